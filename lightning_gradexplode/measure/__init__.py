@@ -1,0 +1,1 @@
+"""Tensors to numbers: gradients, weight changes and histograms."""

@@ -1,0 +1,75 @@
+"""Which parameters an optimizer holds, and what people call them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_forward_module.")
+
+
+def plain_name(name: str) -> str:
+    """Strip from a parameter's name what torch.compile, FSDP and activation checkpointing put into it."""
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ParameterSet:
+    """The parameters of one optimizer, each once, under their names.
+
+    Args:
+        names: Unique names.
+        tensors: The parameters, in the same order.
+        shown: Whether include and exclude let each be shown by itself.
+    """
+
+    names: tuple[str, ...]
+    tensors: tuple[nn.Parameter, ...]
+    shown: tuple[bool, ...]
+
+    @property
+    def gradients(self) -> list[Tensor | None]:
+        """The gradients as they are now."""
+        return [parameter.grad for parameter in self.tensors]
+
+
+def parameters_of(
+    optimizer: Optimizer, module: nn.Module, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
+) -> ParameterSet:
+    """List an optimizer's parameters under the names that the module gives them.
+
+    Args:
+        optimizer: What owns the parameters: those in its ``param_groups``, tied ones once.
+        module: Where the names come from; a parameter that it does not hold is called ``group<i>.parameter<j>``.
+        include: Name patterns (``fnmatch``) of parameters that are shown by themselves.
+        exclude: Name patterns of parameters that are not.
+    """
+    names = {id(parameter): plain_name(name) for name, parameter in module.named_parameters()}
+    found: dict[int, tuple[str, nn.Parameter]] = {}
+    taken: set[str] = set()
+    for i, group in enumerate(optimizer.param_groups):
+        for j, parameter in enumerate(group["params"]):
+            if id(parameter) in found:
+                continue
+            name = names.get(id(parameter), f"group{i}.parameter{j}")
+            if name in taken:
+                name = f"{name}.group{i}.parameter{j}"
+            taken.add(name)
+            found[id(parameter)] = (name, parameter)
+    listed = tuple(name for name, _ in found.values())
+    return ParameterSet(
+        names=listed,
+        tensors=tuple(parameter for _, parameter in found.values()),
+        shown=tuple(matches(name, include) and not matches(name, exclude) for name in listed),
+    )
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Tell whether a name fits any of the patterns."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
