@@ -1,0 +1,125 @@
+"""The only module that imports Lightning, and that knows what is private in it.
+
+Lightning exists under two names, ``pytorch_lightning`` and ``lightning.pytorch``, with two unrelated `Callback` classes;
+the class here inherits from every one that is installed, so that both trainers take it. Nothing here is remembered
+between calls.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback, LightningModule, Trainer
+else:
+    _bases = []
+    for _namespace in ("pytorch_lightning", "lightning.pytorch"):
+        with suppress(ModuleNotFoundError):
+            _bases.append(importlib.import_module(_namespace).Callback)
+    if not _bases:
+        raise ModuleNotFoundError("lightning_gradexplode needs pytorch-lightning or lightning >= 2.4")
+    Callback = type("Callback", tuple(_bases), {"__doc__": "The callback class of each installed Lightning."})
+    LightningModule = Trainer = Any
+
+__all__ = ["Callback", "LightningModule", "Trainer"]
+
+logger = logging.getLogger("lightning_gradexplode")
+
+
+def logging_step(trainer: Trainer) -> int:
+    """Give the step that Lightning logs this batch's metrics at: batches that stepped, from 0."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def is_automatic(trainer: Trainer) -> bool:
+    """Tell whether Lightning runs backward and the optimizer itself."""
+    return bool(trainer.lightning_module.automatic_optimization)
+
+
+def closes_window(trainer: Trainer, batch_idx: int) -> bool:
+    """Tell whether this batch is the last one whose gradients go into the coming optimizer step."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or bool(trainer.is_last_batch)
+
+
+def loss_scale(trainer: Trainer) -> tuple[float | None, bool]:
+    """Give the scale of the AMP gradient scaler in force (None without one), and whether it adapts to overflows."""
+    scaler = trainer.scaler
+    if scaler is None or not scaler.is_enabled():
+        return None, False
+    return float(scaler.get_scale()), scaler.get_backoff_factor() < 1.0
+
+
+def unscales_itself(optimizer: Optimizer) -> bool:
+    """Tell whether an optimizer divides by the AMP scale inside its step, so that hooks before it see scaled gradients."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+def returned_loss(outputs: Any) -> Tensor | None:
+    """Find the loss in what a training_step gave to ``on_train_batch_end``; None if there is none."""
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+    return loss.detach() if isinstance(loss, Tensor) and loss.numel() == 1 else None
+
+
+def log_directory(trainer: Trainer) -> Path:
+    """Give the folder that the first logger writes to, or else the trainer's own. Call it on every process."""
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def publish_callback_metrics(trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    """Put values into ``trainer.callback_metrics``, where checkpoints and early stopping look for what they monitor."""
+    # `Trainer.callback_metrics` first evaluates every metric of the module, which is too dear for every step.
+    connector = getattr(trainer, "_logger_connector", None)
+    store = getattr(connector, "_callback_metrics", None)
+    target = trainer.callback_metrics if store is None else store
+    target.update({name: torch.tensor(value) for name, value in metrics.items()})
+
+
+def set_clipping(trainer: Trainer, value: float | None, algorithm: str | None) -> None:
+    """Set what the trainer will clip the coming step's gradients by.
+
+    Args:
+        trainer: What clips.
+        value: The threshold; None for no clipping.
+        algorithm: ``"norm"`` or ``"value"``; None leaves Lightning's default, by norm.
+    """
+    trainer.gradient_clip_val = value
+    trainer.gradient_clip_algorithm = None if algorithm is None else _clip_enum(trainer)(algorithm)
+
+
+def clipping(trainer: Trainer) -> tuple[float | None, str]:
+    """Give the trainer's clip value (None where it clips nothing) and its algorithm's name."""
+    value, algorithm = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
+    name = "norm" if algorithm is None else str(getattr(algorithm, "value", algorithm))
+    return (float(value) if value else None), name
+
+
+def overrides_clipping(trainer: Trainer) -> bool:
+    """Tell whether the user's module clips in its own way."""
+    hook = type(trainer.lightning_module).configure_gradient_clipping
+    return not hook.__module__.startswith(("pytorch_lightning.", "lightning."))
+
+
+def on_optimizer_step(
+    optimizer: Optimizer,
+    before: Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], Any],
+    after: Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], Any],
+) -> list[RemovableHandle]:
+    """Call functions right before and right after each of an optimizer's steps that really happens."""
+    return [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
+
+
+def _clip_enum(trainer: Trainer) -> Any:
+    """Find the clip algorithms' enumeration of the Lightning that this trainer, or the class it extends, belongs to."""
+    module = next(kind.__module__ for kind in type(trainer).__mro__ if kind.__module__.endswith(".trainer.trainer"))
+    namespace = module.removesuffix(".trainer.trainer")
+    return importlib.import_module(f"{namespace}.utilities.enums").GradClipAlgorithmType

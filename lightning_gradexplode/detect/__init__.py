@@ -1,0 +1,47 @@
+"""Numbers to findings: one symptom a detector, in plain Python, with no tensor and no trainer."""
+
+from lightning_gradexplode.detect.base import Detector
+from lightning_gradexplode.detect.gradients import (
+    GradientAboveOne,
+    GradientGrowth,
+    GradientSpike,
+    NonFiniteGradient,
+    VanishingGradient,
+)
+from lightning_gradexplode.detect.loss import DivergingLoss, NonFiniteLoss, StalledLoss, UnstableLoss
+from lightning_gradexplode.detect.weights import LargeUpdate, NonFiniteWeight, WeightGrowth
+
+__all__ = [
+    "Detector",
+    "DivergingLoss",
+    "GradientAboveOne",
+    "GradientGrowth",
+    "GradientSpike",
+    "LargeUpdate",
+    "NonFiniteGradient",
+    "NonFiniteLoss",
+    "NonFiniteWeight",
+    "StalledLoss",
+    "UnstableLoss",
+    "VanishingGradient",
+    "WeightGrowth",
+    "default_detectors",
+]
+
+
+def default_detectors() -> list[Detector]:
+    """Build the detectors that a monitor uses when it is given none, the plainest signs first."""
+    return [
+        NonFiniteLoss(),
+        NonFiniteGradient(),
+        NonFiniteWeight(),
+        DivergingLoss(),
+        GradientGrowth(),
+        GradientSpike(),
+        WeightGrowth(),
+        LargeUpdate(),
+        UnstableLoss(),
+        StalledLoss(),
+        VanishingGradient(),
+        GradientAboveOne(),
+    ]

@@ -1,0 +1,99 @@
+"""All detectors of a run: one set for each optimizer, each asked once a step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from lightning_gradexplode.detect.base import Detector
+from lightning_gradexplode.detect.history import ParameterLevels
+from lightning_gradexplode.records import Finding, Severity, StepRecord
+
+
+class DetectorBank:
+    """The detectors of one optimizer, and the usual gradient norms of its parameters.
+
+    Args:
+        detectors: Copied, so that each optimizer's steps are judged by a memory of their own.
+    """
+
+    def __init__(self, detectors: Sequence[Detector]) -> None:
+        self.detectors = copy.deepcopy(list(detectors))
+        self._levels = ParameterLevels()
+        self._waiting: list[Detector] = []
+
+    def begin(self, record: StepRecord) -> tuple[StepRecord, list[Finding]]:
+        """Judge a new step by what is known before the optimizer steps.
+
+        Returns:
+            The record with ``growth`` in its `per_parameter` (the logarithm of each gradient norm over its usual level),
+            and the findings.
+        """
+        norms = record.per_parameter.get("grad_norm")
+        if norms is not None:
+            growth = self._levels.rises(norms)
+            record = replace(record, per_parameter={**record.per_parameter, "growth": growth})
+        self._waiting = list(self.detectors)
+        findings = self.proceed(record)
+        if norms is not None and not any(finding.severity >= Severity.WARNING for finding in findings):
+            self._levels.update(norms)
+        return record, findings
+
+    def proceed(self, record: StepRecord) -> list[Finding]:
+        """Ask the detectors that were not asked at this step yet, as far as what they read is known now."""
+        ready = [d for d in self._waiting if all(getattr(record, field) is not None for field in d.reads)]
+        self._waiting = [d for d in self._waiting if d not in ready]
+        found = (detector.check(record) for detector in ready)
+        return [finding for finding in found if finding is not None]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the memory of all detectors in plain values."""
+        detectors = [{"sign": d.sign, "state": d.state_dict()} for d in self.detectors]
+        return {"detectors": detectors, "levels": self._levels.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave; a detector that the checkpoint does not know starts anew."""
+        remaining = list(state["detectors"])
+        for detector in self.detectors:
+            match = next((entry for entry in remaining if entry["sign"] == detector.sign), None)
+            if match is not None:
+                remaining.remove(match)
+                detector.load_state_dict(match["state"])
+        self._levels.load_state_dict(state["levels"])
+
+
+class Episodes:
+    """Tells people of a sign once an episode: again only when it gets worse, or comes back after a calm while.
+
+    Args:
+        calm: Number of steps without a sign that end its episode.
+    """
+
+    def __init__(self, calm: int = 20) -> None:
+        self.calm = calm
+        self._last_seen: dict[str, int] = {}
+        self._worst: dict[str, int] = {}
+
+    def news(self, findings: Sequence[Finding]) -> list[Finding]:
+        """Give those of a step's findings that begin an episode or make one worse."""
+        return [finding for finding in findings if self._is_news(finding)]
+
+    def _is_news(self, finding: Finding) -> bool:
+        last = self._last_seen.get(finding.sign)
+        begins = last is None or finding.step - last > self.calm
+        worse = finding.severity > self._worst.get(finding.sign, 0)
+        self._last_seen[finding.sign] = finding.step
+        if begins or worse:
+            self._worst[finding.sign] = int(finding.severity)
+        return begins or worse
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the open episodes in plain values."""
+        return {"last_seen": dict(self._last_seen), "worst": dict(self._worst)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self._last_seen = dict(state["last_seen"])
+        self._worst = dict(state["worst"])

@@ -1,0 +1,231 @@
+"""Symptoms that the gradients show; the article's sign 6 is among them."""
+
+from __future__ import annotations
+
+import math
+
+from lightning_gradexplode.detect.base import Detector
+from lightning_gradexplode.detect.history import RobustWindow
+from lightning_gradexplode.records import Finding, Severity, StepRecord
+
+
+class NonFiniteGradient(Detector):
+    """A gradient is NaN or infinite; the optimizer would carry it into every weight.
+
+    Critical at once, but for a gradient scaler that adapts: there overflows are how it finds its scale, so they are only
+    worth knowing, until `patience` in a row did not end them.
+
+    Args:
+        patience: Overflows in a row that an adapting gradient scaler is given; from 65536 down to 1 are 16 halvings.
+    """
+
+    sign = "nonfinite-gradient"
+    reads = ("grad_norm", "nonfinite_count")
+
+    def __init__(self, patience: int = 20) -> None:
+        self.patience = patience
+        self._streak = 0
+
+    def check(self, record: StepRecord) -> Finding | None:
+        """Judge the count of non-finite elements."""
+        count = record.nonfinite_count
+        assert count is not None
+        if not count:
+            self._streak = 0
+            return None
+        self._streak += 1
+        passing = record.scale_adapts and self._streak <= self.patience
+        severity = Severity.INFO if passing else Severity.CRITICAL
+        message = f"{count} gradient element{'s are' if count > 1 else ' is'} NaN or infinite"
+        return self.finding(record, severity, count, 0, message, record.first_nonfinite("grad_norm"))
+
+
+class _AgainstHistory(Detector):
+    """Shared by the detectors that judge the logarithm of the gradient norm by a robust history of calm steps.
+
+    Args:
+        window: Number of steps remembered.
+        start: Number of steps to remember before anything is judged.
+    """
+
+    reads = ("grad_norm",)
+
+    def __init__(self, window: int, start: int) -> None:
+        self.start = start
+        self._history = RobustWindow(window)
+
+    def _rise(self, norm: float) -> tuple[float, float]:
+        """Give the rise of a norm over the usual one: of its logarithm, and the same in standard deviations."""
+        if len(self._history) < self.start or norm <= 0:
+            return 0.0, 0.0
+        rise = math.log(norm) - self._history.median
+        return rise, rise / max(self._history.spread, 0.1)
+
+    def _remember(self, norm: float) -> None:
+        if norm > 0:
+            self._history.add(math.log(norm))
+
+    def _usual(self) -> float:
+        return math.exp(self._history.median)
+
+
+class GradientSpike(_AgainstHistory):
+    """The gradient norm, or that of one parameter, is far above what is usual, at a single step.
+
+    Judged is the logarithm of the norm, by the median and the quartiles of the last `window` steps that were not spikes
+    themselves: more than `limit` standard deviations and `factor` times the median is a warning, since it may pass.
+
+    Args:
+        limit: Standard deviations.
+        factor: Times the median.
+        window: Number of steps remembered.
+        start: Number of steps before anything is judged.
+    """
+
+    sign = "gradient-spike"
+
+    def __init__(self, limit: float = 6.0, factor: float = 4.0, window: int = 128, start: int = 20) -> None:
+        super().__init__(window, start)
+        self.limit = limit
+        self.factor = factor
+        self._streak = 0
+
+    def check(self, record: StepRecord) -> Finding | None:
+        """Judge the step's gradient norm."""
+        norm = record.grad_norm
+        assert norm is not None
+        if not math.isfinite(norm):
+            return None
+        rise, deviations = self._rise(norm)
+        spike = deviations > self.limit and rise > math.log(self.factor)
+        self._streak = self._streak + 1 if spike else 0
+        if not spike or self._streak > 10:  # what has lasted is a new level, or growth
+            self._remember(norm)
+            return None
+        usual = self._usual()
+        message = f"the gradient norm is {norm:.3g}, {norm / usual:.3g} times the usual {usual:.3g}"
+        return self.finding(record, Severity.WARNING, norm, usual * self.factor, message, record.largest("growth"))
+
+
+class GradientGrowth(_AgainstHistory):
+    """The gradient norm keeps growing away from its usual level.
+
+    The norm has to be above `factor` times the usual one, and far outside its scatter, for `patience` steps in a row. That is
+    a warning; it is critical when the loss confirms it (more than twice as high as at the start), or when the norm has
+    passed `far` times its usual level.
+
+    Args:
+        factor: Times the median of the last `window` steps that were not growth themselves.
+        far: Times the median from which no second witness is needed.
+        patience: Steps in a row.
+        window: Number of steps remembered.
+        start: Number of steps before anything is judged.
+    """
+
+    sign = "gradient-growth"
+
+    def __init__(
+        self, factor: float = 10.0, far: float = 1000.0, patience: int = 3, window: int = 128, start: int = 5
+    ) -> None:
+        super().__init__(window, start)
+        self.factor = factor
+        self.far = far
+        self.patience = patience
+        self._streak = 0
+        self._losses = RobustWindow(5)
+
+    def check(self, record: StepRecord) -> Finding | None:
+        """Judge the step's gradient norm, with the loss as a witness."""
+        norm = record.grad_norm
+        assert norm is not None
+        if not math.isfinite(norm):
+            return None
+        if record.loss is not None and math.isfinite(record.loss) and len(self._losses) < self._losses.size:
+            self._losses.add(record.loss)
+        rise, deviations = self._rise(norm)
+        if rise <= math.log(self.factor) or deviations <= 6.0:
+            self._streak = 0
+            self._remember(norm)
+            return None
+        self._streak += 1
+        if self._streak < self.patience:
+            return None
+        certain = rise > math.log(self.far) or self._loss_confirms(record.loss)
+        usual = self._usual()
+        message = (
+            f"the gradient norm is {norm:.3g}, {norm / usual:.3g} times the usual {usual:.3g}, "
+            f"and has stayed above its limit for {self._streak} steps"
+        )
+        severity = Severity.CRITICAL if certain else Severity.WARNING
+        return self.finding(record, severity, norm, usual * self.factor, message, record.largest("growth"))
+
+    def _loss_confirms(self, loss: float | None) -> bool:
+        if loss is None or not len(self._losses):
+            return False
+        start = self._losses.median
+        return not loss - start <= max(abs(start), self._losses.spread)
+
+
+class GradientAboveOne(Detector):
+    """Gradients stay above 1.0: the article's sign 6, for the parameters; a note and never an alarm.
+
+    It depends on the scale of the loss, so it only confirms other signs. Reported is the parameter with the largest share of
+    elements of absolute value 1.0 and more, once that share has been at least `share` at `patience` measurements in a row.
+
+    Args:
+        share: Share of a parameter's elements.
+        patience: Measurements in a row; one is taken at each step at which scalars are logged.
+    """
+
+    sign = "gradient-above-one"
+    reads = ("grad_norm",)
+
+    def __init__(self, share: float = 0.5, patience: int = 5) -> None:
+        self.share = share
+        self.patience = patience
+        self._streaks: dict[str, int] = {}
+
+    def check(self, record: StepRecord) -> Finding | None:
+        """Judge the shares, where they were measured."""
+        shares = record.per_parameter.get("share_above_one")
+        if shares is None:
+            return None
+        above = {
+            name: float(share)
+            for name, share in zip(record.parameters, shares, strict=True)
+            if share >= self.share
+        }
+        self._streaks = {name: self._streaks.get(name, 0) + 1 for name in above}
+        lasting = {name: above[name] for name, streak in self._streaks.items() if streak >= self.patience}
+        if not lasting:
+            return None
+        where = max(lasting, key=lasting.__getitem__)
+        message = f"{lasting[where]:.0%} of the gradient's elements stay above 1.0"
+        return self.finding(record, Severity.INFO, lasting[where], self.share, message, where)
+
+
+class VanishingGradient(Detector):
+    """The gradients are next to nothing: the opposite trouble, never critical.
+
+    Args:
+        limit: Norm of all gradients below which they count as vanished.
+        patience: Steps in a row.
+    """
+
+    sign = "vanishing-gradient"
+    reads = ("grad_norm",)
+
+    def __init__(self, limit: float = 1e-7, patience: int = 20) -> None:
+        self.limit = limit
+        self.patience = patience
+        self._streak = 0
+
+    def check(self, record: StepRecord) -> Finding | None:
+        """Judge the step's gradient norm."""
+        norm = record.grad_norm
+        assert norm is not None
+        self._streak = self._streak + 1 if norm < self.limit else 0
+        if self._streak < self.patience:
+            return None
+        message = f"the gradient norm has been below {self.limit:g} for {self._streak} steps"
+        return self.finding(record, Severity.WARNING, norm, self.limit, message)

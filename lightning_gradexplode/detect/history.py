@@ -1,0 +1,118 @@
+"""Bounded memories of finite numbers, judged by medians and quartiles, which a few wild values do not move."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lightning_gradexplode.records import FloatArray
+
+_QUARTILES_OF_NORMAL = 1.349
+"""Distance of the quartiles of a normal distribution, in standard deviations."""
+
+
+class RobustWindow:
+    """The last so many finite values, with their median and spread at the cost of one insertion.
+
+    Args:
+        size: Number of values kept.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._values: deque[float] = deque()
+        self._sorted: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def add(self, value: float) -> None:
+        """Remember a value, and forget the oldest one if there are too many.
+
+        Raises:
+            ValueError: The value is NaN or infinite.
+        """
+        if not math.isfinite(value):
+            raise ValueError(f"only finite values may enter a history; got {value}")
+        if len(self._values) == self.size:
+            del self._sorted[bisect_left(self._sorted, self._values.popleft())]
+        self._values.append(value)
+        insort(self._sorted, value)
+
+    @property
+    def median(self) -> float:
+        """The middle value."""
+        return self.quantile(0.5)
+
+    @property
+    def spread(self) -> float:
+        """A standard deviation by the quartiles' distance (that of a normal distribution is exact)."""
+        return (self.quantile(0.75) - self.quantile(0.25)) / _QUARTILES_OF_NORMAL
+
+    @property
+    def largest(self) -> float:
+        """The largest value."""
+        return self._sorted[-1]
+
+    def quantile(self, share: float) -> float:
+        """Give the value below which a share of the values lies, linear between neighbours."""
+        place = share * (len(self._sorted) - 1)
+        low = math.floor(place)
+        high = math.ceil(place)
+        return self._sorted[low] + (place - low) * (self._sorted[high] - self._sorted[low])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the values, oldest first."""
+        return {"values": list(self._values)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self._values = deque(state["values"][-self.size :])
+        self._sorted = sorted(self._values)
+
+
+class ParameterLevels:
+    """The usual gradient norm of each parameter: a moving average of its logarithm over calm steps.
+
+    Args:
+        decay: Weight of the past at each step; 0.97 remembers about 33 steps.
+    """
+
+    def __init__(self, decay: float = 0.97) -> None:
+        self.decay = decay
+        self._levels: FloatArray | None = None
+
+    def rises(self, norms: FloatArray) -> FloatArray:
+        """Give the logarithm of each norm over its usual level, 0 where no level is known; NaN and inf stay."""
+        logs = _logarithms(norms)
+        if self._levels is None or len(self._levels) != len(logs):
+            return np.where(np.isfinite(norms), 0.0, norms)
+        return np.where(np.isfinite(norms), np.nan_to_num(logs - self._levels, nan=0.0), norms)
+
+    def update(self, norms: FloatArray) -> None:
+        """Remember a calm step's norms; zero, NaN and infinite ones are left out."""
+        logs = _logarithms(norms)
+        if self._levels is None or len(self._levels) != len(logs):
+            self._levels = logs
+            return
+        blend = self.decay * self._levels + (1 - self.decay) * logs
+        self._levels = np.where(np.isnan(logs), self._levels, np.where(np.isnan(self._levels), logs, blend))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the levels as a list."""
+        return {"levels": None if self._levels is None else self._levels.tolist()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self._levels = None if state["levels"] is None else np.asarray(state["levels"])
+
+
+def _logarithms(norms: FloatArray) -> FloatArray:
+    """Natural logarithms, NaN for what is zero or not finite."""
+    usable = np.isfinite(norms) & (norms > 0)
+    return np.log(np.where(usable, norms, 1.0), out=np.full_like(norms, np.nan), where=usable)
