@@ -1,0 +1,29 @@
+"""What to do about each sign, in one line; the article's remedies among them."""
+
+from __future__ import annotations
+
+from lightning_gradexplode.records import Finding
+
+_CLIP = 'clip the gradients (clip="auto")'
+
+_ADVICE = {
+    "nonfinite-loss": "look at this batch and at logarithms, divisions and square roots in the loss; then at the "
+    "learning rate",
+    "nonfinite-gradient": "look at this parameter's layer: a norm, root or logarithm of zero, or overflow in half "
+    "precision",
+    "nonfinite-weight": 'go back to a checkpoint from before; on_explosion="stop" would have kept the weights',
+    "unstable-loss": "lower the learning rate, or take larger batches",
+    "diverging-loss": f"lower the learning rate, or {_CLIP}",
+    "stalled-loss": "nothing is learned: try another learning rate, ReLU units, or fewer layers",
+    "gradient-spike": f"one batch may be an outlier; if it comes again, {_CLIP}",
+    "gradient-growth": f"{_CLIP}; then a lower learning rate, gated units (LSTM), or shorter sequences",
+    "gradient-above-one": "no alarm by itself: it depends on the scale of the loss; a mean in place of a sum lowers it",
+    "large-update": "lower the learning rate (usual updates are near 0.001 of the weights), or warm it up",
+    "weight-growth": "lower the learning rate, or penalize the weights (L2)",
+    "vanishing-gradient": "ReLU units, another initialization, normalization or residual connections help",
+}
+
+
+def advice_for(finding: Finding) -> str:
+    """Give one line of advice for a finding; a sign of a user's own detector gets a general one."""
+    return _ADVICE.get(finding.sign, f"look at this step's histograms; {_CLIP}")

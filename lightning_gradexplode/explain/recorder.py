@@ -1,0 +1,103 @@
+"""The flight recorder: the last steps of a run, and the report that is written of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lightning_gradexplode.records import Finding, StepRecord
+
+Table = npt.NDArray[np.float32]
+
+
+class Recorder:
+    """Keeps the per-parameter gradient norms, the loss and the clip value of the last steps of one optimizer.
+
+    Unlike the detectors' histories it keeps every step, NaN and all: the bad ones are what a report is about.
+
+    Args:
+        parameters: Names of the parameters.
+        steps: Number of steps kept; memory is four bytes for each, per parameter.
+    """
+
+    def __init__(self, parameters: Sequence[str], steps: int = 512) -> None:
+        self.parameters = tuple(parameters)
+        self._size = steps
+        self._rows = 0
+        self._norms: Table = np.full((steps, len(parameters)), np.nan, dtype=np.float32)
+        self._scalars: npt.NDArray[np.float64] = np.full((steps, 4), np.nan)
+
+    def add(self, record: StepRecord) -> None:
+        """Keep a step, and forget the oldest one if there are too many."""
+        row = self._rows % self._size
+        norms = record.per_parameter.get("grad_norm")
+        self._norms[row] = np.nan if norms is None else np.clip(norms, None, np.finfo(np.float32).max, where=np.isfinite(norms))
+        values = (record.step, record.loss, record.grad_norm, record.clip_val)
+        self._scalars[row] = [np.nan if value is None else value for value in values]
+        self._rows += 1
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Give the kept steps, oldest first.
+
+        Returns:
+            ``step``, ``loss``, ``grad_norm`` and ``clip_val`` of shape ``(steps,)``, ``parameter_grad_norm`` of shape ``(steps,
+            parameters)``, and ``parameter``, their names. NaN stands for what was not measured as well.
+        """
+        kept = min(self._rows, self._size)
+        order = np.arange(self._rows - kept, self._rows) % self._size
+        step, loss, grad_norm, clip_val = self._scalars[order].T
+        return {
+            "step": step.astype(np.int64),
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "clip_val": clip_val,
+            "parameter": np.asarray(self.parameters, dtype=np.str_),
+            "parameter_grad_norm": self._norms[order],
+        }
+
+
+def write_report(folder: Path, findings: Sequence[Finding], recorders: Sequence[Recorder]) -> None:
+    """Write ``findings.jsonl`` and ``steps.npz`` into a folder; a reader never sees half a file.
+
+    Args:
+        folder: Made if it is not there.
+        findings: All findings so far, oldest first.
+        recorders: One for each optimizer; from the second one on, the arrays' names end in ``_<optimizer>``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(_json_safe(finding)) + "\n" for finding in findings)
+    _write_whole(folder / "findings.jsonl", lambda file: file.write(lines.encode()))
+    arrays = {
+        name if index == 0 else f"{name}_{index}": array
+        for index, recorder in enumerate(recorders)
+        for name, array in recorder.arrays().items()
+    }
+    _write_whole(folder / "steps.npz", lambda file: np.savez_compressed(file, **arrays))
+
+
+def _json_safe(finding: Finding) -> dict[str, Any]:
+    """JSON has no NaN and no infinity: they are written as the strings ``"nan"``, ``"inf"`` and ``"-inf"``."""
+    plain = finding.as_dict()
+    return {
+        key: str(value) if isinstance(value, float) and not np.isfinite(value) else value
+        for key, value in plain.items()
+    }
+
+
+def _write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            write(file)
+        except BaseException:
+            temporary.unlink()
+            raise
+    temporary.chmod(0o644)
+    os.replace(temporary, path)

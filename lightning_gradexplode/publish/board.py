@@ -1,0 +1,82 @@
+"""All loggers of a run: what is measured goes to each, and one that fails costs only its own data."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lightning_gradexplode.publish.base import Publisher
+from lightning_gradexplode.publish.scalars import PREFIX, per_parameter, totals
+from lightning_gradexplode.publish.tensorboard import TensorBoardPublisher
+from lightning_gradexplode.publish.wandb import WandbPublisher
+from lightning_gradexplode.records import Finding, Histogram, StepRecord
+
+logger = logging.getLogger("lightning_gradexplode")
+
+KINDS: tuple[type[Publisher], ...] = (TensorBoardPublisher, WandbPublisher, Publisher)
+"""The publishers, the first that accepts a logger's experiment being taken."""
+
+
+class Board:
+    """Publishes to all loggers of a trainer; on the main process only.
+
+    Args:
+        loggers: Lightning loggers.
+    """
+
+    def __init__(self, loggers: Sequence[Any]) -> None:
+        self._loggers = list(loggers)
+        self._publishers: list[Publisher] | None = None
+        self._told: set[str] = set()
+
+    def record(self, record: StepRecord, shown: Sequence[bool], every_parameter: bool) -> None:
+        """Write a record's scalars, those of each shown parameter if asked for, and its histograms."""
+        values = totals(record)
+        if every_parameter:
+            values |= per_parameter(record, shown)
+        self._each(lambda publisher: publisher.scalars(values, record.step))
+        if record.histograms:
+            self._histograms(record)
+
+    def findings(self, findings: Sequence[Finding]) -> None:
+        """Tell each logger of findings."""
+        for finding in findings:
+            self._each(lambda publisher, finding=finding: publisher.finding(finding))  # type: ignore[misc]
+
+    def _histograms(self, record: StepRecord) -> None:
+        named: Mapping[str, Histogram] = {
+            f"{PREFIX}/{quantity}/{parameter}": histogram
+            for quantity, histograms in record.histograms.items()
+            for parameter, histogram in histograms.items()
+        }
+
+        def write(publisher: Publisher) -> None:
+            if publisher.takes_histograms:
+                publisher.histograms(named, record.step)
+            else:
+                kind = type(publisher.logger).__name__
+                self._tell_once(f"{kind} takes no histograms; it gets the scalars only")
+
+        self._each(write)
+
+    def _each(self, write: Callable[[Publisher], None]) -> None:
+        if self._publishers is None:
+            # A logger's experiment is opened at the first write, and not sooner than the user would have it.
+            self._publishers = [_publisher(one) for one in self._loggers]
+        for publisher in self._publishers:
+            try:
+                write(publisher)
+            except Exception as error:
+                kind = type(publisher.logger).__name__
+                self._tell_once(f"{kind} failed, its data are lost: {type(error).__name__}: {error}")
+
+    def _tell_once(self, message: str) -> None:
+        if message not in self._told:
+            self._told.add(message)
+            logger.warning("gradexplode: %s", message)
+
+
+def _publisher(one: Any) -> Publisher:
+    experiment = getattr(one, "experiment", None)
+    return next(kind for kind in KINDS if kind.accepts(experiment))(one)
