@@ -1,0 +1,35 @@
+"""Sees exploding gradients in PyTorch Lightning runs coming, says where and why, and keeps the run alive."""
+
+from lightning_gradexplode.detect import Detector, default_detectors
+from lightning_gradexplode.monitor import GradientExplosionMonitor
+from lightning_gradexplode.records import Finding, Histogram, Severity, StepRecord
+from lightning_gradexplode.respond import (
+    AutoPolicy,
+    ClipPolicy,
+    ConstantClip,
+    ExplosionError,
+    RaiseError,
+    Response,
+    StopTraining,
+    Warn,
+)
+
+__all__ = [
+    "AutoPolicy",
+    "ClipPolicy",
+    "ConstantClip",
+    "Detector",
+    "ExplosionError",
+    "Finding",
+    "GradientExplosionMonitor",
+    "Histogram",
+    "RaiseError",
+    "Response",
+    "Severity",
+    "StepRecord",
+    "StopTraining",
+    "Warn",
+    "default_detectors",
+]
+
+__version__ = "0.1.0"

@@ -1,15 +1,14 @@
 """The only module that imports Lightning, and that knows what is private in it.
 
-Lightning exists under two names, ``pytorch_lightning`` and ``lightning.pytorch``, with two unrelated `Callback` classes;
-the class here inherits from every one that is installed, so that both trainers take it. Nothing here is remembered
-between calls.
+Lightning exists under two names, ``pytorch_lightning`` and ``lightning.pytorch``, with two unrelated `Callback`
+classes; the class here inherits from every one that is installed, so that both trainers take it. Nothing here is
+remembered between calls.
 """
 
 from __future__ import annotations
 
 import importlib
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback, LightningModule, Trainer
@@ -33,12 +31,15 @@ else:
 
 __all__ = ["Callback", "LightningModule", "Trainer"]
 
-logger = logging.getLogger("lightning_gradexplode")
-
 
 def logging_step(trainer: Trainer) -> int:
     """Give the step that Lightning logs this batch's metrics at: batches that stepped, from 0."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def log_interval(trainer: Trainer) -> int:
+    """Give the number of steps from one of the trainer's own logs to the next; 0 for never."""
+    return int(trainer.log_every_n_steps)  # type: ignore[attr-defined]
 
 
 def is_automatic(trainer: Trainer) -> bool:
@@ -60,7 +61,7 @@ def loss_scale(trainer: Trainer) -> tuple[float | None, bool]:
 
 
 def unscales_itself(optimizer: Optimizer) -> bool:
-    """Tell whether an optimizer divides by the AMP scale inside its step, so that hooks before it see scaled gradients."""
+    """Tell whether an optimizer divides by the AMP scale in its step; hooks before it then see scaled gradients."""
     return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
 
@@ -107,15 +108,6 @@ def overrides_clipping(trainer: Trainer) -> bool:
     """Tell whether the user's module clips in its own way."""
     hook = type(trainer.lightning_module).configure_gradient_clipping
     return not hook.__module__.startswith(("pytorch_lightning.", "lightning."))
-
-
-def on_optimizer_step(
-    optimizer: Optimizer,
-    before: Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], Any],
-    after: Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], Any],
-) -> list[RemovableHandle]:
-    """Call functions right before and right after each of an optimizer's steps that really happens."""
-    return [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
 
 
 def _clip_enum(trainer: Trainer) -> Any:

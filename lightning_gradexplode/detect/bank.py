@@ -28,8 +28,8 @@ class DetectorBank:
         """Judge a new step by what is known before the optimizer steps.
 
         Returns:
-            The record with ``growth`` in its `per_parameter` (the logarithm of each gradient norm over its usual level),
-            and the findings.
+            The record with ``growth`` in its `per_parameter` (the logarithm of each gradient norm over its usual
+            level), and the findings.
         """
         norms = record.per_parameter.get("grad_norm")
         if norms is not None:

@@ -13,8 +13,8 @@ class Detector(ABC):
     """Base class of all detectors: set `sign` and `reads`, and write `check`.
 
     A detector is asked once a step, as soon as all that it reads is known: the loss and the gradients before the
-    optimizer steps, the weights and their change after it, at the steps at which they are measured. Each optimizer has a
-    copy of its own.
+    optimizer steps, the weights and their change after it, at the steps at which they are measured. Each optimizer
+    has a copy of its own.
 
     Attributes with a leading underscore are the detector's state and go through checkpoints: numbers, strings, lists,
     dictionaries, or objects with ``state_dict`` and ``load_state_dict`` of their own.

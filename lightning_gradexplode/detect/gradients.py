@@ -12,8 +12,8 @@ from lightning_gradexplode.records import Finding, Severity, StepRecord
 class NonFiniteGradient(Detector):
     """A gradient is NaN or infinite; the optimizer would carry it into every weight.
 
-    Critical at once, but for a gradient scaler that adapts: there overflows are how it finds its scale, so they are only
-    worth knowing, until `patience` in a row did not end them.
+    Critical at once, but for a gradient scaler that adapts: there overflows are how it finds its scale, so they are
+    only worth knowing, until `patience` in a row did not end them.
 
     Args:
         patience: Overflows in a row that an adapting gradient scaler is given; from 65536 down to 1 are 16 halvings.
@@ -110,9 +110,9 @@ class GradientSpike(_AgainstHistory):
 class GradientGrowth(_AgainstHistory):
     """The gradient norm keeps growing away from its usual level.
 
-    The norm has to be above `factor` times the usual one, and far outside its scatter, for `patience` steps in a row. That is
-    a warning; it is critical when the loss confirms it (more than twice as high as at the start), or when the norm has
-    passed `far` times its usual level.
+    The norm has to be above `factor` times the usual one, and far outside its scatter, for `patience` steps in a row.
+    That is a warning; it is critical when the loss confirms it (more than twice as high as at the start), or when the
+    norm has passed `far` times its usual level.
 
     Args:
         factor: Times the median of the last `window` steps that were not growth themselves.
@@ -169,8 +169,9 @@ class GradientGrowth(_AgainstHistory):
 class GradientAboveOne(Detector):
     """Gradients stay above 1.0: the article's sign 6, for the parameters; a note and never an alarm.
 
-    It depends on the scale of the loss, so it only confirms other signs. Reported is the parameter with the largest share of
-    elements of absolute value 1.0 and more, once that share has been at least `share` at `patience` measurements in a row.
+    It depends on the scale of the loss, so it only confirms other signs. Reported is the parameter with the largest
+    share of elements of absolute value 1.0 and more, once that share has been at least `share` at `patience`
+    measurements in a row.
 
     Args:
         share: Share of a parameter's elements.
@@ -191,9 +192,7 @@ class GradientAboveOne(Detector):
         if shares is None:
             return None
         above = {
-            name: float(share)
-            for name, share in zip(record.parameters, shares, strict=True)
-            if share >= self.share
+            name: float(share) for name, share in zip(record.parameters, shares, strict=True) if share >= self.share
         }
         self._streaks = {name: self._streaks.get(name, 0) + 1 for name in above}
         lasting = {name: above[name] for name, streak in self._streaks.items() if streak >= self.patience}

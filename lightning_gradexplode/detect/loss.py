@@ -12,8 +12,8 @@ from lightning_gradexplode.records import Finding, Severity, StepRecord
 class NonFiniteLoss(Detector):
     """The loss is NaN or infinite: the article's sign 3.
 
-    Critical at once, since the backward pass makes every gradient non-finite. Under a gradient scaler that adapts, such a
-    step is skipped and may pass: a warning, and critical when it has not passed after `patience` steps.
+    Critical at once, since the backward pass makes every gradient non-finite. Under a gradient scaler that adapts,
+    such a step is skipped and may pass: a warning, and critical when it has not passed after `patience` steps.
 
     Args:
         patience: Steps in a row that an adapting gradient scaler is given.

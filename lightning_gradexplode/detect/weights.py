@@ -84,6 +84,4 @@ class LargeUpdate(Detector):
         if self._streak < self.patience:
             return None
         message = f"one step changed the weights by {ratio:.3g} of their norm"
-        return self.finding(
-            record, Severity.WARNING, ratio, self.limit, message, record.largest("update_ratio")
-        )
+        return self.finding(record, Severity.WARNING, ratio, self.limit, message, record.largest("update_ratio"))

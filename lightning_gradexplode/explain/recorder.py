@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,8 @@ import numpy.typing as npt
 from lightning_gradexplode.records import Finding, StepRecord
 
 Table = npt.NDArray[np.float32]
+
+_LARGEST = np.finfo(np.float32).max
 
 
 class Recorder:
@@ -38,7 +39,7 @@ class Recorder:
         """Keep a step, and forget the oldest one if there are too many."""
         row = self._rows % self._size
         norms = record.per_parameter.get("grad_norm")
-        self._norms[row] = np.nan if norms is None else np.clip(norms, None, np.finfo(np.float32).max, where=np.isfinite(norms))
+        self._norms[row] = np.nan if norms is None else np.where(norms < np.inf, np.minimum(norms, _LARGEST), norms)
         values = (record.step, record.loss, record.grad_norm, record.clip_val)
         self._scalars[row] = [np.nan if value is None else value for value in values]
         self._rows += 1
@@ -47,8 +48,8 @@ class Recorder:
         """Give the kept steps, oldest first.
 
         Returns:
-            ``step``, ``loss``, ``grad_norm`` and ``clip_val`` of shape ``(steps,)``, ``parameter_grad_norm`` of shape ``(steps,
-            parameters)``, and ``parameter``, their names. NaN stands for what was not measured as well.
+            ``step``, ``loss``, ``grad_norm`` and ``clip_val`` of shape ``(steps,)``, ``parameter_grad_norm`` of shape
+            ``(steps, parameters)``, and ``parameter``, their names. NaN stands for what was not measured as well.
         """
         kept = min(self._rows, self._size)
         order = np.arange(self._rows - kept, self._rows) % self._size
@@ -79,7 +80,7 @@ def write_report(folder: Path, findings: Sequence[Finding], recorders: Sequence[
         for index, recorder in enumerate(recorders)
         for name, array in recorder.arrays().items()
     }
-    _write_whole(folder / "steps.npz", lambda file: np.savez_compressed(file, **arrays))
+    _write_whole(folder / "steps.npz", lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
 
 
 def _json_safe(finding: Finding) -> dict[str, Any]:
@@ -100,4 +101,4 @@ def _write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
             temporary.unlink()
             raise
     temporary.chmod(0o644)
-    os.replace(temporary, path)
+    temporary.replace(path)

@@ -31,7 +31,7 @@ def flat_elements(tensor: Tensor) -> Tensor:
     """
     tensor = tensor.detach()
     if hasattr(tensor, "_local_tensor"):  # a DTensor; asking by name spares the import of torch.distributed
-        tensor = tensor.to_local()  # type: ignore[operator]
+        tensor = tensor.to_local()  # type: ignore[attr-defined]
     if tensor.layout is not torch.strided:
         tensor = stored_values(tensor)
     if tensor.is_complex():
@@ -52,7 +52,7 @@ def stored_values(tensor: Tensor) -> Tensor:
 
 def chunks(flat: Tensor) -> Iterator[Tensor]:
     """Split a flat tensor into pieces of at most `CHUNK` elements; an empty one gives nothing."""
-    return iter(flat.split(CHUNK)) if flat.numel() else iter(())
+    return iter(torch.split(flat, CHUNK)) if flat.numel() else iter(())
 
 
 def _fills_its_storage(tensor: Tensor) -> bool:

@@ -1,10 +1,10 @@
 """L2 norms of many tensors at once: exact to 1e-6, cheaper than one gradient clip.
 
-The kernel for the processor, and what the alternatives measured, is in `benchmarks/kernels.py`. In short: a float32 sum
-over millions of elements loses digits (relative error up to 2e-4 at four million), a float64 sum costs two to four times
-as much, while the norms of rows of 1024 elements, combined in float64, cost the same as the float32 sum and
-are exact to 4e-8. Values that float32 squares out of its range are found by their result (the norm is infinite, or next
-to zero) and measured again, slowly, in float64.
+The kernel for the processor, and what the alternatives measured, is in `benchmarks/kernels.py`. In short: a float32
+sum over millions of elements loses digits (relative error up to 2e-4 at four million), a float64 sum costs two to
+four times as much, while the norms of rows of 1024 elements, combined in float64, cost the same as the float32 sum
+and are exact to 4e-8. Values that float32 squares out of its range are found by their result (the norm is infinite,
+or next to zero) and measured again, slowly, in float64.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def measure_norms(tensors: Sequence[Tensor | None], divisor: float = 1.0) -> Nor
         divisor: What the norms are divided by: the scale of a gradient scaler.
 
     Returns:
-        The norms, in the order of the tensors, relative error below 1e-6 for float32 and float64; a half-precision tensor
-        is summed in float32.
+        The norms, in the order of the tensors, relative error below 1e-6 for float32 and float64; a half-precision
+        tensor is summed in float32.
     """
     each = np.zeros(len(tensors))
     nonfinite = np.zeros(len(tensors))
@@ -164,7 +164,7 @@ def _row_norms(flat: Tensor) -> Tensor:
     """Norms in float32 of rows of `ROW` elements, the rest that fills no row being one more."""
     whole = flat.numel() // ROW * ROW
     kind = None if flat.dtype is torch.float32 else torch.float32
-    rows = torch.linalg.vector_norm(flat[:whole].view(-1, ROW), dim=1, dtype=kind)
+    rows: Tensor = torch.linalg.vector_norm(flat[:whole].view(-1, ROW), dim=1, dtype=kind)
     if whole == flat.numel():
         return rows
     return torch.cat([rows, torch.linalg.vector_norm(flat[whole:], dtype=kind).view(1)])

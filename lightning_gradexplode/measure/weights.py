@@ -67,5 +67,3 @@ def _ratio(change: FloatArray, weights: FloatArray) -> FloatArray:
     """Divide elementwise, 0/0 being 0: a frozen zero does not change."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(change == 0.0, np.where(np.isnan(weights), np.nan, 0.0), change / weights)
-
-

@@ -28,8 +28,8 @@ class Buckets:
 def buckets(histogram: Histogram, at_most: int = 512) -> Buckets:
     """Reduce a histogram to the buckets that people look at.
 
-    Empty buckets outside are dropped, runs of empty ones inside become one, and where there are still more than allowed,
-    neighbours are merged.
+    Empty buckets outside are dropped, runs of empty ones inside become one, and where there are still more than
+    allowed, neighbours are merged.
 
     Args:
         histogram: One with at least one finite value.

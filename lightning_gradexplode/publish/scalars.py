@@ -22,7 +22,14 @@ TOTALS = (
 )
 """Fields of `StepRecord` that are logged for the whole model."""
 
-PER_PARAMETER = ("grad_norm", "grad_norm_clipped", "grad_max", "update_ratio", "weight_norm", "nonfinite_count")
+PER_PARAMETER = (
+    "grad_norm",
+    "grad_norm_clipped",
+    "grad_max",
+    "update_ratio",
+    "weight_norm",
+    "nonfinite_count",
+)
 """Keys of `StepRecord.per_parameter` that are logged for each parameter, if asked for."""
 
 
@@ -38,8 +45,6 @@ def per_parameter(record: StepRecord, shown: Sequence[bool]) -> dict[str, float]
         f"{PREFIX}/{quantity}/{name}": float(value)
         for quantity in PER_PARAMETER
         if quantity in record.per_parameter
-        for name, value, show in zip(
-            record.parameters, record.per_parameter[quantity], shown, strict=True
-        )
+        for name, value, show in zip(record.parameters, record.per_parameter[quantity], shown, strict=True)
         if show
     }

@@ -35,7 +35,7 @@ class WandbPublisher(Publisher):
         """Send an alert: level ERROR if the finding is critical, WARN if it is a warning."""
         if finding.severity < Severity.WARNING:
             return
-        from wandb import AlertLevel
+        from wandb.sdk.wandb_alerts import AlertLevel
 
         where = f" in {finding.where}" if finding.where else ""
         self.logger.experiment.alert(

@@ -16,8 +16,8 @@ Algorithm = Literal["norm", "value"]
 class ClipPolicy(ABC):
     """Base class of clipping rules: write `threshold`.
 
-    Each optimizer has a copy of its own. The threshold is written to ``trainer.gradient_clip_val``, and Lightning does the
-    clipping, at the same step.
+    Each optimizer has a copy of its own. The threshold is written to ``trainer.gradient_clip_val``, and Lightning
+    does the clipping, at the same step.
 
     Example:
         >>> class HalfOfTheNorm(ClipPolicy):
@@ -79,9 +79,9 @@ class AutoPolicy(ClipPolicy):
     """The monitor's own rule (``clip="auto"``): a small multiple of the usual norm, learned from the run itself.
 
     The usual norm is the median of the last `window` norms, each taken as it was after clipping, so that an explosion
-    cannot raise the threshold that holds it. Pascanu, Mikolov and Bengio 2013 (section 3.2) found thresholds from half
-    to ten times the average norm to work. Until `start` norms are known, the smallest one so far stands for the usual one, for
-    a run may explode from its first steps on.
+    cannot raise the threshold that holds it. Pascanu, Mikolov and Bengio 2013 (section 3.2) found thresholds from
+    half to ten times the average norm to work. Until `start` norms are known, the smallest one so far stands for the
+    usual one, for a run may explode from its first steps on.
 
     Args:
         factor: Threshold over usual norm.

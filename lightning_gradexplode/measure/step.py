@@ -1,0 +1,131 @@
+"""All that is measured of one optimizer step, by one object that is there once per optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor
+
+from lightning_gradexplode.measure.histograms import measure_histogram
+from lightning_gradexplode.measure.norms import Norms, count_at_least, measure_maxima, measure_norms
+from lightning_gradexplode.measure.parameters import ParameterSet
+from lightning_gradexplode.measure.weights import WeightCopy
+from lightning_gradexplode.records import Histogram, StepRecord
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GradientReading:
+    """Norms of gradients, and what is needed to tell whether the gradients are still those that were measured.
+
+    Args:
+        norms: The norms, with the scale divided out.
+        scale: The scale of the gradients as they lay in memory.
+        gradients: The gradients.
+        versions: How often each had been written to.
+    """
+
+    norms: Norms
+    scale: float
+    gradients: Sequence[Tensor | None]
+    versions: Sequence[int]
+
+    @classmethod
+    def take(cls, parameters: ParameterSet, scale: float) -> GradientReading:
+        """Measure the gradients as they lie in memory now."""
+        gradients = parameters.gradients
+        return cls(measure_norms(gradients, scale), scale, gradients, _versions(gradients))
+
+    def holds(self, parameters: ParameterSet, writes: int) -> bool:
+        """Tell whether the gradients are the same tensors, each written to exactly so many times since."""
+        now = parameters.gradients
+        same = len(now) == len(self.gradients) and all(a is b for a, b in zip(now, self.gradients, strict=True))
+        return same and all(
+            new == old + writes for new, old in zip(_versions(now), self.versions, strict=True) if old >= 0
+        )
+
+
+def _versions(gradients: Sequence[Tensor | None]) -> list[int]:
+    return [-1 if gradient is None else gradient._version for gradient in gradients]
+
+
+def with_gradients(record: StepRecord, norms: Norms) -> StepRecord:
+    """Add the gradients' norms to a record."""
+    values = {"grad_norm": norms.each, "nonfinite_count": norms.nonfinite}
+    return replace(
+        record,
+        grad_norm=norms.total,
+        nonfinite_count=norms.nonfinite_total,
+        per_parameter={**record.per_parameter, **values},
+    )
+
+
+def with_maxima(record: StepRecord, parameters: ParameterSet, scale: float) -> StepRecord:
+    """Add the largest absolute values of the gradients to a record."""
+    maxima = measure_maxima(parameters.gradients, scale)
+    return replace(
+        record,
+        grad_max=float(np.max(maxima, initial=0.0)),  # NaN wins over all
+        per_parameter={**record.per_parameter, "grad_max": maxima},
+    )
+
+
+def with_shares_above_one(record: StepRecord, parameters: ParameterSet, scale: float) -> StepRecord:
+    """Add the share of each gradient's elements with an absolute value of 1.0 and more to a record.
+
+    The maxima have to be in the record: a gradient whose maximum is below 1.0 needs no counting.
+    """
+    shares = np.zeros(len(parameters.names))
+    maxima = record.per_parameter["grad_max"]
+    for place, gradient in enumerate(parameters.gradients):
+        if gradient is not None and not maxima[place] < 1.0:
+            shares[place] = count_at_least(gradient, scale) / gradient.numel()
+    return replace(record, per_parameter={**record.per_parameter, "share_above_one": shares})
+
+
+def with_clipped_norm(record: StepRecord, norms: Norms) -> StepRecord:
+    """Add the gradients' norms after clipping to a record."""
+    values = {**record.per_parameter, "grad_norm_clipped": norms.each}
+    return replace(record, grad_norm_clipped=norms.total, per_parameter=values)
+
+
+def with_weights(record: StepRecord, norms: Norms) -> StepRecord:
+    """Add the weights' norms after the step to a record."""
+    return replace(
+        record,
+        weight_norm=norms.total,
+        nonfinite_weights=int((norms.nonfinite > 0).sum()),
+        per_parameter={**record.per_parameter, "weight_norm": norms.each},
+    )
+
+
+def with_weight_change(record: StepRecord, parameters: ParameterSet, copy: WeightCopy, histograms: bool) -> StepRecord:
+    """Add the weights' norms and their change by the step to a record, with histograms of both if they are due."""
+    change = copy.change(parameters.tensors)
+    record = with_weights(record, change.weights)
+    record = replace(
+        record,
+        update_ratio=change.update_ratio,
+        per_parameter={**record.per_parameter, "update_ratio": change.update_ratio_each},
+    )
+    if not histograms:
+        return record
+    record = with_histograms(record, "update", parameters, change.differences)
+    return with_histograms(record, "weight", parameters, parameters.tensors)
+
+
+def with_histograms(
+    record: StepRecord,
+    quantity: str,
+    parameters: ParameterSet,
+    tensors: Sequence[Tensor | None],
+    scale: float = 1.0,
+) -> StepRecord:
+    """Add a histogram of each shown parameter's tensor to a record."""
+    measured: dict[str, Histogram] = {
+        name: measure_histogram(tensor, scale)
+        for name, tensor, shown in zip(parameters.names, tensors, parameters.shown, strict=True)
+        if shown and tensor is not None
+    }
+    return replace(record, histograms={**record.histograms, quantity: measured})

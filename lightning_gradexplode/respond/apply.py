@@ -1,0 +1,38 @@
+"""Acting on gradients directly, where the trainer does not do it for us."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+def clip_gradients(
+    gradients: Sequence[Tensor | None], threshold: float, algorithm: str, norm: float, scale: float = 1.0
+) -> None:
+    """Clip gradients in place, as ``torch.nn.utils.clip_grad_norm_`` and ``clip_grad_value_`` do.
+
+    Args:
+        gradients: What the optimizer is about to be handed.
+        threshold: The clip value.
+        algorithm: ``"norm"`` or ``"value"``.
+        norm: L2 norm of all the gradients, with the scale divided out.
+        scale: What the gradients in memory are still multiplied by.
+    """
+    present = [gradient for gradient in gradients if gradient is not None]
+    if not present:
+        return
+    if algorithm == "value":
+        torch._foreach_clamp_min_(present, -threshold * scale)
+        torch._foreach_clamp_max_(present, threshold * scale)
+    elif not norm + 1e-6 <= threshold:
+        torch._foreach_mul_(present, threshold / (norm + 1e-6))
+
+
+def drop_gradients(optimizer: Optimizer) -> None:
+    """Take all gradients from an optimizer, so that its step changes neither the weights nor its own state."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None

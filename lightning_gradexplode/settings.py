@@ -1,0 +1,119 @@
+"""The monitor's arguments, checked once, so that no other room has to ask what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_gradexplode.detect import Detector
+from lightning_gradexplode.respond import ClipPolicy, Response
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Checked arguments of the monitor, under the same names; `responses` is what ``on_explosion`` stood for."""
+
+    log_every_n_steps: int | None
+    histogram_every_n_steps: int | None
+    per_parameter: bool
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    detectors: tuple[Detector, ...]
+    clip: ClipPolicy | None
+    responses: tuple[Response, ...]
+    report: Path | bool
+
+    def schedule(self, trainer_interval: int) -> Schedule:
+        """Give the schedule, the trainer's ``log_every_n_steps`` standing for what was left open."""
+        scalars = trainer_interval if self.log_every_n_steps is None else self.log_every_n_steps
+        histograms = 10 * scalars if self.histogram_every_n_steps is None else self.histogram_every_n_steps
+        return Schedule(scalars, histograms)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """At which steps scalars and histograms are due: every so many, in phase with Lightning's own logging.
+
+    Args:
+        scalars: Number of steps from one log to the next; 0 for never.
+        histograms: The same for histograms.
+    """
+
+    scalars: int
+    histograms: int
+
+    def scalars_due(self, step: int, alert: bool) -> bool:
+        """Tell whether scalars are logged at a step; while people are alert, at every one."""
+        return _due(self.scalars, step, alert)
+
+    def histograms_due(self, step: int, alert: bool) -> bool:
+        """Tell whether histograms are logged at a step; while people are alert, at every one."""
+        return _due(self.histograms, step, alert)
+
+
+def _due(interval: int, step: int, alert: bool) -> bool:
+    return interval > 0 and (alert or (step + 1) % interval == 0)
+
+
+def checked_interval(name: str, value: Any) -> int | None:
+    """Check a number of steps: None, 0 or more.
+
+    Raises:
+        TypeError: It is no whole number.
+        ValueError: It is negative.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} got {value!r}; it takes a whole number of steps, 0 for never, or None")
+    if value < 0:
+        raise ValueError(f"{name} got {value}; it takes a whole number of steps, 0 for never, or None")
+    return value
+
+
+def checked_flag(name: str, value: Any) -> bool:
+    """Check a yes or no.
+
+    Raises:
+        TypeError: It is neither.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} got {value!r}; it takes True or False")
+    return value
+
+
+def checked_patterns(name: str, value: Any) -> tuple[str, ...]:
+    """Check a sequence of parameter name patterns.
+
+    Raises:
+        TypeError: It is no sequence of strings; a single string is refused, for it would be taken letter by letter.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(one, str) for one in value):
+        raise TypeError(f"{name} got {value!r}; it takes a sequence of parameter name patterns, such as ('*.weight',)")
+    return tuple(value)
+
+
+def checked_detectors(value: Any) -> tuple[Detector, ...]:
+    """Check a sequence of detectors.
+
+    Raises:
+        TypeError: An entry is no detector.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(one, Detector) for one in value):
+        raise TypeError(f"detectors got {value!r}; it takes a sequence of Detector objects, or None for the defaults")
+    return tuple(value)
+
+
+def checked_report(value: Any) -> Path | bool:
+    """Check where reports go.
+
+    Raises:
+        TypeError: It is neither a yes or no nor a path.
+    """
+    if isinstance(value, (str, Path)):
+        return Path(value)
+    if isinstance(value, bool):
+        return value
+    raise TypeError(f"report got {value!r}; it takes True, False or a folder")

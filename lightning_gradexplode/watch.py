@@ -1,0 +1,81 @@
+"""One optimizer of a run, under watch: its parameters, and the memory that judges its steps."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from lightning_gradexplode.detect import Detector
+from lightning_gradexplode.detect.bank import DetectorBank
+from lightning_gradexplode.explain import Recorder
+from lightning_gradexplode.measure.parameters import ParameterSet, parameters_of
+from lightning_gradexplode.records import StepRecord
+from lightning_gradexplode.respond import ClipPolicy
+
+_REMEMBERED = 100
+
+
+class OptimizerWatch:
+    """What belongs to one optimizer: names of its parameters, detectors, clip policy and recorder.
+
+    Args:
+        index: Its place in ``trainer.optimizers``.
+        optimizer: The optimizer.
+        detectors: Copied.
+        policy: Copied; None if the monitor does not clip.
+    """
+
+    def __init__(
+        self, index: int, optimizer: Optimizer, detectors: Sequence[Detector], policy: ClipPolicy | None
+    ) -> None:
+        self.index = index
+        self.optimizer = optimizer
+        self.bank = DetectorBank(detectors)
+        self.policy = copy.deepcopy(policy)
+        self.recorder = Recorder(())
+        self.steps = 0
+        self._bound: list[bool] = []
+        self._parameters: ParameterSet | None = None
+        self._layout: tuple[Any, ...] = ()
+
+    def parameters(self, module: nn.Module, include: Sequence[str], exclude: Sequence[str]) -> ParameterSet:
+        """Give the optimizer's parameters; they are listed anew when a group was added or has grown."""
+        layout = tuple((id(group["params"]), len(group["params"])) for group in self.optimizer.param_groups)
+        if self._parameters is None or layout != self._layout:
+            self._layout = layout
+            self._parameters = parameters_of(self.optimizer, module, include, exclude)
+            self.recorder = Recorder(self._parameters.names)
+        return self._parameters
+
+    def clip_rate(self, record: StepRecord) -> float | None:
+        """Note whether clipping changes this step's gradients, and give the share of recent steps where it did.
+
+        Returns:
+            A share of the last 100 steps, None while nothing is clipped.
+        """
+        size = record.grad_norm if record.clip_algorithm == "norm" else record.grad_max
+        if record.clip_val is None or size is None:
+            return None
+        self._bound = [*self._bound[-_REMEMBERED + 1 :], not size <= record.clip_val]
+        return sum(self._bound) / len(self._bound)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what later decisions depend on, in plain values."""
+        return {
+            "steps": self.steps,
+            "bound": list(self._bound),
+            "bank": self.bank.state_dict(),
+            "policy": None if self.policy is None else self.policy.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self.steps = state["steps"]
+        self._bound = list(state["bound"])
+        self.bank.load_state_dict(state["bank"])
+        if self.policy is not None and state["policy"] is not None:
+            self.policy.load_state_dict(state["policy"])
