@@ -228,7 +228,7 @@ class Session:
             self._measure_details(flight)
         elif self._clip_algorithm(watch) == "value":
             flight.record = measure.with_maxima(flight.record, flight.parameters, flight.scale)
-        flight.record, findings = watch.bank.begin(flight.record)
+        findings = watch.bank.begin(flight.record)
         news = self._note(flight, findings)
         if flight.scalars_due and not detailed:
             self._measure_details(flight)
@@ -289,8 +289,10 @@ class Session:
         Returns:
             Those that are new.
         """
+        if not findings:
+            return []
         record = flight.record
-        worst = max((int(finding.severity) for finding in findings), default=0)
+        worst = max(int(finding.severity) for finding in findings)
         flight.record = replace(record, severity=max(record.severity, worst))
         news = self._episodes.news(findings)
         if not news:
@@ -340,8 +342,12 @@ class Session:
             value, algorithm = policy.threshold(flight.record), policy.algorithm
             if not self._clips_itself:
                 _lightning.set_clipping(self._trainer, value, algorithm)
-        flight.record = replace(flight.record, clip_val=value, clip_algorithm=algorithm if value else None)
-        flight.record = replace(flight.record, clip_rate=flight.watch.clip_rate(flight.record))
+        if value is None:
+            return
+        size = flight.record.grad_norm if algorithm == "norm" else flight.record.grad_max
+        flight.record = replace(
+            flight.record, clip_val=value, clip_algorithm=algorithm, clip_rate=flight.watch.clip_rate(value, size)
+        )
         self._clip(flight)
 
     def _clip(self, flight: StepInFlight) -> None:

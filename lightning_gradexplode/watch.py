@@ -13,7 +13,6 @@ from lightning_gradexplode.detect import Detector
 from lightning_gradexplode.detect.bank import DetectorBank
 from lightning_gradexplode.explain import Recorder
 from lightning_gradexplode.measure.parameters import ParameterSet, parameters_of
-from lightning_gradexplode.records import StepRecord
 from lightning_gradexplode.respond import ClipPolicy
 
 _REMEMBERED = 100
@@ -51,16 +50,19 @@ class OptimizerWatch:
             self.recorder = Recorder(self._parameters.names)
         return self._parameters
 
-    def clip_rate(self, record: StepRecord) -> float | None:
+    def clip_rate(self, threshold: float, size: float | None) -> float | None:
         """Note whether clipping changes this step's gradients, and give the share of recent steps where it did.
 
+        Args:
+            threshold: The clip value.
+            size: What is compared with it: the norm, or the largest absolute value; None if it was not measured.
+
         Returns:
-            A share of the last 100 steps, None while nothing is clipped.
+            A share of the last 100 steps; None if this step's size is not known.
         """
-        size = record.grad_norm if record.clip_algorithm == "norm" else record.grad_max
-        if record.clip_val is None or size is None:
+        if size is None:
             return None
-        self._bound = [*self._bound[-_REMEMBERED + 1 :], not size <= record.clip_val]
+        self._bound = [*self._bound[-_REMEMBERED + 1 :], not size <= threshold]
         return sum(self._bound) / len(self._bound)
 
     def state_dict(self) -> dict[str, Any]:

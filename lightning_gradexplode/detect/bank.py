@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
+
+import numpy as np
 
 from lightning_gradexplode.detect.base import Detector
 from lightning_gradexplode.detect.history import ParameterLevels
 from lightning_gradexplode.records import Finding, Severity, StepRecord
+
+_MEASURED = tuple(field.name for field in fields(StepRecord) if field.default is None)
+"""Fields of a record that may not be known yet."""
 
 
 class DetectorBank:
@@ -24,29 +29,36 @@ class DetectorBank:
         self._levels = ParameterLevels()
         self._waiting: list[Detector] = []
 
-    def begin(self, record: StepRecord) -> tuple[StepRecord, list[Finding]]:
-        """Judge a new step by what is known before the optimizer steps.
-
-        Returns:
-            The record with ``growth`` in its `per_parameter` (the logarithm of each gradient norm over its usual
-            level), and the findings.
-        """
-        norms = record.per_parameter.get("grad_norm")
-        if norms is not None:
-            growth = self._levels.rises(norms)
-            record = replace(record, per_parameter={**record.per_parameter, "growth": growth})
-        self._waiting = list(self.detectors)
+    def begin(self, record: StepRecord) -> list[Finding]:
+        """Judge a new step by what is known before the optimizer steps."""
+        self._waiting = self.detectors
         findings = self.proceed(record)
+        norms = record.per_parameter.get("grad_norm")
         if norms is not None and not any(finding.severity >= Severity.WARNING for finding in findings):
             self._levels.update(norms)
-        return record, findings
+        return findings
 
     def proceed(self, record: StepRecord) -> list[Finding]:
         """Ask the detectors that were not asked at this step yet, as far as what they read is known now."""
-        ready = [d for d in self._waiting if all(getattr(record, field) is not None for field in d.reads)]
-        self._waiting = [d for d in self._waiting if d not in ready]
-        found = (detector.check(record) for detector in ready)
-        return [finding for finding in found if finding is not None]
+        missing = {field for field in _MEASURED if getattr(record, field) is None}
+        waiting, findings = [], []
+        for detector in self._waiting:
+            if missing and not missing.isdisjoint(detector.reads):
+                waiting.append(detector)
+            elif (finding := detector.check(record)) is not None:
+                findings.append(self._located(finding, record) if detector.blames_growth else finding)
+        self._waiting = waiting
+        return findings
+
+    def _located(self, finding: Finding, record: StepRecord) -> Finding:
+        """Name the parameter whose gradient norm has risen most over its usual level."""
+        norms = record.per_parameter.get("grad_norm")
+        if finding.where is not None or norms is None:
+            return finding
+        rises = self._levels.rises(norms)
+        if np.isnan(rises).all():
+            return finding
+        return replace(finding, where=record.parameters[int(np.nanargmax(rises))])
 
     def state_dict(self) -> dict[str, Any]:
         """Give the memory of all detectors in plain values."""

@@ -36,6 +36,9 @@ class Detector(ABC):
     reads: ClassVar[tuple[str, ...]]
     """Fields of `StepRecord` that have to be known; `check` never sees a None in them."""
 
+    blames_growth: ClassVar[bool] = False
+    """Let a finding without a place name the parameter whose gradient norm has risen most over its usual level."""
+
     @abstractmethod
     def check(self, record: StepRecord) -> Finding | None:
         """Judge one step, and remember of it what later steps are judged by.

@@ -49,6 +49,7 @@ class _AgainstHistory(Detector):
     """
 
     reads = ("grad_norm",)
+    blames_growth = True
 
     def __init__(self, window: int, start: int) -> None:
         self.start = start
@@ -104,7 +105,7 @@ class GradientSpike(_AgainstHistory):
             return None
         usual = self._usual()
         message = f"the gradient norm is {norm:.3g}, {norm / usual:.3g} times the usual {usual:.3g}"
-        return self.finding(record, Severity.WARNING, norm, usual * self.factor, message, record.largest("growth"))
+        return self.finding(record, Severity.WARNING, norm, usual * self.factor, message)
 
 
 class GradientGrowth(_AgainstHistory):
@@ -157,7 +158,7 @@ class GradientGrowth(_AgainstHistory):
             f"and has stayed above its limit for {self._streak} steps"
         )
         severity = Severity.CRITICAL if certain else Severity.WARNING
-        return self.finding(record, severity, norm, usual * self.factor, message, record.largest("growth"))
+        return self.finding(record, severity, norm, usual * self.factor, message)
 
     def _loss_confirms(self, loss: float | None) -> bool:
         if loss is None or not len(self._losses):

@@ -88,20 +88,25 @@ class ParameterLevels:
         self._levels: FloatArray | None = None
 
     def rises(self, norms: FloatArray) -> FloatArray:
-        """Give the logarithm of each norm over its usual level, 0 where no level is known; NaN and inf stay."""
-        logs = _logarithms(norms)
-        if self._levels is None or len(self._levels) != len(logs):
-            return np.where(np.isfinite(norms), 0.0, norms)
-        return np.where(np.isfinite(norms), np.nan_to_num(logs - self._levels, nan=0.0), norms)
+        """Give the natural logarithm of each norm over its usual level.
+
+        Returns:
+            Shape ``(parameters,)``; NaN for a norm that is zero or NaN, and where no level is known yet.
+        """
+        if self._levels is None or len(self._levels) != len(norms):
+            return np.full_like(norms, np.nan)
+        rises: FloatArray = _logarithms(norms) - self._levels
+        return rises
 
     def update(self, norms: FloatArray) -> None:
         """Remember a calm step's norms; zero, NaN and infinite ones are left out."""
         logs = _logarithms(norms)
         if self._levels is None or len(self._levels) != len(logs):
-            self._levels = logs
+            self._levels = np.where(np.isfinite(logs), logs, np.nan)
             return
         blend = self.decay * self._levels + (1 - self.decay) * logs
-        self._levels = np.where(np.isnan(logs), self._levels, np.where(np.isnan(self._levels), logs, blend))
+        fresh = np.where(np.isnan(self._levels), logs, blend)
+        self._levels = np.where(np.isfinite(logs), fresh, self._levels)
 
     def state_dict(self) -> dict[str, Any]:
         """Give the levels as a list."""
@@ -113,6 +118,5 @@ class ParameterLevels:
 
 
 def _logarithms(norms: FloatArray) -> FloatArray:
-    """Natural logarithms, NaN for what is zero or not finite."""
-    usable = np.isfinite(norms) & (norms > 0)
-    return np.log(np.where(usable, norms, 1.0), out=np.full_like(norms, np.nan), where=usable)
+    """Natural logarithms, NaN for what is zero or NaN."""
+    return np.log(norms, out=np.full_like(norms, np.nan), where=norms > 0)

@@ -11,12 +11,12 @@ CHUNK = 1 << 18
 """Elements handled at a time where a temporary is needed: small enough to stay in a processor's cache."""
 
 
-_PLAIN_TYPES = (Tensor, nn.Parameter)
+PLAIN_TYPES = (Tensor, nn.Parameter)
 
 
 def is_plain(tensor: Tensor) -> bool:
     """Tell whether torch's kernels take the tensor as it is: real, dense and whole in this process."""
-    return type(tensor) in _PLAIN_TYPES and tensor.layout is torch.strided and not tensor.is_complex()
+    return type(tensor) in PLAIN_TYPES and tensor.layout is torch.strided and not tensor.is_complex()
 
 
 def flat_elements(tensor: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_gradexplode.measure.elements import chunks, flat_elements, is_plain
+from lightning_gradexplode.measure.elements import PLAIN_TYPES, chunks, flat_elements, is_plain
 from lightning_gradexplode.records import FloatArray
 
 ROW = 1024
@@ -138,10 +138,16 @@ def _quick_norms(tensors: Sequence[Tensor | None]) -> tuple[list[int], list[floa
     narrow: list[Tensor] = []
     wide_places: list[int] = []
     wide: list[Tensor] = []
+    strided = torch.strided
     for place, tensor in enumerate(tensors):
         if tensor is None or not (count := tensor.numel()):
             continue
-        if count <= SHORT and tensor.dtype is torch.float32 and is_plain(tensor):
+        if (
+            count <= SHORT
+            and tensor.dtype is torch.float32
+            and type(tensor) in PLAIN_TYPES
+            and tensor.layout is strided
+        ):
             narrow_places.append(place)
             narrow.append(tensor)
         elif (flat := flat_elements(tensor)).numel():
