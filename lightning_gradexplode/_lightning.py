@@ -19,17 +19,21 @@ from torch.optim import Optimizer
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback, LightningModule, Trainer
+    from pytorch_lightning.loggers import Logger
 else:
     _bases = []
+    _loggers = []
     for _namespace in ("pytorch_lightning", "lightning.pytorch"):
         with suppress(ModuleNotFoundError):
             _bases.append(importlib.import_module(_namespace).Callback)
+            _loggers.append(importlib.import_module(f"{_namespace}.loggers").Logger)
     if not _bases:
         raise ModuleNotFoundError("lightning_gradexplode needs pytorch-lightning or lightning >= 2.4")
     Callback = type("Callback", tuple(_bases), {"__doc__": "The callback class of each installed Lightning."})
+    Logger = type("Logger", tuple(_loggers), {"__doc__": "The logger class of each installed Lightning."})
     LightningModule = Trainer = Any
 
-__all__ = ["Callback", "LightningModule", "Trainer"]
+__all__ = ["Callback", "LightningModule", "Logger", "Trainer"]
 
 
 def logging_step(trainer: Trainer) -> int:
