@@ -1,0 +1,43 @@
+"""Manual optimization: what is logged belongs to the optimizer that steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.runs.agreement import assert_agrees
+from tests.runs.models import Manual
+from tests.runs.probe import Watched
+
+
+@pytest.mark.parametrize("toggled", [False, True])
+@pytest.mark.parametrize("optimizers", [1, 2, 3])
+def test_several_optimizers(optimizers: int, toggled: bool) -> None:
+    """Each step of each optimizer is measured, of its own parameters only."""
+    run = Watched(Manual(optimizers, toggled), max_steps=4 * optimizers)
+    assert_agrees(run, 4 * optimizers, histograms=optimizers == 1)
+
+
+@pytest.mark.parametrize("optimizers", [1, 2])
+def test_several_steps_of_an_optimizer_per_batch(optimizers: int) -> None:
+    """An optimizer that steps twice a batch has two steps on record."""
+    run = Watched(Manual(optimizers, repeats=2), max_steps=6 * optimizers)
+    assert_agrees(run, 6 * optimizers, histograms=False)
+
+
+@pytest.mark.parametrize(
+    ("returns", "known"),
+    [
+        (lambda loss: None, False),
+        (lambda loss: {"score": 1.0}, False),
+        (lambda loss: {"loss": loss}, True),
+        (lambda loss: loss, True),
+    ],
+    ids=["nothing", "no loss", "loss in a dictionary", "loss"],
+)
+def test_what_training_step_returns(returns: Any, known: bool) -> None:
+    """Without a loss the signs of the loss are silent, and the rest goes on."""
+    run = Watched(Manual(1, returns=returns), max_steps=4)
+    assert_agrees(run, 4)
+    assert [record.loss is not None for record in run.probe.records] == [known] * 4
