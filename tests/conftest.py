@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import settings
+
+# Two shared cores are slow and uneven: a deadline for one example would only measure the neighbours.
+settings.register_profile("gradexplode", max_examples=50, deadline=None)
+settings.load_profile("gradexplode")
+
+THIRD_PARTY_WARNINGS = (
+    # Lightning, about the size of our test data and the machine the tests run on.
+    "ignore:.*does not have many workers:UserWarning",
+    "ignore:The number of training batches:UserWarning",
+    "ignore:You defined a `validation_step`:UserWarning",
+    "ignore:.*GPU available but not used.*",
+    "ignore:Checkpoint directory .* exists and is not empty:UserWarning",
+    # Lightning, about torch's pytree.
+    "ignore:.*isinstance\\(treespec, LeafSpec\\).*",
+    # torch, once a process, about sparse tensors of any kind.
+    "ignore:Sparse .* tensor support is in beta state:UserWarning",
+    "ignore:Sparse invariant checks are implicitly disabled:UserWarning",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Leave out warnings that third parties raise about themselves or about the size of our test data."""
-    for line in (
-        "ignore:.*does not have many workers:UserWarning",
-        "ignore:The number of training batches:UserWarning",
-        "ignore:.*isinstance\\(treespec, LeafSpec\\).*",
-        "ignore:You defined a `validation_step`:UserWarning",
-        "ignore:.*GPU available but not used.*",
-        "ignore:Checkpoint directory .* exists and is not empty:UserWarning",
-    ):
+    for line in THIRD_PARTY_WARNINGS:
         config.addinivalue_line("filterwarnings", line)
 
 
 @pytest.fixture(autouse=True)
-def _same_numbers_each_time() -> Iterator[None]:
+def _same_numbers_each_time() -> None:
     """Start each test with the same random numbers and one thread, which is fastest for tiny models."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    with warnings.catch_warnings():
-        yield
+
+
+@pytest.fixture(autouse=True)
+def _our_messages_can_be_read() -> Iterator[None]:
+    """Keep our logger's level as it was, whatever a test or a library did to it."""
+    ours = logging.getLogger("lightning_gradexplode")
+    before = (ours.level, ours.propagate, ours.disabled)
+    yield
+    ours.setLevel(before[0])
+    ours.propagate, ours.disabled = before[1], before[2]

@@ -1,0 +1,86 @@
+"""Histograms against numpy, with the rule for values on a border written out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lightning_gradexplode.measure.histograms import measure_histogram
+from lightning_gradexplode.records import BUCKET_EDGES, Histogram
+from tests.measure.tensors import WILD, float_tensors, real_parts, stored_bytes, true_counts
+
+FINITE_EDGES = BUCKET_EDGES[1:-1]
+
+
+def assert_true(histogram: Histogram, values: list[float]) -> None:
+    """Compare a histogram, bucket for bucket, with numpy's of the same values."""
+    np.testing.assert_array_equal(histogram.counts, true_counts(values))
+    assert histogram.nonfinite == sum(not math.isfinite(value) for value in values)
+
+
+@pytest.mark.parametrize("build", WILD.values(), ids=WILD)
+def test_histogram_of_a_wild_tensor(build: Callable[[], Tensor]) -> None:
+    """Every kind of tensor is counted exactly, and left as it was."""
+    tensor = build()
+    before, version = stored_bytes(tensor), tensor._version
+    assert_true(measure_histogram(tensor), real_parts(tensor))
+    assert (stored_bytes(tensor), tensor._version) == (before, version)
+
+
+@given(float_tensors())
+def test_histogram_of_any_tensor(tensor: Tensor) -> None:
+    """Whatever the values, the type and the layout, each bucket's count is numpy's."""
+    assert_true(measure_histogram(tensor), real_parts(tensor))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("side", [-1.0, 0.0, 1.0])
+def test_values_on_and_next_to_every_border(dtype: torch.dtype, side: float) -> None:
+    """A value on a border goes to the bucket farther from zero; its neighbours on each side go where they belong."""
+    borders = torch.tensor(FINITE_EDGES, dtype=dtype)
+    values = torch.nextafter(borders, torch.full_like(borders, math.copysign(math.inf, side))) if side else borders
+    assert_true(measure_histogram(values), real_parts(values))
+
+
+def test_every_number_of_half_precision() -> None:
+    """All 65536 float16 and all 65536 bfloat16 numbers are counted into the right buckets."""
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int16)
+    for dtype in (torch.float16, torch.bfloat16):
+        values = bits.view(dtype)
+        assert_true(measure_histogram(values), real_parts(values))
+
+
+def test_histogram_of_a_million_elements() -> None:
+    """A large tensor, which is counted in chunks, loses no element."""
+    tensor = torch.randn(1_000_003) * torch.logspace(-30, 30, 1_000_003)
+    assert_true(measure_histogram(tensor), tensor.double().tolist())
+
+
+@given(float_tensors(), st.data())
+def test_histograms_add_up(tensor: Tensor, data: st.DataObject) -> None:
+    """The histograms of parts merge to the histogram of the whole."""
+    flat = tensor.reshape(-1)
+    cut = data.draw(st.integers(0, flat.numel()))
+    merged = Histogram.merged([measure_histogram(flat[:cut]), measure_histogram(flat[cut:])])
+    assert_true(merged, real_parts(flat))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [65536.0, 3.0])
+def test_a_gradient_scaler_is_divided_out(dtype: torch.dtype, scale: float) -> None:
+    """The histogram of scaled gradients is that of the unscaled ones, none of which is rounded to zero."""
+    tensor = torch.tensor([1.0, -1e-3, 100.0, 0.25, -0.0], dtype=dtype)
+    unscaled = [value / scale for value in real_parts(tensor)]
+    assert_true(measure_histogram(tensor, scale), unscaled)
+
+
+def test_integers_are_counted_too() -> None:
+    """A tensor of integers is counted as the floats it stands for."""
+    assert_true(measure_histogram(torch.tensor([0, 1, -2, 300])), [0.0, 1.0, -2.0, 300.0])
