@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_gradexplode.measure.processes import ALONE, Processes, World
+
 if TYPE_CHECKING:
     from pytorch_lightning import Callback, LightningModule, Trainer
     from pytorch_lightning.loggers import Logger
@@ -86,7 +88,14 @@ def publish_callback_metrics(trainer: Trainer, metrics: Mapping[str, float]) -> 
     connector = getattr(trainer, "_logger_connector", None)
     store = getattr(connector, "_callback_metrics", None)
     target = trainer.callback_metrics if store is None else store
-    target.update({name: torch.tensor(value) for name, value in metrics.items()})
+    target.update(zip(metrics, torch.tensor(list(metrics.values())).unbind(), strict=True))
+
+
+def world(trainer: Trainer) -> World:
+    """Give the processes of a run, as far as they are joined by ``torch.distributed``."""
+    if trainer.world_size == 1 or not torch.distributed.is_initialized():
+        return ALONE
+    return Processes(torch.distributed.get_world_size(), trainer.strategy.root_device)
 
 
 def set_clipping(trainer: Trainer, value: float | None, algorithm: str | None) -> None:

@@ -39,6 +39,7 @@ def _never_fatal(hook: Hook[P, R]) -> Hook[P, R | None]:
     @functools.wraps(hook)
     def guarded(self: GradientExplosionMonitor, /, *args: P.args, **kwargs: P.kwargs) -> R | None:
         if self._broken:
+            self._withdraw(hook.__name__)
             return None
         try:
             return hook(self, *args, **kwargs)
@@ -126,7 +127,7 @@ class GradientExplosionMonitor(_lightning.Callback):
     @property
     def findings(self) -> list[Finding]:
         """What was found in this run, oldest first; of more than 1000 findings the latest are kept."""
-        return [] if self._session is None else self._session.findings
+        return [] if self._session is None else self._session.chronicle.findings
 
     @property
     def exploded(self) -> bool:
@@ -227,6 +228,11 @@ class GradientExplosionMonitor(_lightning.Callback):
             for hook in self._hooks:
                 hook.remove()
             self._hooks = []
+
+    def _withdraw(self, hook: str) -> None:
+        """After a failure, tell the other processes at the next point where they exchange what they have seen."""
+        if self._session is not None and hook in ("on_before_optimizer_step", "on_train_batch_end"):
+            self._session.withdraw(hook == "on_train_batch_end")
 
     @property
     def _watching(self) -> Session:

@@ -141,10 +141,11 @@ class StepRecord:
 
     Args:
         step: The step that other metrics are logged at: batches that stepped, from 0.
-        batch_idx: Index of the batch in its epoch.
+        batch_idx: Index of the batch in its epoch; of the one with the loss that is not finite, if there is one.
+        rank: The process whose loss is not finite, in a run of several; else None.
         optimizer: Index of the optimizer in ``trainer.optimizers``.
         parameters: Names of the optimizer's parameters; every array in `per_parameter` is in this order.
-        loss: The training loss, unscaled, its mean over the micro-batches of the step.
+        loss: The training loss, unscaled, its mean over the micro-batches and processes of the step.
         grad_norm: L2 norm of all gradients that the optimizer is handed, unscaled, before any clipping.
         grad_norm_clipped: The same after clipping.
         grad_max: Largest absolute value of any gradient element.
@@ -166,6 +167,7 @@ class StepRecord:
 
     step: int
     batch_idx: int = 0
+    rank: int | None = None
     optimizer: int = 0
     parameters: tuple[str, ...] = ()
     loss: float | None = None

@@ -13,6 +13,7 @@ from lightning_gradexplode.detect import Detector
 from lightning_gradexplode.detect.bank import DetectorBank
 from lightning_gradexplode.explain import Recorder
 from lightning_gradexplode.measure.parameters import ParameterSet, parameters_of
+from lightning_gradexplode.measure.processes import World
 from lightning_gradexplode.respond import ClipPolicy
 
 _REMEMBERED = 100
@@ -41,12 +42,14 @@ class OptimizerWatch:
         self._parameters: ParameterSet | None = None
         self._layout: tuple[Any, ...] = ()
 
-    def parameters(self, module: nn.Module, include: Sequence[str], exclude: Sequence[str]) -> ParameterSet:
+    def parameters(
+        self, module: nn.Module, include: Sequence[str], exclude: Sequence[str], world: World
+    ) -> ParameterSet:
         """Give the optimizer's parameters; they are listed anew when a group was added or has grown."""
         layout = tuple((id(group["params"]), len(group["params"])) for group in self.optimizer.param_groups)
         if self._parameters is None or layout != self._layout:
             self._layout = layout
-            self._parameters = parameters_of(self.optimizer, module, include, exclude)
+            self._parameters = parameters_of(self.optimizer, module, include, exclude, world)
             self.recorder = Recorder(self._parameters.names)
         return self._parameters
 

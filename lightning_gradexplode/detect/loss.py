@@ -35,7 +35,8 @@ class NonFiniteLoss(Detector):
         self._streak += 1
         passing = record.scale_adapts and self._streak <= self.patience
         severity = Severity.WARNING if passing else Severity.CRITICAL
-        message = f"the loss is {record.loss:g} at batch {record.batch_idx}"
+        rank = "" if record.rank is None else f" of rank {record.rank}"
+        message = f"the loss is {record.loss:g} at batch {record.batch_idx}{rank}"
         return self.finding(record, severity, record.loss, math.inf, message)
 
 

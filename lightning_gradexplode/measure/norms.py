@@ -77,7 +77,11 @@ def measure_norms(tensors: Sequence[Tensor | None], divisor: float = 1.0) -> Nor
         each[places] = norms
         for place, norm in zip(places, norms, strict=True):
             if not SAFE_NORM <= norm < math.inf:
-                each[place], nonfinite[place] = careful_norm(flat_elements(_present(tensors[place])))
+                tensor = tensors[place]
+                assert tensor is not None
+                each[place], nonfinite[place] = careful_norm(flat_elements(tensor))
+                if tensor.is_complex() and nonfinite[place]:
+                    nonfinite[place] = int((~torch.isfinite(tensor)).sum())
     return Norms(each / divisor, nonfinite)
 
 
@@ -129,7 +133,8 @@ def measure_maxima(tensors: Sequence[Tensor | None], divisor: float = 1.0) -> Fl
 
 def count_at_least(tensor: Tensor, border: float) -> int:
     """Count the elements with ``abs(element) >= border``, non-finite ones included."""
-    return sum(int((~(chunk.abs() < border)).sum()) for chunk in chunks(flat_elements(tensor)))
+    real = tensor.detach().abs() if tensor.is_complex() else tensor
+    return sum(int((~(chunk.abs() < border)).sum()) for chunk in chunks(flat_elements(real)))
 
 
 def _quick_norms(tensors: Sequence[Tensor | None]) -> tuple[list[int], list[float]]:
@@ -159,11 +164,6 @@ def _quick_norms(tensors: Sequence[Tensor | None]) -> tuple[list[int], list[floa
     if wide:
         parts.append(torch.stack(torch._foreach_norm(wide, dtype=torch.float64)))
     return narrow_places + wide_places, torch.cat(parts).tolist() if parts else []
-
-
-def _present(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None
-    return tensor
 
 
 def _row_norms(flat: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from fnmatch import fnmatchcase
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_gradexplode.measure.processes import ALONE, Shards, World, copies_of
+
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_forward_module.")
 
 
@@ -27,11 +29,13 @@ class ParameterSet:
         names: Unique names.
         tensors: The parameters, in the same order.
         shown: Whether include and exclude let each be shown by itself.
+        shards: How they are spread over processes.
     """
 
     names: tuple[str, ...]
     tensors: tuple[nn.Parameter, ...]
     shown: tuple[bool, ...]
+    shards: Shards
 
     @property
     def gradients(self) -> list[Tensor | None]:
@@ -40,7 +44,11 @@ class ParameterSet:
 
 
 def parameters_of(
-    optimizer: Optimizer, module: nn.Module, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
+    optimizer: Optimizer,
+    module: nn.Module,
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+    world: World = ALONE,
 ) -> ParameterSet:
     """List an optimizer's parameters under the names that the module gives them.
 
@@ -49,6 +57,7 @@ def parameters_of(
         module: Where the names come from; a parameter that it does not hold is called ``group<i>.parameter<j>``.
         include: Name patterns (``fnmatch``) of parameters that are shown by themselves.
         exclude: Name patterns of parameters that are not.
+        world: The processes of the run.
     """
     names = {id(parameter): plain_name(name) for name, parameter in module.named_parameters()}
     found: dict[int, tuple[str, nn.Parameter]] = {}
@@ -63,10 +72,12 @@ def parameters_of(
             taken.add(name)
             found[id(parameter)] = (name, parameter)
     listed = tuple(name for name, _ in found.values())
+    tensors = tuple(parameter for _, parameter in found.values())
     return ParameterSet(
         names=listed,
-        tensors=tuple(parameter for _, parameter in found.values()),
+        tensors=tensors,
         shown=tuple(matches(name, include) and not matches(name, exclude) for name in listed),
+        shards=Shards(world, copies_of(tensors, world.size)),
     )
 
 

@@ -31,6 +31,11 @@ class GradientReading:
     gradients: Sequence[Tensor | None]
     versions: Sequence[int]
 
+    @property
+    def any(self) -> bool:
+        """Whether there is any gradient at all."""
+        return any(gradient is not None for gradient in self.gradients)
+
     @classmethod
     def take(cls, parameters: ParameterSet, scale: float) -> GradientReading:
         """Measure the gradients as they lie in memory now."""
@@ -39,31 +44,27 @@ class GradientReading:
 
     def holds(self, parameters: ParameterSet, writes: int) -> bool:
         """Tell whether the gradients are the same tensors, each written to exactly so many times since."""
-        now = parameters.gradients
-        same = len(now) == len(self.gradients) and all(a is b for a, b in zip(now, self.gradients, strict=True))
-        return same and all(
-            new == old + writes for new, old in zip(_versions(now), self.versions, strict=True) if old >= 0
-        )
+        if len(parameters.tensors) != len(self.gradients):
+            return False
+        for parameter, gradient, version in zip(parameters.tensors, self.gradients, self.versions, strict=True):
+            now = parameter.grad
+            if now is not gradient or (now is not None and now._version != version + writes):
+                return False
+        return True
 
 
 def _versions(gradients: Sequence[Tensor | None]) -> list[int]:
     return [-1 if gradient is None else gradient._version for gradient in gradients]
 
 
-def with_gradients(record: StepRecord, norms: Norms) -> StepRecord:
-    """Add the gradients' norms to a record."""
-    values = {"grad_norm": norms.each, "nonfinite_count": norms.nonfinite}
-    return replace(
-        record,
-        grad_norm=norms.total,
-        nonfinite_count=norms.nonfinite_total,
-        per_parameter={**record.per_parameter, **values},
-    )
+def with_details(record: StepRecord, parameters: ParameterSet, scale: float) -> StepRecord:
+    """Add what is logged of the gradients besides their norms: maxima, and shares above 1.0."""
+    return with_shares_above_one(with_maxima(record, parameters, scale), parameters, scale)
 
 
 def with_maxima(record: StepRecord, parameters: ParameterSet, scale: float) -> StepRecord:
     """Add the largest absolute values of the gradients to a record."""
-    maxima = measure_maxima(parameters.gradients, scale)
+    maxima = parameters.shards.maxima(measure_maxima(parameters.gradients, scale))
     return replace(
         record,
         grad_max=float(np.max(maxima, initial=0.0)),  # NaN wins over all
@@ -76,18 +77,20 @@ def with_shares_above_one(record: StepRecord, parameters: ParameterSet, scale: f
 
     The maxima have to be in the record: a gradient whose maximum is below 1.0 needs no counting.
     """
-    shares = np.zeros(len(parameters.names))
+    counts = np.zeros(len(parameters.names))
     maxima = record.per_parameter["grad_max"]
     for place, gradient in enumerate(parameters.gradients):
         if gradient is not None and not maxima[place] < 1.0:
-            shares[place] = count_at_least(gradient, scale) / gradient.numel()
+            counts[place] = count_at_least(gradient, scale)
+    sizes = [max(parameter.numel(), 1) for parameter in parameters.tensors]
+    shares = parameters.shards.sums(counts) / sizes
     return replace(record, per_parameter={**record.per_parameter, "share_above_one": shares})
 
 
-def with_clipped_norm(record: StepRecord, norms: Norms) -> StepRecord:
-    """Add the gradients' norms after clipping to a record."""
-    values = {**record.per_parameter, "grad_norm_clipped": norms.each}
-    return replace(record, grad_norm_clipped=norms.total, per_parameter=values)
+def with_clipped_norm(record: StepRecord, norms: Norms | None) -> StepRecord:
+    """Add the gradients' norms after clipping to a record; None if nothing was clipped, so that they are the same."""
+    total, each = (record.grad_norm, record.per_parameter["grad_norm"]) if norms is None else (norms.total, norms.each)
+    return replace(record, grad_norm_clipped=total, per_parameter={**record.per_parameter, "grad_norm_clipped": each})
 
 
 def with_weights(record: StepRecord, norms: Norms) -> StepRecord:
@@ -102,7 +105,7 @@ def with_weights(record: StepRecord, norms: Norms) -> StepRecord:
 
 def with_weight_change(record: StepRecord, parameters: ParameterSet, copy: WeightCopy, histograms: bool) -> StepRecord:
     """Add the weights' norms and their change by the step to a record, with histograms of both if they are due."""
-    change = copy.change(parameters.tensors)
+    change = copy.change(parameters.tensors, parameters.shards)
     record = with_weights(record, change.weights)
     record = replace(
         record,
@@ -128,4 +131,19 @@ def with_histograms(
         for name, tensor, shown in zip(parameters.names, tensors, parameters.shown, strict=True)
         if shown and tensor is not None
     }
+    if parameters.shards.copies is not None:
+        measured = _whole_histograms(measured, parameters)
     return replace(record, histograms={**record.histograms, quantity: measured})
+
+
+def _whole_histograms(measured: dict[str, Histogram], parameters: ParameterSet) -> dict[str, Histogram]:
+    """Add up the histograms of shards; a process without elements of a parameter counts as holding none of them."""
+    none = Histogram.merged(())
+    parts = [measured.get(name, none) for name in parameters.names]
+    sums = parameters.shards.sums(np.stack([np.append(part.counts, part.nonfinite) for part in parts]).astype(float))
+    wholes = {
+        name: Histogram(row[:-1].astype(np.int64), int(row[-1]))
+        for name, row, shown in zip(parameters.names, sums, parameters.shown, strict=True)
+        if shown
+    }
+    return {name: whole for name, whole in wholes.items() if name in measured or whole.finite or whole.nonfinite}

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_gradexplode.measure.elements import flat_elements
 from lightning_gradexplode.measure.norms import Norms, measure_norms
+from lightning_gradexplode.measure.processes import Shards
 from lightning_gradexplode.records import FloatArray
 
 
@@ -21,7 +23,7 @@ class WeightChange:
         weights: Norms of the weights after the step.
         before: Norms of the weights before the step.
         change: Norms of the difference.
-        differences: The differences themselves, weight after less weight before, in the order of the parameters.
+        differences: The differences' elements that this process holds: weight after less weight before.
     """
 
     weights: Norms
@@ -48,19 +50,21 @@ class WeightCopy:
     """
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
-        self._copies = [parameter.detach().clone() for parameter in parameters]
+        self._copies = [flat_elements(parameter).clone() for parameter in parameters]
 
-    def change(self, parameters: Sequence[Tensor]) -> WeightChange:
+    def change(self, parameters: Sequence[Tensor], shards: Shards) -> WeightChange:
         """Compare with the weights after the step; the copy's memory is reused for the differences.
 
         Args:
             parameters: The same weights, in the same order.
+            shards: How they are spread over processes.
         """
-        before = measure_norms(self._copies)
+        before = shards.norms(measure_norms(self._copies))
         for copy, parameter in zip(self._copies, parameters, strict=True):
-            torch.sub(parameter.detach(), copy, out=copy)
+            torch.sub(flat_elements(parameter), copy, out=copy)
         differences, self._copies = self._copies, []
-        return WeightChange(measure_norms(parameters), before, measure_norms(differences), differences)
+        after = shards.norms(measure_norms(parameters))
+        return WeightChange(after, before, shards.norms(measure_norms(differences)), differences)
 
 
 def _ratio(change: FloatArray, weights: FloatArray) -> FloatArray:
