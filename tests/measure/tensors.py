@@ -60,7 +60,7 @@ WILD: dict[str, Callable[[], Tensor]] = {
     "complex": lambda: torch.tensor([3 + 4j, -0.6 + 0.7j, 1j]),
     "complex transposed": lambda: torch.randn(3, 4, dtype=torch.complex64).t(),
     "complex conjugate": lambda: torch.conj(torch.tensor([3 + 4j, 1 - 2j])),
-    "complex wild": lambda: torch.tensor([complex(NAN, 1.0), complex(1.0, -INF), 1 + 1j]),
+    "complex wild": lambda: torch.tensor([complex(NAN, 1.0), complex(INF, -INF), 1 + 1j]),
     "complex128": lambda: torch.tensor([3e100 + 4e100j, 1j], dtype=torch.complex128),
 }
 """Builders of tensors, by what is wild about them."""

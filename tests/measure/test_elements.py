@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed
 from torch import Tensor
+from torch._C._distributed_c10d import HashStore
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
@@ -50,7 +51,7 @@ def test_chunks_cover_all_elements() -> None:
 @pytest.fixture
 def mesh() -> Iterator[DeviceMesh]:
     """Give a mesh of this one process."""
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    torch.distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     yield DeviceMesh("cpu", [0])
     torch.distributed.destroy_process_group()
 

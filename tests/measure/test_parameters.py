@@ -1,0 +1,99 @@
+"""Names of an optimizer's parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD
+
+from lightning_gradexplode.measure.parameters import parameters_of, plain_name
+
+
+def network() -> nn.Module:
+    """Build two layers."""
+    return nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+
+
+def test_parameters_are_called_what_the_module_calls_them() -> None:
+    """Names and tensors are those of the module, in the optimizer's order."""
+    module = network()
+    found = parameters_of(SGD(module.parameters(), lr=0.1), module)
+    assert found.names == ("0.weight", "0.bias", "1.weight", "1.bias")
+    assert all(one is other for one, other in zip(found.tensors, module.parameters(), strict=True))
+
+
+def test_only_the_optimizers_own_parameters_are_listed() -> None:
+    """With several optimizers each has its own parameters, also over several groups."""
+    module = network()
+    first, second = module.children()
+    groups: list[dict[str, Any]] = [
+        {"params": [second.get_parameter("bias")]},
+        {"params": [first.get_parameter("weight")]},
+    ]
+    assert parameters_of(SGD(groups, lr=0.1), module).names == ("1.bias", "0.weight")
+
+
+def test_tied_weights_count_once() -> None:
+    """A parameter that two layers share is there once."""
+    module = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    tied = module[0].weight
+    module[1].weight = tied
+    assert len(parameters_of(SGD(module.parameters(), lr=0.1), module).tensors) == 1
+
+
+def test_a_parameter_that_the_module_does_not_hold_is_named_by_its_place() -> None:
+    """A parameter from elsewhere is named by its group and place, and no name is given twice."""
+    stranger, other = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    module = nn.Module()
+    module.register_module("group0", nn.Module())
+    module.get_submodule("group0").register_parameter("parameter1", nn.Parameter(torch.zeros(1)))
+    optimizer = SGD([stranger, other, *module.parameters()], lr=0.1)
+    names = parameters_of(optimizer, module).names
+    assert names[0] == "group0.parameter0"
+    assert len(set(names)) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("layer.weight", "layer.weight"),
+        ("_orig_mod.layer.weight", "layer.weight"),
+        ("model._orig_mod.layer.weight", "model.layer.weight"),
+        ("_fsdp_wrapped_module.layer._checkpoint_wrapped_module.weight", "layer.weight"),
+    ],
+)
+def test_names_are_free_of_wrappers(name: str, plain: str) -> None:
+    """What torch.compile, FSDP and activation checkpointing put into names is not shown."""
+    assert plain_name(name) == plain
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "shown"),
+    [
+        (("*",), (), (True, True, True, True)),
+        (("*.weight",), (), (True, False, True, False)),
+        (("*",), ("0.*",), (False, False, True, True)),
+        (("*.weight", "1.*"), ("1.weight",), (True, False, False, True)),
+        ((), (), (False, False, False, False)),
+    ],
+)
+def test_patterns_choose_what_is_shown(
+    include: tuple[str, ...], exclude: tuple[str, ...], shown: tuple[bool, ...]
+) -> None:
+    """Include and exclude decide what is shown by itself; all parameters stay in the set."""
+    module = network()
+    found = parameters_of(SGD(module.parameters(), lr=0.1), module, include, exclude)
+    assert found.shown == shown
+    assert len(found.names) == 4
+
+
+def test_gradients_are_read_when_asked_for() -> None:
+    """The set gives the gradients of the moment, None where there is none."""
+    module = network()
+    found = parameters_of(SGD(module.parameters(), lr=0.1), module)
+    assert found.gradients == [None] * 4
+    module(torch.ones(1, 2)).sum().backward()
+    assert all(one is two.grad for one, two in zip(found.gradients, module.parameters(), strict=True))
