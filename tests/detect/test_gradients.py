@@ -1,0 +1,138 @@
+"""Signs that the gradients show."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from lightning_gradexplode.detect import (
+    GradientAboveOne,
+    GradientGrowth,
+    GradientSpike,
+    NonFiniteGradient,
+    VanishingGradient,
+)
+from lightning_gradexplode.records import Severity, StepRecord
+from tests.detect.steps import judge, noise, record, series
+
+
+def overflow(step: int, **fields: object) -> StepRecord:
+    """Build a step at which the second parameter's gradient is not finite."""
+    norms = np.array([1.0, math.inf, math.nan])
+    return record(step, grad_norm=math.nan, nonfinite_count=3, per_parameter={"grad_norm": norms}, **fields)
+
+
+def test_a_nonfinite_gradient_is_critical_at_once() -> None:
+    """The finding comes at the very step, counts the elements, and names the first parameter it was seen in."""
+    (finding,) = judge(NonFiniteGradient(), [record(0), overflow(1), record(2)])
+    assert (finding.sign, finding.step, finding.severity) == ("nonfinite-gradient", 1, Severity.CRITICAL)
+    assert (finding.value, finding.where) == (3, "second")
+
+
+def test_a_gradient_scaler_gets_time_for_its_overflows() -> None:
+    """Overflows of a scaler that adapts are only worth knowing, until they do not end; then they are critical."""
+    detector = NonFiniteGradient(patience=3)
+    findings = judge(detector, [overflow(step, scale_adapts=True) for step in range(5)])
+    assert [finding.severity for finding in findings] == [Severity.INFO] * 3 + [Severity.CRITICAL] * 2
+    judge(detector, [record(5)])
+    (finding,) = judge(detector, [overflow(6, scale_adapts=True)])
+    assert finding.severity is Severity.INFO
+
+
+@pytest.mark.parametrize("usual", [1e-6, 1.0, 1e6])
+def test_a_single_large_gradient_is_a_spike(usual: float) -> None:
+    """One step far above what is usual is a warning, whatever the usual size; the steps after it are not."""
+    norms = [usual * value for value in noise(60)]
+    norms[50] = usual * 100
+    (finding,) = judge(GradientSpike(), series("grad_norm", norms))
+    assert (finding.sign, finding.step, finding.severity) == ("gradient-spike", 50, Severity.WARNING)
+    assert finding.value == usual * 100 > finding.limit > usual
+
+
+def test_spikes_do_not_hide_later_spikes() -> None:
+    """Spikes do not enter what is usual, so that the tenth one is found as the first one is."""
+    norms = noise(200)
+    places = list(range(60, 200, 14))
+    for place in places:
+        norms[place] = 100.0
+    assert [finding.step for finding in judge(GradientSpike(), series("grad_norm", norms))] == places
+
+
+def test_a_new_level_stops_being_a_spike() -> None:
+    """What lasts is not a spike: after a while the new level is the usual one."""
+    findings = judge(GradientSpike(), series("grad_norm", [*noise(60), *(30 * value for value in noise(300))]))
+    assert findings
+    assert findings[-1].step < 300
+
+
+@pytest.mark.parametrize("scatter", [0.0, 0.1, 0.3])
+def test_scatter_as_usual_is_no_spike(scatter: float) -> None:
+    """Noise of any usual size is no spike."""
+    assert judge(GradientSpike(), series("grad_norm", noise(500, scatter))) == []
+
+
+@pytest.mark.parametrize("rate", [1.3, 2.0, 10.0])
+@pytest.mark.parametrize("usual", [1e-6, 1.0, 1e6])
+def test_exponential_growth_becomes_critical(rate: float, usual: float) -> None:
+    """Gradients that grow exponentially, slowly or fast, are found, and become critical while they are finite."""
+    norms = [usual * value for value in noise(40)] + [usual * rate**step for step in range(40)]
+    findings = judge(GradientGrowth(), series("grad_norm", norms))
+    assert findings
+    assert {finding.sign for finding in findings} == {"gradient-growth"}
+    assert findings[0].step >= 40
+    assert findings[-1].severity is Severity.CRITICAL
+    assert all(finding.value > finding.limit for finding in findings)
+
+
+def test_growth_is_a_warning_until_a_second_witness_confirms_it() -> None:
+    """A raised gradient norm alone is a warning; with a loss well above its start it is critical."""
+    norms = [*noise(40), *[30.0] * 5]
+    calm = judge(GradientGrowth(), series("grad_norm", norms))
+    assert {finding.severity for finding in calm} == {Severity.WARNING}
+    records = [record(step, grad_norm=norm, loss=1.0 if step < 40 else 8.0) for step, norm in enumerate(norms)]
+    assert {finding.severity for finding in judge(GradientGrowth(), records)} == {Severity.CRITICAL}
+
+
+@pytest.mark.parametrize(
+    "norms",
+    [
+        noise(500, 0.5),
+        [*noise(50), 1000.0, *noise(50)],
+        [100.0 * 0.97**step for step in range(300)],
+        [1.01**step for step in range(300)],
+        [0.0] * 100,
+    ],
+    ids=["noise", "one spike", "falling", "slow drift", "zero"],
+)
+def test_ordinary_gradients_do_not_grow(norms: list[float]) -> None:
+    """Noise, a single spike, a descent and a slow drift are no growth."""
+    assert judge(GradientGrowth(), series("grad_norm", norms)) == []
+
+
+def test_gradients_that_stay_above_one_are_worth_knowing() -> None:
+    """The parameter with the largest lasting share is named, as a note and never as an alarm."""
+
+    def shares(step: int, *values: float) -> StepRecord:
+        return record(step, per_parameter={"share_above_one": np.array(values)})
+
+    records = [shares(step, 0.9 if step % 2 else 0.0, 0.6, 0.7) for step in range(20)]
+    findings = judge(GradientAboveOne(), records)
+    assert findings
+    assert {(finding.sign, finding.severity, finding.where) for finding in findings} == {
+        ("gradient-above-one", Severity.INFO, "third")
+    }
+    assert judge(GradientAboveOne(), [shares(step, 0.1, 0.2, 0.3) for step in range(20)]) == []
+    unmeasured = [record(step, per_parameter={}) for step in range(20)]
+    assert judge(GradientAboveOne(), unmeasured) == []
+
+
+def test_vanished_gradients_are_a_warning_and_never_critical() -> None:
+    """Gradients next to nothing for long are a warning; a short lull and NaN are not."""
+    findings = judge(VanishingGradient(), series("grad_norm", [1e-12] * 100))
+    assert findings
+    assert {(finding.sign, finding.severity) for finding in findings} == {("vanishing-gradient", Severity.WARNING)}
+    assert findings[0].step > 0
+    assert judge(VanishingGradient(), series("grad_norm", [1e-12, 1e-12, 1.0] * 50)) == []
+    assert judge(VanishingGradient(), series("grad_norm", [math.nan] * 100)) == []

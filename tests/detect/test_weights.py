@@ -1,0 +1,58 @@
+"""Signs that the weights show."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from lightning_gradexplode.detect import LargeUpdate, NonFiniteWeight, WeightGrowth
+from lightning_gradexplode.records import Severity
+from tests.detect.steps import judge, noise, record, series
+
+
+def test_nonfinite_weights_are_critical_at_once() -> None:
+    """The finding counts the parameters and names the first one."""
+    norms = np.array([1.0, math.nan, math.inf])
+    bad = record(1, nonfinite_weights=2, per_parameter={"weight_norm": norms})
+    (finding,) = judge(NonFiniteWeight(), [record(0), bad])
+    assert (finding.sign, finding.step, finding.severity) == ("nonfinite-weight", 1, Severity.CRITICAL)
+    assert (finding.value, finding.where) == (2, "second")
+
+
+def test_weights_that_grow_are_a_warning_and_then_critical() -> None:
+    """Weights that have left their start far behind are found, and the parameter with the largest is named."""
+    records = [
+        record(step, weight_norm=1.5**step, per_parameter={"weight_norm": np.array([1.0, 1.0, 1.5**step])})
+        for step in range(30)
+    ]
+    findings = judge(WeightGrowth(), records)
+    severities = [finding.severity for finding in findings]
+    assert severities == sorted(severities)
+    assert set(severities) == {Severity.WARNING, Severity.CRITICAL}
+    assert {(finding.sign, finding.where) for finding in findings} == {("weight-growth", "third")}
+    assert all(finding.value > finding.limit for finding in findings)
+
+
+@pytest.mark.parametrize(
+    "norms",
+    [noise(100), [10.0 * 1.01**step for step in range(100)], [0.0] * 20, [1.0, math.nan, math.inf, 1.0]],
+    ids=["steady", "doubling slowly", "zero", "not finite"],
+)
+def test_ordinary_weights_do_not_grow(norms: list[float]) -> None:
+    """Steady weights and ones that merely double are no growth; NaN is another detector's business."""
+    assert judge(WeightGrowth(), series("weight_norm", norms)) == []
+
+
+def test_large_updates_in_a_row_are_a_warning() -> None:
+    """Updates that change the weights by much of their norm are a warning and name the parameter; one alone is not."""
+    norms = np.array([0.1, 3.0, 0.2])
+    records = [record(step, update_ratio=2.0, per_parameter={"update_ratio": norms}) for step in range(10)]
+    findings = judge(LargeUpdate(), records)
+    assert findings
+    assert {(finding.sign, finding.severity, finding.where) for finding in findings} == {
+        ("large-update", Severity.WARNING, "second")
+    }
+    assert judge(LargeUpdate(), series("update_ratio", [2.0] + [1e-3] * 20)) == []
+    assert judge(LargeUpdate(), series("update_ratio", [1e-3 * value for value in noise(100, 0.5)])) == []
