@@ -9,6 +9,7 @@ import pytest
 from tests.runs.agreement import assert_agrees
 from tests.runs.models import Manual
 from tests.runs.probe import Watched
+from tests.runs.test_modes import scaler
 
 
 @pytest.mark.parametrize("toggled", [False, True])
@@ -24,6 +25,13 @@ def test_several_steps_of_an_optimizer_per_batch(optimizers: int) -> None:
     """An optimizer that steps twice a batch has two steps on record."""
     run = Watched(Manual(optimizers, repeats=2), max_steps=6 * optimizers)
     assert_agrees(run, 6 * optimizers, histograms=False)
+
+
+def test_steps_that_a_gradient_scaler_leaves_out() -> None:
+    """An overflow in the first of an optimizer's two steps of a batch does not hide the second one."""
+    run = Watched(Manual(1, repeats=2), plugins=[scaler(2.0**24)], max_steps=12)
+    assert_agrees(run, 12, histograms=False)
+    assert {truth.stepped for truth in run.probe.truths} == {True, False}
 
 
 @pytest.mark.parametrize(
