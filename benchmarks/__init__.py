@@ -1,0 +1,1 @@
+"""Programs that print the tables of the documentation: overhead, detection and rescue."""

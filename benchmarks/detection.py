@@ -1,0 +1,195 @@
+"""How well explosions are detected: ``python -m benchmarks.detection`` prints a table of our detectors and others' rules.
+
+Small runs of the zoo, five seeds of each family, are trained once and then judged as often as one likes; see
+`benchmarks.zoo`. A run counts as caught in time if a rule alarms no later than one step after the run was lost (alarms
+before the step at which a trouble was planted do not count as catching it, and count as alarms of healthy steps); as a
+false alarm, if a rule alarms at all in a run that stayed healthy. The lead is the number of steps from the first alarm to
+the loss of the run. Our detectors alarm at a CRITICAL finding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from benchmarks.peers import PEERS, Peer
+from benchmarks.zoo import FAMILIES, Family
+from benchmarks.zoo.recording import RecordedRun, recorded
+from benchmarks.zoo.replay import complete, replay
+from lightning_gradexplode import Finding, Severity, default_detectors
+
+OURS = "gradexplode"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one rule made of one run.
+
+    Args:
+        family: The run's family.
+        run: The run.
+        alarms: Steps at which the rule alarmed.
+        critical: Our own critical findings, oldest first.
+    """
+
+    family: Family
+    run: RecordedRun
+    alarms: tuple[int, ...]
+    critical: tuple[Finding, ...] = ()
+
+    @property
+    def explodes(self) -> bool:
+        """Whether the run was lost."""
+        return self.run.outcome.label == "explodes"
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the run stayed healthy."""
+        return self.run.outcome.label == "healthy"
+
+    @property
+    def first(self) -> int | None:
+        """The first alarm that is about the explosion."""
+        begins = self.family.begins if self.explodes else 0
+        return next((step for step in self.alarms if step >= begins), None)
+
+    @property
+    def lead(self) -> int | None:
+        """Steps from the first alarm to the loss of the run; None if it was not caught in time."""
+        lost = self.run.outcome.lost
+        if lost is None or self.first is None or self.first > lost + 1:
+            return None
+        return lost - self.first
+
+    @property
+    def calm_steps(self) -> int:
+        """Number of steps at which nothing was wrong."""
+        if self.healthy:
+            return 1 + max(step.before.step for step in self.run.steps)
+        return self.family.begins if self.explodes else 0
+
+    @property
+    def calm_alarms(self) -> int:
+        """Number of alarms at steps at which nothing was wrong."""
+        return len({step for step in self.alarms if step < self.calm_steps})
+
+    @property
+    def names_the_module(self) -> bool | None:
+        """Whether the first critical finding that names a place names the planted one; None if none does."""
+        planted = self.family.where
+        named = next((f.where for f in self.critical if f.where is not None and f.step >= self.family.begins), None)
+        if planted is None or named is None:
+            return None
+        return named == planted or named.startswith(planted + ".")
+
+
+def judge(family: Family, run: RecordedRun, weights_every: int) -> Verdict:
+    """Let our default detectors judge a run."""
+    judged = replay(run, default_detectors, weights_every)
+    critical = tuple(f for _, findings in judged for f in findings if f.severity is Severity.CRITICAL)
+    return Verdict(family, run, tuple(finding.step for finding in critical), critical)
+
+
+def judge_by_peer(family: Family, run: RecordedRun, peer: type[Peer]) -> Verdict:
+    """Let another tool's rule judge a run."""
+    rules: dict[int, Peer] = {}
+    records = list(complete(run))
+    alarms = [record.step for record in records if rules.setdefault(record.optimizer, peer()).alarms(record)]
+    return Verdict(family, run, tuple(alarms))
+
+
+def summary(name: str, verdicts: Sequence[Verdict]) -> str:
+    """Give one line of the table: a rule over many runs."""
+    lost = [verdict for verdict in verdicts if verdict.explodes]
+    well = [verdict for verdict in verdicts if verdict.healthy]
+    leads = [verdict.lead for verdict in lost if verdict.lead is not None]
+    steps = sum(verdict.calm_steps for verdict in verdicts)
+    rate = 1000 * sum(verdict.calm_alarms for verdict in verdicts) / steps if steps else 0.0
+    false = sum(bool(verdict.alarms) for verdict in well)
+    lead = f"{median(leads):g}" if leads else "-"
+    return f"{name:28} {len(leads):4} of {len(lost):3} {false:6} of {len(well):3} {rate:12.1f} {lead:>10}"
+
+
+HEADER = f"{'':28} {'caught in time':>11} {'false alarms':>13} {'per 1000':>9} {'lead':>10}"
+
+
+def print_table(title: str, verdicts: dict[str, list[Verdict]], keep: Callable[[Verdict], bool]) -> None:
+    """Print the line of every rule, over the runs to keep."""
+    print(f"\n{title}\n{HEADER}")
+    for name, of_rule in verdicts.items():
+        print(summary(name, [verdict for verdict in of_rule if keep(verdict)]))
+
+
+def print_families(verdicts: Sequence[Verdict]) -> None:
+    """Print what our detectors made of every family."""
+    print("\nOur detectors, family by family (lost at / first alarm by sign, of each seed)")
+    for family in dict.fromkeys(verdict.family for verdict in verdicts):
+        of_family = [verdict for verdict in verdicts if verdict.family is family]
+        labels = [verdict.run.outcome.label for verdict in of_family]
+        caught = sum(verdict.lead is not None for verdict in of_family)
+        false = sum(verdict.healthy and bool(verdict.alarms) for verdict in of_family)
+        count = f"caught {caught}/{labels.count('explodes')}" if family.kind == "explodes" else f"false {false}"
+        as_built = f"{labels.count(family.kind)}/{len(labels)} as built"
+        print(f"{family.half:8} {family.kind:8} {family.name:30} {as_built} {count:10} {_details(of_family)}")
+
+
+def _details(verdicts: Sequence[Verdict]) -> str:
+    parts = []
+    for verdict in verdicts:
+        if not verdict.explodes and not verdict.alarms:
+            continue
+        lost = "-" if verdict.run.outcome.lost is None else verdict.run.outcome.lost
+        first = next((f for f in verdict.critical if f.step == verdict.first), None)
+        seen = f"{first.step} {first.sign}" if first else "never"
+        early = f", {verdict.calm_alarms} early" if verdict.explodes and verdict.calm_alarms else ""
+        parts.append(f"{lost}/{seen}{early}")
+    return "; ".join(parts)
+
+
+def print_places(verdicts: Sequence[Verdict]) -> None:
+    """Print how often the first finding with a place names the planted module."""
+    planted = [verdict for verdict in verdicts if verdict.family.where is not None and verdict.lead is not None]
+    named = sum(verdict.names_the_module is True for verdict in planted)
+    nowhere = sum(verdict.names_the_module is None for verdict in planted)
+    print(f"\nThe planted module is named in {named} of {len(planted)} caught runs ({nowhere} name no place)")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train what is not recorded yet, judge all runs, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--seeds", type=int, default=5, help="seeds of each family")
+    parser.add_argument("--half", choices=["tune", "held-out"], help="one half of the families only")
+    parser.add_argument("--family", default="", help="only families with this in their name")
+    parser.add_argument("--weights-every", type=int, default=50, help="the monitor's log_every_n_steps")
+    parser.add_argument("--no-peers", action="store_true", help="our detectors only")
+    parser.add_argument("--fresh", action="store_true", help="train all runs anew")
+    options = parser.parse_args(arguments)
+    peers = () if options.no_peers else PEERS
+    verdicts: dict[str, list[Verdict]] = {OURS: [], **{peer.name: [] for peer in peers}}
+    families = [f for f in FAMILIES if options.family in f.name and options.half in (None, f.half)]
+    for family in families:
+        for seed in range(options.seeds):
+            if sys.stderr.isatty():
+                print(f"\r\033[K{family.name} {seed}", end="", file=sys.stderr, flush=True)
+            run = recorded(family, seed, options.fresh)
+            verdicts[OURS].append(judge(family, run, options.weights_every))
+            for peer in peers:
+                verdicts[peer.name].append(judge_by_peer(family, run, peer))
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr)
+    print_families(verdicts[OURS])
+    for half in dict.fromkeys(family.half for family in families):
+        print_table(f"Families to {half}" if half == "tune" else "Families held out", verdicts, _of(half))
+    print_table("All families", verdicts, lambda verdict: True)
+    print_places(verdicts[OURS])
+
+
+def _of(half: str) -> Callable[[Verdict], bool]:
+    return lambda verdict: verdict.family.half == half
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""The LightningModule that most families train, and the small networks that it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+MakeOptimizer = Callable[..., Optimizer]
+
+
+class ZooModule(LightningModule):
+    """A network, a loss and an optimizer.
+
+    Args:
+        network: What is trained; its parameters' names begin with ``network.``.
+        criterion: Loss of outputs and targets.
+        optimizer: Makes the optimizer of the parameters.
+        schedule: Factor of the learning rate at a step, None to keep it.
+        events: What to do right before the batch of this number, for accidents and changes of plan.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        criterion: Criterion,
+        optimizer: MakeOptimizer,
+        schedule: Callable[[int], float] | None = None,
+        events: dict[int, Callable[[ZooModule], None]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.criterion = criterion
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.events = events or {}
+        self.last_loss = float("nan")
+
+    def loss(self, batch: Any) -> Tensor:
+        """Give the loss of a batch."""
+        inputs, targets = batch
+        return self.criterion(self.network(inputs), targets)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Let happen what is due."""
+        if batch_idx in self.events:
+            self.events[batch_idx](self)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Compute the loss, and note it for the probe."""
+        loss = self.loss(batch)
+        self.last_loss = float(loss.detach())
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """Make the optimizer, and the schedule if there is one."""
+        optimizer = self.optimizer(self.parameters())
+        if self.schedule is None:
+            return optimizer
+        scheduler = LambdaLR(optimizer, self.schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def sgd(rate: float, momentum: float = 0.0, weight_decay: float = 0.0) -> MakeOptimizer:
+    """Give what makes stochastic gradient descent."""
+    return partial(SGD, lr=rate, momentum=momentum, weight_decay=weight_decay)
+
+
+def adam(rate: float, **options: Any) -> MakeOptimizer:
+    """Give what makes Adam."""
+    return partial(Adam, lr=rate, **options)
+
+
+def perceptron(sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.ReLU, gain: float | None = None) -> nn.Sequential:
+    """Build a perceptron; with a gain, weights are normal with a deviation of gain / sqrt(inputs)."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        linear = nn.Linear(inputs, outputs)
+        if gain is not None:
+            nn.init.normal_(linear.weight, std=gain / inputs**0.5)
+            nn.init.zeros_(linear.bias)
+        layers += [linear, activation()]
+    return nn.Sequential(*layers[:-1])
+
+
+class LastOutput(nn.Module):
+    """A recurrent network, and a linear layer on the output of its last time step (or of all)."""
+
+    def __init__(self, recurrent: nn.RNNBase, outputs: int, every: bool = False) -> None:
+        super().__init__()
+        self.recurrent = recurrent
+        self.head = nn.Linear(recurrent.hidden_size, outputs)
+        self.every = every
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Give the outputs, shape ``(batch, outputs)`` or ``(batch, time, outputs)``."""
+        hidden, _ = self.recurrent(inputs)
+        return self.head(hidden if self.every else hidden[:, -1])
+
+
+class LanguageModel(nn.Module):
+    """Predicts the next character: an embedding, a body on ``(batch, time, width)``, and logits as ``(N, letters)``."""
+
+    def __init__(self, letters: int, width: int, body: nn.Module) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(letters, width)
+        self.body = body
+        self.head = nn.Linear(width, letters)
+
+    def forward(self, letters: Tensor) -> Tensor:
+        """Give the logits of the next letter at each place."""
+        hidden = self.body(self.embedding(letters))
+        if isinstance(hidden, tuple):
+            hidden = hidden[0]
+        return self.head(hidden).flatten(0, 1)
+
+
+class Block(nn.Module):
+    """A transformer's block with a causal single-head attention; without normalisation if so wanted."""
+
+    def __init__(self, width: int, normalised: bool = True) -> None:
+        super().__init__()
+        self.before_attention = nn.LayerNorm(width) if normalised else nn.Identity()
+        self.before_feed = nn.LayerNorm(width) if normalised else nn.Identity()
+        self.mix = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.feed = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Add attention and feed-forward to the inputs."""
+        query, key, value = self.mix(self.before_attention(inputs)).chunk(3, dim=-1)
+        attended = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        inputs = inputs + self.out(attended)
+        return inputs + self.feed(self.before_feed(inputs))
+
+
+class Residual(nn.Module):
+    """Adds what the inner module gives to its input."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Add."""
+        return inputs + self.inner(inputs)
+
+
+def scale_weights(module: nn.Module, factor: float) -> None:
+    """Multiply all weights of a module."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(factor)

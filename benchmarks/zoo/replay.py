@@ -1,0 +1,86 @@
+"""Shows a recorded run to detectors, as the monitor would have while the run was going on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from benchmarks.zoo.recording import RecordedRun, RecordedStep
+from lightning_gradexplode import Detector, Finding, Severity, StepRecord
+from lightning_gradexplode.detect.bank import DetectorBank, Episodes
+from lightning_gradexplode.session import ALERT_STEPS
+from lightning_gradexplode.settings import Schedule
+
+DETAILS = ("grad_max", "share_above_one")
+"""Quantities of `StepRecord.per_parameter` that are measured only where scalars are due."""
+
+WEIGHTS = ("weight_norm", "update_ratio", "grad_norm_clipped")
+"""The same, measured after the step."""
+
+
+def replay(
+    run: RecordedRun, detectors: Callable[[], Sequence[Detector]], weights_every: int = 50
+) -> list[tuple[int, list[Finding]]]:
+    """Let detectors judge a recorded run.
+
+    Args:
+        run: The run.
+        detectors: Makes the detectors anew.
+        weights_every: Weights and details are measured every so many steps, at the first step, and at each of ten
+            steps after a warning: what ``log_every_n_steps`` is to the monitor.
+
+    Returns:
+        Each optimizer step's number and findings, oldest first.
+    """
+    schedule = Schedule(weights_every, 0)
+    episodes = Episodes()
+    banks: dict[int, DetectorBank] = {}
+    alert_until = -1
+    judged: list[tuple[int, list[Finding]]] = []
+    stepped: set[int] = set()
+    for step in run.steps:
+        record = step.before
+        if record.optimizer not in banks:
+            banks[record.optimizer] = DetectorBank(detectors())
+        bank = banks[record.optimizer]
+        due = schedule.scalars_due(record.step, alert=record.step <= alert_until)
+        found = bank.begin(record if due else _without(record, DETAILS))
+        if _alarming(episodes.news(found)):
+            alert_until = record.step + ALERT_STEPS
+            due = schedule.scalars_due(record.step, alert=True)
+        later = bank.proceed(_after(step, due, first=record.optimizer not in stepped))
+        if step.after is not None:
+            stepped.add(record.optimizer)
+        if _alarming(episodes.news(later)):
+            alert_until = record.step + ALERT_STEPS
+        judged.append((record.step, found + later))
+    return judged
+
+
+def complete(run: RecordedRun) -> Iterator[StepRecord]:
+    """Give all records of a run with all that was measured in them."""
+    for step in run.steps:
+        yield step.after or step.before
+
+
+def _after(step: RecordedStep, due: bool, first: bool) -> StepRecord:
+    """Give a record as it is after the step, with no more than was measured then."""
+    if step.after is None:
+        return step.before
+    if due:
+        return step.after
+    record = _without(step.after, DETAILS)
+    if first:
+        return replace(_without(record, WEIGHTS[1:]), update_ratio=None, grad_norm_clipped=None)
+    return replace(
+        _without(record, WEIGHTS), weight_norm=None, nonfinite_weights=None, update_ratio=None, grad_norm_clipped=None
+    )
+
+
+def _without(record: StepRecord, quantities: Sequence[str]) -> StepRecord:
+    kept = {name: values for name, values in record.per_parameter.items() if name not in quantities}
+    return replace(record, per_parameter=kept)
+
+
+def _alarming(findings: Sequence[Finding]) -> bool:
+    return any(finding.severity >= Severity.WARNING for finding in findings)
