@@ -78,7 +78,11 @@ class Manual(Regression):
     """
 
     def __init__(
-        self, optimizers: int = 2, toggled: bool = False, repeats: int = 1, returns: Callable[[Tensor], Any] | None = None
+        self,
+        optimizers: int = 2,
+        toggled: bool = False,
+        repeats: int = 1,
+        returns: Callable[[Tensor], Any] | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -106,7 +110,7 @@ class Manual(Regression):
 
     def configure_optimizers(self) -> list[Optimizer]:
         """Build one optimizer for each layer but the last."""
-        layers = list(self.layers)[:-1]  # type: ignore[arg-type]
+        layers = list(self.layers.children())[:-1]
         return [torch.optim.SGD(layer.parameters(), lr=0.01 * (place + 1)) for place, layer in enumerate(layers)]
 
 
@@ -116,7 +120,7 @@ class Odd(Regression):
     def __init__(self, build: Build | None = None) -> None:
         super().__init__(build)
         self.layers = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 1))
-        self.layers[2].weight = self.layers[0].weight  # type: ignore[index, union-attr]
+        self.layers[2].weight = self.layers[0].weight
         self.unused = nn.Linear(3, 3)
         self.frozen = nn.Linear(6, 6).requires_grad_(False)
         self.table = nn.Embedding(20, 6, sparse=True)

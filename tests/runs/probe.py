@@ -61,9 +61,8 @@ class Probe(Callback):
     ) -> None:
         """Copy gradients and weights; a line search's further evaluations of the same step are not the step's."""
         raw = getattr(optimizer, "optimizer", optimizer)
-        if self.truths and self.truths[-1].optimizer is raw and isinstance(raw, torch.optim.LBFGS):
-            if not self.truths[-1].stepped:
-                return
+        if self.truths and isinstance(raw, torch.optim.LBFGS) and not self.truths[-1].stepped:
+            return
         owned = {id(p) for group in raw.param_groups for p in group["params"]}
         named = {name: p for name, p in pl_module.named_parameters() if id(p) in owned}
         scale = float(trainer.scaler.get_scale()) if self.scaled and trainer.scaler is not None else 1.0
@@ -93,13 +92,13 @@ class Probe(Callback):
             handle.remove()
 
 
-def elements(tensor: Tensor | None) -> list[float] | list[complex]:
-    """List a tensor's elements, sparse ones' duplicates added up."""
+def elements(tensor: Tensor | None) -> list[float]:
+    """List a tensor's elements, of complex ones the absolute values, and sparse ones' duplicates added up."""
     if tensor is None:
         return []
     dense = tensor.to_dense() if tensor.layout is not torch.strided else tensor
-    kind = torch.complex128 if dense.is_complex() else torch.float64
-    flat: list[float] = dense.to(kind).reshape(-1).tolist()
+    wide = dense.to(torch.complex128).abs() if dense.is_complex() else dense.double()
+    flat: list[float] = wide.reshape(-1).tolist()
     return flat
 
 
@@ -123,8 +122,7 @@ def parts(tensor: Tensor | None) -> list[float]:
         return []
     if tensor.layout is not torch.strided:
         tensor = tensor.coalesce().values()
-    values = elements(tensor)
-    return [part for value in values for part in ((value.real, value.imag) if tensor.is_complex() else (value,))]
+    return elements(torch.view_as_real(tensor) if tensor.is_complex() else tensor)
 
 
 def nonfinite(tensor: Tensor | None) -> int:
@@ -165,7 +163,7 @@ class Watched:
         **trainer: Any,
     ) -> None:
         settings = {"log_every_n_steps": 1, "histogram_every_n_steps": 1, "per_parameter": True, "report": False}
-        self.monitor = GradientExplosionMonitor(**{**settings, **(monitor or {})})  # type: ignore[arg-type]
+        self.monitor = GradientExplosionMonitor(**{**settings, **(monitor or {})})
         self.probe = Probe(self.monitor, scaled)
         self.logger = RecordingLogger()
         self.module = module

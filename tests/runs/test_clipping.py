@@ -93,7 +93,7 @@ def test_a_constant_is_the_trainers_own_clipping(algorithm: Any, mode: str) -> N
 @pytest.mark.parametrize("algorithm", ["norm", "value"])
 @pytest.mark.parametrize("scaled", [True, False])
 def test_clipping_of_fused_optimizers(algorithm: Any, scaled: bool) -> None:
-    """Under mixed precision Lightning refuses to clip for a fused optimizer; the monitor clips, as one would by hand."""
+    """Under mixed precision Lightning refuses to clip for a fused optimizer; the monitor clips in its place."""
 
     class ByHand(pl.Callback):
         def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:

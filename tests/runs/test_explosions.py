@@ -50,7 +50,7 @@ class NaNAt(Regression):
     def on_after_backward(self) -> None:
         """Spoil one gradient."""
         if self.trainer.global_step == self.step and self.where == "gradient":
-            self.layers[0].weight.grad[0, 0] = float("nan")  # type: ignore[index, union-attr]
+            self.layers[0].weight.grad[0, 0] = float("nan")  # type: ignore[index]
 
 
 def adam(parameters: Any) -> torch.optim.Optimizer:
@@ -75,8 +75,10 @@ def test_sign_2_the_loss_is_unstable() -> None:
     class Jumps(Regression):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             step = self.trainer.global_step
-            return self.loss(batch) * 0 + (100.0 if step > 40 and step % 2 else 1.0 + 0.01 * (step % 3)) + (
-                1e-3 * self.loss(batch)
+            return (
+                self.loss(batch) * 0
+                + (100.0 if step > 40 and step % 2 else 1.0 + 0.01 * (step % 3))
+                + (1e-3 * self.loss(batch))
             )
 
     assert "unstable-loss" in signs(Watched(Jumps(), max_steps=60, monitor={"histogram_every_n_steps": 0}))

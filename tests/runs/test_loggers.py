@@ -53,7 +53,10 @@ def test_steps_are_those_of_lightnings_own_metrics() -> None:
 
     for interval in (1, 2):
         run = Watched(
-            Logs(), monitor={"log_every_n_steps": None}, log_every_n_steps=interval, accumulate_grad_batches=2,
+            Logs(),
+            monitor={"log_every_n_steps": None},
+            log_every_n_steps=interval,
+            accumulate_grad_batches=2,
             max_steps=8,
         )
         theirs = {at for at, _ in run.logger.values("loss")}

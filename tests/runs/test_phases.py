@@ -23,12 +23,12 @@ class Unfreeze(BaseFinetuning):
 
     def freeze_before_training(self, pl_module: pl.LightningModule) -> None:
         """Freeze the first layer."""
-        self.freeze(pl_module.layers[0])  # type: ignore[index, arg-type]
+        self.freeze(pl_module.layers[0])  # type: ignore[index]
 
     def finetune_function(self, pl_module: pl.LightningModule, epoch: int, optimizer: Any) -> None:
         """Thaw it."""
         if epoch == 1:
-            self.unfreeze_and_add_param_group(pl_module.layers[0], optimizer, lr=0.01)  # type: ignore[index, arg-type]
+            self.unfreeze_and_add_param_group(pl_module.layers[0], optimizer, lr=0.01)  # type: ignore[index]
 
 
 class Average(pl.Callback):
@@ -36,12 +36,12 @@ class Average(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Copy the weights."""
-        self.average = copy.deepcopy(pl_module.layers)
+        self.average = copy.deepcopy(list(pl_module.parameters()))
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """Follow the weights."""
         with torch.no_grad():
-            for mean, weight in zip(self.average.parameters(), pl_module.parameters(), strict=True):
+            for mean, weight in zip(self.average, pl_module.parameters(), strict=True):
                 mean.lerp_(weight, 0.1)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradexplode import GradientExplosionMonitor
-from lightning_gradexplode.testing import ExplodingRegression, RecordingLogger
+from lightning_gradexplode.testing import ExplodingRecurrence, ExplodingRegression, RecordingLogger
 from tests.runs.models import Manual, Odd, Regression
 from tests.runs.probe import QUIET
 from tests.runs.test_modes import fused, scaler
@@ -41,7 +41,7 @@ def outcome(
         if parameter.numel():
             torch.nn.init.normal_(parameter, std=0.3)
     losses = Losses()
-    callbacks = [losses] if monitor is None else [losses, monitor]
+    callbacks: list[pl.Callback] = [losses] if monitor is None else [losses, monitor]
     plugins = [scaler()] if settings.get("plugins") else None
     pl.Trainer(**{**QUIET, **settings, "plugins": plugins}, logger=False, callbacks=callbacks).fit(module)
     return losses.losses, [parameter.detach().clone() for parameter in module.parameters()]
@@ -109,3 +109,8 @@ def test_shipped_modules_explode_and_train() -> None:
         assert monitor.exploded is (rate == 4.0)
     assert norms[4.0][-1] > 1e6 * norms[4.0][0]
     assert norms[0.1][-1] < norms[0.1][0]
+    recurrent: Any = type("Recurrent", (ExplodingRecurrence, pl.LightningModule), {})
+    for gain in (4.0, 0.9):
+        monitor = GradientExplosionMonitor(report=False)
+        pl.Trainer(**QUIET, logger=False, callbacks=[monitor]).fit(recurrent(gain=gain))
+        assert monitor.exploded is (gain == 4.0)
