@@ -1,9 +1,10 @@
 """A deep tanh network on handwritten digits, watched by TensorBoard and Weights & Biases side by side.
 
-Twelve tanh layers learn to read digits, at a learning rate that is too high: the gradients grow from layer to layer,
-the units saturate, and the loss rises far above where it started. The monitor writes to every logger of the trainer,
-and with ``on_explosion="stop"`` it ends the run and holds back the update that would have come next. W&B runs
-offline, without an account.
+The weights of twenty tanh layers are drawn a little too large, so that the error gradient grows from each layer to the
+one below: at the first step it is more than ten times as large in the first layer as in the last. At this learning
+rate the updates drive the units into saturation, and the loss rises far above where it started. The monitor writes to
+every logger of the trainer, and with ``on_explosion="stop"`` it ends the run and holds back the update that would have
+come next. W&B runs offline, without an account.
 
     python examples/digits_mlp.py
 """
@@ -29,7 +30,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gradexplode import GradientExplosionMonitor
 
-LAYERS = 12
+LAYERS = 20
 WIDTH = 64
 LOGS = Path("logs/digits")
 
@@ -41,7 +42,7 @@ class DeepTanhNetwork(pl.LightningModule):
         super().__init__()
         hidden = [nn.Linear(WIDTH, WIDTH) for _ in range(LAYERS)]
         for layer in hidden:
-            nn.init.xavier_normal_(layer.weight, gain=nn.init.calculate_gain("tanh"))
+            nn.init.xavier_normal_(layer.weight, gain=2.0)  # 5/3 is usual for tanh
         self.hidden = nn.Sequential(*(part for layer in hidden for part in (layer, nn.Tanh())))
         self.head = nn.Linear(WIDTH, 10)
 
@@ -58,7 +59,7 @@ class DeepTanhNetwork(pl.LightningModule):
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Give SGD with momentum; a learning rate of 0.02 would do."""
+        """Give SGD with momentum, at a learning rate that is too high."""
         return torch.optim.SGD(self.parameters(), lr=0.3, momentum=0.9)
 
 
@@ -81,7 +82,7 @@ def main() -> tuple[pl.Trainer, GradientExplosionMonitor]:
     LOGS.mkdir(parents=True)
     console = Console(highlight=False)
 
-    console.print(f"\n[bold]{LAYERS} tanh layers[/bold], stopped when they explode\n")
+    console.print(f"\n[bold]{LAYERS} tanh layers[/bold], stopped when the run explodes\n")
     pl.seed_everything(0, verbose=False)
     monitor = GradientExplosionMonitor(
         on_explosion="stop", per_parameter=True, include=["*.weight"], histogram_every_n_steps=5
@@ -94,7 +95,7 @@ def main() -> tuple[pl.Trainer, GradientExplosionMonitor]:
             WandbLogger(project="gradexplode-digits", save_dir=LOGS),
         ],
         callbacks=[monitor],
-        log_every_n_steps=5,
+        log_every_n_steps=1,
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=False,

@@ -145,7 +145,9 @@ def comparison(*outcomes: Outcome) -> Table:
     table = Table("", "without clipping", 'clip="auto"', box=SIMPLE_HEAD)
     rows = {
         "alarm (first CRITICAL finding) at step": lambda one: str("never" if one.alarm_at is None else one.alarm_at),
-        "run lost (independent probe) at step": lambda one: str("never" if one.probe.lost_at is None else one.probe.lost_at),
+        "run lost (independent probe) at step": lambda one: str(
+            "never" if one.probe.lost_at is None else one.probe.lost_at
+        ),
         "largest gradient norm before clipping": lambda one: f"{one.probe.largest_norm:.3g}",
         "loss at the first step": lambda one: f"{one.probe.losses[0]:.3f}",
         "final loss (mean of the last five steps)": lambda one: f"{fmean(one.probe.losses[-5:]):.3f}",
