@@ -18,6 +18,9 @@ from lightning_gradexplode.records import Finding, StepRecord
 
 PARAMETERS = ("first", "second", "third")
 
+RUN_STEPS = 40
+"""Length of a drawn run: long enough for every history to be judged by."""
+
 
 def record(step: int, **fields: Any) -> StepRecord:
     """Build a step of a healthy run in which everything was measured; fields that are given stand out."""
@@ -82,7 +85,7 @@ wild_numbers = st.one_of(
 
 
 @st.composite
-def wild_runs(draw: st.DrawFn, steps: int = 60) -> Sequence[StepRecord]:
+def wild_runs(draw: st.DrawFn, steps: int = RUN_STEPS) -> Sequence[StepRecord]:
     """Draw a run in which anything may happen at any step."""
     norms = draw(st.lists(wild_numbers, min_size=steps, max_size=steps))
     losses = draw(st.lists(st.one_of(wild_numbers, st.floats(-10.0, 0.0)), min_size=steps, max_size=steps))

@@ -1,0 +1,131 @@
+"""All loggers of a run together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from pytorch_lightning.loggers import CSVLogger
+
+from lightning_gradexplode.publish import Board
+from lightning_gradexplode.records import Severity, StepRecord
+from lightning_gradexplode.testing import RecordingLogger
+from tests.publish.steps import TENSORS, finding, record_of
+
+SHOWN = (True,) * len(TENSORS)
+
+
+class BrokenLogger(RecordingLogger):
+    """A logger on a full disk."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Fail."""
+        raise OSError("no space left")
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """List our messages of level WARNING and above."""
+    return [
+        one.getMessage()
+        for one in caplog.records
+        if one.name == "lightning_gradexplode" and one.levelno >= logging.WARNING
+    ]
+
+
+def test_a_logger_without_histograms_gets_scalars_and_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A CSV file has every scalar at its step; that it holds no histograms is said once, by the logger's name."""
+    logger = CSVLogger(tmp_path, name="run", version=0)
+    board = Board([logger])
+    for step in (3, 4, 5):
+        board.record(record_of(TENSORS, step), SHOWN, every_parameter=False)
+    logger.save()
+    header, *lines = (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()
+    rows = [dict(zip(header.split(","), line.split(","), strict=True)) for line in lines]
+    assert [(row["step"], float(row["gradexplode/grad_norm"])) for row in rows] == [("3", 2.5), ("4", 2.5), ("5", 2.5)]
+    (message,) = warnings_in(caplog)
+    assert "CSVLogger" in message
+    assert "histograms" in message
+
+
+def test_nothing_is_said_of_histograms_that_are_not_there(caplog: pytest.LogCaptureFixture) -> None:
+    """A logger that never misses anything is not told that it would."""
+    Board([RecordingLogger()]).record(StepRecord(step=0, grad_norm=1.0), (), every_parameter=False)
+    assert warnings_in(caplog) == []
+
+
+def test_a_failing_logger_costs_its_own_data_only(caplog: pytest.LogCaptureFixture) -> None:
+    """One warning names the logger and the error, and the other loggers get everything."""
+    before, after = RecordingLogger("before"), RecordingLogger("after")
+    board = Board([before, BrokenLogger(), after])
+    for step in range(5):
+        board.record(StepRecord(step=step, grad_norm=1.0), (), every_parameter=False)
+        board.findings([finding()])
+    (message,) = warnings_in(caplog)
+    assert "BrokenLogger" in message
+    assert "no space left" in message
+    for logger in (before, after):
+        assert logger.values("gradexplode/grad_norm") == [(step, 1.0) for step in range(5)]
+
+
+def test_a_logger_whose_experiment_cannot_be_opened_costs_its_own_data_only(caplog: pytest.LogCaptureFixture) -> None:
+    """A logger that fails at its first use, as W&B without a network does, does not silence the others."""
+
+    class Unreachable(RecordingLogger):
+        @property
+        def experiment(self) -> object:
+            raise ConnectionError("no route to host")
+
+    after = RecordingLogger()
+    board = Board([Unreachable(), after])
+    for step in range(3):
+        board.record(StepRecord(step=step, grad_norm=1.0), (), every_parameter=False)
+    assert len(after.values("gradexplode/grad_norm")) == 3
+    (message,) = warnings_in(caplog)
+    assert "Unreachable" in message
+
+
+def test_a_loggers_experiment_is_opened_at_the_first_write_only() -> None:
+    """Building a board touches no logger, for an experiment may make folders or open a connection."""
+    opened = []
+
+    class Lazy(RecordingLogger):
+        @property
+        def experiment(self) -> object:
+            opened.append(True)
+            return SimpleNamespace()
+
+    board = Board([Lazy()])
+    assert not opened
+    board.record(StepRecord(step=0, grad_norm=1.0), (), every_parameter=False)
+    assert opened
+
+
+@pytest.mark.parametrize("every_parameter", [True, False])
+def test_names_of_scalars(every_parameter: bool) -> None:
+    """What was measured is logged under the contract's names, of shown parameters too where asked for, and no more."""
+    logger = RecordingLogger()
+    record = StepRecord(
+        step=7,
+        parameters=("a.weight", "a.bias"),
+        grad_norm=2.0,
+        clip_val=1.0,
+        per_parameter={"grad_norm": np.array([1.0, 2.0]), "share_above_one": np.array([0.5, 0.5])},
+    )
+    Board([logger]).record(record, (True, False), every_parameter)
+    expected = {"grad_norm": 2.0, "clip_val": 1.0, "severity": 0.0, "skipped_steps": 0.0}
+    if every_parameter:
+        expected["grad_norm/a.weight"] = 1.0
+    assert logger.metrics == [(7, {f"gradexplode/{name}": value for name, value in expected.items()})]
+
+
+def test_no_loggers() -> None:
+    """A run without loggers is no error."""
+    board = Board([])
+    board.record(record_of(TENSORS), SHOWN, every_parameter=True)
+    board.findings([finding(Severity.WARNING)])

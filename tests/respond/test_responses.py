@@ -1,0 +1,141 @@
+"""What is done about an explosion."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from lightning_gradexplode.records import Finding, Severity
+from lightning_gradexplode.respond import ExplosionError, RaiseError, Response, Run, StopTraining, Warn, responses
+from lightning_gradexplode.respond.apply import drop_gradients
+
+FINDINGS = [
+    Finding(3, "nonfinite-loss", Severity.CRITICAL, None, float("inf"), 0.0, "the loss is inf"),
+    Finding(3, "gradient-growth", Severity.CRITICAL, "layer.weight", 5.0, 1.0, "it grows"),
+]
+
+
+def run(before_update: bool = True) -> Run:
+    """Build a run whose trainer can only be told to stop."""
+    return Run(SimpleNamespace(should_stop=False), object(), before_update)
+
+
+class Shout(Response):
+    """A response of one's own."""
+
+    def respond(self, findings: Sequence[Finding], run: Run) -> None:
+        """Do nothing."""
+
+
+@pytest.mark.parametrize(
+    ("argument", "kinds"),
+    [
+        ("warn", [Warn]),
+        ("stop", [StopTraining]),
+        ("raise", [RaiseError]),
+        (["warn", "stop"], [Warn, StopTraining]),
+        (("raise", Shout()), [RaiseError, Shout]),
+        (Shout(), [Shout]),
+    ],
+)
+def test_what_on_explosion_takes(argument: Any, kinds: list[type[Response]]) -> None:
+    """A name, a response, and a sequence of these each give what they stand for, in their order."""
+    assert [type(response) for response in responses(argument)] == kinds
+
+
+@pytest.mark.parametrize(
+    ("argument", "error", "words"),
+    [
+        ("explode", ValueError, ["on_explosion", "'explode'", "'warn'", "'stop'", "'raise'"]),
+        ("", ValueError, ["on_explosion", "''", "'warn'"]),
+        (["warn", "expl"], ValueError, ["on_explosion", "'expl'", "'warn'"]),
+        ([], ValueError, ["on_explosion", "empty", "'warn'"]),
+        ([3], TypeError, ["on_explosion", "3", "'warn'"]),
+        (3, TypeError, ["on_explosion", "3", "'warn'"]),
+        (None, TypeError, ["on_explosion", "None", "'warn'"]),
+        (Warn, TypeError, ["on_explosion", "Warn", "'warn'"]),
+    ],
+)
+def test_what_on_explosion_does_not_take(argument: Any, error: type[Exception], words: list[str]) -> None:
+    """The message names the argument, what it got and what it takes."""
+    with pytest.raises(error) as raised:
+        responses(argument)
+    assert all(word in str(raised.value) for word in words)
+
+
+def test_a_warning_leaves_the_run_alone() -> None:
+    """Warn neither stops the run nor holds back the update."""
+    one = run()
+    Warn().respond(FINDINGS, one)
+    assert not one.trainer.should_stop
+    assert not one.update_is_held_back
+
+
+@pytest.mark.parametrize("before_update", [True, False])
+def test_stopping(before_update: bool) -> None:
+    """Stopping ends the run cleanly, and holds the update back where it is not too late for that."""
+    one = run(before_update)
+    StopTraining().respond(FINDINGS, one)
+    assert one.trainer.should_stop
+    assert one.update_is_held_back == before_update
+
+
+def test_raising() -> None:
+    """Raising ends the run with an error that tells every finding: sign, place, step and message."""
+    with pytest.raises(ExplosionError) as raised:
+        RaiseError().respond(FINDINGS, run())
+    for word in ("nonfinite-loss", "gradient-growth", "layer.weight", "step 3", "the loss is inf", "it grows"):
+        assert word in str(raised.value)
+    assert raised.value.findings == FINDINGS
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))])
+def test_the_error_travels_between_processes(copied: Callable[[ExplosionError], ExplosionError]) -> None:
+    """The error keeps its findings and message when it is pickled, as launchers do with it."""
+    error = copied(ExplosionError(FINDINGS))
+    assert error.findings == FINDINGS
+    assert str(error) == str(ExplosionError(FINDINGS))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}),
+        (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "fused": True}),
+        (torch.optim.Adam, {"lr": 0.1, "amsgrad": True}),
+        (torch.optim.AdamW, {"lr": 0.1, "weight_decay": 0.1}),
+        (torch.optim.AdamW, {"lr": 0.1, "fused": True}),
+        (torch.optim.RMSprop, {"lr": 0.1, "momentum": 0.9}),
+        (torch.optim.Adagrad, {"lr": 0.1}),
+        (torch.optim.Adadelta, {"lr": 0.1}),
+        (torch.optim.NAdam, {"lr": 0.1}),
+        (torch.optim.RAdam, {"lr": 0.1}),
+        (torch.optim.ASGD, {"lr": 0.1}),
+        (torch.optim.Rprop, {"lr": 0.1}),
+    ],
+)
+def test_a_step_without_gradients_changes_nothing(kind: Callable[..., Optimizer], options: dict[str, Any]) -> None:
+    """Once gradients are dropped, weights and the optimizer's own state keep every bit through its step."""
+    weights = [nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.randn(3))]
+    optimizer = kind(weights, **options)
+    for _ in range(3):
+        for weight in weights:
+            weight.grad = torch.randn_like(weight)
+        optimizer.step()
+    before = copy.deepcopy((weights, optimizer.state_dict()["state"]))
+    for weight in weights:
+        weight.grad = torch.full_like(weight, torch.nan)
+    drop_gradients(optimizer)
+    optimizer.step()
+    assert all(torch.equal(one, other) for one, other in zip(weights, before[0], strict=True))
+    for place, state in optimizer.state_dict()["state"].items():
+        for name, value in state.items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(before[1][place][name])), name
