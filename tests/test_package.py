@@ -1,0 +1,140 @@
+"""The package as a whole: its names, its imports, and what it does not import."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import lightning_gradexplode
+
+ROOT = Path(lightning_gradexplode.__file__).parent
+MODULES = sorted(ROOT.rglob("*.py"))
+
+ROOMS = {"records": 0, "measure": 1, "detect": 2, "respond": 3, "publish": 3, "explain": 3}
+"""Each room's floor; on those above live the modules that put the rooms together."""
+
+TOP = 4
+
+LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics"}
+OPTIONAL = {"wandb", "tensorboard", "matplotlib", "plotly", "pandas", "sklearn", "rich", "jsonargparse", "yaml"}
+
+
+def named(path: Path) -> str:
+    """Give a module's name below the package, for example ``measure.norms``."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def imported_by(path: Path) -> Iterator[tuple[str, bool]]:
+    """Give the full name of each module that a file imports, and whether it does so as soon as it is loaded itself."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    at_load = {id(node) for node in tree.body}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) in at_load) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path} imports relatively"
+            assert node.module is not None
+            yield from ((f"{node.module}.{alias.name}", id(node) in at_load) for alias in node.names)
+
+
+def own_imports(path: Path) -> set[str]:
+    """Give the modules of this package that a file imports, below the package."""
+    prefix = "lightning_gradexplode."
+    return {name.removeprefix(prefix) for name, _ in imported_by(path) if name.startswith(prefix)}
+
+
+every_module = pytest.mark.parametrize("path", MODULES, ids=map(named, MODULES))
+
+
+def test_public_names_are_those_that_can_be_imported() -> None:
+    """``__all__`` is sorted, complete, and each of its names is there with a docstring."""
+    names = lightning_gradexplode.__all__
+    public = {
+        name
+        for name, value in vars(lightning_gradexplode).items()
+        if not name.startswith("_") and not isinstance(value, type(ast))
+    }
+    assert names == sorted(set(names))
+    assert set(names) == public
+    assert all(getattr(lightning_gradexplode, name).__doc__ for name in names)
+
+
+def test_every_room_keeps_its_promises() -> None:
+    """The names in each room's ``__all__`` are there."""
+    for info in pkgutil.walk_packages([str(ROOT)], "lightning_gradexplode."):
+        if info.ispkg:
+            room = importlib.import_module(info.name)
+            assert all(hasattr(room, name) for name in getattr(room, "__all__", ()))
+
+
+def test_the_package_is_typed() -> None:
+    """Type checkers of users find the marker that lets them trust our hints."""
+    assert (ROOT / "py.typed").exists()
+
+
+@every_module
+def test_imports_run_downward(path: Path) -> None:
+    """A room knows those on the floors below, and never its neighbours or the modules above."""
+    room = named(path).partition(".")[0]
+    if room not in ROOMS:
+        return
+    for name in own_imports(path):
+        other = name.partition(".")[0]
+        assert other == room or ROOMS.get(other, TOP) < ROOMS[room], f"{named(path)} imports {name}"
+
+
+def test_no_module_imports_itself_in_the_end() -> None:
+    """Imports form no circle, also among the modules above the rooms."""
+    names = {named(path).removesuffix(".__init__") for path in MODULES}
+    known = {
+        named(path): {
+            other for name in own_imports(path) for other in (name, name.rpartition(".")[0]) if other in names
+        }
+        for path in MODULES
+        if path.name != "__init__.py"
+    }
+    while known:
+        free = {name for name, others in known.items() if not others & known.keys()}
+        assert free, f"these import each other in a circle: {sorted(known)}"
+        known = {name: others for name, others in known.items() if name not in free}
+
+
+@every_module
+def test_only_one_module_imports_lightning(path: Path) -> None:
+    """All that depends on Lightning, and on which of its two names is installed, is in one place."""
+    if named(path) != "_lightning":
+        assert not {name.partition(".")[0] for name, _ in imported_by(path)} & LIGHTNING
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if named(path).startswith(("detect.", "records"))], ids=named
+)
+def test_detectors_know_numbers_only(path: Path) -> None:
+    """Detectors and records import neither torch nor Lightning, so that they can be tested with nothing else."""
+    assert not {name.partition(".")[0] for name, _ in imported_by(path)} & {"torch", *LIGHTNING}
+
+
+@every_module
+def test_optional_packages_are_imported_at_first_use(path: Path) -> None:
+    """No module imports an optional package as soon as it is loaded."""
+    assert not {name.partition(".")[0] for name, at_load in imported_by(path) if at_load} & OPTIONAL
+
+
+def test_importing_the_package_loads_nothing_optional() -> None:
+    """In a fresh process, what Lightning has not imported itself stays out of memory."""
+    program = f"""
+import sys
+import pytorch_lightning, lightning.pytorch
+before = set(sys.modules)
+import lightning_gradexplode
+print(*sorted({OPTIONAL!r} & (set(sys.modules) - before)))
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == []
