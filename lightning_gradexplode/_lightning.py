@@ -35,6 +35,8 @@ else:
     Logger = type("Logger", tuple(_loggers), {"__doc__": "The logger class of each installed Lightning."})
     LightningModule = Trainer = Any
 
+_NAMESPACES = ("pytorch_lightning.", "lightning.")
+
 __all__ = ["Callback", "LightningModule", "Logger", "Trainer"]
 
 
@@ -69,6 +71,32 @@ def loss_scale(trainer: Trainer) -> tuple[float | None, bool]:
 def unscales_itself(optimizer: Optimizer) -> bool:
     """Tell whether an optimizer divides by the AMP scale in its step; hooks before it then see scaled gradients."""
     return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+def refuses_to_clip(trainer: Trainer, optimizer: Optimizer) -> bool:
+    """Tell whether the trainer ends the run if it is to clip for an optimizer: a fused one under mixed precision."""
+    return unscales_itself(optimizer) and type(trainer.precision_plugin).__name__ == "MixedPrecision"
+
+
+def gradients_stay(trainer: Trainer, callback: Callback) -> bool:
+    """Tell whether the optimizer will get the gradients just as a callback sees them in ``on_after_backward``.
+
+    Args:
+        trainer: The trainer of the run.
+        callback: What measures in ``on_after_backward``.
+
+    Returns:
+        False if another callback or the module has a hook in between, in which it may edit them.
+    """
+    if _has_hook(trainer.lightning_module, "on_after_backward"):
+        return False
+    others = [one for one in trainer.callbacks if one is not callback]  # type: ignore[attr-defined]
+    return not any(_has_hook(one, name) for one in others for name in ("on_after_backward", "on_before_optimizer_step"))
+
+
+def _has_hook(owner: Any, name: str) -> bool:
+    hook = getattr(type(owner), name)
+    return not hook.__module__.startswith(_NAMESPACES)
 
 
 def returned_loss(outputs: Any) -> Tensor | None:
@@ -119,8 +147,7 @@ def clipping(trainer: Trainer) -> tuple[float | None, str]:
 
 def overrides_clipping(trainer: Trainer) -> bool:
     """Tell whether the user's module clips in its own way."""
-    hook = type(trainer.lightning_module).configure_gradient_clipping
-    return not hook.__module__.startswith(("pytorch_lightning.", "lightning."))
+    return _has_hook(trainer.lightning_module, "configure_gradient_clipping")
 
 
 def _clip_enum(trainer: Trainer) -> Any:

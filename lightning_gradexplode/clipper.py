@@ -15,8 +15,9 @@ from lightning_gradexplode.watch import OptimizerWatch
 class Clipper:
     """Writes clip values to a trainer, and puts back what it found there.
 
-    In manual optimization Lightning ignores the trainer's value, and a module's own ``configure_gradient_clipping`` may
-    refuse one that it does not expect; there the gradients are clipped right here, before the optimizer steps.
+    In manual optimization Lightning ignores the trainer's value; a fused optimizer under mixed precision, and a
+    module's own ``configure_gradient_clipping``, may refuse it. There the gradients are clipped right here, before
+    the optimizer steps.
 
     Args:
         trainer: The trainer of the run.
@@ -38,7 +39,7 @@ class Clipper:
             value, algorithm = _lightning.clipping(self._trainer)
         else:
             value, algorithm = watch.policy.threshold(record), watch.policy.algorithm
-            if not self._by_hand:
+            if not self._is_by_hand(watch):
                 _lightning.set_clipping(self._trainer, value, algorithm)
         if value is None:
             return record
@@ -57,12 +58,17 @@ class Clipper:
             scale: What the gradients in memory are multiplied by.
             known: Whether the record's norm is that of the gradients as they are now.
         """
-        if not self._by_hand or watch.policy is None or record.clip_val is None or record.clip_algorithm is None:
+        if watch.policy is None or record.clip_val is None or record.clip_algorithm is None:
+            return
+        if not self._is_by_hand(watch):
             return
         gradients = parameters.gradients
         norm = record.grad_norm if known else parameters.shards.norms(measure_norms(gradients, scale)).total
         assert norm is not None
         clip_gradients(gradients, record.clip_val, record.clip_algorithm, norm, scale)
+
+    def _is_by_hand(self, watch: OptimizerWatch) -> bool:
+        return self._by_hand or _lightning.refuses_to_clip(self._trainer, watch.optimizer)
 
     def changes(self, record: StepRecord) -> bool:
         """Tell whether a step's gradients may differ from those that were measured, by anybody's clipping."""

@@ -147,7 +147,7 @@ class GradientExplosionMonitor(_lightning.Callback):
     @_never_fatal
     def _open(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
         state, self._state = self._state, {}
-        self._session = Session(self._settings, trainer, pl_module, state)
+        self._session = Session(self._settings, trainer, pl_module, self, state)
         for optimizer in trainer.optimizers:
             self._hooks.append(optimizer.register_step_pre_hook(self._before_step))
             self._hooks.append(optimizer.register_step_post_hook(self._after_step))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -17,7 +18,7 @@ from lightning_gradexplode.clipper import Clipper
 from lightning_gradexplode.measure import step as measure
 from lightning_gradexplode.measure.norms import measure_norms
 from lightning_gradexplode.measure.parameters import ParameterSet
-from lightning_gradexplode.measure.processes import SharedLoss, exchange, tell_failure
+from lightning_gradexplode.measure.processes import PeerFailedError, SharedLoss, exchange, tell_failure
 from lightning_gradexplode.measure.weights import WeightCopy
 from lightning_gradexplode.publish import Board
 from lightning_gradexplode.records import Finding, FloatArray, Severity, StepRecord
@@ -28,8 +29,6 @@ from lightning_gradexplode.watch import OptimizerWatch
 
 ALERT_STEPS = 10
 """For so many steps after a finding, everything is measured and logged at each."""
-
-_NOTHING: FloatArray = torch.zeros(0, dtype=torch.float64).numpy()
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +53,7 @@ class Session:
         settings: The monitor's arguments.
         trainer: Lightning's trainer.
         module: The LightningModule.
+        callback: The monitor.
         state: What an earlier `state_dict` gave, to go on from there.
     """
 
@@ -62,6 +62,7 @@ class Session:
         settings: Settings,
         trainer: _lightning.Trainer,
         module: _lightning.LightningModule,
+        callback: _lightning.Callback,
         state: Mapping[str, Any],
     ) -> None:
         self.last: StepRecord | None = None
@@ -69,9 +70,10 @@ class Session:
         self._trainer = trainer
         self._module = module
         self._automatic = _lightning.is_automatic(trainer)
+        self._measures_early = self._automatic and _lightning.gradients_stay(trainer, callback)
         self._world = _lightning.world(trainer)
         self._schedule = settings.schedule(_lightning.log_interval(trainer))
-        self._board = Board(trainer.loggers if trainer.is_global_zero else [])
+        self._board = Board(trainer.loggers if trainer.is_global_zero else [], len(trainer.optimizers) > 1)
         self.chronicle = Chronicle(self._board, _report_folder(settings.report, trainer), trainer.is_global_zero)
         self._clipper = Clipper(trainer)
         self._alert_until = -1
@@ -80,6 +82,7 @@ class Session:
         self._losses: list[Tensor] = []
         self._reading: measure.GradientReading | None = None
         self._open: StepInFlight | None = None
+        self._stepping = False
         self._closed: list[StepInFlight] = []
         self._packed = 0
         self._withdrawn = False
@@ -101,15 +104,15 @@ class Session:
             self._losses.append(loss.detach())
 
     def backward_ended(self) -> None:
-        """Measure the gradients, if those of the whole accumulation window are there and their owner is known."""
-        if self._automatic and self._open is None and _lightning.closes_window(self._trainer, self._batch_idx):
+        """Measure the gradients, if those of the whole window are there, their owner is known, and they will stay."""
+        if self._measures_early and self._open is None and _lightning.closes_window(self._trainer, self._batch_idx):
             scale, _ = _lightning.loss_scale(self._trainer)
             self._reading = measure.GradientReading.take(self._parameters(self._watches[0]), scale or 1.0)
 
     def optimizer_will_step(self, optimizer: Optimizer) -> None:
         """Judge the gradients that an optimizer is about to be handed, and act on what is found."""
         flight = self._open
-        if flight is not None and flight.watch.optimizer is optimizer:
+        if flight is not None and self._stepping and flight.watch.optimizer is optimizer:
             flight.evaluations += 1  # a line search (LBFGS) asks again; the step's own gradients were the first
             self._clipper.clip(flight.watch, flight.parameters, flight.record, flight.scale, known=False)
             return
@@ -133,8 +136,8 @@ class Session:
         if closure is None:
             self._hold_back(optimizer)
             return None
-        if self._open is not None and self._open.watch.optimizer is optimizer:
-            self._close_open()  # this is that optimizer's next step, in the same batch
+        self._close_open()  # an earlier step of the same batch, which a gradient scaler has left out
+        self._stepping = True
 
         # With a closure, the forward and backward pass and all of our judging happen inside the step.
         def judged() -> Any:
@@ -146,6 +149,7 @@ class Session:
 
     def optimizer_stepped(self, optimizer: Optimizer) -> None:
         """Measure, right after an optimizer's step, what it has changed."""
+        self._stepping = False
         if self._open is not None and self._open.watch.optimizer is optimizer:
             self._measure_after(self._open)
             self._close_open()
@@ -201,10 +205,8 @@ class Session:
         reading = self._settled_reading(parameters, in_memory, written=int(scale is not None and in_memory is None))
         losses, self._losses = self._losses, []
         shards = parameters.shards
-        packed = shards.packed_norms(reading.norms)
-        self._packed = len(packed)
-        loss, has_gradients, gathered = exchange(
-            self._world, self._window_loss(losses, scale), self._batch_idx, reading.any, packed
+        loss, has_gradients, gathered = self._exchange(
+            self._window_loss(losses, scale), reading.any, shards.packed_norms(reading.norms)
         )
         if not has_gradients:
             return
@@ -235,6 +237,16 @@ class Session:
         )
         self._judge(self._open)
 
+    def _exchange(
+        self, loss: float | None, has_gradients: bool, packed: FloatArray
+    ) -> tuple[SharedLoss, bool, FloatArray]:
+        self._packed = len(packed)
+        try:
+            return exchange(self._world, loss, self._batch_idx, has_gradients, packed)
+        except PeerFailedError:
+            self._withdrawn = True  # every process knows
+            raise
+
     def _settled_reading(self, parameters: ParameterSet, scale: float | None, written: int) -> measure.GradientReading:
         """Give the reading of the gradients that the optimizer will be handed.
 
@@ -245,7 +257,7 @@ class Session:
         """
         reading, self._reading = self._reading, None
         try:
-            if reading is None or not self._automatic or not reading.holds(parameters, written):
+            if reading is None or not reading.holds(parameters, written):
                 reading = measure.GradientReading.take(parameters, scale or 1.0)
         except Exception:
             self.withdraw(batch_ends=False)  # the other processes are about to wait for this one
@@ -362,7 +374,7 @@ class Session:
         """Give the last step of a batch in manual optimization the loss that training_step has returned."""
         tensor = _lightning.returned_loss(outputs)
         value = None if tensor is None else float(tensor)
-        loss: SharedLoss = exchange(self._world, value, self._batch_idx, False, _NOTHING)[0]
+        loss = self._exchange(value, False, np.zeros(0))[0]
         if closed:
             last = closed[-1]
             last.record = replace(last.record, loss=loss.value, batch_idx=loss.batch_idx, rank=loss.rank)

@@ -190,7 +190,7 @@ class GradientAboveOne(Detector):
     def check(self, record: StepRecord) -> Finding | None:
         """Judge the shares, where they were measured."""
         shares = record.per_parameter.get("share_above_one")
-        if shares is None:
+        if shares is None or record.nonfinite_count:
             return None
         above = {
             name: float(share) for name, share in zip(record.parameters, shares, strict=True) if share >= self.share

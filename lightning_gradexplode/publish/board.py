@@ -23,16 +23,18 @@ class Board:
 
     Args:
         loggers: Lightning loggers.
+        several_optimizers: Whether the run has more than one.
     """
 
-    def __init__(self, loggers: Sequence[Any]) -> None:
+    def __init__(self, loggers: Sequence[Any], several_optimizers: bool = False) -> None:
+        self._several_optimizers = several_optimizers
         self._loggers = list(loggers)
         self._publishers: list[Publisher] | None = None
         self._told: set[str] = set()
 
     def record(self, record: StepRecord, shown: Sequence[bool], every_parameter: bool) -> None:
         """Write a record's scalars, those of each shown parameter if asked for, and its histograms."""
-        values = totals(record)
+        values = totals(record, self._several_optimizers)
         if every_parameter:
             values |= per_parameter(record, shown)
         self._each(lambda publisher: publisher.scalars(values, record.step))

@@ -33,10 +33,20 @@ PER_PARAMETER = (
 """Keys of `StepRecord.per_parameter` that are logged for each parameter, if asked for."""
 
 
-def totals(record: StepRecord) -> dict[str, float]:
-    """Give the scalars of the whole model, by logged name; what was not measured is left out."""
-    found = {f"{PREFIX}/{name}": getattr(record, name) for name in TOTALS}
-    return {name: float(value) for name, value in found.items() if value is not None}
+def totals(record: StepRecord, several_optimizers: bool = False) -> dict[str, float]:
+    """Give the scalars of the whole model, by logged name; what was not measured is left out.
+
+    Args:
+        record: The step of one optimizer.
+        several_optimizers: Give each also as ``gradexplode/optimizer_<index>/<name>``, since several optimizers may
+            step in one batch, and their curves would mix.
+    """
+    found = {name: getattr(record, name) for name in TOTALS}
+    values = {name: float(value) for name, value in found.items() if value is not None}
+    logged = {f"{PREFIX}/{name}": value for name, value in values.items()}
+    if several_optimizers:
+        logged |= {f"{PREFIX}/optimizer_{record.optimizer}/{name}": value for name, value in values.items()}
+    return logged
 
 
 def per_parameter(record: StepRecord, shown: Sequence[bool]) -> dict[str, float]:

@@ -1,0 +1,187 @@
+"""A training run that is started once for each process; it writes what its process has seen into a file.
+
+Run as ``python worker.py JOB``, the job being a JSON object: strategy, devices, accumulate, failing, out.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.strategies import ModelParallelStrategy, Strategy
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+from lightning_gradexplode import GradientExplosionMonitor
+from lightning_gradexplode.measure import step as measure
+
+STEPS = 4
+BATCH = 16
+
+
+class Net(pl.LightningModule):
+    """A small network of odd sizes, so that shards come out uneven, and empty on some processes."""
+
+    def __init__(self, poisoned_rank: int | None = None, poisoned_batch: int = 2) -> None:
+        super().__init__()
+        self.poisoned = (poisoned_rank, poisoned_batch)
+        torch.manual_seed(1)
+        self.net = torch.nn.Sequential(
+            torch.nn.Linear(6, 7), torch.nn.Tanh(), torch.nn.Linear(7, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1)
+        )
+
+    def configure_model(self) -> None:
+        """Shard the layers, where the strategy says over which mesh."""
+        mesh = getattr(self, "device_mesh", None)
+        if mesh is None:
+            return
+        from torch.distributed.fsdp import fully_shard
+
+        if "hybrid" in JOB["strategy"]:
+            mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (2, 2), mesh_dim_names=("copies", "shards"))
+        else:
+            mesh = mesh["data_parallel"]
+        for layer in (self.net[0], self.net[2]):
+            fully_shard(layer, mesh=mesh)
+        fully_shard(self.net, mesh=mesh)
+
+    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        """Give a mean squared error; NaN on the poisoned process."""
+        x, y = batch
+        loss = ((self.net(x) - y) ** 2).mean()
+        if self.poisoned == (self.global_rank, batch_idx):
+            loss = loss * torch.nan
+        return torch.as_tensor(loss)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Deal the examples out in order, so that a step sees the same ones over any number of processes."""
+        torch.manual_seed(0)
+        x = torch.randn(STEPS * BATCH, 6)
+        world = self.trainer.world_size
+        dataset = TensorDataset(x, x.sum(dim=1, keepdim=True) * 2)
+        sampler: DistributedSampler[Any] = DistributedSampler(dataset, world, self.global_rank, shuffle=False)
+        size = BATCH // world // self.trainer.accumulate_grad_batches
+        return DataLoader(dataset, batch_size=size, sampler=sampler)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Give plain SGD with momentum."""
+        return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
+
+
+class Witness(pl.Callback):
+    """Notes, after each step, what the monitor has measured, and writes it into a file at the end."""
+
+    def __init__(self, monitor: GradientExplosionMonitor, counted: list[int], out: str) -> None:
+        self.monitor, self.counted, self.out = monitor, counted, out
+        self.steps: list[dict[str, Any]] = []
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Note the step."""
+        record = self.monitor.last
+        if record is None or (self.steps and self.steps[-1]["step"] == record.step):
+            return
+        self.steps.append(
+            {
+                "step": record.step,
+                "loss": record.loss,
+                "grad_norm": record.grad_norm,
+                "grad_max": record.grad_max,
+                "update_ratio": record.update_ratio,
+                "weight_norm": record.weight_norm,
+                "nonfinite_count": record.nonfinite_count,
+                "each": record.per_parameter["grad_norm"].tolist(),
+                "counts": {
+                    quantity: {name: one.counts.tolist() for name, one in histograms.items()}
+                    for quantity, histograms in record.histograms.items()
+                },
+            }
+        )
+
+    def on_fit_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Write what was noted."""
+        seen = {
+            "steps": self.steps,
+            "findings": [finding.as_dict() for finding in self.monitor.findings],
+            "collectives": self.counted,
+            "trained_steps": trainer.global_step,
+            "broken": self.monitor._broken,
+        }
+        (Path(self.out) / f"rank{trainer.global_rank}.json").write_text(json.dumps(seen))
+
+
+class Failing(pl.Callback):
+    """Breaks the monitor of one process at one batch."""
+
+    def __init__(self, monitor: GradientExplosionMonitor, rank: int, hook: str) -> None:
+        self.monitor, self.rank, self.hook = monitor, rank, hook
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+        """Make the monitor's next measurement fail."""
+        session = self.monitor._session
+        if trainer.global_rank == self.rank and batch_idx == 1 and session is not None:
+
+            def fail(*args: Any) -> None:
+                raise RuntimeError("broken on purpose")
+
+            owner = measure.GradientReading if self.hook == "take" else session
+            setattr(owner, self.hook, fail)
+
+
+def strategy(name: str, devices: int) -> str | Strategy:
+    """Build Lightning's strategy from its name in the job."""
+    if name.startswith("fsdp2"):
+        return ModelParallelStrategy(data_parallel_size=devices, tensor_parallel_size=1)
+    return name
+
+
+def main(job: dict[str, Any]) -> None:
+    """Train, and write a file per process."""
+    torch.set_num_threads(1)
+    devices = job["devices"]
+    counted = count_collectives()
+    interval = job.get("interval", 1)
+    monitor = GradientExplosionMonitor(
+        log_every_n_steps=interval, histogram_every_n_steps=interval, on_explosion=job.get("on_explosion", "warn")
+    )
+    witness = Witness(monitor, counted, job["out"])
+    callbacks: list[pl.Callback] = [monitor, witness]
+    if job.get("failing"):
+        callbacks.insert(0, Failing(monitor, *job["failing"]))
+    model = Net(job.get("poisoned_rank"))
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=devices,
+        strategy=strategy(job["strategy"], devices),
+        max_epochs=1,
+        accumulate_grad_batches=job.get("accumulate", 1),
+        use_distributed_sampler=False,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=job["out"],
+    )
+    trainer.fit(model)
+
+
+def count_collectives() -> list[int]:
+    """Count the monitor's collectives from here on; the length of each message is noted."""
+    counted: list[int] = []
+    real = torch.distributed.all_gather_into_tensor
+
+    def counting(output: torch.Tensor, message: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if message.dtype is torch.float64:
+            counted.append(message.numel())
+        return real(output, message, *args, **kwargs)
+
+    torch.distributed.all_gather_into_tensor = counting  # type: ignore[assignment]
+    return counted
+
+
+if __name__ == "__main__":
+    JOB = json.loads(sys.argv[1])
+    main(JOB)
