@@ -1,6 +1,6 @@
-"""A training run that is started once for each process; it writes what its process has seen into a file.
+"""Training runs, one after the other, in each of several processes, which write what they have seen into files.
 
-Run as ``python worker.py JOB``, the job being a JSON object: strategy, devices, accumulate, failing, out.
+Run as ``python worker.py JOBS``: a JSON list of objects with strategy, devices, out (a folder), and what `main` reads.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import ModelParallelStrategy, Strategy
@@ -19,14 +20,16 @@ from lightning_gradexplode import GradientExplosionMonitor
 from lightning_gradexplode.measure import step as measure
 
 STEPS = 4
+MONKEY = pytest.MonkeyPatch()
 BATCH = 16
 
 
 class Net(pl.LightningModule):
     """A small network of odd sizes, so that shards come out uneven, and empty on some processes."""
 
-    def __init__(self, poisoned_rank: int | None = None, poisoned_batch: int = 2) -> None:
+    def __init__(self, poisoned_rank: int | None = None, poisoned_batch: int = 2, hybrid: bool = False) -> None:
         super().__init__()
+        self.hybrid = hybrid
         self.poisoned = (poisoned_rank, poisoned_batch)
         torch.manual_seed(1)
         self.net = torch.nn.Sequential(
@@ -40,7 +43,7 @@ class Net(pl.LightningModule):
             return
         from torch.distributed.fsdp import fully_shard
 
-        if "hybrid" in JOB["strategy"]:
+        if self.hybrid:
             mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (2, 2), mesh_dim_names=("copies", "shards"))
         else:
             mesh = mesh["data_parallel"]
@@ -126,8 +129,10 @@ class Failing(pl.Callback):
             def fail(*args: Any) -> None:
                 raise RuntimeError("broken on purpose")
 
-            owner = measure.GradientReading if self.hook == "take" else session
-            setattr(owner, self.hook, fail)
+            if self.hook == "take":
+                MONKEY.setattr(measure.GradientReading, "take", fail)
+            else:
+                MONKEY.setattr(session, self.hook, fail)
 
 
 def strategy(name: str, devices: int) -> str | Strategy:
@@ -150,7 +155,7 @@ def main(job: dict[str, Any]) -> None:
     callbacks: list[pl.Callback] = [monitor, witness]
     if job.get("failing"):
         callbacks.insert(0, Failing(monitor, *job["failing"]))
-    model = Net(job.get("poisoned_rank"))
+    model = Net(job.get("poisoned_rank"), hybrid="hybrid" in job["strategy"])
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=devices,
@@ -178,10 +183,11 @@ def count_collectives() -> list[int]:
             counted.append(message.numel())
         return real(output, message, *args, **kwargs)
 
-    torch.distributed.all_gather_into_tensor = counting  # type: ignore[assignment]
+    MONKEY.setattr(torch.distributed, "all_gather_into_tensor", counting)
     return counted
 
 
 if __name__ == "__main__":
-    JOB = json.loads(sys.argv[1])
-    main(JOB)
+    for one in json.loads(sys.argv[1]):
+        main(one)
+        MONKEY.undo()
