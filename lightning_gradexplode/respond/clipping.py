@@ -75,13 +75,17 @@ class ConstantClip(ClipPolicy):
         return self.value
 
 
+_CREEP = 1.1
+"""How much above the usual norm a norm is counted at most; medians are not moved by it while the norms are steady."""
+
+
 class AutoPolicy(ClipPolicy):
     """The monitor's own rule (``clip="auto"``): a small multiple of the usual norm, learned from the run itself.
 
-    The usual norm is the median of the last `window` norms, each taken as it was after clipping, so that an explosion
-    cannot raise the threshold that holds it. Pascanu, Mikolov and Bengio 2013 (section 3.2) found thresholds from
-    half to ten times the average norm to work. Until `start` norms are known, the smallest one so far stands for the
-    usual one, for a run may explode from its first steps on.
+    The usual norm is the median of the last `window` norms, each counted as at most a tenth more than the usual one:
+    an explosion raises the threshold that holds it by a tenth in half a window at most. Pascanu, Mikolov and Bengio
+    2013 (section 3.2) found thresholds from half to ten times the average norm to work. Until `start` norms are
+    known, the smallest one so far stands for the usual one, for a run may explode from its first steps on.
 
     Args:
         factor: Threshold over usual norm.
@@ -98,19 +102,15 @@ class AutoPolicy(ClipPolicy):
         """Give the threshold, and remember the step's norm as it will be after clipping."""
         norm = record.grad_norm
         if norm is None or not (math.isfinite(norm) and norm > 0):
-            return self._limit()
+            return self.factor * self._usual() if len(self._norms) else None
         if not len(self._norms):
             self._norms.add(norm)
-        limit = self._limit()
-        assert limit is not None
-        self._norms.add(min(norm, limit))
-        return limit
-
-    def _limit(self) -> float | None:
-        if not len(self._norms):
-            return None
-        usual = self._norms.median if len(self._norms) >= self.start else self._norms.quantile(0.0)
+        usual = self._usual()
+        self._norms.add(min(norm, usual * _CREEP))
         return self.factor * usual
+
+    def _usual(self) -> float:
+        return self._norms.median if len(self._norms) >= self.start else self._norms.quantile(0.0)
 
     def state_dict(self) -> dict[str, Any]:
         """Give the remembered norms."""
