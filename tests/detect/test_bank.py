@@ -1,4 +1,4 @@
-"""All detectors together: who is asked when, who is blamed, and when people are told."""
+"""All detectors together: who is asked when, who is blamed, and what is remembered."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from dataclasses import fields
 from typing import ClassVar
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_gradexplode.detect import Detector, default_detectors
-from lightning_gradexplode.detect.bank import DetectorBank, Episodes
+from lightning_gradexplode.detect.bank import DetectorBank
 from lightning_gradexplode.records import Finding, Severity, StepRecord
 from tests.detect.steps import (
     PARAMETERS,
@@ -123,6 +122,22 @@ def test_the_parameter_that_rose_most_is_blamed() -> None:
     assert finding.where is None
 
 
+def test_what_is_usual_is_learned_from_calm_steps_only() -> None:
+    """However long an explosion lasts, the parameter that exploded stays the one that is blamed."""
+
+    class Alarm(Blaming):
+        def check(self, record: StepRecord) -> Finding | None:
+            assert record.grad_norm is not None
+            return self.finding(record, Severity.WARNING, 1, 0, "large") if record.grad_norm > 10 else None
+
+    bank = DetectorBank([Alarm()])
+    calm, exploded = np.array([1.0, 1.0, 1.0]), np.array([1.0, 100.0, 1.0])
+    ask(bank, [record(step, grad_norm=1.0, per_parameter={"grad_norm": calm}) for step in range(30)])
+    ask(bank, [record(step, grad_norm=100.0, per_parameter={"grad_norm": exploded}) for step in range(30, 500)])
+    (finding,) = bank.begin(record(500, grad_norm=100.0, per_parameter={"grad_norm": exploded * [3.0, 1.0, 1.0]}))
+    assert finding.where == PARAMETERS[1]
+
+
 def test_growth_of_one_layer_is_blamed_on_it() -> None:
     """With the detectors that users get, exponential growth of one parameter names that parameter."""
     bank = DetectorBank(default_detectors())
@@ -198,35 +213,6 @@ def test_a_detector_that_a_checkpoint_does_not_know_starts_anew() -> None:
         "counting-updates": 3,
         "counting": 3,
     }
-
-
-def find(step: int, sign: str = "sign", severity: Severity = Severity.WARNING) -> Finding:
-    """Build a finding."""
-    return Finding(step, sign, severity, None, 1.0, 0.0, "message")
-
-
-@pytest.mark.parametrize(
-    ("findings", "told"),
-    [
-        ([find(step) for step in range(50)], [0]),
-        ([find(0), find(20), find(40)], [0]),
-        ([find(0), find(21), find(22)], [0, 21]),
-        ([find(0), find(1, severity=Severity.CRITICAL), find(2, severity=Severity.CRITICAL)], [0, 1]),
-        ([find(0, severity=Severity.CRITICAL), find(1), find(2, severity=Severity.CRITICAL)], [0]),
-        ([find(0), find(0, sign="other"), find(1), find(1, sign="other")], [0, 0]),
-        ([find(0, severity=Severity.CRITICAL), find(30), find(31, severity=Severity.CRITICAL)], [0, 30, 31]),
-    ],
-    ids=["lasting", "on and off", "after a calm while", "worse", "milder", "another sign", "worse in a new episode"],
-)
-@pytest.mark.parametrize("cut", [0, 1, 2])
-def test_people_are_told_once_an_episode(findings: list[Finding], told: list[int], cut: int) -> None:
-    """A sign is told when it begins, gets worse or comes back after calm, also over a checkpoint."""
-    episodes = Episodes(calm=20)
-    news = [finding.step for one in findings[:cut] for finding in episodes.news([one])]
-    resumed = Episodes(calm=20)
-    resumed.load_state_dict(through_checkpoint(episodes.state_dict()))
-    news += [finding.step for one in findings[cut:] for finding in resumed.news([one])]
-    assert news == told
 
 
 def test_a_detector_of_ones_own_may_remember_lists_and_dictionaries() -> None:

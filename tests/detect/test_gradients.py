@@ -67,7 +67,7 @@ def test_a_new_level_stops_being_a_spike() -> None:
     assert findings[-1].step < 300
 
 
-@pytest.mark.parametrize("scatter", [0.0, 0.1, 0.3])
+@pytest.mark.parametrize("scatter", [0.0, 0.1, 0.3, 0.8])
 def test_scatter_as_usual_is_no_spike(scatter: float) -> None:
     """Noise of any usual size is no spike."""
     assert judge(GradientSpike(), series("grad_norm", noise(500, scatter))) == []

@@ -110,6 +110,14 @@ def test_norm_of_a_large_tensor(size: int, scale: float) -> None:
     assert measure_norms([tensor]).total == close(expected)
 
 
+@pytest.mark.parametrize("value", [0.1, 0.7, 1.7])
+@pytest.mark.parametrize("size", [1024, 16_384, 16_385, 1_000_003])
+def test_norm_of_one_value_repeated(size: int, value: float) -> None:
+    """Equal elements, whose rounding errors add up instead of cancelling, lose no digits either."""
+    tensor = torch.full((size,), value)
+    assert measure_norms([tensor]).total == close(math.sqrt(size) * float(tensor[0]))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_norm_of_a_large_tensor_of_another_type(dtype: torch.dtype) -> None:
     """The type of a large tensor does not cost digits either, though half precision holds only three."""

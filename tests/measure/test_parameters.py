@@ -37,11 +37,14 @@ def test_only_the_optimizers_own_parameters_are_listed() -> None:
 
 
 def test_tied_weights_count_once() -> None:
-    """A parameter that two layers share is there once."""
+    """A parameter that two layers share is there once, also where the optimizer lists it twice."""
     module = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
-    tied = module[0].weight
-    module[1].weight = tied
-    assert len(parameters_of(SGD(module.parameters(), lr=0.1), module).tensors) == 1
+    tied = module.get_parameter("0.weight")
+    module.get_submodule("1").weight = tied
+    optimizer = SGD(module.parameters(), lr=0.1)
+    assert parameters_of(optimizer, module).names == ("0.weight",)
+    optimizer.param_groups[0]["params"].append(tied)
+    assert parameters_of(optimizer, module).names == ("0.weight",)
 
 
 def test_a_parameter_that_the_module_does_not_hold_is_named_by_its_place() -> None:

@@ -57,6 +57,13 @@ def test_each_value_is_counted_where_it_lies(values: list[float]) -> None:
     np.testing.assert_array_equal(shown.counts[1:], expected[1:])
 
 
+def test_a_gap_is_shown_as_a_gap() -> None:
+    """Between values that lie far apart there is one empty bucket, and theirs do not stretch over it."""
+    shown = buckets(measure_histogram(torch.tensor([-4.0, 1.0, 1.1, 1024.0])))
+    assert shown.edges.tolist() == [-5.0, -4.0, 1.0, 1.25, 1024.0, 1280.0]
+    assert shown.counts.tolist() == [1, 0, 2, 0, 1]
+
+
 @pytest.mark.parametrize("tensor", HOPELESS.values(), ids=HOPELESS)
 def test_nothing_finite_has_no_buckets(tensor: Tensor) -> None:
     """Without a finite value there is nothing to show, and that is said."""
