@@ -74,7 +74,7 @@ class OptimizerWatch:
             "steps": self.steps,
             "bound": list(self._bound),
             "bank": self.bank.state_dict(),
-            "policy": None if self.policy is None else self.policy.state_dict(),
+            "policy": None if self.policy is None else {"kind": self._policy_kind, "state": self.policy.state_dict()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -82,5 +82,10 @@ class OptimizerWatch:
         self.steps = state["steps"]
         self._bound = list(state["bound"])
         self.bank.load_state_dict(state["bank"])
-        if self.policy is not None and state["policy"] is not None:
-            self.policy.load_state_dict(state["policy"])
+        saved = state["policy"]
+        if self.policy is not None and saved is not None and saved["kind"] == self._policy_kind:
+            self.policy.load_state_dict(saved["state"])
+
+    @property
+    def _policy_kind(self) -> str:
+        return type(self.policy).__qualname__

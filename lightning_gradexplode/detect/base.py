@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -77,7 +78,5 @@ class Detector(ABC):
 
 
 def _plain(value: Any) -> Any:
-    """Give an object's state, a list's copy, and anything else as it is."""
-    if hasattr(value, "state_dict"):
-        return value.state_dict()
-    return list(value) if isinstance(value, list) else value
+    """Give an object's state, or a copy of a plain value, so that later steps do not change what was saved."""
+    return value.state_dict() if hasattr(value, "state_dict") else copy.deepcopy(value)

@@ -8,6 +8,8 @@ and ``SummaryWriter.add_histogram`` 170.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,24 +20,65 @@ from lightning_gradexplode.records import BUCKET_EDGES, Histogram, IntArray
 _CODES = 2048  # sign, 8 bits of exponent, 2 bits of mantissa
 _WIDE_CODES = 16384  # sign, 11 bits of exponent, 2 bits of mantissa
 _SUBNORMAL = 4  # codes below this one are zero and float32's subnormal numbers
+_SMALL = 1 << 14  # up to so many elements a tensor is counted together with others
+_BATCH = 64
 _NONFINITE = 1020  # codes of one sign from this one on are infinite or NaN
 
 
-def measure_histogram(tensor: Tensor, divisor: float = 1.0) -> Histogram:
-    """Count a tensor's elements into the buckets of `lightning_gradexplode.records.BUCKET_EDGES`.
+def measure_histograms(tensors: Sequence[Tensor], divisor: float = 1.0) -> list[Histogram]:
+    """Count each tensor's elements into the buckets of `lightning_gradexplode.records.BUCKET_EDGES`.
 
     Args:
-        tensor: Any floating or complex tensor that `flat_elements` takes; integers are taken as float32.
+        tensors: Floating or complex tensors that `flat_elements` takes; integers are taken as float32.
         divisor: What the elements are divided by first: the scale of a gradient scaler.
+
+    Returns:
+        The histograms, in the order of the tensors.
     """
-    flat = flat_elements(tensor)
+    found: dict[int, Histogram] = {}
+    batch: list[tuple[int, Tensor]] = []
+    with torch.no_grad():
+        for place, tensor in enumerate(tensors):
+            flat = flat_elements(tensor)
+            if flat.dtype is not torch.float32 or flat.numel() > _SMALL:
+                found[place] = _single(flat, divisor)
+                continue
+            batch.append((place, flat))
+            if len(batch) == _BATCH:
+                found |= _batched(batch, divisor)
+                batch = []
+        if batch:
+            found |= _batched(batch, divisor)
+    return [found[place] for place in range(len(tensors))]
+
+
+def measure_histogram(tensor: Tensor, divisor: float = 1.0) -> Histogram:
+    """Count one tensor's elements, as `measure_histograms` does."""
+    return measure_histograms([tensor], divisor)[0]
+
+
+def _single(flat: Tensor, divisor: float) -> Histogram:
+    """Count the elements of one tensor, piece by piece."""
     if not flat.dtype.is_floating_point:
         flat = flat.float()
     wide = flat.dtype is torch.float64
     total = np.zeros(_WIDE_CODES if wide else _CODES, dtype=np.int64)
     for chunk in chunks(flat):
-        total += _count_codes(chunk if divisor == 1.0 else chunk / divisor)
-    return _from_codes(_folded(total) if wide else total)
+        if divisor != 1.0:
+            chunk = (chunk if wide else chunk.float()) / divisor  # half precision would underflow
+        total += _count_codes(chunk)
+    return _from_codes(_folded(total)[None] if wide else total[None])[0]
+
+
+def _batched(batch: Sequence[tuple[int, Tensor]], divisor: float) -> dict[int, Histogram]:
+    """Count the elements of several small float32 tensors at once, for the calls would cost more than the counting."""
+    flat = torch.cat([one for _, one in batch])
+    codes = ((flat if divisor == 1.0 else flat / divisor).view(torch.int32) >> 21) & (_CODES - 1)
+    sizes = torch.tensor([one.numel() for _, one in batch], device=flat.device)
+    first_codes = torch.arange(0, len(batch) * _CODES, _CODES, device=flat.device, dtype=torch.int32)
+    codes += torch.repeat_interleave(first_codes, sizes, output_size=flat.numel())
+    counts = torch.bincount(codes, minlength=len(batch) * _CODES).cpu().numpy().reshape(len(batch), _CODES)
+    return dict(zip((place for place, _ in batch), _from_codes(counts), strict=True))
 
 
 def _count_codes(chunk: Tensor) -> IntArray:
@@ -65,13 +108,14 @@ def _folded(wide: IntArray) -> IntArray:
     return counts
 
 
-def _from_codes(codes: IntArray) -> Histogram:
-    """Put counts by code into the ascending order of the buckets."""
+def _from_codes(codes: IntArray) -> list[Histogram]:
+    """Put counts by code, a row for each tensor, into the ascending order of the buckets."""
     half = _CODES // 2
-    positive, negative = codes[:half], codes[half:]
-    counts = np.zeros(len(BUCKET_EDGES) - 1, dtype=np.int64)
-    middle = len(counts) // 2
-    counts[middle] = positive[:_SUBNORMAL].sum() + negative[:_SUBNORMAL].sum()
-    counts[middle + 1 :] = positive[_SUBNORMAL:_NONFINITE]
-    counts[:middle] = negative[_SUBNORMAL:_NONFINITE][::-1]
-    return Histogram(counts, int(positive[_NONFINITE:].sum() + negative[_NONFINITE:].sum()))
+    positive, negative = codes[:, :half], codes[:, half:]
+    counts = np.empty((len(codes), len(BUCKET_EDGES) - 1), dtype=np.int64)
+    middle = counts.shape[1] // 2
+    counts[:, middle] = positive[:, :_SUBNORMAL].sum(axis=1) + negative[:, :_SUBNORMAL].sum(axis=1)
+    counts[:, middle + 1 :] = positive[:, _SUBNORMAL:_NONFINITE]
+    counts[:, :middle] = negative[:, _SUBNORMAL:_NONFINITE][:, ::-1]
+    nonfinite = positive[:, _NONFINITE:].sum(axis=1) + negative[:, _NONFINITE:].sum(axis=1)
+    return [Histogram(row, int(count)) for row, count in zip(counts, nonfinite, strict=True)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from lightning_gradexplode.measure.histograms import measure_histogram
+from lightning_gradexplode.measure.histograms import measure_histograms
 from lightning_gradexplode.measure.norms import Norms, count_at_least, measure_maxima, measure_norms
 from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.measure.weights import WeightCopy
@@ -126,11 +126,12 @@ def with_histograms(
     scale: float = 1.0,
 ) -> StepRecord:
     """Add a histogram of each shown parameter's tensor to a record."""
-    measured: dict[str, Histogram] = {
-        name: measure_histogram(tensor, scale)
+    chosen = {
+        name: tensor
         for name, tensor, shown in zip(parameters.names, tensors, parameters.shown, strict=True)
         if shown and tensor is not None
     }
+    measured = dict(zip(chosen, measure_histograms(list(chosen.values()), scale), strict=True))
     if parameters.shards.copies is not None:
         measured = _whole_histograms(measured, parameters)
     return replace(record, histograms={**record.histograms, quantity: measured})

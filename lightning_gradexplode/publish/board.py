@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from lightning_gradexplode.publish.base import Publisher
@@ -65,13 +66,20 @@ class Board:
     def _each(self, write: Callable[[Publisher], None]) -> None:
         if self._publishers is None:
             # A logger's experiment is opened at the first write, and not sooner than the user would have it.
-            self._publishers = [_publisher(one) for one in self._loggers]
+            self._publishers = []
+            for one in self._loggers:
+                with self._failing_alone(one):
+                    self._publishers.append(_publisher(one))
         for publisher in self._publishers:
-            try:
+            with self._failing_alone(publisher.logger):
                 write(publisher)
-            except Exception as error:
-                kind = type(publisher.logger).__name__
-                self._tell_once(f"{kind} failed, its data are lost: {type(error).__name__}: {error}")
+
+    @contextmanager
+    def _failing_alone(self, one: Any) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._tell_once(f"{type(one).__name__} failed, its data are lost: {type(error).__name__}: {error}")
 
     def _tell_once(self, message: str) -> None:
         if message not in self._told:

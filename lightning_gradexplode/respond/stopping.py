@@ -47,22 +47,29 @@ def responses(on_explosion: str | Response | Sequence[str | Response]) -> list[R
         ValueError: A name is unknown, or not available in this version.
         TypeError: An entry is neither a name nor a response.
     """
-    entries = [on_explosion] if isinstance(on_explosion, (str, Response)) else list(on_explosion)
-    if not entries:
+    if isinstance(on_explosion, (str, Response)):
+        return [_response(on_explosion)]
+    if not isinstance(on_explosion, Sequence):
+        raise _wrong_type(on_explosion)
+    if not on_explosion:
         raise ValueError("on_explosion is empty; it takes at least one of " + _names())
-    return [_response(entry) for entry in entries]
+    return [_response(entry) for entry in on_explosion]
 
 
 def _response(entry: str | Response) -> Response:
     if isinstance(entry, Response):
         return entry
     if not isinstance(entry, str):
-        raise TypeError(f"on_explosion got {entry!r}; it takes {_names()}, a Response, or a sequence of these")
+        raise _wrong_type(entry)
     if entry in _PLANNED:
         raise ValueError(f"on_explosion={entry!r} is not available in this version yet; it takes {_names()}")
     if entry not in _BY_NAME:
         raise ValueError(f"on_explosion={entry!r} is unknown; it takes {_names()}, or a Response")
     return _BY_NAME[entry]()
+
+
+def _wrong_type(value: object) -> TypeError:
+    return TypeError(f"on_explosion got {value!r}; it takes {_names()}, a Response, or a sequence of these")
 
 
 def _names() -> str:

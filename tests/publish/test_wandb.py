@@ -30,8 +30,8 @@ def entries(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         board.record(record_of({**TENSORS, **HOPELESS}), (True,) * 12, every_parameter=False)
         board.record(StepRecord(step=4, grad_norm=float("nan"), grad_max=float("inf")), (), every_parameter=False)
         board.findings([finding(severity) for severity in Severity])
+        file = Path(run.settings.sync_file)
         run.finish()
-    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
     program = Path(sysconfig.get_path("scripts")) / "wandb"
     told = subprocess.run([program, "leet", "inspect", "--json", file], capture_output=True, text=True, check=True)
     return [json.loads(line) for line in told.stdout.splitlines()]
