@@ -1,10 +1,10 @@
-"""How well explosions are detected: ``python -m benchmarks.detection`` prints a table of our detectors and others' rules.
+"""How well explosions are detected: ``python -m benchmarks.detection`` judges a zoo of runs by our and others' rules.
 
-Small runs of the zoo, five seeds of each family, are trained once and then judged as often as one likes; see
-`benchmarks.zoo`. A run counts as caught in time if a rule alarms no later than one step after the run was lost (alarms
-before the step at which a trouble was planted do not count as catching it, and count as alarms of healthy steps); as a
-false alarm, if a rule alarms at all in a run that stayed healthy. The lead is the number of steps from the first alarm to
-the loss of the run. Our detectors alarm at a CRITICAL finding.
+Small runs, five seeds of each family, are trained once and then judged as often as one likes; see `benchmarks.zoo`. A
+run counts as caught in time if a rule alarms no later than one step after the run was lost (alarms before the step at
+which a trouble was planted do not catch it, and count as alarms of healthy steps); as a false alarm, if a rule alarms
+at all in a run that stayed healthy. The lead is the number of steps from the first alarm to the loss of the run, its
+median over the runs caught. Our detectors alarm at a CRITICAL finding.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from statistics import median
 
 from benchmarks.peers import PEERS, Peer
 from benchmarks.zoo import FAMILIES, Family
-from benchmarks.zoo.recording import RecordedRun, recorded
+from benchmarks.zoo.recording import RecordedRun, measuring_code, recorded
 from benchmarks.zoo.replay import complete, replay
 from lightning_gradexplode import Finding, Severity, default_detectors
 
@@ -185,6 +185,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_table(f"Families to {half}" if half == "tune" else "Families held out", verdicts, _of(half))
     print_table("All families", verdicts, lambda verdict: True)
     print_places(verdicts[OURS])
+    old = sum(verdict.run.measured_by != measuring_code() for verdict in verdicts[OURS])
+    if old:
+        print(f"{old} runs were recorded before a change of lightning_gradexplode/measure; --fresh trains all anew")
 
 
 def _of(half: str) -> Callable[[Verdict], bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -69,6 +70,20 @@ def windows(series: Tensor, steps: int, size: int, length: int) -> list[Batch]:
         pieces = torch.stack([series[start : start + length + 1] for start in starts])
         batches.append((pieces[:, :-1, None], pieces[:, -1:]))
     return batches
+
+
+def spoilt(batches: list[Batch], at: int, spoil: Callable[[Tensor, Tensor], None]) -> list[Batch]:
+    """Change one batch."""
+    inputs, targets = (tensor.clone() for tensor in batches[at])
+    spoil(inputs, targets)
+    return [*batches[:at], (inputs, targets), *batches[at + 1 :]]
+
+
+def ring(steps: int, size: int) -> list[Batch]:
+    """Draw points on a ring, and noise."""
+    angles = 2 * torch.pi * torch.rand(steps, size)
+    points = torch.stack([angles.cos(), angles.sin()], -1) + 0.05 * torch.randn(steps, size, 2)
+    return list(zip(points, torch.randn(steps, size, 4), strict=True))
 
 
 def _standardised(values: Tensor) -> Tensor:

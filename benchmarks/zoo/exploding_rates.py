@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
+from torch.optim import SGD, Optimizer
 
 from benchmarks.zoo.data import diabetes, digits, drawn
 from benchmarks.zoo.family import Setup, exploding
@@ -51,9 +55,7 @@ def rate_rises_for_ever(seed: int) -> Setup:
 @exploding("tune", begins=200)
 def rate_jumps_late(seed: int) -> Setup:
     """A schedule with a misplaced decimal point: after 200 good steps the learning rate is a thousand times higher."""
-    module = ZooModule(
-        perceptron([10, 32, 32, 1]), mse_loss, sgd(0.02), lambda step: 1000.0 if step >= 200 else 1.0
-    )
+    module = ZooModule(perceptron([10, 32, 32, 1]), mse_loss, sgd(0.02), lambda step: 1000.0 if step >= 200 else 1.0)
     return Setup(module, drawn(diabetes(scaled=True), 260, 64))
 
 
@@ -67,7 +69,7 @@ def rate_restart_too_high(seed: int) -> Setup:
 @exploding("held-out")
 def raw_targets(seed: int) -> Setup:
     """A regression on raw measurements and raw targets, by gradient descent with an everyday learning rate."""
-    module = ZooModule(perceptron([10, 32, 1]), mse_loss, sgd(0.01))
+    module = ZooModule(perceptron([10, 32, 1]), mse_loss, sgd(1e-4))
     return Setup(module, drawn(diabetes(), 200, 32))
 
 
@@ -116,8 +118,29 @@ def deep_linear_momentum(seed: int) -> Setup:
 @exploding("tune")
 def accumulated_too_high(seed: int) -> Setup:
     """Gradients are accumulated over four batches, and the learning rate was raised with them too far."""
-    module = ZooModule(perceptron([10, 32, 32, 1]), mse_loss, sgd(2.0))
+    module = ZooModule(perceptron([10, 32, 32, 1]), mse_loss, sgd(1.0))
     return Setup(module, drawn(diabetes(scaled=True), 600, 16), {"accumulate_grad_batches": 4})
+
+
+@exploding("held-out")
+def critical_momentum(seed: int) -> Setup:
+    """Momentum and learning rate that are each fine alone, in bfloat16: the swings of the loss get wider and wider."""
+    module = ZooModule(perceptron([10, 32, 1], nn.Tanh), mse_loss, sgd(0.3, momentum=0.9))
+    return Setup(module, drawn(diabetes(scaled=True), 200, 64), {"precision": "bf16-mixed"})
+
+
+@exploding("held-out", begins=100)
+def unfreezing_too_fast(seed: int) -> Setup:
+    """The first layers are unfrozen at step 100 with a learning rate that was meant for the last one's beginning."""
+    network = perceptron([10, 32, 32, 1])
+
+    def optimizer(parameters: Any) -> Optimizer:
+        early, late = [*network[:4].parameters()], [*network[4].parameters()]
+        return SGD([{"params": early, "lr": 5.0}, {"params": late, "lr": 0.02}])
+
+    events = {0: partial(set_frozen, frozen=True), 100: partial(set_frozen, frozen=False)}
+    module = ZooModule(network, mse_loss, optimizer, events=events)
+    return Setup(module, drawn(diabetes(scaled=True), 160, 32))
 
 
 def mean_square_of_class(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
+from pytorch_lightning.plugins import MixedPrecision
+
 from benchmarks.zoo.module import ZooModule
 
 Half = Literal["tune", "held-out"]
@@ -65,3 +68,11 @@ def healthy(half: Half) -> Callable[[Callable[[int], Setup]], Family]:
         return Family(build.__name__, build.__doc__ or "", "healthy", half, build)
 
     return decorate
+
+
+def half_precision(scale: float, adapts: bool) -> MixedPrecision:
+    """Give float16 with a gradient scaler, which lowers its scale at an overflow or does not."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=10_000)
+    if not adapts:
+        scaler._backoff_factor = 1.0  # its constructor refuses what amounts to a fixed scale
+    return MixedPrecision("16-mixed", "cpu", scaler)

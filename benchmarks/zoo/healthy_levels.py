@@ -26,7 +26,7 @@ def summed_loss(seed: int) -> Setup:
 def huge_targets(seed: int) -> Setup:
     """Targets in the millions, with Adam."""
     inputs, targets = diabetes(scaled=True)
-    module = ZooModule(perceptron([10, 32, 1]), mse_loss, adam(0.05))
+    module = ZooModule(perceptron([10, 32, 1]), mse_loss, adam(0.01))
     return Setup(module, drawn((inputs, 1e6 * targets), 250, 64))
 
 
@@ -100,7 +100,7 @@ def likelihood_below_zero(seed: int) -> Setup:
 def weights_grow_well(seed: int) -> Setup:
     """Weights begin tiny and grow tenfold, as the task wants them."""
     network = perceptron([64, 64, 10])
-    scale_weights(network, 0.05)
+    scale_weights(network, 0.25)
     return Setup(ZooModule(network, cross_entropy, adam(0.02)), drawn(digits(), 300, 32))
 
 

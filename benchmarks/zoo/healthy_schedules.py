@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from benchmarks.zoo.data import diabetes, digits, drawn, lines, sunspots, text, windows
+from benchmarks.zoo.exploding_rates import set_frozen
 from benchmarks.zoo.family import Setup, healthy
 from benchmarks.zoo.module import Block, LanguageModel, LastOutput, ZooModule, adam, perceptron, sgd
 
@@ -47,14 +49,10 @@ def new_task(seed: int) -> Setup:
 @healthy("held-out")
 def unfreezing(seed: int) -> Setup:
     """The first layers are frozen for 100 steps, then they learn as well."""
-    network = perceptron([64, 64, 64, 10])
-
-    def set_frozen(module: ZooModule, frozen: bool) -> None:
-        for layer in network[:4]:
-            layer.requires_grad_(not frozen)
-
-    events = {0: lambda module: set_frozen(module, True), 100: lambda module: set_frozen(module, False)}
-    return Setup(ZooModule(network, cross_entropy, sgd(0.2), events=events), drawn(digits(), 250, 32))
+    events = {0: partial(set_frozen, frozen=True), 100: partial(set_frozen, frozen=False)}
+    return Setup(
+        ZooModule(perceptron([64, 64, 64, 10]), cross_entropy, sgd(0.2), events=events), drawn(digits(), 250, 32)
+    )
 
 
 @healthy("tune")

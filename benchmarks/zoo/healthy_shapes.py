@@ -11,7 +11,7 @@ from torch.optim import AdamW
 
 from benchmarks.zoo.data import diabetes, digits, drawn, lines, text
 from benchmarks.zoo.family import Setup, healthy
-from benchmarks.zoo.module import Block, LanguageModel, ZooModule, adam, sgd
+from benchmarks.zoo.module import Block, LanguageModel, Residual, Variational, ZooModule, adam, perceptron, sgd
 
 
 @healthy("held-out")
@@ -51,7 +51,8 @@ def rare_words(seed: int) -> Setup:
             self.head = nn.Linear(16, 5)
 
         def forward(self, words: Tensor) -> Tensor:
-            return self.head(self.embedding(words).mean(1))
+            scores: Tensor = self.head(self.embedding(words).mean(1))
+            return scores
 
     words = (2000 * torch.rand(300, 8, 12) ** 4).long()
     topics = words.amin(2) % 5
@@ -72,26 +73,10 @@ def uneven_batches(seed: int) -> Setup:
     return Setup(ZooModule(nn.Linear(10, 1), summed, sgd(3e-4)), batches)
 
 
-class Variational(ZooModule):
-    """An autoencoder with a random code, whose divergence term is given its weight step by step."""
-
-    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """Give the reconstruction's error and the weighted divergence of the code."""
-        inputs, weight = batch
-        encoder, decoder = self.network.get_submodule("0"), self.network.get_submodule("1")
-        mean, log_variance = encoder(inputs).chunk(2, dim=1)
-        code = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
-        return (decoder(code) - inputs).square().sum(1).mean() + weight * divergence
-
-
 @healthy("held-out")
 def annealed_divergence(seed: int) -> Setup:
     """A variational autoencoder whose loss rises as its divergence term comes in."""
-    network = nn.Sequential(
-        nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 16)),
-        nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 64)),
-    )
+    network = nn.Sequential(perceptron([64, 32, 16]), perceptron([8, 32, 64]))
     batches = [
         (inputs, torch.tensor(min(1.0, max(0.0, (step - 100) / 150))))
         for step, (inputs, _) in enumerate(drawn(digits(), 300, 32))
@@ -103,13 +88,8 @@ def annealed_divergence(seed: int) -> Setup:
 def deep_residual(seed: int) -> Setup:
     """A deep residual network with layer normalisation, by Adam."""
 
-    class Normalised(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 32))
+    def block() -> nn.Module:
+        return Residual(nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 32)))
 
-        def forward(self, inputs: Tensor) -> Tensor:
-            return inputs + self.inner(inputs)
-
-    network = nn.Sequential(nn.Linear(64, 32), *(Normalised() for _ in range(8)), nn.LayerNorm(32), nn.Linear(32, 10))
+    network = nn.Sequential(nn.Linear(64, 32), *(block() for _ in range(8)), nn.LayerNorm(32), nn.Linear(32, 10))
     return Setup(ZooModule(network, cross_entropy, adam(0.003)), drawn(digits(), 200, 32))

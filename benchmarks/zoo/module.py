@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
+from torch.nn.functional import mse_loss, scaled_dot_product_attention, softplus
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -33,7 +35,7 @@ class ZooModule(LightningModule):
         criterion: Criterion,
         optimizer: MakeOptimizer,
         schedule: Callable[[int], float] | None = None,
-        events: dict[int, Callable[[ZooModule], None]] | None = None,
+        events: Mapping[int, Callable[[ZooModule], None]] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -68,6 +70,64 @@ class ZooModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
+class Variational(ZooModule):
+    """An encoder and a decoder with a random code between them; targets are the weights of the divergence."""
+
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Give the reconstruction's error and the weighted divergence of the code."""
+        inputs, weight = batch
+        encoder, decoder = self.network.get_submodule("0"), self.network.get_submodule("1")
+        mean, log_variance = encoder(inputs).chunk(2, dim=1)
+        code = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
+        error: Tensor = (decoder(code) - inputs).square().sum(1).mean()
+        total: Tensor = error + weight * divergence
+        return total
+
+
+class Adversaries(ZooModule):
+    """A generator of points on a ring, and a critic of them with two optimizers, by hand."""
+
+    def __init__(self, critic_rate: float, generator_rate: float, limited: bool) -> None:
+        super().__init__(perceptron([2, 32, 32, 1]), mse_loss, sgd(0.1))
+        self.generator = perceptron([4, 32, 2])
+        self.rates = critic_rate, generator_rate
+        self.limited = limited
+        self.automatic_optimization = False
+
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Give the critic's loss."""
+        real, noise = batch
+        real_score, made_score = self.network(real), self.network(self.generator(noise).detach())
+        if not self.limited:
+            distance: Tensor = (made_score - real_score).mean()
+            return distance
+        return softplus(made_score).mean() + softplus(-real_score).mean()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Let the critic step, then the generator."""
+        optimizers = self.optimizers()
+        assert isinstance(optimizers, list)
+        critic, generator = optimizers
+        loss = self.loss(batch)
+        self.last_loss = float(loss.detach())
+        critic.zero_grad()
+        self.manual_backward(loss)
+        critic.step()
+        generator.zero_grad()
+        score = self.network(self.generator(batch[1]))
+        self.manual_backward(softplus(-score).mean() if self.limited else -score.mean())
+        generator.step()
+        return loss.detach()
+
+    def configure_optimizers(self) -> Any:
+        """Make an optimizer for each."""
+        return [
+            torch.optim.Adam(self.network.parameters(), lr=self.rates[0], betas=(0.5, 0.9)),
+            torch.optim.Adam(self.generator.parameters(), lr=self.rates[1], betas=(0.5, 0.9)),
+        ]
+
+
 def sgd(rate: float, momentum: float = 0.0, weight_decay: float = 0.0) -> MakeOptimizer:
     """Give what makes stochastic gradient descent."""
     return partial(SGD, lr=rate, momentum=momentum, weight_decay=weight_decay)
@@ -78,10 +138,12 @@ def adam(rate: float, **options: Any) -> MakeOptimizer:
     return partial(Adam, lr=rate, **options)
 
 
-def perceptron(sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.ReLU, gain: float | None = None) -> nn.Sequential:
+def perceptron(
+    sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.ReLU, gain: float | None = None
+) -> nn.Sequential:
     """Build a perceptron; with a gain, weights are normal with a deviation of gain / sqrt(inputs)."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+    for inputs, outputs in pairwise(sizes):
         linear = nn.Linear(inputs, outputs)
         if gain is not None:
             nn.init.normal_(linear.weight, std=gain / inputs**0.5)
@@ -91,18 +153,18 @@ def perceptron(sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.Re
 
 
 class LastOutput(nn.Module):
-    """A recurrent network, and a linear layer on the output of its last time step (or of all)."""
+    """A recurrent network, and a linear layer on the output of its last time step."""
 
-    def __init__(self, recurrent: nn.RNNBase, outputs: int, every: bool = False) -> None:
+    def __init__(self, recurrent: nn.RNNBase, outputs: int) -> None:
         super().__init__()
         self.recurrent = recurrent
         self.head = nn.Linear(recurrent.hidden_size, outputs)
-        self.every = every
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Give the outputs, shape ``(batch, outputs)`` or ``(batch, time, outputs)``."""
+        """Give the outputs, shape ``(batch, outputs)``."""
         hidden, _ = self.recurrent(inputs)
-        return self.head(hidden if self.every else hidden[:, -1])
+        outputs: Tensor = self.head(hidden[:, -1])
+        return outputs
 
 
 class LanguageModel(nn.Module):
@@ -119,7 +181,8 @@ class LanguageModel(nn.Module):
         hidden = self.body(self.embedding(letters))
         if isinstance(hidden, tuple):
             hidden = hidden[0]
-        return self.head(hidden).flatten(0, 1)
+        logits: Tensor = self.head(hidden)
+        return logits.flatten(0, 1)
 
 
 class Block(nn.Module):
@@ -136,9 +199,10 @@ class Block(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Add attention and feed-forward to the inputs."""
         query, key, value = self.mix(self.before_attention(inputs)).chunk(3, dim=-1)
-        attended = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        attended = scaled_dot_product_attention(query, key, value, is_causal=True)
         inputs = inputs + self.out(attended)
-        return inputs + self.feed(self.before_feed(inputs))
+        outputs: Tensor = inputs + self.feed(self.before_feed(inputs))
+        return outputs
 
 
 class Residual(nn.Module):
@@ -150,7 +214,8 @@ class Residual(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Add."""
-        return inputs + self.inner(inputs)
+        outputs: Tensor = inputs + self.inner(inputs)
+        return outputs
 
 
 def scale_weights(module: nn.Module, factor: float) -> None:
@@ -158,3 +223,9 @@ def scale_weights(module: nn.Module, factor: float) -> None:
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.mul_(factor)
+
+
+def set_frozen(module: ZooModule, frozen: bool) -> None:
+    """Let all layers but the last learn, or not."""
+    for layer in [*module.network.children()][:-1]:
+        layer.requires_grad_(not frozen)

@@ -7,7 +7,7 @@ import inspect
 import logging
 import pickle
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.zoo.family import Family
 from benchmarks.zoo.probe import Outcome, Probe, losses_before
-from lightning_gradexplode import Detector, Finding, GradientExplosionMonitor, StepRecord
+from lightning_gradexplode import Detector, Finding, GradientExplosionMonitor, StepRecord, measure
 
 CACHE = Path(__file__).parent / ".cache"
 _SHARED = ("family.py", "module.py", "data.py", "probe.py", "recording.py")
@@ -42,12 +42,14 @@ class RecordedRun:
         seed: Its seed.
         outcome: What became of it.
         steps: All optimizer steps, oldest first.
+        measured_by: A fingerprint of the package's measuring code at that time.
     """
 
     family: str
     seed: int
     outcome: Outcome
     steps: list[RecordedStep] = field(repr=False)
+    measured_by: str = ""
 
 
 class _Recording(Detector):
@@ -86,7 +88,7 @@ def record(family: Family, seed: int) -> RecordedRun:
     if max((step for step, _ in before), default=-1) != probe.last_step:
         raise RuntimeError(f"the monitor did not see all of {family.name}, seed {seed}")
     steps = [RecordedStep(early, after.get(key)) for key, early in before.items()]
-    return RecordedRun(family.name, seed, probe.outcome(), steps)
+    return RecordedRun(family.name, seed, probe.outcome(), steps, measuring_code())
 
 
 def fit(module: Any, batches: Any, callbacks: list[Any], options: dict[str, Any]) -> Trainer:
@@ -124,7 +126,7 @@ def recorded(family: Family, seed: int, fresh: bool = False) -> RecordedRun:
     Args:
         family: Its family.
         seed: Its seed.
-        fresh: Train it anew in any case, as after a change of what the package measures.
+        fresh: Train it anew in any case, as after a change of what the package measures; see `measuring_code`.
     """
     path = CACHE / f"{family.name}-{seed}-{_source_key(family)}.pickle"
     if path.exists() and not fresh:
@@ -139,22 +141,30 @@ def recorded(family: Family, seed: int, fresh: bool = False) -> RecordedRun:
     return run
 
 
+def measuring_code() -> str:
+    """Give a fingerprint of the package's code that turns tensors into numbers."""
+    return _fingerprint(sorted(Path(inspect.getfile(measure)).parent.glob("*.py")))
+
+
 def _source_key(family: Family) -> str:
     """Give a name that changes with the family's own module, and with what all families share."""
-    files = [Path(__file__).parent / name for name in _SHARED]
-    files.append(Path(inspect.getfile(family.build)))
+    shared = [Path(__file__).parent / name for name in _SHARED]
+    return _fingerprint([*shared, Path(inspect.getfile(family.build))])
+
+
+def _fingerprint(files: Sequence[Path]) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 def _packed(run: RecordedRun) -> dict[str, Any]:
     """Give a run in plain values, by field names, so that a record may gain fields and old files still be read."""
     pairs = [(_fields(step.before), step.after and _fields(step.after)) for step in run.steps]
-    return {"family": run.family, "seed": run.seed, "outcome": run.outcome, "steps": pairs}
+    return {**{n: getattr(run, n) for n in RecordedRun.__slots__}, "steps": pairs}
 
 
 def _unpacked(plain: dict[str, Any]) -> RecordedRun:
     steps = [RecordedStep(StepRecord(**early), late and StepRecord(**late)) for early, late in plain["steps"]]
-    return RecordedRun(plain["family"], plain["seed"], plain["outcome"], steps)
+    return RecordedRun(**{**plain, "steps": steps})
 
 
 def _fields(record: StepRecord) -> dict[str, Any]:
