@@ -43,9 +43,9 @@ class NonFiniteLoss(Detector):
 class DivergingLoss(Detector):
     """The loss has left the region where it started, and stays out: the article's sign 2, at its end.
 
-    The loss's rise is measured from the median of its first steps, in units of its size there (or of its spread, if
-    that is larger, so that a loss around zero or below it is judged as well). More than `limit` units for `patience`
-    steps in a row is critical; a loss that swings back in between is not.
+    The loss's rise is measured from the median of its first steps, in units of its size there, or of its range there,
+    or of its usual spread, whichever is largest, so that a noisy loss around zero or below it is judged as well. More
+    than `limit` units for `patience` steps in a row is critical; a loss that swings back in between is not.
 
     Args:
         limit: Units of rise that count; with a positive loss 4 means five times the start.
@@ -60,6 +60,7 @@ class DivergingLoss(Detector):
         self.limit = limit
         self.patience = patience
         self._start = RobustWindow(start)
+        self._usual = RobustWindow(100)
         self._streak = 0
 
     def check(self, record: StepRecord) -> Finding | None:
@@ -68,8 +69,10 @@ class DivergingLoss(Detector):
         if not math.isfinite(record.loss):
             return None
         rise = self._rise(record.loss)
-        if len(self._start) < self._start.size and rise <= self.limit:
-            self._start.add(record.loss)
+        if rise <= self.limit:
+            self._usual.add(record.loss)
+            if len(self._start) < self._start.size:
+                self._start.add(record.loss)
         self._streak = self._streak + 1 if rise > self.limit else 0
         if self._streak < self.patience:
             return None
@@ -81,7 +84,8 @@ class DivergingLoss(Detector):
         return self.finding(record, Severity.CRITICAL, record.loss, level + self.limit * self._unit(), message)
 
     def _unit(self) -> float:
-        return max(abs(self._start.median), self._start.spread, 1e-30)
+        start_range = self._start.largest - self._start.quantile(0.0)
+        return max(abs(self._start.median), start_range, 2 * self._usual.spread, 1e-30)
 
     def _rise(self, loss: float) -> float:
         return (loss - self._start.median) / self._unit() if len(self._start) else 0.0
