@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from benchmarks.layer_peers import LAYER_PEERS
 from benchmarks.peers import PEERS, Peer
 from benchmarks.zoo import FAMILIES, Family
 from benchmarks.zoo.recording import RecordedRun, measuring_code, recorded
@@ -167,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--no-peers", action="store_true", help="our detectors only")
     parser.add_argument("--fresh", action="store_true", help="train all runs anew")
     options = parser.parse_args(arguments)
-    peers = () if options.no_peers else PEERS
+    peers = () if options.no_peers else (*PEERS, *LAYER_PEERS)
     verdicts: dict[str, list[Verdict]] = {OURS: [], **{peer.name: [] for peer in peers}}
     families = [f for f in FAMILIES if options.family in f.name and options.half in (None, f.half)]
     for family in families:

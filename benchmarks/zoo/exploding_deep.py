@@ -8,9 +8,19 @@ from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.optim import SGD, Optimizer
 
-from benchmarks.zoo.data import diabetes, digits, drawn, lines, text
+from benchmarks.zoo.data import diabetes, digits, drawn, lines, ring, text
 from benchmarks.zoo.family import Setup, exploding
-from benchmarks.zoo.module import Block, LanguageModel, Residual, ZooModule, adam, perceptron, scale_weights, sgd
+from benchmarks.zoo.module import (
+    Adversaries,
+    Block,
+    LanguageModel,
+    Residual,
+    ZooModule,
+    adam,
+    perceptron,
+    scale_weights,
+    sgd,
+)
 
 
 @exploding("tune")

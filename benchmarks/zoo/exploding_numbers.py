@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from benchmarks.zoo.data import Batch, diabetes, digits, drawn
-from benchmarks.zoo.family import Setup, exploding
+from benchmarks.zoo.data import Batch, diabetes, digits, drawn, spoilt
+from benchmarks.zoo.family import Setup, exploding, half_precision
 from benchmarks.zoo.module import Variational, ZooModule, adam, perceptron, sgd
 
 

@@ -12,7 +12,7 @@ from torch.optim import SGD, Optimizer
 
 from benchmarks.zoo.data import diabetes, digits, drawn
 from benchmarks.zoo.family import Setup, exploding
-from benchmarks.zoo.module import ZooModule, adam, perceptron, sgd
+from benchmarks.zoo.module import ZooModule, adam, perceptron, set_frozen, sgd
 
 
 @exploding("tune")

@@ -7,11 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from benchmarks.zoo.data import diabetes, digits, drawn, lines, text
-from benchmarks.zoo.exploding_deep import Adversaries, ring
-from benchmarks.zoo.exploding_numbers import half_precision, spoilt
-from benchmarks.zoo.family import Setup, healthy
-from benchmarks.zoo.module import LanguageModel, ZooModule, adam, perceptron, sgd
+from benchmarks.zoo.data import diabetes, digits, drawn, lines, ring, spoilt, text
+from benchmarks.zoo.family import Setup, half_precision, healthy
+from benchmarks.zoo.module import Adversaries, LanguageModel, ZooModule, adam, perceptron, sgd
 
 
 @healthy("held-out")

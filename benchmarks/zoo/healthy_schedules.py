@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from benchmarks.zoo.data import diabetes, digits, drawn, lines, sunspots, text, windows
-from benchmarks.zoo.exploding_rates import set_frozen
 from benchmarks.zoo.family import Setup, healthy
-from benchmarks.zoo.module import Block, LanguageModel, LastOutput, ZooModule, adam, perceptron, sgd
+from benchmarks.zoo.module import Block, LanguageModel, LastOutput, ZooModule, adam, perceptron, set_frozen, sgd
 
 
 @healthy("tune")
