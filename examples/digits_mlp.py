@@ -103,6 +103,7 @@ def main() -> tuple[pl.Trainer, GradientExplosionMonitor]:
     trainer.fit(DeepTanhNetwork(), digits())
     for logger in trainer.loggers:
         logger.finalize("success")
+    trainer.loggers[1].experiment.finish()  # or else W&B would go on with this run in whatever comes next
 
     table = Table("step", "severity", "sign", "where", "value", "limit", box=SIMPLE_HEAD)
     for found in monitor.findings:

@@ -44,8 +44,9 @@ class DivergingLoss(Detector):
     """The loss has left the region where it started, and stays out: the article's sign 2, at its end.
 
     The loss's rise is measured from the median of its first steps, in units of its size there, or of its range there,
-    or of its usual spread, whichever is largest, so that a noisy loss around zero or below it is judged as well. More
-    than `limit` units for `patience` steps in a row is critical; a loss that swings back in between is not.
+    or of its usual change from step to step, whichever is largest, so that a noisy loss around zero or below it is
+    judged as well. More than `limit` units for `patience` steps in a row is critical; a loss that swings back in
+    between is not.
 
     Args:
         limit: Units of rise that count; with a positive loss 4 means five times the start.
@@ -60,7 +61,8 @@ class DivergingLoss(Detector):
         self.limit = limit
         self.patience = patience
         self._start = RobustWindow(start)
-        self._usual = RobustWindow(100)
+        self._changes = RobustWindow(100)
+        self._last: float | None = None
         self._streak = 0
 
     def check(self, record: StepRecord) -> Finding | None:
@@ -69,10 +71,9 @@ class DivergingLoss(Detector):
         if not math.isfinite(record.loss):
             return None
         rise = self._rise(record.loss)
-        if rise <= self.limit:
-            self._usual.add(record.loss)
-            if len(self._start) < self._start.size:
-                self._start.add(record.loss)
+        if rise <= self.limit and len(self._start) < self._start.size:
+            self._start.add(record.loss)
+        self._note_change(record.loss, rise)
         self._streak = self._streak + 1 if rise > self.limit else 0
         if self._streak < self.patience:
             return None
@@ -83,9 +84,18 @@ class DivergingLoss(Detector):
         )
         return self.finding(record, Severity.CRITICAL, record.loss, level + self.limit * self._unit(), message)
 
+    def _note_change(self, loss: float, rise: float) -> None:
+        if rise <= self.limit and self._last is not None:
+            self._changes.add(min(abs(loss - self._last), 1e300))
+        self._last = loss
+
+    def _noise(self) -> float:
+        """The median change from step to step: unlike the spread of the losses, it does not follow a steady rise."""
+        return self._changes.median if len(self._changes) else 0.0
+
     def _unit(self) -> float:
         start_range = self._start.largest - self._start.quantile(0.0)
-        return max(abs(self._start.median), start_range, 2 * self._usual.spread, 1e-30)
+        return max(abs(self._start.median), start_range, 2 * self._noise(), 1e-30)
 
     def _rise(self, loss: float) -> float:
         return (loss - self._start.median) / self._unit() if len(self._start) else 0.0

@@ -25,7 +25,13 @@ def entries(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("wandb")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("WANDB_SILENT", "true")
-        run = wandb.init(mode="offline", dir=folder, project="test", settings=wandb.Settings(x_disable_stats=True))
+        run = wandb.init(
+            reinit="create_new",
+            mode="offline",
+            dir=folder,
+            project="test",
+            settings=wandb.Settings(x_disable_stats=True),
+        )
         board = Board([WandbLogger(experiment=run)])
         board.record(record_of({**TENSORS, **HOPELESS}), (True,) * 12, every_parameter=False)
         board.record(StepRecord(step=4, grad_norm=float("nan"), grad_max=float("inf")), (), every_parameter=False)
