@@ -20,6 +20,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import wandb
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -103,7 +104,7 @@ def main() -> tuple[pl.Trainer, GradientExplosionMonitor]:
     trainer.fit(DeepTanhNetwork(), digits())
     for logger in trainer.loggers:
         logger.finalize("success")
-    trainer.loggers[1].experiment.finish()  # or else W&B would go on with this run in whatever comes next
+    wandb.finish()  # or else W&B would go on with this run in whatever comes next
 
     table = Table("step", "severity", "sign", "where", "value", "limit", box=SIMPLE_HEAD)
     for found in monitor.findings:
