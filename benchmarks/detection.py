@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -96,9 +97,8 @@ def judge(family: Family, run: RecordedRun, weights_every: int) -> Verdict:
 
 def judge_by_peer(family: Family, run: RecordedRun, peer: type[Peer]) -> Verdict:
     """Let another tool's rule judge a run."""
-    rules: dict[int, Peer] = {}
-    records = list(complete(run))
-    alarms = [record.step for record in records if rules.setdefault(record.optimizer, peer()).alarms(record)]
+    rules: defaultdict[int, Peer] = defaultdict(peer)
+    alarms = [record.step for record in complete(run) if rules[record.optimizer].alarms(record)]
     return Verdict(family, run, tuple(alarms))
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections import deque
 from typing import ClassVar
 
 import numpy as np
@@ -66,7 +65,6 @@ class LightningSpike(Peer):
 
     def __init__(self) -> None:
         self._rule = SpikeDetection()
-        self._rule.running_mean = RunningMean(10)  # type: ignore[assignment] # torchmetrics' own takes 3 ms a step
         self._asked = 0
 
     def alarms(self, record: StepRecord) -> bool:
@@ -81,26 +79,6 @@ class LightningSpike(Peer):
                 self._rule._update_stats(loss)
         self._asked += 1
         return spike
-
-
-class RunningMean:
-    """The mean of the last finite values, in place of the metric that SpikeDetection keeps.
-
-    Args:
-        window: Number of values.
-    """
-
-    def __init__(self, window: int) -> None:
-        self._values: deque[torch.Tensor] = deque(maxlen=window)
-
-    def update(self, value: torch.Tensor) -> None:
-        """Take a value in; NaN is left out, as torchmetrics does."""
-        if not torch.isnan(value):
-            self._values.append(value)
-
-    def compute(self) -> torch.Tensor:
-        """Give the mean, NaN if there is no value yet."""
-        return torch.stack([*self._values]).mean() if self._values else torch.tensor(math.nan)
 
 
 class SixSigma(Peer):

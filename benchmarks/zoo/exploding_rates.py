@@ -103,7 +103,7 @@ def loss_falls_for_ever(seed: int) -> Setup:
     def turned(outputs: Tensor, targets: Tensor) -> Tensor:
         return -mse_loss(outputs, targets)
 
-    module = ZooModule(perceptron([10, 32, 1], nn.Tanh), turned, adam(0.1))
+    module = ZooModule(perceptron([10, 32, 1], nn.Tanh), turned, adam(0.2))
     return Setup(module, drawn(diabetes(scaled=True), 400, 64))
 
 

@@ -15,7 +15,7 @@ from benchmarks.zoo.module import Adversaries, LanguageModel, ZooModule, adam, p
 @healthy("held-out")
 def batches_of_one(seed: int) -> Setup:
     """One row a step."""
-    return Setup(ZooModule(perceptron([64, 32, 10]), cross_entropy, sgd(0.02)), drawn(digits(), 400, 1))
+    return Setup(ZooModule(perceptron([64, 32, 10]), cross_entropy, sgd(0.02)), drawn(digits(), 300, 1))
 
 
 @healthy("tune")
@@ -52,7 +52,7 @@ def wild_batch_clipped(seed: int) -> Setup:
 def policy_gradient(seed: int) -> Setup:
     """A policy learns by REINFORCE: the loss crosses zero at will, and gradients have heavy tails."""
     network = perceptron([8, 32, 4], nn.Tanh)
-    states = torch.randn(400, 16, 8)
+    states = torch.randn(300, 16, 8)
     best = torch.randn(8, 4)
 
     def reinforce(outputs: Tensor, states_seen: Tensor) -> Tensor:

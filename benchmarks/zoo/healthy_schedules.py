@@ -23,7 +23,7 @@ def warmup(seed: int) -> Setup:
     _, letters = text()
     body = nn.Sequential(*(Block(32) for _ in range(2)), nn.LayerNorm(32))
     module = ZooModule(LanguageModel(letters, 32, body), cross_entropy, adam(0.01), schedule)
-    return Setup(module, lines(200, 8, 32))
+    return Setup(module, lines(200, 8, 16))
 
 
 @healthy("held-out")
@@ -56,9 +56,9 @@ def unfreezing(seed: int) -> Setup:
 
 @healthy("tune")
 def longer_sequences(seed: int) -> Setup:
-    """A gated recurrent network on sunspots, whose sequences grow from 5 to 60 years."""
+    """A gated recurrent network on sunspots, whose sequences grow from 5 to 40 years."""
     series = (sunspots() - sunspots().mean()) / sunspots().std()
-    batches = [batch for step in range(200) for batch in windows(series, 1, 16, 5 + 55 * step // 200)]
+    batches = [batch for step in range(200) for batch in windows(series, 1, 16, 5 + 35 * step // 200)]
     return Setup(ZooModule(LastOutput(nn.GRU(1, 16, batch_first=True), 1), mse_loss, adam(0.01)), batches)
 
 
@@ -83,7 +83,7 @@ def accumulation(seed: int) -> Setup:
 def momentum_swings(seed: int) -> Setup:
     """Gradient descent with momentum 0.98 overshoots and swings, each time less."""
     module = ZooModule(perceptron([10, 1]), mse_loss, sgd(0.01, momentum=0.98))
-    return Setup(module, drawn(diabetes(scaled=True), 400, 256))
+    return Setup(module, drawn(diabetes(scaled=True), 300, 256))
 
 
 def half_square(outputs: Tensor, targets: Tensor) -> Tensor:

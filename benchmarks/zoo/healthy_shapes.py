@@ -20,7 +20,7 @@ def transformer(seed: int) -> Setup:
     _, letters = text()
     body = nn.Sequential(*(Block(32) for _ in range(3)), nn.LayerNorm(32))
     module = ZooModule(LanguageModel(letters, 32, body), cross_entropy, partial(AdamW, lr=3e-3, weight_decay=0.1))
-    return Setup(module, lines(200, 8, 32))
+    return Setup(module, lines(200, 8, 16))
 
 
 @healthy("tune")
@@ -91,5 +91,5 @@ def deep_residual(seed: int) -> Setup:
     def block() -> nn.Module:
         return Residual(nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 32)))
 
-    network = nn.Sequential(nn.Linear(64, 32), *(block() for _ in range(8)), nn.LayerNorm(32), nn.Linear(32, 10))
+    network = nn.Sequential(nn.Linear(64, 32), *(block() for _ in range(6)), nn.LayerNorm(32), nn.Linear(32, 10))
     return Setup(ZooModule(network, cross_entropy, adam(0.003)), drawn(digits(), 200, 32))
