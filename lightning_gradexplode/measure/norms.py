@@ -1,4 +1,4 @@
-"""L2 norms of many tensors at once: exact to 1e-6, cheaper than one gradient clip.
+"""L2 norms of many tensors at once: exact to 1e-6, at about the cost of reading them once.
 
 A float32 sum loses digits as it grows: of 1024 equal values the norm is off by up to 8e-7, of 16384 by 1e-5, of four
 million random ones by up to 2e-4. A float64 sum costs two to four times as much. So tensors of up to 1024 elements are
