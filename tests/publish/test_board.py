@@ -124,8 +124,9 @@ def test_names_of_scalars(every_parameter: bool) -> None:
     assert logger.metrics == [(7, {f"gradexplode/{name}": value for name, value in expected.items()})]
 
 
-def test_no_loggers() -> None:
-    """A run without loggers is no error."""
+def test_no_loggers(caplog: pytest.LogCaptureFixture) -> None:
+    """A run without loggers is no error, and nothing is said of it."""
     board = Board([])
     board.record(record_of(TENSORS), SHOWN, every_parameter=True)
     board.findings([finding(Severity.WARNING)])
+    assert not caplog.records
