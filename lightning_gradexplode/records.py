@@ -154,12 +154,14 @@ class StepRecord:
         clip_algorithm: ``"norm"`` or ``"value"``.
         clip_rate: Share of recent steps at which clipping changed the gradients.
         weight_norm: L2 norm of the weights after the step.
+        weight_norm_before: The same before the step, of a run's first step and where the change was measured.
         update_ratio: L2 norm of the weights' change over the L2 norm of the weights before the step.
         nonfinite_weights: Number of parameters with NaN or infinite elements after the step.
         loss_scale: The scale of the AMP gradient scaler, None without one.
         scale_adapts: True if that scaler lowers its scale when gradients overflow, and skips the step.
         per_parameter: Arrays of shape ``(len(parameters),)`` by the name of the quantity: ``grad_norm``, ``grad_max``,
-            ``nonfinite_count``, ``share_above_one``, ``grad_norm_clipped``, ``weight_norm``, ``update_ratio``.
+            ``nonfinite_count``, ``share_above_one``, ``grad_norm_clipped``, ``weight_norm``, ``weight_norm_before``,
+            ``update_ratio``.
         histograms: By quantity (``gradient``, ``update``, ``weight``), then by parameter name.
         severity: Worst severity seen at this step, 0 for none.
         skipped_steps: Number of updates that were held back so far.
@@ -179,6 +181,7 @@ class StepRecord:
     clip_algorithm: str | None = None
     clip_rate: float | None = None
     weight_norm: float | None = None
+    weight_norm_before: float | None = None
     update_ratio: float | None = None
     nonfinite_weights: int | None = None
     loss_scale: float | None = None

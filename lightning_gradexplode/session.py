@@ -235,6 +235,9 @@ class Session:
             self._schedule.scalars_due(step, alert),
             self._schedule.histograms_due(step, alert),
         )
+        if watch.bank.wants_start:
+            weights = shards.norms(measure_norms(parameters.tensors))
+            self._open.record = measure.with_weights_before(record, weights)
         self._judge(self._open)
 
     def _exchange(
@@ -288,7 +291,6 @@ class Session:
                 flight.weights_before = WeightCopy(parameters.tensors)
 
     def _measure_after(self, flight: StepInFlight) -> None:
-        first = flight.watch.steps == 0
         flight.watch.steps += 1
         if flight.held_back:
             return
@@ -300,7 +302,7 @@ class Session:
         if flight.weights_before is not None:
             copy, flight.weights_before = flight.weights_before, None
             flight.record = measure.with_weight_change(flight.record, flight.parameters, copy, flight.histograms_due)
-        elif first:
+        elif flight.watch.bank.wants_weights:
             flight.record = measure.with_weights(flight.record, shards.norms(measure_norms(flight.parameters.tensors)))
 
     def _finish(self, flight: StepInFlight) -> None:

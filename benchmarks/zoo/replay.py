@@ -14,9 +14,6 @@ from lightning_gradexplode.settings import Schedule
 DETAILS = ("grad_max", "share_above_one")
 """Quantities of `StepRecord.per_parameter` that are measured only where scalars are due."""
 
-WEIGHTS = ("weight_norm", "update_ratio", "grad_norm_clipped")
-"""The same, measured after the step."""
-
 
 def replay(
     run: RecordedRun, detectors: Callable[[], Sequence[Detector]], weights_every: int = 50
@@ -26,8 +23,8 @@ def replay(
     Args:
         run: The run.
         detectors: Makes the detectors anew.
-        weights_every: Weights and details are measured every so many steps, at the first step, and at each of ten
-            steps after a warning: what ``log_every_n_steps`` is to the monitor.
+        weights_every: Details and changes of the weights are measured every so many steps, and at each of ten steps
+            after a warning: what ``log_every_n_steps`` is to the monitor.
 
     Returns:
         Each optimizer step's number and findings, oldest first.
@@ -37,7 +34,6 @@ def replay(
     banks: dict[int, DetectorBank] = {}
     alert_until = -1
     judged: list[tuple[int, list[Finding]]] = []
-    stepped: set[int] = set()
     for step in run.steps:
         record = step.before
         if record.optimizer not in banks:
@@ -48,9 +44,7 @@ def replay(
         if _alarming(episodes.news(found)):
             alert_until = record.step + ALERT_STEPS
             due = schedule.scalars_due(record.step, alert=True)
-        later = bank.proceed(_after(step, due, first=record.optimizer not in stepped))
-        if step.after is not None:
-            stepped.add(record.optimizer)
+        later = bank.proceed(_after(step, due, bank.wants_weights))
         if _alarming(episodes.news(later)):
             alert_until = record.step + ALERT_STEPS
         judged.append((record.step, found + later))
@@ -63,17 +57,19 @@ def complete(run: RecordedRun) -> Iterator[StepRecord]:
         yield step.after or step.before
 
 
-def _after(step: RecordedStep, due: bool, first: bool) -> StepRecord:
+def _after(step: RecordedStep, due: bool, weights: bool) -> StepRecord:
     """Give a record as it is after the step, with no more than was measured then."""
-    if step.after is None:
-        return step.before
-    if due:
-        return step.after
-    record = _without(step.after, DETAILS)
-    if first:
-        return replace(_without(record, WEIGHTS[1:]), update_ratio=None, grad_norm_clipped=None)
+    if step.after is None or due:
+        return step.after or step.before
+    if not weights:
+        return replace(_without(step.before, DETAILS), loss=step.after.loss)
+    measured = {"weight_norm": step.after.per_parameter["weight_norm"]}
     return replace(
-        _without(record, WEIGHTS), weight_norm=None, nonfinite_weights=None, update_ratio=None, grad_norm_clipped=None
+        _without(step.before, DETAILS),
+        loss=step.after.loss,
+        weight_norm=step.after.weight_norm,
+        nonfinite_weights=step.after.nonfinite_weights,
+        per_parameter={**_without(step.before, DETAILS).per_parameter, **measured},
     )
 
 

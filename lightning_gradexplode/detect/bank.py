@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lightning_gradexplode.detect.attention import WeightAttention
 from lightning_gradexplode.detect.base import Detector
 from lightning_gradexplode.detect.history import ParameterLevels
 from lightning_gradexplode.records import Finding, Severity, StepRecord
@@ -26,12 +27,20 @@ class DetectorBank:
 
     def __init__(self, detectors: Sequence[Detector]) -> None:
         self.detectors = copy.deepcopy(list(detectors))
+        self.wants_weights = True
+        self._attention = WeightAttention()
         self._levels = ParameterLevels()
         self._waiting: list[Detector] = []
 
+    @property
+    def wants_start(self) -> bool:
+        """Whether the norms of the weights as they are before the next step are wanted: of the first step."""
+        return self._attention.knows_nothing
+
     def begin(self, record: StepRecord) -> list[Finding]:
-        """Judge a new step by what is known before the optimizer steps."""
+        """Judge a new step by what is known before the optimizer steps, and set `wants_weights` for after it."""
         self._waiting = self.detectors
+        self.wants_weights = self._attention.due(record)
         findings = self.proceed(record)
         norms = record.per_parameter.get("grad_norm")
         if norms is not None and not any(finding.severity >= Severity.WARNING for finding in findings):
@@ -40,6 +49,8 @@ class DetectorBank:
 
     def proceed(self, record: StepRecord) -> list[Finding]:
         """Ask the detectors that were not asked at this step yet, as far as what they read is known now."""
+        if record.weight_norm is not None:
+            self._attention.saw(record.weight_norm)
         missing = {field for field in _MEASURED if getattr(record, field) is None}
         waiting, findings = [], []
         for detector in self._waiting:
@@ -63,7 +74,7 @@ class DetectorBank:
     def state_dict(self) -> dict[str, Any]:
         """Give the memory of all detectors in plain values."""
         detectors = [{"sign": d.sign, "state": d.state_dict()} for d in self.detectors]
-        return {"detectors": detectors, "levels": self._levels.state_dict()}
+        return {"detectors": detectors, "levels": self._levels.state_dict(), "attention": self._attention.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave; a detector that the checkpoint does not know starts anew."""
@@ -74,6 +85,7 @@ class DetectorBank:
                 remaining.remove(match)
                 detector.load_state_dict(match["state"])
         self._levels.load_state_dict(state["levels"])
+        self._attention.load_state_dict(state["attention"])
 
 
 class Episodes:
