@@ -102,11 +102,10 @@ class ParameterLevels:
         """Remember a calm step's norms; zero, NaN and infinite ones are left out."""
         logs = _logarithms(norms)
         if self._levels is None or len(self._levels) != len(logs):
-            self._levels = np.where(np.isfinite(logs), logs, np.nan)
-            return
-        blend = self.decay * self._levels + (1 - self.decay) * logs
-        fresh = np.where(np.isnan(self._levels), logs, blend)
-        self._levels = np.where(np.isfinite(logs), fresh, self._levels)
+            self._levels = np.full_like(logs, np.nan)
+        known = np.isfinite(logs)
+        blend = np.where(np.isnan(self._levels), logs, self.decay * self._levels + (1 - self.decay) * logs)
+        self._levels = blend if known.all() else np.where(known, blend, self._levels)
 
     def state_dict(self) -> dict[str, Any]:
         """Give the levels as a list."""
@@ -119,4 +118,6 @@ class ParameterLevels:
 
 def _logarithms(norms: FloatArray) -> FloatArray:
     """Natural logarithms, NaN for what is zero or NaN."""
+    if norms.min(initial=1.0) > 0.0:  # as nearly always; a NaN is no minimum
+        return np.log(norms)
     return np.log(norms, out=np.full_like(norms, np.nan), where=norms > 0)
