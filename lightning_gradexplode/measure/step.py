@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -9,10 +10,11 @@ import numpy as np
 from torch import Tensor
 
 from lightning_gradexplode.measure.histograms import measure_histograms
-from lightning_gradexplode.measure.norms import Norms, count_at_least, measure_maxima, measure_norms
+from lightning_gradexplode.measure.maxima import count_at_least, measure_maxima
+from lightning_gradexplode.measure.norms import Norms, measure_norms_and_read
 from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.measure.weights import WeightCopy
-from lightning_gradexplode.records import Histogram, StepRecord
+from lightning_gradexplode.records import FloatArray, Histogram, StepRecord
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,13 +23,13 @@ class GradientReading:
 
     Args:
         norms: The norms, with the scale divided out.
-        scale: The scale of the gradients as they lay in memory.
+        scalars: Other numbers that were read along with them.
         gradients: The gradients.
-        versions: How often each had been written to.
+        versions: How often each that is there had been written to.
     """
 
     norms: Norms
-    scale: float
+    scalars: FloatArray
     gradients: Sequence[Tensor | None]
     versions: Sequence[int]
 
@@ -37,24 +39,33 @@ class GradientReading:
         return any(gradient is not None for gradient in self.gradients)
 
     @classmethod
-    def take(cls, parameters: ParameterSet, scale: float) -> GradientReading:
-        """Measure the gradients as they lie in memory now."""
+    def take(
+        cls, parameters: ParameterSet, scale: float | Tensor = 1.0, scalars: Sequence[Tensor] = ()
+    ) -> GradientReading:
+        """Measure the gradients as they lie in memory now, with one read from the device.
+
+        Args:
+            parameters: Whose gradients.
+            scale: What they are multiplied by; a tensor of one element is read from the device along with the norms.
+            scalars: Tensors of one element that are read along with them.
+        """
         gradients = parameters.gradients
-        return cls(measure_norms(gradients, scale), scale, gradients, _versions(gradients))
+        scales = [scale] if isinstance(scale, Tensor) else []
+        norms, numbers = measure_norms_and_read(gradients, [*scalars, *scales])
+        divisor = float(numbers[-1]) if isinstance(scale, Tensor) else scale
+        return cls(norms.divided_by(divisor), numbers[: len(scalars)], gradients, _versions(gradients))
 
     def holds(self, parameters: ParameterSet, writes: int) -> bool:
         """Tell whether the gradients are the same tensors, each written to exactly so many times since."""
-        if len(parameters.tensors) != len(self.gradients):
+        now = parameters.gradients
+        if len(now) != len(self.gradients) or not all(map(operator.is_, now, self.gradients)):
             return False
-        for parameter, gradient, version in zip(parameters.tensors, self.gradients, self.versions, strict=True):
-            now = parameter.grad
-            if now is not gradient or (now is not None and now._version != version + writes):
-                return False
-        return True
+        versions = _versions(now)
+        return versions == self.versions if not writes else versions == [one + writes for one in self.versions]
 
 
 def _versions(gradients: Sequence[Tensor | None]) -> list[int]:
-    return [-1 if gradient is None else gradient._version for gradient in gradients]
+    return [gradient._version for gradient in gradients if gradient is not None]
 
 
 def with_details(record: StepRecord, parameters: ParameterSet, scale: float) -> StepRecord:
@@ -77,11 +88,14 @@ def with_shares_above_one(record: StepRecord, parameters: ParameterSet, scale: f
 
     The maxima have to be in the record: a gradient whose maximum is below 1.0 needs no counting.
     """
-    counts = np.zeros(len(parameters.names))
     maxima = record.per_parameter["grad_max"]
-    for place, gradient in enumerate(parameters.gradients):
-        if gradient is not None and not maxima[place] < 1.0:
-            counts[place] = count_at_least(gradient, scale)
+    counted = {
+        place: gradient
+        for place, gradient in enumerate(parameters.gradients)
+        if gradient is not None and not maxima[place] < 1.0
+    }
+    counts = np.zeros(len(parameters.names))
+    counts[list(counted)] = count_at_least(list(counted.values()), scale)
     sizes = [max(parameter.numel(), 1) for parameter in parameters.tensors]
     shares = parameters.shards.sums(counts) / sizes
     return replace(record, per_parameter={**record.per_parameter, "share_above_one": shares})

@@ -15,7 +15,8 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 from lightning_gradexplode.measure.elements import CHUNK, chunks, flat_elements
 from lightning_gradexplode.measure.histograms import measure_histogram
-from lightning_gradexplode.measure.norms import measure_maxima, measure_norms
+from lightning_gradexplode.measure.maxima import measure_maxima
+from lightning_gradexplode.measure.norms import measure_norms
 from tests.measure.tensors import WILD, real_parts
 
 

@@ -1,0 +1,56 @@
+"""Largest absolute values of tensors, and how many of their elements are above a border."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_gradexplode.measure.elements import chunks, flat_elements, is_plain
+from lightning_gradexplode.measure.host import read
+from lightning_gradexplode.records import FloatArray
+
+
+def measure_maxima(tensors: Sequence[Tensor | None], divisor: float = 1.0) -> FloatArray:
+    """Measure the largest absolute value in each tensor, with one read from the device.
+
+    Returns:
+        Shape ``(tensors,)``: the modulus for complex tensors, NaN where an element is NaN, 0 where there is none.
+    """
+    maxima = np.zeros(len(tensors))
+    places: list[int] = []
+    found: list[Tensor] = []
+    with torch.no_grad():
+        for place, tensor in enumerate(tensors):
+            if tensor is None:
+                continue
+            elements = tensor if is_plain(tensor) else flat_elements(tensor)
+            if not elements.numel():
+                continue
+            if tensor.is_complex():
+                elements = torch.linalg.vector_norm(elements.view(-1, 2).double(), dim=1)
+            places.append(place)
+            found.extend(torch.aminmax(elements))
+        maxima[places] = np.abs(read(found)).reshape(-1, 2).max(axis=1)  # NaN wins
+    return maxima / divisor
+
+
+def count_at_least(tensors: Sequence[Tensor], border: float) -> FloatArray:
+    """Count the elements of each tensor with ``abs(element) >= border``, non-finite ones included, with one read.
+
+    Returns:
+        Shape ``(tensors,)``; of complex tensors the modulus is compared.
+    """
+    counts = np.zeros(len(tensors))
+    places: list[int] = []
+    found: list[Tensor] = []
+    with torch.no_grad():
+        for place, tensor in enumerate(tensors):
+            real = tensor.detach().abs() if tensor.is_complex() else tensor
+            for chunk in chunks(flat_elements(real)):
+                places.append(place)
+                found.append(torch.count_nonzero(~(chunk.abs() < border)))
+        np.add.at(counts, places, read(found))
+    return counts
