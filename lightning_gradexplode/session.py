@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_gradexplode import _lightning
 from lightning_gradexplode.chronicle import Chronicle
 from lightning_gradexplode.clipper import Clipper
-from lightning_gradexplode.measure import step as measure
-from lightning_gradexplode.measure.norms import measure_norms
+from lightning_gradexplode.flight import StepInFlight
+from lightning_gradexplode.measure.host import read
 from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.measure.processes import PeerFailedError, SharedLoss, exchange, tell_failure
-from lightning_gradexplode.measure.weights import WeightCopy
+from lightning_gradexplode.measure.step import GradientReading
 from lightning_gradexplode.publish import Board
 from lightning_gradexplode.records import Finding, FloatArray, Severity, StepRecord
 from lightning_gradexplode.respond import Run
@@ -29,21 +28,6 @@ from lightning_gradexplode.watch import OptimizerWatch
 
 ALERT_STEPS = 10
 """For so many steps after a finding, everything is measured and logged at each."""
-
-
-@dataclass(slots=True, eq=False)
-class StepInFlight:
-    """An optimizer step between its gradients and its record's publication."""
-
-    watch: OptimizerWatch
-    parameters: ParameterSet
-    record: StepRecord
-    scale: float
-    scalars_due: bool
-    histograms_due: bool
-    weights_before: WeightCopy | None = None
-    held_back: bool = False
-    evaluations: int = 1
 
 
 class Session:
@@ -80,7 +64,7 @@ class Session:
         self._skipped = 0
         self._batch_idx = 0
         self._losses: list[Tensor] = []
-        self._reading: measure.GradientReading | None = None
+        self._reading: GradientReading | None = None
         self._open: StepInFlight | None = None
         self._stepping = False
         self._closed: list[StepInFlight] = []
@@ -107,7 +91,7 @@ class Session:
         """Measure the gradients, if those of the whole window are there, their owner is known, and they will stay."""
         if self._measures_early and self._open is None and _lightning.closes_window(self._trainer, self._batch_idx):
             scale, _ = _lightning.loss_scale(self._trainer)
-            self._reading = measure.GradientReading.take(self._parameters(self._watches[0]), scale or 1.0)
+            self._reading = self._read(self._parameters(self._watches[0]), scale, is_scaled=True)
 
     def optimizer_will_step(self, optimizer: Optimizer) -> None:
         """Judge the gradients that an optimizer is about to be handed, and act on what is found."""
@@ -151,7 +135,8 @@ class Session:
         """Measure, right after an optimizer's step, what it has changed."""
         self._stepping = False
         if self._open is not None and self._open.watch.optimizer is optimizer:
-            self._measure_after(self._open)
+            self._open.watch.steps += 1
+            self._open.measure_after(self._clipper)
             self._close_open()
 
     def batch_ends(self, outputs: Any) -> None:
@@ -200,13 +185,14 @@ class Session:
 
     def _begin(self, watch: OptimizerWatch) -> None:
         parameters = self._parameters(watch)
-        scale, adapts = _lightning.loss_scale(self._trainer)
-        in_memory = scale if scale is not None and _lightning.unscales_itself(watch.optimizer) else None
-        reading = self._settled_reading(parameters, in_memory, written=int(scale is not None and in_memory is None))
+        scaled, adapts = _lightning.loss_scale(self._trainer)
+        is_scaled = scaled is not None and _lightning.unscales_itself(watch.optimizer)
+        reading = self._settled_reading(parameters, scaled, is_scaled)
+        scale = None if scaled is None else float(reading.scalars[-1])
         losses, self._losses = self._losses, []
         shards = parameters.shards
         loss, has_gradients, gathered = self._exchange(
-            self._window_loss(losses, scale), reading.any, shards.packed_norms(reading.norms)
+            self._window_loss(reading.scalars[: len(losses)], scale), reading.any, shards.packed_norms(reading.norms)
         )
         if not has_gradients:
             return
@@ -231,13 +217,10 @@ class Session:
             watch,
             parameters,
             record,
-            in_memory or 1.0,
-            self._schedule.scalars_due(step, alert),
-            self._schedule.histograms_due(step, alert),
+            scale=scale if is_scaled and scale is not None else 1.0,
+            scalars_due=self._schedule.scalars_due(step, alert),
+            histograms_due=self._schedule.histograms_due(step, alert),
         )
-        if watch.bank.wants_start:
-            weights = shards.norms(measure_norms(parameters.tensors))
-            self._open.record = measure.with_weights_before(record, weights)
         self._judge(self._open)
 
     def _exchange(
@@ -250,60 +233,46 @@ class Session:
             self._withdrawn = True  # every process knows
             raise
 
-    def _settled_reading(self, parameters: ParameterSet, scale: float | None, written: int) -> measure.GradientReading:
+    def _settled_reading(self, parameters: ParameterSet, scale: Tensor | None, is_scaled: bool) -> GradientReading:
         """Give the reading of the gradients that the optimizer will be handed.
 
         Args:
             parameters: The optimizer's parameters.
-            scale: What the gradients in memory are still multiplied by, None for nothing.
-            written: How often the gradients have been written to since the backward pass, if by AMP only.
+            scale: The AMP scale, None without one.
+            is_scaled: Whether the gradients in memory are multiplied by it; if not, they have been written to once
+                since the backward pass.
         """
         reading, self._reading = self._reading, None
         try:
-            if reading is None or not reading.holds(parameters, written):
-                reading = measure.GradientReading.take(parameters, scale or 1.0)
+            if reading is None or not reading.holds(parameters, writes=int(scale is not None and not is_scaled)):
+                reading = self._read(parameters, scale, is_scaled)
         except Exception:
             self.withdraw(batch_ends=False)  # the other processes are about to wait for this one
             raise
         return reading
 
+    def _read(self, parameters: ParameterSet, scale: Tensor | None, is_scaled: bool) -> GradientReading:
+        """Measure the gradients, and read the losses and the AMP scale along with their norms."""
+        scalars = self._losses if scale is None else [*self._losses, scale]
+        return GradientReading.take(parameters, scale if is_scaled and scale is not None else 1.0, scalars)
+
     def _judge(self, flight: StepInFlight) -> None:
-        watch, parameters = flight.watch, flight.parameters
-        detailed = flight.scalars_due
-        if detailed:
-            flight.record = measure.with_details(flight.record, parameters, flight.scale)
-        elif self._clipper.algorithm(watch) == "value":
-            flight.record = measure.with_maxima(flight.record, parameters, flight.scale)
+        watch = flight.watch
+        clips_by_value = self._clipper.algorithm(watch) == "value"
+        if watch.bank.wants_start:
+            flight.measure_start()
+        flight.measure_gradients(clips_by_value)
         findings = watch.bank.begin(flight.record)
         news = self._note(flight, findings)
-        if flight.scalars_due and not detailed:
-            flight.record = measure.with_details(flight.record, parameters, flight.scale)
-        if flight.histograms_due:
-            gradients = parameters.gradients
-            flight.record = measure.with_histograms(flight.record, "gradient", parameters, gradients, flight.scale)
+        flight.measure_gradients(clips_by_value)  # after a finding everything is due
+        flight.measure_gradient_histograms()
         flight.record = self._clipper.set(watch, flight.record)
         watch.recorder.add(flight.record)
         self.chronicle.report(news, self._recorders)
         self._respond(flight, findings, before_update=True)
         if not flight.held_back:
-            self._clipper.clip(watch, parameters, flight.record, flight.scale, known=True)
-            if flight.scalars_due:
-                flight.weights_before = WeightCopy(parameters.tensors)
-
-    def _measure_after(self, flight: StepInFlight) -> None:
-        flight.watch.steps += 1
-        if flight.held_back:
-            return
-        shards = flight.parameters.shards
-        if flight.scalars_due and flight.evaluations == 1:
-            changed = self._clipper.changes(flight.record)
-            clipped = shards.norms(measure_norms(flight.parameters.gradients)) if changed else None
-            flight.record = measure.with_clipped_norm(flight.record, clipped)
-        if flight.weights_before is not None:
-            copy, flight.weights_before = flight.weights_before, None
-            flight.record = measure.with_weight_change(flight.record, flight.parameters, copy, flight.histograms_due)
-        elif flight.watch.bank.wants_weights:
-            flight.record = measure.with_weights(flight.record, shards.norms(measure_norms(flight.parameters.tensors)))
+            self._clipper.clip(watch, flight.parameters, flight.record, flight.scale, known=True)
+            flight.copy_weights()
 
     def _finish(self, flight: StepInFlight) -> None:
         findings = flight.watch.bank.proceed(flight.record)
@@ -326,14 +295,13 @@ class Session:
         """Tell a step's findings, and give those that are new."""
         if not findings:
             return []
-        record = flight.record
-        worst = max(int(finding.severity) for finding in findings)
-        flight.record = replace(record, severity=max(record.severity, worst))
+        flight.note(findings)
         news = self.chronicle.add(findings)
         if any(finding.severity >= Severity.WARNING for finding in news):
-            self._alert_until = record.step + ALERT_STEPS
-            flight.scalars_due = self._schedule.scalars_due(record.step, alert=True)
-            flight.histograms_due = self._schedule.histograms_due(record.step, alert=True)
+            step = flight.record.step
+            self._alert_until = step + ALERT_STEPS
+            flight.scalars_due = self._schedule.scalars_due(step, alert=True)
+            flight.histograms_due = self._schedule.histograms_due(step, alert=True)
         return news
 
     def _respond(self, flight: StepInFlight, findings: Sequence[Finding], before_update: bool) -> None:
@@ -365,17 +333,16 @@ class Session:
     def _recorders(self) -> list[Any]:
         return [watch.recorder for watch in self._watches]
 
-    def _window_loss(self, losses: Sequence[Tensor], scale: float | None) -> float | None:
+    def _window_loss(self, losses: FloatArray, scale: float | None) -> float | None:
         """Give the mean of the micro-batches' losses, which Lightning divides by their number and AMP scales."""
-        if not losses:
+        if not len(losses):
             return None
-        total = float(losses[0] if len(losses) == 1 else torch.stack(list(losses)).sum())
-        return total / (scale or 1.0) * self._trainer.accumulate_grad_batches / len(losses)
+        return float(losses.sum()) / (scale or 1.0) * self._trainer.accumulate_grad_batches / len(losses)
 
     def _add_returned_loss(self, closed: Sequence[StepInFlight], outputs: Any) -> None:
         """Give the last step of a batch in manual optimization the loss that training_step has returned."""
         tensor = _lightning.returned_loss(outputs)
-        value = None if tensor is None else float(tensor)
+        value = None if tensor is None else float(read([tensor])[0])
         loss = self._exchange(value, False, np.zeros(0))[0]
         if closed:
             last = closed[-1]

@@ -15,7 +15,7 @@ from lightning_gradexplode.records import Finding, StepRecord
 
 Table = npt.NDArray[np.float32]
 
-_LARGEST = np.finfo(np.float32).max
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Recorder:
@@ -39,7 +39,9 @@ class Recorder:
         """Keep a step, and forget the oldest one if there are too many."""
         row = self._rows % self._size
         norms = record.per_parameter.get("grad_norm")
-        self._norms[row] = np.nan if norms is None else np.where(norms < np.inf, np.minimum(norms, _LARGEST), norms)
+        if norms is not None and not (record.grad_norm is not None and record.grad_norm < _LARGEST):
+            norms = np.where(norms < np.inf, np.minimum(norms, _LARGEST), norms)
+        self._norms[row] = np.nan if norms is None else norms
         values = (record.step, record.loss, record.grad_norm, record.clip_val)
         self._scalars[row] = [np.nan if value is None else value for value in values]
         self._rows += 1

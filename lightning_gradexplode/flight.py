@@ -1,0 +1,87 @@
+"""One optimizer step, from its gradients to its record's publication: what is measured of it, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from lightning_gradexplode.clipper import Clipper
+from lightning_gradexplode.measure import step as measure
+from lightning_gradexplode.measure.norms import measure_norms
+from lightning_gradexplode.measure.parameters import ParameterSet
+from lightning_gradexplode.measure.weights import WeightCopy
+from lightning_gradexplode.records import Finding, StepRecord
+from lightning_gradexplode.watch import OptimizerWatch
+
+
+@dataclass(slots=True, eq=False)
+class StepInFlight:
+    """An optimizer step on its way.
+
+    Args:
+        watch: The optimizer.
+        parameters: Its parameters.
+        record: What is known of the step so far.
+        scale: What the gradients in memory are multiplied by.
+        scalars_due: Whether the step's scalars are logged.
+        histograms_due: Whether its histograms are logged.
+        held_back: Whether the update will not happen.
+        evaluations: How often gradients were computed within the step.
+    """
+
+    watch: OptimizerWatch
+    parameters: ParameterSet
+    record: StepRecord
+    scale: float
+    scalars_due: bool
+    histograms_due: bool
+    held_back: bool = False
+    evaluations: int = 1
+    _weights_before: WeightCopy | None = None
+    _has_details: bool = False
+
+    def note(self, findings: Sequence[Finding]) -> None:
+        """Bring the severity of findings into the record."""
+        worst = max((int(finding.severity) for finding in findings), default=0)
+        if worst > self.record.severity:
+            self.record = replace(self.record, severity=worst)
+
+    def measure_start(self) -> None:
+        """Measure the weights before the run's first step."""
+        weights = self.parameters.shards.norms(measure_norms(self.parameters.tensors))
+        self.record = measure.with_weights_before(self.record, weights)
+
+    def measure_gradients(self, clips_by_value: bool) -> None:
+        """Measure what a step that is logged, or clipped by value, needs besides the gradients' norms."""
+        if self.scalars_due and not self._has_details:
+            self._has_details = True
+            self.record = measure.with_details(self.record, self.parameters, self.scale)
+        elif clips_by_value and self.record.grad_max is None:
+            self.record = measure.with_maxima(self.record, self.parameters, self.scale)
+
+    def measure_gradient_histograms(self) -> None:
+        """Count the gradients into histograms, if they are due."""
+        if self.histograms_due:
+            gradients = self.parameters.gradients
+            self.record = measure.with_histograms(self.record, "gradient", self.parameters, gradients, self.scale)
+
+    def copy_weights(self) -> None:
+        """Copy the weights before the update, if its size is to be logged."""
+        if self.scalars_due:
+            self._weights_before = WeightCopy(self.parameters.tensors)
+
+    def measure_after(self, clipper: Clipper) -> None:
+        """Measure, right after the optimizer's step, the clipped gradients, the weights and their change."""
+        if self.held_back:
+            return
+        shards = self.parameters.shards
+        if self.scalars_due and self.evaluations == 1:
+            changed = clipper.changes(self.record)
+            clipped = shards.norms(measure_norms(self.parameters.gradients)) if changed else None
+            self.record = measure.with_clipped_norm(self.record, clipped)
+        if self._weights_before is not None:
+            copy, self._weights_before = self._weights_before, None
+            self.record = measure.with_weight_change(self.record, self.parameters, copy, self.histograms_due)
+        elif self.watch.bank.wants_weights:
+            weights = shards.norms(measure_norms(self.parameters.tensors))
+            self.record = measure.with_weights(self.record, weights)
