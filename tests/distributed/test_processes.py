@@ -103,12 +103,12 @@ def assert_same_buckets(counts: list[int], truth: list[int]) -> None:
 
 @pytest.mark.parametrize(("name", "length"), [("ddp calm", 4), ("fsdp2 calm", 4 + 2 * PARAMETERS)])
 def test_a_calm_step_costs_one_small_collective(runs: Runs, name: str, length: int) -> None:
-    """Where nothing is due, each step has one collective of a few numbers, whatever the strategy."""
+    """Where nothing is due, each step has one collective of a few numbers; a look at sharded weights is one more."""
     for seen in runs[name]:
         assert seen["collectives"].count(length) == STEPS
-        first_weights = seen["collectives"].count(2 * PARAMETERS)  # their norm after the very first step
-        assert first_weights <= 1
-        assert len(seen["collectives"]) == STEPS + first_weights
+        looks_at_weights = seen["collectives"].count(2 * PARAMETERS)  # before the first step, then ever more seldom
+        assert looks_at_weights < STEPS
+        assert len(seen["collectives"]) == STEPS + looks_at_weights
 
 
 @pytest.mark.parametrize(("name", "weights_are_lost"), [("ddp nan", True), ("ddp nan stop", False)])
