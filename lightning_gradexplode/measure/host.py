@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -10,24 +11,23 @@ from torch import Tensor
 
 from lightning_gradexplode.records import FloatArray
 
+is_on_host = attrgetter("is_cpu")
+
 
 def read(values: Sequence[Tensor]) -> FloatArray:
-    """Read small tensors at once: one transfer from an accelerator, however many there are.
+    """Read single numbers at once: by one transfer from an accelerator, however many there are.
 
     Args:
-        values: Real tensors, of any shape and type, on any devices.
+        values: Real tensors of one element, of any type, on any devices.
 
     Returns:
-        Their elements in float64, one tensor's after the other's, as one flat array.
+        The numbers in float64, shape ``(values,)``.
     """
-    if not values:
-        return np.zeros(0)
-    flat = [value.detach().reshape(-1) for value in values]
-    if all(value.is_cpu for value in flat):
-        # A view by numpy costs a tenth of what `Tensor.item` does, and `Tensor.cat` of many tiny tensors even more.
-        return np.concatenate([_viewed(value) for value in flat])
-    device = next(value.device for value in flat if not value.is_cpu)
-    together: FloatArray = torch.cat([value.to(device, widest(device)) for value in flat]).cpu().double().numpy()
+    if all(map(is_on_host, values)):
+        return np.array([_viewed(value) for value in values], dtype=np.float64)
+    device = next(value.device for value in values if not value.is_cpu)
+    flat = [value.detach().reshape(1).to(device, widest(device)) for value in values]
+    together: FloatArray = torch.cat(flat).cpu().double().numpy()
     return together
 
 
@@ -36,8 +36,8 @@ def widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _viewed(value: Tensor) -> FloatArray:
-    if value.dtype is torch.bfloat16:
+def _viewed(value: Tensor) -> float:
+    if value.dtype is torch.bfloat16:  # numpy has no such type
         value = value.float()
-    array: FloatArray = value.numpy().astype(np.float64)
-    return array
+    number: float = value.detach().numpy().item()
+    return number

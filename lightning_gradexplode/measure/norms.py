@@ -15,6 +15,7 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -22,9 +23,9 @@ from torch import Tensor
 from torch._utils import _flatten_dense_tensors
 
 from lightning_gradexplode.measure.elements import PLAIN_TYPES, chunks, flat_elements
-from lightning_gradexplode.measure.host import read, widest
+from lightning_gradexplode.measure.host import is_on_host, read, widest
 from lightning_gradexplode.measure.maxima import measure_maxima
-from lightning_gradexplode.records import FloatArray
+from lightning_gradexplode.records import FloatArray, IntArray
 
 ROW = 512
 SHORT = 1024
@@ -166,7 +167,7 @@ def _parts(tensors: Iterable[Tensor | None]) -> tuple[list[Tensor | None], list[
 
 def _norms_of_parts(parts: Sequence[Tensor], scalars: Sequence[Tensor]) -> tuple[FloatArray, FloatArray]:
     """Give the norm of each part, and what the scalars are."""
-    if not all(part.is_cpu for part in parts):
+    if not all(map(is_on_host, parts)):
         return _norms_on_device(parts, scalars)
     if len(parts) <= TOGETHER:
         return _norms_side_by_side(parts), read(scalars)
@@ -184,13 +185,23 @@ def _norms_side_by_side(parts: Sequence[Tensor]) -> FloatArray:
     """Add up the squares of each part in float64, on the processor."""
     if not parts:
         return np.zeros(0)
-    sizes = [part.numel() for part in parts]
-    starts = [0, *itertools.accumulate(sizes[:-1])]
-    together = _flatten_dense_tensors(parts).numpy()  # type: ignore[no-untyped-call]
+    row, starts = _rows_of(tuple([part.numel() for part in parts]))
+    together = _flatten_dense_tensors(parts)  # type: ignore[no-untyped-call]
+    if row > 1 and together.dtype is torch.float32:
+        together = torch.linalg.vector_norm(together.view(-1, row), dim=1)
+    else:
+        starts = starts * row
     with np.errstate(over="ignore"):
-        squares = np.square(together, dtype=np.float64)
+        squares = np.square(together.numpy(), dtype=np.float64)
         norms: FloatArray = np.sqrt(np.add.reduceat(squares, starts))
     return norms
+
+
+@lru_cache(maxsize=32)  # the sizes are the same at every step
+def _rows_of(sizes: tuple[int, ...]) -> tuple[int, IntArray]:
+    """Give the longest row that parts of these sizes can all be cut into, and the number of the first row of each."""
+    row = math.gcd(ROW, *sizes)
+    return row, np.array([0, *itertools.accumulate(sizes[:-1])]) // row
 
 
 def _row_norms(flat: Tensor) -> Tensor:
