@@ -62,9 +62,9 @@ class RobustWindow:
     def quantile(self, share: float) -> float:
         """Give the value below which a share of the values lies, linear between neighbours."""
         place = share * (len(self._sorted) - 1)
-        low = math.floor(place)
-        high = math.ceil(place)
-        return self._sorted[low] + (place - low) * (self._sorted[high] - self._sorted[low])
+        low = int(place)
+        below = self._sorted[low]
+        return below if low == place else below + (place - low) * (self._sorted[low + 1] - below)
 
     def state_dict(self) -> dict[str, Any]:
         """Give the values, oldest first."""
