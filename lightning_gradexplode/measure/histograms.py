@@ -9,12 +9,13 @@ million elements took 4.5 to 10 ms on two cores, as busy as those were; ``torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_gradexplode.measure.elements import chunks, flat_elements
+from lightning_gradexplode.measure.elements import flat_elements
 from lightning_gradexplode.records import BUCKET_EDGES, Histogram, IntArray
 
 _CODES = 2048  # sign, 8 bits of exponent, 2 bits of mantissa
@@ -22,6 +23,10 @@ _WIDE_CODES = 16384  # sign, 11 bits of exponent, 2 bits of mantissa
 _SUBNORMAL = 4  # codes below this one are zero and float32's subnormal numbers
 _SMALL = 1 << 14  # up to so many elements a tensor is counted together with others
 _BATCH = 64
+_PIECE = 1 << 20
+"""Elements that one thread counts at a time."""
+_CHUNK = 32256
+"""Elements whose codes are held at a time: just so few that torch, in each thread, starts no threads of its own."""
 _NONFINITE = 1020  # codes of one sign from this one on are infinite or NaN
 
 
@@ -36,19 +41,21 @@ def measure_histograms(tensors: Sequence[Tensor], divisor: float = 1.0) -> list[
         The histograms, in the order of the tensors.
     """
     found: dict[int, Histogram] = {}
-    batch: list[tuple[int, Tensor]] = []
+    large: list[tuple[int, Tensor]] = []
+    small: list[tuple[int, Tensor]] = []
     with torch.no_grad():
         for place, tensor in enumerate(tensors):
             flat = flat_elements(tensor)
             if flat.dtype is not torch.float32 or flat.numel() > _SMALL:
-                found[place] = _single(flat, divisor)
+                large.append((place, flat))
                 continue
-            batch.append((place, flat))
-            if len(batch) == _BATCH:
-                found |= _batched(batch, divisor)
-                batch = []
-        if batch:
-            found |= _batched(batch, divisor)
+            small.append((place, flat))
+            if len(small) == _BATCH:
+                found |= _batched(small, divisor)
+                small = []
+        if small:
+            found |= _batched(small, divisor)
+        found |= _counted(large, divisor)
     return [found[place] for place in range(len(tensors))]
 
 
@@ -57,17 +64,33 @@ def measure_histogram(tensor: Tensor, divisor: float = 1.0) -> Histogram:
     return measure_histograms([tensor], divisor)[0]
 
 
-def _single(flat: Tensor, divisor: float) -> Histogram:
-    """Count the elements of one tensor, piece by piece."""
+def _counted(large: Sequence[tuple[int, Tensor]], divisor: float) -> dict[int, Histogram]:
+    """Count the elements of large tensors, in pieces, and on a processor by as many threads as torch uses."""
+    pieces = [(place, piece) for place, flat in large for piece in torch.split(flat, _PIECE)]
+    threads = torch.get_num_threads()
+    if threads > 1 and len(pieces) > 1 and all(piece.is_cpu for _, piece in pieces):
+        with ThreadPoolExecutor(threads, "gradexplode") as pool:
+            counts = list(pool.map(lambda one: _count_piece(one[1], divisor), pieces))
+    else:
+        counts = [_count_piece(piece, divisor) for _, piece in pieces]
+    totals = {place: np.zeros(_CODES, dtype=np.int64) for place, _ in large}
+    for (place, _), count in zip(pieces, counts, strict=True):
+        totals[place] += count
+    return dict(zip(totals, _from_codes(np.stack([*totals.values()])), strict=True)) if totals else {}
+
+
+def _count_piece(flat: Tensor, divisor: float) -> IntArray:
+    """Count the codes of a piece of a tensor, chunk by chunk."""
     if not flat.dtype.is_floating_point:
         flat = flat.float()
     wide = flat.dtype is torch.float64
     total = np.zeros(_WIDE_CODES if wide else _CODES, dtype=np.int64)
-    for chunk in chunks(flat):
-        if divisor != 1.0:
-            chunk = (chunk if wide else chunk.float()) / divisor  # half precision would underflow
-        total += _count_codes(chunk)
-    return _from_codes(_folded(total)[None] if wide else total[None])[0]
+    with torch.no_grad():  # a thread of its own has to be told anew
+        for chunk in torch.split(flat, _CHUNK) if flat.numel() else ():
+            if divisor != 1.0:
+                chunk = (chunk if wide else chunk.float()) / divisor  # half precision would underflow
+            total += _count_codes(chunk)
+    return _folded(total) if wide else total
 
 
 def _batched(batch: Sequence[tuple[int, Tensor]], divisor: float) -> dict[int, Histogram]:
@@ -88,6 +111,10 @@ def _count_codes(chunk: Tensor) -> IntArray:
         codes = (chunk.contiguous().view(torch.int64) >> 50) & (_WIDE_CODES - 1)
     elif chunk.dtype is torch.bfloat16:
         codes = (chunk.contiguous().view(torch.int16) >> 5) & (_CODES - 1)
+    elif chunk.is_cpu:
+        # numpy shifts unsigned numbers, which brings negative values behind the positive ones without a mask.
+        bits = chunk.float().contiguous().numpy().view(np.uint32)
+        codes = torch.from_numpy((bits >> 21).view(np.int32))
     else:
         codes = (chunk.float().contiguous().view(torch.int32) >> 21) & (_CODES - 1)
     size = _WIDE_CODES if chunk.dtype is torch.float64 else _CODES
