@@ -8,7 +8,7 @@ remembered between calls.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,6 +149,30 @@ def clipping(trainer: Trainer) -> tuple[float | None, str]:
     value, algorithm = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
     name = "norm" if algorithm is None else str(getattr(algorithm, "value", algorithm))
     return (float(value) if value else None), name
+
+
+def replace_norm_clipping(trainer: Trainer, clip: Callable[[Optimizer, float], bool]) -> Callable[[], None]:
+    """Have something else asked before the trainer's precision plugin clips an optimizer's gradients by norm.
+
+    Args:
+        trainer: What clips.
+        clip: Gets the optimizer and the clip value, and tells whether it has done what the plugin would do.
+
+    Returns:
+        What puts the plugin back as it was. A plugin that clips in a way of its own is left alone.
+    """
+    plugin = trainer.precision_plugin
+    own = getattr(type(plugin).clip_grad_by_norm, "__qualname__", "")
+    if own != "Precision.clip_grad_by_norm" or "clip_grad_by_norm" in vars(plugin):
+        return lambda: None
+    original = plugin.clip_grad_by_norm
+
+    def asked(optimizer: Optimizer, clip_val: float) -> None:
+        if not clip(getattr(optimizer, "optimizer", optimizer), clip_val):
+            original(optimizer, clip_val)
+
+    plugin.clip_grad_by_norm = asked  # type: ignore[method-assign]
+    return lambda: vars(plugin).pop("clip_grad_by_norm", None) and None
 
 
 def overrides_clipping(trainer: Trainer) -> bool:

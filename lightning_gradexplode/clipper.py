@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+
+from torch.optim import Optimizer
 
 from lightning_gradexplode import _lightning
+from lightning_gradexplode.flight import StepInFlight
 from lightning_gradexplode.measure.norms import measure_norms
 from lightning_gradexplode.measure.parameters import ParameterSet
+from lightning_gradexplode.measure.step import GradientReading
 from lightning_gradexplode.records import StepRecord
-from lightning_gradexplode.respond.apply import clip_gradients
+from lightning_gradexplode.respond.apply import clip_by_total_norm, clip_gradients
 from lightning_gradexplode.watch import OptimizerWatch
+
+_ROUNDING = 1e-3
+"""Our norm and torch's float32 one differ by less."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KnownNorm:
+    """The norm of the gradients that an optimizer is about to be handed, as long as they stay as they are."""
+
+    optimizer: Optimizer
+    parameters: ParameterSet
+    reading: GradientReading
+    norm: float
 
 
 class Clipper:
@@ -28,6 +45,8 @@ class Clipper:
         self._found = (trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
         self._module_clips = _lightning.overrides_clipping(trainer)
         self._by_hand = self._module_clips or not _lightning.is_automatic(trainer)
+        self._known: KnownNorm | None = None
+        self._put_back = _lightning.replace_norm_clipping(trainer, self._clip_by_known_norm)
 
     def algorithm(self, watch: OptimizerWatch) -> str:
         """Name the algorithm that an optimizer's gradients are clipped by, ``"norm"`` or ``"value"``."""
@@ -67,6 +86,36 @@ class Clipper:
         assert norm is not None
         clip_gradients(gradients, record.clip_val, record.clip_algorithm, norm, scale)
 
+    def expects_to_clip(self, watch: OptimizerWatch) -> bool:
+        """Tell whether the trainer is likely to change an optimizer's gradients by their norm at the coming step."""
+        return watch.bound_last and self.algorithm(watch) == "norm" and not self._is_by_hand(watch)
+
+    def know(self, flight: StepInFlight, reading: GradientReading) -> None:
+        """Note the norm of the gradients that an optimizer is about to get, for the trainer's own clipping."""
+        norm, sharded = flight.record.grad_norm, flight.parameters.shards.copies is not None
+        if norm is None or sharded or flight.record.clip_algorithm != "norm":  # what is sharded, all clip together
+            return
+        self._known = KnownNorm(flight.watch.optimizer, flight.parameters, reading, norm)
+
+    def forget(self) -> None:
+        """Let go of the gradients of a step."""
+        self._known = None
+
+    def _clip_by_known_norm(self, optimizer: Optimizer, clip_val: float) -> bool:
+        """Clip as ``clip_grad_norm_`` would, bit for bit, with the norm at hand; False where that cannot be done.
+
+        A clip value that clearly does not bind multiplies by 1.0, which changes nothing and is left out.
+        """
+        known, self._known = self._known, None
+        if known is None or known.optimizer is not optimizer or not known.reading.holds(known.parameters, writes=0):
+            return False
+        if known.norm < clip_val * (1 - _ROUNDING):
+            return True
+        if known.reading.torch_total is None:
+            return False
+        clip_by_total_norm(known.reading.gradients, clip_val, known.reading.torch_total)
+        return True
+
     def _is_by_hand(self, watch: OptimizerWatch) -> bool:
         return self._by_hand or _lightning.refuses_to_clip(self._trainer, watch.optimizer)
 
@@ -77,3 +126,8 @@ class Clipper:
     def restore(self) -> None:
         """Leave the trainer as it was found."""
         self._trainer.gradient_clip_val, self._trainer.gradient_clip_algorithm = self._found
+
+    def close(self) -> None:
+        """Let the trainer clip by itself again."""
+        self.forget()
+        self._put_back()

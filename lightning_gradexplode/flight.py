@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from lightning_gradexplode.clipper import Clipper
 from lightning_gradexplode.measure import step as measure
 from lightning_gradexplode.measure.norms import measure_norms
 from lightning_gradexplode.measure.parameters import ParameterSet
@@ -26,6 +25,7 @@ class StepInFlight:
         scalars_due: Whether the step's scalars are logged.
         histograms_due: Whether its histograms are logged.
         held_back: Whether the update will not happen.
+        is_exact: Whether the gradients' norms were measured to 1e-6, and not only as torch clips by them.
         evaluations: How often gradients were computed within the step.
     """
 
@@ -35,6 +35,7 @@ class StepInFlight:
     scale: float
     scalars_due: bool
     histograms_due: bool
+    is_exact: bool = True
     held_back: bool = False
     evaluations: int = 1
     _weights_before: WeightCopy | None = None
@@ -55,6 +56,9 @@ class StepInFlight:
         """Measure what a step that is logged, or clipped by value, needs besides the gradients' norms."""
         if self.scalars_due and not self._has_details:
             self._has_details = True
+            if not self.is_exact:
+                norms = self.parameters.shards.norms(measure_norms(self.parameters.gradients, self.scale))
+                self.record = measure.with_gradient_norms(self.record, norms)
             self.record = measure.with_details(self.record, self.parameters, self.scale)
         elif clips_by_value and self.record.grad_max is None:
             self.record = measure.with_maxima(self.record, self.parameters, self.scale)
@@ -70,14 +74,17 @@ class StepInFlight:
         if self.scalars_due:
             self._weights_before = WeightCopy(self.parameters.tensors)
 
-    def measure_after(self, clipper: Clipper) -> None:
-        """Measure, right after the optimizer's step, the clipped gradients, the weights and their change."""
+    def measure_after(self, may_be_clipped: bool) -> None:
+        """Measure, right after the optimizer's step, the gradients if they are others now, and the weights.
+
+        Args:
+            may_be_clipped: Whether the gradients may have been changed since they were measured.
+        """
         if self.held_back:
             return
         shards = self.parameters.shards
         if self.scalars_due and self.evaluations == 1:
-            changed = clipper.changes(self.record)
-            clipped = shards.norms(measure_norms(self.parameters.gradients)) if changed else None
+            clipped = shards.norms(measure_norms(self.parameters.gradients)) if may_be_clipped else None
             self.record = measure.with_clipped_norm(self.record, clipped)
         if self._weights_before is not None:
             copy, self._weights_before = self._weights_before, None

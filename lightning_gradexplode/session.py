@@ -91,7 +91,7 @@ class Session:
         """Measure the gradients, if those of the whole window are there, their owner is known, and they will stay."""
         if self._measures_early and self._open is None and _lightning.closes_window(self._trainer, self._batch_idx):
             scale, _ = _lightning.loss_scale(self._trainer)
-            self._reading = self._read(self._parameters(self._watches[0]), scale, is_scaled=True)
+            self._reading = self._read(self._watches[0], scale, is_scaled=True)
 
     def optimizer_will_step(self, optimizer: Optimizer) -> None:
         """Judge the gradients that an optimizer is about to be handed, and act on what is found."""
@@ -136,7 +136,7 @@ class Session:
         self._stepping = False
         if self._open is not None and self._open.watch.optimizer is optimizer:
             self._open.watch.steps += 1
-            self._open.measure_after(self._clipper)
+            self._open.measure_after(self._clipper.changes(self._open.record))
             self._close_open()
 
     def batch_ends(self, outputs: Any) -> None:
@@ -168,6 +168,7 @@ class Session:
 
     def close(self) -> None:
         """Leave the trainer as it was found."""
+        self._clipper.close()
         if self._settings.clip is not None:
             self._clipper.restore()
 
@@ -187,7 +188,7 @@ class Session:
         parameters = self._parameters(watch)
         scaled, adapts = _lightning.loss_scale(self._trainer)
         is_scaled = scaled is not None and _lightning.unscales_itself(watch.optimizer)
-        reading = self._settled_reading(parameters, scaled, is_scaled)
+        reading = self._settled_reading(watch, scaled, is_scaled)
         scale = None if scaled is None else float(reading.scalars[-1])
         losses, self._losses = self._losses, []
         shards = parameters.shards
@@ -218,10 +219,12 @@ class Session:
             parameters,
             record,
             scale=scale if is_scaled and scale is not None else 1.0,
+            is_exact=reading.torch_total is None,
             scalars_due=self._schedule.scalars_due(step, alert),
             histograms_due=self._schedule.histograms_due(step, alert),
         )
         self._judge(self._open)
+        self._clipper.know(self._open, reading)
 
     def _exchange(
         self, loss: float | None, has_gradients: bool, packed: FloatArray
@@ -233,28 +236,36 @@ class Session:
             self._withdrawn = True  # every process knows
             raise
 
-    def _settled_reading(self, parameters: ParameterSet, scale: Tensor | None, is_scaled: bool) -> GradientReading:
+    def _settled_reading(self, watch: OptimizerWatch, scale: Tensor | None, is_scaled: bool) -> GradientReading:
         """Give the reading of the gradients that the optimizer will be handed.
 
         Args:
-            parameters: The optimizer's parameters.
+            watch: The optimizer.
             scale: The AMP scale, None without one.
             is_scaled: Whether the gradients in memory are multiplied by it; if not, they have been written to once
                 since the backward pass.
         """
         reading, self._reading = self._reading, None
         try:
-            if reading is None or not reading.holds(parameters, writes=int(scale is not None and not is_scaled)):
-                reading = self._read(parameters, scale, is_scaled)
+            writes = int(scale is not None and not is_scaled)
+            if reading is None or not reading.holds(self._parameters(watch), writes):
+                reading = self._read(watch, scale, is_scaled)
         except Exception:
             self.withdraw(batch_ends=False)  # the other processes are about to wait for this one
             raise
         return reading
 
-    def _read(self, parameters: ParameterSet, scale: Tensor | None, is_scaled: bool) -> GradientReading:
+    def _read(self, watch: OptimizerWatch, scale: Tensor | None, is_scaled: bool) -> GradientReading:
         """Measure the gradients, and read the losses and the AMP scale along with their norms."""
-        scalars = self._losses if scale is None else [*self._losses, scale]
-        return GradientReading.take(parameters, scale if is_scaled and scale is not None else 1.0, scalars)
+        parameters = self._parameters(watch)
+        if scale is not None:
+            return GradientReading.take(parameters, scale if is_scaled else 1.0, [*self._losses, scale])
+        if self._clipper.expects_to_clip(watch) and not self._is_due(_lightning.logging_step(self._trainer)):
+            return GradientReading.take_as_torch_does(parameters, self._losses)
+        return GradientReading.take(parameters, scalars=self._losses)
+
+    def _is_due(self, step: int) -> bool:
+        return self._schedule.scalars_due(step, step <= self._alert_until)
 
     def _judge(self, flight: StepInFlight) -> None:
         watch = flight.watch
@@ -350,6 +361,7 @@ class Session:
 
     def _close_open(self) -> None:
         if self._open is not None:
+            self._clipper.forget()
             self._closed.append(self._open)
             self._open = None
 

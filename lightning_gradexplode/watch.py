@@ -68,6 +68,11 @@ class OptimizerWatch:
         self._bound = [*self._bound[-_REMEMBERED + 1 :], not size <= threshold]
         return sum(self._bound) / len(self._bound)
 
+    @property
+    def bound_last(self) -> bool:
+        """Whether clipping changed the gradients of the last step."""
+        return bool(self._bound) and self._bound[-1]
+
     def state_dict(self) -> dict[str, Any]:
         """Give what later decisions depend on, in plain values."""
         return {

@@ -106,9 +106,14 @@ def measure_norms_and_read(tensors: Iterable[Tensor | None], scalars: Sequence[T
         norms, numbers = _norms_of_parts(parts, scalars)
         each[places] = norms
         if not (norms.min(initial=1.0) >= SAFE_NORM and norms.max(initial=0.0) < math.inf):  # true of a NaN as well
-            doubtful = [place for place in places if not SAFE_NORM <= each[place] < math.inf]
+            doubtful = [place for place in places if is_doubtful(each[place])]
             each[doubtful], nonfinite[doubtful] = careful_norms([listed[place] for place in doubtful])
     return Norms(each, nonfinite), numbers
+
+
+def is_doubtful(norm: float) -> bool:
+    """Tell whether a norm may be what it is only because squares have left float32's range."""
+    return not SAFE_NORM <= norm < math.inf
 
 
 def careful_norms(tensors: Sequence[Tensor | None]) -> tuple[FloatArray, FloatArray]:

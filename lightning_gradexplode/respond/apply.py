@@ -31,6 +31,19 @@ def clip_gradients(
         torch._foreach_mul_(present, threshold / (norm + 1e-6))
 
 
+def clip_by_total_norm(gradients: Sequence[Tensor | None], threshold: float, total: Tensor) -> None:
+    """Clip gradients by a norm that torch has measured, to the same bits as ``torch.nn.utils.clip_grad_norm_``.
+
+    Args:
+        gradients: Dense tensors on one device.
+        threshold: The clip value.
+        total: What ``torch.nn.utils.get_total_norm`` gives for these gradients.
+    """
+    present = [gradient for gradient in gradients if gradient is not None]
+    with torch.no_grad():
+        torch._foreach_mul_(present, torch.clamp(float(threshold) / (total + 1e-6), max=1.0))
+
+
 def drop_gradients(optimizer: Optimizer) -> None:
     """Take all gradients from an optimizer, so that its step changes neither the weights nor its own state."""
     for group in optimizer.param_groups:
