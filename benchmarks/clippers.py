@@ -1,0 +1,94 @@
+"""Others' clipping, each a callback with its published rule and defaults, so that runs can be compared."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch.optim import Optimizer
+
+
+class Clipping(Callback):
+    """Clips by the norm, right before the optimizer steps, with torch's own function; write `limit`."""
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Ask for a limit, and clip to it."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+        limit = self.limit(norm, id(getattr(optimizer, "optimizer", optimizer)))
+        if limit is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, limit)
+
+    def limit(self, norm: float, optimizer: int) -> float | None:
+        """Give what the norm is clipped to at this step; None for no clipping."""
+        raise NotImplementedError
+
+
+class Constant(Clipping):
+    """A norm of 1.0, as everybody's first try."""
+
+    def limit(self, norm: float, optimizer: int) -> float:
+        """Give the constant."""
+        return 1.0
+
+
+class AutoClip(Clipping):
+    """AutoClip (Seetharaman et al. 2020): the tenth percentile of all norms so far, this step's one included."""
+
+    def __init__(self) -> None:
+        self._norms: dict[int, list[float]] = defaultdict(list)
+
+    def limit(self, norm: float, optimizer: int) -> float:
+        """Give the percentile; one NaN in the history, and it is NaN for ever, as the published rule has it."""
+        self._norms[optimizer].append(norm)
+        with np.errstate(all="ignore"):
+            return float(np.percentile(self._norms[optimizer], 10))
+
+
+class _Averages:
+    """ZClip's state for one optimizer."""
+
+    def __init__(self) -> None:
+        self.warmup: list[float] = []
+        self.mean = 0.0
+        self.variance = 0.0
+
+
+class ZClip(Clipping):
+    """ZClip (Kumar et al. 2025) with its published defaults.
+
+    25 steps of warm-up, moving averages of mean and variance with 0.97, and above a score of 2.5 the norm is clipped to
+    mean + 2.5 * deviation / (score / 2.5), which is also what enters the averages. Its ``max_grad_norm`` of 1.0 is
+    laid on top of it at every step.
+    """
+
+    most: float | None = 1.0
+
+    def __init__(self) -> None:
+        self._averages: dict[int, _Averages] = defaultdict(_Averages)
+
+    def limit(self, norm: float, optimizer: int) -> float | None:
+        """Give the limit, and update the averages."""
+        one = self._averages[optimizer]
+        with np.errstate(all="ignore"):
+            if len(one.warmup) < 25:
+                one.warmup.append(norm)
+                one.mean, one.variance = float(np.mean(one.warmup)), float(np.var(one.warmup))
+                return self.most
+            deviation = float(np.sqrt(np.float64(one.variance)))
+            score = float(np.float64(norm - one.mean) / (deviation + 1e-6))
+            clipped = one.mean + 2.5 * deviation / (score / 2.5) if score > 2.5 else None
+            taken = norm if clipped is None else clipped
+            one.mean = 0.97 * one.mean + 0.03 * taken
+            one.variance = float(0.97 * one.variance + 0.03 * np.square(np.float64(taken - one.mean)))
+        limits: list[Any] = [limit for limit in (clipped, self.most) if limit is not None]
+        return min(limits, default=None)
+
+
+class ZClipAlone(ZClip):
+    """ZClip's adaptive rule by itself, without the constant that its defaults lay on top of it."""
+
+    most = None

@@ -1,0 +1,290 @@
+"""How many lost runs are saved: ``python -m benchmarks.rescue`` trains the zoo's exploding families with remedies.
+
+Every run has the same batches, the same start and the same number of steps, whatever the remedy. It counts as saved if
+its loss at the end (median of the last twenty steps) is finite and below the start, and its weights are finite. Beside
+it stands the final loss of the same run with a hand-tuned learning rate: the best of eight factors on the first seed.
+The healthy families are the control: there a remedy must leave the final loss where it is, within two percent.
+
+Runs are kept on disk (``benchmarks/.cache``) until the code they come from changes; ``--jobs`` trains in parallel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import inspect
+import json
+import logging
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
+from torch.optim import Optimizer
+
+import lightning_gradexplode
+from benchmarks import clippers
+from benchmarks.zoo import FAMILIES, Family
+from benchmarks.zoo.family import Setup
+from benchmarks.zoo.module import Adversaries
+from benchmarks.zoo.probe import losses_before
+from benchmarks.zoo.recording import fit
+from lightning_gradexplode import GradientExplosionMonitor
+
+CACHE = Path(__file__).parent / ".cache" / "rescue"
+
+REMEDIES: dict[str, Callable[[], list[Callback]]] = {
+    "no remedy": lambda: [],
+    "clip 1.0": lambda: [clippers.Constant()],
+    "AutoClip": lambda: [clippers.AutoClip()],
+    "ZClip": lambda: [clippers.ZClip()],
+    "ZClip alone": lambda: [clippers.ZClipAlone()],
+    'clip="auto"': lambda: [GradientExplosionMonitor(clip="auto", report=False)],
+    '"auto", ["skip", "rollback"]': lambda: [
+        GradientExplosionMonitor(clip="auto", on_explosion=["skip", "rollback"], report=False)
+    ],
+}
+OURS = tuple(name for name in REMEDIES if "auto" in name and name != "AutoClip")
+
+FACTORS = (0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-5, 1e-7)
+"""Of the learning rate, tried by hand."""
+
+NOT_SAVABLE = {
+    "loss_falls_for_ever": "the loss has no floor: to explode is what it asks for",
+    "penalty_with_wrong_sign": "the loss rewards large weights without a bound",
+    "critic_without_limit": "the critic's loss has no floor",
+    "noise_on_the_weights": "the weights are made larger beside the optimizer, at every step",
+}
+"""Exploding families that no remedy of gradients and steps can save, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How one run ended.
+
+    Args:
+        start: Loss of the untrained network, median of eight batches.
+        final: Median loss of the last twenty steps, NaN if the weights are not finite.
+    """
+
+    start: float
+    final: float
+
+    @property
+    def saved(self) -> bool:
+        """Whether the run is worth something."""
+        return math.isfinite(self.final) and self.final < self.start
+
+
+class _Losses(Callback):
+    """Keeps the losses, and ends a run whose weights are lost if nobody is there to bring them back."""
+
+    def __init__(self, hopeless_at_nan: bool) -> None:
+        self.hopeless_at_nan = hopeless_at_nan
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Keep the loss."""
+        self.losses.append(float(pl_module.last_loss))  # type: ignore[arg-type]
+        if self.hopeless_at_nan and not math.isfinite(self.losses[-1]) and not _finite(pl_module):
+            trainer.should_stop = True
+
+
+def train(family: Family, seed: int, remedy: str, factor: float = 1.0) -> Ending:
+    """Train one run, with a remedy and a factor of its learning rate."""
+    torch.set_num_threads(1)
+    seed_everything(seed, verbose=False)
+    setup = family.build(seed)
+    _scale_learning_rate(setup, factor)
+    start = [loss for loss in losses_before(setup.module, setup.batches[:8]) if math.isfinite(loss)]
+    losses = _Losses(remedy not in OURS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit(setup.module, setup.batches, [*REMEDIES[remedy](), losses], setup.trainer)
+    final = median(losses.losses[-20:]) if _finite(setup.module) else math.nan
+    if any(math.isnan(loss) for loss in losses.losses[-5:]):
+        final = math.nan
+    return Ending(median(start) if start else math.nan, final)
+
+
+def _scale_learning_rate(setup: Setup, factor: float) -> None:
+    module = setup.module
+    if isinstance(module, Adversaries):
+        module.rates = (module.rates[0] * factor, module.rates[1] * factor)
+    make = module.optimizer
+
+    def scaled(*args: Any) -> Optimizer:
+        optimizer = make(*args)
+        for group in optimizer.param_groups:
+            group["lr"] *= factor
+        return optimizer
+
+    module.optimizer = scaled
+
+
+def _finite(module: LightningModule) -> bool:
+    return all(bool(torch.isfinite(parameter).all()) for parameter in module.parameters())
+
+
+Job = tuple[str, int, str, float]
+"""Name of the family, seed, remedy and factor of the learning rate."""
+
+
+def ending(job: Job) -> Ending:
+    """Give a run from the cache; it is trained if it is not there, or if the code it comes from has changed."""
+    name, seed, remedy, factor = job
+    family = next(family for family in FAMILIES if family.name == name)
+    path = CACHE / f"{name}-{seed}-{_slug(remedy)}-{factor:g}-{_source(family, remedy)}.json"
+    if path.exists():
+        return Ending(**json.loads(path.read_text()))
+    logging.disable(logging.WARNING)
+    found = train(family, seed, remedy, factor)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    for old in CACHE.glob(f"{name}-{seed}-{_slug(remedy)}-{factor:g}-????????????.json"):
+        old.unlink()
+    path.write_text(json.dumps(asdict(found)))
+    return found
+
+
+def _slug(remedy: str) -> str:
+    return "".join(letter if letter.isalnum() else "_" for letter in remedy)
+
+
+@cache
+def _source(family: Family, remedy: str) -> str:
+    """Give a name that changes with the code a run comes from."""
+    here = Path(__file__).parent
+    files = [here / "zoo" / name for name in ("family.py", "module.py", "data.py", "recording.py")]
+    files += [Path(inspect.getfile(family.build))]
+    if remedy in OURS:
+        package = Path(inspect.getfile(lightning_gradexplode)).parent
+        files += sorted(file for file in package.rglob("*.py") if file.parent.name not in ("publish", "explain"))
+    elif REMEDIES[remedy]():
+        files += [here / "clippers.py"]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+class Results:
+    """Endings of runs, trained in parallel.
+
+    Args:
+        jobs: Number of processes.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        self._jobs = jobs
+        self._known: dict[Job, Ending] = {}
+
+    def need(self, wanted: Iterable[Job]) -> None:
+        """Make sure that runs are there."""
+        missing = sorted({job for job in wanted if job not in self._known})
+        if self._jobs == 1:
+            found: Iterable[Ending] = map(ending, missing)
+        else:
+            with ProcessPoolExecutor(self._jobs) as pool:
+                found = list(pool.map(ending, missing))
+        self._known.update(zip(missing, found, strict=True))
+
+    def __getitem__(self, job: Job) -> Ending:
+        """Give a run's ending."""
+        if job not in self._known:
+            self.need([job])
+        return self._known[job]
+
+
+def tuned_factor(results: Results, family: Family) -> float:
+    """Give the factor of the learning rate whose run ended best on the first seed."""
+    tried = {factor: results[family.name, 0, "no remedy", factor].final for factor in FACTORS}
+    return min(tried, key=lambda factor: tried[factor] if math.isfinite(tried[factor]) else math.inf)
+
+
+def number(value: float) -> str:
+    """Write a loss shortly."""
+    return f"{value:.3g}" if math.isfinite(value) else "lost"
+
+
+def rescue_rows(results: Results, families: Sequence[Family], seeds: range, remedies: Sequence[str]) -> list[list[str]]:
+    """Give a row for each family: how many runs each remedy saved, and the median of their final losses."""
+    rows = []
+    for family in families:
+        factor = tuned_factor(results, family)
+        tuned = [results[family.name, seed, "no remedy", factor] for seed in seeds]
+        row = [family.name, number(median(one.start for one in tuned)), _cell(tuned)]
+        row += [_cell([results[family.name, seed, remedy, 1.0] for seed in seeds]) for remedy in remedies]
+        rows.append(row)
+    return rows
+
+
+def _cell(endings: Sequence[Ending]) -> str:
+    saved = [one.final for one in endings if one.saved]
+    return f"{len(saved)}" + (f" ({number(median(saved))})" if saved else "")
+
+
+def saved_by(results: Results, families: Sequence[Family], seeds: range, remedy: str) -> int:
+    """Count the runs that a remedy saved."""
+    return sum(results[family.name, seed, remedy, 1.0].saved for family in families for seed in seeds)
+
+
+def change(results: Results, family: Family, seeds: range, remedy: str) -> float:
+    """Give by what share a remedy changed the final loss of a healthy family, the median over seeds.
+
+    Losses below a millionth of the start count as that: there they are noise of the numbers.
+    """
+    shares = []
+    for seed in seeds:
+        plain, held = results[family.name, seed, "no remedy", 1.0], results[family.name, seed, remedy, 1.0]
+        floor = 1e-6 * abs(plain.start)
+        difference = max(held.final, floor) - max(plain.final, floor) if plain.final > 0 else held.final - plain.final
+        shares.append(difference / max(abs(plain.final), floor) if math.isfinite(difference) else math.inf)
+    return median(shares)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=1, help="number of processes")
+    parser.add_argument("--families", nargs="*", help="names of families; all if not given")
+    parser.add_argument("--remedies", nargs="*", help="names of remedies; all if not given")
+    options = parser.parse_args(arguments)
+    seeds, remedies = range(options.seeds), options.remedies or [*REMEDIES]
+    chosen = [family for family in FAMILIES if not options.families or family.name in options.families]
+    ill = [family for family in chosen if family.kind == "explodes" and family.name not in NOT_SAVABLE]
+    well = [family for family in chosen if family.kind == "healthy"]
+    results = Results(options.jobs)
+    results.need((family.name, 0, "no remedy", factor) for family in ill for factor in FACTORS)
+    results.need((f.name, s, r, 1.0) for f in [*ill, *well] for s in seeds for r in {*remedies, "no remedy"})
+    results.need((family.name, seed, "no remedy", tuned_factor(results, family)) for family in ill for seed in seeds)
+    if ill:
+        print(f"Runs saved, of {len(seeds)} seeds (median of their final losses)\n")
+        _print_table(["family", "start", "tuned rate", *remedies], rescue_rows(results, ill, seeds, remedies))
+        total = len(ill) * len(seeds)
+        for remedy in remedies:
+            count = saved_by(results, ill, seeds, remedy)
+            print(f"{remedy:32} saves {count:4} of {total} ({count / total:.0%})")
+    if well:
+        print(f"\nHealthy families: change of the final loss, median of {len(seeds)} seeds; above 2 % is hurt\n")
+        names = [remedy for remedy in remedies if remedy != "no remedy"]
+        changes = {family.name: [change(results, family, seeds, remedy) for remedy in names] for family in well}
+        _print_table(["family", *names], [[name, *(f"{one:+.1%}" for one in row)] for name, row in changes.items()])
+        for place, remedy in enumerate(names):
+            hurt = sum(row[place] > 0.02 for row in changes.values())
+            print(f"{remedy:32} hurts {hurt:3} of {len(well)} families")
+
+
+def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[place]) for row in [head, *rows]) for place in range(len(head))]
+    for row in [head, ["-" * width for width in widths], *rows]:
+        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

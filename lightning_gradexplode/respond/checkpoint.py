@@ -1,0 +1,94 @@
+"""Checkpoints of an explosion, and none of it in place of a good one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_gradexplode import _lightning
+from lightning_gradexplode.records import Finding, Severity
+from lightning_gradexplode.respond import snapshot
+from lightning_gradexplode.respond.base import Response, Run
+from lightning_gradexplode.respond.budget import Budget, checked_count, checked_most
+from lightning_gradexplode.respond.good_states import GoodStates
+
+
+class SaveCheckpoint(Response):
+    """Save the last good state and the bad one as Lightning checkpoints, and protect those of ``ModelCheckpoint``.
+
+    At a critical finding ``good-step=<step>.ckpt`` and ``bad-step=<step>.ckpt`` are written, before the bad update
+    where it is seen before it; ``Trainer.fit(..., ckpt_path=...)`` takes both, and goes on with the data from where
+    the explosion was seen. A good state is one after which `margin` steps were healthy. It does nothing about the
+    explosion itself: put it before what does, as in ``on_explosion=["checkpoint", "rollback"]``.
+
+    At each batch with a critical finding, the trainer's ``ModelCheckpoint`` callbacks save nothing, so that a lost run
+    overwrites neither the best nor the last checkpoint.
+
+    At most ``1 + ceil(margin / every_n_steps)`` states are held in host memory (2 by default).
+
+    Args:
+        folder: Where the checkpoints go; None is ``<log dir>/gradexplode``.
+        every_n_steps: Healthy steps from one state to the next.
+        margin: Healthy steps after which a state is good.
+        cooldown: Steps from one pair of checkpoints to the next.
+        most: Pairs in a fit; None for any number.
+
+    Raises:
+        TypeError: An argument is of the wrong kind.
+        ValueError: An argument is out of range.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        every_n_steps: int = 25,
+        margin: int = 25,
+        cooldown: int = 100,
+        most: int | None = 3,
+    ) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self._budget = Budget(checked_most("most", most), checked_count("cooldown", cooldown))
+        self._states = GoodStates(
+            checked_count("every_n_steps", every_n_steps, 1), checked_count("margin", margin, 1), 1, None
+        )
+
+    def started(self, run: Run) -> None:
+        """Take the state that the fit starts with, and find the folder."""
+        self._budget = Budget(self._budget.most, self._budget.cooldown)
+        self._states.start(run)
+        self._target = self.folder or _lightning.log_directory(run.trainer) / "gradexplode"
+
+    def respond(self, findings: Sequence[Finding], run: Run) -> bool:
+        """Save both states."""
+        if not self._budget.spent and not self._budget.cools_down(run.step):
+            self._budget.use(run.step)
+            good = self._target / f"good-step={self._states.step}.ckpt"
+            bad = self._target / f"bad-step={run.step}.ckpt"
+            run.trainer.save_checkpoint(bad)
+            now = snapshot.take(run)
+            self._states.put_back(run)
+            try:
+                run.trainer.save_checkpoint(good)
+            finally:
+                snapshot.put_back(run, now)
+            run.tell(f"the last good state and this one are saved as {good} and {bad.name}")
+        return False
+
+    def batch_ended(self, run: Run) -> None:
+        """Keep a good state; after a critical finding, keep others from saving."""
+        self._states.batch_ended(run)
+        if run.severity >= Severity.CRITICAL:
+            _lightning.save_nothing_now(run.trainer)
+
+    def ended(self) -> None:
+        """Let go of all states."""
+        self._states.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the counts."""
+        return {"budget": self._budget.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self._budget.load_state_dict(state["budget"])

@@ -1,0 +1,209 @@
+"""Terms that are added to the loss by their gradients: weight penalties, and a bound for recurrent matrices."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_gradexplode.measure.parameters import matches, plain_name
+from lightning_gradexplode.records import Finding, Severity
+from lightning_gradexplode.respond.base import Response, Run
+from lightning_gradexplode.respond.budget import checked_count
+
+When = Literal["always", "after-explosion"]
+
+
+class _Penalty(Response):
+    """Shared by the penalties: which parameters, and when.
+
+    Args:
+        parameters: Name patterns (``fnmatch``) of the parameters.
+        when: ``"always"``, or only from an explosion on.
+        hold: Steps without a critical finding after which a penalty that an explosion has brought ends; 0 for never.
+        cooldown: Steps from an explosion on that it is given to help, before the next response acts.
+    """
+
+    def __init__(self, parameters: Sequence[str], when: When, hold: int, cooldown: int) -> None:
+        if isinstance(parameters, str) or not all(isinstance(one, str) for one in parameters):
+            raise TypeError(f"parameters got {parameters!r}; it takes a sequence of parameter name patterns")
+        if when not in ("always", "after-explosion"):
+            raise ValueError(f"when got {when!r}; it takes 'always' or 'after-explosion'")
+        self.parameters = tuple(parameters)
+        self.when = when
+        self.hold = checked_count("hold", hold)
+        self.cooldown = checked_count("cooldown", cooldown)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._since: int | None = None
+        self._calm = 0
+
+    def started(self, run: Run) -> None:
+        """Forget an earlier fit."""
+        self._begin()
+
+    @abstractmethod
+    def gradient(self, parameter: Tensor) -> Tensor:
+        """Give the gradient of the penalty with respect to one parameter, of the same shape and kind."""
+
+    def respond(self, findings: Sequence[Finding], run: Run) -> bool:
+        """Begin to penalize, or wait for it to help."""
+        if self.when == "always":
+            return False
+        if self._since is None:
+            self._since = run.step
+            run.hold_back_update()
+            run.tell(f"{type(self).__name__} acts from here on")
+        in_time = run.step < self._since + max(self.cooldown, 1)
+        return in_time and (
+            self._since == run.step or not any(finding.sign.startswith("nonfinite") for finding in findings)
+        )
+
+    def gradients_ready(self, run: Run, weight: float) -> None:
+        """Add the penalty's gradient to those of the loss."""
+        if self.when != "always" and self._since is None:
+            return
+        assert run.optimizer is not None
+        owned = {id(parameter) for group in run.optimizer.param_groups for parameter in group["params"]}
+        with torch.no_grad():
+            for name, parameter in run.module.named_parameters():
+                if id(parameter) in owned and parameter.requires_grad and matches(plain_name(name), self.parameters):
+                    _add(parameter, self.gradient(parameter), weight)
+
+    def batch_ended(self, run: Run) -> None:
+        """End the penalty when it has been calm for long enough."""
+        if self._since is None:
+            return
+        self._calm = self._calm + 1 if run.severity < Severity.CRITICAL else 0
+        if self.hold and self._calm > self.hold:
+            self._begin()
+            run.tell(f"{type(self).__name__} ends")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give since when it acts."""
+        return {"since": self._since, "calm": self._calm}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self._since, self._calm = state["since"], state["calm"]
+
+
+class WeightPenalty(_Penalty):
+    """Add ``l1 * sum(|w|) + l2 * sum(w**2)`` to the loss: the article's fifth remedy, Keras' ``kernel_regularizer``.
+
+    The gradient of the sum is added to the gradients once they are complete, and before they are measured and clipped,
+    so that training goes as if the term were in the loss, also under accumulation, a gradient scaler and sharding. The
+    loss that is logged, and that a line search sees, is without it. Unlike an optimizer's ``weight_decay`` it goes by
+    patterns, and unlike that of AdamW through the optimizer's own scaling.
+
+    Args:
+        l1: Weight of the sum of absolute values.
+        l2: Weight of the sum of squares.
+        parameters: Name patterns (``fnmatch``) of the parameters; the default leaves out biases.
+        when: ``"always"``, or ``"after-explosion"``: from the first critical finding on.
+        hold: Steps without a critical finding after which a penalty that an explosion has brought ends; 0 for never.
+        cooldown: Steps from an explosion on that it is given to help, before the next response acts.
+
+    Raises:
+        TypeError: An argument is of the wrong kind.
+        ValueError: A weight is negative or not finite, both are zero, or another argument is out of range.
+    """
+
+    def __init__(
+        self,
+        l1: float = 0.0,
+        l2: float = 1e-4,
+        parameters: Sequence[str] = ("*weight*",),
+        when: When = "always",
+        hold: int = 0,
+        cooldown: int = 20,
+    ) -> None:
+        super().__init__(parameters, when, hold, cooldown)
+        self.l1 = _checked_weight("l1", l1)
+        self.l2 = _checked_weight("l2", l2)
+        if not (self.l1 or self.l2):
+            raise ValueError("l1 and l2 are both 0; a WeightPenalty takes at least one of them")
+
+    def gradient(self, parameter: Tensor) -> Tensor:
+        """Give ``l1 * sign(w) + 2 * l2 * w``."""
+        gradient = 2 * self.l2 * parameter
+        return gradient.add_(parameter.sgn(), alpha=self.l1) if self.l1 else gradient
+
+
+class RecurrentBound(_Penalty):
+    """Keep the largest singular value of recurrent matrices near a bound, above which gradients can explode.
+
+    With the bound gamma on the derivative of the activation (1 for tanh, 1/4 for sigmoid), a largest singular value
+    above ``1 / gamma`` is necessary for gradients to explode through time (Pascanu, Mikolov and Bengio 2013, section
+    2.1). What lies above `bound` is penalized: ``weight * max(0, s - bound)**2`` is added to the loss, s being the
+    largest singular value of each matrix; a stack of matrices, as the gates of an LSTM are, counts as several.
+    Matrices below the bound are left alone, so that memory over long times is not lost as with a plain L2 penalty.
+
+    Args:
+        weight: Weight of the term.
+        bound: Largest singular value that is free: 1.0 for tanh and rectified units, 4.0 for sigmoid ones.
+        parameters: Name patterns (``fnmatch``) of the recurrent matrices; the default is what torch calls its own.
+        when: ``"always"``, or ``"after-explosion"``: from the first critical finding on.
+        hold: Steps without a critical finding after which a bound that an explosion has brought ends; 0 for never.
+        cooldown: Steps from an explosion on that it is given to help, before the next response acts.
+
+    Raises:
+        TypeError: An argument is of the wrong kind.
+        ValueError: An argument is out of range.
+    """
+
+    def __init__(
+        self,
+        weight: float = 1.0,
+        bound: float = 1.0,
+        parameters: Sequence[str] = ("*weight_hh*",),
+        when: When = "always",
+        hold: int = 0,
+        cooldown: int = 20,
+    ) -> None:
+        super().__init__(parameters, when, hold, cooldown)
+        self.weight = _checked_weight("weight", weight)
+        self.bound = _checked_weight("bound", bound)
+
+    def gradient(self, parameter: Tensor) -> Tensor:
+        """Give the gradient: ``2 * weight * (s - bound) * u v^T`` for each matrix above the bound."""
+        whole: Tensor = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+        if whole.ndim != 2 or not bool(torch.isfinite(whole).all()):
+            return torch.zeros_like(parameter)
+        rows, columns = whole.shape
+        blocks = whole.view(-1, columns, columns) if rows % columns == 0 else whole[None]
+        left, values, right = torch.linalg.svd(blocks.float(), full_matrices=False)
+        excess = (values[:, 0] - self.bound).clamp(min=0)
+        outer = left[:, :, :1] * right[:, :1, :]
+        gradient = (2 * self.weight * excess[:, None, None] * outer).reshape(rows, columns).to(whole.dtype)
+        return _sharded_like(gradient, parameter)
+
+
+def _add(parameter: nn.Parameter, gradient: Tensor, weight: float) -> None:
+    if parameter.grad is None:
+        parameter.grad = gradient * weight
+    elif parameter.grad.layout is torch.strided:
+        parameter.grad.add_(gradient, alpha=weight)
+    else:  # sparse and dense gradients add up to a dense one
+        parameter.grad = gradient.mul_(weight).add_(parameter.grad)
+
+
+def _sharded_like(whole: Tensor, parameter: Any) -> Tensor:
+    if not hasattr(parameter, "device_mesh"):
+        return whole
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(whole, parameter.device_mesh, parameter.placements)
+
+
+def _checked_weight(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} got {value!r}; it takes a number of at least 0")
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} got {value!r}; it takes a finite number of at least 0")
+    return float(value)
