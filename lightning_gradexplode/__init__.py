@@ -9,9 +9,15 @@ from lightning_gradexplode.respond import (
     ConstantClip,
     ExplosionError,
     RaiseError,
+    RecurrentBound,
+    ReduceLearningRate,
     Response,
+    Rollback,
+    SaveCheckpoint,
+    SkipStep,
     StopTraining,
     Warn,
+    WeightPenalty,
 )
 
 __all__ = [
@@ -24,11 +30,17 @@ __all__ = [
     "GradientExplosionMonitor",
     "Histogram",
     "RaiseError",
+    "RecurrentBound",
+    "ReduceLearningRate",
     "Response",
+    "Rollback",
+    "SaveCheckpoint",
     "Severity",
+    "SkipStep",
     "StepRecord",
     "StopTraining",
     "Warn",
+    "WeightPenalty",
     "default_detectors",
 ]
 

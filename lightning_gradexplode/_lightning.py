@@ -61,6 +61,20 @@ def closes_window(trainer: Trainer, batch_idx: int) -> bool:
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or bool(trainer.is_last_batch)
 
 
+def filled_window(trainer: Trainer, batch_idx: int) -> float:
+    """Give the share of an accumulation window that is filled with this batch; below 1 only at the end of an epoch."""
+    size = int(trainer.accumulate_grad_batches)
+    return (batch_idx % size + 1) / size
+
+
+def save_nothing_now(trainer: Trainer) -> None:
+    """Keep the trainer's ``ModelCheckpoint`` callbacks from saving until the next optimizer step."""
+    for callback in trainer.checkpoint_callbacks:
+        # To them this step is then one whose checkpoint was written already.
+        if hasattr(callback, "_last_global_step_saved"):
+            callback._last_global_step_saved = trainer.global_step
+
+
 def loss_scale(trainer: Trainer) -> tuple[Tensor | None, bool]:
     """Give the scale of the AMP gradient scaler in force (None without one), and whether it adapts to overflows.
 

@@ -165,6 +165,7 @@ class StepRecord:
         histograms: By quantity (``gradient``, ``update``, ``weight``), then by parameter name.
         severity: Worst severity seen at this step, 0 for none.
         skipped_steps: Number of updates that were held back so far.
+        responses: What else the responses to explosions log, by name.
     """
 
     step: int
@@ -190,6 +191,7 @@ class StepRecord:
     histograms: Mapping[str, Mapping[str, Histogram]] = field(default_factory=dict)
     severity: int = 0
     skipped_steps: int = 0
+    responses: Mapping[str, float] = field(default_factory=dict)
 
     def largest(self, quantity: str) -> str | None:
         """Name the parameter in which a quantity of `per_parameter` is largest (NaN counts as larger than all)."""

@@ -21,9 +21,9 @@ from lightning_gradexplode.measure.processes import PeerFailedError, SharedLoss,
 from lightning_gradexplode.measure.step import GradientReading
 from lightning_gradexplode.publish import Board
 from lightning_gradexplode.records import Finding, FloatArray, Severity, StepRecord
-from lightning_gradexplode.respond import Run
 from lightning_gradexplode.respond.apply import drop_gradients
 from lightning_gradexplode.settings import Settings
+from lightning_gradexplode.steering import Steering
 from lightning_gradexplode.watch import OptimizerWatch
 
 ALERT_STEPS = 10
@@ -61,7 +61,6 @@ class Session:
         self.chronicle = Chronicle(self._board, _report_folder(settings.report, trainer), trainer.is_global_zero)
         self._clipper = Clipper(trainer)
         self._alert_until = -1
-        self._skipped = 0
         self._batch_idx = 0
         self._losses: list[Tensor] = []
         self._reading: GradientReading | None = None
@@ -74,6 +73,7 @@ class Session:
             OptimizerWatch(index, optimizer, settings.detectors, settings.clip)
             for index, optimizer in enumerate(trainer.optimizers)
         ]
+        self._steering = Steering(trainer, module, settings.responses, self._watches)
         self._load(state)
 
     # What Lightning's hooks call, in the order of a batch.
@@ -89,7 +89,10 @@ class Session:
 
     def backward_ended(self) -> None:
         """Measure the gradients, if those of the whole window are there, their owner is known, and they will stay."""
-        if self._measures_early and self._open is None and _lightning.closes_window(self._trainer, self._batch_idx):
+        if not self._automatic or not _lightning.closes_window(self._trainer, self._batch_idx):
+            return
+        self._steering.gradients_ready(self._watches[0].optimizer, self._batch_idx, is_scaled=True)
+        if self._measures_early and self._open is None:
             scale, _ = _lightning.loss_scale(self._trainer)
             self._reading = self._read(self._watches[0], scale, is_scaled=True)
 
@@ -101,7 +104,11 @@ class Session:
             self._clipper.clip(flight.watch, flight.parameters, flight.record, flight.scale, known=False)
             return
         self._close_open()
-        self._begin(self._watch_of(optimizer))
+        watch = self._watch_of(optimizer)
+        if not self._automatic:
+            is_scaled = _lightning.unscales_itself(watch.optimizer)
+            self._steering.gradients_ready(watch.optimizer, self._batch_idx, is_scaled)
+        self._begin(watch)
 
     def optimizer_steps(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -116,6 +123,7 @@ class Session:
         Returns:
             What to call ``step`` with instead; None to leave it.
         """
+        self._steering.step_begins(optimizer)
         closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
         if closure is None:
             self._hold_back(optimizer)
@@ -134,6 +142,7 @@ class Session:
     def optimizer_stepped(self, optimizer: Optimizer) -> None:
         """Measure, right after an optimizer's step, what it has changed."""
         self._stepping = False
+        self._steering.step_ended(optimizer)
         if self._open is not None and self._open.watch.optimizer is optimizer:
             self._open.watch.steps += 1
             self._open.measure_after(self._clipper.changes(self._open.record))
@@ -147,6 +156,7 @@ class Session:
             self._add_returned_loss(closed, outputs)
         for flight in closed:
             self._finish(flight)
+        self._steering.batch_ended(closed)
 
     def publish_rest(self) -> None:
         """Publish what an exception has cut short."""
@@ -168,6 +178,7 @@ class Session:
 
     def close(self) -> None:
         """Leave the trainer as it was found."""
+        self._steering.close()
         self._clipper.close()
         if self._settings.clip is not None:
             self._clipper.restore()
@@ -177,9 +188,8 @@ class Session:
         return {
             "chronicle": self.chronicle.state_dict(),
             "alert_until": self._alert_until,
-            "skipped_steps": self._skipped,
             "optimizers": [watch.state_dict() for watch in self._watches],
-            "responses": [response.state_dict() for response in self._settings.responses],
+            "steering": self._steering.state_dict(),
         }
 
     # The way of one optimizer step.
@@ -212,7 +222,7 @@ class Session:
             loss_scale=scale,
             scale_adapts=adapts,
             per_parameter={"grad_norm": norms.each, "nonfinite_count": norms.nonfinite},
-            skipped_steps=self._skipped,
+            skipped_steps=self._steering.skipped,
         )
         self._open = StepInFlight(
             watch,
@@ -280,7 +290,7 @@ class Session:
         flight.record = self._clipper.set(watch, flight.record)
         watch.recorder.add(flight.record)
         self.chronicle.report(news, self._recorders)
-        self._respond(flight, findings, before_update=True)
+        self._steering.respond(flight, findings, before_update=True)
         if not flight.held_back:
             self._clipper.clip(watch, flight.parameters, flight.record, flight.scale, known=True)
             flight.copy_weights()
@@ -290,7 +300,7 @@ class Session:
         news = self._note(flight, findings)
         self.chronicle.report(news, self._recorders)
         self._publish(flight)
-        self._respond(flight, findings, before_update=False)
+        self._steering.respond(flight, findings, before_update=False)
 
     def _publish(self, flight: StepInFlight) -> None:
         record = self.last = flight.record
@@ -298,6 +308,7 @@ class Session:
         known = {name: value for name, value in metrics.items() if value is not None}
         _lightning.publish_callback_metrics(self._trainer, {**known, "gradexplode/severity": float(record.severity)})
         if flight.scalars_due:
+            record = self._steering.logged(record)
             self._board.record(record, flight.parameters.shown, self._settings.per_parameter)
 
     # Findings, and what is done about them.
@@ -314,18 +325,6 @@ class Session:
             flight.scalars_due = self._schedule.scalars_due(step, alert=True)
             flight.histograms_due = self._schedule.histograms_due(step, alert=True)
         return news
-
-    def _respond(self, flight: StepInFlight, findings: Sequence[Finding], before_update: bool) -> None:
-        critical = [finding for finding in findings if finding.severity is Severity.CRITICAL]
-        if not critical:
-            return
-        run = Run(self._trainer, self._module, before_update)
-        for response in self._settings.responses:
-            response.respond(critical, run)
-        if run.update_is_held_back:
-            flight.held_back = True
-            self._skipped += 1
-            flight.record = replace(flight.record, skipped_steps=self._skipped)
 
     def _hold_back(self, optimizer: Optimizer) -> None:
         if self._open is not None and self._open.held_back and self._open.watch.optimizer is optimizer:
@@ -366,15 +365,14 @@ class Session:
             self._open = None
 
     def _load(self, state: Mapping[str, Any]) -> None:
-        if not state:
-            return
-        self.chronicle.load_state_dict(state["chronicle"])
-        self._alert_until = state["alert_until"]
-        self._skipped = state["skipped_steps"]
-        for watch, plain in zip(self._watches, state["optimizers"], strict=False):
-            watch.load_state_dict(plain)
-        for response, plain in zip(self._settings.responses, state["responses"], strict=False):
-            response.load_state_dict(plain)
+        if state:
+            self.chronicle.load_state_dict(state["chronicle"])
+            self._alert_until = state["alert_until"]
+            for watch, plain in zip(self._watches, state["optimizers"], strict=False):
+                watch.load_state_dict(plain)
+        self._steering.start()
+        if state:
+            self._steering.load_state_dict(state["steering"])
 
 
 def _report_folder(report: Path | bool, trainer: _lightning.Trainer) -> Path | None:

@@ -19,8 +19,11 @@ from lightning_gradexplode import (
     AutoPolicy,
     ConstantClip,
     GradientExplosionMonitor,
+    Rollback,
+    SkipStep,
     StopTraining,
     Warn,
+    WeightPenalty,
     default_detectors,
 )
 from lightning_gradexplode.detect import GradientSpike, NonFiniteLoss
@@ -194,7 +197,15 @@ def test_it_can_be_built_by_the_command_line(namespace: Any) -> None:
     command_line = importlib.import_module(f"{namespace.__name__}.cli").LightningCLI
     callback = {
         "class_path": "lightning_gradexplode.GradientExplosionMonitor",
-        "init_args": {"clip": "auto", "detectors": [{"class_path": "lightning_gradexplode.detect.NonFiniteLoss"}]},
+        "init_args": {
+            "clip": "auto",
+            "detectors": [{"class_path": "lightning_gradexplode.detect.NonFiniteLoss"}],
+            "on_explosion": [
+                "skip",
+                {"class_path": "lightning_gradexplode.WeightPenalty", "init_args": {"l1": 0.1, "parameters": ["*"]}},
+                {"class_path": "lightning_gradexplode.Rollback", "init_args": {"margin": 7, "folder": "states"}},
+            ],
+        },
     }
     trainer = {"callbacks": [callback], "logger": False, "accelerator": "cpu", "enable_checkpointing": False}
     with warnings.catch_warnings():
@@ -203,3 +214,4 @@ def test_it_can_be_built_by_the_command_line(namespace: Any) -> None:
     (monitor,) = (one for one in built.trainer.callbacks if isinstance(one, GradientExplosionMonitor))
     assert isinstance(settings_of(monitor).clip, AutoPolicy)
     assert [type(one) for one in settings_of(monitor).detectors] == [NonFiniteLoss]
+    assert [type(one) for one in settings_of(monitor).responses] == [SkipStep, WeightPenalty, Rollback]

@@ -42,7 +42,7 @@ def totals(record: StepRecord, several_optimizers: bool = False) -> dict[str, fl
             step in one batch, and their curves would mix.
     """
     found = {name: getattr(record, name) for name in TOTALS}
-    values = {name: float(value) for name, value in found.items() if value is not None}
+    values = {name: float(value) for name, value in found.items() if value is not None} | dict(record.responses)
     logged = {f"{PREFIX}/{name}": value for name, value in values.items()}
     if several_optimizers:
         logged |= {f"{PREFIX}/optimizer_{record.optimizer}/{name}": value for name, value in values.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch.optim import Optimizer
@@ -39,6 +40,16 @@ class Stateful(Protocol):
         """Take back what `state_dict` gave."""
 
 
+class Seams(Protocol):
+    """What a response may want of Lightning, and what Lightning has no public way for."""
+
+    def log_folder(self) -> Path:
+        """Give the folder of the run's logs; to be asked on every process."""
+
+    def save_nothing_now(self) -> None:
+        """Keep the trainer's ``ModelCheckpoint`` callbacks from saving until the next optimizer step."""
+
+
 class Run:
     """The training run as a response sees it, at one step.
 
@@ -50,6 +61,7 @@ class Run:
         record: What was measured of the step so far, None before the first one.
         memory: The monitor's own memory of the run (detectors and clip policies), which goes back with the weights.
         severity: Worst severity seen at this step, or in this batch, so far; 0 for none.
+        seams: What only those who know Lightning can do.
     """
 
     def __init__(
@@ -61,6 +73,7 @@ class Run:
         record: StepRecord | None = None,
         memory: Stateful | None = None,
         severity: int = 0,
+        seams: Seams | None = None,
     ) -> None:
         self.trainer = trainer
         self.module = module
@@ -69,6 +82,7 @@ class Run:
         self.record = record
         self.memory = memory
         self.severity = severity
+        self._seams = seams
         self.update_is_held_back = False
 
     @property
@@ -83,6 +97,15 @@ class Run:
     def stop(self) -> None:
         """End the training cleanly after this batch."""
         self.trainer.should_stop = True
+
+    def log_folder(self) -> Path:
+        """Give the folder of the run's logs; to be asked on every process."""
+        return Path(self.trainer.default_root_dir) if self._seams is None else self._seams.log_folder()
+
+    def save_nothing_now(self) -> None:
+        """Keep the trainer's ``ModelCheckpoint`` callbacks from saving until the next optimizer step."""
+        if self._seams is not None:
+            self._seams.save_nothing_now()
 
     def tell(self, message: str) -> None:
         """Say on the main process what is being done."""

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_gradexplode import _lightning
 from lightning_gradexplode.records import Finding, Severity
 from lightning_gradexplode.respond import snapshot
 from lightning_gradexplode.respond.base import Response, Run
@@ -57,7 +56,7 @@ class SaveCheckpoint(Response):
         """Take the state that the fit starts with, and find the folder."""
         self._budget = Budget(self._budget.most, self._budget.cooldown)
         self._states.start(run)
-        self._target = self.folder or _lightning.log_directory(run.trainer) / "gradexplode"
+        self._target = self.folder or run.log_folder() / "gradexplode"
 
     def respond(self, findings: Sequence[Finding], run: Run) -> bool:
         """Save both states."""
@@ -79,7 +78,7 @@ class SaveCheckpoint(Response):
         """Keep a good state; after a critical finding, keep others from saving."""
         self._states.batch_ended(run)
         if run.severity >= Severity.CRITICAL:
-            _lightning.save_nothing_now(run.trainer)
+            run.save_nothing_now()
 
     def ended(self) -> None:
         """Let go of all states."""

@@ -110,7 +110,7 @@ class ReduceLearningRate(Response):
         if self._rate.value == 1.0:
             return
         self._calm = self._calm + 1 if run.severity < Severity.CRITICAL else 0
-        if self._calm <= self.hold:
+        if self._calm < self.hold:
             return
         rise = self.factor ** (-self._budget.used / self.return_over) if self.return_over else float("inf")
         self._rate.value = min(1.0, self._rate.value * rise)

@@ -80,7 +80,7 @@ class _Penalty(Response):
         if self._since is None:
             return
         self._calm = self._calm + 1 if run.severity < Severity.CRITICAL else 0
-        if self.hold and self._calm > self.hold:
+        if self.hold and self._calm >= self.hold:
             self._begin()
             run.tell(f"{type(self).__name__} ends")
 

@@ -104,7 +104,7 @@ def _restored(saved: Any, current: Any, parameter: Any) -> Any:
 
 
 def _random_state() -> dict[str, Any]:
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {
         "torch": torch.get_rng_state(),
         "devices": devices,

@@ -14,8 +14,24 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lightning_gradexplode.records import Finding, Severity
-from lightning_gradexplode.respond import ExplosionError, RaiseError, Response, Run, StopTraining, Warn, responses
+from lightning_gradexplode.respond import (
+    Chain,
+    ExplosionError,
+    RaiseError,
+    RecurrentBound,
+    ReduceLearningRate,
+    Response,
+    Rollback,
+    Run,
+    SaveCheckpoint,
+    SkipStep,
+    StopTraining,
+    Warn,
+    WeightPenalty,
+    responses,
+)
 from lightning_gradexplode.respond.apply import drop_gradients
+from tests.detect.steps import through_checkpoint
 
 FINDINGS = [
     Finding(3, "nonfinite-loss", Severity.CRITICAL, None, float("inf"), 0.0, "the loss is inf"),
@@ -40,6 +56,8 @@ class Shout(Response):
     [
         ("warn", [Warn]),
         ("stop", [StopTraining]),
+        (["skip", "reduce-lr", "rollback"], [SkipStep, ReduceLearningRate, Rollback]),
+        ("checkpoint", [SaveCheckpoint]),
         ("raise", [RaiseError]),
         (["warn", "stop"], [Warn, StopTraining]),
         (("raise", Shout()), [RaiseError, Shout]),
@@ -77,6 +95,80 @@ def test_a_warning_leaves_the_run_alone() -> None:
     Warn().respond(FINDINGS, one)
     assert not one.trainer.should_stop
     assert not one.update_is_held_back
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "error", "words"),
+    [
+        (SkipStep, {"most_in_a_row": 0}, ValueError, ["most_in_a_row", "0", "at least 1"]),
+        (SkipStep, {"cooldown": 1.5}, TypeError, ["cooldown", "1.5", "whole number"]),
+        (SkipStep, {"most": True}, TypeError, ["most", "True", "whole number"]),
+        (ReduceLearningRate, {"factor": 0.0}, ValueError, ["factor", "0.0", "above 0"]),
+        (ReduceLearningRate, {"factor": 2}, ValueError, ["factor", "2", "at most 1"]),
+        (ReduceLearningRate, {"factor": "half"}, TypeError, ["factor", "'half'", "number"]),
+        (ReduceLearningRate, {"hold": -1}, ValueError, ["hold", "-1", "at least 0"]),
+        (Rollback, {"every_n_steps": 0}, ValueError, ["every_n_steps", "0"]),
+        (Rollback, {"learning_rate_factor": float("nan")}, ValueError, ["learning_rate_factor", "nan"]),
+        (SaveCheckpoint, {"most": 0}, ValueError, ["most", "0", "at least 1"]),
+        (WeightPenalty, {"l2": 0.0}, ValueError, ["l1", "l2", "0"]),
+        (WeightPenalty, {"l1": -1.0}, ValueError, ["l1", "-1.0", "at least 0"]),
+        (WeightPenalty, {"l2": float("inf")}, ValueError, ["l2", "inf", "finite"]),
+        (WeightPenalty, {"parameters": "*"}, TypeError, ["parameters", "'*'", "sequence"]),
+        (RecurrentBound, {"when": "later"}, ValueError, ["when", "'later'", "'always'"]),
+        (RecurrentBound, {"weight": "much"}, TypeError, ["weight", "'much'", "number"]),
+    ],
+)
+def test_what_responses_do_not_take(
+    kind: Callable[..., Response], arguments: dict[str, Any], error: type[Exception], words: list[str]
+) -> None:
+    """The message names the argument, what it got and what it takes."""
+    with pytest.raises(error) as raised:
+        kind(**arguments)
+    assert all(word in str(raised.value) for word in words)
+
+
+class Noted(Response):
+    """Notes when it is asked, and acts a number of times.
+
+    Args:
+        name: What it notes.
+        notes: Where.
+        acts: How often it acts; it says False afterwards.
+    """
+
+    def __init__(self, name: str, notes: list[str], acts: int) -> None:
+        self.name, self.notes, self.acts = name, notes, acts
+
+    def respond(self, findings: Sequence[Finding], run: Run) -> bool | None:
+        """Act, or not; acting gives None as a user's own response would."""
+        self.notes.append(self.name)
+        self.acts -= 1
+        return None if self.acts >= 0 else False
+
+
+def test_a_chain_asks_the_next_when_one_gives_up() -> None:
+    """Within an episode it goes on from the one that acted last; after calm it begins anew."""
+    notes: list[str] = []
+    chain = Chain([Noted("a", notes, 1), Noted("b", notes, 2), Noted("c", notes, 9)])
+    for _ in range(4):
+        chain.respond(FINDINGS, run())
+    assert notes == ["a", "a", "b", "b", "b", "c"]
+    for _ in range(20):
+        chain.batch_ended(run())
+    chain.respond(FINDINGS, run())
+    assert notes[6:] == ["a", "b", "c"]
+
+
+def test_a_chain_goes_through_a_checkpoint() -> None:
+    """The place in the chain is kept; a state of another chain is no obstacle."""
+    notes: list[str] = []
+    one = Chain([Noted("a", notes, 0), Noted("b", notes, 9)])
+    one.respond(FINDINGS, run())
+    other = Chain([Noted("c", notes, 9), Noted("d", notes, 9)])
+    other.load_state_dict(through_checkpoint(one.state_dict()))
+    other.respond(FINDINGS, run())
+    assert notes == ["a", "b", "d"]
+    Chain([SkipStep(), Rollback()]).load_state_dict(through_checkpoint(one.state_dict()))
 
 
 @pytest.mark.parametrize("before_update", [True, False])

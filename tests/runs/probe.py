@@ -158,6 +158,7 @@ class Watched:
         scaled: bool = False,
         monitor: dict[str, Any] | None = None,
         callbacks: Any = (),
+        callbacks_behind: Any = (),
         ckpt_path: str | None = None,
         trainer_class: Any = pl.Trainer,
         **trainer: Any,
@@ -167,9 +168,8 @@ class Watched:
         self.probe = Probe(self.monitor, scaled)
         self.logger = RecordingLogger()
         self.module = module
-        self.trainer = trainer_class(
-            **{**QUIET, "logger": self.logger, **trainer}, callbacks=[*callbacks, self.monitor, self.probe]
-        )
+        everyone = [*callbacks, self.monitor, self.probe, *callbacks_behind]
+        self.trainer = trainer_class(**{**QUIET, "logger": self.logger, **trainer}, callbacks=everyone)
         self.trainer.fit(module, ckpt_path=ckpt_path, **({"weights_only": False} if ckpt_path else {}))
 
     @property
