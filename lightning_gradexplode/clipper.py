@@ -107,7 +107,7 @@ class Clipper:
         A clip value that clearly does not bind multiplies by 1.0, which changes nothing and is left out.
         """
         known, self._known = self._known, None
-        if known is None or known.optimizer is not optimizer or not known.reading.holds(known.parameters, writes=0):
+        if known is None or known.optimizer is not optimizer or not known.reading.holds(known.parameters):
             return False
         if known.norm < clip_val * (1 - _ROUNDING):
             return True

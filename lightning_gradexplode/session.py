@@ -252,13 +252,11 @@ class Session:
         Args:
             watch: The optimizer.
             scale: The AMP scale, None without one.
-            is_scaled: Whether the gradients in memory are multiplied by it; if not, they have been written to once
-                since the backward pass.
+            is_scaled: Whether the gradients in memory are multiplied by it now.
         """
         reading, self._reading = self._reading, None
         try:
-            writes = int(scale is not None and not is_scaled)
-            if reading is None or not reading.holds(self._parameters(watch), writes):
+            if reading is None or not reading.holds(self._parameters(watch)):
                 reading = self._read(watch, scale, is_scaled)
         except Exception:
             self.withdraw(batch_ends=False)  # the other processes are about to wait for this one

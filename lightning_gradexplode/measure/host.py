@@ -25,7 +25,7 @@ def read(values: Sequence[Tensor]) -> FloatArray:
     """
     if all(map(is_on_host, values)):
         return np.array([_viewed(value) for value in values], dtype=np.float64)
-    device = next(value.device for value in values if not value.is_cpu)
+    device = next(value.device for value in values if not is_on_host(value))
     flat = [value.detach().reshape(1).to(device, widest(device)) for value in values]
     together: FloatArray = torch.cat(flat).cpu().double().numpy()
     return together

@@ -71,13 +71,14 @@ class GradientReading:
         norms, total, numbers = measure_norms_as_torch_does(gradients, scalars)
         return cls(norms, numbers, gradients, _versions(gradients), total)
 
-    def holds(self, parameters: ParameterSet, writes: int) -> bool:
-        """Tell whether the gradients are the same tensors, each written to exactly so many times since."""
+    def holds(self, parameters: ParameterSet) -> bool:
+        """Tell whether the gradients are the same tensors, not written to since.
+
+        A gradient scaler's ``unscale_`` does not count: torch raises no version for it.
+        """
         now = parameters.gradients
-        if len(now) != len(self.gradients) or not all(map(operator.is_, now, self.gradients)):
-            return False
-        versions = _versions(now)
-        return versions == self.versions if not writes else versions == [one + writes for one in self.versions]
+        same = len(now) == len(self.gradients) and all(map(operator.is_, now, self.gradients))
+        return same and _versions(now) == self.versions
 
 
 def _versions(gradients: Sequence[Tensor | None]) -> list[int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,20 +78,30 @@ def test_shares_of_complex_and_sparse_gradients() -> None:
 
 
 def test_a_reading_knows_whether_the_gradients_are_still_the_same() -> None:
-    """A write, a replacement and a removal are noticed, and so is a write that was expected and did not come."""
-    parameters = parameters_with(torch.ones(3), None)
-    reading = measure.GradientReading.take(parameters, 1.0)
-    assert reading.holds(parameters, 0)
-    assert not reading.holds(parameters, 1)
-    gradient = parameters.tensors[0].grad
-    assert gradient is not None
-    gradient.mul_(0.5)
-    assert not reading.holds(parameters, 0)
-    assert reading.holds(parameters, 1)
-    parameters.tensors[0].grad = gradient.clone()
-    assert not reading.holds(parameters, 1)
-    parameters.tensors[0].grad = None
-    assert not reading.holds(parameters, 1)
+    """A write, a replacement and a removal are noticed."""
+    changes: list[Callable[[Any], Any]] = [
+        lambda parameter: parameter.grad.mul_(0.5),
+        lambda parameter: setattr(parameter, "grad", parameter.grad.clone()),
+        lambda parameter: setattr(parameter, "grad", None),
+    ]
+    for change in changes:
+        parameters = parameters_with(torch.ones(3), None)
+        reading = measure.GradientReading.take(parameters, 1.0)
+        assert reading.holds(parameters)
+        change(parameters.tensors[0])
+        assert not reading.holds(parameters)
+
+
+def test_unscaling_is_no_write() -> None:
+    """A reading taken of scaled gradients, with the scale divided out, is that of the gradients once unscaled."""
+    parameters = parameters_with(torch.full((3,), 0.5))
+    optimizer = SGD(parameters.tensors, lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(parameters.tensors[0].sum()).backward()  # type: ignore[no-untyped-call]
+    reading = measure.GradientReading.take(parameters, scaler.get_scale())
+    scaler.unscale_(optimizer)
+    assert reading.holds(parameters)
+    assert reading.norms.total == pytest.approx(measure.GradientReading.take(parameters).norms.total, rel=1e-6)
 
 
 def test_clipped_norms_of_a_step() -> None:
