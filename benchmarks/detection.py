@@ -4,17 +4,20 @@ Small runs, five seeds of each family, are trained once and then judged as often
 run counts as caught in time if a rule alarms no later than one step after the run was lost (alarms before the step at
 which a trouble was planted do not catch it, and count as alarms of healthy steps); as a false alarm, if a rule alarms
 at all in a run that stayed healthy. The lead is the number of steps from the first alarm to the loss of the run, its
-median over the runs caught. Our detectors alarm at a CRITICAL finding.
+median over the runs caught; and again over the slow ones, in which the growth takes more than five steps: so many lie
+between the last step whose loss was within one unit of its start (see `benchmarks.zoo.probe`) and whose weights were
+below three times theirs, and the loss of the run. Our detectors alarm at a CRITICAL finding.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import median, stdev
 
 from benchmarks.layer_peers import LAYER_PEERS
 from benchmarks.peers import PEERS, Peer
@@ -24,6 +27,8 @@ from benchmarks.zoo.replay import complete, replay
 from lightning_gradexplode import Finding, Severity, default_detectors
 
 OURS = "gradexplode"
+SLOW = 5
+"""Growth in more steps than these is slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,12 @@ class Verdict:
         return lost - self.first
 
     @property
+    def is_slow(self) -> bool:
+        """Whether the growth from calm to the loss of the run took more than `SLOW` steps."""
+        lost = self.run.outcome.lost
+        return lost is not None and lost - _last_calm_step(self.run, lost) > SLOW
+
+    @property
     def calm_steps(self) -> int:
         """Number of steps at which nothing was wrong."""
         if self.healthy:
@@ -81,11 +92,33 @@ class Verdict:
     @property
     def names_the_module(self) -> bool | None:
         """Whether the first critical finding that names a place names the planted one; None if none does."""
-        planted = self.family.where
-        named = next((f.where for f in self.critical if f.where is not None and f.step >= self.family.begins), None)
+        planted, named = self.family.where, self.named
         if planted is None or named is None:
             return None
         return named == planted or named.startswith(planted + ".")
+
+    @property
+    def named(self) -> str | None:
+        """The place that the first critical finding names that names any."""
+        return next((f.where for f in self.critical if f.where is not None and f.step >= self.family.begins), None)
+
+
+def _last_calm_step(run: RecordedRun, lost: int) -> int:
+    """Give the last step before the loss of the run at which neither loss nor weights had left their start; else -1."""
+    records = [record for record in complete(run) if record.step <= lost]
+    losses = [record.loss for record in records if record.loss is not None and math.isfinite(record.loss)]
+    weights = {record.optimizer: record.weight_norm_before for record in reversed(records)}
+    if not losses:
+        return -1
+    start = losses[0]
+    unit = max(abs(start), stdev(losses[:3]) if len(losses) > 2 else 0.0)
+    last: dict[int, bool] = {}
+    for record in records:
+        level, norm = weights[record.optimizer], record.weight_norm
+        large = level is not None and norm is not None and not norm <= 3 * level
+        far = record.loss is not None and not abs(record.loss - start) <= unit
+        last[record.step] = last.get(record.step, True) and not large and not far
+    return max((step for step, calm in last.items() if calm), default=-1)
 
 
 def judge(family: Family, run: RecordedRun, weights_every: int) -> Verdict:
@@ -110,11 +143,18 @@ def summary(name: str, verdicts: Sequence[Verdict]) -> str:
     steps = sum(verdict.calm_steps for verdict in verdicts)
     rate = 1000 * sum(verdict.calm_alarms for verdict in verdicts) / steps if steps else 0.0
     false = sum(bool(verdict.alarms) for verdict in well)
-    lead = f"{median(leads):g}" if leads else "-"
-    return f"{name:28} {len(leads):4} of {len(lost):3} {false:6} of {len(well):3} {rate:12.1f} {lead:>10}"
+    slow = [verdict.lead for verdict in lost if verdict.lead is not None and verdict.is_slow]
+    return (
+        f"{name:28} {len(leads):4} of {len(lost):3} {false:6} of {len(well):3} {rate:12.1f} "
+        f"{_median(leads):>10} {_median(slow):>6} of {len(slow)}"
+    )
 
 
-HEADER = f"{'':28} {'caught in time':>11} {'false alarms':>13} {'per 1000':>9} {'lead':>10}"
+def _median(leads: Sequence[int]) -> str:
+    return f"{median(leads):g}" if leads else "-"
+
+
+HEADER = f"{'':28} {'caught in time':>11} {'false alarms':>13} {'per 1000':>9} {'lead':>10} {'if slow':>9}"
 
 
 def print_table(title: str, verdicts: dict[str, list[Verdict]], keep: Callable[[Verdict], bool]) -> None:
@@ -156,6 +196,9 @@ def print_places(verdicts: Sequence[Verdict]) -> None:
     named = sum(verdict.names_the_module is True for verdict in planted)
     nowhere = sum(verdict.names_the_module is None for verdict in planted)
     print(f"\nThe planted module is named in {named} of {len(planted)} caught runs ({nowhere} name no place)")
+    for family in dict.fromkeys(verdict.family for verdict in planted):
+        names = [verdict.named or "-" for verdict in planted if verdict.family is family]
+        print(f"  {family.name:30} planted in {family.where}, named {', '.join(names)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

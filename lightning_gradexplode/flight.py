@@ -50,7 +50,7 @@ class StepInFlight:
     def measure_start(self) -> None:
         """Measure the weights before the run's first step."""
         weights = self.parameters.shards.norms(measure_norms(self.parameters.tensors))
-        self.record = measure.with_weights_before(self.record, weights)
+        self.record = measure.with_weights_before(self.record, self.parameters, weights)
 
     def measure_gradients(self, clips_by_value: bool) -> None:
         """Measure what a step that is logged, or clipped by value, needs besides the gradients' norms."""

@@ -155,6 +155,7 @@ class StepRecord:
         clip_rate: Share of recent steps at which clipping changed the gradients.
         weight_norm: L2 norm of the weights after the step.
         weight_norm_before: The same before the step, of a run's first step and where the change was measured.
+        weight_count: Number of weights, where their norm before the step is known.
         update_ratio: L2 norm of the weights' change over the L2 norm of the weights before the step.
         nonfinite_weights: Number of parameters with NaN or infinite elements after the step.
         loss_scale: The scale of the AMP gradient scaler, None without one.
@@ -183,6 +184,7 @@ class StepRecord:
     clip_rate: float | None = None
     weight_norm: float | None = None
     weight_norm_before: float | None = None
+    weight_count: int | None = None
     update_ratio: float | None = None
     nonfinite_weights: int | None = None
     loss_scale: float | None = None

@@ -348,13 +348,12 @@ class Session:
         return float(losses.sum()) / (scale or 1.0) * self._trainer.accumulate_grad_batches / len(losses)
 
     def _add_returned_loss(self, closed: Sequence[StepInFlight], outputs: Any) -> None:
-        """Give the last step of a batch in manual optimization the loss that training_step has returned."""
+        """Give each optimizer's last step of a batch in manual optimization the loss that training_step has returned."""
         tensor = _lightning.returned_loss(outputs)
         value = None if tensor is None else float(read([tensor])[0])
         loss = self._exchange(value, False, np.zeros(0))[0]
-        if closed:
-            last = closed[-1]
-            last.record = replace(last.record, loss=loss.value, batch_idx=loss.batch_idx, rank=loss.rank)
+        for flight in {flight.watch.index: flight for flight in closed}.values():
+            flight.record = replace(flight.record, loss=loss.value, batch_idx=loss.batch_idx, rank=loss.rank)
 
     def _close_open(self) -> None:
         if self._open is not None:

@@ -12,6 +12,8 @@ from benchmarks.zoo import (
     exploding_numbers,
     exploding_rates,
     exploding_recurrent,
+    exploding_slips,
+    healthy_jumps,
     healthy_levels,
     healthy_noise,
     healthy_schedules,
@@ -22,10 +24,12 @@ from benchmarks.zoo.family import Family
 _MODULES = (
     exploding_rates,
     exploding_recurrent,
+    exploding_slips,
     exploding_deep,
     exploding_numbers,
     healthy_schedules,
     healthy_noise,
+    healthy_jumps,
     healthy_levels,
     healthy_shapes,
 )

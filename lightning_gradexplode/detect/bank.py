@@ -31,6 +31,7 @@ class DetectorBank:
         self._attention = WeightAttention()
         self._levels = ParameterLevels()
         self._waiting: list[Detector] = []
+        self._noting = [d for d in self.detectors if type(d).measured is not Detector.measured]
 
     @property
     def wants_start(self) -> bool:
@@ -41,16 +42,22 @@ class DetectorBank:
         """Judge a new step by what is known before the optimizer steps, and set `wants_weights` for after it."""
         self._waiting = self.detectors
         self.wants_weights = self._attention.due(record)
-        findings = self.proceed(record)
+        findings = self._ask(record)
         norms = record.per_parameter.get("grad_norm")
         if norms is not None and not any(finding.severity >= Severity.WARNING for finding in findings):
             self._levels.update(norms)
         return findings
 
     def proceed(self, record: StepRecord) -> list[Finding]:
-        """Ask the detectors that were not asked at this step yet, as far as what they read is known now."""
+        """Judge a step once it is over, by the detectors that were not asked yet and whose numbers are known now."""
         if record.weight_norm is not None:
             self._attention.saw(record.weight_norm)
+        findings = self._ask(record)
+        for detector in self._noting:
+            detector.measured(record)
+        return findings
+
+    def _ask(self, record: StepRecord) -> list[Finding]:
         missing = {field for field in _MEASURED if getattr(record, field) is None}
         waiting, findings = [], []
         for detector in self._waiting:

@@ -6,6 +6,7 @@ import math
 
 from lightning_gradexplode.detect.base import Detector
 from lightning_gradexplode.detect.history import RobustWindow
+from lightning_gradexplode.detect.levels import LossLevel, WeightLevel
 from lightning_gradexplode.records import Finding, Severity, StepRecord
 
 
@@ -111,14 +112,21 @@ class GradientSpike(_AgainstHistory):
 class GradientGrowth(_AgainstHistory):
     """The gradient norm keeps growing away from its usual level.
 
-    The norm has to be above `factor` times the usual one, and far outside its scatter, for `patience` steps in a row.
-    That is a warning; it is critical when the loss confirms it (more than twice as high as at the start), or when the
-    norm has passed `far` times its usual level.
+    A norm above `factor` times the usual one, and far outside its scatter, for `patience` steps in a row is a warning.
+    It is critical if it is `factor` times the highest level of the whole run as well (gradients of a run that has
+    converged may rise far and still be small), and if another number bears witness: the loss, `units` above its start,
+    or the weights, `grown` times theirs; from `alone` times the highest level on, a loss that has not fallen is witness
+    enough. Critical, too, is slow growth that no window shows, to `far` times the first norms, while the loss runs away
+    in either direction, by `runaway` units: a loss without a floor falls for ever.
 
     Args:
         factor: Times the median of the last `window` steps that were not growth themselves.
-        far: Times the median from which no second witness is needed.
         patience: Steps in a row.
+        units: Rise of the loss, in the units of `LossLevel`.
+        grown: Growth of the weights, as `WeightLevel` tells it.
+        alone: Times the highest level, with a loss less than a tenth of a unit below its start.
+        far: Times the first norms.
+        runaway: Distance of the loss from its start, in the same units.
         window: Number of steps remembered.
         start: Number of steps before anything is judged.
     """
@@ -126,45 +134,77 @@ class GradientGrowth(_AgainstHistory):
     sign = "gradient-growth"
 
     def __init__(
-        self, factor: float = 10.0, far: float = 1000.0, patience: int = 3, window: int = 128, start: int = 5
+        self,
+        factor: float = 10.0,
+        patience: int = 3,
+        units: float = 1.0,
+        grown: float = 3.0,
+        alone: float = 1e4,
+        far: float = 100.0,
+        runaway: float = 9.0,
+        window: int = 128,
+        start: int = 5,
     ) -> None:
         super().__init__(window, start)
         self.factor = factor
-        self.far = far
         self.patience = patience
+        self.units = units
+        self.grown = grown
+        self.alone = alone
+        self.far = far
+        self.runaway = runaway
         self._streak = 0
-        self._losses = RobustWindow(5)
+        self._far_streak = 0
+        self._first: float | None = None
+        self._highest = -math.inf
+        self._loss = LossLevel()
+        self._weights = WeightLevel()
 
     def check(self, record: StepRecord) -> Finding | None:
-        """Judge the step's gradient norm, with the loss as a witness."""
+        """Judge the step's gradient norm, with the loss and the weights as witnesses."""
         norm = record.grad_norm
         assert norm is not None
-        if not math.isfinite(norm):
+        if not math.isfinite(norm) or norm <= 0:
             return None
-        if record.loss is not None and math.isfinite(record.loss) and len(self._losses) < self._losses.size:
-            self._losses.add(record.loss)
+        loss_rise = self._loss.rise(record.loss)
+        self._loss.note(record.loss, self._weights.moved)
+        self._note_level()
         rise, deviations = self._rise(norm)
+        runs_away = self._runs_away(norm, loss_rise)
         if rise <= math.log(self.factor) or deviations <= 6.0:
             self._streak = 0
             self._remember(norm)
+        else:
+            self._streak += 1
+        if self._streak < self.patience and not runs_away:
             return None
-        self._streak += 1
-        if self._streak < self.patience:
-            return None
-        certain = rise > math.log(self.far) or self._loss_confirms(record.loss)
-        usual = self._usual()
-        message = (
-            f"the gradient norm is {norm:.3g}, {norm / usual:.3g} times the usual {usual:.3g}, "
-            f"and has stayed above its limit for {self._streak} steps"
-        )
-        severity = Severity.CRITICAL if certain else Severity.WARNING
-        return self.finding(record, severity, norm, usual * self.factor, message)
+        severity = Severity.CRITICAL if runs_away or self._is_certain(norm, loss_rise) else Severity.WARNING
+        usual = math.exp(self._first) if runs_away and self._first is not None else self._usual()
+        factor = self.far if runs_away else self.factor
+        message = f"the gradient norm is {norm:.3g}, {norm / usual:.3g} times the usual {usual:.3g}, and stays there"
+        return self.finding(record, severity, norm, usual * factor, message)
 
-    def _loss_confirms(self, loss: float | None) -> bool:
-        if loss is None or not len(self._losses):
-            return False
-        start = self._losses.median
-        return not loss - start <= max(abs(start), self._losses.spread)
+    def measured(self, record: StepRecord) -> None:
+        """Note the weights."""
+        self._weights.note(record)
+
+    def _note_level(self) -> None:
+        """Keep the median of the first norms, and the highest that the usual level ever was."""
+        if len(self._history) >= self.start:
+            level = self._history.median
+            self._first = level if self._first is None else self._first
+            self._highest = max(self._highest, level)
+
+    def _is_certain(self, norm: float, loss_rise: float) -> bool:
+        rise = math.log(norm) - self._highest
+        if loss_rise >= self.units or self._weights.growth >= self.grown:
+            return rise > math.log(self.factor)
+        return rise > math.log(self.alone) and loss_rise > -0.1
+
+    def _runs_away(self, norm: float, loss_rise: float) -> bool:
+        far = self._first is not None and math.log(norm) > self._first + math.log(self.far)
+        self._far_streak = self._far_streak + 1 if far and abs(loss_rise) >= self.runaway else 0
+        return self._far_streak >= self.patience
 
 
 class GradientAboveOne(Detector):

@@ -6,6 +6,7 @@ import math
 
 from lightning_gradexplode.detect.base import Detector
 from lightning_gradexplode.detect.history import RobustWindow
+from lightning_gradexplode.detect.levels import MOVED, LossLevel, WeightLevel
 from lightning_gradexplode.records import Finding, Severity, StepRecord
 
 
@@ -43,62 +44,82 @@ class NonFiniteLoss(Detector):
 class DivergingLoss(Detector):
     """The loss has left the region where it started, and stays out: the article's sign 2, at its end.
 
-    The loss's rise is measured from the median of its first steps, in units of its size there, or of its range there,
-    or of its usual change from step to step, whichever is largest, so that a noisy loss around zero or below it is
-    judged as well. More than `limit` units for `patience` steps in a row is critical; a loss that swings back in
-    between is not.
+    The rise over the start is measured in the units of `LossLevel`: with a positive loss that is not noisy, one unit is
+    the loss at the start. Critical are
+
+    - `patience` steps in a row more than `limit` units above the start, two more if there were no losses before to tell
+      their noise, one less if the weights have moved, or a single one if they have grown to `ruined` times their start:
+      a bad batch makes a single loss, and leaves the weights;
+    - `early_patience` steps in a row more than `early` units above it, the last one no better than the first, if the
+      weights or the gradient norm bear witness: moved, or ten times as large as at the start. A change of the task
+      makes the loss jump, but then it falls; a large learning rate may make it rise for a while, but not that far.
 
     Args:
-        limit: Units of rise that count; with a positive loss 4 means five times the start.
+        limit: Units of rise that count; with a positive loss 9 means ten times the start.
         patience: Steps in a row.
-        start: Number of first steps that the start is taken from.
+        ruined: Growth of the weights with which one such step is enough.
+        early: Units of rise that count with a witness.
+        early_patience: Steps in a row.
     """
 
     sign = "diverging-loss"
     reads = ("loss",)
+    blames_growth = True
 
-    def __init__(self, limit: float = 4.0, patience: int = 3, start: int = 5) -> None:
+    def __init__(
+        self, limit: float = 9.0, patience: int = 3, ruined: float = 3.0, early: float = 4.0, early_patience: int = 3
+    ) -> None:
         self.limit = limit
         self.patience = patience
-        self._start = RobustWindow(start)
-        self._changes = RobustWindow(100)
-        self._last: float | None = None
-        self._streak = 0
+        self.ruined = ruined
+        self.early = early
+        self.early_patience = early_patience
+        self._loss = LossLevel()
+        self._weights = WeightLevel()
+        self._norms = RobustWindow(5)
+        self._far = 0
+        self._out: list[float] = []
 
     def check(self, record: StepRecord) -> Finding | None:
         """Judge the step's loss against the run's start."""
-        assert record.loss is not None
-        if not math.isfinite(record.loss):
+        loss = record.loss
+        assert loss is not None
+        if not math.isfinite(loss):
             return None
-        rise = self._rise(record.loss)
-        if rise <= self.limit and len(self._start) < self._start.size:
-            self._start.add(record.loss)
-        self._note_change(record.loss, rise)
-        self._streak = self._streak + 1 if rise > self.limit else 0
-        if self._streak < self.patience:
+        rise = self._loss.rise(loss)
+        self._far = self._far + 1 if rise > self.limit else 0
+        self._out = [*self._out[1 - self.early_patience :], loss] if rise > self.early else []
+        grown = self._weights.growth
+        found = self._far >= self._enough()
+        limit = self.limit if found else self.early
+        if len(self._out) == self.early_patience and self._out[-1] >= self._out[0]:
+            found = found or self._weights.moved or self._norm_confirms(record.grad_norm)
+        self._loss.note(loss, self._weights.moved)
+        self._note_norm(record.grad_norm)
+        if not found:
             return None
-        level = self._start.median
-        message = (
-            f"the loss is {record.loss:.4g}, it started at {level:.4g} and has been above its limit for "
-            f"{self._streak} steps"
-        )
-        return self.finding(record, Severity.CRITICAL, record.loss, level + self.limit * self._unit(), message)
+        witness = f", with weights {grown:.3g} times as large" if grown >= MOVED else ""
+        message = f"the loss is {loss:.4g}, it started at {self._loss.start:.4g}{witness}"
+        return self.finding(record, Severity.CRITICAL, loss, self._loss.above(limit), message)
 
-    def _note_change(self, loss: float, rise: float) -> None:
-        if rise <= self.limit and self._last is not None:
-            self._changes.add(min(abs(loss - self._last), 1e300))
-        self._last = loss
+    def measured(self, record: StepRecord) -> None:
+        """Note the weights."""
+        self._weights.note(record)
 
-    def _noise(self) -> float:
-        """The median change from step to step: unlike the spread of the losses, it does not follow a steady rise."""
-        return self._changes.median if len(self._changes) else 0.0
+    def _enough(self) -> int:
+        """Give the number of steps above the limit that leave no doubt."""
+        if self._weights.growth >= self.ruined:
+            return 1
+        if self._weights.moved:
+            return self.patience - 1
+        return self.patience if self._loss.is_known else self.patience + 2
 
-    def _unit(self) -> float:
-        start_range = self._start.largest - self._start.quantile(0.0)
-        return max(abs(self._start.median), start_range, 2 * self._noise(), 1e-30)
+    def _note_norm(self, norm: float | None) -> None:
+        if norm is not None and math.isfinite(norm) and len(self._norms) < self._norms.size:
+            self._norms.add(norm)
 
-    def _rise(self, loss: float) -> float:
-        return (loss - self._start.median) / self._unit() if len(self._start) else 0.0
+    def _norm_confirms(self, norm: float | None) -> bool:
+        return norm is not None and len(self._norms) > 0 and not norm <= 10 * self._norms.median
 
 
 class UnstableLoss(Detector):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from lightning_gradexplode.detect.base import Detector
+from lightning_gradexplode.detect.levels import LossLevel, WeightLevel
 from lightning_gradexplode.records import Finding, Severity, StepRecord
 
 
@@ -27,34 +30,50 @@ class NonFiniteWeight(Detector):
 class WeightGrowth(Detector):
     """The weights have grown far beyond where they started: the article's sign 4, over the whole run.
 
+    Judged is the norm of all weights over that before the first step, by `WeightLevel`. `limit` times is a warning,
+    and critical if the loss bears witness, by a rise of `units` over its start; `lost` times is critical by itself,
+    unless the weights started next to zero.
+
     Args:
-        limit: Times the first norm that is a warning.
-        lost: Times the first norm that is critical.
+        limit: Times the start that is a warning.
+        lost: Times the start that is critical.
+        units: Rise of the loss, in the units of `LossLevel`; with a positive loss 2 means three times the start.
     """
 
     sign = "weight-growth"
     reads = ("weight_norm",)
 
-    def __init__(self, limit: float = 10.0, lost: float = 50.0) -> None:
+    def __init__(self, limit: float = 10.0, lost: float = 40.0, units: float = 2.0) -> None:
         self.limit = limit
         self.lost = lost
-        self._first: float | None = None
+        self.units = units
+        self._weights = WeightLevel()
+        self._loss = LossLevel()
 
     def check(self, record: StepRecord) -> Finding | None:
-        """Judge the norm of all weights against the first one measured."""
+        """Judge the norm of all weights against that of the start."""
         norm = record.weight_norm
         assert norm is not None
-        if not math.isfinite(norm):
+        self._weights.note(record)
+        growth = self._weights.growth
+        if not math.isfinite(norm) or growth <= self.limit:
             return None
-        if self._first is None:
-            self._first = norm
-        if self._first <= 0 or norm <= self.limit * self._first:
-            return None
-        certain = norm > self.lost * self._first
-        message = f"the weights' norm is {norm:.3g}, {norm / self._first:.3g} times that of the start"
+        alone = growth > self.lost and not self._weights.in_doubt
+        certain = alone or self._loss.rise(record.loss) >= self.units
+        message = f"the weights' norm is {norm:.3g}, {growth:.3g} times that of the start"
         severity = Severity.CRITICAL if certain else Severity.WARNING
-        limit = (self.lost if certain else self.limit) * self._first
-        return self.finding(record, severity, norm, limit, message, record.largest("weight_norm"))
+        limit = (self.lost if alone else self.limit) * self._weights.start
+        return self.finding(record, severity, norm, limit, message, self._grown_most(record))
+
+    def measured(self, record: StepRecord) -> None:
+        """Note the loss."""
+        self._loss.note(record.loss, self._weights.moved)
+
+    def _grown_most(self, record: StepRecord) -> str | None:
+        growth = self._weights.growth_each(record)
+        if not len(growth):
+            return None
+        return record.parameters[int(np.argmax(np.where(np.isnan(growth), np.inf, growth)))]
 
 
 class LargeUpdate(Detector):

@@ -144,16 +144,20 @@ def with_weights(record: StepRecord, norms: Norms) -> StepRecord:
     )
 
 
-def with_weights_before(record: StepRecord, norms: Norms) -> StepRecord:
-    """Add the weights' norms before the step to a record."""
-    per_parameter = {**record.per_parameter, "weight_norm_before": norms.each}
-    return replace(record, weight_norm_before=norms.total, per_parameter=per_parameter)
+def with_weights_before(record: StepRecord, parameters: ParameterSet, norms: Norms) -> StepRecord:
+    """Add the weights' number, and their norms before the step, to a record."""
+    return replace(
+        record,
+        weight_norm_before=norms.total,
+        weight_count=sum(tensor.numel() for tensor in parameters.tensors),
+        per_parameter={**record.per_parameter, "weight_norm_before": norms.each},
+    )
 
 
 def with_weight_change(record: StepRecord, parameters: ParameterSet, copy: WeightCopy, histograms: bool) -> StepRecord:
     """Add the weights' norms and their change by the step to a record, with histograms of both if they are due."""
     change = copy.change(parameters.tensors, parameters.shards)
-    record = with_weights_before(with_weights(record, change.weights), change.before)
+    record = with_weights_before(with_weights(record, change.weights), parameters, change.before)
     record = replace(
         record,
         update_ratio=change.update_ratio,

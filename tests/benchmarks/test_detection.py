@@ -55,7 +55,25 @@ def test_the_planted_module_is_named_by_itself_or_a_parameter() -> None:
 def test_the_line_of_a_rule() -> None:
     """Two of three lost runs are caught with leads 10 and 0; one of two healthy runs has two alarms in 200 steps."""
     verdicts = [verdict(50, 40), verdict(50, 50), verdict(50), verdict(None, 1, 2), verdict(None)]
-    assert summary("rule", verdicts).split() == ["rule", "2", "of", "3", "1", "of", "2", "10.0", "5"]
+    assert summary("rule", verdicts).split() == ["rule", "2", "of", "3", "1", "of", "2", "10.0", "5", "5", "of", "2"]
+
+
+def test_growth_is_slow_from_six_steps_on() -> None:
+    """Counted from the last step at which the loss was near its start and the weights were small."""
+
+    def growing(losses: list[float], weights: list[float]) -> Verdict:
+        records = [
+            StepRecord(step=step, loss=loss, weight_norm=norm, weight_norm_before=1.0)
+            for step, (loss, norm) in enumerate(zip(losses, weights, strict=True))
+        ]
+        steps = [RecordedStep(one, one) for one in records]
+        outcome = Outcome("explodes", len(losses) - 1, "")
+        return Verdict(FAMILIES[0], RecordedRun("made_up", 0, outcome, steps), ())
+
+    assert not growing([1.0] * 10 + [5.0] * 5, [1.0] * 15).is_slow
+    assert growing([1.0] * 10 + [5.0] * 6, [1.0] * 16).is_slow
+    assert growing([1.0] * 16, [1.0] * 10 + [4.0] * 6).is_slow
+    assert not growing([1.0] * 16, [1.0] * 16).is_slow
 
 
 def test_the_program_prints_its_tables(

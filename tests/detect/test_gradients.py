@@ -86,6 +86,28 @@ def test_exponential_growth_becomes_critical(rate: float, usual: float) -> None:
     assert all(finding.value > finding.limit for finding in findings)
 
 
+def test_growth_back_to_a_level_of_old_is_a_warning() -> None:
+    """A run that has converged and gets a new task has large gradients again, and a loss above its start."""
+    norms = [*noise(30), *(1e-5 * value for value in noise(200)), *(3 * value for value in noise(20))]
+    losses = [1.0] * 30 + [1e-4] * 200 + [2.5] * 20
+    steps = enumerate(zip(norms, losses, strict=True))
+    findings = judge(GradientGrowth(), [record(step, grad_norm=norm, loss=loss) for step, (norm, loss) in steps])
+    assert {finding.severity for finding in findings} == {Severity.WARNING}
+
+
+def test_slow_growth_with_a_loss_that_runs_away_is_critical() -> None:
+    """Five percent a step are in no window's tail; the loss falls without a floor all the while."""
+    records = [
+        record(step, grad_norm=1.05**step * value, loss=1.0 - 0.01 * 1.06**step)
+        for step, value in enumerate(noise(200, 0.05))
+    ]
+    findings = judge(GradientGrowth(), records)
+    assert Severity.CRITICAL in {finding.severity for finding in findings}
+    assert findings[0].step < 150
+    calm = [record(one.step, grad_norm=one.grad_norm, loss=1.0) for one in records]
+    assert judge(GradientGrowth(), calm) == []
+
+
 def test_growth_is_a_warning_until_a_second_witness_confirms_it() -> None:
     """A raised gradient norm alone is a warning; with a loss well above its start it is critical."""
     norms = [*noise(40), *[30.0] * 5]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from lightning_gradexplode.detect import DivergingLoss, NonFiniteLoss, StalledLoss, UnstableLoss
-from lightning_gradexplode.records import Severity
+from lightning_gradexplode.records import Finding, Severity, StepRecord
 from tests.detect.steps import judge, noise, record, series
 
 
@@ -56,6 +57,45 @@ def test_a_loss_that_leaves_its_start_for_good_is_critical(start: float) -> None
 )
 def test_a_loss_that_stays_or_comes_back_does_not_diverge(losses: list[float]) -> None:
     """Falling, noisy, negative and constant losses are no divergence, nor is one that swings back each time."""
+    assert judge(DivergingLoss(), series("loss", losses)) == []
+
+
+def after(detector: DivergingLoss, records: list[StepRecord]) -> list[Finding]:
+    """Judge each step, and tell the detector its weights once it is over."""
+    findings = []
+    for one in records:
+        finding = detector.check(one)
+        findings += [finding] if finding else []
+        detector.measured(one)
+    return findings
+
+
+def test_one_wild_loss_counts_once_the_weights_are_ruined() -> None:
+    """A single batch with a huge loss is none, unless the weights have grown to three times their start before."""
+    losses = [*[1.0] * 20, 1e6, 1.0, 1.0, 1e6, *[1.0] * 10]
+    weights = [10.0] * 23 + [40.0] * 11
+    spikes = [record(step, loss=loss, weight_norm=10.0, weight_norm_before=10.0) for step, loss in enumerate(losses)]
+    assert after(DivergingLoss(), spikes) == []
+    ruined = [record(n, loss=x, weight_norm=w) for n, (x, w) in enumerate(zip(losses, weights, strict=True), 0)]
+    assert after(DivergingLoss(), ruined) == []
+    again = after(DivergingLoss(), [*ruined, record(34, loss=1e6, weight_norm=40.0)])
+    assert [finding.step for finding in again] == [34]
+
+
+def test_a_rise_to_between_five_and_ten_times_needs_a_witness() -> None:
+    """Six times the start is no alarm by itself; with a gradient twenty times the first ones it is, unless it falls."""
+    losses = [*[1.0] * 20, 6.0, 6.1, 6.2, 6.3]
+    assert judge(DivergingLoss(), series("loss", losses)) == []
+    loud = [record(step, loss=loss, grad_norm=20.0 if loss > 1 else 1.0) for step, loss in enumerate(losses)]
+    assert [finding.step for finding in judge(DivergingLoss(), loud)] == [22, 23]
+    falling = [record(step, loss=26.0 - step, grad_norm=20.0) for step in range(20, 24)]
+    assert judge(DivergingLoss(), [*loud[:20], *falling]) == []
+
+
+def test_losses_far_apart_from_the_first_step_on_are_noise() -> None:
+    """Of two tasks in turn, one has a hundredth of the other's loss; which comes first does not matter."""
+    generator = np.random.default_rng(0)
+    losses = [0.08, *(9.0 if coin else 0.08 for coin in generator.integers(0, 2, 300))]
     assert judge(DivergingLoss(), series("loss", losses)) == []
 
 

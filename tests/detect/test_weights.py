@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lightning_gradexplode.detect import LargeUpdate, NonFiniteWeight, WeightGrowth
-from lightning_gradexplode.records import Severity
+from lightning_gradexplode.records import Severity, StepRecord
 from tests.detect.steps import judge, noise, record, series
 
 
@@ -33,6 +33,27 @@ def test_weights_that_grow_are_a_warning_and_then_critical() -> None:
     assert set(severities) == {Severity.WARNING, Severity.CRITICAL}
     assert {(finding.sign, finding.where) for finding in findings} == {("weight-growth", "third")}
     assert all(finding.value > finding.limit for finding in findings)
+
+
+def test_weights_that_start_next_to_zero_have_a_long_way_to_go() -> None:
+    """A new last layer grows a thousandfold and is no explosion, as long as the loss does not say so."""
+
+    def grown(loss: float) -> list[StepRecord]:
+        start = record(0, weight_norm=1e-3, weight_norm_before=1e-3, weight_count=100)
+        return [start, *(record(step, weight_norm=1e-3 * 1.3**step, loss=loss) for step in range(1, 45))]
+
+    assert {finding.severity for finding in judge(WeightGrowth(), grown(0.9))} == {Severity.WARNING}
+    detector = WeightGrowth()
+    for one in grown(0.9)[:10]:
+        detector.check(one)
+        detector.measured(one)
+    assert Severity.CRITICAL in {finding.severity for finding in judge(detector, grown(5.0)[10:])}
+
+
+def test_weights_are_judged_from_before_the_first_step() -> None:
+    """A first step that multiplies the weights by fifty is critical at once."""
+    (finding,) = judge(WeightGrowth(), [record(0, weight_norm=500.0, weight_norm_before=10.0, weight_count=9)])
+    assert (finding.step, finding.severity) == (0, Severity.CRITICAL)
 
 
 @pytest.mark.parametrize(
