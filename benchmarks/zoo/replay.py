@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 
 from benchmarks.zoo.recording import RecordedRun, RecordedStep
 from lightning_gradexplode import Detector, Finding, Severity, StepRecord
@@ -34,20 +35,24 @@ def replay(
     banks: dict[int, DetectorBank] = {}
     alert_until = -1
     judged: list[tuple[int, list[Finding]]] = []
-    for step in run.steps:
-        record = step.before
-        if record.optimizer not in banks:
-            banks[record.optimizer] = DetectorBank(detectors())
-        bank = banks[record.optimizer]
-        due = schedule.scalars_due(record.step, alert=record.step <= alert_until)
-        found = bank.begin(record if due else _without(record, DETAILS))
-        if _alarming(episodes.news(found)):
-            alert_until = record.step + ALERT_STEPS
-            due = schedule.scalars_due(record.step, alert=True)
-        later = bank.proceed(_after(step, due, bank.wants_weights))
-        if _alarming(episodes.news(later)):
-            alert_until = record.step + ALERT_STEPS
-        judged.append((record.step, found + later))
+    for number, together in groupby(run.steps, key=lambda step: step.before.step):
+        begun = []
+        for step in together:
+            record = step.before
+            if record.optimizer not in banks:
+                banks[record.optimizer] = DetectorBank(detectors())
+            bank = banks[record.optimizer]
+            due = schedule.scalars_due(number, alert=number <= alert_until)
+            found = bank.begin(record if due else _without(record, DETAILS))
+            if _alarming(episodes.news(found)):
+                alert_until = number + ALERT_STEPS
+                due = schedule.scalars_due(number, alert=True)
+            begun.append((bank, step, due, found))
+        for bank, step, due, found in begun:  # as in a batch of several optimizers' steps, once all have stepped
+            later = bank.proceed(_after(step, due, bank.wants_weights))
+            if _alarming(episodes.news(later)):
+                alert_until = number + ALERT_STEPS
+            judged.append((number, found + later))
     return judged
 
 
