@@ -193,7 +193,7 @@ def test_metrics_for_early_stopping_and_checkpoints(tmp_path: Path) -> None:
         "gradexplode/severity", mode="min", patience=100, divergence_threshold=2.5, check_on_train_epoch_end=True
     )
     best = ModelCheckpoint(tmp_path, monitor="gradexplode/grad_norm", mode="min", save_on_train_epoch_end=True)
-    settings = {**QUIET, "max_steps": -1, "max_epochs": 6, "enable_checkpointing": True, "limit_train_batches": 2}
+    settings = {**QUIET, "max_steps": -1, "max_epochs": 6, "enable_checkpointing": True, "limit_train_batches": 1}
     monitor = GradientExplosionMonitor(report=False)
     trainer = pl.Trainer(**settings, logger=False, callbacks=[monitor, stopping, best])
     trainer.fit(Exploding())
