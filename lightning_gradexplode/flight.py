@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from lightning_gradexplode.measure import step as measure
 from lightning_gradexplode.measure.norms import measure_norms
 from lightning_gradexplode.measure.parameters import ParameterSet
+from lightning_gradexplode.measure.sample import WeightSample
 from lightning_gradexplode.measure.weights import WeightCopy
 from lightning_gradexplode.records import Finding, StepRecord
 from lightning_gradexplode.watch import OptimizerWatch
@@ -38,7 +39,7 @@ class StepInFlight:
     is_exact: bool = True
     held_back: bool = False
     evaluations: int = 1
-    _weights_before: WeightCopy | None = None
+    _weights_before: WeightCopy | WeightSample | None = None
     _has_details: bool = False
 
     def note(self, findings: Sequence[Finding]) -> None:
@@ -69,10 +70,11 @@ class StepInFlight:
             gradients = self.parameters.gradients
             self.record = measure.with_histograms(self.record, "gradient", self.parameters, gradients, self.scale)
 
-    def copy_weights(self) -> None:
-        """Copy the weights before the update, if its size is to be logged."""
+    def copy_weights(self, sample: int | None) -> None:
+        """Copy the weights before the update, or a sample of so many of them, if its size is to be logged."""
         if self.scalars_due:
-            self._weights_before = WeightCopy(self.parameters.tensors)
+            tensors = self.parameters.tensors
+            self._weights_before = WeightCopy(tensors) if sample is None else WeightSample(tensors, sample)
 
     def measure_after(self, may_be_clipped: bool) -> None:
         """Measure, right after the optimizer's step, the gradients if they are others now, and the weights.

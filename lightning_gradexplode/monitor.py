@@ -24,6 +24,7 @@ from lightning_gradexplode.settings import (
     checked_interval,
     checked_patterns,
     checked_report,
+    checked_sample,
 )
 
 logger = logging.getLogger("lightning_gradexplode")
@@ -84,6 +85,9 @@ class GradientExplosionMonitor(_lightning.Callback):
             of them in turn. The latter two hold back the update of a step at which the explosion is seen beforehand.
         report: Write the findings and the last 512 steps to ``<log dir>/gradexplode`` at a critical finding, or to
             another folder, or not at all.
+        update_sample: Estimate ``update_ratio`` from so many weights, always the same ones, where a second copy of all
+            weights does not fit into memory while a step is logged: 10,000 give it to about 1 %. There are no
+            histograms of updates then. None compares all weights.
 
     Raises:
         TypeError: An argument is of a kind that is not taken.
@@ -107,6 +111,7 @@ class GradientExplosionMonitor(_lightning.Callback):
         clip: float | Literal["auto"] | ClipPolicy | None = None,
         on_explosion: str | Response | Sequence[str | Response] = "warn",
         report: bool | str | Path = True,
+        update_sample: int | None = None,
     ) -> None:
         self._settings = Settings(
             log_every_n_steps=checked_interval("log_every_n_steps", log_every_n_steps),
@@ -118,6 +123,7 @@ class GradientExplosionMonitor(_lightning.Callback):
             clip=clip_policy(clip),
             responses=tuple(responses(on_explosion)),
             report=checked_report(report),
+            update_sample=checked_sample("update_sample", update_sample),
         )
         self._session: Session | None = None
         self._state: dict[str, Any] = {}

@@ -291,7 +291,7 @@ class Session:
         self._steering.respond(flight, findings, before_update=True)
         if not flight.held_back:
             self._clipper.clip(watch, flight.parameters, flight.record, flight.scale, known=True)
-            flight.copy_weights()
+            flight.copy_weights(self._settings.update_sample)
 
     def _finish(self, flight: StepInFlight) -> None:
         findings = flight.watch.bank.proceed(flight.record)
@@ -348,7 +348,7 @@ class Session:
         return float(losses.sum()) / (scale or 1.0) * self._trainer.accumulate_grad_batches / len(losses)
 
     def _add_returned_loss(self, closed: Sequence[StepInFlight], outputs: Any) -> None:
-        """Give each optimizer's last step of a batch in manual optimization the loss that training_step has returned."""
+        """Give each optimizer's last step of a batch, in manual optimization, the loss that training_step gave."""
         tensor = _lightning.returned_loss(outputs)
         value = None if tensor is None else float(read([tensor])[0])
         loss = self._exchange(value, False, np.zeros(0))[0]

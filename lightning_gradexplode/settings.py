@@ -24,6 +24,7 @@ class Settings:
     clip: ClipPolicy | None
     responses: tuple[Response, ...]
     report: Path | bool
+    update_sample: int | None = None
 
     def schedule(self, trainer_interval: int) -> Schedule:
         """Give the schedule, the trainer's ``log_every_n_steps`` standing for what was left open."""
@@ -70,6 +71,22 @@ def checked_interval(name: str, value: Any) -> int | None:
         raise TypeError(f"{name} got {value!r}; it takes a whole number of steps, 0 for never, or None")
     if value < 0:
         raise ValueError(f"{name} got {value}; it takes a whole number of steps, 0 for never, or None")
+    return value
+
+
+def checked_sample(name: str, value: Any) -> int | None:
+    """Check the size of a sample: None, or 1 and more.
+
+    Raises:
+        TypeError: It is no whole number.
+        ValueError: It is not positive.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} got {value!r}; it takes a number of weights, or None for all of them")
+    if value < 1:
+        raise ValueError(f"{name} got {value}; it takes a number of weights from 1 on, or None for all of them")
     return value
 
 

@@ -43,6 +43,8 @@ def settings_of(monitor: GradientExplosionMonitor) -> Settings:
         ({"log_every_n_steps": True}, TypeError, ["log_every_n_steps", "True", "whole number"]),
         ({"histogram_every_n_steps": -5}, ValueError, ["histogram_every_n_steps", "-5", "0 for never"]),
         ({"histogram_every_n_steps": "10"}, TypeError, ["histogram_every_n_steps", "'10'", "whole number"]),
+        ({"update_sample": 0}, ValueError, ["update_sample", "0", "from 1 on"]),
+        ({"update_sample": 1.5}, TypeError, ["update_sample", "1.5", "None for all"]),
         ({"per_parameter": "yes"}, TypeError, ["per_parameter", "'yes'", "True or False"]),
         ({"per_parameter": None}, TypeError, ["per_parameter", "None", "True or False"]),
         ({"include": "*.weight"}, TypeError, ["include", "'*.weight'", "sequence"]),

@@ -13,6 +13,7 @@ from lightning_gradexplode.measure.histograms import measure_histograms
 from lightning_gradexplode.measure.maxima import count_at_least, measure_maxima
 from lightning_gradexplode.measure.norms import Norms, measure_norms_and_read
 from lightning_gradexplode.measure.parameters import ParameterSet
+from lightning_gradexplode.measure.sample import WeightSample
 from lightning_gradexplode.measure.torch_norms import clips_as_one_list, measure_norms_as_torch_does
 from lightning_gradexplode.measure.weights import WeightCopy
 from lightning_gradexplode.records import FloatArray, Histogram, StepRecord
@@ -154,7 +155,9 @@ def with_weights_before(record: StepRecord, parameters: ParameterSet, norms: Nor
     )
 
 
-def with_weight_change(record: StepRecord, parameters: ParameterSet, copy: WeightCopy, histograms: bool) -> StepRecord:
+def with_weight_change(
+    record: StepRecord, parameters: ParameterSet, copy: WeightCopy | WeightSample, histograms: bool
+) -> StepRecord:
     """Add the weights' norms and their change by the step to a record, with histograms of both if they are due."""
     change = copy.change(parameters.tensors, parameters.shards)
     record = with_weights_before(with_weights(record, change.weights), parameters, change.before)
@@ -165,7 +168,8 @@ def with_weight_change(record: StepRecord, parameters: ParameterSet, copy: Weigh
     )
     if not histograms:
         return record
-    record = with_histograms(record, "update", parameters, change.differences)
+    if change.differences:
+        record = with_histograms(record, "update", parameters, change.differences)
     return with_histograms(record, "weight", parameters, parameters.tensors)
 
 

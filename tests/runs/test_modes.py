@@ -13,7 +13,7 @@ from pytorch_lightning.plugins import MixedPrecision
 from lightning_gradexplode import Severity
 from tests.runs.agreement import assert_agrees
 from tests.runs.models import Odd, Regression
-from tests.runs.probe import Watched
+from tests.runs.probe import Watched, norm
 
 
 def scaler(init_scale: float = 1024.0) -> MixedPrecision:
@@ -146,3 +146,15 @@ def test_odd_parameters() -> None:
     assert "layers.0.weight" in names
     assert not {"layers.2.weight", "frozen.weight"} & set(names)
     assert run.logged[-1]["gradexplode/grad_norm/unused.weight"] == 0.0
+
+
+def test_an_update_ratio_from_a_sample() -> None:
+    """With a sample the ratio is estimated, near the true one, and all other numbers are exact."""
+    layers = torch.nn.Sequential(torch.nn.Linear(6, 3000), torch.nn.Tanh(), torch.nn.Linear(3000, 1))
+    run = Watched(Regression(layers=layers), monitor={"update_sample": 2000})
+    for logged, truth in zip(run.logged, run.probe.truths, strict=True):
+        change = norm(*(after - truth.before[name] for name, after in truth.after.items()))
+        assert logged["gradexplode/update_ratio"] == pytest.approx(change / norm(*truth.before.values()), rel=0.2)
+        assert logged["gradexplode/weight_norm"] == pytest.approx(norm(*truth.after.values()), rel=1e-6)
+    assert run.monitor.last is not None
+    assert run.monitor.last.histograms.keys() == {"gradient", "weight"}
