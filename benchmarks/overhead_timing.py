@@ -1,0 +1,93 @@
+"""Clocks around what is compared: the monitor's hooks, the trainer's clipping, and anything else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+
+from lightning_gradexplode import GradientExplosionMonitor
+
+HOOKS = (
+    "on_train_batch_start",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "_before_step",
+    "_after_step",
+    "on_train_batch_end",
+)
+
+
+class Timings(dict[str, list[float]]):
+    """Seconds per step, by what was done."""
+
+    def add(self, name: str, seconds: float) -> None:
+        """Note the seconds of one step."""
+        self.setdefault(name, []).append(seconds)
+
+    def time(self, name: str, work: Callable[[], Any]) -> None:
+        """Do some work and note how long it took."""
+        begin = time.perf_counter()
+        work()
+        self.add(name, time.perf_counter() - begin)
+
+
+class TimedMonitor(GradientExplosionMonitor):
+    """The monitor, all its hooks of a step timed together."""
+
+    def __init__(self, timings: Timings, name: str, **arguments: Any) -> None:
+        super().__init__(report=False, **arguments)
+        self.timings, self.name, self.spent = timings, name, 0.0
+        for hook in HOOKS:
+            setattr(self, hook, self._timed(getattr(self, hook), last=hook == "on_train_batch_end"))
+
+    @property
+    def state_key(self) -> str:
+        """Tell several monitors of one run apart."""
+        return self.name
+
+    def _timed(self, hook: Callable[..., Any], last: bool) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            begin = time.perf_counter()
+            result = hook(*args, **kwargs)
+            self.spent += time.perf_counter() - begin
+            if last:
+                self.timings.add(self.name, self.spent)
+                self.spent = 0.0
+            return result
+
+        return timed
+
+
+class TimedClipping(pl.Callback):
+    """Times the trainer's own clipping, and adds what the monitor's hooks took if there is one.
+
+    Args:
+        timings: Where the seconds of each step go.
+        name: Under which name.
+        monitor: A monitor of the same run, whose hooks count as well.
+    """
+
+    def __init__(self, timings: Timings, name: str, monitor: TimedMonitor | None = None) -> None:
+        self.timings, self.name, self.monitor = timings, name, monitor
+        self.spent = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put a clock around the precision plugin's clipping."""
+        clip = trainer.precision_plugin.clip_gradients
+
+        def timed(*args: Any, **kwargs: Any) -> None:
+            begin = time.perf_counter()
+            clip(*args, **kwargs)
+            self.spent += time.perf_counter() - begin
+
+        trainer.precision_plugin.clip_gradients = timed  # type: ignore[method-assign]
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Note the step; this callback stands behind the monitor."""
+        hooks = 0.0 if self.monitor is None else self.monitor.timings[self.monitor.name][-1]
+        self.timings.add(self.name, self.spent + hooks)
+        self.spent = 0.0
