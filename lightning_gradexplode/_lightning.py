@@ -51,6 +51,19 @@ def log_interval(trainer: Trainer) -> int:
     return int(trainer.log_every_n_steps)  # type: ignore[attr-defined]
 
 
+_HIDING = {
+    "FSDPStrategy": "keeps gradients in flat shards whose norms were never verified here; "
+    "ModelParallelStrategy with fully_shard (FSDP2) is supported",
+    "DeepSpeedStrategy": "keeps gradients where no hook sees them whole; DeepSpeed logs its own global norm",
+}
+
+
+def hidden_gradients(trainer: Trainer) -> str | None:
+    """Tell why the gradients of a run cannot be measured rightly: its strategy hides them. None where they can be."""
+    names = [kind.__name__ for kind in type(trainer.strategy).__mro__]
+    return next((f"{name} {why}" for name, why in _HIDING.items() if name in names), None)
+
+
 def is_automatic(trainer: Trainer) -> bool:
     """Tell whether Lightning runs backward and the optimizer itself."""
     return bool(trainer.lightning_module.automatic_optimization)

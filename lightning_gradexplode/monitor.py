@@ -152,6 +152,11 @@ class GradientExplosionMonitor(_lightning.Callback):
 
     @_never_fatal
     def _open(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
+        hidden = _lightning.hidden_gradients(trainer)
+        if hidden is not None:
+            logger.warning("gradexplode: the monitor is off for this run, it logs and clips nothing: %s", hidden)
+            self._session, self._broken = None, True
+            return
         state, self._state = self._state, {}
         self._session = Session(self._settings, trainer, pl_module, self, state)
         for optimizer in trainer.optimizers:
