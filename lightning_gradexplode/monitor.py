@@ -83,8 +83,8 @@ class GradientExplosionMonitor(_lightning.Callback):
             is put back after ``fit``.
         on_explosion: What to do at a critical finding: ``"warn"``, ``"stop"``, ``"raise"``, a `Response`, or several
             of them in turn. The latter two hold back the update of a step at which the explosion is seen beforehand.
-        report: Write the findings and the last 512 steps to ``<log dir>/gradexplode`` at a critical finding, or to
-            another folder, or not at all.
+        report: Write the findings and the last steps, up to 512, to ``<log dir>/gradexplode`` at a critical finding,
+            or to another folder, or not at all.
         update_sample: Estimate ``update_ratio`` from so many weights, always the same ones, where a second copy of all
             weights does not fit into memory while a step is logged: 10,000 give it to about 1 %. There are no
             histograms of updates then. None compares all weights.

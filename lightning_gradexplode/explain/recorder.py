@@ -17,6 +17,9 @@ Table = npt.NDArray[np.float32]
 
 _LARGEST = float(np.finfo(np.float32).max)
 
+_MOST_NUMBERS = 1 << 17
+"""Norms kept, of four bytes each."""
+
 
 class Recorder:
     """Keeps the per-parameter gradient norms, the loss and the clip value of the last steps of one optimizer.
@@ -25,11 +28,14 @@ class Recorder:
 
     Args:
         parameters: Names of the parameters.
-        steps: Number of steps kept; memory is four bytes for each, per parameter.
+        steps: Number of steps kept; None is as many as half a megabyte holds, from 32 to 512: all 512 up to 256
+            parameters, 131 of a thousand.
     """
 
-    def __init__(self, parameters: Sequence[str], steps: int = 512) -> None:
+    def __init__(self, parameters: Sequence[str], steps: int | None = None) -> None:
         self.parameters = tuple(parameters)
+        if steps is None:
+            steps = max(32, min(512, _MOST_NUMBERS // max(len(self.parameters), 1)))
         self._size = steps
         self._rows = 0
         self._norms: Table = np.full((steps, len(parameters)), np.nan, dtype=np.float32)

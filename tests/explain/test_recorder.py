@@ -52,6 +52,15 @@ def test_the_last_steps_are_kept_oldest_first(steps: int) -> None:
     assert arrays["parameter"].tolist() == list(NAMES)
 
 
+@pytest.mark.parametrize(("parameters", "kept"), [(1, 512), (256, 512), (1000, 131), (100_000, 32)])
+def test_many_parameters_are_remembered_for_fewer_steps(parameters: int, kept: int) -> None:
+    """Memory stays within half a megabyte, but for models of which that is nothing."""
+    recorder = Recorder([str(index) for index in range(parameters)])
+    for step in range(600):
+        recorder.add(StepRecord(step=step))
+    assert len(recorder.arrays()["step"]) == kept
+
+
 def test_bad_steps_are_kept_as_they_are() -> None:
     """NaN and infinity are what a report is about; what was not measured is NaN, and huge norms stay finite."""
     recorder = Recorder(NAMES)
