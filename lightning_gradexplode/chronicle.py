@@ -47,8 +47,9 @@ class Chronicle:
         del self.findings[:-MOST_FINDINGS]
         if self._speaks:
             for finding in news:
-                tell(finding, advice_for(finding))
-            self._board.findings(news)
+                advice = advice_for(finding)
+                tell(finding, advice)
+                self._board.finding(finding, advice)
         return news
 
     def report(self, news: Sequence[Finding], recorders: Sequence[Recorder]) -> None:
@@ -58,9 +59,11 @@ class Chronicle:
         if not any(finding.severity is Severity.CRITICAL for finding in news):
             return
         try:
-            write_report(self._folder, self.findings, recorders)
+            report = write_report(self._folder, self.findings, recorders)
         except OSError as error:
             logger.warning("gradexplode: the report could not be written to %s: %s", self._folder, error)
+        else:
+            self._board.report(report)
 
     def state_dict(self) -> dict[str, Any]:
         """Give the findings and the open episodes in plain values."""

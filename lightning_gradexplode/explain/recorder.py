@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from lightning_gradexplode.records import Finding, StepRecord
+from lightning_gradexplode.records import Finding, Report, StepRecord
 
 Table = npt.NDArray[np.float32]
 
@@ -72,13 +72,16 @@ class Recorder:
         }
 
 
-def write_report(folder: Path, findings: Sequence[Finding], recorders: Sequence[Recorder]) -> None:
+def write_report(folder: Path, findings: Sequence[Finding], recorders: Sequence[Recorder]) -> Report:
     """Write ``findings.jsonl`` and ``steps.npz`` into a folder; a reader never sees half a file.
 
     Args:
         folder: Made if it is not there.
         findings: All findings so far, oldest first.
         recorders: One for each optimizer; from the second one on, the arrays' names end in ``_<optimizer>``.
+
+    Returns:
+        What was written, as of the last finding's step.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(_json_safe(finding)) + "\n" for finding in findings)
@@ -89,6 +92,7 @@ def write_report(folder: Path, findings: Sequence[Finding], recorders: Sequence[
         for name, array in recorder.arrays().items()
     }
     _write_whole(folder / "steps.npz", lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
+    return Report(findings[-1].step if findings else 0, folder)
 
 
 def _json_safe(finding: Finding) -> dict[str, Any]:

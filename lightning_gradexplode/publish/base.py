@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_gradexplode.records import Finding, Histogram
+from lightning_gradexplode.records import Finding, Histogram, Report
 
 
 class Publisher:
@@ -27,6 +27,9 @@ class Publisher:
         """Tell whether this publisher knows a logger's ``experiment``, without importing what may not be installed."""
         return True
 
+    def started(self) -> None:
+        """Prepare the logger; called once, before the first write."""
+
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Write scalars at a step."""
         self.logger.log_metrics(dict(values), step=step)
@@ -34,5 +37,8 @@ class Publisher:
     def histograms(self, histograms: Mapping[str, Histogram], step: int) -> None:
         """Write histograms at a step; only called where `takes_histograms` is set."""
 
-    def finding(self, finding: Finding) -> None:
-        """Tell of a finding."""
+    def finding(self, finding: Finding, advice: str = "") -> None:
+        """Tell of a finding, and what to do about it."""
+
+    def report(self, report: Report) -> None:
+        """Show a report that was written."""

@@ -11,7 +11,7 @@ from lightning_gradexplode.publish.base import Publisher
 from lightning_gradexplode.publish.scalars import PREFIX, per_parameter, totals
 from lightning_gradexplode.publish.tensorboard import TensorBoardPublisher
 from lightning_gradexplode.publish.wandb import WandbPublisher
-from lightning_gradexplode.records import Finding, Histogram, StepRecord
+from lightning_gradexplode.records import Finding, Histogram, Report, StepRecord
 
 logger = logging.getLogger("lightning_gradexplode")
 
@@ -42,10 +42,13 @@ class Board:
         if record.histograms:
             self._histograms(record)
 
-    def findings(self, findings: Sequence[Finding]) -> None:
-        """Tell each logger of findings."""
-        for finding in findings:
-            self._each(lambda publisher, finding=finding: publisher.finding(finding))  # type: ignore[misc]
+    def finding(self, finding: Finding, advice: str = "") -> None:
+        """Tell each logger of a finding, and what to do about it."""
+        self._each(lambda publisher: publisher.finding(finding, advice))
+
+    def report(self, report: Report) -> None:
+        """Show each logger a report that was written."""
+        self._each(lambda publisher: publisher.report(report))
 
     def _histograms(self, record: StepRecord) -> None:
         named: Mapping[str, Histogram] = {
@@ -69,7 +72,9 @@ class Board:
             self._publishers = []
             for one in self._loggers:
                 with self._failing_alone(one):
-                    self._publishers.append(_publisher(one))
+                    publisher = _publisher(one)
+                    self._publishers.append(publisher)
+                    publisher.started()
         for publisher in self._publishers:
             with self._failing_alone(publisher.logger):
                 write(publisher)

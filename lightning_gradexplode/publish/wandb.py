@@ -31,7 +31,7 @@ class WandbPublisher(Publisher):
         }
         self.logger.experiment.log({**values, "trainer/global_step": step})
 
-    def finding(self, finding: Finding) -> None:
+    def finding(self, finding: Finding, advice: str = "") -> None:
         """Send an alert: level ERROR if the finding is critical, WARN if it is a warning."""
         if finding.severity < Severity.WARNING:
             return

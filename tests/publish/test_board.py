@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from pytorch_lightning.loggers import CSVLogger
 
-from lightning_gradexplode.publish import Board
-from lightning_gradexplode.records import Severity, StepRecord
+from lightning_gradexplode.publish import Board, Publisher
+from lightning_gradexplode.publish import board as board_module
+from lightning_gradexplode.records import Finding, Report, Severity, StepRecord
 from lightning_gradexplode.testing import RecordingLogger
 from tests.publish.steps import TENSORS, finding, record_of
 
@@ -65,7 +66,7 @@ def test_a_failing_logger_costs_its_own_data_only(caplog: pytest.LogCaptureFixtu
     board = Board([before, BrokenLogger(), after])
     for step in range(5):
         board.record(StepRecord(step=step, grad_norm=1.0), (), every_parameter=False)
-        board.findings([finding()])
+        board.finding(finding())
     (message,) = warnings_in(caplog)
     assert "BrokenLogger" in message
     assert "no space left" in message
@@ -124,9 +125,34 @@ def test_names_of_scalars(every_parameter: bool) -> None:
     assert logger.metrics == [(7, {f"gradexplode/{name}": value for name, value in expected.items()})]
 
 
+def test_a_publisher_is_started_once_and_gets_findings_and_reports(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Before its first write a publisher prepares its logger; a finding comes with advice, a report as it is."""
+    calls: list[tuple[object, ...]] = []
+
+    class Recording(Publisher):
+        def started(self) -> None:
+            calls.append(("started",))
+
+        def finding(self, finding: Finding, advice: str = "") -> None:
+            calls.append((finding, advice))
+
+        def report(self, report: Report) -> None:
+            calls.append((report,))
+
+    monkeypatch.setattr(board_module, "KINDS", (Recording,))
+    board = Board([RecordingLogger()])
+    assert not calls
+    told, report = finding(), Report(41, tmp_path)
+    board.finding(told, "clip")
+    board.report(report)
+    assert calls == [("started",), (told, "clip"), (report,)]
+
+
 def test_no_loggers(caplog: pytest.LogCaptureFixture) -> None:
     """A run without loggers is no error, and nothing is said of it."""
     board = Board([])
     board.record(record_of(TENSORS), SHOWN, every_parameter=True)
-    board.findings([finding(Severity.WARNING)])
+    board.finding(finding(Severity.WARNING))
     assert not caplog.records

@@ -35,7 +35,8 @@ def entries(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         board = Board([WandbLogger(experiment=run)])
         board.record(record_of({**TENSORS, **HOPELESS}), (True,) * 12, every_parameter=False)
         board.record(StepRecord(step=4, grad_norm=float("nan"), grad_max=float("inf")), (), every_parameter=False)
-        board.findings([finding(severity) for severity in Severity])
+        for severity in Severity:
+            board.finding(finding(severity))
         file = Path(run.settings.sync_file)
         run.finish()
     program = Path(sysconfig.get_path("scripts")) / "wandb"
