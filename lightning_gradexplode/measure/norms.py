@@ -11,27 +11,19 @@ range are found by their result (the norm is infinite, or next to zero) and meas
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch._utils import _flatten_dense_tensors
 
 from lightning_gradexplode.measure.elements import PLAIN_TYPES, chunks, flat_elements
 from lightning_gradexplode.measure.host import is_on_host, read, widest
 from lightning_gradexplode.measure.maxima import measure_maxima
-from lightning_gradexplode.records import FloatArray, IntArray
-
-ROW = 512
-SHORT = 1024
-"""Up to so many elements a float32 sum is exact enough, and a copy costs less than a call."""
-TOGETHER = 256
-"""So many tensors are put side by side at a time, so that no copy is larger than a megabyte."""
+from lightning_gradexplode.measure.side_by_side import ROW, SHORT, SmallTensors, norms_side_by_side
+from lightning_gradexplode.records import FloatArray
 
 SAFE_NORM = 1e-12
 """Below this norm the squares may have left float32's range."""
@@ -102,13 +94,42 @@ def measure_norms_and_read(tensors: Iterable[Tensor | None], scalars: Sequence[T
     """
     with torch.no_grad():
         listed, places, parts = _parts(tensors)
-        each, nonfinite = np.zeros(len(listed)), np.zeros(len(listed))
         norms, numbers = _norms_of_parts(parts, scalars)
+        each, nonfinite = np.zeros(len(listed)), np.zeros(len(listed))
         each[places] = norms
-        if not (norms.min(initial=1.0) >= SAFE_NORM and norms.max(initial=0.0) < math.inf):  # true of a NaN as well
-            doubtful = [place for place in places if is_doubtful(each[place])]
-            each[doubtful], nonfinite[doubtful] = careful_norms([listed[place] for place in doubtful])
+        _mend(each, nonfinite, listed, places, norms)
     return Norms(each, nonfinite), numbers
+
+
+def measure_gradient_norms_and_read(
+    gradients: Sequence[Tensor | None], scalars: Sequence[Tensor], small: SmallTensors
+) -> tuple[Norms, FloatArray]:
+    """Measure norms as `measure_norms_and_read` does, knowing beforehand which tensors are small.
+
+    Args:
+        gradients: One for each of the tensors that `small` was made of.
+        scalars: Tensors of one real element.
+        small: Measures the small ones among them.
+    """
+    found = small.norms(gradients)
+    if found is None:
+        return measure_norms_and_read(gradients, scalars)
+    others, numbers = measure_norms_and_read([gradients[place] for place in small.others], scalars)
+    each, nonfinite = np.zeros(len(gradients)), np.zeros(len(gradients))
+    each[small.places], each[small.others], nonfinite[small.others] = found, others.each, others.nonfinite
+    with torch.no_grad():
+        _mend(each, nonfinite, gradients, small.places, found)
+    return Norms(each, nonfinite), numbers
+
+
+def _mend(
+    each: FloatArray, nonfinite: FloatArray, tensors: Sequence[Tensor | None], places: list[int], norms: FloatArray
+) -> None:
+    """Measure those of the norms again that cannot be trusted, in place."""
+    if norms.min(initial=1.0) >= SAFE_NORM and norms.max(initial=0.0) < math.inf:  # not true of a NaN
+        return
+    doubtful = [place for place in places if is_doubtful(each[place])]
+    each[doubtful], nonfinite[doubtful] = careful_norms([tensors[place] for place in doubtful])
 
 
 def is_doubtful(norm: float) -> bool:
@@ -174,39 +195,13 @@ def _norms_of_parts(parts: Sequence[Tensor], scalars: Sequence[Tensor]) -> tuple
     """Give the norm of each part, and what the scalars are."""
     if not all(map(is_on_host, parts)):
         return _norms_on_device(parts, scalars)
-    if len(parts) <= TOGETHER:
-        return _norms_side_by_side(parts), read(scalars)
-    batches = [parts[start : start + TOGETHER] for start in range(0, len(parts), TOGETHER)]
-    return np.concatenate([_norms_side_by_side(batch) for batch in batches]), read(scalars)
+    return norms_side_by_side(parts), read(scalars)
 
 
 def _norms_on_device(parts: Sequence[Tensor], scalars: Sequence[Tensor]) -> tuple[FloatArray, FloatArray]:
     """Have an accelerator add up the squares of each part by few kernels, and read all norms and scalars at once."""
     together = read([*torch._foreach_norm(list(parts), dtype=widest(parts[0].device)), *scalars])
     return together[: len(parts)], together[len(parts) :]
-
-
-def _norms_side_by_side(parts: Sequence[Tensor]) -> FloatArray:
-    """Add up the squares of each part in float64, on the processor."""
-    if not parts:
-        return np.zeros(0)
-    row, starts = _rows_of(tuple([part.numel() for part in parts]))
-    together = _flatten_dense_tensors(parts)  # type: ignore[no-untyped-call]
-    if row > 1 and together.dtype is torch.float32:
-        together = torch.linalg.vector_norm(together.view(-1, row), dim=1)
-    else:
-        starts = starts * row
-    with np.errstate(over="ignore"):
-        squares = np.square(together.numpy(), dtype=np.float64)
-        norms: FloatArray = np.sqrt(np.add.reduceat(squares, starts))
-    return norms
-
-
-@lru_cache(maxsize=32)  # the sizes are the same at every step
-def _rows_of(sizes: tuple[int, ...]) -> tuple[int, IntArray]:
-    """Give the longest row that parts of these sizes can all be cut into, and the number of the first row of each."""
-    row = math.gcd(ROW, *sizes)
-    return row, np.array([0, *itertools.accumulate(sizes[:-1])]) // row
 
 
 def _row_norms(flat: Tensor) -> Tensor:

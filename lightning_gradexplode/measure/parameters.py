@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_gradexplode.measure.processes import ALONE, Shards, World, copies_of
+from lightning_gradexplode.measure.side_by_side import SmallTensors
 
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_forward_module.")
 
@@ -30,12 +31,14 @@ class ParameterSet:
         tensors: The parameters, in the same order.
         shown: Whether include and exclude let each be shown by itself.
         shards: How they are spread over processes.
+        small: Which of them are small.
     """
 
     names: tuple[str, ...]
     tensors: tuple[nn.Parameter, ...]
     shown: tuple[bool, ...]
     shards: Shards
+    small: SmallTensors
 
     @property
     def gradients(self) -> list[Tensor | None]:
@@ -78,6 +81,7 @@ def parameters_of(
         tensors=tensors,
         shown=tuple(matches(name, include) and not matches(name, exclude) for name in listed),
         shards=Shards(world, copies_of(tensors, world.size)),
+        small=SmallTensors(tensors),
     )
 
 

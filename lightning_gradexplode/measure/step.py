@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_gradexplode.measure.histograms import measure_histograms
 from lightning_gradexplode.measure.maxima import count_at_least, measure_maxima
-from lightning_gradexplode.measure.norms import Norms, measure_norms_and_read
+from lightning_gradexplode.measure.norms import Norms, measure_gradient_norms_and_read
 from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.measure.sample import WeightSample
 from lightning_gradexplode.measure.torch_norms import clips_as_one_list, measure_norms_as_torch_does
@@ -56,7 +56,7 @@ class GradientReading:
         """
         gradients = parameters.gradients
         scales = [scale] if isinstance(scale, Tensor) else []
-        norms, numbers = measure_norms_and_read(gradients, [*scalars, *scales])
+        norms, numbers = measure_gradient_norms_and_read(gradients, [*scalars, *scales], parameters.small)
         divisor = float(numbers[-1]) if isinstance(scale, Tensor) else scale
         return cls(norms.divided_by(divisor), numbers[: len(scalars)], gradients, _versions(gradients))
 
