@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,6 @@ from lightning_gradexplode.detect.attention import WeightAttention
 from lightning_gradexplode.detect.base import Detector
 from lightning_gradexplode.detect.history import ParameterLevels
 from lightning_gradexplode.records import Finding, Severity, StepRecord
-
-_MEASURED = tuple(field.name for field in fields(StepRecord) if field.default is None)
-"""Fields of a record that may not be known yet."""
 
 
 class DetectorBank:
@@ -31,6 +28,7 @@ class DetectorBank:
         self._attention = WeightAttention()
         self._levels = ParameterLevels()
         self._waiting: list[Detector] = []
+        self._reads = tuple({field for detector in self.detectors for field in detector.reads})
         self._noting = [d for d in self.detectors if type(d).measured is not Detector.measured]
 
     @property
@@ -58,7 +56,7 @@ class DetectorBank:
         return findings
 
     def _ask(self, record: StepRecord) -> list[Finding]:
-        missing = {field for field in _MEASURED if getattr(record, field) is None}
+        missing = {field for field in self._reads if getattr(record, field) is None}
         waiting, findings = [], []
         for detector in self._waiting:
             if missing and not missing.isdisjoint(detector.reads):

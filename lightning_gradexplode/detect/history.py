@@ -85,7 +85,8 @@ class ParameterLevels:
 
     def __init__(self, decay: float = 0.97) -> None:
         self.decay = decay
-        self._levels: FloatArray | None = None
+        self._levels: FloatArray = np.zeros(0)
+        self._complete = False
 
     def rises(self, norms: FloatArray) -> FloatArray:
         """Give the natural logarithm of each norm over its usual level.
@@ -93,27 +94,31 @@ class ParameterLevels:
         Returns:
             Shape ``(parameters,)``; NaN for a norm that is zero or NaN, and where no level is known yet.
         """
-        if self._levels is None or len(self._levels) != len(norms):
+        if len(self._levels) != len(norms):
             return np.full_like(norms, np.nan)
         rises: FloatArray = _logarithms(norms) - self._levels
         return rises
 
     def update(self, norms: FloatArray) -> None:
         """Remember a calm step's norms; zero, NaN and infinite ones are left out."""
+        if len(self._levels) != len(norms):
+            self._levels, self._complete = np.full_like(norms, np.nan), False
+        if self._complete and norms.min() > 0.0 and norms.max() < math.inf:  # as nearly always
+            self._levels += (1 - self.decay) * (np.log(norms) - self._levels)
+            return
         logs = _logarithms(norms)
-        if self._levels is None or len(self._levels) != len(logs):
-            self._levels = np.full_like(logs, np.nan)
-        known = np.isfinite(logs)
-        blend = np.where(np.isnan(self._levels), logs, self.decay * self._levels + (1 - self.decay) * logs)
-        self._levels = blend if known.all() else np.where(known, blend, self._levels)
+        moved = np.where(np.isnan(self._levels), logs, self._levels + (1 - self.decay) * (logs - self._levels))
+        self._levels = np.where(np.isfinite(logs), moved, self._levels)
+        self._complete = len(norms) > 0 and bool(np.isfinite(self._levels).all())
 
     def state_dict(self) -> dict[str, Any]:
         """Give the levels as a list."""
-        return {"levels": None if self._levels is None else self._levels.tolist()}
+        return {"levels": self._levels.tolist()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
-        self._levels = None if state["levels"] is None else np.asarray(state["levels"])
+        self._levels = np.asarray(state["levels"], dtype=np.float64)
+        self._complete = len(self._levels) > 0 and bool(np.isfinite(self._levels).all())
 
 
 def _logarithms(norms: FloatArray) -> FloatArray:

@@ -57,7 +57,7 @@ class Norms:
     @property
     def nonfinite_total(self) -> int:
         """Number of NaN and infinite elements in all tensors together."""
-        return int(self.nonfinite.sum())
+        return int(sum(self.nonfinite.tolist()))
 
 
 def combined_norm(norms: FloatArray) -> float:
@@ -114,9 +114,13 @@ def measure_gradient_norms_and_read(
     found = small.norms(gradients)
     if found is None:
         return measure_norms_and_read(gradients, scalars)
-    others, numbers = measure_norms_and_read([gradients[place] for place in small.others], scalars)
-    each, nonfinite = np.zeros(len(gradients)), np.zeros(len(gradients))
-    each[small.places], each[small.others], nonfinite[small.others] = found, others.each, others.nonfinite
+    each, nonfinite = found.copy(), np.zeros(len(gradients))
+    if small.others:
+        others, numbers = measure_norms_and_read([gradients[place] for place in small.others], scalars)
+        each = np.empty(len(gradients))
+        each[small.places], each[small.others], nonfinite[small.others] = found, others.each, others.nonfinite
+    else:
+        numbers = read(scalars)
     with torch.no_grad():
         _mend(each, nonfinite, gradients, small.places, found)
     return Norms(each, nonfinite), numbers
@@ -126,9 +130,9 @@ def _mend(
     each: FloatArray, nonfinite: FloatArray, tensors: Sequence[Tensor | None], places: list[int], norms: FloatArray
 ) -> None:
     """Measure those of the norms again that cannot be trusted, in place."""
-    if norms.min(initial=1.0) >= SAFE_NORM and norms.max(initial=0.0) < math.inf:  # not true of a NaN
+    doubtful = [place for place, norm in zip(places, norms.tolist(), strict=True) if not SAFE_NORM <= norm < math.inf]
+    if not doubtful:
         return
-    doubtful = [place for place in places if is_doubtful(each[place])]
     each[doubtful], nonfinite[doubtful] = careful_norms([tensors[place] for place in doubtful])
 
 
