@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,3 +51,99 @@ def buckets(histogram: Histogram, at_most: int = 512) -> Buckets:
     while len(starts) > at_most:
         starts = starts[::2]
     return Buckets(np.add.reduceat(counts, starts), np.append(edges[starts], edges[-1]))
+
+
+PARTS = 24
+"""Parts of a histogram's range that are told apart; TensorBoard's charts have 30 over the range of all steps."""
+
+SHARES = 8
+"""Shares of a histogram's values that are told apart; TensorBoard's charts of distributions show eight."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Condensed(Buckets):
+    """Buckets with what is in them: the number of values, their sum and the sum of their squares.
+
+    Each value is taken for the middle of the finest bucket that it was in.
+    """
+
+    num: int
+    sum: float
+    sum_squares: float
+
+
+def condensed(histograms: Mapping[str, Histogram]) -> dict[str, Condensed]:
+    """Reduce histograms, all at once, to what a chart with a linear axis and one of quantiles can show.
+
+    Neighbouring buckets are merged where both lie within one of `PARTS` equal parts of the range, and within one of
+    `SHARES` equal shares of the values. So a bucket is one of the finest, or narrow and with few values in it. Some 40
+    remain of what gradients usually fill.
+
+    Args:
+        histograms: By name; those of no finite value are left out, for nothing can be shown of them.
+    """
+    names = list(histograms)
+    counts_by_name = np.stack([histograms[name].counts for name in names]) if names else np.zeros((0, 1), np.int64)
+    width = counts_by_name.shape[1]
+    filled = np.flatnonzero(counts_by_name)
+    if not len(filled):
+        return {}
+    # Empty buckets between two filled ones of the same histogram are one entry together.
+    gaps = filled[:-1][(np.diff(filled) > 1) & (np.diff(filled // width) == 0)] + 1
+    entries = np.sort(np.concatenate([filled, gaps]), kind="stable")
+    rows, columns = np.divmod(entries, width)
+    firsts = np.flatnonzero(np.diff(rows, prepend=-1))
+    sizes = np.diff(firsts, append=len(entries))
+    lasts = firsts + sizes - 1
+
+    counts = counts_by_name.reshape(-1)[entries]
+    edges = np.clip(BUCKET_EDGES, -LARGEST, LARGEST)
+    lefts = edges[columns]
+    rights = np.append(lefts[1:], 0.0)
+    rights[lasts] = edges[columns[lasts] + 1]
+    low, high = lefts[firsts], rights[lasts]
+    totals = np.add.reduceat(counts, firsts)
+    after = np.cumsum(counts)
+    after -= np.repeat(after[lasts] - totals, sizes)
+
+    part, last_part = _places(lefts - np.repeat(low, sizes), rights - np.repeat(low, sizes), high - low, sizes, PARTS)
+    share, last_share = _places(after - counts, after, totals, sizes, SHARES)
+    begins = np.append(True, (part[:-1] != last_part[1:]) | (share[:-1] != last_share[1:]))
+    begins[firsts] = True
+    starts = np.flatnonzero(begins)
+
+    middles = (lefts + rights) / 2
+    merged, kept = np.add.reduceat(counts, starts), lefts[starts]
+    borders = np.searchsorted(starts, np.append(firsts, len(entries))).tolist()
+    sums, squares = (np.add.reduceat(counts * power, firsts).tolist() for power in (middles, np.square(middles)))
+    return {
+        names[row]: Condensed(
+            merged[borders[place] : borders[place + 1]],
+            np.append(kept[borders[place] : borders[place + 1]], high[place]),
+            num,
+            sums[place],
+            squares[place],
+        )
+        for place, (row, num) in enumerate(zip(rows[firsts].tolist(), totals.tolist(), strict=True))
+    }
+
+
+def _places(
+    begins: FloatArray | IntArray,
+    ends: FloatArray | IntArray,
+    wholes: FloatArray | IntArray,
+    sizes: IntArray,
+    number: int,
+) -> tuple[FloatArray, FloatArray]:
+    """Tell in which of a number of equal parts of its whole each stretch begins and ends.
+
+    Args:
+        begins: Where each stretch begins, from 0 on.
+        ends: Where it ends.
+        wholes: What is divided, for each group of stretches.
+        sizes: Number of stretches of each group.
+        number: Number of parts.
+    """
+    scale = np.repeat(number / wholes, sizes)
+    first = np.floor(begins * scale)
+    return first, np.maximum(np.ceil(ends * scale) - 1, first)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from lightning_gradexplode.publish.base import Publisher
-from lightning_gradexplode.publish.buckets import Buckets, buckets
+from lightning_gradexplode.publish.buckets import Condensed, condensed
 from lightning_gradexplode.records import Histogram
 
 
 class TensorBoardPublisher(Publisher):
-    """Writes to a logger whose experiment is a ``SummaryWriter``."""
+    """Writes to a logger whose experiment is a ``SummaryWriter``, torch's own or one that is used like it."""
 
     takes_histograms = True
 
@@ -24,21 +22,44 @@ class TensorBoardPublisher(Publisher):
 
     def histograms(self, histograms: Mapping[str, Histogram], step: int) -> None:
         """Write histograms; one of no finite value at all is left out, for TensorBoard cannot show it."""
-        for name, histogram in histograms.items():
-            if histogram.finite:
-                self._write(name, buckets(histogram), step)
+        shown = condensed(histograms)
+        experiment = self.logger.experiment
+        if not shown:
+            return
+        if any(kind.__module__.startswith("torch.utils.tensorboard") for kind in type(experiment).__mro__):
+            experiment._get_file_writer().add_summary(_summary(shown), step)
+            return
+        for name, one in shown.items():
+            low, *limits = one.edges.tolist()
+            experiment.add_histogram_raw(
+                tag=name,
+                min=low,
+                max=limits[-1],
+                num=one.num,
+                sum=one.sum,
+                sum_squares=one.sum_squares,
+                bucket_limits=limits,
+                bucket_counts=one.counts.tolist(),
+                global_step=step,
+            )
 
-    def _write(self, name: str, shown: Buckets, step: int) -> None:
-        middles = (shown.edges[:-1] + shown.edges[1:]) / 2
-        self.logger.experiment.add_histogram_raw(
-            tag=name,
-            # The server takes `min` as the first bucket's left border, and the limits are right borders.
-            min=float(shown.edges[0]),
-            max=float(shown.edges[-1]),
-            num=int(shown.counts.sum()),
-            sum=float(np.dot(middles, shown.counts)),
-            sum_squares=float(np.dot(np.square(middles), shown.counts)),
-            bucket_limits=shown.edges[1:].tolist(),
-            bucket_counts=shown.counts.tolist(),
-            global_step=step,
+
+def _summary(shown: Mapping[str, Condensed]) -> Any:
+    """Put histograms into one summary: with one for each, the writer's short queue would make the training wait."""
+    from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
+
+    values = []
+    for name, one in shown.items():
+        # The server takes `min` as the first bucket's left border, and the limits are right borders.
+        low, *limits = one.edges.tolist()
+        histogram = HistogramProto(
+            min=low,
+            max=limits[-1],
+            num=one.num,
+            sum=one.sum,
+            sum_squares=one.sum_squares,
+            bucket_limit=limits,
+            bucket=one.counts.tolist(),
         )
+        values.append(Summary.Value(tag=name, histo=histogram))
+    return Summary(value=values)

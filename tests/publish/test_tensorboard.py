@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.util.tensor_util import make_ndarray
 
 from lightning_gradexplode.publish import Board
+from lightning_gradexplode.publish.tensorboard import TensorBoardPublisher
 from tests.publish.steps import HOPELESS, TENSORS, record_of
 
 
@@ -90,3 +93,22 @@ def test_the_server_draws_ascending_buckets(server: dict[str, NDArray[np.float32
     assert (lefts < rights).all()
     assert (rights[:-1] == lefts[1:]).all()
     assert counts.sum() == torch.isfinite(TENSORS[name]).sum()
+
+
+def test_a_writer_that_is_not_torchs_gets_histograms_one_by_one(server: dict[str, NDArray[np.float32]]) -> None:
+    """tensorboardX and the like are handed the same numbers by their own method."""
+    calls: dict[str, dict[str, Any]] = {}
+
+    class Writer:
+        def add_histogram_raw(self, tag: str, **fields: Any) -> None:
+            calls[tag] = fields
+
+    publisher = TensorBoardPublisher(SimpleNamespace(experiment=Writer()))
+    publisher.histograms(record_of({**TENSORS, **HOPELESS}).histograms["gradient"], 3)
+    assert calls.keys() == TENSORS.keys()
+    for name, fields in calls.items():
+        lefts, rights, counts = server[f"gradexplode/gradient/{name}"].T
+        assert (fields["global_step"], fields["num"]) == (3, torch.isfinite(TENSORS[name]).sum())
+        np.testing.assert_allclose([fields["min"], fields["max"]], [lefts[0], rights[-1]])
+        np.testing.assert_allclose(fields["bucket_limits"], rights)
+        np.testing.assert_allclose(fields["bucket_counts"], counts)
