@@ -4,10 +4,13 @@ from lightning_gradexplode.detect import Detector, default_detectors
 from lightning_gradexplode.monitor import GradientExplosionMonitor
 from lightning_gradexplode.records import Finding, Histogram, Severity, StepRecord
 from lightning_gradexplode.respond import (
+    AdaptiveGradientClip,
+    AdaptiveTensorClip,
     AutoPolicy,
     ClipPolicy,
     ConstantClip,
     ExplosionError,
+    PercentileClip,
     RaiseError,
     RecurrentBound,
     ReduceLearningRate,
@@ -18,9 +21,12 @@ from lightning_gradexplode.respond import (
     StopTraining,
     Warn,
     WeightPenalty,
+    ZScoreClip,
 )
 
 __all__ = [
+    "AdaptiveGradientClip",
+    "AdaptiveTensorClip",
     "AutoPolicy",
     "ClipPolicy",
     "ConstantClip",
@@ -29,6 +35,7 @@ __all__ = [
     "Finding",
     "GradientExplosionMonitor",
     "Histogram",
+    "PercentileClip",
     "RaiseError",
     "RecurrentBound",
     "ReduceLearningRate",
@@ -41,6 +48,7 @@ __all__ = [
     "StopTraining",
     "Warn",
     "WeightPenalty",
+    "ZScoreClip",
     "default_detectors",
 ]
 

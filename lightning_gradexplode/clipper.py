@@ -11,7 +11,7 @@ from lightning_gradexplode.flight import StepInFlight
 from lightning_gradexplode.measure.norms import measure_norms
 from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.measure.step import GradientReading
-from lightning_gradexplode.records import StepRecord
+from lightning_gradexplode.records import FloatArray, StepRecord
 from lightning_gradexplode.respond.apply import clip_by_total_norm, clip_gradients
 from lightning_gradexplode.watch import OptimizerWatch
 
@@ -58,6 +58,9 @@ class Clipper:
             value, algorithm = _lightning.clipping(self._trainer)
         else:
             value, algorithm = watch.policy.threshold(record), watch.policy.algorithm
+            if algorithm == "tensor":
+                _lightning.set_clipping(self._trainer, None, None)
+                return replace(record, clip_algorithm=algorithm)
             if not self._is_by_hand(watch):
                 _lightning.set_clipping(self._trainer, value, algorithm)
         if value is None:
@@ -67,7 +70,7 @@ class Clipper:
 
     def clip(
         self, watch: OptimizerWatch, parameters: ParameterSet, record: StepRecord, scale: float, known: bool
-    ) -> None:
+    ) -> StepRecord:
         """Clip the gradients, where the trainer does not do it for us.
 
         Args:
@@ -76,15 +79,29 @@ class Clipper:
             record: The step, with its clip value.
             scale: What the gradients in memory are multiplied by.
             known: Whether the record's norm is that of the gradients as they are now.
+
+        Returns:
+            The record, with the clip rate where it was not known before.
         """
-        if watch.policy is None or record.clip_val is None or record.clip_algorithm is None:
-            return
-        if not self._is_by_hand(watch):
-            return
+        if watch.policy is None or record.clip_algorithm is None:
+            return record
+        if record.clip_algorithm == "tensor":
+            bound = watch.policy.clip_tensors(parameters, self._norms(parameters, record, scale, known), scale, known)
+            return replace(record, clip_rate=watch.clip_rate(1.0, 2.0 if bound else 0.0)) if known else record
+        if record.clip_val is None or not self._is_by_hand(watch):
+            return record
         gradients = parameters.gradients
         norm = record.grad_norm if known else parameters.shards.norms(measure_norms(gradients, scale)).total
         assert norm is not None
         clip_gradients(gradients, record.clip_val, record.clip_algorithm, norm, scale)
+        return record
+
+    @staticmethod
+    def _norms(parameters: ParameterSet, record: StepRecord, scale: float, known: bool) -> FloatArray:
+        """Give the norm of each gradient as it is now."""
+        if known:
+            return record.per_parameter["grad_norm"]
+        return parameters.shards.norms(measure_norms(parameters.gradients, scale)).each
 
     def expects_to_clip(self, watch: OptimizerWatch) -> bool:
         """Tell whether the trainer is likely to change an optimizer's gradients by their norm at the coming step."""
@@ -121,7 +138,7 @@ class Clipper:
 
     def changes(self, record: StepRecord) -> bool:
         """Tell whether a step's gradients may differ from those that were measured, by anybody's clipping."""
-        return record.clip_val is not None or self._module_clips
+        return record.clip_algorithm is not None or self._module_clips
 
     def restore(self) -> None:
         """Leave the trainer as it was found."""

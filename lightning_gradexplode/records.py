@@ -152,7 +152,7 @@ class StepRecord:
         grad_max: Largest absolute value of any gradient element.
         nonfinite_count: Number of NaN and infinite gradient elements.
         clip_val: The clip value in force at this step, None without clipping.
-        clip_algorithm: ``"norm"`` or ``"value"``.
+        clip_algorithm: ``"norm"``, ``"value"``, or ``"tensor"`` where each tensor has a threshold of its own.
         clip_rate: Share of recent steps at which clipping changed the gradients.
         weight_norm: L2 norm of the weights after the step.
         weight_norm_before: The same before the step, of a run's first step and where the change was measured.

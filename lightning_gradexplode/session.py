@@ -290,7 +290,7 @@ class Session:
         self.chronicle.report(news, self._recorders)
         self._steering.respond(flight, findings, before_update=True)
         if not flight.held_back:
-            self._clipper.clip(watch, flight.parameters, flight.record, flight.scale, known=True)
+            flight.record = self._clipper.clip(watch, flight.parameters, flight.record, flight.scale, known=True)
             flight.copy_weights(self._settings.update_sample)
 
     def _finish(self, flight: StepInFlight) -> None:

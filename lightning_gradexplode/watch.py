@@ -36,6 +36,8 @@ class OptimizerWatch:
         self.optimizer = optimizer
         self.bank = DetectorBank(detectors)
         self.policy = copy.deepcopy(policy)
+        if self.policy is not None:
+            self.policy.begin(optimizer)
         self.recorder = Recorder(())
         self.steps = 0
         self._bound: list[bool] = []

@@ -31,6 +31,13 @@ def clip_gradients(
         torch._foreach_mul_(present, threshold / (norm + 1e-6))
 
 
+def scale_gradients(gradients: Sequence[Tensor], factors: Sequence[float]) -> None:
+    """Multiply each gradient by a factor of its own, in place."""
+    with torch.no_grad():
+        for gradient, factor in zip(gradients, factors, strict=True):
+            gradient.mul_(factor)
+
+
 def clip_by_total_norm(gradients: Sequence[Tensor | None], threshold: float, total: Tensor) -> None:
     """Clip gradients by a norm that torch has measured, to the same bits as ``torch.nn.utils.clip_grad_norm_``.
 

@@ -7,10 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from lightning_gradexplode.detect.history import RobustWindow
-from lightning_gradexplode.records import StepRecord
+from torch.optim import Optimizer
 
-Algorithm = Literal["norm", "value"]
+from lightning_gradexplode.measure.parameters import ParameterSet
+from lightning_gradexplode.records import FloatArray, StepRecord
+
+Algorithm = Literal["norm", "value", "tensor"]
 
 
 class ClipPolicy(ABC):
@@ -26,7 +28,7 @@ class ClipPolicy(ABC):
     """
 
     algorithm: Algorithm = "norm"
-    """Clip all gradients together by their L2 norm, or each element by its value."""
+    """Clip all gradients together by their L2 norm, each element by its value, or each tensor by `clip_tensors`."""
 
     @abstractmethod
     def threshold(self, record: StepRecord) -> float | None:
@@ -38,6 +40,23 @@ class ClipPolicy(ABC):
         Returns:
             A positive finite number, or None to clip nothing at this step.
         """
+
+    def clip_tensors(self, parameters: ParameterSet, norms: FloatArray, scale: float, remember: bool) -> bool:
+        """Clip gradients in place; called where `algorithm` is ``"tensor"``, for the trainer has no such clipping.
+
+        Args:
+            parameters: The optimizer's parameters.
+            norms: L2 norm of each one's gradient, shape ``(parameters,)``, unscaled, of all shards together.
+            scale: What the gradients in memory are multiplied by.
+            remember: Whether this is a step, and not one more look of a line search at the same step.
+
+        Returns:
+            Whether any gradient was changed.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has algorithm 'tensor' and no clip_tensors")
+
+    def begin(self, optimizer: Optimizer) -> None:  # noqa: B027 (a constant knows no optimizer)
+        """Look at the optimizer whose gradients are clipped; called once, before the first step of a fit."""
 
     def state_dict(self) -> dict[str, Any]:
         """Give what has to survive a checkpoint, in plain values."""
@@ -73,67 +92,3 @@ class ConstantClip(ClipPolicy):
     def threshold(self, record: StepRecord) -> float:
         """Give the constant."""
         return self.value
-
-
-_CREEP = 1.1
-"""How much above the usual norm a norm is counted at most; medians are not moved by it while the norms are steady."""
-
-
-class AutoPolicy(ClipPolicy):
-    """The monitor's own rule (``clip="auto"``): a small multiple of the usual norm, learned from the run itself.
-
-    The usual norm is the median of the last `window` norms, each counted as at most a tenth more than the usual one:
-    an explosion raises the threshold that holds it by a tenth in half a window at most. Pascanu, Mikolov and Bengio
-    2013 (section 3.2) found thresholds from half to ten times the average norm to work. Until `start` norms are
-    known, the smallest one so far stands for the usual one, for a run may explode from its first steps on.
-
-    Args:
-        factor: Threshold over usual norm.
-        window: Number of norms remembered.
-        start: Number of norms from which on their median is used.
-    """
-
-    def __init__(self, factor: float = 2.0, window: int = 100, start: int = 20) -> None:
-        self.factor = factor
-        self.start = start
-        self._norms = RobustWindow(window)
-
-    def threshold(self, record: StepRecord) -> float | None:
-        """Give the threshold, and remember the step's norm as it will be after clipping."""
-        norm = record.grad_norm
-        if norm is None or not (math.isfinite(norm) and norm > 0):
-            return self.factor * self._usual() if len(self._norms) else None
-        if not len(self._norms):
-            self._norms.add(norm)
-        usual = self._usual()
-        self._norms.add(min(norm, usual * _CREEP))
-        return self.factor * usual
-
-    def _usual(self) -> float:
-        return self._norms.median if len(self._norms) >= self.start else self._norms.quantile(0.0)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give the remembered norms."""
-        return {"norms": self._norms.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        self._norms.load_state_dict(state["norms"])
-
-
-def clip_policy(clip: float | str | ClipPolicy | None) -> ClipPolicy | None:
-    """Build the policy that the monitor's argument ``clip`` stands for.
-
-    Raises:
-        ValueError: A number that is not positive and finite, or an unknown name.
-        TypeError: Anything else.
-    """
-    if clip is None or isinstance(clip, ClipPolicy):
-        return clip
-    if isinstance(clip, str):
-        if clip != "auto":
-            raise ValueError(f"clip={clip!r} is unknown; it takes a number, 'auto', a ClipPolicy or None")
-        return AutoPolicy()
-    if isinstance(clip, bool) or not isinstance(clip, (int, float)):
-        raise TypeError(f"clip got {clip!r}; it takes a number, 'auto', a ClipPolicy or None")
-    return ConstantClip(clip)

@@ -1,11 +1,13 @@
-"""The short names of responses, as the monitor's argument ``on_explosion`` takes them."""
+"""The short names of responses and clip policies, as the monitor's arguments take them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lightning_gradexplode.respond.automatic import AutoPolicy
 from lightning_gradexplode.respond.base import Response
 from lightning_gradexplode.respond.checkpoint import SaveCheckpoint
+from lightning_gradexplode.respond.clipping import ClipPolicy, ConstantClip
 from lightning_gradexplode.respond.learning_rate import ReduceLearningRate
 from lightning_gradexplode.respond.rollback import Rollback
 from lightning_gradexplode.respond.skipping import SkipStep
@@ -54,3 +56,21 @@ def _wrong_type(value: object) -> TypeError:
 
 def _names() -> str:
     return ", ".join(repr(name) for name in _BY_NAME)
+
+
+def clip_policy(clip: float | str | ClipPolicy | None) -> ClipPolicy | None:
+    """Build the policy that the monitor's argument ``clip`` stands for.
+
+    Raises:
+        ValueError: A number that is not positive and finite, or an unknown name.
+        TypeError: Anything else.
+    """
+    if clip is None or isinstance(clip, ClipPolicy):
+        return clip
+    if isinstance(clip, str):
+        if clip != "auto":
+            raise ValueError(f"clip={clip!r} is unknown; it takes a number, 'auto', a ClipPolicy or None")
+        return AutoPolicy()
+    if isinstance(clip, bool) or not isinstance(clip, (int, float)):
+        raise TypeError(f"clip got {clip!r}; it takes a number, 'auto', a ClipPolicy or None")
+    return ConstantClip(clip)

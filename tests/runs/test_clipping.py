@@ -8,10 +8,18 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from lightning_gradexplode import ClipPolicy, ConstantClip, GradientExplosionMonitor, StepRecord
+from lightning_gradexplode import (
+    AdaptiveGradientClip,
+    AdaptiveTensorClip,
+    ClipPolicy,
+    ConstantClip,
+    GradientExplosionMonitor,
+    StepRecord,
+)
 from tests.runs.models import Manual, Regression
 from tests.runs.probe import QUIET, Watched, norm
 from tests.runs.test_modes import fused, scaler
+from tests.runs.test_transparency import lbfgs
 
 
 class HalfOfTheNorm(ClipPolicy):
@@ -126,6 +134,44 @@ def test_clipping_in_manual_optimization() -> None:
         change = norm(*(after - truth.before[name] for name, after in truth.after.items()))
         assert change / truth.optimizer.param_groups[0]["lr"] == pytest.approx(0.01, rel=1e-3)
         assert logged["gradexplode/grad_norm_clipped"] == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["plain", "accumulated", "scaled", "fused", "manual", "line search"])
+@pytest.mark.parametrize("policy", [AdaptiveGradientClip(0.02), AdaptiveTensorClip(warmup=2, first=0.1)])
+def test_policies_that_clip_each_tensor_by_itself(policy: Any, mode: str) -> None:
+    """In every mode the monitor clips in the trainer's place, and logs the norm that the optimizer then takes."""
+    handed = Handed()
+    build = {"fused": fused, "line search": lbfgs}.get(mode)
+    module = Manual(1) if mode == "manual" else Regression(build)
+    options: dict[str, Any] = {"max_steps": 6}
+    if mode in ("scaled", "fused"):
+        options["plugins"] = [scaler()]
+    if mode == "accumulated":
+        options["accumulate_grad_batches"] = 2
+    run = Watched(module, monitor={"clip": policy}, callbacks=[handed], scaled=mode == "fused", **options)
+    assert not run.monitor._broken
+    assert len(run.logged) == 6
+    assert run.logged[-1]["gradexplode/clip_rate"] > 0
+    assert "gradexplode/clip_val" not in run.logged[-1]
+    if mode == "line search":
+        return
+    clipped = [one["gradexplode/grad_norm_clipped"] for one in run.logged]
+    assert all(after < one["gradexplode/grad_norm"] for after, one in zip(clipped[:2], run.logged, strict=False))
+    if mode in ("plain", "scaled"):
+        assert clipped == pytest.approx(handed.norms, rel=1e-6)
+
+
+@pytest.mark.parametrize("policy", [AdaptiveGradientClip(1e9), AdaptiveTensorClip(factor=1e9, first=1e9)])
+def test_tensors_whose_limits_do_not_bind_train_as_without(policy: Any) -> None:
+    """Where nothing binds, weights are bit for bit those of a run without clipping."""
+    weights = []
+    for clip in (policy, None):
+        torch.manual_seed(3)
+        module = Regression()
+        run = Watched(module, monitor={"clip": clip})
+        weights.append([parameter.detach().clone() for parameter in module.parameters()])
+    assert len(run.logged) == 5
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
 
 
 def test_the_users_own_clipping_hook_goes_first() -> None:
