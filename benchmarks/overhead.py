@@ -1,9 +1,9 @@
 """What measuring costs per optimizer step: ``python -m benchmarks.overhead`` prints a table for each of three models.
 
-Everything is timed side by side in one run: at each step every candidate does its work on the same gradients, right
-after the backward pass, in turn. Only clipping changes the run, so it is timed in runs of its own, in turns of a few
-steps. Times drift from machine to machine and from minute to minute; the ratios to torch's ``clip_grad_norm_`` are
-what to look at. ``--sizes`` draws the cost against the number of parameters instead.
+What only reads the gradients is timed in one run, in turn, each right after the backward pass; clipping changes the
+run, so that it is timed in runs of its own. Times drift from machine to machine and from minute to minute; the ratios
+to torch's ``clip_grad_norm_`` are what to look at. ``--sizes`` draws the cost
+against the number of parameters instead.
 """
 
 from __future__ import annotations
@@ -31,17 +31,27 @@ from wandb.integration.torch.wandb_torch import TorchHistory
 from benchmarks.overhead_models import Model, models, transformer
 from benchmarks.overhead_timing import TimedClipping, TimedMonitor, Timings
 
-WARM_UP = 10
 SIZES = (120, 200, 376, 640, 1184)
 """Widths of transformers of 1, 3, 10, 30 and 100 million parameters."""
 CLIP, DEFAULTS, READ = "clip_grad_norm_", "monitor, defaults, log every 10th", "one read (aminmax)"
 HISTOGRAMS = "monitor, histograms at every step"
-RARE = 10
-"""What takes long is timed at every tenth step."""
+TURNS = 3
+"""At each step one of so many is timed: the monitor, the bare read, the clip."""
+RARE = 15
+"""What takes long is timed at every fifteenth step, after the bare read."""
 
 
 class Others(pl.Callback):
-    """What else people do with gradients, each timed on what the optimizer is about to get; none of it changes them."""
+    """What else people do with gradients, each timed on what the optimizer is about to get; none of it changes them.
+
+    Whoever reads the gradients first pays for bringing them into the processor's cache. So at each step only one is
+    timed, the first to read them, in turn; at every third step that is the monitor.
+
+    Args:
+        timings: Where the seconds go.
+        folder: Where the summary writer writes to.
+        rare: Whether to time what takes long as well.
+    """
 
     def __init__(self, timings: Timings, folder: str, rare: bool = True) -> None:
         self.timings = timings
@@ -50,16 +60,16 @@ class Others(pl.Callback):
         self.watch = TorchHistory()  # type: ignore[no-untyped-call]
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Any) -> None:
-        """Do each of them."""
+        """Do what is due at this step."""
         parameters = list(module.parameters())
         gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
         step = trainer.global_step
-        self.timings.time(READ, lambda: [torch.aminmax(one) for one in gradients.values()])
-        self.timings.time(CLIP, lambda: nn.utils.clip_grad_norm_(parameters, 1e9))
-        if not self.rare:
-            return
-        self.timings.time("grad_norm() + log_dict", lambda: module.log_dict(grad_norm(module, norm_type=2)))
-        if step % RARE == 0:
+        if step % TURNS == 1:
+            self.timings.time(READ, lambda: [torch.aminmax(one) for one in gradients.values()])
+        elif step % TURNS == 2:
+            self.timings.time(CLIP, lambda: nn.utils.clip_grad_norm_(parameters, 1e9))
+        if self.rare and step % RARE == 1:
+            self.timings.time("grad_norm() + log_dict", lambda: module.log_dict(grad_norm(module, norm_type=2)))
             self.timings.time("SummaryWriter.add_histogram", lambda: self._histograms(gradients, step))
             self.timings.time("wandb.watch(log_freq=1)", lambda: self._watch(gradients))
 
@@ -91,24 +101,27 @@ def fit(model: Model, steps: int, folder: str, callbacks: list[pl.Callback], **t
 
 
 def measure(model: Model, steps: int) -> Timings:
-    """Train a model with everything timed at every step."""
+    """Train a model in several runs, with everything timed."""
     timings = Timings()
     with tempfile.TemporaryDirectory() as folder:
         wandb.init(mode="offline", dir=folder, project="overhead")
-        callbacks = [
-            TimedMonitor(timings, DEFAULTS, log_every_n_steps=10),
-            TimedMonitor(timings, HISTOGRAMS, log_every_n_steps=1, histogram_every_n_steps=1),
-            Others(timings, folder),
-        ]
-        fit(model, steps, folder, list(callbacks))
+        run = Timings()
+        fit(model, steps, folder, [Others(run, folder), TimedMonitor(run, DEFAULTS, turns=TURNS, log_every_n_steps=10)])
+        timings.merge(run)
         wandb.finish()
+        run = Timings()
+        every = {"log_every_n_steps": 1, "histogram_every_n_steps": 1}
+        fit(model, steps // 4, folder, [TimedMonitor(run, HISTOGRAMS, **every)])
+        timings.merge(run)
         for binds, value in (("binds", 1e-6), ("does not bind", 1e9)):
-            for _ in range(4):
+            for _ in range(2):
+                run, hooks = Timings(), Timings()
                 name = f"Trainer(gradient_clip_val=...), {binds}"
-                fit(model, steps // 4, folder, [TimedClipping(timings, name)], gradient_clip_val=value)
-                monitor = TimedMonitor(Timings(), "hooks", log_every_n_steps=10, clip=value)
+                fit(model, steps // 2, folder, [TimedClipping(run, name)], gradient_clip_val=value)
+                monitor = TimedMonitor(hooks, "hooks", log_every_n_steps=10, clip=value)
                 name = f"monitor, defaults, clip=..., {binds}"
-                fit(model, steps // 4, folder, [monitor, TimedClipping(timings, name, monitor)])
+                fit(model, steps // 2, folder, [monitor, TimedClipping(run, name, monitor)])
+                timings.merge(run)
     return timings
 
 
@@ -119,10 +132,9 @@ def show(name: str, model: Model, timings: Timings, console: Console) -> None:
     table = Table("per optimizer step", title=f"{name}: {size:.2f}M parameters in {len(tensors)} tensors")
     for column in ("median ms", "mean ms", "median / clip", "mean / clip"):
         table.add_column(column, justify="right")
-    clip = timings[CLIP][WARM_UP:]
+    clip = timings[CLIP]
     for what, seconds in timings.items():
-        kept = seconds[WARM_UP:] or seconds
-        middle, mean = statistics.median(kept), statistics.fmean(kept)
+        middle, mean = statistics.median(seconds), statistics.fmean(seconds)
         table.add_row(
             what,
             f"{middle * 1e3:.3f}",
@@ -141,11 +153,11 @@ def draw_sizes(steps: int, path: Path, console: Console) -> None:
     for width in SIZES:
         timings, model = Timings(), transformer(width)
         with tempfile.TemporaryDirectory() as folder:
-            monitor = TimedMonitor(timings, "monitor, defaults", log_every_n_steps=10)
-            fit(model, steps, folder, [monitor, Others(timings, folder, rare=False)])
+            monitor = TimedMonitor(timings, "monitor, defaults", turns=TURNS, log_every_n_steps=10)
+            fit(model, steps, folder, [Others(timings, folder, rare=False), monitor])
         sizes.append(sum(parameter.numel() for parameter in model.parameters()))
         for name, seconds in timings.items():
-            costs.setdefault(name, []).append(statistics.median(seconds[2:]) * 1e3)
+            costs.setdefault(name, []).append(statistics.median(seconds[1:]) * 1e3)
         row = ", ".join(f"{name} {cost[-1]:.2f} ms" for name, cost in costs.items())
         console.print(f"{sizes[-1] / 1e6:.1f}M parameters: {row}")
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
@@ -161,7 +173,7 @@ def draw_sizes(steps: int, path: Path, console: Console) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--models", nargs="*", default=list(models()), choices=list(models()))
     parser.add_argument("--sizes", type=Path, metavar="FILE", help="draw the cost against the size of the model")
@@ -173,7 +185,7 @@ def main() -> None:
     console = Console(width=110)
     console.print(f"{processor()}, {arguments.threads} threads, torch {torch.__version__}")
     if arguments.sizes:
-        draw_sizes(min(arguments.steps, 30), arguments.sizes, console)
+        draw_sizes(min(arguments.steps, 45), arguments.sizes, console)
         return
     for name in arguments.models:
         model = models()[name]()

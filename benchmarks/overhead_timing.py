@@ -28,6 +28,11 @@ class Timings(dict[str, list[float]]):
         """Note the seconds of one step."""
         self.setdefault(name, []).append(seconds)
 
+    def merge(self, run: Timings) -> None:
+        """Take over what was timed in one run, but for its first steps."""
+        for name, seconds in run.items():
+            self.setdefault(name, []).extend(seconds[len(seconds) // 10 :])
+
     def time(self, name: str, work: Callable[[], Any]) -> None:
         """Do some work and note how long it took."""
         begin = time.perf_counter()
@@ -36,11 +41,19 @@ class Timings(dict[str, list[float]]):
 
 
 class TimedMonitor(GradientExplosionMonitor):
-    """The monitor, all its hooks of a step timed together."""
+    """The monitor, all its hooks of a step timed together.
 
-    def __init__(self, timings: Timings, name: str, **arguments: Any) -> None:
+    Args:
+        timings: Where the seconds go.
+        name: Under which name.
+        turns: Every how many steps to note them.
+        arguments: The monitor's own.
+    """
+
+    def __init__(self, timings: Timings, name: str, turns: int = 1, **arguments: Any) -> None:
         super().__init__(report=False, **arguments)
-        self.timings, self.name, self.spent = timings, name, 0.0
+        self.timings, self.name, self.turns = timings, name, turns
+        self.spent, self.step = 0.0, 0
         for hook in HOOKS:
             setattr(self, hook, self._timed(getattr(self, hook), last=hook == "on_train_batch_end"))
 
@@ -55,8 +68,9 @@ class TimedMonitor(GradientExplosionMonitor):
             result = hook(*args, **kwargs)
             self.spent += time.perf_counter() - begin
             if last:
-                self.timings.add(self.name, self.spent)
-                self.spent = 0.0
+                if self.step % self.turns == 0:
+                    self.timings.add(self.name, self.spent)
+                self.spent, self.step = 0.0, self.step + 1
             return result
 
         return timed
