@@ -63,6 +63,11 @@ def hidden_gradients(trainer: Trainer) -> str | None:
     return next((f"{name} {why}" for name, why in _HIDING.items() if name in names), None)
 
 
+def runs_in_a_started_process(trainer: Trainer) -> bool:
+    """Tell whether the trainer has started this process, so that the user's own monitor is in another one."""
+    return type(trainer.strategy.launcher).__name__ == "_MultiProcessingLauncher"
+
+
 def is_automatic(trainer: Trainer) -> bool:
     """Tell whether Lightning runs backward and the optimizer itself."""
     return bool(trainer.lightning_module.automatic_optimization)

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_gradexplode import _lightning
 from lightning_gradexplode.detect import Detector, default_detectors
+from lightning_gradexplode.mailbox import Mailbox
 from lightning_gradexplode.records import Finding, Severity, StepRecord
 from lightning_gradexplode.respond import ClipPolicy, ExplosionError, Response, clip_policy, responses
 from lightning_gradexplode.session import Session
@@ -126,14 +127,22 @@ class GradientExplosionMonitor(_lightning.Callback):
             update_sample=checked_sample("update_sample", update_sample),
         )
         self._session: Session | None = None
+        self._mailbox = Mailbox()
+        self._brought: list[Finding] = []
         self._state: dict[str, Any] = {}
         self._broken = False
         self._hooks: list[RemovableHandle] = []
 
     @property
     def findings(self) -> list[Finding]:
-        """What was found in this run, oldest first; of more than 1000 findings the latest are kept."""
-        return [] if self._session is None else self._session.chronicle.findings
+        """What was found in this run, oldest first; of more than 1000 findings the latest are kept.
+
+        Where the trainer starts processes of its own (``ddp_spawn``), they are here once the fit has ended.
+        """
+        if self._session is not None:
+            return self._session.chronicle.findings
+        self._brought = self._mailbox.take() or self._brought
+        return self._brought
 
     @property
     def exploded(self) -> bool:
@@ -221,14 +230,14 @@ class GradientExplosionMonitor(_lightning.Callback):
         self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule, exception: BaseException
     ) -> None:
         """Log what was measured of the step that was cut short."""
-        self._close(cut_short=True)
+        self._close(trainer, cut_short=True)
 
     def on_fit_end(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
         """Leave the trainer as it was found."""
-        self._close()
+        self._close(trainer)
 
     @_never_fatal
-    def _close(self, cut_short: bool = False) -> None:
+    def _close(self, trainer: _lightning.Trainer, cut_short: bool = False) -> None:
         if self._session is None:
             return
         try:
@@ -239,6 +248,8 @@ class GradientExplosionMonitor(_lightning.Callback):
             for hook in self._hooks:
                 hook.remove()
             self._hooks = []
+            if _lightning.runs_in_a_started_process(trainer) and trainer.local_rank == 0:
+                self._mailbox.leave(self.findings)
 
     def _withdraw(self, hook: str) -> None:
         """After a failure, tell the other processes at the next point where they exchange what they have seen."""

@@ -1,0 +1,46 @@
+"""A run in processes that the trainer starts by itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = """
+import pytorch_lightning as pl
+import torch
+from lightning_gradexplode import GradientExplosionMonitor
+from tests.runs.models import Regression
+from tests.runs.probe import QUIET
+
+
+def build(parameters):
+    return torch.optim.SGD(parameters, lr=1e6)
+
+
+class Explodes(Regression):
+    def configure_optimizers(self):
+        return build(self.parameters())
+
+
+if __name__ == "__main__":
+    monitor = GradientExplosionMonitor(report=False)
+    module = Explodes()
+    module.build = None
+    settings = {**QUIET, "max_steps": 12, "strategy": "ddp_spawn", "devices": 2}
+    trainer = pl.Trainer(**settings, logger=False, callbacks=[monitor])
+    trainer.fit(module)
+    print("exploded:", monitor.exploded, sorted({finding.sign for finding in monitor.findings}))
+"""
+
+
+def test_findings_come_back_to_the_process_that_called_fit(tmp_path: Path) -> None:
+    """After a spawned run has exploded, the user's own monitor says so."""
+    script = tmp_path / "spawned.py"
+    script.write_text(SCRIPT)
+    root = Path(__file__).parents[2]
+    environment = {"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=240, check=True
+    )
+    assert "exploded: True" in done.stdout
