@@ -28,8 +28,8 @@ def _parser() -> argparse.ArgumentParser:
     rules = commands.add_parser(
         "wandb-rules",
         help="create or update alert rules in a W&B project",
-        description="Create W&B Automations on the monitor's metrics, or bring them up to date. Needs a W&B account that "
-        "may use Automations. A second call changes nothing.",
+        description="Create W&B Automations on the monitor's metrics, or bring them up to date. Needs a W&B account "
+        "that may use Automations. A second call changes nothing.",
     )
     rules.add_argument("--project", required=True, help="the W&B project; it has to exist")
     rules.add_argument("--entity", help="the team or user that owns it (default: the account's own)")

@@ -227,26 +227,32 @@ def _full_name(rule: AlertRule, project: str) -> str:
 
 
 def _event(scope: Any, condition: dict[str, Any]) -> Any:
-    from wandb.automations import MetricChangeFilter, MetricThresholdFilter, MetricZScoreFilter, OnRunMetric
-
+    kinds = _kinds()
     if "cmp" in condition:
-        return OnRunMetric(scope=scope, filter=MetricThresholdFilter(**condition))
-    if "change_type" in condition:
-        return OnRunMetric(scope=scope, filter=MetricChangeFilter(**condition))
-    return OnRunMetric(scope=scope, filter=MetricZScoreFilter(**condition))
+        kind = kinds.MetricThresholdFilter
+    else:
+        kind = kinds.MetricChangeFilter if "change_type" in condition else kinds.MetricZScoreFilter
+    return kinds.OnRunMetric(scope=scope, filter=kind(**condition))
 
 
 def _action(rule: AlertRule, integration: tuple[str, str] | None) -> Any:
-    from wandb.automations import DoNothing, SendNotification, SendWebhook
-
+    kinds = _kinds()
     if integration is None:
-        return DoNothing()
+        return kinds.DoNothing()
     kind, identity = integration
     if kind == "slack":
-        return SendNotification(
+        return kinds.SendNotification(
             integration_id=identity, title=f"{PREFIX}: {rule.name}", message=rule.text, severity=rule.level
         )
-    return SendWebhook(integration_id=identity, request_payload={"rule": rule.name, "level": rule.level, **PAYLOAD})
+    payload = {"rule": rule.name, "level": rule.level, **PAYLOAD}
+    return kinds.SendWebhook(integration_id=identity, request_payload=payload)
+
+
+def _kinds() -> Any:
+    """Give the classes of W&B's automations; untyped, for they take other arguments than their annotations say."""
+    from wandb import automations
+
+    return automations
 
 
 def _check(slack: bool | str, webhook: str | None) -> None:
