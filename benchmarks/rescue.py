@@ -61,7 +61,12 @@ NOT_SAVABLE = {
     "loss_falls_for_ever": "the loss has no floor: to explode is what it asks for",
     "penalty_with_wrong_sign": "the loss rewards large weights without a bound",
     "critic_without_limit": "the critic's loss has no floor",
+    "generator_too_fast": "the critic's loss has no floor",
     "noise_on_the_weights": "the weights are made larger beside the optimizer, at every step",
+    "ascent": "every gradient points uphill",
+    "inputs_drift": "inputs and targets grow without a bound, and the loss with them",
+    "bootstrapped_values": "the expected step leads away from the solution at any learning rate",
+    "values_above_themselves": "the expected step leads away from the solution at any learning rate",
 }
 """Exploding families that no remedy of gradients and steps can save, and why."""
 
@@ -145,7 +150,7 @@ def ending(job: Job) -> Ending:
     path = CACHE / f"{name}-{seed}-{_slug(remedy)}-{factor:g}-{_source(family, remedy)}.json"
     if path.exists():
         return Ending(**json.loads(path.read_text()))
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     found = train(family, seed, remedy, factor)
     CACHE.mkdir(parents=True, exist_ok=True)
     for old in CACHE.glob(f"{name}-{seed}-{_slug(remedy)}-{factor:g}-????????????.json"):

@@ -22,18 +22,23 @@ class AutoPolicy(ClipPolicy):
     """``clip="auto"``: a threshold from three limits, none of which binds while a run goes as usual.
 
     The reach of a step: plain gradient descent (``torch.optim.SGD``) may move the weights by at most `reach` of their
-    norm at the start in one step, whatever the learning rate; usual steps move them by a thousandth. With momentum m,
-    under which steps add up to between 1 and ``1 / (1 - m)`` of them, the step counts as longer by that number to the
-    power of 3/4. This limit holds from the first step on, before anything usual is known, and is that of most runs
-    whose learning rate is too high. Adaptive optimizers bound their steps by themselves, and are left to the others.
+    norm at the start in one step, whatever the learning rate; usual steps move them by a thousandth. (The norm counts
+    as at least the one that torch's own initialization gives matrices, since some weights begin next to zero.) With
+    momentum m, under which steps add up to between 1 and ``1 / (1 - m)`` of them, the step counts as longer by the
+    latter number to the power of 3/4. This limit holds from the first step on, before anything usual is known, and is
+    what holds most runs whose learning rate is too high. Adaptive optimizers bound their steps by themselves, and are
+    left to the other two.
 
     The usual norm: the threshold is at most `factor` times the median of the last `window` norms, each counted as at
     most a tenth more than the usual one, so that an explosion raises the threshold that holds it by a tenth in half a
-    window at most. Pascanu, Mikolov and Bengio 2013 (section 3.2) found thresholds from half to ten times the average
-    norm to work. Until `start` norms are known, the smallest one so far stands for the usual one.
+    window at most. (Pascanu, Mikolov and Bengio 2013, section 3.2, found thresholds from half to ten times the average
+    norm to work; healthy runs whose gradients grow for a good reason need more.) Until `start` norms are known, the
+    smallest one so far stands for the usual one.
 
-    The loss: while it is above the region where it started and still rises, the threshold falls by three tenths at
-    each step; else it returns, by a twentieth at each.
+    The loss: while it is above the region where it started, the threshold falls by three tenths at each step at which
+    it still rises, and slowly where it stays; when it comes down, the threshold returns by a tenth at each step.
+
+    What the numbers are worth is measured by ``python -m benchmarks.rescue``; they were chosen on its first two seeds.
 
     Args:
         factor: Threshold over usual norm.
@@ -46,7 +51,7 @@ class AutoPolicy(ClipPolicy):
         ValueError: An argument is out of range.
     """
 
-    def __init__(self, factor: float = 10.0, window: int = 100, start: int = 20, reach: float = 0.2) -> None:
+    def __init__(self, factor: float = 30.0, window: int = 100, start: int = 20, reach: float = 0.2) -> None:
         self.factor = checked_factor("factor", factor, most=math.inf)
         self.start = checked_count("start", start, 1)
         self.reach = checked_factor("reach", reach, most=math.inf)
@@ -54,10 +59,13 @@ class AutoPolicy(ClipPolicy):
         self._loss = _LossRegion()
         self._optimizer: Optimizer | None = None
         self._weights: float | None = None
+        self._least_weights = 0.0
 
     def begin(self, optimizer: Optimizer) -> None:
         """Note the optimizer, whose learning rates are read at each step."""
         self._optimizer = optimizer
+        tensors = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._least_weights = math.sqrt(sum(one.shape[0] / 3 for one in tensors if one.ndim > 1))
 
     def threshold(self, record: StepRecord) -> float | None:
         """Give the threshold, and remember the step's norm as it will be after clipping."""
@@ -82,7 +90,8 @@ class AutoPolicy(ClipPolicy):
         if not isinstance(self._optimizer, SGD) or not self._weights:
             return math.inf
         moved = _moved(self._optimizer, norm, record)
-        return float(norm * self.reach * self._weights / moved) if moved > 0 else math.inf
+        weights = max(self._weights, self._least_weights)
+        return float(norm * self.reach * weights / moved) if moved > 0 else math.inf
 
     def state_dict(self) -> dict[str, Any]:
         """Give what is remembered of norms, losses and weights."""
@@ -125,28 +134,29 @@ class _LossRegion:
         """Look at a step's loss."""
         if loss is None:
             return
-        worse = True
-        if math.isfinite(loss):
-            self._last.add(loss)
-            if len(self._first) < self._first.size:
-                self._first.add(loss)
-            if self._before is not None and not self._outside:
-                self._changes.add(min(abs(loss - self._before), 1e300))
-            self._before = loss
-            level = self._last.median
-            self._levels = [*self._levels[-self._last.size :], level]
-            self._outside = level - self._first.median > (0.0 if self._outside else self._unit())
-            worse = level - self._levels[0] > 0.05 * abs(self._levels[0])
-        if self._outside and worse:
+        if not math.isfinite(loss):
             self.caution = max(self.caution * 0.7, 1e-9)
-        else:
-            self.caution = min(1.0, self.caution * 1.05)
+            return
+        self._last.add(loss)
+        if len(self._first) < self._first.size:
+            self._first.add(loss)
+        if self._before is not None and not self._outside:
+            self._changes.add(min(abs(loss - self._before), 1e300))
+        self._before = loss
+        level = self._last.median
+        self._levels = [*self._levels[-self._last.size :], level]
+        self._outside = level - self._first.median > (0.0 if self._outside else self._unit())
+        if not self._outside:
+            self.caution = min(1.0, self.caution * 1.1)
+            return
+        rise, least = level - self._levels[0], 0.05 * abs(self._levels[0])
+        change = 0.7 if rise > least else 1.1 if rise < -least else 0.97
+        self.caution = min(1.0, max(1e-9, self.caution * change))
 
     def _unit(self) -> float:
-        """Three tenths of the size of the loss at its start, or of its usual change if that is larger."""
-        noise = 2 * self._changes.median if len(self._changes) else 0.0
-        first_range = self._first.largest - self._first.quantile(0.0)
-        return 0.3 * max(abs(self._first.median), first_range, noise, 1e-30)
+        """How far above its start a loss has to be: three tenths of its size there, and more if it is noisy."""
+        noise = 4 * self._changes.median if len(self._changes) else 0.0
+        return max(0.3 * abs(self._first.median), self._first.largest - self._first.quantile(0.0), noise, 1e-30)
 
     def state_dict(self) -> dict[str, Any]:
         """Give the losses and the caution."""

@@ -95,12 +95,25 @@ def _restored(saved: Any, current: Any, parameter: Any) -> Any:
         if isinstance(current, Tensor) and _local(current).shape == saved.shape and current.dtype == saved.dtype:
             _local(current).copy_(saved)
             return current
-        return saved.clone() if parameter is None or not saved.ndim else saved.to(_local(parameter).device, copy=True)
+        return saved.clone() if parameter is None or not saved.ndim else _placed_like(saved, parameter)
     if isinstance(saved, dict):
         return {key: _restored(value, None, parameter) for key, value in saved.items()}
     if isinstance(saved, (list, tuple)):
         return type(saved)(_restored(value, None, parameter) for value in saved)
     return copy.deepcopy(saved)
+
+
+def _placed_like(saved: Tensor, parameter: Any) -> Tensor:
+    """Give a copy of a saved tensor where a parameter lies, and sharded like it if it has the parameter's shape."""
+    local = _local(parameter)
+    copied = saved.to(local.device, copy=True)
+    if local is parameter or local.shape != saved.shape:
+        return copied
+    from torch.distributed.tensor import DTensor
+
+    return DTensor.from_local(
+        copied, parameter.device_mesh, parameter.placements, shape=parameter.shape, stride=parameter.stride()
+    )
 
 
 def _random_state() -> dict[str, Any]:

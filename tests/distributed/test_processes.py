@@ -35,6 +35,21 @@ JOBS: dict[str, dict[str, Any]] = {
     "fsdp2 calm": {"strategy": "fsdp2", "devices": 2, "interval": 100},
     "fsdp2 of four": {"strategy": "fsdp2", "devices": 4},
     "hybrid": {"strategy": "fsdp2-hybrid", "devices": 4},
+    "ddp skip": {"strategy": "ddp", "devices": 2, "alarm": 2, "on_explosion": "skip"},
+    "fsdp2 skip": {"strategy": "fsdp2", "devices": 2, "alarm": 2, "on_explosion": "skip"},
+    "ddp rollback": {"strategy": "ddp", "devices": 2, "alarm": 2, "on_explosion": "rollback"},
+    "fsdp2 rollback": {"strategy": "fsdp2", "devices": 2, "alarm": 2, "on_explosion": "rollback"},
+    "fsdp2 checkpoint": {"strategy": "fsdp2", "devices": 2, "alarm": 2, "on_explosion": "checkpoint"},
+}
+JOBS |= {
+    f"{strategy} {kind}": {"strategy": strategy, "devices": devices, **options}
+    for strategy, devices in (("auto", 1), ("ddp", 2), ("fsdp2", 2))
+    for kind, options in (
+        ("penalty", {"on_explosion": "penalty"}),
+        ("auto", {"clip": "auto"}),
+        ("units", {"clip": "units"}),
+        ("tensors", {"clip": "tensors"}),
+    )
 }
 
 
@@ -123,6 +138,44 @@ def test_a_loss_that_is_nan_on_one_rank_is_found_and_named_by_all(
     assert "batch 2 of rank 1" in found["nonfinite-loss"]["message"]
     assert ("nonfinite-weight" in found) == weights_are_lost
     assert [seen["broken"] for seen in both] == [False, False]
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize(("response", "earlier"), [("skip", 1), ("rollback", 0)])
+def test_responses_act_on_all_processes_alike(runs: Runs, strategy: str, response: str, earlier: int) -> None:
+    """A skipped step changes no bit of weights and momentum on any process; a rollback brings back those of before."""
+    for seen in runs[f"{strategy} {response}"]:
+        states = seen["states"]
+        assert states[2] == states[earlier]
+        assert states[1] != states[0]
+        assert states[3] != states[2]
+        assert not seen["broken"]
+    if strategy == "ddp":
+        both = runs[f"ddp {response}"]
+        assert both[0]["states"] == both[1]["states"]
+
+
+def test_sharded_states_are_saved_as_checkpoints(runs: Runs) -> None:
+    """Saving the good state and the bad one leaves the sharded run as it was."""
+    for seen, plain in zip(runs["fsdp2 checkpoint"], runs["fsdp2"], strict=True):
+        assert seen["states"] == plain["states"]
+        assert not seen["broken"]
+    saved = [file.name for file in (runs.folder / "fsdp2 checkpoint" / "gradexplode").glob("*.ckpt")]
+    assert sorted(saved) == ["bad-step=2.ckpt", "good-step=-1.ckpt"]
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("kind", ["penalty", "auto", "units", "tensors"])
+def test_penalties_and_clipping_are_those_of_one_process_alone(runs: Runs, strategy: str, kind: str) -> None:
+    """Gradient norms before and after clipping, and weights, are those of the unsharded run."""
+    for seen in runs[f"{strategy} {kind}"]:
+        assert not seen["broken"]
+        for step, truth in zip(seen["steps"], runs[f"auto {kind}"][0]["steps"], strict=True):
+            for quantity in ("grad_norm", "grad_norm_clipped", "weight_norm"):
+                assert step[quantity] == pytest.approx(truth[quantity], rel=1e-5), quantity
+    if kind in ("units", "tensors"):
+        steps = runs[f"auto {kind}"][0]["steps"]
+        assert all(step["grad_norm_clipped"] < 0.9 * step["grad_norm"] for step in steps[1:])
 
 
 @pytest.mark.parametrize("name", ["ddp fails measuring", "ddp fails judging", "ddp fails at the end"])

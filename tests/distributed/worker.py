@@ -16,7 +16,18 @@ import torch
 from pytorch_lightning.strategies import ModelParallelStrategy, Strategy
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from lightning_gradexplode import GradientExplosionMonitor
+from lightning_gradexplode import (
+    AdaptiveGradientClip,
+    AdaptiveTensorClip,
+    Detector,
+    Finding,
+    GradientExplosionMonitor,
+    Rollback,
+    Severity,
+    StepRecord,
+    WeightPenalty,
+    default_detectors,
+)
 from lightning_gradexplode.measure import step as measure
 
 STEPS = 4
@@ -80,9 +91,14 @@ class Witness(pl.Callback):
     def __init__(self, monitor: GradientExplosionMonitor, counted: list[int], out: str) -> None:
         self.monitor, self.counted, self.out = monitor, counted, out
         self.steps: list[dict[str, Any]] = []
+        self.states: list[list[float]] = []
 
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Note the step."""
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Note the step, and what this process holds of the weights and the optimizer's state."""
+        (optimizer,) = trainer.optimizers
+        buffers = [state["momentum_buffer"] for state in optimizer.state.values() if "momentum_buffer" in state]
+        held = [one.to_local() if hasattr(one, "to_local") else one for one in (*pl_module.parameters(), *buffers)]
+        self.states.append([number for one in held for number in one.detach().flatten().tolist()])
         record = self.monitor.last
         if record is None or (self.steps and self.steps[-1]["step"] == record.step):
             return
@@ -91,6 +107,7 @@ class Witness(pl.Callback):
                 "step": record.step,
                 "loss": record.loss,
                 "grad_norm": record.grad_norm,
+                "grad_norm_clipped": record.grad_norm_clipped,
                 "grad_max": record.grad_max,
                 "update_ratio": record.update_ratio,
                 "weight_norm": record.weight_norm,
@@ -107,12 +124,38 @@ class Witness(pl.Callback):
         """Write what was noted."""
         seen = {
             "steps": self.steps,
+            "states": self.states,
             "findings": [finding.as_dict() for finding in self.monitor.findings],
             "collectives": self.counted,
             "trained_steps": trainer.global_step,
             "broken": self.monitor._broken,
         }
         (Path(self.out) / f"rank{trainer.global_rank}.json").write_text(json.dumps(seen))
+
+
+class AlarmAt(Detector):
+    """A critical finding at one step."""
+
+    sign = "alarm"
+    reads = ("grad_norm",)
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def check(self, record: StepRecord) -> Finding | None:
+        """Alarm, or not."""
+        return self.finding(record, Severity.CRITICAL, 1.0, 0.0, "on purpose") if record.step == self.step else None
+
+
+RESPONSES: dict[str, Any] = {
+    "rollback": lambda: Rollback(every_n_steps=1, margin=1),
+    "penalty": lambda: WeightPenalty(l1=0.1, l2=0.3, parameters=["*"]),
+}
+CLIPS: dict[str, Any] = {
+    "units": lambda: AdaptiveGradientClip(0.02),
+    "tensors": lambda: AdaptiveTensorClip(warmup=1, factor=0.5),
+}
+"""What jobs name, where the monitor has no name for it."""
 
 
 class Failing(pl.Callback):
@@ -148,8 +191,13 @@ def main(job: dict[str, Any]) -> None:
     devices = job["devices"]
     counted = count_collectives()
     interval = job.get("interval", 1)
+    response, clip = job.get("on_explosion", "warn"), job.get("clip")
     monitor = GradientExplosionMonitor(
-        log_every_n_steps=interval, histogram_every_n_steps=interval, on_explosion=job.get("on_explosion", "warn")
+        log_every_n_steps=interval,
+        histogram_every_n_steps=interval,
+        on_explosion=RESPONSES[response]() if response in RESPONSES else response,
+        clip=CLIPS[clip]() if clip in CLIPS else clip,
+        detectors=[AlarmAt(job["alarm"])] if "alarm" in job else default_detectors(),
     )
     witness = Witness(monitor, counted, job["out"])
     callbacks: list[pl.Callback] = [monitor, witness]

@@ -135,11 +135,11 @@ def test_thresholds_are_usable_whatever_comes(norms: list[float | None]) -> None
 
 @pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
 def test_the_automatic_threshold_follows_the_run(size: float) -> None:
-    """Once the run is known, usual gradients mostly pass, and the threshold is within what Pascanu et al. found."""
+    """Once the run is known, usual gradients pass, whatever their size is."""
     norms = [size * value for value in noise(300, 0.2)]
     found = [threshold for threshold in thresholds(AutoPolicy(), [*norms]) if threshold is not None]
     late = list(zip(norms[100:], found[100:], strict=True))
-    assert all(5 * size < threshold < 15 * size for _, threshold in late)
+    assert all(15 * size < threshold < 45 * size for _, threshold in late)
 
 
 @pytest.mark.parametrize("rate", [1.05, 1.5, 4.0])
@@ -148,7 +148,7 @@ def test_an_explosion_does_not_raise_its_own_threshold(rate: float) -> None:
     policy = AutoPolicy()
     thresholds(policy, [*noise(100)])
     held = thresholds(policy, [min(rate**step, 1e30) for step in range(300)])
-    assert all(threshold is not None and threshold < 30 for threshold in held)
+    assert all(threshold is not None and threshold < 90 for threshold in held)
 
 
 def automatic(rate: float, momentum: float = 0.0, groups: int = 1) -> AutoPolicy:
@@ -167,7 +167,7 @@ def test_the_first_step_of_gradient_descent_does_not_leap(norm: float) -> None:
         assert limit is not None
         assert min(limit, norm) * rate == pytest.approx(min(0.2 * 5.0, norm * rate))
     still = automatic(0.1, momentum=0.9).threshold(StepRecord(step=0, grad_norm=norm, weight_norm_before=5.0))
-    assert still == pytest.approx(min(0.2 * 5.0 * 0.1**0.75 / 0.1, 10 * norm))
+    assert still == pytest.approx(min(0.2 * 5.0 * 0.1**0.75 / 0.1, 30 * norm))
 
 
 def test_each_group_leaps_by_its_own_learning_rate() -> None:
@@ -185,8 +185,8 @@ def test_a_rising_loss_lowers_the_automatic_threshold_and_a_falling_one_lifts_it
     policy = AutoPolicy()
     losses = [1.0] * 30 + [2.0**step for step in range(1, 21)] + [1e6 * 0.5**step for step in range(60)]
     limits = [policy.threshold(StepRecord(step=s, loss=loss, grad_norm=1.0)) or 0.0 for s, loss in enumerate(losses)]
-    assert limits[:31] == pytest.approx([10.0] * 31)
-    assert limits[49] < 0.1
+    assert limits[:31] == pytest.approx([30.0] * 31)
+    assert limits[49] < 0.3
     assert limits[-1] > limits[55] > 0
 
 
