@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -170,12 +171,18 @@ class Watched:
         self.module = module
         everyone = [*callbacks, self.monitor, self.probe, *callbacks_behind]
         self.trainer = trainer_class(**{**QUIET, "logger": self.logger, **trainer}, callbacks=everyone)
-        self.trainer.fit(module, ckpt_path=ckpt_path, **({"weights_only": False} if ckpt_path else {}))
+        self.trainer.fit(module, **resuming(ckpt_path))
 
     @property
     def logged(self) -> list[dict[str, float]]:
         """The monitor's scalars, one dictionary for each optimizer step."""
         return [metrics for _, metrics in self.logger.metrics if "gradexplode/grad_norm" in metrics]
+
+
+def resuming(ckpt_path: str | None) -> dict[str, Any]:
+    """Give the arguments of ``fit`` for a checkpoint of ours, which holds optimizers; Lightning 2.4 takes any."""
+    takes_choice = "weights_only" in inspect.signature(pl.Trainer.fit).parameters
+    return {"ckpt_path": ckpt_path, **({"weights_only": False} if ckpt_path and takes_choice else {})}
 
 
 QUIET: dict[str, Any] = {

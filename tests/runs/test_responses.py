@@ -26,7 +26,7 @@ from lightning_gradexplode import (
 )
 from tests.runs.alarms import AlarmAt, States, same, watched
 from tests.runs.models import Manual, Odd, Regression
-from tests.runs.probe import QUIET
+from tests.runs.probe import QUIET, resuming
 from tests.runs.test_modes import adamw, fused, scaler
 from tests.runs.test_transparency import lbfgs
 
@@ -358,7 +358,7 @@ def test_checkpoints_of_the_good_and_the_bad_state(tmp_path: Path) -> None:
         assert same(saved["optimizer_states"][0]["state"], states.after(step)[1][0])
     again = GradientExplosionMonitor(on_explosion=["checkpoint", "rollback"], report=False)
     resumed = pl.Trainer(**{**QUIET, "max_steps": 9}, logger=False, callbacks=[again])
-    resumed.fit(Regression(adamw), ckpt_path=str(tmp_path / "good-step=3.ckpt"), weights_only=False)
+    resumed.fit(Regression(adamw), **resuming(str(tmp_path / "good-step=3.ckpt")))
     assert resumed.global_step == 9
     assert not again._broken
 
