@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 
 from torch.optim import Optimizer
@@ -14,6 +15,8 @@ from lightning_gradexplode.measure.step import GradientReading
 from lightning_gradexplode.records import FloatArray, StepRecord
 from lightning_gradexplode.respond.apply import clip_by_total_norm, clip_gradients
 from lightning_gradexplode.watch import OptimizerWatch
+
+logger = logging.getLogger("lightning_gradexplode")
 
 _ROUNDING = 1e-3
 """Our norm and torch's float32 one differ by less."""
@@ -46,7 +49,7 @@ class Clipper:
         self._module_clips = _lightning.overrides_clipping(trainer)
         self._by_hand = self._module_clips or not _lightning.is_automatic(trainer)
         self._known: KnownNorm | None = None
-        self._put_back = _lightning.replace_norm_clipping(trainer, self._clip_by_known_norm)
+        self._put_back = _lightning.replace_norm_clipping(trainer, self._clip_in_its_place)
 
     def algorithm(self, watch: OptimizerWatch) -> str:
         """Name the algorithm that an optimizer's gradients are clipped by, ``"norm"`` or ``"value"``."""
@@ -117,6 +120,17 @@ class Clipper:
     def forget(self) -> None:
         """Let go of the gradients of a step."""
         self._known = None
+
+    def _clip_in_its_place(self, optimizer: Optimizer, clip_val: float) -> bool:
+        """Do what the trainer was about to do, or let it do so; an error of ours costs time and not the run."""
+        try:
+            return self._clip_by_known_norm(optimizer, clip_val)
+        except Exception:
+            logger.exception(
+                "gradexplode: the norm at hand could not be used; the trainer clips by itself from here on"
+            )
+            self._put_back()
+            return False
 
     def _clip_by_known_norm(self, optimizer: Optimizer, clip_val: float) -> bool:
         """Clip as ``clip_grad_norm_`` would, bit for bit, with the norm at hand; False where that cannot be done.

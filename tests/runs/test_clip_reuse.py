@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins import Precision
 
-from lightning_gradexplode import GradientExplosionMonitor
+from lightning_gradexplode import GradientExplosionMonitor, clipper
 from tests.runs.models import Regression
 from tests.runs.probe import QUIET
 
@@ -125,3 +125,18 @@ def test_the_plugin_is_as_it_was_found() -> None:
     before = dict(vars(trainer.precision_plugin))
     trainer.fit(large())
     assert vars(trainer.precision_plugin) == before
+
+
+def test_a_failure_of_ours_leaves_the_clipping_to_the_trainer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error while the known norm is used is told once, and the weights are still those of the trainer's clipping."""
+
+    def fail(*args: Any) -> None:
+        raise ZeroDivisionError
+
+    truth = weights_after({"gradient_clip_val": 1e-3})
+    monkeypatch.setattr(clipper, "clip_by_total_norm", fail)
+    watched = weights_after({}, GradientExplosionMonitor(log_every_n_steps=0, report=False, clip=1e-3))
+    assert all(torch.equal(a, b) for a, b in zip(truth, watched, strict=True))
+    assert [record.getMessage().count("could not be used") for record in caplog.records].count(1) == 1
