@@ -127,7 +127,7 @@ class Clipper:
             return self._clip_by_known_norm(optimizer, clip_val)
         except Exception:
             logger.exception(
-                "gradexplode: the norm at hand could not be used; the trainer clips by itself from here on"
+                "gradexplode: the known norm could not be used; the trainer clips by itself from here on"
             )
             self._put_back()
             return False
