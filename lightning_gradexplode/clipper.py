@@ -126,9 +126,7 @@ class Clipper:
         try:
             return self._clip_by_known_norm(optimizer, clip_val)
         except Exception:
-            logger.exception(
-                "gradexplode: the known norm could not be used; the trainer clips by itself from here on"
-            )
+            logger.exception("gradexplode: the known norm could not be used; the trainer clips by itself from here on")
             self._put_back()
             return False
 
