@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_gradexplode.detect.bank import Episodes
-from lightning_gradexplode.explain import Recorder, advice_for
-from lightning_gradexplode.explain.recorder import write_report
+from lightning_gradexplode.explain import Recorder, advice_for, write_report
 from lightning_gradexplode.publish import Board
 from lightning_gradexplode.publish.console import tell
 from lightning_gradexplode.records import Finding, Severity
@@ -60,8 +59,9 @@ class Chronicle:
             return
         try:
             report = write_report(self._folder, self.findings, recorders)
-        except OSError as error:
-            logger.warning("gradexplode: the report could not be written to %s: %s", self._folder, error)
+        except Exception as error:  # nothing in a report is worth the monitor, let alone the run
+            kind = type(error).__name__
+            logger.warning("gradexplode: the report could not be written to %s: %s: %s", self._folder, kind, error)
         else:
             self._board.report(report)
 

@@ -17,6 +17,8 @@ _ADVICE = {
     "stalled-loss": "nothing is learned: try another learning rate, ReLU units, or fewer layers",
     "gradient-spike": f"one batch may be an outlier; if it comes again, {_CLIP}",
     "gradient-growth": f"{_CLIP}; then a lower learning rate, gated units (LSTM), or shorter sequences",
+    "backward-gain": "fewer or normalized layers, residual connections, ReLU units, or a smaller initialization; "
+    "in a recurrent network gated units (LSTM) and shorter sequences",
     "gradient-above-one": "no alarm by itself: it depends on the scale of the loss; a mean in place of a sum lowers it",
     "large-update": "lower the learning rate (usual updates are near 0.001 of the weights), or warm it up",
     "weight-growth": "lower the learning rate, or penalize the weights (L2)",

@@ -1,17 +1,14 @@
-"""The flight recorder: the last steps of a run, and the report that is written of them."""
+"""The flight recorder: the last steps of a run."""
 
 from __future__ import annotations
 
-import json
-import tempfile
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lightning_gradexplode.records import Finding, Report, StepRecord
+from lightning_gradexplode.records import StepRecord
 
 Table = npt.NDArray[np.float32]
 
@@ -70,47 +67,3 @@ class Recorder:
             "parameter": np.asarray(self.parameters, dtype=np.str_),
             "parameter_grad_norm": self._norms[order],
         }
-
-
-def write_report(folder: Path, findings: Sequence[Finding], recorders: Sequence[Recorder]) -> Report:
-    """Write ``findings.jsonl`` and ``steps.npz`` into a folder; a reader never sees half a file.
-
-    Args:
-        folder: Made if it is not there.
-        findings: All findings so far, oldest first.
-        recorders: One for each optimizer; from the second one on, the arrays' names end in ``_<optimizer>``.
-
-    Returns:
-        What was written, as of the last finding's step.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(_json_safe(finding)) + "\n" for finding in findings)
-    _write_whole(folder / "findings.jsonl", lambda file: file.write(lines.encode()))
-    arrays = {
-        name if index == 0 else f"{name}_{index}": array
-        for index, recorder in enumerate(recorders)
-        for name, array in recorder.arrays().items()
-    }
-    _write_whole(folder / "steps.npz", lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
-    return Report(findings[-1].step if findings else 0, folder)
-
-
-def _json_safe(finding: Finding) -> dict[str, Any]:
-    """JSON has no NaN and no infinity: they are written as the strings ``"nan"``, ``"inf"`` and ``"-inf"``."""
-    plain = finding.as_dict()
-    return {
-        key: str(value) if isinstance(value, float) and not np.isfinite(value) else value
-        for key, value in plain.items()
-    }
-
-
-def _write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            write(file)
-        except BaseException:
-            temporary.unlink()
-            raise
-    temporary.chmod(0o644)
-    temporary.replace(path)

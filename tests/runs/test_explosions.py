@@ -184,7 +184,12 @@ def test_report_in_a_folder_of_ones_own(tmp_path: Path) -> None:
     """``report`` takes a folder."""
     monitor = GradientExplosionMonitor(report=tmp_path / "reports")
     pl.Trainer(**QUIET, logger=False, callbacks=[monitor]).fit(NaNAt(2))
-    assert {path.name for path in (tmp_path / "reports").iterdir()} == {"findings.jsonl", "steps.npz"}
+    assert {path.name for path in (tmp_path / "reports").iterdir()} == {
+        "findings.jsonl",
+        "steps.npz",
+        "gradient_norms.png",
+        "index.html",
+    }
 
 
 def test_metrics_for_early_stopping_and_checkpoints(tmp_path: Path) -> None:
