@@ -82,8 +82,10 @@ class GradientExplosionMonitor(_lightning.Callback):
         clip: Clip the gradients: by a constant norm, by a threshold that follows the run (``"auto"``), or by a policy
             of your own. The value is written to ``trainer.gradient_clip_val`` for the same step, and what stood there
             is put back after ``fit``.
-        on_explosion: What to do at a critical finding: ``"warn"``, ``"stop"``, ``"raise"``, a `Response`, or several
-            of them in turn. The latter two hold back the update of a step at which the explosion is seen beforehand.
+        on_explosion: What to do at a critical finding: ``"warn"``, ``"skip"`` (`SkipStep`), ``"reduce-lr"``
+            (`ReduceLearningRate`), ``"rollback"`` (`Rollback`), ``"checkpoint"`` (`SaveCheckpoint`), ``"stop"``,
+            ``"raise"``, a `Response`, or several of them: then the next one acts when those before it did not help. All
+            that act hold back the update of a step at which the explosion is seen before it.
         report: Write the findings and the last steps, up to 512, to ``<log dir>/gradexplode`` at a critical finding,
             or to another folder, or not at all.
         update_sample: Estimate ``update_ratio`` from so many weights, always the same ones, where a second copy of all

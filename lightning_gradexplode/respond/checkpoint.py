@@ -24,6 +24,8 @@ class SaveCheckpoint(Response):
     At each batch with a critical finding, the trainer's ``ModelCheckpoint`` callbacks save nothing, so that a lost run
     overwrites neither the best nor the last checkpoint.
 
+    Logged as ``gradexplode/explosion_checkpoints``: how often both were saved.
+
     At most ``1 + ceil(margin / every_n_steps)`` states are held in host memory (2 by default).
 
     Args:
@@ -83,6 +85,10 @@ class SaveCheckpoint(Response):
     def ended(self) -> None:
         """Let go of all states."""
         self._states.clear()
+
+    def scalars(self) -> dict[str, float]:
+        """Give the number of times that both were saved."""
+        return {"explosion_checkpoints": float(self._budget.used)}
 
     def state_dict(self) -> dict[str, Any]:
         """Give the counts."""

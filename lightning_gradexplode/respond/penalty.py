@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,9 @@ class _Penalty(Response):
         hold: Steps without a critical finding after which a penalty that an explosion has brought ends; 0 for never.
         cooldown: Steps from an explosion on that it is given to help, before the next response acts.
     """
+
+    name: ClassVar[str]
+    """Under which it is logged whether it acts."""
 
     def __init__(self, parameters: Sequence[str], when: When, hold: int, cooldown: int) -> None:
         if isinstance(parameters, str) or not all(isinstance(one, str) for one in parameters):
@@ -84,6 +87,10 @@ class _Penalty(Response):
             self._begin()
             run.tell(f"{type(self).__name__} ends")
 
+    def scalars(self) -> dict[str, float]:
+        """Tell whether it acts, 1 for yes."""
+        return {self.name: float(self.when == "always" or self._since is not None)}
+
     def state_dict(self) -> dict[str, Any]:
         """Give since when it acts."""
         return {"since": self._since, "calm": self._calm}
@@ -98,7 +105,8 @@ class WeightPenalty(_Penalty):
 
     The gradient of the sum is added to the gradients once they are complete, and before they are measured and clipped,
     so that training goes as if the term were in the loss, also under accumulation, a gradient scaler and sharding. The
-    loss that is logged, and that a line search sees, is without it. Unlike an optimizer's ``weight_decay`` it goes by
+    loss that is logged, and that a line search sees, is without it. Whether it acts is logged as
+    ``gradexplode/weight_penalty``, 1 or 0. Unlike an optimizer's ``weight_decay`` it goes by
     patterns, and unlike that of AdamW through the optimizer's own scaling.
 
     Args:
@@ -113,6 +121,8 @@ class WeightPenalty(_Penalty):
         TypeError: An argument is of the wrong kind.
         ValueError: A weight is negative or not finite, both are zero, or another argument is out of range.
     """
+
+    name = "weight_penalty"
 
     def __init__(
         self,
@@ -143,6 +153,7 @@ class RecurrentBound(_Penalty):
     2.1). What lies above `bound` is penalized: ``weight * max(0, s - bound)**2`` is added to the loss, s being the
     largest singular value of each matrix; a stack of matrices, as the gates of an LSTM are, counts as several.
     Matrices below the bound are left alone, so that memory over long times is not lost as with a plain L2 penalty.
+    Whether it acts is logged as ``gradexplode/recurrent_bound``, 1 or 0.
 
     Args:
         weight: Weight of the term.
@@ -156,6 +167,8 @@ class RecurrentBound(_Penalty):
         TypeError: An argument is of the wrong kind.
         ValueError: An argument is out of range.
     """
+
+    name = "recurrent_bound"
 
     def __init__(
         self,

@@ -229,7 +229,8 @@ def test_a_penalty_that_an_explosion_brings() -> None:
     penalty = WeightPenalty(0.0, 0.5, ["*"], when="after-explosion", hold=2)
     module = Regression(lambda parameters: torch.optim.SGD(parameters, lr=0.1))
     module.loss = lambda batch: 0 * Regression.loss(module, batch)  # type: ignore[method-assign]
-    _, states = watched(module, {2}, penalty, max_steps=8)
+    run, states = watched(module, {2}, penalty, max_steps=8)
+    assert [metrics["gradexplode/weight_penalty"] for metrics in run.logged] == [0, 0, 1, 1, 1, 0, 0, 0]
     sizes = [float(sum(w.square().sum() for w in states.after(batch)[0].values())) for batch in range(-1, 8)]
     ratios = [after / before for before, after in pairwise(sizes)]
     assert ratios == pytest.approx([1, 1, 1, 0.81, 0.81, 1, 1, 1])
