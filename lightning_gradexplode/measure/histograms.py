@@ -2,20 +2,20 @@
 
 A float32 shifted right by 21 bits *is* its bucket, so that a histogram is one shift and one ``bincount``: exact, with
 the same buckets for every tensor, step and process, and with 1.0, zero and the non-finite values on borders. Four
-million elements took 4.5 to 10 ms on two cores, as busy as those were; ``torch.histc`` took 13 to 16 and fails on NaN,
-``numpy.histogram`` 26, and ``SummaryWriter.add_histogram`` 170.
+million elements took 4.5 to 10 ms on two cores, as busy as those were, and no less with a thread for each core;
+``torch.histc`` took 13 to 16 and fails on NaN, ``numpy.histogram`` 26, and ``SummaryWriter.add_histogram`` 170.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lightning_gradexplode.measure.elements import flat_elements
+from lightning_gradexplode.measure.elements import CHUNK, flat_elements
 from lightning_gradexplode.records import BUCKET_EDGES, Histogram, IntArray
 
 _CODES = 2048  # sign, 8 bits of exponent, 2 bits of mantissa
@@ -23,10 +23,9 @@ _WIDE_CODES = 16384  # sign, 11 bits of exponent, 2 bits of mantissa
 _SUBNORMAL = 4  # codes below this one are zero and float32's subnormal numbers
 _SMALL = 1 << 14  # up to so many elements a tensor is counted together with others
 _BATCH = 64
-_PIECE = 1 << 20
-"""Elements that one thread counts at a time."""
 _CHUNK = 32256
-"""Elements whose codes are held at a time: just so few that torch, in each thread, starts no threads of its own."""
+"""Elements counted at a time on a processor: just so few that torch starts no threads, which here cost more than they
+save, for two of them share a core's memory."""
 _NONFINITE = 1020  # codes of one sign from this one on are infinite or NaN
 
 
@@ -41,13 +40,12 @@ def measure_histograms(tensors: Sequence[Tensor], divisor: float = 1.0) -> list[
         The histograms, in the order of the tensors.
     """
     found: dict[int, Histogram] = {}
-    large: list[tuple[int, Tensor]] = []
     small: list[tuple[int, Tensor]] = []
     with torch.no_grad():
         for place, tensor in enumerate(tensors):
             flat = flat_elements(tensor)
             if flat.dtype is not torch.float32 or flat.numel() > _SMALL:
-                large.append((place, flat))
+                found[place] = _counted(flat, divisor)
                 continue
             small.append((place, flat))
             if len(small) == _BATCH:
@@ -55,7 +53,6 @@ def measure_histograms(tensors: Sequence[Tensor], divisor: float = 1.0) -> list[
                 small = []
         if small:
             found |= _batched(small, divisor)
-        found |= _counted(large, divisor)
     return [found[place] for place in range(len(tensors))]
 
 
@@ -64,33 +61,18 @@ def measure_histogram(tensor: Tensor, divisor: float = 1.0) -> Histogram:
     return measure_histograms([tensor], divisor)[0]
 
 
-def _counted(large: Sequence[tuple[int, Tensor]], divisor: float) -> dict[int, Histogram]:
-    """Count the elements of large tensors, in pieces, and on a processor by as many threads as torch uses."""
-    pieces = [(place, piece) for place, flat in large for piece in torch.split(flat, _PIECE)]
-    threads = torch.get_num_threads()
-    if threads > 1 and len(pieces) > 1 and all(piece.is_cpu for _, piece in pieces):
-        with ThreadPoolExecutor(threads, "gradexplode") as pool:
-            counts = list(pool.map(lambda one: _count_piece(one[1], divisor), pieces))
-    else:
-        counts = [_count_piece(piece, divisor) for _, piece in pieces]
-    totals = {place: np.zeros(_CODES, dtype=np.int64) for place, _ in large}
-    for (place, _), count in zip(pieces, counts, strict=True):
-        totals[place] += count
-    return dict(zip(totals, _from_codes(np.stack([*totals.values()])), strict=True)) if totals else {}
-
-
-def _count_piece(flat: Tensor, divisor: float) -> IntArray:
-    """Count the codes of a piece of a tensor, chunk by chunk."""
+def _counted(flat: Tensor, divisor: float) -> Histogram:
+    """Count the elements of one tensor, chunk by chunk."""
     if not flat.dtype.is_floating_point:
         flat = flat.float()
     wide = flat.dtype is torch.float64
     total = np.zeros(_WIDE_CODES if wide else _CODES, dtype=np.int64)
-    with torch.no_grad():  # a thread of its own has to be told anew
-        for chunk in torch.split(flat, _CHUNK) if flat.numel() else ():
-            if divisor != 1.0:
-                chunk = (chunk if wide else chunk.float()) / divisor  # half precision would underflow
-            total += _count_codes(chunk)
-    return _folded(total) if wide else total
+    scratch = np.empty(_CHUNK, dtype=np.uint32)
+    for chunk in torch.split(flat, _CHUNK if flat.is_cpu else CHUNK) if flat.numel() else ():
+        if divisor != 1.0:
+            chunk = (chunk if wide else chunk.float()) / divisor  # half precision would underflow
+        total += _count_codes(chunk, scratch)
+    return _from_codes((_folded(total) if wide else total)[None])[0]
 
 
 def _batched(batch: Sequence[tuple[int, Tensor]], divisor: float) -> dict[int, Histogram]:
@@ -104,17 +86,22 @@ def _batched(batch: Sequence[tuple[int, Tensor]], divisor: float) -> dict[int, H
     return dict(zip((place for place, _ in batch), _from_codes(counts), strict=True))
 
 
-def _count_codes(chunk: Tensor) -> IntArray:
-    """Count the codes of a flat floating tensor; of float64 the wide ones."""
+def _count_codes(chunk: Tensor, scratch: npt.NDArray[np.uint32]) -> IntArray:
+    """Count the codes of a flat floating tensor; of float64 the wide ones.
+
+    Args:
+        chunk: The tensor.
+        scratch: Memory for the codes of a chunk, so that none has to be reserved for each.
+    """
     if chunk.dtype is torch.float64:
         # Shifting an integer keeps its sign, so the mask brings negative values behind the positive ones.
         codes = (chunk.contiguous().view(torch.int64) >> 50) & (_WIDE_CODES - 1)
     elif chunk.dtype is torch.bfloat16:
         codes = (chunk.contiguous().view(torch.int16) >> 5) & (_CODES - 1)
     elif chunk.is_cpu:
-        # numpy shifts unsigned numbers, which brings negative values behind the positive ones without a mask.
+        # numpy shifts unsigned numbers, which needs no mask.
         bits = chunk.float().contiguous().numpy().view(np.uint32)
-        codes = torch.from_numpy((bits >> 21).view(np.int32))
+        codes = torch.from_numpy(np.right_shift(bits, 21, out=scratch[: len(bits)]).view(np.int32))
     else:
         codes = (chunk.float().contiguous().view(torch.int32) >> 21) & (_CODES - 1)
     size = _WIDE_CODES if chunk.dtype is torch.float64 else _CODES

@@ -161,7 +161,7 @@ def careful_norms(tensors: Sequence[Tensor | None]) -> tuple[FloatArray, FloatAr
             assert tensor is not None
             second.append(_sum([_count_nonfinite(chunk, tensor.is_complex()) for chunk in chunks(flat)]))
     found = read(second)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         norms = np.where(finite, maxima * np.sqrt(found), maxima)
     return norms, np.where(finite, 0.0, found)
 
