@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,14 +11,21 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import HISTOGRAMS, EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.util.tensor_util import make_ndarray
 
+from lightning_gradexplode.explain.heatmap import png
 from lightning_gradexplode.publish import Board
 from lightning_gradexplode.publish.tensorboard import TensorBoardPublisher
-from tests.publish.steps import HOPELESS, TENSORS, record_of
+from lightning_gradexplode.publish.tensorboard_layout import BAND, CATEGORY
+from lightning_gradexplode.records import Report, StepRecord
+from tests.publish.steps import HOPELESS, TENSORS, finding, record_of
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     board = Board([logger])
     board.record(record_of({**TENSORS, **HOPELESS}, step=3), (True,) * 12, every_parameter=False)
     board.record(record_of(TENSORS, step=4), (True,) * 10, every_parameter=False)
+    board.finding(finding(where="rnn.weight_hh_l0"), "clip the gradients")
+    board.report(Report(41, Path("/runs/1"), diagnosis="**What:** too much", picture=png(PICTURE)))
     logger.finalize("success")
     return Path(logger.log_dir)
 
@@ -112,3 +122,93 @@ def test_a_writer_that_is_not_torchs_gets_histograms_one_by_one(server: dict[str
         np.testing.assert_allclose([fields["min"], fields["max"]], [lefts[0], rights[-1]])
         np.testing.assert_allclose(fields["bucket_limits"], rights)
         np.testing.assert_allclose(fields["bucket_counts"], counts)
+
+
+def text(events: EventAccumulator, tag: str) -> str:
+    """Give the last text of a tag."""
+    return str(make_ndarray(events.Tensors(f"{tag}/text_summary")[-1].tensor_proto)[0].decode())
+
+
+def test_a_finding_is_a_text(events: EventAccumulator) -> None:
+    """Each sign has a tag of its own; the name is code, so that markdown leaves its underscores alone."""
+    shown = text(events, "gradexplode/finding/gradient-growth")
+    for words in ("CRITICAL", "`rnn.weight_hh_l0`", "| 41 | 123.2 | 20.5 |", "clip the gradients"):
+        assert words in shown
+
+
+def test_a_report_is_a_text_and_a_picture(events: EventAccumulator) -> None:
+    """The diagnosis, where the rest lies, and the heat map pixel by pixel."""
+    assert "**What:** too much" in text(events, "gradexplode/report")
+    assert "/runs/1" in text(events, "gradexplode/report")
+    (image,) = events.Images("gradexplode/gradient_norms")
+    assert image.step == 41
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(image.encoded_image_string))), PICTURE)
+
+
+def layout(folder: Path) -> Layout:
+    """Read the layout that TensorBoard's page of custom scalars takes: the last one of the run."""
+    accumulator = EventAccumulator(str(folder))
+    accumulator.Reload()
+    return Layout.FromString(make_ndarray(accumulator.Tensors("custom_scalars__config__")[-1].tensor_proto).item())
+
+
+def test_charts_of_custom_scalars(folder: Path) -> None:
+    """Norms around the clip are in one chart; each chart's tags are logged ones."""
+    (category,) = layout(folder).category
+    assert category.title == CATEGORY
+    norms, ratio, severity = category.chart
+    assert [tag.rpartition("/")[2] for tag in norms.multiline.tag] == ["grad_norm$", "grad_norm_clipped$", "clip_val$"]
+    (series,) = ratio.margin.series
+    assert series.value == "gradexplode/update_ratio"
+    assert {series.lower, series.upper} == set(BAND)
+    assert "severity" in severity.multiline.tag[0]
+
+
+def charts_of_a_user() -> dict[str, dict[str, list[Any]]]:
+    """Lay out a chart as users do."""
+    return {"Mine": {"losses": ["Multiline", ["train/loss", "val/loss"]]}}
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before ours", "after ours"])
+def test_a_users_own_layout_stays(tmp_path: Path, first: bool) -> None:
+    """Charts that a user laid out before the first log are kept in front of ours; later ones stand as they are."""
+    logger = TensorBoardLogger(tmp_path, name="run", version=0)
+    if first:
+        logger.experiment.add_custom_scalars(charts_of_a_user())
+    Board([logger]).record(StepRecord(step=0, grad_norm=1.0), (), every_parameter=False)
+    if not first:
+        logger.experiment.add_custom_scalars(charts_of_a_user())
+    logger.finalize("success")
+    titles = [category.title for category in layout(Path(logger.log_dir)).category]
+    assert titles == (["Mine", CATEGORY] if first else ["Mine"])
+
+
+def test_a_resumed_run_writes_its_layout_once(tmp_path: Path) -> None:
+    """Where our charts are in the run's folder already, nothing replaces a layout that followed them."""
+    for _ in range(2):
+        logger = TensorBoardLogger(tmp_path, name="run", version=0)
+        Board([logger]).record(StepRecord(step=0, grad_norm=1.0), (), every_parameter=False)
+        logger.finalize("success")
+    files = list(Path(logger.log_dir).glob("*tfevents*"))
+    assert sum(path.read_bytes().count(b"custom_scalars__config__") for path in files) == 1
+
+
+def test_the_band_comes_with_the_update_ratio_only(tmp_path: Path) -> None:
+    """The band's borders are logged at the steps at which the ratio is, and in TensorBoard alone."""
+    logger = TensorBoardLogger(tmp_path, name="run", version=0)
+    board = Board([logger])
+    board.record(StepRecord(step=0, grad_norm=1.0), (), every_parameter=False)
+    board.record(StepRecord(step=1, grad_norm=1.0, update_ratio=0.001), (), every_parameter=False)
+    logger.finalize("success")
+    events = EventAccumulator(logger.log_dir)
+    events.Reload()
+    assert {name: [(one.step, one.value) for one in events.Scalars(name)] for name in BAND} == {
+        name: [(1, pytest.approx(value))] for name, value in BAND.items()
+    }
+
+
+def test_histograms_of_a_step_are_one_event(folder: Path) -> None:
+    """The writer queues ten events; a step's histograms take one place of them, however many they are."""
+    (file,) = folder.glob("*tfevents*")
+    kinds = [[value.tag for value in event.summary.value] for event in EventFileLoader(str(file)).Load()]
+    assert len([tags for tags in kinds if any("/gradient/" in tag for tag in tags)]) == 2
