@@ -41,7 +41,9 @@ class Steering:
 
     def start(self) -> None:
         """Begin a fit."""
-        self._chain.started(self._run())
+        last_step = _lightning.logging_step(self._trainer) - 1
+        run = Run(self._trainer, self._module, False, memory=self._memory, seams=self, last_step=last_step)
+        self._chain.started(run)
 
     def gradients_ready(self, optimizer: Optimizer, batch_idx: int, is_scaled: bool) -> None:
         """Let responses add to the gradients of an optimizer.
@@ -111,11 +113,8 @@ class Steering:
         self.skipped = state["skipped_steps"]
         self._chain.load_state_dict(state["chain"])
 
-    def _run(
-        self, record: StepRecord | None = None, before_update: bool = False, optimizer: Optimizer | None = None
-    ) -> Run:
-        severity = 0 if record is None else record.severity
-        return Run(self._trainer, self._module, before_update, optimizer, record, self._memory, severity, self)
+    def _run(self, record: StepRecord, before_update: bool = False, optimizer: Optimizer | None = None) -> Run:
+        return Run(self._trainer, self._module, before_update, optimizer, record, self._memory, record.severity, self)
 
 
 class _Memory:

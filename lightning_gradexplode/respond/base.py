@@ -62,6 +62,7 @@ class Run:
         memory: The monitor's own memory of the run (detectors and clip policies), which goes back with the weights.
         severity: Worst severity seen at this step, or in this batch, so far; 0 for none.
         seams: What only those who know Lightning can do.
+        last_step: The step before the fit's first one, above -1 if the fit goes on from a checkpoint.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Run:
         memory: Stateful | None = None,
         severity: int = 0,
         seams: Seams | None = None,
+        last_step: int = -1,
     ) -> None:
         self.trainer = trainer
         self.module = module
@@ -83,12 +85,13 @@ class Run:
         self.memory = memory
         self.severity = severity
         self._seams = seams
+        self._last_step = last_step
         self.update_is_held_back = False
 
     @property
     def step(self) -> int:
-        """The step that metrics are logged at; -1 before the first one."""
-        return -1 if self.record is None else self.record.step
+        """The step that metrics are logged at; -1 before the very first one."""
+        return self._last_step if self.record is None else self.record.step
 
     def hold_back_update(self) -> None:
         """Leave the weights and the optimizer's state as they are at this step, if it is not too late for that."""

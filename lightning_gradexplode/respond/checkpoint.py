@@ -16,7 +16,8 @@ from lightning_gradexplode.respond.good_states import GoodStates
 class SaveCheckpoint(Response):
     """Save the last good state and the bad one as Lightning checkpoints, and protect those of ``ModelCheckpoint``.
 
-    At a critical finding ``good-step=<step>.ckpt`` and ``bad-step=<step>.ckpt`` are written, before the bad update
+    At a critical finding ``good-step=<step>.ckpt`` (``good-start.ckpt`` if no step was known to be good) and
+    ``bad-step=<step>.ckpt`` are written, before the bad update
     where it is seen before it; ``Trainer.fit(..., ckpt_path=...)`` takes both, and goes on with the data from where
     the explosion was seen. A good state is one after which `margin` steps were healthy. It does nothing about the
     explosion itself: put it before what does, as in ``on_explosion=["checkpoint", "rollback"]``.
@@ -64,7 +65,9 @@ class SaveCheckpoint(Response):
         """Save both states."""
         if not self._budget.spent and not self._budget.cools_down(run.step):
             self._budget.use(run.step)
-            good = self._target / f"good-step={self._states.step}.ckpt"
+            good = self._target / (
+                "good-start.ckpt" if self._states.step < 0 else f"good-step={self._states.step}.ckpt"
+            )
             bad = self._target / f"bad-step={run.step}.ckpt"
             run.trainer.save_checkpoint(bad)
             now = snapshot.take(run)

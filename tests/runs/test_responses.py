@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -274,6 +276,10 @@ class Buffered(Regression):
         super().__init__(adamw)
         self.layers = nn.Sequential(nn.Linear(6, 10), nn.BatchNorm1d(10), nn.Tanh(), nn.Dropout(0.2), nn.Linear(10, 1))
 
+    def loss(self, batch: Any) -> Tensor:
+        """Give a loss with random numbers of Python and numpy in it."""
+        return super().loss(batch) * (1 + 0.1 * random.random() + 0.1 * np.random.rand())
+
     def configure_optimizers(self) -> Any:
         """Build an optimizer and a schedule."""
         optimizer = adamw(self.parameters())
@@ -291,9 +297,11 @@ def test_a_rollback_puts_back_all_of_it(on_disk: bool, late: bool, scaled: bool,
         def __init__(self) -> None:
             self.states: list[Tensor] = []
             self.scales: list[float] = []
+            self.others: list[Any] = []
 
         def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
             self.states.append(torch.get_rng_state())
+            self.others.append((random.getstate(), np.random.get_state(legacy=False)["state"]["pos"]))
             self.scales.append(trainer.scaler.get_scale() if scaled else 1.0)
 
     draws = Draws()
@@ -307,6 +315,7 @@ def test_a_rollback_puts_back_all_of_it(on_disk: bool, late: bool, scaled: bool,
     assert states.rates[8] == states.rates[4]
     assert torch.equal(draws.states[7], draws.states[3])
     assert draws.scales[7] == draws.scales[3]
+    assert draws.others[7] == draws.others[3] != draws.others[6]
     assert not same(states.after(8)[0], states.after(7)[0])
     assert run.logged[-1]["gradexplode/rollbacks"] == 1
     assert not [*tmp_path.iterdir()]
