@@ -25,7 +25,7 @@ class AutoPolicy(ClipPolicy):
     norm at the start in one step, whatever the learning rate; usual steps move them by a thousandth. (The norm counts
     as at least the one that torch's own initialization gives matrices, since some weights begin next to zero.) With
     momentum m, under which steps add up to between 1 and ``1 / (1 - m)`` of them, the step counts as longer by the
-    latter number to the power of 3/4. This limit holds from the first step on, before anything usual is known, and is
+    latter number to the power of 3/5. This limit holds from the first step on, before anything usual is known, and is
     what holds most runs whose learning rate is too high. Adaptive optimizers bound their steps by themselves, and are
     left to the other two.
 
@@ -38,7 +38,7 @@ class AutoPolicy(ClipPolicy):
     The loss: while it is above the region where it started, the threshold falls by three tenths at each step at which
     it still rises, and slowly where it stays; when it comes down, the threshold returns by a tenth at each step.
 
-    What the numbers are worth is measured by ``python -m benchmarks.rescue``; they were chosen on its first two seeds.
+    What the numbers are worth is measured by ``python -m benchmarks.rescue``; they were chosen on the same families.
 
     Args:
         factor: Threshold over usual norm.
@@ -51,7 +51,7 @@ class AutoPolicy(ClipPolicy):
         ValueError: An argument is out of range.
     """
 
-    def __init__(self, factor: float = 30.0, window: int = 100, start: int = 20, reach: float = 0.2) -> None:
+    def __init__(self, factor: float = 30.0, window: int = 100, start: int = 20, reach: float = 0.15) -> None:
         self.factor = checked_factor("factor", factor, most=math.inf)
         self.start = checked_count("start", start, 1)
         self.reach = checked_factor("reach", reach, most=math.inf)
@@ -107,7 +107,7 @@ class AutoPolicy(ClipPolicy):
 def _moved(optimizer: Optimizer, norm: float, record: StepRecord) -> float:
     """Give how far gradients like these move the weights in one step, counting the momentum of steps before it."""
     rates: list[float] = [
-        float(group["lr"]) / (1 - min(group["momentum"], 0.9999)) ** 0.75 for group in optimizer.param_groups
+        float(group["lr"]) / (1 - min(group["momentum"], 0.9999)) ** 0.6 for group in optimizer.param_groups
     ]
     if len(rates) == 1:
         return rates[0] * norm
