@@ -37,6 +37,8 @@ CLIP, DEFAULTS, READ = "clip_grad_norm_", "monitor, defaults, log every 10th", "
 HISTOGRAMS = "monitor, histograms at every step"
 TURNS = 3
 """At each step one of so many is timed: the monitor, the bare read, the clip."""
+SETTLED = 8
+"""Turns after which the monitor looks at the weights no more often than in a long run."""
 RARE = 15
 """What takes long is timed at every fifteenth step, after the bare read."""
 
@@ -157,7 +159,7 @@ def draw_sizes(steps: int, path: Path, console: Console) -> None:
             fit(model, steps, folder, [Others(timings, folder, rare=False), monitor])
         sizes.append(sum(parameter.numel() for parameter in model.parameters()))
         for name, seconds in timings.items():
-            costs.setdefault(name, []).append(statistics.median(seconds[1:]) * 1e3)
+            costs.setdefault(name, []).append(statistics.median(seconds[SETTLED:]) * 1e3)
         row = ", ".join(f"{name} {cost[-1]:.2f} ms" for name, cost in costs.items())
         console.print(f"{sizes[-1] / 1e6:.1f}M parameters: {row}")
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
@@ -185,7 +187,7 @@ def main() -> None:
     console = Console(width=110)
     console.print(f"{processor()}, {arguments.threads} threads, torch {torch.__version__}")
     if arguments.sizes:
-        draw_sizes(min(arguments.steps, 45), arguments.sizes, console)
+        draw_sizes(min(arguments.steps, 90), arguments.sizes, console)
         return
     for name in arguments.models:
         model = models()[name]()
