@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning_gradexplode.detect.bank import Episodes
-from lightning_gradexplode.explain import Recorder, advice_for, write_report
+from lightning_gradexplode.explain import Recorder, advice_for, diagnose, write_report
 from lightning_gradexplode.publish import Board
-from lightning_gradexplode.publish.console import tell
-from lightning_gradexplode.records import Finding, Severity
-
-logger = logging.getLogger("lightning_gradexplode")
+from lightning_gradexplode.publish.console import Panel, say, tell, tell_panel, tell_rest
+from lightning_gradexplode.publish.incident import Incident
+from lightning_gradexplode.records import Finding, Report, Severity
 
 MOST_FINDINGS = 1000
 """So many findings are kept, the oldest ones being dropped."""
@@ -26,14 +25,19 @@ class Chronicle:
         board: The loggers.
         folder: Where reports go; None for no reports.
         speaks: Whether this process is the one that tells and writes.
+        responses: What responds to critical findings, by name.
     """
 
-    def __init__(self, board: Board, folder: Path | None, speaks: bool) -> None:
+    def __init__(self, board: Board, folder: Path | None, speaks: bool, responses: Sequence[str] = ()) -> None:
         self.findings: list[Finding] = []
         self._board = board
         self._folder = folder
         self._speaks = speaks
+        self._responses = responses
         self._episodes = Episodes()
+        self._incident = Incident()
+        self._untold: Finding | None = None
+        self._rest: dict[str, int] = {}
 
     def add(self, findings: Sequence[Finding]) -> list[Finding]:
         """Keep and tell a step's findings.
@@ -45,25 +49,67 @@ class Chronicle:
         self.findings += news
         del self.findings[:-MOST_FINDINGS]
         if self._speaks:
-            for finding in news:
-                advice = advice_for(finding)
-                tell(finding, advice)
-                self._board.finding(finding, advice)
+            self._tell(findings, news)
         return news
 
     def report(self, news: Sequence[Finding], recorders: Sequence[Recorder]) -> None:
-        """Write a report, if any of the new findings is critical; a full disk costs the report and not the run."""
-        if self._folder is None or not self._speaks:
+        """Write a report, if any of the new findings is critical, and tell of an explosion that has just begun.
+
+        A full disk costs the report and not the run.
+        """
+        if not self._speaks or not any(finding.severity is Severity.CRITICAL for finding in news):
             return
-        if not any(finding.severity is Severity.CRITICAL for finding in news):
-            return
+        report = self._write(recorders)
+        if self._untold is not None:
+            critical, self._untold = self._untold, None
+            tell_panel(self._panel(critical, recorders, report))
+        if report is not None:
+            self._board.report(report)
+
+    def tell_rest(self) -> None:
+        """Tell, in one line, what else was seen of the last explosion; to be called when the fit ends."""
+        if self._rest:
+            tell_rest(self._rest, self._incident.began)
+            self._rest = {}
+
+    def _tell(self, findings: Sequence[Finding], news: Sequence[Finding]) -> None:
+        """Tell loggers of all that is new, and the console of it in as few lines as an explosion needs."""
+        goes_on = bool(findings) and self._incident.is_critical(findings[0].step)
+        if not goes_on and news:
+            self.tell_rest()
+        for finding in findings:
+            self._incident.note(finding)
+        for finding in news:
+            advice = advice_for(finding)
+            self._board.finding(finding, advice)
+            if finding.severity >= Severity.WARNING and (goes_on or self._untold is not None):
+                self._rest.setdefault(finding.sign, finding.step)
+            elif finding.severity < Severity.CRITICAL:
+                tell(finding, advice)
+            else:
+                self._untold = finding
+
+    def _write(self, recorders: Sequence[Recorder]) -> Report | None:
+        if self._folder is None:
+            return None
         try:
-            report = write_report(self._folder, self.findings, recorders)
+            return write_report(self._folder, self.findings, recorders)
         except Exception as error:  # nothing in a report is worth the monitor, let alone the run
             kind = type(error).__name__
-            logger.warning("gradexplode: the report could not be written to %s: %s: %s", self._folder, kind, error)
-        else:
-            self._board.report(report)
+            say(logging.WARNING, f"gradexplode: the report could not be written to {self._folder}: {kind}: {error}")
+            return None
+
+    def _panel(self, critical: Finding, recorders: Sequence[Recorder], report: Report | None) -> Panel:
+        responses = ", ".join(self._responses)
+        diagnosis = diagnose(self.findings, recorders)
+        sentences = [
+            *diagnosis.sentences,
+            ("Done", f"on_explosion responds: {responses}" if responses else "nothing but this (on_explosion='warn')"),
+            ("Next", " ".join(diagnosis.remedies[:2])),
+        ]
+        if report is not None:
+            sentences.append(("Report", str(report.page or report.folder)))
+        return Panel(f"gradexplode CRITICAL at step {critical.step}: {critical.sign}", tuple(sentences))
 
     def state_dict(self) -> dict[str, Any]:
         """Give the findings and the open episodes in plain values."""

@@ -21,6 +21,7 @@ from lightning_gradexplode.measure.processes import PeerFailedError, SharedLoss,
 from lightning_gradexplode.measure.step import GradientReading
 from lightning_gradexplode.publish import Board
 from lightning_gradexplode.records import Finding, FloatArray, Severity, StepRecord
+from lightning_gradexplode.respond import Warn
 from lightning_gradexplode.respond.apply import drop_gradients
 from lightning_gradexplode.settings import Settings
 from lightning_gradexplode.steering import Steering
@@ -58,7 +59,12 @@ class Session:
         self._world = _lightning.world(trainer)
         self._schedule = settings.schedule(_lightning.log_interval(trainer))
         self._board = Board(trainer.loggers if trainer.is_global_zero else [], len(trainer.optimizers) > 1)
-        self.chronicle = Chronicle(self._board, _report_folder(settings.report, trainer), trainer.is_global_zero)
+        self.chronicle = Chronicle(
+            self._board,
+            _report_folder(settings.report, trainer),
+            trainer.is_global_zero,
+            [type(one).__name__ for one in settings.responses if not isinstance(one, Warn)],
+        )
         self._clipper = Clipper(trainer)
         self._alert_until = -1
         self._batch_idx = 0
@@ -178,6 +184,7 @@ class Session:
 
     def close(self) -> None:
         """Leave the trainer as it was found."""
+        self.chronicle.tell_rest()
         self._steering.close()
         self._clipper.close()
         if self._settings.clip is not None:

@@ -8,15 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from lightning_gradexplode.publish.base import Publisher
+from lightning_gradexplode.publish.console import say
+from lightning_gradexplode.publish.registry import publisher_for
 from lightning_gradexplode.publish.scalars import PREFIX, per_parameter, totals
-from lightning_gradexplode.publish.tensorboard import TensorBoardPublisher
-from lightning_gradexplode.publish.wandb import WandbPublisher
 from lightning_gradexplode.records import Finding, Histogram, Report, StepRecord
 
-logger = logging.getLogger("lightning_gradexplode")
-
-KINDS: tuple[type[Publisher], ...] = (TensorBoardPublisher, WandbPublisher, Publisher)
-"""The publishers, the first that accepts a logger's experiment being taken."""
+PATIENCE = 3
+"""A logger that fails so often in a row at the same kind of write is left alone."""
 
 
 class Board:
@@ -32,23 +30,24 @@ class Board:
         self._loggers = list(loggers)
         self._publishers: list[Publisher] | None = None
         self._told: set[str] = set()
+        self._failures: dict[tuple[int, str], int] = {}
 
     def record(self, record: StepRecord, shown: Sequence[bool], every_parameter: bool) -> None:
         """Write a record's scalars, those of each shown parameter if asked for, and its histograms."""
         values = totals(record, self._several_optimizers)
         if every_parameter:
             values |= per_parameter(record, shown)
-        self._each(lambda publisher: publisher.scalars(values, record.step))
+        self._each("scalars", lambda publisher: publisher.scalars(values, record.step))
         if record.histograms:
             self._histograms(record)
 
     def finding(self, finding: Finding, advice: str = "") -> None:
         """Tell each logger of a finding, and what to do about it."""
-        self._each(lambda publisher: publisher.finding(finding, advice))
+        self._each("finding", lambda publisher: publisher.finding(finding, advice))
 
     def report(self, report: Report) -> None:
         """Show each logger a report that was written."""
-        self._each(lambda publisher: publisher.report(report))
+        self._each("report", lambda publisher: publisher.report(report))
 
     def _histograms(self, record: StepRecord) -> None:
         named: Mapping[str, Histogram] = {
@@ -64,34 +63,37 @@ class Board:
                 kind = type(publisher.logger).__name__
                 self._tell_once(f"{kind} takes no histograms; it gets the scalars only")
 
-        self._each(write)
+        self._each("histograms", write)
 
-    def _each(self, write: Callable[[Publisher], None]) -> None:
+    def _each(self, kind: str, write: Callable[[Publisher], None]) -> None:
         if self._publishers is None:
             # A logger's experiment is opened at the first write, and not sooner than the user would have it.
             self._publishers = []
             for one in self._loggers:
                 with self._failing_alone(one):
-                    publisher = _publisher(one)
+                    publisher = publisher_for(one)
                     self._publishers.append(publisher)
                     publisher.started()
-        for publisher in self._publishers:
+        for publisher in [*self._publishers]:
+            failures = self._failures.get((id(publisher), kind), 0)
+            self._failures[id(publisher), kind] = failures + 1
             with self._failing_alone(publisher.logger):
                 write(publisher)
+                self._failures[id(publisher), kind] = 0
+            if self._failures[id(publisher), kind] >= PATIENCE:
+                self._publishers.remove(publisher)
+                name = type(publisher.logger).__name__
+                self._tell_once(f"{name} has failed {PATIENCE} times in a row, and is left alone from here on")
 
     @contextmanager
     def _failing_alone(self, one: Any) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            self._tell_once(f"{type(one).__name__} failed, its data are lost: {type(error).__name__}: {error}")
+            kind = f"{type(one).__name__} failed, its data are lost: {type(error).__name__}"
+            self._tell_once(kind, f": {error}")  # the error's text may be another one each time
 
-    def _tell_once(self, message: str) -> None:
+    def _tell_once(self, message: str, details: str = "") -> None:
         if message not in self._told:
             self._told.add(message)
-            logger.warning("gradexplode: %s", message)
-
-
-def _publisher(one: Any) -> Publisher:
-    experiment = getattr(one, "experiment", None)
-    return next(kind for kind in KINDS if kind.accepts(experiment))(one)
+            say(logging.WARNING, f"gradexplode: {message}{details}")

@@ -1,9 +1,21 @@
-"""What the terminal says: two lines a finding, through Python's logging, so that users can route or silence it."""
+"""What the terminal says, through Python's logging, so that users can route or silence it.
+
+Where nobody has set up logging, messages go to standard error, above the progress bar if there is one.
+"""
 
 from __future__ import annotations
 
+import io
 import logging
 import math
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, TextIO
 
 from lightning_gradexplode.records import Finding, Severity
 
@@ -16,18 +28,130 @@ _LEVELS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A few sentences under headings.
+
+    Args:
+        title: What it is about.
+        sentences: Headings and sentences.
+    """
+
+    title: str
+    sentences: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        width = max((len(heading) for heading, _ in self.sentences), default=0) + 1
+        lines = [
+            textwrap.fill(
+                sentence,
+                width=100,
+                initial_indent=f"  {heading + ':':{width}} ",
+                subsequent_indent=" " * (width + 3),
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+            for heading, sentence in self.sentences
+        ]
+        return "\n".join([self.title, *lines])
+
+
 def tell(finding: Finding, advice: str) -> None:
     """Log a finding: what happened where and when, and on a second line what to do about it."""
     where = f" in {finding.where}" if finding.where else ""
     limit = f" (limit {finding.limit:.3g})" if math.isfinite(finding.limit) and finding.limit else ""
-    logger.log(
-        _LEVELS[finding.severity],
-        "gradexplode %s at step %d: %s%s: %s%s\n  -> %s",
-        finding.severity.name,
-        finding.step,
-        finding.sign,
-        where,
-        finding.message,
-        limit,
-        advice,
-    )
+    told = f"{finding.severity.name} at step {finding.step}: {finding.sign}{where}: {finding.message}{limit}"
+    say(_LEVELS[finding.severity], f"gradexplode {told}\n  -> {advice}")
+
+
+def tell_panel(panel: Panel) -> None:
+    """Log an explosion once: in a panel on a terminal where ``rich`` is installed, else as plain lines."""
+    say(logging.ERROR, str(panel), panel)
+
+
+def tell_rest(signs: Mapping[str, int], began: int) -> None:
+    """Log, in one line, what else was seen of an explosion that was told of.
+
+    Args:
+        signs: The step at which each sign was first seen.
+        began: The step at which the explosion began.
+    """
+    named = ", ".join(f"{sign} (step {step})" for sign, step in signs.items())
+    say(logging.WARNING, f"gradexplode: the explosion that began at step {began} went on: {named}")
+
+
+def say(level: int, message: str, panel: Panel | None = None) -> None:
+    """Log a message without spoiling the progress bars.
+
+    Args:
+        level: A level of `logging`.
+        message: The message.
+        panel: What is drawn instead of it on a terminal.
+    """
+    with _beside_the_bars():
+        logger.log(level, "%s", message, extra={"panel": panel})
+
+
+class TerminalHandler(logging.Handler):
+    """Writes to what standard error is at the moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a message, drawn as a panel where it has one and standard error is a terminal."""
+        try:
+            stream = sys.stderr
+            panel = getattr(record, "panel", None)
+            drawn = _drawn(panel) if panel is not None and _is_terminal(stream) else None
+            stream.write((drawn or self.format(record)).rstrip("\n") + "\n")
+            stream.flush()
+        except Exception:
+            self.handleError(record)
+
+
+@contextmanager
+def _beside_the_bars() -> Iterator[None]:
+    with ExitStack() as stack:
+        tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
+        if tqdm is not None:  # its bars are wiped out for the time being, and drawn again below
+            stack.enter_context(tqdm.external_write_mode(file=sys.stderr))
+        if not logger.hasHandlers():
+            handler = TerminalHandler(logging.WARNING if logger.level == logging.NOTSET else logging.NOTSET)
+            logger.addHandler(handler)
+            stack.callback(logger.removeHandler, handler)
+        # A live display of rich prints above itself what goes through its own standing-in streams only.
+        proxies = {id(getattr(one, "rich_proxied_file", one)): one for one in (sys.stdout, sys.stderr)}
+        for theirs in _stream_handlers():
+            proxy = proxies.get(id(theirs.stream))
+            if proxy is not None and proxy is not theirs.stream:
+                stack.callback(theirs.setStream, theirs.stream)
+                theirs.setStream(proxy)
+        yield
+
+
+def _stream_handlers() -> Iterator[logging.StreamHandler[Any]]:
+    one: logging.Logger | None = logger
+    while one is not None:
+        yield from (handler for handler in one.handlers if isinstance(handler, logging.StreamHandler))
+        one = one.parent if one.propagate else None
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _drawn(panel: Panel) -> str | None:
+    """Draw a panel; None where ``rich`` is not installed."""
+    try:
+        from rich.console import Console
+        from rich.panel import Panel as Frame
+        from rich.table import Table
+        from rich.text import Text
+    except ImportError:
+        return None
+    table = Table.grid(padding=(0, 1))
+    for heading, sentence in panel.sentences:
+        table.add_row(Text(heading, style="bold"), Text(sentence))
+    drawn = io.StringIO()
+    width = min(shutil.get_terminal_size().columns, 100)
+    frame = Frame(table, title=Text(panel.title, style="bold"), title_align="left", border_style="red")
+    Console(file=drawn, force_terminal=True, width=width).print(frame)
+    return drawn.getvalue()

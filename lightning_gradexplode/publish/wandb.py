@@ -1,45 +1,127 @@
-"""Histograms and alerts for Weights & Biases."""
+"""Weights & Biases: metrics with the right x-axis, histograms, alerts, the finding in the summary, and the report."""
 
 from __future__ import annotations
 
+import math
+import tempfile
 from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lightning_gradexplode.publish.base import Publisher
-from lightning_gradexplode.publish.buckets import buckets
-from lightning_gradexplode.records import Finding, Histogram, Severity
+from lightning_gradexplode.publish.buckets import condensed
+from lightning_gradexplode.publish.incident import Incident
+from lightning_gradexplode.publish.scalars import PREFIX
+from lightning_gradexplode.records import Finding, FloatArray, Histogram, Report, Severity
+
+STEP = "trainer/global_step"
+"""The x-axis that Lightning's logger gives to all metrics."""
+
+AT_MOST = 512
+"""Bins that W&B takes of a histogram."""
+
+WAIT = timedelta(minutes=15)
+"""No second alert of the same title within this time, whatever the run does."""
 
 
 class WandbPublisher(Publisher):
-    """Writes to a logger whose experiment is a W&B run, online or offline."""
+    """Writes to a logger whose experiment is a W&B run, online or offline.
+
+    In the run's summary are ``gradexplode/finding``, the first finding of the worst severity so far, and
+    ``gradexplode/findings``, their number; a resumed run goes on from what is there. The largest ``severity`` and
+    ``nonfinite_count`` are kept there too.
+    """
 
     takes_histograms = True
+
+    def __init__(self, logger: Any) -> None:
+        super().__init__(logger)
+        self._incident = Incident()
 
     @classmethod
     def accepts(cls, experiment: Any) -> bool:
         """Tell whether the experiment is a W&B run."""
         return type(experiment).__module__.partition(".")[0] == "wandb"
 
+    def started(self) -> None:
+        """Give our metrics the trainer's step as x-axis, and tell of which of them the summary keeps what."""
+        run = self.logger.experiment
+        run.define_metric(STEP)
+        # A summary of histograms would be written, and sent, as often as they are, and nobody reads it.
+        names: dict[str, str | None] = {f"{quantity}/*": "none" for quantity in ("gradient", "update", "weight")}
+        names |= {"severity": "max", "nonfinite_count": "max", "*": None}
+        for name, summary in names.items():
+            run.define_metric(self._logged(f"{PREFIX}/{name}"), step_metric=STEP, step_sync=True, summary=summary)
+
     def histograms(self, histograms: Mapping[str, Histogram], step: int) -> None:
-        """Write histograms at the step that Lightning's logger makes the x-axis; one of no finite value is left out."""
+        """Write histograms of some 40 bins; one of no finite value is left out."""
         import wandb
 
-        shown = {name: buckets(histogram) for name, histogram in histograms.items() if histogram.finite}
-        values: dict[str, Any] = {
-            name: wandb.Histogram(np_histogram=(bucket.counts.tolist(), bucket.edges.tolist()))
-            for name, bucket in shown.items()
+        shown = {
+            name: wandb.Histogram(np_histogram=(one.counts, _rounded(one.edges)))
+            for name, one in condensed(histograms).items()
+            if len(one.counts) <= AT_MOST
         }
-        self.logger.experiment.log({**values, "trainer/global_step": step})
+        if shown:
+            self.logger.log_metrics(shown, step=step)
 
     def finding(self, finding: Finding, advice: str = "") -> None:
-        """Send an alert: level ERROR if the finding is critical, WARN if it is a warning."""
-        if finding.severity < Severity.WARNING:
-            return
-        from wandb.sdk.wandb_alerts import AlertLevel
+        """Put the finding into the summary, and send an alert where it begins an incident or makes one worse.
 
-        where = f" in {finding.where}" if finding.where else ""
+        The alert is at level ERROR if the finding is critical, at WARN if it is a warning; what is only worth knowing
+        alerts nobody.
+        """
+        self._summarize(finding, advice)
+        if not self._incident.note(finding):
+            return
+        critical = finding.severity is Severity.CRITICAL
         self.logger.experiment.alert(
-            title=f"gradexplode: {finding.sign}{where}",
-            text=f"Step {finding.step}: {finding.message} (value {finding.value:.4g}, limit {finding.limit:.4g}).",
-            level=AlertLevel.ERROR if finding.severity is Severity.CRITICAL else AlertLevel.WARN,
+            title=f"{PREFIX} {finding.severity.name}: {finding.sign}"[:63],
+            text=_sentence(finding, advice),
+            level="ERROR" if critical else "WARN",
+            wait_duration=WAIT,
         )
+
+    def report(self, report: Report) -> None:
+        """Log the report's folder as an artifact, its page as a panel, and its picture as an image."""
+        import wandb
+
+        run = self.logger.experiment
+        artifact = wandb.Artifact(f"{PREFIX}-{run.id}", type="report", metadata={"step": report.step})
+        artifact.add_dir(str(report.folder))
+        run.log_artifact(artifact)
+        if report.page is not None:
+            page = wandb.Html(report.page.read_text(encoding="utf-8"), inject=False)
+            self.logger.log_metrics({f"{PREFIX}/report": page}, step=report.step)
+        if report.picture:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "gradient_norms.png"
+                path.write_bytes(report.picture)
+                self.logger.log_metrics({f"{PREFIX}/gradient_norms": wandb.Image(str(path))}, step=report.step)
+
+    def _summarize(self, finding: Finding, advice: str) -> None:
+        summary = self.logger.experiment.summary
+        known = summary.get(f"{PREFIX}/finding")
+        if known is None or Severity[known["severity"]] < finding.severity:
+            summary[f"{PREFIX}/finding"] = {**finding.as_dict(), "advice": advice}
+        summary[f"{PREFIX}/findings"] = int(summary.get(f"{PREFIX}/findings") or 0) + 1
+
+    def _logged(self, name: str) -> str:
+        """Give a name as the logger writes it, which may have been told to put something before all names."""
+        prefix = getattr(self.logger, "_prefix", "")
+        return f"{prefix}{self.logger.LOGGER_JOIN_CHAR}{name}" if prefix else name
+
+
+def _rounded(edges: FloatArray) -> FloatArray:
+    """Leave five digits of each border: neighbours are a quarter of an octave apart, and a day's run has millions."""
+    return np.array([float(f"{edge:.5g}") for edge in edges.tolist()])
+
+
+def _sentence(finding: Finding, advice: str) -> str:
+    where = f" in {finding.where}" if finding.where else ""
+    limit = f", limit {finding.limit:.4g}" if math.isfinite(finding.limit) else ""
+    told = f"Step {finding.step}: {finding.sign}{where}. {finding.message} (value {finding.value:.4g}{limit})."
+    return f"{told}\n{advice}" if advice else told

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lightning_gradexplode.measure.histograms import measure_histogram
-from lightning_gradexplode.records import Finding, Severity, StepRecord
+from lightning_gradexplode.records import Finding, Report, Severity, StepRecord
 
 TENSORS: dict[str, Tensor] = {
     "normal": torch.randn(1000, generator=torch.Generator().manual_seed(0)),
@@ -46,3 +48,18 @@ def record_of(tensors: dict[str, Tensor], step: int = 3) -> StepRecord:
 def finding(severity: Severity = Severity.CRITICAL, where: str | None = "layer.weight", limit: float = 20.5) -> Finding:
     """Build a finding."""
     return Finding(41, "gradient-growth", severity, where, 123.25, limit, "the gradient norm is 123.25")
+
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+"""A picture of one pixel."""
+
+
+def report_in(folder: Path) -> Report:
+    """Write a small report."""
+    folder.mkdir()
+    (folder / "findings.jsonl").write_text("{}\n")
+    page = folder / "index.html"
+    page.write_text("<html><body>the run exploded</body></html>")
+    return Report(41, folder, page, "**What:** the run exploded", PNG)

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from pytorch_lightning.loggers import CSVLogger
 
-from lightning_gradexplode.publish import Board, Publisher
-from lightning_gradexplode.publish import board as board_module
+from lightning_gradexplode.publish import Board, Publisher, register_publisher, registry
 from lightning_gradexplode.records import Finding, Report, Severity, StepRecord
 from lightning_gradexplode.testing import RecordingLogger
 from tests.publish.steps import TENSORS, finding, record_of
@@ -61,17 +60,98 @@ def test_nothing_is_said_of_histograms_that_are_not_there(caplog: pytest.LogCapt
 
 
 def test_a_failing_logger_costs_its_own_data_only(caplog: pytest.LogCaptureFixture) -> None:
-    """One warning names the logger and the error, and the other loggers get everything."""
+    """One warning names the logger and the error, one says that it is left alone, and the others get everything."""
     before, after = RecordingLogger("before"), RecordingLogger("after")
     board = Board([before, BrokenLogger(), after])
     for step in range(5):
         board.record(StepRecord(step=step, grad_norm=1.0), (), every_parameter=False)
         board.finding(finding())
-    (message,) = warnings_in(caplog)
+    message, farewell = warnings_in(caplog)
     assert "BrokenLogger" in message
     assert "no space left" in message
+    assert "left alone" in farewell
     for logger in (before, after):
         assert logger.values("gradexplode/grad_norm") == [(step, 1.0) for step in range(5)]
+
+
+def test_a_logger_that_keeps_failing_is_left_alone() -> None:
+    """After three failures in a row it is not asked again; one that recovers in between is."""
+    asked = {"Lost": 0, "Flaky": 0}
+
+    class Lost(RecordingLogger):
+        def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+            asked["Lost"] += 1
+            raise ConnectionError(f"request {asked['Lost']} timed out")
+
+    class Flaky(RecordingLogger):
+        def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+            asked["Flaky"] += 1
+            if asked["Flaky"] % 3:
+                raise ConnectionError("try again")
+
+    board = Board([Lost(), Flaky()])
+    for step in range(30):
+        board.record(StepRecord(step=step, grad_norm=1.0), (), every_parameter=False)
+    assert asked == {"Lost": 3, "Flaky": 30}
+
+
+def test_an_error_whose_text_changes_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Errors often hold a time or a number; a logger's first one speaks for those of its kind."""
+
+    class Flaky(RecordingLogger):
+        asked = 0
+
+        def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+            self.asked += 1
+            if self.asked % 2:
+                raise ConnectionError(f"request {self.asked} timed out")
+
+    board = Board([Flaky()])
+    for step in range(10):
+        board.record(StepRecord(step=step, grad_norm=1.0), (), every_parameter=False)
+    (message,) = warnings_in(caplog)
+    assert "request 1 timed out" in message
+
+
+def test_a_real_full_disk_costs_only_that_loggers_data(caplog: pytest.LogCaptureFixture) -> None:
+    """A CSV logger whose folder cannot be made, for a file is in its place, does not keep the others from writing."""
+    after = RecordingLogger()
+    board = Board([CSVLogger("/dev/full/logs"), after])
+    for step in range(5):
+        board.record(StepRecord(step=step, grad_norm=1.0), (), every_parameter=False)
+    assert len(after.values("gradexplode/grad_norm")) == 5
+    assert "CSVLogger" in warnings_in(caplog)[0]
+
+
+def test_a_publisher_of_ones_own_serves_its_logger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked before all others, gets histograms if it takes them, and a second registration changes nothing."""
+    monkeypatch.setattr(registry, "KINDS", [*registry.KINDS])
+    got = []
+
+    class Own:
+        """An experiment of a tracker that nobody knows."""
+
+    class Tracker(RecordingLogger):
+        experiment = Own()
+
+    @register_publisher
+    class OwnPublisher(Publisher):
+        accepts = classmethod(lambda cls, experiment: isinstance(experiment, Own))
+        takes_histograms = True
+        histograms = lambda self, histograms, step: got.append((step, sorted(histograms)))  # noqa: E731
+
+    assert register_publisher(OwnPublisher) is OwnPublisher
+    assert registry.KINDS.count(OwnPublisher) == 1
+    own, other = Tracker(), RecordingLogger()
+    Board([own, other]).record(record_of({"w": TENSORS["normal"]}), (True,), every_parameter=False)
+    assert got == [(3, ["gradexplode/gradient/w"])]
+    assert own.metrics == other.metrics
+
+
+def test_only_publishers_are_registered() -> None:
+    """An instance, or any other class, is refused by name."""
+    with pytest.raises(TypeError, match="subclass of Publisher"):
+        register_publisher(RecordingLogger)  # type: ignore[type-var]
 
 
 def test_a_logger_whose_experiment_cannot_be_opened_costs_its_own_data_only(caplog: pytest.LogCaptureFixture) -> None:
@@ -141,7 +221,7 @@ def test_a_publisher_is_started_once_and_gets_findings_and_reports(
         def report(self, report: Report) -> None:
             calls.append((report,))
 
-    monkeypatch.setattr(board_module, "KINDS", (Recording,))
+    monkeypatch.setattr(registry, "KINDS", [Recording])
     board = Board([RecordingLogger()])
     assert not calls
     told, report = finding(), Report(41, tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sysconfig
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,46 +14,80 @@ import pytest
 import torch
 import wandb
 from pytorch_lightning.loggers import WandbLogger
+from wandb import Run
 
 from lightning_gradexplode.publish import Board
 from lightning_gradexplode.records import Severity, StepRecord
-from tests.publish.steps import HOPELESS, TENSORS, finding, record_of
+from tests.publish.steps import HOPELESS, TENSORS, finding, record_of, report_in
 
 
-@pytest.fixture(scope="module")
-def entries(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """Publish every kind of gradient and finding in an offline run, and list what its file holds."""
-    folder = tmp_path_factory.mktemp("wandb")
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("WANDB_SILENT", "true")
-        run = wandb.init(
-            reinit="create_new",
-            mode="offline",
-            dir=folder,
-            project="test",
-            settings=wandb.Settings(x_disable_stats=True),
-        )
-        board = Board([WandbLogger(experiment=run)])
-        board.record(record_of({**TENSORS, **HOPELESS}), (True,) * 12, every_parameter=False)
-        board.record(StepRecord(step=4, grad_norm=float("nan"), grad_max=float("inf")), (), every_parameter=False)
-        for severity in Severity:
-            board.finding(finding(severity))
-        file = Path(run.settings.sync_file)
-        run.finish()
+def begin(folder: Path, **options: Any) -> Run:
+    """Begin an offline run."""
+    settings = wandb.Settings(x_disable_stats=True)
+    return wandb.init(reinit="create_new", mode="offline", dir=folder, project="test", settings=settings, **options)
+
+
+def inspected(run: Run) -> list[dict[str, Any]]:
+    """List what the file of a finished run holds."""
     program = Path(sysconfig.get_path("scripts")) / "wandb"
+    file = run.settings.sync_file
     told = subprocess.run([program, "leet", "inspect", "--json", file], capture_output=True, text=True, check=True)
     return [json.loads(line) for line in told.stdout.splitlines()]
 
 
-@pytest.fixture(scope="module")
-def history(entries: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """Give all values of the run, by the step that Lightning makes its x-axis."""
+def values_of(entries: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Give all values, by the step that Lightning makes its x-axis."""
     values: dict[int, dict[str, Any]] = {}
     for entry in entries:
         if entry["type"] == "history":
             item = entry["history"]["item"]
             values.setdefault(item["trainer/global_step"], {}).update(item)
     return values
+
+
+def read(run: Run) -> dict[int, dict[str, Any]]:
+    """Give all values of a finished run."""
+    return values_of(inspected(run))
+
+
+@pytest.fixture
+def offline_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Run]]:
+    """Give what begins an offline run; all are finished at the end."""
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    runs: list[Run] = []
+
+    def make(**options: Any) -> Run:
+        runs.append(begin(tmp_path, **options))
+        return runs[-1]
+
+    yield make
+    for run in runs:
+        run.finish()
+
+
+@pytest.fixture(scope="module")
+def entries(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Publish every kind of gradient and finding, and a report, in an offline run, and list what its file holds."""
+    folder = tmp_path_factory.mktemp("wandb")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("WANDB_SILENT", "true")
+        environment.setenv("WANDB_DATA_DIR", str(folder))
+        environment.setenv("WANDB_CACHE_DIR", str(folder))
+        run = begin(folder)
+        board = Board([WandbLogger(experiment=run)])
+        board.record(record_of({**TENSORS, **HOPELESS}), (True,) * 12, every_parameter=False)
+        board.record(StepRecord(step=4, grad_norm=float("nan"), grad_max=float("inf")), (), every_parameter=False)
+        for severity in [*Severity, Severity.CRITICAL]:
+            board.finding(finding(severity), "clip it")
+        board.report(report_in(folder / "report"))
+        run.finish()
+    return inspected(run)
+
+
+@pytest.fixture(scope="module")
+def history(entries: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Give all values of the run, by the step that Lightning makes its x-axis."""
+    return values_of(entries)
 
 
 def test_scalars(history: dict[int, dict[str, Any]]) -> None:
@@ -85,12 +120,90 @@ def test_what_cannot_be_shown_is_left_out(history: dict[int, dict[str, Any]], na
 
 
 def test_alerts(entries: list[dict[str, Any]]) -> None:
-    """A warning alerts at WARN, a critical finding at ERROR, and what is only worth knowing alerts nobody."""
+    """A warning alerts at WARN, what makes it critical at ERROR; more of it, or less than a warning, does not alert."""
     alerts = [entry["alert"] for entry in entries if entry["type"] == "alert"]
     assert [alert["level"] for alert in alerts] == ["WARN", "ERROR"]
-    for alert in alerts:
+    for alert, severity in zip(alerts, ("WARNING", "CRITICAL"), strict=True):
         assert "gradient-growth" in alert["title"]
-        assert "layer.weight" in alert["title"]
-        assert "41" in alert["text"]
-        assert "the gradient norm is 123.25" in alert["text"]
-        assert "20.5" in alert["text"]
+        assert severity in alert["title"]
+        assert len(alert["title"]) < 64
+        assert int(alert["wait_duration"]) == 15 * 60 * 1000
+        for word in ("layer.weight", "41", "the gradient norm is 123.25", "20.5", "clip it"):
+            assert word in alert["text"]
+
+
+def test_no_summary_of_histograms(entries: list[dict[str, Any]]) -> None:
+    """It would double what is written and sent."""
+    updates = [entry["summary"].get("update", {}) for entry in entries if entry["type"] == "summary"]
+    assert any("gradexplode/severity" in update for update in updates)
+    assert not any("gradexplode/gradient/" in name for update in updates for name in update)
+
+
+def test_the_finding_is_in_the_summary(entries: list[dict[str, Any]]) -> None:
+    """The first of the worst ones, with all its fields and the advice, and the number of all."""
+    summary = summary_of(entries)
+    assert summary["gradexplode/finding"] == {**finding().as_dict(), "advice": "clip it"}
+    assert summary["gradexplode/findings"] == 4
+    assert summary["gradexplode/severity"] == {"max": 2}
+
+
+def test_the_right_step_is_the_x_axis(entries: list[dict[str, Any]]) -> None:
+    """Every metric of ours has the trainer's step for its x-axis, also in a run that Lightning did not begin."""
+    defined = [entry["metric"] for entry in entries if entry["type"] == "metric"]
+    ours = [one for one in defined if "gradexplode/" in one.get("glob_name", one.get("name", ""))]
+    assert "gradexplode/*" in {one.get("glob_name") for one in ours}
+    assert {one["step_metric"] for one in ours} == {"trainer/global_step"}
+
+
+def test_the_report(entries: list[dict[str, Any]]) -> None:
+    """Its folder is an artifact, its page a panel and its picture an image, at the report's step."""
+    (artifact,) = [entry["artifact"] for entry in entries if entry["type"] == "artifact"]
+    assert {one["path"] for one in artifact["manifest"]["contents"]} == {"index.html", "findings.jsonl"}
+    items = [entry["history"]["item"] for entry in entries if entry["type"] == "history"]
+    (page,) = [item for item in items if item.get("gradexplode/report._type") == "html-file"]
+    (picture,) = [item for item in items if item.get("gradexplode/gradient_norms._type") == "image-file"]
+    assert page["trainer/global_step"] == picture["trainer/global_step"] == 41
+
+
+def test_a_resumed_run_keeps_counting(offline_run: Callable[..., Run]) -> None:
+    """What the summary holds of the run's earlier life is counted on, and a worse finding of then stays."""
+    run = offline_run(id="again", resume="allow")
+    earlier = {**finding(Severity.CRITICAL).as_dict(), "step": 7, "advice": "clip it"}
+    run.summary.update({"gradexplode/findings": 5, "gradexplode/finding": earlier})  # as the server hands it back
+    board = Board([WandbLogger(experiment=run)])
+    board.finding(finding(Severity.WARNING))
+    board.finding(finding(Severity.CRITICAL))
+    assert run.summary["gradexplode/findings"] == 7
+    assert run.summary["gradexplode/finding"]["step"] == 7
+
+
+def test_steps_go_on_where_a_run_is_resumed(offline_run: Callable[..., Run]) -> None:
+    """The x-axis is the trainer's step, so that a second part of a run does not begin at 0 again."""
+    for first in (0, 100):
+        run = offline_run(id="again", resume="allow")
+        board = Board([WandbLogger(experiment=run)])
+        for step in range(first, first + 3):
+            board.record(StepRecord(step=step, grad_norm=1.0), (), every_parameter=False)
+        run.finish()
+        assert list(read(run)) == list(range(first, first + 3))
+
+
+def test_a_logger_with_a_prefix(offline_run: Callable[..., Run]) -> None:
+    """Scalars, histograms and x-axes have the same names, those that the user's logger gives."""
+    run = offline_run()
+    board = Board([WandbLogger(experiment=run, prefix="mine")])
+    board.record(record_of({"w": TENSORS["normal"]}), (True,), every_parameter=False)
+    run.finish()
+    (values,) = read(run).values()
+    assert {name.split("/")[0] for name in values if "gradexplode" in name} == {"mine-gradexplode"}
+    defined = [entry["metric"] for entry in inspected(run) if entry["type"] == "metric"]
+    assert "mine-gradexplode/*" in {one.get("glob_name") for one in defined}
+
+
+def summary_of(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Give what the run's summary was set to, the latest value of each key."""
+    values: dict[str, Any] = {}
+    for entry in entries:
+        if entry["type"] == "summary":
+            values.update(entry["summary"].get("update", {}))
+    return values
