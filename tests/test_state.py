@@ -107,9 +107,25 @@ def test_parameters_are_listed_anew_when_a_group_comes() -> None:
 def test_findings_are_kept_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
     """A lasting sign is one finding and one message, and not one for each step."""
     chronicle = Chronicle(Board([]), None, speaks=True)
-    news = [finding for step in range(50) for finding in chronicle.add([find(step)])]
-    assert news == chronicle.findings == [find(0)]
+    for step in range(50):
+        chronicle.report(chronicle.add([find(step)]), [Recorder(())])
+    assert chronicle.findings == [find(0)]
     assert len(caplog.records) == 1
+
+
+def test_an_explosion_is_told_once_and_what_follows_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Also where two signs are critical at the same step; after a calm while the next explosion is told as the first."""
+    chronicle = Chronicle(Board([]), None, speaks=True, responses=["StopTraining"])
+    for step, signs in ((0, "ab"), (1, "cd"), (2, "e"), (300, "f")):
+        chronicle.report(chronicle.add([find(step, sign=sign) for sign in signs]), [Recorder(())])
+    chronicle.tell_rest()
+    first, rest, second = (one.getMessage() for one in caplog.records)
+    assert "CRITICAL at step 0: a" in first
+    assert "StopTraining" in first
+    assert rest.splitlines() == [
+        "gradexplode: the explosion that began at step 0 went on: b (step 0), c (step 1), d (step 1), e (step 2)"
+    ]
+    assert "CRITICAL at step 300: f" in second
 
 
 def test_other_processes_keep_findings_and_are_silent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
