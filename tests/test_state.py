@@ -114,7 +114,7 @@ def test_findings_are_kept_and_told_once(caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_an_explosion_is_told_once_and_what_follows_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    """Also where two signs are critical at the same step; after a calm while the next explosion is told as the first."""
+    """Also where two signs are critical at the same step; after a calm while the next explosion is told anew."""
     chronicle = Chronicle(Board([]), None, speaks=True, responses=["StopTraining"])
     for step, signs in ((0, "ab"), (1, "cd"), (2, "e"), (300, "f")):
         chronicle.report(chronicle.add([find(step, sign=sign) for sign in signs]), [Recorder(())])
