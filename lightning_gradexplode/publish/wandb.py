@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,14 @@ WAIT = timedelta(minutes=15)
 """No second alert of the same title within this time, whatever the run does."""
 
 
+_SUMMARIES = {f"{PREFIX}/severity": "max", f"{PREFIX}/nonfinite_count": "max"}
+"""What the run's summary keeps of a metric, where it isn't the last value."""
+
+
+_PARTS = ("._type", ".bins", ".values")
+"""What W&B makes of a histogram; each is a metric to its summary."""
+
+
 class WandbPublisher(Publisher):
     """Writes to a logger whose experiment is a W&B run, online or offline.
 
@@ -40,21 +48,17 @@ class WandbPublisher(Publisher):
     def __init__(self, logger: Any) -> None:
         super().__init__(logger)
         self._incident = Incident()
+        self._defined: set[str] = set()
 
     @classmethod
     def accepts(cls, experiment: Any) -> bool:
         """Tell whether the experiment is a W&B run."""
         return type(experiment).__module__.partition(".")[0] == "wandb"
 
-    def started(self) -> None:
-        """Give our metrics the trainer's step as x-axis, and tell of which of them the summary keeps what."""
-        run = self.logger.experiment
-        run.define_metric(STEP)
-        # A summary of histograms would be written, and sent, as often as they are, and nobody reads it.
-        names: dict[str, str | None] = {f"{quantity}/*": "none" for quantity in ("gradient", "update", "weight")}
-        names |= {"severity": "max", "nonfinite_count": "max", "*": None}
-        for name, summary in names.items():
-            run.define_metric(self._logged(f"{PREFIX}/{name}"), step_metric=STEP, step_sync=True, summary=summary)
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Write scalars, with the trainer's step as x-axis."""
+        self._define(values)
+        super().scalars(values, step)
 
     def histograms(self, histograms: Mapping[str, Histogram], step: int) -> None:
         """Write histograms of some 40 bins; one of no finite value is left out."""
@@ -66,6 +70,8 @@ class WandbPublisher(Publisher):
             if len(one.counts) <= AT_MOST
         }
         if shown:
+            # A summary of histograms would be written, and sent, as often as they are, and nobody reads it.
+            self._define([f"{name}{part}" for name in shown for part in ("", *_PARTS)], "none")
             self.logger.log_metrics(shown, step=step)
 
     def finding(self, finding: Finding, advice: str = "") -> None:
@@ -94,9 +100,11 @@ class WandbPublisher(Publisher):
         artifact.add_dir(str(report.folder))
         run.log_artifact(artifact)
         if report.page is not None:
+            self._define([f"{PREFIX}/report"])
             page = wandb.Html(report.page.read_text(encoding="utf-8"), inject=False)
             self.logger.log_metrics({f"{PREFIX}/report": page}, step=report.step)
         if report.picture:
+            self._define([f"{PREFIX}/gradient_norms"])
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "gradient_norms.png"
                 path.write_bytes(report.picture)
@@ -109,10 +117,27 @@ class WandbPublisher(Publisher):
             summary[f"{PREFIX}/finding"] = {**finding.as_dict(), "advice": advice}
         summary[f"{PREFIX}/findings"] = int(summary.get(f"{PREFIX}/findings") or 0) + 1
 
+    def _define(self, names: Iterable[str], summary: str | None = None) -> None:
+        """Give metrics that are new the trainer's step as x-axis, and say what the summary keeps of them.
+
+        Each by its full name: where several patterns fit, as Lightning's own ``*`` does, W&B takes any of them.
+        """
+        run = self.logger.experiment
+        for name in sorted(set(names) - self._defined):
+            kept = summary or _SUMMARIES.get(name)
+            run.define_metric(_escaped(self._logged(name)), step_metric=STEP, step_sync=True, summary=kept)
+            self._defined.add(name)
+
     def _logged(self, name: str) -> str:
         """Give a name as the logger writes it, which may have been told to put something before all names."""
         prefix = getattr(self.logger, "_prefix", "")
         return f"{prefix}{self.logger.LOGGER_JOIN_CHAR}{name}" if prefix else name
+
+
+def _escaped(name: str) -> str:
+    """Keep the dots of parameter names from being taken for levels of a nested value."""
+    base, part = next(((name.removesuffix(part), part) for part in _PARTS if name.endswith(part)), (name, ""))
+    return base.replace(".", "\\.") + part
 
 
 def _rounded(edges: FloatArray) -> FloatArray:

@@ -150,9 +150,13 @@ def test_the_finding_is_in_the_summary(entries: list[dict[str, Any]]) -> None:
 def test_the_right_step_is_the_x_axis(entries: list[dict[str, Any]]) -> None:
     """Every metric of ours has the trainer's step for its x-axis, also in a run that Lightning did not begin."""
     defined = [entry["metric"] for entry in entries if entry["type"] == "metric"]
-    ours = [one for one in defined if "gradexplode/" in one.get("glob_name", one.get("name", ""))]
-    assert "gradexplode/*" in {one.get("glob_name") for one in ours}
-    assert {one["step_metric"] for one in ours} == {"trainer/global_step"}
+    axes = {one["name"]: one["step_metric"] for one in defined if "step_metric" in one}
+    logged = {name for entry in entries if entry["type"] == "history" for name in entry["history"]["item"]}
+    ours = {name.split("._type")[0] for name in logged if name.startswith("gradexplode/")}
+    for name in ("grad_norm", "grad_max", "severity", "gradient/normal", "report", "gradient_norms"):
+        assert f"gradexplode/{name}" in ours
+        assert axes[f"gradexplode/{name}"] == "trainer/global_step"
+    assert len(defined) == len({one["name"] for one in defined})
 
 
 def test_the_report(entries: list[dict[str, Any]]) -> None:
@@ -189,15 +193,18 @@ def test_steps_go_on_where_a_run_is_resumed(offline_run: Callable[..., Run]) -> 
 
 
 def test_a_logger_with_a_prefix(offline_run: Callable[..., Run]) -> None:
-    """Scalars, histograms and x-axes have the same names, those that the user's logger gives."""
+    """Scalars, histograms and x-axes have the names that the user's logger gives, also beside Lightning's own axis."""
     run = offline_run()
+    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     board = Board([WandbLogger(experiment=run, prefix="mine")])
-    board.record(record_of({"w": TENSORS["normal"]}), (True,), every_parameter=False)
+    board.record(record_of({"layer.w": TENSORS["normal"]}), (True,), every_parameter=False)
     run.finish()
+    assert not any("gradient" in name for name in summary_of(inspected(run)))
     (values,) = read(run).values()
     assert {name.split("/")[0] for name in values if "gradexplode" in name} == {"mine-gradexplode"}
     defined = [entry["metric"] for entry in inspected(run) if entry["type"] == "metric"]
-    assert "mine-gradexplode/*" in {one.get("glob_name") for one in defined}
+    names = {one.get("name") for one in defined}
+    assert {"mine-gradexplode/severity", "mine-gradexplode/gradient/layer\\.w"} <= names
 
 
 def summary_of(entries: list[dict[str, Any]]) -> dict[str, Any]:
