@@ -15,8 +15,19 @@ from lightning_gradexplode.measure.side_by_side import SmallTensors
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_forward_module.")
 
 
-def plain_name(name: str) -> str:
-    """Strip from a parameter's name what torch.compile, FSDP and activation checkpointing put into it."""
+_REPLICATING = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+"""Wrappers that hold what they wrap under the name ``module``, as users' own modules may do as well."""
+
+
+def plain_name(name: str, replicas: Sequence[str] = ()) -> str:
+    """Strip from a parameter's name what torch.compile, FSDP, activation checkpointing and DDP put into it.
+
+    Args:
+        name: The name.
+        replicas: Names of modules within which DDP wraps, each with a dot behind it, the outer ones first.
+    """
+    for replica in reversed(replicas):
+        name = name.replace(f"{replica}module.", replica) if name.startswith(f"{replica}module.") else name
     for wrapper in _WRAPPERS:
         name = name.replace(wrapper, "")
     return name
@@ -62,7 +73,8 @@ def parameters_of(
         exclude: Name patterns of parameters that are not.
         world: The processes of the run.
     """
-    names = {id(parameter): plain_name(name) for name, parameter in module.named_parameters()}
+    replicas = tuple(f"{name}." for name, one in module.named_modules() if name and isinstance(one, _REPLICATING))
+    names = {id(parameter): plain_name(name, replicas) for name, parameter in module.named_parameters()}
     found: dict[int, tuple[str, nn.Parameter]] = {}
     taken: set[str] = set()
     for i, group in enumerate(optimizer.param_groups):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from lightning_gradexplode.measure.naming import by_module
 from lightning_gradexplode.publish.base import Publisher
 from lightning_gradexplode.publish.console import say
 from lightning_gradexplode.publish.registry import publisher_for
@@ -15,6 +16,19 @@ from lightning_gradexplode.records import Finding, Histogram, Report, StepRecord
 
 PATIENCE = 3
 """A logger that fails so often in a row at the same kind of write is left alone."""
+
+
+MOST_HISTOGRAMS = 512
+"""Of so many parameters each has its own histograms; of more, those of a module are added up."""
+
+
+def merged(histograms: Mapping[str, Histogram]) -> dict[str, Histogram]:
+    """Add up the histograms of a module where there are too many to look at; their buckets are the same ones."""
+    if len(histograms) <= MOST_HISTOGRAMS:
+        return dict(histograms)
+    every = list(histograms.values())
+    groups = by_module(list(histograms), MOST_HISTOGRAMS)
+    return {name: Histogram.merged(every[place] for place in places) for name, places in groups.items()}
 
 
 class Board:
@@ -53,7 +67,7 @@ class Board:
         named: Mapping[str, Histogram] = {
             f"{PREFIX}/{quantity}/{parameter}": histogram
             for quantity, histograms in record.histograms.items()
-            for parameter, histogram in histograms.items()
+            for parameter, histogram in merged(histograms).items()
         }
 
         def write(publisher: Publisher) -> None:

@@ -42,7 +42,8 @@ class CometPublisher(Publisher):
     def report(self, report: Report) -> None:
         """Log the report's files as assets, its page as HTML, and its picture as an image."""
         experiment = self.logger.experiment
-        experiment.log_asset_folder(str(report.folder), step=report.step, log_file_name=True)
+        for path in sorted(one for one in report.folder.iterdir() if one.is_file()):
+            experiment.log_asset(str(path), file_name=f"{PREFIX}/{path.name}", step=report.step)
         if report.page is not None:
             experiment.log_html(report.page.read_text(encoding="utf-8"))
         if report.picture:

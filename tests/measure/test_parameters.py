@@ -73,6 +73,15 @@ def test_names_are_free_of_wrappers(name: str, plain: str) -> None:
     assert plain_name(name) == plain
 
 
+def test_names_are_free_of_replicas() -> None:
+    """The level that DDP and DataParallel put in is not shown; a module that the user calls so is."""
+    inner = nn.DataParallel(nn.Sequential(nn.Linear(2, 2)))
+    module = nn.ModuleDict({"net": nn.DataParallel(nn.ModuleDict({"inner": inner}))})
+    module.add_module("module", nn.Linear(1, 1, bias=False))
+    found = parameters_of(SGD(module.parameters(), lr=0.1), module)
+    assert found.names == ("net.inner.0.weight", "net.inner.0.bias", "module.weight")
+
+
 @pytest.mark.parametrize(
     ("include", "exclude", "shown"),
     [

@@ -12,7 +12,7 @@ import pytest
 from pytorch_lightning.loggers import CSVLogger
 
 from lightning_gradexplode.publish import Board, Publisher, register_publisher, registry
-from lightning_gradexplode.records import Finding, Report, Severity, StepRecord
+from lightning_gradexplode.records import Finding, Histogram, Report, Severity, StepRecord
 from lightning_gradexplode.testing import RecordingLogger
 from tests.publish.steps import TENSORS, finding, record_of
 
@@ -228,6 +228,29 @@ def test_a_publisher_is_started_once_and_gets_findings_and_reports(
     board.finding(told, "clip")
     board.report(report)
     assert calls == [("started",), (told, "clip"), (report,)]
+
+
+def test_histograms_of_a_large_model_are_added_up_by_module() -> None:
+    """Of more than 512 parameters a module's histograms are one, which counts all its values; of 512 none is lost."""
+    got: list[Mapping[str, Histogram]] = []
+
+    class Recording(Publisher):
+        takes_histograms = True
+
+        def histograms(self, histograms: Mapping[str, Histogram], step: int) -> None:
+            got.append(histograms)
+
+    for layers in (256, 257):
+        names = [f"block.{layer}.{kind}" for layer in range(layers) for kind in ("weight", "bias")]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(registry, "KINDS", [Recording])
+            record = record_of(dict.fromkeys(names, TENSORS["one value"]))
+            Board([RecordingLogger()]).record(record, (True,) * len(names), every_parameter=False)
+    assert set(got[0]) == {
+        f"gradexplode/gradient/block.{layer}.{kind}" for layer in range(256) for kind in ("weight", "bias")
+    }
+    assert set(got[1]) == {f"gradexplode/gradient/block.{layer}" for layer in range(257)}
+    assert {one.finite for one in got[1].values()} == {14}
 
 
 def test_no_loggers(caplog: pytest.LogCaptureFixture) -> None:
