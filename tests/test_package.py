@@ -23,7 +23,20 @@ ROOMS = {"records": 0, "measure": 1, "detect": 2, "respond": 3, "publish": 3, "e
 TOP = 4
 
 LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics"}
-OPTIONAL = {"wandb", "tensorboard", "matplotlib", "plotly", "pandas", "sklearn", "rich", "jsonargparse", "yaml"}
+OPTIONAL = {
+    "wandb",
+    "comet_ml",
+    "mlflow",
+    "tqdm",
+    "tensorboard",
+    "matplotlib",
+    "plotly",
+    "pandas",
+    "sklearn",
+    "rich",
+    "jsonargparse",
+    "yaml",
+}
 
 
 def named(path: Path) -> str:
