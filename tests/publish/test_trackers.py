@@ -51,7 +51,8 @@ COMET = """
 import comet_ml
 from pytorch_lightning.loggers import CometLogger
 logger = CometLogger(online=False)
-logger._experiment = comet_ml.OfflineExperiment(offline_directory=str(folder / "comet"), project_name="p", workspace="w")
+options = {"offline_directory": str(folder / "comet"), "project_name": "p", "workspace": "w"}
+logger._experiment = comet_ml.OfflineExperiment(**options)
 publish(logger, folder)
 logger.experiment.end()
 """
