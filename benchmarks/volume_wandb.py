@@ -1,7 +1,7 @@
 """How much a day's training writes for Weights & Biases: 200,000 steps of a model of 300 tensors, with the defaults.
 
-A part of the run's logs is written to a real offline run, and its file weighed: offline it holds what is sent online. All
-records of a kind weigh the same but for their digits, so the rest is a multiple.
+A part of the run's logs is written to a real offline run, and its file weighed: offline it holds what is sent online.
+All records of a kind weigh the same but for their digits, so the rest is a multiple.
 
     python -m benchmarks.volume_wandb
 """
