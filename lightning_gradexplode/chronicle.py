@@ -10,7 +10,7 @@ from typing import Any
 from lightning_gradexplode.detect.bank import Episodes
 from lightning_gradexplode.explain import Recorder, advice_for, diagnose, write_report
 from lightning_gradexplode.publish import Board
-from lightning_gradexplode.publish.console import Panel, say, tell, tell_panel, tell_rest
+from lightning_gradexplode.publish.console import Panel, listen, say, tell, tell_panel, tell_rest
 from lightning_gradexplode.publish.incident import Incident
 from lightning_gradexplode.records import Finding, Report, Severity
 
@@ -38,6 +38,7 @@ class Chronicle:
         self._incident = Incident()
         self._untold: Finding | None = None
         self._rest: dict[str, int] = {}
+        self._stop_listening = listen() if speaks else None
 
     def add(self, findings: Sequence[Finding]) -> list[Finding]:
         """Keep and tell a step's findings.
@@ -66,8 +67,15 @@ class Chronicle:
         if report is not None:
             self._board.report(report)
 
-    def tell_rest(self) -> None:
-        """Tell, in one line, what else was seen of the last explosion; to be called when the fit ends."""
+    def close(self) -> None:
+        """End a fit: tell what has not been told."""
+        self._tell_rest()
+        if self._stop_listening is not None:
+            self._stop_listening()
+            self._stop_listening = None
+
+    def _tell_rest(self) -> None:
+        """Tell, in one line, what else was seen of the last explosion."""
         if self._rest:
             tell_rest(self._rest, self._incident.began)
             self._rest = {}
@@ -76,7 +84,7 @@ class Chronicle:
         """Tell loggers of all that is new, and the console of it in as few lines as an explosion needs."""
         goes_on = bool(findings) and self._incident.is_critical(findings[0].step)
         if not goes_on and news:
-            self.tell_rest()
+            self._tell_rest()
         for finding in findings:
             self._incident.note(finding)
         for finding in news:

@@ -184,11 +184,11 @@ class Session:
 
     def close(self) -> None:
         """Leave the trainer as it was found."""
-        self.chronicle.tell_rest()
         self._steering.close()
         self._clipper.close()
         if self._settings.clip is not None:
             self._clipper.restore()
+        self.chronicle.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Give what later decisions depend on, in plain values."""

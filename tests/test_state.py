@@ -118,7 +118,7 @@ def test_an_explosion_is_told_once_and_what_follows_in_one_line(caplog: pytest.L
     chronicle = Chronicle(Board([]), None, speaks=True, responses=["StopTraining"])
     for step, signs in ((0, "ab"), (1, "cd"), (2, "e"), (300, "f")):
         chronicle.report(chronicle.add([find(step, sign=sign) for sign in signs]), [Recorder(())])
-    chronicle.tell_rest()
+    chronicle.close()
     first, rest, second = (one.getMessage() for one in caplog.records)
     assert "CRITICAL at step 0: a" in first
     assert "StopTraining" in first

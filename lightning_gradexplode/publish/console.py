@@ -12,8 +12,8 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -92,6 +92,19 @@ def say(level: int, message: str, panel: Panel | None = None) -> None:
         logger.log(level, "%s", message, extra={"panel": panel})
 
 
+def listen() -> Callable[[], None]:
+    """Write what anyone in the package says to standard error, where nobody has set up logging.
+
+    Returns:
+        What ends it.
+    """
+    if logger.hasHandlers():
+        return lambda: None
+    handler = TerminalHandler(logging.WARNING if logger.level == logging.NOTSET else logging.NOTSET)
+    logger.addHandler(handler)
+    return lambda: logger.removeHandler(handler)
+
+
 class TerminalHandler(logging.Handler):
     """Writes to what standard error is at the moment."""
 
@@ -101,22 +114,25 @@ class TerminalHandler(logging.Handler):
             stream = sys.stderr
             panel = getattr(record, "panel", None)
             drawn = _drawn(panel) if panel is not None and _is_terminal(stream) else None
-            stream.write((drawn or self.format(record)).rstrip("\n") + "\n")
-            stream.flush()
+            with _wiped_bars():
+                stream.write((drawn or self.format(record)).rstrip("\n") + "\n")
+                stream.flush()
         except Exception:
             self.handleError(record)
+
+
+def _wiped_bars() -> AbstractContextManager[None]:
+    """Wipe out the bars of tqdm for the time being, to be drawn again below."""
+    tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    wiped: AbstractContextManager[None] = nullcontext() if tqdm is None else tqdm.external_write_mode(file=sys.stderr)
+    return wiped
 
 
 @contextmanager
 def _beside_the_bars() -> Iterator[None]:
     with ExitStack() as stack:
-        tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
-        if tqdm is not None:  # its bars are wiped out for the time being, and drawn again below
-            stack.enter_context(tqdm.external_write_mode(file=sys.stderr))
-        if not logger.hasHandlers():
-            handler = TerminalHandler(logging.WARNING if logger.level == logging.NOTSET else logging.NOTSET)
-            logger.addHandler(handler)
-            stack.callback(logger.removeHandler, handler)
+        stack.callback(listen())
+        stack.enter_context(_wiped_bars())
         # A live display of rich prints above itself what goes through its own standing-in streams only.
         proxies = {id(getattr(one, "rich_proxied_file", one)): one for one in (sys.stdout, sys.stderr)}
         for theirs in _stream_handlers():

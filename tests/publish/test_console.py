@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from lightning_gradexplode.publish import console
-from lightning_gradexplode.publish.console import Panel, say, tell, tell_panel, tell_rest
+from lightning_gradexplode.publish.console import Panel, listen, say, tell, tell_panel, tell_rest
 from lightning_gradexplode.records import Severity
 from tests.publish.steps import finding
 
@@ -135,6 +135,23 @@ def test_the_rest_of_an_explosion_is_one_line(caplog: pytest.LogCaptureFixture) 
     assert len(told.getMessage().splitlines()) == 1
     for word in ("41", "large-update (step 43)", "nonfinite-loss (step 60)"):
         assert word in told.getMessage()
+
+
+def test_what_others_in_the_package_say_is_beside_the_bars(
+    ours: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a fit is listened to, a message that is only logged has a line of its own; afterwards nothing is left."""
+    tqdm = pytest.importorskip("tqdm").tqdm
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    stop = listen()
+    with tqdm(total=10, file=terminal, desc="Epoch 0", mininterval=0) as bar:
+        bar.update(3)
+        ours.warning("a message")
+    stop()
+    before, _ = terminal.getvalue().split("a message\n")
+    assert before.split("\r")[-2].strip() == ""
+    assert not ours.handlers
 
 
 @pytest.mark.usefixtures("ours")
