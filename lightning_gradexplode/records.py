@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from lightning_gradexplode.nodes import FloatArray as FloatArray
+from lightning_gradexplode.nodes import NodeGradients as NodeGradients
+
 IntArray = npt.NDArray[np.int64]
 
 
@@ -165,6 +167,7 @@ class StepRecord:
             ``nonfinite_count``, ``share_above_one``, ``grad_norm_clipped``, ``weight_norm``, ``weight_norm_before``,
             ``update_ratio``.
         histograms: By quantity (``gradient``, ``update``, ``weight``), then by parameter name.
+        nodes: Error gradients of nodes, of the steps at which histograms are due, and of the first one.
         severity: Worst severity seen at this step, 0 for none.
         skipped_steps: Number of updates that were held back so far.
         responses: What else the responses to explosions log, by name.
@@ -192,6 +195,7 @@ class StepRecord:
     scale_adapts: bool = False
     per_parameter: Mapping[str, FloatArray] = field(default_factory=dict)
     histograms: Mapping[str, Mapping[str, Histogram]] = field(default_factory=dict)
+    nodes: NodeGradients | None = None
     severity: int = 0
     skipped_steps: int = 0
     responses: Mapping[str, float] = field(default_factory=dict)
@@ -202,6 +206,13 @@ class StepRecord:
         if values is None or len(values) == 0:
             return None
         return self.parameters[int(np.argmax(np.where(np.isnan(values), np.inf, values)))]
+
+    def last_nonfinite(self, quantity: str) -> str | None:
+        """Name the last parameter whose value of a quantity of `per_parameter` is NaN or infinite."""
+        values = self.per_parameter.get(quantity)
+        if values is None or np.isfinite(values).all():
+            return None
+        return self.parameters[int(np.flatnonzero(~np.isfinite(values))[-1])]
 
     def first_nonfinite(self, quantity: str) -> str | None:
         """Name the first parameter whose value of a quantity of `per_parameter` is NaN or infinite."""

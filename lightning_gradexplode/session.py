@@ -16,11 +16,12 @@ from lightning_gradexplode.chronicle import Chronicle
 from lightning_gradexplode.clipper import Clipper
 from lightning_gradexplode.flight import StepInFlight
 from lightning_gradexplode.measure.host import read
+from lightning_gradexplode.measure.nodes import NodeProbe
 from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.measure.processes import PeerFailedError, SharedLoss, exchange, tell_failure
 from lightning_gradexplode.measure.step import GradientReading
 from lightning_gradexplode.publish import Board
-from lightning_gradexplode.records import Finding, FloatArray, Severity, StepRecord
+from lightning_gradexplode.records import Finding, FloatArray, NodeGradients, Severity, StepRecord
 from lightning_gradexplode.respond import Warn
 from lightning_gradexplode.respond.apply import drop_gradients
 from lightning_gradexplode.settings import Settings
@@ -75,6 +76,8 @@ class Session:
         self._closed: list[StepInFlight] = []
         self._packed = 0
         self._withdrawn = False
+        self._nodes = NodeProbe(module, self._world)
+        self._nodes_due = False
         self._watches = [
             OptimizerWatch(index, optimizer, settings.detectors, settings.clip)
             for index, optimizer in enumerate(trainer.optimizers)
@@ -87,6 +90,11 @@ class Session:
     def batch_starts(self, batch_idx: int) -> None:
         """Begin a batch."""
         self._batch_idx = batch_idx
+        step = _lightning.logging_step(self._trainer)
+        first = self._watches[0].steps == 0
+        self._nodes_due = self._schedule.nodes_due(step, step <= self._alert_until, first)
+        if self._nodes_due and (not self._automatic or _lightning.closes_window(self._trainer, batch_idx)):
+            self._nodes.attach(_lightning.loss_scale(self._trainer)[0])
 
     def backward_starts(self, loss: Tensor) -> None:
         """Note the loss of a micro-batch; in manual optimization it is only known what training_step returns."""
@@ -156,6 +164,7 @@ class Session:
 
     def batch_ends(self, outputs: Any) -> None:
         """Publish the steps of a batch."""
+        self._nodes.detach()
         self._close_open()
         closed, self._closed = self._closed, []
         if not self._automatic:
@@ -185,6 +194,7 @@ class Session:
     def close(self) -> None:
         """Leave the trainer as it was found."""
         self._steering.close()
+        self._nodes.detach()
         self._clipper.close()
         if self._settings.clip is not None:
             self._clipper.restore()
@@ -229,6 +239,7 @@ class Session:
             loss_scale=scale,
             scale_adapts=adapts,
             per_parameter={"grad_norm": norms.each, "nonfinite_count": norms.nonfinite},
+            nodes=self._node_gradients(),
             skipped_steps=self._steering.skipped,
         )
         self._open = StepInFlight(
@@ -242,6 +253,15 @@ class Session:
         )
         self._judge(self._open)
         self._clipper.know(self._open, reading)
+
+    def _node_gradients(self) -> NodeGradients | None:
+        """Take the error gradients of nodes, if they are due, on all processes."""
+        if not self._nodes_due:
+            return None
+        nodes = self._nodes.take()
+        if self._automatic:
+            self._nodes.detach()
+        return nodes
 
     def _exchange(
         self, loss: float | None, has_gradients: bool, packed: FloatArray

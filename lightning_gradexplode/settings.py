@@ -53,6 +53,10 @@ class Schedule:
         """Tell whether histograms are logged at a step; while people are alert, at every one."""
         return _due(self.histograms, step, alert)
 
+    def nodes_due(self, step: int, alert: bool, first: bool) -> bool:
+        """Tell whether error gradients of nodes are measured: where histograms are due, and at the first step."""
+        return _due(self.histograms, step, alert or first)
+
 
 def _due(interval: int, step: int, alert: bool) -> bool:
     return interval > 0 and (alert or (step + 1) % interval == 0)

@@ -17,7 +17,7 @@ import lightning_gradexplode
 ROOT = Path(lightning_gradexplode.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 
-ROOMS = {"records": 0, "measure": 1, "detect": 2, "respond": 3, "publish": 3, "explain": 3}
+ROOMS = {"nodes": 0, "records": 0.5, "measure": 1, "detect": 2, "respond": 3, "publish": 3, "explain": 3}
 """Each room's floor; on those above live the modules that put the rooms together."""
 
 TOP = 4

@@ -35,7 +35,7 @@ class RecordedStep:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RecordedRun:
-    """A run, with weights and details measured at every step.
+    """A run, with weights, details and error gradients of nodes measured at every step.
 
     Args:
         family: Name of the family.
@@ -79,7 +79,7 @@ def record(family: Family, seed: int) -> RecordedRun:
     after: dict[tuple[int, int], StepRecord] = {}
     monitor = GradientExplosionMonitor(
         log_every_n_steps=1,
-        histogram_every_n_steps=0,
+        histogram_every_n_steps=1,
         detectors=[_Recording("grad_norm", before), _Recording("update_ratio", after)],
         report=False,
     )

@@ -25,20 +25,23 @@ def replay(
         run: The run.
         detectors: Makes the detectors anew.
         weights_every: Details and changes of the weights are measured every so many steps, and at each of ten steps
-            after a warning: what ``log_every_n_steps`` is to the monitor.
+            after a warning, error gradients of nodes at every tenth of them, at the first step and after a warning:
+            what ``log_every_n_steps`` is to the monitor.
 
     Returns:
         Each optimizer step's number and findings, oldest first.
     """
-    schedule = Schedule(weights_every, 0)
+    schedule = Schedule(weights_every, 10 * weights_every)
     episodes = Episodes()
     banks: dict[int, DetectorBank] = {}
     alert_until = -1
     judged: list[tuple[int, list[Finding]]] = []
+    stepped = False
     for number, together in groupby(run.steps, key=lambda step: step.before.step):
         begun = []
+        nodes_due = schedule.nodes_due(number, number <= alert_until, first=not stepped)
         for step in together:
-            record = step.before
+            record = step.before if nodes_due else replace(step.before, nodes=None)
             if record.optimizer not in banks:
                 banks[record.optimizer] = DetectorBank(detectors())
             bank = banks[record.optimizer]
@@ -47,7 +50,8 @@ def replay(
             if _alarming(episodes.news(found)):
                 alert_until = number + ALERT_STEPS
                 due = schedule.scalars_due(number, alert=True)
-            begun.append((bank, step, due, found))
+            begun.append((bank, replace(step, before=record), due, found))
+            stepped = stepped or step.after is not None
         for bank, step, due, found in begun:  # as in a batch of several optimizers' steps, once all have stepped
             later = bank.proceed(_after(step, due, bank.wants_weights))
             if _alarming(episodes.news(later)):
@@ -64,8 +68,10 @@ def complete(run: RecordedRun) -> Iterator[StepRecord]:
 
 def _after(step: RecordedStep, due: bool, weights: bool) -> StepRecord:
     """Give a record as it is after the step, with no more than was measured then."""
-    if step.after is None or due:
-        return step.after or step.before
+    if step.after is None:
+        return step.before
+    if due:
+        return replace(step.after, nodes=step.before.nodes)
     if not weights:
         return replace(_without(step.before, DETAILS), loss=step.after.loss)
     measured = {"weight_norm": step.after.per_parameter["weight_norm"]}

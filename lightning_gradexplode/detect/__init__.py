@@ -9,9 +9,11 @@ from lightning_gradexplode.detect.gradients import (
     VanishingGradient,
 )
 from lightning_gradexplode.detect.loss import DivergingLoss, NonFiniteLoss, StalledLoss, UnstableLoss
+from lightning_gradexplode.detect.nodes import BackwardGain
 from lightning_gradexplode.detect.weights import LargeUpdate, NonFiniteWeight, WeightGrowth
 
 __all__ = [
+    "BackwardGain",
     "Detector",
     "DivergingLoss",
     "GradientAboveOne",
@@ -44,4 +46,5 @@ def default_detectors() -> list[Detector]:
         StalledLoss(),
         VanishingGradient(),
         GradientAboveOne(),
+        BackwardGain(),
     ]

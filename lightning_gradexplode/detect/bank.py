@@ -14,6 +14,9 @@ from lightning_gradexplode.detect.base import Detector
 from lightning_gradexplode.detect.history import ParameterLevels
 from lightning_gradexplode.records import Finding, Severity, StepRecord
 
+CONSPICUOUS = 10.0
+"""Rise of the gradient at one module from which an explosion is said to begin there."""
+
 
 class DetectorBank:
     """The detectors of one optimizer, and the usual gradient norms of its parameters.
@@ -27,6 +30,7 @@ class DetectorBank:
         self.wants_weights = True
         self._attention = WeightAttention()
         self._levels = ParameterLevels()
+        self._steepest: list[Any] = []
         self._waiting: list[Detector] = []
         self._reads = tuple({field for detector in self.detectors for field in detector.reads})
         self._noting = [d for d in self.detectors if type(d).measured is not Detector.measured]
@@ -40,6 +44,8 @@ class DetectorBank:
         """Judge a new step by what is known before the optimizer steps, and set `wants_weights` for after it."""
         self._waiting = self.detectors
         self.wants_weights = self._attention.due(record)
+        if record.nodes is not None:
+            self._steepest = list(record.nodes.steepest() or ())
         findings = self._ask(record)
         norms = record.per_parameter.get("grad_norm")
         if norms is not None and not any(finding.severity >= Severity.WARNING for finding in findings):
@@ -67,10 +73,12 @@ class DetectorBank:
         return findings
 
     def _located(self, finding: Finding, record: StepRecord) -> Finding:
-        """Name the parameter whose gradient norm has risen most over its usual level."""
+        """Name the module at which the gradient rose most when last seen, or else the parameter whose gradient has."""
         norms = record.per_parameter.get("grad_norm")
         if finding.where is not None or norms is None:
             return finding
+        if self._steepest and self._steepest[1] > CONSPICUOUS:
+            return replace(finding, where=self._steepest[0])
         rises = self._levels.rises(norms)
         if np.isnan(rises).all():
             return finding
@@ -79,7 +87,12 @@ class DetectorBank:
     def state_dict(self) -> dict[str, Any]:
         """Give the memory of all detectors in plain values."""
         detectors = [{"sign": d.sign, "state": d.state_dict()} for d in self.detectors]
-        return {"detectors": detectors, "levels": self._levels.state_dict(), "attention": self._attention.state_dict()}
+        return {
+            "detectors": detectors,
+            "steepest": list(self._steepest),
+            "levels": self._levels.state_dict(),
+            "attention": self._attention.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave; a detector that the checkpoint does not know starts anew."""
@@ -89,6 +102,7 @@ class DetectorBank:
             if match is not None:
                 remaining.remove(match)
                 detector.load_state_dict(match["state"])
+        self._steepest = list(state["steepest"])
         self._levels.load_state_dict(state["levels"])
         self._attention.load_state_dict(state["attention"])
 

@@ -14,18 +14,23 @@ class NonFiniteGradient(Detector):
     """A gradient is NaN or infinite; the optimizer would carry it into every weight.
 
     Critical at once, but for a gradient scaler that adapts: there overflows are how it finds its scale, so they are
-    only worth knowing, until `patience` in a row did not end them.
+    only worth knowing, until `patience` in a row did not end them, or `stuck` in a row left the scale where it was.
+    Named is the last parameter, in the order of the forward pass, whose gradient is not finite: the backward pass
+    begins there, and spreads what is not finite to all that come before.
 
     Args:
         patience: Overflows in a row that an adapting gradient scaler is given; from 65536 down to 1 are 16 halvings.
+        stuck: Overflows in a row after which the scale has to have come down by a tenth, or it does not adapt.
     """
 
     sign = "nonfinite-gradient"
     reads = ("grad_norm", "nonfinite_count")
 
-    def __init__(self, patience: int = 20) -> None:
+    def __init__(self, patience: int = 20, stuck: int = 3) -> None:
         self.patience = patience
+        self.stuck = stuck
         self._streak = 0
+        self._scales: list[float] = []
 
     def check(self, record: StepRecord) -> Finding | None:
         """Judge the count of non-finite elements."""
@@ -33,12 +38,20 @@ class NonFiniteGradient(Detector):
         assert count is not None
         if not count:
             self._streak = 0
+            self._scales = []
             return None
         self._streak += 1
-        passing = record.scale_adapts and self._streak <= self.patience
+        passing = record.scale_adapts and self._streak <= self.patience and not self._is_stuck(record.loss_scale)
         severity = Severity.INFO if passing else Severity.CRITICAL
         message = f"{count} gradient element{'s are' if count > 1 else ' is'} NaN or infinite"
-        return self.finding(record, severity, count, 0, message, record.first_nonfinite("grad_norm"))
+        return self.finding(record, severity, count, 0, message, record.last_nonfinite("grad_norm"))
+
+    def _is_stuck(self, scale: float | None) -> bool:
+        """Tell whether the scale of an adapting scaler did not come down over the last overflows."""
+        if scale is None or not math.isfinite(scale):
+            return False
+        self._scales = [*self._scales[-self.stuck :], scale]
+        return len(self._scales) > self.stuck and self._scales[-1] > 0.9 * self._scales[0]
 
 
 class _AgainstHistory(Detector):

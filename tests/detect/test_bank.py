@@ -36,6 +36,7 @@ SIGNS = {
     "gradient-spike",
     "gradient-growth",
     "gradient-above-one",
+    "backward-gain",
     "large-update",
     "weight-growth",
     "vanishing-gradient",

@@ -25,10 +25,10 @@ def overflow(step: int, **fields: object) -> StepRecord:
 
 
 def test_a_nonfinite_gradient_is_critical_at_once() -> None:
-    """The finding comes at the very step, counts the elements, and names the first parameter it was seen in."""
+    """The finding comes at the very step, counts the elements, and names the last parameter, where it began."""
     (finding,) = judge(NonFiniteGradient(), [record(0), overflow(1), record(2)])
     assert (finding.sign, finding.step, finding.severity) == ("nonfinite-gradient", 1, Severity.CRITICAL)
-    assert (finding.value, finding.where) == (3, "second")
+    assert (finding.value, finding.where) == (3, "third")
 
 
 def test_a_gradient_scaler_gets_time_for_its_overflows() -> None:
@@ -39,6 +39,16 @@ def test_a_gradient_scaler_gets_time_for_its_overflows() -> None:
     judge(detector, [record(5)])
     (finding,) = judge(detector, [overflow(6, scale_adapts=True)])
     assert finding.severity is Severity.INFO
+
+
+def test_a_scaler_that_does_not_lower_its_scale_gets_no_time() -> None:
+    """Three overflows have left the scale where it was: the fourth is critical; one that is halved has more time."""
+    kept = [overflow(step, scale_adapts=True, loss_scale=1024.0) for step in range(5)]
+    assert [finding.severity for finding in judge(NonFiniteGradient(), kept)] == [Severity.INFO] * 3 + [
+        Severity.CRITICAL
+    ] * 2
+    halved = [overflow(step, scale_adapts=True, loss_scale=1024.0 / 2**step) for step in range(10)]
+    assert {finding.severity for finding in judge(NonFiniteGradient(), halved)} == {Severity.INFO}
 
 
 @pytest.mark.parametrize("usual", [1e-6, 1.0, 1e6])
