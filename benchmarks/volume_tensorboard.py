@@ -1,0 +1,40 @@
+"""How much a day's training writes for TensorBoard: 200,000 steps of a model of 300 tensors, with the defaults.
+
+The same records as in `benchmarks.volume_wandb` go into a real event file, which is weighed.
+
+    python -m benchmarks.volume_tensorboard
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from benchmarks.volume_wandb import HISTOGRAMS_EVERY, PARTS, SCALARS_EVERY, STEPS, TENSORS, records
+from lightning_gradexplode.publish import Board
+
+
+def weigh(histogram_logs: int) -> int:
+    """Write a run's beginning, and give the size of its event file in bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        logger = TensorBoardLogger(folder)
+        board = Board([logger])
+        for record in records(histogram_logs):
+            board.record(record, (True,) * TENSORS, every_parameter=False)
+        logger.finalize("success")
+        return sum(path.stat().st_size for path in Path(logger.log_dir).glob("*tfevents*"))
+
+
+def main() -> None:
+    """Print the volume of a day; 216 MB."""
+    few, many = (weigh(part) for part in PARTS)
+    each = (many - few) / (PARTS[1] - PARTS[0])
+    total = few + each * (STEPS // HISTOGRAMS_EVERY - PARTS[0])
+    print(f"TensorBoard, {STEPS:,} steps, {TENSORS} tensors, scalars every {SCALARS_EVERY}, histograms every ", end="")
+    print(f"{HISTOGRAMS_EVERY}: {total / 1e6:.0f} MB, {each / 3 / TENSORS:.0f} bytes a histogram")
+
+
+if __name__ == "__main__":
+    main()
