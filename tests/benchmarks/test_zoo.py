@@ -47,7 +47,7 @@ def test_a_replay_finds_what_the_live_monitor_found(name: str) -> None:
     replayed = [finding for _, findings in replay(run, default_detectors, 50) for finding in episodes.news(findings)]
     seed_everything(0, verbose=False)
     setup = family.build(0)
-    monitor = GradientExplosionMonitor(log_every_n_steps=50, histogram_every_n_steps=0, report=False)
+    monitor = GradientExplosionMonitor(log_every_n_steps=50, report=False)
     last = 1 + max(step.before.step for step in run.steps)
     fit(setup.module, setup.batches[:last], [monitor], setup.trainer)
     assert monitor.findings
