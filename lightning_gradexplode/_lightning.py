@@ -152,7 +152,10 @@ def publish_callback_metrics(trainer: Trainer, metrics: Mapping[str, float]) -> 
     connector = getattr(trainer, "_logger_connector", None)
     store = getattr(connector, "_callback_metrics", None)
     target = trainer.callback_metrics if store is None else store
-    target.update({name: torch.scalar_tensor(value, device="cpu") for name, value in metrics.items()})
+    # In float64: a float32 of 1e60 would raise, and the very explosion end the monitor.
+    target.update(
+        {name: torch.scalar_tensor(value, dtype=torch.float64, device="cpu") for name, value in metrics.items()}
+    )
 
 
 def world(trainer: Trainer) -> World:

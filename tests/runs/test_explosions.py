@@ -228,3 +228,23 @@ def test_update_ratio_is_a_callback_metric() -> None:
     assert float(run.trainer.callback_metrics["gradexplode/update_ratio"]) == pytest.approx(
         run.logged[-1]["gradexplode/update_ratio"]
     )
+
+
+def test_numbers_beyond_float32_reach_the_callbacks() -> None:
+    """A gradient norm that no float32 can hold, as explosions bring, is no failure of the monitor's."""
+
+    class Huge(Regression):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return self.loss(batch) * 1e60
+
+        def loss(self, batch: Any) -> Any:
+            inputs, targets = batch
+            return torch.nn.functional.mse_loss(self.layers(inputs.double()), targets.double())
+
+    module = Huge(lambda parameters: torch.optim.SGD(parameters, lr=0.0)).double()
+    run = Watched(module)
+    assert len(run.logged) == 5
+    assert run.monitor.last is not None
+    assert run.monitor.last.grad_norm is not None
+    assert run.monitor.last.grad_norm > 1e55
+    assert float(run.trainer.callback_metrics["gradexplode/grad_norm"]) == run.monitor.last.grad_norm
