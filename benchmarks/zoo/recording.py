@@ -143,7 +143,8 @@ def recorded(family: Family, seed: int, fresh: bool = False) -> RecordedRun:
 
 def measuring_code() -> str:
     """Give a fingerprint of the package's code that turns tensors into numbers."""
-    return _fingerprint(sorted(Path(inspect.getfile(measure)).parent.glob("*.py")))
+    rooms = Path(inspect.getfile(measure)).parent
+    return _fingerprint([*sorted(rooms.glob("*.py")), rooms.parent / "nodes.py", rooms.parent / "records.py"])
 
 
 def _source_key(family: Family) -> str:
