@@ -18,15 +18,14 @@ from lightning_gradexplode.flight import StepInFlight
 from lightning_gradexplode.measure.host import read
 from lightning_gradexplode.measure.nodes import NodeProbe
 from lightning_gradexplode.measure.parameters import ParameterSet
-from lightning_gradexplode.measure.processes import PeerFailedError, SharedLoss, exchange, tell_failure
-from lightning_gradexplode.measure.step import GradientReading
+from lightning_gradexplode.peers import Peers
 from lightning_gradexplode.publish import Board
-from lightning_gradexplode.records import Finding, FloatArray, NodeGradients, Severity, StepRecord
-from lightning_gradexplode.respond import Warn
+from lightning_gradexplode.records import Finding, NodeGradients, Severity, StepRecord
 from lightning_gradexplode.respond.apply import drop_gradients
 from lightning_gradexplode.settings import Settings
 from lightning_gradexplode.steering import Steering
 from lightning_gradexplode.watch import OptimizerWatch
+from lightning_gradexplode.window import Window
 
 ALERT_STEPS = 10
 """For so many steps after a finding, everything is measured and logged at each."""
@@ -57,26 +56,23 @@ class Session:
         self._module = module
         self._automatic = _lightning.is_automatic(trainer)
         self._measures_early = self._automatic and _lightning.gradients_stay(trainer, callback)
-        self._world = _lightning.world(trainer)
+        self._peers = Peers(_lightning.world(trainer))
         self._schedule = settings.schedule(_lightning.log_interval(trainer))
         self._board = Board(trainer.loggers if trainer.is_global_zero else [], len(trainer.optimizers) > 1)
         self.chronicle = Chronicle(
             self._board,
             _report_folder(settings.report, trainer),
             trainer.is_global_zero,
-            [type(one).__name__ for one in settings.responses if not isinstance(one, Warn)],
+            [type(one).__name__ for one in settings.responses if not one.only_speaks],
         )
         self._clipper = Clipper(trainer)
         self._alert_until = -1
         self._batch_idx = 0
-        self._losses: list[Tensor] = []
-        self._reading: GradientReading | None = None
+        self._window = Window(trainer)
         self._open: StepInFlight | None = None
         self._stepping = False
         self._closed: list[StepInFlight] = []
-        self._packed = 0
-        self._withdrawn = False
-        self._nodes = NodeProbe(module, self._world)
+        self._nodes = NodeProbe(module, self._peers.world)
         self._nodes_due = False
         self._watches = [
             OptimizerWatch(index, optimizer, settings.detectors, settings.clip)
@@ -99,7 +95,7 @@ class Session:
     def backward_starts(self, loss: Tensor) -> None:
         """Note the loss of a micro-batch; in manual optimization it is only known what training_step returns."""
         if self._automatic:
-            self._losses.append(loss.detach())
+            self._window.add_loss(loss)
 
     def backward_ended(self) -> None:
         """Measure the gradients, if those of the whole window are there, their owner is known, and they will stay."""
@@ -107,8 +103,8 @@ class Session:
             return
         self._steering.gradients_ready(self._watches[0].optimizer, self._batch_idx, is_scaled=True)
         if self._measures_early and self._open is None:
-            scale, _ = _lightning.loss_scale(self._trainer)
-            self._reading = self._read(self._watches[0], scale, is_scaled=True)
+            watch = self._watches[0]
+            self._window.measure_early(self._parameters(watch), self._reuses_norm(watch))
 
     def optimizer_will_step(self, optimizer: Optimizer) -> None:
         """Judge the gradients that an optimizer is about to be handed, and act on what is found."""
@@ -186,10 +182,8 @@ class Session:
         Args:
             batch_ends: Whether this is the end of a batch, where there is an exchange in manual optimization only.
         """
-        if self._world.size == 1 or self._withdrawn or (batch_ends and self._automatic):
-            return
-        self._withdrawn = True
-        tell_failure(self._world, 0 if batch_ends else self._packed)
+        if not (batch_ends and self._automatic):
+            self._peers.withdraw(packs_gradients=not batch_ends)
 
     def close(self) -> None:
         """Leave the trainer as it was found."""
@@ -213,18 +207,18 @@ class Session:
 
     def _begin(self, watch: OptimizerWatch) -> None:
         parameters = self._parameters(watch)
-        scaled, adapts = _lightning.loss_scale(self._trainer)
-        is_scaled = scaled is not None and _lightning.unscales_itself(watch.optimizer)
-        reading = self._settled_reading(watch, scaled, is_scaled)
-        scale = None if scaled is None else float(reading.scalars[-1])
-        losses, self._losses = self._losses, []
-        shards = parameters.shards
-        loss, has_gradients, gathered = self._exchange(
-            self._window_loss(reading.scalars[: len(losses)], scale), reading.any, shards.packed_norms(reading.norms)
+        try:
+            reading = self._window.close(watch.optimizer, parameters, self._reuses_norm(watch))
+        except Exception:
+            self.withdraw(batch_ends=False)  # the other processes are about to wait for this one
+            raise
+        local, shards = reading.gradients.norms, parameters.shards
+        loss, has_gradients, gathered = self._peers.exchange(
+            reading.loss, self._batch_idx, reading.gradients.any, shards.packed_norms(local)
         )
         if not has_gradients:
             return
-        norms = reading.norms if shards.copies is None else shards.unpacked_norms(gathered)
+        norms = local if shards.copies is None else shards.unpacked_norms(gathered)
         step = _lightning.logging_step(self._trainer)
         alert = step <= self._alert_until
         record = StepRecord(
@@ -236,8 +230,8 @@ class Session:
             loss=loss.value,
             grad_norm=norms.total,
             nonfinite_count=norms.nonfinite_total,
-            loss_scale=scale,
-            scale_adapts=adapts,
+            loss_scale=reading.scale,
+            scale_adapts=reading.adapts,
             per_parameter={"grad_norm": norms.each, "nonfinite_count": norms.nonfinite},
             nodes=self._node_gradients(),
             skipped_steps=self._steering.skipped,
@@ -246,13 +240,13 @@ class Session:
             watch,
             parameters,
             record,
-            scale=scale if is_scaled and scale is not None else 1.0,
-            is_exact=reading.torch_total is None,
+            scale=reading.scale_in_memory,
+            is_exact=reading.gradients.torch_total is None,
             scalars_due=self._schedule.scalars_due(step, alert),
             histograms_due=self._schedule.histograms_due(step, alert),
         )
         self._judge(self._open)
-        self._clipper.know(self._open, reading)
+        self._clipper.know(self._open, reading.gradients)
 
     def _node_gradients(self) -> NodeGradients | None:
         """Take the error gradients of nodes, if they are due, on all processes."""
@@ -263,41 +257,9 @@ class Session:
             self._nodes.detach()
         return nodes
 
-    def _exchange(
-        self, loss: float | None, has_gradients: bool, packed: FloatArray
-    ) -> tuple[SharedLoss, bool, FloatArray]:
-        self._packed = len(packed)
-        try:
-            return exchange(self._world, loss, self._batch_idx, has_gradients, packed)
-        except PeerFailedError:
-            self._withdrawn = True  # every process knows
-            raise
-
-    def _settled_reading(self, watch: OptimizerWatch, scale: Tensor | None, is_scaled: bool) -> GradientReading:
-        """Give the reading of the gradients that the optimizer will be handed.
-
-        Args:
-            watch: The optimizer.
-            scale: The AMP scale, None without one.
-            is_scaled: Whether the gradients in memory are multiplied by it now.
-        """
-        reading, self._reading = self._reading, None
-        try:
-            if reading is None or not reading.holds(self._parameters(watch)):
-                reading = self._read(watch, scale, is_scaled)
-        except Exception:
-            self.withdraw(batch_ends=False)  # the other processes are about to wait for this one
-            raise
-        return reading
-
-    def _read(self, watch: OptimizerWatch, scale: Tensor | None, is_scaled: bool) -> GradientReading:
-        """Measure the gradients, and read the losses and the AMP scale along with their norms."""
-        parameters = self._parameters(watch)
-        if scale is not None:
-            return GradientReading.take(parameters, scale if is_scaled else 1.0, [*self._losses, scale])
-        if self._clipper.expects_to_clip(watch) and not self._is_due(_lightning.logging_step(self._trainer)):
-            return GradientReading.take_as_torch_does(parameters, self._losses)
-        return GradientReading.take(parameters, scalars=self._losses)
+    def _reuses_norm(self, watch: OptimizerWatch) -> bool:
+        """Tell whether the gradients' norm had better be torch's own: the trainer will clip by it, and logs nothing."""
+        return self._clipper.expects_to_clip(watch) and not self._is_due(_lightning.logging_step(self._trainer))
 
     def _is_due(self, step: int) -> bool:
         return self._schedule.scalars_due(step, step <= self._alert_until)
@@ -358,7 +320,7 @@ class Session:
     # Small things.
 
     def _parameters(self, watch: OptimizerWatch) -> ParameterSet:
-        return watch.parameters(self._module, self._settings.include, self._settings.exclude, self._world)
+        return watch.parameters(self._module, self._settings.include, self._settings.exclude, self._peers.world)
 
     def _watch_of(self, optimizer: Optimizer) -> OptimizerWatch:
         raw = getattr(optimizer, "optimizer", optimizer)
@@ -368,17 +330,11 @@ class Session:
     def _recorders(self) -> list[Any]:
         return [watch.recorder for watch in self._watches]
 
-    def _window_loss(self, losses: FloatArray, scale: float | None) -> float | None:
-        """Give the mean of the micro-batches' losses, which Lightning divides by their number and AMP scales."""
-        if not len(losses):
-            return None
-        return float(losses.sum()) / (scale or 1.0) * self._trainer.accumulate_grad_batches / len(losses)
-
     def _add_returned_loss(self, closed: Sequence[StepInFlight], outputs: Any) -> None:
         """Give each optimizer's last step of a batch, in manual optimization, the loss that training_step gave."""
         tensor = _lightning.returned_loss(outputs)
         value = None if tensor is None else float(read([tensor])[0])
-        loss = self._exchange(value, False, np.zeros(0))[0]
+        loss = self._peers.exchange(value, self._batch_idx, False, np.zeros(0))[0]
         for flight in {flight.watch.index: flight for flight in closed}.values():
             flight.record = replace(flight.record, loss=loss.value, batch_idx=loss.batch_idx, rank=loss.rank)
 

@@ -85,7 +85,7 @@ class _AgainstHistory(Detector):
 
 
 class GradientSpike(_AgainstHistory):
-    """The gradient norm, or that of one parameter, is far above what is usual, at a single step.
+    """The norm of all gradients is far above what is usual, at a single step.
 
     Judged is the logarithm of the norm, by the median and the quartiles of the last `window` steps that were not spikes
     themselves: more than `limit` standard deviations and `factor` times the median is a warning, since it may pass.

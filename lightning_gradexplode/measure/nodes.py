@@ -173,12 +173,13 @@ class NodeProbe:
         """Add up what this process has seen, by quantity and module, so that processes can be added up."""
         seen = {name: [call for call in calls if call.outputs] for name, calls in self._calls.items()}
         pending = [tensor for calls in seen.values() for call in calls for tensor in _pending(call)]
-        numbers = iter(read([one for tensor in pending for one in tensor.reshape(-1).unbind()]) if pending else ())
+        border = self._border if isinstance(self._border, Tensor) else torch.ones(())
+        *values, scale = read([*(one for tensor in pending for one in tensor.reshape(-1).unbind()), border]).tolist()
+        numbers = iter(values)
 
         def next_of(tensors: list[Tensor]) -> FloatArray:
             return np.array([next(numbers) for tensor in tensors for _ in range(tensor.numel())])
 
-        scale = float(self._border) if isinstance(self._border, Tensor) else 1.0
         sums = np.zeros((_FIELDS, len(self._names)))
         for order, (name, calls) in enumerate((name, calls) for name, calls in seen.items() if calls):
             place = self._names.index(name)

@@ -6,7 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch.optim import Optimizer
 
@@ -128,6 +128,9 @@ class Response(ABC):
         ...         print(findings[0].sign.upper(), "!")
         ...         return False
     """
+
+    only_speaks: ClassVar[bool] = False
+    """Whether it does nothing to the run, so that the console does not name it among what responds."""
 
     @abstractmethod
     def respond(self, findings: Sequence[Finding], run: Run) -> bool | None:

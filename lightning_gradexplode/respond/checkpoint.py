@@ -17,10 +17,10 @@ class SaveCheckpoint(Response):
     """Save the last good state and the bad one as Lightning checkpoints, and protect those of ``ModelCheckpoint``.
 
     At a critical finding ``good-step=<step>.ckpt`` (``good-start.ckpt`` if no step was known to be good) and
-    ``bad-step=<step>.ckpt`` are written, before the bad update
-    where it is seen before it; ``Trainer.fit(..., ckpt_path=...)`` takes both, and goes on with the data from where
-    the explosion was seen. A good state is one after which `margin` steps were healthy. It does nothing about the
-    explosion itself: put it before what does, as in ``on_explosion=["checkpoint", "rollback"]``.
+    ``bad-step=<step>.ckpt`` are written, before the bad update where it is seen before it. ``Trainer.fit`` takes both
+    as ``ckpt_path``, and goes on with the data from where the explosion was seen. A good state is one after which
+    `margin` steps were healthy. It does nothing about the explosion itself: put it before what does, as in
+    ``on_explosion=["checkpoint", "rollback"]``.
 
     At each batch with a critical finding, the trainer's ``ModelCheckpoint`` callbacks save nothing, so that a lost run
     overwrites neither the best nor the last checkpoint.

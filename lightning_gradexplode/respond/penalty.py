@@ -106,8 +106,8 @@ class WeightPenalty(_Penalty):
     The gradient of the sum is added to the gradients once they are complete, and before they are measured and clipped,
     so that training goes as if the term were in the loss, also under accumulation, a gradient scaler and sharding. The
     loss that is logged, and that a line search sees, is without it. Whether it acts is logged as
-    ``gradexplode/weight_penalty``, 1 or 0. Unlike an optimizer's ``weight_decay`` it goes by
-    patterns, and unlike that of AdamW through the optimizer's own scaling.
+    ``gradexplode/weight_penalty``, 1 or 0. Unlike an optimizer's ``weight_decay`` it goes by patterns, and unlike that
+    of AdamW through the optimizer's own scaling.
 
     Args:
         l1: Weight of the sum of absolute values.

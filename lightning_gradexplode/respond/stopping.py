@@ -11,6 +11,8 @@ from lightning_gradexplode.respond.base import ExplosionError, Response, Run
 class Warn(Response):
     """Do nothing to the run; findings are told in any case."""
 
+    only_speaks = True
+
     def respond(self, findings: Sequence[Finding], run: Run) -> bool:
         """Leave the run alone, and to the next response."""
         return False

@@ -11,21 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.overhead_timing import HOOKS
 from lightning_gradexplode import GradientExplosionMonitor
 from lightning_gradexplode.measure import host, norms
 from tests.runs.models import Regression
 from tests.runs.probe import QUIET
 from tests.runs.test_modes import scaler
-
-HOOKS = (
-    "on_train_batch_start",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-    "_before_step",
-    "_after_step",
-    "on_train_batch_end",
-)
 
 
 class ScalarReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
