@@ -32,7 +32,12 @@ __all__ = [
 
 
 def default_detectors() -> list[Detector]:
-    """Build the detectors that a monitor uses when it is given none, the plainest signs first."""
+    """Build the detectors that a monitor uses when it is given none, the plainest signs first.
+
+    The constants of those that can be critical were chosen on the tuning half of the zoo, by ``python -m
+    benchmarks.detection --half tune``: 124 of its 125 explosions are caught in time, with no critical finding in 120
+    healthy runs. Each detector says how many of these it was the first to tell of.
+    """
     return [
         NonFiniteLoss(),
         NonFiniteGradient(),

@@ -16,7 +16,8 @@ class NonFiniteGradient(Detector):
     Critical at once, but for a gradient scaler that adapts: there overflows are how it finds its scale, so they are
     only worth knowing, until `patience` in a row did not end them, or `stuck` in a row left the scale where it was.
     Named is the last parameter, in the order of the forward pass, whose gradient is not finite: the backward pass
-    begins there, and spreads what is not finite to all that come before.
+    begins there, and spreads what is not finite to all that come before. First to tell of 5 of the zoo's 124 explosions
+    (`default_detectors`).
 
     Args:
         patience: Overflows in a row that an adapting gradient scaler is given; from 65536 down to 1 are 16 halvings.
@@ -88,7 +89,9 @@ class GradientSpike(_AgainstHistory):
     """The norm of all gradients is far above what is usual, at a single step.
 
     Judged is the logarithm of the norm, by the median and the quartiles of the last `window` steps that were not spikes
-    themselves: more than `limit` standard deviations and `factor` times the median is a warning, since it may pass.
+    themselves: more than `limit` standard deviations and `factor` times the median is a warning, since it may pass. The
+    six deviations are those of OLMo-core's stability monitor; the factor, by judgement, keeps runs of little noise
+    calm.
 
     Args:
         limit: Standard deviations.
@@ -131,6 +134,9 @@ class GradientGrowth(_AgainstHistory):
     or the weights, `grown` times theirs; from `alone` times the highest level on, a loss that has not fallen is witness
     enough. Critical, too, is slow growth that no window shows, to `far` times the first norms, while the loss runs away
     in either direction, by `runaway` units: a loss without a floor falls for ever.
+
+    The constants were chosen on the tuning half of the zoo, where this is the first to tell of 5 of 124 explosions:
+    loss and weights mostly are sooner.
 
     Args:
         factor: Times the median of the last `window` steps that were not growth themselves.
@@ -225,7 +231,7 @@ class GradientAboveOne(Detector):
 
     It depends on the scale of the loss, so it only confirms other signs. Reported is the parameter with the largest
     share of elements of absolute value 1.0 and more, once that share has been at least `share` at `patience`
-    measurements in a row.
+    measurements in a row. One half of the elements, and five measurements, are by judgement.
 
     Args:
         share: Share of a parameter's elements.
@@ -259,6 +265,9 @@ class GradientAboveOne(Detector):
 
 class VanishingGradient(Detector):
     """The gradients are next to nothing: the opposite trouble, never critical.
+
+    The limit is that of SageMaker Debugger's rule VanishingGradient, which judges the mean absolute value; judged here
+    is the norm of all gradients, which is larger.
 
     Args:
         limit: Norm of all gradients below which they count as vanished.

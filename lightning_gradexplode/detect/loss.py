@@ -14,7 +14,8 @@ class NonFiniteLoss(Detector):
     """The loss is NaN or infinite: the article's sign 3.
 
     Critical at once, since the backward pass makes every gradient non-finite. Under a gradient scaler that adapts,
-    such a step is skipped and may pass: a warning, and critical when it has not passed after `patience` steps.
+    such a step is skipped and may pass: a warning, and critical when it has not passed after `patience` steps. A scale
+    of 65536 comes down to 1 by 16 halvings, hence the 20. First to tell of 11 of the zoo's 124 (`default_detectors`).
 
     Args:
         patience: Steps in a row that an adapting gradient scaler is given.
@@ -53,6 +54,9 @@ class DivergingLoss(Detector):
     - `early_patience` steps in a row more than `early` units above it, the last one no better than the first, if the
       weights or the gradient norm bear witness: moved, or ten times as large as at the start. A change of the task
       makes the loss jump, but then it falls; a large learning rate may make it rise for a while, but not that far.
+
+    The limits were chosen on the tuning half of the zoo, where this is the first to tell of 51 of 124 explosions; the
+    zoo's own probe calls a run lost whose loss stays above ten times its start for five steps.
 
     Args:
         limit: Units of rise that count; with a positive loss 9 means ten times the start.
@@ -126,7 +130,8 @@ class UnstableLoss(Detector):
     """The loss makes large jumps from update to update: the article's sign 2.
 
     A jump is a change of the loss that is more than `limit` times the median change of the last `window` steps, and
-    more than a tenth of the loss's usual size; `jumps` of them within the last ten steps are a warning.
+    more than a tenth of the loss's usual size; `jumps` of them within the last ten steps are a warning. The constants
+    are by judgement, and were not fitted to anything.
 
     Args:
         limit: How many times the median change a jump is.
@@ -175,6 +180,8 @@ class StalledLoss(Detector):
 
     The median of the last `window` losses is compared with that of the first ones: not below it by more than `least` of
     the loss's size is a warning. It may be a learning rate too low, or a network in which nothing is learned any more.
+    After SageMaker Debugger's rule LossNotDecreasing (0.1 % over 10 steps), with a longer window for noisy losses; the
+    constants are by judgement.
 
     Args:
         window: Number of steps at the start and now.

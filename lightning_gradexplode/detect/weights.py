@@ -30,9 +30,10 @@ class NonFiniteWeight(Detector):
 class WeightGrowth(Detector):
     """The weights have grown far beyond where they started: the article's sign 4, over the whole run.
 
-    Judged is the norm of all weights over that before the first step, by `WeightLevel`. `limit` times is a warning,
-    and critical if the loss bears witness, by a rise of `units` over its start; `lost` times is critical by itself,
-    unless the weights started next to zero.
+    Judged is the norm of all weights over that before the first step, by `WeightLevel`. `limit` times is a warning, and
+    critical if the loss bears witness, by a rise of `units` over its start; `lost` times is critical by itself, unless
+    the weights started next to zero. The limits were chosen on the tuning half of the zoo, where this is the first to
+    tell of 52 of 124 explosions; the zoo's own probe calls a run lost whose weights are a hundred times their start.
 
     Args:
         limit: Times the start that is a warning.
@@ -80,7 +81,8 @@ class LargeUpdate(Detector):
     """One step changes the weights too much: the article's sign 4, from update to update.
 
     The usual ratio of update to weight is near 1e-3 (Stanford's cs231n notes, "Learning"); judged is the ratio over
-    all weights, from the second measurement on, since the first steps of an adaptive optimizer are large by design.
+    all weights, from the second measurement on, since the first steps of an adaptive optimizer are large by design. A
+    hundred times the usual ratio is a warning, by judgement.
 
     Args:
         limit: Ratio that is a warning.
