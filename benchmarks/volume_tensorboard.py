@@ -28,7 +28,7 @@ def weigh(histogram_logs: int) -> int:
 
 
 def main() -> None:
-    """Print the volume of a day; 216 MB."""
+    """Print the volume of a day."""
     few, many = (weigh(part) for part in PARTS)
     each = (many - few) / (PARTS[1] - PARTS[0])
     total = few + each * (STEPS // HISTOGRAMS_EVERY - PARTS[0])

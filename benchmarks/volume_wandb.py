@@ -71,7 +71,7 @@ def weigh(histogram_logs: int) -> int:
 
 
 def main() -> None:
-    """Print the volume of a day; 227 MB on wandb 0.31."""
+    """Print the volume of a day."""
     os.environ["WANDB_SILENT"] = "true"
     few, many = (weigh(part) for part in PARTS)
     each = (many - few) / (PARTS[1] - PARTS[0])
