@@ -13,6 +13,8 @@ FloatArray = npt.NDArray[np.float64]
 MANY_CALLS = 8
 """A module that is called so often in one pass is taken for a recurrent one."""
 
+_NEAR = 4
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NodeGradients:
@@ -74,17 +76,15 @@ class NodeGradients:
     def _rises(self) -> FloatArray:
         """Give the logarithm of the rise at each module, NaN where it is not known."""
         outputs, gains, inputs = _logarithms(self.output_norm), _logarithms(self.gain), _logarithms(self.input_norm)
-        rises = np.full(len(self.modules), np.nan)
-        for place in range(len(self.modules)):
-            if self.calls[place] >= MANY_CALLS:
-                rises[place] = gains[place] * self.calls[place]
-            elif place and np.isfinite(gains[place]):
-                rises[place] = min(gains[place], _step(outputs, place))
-            after = place + 1
-            if after < len(self.modules) and self.calls[after] < MANY_CALLS and np.isfinite(inputs[after]):
-                between = min(outputs[place] - inputs[after], _step(outputs, after))  # by what is no module
-                rises[place] = np.fmax(rises[place], between) if between > math.log(2.0) else rises[place]
-        return rises
+        steps, many = _steps(outputs), self.calls >= MANY_CALLS
+        at_module = np.fmin(gains, np.where(np.isnan(gains), np.nan, steps))
+        at_module[:1] = np.nan  # there is nothing before the first
+        rises = np.where(many, gains * self.calls, at_module)
+        # What is no module may raise the gradient as well, between the outputs of one and the inputs of the next.
+        directly = np.append(outputs[:-1] - inputs[1:], np.nan)
+        between = np.fmin(directly, np.where(np.isnan(directly), np.nan, np.append(steps[1:], np.nan)))
+        counts = np.append(~many[1:], False) & (between > math.log(2.0))
+        return np.where(counts, np.fmax(rises, between), rises)
 
 
 def _logarithms(values: FloatArray) -> FloatArray:
@@ -93,9 +93,13 @@ def _logarithms(values: FloatArray) -> FloatArray:
     return np.log(values, out=np.full_like(values, np.nan), where=usable)
 
 
-def _step(logs: FloatArray, place: int) -> float:
-    """Give the median of up to four values before a place, less that of up to four from there on."""
-    return float(np.median(logs[max(0, place - 4) : place]) - np.median(logs[place : place + 4]))
+def _steps(logs: FloatArray) -> FloatArray:
+    """Give, for each place, the median of up to four values before it, less that of up to four from there on."""
+    whole = np.median(np.lib.stride_tricks.sliding_window_view(logs, _NEAR), axis=1) if len(logs) >= _NEAR else logs[:0]
+    from_here = np.append(whole, [np.median(logs[place:]) for place in range(len(whole), len(logs))])
+    first = [np.median(logs[:place]) if place else np.nan for place in range(min(_NEAR, len(logs)))]
+    steps: FloatArray = np.append(first, whole[: len(logs) - len(first)]) - from_here
+    return steps
 
 
 def growth_rate(norms: FloatArray) -> float:

@@ -8,6 +8,7 @@ right after, which is what autograd wants of tensors that are changed in place l
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -174,30 +175,40 @@ class NodeProbe:
         seen = {name: [call for call in calls if call.outputs] for name, calls in self._calls.items()}
         pending = [tensor for calls in seen.values() for call in calls for tensor in _pending(call)]
         border = self._border if isinstance(self._border, Tensor) else torch.ones(())
-        *values, scale = read([*(one for tensor in pending for one in tensor.reshape(-1).unbind()), border]).tolist()
+        singles = [one for tensor in pending for one in (tensor.unbind() if tensor.dim() else (tensor,))]
+        *values, scale = read([*singles, border]).tolist()
         numbers = iter(values)
 
-        def next_of(tensors: list[Tensor]) -> FloatArray:
-            return np.array([next(numbers) for tensor in tensors for _ in range(tensor.numel())])
+        def next_of(tensors: list[Tensor]) -> list[float]:
+            return [next(numbers) for tensor in tensors for _ in range(tensor.numel())]
 
         sums = np.zeros((_FIELDS, len(self._names)))
+        places = {name: place for place, name in enumerate(self._names)}
         for order, (name, calls) in enumerate((name, calls) for name, calls in seen.items() if calls):
-            place = self._names.index(name)
-            outputs, inputs, growths = [], [], []
+            outputs, inputs, growths, above = [], [], [], 0.0
             for call in calls:
-                outputs.append(_root_sum(next_of(call.outputs)) / scale)
-                inputs.append(_root_sum(next_of(call.inputs)) / scale)
-                sums[_ABOVE, place] += next_of(call.above).sum()
-                sums[_ELEMENTS, place] += call.elements
-                growths.append(growth_rate(next_of(call.times)))
-            norms, gains = np.array(outputs), _ratios(np.array(inputs), np.array(outputs))
+                outputs.append(math.hypot(*next_of(call.outputs)) / scale)
+                inputs.append(math.hypot(*next_of(call.inputs)) / scale)
+                above += sum(next_of(call.above))
+                growths.append(growth_rate(np.array(next_of(call.times))) if call.times else math.nan)
             if len(calls) >= MANY_CALLS:
-                growths.append(growth_rate(norms))
-            sums[[_SEEN, _ORDER, _CALLS], place] = 1, order, len(calls)
-            sums[_OUTPUT, place], sums[_INPUT, place] = np.square(norms).sum(), np.square(inputs).sum()
-            sums[[_GAIN, _GAINS], place] = np.log(gains).sum(), len(gains)
-            known = [growth for growth in growths if not np.isnan(growth)]
-            sums[[_GROWTH, _GROWTHS], place] = np.log(known).sum(), len(known)
+                growths.append(growth_rate(np.array(outputs)))
+            gains = _log_ratios(inputs, outputs)
+            known = [math.log(growth) if growth else -math.inf for growth in growths if not math.isnan(growth)]
+            of_module = {
+                _SEEN: 1,
+                _ORDER: order,
+                _OUTPUT: sum(norm * norm for norm in outputs),
+                _INPUT: sum(norm * norm for norm in inputs),
+                _GAIN: sum(gains),
+                _GAINS: len(gains),
+                _ABOVE: above,
+                _ELEMENTS: sum(call.elements for call in calls),
+                _GROWTH: sum(known),
+                _GROWTHS: len(known),
+                _CALLS: len(calls),
+            }
+            sums[list(of_module), places[name]] = list(of_module.values())
         return sums
 
     def _profile(self, sums: FloatArray) -> NodeGradients | None:
@@ -238,15 +249,10 @@ def _pending(call: _Call) -> Iterator[Tensor]:
         yield from tensors
 
 
-def _root_sum(norms: FloatArray) -> float:
-    return float(np.sqrt(np.square(norms).sum()))
-
-
-def _ratios(inputs: FloatArray, outputs: FloatArray) -> FloatArray:
-    """Give the gains of the calls whose gradients are both finite and not zero."""
-    usable = np.isfinite(inputs) & np.isfinite(outputs) & (inputs > 0) & (outputs > 0)
-    ratios: FloatArray = inputs[usable] / outputs[usable]
-    return ratios
+def _log_ratios(inputs: list[float], outputs: list[float]) -> list[float]:
+    """Give the logarithms of the gains of the calls whose gradients are both finite and not zero."""
+    pairs = zip(inputs, outputs, strict=True)
+    return [math.log(i) - math.log(o) for i, o in pairs if 0 < i < math.inf and 0 < o < math.inf]
 
 
 def _is_leaf(module: nn.Module) -> bool:
