@@ -107,10 +107,11 @@ class Histogram:
     @classmethod
     def merged(cls, histograms: Iterable[Histogram]) -> Histogram:
         """Add up any number of histograms; of none, the empty histogram."""
-        total = cls(np.zeros(len(BUCKET_EDGES) - 1, dtype=np.int64))
+        counts, nonfinite = np.zeros(len(BUCKET_EDGES) - 1, dtype=np.int64), 0
         for histogram in histograms:
-            total = total + histogram
-        return total
+            counts += histogram.counts
+            nonfinite += histogram.nonfinite
+        return cls(counts, nonfinite)
 
     @property
     def finite(self) -> int:
