@@ -10,7 +10,6 @@ from torch.optim import Optimizer
 from lightning_gradexplode import _lightning
 from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.measure.step import GradientReading
-from lightning_gradexplode.records import FloatArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,17 +18,32 @@ class WindowReading:
 
     Args:
         gradients: The gradients that the optimizer will be handed.
-        loss: The mean of the micro-batches' losses, unscaled; None if none is known.
-        scale: The AMP scale, None without one.
+        losses: Number of micro-batches whose losses were read along with them.
+        micro_batches: Number of micro-batches that Lightning divides each loss by.
+        has_scale: Whether an AMP scale was read along with them as well.
         adapts: Whether the gradient scaler lowers it when gradients overflow.
         is_scaled: Whether the gradients in memory are multiplied by it.
     """
 
     gradients: GradientReading
-    loss: float | None
-    scale: float | None
+    losses: int
+    micro_batches: int
+    has_scale: bool
     adapts: bool
     is_scaled: bool
+
+    @property
+    def loss(self) -> float | None:
+        """The mean of the micro-batches' losses, unscaled; None if none is known."""
+        if not self.losses:
+            return None
+        total = float(self.gradients.scalars[: self.losses].sum())
+        return total / (self.scale or 1.0) * self.micro_batches / self.losses
+
+    @property
+    def scale(self) -> float | None:
+        """The AMP scale, None without one."""
+        return float(self.gradients.scalars[-1]) if self.has_scale else None
 
     @property
     def scale_in_memory(self) -> float:
@@ -76,10 +90,10 @@ class Window:
         is_scaled = scale is not None and _lightning.unscales_itself(optimizer)
         if reading is None or not reading.holds(parameters):
             reading = self._read(parameters, scale, is_scaled, as_torch_does)
-        number = None if scale is None else float(reading.scalars[-1])
-        loss = self._mean(reading.scalars[: len(self._losses)], number)
-        self._losses = []
-        return WindowReading(reading, loss, number, adapts, is_scaled)
+        losses, self._losses = len(self._losses), []
+        return WindowReading(
+            reading, losses, self._trainer.accumulate_grad_batches, scale is not None, adapts, is_scaled
+        )
 
     def _read(
         self, parameters: ParameterSet, scale: Tensor | None, is_scaled: bool, as_torch_does: bool
@@ -90,9 +104,3 @@ class Window:
         if as_torch_does:
             return GradientReading.take_as_torch_does(parameters, self._losses)
         return GradientReading.take(parameters, scalars=self._losses)
-
-    def _mean(self, losses: FloatArray, scale: float | None) -> float | None:
-        """Give the mean of the micro-batches' losses, which Lightning divides by their number and AMP scales."""
-        if not len(losses):
-            return None
-        return float(losses.sum()) / (scale or 1.0) * self._trainer.accumulate_grad_batches / len(losses)

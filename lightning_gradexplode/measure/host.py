@@ -25,9 +25,47 @@ def read(values: Sequence[Tensor]) -> FloatArray:
     """
     if all(map(is_on_host, values)):
         return np.array([_viewed(value) for value in values], dtype=np.float64)
+    return _on_host(_side_by_side(values))
+
+
+class PendingRead:
+    """Single numbers on their way, so that nobody has to wait for an accelerator where they are not needed yet.
+
+    Args:
+        values: Real tensors of one element, of any type, on any devices.
+    """
+
+    def __init__(self, values: Sequence[Tensor]) -> None:
+        self._event: torch.cuda.Event | None = None
+        self._read: FloatArray | None = None
+        if all(map(is_on_host, values)):
+            self._read = read(values)
+            return
+        self._numbers = _side_by_side(values)
+        if self._numbers.is_cuda:
+            # Only into memory that the system does not move a copy is made while the processor goes on.
+            memory = torch.empty(self._numbers.shape, dtype=self._numbers.dtype, pin_memory=True)
+            memory.copy_(self._numbers, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record(torch.cuda.current_stream(self._numbers.device))
+            self._numbers = memory
+
+    def values(self) -> FloatArray:
+        """Wait until the numbers are there, and give them in float64, shape ``(values,)``."""
+        if self._event is not None:
+            self._event.synchronize()
+        if self._read is None:
+            self._read = _on_host(self._numbers)
+        return self._read
+
+
+def _side_by_side(values: Sequence[Tensor]) -> Tensor:
     device = next(value.device for value in values if not is_on_host(value))
-    flat = [value.detach().reshape(1).to(device, widest(device)) for value in values]
-    together: FloatArray = torch.cat(flat).cpu().double().numpy()
+    return torch.cat([value.detach().reshape(1).to(device, widest(device)) for value in values])
+
+
+def _on_host(numbers: Tensor) -> FloatArray:
+    together: FloatArray = numbers.cpu().double().numpy()
     return together
 
 

@@ -5,8 +5,9 @@ million random ones by up to 2e-4. A float64 sum costs two to four times as much
 elements the norms of rows of 512 elements are taken first, in float32 (as fast as one float32 sum, off by at most
 4e-7); these, and smaller tensors as they are, are put side by side and their squares added up in float64. On a
 processor numpy does that (for 50 tensors of up to 1024 elements 45 us; ``torch._foreach_norm``, ``stack`` and one read
-92 us); on an accelerator ``torch._foreach_norm`` does, with one read for all. Values whose squares leave float32's
-range are found by their result (the norm is infinite, or next to zero) and measured again, slowly, in float64.
+92 us). Values whose squares leave float32's range are found by their result (the norm is infinite, or next to zero) and
+measured again, slowly, in float64. On an accelerator it is the launches that cost, and not the sums:
+``torch._foreach_norm`` adds up all squares in float64, by few kernels, and all norms are read at once.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradexplode.measure.elements import PLAIN_TYPES, chunks, flat_elements
-from lightning_gradexplode.measure.host import is_on_host, read, widest
+from lightning_gradexplode.measure.host import PendingRead, is_on_host, read, widest
 from lightning_gradexplode.measure.maxima import measure_maxima
 from lightning_gradexplode.measure.side_by_side import ROW, SHORT, SmallTensors, norms_side_by_side
 from lightning_gradexplode.records import FloatArray
@@ -35,7 +36,7 @@ class Norms:
 
     Args:
         each: Shape ``(tensors,)``; 0 for an empty or missing tensor, NaN or inf where elements are.
-        nonfinite: Number of NaN and infinite elements, shape ``(tensors,)``.
+        nonfinite: Number of NaN and infinite elements, shape ``(tensors,)``; NaN where it is not known.
     """
 
     each: FloatArray
@@ -58,6 +59,11 @@ class Norms:
     def nonfinite_total(self) -> int:
         """Number of NaN and infinite elements in all tensors together."""
         return int(sum(self.nonfinite.tolist()))
+
+    @property
+    def are_counted(self) -> bool:
+        """Whether the number of non-finite elements is known."""
+        return not math.isnan(sum(self.nonfinite.tolist()))
 
 
 def combined_norm(norms: FloatArray) -> float:
@@ -92,28 +98,85 @@ def measure_norms_and_read(tensors: Iterable[Tensor | None], scalars: Sequence[T
     Returns:
         The norms, and the scalars in float64, shape ``(scalars,)``.
     """
-    with torch.no_grad():
-        listed, places, parts = _parts(tensors)
-        norms, numbers = _norms_of_parts(parts, scalars)
-        each, nonfinite = np.zeros(len(listed)), np.zeros(len(listed))
-        each[places] = norms
-        _mend(each, nonfinite, listed, places, norms)
-    return Norms(each, nonfinite), numbers
+    pending = PendingNorms(tensors, scalars)
+    return pending.norms(), pending.scalars()
 
 
-def measure_gradient_norms_and_read(
+class PendingNorms:
+    """Norms on their way: on a processor they are there at once, on an accelerator nobody waits before they are needed.
+
+    Args:
+        tensors: What to measure, as `measure_norms` takes it; kept until the norms are asked for.
+        scalars: Tensors of one real element that are read along with the norms.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor | None], scalars: Sequence[Tensor]) -> None:
+        with torch.no_grad():
+            self._tensors, self._places, parts = _parts(tensors)
+            self.are_there = all(map(is_on_host, parts))
+            if self.are_there:
+                self._known, self._read = self._finished(norms_side_by_side(parts)), PendingRead(scalars)
+            else:
+                self._read = PendingRead([*torch._foreach_norm(parts, dtype=widest(parts[0].device)), *scalars])
+
+    def norms(self, intact: bool = True) -> Norms:
+        """Wait for the norms, and give them.
+
+        Args:
+            intact: Whether the tensors are as they were. If not, what is not finite in them cannot be counted any more.
+        """
+        return self._known if self.are_there else self._finished(self._read.values()[: len(self._places)], intact)
+
+    def _finished(self, measured: FloatArray, intact: bool = True) -> Norms:
+        each, nonfinite = np.zeros(len(self._tensors)), np.zeros(len(self._tensors))
+        each[self._places] = measured
+        if intact:
+            with torch.no_grad():
+                _mend(each, nonfinite, self._tensors, self._places, measured)
+        else:
+            nonfinite[~np.isfinite(each)] = np.nan
+        return Norms(each, nonfinite)
+
+    def scalars(self) -> FloatArray:
+        """Wait for the scalars, and give them in float64, shape ``(scalars,)``."""
+        return self._read.values()[0 if self.are_there else len(self._places) :]
+
+
+class KnownNorms:
+    """Norms that are there already, to be asked for like those that are not.
+
+    Args:
+        norms: The norms.
+        scalars: What was read along with them, in float64.
+    """
+
+    are_there = True
+
+    def __init__(self, norms: Norms, scalars: FloatArray) -> None:
+        self._norms, self._scalars = norms, scalars
+
+    def norms(self, intact: bool = True) -> Norms:
+        """Give the norms."""
+        return self._norms
+
+    def scalars(self) -> FloatArray:
+        """Give the scalars."""
+        return self._scalars
+
+
+def start_gradient_norms(
     gradients: Sequence[Tensor | None], scalars: Sequence[Tensor], small: SmallTensors
-) -> tuple[Norms, FloatArray]:
-    """Measure norms as `measure_norms_and_read` does, knowing beforehand which tensors are small.
+) -> PendingNorms | KnownNorms:
+    """Begin to measure norms, knowing beforehand which tensors are small.
 
     Args:
         gradients: One for each of the tensors that `small` was made of.
-        scalars: Tensors of one real element.
+        scalars: Tensors of one real element, to be read along with the norms.
         small: Measures the small ones among them.
     """
     found = small.norms(gradients)
     if found is None:
-        return measure_norms_and_read(gradients, scalars)
+        return PendingNorms(gradients, scalars)
     each, nonfinite = found.copy(), np.zeros(len(gradients))
     if small.others:
         others, numbers = measure_norms_and_read([gradients[place] for place in small.others], scalars)
@@ -123,7 +186,7 @@ def measure_gradient_norms_and_read(
         numbers = read(scalars)
     with torch.no_grad():
         _mend(each, nonfinite, gradients, small.places, found)
-    return Norms(each, nonfinite), numbers
+    return KnownNorms(Norms(each, nonfinite), numbers)
 
 
 def _mend(
@@ -191,21 +254,13 @@ def _parts(tensors: Iterable[Tensor | None]) -> tuple[list[Tensor | None], list[
             parts.append(tensor)
         elif (flat := flat_elements(tensor)).numel():
             places.append(place)
-            parts.append(flat if flat.dtype is torch.float64 else _row_norms(flat))
+            parts.append(flat if flat.dtype is torch.float64 or _sums_in_float64(flat) else _row_norms(flat))
     return listed, places, parts
 
 
-def _norms_of_parts(parts: Sequence[Tensor], scalars: Sequence[Tensor]) -> tuple[FloatArray, FloatArray]:
-    """Give the norm of each part, and what the scalars are."""
-    if not all(map(is_on_host, parts)):
-        return _norms_on_device(parts, scalars)
-    return norms_side_by_side(parts), read(scalars)
-
-
-def _norms_on_device(parts: Sequence[Tensor], scalars: Sequence[Tensor]) -> tuple[FloatArray, FloatArray]:
-    """Have an accelerator add up the squares of each part by few kernels, and read all norms and scalars at once."""
-    together = read([*torch._foreach_norm(list(parts), dtype=widest(parts[0].device)), *scalars])
-    return together[: len(parts)], together[len(parts) :]
+def _sums_in_float64(flat: Tensor) -> bool:
+    """Tell whether the norm will be taken by an accelerator that adds up in float64."""
+    return not is_on_host(flat) and widest(flat.device) is torch.float64
 
 
 def _row_norms(flat: Tensor) -> Tensor:

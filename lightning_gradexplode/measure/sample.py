@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradexplode.measure.elements import flat_elements
-from lightning_gradexplode.measure.norms import Norms, measure_norms
+from lightning_gradexplode.measure.norms import Norms, PendingNorms, measure_norms
 from lightning_gradexplode.measure.processes import Shards
 from lightning_gradexplode.measure.weights import WeightChange
 
@@ -34,7 +34,7 @@ class WeightSample:
         flats = [flat_elements(parameter) for parameter in parameters]
         self._places = _places([flat.numel() for flat in flats], size)
         self._values = self._taken(flats)
-        self._before = measure_norms(flats)
+        self._before = PendingNorms(flats, ())
 
     def change(self, parameters: Sequence[Tensor], shards: Shards) -> WeightChange:
         """Compare with the weights after the step.
@@ -51,7 +51,8 @@ class WeightSample:
         sizes = np.array([flat.numel() for flat in flats], dtype=np.float64)
         counts = np.array([len(places) for places in self._places], dtype=np.float64)
         change = Norms(sampled.each * np.sqrt(sizes / np.maximum(counts, 1)), sampled.nonfinite)
-        return WeightChange(shards.norms(measure_norms(flats)), shards.norms(self._before), shards.norms(change), ())
+        before = self._before.norms(intact=False)  # the weights themselves have been changed since
+        return WeightChange(shards.norms(measure_norms(flats)), shards.norms(before), shards.norms(change), ())
 
     def _taken(self, flats: Sequence[Tensor]) -> list[Tensor]:
         with torch.no_grad():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_gradexplode.measure.histograms import measure_histograms
 from lightning_gradexplode.measure.maxima import count_at_least, measure_maxima
-from lightning_gradexplode.measure.norms import Norms, measure_gradient_norms_and_read
+from lightning_gradexplode.measure.norms import KnownNorms, Norms, PendingNorms, start_gradient_norms
 from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.measure.sample import WeightSample
 from lightning_gradexplode.measure.torch_norms import clips_as_one_list, measure_norms_as_torch_does
@@ -19,29 +19,57 @@ from lightning_gradexplode.measure.weights import WeightCopy
 from lightning_gradexplode.records import FloatArray, Histogram, StepRecord
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class GradientReading:
     """Norms of gradients, and what is needed to tell whether the gradients are still those that were measured.
 
     Args:
-        norms: The norms, with the scale divided out.
-        scalars: Other numbers that were read along with them.
         gradients: The gradients.
-        versions: How often each that is there had been written to.
+        pending: Their norms, and other numbers that are read along with them.
+        divisor: What the gradients are multiplied by.
         torch_total: The norm of all as ``torch.nn.utils.get_total_norm`` gives it, to the last bit; None if the norms
             were measured by our own kernel, which is the more exact one.
     """
 
-    norms: Norms
-    scalars: FloatArray
-    gradients: Sequence[Tensor | None]
-    versions: Sequence[int]
-    torch_total: Tensor | None = None
+    def __init__(
+        self,
+        gradients: Sequence[Tensor | None],
+        pending: PendingNorms | KnownNorms,
+        divisor: float = 1.0,
+        torch_total: Tensor | None = None,
+    ) -> None:
+        self.gradients = gradients
+        self.torch_total = torch_total
+        self._pending = pending
+        self._divisor = divisor
+        self._versions = _versions(gradients)
 
     @property
     def any(self) -> bool:
         """Whether there is any gradient at all."""
         return any(gradient is not None for gradient in self.gradients)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether nobody has to wait for an accelerator to be given the numbers."""
+        return self._pending.are_there
+
+    @property
+    def scalars(self) -> FloatArray:
+        """The other numbers."""
+        return self._pending.scalars()
+
+    @property
+    def norms(self) -> Norms:
+        """The norms, with the scale divided out, of gradients that still are as they were measured."""
+        return self.finish(intact=True)
+
+    def finish(self, intact: bool) -> Norms:
+        """Give the norms, with the scale divided out.
+
+        Args:
+            intact: Whether the gradients still are as they were measured; if not, what is not finite is not counted.
+        """
+        return self._pending.norms(intact).divided_by(self._divisor)
 
     @classmethod
     def take(
@@ -55,10 +83,11 @@ class GradientReading:
             scalars: Tensors of one element that are read along with them.
         """
         gradients = parameters.gradients
-        scales = [scale] if isinstance(scale, Tensor) else []
-        norms, numbers = measure_gradient_norms_and_read(gradients, [*scalars, *scales], parameters.small)
-        divisor = float(numbers[-1]) if isinstance(scale, Tensor) else scale
-        return cls(norms.divided_by(divisor), numbers[: len(scalars)], gradients, _versions(gradients))
+        if not isinstance(scale, Tensor):
+            return cls(gradients, start_gradient_norms(gradients, scalars, parameters.small), scale)
+        pending = start_gradient_norms(gradients, [*scalars, scale], parameters.small)
+        numbers = pending.scalars()
+        return cls(gradients, KnownNorms(pending.norms(), numbers[:-1]), float(numbers[-1]))
 
     @classmethod
     def take_as_torch_does(cls, parameters: ParameterSet, scalars: Sequence[Tensor] = ()) -> GradientReading:
@@ -70,7 +99,7 @@ class GradientReading:
         if not clips_as_one_list(gradients):
             return cls.take(parameters, scalars=scalars)
         norms, total, numbers = measure_norms_as_torch_does(gradients, scalars)
-        return cls(norms, numbers, gradients, _versions(gradients), total)
+        return cls(gradients, KnownNorms(norms, numbers), torch_total=total)
 
     def holds(self, parameters: ParameterSet) -> bool:
         """Tell whether the gradients are the same tensors, not written to since.
@@ -79,7 +108,7 @@ class GradientReading:
         """
         now = parameters.gradients
         same = len(now) == len(self.gradients) and all(map(operator.is_, now, self.gradients))
-        return same and _versions(now) == self.versions
+        return same and _versions(now) == self._versions
 
 
 def _versions(gradients: Sequence[Tensor | None]) -> list[int]:
@@ -88,11 +117,12 @@ def _versions(gradients: Sequence[Tensor | None]) -> list[int]:
 
 def with_gradient_norms(record: StepRecord, norms: Norms) -> StepRecord:
     """Put the norms of the gradients into a record."""
+    counts = {"nonfinite_count": norms.nonfinite} if norms.are_counted else {}
     return replace(
         record,
         grad_norm=norms.total,
-        nonfinite_count=norms.nonfinite_total,
-        per_parameter={**record.per_parameter, "grad_norm": norms.each, "nonfinite_count": norms.nonfinite},
+        nonfinite_count=norms.nonfinite_total if norms.are_counted else None,
+        per_parameter={**record.per_parameter, "grad_norm": norms.each, **counts},
     )
 
 

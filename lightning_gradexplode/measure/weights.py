@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradexplode.measure.elements import flat_elements
-from lightning_gradexplode.measure.norms import Norms, measure_norms
+from lightning_gradexplode.measure.norms import Norms, PendingNorms, measure_norms
 from lightning_gradexplode.measure.processes import Shards
 from lightning_gradexplode.records import FloatArray
 
@@ -59,7 +59,7 @@ class WeightCopy:
         with torch.no_grad():
             flats = [flat_elements(parameter) for parameter in parameters]
             self._copies = _empty_like(flats)
-            self._before = measure_norms(copy.copy_(flat) for copy, flat in zip(self._copies, flats, strict=True))
+            self._before = PendingNorms((copy.copy_(flat) for copy, flat in zip(self._copies, flats, strict=True)), ())
 
     def change(self, parameters: Sequence[Tensor], shards: Shards) -> WeightChange:
         """Compare with the weights after the step; the copy's memory is reused for the differences.
@@ -68,6 +68,7 @@ class WeightCopy:
             parameters: The same weights, in the same order.
             shards: How they are spread over processes.
         """
+        before = self._before.norms()  # of copies that are not overwritten yet
         differences, self._copies = self._copies, []
 
         def weights_and_differences() -> Iterator[Tensor]:
@@ -78,7 +79,7 @@ class WeightCopy:
 
         norms = measure_norms(weights_and_differences())
         after, change = norms.part(slice(0, None, 2)), norms.part(slice(1, None, 2))
-        return WeightChange(shards.norms(after), shards.norms(self._before), shards.norms(change), differences)
+        return WeightChange(shards.norms(after), shards.norms(before), shards.norms(change), differences)
 
 
 def _empty_like(flats: Sequence[Tensor]) -> list[Tensor]:
