@@ -78,6 +78,11 @@ def closes_window(trainer: Trainer, batch_idx: int) -> bool:
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or bool(trainer.is_last_batch)
 
 
+def ends_epoch(trainer: Trainer) -> bool:
+    """Tell whether this batch is the last one of its epoch."""
+    return bool(trainer.is_last_batch)
+
+
 def filled_window(trainer: Trainer, batch_idx: int) -> float:
     """Give the share of an accumulation window that is filled with this batch; below 1 only at the end of an epoch."""
     size = int(trainer.accumulate_grad_batches)

@@ -68,8 +68,15 @@ class Clipper:
                 _lightning.set_clipping(self._trainer, value, algorithm)
         if value is None:
             return record
-        size = record.grad_norm if algorithm == "norm" else record.grad_max
-        return replace(record, clip_val=value, clip_algorithm=algorithm, clip_rate=watch.clip_rate(value, size))
+        return self.rated(watch, replace(record, clip_val=value, clip_algorithm=algorithm))
+
+    @staticmethod
+    def rated(watch: OptimizerWatch, record: StepRecord) -> StepRecord:
+        """Give a record with the share of steps that are clipped, once what it is up against is known."""
+        if record.clip_val is None:
+            return record
+        size = record.grad_norm if record.clip_algorithm == "norm" else record.grad_max
+        return replace(record, clip_rate=watch.clip_rate(record.clip_val, size))
 
     def clip(
         self, watch: OptimizerWatch, parameters: ParameterSet, record: StepRecord, scale: float, known: bool

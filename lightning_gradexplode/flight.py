@@ -12,6 +12,7 @@ from lightning_gradexplode.measure.sample import WeightSample
 from lightning_gradexplode.measure.weights import WeightCopy
 from lightning_gradexplode.records import Finding, StepRecord
 from lightning_gradexplode.watch import OptimizerWatch
+from lightning_gradexplode.window import WindowReading
 
 
 @dataclass(slots=True, eq=False)
@@ -22,23 +23,29 @@ class StepInFlight:
         watch: The optimizer.
         parameters: Its parameters.
         record: What is known of the step so far.
-        scale: What the gradients in memory are multiplied by.
         scalars_due: Whether the step's scalars are logged.
         histograms_due: Whether its histograms are logged.
+        scale: What the gradients in memory are multiplied by.
         held_back: Whether the update will not happen.
         is_exact: Whether the gradients' norms were measured to 1e-6, and not only as torch clips by them.
         evaluations: How often gradients were computed within the step.
+        reading: What is read of its gradients, as long as it is not waited for.
+        came_late: Whether the optimizer had stepped before that was known.
+        is_intact: Whether the gradients in memory are those that the optimizer was handed.
     """
 
     watch: OptimizerWatch
     parameters: ParameterSet
     record: StepRecord
-    scale: float
     scalars_due: bool
     histograms_due: bool
+    scale: float = 1.0
     is_exact: bool = True
     held_back: bool = False
     evaluations: int = 1
+    reading: WindowReading | None = None
+    came_late: bool = False
+    is_intact: bool = True
     _weights_before: WeightCopy | WeightSample | None = None
     _has_details: bool = False
 
@@ -55,6 +62,8 @@ class StepInFlight:
 
     def measure_gradients(self, clips_by_value: bool) -> None:
         """Measure what a step that is logged, or clipped by value, needs besides the gradients' norms."""
+        if not self.is_intact:
+            return
         if self.scalars_due and not self._has_details:
             self._has_details = True
             if not self.is_exact:
@@ -66,7 +75,7 @@ class StepInFlight:
 
     def measure_gradient_histograms(self) -> None:
         """Count the gradients into histograms, if they are due."""
-        if self.histograms_due:
+        if self.histograms_due and self.is_intact:
             gradients = self.parameters.gradients
             self.record = measure.with_histograms(self.record, "gradient", self.parameters, gradients, self.scale)
 
@@ -75,6 +84,23 @@ class StepInFlight:
         if self.scalars_due:
             tensors = self.parameters.tensors
             self._weights_before = WeightCopy(tensors) if sample is None else WeightSample(tensors, sample)
+
+    def land(self) -> WindowReading:
+        """Give what was read of the gradients, now that it is waited for, and note whether these are still there."""
+        assert self.reading is not None
+        reading, self.reading = self.reading, None
+        self.came_late, self.is_intact = True, reading.gradients.holds(self.parameters)
+        return reading
+
+    def note_unclipped(self) -> None:
+        """Note that nothing has clipped the gradients, if that is to be logged."""
+        if self.scalars_due:
+            self.record = measure.with_clipped_norm(self.record, None)
+
+    @property
+    def _wants_weights(self) -> bool:
+        bank = self.watch.bank
+        return bank.wants_weights if self.reading is None else bank.expects_weights
 
     def measure_after(self, may_be_clipped: bool) -> None:
         """Measure, right after the optimizer's step, the gradients if they are others now, and the weights.
@@ -85,12 +111,12 @@ class StepInFlight:
         if self.held_back:
             return
         shards = self.parameters.shards
-        if self.scalars_due and self.evaluations == 1:
+        if self.scalars_due and self.evaluations == 1 and self.reading is None:
             clipped = shards.norms(measure_norms(self.parameters.gradients)) if may_be_clipped else None
             self.record = measure.with_clipped_norm(self.record, clipped)
         if self._weights_before is not None:
             copy, self._weights_before = self._weights_before, None
             self.record = measure.with_weight_change(self.record, self.parameters, copy, self.histograms_due)
-        elif self.watch.bank.wants_weights:
+        elif self._wants_weights:
             weights = shards.norms(measure_norms(self.parameters.tensors))
             self.record = measure.with_weights(self.record, weights)

@@ -182,6 +182,13 @@ class GradientExplosionMonitor(_lightning.Callback):
         self._watching.batch_starts(batch_idx)
 
     @_never_fatal
+    def on_before_zero_grad(
+        self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Judge the step before this one, if nobody has waited for its numbers, before its gradients are cleared."""
+        self._watching.catch_up()
+
+    @_never_fatal
     def on_before_backward(
         self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule, loss: Tensor
     ) -> None:
@@ -228,6 +235,19 @@ class GradientExplosionMonitor(_lightning.Callback):
         """
         self._watching.batch_ends(outputs)
 
+    def on_validation_start(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
+        """Judge what was not waited for, so that all that validation is asked for is known."""
+        self._catch_up()
+
+    def on_train_epoch_end(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
+        """Do the same at the end of an epoch."""
+        self._catch_up()
+
+    @_never_fatal
+    def _catch_up(self) -> None:
+        if self._session is not None:
+            self._session.catch_up()
+
     def on_exception(
         self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule, exception: BaseException
     ) -> None:
@@ -265,6 +285,7 @@ class GradientExplosionMonitor(_lightning.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Give what later decisions depend on, in plain values, for the checkpoint."""
+        self._catch_up()
         return self._state if self._session is None else self._session.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

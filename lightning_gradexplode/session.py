@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from lightning_gradexplode import _lightning
 from lightning_gradexplode.chronicle import Chronicle
 from lightning_gradexplode.clipper import Clipper
 from lightning_gradexplode.flight import StepInFlight
+from lightning_gradexplode.late import LateSteps
 from lightning_gradexplode.measure.host import read
 from lightning_gradexplode.measure.nodes import NodeProbe
 from lightning_gradexplode.measure.parameters import ParameterSet
+from lightning_gradexplode.measure.step import with_gradient_norms
 from lightning_gradexplode.peers import Peers
 from lightning_gradexplode.publish import Board
 from lightning_gradexplode.records import Finding, NodeGradients, Severity, StepRecord
@@ -25,7 +28,7 @@ from lightning_gradexplode.respond.apply import drop_gradients
 from lightning_gradexplode.settings import Settings
 from lightning_gradexplode.steering import Steering
 from lightning_gradexplode.watch import OptimizerWatch
-from lightning_gradexplode.window import Window
+from lightning_gradexplode.window import Window, WindowReading
 
 ALERT_STEPS = 10
 """For so many steps after a finding, everything is measured and logged at each."""
@@ -69,6 +72,7 @@ class Session:
         self._alert_until = -1
         self._batch_idx = 0
         self._window = Window(trainer)
+        self._late = LateSteps(trainer, settings, self._peers.world.size)
         self._open: StepInFlight | None = None
         self._stepping = False
         self._closed: list[StepInFlight] = []
@@ -114,6 +118,7 @@ class Session:
             self._clipper.clip(flight.watch, flight.parameters, flight.record, flight.scale, known=False)
             return
         self._close_open()
+        self.catch_up()
         watch = self._watch_of(optimizer)
         if not self._automatic:
             is_scaled = _lightning.unscales_itself(watch.optimizer)
@@ -166,15 +171,37 @@ class Session:
         if not self._automatic:
             self._add_returned_loss(closed, outputs)
         for flight in closed:
-            self._finish(flight)
+            if flight.reading is None:
+                self._finish(flight)
+            else:
+                self._late.add(flight)
         self._steering.batch_ended(closed)
+        if _lightning.ends_epoch(self._trainer):
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Judge the step whose numbers nobody has waited for, if there is one."""
+        for flight in self._late.take():
+            self._fill(flight, flight.land())
+            may_be_clipped = self._clipper.changes(flight.record)
+            flight.watch.changes_gradients |= not flight.is_intact and not may_be_clipped
+            findings = self._find(flight)
+            if not may_be_clipped:
+                flight.note_unclipped()
+            self._steering.respond(flight, findings, before_update=False)
+            self._finish(flight)
 
     def publish_rest(self) -> None:
         """Publish what an exception has cut short."""
+        self.catch_up()
         self._close_open()
         closed, self._closed = self._closed, []
         for flight in closed:
-            self._publish(flight)
+            if flight.reading is None:
+                self._publish(flight)
+            else:
+                self._late.add(flight)
+        self.catch_up()
 
     def withdraw(self, batch_ends: bool) -> None:
         """Take part in one more exchange of all processes, only to say that this one's monitor has failed.
@@ -207,46 +234,55 @@ class Session:
 
     def _begin(self, watch: OptimizerWatch) -> None:
         parameters = self._parameters(watch)
-        try:
+        with self._withdrawing():
             reading = self._window.close(watch.optimizer, parameters, self._reuses_norm(watch))
-        except Exception:
-            self.withdraw(batch_ends=False)  # the other processes are about to wait for this one
-            raise
-        local, shards = reading.gradients.norms, parameters.shards
-        loss, has_gradients, gathered = self._peers.exchange(
-            reading.loss, self._batch_idx, reading.gradients.any, shards.packed_norms(local)
-        )
-        if not has_gradients:
-            return
-        norms = local if shards.copies is None else shards.unpacked_norms(gathered)
+        flight = self._flight(watch, parameters, reading)
+        if not self._nodes_due and self._late.may_wait(flight, reading, self._clipper.changes(flight.record)):
+            if reading.gradients.any:
+                flight.reading, self._open = reading, flight
+                flight.copy_weights(self._settings.update_sample)
+        elif self._fill(flight, reading):
+            flight.record = replace(flight.record, nodes=self._node_gradients())
+            self._open = flight
+            self._judge(flight)
+            self._clipper.know(flight, reading.gradients)
+
+    def _flight(self, watch: OptimizerWatch, parameters: ParameterSet, reading: WindowReading) -> StepInFlight:
+        """Give a step with what is known before anything is read of it."""
         step = _lightning.logging_step(self._trainer)
         alert = step <= self._alert_until
         record = StepRecord(
             step=step,
-            batch_idx=loss.batch_idx,
-            rank=loss.rank,
+            batch_idx=self._batch_idx,
             optimizer=watch.index,
             parameters=parameters.names,
-            loss=loss.value,
-            grad_norm=norms.total,
-            nonfinite_count=norms.nonfinite_total,
-            loss_scale=reading.scale,
             scale_adapts=reading.adapts,
-            per_parameter={"grad_norm": norms.each, "nonfinite_count": norms.nonfinite},
-            nodes=self._node_gradients(),
             skipped_steps=self._steering.skipped,
         )
-        self._open = StepInFlight(
+        if watch.policy is None:
+            record = self._clipper.set(watch, record)
+        return StepInFlight(
             watch,
             parameters,
             record,
-            scale=reading.scale_in_memory,
             is_exact=reading.gradients.torch_total is None,
             scalars_due=self._schedule.scalars_due(step, alert),
             histograms_due=self._schedule.histograms_due(step, alert),
         )
-        self._judge(self._open)
-        self._clipper.know(self._open, reading.gradients)
+
+    def _fill(self, flight: StepInFlight, reading: WindowReading) -> bool:
+        """Put what was read of a step into its record; False if no process has gradients."""
+        shards = flight.parameters.shards
+        with self._withdrawing():
+            local, own_loss = reading.gradients.finish(flight.is_intact), reading.loss
+            scale, flight.scale = reading.scale, reading.scale_in_memory
+        loss, has_gradients, gathered = self._peers.exchange(
+            own_loss, flight.record.batch_idx, reading.gradients.any, shards.packed_norms(local)
+        )
+        norms = local if shards.copies is None else shards.unpacked_norms(gathered)
+        record = replace(flight.record, batch_idx=loss.batch_idx, rank=loss.rank, loss=loss.value, loss_scale=scale)
+        flight.record = with_gradient_norms(record, norms)
+        return has_gradients
 
     def _node_gradients(self) -> NodeGradients | None:
         """Take the error gradients of nodes, if they are due, on all processes."""
@@ -259,12 +295,21 @@ class Session:
 
     def _reuses_norm(self, watch: OptimizerWatch) -> bool:
         """Tell whether the gradients' norm had better be torch's own: the trainer will clip by it, and logs nothing."""
-        return self._clipper.expects_to_clip(watch) and not self._is_due(_lightning.logging_step(self._trainer))
-
-    def _is_due(self, step: int) -> bool:
-        return self._schedule.scalars_due(step, step <= self._alert_until)
+        step = _lightning.logging_step(self._trainer)
+        is_due = self._schedule.scalars_due(step, step <= self._alert_until)
+        return not is_due and self._clipper.expects_to_clip(watch) and not self._late.expects(self._parameters(watch))
 
     def _judge(self, flight: StepInFlight) -> None:
+        """Judge a step before its update, and do what is to be done about it."""
+        findings = self._find(flight)
+        self._steering.respond(flight, findings, before_update=True)
+        if not flight.held_back:
+            record = self._clipper.clip(flight.watch, flight.parameters, flight.record, flight.scale, known=True)
+            flight.record = record
+            flight.copy_weights(self._settings.update_sample)
+
+    def _find(self, flight: StepInFlight) -> Sequence[Finding]:
+        """Measure what else a step needs, and tell what its gradients and its loss show."""
         watch = flight.watch
         clips_by_value = self._clipper.algorithm(watch) == "value"
         if watch.bank.wants_start:
@@ -274,16 +319,14 @@ class Session:
         news = self._note(flight, findings)
         flight.measure_gradients(clips_by_value)  # after a finding everything is due
         flight.measure_gradient_histograms()
-        flight.record = self._clipper.set(watch, flight.record)
+        rated = self._clipper.rated if watch.policy is None else self._clipper.set
+        flight.record = rated(watch, flight.record)
         watch.recorder.add(flight.record)
         self.chronicle.report(news, self._recorders)
-        self._steering.respond(flight, findings, before_update=True)
-        if not flight.held_back:
-            flight.record = self._clipper.clip(watch, flight.parameters, flight.record, flight.scale, known=True)
-            flight.copy_weights(self._settings.update_sample)
+        return findings
 
     def _finish(self, flight: StepInFlight) -> None:
-        findings = flight.watch.bank.proceed(flight.record)
+        findings = flight.watch.bank.proceed(flight.record, flight.came_late)
         news = self._note(flight, findings)
         self.chronicle.report(news, self._recorders)
         self._publish(flight)
@@ -318,6 +361,15 @@ class Session:
             drop_gradients(optimizer)
 
     # Small things.
+
+    @contextmanager
+    def _withdrawing(self) -> Iterator[None]:
+        """Tell the other processes of a failure: they are about to wait for this one."""
+        try:
+            yield
+        except Exception:
+            self.withdraw(batch_ends=False)
+            raise
 
     def _parameters(self, watch: OptimizerWatch) -> ParameterSet:
         return watch.parameters(self._module, self._settings.include, self._settings.exclude, self._peers.world)

@@ -27,6 +27,10 @@ class OptimizerWatch:
         optimizer: The optimizer.
         detectors: Copied.
         policy: Copied; None if the monitor does not clip.
+
+    Attributes:
+        steps: Number of its steps.
+        changes_gradients: Whether it was seen to write to its gradients, so that they are not there after its step.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class OptimizerWatch:
             self.policy.begin(optimizer)
         self.recorder = Recorder(())
         self.steps = 0
+        self.changes_gradients = False
         self._bound: list[bool] = []
         self._parameters: ParameterSet | None = None
         self._layout: tuple[Any, ...] = ()

@@ -37,6 +37,15 @@ class WeightAttention:
         """Whether the weights were never measured, so that their start has to be."""
         return self._last is None
 
+    @property
+    def overdue(self) -> bool:
+        """Whether the weights are to be measured after the coming step, whatever it is like."""
+        return self._wait <= 1
+
+    def missed(self) -> None:
+        """Look at the weights after the next step, since it is too late for this one."""
+        self._wait = 0
+
     def due(self, record: StepRecord) -> bool:
         """Tell whether the weights are to be measured after this step; to be asked once a step, before it."""
         self._wait -= 1

@@ -40,6 +40,11 @@ class DetectorBank:
         """Whether the norms of the weights as they are before the next step are wanted: of the first step."""
         return self._attention.knows_nothing
 
+    @property
+    def expects_weights(self) -> bool:
+        """Whether the norms of the weights are wanted after a step that is not known yet."""
+        return self._attention.overdue
+
     def begin(self, record: StepRecord) -> list[Finding]:
         """Judge a new step by what is known before the optimizer steps, and set `wants_weights` for after it."""
         self._waiting = self.detectors
@@ -52,10 +57,17 @@ class DetectorBank:
             self._levels.update(norms)
         return findings
 
-    def proceed(self, record: StepRecord) -> list[Finding]:
-        """Judge a step once it is over, by the detectors that were not asked yet and whose numbers are known now."""
+    def proceed(self, record: StepRecord, came_late: bool = False) -> list[Finding]:
+        """Judge a step once it is over, by the detectors that were not asked yet and whose numbers are known now.
+
+        Args:
+            record: The step.
+            came_late: Whether the optimizer had stepped before the step was judged at all.
+        """
         if record.weight_norm is not None:
             self._attention.saw(record.weight_norm)
+        elif self.wants_weights and came_late:
+            self._attention.missed()
         findings = self._ask(record)
         for detector in self._noting:
             detector.measured(record)

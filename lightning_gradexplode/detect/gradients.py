@@ -25,7 +25,7 @@ class NonFiniteGradient(Detector):
     """
 
     sign = "nonfinite-gradient"
-    reads = ("grad_norm", "nonfinite_count")
+    reads = ("grad_norm",)
 
     def __init__(self, patience: int = 20, stuck: int = 3) -> None:
         self.patience = patience
@@ -34,9 +34,8 @@ class NonFiniteGradient(Detector):
         self._scales: list[float] = []
 
     def check(self, record: StepRecord) -> Finding | None:
-        """Judge the count of non-finite elements."""
-        count = record.nonfinite_count
-        assert count is not None
+        """Judge the count of non-finite elements; of parameters, where clipping left no elements to count."""
+        count, message = _nonfinite(record)
         if not count:
             self._streak = 0
             self._scales = []
@@ -44,7 +43,6 @@ class NonFiniteGradient(Detector):
         self._streak += 1
         passing = record.scale_adapts and self._streak <= self.patience and not self._is_stuck(record.loss_scale)
         severity = Severity.INFO if passing else Severity.CRITICAL
-        message = f"{count} gradient element{'s are' if count > 1 else ' is'} NaN or infinite"
         return self.finding(record, severity, count, 0, message, record.last_nonfinite("grad_norm"))
 
     def _is_stuck(self, scale: float | None) -> bool:
@@ -53,6 +51,19 @@ class NonFiniteGradient(Detector):
             return False
         self._scales = [*self._scales[-self.stuck :], scale]
         return len(self._scales) > self.stuck and self._scales[-1] > 0.9 * self._scales[0]
+
+
+def _nonfinite(record: StepRecord) -> tuple[int, str]:
+    """Count what is not finite in a step's gradients, and put it into words."""
+    count = record.nonfinite_count
+    if count is not None:
+        return count, f"{count} gradient element{'s are' if count > 1 else ' is'} NaN or infinite"
+    assert record.grad_norm is not None
+    norms = record.per_parameter.get("grad_norm", [record.grad_norm])
+    count = sum(not math.isfinite(norm) for norm in norms)
+    return count, f"the gradient{'s' if count > 1 else ''} of {count} parameter{'s are' if count > 1 else ' is'} " + (
+        "NaN or infinite"
+    )
 
 
 class _AgainstHistory(Detector):

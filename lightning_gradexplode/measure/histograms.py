@@ -74,7 +74,7 @@ def _counts_on_host(flats: Sequence[Tensor], divisor: float) -> IntArray:
         rows = small[start : start + _TOGETHER]
         counts[rows] = _count_together([flats[row] for row in rows], divisor)
     for row in set(range(len(flats))).difference(small):
-        for piece in flats[row].split(_PIECE) if flats[row].numel() else ():
+        for piece in torch.split(flats[row], _PIECE) if flats[row].numel() else ():
             counts[row] += _count(piece, divisor)
     return counts
 
@@ -105,7 +105,7 @@ def _counts_on_device(flats: Sequence[Tensor], divisor: float) -> IntArray:
     tables = []
     for flat in flats:
         table = torch.zeros(_size(flat), dtype=torch.int64, device=flat.device)
-        for piece in flat.split(_DEVICE_PIECE) if flat.numel() else ():
+        for piece in torch.split(flat, _DEVICE_PIECE) if flat.numel() else ():
             values = _prepared(piece, divisor)
             as_integer, _, shift = _CODED[values.dtype]
             # Shifting an integer keeps its sign, so the mask brings negative values behind the positive ones.

@@ -46,7 +46,7 @@ class PendingRead:
             # Only into memory that the system does not move a copy is made while the processor goes on.
             memory = torch.empty(self._numbers.shape, dtype=self._numbers.dtype, pin_memory=True)
             memory.copy_(self._numbers, non_blocking=True)
-            self._event = torch.cuda.Event()
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record(torch.cuda.current_stream(self._numbers.device))
             self._numbers = memory
 

@@ -174,7 +174,7 @@ def start_gradient_norms(
         scalars: Tensors of one real element, to be read along with the norms.
         small: Measures the small ones among them.
     """
-    found = small.norms(gradients)
+    found = small.norms(gradients) if small.places else None
     if found is None:
         return PendingNorms(gradients, scalars)
     each, nonfinite = found.copy(), np.zeros(len(gradients))

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_gradexplode.measure.host import is_on_host
 from lightning_gradexplode.measure.processes import ALONE, Shards, World, copies_of
 from lightning_gradexplode.measure.side_by_side import SmallTensors
 
@@ -50,6 +51,11 @@ class ParameterSet:
     shown: tuple[bool, ...]
     shards: Shards
     small: SmallTensors
+
+    @property
+    def on_host(self) -> bool:
+        """Whether all lie in the processor's memory."""
+        return all(map(is_on_host, self.tensors))
 
     @property
     def gradients(self) -> list[Tensor | None]:
