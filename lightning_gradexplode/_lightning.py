@@ -151,6 +151,13 @@ def log_directory(trainer: Trainer) -> Path:
     return Path(trainer.log_dir or trainer.default_root_dir)
 
 
+def report_folder(trainer: Trainer, report: Path | bool) -> Path | None:
+    """Give the folder for reports, None if none are wanted; to be asked on every process."""
+    if isinstance(report, Path):
+        return report
+    return log_directory(trainer) / "gradexplode" if report else None
+
+
 def publish_callback_metrics(trainer: Trainer, metrics: Mapping[str, float]) -> None:
     """Put values into ``trainer.callback_metrics``, where checkpoints and early stopping look for what they monitor."""
     # `Trainer.callback_metrics` first evaluates every metric of the module, which is too dear for every step.

@@ -50,8 +50,7 @@ def _never_fatal(hook: Hook[P, R]) -> Hook[P, R | None]:
         except Exception:
             self._broken = True
             logger.exception("gradexplode: the monitor failed and is off from here on; the training goes on without it")
-            if self._session is not None:
-                self._session.close()
+            self._abandon()
             return None
 
     return guarded
@@ -272,6 +271,14 @@ class GradientExplosionMonitor(_lightning.Callback):
             self._hooks = []
             if _lightning.runs_in_a_started_process(trainer) and trainer.local_rank == 0:
                 self._mailbox.leave(self.findings)
+
+    def _abandon(self) -> None:
+        """After a failure, let go of the run, which must not end even if that fails too."""
+        try:
+            if self._session is not None:
+                self._session.close()
+        except Exception:
+            logger.exception("gradexplode: the monitor could not leave everything as it was found")
 
     def _withdraw(self, hook: str) -> None:
         """After a failure, tell the other processes at the next point where they exchange what they have seen."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,22 +15,20 @@ from lightning_gradexplode import _lightning
 from lightning_gradexplode.chronicle import Chronicle
 from lightning_gradexplode.clipper import Clipper
 from lightning_gradexplode.flight import StepInFlight
+from lightning_gradexplode.judge import Judge
 from lightning_gradexplode.late import LateSteps
 from lightning_gradexplode.measure.host import read
 from lightning_gradexplode.measure.nodes import NodeProbe
 from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.measure.step import with_gradient_norms
 from lightning_gradexplode.peers import Peers
-from lightning_gradexplode.publish import Board
-from lightning_gradexplode.records import Finding, NodeGradients, Severity, StepRecord
+from lightning_gradexplode.records import NodeGradients, StepRecord
 from lightning_gradexplode.respond.apply import drop_gradients
 from lightning_gradexplode.settings import Settings
 from lightning_gradexplode.steering import Steering
+from lightning_gradexplode.timetable import Timetable
 from lightning_gradexplode.watch import OptimizerWatch
 from lightning_gradexplode.window import Window, WindowReading
-
-ALERT_STEPS = 10
-"""For so many steps after a finding, everything is measured and logged at each."""
 
 
 class Session:
@@ -53,23 +50,14 @@ class Session:
         callback: _lightning.Callback,
         state: Mapping[str, Any],
     ) -> None:
-        self.last: StepRecord | None = None
         self._settings = settings
         self._trainer = trainer
         self._module = module
         self._automatic = _lightning.is_automatic(trainer)
         self._measures_early = self._automatic and _lightning.gradients_stay(trainer, callback)
         self._peers = Peers(_lightning.world(trainer))
-        self._schedule = settings.schedule(_lightning.log_interval(trainer))
-        self._board = Board(trainer.loggers if trainer.is_global_zero else [], len(trainer.optimizers) > 1)
-        self.chronicle = Chronicle(
-            self._board,
-            _report_folder(settings.report, trainer),
-            trainer.is_global_zero,
-            [type(one).__name__ for one in settings.responses if not one.only_speaks],
-        )
+        self._timetable = Timetable(settings.schedule(_lightning.log_interval(trainer)))
         self._clipper = Clipper(trainer)
-        self._alert_until = -1
         self._batch_idx = 0
         self._window = Window(trainer)
         self._late = LateSteps(trainer, settings, self._peers.world.size)
@@ -83,7 +71,18 @@ class Session:
             for index, optimizer in enumerate(trainer.optimizers)
         ]
         self._steering = Steering(trainer, module, settings.responses, self._watches)
+        self._judge = Judge(trainer, settings, self._watches, self._clipper, self._steering, self._timetable)
         self._load(state)
+
+    @property
+    def chronicle(self) -> Chronicle:
+        """What was found."""
+        return self._judge.chronicle
+
+    @property
+    def last(self) -> StepRecord | None:
+        """What was measured of the last step that was judged."""
+        return self._judge.last
 
     # What Lightning's hooks call, in the order of a batch.
 
@@ -92,7 +91,7 @@ class Session:
         self._batch_idx = batch_idx
         step = _lightning.logging_step(self._trainer)
         first = self._watches[0].steps == 0
-        self._nodes_due = self._schedule.nodes_due(step, step <= self._alert_until, first)
+        self._nodes_due = self._timetable.nodes_due(step, first)
         if self._nodes_due and (not self._automatic or _lightning.closes_window(self._trainer, batch_idx)):
             self._nodes.attach(_lightning.loss_scale(self._trainer)[0])
 
@@ -172,7 +171,7 @@ class Session:
             self._add_returned_loss(closed, outputs)
         for flight in closed:
             if flight.reading is None:
-                self._finish(flight)
+                self._judge.after_batch(flight)
             else:
                 self._late.add(flight)
         self._steering.batch_ended(closed)
@@ -183,13 +182,7 @@ class Session:
         """Judge the step whose numbers nobody has waited for, if there is one."""
         for flight in self._late.take():
             self._fill(flight, flight.land())
-            may_be_clipped = self._clipper.changes(flight.record)
-            flight.watch.changes_gradients |= not flight.is_intact and not may_be_clipped
-            findings = self._find(flight)
-            if not may_be_clipped:
-                flight.note_unclipped()
-            self._steering.respond(flight, findings, before_update=False)
-            self._finish(flight)
+            self._judge.late(flight)
 
     def publish_rest(self) -> None:
         """Publish what an exception has cut short."""
@@ -198,7 +191,7 @@ class Session:
         closed, self._closed = self._closed, []
         for flight in closed:
             if flight.reading is None:
-                self._publish(flight)
+                self._judge.publish(flight)
             else:
                 self._late.add(flight)
         self.catch_up()
@@ -225,7 +218,7 @@ class Session:
         """Give what later decisions depend on, in plain values."""
         return {
             "chronicle": self.chronicle.state_dict(),
-            "alert_until": self._alert_until,
+            "alert_until": self._timetable.alert_until,
             "optimizers": [watch.state_dict() for watch in self._watches],
             "steering": self._steering.state_dict(),
         }
@@ -244,13 +237,12 @@ class Session:
         elif self._fill(flight, reading):
             flight.record = replace(flight.record, nodes=self._node_gradients())
             self._open = flight
-            self._judge(flight)
+            self._judge.before_update(flight)
             self._clipper.know(flight, reading.gradients)
 
     def _flight(self, watch: OptimizerWatch, parameters: ParameterSet, reading: WindowReading) -> StepInFlight:
         """Give a step with what is known before anything is read of it."""
         step = _lightning.logging_step(self._trainer)
-        alert = step <= self._alert_until
         record = StepRecord(
             step=step,
             batch_idx=self._batch_idx,
@@ -266,8 +258,8 @@ class Session:
             parameters,
             record,
             is_exact=reading.gradients.torch_total is None,
-            scalars_due=self._schedule.scalars_due(step, alert),
-            histograms_due=self._schedule.histograms_due(step, alert),
+            scalars_due=self._timetable.scalars_due(step),
+            histograms_due=self._timetable.histograms_due(step),
         )
 
     def _fill(self, flight: StepInFlight, reading: WindowReading) -> bool:
@@ -296,65 +288,8 @@ class Session:
     def _reuses_norm(self, watch: OptimizerWatch) -> bool:
         """Tell whether the gradients' norm had better be torch's own: the trainer will clip by it, and logs nothing."""
         step = _lightning.logging_step(self._trainer)
-        is_due = self._schedule.scalars_due(step, step <= self._alert_until)
-        return not is_due and self._clipper.expects_to_clip(watch) and not self._late.expects(self._parameters(watch))
-
-    def _judge(self, flight: StepInFlight) -> None:
-        """Judge a step before its update, and do what is to be done about it."""
-        findings = self._find(flight)
-        self._steering.respond(flight, findings, before_update=True)
-        if not flight.held_back:
-            record = self._clipper.clip(flight.watch, flight.parameters, flight.record, flight.scale, known=True)
-            flight.record = record
-            flight.copy_weights(self._settings.update_sample)
-
-    def _find(self, flight: StepInFlight) -> Sequence[Finding]:
-        """Measure what else a step needs, and tell what its gradients and its loss show."""
-        watch = flight.watch
-        clips_by_value = self._clipper.algorithm(watch) == "value"
-        if watch.bank.wants_start:
-            flight.measure_start()
-        flight.measure_gradients(clips_by_value)
-        findings = watch.bank.begin(flight.record)
-        news = self._note(flight, findings)
-        flight.measure_gradients(clips_by_value)  # after a finding everything is due
-        flight.measure_gradient_histograms()
-        rated = self._clipper.rated if watch.policy is None else self._clipper.set
-        flight.record = rated(watch, flight.record)
-        watch.recorder.add(flight.record)
-        self.chronicle.report(news, self._recorders)
-        return findings
-
-    def _finish(self, flight: StepInFlight) -> None:
-        findings = flight.watch.bank.proceed(flight.record, flight.came_late)
-        news = self._note(flight, findings)
-        self.chronicle.report(news, self._recorders)
-        self._publish(flight)
-        self._steering.respond(flight, findings, before_update=False)
-
-    def _publish(self, flight: StepInFlight) -> None:
-        record = self.last = flight.record
-        metrics = {"gradexplode/grad_norm": record.grad_norm, "gradexplode/update_ratio": record.update_ratio}
-        known = {name: value for name, value in metrics.items() if value is not None}
-        _lightning.publish_callback_metrics(self._trainer, {**known, "gradexplode/severity": float(record.severity)})
-        if flight.scalars_due:
-            record = self._steering.logged(record)
-            self._board.record(record, flight.parameters.shown, self._settings.per_parameter)
-
-    # Findings, and what is done about them.
-
-    def _note(self, flight: StepInFlight, findings: Sequence[Finding]) -> list[Finding]:
-        """Tell a step's findings, and give those that are new."""
-        if not findings:
-            return []
-        flight.note(findings)
-        news = self.chronicle.add(findings)
-        if any(finding.severity >= Severity.WARNING for finding in news):
-            step = flight.record.step
-            self._alert_until = step + ALERT_STEPS
-            flight.scalars_due = self._schedule.scalars_due(step, alert=True)
-            flight.histograms_due = self._schedule.histograms_due(step, alert=True)
-        return news
+        due = self._timetable.scalars_due(step)
+        return not due and self._clipper.expects_to_clip(watch) and not self._late.expects(self._parameters(watch))
 
     def _hold_back(self, optimizer: Optimizer) -> None:
         if self._open is not None and self._open.held_back and self._open.watch.optimizer is optimizer:
@@ -378,10 +313,6 @@ class Session:
         raw = getattr(optimizer, "optimizer", optimizer)
         return next(watch for watch in self._watches if watch.optimizer is raw)
 
-    @property
-    def _recorders(self) -> list[Any]:
-        return [watch.recorder for watch in self._watches]
-
     def _add_returned_loss(self, closed: Sequence[StepInFlight], outputs: Any) -> None:
         """Give each optimizer's last step of a batch, in manual optimization, the loss that training_step gave."""
         tensor = _lightning.returned_loss(outputs)
@@ -399,16 +330,9 @@ class Session:
     def _load(self, state: Mapping[str, Any]) -> None:
         if state:
             self.chronicle.load_state_dict(state["chronicle"])
-            self._alert_until = state["alert_until"]
+            self._timetable.alert_until = state["alert_until"]
             for watch, plain in zip(self._watches, state["optimizers"], strict=False):
                 watch.load_state_dict(plain)
         self._steering.start()
         if state:
             self._steering.load_state_dict(state["steering"])
-
-
-def _report_folder(report: Path | bool, trainer: _lightning.Trainer) -> Path | None:
-    """Give the folder for reports, None if none are wanted; to be asked on every process."""
-    if isinstance(report, Path):
-        return report
-    return _lightning.log_directory(trainer) / "gradexplode" if report else None

@@ -9,8 +9,8 @@ from itertools import groupby
 from benchmarks.zoo.recording import RecordedRun, RecordedStep
 from lightning_gradexplode import Detector, Finding, Severity, StepRecord
 from lightning_gradexplode.detect.bank import DetectorBank, Episodes
-from lightning_gradexplode.session import ALERT_STEPS
 from lightning_gradexplode.settings import Schedule
+from lightning_gradexplode.timetable import ALERT_STEPS
 
 DETAILS = ("grad_max", "share_above_one")
 """Quantities of `StepRecord.per_parameter` that are measured only where scalars are due."""

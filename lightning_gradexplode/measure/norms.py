@@ -20,14 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_gradexplode.measure.elements import PLAIN_TYPES, chunks, flat_elements
+from lightning_gradexplode.measure.careful import careful_norms, is_doubtful
+from lightning_gradexplode.measure.elements import PLAIN_TYPES, flat_elements
 from lightning_gradexplode.measure.host import PendingRead, is_on_host, read, widest
-from lightning_gradexplode.measure.maxima import measure_maxima
 from lightning_gradexplode.measure.side_by_side import ROW, SHORT, SmallTensors, norms_side_by_side
 from lightning_gradexplode.records import FloatArray
-
-SAFE_NORM = 1e-12
-"""Below this norm the squares may have left float32's range."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -193,50 +190,10 @@ def _mend(
     each: FloatArray, nonfinite: FloatArray, tensors: Sequence[Tensor | None], places: list[int], norms: FloatArray
 ) -> None:
     """Measure those of the norms again that cannot be trusted, in place."""
-    doubtful = [place for place, norm in zip(places, norms.tolist(), strict=True) if not SAFE_NORM <= norm < math.inf]
+    doubtful = [place for place, norm in zip(places, norms.tolist(), strict=True) if is_doubtful(norm)]
     if not doubtful:
         return
     each[doubtful], nonfinite[doubtful] = careful_norms([tensors[place] for place in doubtful])
-
-
-def is_doubtful(norm: float) -> bool:
-    """Tell whether a norm may be what it is only because squares have left float32's range."""
-    return not SAFE_NORM <= norm < math.inf
-
-
-def careful_norms(tensors: Sequence[Tensor | None]) -> tuple[FloatArray, FloatArray]:
-    """Measure tensors in float64, whatever the range of their elements, with two reads from the device.
-
-    Returns:
-        The L2 norms (NaN if any element is NaN, else inf if any is infinite) and the numbers of non-finite elements,
-        each of shape ``(tensors,)``.
-    """
-    flats = [torch.zeros(0) if tensor is None else flat_elements(tensor) for tensor in tensors]
-    maxima = measure_maxima(flats)
-    finite = np.isfinite(maxima)
-    second: list[Tensor] = []
-    for tensor, flat, largest in zip(tensors, flats, maxima, strict=True):
-        if largest == 0.0:
-            second.append(torch.zeros(()))
-        elif math.isfinite(largest):
-            second.append(_sum([torch.square(chunk.double() / largest).sum() for chunk in chunks(flat)]))
-        else:
-            assert tensor is not None
-            second.append(_sum([_count_nonfinite(chunk, tensor.is_complex()) for chunk in chunks(flat)]))
-    found = read(second)
-    with np.errstate(invalid="ignore", over="ignore"):
-        norms = np.where(finite, maxima * np.sqrt(found), maxima)
-    return norms, np.where(finite, 0.0, found)
-
-
-def _sum(values: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(values)).sum()
-
-
-def _count_nonfinite(chunk: Tensor, pairs: bool) -> Tensor:
-    """Count the elements that are not finite; a complex number is one, whichever of its parts is not."""
-    bad = ~torch.isfinite(chunk)
-    return torch.count_nonzero(bad.view(-1, 2).any(dim=1) if pairs else bad)
 
 
 def _parts(tensors: Iterable[Tensor | None]) -> tuple[list[Tensor | None], list[int], list[Tensor]]:

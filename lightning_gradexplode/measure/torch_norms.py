@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_gradexplode.measure.careful import careful_norms, is_doubtful
 from lightning_gradexplode.measure.elements import is_plain
 from lightning_gradexplode.measure.host import read
-from lightning_gradexplode.measure.norms import Norms, careful_norms, is_doubtful
+from lightning_gradexplode.measure.norms import Norms
 from lightning_gradexplode.records import FloatArray
 
 

@@ -169,13 +169,13 @@ class Failing(pl.Callback):
         session = self.monitor._session
         if trainer.global_rank == self.rank and batch_idx == 1 and session is not None:
 
-            def fail(*args: Any) -> None:
+            def fail(*args: Any, **kwargs: Any) -> None:
                 raise RuntimeError("broken on purpose")
 
             if self.hook == "take":
                 MONKEY.setattr(measure.GradientReading, "take", fail)
             else:
-                MONKEY.setattr(session, self.hook, fail)
+                MONKEY.setattr(session._judge, self.hook, fail)
 
 
 def strategy(name: str, devices: int) -> str | Strategy:

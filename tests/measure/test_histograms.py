@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_gradexplode.measure.histograms import measure_histogram
+from lightning_gradexplode.measure import histograms
+from lightning_gradexplode.measure.histograms import measure_histogram, measure_histograms
 from lightning_gradexplode.records import BUCKET_EDGES, Histogram
 from tests.measure.tensors import WILD, float_tensors, real_parts, stored_bytes, true_counts
 
@@ -61,6 +62,35 @@ def test_histogram_of_a_million_elements() -> None:
     """A large tensor, which is counted in chunks, loses no element."""
     tensor = torch.randn(1_000_003) * torch.logspace(-30, 30, 1_000_003)
     assert_true(measure_histogram(tensor), tensor.double().tolist())
+
+
+def test_an_accelerator_counts_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where tensors lie on an accelerator, other kernels count to the same numbers, with one read for all tensors."""
+    tensors = [build() for build in WILD.values()] + [torch.randn(70_000)]
+    expected = measure_histograms(tensors, 2.0)
+    reads, cpu = [], Tensor.cpu
+
+    def counted(tensor: Tensor) -> Tensor:
+        reads.append(tensor.shape)
+        return cpu(tensor)
+
+    monkeypatch.setattr(histograms, "is_on_host", lambda tensor: False)
+    monkeypatch.setattr(histograms, "_DEVICE_PIECE", 30_000)
+    monkeypatch.setattr(Tensor, "cpu", counted)
+    for one, other in zip(measure_histograms(tensors, 2.0), expected, strict=True):
+        np.testing.assert_array_equal(one.counts, other.counts)
+        assert one.nonfinite == other.nonfinite
+    assert len(reads) == 1
+
+
+def test_histograms_of_several_tensors() -> None:
+    """Large and small tensors of several types, measured together, keep their order and their own counts."""
+    generator = torch.Generator().manual_seed(3)
+    sizes = [5, 40_000, 0, 17, 300_000, 1, *[33] * 70]
+    tensors = [torch.randn(size, generator=generator) * 10.0 ** (place % 7 - 3) for place, size in enumerate(sizes)]
+    tensors += [tensors[3].double(), tensors[1].bfloat16()]
+    for tensor, histogram in zip(tensors, measure_histograms(tensors), strict=True):
+        assert_true(histogram, tensor.double().tolist())
 
 
 @given(float_tensors(), st.data())

@@ -14,6 +14,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_gradexplode import Detector, GradientExplosionMonitor, Response, StepRecord
+from lightning_gradexplode.chronicle import Chronicle
 from lightning_gradexplode.measure import step
 from lightning_gradexplode.testing import RecordingLogger
 from tests.runs.agreement import assert_agrees
@@ -110,6 +111,21 @@ def test_a_failure_of_the_monitor_does_not_end_the_run(
     assert run.trainer.global_step == 5
     assert len([one for one in caplog.records if one.exc_info]) == 1
     assert all(torch.equal(a, b) for a, b in zip(module.parameters(), healthy.parameters(), strict=True))
+
+
+def test_a_failure_while_leaving_does_not_end_the_run_either(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the monitor fails and cannot even let go of the run, both is told, and training goes on."""
+
+    def fail(*args: Any, **kwargs: Any) -> StepRecord:
+        raise ArithmeticError("failed")
+
+    monkeypatch.setattr(step, "with_maxima", fail)
+    monkeypatch.setattr(Chronicle, "close", fail)
+    run = Watched(Regression())
+    assert run.trainer.global_step == 5
+    assert "could not leave everything as it was found" in caplog.text
 
 
 def test_a_failing_detector_or_response_is_a_failure_of_the_monitor(caplog: pytest.LogCaptureFixture) -> None:
