@@ -235,7 +235,8 @@ class Session:
                 flight.reading, self._open = reading, flight
                 flight.copy_weights(self._settings.update_sample)
         elif self._fill(flight, reading):
-            flight.record = replace(flight.record, nodes=self._node_gradients())
+            if self._nodes_due:
+                flight.record = replace(flight.record, nodes=self._node_gradients())
             self._open = flight
             self._judge.before_update(flight)
             self._clipper.know(flight, reading.gradients)
@@ -272,14 +273,13 @@ class Session:
             own_loss, flight.record.batch_idx, reading.gradients.any, shards.packed_norms(local)
         )
         norms = local if shards.copies is None else shards.unpacked_norms(gathered)
-        record = replace(flight.record, batch_idx=loss.batch_idx, rank=loss.rank, loss=loss.value, loss_scale=scale)
-        flight.record = with_gradient_norms(record, norms)
+        flight.record = with_gradient_norms(
+            flight.record, norms, batch_idx=loss.batch_idx, rank=loss.rank, loss=loss.value, loss_scale=scale
+        )
         return has_gradients
 
     def _node_gradients(self) -> NodeGradients | None:
-        """Take the error gradients of nodes, if they are due, on all processes."""
-        if not self._nodes_due:
-            return None
+        """Take the error gradients of nodes, on all processes."""
         nodes = self._nodes.take()
         if self._automatic:
             self._nodes.detach()

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from lightning_gradexplode.measure.host import is_on_host
 from lightning_gradexplode.measure.processes import ALONE, Shards, World, copies_of
-from lightning_gradexplode.measure.side_by_side import SmallTensors
+from lightning_gradexplode.measure.side_by_side import UsualTensors
 
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_forward_module.")
 
@@ -43,14 +43,14 @@ class ParameterSet:
         tensors: The parameters, in the same order.
         shown: Whether include and exclude let each be shown by itself.
         shards: How they are spread over processes.
-        small: Which of them are small.
+        usual: Those among them that are measured together.
     """
 
     names: tuple[str, ...]
     tensors: tuple[nn.Parameter, ...]
     shown: tuple[bool, ...]
     shards: Shards
-    small: SmallTensors
+    usual: UsualTensors
 
     @property
     def on_host(self) -> bool:
@@ -99,7 +99,7 @@ def parameters_of(
         tensors=tensors,
         shown=tuple(matches(name, include) and not matches(name, exclude) for name in listed),
         shards=Shards(world, copies_of(tensors, world.size)),
-        small=SmallTensors(tensors),
+        usual=UsualTensors(tensors),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -84,8 +85,8 @@ class GradientReading:
         """
         gradients = parameters.gradients
         if not isinstance(scale, Tensor):
-            return cls(gradients, start_gradient_norms(gradients, scalars, parameters.small), scale)
-        pending = start_gradient_norms(gradients, [*scalars, scale], parameters.small)
+            return cls(gradients, start_gradient_norms(gradients, scalars, parameters.usual), scale)
+        pending = start_gradient_norms(gradients, [*scalars, scale], parameters.usual)
         numbers = pending.scalars()
         return cls(gradients, KnownNorms(pending.norms(), numbers[:-1]), float(numbers[-1]))
 
@@ -115,14 +116,22 @@ def _versions(gradients: Sequence[Tensor | None]) -> list[int]:
     return [gradient._version for gradient in gradients if gradient is not None]
 
 
-def with_gradient_norms(record: StepRecord, norms: Norms) -> StepRecord:
-    """Put the norms of the gradients into a record."""
-    counts = {"nonfinite_count": norms.nonfinite} if norms.are_counted else {}
+def with_gradient_norms(record: StepRecord, norms: Norms, **fields: Any) -> StepRecord:
+    """Put the norms of the gradients into a record.
+
+    Args:
+        record: The record.
+        norms: The norms.
+        **fields: What else of the record is known by now; at every step a second copy of it would cost as much again.
+    """
+    count = norms.nonfinite_total
+    counts = {} if count is None else {"nonfinite_count": norms.nonfinite}
     return replace(
         record,
         grad_norm=norms.total,
-        nonfinite_count=norms.nonfinite_total if norms.are_counted else None,
+        nonfinite_count=count,
         per_parameter={**record.per_parameter, "grad_norm": norms.each, **counts},
+        **fields,
     )
 
 

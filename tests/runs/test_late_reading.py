@@ -71,9 +71,8 @@ def order(monkeypatch: pytest.MonkeyPatch) -> Iterator[Order]:
         order.events.append("read")
         return on_host(numbers)
 
-    for module in (host, norms, parameters):
+    for module in (host, norms, parameters, side_by_side):
         monkeypatch.setattr(module, "is_on_host", lambda tensor: False)
-    monkeypatch.setattr(side_by_side, "SHORT", 0)
     monkeypatch.setattr(host, "_on_host", counted)
     yield order
     assert "read" in order.events
@@ -174,7 +173,7 @@ def test_an_explosion_is_found_as_soon(order: Order, monkeypatch: pytest.MonkeyP
         assert monitor.exploded
         found.append(next(one.step for one in monitor.findings if one.severity is Severity.CRITICAL))
         if late:
-            for module in (host, norms, parameters):
+            for module in (host, norms, parameters, side_by_side):
                 monkeypatch.setattr(module, "is_on_host", lambda tensor: tensor.is_cpu)
     assert 0 <= found[0] - found[1] <= 1
 
