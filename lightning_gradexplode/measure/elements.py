@@ -30,6 +30,8 @@ def flat_elements(tensor: Tensor) -> Tensor:
         A real tensor of shape ``(n,)`` without gradient history.
     """
     tensor = tensor.detach()
+    if is_plain(tensor) and tensor.is_contiguous():  # as nearly always
+        return tensor.view(-1)
     if hasattr(tensor, "_local_tensor"):  # a DTensor; asking by name spares the import of torch.distributed
         tensor = tensor.to_local()  # type: ignore[attr-defined]
     if tensor.layout is not torch.strided:

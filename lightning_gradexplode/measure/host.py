@@ -13,6 +13,9 @@ from lightning_gradexplode.records import FloatArray
 
 is_on_host = attrgetter("is_cpu")
 
+_FEW = 8
+"""So few numbers in the processor's memory are read one by one."""
+
 
 def read(values: Sequence[Tensor]) -> FloatArray:
     """Read single numbers at once: by one transfer from an accelerator, however many there are.
@@ -23,9 +26,12 @@ def read(values: Sequence[Tensor]) -> FloatArray:
     Returns:
         The numbers in float64, shape ``(values,)``.
     """
-    if all(map(is_on_host, values)):
+    if not all(map(is_on_host, values)):
+        return _on_host(_side_by_side(values))
+    if len(values) < _FEW:
         return np.array([_viewed(value) for value in values], dtype=np.float64)
-    return _on_host(_side_by_side(values))
+    numbers: FloatArray = _side_by_side(values).numpy()
+    return numbers
 
 
 class PendingRead:
@@ -60,8 +66,13 @@ class PendingRead:
 
 
 def _side_by_side(values: Sequence[Tensor]) -> Tensor:
-    device = next(value.device for value in values if not is_on_host(value))
-    return torch.cat([value.detach().reshape(1).to(device, widest(device)) for value in values])
+    device = next((value.device for value in values if not is_on_host(value)), values[0].device)
+    with torch.no_grad():
+        if len({value.dtype for value in values}) == 1 and all(value.device == device for value in values):
+            # All at once: a call for each would be a kernel for each.
+            numbers = torch.stack([value if value.dim() == 0 else value.reshape(()) for value in values])
+            return numbers.to(widest(device))
+        return torch.cat([value.reshape(1).to(device, widest(device)) for value in values])
 
 
 def _on_host(numbers: Tensor) -> FloatArray:

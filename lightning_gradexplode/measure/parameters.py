@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from lightning_gradexplode.measure.host import is_on_host
 from lightning_gradexplode.measure.processes import ALONE, Shards, World, copies_of
-from lightning_gradexplode.measure.side_by_side import UsualTensors
+from lightning_gradexplode.measure.side_by_side import CACHED, UsualTensors
 
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_forward_module.")
 
@@ -43,7 +43,8 @@ class ParameterSet:
         tensors: The parameters, in the same order.
         shown: Whether include and exclude let each be shown by itself.
         shards: How they are spread over processes.
-        usual: Those among them that are measured together.
+        usual: Those whose gradients are measured together.
+        usual_weights: The same of the weights, in smaller batches.
     """
 
     names: tuple[str, ...]
@@ -51,6 +52,7 @@ class ParameterSet:
     shown: tuple[bool, ...]
     shards: Shards
     usual: UsualTensors
+    usual_weights: UsualTensors
 
     @property
     def on_host(self) -> bool:
@@ -100,6 +102,7 @@ def parameters_of(
         shown=tuple(matches(name, include) and not matches(name, exclude) for name in listed),
         shards=Shards(world, copies_of(tensors, world.size)),
         usual=UsualTensors(tensors),
+        usual_weights=UsualTensors(tensors, CACHED),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -19,12 +19,18 @@ from lightning_gradexplode.records import FloatArray, IntArray
 
 ROW = 512
 """Up to so many elements are added up in float32 at a time."""
-SHORTEST_ROW = 64
+SHORTEST_ROW = 32
 """With rows shorter than this one a tensor would leave too many numbers."""
 SHORT = 1024
-"""Up to so many elements a tensor is small: copying it costs less than a call of its own."""
+"""Up to so many elements a tensor that has no rows is put side by side as it is."""
+SMALL = 8192
+"""Up to so many elements copying a tensor costs less than a call of its own."""
+COPIED = 1 << 18
+"""Up to so many elements are copied at a time: a megabyte."""
+CACHED = 1 << 20
+"""Of so many elements a processor's cache holds two copies."""
 TOGETHER = 256
-"""So many tensors are put side by side at a time, so that no copy is larger than a megabyte."""
+"""Up to so many tensors are put side by side at a time, where nothing is known of them beforehand."""
 
 
 class UsualTensors:
@@ -34,14 +40,15 @@ class UsualTensors:
 
     Args:
         like: Tensors of the same shapes, types and devices as those that will be measured.
+        most: Up to so many elements are measured at a time, or a single tensor.
     """
 
-    def __init__(self, like: Sequence[Tensor]) -> None:
-        usual = [_is_usual(tensor) for tensor in like]
-        self.places = [place for place, is_usual in enumerate(usual) if is_usual]
-        self.others = [place for place, is_usual in enumerate(usual) if not is_usual]
-        starts = range(0, len(self.places), TOGETHER)
-        self._batches = [_Batch(self.places[start : start + TOGETHER], like) for start in starts]
+    def __init__(self, like: Sequence[Tensor], most: float = math.inf) -> None:
+        usual = [place for place, tensor in enumerate(like) if _is_usual(tensor)]
+        self.others = sorted(set(range(len(like))).difference(usual))
+        sizes = {place: like[place].numel() for place in usual}
+        self.batches = [_Batch({place: sizes[place] for place in places}) for places in _batches(sizes, most)]
+        self.places = [place for batch in self.batches for place in batch.places]
 
     def norms(self, tensors: Sequence[Tensor | None]) -> FloatArray | None:
         """Measure the usual ones of these tensors.
@@ -51,46 +58,85 @@ class UsualTensors:
         """
         try:
             with torch.no_grad():
-                squares = [batch.squares(tensors) for batch in self._batches]
+                norms = [batch.norms([tensors[place] for place in batch.places]) for batch in self.batches]
         except (AttributeError, RuntimeError, TypeError):  # asking each first would cost more than all the rest
             return None
-        norms: FloatArray = np.sqrt(squares[0] if len(squares) == 1 else np.concatenate([np.zeros(0), *squares]))
-        return norms
+        return norms[0] if len(norms) == 1 else np.concatenate([np.zeros(0), *norms])
 
 
 def _is_usual(tensor: Tensor) -> bool:
     count = tensor.numel()
     is_float32 = is_plain(tensor) and is_on_host(tensor) and tensor.dtype is torch.float32
-    return is_float32 and count > 0 and (count <= SHORT or math.gcd(ROW, count) >= SHORTEST_ROW)
+    return is_float32 and count > 0 and (count <= SHORT or _row(count) > 0)
+
+
+def _row(*sizes: int) -> int:
+    """Give the longest row that tensors of these sizes can all be cut into, 0 if it is too short."""
+    row = math.gcd(ROW, *sizes)
+    return row if row >= SHORTEST_ROW else 0
+
+
+def _batches(sizes: Mapping[int, int], most: float) -> Iterator[list[int]]:
+    """Divide places into batches by the sizes of what is there, in their order."""
+    batch: list[int] = []
+    elements = copied = 0
+    for place, size in sizes.items():
+        copy = size if size <= SMALL else 0
+        if batch and (elements + size > most or copied + copy > COPIED):
+            yield batch
+            batch, elements, copied = [], 0, 0
+        batch.append(place)
+        elements, copied = elements + size, copied + copy
+    if batch:
+        yield batch
 
 
 class _Batch:
-    """Some of the usual tensors: where they are, and how what is left of them lies once it is side by side."""
+    """Usual tensors that are measured together.
 
-    def __init__(self, places: Sequence[int], like: Sequence[Tensor]) -> None:
-        sizes = [like[place].numel() for place in places]
-        self._rows = [
-            (place, math.gcd(ROW, size) if size > SHORT else 0) for place, size in zip(places, sizes, strict=True)
-        ]
-        lengths = [size // (row or 1) for size, (_, row) in zip(sizes, self._rows, strict=True)]
+    The small ones are copied one behind the other, and cut into rows by one call; the large ones are cut by a call for
+    each; and those that have no rows stay as they are. What is left is put side by side.
+
+    Args:
+        sizes: Number of elements, by place.
+    """
+
+    def __init__(self, sizes: Mapping[int, int]) -> None:
+        small = [place for place, size in sizes.items() if size <= SMALL and _row(size)]
+        large = [place for place in sizes if place not in set(small)]
+        self.places = small + large
+        self._small = len(small)
+        self._row = _row(*[sizes[place] for place in small])
+        self._rows = [_row(sizes[place]) if sizes[place] > SHORT else 0 for place in large]
+        rows = [self._row] * len(small) + self._rows
+        lengths = [sizes[place] // (row or 1) for place, row in zip(self.places, rows, strict=True)]
         self._starts = np.array([0, *itertools.accumulate(lengths[:-1])])
 
-    def squares(self, tensors: Sequence[Any]) -> FloatArray:
-        """Add up the squares of each tensor: of its elements if it is small, else of the norms of its rows.
+    def norms(self, tensors: Sequence[Any]) -> FloatArray:
+        """Measure tensors in the order of `places`.
 
         Raises:
             AttributeError, RuntimeError, TypeError: A tensor is not as expected.
         """
         norm, float32 = torch.linalg.vector_norm, torch.float32
+        small, large = tensors[: self._small], tensors[self._small :]
         parts = [
-            norm(tensors[place].view(-1, row), dim=1, dtype=float32) if row else tensors[place]
-            for place, row in self._rows
+            norm(tensor.view(-1, row), dim=1, dtype=float32) if row else tensor
+            for tensor, row in zip(large, self._rows, strict=True)
         ]
-        together = _flatten_dense_tensors(parts)  # type: ignore[no-untyped-call]
-        if together.dtype is not float32:
-            raise TypeError("the squares of float64 may leave its range")
-        squares: FloatArray = np.add.reduceat(np.square(together.numpy(), dtype=np.float64), self._starts)
-        return squares
+        if small:
+            parts = [norm(_flat(small).view(-1, self._row), dim=1, dtype=float32), *parts]
+        squares = np.add.reduceat(np.square(_flat(parts).numpy(), dtype=np.float64), self._starts)
+        norms: FloatArray = np.sqrt(squares)
+        return norms
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    """Copy tensors of float32 one behind the other."""
+    flat: Tensor = _flatten_dense_tensors(tensors)  # type: ignore[no-untyped-call]
+    if flat.dtype is not torch.float32:
+        raise TypeError("the squares of float64 may leave its range")
+    return flat
 
 
 def norms_side_by_side(parts: Sequence[Tensor]) -> FloatArray:

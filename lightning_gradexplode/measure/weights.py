@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +10,10 @@ import torch
 from torch import Tensor
 
 from lightning_gradexplode.measure.elements import flat_elements
-from lightning_gradexplode.measure.norms import Norms, PendingNorms, measure_norms
+from lightning_gradexplode.measure.host import is_on_host
+from lightning_gradexplode.measure.norms import Norms, NormsOnTheWay
 from lightning_gradexplode.measure.processes import Shards
+from lightning_gradexplode.measure.side_by_side import CACHED, UsualTensors
 from lightning_gradexplode.records import FloatArray
 
 _LINE = 64
@@ -49,17 +50,24 @@ class WeightChange:
 class WeightCopy:
     """A copy of the weights, taken before an optimizer step and used up after it.
 
-    Each weight's norms are measured right when it is copied and compared, while it is in the processor's cache.
+    Some weights' norms are measured right when these are copied and compared, while they are in the processor's cache.
 
     Args:
         parameters: The weights. The copy holds as much memory as they do, until `change` is called.
+        usual: Those that are measured together, in batches that fit into a cache; None to find out.
     """
 
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
-        with torch.no_grad():
-            flats = [flat_elements(parameter) for parameter in parameters]
-            self._copies = _empty_like(flats)
-            self._before = PendingNorms((copy.copy_(flat) for copy, flat in zip(self._copies, flats, strict=True)), ())
+    def __init__(self, parameters: Sequence[Tensor], usual: UsualTensors | None = None) -> None:
+        flats = [flat_elements(parameter) for parameter in parameters]
+        self._copies = copies = _empty_like(flats)
+        self._usual = UsualTensors(flats, CACHED) if usual is None else usual
+
+        def copied(places: Sequence[int]) -> tuple[list[Tensor]]:
+            chosen = [copies[place] for place in places]
+            torch._foreach_copy_(chosen, [flats[place] for place in places])
+            return (chosen,)
+
+        self._before = NormsOnTheWay(self._usual, copied)
 
     def change(self, parameters: Sequence[Tensor], shards: Shards) -> WeightChange:
         """Compare with the weights after the step; the copy's memory is reused for the differences.
@@ -68,17 +76,16 @@ class WeightCopy:
             parameters: The same weights, in the same order.
             shards: How they are spread over processes.
         """
-        before = self._before.norms()  # of copies that are not overwritten yet
+        (before,) = self._before.norms()  # of copies that are not overwritten yet
         differences, self._copies = self._copies, []
+        flats = [flat_elements(parameter) for parameter in parameters]
 
-        def weights_and_differences() -> Iterator[Tensor]:
-            for difference, parameter in zip(differences, parameters, strict=True):
-                weight = flat_elements(parameter)
-                yield weight
-                yield torch.sub(weight, difference, out=difference)
+        def compared(places: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
+            weights = [flats[place] for place in places]
+            copies = [differences[place] for place in places]
+            return weights, [torch.sub(new, old, out=old) for new, old in zip(weights, copies, strict=True)]
 
-        norms = measure_norms(weights_and_differences())
-        after, change = norms.part(slice(0, None, 2)), norms.part(slice(1, None, 2))
+        after, change = NormsOnTheWay(self._usual, compared, width=2).norms()
         return WeightChange(shards.norms(after), shards.norms(before), shards.norms(change), differences)
 
 
@@ -88,11 +95,17 @@ def _empty_like(flats: Sequence[Tensor]) -> list[Tensor]:
     On a processor as one numpy array, which asks the system for large pages: a copy into fresh small ones takes five
     times as long (30 MB in 12 ms, against 2).
     """
-    if not all(flat.is_cpu for flat in flats):
+    if not all(map(is_on_host, flats)):
         return [torch.empty_like(flat) for flat in flats]
-    starts = [0, *itertools.accumulate(-(-flat.nbytes // _LINE) * _LINE for flat in flats)]
-    memory = torch.from_numpy(np.empty(starts[-1], dtype=np.uint8))
-    return [memory[start : start + f.nbytes].view(f.dtype) for start, f in zip(starts, flats, strict=False)]
+    copies = list(flats)
+    for dtype in {flat.dtype for flat in flats}:
+        sizes = {place: flat.numel() for place, flat in enumerate(flats) if flat.dtype is dtype}
+        line = _LINE // dtype.itemsize
+        padded = [-(-size // line) * line for size in sizes.values()]
+        memory = torch.from_numpy(np.empty(sum(padded) * dtype.itemsize, dtype=np.uint8)).view(dtype)
+        for (place, size), length, part in zip(sizes.items(), padded, torch.split(memory, padded), strict=True):
+            copies[place] = part if size == length else part[:size]
+    return copies
 
 
 def _ratio(change: FloatArray, weights: FloatArray) -> FloatArray:
