@@ -119,6 +119,7 @@ class LossLevel:
         self._changes = RobustWindow(100)
         self._last: float | None = None
         self._level = 0.0
+        self._size = 0.0
         self._unit = 1e-30
 
     def rise(self, loss: float | None) -> float:
@@ -139,12 +140,16 @@ class LossLevel:
         if self.rise(loss) <= self.outside and (not moved or len(self._start) < 3):
             if len(self._start) < self._start.size:
                 self._start.add(loss)
+                self._settle()
             if self._last is not None:
                 self._changes.add(min(abs(loss - self._last), 1e300))
-            self._level = self._start.median
-            span = self._start.largest - self._start.quantile(0.0)
-            self._unit = max(abs(self._level), span, self._noise(), 1e-30)
+            self._unit = max(self._size, self._noise(), 1e-30)
         self._last = loss
+
+    def _settle(self) -> None:
+        """Take the level from the first losses, and how large they are or how far apart."""
+        self._level = self._start.median
+        self._size = max(abs(self._level), self._start.largest - self._start.quantile(0.0))
 
     def _noise(self) -> float:
         """A large change from step to step: unlike the spread of the losses, it does not follow a steady rise."""
@@ -181,3 +186,5 @@ class LossLevel:
         self._start.load_state_dict(state["start"])
         self._changes.load_state_dict(state["changes"])
         self._last, self._level, self._unit = state["last"], state["level"], state["unit"]
+        if len(self._start):
+            self._settle()
