@@ -15,7 +15,7 @@ in float64, by few kernels, and all norms are read at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,7 +126,7 @@ class PendingNorms:
         each, nonfinite = np.zeros(len(self._tensors)), np.zeros(len(self._tensors))
         each[self._places] = measured
         if intact:
-            _mend(each, nonfinite, self._tensors, self._places, measured)
+            mend(each, nonfinite, self._tensors, self._places, measured)
         else:
             nonfinite[~np.isfinite(each)] = np.nan
         return Norms(each, nonfinite)
@@ -158,42 +158,6 @@ class KnownNorms:
         return self._scalars
 
 
-class NormsOnTheWay:
-    """Norms of tensors that are made on the way, some at a time, and measured while the processor's cache holds them.
-
-    Args:
-        usual: Which tensors are measured together.
-        make: Makes what is to be measured at some places, one list or several; kept until the norms are asked for.
-        width: How many lists that are.
-    """
-
-    def __init__(
-        self, usual: UsualTensors, make: Callable[[Sequence[int]], tuple[list[Tensor], ...]], width: int = 1
-    ) -> None:
-        self._usual = usual
-        self._made: list[list[Tensor]] = [[] for _ in range(width)]
-        self._each = np.zeros((width, len(usual.places) + len(usual.others)))
-        with torch.no_grad():
-            for batch in usual.batches:
-                made = make(batch.places)
-                self._each[:, batch.places] = [batch.norms(tensors) for tensors in made]
-                for row, tensors in zip(self._made, made, strict=True):
-                    row += tensors
-            self._others = PendingNorms((tensor for place in usual.others for (tensor,) in make([place])), ())
-
-    def norms(self) -> list[Norms]:
-        """Wait for the norms, and give those of each list, in the order of the places."""
-        others, places, width = self._others.norms(), self._usual.places, len(self._each)
-        columns = []
-        for column, (each, made) in enumerate(zip(self._each, self._made, strict=True)):
-            nonfinite = np.zeros(len(each))
-            each[self._usual.others] = others.each[column::width]
-            nonfinite[self._usual.others] = others.nonfinite[column::width]
-            _mend(each, nonfinite, dict(zip(places, made, strict=True)), places, each[places])
-            columns.append(Norms(each, nonfinite))
-        return columns
-
-
 def start_gradient_norms(
     gradients: Sequence[Tensor | None], scalars: Sequence[Tensor], usual: UsualTensors
 ) -> PendingNorms | KnownNorms:
@@ -214,11 +178,11 @@ def start_gradient_norms(
         each[usual.others], nonfinite[usual.others] = others.each, others.nonfinite
     else:
         numbers = read(scalars)
-    _mend(each, nonfinite, gradients, usual.places, found)
+    mend(each, nonfinite, gradients, usual.places, found)
     return KnownNorms(Norms(each, nonfinite), numbers)
 
 
-def _mend(
+def mend(
     each: FloatArray,
     nonfinite: FloatArray,
     tensors: Sequence[Tensor | None] | Mapping[int, Tensor],

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lightning_gradexplode.measure.elements import flat_elements
 from lightning_gradexplode.measure.host import is_on_host
-from lightning_gradexplode.measure.norms import Norms, NormsOnTheWay
+from lightning_gradexplode.measure.norms import Norms
+from lightning_gradexplode.measure.on_the_way import NormsOnTheWay
 from lightning_gradexplode.measure.processes import Shards
 from lightning_gradexplode.measure.side_by_side import CACHED, UsualTensors
 from lightning_gradexplode.records import FloatArray
