@@ -109,8 +109,11 @@ class _Batch:
         self._row = _row(*[sizes[place] for place in small])
         self._rows = [_row(sizes[place]) if sizes[place] > SHORT else 0 for place in large]
         rows = [self._row] * len(small) + self._rows
-        lengths = [sizes[place] // (row or 1) for place, row in zip(self.places, rows, strict=True)]
-        self._starts = np.array([0, *itertools.accumulate(lengths[:-1])])
+        self._copied = sum(sizes[place] for place in small)
+        *starts, self._length = itertools.accumulate(
+            (sizes[place] // (row or 1) for place, row in zip(self.places, rows, strict=True)), initial=0
+        )
+        self._starts = np.array(starts)
 
     def norms(self, tensors: Sequence[Any]) -> FloatArray:
         """Measure tensors in the order of `places`.
@@ -125,17 +128,18 @@ class _Batch:
             for tensor, row in zip(large, self._rows, strict=True)
         ]
         if small:
-            parts = [norm(_flat(small).view(-1, self._row), dim=1, dtype=float32), *parts]
-        squares = np.add.reduceat(np.square(_flat(parts).numpy(), dtype=np.float64), self._starts)
+            rows = _flat(small, self._copied).view(-1, self._row)
+            parts = [norm(rows, dim=1, dtype=float32), *parts]
+        squares = np.add.reduceat(np.square(_flat(parts, self._length).numpy(), dtype=np.float64), self._starts)
         norms: FloatArray = np.sqrt(squares)
         return norms
 
 
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
+def _flat(tensors: Sequence[Tensor], length: int) -> Tensor:
     """Copy tensors of float32 one behind the other."""
     flat: Tensor = _flatten_dense_tensors(tensors)  # type: ignore[no-untyped-call]
-    if flat.dtype is not torch.float32:
-        raise TypeError("the squares of float64 may leave its range")
+    if flat.dtype is not torch.float32 or len(flat) != length:
+        raise TypeError("these tensors are not of the type and size of those that they were to be like")
     return flat
 
 

@@ -61,14 +61,18 @@ class WeightCopy:
     def __init__(self, parameters: Sequence[Tensor], usual: UsualTensors | None = None) -> None:
         flats = [flat_elements(parameter) for parameter in parameters]
         self._copies = copies = _empty_like(flats)
-        self._usual = UsualTensors(flats, CACHED) if usual is None else usual
 
         def copied(places: Sequence[int]) -> tuple[list[Tensor]]:
             chosen = [copies[place] for place in places]
             torch._foreach_copy_(chosen, [flats[place] for place in places])
             return (chosen,)
 
-        self._before = NormsOnTheWay(self._usual, copied)
+        self._usual = UsualTensors(flats, CACHED) if usual is None else usual
+        try:
+            self._before = NormsOnTheWay(self._usual, copied)
+        except (RuntimeError, TypeError):  # weights have got another type or size since
+            self._usual = UsualTensors(flats, CACHED)
+            self._before = NormsOnTheWay(self._usual, copied)
 
     def change(self, parameters: Sequence[Tensor], shards: Shards) -> WeightChange:
         """Compare with the weights after the step; the copy's memory is reused for the differences.

@@ -65,3 +65,11 @@ def test_a_gradient_that_is_not_as_expected(build: Callable[[], Tensor | None]) 
     assert pending.norms().each.tolist() == [truth(gradient) for gradient in gradients]
     assert pending.norms().nonfinite.tolist() == [0, nonfinite, 0]
     assert pending.scalars().tolist() == [2.5]
+
+
+@pytest.mark.parametrize("size", [4, 32, 2048, 4096])
+def test_a_parameter_that_has_got_another_size(size: int) -> None:
+    """A model that grows in place has its gradients measured as they are now."""
+    weights, gradients = [torch.zeros(64), torch.zeros(size)], [torch.randn(64), torch.randn(2 * size)]
+    norms = start_gradient_norms(gradients, [], UsualTensors(weights)).norms()
+    assert norms.each.tolist() == [truth(gradient) for gradient in gradients]
