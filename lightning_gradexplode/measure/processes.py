@@ -82,7 +82,14 @@ class Shards:
 
     def norms(self, local: Norms) -> Norms:
         """Combine norms of what each process holds."""
-        return local if self.copies is None else self.unpacked_norms(self.world.gather(self.packed_norms(local)))
+        return self.several_norms([local])[0]
+
+    def several_norms(self, locals_: Sequence[Norms]) -> list[Norms]:
+        """Combine several norms of the parameters, with one collective for all of them."""
+        if self.copies is None:
+            return list(locals_)
+        gathered = self.world.gather(np.concatenate([self.packed_norms(local) for local in locals_]))
+        return [self.unpacked_norms(part) for part in np.split(gathered, len(locals_), axis=1)]
 
     def sums(self, local: FloatArray) -> FloatArray:
         """Add up counts of what each process holds; the first dimension is that of the parameters."""
@@ -93,12 +100,13 @@ class Shards:
         total: FloatArray = np.round((gathered / copies).sum(axis=0))
         return total
 
-    def maxima(self, local: FloatArray) -> FloatArray:
-        """Combine maxima of what each process holds; NaN wins."""
+    def maxima_and_sums(self, maxima: FloatArray, counts: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Combine maxima and counts of what each process holds, with one collective; among maxima NaN wins."""
         if self.copies is None:
-            return local
-        largest: FloatArray = self.world.gather(local).max(axis=0)
-        return largest
+            return maxima, counts
+        gathered = self.world.gather(np.concatenate([maxima, counts]))
+        largest, parts = np.split(gathered, 2, axis=1)
+        return largest.max(axis=0), np.round((parts / self.copies).sum(axis=0))
 
     def packed_norms(self, local: Norms) -> FloatArray:
         """Give what has to be sent for `unpacked_norms`; nothing if no parameter is sharded."""

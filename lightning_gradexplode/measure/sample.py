@@ -52,7 +52,8 @@ class WeightSample:
         counts = np.array([len(places) for places in self._places], dtype=np.float64)
         change = Norms(sampled.each * np.sqrt(sizes / np.maximum(counts, 1)), sampled.nonfinite)
         before = self._before.norms(intact=False)  # the weights themselves have been changed since
-        return WeightChange(shards.norms(measure_norms(flats)), shards.norms(before), shards.norms(change), ())
+        after, before, change = shards.several_norms([measure_norms(flats), before, change])
+        return WeightChange(after, before, change, ())
 
     def _taken(self, flats: Sequence[Tensor]) -> list[Tensor]:
         with torch.no_grad():

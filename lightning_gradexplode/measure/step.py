@@ -136,36 +136,30 @@ def with_gradient_norms(record: StepRecord, norms: Norms, **fields: Any) -> Step
 
 
 def with_details(record: StepRecord, parameters: ParameterSet, scale: float) -> StepRecord:
-    """Add what is logged of the gradients besides their norms: maxima, and shares above 1.0."""
-    return with_shares_above_one(with_maxima(record, parameters, scale), parameters, scale)
+    """Add what is logged of the gradients besides their norms to a record.
+
+    These are the largest absolute values, and the share of each gradient's elements with one of 1.0 and more.
+    """
+    gradients = parameters.gradients
+    maxima, counts = measure_maxima(gradients, scale), np.zeros(len(gradients))
+    # A gradient whose maximum is below 1.0 needs no counting.
+    above = {n: one for n, one in enumerate(gradients) if one is not None and not maxima[n] < 1.0}
+    counts[list(above)] = count_at_least(list(above.values()), scale)
+    maxima, counts = parameters.shards.maxima_and_sums(maxima, counts)
+    shares = counts / [max(parameter.numel(), 1) for parameter in parameters.tensors]
+    return replace(
+        record,
+        grad_max=float(np.max(maxima, initial=0.0)),  # NaN wins over all
+        per_parameter={**record.per_parameter, "grad_max": maxima, "share_above_one": shares},
+    )
 
 
 def with_maxima(record: StepRecord, parameters: ParameterSet, scale: float) -> StepRecord:
     """Add the largest absolute values of the gradients to a record."""
-    maxima = parameters.shards.maxima(measure_maxima(parameters.gradients, scale))
-    return replace(
-        record,
-        grad_max=float(np.max(maxima, initial=0.0)),  # NaN wins over all
-        per_parameter={**record.per_parameter, "grad_max": maxima},
-    )
-
-
-def with_shares_above_one(record: StepRecord, parameters: ParameterSet, scale: float) -> StepRecord:
-    """Add the share of each gradient's elements with an absolute value of 1.0 and more to a record.
-
-    The maxima have to be in the record: a gradient whose maximum is below 1.0 needs no counting.
-    """
-    maxima = record.per_parameter["grad_max"]
-    counted = {
-        place: gradient
-        for place, gradient in enumerate(parameters.gradients)
-        if gradient is not None and not maxima[place] < 1.0
-    }
-    counts = np.zeros(len(parameters.names))
-    counts[list(counted)] = count_at_least(list(counted.values()), scale)
-    sizes = [max(parameter.numel(), 1) for parameter in parameters.tensors]
-    shares = parameters.shards.sums(counts) / sizes
-    return replace(record, per_parameter={**record.per_parameter, "share_above_one": shares})
+    local = measure_maxima(parameters.gradients, scale)
+    maxima, _ = parameters.shards.maxima_and_sums(local, np.zeros_like(local))
+    grad_max = float(np.max(maxima, initial=0.0))
+    return replace(record, grad_max=grad_max, per_parameter={**record.per_parameter, "grad_max": maxima})
 
 
 def with_clipped_norm(record: StepRecord, norms: Norms | None) -> StepRecord:

@@ -91,7 +91,8 @@ class WeightCopy:
             return weights, [torch.sub(new, old, out=old) for new, old in zip(weights, copies, strict=True)]
 
         after, change = NormsOnTheWay(self._usual, compared, width=2).norms()
-        return WeightChange(shards.norms(after), shards.norms(before), shards.norms(change), differences)
+        after, before, change = shards.several_norms([after, before, change])
+        return WeightChange(after, before, change, differences)
 
 
 def _empty_like(flats: Sequence[Tensor]) -> list[Tensor]:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_gradexplode.measure.norms import measure_norms
+from lightning_gradexplode.measure.norms import Norms, measure_norms
 from lightning_gradexplode.measure.processes import (
     ALONE,
     PeerFailedError,
@@ -56,11 +56,26 @@ def test_norms_of_shards_are_those_of_the_whole(shards: list[list[float]], copie
 
 
 def test_counts_and_maxima_of_shards() -> None:
-    """Counts add up, copies counting once, and the largest maximum wins, NaN above all."""
+    """Counts add up, copies counting once, and the largest maximum wins, NaN above all; one message carries both."""
     layout = Shards(Rehearsed(np.array([4.0, 3.0])), np.array([2.0, 1.0]))
     assert layout.sums(np.array([4.0, 5.0])).tolist() == [4.0, 8.0]
-    assert layout.maxima(np.array([5.0, 1.0])).tolist() == [5.0, 3.0]
-    assert np.isnan(layout.maxima(np.array([math.nan, 1.0]))[0])
+    world = Rehearsed(np.array([4.0, 3.0, 2.0, 1.0]))
+    maxima, counts = Shards(world, np.array([2.0, 1.0])).maxima_and_sums(
+        np.array([math.nan, 1.0]), np.array([4.0, 5.0])
+    )
+    assert np.isnan(maxima[0])
+    assert maxima[1] == 3.0
+    assert counts.tolist() == [3.0, 6.0]
+    assert len(world.sent) == 1
+
+
+def test_several_norms_are_one_message() -> None:
+    """Norms after and before a step are combined each for itself, with one collective."""
+    world = Rehearsed(np.array([3.0, 1.0, 5.0, 0.0]))
+    one, other = (Norms(np.array([norm]), np.array([count])) for norm, count in ((4.0, 0.0), (12.0, 2.0)))
+    norms = Shards(world, np.array([1.0])).several_norms([one, other])
+    assert [(each.total, each.nonfinite_total) for each in norms] == [(5.0, 1), (13.0, 2)]
+    assert len(world.sent) == 1
 
 
 def test_whole_parameters_need_no_gathering() -> None:
@@ -69,7 +84,8 @@ def test_whole_parameters_need_no_gathering() -> None:
     layout = Shards(world)
     norms = measure_norms([torch.ones(4)])
     assert layout.norms(norms) is norms
-    assert layout.sums(np.ones(1)).tolist() == layout.maxima(np.ones(1)).tolist() == [1.0]
+    assert layout.sums(np.ones(1)).tolist() == [1.0]
+    assert layout.maxima_and_sums(np.ones(1), np.zeros(1)) == (np.ones(1), np.zeros(1))
     assert len(layout.packed_norms(norms)) == 0
     assert not world.sent
     assert copies_of([torch.ones(2)], 2) is None

@@ -90,7 +90,7 @@ def test_a_logger_that_fails_costs_only_its_own_data(caplog: pytest.LogCaptureFi
 
 @pytest.mark.parametrize(
     ("place", "name"),
-    [(step.GradientReading, "take"), (step, "with_maxima"), (step, "with_histograms"), (step, "with_weight_change")],
+    [(step.GradientReading, "take"), (step, "with_details"), (step, "with_histograms"), (step, "with_weight_change")],
 )
 def test_a_failure_of_the_monitor_does_not_end_the_run(
     place: Any, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -121,7 +121,7 @@ def test_a_failure_while_leaving_does_not_end_the_run_either(
     def fail(*args: Any, **kwargs: Any) -> StepRecord:
         raise ArithmeticError("failed")
 
-    monkeypatch.setattr(step, "with_maxima", fail)
+    monkeypatch.setattr(step, "with_details", fail)
     monkeypatch.setattr(Chronicle, "close", fail)
     run = Watched(Regression())
     assert run.trainer.global_step == 5
