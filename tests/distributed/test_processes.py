@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+from lightning_gradexplode.records import BUCKET_EDGES
 
 WORKER = Path(__file__).parent / "worker.py"
 STEPS = 4
@@ -127,6 +130,18 @@ def test_a_calm_step_costs_one_small_collective(runs: Runs, name: str, length: i
         looks_at_weights = seen["collectives"].count(2 * PARAMETERS)  # before the first step, then ever more seldom
         assert looks_at_weights <= STEPS
         assert len(seen["collectives"]) == STEPS + looks_at_weights + 1
+
+
+def test_a_logged_step_costs_few_collectives(runs: Runs) -> None:
+    """Of shards, details of gradients are one, norms of the weights and their change one, and each kind of histogram.
+
+    The weights before the first step are one more.
+    """
+    for seen in runs["fsdp2"]:
+        lengths: Counter[int] = Counter(seen["collectives"])
+        assert lengths[4 + 2 * PARAMETERS] == lengths[6 * PARAMETERS] == STEPS
+        assert lengths[2 * PARAMETERS] == STEPS + 1
+        assert lengths[len(BUCKET_EDGES) * PARAMETERS] == 3 * STEPS
 
 
 @pytest.mark.parametrize(("name", "weights_are_lost"), [("ddp nan", True), ("ddp nan stop", False)])
