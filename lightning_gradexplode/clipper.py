@@ -9,9 +9,8 @@ from torch.optim import Optimizer
 
 from lightning_gradexplode import _lightning
 from lightning_gradexplode.flight import StepInFlight
-from lightning_gradexplode.measure.norms import measure_norms
 from lightning_gradexplode.measure.parameters import ParameterSet
-from lightning_gradexplode.measure.step import GradientReading
+from lightning_gradexplode.measure.step import GradientReading, norms_of
 from lightning_gradexplode.records import FloatArray, StepRecord
 from lightning_gradexplode.respond.apply import clip_by_total_norm, clip_gradients
 from lightning_gradexplode.watch import OptimizerWatch
@@ -101,7 +100,7 @@ class Clipper:
         if record.clip_val is None or not self._is_by_hand(watch):
             return record
         gradients = parameters.gradients
-        norm = record.grad_norm if known else parameters.shards.norms(measure_norms(gradients, scale)).total
+        norm = record.grad_norm if known else norms_of(parameters, gradients, scale).total
         assert norm is not None
         clip_gradients(gradients, record.clip_val, record.clip_algorithm, norm, scale)
         return record
@@ -111,7 +110,7 @@ class Clipper:
         """Give the norm of each gradient as it is now."""
         if known:
             return record.per_parameter["grad_norm"]
-        return parameters.shards.norms(measure_norms(parameters.gradients, scale)).each
+        return norms_of(parameters, parameters.gradients, scale).each
 
     def expects_to_clip(self, watch: OptimizerWatch) -> bool:
         """Tell whether the trainer is likely to change an optimizer's gradients by their norm at the coming step."""

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lightning_gradexplode.measure import step as measure
-from lightning_gradexplode.measure.norms import measure_norms
 from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.measure.sample import WeightSample
 from lightning_gradexplode.measure.weights import WeightCopy
@@ -57,7 +56,7 @@ class StepInFlight:
 
     def measure_start(self) -> None:
         """Measure the weights before the run's first step."""
-        weights = self.parameters.shards.norms(measure_norms(self.parameters.tensors))
+        weights = measure.norms_of(self.parameters, self.parameters.tensors)
         self.record = measure.with_weights_before(self.record, self.parameters, weights)
 
     def measure_gradients(self, clips_by_value: bool) -> None:
@@ -67,7 +66,7 @@ class StepInFlight:
         if self.scalars_due and not self._has_details:
             self._has_details = True
             if not self.is_exact:
-                norms = self.parameters.shards.norms(measure_norms(self.parameters.gradients, self.scale))
+                norms = measure.norms_of(self.parameters, self.parameters.gradients, self.scale)
                 self.record = measure.with_gradient_norms(self.record, norms)
             self.record = measure.with_details(self.record, self.parameters, self.scale)
         elif clips_by_value and self.record.grad_max is None:
@@ -110,13 +109,12 @@ class StepInFlight:
         """
         if self.held_back:
             return
-        shards = self.parameters.shards
         if self.scalars_due and self.evaluations == 1 and self.reading is None:
-            clipped = shards.norms(measure_norms(self.parameters.gradients)) if may_be_clipped else None
+            clipped = measure.norms_of(self.parameters, self.parameters.gradients) if may_be_clipped else None
             self.record = measure.with_clipped_norm(self.record, clipped)
         if self._weights_before is not None:
             copy, self._weights_before = self._weights_before, None
             self.record = measure.with_weight_change(self.record, self.parameters, copy, self.histograms_due)
         elif self._wants_weights:
-            weights = shards.norms(measure_norms(self.parameters.tensors))
+            weights = measure.norms_of(self.parameters, self.parameters.tensors)
             self.record = measure.with_weights(self.record, weights)

@@ -158,27 +158,27 @@ class KnownNorms:
         return self._scalars
 
 
-def start_gradient_norms(
-    gradients: Sequence[Tensor | None], scalars: Sequence[Tensor], usual: UsualTensors
+def start_norms(
+    tensors: Sequence[Tensor | None], scalars: Sequence[Tensor], usual: UsualTensors
 ) -> PendingNorms | KnownNorms:
     """Begin to measure norms, knowing beforehand which tensors are the usual ones.
 
     Args:
-        gradients: One for each of the tensors that `usual` was made of.
+        tensors: One for each of the tensors that `usual` was made of.
         scalars: Tensors of one real element, to be read along with the norms.
         usual: Measures the usual ones among them.
     """
-    found = usual.norms(gradients) if usual.places else None
+    found = usual.norms(tensors) if usual.places else None
     if found is None:
-        return PendingNorms(gradients, scalars)
-    each, nonfinite = np.zeros(len(gradients)), np.zeros(len(gradients))
+        return PendingNorms(tensors, scalars)
+    each, nonfinite = np.zeros(len(tensors)), np.zeros(len(tensors))
     each[usual.places] = found
     if usual.others:
-        others, numbers = measure_norms_and_read([gradients[place] for place in usual.others], scalars)
+        others, numbers = measure_norms_and_read([tensors[place] for place in usual.others], scalars)
         each[usual.others], nonfinite[usual.others] = others.each, others.nonfinite
     else:
         numbers = read(scalars)
-    mend(each, nonfinite, gradients, usual.places, found)
+    mend(each, nonfinite, tensors, usual.places, found)
     return KnownNorms(Norms(each, nonfinite), numbers)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_gradexplode.measure.histograms import measure_histograms
 from lightning_gradexplode.measure.maxima import count_at_least, measure_maxima
-from lightning_gradexplode.measure.norms import KnownNorms, Norms, PendingNorms, start_gradient_norms
+from lightning_gradexplode.measure.norms import KnownNorms, Norms, PendingNorms, start_norms
 from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.measure.sample import WeightSample
 from lightning_gradexplode.measure.torch_norms import clips_as_one_list, measure_norms_as_torch_does
@@ -85,8 +85,8 @@ class GradientReading:
         """
         gradients = parameters.gradients
         if not isinstance(scale, Tensor):
-            return cls(gradients, start_gradient_norms(gradients, scalars, parameters.usual), scale)
-        pending = start_gradient_norms(gradients, [*scalars, scale], parameters.usual)
+            return cls(gradients, start_norms(gradients, scalars, parameters.usual), scale)
+        pending = start_norms(gradients, [*scalars, scale], parameters.usual)
         numbers = pending.scalars()
         return cls(gradients, KnownNorms(pending.norms(), numbers[:-1]), float(numbers[-1]))
 
@@ -114,6 +114,18 @@ class GradientReading:
 
 def _versions(gradients: Sequence[Tensor | None]) -> list[int]:
     return [gradient._version for gradient in gradients if gradient is not None]
+
+
+def norms_of(parameters: ParameterSet, tensors: Sequence[Tensor | None], divisor: float = 1.0) -> Norms:
+    """Measure something of all parameters, such as their gradients or themselves, on all processes together.
+
+    Args:
+        parameters: The parameters.
+        tensors: What to measure, one for each of them.
+        divisor: What the norms are divided by: the scale of a gradient scaler.
+    """
+    local = start_norms(tensors, (), parameters.usual).norms()
+    return parameters.shards.norms(local.divided_by(divisor))
 
 
 def with_gradient_norms(record: StepRecord, norms: Norms, **fields: Any) -> StepRecord:
