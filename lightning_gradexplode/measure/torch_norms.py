@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_gradexplode.measure.careful import careful_norms, is_doubtful
 from lightning_gradexplode.measure.elements import is_plain
 from lightning_gradexplode.measure.host import read
-from lightning_gradexplode.measure.norms import Norms
+from lightning_gradexplode.measure.norms import Norms, mend
 from lightning_gradexplode.records import FloatArray
 
 
@@ -43,7 +42,5 @@ def measure_norms_as_torch_does(
         numbers = read([*norms, *scalars])
         each, nonfinite = np.zeros(len(gradients)), np.zeros(len(gradients))
         each[places] = numbers[: len(places)]
-        doubtful = [place for place in places if is_doubtful(each[place])]
-        if doubtful:
-            each[doubtful], nonfinite[doubtful] = careful_norms([gradients[place] for place in doubtful])
+        mend(each, nonfinite, gradients, places, each[places])
     return Norms(each, nonfinite), total, numbers[len(places) :]
