@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,12 +27,11 @@ def read(values: Sequence[Tensor]) -> FloatArray:
     Returns:
         The numbers in float64, shape ``(values,)``.
     """
-    if not all(map(is_on_host, values)):
-        return _on_host(_side_by_side(values))
-    if len(values) < _FEW:
+    on_host = all(map(is_on_host, values))
+    if on_host and len(values) < _FEW:
         return np.array([_viewed(value) for value in values], dtype=np.float64)
-    numbers: FloatArray = _side_by_side(values).numpy()
-    return numbers
+    numbers, order = _side_by_side(values)
+    return _in_order(numbers.numpy() if on_host else _on_host(numbers), order)
 
 
 class PendingRead:
@@ -47,7 +47,7 @@ class PendingRead:
         if all(map(is_on_host, values)):
             self._read = read(values)
             return
-        self._numbers = _side_by_side(values)
+        self._numbers, self._order = _side_by_side(values)
         if self._numbers.is_cuda:
             # Only into memory that the system does not move a copy is made while the processor goes on.
             memory = torch.empty(self._numbers.shape, dtype=self._numbers.dtype, pin_memory=True)
@@ -61,18 +61,34 @@ class PendingRead:
         if self._event is not None:
             self._event.synchronize()
         if self._read is None:
-            self._read = _on_host(self._numbers)
+            self._read = _in_order(_on_host(self._numbers), self._order)
         return self._read
 
 
-def _side_by_side(values: Sequence[Tensor]) -> Tensor:
+def _side_by_side(values: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
+    """Bring numbers together on one device, those of one type at once: a call for each would be a kernel for each.
+
+    Returns:
+        The numbers, and the places among the values that they come from.
+    """
     device = next((value.device for value in values if not is_on_host(value)), values[0].device)
+    alike: dict[Any, list[int]] = {}
+    for place, value in enumerate(values):
+        alike.setdefault((value.dtype, value.device), []).append(place)
     with torch.no_grad():
-        if len({value.dtype for value in values}) == 1 and all(value.device == device for value in values):
-            # All at once: a call for each would be a kernel for each.
-            numbers = torch.stack([value if value.dim() == 0 else value.reshape(()) for value in values])
-            return numbers.to(widest(device))
-        return torch.cat([value.reshape(1).to(device, widest(device)) for value in values])
+        groups = [torch.stack([_single(values[place]) for place in places]) for places in alike.values()]
+        numbers = torch.cat([group.to(device, widest(device)) for group in groups])
+    return numbers, [place for places in alike.values() for place in places]
+
+
+def _single(value: Tensor) -> Tensor:
+    return value.reshape(()) if value.dim() else value
+
+
+def _in_order(numbers: FloatArray, order: list[int]) -> FloatArray:
+    ordered = np.empty_like(numbers)
+    ordered[order] = numbers
+    return ordered
 
 
 def _on_host(numbers: Tensor) -> FloatArray:
