@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytorch_lightning as pl
 
 from lightning_gradexplode import GradientExplosionMonitor
+from lightning_gradexplode.measure.nodes import NodeProbe
 
 HOOKS = (
     "on_train_batch_start",
@@ -41,7 +43,7 @@ class Timings(dict[str, list[float]]):
 
 
 class TimedMonitor(GradientExplosionMonitor):
-    """The monitor, all its hooks of a step timed together.
+    """The monitor, all its hooks of a step timed together, those that it lays on modules among them.
 
     Args:
         timings: Where the seconds go.
@@ -61,6 +63,29 @@ class TimedMonitor(GradientExplosionMonitor):
     def state_key(self) -> str:
         """Tell several monitors of one run apart."""
         return self.name
+
+    def setup(self, *args: Any, **kwargs: Any) -> None:
+        """Put a clock around what is done within the forward and the backward pass, too."""
+        guarded = NodeProbe._guarded
+
+        def clocked(probe: NodeProbe, look: Callable[..., None]) -> Callable[..., None]:
+            hook = guarded(probe, look)
+
+            def timed(*args: Any) -> None:
+                begin = time.perf_counter()
+                hook(*args)
+                self.spent += time.perf_counter() - begin
+
+            return timed
+
+        self.clock = mock.patch.object(NodeProbe, "_guarded", clocked)
+        self.clock.start()
+        super().setup(*args, **kwargs)
+
+    def teardown(self, *args: Any, **kwargs: Any) -> None:
+        """Take that clock away."""
+        super().teardown(*args, **kwargs)
+        self.clock.stop()
 
     def _timed(self, hook: Callable[..., Any], last: bool) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
