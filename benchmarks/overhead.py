@@ -9,6 +9,7 @@ against the number of parameters instead.
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import platform
@@ -89,6 +90,7 @@ class Others(pl.Callback):
 
 def fit(model: Model, steps: int, folder: str, callbacks: list[pl.Callback], **trainer: Any) -> None:
     """Train a model for some steps, with a TensorBoard logger."""
+    gc.collect()  # what was imported so far is looked through once, and not in the middle of what is timed
     pl.Trainer(
         max_epochs=1,
         accelerator="cpu",
