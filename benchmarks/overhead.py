@@ -1,8 +1,8 @@
 """What measuring costs per optimizer step: ``python -m benchmarks.overhead`` prints a table for each of three models.
 
 What only reads the gradients is timed in one run, in turn, each right after the backward pass; clipping changes the
-run, so that it is timed in runs of its own. Times drift from machine to machine and from minute to minute; the ratios
-to torch's ``clip_grad_norm_`` are what to look at. ``--sizes`` draws the cost
+run, so that it is timed in runs of its own; so are whole steps, to compare with. Times drift from machine to machine
+and from minute to minute; the ratios to torch's ``clip_grad_norm_`` are what to look at. ``--sizes`` draws the cost
 against the number of parameters instead.
 """
 
@@ -30,7 +30,7 @@ from torch.utils.tensorboard import SummaryWriter
 from wandb.integration.torch.wandb_torch import TorchHistory
 
 from benchmarks.overhead_models import Model, models, transformer
-from benchmarks.overhead_timing import TimedClipping, TimedMonitor, Timings
+from benchmarks.overhead_timing import TimedClipping, TimedMonitor, Timings, WholeSteps
 
 SIZES = (120, 200, 376, 640, 1184)
 """Widths of transformers of 1, 3, 10, 30 and 100 million parameters."""
@@ -113,6 +113,14 @@ def measure(model: Model, steps: int) -> Timings:
         fit(model, steps, folder, [Others(run, folder), TimedMonitor(run, DEFAULTS, turns=TURNS, log_every_n_steps=10)])
         timings.merge(run)
         wandb.finish()
+        for name, callbacks, clip in (
+            ("whole step, no callback", [], None),
+            ("whole step, Trainer(gradient_clip_val=1.0)", [], 1.0),
+            ("whole step, monitor with defaults", [TimedMonitor(Timings(), DEFAULTS, log_every_n_steps=10)], None),
+        ):
+            run = Timings()
+            fit(model, steps // 2, folder, [*callbacks, WholeSteps(run, name)], gradient_clip_val=clip)
+            timings.merge(run)
         run = Timings()
         every = {"log_every_n_steps": 1, "histogram_every_n_steps": 1}
         fit(model, steps // 4, folder, [TimedMonitor(run, HISTOGRAMS, **every)])

@@ -130,3 +130,23 @@ class TimedClipping(pl.Callback):
         hooks = 0.0 if self.monitor is None else self.monitor.timings[self.monitor.name][-1]
         self.timings.add(self.name, self.spent + hooks)
         self.spent = 0.0
+
+
+class WholeSteps(pl.Callback):
+    """Times whole steps, from the end of one to that of the next.
+
+    Args:
+        timings: Where the seconds of each step go.
+        name: Under which name.
+    """
+
+    def __init__(self, timings: Timings, name: str) -> None:
+        self.timings, self.name = timings, name
+        self.ended: float | None = None
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Note the step; this callback stands behind all others."""
+        now = time.perf_counter()
+        if self.ended is not None:
+            self.timings.add(self.name, now - self.ended)
+        self.ended = now
