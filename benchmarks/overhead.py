@@ -31,6 +31,7 @@ from wandb.integration.torch.wandb_torch import TorchHistory
 
 from benchmarks.overhead_models import Model, models, transformer
 from benchmarks.overhead_timing import TimedClipping, TimedMonitor, Timings, WholeSteps
+from lightning_gradexplode import GradientExplosionMonitor
 
 SIZES = (120, 200, 376, 640, 1184)
 """Widths of transformers of 1, 3, 10, 30 and 100 million parameters."""
@@ -116,7 +117,7 @@ def measure(model: Model, steps: int) -> Timings:
         for name, callbacks, clip in (
             ("whole step, no callback", [], None),
             ("whole step, Trainer(gradient_clip_val=1.0)", [], 1.0),
-            ("whole step, monitor with defaults", [TimedMonitor(Timings(), DEFAULTS, log_every_n_steps=10)], None),
+            ("whole step, monitor with defaults", [GradientExplosionMonitor(report=False, log_every_n_steps=10)], None),
         ):
             run = Timings()
             fit(model, steps // 2, folder, [*callbacks, WholeSteps(run, name)], gradient_clip_val=clip)

@@ -1,15 +1,15 @@
 """L2 norms of many tensors at once: exact to 1e-6, at about the cost of reading them once.
 
 A float32 sum loses digits as it grows: of 1024 equal values the norm is off by up to 8e-7, of 16384 by 1e-5, of four
-million random ones by up to 2e-4. A float64 sum costs two to four times as much. So of a tensor of more than 1024
-elements the norms of rows of 512 elements are taken first, in float32 (as fast as one float32 sum, off by at most
-4e-7); these, and smaller tensors as they are, are put side by side and their squares added up in float64, on a
-processor by numpy. Right after a backward pass, on two cores with AVX-512, that takes 0.96 ms for 7.4 million elements
-in 72 tensors (``aminmax`` of each, a bare read, 0.78; ``torch._foreach_norm`` in float32, ``stack`` and one read 1.15;
-``vector_norm`` in float64 10), and 2.9 ms for 2 million in 1000 tensors (2.3, 2.3 and 4.2). Values whose squares leave
-float32's range are found by their result (the norm is infinite, or next to zero) and measured again, slowly, in
-float64. On an accelerator it is the launches that cost, and not the sums: ``torch._foreach_norm`` adds up all squares
-in float64, by few kernels, and all norms are read at once.
+million random ones by up to 2e-4. A float64 sum costs two to ten times as much. So the norms of rows of up to 512
+elements are taken first, in float32 (as fast as one float32 sum, off by at most 4e-7); these, and tensors too small or
+too odd for rows as they are, are put side by side and their squares added up in float64, on a processor by numpy. By
+``python -m benchmarks.norm_kernels``, right after a backward pass on two cores with AVX-512, that takes 0.99 ms for 7.4
+million elements in 72 tensors (``aminmax`` of each, a bare read, 0.82; ``torch._foreach_norm`` in float32, ``stack``
+and one read 1.05; ``vector_norm`` in float64 8.3), and 2.3 ms for 2 million in 1000 tensors (2.4, 2.1 and 3.7). Values
+whose squares leave float32's range are found by their result (the norm is infinite, or next to zero) and measured
+again, slowly, in float64. On an accelerator it is the launches that cost, and not the sums: ``torch._foreach_norm``
+adds up all squares in float64, by few kernels, and all norms are read at once.
 """
 
 from __future__ import annotations
@@ -50,10 +50,6 @@ class Norms:
         """Give the norms of the same tensors, each element divided by a number."""
         return self if divisor == 1.0 else Norms(self.each / divisor, self.nonfinite)
 
-    def part(self, places: slice) -> Norms:
-        """Give the norms of some of the tensors."""
-        return Norms(self.each[places], self.nonfinite[places])
-
     @property
     def nonfinite_total(self) -> int | None:
         """Number of NaN and infinite elements in all tensors together, None where it is not known."""
@@ -79,22 +75,7 @@ def measure_norms(tensors: Iterable[Tensor | None], divisor: float = 1.0) -> Nor
         The norms, in the order of the tensors, relative error below 1e-6 for float32 and float64; a half-precision
         tensor is summed in float32.
     """
-    norms, _ = measure_norms_and_read(tensors, ())
-    return norms.divided_by(divisor)
-
-
-def measure_norms_and_read(tensors: Iterable[Tensor | None], scalars: Sequence[Tensor]) -> tuple[Norms, FloatArray]:
-    """Measure norms as `measure_norms` does, and have other numbers read from the device along with them.
-
-    Args:
-        tensors: What to measure.
-        scalars: Tensors of one real element.
-
-    Returns:
-        The norms, and the scalars in float64, shape ``(scalars,)``.
-    """
-    pending = PendingNorms(tensors, scalars)
-    return pending.norms(), pending.scalars()
+    return PendingNorms(tensors, ()).norms().divided_by(divisor)
 
 
 class PendingNorms:
@@ -174,7 +155,8 @@ def start_norms(
     each, nonfinite = np.zeros(len(tensors)), np.zeros(len(tensors))
     each[usual.places] = found
     if usual.others:
-        others, numbers = measure_norms_and_read([tensors[place] for place in usual.others], scalars)
+        pending = PendingNorms([tensors[place] for place in usual.others], scalars)
+        others, numbers = pending.norms(), pending.scalars()
         each[usual.others], nonfinite[usual.others] = others.each, others.nonfinite
     else:
         numbers = read(scalars)

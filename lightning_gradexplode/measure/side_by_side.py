@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch._utils import _flatten_dense_tensors
 
 from lightning_gradexplode.measure.elements import is_plain
 from lightning_gradexplode.measure.host import is_on_host
-from lightning_gradexplode.records import FloatArray, IntArray
+from lightning_gradexplode.records import FloatArray
 
 ROW = 512
 """Up to so many elements are added up in float32 at a time."""
@@ -146,8 +145,6 @@ def _flat(tensors: Sequence[Tensor], length: int) -> Tensor:
 def norms_side_by_side(parts: Sequence[Tensor]) -> FloatArray:
     """Measure the L2 norms of real tensors on the processor, the squares being added up in float64.
 
-    Up to 512 elements of float32 are added up in float32 before, where the tensors' sizes have so large a divisor.
-
     Args:
         parts: Dense tensors, none of them empty.
 
@@ -159,20 +156,8 @@ def norms_side_by_side(parts: Sequence[Tensor]) -> FloatArray:
         return np.concatenate([norms_side_by_side(batch) for batch in batches])
     if not parts:
         return np.zeros(0)
-    row, starts = _rows_of(tuple([part.numel() for part in parts]))
+    *starts, _ = itertools.accumulate((part.numel() for part in parts), initial=0)
     together = _flatten_dense_tensors(parts)  # type: ignore[no-untyped-call]
-    if row > 1 and together.dtype is torch.float32:
-        together = torch.linalg.vector_norm(together.view(-1, row), dim=1)
-    else:
-        starts = starts * row
     with np.errstate(over="ignore"):
-        squares = np.square(together.numpy(), dtype=np.float64)
-        norms: FloatArray = np.sqrt(np.add.reduceat(squares, starts))
+        norms: FloatArray = np.sqrt(np.add.reduceat(np.square(together.numpy(), dtype=np.float64), starts))
     return norms
-
-
-@lru_cache(maxsize=32)  # the sizes are the same at every step
-def _rows_of(sizes: tuple[int, ...]) -> tuple[int, IntArray]:
-    """Give the longest row that parts of these sizes can all be cut into, and the number of the first row of each."""
-    row = math.gcd(ROW, *sizes)
-    return row, np.array([0, *itertools.accumulate(sizes[:-1])]) // row

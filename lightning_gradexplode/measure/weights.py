@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_gradexplode.measure.batched_norms import BatchedNorms
 from lightning_gradexplode.measure.elements import flat_elements
 from lightning_gradexplode.measure.host import is_on_host
 from lightning_gradexplode.measure.norms import Norms
-from lightning_gradexplode.measure.on_the_way import NormsOnTheWay
 from lightning_gradexplode.measure.processes import Shards
 from lightning_gradexplode.measure.side_by_side import CACHED, UsualTensors
 from lightning_gradexplode.records import FloatArray
@@ -69,10 +69,10 @@ class WeightCopy:
 
         self._usual = UsualTensors(flats, CACHED) if usual is None else usual
         try:
-            self._before = NormsOnTheWay(self._usual, copied)
+            self._before = BatchedNorms(self._usual, copied)
         except (RuntimeError, TypeError):  # weights have got another type or size since
             self._usual = UsualTensors(flats, CACHED)
-            self._before = NormsOnTheWay(self._usual, copied)
+            self._before = BatchedNorms(self._usual, copied)
 
     def change(self, parameters: Sequence[Tensor], shards: Shards) -> WeightChange:
         """Compare with the weights after the step; the copy's memory is reused for the differences.
@@ -90,7 +90,7 @@ class WeightCopy:
             copies = [differences[place] for place in places]
             return weights, [torch.sub(new, old, out=old) for new, old in zip(weights, copies, strict=True)]
 
-        after, change = NormsOnTheWay(self._usual, compared, width=2).norms()
+        after, change = BatchedNorms(self._usual, compared, width=2).norms()
         after, before, change = shards.several_norms([after, before, change])
         return WeightChange(after, before, change, differences)
 

@@ -12,7 +12,7 @@ from lightning_gradexplode.measure.norms import Norms, PendingNorms, mend
 from lightning_gradexplode.measure.side_by_side import UsualTensors
 
 
-class NormsOnTheWay:
+class BatchedNorms:
     """Norms of tensors that are made on the way, some at a time, and measured while the processor's cache holds them.
 
     Args:
