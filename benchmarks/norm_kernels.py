@@ -23,7 +23,7 @@ from benchmarks.overhead import processor
 from benchmarks.overhead_models import Model, models
 from benchmarks.overhead_timing import Timings
 from lightning_gradexplode.measure.norms import PendingNorms, start_norms
-from lightning_gradexplode.measure.side_by_side import UsualTensors
+from lightning_gradexplode.measure.small_tensors import UsualTensors
 
 NORM = torch.linalg.vector_norm
 

@@ -10,7 +10,7 @@ from unittest import mock
 import pytorch_lightning as pl
 
 from lightning_gradexplode import GradientExplosionMonitor
-from lightning_gradexplode.measure.nodes import NodeProbe
+from lightning_gradexplode.measure.module_gradients import ModuleGradientProbe
 
 HOOKS = (
     "on_train_batch_start",
@@ -66,9 +66,9 @@ class TimedMonitor(GradientExplosionMonitor):
 
     def setup(self, *args: Any, **kwargs: Any) -> None:
         """Put a clock around what is done within the forward and the backward pass, too."""
-        guarded = NodeProbe._guarded
+        guarded = ModuleGradientProbe._guarded
 
-        def clocked(probe: NodeProbe, look: Callable[..., None]) -> Callable[..., None]:
+        def clocked(probe: ModuleGradientProbe, look: Callable[..., None]) -> Callable[..., None]:
             hook = guarded(probe, look)
 
             def timed(*args: Any) -> None:
@@ -78,7 +78,7 @@ class TimedMonitor(GradientExplosionMonitor):
 
             return timed
 
-        self.clock = mock.patch.object(NodeProbe, "_guarded", clocked)
+        self.clock = mock.patch.object(ModuleGradientProbe, "_guarded", clocked)
         self.clock.start()
         super().setup(*args, **kwargs)
 

@@ -32,11 +32,11 @@ from torch.optim import Optimizer
 
 import lightning_gradexplode
 from benchmarks import clippers
-from benchmarks.zoo import FAMILIES, Family
-from benchmarks.zoo.family import Setup
-from benchmarks.zoo.module import Adversaries
-from benchmarks.zoo.probe import losses_before
-from benchmarks.zoo.recording import fit
+from benchmarks.scenarios import FAMILIES, Family
+from benchmarks.scenarios.family import Setup
+from benchmarks.scenarios.module import Adversaries
+from benchmarks.scenarios.probe import losses_before
+from benchmarks.scenarios.recording import fit
 from lightning_gradexplode import GradientExplosionMonitor
 
 CACHE = Path(__file__).parent / ".cache" / "rescue"

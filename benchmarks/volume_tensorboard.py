@@ -13,14 +13,14 @@ from pathlib import Path
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from benchmarks.volume_wandb import HISTOGRAMS_EVERY, PARTS, SCALARS_EVERY, STEPS, TENSORS, records
-from lightning_gradexplode.publish import Board
+from lightning_gradexplode.loggers import LoggerCollection
 
 
 def weigh(histogram_logs: int) -> int:
     """Write a run's beginning, and give the size of its event file in bytes."""
     with tempfile.TemporaryDirectory() as folder:
         logger = TensorBoardLogger(folder)
-        board = Board([logger])
+        board = LoggerCollection([logger])
         for record in records(histogram_logs):
             board.record(record, (True,) * TENSORS, every_parameter=False)
         logger.finalize("success")

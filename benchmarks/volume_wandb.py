@@ -18,8 +18,8 @@ import torch
 import wandb
 from pytorch_lightning.loggers import WandbLogger
 
+from lightning_gradexplode.loggers import LoggerCollection
 from lightning_gradexplode.measure.histograms import measure_histogram
-from lightning_gradexplode.publish import Board
 from lightning_gradexplode.records import StepRecord
 
 STEPS, TENSORS, SCALARS_EVERY, HISTOGRAMS_EVERY = 200_000, 300, 50, 500
@@ -62,7 +62,7 @@ def weigh(histogram_logs: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         settings = wandb.Settings(x_disable_stats=True, console="off")
         run = wandb.init(reinit="create_new", mode="offline", dir=folder, project="volume", settings=settings)
-        board = Board([WandbLogger(experiment=run)])
+        board = LoggerCollection([WandbLogger(experiment=run)])
         for record in records(histogram_logs):
             board.record(record, (True,) * TENSORS, every_parameter=False)
         file = Path(run.settings.sync_file)

@@ -1,16 +1,19 @@
 """Sees exploding gradients in PyTorch Lightning runs coming, says where and why, and keeps the run alive."""
 
-from lightning_gradexplode.detect import Detector, default_detectors
-from lightning_gradexplode.monitor import GradientExplosionMonitor
-from lightning_gradexplode.records import Finding, Histogram, Severity, StepRecord
-from lightning_gradexplode.respond import (
+from lightning_gradexplode.callback import GradientExplosionMonitor
+from lightning_gradexplode.clip import (
     AdaptiveGradientClip,
     AdaptiveTensorClip,
     AutoPolicy,
     ClipPolicy,
     ConstantClip,
-    ExplosionError,
     PercentileClip,
+    ZScoreClip,
+)
+from lightning_gradexplode.detect import Detector, default_detectors
+from lightning_gradexplode.records import Finding, Histogram, Severity, StepRecord
+from lightning_gradexplode.respond import (
+    ExplosionError,
     RaiseError,
     RecurrentBound,
     ReduceLearningRate,
@@ -21,7 +24,6 @@ from lightning_gradexplode.respond import (
     StopTraining,
     Warn,
     WeightPenalty,
-    ZScoreClip,
 )
 
 __all__ = [

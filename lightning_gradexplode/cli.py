@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from lightning_gradexplode.publish.wandb_rules import alert_rule_requests, alert_rules, existing_alert_rules
+from lightning_gradexplode.loggers.wandb_rules import alert_rule_requests, alert_rules, existing_alert_rules
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_gradexplode import _lightning
+from lightning_gradexplode.hosts import lightning as _lightning
 
 Pair = tuple[Tensor, Tensor]
 

@@ -92,40 +92,6 @@ def test_the_package_is_typed() -> None:
     assert (ROOT / "py.typed").exists()
 
 
-@every_module
-def test_imports_run_downward(path: Path) -> None:
-    """A room knows those on the floors below, and never its neighbours or the modules above."""
-    room = named(path).partition(".")[0]
-    if room not in ROOMS:
-        return
-    for name in own_imports(path):
-        other = name.partition(".")[0]
-        assert other == room or ROOMS.get(other, TOP) < ROOMS[room], f"{named(path)} imports {name}"
-
-
-def test_no_module_imports_itself_in_the_end() -> None:
-    """Imports form no circle, also among the modules above the rooms."""
-    names = {named(path).removesuffix(".__init__") for path in MODULES}
-    known = {
-        named(path): {
-            other for name in own_imports(path) for other in (name, name.rpartition(".")[0]) if other in names
-        }
-        for path in MODULES
-        if path.name != "__init__.py"
-    }
-    while known:
-        free = {name for name, others in known.items() if not others & known.keys()}
-        assert free, f"these import each other in a circle: {sorted(known)}"
-        known = {name: others for name, others in known.items() if name not in free}
-
-
-@every_module
-def test_only_one_module_imports_lightning(path: Path) -> None:
-    """All that depends on Lightning, and on which of its two names is installed, is in one place."""
-    if named(path) != "_lightning":
-        assert not {name.partition(".")[0] for name, _ in imported_by(path)} & LIGHTNING
-
-
 @pytest.mark.parametrize(
     "path", [path for path in MODULES if named(path).startswith(("detect.", "records"))], ids=named
 )

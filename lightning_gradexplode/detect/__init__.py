@@ -1,5 +1,6 @@
 """Numbers to findings: one symptom a detector, in plain Python, with no tensor and no trainer."""
 
+from lightning_gradexplode.detect.backward_gain import BackwardGain
 from lightning_gradexplode.detect.base import Detector
 from lightning_gradexplode.detect.gradients import (
     GradientAboveOne,
@@ -9,7 +10,6 @@ from lightning_gradexplode.detect.gradients import (
     VanishingGradient,
 )
 from lightning_gradexplode.detect.loss import DivergingLoss, NonFiniteLoss, StalledLoss, UnstableLoss
-from lightning_gradexplode.detect.nodes import BackwardGain
 from lightning_gradexplode.detect.weights import LargeUpdate, NonFiniteWeight, WeightGrowth
 
 __all__ = [

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from lightning_gradexplode.detect.base import Detector
-from lightning_gradexplode.detect.history import RobustWindow
 from lightning_gradexplode.detect.levels import LossLevel, WeightLevel
+from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
 from lightning_gradexplode.records import Finding, Severity, StepRecord
 
 
@@ -79,7 +79,7 @@ class _AgainstHistory(Detector):
 
     def __init__(self, window: int, start: int) -> None:
         self.start = start
-        self._history = RobustWindow(window)
+        self._history = RollingQuantiles(window)
 
     def _rise(self, norm: float) -> tuple[float, float]:
         """Give the rise of a norm over the usual one: of its logarithm, and the same in standard deviations."""

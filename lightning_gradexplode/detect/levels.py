@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_gradexplode.detect.history import RobustWindow
+from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
 from lightning_gradexplode.records import FloatArray, StepRecord
 
 MOVED = 1.5
@@ -115,8 +115,8 @@ class LossLevel:
 
     def __init__(self, first: int = 5, outside: float = 4.0) -> None:
         self.outside = outside
-        self._start = RobustWindow(first)
-        self._changes = RobustWindow(100)
+        self._start = RollingQuantiles(first)
+        self._changes = RollingQuantiles(100)
         self._last: float | None = None
         self._level = 0.0
         self._size = 0.0

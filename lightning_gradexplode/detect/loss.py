@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from lightning_gradexplode.detect.base import Detector
-from lightning_gradexplode.detect.history import RobustWindow
 from lightning_gradexplode.detect.levels import MOVED, LossLevel, WeightLevel
+from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
 from lightning_gradexplode.records import Finding, Severity, StepRecord
 
 
@@ -80,7 +80,7 @@ class DivergingLoss(Detector):
         self.early_patience = early_patience
         self._loss = LossLevel()
         self._weights = WeightLevel()
-        self._norms = RobustWindow(5)
+        self._norms = RollingQuantiles(5)
         self._far = 0
         self._out: list[float] = []
 
@@ -145,8 +145,8 @@ class UnstableLoss(Detector):
     def __init__(self, limit: float = 10.0, jumps: int = 3, window: int = 100) -> None:
         self.limit = limit
         self.jumps = jumps
-        self._changes = RobustWindow(window)
-        self._losses = RobustWindow(window)
+        self._changes = RollingQuantiles(window)
+        self._losses = RollingQuantiles(window)
         self._last: float | None = None
         self._recent: list[bool] = []
 
@@ -193,8 +193,8 @@ class StalledLoss(Detector):
 
     def __init__(self, window: int = 100, least: float = 0.01) -> None:
         self.least = least
-        self._start = RobustWindow(window)
-        self._recent = RobustWindow(window)
+        self._start = RollingQuantiles(window)
+        self._recent = RollingQuantiles(window)
 
     def check(self, record: StepRecord) -> Finding | None:
         """Judge the level of the last losses."""

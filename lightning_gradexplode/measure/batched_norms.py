@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradexplode.measure.norms import Norms, PendingNorms, mend
-from lightning_gradexplode.measure.side_by_side import UsualTensors
+from lightning_gradexplode.measure.small_tensors import UsualTensors
 
 
 class BatchedNorms:

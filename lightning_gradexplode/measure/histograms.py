@@ -20,7 +20,7 @@ from torch import Tensor
 from torch._utils import _flatten_dense_tensors
 
 from lightning_gradexplode.measure.elements import flat_elements
-from lightning_gradexplode.measure.host import is_on_host
+from lightning_gradexplode.measure.reading import is_on_host
 from lightning_gradexplode.records import BUCKET_EDGES, Histogram, IntArray
 
 _CODES = 2048  # sign, 8 bits of exponent, 2 bits of mantissa

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradexplode.measure.elements import chunks, flat_elements, is_plain
-from lightning_gradexplode.measure.host import read
+from lightning_gradexplode.measure.reading import read
 from lightning_gradexplode.records import FloatArray
 
 

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_gradexplode.measure.careful import are_trusted, careful_norms, is_doubtful
 from lightning_gradexplode.measure.elements import PLAIN_TYPES, flat_elements
-from lightning_gradexplode.measure.host import PendingRead, is_on_host, read, widest
-from lightning_gradexplode.measure.side_by_side import ROW, SHORT, UsualTensors, norms_side_by_side
+from lightning_gradexplode.measure.exact_norms import are_trusted, careful_norms, is_doubtful
+from lightning_gradexplode.measure.reading import PendingRead, is_on_host, read, widest
+from lightning_gradexplode.measure.small_tensors import ROW, SHORT, UsualTensors, norms_side_by_side
 from lightning_gradexplode.records import FloatArray
 
 

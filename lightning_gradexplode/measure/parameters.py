@@ -9,9 +9,9 @@ from fnmatch import fnmatchcase
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_gradexplode.measure.host import is_on_host
-from lightning_gradexplode.measure.processes import ALONE, Shards, World, copies_of
-from lightning_gradexplode.measure.side_by_side import CACHED, UsualTensors
+from lightning_gradexplode.distributed.process_group import ALONE, ProcessGroup, ShardLayout, copies_of
+from lightning_gradexplode.measure.reading import is_on_host
+from lightning_gradexplode.measure.small_tensors import CACHED, UsualTensors
 
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_forward_module.")
 
@@ -50,7 +50,7 @@ class ParameterSet:
     names: tuple[str, ...]
     tensors: tuple[nn.Parameter, ...]
     shown: tuple[bool, ...]
-    shards: Shards
+    shards: ShardLayout
     usual: UsualTensors
     usual_weights: UsualTensors
 
@@ -70,7 +70,7 @@ def parameters_of(
     module: nn.Module,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
-    world: World = ALONE,
+    world: ProcessGroup = ALONE,
 ) -> ParameterSet:
     """List an optimizer's parameters under the names that the module gives them.
 
@@ -100,7 +100,7 @@ def parameters_of(
         names=listed,
         tensors=tensors,
         shown=tuple(matches(name, include) and not matches(name, exclude) for name in listed),
-        shards=Shards(world, copies_of(tensors, world.size)),
+        shards=ShardLayout(world, copies_of(tensors, world.size)),
         usual=UsualTensors(tensors),
         usual_weights=UsualTensors(tensors, CACHED),
     )

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_gradexplode.distributed.process_group import ShardLayout
 from lightning_gradexplode.measure.elements import flat_elements
 from lightning_gradexplode.measure.norms import Norms, PendingNorms, measure_norms
-from lightning_gradexplode.measure.processes import Shards
 from lightning_gradexplode.measure.weights import WeightChange
 
 LEAST = 64
@@ -36,7 +36,7 @@ class WeightSample:
         self._values = self._taken(flats)
         self._before = PendingNorms(flats, ())
 
-    def change(self, parameters: Sequence[Tensor], shards: Shards) -> WeightChange:
+    def change(self, parameters: Sequence[Tensor], shards: ShardLayout) -> WeightChange:
         """Compare with the weights after the step.
 
         Args:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lightning_gradexplode.measure.elements import is_plain
-from lightning_gradexplode.measure.host import read
 from lightning_gradexplode.measure.norms import Norms, mend
+from lightning_gradexplode.measure.reading import read
 from lightning_gradexplode.records import FloatArray
 
 

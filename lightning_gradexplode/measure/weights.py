@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_gradexplode.distributed.process_group import ShardLayout
 from lightning_gradexplode.measure.batched_norms import BatchedNorms
 from lightning_gradexplode.measure.elements import flat_elements
-from lightning_gradexplode.measure.host import is_on_host
 from lightning_gradexplode.measure.norms import Norms
-from lightning_gradexplode.measure.processes import Shards
-from lightning_gradexplode.measure.side_by_side import CACHED, UsualTensors
+from lightning_gradexplode.measure.reading import is_on_host
+from lightning_gradexplode.measure.small_tensors import CACHED, UsualTensors
 from lightning_gradexplode.records import FloatArray
 
 _LINE = 64
@@ -74,7 +74,7 @@ class WeightCopy:
             self._usual = UsualTensors(flats, CACHED)
             self._before = BatchedNorms(self._usual, copied)
 
-    def change(self, parameters: Sequence[Tensor], shards: Shards) -> WeightChange:
+    def change(self, parameters: Sequence[Tensor], shards: ShardLayout) -> WeightChange:
         """Compare with the weights after the step; the copy's memory is reused for the differences.
 
         Args:

@@ -50,7 +50,7 @@ class Seams(Protocol):
         """Keep the trainer's ``ModelCheckpoint`` callbacks from saving until the next optimizer step."""
 
 
-class Run:
+class ResponseContext:
     """The training run as a response sees it, at one step.
 
     Args:
@@ -133,7 +133,7 @@ class Response(ABC):
     """Whether it does nothing to the run, so that the console does not name it among what responds."""
 
     @abstractmethod
-    def respond(self, findings: Sequence[Finding], run: Run) -> bool | None:
+    def respond(self, findings: Sequence[Finding], run: ResponseContext) -> bool | None:
         """Act on the run; called at each step with a CRITICAL finding, and before its update where it is seen then.
 
         Args:
@@ -145,10 +145,10 @@ class Response(ABC):
             ``on_explosion`` responds at this step. Anything else ends the step's responses.
         """
 
-    def started(self, run: Run) -> None:  # noqa: B027
+    def started(self, run: ResponseContext) -> None:  # noqa: B027
         """Begin a fit; called before its first batch, and before `load_state_dict`."""
 
-    def gradients_ready(self, run: Run, weight: float) -> None:  # noqa: B027
+    def gradients_ready(self, run: ResponseContext, weight: float) -> None:  # noqa: B027
         """Add to the gradients of ``run.optimizer``, once they are complete and before they are measured and clipped.
 
         Args:
@@ -163,7 +163,7 @@ class Response(ABC):
     def step_ended(self, optimizer: Optimizer) -> None:  # noqa: B027
         """Undo what `step_begins` did; called also if the step failed."""
 
-    def batch_ended(self, run: Run) -> None:  # noqa: B027
+    def batch_ended(self, run: ResponseContext) -> None:  # noqa: B027
         """Look back at a batch in which an optimizer stepped, or was held back; ``run.severity`` tells how it went."""
 
     def ended(self) -> None:  # noqa: B027

@@ -8,13 +8,13 @@ from typing import Any
 from torch.optim import Optimizer
 
 from lightning_gradexplode.records import Finding, Severity
-from lightning_gradexplode.respond.base import Response, Run
+from lightning_gradexplode.respond.base import Response, ResponseContext
 
 CALM = 20
 """So many steps without a critical finding end an episode; the next one begins with the first response again."""
 
 
-class Chain:
+class ResponseChain:
     """The responses of a run, in their order.
 
     At a critical finding they are asked in turn, from the one that acted last in this episode on, until one acts.
@@ -46,17 +46,17 @@ class Chain:
         """Whether there is anything to do at the end of a batch in which nothing critical was found."""
         return bool(self._looking_back) or self._place > 0
 
-    def started(self, run: Run) -> None:
+    def started(self, run: ResponseContext) -> None:
         """Begin a fit."""
         for response in self.responses:
             response.started(run)
 
-    def gradients_ready(self, run: Run, weight: float) -> None:
+    def gradients_ready(self, run: ResponseContext, weight: float) -> None:
         """Let responses add to the gradients."""
         for response in self._adding:
             response.gradients_ready(run, weight)
 
-    def respond(self, findings: Sequence[Finding], run: Run) -> None:
+    def respond(self, findings: Sequence[Finding], run: ResponseContext) -> None:
         """Ask the responses in turn until one acts."""
         self._calm = 0
         for place in range(self._place, len(self.responses)):
@@ -74,7 +74,7 @@ class Chain:
         for response in reversed(self._stepping):
             response.step_ended(optimizer)
 
-    def batch_ended(self, run: Run) -> None:
+    def batch_ended(self, run: ResponseContext) -> None:
         """Look back at a batch."""
         self._calm = self._calm + 1 if run.severity < Severity.CRITICAL else 0
         if self._calm >= CALM:

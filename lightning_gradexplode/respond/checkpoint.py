@@ -8,9 +8,9 @@ from typing import Any
 
 from lightning_gradexplode.records import Finding, Severity
 from lightning_gradexplode.respond import snapshot
-from lightning_gradexplode.respond.base import Response, Run
-from lightning_gradexplode.respond.budget import Budget, checked_count, checked_most
+from lightning_gradexplode.respond.base import Response, ResponseContext
 from lightning_gradexplode.respond.good_states import GoodStates
+from lightning_gradexplode.respond.rate_limit import Budget, checked_count, checked_most
 
 
 class SaveCheckpoint(Response):
@@ -55,13 +55,13 @@ class SaveCheckpoint(Response):
             checked_count("every_n_steps", every_n_steps, 1), checked_count("margin", margin, 1), 1, None
         )
 
-    def started(self, run: Run) -> None:
+    def started(self, run: ResponseContext) -> None:
         """Take the state that the fit starts with, and find the folder."""
         self._budget = Budget(self._budget.most, self._budget.cooldown)
         self._states.start(run)
         self._target = self.folder or run.log_folder() / "gradexplode"
 
-    def respond(self, findings: Sequence[Finding], run: Run) -> bool:
+    def respond(self, findings: Sequence[Finding], run: ResponseContext) -> bool:
         """Save both states."""
         if not self._budget.spent and not self._budget.cools_down(run.step):
             self._budget.use(run.step)
@@ -79,7 +79,7 @@ class SaveCheckpoint(Response):
             run.tell(f"the last good state and this one are saved as {good} and {bad.name}")
         return False
 
-    def batch_ended(self, run: Run) -> None:
+    def batch_ended(self, run: ResponseContext) -> None:
         """Keep a good state; after a critical finding, keep others from saving."""
         self._states.batch_ended(run)
         if run.severity >= Severity.CRITICAL:

@@ -11,7 +11,7 @@ import torch
 
 from lightning_gradexplode.records import Severity
 from lightning_gradexplode.respond import snapshot
-from lightning_gradexplode.respond.base import Run
+from lightning_gradexplode.respond.base import ResponseContext
 
 
 @dataclass(slots=True, eq=False)
@@ -57,12 +57,12 @@ class GoodStates:
     def __len__(self) -> int:
         return len(self._good)
 
-    def start(self, run: Run) -> None:
+    def start(self, run: ResponseContext) -> None:
         """Forget all, and take the state at the start of a fit."""
         self.clear()
         self._good = [self._taken(run)]
 
-    def batch_ended(self, run: Run) -> bool:
+    def batch_ended(self, run: ResponseContext) -> bool:
         """Look back at a batch: take a state if one is due, and tell whether one has just become good."""
         if run.severity >= Severity.CRITICAL:
             self.drop_pending()
@@ -88,7 +88,7 @@ class GoodStates:
         """The step of the last good state."""
         return self._good[-1].step
 
-    def put_back(self, run: Run) -> None:
+    def put_back(self, run: ResponseContext) -> None:
         """Put back the last good state, and drop those that are not known to be good."""
         state = self._good[-1].state
         snapshot.put_back(run, torch.load(state, weights_only=False) if isinstance(state, Path) else state)
@@ -113,7 +113,7 @@ class GoodStates:
             self._remove(kept)
         self._good = []
 
-    def _taken(self, run: Run) -> Kept:
+    def _taken(self, run: ResponseContext) -> Kept:
         state = snapshot.take(run)
         if self.folder is None:
             return Kept(run.step, state)

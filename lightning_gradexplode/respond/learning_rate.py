@@ -9,8 +9,8 @@ import torch
 from torch.optim import Optimizer
 
 from lightning_gradexplode.records import Finding, Severity
-from lightning_gradexplode.respond.base import Response, Run
-from lightning_gradexplode.respond.budget import Budget, checked_count, checked_factor, checked_most
+from lightning_gradexplode.respond.base import Response, ResponseContext
+from lightning_gradexplode.respond.rate_limit import Budget, checked_count, checked_factor, checked_most
 
 
 class LearningRateFactor:
@@ -77,13 +77,13 @@ class ReduceLearningRate(Response):
         self._rate = LearningRateFactor()
         self._calm = 0
 
-    def started(self, run: Run) -> None:
+    def started(self, run: ResponseContext) -> None:
         """Forget an earlier fit."""
         self._budget = Budget(self._budget.most, self._budget.cooldown)
         self._rate = LearningRateFactor()
         self._calm = 0
 
-    def respond(self, findings: Sequence[Finding], run: Run) -> bool:
+    def respond(self, findings: Sequence[Finding], run: ResponseContext) -> bool:
         """Cut the rate, or wait for the last cut to help."""
         if self._budget.cools_down(run.step):
             return not any(finding.sign.startswith("nonfinite") for finding in findings)
@@ -105,7 +105,7 @@ class ReduceLearningRate(Response):
         """Put back the rates."""
         self._rate.undo()
 
-    def batch_ended(self, run: Run) -> None:
+    def batch_ended(self, run: ResponseContext) -> None:
         """Let the rate return when it has been calm for long enough."""
         if self._rate.value == 1.0:
             return

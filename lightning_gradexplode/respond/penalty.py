@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lightning_gradexplode.measure.parameters import matches, plain_name
 from lightning_gradexplode.records import Finding, Severity
-from lightning_gradexplode.respond.base import Response, Run
-from lightning_gradexplode.respond.budget import checked_count
+from lightning_gradexplode.respond.base import Response, ResponseContext
+from lightning_gradexplode.respond.rate_limit import checked_count
 
 When = Literal["always", "after-explosion"]
 
@@ -46,7 +46,7 @@ class _Penalty(Response):
         self._since: int | None = None
         self._calm = 0
 
-    def started(self, run: Run) -> None:
+    def started(self, run: ResponseContext) -> None:
         """Forget an earlier fit."""
         self._begin()
 
@@ -54,7 +54,7 @@ class _Penalty(Response):
     def gradient(self, parameter: Tensor) -> Tensor:
         """Give the gradient of the penalty with respect to one parameter, of the same shape and kind."""
 
-    def respond(self, findings: Sequence[Finding], run: Run) -> bool:
+    def respond(self, findings: Sequence[Finding], run: ResponseContext) -> bool:
         """Begin to penalize, or wait for it to help."""
         if self.when == "always":
             return False
@@ -67,7 +67,7 @@ class _Penalty(Response):
             self._since == run.step or not any(finding.sign.startswith("nonfinite") for finding in findings)
         )
 
-    def gradients_ready(self, run: Run, weight: float) -> None:
+    def gradients_ready(self, run: ResponseContext, weight: float) -> None:
         """Add the penalty's gradient to those of the loss."""
         if self.when != "always" and self._since is None:
             return
@@ -78,7 +78,7 @@ class _Penalty(Response):
                 if id(parameter) in owned and parameter.requires_grad and matches(plain_name(name), self.parameters):
                     _add(parameter, self.gradient(parameter), weight)
 
-    def batch_ended(self, run: Run) -> None:
+    def batch_ended(self, run: ResponseContext) -> None:
         """End the penalty when it has been calm for long enough."""
         if self._since is None:
             return

@@ -9,10 +9,10 @@ from typing import Any
 from torch.optim import Optimizer
 
 from lightning_gradexplode.records import Finding
-from lightning_gradexplode.respond.base import Response, Run
-from lightning_gradexplode.respond.budget import Budget, checked_count, checked_factor, checked_most
+from lightning_gradexplode.respond.base import Response, ResponseContext
 from lightning_gradexplode.respond.good_states import GoodStates
 from lightning_gradexplode.respond.learning_rate import LearningRateFactor
+from lightning_gradexplode.respond.rate_limit import Budget, checked_count, checked_factor, checked_most
 
 
 class Rollback(Response):
@@ -70,12 +70,12 @@ class Rollback(Response):
         self._asked = False
         self._told = False
 
-    def started(self, run: Run) -> None:
+    def started(self, run: ResponseContext) -> None:
         """Take the state that the fit starts with."""
         self._begin()
         self._states.start(run)
 
-    def respond(self, findings: Sequence[Finding], run: Run) -> bool:
+    def respond(self, findings: Sequence[Finding], run: ResponseContext) -> bool:
         """Hold back the update; the state is put back when the batch is over, as it was taken."""
         if self._budget.spent and not self._asked:
             if not self._told:
@@ -86,7 +86,7 @@ class Rollback(Response):
         run.hold_back_update()
         return True
 
-    def batch_ended(self, run: Run) -> None:
+    def batch_ended(self, run: ResponseContext) -> None:
         """Put back a state if that is called for, else keep the good ones."""
         if not self._asked:
             if self._states.batch_ended(run):

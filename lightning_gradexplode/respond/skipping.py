@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_gradexplode.records import Finding, Severity
-from lightning_gradexplode.respond.base import Response, Run
-from lightning_gradexplode.respond.budget import checked_count, checked_most
+from lightning_gradexplode.respond.base import Response, ResponseContext
+from lightning_gradexplode.respond.rate_limit import checked_count, checked_most
 
 
 class SkipStep(Response):
@@ -41,11 +41,11 @@ class SkipStep(Response):
         self._in_a_row = 0
         self._resting = 0
 
-    def started(self, run: Run) -> None:
+    def started(self, run: ResponseContext) -> None:
         """Forget an earlier fit."""
         self._begin()
 
-    def respond(self, findings: Sequence[Finding], run: Run) -> bool:
+    def respond(self, findings: Sequence[Finding], run: ResponseContext) -> bool:
         """Hold back the update."""
         if not run.before_update or self._resting or (self.most is not None and self._skipped >= self.most):
             return False
@@ -58,7 +58,7 @@ class SkipStep(Response):
         run.tell(f"the update is skipped ({self._in_a_row} in a row, {self._skipped} in all)")
         return True
 
-    def batch_ended(self, run: Run) -> None:
+    def batch_ended(self, run: ResponseContext) -> None:
         """Count the steps without a critical finding."""
         if run.severity < Severity.CRITICAL:
             self._in_a_row = 0

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_gradexplode.respond.base import Run
+from lightning_gradexplode.respond.base import ResponseContext
 
 
-def take(run: Run) -> dict[str, Any]:
+def take(run: ResponseContext) -> dict[str, Any]:
     """Copy what makes up a training state, to host memory.
 
     That is: weights and buffers (of sharded ones what this process holds), optimizers, schedulers, gradient scaler,
@@ -32,7 +32,7 @@ def take(run: Run) -> dict[str, Any]:
         }
 
 
-def put_back(run: Run, state: dict[str, Any]) -> None:
+def put_back(run: ResponseContext, state: dict[str, Any]) -> None:
     """Put a state back that `take` gave; tensors are written to in place, and the state may be used again."""
     trainer, module = run.trainer, run.module
     with torch.no_grad():

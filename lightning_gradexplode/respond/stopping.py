@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lightning_gradexplode.records import Finding
-from lightning_gradexplode.respond.base import ExplosionError, Response, Run
+from lightning_gradexplode.respond.base import ExplosionError, Response, ResponseContext
 
 
 class Warn(Response):
@@ -13,7 +13,7 @@ class Warn(Response):
 
     only_speaks = True
 
-    def respond(self, findings: Sequence[Finding], run: Run) -> bool:
+    def respond(self, findings: Sequence[Finding], run: ResponseContext) -> bool:
         """Leave the run alone, and to the next response."""
         return False
 
@@ -21,7 +21,7 @@ class Warn(Response):
 class StopTraining(Response):
     """End the training cleanly, and hold back the update of the step at which the explosion was seen."""
 
-    def respond(self, findings: Sequence[Finding], run: Run) -> None:
+    def respond(self, findings: Sequence[Finding], run: ResponseContext) -> None:
         """Hold back the update and ask the trainer to stop."""
         run.hold_back_update()
         run.stop()
@@ -30,7 +30,7 @@ class StopTraining(Response):
 class RaiseError(Response):
     """End the training with an `ExplosionError` before the bad update is applied."""
 
-    def respond(self, findings: Sequence[Finding], run: Run) -> None:
+    def respond(self, findings: Sequence[Finding], run: ResponseContext) -> None:
         """Raise the error.
 
         Raises:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.detection import Verdict, main, summary
-from benchmarks.zoo import FAMILIES, Family, recording
-from benchmarks.zoo.probe import Outcome
-from benchmarks.zoo.recording import RecordedRun, RecordedStep
+from benchmarks.scenarios import FAMILIES, Family, recording
+from benchmarks.scenarios.probe import Outcome
+from benchmarks.scenarios.recording import RecordedRun, RecordedStep
 from lightning_gradexplode import Finding, Severity, StepRecord
 
 STEPS = [RecordedStep(StepRecord(step=step), None) for step in range(100)]

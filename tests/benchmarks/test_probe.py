@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.zoo.module import ZooModule, sgd
-from benchmarks.zoo.probe import Outcome, Probe, losses_before
-from benchmarks.zoo.recording import fit
+from benchmarks.scenarios.module import ZooModule, sgd
+from benchmarks.scenarios.probe import Outcome, Probe, losses_before
+from benchmarks.scenarios.recording import fit
 
 
 class Script(ZooModule):

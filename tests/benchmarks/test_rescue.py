@@ -12,7 +12,7 @@ from torch import nn
 
 from benchmarks.clippers import AutoClip, Clipping, Constant, ZClip, ZClipAlone
 from benchmarks.rescue import NOT_SAVABLE, Ending, Results, change, rescue_rows, saved_by, train
-from benchmarks.zoo import FAMILIES
+from benchmarks.scenarios import FAMILIES
 from tests.detect.steps import noise
 
 

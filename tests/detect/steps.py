@@ -13,7 +13,7 @@ import torch
 from hypothesis import strategies as st
 
 from lightning_gradexplode.detect import Detector
-from lightning_gradexplode.detect.bank import DetectorBank
+from lightning_gradexplode.detect.detector_set import DetectorSet
 from lightning_gradexplode.records import Finding, StepRecord
 
 PARAMETERS = ("first", "second", "third")
@@ -49,7 +49,7 @@ def judge(detector: Detector, records: Iterable[StepRecord]) -> list[Finding]:
     return [finding for one in records if (finding := detector.check(one)) is not None]
 
 
-def ask(bank: DetectorBank, records: Iterable[StepRecord]) -> list[Finding]:
+def ask(bank: DetectorSet, records: Iterable[StepRecord]) -> list[Finding]:
     """Ask a bank about steps, and give all that it finds."""
     return [finding for one in records for finding in bank.begin(one)]
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_gradexplode.measure.processes import Shards
+from lightning_gradexplode.distributed.process_group import ShardLayout
 from lightning_gradexplode.measure.sample import WeightSample
 from lightning_gradexplode.measure.weights import WeightCopy
 
-ALL_HERE = Shards()
+ALL_HERE = ShardLayout()
 
 
 def weights(*sizes: int) -> list[nn.Parameter]:

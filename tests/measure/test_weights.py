@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lightning_gradexplode.measure.processes import Shards
-from lightning_gradexplode.measure.side_by_side import UsualTensors
+from lightning_gradexplode.distributed.process_group import ShardLayout
+from lightning_gradexplode.measure.small_tensors import UsualTensors
 from lightning_gradexplode.measure.weights import WeightCopy
 from lightning_gradexplode.records import FloatArray
 
-ALL_HERE = Shards()
+ALL_HERE = ShardLayout()
 """No weight is spread over processes."""
 
 ordinary = st.floats(-1e6, 1e6, width=32)

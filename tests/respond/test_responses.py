@@ -13,24 +13,24 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from lightning_gradexplode.arguments import responses
+from lightning_gradexplode.clip.apply import drop_gradients
 from lightning_gradexplode.records import Finding, Severity
 from lightning_gradexplode.respond import (
-    Chain,
     ExplosionError,
     RaiseError,
     RecurrentBound,
     ReduceLearningRate,
     Response,
+    ResponseChain,
+    ResponseContext,
     Rollback,
-    Run,
     SaveCheckpoint,
     SkipStep,
     StopTraining,
     Warn,
     WeightPenalty,
-    responses,
 )
-from lightning_gradexplode.respond.apply import drop_gradients
 from tests.detect.steps import through_checkpoint
 
 FINDINGS = [
@@ -39,15 +39,15 @@ FINDINGS = [
 ]
 
 
-def run(before_update: bool = True) -> Run:
+def run(before_update: bool = True) -> ResponseContext:
     """Build a run whose trainer can only be told to stop."""
-    return Run(SimpleNamespace(should_stop=False), object(), before_update)
+    return ResponseContext(SimpleNamespace(should_stop=False), object(), before_update)
 
 
 class Shout(Response):
     """A response of one's own."""
 
-    def respond(self, findings: Sequence[Finding], run: Run) -> None:
+    def respond(self, findings: Sequence[Finding], run: ResponseContext) -> None:
         """Do nothing."""
 
 
@@ -139,7 +139,7 @@ class Noted(Response):
     def __init__(self, name: str, notes: list[str], acts: int) -> None:
         self.name, self.notes, self.acts = name, notes, acts
 
-    def respond(self, findings: Sequence[Finding], run: Run) -> bool | None:
+    def respond(self, findings: Sequence[Finding], run: ResponseContext) -> bool | None:
         """Act, or not; acting gives None as a user's own response would."""
         self.notes.append(self.name)
         self.acts -= 1
@@ -149,7 +149,7 @@ class Noted(Response):
 def test_a_chain_asks_the_next_when_one_gives_up() -> None:
     """Within an episode it goes on from the one that acted last; after calm it begins anew."""
     notes: list[str] = []
-    chain = Chain([Noted("a", notes, 1), Noted("b", notes, 2), Noted("c", notes, 9)])
+    chain = ResponseChain([Noted("a", notes, 1), Noted("b", notes, 2), Noted("c", notes, 9)])
     for _ in range(4):
         chain.respond(FINDINGS, run())
     assert notes == ["a", "a", "b", "b", "b", "c"]
@@ -162,13 +162,13 @@ def test_a_chain_asks_the_next_when_one_gives_up() -> None:
 def test_a_chain_goes_through_a_checkpoint() -> None:
     """The place in the chain is kept; a state of another chain is no obstacle."""
     notes: list[str] = []
-    one = Chain([Noted("a", notes, 0), Noted("b", notes, 9)])
+    one = ResponseChain([Noted("a", notes, 0), Noted("b", notes, 9)])
     one.respond(FINDINGS, run())
-    other = Chain([Noted("c", notes, 9), Noted("d", notes, 9)])
+    other = ResponseChain([Noted("c", notes, 9), Noted("d", notes, 9)])
     other.load_state_dict(through_checkpoint(one.state_dict()))
     other.respond(FINDINGS, run())
     assert notes == ["a", "b", "d"]
-    Chain([SkipStep(), Rollback()]).load_state_dict(through_checkpoint(one.state_dict()))
+    ResponseChain([SkipStep(), Rollback()]).load_state_dict(through_checkpoint(one.state_dict()))
 
 
 @pytest.mark.parametrize("before_update", [True, False])

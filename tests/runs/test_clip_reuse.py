@@ -9,7 +9,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins import Precision
 
-from lightning_gradexplode import GradientExplosionMonitor, clipper
+from lightning_gradexplode import GradientExplosionMonitor
+from lightning_gradexplode.engine import clipping as clipper
 from tests.runs.models import Regression
 from tests.runs.probe import QUIET
 

@@ -13,7 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.overhead_timing import HOOKS
 from lightning_gradexplode import GradientExplosionMonitor
-from lightning_gradexplode.measure import host, norms, side_by_side
+from lightning_gradexplode.measure import norms
+from lightning_gradexplode.measure import reading as host
+from lightning_gradexplode.measure import small_tensors as side_by_side
 from tests.runs.models import Regression
 from tests.runs.probe import QUIET
 from tests.runs.test_modes import scaler

@@ -17,7 +17,9 @@ from pytorch_lightning.callbacks import EarlyStopping
 from torch.optim import Optimizer
 
 from lightning_gradexplode import GradientExplosionMonitor, Severity
-from lightning_gradexplode.measure import host, norms, parameters, side_by_side
+from lightning_gradexplode.measure import norms, parameters
+from lightning_gradexplode.measure import reading as host
+from lightning_gradexplode.measure import small_tensors as side_by_side
 from lightning_gradexplode.testing import ExplodingRegression
 from tests.runs.agreement import assert_agrees
 from tests.runs.models import Manual, Odd, Regression

@@ -14,7 +14,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_gradexplode import Detector, GradientExplosionMonitor, Response, StepRecord
-from lightning_gradexplode.chronicle import Chronicle
+from lightning_gradexplode.engine.incidents import IncidentLog
 from lightning_gradexplode.measure import step
 from lightning_gradexplode.testing import RecordingLogger
 from tests.runs.agreement import assert_agrees
@@ -122,7 +122,7 @@ def test_a_failure_while_leaving_does_not_end_the_run_either(
         raise ArithmeticError("failed")
 
     monkeypatch.setattr(step, "with_details", fail)
-    monkeypatch.setattr(Chronicle, "close", fail)
+    monkeypatch.setattr(IncidentLog, "close", fail)
     run = Watched(Regression())
     assert run.trainer.global_step == 5
     assert "could not leave everything as it was found" in caplog.text

@@ -1,0 +1,42 @@
+"""A zoo of small training runs, some of which explode, each labelled by its outcome.
+
+`family` says what a family of runs is, the modules named after kinds of runs build them, `probe` labels a run by its
+outcome and knows no detector, `recording` trains runs and keeps what a detector would have seen, and `replay` shows a
+recorded run to detectors.
+"""
+
+from __future__ import annotations
+
+from benchmarks.scenarios import (
+    exploding_deep,
+    exploding_numbers,
+    exploding_rates,
+    exploding_recurrent,
+    exploding_slips,
+    healthy_jumps,
+    healthy_levels,
+    healthy_noise,
+    healthy_schedules,
+    healthy_shapes,
+)
+from benchmarks.scenarios.family import Family
+
+_MODULES = (
+    exploding_rates,
+    exploding_recurrent,
+    exploding_slips,
+    exploding_deep,
+    exploding_numbers,
+    healthy_schedules,
+    healthy_noise,
+    healthy_jumps,
+    healthy_levels,
+    healthy_shapes,
+)
+
+FAMILIES: tuple[Family, ...] = tuple(
+    value for module in _MODULES for value in vars(module).values() if isinstance(value, Family)
+)
+"""All families, those that are built to explode first."""
+
+__all__ = ["FAMILIES", "Family"]

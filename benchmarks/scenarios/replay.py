@@ -1,0 +1,93 @@
+"""Shows a recorded run to detectors, as the monitor would have while the run was going on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+
+from benchmarks.scenarios.recording import RecordedRun, RecordedStep
+from lightning_gradexplode import Detector, Finding, Severity, StepRecord
+from lightning_gradexplode.arguments import LoggingIntervals
+from lightning_gradexplode.detect.detector_set import DetectorSet, Episodes
+from lightning_gradexplode.engine.schedule import ALERT_STEPS
+
+DETAILS = ("grad_max", "share_above_one")
+"""Quantities of `StepRecord.per_parameter` that are measured only where scalars are due."""
+
+
+def replay(
+    run: RecordedRun, detectors: Callable[[], Sequence[Detector]], weights_every: int = 50
+) -> list[tuple[int, list[Finding]]]:
+    """Let detectors judge a recorded run.
+
+    Args:
+        run: The run.
+        detectors: Makes the detectors anew.
+        weights_every: Details and changes of the weights are measured every so many steps, and at each of ten steps
+            after a warning, error gradients of nodes at every tenth of them, at the first step and after a warning:
+            what ``log_every_n_steps`` is to the monitor.
+
+    Returns:
+        Each optimizer step's number and findings, oldest first.
+    """
+    schedule = LoggingIntervals(weights_every, 10 * weights_every)
+    episodes = Episodes()
+    banks: dict[int, DetectorSet] = {}
+    alert_until = -1
+    judged: list[tuple[int, list[Finding]]] = []
+    stepped = False
+    for number, together in groupby(run.steps, key=lambda step: step.before.step):
+        begun = []
+        nodes_due = schedule.nodes_due(number, number <= alert_until, first=not stepped)
+        for step in together:
+            record = step.before if nodes_due else replace(step.before, nodes=None)
+            if record.optimizer not in banks:
+                banks[record.optimizer] = DetectorSet(detectors())
+            bank = banks[record.optimizer]
+            due = schedule.scalars_due(number, alert=number <= alert_until)
+            found = bank.begin(record if due else _without(record, DETAILS))
+            if _alarming(episodes.news(found)):
+                alert_until = number + ALERT_STEPS
+                due = schedule.scalars_due(number, alert=True)
+            begun.append((bank, replace(step, before=record), due, found))
+            stepped = stepped or step.after is not None
+        for bank, step, due, found in begun:  # as in a batch of several optimizers' steps, once all have stepped
+            later = bank.proceed(_after(step, due, bank.wants_weights))
+            if _alarming(episodes.news(later)):
+                alert_until = number + ALERT_STEPS
+            judged.append((number, found + later))
+    return judged
+
+
+def complete(run: RecordedRun) -> Iterator[StepRecord]:
+    """Give all records of a run with all that was measured in them."""
+    for step in run.steps:
+        yield step.after or step.before
+
+
+def _after(step: RecordedStep, due: bool, weights: bool) -> StepRecord:
+    """Give a record as it is after the step, with no more than was measured then."""
+    if step.after is None:
+        return step.before
+    if due:
+        return replace(step.after, nodes=step.before.nodes)
+    if not weights:
+        return replace(_without(step.before, DETAILS), loss=step.after.loss)
+    measured = {"weight_norm": step.after.per_parameter["weight_norm"]}
+    return replace(
+        _without(step.before, DETAILS),
+        loss=step.after.loss,
+        weight_norm=step.after.weight_norm,
+        nonfinite_weights=step.after.nonfinite_weights,
+        per_parameter={**_without(step.before, DETAILS).per_parameter, **measured},
+    )
+
+
+def _without(record: StepRecord, quantities: Sequence[str]) -> StepRecord:
+    kept = {name: values for name, values in record.per_parameter.items() if name not in quantities}
+    return replace(record, per_parameter=kept)
+
+
+def _alarming(findings: Sequence[Finding]) -> bool:
+    return any(finding.severity >= Severity.WARNING for finding in findings)

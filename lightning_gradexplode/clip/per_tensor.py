@@ -1,0 +1,169 @@
+"""Clipping of each tensor by itself, which the trainer has no way to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_gradexplode.clip.apply import scale_gradients
+from lightning_gradexplode.clip.base import ClipPolicy
+from lightning_gradexplode.measure.norms import measure_norms
+from lightning_gradexplode.measure.parameters import ParameterSet, matches
+from lightning_gradexplode.records import FloatArray, StepRecord
+from lightning_gradexplode.respond.rate_limit import checked_count, checked_factor
+
+
+class _TensorClip(ClipPolicy):
+    """Shared by the policies that clip tensors and have no threshold for all of them."""
+
+    algorithm = "tensor"
+
+    def threshold(self, record: StepRecord) -> None:
+        """Give None, for there is no threshold for all tensors."""
+
+
+class AdaptiveGradientClip(_TensorClip):
+    """Clip the gradient of each unit to a share of the unit's weights.
+
+    This is AGC (Brock et al. 2021, "High-Performance Large-Scale Image Recognition Without Normalization", section 4).
+    A unit is a row of a matrix or a filter of a convolution; of a vector all elements are one. A unit's gradient is
+    scaled so that its norm is at most `share` times the norm of its weights, which count as at least `least`. The paper
+    leaves out the last layer; name it in `exclude`.
+
+    Args:
+        share: Share of the weights' norm.
+        least: Norm that weights count as at least, so that those that begin at zero can be learned.
+        exclude: Name patterns (``fnmatch``) of parameters that are not clipped.
+
+    Raises:
+        TypeError: An argument is of the wrong kind.
+        ValueError: An argument is out of range.
+    """
+
+    def __init__(self, share: float = 0.01, least: float = 1e-3, exclude: Sequence[str] = ()) -> None:
+        self.share = checked_factor("share", share, most=math.inf)
+        self.least = checked_factor("least", least, most=math.inf)
+        if isinstance(exclude, str):
+            raise TypeError(f"exclude got {exclude!r}; it takes a sequence of parameter name patterns")
+        self.exclude = tuple(exclude)
+
+    def clip_tensors(self, parameters: ParameterSet, norms: FloatArray, scale: float, remember: bool) -> bool:
+        """Clip each unit of each tensor."""
+        bound: list[Tensor] = []
+        with torch.no_grad():
+            weights = self._weights_of_vectors(parameters)
+            for place, (name, parameter) in enumerate(zip(parameters.names, parameters.tensors, strict=True)):
+                if parameter.grad is None or matches(name, self.exclude):
+                    continue
+                gradient, weight = _local(parameter.grad), _local(parameter)
+                if parameter.ndim > 1 and gradient.layout is torch.strided:
+                    bound.append(self._clip_units(gradient, weight, scale))
+                elif norms[place] > (limit := self.share * max(weights[place], self.least)):
+                    scale_gradients([gradient], [limit / norms[place]])
+                    bound.append(torch.ones((), dtype=torch.bool, device=gradient.device))
+        return bool(torch.stack([one.to("cpu") for one in bound]).any()) if bound else False
+
+    @staticmethod
+    def _weights_of_vectors(parameters: ParameterSet) -> FloatArray:
+        """Measure the norms of the parameters that are one unit each; of shards all together."""
+        single = [
+            one if one.ndim <= 1 or (one.grad is not None and one.grad.is_sparse) else None
+            for one in parameters.tensors
+        ]
+        return parameters.shards.norms(measure_norms(single)).each
+
+    def _clip_units(self, gradient: Tensor, weight: Tensor, scale: float) -> Tensor:
+        """Clip the rows of one tensor, and tell whether any was."""
+        rest = tuple(range(1, gradient.ndim))
+        sizes = _row_norms(gradient, rest) / scale
+        limits = self.share * _row_norms(weight, rest).clamp(min=self.least)
+        over = sizes > limits
+        gradient.mul_(torch.where(over, limits / sizes, 1.0))
+        return over.any()
+
+
+class AdaptiveTensorClip(_TensorClip):
+    """Clip the gradient of each tensor by its own moving average.
+
+    This is AdaGC (Wang et al. 2025, "AdaGC: Improving Training Stability for Large Language Model Pretraining").
+    For the first `warmup` steps all gradients together are clipped to `first`, and the smallest norm of each tensor is
+    remembered. From then on each tensor is clipped to `factor` times its average, and its clipped norm enters the
+    average. Norms that are zero or not finite never enter, so that a layer that is frozen at first can learn later.
+
+    Args:
+        factor: Times a tensor's average norm.
+        decay: Weight of the past in the averages at each step.
+        warmup: Steps before the averages are used.
+        first: Norm that all gradients together are clipped to before.
+
+    Raises:
+        TypeError: An argument is of the wrong kind.
+        ValueError: An argument is out of range.
+    """
+
+    def __init__(self, factor: float = 1.05, decay: float = 0.98, warmup: int = 100, first: float = 1.0) -> None:
+        self.factor = checked_factor("factor", factor, most=math.inf)
+        self.decay = checked_factor("decay", decay)
+        self.warmup = checked_count("warmup", warmup)
+        self.first = checked_factor("first", first, most=math.inf)
+        self._steps = 0
+        self._averages: FloatArray = np.zeros(0)
+
+    def clip_tensors(self, parameters: ParameterSet, norms: FloatArray, scale: float, remember: bool) -> bool:
+        """Clip each tensor."""
+        averages = self._averages if len(self._averages) == len(norms) else np.full(len(norms), np.nan)
+        usable = np.isfinite(norms) & (norms > 0)
+        factors = self._factors(norms, averages, usable)
+        gradients = parameters.gradients
+        places = [int(place) for place in np.flatnonzero(factors < 1) if gradients[place] is not None]
+        scale_gradients([_local(gradients[place]) for place in places], [float(factors[place]) for place in places])
+        if remember:
+            clipped = norms * factors
+            if self._steps < self.warmup:
+                latest = np.fmin(averages, clipped)
+            else:
+                latest = np.where(np.isnan(averages), clipped, self.decay * averages + (1 - self.decay) * clipped)
+            self._averages = np.where(usable, latest, averages)
+            self._steps += 1
+        return bool(places)
+
+    def _factors(self, norms: FloatArray, averages: FloatArray, usable: Any) -> FloatArray:
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            if self._steps < self.warmup:
+                total = float(np.linalg.norm(norms))
+                return np.full(len(norms), min(1.0, self.first / total) if 0 < total < math.inf else 1.0)
+            factors = np.minimum(1.0, self.factor * averages / norms)
+        return np.where(usable & np.isfinite(averages), factors, 1.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the averages, and how many steps they are of."""
+        return {"steps": self._steps, "averages": self._averages.tolist()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self._steps, self._averages = state["steps"], np.asarray(state["averages"])
+
+
+def _row_norms(tensor: Tensor, rest: tuple[int, ...]) -> Tensor:
+    kind = torch.float32 if tensor.dtype in (torch.float16, torch.bfloat16) else None
+    norms: Tensor = torch.linalg.vector_norm(tensor, dim=rest, keepdim=True, dtype=kind)
+    return norms
+
+
+def _local(tensor: Any) -> Tensor:
+    """Give the part of a sharded tensor that lies on this process, sharing its memory.
+
+    Raises:
+        ValueError: A tensor is sharded within its rows, so that no process has a whole unit.
+    """
+    if not hasattr(tensor, "to_local"):
+        return tensor  # type: ignore[no-any-return]
+    if any(placement.is_shard() and placement.dim != 0 for placement in tensor.placements):
+        raise ValueError("a parameter is sharded within its rows; it cannot be clipped unit by unit")
+    part: Tensor = tensor.to_local()
+    return part

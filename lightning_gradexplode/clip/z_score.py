@@ -1,0 +1,78 @@
+"""Clipping of norms that are far above their moving average."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lightning_gradexplode.clip.base import ClipPolicy
+from lightning_gradexplode.records import StepRecord
+from lightning_gradexplode.respond.rate_limit import checked_count, checked_factor
+
+
+class ZScoreClip(ClipPolicy):
+    """Clip norms that are many deviations above their moving average (ZClip's adaptive scaling, Kumar et al. 2025).
+
+    With the score ``s = (norm - mean) / deviation`` above `limit`, the norm is clipped to ``mean + limit * deviation /
+    (s / limit)``: the farther out, the closer to the mean. What enters the averages is the clipped norm.
+
+    Unlike the published rule, a norm that is not finite never enters, the variance is taken about the mean before the
+    step, a deviation of zero does not make everything an outlier, and a wild norm in the warm-up counts as ten times
+    the median at most. During the warm-up nothing is clipped.
+
+    Args:
+        limit: Deviations.
+        decay: Weight of the past in the moving averages at each step.
+        warmup: Steps whose norms begin the averages.
+
+    Raises:
+        TypeError: An argument is of the wrong kind.
+        ValueError: An argument is out of range.
+    """
+
+    def __init__(self, limit: float = 2.5, decay: float = 0.97, warmup: int = 25) -> None:
+        self.limit = checked_factor("limit", limit, most=math.inf)
+        self.decay = checked_factor("decay", decay)
+        self.warmup = checked_count("warmup", warmup, 2)
+        self._first: list[float] = []
+        self._mean = 0.0
+        self._variance = 0.0
+
+    def threshold(self, record: StepRecord) -> float | None:
+        """Give what an outlier is clipped to; for a norm that is none, the norm at which it would be one."""
+        norm = record.grad_norm
+        usable = norm is not None and math.isfinite(norm) and norm > 0
+        if len(self._first) < self.warmup:
+            if usable and norm is not None:
+                self._begin(norm)
+            return None
+        deviation = max(math.sqrt(self._variance), 0.01 * self._mean)
+        edge = self._mean + self.limit * deviation
+        if norm is None or not usable:
+            return edge
+        score = (norm - self._mean) / deviation
+        clipped = self._mean + self.limit * deviation / (score / self.limit) if score > self.limit else edge
+        self._update(min(norm, clipped))
+        return clipped
+
+    def _begin(self, norm: float) -> None:
+        self._first.append(norm)
+        if len(self._first) == self.warmup:
+            norms = np.minimum(self._first, 10 * np.median(self._first))
+            self._mean, self._variance = float(norms.mean()), float(norms.var())
+
+    def _update(self, norm: float) -> None:
+        difference = norm - self._mean
+        self._mean += (1 - self.decay) * difference
+        self._variance = self.decay * (self._variance + (1 - self.decay) * difference * difference)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the averages."""
+        return {"first": list(self._first), "mean": self._mean, "variance": self._variance}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self._first, self._mean, self._variance = list(state["first"]), state["mean"], state["variance"]

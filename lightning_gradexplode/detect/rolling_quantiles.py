@@ -1,0 +1,128 @@
+"""Bounded memories of finite numbers, judged by medians and quartiles, which a few wild values do not move."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lightning_gradexplode.records import FloatArray
+
+_QUARTILES_OF_NORMAL = 1.349
+"""Distance of the quartiles of a normal distribution, in standard deviations."""
+
+
+class RollingQuantiles:
+    """The last so many finite values, with their median and spread at the cost of one insertion.
+
+    Args:
+        size: Number of values kept.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._values: deque[float] = deque()
+        self._sorted: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def add(self, value: float) -> None:
+        """Remember a value, and forget the oldest one if there are too many.
+
+        Raises:
+            ValueError: The value is NaN or infinite.
+        """
+        if not math.isfinite(value):
+            raise ValueError(f"only finite values may enter a history; got {value}")
+        if len(self._values) == self.size:
+            del self._sorted[bisect_left(self._sorted, self._values.popleft())]
+        self._values.append(value)
+        insort(self._sorted, value)
+
+    @property
+    def median(self) -> float:
+        """The middle value."""
+        return self.quantile(0.5)
+
+    @property
+    def spread(self) -> float:
+        """A standard deviation by the quartiles' distance (that of a normal distribution is exact)."""
+        return (self.quantile(0.75) - self.quantile(0.25)) / _QUARTILES_OF_NORMAL
+
+    @property
+    def largest(self) -> float:
+        """The largest value."""
+        return self._sorted[-1]
+
+    def quantile(self, share: float) -> float:
+        """Give the value below which a share of the values lies, linear between neighbours."""
+        place = share * (len(self._sorted) - 1)
+        low = int(place)
+        below = self._sorted[low]
+        return below if low == place else below + (place - low) * (self._sorted[low + 1] - below)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the values, oldest first."""
+        return {"values": list(self._values)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self._values = deque(state["values"][-self.size :])
+        self._sorted = sorted(self._values)
+
+
+class GradNormEMA:
+    """The usual gradient norm of each parameter: a moving average of its logarithm over calm steps.
+
+    Args:
+        decay: Weight of the past at each step; 0.97 remembers about 33 steps.
+    """
+
+    def __init__(self, decay: float = 0.97) -> None:
+        self.decay = decay
+        self._levels: FloatArray = np.zeros(0)
+        self._complete = False
+
+    def rises(self, norms: FloatArray) -> FloatArray:
+        """Give the natural logarithm of each norm over its usual level.
+
+        Returns:
+            Shape ``(parameters,)``; NaN for a norm that is zero or NaN, and where no level is known yet.
+        """
+        if len(self._levels) != len(norms):
+            return np.full_like(norms, np.nan)
+        rises: FloatArray = _logarithms(norms) - self._levels
+        return rises
+
+    def update(self, norms: FloatArray) -> None:
+        """Remember a calm step's norms; zero, NaN and infinite ones are left out."""
+        if len(self._levels) != len(norms):
+            self._levels, self._complete = np.full_like(norms, np.nan), False
+        if self._complete and norms.min() > 0.0 and norms.max() < math.inf:  # as nearly always
+            self._levels += (1 - self.decay) * (np.log(norms) - self._levels)
+            return
+        logs = _logarithms(norms)
+        moved = np.where(np.isnan(self._levels), logs, self._levels + (1 - self.decay) * (logs - self._levels))
+        self._levels = np.where(np.isfinite(logs), moved, self._levels)
+        self._complete = len(norms) > 0 and bool(np.isfinite(self._levels).all())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the levels as a list."""
+        return {"levels": self._levels.tolist()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self._levels = np.asarray(state["levels"], dtype=np.float64)
+        self._complete = len(self._levels) > 0 and bool(np.isfinite(self._levels).all())
+
+
+def _logarithms(norms: FloatArray) -> FloatArray:
+    """Natural logarithms, NaN for what is zero or NaN."""
+    if norms.min(initial=1.0) > 0.0:  # as nearly always; a NaN is no minimum
+        return np.log(norms)
+    return np.log(norms, out=np.full_like(norms, np.nan), where=norms > 0)

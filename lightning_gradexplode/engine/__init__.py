@@ -1,0 +1,1 @@
+"""One training run: from what the training loop reports to records, findings, responses and logs."""

@@ -1,0 +1,1 @@
+"""Training loops: what the engine needs of one (`base`), and an adapter for each."""

@@ -1,0 +1,50 @@
+"""Comet: histograms, findings and reports beside the scalars."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from lightning_gradexplode.loggers.base import LoggerAdapter
+from lightning_gradexplode.loggers.histogram_bins import condensed
+from lightning_gradexplode.loggers.scalars import PREFIX
+from lightning_gradexplode.records import Finding, Histogram, Report
+
+
+class CometAdapter(LoggerAdapter):
+    """Writes to a logger whose experiment is a Comet experiment, online or offline."""
+
+    takes_histograms = True
+
+    @classmethod
+    def accepts(cls, experiment: Any) -> bool:
+        """Tell whether the experiment is one of Comet."""
+        return type(experiment).__module__.partition(".")[0] == "comet_ml"
+
+    def histograms(self, histograms: Mapping[str, Histogram], step: int) -> None:
+        """Write histograms into Comet's own bins, by the middles of ours; one of no finite value is left out."""
+        from comet_ml import data_structure
+
+        comet: Any = data_structure  # untyped
+        for name, one in condensed(histograms).items():
+            shown = comet.Histogram()
+            shown.add(((one.edges[:-1] + one.edges[1:]) / 2).tolist(), one.counts.tolist())
+            self.logger.experiment.log_histogram_3d(shown, name=name, step=step)
+
+    def finding(self, finding: Finding, advice: str = "") -> None:
+        """Write the finding as a text, and the latest one among the experiment's other values."""
+        where = f" in {finding.where}" if finding.where else ""
+        text = f"{finding.severity.name}: {finding.sign}{where}: {finding.message}\n{advice}"
+        self.logger.experiment.log_text(text, step=finding.step)
+        self.logger.experiment.log_other(f"{PREFIX}/finding", text)
+
+    def report(self, report: Report) -> None:
+        """Log the report's files as assets, its page as HTML, and its picture as an image."""
+        experiment = self.logger.experiment
+        for path in sorted(one for one in report.folder.iterdir() if one.is_file()):
+            experiment.log_asset(str(path), file_name=f"{PREFIX}/{path.name}", step=report.step)
+        if report.page is not None:
+            experiment.log_html(report.page.read_text(encoding="utf-8"))
+        if report.picture:
+            experiment.log_image(io.BytesIO(report.picture), name=f"{PREFIX}/gradient_norms", step=report.step)

@@ -1,0 +1,78 @@
+"""The page of custom scalars in TensorBoard: norms around the clip, update ratio in its band, severity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning_gradexplode.loggers.scalars import PREFIX
+
+CATEGORY = "Gradient explosion"
+"""Title of our category of charts."""
+
+BAND = {f"{PREFIX}/update_ratio_low": 1e-4, f"{PREFIX}/update_ratio_high": 1e-2}
+"""The healthy band of the update ratio, logged so that a chart can show it: a decade around the usual 0.001."""
+
+_CONFIG = b"custom_scalars__config__"
+
+
+def with_our_charts(folder: Path) -> Any | None:
+    """Build a layout of the charts that a run already has, in whatever event file, and of ours behind them.
+
+    A later layout of the same run replaces an earlier one, so that a user's own has to be written again.
+
+    Args:
+        folder: The run's folder, its event files being flushed.
+
+    Returns:
+        A summary to write; None if our charts are there.
+    """
+    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+    from tensorboard.compat.proto.tensor_pb2 import TensorProto
+    from tensorboard.compat.proto.types_pb2 import DT_STRING
+    from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+
+    layout = Layout()
+    for content in _layouts(folder):
+        layout = Layout.FromString(content)
+    if any(category.title == CATEGORY for category in layout.category):
+        return None
+    layout.category.append(_our_charts())
+    tensor = TensorProto(dtype=DT_STRING, string_val=[layout.SerializeToString()])
+    metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="custom_scalars"))
+    return Summary(value=[Summary.Value(tag=_CONFIG.decode(), tensor=tensor, metadata=metadata)])
+
+
+def _our_charts() -> Any:
+    from tensorboard.plugins.custom_scalar.layout_pb2 import Category, Chart, MarginChartContent, MultilineChartContent
+
+    norms = [f".*{PREFIX}/{name}$" for name in ("grad_norm", "grad_norm_clipped", "clip_val")]
+    low, high = BAND
+    band = MarginChartContent.Series(value=f"{PREFIX}/update_ratio", lower=low, upper=high)
+    return Category(
+        title=CATEGORY,
+        chart=[
+            Chart(title="gradient norm, before and after the clip", multiline=MultilineChartContent(tag=norms)),
+            Chart(title="update ratio, and its healthy band", margin=MarginChartContent(series=[band])),
+            Chart(
+                title="severity (1 info, 2 warning, 3 critical)",
+                multiline=MultilineChartContent(tag=[f".*{PREFIX}/severity$"]),
+            ),
+        ],
+    )
+
+
+def _layouts(folder: Path) -> list[bytes]:
+    """Find the layouts in a run's event files, the one that counts last."""
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+    found = []
+    for path in sorted(folder.glob("*tfevents*"), key=lambda path: path.stat().st_mtime):
+        if _CONFIG in path.read_bytes():  # far faster than to parse files that hold none
+            found += [
+                bytes(value.tensor.string_val[0])
+                for event in LegacyEventFileLoader(str(path)).Load()
+                for value in event.summary.value
+                if value.tag == _CONFIG.decode() and value.tensor.string_val
+            ]
+    return found

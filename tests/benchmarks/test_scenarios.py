@@ -1,0 +1,111 @@
+"""Recorded runs say what a monitor saw, and replayed ones what it would have found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pytorch_lightning import seed_everything
+
+from benchmarks.scenarios import FAMILIES, Family
+from benchmarks.scenarios import recording as zoo_recording
+from benchmarks.scenarios.recording import fit, record, recorded
+from benchmarks.scenarios.replay import replay
+from lightning_gradexplode import Finding, GradientExplosionMonitor, default_detectors
+from lightning_gradexplode.detect.detector_set import Episodes
+
+BY_NAME = {family.name: family for family in FAMILIES}
+QUICK = ["digits_rate_too_high", "convolutions_momentum", "critic_without_limit", "overflows_while_settling"]
+
+
+def test_both_halves_hold_both_kinds() -> None:
+    """Each half has at least sixteen families that explode and sixteen that do not, and names are unique."""
+    counts = {
+        (half, kind): sum(family.half == half and family.kind == kind for family in FAMILIES)
+        for half in ("tune", "held-out")
+        for kind in ("explodes", "healthy")
+    }
+    assert min(counts.values()) >= 16
+    assert len(BY_NAME) == len(FAMILIES)
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family.where], ids=lambda family: family.name)
+def test_a_planted_module_exists(family: Family) -> None:
+    """What a family says it planted its trouble in is a module that has parameters."""
+    module = family.build(0).module
+    assert any(name.startswith(f"{family.where}.") for name, _ in module.named_parameters())
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_replay_finds_what_the_live_monitor_found(name: str) -> None:
+    """The news of a replayed run are the findings of the monitor that watched the same run, weights every 50 steps."""
+    family = BY_NAME[name]
+    run = record(family, 0)
+    episodes = Episodes()
+    replayed = [finding for _, findings in replay(run, default_detectors, 50) for finding in episodes.news(findings)]
+    seed_everything(0, verbose=False)
+    setup = family.build(0)
+    monitor = GradientExplosionMonitor(log_every_n_steps=50, report=False)
+    last = 1 + max(step.before.step for step in run.steps)
+    fit(setup.module, setup.batches[:last], [monitor], setup.trainer)
+    assert monitor.findings
+    # The order within a step may differ: with two optimizers, both step before either's weights are judged.
+    assert sorted(map(_key, replayed)) == sorted(map(_key, monitor.findings))
+
+
+def _key(finding: Finding) -> tuple[int, str, int, str]:
+    return finding.step, finding.sign, int(finding.severity), finding.where or ""
+
+
+def test_a_record_holds_the_loss_and_norm_of_a_plain_loop() -> None:
+    """Loss, gradient norm and update ratio of a recorded run are those of the same run trained by hand."""
+    family = BY_NAME["tiny_loss"]
+    run = record(family, 3)
+    seed_everything(3, verbose=False)
+    setup = family.build(3)
+    optimizer = setup.module.configure_optimizers()
+    for step, batch in zip(run.steps[:20], setup.batches, strict=False):
+        optimizer.zero_grad()
+        loss = setup.module.loss(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        parameters = [p for p in setup.module.parameters() if p.grad is not None]
+        before = [p.detach().double().clone() for p in parameters]
+        norm = sum(float(p.grad.double().square().sum()) for p in parameters if p.grad is not None) ** 0.5
+        optimizer.step()
+        change = sum(float((p.detach().double() - b).square().sum()) for p, b in zip(parameters, before, strict=True))
+        size = sum(float(b.square().sum()) for b in before)
+        after = step.after
+        assert after is not None
+        assert after.loss == pytest.approx(loss.item(), rel=1e-5)
+        assert after.grad_norm == pytest.approx(norm, rel=1e-5)
+        assert after.update_ratio == pytest.approx((change / size) ** 0.5, rel=1e-4)
+
+
+def test_a_run_comes_back_from_the_cache_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second time a run is read from its file, and says the same in every field."""
+    monkeypatch.setattr(zoo_recording, "CACHE", tmp_path)
+    family = BY_NAME["digits_rate_too_high"]
+    first = recorded(family, 1)
+    monkeypatch.setattr(zoo_recording, "record", None)  # training again would fail
+    second = recorded(family, 1)
+    assert second.outcome == first.outcome
+    assert len(second.steps) == len(first.steps)
+    for one, other in zip(first.steps, second.steps, strict=True):
+        assert one.before.loss == other.before.loss
+        assert one.after is not None
+        assert other.after is not None
+        for name, values in one.after.per_parameter.items():
+            np.testing.assert_array_equal(values, other.after.per_parameter[name])
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    """A run depends on its seed and on nothing else, such as what was trained before."""
+    family = BY_NAME["exponential_link"]
+    one = record(family, 2)
+    torch.randn(7)
+    other = record(family, 2)
+    assert [step.before.grad_norm for step in one.steps] == pytest.approx(
+        [step.before.grad_norm for step in other.steps], rel=0, nan_ok=True
+    )

@@ -1,0 +1,90 @@
+"""Signs that the error gradients of nodes show."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lightning_gradexplode.detect import BackwardGain
+from lightning_gradexplode.detect.base import Detector
+from lightning_gradexplode.detect.detector_set import DetectorSet
+from lightning_gradexplode.records import Finding, ModuleGradients, Severity, StepRecord
+from tests.detect.steps import judge, record
+
+
+def profile(*norms: float, **more: Any) -> ModuleGradients:
+    """Build the profile of a chain whose modules' outputs have these norms."""
+    outputs = np.array(norms)
+    inputs = np.array([math.nan, *norms[:-1]])
+    size = len(norms)
+    defaults = {"share_above_one": np.full(size, 0.25), "calls": np.ones(size)}
+    unknown = {"growth_in_time": np.full(size, math.nan), "singular_value": np.full(size, math.nan)}
+    with np.errstate(all="ignore"):
+        gain = inputs / outputs
+    names = tuple(f"layer{place}" for place in range(size))
+    fields = {**defaults, **unknown, **more}
+    return ModuleGradients(modules=names, output_norm=outputs, input_norm=inputs, gain=gain, **fields)
+
+
+def test_growth_over_depth_is_a_warning_that_names_the_steepest_module() -> None:
+    """The gradient grows three hundredfold, nearly all of it at one layer."""
+    (finding,) = judge(BackwardGain(), [record(4, nodes=profile(300.0, 280.0, 270.0, 1.1, 1.0, 1.0))])
+    assert (finding.sign, finding.step, finding.severity) == ("backward-gain", 4, Severity.WARNING)
+    assert finding.where == "layer3"
+    assert finding.value == pytest.approx(300.0)
+    assert "25% of the nodes" in finding.message
+
+
+def test_growth_from_time_step_to_time_step_is_a_warning() -> None:
+    """The recurrent module is named, and how its matrix compares with the bound is told."""
+    times, values = np.array([math.nan, 1.5]), np.array([math.nan, 2.5])
+    (finding,) = judge(
+        BackwardGain(), [record(0, nodes=profile(1.0, 1.0, growth_in_time=times, singular_value=values))]
+    )
+    assert finding.where == "layer1"
+    assert finding.value == pytest.approx(1.5)
+    assert "2.5 times Pascanu's bound" in finding.message
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        profile(1.0, 1.0, 1.0),
+        profile(1e-9, 1e-6, 1.0),
+        profile(5.0, 3.0, 1.0),
+        profile(1.0),
+        profile(math.nan, math.inf, math.nan),
+        profile(0.0, 0.0),
+        profile(1.0, 1.0, singular_value=np.array([50.0, math.nan])),
+    ],
+    ids=["flat", "vanishing", "mild", "one module", "not finite", "zero", "a large matrix alone"],
+)
+def test_ordinary_profiles_are_no_sign(nodes: ModuleGradients) -> None:
+    """Nor is a matrix above the bound by itself, which is necessary and not sufficient."""
+    assert judge(BackwardGain(), [record(0, nodes=nodes)]) == []
+
+
+class Blaming(Detector):
+    """Finds something at each step and leaves it to the bank to say where."""
+
+    sign = "blaming"
+    reads = ("grad_norm",)
+    blames_growth = True
+
+    def check(self, record: StepRecord) -> Finding | None:
+        """Find."""
+        return self.finding(record, Severity.INFO, 1.0, 0.0, "")
+
+
+def test_an_explosion_is_said_to_begin_at_the_steepest_module() -> None:
+    """What was seen of the nodes last is remembered; a mild rise is no place."""
+    bank = DetectorSet([Blaming()])
+    assert bank.begin(record(0, nodes=profile(3.0, 1.0, 1.0)))[0].where is None
+    bank.begin(record(1, nodes=profile(300.0, 280.0, 270.0, 1.1, 1.0, 1.0)))
+    assert bank.begin(record(2))[0].where == "layer3"
+    other = DetectorSet([Blaming()])
+    other.load_state_dict(bank.state_dict())
+    assert other.begin(record(3))[0].where == "layer3"

@@ -1,0 +1,240 @@
+"""All detectors together: who is asked when, who is blamed, and what is remembered."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import ClassVar
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightning_gradexplode.detect import Detector, default_detectors
+from lightning_gradexplode.detect.detector_set import DetectorSet
+from lightning_gradexplode.records import Finding, Severity, StepRecord
+from tests.detect.steps import (
+    PARAMETERS,
+    RUN_STEPS,
+    ask,
+    judge,
+    noise,
+    numbers_in,
+    record,
+    through_checkpoint,
+    wild_runs,
+)
+
+SIGNS = {
+    "nonfinite-loss",
+    "nonfinite-gradient",
+    "nonfinite-weight",
+    "unstable-loss",
+    "diverging-loss",
+    "stalled-loss",
+    "gradient-spike",
+    "gradient-growth",
+    "gradient-above-one",
+    "backward-gain",
+    "large-update",
+    "weight-growth",
+    "vanishing-gradient",
+}
+
+
+class Counting(Detector):
+    """Finds a symptom at every step, and tells by it how often it was asked."""
+
+    sign = "counting"
+    reads: ClassVar[tuple[str, ...]] = ("grad_norm",)
+
+    def __init__(self) -> None:
+        self._asked = 0
+
+    def check(self, record: StepRecord) -> Finding | None:
+        """Count."""
+        self._asked += 1
+        return self.finding(record, Severity.INFO, self._asked, 0, "asked")
+
+
+class CountingUpdates(Counting):
+    """The same for what is known only after the optimizer has stepped."""
+
+    sign = "counting-updates"
+    reads = ("grad_norm", "update_ratio")
+
+
+class Blaming(Counting):
+    """The same, and blames the parameter that has risen most."""
+
+    sign = "blaming"
+    blames_growth = True
+
+
+def test_default_detectors_show_every_sign_of_the_contract() -> None:
+    """There is one detector for each sign, and each reads what a record has."""
+    detectors = default_detectors()
+    known = {field.name for field in fields(StepRecord)}
+    assert {detector.sign for detector in detectors} >= SIGNS
+    assert len({detector.sign for detector in detectors}) == len(detectors)
+    assert all(set(detector.reads) <= known for detector in detectors)
+
+
+def test_each_detector_is_asked_once_a_step_as_soon_as_it_can_be() -> None:
+    """What is known before the optimizer steps is judged then, the rest when it is known, and nothing twice."""
+    bank = DetectorSet([Counting(), CountingUpdates()])
+    for step in range(3):
+        early = record(step, update_ratio=None)
+        assert [finding.sign for finding in bank.begin(early)] == ["counting"]
+        assert bank.proceed(early) == []
+        late = bank.proceed(record(step))
+        assert [(finding.sign, finding.value) for finding in late] == [("counting-updates", step + 1)]
+        assert bank.proceed(record(step)) == []
+
+
+def test_a_detector_is_not_asked_about_what_was_never_measured() -> None:
+    """A step whose update was not measured is passed over, and the next one is judged anew."""
+    bank = DetectorSet([CountingUpdates()])
+    assert bank.begin(record(0, update_ratio=None)) == []
+    (finding,) = bank.begin(record(1))
+    assert (finding.step, finding.value) == (1, 1)
+
+
+def test_each_bank_has_detectors_of_its_own() -> None:
+    """Optimizers do not share their detectors' memory, nor does the user's own object change."""
+    mine = Counting()
+    banks = [DetectorSet([mine]), DetectorSet([mine])]
+    for bank in banks:
+        assert [finding.value for finding in ask(bank, [record(0), record(1)])] == [1, 2]
+    assert mine.state_dict() == {"_asked": 0}
+
+
+def test_the_parameter_that_rose_most_is_blamed() -> None:
+    """Blamed is not the largest gradient, but the one that rose most over its own usual size."""
+    bank = DetectorSet([Blaming()])
+    usual = np.array([1.0, 1e-4, 100.0])
+    ask(bank, [record(step, per_parameter={"grad_norm": usual}) for step in range(30)])
+    (finding,) = bank.begin(record(30, per_parameter={"grad_norm": usual * [2.0, 50.0, 3.0]}))
+    assert finding.where == PARAMETERS[1]
+    (finding,) = bank.begin(record(31, per_parameter={"grad_norm": usual * [math.nan, 1.0, 3.0]}))
+    assert finding.where == PARAMETERS[2]
+    (finding,) = bank.begin(record(32, per_parameter={}))
+    assert finding.where is None
+
+
+def test_what_is_usual_is_learned_from_calm_steps_only() -> None:
+    """However long an explosion lasts, the parameter that exploded stays the one that is blamed."""
+
+    class Alarm(Blaming):
+        def check(self, record: StepRecord) -> Finding | None:
+            assert record.grad_norm is not None
+            return self.finding(record, Severity.WARNING, 1, 0, "large") if record.grad_norm > 10 else None
+
+    bank = DetectorSet([Alarm()])
+    calm, exploded = np.array([1.0, 1.0, 1.0]), np.array([1.0, 100.0, 1.0])
+    ask(bank, [record(step, grad_norm=1.0, per_parameter={"grad_norm": calm}) for step in range(30)])
+    ask(bank, [record(step, grad_norm=100.0, per_parameter={"grad_norm": exploded}) for step in range(30, 500)])
+    (finding,) = bank.begin(record(500, grad_norm=100.0, per_parameter={"grad_norm": exploded * [3.0, 1.0, 1.0]}))
+    assert finding.where == PARAMETERS[1]
+
+
+def test_growth_of_one_layer_is_blamed_on_it() -> None:
+    """With the detectors that users get, exponential growth of one parameter names that parameter."""
+    bank = DetectorSet(default_detectors())
+    findings = []
+    for step in range(80):
+        norms = np.array([5.0, 0.1 * 2.0 ** max(0, step - 50), 1.0]) * noise(1, 0.05, step)[0]
+        total = float(np.linalg.norm(norms))
+        findings += bank.begin(record(step, grad_norm=total, per_parameter={"grad_norm": norms}))
+    critical = [finding for finding in findings if finding.severity is Severity.CRITICAL]
+    assert critical
+    assert {finding.where for finding in critical} == {PARAMETERS[1]}
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.0, 0.5), st.floats(0.0, 0.3), st.floats(-6.0, 6.0))
+def test_a_stationary_run_is_never_critical(seed: int, gradient: float, loss: float, size: float) -> None:
+    """Log-normal noise around a constant level, of whatever size, is no explosion."""
+    losses, norms, ratios = noise(150, loss, seed), noise(150, gradient, seed + 1), noise(150, gradient, seed + 2)
+    steps = enumerate(zip(losses, norms, ratios, strict=True))
+    records = [
+        record(step, loss=10**size * loss, grad_norm=10**size * norm, update_ratio=1e-3 * ratio)
+        for step, (loss, norm, ratio) in steps
+    ]
+    severities = [finding.severity for finding in ask(DetectorSet(default_detectors()), records)]
+    assert Severity.CRITICAL not in severities
+
+
+@given(wild_runs())
+def test_no_nonfinite_number_is_remembered(run: Sequence[StepRecord]) -> None:
+    """Whatever a run brings, NaN and infinity never enter any memory."""
+    bank = DetectorSet(default_detectors())
+    ask(bank, run)
+    plain = bank.state_dict()
+    levels = [level for level in numbers_in(plain.pop("levels")) if not math.isnan(level)]  # NaN: not known yet
+    assert all(map(math.isfinite, [*numbers_in(plain), *levels]))
+
+
+def test_growth_is_found_after_nonfinite_steps_as_without_them() -> None:
+    """A few NaN steps that pass do not make the detectors blind to what comes after them."""
+    norms = [*noise(50), *[math.nan, math.inf] * 3, *noise(20, seed=1), *[2.0**step for step in range(30)]]
+    records = [record(step, grad_norm=norm, loss=norm) for step, norm in enumerate(norms)]
+    found = {finding.sign for finding in ask(DetectorSet(default_detectors()), records) if finding.step >= 76}
+    assert {"gradient-growth", "diverging-loss"} <= found
+
+
+@given(wild_runs(), st.integers(0, RUN_STEPS))
+def test_a_bank_goes_through_a_checkpoint(run: Sequence[StepRecord], cut: int) -> None:
+    """A run that was saved and resumed at any step finds what the uninterrupted one finds."""
+    bank = DetectorSet(default_detectors())
+    ask(bank, run[:cut])
+    resumed = DetectorSet(default_detectors())
+    resumed.load_state_dict(through_checkpoint(bank.state_dict()))
+    assert repr(ask(resumed, run[cut:])) == repr(ask(bank, run[cut:]))
+
+
+def test_a_state_is_not_changed_by_later_steps() -> None:
+    """What was saved stays what it was while the run goes on."""
+    bank = DetectorSet(default_detectors())
+    ask(bank, [record(step) for step in range(30)])
+    state = bank.state_dict()
+    before = repr(state)
+    ask(bank, [record(step, grad_norm=5.0, loss=7.0) for step in range(30, 60)])
+    assert repr(state) == before
+
+
+def test_a_detector_that_a_checkpoint_does_not_know_starts_anew() -> None:
+    """Detectors may be added, left out and put in another order between two runs."""
+    old = DetectorSet([Counting(), CountingUpdates()])
+    ask(old, [record(0), record(1)])
+    new = DetectorSet([Blaming(), CountingUpdates(), Counting()])
+    new.load_state_dict(through_checkpoint(old.state_dict()))
+    assert {finding.sign: finding.value for finding in new.begin(record(2))} == {
+        "blaming": 1,
+        "counting-updates": 3,
+        "counting": 3,
+    }
+
+
+def test_a_detector_of_ones_own_may_remember_lists_and_dictionaries() -> None:
+    """All that the base class promises to save is saved, and stays as it was when it was saved."""
+
+    class Remembering(Counting):
+        def __init__(self) -> None:
+            super().__init__()
+            self._list: list[float] = []
+            self._dictionary: dict[str, int] = {}
+
+        def check(self, record: StepRecord) -> Finding | None:
+            self._list.append(record.step)
+            self._dictionary[str(record.step)] = record.step
+            return super().check(record)
+
+    detector, other = Remembering(), Remembering()
+    judge(detector, [record(0)])
+    state = detector.state_dict()
+    judge(detector, [record(1)])
+    assert state == {"_asked": 1, "_list": [0], "_dictionary": {"0": 0}}
+    other.load_state_dict(through_checkpoint(state))
+    judge(other, [record(1)])
+    assert other.state_dict() == detector.state_dict()

@@ -1,0 +1,95 @@
+"""Bounded memories against numpy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightning_gradexplode.detect.rolling_quantiles import GradNormEMA, RollingQuantiles
+from tests.detect.steps import through_checkpoint
+
+finite = st.floats(-1e100, 1e100)
+
+
+@given(st.lists(finite, min_size=1, max_size=40), st.integers(1, 15), st.floats(0.0, 1.0))
+def test_a_window_gives_numpys_quantiles(values: list[float], size: int, share: float) -> None:
+    """Median, quartiles and any other quantile are those of the last values, and no others."""
+    window = RollingQuantiles(size)
+    for value in values:
+        window.add(value)
+    kept = values[-size:]
+    scale = max(map(abs, kept)) * 1e-9
+    assert len(window) == len(kept)
+    assert window.quantile(share) == pytest.approx(float(np.quantile(kept, share)), rel=1e-9, abs=scale)
+    assert window.median == pytest.approx(float(np.median(kept)), rel=1e-9, abs=scale)
+    quartiles = float(np.quantile(kept, 0.75) - np.quantile(kept, 0.25))
+    assert window.spread == pytest.approx(quartiles / 1.349, rel=1e-3, abs=scale)
+
+
+def test_the_spread_of_normal_numbers_is_their_standard_deviation() -> None:
+    """The spread is in units that people know."""
+    window = RollingQuantiles(20_000)
+    for value in np.random.default_rng(0).normal(3.0, 2.0, 20_000):
+        window.add(float(value))
+    assert window.spread == pytest.approx(2.0, rel=0.03)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_no_nonfinite_value_enters_a_window(value: float) -> None:
+    """NaN and infinity are refused aloud, for one of them would poison the window for good."""
+    window = RollingQuantiles(3)
+    window.add(1.0)
+    with pytest.raises(ValueError, match="finite"):
+        window.add(value)
+    assert window.median == 1.0
+
+
+@given(st.lists(finite, max_size=20), st.lists(finite, min_size=1, max_size=20))
+def test_a_window_goes_through_a_checkpoint(before: list[float], after: list[float]) -> None:
+    """A window that was saved and loaded goes on as one that never was."""
+    window, other = RollingQuantiles(8), RollingQuantiles(8)
+    for value in before:
+        window.add(value)
+    other.load_state_dict(through_checkpoint(window.state_dict()))
+    for value in after:
+        window.add(value)
+        other.add(value)
+    assert other.median == window.median
+    assert other.spread == window.spread
+
+
+def test_levels_tell_how_far_a_parameter_has_risen() -> None:
+    """A rise is the logarithm of a norm over its usual one; where nothing is usual or measured, it is NaN."""
+    levels = GradNormEMA()
+    assert np.isnan(levels.rises(np.array([1.0, 2.0]))).all()
+    for _ in range(200):
+        levels.update(np.array([2.0, 1e-6, 0.0]))
+    rises = levels.rises(np.array([20.0, 1e-6, 5.0]))
+    assert rises[:2] == pytest.approx([math.log(10), 0.0], abs=1e-9)
+    assert math.isnan(rises[2])
+
+
+def test_levels_forget_nothing_over_bad_steps() -> None:
+    """Zero, NaN and infinite norms leave a level as it was; the others go on."""
+    levels = GradNormEMA()
+    for _ in range(200):
+        levels.update(np.array([1.0, 1.0, 1.0, 1.0]))
+    for _ in range(200):
+        levels.update(np.array([math.nan, math.inf, 0.0, math.e]))
+    rises = levels.rises(np.array([1.0, 1.0, 1.0, math.e]))
+    assert rises == pytest.approx(np.zeros(4), abs=0.01)
+
+
+def test_levels_go_through_a_checkpoint() -> None:
+    """Levels that were saved and loaded tell the same, also where none is known, or none at all."""
+    norms = np.array([1.0, 0.0, 3.0])
+    levels, other = GradNormEMA(), GradNormEMA()
+    other.load_state_dict(through_checkpoint(levels.state_dict()))
+    assert np.isnan(other.rises(norms)).all()
+    levels.update(norms)
+    other.load_state_dict(through_checkpoint(levels.state_dict()))
+    np.testing.assert_array_equal(other.rises(norms * 2), levels.rises(norms * 2))

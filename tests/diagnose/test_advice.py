@@ -1,0 +1,26 @@
+"""What people are told to do."""
+
+from __future__ import annotations
+
+import pytest
+
+from lightning_gradexplode.detect import default_detectors
+from lightning_gradexplode.diagnose import advice_for
+from lightning_gradexplode.records import Finding, Severity
+
+
+def of(sign: str) -> str:
+    """Give the advice for a sign."""
+    return advice_for(Finding(0, sign, Severity.WARNING, None, 1.0, 0.0, "message"))
+
+
+@pytest.mark.parametrize("sign", [detector.sign for detector in default_detectors()])
+def test_every_sign_has_advice_of_its_own(sign: str) -> None:
+    """No sign that the package finds is left with the general line."""
+    assert of(sign) != of("a sign of one's own")
+    assert "\n" not in of(sign)
+
+
+def test_a_users_own_sign_gets_general_advice() -> None:
+    """A sign that nobody knows gets a line that is of use all the same."""
+    assert of("a sign of one's own")

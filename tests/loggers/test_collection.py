@@ -1,0 +1,261 @@
+"""All loggers of a run together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from pytorch_lightning.loggers import CSVLogger
+
+from lightning_gradexplode.loggers import LoggerAdapter, LoggerCollection, register_logger_adapter, registry
+from lightning_gradexplode.records import Finding, Histogram, Report, Severity, StepRecord
+from lightning_gradexplode.testing import RecordingLogger
+from tests.loggers.steps import TENSORS, finding, record_of
+
+SHOWN = (True,) * len(TENSORS)
+
+
+class BrokenLogger(RecordingLogger):
+    """A logger on a full disk."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Fail."""
+        raise OSError("no space left")
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """List our messages of level WARNING and above."""
+    return [
+        one.getMessage()
+        for one in caplog.records
+        if one.name == "lightning_gradexplode" and one.levelno >= logging.WARNING
+    ]
+
+
+def test_a_logger_without_histograms_gets_scalars_and_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A CSV file has every scalar at its step; that it holds no histograms is said once, by the logger's name."""
+    logger = CSVLogger(tmp_path, name="run", version=0)
+    board = LoggerCollection([logger])
+    for step in (3, 4, 5):
+        board.record(record_of(TENSORS, step), SHOWN, every_parameter=False)
+    logger.save()
+    header, *lines = (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()
+    rows = [dict(zip(header.split(","), line.split(","), strict=True)) for line in lines]
+    assert [(row["step"], float(row["gradexplode/grad_norm"])) for row in rows] == [("3", 2.5), ("4", 2.5), ("5", 2.5)]
+    (message,) = warnings_in(caplog)
+    assert "CSVLogger" in message
+    assert "histograms" in message
+
+
+def test_nothing_is_said_of_histograms_that_are_not_there(caplog: pytest.LogCaptureFixture) -> None:
+    """A logger that never misses anything is not told that it would."""
+    LoggerCollection([RecordingLogger()]).record(StepRecord(step=0, grad_norm=1.0), (), every_parameter=False)
+    assert warnings_in(caplog) == []
+
+
+def test_a_failing_logger_costs_its_own_data_only(caplog: pytest.LogCaptureFixture) -> None:
+    """One warning names the logger and the error, one says that it is left alone, and the others get everything."""
+    before, after = RecordingLogger("before"), RecordingLogger("after")
+    board = LoggerCollection([before, BrokenLogger(), after])
+    for step in range(5):
+        board.record(StepRecord(step=step, grad_norm=1.0), (), every_parameter=False)
+        board.finding(finding())
+    message, farewell = warnings_in(caplog)
+    assert "BrokenLogger" in message
+    assert "no space left" in message
+    assert "left alone" in farewell
+    for logger in (before, after):
+        assert logger.values("gradexplode/grad_norm") == [(step, 1.0) for step in range(5)]
+
+
+def test_a_logger_that_keeps_failing_is_left_alone() -> None:
+    """After three failures in a row it is not asked again; one that recovers in between is."""
+    asked = {"Lost": 0, "Flaky": 0}
+
+    class Lost(RecordingLogger):
+        def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+            asked["Lost"] += 1
+            raise ConnectionError(f"request {asked['Lost']} timed out")
+
+    class Flaky(RecordingLogger):
+        def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+            asked["Flaky"] += 1
+            if asked["Flaky"] % 3:
+                raise ConnectionError("try again")
+
+    board = LoggerCollection([Lost(), Flaky()])
+    for step in range(30):
+        board.record(StepRecord(step=step, grad_norm=1.0), (), every_parameter=False)
+    assert asked == {"Lost": 3, "Flaky": 30}
+
+
+def test_an_error_whose_text_changes_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Errors often hold a time or a number; a logger's first one speaks for those of its kind."""
+
+    class Flaky(RecordingLogger):
+        asked = 0
+
+        def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+            self.asked += 1
+            if self.asked % 2:
+                raise ConnectionError(f"request {self.asked} timed out")
+
+    board = LoggerCollection([Flaky()])
+    for step in range(10):
+        board.record(StepRecord(step=step, grad_norm=1.0), (), every_parameter=False)
+    (message,) = warnings_in(caplog)
+    assert "request 1 timed out" in message
+
+
+def test_a_real_full_disk_costs_only_that_loggers_data(caplog: pytest.LogCaptureFixture) -> None:
+    """A CSV logger whose folder cannot be made, for a file is in its place, does not keep the others from writing."""
+    after = RecordingLogger()
+    board = LoggerCollection([CSVLogger("/dev/full/logs"), after])
+    for step in range(5):
+        board.record(StepRecord(step=step, grad_norm=1.0), (), every_parameter=False)
+    assert len(after.values("gradexplode/grad_norm")) == 5
+    assert "CSVLogger" in warnings_in(caplog)[0]
+
+
+def test_a_publisher_of_ones_own_serves_its_logger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked before all others, gets histograms if it takes them, and a second registration changes nothing."""
+    monkeypatch.setattr(registry, "KINDS", [*registry.KINDS])
+    got = []
+
+    class Own:
+        """An experiment of a tracker that nobody knows."""
+
+    class Tracker(RecordingLogger):
+        experiment = Own()
+
+    @register_logger_adapter
+    class OwnAdapter(LoggerAdapter):
+        accepts = classmethod(lambda cls, experiment: isinstance(experiment, Own))
+        takes_histograms = True
+        histograms = lambda self, histograms, step: got.append((step, sorted(histograms)))  # noqa: E731
+
+    assert register_logger_adapter(OwnAdapter) is OwnAdapter
+    assert registry.KINDS.count(OwnAdapter) == 1
+    own, other = Tracker(), RecordingLogger()
+    LoggerCollection([own, other]).record(record_of({"w": TENSORS["normal"]}), (True,), every_parameter=False)
+    assert got == [(3, ["gradexplode/gradient/w"])]
+    assert own.metrics == other.metrics
+
+
+def test_only_publishers_are_registered() -> None:
+    """An instance, or any other class, is refused by name."""
+    with pytest.raises(TypeError, match="subclass of LoggerAdapter"):
+        register_logger_adapter(RecordingLogger)  # type: ignore[type-var]
+
+
+def test_a_logger_whose_experiment_cannot_be_opened_costs_its_own_data_only(caplog: pytest.LogCaptureFixture) -> None:
+    """A logger that fails at its first use, as W&B without a network does, does not silence the others."""
+
+    class Unreachable(RecordingLogger):
+        @property
+        def experiment(self) -> object:
+            raise ConnectionError("no route to host")
+
+    after = RecordingLogger()
+    board = LoggerCollection([Unreachable(), after])
+    for step in range(3):
+        board.record(StepRecord(step=step, grad_norm=1.0), (), every_parameter=False)
+    assert len(after.values("gradexplode/grad_norm")) == 3
+    (message,) = warnings_in(caplog)
+    assert "Unreachable" in message
+
+
+def test_a_loggers_experiment_is_opened_at_the_first_write_only() -> None:
+    """Building a board touches no logger, for an experiment may make folders or open a connection."""
+    opened = []
+
+    class Lazy(RecordingLogger):
+        @property
+        def experiment(self) -> object:
+            opened.append(True)
+            return SimpleNamespace()
+
+    board = LoggerCollection([Lazy()])
+    assert not opened
+    board.record(StepRecord(step=0, grad_norm=1.0), (), every_parameter=False)
+    assert opened
+
+
+@pytest.mark.parametrize("every_parameter", [True, False])
+def test_names_of_scalars(every_parameter: bool) -> None:
+    """What was measured is logged under the contract's names, of shown parameters too where asked for, and no more."""
+    logger = RecordingLogger()
+    record = StepRecord(
+        step=7,
+        parameters=("a.weight", "a.bias"),
+        grad_norm=2.0,
+        clip_val=1.0,
+        per_parameter={"grad_norm": np.array([1.0, 2.0]), "share_above_one": np.array([0.5, 0.5])},
+    )
+    LoggerCollection([logger]).record(record, (True, False), every_parameter)
+    expected = {"grad_norm": 2.0, "clip_val": 1.0, "severity": 0.0, "skipped_steps": 0.0}
+    if every_parameter:
+        expected["grad_norm/a.weight"] = 1.0
+    assert logger.metrics == [(7, {f"gradexplode/{name}": value for name, value in expected.items()})]
+
+
+def test_a_publisher_is_started_once_and_gets_findings_and_reports(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Before its first write a publisher prepares its logger; a finding comes with advice, a report as it is."""
+    calls: list[tuple[object, ...]] = []
+
+    class Recording(LoggerAdapter):
+        def started(self) -> None:
+            calls.append(("started",))
+
+        def finding(self, finding: Finding, advice: str = "") -> None:
+            calls.append((finding, advice))
+
+        def report(self, report: Report) -> None:
+            calls.append((report,))
+
+    monkeypatch.setattr(registry, "KINDS", [Recording])
+    board = LoggerCollection([RecordingLogger()])
+    assert not calls
+    told, report = finding(), Report(41, tmp_path)
+    board.finding(told, "clip")
+    board.report(report)
+    assert calls == [("started",), (told, "clip"), (report,)]
+
+
+def test_histograms_of_a_large_model_are_added_up_by_module() -> None:
+    """Of more than 512 parameters a module's histograms are one, which counts all its values; of 512 none is lost."""
+    got: list[Mapping[str, Histogram]] = []
+
+    class Recording(LoggerAdapter):
+        takes_histograms = True
+
+        def histograms(self, histograms: Mapping[str, Histogram], step: int) -> None:
+            got.append(histograms)
+
+    for layers in (256, 257):
+        names = [f"block.{layer}.{kind}" for layer in range(layers) for kind in ("weight", "bias")]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(registry, "KINDS", [Recording])
+            record = record_of(dict.fromkeys(names, TENSORS["one value"]))
+            LoggerCollection([RecordingLogger()]).record(record, (True,) * len(names), every_parameter=False)
+    assert set(got[0]) == {
+        f"gradexplode/gradient/block.{layer}.{kind}" for layer in range(256) for kind in ("weight", "bias")
+    }
+    assert set(got[1]) == {f"gradexplode/gradient/block.{layer}" for layer in range(257)}
+    assert {one.finite for one in got[1].values()} == {14}
+
+
+def test_no_loggers(caplog: pytest.LogCaptureFixture) -> None:
+    """A run without loggers is no error, and nothing is said of it."""
+    board = LoggerCollection([])
+    board.record(record_of(TENSORS), SHOWN, every_parameter=True)
+    board.finding(finding(Severity.WARNING))
+    assert not caplog.records

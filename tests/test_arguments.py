@@ -1,0 +1,219 @@
+"""The monitor's arguments, and the monitor before any run."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import pickle
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import lightning.pytorch
+import pytest
+import pytorch_lightning
+
+from lightning_gradexplode import (
+    AutoPolicy,
+    ConstantClip,
+    GradientExplosionMonitor,
+    Rollback,
+    SkipStep,
+    StopTraining,
+    Warn,
+    WeightPenalty,
+    default_detectors,
+)
+from lightning_gradexplode.arguments import Arguments
+from lightning_gradexplode.detect import GradientSpike, NonFiniteLoss
+
+
+def settings_of(monitor: GradientExplosionMonitor) -> Arguments:
+    """Give a monitor's checked arguments."""
+    return monitor._settings
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"log_every_n_steps": -1}, ValueError, ["log_every_n_steps", "-1", "0 for never"]),
+        ({"log_every_n_steps": 2.5}, TypeError, ["log_every_n_steps", "2.5", "whole number"]),
+        ({"log_every_n_steps": True}, TypeError, ["log_every_n_steps", "True", "whole number"]),
+        ({"histogram_every_n_steps": -5}, ValueError, ["histogram_every_n_steps", "-5", "0 for never"]),
+        ({"histogram_every_n_steps": "10"}, TypeError, ["histogram_every_n_steps", "'10'", "whole number"]),
+        ({"update_sample": 0}, ValueError, ["update_sample", "0", "from 1 on"]),
+        ({"update_sample": 1.5}, TypeError, ["update_sample", "1.5", "None for all"]),
+        ({"per_parameter": "yes"}, TypeError, ["per_parameter", "'yes'", "True or False"]),
+        ({"per_parameter": None}, TypeError, ["per_parameter", "None", "True or False"]),
+        ({"include": "*.weight"}, TypeError, ["include", "'*.weight'", "sequence"]),
+        ({"include": [1]}, TypeError, ["include", "[1]", "patterns"]),
+        ({"include": None}, TypeError, ["include", "None", "sequence"]),
+        ({"exclude": "*.bias"}, TypeError, ["exclude", "'*.bias'", "sequence"]),
+        ({"detectors": NonFiniteLoss()}, TypeError, ["detectors", "NonFiniteLoss", "sequence"]),
+        ({"detectors": [NonFiniteLoss]}, TypeError, ["detectors", "NonFiniteLoss", "Detector objects"]),
+        ({"detectors": ["nonfinite-loss"]}, TypeError, ["detectors", "'nonfinite-loss'", "Detector objects"]),
+        ({"clip": 0.0}, ValueError, ["clip", "0.0", "positive"]),
+        ({"clip": "always"}, ValueError, ["clip", "'always'", "'auto'"]),
+        ({"clip": False}, TypeError, ["clip", "False", "number"]),
+        ({"on_explosion": "explode"}, ValueError, ["on_explosion", "'explode'", "'warn'"]),
+        ({"on_explosion": []}, ValueError, ["on_explosion", "empty", "'warn'"]),
+        ({"on_explosion": 1}, TypeError, ["on_explosion", "1", "'warn'"]),
+        ({"report": 1}, TypeError, ["report", "1", "folder"]),
+        ({"report": None}, TypeError, ["report", "None", "folder"]),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, Any], error: type[Exception], words: list[str]) -> None:
+    """A bad argument is refused where it is given; the message names it, what it got and what it takes."""
+    with pytest.raises(error) as raised:
+        GradientExplosionMonitor(**arguments)
+    assert all(word in str(raised.value) for word in words), str(raised.value)
+
+
+def test_arguments_go_by_name_only() -> None:
+    """No argument can be given by place, so that later ones may be put anywhere."""
+    with pytest.raises(TypeError):
+        GradientExplosionMonitor(10)  # type: ignore[call-arg]
+
+
+def test_arguments_left_open() -> None:
+    """Without arguments all detectors watch, nothing is clipped, and an explosion only warns."""
+    settings = settings_of(GradientExplosionMonitor())
+    assert [type(one) for one in settings.detectors] == [type(one) for one in default_detectors()]
+    assert settings.clip is None
+    assert [type(response) for response in settings.responses] == [Warn]
+    assert settings.report is True
+
+
+def test_no_detectors_at_all() -> None:
+    """An empty sequence of detectors is taken by the letter: measure and log, and judge nothing."""
+    assert settings_of(GradientExplosionMonitor(detectors=[])).detectors == ()
+
+
+@pytest.mark.parametrize("callback", [pytorch_lightning.Callback, lightning.pytorch.Callback])
+def test_it_is_a_callback_of_both_namespaces(callback: type) -> None:
+    """Trainers of ``pytorch_lightning`` and of ``lightning`` both take it for one of their own."""
+    assert isinstance(GradientExplosionMonitor(), callback)
+
+
+def full() -> GradientExplosionMonitor:
+    """Build a monitor with every argument."""
+    return GradientExplosionMonitor(
+        log_every_n_steps=3,
+        histogram_every_n_steps=0,
+        per_parameter=True,
+        include=["*.weight"],
+        exclude=["head.*"],
+        detectors=[NonFiniteLoss(patience=7), GradientSpike()],
+        clip="auto",
+        on_explosion=["warn", StopTraining()],
+        report="reports",
+    )
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.copy, copy.deepcopy, lambda monitor: pickle.loads(pickle.dumps(monitor))],
+    ids=["copy", "deepcopy", "pickle"],
+)
+def test_an_unused_monitor_can_be_copied(
+    copied: Callable[[GradientExplosionMonitor], GradientExplosionMonitor],
+) -> None:
+    """Copies have the same arguments, as launchers that start processes and users who reuse callbacks rely on."""
+    monitor = copied(full())
+    settings = settings_of(monitor)
+    assert (settings.log_every_n_steps, settings.histogram_every_n_steps, settings.per_parameter) == (3, 0, True)
+    assert (settings.include, settings.exclude, settings.report) == (("*.weight",), ("head.*",), Path("reports"))
+    assert [type(one) for one in settings.detectors] == [NonFiniteLoss, GradientSpike]
+    assert getattr(settings.detectors[0], "patience", None) == 7
+    assert isinstance(settings.clip, AutoPolicy)
+    assert [type(response) for response in settings.responses] == [Warn, StopTraining]
+    assert (monitor.findings, monitor.exploded, monitor.last) == ([], False, None)
+
+
+def built_from(text: str) -> Arguments:
+    """Build the monitor from YAML, and give its checked arguments."""
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(pytorch_lightning.Callback, "callback")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # jsonargparse renames its methods from version to version
+        built = parser.instantiate_classes(parser.parse_string(f"callback:\n{text}"))
+    assert isinstance(built.callback, GradientExplosionMonitor)
+    return settings_of(built.callback)
+
+
+def test_it_can_be_built_from_yaml() -> None:
+    """Every argument can be written in a configuration file, detectors, policies and responses by their classes."""
+    settings = built_from("""
+        class_path: lightning_gradexplode.GradientExplosionMonitor
+        init_args:
+            log_every_n_steps: 3
+            histogram_every_n_steps: 0
+            per_parameter: true
+            include: ["*.weight"]
+            exclude: ["head.*"]
+            detectors:
+            - class_path: lightning_gradexplode.detect.NonFiniteLoss
+              init_args:
+                patience: 7
+            - class_path: lightning_gradexplode.detect.GradientSpike
+            clip:
+                class_path: lightning_gradexplode.ConstantClip
+                init_args:
+                    value: 0.5
+                    algorithm: value
+            on_explosion:
+            - warn
+            - class_path: lightning_gradexplode.StopTraining
+            report: reports
+    """)
+    assert (settings.log_every_n_steps, settings.histogram_every_n_steps, settings.per_parameter) == (3, 0, True)
+    assert (settings.include, settings.exclude, settings.report) == (("*.weight",), ("head.*",), Path("reports"))
+    assert [type(one) for one in settings.detectors] == [NonFiniteLoss, GradientSpike]
+    assert getattr(settings.detectors[0], "patience", None) == 7
+    assert isinstance(settings.clip, ConstantClip)
+    assert (settings.clip.value, settings.clip.algorithm) == (0.5, "value")
+    assert [type(response) for response in settings.responses] == [Warn, StopTraining]
+
+
+@pytest.mark.parametrize(
+    ("clip", "kind"), [("auto", AutoPolicy), ("1.0", ConstantClip), ("2", ConstantClip), ("null", type(None))]
+)
+def test_short_arguments_from_yaml(clip: str, kind: type) -> None:
+    """Names, numbers and nothing are taken from a configuration file as what they stand for."""
+    settings = built_from(f"""
+        class_path: lightning_gradexplode.GradientExplosionMonitor
+        init_args: {{clip: {clip}, on_explosion: stop, report: false}}
+    """)
+    assert isinstance(settings.clip, kind)
+    assert [type(response) for response in settings.responses] == [StopTraining]
+    assert settings.report is False
+
+
+@pytest.mark.parametrize("namespace", [pytorch_lightning, lightning.pytorch])
+def test_it_can_be_built_by_the_command_line(namespace: Any) -> None:
+    """LightningCLI of both namespaces builds it among a trainer's callbacks."""
+    pytest.importorskip("docstring_parser", reason="LightningCLI needs jsonargparse[signatures]")
+    pytest.importorskip("typeshed_client", reason="LightningCLI needs jsonargparse[signatures]")
+    command_line = importlib.import_module(f"{namespace.__name__}.cli").LightningCLI
+    callback = {
+        "class_path": "lightning_gradexplode.GradientExplosionMonitor",
+        "init_args": {
+            "clip": "auto",
+            "detectors": [{"class_path": "lightning_gradexplode.detect.NonFiniteLoss"}],
+            "on_explosion": [
+                "skip",
+                {"class_path": "lightning_gradexplode.WeightPenalty", "init_args": {"l1": 0.1, "parameters": ["*"]}},
+                {"class_path": "lightning_gradexplode.Rollback", "init_args": {"margin": 7, "folder": "states"}},
+            ],
+        },
+    }
+    trainer = {"callbacks": [callback], "logger": False, "accelerator": "cpu", "enable_checkpointing": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Lightning about jsonargparse, and of that about itself
+        built = command_line(namespace.LightningModule, run=False, args={"trainer": trainer}, save_config_callback=None)
+    (monitor,) = (one for one in built.trainer.callbacks if isinstance(one, GradientExplosionMonitor))
+    assert isinstance(settings_of(monitor).clip, AutoPolicy)
+    assert [type(one) for one in settings_of(monitor).detectors] == [NonFiniteLoss]
+    assert [type(one) for one in settings_of(monitor).responses] == [SkipStep, WeightPenalty, Rollback]
