@@ -17,11 +17,6 @@ import lightning_gradexplode
 ROOT = Path(lightning_gradexplode.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 
-ROOMS = {"nodes": 0, "records": 0.5, "measure": 1, "detect": 2, "respond": 3, "publish": 3, "explain": 3}
-"""Each room's floor; on those above live the modules that put the rooms together."""
-
-TOP = 4
-
 LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics"}
 OPTIONAL = {
     "wandb",
@@ -55,12 +50,6 @@ def imported_by(path: Path) -> Iterator[tuple[str, bool]]:
             assert not node.level, f"{path} imports relatively"
             assert node.module is not None
             yield from ((f"{node.module}.{alias.name}", id(node) in at_load) for alias in node.names)
-
-
-def own_imports(path: Path) -> set[str]:
-    """Give the modules of this package that a file imports, below the package."""
-    prefix = "lightning_gradexplode."
-    return {name.removeprefix(prefix) for name, _ in imported_by(path) if name.startswith(prefix)}
 
 
 every_module = pytest.mark.parametrize("path", MODULES, ids=map(named, MODULES))

@@ -41,7 +41,7 @@ def replay(
         begun = []
         nodes_due = schedule.nodes_due(number, number <= alert_until, first=not stepped)
         for step in together:
-            record = step.before if nodes_due else replace(step.before, nodes=None)
+            record = step.before if nodes_due else replace(step.before, module_gradients=None)
             if record.optimizer not in banks:
                 banks[record.optimizer] = DetectorSet(detectors())
             bank = banks[record.optimizer]
@@ -71,7 +71,7 @@ def _after(step: RecordedStep, due: bool, weights: bool) -> StepRecord:
     if step.after is None:
         return step.before
     if due:
-        return replace(step.after, nodes=step.before.nodes)
+        return replace(step.after, module_gradients=step.before.module_gradients)
     if not weights:
         return replace(_without(step.before, DETAILS), loss=step.after.loss)
     measured = {"weight_norm": step.after.per_parameter["weight_norm"]}

@@ -26,7 +26,7 @@ class BackwardGain(Detector):
     """
 
     sign = "backward-gain"
-    reads = ("nodes",)
+    reads = ("module_gradients",)
 
     def __init__(self, total: float = 100.0, single: float = 30.0, in_time: float = 1.1) -> None:
         self.total = total
@@ -35,7 +35,7 @@ class BackwardGain(Detector):
 
     def check(self, record: StepRecord) -> Finding | None:
         """Judge the profile of a step at which it was measured."""
-        nodes = record.nodes
+        nodes = record.module_gradients
         assert nodes is not None
         steepest = nodes.steepest()
         where, rise = steepest or (None, math.nan)

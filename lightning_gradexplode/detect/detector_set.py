@@ -49,8 +49,8 @@ class DetectorSet:
         """Judge a new step by what is known before the optimizer steps, and set `wants_weights` for after it."""
         self._waiting = self.detectors
         self.wants_weights = self._attention.due(record)
-        if record.nodes is not None:
-            self._steepest = list(record.nodes.steepest() or ())
+        if record.module_gradients is not None:
+            self._steepest = list(record.module_gradients.steepest() or ())
         findings = self._ask(record)
         norms = record.per_parameter.get("grad_norm")
         if norms is not None and not any(finding.severity >= Severity.WARNING for finding in findings):

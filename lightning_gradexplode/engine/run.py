@@ -236,7 +236,7 @@ class TrainingRun:
                 flight.copy_weights(self._settings.update_sample)
         elif self._fill(flight, reading):
             if self._nodes_due:
-                flight.record = replace(flight.record, nodes=self._node_gradients())
+                flight.record = replace(flight.record, module_gradients=self._node_gradients())
             self._open = flight
             self._judge.before_update(flight)
             self._clipper.know(flight, reading.gradients)

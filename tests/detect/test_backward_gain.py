@@ -31,7 +31,7 @@ def profile(*norms: float, **more: Any) -> ModuleGradients:
 
 def test_growth_over_depth_is_a_warning_that_names_the_steepest_module() -> None:
     """The gradient grows three hundredfold, nearly all of it at one layer."""
-    (finding,) = judge(BackwardGain(), [record(4, nodes=profile(300.0, 280.0, 270.0, 1.1, 1.0, 1.0))])
+    (finding,) = judge(BackwardGain(), [record(4, module_gradients=profile(300.0, 280.0, 270.0, 1.1, 1.0, 1.0))])
     assert (finding.sign, finding.step, finding.severity) == ("backward-gain", 4, Severity.WARNING)
     assert finding.where == "layer3"
     assert finding.value == pytest.approx(300.0)
@@ -42,7 +42,7 @@ def test_growth_from_time_step_to_time_step_is_a_warning() -> None:
     """The recurrent module is named, and how its matrix compares with the bound is told."""
     times, values = np.array([math.nan, 1.5]), np.array([math.nan, 2.5])
     (finding,) = judge(
-        BackwardGain(), [record(0, nodes=profile(1.0, 1.0, growth_in_time=times, singular_value=values))]
+        BackwardGain(), [record(0, module_gradients=profile(1.0, 1.0, growth_in_time=times, singular_value=values))]
     )
     assert finding.where == "layer1"
     assert finding.value == pytest.approx(1.5)
@@ -50,7 +50,7 @@ def test_growth_from_time_step_to_time_step_is_a_warning() -> None:
 
 
 @pytest.mark.parametrize(
-    "nodes",
+    "module_gradients",
     [
         profile(1.0, 1.0, 1.0),
         profile(1e-9, 1e-6, 1.0),
@@ -64,7 +64,7 @@ def test_growth_from_time_step_to_time_step_is_a_warning() -> None:
 )
 def test_ordinary_profiles_are_no_sign(nodes: ModuleGradients) -> None:
     """Nor is a matrix above the bound by itself, which is necessary and not sufficient."""
-    assert judge(BackwardGain(), [record(0, nodes=nodes)]) == []
+    assert judge(BackwardGain(), [record(0, module_gradients=nodes)]) == []
 
 
 class Blaming(Detector):
@@ -82,8 +82,8 @@ class Blaming(Detector):
 def test_an_explosion_is_said_to_begin_at_the_steepest_module() -> None:
     """What was seen of the nodes last is remembered; a mild rise is no place."""
     bank = DetectorSet([Blaming()])
-    assert bank.begin(record(0, nodes=profile(3.0, 1.0, 1.0)))[0].where is None
-    bank.begin(record(1, nodes=profile(300.0, 280.0, 270.0, 1.1, 1.0, 1.0)))
+    assert bank.begin(record(0, module_gradients=profile(3.0, 1.0, 1.0)))[0].where is None
+    bank.begin(record(1, module_gradients=profile(300.0, 280.0, 270.0, 1.1, 1.0, 1.0)))
     assert bank.begin(record(2))[0].where == "layer3"
     other = DetectorSet([Blaming()])
     other.load_state_dict(bank.state_dict())

@@ -1,0 +1,178 @@
+"""The evidence of an incident, and the diagnosis that is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from lightning_gradexplode.records.batch_facts import BatchFacts
+from lightning_gradexplode.records.finding import Finding
+from lightning_gradexplode.records.replay import Experiments, Replay
+from lightning_gradexplode.records.run_facts import RunFacts
+
+CauseKind = Literal[
+    "nonfinite-input",
+    "nonfinite-target",
+    "target-out-of-range",
+    "empty-reduction",
+    "unscaled-data",
+    "outlier-batch",
+    "undefined-operation",
+    "forward-overflow",
+    "half-precision",
+    "learning-rate",
+    "learning-rate-jump",
+    "optimizer-state",
+    "accumulated-gradients",
+    "initialization",
+    "depth",
+    "recurrence",
+    "loss-without-floor",
+    "moving-target",
+    "unknown",
+]
+"""Kinds of cause; see the table in the documentation."""
+
+CAUSE_KINDS: tuple[str, ...] = get_args(CauseKind)
+
+SCHEMA_VERSION = 1
+"""Version of the layout of ``diagnosis.json``."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class History:
+    """The last steps of one optimizer, oldest first. NaN stands for what was not measured or is not a number.
+
+    Args:
+        step: Shape ``(steps,)``.
+        values: Arrays of shape ``(steps,)`` by name: ``loss``, ``grad_norm``, ``grad_norm_clipped``, ``clip_val``,
+            ``learning_rate`` (largest of the groups), ``loss_scale``, ``update_taken`` (1 or 0), ``batch_idx``,
+            ``epoch``, ``backward_passes`` (since gradients were cleared), ``micro_batches``, ``update_ratio``,
+            ``weight_norm``, ``severity``, and ``logged/<name>`` for each scalar that the user's module logged.
+        parameters: Names of the parameters.
+        parameter_grad_norm: Shape ``(steps, parameters)``.
+    """
+
+    step: npt.NDArray[np.int64]
+    values: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    parameters: tuple[str, ...] = ()
+    parameter_grad_norm: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What was done about the incident, and how it went.
+
+    Args:
+        step: The step.
+        action: For example ``"skip"``, ``"rollback"``, ``"clip"``.
+        detail: In one sentence.
+        helped: Whether the run was calm afterwards, None if that is not known yet.
+    """
+
+    step: int
+    action: str
+    detail: str = ""
+    helped: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """All that is known of an incident.
+
+    Args:
+        step: The step at which the incident began.
+        now: The step at which it is diagnosed.
+        findings: The findings of the incident, oldest first.
+        run: What was recorded before the run's first step.
+        history: The last steps, one entry an optimizer.
+        first: The first steps of the run, one entry an optimizer (up to 16 steps).
+        batch: The batch of the step at fault.
+        replay: What computing the step again has shown.
+        experiments: What was measured with a copy.
+        attempts: What was done about it.
+        weights_are_finite: Whether the weights are still finite.
+        update_is_harmless: Whether the step's update cannot reach the weights (gradients zero or missing).
+    """
+
+    step: int
+    now: int
+    findings: tuple[Finding, ...] = ()
+    run: RunFacts = field(default_factory=RunFacts)
+    history: tuple[History, ...] = ()
+    first: tuple[History, ...] = ()
+    batch: BatchFacts | None = None
+    replay: Replay | None = None
+    experiments: Experiments | None = None
+    attempts: tuple[Attempt, ...] = ()
+    weights_are_finite: bool = True
+    update_is_harmless: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One possible cause of an incident.
+
+    Args:
+        kind: One of `CAUSE_KINDS`.
+        where: The operation, module, field or parameter for which there is evidence, None where there is none.
+        evidence: Sentences with numbers.
+        confidence: From 0 to 1.
+        remedies: Concrete changes that would help in this run, the most helpful first.
+    """
+
+    kind: str
+    where: str | None
+    evidence: tuple[str, ...]
+    confidence: float
+    remedies: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What happened in an incident, and why.
+
+    Args:
+        step: The step at which it began.
+        what: What happened, in one or two sentences.
+        where: Where it began, None where there is no evidence of a place.
+        since: The first step at which a sign was seen, None if there was none before `step`.
+        causes: Likeliest first; at least one, of kind ``"unknown"`` where nothing has evidence.
+        remedies: What to do, the most helpful first, of all causes together.
+    """
+
+    step: int
+    what: str
+    where: str | None
+    since: int | None
+    causes: tuple[Cause, ...]
+    remedies: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the diagnosis in plain values for JSON, with the version of its layout."""
+        return {"version": SCHEMA_VERSION, **asdict(self)}
+
+    def markdown(self) -> str:
+        """Return the diagnosis as markdown: what, why with the evidence, what to do, where, since when."""
+        lines = [f"**What:** {_escaped(self.what)}"]
+        for place, cause in enumerate(self.causes, 1):
+            where = f" in {_escaped(cause.where)}" if cause.where else ""
+            lines.append(f"**Cause {place}:** {cause.kind}{where} (confidence {cause.confidence:.0%})")
+            lines += ["\n".join(f"- {_escaped(sentence)}" for sentence in cause.evidence)] if cause.evidence else []
+        if self.remedies:
+            lines.append("**What to do:**")
+            lines.append("\n".join(f"{place}. {_escaped(one)}" for place, one in enumerate(self.remedies, 1)))
+        lines.append(f"**Where:** {_escaped(self.where) if self.where else 'no place stands out'}")
+        lines.append(f"**Since:** step {self.step if self.since is None else self.since}")
+        return "\n\n".join(lines)
+
+
+def _escaped(sentence: str) -> str:
+    """Keep markdown from reading the underscores and asterisks of names as emphasis, outside of code spans."""
+    parts = sentence.split("`")
+    parts[::2] = [part.replace("_", "\\_").replace("*", "\\*") for part in parts[::2]]
+    return "`".join(parts)

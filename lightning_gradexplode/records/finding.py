@@ -1,0 +1,59 @@
+"""Findings: one symptom, seen at one step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+
+class Severity(IntEnum):
+    """How bad a finding is; the value is what ``gradexplode/severity`` logs (0 stands for no finding)."""
+
+    INFO = 1
+    """Worth knowing."""
+    WARNING = 2
+    """A sign of explosion that may pass."""
+    CRITICAL = 3
+    """The run is exploding or lost: left alone, it will not recover."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One symptom, seen at one step.
+
+    Args:
+        step: The step that other metrics are logged at: batches that stepped, from 0.
+        sign: Name of the symptom, for example ``"gradient-growth"``.
+        severity: How bad it is.
+        where: Name of the parameter or module it was seen in, None if it belongs to the whole run.
+        value: The number that was judged.
+        limit: The number it was judged against.
+        message: One sentence for people.
+    """
+
+    step: int
+    sign: str
+    severity: Severity
+    where: str | None
+    value: float
+    limit: float
+    message: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the finding as a plain dictionary, the severity by its name."""
+        return {
+            "step": self.step,
+            "sign": self.sign,
+            "severity": self.severity.name,
+            "where": self.where,
+            "value": self.value,
+            "limit": self.limit,
+            "message": self.message,
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Finding:
+        """Build the finding back from what `as_dict` gave."""
+        return cls(**{**plain, "severity": Severity[plain["severity"]]})

@@ -1,0 +1,80 @@
+"""Histograms: counts in buckets that are the same for every tensor, step and process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lightning_gradexplode.records.module_gradients import FloatArray
+
+IntArray = npt.NDArray[np.int64]
+
+
+def _bucket_edges() -> FloatArray:
+    """Give the borders of all buckets: every power of two a float32 can hold, and three points between each pair."""
+    bits = np.arange(4, 1021, dtype=np.uint32) << 21
+    positive = bits.view(np.float32).astype(np.float64)
+    positive[-1] = np.inf
+    return np.concatenate([-positive[::-1], positive])
+
+
+BUCKET_EDGES: FloatArray = _bucket_edges()
+"""The 2034 borders of the 2033 buckets that every histogram shares, ascending, from -inf to inf.
+
+A bucket is a quarter of an octave: the borders are 2**e times 1, 1.25, 1.5 or 1.75. The middle bucket holds zero and
+the subnormal numbers of float32, the outermost ones all that is too large for float32 and still finite.
+"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Histogram:
+    """Counts of values in buckets that are the same for every tensor, step and process, so that histograms add up.
+
+    Args:
+        counts: Number of finite values per bucket, shape ``(2033,)``, between neighbours of `BUCKET_EDGES`.
+            A value on a border belongs to the bucket that lies farther from zero.
+        nonfinite: Number of NaN and infinite values, which are in no bucket.
+    """
+
+    counts: IntArray
+    nonfinite: int = 0
+
+    def __add__(self, other: Histogram) -> Histogram:
+        return Histogram(self.counts + other.counts, self.nonfinite + other.nonfinite)
+
+    @classmethod
+    def merged(cls, histograms: Iterable[Histogram]) -> Histogram:
+        """Add up any number of histograms; of none, the empty histogram."""
+        counts, nonfinite = np.zeros(len(BUCKET_EDGES) - 1, dtype=np.int64), 0
+        for histogram in histograms:
+            counts += histogram.counts
+            nonfinite += histogram.nonfinite
+        return cls(counts, nonfinite)
+
+    @property
+    def finite(self) -> int:
+        """Number of finite values."""
+        return int(self.counts.sum())
+
+    def negated(self) -> Histogram:
+        """Give the histogram of the same values with their signs turned."""
+        return Histogram(self.counts[::-1].copy(), self.nonfinite)
+
+    def share_at_least(self, border: float) -> float:
+        """Give the share of values with ``abs(value) >= border``, non-finite ones included.
+
+        Args:
+            border: A positive member of `BUCKET_EDGES`, for example 1.0; there the share is exact.
+
+        Raises:
+            ValueError: The border lies inside a bucket.
+        """
+        index = int(np.searchsorted(BUCKET_EDGES, border))
+        if border <= 0 or index >= len(BUCKET_EDGES) or BUCKET_EDGES[index] != border:
+            raise ValueError(f"border must be a positive bucket edge, such as a power of two; got {border!r}")
+        above = int(self.counts[index:].sum() + self.counts[: len(self.counts) - index].sum()) + self.nonfinite
+        total = self.finite + self.nonfinite
+        return above / total if total else 0.0

@@ -1,0 +1,150 @@
+"""What a replay of one step on a copy of the module has shown, and what the experiments with it have measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """One tensor that an operation took or made.
+
+    Args:
+        shape: Its shape.
+        dtype: Name of its type.
+        least: Smallest finite element, None if there is none.
+        greatest: Largest finite element.
+        nan_count: Number of NaN elements.
+        inf_count: Number of infinite elements.
+        at_fault: The element at the place of the first element of the result that is not finite, where shapes allow
+            to tell.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    least: float | None = None
+    greatest: float | None = None
+    nan_count: int = 0
+    inf_count: int = 0
+    at_fault: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """An operation that made a value which is not finite out of finite ones.
+
+    Args:
+        name: Its name, for example ``"log"`` or ``"_softmax"``.
+        phase: Whether it ran in the forward or the backward pass.
+        result: ``"nan"``, ``"inf"`` or ``"-inf"``.
+        module: Name of the innermost module it ran in, None if that is unknown.
+        module_kind: Name of that module's class.
+        file: The user's own source file (its name relative to the working directory, or its last part), None if
+            unknown. For the backward pass: of the forward operation whose slope it is.
+        line: Line number in it.
+        code: Text of that line.
+        function: Name of the function the line is in.
+        inputs: What it took.
+        rows: Rows of the batch at which its result is not finite, at most 32; empty if they cannot be told.
+        element_count: Number of elements of the result that are not finite.
+    """
+
+    name: str
+    phase: Literal["forward", "backward"]
+    result: Literal["nan", "inf", "-inf"]
+    module: str | None = None
+    module_kind: str | None = None
+    file: str | None = None
+    line: int | None = None
+    code: str | None = None
+    function: str | None = None
+    inputs: tuple[Operand, ...] = ()
+    rows: tuple[int, ...] = ()
+    element_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """The output of one module in the replayed forward pass.
+
+    Args:
+        module: Name of the module.
+        kind: Name of its class.
+        rms: Root mean square of its output.
+        largest: Largest absolute value of its output.
+        saturated: Share of elements in the flat part of a saturating activation (tanh, sigmoid), or of exact zeros of
+            a rectified one; None for other modules.
+        gradient_norm: L2 norm of the error gradient at its output, None if not measured.
+    """
+
+    module: str
+    kind: str
+    rms: float
+    largest: float
+    saturated: float | None = None
+    gradient_norm: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What computing a step again, operation by operation, has shown.
+
+    Args:
+        status: ``"reproduced"`` if the same quantity failed again; ``"finite"`` if the step was computed again and,
+            as in the run, nothing failed; ``"not-reproduced"``; ``"not-possible"`` where no copy could be made.
+        reason: Why it was not possible or is not trusted, in one sentence; empty otherwise.
+        first: The first operation that made a NaN, or an infinity which is no deliberate fill, out of finite values.
+        hidden: An operation of the forward pass whose infinity was masked there and came back as NaN in the backward
+            pass (0 * inf).
+        loss: The loss of the replay, None if it did not get so far.
+        grad_norm: L2 norm of all gradients of the replay (of this batch alone), None if it did not get so far.
+        execution_order: Names of the modules in the order of their first execution.
+        activations: Outputs in that order.
+        operations: Number of operations looked at.
+        seconds: How long it took.
+    """
+
+    status: Literal["reproduced", "finite", "not-reproduced", "not-possible"]
+    reason: str = ""
+    first: Operation | None = None
+    hidden: Operation | None = None
+    loss: float | None = None
+    grad_norm: float | None = None
+    execution_order: tuple[str, ...] = ()
+    activations: tuple[Activation, ...] = ()
+    operations: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Experiments:
+    """What was measured with a copy of the module, each None where it was not measured.
+
+    Args:
+        line_search: Pairs of a factor and the loss of the same batch with the step's update times that factor.
+        finite_in_float32: Whether the step is finite when computed in float32.
+        float32_loss: Its loss then.
+        rows_removed: The rows that were left out for the next field.
+        finite_without_rows: Whether the step is finite without the rows at fault.
+        loss_without_rows: Its loss then.
+        grad_norm_without_rows: L2 norm of the gradients then.
+        batch_grad_norm: L2 norm of the gradients of this batch alone, computed anew.
+        memory_grad_norm: L2 norm of the gradients that the run held, unscaled.
+        row_share: Largest share of one row in the loss, where the loss of single rows could be computed.
+        initial_grad_norm: L2 norm of the run's first gradient.
+        seconds: How long all took.
+    """
+
+    line_search: tuple[tuple[float, float], ...] = ()
+    finite_in_float32: bool | None = None
+    float32_loss: float | None = None
+    rows_removed: tuple[int, ...] = ()
+    finite_without_rows: bool | None = None
+    loss_without_rows: float | None = None
+    grad_norm_without_rows: float | None = None
+    batch_grad_norm: float | None = None
+    memory_grad_norm: float | None = None
+    row_share: float | None = None
+    initial_grad_norm: float | None = None
+    seconds: float = 0.0

@@ -1,0 +1,124 @@
+"""What is recorded of a run once, before its first step: modules, parameters, optimizers and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleFacts:
+    """One module of the network.
+
+    Args:
+        name: Its name, as ``named_modules`` gives it, without the prefixes of wrappers.
+        kind: Name of its class, for example ``"Linear"``.
+        role: ``"activation"``, ``"recurrent"``, ``"normalization"``, ``"convolution"``, ``"linear"``, ``"attention"``,
+            ``"embedding"``, ``"dropout"``, ``"loss"`` or ``"other"``.
+        settings: Its plain attributes that matter for a diagnosis, such as ``eps``, ``num_layers`` or
+            ``nonlinearity``.
+    """
+
+    name: str
+    kind: str
+    role: str = "other"
+    settings: Mapping[str, float | str | bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterFacts:
+    """One parameter, as it was before the run's first step.
+
+    Args:
+        name: Its name.
+        shape: Its shape.
+        dtype: Name of its type, for example ``"float32"``.
+        module: Name of the module that owns it; empty for the root module.
+        module_kind: Name of that module's class.
+        std: Root mean square of its elements.
+        largest: Largest absolute value.
+        fan_in: Number of inputs of each output for a weight of two and more dimensions, else None.
+        spectral_norm: Largest singular value of a square recurrent matrix, else None.
+        spectral_radius: Largest absolute eigenvalue of a square recurrent matrix, else None.
+        optimizer: Index of the optimizer that updates it, None if none does.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    module: str = ""
+    module_kind: str = ""
+    std: float = 0.0
+    largest: float = 0.0
+    fan_in: int | None = None
+    spectral_norm: float | None = None
+    spectral_radius: float | None = None
+    optimizer: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerFacts:
+    """One optimizer, as it was before the run's first step.
+
+    Args:
+        kind: Name of its class, for example ``"AdamW"``.
+        groups: Plain hyperparameters of each parameter group (``lr``, ``betas`` as ``beta1`` and ``beta2``, ``eps``,
+            ``weight_decay``, ``momentum``, ``maximize``, ``amsgrad``, ``fused``).
+        steps_taken: Largest step count in its state, 0 for a fresh state.
+        has_state: Whether it held any state.
+    """
+
+    kind: str
+    groups: tuple[Mapping[str, float | bool | str], ...] = ()
+    steps_taken: int = 0
+    has_state: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What is known of a run before its first step.
+
+    Args:
+        modules: In the order in which they are first executed where that is known, else of registration.
+        order_is_executed: Whether that is the order of execution.
+        parameters: In the same order of modules.
+        optimizers: In the order of the training loop.
+        precision: For example ``"32-true"``, ``"16-mixed"``, ``"bf16-true"``.
+        scaler: Whether a gradient scaler is in use, ``"none"``, ``"static"`` or ``"adaptive"``.
+        strategy: Name of the strategy, for example ``"SingleDeviceStrategy"``.
+        processes: Number of processes.
+        batch_size: Number of rows of the first batch, None if unknown.
+        sequence_length: Length of the second dimension of the first batch's input, where a recurrent module or a loop
+            over time makes it one, else None.
+        batches_per_epoch: Number of batches of an epoch, None if unknown.
+        accumulate: Number of micro-batches of an optimizer step.
+        automatic: Whether the training loop itself runs the backward pass and the optimizer.
+        clip_val: The training loop's own clip value, None without clipping.
+        clip_algorithm: ``"norm"`` or ``"value"``.
+        clip_policy: What the monitor's ``clip`` is, for example ``"auto"`` or ``"1.0"``; None without.
+        on_explosion: Names of the monitor's responses.
+        schedulers: Class names of the learning rate schedulers.
+        first_step: The step at which the fit began; above 0 if it goes on from a checkpoint.
+        versions: Versions by package name.
+    """
+
+    modules: tuple[ModuleFacts, ...] = ()
+    order_is_executed: bool = False
+    parameters: tuple[ParameterFacts, ...] = ()
+    optimizers: tuple[OptimizerFacts, ...] = ()
+    precision: str = "32-true"
+    scaler: str = "none"
+    strategy: str = ""
+    processes: int = 1
+    batch_size: int | None = None
+    sequence_length: int | None = None
+    batches_per_epoch: int | None = None
+    accumulate: int = 1
+    automatic: bool = True
+    clip_val: float | None = None
+    clip_algorithm: str = "norm"
+    clip_policy: str | None = None
+    on_explosion: tuple[str, ...] = ()
+    schedulers: tuple[str, ...] = ()
+    first_step: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
