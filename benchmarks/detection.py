@@ -1,11 +1,11 @@
-"""How well explosions are detected: ``python -m benchmarks.detection`` judges a zoo of runs by our and others' rules.
+"""How well explosions are detected: ``python -m benchmarks.detection`` judges a set of scenarios by our and others' rules.
 
-Small runs, five seeds of each family, are trained once and then judged as often as one likes; see `benchmarks.scenarios`. A
+Small runs, five seeds of each family, are trained once and then judged as often as one likes (`benchmarks.scenarios`). A
 run counts as caught in time if a rule alarms no later than one step after the run was lost (alarms before the step at
 which a trouble was planted do not catch it, and count as alarms of healthy steps); as a false alarm, if a rule alarms
 at all in a run that stayed healthy. The lead is the number of steps from the first alarm to the loss of the run, its
 median over the runs caught; and again over the slow ones, in which the growth takes more than five steps: so many lie
-between the last step whose loss was within one unit of its start (see `benchmarks.scenarios.probe`) and whose weights were
+between the last step whose loss was within one unit of its start (`benchmarks.scenarios.probe`) and whose weights were
 below three times theirs, and the loss of the run. Our detectors alarm at a CRITICAL finding.
 """
 

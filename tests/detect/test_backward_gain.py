@@ -50,7 +50,7 @@ def test_growth_from_time_step_to_time_step_is_a_warning() -> None:
 
 
 @pytest.mark.parametrize(
-    "module_gradients",
+    "nodes",
     [
         profile(1.0, 1.0, 1.0),
         profile(1e-9, 1e-6, 1.0),
