@@ -1,12 +1,13 @@
-"""How well explosions are detected: ``python -m benchmarks.detection`` judges a set of scenarios by our and others' rules.
+"""How well explosions are detected: ``python -m benchmarks.detection`` runs our detectors and others' rules on scenarios.
 
-Small runs, five seeds of each family, are trained once and then judged as often as one likes (`benchmarks.scenarios`). A
-run counts as caught in time if a rule alarms no later than one step after the run was lost (alarms before the step at
-which a trouble was planted do not catch it, and count as alarms of healthy steps); as a false alarm, if a rule alarms
-at all in a run that stayed healthy. The lead is the number of steps from the first alarm to the loss of the run, its
-median over the runs caught; and again over the slow ones, in which the growth takes more than five steps: so many lie
-between the last step whose loss was within one unit of its start (`benchmarks.scenarios.probe`) and whose weights were
-below three times theirs, and the loss of the run. Our detectors alarm at a CRITICAL finding.
+Small runs, five seeds of each family, are trained once and then judged as often as one likes
+(`benchmarks.scenarios`). A run counts as caught in time if a rule alarms no later than one step after the run was
+lost (alarms before the step at which a trouble was planted do not catch it, and count as alarms of healthy steps); as
+a false alarm, if a rule alarms at all in a run that stayed healthy. The lead is the number of steps from the first
+alarm to the loss of the run, its median over the runs caught; and again over the slow ones, in which the growth takes
+more than five steps: so many lie between the last step whose loss was within one unit of its start
+(`benchmarks.scenarios.probe`) and whose weights were below three times theirs, and the loss of the run. Our detectors
+alarm at a CRITICAL finding.
 """
 
 from __future__ import annotations
