@@ -1,4 +1,4 @@
-"""How well explosions are detected: ``python -m benchmarks.detection`` runs our detectors and others' rules on scenarios.
+"""How well explosions are detected: ``python -m benchmarks.detection`` runs our detectors and others' rules.
 
 Small runs, five seeds of each family, are trained once and then judged as often as one likes
 (`benchmarks.scenarios`). A run counts as caught in time if a rule alarms no later than one step after the run was

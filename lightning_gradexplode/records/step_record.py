@@ -43,6 +43,14 @@ class StepRecord:
         module_gradients: Error gradients of modules, of the steps at which histograms are due, and of the first one.
         severity: Worst severity seen at this step, 0 for none.
         skipped_steps: Number of updates that were held back so far.
+        skipped_by: Why this step's update was held back: the response and the finding it acted on. None if it was not.
+        update_taken: Whether the optimizer has stepped; False for an update that was held back or that a gradient
+            scaler left out.
+        learning_rate: The largest learning rate of the optimizer's parameter groups.
+        epoch: Index of the epoch.
+        micro_batches: Number of micro-batches whose gradients the training loop adds up for the step.
+        backward_passes: Number of backward passes since the gradients were cleared.
+        logged: Scalars that the user's module logged in this batch, by name, at most 32.
         responses: What else the responses to explosions log, by name.
     """
 
@@ -71,6 +79,13 @@ class StepRecord:
     module_gradients: ModuleGradients | None = None
     severity: int = 0
     skipped_steps: int = 0
+    skipped_by: str | None = None
+    update_taken: bool | None = None
+    learning_rate: float | None = None
+    epoch: int = 0
+    micro_batches: int = 1
+    backward_passes: int | None = None
+    logged: Mapping[str, float] = field(default_factory=dict)
     responses: Mapping[str, float] = field(default_factory=dict)
 
     def largest(self, quantity: str) -> str | None:
