@@ -1,0 +1,210 @@
+"""What the engine needs from a training loop.
+
+An adapter for a training loop is a subclass of `TrainingLoop`. It implements `module`, `optimizers` and `step`, and of
+the rest what its loop can do: every other member has a default that stands for a plain loop in one process, without
+accumulation, clipping, loggers, checkpoints or a way to stop.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+if TYPE_CHECKING:
+    from lightning_gradexplode.distributed.process_group import ProcessGroup
+
+
+class TrainingLoop(ABC):
+    """A training loop, as the engine sees it.
+
+    Attributes:
+        trainer: The object that a user's `Response` finds as ``run.trainer``; None where there is none.
+    """
+
+    trainer: Any = None
+
+    # The run.
+
+    @property
+    @abstractmethod
+    def module(self) -> nn.Module:
+        """The network that is trained, without the wrappers of a strategy."""
+
+    @property
+    @abstractmethod
+    def optimizers(self) -> Sequence[Optimizer]:
+        """The optimizers at this moment; a loop may replace them during a run."""
+
+    @property
+    @abstractmethod
+    def step(self) -> int:
+        """The step that other metrics of the current batch are logged at, from 0."""
+
+    @property
+    def epoch(self) -> int:
+        """Index of the current epoch."""
+        return 0
+
+    @property
+    def batches_per_epoch(self) -> int | None:
+        """Number of batches of an epoch, None if unknown."""
+        return None
+
+    @property
+    def is_last_batch(self) -> bool:
+        """Whether the current batch is the last one of its epoch."""
+        return False
+
+    @property
+    def process_group(self) -> ProcessGroup:
+        """The processes of the run."""
+        from lightning_gradexplode.distributed.process_group import ALONE
+
+        return ALONE
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether this process writes logs and reports: global rank zero."""
+        return True
+
+    def settings(self) -> Mapping[str, Any]:
+        """Return the fields of `lightning_gradexplode.records.RunFacts` that only the training loop knows."""
+        return {}
+
+    # The optimizer's step.
+
+    @property
+    def is_automatic(self) -> bool:
+        """Whether the loop itself calls backward and the optimizer, for one optimizer, as automatic optimization."""
+        return True
+
+    @property
+    def micro_batches(self) -> int:
+        """Number of micro-batches that the loop divides each loss by, for one optimizer step."""
+        return 1
+
+    def completes_step(self, batch_idx: int) -> bool:
+        """Return whether the gradients of this batch are the last ones that go into the coming optimizer step."""
+        return True
+
+    def filled_share(self, batch_idx: int) -> float:
+        """Return the share of `micro_batches` that the coming step has; below 1 only at the end of an epoch."""
+        return 1.0
+
+    def loss_scale(self) -> tuple[Tensor | None, bool]:
+        """Return the scale of the gradient scaler in force (None without one) and whether it adapts to overflows.
+
+        The scale is a tensor of one element, which is not read from its device here.
+        """
+        return None, False
+
+    @property
+    def gradients_are_final(self) -> bool:
+        """Whether the optimizer gets the gradients exactly as they are at the end of the backward pass."""
+        return False
+
+    @property
+    def may_change_gradients(self) -> bool:
+        """Whether the user's own code may change gradients between the measurement and the optimizer's step."""
+        return False
+
+    # Clipping by the loop itself.
+
+    @property
+    def clip_setting(self) -> tuple[float | None, str]:
+        """The loop's clip value (None where it does not clip) and its algorithm, ``"norm"`` or ``"value"``."""
+        return None, "norm"
+
+    def set_clip(self, value: float | None, algorithm: str | None) -> None:
+        """Set what the loop clips the coming step's gradients by; only called where `clips` returns True."""
+        raise NotImplementedError
+
+    def restore_clip(self) -> None:
+        """Restore the clip setting that was in force before the first `set_clip`."""
+
+    def clips(self, optimizer: Optimizer) -> bool:
+        """Return whether the loop clips an optimizer's gradients by a value that is set with `set_clip`."""
+        return False
+
+    @property
+    def overrides_clipping(self) -> bool:
+        """Whether the user's module clips in a way of its own."""
+        return False
+
+    # Output.
+
+    @property
+    def log_every_n_steps(self) -> int:
+        """Number of steps from one of the loop's own logs to the next; 0 for never."""
+        return 50
+
+    @property
+    def loggers(self) -> Sequence[Any]:
+        """The loggers of the run."""
+        return ()
+
+    def publish_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Make metrics known to the loop's other callbacks, such as early stopping."""
+
+    def logged_scalars(self) -> Mapping[str, Any]:
+        """Return the scalars that the user's module logged in this batch: numbers, or tensors of one element."""
+        return {}
+
+    def log_folder(self) -> Path:
+        """Return the folder of the run's logs. Called on every process."""
+        return Path.cwd()
+
+    # Optional capabilities.
+
+    @property
+    def can_stop(self) -> bool:
+        """Whether `stop` ends the training."""
+        return False
+
+    def stop(self) -> None:
+        """End the training after the current batch."""
+
+    @property
+    def minimum_training(self) -> str:
+        """What keeps the loop going after `stop`, for example ``"min_epochs=5"``; empty if nothing does."""
+        return ""
+
+    @property
+    def schedulers(self) -> Sequence[Any]:
+        """The learning rate schedulers at this moment."""
+        return ()
+
+    @property
+    def scaler(self) -> Any:
+        """The gradient scaler, None without one."""
+        return None
+
+    @property
+    def weight_averages(self) -> Sequence[str]:
+        """Names of what keeps averages of the weights, which a rollback does not restore."""
+        return ()
+
+    @property
+    def can_save_checkpoints(self) -> bool:
+        """Whether `save_checkpoint` works."""
+        return False
+
+    def save_checkpoint(self, path: Path) -> None:
+        """Save a checkpoint of the run as it is now. Called on every process."""
+        raise NotImplementedError
+
+    def block_checkpoints(self) -> None:
+        """Prevent the loop's own checkpoint callbacks from saving until the next optimizer step."""
+
+    def computes_loss(self) -> bool:
+        """Return whether `replay_loss` works."""
+        return False
+
+    def replay_loss(self, copy: nn.Module, batch: Any, batch_idx: int) -> Any:
+        """Compute the loss of a batch with a copy of the module, as the loop did with the module itself."""
+        raise NotImplementedError
