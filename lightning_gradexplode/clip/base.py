@@ -55,14 +55,14 @@ class ClipPolicy(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has algorithm 'tensor' and no clip_tensors")
 
-    def begin(self, optimizer: Optimizer) -> None:  # noqa: B027 (a constant knows no optimizer)
+    def begin(self, optimizer: Optimizer) -> None:
         """Look at the optimizer whose gradients are clipped; called once, before the first step of a fit."""
 
     def state_dict(self) -> dict[str, Any]:
         """Give what has to survive a checkpoint, in plain values."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 (a constant remembers nothing)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
 
 

@@ -51,7 +51,7 @@ class Detector(ABC):
             A finding for each step at which the symptom shows, else None; telling people once is the caller's business.
         """
 
-    def measured(self, record: StepRecord) -> None:  # noqa: B027
+    def measured(self, record: StepRecord) -> None:
         """Note what was measured of a step once it is over, for the judgement of later ones; by default nothing.
 
         Args:

@@ -145,10 +145,10 @@ class Response(ABC):
             ``on_explosion`` responds at this step. Anything else ends the step's responses.
         """
 
-    def started(self, run: ResponseContext) -> None:  # noqa: B027
+    def started(self, run: ResponseContext) -> None:
         """Begin a fit; called before its first batch, and before `load_state_dict`."""
 
-    def gradients_ready(self, run: ResponseContext, weight: float) -> None:  # noqa: B027
+    def gradients_ready(self, run: ResponseContext, weight: float) -> None:
         """Add to the gradients of ``run.optimizer``, once they are complete and before they are measured and clipped.
 
         Args:
@@ -157,16 +157,16 @@ class Response(ABC):
                 in memory have, and the share of an accumulation window that is filled.
         """
 
-    def step_begins(self, optimizer: Optimizer) -> None:  # noqa: B027
+    def step_begins(self, optimizer: Optimizer) -> None:
         """Prepare an optimizer's step, right before it."""
 
-    def step_ended(self, optimizer: Optimizer) -> None:  # noqa: B027
+    def step_ended(self, optimizer: Optimizer) -> None:
         """Undo what `step_begins` did; called also if the step failed."""
 
-    def batch_ended(self, run: ResponseContext) -> None:  # noqa: B027
+    def batch_ended(self, run: ResponseContext) -> None:
         """Look back at a batch in which an optimizer stepped, or was held back; ``run.severity`` tells how it went."""
 
-    def ended(self) -> None:  # noqa: B027
+    def ended(self) -> None:
         """End a fit, or the monitor's part in it."""
 
     def scalars(self) -> dict[str, float]:
@@ -177,7 +177,7 @@ class Response(ABC):
         """Give what has to survive a checkpoint, in plain values."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 (most responses remember nothing)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
 
 
