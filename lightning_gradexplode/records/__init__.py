@@ -9,7 +9,7 @@ from lightning_gradexplode.records.diagnosis import CAUSE_KINDS, Attempt, Cause,
 from lightning_gradexplode.records.finding import Finding, Severity
 from lightning_gradexplode.records.histogram import BUCKET_EDGES, Histogram, IntArray
 from lightning_gradexplode.records.module_gradients import FloatArray, ModuleGradients
-from lightning_gradexplode.records.replay import Activation, Experiments, Operand, Operation, Replay
+from lightning_gradexplode.records.replay import Activation, Experiments, LossTerm, Operand, Operation, Replay
 from lightning_gradexplode.records.report import Report
 from lightning_gradexplode.records.run_facts import ModuleFacts, OptimizerFacts, ParameterFacts, RunFacts
 from lightning_gradexplode.records.step_record import StepRecord
@@ -30,6 +30,7 @@ __all__ = [
     "Histogram",
     "History",
     "IntArray",
+    "LossTerm",
     "ModuleFacts",
     "ModuleGradients",
     "Operand",

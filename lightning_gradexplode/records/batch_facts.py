@@ -23,12 +23,15 @@ class FieldFacts:
         usual_least: The smallest `least` over earlier batches of the run, None if none was looked at.
         usual_greatest: The largest `greatest` over earlier batches.
         usual_std: The median `std` over earlier batches.
+        usual_nonfinite: Whether earlier batches that were looked at held NaN or infinite elements in this field, too.
         outlier_rows: Rows (at most 32) whose largest absolute value is far above that of the other rows and of earlier
             batches.
         is_integral: Whether all finite elements are whole numbers.
         most_common: The commonest element of a field of whole numbers, None for others.
         most_common_share: Its share of the elements.
         zero_share: Share of elements that are exactly zero.
+        constant_rows: The first 32 rows of more than one element whose elements are all the same, such as a fully
+            masked sequence or labels that are all ignored.
     """
 
     name: str
@@ -44,11 +47,13 @@ class FieldFacts:
     usual_least: float | None = None
     usual_greatest: float | None = None
     usual_std: float | None = None
+    usual_nonfinite: bool = False
     outlier_rows: tuple[int, ...] = ()
     is_integral: bool = False
     most_common: float | None = None
     most_common_share: float = 0.0
     zero_share: float = 0.0
+    constant_rows: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,27 @@ class Operation:
 
 
 @dataclass(frozen=True, slots=True)
+class LossTerm:
+    """A loss function of the replayed forward pass, whether or not its result is finite.
+
+    Args:
+        name: Name of the operation, for example ``"binary_cross_entropy_with_logits"`` or ``"nll_loss_forward"``.
+        inputs: What it took: predictions, then targets.
+        value: Its result, None if that is no single number.
+        file: The user's own source file, None if unknown.
+        line: Line number in it.
+        code: Text of that line.
+    """
+
+    name: str
+    inputs: tuple[Operand, ...] = ()
+    value: float | None = None
+    file: str | None = None
+    line: int | None = None
+    code: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Activation:
     """The output of one module in the replayed forward pass.
 
@@ -76,6 +97,7 @@ class Activation:
         saturated: Share of elements in the flat part of a saturating activation (tanh, sigmoid), or of exact zeros of
             a rectified one; None for other modules.
         gradient_norm: L2 norm of the error gradient at its output, None if not measured.
+        calls: How often the module was executed; above 1 for one that a loop over time or layers uses again.
     """
 
     module: str
@@ -84,6 +106,7 @@ class Activation:
     largest: float
     saturated: float | None = None
     gradient_norm: float | None = None
+    calls: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +124,7 @@ class Replay:
         grad_norm: L2 norm of all gradients of the replay (of this batch alone), None if it did not get so far.
         execution_order: Names of the modules in the order of their first execution.
         activations: Outputs in that order.
+        losses: Loss functions in the order of execution.
         operations: Number of operations looked at.
         seconds: How long it took.
     """
@@ -113,6 +137,7 @@ class Replay:
     grad_norm: float | None = None
     execution_order: tuple[str, ...] = ()
     activations: tuple[Activation, ...] = ()
+    losses: tuple[LossTerm, ...] = ()
     operations: int = 0
     seconds: float = 0.0
 
