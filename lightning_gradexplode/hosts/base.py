@@ -185,9 +185,12 @@ class TrainingLoop(ABC):
         return None
 
     @property
-    def weight_averages(self) -> Sequence[str]:
-        """Names of what keeps averages of the weights, which a rollback does not restore."""
-        return ()
+    def weight_averages(self) -> Mapping[str, Sequence[Tensor]]:
+        """Tensors of the averages of the weights (EMA, SWA), by the name of what keeps them.
+
+        A rollback restores them together with the weights, since a loop may copy them into the model at its end.
+        """
+        return {}
 
     @property
     def can_save_checkpoints(self) -> bool:
