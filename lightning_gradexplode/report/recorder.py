@@ -1,69 +1,125 @@
-"""The flight recorder: the last steps of a run."""
+"""Records the last steps of one optimizer, and the first ones of the run, for diagnosis and reports."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lightning_gradexplode.records import StepRecord
+from lightning_gradexplode.records import History, StepRecord
 
-Table = npt.NDArray[np.float32]
+FIRST_STEPS = 16
+"""Number of steps of the beginning of a run that are kept to its end."""
+MOST_LOGGED = 32
+"""Number of scalars of the user's module in a history."""
+
+_SCALARS = (
+    "loss",
+    "grad_norm",
+    "grad_norm_clipped",
+    "clip_val",
+    "learning_rate",
+    "loss_scale",
+    "update_taken",
+    "batch_idx",
+    "epoch",
+    "backward_passes",
+    "micro_batches",
+    "update_ratio",
+    "weight_norm",
+    "severity",
+)
+_scalars_of = attrgetter("step", "logged", *_SCALARS)
 
 _LARGEST = float(np.finfo(np.float32).max)
-
-_MOST_NUMBERS = 1 << 17
-"""Norms kept, of four bytes each."""
+_MOST_NORMS = 1 << 17
+"""Number of per-parameter norms kept, of four bytes each."""
 
 
 class Recorder:
-    """Keeps the per-parameter gradient norms, the loss and the clip value of the last steps of one optimizer.
+    """Records every step of one optimizer, non-finite values included, in memory of a fixed size.
 
-    Unlike the detectors' histories it keeps every step, NaN and all: the bad ones are what a report is about.
+    The gradient norms of parameters that stay are kept when the optimizer's parameters change.
 
     Args:
         parameters: Names of the parameters.
-        steps: Number of steps kept; None is as many as half a megabyte holds, from 32 to 512: all 512 up to 256
-            parameters, 131 of a thousand.
+        steps: Number of steps kept. By default as many as half a megabyte of norms holds, from 32 to 512: 512 for up
+            to 256 parameters, 131 for a thousand.
     """
 
-    def __init__(self, parameters: Sequence[str], steps: int | None = None) -> None:
-        self.parameters = tuple(parameters)
-        if steps is None:
-            steps = max(32, min(512, _MOST_NUMBERS // max(len(self.parameters), 1)))
-        self._size = steps
-        self._rows = 0
-        self._norms: Table = np.full((steps, len(parameters)), np.nan, dtype=np.float32)
-        self._scalars: npt.NDArray[np.float64] = np.full((steps, 4), np.nan)
+    def __init__(self, parameters: Sequence[str] = (), steps: int | None = None) -> None:
+        self._steps = steps
+        self._first: History | None = None
+        self._allocate(tuple(parameters))
+
+    def _allocate(self, parameters: tuple[str, ...], scalars: Sequence[tuple[Any, ...]] = ()) -> None:
+        self.parameters = parameters
+        self._size = self._steps or max(32, min(512, _MOST_NORMS // max(len(parameters), 1)))
+        self._scalars = deque(scalars, maxlen=self._size)
+        self._norms = np.full((self._size, len(parameters)), np.nan, dtype=np.float32)
+        self._row = len(self._scalars) % self._size
 
     def add(self, record: StepRecord) -> None:
-        """Keep a step, and forget the oldest one if there are too many."""
-        row = self._rows % self._size
+        """Record a step, in place of the oldest one where the memory is full."""
         norms = record.per_parameter.get("grad_norm")
-        if norms is not None and not (record.grad_norm is not None and record.grad_norm < _LARGEST):
-            norms = np.where(norms < np.inf, np.minimum(norms, _LARGEST), norms)
-        self._norms[row] = np.nan if norms is None else norms
-        values = (record.step, record.loss, record.grad_norm, record.clip_val)
-        self._scalars[row] = [np.nan if value is None else value for value in values]
-        self._rows += 1
+        if norms is not None:
+            if record.parameters is not self.parameters:
+                self._change_parameters(record.parameters)
+            if not (record.grad_norm is not None and record.grad_norm < _LARGEST):
+                norms = np.where(norms < np.inf, np.minimum(norms, _LARGEST), norms)
+        self._norms[self._row] = np.nan if norms is None else norms
+        self._row = (self._row + 1) % self._size
+        self._scalars.append(_scalars_of(record))
+        if self._first is None and len(self._scalars) == min(FIRST_STEPS, self._size):
+            self._first = self.history()
+
+    def history(self) -> History:
+        """Return the last steps."""
+        steps, logged, *scalars = zip(*self._scalars, strict=True) if self._scalars else [()] * (2 + len(_SCALARS))
+        values = {name: _float_array(column) for name, column in zip(_SCALARS, scalars, strict=True)}
+        names = dict.fromkeys(name for one in reversed(logged) for name in one)
+        for name in list(names)[:MOST_LOGGED]:
+            values[f"logged/{name}"] = _float_array([one.get(name) for one in logged])
+        return History(np.array(steps, dtype=np.int64), values, self.parameters, self._norms[self._rows()])
+
+    def first(self) -> History:
+        """Return the first steps of the run, at most 16."""
+        return self._first or self.history()
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Give the kept steps, oldest first.
+        """Return the last steps as arrays for ``steps.npz``.
 
         Returns:
-            ``step``, ``loss``, ``grad_norm`` and ``clip_val`` of shape ``(steps,)``, ``parameter_grad_norm`` of shape
-            ``(steps, parameters)``, and ``parameter``, their names. NaN stands for what was not measured as well.
+            ``step`` and every array of `History.values`, each of shape ``(steps,)``; ``parameter_grad_norm`` of shape
+            ``(steps, parameters)``; ``parameter``, the parameters' names.
         """
-        kept = min(self._rows, self._size)
-        order = np.arange(self._rows - kept, self._rows) % self._size
-        step, loss, grad_norm, clip_val = self._scalars[order].T
+        history = self.history()
         return {
-            "step": step.astype(np.int64),
-            "loss": loss,
-            "grad_norm": grad_norm,
-            "clip_val": clip_val,
-            "parameter": np.asarray(self.parameters, dtype=np.str_),
-            "parameter_grad_norm": self._norms[order],
+            "step": history.step,
+            **history.values,
+            "parameter": np.asarray(history.parameters, dtype=np.str_),
+            "parameter_grad_norm": history.parameter_grad_norm,
         }
+
+    def _rows(self) -> npt.NDArray[np.int64]:
+        """Return the rows of norms in use, that of the oldest step first."""
+        return np.arange(self._row - len(self._scalars), self._row) % self._size
+
+    def _change_parameters(self, parameters: tuple[str, ...]) -> None:
+        """Rebuild the norms for other parameters."""
+        if parameters == self.parameters:
+            self.parameters = parameters  # the next comparison is one of identity
+            return
+        kept = dict(zip(self.parameters, self._norms[self._rows()].T, strict=True))
+        self._allocate(parameters, self._scalars)
+        for column, name in enumerate(parameters):
+            if name in kept:
+                self._norms[: len(self._scalars), column] = kept[name][-len(self._scalars) :]
+
+
+def _float_array(values: Sequence[float | None]) -> npt.NDArray[np.float64]:
+    return np.array(values, dtype=np.float64)  # numpy converts None to NaN
