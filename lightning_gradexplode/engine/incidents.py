@@ -88,11 +88,10 @@ class IncidentLog:
         goes_on = bool(findings) and self._incident.is_critical(findings[0].step)
         if not goes_on and news:
             self._tell_rest()
-        for finding in findings:
-            self._incident.note(finding)
+        begins = {id(finding): self._incident.note(finding) for finding in findings}
         for finding in news:
             advice = advice_for(finding)
-            self._board.finding(finding, advice)
+            self._board.finding(finding, advice, begins[id(finding)])
             if finding.severity >= Severity.WARNING and (goes_on or self._untold is not None):
                 self._rest.setdefault(finding.sign, finding.step)
             elif finding.severity < Severity.CRITICAL:

@@ -1,4 +1,4 @@
-"""What a publisher is: the way of scalars, histograms and findings into one logger."""
+"""The base class of what writes scalars, histograms, findings and reports to one logger."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from lightning_gradexplode.records import Finding, Histogram, Report
 
 
 class LoggerAdapter:
-    """Writes to one Lightning logger; this base class serves any of them, with scalars only.
+    """Writes to one logger. This base class serves any logger with ``log_metrics``, with scalars only.
 
-    A subclass for a logger that can do more overrides `accepts`, and what more it can do.
+    A subclass overrides `accepts`, and the methods for what else its logger can show.
 
     Args:
         logger: The Lightning logger.
@@ -24,21 +24,24 @@ class LoggerAdapter:
 
     @classmethod
     def accepts(cls, experiment: Any) -> bool:
-        """Tell whether this publisher knows a logger's ``experiment``, without importing what may not be installed."""
+        """Return whether this adapter serves a logger's ``experiment``, without importing what may not be installed."""
         return True
 
     def started(self) -> None:
         """Prepare the logger; called once, before the first write."""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Write scalars at a step."""
-        self.logger.log_metrics(dict(values), step=step)
+        """Log scalars at a step."""
+        self.logger.log_metrics(metrics=dict(values), step=step)
 
     def histograms(self, histograms: Mapping[str, Histogram], step: int) -> None:
-        """Write histograms at a step; only called where `takes_histograms` is set."""
+        """Log histograms at a step; only called where `takes_histograms` is set."""
 
     def finding(self, finding: Finding, advice: str = "") -> None:
-        """Tell of a finding, and what to do about it."""
+        """Record a finding, and what to do about it."""
+
+    def alert(self, finding: Finding, advice: str = "") -> None:
+        """Notify people of a finding of the alert level that begins an incident or makes one worse."""
 
     def report(self, report: Report) -> None:
         """Show a report that was written."""

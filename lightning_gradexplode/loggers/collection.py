@@ -1,113 +1,153 @@
-"""All loggers of a run: what is measured goes to each, and one that fails costs only its own data."""
+"""All loggers of a run. A logger that fails costs its own data only."""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from lightning_gradexplode.loggers.base import LoggerAdapter
 from lightning_gradexplode.loggers.console import say
-from lightning_gradexplode.loggers.registry import publisher_for
-from lightning_gradexplode.loggers.scalars import PREFIX, per_parameter, totals
+from lightning_gradexplode.loggers.registry import adapter_for
+from lightning_gradexplode.loggers.scalars import PREFIX, parameter_scalars, total_scalars
 from lightning_gradexplode.measure.parameter_names import by_module
-from lightning_gradexplode.records import Finding, Histogram, Report, StepRecord
+from lightning_gradexplode.records import Finding, Histogram, Report, Severity, StepRecord, combine
 
-PATIENCE = 3
-"""A logger that fails so often in a row at the same kind of write is left alone."""
+MAX_FAILURES = 3
+"""Failures in a row at the same kind of write after which a logger is not used any more."""
 
+MAX_HISTOGRAMS = 512
+"""Number of parameters up to which each has its own histograms; of more, those of a module are added up."""
 
-MOST_HISTOGRAMS = 512
-"""Of so many parameters each has its own histograms; of more, those of a module are added up."""
-
-
-def merged(histograms: Mapping[str, Histogram]) -> dict[str, Histogram]:
-    """Add up the histograms of a module where there are too many to look at; their buckets are the same ones."""
-    if len(histograms) <= MOST_HISTOGRAMS:
-        return dict(histograms)
-    every = list(histograms.values())
-    groups = by_module(list(histograms), MOST_HISTOGRAMS)
-    return {name: Histogram.merged(every[place] for place in places) for name, places in groups.items()}
+SLOW_CALL = 5.0
+"""Seconds from which on a call of a logger is reported as slow."""
 
 
 class LoggerCollection:
-    """Publishes to all loggers of a trainer; on the main process only.
+    """Writes to all loggers of a run; on the main process only.
 
     Args:
-        loggers: Lightning loggers.
+        loggers: Lightning loggers, or objects with ``log_metrics(metrics=, step=)`` and ``experiment``.
         several_optimizers: Whether the run has more than one.
+        alert_level: Severity from which on loggers send alerts.
     """
 
-    def __init__(self, loggers: Sequence[Any], several_optimizers: bool = False) -> None:
-        self._several_optimizers = several_optimizers
+    def __init__(
+        self,
+        loggers: Sequence[Any],
+        several_optimizers: bool = False,
+        alert_level: Severity = Severity.CRITICAL,
+    ) -> None:
         self._loggers = list(loggers)
-        self._publishers: list[LoggerAdapter] | None = None
-        self._told: set[str] = set()
+        self._several_optimizers = several_optimizers
+        self._alert_level = alert_level
+        self._adapters: list[LoggerAdapter] | None = None
+        self._warned: set[str] = set()
         self._failures: dict[tuple[int, str], int] = {}
 
-    def record(self, record: StepRecord, shown: Sequence[bool], every_parameter: bool) -> None:
-        """Write a record's scalars, those of each shown parameter if asked for, and its histograms."""
-        values = totals(record, self._several_optimizers)
-        if every_parameter:
-            values |= per_parameter(record, shown)
-        self._each("scalars", lambda publisher: publisher.scalars(values, record.step))
-        if record.histograms:
-            self._histograms(record)
+    def log_batch(
+        self, records: Sequence[StepRecord], shown: Sequence[Sequence[bool]], per_parameter: bool = False
+    ) -> None:
+        """Log the scalars and histograms of all optimizers that stepped in a batch, once per name and step.
 
-    def finding(self, finding: Finding, advice: str = "") -> None:
-        """Tell each logger of a finding, and what to do about it."""
-        self._each("finding", lambda publisher: publisher.finding(finding, advice))
+        Args:
+            records: Their records, in the order of the steps; an empty batch logs nothing.
+            shown: Of each record, whether each of its parameters is logged by itself.
+            per_parameter: Log the scalars of each shown parameter too.
+        """
+        if not records:
+            return
+        batch = combine(records)
+        values = total_scalars(batch)
+        for record in records if self._several_optimizers else ():
+            values |= total_scalars(record, f"{PREFIX}/optimizer_{record.optimizer}")
+        if per_parameter:
+            for record, mask in zip(records, shown, strict=True):
+                values |= parameter_scalars(record, mask)
+        self._each("scalars", lambda adapter: adapter.scalars(values, batch.step))
+        if batch.histograms:
+            histograms = _named(batch.histograms)
+            self._each("histograms", lambda adapter: self._write_histograms(adapter, histograms, batch.step))
+
+    def record(self, record: StepRecord, shown: Sequence[bool], every_parameter: bool) -> None:
+        """Log the step of a single optimizer; see `log_batch`."""
+        self.log_batch([record], [shown], every_parameter)
+
+    def finding(self, finding: Finding, advice: str = "", begins_incident: bool = False) -> None:
+        """Log a finding.
+
+        Args:
+            finding: The finding.
+            advice: What to do about it.
+            begins_incident: Whether it begins an incident or makes one worse; if it is of at least the alert level,
+                loggers then send an alert.
+        """
+        self._each("finding", lambda adapter: adapter.finding(finding, advice))
+        if begins_incident and finding.severity >= self._alert_level:
+            self._each("alert", lambda adapter: adapter.alert(finding, advice))
 
     def report(self, report: Report) -> None:
-        """Show each logger a report that was written."""
-        self._each("report", lambda publisher: publisher.report(report))
+        """Log a report that was written."""
+        self._each("report", lambda adapter: adapter.report(report))
 
-    def _histograms(self, record: StepRecord) -> None:
-        named: Mapping[str, Histogram] = {
-            f"{PREFIX}/{quantity}/{parameter}": histogram
-            for quantity, histograms in record.histograms.items()
-            for parameter, histogram in merged(histograms).items()
-        }
-
-        def write(publisher: LoggerAdapter) -> None:
-            if publisher.takes_histograms:
-                publisher.histograms(named, record.step)
-            else:
-                kind = type(publisher.logger).__name__
-                self._tell_once(f"{kind} takes no histograms; it gets the scalars only")
-
-        self._each("histograms", write)
+    def _write_histograms(self, adapter: LoggerAdapter, histograms: Mapping[str, Histogram], step: int) -> None:
+        if adapter.takes_histograms:
+            adapter.histograms(histograms, step)
+        else:
+            self._warn_once(f"{type(adapter.logger).__name__} takes no histograms; it gets the scalars only")
 
     def _each(self, kind: str, write: Callable[[LoggerAdapter], None]) -> None:
-        if self._publishers is None:
-            # A logger's experiment is opened at the first write, and not sooner than the user would have it.
-            self._publishers = []
-            for one in self._loggers:
-                with self._failing_alone(one):
-                    publisher = publisher_for(one)
-                    self._publishers.append(publisher)
-                    publisher.started()
-        for publisher in [*self._publishers]:
-            failures = self._failures.get((id(publisher), kind), 0)
-            self._failures[id(publisher), kind] = failures + 1
-            with self._failing_alone(publisher.logger):
-                write(publisher)
-                self._failures[id(publisher), kind] = 0
-            if self._failures[id(publisher), kind] >= PATIENCE:
-                self._publishers.remove(publisher)
-                name = type(publisher.logger).__name__
-                self._tell_once(f"{name} has failed {PATIENCE} times in a row, and is left alone from here on")
+        if self._adapters is None:
+            # A logger's experiment is opened at the first write, not sooner than the user's own code would open it.
+            self._adapters = []
+            for logger in self._loggers:
+                with self._isolated(logger):
+                    adapter = adapter_for(logger)
+                    self._adapters.append(adapter)
+                    adapter.started()
+        for adapter in [*self._adapters]:
+            failures = self._failures.get((id(adapter), kind), 0)
+            self._failures[id(adapter), kind] = failures + 1
+            name = type(adapter.logger).__name__
+            started = time.perf_counter()
+            with self._isolated(adapter.logger):
+                write(adapter)
+                self._failures[id(adapter), kind] = 0
+            seconds = time.perf_counter() - started
+            if seconds > SLOW_CALL:
+                self._warn_once(f"{name} is slow: training waits for it", f" (a call took {seconds:.1f} s)")
+            if self._failures[id(adapter), kind] >= MAX_FAILURES:
+                self._adapters.remove(adapter)
+                self._warn_once(f"{name} is not used any more after {MAX_FAILURES} failures in a row")
 
     @contextmanager
-    def _failing_alone(self, one: Any) -> Iterator[None]:
+    def _isolated(self, logger: Any) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            kind = f"{type(one).__name__} failed, its data are lost: {type(error).__name__}"
-            self._tell_once(kind, f": {error}")  # the error's text may be another one each time
+            message = f"{type(logger).__name__} failed, its data are lost: {type(error).__name__}"
+            self._warn_once(message, f": {error}")  # the error's text may differ each time
 
-    def _tell_once(self, message: str, details: str = "") -> None:
-        if message not in self._told:
-            self._told.add(message)
+    def _warn_once(self, message: str, details: str = "") -> None:
+        if message not in self._warned:
+            self._warned.add(message)
             say(logging.WARNING, f"gradexplode: {message}{details}")
+
+
+def _named(histograms: Mapping[str, Mapping[str, Histogram]]) -> dict[str, Histogram]:
+    """Return histograms by logged name, added up by module where there are too many."""
+    return {
+        f"{PREFIX}/{quantity}/{name}": histogram
+        for quantity, each in histograms.items()
+        for name, histogram in _merged(each).items()
+    }
+
+
+def _merged(histograms: Mapping[str, Histogram]) -> Mapping[str, Histogram]:
+    if len(histograms) <= MAX_HISTOGRAMS:
+        return histograms
+    each = list(histograms.values())
+    groups = by_module(list(histograms), MAX_HISTOGRAMS)
+    return {name: Histogram.merged(each[place] for place in places) for name, places in groups.items()}

@@ -19,7 +19,7 @@ class CometAdapter(LoggerAdapter):
 
     @classmethod
     def accepts(cls, experiment: Any) -> bool:
-        """Tell whether the experiment is one of Comet."""
+        """Return whether the experiment is one of Comet."""
         return type(experiment).__module__.partition(".")[0] == "comet_ml"
 
     def histograms(self, histograms: Mapping[str, Histogram], step: int) -> None:
@@ -34,8 +34,7 @@ class CometAdapter(LoggerAdapter):
 
     def finding(self, finding: Finding, advice: str = "") -> None:
         """Write the finding as a text, and the latest one among the experiment's other values."""
-        where = f" in {finding.where}" if finding.where else ""
-        text = f"{finding.severity.name}: {finding.sign}{where}: {finding.message}\n{advice}"
+        text = f"{finding}\n{advice}"
         self.logger.experiment.log_text(text, step=finding.step)
         self.logger.experiment.log_other(f"{PREFIX}/finding", text)
 

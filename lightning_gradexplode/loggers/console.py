@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import logging
-import math
 import os
 import shutil
 import sys
@@ -58,10 +57,7 @@ class Panel:
 
 def tell(finding: Finding, advice: str) -> None:
     """Log a finding: what happened where and when, and on a second line what to do about it."""
-    where = f" in {finding.where}" if finding.where else ""
-    limit = f" (limit {finding.limit:.3g})" if math.isfinite(finding.limit) and finding.limit else ""
-    told = f"{finding.severity.name} at step {finding.step}: {finding.sign}{where}: {finding.message}{limit}"
-    say(_LEVELS[finding.severity], f"gradexplode {told}\n  -> {advice}")
+    say(_LEVELS[finding.severity], f"gradexplode {finding}\n  -> {advice}")
 
 
 def tell_panel(panel: Panel) -> None:

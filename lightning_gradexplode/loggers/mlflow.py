@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from lightning_gradexplode.loggers.base import LoggerAdapter
-from lightning_gradexplode.loggers.scalars import PREFIX
+from lightning_gradexplode.loggers.scalars import PER_PARAMETER, PREFIX
 from lightning_gradexplode.records import Finding, Report
 
 
@@ -14,15 +15,27 @@ class MLFlowAdapter(LoggerAdapter):
 
     @classmethod
     def accepts(cls, experiment: Any) -> bool:
-        """Tell whether the experiment is a client of MLflow."""
+        """Return whether the experiment is a client of MLflow."""
         return type(experiment).__module__.partition(".")[0] == "mlflow"
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Log scalars, those of parameters as ``gradexplode/parameter/<quantity>/<parameter>``.
+
+        MLflow's file store keeps each metric in a file, so that ``grad_norm`` cannot be a folder too.
+        """
+        super().scalars({_file_name(name): value for name, value in values.items()}, step)
 
     def finding(self, finding: Finding, advice: str = "") -> None:
         """Set tags: the latest finding of each severity."""
-        where = f" in {finding.where}" if finding.where else ""
-        text = f"step {finding.step}: {finding.sign}{where}: {finding.message}. {advice}"
-        self.logger.experiment.set_tag(self.logger.run_id, f"{PREFIX}.{finding.severity.name.lower()}", text)
+        tag = f"{PREFIX}.{finding.severity.name.lower()}"
+        self.logger.experiment.set_tag(self.logger.run_id, tag, f"{finding}\n{advice}")
 
     def report(self, report: Report) -> None:
         """Log the report's folder, its picture among the files, as artifacts."""
         self.logger.experiment.log_artifacts(self.logger.run_id, str(report.folder), artifact_path=PREFIX)
+
+
+def _file_name(name: str) -> str:
+    prefix, _, rest = name.partition("/")
+    is_of_parameter = "/" in rest and rest.partition("/")[0] in PER_PARAMETER
+    return f"{prefix}/parameter/{rest}" if is_of_parameter else name

@@ -1,4 +1,4 @@
-"""Which publisher serves which logger; users add their own."""
+"""Which adapter serves which logger."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ KINDS: list[type[LoggerAdapter]] = [
     MLFlowAdapter,
     LoggerAdapter,
 ]
-"""The first that accepts a logger's experiment is taken."""
+"""Adapters in the order in which they are tried; the first that accepts a logger's experiment serves it."""
 
 
 def register_logger_adapter(kind: Kind) -> Kind:
-    """Let a publisher of your own serve the loggers whose experiment it accepts, before all others.
+    """Register an adapter, which is tried before all others.
 
     Args:
         kind: A subclass of `LoggerAdapter`.
 
     Returns:
-        The same class, so that this can stand above it as a decorator.
+        The same class, so that this can be used as a decorator.
 
     Raises:
         TypeError: It is no subclass of `LoggerAdapter`.
@@ -41,13 +41,13 @@ def register_logger_adapter(kind: Kind) -> Kind:
         >>> KINDS.remove(AimAdapter)
     """
     if not (isinstance(kind, type) and issubclass(kind, LoggerAdapter)):
-        raise TypeError(f"register_logger_adapter got {kind!r}; it takes a subclass of LoggerAdapter")
+        raise TypeError(f"kind must be a subclass of LoggerAdapter, got {kind!r}")
     if kind not in KINDS:
         KINDS.insert(0, kind)
     return kind
 
 
-def publisher_for(logger: Any) -> LoggerAdapter:
-    """Build the publisher of a Lightning logger, opening its experiment."""
+def adapter_for(logger: Any) -> LoggerAdapter:
+    """Return the adapter of a logger, opening its experiment."""
     experiment = getattr(logger, "experiment", None)
     return next(kind for kind in KINDS if kind.accepts(experiment))(logger)

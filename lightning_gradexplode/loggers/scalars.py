@@ -33,28 +33,27 @@ PER_PARAMETER = (
 """Keys of `StepRecord.per_parameter` that are logged for each parameter, if asked for."""
 
 
-def totals(record: StepRecord, several_optimizers: bool = False) -> dict[str, float]:
-    """Give the scalars of the whole model, by logged name; what was not measured is left out.
+def total_scalars(record: StepRecord, prefix: str = PREFIX) -> dict[str, float]:
+    """Return the scalars of the whole model, or of one optimizer, by logged name: ``<prefix>/<name>``.
+
+    What was not measured is left out.
+    """
+    measured = {name: getattr(record, name) for name in TOTALS}
+    values = {name: float(value) for name, value in measured.items() if value is not None} | dict(record.responses)
+    return {f"{prefix}/{name}": value for name, value in values.items()}
+
+
+def parameter_scalars(record: StepRecord, shown: Sequence[bool]) -> dict[str, float]:
+    """Return the scalars of each shown parameter, by logged name: ``gradexplode/<quantity>/<parameter>``.
 
     Args:
-        record: The step of one optimizer.
-        several_optimizers: Give each also as ``gradexplode/optimizer_<index>/<name>``, since several optimizers may
-            step in one batch, and their curves would mix.
+        record: The record of one optimizer.
+        shown: Whether each of its parameters is logged by itself.
     """
-    found = {name: getattr(record, name) for name in TOTALS}
-    values = {name: float(value) for name, value in found.items() if value is not None} | dict(record.responses)
-    logged = {f"{PREFIX}/{name}": value for name, value in values.items()}
-    if several_optimizers:
-        logged |= {f"{PREFIX}/optimizer_{record.optimizer}/{name}": value for name, value in values.items()}
-    return logged
-
-
-def per_parameter(record: StepRecord, shown: Sequence[bool]) -> dict[str, float]:
-    """Give the scalars of each shown parameter, by logged name: ``gradexplode/<quantity>/<parameter>``."""
     return {
         f"{PREFIX}/{quantity}/{name}": float(value)
         for quantity in PER_PARAMETER
         if quantity in record.per_parameter
-        for name, value, show in zip(record.parameters, record.per_parameter[quantity], shown, strict=True)
-        if show
+        for name, value, is_shown in zip(record.parameters, record.per_parameter[quantity], shown, strict=True)
+        if is_shown
     }

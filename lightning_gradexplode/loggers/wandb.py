@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -11,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from lightning_gradexplode.engine.incident import Incident
 from lightning_gradexplode.loggers.base import LoggerAdapter
 from lightning_gradexplode.loggers.histogram_bins import condensed
 from lightning_gradexplode.loggers.scalars import PREFIX
@@ -47,7 +45,6 @@ class WandbAdapter(LoggerAdapter):
 
     def __init__(self, logger: Any) -> None:
         super().__init__(logger)
-        self._incident = Incident()
         self._defined: set[str] = set()
 
     @classmethod
@@ -75,19 +72,19 @@ class WandbAdapter(LoggerAdapter):
             self.logger.log_metrics(shown, step=step)
 
     def finding(self, finding: Finding, advice: str = "") -> None:
-        """Put the finding into the summary, and send an alert where it begins an incident or makes one worse.
+        """Put the finding into the summary."""
+        summary = self.logger.experiment.summary
+        known = summary.get(f"{PREFIX}/finding")
+        if known is None or Severity[known["severity"]] < finding.severity:
+            summary[f"{PREFIX}/finding"] = {**finding.as_dict(), "advice": advice}
+        summary[f"{PREFIX}/findings"] = int(summary.get(f"{PREFIX}/findings") or 0) + 1
 
-        The alert is at level ERROR if the finding is critical, at WARN if it is a warning; what is only worth knowing
-        alerts nobody.
-        """
-        self._summarize(finding, advice)
-        if not self._incident.note(finding):
-            return
-        critical = finding.severity is Severity.CRITICAL
+    def alert(self, finding: Finding, advice: str = "") -> None:
+        """Send an alert, at level ERROR if the finding is critical, at WARN otherwise."""
         self.logger.experiment.alert(
             title=f"{PREFIX} {finding.severity.name}: {finding.sign}"[:63],
-            text=_sentence(finding, advice),
-            level="ERROR" if critical else "WARN",
+            text=f"{finding}\n{advice}",
+            level="ERROR" if finding.severity is Severity.CRITICAL else "WARN",
             wait_duration=WAIT,
         )
 
@@ -109,13 +106,6 @@ class WandbAdapter(LoggerAdapter):
                 path = Path(folder) / "gradient_norms.png"
                 path.write_bytes(report.picture)
                 self.logger.log_metrics({f"{PREFIX}/gradient_norms": wandb.Image(str(path))}, step=report.step)
-
-    def _summarize(self, finding: Finding, advice: str) -> None:
-        summary = self.logger.experiment.summary
-        known = summary.get(f"{PREFIX}/finding")
-        if known is None or Severity[known["severity"]] < finding.severity:
-            summary[f"{PREFIX}/finding"] = {**finding.as_dict(), "advice": advice}
-        summary[f"{PREFIX}/findings"] = int(summary.get(f"{PREFIX}/findings") or 0) + 1
 
     def _define(self, names: Iterable[str], summary: str | None = None) -> None:
         """Give metrics that are new the trainer's step as x-axis, and say what the summary keeps of them.
@@ -143,10 +133,3 @@ def _escaped(name: str) -> str:
 def _rounded(edges: FloatArray) -> FloatArray:
     """Leave five digits of each border: neighbours are a quarter of an octave apart, and a day's run has millions."""
     return np.array([float(f"{edge:.5g}") for edge in edges.tolist()])
-
-
-def _sentence(finding: Finding, advice: str) -> str:
-    where = f" in {finding.where}" if finding.where else ""
-    limit = f", limit {finding.limit:.4g}" if math.isfinite(finding.limit) else ""
-    told = f"Step {finding.step}: {finding.sign}{where}. {finding.message} (value {finding.value:.4g}{limit})."
-    return f"{told}\n{advice}" if advice else told

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
+
+from lightning_gradexplode.records.text import plain_text
 
 
 class Severity(IntEnum):
@@ -41,8 +44,14 @@ class Finding:
     limit: float
     message: str
 
+    def __str__(self) -> str:
+        """Return the finding in one line of plain text, without control characters."""
+        where = f" in {self.where}" if self.where else ""
+        limit = f" (limit {self.limit:.4g})" if math.isfinite(self.limit) and self.limit else ""
+        return plain_text(f"{self.severity.name} at step {self.step}: {self.sign}{where}: {self.message}{limit}")
+
     def as_dict(self) -> dict[str, Any]:
-        """Give the finding as a plain dictionary, the severity by its name."""
+        """Return the finding as a plain dictionary, the severity by its name."""
         return {
             "step": self.step,
             "sign": self.sign,
@@ -55,5 +64,5 @@ class Finding:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Finding:
-        """Build the finding back from what `as_dict` gave."""
+        """Build a finding from what `as_dict` returned."""
         return cls(**{**plain, "severity": Severity[plain["severity"]]})

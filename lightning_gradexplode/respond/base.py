@@ -24,7 +24,7 @@ class ExplosionError(RuntimeError):
 
     def __init__(self, findings: Sequence[Finding]) -> None:
         self.findings = list(findings)
-        super().__init__("; ".join(describe(finding) for finding in findings))
+        super().__init__("; ".join(str(finding) for finding in findings))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.findings,)
@@ -179,9 +179,3 @@ class Response(ABC):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
-
-
-def describe(finding: Finding) -> str:
-    """Tell what was found, where and when, in one line."""
-    where = f" in {finding.where}" if finding.where else ""
-    return f"{finding.sign}{where} at step {finding.step}: {finding.message}"

@@ -69,7 +69,7 @@ def test_a_failing_logger_costs_its_own_data_only(caplog: pytest.LogCaptureFixtu
     message, farewell = warnings_in(caplog)
     assert "BrokenLogger" in message
     assert "no space left" in message
-    assert "left alone" in farewell
+    assert "not used any more" in farewell
     for logger in (before, after):
         assert logger.values("gradexplode/grad_norm") == [(step, 1.0) for step in range(5)]
 
@@ -259,3 +259,79 @@ def test_no_loggers(caplog: pytest.LogCaptureFixture) -> None:
     board.record(record_of(TENSORS), SHOWN, every_parameter=True)
     board.finding(finding(Severity.WARNING))
     assert not caplog.records
+
+
+def test_a_batch_of_several_optimizers_is_logged_once_per_name() -> None:
+    """The totals are of all optimizers together, each one's own are beside them, and parameters are of both."""
+    logger = RecordingLogger()
+    records = [
+        StepRecord(7, optimizer=0, parameters=("d.w",), grad_norm=3.0, per_parameter={"grad_norm": np.array([3.0])}),
+        StepRecord(7, optimizer=1, parameters=("g.w",), grad_norm=4.0, per_parameter={"grad_norm": np.array([4.0])}),
+    ]
+    LoggerCollection([logger], several_optimizers=True).log_batch(records, [(True,), (True,)], per_parameter=True)
+    ((step, values),) = logger.metrics
+    norms = {name: value for name, value in values.items() if "grad_norm" in name}
+    assert step == 7
+    assert norms == {
+        "gradexplode/grad_norm": 5.0,
+        "gradexplode/optimizer_0/grad_norm": 3.0,
+        "gradexplode/optimizer_1/grad_norm": 4.0,
+        "gradexplode/grad_norm/d.w": 3.0,
+        "gradexplode/grad_norm/g.w": 4.0,
+    }
+
+
+def test_scalars_are_logged_by_keyword() -> None:
+    """A logger that renames nothing but orders its arguments otherwise is served, as Lightning's own calls are."""
+    got: list[tuple[int, Mapping[str, float]]] = []
+
+    class Swapped:
+        experiment = None
+
+        def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+            got.append((step, metrics))
+
+    LoggerCollection([Swapped()]).log_batch([StepRecord(step=2, grad_norm=1.0)], [()])
+    ((step, values),) = got
+    assert (step, values["gradexplode/grad_norm"]) == (2, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("alert_level", "alerts"), [(Severity.WARNING, ["WARNING", "CRITICAL"]), (Severity.CRITICAL, ["CRITICAL"])]
+)
+def test_alerts_are_sent_from_the_alert_level_on(
+    alert_level: Severity, alerts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what begins an incident or makes one worse is an alert; every finding is recorded."""
+    sent: list[str] = []
+    recorded: list[str] = []
+
+    class Recording(LoggerAdapter):
+        def finding(self, finding: Finding, advice: str = "") -> None:
+            recorded.append(finding.severity.name)
+
+        def alert(self, finding: Finding, advice: str = "") -> None:
+            sent.append(finding.severity.name)
+
+    monkeypatch.setattr(registry, "KINDS", [Recording])
+    loggers = LoggerCollection([RecordingLogger()], alert_level=alert_level)
+    for severity, begins in (
+        (Severity.WARNING, True),
+        (Severity.WARNING, False),
+        (Severity.CRITICAL, True),
+        (Severity.CRITICAL, False),
+    ):
+        loggers.finding(finding(severity), begins_incident=begins)
+    assert sent == alerts
+    assert len(recorded) == 4
+
+
+def test_a_slow_logger_is_named_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Training waits for each call; one that takes long is reported, with the logger's name."""
+    now = iter(range(0, 1000, 7))
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(now)))
+    loggers = LoggerCollection([RecordingLogger()])
+    for step in range(3):
+        loggers.log_batch([StepRecord(step=step, grad_norm=1.0)], [()])
+    (message,) = warnings_in(caplog)
+    assert "RecordingLogger is slow" in message

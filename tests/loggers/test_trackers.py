@@ -93,3 +93,23 @@ def test_comet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "gradient-growth in layer.weight" in told
     assert "gradexplode/findings.jsonl" in told
     assert "gradexplode/gradient_norms" in told
+
+
+FILE_STORE = """
+from pytorch_lightning.loggers import MLFlowLogger
+import numpy as np
+logger = MLFlowLogger("x", save_dir=str(folder / "mlruns"))
+board = LoggerCollection([logger])
+norms = {"grad_norm": np.array([1.5])}
+board.log_batch([StepRecord(1, parameters=("layer.w",), grad_norm=2.0, per_parameter=norms)], [(True,)], True)
+metrics = logger.experiment.get_run(logger.run_id).data.metrics
+print("read back:" + json.dumps(metrics))
+"""
+
+
+def test_the_file_store_of_mlflow_holds_totals_and_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a metric is a file, its name cannot be a folder as well; nothing is lost."""
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    back = json.loads(run(FILE_STORE, tmp_path, monkeypatch).split("read back:")[1])
+    assert back["gradexplode/grad_norm"] == 2.0
+    assert back["gradexplode/parameter/grad_norm/layer.w"] == 1.5

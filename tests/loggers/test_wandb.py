@@ -74,11 +74,13 @@ def entries(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         environment.setenv("WANDB_DATA_DIR", str(folder))
         environment.setenv("WANDB_CACHE_DIR", str(folder))
         run = begin(folder)
-        board = LoggerCollection([WandbLogger(experiment=run)])
+        board = LoggerCollection([WandbLogger(experiment=run)], alert_level=Severity.WARNING)
         board.record(record_of({**TENSORS, **HOPELESS}), (True,) * 12, every_parameter=False)
         board.record(StepRecord(step=4, grad_norm=float("nan"), grad_max=float("inf")), (), every_parameter=False)
+        worst = Severity.INFO
         for severity in [*Severity, Severity.CRITICAL]:
-            board.finding(finding(severity), "clip it")
+            board.finding(finding(severity), "clip it", severity > worst)
+            worst = max(worst, severity)
         board.report(report_in(folder / "report"))
         run.finish()
     return inspected(run)

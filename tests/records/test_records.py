@@ -1,4 +1,4 @@
-"""What travels between the rooms."""
+"""The records that travel between folders."""
 
 from __future__ import annotations
 
@@ -110,3 +110,11 @@ def test_a_record_without_a_quantity_names_nothing() -> None:
     for record in (StepRecord(step=0), StepRecord(step=0, per_parameter={"grad_norm": np.zeros(0)})):
         assert record.largest("grad_norm") is None
         assert record.first_nonfinite("grad_norm") is None
+
+
+def test_a_finding_is_one_line_of_text() -> None:
+    """Severity, step, sign, place, message and limit are in it, and nothing that a terminal would act on."""
+    finding = Finding(41, "gradient-growth", Severity.WARNING, "a\x1b[31m\nb\udcff", 3.0, 20.5, "it grew")
+    assert str(finding) == "WARNING at step 41: gradient-growth in a [31m b : it grew (limit 20.5)"
+    without = Finding(0, "nonfinite-loss", Severity.CRITICAL, None, math.nan, math.inf, "the loss is NaN")
+    assert str(without) == "CRITICAL at step 0: nonfinite-loss: the loss is NaN"
