@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from lightning_gradexplode.loggers.base import LoggerAdapter
 from lightning_gradexplode.loggers.histogram_bins import Condensed, condensed
@@ -58,7 +59,8 @@ class TensorBoardAdapter(LoggerAdapter):
         """Write a report's diagnosis as text and its heat map as an image."""
         text = f"{report.diagnosis}\n\nThe whole report: `{report.page or report.folder}`"
         self.logger.experiment.add_text(f"{PREFIX}/report", text, report.step)
-        if report.picture and (pixels := _pixels(report.picture)) is not None:
+        if report.picture:
+            pixels = np.asarray(Image.open(io.BytesIO(report.picture)))
             self.logger.experiment.add_image(f"{PREFIX}/gradient_norms", pixels, report.step, dataformats="HWC")
         self.logger.experiment.flush()  # the run may not live long
 
@@ -89,15 +91,6 @@ class TensorBoardAdapter(LoggerAdapter):
     def _is_torchs(self) -> bool:
         kinds = type(self.logger.experiment).__mro__
         return any(kind.__module__.startswith("torch.utils.tensorboard") for kind in kinds)
-
-
-def _pixels(picture: bytes) -> Any | None:
-    """Decode a PNG file; None without Pillow, which TensorBoard's own images need as well."""
-    try:
-        from PIL import Image
-    except ModuleNotFoundError:
-        return None
-    return np.asarray(Image.open(io.BytesIO(picture)))
 
 
 def _summary(shown: Mapping[str, Condensed]) -> Any:

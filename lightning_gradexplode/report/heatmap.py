@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
+import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
 
 from lightning_gradexplode.measure.parameter_names import by_module
 from lightning_gradexplode.records import FloatArray
@@ -99,20 +99,10 @@ def draw(
 
 
 def png(pixels: Pixels) -> bytes:
-    """Encode a picture of shape ``(height, width, 3)`` as a PNG file."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    height, width, _ = pixels.shape
-    rows = np.concatenate([np.zeros((height, 1), np.uint8), pixels.reshape(height, -1)], axis=1)  # 0: no filter
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows.tobytes(), 6))
-        + chunk(b"IEND", b"")
-    )
+    """Return a picture of shape ``(height, width, 3)`` encoded as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 def _palette(place: FloatArray) -> Pixels:
@@ -136,10 +126,6 @@ def _labelled(
     column: int | None,
     scale: tuple[float, float],
 ) -> Pixels:
-    try:
-        from PIL import Image, ImageDraw, ImageFont
-    except ModuleNotFoundError:
-        return field
     font = ImageFont.load_default()
     shown = [_shortened(name) for name in rows]
     left = int(max((font.getlength(name) for name in shown), default=0)) + 16
