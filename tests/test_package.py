@@ -68,6 +68,7 @@ def test_public_names_are_those_that_can_be_imported() -> None:
     assert all(getattr(lightning_gradexplode, name).__doc__ for name in names)
 
 
+@pytest.mark.filterwarnings("ignore:lightning_gradexplode.* is deprecated:DeprecationWarning")
 def test_every_room_keeps_its_promises() -> None:
     """The names in each room's ``__all__`` are there."""
     for info in pkgutil.walk_packages([str(ROOT)], "lightning_gradexplode."):

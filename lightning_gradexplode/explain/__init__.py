@@ -1,4 +1,4 @@
-"""Names of version 0.1.0 that have moved to other packages; this package goes with the next release."""
+"""Names of version 0.1.0, now in other packages; to be removed in the next release."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""Names of version 0.1.0 that have moved to `lightning_gradexplode.loggers`; this package goes with the next release."""
+"""Names of version 0.1.0, now in `lightning_gradexplode.loggers`; to be removed in the next release."""
 
 import warnings
 
