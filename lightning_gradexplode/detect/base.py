@@ -1,19 +1,19 @@
-"""What a detector is: a rule over the records of one optimizer's steps that finds one symptom."""
+"""Base class of detectors: a rule over the records of one optimizer's steps that finds one symptom."""
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from lightning_gradexplode.detect.baselines import Baselines
 from lightning_gradexplode.records import Finding, Severity, StepRecord
+from lightning_gradexplode.records.state import Stateful
 
 
-class Detector(ABC):
+class Detector(Stateful, ABC):
     """Base class of all detectors: set `sign` and `reads`, and write `check`.
 
-    A detector is asked once a step, as soon as all that it reads is known: the loss and the gradients before the
+    `check` is called once per step, as soon as all that it reads is known: the loss and the gradients before the
     optimizer steps, the weights and their change after it, at the steps at which they are measured. Each optimizer
     has a copy of its own.
 
@@ -37,26 +37,36 @@ class Detector(ABC):
     reads: ClassVar[tuple[str, ...]]
     """Fields of `StepRecord` that have to be known; `check` never sees a None in them."""
 
-    blames_growth: ClassVar[bool] = False
-    """Let a finding without a place name the parameter whose gradient norm has risen most over its usual level."""
+    locates_growth: ClassVar[bool] = False
+    """Whether a finding without a place names the parameter whose gradient norm has risen most over its usual level."""
+
+    shared: Baselines | None = None
+    """The baselines that a `DetectorSet` updates for all of its detectors."""
 
     @abstractmethod
     def check(self, record: StepRecord) -> Finding | None:
-        """Judge one step, and remember of it what later steps are judged by.
+        """Return a finding if the step shows the symptom, and record what later steps are compared with.
 
         Args:
-            record: The step. A value in it may be NaN or infinite: never let one into the detector's memory.
+            record: The step. A value in it may be NaN or infinite: never let one into the detector's state.
 
         Returns:
-            A finding for each step at which the symptom shows, else None; telling people once is the caller's business.
+            A finding for each step at which the symptom shows, else None; that it is reported once per incident is the
+            caller's business.
         """
 
-    def measured(self, record: StepRecord) -> None:
-        """Note what was measured of a step once it is over, for the judgement of later ones; by default nothing.
+    def baselines(self, record: StepRecord) -> Baselines:
+        """Return where the run started, with the step at hand taken into account.
 
         Args:
-            record: The step; what was not measured of it is None.
+            record: The step; a detector that is in no `DetectorSet` updates baselines of its own with it.
         """
+        if self.shared is not None:
+            return self.shared
+        own: Baselines = vars(self).setdefault("_baselines", Baselines())
+        own.update_loss(record)
+        own.update_weights(record)
+        return own
 
     def finding(
         self,
@@ -69,21 +79,3 @@ class Detector(ABC):
     ) -> Finding:
         """Build a finding of this detector's sign."""
         return Finding(record.step, self.sign, severity, where, float(value), float(limit), message)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give the detector's memory in plain values."""
-        return {name: _plain(value) for name, value in vars(self).items() if name.startswith("_")}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        for name, value in state.items():
-            current = getattr(self, name)
-            if hasattr(current, "load_state_dict"):
-                current.load_state_dict(value)
-            else:
-                setattr(self, name, value)
-
-
-def _plain(value: Any) -> Any:
-    """Give an object's state, or a copy of a plain value, so that later steps do not change what was saved."""
-    return value.state_dict() if hasattr(value, "state_dict") else copy.deepcopy(value)

@@ -1,9 +1,9 @@
-"""All detectors of a run: one set for each optimizer, each asked once a step."""
+"""All detectors of one optimizer, each called once per step, with the baselines that they share."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,112 +11,192 @@ import numpy as np
 
 from lightning_gradexplode.detect.adaptive_interval import AdaptiveInterval
 from lightning_gradexplode.detect.base import Detector
+from lightning_gradexplode.detect.baselines import Baselines
 from lightning_gradexplode.detect.rolling_quantiles import GradNormEMA
 from lightning_gradexplode.records import Finding, Severity, StepRecord
+from lightning_gradexplode.records.state import Stateful, loaded, plain
 
 CONSPICUOUS = 10.0
 """Rise of the gradient at one module from which an explosion is said to begin there."""
 
 
-class DetectorSet:
-    """The detectors of one optimizer, and the usual gradient norms of its parameters.
+class DetectorSet(Stateful):
+    """The detectors of one optimizer, their baselines, and the usual gradient norms of its parameters.
+
+    A detector that raises, or returns anything but a `Finding` or None, is switched off; the others go on.
 
     Args:
-        detectors: Copied, so that each optimizer's steps are judged by a memory of their own.
+        detectors: Copied, so that each optimizer has detectors with a state of their own.
+
+    Attributes:
+        wants_weights: Whether the norms of the weights are to be measured after the current step.
+        failures: ``(sign, error)`` of each detector that was switched off, or whose state could not be saved.
     """
+
+    not_saved = ("_waiting", "_loss_is_known")
 
     def __init__(self, detectors: Sequence[Detector]) -> None:
         self.detectors = copy.deepcopy(list(detectors))
         self.wants_weights = True
-        self._attention = AdaptiveInterval()
-        self._levels = GradNormEMA()
-        self._steepest: list[Any] = []
+        self.failures: list[tuple[str, str]] = []
+        self.reads = tuple({field for detector in self.detectors for field in detector.reads})
         self._waiting: list[Detector] = []
-        self._reads = tuple({field for detector in self.detectors for field in detector.reads})
-        self._noting = [d for d in self.detectors if type(d).measured is not Detector.measured]
+        self._loss_is_known = False
+        self._reset()
+
+    def _reset(self) -> None:
+        """Forget all that the detectors share."""
+        self._baselines = Baselines()
+        self._grad_norms = GradNormEMA()
+        self._interval = AdaptiveInterval()
+        self._steepest_module: str | None = None
+        self._steepest_rise = 0.0
+        self._share()
+
+    def _share(self) -> None:
+        for detector in self.detectors:
+            detector.shared = self._baselines
 
     @property
     def wants_start(self) -> bool:
-        """Whether the norms of the weights as they are before the next step are wanted: of the first step."""
-        return self._attention.knows_nothing
+        """Whether the norms of the weights before the next step are needed: of the first step."""
+        return self._interval.knows_nothing
 
     @property
     def expects_weights(self) -> bool:
-        """Whether the norms of the weights are wanted after a step that is not known yet."""
-        return self._attention.overdue
+        """Whether the norms of the weights are needed after a step that is not read yet."""
+        return self._interval.overdue
 
     def begin(self, record: StepRecord) -> list[Finding]:
-        """Judge a new step by what is known before the optimizer steps, and set `wants_weights` for after it."""
+        """Return what a new step shows before the optimizer steps, and set `wants_weights`."""
         self._waiting = self.detectors
-        self.wants_weights = self._attention.due(record)
-        if record.module_gradients is not None:
-            self._steepest = list(record.module_gradients.steepest() or ())
-        findings = self._ask(record)
+        self._update(self._update_before, record)
+        findings = self._check(record)
         norms = record.per_parameter.get("grad_norm")
         if norms is not None and not any(finding.severity >= Severity.WARNING for finding in findings):
-            self._levels.update(norms)
+            self._grad_norms.update(norms)
         return findings
 
     def proceed(self, record: StepRecord, came_late: bool = False) -> list[Finding]:
-        """Judge a step once it is over, by the detectors that were not asked yet and whose numbers are known now.
+        """Return what a step shows once it is over, by the detectors whose numbers were not known before.
 
         Args:
             record: The step.
-            came_late: Whether the optimizer had stepped before the step was judged at all.
+            came_late: Whether the optimizer had stepped before `begin` was called.
         """
-        if record.weight_norm is not None:
-            self._attention.saw(record.weight_norm)
-        elif self.wants_weights and came_late:
-            self._attention.missed()
-        findings = self._ask(record)
-        for detector in self._noting:
-            detector.measured(record)
-        return findings
+        self._update(self._update_after, record, came_late)
+        return self._check(record)
 
-    def _ask(self, record: StepRecord) -> list[Finding]:
-        missing = {field for field in self._reads if getattr(record, field) is None}
+    def _update_before(self, record: StepRecord) -> None:
+        self._loss_is_known = record.loss is not None
+        if self._loss_is_known:
+            self._baselines.update_loss(record)
+        if record.module_gradients is not None:
+            self._steepest_module, self._steepest_rise = record.module_gradients.steepest() or (None, 0.0)
+        self.wants_weights = self._interval.due(record)
+
+    def _update_after(self, record: StepRecord, came_late: bool) -> None:
+        if not self._loss_is_known:
+            self._baselines.update_loss(record)
+        self._baselines.update_weights(record)
+        if record.weight_norm is not None:
+            self._interval.measured(record.weight_norm)
+        elif self.wants_weights and came_late:
+            self._interval.missed()
+
+    def _update(self, update: Callable[..., None], *arguments: Any) -> None:
+        """Update what the detectors share; it starts fresh if the state of a checkpoint makes that fail."""
+        try:
+            update(*arguments)
+        except Exception as error:
+            self.failures.append(("baselines", f"{type(error).__name__}: {error}"))
+            self._reset()
+
+    def _check(self, record: StepRecord) -> list[Finding]:
+        missing = {field for field in self.reads if getattr(record, field) is None}
         waiting, findings = [], []
         for detector in self._waiting:
             if missing and not missing.isdisjoint(detector.reads):
                 waiting.append(detector)
-            elif (finding := detector.check(record)) is not None:
-                findings.append(self._located(finding, record) if detector.blames_growth else finding)
+                continue
+            try:
+                finding = detector.check(record)
+                if finding is not None:
+                    _require_finding(finding)
+                    findings.append(self._located(finding, record) if detector.locates_growth else finding)
+            except Exception as error:
+                self.failures.append((detector.sign, f"{type(error).__name__}: {error}"))
+                self.detectors = [other for other in self.detectors if other is not detector]
         self._waiting = waiting
         return findings
 
     def _located(self, finding: Finding, record: StepRecord) -> Finding:
-        """Name the module at which the gradient rose most when last seen, or else the parameter whose gradient has."""
+        """Return the finding with the module at which the gradient rose most when last measured, else the parameter."""
         norms = record.per_parameter.get("grad_norm")
         if finding.where is not None or norms is None:
             return finding
-        if self._steepest and self._steepest[1] > CONSPICUOUS:
-            return replace(finding, where=self._steepest[0])
-        rises = self._levels.rises(norms)
+        if self._steepest_rise > CONSPICUOUS:
+            return replace(finding, where=self._steepest_module)
+        rises = self._grad_norms.rises(norms)
         if np.isnan(rises).all():
             return finding
         return replace(finding, where=record.parameters[int(np.nanargmax(rises))])
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the memory of all detectors in plain values."""
-        detectors = [{"sign": d.sign, "state": d.state_dict()} for d in self.detectors]
-        return {
-            "detectors": detectors,
-            "steepest": list(self._steepest),
-            "levels": self._levels.state_dict(),
-            "attention": self._attention.state_dict(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave; a detector that the checkpoint does not know starts anew."""
-        remaining = list(state["detectors"])
+        """Return the state of all detectors in plain values; one that cannot be saved is named in `failures`."""
+        detectors = []
         for detector in self.detectors:
-            match = next((entry for entry in remaining if entry["sign"] == detector.sign), None)
-            if match is not None:
-                remaining.remove(match)
-                detector.load_state_dict(match["state"])
-        self._steepest = list(state["steepest"])
-        self._levels.load_state_dict(state["levels"])
-        self._attention.load_state_dict(state["attention"])
+            try:
+                detectors.append({"sign": detector.sign, "state": plain(detector.state_dict())})
+            except Exception as error:
+                self.failures.append((detector.sign, f"its state cannot be saved: {error}"))
+        return {**super().state_dict(), "detectors": detectors}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
+        """Load what `state_dict` returned, also of version 0.1.0.
+
+        Returns:
+            Names of the parts that start fresh: they are not in the state, or do not fit.
+        """
+        fresh = super().load_state_dict(state if "_baselines" in state else {**state, **_from_0_1_0(state)})
+        remaining = [entry for entry in _listed(state.get("detectors")) if isinstance(entry, Mapping)]
+        for place, detector in enumerate(self.detectors):
+            entry = next((entry for entry in remaining if entry.get("sign") == detector.sign), {})
+            remaining = [other for other in remaining if other is not entry]
+            self.detectors[place], missing = loaded(detector, entry.get("state"))
+            fresh += [f"{detector.sign}.{name}" if name else detector.sign for name in missing]
+        self._share()
+        return fresh
+
+
+def _require_finding(finding: object) -> None:
+    """Raise a TypeError for what is no usable finding."""
+    if not isinstance(finding, Finding):
+        raise TypeError(f"check must return a Finding or None, got {finding!r}")
+    if not isinstance(finding.severity, Severity) or not isinstance(finding.step, int):
+        raise TypeError(f"a finding must have a Severity and an integer step, got {finding!r}")
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _from_0_1_0(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the detectors share from a state of 0.1.0, in which each detector had baselines of its own."""
+    own = {
+        name: entry["state"][name]
+        for entry in _listed(state.get("detectors"))
+        for name in ("_loss", "_weights")
+        if isinstance(entry, Mapping) and isinstance(entry.get("state"), Mapping) and name in entry["state"]
+    }
+    module, rise = [*_listed(state.get("steepest")), None, 0.0][:2]
+    return {
+        "_baselines": own,
+        "_grad_norms": state.get("levels"),
+        "_interval": state.get("attention"),
+        "_steepest_module": module,
+        "_steepest_rise": rise,
+    }
 
 
 class Episodes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lightning_gradexplode.detect.base import Detector
-from lightning_gradexplode.detect.levels import LossLevel, WeightLevel
+from lightning_gradexplode.detect.baselines import Baselines
 from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
 from lightning_gradexplode.records import Finding, Severity, StepRecord
 
@@ -75,7 +75,7 @@ class _AgainstHistory(Detector):
     """
 
     reads = ("grad_norm",)
-    blames_growth = True
+    locates_growth = True
 
     def __init__(self, window: int, start: int) -> None:
         self.start = start
@@ -152,8 +152,8 @@ class GradientGrowth(_AgainstHistory):
     Args:
         factor: Times the median of the last `window` steps that were not growth themselves.
         patience: Steps in a row.
-        units: Rise of the loss, in the units of `LossLevel`.
-        grown: Growth of the weights, as `WeightLevel` tells it.
+        units: Rise of the loss, in the units of `LossBaseline`.
+        grown: Growth of the weights, as `WeightBaseline` tells it.
         alone: Times the highest level, with a loss less than a tenth of a unit below its start.
         far: Times the first norms.
         runaway: Distance of the loss from its start, in the same units.
@@ -187,8 +187,6 @@ class GradientGrowth(_AgainstHistory):
         self._far_streak = 0
         self._first: float | None = None
         self._highest = -math.inf
-        self._loss = LossLevel()
-        self._weights = WeightLevel()
 
     def check(self, record: StepRecord) -> Finding | None:
         """Judge the step's gradient norm, with the loss and the weights as witnesses."""
@@ -196,8 +194,8 @@ class GradientGrowth(_AgainstHistory):
         assert norm is not None
         if not math.isfinite(norm) or norm <= 0:
             return None
-        loss_rise = self._loss.rise(record.loss)
-        self._loss.note(record.loss, self._weights.moved)
+        baselines = self.baselines(record)
+        loss_rise = baselines.loss_rise
         self._note_level()
         rise, deviations = self._rise(norm)
         runs_away = self._runs_away(norm, loss_rise)
@@ -208,15 +206,11 @@ class GradientGrowth(_AgainstHistory):
             self._streak += 1
         if self._streak < self.patience and not runs_away:
             return None
-        severity = Severity.CRITICAL if runs_away or self._is_certain(norm, loss_rise) else Severity.WARNING
+        severity = Severity.CRITICAL if runs_away or self._is_certain(norm, baselines) else Severity.WARNING
         usual = math.exp(self._first) if runs_away and self._first is not None else self._usual()
         factor = self.far if runs_away else self.factor
         message = f"the gradient norm is {norm:.3g}, {norm / usual:.3g} times the usual {usual:.3g}, and stays there"
         return self.finding(record, severity, norm, usual * factor, message)
-
-    def measured(self, record: StepRecord) -> None:
-        """Note the weights."""
-        self._weights.note(record)
 
     def _note_level(self) -> None:
         """Keep the median of the first norms, and the highest that the usual level ever was."""
@@ -225,11 +219,11 @@ class GradientGrowth(_AgainstHistory):
             self._first = level if self._first is None else self._first
             self._highest = max(self._highest, level)
 
-    def _is_certain(self, norm: float, loss_rise: float) -> bool:
+    def _is_certain(self, norm: float, baselines: Baselines) -> bool:
         rise = math.log(norm) - self._highest
-        if loss_rise >= self.units or self._weights.growth >= self.grown:
+        if baselines.loss_rise >= self.units or baselines.weights.growth >= self.grown:
             return rise > math.log(self.factor)
-        return rise > math.log(self.alone) and loss_rise > -0.1
+        return rise > math.log(self.alone) and baselines.loss_rise > -0.1
 
     def _runs_away(self, norm: float, loss_rise: float) -> bool:
         far = self._first is not None and math.log(norm) > self._first + math.log(self.far)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lightning_gradexplode.detect.base import Detector
-from lightning_gradexplode.detect.levels import MOVED, LossLevel, WeightLevel
+from lightning_gradexplode.detect.baselines import MOVED, Baselines
 from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
 from lightning_gradexplode.records import Finding, Severity, StepRecord
 
@@ -45,8 +45,8 @@ class NonFiniteLoss(Detector):
 class DivergingLoss(Detector):
     """The loss has left the region where it started, and stays out: the article's sign 2, at its end.
 
-    The rise over the start is measured in the units of `LossLevel`: with a positive loss that is not noisy, one unit is
-    the loss at the start. Critical are
+    The rise over the start is measured in the units of `LossBaseline`: with a positive loss that is not noisy, one unit
+    is the loss at the start. Critical are
 
     - `patience` steps in a row more than `limit` units above the start, two more if there were no losses before to tell
       their noise, one less if the weights have moved, or a single one if they have grown to `ruined` times their start:
@@ -68,7 +68,7 @@ class DivergingLoss(Detector):
 
     sign = "diverging-loss"
     reads = ("loss",)
-    blames_growth = True
+    locates_growth = True
 
     def __init__(
         self, limit: float = 9.0, patience: int = 3, ruined: float = 3.0, early: float = 4.0, early_patience: int = 3
@@ -78,8 +78,6 @@ class DivergingLoss(Detector):
         self.ruined = ruined
         self.early = early
         self.early_patience = early_patience
-        self._loss = LossLevel()
-        self._weights = WeightLevel()
         self._norms = RollingQuantiles(5)
         self._far = 0
         self._out: list[float] = []
@@ -90,33 +88,29 @@ class DivergingLoss(Detector):
         assert loss is not None
         if not math.isfinite(loss):
             return None
-        rise = self._loss.rise(loss)
+        baselines = self.baselines(record)
+        rise = baselines.loss_rise
         self._far = self._far + 1 if rise > self.limit else 0
         self._out = [*self._out[1 - self.early_patience :], loss] if rise > self.early else []
-        grown = self._weights.growth
-        found = self._far >= self._enough()
+        grown = baselines.weights.growth
+        found = self._far >= self._enough(baselines)
         limit = self.limit if found else self.early
         if len(self._out) == self.early_patience and self._out[-1] >= self._out[0]:
-            found = found or self._weights.moved or self._norm_confirms(record.grad_norm)
-        self._loss.note(loss, self._weights.moved)
+            found = found or baselines.weights.moved or self._norm_confirms(record.grad_norm)
         self._note_norm(record.grad_norm)
         if not found:
             return None
         witness = f", with weights {grown:.3g} times as large" if grown >= MOVED else ""
-        message = f"the loss is {loss:.4g}, it started at {self._loss.start:.4g}{witness}"
-        return self.finding(record, Severity.CRITICAL, loss, self._loss.above(limit), message)
+        message = f"the loss is {loss:.4g}, it started at {baselines.loss.start:.4g}{witness}"
+        return self.finding(record, Severity.CRITICAL, loss, baselines.loss.above(limit), message)
 
-    def measured(self, record: StepRecord) -> None:
-        """Note the weights."""
-        self._weights.note(record)
-
-    def _enough(self) -> int:
+    def _enough(self, baselines: Baselines) -> int:
         """Give the number of steps above the limit that leave no doubt."""
-        if self._weights.growth >= self.ruined:
+        if baselines.weights.growth >= self.ruined:
             return 1
-        if self._weights.moved:
+        if baselines.weights.moved:
             return self.patience - 1
-        return self.patience if self._loss.is_known else self.patience + 2
+        return self.patience if baselines.loss.is_known else self.patience + 2
 
     def _note_norm(self, norm: float | None) -> None:
         if norm is not None and math.isfinite(norm) and len(self._norms) < self._norms.size:

@@ -1,4 +1,4 @@
-"""Bounded memories of finite numbers, judged by medians and quartiles, which a few wild values do not move."""
+"""Bounded histories of finite numbers: quantiles of the last values, and moving averages of gradient norms."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from typing import Any
 import numpy as np
 
 from lightning_gradexplode.records import FloatArray
+from lightning_gradexplode.records.state import Stateful
 
 _QUARTILES_OF_NORMAL = 1.349
 """Distance of the quartiles of a normal distribution, in standard deviations."""
 
 
-class RollingQuantiles:
-    """The last so many finite values, with their median and spread at the cost of one insertion.
+class RollingQuantiles(Stateful):
+    """The last finite values, with their median and spread at the cost of one insertion.
 
     Args:
         size: Number of values kept.
     """
+
+    not_saved = ("_sorted",)
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -32,13 +35,13 @@ class RollingQuantiles:
         return len(self._values)
 
     def add(self, value: float) -> None:
-        """Remember a value, and forget the oldest one if there are too many.
+        """Add a value, and drop the oldest one if there are too many.
 
         Raises:
             ValueError: The value is NaN or infinite.
         """
         if not math.isfinite(value):
-            raise ValueError(f"only finite values may enter a history; got {value}")
+            raise ValueError(f"only finite values may enter a history, got {value}")
         if len(self._values) == self.size:
             del self._sorted[bisect_left(self._sorted, self._values.popleft())]
         self._values.append(value)
@@ -60,28 +63,35 @@ class RollingQuantiles:
         return self._sorted[-1]
 
     def quantile(self, share: float) -> float:
-        """Give the value below which a share of the values lies, linear between neighbours."""
+        """Return the value below which a share of the values lies, linear between neighbours."""
         place = share * (len(self._sorted) - 1)
         low = int(place)
         below = self._sorted[low]
         return below if low == place else below + (place - low) * (self._sorted[low + 1] - below)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Give the values, oldest first."""
-        return {"values": list(self._values)}
+    def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
+        """Load what `state_dict` returned.
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        self._values = deque(state["values"][-self.size :])
-        self._sorted = sorted(self._values)
+        Raises:
+            ValueError: A value is not finite.
+        """
+        fresh = super().load_state_dict(state)
+        values = list(self._values)[-self.size :]
+        self._values.clear()
+        self._sorted.clear()
+        for value in values:
+            self.add(float(value))
+        return fresh
 
 
-class GradNormEMA:
+class GradNormEMA(Stateful):
     """The usual gradient norm of each parameter: a moving average of its logarithm over calm steps.
 
     Args:
-        decay: Weight of the past at each step; 0.97 remembers about 33 steps.
+        decay: Weight of the past at each step; 0.97 averages over about 33 steps.
     """
+
+    not_saved = ("_complete",)
 
     def __init__(self, decay: float = 0.97) -> None:
         self.decay = decay
@@ -89,7 +99,7 @@ class GradNormEMA:
         self._complete = False
 
     def rises(self, norms: FloatArray) -> FloatArray:
-        """Give the natural logarithm of each norm over its usual level.
+        """Return the natural logarithm of each norm over its usual level.
 
         Returns:
             Shape ``(parameters,)``; NaN for a norm that is zero or NaN, and where no level is known yet.
@@ -100,7 +110,7 @@ class GradNormEMA:
         return rises
 
     def update(self, norms: FloatArray) -> None:
-        """Remember a calm step's norms; zero, NaN and infinite ones are left out."""
+        """Add a calm step's norms; zero, NaN and infinite ones are left out."""
         if len(self._levels) != len(norms):
             self._levels, self._complete = np.full_like(norms, np.nan), False
         if self._complete and norms.min() > 0.0 and norms.max() < math.inf:  # as nearly always
@@ -111,18 +121,9 @@ class GradNormEMA:
         self._levels = np.where(np.isfinite(logs), moved, self._levels)
         self._complete = len(norms) > 0 and bool(np.isfinite(self._levels).all())
 
-    def state_dict(self) -> dict[str, Any]:
-        """Give the levels as a list."""
-        return {"levels": self._levels.tolist()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        self._levels = np.asarray(state["levels"], dtype=np.float64)
-        self._complete = len(self._levels) > 0 and bool(np.isfinite(self._levels).all())
-
 
 def _logarithms(norms: FloatArray) -> FloatArray:
-    """Natural logarithms, NaN for what is zero or NaN."""
+    """Return natural logarithms, NaN for what is zero or NaN."""
     if norms.min(initial=1.0) > 0.0:  # as nearly always; a NaN is no minimum
         return np.log(norms)
     return np.log(norms, out=np.full_like(norms, np.nan), where=norms > 0)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from lightning_gradexplode.detect.base import Detector
-from lightning_gradexplode.detect.levels import LossLevel, WeightLevel
+from lightning_gradexplode.detect.baselines import WeightBaseline
 from lightning_gradexplode.records import Finding, Severity, StepRecord
 
 
@@ -30,15 +30,14 @@ class NonFiniteWeight(Detector):
 class WeightGrowth(Detector):
     """The weights have grown far beyond where they started: the article's sign 4, over the whole run.
 
-    Judged is the norm of all weights over that before the first step, by `WeightLevel`. `limit` times is a warning, and
-    critical if the loss bears witness, by a rise of `units` over its start; `lost` times is critical by itself, unless
-    the weights started next to zero. The limits were chosen on the tuning half of the zoo, where this is the first to
-    tell of 52 of 124 explosions; the zoo's own probe calls a run lost whose weights are a hundred times their start.
+    Judged is the norm of all weights over that before the first step, by `WeightBaseline`. `limit` times is a warning,
+    and critical if the loss confirms it, by a rise of `units` over its start; `lost` times is critical by itself,
+    unless the weights started next to zero.
 
     Args:
         limit: Times the start that is a warning.
         lost: Times the start that is critical.
-        units: Rise of the loss, in the units of `LossLevel`; with a positive loss 2 means three times the start.
+        units: Rise of the loss, in the units of `LossBaseline`; with a positive loss 2 means three times the start.
     """
 
     sign = "weight-growth"
@@ -48,33 +47,28 @@ class WeightGrowth(Detector):
         self.limit = limit
         self.lost = lost
         self.units = units
-        self._weights = WeightLevel()
-        self._loss = LossLevel()
 
     def check(self, record: StepRecord) -> Finding | None:
         """Judge the norm of all weights against that of the start."""
         norm = record.weight_norm
         assert norm is not None
-        self._weights.note(record)
-        growth = self._weights.growth
+        baselines = self.baselines(record)
+        weights, growth = baselines.weights, baselines.weights.growth
         if not math.isfinite(norm) or growth <= self.limit:
             return None
-        alone = growth > self.lost and not self._weights.in_doubt
-        certain = alone or self._loss.rise(record.loss) >= self.units
+        alone = growth > self.lost and not weights.in_doubt
+        certain = alone or baselines.loss_rise >= self.units
         message = f"the weights' norm is {norm:.3g}, {growth:.3g} times that of the start"
         severity = Severity.CRITICAL if certain else Severity.WARNING
-        limit = (self.lost if alone else self.limit) * self._weights.start
-        return self.finding(record, severity, norm, limit, message, self._grown_most(record))
+        limit = (self.lost if alone else self.limit) * weights.start
+        return self.finding(record, severity, norm, limit, message, _grown_most(weights, record))
 
-    def measured(self, record: StepRecord) -> None:
-        """Note the loss."""
-        self._loss.note(record.loss, self._weights.moved)
 
-    def _grown_most(self, record: StepRecord) -> str | None:
-        growth = self._weights.growth_each(record)
-        if not len(growth):
-            return None
-        return record.parameters[int(np.argmax(np.where(np.isnan(growth), np.inf, growth)))]
+def _grown_most(weights: WeightBaseline, record: StepRecord) -> str | None:
+    growth = weights.growth_each(record)
+    if not len(growth):
+        return None
+    return record.parameters[int(np.argmax(np.where(np.isnan(growth), np.inf, growth)))]
 
 
 class LargeUpdate(Detector):

@@ -16,7 +16,7 @@ def looks(attention: AdaptiveInterval, norms: list[float], weights: list[float],
     for step, (norm, weight) in enumerate(zip(norms, weights, strict=True), first):
         if attention.due(record(step, grad_norm=norm)):
             seen.append(step)
-            attention.saw(weight)
+            attention.measured(weight)
     return seen
 
 
@@ -56,9 +56,9 @@ def test_a_start_is_wanted_until_weights_were_seen() -> None:
     """Weights that could not be measured, or were not finite, are no start."""
     attention = AdaptiveInterval()
     assert attention.knows_nothing
-    attention.saw(math.nan)
+    attention.measured(math.nan)
     assert attention.knows_nothing
-    attention.saw(1.0)
+    attention.measured(1.0)
     assert not attention.knows_nothing
 
 

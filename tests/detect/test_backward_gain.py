@@ -72,7 +72,7 @@ class Blaming(Detector):
 
     sign = "blaming"
     reads = ("grad_norm",)
-    blames_growth = True
+    locates_growth = True
 
     def check(self, record: StepRecord) -> Finding | None:
         """Find."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import math
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_gradexplode.detect import Detector, default_detectors
+from lightning_gradexplode.detect import Detector, DivergingLoss, default_detectors, known_signs
 from lightning_gradexplode.detect.detector_set import DetectorSet
 from lightning_gradexplode.records import Finding, Severity, StepRecord
 from tests.detect.steps import (
@@ -69,7 +74,7 @@ class Blaming(Counting):
     """The same, and blames the parameter that has risen most."""
 
     sign = "blaming"
-    blames_growth = True
+    locates_growth = True
 
 
 def test_default_detectors_show_every_sign_of_the_contract() -> None:
@@ -171,7 +176,7 @@ def test_no_nonfinite_number_is_remembered(run: Sequence[StepRecord]) -> None:
     bank = DetectorSet(default_detectors())
     ask(bank, run)
     plain = bank.state_dict()
-    levels = [level for level in numbers_in(plain.pop("levels")) if not math.isnan(level)]  # NaN: not known yet
+    levels = [level for level in numbers_in(plain.pop("_grad_norms")) if not math.isnan(level)]  # NaN: not known yet
     assert all(map(math.isfinite, [*numbers_in(plain), *levels]))
 
 
@@ -238,3 +243,129 @@ def test_a_detector_of_ones_own_may_remember_lists_and_dictionaries() -> None:
     other.load_state_dict(through_checkpoint(state))
     judge(other, [record(1)])
     assert other.state_dict() == detector.state_dict()
+
+
+class Raising(Counting):
+    """Fails at its second step."""
+
+    sign = "raising"
+
+    def check(self, record: StepRecord) -> Finding | None:
+        """Raise, or return what it was told to."""
+        super().check(record)
+        if self._asked == 2:
+            raise ZeroDivisionError("no steps")
+        return None
+
+
+class Returning(Counting):
+    """Returns what is no finding."""
+
+    sign = "returning"
+
+    def __init__(self, result: Any) -> None:
+        super().__init__()
+        self.result = result
+
+    def check(self, record: StepRecord) -> Finding | None:
+        """Return it."""
+        result: Finding | None = self.result
+        return result
+
+
+@pytest.mark.parametrize(
+    "detector",
+    [
+        Raising(),
+        Returning("a finding"),
+        Returning(True),
+        Returning(Finding(0, "sign", 3, None, 1.0, 0.0, "")),  # type: ignore[arg-type]
+        Returning(Finding(math.nan, "sign", Severity.INFO, None, 1.0, 0.0, "")),  # type: ignore[arg-type]
+    ],
+    ids=["raises", "string", "bool", "no severity", "no step"],
+)
+def test_a_detector_that_fails_is_switched_off(detector: Detector) -> None:
+    """Its failure is recorded once, and the detectors after it are called at every step."""
+    detectors = DetectorSet([detector, Counting()])
+    findings = ask(detectors, [record(step) for step in range(4)])
+    assert [finding.value for finding in findings] == [1, 2, 3, 4]
+    ((sign, error),) = detectors.failures
+    assert sign == detector.sign
+    assert "Error: " in error
+
+
+def test_a_detector_that_cannot_be_saved_does_not_break_the_checkpoint() -> None:
+    """Its state is left out and named; that of the others is saved, a deque as a list."""
+
+    class Locked(Counting):
+        sign = "locked"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._scale = float
+
+    class Recent(Counting):
+        sign = "recent"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._steps: deque[int] = deque(maxlen=2)
+
+        def check(self, record: StepRecord) -> Finding | None:
+            self._steps.append(record.step)
+            return None
+
+    detectors, other = DetectorSet([Locked(), Recent()]), DetectorSet([Locked(), Recent()])
+    ask(detectors, [record(step) for step in range(4)])
+    state = through_checkpoint(detectors.state_dict())
+    assert [name for name, _ in detectors.failures] == ["locked"]
+    assert other.load_state_dict(state) == ["locked"]
+    recent = other.detectors[1]
+    assert isinstance(recent, Recent)
+    assert recent._steps == deque([2, 3], maxlen=2)
+
+
+def corrupted(state: Any) -> Iterator[tuple[list[Any], Any]]:
+    """Yield every place in a nested state, with the state in which that place holds a string."""
+    for key in state if isinstance(state, dict) else range(min(len(state), 3)) if isinstance(state, list) else ():
+        changed = copy.copy(state)
+        changed[key] = "corrupt"
+        yield [key], changed
+        for place, inner in corrupted(state[key]):
+            changed = copy.copy(state)
+            changed[key] = inner
+            yield [key, *place], changed
+
+
+def test_no_corrupt_state_stops_the_detectors() -> None:
+    """Whichever value of a checkpoint is corrupt, loading it and going on raises nothing, and growth is found."""
+    detectors = DetectorSet(default_detectors())
+    ask(detectors, [record(step, grad_norm=norm) for step, norm in enumerate(noise(12))])
+    records = [record(step, grad_norm=norm, loss=1.0) for step, norm in enumerate([*noise(30), *[1e3] * 5], 12)]
+    for place, state in corrupted(detectors.state_dict()):
+        resumed = DetectorSet(default_detectors())
+        resumed.load_state_dict(state)
+        found = {finding.sign for one in records for finding in resumed.begin(one) + resumed.proceed(one)}
+        assert "gradient-growth" in found or "gradient-growth" in [sign for sign, _ in resumed.failures], place
+
+
+def test_a_state_of_0_1_0_is_loaded() -> None:
+    """The baselines of one of its detectors become those that all share, and nothing starts fresh."""
+    state = json.loads((Path(__file__).parent / "state_0_1_0.json").read_text())
+    detectors = DetectorSet(default_detectors())
+    assert detectors.load_state_dict(state) == []
+    assert not detectors.wants_start
+    (diverging,) = [detector for detector in detectors.detectors if isinstance(detector, DivergingLoss)]
+    assert diverging.shared is not None
+    assert diverging.shared.loss.start == 1.02
+    assert diverging.shared.weights.growth == pytest.approx(2.1)
+
+
+def test_a_detector_of_ones_own_replaces_the_default_of_its_sign() -> None:
+    """One with another sign is added; all signs are known, also those of given detectors."""
+    mine, other = DivergingLoss(limit=99.0), Counting()
+    detectors = default_detectors(mine, other)
+    assert [detector.sign for detector in detectors] == [*(one.sign for one in default_detectors()), "counting"]
+    assert mine in detectors
+    assert known_signs() >= SIGNS
+    assert known_signs([other]) - known_signs() == {"counting"}

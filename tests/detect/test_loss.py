@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from lightning_gradexplode.detect import DivergingLoss, NonFiniteLoss, StalledLoss, UnstableLoss
+from lightning_gradexplode.detect.detector_set import DetectorSet
 from lightning_gradexplode.records import Finding, Severity, StepRecord
 from tests.detect.steps import judge, noise, record, series
 
@@ -61,12 +63,10 @@ def test_a_loss_that_stays_or_comes_back_does_not_diverge(losses: list[float]) -
 
 
 def after(detector: DivergingLoss, records: list[StepRecord]) -> list[Finding]:
-    """Judge each step, and tell the detector its weights once it is over."""
-    findings = []
+    """Judge each step by its loss before its weights are known, as in a run."""
+    detectors, findings = DetectorSet([detector]), []
     for one in records:
-        finding = detector.check(one)
-        findings += [finding] if finding else []
-        detector.measured(one)
+        findings += detectors.begin(replace(one, weight_norm=None)) + detectors.proceed(one)
     return findings
 
 

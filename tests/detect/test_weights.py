@@ -46,7 +46,6 @@ def test_weights_that_start_next_to_zero_have_a_long_way_to_go() -> None:
     detector = WeightGrowth()
     for one in grown(0.9)[:10]:
         detector.check(one)
-        detector.measured(one)
     assert Severity.CRITICAL in {finding.severity for finding in judge(detector, grown(5.0)[10:])}
 
 

@@ -1,22 +1,21 @@
-"""Where a run started: the level of its loss and of its weights, that witnesses of an explosion are measured by."""
+"""Where a run started: the baselines of its loss and its weights that all detectors of an optimizer share."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
 from lightning_gradexplode.records import FloatArray, StepRecord
+from lightning_gradexplode.records.state import Stateful
 
 MOVED = 1.5
 """Growth of the weights from which they have moved, and losses are no longer those of the start."""
 
 
-class WeightLevel:
-    """How many times larger than at the start the weights are, by their norm.
+class WeightBaseline(Stateful):
+    """The norm of all weights relative to the start of the run.
 
     The start is the norm before the first step. Weights that start next to zero, as those of a new last layer may, have
     a long way to go in a good cause: their growth is measured from an average size of `usual` instead, and is in doubt.
@@ -25,16 +24,18 @@ class WeightLevel:
         usual: Root mean square of weights that is small for a start; that of GPT-2 is 0.02.
     """
 
+    _first: float | None
+
     def __init__(self, usual: float = 0.01) -> None:
         self.usual = usual
-        self._first: float | None = None
+        self._first = None
         self._level = 0.0
         self._last = 0.0
         self._starts: list[float] = []
         self._moved = False
 
-    def note(self, record: StepRecord) -> None:
-        """Note a step's weights, if they were measured."""
+    def update(self, record: StepRecord) -> None:
+        """Record a step's weights, if they were measured."""
         norm = record.weight_norm
         if self._first is None:
             before = norm if record.weight_norm_before is None else record.weight_norm_before
@@ -49,7 +50,7 @@ class WeightLevel:
             self._moved = self._moved or self.growth > MOVED or self._most_have_moved(record)
 
     def growth_each(self, record: StepRecord) -> FloatArray:
-        """Give the growth of each parameter; one that started next to zero is compared with the others' mean.
+        """Return the growth of each parameter; one that started next to zero is compared with the others' mean.
 
         Returns:
             Shape ``(parameters,)``, or ``(0,)`` where it is not known.
@@ -77,7 +78,7 @@ class WeightLevel:
 
     @property
     def start(self) -> float:
-        """What the growth is measured from."""
+        """The norm that growth is measured from."""
         return self._level
 
     @property
@@ -85,24 +86,9 @@ class WeightLevel:
         """Whether the weights started next to zero."""
         return self._first is None or self._first < self._level or self._level <= 0
 
-    def state_dict(self) -> dict[str, Any]:
-        """Give the start and the last norm."""
-        return {
-            "first": self._first,
-            "level": self._level,
-            "last": self._last,
-            "starts": list(self._starts),
-            "moved": self._moved,
-        }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        self._first, self._level, self._last = state["first"], state["level"], state["last"]
-        self._starts, self._moved = list(state["starts"]), state["moved"]
-
-
-class LossLevel:
-    """How far the loss is from where it started, in units that fit a loss of any size and sign.
+class LossBaseline(Stateful):
+    """The loss at the start of the run, with a unit of rise that fits a loss of any size and sign.
 
     The start is the median of the first losses, as long as the weights have not `MOVED` yet, but of three at least. The
     unit is the size of that median, or the range of these losses, or twice the median change from step to step, or the
@@ -113,23 +99,23 @@ class LossLevel:
         outside: Units of rise from which a loss is none of the start's any more, however early.
     """
 
+    _last: float | None
+
     def __init__(self, first: int = 5, outside: float = 4.0) -> None:
         self.outside = outside
         self._start = RollingQuantiles(first)
         self._changes = RollingQuantiles(100)
-        self._last: float | None = None
-        self._level = 0.0
-        self._size = 0.0
+        self._last = None
         self._unit = 1e-30
 
     def rise(self, loss: float | None) -> float:
-        """Give the units that a loss is above the start, negative below it; 0 if it is not known or not finite."""
+        """Return the units that a loss is above the start, negative below it; 0 if it is not known or not finite."""
         if loss is None or not math.isfinite(loss) or not len(self._start):
             return 0.0
-        return (loss - self._level) / self._unit
+        return (loss - self.start) / self._unit
 
-    def note(self, loss: float | None, moved: bool) -> None:
-        """Note a step's loss.
+    def update(self, loss: float | None, moved: bool) -> None:
+        """Record a step's loss.
 
         Args:
             loss: The loss.
@@ -140,51 +126,60 @@ class LossLevel:
         if self.rise(loss) <= self.outside and (not moved or len(self._start) < 3):
             if len(self._start) < self._start.size:
                 self._start.add(loss)
-                self._settle()
             if self._last is not None:
                 self._changes.add(min(abs(loss - self._last), 1e300))
-            self._unit = max(self._size, self._noise(), 1e-30)
+            size = max(abs(self.start), self._start.largest - self._start.quantile(0.0))
+            self._unit = max(size, self._noise(), 1e-30)
         self._last = loss
 
-    def _settle(self) -> None:
-        """Take the level from the first losses, and how large they are or how far apart."""
-        self._level = self._start.median
-        self._size = max(abs(self._level), self._start.largest - self._start.quantile(0.0))
-
     def _noise(self) -> float:
-        """A large change from step to step: unlike the spread of the losses, it does not follow a steady rise."""
+        """Return a large change from step to step: unlike the spread of the losses, it ignores a steady rise."""
         if not len(self._changes):
             return 0.0
         return max(2 * self._changes.median, self._changes.quantile(0.9) if len(self._changes) >= 5 else 0.0)
 
     @property
     def is_known(self) -> bool:
-        """Whether there were losses enough to tell their noise."""
+        """Whether there were enough losses to estimate their noise."""
         return len(self._start) >= 3
 
     @property
     def start(self) -> float:
-        """The level of the first losses."""
-        return self._level
+        """The median of the first losses."""
+        return self._start.median if len(self._start) else 0.0
 
     def above(self, units: float) -> float:
-        """Give the loss that is so many units above the start."""
-        return self._level + units * self._unit
+        """Return the loss that is so many units above the start."""
+        return self.start + units * self._unit
 
-    def state_dict(self) -> dict[str, Any]:
-        """Give the start and the noise."""
-        return {
-            "start": self._start.state_dict(),
-            "changes": self._changes.state_dict(),
-            "last": self._last,
-            "level": self._level,
-            "unit": self._unit,
-        }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        self._start.load_state_dict(state["start"])
-        self._changes.load_state_dict(state["changes"])
-        self._last, self._level, self._unit = state["last"], state["level"], state["unit"]
-        if len(self._start):
-            self._settle()
+class Baselines(Stateful):
+    """The baselines of one optimizer: `loss`, `weights`, and how far the current step's loss is above its start.
+
+    A `DetectorSet` updates them once per step; a detector that is used alone updates its own.
+    """
+
+    def __init__(self) -> None:
+        self._loss = LossBaseline()
+        self._weights = WeightBaseline()
+        self.loss_rise = 0.0
+        """Units that the current step's loss is above the start, by the baseline without it; 0 if it is not known."""
+
+    @property
+    def loss(self) -> LossBaseline:
+        """The loss at the start of the run."""
+        return self._loss
+
+    @property
+    def weights(self) -> WeightBaseline:
+        """The norm of the weights relative to the start."""
+        return self._weights
+
+    def update_loss(self, record: StepRecord) -> None:
+        """Record a step's loss."""
+        self.loss_rise = self._loss.rise(record.loss)
+        self._loss.update(record.loss, self._weights.moved)
+
+    def update_weights(self, record: StepRecord) -> None:
+        """Record a step's weights, where they were measured."""
+        self._weights.update(record)

@@ -1,0 +1,158 @@
+"""One mechanism for what goes through checkpoints: every part loads by itself, and what does not fit starts fresh."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, ClassVar, get_args, get_type_hints
+
+import numpy as np
+
+
+class Stateful:
+    """Base class of objects whose state goes through checkpoints.
+
+    State is every attribute whose name begins with an underscore: numbers, strings, lists, tuples, dictionaries,
+    deques, arrays, or objects with ``state_dict`` and ``load_state_dict`` of their own. A saved value fits if it is of
+    the kind of the value it replaces, and a finite number where that is one; where that is None, if it is of the kind
+    that the class annotates, such as ``_last: float | None``.
+
+    Example:
+        >>> class Counter(Stateful):
+        ...     def __init__(self):
+        ...         self._count = 0
+        ...         self._names = []
+        >>> counter = Counter()
+        >>> counter.load_state_dict({"_count": 3, "_names": "corrupt"})
+        ['_names']
+        >>> counter.state_dict()
+        {'_count': 3, '_names': []}
+    """
+
+    not_saved: ClassVar[tuple[str, ...]] = ()
+    """Attributes with a leading underscore that are no state, such as what is computed from other attributes."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state in plain values, which ``torch.load(weights_only=True)`` accepts.
+
+        Raises:
+            TypeError: An attribute cannot be saved, such as a lock or a function.
+        """
+        return {name: plain(value) for name, value in vars(self).items() if self._is_state(name)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
+        """Load what `state_dict` returned, attribute by attribute.
+
+        Args:
+            state: The state. Names without the leading underscore, as in checkpoints of 0.1.0, are known as well.
+
+        Returns:
+            Names of the attributes that start fresh, since they are missing in the state or do not fit.
+        """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state must be a mapping, got {type(state).__name__}")
+        annotated = _annotated(type(self))
+        fresh = []
+        for name in [name for name in vars(self) if self._is_state(name)]:
+            current, saved = getattr(self, name), state.get(name, state.get(name[1:], _MISSING))
+            value, missing = loaded(current, saved, annotated.get(name, ()))
+            setattr(self, name, value)
+            fresh += [f"{name}.{inner}" if inner else name for inner in missing]
+        return fresh
+
+    def _is_state(self, name: str) -> bool:
+        return name.startswith("_") and name not in self.not_saved
+
+
+_MISSING = object()
+
+
+def plain(value: Any) -> Any:
+    """Return a value as a checkpoint can hold it: a copy that later steps do not change.
+
+    Raises:
+        TypeError: The value is none of the kinds that `Stateful` lists.
+    """
+    for kind in (bool, int, float, str):  # a subclass, such as an enumeration, is no plain value
+        if isinstance(value, kind):
+            return kind(value)
+    if value is None:
+        return None
+    if hasattr(value, "state_dict"):
+        return value.state_dict()
+    if isinstance(value, (list, tuple, deque)):
+        return [plain(one) for one in value]
+    if isinstance(value, dict):
+        return {plain(key): plain(one) for key, one in value.items()}
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    if hasattr(value, "detach"):
+        return value.detach().clone()
+    raise TypeError(f"a state must be made of numbers, strings, lists and dictionaries, got {type(value).__name__}")
+
+
+def loaded(current: Any, saved: Any, kinds: tuple[type, ...] = ()) -> tuple[Any, list[str]]:
+    """Return a saved value in the type of the current one, and the names of what starts fresh in it.
+
+    Args:
+        current: The value as it is in a fresh object.
+        saved: The value of the state.
+        kinds: Types that fit where the current value is None; any if empty.
+
+    Returns:
+        The value, and ``[""]`` if that is the current one because the saved one does not fit; for a nested object, the
+        names of its parts that start fresh.
+    """
+    if saved is _MISSING:
+        return current, [""]
+    if hasattr(current, "load_state_dict"):
+        fresh = copy.deepcopy(current)
+        try:
+            return current, list(current.load_state_dict(saved) or ())
+        except Exception:
+            return fresh, [""]
+    try:
+        return _converted(current, saved, kinds), []
+    except (TypeError, ValueError):
+        return current, [""]
+
+
+def _converted(current: Any, saved: Any, kinds: tuple[type, ...]) -> Any:
+    """Return a saved value in the type of the current one.
+
+    Raises:
+        TypeError: It is of another type.
+        ValueError: It is a number that is not finite.
+    """
+    if isinstance(current, np.ndarray):
+        _check(saved, (list,))
+        return np.asarray(saved, dtype=current.dtype)
+    if isinstance(current, (deque, tuple)):
+        _check(saved, (list, tuple))
+        return deque(saved, current.maxlen) if isinstance(current, deque) else tuple(saved)
+    if current is not None:
+        kinds = (type(current),)
+    if kinds:
+        _check(saved, (*kinds, int) if float in kinds else (*kinds, float) if kinds == (int,) else kinds)
+        if isinstance(saved, bool) and bool not in kinds:
+            raise TypeError("expected a number, got a bool")
+    if isinstance(saved, float) and not math.isfinite(saved) and (current is None or math.isfinite(current)):
+        raise ValueError(f"expected a finite number, got {saved}")
+    return copy.deepcopy(saved)
+
+
+def _check(value: Any, kinds: tuple[type, ...]) -> None:
+    if not isinstance(value, kinds):
+        raise TypeError(f"expected {' or '.join(kind.__name__ for kind in kinds)}, got {type(value).__name__}")
+
+
+def _annotated(kind: type) -> dict[str, tuple[type, ...]]:
+    """Return the types that a class annotates its attributes with, where these are plain types or unions of them."""
+    try:
+        hints = get_type_hints(kind)
+    except Exception:  # such as a name that is imported for type checkers only
+        return {}
+    alternatives = {name: get_args(hint) or (hint,) for name, hint in hints.items()}
+    return {name: kinds for name, kinds in alternatives.items() if all(isinstance(kind, type) for kind in kinds)}
