@@ -15,8 +15,8 @@ class ModuleFacts:
         kind: Name of its class, for example ``"Linear"``.
         role: ``"activation"``, ``"recurrent"``, ``"normalization"``, ``"convolution"``, ``"linear"``, ``"attention"``,
             ``"embedding"``, ``"dropout"``, ``"loss"`` or ``"other"``.
-        settings: Its plain attributes that matter for a diagnosis, such as ``eps``, ``num_layers`` or
-            ``nonlinearity``.
+        settings: Its plain attributes, such as ``eps``, ``num_layers`` or ``nonlinearity``; ``guessed`` is True where
+            the role follows from names only.
     """
 
     name: str
@@ -35,11 +35,12 @@ class ParameterFacts:
         dtype: Name of its type, for example ``"float32"``.
         module: Name of the module that owns it; empty for the root module.
         module_kind: Name of that module's class.
-        std: Root mean square of its elements.
-        largest: Largest absolute value.
-        fan_in: Number of inputs of each output for a weight of two and more dimensions, else None.
-        spectral_norm: Largest singular value of a square recurrent matrix, else None.
-        spectral_radius: Largest absolute eigenvalue of a square recurrent matrix, else None.
+        std: Root mean square of its elements, of those that this process holds; NaN if unknown.
+        largest: Largest absolute value, NaN if unknown.
+        fan_in: Number of inputs that each output is a sum over; the smaller one of two where the orientation of the
+            user's own matrix is unknown. None for what is no such weight, and for the parts of a parametrized one.
+        spectral_norm: Largest singular value of a square recurrent matrix (of a gated cell, over its gates), else None.
+        spectral_radius: Largest absolute eigenvalue of a square recurrent matrix, likewise.
         optimizer: Index of the optimizer that updates it, None if none does.
     """
 
@@ -61,7 +62,7 @@ class OptimizerFacts:
     """One optimizer, as it was before the run's first step.
 
     Args:
-        kind: Name of its class, for example ``"AdamW"``.
+        kind: Name of its class, for example ``"AdamW"``; ``"Lookahead(Adam)"`` for one that wraps another.
         groups: Plain hyperparameters of each parameter group (``lr``, ``betas`` as ``beta1`` and ``beta2``, ``eps``,
             ``weight_decay``, ``momentum``, ``maximize``, ``amsgrad``, ``fused``).
         steps_taken: Largest step count in its state, 0 for a fresh state.
