@@ -22,8 +22,7 @@ from torch import Tensor
 from benchmarks.overhead import processor
 from benchmarks.overhead_models import Model, models
 from benchmarks.overhead_timing import Timings
-from lightning_gradexplode.measure.norms import PendingNorms, start_norms
-from lightning_gradexplode.measure.small_tensors import UsualTensors
+from lightning_gradexplode.measure.norms import NormPlan, measure_norms, start_norms
 
 NORM = torch.linalg.vector_norm
 
@@ -37,12 +36,12 @@ class Kernels(pl.Callback):
     """
 
     def __init__(self, timings: Timings, model: Model) -> None:
-        usual = UsualTensors(list(model.parameters()))
+        plan = NormPlan(list(model.parameters()))
         self.timings = timings
         self.kernels: dict[str, Callable[[list[Tensor]], Any]] = {
             "one read (aminmax)": lambda gradients: [torch.aminmax(one) for one in gradients],
-            "ours, knowing the parameters": lambda gradients: start_norms(gradients, (), usual).norms(),
-            "ours, knowing nothing": lambda gradients: PendingNorms(gradients, ()).norms(),
+            "ours, knowing the parameters": lambda gradients: start_norms(gradients, (), plan).norms(),
+            "ours, knowing nothing": lambda gradients: measure_norms(gradients),
             "_foreach_norm in float32": lambda gradients: torch.stack(torch._foreach_norm(gradients)).numpy(),
             "vector_norm in float64": lambda gradients: torch.stack(
                 [NORM(one, dtype=torch.float64) for one in gradients]

@@ -1,19 +1,44 @@
-"""The monitors of a run's other processes: what all have seen of a step, and which of them has failed."""
+"""The exchange of each step: one small collective in which all processes share losses, norms and failures.
+
+Every process sends the same few float64 values and receives those of all, so that each computes the same numbers, and
+from them the same findings.
+"""
 
 from __future__ import annotations
 
-from lightning_gradexplode.distributed.process_group import (
-    PeerFailedError,
-    ProcessGroup,
-    SharedLoss,
-    exchange,
-    tell_failure,
-)
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from lightning_gradexplode.distributed.process_group import ProcessGroup
 from lightning_gradexplode.records import FloatArray
+
+_HEADER = 4
+"""Number of values before the packed ones: whether the process failed, its loss, its batch, its flags."""
+
+
+class PeerFailedError(RuntimeError):
+    """The monitor of another process has failed, so that the one of this process has to end as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class SharedLoss:
+    """The loss of a step over all processes.
+
+    Args:
+        value: The mean over processes, or the first value that is not finite; None if no process has a loss.
+        batch_idx: Index of the batch it belongs to.
+        rank: Rank of the process whose loss is not finite, else None.
+    """
+
+    value: float | None
+    batch_idx: int
+    rank: int | None = None
 
 
 class StepExchange:
-    """Exchanges what each process has seen, until the monitor of one of them fails.
+    """Exchanges what each process measured of a step, until the monitor of one of them fails.
 
     Args:
         world: The processes of the run.
@@ -21,31 +46,59 @@ class StepExchange:
 
     def __init__(self, world: ProcessGroup) -> None:
         self.world = world
-        self._packed = 0
-        self._withdrawn = False
+        self._length = 0
+        self._ended = False
 
     def exchange(
         self, loss: float | None, batch_idx: int, has_gradients: bool, packed: FloatArray
     ) -> tuple[SharedLoss, bool, FloatArray]:
-        """Tell the others what this process has seen, and hear of them, as `measure.processes.exchange` does.
+        """Send what this process measured of a step, and receive what all measured.
+
+        Args:
+            loss: Loss of this process, None without one.
+            batch_idx: Index of its batch.
+            has_gradients: Whether it has any gradient.
+            packed: Further values, shape ``(n,)``, with the same ``n`` on every process.
+
+        Returns:
+            The loss of all processes, whether any process has gradients, and the further values of all, shape
+            ``(processes, n)``.
 
         Raises:
             PeerFailedError: The monitor of a process has failed.
         """
-        self._packed = len(packed)
-        try:
-            return exchange(self.world, loss, batch_idx, has_gradients, packed)
-        except PeerFailedError:
-            self._withdrawn = True  # every process knows
-            raise
+        self._length = len(packed)
+        if self.world.size == 1:
+            return SharedLoss(loss, batch_idx), has_gradients, packed[None]
+        header = [0.0, math.nan if loss is None else loss, batch_idx, 2.0 * has_gradients + (loss is None)]
+        gathered = self.world.gather(np.concatenate([header, packed]))
+        failed = np.flatnonzero(gathered[:, 0])
+        if len(failed):
+            self._ended = True
+            raise PeerFailedError(f"the monitor of rank {failed[0]} has failed")
+        has_gradients = bool((gathered[:, 3] >= 2).any())
+        return _shared_loss(gathered, batch_idx), has_gradients, gathered[:, _HEADER:]
 
     def withdraw(self, packs_gradients: bool) -> None:
-        """Take part in one more exchange, only to say that this process's monitor has failed.
+        """Take part in one more exchange, with the only message that the monitor of this process has failed.
 
         Args:
-            packs_gradients: Whether the others exchange their gradients' norms now, or losses only.
+            packs_gradients: Whether the other processes exchange norms of gradients now, or losses only.
         """
-        if self.world.size == 1 or self._withdrawn:
+        if self.world.size == 1 or self._ended:
             return
-        self._withdrawn = True
-        tell_failure(self.world, self._packed if packs_gradients else 0)
+        self._ended = True
+        values = np.zeros(_HEADER + (self._length if packs_gradients else 0))
+        values[0] = 1.0
+        self.world.gather(values)
+
+
+def _shared_loss(gathered: FloatArray, batch_idx: int) -> SharedLoss:
+    losses, present = gathered[:, 1], gathered[:, 3] % 2 == 0
+    if not present.any():
+        return SharedLoss(None, batch_idx)
+    nonfinite = np.flatnonzero(present & ~np.isfinite(losses))
+    if len(nonfinite):
+        rank = int(nonfinite[0])
+        return SharedLoss(float(losses[rank]), int(gathered[rank, 2]), rank)
+    return SharedLoss(float(losses[present].mean()), batch_idx)

@@ -47,15 +47,12 @@ class OptimizerState:
         self.changes_gradients = False
         self._bound: list[bool] = []
         self._parameters: ParameterSet | None = None
-        self._layout: tuple[Any, ...] = ()
 
     def parameters(
         self, module: nn.Module, include: Sequence[str], exclude: Sequence[str], world: ProcessGroup
     ) -> ParameterSet:
-        """Give the optimizer's parameters; they are listed anew when a group was added or has grown."""
-        layout = tuple((id(group["params"]), len(group["params"])) for group in self.optimizer.param_groups)
-        if self._parameters is None or layout != self._layout:
-            self._layout = layout
+        """Return the optimizer's parameters; they are listed anew when a group was added, or a parameter replaced."""
+        if self._parameters is None or not self._parameters.is_current(self.optimizer):
             self._parameters = parameters_of(self.optimizer, module, include, exclude, world)
             self.recorder = Recorder(self._parameters.names)
         return self._parameters

@@ -81,8 +81,8 @@ class Step:
     def copy_weights(self, sample: int | None) -> None:
         """Copy the weights before the update, or a sample of so many of them, if its size is to be logged."""
         if self.scalars_due:
-            tensors, usual = self.parameters.tensors, self.parameters.usual_weights
-            self._weights_before = WeightCopy(tensors, usual) if sample is None else WeightSample(tensors, sample)
+            tensors = self.parameters.tensors
+            self._weights_before = WeightCopy(tensors) if sample is None else WeightSample(tensors, sample)
 
     def land(self) -> AccumulatedReading:
         """Give what was read of the gradients, now that it is waited for, and note whether these are still there."""

@@ -1,4 +1,4 @@
-"""One view of every kind of tensor: a flat, real, strided one with the elements that this process holds."""
+"""One view of every kind of tensor: flat, real, strided, with the elements that this process holds."""
 
 from __future__ import annotations
 
@@ -7,58 +7,58 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from lightning_gradexplode.distributed.shard_layout import is_sharded, local_part
+
 CHUNK = 1 << 18
-"""Elements handled at a time where a temporary is needed: small enough to stay in a processor's cache."""
-
-
-PLAIN_TYPES = (Tensor, nn.Parameter)
+"""Elements processed at a time where a temporary is needed, so that it fits into a processor's cache."""
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Tell whether torch's kernels take the tensor as it is: real, dense and whole in this process."""
-    return type(tensor) in PLAIN_TYPES and tensor.layout is torch.strided and not tensor.is_complex()
+    """Return whether a tensor is dense, real and floating, no subclass and no lazily negated view."""
+    return (
+        type(tensor) in (Tensor, nn.Parameter)
+        and tensor.layout is torch.strided
+        and tensor.is_floating_point()
+        and not tensor.is_neg()
+    )
 
 
 def flat_elements(tensor: Tensor) -> Tensor:
-    """View a tensor's elements as one flat real tensor, in any order, without a copy where that is possible.
+    """View the elements of a tensor as one flat real tensor, in any order, without a copy where possible.
 
     Args:
-        tensor: Dense, sparse (its stored values count; duplicates are added up first), complex (real and imaginary
-            parts side by side, which keeps the L2 norm) or distributed (the elements that this process holds).
+        tensor: Dense, sparse (its stored values, duplicates added up), complex (real and imaginary parts as two
+            elements, which keeps the L2 norm), sharded (the elements that this process holds) or of integers.
 
     Returns:
-        A real tensor of shape ``(n,)`` without gradient history.
+        A plain contiguous tensor of shape ``(n,)`` without gradient history.
     """
     tensor = tensor.detach()
-    if is_plain(tensor) and tensor.is_contiguous():  # as nearly always
+    if is_plain(tensor) and tensor.is_contiguous():
         return tensor.view(-1)
-    if hasattr(tensor, "_local_tensor"):  # a DTensor; asking by name spares the import of torch.distributed
-        tensor = tensor.to_local()  # type: ignore[attr-defined]
+    if is_sharded(tensor):
+        tensor = local_part(tensor)
+    if tensor.layout is torch.sparse_coo:
+        tensor = tensor.coalesce()
     if tensor.layout is not torch.strided:
-        tensor = stored_values(tensor)
+        tensor = tensor.values()
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
-    if tensor.is_contiguous():
-        return tensor.view(-1)
-    if _fills_its_storage(tensor):
+    elif not tensor.is_floating_point():
+        tensor = tensor.float()
+    tensor = tensor.resolve_neg()
+    if not tensor.is_contiguous() and _is_gapless(tensor):
         return tensor.as_strided((tensor.numel(),), (1,))
     return tensor.reshape(-1)
 
 
-def stored_values(tensor: Tensor) -> Tensor:
-    """Give the values that a sparse tensor stores, with several entries at one place added up."""
-    if tensor.layout is torch.sparse_coo:
-        return tensor.coalesce().values()
-    return tensor.values()
-
-
 def chunks(flat: Tensor) -> Iterator[Tensor]:
-    """Split a flat tensor into pieces of at most `CHUNK` elements; an empty one gives nothing."""
+    """Split a flat tensor into pieces of at most `CHUNK` elements, none of them empty."""
     return iter(torch.split(flat, CHUNK)) if flat.numel() else iter(())
 
 
-def _fills_its_storage(tensor: Tensor) -> bool:
-    """Tell whether a tensor's elements lie in one gapless block of memory, as those of a transposed matrix do."""
+def _is_gapless(tensor: Tensor) -> bool:
+    """Return whether the elements fill one block of memory, as those of a transposed matrix do."""
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size != 1:

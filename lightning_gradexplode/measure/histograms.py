@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors
 
+from lightning_gradexplode.measure import reading
 from lightning_gradexplode.measure.elements import flat_elements
-from lightning_gradexplode.measure.reading import is_on_host
 from lightning_gradexplode.records import BUCKET_EDGES, Histogram, IntArray
 
 _CODES = 2048  # sign, 8 bits of exponent, 2 bits of mantissa
@@ -56,7 +56,7 @@ def measure_histograms(tensors: Sequence[Tensor], divisor: float = 1.0) -> list[
     """
     with torch.no_grad():
         flats = [flat_elements(tensor) for tensor in tensors]
-        on_host = all(map(is_on_host, flats))
+        on_host = all(map(reading.is_on_host, flats))
         counts = _counts_on_host(flats, divisor) if on_host else _counts_on_device(flats, divisor)
     return _from_codes(counts)
 

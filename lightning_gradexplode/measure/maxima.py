@@ -1,4 +1,4 @@
-"""Largest absolute values of tensors, and how many of their elements are above a border."""
+"""Largest absolute values of tensors, and how many of their elements reach a threshold."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ from lightning_gradexplode.records import FloatArray
 
 
 def measure_maxima(tensors: Sequence[Tensor | None], divisor: float = 1.0) -> FloatArray:
-    """Measure the largest absolute value in each tensor, with one read from the device.
+    """Measure the largest absolute value of each tensor, with one read from the device.
+
+    Args:
+        tensors: Tensors of any kind that `flat_elements` takes; None counts as empty.
+        divisor: What the values are divided by: the scale of a gradient scaler.
 
     Returns:
         Shape ``(tensors,)``: the modulus for complex tensors, NaN where an element is NaN, 0 where there is none.
     """
     maxima = np.zeros(len(tensors))
     places: list[int] = []
-    found: list[Tensor] = []
+    extremes: list[Tensor] = []
     with torch.no_grad():
         for place, tensor in enumerate(tensors):
             if tensor is None:
@@ -32,25 +36,25 @@ def measure_maxima(tensors: Sequence[Tensor | None], divisor: float = 1.0) -> Fl
             if tensor.is_complex():
                 elements = torch.linalg.vector_norm(elements.view(-1, 2).double(), dim=1)
             places.append(place)
-            found.extend(torch.aminmax(elements))
-        maxima[places] = np.abs(read(found)).reshape(-1, 2).max(axis=1)  # NaN wins
+            extremes.extend(torch.aminmax(elements))
+        maxima[places] = np.abs(read(extremes)).reshape(-1, 2).max(axis=1)  # the maximum of NaN and a number is NaN
     return maxima / divisor
 
 
-def count_at_least(tensors: Sequence[Tensor], border: float) -> FloatArray:
-    """Count the elements of each tensor with ``abs(element) >= border``, non-finite ones included, with one read.
+def count_at_least(tensors: Sequence[Tensor], threshold: float) -> FloatArray:
+    """Count the elements with ``abs(element) >= threshold``, non-finite ones included, with one read from the device.
 
     Returns:
-        Shape ``(tensors,)``; of complex tensors the modulus is compared.
+        Shape ``(tensors,)``; of complex elements the modulus is compared.
     """
     counts = np.zeros(len(tensors))
     places: list[int] = []
-    found: list[Tensor] = []
+    parts: list[Tensor] = []
     with torch.no_grad():
         for place, tensor in enumerate(tensors):
             real = tensor.detach().abs() if tensor.is_complex() else tensor
             for chunk in chunks(flat_elements(real)):
                 places.append(place)
-                found.append(torch.count_nonzero(~(chunk.abs() < border)))
-        np.add.at(counts, places, read(found))
+                parts.append(torch.count_nonzero(~(chunk.abs() < threshold)))
+        np.add.at(counts, places, read(parts))
     return counts

@@ -1,213 +1,343 @@
-"""L2 norms of many tensors at once: exact to 1e-6, at about the cost of reading them once.
+"""L2 norms of many tensors, exact to 1e-6, in few kernels and with one read from the device.
 
-A float32 sum loses digits as it grows: of 1024 equal values the norm is off by up to 8e-7, of 16384 by 1e-5, of four
-million random ones by up to 2e-4. A float64 sum costs two to ten times as much. So the norms of rows of up to 512
-elements are taken first, in float32 (as fast as one float32 sum, off by at most 4e-7); these, and tensors too small or
-too odd for rows as they are, are put side by side and their squares added up in float64, on a processor by numpy. By
-``python -m benchmarks.norm_kernels``, right after a backward pass on two cores with AVX-512, that takes 0.99 ms for 7.4
-million elements in 72 tensors (``aminmax`` of each, a bare read, 0.82; ``torch._foreach_norm`` in float32, ``stack``
-and one read 1.05; ``vector_norm`` in float64 8.3), and 2.3 ms for 2 million in 1000 tensors (2.4, 2.1 and 3.7). Values
-whose squares leave float32's range are found by their result (the norm is infinite, or next to zero) and measured
-again, slowly, in float64. On an accelerator it is the launches that cost, and not the sums: ``torch._foreach_norm``
-adds up all squares in float64, by few kernels, and all norms are read at once.
+A float32 sum loses digits as it grows: the norm of 16384 equal values is off by 1e-5, that of four million random ones
+by up to 2e-4; a float64 sum costs two to ten times as much. On the host large tensors are therefore reduced to norms of
+rows of 512 elements, in float32 (off by at most 4e-7), small ones are concatenated, and the squares of both are summed
+in float64. On an accelerator ``torch._foreach_norm`` sums in float64, a few kernels for each type and device. Norms
+that may be wrong because squares left float32's range are measured again from scaled elements.
+``python -m benchmarks.norm_kernels`` compares this with other kernels.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors
 
-from lightning_gradexplode.measure.elements import PLAIN_TYPES, flat_elements
-from lightning_gradexplode.measure.exact_norms import are_trusted, careful_norms, is_doubtful
-from lightning_gradexplode.measure.reading import PendingRead, is_on_host, read, widest
-from lightning_gradexplode.measure.small_tensors import ROW, SHORT, UsualTensors, norms_side_by_side
-from lightning_gradexplode.records import FloatArray
+from lightning_gradexplode.measure import reading
+from lightning_gradexplode.measure.elements import chunks, flat_elements, is_plain
+from lightning_gradexplode.measure.reading import PendingRead, read, widest_type
+from lightning_gradexplode.records import FloatArray, Norms
 
+ROW = 512
+"""Elements that are summed in float32."""
+SMALL = 4096
+"""Up to so many elements a copy costs less than a kernel of its own."""
+BLOCK = 1 << 17
+"""Elements that are copied at a time; with their squares in float64 they fit into a processor's cache."""
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Norms:
-    """L2 norms per tensor and of all together.
-
-    Args:
-        each: Shape ``(tensors,)``; 0 for an empty or missing tensor, NaN or inf where elements are.
-        nonfinite: Number of NaN and infinite elements, shape ``(tensors,)``; NaN where it is not known.
-    """
-
-    each: FloatArray
-    nonfinite: FloatArray
-
-    @property
-    def total(self) -> float:
-        """The norm of all tensors' elements together."""
-        return combined_norm(self.each)
-
-    def divided_by(self, divisor: float) -> Norms:
-        """Give the norms of the same tensors, each element divided by a number."""
-        return self if divisor == 1.0 else Norms(self.each / divisor, self.nonfinite)
-
-    @property
-    def nonfinite_total(self) -> int | None:
-        """Number of NaN and infinite elements in all tensors together, None where it is not known."""
-        total = float(self.nonfinite.sum())
-        return None if math.isnan(total) else int(total)
+_SINGLE_RANGE, _DOUBLE_RANGE = 1e-12, 1e-140
+"""Squares of float32 and float64 elements may have underflown where a norm is smaller than this."""
 
 
-def combined_norm(norms: FloatArray) -> float:
-    """Combine norms of parts to the norm of the whole, with no overflow on the way."""
-    total = math.hypot(*norms.tolist())
-    return total if total < math.inf or not np.isnan(norms).any() else math.nan  # to hypot, infinity wins over NaN
-
-
-def measure_norms(tensors: Iterable[Tensor | None], divisor: float = 1.0) -> Norms:
-    """Measure the L2 norm of each tensor, with one read from the device.
+class _HostBlock:
+    """Tensors on the host that are measured together.
 
     Args:
-        tensors: Tensors of any kind that `flat_elements` takes; None counts as empty. A generator may make them on
-            the way, each to be measured while it still is in the processor's cache.
-        divisor: What the norms are divided by: the scale of a gradient scaler.
-
-    Returns:
-        The norms, in the order of the tensors, relative error below 1e-6 for float32 and float64; a half-precision
-        tensor is summed in float32.
-    """
-    return PendingNorms(tensors, ()).norms().divided_by(divisor)
-
-
-class PendingNorms:
-    """Norms on their way: on a processor they are there at once, on an accelerator nobody waits before they are needed.
-
-    Args:
-        tensors: What to measure, as `measure_norms` takes it; kept until the norms are asked for.
-        scalars: Tensors of one real element that are read along with the norms.
+        sizes: Number of elements of each tensor, by its place in the list of all.
+        doubles: Places of the float64 tensors.
     """
 
-    def __init__(self, tensors: Iterable[Tensor | None], scalars: Sequence[Tensor]) -> None:
-        with torch.no_grad():
-            self._tensors, self._places, parts = _parts(tensors)
-            self.are_there = all(map(is_on_host, parts))
-            if self.are_there:
-                self._known, self._read = self._finished(norms_side_by_side(parts)), PendingRead(scalars)
-            else:
-                self._read = PendingRead([*torch._foreach_norm(parts, dtype=widest(parts[0].device)), *scalars])
+    def __init__(self, sizes: dict[int, int], doubles: set[int]) -> None:
+        small = [place for place, size in sizes.items() if size <= SMALL]
+        large = [place for place, size in sizes.items() if size > SMALL]
+        self.places = small + large
+        self._small = len(small)
+        self._has_doubles = not doubles.isdisjoint(sizes)
+        self._large = [
+            (sizes[place] // ROW * ROW, torch.float64 if place in doubles else torch.float32) for place in large
+        ]
+        lengths = [size if size <= SMALL else size // ROW + size % ROW for size in map(sizes.__getitem__, self.places)]
+        *starts, self._length = itertools.accumulate(lengths, initial=0)
+        self._starts = np.array(starts)
+        ranges = [0.0] * len(small) + [_SINGLE_RANGE] * len(large)
+        self.least = np.array(
+            [_DOUBLE_RANGE if p in doubles else least for p, least in zip(self.places, ranges, strict=True)]
+        )
 
-    def norms(self, intact: bool = True) -> Norms:
-        """Wait for the norms, and give them.
+    def norms(self, tensors: Sequence[Any]) -> Tensor:
+        """Measure tensors in the order of `places`.
 
-        Args:
-            intact: Whether the tensors are as they were. If not, what is not finite in them cannot be counted any more.
+        Raises:
+            AttributeError, RuntimeError, TypeError: A tensor is not as planned; to ask each would cost more.
         """
-        return self._known if self.are_there else self._finished(self._read.values()[: len(self._places)], intact)
-
-    def _finished(self, measured: FloatArray, intact: bool = True) -> Norms:
-        each, nonfinite = np.zeros(len(self._tensors)), np.zeros(len(self._tensors))
-        each[self._places] = measured
-        if intact:
-            mend(each, nonfinite, self._tensors, self._places, measured)
-        else:
-            nonfinite[~np.isfinite(each)] = np.nan
-        return Norms(each, nonfinite)
-
-    def scalars(self) -> FloatArray:
-        """Wait for the scalars, and give them in float64, shape ``(scalars,)``."""
-        return self._read.values()[0 if self.are_there else len(self._places) :]
-
-
-class KnownNorms:
-    """Norms that are there already, to be asked for like those that are not.
-
-    Args:
-        norms: The norms.
-        scalars: What was read along with them, in float64.
-    """
-
-    are_there = True
-
-    def __init__(self, norms: Norms, scalars: FloatArray) -> None:
-        self._norms, self._scalars = norms, scalars
-
-    def norms(self, intact: bool = True) -> Norms:
-        """Give the norms."""
-        return self._norms
-
-    def scalars(self) -> FloatArray:
-        """Give the scalars."""
-        return self._scalars
+        parts = list(tensors[: self._small])
+        for tensor, (whole, dtype) in zip(tensors[self._small :], self._large, strict=True):
+            flat = tensor.view(-1)
+            parts.append(torch.linalg.vector_norm(flat[:whole].view(-1, ROW), dim=1, dtype=dtype))
+            if whole < len(flat):
+                parts.append(flat[whole:])
+        flat = _flatten_dense_tensors(parts)  # type: ignore[no-untyped-call]
+        if len(flat) != self._length or (flat.dtype is torch.float64) != self._has_doubles:
+            raise TypeError("the tensors are not of the sizes or types that were planned")
+        if flat.dtype is torch.bfloat16:  # which numpy does not have
+            flat = flat.float()
+        with np.errstate(over="ignore"):
+            squares = np.add.reduceat(np.square(flat.numpy(), dtype=np.float64), self._starts)
+        return torch.from_numpy(np.sqrt(squares))
 
 
-def start_norms(
-    tensors: Sequence[Tensor | None], scalars: Sequence[Tensor], usual: UsualTensors
-) -> PendingNorms | KnownNorms:
-    """Begin to measure norms, knowing beforehand which tensors are the usual ones.
+class _DeviceGroup:
+    """Tensors of one type on one accelerator.
 
     Args:
-        tensors: One for each of the tensors that `usual` was made of.
-        scalars: Tensors of one real element, to be read along with the norms.
-        usual: Measures the usual ones among them.
+        places: Their places in the list of all.
+        dtype: Their type.
+        device: Their device.
     """
-    found = usual.norms(tensors) if usual.places else None
-    if found is None:
-        return PendingNorms(tensors, scalars)
-    each, nonfinite = np.zeros(len(tensors)), np.zeros(len(tensors))
-    each[usual.places] = found
-    if usual.others:
-        pending = PendingNorms([tensors[place] for place in usual.others], scalars)
-        others, numbers = pending.norms(), pending.scalars()
-        each[usual.others], nonfinite[usual.others] = others.each, others.nonfinite
-    else:
-        numbers = read(scalars)
-    mend(each, nonfinite, tensors, usual.places, found)
-    return KnownNorms(Norms(each, nonfinite), numbers)
 
+    def __init__(self, places: list[int], dtype: torch.dtype, device: torch.device) -> None:
+        self.places = places
+        self._dtype = widest_type(device)
+        least = _DOUBLE_RANGE if dtype is torch.float64 else 0.0 if self._dtype is torch.float64 else _SINGLE_RANGE
+        self.least = np.full(len(places), least)
 
-def mend(
-    each: FloatArray,
-    nonfinite: FloatArray,
-    tensors: Sequence[Tensor | None] | Mapping[int, Tensor],
-    places: list[int],
-    norms: FloatArray,
-) -> None:
-    """Measure those of the norms again that cannot be trusted, in place."""
-    if are_trusted(norms):
-        return
-    doubtful = [place for place, norm in zip(places, norms.tolist(), strict=True) if is_doubtful(norm)]
-    with torch.no_grad():
-        each[doubtful], nonfinite[doubtful] = careful_norms([tensors[place] for place in doubtful])
+    def norms(self, tensors: Sequence[Any]) -> Tensor:
+        """Measure tensors in the order of `places`.
 
-
-def _parts(tensors: Iterable[Tensor | None]) -> tuple[list[Tensor | None], list[int], list[Tensor]]:
-    """List the tensors; and for each that has elements, give its place and few real numbers with the same norm."""
-    listed: list[Tensor | None] = []
-    places: list[int] = []
-    parts: list[Tensor] = []
-    strided, float32 = torch.strided, torch.float32
-    for place, tensor in enumerate(tensors):
-        listed.append(tensor)
-        if tensor is None or not (count := tensor.numel()):
-            continue
-        if count <= SHORT and tensor.dtype is float32 and type(tensor) in PLAIN_TYPES and tensor.layout is strided:
-            places.append(place)
-            parts.append(tensor)
-        elif (flat := flat_elements(tensor)).numel():
-            places.append(place)
-            parts.append(flat if flat.dtype is torch.float64 or _sums_in_float64(flat) else _row_norms(flat))
-    return listed, places, parts
-
-
-def _sums_in_float64(flat: Tensor) -> bool:
-    """Tell whether the norm will be taken by an accelerator that adds up in float64."""
-    return not is_on_host(flat) and widest(flat.device) is torch.float64
+        Raises:
+            RuntimeError, TypeError: A tensor is not as planned.
+        """
+        if self._dtype is torch.float32:  # sums of sums of few elements lose fewer digits
+            tensors = [_row_norms(tensor.reshape(-1)) for tensor in tensors]
+        return torch.stack(torch._foreach_norm(list(tensors), dtype=self._dtype))
 
 
 def _row_norms(flat: Tensor) -> Tensor:
-    """Norms in float32 of rows of `ROW` elements, the rest that fills no row being one more."""
-    whole = flat.numel() // ROW * ROW
-    kind = None if flat.dtype is torch.float32 else torch.float32
-    rows: Tensor = torch.linalg.vector_norm(flat[:whole].view(-1, ROW), dim=1, dtype=kind)
-    if whole == flat.numel():
-        return rows
-    return torch.cat([rows, torch.linalg.vector_norm(flat[whole:], dtype=kind).view(1)])
+    padded = torch.nn.functional.pad(flat.float(), (0, -len(flat) % ROW))
+    norms: Tensor = torch.linalg.vector_norm(padded.view(-1, ROW), dim=1)
+    return norms
+
+
+class NormPlan:
+    """Which tensors of a list are measured together, planned once for tensors that are alike from step to step.
+
+    Args:
+        like: Tensors of the same shapes, types, layouts and devices as those that will be measured.
+        most: Number of elements that are measured together on the host, or a single tensor.
+
+    Attributes:
+        units: Tensors that are measured together, each with the ``places`` that they have in the list.
+        places: The places of all units, one after the other.
+        least: The least norms that can be relied on, shape ``(places,)``.
+    """
+
+    def __init__(self, like: Sequence[Tensor | None], most: float = math.inf) -> None:
+        self._most = most
+        self._plan(like)
+
+    def _plan(self, tensors: Sequence[Tensor | None]) -> None:
+        self._absent: list[int] = []
+        self._others: list[int] = []
+        sizes: dict[int, int] = {}
+        doubles: set[int] = set()
+        groups: dict[tuple[torch.dtype, torch.device], list[int]] = {}
+        for place, tensor in enumerate(tensors):
+            if tensor is None or not tensor.numel():
+                self._absent.append(place)
+            elif not is_plain(tensor):
+                self._others.append(place)
+            elif not reading.is_on_host(tensor):
+                groups.setdefault((tensor.dtype, tensor.device), []).append(place)
+            elif tensor.is_contiguous() or tensor.numel() <= SMALL:
+                sizes[place] = tensor.numel()
+                if tensor.dtype is torch.float64:
+                    doubles.add(place)
+            else:
+                self._others.append(place)
+        blocks = [
+            _HostBlock({place: sizes[place] for place in places}, doubles) for places in _blocks(sizes, self._most)
+        ]
+        self.units: list[_HostBlock | _DeviceGroup] = [
+            *blocks,
+            *(_DeviceGroup(places, *kind) for kind, places in groups.items()),
+        ]
+        self.places = [place for unit in self.units for place in unit.places]
+        self.least = np.concatenate([np.zeros(0), *(unit.least for unit in self.units)])
+
+    def measure(self, tensors: Sequence[Tensor | None]) -> tuple[list[int], FloatArray, list[Tensor]]:
+        """Measure tensors on their devices; where they are not as planned, they are planned anew.
+
+        Returns:
+            The places of the tensors that have elements, the least norms that can be relied on, shape ``(places,)``,
+            and the norms, in tensors with ``places`` elements together.
+        """
+        with torch.no_grad():
+            try:
+                return self._measure(tensors)
+            except (AttributeError, RuntimeError, TypeError):
+                self._plan(tensors)
+                return self._measure(tensors)
+
+    def _measure(self, tensors: Sequence[Any]) -> tuple[list[int], FloatArray, list[Tensor]]:
+        if any(tensors[place] is not None and tensors[place].numel() for place in self._absent):
+            raise TypeError("a tensor is there that was absent")
+        norms = [unit.norms([tensors[place] for place in unit.places]) for unit in self.units]
+        if not self._others:
+            return self.places, self.least, norms
+        flats = [flat_elements(tensors[place]) for place in self._others]
+        places, least, others = NormPlan(flats).measure(flats)
+        return (
+            [*self.places, *(self._others[place] for place in places)],
+            np.concatenate([self.least, least]),
+            [*norms, *others],
+        )
+
+
+def _blocks(sizes: dict[int, int], most: float) -> Iterator[list[int]]:
+    """Divide places into blocks of bounded size, in their order."""
+    block: list[int] = []
+    elements = copied = 0
+    for place, size in sizes.items():
+        copy = size if size <= SMALL else size // ROW
+        if block and (elements + size > most or copied + copy > BLOCK):
+            yield block
+            block, elements, copied = [], 0, 0
+        block.append(place)
+        elements, copied = elements + size, copied + copy
+    if block:
+        yield block
+
+
+class PendingNorms:
+    """Norms in transfer to the host, which does not wait for an accelerator before it needs them.
+
+    Args:
+        tensors: The tensors; kept until the norms are read, for what is not finite is counted then.
+        places: Places of the measured ones among them.
+        least: The least norms that can be relied on, shape ``(places,)``.
+        measured: Their norms, on the device.
+        scalars: Real tensors that are read in the same transfer.
+
+    Attributes:
+        is_there: Whether `norms` returns without waiting for an accelerator.
+    """
+
+    def __init__(
+        self,
+        tensors: Sequence[Tensor | None],
+        places: Sequence[int],
+        least: FloatArray,
+        measured: Sequence[Tensor],
+        scalars: Sequence[Tensor] = (),
+    ) -> None:
+        self._tensors, self._places, self._least = tensors, list(places), least
+        self._read = PendingRead([*measured, *scalars])
+        self.is_there = self._read.is_there
+        self._norms = self._finished(intact=True) if self.is_there else None
+
+    def norms(self, intact: bool = True) -> Norms:
+        """Wait for the norms, and return them.
+
+        Args:
+            intact: Whether the tensors are as they were measured; if not, what is not finite cannot be counted.
+        """
+        if self._norms is None:
+            self._norms = self._finished(intact)
+            self._tensors = ()
+        return self._norms
+
+    @property
+    def scalars(self) -> FloatArray:
+        """The scalars, in float64."""
+        return self._read.values()[len(self._places) :]
+
+    def _finished(self, intact: bool) -> Norms:
+        measured = self._read.values()[: len(self._places)]
+        each, nonfinite = np.zeros(len(self._tensors)), np.zeros(len(self._tensors))
+        each[self._places] = measured
+        reliable = (measured >= self._least) & (measured < math.inf)
+        if not reliable.all():
+            doubtful = [self._places[place] for place in np.flatnonzero(~reliable)]
+            if intact:
+                each[doubtful], nonfinite[doubtful] = _exact_norms([self._tensors[place] for place in doubtful])
+            else:
+                nonfinite[~np.isfinite(each)] = np.nan
+        return Norms(each, nonfinite)
+
+
+def start_norms(
+    tensors: Sequence[Tensor | None], scalars: Sequence[Tensor] = (), plan: NormPlan | None = None
+) -> PendingNorms:
+    """Measure the L2 norm of each tensor on its device, and start the transfer to the host.
+
+    Args:
+        tensors: Tensors of any kind that `flat_elements` takes; None counts as empty.
+        scalars: Real tensors that are read in the same transfer.
+        plan: Made of tensors like these; None to plan anew.
+    """
+    return PendingNorms(tensors, *(plan or NormPlan(tensors)).measure(tensors), scalars)
+
+
+def measure_norms(tensors: Sequence[Tensor | None], divisor: float = 1.0) -> Norms:
+    """Measure the L2 norm of each tensor, with one read from the device.
+
+    Args:
+        tensors: Tensors of any kind that `flat_elements` takes; None counts as empty.
+        divisor: What the norms are divided by: the scale of a gradient scaler.
+
+    Returns:
+        The norms, in the order of the tensors, with a relative error below 1e-6.
+    """
+    return start_norms(tensors).norms().divided_by(divisor)
+
+
+def is_torch_list(gradients: Sequence[Tensor | None]) -> bool:
+    """Return whether ``clip_grad_norm_`` takes gradients as one list of dense float32 tensors on one device."""
+    present = [gradient for gradient in gradients if gradient is not None]
+    kinds = {(gradient.dtype, gradient.device) for gradient in present}
+    return kinds == {(torch.float32, present[0].device)} and all(map(is_plain, present)) if present else False
+
+
+def start_torch_norms(
+    gradients: Sequence[Tensor | None], scalars: Sequence[Tensor] = ()
+) -> tuple[PendingNorms, Tensor]:
+    """Measure norms by the kernels of ``torch.nn.utils.get_total_norm``, so that a clip need not measure them again.
+
+    Args:
+        gradients: Gradients of which `is_torch_list` holds.
+        scalars: Real tensors that are read in the same transfer.
+
+    Returns:
+        The norms, as exact as float32 sums are, and torch's total norm, bit for bit.
+    """
+    places = [place for place, gradient in enumerate(gradients) if gradient is not None]
+    with torch.no_grad():
+        norms = torch.stack(torch._foreach_norm([gradient for gradient in gradients if gradient is not None], 2.0))
+        total = torch.linalg.vector_norm(norms, 2.0)
+    return PendingNorms(gradients, places, np.full(len(places), _SINGLE_RANGE), [norms], scalars), total
+
+
+def _exact_norms(tensors: Sequence[Tensor | None]) -> tuple[FloatArray, FloatArray]:
+    """Measure tensors of elements of any size, divided by their largest, with one read from the device.
+
+    Returns:
+        The norms (NaN if any element is NaN, else inf if any is infinite) and the numbers of non-finite elements,
+        each of shape ``(tensors,)``.
+    """
+    values: list[Tensor] = []
+    with torch.no_grad():
+        for tensor in tensors:
+            assert tensor is not None
+            flat = flat_elements(tensor)
+            wide = widest_type(flat.device)
+            largest = torch.stack(torch.aminmax(flat)).abs().max().to(wide)
+            unit = torch.where(torch.isfinite(largest) & (largest > 0), largest, 1.0)
+            norms = [torch.linalg.vector_norm(chunk.to(wide) / unit) for chunk in chunks(flat)]
+            counts = [_count_nonfinite(chunk, tensor.is_complex()) for chunk in chunks(flat)]
+            values += [largest, torch.linalg.vector_norm(torch.stack(norms)), torch.stack(counts).sum()]
+    largests, scaled, nonfinite = read(values).reshape(-1, 3).T
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.where(np.isfinite(largests), largests * scaled, largests), nonfinite
+
+
+def _count_nonfinite(chunk: Tensor, is_complex: bool) -> Tensor:
+    """Count the elements that are not finite; a complex number is one, whichever of its parts is not."""
+    bad = ~torch.isfinite(chunk)
+    return torch.count_nonzero(bad.view(-1, 2).any(dim=1) if is_complex else bad)

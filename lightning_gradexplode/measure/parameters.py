@@ -1,7 +1,8 @@
-"""Which parameters an optimizer holds, and what people call them."""
+"""Which parameters an optimizer holds, and under which names."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -9,23 +10,25 @@ from fnmatch import fnmatchcase
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_gradexplode.distributed.process_group import ALONE, ProcessGroup, ShardLayout, copies_of
-from lightning_gradexplode.measure.reading import is_on_host
-from lightning_gradexplode.measure.small_tensors import CACHED, UsualTensors
+from lightning_gradexplode.distributed.process_group import ALONE, ProcessGroup
+from lightning_gradexplode.distributed.shard_layout import ShardLayout, replicas
+from lightning_gradexplode.measure import reading
+from lightning_gradexplode.measure.norms import NormPlan
 
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_forward_module.")
 
-
 _REPLICATING = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-"""Wrappers that hold what they wrap under the name ``module``, as users' own modules may do as well."""
+"""Wrappers that hold the wrapped module under the name ``module``, as users' own modules may do as well."""
+
+_gradient = operator.attrgetter("grad")
 
 
 def plain_name(name: str, replicas: Sequence[str] = ()) -> str:
-    """Strip from a parameter's name what torch.compile, FSDP, activation checkpointing and DDP put into it.
+    """Strip from a parameter's name what torch.compile, FSDP, activation checkpointing and DDP insert.
 
     Args:
         name: The name.
-        replicas: Names of modules within which DDP wraps, each with a dot behind it, the outer ones first.
+        replicas: Names of DDP modules, each followed by a dot, the outer ones first.
     """
     for replica in reversed(replicas):
         name = name.replace(f"{replica}module.", replica) if name.startswith(f"{replica}module.") else name
@@ -36,33 +39,36 @@ def plain_name(name: str, replicas: Sequence[str] = ()) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ParameterSet:
-    """The parameters of one optimizer, each once, under their names.
+    """The parameters of one optimizer, each once, under their names, with what does not change from step to step.
 
     Args:
         names: Unique names.
         tensors: The parameters, in the same order.
-        shown: Whether include and exclude let each be shown by itself.
+        shown: Whether include and exclude select each to be shown by itself.
         shards: How they are spread over processes.
-        usual: Those whose gradients are measured together.
-        usual_weights: The same of the weights, in smaller batches.
+        listed: The parameters of all groups as the optimizer lists them.
+        on_host: Whether all are in the memory of the host.
+        gradient_plan: How their gradients are measured together.
     """
 
     names: tuple[str, ...]
     tensors: tuple[nn.Parameter, ...]
     shown: tuple[bool, ...]
     shards: ShardLayout
-    usual: UsualTensors
-    usual_weights: UsualTensors
-
-    @property
-    def on_host(self) -> bool:
-        """Whether all lie in the processor's memory."""
-        return all(map(is_on_host, self.tensors))
+    listed: tuple[nn.Parameter, ...]
+    on_host: bool
+    gradient_plan: NormPlan
 
     @property
     def gradients(self) -> list[Tensor | None]:
         """The gradients as they are now."""
-        return [parameter.grad for parameter in self.tensors]
+        return list(map(_gradient, self.tensors))
+
+    def is_current(self, optimizer: Optimizer) -> bool:
+        """Return whether the optimizer's groups hold the parameters that they held when this set was made."""
+        groups = optimizer.param_groups
+        now = groups[0]["params"] if len(groups) == 1 else [one for group in groups for one in group["params"]]
+        return len(now) == len(self.listed) and all(map(operator.is_, now, self.listed))
 
 
 def parameters_of(
@@ -72,17 +78,17 @@ def parameters_of(
     exclude: Sequence[str] = (),
     world: ProcessGroup = ALONE,
 ) -> ParameterSet:
-    """List an optimizer's parameters under the names that the module gives them.
+    """List an optimizer's parameters under the names that the module has for them.
 
     Args:
-        optimizer: What owns the parameters: those in its ``param_groups``, tied ones once.
-        module: Where the names come from; a parameter that it does not hold is called ``group<i>.parameter<j>``.
+        optimizer: Owner of the parameters: those in its ``param_groups``, tied ones once.
+        module: Source of the names; a parameter that it does not hold is named ``group<i>.parameter<j>``.
         include: Name patterns (``fnmatch``) of parameters that are shown by themselves.
         exclude: Name patterns of parameters that are not.
         world: The processes of the run.
     """
-    replicas = tuple(f"{name}." for name, one in module.named_modules() if name and isinstance(one, _REPLICATING))
-    names = {id(parameter): plain_name(name, replicas) for name, parameter in module.named_parameters()}
+    replicating = tuple(f"{name}." for name, one in module.named_modules() if name and isinstance(one, _REPLICATING))
+    names = {id(parameter): plain_name(name, replicating) for name, parameter in module.named_parameters()}
     found: dict[int, tuple[str, nn.Parameter]] = {}
     taken: set[str] = set()
     for i, group in enumerate(optimizer.param_groups):
@@ -100,12 +106,13 @@ def parameters_of(
         names=listed,
         tensors=tensors,
         shown=tuple(matches(name, include) and not matches(name, exclude) for name in listed),
-        shards=ShardLayout(world, copies_of(tensors, world.size)),
-        usual=UsualTensors(tensors),
-        usual_weights=UsualTensors(tensors, CACHED),
+        shards=ShardLayout(world, replicas(tensors, world.size)),
+        listed=tuple(parameter for group in optimizer.param_groups for parameter in group["params"]),
+        on_host=all(map(reading.is_on_host, tensors)),
+        gradient_plan=NormPlan(tensors),
     )
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Tell whether a name fits any of the patterns."""
+    """Return whether a name fits any of the ``fnmatch`` patterns."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,7 +1,8 @@
-"""The one way of numbers from where tensors live to Python: few values, all at once."""
+"""The only way of numbers from a device to the host: few values, all in one transfer."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
@@ -14,95 +15,86 @@ from lightning_gradexplode.records import FloatArray
 
 is_on_host = attrgetter("is_cpu")
 
-_FEW = 8
-"""So few numbers in the processor's memory are read one by one."""
-
 
 def read(values: Sequence[Tensor]) -> FloatArray:
-    """Read single numbers at once: by one transfer from an accelerator, however many there are.
+    """Read numbers with one transfer from an accelerator, however many tensors hold them.
 
     Args:
-        values: Real tensors of one element, of any type, on any devices.
+        values: Real tensors of any type, shape and device.
 
     Returns:
-        The numbers in float64, shape ``(values,)``.
+        The elements of all tensors, one after the other, in float64.
     """
-    on_host = all(map(is_on_host, values))
-    if on_host and len(values) < _FEW:
-        return np.array([_viewed(value) for value in values], dtype=np.float64)
-    numbers, order = _side_by_side(values)
-    return _in_order(numbers.numpy() if on_host else _on_host(numbers), order)
+    return PendingRead(values).values()
 
 
 class PendingRead:
-    """Single numbers on their way, so that nobody has to wait for an accelerator where they are not needed yet.
+    """Numbers in transfer to the host, which does not wait for an accelerator before it needs them.
 
     Args:
-        values: Real tensors of one element, of any type, on any devices.
+        values: Real tensors of any type, shape and device.
+
+    Attributes:
+        is_there: Whether `values` returns without waiting for an accelerator.
     """
 
     def __init__(self, values: Sequence[Tensor]) -> None:
         self._event: torch.cuda.Event | None = None
-        self._read: FloatArray | None = None
-        if all(map(is_on_host, values)):
-            self._read = read(values)
+        self.is_there = all(map(is_on_host, values))
+        if self.is_there:
+            self._read = np.concatenate([np.zeros(0), *map(_as_array, values)])
             return
-        self._numbers, self._order = _side_by_side(values)
-        if self._numbers.is_cuda:
-            # Only into memory that the system does not move a copy is made while the processor goes on.
-            memory = torch.empty(self._numbers.shape, dtype=self._numbers.dtype, pin_memory=True)
-            memory.copy_(self._numbers, non_blocking=True)
+        numbers, self._spans = _concatenated(values)
+        if numbers.is_cuda:
+            # A copy runs beside the host only into pinned memory.
+            pinned = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+            pinned.copy_(numbers, non_blocking=True)
             self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._event.record(torch.cuda.current_stream(self._numbers.device))
-            self._numbers = memory
+            self._event.record(torch.cuda.current_stream(numbers.device))
+            numbers = pinned
+        self._numbers = numbers
 
     def values(self) -> FloatArray:
-        """Wait until the numbers are there, and give them in float64, shape ``(values,)``."""
-        if self._event is not None:
-            self._event.synchronize()
-        if self._read is None:
-            self._read = _in_order(_on_host(self._numbers), self._order)
+        """Wait for the transfer, and return the elements of all tensors, one after the other, in float64."""
+        if not self.is_there:
+            if self._event is not None:
+                self._event.synchronize()
+            numbers = _to_host(self._numbers)
+            self._read = np.concatenate([numbers[span] for span in self._spans])
+            self.is_there = True
         return self._read
 
 
-def _side_by_side(values: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
-    """Bring numbers together on one device, those of one type at once: a call for each would be a kernel for each.
+def _as_array(value: Tensor) -> FloatArray:
+    value = value.detach()
+    array: FloatArray = (value.float() if value.dtype is torch.bfloat16 else value).numpy().reshape(-1)
+    return array
+
+
+def _concatenated(values: Sequence[Tensor]) -> tuple[Tensor, list[slice]]:
+    """Concatenate numbers on one device with a kernel per type and device.
 
     Returns:
-        The numbers, and the places among the values that they come from.
+        The numbers, and which of them are those of each tensor.
     """
     device = next((value.device for value in values if not is_on_host(value)), values[0].device)
-    alike: dict[Any, list[int]] = {}
+    groups: dict[Any, list[int]] = {}
     for place, value in enumerate(values):
-        alike.setdefault((value.dtype, value.device), []).append(place)
+        groups.setdefault((value.dtype, value.device), []).append(place)
     with torch.no_grad():
-        groups = [torch.stack([_single(values[place]) for place in places]) for places in alike.values()]
-        numbers = torch.cat([group.to(device, widest(device)) for group in groups])
-    return numbers, [place for places in alike.values() for place in places]
+        parts = [torch.cat([values[place].reshape(-1) for place in places]) for places in groups.values()]
+        numbers = torch.cat([part.to(device, widest_type(device)) for part in parts])
+    order = [place for places in groups.values() for place in places]
+    ends = list(itertools.accumulate(values[place].numel() for place in order))
+    spans = dict(zip(order, map(slice, [0, *ends], ends), strict=False))
+    return numbers, [spans[place] for place in range(len(values))]
 
 
-def _single(value: Tensor) -> Tensor:
-    return value.reshape(()) if value.dim() else value
+def _to_host(numbers: Tensor) -> FloatArray:
+    array: FloatArray = numbers.cpu().double().numpy()
+    return array
 
 
-def _in_order(numbers: FloatArray, order: list[int]) -> FloatArray:
-    ordered = np.empty_like(numbers)
-    ordered[order] = numbers
-    return ordered
-
-
-def _on_host(numbers: Tensor) -> FloatArray:
-    together: FloatArray = numbers.cpu().double().numpy()
-    return together
-
-
-def widest(device: torch.device) -> torch.dtype:
-    """Give the widest floating type that a device calculates in: Apple's have no float64."""
+def widest_type(device: torch.device) -> torch.dtype:
+    """Return the widest floating type of a device; Apple's GPUs have no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
-
-
-def _viewed(value: Tensor) -> float:
-    if value.dtype is torch.bfloat16:  # numpy has no such type
-        value = value.float()
-    number: float = value.detach().numpy().item()
-    return number

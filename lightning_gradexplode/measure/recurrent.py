@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from lightning_gradexplode.distributed.shard_layout import is_sharded
+
 LARGEST_EXACT = 256
 """Up to so many rows the singular value is exact; of larger matrices it is iterated, which costs less."""
 ITERATIONS = 30
@@ -55,7 +57,7 @@ def largest_singular_value(matrix: Tensor) -> float:
 
 def _gates(module: nn.Module, weight: Tensor) -> list[tuple[Tensor, float]]:
     """Split a recurrent weight into the gates' matrices, each with 1 / gamma of its activation."""
-    if hasattr(weight, "device_mesh"):
+    if is_sharded(weight):
         return []
     if isinstance(module, (nn.LSTM, nn.LSTMCell)):  # input, forget, cell, output
         return list(zip(weight.chunk(4), (4.0, 4.0, 1.0, 4.0), strict=True))

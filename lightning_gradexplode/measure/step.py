@@ -12,12 +12,11 @@ from torch import Tensor
 
 from lightning_gradexplode.measure.histograms import measure_histograms
 from lightning_gradexplode.measure.maxima import count_at_least, measure_maxima
-from lightning_gradexplode.measure.norms import KnownNorms, Norms, PendingNorms, start_norms
+from lightning_gradexplode.measure.norms import PendingNorms, is_torch_list, start_norms, start_torch_norms
 from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.measure.sample import WeightSample
-from lightning_gradexplode.measure.torch_norms import clips_as_one_list, measure_norms_as_torch_does
 from lightning_gradexplode.measure.weights import WeightCopy
-from lightning_gradexplode.records import FloatArray, Histogram, StepRecord
+from lightning_gradexplode.records import FloatArray, Histogram, Norms, StepRecord
 
 
 class GradientReading:
@@ -26,7 +25,7 @@ class GradientReading:
     Args:
         gradients: The gradients.
         pending: Their norms, and other numbers that are read along with them.
-        divisor: What the gradients are multiplied by.
+        divisor: What the gradients are multiplied by; None if that is the last of the other numbers.
         torch_total: The norm of all as ``torch.nn.utils.get_total_norm`` gives it, to the last bit; None if the norms
             were measured by our own kernel, which is the more exact one.
     """
@@ -34,8 +33,8 @@ class GradientReading:
     def __init__(
         self,
         gradients: Sequence[Tensor | None],
-        pending: PendingNorms | KnownNorms,
-        divisor: float = 1.0,
+        pending: PendingNorms,
+        divisor: float | None = 1.0,
         torch_total: Tensor | None = None,
     ) -> None:
         self.gradients = gradients
@@ -52,12 +51,12 @@ class GradientReading:
     @property
     def is_there(self) -> bool:
         """Whether nobody has to wait for an accelerator to be given the numbers."""
-        return self._pending.are_there
+        return self._pending.is_there
 
     @property
     def scalars(self) -> FloatArray:
         """The other numbers."""
-        return self._pending.scalars()
+        return self._pending.scalars if self._divisor is not None else self._pending.scalars[:-1]
 
     @property
     def norms(self) -> Norms:
@@ -70,7 +69,8 @@ class GradientReading:
         Args:
             intact: Whether the gradients still are as they were measured; if not, what is not finite is not counted.
         """
-        return self._pending.norms(intact).divided_by(self._divisor)
+        divisor = float(self._pending.scalars[-1]) if self._divisor is None else self._divisor
+        return self._pending.norms(intact).divided_by(divisor)
 
     @classmethod
     def take(
@@ -84,11 +84,9 @@ class GradientReading:
             scalars: Tensors of one element that are read along with them.
         """
         gradients = parameters.gradients
-        if not isinstance(scale, Tensor):
-            return cls(gradients, start_norms(gradients, scalars, parameters.usual), scale)
-        pending = start_norms(gradients, [*scalars, scale], parameters.usual)
-        numbers = pending.scalars()
-        return cls(gradients, KnownNorms(pending.norms(), numbers[:-1]), float(numbers[-1]))
+        if isinstance(scale, Tensor):
+            return cls(gradients, start_norms(gradients, [*scalars, scale], parameters.gradient_plan), None)
+        return cls(gradients, start_norms(gradients, scalars, parameters.gradient_plan), scale)
 
     @classmethod
     def take_as_torch_does(cls, parameters: ParameterSet, scalars: Sequence[Tensor] = ()) -> GradientReading:
@@ -97,10 +95,10 @@ class GradientReading:
         In tensors of millions of elements these norms are off by up to 2e-4, being float32 sums.
         """
         gradients = parameters.gradients
-        if not clips_as_one_list(gradients):
+        if not is_torch_list(gradients):
             return cls.take(parameters, scalars=scalars)
-        norms, total, numbers = measure_norms_as_torch_does(gradients, scalars)
-        return cls(gradients, KnownNorms(norms, numbers), torch_total=total)
+        pending, total = start_torch_norms(gradients, scalars)
+        return cls(gradients, pending, torch_total=total)
 
     def holds(self, parameters: ParameterSet) -> bool:
         """Tell whether the gradients are the same tensors, not written to since.
@@ -124,7 +122,7 @@ def norms_of(parameters: ParameterSet, tensors: Sequence[Tensor | None], divisor
         tensors: What to measure, one for each of them.
         divisor: What the norms are divided by: the scale of a gradient scaler.
     """
-    local = start_norms(tensors, (), parameters.usual).norms()
+    local = start_norms(tensors, (), parameters.gradient_plan).norms()
     return parameters.shards.norms(local.divided_by(divisor))
 
 

@@ -9,16 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_gradexplode.distributed.process_group import ShardLayout
-from lightning_gradexplode.measure.batched_norms import BatchedNorms
+from lightning_gradexplode.distributed.shard_layout import ShardLayout
+from lightning_gradexplode.measure import reading
 from lightning_gradexplode.measure.elements import flat_elements
-from lightning_gradexplode.measure.norms import Norms
-from lightning_gradexplode.measure.reading import is_on_host
-from lightning_gradexplode.measure.small_tensors import CACHED, UsualTensors
-from lightning_gradexplode.records import FloatArray
+from lightning_gradexplode.measure.norms import NormPlan, PendingNorms
+from lightning_gradexplode.records import FloatArray, Norms
+
+CACHED = 1 << 20
+"""Elements that are copied or compared at a time, and measured while they are in a processor's cache."""
 
 _LINE = 64
-"""Bytes at a multiple of which each copy begins."""
+"""Each copy begins at a multiple of so many bytes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,7 +30,7 @@ class WeightChange:
         weights: Norms of the weights after the step.
         before: Norms of the weights before the step.
         change: Norms of the difference.
-        differences: The differences' elements that this process holds: weight after less weight before.
+        differences: Weight after less weight before, the elements that this process holds; empty if not known.
     """
 
     weights: Norms
@@ -49,30 +50,23 @@ class WeightChange:
 
 
 class WeightCopy:
-    """A copy of the weights, taken before an optimizer step and used up after it.
-
-    Some weights' norms are measured right when these are copied and compared, while they are in the processor's cache.
+    """A copy of the weights, made before an optimizer step and used up after it.
 
     Args:
         parameters: The weights. The copy holds as much memory as they do, until `change` is called.
-        usual: Those that are measured together, in batches that fit into a cache; None to find out.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], usual: UsualTensors | None = None) -> None:
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
         flats = [flat_elements(parameter) for parameter in parameters]
-        self._copies = copies = _empty_like(flats)
-
-        def copied(places: Sequence[int]) -> tuple[list[Tensor]]:
-            chosen = [copies[place] for place in places]
-            torch._foreach_copy_(chosen, [flats[place] for place in places])
-            return (chosen,)
-
-        self._usual = UsualTensors(flats, CACHED) if usual is None else usual
-        try:
-            self._before = BatchedNorms(self._usual, copied)
-        except (RuntimeError, TypeError):  # weights have got another type or size since
-            self._usual = UsualTensors(flats, CACHED)
-            self._before = BatchedNorms(self._usual, copied)
+        self._plan = NormPlan(flats, CACHED)
+        self._copies = _empty_like(flats)
+        norms = []
+        with torch.no_grad():
+            for unit in self._plan.units:
+                copies = [self._copies[place] for place in unit.places]
+                torch._foreach_copy_(copies, [flats[place] for place in unit.places])
+                norms.append(unit.norms(copies))
+        self._before = PendingNorms(self._copies, self._plan.places, self._plan.least, norms)
 
     def change(self, parameters: Sequence[Tensor], shards: ShardLayout) -> WeightChange:
         """Compare with the weights after the step; the copy's memory is reused for the differences.
@@ -81,40 +75,42 @@ class WeightCopy:
             parameters: The same weights, in the same order.
             shards: How they are spread over processes.
         """
-        (before,) = self._before.norms()  # of copies that are not overwritten yet
+        before = self._before.norms()
         differences, self._copies = self._copies, []
         flats = [flat_elements(parameter) for parameter in parameters]
-
-        def compared(places: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
-            weights = [flats[place] for place in places]
-            copies = [differences[place] for place in places]
-            return weights, [torch.sub(new, old, out=old) for new, old in zip(weights, copies, strict=True)]
-
-        after, change = BatchedNorms(self._usual, compared, width=2).norms()
-        after, before, change = shards.several_norms([after, before, change])
-        return WeightChange(after, before, change, differences)
+        of_weights, of_changes = [], []
+        with torch.no_grad():
+            for unit in self._plan.units:
+                changes = [torch.sub(flats[place], differences[place], out=differences[place]) for place in unit.places]
+                of_weights.append(unit.norms([flats[place] for place in unit.places]))
+                of_changes.append(unit.norms(changes))
+        count, places, least = len(flats), self._plan.places, self._plan.least
+        both = PendingNorms(
+            [*flats, *differences],
+            [*places, *(count + place for place in places)],
+            np.concatenate([least, least]),
+            [*of_weights, *of_changes],
+        ).norms()
+        weights, change = (Norms(both.each[half], both.nonfinite[half]) for half in (np.s_[:count], np.s_[count:]))
+        weights, before, change = shards.several_norms([weights, before, change])
+        return WeightChange(weights, before, change, differences)
 
 
 def _empty_like(flats: Sequence[Tensor]) -> list[Tensor]:
-    """Reserve memory for a copy of flat tensors.
+    """Allocate memory for copies of flat tensors.
 
-    On a processor as one numpy array, which asks the system for large pages: a copy into fresh small ones takes five
-    times as long (30 MB in 12 ms, against 2).
+    On the host as one numpy array, which asks the system for large pages: a copy into fresh small ones takes five times
+    as long (30 MB in 12 ms instead of 2).
     """
-    if not all(map(is_on_host, flats)):
+    if not all(map(reading.is_on_host, flats)):
         return [torch.empty_like(flat) for flat in flats]
-    copies = list(flats)
-    for dtype in {flat.dtype for flat in flats}:
-        sizes = {place: flat.numel() for place, flat in enumerate(flats) if flat.dtype is dtype}
-        line = _LINE // dtype.itemsize
-        padded = [-(-size // line) * line for size in sizes.values()]
-        memory = torch.from_numpy(np.empty(sum(padded) * dtype.itemsize, dtype=np.uint8)).view(dtype)
-        for (place, size), length, part in zip(sizes.items(), padded, torch.split(memory, padded), strict=True):
-            copies[place] = part if size == length else part[:size]
-    return copies
+    lengths = [-(-flat.nbytes // _LINE) * _LINE for flat in flats]
+    memory = torch.from_numpy(np.empty(sum(lengths), dtype=np.uint8))
+    parts = torch.split(memory, lengths)
+    return [part[: flat.nbytes].view(flat.dtype) for part, flat in zip(parts, flats, strict=True)]
 
 
 def _ratio(change: FloatArray, weights: FloatArray) -> FloatArray:
-    """Divide elementwise, 0/0 being 0: a frozen zero does not change."""
+    """Divide elementwise, with 0/0 = 0: a frozen zero does not change."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(change == 0.0, np.where(np.isnan(weights), np.nan, 0.0), change / weights)

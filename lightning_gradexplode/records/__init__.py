@@ -10,6 +10,7 @@ from lightning_gradexplode.records.diagnosis import CAUSE_KINDS, Attempt, Cause,
 from lightning_gradexplode.records.finding import Finding, Severity
 from lightning_gradexplode.records.histogram import BUCKET_EDGES, Histogram, IntArray
 from lightning_gradexplode.records.module_gradients import FloatArray, ModuleGradients
+from lightning_gradexplode.records.norms import Norms
 from lightning_gradexplode.records.replay import Activation, Experiments, LossTerm, Operand, Operation, Replay
 from lightning_gradexplode.records.report import Report
 from lightning_gradexplode.records.run_facts import ModuleFacts, OptimizerFacts, ParameterFacts, RunFacts
@@ -34,6 +35,7 @@ __all__ = [
     "LossTerm",
     "ModuleFacts",
     "ModuleGradients",
+    "Norms",
     "Operand",
     "Operation",
     "OptimizerFacts",

@@ -10,16 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_gradexplode.distributed.process_group import (
-    ALONE,
-    PeerFailedError,
-    ShardLayout,
-    copies_of,
-    exchange,
-    tell_failure,
-)
-from lightning_gradexplode.measure.norms import Norms, measure_norms
-from lightning_gradexplode.records import FloatArray
+from lightning_gradexplode.distributed.exchange import PeerFailedError, StepExchange
+from lightning_gradexplode.distributed.process_group import ALONE
+from lightning_gradexplode.distributed.shard_layout import ShardLayout, replicas
+from lightning_gradexplode.measure.norms import measure_norms
+from lightning_gradexplode.records import FloatArray, Norms
 from tests.measure.tensors import true_norm
 
 
@@ -40,7 +35,7 @@ class Rehearsed:
 def sent_by(loss: float | None, batch_idx: int = 0, has_gradients: bool = True) -> FloatArray:
     """Give what a process sends in an exchange."""
     world = Rehearsed(np.zeros(4))
-    exchange(world, loss, batch_idx, has_gradients, np.zeros(0))
+    StepExchange(world).exchange(loss, batch_idx, has_gradients, np.zeros(0))
     return world.sent[0]
 
 
@@ -88,12 +83,12 @@ def test_whole_parameters_need_no_gathering() -> None:
     assert layout.maxima_and_sums(np.ones(1), np.zeros(1)) == (np.ones(1), np.zeros(1))
     assert len(layout.packed_norms(norms)) == 0
     assert not world.sent
-    assert copies_of([torch.ones(2)], 2) is None
+    assert replicas([torch.ones(2)], 2) is None
 
 
 def test_a_single_process_agrees_with_itself() -> None:
     """Alone, the loss is the own one, and what is packed comes back."""
-    loss, has_gradients, packed = exchange(ALONE, 2.5, 7, True, np.array([1.0, 2.0]))
+    loss, has_gradients, packed = StepExchange(ALONE).exchange(2.5, 7, True, np.array([1.0, 2.0]))
     assert (loss.value, loss.batch_idx, loss.rank, has_gradients) == (2.5, 7, None, True)
     assert packed.tolist() == [[1.0, 2.0]]
 
@@ -114,7 +109,7 @@ def test_a_single_process_agrees_with_itself() -> None:
 def test_the_loss_of_all_processes(losses: list[float | None], value: float | None, rank: int | None) -> None:
     """The loss is the mean of those there are, or the first one that is not finite, with its process and batch."""
     other, mine = losses
-    loss, _, _ = exchange(Rehearsed(sent_by(other, batch_idx=5)), mine, 9, True, np.zeros(0))
+    loss, _, _ = StepExchange(Rehearsed(sent_by(other, batch_idx=5))).exchange(mine, 9, True, np.zeros(0))
     assert loss.value == (value if value is None else pytest.approx(value, nan_ok=True))
     assert loss.rank == rank
     if rank is not None:
@@ -125,13 +120,15 @@ def test_the_loss_of_all_processes(losses: list[float | None], value: float | No
 @pytest.mark.parametrize("other", [True, False])
 def test_gradients_anywhere_count_for_all(mine: bool, other: bool) -> None:
     """All processes come to the same answer to whether there are gradients at all."""
-    _, has_gradients, _ = exchange(Rehearsed(sent_by(1.0, has_gradients=other)), 1.0, 0, mine, np.zeros(0))
+    _, has_gradients, _ = StepExchange(Rehearsed(sent_by(1.0, has_gradients=other))).exchange(1.0, 0, mine, np.zeros(0))
     assert has_gradients == (mine or other)
 
 
 def test_a_failure_elsewhere_is_heard() -> None:
     """A process whose monitor has failed says so in the others' next exchange, which ends theirs as well."""
     elsewhere = Rehearsed(np.zeros(6))
-    tell_failure(elsewhere, 2)
+    failing = StepExchange(elsewhere)
+    failing.exchange(1.0, 0, True, np.zeros(2))
+    failing.withdraw(packs_gradients=True)
     with pytest.raises(PeerFailedError, match="rank 0"):
-        exchange(Rehearsed(elsewhere.sent[0]), 1.0, 0, True, np.zeros(2))
+        StepExchange(Rehearsed(elsewhere.sent[-1])).exchange(1.0, 0, True, np.zeros(2))

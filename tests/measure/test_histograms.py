@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_gradexplode.measure import histograms
+from lightning_gradexplode.measure import histograms, reading
 from lightning_gradexplode.measure.histograms import measure_histogram, measure_histograms
 from lightning_gradexplode.records import BUCKET_EDGES, Histogram
 from tests.measure.tensors import WILD, float_tensors, real_parts, stored_bytes, true_counts
@@ -74,7 +74,7 @@ def test_an_accelerator_counts_the_same(monkeypatch: pytest.MonkeyPatch) -> None
         reads.append(tensor.shape)
         return cpu(tensor)
 
-    monkeypatch.setattr(histograms, "is_on_host", lambda tensor: False)
+    monkeypatch.setattr(reading, "is_on_host", lambda tensor: False)
     monkeypatch.setattr(histograms, "_DEVICE_PIECE", 30_000)
     monkeypatch.setattr(Tensor, "cpu", counted)
     for one, other in zip(measure_histograms(tensors, 2.0), expected, strict=True):

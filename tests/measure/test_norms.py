@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_gradexplode.measure.maxima import count_at_least, measure_maxima
-from lightning_gradexplode.measure.norms import combined_norm, measure_norms
+from lightning_gradexplode.measure.norms import measure_norms
+from lightning_gradexplode.records import Norms
 from tests.measure.tensors import WILD, float_tensors, held, real_parts, stored_bytes, true_norm
 
 wild = pytest.mark.parametrize("build", WILD.values(), ids=WILD)
@@ -167,4 +168,4 @@ def test_results_carry_no_autograd_graph() -> None:
 @given(st.lists(st.floats(0.0, 6e307), max_size=8))
 def test_combining_norms_neither_overflows_nor_underflows(norms: list[float]) -> None:
     """Norms of parts combine to the norm of the whole, from the smallest to the largest float64."""
-    assert combined_norm(np.array(norms)) == close(true_norm(norms))
+    assert Norms(np.array(norms), np.zeros(len(norms))).total == close(true_norm(norms))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_gradexplode.measure import reading as host
+from lightning_gradexplode.measure import reading
 from lightning_gradexplode.measure.reading import PendingRead, read
 
 KINDS = [torch.float32, torch.int64, torch.float64, torch.bfloat16, torch.float16, torch.bool]
@@ -19,7 +19,7 @@ KINDS = [torch.float32, torch.int64, torch.float64, torch.bfloat16, torch.float1
 def test_numbers_of_many_types_keep_their_places(monkeypatch: pytest.MonkeyPatch, number: int, pretends: bool) -> None:
     """Of scalars and single elements of any type, each comes back in its own place, to the last bit."""
     if pretends and number:
-        monkeypatch.setattr(host, "is_on_host", lambda tensor: False)
+        monkeypatch.setattr(reading, "is_on_host", lambda tensor: False)
     random = np.random.default_rng(number)
     values = [
         torch.tensor(random.normal() * 100).to(KINDS[random.integers(len(KINDS))]).reshape([[], [1], [1, 1]][place % 3])

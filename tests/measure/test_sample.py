@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_gradexplode.distributed.process_group import ShardLayout
+from lightning_gradexplode.distributed.shard_layout import ShardLayout
 from lightning_gradexplode.measure.sample import WeightSample
 from lightning_gradexplode.measure.weights import WeightCopy
 

@@ -13,9 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.overhead_timing import HOOKS
 from lightning_gradexplode import GradientExplosionMonitor
-from lightning_gradexplode.measure import norms
-from lightning_gradexplode.measure import reading as host
-from lightning_gradexplode.measure import small_tensors as side_by_side
+from lightning_gradexplode.measure import reading
 from tests.runs.models import Regression
 from tests.runs.probe import QUIET
 from tests.runs.test_modes import scaler
@@ -92,8 +90,7 @@ def test_an_accelerator_is_read_once_a_step(monkeypatch: pytest.MonkeyPatch, sca
 
     Without a scaler they come a step late, but for the last step's.
     """
-    for module in (host, norms, side_by_side):
-        monkeypatch.setattr(module, "is_on_host", lambda tensor: False)
+    monkeypatch.setattr(reading, "is_on_host", lambda tensor: False)
     reads = reads_of(monkeypatch, 0, plugins=[scaler()] if scaled else None)
     assert reads.scalars == [0] * 8
     assert min(reads.transfers) == 1

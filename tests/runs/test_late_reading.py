@@ -17,9 +17,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 from torch.optim import Optimizer
 
 from lightning_gradexplode import GradientExplosionMonitor, Severity
-from lightning_gradexplode.measure import norms, parameters
-from lightning_gradexplode.measure import reading as host
-from lightning_gradexplode.measure import small_tensors as side_by_side
+from lightning_gradexplode.measure import reading
 from lightning_gradexplode.testing import ExplodingRegression
 from tests.runs.agreement import assert_agrees
 from tests.runs.models import Manual, Odd, Regression
@@ -67,15 +65,14 @@ class Order(pl.Callback):
 @pytest.fixture
 def order(monkeypatch: pytest.MonkeyPatch) -> Iterator[Order]:
     """Pretend that all tensors lie on an accelerator."""
-    order, on_host = Order(), host._on_host
+    order, to_host = Order(), reading._to_host
 
     def counted(numbers: torch.Tensor) -> Any:
         order.events.append("read")
-        return on_host(numbers)
+        return to_host(numbers)
 
-    for module in (host, norms, parameters, side_by_side):
-        monkeypatch.setattr(module, "is_on_host", lambda tensor: False)
-    monkeypatch.setattr(host, "_on_host", counted)
+    monkeypatch.setattr(reading, "is_on_host", lambda tensor: False)
+    monkeypatch.setattr(reading, "_to_host", counted)
     yield order
     assert "read" in order.events
 
@@ -175,8 +172,7 @@ def test_an_explosion_is_found_as_soon(order: Order, monkeypatch: pytest.MonkeyP
         assert monitor.exploded
         found.append(next(one.step for one in monitor.findings if one.severity is Severity.CRITICAL))
         if late:
-            for module in (host, norms, parameters, side_by_side):
-                monkeypatch.setattr(module, "is_on_host", lambda tensor: tensor.is_cpu)
+            monkeypatch.setattr(reading, "is_on_host", lambda tensor: tensor.is_cpu)
     assert 0 <= found[0] - found[1] <= 1
 
 

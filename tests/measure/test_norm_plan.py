@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_gradexplode.measure.norms import start_norms
-from lightning_gradexplode.measure.small_tensors import SHORT, TOGETHER, UsualTensors
+from lightning_gradexplode.measure.norms import BLOCK, SMALL, NormPlan, start_norms
 from tests.measure.tensors import WILD, held, real_parts, true_norm
 
-SHAPES = [(3,), (), (SHORT,), (64, 32), (5, 257), (2, 3, 640), (0,), (1280,)]
+SHAPES = [(3,), (), (SMALL,), (64, 32), (5, 257), (2, 3, 640), (0,), (1280,)]
 
 UNEXPECTED: dict[str, Callable[[], Tensor | None]] = {
     **WILD,
@@ -42,15 +41,15 @@ def truth(gradient: Tensor | None) -> object:
 def test_each_norm_is_right(scale: float) -> None:
     """Small, large and odd tensors, scalars and empty ones get their own norm, in their own place."""
     gradients = [scale * torch.randn(shape) for shape in SHAPES]
-    norms = start_norms(gradients, [], UsualTensors(gradients)).norms()
+    norms = start_norms(gradients, [], NormPlan(gradients)).norms()
     assert norms.each.tolist() == [truth(gradient) for gradient in gradients]
     assert norms.nonfinite_total == 0
 
 
-def test_more_tensors_than_are_measured_together() -> None:
-    """Of hundreds of tensors, each keeps its own norm."""
-    gradients = [torch.full((place % 7 + 1,), float(place)) for place in range(2 * TOGETHER + 3)]
-    norms = start_norms(gradients, [], UsualTensors(gradients)).norms()
+def test_more_elements_than_are_copied_at_a_time() -> None:
+    """Of hundreds of tensors, each keeps its own norm, in its own place."""
+    gradients = [torch.full((place % 7 * 100 + 1,), float(place)) for place in range(BLOCK // 150)]
+    norms = start_norms(gradients, [], NormPlan(gradients)).norms()
     assert norms.each.tolist() == [truth(gradient) for gradient in gradients]
 
 
@@ -60,16 +59,16 @@ def test_a_gradient_that_is_not_as_expected(build: Callable[[], Tensor | None]) 
     odd = build()
     gradients = [torch.randn(3), odd, torch.randn(1280)]
     weights = [torch.zeros(3), torch.zeros(5) if odd is None else torch.zeros(odd.shape), torch.zeros(1280)]
-    pending = start_norms(gradients, [torch.tensor(2.5)], UsualTensors(weights))
+    pending = start_norms(gradients, [torch.tensor(2.5)], NormPlan(weights))
     nonfinite = 0 if odd is None else sum(not cmath.isfinite(value) for value in held(odd))
     assert pending.norms().each.tolist() == [truth(gradient) for gradient in gradients]
     assert pending.norms().nonfinite.tolist() == [0, nonfinite, 0]
-    assert pending.scalars().tolist() == [2.5]
+    assert pending.scalars.tolist() == [2.5]
 
 
 @pytest.mark.parametrize("size", [4, 32, 2048, 4096])
 def test_a_parameter_that_has_got_another_size(size: int) -> None:
     """A model that grows in place has its gradients measured as they are now."""
     weights, gradients = [torch.zeros(64), torch.zeros(size)], [torch.randn(64), torch.randn(2 * size)]
-    norms = start_norms(gradients, [], UsualTensors(weights)).norms()
+    norms = start_norms(gradients, [], NormPlan(weights)).norms()
     assert norms.each.tolist() == [truth(gradient) for gradient in gradients]

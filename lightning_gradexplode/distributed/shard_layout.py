@@ -1,0 +1,117 @@
+"""How parameters are spread over processes, and what processes measured of their shards combined to that of the whole.
+
+This is the only file that recognizes a DTensor. With FSDP2 a process holds a shard of each parameter, or a replica of a
+shard that other processes hold as well. Squared norms and counts are divided by the number of replicas, and added up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lightning_gradexplode.distributed.process_group import ALONE, ProcessGroup
+from lightning_gradexplode.records import FloatArray, Norms
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Return whether a tensor is a DTensor; its attribute is looked for because ``torch.distributed`` may be absent."""
+    return hasattr(tensor, "device_mesh")
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """Return the elements that this process holds, in the memory of the tensor itself."""
+    part: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return part
+
+
+def replicas(tensors: Sequence[Tensor], processes: int) -> FloatArray | None:
+    """Count, for each tensor, the processes that hold the same elements of it.
+
+    Args:
+        tensors: The parameters.
+        processes: Number of processes of the run.
+
+    Returns:
+        Shape ``(tensors,)``; None if none of them is a DTensor.
+
+    Raises:
+        ValueError: A tensor holds partial sums, whose norm is not known.
+    """
+    if not any(map(is_sharded, tensors)):
+        return None
+    return np.array([_replicas(tensor, processes) for tensor in tensors], dtype=np.float64)
+
+
+def _replicas(tensor: Any, processes: int) -> int:
+    if not is_sharded(tensor):
+        return processes
+    mesh = tensor.device_mesh
+    count = processes // int(mesh.size())
+    for dimension, placement in enumerate(tensor.placements):
+        if placement.is_partial():
+            raise ValueError("a parameter is a partial sum (DTensor Partial); its norm is not known")
+        if placement.is_replicate():
+            count *= int(mesh.size(dimension))
+    return count
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShardLayout:
+    """How a list of parameters is spread over processes.
+
+    Args:
+        world: The processes of the run.
+        copies: Number of processes that hold the same elements of each parameter, shape ``(parameters,)``; None if no
+            parameter is sharded, so that nothing has to be combined.
+    """
+
+    world: ProcessGroup = ALONE
+    copies: FloatArray | None = None
+
+    def norms(self, local: Norms) -> Norms:
+        """Combine norms of what each process holds, with one collective."""
+        return self.several_norms([local])[0]
+
+    def several_norms(self, local: Sequence[Norms]) -> list[Norms]:
+        """Combine several norms of the parameters, with one collective for all of them."""
+        if self.copies is None:
+            return list(local)
+        gathered = self.world.gather(np.concatenate([self.packed_norms(norms) for norms in local]))
+        return [self.unpacked_norms(part) for part in np.split(gathered, len(local), axis=1)]
+
+    def sums(self, local: FloatArray) -> FloatArray:
+        """Add up counts of what each process holds, shape ``(parameters, ...)``, with one collective."""
+        if self.copies is None:
+            return local
+        gathered = self.world.gather(local.reshape(-1)).reshape(self.world.size, *local.shape)
+        copies = self.copies.reshape(-1, *[1] * (local.ndim - 1))
+        total: FloatArray = np.round((gathered / copies).sum(axis=0))
+        return total
+
+    def maxima_and_sums(self, maxima: FloatArray, counts: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Combine maxima and counts of what each process holds, with one collective; NaN is the largest maximum."""
+        if self.copies is None:
+            return maxima, counts
+        gathered = self.world.gather(np.concatenate([maxima, counts]))
+        largest, parts = np.split(gathered, 2, axis=1)
+        return largest.max(axis=0), np.round((parts / self.copies).sum(axis=0))
+
+    def packed_norms(self, local: Norms) -> FloatArray:
+        """Return the values to gather for `unpacked_norms`; none if no parameter is sharded."""
+        if self.copies is None:
+            return np.zeros(0)
+        return np.concatenate([local.each / np.sqrt(self.copies), local.nonfinite / self.copies])
+
+    def unpacked_norms(self, gathered: FloatArray) -> Norms:
+        """Combine the values of `packed_norms` of all processes, shape ``(processes, 2 * parameters)``."""
+        each, nonfinite = np.split(gathered, 2, axis=1)
+        largest = each.max(axis=0)
+        usable = np.isfinite(largest) & (largest > 0)
+        unit = np.where(usable, largest, 1.0)
+        with np.errstate(invalid="ignore"):
+            combined = unit * np.sqrt(np.square(each / unit).sum(axis=0))
+        return Norms(np.where(usable, combined, largest), np.round(nonfinite.sum(axis=0)))

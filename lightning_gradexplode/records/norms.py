@@ -1,0 +1,39 @@
+"""L2 norms of the tensors of one optimizer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from lightning_gradexplode.records.module_gradients import FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Norms:
+    """L2 norms per tensor and of all tensors together.
+
+    Args:
+        each: Shape ``(tensors,)``; 0 for an empty or missing tensor, NaN or inf where elements are.
+        nonfinite: Number of NaN and infinite elements, shape ``(tensors,)``; NaN where it is not known.
+    """
+
+    each: FloatArray
+    nonfinite: FloatArray
+
+    @property
+    def total(self) -> float:
+        """The norm of all tensors' elements together, without overflow of the squares."""
+        total = math.hypot(*self.each.tolist())
+        return total if total < math.inf or not np.isnan(self.each).any() else math.nan  # hypot prefers inf to NaN
+
+    @property
+    def nonfinite_total(self) -> int | None:
+        """Number of NaN and infinite elements in all tensors together, None where it is not known."""
+        total = float(self.nonfinite.sum())
+        return None if math.isnan(total) else int(total)
+
+    def divided_by(self, divisor: float) -> Norms:
+        """Return the norms of the same tensors with each element divided by a number."""
+        return self if divisor == 1.0 else Norms(self.each / divisor, self.nonfinite)
