@@ -1,0 +1,83 @@
+"""Print how many causes are named and how many runs are saved: ``python -m benchmarks.diagnosis``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
+
+from benchmarks.diagnosis.case import Case
+from benchmarks.diagnosis.grading import Grade, run_case, table
+from benchmarks.diagnosis.halves import Half, cases
+from benchmarks.diagnosis.verify import fault_of
+
+Item = TypeVar("Item")
+
+
+def for_each(function: Callable[[type[Case]], Item], chosen: Sequence[type[Case]], jobs: int) -> Iterator[Item]:
+    """Apply a function to cases, in parallel with more than one job, and yield its results in their order."""
+    if jobs == 1:
+        yield from map(function, chosen)
+        return
+    with ProcessPoolExecutor(jobs, initializer=logging.disable, initargs=(logging.CRITICAL,)) as pool:
+        yield from pool.map(function, chosen)
+
+
+def with_progress(items: Iterable[Item], total: int, title: str) -> list[Item]:
+    """Return all items, and show how many are there if rich is installed."""
+    try:
+        from rich.console import Console
+        from rich.progress import track
+    except ImportError:
+        return list(items)
+    return list(track(items, title, total, console=Console(stderr=True), transient=True))
+
+
+def case_lines(grades: Iterable[Grade]) -> list[str]:
+    """Return a line for each case: what was right, and what was said."""
+    lines = []
+    for one in grades:
+        marks: list[str] = [one.first]
+        marks += [] if one.place is None else ["place" if one.place else "no place"]
+        marks += [] if one.rows is None else ["rows" if one.rows else "no rows"]
+        marks += [] if one.saved is None else ["saved" if one.saved else "lost" if one.applied else "not applied"]
+        lines.append(f"{one.kind:22} {one.case:26} {', '.join(marks):38} {one.said}")
+    return lines
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print a table in markdown."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in [rows[0], ["-" * width for width in widths], *rows[1:]]:
+        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Train the chosen halves and print a table for each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--half", choices=["tuning", "held_out", "both"], default="both")
+    parser.add_argument("--jobs", type=int, default=1, help="number of processes")
+    parser.add_argument("--cases", nargs="*", help="also print a line for each case of the tuning half, or for these")
+    parser.add_argument("--verify", action="store_true", help="only check that each case fails, and trains when cured")
+    options = parser.parse_args(arguments)
+    halves: list[Half] = ["tuning", "held_out"] if options.half == "both" else [options.half]
+    for half in halves:
+        names = options.cases if half == "tuning" else None
+        chosen = [case for case in cases(half) if not names or case.__name__ in names]
+        if options.verify:
+            faults = with_progress(for_each(fault_of, chosen, options.jobs), len(chosen), half)
+            print("\n".join(filter(None, faults)) or f"all {len(chosen)} cases of {half} hold")
+            continue
+        grades = with_progress(for_each(run_case, chosen, options.jobs), len(chosen), half)
+        if half == "tuning" and options.cases is not None:
+            print("\n".join(case_lines(grades)))
+        print(f"\n{half}\n")
+        print_table(table(grades))
+
+
+if __name__ == "__main__":
+    logging.disable(logging.CRITICAL)
+    main(sys.argv[1:])

@@ -1,0 +1,30 @@
+"""The cases of both halves."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import cache
+from types import ModuleType
+from typing import Literal
+
+from benchmarks.diagnosis import held_out, tuning
+from benchmarks.diagnosis.case import Case
+
+Half = Literal["tuning", "held_out"]
+
+
+@cache
+def cases(half: Half) -> tuple[type[Case], ...]:
+    """Return the cases of a half, by file and in the order in which they stand there."""
+    package = {"tuning": tuning, "held_out": held_out}[half]
+    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    modules = (importlib.import_module(f"{package.__name__}.{name}") for name in names)
+    return tuple(case for module in modules for case in _cases_in(module))
+
+
+def _cases_in(module: ModuleType) -> list[type[Case]]:
+    values = [*vars(module).values()]
+    return [
+        one for one in values if isinstance(one, type) and issubclass(one, Case) and one.__module__ == module.__name__
+    ]

@@ -1,0 +1,193 @@
+"""The cases of the diagnosis benchmark hold what they say, and a diagnosis is graded by what is true of a case."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.diagnosis.case import Case, noise, settings
+from benchmarks.diagnosis.grading import Grade, grade, is_right_place, table, totals
+from benchmarks.diagnosis.halves import Half, cases
+from benchmarks.diagnosis.remedies import treat, treatment_for
+from benchmarks.diagnosis.runs import prepare, train
+from benchmarks.diagnosis.verify import fault_of
+from lightning_gradexplode.records.diagnosis import CAUSE_KINDS, Cause, Diagnosis
+
+HALVES: tuple[Half, ...] = ("tuning",)
+EVERY_CASE = [*chain.from_iterable(cases(half) for half in HALVES)]
+FIRST_OF_EACH_KIND = [*{case.kinds[0]: case for case in reversed(EVERY_CASE)}.values()]
+
+
+class StraightLine(Case):
+    """A line with a learning rate that is too high."""
+
+    kinds = ("learning-rate",)
+    places = ("log", "slope")
+    rows = (7,)
+    cured_by = "halve"
+    good = 0.01
+    steps = 60
+    lr = 3.0
+    cure = settings(lr=0.1)
+
+    def build(self) -> None:
+        self.slope = nn.Linear(2, 1)
+
+    def data(self) -> tuple[Tensor, Tensor]:
+        inputs = torch.randn(64, 2, generator=noise(0))
+        return inputs, inputs.sum(1, keepdim=True)
+
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return functional.mse_loss(self.slope(batch[0]), batch[1])  # fault
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+
+def diagnosis(*kinds: str, where: str | None = None, evidence: str = "", remedy: str = "") -> Diagnosis:
+    causes = tuple(Cause(kind, where, (evidence,), 0.5) for kind in kinds)
+    return Diagnosis(3, "It exploded.", where, None, causes, (remedy,))
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_each_half_has_cases_of_every_kind(half: Half) -> None:
+    """There are at least 42 in each, and every kind but "unknown" is the first of at least two."""
+    first = [case.kinds[0] for case in cases(half)]
+    assert len(first) >= 42
+    assert {kind for kind in first if first.count(kind) >= 2} == {*CAUSE_KINDS} - {"unknown"}
+
+
+def test_names_of_cases_are_unique() -> None:
+    """So that a line of the table stands for one case."""
+    assert len({case.__name__ for case in EVERY_CASE}) == len(EVERY_CASE)
+
+
+@pytest.mark.parametrize("case", EVERY_CASE, ids=lambda case: case.__name__)
+def test_a_case_builds_and_its_data_have_rows(case: type[Case]) -> None:
+    """As it stands and cured; its kinds exist."""
+    assert {*case.kinds} <= {*CAUSE_KINDS} - {"unknown"}
+    assert case.cure
+    for changes in ({}, dict(case.cure)):
+        assert len(prepare(case, changes).loader()) > 0
+
+
+@pytest.mark.parametrize("case", FIRST_OF_EACH_KIND, ids=lambda case: case.kinds[0])
+def test_a_case_fails_as_it_stands_and_trains_when_cured(case: type[Case]) -> None:
+    """One case of each kind; ``python -m benchmarks.diagnosis --verify`` checks all of them."""
+    assert fault_of(case) is None
+
+
+def test_an_unknown_setting_is_refused() -> None:
+    """A cure with a slip in its name would be none."""
+    with pytest.raises(AttributeError, match="StraightLine has no setting 'rate'"):
+        StraightLine(rate=1)
+
+
+def test_the_probe_records_what_became_of_a_run() -> None:
+    """A rate above two over the curvature multiplies the loss at each step; the cured run reaches the line."""
+    failing, cured = train(prepare(StraightLine, {})), train(prepare(StraightLine, {"lr": 0.1}))
+    assert failing.failed(StraightLine)
+    assert failing.losses[10] > 100 * failing.losses[0]
+    assert not cured.failed(StraightLine)
+    assert (cured.fault, len(cured.losses), len(cured.norms)) == (None, 60, 60)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "first", "among_three"),
+    [
+        (("learning-rate", "depth"), "right", True),
+        (("depth", "recurrence", "learning-rate"), "wrong", True),
+        (("depth", "recurrence", "unknown", "learning-rate"), "wrong", False),
+        (("unknown",), "unknown", False),
+    ],
+)
+def test_the_first_cause_is_compared_with_the_true_kind(kinds: tuple[str, ...], first: str, among_three: bool) -> None:
+    """A cause that comes fourth does not count, and "unknown" is not wrong."""
+    one = grade(StraightLine, diagnosis(*kinds), saved=False)
+    assert (one.first, one.among_three) == (first, among_three)
+
+
+def test_no_diagnosis_is_neither_wrong_nor_unknown() -> None:
+    """It is counted by itself."""
+    one = grade(StraightLine, None, saved=False)
+    assert (one.first, one.among_three, one.place, one.rows) == ("none", False, False, False)
+
+
+@pytest.mark.parametrize(
+    ("where", "right"),
+    [
+        ("log in slope (lines.py:3)", True),
+        ("LogBackward0", True),
+        ("slope.weight", True),
+        ("logits", False),
+        ("log_softmax", False),
+        ("downslope", False),
+        ("", False),
+    ],
+)
+def test_a_place_is_right_by_whole_words(where: str, right: bool) -> None:
+    """An operation, a module and its parameters are right; a word that only contains one of them is not."""
+    assert is_right_place(StraightLine, where) is right
+
+
+def test_a_place_is_right_by_the_line_at_fault() -> None:
+    """The line that ends with the mark, and no other."""
+    line = StraightLine.loss.__code__.co_firstlineno + 1
+    assert is_right_place(StraightLine, f"pow at test_diagnosis.py:{line}")
+    assert not is_right_place(StraightLine, f"pow at test_diagnosis.py:{line}0")
+    assert not is_right_place(StraightLine, f"pow at test_diagnosis.py:{line - 1}")
+
+
+@pytest.mark.parametrize(
+    ("evidence", "right"),
+    [("row 7 of [0]", True), ("rows 3, 7 and 9", True), ("rows 17 and 70", False), ("7.5", False)],
+)
+def test_rows_are_right_as_whole_numbers(evidence: str, right: bool) -> None:
+    """A number that contains a row's digits names no row."""
+    assert grade(StraightLine, diagnosis("depth", evidence=evidence), saved=None).rows is right
+
+
+@pytest.mark.parametrize(
+    ("remedy", "name", "value"),
+    [
+        ("Lower the learning rate from 3 to 0.05.", "learning_rate", 0.05),
+        ("Set `lr=3e-3`, or clip with `clip=1.0`.", "learning_rate", 3e-3),
+        ('Use `GradientExplosionMonitor(clip="auto")`.', "monitor", {"clip": "auto"}),
+        ('Use `on_explosion=["skip", "rollback"]`.', "monitor", {"on_explosion": ["skip", "rollback"]}),
+        ("Set `eps=1e-4` in Adam.", "groups", {"eps": 1e-4}),
+        ("Halve it.", "settings", {"lr": 0.1}),
+    ],
+)
+def test_a_remedy_is_applied_by_its_words(remedy: str, name: str, value: object) -> None:
+    """What comes first in the sentence counts, with the number that stands there."""
+    treatment = treatment_for(StraightLine, remedy)
+    assert treatment is not None
+    assert getattr(treatment, name) == value
+
+
+def test_a_remedy_of_unknown_words_is_not_applied() -> None:
+    """It saves nothing."""
+    assert treatment_for(StraightLine, "Think again.") is None
+
+
+@pytest.mark.parametrize(("remedy", "saved"), [("lr=0.1", True), ("lr=2.9", False), ("weight_decay=0.01", False)])
+def test_a_treated_run_is_trained_again(remedy: str, saved: bool) -> None:
+    """Only a rate below two over the curvature saves the line."""
+    treatment = treatment_for(StraightLine, remedy)
+    assert treatment is not None
+    assert treat(StraightLine, treatment).is_good(StraightLine) is saved
+
+
+def test_the_table_counts_by_kind() -> None:
+    """What does not apply to a case is left out of the count and of the number it is compared with."""
+    grades = [
+        Grade("a", "depth", "right", True, True, None, True, True, ""),
+        Grade("b", "depth", "wrong", True, None, False, None, True, ""),
+        Grade("c", "recurrence", "unknown", False, False, None, False, False, ""),
+    ]
+    assert totals(grades) == ["3", "1", "2", "1", "1", "0", "1 of 2", "0 of 1", "1 of 2"]
+    assert [row[0] for row in table(grades)] == ["kind", "depth", "recurrence", "all"]
