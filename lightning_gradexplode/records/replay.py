@@ -38,14 +38,18 @@ class Operation:
         name: Its name, for example ``"log"`` or ``"_softmax"``.
         phase: Whether it ran in the forward or the backward pass.
         result: ``"nan"``, ``"inf"`` or ``"-inf"``.
-        module: Name of the innermost module it ran in, None if that is unknown.
+        module: Name of the innermost module it ran in (empty for the root module), None if that is unknown.
         module_kind: Name of that module's class.
         file: The user's own source file (its name relative to the working directory, or its last part), None if
             unknown. For the backward pass: of the forward operation whose slope it is.
         line: Line number in it.
         code: Text of that line.
+        expression: The part of that line that called the operation, for example ``"torch.exp(z)"``; None if unknown
+            (before Python 3.11).
         function: Name of the function the line is in.
-        inputs: What it took.
+        node: Name of the autograd node in the backward pass, for example ``"SqrtBackward0"``.
+        inputs: The tensors it took.
+        scalars: The numbers it took, for example the exponent of ``pow``.
         rows: Rows of the batch at which its result is not finite, at most 32; empty if they cannot be told.
         element_count: Number of elements of the result that are not finite.
     """
@@ -58,8 +62,11 @@ class Operation:
     file: str | None = None
     line: int | None = None
     code: str | None = None
+    expression: str | None = None
     function: str | None = None
+    node: str | None = None
     inputs: tuple[Operand, ...] = ()
+    scalars: tuple[float, ...] = ()
     rows: tuple[int, ...] = ()
     element_count: int = 0
 
@@ -97,7 +104,10 @@ class Activation:
         saturated: Share of elements in the flat part of a saturating activation (tanh, sigmoid), or of exact zeros of
             a rectified one; None for other modules.
         gradient_norm: L2 norm of the error gradient at its output, None if not measured.
-        calls: How often the module was executed; above 1 for one that a loop over time or layers uses again.
+        calls: How often it was executed; above 1 for one that a loop over time or layers uses again. Then `rms` and `gradient_norm` are those of
+            the last call, `largest` and `saturated` those of all.
+        first_rms: Root mean square of the output of its first call.
+        first_gradient_norm: L2 norm of the error gradient at the output of its first call.
     """
 
     module: str
@@ -107,6 +117,8 @@ class Activation:
     saturated: float | None = None
     gradient_norm: float | None = None
     calls: int = 1
+    first_rms: float | None = None
+    first_gradient_norm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,26 +132,40 @@ class Replay:
         first: The first operation that made a NaN, or an infinity which is no deliberate fill, out of finite values.
         hidden: An operation of the forward pass whose infinity was masked there and came back as NaN in the backward
             pass (0 * inf).
+        source: What held the first non-finite value where no operation made it: ``"batch"``, ``"parameter"``,
+            ``"buffer"`` or ``"attribute"``; None otherwise. Together with `first`: it held infinities that `first`
+            made NaN of.
+        source_name: Name of that field, parameter, buffer or attribute.
+        source_rows: For a field of the batch: its rows with such values, at most 32.
         loss: The loss of the replay, None if it did not get so far.
+        backward_losses: The loss of each backward pass of the step, in order (several in manual optimization).
         grad_norm: L2 norm of all gradients of the replay (of this batch alone), None if it did not get so far.
         execution_order: Names of the modules in the order of their first execution.
         activations: Outputs in that order.
         losses: Loss functions in the order of execution.
+        half_precision: Whether an operation computed in half precision.
         operations: Number of operations looked at.
         seconds: How long it took.
+        notes: What the copy differs in from the module, in one sentence each.
     """
 
     status: Literal["reproduced", "finite", "not-reproduced", "not-possible"]
     reason: str = ""
     first: Operation | None = None
     hidden: Operation | None = None
+    source: Literal["batch", "parameter", "buffer", "attribute"] | None = None
+    source_name: str | None = None
+    source_rows: tuple[int, ...] = ()
     loss: float | None = None
+    backward_losses: tuple[float, ...] = ()
     grad_norm: float | None = None
     execution_order: tuple[str, ...] = ()
     activations: tuple[Activation, ...] = ()
     losses: tuple[LossTerm, ...] = ()
+    half_precision: bool = False
     operations: int = 0
     seconds: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +174,7 @@ class Experiments:
 
     Args:
         line_search: Pairs of a factor and the loss of the same batch with the step's update times that factor.
-        finite_in_float32: Whether the step is finite when computed in float32.
+        finite_in_float32: Whether the step is finite when computed in float32, where it was in half precision.
         float32_loss: Its loss then.
         rows_removed: The rows that were left out for the next field.
         finite_without_rows: Whether the step is finite without the rows at fault.
@@ -157,6 +183,7 @@ class Experiments:
         batch_grad_norm: L2 norm of the gradients of this batch alone, computed anew.
         memory_grad_norm: L2 norm of the gradients that the run held, unscaled.
         row_share: Largest share of one row in the loss, where the loss of single rows could be computed.
+        heaviest_row: That row.
         initial_grad_norm: L2 norm of the run's first gradient.
         seconds: How long all took.
     """
@@ -171,5 +198,6 @@ class Experiments:
     batch_grad_norm: float | None = None
     memory_grad_norm: float | None = None
     row_share: float | None = None
+    heaviest_row: int | None = None
     initial_grad_norm: float | None = None
     seconds: float = 0.0

@@ -1,0 +1,23 @@
+"""Replay: a training step computed again on a copy of the module, operation by operation.
+
+The engine keeps what a step needs (`KeptBatch`, `RandomState`), describes it as a `ReplayStep`, and calls
+
+- `replay_step` for the first operation that made a non-finite value, its module, its line and its rows of the batch;
+- `run_experiments` for a line search along the update, the step in float32, and the step without some rows.
+
+Both return a record and raise nothing for whatever the step does: what was not possible is said in the record.
+
+What is guaranteed: the copy's parameters are views of the run's weights that nothing writes to; buffers, attributes,
+hooks and metrics are the copy's own; batch, gradients and random state of the run are as before; nothing is logged,
+no optimizer steps, no collective operation starts. What ``training_step`` does outside of its module (global
+variables, files that it opens, prints) happens a second time.
+"""
+
+from lightning_gradexplode.diagnose.replay.batch import KeptBatch
+from lightning_gradexplode.diagnose.replay.experiments import run_experiments
+from lightning_gradexplode.diagnose.replay.module_copy import ModuleCopy
+from lightning_gradexplode.diagnose.replay.random_state import RandomState
+from lightning_gradexplode.diagnose.replay.replay import replay_step
+from lightning_gradexplode.diagnose.replay.step import ReplayStep
+
+__all__ = ["KeptBatch", "ModuleCopy", "RandomState", "ReplayStep", "replay_step", "run_experiments"]

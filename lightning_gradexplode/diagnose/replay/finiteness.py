@@ -1,0 +1,160 @@
+"""Which elements of a tensor are not finite, and what is recorded of a tensor that an operation took."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_gradexplode.records import Operand
+
+ROWS = 32
+"""At most so many rows are named."""
+
+
+def plain(tensor: Tensor) -> Tensor | None:
+    """Return the elements of a tensor as a strided real tensor, None where they cannot be non-finite or are none."""
+    if tensor.is_sparse:
+        tensor = tensor._values()
+    elif tensor.layout in (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc) or tensor.is_nested:
+        tensor = tensor.values()
+    if tensor.is_meta or tensor.layout is not torch.strided or not tensor.numel():
+        return None
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    if not tensor.is_floating_point():
+        return None
+    tensor = tensor.detach()
+    return tensor.float() if tensor.element_size() == 1 else tensor
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Return whether no element is NaN or infinite."""
+    try:
+        values = plain(tensor)
+    except (RuntimeError, NotImplementedError):  # a layout that cannot be looked into
+        return True
+    if values is None:
+        return True
+    # A finite sum has finite terms only, and costs a tenth of looking at each element.
+    total = values.sum(dtype=torch.float32) if values.element_size() == 2 else values.sum()
+    return bool(torch.isfinite(total)) or bool(torch.isfinite(values).all())
+
+
+def has_nan(tensor: Tensor) -> bool:
+    """Return whether an element is NaN."""
+    values = plain(tensor)
+    return values is not None and bool(torch.isnan(values).any())
+
+
+def kind_of(tensor: Tensor) -> str:
+    """Return ``"nan"``, ``"inf"`` or ``"-inf"``, the first of them that a non-finite tensor holds."""
+    values = plain(tensor)
+    if values is None or bool(torch.isnan(values).any()):
+        return "nan"
+    return "inf" if bool((values == torch.inf).any()) else "-inf"
+
+
+def storage_key(tensor: Tensor) -> int | None:
+    """Return the address of the tensor's storage, None for a tensor that has none of its own."""
+    try:
+        if tensor.is_sparse:
+            tensor = tensor._values()
+        elif tensor.layout is not torch.strided:
+            tensor = tensor.values()
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError, AttributeError):
+        return None
+
+
+def storage_bytes(tensor: Tensor) -> int:
+    """Return the size of the tensor's storage, 0 for a tensor that has none of its own."""
+    try:
+        return int(tensor.untyped_storage().nbytes())
+    except (NotImplementedError, RuntimeError):
+        return 0
+
+
+def nonfinite_mask(tensor: Tensor) -> Tensor | None:
+    """Return where a strided tensor is not finite, None for other layouts."""
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        return None
+    return ~torch.isfinite(tensor.float() if tensor.element_size() == 1 else tensor)
+
+
+def first_place(mask: Tensor | None) -> tuple[int, ...] | None:
+    """Return the index of the first true element, None if there is none."""
+    if mask is None or not mask.numel() or not bool(mask.any()):
+        return None
+    place = int(mask.flatten().to(torch.uint8).argmax())
+    index: list[int] = []
+    for size in reversed(mask.shape):
+        index.append(place % size)
+        place //= size
+    return tuple(reversed(index))
+
+
+def operand(tensor: Tensor, place: tuple[int, ...] | None, shape: torch.Size | None) -> Operand:
+    """Record a tensor.
+
+    Args:
+        tensor: What an operation took.
+        place: Index of the first non-finite element of the operation's result.
+        shape: Shape of that result.
+    """
+    described: dict[str, Any] = {"shape": tuple(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
+    values = plain(tensor)
+    if values is None and tensor.numel() and tensor.layout is torch.strided and not tensor.is_meta:
+        values = None if tensor.is_complex() else tensor.detach()
+    if values is None:
+        return Operand(**described)
+    if values.is_floating_point():
+        finite = torch.isfinite(values)
+        nan = torch.isnan(values)
+        described["nan_count"] = int(nan.sum())
+        described["inf_count"] = int((~finite).sum()) - described["nan_count"]
+        values = values[finite]
+    if values.numel():
+        values = values.to(torch.int64) if values.dtype is torch.bool else values
+        described["least"], described["greatest"] = float(values.min()), float(values.max())
+    described["at_fault"] = _element(tensor, place, shape)
+    return Operand(**described)
+
+
+def _element(tensor: Tensor, place: tuple[int, ...] | None, shape: torch.Size | None) -> float | None:
+    """Return the element at a place of a result, where the tensor has the result's shape or is expanded to it."""
+    if place is None or shape is None or tensor.layout is not torch.strided or tensor.dim() > len(shape):
+        return None
+    trailing = shape[len(shape) - tensor.dim() :]
+    if any(mine not in (1, other) for mine, other in zip(tensor.shape, trailing, strict=True)):
+        return None
+    index = place[len(shape) - tensor.dim() :]
+    element = tensor.detach()[tuple(0 if size == 1 else at for size, at in zip(tensor.shape, index, strict=True))]
+    return abs(complex(element.item())) if tensor.is_complex() else float(element)
+
+
+def rows_of(mask: Tensor | None, size: int | None) -> tuple[int, ...]:
+    """Return the rows of the batch in which a result is not finite.
+
+    Args:
+        mask: Where the result is not finite.
+        size: Number of rows of the batch.
+
+    Returns:
+        Indices of rows, at most 32: along the first dimension if it has as many elements as the batch has rows, or a
+        multiple (rows flattened with time steps or heads), else along the only dimension that has as many. Empty if
+        that tells no row from another.
+    """
+    if mask is None or size is None or size < 2 or not mask.dim():
+        return ()
+    dimensions = [dimension for dimension, length in enumerate(mask.shape) if length == size]
+    if mask.shape[0] == size or len(dimensions) == 1:
+        dimension = 0 if mask.shape[0] == size else dimensions[0]
+        others = [one for one in range(mask.dim()) if one != dimension]
+        rows = mask.amax(others) if others else mask
+    elif not dimensions and mask.shape[0] % size == 0:
+        rows = mask.reshape(size, -1).amax(1)
+    else:
+        return ()
+    return tuple(rows.nonzero().flatten()[:ROWS].tolist())

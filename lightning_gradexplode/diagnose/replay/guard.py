@@ -1,0 +1,133 @@
+"""A dispatch mode that ends a replayed step before it can change anything of the run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lightning_gradexplode.diagnose.replay.finiteness import storage_key
+from lightning_gradexplode.diagnose.replay.stand_ins import ReplayStopped
+
+_COLLECTIVES = ("c10d", "_c10d_functional", "c10d_functional", "_c10d_functional_autograd", "_dtensor")
+HALF = (torch.float16, torch.bfloat16)
+"""The half-precision types."""
+
+
+class Guard(TorchDispatchMode):
+    """Runs each operation of a replayed step, unless it would change the run.
+
+    Only tensors that were made during the replay, or that belong to the copy, may be written to in place. Collective
+    operations are not started. Both end the step with `ReplayStopped`, as does the end of the time that is allowed.
+
+    Args:
+        owned: Tensors of the copy that may be written to.
+        deadline: Time (of ``time.perf_counter``) at which the step is given up.
+        float32: Whether operations that make half-precision tensors make float32 ones instead.
+
+    Attributes:
+        paused: While True, operations are passed on as they are.
+        operations: Number of operations that ran.
+    """
+
+    def __init__(self, owned: Iterable[Tensor] = (), *, deadline: float = float("inf"), float32: bool = False) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.paused = False
+        self.operations = 0
+        self._owned = {storage_key(one) for one in owned} - {None}
+        self._deadline = deadline
+        self._float32 = float32
+
+    def own(self, tensor: Tensor) -> None:
+        """Allow writes to a tensor."""
+        self._owned.add(storage_key(tensor))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operation."""
+        kwargs = kwargs or {}
+        if self.paused:
+            return func(*args, **kwargs)
+        self._check(func, args, kwargs)
+        self.operations += 1
+        if self._float32:
+            args = tuple(torch.float32 if one in HALF else one for one in args) if _any_half(args) else args
+            kwargs = {key: torch.float32 if _is_half(one) else one for key, one in kwargs.items()}
+        result = self.run(func, args, kwargs)
+        for one in flat((result,)):
+            self.own(one)
+        return result
+
+    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operation that is allowed; overridden by what observes."""
+        return func(*args, **kwargs)
+
+    def _check(self, func: Any, args: Any, kwargs: Any) -> None:
+        if time.perf_counter() > self._deadline:
+            raise ReplayStopped("the time allowed was over")
+        if func.namespace in _COLLECTIVES:
+            raise ReplayStopped(f"the step communicates with other processes ({name_of(func)})")
+        for one in written(func, args, kwargs):
+            key = storage_key(one)
+            if key is not None and key not in self._owned and one.numel():
+                raise ReplayStopped(f"the step writes to a tensor of the run ({name_of(func)})")
+
+
+def name_of(func: Any) -> str:
+    """Return the name of an operation without its overload and the underscore of an in-place one."""
+    name = str(func.overloadpacket.__name__)
+    return name if name.startswith("_") and name.endswith("__") else name.rstrip("_") or name
+
+
+def flat(values: Iterable[Any]) -> list[Tensor]:
+    """Return the tensors of arguments or results, those in lists and tuples included."""
+    found: list[Tensor] = []
+    for one in values:
+        if isinstance(one, Tensor):
+            found.append(one)
+        elif isinstance(one, (list, tuple)):
+            found.extend(flat(one))
+    return found
+
+
+def written(func: Any, args: Sequence[Any], kwargs: Any) -> list[Tensor]:
+    """Return the arguments that an operation writes to."""
+    positions, names = _written_arguments(func)
+    values = [args[at] for at in positions if at < len(args)] + [kwargs[name] for name in names if name in kwargs]
+    return flat(values) if values else []
+
+
+def is_view(func: Any) -> bool:
+    """Return whether an operation returns views of its arguments and computes nothing."""
+    return _is_view(func)
+
+
+@lru_cache(maxsize=4096)
+def _is_view(func: Any) -> bool:
+    returns = func._schema.returns
+    return bool(returns) and all(one.alias_info is not None and not one.alias_info.is_write for one in returns)
+
+
+@lru_cache(maxsize=4096)
+def _written_arguments(func: Any) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    arguments = func._schema.arguments
+    # The schema of batch normalization does not say that it updates the running statistics.
+    running = {"running_mean", "running_var"} if "batch_norm" in str(func) else set()
+    chosen = [
+        (at, one)
+        for at, one in enumerate(arguments)
+        if (one.alias_info is not None and one.alias_info.is_write) or one.name in running
+    ]
+    return tuple(at for at, one in chosen if not one.kwarg_only), tuple(one.name for _, one in chosen)
+
+
+def _is_half(value: Any) -> bool:
+    return isinstance(value, torch.dtype) and value in HALF
+
+
+def _any_half(args: Sequence[Any]) -> bool:
+    return any(_is_half(one) for one in args)
