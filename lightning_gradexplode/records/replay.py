@@ -104,8 +104,8 @@ class Activation:
         saturated: Share of elements in the flat part of a saturating activation (tanh, sigmoid), or of exact zeros of
             a rectified one; None for other modules.
         gradient_norm: L2 norm of the error gradient at its output, None if not measured.
-        calls: How often it was executed; above 1 for one that a loop over time or layers uses again. Then `rms` and `gradient_norm` are those of
-            the last call, `largest` and `saturated` those of all.
+        calls: How often it was executed; above 1 for one that a loop over time or layers uses again. Then `rms` and
+            `gradient_norm` are those of the last call, `largest` and `saturated` those of all.
         first_rms: Root mean square of the output of its first call.
         first_gradient_norm: L2 norm of the error gradient at the output of its first call.
     """
