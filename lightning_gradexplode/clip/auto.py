@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from torch.optim import SGD, Optimizer
 
+from lightning_gradexplode import checks
 from lightning_gradexplode.clip.base import ClipPolicy
 from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
 from lightning_gradexplode.records import StepRecord
-from lightning_gradexplode.respond.rate_limit import checked_count, checked_factor
 
 _CREEP = 1.1
 """How much above the usual norm a norm is counted at most; medians are not moved by it while the norms are steady."""
@@ -52,10 +52,10 @@ class AutoPolicy(ClipPolicy):
     """
 
     def __init__(self, factor: float = 30.0, window: int = 100, start: int = 20, reach: float = 0.15) -> None:
-        self.factor = checked_factor("factor", factor, most=math.inf)
-        self.start = checked_count("start", start, 1)
-        self.reach = checked_factor("reach", reach, most=math.inf)
-        self._norms = RollingQuantiles(checked_count("window", window, 1))
+        self.factor = checks.number("factor", factor)
+        self.start = checks.count("start", start, 1)
+        self.reach = checks.number("reach", reach)
+        self._norms = RollingQuantiles(checks.count("window", window, 1))
         self._loss = _LossRegion()
         self._optimizer: Optimizer | None = None
         self._weights: float | None = None

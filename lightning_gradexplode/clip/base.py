@@ -1,14 +1,14 @@
-"""Which threshold the coming step's gradients are clipped by."""
+"""The base class of clip policies, and clipping to a constant."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from torch.optim import Optimizer
 
+from lightning_gradexplode import checks
 from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.records import FloatArray, StepRecord
 
@@ -16,10 +16,10 @@ Algorithm = Literal["norm", "value", "tensor"]
 
 
 class ClipPolicy(ABC):
-    """Base class of clipping rules: write `threshold`.
+    """Base class of clip policies: write `threshold`.
 
-    Each optimizer has a copy of its own. The threshold is written to ``trainer.gradient_clip_val``, and Lightning
-    does the clipping, at the same step.
+    Each optimizer has a copy of its own. Under Lightning the threshold is written to ``trainer.gradient_clip_val``, and
+    Lightning clips at the same step.
 
     Example:
         >>> class HalfOfTheNorm(ClipPolicy):
@@ -32,23 +32,23 @@ class ClipPolicy(ABC):
 
     @abstractmethod
     def threshold(self, record: StepRecord) -> float | None:
-        """Give the clip value for the step whose gradients were just measured.
+        """Return the clip value for the step whose gradients were just measured.
 
         Args:
             record: The step; its ``grad_norm`` may be NaN or infinite.
 
         Returns:
-            A positive finite number, or None to clip nothing at this step.
+            A positive finite number, or None to clip nothing at this step. Anything else clips nothing and is logged.
         """
 
     def clip_tensors(self, parameters: ParameterSet, norms: FloatArray, scale: float, remember: bool) -> bool:
-        """Clip gradients in place; called where `algorithm` is ``"tensor"``, for the trainer has no such clipping.
+        """Clip gradients in place. Called instead of the training loop's clipping where `algorithm` is ``"tensor"``.
 
         Args:
             parameters: The optimizer's parameters.
             norms: L2 norm of each one's gradient, shape ``(parameters,)``, unscaled, of all shards together.
             scale: What the gradients in memory are multiplied by.
-            remember: Whether this is a step, and not one more look of a line search at the same step.
+            remember: Whether this is a step, and not a further evaluation of a line search at the same step.
 
         Returns:
             Whether any gradient was changed.
@@ -56,18 +56,18 @@ class ClipPolicy(ABC):
         raise NotImplementedError(f"{type(self).__name__} has algorithm 'tensor' and no clip_tensors")
 
     def begin(self, optimizer: Optimizer) -> None:
-        """Look at the optimizer whose gradients are clipped; called once, before the first step of a fit."""
+        """Receive the optimizer whose gradients are clipped. Called once, before the first step of a fit."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what has to survive a checkpoint, in plain values."""
+        """Return what later thresholds depend on, in plain values."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> Any:
+        """Restore what `state_dict` returned."""
 
 
 class ConstantClip(ClipPolicy):
-    """The same threshold at every step: the article's fourth remedy.
+    """The same threshold at every step.
 
     Args:
         value: The threshold. Usual are 1.0 for the norm (Keras' ``clipnorm``) and 0.5 for the value (``clipvalue``).
@@ -80,15 +80,9 @@ class ConstantClip(ClipPolicy):
     """
 
     def __init__(self, value: float = 1.0, algorithm: Algorithm = "norm") -> None:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"clip got {value!r}; a clip value is a number")
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"clip got {value!r}; a clip value is positive and finite")
-        if algorithm not in ("norm", "value"):
-            raise ValueError(f"algorithm got {algorithm!r}; it takes 'norm' or 'value'")
-        self.value = float(value)
-        self.algorithm = algorithm
+        self.value = checks.number("clip", value)
+        self.algorithm = checks.choice("algorithm", algorithm, ("norm", "value"))
 
     def threshold(self, record: StepRecord) -> float:
-        """Give the constant."""
+        """Return the constant."""
         return self.value

@@ -1,21 +1,22 @@
-"""Clipping of each tensor by itself, which the trainer has no way to do."""
+"""Clipping of each tensor by itself."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_gradexplode import checks
 from lightning_gradexplode.clip.apply import scale_gradients
 from lightning_gradexplode.clip.base import ClipPolicy
 from lightning_gradexplode.measure.norms import measure_norms
 from lightning_gradexplode.measure.parameters import ParameterSet, matches
 from lightning_gradexplode.records import FloatArray, StepRecord
-from lightning_gradexplode.respond.rate_limit import checked_count, checked_factor
+from lightning_gradexplode.records.state import Stateful
 
 
 class _TensorClip(ClipPolicy):
@@ -24,7 +25,7 @@ class _TensorClip(ClipPolicy):
     algorithm = "tensor"
 
     def threshold(self, record: StepRecord) -> None:
-        """Give None, for there is no threshold for all tensors."""
+        """Return None, since there is no threshold for all tensors."""
 
 
 class AdaptiveGradientClip(_TensorClip):
@@ -37,7 +38,7 @@ class AdaptiveGradientClip(_TensorClip):
 
     Args:
         share: Share of the weights' norm.
-        least: Norm that weights count as at least, so that those that begin at zero can be learned.
+        least: Norm that weights count as at least, so that weights that begin at zero can be learned.
         exclude: Name patterns (``fnmatch``) of parameters that are not clipped.
 
     Raises:
@@ -46,11 +47,9 @@ class AdaptiveGradientClip(_TensorClip):
     """
 
     def __init__(self, share: float = 0.01, least: float = 1e-3, exclude: Sequence[str] = ()) -> None:
-        self.share = checked_factor("share", share, most=math.inf)
-        self.least = checked_factor("least", least, most=math.inf)
-        if isinstance(exclude, str):
-            raise TypeError(f"exclude got {exclude!r}; it takes a sequence of parameter name patterns")
-        self.exclude = tuple(exclude)
+        self.share = checks.number("share", share)
+        self.least = checks.number("least", least)
+        self.exclude = checks.patterns("exclude", exclude)
 
     def clip_tensors(self, parameters: ParameterSet, norms: FloatArray, scale: float, remember: bool) -> bool:
         """Clip each unit of each tensor."""
@@ -78,7 +77,7 @@ class AdaptiveGradientClip(_TensorClip):
         return parameters.shards.norms(measure_norms(single)).each
 
     def _clip_units(self, gradient: Tensor, weight: Tensor, scale: float) -> Tensor:
-        """Clip the rows of one tensor, and tell whether any was."""
+        """Clip the rows of one tensor, and return whether any was clipped."""
         rest = tuple(range(1, gradient.ndim))
         sizes = _row_norms(gradient, rest) / scale
         limits = self.share * _row_norms(weight, rest).clamp(min=self.least)
@@ -87,7 +86,7 @@ class AdaptiveGradientClip(_TensorClip):
         return over.any()
 
 
-class AdaptiveTensorClip(_TensorClip):
+class AdaptiveTensorClip(Stateful, _TensorClip):
     """Clip the gradient of each tensor by its own moving average.
 
     This is AdaGC (Wang et al. 2025, "AdaGC: Improving Training Stability for Large Language Model Pretraining").
@@ -98,7 +97,7 @@ class AdaptiveTensorClip(_TensorClip):
     Args:
         factor: Times a tensor's average norm.
         decay: Weight of the past in the averages at each step.
-        warmup: Steps before the averages are used.
+        warmup: Number of steps before the averages are used.
         first: Norm that all gradients together are clipped to before.
 
     Raises:
@@ -107,10 +106,10 @@ class AdaptiveTensorClip(_TensorClip):
     """
 
     def __init__(self, factor: float = 1.05, decay: float = 0.98, warmup: int = 100, first: float = 1.0) -> None:
-        self.factor = checked_factor("factor", factor, most=math.inf)
-        self.decay = checked_factor("decay", decay)
-        self.warmup = checked_count("warmup", warmup)
-        self.first = checked_factor("first", first, most=math.inf)
+        self.factor = checks.number("factor", factor)
+        self.decay = checks.number("decay", decay, 1.0)
+        self.warmup = checks.count("warmup", warmup)
+        self.first = checks.number("first", first)
         self._steps = 0
         self._averages: FloatArray = np.zeros(0)
 
@@ -140,14 +139,6 @@ class AdaptiveTensorClip(_TensorClip):
             factors = np.minimum(1.0, self.factor * averages / norms)
         return np.where(usable & np.isfinite(averages), factors, 1.0)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Give the averages, and how many steps they are of."""
-        return {"steps": self._steps, "averages": self._averages.tolist()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        self._steps, self._averages = state["steps"], np.asarray(state["averages"])
-
 
 def _row_norms(tensor: Tensor, rest: tuple[int, ...]) -> Tensor:
     kind = torch.float32 if tensor.dtype in (torch.float16, torch.bfloat16) else None
@@ -156,7 +147,7 @@ def _row_norms(tensor: Tensor, rest: tuple[int, ...]) -> Tensor:
 
 
 def _local(tensor: Any) -> Tensor:
-    """Give the part of a sharded tensor that lies on this process, sharing its memory.
+    """Return the part of a sharded tensor that lies on this process, sharing its memory.
 
     Raises:
         ValueError: A tensor is sharded within its rows, so that no process has a whole unit.

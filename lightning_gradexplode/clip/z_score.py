@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
+from lightning_gradexplode import checks
 from lightning_gradexplode.clip.base import ClipPolicy
 from lightning_gradexplode.records import StepRecord
-from lightning_gradexplode.respond.rate_limit import checked_count, checked_factor
+from lightning_gradexplode.records.state import Stateful
 
 
-class ZScoreClip(ClipPolicy):
+class ZScoreClip(Stateful, ClipPolicy):
     """Clip norms that are many deviations above their moving average (ZClip's adaptive scaling, Kumar et al. 2025).
 
     With the score ``s = (norm - mean) / deviation`` above `limit`, the norm is clipped to ``mean + limit * deviation /
@@ -26,7 +25,7 @@ class ZScoreClip(ClipPolicy):
     Args:
         limit: Deviations.
         decay: Weight of the past in the moving averages at each step.
-        warmup: Steps whose norms begin the averages.
+        warmup: Number of steps whose norms begin the averages.
 
     Raises:
         TypeError: An argument is of the wrong kind.
@@ -34,15 +33,15 @@ class ZScoreClip(ClipPolicy):
     """
 
     def __init__(self, limit: float = 2.5, decay: float = 0.97, warmup: int = 25) -> None:
-        self.limit = checked_factor("limit", limit, most=math.inf)
-        self.decay = checked_factor("decay", decay)
-        self.warmup = checked_count("warmup", warmup, 2)
+        self.limit = checks.number("limit", limit)
+        self.decay = checks.number("decay", decay, 1.0)
+        self.warmup = checks.count("warmup", warmup, 2)
         self._first: list[float] = []
         self._mean = 0.0
         self._variance = 0.0
 
     def threshold(self, record: StepRecord) -> float | None:
-        """Give what an outlier is clipped to; for a norm that is none, the norm at which it would be one."""
+        """Return what an outlier is clipped to; for a norm that is none, the norm above which it would be one."""
         norm = record.grad_norm
         usable = norm is not None and math.isfinite(norm) and norm > 0
         if len(self._first) < self.warmup:
@@ -68,11 +67,3 @@ class ZScoreClip(ClipPolicy):
         difference = norm - self._mean
         self._mean += (1 - self.decay) * difference
         self._variance = self.decay * (self._variance + (1 - self.decay) * difference * difference)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give the averages."""
-        return {"first": list(self._first), "mean": self._mean, "variance": self._variance}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        self._first, self._mean, self._variance = list(state["first"]), state["mean"], state["variance"]

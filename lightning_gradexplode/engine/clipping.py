@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch.optim import Optimizer
 
-from lightning_gradexplode.clip.apply import clip_by_total_norm, clip_gradients
+from lightning_gradexplode.clip.apply import clip_by_total_norm, clip_gradients, has_sparse
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.hosts import lightning as _lightning
@@ -65,6 +65,8 @@ class GradientClipper:
                 return replace(record, clip_algorithm=algorithm)
             if not self._is_by_hand(watch):
                 _lightning.set_clipping(self._trainer, value, algorithm)
+            elif not self._by_hand:
+                _lightning.set_clipping(self._trainer, None, None)
         if value is None:
             return record
         return self.rated(watch, replace(record, clip_val=value, clip_algorithm=algorithm))
@@ -152,7 +154,8 @@ class GradientClipper:
         return True
 
     def _is_by_hand(self, watch: OptimizerState) -> bool:
-        return self._by_hand or _lightning.refuses_to_clip(self._trainer, watch.optimizer)
+        refuses = self._by_hand or _lightning.refuses_to_clip(self._trainer, watch.optimizer)
+        return refuses or has_sparse([p.grad for group in watch.optimizer.param_groups for p in group["params"]])
 
     def changes(self, record: StepRecord) -> bool:
         """Tell whether a step's gradients may differ from those that were measured, by anybody's clipping."""

@@ -50,7 +50,7 @@ class StepDecisions:
             self._board,
             _lightning.report_folder(trainer, settings.report),
             trainer.is_global_zero,
-            [type(one).__name__ for one in settings.responses if not one.only_speaks],
+            [type(one).__name__ for one in settings.responses if not one.only_warns],
         )
 
     def before_update(self, flight: Step) -> None:

@@ -23,7 +23,7 @@ class DeferredSteps:
     """
 
     def __init__(self, trainer: _lightning.Trainer, settings: Arguments, processes: int) -> None:
-        tells_only = settings.clip is None and all(response.only_speaks for response in settings.responses)
+        tells_only = settings.clip is None and all(response.only_warns for response in settings.responses)
         self._possible = tells_only and processes == 1 and _lightning.is_automatic(trainer)
         self._waiting: list[Step] = []
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
-from lightning_gradexplode.clip import ClipPolicy
+from lightning_gradexplode.clip import ClipPolicy, GuardedPolicy
 from lightning_gradexplode.detect import Detector
 from lightning_gradexplode.detect.detector_set import DetectorSet
 from lightning_gradexplode.distributed.process_group import ProcessGroup
 from lightning_gradexplode.measure.parameters import ParameterSet, parameters_of
 from lightning_gradexplode.report import Recorder
+
+logger = logging.getLogger("lightning_gradexplode")
 
 _REMEMBERED = 100
 
@@ -39,7 +42,7 @@ class OptimizerState:
         self.index = index
         self.optimizer = optimizer
         self.bank = DetectorSet(detectors)
-        self.policy = copy.deepcopy(policy)
+        self.policy = None if policy is None else GuardedPolicy(copy.deepcopy(policy))
         if self.policy is not None:
             self.policy.begin(optimizer)
         self.recorder = Recorder(())
@@ -83,7 +86,7 @@ class OptimizerState:
             "steps": self.steps,
             "bound": list(self._bound),
             "bank": self.bank.state_dict(),
-            "policy": None if self.policy is None else {"kind": self._policy_kind, "state": self.policy.state_dict()},
+            "policy": None if self.policy is None else self.policy.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -92,9 +95,6 @@ class OptimizerState:
         self._bound = list(state["bound"])
         self.bank.load_state_dict(state["bank"])
         saved = state["policy"]
-        if self.policy is not None and saved is not None and saved["kind"] == self._policy_kind:
-            self.policy.load_state_dict(saved["state"])
-
-    @property
-    def _policy_kind(self) -> str:
-        return type(self.policy).__qualname__
+        if self.policy is not None and saved is not None:
+            for name in self.policy.load_state_dict(saved):
+                logger.warning("gradexplode: the state of %s does not fit and starts fresh", name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +10,15 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from lightning_gradexplode.distributed.process_group import ProcessGroup
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.hosts import lightning as _lightning
+from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.records import Finding, Severity, StepRecord
 from lightning_gradexplode.respond import Response, ResponseChain, ResponseContext
+
+logger = logging.getLogger("lightning_gradexplode")
 
 
 class ResponseRunner:
@@ -37,12 +42,14 @@ class ResponseRunner:
         self._trainer = trainer
         self._module = module
         self._chain = ResponseChain(responses)
+        self._loop = _Loop(trainer)
         self._memory = _Memory(watches)
+        self._calm = 0
 
     def start(self) -> None:
         """Begin a fit."""
         last_step = _lightning.logging_step(self._trainer) - 1
-        run = ResponseContext(self._trainer, self._module, False, memory=self._memory, seams=self, last_step=last_step)
+        run = ResponseContext(self._loop, memory=self._memory, last_step=last_step)
         self._chain.started(run)
 
     def gradients_ready(self, optimizer: Optimizer, batch_idx: int, is_scaled: bool) -> None:
@@ -57,20 +64,21 @@ class ResponseRunner:
             return
         scale = _lightning.loss_scale(self._trainer)[0] if is_scaled else None
         share = _lightning.filled_window(self._trainer, batch_idx) if _lightning.is_automatic(self._trainer) else 1.0
-        run = ResponseContext(self._trainer, self._module, before_update=True, optimizer=optimizer)
+        run = ResponseContext(self._loop, before_update=True, optimizer=optimizer)
         self._chain.gradients_ready(run, share if scale is None else share * float(scale))
 
     def respond(self, flight: Step, findings: Sequence[Finding], before_update: bool) -> None:
         """Ask the responses about a step's critical findings."""
         critical = [finding for finding in findings if finding.severity is Severity.CRITICAL]
-        if not critical:
-            return
         run = self._run(flight.record, before_update, flight.watch.optimizer)
-        self._chain.respond(critical, run)
+        if critical:
+            self._chain.respond(critical, run)
+        elif before_update:
+            self._chain.guard(run)
         if run.update_is_held_back:
             flight.held_back = True
             self.skipped += 1
-            flight.record = replace(flight.record, skipped_steps=self.skipped)
+            flight.record = replace(flight.record, skipped_steps=self.skipped, skipped_by=run.skipped_by)
 
     def step_begins(self, optimizer: Optimizer) -> None:
         """Prepare an optimizer's step."""
@@ -82,9 +90,14 @@ class ResponseRunner:
 
     def batch_ended(self, flights: Sequence[Step]) -> None:
         """Let the responses look back at a batch."""
-        if flights and self._chain.looks_back:
-            run = self._run(flights[-1].record)
-            run.severity = max(flight.record.severity for flight in flights)
+        if not flights:
+            return
+        run = self._run(flights[-1].record)
+        run.severity = max(flight.record.severity for flight in flights)
+        self._calm = self._calm + 1 if run.severity < Severity.CRITICAL else 0
+        if self._calm == 20:
+            self._chain.incident_ended()
+        if self._chain.uses_batch_end:
             self._chain.batch_ended(run)
 
     def logged(self, record: StepRecord) -> StepRecord:
@@ -96,14 +109,6 @@ class ResponseRunner:
         """Leave the optimizers as they were found."""
         self._chain.ended()
 
-    def log_folder(self) -> Path:
-        """Give the folder of the run's logs; to be asked on every process."""
-        return _lightning.log_directory(self._trainer)
-
-    def save_nothing_now(self) -> None:
-        """Keep the trainer's ``ModelCheckpoint`` callbacks from saving until the next optimizer step."""
-        _lightning.save_nothing_now(self._trainer)
-
     def state_dict(self) -> dict[str, Any]:
         """Give what later decisions depend on, in plain values."""
         return {"skipped_steps": self.skipped, "chain": self._chain.state_dict()}
@@ -111,14 +116,85 @@ class ResponseRunner:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         self.skipped = state["skipped_steps"]
-        self._chain.load_state_dict(state["chain"])
+        for name in self._chain.load_state_dict(state["chain"]):
+            logger.warning("gradexplode: the state of %s does not fit and starts fresh", name)
 
     def _run(
         self, record: StepRecord, before_update: bool = False, optimizer: Optimizer | None = None
     ) -> ResponseContext:
-        return ResponseContext(
-            self._trainer, self._module, before_update, optimizer, record, self._memory, record.severity, self
-        )
+        return ResponseContext(self._loop, before_update, optimizer, record, self._memory, record.severity)
+
+
+class _Loop(TrainingLoop):
+    """Lightning's loop, as far as responses need it."""
+
+    def __init__(self, trainer: _lightning.Trainer) -> None:
+        self.trainer = trainer
+
+    @property
+    def process_group(self) -> ProcessGroup:
+        return _lightning.world(self.trainer)
+
+    @property
+    def is_main_process(self) -> bool:
+        return bool(self.trainer.is_global_zero)
+
+    @property
+    def can_stop(self) -> bool:
+        return True
+
+    @property
+    def can_save_checkpoints(self) -> bool:
+        return True
+
+    @property
+    def module(self) -> Any:
+        return self.trainer.lightning_module
+
+    @property
+    def optimizers(self) -> Any:
+        return self.trainer.optimizers
+
+    @property
+    def step(self) -> int:
+        return _lightning.logging_step(self.trainer)
+
+    @property
+    def schedulers(self) -> Any:
+        return [config.scheduler for config in self.trainer.lr_scheduler_configs]
+
+    @property
+    def scaler(self) -> Any:
+        return self.trainer.scaler
+
+    @property
+    def weight_averages(self) -> Any:
+        found = {}
+        for callback in self.trainer.callbacks:
+            average = getattr(callback, "_average_model", None)
+            if average is not None:
+                count = getattr(callback, "n_averaged", None)
+                tensors = [*average.parameters(), *average.buffers(), *([] if count is None else [count])]
+                found[type(callback).__name__] = tensors
+        return found
+
+    @property
+    def minimum_training(self) -> str:
+        loop = self.trainer.fit_loop
+        least = {"min_epochs": loop.min_epochs, "min_steps": loop.min_steps}
+        return "" if loop._can_stop_early else " and ".join(f"{k}={v}" for k, v in least.items() if v)
+
+    def stop(self) -> None:
+        self.trainer.should_stop = True
+
+    def log_folder(self) -> Path:
+        return _lightning.log_directory(self.trainer)
+
+    def save_checkpoint(self, path: Path) -> None:
+        self.trainer.save_checkpoint(path)
+
+    def block_checkpoints(self) -> None:
+        _lightning.save_nothing_now(self.trainer)
 
 
 class _Memory:

@@ -1,22 +1,23 @@
-"""What a response is, and what it can do to the run."""
+"""The base class of responses, and what a response can do to the run."""
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
+from torch import nn
 from torch.optim import Optimizer
 
+from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.records import Finding, StepRecord
-
-logger = logging.getLogger("lightning_gradexplode")
+from lightning_gradexplode.respond.action_log import ActionLog
 
 
 class ExplosionError(RuntimeError):
-    """Training was ended because it explodes.
+    """Training was ended because of an explosion.
 
     Args:
         findings: The critical findings of the step, worst first.
@@ -30,111 +31,158 @@ class ExplosionError(RuntimeError):
         return type(self), (self.findings,)
 
 
-class Stateful(Protocol):
-    """Anything whose state can be taken out and put back."""
+class Memory(Protocol):
+    """What the monitor remembers of the run (detectors and clip policies), which goes back with the weights."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the state in plain values."""
+        """Return the state in plain values."""
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-
-
-class Seams(Protocol):
-    """What a response may want of Lightning, and what Lightning has no public way for."""
-
-    def log_folder(self) -> Path:
-        """Give the folder of the run's logs; to be asked on every process."""
-
-    def save_nothing_now(self) -> None:
-        """Keep the trainer's ``ModelCheckpoint`` callbacks from saving until the next optimizer step."""
+    def load_state_dict(self, state: dict[str, Any]) -> Any:
+        """Restore what `state_dict` returned."""
 
 
 class ResponseContext:
-    """The training run as a response sees it, at one step.
+    """The run as a response sees it at one step; the argument ``run`` of `Response.respond`.
 
     Args:
-        trainer: Lightning's trainer.
-        module: The LightningModule.
-        before_update: Whether the optimizer has yet to step, so that the update can still be held back.
-        optimizer: The optimizer whose step it is; None where a response is told of a whole batch.
-        record: What was measured of the step so far, None before the first one.
-        memory: The monitor's own memory of the run (detectors and clip policies), which goes back with the weights.
-        severity: Worst severity seen at this step, or in this batch, so far; 0 for none.
-        seams: What only those who know Lightning can do.
-        last_step: The step before the fit's first one, above -1 if the fit goes on from a checkpoint.
+        loop: The training loop.
+        before_update: Whether the optimizer has not stepped yet, so that the update can still be held back.
+        optimizer: The optimizer of the step; None where a hook is about a whole batch.
+        record: What was measured at the step so far, None before the first one.
+        memory: What the monitor remembers of the run.
+        severity: Worst severity at this step, or in this batch, so far; 0 for none.
+        last_step: The step before the fit's first one, above -1 in a resumed fit.
+        log: Where actions are logged.
     """
 
     def __init__(
         self,
-        trainer: Any,
-        module: Any,
-        before_update: bool,
+        loop: TrainingLoop,
+        before_update: bool = False,
         optimizer: Optimizer | None = None,
         record: StepRecord | None = None,
-        memory: Stateful | None = None,
+        memory: Memory | None = None,
         severity: int = 0,
-        seams: Seams | None = None,
         last_step: int = -1,
+        log: ActionLog | None = None,
     ) -> None:
-        self.trainer = trainer
-        self.module = module
+        self.loop = loop
         self.before_update = before_update
         self.optimizer = optimizer
         self.record = record
         self.memory = memory
         self.severity = severity
-        self._seams = seams
+        self.response = "on_explosion"
+        self.findings: Sequence[Finding] = ()
+        self.skipped_by: str | None = None
         self._last_step = last_step
-        self.update_is_held_back = False
+        self._log = ActionLog() if log is None else log
+
+    @property
+    def trainer(self) -> Any:
+        """Lightning's trainer; None in other training loops."""
+        return self.loop.trainer
+
+    @property
+    def module(self) -> Any:
+        """The model: the LightningModule under Lightning, else an ``nn.Module``."""
+        module: nn.Module = self.loop.module
+        return module
 
     @property
     def step(self) -> int:
         """The step that metrics are logged at; -1 before the very first one."""
         return self._last_step if self.record is None else self.record.step
 
-    def hold_back_update(self) -> None:
-        """Leave the weights and the optimizer's state as they are at this step, if it is not too late for that."""
-        self.update_is_held_back = self.before_update
+    @property
+    def is_resumed(self) -> bool:
+        """Whether there were steps before this fit."""
+        return self._last_step >= 0
 
-    def stop(self) -> None:
-        """End the training cleanly after this batch."""
-        self.trainer.should_stop = True
+    @property
+    def update_is_held_back(self) -> bool:
+        """Whether the optimizer's update of this step will be left out."""
+        return self.skipped_by is not None
+
+    @property
+    def cause(self) -> str:
+        """The first of the findings that are responded to, as its sign and place."""
+        return next(iter(map(_short, self.findings)), "an explosion")
+
+    def hold_back_update(self, reason: str = "") -> None:
+        """Leave the weights and the optimizer's state as they are at this step, unless it has stepped already.
+
+        Args:
+            reason: Why; by default the response that acts and the first finding that it acts on.
+        """
+        if self.before_update and self.skipped_by is None:
+            self.skipped_by = f"{self.response}: {reason or self.cause}"
+
+    def stop(self, reason: str = "") -> None:
+        """End training after this batch, and log why, and what keeps the loop running if something does.
+
+        Args:
+            reason: Why, in addition to the first finding that is responded to.
+        """
+        why = " because of " + str(self.findings[0]) if self.findings else ""
+        why = f": {reason},{why}" if reason else why
+        by = f" by {self.response}"
+        if not self.loop.can_stop:
+            self._log.once(self, "stop", f"this training loop cannot be stopped{by}; end it yourself{why}")
+            return
+        self.loop.stop()
+        until = self.loop.minimum_training
+        but = f"; it goes on until {until} is reached, and updates at critical findings are held back" if until else ""
+        self._log.once(self, "stop", f"training is stopped{by}{why}{but}")
+
+    def log_action(self, action: str, detail: str, once: bool = False) -> None:
+        """Log what a response does, refuses or ends, with the reason.
+
+        Args:
+            action: The kind of action, such as ``"skip"`` or ``"rollback"``.
+            detail: The action and its reason in one sentence.
+            once: Whether this is logged once per incident and response.
+        """
+        if once:
+            self._log.once(self, action, detail)
+        else:
+            self._log.add(self, action, detail)
 
     def log_folder(self) -> Path:
-        """Give the folder of the run's logs; to be asked on every process."""
-        return Path(self.trainer.default_root_dir) if self._seams is None else self._seams.log_folder()
+        """Return the folder of the run's logs. Call it on every process."""
+        return self.loop.log_folder()
 
-    def save_nothing_now(self) -> None:
-        """Keep the trainer's ``ModelCheckpoint`` callbacks from saving until the next optimizer step."""
-        if self._seams is not None:
-            self._seams.save_nothing_now()
-
-    def tell(self, message: str) -> None:
-        """Say on the main process what is being done."""
-        if self.trainer.is_global_zero:
-            logger.warning("gradexplode at step %d: %s", self.step, message)
+    def on_all_processes(self, *flags: bool) -> list[tuple[bool, ...]]:
+        """Return flags of all processes, one tuple per process. A collective call."""
+        gathered = self.loop.process_group.gather(np.array(flags, dtype=np.float64))
+        return [tuple(bool(flag) for flag in row) for row in gathered]
 
 
 class Response(ABC):
     """Base class of what is done about an explosion: write `respond`, and of the other methods what is needed.
 
-    All methods are called on every process alike, with the same findings and records. One that acts by what is the
-    same on all processes therefore acts on all of them.
+    All methods are called on every process alike, with the same findings and records.
 
     Example:
-        >>> class Shout(Response):
+        >>> class Count(Response):
+        ...     is_remedy = False
+        ...     def __init__(self):
+        ...         self.steps = 0
         ...     def respond(self, findings, run):
-        ...         print(findings[0].sign.upper(), "!")
+        ...         self.steps += 1
         ...         return False
     """
 
-    only_speaks: ClassVar[bool] = False
-    """Whether it does nothing to the run, so that the console does not name it among what responds."""
+    only_warns: ClassVar[bool] = False
+    """Whether it never changes the run, so that findings need not be known before the update."""
+
+    is_remedy: bool = True
+    """Whether it acts against an explosion. Once such a response is configured, no update that is not finite reaches
+    the weights: where no response acts any more, the update is held back and training is stopped."""
 
     @abstractmethod
     def respond(self, findings: Sequence[Finding], run: ResponseContext) -> bool | None:
-        """Act on the run; called at each step with a CRITICAL finding, and before its update where it is seen then.
+        """Act on the run. Called at each step with a CRITICAL finding, before its update where it is known then.
 
         Args:
             findings: The critical findings of this step.
@@ -146,36 +194,40 @@ class Response(ABC):
         """
 
     def started(self, run: ResponseContext) -> None:
-        """Begin a fit; called before its first batch, and before `load_state_dict`."""
+        """Begin a fit. Called before its first batch, and before `load_state_dict`."""
 
     def gradients_ready(self, run: ResponseContext, weight: float) -> None:
         """Add to the gradients of ``run.optimizer``, once they are complete and before they are measured and clipped.
 
         Args:
             run: The run.
-            weight: What the gradient of a term of the loss has to be multiplied by: the AMP scale that the gradients
-                in memory have, and the share of an accumulation window that is filled.
+            weight: Factor for the gradient of a term of the loss: the AMP scale that the gradients in memory have,
+                times the share of an accumulation window that is filled.
         """
 
     def step_begins(self, optimizer: Optimizer) -> None:
         """Prepare an optimizer's step, right before it."""
 
     def step_ended(self, optimizer: Optimizer) -> None:
-        """Undo what `step_begins` did; called also if the step failed."""
+        """Undo what `step_begins` did. Called even if the step failed."""
 
     def batch_ended(self, run: ResponseContext) -> None:
-        """Look back at a batch in which an optimizer stepped, or was held back; ``run.severity`` tells how it went."""
+        """Finish a batch in which an optimizer stepped or was held back; ``run.severity`` is the worst of the batch."""
 
     def ended(self) -> None:
         """End a fit, or the monitor's part in it."""
 
     def scalars(self) -> dict[str, float]:
-        """Give what is logged with each record, by name without ``gradexplode/``."""
+        """Return what is logged with each record, by name without ``gradexplode/``."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what has to survive a checkpoint, in plain values."""
+        """Return what later decisions depend on, in plain values."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> Any:
+        """Restore what `state_dict` returned."""
+
+
+def _short(finding: Finding) -> str:
+    return f"{finding.sign} in {finding.where}" if finding.where else finding.sign

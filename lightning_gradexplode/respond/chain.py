@@ -1,23 +1,28 @@
-"""Several responses, one after the other: the next one acts when those before it did not help."""
+"""Several responses in their order: the next one acts when those before it did not help."""
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch.optim import Optimizer
 
-from lightning_gradexplode.records import Finding, Severity
-from lightning_gradexplode.respond.base import Response, ResponseContext
+from lightning_gradexplode.records import Finding
+from lightning_gradexplode.respond.action_log import ActionLog
+from lightning_gradexplode.respond.base import ExplosionError, Response, ResponseContext
 
-CALM = 20
-"""So many steps without a critical finding end an episode; the next one begins with the first response again."""
+logger = logging.getLogger("lightning_gradexplode")
+
+_HOOKS = ("gradients_ready", "step_begins", "batch_ended", "scalars")
 
 
 class ResponseChain:
-    """The responses of a run, in their order.
+    """The responses of a run.
 
-    At a critical finding they are asked in turn, from the one that acted last in this episode on, until one acts.
+    At a critical finding they respond in turn, beginning with the one that acted last in the incident, until one acts.
+    A response that raises is switched off on all processes, with one line that names it; the others go on.
 
     Args:
         responses: In the order in which they act.
@@ -25,85 +30,189 @@ class ResponseChain:
 
     def __init__(self, responses: Sequence[Response]) -> None:
         self.responses = tuple(responses)
+        self.log = ActionLog()
         self._place = 0
-        self._calm = 0
-        self._adding = self._that_have("gradients_ready")
-        self._stepping = self._that_have("step_begins")
-        self._looking_back = self._that_have("batch_ended")
-        self._logging = self._that_have("scalars")
+        self._off: set[int] = set()
+        self._users = {hook: [i for i, one in enumerate(responses) if _overrides(one, hook)] for hook in _HOOKS}
 
-    def _that_have(self, hook: str) -> list[Response]:
-        """List the responses that use a hook, so that those that do not cost nothing."""
-        return [one for one in self.responses if getattr(type(one), hook) is not getattr(Response, hook)]
+    @property
+    def has_remedy(self) -> bool:
+        """Whether any response acts against explosions, so that no update may reach the weights that is not finite."""
+        return any(one.is_remedy for one in self.responses)
 
     @property
     def adds_gradients(self) -> bool:
-        """Whether any response may want to add to the gradients."""
-        return bool(self._adding)
+        """Whether any response may add to the gradients."""
+        return bool(self._users["gradients_ready"])
 
     @property
-    def looks_back(self) -> bool:
+    def uses_batch_end(self) -> bool:
         """Whether there is anything to do at the end of a batch in which nothing critical was found."""
-        return bool(self._looking_back) or self._place > 0
+        return bool(self._users["batch_ended"])
 
     def started(self, run: ResponseContext) -> None:
         """Begin a fit."""
-        for response in self.responses:
-            response.started(run)
+        self.log, self._place, self._off = ActionLog(), 0, set()
+        run._log = self.log
+        for place, response in enumerate(self.responses):
+            failed = self._call(place, response.started, run) is _FAILED
+            self._agree_on_failure(place, run, failed)
 
     def gradients_ready(self, run: ResponseContext, weight: float) -> None:
         """Let responses add to the gradients."""
-        for response in self._adding:
-            response.gradients_ready(run, weight)
+        self._call_all("gradients_ready", run, weight)
 
     def respond(self, findings: Sequence[Finding], run: ResponseContext) -> None:
-        """Ask the responses in turn until one acts."""
-        self._calm = 0
+        """Let the responses act in turn until one has; then hold back the update if it is not finite.
+
+        Where none acts, and the update or the weights are not finite, training is stopped.
+        """
+        run._log, run.findings = self.log, findings
+        acted = False
         for place in range(self._place, len(self.responses)):
-            if self.responses[place].respond(findings, run) is not False:
-                self._place = place
-                return
+            if place not in self._off and self._respond(place, findings, run):
+                self._place, acted = place, True
+                break
+        run.response = "on_explosion"
+        is_lost = _is_nonfinite(run) or (not run.before_update and any(f.sign == "nonfinite-weight" for f in findings))
+        if self.has_remedy and is_lost and not acted and not run.update_is_held_back:
+            run.stop("no response acts any more")
+        self.guard(run)
+
+    def guard(self, run: ResponseContext) -> None:
+        """Hold back an update that is not finite, if any response is a remedy.
+
+        To be called before each update whose gradients are not finite, also where no finding says so.
+        """
+        if self.has_remedy and _is_nonfinite(run):
+            run.hold_back_update("the gradients are not finite")
 
     def step_begins(self, optimizer: Optimizer) -> None:
         """Prepare an optimizer's step."""
-        for response in self._stepping:
-            response.step_begins(optimizer)
+        self._call_all("step_begins", optimizer)
 
     def step_ended(self, optimizer: Optimizer) -> None:
         """Undo what was prepared, in reverse order."""
-        for response in reversed(self._stepping):
-            response.step_ended(optimizer)
+        for place in reversed(self._users["step_begins"]):
+            self._call(place, self.responses[place].step_ended, optimizer)
 
     def batch_ended(self, run: ResponseContext) -> None:
-        """Look back at a batch."""
-        self._calm = self._calm + 1 if run.severity < Severity.CRITICAL else 0
-        if self._calm >= CALM:
-            self._place = 0
-        for response in self._looking_back:
-            response.batch_ended(run)
+        """Finish a batch."""
+        run._log = self.log
+        self._call_all("batch_ended", run)
+
+    def incident_ended(self) -> None:
+        """Begin with the first response again at the next critical finding."""
+        self._place = 0
+        self.log.incident_ended()
 
     def ended(self) -> None:
         """End a fit."""
-        for response in reversed(self.responses):
-            response.ended()
+        for place in reversed(range(len(self.responses))):
+            self._call(place, self.responses[place].ended)
 
     def scalars(self) -> dict[str, float]:
-        """Give what the responses log, by name without ``gradexplode/``."""
-        return {name: value for response in self._logging for name, value in response.scalars().items()}
+        """Return what the responses log, by name without ``gradexplode/``."""
+        values = {}
+        for place in self._users["scalars"]:
+            found = self._call(place, self.responses[place].scalars)
+            values.update(found if isinstance(found, dict) else {})
+        return values
 
     def state_dict(self) -> dict[str, Any]:
-        """Give where the episode stands, and the responses' states."""
-        states = [{"kind": _kind(one), "state": one.state_dict()} for one in self.responses]
-        return {"place": self._place, "calm": self._calm, "responses": states}
+        """Return the place in the chain, and the states of those responses whose state can be read."""
+        states = []
+        for place, response in enumerate(self.responses):
+            state = self._call(place, response.state_dict)
+            states.append({"kind": _kind(response), "state": state if isinstance(state, dict) else {}})
+        return {"place": self._place, "responses": states}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave; of another chain, what fits."""
-        saved = state["responses"]
-        if [entry["kind"] for entry in saved] == [_kind(one) for one in self.responses]:
-            self._place, self._calm = state["place"], state["calm"]
-        for response, entry in zip(self.responses, saved, strict=False):
-            if entry["kind"] == _kind(response):
-                response.load_state_dict(entry["state"])
+    def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
+        """Restore what `state_dict` returned, of this or of another chain.
+
+        Returns:
+            Names of the responses, or of their parts, that start fresh because nothing in the state fits them.
+        """
+        saved = [entry if isinstance(entry, Mapping) else {} for entry in _list(state, "responses")]
+        kinds, place = [entry.get("kind") for entry in saved], state.get("place")
+        if kinds == [_kind(one) for one in self.responses] and isinstance(place, int):
+            self._place = min(max(place, 0), len(self.responses) - 1)
+        fresh: list[str] = []
+        for response in self.responses:
+            name = _kind(response)
+            found = next((entry for entry in saved if entry.get("kind") == name), None)
+            if found is None:
+                fresh.append(name)
+                continue
+            saved.remove(found)
+            try:
+                fresh += [f"{name}.{part}" for part in response.load_state_dict(found["state"]) or ()]
+            except Exception:
+                fresh.append(name)
+        return fresh
+
+    def _respond(self, place: int, findings: Sequence[Finding], run: ResponseContext) -> bool:
+        """Let one response act, and return whether it did, on any process."""
+        response = self.responses[place]
+        run.response = _kind(response)
+        result = self._call(place, response.respond, findings, run)
+        flags = run.on_all_processes(result is _FAILED, result not in (False, _FAILED), run.update_is_held_back)
+        failed, acted, held_back = (any(column) for column in zip(*flags, strict=True))
+        if failed:
+            self._switch_off(place, "it failed on another process")
+            return False
+        if held_back:
+            run.hold_back_update()
+        return acted
+
+    def _call_all(self, hook: str, *arguments: Any) -> None:
+        for place in self._users[hook]:
+            if isinstance(arguments[0], ResponseContext):
+                arguments[0].response = _kind(self.responses[place])
+            self._call(place, getattr(self.responses[place], hook), *arguments)
+
+    def _call(self, place: int, method: Any, *arguments: Any) -> Any:
+        """Call a method of a response; return `_FAILED` if the response is switched off, now or before."""
+        if place in self._off:
+            return _FAILED
+        try:
+            return method(*arguments)
+        except ExplosionError:
+            raise
+        except Exception as error:
+            self._switch_off(place, f"{method.__name__} raised {type(error).__name__}: {error}")
+            logger.debug("gradexplode: traceback of the response", exc_info=True)
+            return _FAILED
+
+    def _agree_on_failure(self, place: int, run: ResponseContext, failed: bool) -> None:
+        if any(flag for (flag,) in run.on_all_processes(failed)):
+            self._switch_off(place, "it failed on another process")
+
+    def _switch_off(self, place: int, reason: str) -> None:
+        if place not in self._off:
+            self._off.add(place)
+            name = _kind(self.responses[place])
+            logger.warning("gradexplode: the response %s is switched off for this fit: %s", name, reason)
+
+
+_FAILED = object()
+
+
+def _is_nonfinite(run: ResponseContext) -> bool:
+    """Return whether the coming update is not finite, and would be taken."""
+    record = run.record
+    if record is None or not run.before_update or record.grad_norm is None:
+        return False
+    return not math.isfinite(record.grad_norm) and not record.scale_adapts
+
+
+def _overrides(response: Response, hook: str) -> bool:
+    return getattr(type(response), hook) is not getattr(Response, hook)
+
+
+def _list(state: Mapping[str, Any], key: str) -> list[Any]:
+    value = state.get(key)
+    return list(value) if isinstance(value, (list, tuple)) else []
 
 
 def _kind(response: Response) -> str:

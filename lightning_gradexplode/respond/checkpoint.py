@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lightning_gradexplode import checks
 from lightning_gradexplode.records import Finding, Severity
+from lightning_gradexplode.records.state import Stateful
 from lightning_gradexplode.respond import snapshot
 from lightning_gradexplode.respond.base import Response, ResponseContext
 from lightning_gradexplode.respond.good_states import GoodStates
-from lightning_gradexplode.respond.rate_limit import Budget, checked_count, checked_most
+from lightning_gradexplode.respond.rate_limit import RateLimit
 
 
-class SaveCheckpoint(Response):
-    """Save the last good state and the bad one as Lightning checkpoints, and protect those of ``ModelCheckpoint``.
+class SaveCheckpoint(Stateful, Response):
+    """Save the last good state and the bad one as checkpoints, and protect those of ``ModelCheckpoint``.
 
     At a critical finding ``good-step=<step>.ckpt`` (``good-start.ckpt`` if no step was known to be good) and
-    ``bad-step=<step>.ckpt`` are written, before the bad update where it is seen before it. ``Trainer.fit`` takes both
-    as ``ckpt_path``, and goes on with the data from where the explosion was seen. A good state is one after which
+    ``bad-step=<step>.ckpt`` are written, before the bad update where it is found before it. ``Trainer.fit`` takes both
+    as ``ckpt_path``, and goes on with the data from where the explosion was found. A good state is one after which
     `margin` steps were healthy. It does nothing about the explosion itself: put it before what does, as in
     ``on_explosion=["checkpoint", "rollback"]``.
 
@@ -31,15 +34,19 @@ class SaveCheckpoint(Response):
 
     Args:
         folder: Where the checkpoints go; None is ``<log dir>/gradexplode``.
-        every_n_steps: Healthy steps from one state to the next.
-        margin: Healthy steps after which a state is good.
-        cooldown: Steps from one pair of checkpoints to the next.
-        most: Pairs in a fit; None for any number.
+        every_n_steps: Number of healthy steps from one state to the next.
+        margin: Number of healthy steps after which a state is good.
+        cooldown: Number of steps from one pair of checkpoints to the next.
+        most: Number of pairs in a fit; None for any number.
+        in_checkpoint: Whether checkpoints of the run hold the states too, as with `Rollback`.
 
     Raises:
         TypeError: An argument is of the wrong kind.
         ValueError: An argument is out of range.
     """
+
+    is_remedy = False
+    not_saved = ("_target",)
 
     def __init__(
         self,
@@ -48,55 +55,80 @@ class SaveCheckpoint(Response):
         margin: int = 25,
         cooldown: int = 100,
         most: int | None = 3,
+        in_checkpoint: bool = False,
     ) -> None:
         self.folder = None if folder is None else Path(folder)
-        self._budget = Budget(checked_most("most", most), checked_count("cooldown", cooldown))
+        self._budget = RateLimit(most, cooldown)
         self._states = GoodStates(
-            checked_count("every_n_steps", every_n_steps, 1), checked_count("margin", margin, 1), 1, None
+            checks.count("every_n_steps", every_n_steps, 1),
+            checks.count("margin", margin, 1),
+            1,
+            None,
+            in_checkpoint,
         )
+        self._target = Path()
 
     def started(self, run: ResponseContext) -> None:
         """Take the state that the fit starts with, and find the folder."""
-        self._budget = Budget(self._budget.most, self._budget.cooldown)
-        self._states.start(run)
+        self._budget.reset()
         self._target = self.folder or run.log_folder() / "gradexplode"
+        if run.loop.can_save_checkpoints:
+            self._states.start(run)
+        else:
+            run.log_action("checkpoint", "no checkpoints are saved: this training loop cannot write them", once=True)
 
     def respond(self, findings: Sequence[Finding], run: ResponseContext) -> bool:
         """Save both states."""
-        if not self._budget.spent and not self._budget.cools_down(run.step):
-            self._budget.use(run.step)
-            good = self._target / (
-                "good-start.ckpt" if self._states.step < 0 else f"good-step={self._states.step}.ckpt"
-            )
-            bad = self._target / f"bad-step={run.step}.ckpt"
-            run.trainer.save_checkpoint(bad)
+        if not run.loop.can_save_checkpoints or self._budget.cools_down(run.step):
+            return False
+        if self._budget.is_used_up:
+            ends = f"no more checkpoints are saved after {self._budget.used} pairs"
+            run.log_action("checkpoint-ends", ends, once=True)
+            return False
+        self._budget.use(run.step)
+        saved = [self._save(run, f"bad-step={run.step}.ckpt")]
+        if self._states.find(run):
+            step = self._states.step
             now = snapshot.take(run)
-            self._states.put_back(run)
             try:
-                run.trainer.save_checkpoint(good)
+                self._states.restore(run)
+                saved.append(self._save(run, "good-start.ckpt" if step < 0 else f"good-step={step}.ckpt"))
             finally:
-                snapshot.put_back(run, now)
-            run.tell(f"the last good state and this one are saved as {good} and {bad.name}")
+                snapshot.restore(run, now)
+        else:
+            run.log_action("checkpoint", "no good state is saved: none is known to be good")
+        names = " and ".join(name for name in saved if name)
+        if names:
+            run.log_action("checkpoint", f"saved {names} in {self._target} because of {run.cause}")
         return False
 
+    def _save(self, run: ResponseContext, name: str) -> str:
+        """Write a checkpoint; return its name, or nothing if it could not be written, on any process."""
+        problem: Any = None
+        try:
+            run.loop.save_checkpoint(self._target / name)
+        except Exception as error:
+            problem = error
+        if not any(failed for (failed,) in run.on_all_processes(problem is not None)):
+            return name
+        if run.loop.is_main_process:
+            with suppress(OSError):
+                (self._target / name).unlink(missing_ok=True)
+        reason = f"{type(problem).__name__}: {problem}" if problem else "another process has failed"
+        run.log_action("checkpoint", f"{name} could not be saved: {reason}")
+        return ""
+
     def batch_ended(self, run: ResponseContext) -> None:
-        """Keep a good state; after a critical finding, keep others from saving."""
-        self._states.batch_ended(run)
+        """Keep a good state; after a critical finding, keep the loop's own callbacks from saving."""
+        if run.loop.can_save_checkpoints:
+            self._states.batch_ended(run)
         if run.severity >= Severity.CRITICAL:
-            run.save_nothing_now()
+            run.loop.block_checkpoints()
 
     def ended(self) -> None:
-        """Let go of all states."""
+        """Drop all states."""
         self._states.clear()
 
     def scalars(self) -> dict[str, float]:
-        """Give the number of times that both were saved."""
+        """Return the number of times that both were saved."""
         return {"explosion_checkpoints": float(self._budget.used)}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give the counts."""
-        return {"budget": self._budget.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        self._budget.load_state_dict(state["budget"])

@@ -2,70 +2,72 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from lightning_gradexplode import checks
 from lightning_gradexplode.measure.parameters import matches, plain_name
 from lightning_gradexplode.records import Finding, Severity
+from lightning_gradexplode.records.state import Stateful
 from lightning_gradexplode.respond.base import Response, ResponseContext
-from lightning_gradexplode.respond.rate_limit import checked_count
 
 When = Literal["always", "after-explosion"]
 
 
-class _Penalty(Response):
+class _Penalty(Stateful, Response):
     """Shared by the penalties: which parameters, and when.
 
     Args:
         parameters: Name patterns (``fnmatch``) of the parameters.
         when: ``"always"``, or only from an explosion on.
-        hold: Steps without a critical finding after which a penalty that an explosion has brought ends; 0 for never.
-        cooldown: Steps from an explosion on that it is given to help, before the next response acts.
+        hold: Number of steps without a critical finding after which a penalty that an explosion started ends; 0 for
+            never.
+        cooldown: Number of steps from an explosion to the next response.
     """
 
     name: ClassVar[str]
-    """Under which it is logged whether it acts."""
+    """Name under which it is logged whether it acts."""
 
     def __init__(self, parameters: Sequence[str], when: When, hold: int, cooldown: int) -> None:
-        if isinstance(parameters, str) or not all(isinstance(one, str) for one in parameters):
-            raise TypeError(f"parameters got {parameters!r}; it takes a sequence of parameter name patterns")
-        if when not in ("always", "after-explosion"):
-            raise ValueError(f"when got {when!r}; it takes 'always' or 'after-explosion'")
-        self.parameters = tuple(parameters)
-        self.when = when
-        self.hold = checked_count("hold", hold)
-        self.cooldown = checked_count("cooldown", cooldown)
-        self._begin()
+        self.parameters = checks.patterns("parameters", parameters)
+        self.when = checks.choice("when", when, ("always", "after-explosion"))
+        self.is_remedy = when != "always"
+        self.hold = checks.count("hold", hold)
+        self.cooldown = checks.count("cooldown", cooldown)
+        self._reset()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._since: int | None = None
         self._calm = 0
 
     def started(self, run: ResponseContext) -> None:
-        """Forget an earlier fit."""
-        self._begin()
+        """Begin a fit."""
+        self._reset()
 
     @abstractmethod
     def gradient(self, parameter: Tensor) -> Tensor:
-        """Give the gradient of the penalty with respect to one parameter, of the same shape and kind."""
+        """Return the gradient of the penalty with respect to one parameter, of the same shape and kind."""
 
     def respond(self, findings: Sequence[Finding], run: ResponseContext) -> bool:
-        """Begin to penalize, or wait for it to help."""
+        """Begin to penalize, or wait for that to help."""
         if self.when == "always":
             return False
         if self._since is None:
             self._since = run.step
-            run.hold_back_update()
-            run.tell(f"{type(self).__name__} acts from here on")
-        in_time = run.step < self._since + max(self.cooldown, 1)
-        return in_time and (
-            self._since == run.step or not any(finding.sign.startswith("nonfinite") for finding in findings)
-        )
+            run.log_action(self.name, f"{type(self).__name__} acts from here on because of {run.cause}")
+        elif run.step >= self._since + self.cooldown and run.step > self._since:
+            run.log_action(
+                f"{self.name}-ends", f"{type(self).__name__} did not help in {self.cooldown} steps", once=True
+            )
+            return False
+        elif not any(finding.sign.startswith("nonfinite") for finding in findings):
+            return True
+        run.hold_back_update()
+        return run.step == self._since
 
     def gradients_ready(self, run: ResponseContext, weight: float) -> None:
         """Add the penalty's gradient to those of the loss."""
@@ -79,43 +81,36 @@ class _Penalty(Response):
                     _add(parameter, self.gradient(parameter), weight)
 
     def batch_ended(self, run: ResponseContext) -> None:
-        """End the penalty when it has been calm for long enough."""
+        """End the penalty after enough steps without a critical finding."""
         if self._since is None:
             return
         self._calm = self._calm + 1 if run.severity < Severity.CRITICAL else 0
         if self.hold and self._calm >= self.hold:
-            self._begin()
-            run.tell(f"{type(self).__name__} ends")
+            run.log_action(f"{self.name}-ends", f"{type(self).__name__} ends after {self._calm} calm steps")
+            self._reset()
 
     def scalars(self) -> dict[str, float]:
-        """Tell whether it acts, 1 for yes."""
+        """Return whether it acts, 1 for yes."""
         return {self.name: float(self.when == "always" or self._since is not None)}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give since when it acts."""
-        return {"since": self._since, "calm": self._calm}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        self._since, self._calm = state["since"], state["calm"]
 
 
 class WeightPenalty(_Penalty):
-    """Add ``l1 * sum(|w|) + l2 * sum(w**2)`` to the loss: the article's fifth remedy, Keras' ``kernel_regularizer``.
+    """Add ``l1 * sum(|w|) + l2 * sum(w**2)`` to the loss, as Keras' ``kernel_regularizer`` does.
 
     The gradient of the sum is added to the gradients once they are complete, and before they are measured and clipped,
     so that training goes as if the term were in the loss, also under accumulation, a gradient scaler and sharding. The
     loss that is logged, and that a line search sees, is without it. Whether it acts is logged as
-    ``gradexplode/weight_penalty``, 1 or 0. Unlike an optimizer's ``weight_decay`` it goes by patterns, and unlike that
-    of AdamW through the optimizer's own scaling.
+    ``gradexplode/weight_penalty``, 1 or 0. Unlike an optimizer's ``weight_decay`` it applies to parameters by
+    name, and unlike that of AdamW it is scaled by the optimizer as a gradient is.
 
     Args:
         l1: Weight of the sum of absolute values.
         l2: Weight of the sum of squares.
         parameters: Name patterns (``fnmatch``) of the parameters; the default leaves out biases.
         when: ``"always"``, or ``"after-explosion"``: from the first critical finding on.
-        hold: Steps without a critical finding after which a penalty that an explosion has brought ends; 0 for never.
-        cooldown: Steps from an explosion on that it is given to help, before the next response acts.
+        hold: Number of steps without a critical finding after which a penalty that an explosion started ends; 0 for
+            never.
+        cooldown: Number of steps from an explosion to the next response.
 
     Raises:
         TypeError: An argument is of the wrong kind.
@@ -134,13 +129,13 @@ class WeightPenalty(_Penalty):
         cooldown: int = 20,
     ) -> None:
         super().__init__(parameters, when, hold, cooldown)
-        self.l1 = _checked_weight("l1", l1)
-        self.l2 = _checked_weight("l2", l2)
+        self.l1 = checks.number("l1", l1, zero=True)
+        self.l2 = checks.number("l2", l2, zero=True)
         if not (self.l1 or self.l2):
-            raise ValueError("l1 and l2 are both 0; a WeightPenalty takes at least one of them")
+            raise ValueError("l1 or l2 must be above 0, got l1=0 and l2=0")
 
     def gradient(self, parameter: Tensor) -> Tensor:
-        """Give ``l1 * sign(w) + 2 * l2 * w``."""
+        """Return ``l1 * sign(w) + 2 * l2 * w``."""
         gradient = 2 * self.l2 * parameter
         return gradient.add_(parameter.sgn(), alpha=self.l1) if self.l1 else gradient
 
@@ -152,16 +147,18 @@ class RecurrentBound(_Penalty):
     above ``1 / gamma`` is necessary for gradients to explode through time (Pascanu, Mikolov and Bengio 2013, section
     2.1). What lies above `bound` is penalized: ``weight * max(0, s - bound)**2`` is added to the loss, s being the
     largest singular value of each matrix; a stack of matrices, as the gates of an LSTM are, counts as several.
-    Matrices below the bound are left alone, so that memory over long times is not lost as with a plain L2 penalty.
-    Whether it acts is logged as ``gradexplode/recurrent_bound``, 1 or 0.
+    Matrices below the bound keep their values, so that memory over long times is not lost as with a plain L2
+    penalty. Whether it acts is logged as ``gradexplode/recurrent_bound``, 1 or 0.
 
     Args:
         weight: Weight of the term.
-        bound: Largest singular value that is free: 1.0 for tanh and rectified units, 4.0 for sigmoid ones.
-        parameters: Name patterns (``fnmatch``) of the recurrent matrices; the default is what torch calls its own.
+        bound: Largest singular value without a penalty: 1.0 for tanh and rectified units, 4.0 for sigmoid ones.
+        parameters: Name patterns (``fnmatch``) of the recurrent matrices; the default matches those of torch's
+            own layers.
         when: ``"always"``, or ``"after-explosion"``: from the first critical finding on.
-        hold: Steps without a critical finding after which a bound that an explosion has brought ends; 0 for never.
-        cooldown: Steps from an explosion on that it is given to help, before the next response acts.
+        hold: Number of steps without a critical finding after which a bound that an explosion started ends; 0 for
+            never.
+        cooldown: Number of steps from an explosion to the next response.
 
     Raises:
         TypeError: An argument is of the wrong kind.
@@ -180,11 +177,11 @@ class RecurrentBound(_Penalty):
         cooldown: int = 20,
     ) -> None:
         super().__init__(parameters, when, hold, cooldown)
-        self.weight = _checked_weight("weight", weight)
-        self.bound = _checked_weight("bound", bound)
+        self.weight = checks.number("weight", weight, zero=True)
+        self.bound = checks.number("bound", bound, zero=True)
 
     def gradient(self, parameter: Tensor) -> Tensor:
-        """Give the gradient: ``2 * weight * (s - bound) * u v^T`` for each matrix above the bound."""
+        """Return ``2 * weight * (s - bound) * u v^T`` for each matrix above the bound."""
         whole: Tensor = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
         if whole.ndim != 2 or not bool(torch.isfinite(whole).all()):
             return torch.zeros_like(parameter)
@@ -212,11 +209,3 @@ def _sharded_like(whole: Tensor, parameter: Any) -> Tensor:
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(whole, parameter.device_mesh, parameter.placements)
-
-
-def _checked_weight(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} got {value!r}; it takes a number of at least 0")
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} got {value!r}; it takes a finite number of at least 0")
-    return float(value)

@@ -2,80 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+from lightning_gradexplode import checks
+from lightning_gradexplode.records.state import Stateful
 
-class Budget:
-    """Counts what a response has done.
+
+class RateLimit(Stateful):
+    """Counts the actions of a response in a fit.
 
     Args:
-        most: So many times it may act in a fit; None for any number.
-        cooldown: So many steps have to lie between one time and the next.
+        most: Number of actions; None for any number.
+        cooldown: Number of steps from one action to the next.
+
+    Raises:
+        TypeError: An argument is no whole number.
+        ValueError: An argument is out of range.
     """
 
-    def __init__(self, most: int | None, cooldown: int) -> None:
-        self.most = most
-        self.cooldown = cooldown
-        self.used = 0
+    def __init__(self, most: Any, cooldown: Any = 0) -> None:
+        self.most = checks.limit("most", most)
+        self.cooldown = checks.count("cooldown", cooldown)
+        self._used = 0
         self._last: int | None = None
 
     @property
-    def spent(self) -> bool:
-        """Whether it may not act any more."""
-        return self.most is not None and self.used >= self.most
+    def used(self) -> int:
+        """Number of actions so far."""
+        return self._used
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether there may be no further action."""
+        return self.most is not None and self._used >= self.most
 
     def cools_down(self, step: int) -> bool:
-        """Tell whether the last time is too short ago."""
+        """Return whether the last action was less than `cooldown` steps ago."""
         return self._last is not None and self._last <= step < self._last + self.cooldown
 
     def use(self, step: int) -> None:
-        """Note that it acts."""
-        self.used += 1
+        """Count an action."""
+        self._used += 1
         self._last = step
 
-    def state_dict(self) -> dict[str, Any]:
-        """Give the counts."""
-        return {"used": self.used, "last": self._last}
+    def reset(self) -> None:
+        """Begin a fit."""
+        self._used, self._last = 0, None
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        self.used, self._last = state["used"], state["last"]
-
-
-def checked_count(name: str, value: Any, least: int = 0) -> int:
-    """Check a number of steps or times.
-
-    Raises:
-        TypeError: It is no whole number.
-        ValueError: It is too small.
-    """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} got {value!r}; it takes a whole number of at least {least}")
-    if value < least:
-        raise ValueError(f"{name} got {value}; it takes a whole number of at least {least}")
-    return value
-
-
-def checked_most(name: str, value: Any) -> int | None:
-    """Check a cap: a number of times, or None for any number.
-
-    Raises:
-        TypeError: It is no whole number.
-        ValueError: It is below 1.
-    """
-    return None if value is None else checked_count(name, value, 1)
-
-
-def checked_factor(name: str, value: Any, least: float = 0.0, most: float = 1.0) -> float:
-    """Check a number above `least` and of at most `most`.
-
-    Raises:
-        TypeError: It is no number.
-        ValueError: It is out of range, or not finite.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} got {value!r}; it takes a number above {least:g}, of at most {most:g}")
-    if not least < value <= most:
-        raise ValueError(f"{name} got {value!r}; it takes a number above {least:g}, of at most {most:g}")
-    return float(value)
+    def __str__(self) -> str:
+        """Return the number of actions, of how many."""
+        return f"{self._used}" if self.most is None else f"{self._used} of {self.most}"

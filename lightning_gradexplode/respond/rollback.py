@@ -2,47 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch.optim import Optimizer
 
+from lightning_gradexplode import checks
 from lightning_gradexplode.records import Finding
+from lightning_gradexplode.records.state import Stateful
 from lightning_gradexplode.respond.base import Response, ResponseContext
 from lightning_gradexplode.respond.good_states import GoodStates
 from lightning_gradexplode.respond.learning_rate import LearningRateFactor
-from lightning_gradexplode.respond.rate_limit import Budget, checked_count, checked_factor, checked_most
+from lightning_gradexplode.respond.rate_limit import RateLimit
 
 
-class Rollback(Response):
-    """Put the run back to its last good state, and go on from there with other batches and a lower learning rate.
+class Rollback(Stateful, Response):
+    """Restore the last good state of the run, and go on from there with other batches and a lower learning rate.
 
-    A state is weights, buffers, optimizers, schedulers, gradient scaler, random states and the monitor's own memory.
-    One is taken every `every_n_steps` healthy steps, and is good once `margin` further steps were healthy: growth
-    starts before the alarm. The state at the start of the fit (of a resumed one, the checkpoint's) is good too. The
-    data go on where they are, so that the offending batches are not seen again.
+    A state is weights, buffers, averages of the weights, optimizers, schedulers, gradient scaler, random states and
+    what the monitor remembers. One is taken every `every_n_steps` healthy steps, and is good once `margin` further
+    steps were healthy: growth starts before it is found. The state at the start of a run is good too; the one at the
+    start of a resumed fit only after `margin` healthy steps. The data go on where they are, so that the offending
+    batches are not seen again. A state that no longer fits the run (a model that grew) is dropped.
 
-    Going back again before a new state has become good goes to an older one, if one is kept, and cuts the learning
-    rate once more than the time before. After `most` times it gives up, says so, and the next response in
-    ``on_explosion`` acts. Logged as ``gradexplode/rollbacks`` and ``gradexplode/rollback_rate_factor``.
+    Another rollback before a new state has become good goes to an older one, if one is kept, and reduces the learning
+    rate once more than the time before. After `most_in_a_row` of them, or `most` in the fit, it gives up, and the next
+    response in ``on_explosion`` acts. Logged as ``gradexplode/rollbacks`` and ``gradexplode/rollback_rate_factor``.
 
     At most ``keep + ceil(margin / every_n_steps)`` states are held (3 by default), each as large as a checkpoint: under
-    FSDP2 each process holds its own shards, under DDP each holds all. States of other callbacks (weight averages) do
-    not go back.
+    FSDP2 each process holds its own shards, under DDP each holds all.
 
     Args:
-        every_n_steps: Healthy steps from one state to the next.
-        margin: Healthy steps after which a state is good.
-        keep: Good states that are kept.
+        every_n_steps: Number of healthy steps from one state to the next.
+        margin: Number of healthy steps after which a state is good.
+        keep: Number of good states that are kept.
         learning_rate_factor: What the learning rate is multiplied by, for the rest of the fit; 1.0 leaves it.
-        most: Times in a fit; None for any number.
+        most: Number of rollbacks in a fit; None for any number.
         folder: Where states are kept as files of this fit; None keeps them in host memory.
+        most_in_a_row: Number of rollbacks without a new good state between them.
+        in_checkpoint: Whether checkpoints of the run hold the states too, so that a resumed run can go back as far as
+            one that was never stopped. This makes them as many times larger. Sharded states are left out.
 
     Raises:
         TypeError: An argument is of the wrong kind.
         ValueError: An argument is out of range.
     """
+
+    not_saved = ("_during_step", "_asked")
 
     def __init__(
         self,
@@ -52,42 +58,56 @@ class Rollback(Response):
         learning_rate_factor: float = 0.5,
         most: int | None = 10,
         folder: str | Path | None = None,
+        most_in_a_row: int = 5,
+        in_checkpoint: bool = True,
     ) -> None:
+        self.learning_rate_factor = checks.number("learning_rate_factor", learning_rate_factor, 1.0)
+        self.most_in_a_row = checks.count("most_in_a_row", most_in_a_row, 1)
         self._states = GoodStates(
-            checked_count("every_n_steps", every_n_steps, 1),
-            checked_count("margin", margin, 1),
-            checked_count("keep", keep, 1),
+            checks.count("every_n_steps", every_n_steps, 1),
+            checks.count("margin", margin, 1),
+            checks.count("keep", keep, 1),
             None if folder is None else Path(folder),
+            in_checkpoint,
         )
-        self.learning_rate_factor = checked_factor("learning_rate_factor", learning_rate_factor)
-        self._budget = Budget(checked_most("most", most), 0)
-        self._begin()
+        self._budget = RateLimit(most)
+        self._during_step = LearningRateFactor()
+        self._reset()
 
-    def _begin(self) -> None:
-        self._budget = Budget(self._budget.most, 0)
-        self._rate = LearningRateFactor()
+    def _reset(self) -> None:
+        self._budget.reset()
+        self._rate = 1.0
         self._in_a_row = 0
         self._asked = False
-        self._told = False
 
     def started(self, run: ResponseContext) -> None:
         """Take the state that the fit starts with."""
-        self._begin()
+        self._reset()
         self._states.start(run)
 
     def respond(self, findings: Sequence[Finding], run: ResponseContext) -> bool:
-        """Hold back the update; the state is put back when the batch is over, as it was taken."""
-        if self._budget.spent and not self._asked:
-            if not self._told:
-                run.tell(f"rolled back {self._budget.used} times, and it explodes again: no more of it")
-            self._told = True
-            return False
+        """Hold back the update; the state is restored at the end of the batch."""
+        if not self._asked:
+            refusal = self._refusal(run)
+            if refusal is not None:
+                run.log_action("rollback-ends", f"{refusal} ({run.cause})", once=True)
+                return False
         self._asked = True
         run.hold_back_update()
         return True
 
+    def _refusal(self, run: ResponseContext) -> str | None:
+        if self._budget.is_used_up:
+            return f"giving up after {self._budget.used} rollbacks"
+        if self._in_a_row >= self.most_in_a_row:
+            return (
+                f"giving up after {self._in_a_row} rollbacks in a row: the run explodes again although its learning "
+                f"rate is {self._rate:.1g} of its schedule"
+            )
+        return None if self._states.find(run) else "no rollback: there is no state that is known to be good"
+
     def batch_ended(self, run: ResponseContext) -> None:
-        """Put back a state if that is called for, else keep the good ones."""
+        """Restore a state if there was an explosion, else keep the good ones."""
         if not self._asked:
             if self._states.batch_ended(run):
                 self._in_a_row = 0
@@ -97,37 +117,39 @@ class Rollback(Response):
         if self._in_a_row:
             self._states.drop_latest()
         self._in_a_row += 1
-        self._rate.value *= self.learning_rate_factor**self._in_a_row
-        self._states.put_back(run)
+        self._rate *= self.learning_rate_factor**self._in_a_row
+        kept = self._restore(run)
         back = "to the start of the fit" if self._states.step < 0 else f"to the state after step {self._states.step}"
-        most = "" if self._budget.most is None else f" of {self._budget.most}"
-        run.tell(
-            f"the run is put back {back}, with the learning rate times {self._rate.value:.3g} "
-            f"(rollback {self._budget.used}{most})"
+        but = f"; not restored: {', '.join(kept)}" if kept else ""
+        run.log_action(
+            "rollback",
+            f"the run is put back {back}, with the learning rate times {self._rate:.3g} (rollback {self._budget}){but}",
         )
+
+    def _restore(self, run: ResponseContext) -> list[str]:
+        kept, error = [], None
+        try:
+            kept = self._states.restore(run)
+        except Exception as caught:
+            error = caught
+        if any(failed for (failed,) in run.on_all_processes(error is not None)):
+            run.stop("a state could not be restored")
+            raise error or RuntimeError("a state could not be restored on another process")
+        return kept
 
     def step_begins(self, optimizer: Optimizer) -> None:
         """Multiply the learning rates."""
-        self._rate.apply(optimizer)
+        self._during_step.apply(optimizer, self._rate)
 
     def step_ended(self, optimizer: Optimizer) -> None:
-        """Put back the learning rates."""
-        self._rate.undo()
+        """Restore the learning rates."""
+        self._during_step.undo()
 
     def ended(self) -> None:
-        """Let go of all states."""
-        self._rate.undo()
+        """Drop all states."""
+        self._during_step.undo()
         self._states.clear()
 
     def scalars(self) -> dict[str, float]:
-        """Give the number of rollbacks, and the factor of the learning rate."""
-        return {"rollbacks": float(self._budget.used), "rollback_rate_factor": self._rate.value}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give the counts; the states themselves stay behind, a checkpoint being one."""
-        return {"budget": self._budget.state_dict(), "rate": self._rate.value, "in_a_row": self._in_a_row}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        self._budget.load_state_dict(state["budget"])
-        self._rate.value, self._in_a_row = state["rate"], state["in_a_row"]
+        """Return the number of rollbacks, and the factor of the learning rate."""
+        return {"rollbacks": float(self._budget.used), "rollback_rate_factor": self._rate}

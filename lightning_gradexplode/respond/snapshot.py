@@ -1,62 +1,107 @@
-"""A whole training state, taken out of a run and put back into it in place."""
+"""A training state: copied from a run in plain values, and written back into it in place."""
 
 from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from lightning_gradexplode.respond.base import ResponseContext
 
+State = dict[str, Any]
 
-def take(run: ResponseContext) -> dict[str, Any]:
-    """Copy what makes up a training state, to host memory.
 
-    That is: weights and buffers (of sharded ones what this process holds), optimizers, schedulers, gradient scaler,
-    random states of torch, numpy and Python, and the monitor's memory of the run.
+def can_take(run: ResponseContext) -> bool:
+    """Return whether a state can be copied: not before lazy modules know their shapes."""
+    return not any(is_lazy(parameter) for parameter in run.module.parameters())
+
+
+def take(run: ResponseContext) -> State:
+    """Return a copy of a training state in host memory, in values that ``torch.load(weights_only=True)`` accepts.
+
+    It consists of weights and buffers (of sharded ones what this process holds), averages of the weights, optimizers,
+    schedulers, gradient scaler, random states of torch, numpy and Python, and what the monitor remembers of the run.
     """
-    trainer, module = run.trainer, run.module
+    loop, module = run.loop, run.module
     with torch.no_grad():
         return {
-            "tensors": [_copied(tensor) for tensor in (*module.parameters(), *module.buffers())],
-            "optimizers": [_optimizer_state(optimizer) for optimizer in trainer.optimizers],
-            "schedulers": [copy.deepcopy(config.scheduler.state_dict()) for config in trainer.lr_scheduler_configs],
-            "scaler": None if trainer.scaler is None else copy.deepcopy(trainer.scaler.state_dict()),
+            "parameters": {name: _copied(tensor) for name, tensor in module.named_parameters()},
+            "buffers": {name: _copied(tensor) for name, tensor in module.named_buffers()},
+            "averages": {name: _copied(list(tensors)) for name, tensors in loop.weight_averages.items()},
+            "optimizers": [_optimizer_state(optimizer) for optimizer in loop.optimizers],
+            "schedulers": [[type(one).__qualname__, copy.deepcopy(one.state_dict())] for one in loop.schedulers],
+            "scaler": None if loop.scaler is None else copy.deepcopy(loop.scaler.state_dict()),
             "random": _random_state(),
+            "rank": _rank(),
+            "is_sharded": any(hasattr(parameter, "to_local") for parameter in module.parameters()),
             "memory": None if run.memory is None else copy.deepcopy(run.memory.state_dict()),
         }
 
 
-def put_back(run: ResponseContext, state: dict[str, Any]) -> None:
-    """Put a state back that `take` gave; tensors are written to in place, and the state may be used again."""
-    trainer, module = run.trainer, run.module
+def misfit(run: ResponseContext, state: State) -> str | None:
+    """Return why a state cannot be written back into the run as it is now; None if it can."""
+    parameters = dict(run.module.named_parameters())
+    saved = state["parameters"]
+    if parameters.keys() != saved.keys():
+        changed = sorted(parameters.keys() ^ saved.keys())
+        return f"the model has other parameters now ({_few(changed)})"
+    reshaped = [name for name, one in parameters.items() if is_lazy(one) or _local(one).shape != saved[name].shape]
+    if reshaped:
+        return f"parameters have other shapes now ({_few(reshaped)})"
+    if [_form(one) for one in run.loop.optimizers] != [one["form"] for one in state["optimizers"]]:
+        return "the optimizers are others now, or have other parameters"
+    return None
+
+
+def restore(run: ResponseContext, state: State) -> list[str]:
+    """Write a state that fits back in place; the state may be used again.
+
+    Returns:
+        What keeps its present state, since nothing in the saved one fits it.
+    """
+    loop, module = run.loop, run.module
+    kept = []
     with torch.no_grad():
-        for tensor, saved in zip((*module.parameters(), *module.buffers()), state["tensors"], strict=True):
-            _local(tensor).copy_(saved)
-        for optimizer, saved in zip(trainer.optimizers, state["optimizers"], strict=True):
-            _restore_optimizer(optimizer, saved)
-    for config, saved in zip(trainer.lr_scheduler_configs, state["schedulers"], strict=True):
-        config.scheduler.load_state_dict(copy.deepcopy(saved))
-    if trainer.scaler is not None and state["scaler"]:
-        trainer.scaler.load_state_dict(copy.deepcopy(state["scaler"]))
-    _restore_random_state(state["random"])
+        for name, tensor in module.named_parameters():
+            _local(tensor).copy_(state["parameters"][name])
+        for name, tensor in module.named_buffers():
+            if not _copy_if_same(tensor, state["buffers"].get(name)):
+                kept.append(f"buffer {name}")
+        for name, tensors in loop.weight_averages.items():
+            if not _restore_average(list(tensors), state["averages"].get(name, [])):
+                kept.append(f"weight average {name}")
+        same_schedulers = [type(one).__qualname__ for one in loop.schedulers] == [one for one, _ in state["schedulers"]]
+        for optimizer, saved in zip(loop.optimizers, state["optimizers"], strict=True):
+            _restore_optimizer(optimizer, saved, same_schedulers)
+    if same_schedulers:
+        for scheduler, (_, saved) in zip(loop.schedulers, state["schedulers"], strict=True):
+            scheduler.load_state_dict(copy.deepcopy(saved))
+    else:
+        kept.append("learning rate schedulers")
+    if loop.scaler is not None and state["scaler"]:
+        loop.scaler.load_state_dict(copy.deepcopy(state["scaler"]))
+    if state["rank"] == _rank():
+        _restore_random_state(state["random"])
     if run.memory is not None and state["memory"] is not None:
         run.memory.load_state_dict(copy.deepcopy(state["memory"]))
+    return kept
 
 
 def _local(tensor: Any) -> Tensor:
-    """Give the part of a sharded tensor that lies on this process, sharing its memory."""
+    """Return the part of a sharded tensor that lies on this process, sharing its memory."""
     part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return part
 
 
 def _copied(value: Any) -> Any:
-    """Copy a nested value, its tensors to host memory."""
+    """Return a copy of a nested value, its tensors in host memory."""
     if isinstance(value, Tensor):
         return _local(value.detach()).to("cpu", copy=True)
     if isinstance(value, dict):
@@ -66,16 +111,43 @@ def _copied(value: Any) -> Any:
     return copy.deepcopy(value)
 
 
-def _optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    states = [_copied(optimizer.state[p]) if p in optimizer.state else None for p in parameters]
+def _copy_if_same(tensor: Tensor, saved: Tensor | None) -> bool:
+    local = _local(tensor)
+    if saved is None or local.shape != saved.shape:
+        return False
+    local.copy_(saved)
+    return True
+
+
+def _restore_average(tensors: list[Tensor], saved: list[Tensor]) -> bool:
+    """Restore an average; a count of averaged states that began after the state was taken begins again at 0."""
+    counts = tensors[len(saved) :]
+    if not saved or any(one.ndim or one.is_floating_point() for one in counts):
+        return False
+    for count in counts:
+        count.zero_()
+    copied = [_copy_if_same(one, other) for one, other in zip(tensors, saved, strict=False)]
+    return all(copied)
+
+
+def _parameters(optimizer: Optimizer) -> list[Any]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _form(optimizer: Optimizer) -> list[Any]:
+    """Return what has to be the same for an optimizer's state to fit."""
+    groups = [[list(_local(one).shape) for one in group["params"]] for group in optimizer.param_groups]
+    return [type(optimizer).__qualname__, groups]
+
+
+def _optimizer_state(optimizer: Optimizer) -> State:
+    states = [_copied(optimizer.state[p]) if p in optimizer.state else None for p in _parameters(optimizer)]
     groups = [{name: _copied(v) for name, v in group.items() if name != "params"} for group in optimizer.param_groups]
-    return {"states": states, "groups": groups}
+    return {"form": _form(optimizer), "states": states, "groups": groups}
 
 
-def _restore_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for parameter, state in zip(parameters, saved["states"], strict=False):
+def _restore_optimizer(optimizer: Optimizer, saved: State, with_rates: bool) -> None:
+    for parameter, state in zip(_parameters(optimizer), saved["states"], strict=True):
         if state is None:
             optimizer.state.pop(parameter, None)
             continue
@@ -84,13 +156,14 @@ def _restore_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
             del current[name]
         for name, value in state.items():
             current[name] = _restored(value, current.get(name), parameter)
-    for group, values in zip(optimizer.param_groups, saved["groups"], strict=False):
+    for group, values in zip(optimizer.param_groups, saved["groups"], strict=True):
         for name, value in values.items():
-            group[name] = _restored(value, group.get(name), None)
+            if with_rates or not name.endswith("lr"):
+                group[name] = _restored(value, group.get(name), None)
 
 
 def _restored(saved: Any, current: Any, parameter: Any) -> Any:
-    """Give a value to go on with: the current tensor, written to, where there is one of the same form."""
+    """Return a value to go on with: the current tensor, written to, where there is one of the same form."""
     if isinstance(saved, Tensor):
         if isinstance(current, Tensor) and _local(current).shape == saved.shape and current.dtype == saved.dtype:
             _local(current).copy_(saved)
@@ -104,7 +177,7 @@ def _restored(saved: Any, current: Any, parameter: Any) -> Any:
 
 
 def _placed_like(saved: Tensor, parameter: Any) -> Tensor:
-    """Give a copy of a saved tensor where a parameter lies, and sharded like it if it has the parameter's shape."""
+    """Return a copy of a saved tensor on a parameter's device, sharded like it if it has the parameter's shape."""
     local = _local(parameter)
     copied = saved.to(local.device, copy=True)
     if local is parameter or local.shape != saved.shape:
@@ -116,19 +189,31 @@ def _placed_like(saved: Tensor, parameter: Any) -> Tensor:
     )
 
 
-def _random_state() -> dict[str, Any]:
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+def _random_state() -> State:
+    name, keys, *rest = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),
-        "devices": devices,
-        "numpy": np.random.get_state(),
+        "devices": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [str(name), torch.from_numpy(np.asarray(keys, dtype=np.int64)), *map(float, rest)],
         "python": random.getstate(),
     }
 
 
-def _restore_random_state(state: dict[str, Any]) -> None:
+def _restore_random_state(state: State) -> None:
     torch.set_rng_state(state["torch"])
-    if state["devices"]:
+    if state["devices"] and len(state["devices"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["devices"])
-    np.random.set_state(state["numpy"])
+    name, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), int(position), int(has_gauss), gauss))
     random.setstate(state["python"])
+
+
+def _rank() -> int:
+    return (
+        torch.distributed.get_rank() if torch.distributed.is_available() and torch.distributed.is_initialized() else 0
+    )
+
+
+def _few(names: Iterable[str]) -> str:
+    first, *rest = names
+    return first if not rest else f"{first} and {len(rest)} more"

@@ -1,4 +1,4 @@
-"""The responses that end a run, and the one that only speaks."""
+"""The responses that end a run, and the one that does nothing."""
 
 from __future__ import annotations
 
@@ -9,26 +9,30 @@ from lightning_gradexplode.respond.base import ExplosionError, Response, Respons
 
 
 class Warn(Response):
-    """Do nothing to the run; findings are told in any case."""
+    """Do nothing to the run; findings are logged in any case."""
 
-    only_speaks = True
+    only_warns = True
+    is_remedy = False
 
     def respond(self, findings: Sequence[Finding], run: ResponseContext) -> bool:
-        """Leave the run alone, and to the next response."""
+        """Leave the run as it is, and to the next response."""
         return False
 
 
 class StopTraining(Response):
-    """End the training cleanly, and hold back the update of the step at which the explosion was seen."""
+    """End training cleanly, and hold back the update of each step at which the explosion is found before it.
+
+    ``min_epochs`` and ``min_steps`` of the trainer keep it running; this is logged together with the reason.
+    """
 
     def respond(self, findings: Sequence[Finding], run: ResponseContext) -> None:
-        """Hold back the update and ask the trainer to stop."""
+        """Hold back the update, and stop training."""
         run.hold_back_update()
         run.stop()
 
 
 class RaiseError(Response):
-    """End the training with an `ExplosionError` before the bad update is applied."""
+    """End training with an `ExplosionError` before the bad update is applied."""
 
     def respond(self, findings: Sequence[Finding], run: ResponseContext) -> None:
         """Raise the error.

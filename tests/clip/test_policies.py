@@ -94,8 +94,8 @@ def test_a_constant_stays_constant() -> None:
     [
         (0, ValueError, ["clip", "0", "positive"]),
         (-1.0, ValueError, ["clip", "-1.0", "positive"]),
-        (math.nan, ValueError, ["clip", "nan", "finite"]),
-        (math.inf, ValueError, ["clip", "inf", "finite"]),
+        (math.nan, ValueError, ["clip", "nan", "positive"]),
+        (math.inf, ValueError, ["clip", "inf", "positive"]),
         ("automatic", ValueError, ["clip", "'automatic'", "'auto'"]),
         (True, TypeError, ["clip", "True", "number"]),
         ([1.0], TypeError, ["clip", "[1.0]", "number", "'auto'"]),
@@ -110,7 +110,7 @@ def test_what_clip_does_not_take(argument: object, error: type[Exception], words
 
 def test_an_unknown_algorithm() -> None:
     """The message names the argument, what it got and what it takes."""
-    with pytest.raises(ValueError, match=r"algorithm.*'median'.*'norm'.*'value'"):
+    with pytest.raises(ValueError, match=r"algorithm must be 'norm' or 'value', got 'median'"):
         ConstantClip(1.0, "median")  # type: ignore[arg-type]
 
 
@@ -260,7 +260,7 @@ def test_tensors_are_clipped_by_their_own_averages() -> None:
         if bound:
             assert after == pytest.approx(np.minimum(norms, 1.05 * average))
             average = 0.98 * average + 0.02 * after
-    assert policy.state_dict()["averages"] == pytest.approx(average.tolist())
+    assert policy.state_dict()["_averages"] == pytest.approx(average.tolist())
 
 
 @pytest.mark.parametrize("policy", [AdaptiveGradientClip(), AdaptiveTensorClip(warmup=1)])

@@ -1,0 +1,71 @@
+"""Checks of arguments, with one form of error message: ``clip must be a positive number, got -1``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+
+def count(name: str, value: Any, minimum: int = 0) -> int:
+    """Return a whole number of at least `minimum`.
+
+    Raises:
+        TypeError: It is no whole number.
+        ValueError: It is too small.
+    """
+    wanted = f"{name} must be a whole number of at least {minimum}, got {value!r}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(wanted)
+    if value < minimum:
+        raise ValueError(wanted)
+    return value
+
+
+def limit(name: str, value: Any) -> int | None:
+    """Return a whole number of at least 1, or None for no limit.
+
+    Raises:
+        TypeError: It is no whole number.
+        ValueError: It is below 1.
+    """
+    return None if value is None else count(name, value, 1)
+
+
+def number(name: str, value: Any, maximum: float = math.inf, *, zero: bool = False) -> float:
+    """Return a finite number above 0 (or from 0 on, with `zero`) and of at most `maximum`.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is out of range, or not finite.
+    """
+    wanted = "a finite number of at least 0" if zero else "a positive number"
+    if math.isfinite(maximum):
+        wanted += f" of at most {maximum:g}"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be {wanted}, got {value!r}")
+    if not (math.isfinite(value) and (value > 0 or (zero and value == 0)) and value <= maximum):
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+    return float(value)
+
+
+def choice(name: str, value: Any, choices: Sequence[str]) -> Any:
+    """Return one of several names.
+
+    Raises:
+        ValueError: It is none of them.
+    """
+    if value not in choices:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def patterns(name: str, value: Any) -> tuple[str, ...]:
+    """Return a sequence of ``fnmatch`` patterns of parameter names.
+
+    Raises:
+        TypeError: It is no sequence of strings; a single string is refused, since its letters would be the patterns.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(one, str) for one in value):
+        raise TypeError(f"{name} must be a sequence of parameter name patterns, got {value!r}")
+    return tuple(value)
