@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_gradexplode.detect.detector_set import Episodes
-from lightning_gradexplode.diagnose import advice_for, diagnose
+from lightning_gradexplode.diagnose import advice_for
+from lightning_gradexplode.diagnose.diagnosis import diagnose
 from lightning_gradexplode.engine.incident import Incident
 from lightning_gradexplode.loggers import LoggerCollection
 from lightning_gradexplode.loggers.console import Panel, listen, say, tell, tell_panel, tell_rest

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -131,6 +132,16 @@ class Cause:
     confidence: float
     remedies: tuple[str, ...] = ()
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the cause in plain values that JSON can hold."""
+        return {
+            "kind": self.kind,
+            "where": self.where,
+            "evidence": list(self.evidence),
+            "confidence": round(self.confidence, 3) if math.isfinite(self.confidence) else 0.0,
+            "remedies": list(self.remedies),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
@@ -153,8 +164,28 @@ class Diagnosis:
     remedies: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the diagnosis in plain values for JSON, with the version of its layout."""
-        return {"version": SCHEMA_VERSION, **asdict(self)}
+        """Return the diagnosis in plain values that strict JSON can hold.
+
+        Returns:
+            - ``version``: `SCHEMA_VERSION`, raised whenever a key changes its meaning or goes; new keys may come.
+            - ``step``: the step at which the incident began, a whole number.
+            - ``since``: the first step at which a sign was seen, null if there was none before ``step``.
+            - ``what``: what happened, in one or two sentences.
+            - ``where``: where it began, null where there is no evidence of a place.
+            - ``causes``: likeliest first, at least one; each an object with ``kind`` (one of `CAUSE_KINDS`), ``where``
+              (text or null), ``evidence`` (sentences), ``confidence`` (from 0 to 1) and ``remedies`` (sentences, with
+              code between backticks).
+            - ``remedies``: what to do, the most helpful first, of all causes together.
+        """
+        return {
+            "version": SCHEMA_VERSION,
+            "step": int(self.step),
+            "since": None if self.since is None else int(self.since),
+            "what": self.what,
+            "where": self.where,
+            "causes": [cause.as_dict() for cause in self.causes],
+            "remedies": list(self.remedies),
+        }
 
     def markdown(self) -> str:
         """Return the diagnosis as markdown: what, why with the evidence, what to do, where, since when."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lightning_gradexplode.diagnose import diagnose
-from lightning_gradexplode.diagnose.diagnosis import latest_explosion
+from lightning_gradexplode.diagnose.diagnosis import diagnose, latest_explosion
 from lightning_gradexplode.records import Finding, Severity, StepRecord
 from lightning_gradexplode.report import Recorder
 

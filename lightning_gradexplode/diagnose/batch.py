@@ -1,0 +1,118 @@
+"""What the fields of a batch are for, how they are named in sentences, and on which scale they are."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+
+from lightning_gradexplode.records import BatchFacts, Evidence, FieldFacts
+
+_TARGET = re.compile(
+    "y|t|labels?|targets?|tgt|gt|truth|true|answers?|classe?s?|box(es)?|bbox(es)?|rewards?|returns?|scores?|ratings?|"
+    "prices?|counts?|outputs?"
+)
+_MASK = re.compile("masks?|pad(ding)?|valid|len(gth)?s?|weights?")
+_INDEX = re.compile("idx|ind(ex|ices)|ids?|keys?")
+
+
+def targets(batch: BatchFacts) -> list[FieldFacts]:
+    """Return the fields that are targets, by their name or, in a tuple of several, by their place at the end."""
+    named = [one for one in batch.fields if _is_named_target(one)]
+    if named:
+        return named
+    if len(batch.fields) > 1 and all(re.fullmatch(r"\[\d+\].*", one.name) for one in batch.fields):
+        last = re.match(r"\[\d+\]", batch.fields[-1].name)
+        return [one for one in batch.fields if last and one.name.startswith(last.group())]
+    return []
+
+
+def _is_named_target(field: FieldFacts) -> bool:
+    words = _words(field)
+    # A field that is called "mask" and nothing else is what a segmentation network learns; "padding_mask" is none.
+    if words in (["mask"], ["masks"]):
+        return True
+    return _any(_TARGET, words) and not _any(_MASK, words) and not _any(_INDEX, words)
+
+
+def _any(pattern: re.Pattern[str], words: list[str]) -> bool:
+    return any(pattern.fullmatch(word) for word in words)
+
+
+def _words(field: FieldFacts) -> list[str]:
+    return list(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", field.name).lower()))
+
+
+def inputs(batch: BatchFacts) -> list[FieldFacts]:
+    """Return the fields of floating-point numbers that are no targets and no masks."""
+    others = {one.name for one in targets(batch)}
+    return [one for one in batch.fields if one.name not in others and is_float(one) and not _any(_MASK, _words(one))]
+
+
+def is_float(field: FieldFacts) -> bool:
+    """Return whether a field holds floating-point numbers."""
+    return "float" in field.dtype or field.dtype == "double" or field.dtype == "half"
+
+
+def place_of(field: FieldFacts) -> str:
+    """Return a field as it is written in code: ``batch[0]``, ``batch["image"]``."""
+    if field.name in ("", "batch"):
+        return "batch"
+    parts = re.findall(r"\[[^\]]+\]|[^.\[\]]+", field.name.removeprefix("batch"))
+    return "batch" + "".join(part if part.startswith("[") else f'["{part}"]' for part in parts)
+
+
+def rows_of(rows: Sequence[int], limit: int = 6) -> str:
+    """Return row numbers as words: ``row 5``, ``rows 1, 4 and 9``, ``rows 0, 1, 2 and 13 more``."""
+    if len(rows) == 1:
+        return f"row {rows[0]}"
+    shown = [str(row) for row in rows[:limit]]
+    rest = len(rows) - len(shown)
+    if rest:
+        return f"rows {', '.join(shown)} and {rest} more"
+    return f"rows {', '.join(shown[:-1])} and {shown[-1]}"
+
+
+def samples_of(batch: BatchFacts, rows: Sequence[int]) -> str:
+    """Return which samples of the dataset rows are, as a sentence; empty where that is not known."""
+    indices = batch.sample_indices
+    if indices is None or not rows or max(rows) >= len(indices):
+        return ""
+    found = [indices[row] for row in rows]
+    shown = ", ".join(str(one) for one in found[:6])
+    return f"In the dataset {'that is index' if len(found) == 1 else 'those are indices'} {shown}."
+
+
+def size_of(field: FieldFacts) -> float | None:
+    """Return the largest absolute finite value of a field."""
+    ends = [abs(one) for one in (field.least, field.greatest) if one is not None]
+    return max(ends) if ends else None
+
+
+def scale_of(field: FieldFacts) -> float | None:
+    """Return the root mean square of a field's finite values, which both its mean and its spread add to."""
+    if field.std is None:
+        return None
+    return math.hypot(field.mean or 0.0, field.std)
+
+
+def batch_name(evidence: Evidence) -> str:
+    """Return which batch is at fault: ``batch 25 of epoch 0``; empty if nothing is known of it."""
+    batch = evidence.batch
+    if batch is None:
+        return ""
+    return f"batch {batch.batch_idx} of epoch {batch.epoch}"
+
+
+def nonfinite_fields(batch: BatchFacts) -> Iterator[FieldFacts]:
+    """Yield the fields with NaN or infinite elements that were finite in the batches before.
+
+    A field that always holds some is one that the module knows how to read; one whose only other value is zero is an
+    additive mask.
+    """
+    for field in batch.fields:
+        if (not field.nan_count and not field.inf_count) or field.usual_nonfinite:
+            continue
+        if field.inf_count and not field.nan_count and field.least == 0.0 and field.greatest == 0.0:
+            continue
+        yield field

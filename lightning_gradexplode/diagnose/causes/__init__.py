@@ -1,0 +1,46 @@
+"""One rule for each kind of cause: a pure function of the evidence that returns a cause, or None."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lightning_gradexplode.diagnose.causes.architecture import depth, initialization, recurrence
+from lightning_gradexplode.diagnose.causes.data import (
+    nonfinite_input,
+    nonfinite_target,
+    outlier_batch,
+    unscaled_data,
+)
+from lightning_gradexplode.diagnose.causes.objective import loss_without_floor, moving_target
+from lightning_gradexplode.diagnose.causes.operations import empty_reduction, forward_overflow, undefined_operation
+from lightning_gradexplode.diagnose.causes.optimization import learning_rate, learning_rate_jump
+from lightning_gradexplode.diagnose.causes.optimizer import accumulated_gradients, optimizer_state
+from lightning_gradexplode.diagnose.causes.precision import half_precision
+from lightning_gradexplode.diagnose.causes.targets import target_out_of_range
+from lightning_gradexplode.records import Cause, Evidence
+
+Rule = Callable[[Evidence], Cause | None]
+
+RULES: dict[str, Rule] = {
+    "nonfinite-input": nonfinite_input,
+    "nonfinite-target": nonfinite_target,
+    "target-out-of-range": target_out_of_range,
+    "empty-reduction": empty_reduction,
+    "unscaled-data": unscaled_data,
+    "outlier-batch": outlier_batch,
+    "undefined-operation": undefined_operation,
+    "forward-overflow": forward_overflow,
+    "half-precision": half_precision,
+    "learning-rate": learning_rate,
+    "learning-rate-jump": learning_rate_jump,
+    "optimizer-state": optimizer_state,
+    "accumulated-gradients": accumulated_gradients,
+    "initialization": initialization,
+    "depth": depth,
+    "recurrence": recurrence,
+    "loss-without-floor": loss_without_floor,
+    "moving-target": moving_target,
+}
+"""The rules by the kind of cause that they look for, in the order of `CAUSE_KINDS`."""
+
+__all__ = ["RULES", "Rule"]

@@ -1,0 +1,147 @@
+"""Causes in the objective: it has no floor, or its targets move with the model."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+
+from lightning_gradexplode.diagnose import remedies
+from lightning_gradexplode.diagnose.curves import curve, failing_step, line_search, logged_curves, trend
+from lightning_gradexplode.records import Cause, Evidence, RunFacts
+
+FAR_BELOW = 10.0
+"""So many times its first size, a loss has to have fallen below zero to be without a floor."""
+
+_TRANSITION = ("reward", "done", "next", "action", "terminal", "state", "obs", "log_prob", "advantage")
+_COPY = ("target", "teacher", "ema", "momentum", "old", "slow", "delayed", "offline", "key")
+_VALUES = re.compile(r"(^|[/_.])(q|td|target|value|v|bootstrap)([/_.]|$)", re.IGNORECASE)
+
+
+def loss_without_floor(evidence: Evidence) -> Cause | None:
+    """Return the cause if the loss falls without end, or is maximized."""
+    loss = curve(evidence, "loss").before(failing_step(evidence)).finite
+    course = trend(evidence)
+    if any(group.get("maximize") is True for one in evidence.run.optimizers for group in one.groups):
+        rises = loss.first is not None and loss.last is not None and loss.last > loss.first
+        if rises or course.has_diverged:
+            return Cause(
+                "loss-without-floor",
+                None,
+                (f"The optimizer maximizes the loss: it went from {loss.first or 0:.4g} to {loss.last or 0:.4g}.",),
+                0.9,
+                ("minimize it: `maximize=False` in the optimizer",),
+            )
+    first, least = loss.first, loss.least
+    if first is None or least is None or len(loss) < 3:
+        return None
+    if not least < -FAR_BELOW * max(abs(first), 1e-3) or not least < -1:
+        return None
+    median = loss.median or 0.0
+    falls = loss.value[: int(loss.value.argmin()) + 1]
+    downward = float((falls[1:] < falls[:-1]).mean()) if len(falls) > 1 else 0.0
+    confidence = 0.85 if downward >= 0.6 and median < 0 else 0.6
+    if not (course.weight_growth > 1.2 or course.gradient_growth > 3 or evidence.findings):
+        confidence = 0.5
+    sentences = [f"The loss fell from {first:.4g} to {least:.4g}, far below zero, and does not level off."]
+    if course.gradient_growth > 3:
+        sentences.append(f"The gradient norm has grown {course.gradient_growth:.3g} times meanwhile.")
+    if course.weight_growth > 1.2:
+        sentences.append(f"The weights have grown to {course.weight_growth:.3g} times their norm at the start.")
+    return Cause("loss-without-floor", _critic(evidence.run), tuple(sentences), confidence, _floor_remedies(evidence))
+
+
+def _critic(run: RunFacts) -> str | None:
+    """Return the module of an adversarial critic, None if there is none."""
+    names = [one.name for one in run.modules]
+    return next((name for name in names if re.search(r"(critic|disc)", name.split(".")[0], re.IGNORECASE)), None)
+
+
+def _floor_remedies(evidence: Evidence) -> tuple[str, ...]:
+    critic = _critic(evidence.run)
+    if critic is not None:
+        return (
+            f"bound the critic after each of its steps: `[p.data.clamp_(-0.01, 0.01) for p in {critic}.parameters()]`",
+            "or bound each of its layers: `torch.nn.utils.parametrizations.spectral_norm(layer)`, or penalize the norm "
+            "of "
+            "its gradient with respect to its inputs",
+        )
+    return (
+        "look for a term that can fall for ever, and for its sign: bound it from below with `term.clamp(min=0.0)`, or "
+        "with a margin",
+        "of a likelihood, bound the variance from below: `log_variance.clamp(min=-6.0, max=6.0)`",
+    )
+
+
+def moving_target(evidence: Evidence) -> Cause | None:
+    """Return the cause if targets that are made from the model itself grow with it."""
+    course = trend(evidence)
+    loss = curve(evidence, "loss").before(failing_step(evidence)).finite
+    if not course.has_diverged or len(loss) < 5:
+        return None
+    confidence = 0.0
+    sentences: list[str] = []
+    copied = copied_module(evidence.run)
+    if copied is not None:
+        confidence += 0.4
+        sentences.append(f"`{copied[1]}` has the shapes of `{copied[0]}`, as a network that makes targets has.")
+    fields = [one.name.lower() for one in evidence.batch.fields] if evidence.batch is not None else []
+    transitions = {word for word in _TRANSITION if any(word in name for name in fields)}
+    if len(transitions) >= 2 or len(fields) >= 4:
+        confidence += 0.25
+        sentences.append(f"A batch has {len(fields)} fields, as transitions of reinforcement learning have.")
+    grown = [
+        (name, one.first, one.last)
+        for name, one in logged_curves(evidence).items()
+        if _VALUES.search(name) and one.first is not None and one.last is not None
+    ]
+    grown = [one for one in grown if abs(one[2]) > 10 * max(abs(one[1]), 1e-3)]
+    if grown:
+        confidence += 0.25
+        sentences.append(f"`{grown[0][0]}`, which the module logs, went from {grown[0][1]:.4g} to {grown[0][2]:.4g}.")
+    search = line_search(evidence)
+    if search is not None and not search.overshoots:
+        confidence += 0.3
+        sentences.append(
+            f"Each update lowers the loss of its own batch (from {search.start:.4g} to {search.end:.4g}), and yet the "
+            "loss "
+            f"has risen from {loss.first or 0:.4g} to {loss.last or 0:.4g}: the targets move."
+        )
+    elif search is not None and not search.falls_at_first:
+        confidence += 0.2
+        sentences.append(
+            "Even a hundredth of the update does not lower the loss of the same batch: the targets move with it."
+        )
+    if confidence < 0.4:
+        return None
+    return Cause(
+        "moving-target",
+        copied[1] if copied is not None else None,
+        tuple(sentences),
+        min(confidence, 0.85),
+        (
+            "make targets with a copy that follows slowly: `target.lerp_(online, 0.005)` for each pair of weights, "
+            "under "
+            "`torch.no_grad()`",
+            "bound the targets, and the loss by a linear one: `F.huber_loss(prediction, target)`",
+            *remedies.clip(evidence),
+        ),
+    )
+
+
+def copied_module(run: RunFacts) -> tuple[str, str] | None:
+    """Return a module and one of its shapes that makes targets: by its name, or since no optimizer updates it."""
+    shapes: dict[str, list[tuple[int, ...]]] = defaultdict(list)
+    trained: dict[str, bool] = defaultdict(bool)
+    for one in run.parameters:
+        top = one.name.split(".")[0]
+        shapes[top].append(one.shape)
+        trained[top] = trained[top] or one.optimizer is not None
+    tops = [name for name in shapes if len(shapes[name]) > 1]
+    for name in tops:
+        for other in tops:
+            if name == other or shapes[name] != shapes[other]:
+                continue
+            named = any(word in other.lower() for word in _COPY) and not any(word in name.lower() for word in _COPY)
+            if named or (trained[name] and not trained[other]):
+                return name, other
+    return None

@@ -1,0 +1,193 @@
+"""The learning rate: too high from the start, or raised to where the weights no longer bear it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from lightning_gradexplode.diagnose import remedies
+from lightning_gradexplode.diagnose.curves import (
+    Trend,
+    critical_step,
+    curve,
+    failing_step,
+    line_search,
+    loss_rise,
+    trend,
+)
+from lightning_gradexplode.records import Cause, Evidence
+
+USUAL_RATES = {"adam": 0.01, "rmsprop": 0.01, "lion": 0.001, "adagrad": 0.1, "sgd": 0.5}
+"""Learning rates above which most networks fail with an optimizer."""
+
+LARGE_UPDATE = 0.1
+"""Update over weights from which it is large; usual is 0.001."""
+
+ENOUGH_ATTEMPTS = 2
+"""So many lower rates that ended the same way, and the rate is not the cause."""
+
+
+def learning_rate(evidence: Evidence) -> Cause | None:
+    """Return the cause if updates overshoot.
+
+    A run that fails with nothing grown before, an update that lowers the loss of its own batch, weights that keep their
+    size, and lower rates that ended the same way each rule it out.
+    """
+    course = trend(evidence)
+    search = line_search(evidence)
+    if not course.has_diverged or rate_is_disproved(evidence):
+        return None
+    if search is not None and not search.overshoots:
+        return None
+    sentences: list[str] = []
+    confidence = 0.4
+    if search is not None:
+        end = f"{search.end:.4g}" if math.isfinite(search.end) else "not finite"
+        sentences.append(f"With the whole update the loss of the same batch goes from {search.start:.4g} to {end}.")
+        confidence = 0.65
+        if search.falls_at_first:
+            sentences.append(
+                f"With {search.best_factor:g} of the update it goes to {search.least:.4g}: the step overshoots."
+            )
+            confidence = 0.8
+    elif course.weight_growth < 1.2 and course.update_ratio < LARGE_UPDATE:
+        return None
+    if course.update_ratio >= LARGE_UPDATE:
+        sentences.append(f"One update changed the weights by {course.update_ratio:.3g} of their norm; usual is 0.001.")
+        confidence += 0.1
+    if course.weight_growth >= 2:
+        sentences.append(f"The weights have grown to {course.weight_growth:.3g} times their norm at the start.")
+    unusual = _unusual_rate(evidence)
+    if unusual:
+        sentences.append(unusual)
+        confidence += 0.1
+    if any(one.helped for one in evidence.attempts if _lowers_rate(one.action)):
+        sentences.append("A lower learning rate has helped.")
+        confidence += 0.15
+    return Cause("learning-rate", None, tuple(sentences), min(confidence, 0.95), _rate_remedies(evidence, course))
+
+
+def _rate_remedies(evidence: Evidence, course: Trend) -> tuple[str, ...]:
+    return (
+        *remedies.lower_rate(evidence, rate_factor(evidence, course)),
+        *remedies.warm_up(evidence),
+        *remedies.clip(evidence),
+    )
+
+
+def rate_factor(evidence: Evidence, course: Trend) -> float:
+    """Return by how much to lower the rate: what the line search has found, else from the size of the updates."""
+    search = line_search(evidence)
+    if search is not None and search.overshoots and search.best_factor > 0:
+        return min(0.3, search.best_factor)
+    if search is not None and search.overshoots:
+        return 0.003
+    return 0.01 if course.update_ratio > 1 else 0.1
+
+
+def rate_is_disproved(evidence: Evidence) -> bool:
+    """Return whether lower rates were tried and ended the same way."""
+    tried = [one for one in evidence.attempts if _lowers_rate(one.action)]
+    return sum(one.helped is False for one in tried) >= ENOUGH_ATTEMPTS and not any(one.helped for one in tried)
+
+
+def _lowers_rate(action: str) -> bool:
+    return action in ("rollback", "reduce-lr", "Rollback", "ReduceLearningRate")
+
+
+def _unusual_rate(evidence: Evidence) -> str:
+    rate = remedies.learning_rate(evidence)
+    if rate is None:
+        return ""
+    for one in evidence.run.optimizers:
+        for name, usual in USUAL_RATES.items():
+            if name in one.kind.lower() and rate > usual:
+                return f"A learning rate of {rate:g} is high for {one.kind}; it is seldom above {usual:g}."
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class RateRise:
+    """A rise of the learning rate.
+
+    Args:
+        step: The step at which the rate was raised, of a gradual rise the one at which it was highest.
+        before: The rate before.
+        after: The rate after.
+        sudden: Whether it rose from one step to the next.
+    """
+
+    step: int
+    before: float
+    after: float
+    sudden: bool
+
+
+def learning_rate_jump(evidence: Evidence) -> Cause | None:
+    """Return the cause if all went well until the learning rate rose."""
+    rise = rate_rise(evidence)
+    course = trend(evidence)
+    if rise is None or not course.has_diverged or rate_is_disproved(evidence):
+        return None
+    search = line_search(evidence)
+    if search is not None and not search.overshoots and rise.step > critical_step(evidence) - 3:
+        return None
+    delay = critical_step(evidence) - rise.step
+    confidence = (0.92 if delay <= 30 else 0.75) if rise.sudden else 0.7
+    how = f"at step {rise.step}" if rise.sudden else f"gradually up to step {rise.step}"
+    level = curve(evidence, "loss").before(rise.step).median
+    sentences = [f"The learning rate rose from {rise.before:.3g} to {rise.after:.3g} {how}."]
+    if level is not None:
+        sentences.append(f"Up to then the loss was steady, with a median of {level:.4g}; {_after(evidence, delay)}")
+    schedule = f" ({', '.join(evidence.run.schedulers)})" if evidence.run.schedulers else ""
+    peak = remedies.rounded(max(rise.before, rise.after * 0.1), 1)
+    return Cause(
+        "learning-rate-jump",
+        f"the learning rate at step {rise.step}",
+        tuple(sentences),
+        confidence,
+        (
+            f"keep the learning rate near {rise.before:.3g}, or let the schedule{schedule} peak at `lr={peak:g}` at "
+            "most",
+            *remedies.clip(evidence),
+            *remedies.rollback(evidence),
+        ),
+    )
+
+
+def _after(evidence: Evidence, delay: int) -> str:
+    return f"the first critical finding came {delay} step{'s' if delay != 1 else ''} after the rise."
+
+
+def rate_rise(evidence: Evidence) -> RateRise | None:
+    """Return the rise of the learning rate before the incident, None if there was none or it did not go well before."""
+    end = min(critical_step(evidence), failing_step(evidence))
+    rates = curve(evidence, "learning_rate").before(end + 1).finite
+    if len(rates) < 4:
+        return None
+    steps, values = rates.step, rates.value
+    best: RateRise | None = None
+    for place in range(1, len(values)):
+        before, after = float(values[place - 1]), float(values[place])
+        near = end - int(steps[place]) <= 100
+        if (
+            before > 0
+            and after >= 1.9 * before
+            and near
+            and (best is None or after / before > best.after / best.before)
+        ):
+            best = RateRise(int(steps[place]), before, after, True)
+    if best is None:
+        # The rate at which half of the steps went, against the last one.
+        before, after = float(values[: max(1, len(values) // 2)].max()), float(values[-1])
+        if before > 0 and after >= 2.5 * before and len(values) >= 10:
+            best = RateRise(int(steps[-1]), before, after, False)
+    if best is None or not _went_well_before(evidence, best.step):
+        return None
+    return best
+
+
+def _went_well_before(evidence: Evidence, step: int) -> bool:
+    """Return whether there were three steps and more before, with a loss that did not rise and was not far off."""
+    before = curve(evidence, "loss").before(step).finite
+    return len(before) >= 3 and loss_rise(before) < 3.0

@@ -1,0 +1,207 @@
+"""The optimizer's own doing: a state or settings that do not fit the weights, and gradients that are not cleared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from lightning_gradexplode.diagnose import remedies
+from lightning_gradexplode.diagnose.causes.precision import weights_type
+from lightning_gradexplode.diagnose.curves import critical_step, curve, first_nonfinite, line_search, trend
+from lightning_gradexplode.records import Cause, Evidence, OptimizerFacts
+
+SOON = 50
+"""Steps after a resume within which a failure belongs to it."""
+
+UNCLEARED = 3.0
+"""So many times the backward passes, or the gradient, of one step, and gradients have not been cleared."""
+
+
+def optimizer_state(evidence: Evidence) -> Cause | None:
+    """Return the cause if the optimizer's state or settings do not fit the weights."""
+    found = max(_signs_of_state(evidence), key=lambda one: one.confidence, default=None)
+    return found if found is not None and found.confidence > 0 else None
+
+
+def _signs_of_state(evidence: Evidence) -> Iterator[Cause]:
+    yield from _fresh_after_resume(evidence)
+    course = trend(evidence)
+    weight_first = _weights_fail_first(evidence)
+    for one in evidence.run.optimizers:
+        for group in one.groups:
+            numbers = {
+                name: float(value)
+                for name, value in group.items()
+                if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            }
+            eps, beta1, beta2 = numbers.get("eps"), numbers.get("beta1"), numbers.get("beta2")
+            momentum, decay, rate = numbers.get("momentum"), numbers.get("weight_decay", 0.0), numbers.get("lr", 0.0)
+            if eps is not None and eps < 1e-12 and (weight_first or course.has_diverged):
+                yield _settings(
+                    one,
+                    f"`eps={eps:g}` is next to nothing: where gradients are zero or tiny, {one.kind} divides by zero.",
+                    0.9 if weight_first else 0.7,
+                    "set the usual epsilon: `eps=1e-8`",
+                )
+            if beta1 is not None and beta2 is not None and course.has_diverged and beta1**2 > beta2:
+                yield _settings(
+                    one,
+                    f"beta1={beta1:g} is above the square root of beta2={beta2:g}: the mean of the gradients outlives "
+                    "their size, and updates can grow without a bound.",
+                    0.75,
+                    "set the usual averages: `betas=(0.9, 0.999)`",
+                )
+            if momentum is not None and momentum >= 0.98 and course.has_diverged:
+                yield _settings(
+                    one,
+                    f"momentum={momentum:g} adds up to {1 / max(1 - momentum, 1e-6):.3g} steps of the same direction.",
+                    0.9 if momentum >= 1 else 0.5,
+                    "set the usual momentum: `momentum=0.9`",
+                )
+            if course.weight_growth > 2 and (decay < 0 or decay * rate > 1.5):
+                yield _settings(
+                    one,
+                    f"weight_decay={decay:g} at a learning rate of {rate:g} makes the weights larger at each step, not "
+                    "smaller.",
+                    0.9,
+                    "set a usual weight decay: `weight_decay=0.01`",
+                )
+    yield from _returning_gradients(evidence)
+    if weight_first and weights_type(evidence.run) is None:
+        finding = first_nonfinite(evidence)
+        assert finding is not None
+        yield Cause(
+            "optimizer-state",
+            finding.where,
+            (f"At step {finding.step} loss and gradients are finite, and the weights are not after the update.",),
+            0.5,
+            ("start with a fresh optimizer state, and look at its epsilon: `eps=1e-8`", *remedies.rollback(evidence)),
+        )
+
+
+def _settings(optimizer: OptimizerFacts, sentence: str, confidence: float, remedy: str) -> Cause:
+    return Cause("optimizer-state", f"optimizer {optimizer.kind}", (sentence,), confidence, (remedy,))
+
+
+def _weights_fail_first(evidence: Evidence) -> bool:
+    """Return whether the weights stopped being finite at a step whose loss and gradients were finite."""
+    finding = first_nonfinite(evidence)
+    return finding is not None and finding.sign == "nonfinite-weight" and not trend(evidence).has_diverged
+
+
+def _fresh_after_resume(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if the run goes on from trained weights with an optimizer that has no state."""
+    start = evidence.run.first_step
+    after = critical_step(evidence) - start
+    course = trend(evidence)
+    if start <= 0 or not 0 <= after <= SOON or not (course.has_diverged or _weights_fail_first(evidence)):
+        return
+    for one in evidence.run.optimizers:
+        if one.has_state or one.steps_taken:
+            continue
+        ratio = curve(evidence, "update_ratio").first
+        first = "" if ratio is None else f" The first update changed the weights by {ratio:.3g} of their norm."
+        yield Cause(
+            "optimizer-state",
+            f"optimizer {one.kind}",
+            (
+                f"The run goes on at step {start} with trained weights, and {one.kind} begins with an empty state; it "
+                f"fails {after} step{'s' if after != 1 else ''} later.{first}",
+            ),
+            0.85,
+            (
+                'load the state of the optimizer with the weights: `trainer.fit(model, ckpt_path="last.ckpt")`',
+                *remedies.warm_up(evidence),
+            ),
+        )
+
+
+def _returning_gradients(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if updates jump where gradients come back after they had next to vanished."""
+    if not remedies.uses_adaptive_optimizer(evidence.run):
+        return
+    step = critical_step(evidence)
+    ratios, norms = curve(evidence, "update_ratio").finite, curve(evidence, "grad_norm").finite
+    usual, usual_norm = ratios.before(step - 2).median, norms.before(step - 2).median
+    jump = ratios.since(step - 2).greatest
+    if usual is None or usual_norm is None or jump is None or not usual > 0:
+        return
+    if jump > 10 * usual and usual_norm < 1e-6:
+        yield Cause(
+            "optimizer-state",
+            "the running averages of the optimizer",
+            (
+                f"Gradients had a norm of {usual_norm:.2g}, so that their running size is next to zero; as they come "
+                "back, "
+                f"an update is {jump / usual:.3g} times the usual one.",
+            ),
+            0.6,
+            ("raise the epsilon of the optimizer: `eps=1e-6`", *remedies.clip(evidence)),
+        )
+
+
+def accumulated_gradients(evidence: Evidence) -> Cause | None:
+    """Return the cause if gradients are not cleared between steps, or summed where they should be averaged."""
+    passes = curve(evidence, "backward_passes").finite
+    expected = max(curve(evidence, "micro_batches").last or 1.0, 1.0)
+    experiments = evidence.experiments
+    alone = experiments.batch_grad_norm if experiments is not None else None
+    held = experiments.memory_grad_norm if experiments is not None else None
+    ratio = held / alone if alone and held and math.isfinite(held) and math.isfinite(alone) else None
+    most = passes.greatest or 0.0
+    measured = (
+        ""
+        if ratio is None
+        else (
+            f"The gradient that the optimizer is handed has a norm of {held:.3g}; that of this batch alone is "
+            f"{alone:.3g}."
+        )
+    )
+    if most >= UNCLEARED * expected and most > (passes.first or 0.0):
+        if ratio is not None and ratio < 1.2:
+            return None
+        clear = "`optimizer.zero_grad()` before the backward pass of each step"
+        return Cause(
+            "accumulated-gradients",
+            None,
+            tuple(
+                one
+                for one in (
+                    f"{most:.0f} backward passes have added to the gradients since they were cleared; a step takes "
+                    f"{expected:.0f}.",
+                    measured,
+                )
+                if one
+            ),
+            0.96 if ratio is not None and ratio > 1.5 else 0.9,
+            (f"clear the gradients: {clear}",),
+        )
+    if ratio is not None and ratio >= UNCLEARED and expected <= 1 and not most > 1:
+        return Cause(
+            "accumulated-gradients",
+            None,
+            (measured,),
+            0.6,
+            ("clear the gradients at each step: `optimizer.zero_grad()`",),
+        )
+    return _summed(evidence, most)
+
+
+def _summed(evidence: Evidence, passes: float) -> Cause | None:
+    """Return the cause if manual optimization adds up several passes, and a step shorter by as much would be fine."""
+    search = line_search(evidence)
+    if evidence.run.automatic or passes < 4 or search is None or not search.overshoots:
+        return None
+    if not 0 < search.best_factor <= 2 / passes:
+        return None
+    return Cause(
+        "accumulated-gradients",
+        None,
+        (
+            f"Each step adds up the gradients of {passes:.0f} backward passes.",
+            f"With {search.best_factor:g} of the update the loss falls to {search.least:.4g}; with all of it, it "
+            "rises.",
+        ),
+        0.55,
+        (f"average them: `self.manual_backward(loss / {passes:.0f})`",),
+    )

@@ -1,0 +1,176 @@
+"""Overflow and underflow of float16 and bfloat16."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lightning_gradexplode.diagnose import remedies
+from lightning_gradexplode.diagnose.causes.operations import fault
+from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, signs, trend
+from lightning_gradexplode.diagnose.faults import is_half, location_of
+from lightning_gradexplode.records import Cause, Evidence, RunFacts
+
+SMALLEST_FLOAT16 = 2.0**-25
+"""Numbers below are zero in float16."""
+
+SMALLEST_CHANGE = {"float16": 2.0**-12, "bfloat16": 2.0**-9}
+"""Relative changes below are lost when they are added to a weight of the type."""
+
+_FULL_PRECISION = (
+    'compute in float32: `Trainer(precision="32-true")`, or keep float32 weights with `precision="bf16-mixed"`'
+)
+
+
+@dataclass(slots=True)
+class _Case:
+    """What speaks for half precision: sentences, a confidence, a place and remedies, the strongest sign first."""
+
+    sentences: list[str] = field(default_factory=list)
+    remedies: list[str] = field(default_factory=list)
+    confidence: float = 0.0
+    where: str | None = None
+
+    def add(self, confidence: float, sentence: str, *remedy: str, where: str | None = None) -> None:
+        self.sentences.append(sentence)
+        self.remedies += [one for one in remedy if one not in self.remedies]
+        self.confidence = max(self.confidence, confidence)
+        self.where = self.where or where
+
+
+def half_precision(evidence: Evidence) -> Cause | None:
+    """Return the cause if the fault is there because of float16 or bfloat16, and would not be in float32."""
+    kind = half_type(evidence.run)
+    found = fault(evidence)
+    if kind is None and not (found is not None and is_half(found[0])):
+        return None
+    experiments = evidence.experiments
+    if experiments is not None and experiments.finite_in_float32 is False:
+        return None
+    case = _Case()
+    _measured(evidence, case)
+    if kind is not None:
+        _optimizer_epsilon(evidence, case)
+        _scale(evidence, kind, case)
+        _underflow(evidence, kind, case)
+    if not case.confidence:
+        return None
+    return Cause(
+        "half-precision",
+        case.where,
+        tuple(case.sentences),
+        min(case.confidence, 0.97),
+        (*case.remedies, *remedies.skip(evidence)),
+    )
+
+
+def half_type(run: RunFacts) -> str | None:
+    """Return ``"float16"`` or ``"bfloat16"`` if the run computes in it, else None."""
+    types = {one.dtype.removeprefix("torch.") for one in run.parameters}
+    if "float16" in types or "half" in types or run.precision.startswith(("16", "transformer-engine-float16")):
+        return "float16"
+    if "bfloat16" in types or run.precision.startswith("bf16"):
+        return "bfloat16"
+    return None
+
+
+def weights_type(run: RunFacts) -> str | None:
+    """Return ``"float16"`` or ``"bfloat16"`` if most of the weights themselves are of it, else None."""
+    types = [one.dtype.removeprefix("torch.").replace("half", "float16") for one in run.parameters]
+    for name in ("float16", "bfloat16"):
+        if types.count(name) * 2 > len(types):
+            return name
+    if not types and run.precision.endswith("-true") and "16" in run.precision:
+        return "bfloat16" if run.precision.startswith("bf") else "float16"
+    return None
+
+
+def _measured(evidence: Evidence, case: _Case) -> None:
+    """Note what the replay and the same step in float32 have shown."""
+    found = fault(evidence)
+    finite = evidence.experiments is not None and bool(evidence.experiments.finite_in_float32)
+    if found is not None and is_half(found[0]) and found[1].kind in ("overflow", "undefined"):
+        operation, what = found
+        case.add(0.95 if finite else 0.75, what.sentence, _FULL_PRECISION, where=location_of(operation))
+    if finite and first_nonfinite(evidence) is not None:
+        loss = evidence.experiments.float32_loss if evidence.experiments is not None else None
+        shown = "" if loss is None else f", with a loss of {loss:.4g}"
+        case.add(0.93, f"Computed in float32 the same step is finite{shown}.", _FULL_PRECISION)
+
+
+def _optimizer_epsilon(evidence: Evidence, case: _Case) -> None:
+    """Note an epsilon of the optimizer that is zero in float16."""
+    finding = first_nonfinite(evidence)
+    if weights_type(evidence.run) != "float16" or finding is None or finding.sign != "nonfinite-weight":
+        return
+    case.add(0.6, f"At step {finding.step} loss and gradients are finite, and the weights are not after the update.")
+    for one in evidence.run.optimizers:
+        for group in one.groups:
+            eps = group.get("eps")
+            if isinstance(eps, (int, float)) and not isinstance(eps, bool) and eps < SMALLEST_FLOAT16:
+                case.add(
+                    0.97,
+                    f"The weights are float16 and `eps={eps:g}` of {one.kind} is 0 in float16: where a gradient is "
+                    "small, "
+                    "the update divides by zero.",
+                    f"`torch.optim.{one.kind}(model.parameters(), eps=1e-4)`"
+                    if one.kind in ("Adam", "AdamW", "RMSprop", "NAdam", "RAdam", "Adamax", "Adagrad")
+                    else "raise the epsilon of the optimizer: `eps=1e-4`",
+                    'keep float32 weights: `Trainer(precision="16-mixed")`',
+                    where=finding.where,
+                )
+                return
+
+
+def _scale(evidence: Evidence, kind: str, case: _Case) -> None:
+    """Note a loss scale that is too large, or that does not adapt."""
+    finding = first_nonfinite(evidence)
+    if finding is None or finding.sign == "nonfinite-weight" or kind != "float16":
+        return
+    scale = curve(evidence, "loss_scale").last
+    loss = curve(evidence, "loss").at(finding.step)
+    if evidence.run.scaler == "static" and scale is not None:
+        case.add(
+            0.85,
+            f"The loss is multiplied by a static scale of {scale:g}, which does not come down when float16 overflows.",
+            "use a scaler that adapts: `torch.amp.GradScaler()`",
+            where=finding.where,
+        )
+    elif finding.sign == "nonfinite-gradient" and loss is not None and evidence.run.scaler == "none":
+        if trend(evidence).has_diverged:
+            return
+        case.add(
+            0.75,
+            f"The loss is {loss:.4g} at step {finding.step} and the gradient overflows; float16 ends at 65504.",
+            "lower the loss scale (a static one of 128 leaves room), or use one that adapts: `torch.amp.GradScaler()`",
+            where=finding.where,
+        )
+    elif evidence.run.scaler == "adaptive":
+        taken = curve(evidence, "update_taken").finite
+        recent = taken.value[-20:]
+        if len(recent) >= 10 and not recent.any() and scale is not None:
+            case.add(
+                0.5,
+                f"None of the last {len(recent)} updates was taken; the loss scale has come down to {scale:g}.",
+                _FULL_PRECISION,
+            )
+
+
+def _underflow(evidence: Evidence, kind: str, case: _Case) -> None:
+    """Note gradients that are zero in float16, and updates that are lost when they are added to the weights."""
+    found = signs(evidence)
+    if kind == "float16" and found & {"zero-gradient", "vanishing-gradient"} and evidence.run.scaler == "none":
+        case.add(
+            0.75,
+            "Gradients are zero or next to it in float16, where numbers below 6e-8 are zero, and the loss is not "
+            "scaled.",
+            'scale the loss: `Trainer(precision="16-mixed")` does so by itself',
+        )
+    weights = weights_type(evidence.run)
+    ratio = curve(evidence, "update_ratio").median
+    if weights is not None and "stalled-loss" in found and ratio is not None and ratio < SMALLEST_CHANGE[weights]:
+        case.add(
+            0.7,
+            f"Updates are {ratio:.2g} of the weights; changes below {SMALLEST_CHANGE[weights]:.2g} are lost in "
+            f"{weights}.",
+            'keep float32 weights: `Trainer(precision="bf16-mixed")`',
+        )

@@ -1,0 +1,144 @@
+"""Targets outside of what the loss takes."""
+
+from __future__ import annotations
+
+from lightning_gradexplode.diagnose import remedies
+from lightning_gradexplode.diagnose.batch import place_of, rows_of, size_of, targets
+from lightning_gradexplode.diagnose.causes.operations import fault
+from lightning_gradexplode.diagnose.curves import curve
+from lightning_gradexplode.diagnose.faults import base_name, location_of
+from lightning_gradexplode.records import Cause, Evidence, FieldFacts, LossTerm, Operand
+
+PROBABILITY_LOSSES = ("binary_cross_entropy", "bce", "kl_div", "multilabel_soft_margin")
+COUNT_LOSSES = ("poisson",)
+
+
+def target_out_of_range(evidence: Evidence) -> Cause | None:
+    """Return the cause if a target is outside of what the loss takes: labels, probabilities, counts, a CTC target."""
+    return _misaligned(evidence) or _outside_domain(evidence) or _operation_on_target(evidence)
+
+
+def _misaligned(evidence: Evidence) -> Cause | None:
+    found = fault(evidence)
+    if found is None or found[1].kind != "alignment":
+        return None
+    operation, what = found
+    return Cause(
+        "target-out-of-range",
+        location_of(operation),
+        (what.sentence, *([f"It is so in {rows_of(operation.rows)} of the batch."] if operation.rows else [])),
+        0.95,
+        (what.remedy, *remedies.skip(evidence)),
+    )
+
+
+def _outside_domain(evidence: Evidence) -> Cause | None:
+    """Return the cause if a loss that takes probabilities or counts was handed others."""
+    if evidence.batch is None and evidence.replay is None:
+        return None
+    below = _lowest_loss(evidence)
+    for name, target, where in _pairs(evidence):
+        least, greatest = target.least, target.greatest
+        if least is None or greatest is None:
+            continue
+        if any(word in name for word in PROBABILITY_LOSSES) and (least < -1e-3 or greatest > 1 + 1e-3):
+            takes, divide = "targets from 0 to 1", greatest > 1 and least >= 0
+        elif any(word in name for word in COUNT_LOSSES) and least < 0:
+            takes, divide = "targets of 0 and above", False
+        else:
+            continue
+        sentences = [f"`{name}` takes {takes}; `{where}` ranges from {least:.4g} to {greatest:.4g}."]
+        if below is not None and below < 0:
+            sentences.append(f"The loss has gone down to {below:.4g}: with such targets it has no lower bound.")
+        return Cause(
+            "target-out-of-range", where, tuple(sentences), 0.93, _range_remedies(where, greatest, divide, least)
+        )
+    return _negative_loss(evidence, below)
+
+
+def _pairs(evidence: Evidence) -> list[tuple[str, Operand | FieldFacts, str]]:
+    """Return each loss that is known by name with its target: from the replay, else loss modules with the batch."""
+    fields = targets(evidence.batch) if evidence.batch is not None else []
+    place = place_of(fields[0]) if fields else "targets"
+    terms: tuple[LossTerm, ...] = evidence.replay.losses if evidence.replay is not None else ()
+    seen: list[tuple[str, Operand | FieldFacts, str]] = [
+        (base_name(term.name), term.inputs[1], place) for term in terms if len(term.inputs) > 1
+    ]
+    if seen or not fields:
+        return seen
+    return [
+        (one.kind.lower().replace("bcewithlogits", "binary_cross_entropy_"), field, place_of(field))
+        for one in evidence.run.modules
+        if one.role == "loss"
+        for field in fields
+    ]
+
+
+def _negative_loss(evidence: Evidence, below: float | None) -> Cause | None:
+    """Return the cause if the loss fell below zero with whole-numbered targets above one, whatever the loss is."""
+    if evidence.batch is None or below is None or evidence.update_is_harmless:
+        return None
+    first = curve(evidence, "loss").first
+    if first is None or below > -10 * max(abs(first), 1.0):
+        return None
+    known = {base_name(term.name) for term in evidence.replay.losses} if evidence.replay is not None else set()
+    if known and not any(word in name for name in known for word in PROBABILITY_LOSSES):
+        return None
+    for field in targets(evidence.batch):
+        if field.is_integral and (field.greatest or 0) > 1 and field.least == 0 and "float" in field.dtype:
+            place = place_of(field)
+            return Cause(
+                "target-out-of-range",
+                place,
+                (
+                    f"`{place}` holds whole numbers from 0 to {field.greatest:g}.",
+                    f"The loss has gone down to {below:.4g}; a cross-entropy of targets from 0 to 1 is never negative.",
+                ),
+                0.7,
+                _range_remedies(place, field.greatest or 1.0, True, 0.0),
+            )
+    return None
+
+
+def _range_remedies(place: str, greatest: float, divide: bool, least: float) -> tuple[str, ...]:
+    if divide:
+        return (f"bring the targets into the range from 0 to 1: `{place} = {place} / {greatest:g}`",)
+    if least < 0 and greatest <= 1 and least >= -1:
+        return (f"bring the targets into the range from 0 to 1: `{place} = ({place} + 1) / 2`",)
+    return (
+        f"look at the values of `{place}` below 0 and repair or drop them: `{place} = {place}.clamp(min=0)`",
+        "or use a loss that takes any number: `F.mse_loss(prediction, target)`",
+    )
+
+
+def _lowest_loss(evidence: Evidence) -> float | None:
+    return curve(evidence, "loss").least
+
+
+def _operation_on_target(evidence: Evidence) -> Cause | None:
+    """Return the cause if the operation at fault took the target itself, and its value is outside of the domain."""
+    found = fault(evidence)
+    if found is None or found[1].kind != "undefined" or evidence.batch is None:
+        return None
+    operation, what = found
+    for field in targets(evidence.batch):
+        for operand in operation.inputs:
+            if field.least is None or size_of(field) == 0 or field.least == field.greatest:
+                continue
+            same = (operand.least, operand.greatest) == (field.least, field.greatest)
+            if same and operand.shape and field.shape and operand.shape[0] == field.shape[0]:
+                place = place_of(field)
+                return Cause(
+                    "target-out-of-range",
+                    f"{place}, {rows_of(operation.rows)}" if operation.rows else place,
+                    (f"`{place}` ranges from {field.least:.4g} to {field.greatest or 0:.4g}.", what.sentence),
+                    0.96,
+                    (
+                        f"look at {rows_of(operation.rows) if operation.rows else 'the rows'} of `{place}`, and repair "
+                        "or "
+                        "drop targets that the loss does not take",
+                        what.remedy,
+                        *remedies.skip(evidence),
+                    ),
+                )
+    return None

@@ -1,0 +1,328 @@
+"""What the first operation without a finite result has done wrong, and how its line is put right."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from lightning_gradexplode.records import Operand, Operation
+
+FaultKind = Literal["undefined", "empty", "overflow", "alignment"]
+
+LIMITS = {"float16": 65504.0, "half": 65504.0, "bfloat16": 3.39e38, "float32": 3.4e38, "float64": 1.8e308}
+"""Largest finite value by type."""
+
+_REDUCTIONS = {
+    "mean",
+    "nanmean",
+    "std",
+    "var",
+    "var_mean",
+    "std_mean",
+    "median",
+    "logsumexp",
+    "nll_loss",
+    "cross_entropy",
+}
+_SPREADS = {"std", "var", "var_mean", "std_mean"}
+_POLES = {"log", "log2", "log10", "log1p", "div", "true_divide", "reciprocal", "rsqrt", "logit", "special_logit",
+          "atanh", "erfinv", "xlogy", "special_xlogy", "lgamma", "digamma", "tan", "log_ndtr"}  # fmt: skip
+_EXPONENTIALS = {"exp", "exp2", "expm1", "sinh", "cosh", "softplus", "special_expit", "logaddexp", "gelu", "silu",
+                 "special_exp2", "elu", "selu"}  # fmt: skip
+_PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "convolution", "conv1d", "conv2d", "conv3d",
+             "mv", "dot", "einsum", "mkldnn_linear", "mkldnn_convolution", "rnn_tanh", "rnn_relu", "lstm", "gru",
+             "mkldnn_rnn_layer", "embedding_bag", "embedding", "index_select"}  # fmt: skip
+_DIVISIONS = {"div", "true_divide", "reciprocal", "remainder", "fmod", "floor_divide"}
+_SOFTMAXES = {"softmax", "log_softmax", "safe_softmax", "masked_softmax", "logsumexp", "scaled_dot_product_attention"}
+_MATRIX = ("linalg", "cholesky", "inverse", "svd", "eigh", "qr", "logdet", "slogdet", "solve")
+_COUNTS = re.compile(r"(sum|count|mask|numel|valid|len|num_|n_|size|shape)", re.IGNORECASE)
+_NORMS = re.compile(r"(norm|std|var\b|max\(|amax|min\(|ptp|abs|length|dist|scale)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """The kind of an operation's fault.
+
+    Args:
+        kind: ``"undefined"`` for an operation outside of its domain or without a slope, ``"empty"`` for a reduction
+            over nothing or one element, ``"overflow"`` for a result beyond the number format, ``"alignment"`` for a
+            CTC loss whose target does not fit its input.
+        sentence: What the operation did, with numbers.
+        remedy: How its line is put right.
+    """
+
+    kind: FaultKind
+    sentence: str
+    remedy: str
+
+
+def base_name(name: str) -> str:
+    """Return an operation's plain name: ``"_log_softmax"``, ``"aten.log_softmax.int"`` are both ``"log_softmax"``.
+
+    Of a node of the backward pass it is the name of the forward operation: ``"SqrtBackward0"`` is ``"sqrt"``.
+    """
+    name = name.removeprefix("aten.").removeprefix("aten::").removeprefix("torch.").split(".")[0]
+    if re.search(r"Backward\d*$", name):
+        name = re.sub(r"Backward\d*$", "", name)
+        name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    name = name.strip("_")
+    return re.sub(r"(_forward|_backward(_data)?|_loss2d|2d_forward)$", "", name).replace("nll_loss2d", "nll_loss")
+
+
+def limit_of(operation: Operation) -> float:
+    """Return the largest finite value of the narrowest floating-point type that the operation took."""
+    limits = [
+        LIMITS[one.dtype.removeprefix("torch.")]
+        for one in operation.inputs
+        if one.dtype.removeprefix("torch.") in LIMITS
+    ]
+    return min(limits, default=LIMITS["float32"])
+
+
+def is_half(operation: Operation) -> bool:
+    """Return whether the operation took float16 or bfloat16 numbers."""
+    return any(one.dtype.removeprefix("torch.") in ("float16", "half", "bfloat16") for one in operation.inputs)
+
+
+def size_of(operand: Operand) -> float:
+    """Return the largest absolute finite value of an operand, 0 if there is none."""
+    return max((abs(one) for one in (operand.least, operand.greatest) if one is not None), default=0.0)
+
+
+def largest_input(operation: Operation) -> float:
+    """Return the largest absolute finite value that the operation took."""
+    return max((size_of(one) for one in operation.inputs), default=0.0)
+
+
+def fault_of(operation: Operation, hidden: Operation | None = None) -> Fault:
+    """Return what an operation has done wrong.
+
+    Args:
+        operation: The first one with a result that is not finite.
+        hidden: The operation of the forward pass whose infinity was masked there, None if there is none.
+    """
+    name = base_name(operation.name)
+    if hidden is not None:
+        return _hidden(hidden)
+    if "ctc" in name:
+        return Fault(
+            "alignment",
+            "The CTC loss is infinite: a target is longer than its input allows (each repeated label needs one more "
+            "step of the input).",
+            "drop samples whose target is longer than the input, or set `zero_infinity=True` in the CTC loss",
+        )
+    return _empty(operation, name) or _undefined(operation, name) or _overflow(operation, name)
+
+
+def _hidden(hidden: Operation) -> Fault:
+    name = base_name(hidden.name)
+    taken = _taken(hidden)
+    return Fault(
+        "undefined",
+        f"`{name}` is {hidden.result} there{taken}; the forward pass discards it (as `torch.where` or a mask does), "
+        "and "
+        "the backward pass multiplies it by zero: 0 * inf is NaN.",
+        f"make the argument of `{name}` safe before the operation, not its result after it: "
+        "`safe = torch.where(condition, x, torch.zeros_like(x))` inside, and the `torch.where` that is there outside",
+    )
+
+
+def _empty(operation: Operation, name: str) -> Fault | None:
+    empty = any(0 in one.shape for one in operation.inputs)
+    code = operation.code or ""
+    if empty and (name in _REDUCTIONS or operation.result == "nan"):
+        return Fault(
+            "empty",
+            f"`{name}` was computed over no element at all.",
+            "leave the term out where nothing is selected: `loss = term.sum() / max(term.numel(), 1)`",
+        )
+    if name == "nll_loss" and operation.result == "nan" and not _holds_nonfinite(operation):
+        return Fault(
+            "empty",
+            "The loss is a mean over the labels that are not ignored, and all labels are: 0/0.",
+            'divide by a count that is at least one: `loss = F.cross_entropy(logits, labels, reduction="sum") / '
+            "(labels != -100).sum().clamp(min=1)`",
+        )
+    if name in _SPREADS and operation.result == "nan" and largest_input(operation) < 1e15:
+        return Fault(
+            "empty",
+            f"`{name}` was computed over one element: with the unbiased estimate it divides by n - 1 = 0.",
+            "use `correction=0` in that call, or drop the last incomplete batch with `DataLoader(..., drop_last=True)`",
+        )
+    if name in _DIVISIONS and len(operation.inputs) > 1 and operation.result == "nan":
+        above, below = operation.inputs[0].at_fault, operation.inputs[1].at_fault
+        divisor = operation.inputs[1]
+        below = divisor.least if below is None and divisor.least == divisor.greatest else below
+        counts = _denominator(code)
+        whole = not divisor.dtype.removeprefix("torch.").startswith(("float", "bfloat"))
+        if below == 0 and (above in (0, None)) and (whole or (_COUNTS.search(counts) and not _NORMS.search(counts))):
+            return Fault(
+                "empty",
+                "A mean was computed over nothing: 0/0, a sum over no element by a count of zero.",
+                "divide by a count that is at least one: `total / count.clamp(min=1)`",
+            )
+    return None
+
+
+def _denominator(code: str) -> str:
+    return code.split("/", 1)[1] if "/" in code else code
+
+
+def _undefined(operation: Operation, name: str) -> Fault | None:
+    forward = operation.phase == "forward"
+    taken = _taken(operation)
+    if (
+        name in _SOFTMAXES
+        and operation.result == "nan"
+        and (_holds_infinity(operation) or largest_input(operation) < 1e30)
+    ):
+        return Fault(
+            "undefined",
+            f"`{name}` had a row with -inf in every place, as a fully masked sequence makes it: 0/0.",
+            "leave at least one place of each row unmasked: `mask = mask & ~mask.all(dim=-1, keepdim=True)`, or drop "
+            "samples that are all padding",
+        )
+    if any(word in name for word in _MATRIX):
+        return Fault(
+            "undefined",
+            f"`{name}` met a matrix that is singular, or has equal singular values, which leave it without a slope.",
+            "add a small multiple of the identity: `matrix + 1e-6 * torch.eye(n, device=matrix.device)`",
+        )
+    if not forward:
+        return _slope(operation, name, taken)
+    if name in _DIVISIONS:
+        below = operation.inputs[-1].at_fault if operation.inputs else None
+        if below is None and operation.inputs and operation.inputs[-1].least == 0:
+            below = 0.0
+        if operation.result == "nan" or (below is not None and abs(below) < 1e-20):
+            return Fault("undefined", f"`{name}` divided by {_number(below, 'zero')}{taken}.", _safe_divisor(operation))
+        return None
+    if name in _POLES or (name in ("pow", "float_power") and operation.result == "inf" and _is_small(operation)):
+        return Fault("undefined", f"`{name}` is {operation.result} there{taken}.", remedy_for(name))
+    if operation.result == "nan" and largest_input(operation) < limit_of(operation) ** 0.4:
+        return Fault("undefined", f"`{name}` is NaN there{taken}.", remedy_for(name))
+    return None
+
+
+def _slope(operation: Operation, name: str, taken: str) -> Fault | None:
+    if largest_input(operation) > limit_of(operation) ** 0.4:
+        return None
+    code = operation.code or ""
+    forward_name = next(
+        (word for word in ("norm", "sqrt", "acos", "asin", "log", "cdist", "std") if word in code), name
+    )
+    return Fault(
+        "undefined",
+        f"The slope of `{forward_name}` is {operation.result} there: the loss is finite and its gradient is "
+        f"not{taken}.",
+        remedy_for(forward_name),
+    )
+
+
+def _overflow(operation: Operation, name: str) -> Fault:
+    limit = limit_of(operation)
+    largest = largest_input(operation)
+    if name in _EXPONENTIALS:
+        sentence = (
+            f"`{name}` took {_number(_at_fault(operation), f'{largest:.4g}')}; above {math.log(limit):.3g} its result "
+            "is beyond the number format."
+        )
+    else:
+        sentence = (
+            f"`{name}` made {operation.result} of finite values up to {largest:.3g} (the format ends at {limit:.3g})."
+        )
+    return Fault("overflow", sentence, remedy_for(name))
+
+
+def is_exponential(operation: Operation) -> bool:
+    """Return whether the operation grows exponentially with its argument, or divides by or squares what it takes."""
+    return base_name(operation.name) in _EXPONENTIALS
+
+
+def is_product(operation: Operation) -> bool:
+    """Return whether the operation multiplies by weights, so that its overflow is that of the activations before it."""
+    return base_name(operation.name) in _PRODUCTS
+
+
+_REMEDIES = {
+    "log": "keep the argument positive: `torch.log(x.clamp(min=1e-6))`; of a probability take the logarithm from the "
+    "logits: `F.logsigmoid(logits)` or `F.log_softmax(logits, dim=-1)`",
+    "sqrt": "keep the argument above zero: `torch.sqrt(x.clamp(min=1e-12))`, or `torch.sqrt(x + 1e-12)` where only the "
+    "slope at zero is at fault",
+    "norm": "keep the norm away from zero: `(x.square().sum(dim=-1) + 1e-12).sqrt()`, or "
+    "`F.normalize(x, dim=-1, eps=1e-6)` where it divides",
+    "acos": "keep the argument inside of its domain: `torch.acos(x.clamp(-1 + 1e-6, 1 - 1e-6))`",
+    "logit": "keep the argument away from 0 and 1: `torch.logit(x, eps=1e-6)`",
+    "pow": "keep the base positive: `x.clamp(min=1e-6) ** exponent`",
+    "exp": "bound the argument: `torch.exp(x.clamp(max=20.0))`, or work with logarithms: `torch.logsumexp(x, dim=-1)` "
+    "in place of `torch.log(torch.exp(x).sum(-1))`; normalize vectors before a dot product: `F.normalize(x, dim=-1)`",
+    "square": "keep its argument on a scale near one: normalize what it takes, or use a loss that grows linearly: "
+    "`F.huber_loss(prediction, target)`",
+    "std": "keep the variance away from zero: `(x.var(dim=0, correction=0) + 1e-6).sqrt()`",
+    "atan2": "move the argument away from the origin: `torch.atan2(y, x + 1e-6)`",
+}
+
+
+def remedy_for(name: str) -> str:
+    """Return how a line with an operation of this name is put right."""
+    for word, remedy in (
+        ("logit", "logit"), ("log", "log"), ("sqrt", "sqrt"), ("norm", "norm"), ("cdist", "norm"), ("dist", "norm"),
+        ("acos", "acos"), ("asin", "acos"), ("atanh", "acos"), ("erfinv", "acos"), ("atan2", "atan2"), ("pow", "pow"),
+        ("exp", "exp"), ("cosh", "exp"), ("sinh", "exp"), ("softplus", "exp"), ("std", "std"), ("var", "std"),
+    ):  # fmt: skip
+        if word in name:
+            return _REMEDIES[remedy]
+    if name in _DIVISIONS:
+        return "keep the divisor away from zero: `x / (y + 1e-6)` for a divisor that is never negative"
+    return _REMEDIES["square"]
+
+
+def _safe_divisor(operation: Operation) -> str:
+    if _NORMS.search(_denominator(operation.code or "")):
+        return "keep the divisor away from zero: `x / norm.clamp(min=1e-6)`, or `F.normalize(x, dim=-1, eps=1e-6)`"
+    return "keep the divisor away from zero: `x / y.clamp(min=1e-6)` for a divisor that is never negative"
+
+
+def _taken(operation: Operation) -> str:
+    """Return what the operation took at the fault, as the end of a sentence."""
+    at_fault = [one.at_fault for one in operation.inputs if one.at_fault is not None]
+    if at_fault:
+        return f" (it took {' and '.join(f'{one:.4g}' for one in at_fault[:2])})"
+    ranges = [
+        (one.least, one.greatest) for one in operation.inputs if one.least is not None and one.greatest is not None
+    ]
+    return f" (it took values from {ranges[0][0]:.4g} to {ranges[0][1]:.4g})" if ranges else ""
+
+
+def _at_fault(operation: Operation) -> float | None:
+    return next((one.at_fault for one in operation.inputs if one.at_fault is not None), None)
+
+
+def _number(value: float | None, otherwise: str) -> str:
+    return otherwise if value is None else f"{value:.4g}"
+
+
+def _is_small(operation: Operation) -> bool:
+    """Return whether a power's base is at most one, so that only a negative exponent makes it infinite."""
+    base = _at_fault(operation)
+    return base is not None and abs(base) <= 1
+
+
+def _holds_nonfinite(operation: Operation) -> bool:
+    return any(one.nan_count or one.inf_count for one in operation.inputs)
+
+
+def _holds_infinity(operation: Operation) -> bool:
+    return any(one.inf_count for one in operation.inputs)
+
+
+def location_of(operation: Operation) -> str:
+    """Return an operation's place: ```log` at losses.py:12 in module `head```."""
+    words = f"`{base_name(operation.name)}`"
+    if operation.phase == "backward":
+        words += " (backward pass)"
+    if operation.file is not None:
+        words += f" at {operation.file}" + ("" if operation.line is None else f":{operation.line}")
+    return words + (f" in module `{operation.module}`" if operation.module else "")

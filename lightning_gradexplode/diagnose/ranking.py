@@ -1,0 +1,142 @@
+"""The causes that have evidence, ranked, as one diagnosis."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from lightning_gradexplode.diagnose import remedies as common
+from lightning_gradexplode.diagnose.causes import RULES
+from lightning_gradexplode.diagnose.curves import critical_step, first_nonfinite, trend
+from lightning_gradexplode.diagnose.summary import observations, what_happened
+from lightning_gradexplode.records import CAUSE_KINDS, Cause, Diagnosis, Evidence, Severity
+
+logger = logging.getLogger("lightning_gradexplode")
+
+LEAST_CONFIDENCE = 0.35
+"""A cause below is not named."""
+
+CERTAIN = 0.7
+"""A cause of this confidence drops those that it explains."""
+
+MOST_CAUSES = 3
+MOST_REMEDIES = 5
+
+_FAULTS = ("undefined-operation", "forward-overflow", "half-precision", "outlier-batch")
+_GROWTH = ("learning-rate", "learning-rate-jump", "optimizer-state", "moving-target", "depth", "initialization",
+           "recurrence", "unscaled-data", "loss-without-floor")  # fmt: skip
+
+EXPLAINS: Mapping[str, Sequence[str]] = {
+    # What the batch holds explains every operation that met it, and needs no growth.
+    "nonfinite-input": (*_FAULTS, *_GROWTH, "empty-reduction", "nonfinite-target"),
+    "nonfinite-target": (*_FAULTS, *_GROWTH, "empty-reduction"),
+    "empty-reduction": (*_FAULTS, *_GROWTH, "target-out-of-range"),
+    # Targets outside of the loss's domain are why it has no floor, and why its updates grow.
+    "target-out-of-range": (
+        "learning-rate",
+        "optimizer-state",
+        "moving-target",
+        "depth",
+        "initialization",
+        "recurrence",
+    ),
+    "undefined-operation": ("learning-rate", "outlier-batch", "depth", "initialization", "optimizer-state"),
+    "half-precision": ("forward-overflow", "learning-rate", "optimizer-state", "depth", "initialization"),
+    # Every one of these makes updates overshoot, so that overshoot is no evidence for the rate beside them.
+    "unscaled-data": ("learning-rate", "initialization", "depth", "outlier-batch"),
+    "initialization": ("learning-rate", "depth"),
+    "depth": ("learning-rate",),
+    "recurrence": ("learning-rate", "depth"),
+    "loss-without-floor": ("learning-rate", "moving-target", "depth", "initialization"),
+    "accumulated-gradients": ("learning-rate", "optimizer-state", "moving-target", "depth"),
+    "learning-rate-jump": ("learning-rate", "moving-target", "depth"),
+    "optimizer-state": ("learning-rate", "moving-target"),
+    "moving-target": ("learning-rate",),
+    "outlier-batch": ("learning-rate",),
+}
+"""For each kind, those whose signs it brings about by itself: dropped beside it if it is certain, else halved."""
+
+
+def diagnose(evidence: Evidence) -> Diagnosis:
+    """Return what happened in an incident and why, the likeliest cause first.
+
+    A cause is named from a confidence of 0.35 on. One that another explains (`EXPLAINS`) is dropped if that one has a
+    confidence of 0.7 and more, and counts half otherwise. Where nothing is left the cause is ``"unknown"``, with what
+    was seen. A rule that fails costs that rule alone.
+
+    Args:
+        evidence: All that is known; each part may be missing.
+    """
+    causes = rank([cause for kind in RULES if (cause := _found(kind, evidence)) is not None])
+    if not causes:
+        causes = (_unknown(evidence),)
+    first = causes[0]
+    return Diagnosis(
+        step=evidence.step,
+        what=what_happened(evidence),
+        where=first.where if first.kind != "unknown" else _place(evidence),
+        since=_since(evidence),
+        causes=causes,
+        remedies=_remedies(causes),
+    )
+
+
+def rank(causes: Sequence[Cause]) -> tuple[Cause, ...]:
+    """Return the causes worth naming, likeliest first: without those that a likelier one explains."""
+    known = {cause.kind: cause for cause in causes}
+    kept = []
+    for cause in causes:
+        explaining = [
+            other.confidence
+            for kind, other in known.items()
+            if cause.kind in EXPLAINS.get(kind, ())
+            and other.confidence >= max(LEAST_CONFIDENCE, cause.confidence * 0.75)
+        ]
+        if explaining and max(explaining) >= CERTAIN:
+            continue
+        confidence = cause.confidence * (0.5 if explaining else 1.0)
+        if confidence >= LEAST_CONFIDENCE:
+            kept.append(replace(cause, confidence=round(confidence, 2)))
+    kept.sort(key=lambda one: (-one.confidence, CAUSE_KINDS.index(one.kind)))
+    return tuple(kept[:MOST_CAUSES])
+
+
+def _found(kind: str, evidence: Evidence) -> Cause | None:
+    try:
+        return RULES[kind](evidence)
+    except Exception:
+        logger.debug("gradexplode: the rule for %s failed", kind, exc_info=True)
+        return None
+
+
+def _unknown(evidence: Evidence) -> Cause:
+    advice = [
+        *common.anomaly_mode(evidence),
+        *(common.skip(evidence) if not trend(evidence).has_diverged else common.clip(evidence)),
+    ]
+    return Cause("unknown", None, observations(evidence), 0.0, tuple(advice))
+
+
+def _place(evidence: Evidence) -> str | None:
+    """Return the parameter that the first serious finding names; after a non-finite loss all of them are at fault."""
+    found = first_nonfinite(evidence)
+    if found is not None:
+        return None if found.sign == "nonfinite-loss" else found.where
+    serious = [one for one in evidence.findings if one.severity is Severity.CRITICAL] or list(evidence.findings)
+    return next((one.where for one in serious if one.where), None)
+
+
+def _since(evidence: Evidence) -> int | None:
+    """Return the first step with a sign; warnings before a failure that nothing led up to are no part of it."""
+    step = critical_step(evidence)
+    if not trend(evidence).has_diverged:
+        return None
+    steps = [one.step for one in evidence.findings if one.severity >= Severity.WARNING and one.step < step]
+    return min(steps, default=None)
+
+
+def _remedies(causes: Sequence[Cause]) -> tuple[str, ...]:
+    """Return the remedies of all causes: those of the first, then the first of each other one."""
+    listed = [*causes[0].remedies, *(one.remedies[0] for one in causes[1:] if one.remedies)]
+    return tuple(dict.fromkeys(listed))[:MOST_REMEDIES]

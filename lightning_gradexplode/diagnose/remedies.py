@@ -1,0 +1,138 @@
+"""Remedies that several causes share, each with numbers of the run and left out where it is set already."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from lightning_gradexplode.diagnose.curves import critical_step, curve
+from lightning_gradexplode.records import Evidence, RunFacts
+
+
+def responses(evidence: Evidence) -> set[str]:
+    """Return the names of the monitor's responses, as ``on_explosion`` takes them."""
+    names = {
+        "SkipStep": "skip",
+        "ReduceLearningRate": "reduce-lr",
+        "Rollback": "rollback",
+        "StopTraining": "stop",
+        "SaveCheckpoint": "checkpoint",
+        "RaiseError": "raise",
+        "Warn": "warn",
+    }
+    return {names.get(one, one) for one in evidence.run.on_explosion}
+
+
+def skip(evidence: Evidence) -> list[str]:
+    """Return the advice to leave out the updates of bad batches, unless that is set or no update is harmed."""
+    if "skip" in responses(evidence) or evidence.update_is_harmless:
+        return []
+    return ['leave out the update of such a batch and go on: `GradientExplosionMonitor(on_explosion="skip")`']
+
+
+def rollback(evidence: Evidence) -> list[str]:
+    """Return the advice to go back before an explosion, unless that is set."""
+    if "rollback" in responses(evidence):
+        return []
+    return ['go back to weights from before it: `GradientExplosionMonitor(on_explosion="rollback")`']
+
+
+def clip(evidence: Evidence) -> list[str]:
+    """Return the advice to clip, by the usual norm of this run; of a lower value where the run clips already."""
+    usual = usual_norm(evidence)
+    value = rounded(usual, 1) if usual is not None else None
+    current = evidence.run.clip_val
+    policy = evidence.run.clip_policy
+    if policy == "auto":
+        return []
+    if current is None and policy is not None:
+        current = _float(policy)
+        if current is None:
+            return []
+    if current is not None:
+        if value is None or value >= 0.7 * current:
+            return []
+        return [
+            f"clip at {value:g} in place of {current:g}: the usual norm of the gradients of this run is {usual:.3g}"
+        ]
+    if value is None:
+        return ['clip the gradients: `GradientExplosionMonitor(clip="auto")`']
+    return [
+        f"clip the gradients at their usual norm in this run: `GradientExplosionMonitor(clip={value:g})`, or "
+        '`clip="auto"`'
+    ]
+
+
+def usual_norm(evidence: Evidence) -> float | None:
+    """Return the median gradient norm of the calm steps before the incident, None if fewer than five are known."""
+    calm = curve(evidence, "grad_norm").before(critical_step(evidence)).finite
+    if len(calm) < 5:
+        return None
+    # The last steps before the first critical finding may be growing already.
+    median = float(np.median(calm.value[: max(5, len(calm) // 2)]))
+    return median or None
+
+
+def learning_rate(evidence: Evidence) -> float | None:
+    """Return the learning rate at the incident, None if it is not known."""
+    rates = curve(evidence, "learning_rate").before(critical_step(evidence) + 1)
+    rate = rates.last
+    if rate is None:
+        configured = [group.get("lr") for one in evidence.run.optimizers for group in one.groups]
+        known = [float(one) for one in configured if isinstance(one, (int, float)) and not isinstance(one, bool)]
+        rate = max(known, default=None)
+    return rate if rate is not None and math.isfinite(rate) and rate > 0 else None
+
+
+def lower_rate(evidence: Evidence, factor: float) -> list[str]:
+    """Return the advice to lower the learning rate by a factor below one."""
+    rate = learning_rate(evidence)
+    if rate is None:
+        return [f"lower the learning rate to {rounded(factor, 1):g} of what it is"]
+    return [f"lower the learning rate from {rate:g} to `lr={rounded(rate * factor, 1):g}`"]
+
+
+def warm_up(evidence: Evidence) -> list[str]:
+    """Return the advice to raise the rate over the first steps, unless a scheduler is at work."""
+    if evidence.run.schedulers:
+        return []
+    return [
+        "raise the learning rate over the first steps: "
+        "`torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=200)`"
+    ]
+
+
+def anomaly_mode(evidence: Evidence) -> list[str]:
+    """Return the advice to look for the operation with autograd's anomaly mode, where no replay has done so."""
+    if evidence.replay is not None and evidence.replay.status in ("reproduced", "finite"):
+        return []
+    return ["find the operation with `torch.autograd.set_detect_anomaly(True)`"]
+
+
+def standardize(code: str) -> str:
+    """Return the advice to standardize a field, by statistics of the training set."""
+    return f"standardize it by the training set: `{code} = ({code} - mean) / std`"
+
+
+def rounded(value: float, digits: int) -> float:
+    """Return a number rounded to so many significant digits."""
+    if value == 0 or not math.isfinite(value):
+        return value
+    return round(value, digits - 1 - math.floor(math.log10(abs(value))))
+
+
+def uses_adaptive_optimizer(run: RunFacts) -> bool:
+    """Return whether an optimizer divides by a running size of the gradients, so that their scale cancels."""
+    return any(
+        word in one.kind.lower()
+        for one in run.optimizers
+        for word in ("adam", "rmsprop", "adagrad", "adadelta", "lion")
+    )
+
+
+def _float(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

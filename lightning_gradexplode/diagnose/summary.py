@@ -1,0 +1,101 @@
+"""What happened in an incident, in sentences with numbers."""
+
+from __future__ import annotations
+
+from lightning_gradexplode.diagnose.curves import critical_step, curve, first_nonfinite, trend
+from lightning_gradexplode.records import Evidence, Finding, Severity
+
+
+def what_happened(evidence: Evidence) -> str:
+    """Return what happened, in one or two sentences; "the loss" is that of the step named beside it."""
+    failed = first_nonfinite(evidence)
+    sentence = _growth(evidence) if failed is None else _failure(evidence, failed)
+    if evidence.update_is_harmless:
+        sentence += " All gradients of that step are zero, so that no weight is harmed."
+    elif not evidence.weights_are_finite:
+        sentence += " The weights are not finite since."
+    return sentence
+
+
+def _failure(evidence: Evidence, failed: Finding) -> str:
+    step = failed.step
+    loss = curve(evidence, "loss")
+    before = loss.before(step).finite
+    if failed.sign == "nonfinite-loss":
+        word = "infinite" if failed.value in (float("inf"), float("-inf")) else "NaN"
+        last = f"; one step before it was {before.last:.4g}" if before.last is not None else ""
+        start = " at the first step" if not len(loss.before(step)) else ""
+        text = f"At step {step}{_batch(evidence)} the loss is {word}{last or start}."
+    else:
+        now = loss.at(step)
+        value = f" while the loss is {now:.4g}" if now is not None else ""
+        if failed.sign == "nonfinite-gradient":
+            text = f"At step {step}{_batch(evidence)} the gradient is not finite{value}."
+        else:
+            norm = curve(evidence, "grad_norm").at(step)
+            norm_text = f" and the gradient norm {norm:.3g}" if norm is not None else ""
+            finite = f": the loss is {now:.4g}{norm_text}" if now is not None else ""
+            text = f"At step {step}{_batch(evidence)} the update made weights that are not finite{finite}."
+    if trend(evidence).has_diverged:
+        text += f" It was growing before: {_growth_in_numbers(evidence)}."
+    return text
+
+
+def _growth(evidence: Evidence) -> str:
+    serious = [one for one in evidence.findings if one.severity is Severity.CRITICAL]
+    finding = (
+        serious or [one for one in evidence.findings if one.severity is Severity.WARNING] or list(evidence.findings)
+    )
+    if not finding:
+        return f"An incident began at step {evidence.step}."
+    text = f"At step {finding[0].step}{_batch(evidence)} {finding[0].message.rstrip('.')}."
+    if trend(evidence).has_diverged:
+        numbers = _growth_in_numbers(evidence)
+        text += f" {numbers[0].upper()}{numbers[1:]}." if numbers else ""
+    return text
+
+
+def _growth_in_numbers(evidence: Evidence) -> str:
+    """Return first and last finite values of what has grown the most: loss, gradient norm or weights."""
+    course = trend(evidence)
+    names = (
+        ("the loss", "loss", course.loss_rise / 4),
+        ("the gradient norm", "grad_norm", course.gradient_growth / 30),
+        ("the norm of the weights", "weight_norm", course.weight_growth / 2),
+    )
+    parts = []
+    for words, name, grown in names:
+        values = curve(evidence, name).before(critical_step(evidence) + 1).finite
+        if grown >= 1 and len(values) > 1:
+            parts.append(
+                f"{words} went from {values.first:.4g} at step {int(values.step[0])} to {values.last:.4g} at step "
+                f"{int(values.step[-1])}"
+            )
+    return " and ".join(parts[:2]) or "its gradients and weights had left their usual range"
+
+
+def _batch(evidence: Evidence) -> str:
+    batch = evidence.batch
+    return "" if batch is None else f" (batch {batch.batch_idx} of epoch {batch.epoch})"
+
+
+def observations(evidence: Evidence) -> tuple[str, ...]:
+    """Return what was seen and looked at, for a diagnosis without a cause."""
+    course = trend(evidence)
+    sentences = []
+    if course.steps:
+        sentences.append(
+            f"Of {course.steps} steps before it, the gradient norm has grown {course.gradient_growth:.3g} times and "
+            "the "
+            f"weights {course.weight_growth:.3g} times."
+        )
+    if evidence.batch is not None and not any(one.nan_count or one.inf_count for one in evidence.batch.fields):
+        sentences.append("The batch holds no NaN and no infinity.")
+    replay = evidence.replay
+    if replay is None:
+        sentences.append("The step was not computed again.")
+    elif replay.status == "finite":
+        sentences.append("Computed again, the step is finite.")
+    elif replay.reason:
+        sentences.append(f"The step could not be computed again: {replay.reason.rstrip('.')}.")
+    return tuple(sentences)
