@@ -262,15 +262,15 @@ def _gradient_growth(norm: Curve, step: int) -> float:
 
 
 def _initial_weight_norm(evidence: Evidence) -> float | None:
-    """Return the norm of all weights of the optimizer at fault before the first step, None if it is not known."""
+    """Return the norm of all weights of the optimizer at fault before the first step, None if one is not known."""
     place = history_at_fault(evidence)
-    squares = [
-        (one.std**2) * math.prod(one.shape)
-        for one in evidence.run.parameters
-        if one.optimizer is None or place is None or one.optimizer == place
-    ]
-    total = sum(square for square in squares if math.isfinite(square))
-    return math.sqrt(total) if total > 0 else None
+    histories = evidence.history or evidence.first
+    names = histories[place].parameters if place is not None and place < len(histories) else ()
+    facts = {one.name: one for one in evidence.run.parameters}
+    if not names or not facts.keys() >= set(names):
+        return None
+    total = sum(facts[name].std ** 2 * math.prod(facts[name].shape) for name in names)
+    return math.sqrt(total) if 0 < total < math.inf else None
 
 
 @dataclass(frozen=True, slots=True)

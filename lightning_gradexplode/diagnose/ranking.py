@@ -87,11 +87,12 @@ def rank(causes: Sequence[Cause]) -> tuple[Cause, ...]:
     known = {cause.kind: cause for cause in causes}
     kept = []
     for cause in causes:
+        # The rate is what is left once the others are ruled out; other causes yield to likelier ones only.
+        least = LEAST_CONFIDENCE if cause.kind == "learning-rate" else max(LEAST_CONFIDENCE, 0.75 * cause.confidence)
         explaining = [
             other.confidence
             for kind, other in known.items()
-            if cause.kind in EXPLAINS.get(kind, ())
-            and other.confidence >= max(LEAST_CONFIDENCE, cause.confidence * 0.75)
+            if cause.kind in EXPLAINS.get(kind, ()) and other.confidence >= least
         ]
         if explaining and max(explaining) >= CERTAIN:
             continue
