@@ -13,20 +13,21 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch._utils import _flatten_dense_tensors
 
 from lightning_gradexplode.measure import reading
 from lightning_gradexplode.measure.elements import chunks, flat_elements, is_plain
 from lightning_gradexplode.measure.reading import PendingRead, read, widest_type
-from lightning_gradexplode.records import FloatArray, Norms
+from lightning_gradexplode.records import FloatArray, IntArray, Norms
 
 ROW = 512
 """Elements that are summed in float32."""
+SHORTEST_ROW = 64
 SMALL = 4096
 """Up to so many elements a copy costs less than a kernel of its own."""
 BLOCK = 1 << 17
@@ -49,38 +50,57 @@ class _HostBlock:
         large = [place for place, size in sizes.items() if size > SMALL]
         self.places = small + large
         self._small = len(small)
+        self._large = [_Rows(sizes[place], place in doubles) for place in large]
         self._has_doubles = not doubles.isdisjoint(sizes)
-        self._large = [
-            (sizes[place] // ROW * ROW, torch.float64 if place in doubles else torch.float32) for place in large
-        ]
-        lengths = [size if size <= SMALL else size // ROW + size % ROW for size in map(sizes.__getitem__, self.places)]
+        lengths = [*(sizes[place] for place in small), *(rows.count for rows in self._large)]
         *starts, self._length = itertools.accumulate(lengths, initial=0)
         self._starts = np.array(starts)
-        ranges = [0.0] * len(small) + [_SINGLE_RANGE] * len(large)
-        self.least = np.array(
-            [_DOUBLE_RANGE if p in doubles else least for p, least in zip(self.places, ranges, strict=True)]
-        )
+        self.least = np.array([0.0] * len(small) + [_SINGLE_RANGE] * len(large))
+        self.least[[place in doubles for place in self.places]] = _DOUBLE_RANGE
 
     def norms(self, tensors: Sequence[Any]) -> Tensor:
         """Measure tensors in the order of `places`.
 
         Raises:
-            AttributeError, RuntimeError, TypeError: A tensor is not as planned; to ask each would cost more.
+            AttributeError, RuntimeError, TypeError: A tensor is not as planned; to check each would cost more.
         """
         parts = list(tensors[: self._small])
-        for tensor, (whole, dtype) in zip(tensors[self._small :], self._large, strict=True):
-            flat = tensor.view(-1)
-            parts.append(torch.linalg.vector_norm(flat[:whole].view(-1, ROW), dim=1, dtype=dtype))
-            if whole < len(flat):
-                parts.append(flat[whole:])
-        flat = _flatten_dense_tensors(parts)  # type: ignore[no-untyped-call]
+        for tensor, rows in zip(tensors[self._small :], self._large, strict=True):
+            parts += rows.norms(tensor)
+        flat = torch._C._nn.flatten_dense_tensors(parts)
         if len(flat) != self._length or (flat.dtype is torch.float64) != self._has_doubles:
             raise TypeError("the tensors are not of the sizes or types that were planned")
         if flat.dtype is torch.bfloat16:  # which numpy does not have
             flat = flat.float()
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore") if self._has_doubles else nullcontext():
             squares = np.add.reduceat(np.square(flat.numpy(), dtype=np.float64), self._starts)
         return torch.from_numpy(np.sqrt(squares))
+
+
+class _Rows:
+    """Rows that a large tensor is divided into.
+
+    Args:
+        size: Number of elements.
+        is_double: Whether they are float64.
+
+    Attributes:
+        count: Number of elements of the tensors that `norms` returns.
+    """
+
+    def __init__(self, size: int, is_double: bool) -> None:
+        row = math.gcd(size, ROW)
+        self._row = row if row >= SHORTEST_ROW else ROW
+        self._whole = size // self._row * self._row
+        self._rest = size - self._whole
+        self.count = size // self._row + self._rest
+        self._dtype = torch.float64 if is_double else torch.float32
+
+    def norms(self, tensor: Tensor) -> list[Tensor]:
+        """Return the norm of each row, and the elements that fill no row."""
+        flat = tensor.view(-1)[: self._whole] if self._rest else tensor
+        norms = torch.linalg.vector_norm(flat.view(-1, self._row), dim=1, dtype=self._dtype)
+        return [norms, tensor.view(-1)[self._whole :]] if self._rest else [norms]
 
 
 class _DeviceGroup:
@@ -158,10 +178,10 @@ class NormPlan:
             *blocks,
             *(_DeviceGroup(places, *kind) for kind, places in groups.items()),
         ]
-        self.places = [place for unit in self.units for place in unit.places]
+        self.places: IntArray = np.array([place for unit in self.units for place in unit.places], dtype=np.int64)
         self.least = np.concatenate([np.zeros(0), *(unit.least for unit in self.units)])
 
-    def measure(self, tensors: Sequence[Tensor | None]) -> tuple[list[int], FloatArray, list[Tensor]]:
+    def measure(self, tensors: Sequence[Tensor | None]) -> tuple[IntArray, FloatArray, list[Tensor]]:
         """Measure tensors on their devices; where they are not as planned, they are planned anew.
 
         Returns:
@@ -175,7 +195,7 @@ class NormPlan:
                 self._plan(tensors)
                 return self._measure(tensors)
 
-    def _measure(self, tensors: Sequence[Any]) -> tuple[list[int], FloatArray, list[Tensor]]:
+    def _measure(self, tensors: Sequence[Any]) -> tuple[IntArray, FloatArray, list[Tensor]]:
         if any(tensors[place] is not None and tensors[place].numel() for place in self._absent):
             raise TypeError("a tensor is there that was absent")
         norms = [unit.norms([tensors[place] for place in unit.places]) for unit in self.units]
@@ -184,7 +204,7 @@ class NormPlan:
         flats = [flat_elements(tensors[place]) for place in self._others]
         places, least, others = NormPlan(flats).measure(flats)
         return (
-            [*self.places, *(self._others[place] for place in places)],
+            np.concatenate([self.places, np.array(self._others)[places]]),
             np.concatenate([self.least, least]),
             [*norms, *others],
         )
@@ -222,12 +242,12 @@ class PendingNorms:
     def __init__(
         self,
         tensors: Sequence[Tensor | None],
-        places: Sequence[int],
+        places: IntArray,
         least: FloatArray,
         measured: Sequence[Tensor],
         scalars: Sequence[Tensor] = (),
     ) -> None:
-        self._tensors, self._places, self._least = tensors, list(places), least
+        self._tensors, self._places, self._least = tensors, places, least
         self._read = PendingRead([*measured, *scalars])
         self.is_there = self._read.is_there
         self._norms = self._finished(intact=True) if self.is_there else None
@@ -254,7 +274,7 @@ class PendingNorms:
         each[self._places] = measured
         reliable = (measured >= self._least) & (measured < math.inf)
         if not reliable.all():
-            doubtful = [self._places[place] for place in np.flatnonzero(~reliable)]
+            doubtful = self._places[~reliable].tolist()
             if intact:
                 each[doubtful], nonfinite[doubtful] = _exact_norms([self._tensors[place] for place in doubtful])
             else:
@@ -307,7 +327,7 @@ def start_torch_norms(
     Returns:
         The norms, as exact as float32 sums are, and torch's total norm, bit for bit.
     """
-    places = [place for place, gradient in enumerate(gradients) if gradient is not None]
+    places = np.array([place for place, gradient in enumerate(gradients) if gradient is not None])
     with torch.no_grad():
         norms = torch.stack(torch._foreach_norm([gradient for gradient in gradients if gradient is not None], 2.0))
         total = torch.linalg.vector_norm(norms, 2.0)
@@ -328,6 +348,9 @@ def _exact_norms(tensors: Sequence[Tensor | None]) -> tuple[FloatArray, FloatArr
             flat = flat_elements(tensor)
             wide = widest_type(flat.device)
             largest = torch.stack(torch.aminmax(flat)).abs().max().to(wide)
+            if reading.is_on_host(flat) and not largest:  # as in parts of a model that are not in use
+                values += [largest, largest, largest]
+                continue
             unit = torch.where(torch.isfinite(largest) & (largest > 0), largest, 1.0)
             norms = [torch.linalg.vector_norm(chunk.to(wide) / unit) for chunk in chunks(flat)]
             counts = [_count_nonfinite(chunk, tensor.is_complex()) for chunk in chunks(flat)]

@@ -42,7 +42,7 @@ class PendingRead:
         self._event: torch.cuda.Event | None = None
         self.is_there = all(map(is_on_host, values))
         if self.is_there:
-            self._read = np.concatenate([np.zeros(0), *map(_as_array, values)])
+            self._read = np.concatenate([np.zeros(0), *map(_as_array, values)])  # float64 by the first
             return
         numbers, self._spans = _concatenated(values)
         if numbers.is_cuda:

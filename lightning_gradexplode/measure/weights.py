@@ -87,7 +87,7 @@ class WeightCopy:
         count, places, least = len(flats), self._plan.places, self._plan.least
         both = PendingNorms(
             [*flats, *differences],
-            [*places, *(count + place for place in places)],
+            np.concatenate([places, count + places]),
             np.concatenate([least, least]),
             [*of_weights, *of_changes],
         ).norms()
