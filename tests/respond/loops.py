@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lightning_gradexplode.hosts.base import TrainingLoop
-from lightning_gradexplode.records import Finding, Severity, StepRecord
+from lightning_gradexplode.records import Finding, FloatArray, Severity, StepRecord
 from lightning_gradexplode.respond import ResponseContext
 
 
@@ -102,3 +103,33 @@ def context(
     """Build what a response gets at a step."""
     record = StepRecord(step=step, grad_norm=grad_norm)
     return ResponseContext(loop or PlainLoop(), before_update, record=record, severity=severity, **options)
+
+
+class OtherRank:
+    """A process group of two, in which the other process sends what a test says.
+
+    Args:
+        sends: Called with what this process sends; returns what the other one does.
+    """
+
+    size = 2
+
+    def __init__(self, sends: Callable[[FloatArray], FloatArray]) -> None:
+        self.sends = sends
+
+    def gather(self, values: FloatArray) -> FloatArray:
+        """Return both processes' values, shape ``(2, n)``."""
+        return np.stack([values, self.sends(values)])
+
+
+class JoinedLoop(CapableLoop):
+    """A loop of two processes, the other one being made up."""
+
+    def __init__(self, sends: Callable[[FloatArray], FloatArray]) -> None:
+        super().__init__()
+        self.group = OtherRank(sends)
+
+    @property
+    def process_group(self) -> Any:
+        """Both processes."""
+        return self.group

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lightning_gradexplode.records import Finding
@@ -21,7 +22,7 @@ from lightning_gradexplode.respond import (
     WeightPenalty,
 )
 from tests.detect.steps import through_checkpoint
-from tests.respond.loops import CapableLoop, PlainLoop, context, finding
+from tests.respond.loops import CapableLoop, JoinedLoop, PlainLoop, context, finding
 
 
 class Noted(Response):
@@ -245,3 +246,29 @@ def test_ten_thousand_actions_are_logged_in_few_lines(caplog: pytest.LogCaptureF
     assert 3 <= len(caplog.messages) <= 8
     assert len(chain.log.attempts) == 64
     assert {attempt.action for attempt in chain.log.attempts} == {"skip"}
+
+
+def test_a_response_that_fails_on_another_process_is_switched_off_on_this_one_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Failures are exchanged before anyone goes on, so that no replica acts alone."""
+    loop = JoinedLoop(lambda mine: np.array([1.0, 0.0, 0.0]) if len(mine) == 3 else np.zeros(1))
+    notes: list[str] = []
+    chain = ResponseChain([Noted("a", notes, 9)])
+    chain.started(context(loop))
+    for _ in range(2):
+        chain.respond(FINDINGS, context(loop))
+    assert notes == ["a"]
+    assert "Noted is switched off for this fit: it failed on another process" in caplog.text
+
+
+def test_an_update_that_another_process_holds_back_is_held_back_here_too() -> None:
+    """A response that decides by what only one process sees acts on all of them."""
+    loop = JoinedLoop(lambda mine: np.array([0.0, 1.0, 1.0]) if len(mine) == 3 else np.zeros(1))
+    notes: list[str] = []
+    chain = ResponseChain([Noted("a", notes, 0), Noted("b", notes, 9)])
+    chain.started(context(loop))
+    run = context(loop)
+    chain.respond(FINDINGS, run)
+    assert run.update_is_held_back
+    assert notes == ["a"]

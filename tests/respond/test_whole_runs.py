@@ -1,0 +1,230 @@
+"""Responses in whole runs whose shape changes, which are killed and resumed, or which nothing can save."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning import callbacks as lightning_callbacks
+from pytorch_lightning.callbacks import ModelCheckpoint, StochasticWeightAveraging
+from torch import Tensor, nn
+
+from lightning_gradexplode import (
+    AdaptiveTensorClip,
+    GradientExplosionMonitor,
+    PercentileClip,
+    RecurrentBound,
+    ReduceLearningRate,
+    Rollback,
+    SaveCheckpoint,
+    SkipStep,
+    WeightPenalty,
+    ZScoreClip,
+)
+from tests.runs.alarms import AlarmAt
+from tests.runs.models import Regression
+from tests.runs.probe import QUIET, resuming
+
+
+class Planned(Regression):
+    """Its loss is multiplied by planned factors at some steps, NaN among them; the data depend on the step only.
+
+    Args:
+        factors: By step.
+        layers: The network.
+    """
+
+    def __init__(self, factors: dict[int, float], layers: nn.Module | None = None) -> None:
+        net = layers or nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 1))
+        super().__init__(lambda parameters: torch.optim.Adam(parameters, lr=0.01), layers=net)
+        self.factors = factors
+        self.seen = 0
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the planned loss."""
+        step = self.trainer.global_step
+        inputs = torch.randn(4, 6, generator=torch.Generator().manual_seed(step))
+        self.seen = step
+        return self.loss((inputs, inputs.sum(dim=1, keepdim=True))) * self.factors.get(step, 1.0)
+
+
+def fit(module: pl.LightningModule, responses: Any, *callbacks: pl.Callback, **options: Any) -> pl.Trainer:
+    """Train with a monitor in front of other callbacks."""
+    ckpt_path, clip = options.pop("ckpt_path", None), options.pop("clip", None)
+    detectors = options.pop("detectors", None)
+    monitor = GradientExplosionMonitor(on_explosion=responses, clip=clip, detectors=detectors, report=False)
+    trainer = pl.Trainer(**{**QUIET, **options}, logger=False, callbacks=[monitor, *callbacks])
+    trainer.fit(module, **resuming(ckpt_path))
+    assert not monitor._broken
+    return trainer
+
+
+def is_finite(module: nn.Module) -> bool:
+    """Return whether all weights are finite."""
+    return all(bool(torch.isfinite(one).all()) for one in module.parameters())
+
+
+ACTING: list[Any] = ["skip", "reduce-lr", "rollback", ["checkpoint", "skip"], "stop", ["warn", "skip"]]
+
+
+@pytest.mark.parametrize("response", ACTING)
+def test_weights_stay_finite_whichever_response_acts(response: Any, tmp_path: Path) -> None:
+    """From the first NaN on no update is taken that is not finite, up to the end of training."""
+    module = Planned(dict.fromkeys(range(6, 90), float("nan")))
+    trainer = fit(module, response, max_steps=90, max_epochs=20, default_root_dir=tmp_path)
+    assert is_finite(module)
+    assert trainer.global_step < 90
+
+
+def test_skipping_alone_stops_training_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
+    """After three skipped steps nothing is left to try, and the log says so."""
+    module = Planned(dict.fromkeys(range(6, 90), float("nan")))
+    trainer = fit(module, "skip", max_steps=90, max_epochs=20)
+    assert trainer.global_step == 10
+    assert "giving up on skipping after 3 steps in a row" in caplog.text
+    assert "training is stopped by on_explosion: no response acts any more, because of" in caplog.text
+
+
+def test_single_bad_batches_are_skipped_for_ever() -> None:
+    """A NaN batch now and then costs its own step and never the run."""
+    module = Planned(dict.fromkeys(range(6, 64, 5), float("nan")))
+    assert fit(module, "skip", max_steps=64, max_epochs=20).global_step == 64
+    assert is_finite(module)
+
+
+@pytest.mark.filterwarnings("ignore:.*should_stop.*")
+def test_min_epochs_keeps_a_stopped_run_going_without_bad_updates(caplog: pytest.LogCaptureFixture) -> None:
+    """The log says what keeps the run going, and no update that is not finite is taken until it ends."""
+    module = Planned(dict.fromkeys(range(6, 90), float("nan")))
+    trainer = fit(module, "stop", max_steps=-1, min_epochs=3, max_epochs=9)
+    assert trainer.global_step == 24
+    assert is_finite(module)
+    assert "it goes on until min_epochs=3 is reached" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:Swapping scheduler")
+def test_a_rollback_after_swa_has_swapped_the_schedulers() -> None:
+    """The schedule stays the swapped one, the averages go back with the weights, and the model ends finite."""
+    module = Planned({33: float("nan"), 60: float("nan")})
+    average = StochasticWeightAveraging(0.01, swa_epoch_start=3)
+    trainer = fit(module, Rollback(5, 5), average, max_steps=-1, max_epochs=10)
+    assert trainer.global_step == 80
+    assert is_finite(module)
+
+
+@pytest.mark.skipif(not hasattr(lightning_callbacks, "EMAWeightAveraging"), reason="Lightning before 2.6")
+def test_averages_of_the_weights_come_back_finite() -> None:
+    """What is copied into the model when the fit ends is as finite as the model itself."""
+
+    class LateNaN(Planned):
+        def on_train_batch_end(self, *arguments: Any) -> None:
+            if self.trainer.global_step == 30:
+                with torch.no_grad():
+                    next(self.parameters()).fill_(float("nan"))
+
+    module = LateNaN({})
+    average: Any = getattr(lightning_callbacks, "EMAWeightAveraging")(decay=0.9)  # noqa: B009 (absent before 2.6)
+    fit(module, Rollback(5, 5), average, max_steps=40, max_epochs=9)
+    assert is_finite(module)
+
+
+def test_a_rollback_of_lazy_modules() -> None:
+    """Without a state at the start, the first healthy ones serve."""
+    module = Planned({25: float("nan")}, nn.Sequential(nn.LazyLinear(10), nn.Tanh(), nn.LazyLinear(1)))
+    assert fit(module, Rollback(5, 5), max_steps=40, max_epochs=9).global_step == 40
+    assert is_finite(module)
+
+
+def test_a_rollback_of_a_model_that_grew(caplog: pytest.LogCaptureFixture) -> None:
+    """States of the smaller model are dropped; where no other is left, training stops rather than go on with NaN."""
+
+    class Grows(Planned):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            if self.trainer.global_step == 20 and not hasattr(self, "more"):
+                self.more = nn.Linear(1, 1)
+                self.trainer.optimizers[0].add_param_group({"params": [*self.more.parameters()]})
+
+    soon, late = Grows({22: float("nan")}), Grows({50: float("nan")})
+    assert fit(soon, Rollback(5, 5), max_steps=60, max_epochs=9).global_step == 23
+    assert "other parameters now" in caplog.text
+    assert "there is no state that is known to be good" in caplog.text
+    assert fit(late, Rollback(5, 5), max_steps=60, max_epochs=9).global_step == 60
+    assert is_finite(soon)
+    assert is_finite(late)
+
+
+def test_a_rescue_that_changes_nothing_ends(caplog: pytest.LogCaptureFixture) -> None:
+    """Where every batch explodes whatever the weights are, rollbacks end before the rate is next to nothing."""
+    module = Planned(dict.fromkeys(range(20, 200), float("nan")))
+    trainer = fit(module, "rollback", max_steps=200, max_epochs=30)
+    assert trainer.global_step == 26
+    assert "giving up after 5 rollbacks in a row" in caplog.text
+    assert "learning rate is 3e-05 of its schedule" in caplog.text
+
+
+def test_checkpoints_on_a_full_disk_leave_nothing_and_end_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A part of a file is removed, the log says what happened, and training goes on."""
+
+    def full(self: pl.Trainer, path: Path, *arguments: Any, **options: Any) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_bytes(b"a part of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pl.Trainer, "save_checkpoint", full)
+    module = Planned({})
+    detectors = [AlarmAt({6})]
+    trainer = fit(module, [SaveCheckpoint(tmp_path), "skip"], max_steps=12, max_epochs=9, detectors=detectors)
+    assert trainer.global_step == 12
+    assert list(tmp_path.iterdir()) == []
+    assert "No space left on device" in caplog.text
+
+
+EVERY: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+    "skip, auto": (lambda: "skip", lambda: "auto"),
+    "reduce-lr, z-score": (lambda: ReduceLearningRate(hold=5, return_over=5), lambda: ZScoreClip(warmup=8)),
+    "rollback, percentile": (lambda: Rollback(4, 4), lambda: PercentileClip(50.0)),
+    "rollback, tensors": (lambda: Rollback(4, 4, learning_rate_factor=1.0), lambda: AdaptiveTensorClip(warmup=5)),
+    "penalty, constant": (
+        lambda: [WeightPenalty(l2=0.01, when="after-explosion", hold=9), SkipStep(9)],
+        lambda: 1.0,
+    ),
+    "bound, checkpoint": (lambda: [RecurrentBound(), "checkpoint", SkipStep(9)], lambda: None),
+    "chain": (lambda: [SkipStep(1), ReduceLearningRate(cooldown=1, most=1), Rollback(4, 4)], lambda: "auto"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@pytest.mark.parametrize("case", EVERY)
+def test_a_killed_and_resumed_run_ends_bit_for_bit_as_one_that_was_never_stopped(case: str, tmp_path: Path) -> None:
+    """Weights and optimizer states are equal at the end, from whichever of several points the run is resumed."""
+    response, clip = EVERY[case]
+    factors = {11: 1e4, 12: float("nan"), 19: 1e6, 27: float("nan"), 28: float("nan"), 33: 1e5, 41: float("nan")}
+    saves = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    options: dict[str, Any] = {"max_steps": 48, "max_epochs": 9, "enable_checkpointing": True}
+    whole = Planned(factors)
+    torch.manual_seed(3)
+    whole.load_state_dict({k: torch.randn_like(v) * 0.3 for k, v in whole.state_dict().items()})
+    trainer = fit(whole, response(), saves, clip=clip(), default_root_dir=tmp_path / "logs", **options)
+    end = trainer.optimizers[0].state_dict()
+    paths = [path for point in (10, 13, 21, 28, 29, 34) if (path := tmp_path / f"step={point}.ckpt").exists()]
+    assert len(paths) >= 2  # SaveCheckpoint blocks those of bad steps
+    for path in paths[::2]:
+        resumed = Planned(factors)
+        again = fit(
+            resumed, response(), clip=clip(), ckpt_path=str(path), default_root_dir=tmp_path / "logs", **options
+        )
+        assert again.global_step == trainer.global_step
+        for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+            assert torch.equal(one, other), path
+        for place, state in again.optimizers[0].state_dict()["state"].items():
+            assert all(torch.equal(value, end["state"][place][name]) for name, value in state.items()), path
+    torch.load(paths[-1], weights_only=True)
+    shutil.rmtree(tmp_path)
