@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_gradexplode.distributed.shard_layout import is_sharded
 from lightning_gradexplode.measure.elements import flat_elements
 from lightning_gradexplode.measure.maxima import measure_maxima
 from lightning_gradexplode.measure.module_facts import (
@@ -197,7 +198,7 @@ def _recurrent(modules: Mapping[str, nn.Module]) -> dict[int, tuple[float | None
     count = 0
     for module in modules.values():
         for weight in recurrent_weights(module).values():
-            matrices = [] if hasattr(weight, "device_mesh") or weight.is_meta else gate_matrices(weight.detach())
+            matrices = [] if is_sharded(weight) or weight.is_meta else gate_matrices(weight.detach())
             count += len(matrices)
             if id(weight) in found or not matrices or len(matrices[0]) > LARGEST_MATRIX or count > MOST_MATRICES:
                 continue

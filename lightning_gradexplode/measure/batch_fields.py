@@ -1,0 +1,188 @@
+"""The tensors of a batch of any kind, under names by which a user knows them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from lightning_gradexplode.distributed.shard_layout import local_part
+
+MOST_FIELDS = 64
+"""Number of fields of a batch that are looked at."""
+
+_DEPTH = 8
+_MANY = 8
+"""A list of more tensors than this is one field with a row for each, as lists of images are."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Field:
+    """One field of a batch.
+
+    Args:
+        name: Where it is in the batch, see `lightning_gradexplode.records.FieldFacts`.
+        shape: Its shape.
+        dtype: Name of its type.
+        tensors: Its elements. The first dimension of each, one after the other, is that of `rows`.
+        rows: The row of the batch that each index of that dimension belongs to, None where it is the row itself.
+        has_rows: Whether it has rows at all.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    tensors: tuple[Tensor, ...]
+    rows: Tensor | None = None
+    has_rows: bool = True
+
+
+def fields_of(batch: Any) -> list[Field]:
+    """Return the fields of a batch, at most 64, without copying a tensor.
+
+    Args:
+        batch: Tensors (dense, sparse, nested, complex), arrays and numbers in lists, tuples, named tuples, mappings,
+            dataclasses, packed sequences, and objects with a method ``to``, such as graphs. What holds no numbers,
+            such as strings, is passed over; iterators are left alone.
+    """
+    leaves = list(islice(_leaves("", batch, _DEPTH), MOST_FIELDS))
+    size = _size([_shape(value) for _, value in leaves])
+    return [_field(name or "batch", value, size) for name, value in leaves]
+
+
+def batch_size(batch_fields: Sequence[Field]) -> int | None:
+    """Return the number of rows of a batch, None if it has none."""
+    return _size([field.shape for field in batch_fields])
+
+
+def _leaves(name: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor | PackedSequence | list[Tensor]]]:
+    """Iterate over the tensors of a batch, and over lists of tensors that are rows of one field."""
+    if isinstance(value, (Tensor, PackedSequence)):
+        yield name, value
+    elif isinstance(value, (np.ndarray, np.generic, bool, int, float)):
+        yield from ((name, tensor) for tensor in _converted(value))
+    elif depth == 0 or isinstance(value, (str, bytes, nn.Module, type)):
+        return
+    elif isinstance(value, Mapping):
+        for key, one in list(value.items()):
+            yield from _leaves(_joined(name, str(key)), one, depth - 1)
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        for key, one in zip(value._fields, value, strict=False):
+            yield from _leaves(_joined(name, key), one, depth - 1)
+    elif isinstance(value, (list, tuple)):
+        yield from _elements(name, value, depth - 1)
+    elif is_dataclass(value):
+        for key in (field.name for field in fields(value)):
+            yield from _leaves(_joined(name, key), getattr(value, key, None), depth - 1)
+    elif callable(getattr(value, "to", None)) and hasattr(value, "__dict__"):
+        for key, one in list(vars(value).items()):
+            yield from _leaves(_joined(name, key), one, depth - 1)
+
+
+def _elements(
+    name: str, values: Sequence[Any], depth: int
+) -> Iterator[tuple[str, Tensor | PackedSequence | list[Tensor]]]:
+    if values and all(isinstance(one, (bool, int, float)) for one in values):
+        yield from ((name, tensor) for tensor in _converted(values))
+    elif _are_rows(values):
+        yield name, list(values)
+    elif len(values) > _MANY and all(isinstance(one, Mapping) for one in values):
+        for key in list(values[0]):
+            rows = [one[key] for one in values if key in one]
+            if len(rows) == len(values):
+                yield from _elements(_joined(name, str(key)), rows, depth)
+    else:
+        for index, one in enumerate(values):
+            yield from _leaves(f"{name}[{index}]", one, depth)
+
+
+def _are_rows(values: Sequence[Any]) -> bool:
+    """Return whether a list holds one tensor a row."""
+    if len(values) <= _MANY or not all(isinstance(one, Tensor) and one.layout is torch.strided for one in values):
+        return False
+    return len({(one.dim(), one.dtype, one.device) for one in values}) == 1
+
+
+def _converted(value: Any) -> Iterator[Tensor]:
+    """Iterate over the tensor that an array, a number or a list of numbers is, or nothing."""
+    array = np.asarray(value)
+    if array.dtype.kind in "biufc":
+        native = array.astype(array.dtype.newbyteorder("="), copy=False)
+        if any(stride < 0 for stride in native.strides) or not native.flags.writeable:
+            native = native.copy()  # torch takes no negative strides, and warns of memory that it must not write to
+        if native.dtype.itemsize <= 8 or native.dtype.kind == "c":
+            yield torch.from_numpy(native)
+
+
+def _joined(name: str, key: str) -> str:
+    """Return the name of an attribute or entry; private attributes are an object's own affair."""
+    if key.startswith("_"):
+        return name
+    return f"{name}.{key}" if name else key
+
+
+def _shape(value: Tensor | PackedSequence | list[Tensor]) -> tuple[int, ...]:
+    if isinstance(value, list):
+        shapes = {tuple(one.shape) for one in value}
+        return (len(value), *(shapes.pop() if len(shapes) == 1 else ()))
+    if isinstance(value, PackedSequence):
+        return (int(value.batch_sizes[0]), len(value.batch_sizes), *value.data.shape[1:])
+    if value.is_nested:
+        return (value.size(0),)
+    return tuple(value.shape)
+
+
+def _size(shapes: Sequence[tuple[int, ...]]) -> int | None:
+    """Return the number of rows of a batch with fields of these shapes.
+
+    It is the first dimension of a field that most fields have among their dimensions; where that is undecided, that
+    most fields have as their first one.
+    """
+    firsts = Counter(shape[0] for shape in shapes if shape)
+    return max(firsts, key=lambda size: (sum(size in shape for shape in shapes), firsts[size]), default=None)
+
+
+def _field(name: str, value: Tensor | PackedSequence | list[Tensor], size: int | None) -> Field:
+    shape = _shape(value)
+    if isinstance(value, list):
+        dtype = _dtype(value[0])
+        if len(value) != size and len(shape) > 2 and shape[1] == size:  # one tensor with all rows for each time step
+            rows = torch.arange(size).repeat(len(value))
+            return Field(name, shape, dtype, tuple(value), rows)
+        return Field(name, shape, dtype, tuple(one.unsqueeze(0) for one in value))
+    if isinstance(value, PackedSequence):
+        places = torch.cat([torch.arange(int(count)) for count in value.batch_sizes])
+        order = value.sorted_indices
+        return Field(name, shape, _dtype(value.data), (value.data,), places if order is None else order.cpu()[places])
+    tensor, dtype = local_part(value.detach()), _dtype(value)
+    if tensor.is_nested:
+        parts = tensor.unbind()
+        return Field(name, shape, dtype, tuple(part.unsqueeze(0) for part in parts))
+    if tensor.layout is not torch.strided:
+        return _sparse_field(name, shape, dtype, tensor)
+    if not shape:
+        return Field(name, shape, dtype, (tensor.unsqueeze(0),), has_rows=False)
+    if shape[0] != size and size not in (None, 1) and shape.count(size) == 1:
+        tensor = tensor.movedim(shape.index(size), 0)
+    return Field(name, shape, dtype, (tensor,))
+
+
+def _sparse_field(name: str, shape: tuple[int, ...], dtype: str, tensor: Tensor) -> Field:
+    """Return the field of a sparse tensor: its stored values."""
+    if tensor.layout is torch.sparse_coo:
+        return Field(name, shape, dtype, (tensor._values(),), tensor._indices()[0].cpu())
+    if tensor.layout is torch.sparse_csr:
+        counts = tensor.crow_indices().diff().cpu()
+        return Field(name, shape, dtype, (tensor.values(),), torch.arange(len(counts)).repeat_interleave(counts))
+    return Field(name, shape, dtype, (tensor.values(),), has_rows=False)
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -1,0 +1,293 @@
+"""Statistics of the elements of a batch's field: counts, range, moments, and its rows that stand out."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_gradexplode.measure.batch_fields import Field
+from lightning_gradexplode.measure.reading import is_on_host, widest_type
+from lightning_gradexplode.records import FloatArray
+
+SAMPLED = 1 << 16
+"""Number of elements that are sampled of a field."""
+MOST_ROWS = 32
+"""Number of rows that are named."""
+OUTLIER = 10.0
+"""A row stands out if its largest absolute value is more than this factor above those of the others."""
+
+_RUN = 64
+"""Consecutive elements of a sample: single ones, far apart in memory, would cost ten times as much to read."""
+_SMALL_VARIANCE = 1e-30
+"""Below it a float32 has lost digits."""
+_FEW_ROWS = 3
+"""So few rows are not compared with each other."""
+_CHUNK_ON_HOST = 1 << 18
+_CHUNK = 1 << 24
+"""Elements that are converted at a time."""
+_MOST_BINS = 1 << 20
+"""Range of whole numbers up to which each is counted; of a wider one a sample decides which is the most common."""
+
+TOTALS = 8
+"""Number of values that `totals` returns."""
+
+
+def totals(values: Tensor) -> Tensor:
+    """Compute the totals of some elements, without waiting for their device.
+
+    Args:
+        values: Real numbers of any type, at least one.
+
+    Returns:
+        Shape ``(8,)``: number of elements, of finite ones, of NaN, of zeros and of whole numbers among the finite ones;
+        the least and the greatest finite one; their mean; the sum of squared differences from it.
+    """
+    wide = values.to(widest_type(values.device))
+    finite = torch.isfinite(wide)
+    known = torch.where(finite, wide, 0.0)
+    count = finite.sum()
+    mean = known.sum() / count.clamp_min(1)
+    numbers = [
+        count,
+        torch.isnan(wide).sum(),
+        (wide == 0).sum(),
+        ((known == known.round()) & finite).sum(),
+        torch.where(finite, wide, math.inf).amin(),
+        torch.where(finite, wide, -math.inf).amax(),
+        mean,
+        torch.where(finite, wide - mean, 0.0).square().sum(),
+    ]
+    return torch.stack([number.to(wide.dtype) for number in numbers])
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Totals of elements, as plain numbers; see `totals`.
+
+    Args:
+        elements: Number of elements.
+        count: Number of finite ones.
+        nans: Number of NaN.
+        zeros: Number of exact zeros.
+        wholes: Number of whole numbers.
+        least: The least finite element, infinity if there is none.
+        greatest: The greatest finite element, minus infinity if there is none.
+        mean: Mean of the finite elements.
+        squares: Sum of their squared differences from it.
+    """
+
+    elements: int = 0
+    count: int = 0
+    nans: int = 0
+    zeros: int = 0
+    wholes: int = 0
+    least: float = math.inf
+    greatest: float = -math.inf
+    mean: float = 0.0
+    squares: float = 0.0
+
+    @classmethod
+    def of(cls, elements: int, numbers: FloatArray | Sequence[float]) -> Totals:
+        """Build them of a number of elements and the values that `totals` has returned for these."""
+        count, nans, zeros, wholes, *rest = (float(number) for number in numbers)
+        return cls(elements, int(count), int(nans), int(zeros), int(wholes), *rest)
+
+    def __add__(self, other: Totals) -> Totals:
+        """Combine the totals of two sets of elements (Chan, Golub and LeVeque 1983, equations 2.1)."""
+        count = self.count + other.count
+        if not self.count or not other.count:
+            mean, squares = (self.mean, self.squares) if self.count else (other.mean, other.squares)
+        else:
+            distance = other.mean - self.mean
+            mean = self.mean + distance * (other.count / count)
+            squares = self.squares + other.squares + distance * distance * (self.count * other.count / count)
+        return Totals(
+            self.elements + other.elements,
+            count,
+            self.nans + other.nans,
+            self.zeros + other.zeros,
+            self.wholes + other.wholes,
+            min(self.least, other.least),
+            max(self.greatest, other.greatest),
+            mean,
+            squares,
+        )
+
+    @property
+    def infinities(self) -> int:
+        """Number of infinite elements."""
+        return self.elements - self.count - self.nans
+
+    @property
+    def std(self) -> float | None:
+        """Standard deviation of the finite elements, None if there are none."""
+        return min(math.sqrt(self.squares / self.count), sys.float_info.max) if self.count else None
+
+    @property
+    def are_whole(self) -> bool:
+        """Whether all finite elements are whole numbers."""
+        return 0 < self.count == self.wholes
+
+
+def sample(field: Field) -> Tensor | None:
+    """Return some of a field's elements, at most 65,536, at places that are spread evenly over it; None if it is empty.
+
+    The same places are taken at each call, and no random number is drawn.
+    """
+    parts = [part for part in map(_real, field.tensors) if part.numel()]
+    share = max(1, SAMPLED // max(len(parts), 1))
+    parts = [_spread(part, share) for part in parts[:SAMPLED]]
+    return None if not parts else parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _spread(tensor: Tensor, most: int) -> Tensor:
+    """Return at most so many elements: runs of consecutive ones, a fixed distance apart."""
+    if not tensor.is_contiguous():
+        tensor = tensor[:: -(-tensor.numel() // most)]  # a copy of all would cost too much
+    flat = tensor.reshape(-1)
+    if len(flat) <= most:
+        return flat
+    runs = max(1, most // _RUN)
+    distance, inner = len(flat) // runs, math.prod(tensor.shape[1:])
+    while distance > _RUN and math.gcd(distance, inner) > 1:  # or the runs would begin at some columns only
+        distance -= 1
+    return flat[: runs * distance].view(runs, distance)[:, : min(_RUN, most)].reshape(-1)
+
+
+def scan(field: Field) -> Totals:
+    """Compute the totals of all elements of a field."""
+    chunks = (chunk for part in field.tensors for chunk in _chunks(_real(part)))
+    return sum(map(_totals, chunks), Totals())
+
+
+def _totals(chunk: Tensor) -> Totals:
+    """Compute the totals of some elements, by fewer and faster operations if all are finite, as nearly always."""
+    wide = _wide(chunk)
+    some = wide[:_RUN]
+    wholes = (wide == wide.round()).sum() if bool((some == some.round()).all()) else some.new_zeros(())
+    found = [*torch.var_mean(wide, correction=0), *torch.aminmax(wide), torch.count_nonzero(wide), wholes]
+    numbers = torch.stack([one.to(widest_type(chunk.device)) for one in found]).tolist()
+    variance, mean, least, greatest, nonzeros, wholes = numbers
+    has_underflow = variance < _SMALL_VARIANCE and least != greatest
+    if has_underflow or not all(map(math.isfinite, numbers)):
+        return Totals.of(chunk.numel(), totals(chunk).tolist())
+    count = chunk.numel()
+    return Totals(count, count, 0, count - int(nonzeros), int(wholes), least, greatest, mean, variance * count)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of a field that stand out, at most 32 of each kind.
+
+    Args:
+        nonfinite: Rows with a NaN or infinite element.
+        outliers: Rows whose largest absolute value is far above that of the others and of earlier batches.
+        constant: Rows of more than one element that are all the same.
+    """
+
+    nonfinite: tuple[int, ...] = ()
+    outliers: tuple[int, ...] = ()
+    constant: tuple[int, ...] = ()
+
+
+def scan_rows(field: Field, usual_largest: float | None) -> Rows:
+    """Find the rows of a field that stand out.
+
+    Args:
+        field: The field.
+        usual_largest: The largest absolute value in earlier batches, None if unknown.
+    """
+    parts = [part for part in map(_real, field.tensors) if part.numel()]
+    if not field.has_rows or not parts:
+        return Rows()
+    found = [_row_values(part) for part in parts]
+    bad, peaks, constant = (torch.cat(column) for column in zip(*found, strict=True))
+    reference = max(float(peaks.median()), usual_largest or 0.0)
+    is_comparable = reference > 0.0 and (usual_largest is not None or len(peaks) > _FEW_ROWS)
+    return Rows(
+        nonfinite=_named(bad, field.rows),
+        outliers=_named(peaks > OUTLIER * reference, field.rows) if is_comparable else (),
+        constant=_named(constant, None) if field.rows is None else (),
+    )
+
+
+def most_common(field: Field, known: Totals) -> tuple[float, float]:
+    """Return the most common element of a field of whole numbers, and its share of all elements."""
+    least, bins = known.least, int(known.greatest - known.least) + 1
+    if bins <= _MOST_BINS:
+        counts: Tensor | int = 0
+        for part in field.tensors:
+            for chunk in _chunks(_real(part)):
+                places = (chunk.to(widest_type(chunk.device)) - least).nan_to_num(bins, bins, bins).long()
+                counts = counts + torch.bincount(places.view(-1), minlength=bins + 1)[:bins]
+        assert isinstance(counts, Tensor)
+        return int(counts.argmax()) + least, float(counts.max()) / known.elements
+    chosen = sample(field)
+    assert chosen is not None
+    values, each = torch.unique(chosen[torch.isfinite(chosen)], return_counts=True)
+    return float(values[each.argmax()]), float(each.max()) / chosen.numel()
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """View a tensor as real numbers, its rows staying rows."""
+    tensor = tensor.detach()
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def _chunks(tensor: Tensor) -> Iterator[Tensor]:
+    """Split a tensor into flat pieces of limited size."""
+    if not tensor.numel():
+        return
+    most = _CHUNK_ON_HOST if is_on_host(tensor) else _CHUNK
+    if tensor.is_contiguous():
+        yield from torch.split(tensor.view(-1), most)
+        return
+    for rows in torch.split(tensor, max(1, most // math.prod(tensor.shape[1:]))):
+        yield from torch.split(rows.reshape(-1), most)
+
+
+def _wide(chunk: Tensor) -> Tensor:
+    """Convert elements to a type with room for each, and with operations on it."""
+    if chunk.dtype in (torch.float32, torch.float64):
+        return chunk
+    return chunk.to(torch.float32 if chunk.dtype.itemsize <= 2 else widest_type(chunk.device))
+
+
+def _row_values(tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return for each row whether it has a non-finite element, its largest absolute value, and if it is constant."""
+    most, columns = _CHUNK_ON_HOST if is_on_host(tensor) else _CHUNK, math.prod(tensor.shape[1:])
+    bad = torch.zeros(len(tensor), dtype=torch.bool, device=tensor.device)
+    constant = torch.full_like(bad, columns > 1)
+    peaks = torch.zeros(len(tensor), dtype=widest_type(tensor.device), device=tensor.device)
+    per_block = max(1, most // columns)
+    for start in range(0, len(tensor), per_block):
+        block = slice(start, start + per_block)
+        rows = tensor[block].reshape(-1, columns)
+        constant[block] &= rows[:, 0] == rows[:, -1]
+        for chunk in torch.split(rows, most, dim=1):
+            wide = _wide(chunk)
+            least, greatest = torch.aminmax(wide, dim=1)
+            peak = torch.maximum(-least, greatest)
+            is_bad = ~torch.isfinite(peak)
+            if bool(is_bad.any()):
+                peak = torch.where(torch.isfinite(wide), wide, 0.0).abs().amax(dim=1)
+            if bool(constant[block].any()):
+                constant[block] &= (chunk == rows[:, :1]).all(dim=1)
+            bad[block] |= is_bad
+            peaks[block] = torch.maximum(peaks[block], peak.to(peaks.dtype))
+    return bad, peaks, constant
+
+
+def _named(which: Tensor, rows: Tensor | None) -> tuple[int, ...]:
+    """Return the first rows that are marked."""
+    found = which.nonzero().view(-1)
+    if rows is None:
+        return tuple(found[:MOST_ROWS].tolist())
+    return tuple(torch.unique(rows[found.to(rows.device)])[:MOST_ROWS].tolist())
