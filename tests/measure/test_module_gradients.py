@@ -1,10 +1,13 @@
-"""Error gradients of nodes, against gradients that autograd is asked for by name."""
+"""Error gradients of modules against those of ``torch.autograd.grad``."""
 
 from __future__ import annotations
 
 import copy
+import gc
 import logging
 import math
+import pickle
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -262,16 +265,35 @@ def test_checkpointed_modules_are_seen_once(reentrant: bool) -> None:
     np.testing.assert_allclose(seen.output_norm, [norms[module] for module in seen.modules], rtol=1e-5)
 
 
-def test_nothing_is_left_on_the_modules() -> None:
-    """After `detach` no module has a hook, and passes are not seen."""
+def test_nothing_is_stored_on_the_modules() -> None:
+    """Modules copy and pickle while they are measured, copies are not measured, and after `detach` nothing is."""
     network = stack()
     probe = ModuleGradientProbe(network, ALONE)
     probe.attach(None)
-    assert any(module._forward_hooks for module in network.modules())
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(network)))
+    for module in (*network.modules(), *copied.modules()):
+        assert not {**module._forward_hooks, **module._forward_pre_hooks, **module._backward_hooks}
+    copied(INPUTS).sum().backward()
+    assert probe.take() is None
+    hidden = network[0](INPUTS)
+    assert torch.equal(pickle.loads(pickle.dumps(hidden)), hidden)
+    network[1:](hidden).sum().backward()
+    assert known(probe.take()).modules == ("0", "1", "2", "3", "4")
     probe.detach()
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
     network(INPUTS).sum().backward()
     assert probe.take() is None
+
+
+def test_a_probe_that_is_dropped_measures_nothing() -> None:
+    """Torch's hooks for all modules are gone with the probe, also where nobody detached it."""
+    network = stack()
+    probe = ModuleGradientProbe(network, ALONE)
+    probe.attach(None)
+    alive = weakref.ref(probe)
+    del probe
+    gc.collect()
+    assert alive() is None
+    assert not torch.nn.modules.module._global_forward_pre_hooks
 
 
 def test_losses_and_runs_without_gradients_have_no_nodes() -> None:
@@ -303,9 +325,9 @@ def test_compiled_modules_are_left_alone(caplog: pytest.LogCaptureFixture) -> No
         probe = ModuleGradientProbe(network, ALONE)
         for _ in range(2):
             probe.attach(None)
-            assert not any(module._forward_hooks for module in network.modules())
+            network(INPUTS).sum().backward()
             assert probe.take() is None
-    (line,) = caplog.messages
+    (line,) = [record.message for record in caplog.records if record.name == "lightning_gradexplode"]
     assert "compiled" in line
 
 
@@ -317,7 +339,7 @@ def test_a_failure_in_a_hook_costs_the_probe_and_not_the_run(
     def fail(*_: Any) -> FloatArray:
         raise RuntimeError("no norm today")
 
-    monkeypatch.setattr("lightning_gradexplode.measure.module_gradients._norm", fail)
+    monkeypatch.setattr("lightning_gradexplode.measure.module_profile._norm", fail)
     network = stack()
     with caplog.at_level(logging.WARNING, "lightning_gradexplode"):
         probe = ModuleGradientProbe(network, ALONE)
