@@ -318,16 +318,16 @@ def test_gradients_that_are_not_finite_are_told(value: float) -> None:
 
 
 def test_compiled_modules_are_left_alone(caplog: pytest.LogCaptureFixture) -> None:
-    """The probe stands down, and says so in one line."""
+    """The probe is switched off with one warning, and registers nothing."""
     network = nn.Sequential(nn.Linear(5, 5))
     network.append(torch.compile(nn.Linear(5, 2), backend="eager"))  # type: ignore[arg-type]
     with caplog.at_level(logging.WARNING, "lightning_gradexplode"):
         probe = ModuleGradientProbe(network, ALONE)
         for _ in range(2):
             probe.attach(None)
-            network(INPUTS).sum().backward()
+            assert not torch.nn.modules.module._global_forward_pre_hooks
             assert probe.take() is None
-    (line,) = [record.message for record in caplog.records if record.name == "lightning_gradexplode"]
+    (line,) = caplog.messages
     assert "compiled" in line
 
 
