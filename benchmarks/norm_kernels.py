@@ -22,7 +22,8 @@ from torch import Tensor
 from benchmarks.overhead import processor
 from benchmarks.overhead_models import Model, models
 from benchmarks.overhead_timing import Timings
-from lightning_gradexplode.measure.norms import NormPlan, measure_norms, start_norms
+from lightning_gradexplode.measure.norm_plan import NormPlan
+from lightning_gradexplode.measure.norms import measure_norms, start_norms
 
 NORM = torch.linalg.vector_norm
 

@@ -1,20 +1,13 @@
-"""L2 norms of many tensors, exact to 1e-6, in few kernels and with one read from the device.
+"""L2 norms of many tensors, exact to 1e-6, with one read from the device.
 
-A float32 sum loses digits as it grows: the norm of 16384 equal values is off by 1e-5, that of four million random ones
-by up to 2e-4; a float64 sum costs two to ten times as much. On the host large tensors are therefore reduced to norms of
-rows of 512 elements, in float32 (off by at most 4e-7), small ones are concatenated, and the squares of both are summed
-in float64. On an accelerator ``torch._foreach_norm`` sums in float64, a few kernels for each type and device. Norms
-that may be wrong because squares left float32's range are measured again from scaled elements.
-``python -m benchmarks.norm_kernels`` compares this with other kernels.
+Norms that may be wrong because squares left the range of their type are measured again, from elements that are divided
+by the largest. Zero is exact where squares were summed in float64, and needs no second look.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -22,207 +15,9 @@ from torch import Tensor
 
 from lightning_gradexplode.measure import reading
 from lightning_gradexplode.measure.elements import chunks, flat_elements, is_plain
+from lightning_gradexplode.measure.norm_plan import SINGLE_RANGE, NormPlan
 from lightning_gradexplode.measure.reading import PendingRead, read, widest_type
 from lightning_gradexplode.records import FloatArray, IntArray, Norms
-
-ROW = 512
-"""Elements that are summed in float32."""
-SHORTEST_ROW = 64
-SMALL = 4096
-"""Up to so many elements a copy costs less than a kernel of its own."""
-BLOCK = 1 << 17
-"""Elements that are copied at a time; with their squares in float64 they fit into a processor's cache."""
-
-_SINGLE_RANGE, _DOUBLE_RANGE = 1e-12, 1e-140
-"""Squares of float32 and float64 elements may have underflown where a norm is smaller than this."""
-
-
-class _HostBlock:
-    """Tensors on the host that are measured together.
-
-    Args:
-        sizes: Number of elements of each tensor, by its place in the list of all.
-        doubles: Places of the float64 tensors.
-    """
-
-    def __init__(self, sizes: dict[int, int], doubles: set[int]) -> None:
-        small = [place for place, size in sizes.items() if size <= SMALL]
-        large = [place for place, size in sizes.items() if size > SMALL]
-        self.places = small + large
-        self._small = len(small)
-        self._large = [_Rows(sizes[place], place in doubles) for place in large]
-        self._has_doubles = not doubles.isdisjoint(sizes)
-        lengths = [*(sizes[place] for place in small), *(rows.count for rows in self._large)]
-        *starts, self._length = itertools.accumulate(lengths, initial=0)
-        self._starts = np.array(starts)
-        self.least = np.array([0.0] * len(small) + [_SINGLE_RANGE] * len(large))
-        self.least[[place in doubles for place in self.places]] = _DOUBLE_RANGE
-
-    def norms(self, tensors: Sequence[Any]) -> Tensor:
-        """Measure tensors in the order of `places`.
-
-        Raises:
-            AttributeError, RuntimeError, TypeError: A tensor is not as planned; to check each would cost more.
-        """
-        parts = list(tensors[: self._small])
-        for tensor, rows in zip(tensors[self._small :], self._large, strict=True):
-            parts += rows.norms(tensor)
-        flat = torch._C._nn.flatten_dense_tensors(parts)
-        if len(flat) != self._length or (flat.dtype is torch.float64) != self._has_doubles:
-            raise TypeError("the tensors are not of the sizes or types that were planned")
-        if flat.dtype is torch.bfloat16:  # which numpy does not have
-            flat = flat.float()
-        with np.errstate(over="ignore") if self._has_doubles else nullcontext():
-            squares = np.add.reduceat(np.square(flat.numpy(), dtype=np.float64), self._starts)
-        return torch.from_numpy(np.sqrt(squares))
-
-
-class _Rows:
-    """Rows that a large tensor is divided into.
-
-    Args:
-        size: Number of elements.
-        is_double: Whether they are float64.
-
-    Attributes:
-        count: Number of elements of the tensors that `norms` returns.
-    """
-
-    def __init__(self, size: int, is_double: bool) -> None:
-        row = math.gcd(size, ROW)
-        self._row = row if row >= SHORTEST_ROW else ROW
-        self._whole = size // self._row * self._row
-        self._rest = size - self._whole
-        self.count = size // self._row + self._rest
-        self._dtype = torch.float64 if is_double else torch.float32
-
-    def norms(self, tensor: Tensor) -> list[Tensor]:
-        """Return the norm of each row, and the elements that fill no row."""
-        flat = tensor.view(-1)[: self._whole] if self._rest else tensor
-        norms = torch.linalg.vector_norm(flat.view(-1, self._row), dim=1, dtype=self._dtype)
-        return [norms, tensor.view(-1)[self._whole :]] if self._rest else [norms]
-
-
-class _DeviceGroup:
-    """Tensors of one type on one accelerator.
-
-    Args:
-        places: Their places in the list of all.
-        dtype: Their type.
-        device: Their device.
-    """
-
-    def __init__(self, places: list[int], dtype: torch.dtype, device: torch.device) -> None:
-        self.places = places
-        self._dtype = widest_type(device)
-        least = _DOUBLE_RANGE if dtype is torch.float64 else 0.0 if self._dtype is torch.float64 else _SINGLE_RANGE
-        self.least = np.full(len(places), least)
-
-    def norms(self, tensors: Sequence[Any]) -> Tensor:
-        """Measure tensors in the order of `places`.
-
-        Raises:
-            RuntimeError, TypeError: A tensor is not as planned.
-        """
-        if self._dtype is torch.float32:  # sums of sums of few elements lose fewer digits
-            tensors = [_row_norms(tensor.reshape(-1)) for tensor in tensors]
-        return torch.stack(torch._foreach_norm(list(tensors), dtype=self._dtype))
-
-
-def _row_norms(flat: Tensor) -> Tensor:
-    padded = torch.nn.functional.pad(flat.float(), (0, -len(flat) % ROW))
-    norms: Tensor = torch.linalg.vector_norm(padded.view(-1, ROW), dim=1)
-    return norms
-
-
-class NormPlan:
-    """Which tensors of a list are measured together, planned once for tensors that are alike from step to step.
-
-    Args:
-        like: Tensors of the same shapes, types, layouts and devices as those that will be measured.
-        most: Number of elements that are measured together on the host, or a single tensor.
-
-    Attributes:
-        units: Tensors that are measured together, each with the ``places`` that they have in the list.
-        places: The places of all units, one after the other.
-        least: The least norms that can be relied on, shape ``(places,)``.
-    """
-
-    def __init__(self, like: Sequence[Tensor | None], most: float = math.inf) -> None:
-        self._most = most
-        self._plan(like)
-
-    def _plan(self, tensors: Sequence[Tensor | None]) -> None:
-        self._absent: list[int] = []
-        self._others: list[int] = []
-        sizes: dict[int, int] = {}
-        doubles: set[int] = set()
-        groups: dict[tuple[torch.dtype, torch.device], list[int]] = {}
-        for place, tensor in enumerate(tensors):
-            if tensor is None or not tensor.numel():
-                self._absent.append(place)
-            elif not is_plain(tensor):
-                self._others.append(place)
-            elif not reading.is_on_host(tensor):
-                groups.setdefault((tensor.dtype, tensor.device), []).append(place)
-            elif tensor.is_contiguous() or tensor.numel() <= SMALL:
-                sizes[place] = tensor.numel()
-                if tensor.dtype is torch.float64:
-                    doubles.add(place)
-            else:
-                self._others.append(place)
-        blocks = [
-            _HostBlock({place: sizes[place] for place in places}, doubles) for places in _blocks(sizes, self._most)
-        ]
-        self.units: list[_HostBlock | _DeviceGroup] = [
-            *blocks,
-            *(_DeviceGroup(places, *kind) for kind, places in groups.items()),
-        ]
-        self.places: IntArray = np.array([place for unit in self.units for place in unit.places], dtype=np.int64)
-        self.least = np.concatenate([np.zeros(0), *(unit.least for unit in self.units)])
-
-    def measure(self, tensors: Sequence[Tensor | None]) -> tuple[IntArray, FloatArray, list[Tensor]]:
-        """Measure tensors on their devices; where they are not as planned, they are planned anew.
-
-        Returns:
-            The places of the tensors that have elements, the least norms that can be relied on, shape ``(places,)``,
-            and the norms, in tensors with ``places`` elements together.
-        """
-        with torch.no_grad():
-            try:
-                return self._measure(tensors)
-            except (AttributeError, RuntimeError, TypeError):
-                self._plan(tensors)
-                return self._measure(tensors)
-
-    def _measure(self, tensors: Sequence[Any]) -> tuple[IntArray, FloatArray, list[Tensor]]:
-        if any(tensors[place] is not None and tensors[place].numel() for place in self._absent):
-            raise TypeError("a tensor is there that was absent")
-        norms = [unit.norms([tensors[place] for place in unit.places]) for unit in self.units]
-        if not self._others:
-            return self.places, self.least, norms
-        flats = [flat_elements(tensors[place]) for place in self._others]
-        places, least, others = NormPlan(flats).measure(flats)
-        return (
-            np.concatenate([self.places, np.array(self._others)[places]]),
-            np.concatenate([self.least, least]),
-            [*norms, *others],
-        )
-
-
-def _blocks(sizes: dict[int, int], most: float) -> Iterator[list[int]]:
-    """Divide places into blocks of bounded size, in their order."""
-    block: list[int] = []
-    elements = copied = 0
-    for place, size in sizes.items():
-        copy = size if size <= SMALL else size // ROW
-        if block and (elements + size > most or copied + copy > BLOCK):
-            yield block
-            block, elements, copied = [], 0, 0
-        block.append(place)
-        elements, copied = elements + size, copied + copy
-    if block:
-        yield block
 
 
 class PendingNorms:
@@ -327,11 +122,13 @@ def start_torch_norms(
     Returns:
         The norms, as exact as float32 sums are, and torch's total norm, bit for bit.
     """
-    places = np.array([place for place, gradient in enumerate(gradients) if gradient is not None])
+    present = {place: gradient for place, gradient in enumerate(gradients) if gradient is not None}
     with torch.no_grad():
-        norms = torch.stack(torch._foreach_norm([gradient for gradient in gradients if gradient is not None], 2.0))
+        norms = torch.stack(torch._foreach_norm(list(present.values()), 2.0))
         total = torch.linalg.vector_norm(norms, 2.0)
-    return PendingNorms(gradients, places, np.full(len(places), _SINGLE_RANGE), [norms], scalars), total
+    # A second look at what may have underflowed is for the host only; an accelerator would have to be waited for.
+    least = np.full(len(present), SINGLE_RANGE if reading.is_on_host(norms) else 0.0)
+    return PendingNorms(gradients, np.array(list(present)), least, [norms], scalars), total
 
 
 def _exact_norms(tensors: Sequence[Tensor | None]) -> tuple[FloatArray, FloatArray]:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from lightning_gradexplode.distributed.process_group import ALONE, ProcessGroup
 from lightning_gradexplode.distributed.shard_layout import ShardLayout, replicas
 from lightning_gradexplode.measure import reading
-from lightning_gradexplode.measure.norms import NormPlan
+from lightning_gradexplode.measure.norm_plan import NormPlan
 
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_forward_module.")
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from lightning_gradexplode.distributed.shard_layout import ShardLayout
 from lightning_gradexplode.measure import reading
 from lightning_gradexplode.measure.elements import flat_elements
-from lightning_gradexplode.measure.norms import NormPlan, PendingNorms
+from lightning_gradexplode.measure.norm_plan import NormPlan
+from lightning_gradexplode.measure.norms import PendingNorms
 from lightning_gradexplode.records import FloatArray, Norms
 
 CACHED = 1 << 20

@@ -1,8 +1,9 @@
-"""Findings that come back from another process."""
+"""Findings that are returned from a started process."""
 
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import pickle
 
@@ -12,17 +13,31 @@ from lightning_gradexplode.records import Finding, Severity
 FINDING = Finding(7, "nonfinite-loss", Severity.CRITICAL, None, math.inf, math.inf, 'says "boom"')
 
 
-def test_what_a_copy_leaves_is_taken_once() -> None:
-    """A pickled copy leaves findings, infinite values and all, and the original takes them, which empties the box."""
-    mailbox = SpawnResults()
-    pickle.loads(pickle.dumps(mailbox)).leave([FINDING])
-    assert mailbox.take() == [FINDING]
-    assert mailbox.take() is None
-    assert not mailbox.path.exists()
+def test_findings_of_a_pickled_copy_are_taken_once() -> None:
+    """A pickled copy writes findings, infinite values included, and the original takes them, which deletes the file."""
+    results = SpawnResults()
+    pickle.loads(pickle.dumps(results)).leave([FINDING])
+    assert results.take() == [FINDING]
+    assert results.take() is None
+    assert not results.path.exists()
 
 
-def test_boxes_are_kept_apart() -> None:
-    """Two boxes have two places; a copy has the original's."""
+def test_findings_that_nobody_takes_leave_no_file() -> None:
+    """The file outlives the copy that wrote it, and is deleted with the original."""
+    results = SpawnResults()
+    written = pickle.loads(pickle.dumps(results))
+    written.leave([FINDING])
+    path = written.path
+    del written
+    gc.collect()
+    assert path.exists()
+    del results
+    gc.collect()
+    assert not path.exists()
+
+
+def test_results_of_two_monitors_are_kept_apart() -> None:
+    """Each original has a path of its own; a copy has that of its original."""
     one, other = SpawnResults(), SpawnResults()
     assert one.path != other.path
     assert copy.deepcopy(one).path == one.path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -100,6 +101,25 @@ def test_patterns_choose_what_is_shown(
     found = parameters_of(SGD(module.parameters(), lr=0.1), module, include, exclude)
     assert found.shown == shown
     assert len(found.names) == 4
+
+
+def test_a_set_is_current_until_the_groups_hold_other_parameters() -> None:
+    """A parameter that is replaced, added or moved to another place is noticed; another learning rate is not."""
+    changes: list[Callable[[SGD], Any]] = [
+        lambda optimizer: optimizer.param_groups[0]["params"].__setitem__(1, nn.Parameter(torch.zeros(3))),
+        lambda optimizer: optimizer.param_groups[0]["params"].append(nn.Parameter(torch.zeros(1))),
+        lambda optimizer: optimizer.param_groups[0]["params"].reverse(),
+        lambda optimizer: optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))]}),
+    ]
+    for change in changes:
+        module = network()
+        optimizer = SGD(module.parameters(), lr=0.1)
+        found = parameters_of(optimizer, module)
+        optimizer.param_groups[0]["lr"] = 0.2
+        assert found.is_current(optimizer)
+        change(optimizer)
+        assert not found.is_current(optimizer)
+        assert parameters_of(optimizer, module).is_current(optimizer)
 
 
 def test_gradients_are_read_when_asked_for() -> None:
