@@ -37,6 +37,9 @@ def collect_batch_facts(
     usual = usual or UsualBatch()
     fields = fields_of(batch)
     size = batch_size(fields)
+    if sample_indices is not None:
+        # Rows of a field without the dimension of the batch, such as class weights, would be taken for samples.
+        fields = [replace(field, has_rows=field.has_rows and size in field.shape) for field in fields]
     return BatchFacts(
         fields=tuple(_collected(field, usual.fields.get(field.name)) for field in fields),
         batch_idx=batch_idx,
@@ -51,21 +54,19 @@ def collect_batch_facts(
 def with_first_batch(facts: RunFacts, batch: Any) -> RunFacts:
     """Return the facts of a run with the number of rows of its first batch, and the length of its sequences.
 
-    A sequence length is only recorded where a module is recurrent. It is the second dimension of the first field that
-    can be an input of it: real numbers with three dimensions or more, or whole numbers with two.
+    A sequence length is only recorded where a module is recurrent. It is the second dimension (the first where the
+    second is that of the batch) of the first field that can be an input of it: real numbers with three dimensions or
+    more, or whole numbers with two.
     """
     fields = fields_of(batch)
+    size = batch_size(fields)
     lengths = [
-        field.shape[1]
+        field.shape[1] if field.shape[0] == size else field.shape[0]
         for field in fields
-        if len(field.shape) > (2 if field.dtype.startswith(("float", "bfloat")) else 1)
+        if len(field.shape) > (2 if "float" in field.dtype else 1)
     ]
     is_recurrent = any(module.role == "recurrent" for module in facts.modules)
-    return replace(
-        facts,
-        batch_size=batch_size(fields),
-        sequence_length=lengths[0] if lengths and is_recurrent else None,
-    )
+    return replace(facts, batch_size=size, sequence_length=lengths[0] if lengths and is_recurrent else None)
 
 
 def _collected(field: Field, usual: UsualField | None) -> FieldFacts:
@@ -76,7 +77,7 @@ def _collected(field: Field, usual: UsualField | None) -> FieldFacts:
             usual_least=usual.least,
             usual_greatest=usual.greatest,
             usual_std=usual.std,
-            usual_nonfinite=usual.has_nonfinite,
+            usual_nonfinite=usual.is_nonfinite,
         )
     for add in (_with_totals, _with_rows):
         known = _attempted(add, known, field, usual)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import islice
 from typing import Any
@@ -31,8 +31,8 @@ class Field:
         name: Where it is in the batch, see `lightning_gradexplode.records.FieldFacts`.
         shape: Its shape.
         dtype: Name of its type.
-        tensors: Its elements. The first dimension of each, one after the other, is that of `rows`.
-        rows: The row of the batch that each index of that dimension belongs to, None where it is the row itself.
+        tensors: Its elements. The first dimension of each, one after the other, is that of its rows.
+        rows: Returns the row that each index of that dimension belongs to; None where the index is the row itself.
         has_rows: Whether it has rows at all.
     """
 
@@ -40,7 +40,7 @@ class Field:
     shape: tuple[int, ...]
     dtype: str
     tensors: tuple[Tensor, ...]
-    rows: Tensor | None = None
+    rows: Callable[[], Tensor] | None = None
     has_rows: bool = True
 
 
@@ -52,9 +52,11 @@ def fields_of(batch: Any) -> list[Field]:
             dataclasses, packed sequences, and objects with a method ``to``, such as graphs. What holds no numbers,
             such as strings, is passed over; iterators are left alone.
     """
-    leaves = list(islice(_leaves("", batch, _DEPTH), MOST_FIELDS))
-    size = _size([_shape(value) for _, value in leaves])
-    return [_field(name or "batch", value, size) for name, value in leaves]
+    leaves: dict[str, Tensor | PackedSequence | list[Tensor]] = {}
+    for name, value in islice(_leaves("", batch, _DEPTH), MOST_FIELDS):
+        leaves.setdefault(name or "batch", value)
+    size = _size([_shape(value) for value in leaves.values()])
+    return [_field(name, value, size) for name, value in leaves.items()]
 
 
 def batch_size(batch_fields: Sequence[Field]) -> int | None:
@@ -83,7 +85,9 @@ def _leaves(name: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor | P
             yield from _leaves(_joined(name, key), getattr(value, key, None), depth - 1)
     elif callable(getattr(value, "to", None)) and hasattr(value, "__dict__"):
         for key, one in list(vars(value).items()):
-            yield from _leaves(_joined(name, key), one, depth - 1)
+            # Numbers in private attributes are an object's own affair, but graphs keep their tensors in one.
+            if not (key.startswith("_") and isinstance(one, (Tensor, np.ndarray, int, float))):
+                yield from _leaves(_joined(name, key), one, depth - 1)
 
 
 def _elements(
@@ -122,7 +126,7 @@ def _converted(value: Any) -> Iterator[Tensor]:
 
 
 def _joined(name: str, key: str) -> str:
-    """Return the name of an attribute or entry; private attributes are an object's own affair."""
+    """Return the name of an attribute or entry; that of a private one is left out."""
     if key.startswith("_"):
         return name
     return f"{name}.{key}" if name else key
@@ -152,21 +156,21 @@ def _size(shapes: Sequence[tuple[int, ...]]) -> int | None:
 def _field(name: str, value: Tensor | PackedSequence | list[Tensor], size: int | None) -> Field:
     shape = _shape(value)
     if isinstance(value, list):
-        dtype = _dtype(value[0])
+        tensors, dtype = tuple(map(_plain, value)), _dtype(value[0])
         if len(value) != size and len(shape) > 2 and shape[1] == size:  # one tensor with all rows for each time step
-            rows = torch.arange(size).repeat(len(value))
-            return Field(name, shape, dtype, tuple(value), rows)
-        return Field(name, shape, dtype, tuple(one.unsqueeze(0) for one in value))
+            return Field(name, shape, dtype, tensors, lambda: torch.arange(shape[1]).repeat(shape[0]))
+        return Field(name, shape, dtype, tuple(one.unsqueeze(0) for one in tensors))
     if isinstance(value, PackedSequence):
-        places = torch.cat([torch.arange(int(count)) for count in value.batch_sizes])
-        order = value.sorted_indices
-        return Field(name, shape, _dtype(value.data), (value.data,), places if order is None else order.cpu()[places])
-    tensor, dtype = local_part(value.detach()), _dtype(value)
+        return Field(name, shape, _dtype(value.data), (_plain(value.data),), lambda: _packed_rows(value))
+    tensor, dtype = _plain(value), _dtype(value)
     if tensor.is_nested:
-        parts = tensor.unbind()
-        return Field(name, shape, dtype, tuple(part.unsqueeze(0) for part in parts))
+        return _nested_field(name, shape, dtype, tensor)
+    if tensor.layout is torch.sparse_coo:
+        return Field(name, shape, dtype, (tensor._values(),), lambda: tensor._indices()[0])
+    if tensor.layout is torch.sparse_csr:
+        return Field(name, shape, dtype, (tensor.values(),), lambda: _spanned_rows(tensor.crow_indices()))
     if tensor.layout is not torch.strided:
-        return _sparse_field(name, shape, dtype, tensor)
+        return Field(name, shape, dtype, (tensor.values(),), has_rows=False)
     if not shape:
         return Field(name, shape, dtype, (tensor.unsqueeze(0),), has_rows=False)
     if shape[0] != size and size not in (None, 1) and shape.count(size) == 1:
@@ -174,14 +178,29 @@ def _field(name: str, value: Tensor | PackedSequence | list[Tensor], size: int |
     return Field(name, shape, dtype, (tensor,))
 
 
-def _sparse_field(name: str, shape: tuple[int, ...], dtype: str, tensor: Tensor) -> Field:
-    """Return the field of a sparse tensor: its stored values."""
-    if tensor.layout is torch.sparse_coo:
-        return Field(name, shape, dtype, (tensor._values(),), tensor._indices()[0].cpu())
-    if tensor.layout is torch.sparse_csr:
-        counts = tensor.crow_indices().diff().cpu()
-        return Field(name, shape, dtype, (tensor.values(),), torch.arange(len(counts)).repeat_interleave(counts))
-    return Field(name, shape, dtype, (tensor.values(),), has_rows=False)
+def _nested_field(name: str, shape: tuple[int, ...], dtype: str, nested: Any) -> Field:
+    if nested.layout is torch.jagged and nested.lengths() is None and nested._ragged_idx == 1:
+        return Field(name, shape, dtype, (nested.values(),), lambda: _spanned_rows(nested.offsets()))
+    return Field(name, shape, dtype, tuple(part.unsqueeze(0) for part in nested.unbind()))
+
+
+def _packed_rows(packed: PackedSequence) -> Tensor:
+    """Return the sequence that each element of a packed batch belongs to."""
+    places = torch.cat([torch.arange(int(count)) for count in packed.batch_sizes])
+    return places if packed.sorted_indices is None else packed.sorted_indices.cpu()[places]
+
+
+def _spanned_rows(offsets: Tensor) -> Tensor:
+    """Return the span that each element belongs to, given where spans begin, and where the last one ends."""
+    return torch.arange(len(offsets) - 1).repeat_interleave(offsets.diff().cpu())
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Return a tensor without gradient history, without the class of a user's own, and the part in this process."""
+    tensor = local_part(tensor.detach())
+    if type(tensor) is not Tensor and type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__:
+        return tensor.as_subclass(Tensor)
+    return tensor
 
 
 def _dtype(tensor: Tensor) -> str:

@@ -23,6 +23,8 @@ OUTLIER = 10.0
 
 _RUN = 64
 """Consecutive elements of a sample: single ones, far apart in memory, would cost ten times as much to read."""
+_PARTS = 16
+"""Number of tensors of a list that are sampled."""
 _SMALL_VARIANCE = 1e-30
 """Below it a float32 has lost digits."""
 _FEW_ROWS = 3
@@ -139,16 +141,17 @@ def sample(field: Field) -> Tensor | None:
 
     The same places are taken at each call, and no random number is drawn.
     """
-    parts = [part for part in map(_real, field.tensors) if part.numel()]
-    share = max(1, SAMPLED // max(len(parts), 1))
-    parts = [_spread(part, share) for part in parts[:SAMPLED]]
-    return None if not parts else parts[0] if len(parts) == 1 else torch.cat(parts)
+    parts = field.tensors[:: -(-len(field.tensors) // _PARTS) or 1]
+    found = [_spread(part, SAMPLED // len(parts)) for part in map(_real, parts) if part.numel()]
+    return None if not found else found[0] if len(found) == 1 else torch.cat(found)
 
 
 def _spread(tensor: Tensor, most: int) -> Tensor:
     """Return at most so many elements: runs of consecutive ones, a fixed distance apart."""
-    if not tensor.is_contiguous():
-        tensor = tensor[:: -(-tensor.numel() // most)]  # a copy of all would cost too much
+    strides = tensor.stride()
+    tensor = tensor.permute(sorted(range(tensor.dim()), key=lambda dimension: -strides[dimension]))
+    if not tensor.is_contiguous():  # it has gaps, and a copy of all would cost too much
+        tensor = tensor[:: max(1, min(len(tensor), tensor.numel() // most))]
     flat = tensor.reshape(-1)
     if len(flat) <= most:
         return flat
@@ -210,9 +213,9 @@ def scan_rows(field: Field, usual_largest: float | None) -> Rows:
     reference = max(float(peaks.median()), usual_largest or 0.0)
     is_comparable = reference > 0.0 and (usual_largest is not None or len(peaks) > _FEW_ROWS)
     return Rows(
-        nonfinite=_named(bad, field.rows),
-        outliers=_named(peaks > OUTLIER * reference, field.rows) if is_comparable else (),
-        constant=_named(constant, None) if field.rows is None else (),
+        nonfinite=_named(bad, field),
+        outliers=_named(peaks > OUTLIER * reference, field) if is_comparable else (),
+        constant=_named(constant, field) if field.rows is None else (),
     )
 
 
@@ -270,7 +273,8 @@ def _row_values(tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     for start in range(0, len(tensor), per_block):
         block = slice(start, start + per_block)
         rows = tensor[block].reshape(-1, columns)
-        constant[block] &= rows[:, 0] == rows[:, -1]
+        first = _wide(rows[:, :1])
+        constant[block] &= (first == _wide(rows[:, -1:])).view(-1)
         for chunk in torch.split(rows, most, dim=1):
             wide = _wide(chunk)
             least, greatest = torch.aminmax(wide, dim=1)
@@ -279,15 +283,15 @@ def _row_values(tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             if bool(is_bad.any()):
                 peak = torch.where(torch.isfinite(wide), wide, 0.0).abs().amax(dim=1)
             if bool(constant[block].any()):
-                constant[block] &= (chunk == rows[:, :1]).all(dim=1)
+                constant[block] &= (wide == first).all(dim=1)
             bad[block] |= is_bad
             peaks[block] = torch.maximum(peaks[block], peak.to(peaks.dtype))
     return bad, peaks, constant
 
 
-def _named(which: Tensor, rows: Tensor | None) -> tuple[int, ...]:
+def _named(which: Tensor, field: Field) -> tuple[int, ...]:
     """Return the first rows that are marked."""
     found = which.nonzero().view(-1)
-    if rows is None:
-        return tuple(found[:MOST_ROWS].tolist())
-    return tuple(torch.unique(rows[found.to(rows.device)])[:MOST_ROWS].tolist())
+    if field.rows is not None:
+        found = torch.unique(field.rows().cpu()[found.cpu()])
+    return tuple(found[:MOST_ROWS].tolist())

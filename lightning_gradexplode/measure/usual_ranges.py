@@ -26,13 +26,20 @@ class UsualField:
         least: The least finite element.
         greatest: The greatest finite element.
         stds: Standard deviations of the last batches.
-        has_nonfinite: Whether there were NaN or infinite elements.
+        batches: Number of batches.
+        nonfinite_batches: Number of those with NaN or infinite elements.
     """
 
     least: float
     greatest: float
     stds: tuple[float, ...]
-    has_nonfinite: bool
+    batches: int
+    nonfinite_batches: int
+
+    @property
+    def is_nonfinite(self) -> bool:
+        """Whether most batches held NaN or infinite elements."""
+        return 2 * self.nonfinite_batches > self.batches
 
     @property
     def largest(self) -> float:
@@ -90,6 +97,10 @@ class UsualRanges:
         counts = Counter([*self._sizes, *sizes])
         return UsualBatch(found, counts.most_common(1)[0][0] if counts else None)
 
+    def discard(self, step: int) -> None:
+        """Forget the samples of a step and of later ones, as far as they are among the last 8, after an incident."""
+        self._recent = deque(one for one in self._recent if one.step < step)
+
 
 class _Sample:
     """Numbers of a sampled batch that may still be on their way from an accelerator."""
@@ -122,13 +133,14 @@ def _with(usual: Mapping[str, UsualField], samples: list[_Sample]) -> tuple[dict
             old = fields.get(name)
             if old is None and len(fields) >= MOST_FIELDS:
                 continue
-            has_nonfinite = found.count < found.elements or (old is not None and old.has_nonfinite)
+            is_nonfinite = found.count < found.elements
             stds = (*(old.stds if old else ()), *(() if found.std is None else (found.std,)))
             if stds:
                 fields[name] = UsualField(
                     min(found.least, old.least if old else found.least),
                     max(found.greatest, old.greatest if old else found.greatest),
                     stds[-REMEMBERED:],
-                    has_nonfinite,
+                    (old.batches if old else 0) + 1,
+                    (old.nonfinite_batches if old else 0) + is_nonfinite,
                 )
     return fields, [one.size for one in samples if one.size is not None]

@@ -23,7 +23,7 @@ class FieldFacts:
         usual_least: The smallest `least` over earlier batches of the run, None if none was looked at.
         usual_greatest: The largest `greatest` over earlier batches.
         usual_std: The median `std` over earlier batches.
-        usual_nonfinite: Whether earlier batches that were looked at held NaN or infinite elements in this field, too.
+        usual_nonfinite: Whether most earlier batches that were looked at held NaN or infinite elements here, too.
         outlier_rows: Rows (at most 32) whose largest absolute value is far above that of the other rows and of earlier
             batches.
         is_integral: Whether all finite elements are whole numbers.

@@ -44,6 +44,22 @@ class Graph:
         return self
 
 
+class Graphs:
+    """Several graphs in one, as libraries keep them: with numbers and slices in further private attributes."""
+
+    def __init__(self, **tensors: Any) -> None:
+        self._store = UserDict(tensors)
+        self._num_graphs = 2
+        self._slices = {"x": torch.tensor([0, 2, 4])}
+
+    def to(self, device: str) -> Graphs:
+        return self
+
+
+class Image(Tensor):
+    """A tensor class of a library."""
+
+
 class Encoding(UserDict[str, Any]):
     """A tokenizer's output: a mapping that is no dict."""
 
@@ -72,6 +88,8 @@ ONES = torch.ones(4, 2)
         (Pair(ONES, ONES), ["image", "label"]),
         (Detection(ONES, {"boxes": ONES}), ["image", "labels.boxes"]),
         (Graph(x=ONES, edge_index=ONES), ["x", "edge_index"]),
+        (Graphs(x=ONES, batch=torch.tensor([0, 0, 1, 1])), ["x", "batch"]),
+        (ONES.as_subclass(Image), ["batch"]),
         (Encoding(input_ids=ONES, text=["a", "b"]), ["input_ids"]),
         ({"path": ["a", "b"], "none": None, "set": {1}, "bytes": b"x", "x": ONES}, ["x"]),
         ({"array": np.ones((4, 2)), "names": np.array(["a", "b"])}, ["array"]),
@@ -259,6 +277,26 @@ def test_rows_of_sequences_of_different_lengths_are_the_sequences() -> None:
     assert fields_by_name({"steps": steps, "label": torch.zeros(4)})["steps"].nonfinite_rows == (3,)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_rows_of_nested_fields_of_other_layouts_are_theirs() -> None:
+    """A nested tensor in strided layout, and a jagged one of which only parts are valid, have their sequences."""
+    sequences = [torch.zeros(3, 2), torch.zeros(5, 2), torch.full((2, 2), NAN)]
+    assert only(torch.nested.nested_tensor(sequences)).nonfinite_rows == (2,)
+    padded = torch.full((3, 5, 2), NAN)
+    padded[1] = 0.0
+    lengths, starts = torch.tensor([0, 5, 1]), torch.zeros(3, dtype=torch.long)
+    narrow = torch.nested.narrow(padded, 1, starts, lengths, layout=torch.jagged)
+    assert (only(narrow).nonfinite_rows, only(narrow).nan_count) == ((2,), 2)
+
+
+def test_class_weights_have_no_rows_of_samples() -> None:
+    """Where rows are samples of a dataset, a field without them names no rows."""
+    batch = {"x": torch.zeros(6, 3), "y": torch.zeros(6), "class_weights": torch.tensor([1.0, NAN, 2.0, 3.0])}
+    assert fields_by_name(batch)["class_weights"].nonfinite_rows == (1,)
+    known = collect_batch_facts(batch, sample_indices=tuple(range(6)))
+    assert (known.fields[2].nonfinite_rows, known.fields[2].nan_count) == ((), 1)
+
+
 def test_rows_of_sparse_fields_are_theirs() -> None:
     """A stored value that is not finite belongs to its row."""
     dense = torch.zeros(5, 4)
@@ -308,6 +346,8 @@ def test_the_sequence_length_is_recorded_of_recurrent_networks() -> None:
     batch = [torch.zeros(8, 30, 5), torch.zeros(8, dtype=torch.long)]
     recurrent = with_first_batch(collect_run_facts(nn.LSTM(5, 4), []), batch)
     assert (recurrent.batch_size, recurrent.sequence_length) == (8, 30)
+    time_first = with_first_batch(collect_run_facts(nn.LSTM(5, 4), []), [torch.zeros(30, 8, 5), torch.zeros(8)])
+    assert (time_first.batch_size, time_first.sequence_length) == (8, 30)
     tokens = with_first_batch(collect_run_facts(nn.GRU(5, 4), []), [torch.zeros(8, 12, dtype=torch.long)])
     assert tokens.sequence_length == 12
     assert with_first_batch(collect_run_facts(nn.Linear(5, 4), []), batch).sequence_length is None

@@ -57,8 +57,17 @@ def test_usual_infinities_are_known() -> None:
     """A mask of zeros and minus infinity has the range of its finite elements, and is known to hold others."""
     mask = torch.zeros(4, 4).masked_fill(torch.ones(4, 4).triu(1).bool(), -math.inf)
     found = sampled(mask).before(1).fields["batch"]
-    assert (found.least, found.greatest, found.has_nonfinite) == (0.0, 0.0, True)
+    assert (found.least, found.greatest, found.is_nonfinite) == (0.0, 0.0, True)
     assert sampled(torch.full((4, 4), math.nan)).before(1).fields == {}
+
+
+def test_a_few_bad_batches_are_not_usual() -> None:
+    """NaN counts as usual only where most batches hold some, and an incident's samples can be discarded."""
+    usual = sampled(batch(0), batch(1), batch(2, scale=math.nan), batch(3))
+    assert not usual.before(4).fields["x"].is_nonfinite
+    usual.sample(batch(4, scale=1e9), 4)
+    usual.discard(4)
+    assert usual.before(9).fields["x"].largest < 10.0
 
 
 def test_the_usual_size_is_that_of_most_batches() -> None:
@@ -72,11 +81,24 @@ def test_the_usual_size_is_that_of_most_batches() -> None:
         torch.arange(1_000_000.0).view(1000, 1000),
         torch.arange(1_000_000.0).view(1000, 1000).t(),
         torch.arange(1_000_000.0).view(1000, 10, 100).movedim(1, 2),
+        torch.arange(1_000_000.0).view(100, 8, 1250).movedim(1, 0),
         torch.arange(1_000_000.0).view(4, 250_000),
+        torch.arange(2_000_000.0).view(1000, 2000)[:, ::2] / 2,
+        torch.arange(1_000_000.0).view(2, 500_000).t().expand(500_000, 2),
         torch.arange(1_000_000.0),
         torch.arange(1_000_000).view(10, 100_000),
     ],
-    ids=["matrix", "transposed", "inner transposed", "long rows", "vector", "whole numbers"],
+    ids=[
+        "matrix",
+        "transposed",
+        "inner transposed",
+        "time first",
+        "long rows",
+        "with gaps",
+        "two columns",
+        "vector",
+        "whole numbers",
+    ],
 )
 def test_large_fields_are_sampled_evenly(tensor: torch.Tensor) -> None:
     """A sample of a million elements has nearly their range and deviation."""
@@ -84,6 +106,14 @@ def test_large_fields_are_sampled_evenly(tensor: torch.Tensor) -> None:
     assert found.least < 10_000
     assert found.greatest > 980_000
     assert found.std == pytest.approx(1_000_000 / math.sqrt(12), rel=0.02)
+
+
+def test_lists_of_tensors_are_sampled() -> None:
+    """Images of different sizes, and more of them than a sample has parts."""
+    images = [torch.full((3, 400 + index, 300), float(index)) for index in range(40)]
+    found = sampled(images).before(1).fields["batch"]
+    assert found.least == 0.0
+    assert found.greatest > 35.0
 
 
 def test_every_column_is_sampled() -> None:
