@@ -18,7 +18,7 @@ _HEADER = 4
 """Number of values before the packed ones: whether the process failed, its loss, its batch, its flags."""
 
 
-class PeerFailedError(RuntimeError):
+class ProcessFailedError(RuntimeError):
     """The monitor of another process has failed, so that the one of this process has to end as well."""
 
 
@@ -65,7 +65,7 @@ class StepExchange:
             ``(processes, n)``.
 
         Raises:
-            PeerFailedError: The monitor of a process has failed.
+            ProcessFailedError: The monitor of a process has failed.
         """
         self._length = len(packed)
         if self.world.size == 1:
@@ -75,7 +75,7 @@ class StepExchange:
         failed = np.flatnonzero(gathered[:, 0])
         if len(failed):
             self._ended = True
-            raise PeerFailedError(f"the monitor of rank {failed[0]} has failed")
+            raise ProcessFailedError(f"the monitor of rank {failed[0]} has failed")
         has_gradients = bool((gathered[:, 3] >= 2).any())
         return _shared_loss(gathered, batch_idx), has_gradients, gathered[:, _HEADER:]
 

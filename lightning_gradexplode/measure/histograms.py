@@ -3,10 +3,9 @@
 A float32 shifted right by 21 bits *is* its bucket, so that a histogram is one shift and one ``bincount``: exact, with
 the same buckets for every tensor, step and process, and with 1.0, zero and the non-finite values on borders. On a
 processor numpy shifts into 16 bits, of which ``torch.bincount`` takes a quarter less time than of 32: four million
-elements took 4.6 ms. Two threads of our own took a little more than half of that on one machine, and on another, beside
-torch's threads, longer than one: no gain to rely on. ``torch.histc`` took 13 to 16 and fails on NaN,
-``numpy.histogram`` 26, and ``SummaryWriter.add_histogram`` 170. On an accelerator ``bincount`` would wait for the
-device at every call: there ``scatter_add_`` counts, and all counts are read at once.
+elements took 4.6 ms; ``torch.histc`` took 13 to 16 and fails on NaN, ``numpy.histogram`` 26, and
+``SummaryWriter.add_histogram`` 170. On an accelerator ``bincount`` would wait for the device at every call: there
+``scatter_add_`` counts, and all counts are read at once.
 """
 
 from __future__ import annotations
@@ -118,7 +117,7 @@ def _counts_on_device(flats: Sequence[Tensor], divisor: float) -> IntArray:
 
 
 def _prepared(piece: Tensor, divisor: float) -> Tensor:
-    """Give the elements, divided, in a type whose bits hold their code."""
+    """Return the elements, divided, in a type whose bits hold their code."""
     if piece.dtype not in _CODED or (divisor != 1.0 and piece.dtype is torch.bfloat16):
         piece = piece.float()  # divided in half precision they would underflow
     return (piece if divisor == 1.0 else piece / divisor).contiguous()
@@ -129,7 +128,7 @@ def _size(values: Tensor) -> int:
 
 
 def _folded(counts: IntArray) -> IntArray:
-    """Bring counts by float64's codes to float32's: what is out of range goes to the outermost or the middle bucket."""
+    """Map counts by float64's codes to float32's; the outermost and middle buckets include what is out of range."""
     if len(counts) == _CODES:
         return counts
     half = _WIDE_CODES // 2
@@ -144,7 +143,7 @@ def _folded(counts: IntArray) -> IntArray:
 
 
 def _from_codes(codes: IntArray) -> list[Histogram]:
-    """Put counts by code, a row for each tensor, into the ascending order of the buckets."""
+    """Sort counts by code, a row for each tensor, into the ascending order of the buckets."""
     half = _CODES // 2
     positive, negative = codes[:, :half], codes[:, half:]
     counts = np.empty((len(codes), len(BUCKET_EDGES) - 1), dtype=np.int64)

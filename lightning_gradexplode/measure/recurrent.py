@@ -1,4 +1,4 @@
-"""What is special about recurrent modules: their recurrent matrices, and the dimension of time."""
+"""Recurrent modules: the dimension of time, and the singular values of the recurrent matrices."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from lightning_gradexplode.distributed.shard_layout import is_sharded
 
 LARGEST_EXACT = 256
-"""Up to so many rows the singular value is exact; of larger matrices it is iterated, which costs less."""
+"""Singular values of matrices of up to so many rows are exact; those of larger ones are iterated, which costs less."""
 ITERATIONS = 30
 
 
 def time_dimension(module: nn.Module) -> int | None:
-    """Give the dimension of time of a recurrent module's batched input; None for other modules."""
+    """Return the dimension of time of a recurrent module's batched input; None for other modules."""
     return (1 if module.batch_first else 0) if isinstance(module, nn.RNNBase) else None
 
 
 def singular_value(module: nn.Module) -> float:
-    """Give the largest singular value of a recurrent module's recurrent matrices, over 1 / gamma of its activation.
+    """Compute the largest singular value of a recurrent module's recurrent matrices, over 1 / gamma of its activation.
 
     Of gated modules each gate's matrix counts by itself; 1 / gamma is 4 for the sigmoid gates and 1 for the tanh one.
 
@@ -37,7 +37,7 @@ def singular_value(module: nn.Module) -> float:
 
 
 def largest_singular_value(matrix: Tensor) -> float:
-    """Give a matrix's largest singular value: exact if it is small, else by iteration, off by a few percent at most.
+    """Compute the largest singular value of a matrix: exact if it is small, else by iteration, at most a few percent off.
 
     Returns:
         NaN if the matrix is not finite.

@@ -57,14 +57,14 @@ JOBS |= {
 
 
 class Runs:
-    """Runs jobs when they are asked for; those that share processes in one go, for starting them takes longest."""
+    """Runs jobs at first use, all jobs of the same processes together, because starting processes takes longest."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.seen: dict[str, Seen] = {}
 
     def __getitem__(self, name: str) -> Seen:
-        """Give what each process has seen of a job."""
+        """Return what each process recorded of a job."""
         if name not in self.seen:
             job = JOBS[name]
             alike = [n for n, j in JOBS.items() if (j["strategy"], j["devices"]) == (job["strategy"], job["devices"])]

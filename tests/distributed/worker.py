@@ -63,7 +63,7 @@ class Net(pl.LightningModule):
         fully_shard(self.net, mesh=mesh)
 
     def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
-        """Give a mean squared error; NaN on the poisoned process."""
+        """Compute a mean squared error; NaN on the poisoned process."""
         x, y = batch
         loss = ((self.net(x) - y) ** 2).mean()
         if self.poisoned == (self.global_rank, batch_idx):
@@ -81,7 +81,7 @@ class Net(pl.LightningModule):
         return DataLoader(dataset, batch_size=size, sampler=sampler)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Give plain SGD with momentum."""
+        """Build SGD with momentum."""
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
 
 

@@ -1,4 +1,4 @@
-"""Tensors of every kind that a gradient comes in, and what they hold, told by plain Python."""
+"""Tensors of every kind that a gradient may be, and what they hold, computed by plain Python."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_chunks_cover_all_elements() -> None:
 
 @pytest.fixture
 def mesh() -> Iterator[DeviceMesh]:
-    """Give a mesh of this one process."""
+    """Build a mesh of this one process."""
     torch.distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     yield DeviceMesh("cpu", [0])
     torch.distributed.destroy_process_group()

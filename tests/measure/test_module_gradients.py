@@ -23,7 +23,7 @@ from lightning_gradexplode.records.module_gradients import FloatArray, ModuleGra
 
 
 def look(network: nn.Module, run: Callable[[nn.Module], Tensor], scale: float | None = None) -> ModuleGradients | None:
-    """Give what the probe sees of one forward and backward pass."""
+    """Return what the probe measures of one forward and backward pass."""
     probe = ModuleGradientProbe(network, ALONE)
     probe.attach(None if scale is None else torch.tensor(scale))
     run(network).backward()  # type: ignore[no-untyped-call]
@@ -161,7 +161,7 @@ def test_the_singular_value_of_a_large_matrix_is_iterated() -> None:
 
 
 class Branches(nn.Module):
-    """Takes and gives tuples and dictionaries, and keyword arguments."""
+    """Has tuples, dictionaries and keyword arguments as inputs and outputs."""
 
     def forward(self, pair: tuple[Tensor, Tensor], *, extra: Tensor) -> dict[str, Any]:
         """Mix."""
@@ -334,7 +334,7 @@ def test_compiled_modules_are_left_alone(caplog: pytest.LogCaptureFixture) -> No
 def test_a_failure_in_a_hook_costs_the_probe_and_not_the_run(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The backward pass goes on; the failure is told once; later attachments do nothing."""
+    """The backward pass goes on; the failure is logged once; later attachments do nothing."""
 
     def fail(*_: Any) -> FloatArray:
         raise RuntimeError("no norm today")

@@ -34,7 +34,7 @@ UNEXPECTED: dict[str, Callable[[], Tensor | None]] = {
 
 
 def truth(gradient: Tensor | None) -> object:
-    """Give the norm by a plain loop in float64."""
+    """Compute the norm by a plain loop in float64."""
     norm = 0.0 if gradient is None else true_norm(real_parts(gradient))
     return pytest.approx(norm, rel=1e-6, abs=1e-322, nan_ok=True)
 

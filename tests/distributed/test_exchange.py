@@ -1,0 +1,70 @@
+"""What several processes learn of a step in one exchange."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from lightning_gradexplode.distributed.exchange import ProcessFailedError, StepExchange
+from lightning_gradexplode.distributed.process_group import ALONE
+from lightning_gradexplode.records import FloatArray
+from tests.distributed.recorded import RecordedProcesses
+
+
+def sent_by(loss: float | None, batch_idx: int = 0, has_gradients: bool = True) -> FloatArray:
+    """Return what a process sends in an exchange."""
+    world = RecordedProcesses(np.zeros(4))
+    StepExchange(world).exchange(loss, batch_idx, has_gradients, np.zeros(0))
+    return world.sent[0]
+
+
+def test_a_single_process_agrees_with_itself() -> None:
+    """Alone, the loss is the own one, and what is packed comes back."""
+    loss, has_gradients, packed = StepExchange(ALONE).exchange(2.5, 7, True, np.array([1.0, 2.0]))
+    assert (loss.value, loss.batch_idx, loss.rank, has_gradients) == (2.5, 7, None, True)
+    assert packed.tolist() == [[1.0, 2.0]]
+
+
+@pytest.mark.parametrize(
+    ("losses", "value", "rank"),
+    [
+        ([1.0, 3.0], 2.0, None),
+        ([1.0, None], 1.0, None),
+        ([None, 4.0], 4.0, None),
+        ([None, None], None, None),
+        ([math.inf, 1.0], math.inf, 0),
+        ([1.0, -math.inf], -math.inf, 1),
+        ([math.nan, math.inf], math.nan, 0),
+        ([None, math.nan], math.nan, 1),
+    ],
+)
+def test_the_loss_of_all_processes(losses: list[float | None], value: float | None, rank: int | None) -> None:
+    """The loss is the mean of those there are, or the first one that is not finite, with its process and batch."""
+    other, mine = losses
+    loss, _, _ = StepExchange(RecordedProcesses(sent_by(other, batch_idx=5))).exchange(mine, 9, True, np.zeros(0))
+    assert loss.value == (value if value is None else pytest.approx(value, nan_ok=True))
+    assert loss.rank == rank
+    if rank is not None:
+        assert loss.batch_idx == (5, 9)[rank]
+
+
+@pytest.mark.parametrize("mine", [True, False])
+@pytest.mark.parametrize("other", [True, False])
+def test_gradients_anywhere_count_for_all(mine: bool, other: bool) -> None:
+    """All processes come to the same answer to whether there are gradients at all."""
+    _, has_gradients, _ = StepExchange(RecordedProcesses(sent_by(1.0, has_gradients=other))).exchange(
+        1.0, 0, mine, np.zeros(0)
+    )
+    assert has_gradients == (mine or other)
+
+
+def test_a_failure_elsewhere_is_heard() -> None:
+    """A process whose monitor has failed says so in the others' next exchange, which ends theirs as well."""
+    elsewhere = RecordedProcesses(np.zeros(6))
+    failing = StepExchange(elsewhere)
+    failing.exchange(1.0, 0, True, np.zeros(2))
+    failing.withdraw(packs_gradients=True)
+    with pytest.raises(ProcessFailedError, match="rank 0"):
+        StepExchange(RecordedProcesses(elsewhere.sent[-1])).exchange(1.0, 0, True, np.zeros(2))
