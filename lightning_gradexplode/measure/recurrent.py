@@ -37,7 +37,7 @@ def singular_value(module: nn.Module) -> float:
 
 
 def largest_singular_value(matrix: Tensor) -> float:
-    """Compute the largest singular value of a matrix: exact if it is small, else by iteration, at most a few percent off.
+    """Compute the largest singular value of a matrix, exact if it is small, else by iteration, to a few percent.
 
     Returns:
         NaN if the matrix is not finite.
