@@ -205,16 +205,16 @@ def scan_rows(field: Field, usual_largest: float | None) -> Rows:
         field: The field.
         usual_largest: The largest absolute value in earlier batches, None if unknown.
     """
-    parts = [part for part in map(_real, field.tensors) if part.numel()]
-    if not field.has_rows or not parts:
+    if not field.has_rows or not any(part.numel() for part in field.tensors):
         return Rows()
-    found = [_row_values(part) for part in parts]
+    found = [_row_values(part) for part in map(_real, field.tensors)]
     bad, peaks, constant = (torch.cat(column) for column in zip(*found, strict=True))
-    reference = max(float(peaks.median()), usual_largest or 0.0)
-    is_comparable = reference > 0.0 and (usual_largest is not None or len(peaks) > _FEW_ROWS)
+    others = peaks[peaks > 0]
+    is_comparable = len(others) > (_FEW_ROWS if usual_largest is None else 0)
+    reference = max(float(others.median()), usual_largest or 0.0) if is_comparable else math.inf
     return Rows(
         nonfinite=_named(bad, field),
-        outliers=_named(peaks > OUTLIER * reference, field) if is_comparable else (),
+        outliers=_named(peaks > OUTLIER * reference, field),
         constant=_named(constant, field) if field.rows is None else (),
     )
 
@@ -269,8 +269,8 @@ def _row_values(tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     bad = torch.zeros(len(tensor), dtype=torch.bool, device=tensor.device)
     constant = torch.full_like(bad, columns > 1)
     peaks = torch.zeros(len(tensor), dtype=widest_type(tensor.device), device=tensor.device)
-    per_block = max(1, most // columns)
-    for start in range(0, len(tensor), per_block):
+    per_block = max(1, most // max(columns, 1))
+    for start in range(0, len(tensor) if columns else 0, per_block):
         block = slice(start, start + per_block)
         rows = tensor[block].reshape(-1, columns)
         first = _wide(rows[:, :1])

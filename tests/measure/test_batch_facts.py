@@ -271,6 +271,7 @@ def test_rows_of_sequences_of_different_lengths_are_the_sequences() -> None:
     sequences[4][2, 1] = NAN
     assert only(pack_sequence(sequences, enforce_sorted=False)).nonfinite_rows == (4,)
     assert only(sequences).nonfinite_rows == (4,)
+    assert only([torch.zeros(0, 2), *sequences]).nonfinite_rows == (5,)  # as boxes of an image without objects
     assert only(torch.nested.nested_tensor(sequences, layout=torch.jagged)).nonfinite_rows == (4,)
     steps = [torch.ones(4, 2) for _ in range(12)]
     steps[9][3, 0] = INF
