@@ -15,6 +15,7 @@ ROWS = 32
 
 def plain(tensor: Tensor) -> Tensor | None:
     """Return the elements of a tensor as a strided real tensor, None where they cannot be non-finite or are none."""
+    tensor = unwrapped(tensor)
     if tensor.is_sparse:
         tensor = tensor._values()
     elif tensor.layout in (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc) or tensor.is_nested:
@@ -27,6 +28,13 @@ def plain(tensor: Tensor) -> Tensor | None:
         return None
     tensor = tensor.detach()
     return tensor.float() if tensor.element_size() == 1 else tensor
+
+
+def unwrapped(tensor: Tensor) -> Tensor:
+    """Return the tensor that holds the elements, inside of ``torch.vmap`` and the like."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def all_finite(tensor: Tensor) -> bool:
@@ -59,6 +67,7 @@ def kind_of(tensor: Tensor) -> str:
 def storage_key(tensor: Tensor) -> int | None:
     """Return the address of the tensor's storage, None for a tensor that has none of its own."""
     try:
+        tensor = unwrapped(tensor)
         if tensor.is_sparse:
             tensor = tensor._values()
         elif tensor.layout is not torch.strided:
@@ -78,6 +87,7 @@ def storage_bytes(tensor: Tensor) -> int:
 
 def nonfinite_mask(tensor: Tensor) -> Tensor | None:
     """Return where a strided tensor is not finite, None for other layouts."""
+    tensor = unwrapped(tensor)
     if tensor.layout is not torch.strided or tensor.is_nested:
         return None
     return ~torch.isfinite(tensor.float() if tensor.element_size() == 1 else tensor)
@@ -103,6 +113,7 @@ def operand(tensor: Tensor, place: tuple[int, ...] | None, shape: torch.Size | N
         place: Index of the first non-finite element of the operation's result.
         shape: Shape of that result.
     """
+    tensor = unwrapped(tensor)
     described: dict[str, Any] = {"shape": tuple(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
     values = plain(tensor)
     if values is None and tensor.numel() and tensor.layout is torch.strided and not tensor.is_meta:

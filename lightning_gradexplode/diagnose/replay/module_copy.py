@@ -124,8 +124,7 @@ class ModuleCopy:
             for attribute, value in vars(parameter).items():
                 setattr(view, attribute, value)
         for name, buffer in original.named_buffers():
-            if name in weights:
-                copier.replace(buffer, copier(weights[name], name))
+            copier.replace(buffer, copier(weights.get(name, buffer), name))
 
     def _copy_tensor_hooks(self, original: nn.Module, copier: StructuralCopy) -> None:
         for parameter in original.parameters():

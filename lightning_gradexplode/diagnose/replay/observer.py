@@ -169,8 +169,7 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Run an operation and look at its result."""
         node = torch._C._current_autograd_node()
-        if node is None:
-            self._note_line()
+        self._note_line()
         if is_view(func):
             return func(*args, **kwargs)
         overwritten = self._kept(func, args, kwargs)

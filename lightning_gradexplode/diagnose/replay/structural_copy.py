@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_gradexplode.diagnose.replay.stand_ins import ReplayStopped, Silent, Unavailable
@@ -142,7 +143,7 @@ class StructuralCopy:
         ):
             raise TypeError("it is an iterator")
         own = getattr(kind, "__deepcopy__", None)
-        if own is not None:
+        if own is not None and not _is_parametrized(value):
             return self._remember(value, own(value, self.memo))
         return self._rebuild(value, name)
 
@@ -245,7 +246,9 @@ class StructuralCopy:
 
     def _rebuild(self, value: Any, name: str) -> Any:
         """Copy an object by the protocol of `pickle`, as `copy.deepcopy` does."""
-        reduced = value.__reduce_ex__(4)
+        # A parametrized module refuses the protocol of `pickle`.
+        parametrized = _is_parametrized(value)
+        reduced = (copyreg.__newobj__, (type(value),), vars(value)) if parametrized else value.__reduce_ex__(4)  # type: ignore[attr-defined]
         if isinstance(reduced, str):
             return self._remember(value, value)
         self._originals.append(reduced)
@@ -301,6 +304,10 @@ def is_own(hook: Any) -> bool:
         hook = hook.func
     function = getattr(hook, "__func__", hook)
     return _starts_with(getattr(function, "__module__", None) or type(hook).__module__, _OWN_HOOKS)
+
+
+def _is_parametrized(value: Any) -> bool:
+    return isinstance(value, nn.Module) and is_parametrized(value)
 
 
 def _belongs_to(kind: type, packages: Iterable[str]) -> bool:
