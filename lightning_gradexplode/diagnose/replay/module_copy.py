@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from lightning_gradexplode.diagnose.replay.finiteness import all_finite, has_nan, nonfinite_mask, rows_of, storage_key
 from lightning_gradexplode.diagnose.replay.observer import Source
 from lightning_gradexplode.diagnose.replay.stand_ins import OptimizerStandIn, ReadOnly, ReplayStopped, Silent
-from lightning_gradexplode.diagnose.replay.structural_copy import StructuralCopy, is_own
+from lightning_gradexplode.diagnose.replay.structural_copy import StructuralCopy, leaves_out
 
 TENSOR_BYTES = 256 << 20
 """Budget for clones of buffers and other tensors."""
@@ -85,7 +85,7 @@ class ModuleCopy:
             if getattr(one, "_compiled_call_impl", None) is not None:
                 one._compiled_call_impl = None
         self.notes = copier.notes
-        self.owned = copier.owned
+        self.owned = copier.tensors.owned
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Run the backward pass of a loss."""
@@ -118,7 +118,7 @@ class ModuleCopy:
     def _take_parameters(self, original: nn.Module, copier: StructuralCopy, weights: Mapping[str, Tensor]) -> None:
         for name, parameter in original.named_parameters():
             data = weights.get(name, parameter)
-            copier.share_storage(data)
+            copier.tensors.share_storage(data)
             view = torch.Tensor._make_subclass(type(parameter), data.detach(), parameter.requires_grad)
             copier.replace(parameter, view)
             for attribute, value in vars(parameter).items():
@@ -129,7 +129,7 @@ class ModuleCopy:
     def _copy_tensor_hooks(self, original: nn.Module, copier: StructuralCopy) -> None:
         for parameter in original.parameters():
             for hook in (parameter._backward_hooks or {}).values():
-                if not is_own(hook):
+                if not leaves_out(hook):
                     copier.memo[id(parameter)].register_hook(copier(hook))
 
     def _stand_in(self, optimizer: Any, copier: StructuralCopy) -> OptimizerStandIn:
