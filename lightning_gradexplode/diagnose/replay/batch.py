@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 
 class KeptBatch:
@@ -23,67 +23,47 @@ class KeptBatch:
     """
 
     def __init__(self, batch: Any) -> None:
-        self.batch = map_batch(batch, lambda one: one)
-        self._versions = [(one, one._version) for _, one in tensors(self.batch) if not one.is_inference()]
+        self._versions: list[tuple[Tensor, int]] = []
+        self.batch = map_batch(batch, self._note)
 
     @property
     def is_unchanged(self) -> bool:
         """Whether none of its tensors was changed in place since."""
         return all(one._version == version for one, version in self._versions)
 
+    def _note(self, tensor: Tensor) -> Tensor:
+        if not tensor.is_inference():
+            self._versions.append((tensor, tensor._version))
+        return tensor
 
-def map_batch(batch: Any, tensor: Callable[[Tensor], Any], sequence: Callable[[Any], Any] | None = None) -> Any:
+
+def map_batch(batch: Any, tensor: Callable[[Tensor], Any], whole: Callable[[Any], Any] | None = None) -> Any:
     """Build a batch anew, with each of its tensors replaced.
 
     Args:
         batch: Tensors in mappings, sequences, dataclasses and plain objects.
         tensor: Returns what replaces a tensor.
-        sequence: Returns what replaces a list or tuple, before its elements are mapped.
+        whole: Returns what replaces a list, tuple or packed sequence, before its elements are mapped.
     """
     if isinstance(batch, Tensor):
         return tensor(batch)
     if isinstance(batch, (str, bytes, int, float, complex, type(None))):
         return batch
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(map_batch(one, tensor, sequence) for one in batch))
     if isinstance(batch, (list, tuple)):
-        chosen = batch if sequence is None else sequence(batch)
-        return type(batch)(map_batch(one, tensor, sequence) for one in chosen)
+        chosen = batch if whole is None else whole(batch)
+        elements = [map_batch(one, tensor, whole) for one in chosen]
+        return type(batch)(*elements) if hasattr(batch, "_fields") else type(batch)(elements)
     if isinstance(batch, dict):
         new = copy.copy(batch)
-        new.update({key: map_batch(value, tensor, sequence) for key, value in batch.items()})
+        new.update({key: map_batch(value, tensor, whole) for key, value in batch.items()})
         return new
     if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
-        return _with_attributes(
-            batch, {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}, tensor, sequence
-        )
+        values = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+        return _with_attributes(batch, values, tensor, whole)
     if hasattr(batch, "__dict__") and not callable(batch):
-        # `transformers.BatchEncoding` and the like: containers with their tensors in a plain attribute.
-        return _with_attributes(batch, vars(batch), tensor, sequence)
+        # Containers that hold their tensors in a plain attribute, such as the batches of tokenizers.
+        return _with_attributes(batch, vars(batch), tensor, whole)
     return batch
-
-
-def tensors(batch: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Iterate over the tensors of a batch with their places: ``"[0]"``, ``"image"``, ``"labels.boxes"``."""
-    if isinstance(batch, Tensor):
-        yield name or "batch", batch
-    elif isinstance(batch, Mapping):
-        for key, value in batch.items():
-            yield from tensors(value, f"{name}.{key}" if name else str(key))
-    elif isinstance(batch, (list, tuple)):
-        keys = getattr(batch, "_fields", None)
-        for place, value in enumerate(batch):
-            inner = f"{name}.{keys[place]}" if name and keys else keys[place] if keys else f"{name}[{place}]"
-            yield from tensors(value, inner)
-    elif hasattr(batch, "__dict__") and not callable(batch):
-        for key, value in vars(batch).items():
-            yield from tensors(value, f"{name}.{key}" if name else key)
-
-
-def batch_size(batch: Any) -> int | None:
-    """Return the number of rows: the commonest first dimension of the batch's tensors, None without any."""
-    sizes = Counter(one.shape[0] for _, one in tensors(batch) if one.dim())
-    return sizes.most_common(1)[0][0] if sizes else None
 
 
 def take_rows(batch: Any, keep: Sequence[int], size: int) -> Any:
@@ -96,23 +76,28 @@ def take_rows(batch: Any, keep: Sequence[int], size: int) -> Any:
     """
 
     def rows(one: Tensor) -> Tensor:
-        if not one.dim() or one.shape[0] != size:
+        places = [place for place, length in enumerate(one.shape) if length == size]
+        if not places or (places[0] != 0 and len(places) > 1):
             return one
-        return one.detach().index_select(0, torch.tensor(keep, device=one.device, dtype=torch.long))
+        return one.detach().index_select(places[0], torch.tensor(keep, device=one.device, dtype=torch.long))
 
     def chosen(one: Any) -> Any:
+        if isinstance(one, PackedSequence):
+            padded, lengths = pad_packed_sequence(one, batch_first=True)
+            index = torch.tensor(keep)
+            return pack_padded_sequence(padded[index], lengths[index], batch_first=True, enforce_sorted=False)
         # A pair (input, target) in a batch of two rows is no list of rows.
-        is_rows = len(one) == size and not any(isinstance(each, Tensor) and each.dim() for each in one)
-        return [one[row] for row in keep] if is_rows else one
+        are_fields = any(isinstance(each, Tensor) and size in each.shape[:1] for each in one)
+        return [one[row] for row in keep] if len(one) == size and not are_fields else one
 
     return map_batch(batch, rows, chosen)
 
 
-def _with_attributes(batch: Any, values: Mapping[str, Any], tensor: Any, sequence: Any) -> Any:
+def _with_attributes(batch: Any, values: Mapping[str, Any], tensor: Any, whole: Any) -> Any:
     try:
         new = copy.copy(batch)
         for name, value in values.items():
-            object.__setattr__(new, name, map_batch(value, tensor, sequence))
+            object.__setattr__(new, name, map_batch(value, tensor, whole))
     except (TypeError, AttributeError):
         return batch
     return new

@@ -6,16 +6,18 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lightning_gradexplode.diagnose.replay.batch import batch_size, map_batch, take_rows
+from lightning_gradexplode.diagnose.replay.batch import map_batch, take_rows
 from lightning_gradexplode.diagnose.replay.guard import HALF, Guard
 from lightning_gradexplode.diagnose.replay.module_copy import ModuleCopy, unwrapped
 from lightning_gradexplode.diagnose.replay.stand_ins import ReplayStopped
-from lightning_gradexplode.diagnose.replay.step import Outcome, ReplayStep, compute, deadline_of
+from lightning_gradexplode.diagnose.replay.step import ReplayStep, compute, deadline_of
+from lightning_gradexplode.measure.batch_fields import batch_size, fields_of
+from lightning_gradexplode.measure.parameters import plain_name
 from lightning_gradexplode.records import Experiments, Replay
 
 STEPS, SECONDS = 30.0, 3.0
@@ -24,7 +26,8 @@ STEPS, SECONDS = 30.0, 3.0
 FACTORS = (0.0, 0.01, 0.1, 0.3, 1.0)
 """The line search: multiples of the step's update."""
 
-Result = TypeVar("Result")
+GROUPS = 4
+"""Into so many groups the rows of a batch are divided, again and again, to find the one with the largest share."""
 
 
 def run_experiments(
@@ -38,40 +41,54 @@ def run_experiments(
     memory_grad_norm: float | None = None,
     initial_grad_norm: float | None = None,
 ) -> Experiments:
-    """Measure with a copy of the module what tells causes apart; each measurement that fails is left out.
+    """Measure with a copy of the module what tells causes apart; a measurement that fails is left out.
 
     Args:
         step: The step.
         replay: What its replay has shown.
         before: Weights before the step's update by parameter name, for the line search.
         after: Weights after it; None for the module's own.
-        rows: Rows of the batch to leave out; empty for those of the replay's first operation.
+        rows: Rows of the batch to leave out; empty for those at which the replay found non-finite values.
         shares: Whether the largest share of one row in the loss is looked for.
         memory_grad_norm: L2 norm of the gradients that the run held, unscaled.
         initial_grad_norm: L2 norm of the run's first gradient.
     """
     begin = time.perf_counter()
     runner = _Runner(step, deadline_of(step, STEPS, SECONDS))
-    rows = tuple(rows) or _rows_at_fault(replay)
-    nothing: dict[str, Any] = {}
-    no_pairs: tuple[tuple[float, float], ...] = ()
+    failed = replay is not None and replay.status == "reproduced"
     results: dict[str, Any] = {
         "memory_grad_norm": memory_grad_norm,
         "initial_grad_norm": initial_grad_norm,
-        "batch_grad_norm": replay.grad_norm if replay is not None else None,
+        "batch_grad_norm": None if replay is None else replay.grad_norm,
     }
-    failed = replay is not None and replay.status == "reproduced"
+    if replay is None:
+        results |= _attempt(lambda: {"batch_grad_norm": runner.run().grad_norm})
     if failed and replay is not None and replay.half_precision:
-        results |= _attempt(lambda: _float32(runner), nothing)
-    if failed and rows:
-        results |= _attempt(lambda: _without_rows(runner, rows), nothing)
+        results |= _attempt(lambda: _in_float32(runner))
+    if rows or (failed and _rows_at_fault(replay)):
+        results |= _attempt(lambda: _without_rows(runner, tuple(rows) or _rows_at_fault(replay)))
+    elif failed:
+        results |= _attempt(lambda: _without_rows(runner, _found_row(runner)))
     if before is not None:
-        results["line_search"] = _attempt(lambda: _line_search(runner, before, after), no_pairs)
-    if shares:
-        results |= _attempt(lambda: _row_shares(runner), nothing)
-    if results["batch_grad_norm"] is None and replay is None:
-        results["batch_grad_norm"] = _attempt(lambda: runner.run()[1].measure_gradients().norm, None)
+        results |= _attempt(lambda: _line_search(runner, before, after))
+    if shares and not failed:
+        results |= _attempt(lambda: _row_share(runner))
     return Experiments(**results, seconds=time.perf_counter() - begin)
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """One run of a step.
+
+    Args:
+        loss: Its first loss.
+        is_finite: Whether its losses and gradients are finite.
+        grad_norm: L2 norm of its gradients.
+    """
+
+    loss: float
+    is_finite: bool
+    grad_norm: float | None
 
 
 class _Runner:
@@ -83,104 +100,82 @@ class _Runner:
     """
 
     def __init__(self, step: ReplayStep, deadline: float) -> None:
-        self.step = step
-        self.deadline = deadline
+        self._step = step
+        self._deadline = deadline
+        self.size = batch_size(fields_of(step.kept_batch))
+
+    @property
+    def module(self) -> nn.Module:
+        """The module of the run."""
+        return unwrapped(self._step.module)
 
     def run(
-        self, *, weights: Mapping[str, Tensor] | None = None, float32: bool = False, **settings: Any
-    ) -> tuple[Outcome, ModuleCopy]:
+        self,
+        *,
+        weights: Mapping[str, Tensor] | None = None,
+        without: Sequence[int] = (),
+        float32: bool = False,
+        backward: bool = True,
+    ) -> _Result:
         """Compute the step on a new copy.
 
         Args:
-            weights: Weights to use.
+            weights: Weights to use in place of the step's.
+            without: Rows of the batch to leave out.
             float32: Whether everything is computed in float32.
-            **settings: Arguments of `compute`.
+            backward: Whether the backward pass is run.
 
         Raises:
             ReplayStopped: The step did not get to its end.
         """
-        copy = self.step.copy(self.deadline, **({} if weights is None else {"weights": weights}))
-        if float32:
-            _to_float32(copy)
-        guard = Guard(copy.owned, deadline=self.deadline, float32=float32)
-        outcome = compute(self.step, copy, guard, **settings)
-        if outcome.stopped:
-            raise ReplayStopped(outcome.stopped)
-        return outcome, copy
+        batch = self._step.fresh_batch()
+        if without:
+            left = set(without)
+            keep = [row for row in range(self.size or 0) if row not in left]
+            if not keep:
+                raise ReplayStopped("no row is left")
+            batch = take_rows(batch, keep, len(keep) + len(left))
+        copy = self._step.copy(self._deadline, **({} if weights is None else {"weights": weights}))
+        try:
+            if float32:
+                batch = map_batch(batch, _wide)
+                _to_float32(copy)
+            guard = Guard(copy.owned, deadline=self._deadline, float32=float32)
+            context = nullcontext() if float32 else None
+            outcome = compute(self._step, copy, guard, batch=batch, backward=backward, context=context)
+            if outcome.stopped or not outcome.losses:
+                raise ReplayStopped(outcome.stopped or "the step has no loss")
+            copy.measure_gradients()
+            losses = outcome.values
+            is_finite = all(map(math.isfinite, losses)) and not copy.gradients.nonfinite
+            return _Result(losses[0], is_finite, copy.gradients.norm)
+        finally:
+            copy.close()
 
 
-def _attempt(experiment: Callable[[], Result], otherwise: Result) -> Result:
+def _attempt(experiment: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what an experiment has measured, nothing if it fails."""
     try:
         return experiment()
     except (ReplayStopped, Exception):
-        return otherwise
+        return {}
 
 
-def _is_finite(outcome: Outcome, copy: ModuleCopy) -> bool:
-    return bool(outcome.losses) and all(map(math.isfinite, outcome.values)) and not copy.measure_gradients().nonfinite
-
-
-def _float32(runner: _Runner) -> dict[str, Any]:
-    """Compute the step in float32."""
-    batch = map_batch(runner.step.fresh_batch(), _float)
-    outcome, copy = runner.run(float32=True, batch=batch, context=nullcontext())
-    return {"finite_in_float32": _is_finite(outcome, copy), "float32_loss": _first(outcome)}
+def _in_float32(runner: _Runner) -> dict[str, Any]:
+    result = runner.run(float32=True)
+    return {"finite_in_float32": result.is_finite, "float32_loss": result.loss}
 
 
 def _without_rows(runner: _Runner, rows: Sequence[int]) -> dict[str, Any]:
-    batch = runner.step.fresh_batch()
-    size = batch_size(batch)
-    keep = [row for row in range(size or 0) if row not in set(rows)]
-    if size is None or not keep:
+    if not rows:
         return {}
-    outcome, copy = runner.run(batch=take_rows(batch, keep, size))
+    result = runner.run(without=rows)
     return {
         "rows_removed": tuple(rows),
-        "finite_without_rows": _is_finite(outcome, copy),
-        "loss_without_rows": _first(outcome),
-        "grad_norm_without_rows": copy.measure_gradients().norm,
+        "finite_without_rows": result.is_finite,
+        "loss_without_rows": result.loss,
+        "grad_norm_without_rows": result.grad_norm,
     }
-
-
-def _line_search(
-    runner: _Runner, before: Mapping[str, Tensor], after: Mapping[str, Tensor] | None
-) -> tuple[tuple[float, float], ...]:
-    """Return the loss of the batch at multiples of the update."""
-    found = []
-    ends = dict(unwrapped(runner.step.module).named_parameters()) if after is None else after
-    for factor in FACTORS:
-        weights = {
-            name: torch.lerp(start.detach().float(), ends[name].detach().float(), factor).to(start.dtype)
-            if start.is_floating_point()
-            else start
-            for name, start in before.items()
-        }
-        outcome, _ = runner.run(weights=weights, backward=False)
-        found.append((factor, _first(outcome)))
-    return tuple(found)
-
-
-def _row_shares(runner: _Runner) -> dict[str, Any]:
-    """Find the row with the largest share in a loss that is a mean over rows, by leaving out ever smaller groups."""
-    batch = runner.step.fresh_batch()
-    size = batch_size(batch)
-    outcome, _ = runner.run(backward=False, batch=batch)
-    total = _first(outcome)
-    if size is None or size < 2 or not math.isfinite(total) or total == 0.0:
-        return {}
-
-    def share(group: Sequence[int]) -> float:
-        keep = [row for row in range(size) if row not in set(group)]
-        rest, _ = runner.run(backward=False, batch=take_rows(runner.step.fresh_batch(), keep, size))
-        return 1.0 - _first(rest) * len(keep) / (total * size)
-
-    candidates: Sequence[int] = range(size)
-    best = 0.0
-    while len(candidates) > 1:
-        width = max(1, math.ceil(len(candidates) / 4))
-        groups = [candidates[at : at + width] for at in range(0, len(candidates), width)]
-        best, candidates = max(((share(group), group) for group in groups), key=lambda one: one[0])
-    return {"row_share": best, "heaviest_row": candidates[0]}
 
 
 def _rows_at_fault(replay: Replay | None) -> tuple[int, ...]:
@@ -191,11 +186,68 @@ def _rows_at_fault(replay: Replay | None) -> tuple[int, ...]:
     return operations[0].rows if operations else replay.source_rows
 
 
-def _first(outcome: Outcome) -> float:
-    return outcome.values[0] if outcome.losses else float("nan")
+def _found_row(runner: _Runner) -> tuple[int, ...]:
+    """Find the one row without which the step is finite, by leaving out half of those that it may be.
+
+    Returns:
+        The row; empty if there is no such row, or if the step is finite without another row, too.
+    """
+    candidates: Sequence[int] = range(runner.size or 0)
+    while len(candidates) > 1:
+        middle = len(candidates) // 2
+        halves = candidates[:middle], candidates[middle:]
+        found = next((half for half in halves if runner.run(without=half).is_finite), None)
+        if found is None:
+            return ()
+        candidates = found
+    if not candidates or (runner.size or 0) < 3:
+        return ()
+    other = (candidates[0] + 1) % (runner.size or 1)
+    return () if runner.run(without=[other]).is_finite else tuple(candidates)
 
 
-def _float(tensor: Tensor) -> Tensor:
+def _line_search(
+    runner: _Runner, before: Mapping[str, Tensor], after: Mapping[str, Tensor] | None
+) -> dict[str, tuple[tuple[float, float], ...]]:
+    """Return the loss of the batch at multiples of the update, as far as the budget goes."""
+    own = dict(runner.module.named_parameters()) if after is None else after
+    ends = {plain_name(name): one for name, one in own.items()}
+    found: list[tuple[float, float]] = []
+    for factor in FACTORS:
+        weights = {name: _between(one, ends.get(plain_name(name), one), factor) for name, one in before.items()}
+        try:
+            found.append((factor, runner.run(weights=weights, backward=False).loss))
+        except ReplayStopped:
+            break
+    return {"line_search": tuple(found)}
+
+
+def _between(start: Tensor, end: Tensor, factor: float) -> Tensor:
+    if factor in (0.0, 1.0) or not (start.is_floating_point() or start.is_complex()):
+        return end if factor == 1.0 else start
+    start, end = start.detach(), end.detach().to(start.device)
+    return (start + factor * (end - start)).to(start.dtype)
+
+
+def _row_share(runner: _Runner) -> dict[str, Any]:
+    """Find the row with the largest share in a loss that is a mean over rows, by leaving out ever smaller groups."""
+    total, size = runner.run(backward=False).loss, runner.size or 0
+    if size < 2 or not math.isfinite(total) or total == 0.0:
+        return {}
+
+    def share(group: Sequence[int]) -> float:
+        rest = runner.run(without=group, backward=False).loss
+        return 1.0 - rest * (size - len(group)) / (total * size)
+
+    best, candidates = 1.0, range(size)
+    while len(candidates) > 1:
+        width = math.ceil(len(candidates) / GROUPS)
+        groups = [candidates[at : at + width] for at in range(0, len(candidates), width)]
+        best, candidates = max(((share(group), group) for group in groups), key=lambda one: one[0])
+    return {"row_share": best, "heaviest_row": candidates[0]}
+
+
+def _wide(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in HALF else tensor
 
 
@@ -206,6 +258,6 @@ def _to_float32(copy: ModuleCopy) -> None:
             parameter.data = parameter.data.float()
     for module in copy.module.modules():
         for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = wide = _float(buffer)
+            if buffer is not None and buffer.dtype in HALF:
+                module._buffers[name] = wide = buffer.float()
                 copy.owned.append(wide)

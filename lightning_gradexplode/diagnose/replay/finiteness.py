@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import suppress
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ def has_nan(tensor: Tensor) -> bool:
     return values is not None and bool(torch.isnan(values).any())
 
 
-def kind_of(tensor: Tensor) -> str:
+def kind_of(tensor: Tensor) -> Literal["nan", "inf", "-inf"]:
     """Return ``"nan"``, ``"inf"`` or ``"-inf"``, the first of them that a non-finite tensor holds."""
     values = plain(tensor)
     if values is None or bool(torch.isnan(values).any()):
@@ -105,7 +106,7 @@ def first_place(mask: Tensor | None) -> tuple[int, ...] | None:
     return tuple(reversed(index))
 
 
-def operand(tensor: Tensor, place: tuple[int, ...] | None, shape: torch.Size | None) -> Operand:
+def operand(tensor: Tensor, place: tuple[int, ...] | None, shape: torch.Size) -> Operand:
     """Record a tensor.
 
     Args:
@@ -113,29 +114,32 @@ def operand(tensor: Tensor, place: tuple[int, ...] | None, shape: torch.Size | N
         place: Index of the first non-finite element of the operation's result.
         shape: Shape of that result.
     """
-    tensor = unwrapped(tensor)
     described: dict[str, Any] = {"shape": tuple(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
-    values = plain(tensor)
-    if values is None and tensor.numel() and tensor.layout is torch.strided and not tensor.is_meta:
-        values = None if tensor.is_complex() else tensor.detach()
-    if values is None:
-        return Operand(**described)
-    if values.is_floating_point():
-        finite = torch.isfinite(values)
-        nan = torch.isnan(values)
-        described["nan_count"] = int(nan.sum())
-        described["inf_count"] = int((~finite).sum()) - described["nan_count"]
-        values = values[finite]
-    if values.numel():
-        values = values.to(torch.int64) if values.dtype is torch.bool else values
-        described["least"], described["greatest"] = float(values.min()), float(values.max())
-    described["at_fault"] = _element(tensor, place, shape)
+    with suppress(RuntimeError, NotImplementedError, TypeError):  # types and layouts without these operations
+        described |= _range(unwrapped(tensor))
+        described["at_fault"] = _element(unwrapped(tensor), place, shape)
     return Operand(**described)
 
 
-def _element(tensor: Tensor, place: tuple[int, ...] | None, shape: torch.Size | None) -> float | None:
+def _range(tensor: Tensor) -> dict[str, Any]:
+    values = plain(tensor)
+    if values is None:
+        values = tensor.detach().to(torch.int64) if tensor.numel() and not tensor.is_complex() else None
+    if values is None:
+        return {}
+    nan_count = inf_count = 0
+    if values.is_floating_point():
+        finite = torch.isfinite(values)
+        nan_count = int(torch.isnan(values).sum())
+        inf_count = values.numel() - int(finite.sum()) - nan_count
+        values = values[finite]
+    ends = {"least": float(values.min()), "greatest": float(values.max())} if values.numel() else {}
+    return {"nan_count": nan_count, "inf_count": inf_count, **ends}
+
+
+def _element(tensor: Tensor, place: tuple[int, ...] | None, shape: torch.Size) -> float | None:
     """Return the element at a place of a result, where the tensor has the result's shape or is expanded to it."""
-    if place is None or shape is None or tensor.layout is not torch.strided or tensor.dim() > len(shape):
+    if place is None or tensor.layout is not torch.strided or tensor.dim() > len(shape):
         return None
     trailing = shape[len(shape) - tensor.dim() :]
     if any(mine not in (1, other) for mine, other in zip(tensor.shape, trailing, strict=True)):

@@ -18,6 +18,9 @@ _COLLECTIVES = ("c10d", "_c10d_functional", "c10d_functional", "_c10d_functional
 HALF = (torch.float16, torch.bfloat16)
 """The half-precision types."""
 
+WRITES = "the step writes to a tensor of the run"
+"""How the reason begins for which such a step ends."""
+
 
 class Guard(TorchDispatchMode):
     """Runs each operation of a replayed step, unless it would change the run.
@@ -74,7 +77,7 @@ class Guard(TorchDispatchMode):
         for one in written(func, args, kwargs):
             key = storage_key(one)
             if key is not None and key not in self._owned and one.numel():
-                raise ReplayStopped(f"the step writes to a tensor of the run ({name_of(func)})")
+                raise ReplayStopped(f"{WRITES} ({name_of(func)})")
 
 
 def name_of(func: Any) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_gradexplode.diagnose.replay.finiteness import plain
 from lightning_gradexplode.diagnose.replay.guard import flat
 from lightning_gradexplode.diagnose.replay.observer import Observer
+from lightning_gradexplode.measure.parameters import plain_name
 from lightning_gradexplode.records import Activation
 
 _FLAT = {"Tanh": 0.97, "Softsign": 0.97, "Hardtanh": 0.999}
@@ -47,7 +48,7 @@ class ModuleHooks:
         for name, module in copy.named_modules():
             if isinstance(module, torch.jit.ScriptModule):
                 continue
-            name = plain_name(name)
+            name = plain_name(f"{name}.").removesuffix(".")
             self._modules[name] = _Module(type(module).__name__, not any(True for _ in module.children()))
             module.register_forward_pre_hook(self._before(name))
             module.register_forward_hook(self._after(name), always_call=True)
@@ -123,11 +124,6 @@ class ModuleHooks:
             first_rms=float(module.rms[0]),
             first_gradient_norm=min(gradients)[1] if gradients else None,
         )
-
-
-def plain_name(name: str) -> str:
-    """Return a module's name without what ``torch.compile`` and data-parallel wrappers put in."""
-    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def _saturated(kind: str, values: Tensor) -> Tensor | None:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from torch import Tensor
 
-from lightning_gradexplode.diagnose.replay.batch import batch_size, tensors
+from lightning_gradexplode.diagnose.replay.events import Event, Source, earliest
 from lightning_gradexplode.diagnose.replay.finiteness import all_finite
-from lightning_gradexplode.diagnose.replay.module_copy import ModuleCopy, nonfinite_sources
+from lightning_gradexplode.diagnose.replay.guard import WRITES
+from lightning_gradexplode.diagnose.replay.module_copy import ModuleCopy
 from lightning_gradexplode.diagnose.replay.module_hooks import ModuleHooks
-from lightning_gradexplode.diagnose.replay.observer import Event, Observer, Source
+from lightning_gradexplode.diagnose.replay.observer import Observer
+from lightning_gradexplode.diagnose.replay.sources import nonfinite_parameter, origins_before
 from lightning_gradexplode.diagnose.replay.stand_ins import ReplayStopped
 from lightning_gradexplode.diagnose.replay.step import Outcome, ReplayStep, compute, deadline_of, failure
+from lightning_gradexplode.measure.batch_fields import batch_size, fields_of
 from lightning_gradexplode.records import Replay
 
 STEPS, SECONDS = 15.0, 1.0
@@ -38,21 +42,44 @@ def replay_step(step: ReplayStep, *, failed: Failed | None = None, expected_loss
     """
     begin = time.perf_counter()
     deadline = deadline_of(step, STEPS, SECONDS)
+    replay = _attempt(step, failed, expected_loss, deadline, clone_parameters=False)
+    if replay.reason.startswith(WRITES):
+        # A step that averages or clamps weights itself needs weights of its own.
+        replay = _attempt(step, failed, expected_loss, deadline, clone_parameters=True)
+    return replace(replay, seconds=time.perf_counter() - begin)
+
+
+def _attempt(
+    step: ReplayStep, failed: Failed | None, expected_loss: float | None, deadline: float, *, clone_parameters: bool
+) -> Replay:
+    """Compute the step once on a copy."""
     try:
-        copy = step.copy(deadline)
-        weights = [one for one in copy.sources().values() if one.kind == "parameter"]
-        if weights:
-            raise ReplayStopped(f"the weights are not finite any more ({weights[0].name})")
+        copy = step.copy(deadline, clone_parameters=clone_parameters)
+    except ReplayStopped as stop:
+        return Replay("not-possible", stop.reason)
+    except Exception as error:
+        return Replay("not-possible", failure(error))
+    try:
+        name = nonfinite_parameter(copy.module)
+        if name is not None:
+            return Replay("not-possible", f"the weights are not finite any more ({name})", notes=tuple(copy.notes))
         batch = step.fresh_batch()
-        fields = nonfinite_sources([("batch", name, one) for name, one in tensors(batch)], batch_size(batch))
-        observer = Observer(batch_size(batch), copy.sources() | fields, owned=copy.owned, deadline=deadline)
+        fields = fields_of(batch)
+        shapes = [tuple(one.shape) for one in copy.module.parameters()]
+        observer = Observer(
+            batch_size(fields),
+            {*shapes, *(shape[::-1] for shape in shapes)},
+            origins_before(copy, fields),
+            owned=copy.owned,
+            deadline=deadline,
+        )
         hooks = ModuleHooks(copy.module, observer)
         outcome = compute(step, copy, observer, batch=batch)
-        return _record(copy, observer, hooks, outcome, failed, expected_loss, begin)
-    except ReplayStopped as stop:
-        return Replay("not-possible", stop.reason, seconds=time.perf_counter() - begin)
+        return _record(copy, observer, hooks, outcome, failed, expected_loss)
     except Exception as error:
-        return Replay("not-possible", failure(error), seconds=time.perf_counter() - begin)
+        return Replay("not-possible", failure(error), notes=tuple(copy.notes))
+    finally:
+        copy.close()
 
 
 def _record(
@@ -62,64 +89,63 @@ def _record(
     outcome: Outcome,
     failed: Failed | None,
     expected_loss: float | None,
-    begin: float,
 ) -> Replay:
     losses = outcome.values
-    gradients = copy.measure_gradients()
-    bad_loss = next((one for one in outcome.losses if not all_finite(one)), None)
-    reached = "loss" if bad_loss is not None else "gradient" if gradients.nonfinite else None
-    status, reason = _status(outcome, reached, failed, expected_loss)
-    event, source = _began(observer, [bad_loss] if bad_loss is not None else list(gradients.nonfinite.values()))
-    stale = source or (event.source if event is not None else None)
-    if status == "reproduced" and stale is not None and stale.kind in ("buffer", "attribute") and stale.has_nan:
-        status, reason = (
-            "not-reproduced",
-            f"it starts from what the step has changed: {stale.name} is not finite any more",
-        )
-    hidden = event.cause.operation if event is not None and event.cause is not None else None
-    named = source or (event.source if event is not None else None)
+    copy.measure_gradients()
+    bad_losses = [one for one in outcome.losses if not all_finite(one)]
+    bad_gradients = list(copy.gradients.nonfinite.values())
+    reached: Failed | None = "loss" if bad_losses else "gradient" if bad_gradients else None
+    event, source = _beginning(observer, bad_losses[:1] or bad_gradients)
+    status, reason = _status(copy, outcome, reached, failed, expected_loss)
+    if status == "reproduced" and source is not None and source.kind in ("buffer", "attribute") and source.has_nan:
+        status, reason = "not-reproduced", f"the step itself has changed where it began: {source.name} is not finite"
     return Replay(
         status=status,
         reason=reason,
         first=event.operation if event is not None else None,
-        hidden=hidden,
-        source=named.kind if named else None,  # type: ignore[arg-type]
-        source_name=named.name if named else None,
-        source_rows=named.rows if named else (),
+        hidden=event.cause.operation if event is not None and event.cause is not None else None,
+        source=source.kind if source is not None else None,
+        source_name=source.name if source is not None else None,
+        source_rows=source.rows if source is not None else (),
         loss=next((one for one in losses if not math.isfinite(one)), losses[0] if losses else None),
         backward_losses=losses,
-        grad_norm=gradients.norm,
+        grad_norm=copy.gradients.norm,
         execution_order=hooks.execution_order,
         activations=hooks.activations(),
         losses=tuple(observer.loss_terms),
         half_precision=observer.half_precision,
         operations=observer.operations,
-        seconds=time.perf_counter() - begin,
         notes=tuple(copy.notes),
     )
 
 
-def _began(observer: Observer, tensors: Sequence[Tensor]) -> tuple[Event | None, Source | None]:
-    """Return the earliest event, or else the tensor of the run, that non-finite tensors come from."""
-    found = [observer.origin(one) for one in tensors]
-    events = [event for event, _ in found if event is not None]
-    if events:
-        return min(events, key=lambda one: one.order), None
-    return None, next((source for _, source in found if source is not None), None)
+def _beginning(observer: Observer, tensors: Sequence[Tensor]) -> tuple[Event | None, Source | None]:
+    """Return the earliest event that non-finite tensors come from, and the tensor of the run that held them before."""
+    found = [observer.origins.of(one) for one in tensors]
+    events = [one.event for one in found if one.event is not None]
+    event = earliest(events) if events else None
+    if event is not None:
+        return event, event.source
+    return None, next((one.source for one in found if one.source is not None), None)
 
 
 def _status(
-    outcome: Outcome, reached: str | None, failed: Failed | None, expected_loss: float | None
+    copy: ModuleCopy, outcome: Outcome, reached: Failed | None, failed: Failed | None, expected_loss: float | None
 ) -> tuple[Literal["reproduced", "finite", "not-reproduced", "not-possible"], str]:
     """Return the status of a replay and why."""
     if outcome.stopped and reached is None:
         return "not-possible", outcome.stopped
     if expected_loss is not None and math.isfinite(expected_loss) and reached != "loss" and outcome.losses:
-        seen = [*outcome.values, *([] if outcome.returned is None else [float(outcome.returned.float().mean())])]
-        seen.append(sum(outcome.values) / len(outcome.values))
+        seen = [*outcome.values, sum(outcome.values) / len(outcome.values)]
+        seen += [] if outcome.returned is None else [float(outcome.returned.float().mean())]
         if not any(math.isclose(one, expected_loss, rel_tol=TOLERANCE, abs_tol=1e-7) for one in seen):
             return "not-reproduced", f"its loss is {seen[0]:.6g}, that of the run was {expected_loss:.6g}"
-    if reached == failed:
-        return ("finite" if failed is None else "reproduced"), ""
-    says = {None: "nothing", "loss": "the loss", "gradient": "a gradient"}
-    return "not-reproduced", f"{says[reached]} is not finite in it, {says[failed]} was not in the run"
+    words = {None: "nothing", "loss": "the loss", "gradient": "a gradient"}
+    updates = "; an optimizer steps before its last loss, which the replay leaves out"
+    untrusted = updates if copy.trusted_losses < len(copy.losses) else ""
+    if reached != failed:
+        is_not = {None: "everything is finite in it", "loss": "its loss is not finite", "gradient": "a gradient is not"}
+        return "not-reproduced", f"{is_not[reached]}, while in the run {words[failed]} was not finite{untrusted}"
+    if reached == "loss" and all(map(math.isfinite, outcome.values[: copy.trusted_losses or None])):
+        return "not-reproduced", f"a later loss is not finite{untrusted}"
+    return ("finite" if failed is None else "reproduced"), ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -97,11 +98,17 @@ class ReadOnly:
         target: The object of the run.
         name: What it is called in reasons, for example ``"trainer"``.
         served: Attributes to serve in place of its own.
+        copied: What copies the attributes of these names, which are served as copies.
     """
 
-    def __init__(self, target: Any, name: str, served: Mapping[str, Any]) -> None:
-        own = {"_target": target, "_name": name, "_served": dict(served)}
-        vars(self).update(own)
+    def __init__(
+        self,
+        target: Any,
+        name: str,
+        served: Mapping[str, Any] | None = None,
+        copied: Mapping[str, Callable[[Any], Any]] | None = None,
+    ) -> None:
+        vars(self).update(_target=target, _name=name, _served=dict(served or {}), _copied=dict(copied or {}))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -112,7 +119,11 @@ class ReadOnly:
             return {}
         if name in _LOGGERS:
             return [] if name == "loggers" else Silent()
-        return self._serve(getattr(self._target, name), f"{self._name}.{name}")
+        value = getattr(self._target, name)
+        return self._copied[name](value) if name in self._copied else self._serve(value, f"{self._name}.{name}")
+
+    def __len__(self) -> int:
+        return len(self._target)
 
     def __setattr__(self, name: str, value: Any) -> None:
         self._served[name] = value
@@ -131,7 +142,7 @@ class ReadOnly:
             return {key: self._serve(one, name) for key, one in value.items()}
         if callable(value):
             return Unavailable(f"the step calls {name}(), which belongs to the run")
-        return ReadOnly(value, name, {})
+        return ReadOnly(value, name)
 
 
 class OptimizerStandIn:
@@ -140,13 +151,20 @@ class OptimizerStandIn:
     Args:
         groups: Parameter groups, with the parameters of the copy.
         on_step: Called in place of an update.
+        toggled: Returns the context in which only its parameters require gradients.
     """
 
-    def __init__(self, groups: Sequence[Mapping[str, Any]], on_step: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        groups: Sequence[Mapping[str, Any]],
+        on_step: Callable[[], None],
+        toggled: Callable[[OptimizerStandIn], AbstractContextManager[None]],
+    ) -> None:
         self.param_groups = [dict(group) for group in groups]
         self.defaults: dict[str, Any] = {}
         self.state: dict[Any, Any] = {}
         self._on_step = on_step
+        self._toggled = toggled
 
     @property
     def optimizer(self) -> OptimizerStandIn:
@@ -166,9 +184,9 @@ class OptimizerStandIn:
             for parameter in group["params"]:
                 parameter.grad = None
 
-    def toggle_model(self, sync_grad: bool = True) -> Silent:
-        """Return a context that does nothing."""
-        return Silent()
+    def toggle_model(self, sync_grad: bool = True) -> AbstractContextManager[None]:
+        """Return a context in which only the parameters of this optimizer require gradients."""
+        return self._toggled(self)
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing."""

@@ -87,13 +87,11 @@ class Outcome:
         losses: The loss of each backward pass, else the loss that the step returned.
         returned: The loss that the step returned.
         stopped: Why it did not get to its end; empty if it did.
-        updates: How often an optimizer would have stepped before the last backward pass.
     """
 
     losses: tuple[Tensor, ...]
     returned: Tensor | None
     stopped: str = ""
-    updates: int = 0
 
     @property
     def values(self) -> tuple[float, ...]:
@@ -139,7 +137,7 @@ def compute(
         except Exception as error:
             stopped = failure(error)
     losses = tuple(copy.losses) or (() if returned is None else (returned.detach(),))
-    return Outcome(losses, None if returned is None else returned.detach(), stopped, copy.updates)
+    return Outcome(losses, None if returned is None else returned.detach(), stopped)
 
 
 def failure(error: Exception) -> str:

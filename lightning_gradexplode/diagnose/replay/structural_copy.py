@@ -74,12 +74,14 @@ class StructuralCopy:
         memo: Copies by ``id`` of the original, as in `copy.deepcopy`; what is put there first replaces an object.
         notes: What was detached, shared or dropped, in one sentence each.
         tensors: The clones of tensors.
+        modules: The modules that were built.
     """
 
     def __init__(self, tensor_bytes: int, deadline: float = float("inf")) -> None:
         self.memo: dict[int, Any] = {}
         self.notes: list[str] = []
         self.tensors = TensorCopies(tensor_bytes, self.notes)
+        self.modules: list[nn.Module] = []
         self._deadline = deadline
         self._originals: list[Any] = []  # kept alive, so that no other object gets one of their ids
 
@@ -175,9 +177,9 @@ class StructuralCopy:
         if is_large:
             self.notes.append(f"The {len(value)} elements of {name or 'a container'} are shared with the run.")
         if kind in (tuple, frozenset):
-            new = value if is_large else kind(self(one, name) for one in value)
-            return self.memo.setdefault(id(value), new)
-        new = self.memo[id(value)] = deque(maxlen=value.maxlen) if kind is deque else kind()
+            return self.memo.setdefault(id(value), value if is_large else kind(self(one, name) for one in value))
+        new: Any = deque(maxlen=value.maxlen) if kind is deque else kind()
+        self.memo[id(value)] = new
         if kind is dict:
             for key, one in list(value.items()):
                 new[self(key)] = one if is_large else self(one, f"{name}.{key}" if name else str(key))
@@ -213,10 +215,12 @@ class StructuralCopy:
         own = set() if nn.utils.parametrize.is_parametrized(value) else _overridden(kind)
         if "__deepcopy__" in own:
             return self._remember(value, kind.__deepcopy__(value, self.memo))  # type: ignore[attr-defined]
-        state = value.__getstate__() if "__getstate__" in own else vars(value)  # type: ignore[attr-defined]
+        state = value.__getstate__() if "__getstate__" in own else vars(value)  # type: ignore[no-untyped-call]
         kept = _without_hooks(state) if isinstance(state, dict) else state
         self._originals.append((state, kept))
-        new = self.memo[id(value)] = kind.__new__(kind)
+        new: Any = kind.__new__(kind)
+        self.memo[id(value)] = new
+        self.modules.append(new)
         copied = self._state(kept, name)
         if "__setstate__" in own:
             new.__setstate__(copied)
