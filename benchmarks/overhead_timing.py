@@ -10,6 +10,7 @@ from unittest import mock
 import pytorch_lightning as pl
 
 from lightning_gradexplode import GradientExplosionMonitor
+from lightning_gradexplode.engine.run import TrainingRun
 from lightning_gradexplode.measure.module_gradients import ModuleGradientProbe
 
 HOOKS = (
@@ -17,10 +18,12 @@ HOOKS = (
     "on_before_backward",
     "on_after_backward",
     "on_before_optimizer_step",
-    "_before_step",
-    "_after_step",
     "on_train_batch_end",
 )
+
+
+OPTIMIZER_HOOKS = ("before_step", "after_step")
+"""Methods of the engine that are hooks of the optimizer."""
 
 
 class Timings(dict[str, list[float]]):
@@ -78,14 +81,28 @@ class TimedMonitor(GradientExplosionMonitor):
 
             return timed
 
-        self.clock = mock.patch.object(ModuleGradientProbe, "_guarded", clocked)
-        self.clock.start()
+        self.clocks = [mock.patch.object(ModuleGradientProbe, "_guarded", clocked)]
+        self.clocks += [mock.patch.object(TrainingRun, hook, self._clocked(hook)) for hook in OPTIMIZER_HOOKS]
+        for clock in self.clocks:
+            clock.start()
         super().setup(*args, **kwargs)
 
     def teardown(self, *args: Any, **kwargs: Any) -> None:
         """Take that clock away."""
         super().teardown(*args, **kwargs)
-        self.clock.stop()
+        for clock in self.clocks:
+            clock.stop()
+
+    def _clocked(self, name: str) -> Callable[..., Any]:
+        hook = getattr(TrainingRun, name)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            begin = time.perf_counter()
+            result = hook(*args, **kwargs)
+            self.spent += time.perf_counter() - begin
+            return result
+
+        return timed
 
     def _timed(self, hook: Callable[..., Any], last: bool) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:

@@ -1,14 +1,16 @@
-"""The monitor's arguments, checked once, so that no other room has to ask what they mean."""
+"""The monitor's arguments, checked once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from lightning_gradexplode import checks
 from lightning_gradexplode.clip import AutoPolicy, ClipPolicy, ConstantClip
-from lightning_gradexplode.detect import Detector
+from lightning_gradexplode.detect import Detector, default_detectors
+from lightning_gradexplode.records import Severity
 from lightning_gradexplode.respond import (
     RaiseError,
     ReduceLearningRate,
@@ -20,137 +22,7 @@ from lightning_gradexplode.respond import (
     Warn,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Arguments:
-    """Checked arguments of the monitor, under the same names; `responses` is what ``on_explosion`` stood for."""
-
-    log_every_n_steps: int | None
-    histogram_every_n_steps: int | None
-    per_parameter: bool
-    include: tuple[str, ...]
-    exclude: tuple[str, ...]
-    detectors: tuple[Detector, ...]
-    clip: ClipPolicy | None
-    responses: tuple[Response, ...]
-    report: Path | bool
-    update_sample: int | None = None
-
-    def schedule(self, trainer_interval: int) -> LoggingIntervals:
-        """Give the schedule, the trainer's ``log_every_n_steps`` standing for what was left open."""
-        scalars = trainer_interval if self.log_every_n_steps is None else self.log_every_n_steps
-        histograms = 10 * scalars if self.histogram_every_n_steps is None else self.histogram_every_n_steps
-        return LoggingIntervals(scalars, histograms)
-
-
-@dataclass(frozen=True, slots=True)
-class LoggingIntervals:
-    """At which steps scalars and histograms are due: every so many, in phase with Lightning's own logging.
-
-    Args:
-        scalars: Number of steps from one log to the next; 0 for never.
-        histograms: The same for histograms.
-    """
-
-    scalars: int
-    histograms: int
-
-    def scalars_due(self, step: int, alert: bool) -> bool:
-        """Tell whether scalars are logged at a step; while people are alert, at every one."""
-        return _due(self.scalars, step, alert)
-
-    def histograms_due(self, step: int, alert: bool) -> bool:
-        """Tell whether histograms are logged at a step; while people are alert, at every one."""
-        return _due(self.histograms, step, alert)
-
-    def nodes_due(self, step: int, alert: bool, first: bool) -> bool:
-        """Tell whether error gradients of nodes are measured: where histograms are due, and at the first step."""
-        return _due(self.histograms, step, alert or first)
-
-
-def _due(interval: int, step: int, alert: bool) -> bool:
-    return interval > 0 and (alert or (step + 1) % interval == 0)
-
-
-def checked_interval(name: str, value: Any) -> int | None:
-    """Check a number of steps: None, 0 or more.
-
-    Raises:
-        TypeError: It is no whole number.
-        ValueError: It is negative.
-    """
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} got {value!r}; it takes a whole number of steps, 0 for never, or None")
-    if value < 0:
-        raise ValueError(f"{name} got {value}; it takes a whole number of steps, 0 for never, or None")
-    return value
-
-
-def checked_sample(name: str, value: Any) -> int | None:
-    """Check the size of a sample: None, or 1 and more.
-
-    Raises:
-        TypeError: It is no whole number.
-        ValueError: It is not positive.
-    """
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} got {value!r}; it takes a number of weights, or None for all of them")
-    if value < 1:
-        raise ValueError(f"{name} got {value}; it takes a number of weights from 1 on, or None for all of them")
-    return value
-
-
-def checked_flag(name: str, value: Any) -> bool:
-    """Check a yes or no.
-
-    Raises:
-        TypeError: It is neither.
-    """
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} got {value!r}; it takes True or False")
-    return value
-
-
-def checked_patterns(name: str, value: Any) -> tuple[str, ...]:
-    """Check a sequence of parameter name patterns.
-
-    Raises:
-        TypeError: It is no sequence of strings; a single string is refused, for it would be taken letter by letter.
-    """
-    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(one, str) for one in value):
-        raise TypeError(f"{name} got {value!r}; it takes a sequence of parameter name patterns, such as ('*.weight',)")
-    return tuple(value)
-
-
-def checked_detectors(value: Any) -> tuple[Detector, ...]:
-    """Check a sequence of detectors.
-
-    Raises:
-        TypeError: An entry is no detector.
-    """
-    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(one, Detector) for one in value):
-        raise TypeError(f"detectors got {value!r}; it takes a sequence of Detector objects, or None for the defaults")
-    return tuple(value)
-
-
-def checked_report(value: Any) -> Path | bool:
-    """Check where reports go.
-
-    Raises:
-        TypeError: It is neither a yes or no nor a path.
-    """
-    if isinstance(value, (str, Path)):
-        return Path(value)
-    if isinstance(value, bool):
-        return value
-    raise TypeError(f"report got {value!r}; it takes True, False or a folder")
-
-
-_BY_NAME: dict[str, type[Response]] = {
+RESPONSES: dict[str, type[Response]] = {
     "warn": Warn,
     "skip": SkipStep,
     "reduce-lr": ReduceLearningRate,
@@ -159,55 +31,165 @@ _BY_NAME: dict[str, type[Response]] = {
     "stop": StopTraining,
     "raise": RaiseError,
 }
+"""The responses that ``on_explosion`` takes by name."""
+
+ALERT_LEVELS = {"warning": Severity.WARNING, "critical": Severity.CRITICAL}
+
+NONFINITE_SIGNS = ("nonfinite-loss", "nonfinite-gradient", "nonfinite-weight")
 
 
-def responses(on_explosion: str | Response | Sequence[str | Response]) -> list[Response]:
-    """Build the responses that the monitor's argument ``on_explosion`` names.
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """Checked arguments of the monitor, under the same names; `responses` is what ``on_explosion`` stands for.
 
-    Raises:
-        ValueError: A name is unknown, or there is none.
-        TypeError: An entry is neither a name nor a response.
+    `detectors` are those whose signs are not ignored; `ignore` names the others.
     """
-    if isinstance(on_explosion, (str, Response)):
-        return [_response(on_explosion)]
-    if not isinstance(on_explosion, Sequence):
-        raise _wrong_type(on_explosion)
-    if not on_explosion:
-        raise ValueError("on_explosion is empty; it takes at least one of " + _names())
-    return [_response(entry) for entry in on_explosion]
+
+    log_every_n_steps: int | None
+    histogram_every_n_steps: int | None
+    per_parameter: bool
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    detectors: tuple[Detector, ...]
+    ignore: tuple[str, ...]
+    clip: ClipPolicy | None
+    responses: tuple[Response, ...]
+    alert_level: Severity
+    diagnose: bool
+    report: Path | bool | Literal["always"]
+    update_sample: int | None
+
+    @classmethod
+    def checked(
+        cls,
+        *,
+        log_every_n_steps: Any = None,
+        histogram_every_n_steps: Any = None,
+        per_parameter: Any = False,
+        include: Any = ("*",),
+        exclude: Any = (),
+        detectors: Any = None,
+        ignore: Any = (),
+        clip: Any = None,
+        on_explosion: Any = "warn",
+        alert_level: Any = "critical",
+        diagnose: Any = True,
+        report: Any = True,
+        update_sample: Any = None,
+    ) -> Arguments:
+        """Check the arguments of `lightning_gradexplode.GradientExplosionMonitor`.
+
+        Raises:
+            TypeError: An argument is of a type that is not accepted.
+            ValueError: An argument is out of range, or a name is unknown.
+        """
+        chosen = _detectors(detectors)
+        ignored = _ignored(ignore, chosen)
+        return cls(
+            log_every_n_steps=_interval("log_every_n_steps", log_every_n_steps),
+            histogram_every_n_steps=_interval("histogram_every_n_steps", histogram_every_n_steps),
+            per_parameter=_flag("per_parameter", per_parameter),
+            include=checks.patterns("include", include),
+            exclude=checks.patterns("exclude", exclude),
+            detectors=tuple(one for one in chosen if one.sign not in ignored),
+            ignore=ignored,
+            clip=_clip_policy(clip),
+            responses=_responses(on_explosion),
+            alert_level=ALERT_LEVELS[checks.choice("alert_level", alert_level, list(ALERT_LEVELS))],
+            diagnose=_flag("diagnose", diagnose),
+            report=_report(report),
+            update_sample=checks.limit("update_sample", update_sample),
+        )
+
+    @property
+    def acts(self) -> bool:
+        """Whether any response does more than warn."""
+        return any(not response.only_warns for response in self.responses)
+
+    def intervals(self, loop_interval: int) -> tuple[int, int]:
+        """Return the intervals of scalars and histograms, in steps.
+
+        Args:
+            loop_interval: The training loop's own logging interval, used where none was given.
+        """
+        scalars = loop_interval if self.log_every_n_steps is None else self.log_every_n_steps
+        return scalars, 10 * scalars if self.histogram_every_n_steps is None else self.histogram_every_n_steps
 
 
-def _response(entry: str | Response) -> Response:
+def _interval(name: str, value: Any) -> int | None:
+    return None if value is None else checks.count(name, value)
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def _detectors(value: Any) -> tuple[Detector, ...]:
+    if value is None:
+        return tuple(default_detectors())
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(one, Detector) for one in value):
+        raise TypeError(f"detectors must be a sequence of Detector objects or None, got {value!r}")
+    return tuple(value)
+
+
+def _ignored(value: Any, detectors: Sequence[Detector]) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(one, str) for one in value):
+        raise TypeError(f'ignore must be a sequence of signs such as ("stalled-loss",), got {value!r}')
+    known = sorted({one.sign for one in (*default_detectors(), *detectors)})
+    for sign in value:
+        if sign not in known:
+            raise ValueError(f"ignore must contain signs out of {', '.join(known)}, got {sign!r}")
+    return tuple(value)
+
+
+def _clip_policy(value: Any) -> ClipPolicy | None:
+    if value is None or isinstance(value, ClipPolicy):
+        return value
+    wanted = f'clip must be a positive number, "auto" or a ClipPolicy, got {value!r}'
+    if isinstance(value, str):
+        if value != "auto":
+            raise ValueError(wanted)
+        return AutoPolicy()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(wanted)
+    try:
+        return ConstantClip(value)
+    except ValueError:
+        raise ValueError(wanted) from None
+
+
+def _responses(value: Any) -> tuple[Response, ...]:
+    if isinstance(value, (str, Response)):
+        return (_response(value),)
+    if not isinstance(value, Sequence):
+        raise TypeError(_wanted_responses(value))
+    if not value:
+        raise ValueError(_wanted_responses(value))
+    return tuple(_response(entry) for entry in value)
+
+
+def _response(entry: Any) -> Response:
     if isinstance(entry, Response):
         return entry
     if not isinstance(entry, str):
-        raise _wrong_type(entry)
-    if entry not in _BY_NAME:
-        raise ValueError(f"on_explosion={entry!r} is unknown; it takes {_names()}, or a Response")
-    return _BY_NAME[entry]()
+        raise TypeError(_wanted_responses(entry))
+    if entry not in RESPONSES:
+        raise ValueError(_wanted_responses(entry))
+    return RESPONSES[entry]()
 
 
-def _wrong_type(value: object) -> TypeError:
-    return TypeError(f"on_explosion got {value!r}; it takes {_names()}, a Response, or a sequence of these")
+def _wanted_responses(value: Any) -> str:
+    names = ", ".join(f'"{name}"' for name in RESPONSES)
+    return f"on_explosion must be one of {names}, a Response, or a sequence of these, got {value!r}"
 
 
-def _names() -> str:
-    return ", ".join(repr(name) for name in _BY_NAME)
-
-
-def clip_policy(clip: float | str | ClipPolicy | None) -> ClipPolicy | None:
-    """Build the policy that the monitor's argument ``clip`` stands for.
-
-    Raises:
-        ValueError: A number that is not positive and finite, or an unknown name.
-        TypeError: Anything else.
-    """
-    if clip is None or isinstance(clip, ClipPolicy):
-        return clip
-    if isinstance(clip, str):
-        if clip != "auto":
-            raise ValueError(f"clip={clip!r} is unknown; it takes a number, 'auto', a ClipPolicy or None")
-        return AutoPolicy()
-    if isinstance(clip, bool) or not isinstance(clip, (int, float)):
-        raise TypeError(f"clip got {clip!r}; it takes a number, 'auto', a ClipPolicy or None")
-    return ConstantClip(clip)
+def _report(value: Any) -> Path | bool | Literal["always"]:
+    if isinstance(value, bool):
+        return value
+    if value == "always":
+        return "always"
+    if isinstance(value, (str, Path)) and str(value):
+        return Path(value)
+    raise TypeError(f'report must be True, False, "always" or a folder, got {value!r}')

@@ -1,76 +1,48 @@
-"""The callback: thin hooks that hand on to the session, and never let a failure of their own end a training run."""
+"""The monitor as a Lightning callback: each hook is handed on to the engine's `TrainingRun`."""
 
 from __future__ import annotations
 
-import functools
 import logging
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
-from lightning_gradexplode.arguments import (
-    Arguments,
-    checked_detectors,
-    checked_flag,
-    checked_interval,
-    checked_patterns,
-    checked_report,
-    checked_sample,
-    clip_policy,
-    responses,
-)
+from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.clip import ClipPolicy
-from lightning_gradexplode.detect import Detector, default_detectors
+from lightning_gradexplode.detect import Detector
 from lightning_gradexplode.distributed.spawn_results import SpawnResults
 from lightning_gradexplode.engine.run import TrainingRun
-from lightning_gradexplode.hosts import lightning as _lightning
+from lightning_gradexplode.hosts.lightning import (
+    Callback,
+    LightningLoop,
+    LightningModule,
+    Trainer,
+    hidden_gradients,
+    runs_in_a_started_process,
+)
 from lightning_gradexplode.records import Finding, Severity, StepRecord
-from lightning_gradexplode.respond import ExplosionError, Response
+from lightning_gradexplode.respond import Response
 
 logger = logging.getLogger("lightning_gradexplode")
 
-P = ParamSpec("P")
-R = TypeVar("R")
-Hook = Callable[Concatenate["GradientExplosionMonitor", P], R]
 
+class GradientExplosionMonitor(Callback):
+    """Measure gradients and weight changes of every optimizer step, and report, explain and remedy explosions.
 
-def _never_fatal(hook: Hook[P, R]) -> Hook[P, R | None]:
-    """Let an error of the monitor's own cost the monitor, told aloud, and not the run."""
-
-    @functools.wraps(hook)
-    def guarded(self: GradientExplosionMonitor, /, *args: P.args, **kwargs: P.kwargs) -> R | None:
-        if self._broken:
-            self._withdraw(hook.__name__)
-            return None
-        try:
-            return hook(self, *args, **kwargs)
-        except ExplosionError:
-            raise
-        except Exception:
-            self._broken = True
-            logger.exception("gradexplode: the monitor failed and is off from here on; the training goes on without it")
-            self._abandon()
-            return None
-
-    return guarded
-
-
-class GradientExplosionMonitor(_lightning.Callback):
-    """Sees gradients explode before the run is lost, says where and why, and keeps the run alive if asked to.
-
-    Every optimizer step's gradients are measured as the optimizer is handed them: of the whole accumulation window,
-    with the AMP scale divided out, before any clipping. What is found is told once an episode.
+    The gradients are measured as the optimizer gets them: of the whole accumulation window, with the AMP scale divided
+    out, before any clipping.
 
     Logged to every logger of the trainer, all under ``gradexplode/``: ``grad_norm`` (L2 norm before clipping),
     ``grad_norm_clipped`` (after), ``grad_max`` (largest absolute value), ``clip_val``, ``clip_rate`` (share of the
     last 100 steps that were clipped), ``update_ratio`` (norm of the weights' change over norm of the weights),
     ``weight_norm``, ``nonfinite_count``, ``severity`` (0 none, 1 info, 2 warning, 3 critical) and ``skipped_steps``;
-    and as histograms ``gradient/<parameter>``, ``update/<parameter>`` and ``weight/<parameter>``. The totals are of
-    all parameters of the optimizer. ``grad_norm``, ``update_ratio`` and ``severity`` are in
+    and as histograms ``gradient/<parameter>``, ``update/<parameter>`` and ``weight/<parameter>``. With several
+    optimizers these are of all that stepped in the batch, and each optimizer's own are logged under
+    ``gradexplode/optimizer_<i>/``. ``grad_norm``, ``update_ratio`` and ``severity`` are in
     ``trainer.callback_metrics`` too, under the same names.
 
     Args:
@@ -78,24 +50,28 @@ class GradientExplosionMonitor(_lightning.Callback):
             ``log_every_n_steps``, 0 is never. After a finding every step is logged for a while.
         histogram_every_n_steps: The same for histograms; None is every tenth log of scalars, 0 is never.
         per_parameter: Log the scalars of every parameter too, not of the whole model only.
-        include: Name patterns (``fnmatch``) of the parameters that are shown by themselves, in histograms and scalars.
-        exclude: Name patterns of parameters that are not. They still count in the totals.
-        detectors: What looks for signs of explosion; None takes `lightning_gradexplode.default_detectors`.
-        clip: Clip the gradients: by a constant norm, by a threshold that follows the run (``"auto"``), or by a policy
-            of your own. The value is written to ``trainer.gradient_clip_val`` for the same step, and what stood there
-            is put back after ``fit``.
+        include: Name patterns (``fnmatch``) of the parameters that have histograms and scalars of their own.
+        exclude: Name patterns of parameters that have none. They still count in the totals.
+        detectors: The detectors of explosions; None takes `lightning_gradexplode.default_detectors`.
+        ignore: Signs that are not looked for, such as ``"stalled-loss"``.
+        clip: Clip the gradients: by a constant norm, by a threshold that follows the run (``"auto"``), or by a
+            `ClipPolicy`. The value is written to ``trainer.gradient_clip_val`` for the same step, and what was there is
+            restored after ``fit``.
         on_explosion: What to do at a critical finding: ``"warn"``, ``"skip"`` (`SkipStep`), ``"reduce-lr"``
             (`ReduceLearningRate`), ``"rollback"`` (`Rollback`), ``"checkpoint"`` (`SaveCheckpoint`), ``"stop"``,
-            ``"raise"``, a `Response`, or several of them: then the next one acts when those before it did not help. All
-            that act hold back the update of a step at which the explosion is seen before it.
-        report: Write the findings and the last steps, up to 512, to ``<log dir>/gradexplode`` at a critical finding,
-            or to another folder, or not at all.
-        update_sample: Estimate ``update_ratio`` from so many weights, always the same ones, where a second copy of all
-            weights does not fit into memory while a step is logged: 10,000 give it to about 1 %. There are no
+            ``"raise"``, a `Response`, or several of them: then the next one acts when those before it did not help.
+            Those that act hold back the update of a step at which the explosion is found before it.
+        alert_level: Severity from which on loggers send alerts, ``"warning"`` or ``"critical"``.
+        diagnose: Find the cause of critical incidents by computing the step again on a copy of the module:
+            ``training_step`` runs a second time, at most 3 times per run.
+        report: Write findings, diagnosis and the last steps, up to 512, to ``<log dir>/gradexplode`` at a critical
+            finding; ``"always"`` writes a report of healthy runs too; a path is another folder; False writes none.
+        update_sample: Estimate ``update_ratio`` from this number of weights, always the same ones, where a second copy
+            of all weights does not fit into memory while a step is logged: 10,000 give it to about 1 %. There are no
             histograms of updates then. None compares all weights.
 
     Raises:
-        TypeError: An argument is of a kind that is not taken.
+        TypeError: An argument is of a type that is not accepted.
         ValueError: An argument is out of range, or a name is unknown.
 
     Example:
@@ -103,6 +79,9 @@ class GradientExplosionMonitor(_lightning.Callback):
         >>> monitor.exploded
         False
     """
+
+    arguments: Arguments
+    """The checked arguments."""
 
     def __init__(
         self,
@@ -113,29 +92,38 @@ class GradientExplosionMonitor(_lightning.Callback):
         include: Sequence[str] = ("*",),
         exclude: Sequence[str] = (),
         detectors: Sequence[Detector] | None = None,
+        ignore: Sequence[str] = (),
         clip: float | Literal["auto"] | ClipPolicy | None = None,
         on_explosion: str | Response | Sequence[str | Response] = "warn",
-        report: bool | str | Path = True,
+        alert_level: Literal["warning", "critical"] = "critical",
+        diagnose: bool = True,
+        report: bool | Literal["always"] | str | Path = True,
         update_sample: int | None = None,
     ) -> None:
-        self._settings = Arguments(
-            log_every_n_steps=checked_interval("log_every_n_steps", log_every_n_steps),
-            histogram_every_n_steps=checked_interval("histogram_every_n_steps", histogram_every_n_steps),
-            per_parameter=checked_flag("per_parameter", per_parameter),
-            include=checked_patterns("include", include),
-            exclude=checked_patterns("exclude", exclude),
-            detectors=checked_detectors(default_detectors() if detectors is None else detectors),
-            clip=clip_policy(clip),
-            responses=tuple(responses(on_explosion)),
-            report=checked_report(report),
-            update_sample=checked_sample("update_sample", update_sample),
+        self.arguments = Arguments.checked(
+            log_every_n_steps=log_every_n_steps,
+            histogram_every_n_steps=histogram_every_n_steps,
+            per_parameter=per_parameter,
+            include=include,
+            exclude=exclude,
+            detectors=detectors,
+            ignore=ignore,
+            clip=clip,
+            on_explosion=on_explosion,
+            alert_level=alert_level,
+            diagnose=diagnose,
+            report=report,
+            update_sample=update_sample,
         )
-        self._session: TrainingRun | None = None
-        self._mailbox = SpawnResults()
-        self._brought: list[Finding] = []
+        self._run: TrainingRun | None = None
+        self._findings: list[Finding] = []
+        self._last: StepRecord | None = None
+        self._failed = False
         self._state: dict[str, Any] = {}
-        self._broken = False
-        self._hooks: list[RemovableHandle] = []
+        self._state_stage: str | None = None
+        self._stage: str | None = None
+        self._module: weakref.ref[Any] | None = None
+        self._spawn_results = SpawnResults()
 
     @property
     def findings(self) -> list[Finding]:
@@ -143,10 +131,10 @@ class GradientExplosionMonitor(_lightning.Callback):
 
         Where the trainer starts processes of its own (``ddp_spawn``), they are here once the fit has ended.
         """
-        if self._session is not None:
-            return self._session.chronicle.findings
-        self._brought = self._mailbox.take() or self._brought
-        return self._brought
+        if self._run is not None:
+            return self._run.findings
+        self._findings = self._spawn_results.take() or self._findings
+        return self._findings
 
     @property
     def exploded(self) -> bool:
@@ -154,150 +142,130 @@ class GradientExplosionMonitor(_lightning.Callback):
         return any(finding.severity is Severity.CRITICAL for finding in self.findings)
 
     @property
+    def failed(self) -> bool:
+        """Whether the monitor has failed in this run and is off."""
+        return self._failed if self._run is None else self._run.failed
+
+    @property
     def last(self) -> StepRecord | None:
         """What was measured of the last optimizer step."""
-        return None if self._session is None else self._session.last
+        return self._last if self._run is None else self._run.last
 
-    def on_train_start(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
-        """Begin to watch a fit."""
-        self._broken = False
-        self._open(trainer, pl_module)
+    # Lightning's hooks, in the order of a fit.
 
-    @_never_fatal
-    def _open(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
-        hidden = _lightning.hidden_gradients(trainer)
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin a stage; state that was loaded in another stage than ``fit`` does not belong to a fit."""
+        self._stage = stage
+        if stage == "fit" and self._state_stage not in (None, "fit"):
+            self._state, self._state_stage = {}, None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to monitor a fit."""
+        self._run, self._failed = None, False
+        hidden = hidden_gradients(trainer)
         if hidden is not None:
             logger.warning("gradexplode: the monitor is off for this run, it logs and clips nothing: %s", hidden)
-            self._session, self._broken = None, True
             return
-        state, self._state = self._state, {}
-        self._session = TrainingRun(self._settings, trainer, pl_module, self, state)
-        for optimizer in trainer.optimizers:
-            self._hooks.append(optimizer.register_step_pre_hook(self._before_step))
-            self._hooks.append(optimizer.register_step_post_hook(self._after_step))
+        continues = self._state_stage is not None or (self._module is not None and self._module() is pl_module)
+        state, self._state, self._state_stage = (self._state if continues else {}), {}, None
+        self._module = weakref.ref(pl_module)
+        try:
+            self._run = TrainingRun(self.arguments, LightningLoop(trainer, self), state)
+        except Exception:
+            self._failed = True
+            logger.exception("gradexplode: the monitor failed at the start and is off; the training goes on without it")
 
-    @_never_fatal
-    def on_train_batch_start(
-        self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Begin a batch."""
-        self._watching.batch_starts(batch_idx)
+        if self._run is not None:
+            self._run.batch_started(batch, batch_idx)
 
-    @_never_fatal
-    def on_before_zero_grad(
-        self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule, optimizer: Optimizer
-    ) -> None:
-        """Judge the step before this one, if nobody has waited for its numbers, before its gradients are cleared."""
-        self._watching.catch_up()
+    def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Read the numbers of the step before, if they were deferred, before its gradients are cleared."""
+        if self._run is not None:
+            self._run.gradients_cleared()
 
-    @_never_fatal
-    def on_before_backward(
-        self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule, loss: Tensor
-    ) -> None:
-        """Note the loss."""
-        self._watching.backward_starts(loss)
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Record the loss."""
+        if self._run is not None:
+            self._run.loss_computed(loss)
 
-    @_never_fatal
-    def on_after_backward(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the gradients, once those of the whole accumulation window are there."""
-        self._watching.backward_ended()
+        if self._run is not None:
+            self._run.backward_ended()
 
-    @_never_fatal
-    def on_before_optimizer_step(
-        self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule, optimizer: Optimizer
-    ) -> None:
-        """Judge the gradients that the optimizer is about to be handed; set the clip value; respond.
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Detect, decide the clip value and respond.
 
         Raises:
             ExplosionError: The run explodes and ``on_explosion`` is ``"raise"``.
         """
-        self._watching.optimizer_will_step(optimizer)
+        if self._run is not None:
+            self._run.gradients_ready(optimizer)
 
-    @_never_fatal
-    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self._watching.optimizer_steps(optimizer, args, kwargs)
-
-    @_never_fatal
-    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._watching.optimizer_stepped(optimizer)
-
-    @_never_fatal
     def on_train_batch_end(
-        self,
-        trainer: _lightning.Trainer,
-        pl_module: _lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log the step.
 
         Raises:
             ExplosionError: The run explodes and ``on_explosion`` is ``"raise"``.
         """
-        self._watching.batch_ends(outputs)
+        if self._run is not None:
+            self._run.batch_ended(outputs)
 
-    def on_validation_start(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
-        """Judge what was not waited for, so that all that validation is asked for is known."""
-        self._catch_up()
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read deferred numbers, so that all that validation may look at is known."""
+        if self._run is not None:
+            self._run.flush()
 
-    def on_train_epoch_end(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
-        """Do the same at the end of an epoch."""
-        self._catch_up()
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read deferred numbers at the end of an epoch."""
+        if self._run is not None:
+            self._run.flush()
 
-    @_never_fatal
-    def _catch_up(self) -> None:
-        if self._session is not None:
-            self._session.catch_up()
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Log what was measured of the step that was interrupted."""
+        if self._run is not None:
+            self._run.aborted()
+            self._close(trainer)
 
-    def on_exception(
-        self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule, exception: BaseException
-    ) -> None:
-        """Log what was measured of the step that was cut short."""
-        self._close(trainer, cut_short=True)
-
-    def on_fit_end(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
-        """Leave the trainer as it was found."""
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore the trainer."""
         self._close(trainer)
 
-    @_never_fatal
-    def _close(self, trainer: _lightning.Trainer, cut_short: bool = False) -> None:
-        if self._session is None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """End a stage."""
+        self._stage = None
+
+    def _close(self, trainer: Trainer) -> None:
+        """Release trainer and module, and keep the results."""
+        run, self._run = self._run, None
+        if run is None:
             return
+        run.close()
+        self._findings, self._last, self._failed = run.findings, run.last, run.failed
         try:
-            if cut_short:
-                self._session.publish_rest()
-        finally:
-            self._session.close()
-            for hook in self._hooks:
-                hook.remove()
-            self._hooks = []
-            if _lightning.runs_in_a_started_process(trainer) and trainer.local_rank == 0:
-                self._mailbox.leave(self.findings)
-
-    def _abandon(self) -> None:
-        """After a failure, let go of the run, which must not end even if that fails too."""
-        try:
-            if self._session is not None:
-                self._session.close()
+            self._state = run.state_dict()
+            if runs_in_a_started_process(trainer) and trainer.local_rank == 0:
+                self._spawn_results.leave(self._findings)
         except Exception:
-            logger.exception("gradexplode: the monitor could not leave everything as it was found")
+            logger.exception("gradexplode: the state of the monitor is lost after this fit")
 
-    def _withdraw(self, hook: str) -> None:
-        """After a failure, tell the other processes at the next point where they exchange what they have seen."""
-        if self._session is not None and hook in ("on_before_optimizer_step", "on_train_batch_end"):
-            self._session.withdraw(hook == "on_train_batch_end")
-
-    @property
-    def _watching(self) -> TrainingRun:
-        assert self._session is not None, "Lightning called a training hook before on_train_start"
-        return self._session
+    # State.
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what later decisions depend on, in plain values, for the checkpoint."""
-        self._catch_up()
-        return self._state if self._session is None else self._session.state_dict()
+        """Return what later decisions depend on, in plain values, for the checkpoint."""
+        if self._run is None:
+            return self._state
+        self._run.flush()
+        return self._run.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave; the next fit goes on from there."""
-        self._state = state_dict
+        """Keep what `state_dict` returned; the next fit continues from it."""
+        self._state, self._state_stage = state_dict, self._stage or "fit"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the monitor without the run in progress, which belongs to this process and this object only."""
+        return {**vars(self), "_run": None, "_module": None}

@@ -1,4 +1,4 @@
-"""An accumulation window: the losses of its micro-batches, and the reading of the gradients that they add up to."""
+"""The micro-batches of one optimizer step: their losses, and the reading of the gradients that they add up to."""
 
 from __future__ import annotations
 
@@ -7,34 +7,36 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_gradexplode.hosts import lightning as _lightning
+from lightning_gradexplode.hosts.base import TrainingLoop
+from lightning_gradexplode.measure.gradients import GradientReading
 from lightning_gradexplode.measure.parameters import ParameterSet
-from lightning_gradexplode.measure.step import GradientReading
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AccumulatedReading:
-    """What was read of a window, right before its optimizer steps.
+    """The gradients of one optimizer step as they were measured, with the losses that they came from.
 
     Args:
-        gradients: The gradients that the optimizer will be handed.
-        losses: Number of micro-batches whose losses were read along with them.
-        micro_batches: Number of micro-batches that Lightning divides each loss by.
-        has_scale: Whether an AMP scale was read along with them as well.
-        adapts: Whether the gradient scaler lowers it when gradients overflow.
+        gradients: The gradients that the optimizer will get.
+        losses: Number of micro-batches whose losses are read along with the gradients.
+        micro_batches: Number of micro-batches that the training loop divides each loss by.
+        has_scale: Whether the scale of a gradient scaler is read along with them as well.
+        scale_adapts: Whether the gradient scaler lowers it when gradients overflow.
         is_scaled: Whether the gradients in memory are multiplied by it.
+        backward_passes: Number of backward passes since the gradients were cleared, None if that is unknown.
     """
 
     gradients: GradientReading
     losses: int
     micro_batches: int
     has_scale: bool
-    adapts: bool
+    scale_adapts: bool
     is_scaled: bool
+    backward_passes: int | None = None
 
     @property
     def loss(self) -> float | None:
-        """The mean of the micro-batches' losses, unscaled; None if none is known."""
+        """The mean loss of the micro-batches, unscaled; None if none is known."""
         if not self.losses:
             return None
         total = float(self.gradients.scalars[: self.losses].sum())
@@ -42,65 +44,81 @@ class AccumulatedReading:
 
     @property
     def scale(self) -> float | None:
-        """The AMP scale, None without one."""
+        """The scale of the gradient scaler, None without one."""
         return float(self.gradients.scalars[-1]) if self.has_scale else None
 
     @property
     def scale_in_memory(self) -> float:
-        """What the gradients in memory are multiplied by."""
+        """The factor that the gradients in memory are multiplied by."""
         return self.scale if self.is_scaled and self.scale is not None else 1.0
 
 
 class AccumulationWindow:
-    """Collects what belongs to one step of an optimizer until it is read.
+    """Collects the losses of one optimizer step, and reads them together with its gradients.
 
     Args:
-        trainer: The trainer of the run.
+        loop: The training loop.
     """
 
-    def __init__(self, trainer: _lightning.Trainer) -> None:
-        self._trainer = trainer
+    def __init__(self, loop: TrainingLoop) -> None:
+        self._loop = loop
         self._losses: list[Tensor] = []
-        self._reading: GradientReading | None = None
+        self._early: GradientReading | None = None
+        self._backward_passes = 0
+        self._sees_clearing = False
 
     def add_loss(self, loss: Tensor) -> None:
-        """Note the loss of a micro-batch; it stays where it is until the gradients are read."""
+        """Add the loss of a micro-batch, which is read later, together with the gradients."""
         self._losses.append(loss.detach())
 
+    def backward_ended(self) -> None:
+        """Count a backward pass."""
+        self._backward_passes += 1
+
+    def gradients_cleared(self) -> None:
+        """Record that the training loop clears the gradients."""
+        self._backward_passes, self._sees_clearing = 0, True
+
     def measure_early(self, parameters: ParameterSet, as_torch_does: bool) -> None:
-        """Measure gradients that are complete, and still have the AMP scale if there is one.
+        """Start measuring gradients that are complete, and still multiplied by the loss scale if there is one.
 
         Args:
-            parameters: Whose gradients.
-            as_torch_does: Whether to measure them by the kernel that torch clips by.
+            parameters: The parameters whose gradients are measured.
+            as_torch_does: Whether to measure by the kernel that torch clips by.
         """
-        scale, _ = _lightning.loss_scale(self._trainer)
-        self._reading = self._read(parameters, scale, is_scaled=True, as_torch_does=as_torch_does)
+        scale, _ = self._loop.loss_scale()
+        self._early = self._read(parameters, scale, is_scaled=True, as_torch_does=as_torch_does)
 
     def close(self, optimizer: Optimizer, parameters: ParameterSet, as_torch_does: bool) -> AccumulatedReading:
-        """Give what was read of the window, measuring the gradients if they are not those that were measured early.
+        """Return the reading of the step, measured now unless the gradients are those that were measured early.
 
         Args:
-            optimizer: What is about to step.
+            optimizer: The optimizer that is about to step.
             parameters: Its parameters.
             as_torch_does: Whether to measure their gradients by the kernel that torch clips by.
         """
-        reading, self._reading = self._reading, None
-        scale, adapts = _lightning.loss_scale(self._trainer)
-        is_scaled = scale is not None and _lightning.unscales_itself(optimizer)
+        reading, self._early = self._early, None
+        scale, adapts = self._loop.loss_scale()
+        is_scaled = scale is not None and unscales_itself(optimizer)
         if reading is None or not reading.holds(parameters):
             reading = self._read(parameters, scale, is_scaled, as_torch_does)
         losses, self._losses = len(self._losses), []
+        passes = self._backward_passes if self._sees_clearing else None
         return AccumulatedReading(
-            reading, losses, self._trainer.accumulate_grad_batches, scale is not None, adapts, is_scaled
+            reading, losses, self._loop.micro_batches, scale is not None, adapts, is_scaled, passes
         )
 
     def _read(
         self, parameters: ParameterSet, scale: Tensor | None, is_scaled: bool, as_torch_does: bool
     ) -> GradientReading:
-        """Measure the gradients, and read the losses and the AMP scale along with their norms."""
+        """Measure the gradients; losses and loss scale are read along with their norms."""
         if scale is not None:
             return GradientReading.take(parameters, scale if is_scaled else 1.0, [*self._losses, scale])
         if as_torch_does:
             return GradientReading.take_as_torch_does(parameters, self._losses)
         return GradientReading.take(parameters, scalars=self._losses)
+
+
+def unscales_itself(optimizer: Optimizer) -> bool:
+    """Return whether an optimizer divides by the loss scale in its step, so that gradients before it are scaled."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))

@@ -1,135 +1,96 @@
-"""The findings of a run: kept, told once an episode, and written into reports."""
+"""When an explosion begins, goes on and ends: one definition for console, alerts, reports, responses and diagnosis."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from lightning_gradexplode.detect.detector_set import Episodes
-from lightning_gradexplode.diagnose import advice_for
-from lightning_gradexplode.diagnose.diagnosis import diagnose
-from lightning_gradexplode.engine.incident import Incident
-from lightning_gradexplode.loggers import LoggerCollection
-from lightning_gradexplode.loggers.console import Panel, listen, say, tell, tell_panel, tell_rest
-from lightning_gradexplode.records import Finding, Report, Severity
-from lightning_gradexplode.report import Recorder, write_report
+from lightning_gradexplode.records import Finding, Severity
 
-MOST_FINDINGS = 1000
-"""So many findings are kept, the oldest ones being dropped."""
+CALM_STEPS = 50
+"""Number of steps without a WARNING or CRITICAL finding that end an incident."""
 
 
-class IncidentLog:
-    """Keeps findings, and tells people of those that are new.
+class IncidentTracker:
+    """Groups the findings of a run into incidents.
+
+    An incident begins with a finding of at least WARNING, whatever its sign, and ends after `CALM_STEPS` steps without
+    one. Within it, a sign is new once, and again when it gets worse. INFO findings belong to no incident; each sign of
+    them is new again after `CALM_STEPS` steps without it.
 
     Args:
-        board: The loggers.
-        folder: Where reports go; None for no reports.
-        speaks: Whether this process is the one that tells and writes.
-        responses: What responds to critical findings, by name.
+        calm_steps: Number of steps that end an incident.
+
+    Attributes:
+        began: The step at which the current incident began, None between incidents.
+        severity: Worst severity of the current incident, 0 between incidents.
     """
 
-    def __init__(
-        self, board: LoggerCollection, folder: Path | None, speaks: bool, responses: Sequence[str] = ()
-    ) -> None:
-        self.findings: list[Finding] = []
-        self._board = board
-        self._folder = folder
-        self._speaks = speaks
-        self._responses = responses
-        self._episodes = Episodes()
-        self._incident = Incident()
-        self._untold: Finding | None = None
-        self._rest: dict[str, int] = {}
-        self._stop_listening = listen() if speaks else None
+    def __init__(self, calm_steps: int = CALM_STEPS) -> None:
+        self.began: int | None = None
+        self.severity = 0
+        self._calm_steps = calm_steps
+        self._last_step = -1
+        self._has_ended = False
+        self._worst: dict[str, int] = {}
+        self._last_info: dict[str, int] = {}
 
-    def add(self, findings: Sequence[Finding]) -> list[Finding]:
-        """Keep and tell a step's findings.
+    @property
+    def is_critical(self) -> bool:
+        """Whether there is an incident with a CRITICAL finding."""
+        return self.severity >= Severity.CRITICAL
+
+    def ends(self, step: int) -> bool:
+        """End the incident if it is over at a step.
 
         Returns:
-            Those that begin an episode or make one worse.
+            Whether an incident has ended since the last call.
         """
-        news = self._episodes.news(findings)
-        self.findings += news
-        del self.findings[:-MOST_FINDINGS]
-        if self._speaks:
-            self._tell(findings, news)
-        return news
+        if self.began is not None and step - self._last_step > self._calm_steps:
+            self.began, self.severity = None, 0
+            self._worst.clear()
+            self._has_ended = True
+        ended, self._has_ended = self._has_ended, False
+        return ended
 
-    def report(self, news: Sequence[Finding], recorders: Sequence[Recorder]) -> None:
-        """Write a report, if any of the new findings is critical, and tell of an explosion that has just begun.
+    def add(self, findings: Sequence[Finding]) -> list[Finding]:
+        """Add the findings of a step.
 
-        A full disk costs the report and not the run.
+        Returns:
+            Those that are new to their incident, or make their sign worse.
         """
-        if not self._speaks or not any(finding.severity is Severity.CRITICAL for finding in news):
-            return
-        report = self._write(recorders)
-        if self._untold is not None:
-            critical, self._untold = self._untold, None
-            tell_panel(self._panel(critical, recorders, report))
-        if report is not None:
-            self._board.report(report)
+        return [finding for finding in findings if self._is_new(finding)]
 
-    def close(self) -> None:
-        """End a fit: tell what has not been told."""
-        self._tell_rest()
-        if self._stop_listening is not None:
-            self._stop_listening()
-            self._stop_listening = None
-
-    def _tell_rest(self) -> None:
-        """Tell, in one line, what else was seen of the last explosion."""
-        if self._rest:
-            tell_rest(self._rest, self._incident.began)
-            self._rest = {}
-
-    def _tell(self, findings: Sequence[Finding], news: Sequence[Finding]) -> None:
-        """Tell loggers of all that is new, and the console of it in as few lines as an explosion needs."""
-        goes_on = bool(findings) and self._incident.is_critical(findings[0].step)
-        if not goes_on and news:
-            self._tell_rest()
-        begins = {id(finding): self._incident.note(finding) for finding in findings}
-        for finding in news:
-            advice = advice_for(finding)
-            self._board.finding(finding, advice, begins[id(finding)])
-            if finding.severity >= Severity.WARNING and (goes_on or self._untold is not None):
-                self._rest.setdefault(finding.sign, finding.step)
-            elif finding.severity < Severity.CRITICAL:
-                tell(finding, advice)
-            else:
-                self._untold = finding
-
-    def _write(self, recorders: Sequence[Recorder]) -> Report | None:
-        if self._folder is None:
-            return None
-        try:
-            return write_report(self._folder, self.findings, recorders)
-        except Exception as error:  # nothing in a report is worth the monitor, let alone the run
-            kind = type(error).__name__
-            say(logging.WARNING, f"gradexplode: the report could not be written to {self._folder}: {kind}: {error}")
-            return None
-
-    def _panel(self, critical: Finding, recorders: Sequence[Recorder], report: Report | None) -> Panel:
-        responses = ", ".join(self._responses)
-        diagnosis = diagnose(self.findings, recorders)
-        sentences = [
-            *diagnosis.sentences,
-            ("Done", f"on_explosion responds: {responses}" if responses else "nothing but this (on_explosion='warn')"),
-            ("Next", " ".join(diagnosis.remedies[:2])),
-        ]
-        if report is not None:
-            sentences.append(("Report", str(report.page or report.folder)))
-        return Panel(f"gradexplode CRITICAL at step {critical.step}: {critical.sign}", tuple(sentences))
+    def _is_new(self, finding: Finding) -> bool:
+        if finding.severity < Severity.WARNING:
+            last = self._last_info.get(finding.sign)
+            self._last_info[finding.sign] = finding.step
+            return last is None or finding.step - last > self._calm_steps
+        self._has_ended = self.ends(finding.step)
+        if self.began is None:
+            self.began = finding.step
+        self._last_step = finding.step
+        self.severity = max(self.severity, int(finding.severity))
+        new = finding.severity > self._worst.get(finding.sign, 0)
+        if new:
+            self._worst[finding.sign] = int(finding.severity)
+        return new
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the findings and the open episodes in plain values."""
+        """Return the current incident in plain values."""
         return {
-            "findings": [finding.as_dict() for finding in self.findings],
-            "episodes": self._episodes.state_dict(),
+            "began": self.began,
+            "severity": int(self.severity),
+            "last_step": self._last_step,
+            "worst": dict(self._worst),
+            "last_info": dict(self._last_info),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        self.findings = [Finding.from_dict(plain) for plain in state["findings"]]
-        self._episodes.load_state_dict(state["episodes"])
+        """Restore the state that `state_dict` returned."""
+        began = state.get("began")
+        self.began = None if began is None else int(began)
+        self.severity = int(state.get("severity", 0))
+        self._last_step = int(state.get("last_step", -1))
+        self._worst = {str(sign): int(worst) for sign, worst in state.get("worst", {}).items()}
+        self._last_info = {str(sign): int(step) for sign, step in state.get("last_info", {}).items()}

@@ -1,39 +1,39 @@
-"""One optimizer of a run, under watch: its parameters, and the memory that judges its steps."""
+"""What belongs to one optimizer of a run: its parameters, detectors, clip policy and the history of its steps."""
 
 from __future__ import annotations
 
 import copy
-import logging
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_gradexplode.clip import ClipPolicy, GuardedPolicy
 from lightning_gradexplode.detect import Detector
 from lightning_gradexplode.detect.detector_set import DetectorSet
 from lightning_gradexplode.distributed.process_group import ProcessGroup
+from lightning_gradexplode.engine.state import load_parts, save_parts
 from lightning_gradexplode.measure.parameters import ParameterSet, parameters_of
 from lightning_gradexplode.report import Recorder
 
-logger = logging.getLogger("lightning_gradexplode")
-
-_REMEMBERED = 100
+CLIP_RATE_STEPS = 100
+"""Number of steps that ``clip_rate`` is a share of."""
 
 
 class OptimizerState:
-    """What belongs to one optimizer: names of its parameters, detectors, clip policy and recorder.
+    """One optimizer with the state by which its steps are judged.
 
     Args:
-        index: Its place in ``trainer.optimizers``.
+        index: Its place in the training loop's list of optimizers.
         optimizer: The optimizer.
-        detectors: Copied.
-        policy: Copied; None if the monitor does not clip.
+        detectors: The detectors; they are copied.
+        policy: The clip policy; it is copied. None if the monitor does not clip.
 
     Attributes:
         steps: Number of its steps.
-        changes_gradients: Whether it was seen to write to its gradients, so that they are not there after its step.
+        changes_gradients: Whether the optimizer writes to its gradients, so that they are lost after its step.
     """
 
     def __init__(
@@ -41,60 +41,68 @@ class OptimizerState:
     ) -> None:
         self.index = index
         self.optimizer = optimizer
-        self.bank = DetectorSet(detectors)
+        self.detectors = DetectorSet(detectors)
         self.policy = None if policy is None else GuardedPolicy(copy.deepcopy(policy))
         if self.policy is not None:
             self.policy.begin(optimizer)
         self.recorder = Recorder(())
         self.steps = 0
         self.changes_gradients = False
-        self._bound: list[bool] = []
+        self._clipped: deque[bool] = deque(maxlen=CLIP_RATE_STEPS)
         self._parameters: ParameterSet | None = None
 
     def parameters(
         self, module: nn.Module, include: Sequence[str], exclude: Sequence[str], world: ProcessGroup
     ) -> ParameterSet:
-        """Return the optimizer's parameters; they are listed anew when a group was added, or a parameter replaced."""
+        """Return the optimizer's parameters, listed anew when a group was added or a parameter was replaced."""
         if self._parameters is None or not self._parameters.is_current(self.optimizer):
             self._parameters = parameters_of(self.optimizer, module, include, exclude, world)
             self.recorder = Recorder(self._parameters.names)
         return self._parameters
 
+    @property
+    def learning_rate(self) -> float | None:
+        """The largest learning rate of the groups; None if there is none that can be read without a device wait."""
+        rates = [group.get("lr") for group in self.optimizer.param_groups]
+        known = [float(rate) for rate in rates if isinstance(rate, (int, float)) or _is_on_host(rate)]
+        return max(known, default=None)
+
     def clip_rate(self, threshold: float, size: float | None) -> float | None:
-        """Note whether clipping changes this step's gradients, and give the share of recent steps where it did.
+        """Record whether clipping changes this step's gradients, and return the share of recent steps where it did.
 
         Args:
             threshold: The clip value.
             size: What is compared with it: the norm, or the largest absolute value; None if it was not measured.
 
         Returns:
-            A share of the last 100 steps; None if this step's size is not known.
+            A share of the last `CLIP_RATE_STEPS` steps; None if this step's size is not known.
         """
         if size is None:
             return None
-        self._bound = [*self._bound[-_REMEMBERED + 1 :], not size <= threshold]
-        return sum(self._bound) / len(self._bound)
+        self._clipped.append(not size <= threshold)
+        return sum(self._clipped) / len(self._clipped)
 
     @property
-    def bound_last(self) -> bool:
+    def was_clipped(self) -> bool:
         """Whether clipping changed the gradients of the last step."""
-        return bool(self._bound) and self._bound[-1]
+        return bool(self._clipped) and self._clipped[-1]
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what later decisions depend on, in plain values."""
-        return {
-            "steps": self.steps,
-            "bound": list(self._bound),
-            "bank": self.bank.state_dict(),
-            "policy": None if self.policy is None else self.policy.state_dict(),
-        }
+        """Return what later decisions depend on, in plain values."""
+        parts = {"detectors": self.detectors} | ({} if self.policy is None else {"policy": self.policy})
+        return {"steps": self.steps, "clipped": list(self._clipped), **save_parts(parts)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        self.steps = state["steps"]
-        self._bound = list(state["bound"])
-        self.bank.load_state_dict(state["bank"])
-        saved = state["policy"]
-        if self.policy is not None and saved is not None:
-            for name in self.policy.load_state_dict(saved):
-                logger.warning("gradexplode: the state of %s does not fit and starts fresh", name)
+    def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
+        """Restore the state that `state_dict` returned.
+
+        Returns:
+            A line for each part that does not fit and starts fresh.
+        """
+        self.steps = int(state.get("steps", 0))
+        self._clipped = deque((bool(one) for one in state.get("clipped", ())), maxlen=CLIP_RATE_STEPS)
+        parts = {"detectors": self.detectors} | ({} if self.policy is None else {"policy": self.policy})
+        return load_parts(parts, state)
+
+
+def _is_on_host(rate: Any) -> bool:
+    return isinstance(rate, Tensor) and rate.is_cpu and rate.numel() == 1

@@ -1,11 +1,17 @@
-"""One fit under watch: from what Lightning's hooks see to records, findings, responses and logs."""
+"""One training run: the core loop of every optimizer step, from the calls of a training loop to records and logs.
+
+A step passes through three places: `TrainingRun.gradients_ready` (measure the gradients, exchange, detect, decide clip
+value and response), `TrainingRun.stepped` (measure the weights), and `TrainingRun._finish` (detect, respond, freeze the
+record, log). On an accelerator, where nothing has to be decided before the update, the numbers are read later, and the
+first place's detection happens in the last one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -14,325 +20,454 @@ from torch.optim import Optimizer
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.clip.apply import drop_gradients
 from lightning_gradexplode.distributed.exchange import StepExchange
-from lightning_gradexplode.engine.accumulation import AccumulatedReading, AccumulationWindow
+from lightning_gradexplode.engine.accumulation import AccumulationWindow
 from lightning_gradexplode.engine.clipping import GradientClipper
-from lightning_gradexplode.engine.decisions import StepDecisions
 from lightning_gradexplode.engine.deferred_steps import DeferredSteps
-from lightning_gradexplode.engine.incidents import IncidentLog
-from lightning_gradexplode.engine.optimizer_state import OptimizerState
+from lightning_gradexplode.engine.findings import FindingLog
+from lightning_gradexplode.engine.optimizers import OptimizerList
 from lightning_gradexplode.engine.responses import ResponseRunner
 from lightning_gradexplode.engine.schedule import LoggingSchedule
-from lightning_gradexplode.engine.step import Step
-from lightning_gradexplode.hosts import lightning as _lightning
+from lightning_gradexplode.engine.state import VERSION, load_parts, save_parts, upgraded
+from lightning_gradexplode.engine.step import Phase, Step
+from lightning_gradexplode.hosts.base import TrainingLoop
+from lightning_gradexplode.loggers import LoggerCollection
 from lightning_gradexplode.measure.module_gradients import ModuleGradientProbe
-from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.measure.reading import read
-from lightning_gradexplode.measure.step import with_gradient_norms
-from lightning_gradexplode.records import ModuleGradients, StepRecord
+from lightning_gradexplode.records import Finding, Severity, StepRecord
+from lightning_gradexplode.respond import ExplosionError
+
+logger = logging.getLogger("lightning_gradexplode")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Call = Callable[Concatenate["TrainingRun", P], R]
+
+
+def never_fatal(call: Call[P, R]) -> Call[P, R | None]:
+    """Make a failure of the monitor switch it off, with one log entry, and not end the training run."""
+
+    @functools.wraps(call)
+    def guarded(self: TrainingRun, /, *args: P.args, **kwargs: P.kwargs) -> R | None:
+        if self.failed:
+            self.announce_failure(call.__name__)
+            return None
+        try:
+            return call(self, *args, **kwargs)
+        except ExplosionError:
+            raise
+        except Exception:
+            self.fail(call.__name__)
+            return None
+
+    return guarded
 
 
 class TrainingRun:
-    """Watches one fit; `lightning_gradexplode.callback` hands Lightning's hooks on to it.
+    """Monitors one training run. An adapter in `lightning_gradexplode.hosts` calls it as the training goes on.
 
     Args:
-        settings: The monitor's arguments.
-        trainer: Lightning's trainer.
-        module: The LightningModule.
-        callback: The monitor.
-        state: What an earlier `state_dict` gave, to go on from there.
+        arguments: The monitor's arguments.
+        loop: The training loop.
+        state: The state of an earlier run to continue from, as `state_dict` returned it.
+
+    Attributes:
+        last: The record of the last step that is finished.
+        failed: Whether the monitor has failed and is off.
     """
 
-    def __init__(
-        self,
-        settings: Arguments,
-        trainer: _lightning.Trainer,
-        module: _lightning.LightningModule,
-        callback: _lightning.Callback,
-        state: Mapping[str, Any],
-    ) -> None:
-        self._settings = settings
-        self._trainer = trainer
-        self._module = module
-        self._automatic = _lightning.is_automatic(trainer)
-        self._measures_early = self._automatic and _lightning.gradients_stay(trainer, callback)
-        self._peers = StepExchange(_lightning.world(trainer))
-        self._timetable = LoggingSchedule(settings.schedule(_lightning.log_interval(trainer)))
-        self._clipper = GradientClipper(trainer)
+    def __init__(self, arguments: Arguments, loop: TrainingLoop, state: Mapping[str, Any]) -> None:
+        self.last: StepRecord | None = None
+        self.failed = False
+        self._arguments = arguments
+        self._loop = loop
+        self._exchange = StepExchange(loop.process_group)
+        self._schedule = LoggingSchedule(*arguments.intervals(loop.log_every_n_steps))
+        self._window = AccumulationWindow(loop)
+        self._clipper = GradientClipper(loop, arguments.clip is not None)
+        acting = [response for response in arguments.responses if not response.only_warns]
+        self._deferred = DeferredSteps(loop, decides=arguments.clip is not None or bool(acting))
+        self._optimizers = OptimizerList(loop, arguments, self.before_step, self.after_step)
+        self._responses = ResponseRunner(loop, arguments.responses, self._optimizers.states)
+        loggers = loop.loggers if loop.is_main_process else []
+        self._loggers = LoggerCollection(loggers, len(self._optimizers.states) > 1, arguments.alert_level)
+        folder, names = loop.report_folder(arguments.report), [type(one).__name__ for one in acting]
+        self._log = FindingLog(self._loggers, folder, loop.is_main_process, names)
+        self._module_gradients = ModuleGradientProbe(loop.module, loop.process_group)
+        self._module_gradients_due = False
         self._batch_idx = 0
-        self._window = AccumulationWindow(trainer)
-        self._late = DeferredSteps(trainer, settings, self._peers.world.size)
         self._open: Step | None = None
-        self._stepping = False
-        self._closed: list[Step] = []
-        self._nodes = ModuleGradientProbe(module, self._peers.world)
-        self._nodes_due = False
-        self._watches = [
-            OptimizerState(index, optimizer, settings.detectors, settings.clip)
-            for index, optimizer in enumerate(trainer.optimizers)
-        ]
-        self._steering = ResponseRunner(trainer, module, settings.responses, self._watches)
-        self._judge = StepDecisions(trainer, settings, self._watches, self._clipper, self._steering, self._timetable)
+        self._inside_step = False
+        self._stepped: list[Step] = []
         self._load(state)
+        if arguments.clip is not None:
+            loop.use_measured_norm(self._clipper.clip_by_measured_norm)
 
     @property
-    def chronicle(self) -> IncidentLog:
-        """What was found."""
-        return self._judge.chronicle
+    def findings(self) -> list[Finding]:
+        """What was found, oldest first."""
+        return self._log.findings
 
-    @property
-    def last(self) -> StepRecord | None:
-        """What was measured of the last step that was judged."""
-        return self._judge.last
+    # What a training loop calls, in the order of a batch.
 
-    # What Lightning's hooks call, in the order of a batch.
-
-    def batch_starts(self, batch_idx: int) -> None:
+    @never_fatal
+    def batch_started(self, batch: Any, batch_idx: int) -> None:
         """Begin a batch."""
         self._batch_idx = batch_idx
-        step = _lightning.logging_step(self._trainer)
-        first = self._watches[0].steps == 0
-        self._nodes_due = self._timetable.nodes_due(step, first)
-        if self._nodes_due and (not self._automatic or _lightning.closes_window(self._trainer, batch_idx)):
-            self._nodes.attach(_lightning.loss_scale(self._trainer)[0])
+        self._optimizers.refresh()
+        self._module_gradients_due = self._schedule.module_gradients_due(self._loop.step, self._optimizers.are_new)
+        if self._module_gradients_due and (not self._loop.is_automatic or self._loop.completes_step(batch_idx)):
+            self._module_gradients.attach(self._loop.loss_scale()[0])
 
-    def backward_starts(self, loss: Tensor) -> None:
-        """Note the loss of a micro-batch; in manual optimization it is only known what training_step returns."""
-        if self._automatic:
+    @never_fatal
+    def gradients_cleared(self) -> None:
+        """Read the numbers of the step before, if they were deferred, before its gradients are cleared."""
+        self._window.gradients_cleared()
+        self._flush()
+
+    @never_fatal
+    def loss_computed(self, loss: Tensor) -> None:
+        """Add the loss of a micro-batch; in manual optimization only what ``training_step`` returns is known."""
+        if self._loop.is_automatic:
             self._window.add_loss(loss)
 
+    @never_fatal
     def backward_ended(self) -> None:
-        """Measure the gradients, if those of the whole window are there, their owner is known, and they will stay."""
-        if not self._automatic or not _lightning.closes_window(self._trainer, self._batch_idx):
+        """Measure the gradients, if those of all micro-batches are there and the optimizer gets them as they are."""
+        self._window.backward_ended()
+        if not self._loop.is_automatic or not self._loop.completes_step(self._batch_idx):
             return
-        self._steering.gradients_ready(self._watches[0].optimizer, self._batch_idx, is_scaled=True)
-        if self._measures_early and self._open is None:
-            watch = self._watches[0]
-            self._window.measure_early(self._parameters(watch), self._reuses_norm(watch))
+        state = self._optimizers.states[0]
+        if self._responses.adds_gradients:
+            self._responses.gradients_ready(state.optimizer, self._batch_idx)
+        if self._open is None and self._loop.gradients_are_final:
+            parameters = self._optimizers.parameters(state)
+            self._window.measure_early(parameters, self._reuses_norm(state.index))
 
-    def optimizer_will_step(self, optimizer: Optimizer) -> None:
-        """Judge the gradients that an optimizer is about to be handed, and act on what is found."""
-        flight = self._open
-        if flight is not None and self._stepping and flight.watch.optimizer is optimizer:
-            flight.evaluations += 1  # a line search (LBFGS) asks again; the step's own gradients were the first
-            self._clipper.clip(flight.watch, flight.parameters, flight.record, flight.scale, known=False)
-            return
-        self._close_open()
-        self.catch_up()
-        watch = self._watch_of(optimizer)
-        if not self._automatic:
-            is_scaled = _lightning.unscales_itself(watch.optimizer)
-            self._steering.gradients_ready(watch.optimizer, self._batch_idx, is_scaled)
-        self._begin(watch)
-
-    def optimizer_steps(
-        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Arrange, right before an optimizer's step, that an update which is to be held back will not happen.
+    @never_fatal
+    def gradients_ready(self, optimizer: Optimizer) -> None:
+        """Measure the gradients that an optimizer is about to get, detect, and decide clip value and response.
 
         Args:
-            optimizer: The optimizer.
-            args: What its ``step`` was called with, the optimizer itself first.
-            kwargs: The same by name.
+            optimizer: The optimizer, as the training loop knows it.
 
-        Returns:
-            What to call ``step`` with instead; None to leave it.
+        Raises:
+            ExplosionError: The run explodes and a response raises it.
         """
-        self._steering.step_begins(optimizer)
+        step = self._open
+        if step is not None and self._inside_step and step.state.optimizer is optimizer:
+            step.evaluations += 1  # a line search evaluates its closure again; the first gradients are the step's own
+            self._clipper.clip(step, first=False)
+            return
+        self._close_open()
+        self._flush()
+        state = self._optimizers.state_of(optimizer)
+        if state is None:
+            return
+        if not self._loop.is_automatic and self._responses.adds_gradients:
+            self._responses.gradients_ready(state.optimizer, self._batch_idx)
+        step = self._collect(state.index)
+        if self._deferred.accepts(step, self._clipper.changes_gradients(step)) and not self._module_gradients_due:
+            if step.reading.gradients.any:
+                step.keep_weights(self._arguments.update_sample)
+                self._open = step
+        elif self._read(step):
+            if self._module_gradients_due:
+                step.set(module_gradients=self._take_module_gradients())
+            self._open = step
+            self._decide(step)
+            if not step.is_skipped:
+                self._clipper.clip(step)
+                self._clipper.remember(step)
+                step.keep_weights(self._arguments.update_sample)
+
+    @never_fatal
+    def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Arrange, in an optimizer's pre-step hook, that an update which is held back does not happen."""
+        self._responses.step_begins(optimizer)
         closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
         if closure is None:
             self._hold_back(optimizer)
             return None
         self._close_open()  # an earlier step of the same batch, which a gradient scaler has left out
-        self._stepping = True
+        self._inside_step = True
 
-        # With a closure, the forward and backward pass and all of our judging happen inside the step.
-        def judged() -> Any:
+        # With a closure, the forward pass, the backward pass and `gradients_ready` are called inside the step.
+        def evaluate() -> Any:
             result = closure()
             self._hold_back(optimizer)
             return result
 
-        return args[:1], {**kwargs, "closure": judged}
+        return args[:1], {**kwargs, "closure": evaluate}
 
-    def optimizer_stepped(self, optimizer: Optimizer) -> None:
-        """Measure, right after an optimizer's step, what it has changed."""
-        self._stepping = False
-        self._steering.step_ended(optimizer)
-        if self._open is not None and self._open.watch.optimizer is optimizer:
-            self._open.watch.steps += 1
-            self._open.measure_after(self._clipper.changes(self._open.record))
-            self._close_open()
-
-    def batch_ends(self, outputs: Any) -> None:
-        """Publish the steps of a batch."""
-        self._nodes.detach()
+    @never_fatal
+    def after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Measure, in an optimizer's post-step hook, what the update has changed."""
+        self._inside_step = False
+        self._responses.step_ended(optimizer)
+        step = self._open
+        if step is None or step.state.optimizer is not optimizer:
+            return
+        step.state.steps += 1
+        if not step.is_skipped:
+            step.measure_clipped(self._clipper.changes_gradients(step))
+            step.measure_weights()
+            step.set(update_taken=True)
+            if step.phase is not Phase.COLLECTING:
+                step.phase = Phase.STEPPED
         self._close_open()
-        closed, self._closed = self._closed, []
-        if not self._automatic:
-            self._add_returned_loss(closed, outputs)
-        for flight in closed:
-            if flight.reading is None:
-                self._judge.after_batch(flight)
-            else:
-                self._late.add(flight)
-        self._steering.batch_ended(closed)
-        if _lightning.ends_epoch(self._trainer):
-            self.catch_up()
 
-    def catch_up(self) -> None:
-        """Judge the step whose numbers nobody has waited for, if there is one."""
-        for flight in self._late.take():
-            self._fill(flight, flight.land())
-            self._judge.late(flight)
-
-    def publish_rest(self) -> None:
-        """Publish what an exception has cut short."""
-        self.catch_up()
-        self._close_open()
-        closed, self._closed = self._closed, []
-        for flight in closed:
-            if flight.reading is None:
-                self._judge.publish(flight)
-            else:
-                self._late.add(flight)
-        self.catch_up()
-
-    def withdraw(self, batch_ends: bool) -> None:
-        """Take part in one more exchange of all processes, only to say that this one's monitor has failed.
+    @never_fatal
+    def batch_ended(self, outputs: Any = None) -> None:
+        """Finish the steps of a batch.
 
         Args:
-            batch_ends: Whether this is the end of a batch, where there is an exchange in manual optimization only.
+            outputs: What ``training_step`` returned, where losses are known by that only.
+
+        Raises:
+            ExplosionError: The run explodes and a response raises it.
         """
-        if not (batch_ends and self._automatic):
-            self._peers.withdraw(packs_gradients=not batch_ends)
+        self._module_gradients.detach()
+        self._close_open()
+        steps, self._stepped = self._stepped, []
+        if not self._loop.is_automatic:
+            self._set_returned_loss(steps, outputs)
+        records = []
+        for step in steps:
+            if step.phase is Phase.COLLECTING:
+                self._deferred.add(step)
+            else:
+                records.append(self._finish(step))
+        self._responses.batch_ended(records)
+        if self._loop.is_last_batch:
+            self._flush()
+
+    @never_fatal
+    def flush(self) -> None:
+        """Finish the step whose numbers were deferred, if there is one."""
+        self._flush()
+
+    @never_fatal
+    def aborted(self) -> None:
+        """Log what was measured of a step that an exception has interrupted."""
+        self._flush()
+        self._close_open()
+        steps, self._stepped = self._stepped, []
+        for step in steps:
+            if step.phase is Phase.COLLECTING:
+                self._decide_late(step)
+            self._freeze(step)
+        self._publish()
 
     def close(self) -> None:
-        """Leave the trainer as it was found."""
-        self._steering.close()
-        self._nodes.detach()
-        self._clipper.close()
-        if self._settings.clip is not None:
-            self._clipper.restore()
-        self.chronicle.close()
+        """Restore what was changed of the training loop and its optimizers. Never raises."""
+        for restore in (
+            self._responses.close,
+            self._module_gradients.detach,
+            self._clipper.close,
+            self._optimizers.close,
+            self._log.close,
+        ):
+            try:
+                restore()
+            except Exception:
+                logger.exception("gradexplode: the monitor could not restore everything")
 
-    def state_dict(self) -> dict[str, Any]:
-        """Give what later decisions depend on, in plain values."""
-        return {
-            "chronicle": self.chronicle.state_dict(),
-            "alert_until": self._timetable.alert_until,
-            "optimizers": [watch.state_dict() for watch in self._watches],
-            "steering": self._steering.state_dict(),
-        }
+    # The way of one step.
 
-    # The way of one optimizer step.
-
-    def _begin(self, watch: OptimizerState) -> None:
-        parameters = self._parameters(watch)
-        with self._withdrawing():
-            reading = self._window.close(watch.optimizer, parameters, self._reuses_norm(watch))
-        flight = self._flight(watch, parameters, reading)
-        if not self._nodes_due and self._late.may_wait(flight, reading, self._clipper.changes(flight.record)):
-            if reading.gradients.any:
-                flight.reading, self._open = reading, flight
-                flight.copy_weights(self._settings.update_sample)
-        elif self._fill(flight, reading):
-            if self._nodes_due:
-                flight.record = replace(flight.record, module_gradients=self._node_gradients())
-            self._open = flight
-            self._judge.before_update(flight)
-            self._clipper.know(flight, reading.gradients)
-
-    def _flight(self, watch: OptimizerState, parameters: ParameterSet, reading: AccumulatedReading) -> Step:
-        """Give a step with what is known before anything is read of it."""
-        step = _lightning.logging_step(self._trainer)
-        record = StepRecord(
-            step=step,
-            batch_idx=self._batch_idx,
-            optimizer=watch.index,
-            parameters=parameters.names,
-            scale_adapts=reading.adapts,
-            skipped_steps=self._steering.skipped,
-        )
-        if watch.policy is None:
-            record = self._clipper.set(watch, record)
-        return Step(
-            watch,
+    def _collect(self, index: int) -> Step:
+        """Start the measurement of a step's gradients."""
+        state, number = self._optimizers.states[index], self._loop.step
+        try:
+            parameters = self._optimizers.parameters(state)
+            reading = self._window.close(state.optimizer, parameters, self._reuses_norm(index))
+        except Exception:
+            self._exchange.withdraw(packs_gradients=True)  # the other processes wait for this one
+            raise
+        step = Step(
+            state,
             parameters,
-            record,
-            is_exact=reading.gradients.torch_total is None,
-            scalars_due=self._timetable.scalars_due(step),
-            histograms_due=self._timetable.histograms_due(step),
+            reading,
+            self._schedule.scalars_due(number),
+            self._schedule.histograms_due(number),
+            step=number,
+            batch_idx=self._batch_idx,
+            epoch=self._loop.epoch,
+            optimizer=index,
+            scale_adapts=reading.scale_adapts,
+            skipped_steps=self._responses.skipped,
+            learning_rate=state.learning_rate,
+            micro_batches=reading.micro_batches,
+            backward_passes=reading.backward_passes,
+            update_taken=False,
         )
+        if state.policy is None:
+            self._clipper.set_threshold(step, EMPTY)
+        return step
 
-    def _fill(self, flight: Step, reading: AccumulatedReading) -> bool:
-        """Put what was read of a step into its record; False if no process has gradients."""
-        shards = flight.parameters.shards
-        with self._withdrawing():
-            local, own_loss = reading.gradients.finish(flight.is_intact), reading.loss
-            scale, flight.scale = reading.scale, reading.scale_in_memory
-        loss, has_gradients, gathered = self._peers.exchange(
-            own_loss, flight.record.batch_idx, reading.gradients.any, shards.packed_norms(local)
+    def _read(self, step: Step) -> bool:
+        """Read the numbers of a step, and exchange them with the other processes.
+
+        Returns:
+            Whether any process has gradients.
+        """
+        reading, shards = step.reading, step.parameters.shards
+        try:
+            local, own_loss = reading.gradients.finish(step.gradients_intact), reading.loss
+            scale, step.scale = reading.scale, reading.scale_in_memory
+        except Exception:
+            self._exchange.withdraw(packs_gradients=True)
+            raise
+        loss, has_gradients, gathered = self._exchange.exchange(
+            own_loss, self._batch_idx, reading.gradients.any, shards.packed_norms(local)
         )
-        norms = local if shards.copies is None else shards.unpacked_norms(gathered)
-        flight.record = with_gradient_norms(
-            flight.record, norms, batch_idx=loss.batch_idx, rank=loss.rank, loss=loss.value, loss_scale=scale
-        )
+        step.set_gradient_norms(local if shards.copies is None else shards.unpacked_norms(gathered))
+        step.set(batch_idx=loss.batch_idx, rank=loss.rank, loss=loss.value, loss_scale=scale)
+        step.phase = Phase.MEASURED
         return has_gradients
 
-    def _node_gradients(self) -> ModuleGradients | None:
-        """Take the error gradients of nodes, on all processes."""
-        nodes = self._nodes.take()
-        if self._automatic:
-            self._nodes.detach()
-        return nodes
+    def _decide(self, step: Step, before_update: bool = True) -> None:
+        """Detect what a step's loss and gradients show, and decide clip value and response."""
+        findings = self._detect(step)
+        self._responses.respond(step, findings, before_update)
+        step.phase = Phase.DECIDED
 
-    def _reuses_norm(self, watch: OptimizerState) -> bool:
-        """Tell whether the gradients' norm had better be torch's own: the trainer will clip by it, and logs nothing."""
-        step = _lightning.logging_step(self._trainer)
-        due = self._timetable.scalars_due(step)
-        return not due and self._clipper.expects_to_clip(watch) and not self._late.expects(self._parameters(watch))
+    def _detect(self, step: Step) -> Sequence[Finding]:
+        detectors = step.state.detectors
+        by_value = self._clipper.algorithm(step.state) == "value"
+        if detectors.wants_start:
+            step.measure_start()
+        step.measure_gradients(by_value)
+        record = step.record()
+        findings = detectors.begin(record)
+        if findings:
+            self._add_findings(step, findings)
+            step.measure_gradients(by_value)  # after a finding everything is due
+        step.measure_gradient_histograms()
+        if step.state.policy is not None:
+            self._clipper.set_threshold(step, step.record() if findings else record)
+        self._clipper.set_clip_rate(step)
+        return findings
 
-    def _hold_back(self, optimizer: Optimizer) -> None:
-        if self._open is not None and self._open.held_back and self._open.watch.optimizer is optimizer:
-            drop_gradients(optimizer)
+    def _decide_late(self, step: Step) -> None:
+        """Read and decide a step whose optimizer has stepped already."""
+        step.decided_late = True
+        step.gradients_intact = step.reading.gradients.holds(step.parameters)
+        may_be_clipped = self._clipper.changes_gradients(step)
+        step.state.changes_gradients |= not step.gradients_intact and not may_be_clipped
+        self._read(step)
+        self._decide(step, before_update=False)
+        if step.scalars_due and not may_be_clipped:
+            step.set_unclipped()
+
+    def _finish(self, step: Step) -> StepRecord:
+        """Detect what a step has changed, respond, freeze its record, and log it."""
+        findings = step.state.detectors.proceed(step.record(), step.decided_late)
+        if findings:
+            self._add_findings(step, findings)
+            self._responses.respond(step, findings, before_update=False)
+        record = self._freeze(step)
+        self._publish()
+        return record
+
+    def _freeze(self, step: Step) -> StepRecord:
+        step.phase = Phase.FINISHED
+        record = self.last = step.record()
+        step.state.recorder.add(record)
+        metrics = {"gradexplode/grad_norm": record.grad_norm, "gradexplode/update_ratio": record.update_ratio}
+        known = {name: value for name, value in metrics.items() if value is not None}
+        self._loop.publish_metrics({**known, "gradexplode/severity": float(record.severity)})
+        if step.scalars_due:
+            record = self._responses.with_scalars(record)
+            self._loggers.record(record, step.parameters.shown, self._arguments.per_parameter)
+        if self._log.incidents.ends(record.step):
+            self._responses.incident_ended()
+        return record
+
+    def _publish(self) -> None:
+        self._log.publish([state.recorder for state in self._optimizers.states])
+
+    def _add_findings(self, step: Step, findings: Sequence[Finding]) -> None:
+        """Keep and log a step's findings, and make everything due where one of them is new."""
+        step.add_findings(findings)
+        news = self._log.add(findings)
+        if any(finding.severity >= Severity.WARNING for finding in news):
+            self._schedule.alert(step.number)
+            step.scalars_due = self._schedule.scalars_due(step.number)
+            step.histograms_due = self._schedule.histograms_due(step.number)
+
+    def _flush(self) -> None:
+        for step in self._deferred.take():
+            self._decide_late(step)
+            self._finish(step)
 
     # Small things.
 
-    @contextmanager
-    def _withdrawing(self) -> Iterator[None]:
-        """Tell the other processes of a failure: they are about to wait for this one."""
-        try:
-            yield
-        except Exception:
-            self.withdraw(batch_ends=False)
-            raise
+    def _take_module_gradients(self) -> Any:
+        """Return the error gradients of modules of all processes."""
+        gradients = self._module_gradients.take()
+        if self._loop.is_automatic:
+            self._module_gradients.detach()
+        return gradients
 
-    def _parameters(self, watch: OptimizerState) -> ParameterSet:
-        return watch.parameters(self._module, self._settings.include, self._settings.exclude, self._peers.world)
+    def _reuses_norm(self, index: int) -> bool:
+        """Return whether to measure by torch's own kernel: the loop will clip by its norm, and nothing is logged."""
+        state = self._optimizers.states[index]
+        if not self._clipper.expects_norm_clipping(state) or self._schedule.scalars_due(self._loop.step):
+            return False
+        return not self._deferred.expects(self._optimizers.parameters(state))
 
-    def _watch_of(self, optimizer: Optimizer) -> OptimizerState:
-        raw = getattr(optimizer, "optimizer", optimizer)
-        return next(watch for watch in self._watches if watch.optimizer is raw)
-
-    def _add_returned_loss(self, closed: Sequence[Step], outputs: Any) -> None:
-        """Give each optimizer's last step of a batch, in manual optimization, the loss that training_step gave."""
-        tensor = _lightning.returned_loss(outputs)
-        value = None if tensor is None else float(read([tensor])[0])
-        loss = self._peers.exchange(value, self._batch_idx, False, np.zeros(0))[0]
-        for flight in {flight.watch.index: flight for flight in closed}.values():
-            flight.record = replace(flight.record, loss=loss.value, batch_idx=loss.batch_idx, rank=loss.rank)
+    def _hold_back(self, optimizer: Optimizer) -> None:
+        if self._open is not None and self._open.is_skipped and self._open.state.optimizer is optimizer:
+            drop_gradients(optimizer)
 
     def _close_open(self) -> None:
         if self._open is not None:
             self._clipper.forget()
-            self._closed.append(self._open)
+            self._stepped.append(self._open)
             self._open = None
 
+    def _set_returned_loss(self, steps: Sequence[Step], outputs: Any) -> None:
+        """Set the loss of each optimizer's last step of a batch to what ``training_step`` returned."""
+        tensor = self._loop.returned_loss(outputs)
+        value = None if tensor is None else float(read([tensor])[0])
+        loss = self._exchange.exchange(value, self._batch_idx, False, np.zeros(0))[0]
+        for step in {step.state.index: step for step in steps}.values():
+            step.set(loss=loss.value, batch_idx=loss.batch_idx, rank=loss.rank)
+
+    # Failure and state.
+
+    def fail(self, call: str) -> None:
+        """Switch the monitor off after an error in one of its calls, log it, and restore the training loop."""
+        self.failed = True
+        logger.exception("gradexplode: the monitor failed and is off; the training goes on without it")
+        self.close()
+
+    def announce_failure(self, call: str) -> None:
+        """Take part once in the next exchange, so that the other processes learn of the failure."""
+        if call == "gradients_ready":
+            self._exchange.withdraw(packs_gradients=True)
+        elif call == "batch_ended" and not self._loop.is_automatic:
+            self._exchange.withdraw(packs_gradients=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what later decisions depend on, in plain values, with a version."""
+        optimizers = [state.state_dict() for state in self._optimizers.states]
+        return {"version": VERSION, "optimizers": optimizers, **save_parts(self._parts)}
+
     def _load(self, state: Mapping[str, Any]) -> None:
-        if state:
-            self.chronicle.load_state_dict(state["chronicle"])
-            self._timetable.alert_until = state["alert_until"]
-            for watch, plain in zip(self._watches, state["optimizers"], strict=False):
-                watch.load_state_dict(plain)
-        self._steering.start()
-        if state:
-            self._steering.load_state_dict(state["steering"])
+        self._responses.start()
+        if not state:
+            return
+        state = upgraded(state)
+        lines = load_parts(self._parts, state)
+        for one, saved in zip(self._optimizers.states, state.get("optimizers", ()), strict=False):
+            lines += [f"optimizer {one.index}: {line}" for line in one.load_state_dict(saved)]
+        for line in lines:
+            logger.warning("gradexplode: in the checkpoint's state, %s", line)
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        return {"findings": self._log, "schedule": self._schedule, "responses": self._responses}
+
+
+EMPTY = StepRecord(step=-1)

@@ -1,36 +1,47 @@
-"""What is due at which step: by the schedule, and at every step for a while after a finding."""
+"""What is logged at which step: at intervals, and at every step for a while after a finding."""
 
 from __future__ import annotations
 
-from lightning_gradexplode.arguments import LoggingIntervals
+from collections.abc import Mapping
+from typing import Any
 
 ALERT_STEPS = 10
-"""For so many steps after a finding, everything is measured and logged at each."""
+"""Number of steps after a finding at which everything is measured and logged."""
 
 
 class LoggingSchedule:
-    """A schedule that findings override.
+    """The intervals of scalars and histograms, in phase with Lightning's own logging.
 
     Args:
-        schedule: What is due while all is calm.
+        scalars: Number of steps from one log of scalars to the next, 0 for never.
+        histograms: The same for histograms.
     """
 
-    def __init__(self, schedule: LoggingIntervals) -> None:
-        self.alert_until = -1
-        self._schedule = schedule
+    def __init__(self, scalars: int, histograms: int) -> None:
+        self._scalars = scalars
+        self._histograms = histograms
+        self._alert_until = -1
 
-    def alarm(self, step: int) -> None:
-        """Have everything measured at a step and at those after it."""
-        self.alert_until = step + ALERT_STEPS
+    def alert(self, step: int) -> None:
+        """Make everything due at a step and at the `ALERT_STEPS` after it."""
+        self._alert_until = step + ALERT_STEPS
 
     def scalars_due(self, step: int) -> bool:
-        """Tell whether scalars are logged at a step."""
-        return self._schedule.scalars_due(step, step <= self.alert_until)
+        """Return whether scalars are logged at a step."""
+        return self._scalars > 0 and (step <= self._alert_until or (step + 1) % self._scalars == 0)
 
     def histograms_due(self, step: int) -> bool:
-        """Tell whether histograms are logged at a step."""
-        return self._schedule.histograms_due(step, step <= self.alert_until)
+        """Return whether histograms are logged at a step."""
+        return self._histograms > 0 and (step <= self._alert_until or (step + 1) % self._histograms == 0)
 
-    def nodes_due(self, step: int, first: bool) -> bool:
-        """Tell whether error gradients of nodes are measured at a step; at the run's first one they are."""
-        return self._schedule.nodes_due(step, step <= self.alert_until, first)
+    def module_gradients_due(self, step: int, first: bool) -> bool:
+        """Return whether error gradients of modules are measured: with histograms, and at the run's first step."""
+        return self.histograms_due(step) or (first and self._histograms > 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the step until which everything is due."""
+        return {"alert_until": self._alert_until}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state that `state_dict` returned."""
+        self._alert_until = int(state["alert_until"])

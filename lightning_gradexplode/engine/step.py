@@ -1,120 +1,286 @@
-"""One optimizer step, from its gradients to its record's publication: what is measured of it, and when."""
+"""One optimizer step, from its gradients to its record."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from torch import Tensor
 
 from lightning_gradexplode.engine.accumulation import AccumulatedReading
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
-from lightning_gradexplode.measure import step as measure
+from lightning_gradexplode.measure.gradients import norms_of
+from lightning_gradexplode.measure.histograms import measure_histograms
+from lightning_gradexplode.measure.maxima import count_at_least, measure_maxima
 from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.measure.sample import WeightSample
 from lightning_gradexplode.measure.weights import WeightCopy
-from lightning_gradexplode.records import Finding, StepRecord
+from lightning_gradexplode.records import Finding, FloatArray, Histogram, Norms, StepRecord
 
 
-@dataclass(slots=True, eq=False)
+class Phase(Enum):
+    """How far a step is."""
+
+    COLLECTING = 1
+    """Its gradients are being measured; no number is on the host yet."""
+    MEASURED = 2
+    """The norms of its gradients and its loss are known."""
+    DECIDED = 3
+    """Findings before the update, clip value and responses are settled."""
+    STEPPED = 4
+    """The optimizer has changed the weights."""
+    FINISHED = 5
+    """Its record is final."""
+
+
 class Step:
-    """An optimizer step on its way.
+    """One optimizer step in progress. It is mutable, and frozen into a `StepRecord` by `record`.
 
     Args:
-        watch: The optimizer.
+        state: The optimizer.
         parameters: Its parameters.
-        record: What is known of the step so far.
-        scalars_due: Whether the step's scalars are logged.
+        reading: Its gradients, as far as they are measured.
+        scalars_due: Whether its scalars are logged.
         histograms_due: Whether its histograms are logged.
-        scale: What the gradients in memory are multiplied by.
-        held_back: Whether the update will not happen.
-        is_exact: Whether the gradients' norms were measured to 1e-6, and not only as torch clips by them.
-        evaluations: How often gradients were computed within the step.
-        reading: What is read of its gradients, as long as it is not waited for.
-        came_late: Whether the optimizer had stepped before that was known.
-        is_intact: Whether the gradients in memory are those that the optimizer was handed.
+        **values: Fields of `StepRecord` that are known from the start.
+
+    Attributes:
+        phase: How far it is.
+        scale: The factor that the gradients in memory are multiplied by.
+        evaluations: Number of times that gradients were computed within the step.
+        gradients_intact: Whether the gradients in memory are those that were measured.
+        decided_late: Whether the optimizer had stepped before the numbers were read.
     """
 
-    watch: OptimizerState
-    parameters: ParameterSet
-    record: StepRecord
-    scalars_due: bool
-    histograms_due: bool
-    scale: float = 1.0
-    is_exact: bool = True
-    held_back: bool = False
-    evaluations: int = 1
-    reading: AccumulatedReading | None = None
-    came_late: bool = False
-    is_intact: bool = True
-    _weights_before: WeightCopy | WeightSample | None = None
-    _has_details: bool = False
+    def __init__(
+        self,
+        state: OptimizerState,
+        parameters: ParameterSet,
+        reading: AccumulatedReading,
+        scalars_due: bool,
+        histograms_due: bool,
+        **values: Any,
+    ) -> None:
+        self.state = state
+        self.parameters = parameters
+        self.reading = reading
+        self.scalars_due = scalars_due
+        self.histograms_due = histograms_due
+        self.phase = Phase.COLLECTING
+        self.scale = 1.0
+        self.evaluations = 1
+        self.gradients_intact = True
+        self.decided_late = False
+        self._values = {**values, "parameters": parameters.names}
+        self._per_parameter: dict[str, FloatArray] = {}
+        self._histograms: dict[str, Mapping[str, Histogram]] = {}
+        self._weights_before: WeightCopy | WeightSample | None = None
+        self._has_details = False
 
-    def note(self, findings: Sequence[Finding]) -> None:
-        """Bring the severity of findings into the record."""
+    # What is known so far.
+
+    def record(self) -> StepRecord:
+        """Return what is known of the step as a frozen record, whose arrays cannot be written to."""
+        return StepRecord(
+            **self._values,
+            per_parameter=MappingProxyType(dict(self._per_parameter)),
+            histograms=MappingProxyType(dict(self._histograms)),
+        )
+
+    def set(self, **values: Any) -> None:
+        """Set fields of the record."""
+        self._values.update(values)
+
+    @property
+    def number(self) -> int:
+        """The step that other metrics are logged at."""
+        number: int = self._values["step"]
+        return number
+
+    @property
+    def severity(self) -> int:
+        """The worst severity found so far, 0 for none."""
+        severity: int = self._values.get("severity", 0)
+        return severity
+
+    @property
+    def is_skipped(self) -> bool:
+        """Whether the update is held back."""
+        return self._values.get("skipped_by") is not None
+
+    @property
+    def grad_norm(self) -> float | None:
+        """L2 norm of all gradients before clipping, None if not measured."""
+        norm: float | None = self._values.get("grad_norm")
+        return norm
+
+    @property
+    def grad_max(self) -> float | None:
+        """Largest absolute value of a gradient element, None if not measured."""
+        largest: float | None = self._values.get("grad_max")
+        return largest
+
+    @property
+    def clip_val(self) -> float | None:
+        """The clip value in force, None without clipping."""
+        value: float | None = self._values.get("clip_val")
+        return value
+
+    @property
+    def clip_algorithm(self) -> str | None:
+        """The clip algorithm in force, None without clipping."""
+        algorithm: str | None = self._values.get("clip_algorithm")
+        return algorithm
+
+    @property
+    def grad_norm_each(self) -> FloatArray:
+        """L2 norm of each gradient before clipping, shape ``(parameters,)``."""
+        return self._per_parameter["grad_norm"]
+
+    def add_findings(self, findings: Sequence[Finding]) -> None:
+        """Raise the record's severity to that of the worst finding."""
         worst = max((int(finding.severity) for finding in findings), default=0)
-        if worst > self.record.severity:
-            self.record = replace(self.record, severity=worst)
+        if worst > self.severity:
+            self._values["severity"] = worst
+
+    # What is measured before the update.
+
+    def set_gradient_norms(self, norms: Norms) -> None:
+        """Set the norms of the gradients, and the numbers of their elements that are not finite where counted."""
+        self._values["grad_norm"] = norms.total
+        self._values["nonfinite_count"] = norms.nonfinite_total
+        self._put("grad_norm", norms.each)
+        if norms.nonfinite_total is not None:
+            self._put("nonfinite_count", norms.nonfinite)
 
     def measure_start(self) -> None:
         """Measure the weights before the run's first step."""
-        weights = measure.norms_of(self.parameters, self.parameters.tensors)
-        self.record = measure.with_weights_before(self.record, self.parameters, weights)
+        self._set_weights_before(norms_of(self.parameters, self.parameters.tensors))
 
     def measure_gradients(self, clips_by_value: bool) -> None:
         """Measure what a step that is logged, or clipped by value, needs besides the gradients' norms."""
-        if not self.is_intact:
+        if not self.gradients_intact:
             return
         if self.scalars_due and not self._has_details:
             self._has_details = True
-            if not self.is_exact:
-                norms = measure.norms_of(self.parameters, self.parameters.gradients, self.scale)
-                self.record = measure.with_gradient_norms(self.record, norms)
-            self.record = measure.with_details(self.record, self.parameters, self.scale)
-        elif clips_by_value and self.record.grad_max is None:
-            self.record = measure.with_maxima(self.record, self.parameters, self.scale)
+            if self.reading.gradients.torch_total is not None:  # measured by torch's less exact kernel
+                self.set_gradient_norms(norms_of(self.parameters, self.parameters.gradients, self.scale))
+            self._measure_details()
+        elif clips_by_value and self.grad_max is None:
+            local = measure_maxima(self.parameters.gradients, self.scale)
+            self._set_maxima(self.parameters.shards.maxima_and_sums(local, np.zeros_like(local))[0])
+
+    def _measure_details(self) -> None:
+        """Measure the largest absolute values, and the share of each gradient's elements with one of 1.0 and more."""
+        gradients = self.parameters.gradients
+        maxima, counts = measure_maxima(gradients, self.scale), np.zeros(len(gradients))
+        # A gradient whose maximum is below 1.0 needs no counting.
+        above = {n: one for n, one in enumerate(gradients) if one is not None and not maxima[n] < 1.0}
+        counts[list(above)] = count_at_least(list(above.values()), self.scale)
+        maxima, counts = self.parameters.shards.maxima_and_sums(maxima, counts)
+        self._set_maxima(maxima)
+        self._put("share_above_one", counts / [max(parameter.numel(), 1) for parameter in self.parameters.tensors])
+
+    def _set_maxima(self, maxima: FloatArray) -> None:
+        self._values["grad_max"] = float(np.max(maxima, initial=0.0))  # NaN wins over all
+        self._put("grad_max", maxima)
 
     def measure_gradient_histograms(self) -> None:
         """Count the gradients into histograms, if they are due."""
-        if self.histograms_due and self.is_intact:
-            gradients = self.parameters.gradients
-            self.record = measure.with_histograms(self.record, "gradient", self.parameters, gradients, self.scale)
+        if self.histograms_due and self.gradients_intact:
+            self._count("gradient", self.parameters.gradients, self.scale)
 
-    def copy_weights(self, sample: int | None) -> None:
-        """Copy the weights before the update, or a sample of so many of them, if its size is to be logged."""
+    def keep_weights(self, sample: int | None) -> None:
+        """Copy the weights before the update, or a sample of them, if its size is to be logged.
+
+        Args:
+            sample: Number of weights in the sample; None copies all.
+        """
         if self.scalars_due:
             tensors = self.parameters.tensors
             self._weights_before = WeightCopy(tensors) if sample is None else WeightSample(tensors, sample)
 
-    def land(self) -> AccumulatedReading:
-        """Give what was read of the gradients, now that it is waited for, and note whether these are still there."""
-        assert self.reading is not None
-        reading, self.reading = self.reading, None
-        self.came_late, self.is_intact = True, reading.gradients.holds(self.parameters)
-        return reading
+    # What is measured after the update.
 
-    def note_unclipped(self) -> None:
-        """Note that nothing has clipped the gradients, if that is to be logged."""
-        if self.scalars_due:
-            self.record = measure.with_clipped_norm(self.record, None)
-
-    @property
-    def _wants_weights(self) -> bool:
-        bank = self.watch.bank
-        return bank.wants_weights if self.reading is None else bank.expects_weights
-
-    def measure_after(self, may_be_clipped: bool) -> None:
-        """Measure, right after the optimizer's step, the gradients if they are others now, and the weights.
-
-        Args:
-            may_be_clipped: Whether the gradients may have been changed since they were measured.
-        """
-        if self.held_back:
+    def measure_clipped(self, may_be_clipped: bool) -> None:
+        """Measure the gradients after clipping, if they are logged; where nothing clips they are the same."""
+        if not self.scalars_due or self.evaluations > 1:
             return
-        if self.scalars_due and self.evaluations == 1 and self.reading is None:
-            clipped = measure.norms_of(self.parameters, self.parameters.gradients) if may_be_clipped else None
-            self.record = measure.with_clipped_norm(self.record, clipped)
+        if may_be_clipped:
+            norms = norms_of(self.parameters, self.parameters.gradients)
+            self.set_clipped_norms(norms.total, norms.each)
+        elif self.phase is not Phase.COLLECTING:
+            self.set_unclipped()
+
+    def set_unclipped(self) -> None:
+        """Set the norms after clipping to those before it."""
+        self.set_clipped_norms(self.grad_norm, self._per_parameter["grad_norm"])
+
+    def set_clipped_norms(self, total: float | None, each: FloatArray) -> None:
+        """Set the gradients' norms after clipping."""
+        self._values["grad_norm_clipped"] = total
+        self._put("grad_norm_clipped", each)
+
+    def measure_weights(self) -> None:
+        """Measure the weights after the update, and their change where they were kept before it, if that is due."""
+        detectors = self.state.detectors
         if self._weights_before is not None:
-            copy, self._weights_before = self._weights_before, None
-            self.record = measure.with_weight_change(self.record, self.parameters, copy, self.histograms_due)
-        elif self._wants_weights:
-            weights = measure.norms_of(self.parameters, self.parameters.tensors)
-            self.record = measure.with_weights(self.record, weights)
+            self._measure_weight_change(self._weights_before)
+            self._weights_before = None
+        elif detectors.expects_weights if self.phase is Phase.COLLECTING else detectors.wants_weights:
+            self._set_weights(norms_of(self.parameters, self.parameters.tensors))
+
+    def _measure_weight_change(self, before: WeightCopy | WeightSample) -> None:
+        change = before.change(self.parameters.tensors, self.parameters.shards)
+        self._set_weights(change.weights)
+        self._set_weights_before(change.before)
+        self._values["update_ratio"] = change.update_ratio
+        self._put("update_ratio", change.update_ratio_each)
+        if self.histograms_due:
+            if change.differences:
+                self._count("update", change.differences)
+            self._count("weight", self.parameters.tensors)
+
+    def _set_weights(self, norms: Norms) -> None:
+        self._values["weight_norm"] = norms.total
+        self._values["nonfinite_weights"] = int((norms.nonfinite > 0).sum())
+        self._put("weight_norm", norms.each)
+
+    def _set_weights_before(self, norms: Norms) -> None:
+        self._values["weight_norm_before"] = norms.total
+        self._values["weight_count"] = sum(tensor.numel() for tensor in self.parameters.tensors)
+        self._put("weight_norm_before", norms.each)
+
+    # Small things.
+
+    def _put(self, quantity: str, each: FloatArray) -> None:
+        each.flags.writeable = False  # records go to detectors, policies and responses of users
+        self._per_parameter[quantity] = each
+
+    def _count(self, quantity: str, tensors: Sequence[Tensor | None], scale: float = 1.0) -> None:
+        """Count each shown parameter's tensor into a histogram."""
+        chosen = {
+            name: tensor
+            for name, tensor, shown in zip(self.parameters.names, tensors, self.parameters.shown, strict=True)
+            if shown and tensor is not None
+        }
+        measured = dict(zip(chosen, measure_histograms(list(chosen.values()), scale), strict=True))
+        if self.parameters.shards.copies is not None:
+            measured = _unsharded(measured, self.parameters)
+        self._histograms[quantity] = measured
+
+
+def _unsharded(measured: Mapping[str, Histogram], parameters: ParameterSet) -> dict[str, Histogram]:
+    """Add up the histograms of shards; a process without elements of a parameter counts as holding none of them."""
+    none = Histogram.merged(())
+    parts = [measured.get(name, none) for name in parameters.names]
+    sums = parameters.shards.sums(np.stack([np.append(part.counts, part.nonfinite) for part in parts]).astype(float))
+    wholes = {
+        name: Histogram(row[:-1].astype(np.int64), int(row[-1]))
+        for name, row, shown in zip(parameters.names, sums, parameters.shown, strict=True)
+        if shown
+    }
+    return {name: whole for name, whole in wholes.items() if name in measured or whole.finite or whole.nonfinite}

@@ -8,9 +8,9 @@ accumulation, clipping, loggers, checkpoints or a way to stop.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -136,6 +136,14 @@ class TrainingLoop(ABC):
         """Whether the user's module clips in a way of its own."""
         return False
 
+    def use_measured_norm(self, clip: Callable[[Optimizer, float], bool]) -> None:
+        """Use a norm that was measured already wherever the loop clips by norm, until `restore_clip`.
+
+        Args:
+            clip: Called with the optimizer and the clip value in place of the loop's own clipping; where it returns
+                False, the loop has to clip by itself.
+        """
+
     # Output.
 
     @property
@@ -155,9 +163,24 @@ class TrainingLoop(ABC):
         """Return the scalars that the user's module logged in this batch: numbers, or tensors of one element."""
         return {}
 
+    def returned_loss(self, outputs: Any) -> Tensor | None:
+        """Return the loss in what a training step returned, without its history; None if there is none."""
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        return loss.detach() if isinstance(loss, Tensor) and loss.numel() == 1 else None
+
     def log_folder(self) -> Path:
         """Return the folder of the run's logs. Called on every process."""
         return Path.cwd()
+
+    def report_folder(self, report: Path | bool | Literal["always"]) -> Path | None:
+        """Return the folder for reports, None if none are wanted. Called on every process.
+
+        Args:
+            report: The monitor's argument of that name.
+        """
+        if isinstance(report, Path):
+            return report
+        return self.log_folder() / "gradexplode" if report else None
 
     # Optional capabilities.
 

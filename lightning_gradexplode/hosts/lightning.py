@@ -1,23 +1,25 @@
-"""The only module that imports Lightning, and that knows what is private in it.
+"""The adapter for Lightning's Trainer: the only module that imports Lightning, and that knows its private members.
 
 Lightning exists under two names, ``pytorch_lightning`` and ``lightning.pytorch``, with two unrelated `Callback`
-classes; the class here inherits from every one that is installed, so that both trainers take it. Nothing here is
-remembered between calls.
+classes; the class here inherits from every one that is installed, so that both trainers accept it.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_gradexplode.distributed.process_group import ALONE, Processes, ProcessGroup
+from lightning_gradexplode.engine.accumulation import unscales_itself
+from lightning_gradexplode.hosts.base import TrainingLoop
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback, LightningModule, Trainer
@@ -37,18 +39,9 @@ else:
 
 _NAMESPACES = ("pytorch_lightning.", "lightning.")
 
-__all__ = ["Callback", "LightningModule", "Logger", "Trainer"]
+__all__ = ["Callback", "LightningLoop", "LightningModule", "Logger", "Trainer"]
 
-
-def logging_step(trainer: Trainer) -> int:
-    """Give the step that Lightning logs this batch's metrics at: batches that stepped, from 0."""
-    return trainer.fit_loop.epoch_loop._batches_that_stepped
-
-
-def log_interval(trainer: Trainer) -> int:
-    """Give the number of steps from one of the trainer's own logs to the next; 0 for never."""
-    return int(trainer.log_every_n_steps)  # type: ignore[attr-defined]
-
+logger = logging.getLogger("lightning_gradexplode")
 
 _HIDING = {
     "FSDPStrategy": "keeps gradients in flat shards whose norms were never verified here; "
@@ -58,175 +51,323 @@ _HIDING = {
 
 
 def hidden_gradients(trainer: Trainer) -> str | None:
-    """Tell why the gradients of a run cannot be measured rightly: its strategy hides them. None where they can be."""
+    """Return why the gradients of a run cannot be measured, since its strategy hides them; None where they can be."""
     names = [kind.__name__ for kind in type(trainer.strategy).__mro__]
     return next((f"{name} {why}" for name, why in _HIDING.items() if name in names), None)
 
 
 def runs_in_a_started_process(trainer: Trainer) -> bool:
-    """Tell whether the trainer has started this process, so that the user's own monitor is in another one."""
+    """Return whether the trainer has started this process, so that the user's own monitor is in another one."""
     return type(trainer.strategy.launcher).__name__ == "_MultiProcessingLauncher"
 
 
-def is_automatic(trainer: Trainer) -> bool:
-    """Tell whether Lightning runs backward and the optimizer itself."""
-    return bool(trainer.lightning_module.automatic_optimization)
-
-
-def closes_window(trainer: Trainer, batch_idx: int) -> bool:
-    """Tell whether this batch is the last one whose gradients go into the coming optimizer step."""
-    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or bool(trainer.is_last_batch)
-
-
-def ends_epoch(trainer: Trainer) -> bool:
-    """Tell whether this batch is the last one of its epoch."""
-    return bool(trainer.is_last_batch)
-
-
-def filled_window(trainer: Trainer, batch_idx: int) -> float:
-    """Give the share of an accumulation window that is filled with this batch; below 1 only at the end of an epoch."""
-    size = int(trainer.accumulate_grad_batches)
-    return (batch_idx % size + 1) / size
-
-
-def save_nothing_now(trainer: Trainer) -> None:
-    """Keep the trainer's ``ModelCheckpoint`` callbacks from saving until the next optimizer step."""
-    for callback in trainer.checkpoint_callbacks:
-        # To them this step is then one whose checkpoint was written already.
-        if hasattr(callback, "_last_global_step_saved"):
-            callback._last_global_step_saved = trainer.global_step
-
-
-def loss_scale(trainer: Trainer) -> tuple[Tensor | None, bool]:
-    """Give the scale of the AMP gradient scaler in force (None without one), and whether it adapts to overflows.
-
-    The scale is a tensor of one element, and not read from the device here.
-    """
-    scaler = trainer.scaler
-    if scaler is None or not scaler.is_enabled():
-        return None, False
-    scale = getattr(scaler, "_scale", None)  # `GradScaler.get_scale` would stop an accelerator
-    return torch.tensor(scaler.get_scale()) if scale is None else scale, scaler.get_backoff_factor() < 1.0
-
-
-def unscales_itself(optimizer: Optimizer) -> bool:
-    """Tell whether an optimizer divides by the AMP scale in its step; hooks before it then see scaled gradients."""
-    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
-
-
-def refuses_to_clip(trainer: Trainer, optimizer: Optimizer) -> bool:
-    """Tell whether the trainer ends the run if it is to clip for an optimizer: a fused one under mixed precision."""
-    return unscales_itself(optimizer) and type(trainer.precision_plugin).__name__ == "MixedPrecision"
-
-
-def gradients_stay(trainer: Trainer, callback: Callback) -> bool:
-    """Tell whether the optimizer will get the gradients just as a callback sees them in ``on_after_backward``.
+class LightningLoop(TrainingLoop):
+    """Lightning's Trainer during ``fit``, in automatic and manual optimization.
 
     Args:
-        trainer: The trainer of the run.
-        callback: What measures in ``on_after_backward``.
-
-    Returns:
-        False if another callback or the module has a hook in between, in which it may edit them.
+        trainer: The trainer.
+        callback: The monitor, which measures in ``on_after_backward`` where no other hook may change gradients later.
     """
-    if _has_hook(trainer.lightning_module, "on_after_backward"):
-        return False
-    others = [one for one in trainer.callbacks if one is not callback]  # type: ignore[attr-defined]
-    return not any(_has_hook(one, name) for one in others for name in ("on_after_backward", "on_before_optimizer_step"))
+
+    def __init__(self, trainer: Trainer, callback: Callback) -> None:
+        self.trainer = trainer
+        self._module = trainer.lightning_module
+        self._automatic = bool(self._module.automatic_optimization)
+        self._epoch_loop = trainer.fit_loop.epoch_loop
+        self._clip_found = (trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
+        self._overrides_clipping = _is_overridden(self._module, "configure_gradient_clipping")
+        self._may_change_gradients = self._has_later_hooks(callback)
+        self._undo: list[Callable[[], None]] = []
+        self._process_group = _process_group(trainer)
+
+    def _has_later_hooks(self, callback: Callback) -> bool:
+        """Return whether another callback or the module has a hook in which it may change gradients later."""
+        if _is_overridden(self._module, "on_after_backward", "on_before_optimizer_step"):
+            return True
+        others = [one for one in self.trainer.callbacks if one is not callback]
+        return any(_is_overridden(one, "on_after_backward", "on_before_optimizer_step") for one in others)
+
+    # The run.
+
+    @property
+    def module(self) -> nn.Module:
+        """The LightningModule."""
+        return self._module
+
+    @property
+    def optimizers(self) -> Sequence[Optimizer]:
+        """The trainer's optimizers."""
+        optimizers: Sequence[Optimizer] = self.trainer.optimizers
+        return optimizers
+
+    @property
+    def step(self) -> int:
+        """The step of Lightning's own metrics: the number of batches that stepped. It is not ``global_step``."""
+        return int(self._epoch_loop._batches_that_stepped)
+
+    @property
+    def epoch(self) -> int:
+        """``trainer.current_epoch``."""
+        return int(self.trainer.current_epoch)
+
+    @property
+    def batches_per_epoch(self) -> int | None:
+        """``trainer.num_training_batches``, None if it is not finite."""
+        count = self.trainer.num_training_batches
+        return int(count) if count != float("inf") else None
+
+    @property
+    def is_last_batch(self) -> bool:
+        """``trainer.is_last_batch``."""
+        return bool(self.trainer.is_last_batch)
+
+    @property
+    def process_group(self) -> ProcessGroup:
+        """The processes of the run, as far as they are joined by ``torch.distributed``."""
+        return self._process_group
+
+    @property
+    def is_main_process(self) -> bool:
+        """``trainer.is_global_zero``."""
+        return bool(self.trainer.is_global_zero)
+
+    # The optimizer's step.
+
+    @property
+    def is_automatic(self) -> bool:
+        """Whether the module uses automatic optimization."""
+        return self._automatic
+
+    @property
+    def micro_batches(self) -> int:
+        """``trainer.accumulate_grad_batches``; Lightning divides a partial last window by it as well."""
+        return int(self.trainer.accumulate_grad_batches)
+
+    def completes_step(self, batch_idx: int) -> bool:
+        """Return whether this batch is the last one of its accumulation window."""
+        return (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or bool(self.trainer.is_last_batch)
+
+    def filled_share(self, batch_idx: int) -> float:
+        """Return the share of the accumulation window that is filled with this batch."""
+        size = int(self.trainer.accumulate_grad_batches)
+        return (batch_idx % size + 1) / size
+
+    def loss_scale(self) -> tuple[Tensor | None, bool]:
+        """Return the scale of the precision plugin's gradient scaler, and whether it adapts."""
+        scaler = self.trainer.scaler
+        if scaler is None or not scaler.is_enabled():
+            return None, False
+        scale = getattr(scaler, "_scale", None)  # `GradScaler.get_scale` would wait for an accelerator
+        return torch.tensor(scaler.get_scale()) if scale is None else scale, scaler.get_backoff_factor() < 1.0
+
+    @property
+    def gradients_are_final(self) -> bool:
+        """Whether no other hook may change the gradients after ``on_after_backward``."""
+        return self._automatic and not self._may_change_gradients
+
+    @property
+    def may_change_gradients(self) -> bool:
+        """Whether another callback or the module has a hook in which it may change gradients."""
+        return self._may_change_gradients
+
+    # Clipping.
+
+    @property
+    def clip_setting(self) -> tuple[float | None, str]:
+        """The trainer's ``gradient_clip_val`` and ``gradient_clip_algorithm``."""
+        value, algorithm = self.trainer.gradient_clip_val, self.trainer.gradient_clip_algorithm
+        name = "norm" if algorithm is None else str(getattr(algorithm, "value", algorithm))
+        return (float(value) if value else None), name
+
+    def set_clip(self, value: float | None, algorithm: str | None) -> None:
+        """Assign the trainer's clip value and algorithm, which it reads after ``on_before_optimizer_step``."""
+        self.trainer.gradient_clip_val = value
+        self.trainer.gradient_clip_algorithm = None if algorithm is None else _clip_enum(self.trainer)(algorithm)
+
+    def restore_clip(self) -> None:
+        """Restore what the user gave to the trainer, and the precision plugin's own clipping."""
+        self.trainer.gradient_clip_val, self.trainer.gradient_clip_algorithm = self._clip_found
+        for undo in self._undo:
+            undo()
+        self._undo = []
+
+    def clips(self, optimizer: Optimizer) -> bool:
+        """Return whether the trainer clips: not in manual optimization, and not where it would end the run."""
+        refuses = unscales_itself(optimizer) and type(self.trainer.precision_plugin).__name__ == "MixedPrecision"
+        return self._automatic and not self._overrides_clipping and not refuses
+
+    @property
+    def overrides_clipping(self) -> bool:
+        """Whether the module has its own ``configure_gradient_clipping``."""
+        return self._overrides_clipping
+
+    def use_measured_norm(self, clip: Callable[[Optimizer, float], bool]) -> None:
+        """Replace the norm clipping of the precision plugin, unless the plugin clips in a way of its own."""
+        plugin = self.trainer.precision_plugin
+        own = getattr(type(plugin).clip_grad_by_norm, "__qualname__", "")
+        if own != "Precision.clip_grad_by_norm" or "clip_grad_by_norm" in vars(plugin):
+            return
+        original = plugin.clip_grad_by_norm
+
+        def undo() -> None:
+            vars(plugin).pop("clip_grad_by_norm", None)
+
+        def clip_grad_by_norm(optimizer: Optimizer, clip_val: float) -> None:
+            try:
+                clipped = clip(getattr(optimizer, "optimizer", optimizer), clip_val)
+            except Exception:
+                logger.exception("gradexplode: the measured norm could not be used; the trainer clips by itself")
+                undo()
+                clipped = False
+            if not clipped:
+                original(optimizer, clip_val)
+
+        plugin.clip_grad_by_norm = clip_grad_by_norm
+        self._undo.append(undo)
+
+    # Output.
+
+    @property
+    def log_every_n_steps(self) -> int:
+        """``trainer.log_every_n_steps``."""
+        return int(self.trainer.log_every_n_steps)
+
+    @property
+    def loggers(self) -> Sequence[Any]:
+        """``trainer.loggers``."""
+        loggers: Sequence[Any] = self.trainer.loggers
+        return loggers
+
+    def publish_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Set values in ``trainer.callback_metrics``, where checkpoints and early stopping look for them."""
+        # `Trainer.callback_metrics` first computes every metric of the module, which is too expensive at every step.
+        connector = getattr(self.trainer, "_logger_connector", None)
+        store = getattr(connector, "_callback_metrics", None)
+        target = self.trainer.callback_metrics if store is None else store
+        # In float64, since a float32 of 1e60 would raise.
+        target.update(
+            {name: torch.scalar_tensor(value, dtype=torch.float64, device="cpu") for name, value in metrics.items()}
+        )
+
+    def logged_scalars(self) -> Mapping[str, Any]:
+        """Return what the module logged in this ``training_step``, without computing any metric."""
+        results = getattr(self._epoch_loop, "_results", None) or {}
+        return dict(_logged(results))
+
+    def log_folder(self) -> Path:
+        """Return the folder that the first logger writes to, else the trainer's ``default_root_dir``."""
+        return Path(self.trainer.log_dir or self.trainer.default_root_dir)
+
+    def settings(self) -> Mapping[str, Any]:
+        """Return precision, strategy and schedulers of the run."""
+        trainer = self.trainer
+        scale, adapts = self.loss_scale()
+        return {
+            "precision": str(trainer.precision),
+            "scaler": "none" if scale is None else "adaptive" if adapts else "static",
+            "strategy": type(trainer.strategy).__name__,
+            "schedulers": tuple(type(one).__name__ for one in self.schedulers),
+        }
+
+    # Optional capabilities.
+
+    @property
+    def can_stop(self) -> bool:
+        """Always."""
+        return True
+
+    def stop(self) -> None:
+        """Set ``trainer.should_stop``."""
+        self.trainer.should_stop = True
+
+    @property
+    def minimum_training(self) -> str:
+        """``min_epochs`` or ``min_steps`` of the trainer, while they are not reached."""
+        loop = self.trainer.fit_loop
+        least = {"min_epochs": loop.min_epochs, "min_steps": loop.min_steps}
+        return "" if loop._can_stop_early else " and ".join(f"{name}={value}" for name, value in least.items() if value)
+
+    @property
+    def schedulers(self) -> Sequence[Any]:
+        """The learning rate schedulers of ``trainer.lr_scheduler_configs``."""
+        return [config.scheduler for config in self.trainer.lr_scheduler_configs]
+
+    @property
+    def scaler(self) -> Any:
+        """The precision plugin's gradient scaler."""
+        return self.trainer.scaler
+
+    @property
+    def weight_averages(self) -> Mapping[str, Sequence[Tensor]]:
+        """The averages that callbacks such as ``WeightAveraging`` and ``StochasticWeightAveraging`` keep."""
+        found = {}
+        for callback in self.trainer.callbacks:
+            average, count = getattr(callback, "_average_model", None), getattr(callback, "n_averaged", None)
+            if isinstance(average, nn.Module):
+                counts = [count] if isinstance(count, Tensor) else []
+                found[type(callback).__name__] = [*average.parameters(), *average.buffers(), *counts]
+        return found
+
+    @property
+    def can_save_checkpoints(self) -> bool:
+        """Always."""
+        return True
+
+    def save_checkpoint(self, path: Path) -> None:
+        """Save with ``trainer.save_checkpoint``."""
+        self.trainer.save_checkpoint(path)
+
+    def block_checkpoints(self) -> None:
+        """Keep the trainer's ``ModelCheckpoint`` callbacks from saving until the next optimizer step."""
+        for callback in self.trainer.checkpoint_callbacks:
+            # This makes them take the step for one whose checkpoint was written already.
+            if hasattr(callback, "_last_global_step_saved"):
+                callback._last_global_step_saved = self.trainer.global_step
+
+    def computes_loss(self) -> bool:
+        """Return whether ``training_step`` can be called with a batch: not where it takes an iterator."""
+        return not _takes_iterator(self._module)
+
+    def replay_loss(self, copy: nn.Module, batch: Any, batch_idx: int) -> Any:
+        """Call the copy's ``training_step``, with the trainer's precision context."""
+        with self.trainer.precision_plugin.train_step_context():
+            return copy.training_step(*_step_arguments(copy, batch, batch_idx))
 
 
-def _has_hook(owner: Any, name: str) -> bool:
-    hook = getattr(type(owner), name)
-    return not hook.__module__.startswith(_NAMESPACES)
+def _logged(results: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield name and latest value of each plain scalar in Lightning's results of this step."""
+    for result in results.values():
+        meta = getattr(result, "meta", None)
+        value = getattr(result, "_forward_cache", None)
+        is_scalar = isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
+        if meta is not None and is_scalar and getattr(result, "is_tensor", True) is not False:
+            yield meta.name, value
 
 
-def returned_loss(outputs: Any) -> Tensor | None:
-    """Find the loss in what a training_step gave to ``on_train_batch_end``; None if there is none."""
-    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-    return loss.detach() if isinstance(loss, Tensor) and loss.numel() == 1 else None
+def _takes_iterator(module: Any) -> bool:
+    names = getattr(getattr(module.training_step, "__code__", None), "co_varnames", ())
+    return "dataloader_iter" in names
 
 
-def log_directory(trainer: Trainer) -> Path:
-    """Give the folder that the first logger writes to, or else the trainer's own. Call it on every process."""
-    return Path(trainer.log_dir or trainer.default_root_dir)
+def _step_arguments(module: Any, batch: Any, batch_idx: int) -> list[Any]:
+    code = getattr(module.training_step, "__code__", None)
+    names = code.co_varnames[: code.co_argcount] if code is not None else ("self", "batch", "batch_idx")
+    return [batch, batch_idx] if "batch_idx" in names or len(names) > 2 else [batch]
 
 
-def report_folder(trainer: Trainer, report: Path | bool) -> Path | None:
-    """Give the folder for reports, None if none are wanted; to be asked on every process."""
-    if isinstance(report, Path):
-        return report
-    return log_directory(trainer) / "gradexplode" if report else None
-
-
-def publish_callback_metrics(trainer: Trainer, metrics: Mapping[str, float]) -> None:
-    """Put values into ``trainer.callback_metrics``, where checkpoints and early stopping look for what they monitor."""
-    # `Trainer.callback_metrics` first evaluates every metric of the module, which is too dear for every step.
-    connector = getattr(trainer, "_logger_connector", None)
-    store = getattr(connector, "_callback_metrics", None)
-    target = trainer.callback_metrics if store is None else store
-    # In float64: a float32 of 1e60 would raise, and the very explosion end the monitor.
-    target.update(
-        {name: torch.scalar_tensor(value, dtype=torch.float64, device="cpu") for name, value in metrics.items()}
-    )
-
-
-def world(trainer: Trainer) -> ProcessGroup:
-    """Give the processes of a run, as far as they are joined by ``torch.distributed``."""
+def _process_group(trainer: Trainer) -> ProcessGroup:
     if trainer.world_size == 1 or not torch.distributed.is_initialized():
         return ALONE
     return Processes(torch.distributed.get_world_size(), trainer.strategy.root_device)
 
 
-def set_clipping(trainer: Trainer, value: float | None, algorithm: str | None) -> None:
-    """Set what the trainer will clip the coming step's gradients by.
-
-    Args:
-        trainer: What clips.
-        value: The threshold; None for no clipping.
-        algorithm: ``"norm"`` or ``"value"``; None leaves Lightning's default, by norm.
-    """
-    trainer.gradient_clip_val = value
-    trainer.gradient_clip_algorithm = None if algorithm is None else _clip_enum(trainer)(algorithm)
-
-
-def clipping(trainer: Trainer) -> tuple[float | None, str]:
-    """Give the trainer's clip value (None where it clips nothing) and its algorithm's name."""
-    value, algorithm = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
-    name = "norm" if algorithm is None else str(getattr(algorithm, "value", algorithm))
-    return (float(value) if value else None), name
-
-
-def replace_norm_clipping(trainer: Trainer, clip: Callable[[Optimizer, float], bool]) -> Callable[[], None]:
-    """Have something else asked before the trainer's precision plugin clips an optimizer's gradients by norm.
-
-    Args:
-        trainer: What clips.
-        clip: Gets the optimizer and the clip value, and tells whether it has done what the plugin would do.
-
-    Returns:
-        What puts the plugin back as it was. A plugin that clips in a way of its own is left alone.
-    """
-    plugin = trainer.precision_plugin
-    own = getattr(type(plugin).clip_grad_by_norm, "__qualname__", "")
-    if own != "Precision.clip_grad_by_norm" or "clip_grad_by_norm" in vars(plugin):
-        return lambda: None
-    original = plugin.clip_grad_by_norm
-
-    def asked(optimizer: Optimizer, clip_val: float) -> None:
-        if not clip(getattr(optimizer, "optimizer", optimizer), clip_val):
-            original(optimizer, clip_val)
-
-    plugin.clip_grad_by_norm = asked  # type: ignore[method-assign]
-    return lambda: vars(plugin).pop("clip_grad_by_norm", None) and None
-
-
-def overrides_clipping(trainer: Trainer) -> bool:
-    """Tell whether the user's module clips in its own way."""
-    return _has_hook(trainer.lightning_module, "configure_gradient_clipping")
+def _is_overridden(owner: Any, *names: str) -> bool:
+    """Return whether any of these hooks is not Lightning's own."""
+    return any(not getattr(type(owner), name).__module__.startswith(_NAMESPACES) for name in names)
 
 
 def _clip_enum(trainer: Trainer) -> Any:
-    """Find the clip algorithms' enumeration of the Lightning that this trainer, or the class it extends, belongs to."""
+    """Return the enumeration of clip algorithms of the Lightning that this trainer, or its base class, belongs to."""
     module = next(kind.__module__ for kind in type(trainer).__mro__ if kind.__module__.endswith(".trainer.trainer"))
     namespace = module.removesuffix(".trainer.trainer")
     return importlib.import_module(f"{namespace}.utilities.enums").GradClipAlgorithmType

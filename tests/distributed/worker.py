@@ -28,7 +28,8 @@ from lightning_gradexplode import (
     WeightPenalty,
     default_detectors,
 )
-from lightning_gradexplode.measure import step as measure
+from lightning_gradexplode.detect.detector_set import DetectorSet
+from lightning_gradexplode.measure import gradients as measure
 
 STEPS = 4
 MONKEY = pytest.MonkeyPatch()
@@ -128,7 +129,7 @@ class Witness(pl.Callback):
             "findings": [finding.as_dict() for finding in self.monitor.findings],
             "collectives": self.counted,
             "trained_steps": trainer.global_step,
-            "broken": self.monitor._broken,
+            "broken": self.monitor.failed,
         }
         (Path(self.out) / f"rank{trainer.global_rank}.json").write_text(json.dumps(seen))
 
@@ -166,8 +167,7 @@ class Failing(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
         """Make the monitor's next measurement fail."""
-        session = self.monitor._session
-        if trainer.global_rank == self.rank and batch_idx == 1 and session is not None:
+        if trainer.global_rank == self.rank and batch_idx == 1:
 
             def fail(*args: Any, **kwargs: Any) -> None:
                 raise RuntimeError("broken on purpose")
@@ -175,7 +175,7 @@ class Failing(pl.Callback):
             if self.hook == "take":
                 MONKEY.setattr(measure.GradientReading, "take", fail)
             else:
-                MONKEY.setattr(session._judge, self.hook, fail)
+                MONKEY.setattr(DetectorSet, self.hook, fail)
 
 
 def strategy(name: str, devices: int) -> str | Strategy:

@@ -1,26 +1,11 @@
-"""What the checked arguments mean."""
+"""Which steps are logged."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from lightning_gradexplode.arguments import Arguments, LoggingIntervals
-
-
-def settings(scalars: int | None, histograms: int | None) -> Arguments:
-    """Build settings of which only the intervals count."""
-    plain: dict[str, Any] = {
-        "per_parameter": False,
-        "include": ("*",),
-        "exclude": (),
-        "detectors": (),
-        "clip": None,
-        "responses": (),
-        "report": False,
-    }
-    return Arguments(log_every_n_steps=scalars, histogram_every_n_steps=histograms, **plain)
+from lightning_gradexplode.arguments import Arguments
+from lightning_gradexplode.engine.schedule import ALERT_STEPS, LoggingSchedule
 
 
 @pytest.mark.parametrize(
@@ -39,20 +24,32 @@ def test_intervals_left_open_follow_the_trainer(
     scalars: int | None, histograms: int | None, trainer: int, expected: tuple[int, int]
 ) -> None:
     """Scalars follow the trainer, histograms every tenth log of scalars, and zero is never."""
-    schedule = settings(scalars, histograms).schedule(trainer)
-    assert (schedule.scalars, schedule.histograms) == expected
+    arguments = Arguments.checked(log_every_n_steps=scalars, histogram_every_n_steps=histograms)
+    assert arguments.intervals(trainer) == expected
 
 
-def test_what_is_due() -> None:
-    """Logs come in phase with Lightning's own: at the last step of each interval, counted from 0."""
-    schedule = LoggingIntervals(scalars=5, histograms=10)
-    assert [step for step in range(20) if schedule.scalars_due(step, alert=False)] == [4, 9, 14, 19]
-    assert [step for step in range(20) if schedule.histograms_due(step, alert=False)] == [9, 19]
+def test_logs_are_due_at_the_last_step_of_each_interval() -> None:
+    """Logs come in phase with Lightning's own, steps being counted from 0."""
+    schedule = LoggingSchedule(scalars=5, histograms=10)
+    assert [step for step in range(20) if schedule.scalars_due(step)] == [4, 9, 14, 19]
+    assert [step for step in range(20) if schedule.histograms_due(step)] == [9, 19]
 
 
-def test_what_is_due_in_an_alert() -> None:
-    """While people are alert everything is due at every step, but for what they never want."""
-    assert all(LoggingIntervals(5, 10).scalars_due(step, alert=True) for step in range(20))
-    assert all(LoggingIntervals(5, 10).histograms_due(step, alert=True) for step in range(20))
-    assert not any(LoggingIntervals(0, 10).scalars_due(step, alert=True) for step in range(20))
-    assert not any(LoggingIntervals(5, 0).histograms_due(step, alert=True) for step in range(20))
+def test_after_a_finding_everything_is_due_for_a_while() -> None:
+    """Every step is logged for some steps, but for what is never logged."""
+    alerted = range(7, 7 + ALERT_STEPS + 1)
+    for scalars, histograms in ((5, 10), (0, 10), (5, 0)):
+        schedule = LoggingSchedule(scalars, histograms)
+        schedule.alert(7)
+        assert all(schedule.scalars_due(step) == (scalars > 0) for step in alerted)
+        assert all(schedule.histograms_due(step) == (histograms > 0) for step in alerted)
+        assert not schedule.scalars_due(alerted[-1] + 4)
+
+
+def test_module_gradients_are_due_at_the_first_step_and_with_histograms() -> None:
+    """Without histograms they are never measured."""
+    schedule = LoggingSchedule(scalars=5, histograms=10)
+    assert schedule.module_gradients_due(0, first=True)
+    assert not schedule.module_gradients_due(0, first=False)
+    assert schedule.module_gradients_due(9, first=False)
+    assert not LoggingSchedule(5, 0).module_gradients_due(0, first=True)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from lightning_gradexplode.arguments import responses
+from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.clip.apply import drop_gradients
 from lightning_gradexplode.records import Finding, Severity
 from lightning_gradexplode.respond import (
@@ -58,26 +58,26 @@ class Shout(Response):
 )
 def test_what_on_explosion_takes(argument: Any, kinds: list[type[Response]]) -> None:
     """A name, a response, and a sequence of these each give what they stand for, in their order."""
-    assert [type(response) for response in responses(argument)] == kinds
+    assert [type(response) for response in Arguments.checked(on_explosion=argument).responses] == kinds
 
 
 @pytest.mark.parametrize(
     ("argument", "error", "words"),
     [
-        ("explode", ValueError, ["on_explosion", "'explode'", "'warn'", "'stop'", "'raise'"]),
-        ("", ValueError, ["on_explosion", "''", "'warn'"]),
-        (["warn", "expl"], ValueError, ["on_explosion", "'expl'", "'warn'"]),
-        ([], ValueError, ["on_explosion", "empty", "'warn'"]),
-        ([3], TypeError, ["on_explosion", "3", "'warn'"]),
-        (3, TypeError, ["on_explosion", "3", "'warn'"]),
-        (None, TypeError, ["on_explosion", "None", "'warn'"]),
-        (Warn, TypeError, ["on_explosion", "Warn", "'warn'"]),
+        ("explode", ValueError, ["on_explosion", "'explode'", '"warn"', '"stop"', '"raise"']),
+        ("", ValueError, ["on_explosion", "''", '"warn"']),
+        (["warn", "expl"], ValueError, ["on_explosion", "'expl'", '"warn"']),
+        ([], ValueError, ["on_explosion", "[]", '"warn"']),
+        ([3], TypeError, ["on_explosion", "3", '"warn"']),
+        (3, TypeError, ["on_explosion", "3", '"warn"']),
+        (None, TypeError, ["on_explosion", "None", '"warn"']),
+        (Warn, TypeError, ["on_explosion", "Warn", '"warn"']),
     ],
 )
 def test_what_on_explosion_does_not_take(argument: Any, error: type[Exception], words: list[str]) -> None:
     """The message names the argument, what it got and what it takes."""
     with pytest.raises(error) as raised:
-        responses(argument)
+        Arguments.checked(on_explosion=argument)
     assert all(word in str(raised.value) for word in words)
 
 

@@ -80,7 +80,7 @@ def watched(
     chosen = [AlarmAt(alarms, late)] if detectors is None else detectors
     monitor = {"detectors": chosen, "on_explosion": responses, "histogram_every_n_steps": 0}
     run = Watched(module, monitor=monitor, callbacks_behind=[states, *behind], **{"max_steps": 8, **options})
-    assert not run.monitor._broken
+    assert not run.monitor.failed
     return run, states
 
 

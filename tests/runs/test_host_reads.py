@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.overhead_timing import HOOKS
+from benchmarks.overhead_timing import HOOKS, OPTIMIZER_HOOKS
 from lightning_gradexplode import GradientExplosionMonitor
+from lightning_gradexplode.engine.run import TrainingRun
 from lightning_gradexplode.measure import reading
 from tests.runs.models import Regression
 from tests.runs.probe import QUIET
@@ -41,6 +42,8 @@ class Reads:
         self._now = [0, 0]
         for hook in HOOKS:
             setattr(monitor, hook, self._watched(getattr(monitor, hook), last=hook == "on_train_batch_end"))
+        for hook in OPTIMIZER_HOOKS:
+            monkeypatch.setattr(TrainingRun, hook, self._watched(getattr(TrainingRun, hook), last=False))
         for method in ("tolist", "cpu"):
             monkeypatch.setattr(Tensor, method, self._counted(getattr(Tensor, method)))
 

@@ -215,5 +215,5 @@ def test_a_checkpoint_knows_the_step_before_it(order: Order, tmp_path: Path) -> 
     assert [step for step, logged in rest.logger.metrics if "gradexplode/grad_norm" in logged] == [4, 5, 6, 7]
     memories = [run.monitor.state_dict()["optimizers"][0] for run in (whole, rest)]
     assert [memory["steps"] for memory in memories] == [8, 8]
-    waits = [memory["bank"]["_interval"]["_norms"] for memory in memories]
+    waits = [memory["detectors"]["state"]["_interval"]["_norms"] for memory in memories]
     assert [len(wait["_values"]) for wait in waits] == [8, 8]

@@ -14,8 +14,9 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_gradexplode import Detector, GradientExplosionMonitor, Response, StepRecord
-from lightning_gradexplode.engine.incidents import IncidentLog
-from lightning_gradexplode.measure import step
+from lightning_gradexplode.engine.findings import FindingLog
+from lightning_gradexplode.engine.step import Step
+from lightning_gradexplode.measure.gradients import GradientReading
 from lightning_gradexplode.testing import RecordingLogger
 from tests.runs.agreement import assert_agrees
 from tests.runs.models import Regression
@@ -90,7 +91,12 @@ def test_a_logger_that_fails_costs_only_its_own_data(caplog: pytest.LogCaptureFi
 
 @pytest.mark.parametrize(
     ("place", "name"),
-    [(step.GradientReading, "take"), (step, "with_details"), (step, "with_histograms"), (step, "with_weight_change")],
+    [
+        (GradientReading, "take"),
+        (Step, "measure_gradients"),
+        (Step, "measure_gradient_histograms"),
+        (Step, "measure_weights"),
+    ],
 )
 def test_a_failure_of_the_monitor_does_not_end_the_run(
     place: Any, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -121,8 +127,8 @@ def test_a_failure_while_leaving_does_not_end_the_run_either(
     def fail(*args: Any, **kwargs: Any) -> StepRecord:
         raise ArithmeticError("failed")
 
-    monkeypatch.setattr(step, "with_details", fail)
-    monkeypatch.setattr(IncidentLog, "close", fail)
+    monkeypatch.setattr(Step, "measure_gradients", fail)
+    monkeypatch.setattr(FindingLog, "close", fail)
     run = Watched(Regression())
     assert run.trainer.global_step == 5
     assert "could not leave everything as it was found" in caplog.text
@@ -164,7 +170,7 @@ def test_a_failure_is_forgotten_by_the_next_fit(monkeypatch: pytest.MonkeyPatch)
         raise ArithmeticError("measuring failed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(step.GradientReading, "take", fail)
+        patch.setattr(GradientReading, "take", fail)
         broken = Watched(Regression())
     assert broken.monitor.last is None
     broken.probe.truths.clear()

@@ -1,0 +1,118 @@
+"""The optimizers of a run: found by identity, followed when the training loop replaces them, with hooks on each."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from torch.optim import Optimizer
+
+from lightning_gradexplode.arguments import Arguments
+from lightning_gradexplode.engine.optimizer_state import OptimizerState
+from lightning_gradexplode.hosts.base import TrainingLoop
+from lightning_gradexplode.measure.parameters import ParameterSet
+
+logger = logging.getLogger("lightning_gradexplode")
+
+Hook = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], Any]
+
+
+class OptimizerList:
+    """The optimizers of a training loop, each with its state and hooks around its step.
+
+    Args:
+        loop: The training loop.
+        arguments: The monitor's arguments.
+        before_step: Called before each step of an optimizer.
+        after_step: Called after it.
+
+    Attributes:
+        states: One for each optimizer, in the loop's order; the list stays the same object.
+    """
+
+    def __init__(self, loop: TrainingLoop, arguments: Arguments, before_step: Hook, after_step: Hook) -> None:
+        self.states: list[OptimizerState] = []
+        self._loop = loop
+        self._arguments = arguments
+        self._before_step = before_step
+        self._after_step = after_step
+        self._hooks: dict[int, list[Any]] = {}
+        self.refresh()
+
+    @property
+    def are_new(self) -> bool:
+        """Whether no optimizer has stepped yet."""
+        return not any(state.steps for state in self.states)
+
+    def refresh(self) -> None:
+        """Follow the training loop's list of optimizers, if it has changed."""
+        optimizers = self._loop.optimizers
+        states = self.states
+        if len(optimizers) == len(states) and all(
+            state.optimizer is optimizer for state, optimizer in zip(states, optimizers, strict=True)
+        ):
+            return
+        known = {id(state.optimizer): state for state in states}
+        replaced = states[:]
+        states[:] = [
+            known.get(id(optimizer)) or self._new(index, optimizer, replaced)
+            for index, optimizer in enumerate(optimizers)
+        ]
+        for index, state in enumerate(states):
+            state.index = index
+        kept = {id(state.optimizer) for state in states}
+        for key in [key for key in self._hooks if key not in kept]:
+            self._remove(key)
+
+    def state_of(self, optimizer: Optimizer) -> OptimizerState | None:
+        """Return the state of an optimizer, by identity first and unwrapped otherwise; None if it is unknown."""
+        for attempt in range(2):
+            candidate: Any = optimizer
+            while candidate is not None:
+                for state in self.states:
+                    if state.optimizer is candidate:
+                        return state
+                candidate = getattr(candidate, "optimizer", None)
+            if attempt == 0:
+                self.refresh()
+        return None
+
+    def parameters(self, state: OptimizerState) -> ParameterSet:
+        """Return the parameters of an optimizer."""
+        arguments = self._arguments
+        return state.parameters(self._loop.module, arguments.include, arguments.exclude, self._loop.process_group)
+
+    def close(self) -> None:
+        """Remove all hooks."""
+        for key in list(self._hooks):
+            self._remove(key)
+
+    def _new(self, index: int, optimizer: Optimizer, replaced: list[OptimizerState]) -> OptimizerState:
+        """Build the state of an optimizer; one that takes over the same parameters takes over the detectors too."""
+        state = OptimizerState(index, optimizer, self._arguments.detectors, self._arguments.clip)
+        before = replaced[index] if index < len(replaced) else None
+        if before is not None and _parameter_ids(before.optimizer) == _parameter_ids(optimizer):
+            state.detectors, state.steps = before.detectors, before.steps
+        try:
+            self._hooks[id(optimizer)] = [
+                optimizer.register_step_pre_hook(self._before_step),
+                optimizer.register_step_post_hook(self._after_step),
+            ]
+        except Exception as error:
+            logger.warning(
+                "gradexplode: %s takes no hooks around its step (%s: %s); weight changes are not measured and updates "
+                "are not skipped",
+                type(optimizer).__name__,
+                type(error).__name__,
+                error,
+            )
+        return state
+
+    def _remove(self, key: int) -> None:
+        for hook in self._hooks.pop(key):
+            hook.remove()
+
+
+def _parameter_ids(optimizer: Optimizer) -> list[int]:
+    return [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]

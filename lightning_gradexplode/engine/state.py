@@ -1,0 +1,141 @@
+"""State in checkpoints: each part is saved and restored by itself, and one that does not fit starts fresh."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+VERSION = 2
+"""Version of the layout of the monitor's state; 1 is that of version 0.1.0 of the package, which had no such key."""
+
+_PLAIN = (str, bool, int, float, type(None))
+
+
+def save_parts(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the kind and the state of each part, without what cannot be saved.
+
+    Args:
+        parts: Objects with ``state_dict``, by name.
+    """
+    saved = {}
+    for name, part in parts.items():
+        try:
+            saved[name] = {"kind": type(part).__qualname__, "state": plain(part.state_dict())}
+        except Exception as error:
+            saved[name] = {"kind": type(part).__qualname__, "error": f"{type(error).__name__}: {error}"}
+    return saved
+
+
+def load_parts(parts: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
+    """Restore the state of each part.
+
+    A part that fails to load what was saved gets its own state of before back.
+
+    Args:
+        parts: Objects with ``state_dict`` and ``load_state_dict``, by name; the latter may return lines about parts
+            within it that start fresh.
+        saved: What `save_parts` returned, or anything else.
+
+    Returns:
+        A line for each part that does not fit and starts fresh.
+    """
+    lines = []
+    for name, part in parts.items():
+        entry = saved.get(name) if isinstance(saved, Mapping) else None
+        problem = _problem(part, entry)
+        if problem is None:
+            before = None
+            try:
+                before = copy.deepcopy(part.state_dict())
+                within = part.load_state_dict(entry["state"]) if entry is not None else None
+                lines += [f"{name}: {line}" for line in within or ()]
+            except Exception as error:
+                problem = f"{type(error).__name__}: {error}"
+                if before is not None:
+                    part.load_state_dict(before)
+        if problem is not None:
+            lines.append(f"{name} starts fresh ({problem})")
+    return lines
+
+
+def _problem(part: Any, entry: Any) -> str | None:
+    kind = type(part).__qualname__
+    if entry is None:
+        return "the checkpoint has no state of it"
+    if not isinstance(entry, Mapping) or "kind" not in entry:
+        return "its state in the checkpoint is damaged"
+    if entry["kind"] != kind:
+        return f"the checkpoint has the state of {entry['kind']}, this run uses {kind}"
+    if "state" not in entry:
+        return f"its state could not be saved: {entry.get('error', 'unknown error')}"
+    return None
+
+
+def plain(value: Any) -> Any:
+    """Copy a nested value into types that ``torch.load(weights_only=True)`` reads.
+
+    Raises:
+        TypeError: It holds anything else than numbers, strings, tensors, and lists and dictionaries of these.
+    """
+    if isinstance(value, _PLAIN):
+        return value if type(value) in _PLAIN else _base(value)
+    if isinstance(value, Mapping):
+        return {plain(key): plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple, deque)):
+        return [plain(one) for one in value]
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if hasattr(value, "tolist"):  # a NumPy array or number
+        return plain(value.tolist())
+    raise TypeError(f"{type(value).__name__} cannot be saved; state is numbers, strings, lists, dictionaries, tensors")
+
+
+def _base(value: Any) -> Any:
+    """Return a number or string of a subclass, such as an enumeration, as one of the base class."""
+    for kind in (str, bool, int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    return None
+
+
+def is_finite(value: Any) -> bool:
+    """Return whether a value is a finite number."""
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def upgraded(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a state in today's layout, whichever version of the package has written it.
+
+    Args:
+        state: The monitor's state from a checkpoint.
+    """
+    if "version" in state or not state:
+        return state
+    steering = _mapping(state.get("steering"))
+    optimizers = [_upgraded_optimizer(_mapping(one)) for one in state.get("optimizers", ())]
+    return {
+        "version": VERSION,
+        "findings": {"kind": "FindingLog", "state": _mapping(state.get("chronicle"))},
+        "schedule": {"kind": "LoggingSchedule", "state": {"alert_until": state.get("alert_until", -1)}},
+        "responses": {"kind": "ResponseRunner", "state": dict(steering)},
+        "optimizers": optimizers,
+    }
+
+
+def _upgraded_optimizer(state: Mapping[str, Any]) -> dict[str, Any]:
+    policy = state.get("policy")
+    return {
+        "steps": state.get("steps", 0),
+        "clipped": state.get("bound", []),
+        "detectors": {"kind": "DetectorSet", "state": _mapping(state.get("bank"))},
+        **({} if policy is None else {"policy": policy}),
+    }
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
