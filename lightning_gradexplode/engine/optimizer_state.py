@@ -63,7 +63,7 @@ class OptimizerState:
     @property
     def learning_rate(self) -> float | None:
         """The largest learning rate of the groups; None if there is none that can be read without a device wait."""
-        rates = [group.get("lr") for group in self.optimizer.param_groups]
+        rates: list[Any] = [group.get("lr") for group in self.optimizer.param_groups]
         known = [float(rate) for rate in rates if isinstance(rate, (int, float)) or _is_on_host(rate)]
         return max(known, default=None)
 

@@ -78,6 +78,7 @@ class TrainingRun:
     def __init__(self, arguments: Arguments, loop: TrainingLoop, state: Mapping[str, Any]) -> None:
         self.last: StepRecord | None = None
         self.failed = False
+        self._released = False
         self._arguments = arguments
         self._loop = loop
         self._exchange = StepExchange(loop.process_group)
@@ -260,13 +261,18 @@ class TrainingRun:
 
     def close(self) -> None:
         """Restore what was changed of the training loop and its optimizers. Never raises."""
-        for restore in (
-            self._responses.close,
-            self._module_gradients.detach,
-            self._clipper.close,
-            self._optimizers.close,
-            self._log.close,
-        ):
+        self._release()
+        self._restore(self._optimizers.close)
+
+    def _release(self) -> None:
+        """Restore the training loop, but for the hooks of optimizers, which one of them may be calling now."""
+        if not self._released:
+            self._released = True
+            self._restore(self._responses.close, self._module_gradients.detach, self._clipper.close, self._log.close)
+
+    @staticmethod
+    def _restore(*parts: Callable[[], None]) -> None:
+        for restore in parts:
             try:
                 restore()
             except Exception:
@@ -339,6 +345,7 @@ class TrainingRun:
         step.measure_gradients(by_value)
         record = step.record()
         findings = detectors.begin(record)
+        self._log_failures(step)
         if findings:
             self._add_findings(step, findings)
             step.measure_gradients(by_value)  # after a finding everything is due
@@ -362,6 +369,7 @@ class TrainingRun:
     def _finish(self, step: Step) -> StepRecord:
         """Detect what a step has changed, respond, freeze its record, and log it."""
         findings = step.state.detectors.proceed(step.record(), step.decided_late)
+        self._log_failures(step)
         if findings:
             self._add_findings(step, findings)
             self._responses.respond(step, findings, before_update=False)
@@ -399,6 +407,14 @@ class TrainingRun:
         for step in self._deferred.take():
             self._decide_late(step)
             self._finish(step)
+
+    @staticmethod
+    def _log_failures(step: Step) -> None:
+        """Log each detector that was switched off at this step."""
+        failures = step.state.detectors.failures
+        while failures:
+            sign, error = failures.pop()
+            logger.warning("gradexplode: the detector of %s is switched off for this fit: %s", sign, error)
 
     # Small things.
 
@@ -440,7 +456,7 @@ class TrainingRun:
         """Switch the monitor off after an error in one of its calls, log it, and restore the training loop."""
         self.failed = True
         logger.exception("gradexplode: the monitor failed and is off; the training goes on without it")
-        self.close()
+        self._release()
 
     def announce_failure(self, call: str) -> None:
         """Take part once in the next exchange, so that the other processes learn of the failure."""

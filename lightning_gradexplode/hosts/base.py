@@ -10,13 +10,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-if TYPE_CHECKING:
-    from lightning_gradexplode.distributed.process_group import ProcessGroup
+from lightning_gradexplode.distributed.process_group import ALONE, ProcessGroup
 
 
 class TrainingLoop(ABC):
@@ -63,8 +62,6 @@ class TrainingLoop(ABC):
     @property
     def process_group(self) -> ProcessGroup:
         """The processes of the run."""
-        from lightning_gradexplode.distributed.process_group import ALONE
-
         return ALONE
 
     @property

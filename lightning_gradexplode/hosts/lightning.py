@@ -328,7 +328,7 @@ class LightningLoop(TrainingLoop):
         """Return whether ``training_step`` can be called with a batch: not where it takes an iterator."""
         return not _takes_iterator(self._module)
 
-    def replay_loss(self, copy: nn.Module, batch: Any, batch_idx: int) -> Any:
+    def replay_loss(self, copy: Any, batch: Any, batch_idx: int) -> Any:
         """Call the copy's ``training_step``, with the trainer's precision context."""
         with self.trainer.precision_plugin.train_step_context():
             return copy.training_step(*_step_arguments(copy, batch, batch_idx))

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lightning_gradexplode.arguments import clip_policy
+from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.clip import (
     AdaptiveGradientClip,
     AdaptiveTensorClip,
@@ -96,15 +96,15 @@ def test_a_constant_stays_constant() -> None:
         (-1.0, ValueError, ["clip", "-1.0", "positive"]),
         (math.nan, ValueError, ["clip", "nan", "positive"]),
         (math.inf, ValueError, ["clip", "inf", "positive"]),
-        ("automatic", ValueError, ["clip", "'automatic'", "'auto'"]),
+        ("automatic", ValueError, ["clip", "'automatic'", '"auto"']),
         (True, TypeError, ["clip", "True", "number"]),
-        ([1.0], TypeError, ["clip", "[1.0]", "number", "'auto'"]),
+        ([1.0], TypeError, ["clip", "[1.0]", "number", '"auto"']),
     ],
 )
 def test_what_clip_does_not_take(argument: object, error: type[Exception], words: list[str]) -> None:
     """The message names the argument, what it got and what it takes."""
     with pytest.raises(error) as raised:
-        clip_policy(argument)  # type: ignore[arg-type]
+        Arguments.checked(clip=argument)
     assert all(word in str(raised.value) for word in words)
 
 
@@ -117,12 +117,12 @@ def test_an_unknown_algorithm() -> None:
 def test_what_clip_takes() -> None:
     """A number, a name, a policy of one's own and None each give the policy they stand for."""
     own = ConstantClip(3.0)
-    constant = clip_policy(2)
+    constant = Arguments.checked(clip=2).clip
     assert isinstance(constant, ConstantClip)
     assert (constant.value, constant.algorithm) == (2.0, "norm")
-    assert isinstance(clip_policy("auto"), AutoPolicy)
-    assert clip_policy(own) is own
-    assert clip_policy(None) is None
+    assert isinstance(Arguments.checked(clip="auto").clip, AutoPolicy)
+    assert Arguments.checked(clip=own).clip is own
+    assert Arguments.checked(clip=None).clip is None
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(0.0, 1e30), st.sampled_from([math.nan, math.inf])), max_size=60))
