@@ -8,9 +8,9 @@ from itertools import groupby
 
 from benchmarks.scenarios.recording import RecordedRun, RecordedStep
 from lightning_gradexplode import Detector, Finding, Severity, StepRecord
-from lightning_gradexplode.arguments import LoggingIntervals
-from lightning_gradexplode.detect.detector_set import DetectorSet, Episodes
-from lightning_gradexplode.engine.schedule import ALERT_STEPS
+from lightning_gradexplode.detect.detector_set import DetectorSet
+from lightning_gradexplode.engine.incidents import IncidentTracker
+from lightning_gradexplode.engine.schedule import LoggingSchedule
 
 DETAILS = ("grad_max", "share_above_one")
 """Quantities of `StepRecord.per_parameter` that are measured only where scalars are due."""
@@ -31,31 +31,30 @@ def replay(
     Returns:
         Each optimizer step's number and findings, oldest first.
     """
-    schedule = LoggingIntervals(weights_every, 10 * weights_every)
-    episodes = Episodes()
+    schedule = LoggingSchedule(weights_every, 10 * weights_every)
+    incidents = IncidentTracker()
     banks: dict[int, DetectorSet] = {}
-    alert_until = -1
     judged: list[tuple[int, list[Finding]]] = []
     stepped = False
     for number, together in groupby(run.steps, key=lambda step: step.before.step):
         begun = []
-        nodes_due = schedule.nodes_due(number, number <= alert_until, first=not stepped)
+        nodes_due = schedule.module_gradients_due(number, first=not stepped)
         for step in together:
             record = step.before if nodes_due else replace(step.before, module_gradients=None)
             if record.optimizer not in banks:
                 banks[record.optimizer] = DetectorSet(detectors())
             bank = banks[record.optimizer]
-            due = schedule.scalars_due(number, alert=number <= alert_until)
+            due = schedule.scalars_due(number)
             found = bank.begin(record if due else _without(record, DETAILS))
-            if _alarming(episodes.news(found)):
-                alert_until = number + ALERT_STEPS
-                due = schedule.scalars_due(number, alert=True)
+            if _alarming(incidents.add(found)):
+                schedule.alert(number)
+                due = schedule.scalars_due(number)
             begun.append((bank, replace(step, before=record), due, found))
             stepped = stepped or step.after is not None
         for bank, step, due, found in begun:  # as in a batch of several optimizers' steps, once all have stepped
             later = bank.proceed(_after(step, due, bank.wants_weights))
-            if _alarming(episodes.news(later)):
-                alert_until = number + ALERT_STEPS
+            if _alarming(incidents.add(later)):
+                schedule.alert(number)
             judged.append((number, found + later))
     return judged
 
