@@ -177,35 +177,6 @@ class UnscaledShortcuts(Case):
         return torch.optim.SGD(self.parameters(), lr=self.lr)
 
 
-class ExpandingElman(Case):
-    """A rectified recurrent network over 90 steps, whose recurrent matrix is 1.12 times the identity."""
-
-    kinds = ("recurrence",)
-    places = ("rnn", "rnn.weight_hh_l0")
-    good = 0.2
-    radius = 1.12
-    cure = settings(radius=0.8)
-    cured_by = "orthogonal|spectral|shorter|truncat|gated|LSTM|GRU"
-    steps = 150
-    lr = 0.02
-
-    def build(self) -> None:
-        self.rnn = nn.RNN(2, 40, nonlinearity="relu", batch_first=True)
-        with torch.no_grad():
-            self.rnn.weight_hh_l0.copy_(self.radius * torch.eye(40))  # type: ignore[operator]
-        self.out = nn.Linear(40, 1)
-
-    def data(self) -> tuple[Tensor, Tensor]:
-        series = torch.randn(320, 90, 2, generator=noise(76))
-        return series, (series[:, -3:, 0].sum(1, keepdim=True) - series[:, -1:, 1]) / 2
-
-    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return functional.mse_loss(self.out(self.rnn(batch[0])[0][:, -1]), batch[1])
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=self.lr)
-
-
 class LearnedDynamics(Case):
     """A linear state transition, applied sixty times in a loop of the user's own; its spectral radius is above 1."""
 
@@ -233,3 +204,32 @@ class LearnedDynamics(Case):
         for force in batch["force"].unbind(1):
             state = self.transition(state) + self.drive(force)
         return functional.mse_loss(self.read(state).squeeze(1), batch["position"])
+
+
+class ExpandingElman(Case):
+    """A rectified recurrent network over 90 steps, whose recurrent matrix is 1.12 times the identity."""
+
+    kinds = ("recurrence",)
+    places = ("rnn", "rnn.weight_hh_l0")
+    good = 0.2
+    radius = 1.12
+    cure = settings(radius=0.8)
+    cured_by = "orthogonal|spectral|shorter|truncat|gated|LSTM|GRU"
+    steps = 150
+    lr = 0.02
+
+    def build(self) -> None:
+        self.rnn = nn.RNN(2, 40, nonlinearity="relu", batch_first=True)
+        with torch.no_grad():
+            self.rnn.weight_hh_l0.copy_(self.radius * torch.eye(40))  # type: ignore[operator]
+        self.out = nn.Linear(40, 1)
+
+    def data(self) -> tuple[Tensor, Tensor]:
+        series = torch.randn(320, 90, 2, generator=noise(76))
+        return series, (series[:, -3:, 0].sum(1, keepdim=True) - series[:, -1:, 1]) / 2
+
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return functional.mse_loss(self.out(self.rnn(batch[0])[0][:, -1]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
