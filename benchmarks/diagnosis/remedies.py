@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from pytorch_lightning import Callback
 from torch.optim import Optimizer
@@ -18,16 +18,16 @@ from lightning_gradexplode import GradientExplosionMonitor, RecurrentBound
 
 CURES: Mapping[str, str] = MappingProxyType(
     {
-        "nonfinite-input": r"remove|\bdrop\b|filter|exclude|leave out|impute|\bfill|nan_to_num|\bmask|clean|\beps\b",
-        "nonfinite-target": r"remove|\bdrop\b|filter|exclude|leave out|impute|\bfill|nan_to_num|\bmask|clean",
+        "nonfinite-input": r"remove|\bdrop\b|filter|exclude|impute|\bfill|nan_to_num|\bmask|clean|\beps\b",
+        "nonfinite-target": r"remove|\bdrop\b|filter|exclude|impute|\bfill|nan_to_num|\bmask|clean",
         "target-out-of-range": r"divide|scale|\bmap\b|relabel|range|clamp|filter|remove|between 0 and 1|\bfrom 0 to\b",
-        "empty-reduction": r"clamp|drop_last|leave out|max\(|at least|guard|unbiased=False|correction=0|\bskip the",
+        "empty-reduction": r"clamp|drop_last|max\(|at least|guard|unbiased=False|correction=0|\bskip the",
         "unscaled-data": r"standardi[sz]e|normali[sz]e|scale|subtract",
-        "outlier-batch": r"remove|\bdrop\b|filter|exclude|leave out|clip the (?:inputs|targets|values|data)",
-        "undefined-operation": r"clamp|\beps\b|guard|\bmask|add a small|nan_to_num",
+        "outlier-batch": r"remove|\bdrop\b|filter|exclude|limit such|clip the (?:inputs|targets|values|data)",
+        "undefined-operation": r"clamp|\beps\b|guard|\bmask|nan_to_num|away from|keep the (?:argument|base)",
         "forward-overflow": r"clamp|logsumexp|log_softmax|softplus|tanh|\bbound|subtract|log1p|normali[sz]e|stable",
         "half-precision": r"float32|32-true|bfloat16|bf16|GradScaler|mixed|\beps=|\bscale",
-        "learning-rate-jump": r"restart|schedule|\bcap\b|\bpeak|gamma|warm|keep the",
+        "learning-rate-jump": r"restart|schedule|\bcap\b|\bpeak|gamma|warm|keep the learning rate",
         "optimizer-state": r"\bstate\b|\beps\b|\bbetas?\b|momentum",
         "accumulated-gradients": r"zero_grad|divide|average|\bmean\b",
         "initialization": r"initiali[sz]|\bgain\b|\bstd\b|fan[-_ ]in|kaiming|xavier",
@@ -50,17 +50,27 @@ class Treatment:
         settings: Settings of the case.
         monitor: Arguments of the monitor.
         groups: Hyperparameters of all parameter groups.
-        learning_rate: The largest learning rate of the optimizers as they are created.
+        learning_rate: The largest learning rate of the optimizers as they are created, None for the case's own.
+        rate_factor: Factor of the learning rate.
+        warm_up: Number of steps over which the learning rate rises, from a hundredth.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     monitor: Mapping[str, Any] = field(default_factory=dict)
     groups: Mapping[str, Any] = field(default_factory=dict)
     learning_rate: float | None = None
+    rate_factor: float = 1.0
+    warm_up: int = 0
 
 
 def _literal(found: re.Match[str]) -> Treatment:
     return Treatment(monitor={"on_explosion": ast.literal_eval(found[1])})
+
+
+def _recurrent_bound(found: re.Match[str]) -> Treatment:
+    call = cast(ast.Call, ast.parse(found[1], mode="eval").body)
+    arguments = {str(one.arg): ast.literal_eval(one.value) for one in call.keywords}
+    return Treatment(monitor={"on_explosion": RecurrentBound(**arguments)})
 
 
 def _group(name: str) -> Callable[[re.Match[str]], Treatment]:
@@ -68,14 +78,16 @@ def _group(name: str) -> Callable[[re.Match[str]], Treatment]:
 
 
 GENERAL: tuple[tuple[str, Callable[[re.Match[str]], Treatment]], ...] = (
-    (r"RecurrentBound", lambda found: Treatment(monitor={"on_explosion": RecurrentBound()})),
+    (r"(RecurrentBound\([^)]*\))", _recurrent_bound),
     (r'on_explosion=("[a-z_]+"|\[[a-z_", ]+\])', _literal),
     (r'"skip"', lambda found: Treatment(monitor={"on_explosion": "skip"})),
     (r'clip="auto"', lambda found: Treatment(monitor={"clip": "auto"})),
     (rf"\b(?:clip|gradient_clip_val)={NUMBER}", lambda found: Treatment(monitor={"clip": float(found[1])})),
     (rf"\blr={NUMBER}", lambda found: Treatment(learning_rate=float(found[1]))),
+    (rf"learning rate to {NUMBER} of what", lambda found: Treatment(rate_factor=float(found[1]))),
+    (rf"LinearLR\(.*total_iters={NUMBER}", lambda found: Treatment(warm_up=int(found[1]))),
     (
-        rf"learning rate\b[^.;]*?\b(?:to|of|near|below|at most|about) {NUMBER}",
+        rf"learning rate\b[^.;]*?\b(?:to|of|near|below|at most|about) {NUMBER}(?! of what)",
         lambda found: Treatment(learning_rate=float(found[1])),
     ),
     (rf"weight_decay={NUMBER}", _group("weight_decay")),
@@ -111,10 +123,14 @@ def treatment_for(case: type[Case], remedy: str) -> Treatment | None:
 def treat(case: type[Case], treatment: Treatment) -> Ending:
     """Train a case once more, with a treatment."""
     module = prepare(case, dict(treatment.settings))
+    factor = treatment.rate_factor
     if treatment.learning_rate is not None:
-        rate = max(group.get("initial_lr", group["lr"]) for one in _optimizers(module) for group in one.param_groups)
-        module = prepare(case, {**treatment.settings, "lr": module.lr * treatment.learning_rate / rate})
+        rates = [group.get("initial_lr", group["lr"]) for one in _optimizers(module) for group in one.param_groups]
+        factor *= treatment.learning_rate / max(rates)
+    if factor != 1.0:
+        module = prepare(case, {**treatment.settings, "lr": module.lr * factor})
     callbacks: list[Callback] = [_Groups(treatment.groups)] if treatment.groups else []
+    callbacks += [_WarmUp(treatment.warm_up)] if treatment.warm_up else []
     callbacks.append(GradientExplosionMonitor(report=False, **treatment.monitor))
     return train(module, callbacks)
 
@@ -136,3 +152,21 @@ class _Groups(Callback):
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 group.update({name: value for name, value in self._values.items() if name in group})
+
+
+class _WarmUp(Callback):
+    """Raises the learning rate from a hundredth over the first steps."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._rates: list[list[float]] = []
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Set the rate."""
+        if not self._rates:
+            self._rates = [[group["lr"] for group in one.param_groups] for one in trainer.optimizers]
+        factor = min(1.0, 0.01 + 0.99 * trainer.global_step / self._steps)
+        if trainer.global_step <= self._steps:
+            for optimizer, rates in zip(trainer.optimizers, self._rates, strict=True):
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * factor

@@ -159,6 +159,8 @@ def test_rows_are_right_as_whole_numbers(evidence: str, right: bool) -> None:
         ('Use `GradientExplosionMonitor(clip="auto")`.', "monitor", {"clip": "auto"}),
         ('Use `on_explosion=["skip", "rollback"]`.', "monitor", {"on_explosion": ["skip", "rollback"]}),
         ("Set `eps=1e-4` in Adam.", "groups", {"eps": 1e-4}),
+        ("Lower the learning rate to 0.1 of what it is.", "rate_factor", 0.1),
+        ("Warm up: `LinearLR(optimizer, start_factor=0.01, total_iters=50)`", "warm_up", 50),
         ("Halve it.", "settings", {"lr": 0.1}),
     ],
 )
@@ -174,9 +176,12 @@ def test_a_remedy_of_unknown_words_is_not_applied() -> None:
     assert treatment_for(StraightLine, "Think again.") is None
 
 
-@pytest.mark.parametrize(("remedy", "saved"), [("lr=0.1", True), ("lr=2.9", False), ("weight_decay=0.01", False)])
+@pytest.mark.parametrize(
+    ("remedy", "saved"),
+    [("lr=0.1", True), ("lr=2.9", False), ("weight_decay=0.01", False), ("LinearLR(optimizer, total_iters=900)", True)],
+)
 def test_a_treated_run_is_trained_again(remedy: str, saved: bool) -> None:
-    """Only a rate below two over the curvature saves the line."""
+    """Only a rate below two over the curvature saves the line, and a warm-up longer than the run keeps it there."""
     treatment = treatment_for(StraightLine, remedy)
     assert treatment is not None
     assert treat(StraightLine, treatment).is_good(StraightLine) is saved
