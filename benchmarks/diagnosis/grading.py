@@ -87,7 +87,10 @@ def grade(case: type[Case], diagnosis: Diagnosis | None, saved: bool | None, app
 
 def is_right_place(case: type[Case], where: str) -> bool:
     """Return whether a place names one of the case's places as a whole word, or a source line at fault."""
-    names = (rf"(?<![a-z0-9]){re.escape(place.lower())}(?:backward\d*)?(?![a-z0-9_])" for place in case.places)
+    names = (
+        rf"{'' if place.startswith('[') else '(?<![a-z0-9])'}{re.escape(place.lower())}(?:backward\d*)?(?![a-z0-9_])"
+        for place in case.places
+    )
     lines = (re.escape(line) + r"(?!\d)" for line in lines_at_fault(case))
     return any(re.search(name, where.lower()) for name in (*names, *lines))
 

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 
-from lightning_gradexplode.records import BatchFacts, Evidence, FieldFacts
+from lightning_gradexplode.records import BatchFacts, Evidence, FieldFacts, Operand
 
 _TARGET = re.compile(
     "y|t|labels?|targets?|tgt|gt|truth|true|answers?|classe?s?|box(es)?|bbox(es)?|rewards?|returns?|scores?|ratings?|"
@@ -16,15 +16,32 @@ _MASK = re.compile("masks?|pad(ding)?|valid|len(gth)?s?|weights?")
 _INDEX = re.compile("idx|ind(ex|ices)|ids?|keys?")
 
 
-def targets(batch: BatchFacts) -> list[FieldFacts]:
-    """Return the fields that are targets, by their name or, in a tuple of several, by their place at the end."""
+def targets(evidence: Evidence) -> list[FieldFacts]:
+    """Return the fields that are targets.
+
+    They are those that a loss of the replay took, else those with the name of a target, else the last of several.
+    """
+    batch = evidence.batch
+    if batch is None:
+        return []
+    terms = evidence.replay.losses if evidence.replay is not None else ()
+    taken = [one for one in batch.fields if any(_is_same(one, given) for term in terms for given in term.inputs[1:2])]
     named = [one for one in batch.fields if _is_named_target(one)]
-    if named:
-        return named
-    if len(batch.fields) > 1 and all(re.fullmatch(r"\[\d+\].*", one.name) for one in batch.fields):
-        last = re.match(r"\[\d+\]", batch.fields[-1].name)
-        return [one for one in batch.fields if last and one.name.startswith(last.group())]
+    if taken or named:
+        return taken or named
+    if len(batch.fields) > 1:
+        last = re.split(r"[.\]]", batch.fields[-1].name)[0]
+        return [one for one in batch.fields if re.split(r"[.\]]", one.name)[0] == last]
     return []
+
+
+def _is_same(field: FieldFacts, operand: Operand) -> bool:
+    """Return whether an operand is a field, by its elements."""
+    return (
+        math.prod(field.shape) == math.prod(operand.shape)
+        and (field.least, field.greatest) == (operand.least, operand.greatest)
+        and (field.nan_count, field.inf_count) == (operand.nan_count, operand.inf_count)
+    )
 
 
 def _is_named_target(field: FieldFacts) -> bool:
@@ -43,9 +60,12 @@ def _words(field: FieldFacts) -> list[str]:
     return list(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", field.name).lower()))
 
 
-def inputs(batch: BatchFacts) -> list[FieldFacts]:
+def inputs(evidence: Evidence) -> list[FieldFacts]:
     """Return the fields of floating-point numbers that are no targets and no masks."""
-    others = {one.name for one in targets(batch)}
+    batch = evidence.batch
+    if batch is None:
+        return []
+    others = {one.name for one in targets(evidence)}
     return [one for one in batch.fields if one.name not in others and is_float(one) and not _any(_MASK, _words(one))]
 
 

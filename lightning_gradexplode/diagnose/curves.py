@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,15 +12,6 @@ from lightning_gradexplode.records import Evidence, Finding, History, Severity
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-
-DIVERGED_LOSS = 4.0
-"""Rise of the loss above its start, in units of its size or noise, from which it has left the region of the start."""
-
-DIVERGED_GRADIENT = 30.0
-"""Growth of the gradient norm over its usual level from which it has left the calm range."""
-
-DIVERGED_WEIGHTS = 2.0
-"""Growth of the weights' norm over that of the start from which updates have changed the scale of the weights."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,34 +79,6 @@ class Curve:
         """The smallest finite value."""
         values = self.finite.value
         return float(values.min()) if len(values) else None
-
-
-@dataclass(frozen=True, slots=True)
-class Trend:
-    """How a run went up to the step at which it failed, or up to now if nothing has become non-finite.
-
-    Args:
-        steps: Number of steps with a finite loss or gradient.
-        loss_rise: Largest rise of the loss above its start, in units of the size or the noise of the first losses.
-        gradient_growth: Largest gradient norm near the incident over the usual one before it.
-        weight_growth: Largest norm of the weights over that of the start.
-        update_ratio: Largest ratio of an update to the weights.
-    """
-
-    steps: int = 0
-    loss_rise: float = 0.0
-    gradient_growth: float = 1.0
-    weight_growth: float = 1.0
-    update_ratio: float = 0.0
-
-    @property
-    def has_diverged(self) -> bool:
-        """Whether loss, gradients or weights had left the region of the start."""
-        return (
-            self.loss_rise >= DIVERGED_LOSS
-            or self.gradient_growth >= DIVERGED_GRADIENT
-            or self.weight_growth >= DIVERGED_WEIGHTS
-        )
 
 
 def critical_step(evidence: Evidence) -> int:
@@ -210,121 +172,6 @@ def _growth(norms: Curve) -> float:
     if not first or first <= 0:
         return 0.0
     return last / first if math.isfinite(last) else math.inf
-
-
-def trend(evidence: Evidence) -> Trend:
-    """Return how loss, gradients and weights went up to the failure."""
-    end = failing_step(evidence)
-    loss = curve(evidence, "loss").before(end).finite
-    norm = curve(evidence, "grad_norm").before(end).finite
-    weight = curve(evidence, "weight_norm").before(end)
-    ratio = curve(evidence, "update_ratio").before(end)
-    start = _initial_weight_norm(evidence) or weight.first
-    return Trend(
-        steps=max(len(loss), len(norm)),
-        loss_rise=loss_rise(loss),
-        gradient_growth=_gradient_growth(norm, critical_step(evidence)),
-        weight_growth=(weight.greatest or 0.0) / start if start and weight.greatest else 1.0,
-        update_ratio=ratio.greatest or 0.0,
-    )
-
-
-def loss_rise(loss: Curve) -> float:
-    """Return the largest rise of the loss above its start over the last steps, in units of its size or of its noise.
-
-    The start is the median of the first losses: of five, or of a quarter of fewer than twenty. The unit is the size of
-    that median, or twice the median change from step to step over the first half, whichever is larger.
-    """
-    values = loss.finite.value
-    if len(values) < 2:
-        return 0.0
-    count = max(1, min(5, len(values) // 4))
-    level = float(np.median(values[:count]))
-    half = values[: max(2, len(values) // 2)]
-    with np.errstate(over="ignore", invalid="ignore"):
-        noise = 2 * float(np.median(np.abs(np.diff(half)))) if len(half) > 2 else 0.0
-        rise = float(values[-5:].max()) - level
-    unit = max(abs(level), noise, 1e-30)
-    return rise / unit if math.isfinite(rise) and math.isfinite(unit) else math.inf
-
-
-def _gradient_growth(norm: Curve, step: int) -> float:
-    """Return the largest norm of the last five steps over the median before; with fewer than four, over the first."""
-    values = norm.finite.value
-    values = values[values > 0]
-    if len(values) < 2:
-        return 1.0
-    calm = norm.finite.before(min(step, int(norm.finite.step[-1]))).value
-    calm = calm[calm > 0]
-    # The steps before the first critical finding can be growing already: the level is that of their first half.
-    level = float(np.median(calm[: max(1, len(calm) // 2)])) if len(calm) else float(values[0])
-    return float(values[-5:].max()) / level
-
-
-def _initial_weight_norm(evidence: Evidence) -> float | None:
-    """Return the norm of all weights of the optimizer at fault before the first step, None if one is not known."""
-    place = history_at_fault(evidence)
-    histories = evidence.history or evidence.first
-    names = histories[place].parameters if place is not None and place < len(histories) else ()
-    facts = {one.name: one for one in evidence.run.parameters}
-    if not names or not facts.keys() >= set(names):
-        return None
-    total = sum(facts[name].std ** 2 * math.prod(facts[name].shape) for name in names)
-    return math.sqrt(total) if 0 < total < math.inf else None
-
-
-@dataclass(frozen=True, slots=True)
-class LineSearch:
-    """The loss of one batch along the step's update.
-
-    Args:
-        start: The loss without the update.
-        end: The loss with the whole update, infinite if it is not finite.
-        best_factor: The factor with the least loss, 0 if no factor lowers it.
-        least: The least loss.
-        falls_at_first: Whether the smallest factor lowers the loss: whether the update points downhill.
-    """
-
-    start: float
-    end: float
-    best_factor: float
-    least: float
-    falls_at_first: bool
-
-    @property
-    def overshoots(self) -> bool:
-        """Whether the whole update raises the loss, by more than a tenth of its size."""
-        return self.end > self.start + 0.1 * abs(self.start)
-
-
-def line_search(evidence: Evidence) -> LineSearch | None:
-    """Return the measured losses along the update, None if there are none to judge."""
-    experiments = evidence.experiments
-    pairs = sorted(experiments.line_search) if experiments is not None else []
-    start = next((loss for factor, loss in pairs if factor == 0), math.nan)
-    along = [(factor, loss if math.isfinite(loss) else math.inf) for factor, loss in pairs if factor > 0]
-    if not math.isfinite(start) or not along:
-        return None
-    best = min(along, key=lambda pair: pair[1])
-    lowers = best[1] < start
-    return LineSearch(
-        start=start,
-        end=along[-1][1],
-        best_factor=best[0] if lowers else 0.0,
-        least=min(best[1], start),
-        falls_at_first=along[0][1] < start,
-    )
-
-
-def largest_parameter(evidence: Evidence, names: Iterable[str] | None = None) -> str | None:
-    """Return the parameter with the largest finite gradient norm at the last step at which all are finite."""
-    place = history_at_fault(evidence)
-    if place is None or place >= len(evidence.history):
-        return None
-    profile = gradient_profile(evidence)
-    allowed = set(profile) if names is None else set(names)
-    kept = {name: norm for name, norm in profile.items() if name in allowed}
-    return max(kept, key=kept.__getitem__) if kept and max(kept.values()) > 0 else None
 
 
 def gradient_profile(evidence: Evidence, first: bool = False) -> dict[str, float]:

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from lightning_gradexplode.diagnose.line_remedies import divides_by_count, remedy_for, remedy_for_divisor
 from lightning_gradexplode.records import Operand, Operation
 
 FaultKind = Literal["undefined", "empty", "overflow", "alignment"]
@@ -36,9 +37,7 @@ _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "convolution",
              "mkldnn_rnn_layer", "embedding_bag", "embedding", "index_select"}  # fmt: skip
 _DIVISIONS = {"div", "true_divide", "reciprocal", "remainder", "fmod", "floor_divide"}
 _SOFTMAXES = {"softmax", "log_softmax", "safe_softmax", "masked_softmax", "logsumexp", "scaled_dot_product_attention"}
-_MATRIX = ("linalg", "cholesky", "inverse", "svd", "eigh", "qr", "logdet", "slogdet", "solve")
-_COUNTS = re.compile(r"(sum|count|mask|numel|valid|len|num_|n_|size|shape)", re.IGNORECASE)
-_NORMS = re.compile(r"(norm|std|var\b|max\(|amax|min\(|ptp|abs|length|dist|scale)", re.IGNORECASE)
+_MATRIX = ("linalg", "cholesky", "inverse", "svd", "eigh", "logdet", "slogdet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +68,13 @@ def base_name(name: str) -> str:
         name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
     name = name.strip("_")
     return re.sub(r"(_forward|_backward(_data)?|_loss2d|2d_forward)$", "", name).replace("nll_loss2d", "nll_loss")
+
+
+def name_of(operation: Operation) -> str:
+    """Return the plain name of an operation; in the backward pass, of the forward operation whose slope it is."""
+    if operation.phase == "backward" and operation.node is not None:
+        return base_name(operation.node)
+    return base_name(operation.name)
 
 
 def limit_of(operation: Operation) -> float:
@@ -103,7 +109,7 @@ def fault_of(operation: Operation, hidden: Operation | None = None) -> Fault:
         operation: The first one with a result that is not finite.
         hidden: The operation of the forward pass whose infinity was masked there, None if there is none.
     """
-    name = base_name(operation.name)
+    name = name_of(operation)
     if hidden is not None:
         return _hidden(hidden)
     if "ctc" in name:
@@ -117,21 +123,27 @@ def fault_of(operation: Operation, hidden: Operation | None = None) -> Fault:
 
 
 def _hidden(hidden: Operation) -> Fault:
-    name = base_name(hidden.name)
-    taken = _taken(hidden)
+    """Return the fault of an operation whose infinity does not reach the loss, and becomes NaN in the backward pass."""
+    name, taken = name_of(hidden), _taken(hidden)
+    sentence = (
+        f"`{name}` is {hidden.result} there{taken}; the loss does not show it, and the backward pass multiplies it by "
+        "zero: 0 * inf is NaN."
+    )
+    code = f"{hidden.expression or ''} {hidden.code or ''}"
+    if name in _EXPONENTIALS and not re.search("where|mask", code):
+        return Fault("overflow", sentence, remedy_for(name, overflow=True))
     return Fault(
         "undefined",
-        f"`{name}` is {hidden.result} there{taken}; the forward pass discards it (as `torch.where` or a mask does), "
-        "and "
-        "the backward pass multiplies it by zero: 0 * inf is NaN.",
-        f"make the argument of `{name}` safe before the operation, not its result after it: "
-        "`safe = torch.where(condition, x, torch.zeros_like(x))` inside, and the `torch.where` that is there outside",
+        sentence,
+        f"make the argument of `{name}` safe, with an inner `torch.where(condition, x, torch.ones_like(x))`, as the "
+        "outer "
+        "one guards its value only and not its slope",
     )
 
 
 def _empty(operation: Operation, name: str) -> Fault | None:
     empty = any(0 in one.shape for one in operation.inputs)
-    code = operation.code or ""
+    code = operation.expression or operation.code or ""
     if empty and (name in _REDUCTIONS or operation.result == "nan"):
         return Fault(
             "empty",
@@ -155,19 +167,14 @@ def _empty(operation: Operation, name: str) -> Fault | None:
         above, below = operation.inputs[0].at_fault, operation.inputs[1].at_fault
         divisor = operation.inputs[1]
         below = divisor.least if below is None and divisor.least == divisor.greatest else below
-        counts = _denominator(code)
         whole = not divisor.dtype.removeprefix("torch.").startswith(("float", "bfloat"))
-        if below == 0 and (above in (0, None)) and (whole or (_COUNTS.search(counts) and not _NORMS.search(counts))):
+        if below == 0 and above in (0, None) and (whole or divides_by_count(code)):
             return Fault(
                 "empty",
                 "A mean was computed over nothing: 0/0, a sum over no element by a count of zero.",
                 "divide by a count that is at least one: `total / count.clamp(min=1)`",
             )
     return None
-
-
-def _denominator(code: str) -> str:
-    return code.split("/", 1)[1] if "/" in code else code
 
 
 def _undefined(operation: Operation, name: str) -> Fault | None:
@@ -184,11 +191,11 @@ def _undefined(operation: Operation, name: str) -> Fault | None:
             "leave at least one place of each row unmasked: `mask = mask & ~mask.all(dim=-1, keepdim=True)`, or drop "
             "samples that are all padding",
         )
-    if any(word in name for word in _MATRIX):
+    if name.startswith(_MATRIX):
         return Fault(
             "undefined",
             f"`{name}` met a matrix that is singular, or has equal singular values, which leave it without a slope.",
-            "add a small multiple of the identity: `matrix + 1e-6 * torch.eye(n, device=matrix.device)`",
+            remedy_for("linalg"),
         )
     if not forward:
         return _slope(operation, name, taken)
@@ -197,7 +204,11 @@ def _undefined(operation: Operation, name: str) -> Fault | None:
         if below is None and operation.inputs and operation.inputs[-1].least == 0:
             below = 0.0
         if operation.result == "nan" or (below is not None and abs(below) < 1e-20):
-            return Fault("undefined", f"`{name}` divided by {_number(below, 'zero')}{taken}.", _safe_divisor(operation))
+            return Fault(
+                "undefined",
+                f"`{name}` divided by {_number(below, 'zero')}{taken}.",
+                remedy_for_divisor(operation.expression or operation.code or ""),
+            )
         return None
     if name in _POLES or (name in ("pow", "float_power") and operation.result == "inf" and _is_small(operation)):
         return Fault("undefined", f"`{name}` is {operation.result} there{taken}.", remedy_for(name))
@@ -209,15 +220,13 @@ def _undefined(operation: Operation, name: str) -> Fault | None:
 def _slope(operation: Operation, name: str, taken: str) -> Fault | None:
     if largest_input(operation) > limit_of(operation) ** 0.4:
         return None
-    code = operation.code or ""
-    forward_name = next(
-        (word for word in ("norm", "sqrt", "acos", "asin", "log", "cdist", "std") if word in code), name
-    )
+    # Before the node is known by its name, the line says which function it belongs to.
+    code = "" if operation.node else operation.expression or operation.code or ""
+    slope = next((word for word in ("norm", "sqrt", "acos", "asin", "log", "cdist", "std") if word in code), name)
     return Fault(
         "undefined",
-        f"The slope of `{forward_name}` is {operation.result} there: the loss is finite and its gradient is "
-        f"not{taken}.",
-        remedy_for(forward_name),
+        f"The slope of `{slope}` is {operation.result} there: the loss is finite and its gradient is not{taken}.",
+        remedy_for(slope),
     )
 
 
@@ -233,56 +242,17 @@ def _overflow(operation: Operation, name: str) -> Fault:
         sentence = (
             f"`{name}` made {operation.result} of finite values up to {largest:.3g} (the format ends at {limit:.3g})."
         )
-    return Fault("overflow", sentence, remedy_for(name))
+    return Fault("overflow", sentence, remedy_for(name, overflow=True))
 
 
 def is_exponential(operation: Operation) -> bool:
     """Return whether the operation grows exponentially with its argument, or divides by or squares what it takes."""
-    return base_name(operation.name) in _EXPONENTIALS
+    return name_of(operation) in _EXPONENTIALS
 
 
 def is_product(operation: Operation) -> bool:
     """Return whether the operation multiplies by weights, so that its overflow is that of the activations before it."""
-    return base_name(operation.name) in _PRODUCTS
-
-
-_REMEDIES = {
-    "log": "keep the argument positive: `torch.log(x.clamp(min=1e-6))`; of a probability take the logarithm from the "
-    "logits: `F.logsigmoid(logits)` or `F.log_softmax(logits, dim=-1)`",
-    "sqrt": "keep the argument above zero: `torch.sqrt(x.clamp(min=1e-12))`, or `torch.sqrt(x + 1e-12)` where only the "
-    "slope at zero is at fault",
-    "norm": "keep the norm away from zero: `(x.square().sum(dim=-1) + 1e-12).sqrt()`, or "
-    "`F.normalize(x, dim=-1, eps=1e-6)` where it divides",
-    "acos": "keep the argument inside of its domain: `torch.acos(x.clamp(-1 + 1e-6, 1 - 1e-6))`",
-    "logit": "keep the argument away from 0 and 1: `torch.logit(x, eps=1e-6)`",
-    "pow": "keep the base positive: `x.clamp(min=1e-6) ** exponent`",
-    "exp": "bound the argument: `torch.exp(x.clamp(max=20.0))`, or work with logarithms: `torch.logsumexp(x, dim=-1)` "
-    "in place of `torch.log(torch.exp(x).sum(-1))`; normalize vectors before a dot product: `F.normalize(x, dim=-1)`",
-    "square": "keep its argument on a scale near one: normalize what it takes, or use a loss that grows linearly: "
-    "`F.huber_loss(prediction, target)`",
-    "std": "keep the variance away from zero: `(x.var(dim=0, correction=0) + 1e-6).sqrt()`",
-    "atan2": "move the argument away from the origin: `torch.atan2(y, x + 1e-6)`",
-}
-
-
-def remedy_for(name: str) -> str:
-    """Return how a line with an operation of this name is put right."""
-    for word, remedy in (
-        ("logit", "logit"), ("log", "log"), ("sqrt", "sqrt"), ("norm", "norm"), ("cdist", "norm"), ("dist", "norm"),
-        ("acos", "acos"), ("asin", "acos"), ("atanh", "acos"), ("erfinv", "acos"), ("atan2", "atan2"), ("pow", "pow"),
-        ("exp", "exp"), ("cosh", "exp"), ("sinh", "exp"), ("softplus", "exp"), ("std", "std"), ("var", "std"),
-    ):  # fmt: skip
-        if word in name:
-            return _REMEDIES[remedy]
-    if name in _DIVISIONS:
-        return "keep the divisor away from zero: `x / (y + 1e-6)` for a divisor that is never negative"
-    return _REMEDIES["square"]
-
-
-def _safe_divisor(operation: Operation) -> str:
-    if _NORMS.search(_denominator(operation.code or "")):
-        return "keep the divisor away from zero: `x / norm.clamp(min=1e-6)`, or `F.normalize(x, dim=-1, eps=1e-6)`"
-    return "keep the divisor away from zero: `x / y.clamp(min=1e-6)` for a divisor that is never negative"
+    return name_of(operation) in _PRODUCTS
 
 
 def _taken(operation: Operation) -> str:
@@ -320,7 +290,7 @@ def _holds_infinity(operation: Operation) -> bool:
 
 def location_of(operation: Operation) -> str:
     """Return an operation's place: ```log` at losses.py:12 in module `head```."""
-    words = f"`{base_name(operation.name)}`"
+    words = f"`{name_of(operation)}`"
     if operation.phase == "backward":
         words += " (backward pass)"
     if operation.file is not None:

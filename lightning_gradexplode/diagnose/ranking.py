@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from lightning_gradexplode.diagnose import remedies as common
 from lightning_gradexplode.diagnose.causes import RULES
-from lightning_gradexplode.diagnose.curves import critical_step, first_nonfinite, trend
+from lightning_gradexplode.diagnose.curves import critical_step, first_nonfinite
 from lightning_gradexplode.diagnose.summary import observations, what_happened
+from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import CAUSE_KINDS, Cause, Diagnosis, Evidence, Severity
 
 logger = logging.getLogger("lightning_gradexplode")
@@ -42,6 +43,7 @@ EXPLAINS: Mapping[str, Sequence[str]] = {
         "recurrence",
     ),
     "undefined-operation": ("learning-rate", "outlier-batch", "depth", "initialization", "optimizer-state"),
+    "forward-overflow": ("outlier-batch", "depth", "initialization", "moving-target"),
     "half-precision": ("forward-overflow", "learning-rate", "optimizer-state", "depth", "initialization"),
     # Every one of these makes updates overshoot, so that overshoot is no evidence for the rate beside them.
     "unscaled-data": ("learning-rate", "initialization", "depth", "outlier-batch"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lightning_gradexplode.diagnose.curves import critical_step, curve, first_nonfinite, trend
+from lightning_gradexplode.diagnose.curves import critical_step, curve, first_nonfinite
+from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Evidence, Finding, Severity
 
 

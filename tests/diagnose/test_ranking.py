@@ -50,6 +50,8 @@ from tests.diagnose.evidence import (
 OVERSHOOT = Experiments(line_search=((0.0, 2.0), (0.01, 1.9), (0.1, 1.5), (0.3, 4.0), (1.0, 90.0)))
 NO_OVERSHOOT = Experiments(line_search=((0.0, 2.0), (0.01, 1.99), (0.1, 1.9), (0.3, 1.7), (1.0, 1.1)))
 FALLING = {**growing(), "loss": [0.2, *(-(2.0**step) for step in range(1, 12))]}
+WHERE = "y = torch.where(x > 0, x, torch.exp(x))"
+LOOPED = Activation("body", "Linear", 1e3, 1e5, calls=60, first_rms=0.1)
 SAMPLES = tuple(range(300, 316))
 PRICE = field("[1]", least=1e5, greatest=6e5, mean=3e5, std=1e5, usual_least=1e5, usual_greatest=6e5)
 NOTHING = operand(0.0, least=0.0, greatest=0.0, shape=())
@@ -191,7 +193,7 @@ CASES: dict[str, tuple[str, Evidence]] = {
             9,
             "nonfinite-gradient",
             replay=reproduced(
-                operation("mul", "nan", "backward"), hidden=operation("exp", "inf", inputs=[operand(97.9)])
+                operation("mul", "nan", "backward"), hidden=operation("exp", "inf", inputs=[operand(97.9)], code=WHERE)
             ),
         ),
     ),
@@ -284,7 +286,7 @@ CASES: dict[str, tuple[str, Evidence]] = {
     "a recurrent matrix above one": ("recurrence", diverged(run=RNN, experiments=OVERSHOOT)),
     "a loop of the user's own": (
         "recurrence",
-        diverged(replay=Replay("finite", activations=(Activation("body", "Linear", 1e3, 1e5, calls=60),))),
+        diverged(replay=Replay("finite", activations=(LOOPED,))),
     ),
     "a critic without a bound": (
         "loss-without-floor",

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lightning_gradexplode.diagnose.causes.architecture import depth, initialization, recurrence
+from lightning_gradexplode.diagnose.causes.accumulation import accumulated_gradients
 from lightning_gradexplode.diagnose.causes.data import (
     nonfinite_input,
     nonfinite_target,
     outlier_batch,
     unscaled_data,
 )
+from lightning_gradexplode.diagnose.causes.depth import depth
+from lightning_gradexplode.diagnose.causes.initialization import initialization
 from lightning_gradexplode.diagnose.causes.objective import loss_without_floor, moving_target
 from lightning_gradexplode.diagnose.causes.operations import empty_reduction, forward_overflow, undefined_operation
 from lightning_gradexplode.diagnose.causes.optimization import learning_rate, learning_rate_jump
-from lightning_gradexplode.diagnose.causes.optimizer import accumulated_gradients, optimizer_state
+from lightning_gradexplode.diagnose.causes.optimizer import optimizer_state
 from lightning_gradexplode.diagnose.causes.precision import half_precision
+from lightning_gradexplode.diagnose.causes.recurrence import recurrence
 from lightning_gradexplode.diagnose.causes.targets import target_out_of_range
 from lightning_gradexplode.records import Cause, Evidence
 

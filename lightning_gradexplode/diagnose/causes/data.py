@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import (
     inputs,
@@ -13,7 +15,8 @@ from lightning_gradexplode.diagnose.batch import (
     size_of,
     targets,
 )
-from lightning_gradexplode.diagnose.curves import critical_step, curve, first_nonfinite, signs, trend
+from lightning_gradexplode.diagnose.curves import critical_step, curve, first_nonfinite, signs
+from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import BatchFacts, Cause, Evidence, FieldFacts
 
 LARGE_SCALE = ((1000.0, 0.9), (100.0, 0.8), (30.0, 0.65), (10.0, 0.45))
@@ -37,7 +40,7 @@ def _nonfinite(evidence: Evidence, kind: str) -> Cause | None:
     batch = evidence.batch
     if batch is None:
         return None
-    wanted = {field.name for field in targets(batch)}
+    wanted = {field.name for field in targets(evidence)}
     found = [one for one in nonfinite_fields(batch) if (one.name in wanted) == (kind == "nonfinite-target")]
     if not found:
         return None
@@ -71,11 +74,15 @@ def _nonfinite(evidence: Evidence, kind: str) -> Cause | None:
         where,
         tuple(one for one in sentences if one),
         confidence,
-        (
-            *remedies.skip(evidence),
-            f"{look}, and repair or drop such samples in the dataset; {check} finds them",
-        ),
+        _data_first(evidence, rows, f"{look}; repair, fill or drop such samples in the dataset: {check} finds them"),
     )
+
+
+def _data_first(evidence: Evidence, rows: Sequence[int], repair: str) -> tuple[str, ...]:
+    """Return the remedies: repairing the data first where many batches hold such rows, skipping where few do."""
+    skip = remedies.skip(evidence)
+    frequent = len(rows) > 1 or critical_step(evidence) - evidence.run.first_step < 5
+    return (repair, *skip) if frequent else (*skip, repair)
 
 
 def unscaled_data(evidence: Evidence) -> Cause | None:
@@ -122,8 +129,8 @@ def _large_fields(batch: BatchFacts, evidence: Evidence) -> list[tuple[float, Fi
     modules = evidence.run.modules
     normalized = bool(modules) and evidence.run.order_is_executed and modules[0].role == "normalization"
     pixels = [one for one in batch.fields if one.dtype == "uint8" and len(one.shape) > 2]
-    labels = [one for one in targets(batch) if not one.is_integral or (size_of(one) or 0) > 1000]
-    fields = [*([] if normalized else [*inputs(batch), *pixels]), *labels]
+    labels = [one for one in targets(evidence) if not one.is_integral or (size_of(one) or 0) > 1000]
+    fields = [*([] if normalized else [*inputs(evidence), *pixels]), *labels]
     scales = [(_usual_scale(field), field) for field in fields]
     return [(scale, field) for scale, field in scales if scale >= LARGE_SCALE[-1][0]]
 
@@ -163,13 +170,15 @@ def outlier_batch(evidence: Evidence) -> Cause | None:
         )
         where = where or f"batch, {rows_of(experiments.rows_removed)}"
         confidence = 0.9
-    if experiments is not None and experiments.row_share is not None and experiments.row_share >= 0.5:
-        sentences.append(f"One row makes {experiments.row_share:.0%} of the loss.")
-        confidence = max(confidence, 0.6)
     jump = _single_jump(evidence)
     if jump:
         sentences.append(jump)
         confidence = max(confidence, 0.45)
+    share = experiments.row_share if experiments is not None else None
+    if experiments is not None and share is not None and share >= 0.5 and confidence:
+        row = "" if experiments.heaviest_row is None else f" ({experiments.heaviest_row})"
+        sentences.append(f"One row{row} makes {share:.0%} of the loss.")
+        confidence = max(confidence, 0.6)
     if not confidence or (trend(evidence).steps < 5 and field is None):
         return None
     return Cause(

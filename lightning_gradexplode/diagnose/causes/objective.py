@@ -6,7 +6,8 @@ import re
 from collections import defaultdict
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.curves import curve, failing_step, line_search, logged_curves, trend
+from lightning_gradexplode.diagnose.curves import curve, failing_step, logged_curves
+from lightning_gradexplode.diagnose.trends import line_search, trend
 from lightning_gradexplode.records import Cause, Evidence, RunFacts
 
 FAR_BELOW = 10.0
@@ -32,28 +33,42 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
                 ("minimize it: `maximize=False` in the optimizer",),
             )
     first, least = loss.first, loss.least
-    if first is None or least is None or len(loss) < 3:
+    if first is None or least is None or len(loss) < 3 or least >= 0:
         return None
-    if not least < -FAR_BELOW * max(abs(first), 1e-3) or not least < -1:
+    lowest = int(loss.value.argmin())
+    falls = loss.value[: lowest + 1]
+    if least < -FAR_BELOW * max(abs(first), 0.1):
+        downward = float((falls[1:] < falls[:-1]).mean()) if len(falls) > 1 else 0.0
+        confidence = 0.85 if downward >= 0.6 and (loss.median or 0.0) < 0 else 0.6
+        sentences = [f"The loss fell from {first:.4g} to {least:.4g}, far below zero, and does not level off."]
+    elif first > 0 and course.has_diverged and lowest >= 0.8 * (len(loss) - 1) and len(loss) >= 10:
+        confidence = 0.55
+        sentences = [
+            f"The loss fell from {first:.4g} through zero to {least:.4g}, still falling {len(loss) - 1 - lowest} steps "
+            "before "
+            "it broke: a likelihood that can rise for ever."
+        ]
+    else:
         return None
-    median = loss.median or 0.0
-    falls = loss.value[: int(loss.value.argmin()) + 1]
-    downward = float((falls[1:] < falls[:-1]).mean()) if len(falls) > 1 else 0.0
-    confidence = 0.85 if downward >= 0.6 and median < 0 else 0.6
-    if not (course.weight_growth > 1.2 or course.gradient_growth > 3 or evidence.findings):
-        confidence = 0.5
-    sentences = [f"The loss fell from {first:.4g} to {least:.4g}, far below zero, and does not level off."]
     if course.gradient_growth > 3:
         sentences.append(f"The gradient norm has grown {course.gradient_growth:.3g} times meanwhile.")
     if course.weight_growth > 1.2:
         sentences.append(f"The weights have grown to {course.weight_growth:.3g} times their norm at the start.")
-    return Cause("loss-without-floor", _critic(evidence.run), tuple(sentences), confidence, _floor_remedies(evidence))
+    where = _critic(evidence.run) or _spread(evidence)
+    return Cause("loss-without-floor", where, tuple(sentences), confidence, _floor_remedies(evidence))
 
 
 def _critic(run: RunFacts) -> str | None:
     """Return the module of an adversarial critic, None if there is none."""
     names = [one.name for one in run.modules]
     return next((name for name in names if re.search(r"(critic|disc)", name.split(".")[0], re.IGNORECASE)), None)
+
+
+def _spread(evidence: Evidence) -> str | None:
+    """Return a parameter that is named as a scale or a spread, None if there is none or more than one."""
+    names = [one.name for one in evidence.run.parameters]
+    found = [name for name in names if re.search(r"(sigma|std|var|scale|spread|precision|temperature)", name.lower())]
+    return found[0] if len(found) == 1 else None
 
 
 def _floor_remedies(evidence: Evidence) -> tuple[str, ...]:
@@ -65,9 +80,14 @@ def _floor_remedies(evidence: Evidence) -> tuple[str, ...]:
             "of "
             "its gradient with respect to its inputs",
         )
+    spread = _spread(evidence)
+    if spread is not None:
+        name = spread.rpartition(".")[2]
+        return (
+            f"bound the spread from below: `{name}.clamp(min=-3.0)` for a logarithm, `{name}.clamp(min=0.05)` else",
+        )
     return (
-        "look for a term that can fall for ever, and for its sign: bound it from below with `term.clamp(min=0.0)`, or "
-        "with a margin",
+        "look for a wrong sign, and for a term that can fall for ever: bound it from below with `term.clamp(min=0.0)`",
         "of a likelihood, bound the variance from below: `log_variance.clamp(min=-6.0, max=6.0)`",
     )
 
@@ -136,12 +156,12 @@ def copied_module(run: RunFacts) -> tuple[str, str] | None:
         top = one.name.split(".")[0]
         shapes[top].append(one.shape)
         trained[top] = trained[top] or one.optimizer is not None
-    tops = [name for name in shapes if len(shapes[name]) > 1]
-    for name in tops:
-        for other in tops:
+    for name in shapes:
+        for other in shapes:
             if name == other or shapes[name] != shapes[other]:
                 continue
+            untrained = trained[name] and not trained[other] and len(shapes[name]) > 1
             named = any(word in other.lower() for word in _COPY) and not any(word in name.lower() for word in _COPY)
-            if named or (trained[name] and not trained[other]):
+            if named or untrained:
                 return name, other
     return None

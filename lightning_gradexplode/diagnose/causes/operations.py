@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import place_of, targets
-from lightning_gradexplode.diagnose.curves import Trend, curve, first_nonfinite, trend
+from lightning_gradexplode.diagnose.curves import curve, first_nonfinite
 from lightning_gradexplode.diagnose.faults import (
     Fault,
     fault_of,
@@ -14,6 +14,7 @@ from lightning_gradexplode.diagnose.faults import (
     largest_input,
     location_of,
 )
+from lightning_gradexplode.diagnose.trends import Trend, trend
 from lightning_gradexplode.records import Cause, Evidence, FieldFacts, Operation
 
 IGNORED_LABELS = (-100.0, -1.0, 255.0)
@@ -187,7 +188,7 @@ def _all_ignored(evidence: Evidence) -> FieldFacts | None:
     """Return the field of labels that are all ignored, None if there is none."""
     if evidence.batch is None:
         return None
-    for field in targets(evidence.batch) or evidence.batch.fields:
+    for field in targets(evidence) or evidence.batch.fields:
         if field.is_integral and field.most_common_share >= 1.0 and field.most_common in IGNORED_LABELS:
             return field
     return None

@@ -6,15 +6,8 @@ import math
 from dataclasses import dataclass
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.curves import (
-    Trend,
-    critical_step,
-    curve,
-    failing_step,
-    line_search,
-    loss_rise,
-    trend,
-)
+from lightning_gradexplode.diagnose.curves import Curve, critical_step, curve, failing_step
+from lightning_gradexplode.diagnose.trends import LineSearch, Trend, is_growing, line_search, loss_rise, trend
 from lightning_gradexplode.records import Cause, Evidence
 
 USUAL_RATES = {"adam": 0.01, "rmsprop": 0.01, "lion": 0.001, "adagrad": 0.1, "sgd": 0.5}
@@ -22,6 +15,9 @@ USUAL_RATES = {"adam": 0.01, "rmsprop": 0.01, "lion": 0.001, "adagrad": 0.1, "sg
 
 LARGE_UPDATE = 0.1
 """Update over weights from which it is large; usual is 0.001."""
+
+SUDDEN, GRADUAL = 1.9, 1.5
+"""So many times the rate before: from one step to the next, and since the loss was lowest."""
 
 ENOUGH_ATTEMPTS = 2
 """So many lower rates that ended the same way, and the rate is not the cause."""
@@ -37,20 +33,14 @@ def learning_rate(evidence: Evidence) -> Cause | None:
     search = line_search(evidence)
     if not course.has_diverged or rate_is_disproved(evidence):
         return None
-    if search is not None and not search.overshoots:
-        return None
     sentences: list[str] = []
     confidence = 0.4
-    if search is not None:
-        end = f"{search.end:.4g}" if math.isfinite(search.end) else "not finite"
-        sentences.append(f"With the whole update the loss of the same batch goes from {search.start:.4g} to {end}.")
-        confidence = 0.65
-        if search.falls_at_first:
-            sentences.append(
-                f"With {search.best_factor:g} of the update it goes to {search.least:.4g}: the step overshoots."
-            )
-            confidence = 0.8
-    elif course.weight_growth < 1.2 and course.update_ratio < LARGE_UPDATE:
+    if search is not None and search.overshoots:
+        sentences.append(_overshoot(search))
+        confidence = 0.8 if search.falls_at_first else 0.65
+    elif search is not None and is_growing(evidence):
+        return None  # the update lowers the loss of its own batch
+    elif max(course.weight_growth / 1.2, course.update_ratio / LARGE_UPDATE) < 1.0:
         return None
     if course.update_ratio >= LARGE_UPDATE:
         sentences.append(f"One update changed the weights by {course.update_ratio:.3g} of their norm; usual is 0.001.")
@@ -65,6 +55,14 @@ def learning_rate(evidence: Evidence) -> Cause | None:
         sentences.append("A lower learning rate has helped.")
         confidence += 0.15
     return Cause("learning-rate", None, tuple(sentences), min(confidence, 0.95), _rate_remedies(evidence, course))
+
+
+def _overshoot(search: LineSearch) -> str:
+    end = f"{search.end:.4g}" if math.isfinite(search.end) else "a value that is not finite"
+    sentence = f"With the whole update the loss of the same batch goes from {search.start:.4g} to {end}"
+    if search.falls_at_first:
+        sentence += f", with {search.best_factor:g} of it to {search.least:.4g}: the step overshoots"
+    return f"{sentence}."
 
 
 def _rate_remedies(evidence: Evidence, course: Trend) -> tuple[str, ...]:
@@ -163,28 +161,30 @@ def rate_rise(evidence: Evidence) -> RateRise | None:
     """Return the rise of the learning rate before the incident, None if there was none or it did not go well before."""
     end = min(critical_step(evidence), failing_step(evidence))
     rates = curve(evidence, "learning_rate").before(end + 1).finite
-    if len(rates) < 4:
-        return None
     steps, values = rates.step, rates.value
-    best: RateRise | None = None
-    for place in range(1, len(values)):
-        before, after = float(values[place - 1]), float(values[place])
-        near = end - int(steps[place]) <= 100
-        if (
-            before > 0
-            and after >= 1.9 * before
-            and near
-            and (best is None or after / before > best.after / best.before)
-        ):
-            best = RateRise(int(steps[place]), before, after, True)
-    if best is None:
-        # The rate at which half of the steps went, against the last one.
-        before, after = float(values[: max(1, len(values) // 2)].max()), float(values[-1])
-        if before > 0 and after >= 2.5 * before and len(values) >= 10:
-            best = RateRise(int(steps[-1]), before, after, False)
-    if best is None or not _went_well_before(evidence, best.step):
+    rises = [
+        RateRise(int(steps[place]), float(values[place - 1]), float(values[place]), True)
+        for place in range(1, len(values))
+        if values[place] >= SUDDEN * values[place - 1] > 0 and end - steps[place] <= 100
+    ]
+    sudden = [one for one in rises if _went_well_before(evidence, one.step)]
+    if sudden:
+        return max(sudden, key=lambda one: one.after / one.before)
+    return _gradual_rise(evidence, rates)
+
+
+def _gradual_rise(evidence: Evidence, rates: Curve) -> RateRise | None:
+    """Return a rise over several steps, from the rate at which the loss was lowest; None if the rate did not rise."""
+    loss = curve(evidence, "loss").before(critical_step(evidence)).finite
+    if len(rates) < 5 or len(loss) < 5:
         return None
-    return best
+    lowest = int(loss.step[loss.value.argmin()])
+    before, after = rates.at(lowest), rates.last
+    if before is None or after is None or before <= 0 or after < GRADUAL * before:
+        return None
+    if loss_rise(loss.before(lowest + 1)) > 1.0 or lowest < loss.step[2]:
+        return None
+    return RateRise(int(rates.step[-1]), before, after, False)
 
 
 def _went_well_before(evidence: Evidence, step: int) -> bool:

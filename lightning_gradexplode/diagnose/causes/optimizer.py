@@ -1,4 +1,4 @@
-"""The optimizer's own doing: a state or settings that do not fit the weights, and gradients that are not cleared."""
+"""A state or settings of the optimizer that do not fit the weights."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from collections.abc import Iterator
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.causes.precision import weights_type
-from lightning_gradexplode.diagnose.curves import critical_step, curve, first_nonfinite, line_search, trend
+from lightning_gradexplode.diagnose.curves import critical_step, curve, first_nonfinite
+from lightning_gradexplode.diagnose.layers import is_trained
+from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence, OptimizerFacts
 
 SOON = 50
-"""Steps after a resume within which a failure belongs to it."""
-
-UNCLEARED = 3.0
-"""So many times the backward passes, or the gradient, of one step, and gradients have not been cleared."""
+"""Steps after the start within which a failure belongs to what the run started with."""
 
 
 def optimizer_state(evidence: Evidence) -> Cause | None:
@@ -24,7 +23,7 @@ def optimizer_state(evidence: Evidence) -> Cause | None:
 
 
 def _signs_of_state(evidence: Evidence) -> Iterator[Cause]:
-    yield from _fresh_after_resume(evidence)
+    yield from _fresh_on_trained_weights(evidence)
     course = trend(evidence)
     weight_first = _weights_fail_first(evidence)
     for one in evidence.run.optimizers:
@@ -89,31 +88,41 @@ def _weights_fail_first(evidence: Evidence) -> bool:
     return finding is not None and finding.sign == "nonfinite-weight" and not trend(evidence).has_diverged
 
 
-def _fresh_after_resume(evidence: Evidence) -> Iterator[Cause]:
-    """Yield the cause if the run goes on from trained weights with an optimizer that has no state."""
+def _fresh_on_trained_weights(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if the run begins with trained weights and an optimizer that has no state."""
     start = evidence.run.first_step
     after = critical_step(evidence) - start
-    course = trend(evidence)
-    if start <= 0 or not 0 <= after <= SOON or not (course.has_diverged or _weights_fail_first(evidence)):
+    if not is_trained(evidence) or not 0 <= after <= SOON:
         return
+    if not (trend(evidence).has_diverged or _weights_fail_first(evidence)):
+        return
+    loss, ratio = curve(evidence, "loss").first, curve(evidence, "update_ratio").first
     for one in evidence.run.optimizers:
-        if one.has_state or one.steps_taken:
+        if one.has_state or one.steps_taken or not keeps_state(one):
             continue
-        ratio = curve(evidence, "update_ratio").first
-        first = "" if ratio is None else f" The first update changed the weights by {ratio:.3g} of their norm."
+        sentences = [
+            f"The run begins at step {start} with trained weights"
+            + (f" (its first loss is {loss:.4g})" if loss is not None else "")
+            + f" and an empty state of {one.kind}; it fails {after} step{'s' if after != 1 else ''} later."
+        ]
+        if ratio is not None:
+            sentences.append(f"The first update changed the weights by {ratio:.3g} of their norm.")
         yield Cause(
             "optimizer-state",
             f"optimizer {one.kind}",
-            (
-                f"The run goes on at step {start} with trained weights, and {one.kind} begins with an empty state; it "
-                f"fails {after} step{'s' if after != 1 else ''} later.{first}",
-            ),
+            tuple(sentences),
             0.85,
             (
                 'load the state of the optimizer with the weights: `trainer.fit(model, ckpt_path="last.ckpt")`',
                 *remedies.warm_up(evidence),
             ),
         )
+
+
+def keeps_state(optimizer: OptimizerFacts) -> bool:
+    """Return whether an optimizer's updates depend on earlier gradients."""
+    momenta = [group.get("momentum", 0.0) for group in optimizer.groups]
+    return optimizer.kind != "SGD" or any(isinstance(one, (int, float)) and one > 0 for one in momenta)
 
 
 def _returning_gradients(evidence: Evidence) -> Iterator[Cause]:
@@ -138,70 +147,3 @@ def _returning_gradients(evidence: Evidence) -> Iterator[Cause]:
             0.6,
             ("raise the epsilon of the optimizer: `eps=1e-6`", *remedies.clip(evidence)),
         )
-
-
-def accumulated_gradients(evidence: Evidence) -> Cause | None:
-    """Return the cause if gradients are not cleared between steps, or summed where they should be averaged."""
-    passes = curve(evidence, "backward_passes").finite
-    expected = max(curve(evidence, "micro_batches").last or 1.0, 1.0)
-    experiments = evidence.experiments
-    alone = experiments.batch_grad_norm if experiments is not None else None
-    held = experiments.memory_grad_norm if experiments is not None else None
-    ratio = held / alone if alone and held and math.isfinite(held) and math.isfinite(alone) else None
-    most = passes.greatest or 0.0
-    measured = (
-        ""
-        if ratio is None
-        else (
-            f"The gradient that the optimizer is handed has a norm of {held:.3g}; that of this batch alone is "
-            f"{alone:.3g}."
-        )
-    )
-    if most >= UNCLEARED * expected and most > (passes.first or 0.0):
-        if ratio is not None and ratio < 1.2:
-            return None
-        clear = "`optimizer.zero_grad()` before the backward pass of each step"
-        return Cause(
-            "accumulated-gradients",
-            None,
-            tuple(
-                one
-                for one in (
-                    f"{most:.0f} backward passes have added to the gradients since they were cleared; a step takes "
-                    f"{expected:.0f}.",
-                    measured,
-                )
-                if one
-            ),
-            0.96 if ratio is not None and ratio > 1.5 else 0.9,
-            (f"clear the gradients: {clear}",),
-        )
-    if ratio is not None and ratio >= UNCLEARED and expected <= 1 and not most > 1:
-        return Cause(
-            "accumulated-gradients",
-            None,
-            (measured,),
-            0.6,
-            ("clear the gradients at each step: `optimizer.zero_grad()`",),
-        )
-    return _summed(evidence, most)
-
-
-def _summed(evidence: Evidence, passes: float) -> Cause | None:
-    """Return the cause if manual optimization adds up several passes, and a step shorter by as much would be fine."""
-    search = line_search(evidence)
-    if evidence.run.automatic or passes < 4 or search is None or not search.overshoots:
-        return None
-    if not 0 < search.best_factor <= 2 / passes:
-        return None
-    return Cause(
-        "accumulated-gradients",
-        None,
-        (
-            f"Each step adds up the gradients of {passes:.0f} backward passes.",
-            f"With {search.best_factor:g} of the update the loss falls to {search.least:.4g}; with all of it, it "
-            "rises.",
-        ),
-        0.55,
-        (f"average them: `self.manual_backward(loss / {passes:.0f})`",),
-    )

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.causes.operations import fault
-from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, signs, trend
+from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, signs
 from lightning_gradexplode.diagnose.faults import is_half, location_of
+from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence, RunFacts
 
 SMALLEST_FLOAT16 = 2.0**-25

@@ -58,7 +58,7 @@ def _outside_domain(evidence: Evidence) -> Cause | None:
 
 def _pairs(evidence: Evidence) -> list[tuple[str, Operand | FieldFacts, str]]:
     """Return each loss that is known by name with its target: from the replay, else loss modules with the batch."""
-    fields = targets(evidence.batch) if evidence.batch is not None else []
+    fields = targets(evidence)
     place = place_of(fields[0]) if fields else "targets"
     terms: tuple[LossTerm, ...] = evidence.replay.losses if evidence.replay is not None else ()
     seen: list[tuple[str, Operand | FieldFacts, str]] = [
@@ -84,7 +84,7 @@ def _negative_loss(evidence: Evidence, below: float | None) -> Cause | None:
     known = {base_name(term.name) for term in evidence.replay.losses} if evidence.replay is not None else set()
     if known and not any(word in name for name in known for word in PROBABILITY_LOSSES):
         return None
-    for field in targets(evidence.batch):
+    for field in targets(evidence):
         if field.is_integral and (field.greatest or 0) > 1 and field.least == 0 and "float" in field.dtype:
             place = place_of(field)
             return Cause(
@@ -121,7 +121,7 @@ def _operation_on_target(evidence: Evidence) -> Cause | None:
     if found is None or found[1].kind != "undefined" or evidence.batch is None:
         return None
     operation, what = found
-    for field in targets(evidence.batch):
+    for field in targets(evidence):
         for operand in operation.inputs:
             if field.least is None or size_of(field) == 0 or field.least == field.greatest:
                 continue

@@ -1,0 +1,133 @@
+"""Gradients that are not cleared between steps, or summed where they should be averaged."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from lightning_gradexplode.diagnose.curves import curve
+from lightning_gradexplode.diagnose.trends import line_search, trend
+from lightning_gradexplode.records import Cause, Evidence, LossTerm
+
+UNCLEARED = 3.0
+"""So many times the backward passes, or the gradient, of one step, and gradients have not been cleared."""
+
+SUMMED = 4
+"""Backward passes of one step from which a sum in place of an average is looked for."""
+
+
+def accumulated_gradients(evidence: Evidence) -> Cause | None:
+    """Return the cause if gradients are not cleared between steps, or summed where they should be averaged."""
+    for rule in (_not_cleared, _summed_passes, _larger_than_the_batch, _summed_loss):
+        cause = rule(evidence)
+        if cause is not None:
+            return cause
+    return None
+
+
+def _not_cleared(evidence: Evidence) -> Cause | None:
+    """Return the cause if the number of backward passes since gradients were cleared goes up from step to step."""
+    passes = curve(evidence, "backward_passes").finite
+    expected = max(curve(evidence, "micro_batches").last or 1.0, 1.0)
+    most = passes.greatest or 0.0
+    if most < UNCLEARED * expected or len(passes) < 3 or not float((np.diff(passes.value) > 0).mean()) > 0.5:
+        return None
+    return _cause(
+        0.95,
+        f"{most:.0f} backward passes have added to the gradients since they were cleared; a step takes {expected:.0f}.",
+        "clear the gradients before the backward pass of each step: `optimizer.zero_grad()`",
+    )
+
+
+def _larger_than_the_batch(evidence: Evidence) -> Cause | None:
+    """Return the cause if the gradient is several times that of its only batch."""
+    experiments = evidence.experiments
+    held = experiments.memory_grad_norm if experiments is not None else None
+    alone = experiments.batch_grad_norm if experiments is not None else None
+    if not held or not alone or not UNCLEARED * alone <= held < math.inf:
+        return None
+    if (curve(evidence, "micro_batches").last or 1.0) > 1 or not trend(evidence).has_diverged:
+        return None
+    return _cause(
+        0.6,
+        f"The gradient that the optimizer is handed has a norm of {held:.3g}; that of the batch alone is {alone:.3g}.",
+        "clear the gradients before the backward pass of each step: `optimizer.zero_grad()`",
+    )
+
+
+def _summed_passes(evidence: Evidence) -> Cause | None:
+    """Return the cause if a step adds up backward passes of losses that are not divided by their number."""
+    passes = curve(evidence, "backward_passes").last or 0.0
+    if evidence.run.automatic or passes < SUMMED or not trend(evidence).has_diverged:
+        return None
+    search = line_search(evidence)
+    remedy = f"divide each loss, so that the sum is an average: `self.manual_backward(loss / {passes:.0f})`"
+    if _losses_are_whole(evidence):
+        return _cause(
+            0.85,
+            f"Each step adds up the gradients of {passes:.0f} backward passes, and each of them takes the whole mean "
+            "loss "
+            "of its part.",
+            remedy,
+        )
+    if search is not None and search.overshoots and 0 < search.best_factor <= 2 / passes:
+        return _cause(
+            0.55,
+            f"Each step adds up the gradients of {passes:.0f} backward passes; with {search.best_factor:g} of the "
+            "update "
+            f"the loss would go from {search.start:.4g} to {search.least:.4g}.",
+            remedy,
+        )
+    return None
+
+
+def _losses_are_whole(evidence: Evidence) -> bool:
+    """Return whether each backward pass takes the value of a loss function as it is."""
+    replay = evidence.replay
+    if replay is None or len(replay.backward_losses) < SUMMED:
+        return False
+    values = [term.value for term in replay.losses if term.value is not None]
+    pairs = list(zip(replay.backward_losses, values, strict=False))
+    return len(pairs) >= SUMMED and all(math.isclose(one, other, rel_tol=1e-3) for one, other in pairs)
+
+
+def _summed_loss(evidence: Evidence) -> Cause | None:
+    """Return the cause if a loss is larger than the mean over its elements can be, and is therefore their sum."""
+    if evidence.replay is None or not trend(evidence).has_diverged:
+        return None
+    for term in evidence.replay.losses:
+        most = _largest_mean(term)
+        if most is None or term.value is None or not term.value > 1.01 * most > 0:
+            continue
+        return _cause(
+            0.6 if term.inputs[0].shape[0] >= 16 else 0.4,
+            f"`{term.name}` is {term.value:.4g}; a mean over its {math.prod(term.inputs[0].shape)} elements would be "
+            "at "
+            f"most {most:.4g}, so that it is a sum.",
+            'take the mean in place of the sum: `reduction="mean"`',
+            None if term.line is None else f"`{term.name}` at {term.file}:{term.line}",
+        )
+    return None
+
+
+def _largest_mean(term: LossTerm) -> float | None:
+    """Return the largest value that the mean of a loss over its elements can have, None if that is not known."""
+    if len(term.inputs) < 2 or not term.inputs[0].shape:
+        return None
+    prediction, target = term.inputs[:2]
+    if term.name == "nll_loss_forward":
+        return None if prediction.least is None else -prediction.least
+    if None in (prediction.least, prediction.greatest, target.least, target.greatest):
+        return None
+    furthest = max(
+        abs((prediction.greatest or 0.0) - (target.least or 0.0)),
+        abs((target.greatest or 0.0) - (prediction.least or 0.0)),
+    )
+    if not math.isfinite(furthest):
+        return None
+    return {"mse_loss": furthest * furthest, "smooth_l1_loss": furthest, "huber_loss": furthest}.get(term.name)
+
+
+def _cause(confidence: float, sentence: str, remedy: str, where: str | None = None) -> Cause:
+    return Cause("accumulated-gradients", where, (sentence,), confidence, (remedy,))

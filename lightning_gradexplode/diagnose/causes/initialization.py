@@ -1,0 +1,146 @@
+"""Weights that start on a scale that explodes or saturates."""
+
+from __future__ import annotations
+
+from lightning_gradexplode.diagnose import remedies
+from lightning_gradexplode.diagnose.curves import curve, signs
+from lightning_gradexplode.diagnose.layers import (
+    first_numbers,
+    gain_of,
+    is_early,
+    is_rectified,
+    is_trained,
+    layers,
+    normalized_share,
+    untrained_loss,
+    usual_std,
+)
+from lightning_gradexplode.diagnose.trends import trend
+from lightning_gradexplode.records import Activation, Cause, Evidence, ParameterFacts, RunFacts
+
+LARGE_GAIN = 3.0
+"""Root mean square of a weight times the root of its inputs; 0.58 is torch's default, 1 Xavier's, 1.41 He's."""
+
+_SATURATING = ("tanh", "sigmoid", "hardtanh", "hardsigmoid")
+
+
+def initialization(evidence: Evidence) -> Cause | None:
+    """Return the cause if weights start on a scale that explodes or saturates."""
+    if not is_early(evidence) or is_trained(evidence):
+        return None
+    return _large_weights(evidence) or _large_first_loss(evidence) or _saturated_units(evidence)
+
+
+def _large_weights(evidence: Evidence) -> Cause | None:
+    run = evidence.run
+    large = sorted(
+        (one for one in [*layers(run), *tied_embeddings(evidence)] if gain_of(one) > LARGE_GAIN),
+        key=gain_of,
+        reverse=True,
+    )
+    if not large:
+        return None
+    worst, gain = large[0], gain_of(large[0])
+    confidence = 0.9 if gain >= 10 else 0.8 if gain >= 5 else 0.65
+    if normalized_share(run) >= 0.5:
+        confidence *= 0.6
+    first = curve(evidence, "grad_norm").first
+    if first is not None and first < 10 and not trend(evidence).has_diverged:
+        confidence *= 0.8
+    sentences = [
+        f"`{worst.name}` starts with a root mean square of {worst.std:.3g}; {usual_std(worst):.3g} would keep the "
+        "scale of "
+        f"its inputs, which it multiplies by {gain:.3g}."
+    ]
+    if len(large) > 1:
+        sentences.append(f"{len(large)} weights multiply their inputs by more than {LARGE_GAIN:g}.")
+    if "Embedding" in worst.module_kind:
+        sentences.append("It is the output layer, too: there are as many classes as rows, and no other layer for them.")
+    sentences += first_numbers(evidence)
+    return Cause("initialization", worst.name, tuple(sentences), confidence, _remedies(evidence, worst))
+
+
+def tied_embeddings(evidence: Evidence) -> list[ParameterFacts]:
+    """Return embeddings that the output layer shares: as many rows as classes, and no other layer has as many."""
+    classes = {
+        term.inputs[0].shape[1]
+        for term in (evidence.replay.losses if evidence.replay is not None else ())
+        if term.name.startswith("nll_loss") and term.inputs and len(term.inputs[0].shape) > 1
+    }
+    outputs = {one.shape[0] for one in layers(evidence.run)}
+    return [
+        one
+        for one in evidence.run.parameters
+        if "Embedding" in one.module_kind and len(one.shape) == 2 and one.shape[0] in classes - outputs
+    ]
+
+
+def _large_first_loss(evidence: Evidence) -> Cause | None:
+    """Return the cause if the first loss of a classifier is several times that of a guess."""
+    guess, first = untrained_loss(evidence), curve(evidence, "loss").first
+    classifies = evidence.replay is not None and any(one.name.startswith("nll_loss") for one in evidence.replay.losses)
+    if guess is None or first is None or not classifies or not first > 3 * guess or not trend(evidence).has_diverged:
+        return None
+    worst = max(layers(evidence.run), key=gain_of, default=None)
+    return Cause(
+        "initialization",
+        worst.name if worst is not None and gain_of(worst) > 1.5 else None,
+        (f"The first loss is {first:.4g}, before any update; a guess among the classes has {guess:.3g}.",),
+        0.5,
+        _remedies(evidence, worst),
+    )
+
+
+def _saturated_units(evidence: Evidence) -> Cause | None:
+    """Return the cause if nothing is learned and most units are in the flat part of their activation."""
+    if not signs(evidence) & {"stalled-loss", "vanishing-gradient", "zero-gradient"} or evidence.replay is None:
+        return None
+    flat = [one for one in evidence.replay.activations if one.saturated is not None and one.saturated > 0.9]
+    if not flat:
+        return None
+    worst = max(flat, key=lambda one: one.saturated or 0.0)
+    return Cause(
+        "initialization",
+        worst.module,
+        (
+            f"{worst.saturated:.0%} of the outputs of `{worst.module}` ({worst.kind}) are in its flat part, where the "
+            "slope "
+            "is zero.",
+        ),
+        0.55,
+        _flat_remedies(worst),
+    )
+
+
+def _flat_remedies(flat: Activation) -> tuple[str, ...]:
+    smaller = "start with smaller weights in the layer before it: `nn.init.xavier_uniform_(layer.weight)`"
+    if any(word in flat.kind.lower() for word in _SATURATING):
+        return (smaller, "use rectified units in its place: `nn.ReLU()`")
+    return (
+        "start its biases at zero: `nn.init.zeros_(layer.bias)`",
+        "let its flat part have a slope: `nn.LeakyReLU()`",
+    )
+
+
+def _remedies(evidence: Evidence, parameter: ParameterFacts | None) -> tuple[str, ...]:
+    if parameter is None:
+        return ("start with smaller weights: `nn.init.xavier_uniform_(layer.weight)`", *remedies.clip(evidence))
+    if "Embedding" in parameter.module_kind:
+        std = remedies.rounded(min(0.02, usual_std(parameter)), 1)
+        return (f"start it smaller: `nn.init.normal_({_code(parameter)}, std={std:g})`", *remedies.clip(evidence))
+    call = "nn.init.kaiming_normal_" if is_rectified(evidence.run) else "nn.init.xavier_uniform_"
+    every = _as_large(evidence.run, parameter)
+    others = f", and the {every} others that are as large" if every else ""
+    return (f"start it on the usual scale: `{call}({_code(parameter)})`{others}", *remedies.clip(evidence))
+
+
+def _as_large(run: RunFacts, parameter: ParameterFacts) -> int:
+    return sum(gain_of(one) > LARGE_GAIN and one.name != parameter.name for one in layers(run))
+
+
+def _code(parameter: ParameterFacts) -> str:
+    """Return an expression for a parameter: ``model.body.weight``, ``model.layers[0].weight``."""
+    parts = parameter.name.split(".")
+    if not all(part.isdigit() or part.isidentifier() for part in parts):
+        return "layer.weight"
+    return "model" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in parts)

@@ -1,0 +1,136 @@
+"""A gain per time step that compounds over the sequence."""
+
+from __future__ import annotations
+
+import math
+
+from lightning_gradexplode.diagnose import remedies
+from lightning_gradexplode.diagnose.batch import inputs, targets
+from lightning_gradexplode.diagnose.layers import DEEP, first_numbers, is_early, layers
+from lightning_gradexplode.diagnose.trends import trend
+from lightning_gradexplode.records import Activation, Cause, Evidence, ParameterFacts, RunFacts
+
+
+def recurrence(evidence: Evidence) -> Cause | None:
+    """Return the cause if the gain per time step compounds over the sequence."""
+    found = [_of_matrix(evidence), _of_gradient(evidence), _of_loop(evidence)]
+    return max((one for one in found if one is not None), key=lambda one: one.confidence, default=None)
+
+
+def _of_matrix(evidence: Evidence) -> Cause | None:
+    """Return the cause if a recurrent matrix without gates has a spectral radius above one."""
+    plain = [one for one in recurrent_parameters(evidence.run) if not is_gated(one, evidence.run)]
+    worst = max(plain, key=lambda one: one.spectral_radius or 0.0, default=None)
+    radius = worst.spectral_radius if worst is not None else None
+    if worst is None or radius is None or not 1.0 < radius < math.inf:
+        return None
+    norm = "" if worst.spectral_norm is None else f" and a largest singular value of {worst.spectral_norm:.3g}"
+    sentences = [f"`{worst.name}` started with a spectral radius of {radius:.3g}{norm}."]
+    length = sequence_length(evidence)
+    confidence = 0.45
+    if length:
+        total = math.exp(min(length * math.log(radius), 700.0))
+        sentences.append(f"Over {length} time steps a radius of {radius:.3g} compounds to {total:.3g}.")
+        confidence = 0.88 if total >= 1e3 else 0.7 if total >= 30 else 0.3
+    if not is_early(evidence):
+        confidence *= 0.7
+    sentences += first_numbers(evidence)
+    return Cause("recurrence", worst.name, tuple(sentences), confidence, _remedies(evidence, worst, False, length))
+
+
+def _of_gradient(evidence: Evidence) -> Cause | None:
+    """Return the cause if the error gradient was seen to grow from time step to time step."""
+    seen = [one for one in evidence.findings if one.sign == "backward-gain" and "time step" in one.message]
+    if not seen:
+        return None
+    own = [one for one in recurrent_parameters(evidence.run) if one.module == seen[0].where]
+    worst = own[0] if own else None
+    sentence = seen[0].message[:1].upper() + seen[0].message[1:]
+    gated = worst is not None and is_gated(worst, evidence.run)
+    return Cause(
+        "recurrence",
+        worst.name if worst is not None else seen[0].where,
+        (f"{sentence.rstrip('.')}.", *first_numbers(evidence)),
+        0.75,
+        _remedies(evidence, worst, gated, sequence_length(evidence)),
+    )
+
+
+def _of_loop(evidence: Evidence) -> Cause | None:
+    """Return the cause if a layer that a loop executes again and again multiplies what it takes."""
+    replay = evidence.replay
+    if replay is None or not (trend(evidence).has_diverged or is_early(evidence)):
+        return None
+    weights = {one.module: one for one in layers(evidence.run)}
+    looped = [one for one in replay.activations if one.calls >= DEEP and one.module in weights]
+    worst = max(looped, key=loop_gain, default=None)
+    if worst is None or loop_gain(worst) < 30:
+        return None
+    gain = loop_gain(worst)
+    parameter = weights[worst.module]
+    return Cause(
+        "recurrence",
+        parameter.name,
+        (
+            f"`{worst.module}` is executed {worst.calls} times in one forward pass; from the first call to the last, "
+            "or back, "
+            f"its output or error gradient grows {gain:.3g} times, {gain ** (1 / (worst.calls - 1)):.3g} times a call.",
+            *first_numbers(evidence),
+        ),
+        0.85 if gain >= 1e3 else 0.65,
+        _remedies(evidence, parameter, False, worst.calls),
+    )
+
+
+def loop_gain(activation: Activation) -> float:
+    """Return the growth of a module's output, or of its error gradient on the way back, over all of its calls."""
+    grows = [1.0]
+    if activation.first_rms and activation.first_rms > 0:
+        grows.append(activation.rms / activation.first_rms)
+    if activation.gradient_norm and activation.first_gradient_norm and activation.gradient_norm > 0:
+        grows.append(activation.first_gradient_norm / activation.gradient_norm)
+    return max((one for one in grows if math.isfinite(one)), default=1.0)
+
+
+def sequence_length(evidence: Evidence) -> int | None:
+    """Return the number of time steps: that of the run's first batch, else of an input of three dimensions."""
+    if evidence.run.sequence_length:
+        return evidence.run.sequence_length
+    if not any(one.role == "recurrent" for one in evidence.run.modules):
+        return None
+    return next((one.shape[1] for one in inputs(evidence) if len(one.shape) == 3), None) or next(
+        (
+            one.shape[1]
+            for one in (evidence.batch.fields if evidence.batch is not None else ())
+            if len(one.shape) == 2 and "int" in one.dtype and one not in targets(evidence)
+        ),
+        None,
+    )
+
+
+def recurrent_parameters(run: RunFacts) -> list[ParameterFacts]:
+    """Return the recurrent matrices."""
+    return [one for one in run.parameters if one.spectral_radius is not None or "weight_hh" in one.name]
+
+
+def is_gated(parameter: ParameterFacts, run: RunFacts) -> bool:
+    """Return whether a recurrent matrix belongs to an LSTM or a GRU."""
+    kinds = [one.kind for one in run.modules if one.name == parameter.module] or [parameter.module_kind]
+    return any(word in kind.lower() for kind in kinds for word in ("lstm", "gru"))
+
+
+def _remedies(evidence: Evidence, parameter: ParameterFacts | None, gated: bool, length: int | None) -> tuple[str, ...]:
+    name = parameter.name if parameter is not None else "*weight_hh*"
+    code = f"model.{name}" if all(part.isidentifier() for part in name.split(".")) else "rnn.weight_hh_l0"
+    advice = []
+    if not gated:
+        advice.append(f"start it orthogonal, with a spectral radius of one: `nn.init.orthogonal_({code})`")
+    advice += remedies.clip(evidence)
+    if "RecurrentBound" not in evidence.run.on_explosion:
+        bound = f'RecurrentBound(parameters=["{name}"])'
+        advice.append(f"keep its largest singular value at one: `GradientExplosionMonitor(on_explosion={bound})`")
+    if not gated:
+        advice.append("use gated cells in its place: `nn.LSTM(input_size, hidden_size)`")
+    shorter = f" of {max(8, length // 4)} steps" if length and length > 16 else ""
+    advice.append(f"train on shorter parts of the sequences{shorter} (truncated back-propagation through time)")
+    return tuple(advice)

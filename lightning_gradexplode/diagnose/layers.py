@@ -1,0 +1,105 @@
+"""The layers of a network as it began: the scale of their weights, and whether they were trained before."""
+
+from __future__ import annotations
+
+import math
+
+from lightning_gradexplode.diagnose.batch import targets
+from lightning_gradexplode.diagnose.curves import critical_step, curve, signs
+from lightning_gradexplode.records import Evidence, LossTerm, ParameterFacts, RunFacts
+
+EARLY = 30
+"""Steps from the start within which a failure shows how the run began."""
+
+DEEP = 8
+"""Number of layers, or of calls of one layer, from which a gain per layer of little more than one compounds."""
+
+_WEIGHTED = {"linear", "convolution", "attention", "recurrent", "other"}
+_NOTHING_LEARNED = {"stalled-loss", "vanishing-gradient", "zero-gradient"}
+
+
+def layers(run: RunFacts) -> list[ParameterFacts]:
+    """Return the weights of linear, convolutional and similar layers, in the order of the modules."""
+    roles = {one.name: one.role for one in run.modules}
+    return [
+        one
+        for one in run.parameters
+        if one.fan_in
+        and len(one.shape) > 1
+        and math.isfinite(one.std)
+        and roles.get(one.module, "other") in _WEIGHTED
+        and "Embedding" not in one.module_kind
+    ]
+
+
+def gain_of(parameter: ParameterFacts) -> float:
+    """Return by how much a weight multiplies inputs that are independent of each other."""
+    return parameter.std * math.sqrt(parameter.fan_in or parameter.shape[-1])
+
+
+def usual_std(parameter: ParameterFacts) -> float:
+    """Return the root mean square with which a weight of so many inputs keeps their scale."""
+    return 1.0 / math.sqrt(max(parameter.fan_in or parameter.shape[-1], 1))
+
+
+def normalized_share(run: RunFacts) -> float:
+    """Return the number of normalizing modules over that of layers."""
+    count = len(layers(run))
+    return sum(one.role == "normalization" for one in run.modules) / count if count else 0.0
+
+
+def is_rectified(run: RunFacts) -> bool:
+    """Return whether the network has rectified units."""
+    return any("relu" in one.kind.lower() or one.kind in ("GELU", "SiLU", "ELU", "SELU") for one in run.modules)
+
+
+def is_early(evidence: Evidence) -> bool:
+    """Return whether the failure shows how the run began: within its first steps, or since nothing is learned."""
+    if evidence.run.first_step:
+        return False
+    serious = signs(evidence)
+    return critical_step(evidence) <= EARLY or (bool(serious) and serious <= _NOTHING_LEARNED | {"gradient-above-one"})
+
+
+def is_trained(evidence: Evidence) -> bool:
+    """Return whether the run began with trained weights: it goes on, or its first loss is that of a trained network."""
+    if evidence.run.first_step:
+        return True
+    first = curve(evidence, "loss").first
+    usual = untrained_loss(evidence)
+    return first is not None and usual is not None and 0 <= first < 0.25 * usual
+
+
+def has_initial_scale(evidence: Evidence) -> bool:
+    """Return whether the weights had about the norm of the start until the last update."""
+    before = curve(evidence, "weight_norm").before(evidence.now).finite
+    return before.first is None or before.last is None or before.last <= 1.5 * before.first
+
+
+def untrained_loss(evidence: Evidence) -> float | None:
+    """Return the loss of a network that knows nothing: the entropy of the classes, or the variance of the targets.
+
+    Returns:
+        None where the step has another loss, or more than one.
+    """
+    terms: tuple[LossTerm, ...] = evidence.replay.losses if evidence.replay is not None else ()
+    if len(terms) != 1 or not terms[0].inputs:
+        return None
+    name, shape = terms[0].name, terms[0].inputs[0].shape
+    if name.startswith("nll_loss") and len(shape) > 1 and shape[1] > 1:
+        return math.log(shape[1])
+    if name == "mse_loss":
+        spreads = [one.usual_std or one.std for one in targets(evidence)]
+        return spreads[0] ** 2 if len(spreads) == 1 and spreads[0] else None
+    return None
+
+
+def first_numbers(evidence: Evidence) -> list[str]:
+    """Return a sentence with the loss and the gradient norm before any update, if they are known."""
+    loss, norm = curve(evidence, "loss").first, curve(evidence, "grad_norm").first
+    experiments = evidence.experiments
+    if experiments is not None and experiments.initial_grad_norm is not None:
+        norm = experiments.initial_grad_norm
+    said = [f"the first loss is {loss:.4g}"] if loss is not None else []
+    said += [f"the first gradient has a norm of {norm:.3g}"] if norm is not None else []
+    return [f"Before any update, {' and '.join(said)}."] if said else []

@@ -1,0 +1,82 @@
+"""How a line is put right whose operation has no finite value, or no finite slope, for what it takes."""
+
+from __future__ import annotations
+
+import re
+
+_COUNTS = re.compile(r"(sum|count|mask|numel|valid|len|num_|n_|size|shape)", re.IGNORECASE)
+_NORMS = re.compile(r"(norm|std|var\b|max\(|amax|min\(|abs|length|dist|scale)", re.IGNORECASE)
+
+_REMEDIES = {
+    "log": "keep the argument positive: `torch.log(x.clamp(min=1e-6))`, or of a probability use `F.log_softmax(logits, "
+    "dim=-1)` or `F.logsigmoid(logits)` on its logits",
+    "sqrt": "keep the argument above zero: `torch.sqrt(x.clamp(min=1e-12))`",
+    "norm": "keep the norm away from zero: `(x.square().sum(dim=-1) + 1e-12).sqrt()`",
+    "acos": "keep the argument inside of its domain: `torch.acos(x.clamp(-1 + 1e-6, 1 - 1e-6))`",
+    "logit": "keep the argument away from 0 and 1: `torch.logit(x, eps=1e-6)`",
+    "pow": "keep the base positive: `x.clamp(min=1e-6) ** exponent`",
+    "exp": "bound the argument: `torch.exp(x.clamp(max=20.0))`, or work with logarithms, which do not overflow: "
+    "`torch.logsumexp(x, dim=-1)`, `F.log_softmax(x, dim=-1)`, `F.softplus(x)`",
+    "square": "bring what it takes to a scale near one, or use a loss that grows linearly: `F.huber_loss(prediction, "
+    "target)`",
+    "std": "keep the variance away from zero: `(x.var(dim=0, correction=0) + 1e-6).sqrt()`",
+    "atan2": "move the argument away from the origin: `torch.atan2(y, x + 1e-6)`",
+    "div": "keep the divisor away from zero with a small eps: `x / y.clamp(min=1e-6)` for one that is never negative",
+    "matrix": "add a small multiple of the identity: `matrix + 1e-6 * torch.eye(n, device=matrix.device)`",
+}
+
+_BY_WORD = (
+    ("logit", "logit"),
+    ("log", "log"),
+    ("sqrt", "sqrt"),
+    ("norm", "norm"),
+    ("dist", "norm"),
+    ("acos", "acos"),
+    ("asin", "acos"),
+    ("atanh", "acos"),
+    ("erfinv", "acos"),
+    ("atan2", "atan2"),
+    ("pow", "pow"),
+    ("expm", "exp"),
+    ("exp", "exp"),
+    ("cosh", "exp"),
+    ("sinh", "exp"),
+    ("softplus", "exp"),
+    ("std", "std"),
+    ("var", "std"),
+    ("div", "div"),
+    ("reciprocal", "div"),
+    ("linalg", "matrix"),
+    ("cholesky", "matrix"),
+    ("det", "matrix"),
+)
+
+
+def remedy_for(name: str, overflow: bool = False) -> str:
+    """Return how a line with an operation of this name is put right.
+
+    Args:
+        name: Plain name of the operation.
+        overflow: Whether its result is too large, not undefined.
+    """
+    if overflow:
+        return _REMEDIES["exp" if any(word in name for word in ("exp", "cosh", "sinh", "softplus")) else "square"]
+    return next((_REMEDIES[key] for word, key in _BY_WORD if word in name), _REMEDIES["div"])
+
+
+def remedy_for_divisor(code: str) -> str:
+    """Return how a division is put right whose divisor is zero."""
+    if _NORMS.search(divisor_of(code)):
+        return "keep the divisor away from zero with a small eps: `x / norm.clamp(min=1e-6)`"
+    return _REMEDIES["div"]
+
+
+def divides_by_count(code: str) -> bool:
+    """Return whether the divisor in a line of code is a count or a sum of a mask, and no norm or deviation."""
+    divisor = divisor_of(code)
+    return bool(_COUNTS.search(divisor)) and not _NORMS.search(divisor)
+
+
+def divisor_of(code: str) -> str:
+    """Return what a line of code divides by, the whole line if that is not seen."""
+    return code.split("/", 1)[1] if "/" in code else code

@@ -1,0 +1,171 @@
+"""How a run went up to an incident: what has grown, and whether the last update overshoots."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from lightning_gradexplode.diagnose.curves import Curve, critical_step, curve, failing_step, history_at_fault
+from lightning_gradexplode.records import Evidence
+
+DIVERGED_LOSS = 4.0
+"""Rise of the loss above its start, in units of its size or noise, from which it has left the region of the start."""
+
+DIVERGED_GRADIENT = 30.0
+"""Growth of the gradient norm over its usual level from which it has left the calm range."""
+
+DIVERGED_WEIGHTS = 2.0
+"""Growth of the weights' norm over that of the start from which updates have changed the scale of the weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """How a run went up to the step at which it failed, or up to now if nothing has become non-finite.
+
+    Args:
+        steps: Number of steps with a finite loss or gradient.
+        loss_rise: Largest rise of the loss above its start, in units of the size or the noise of the first losses.
+        gradient_growth: Largest gradient norm near the incident over the usual one before it.
+        weight_growth: Largest norm of the weights over that of the start.
+        update_ratio: Largest ratio of an update to the weights.
+    """
+
+    steps: int = 0
+    loss_rise: float = 0.0
+    gradient_growth: float = 1.0
+    weight_growth: float = 1.0
+    update_ratio: float = 0.0
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether loss, gradients or weights had left the region of the start."""
+        return (
+            self.loss_rise >= DIVERGED_LOSS
+            or self.gradient_growth >= DIVERGED_GRADIENT
+            or self.weight_growth >= DIVERGED_WEIGHTS
+        )
+
+
+def trend(evidence: Evidence) -> Trend:
+    """Return how loss, gradients and weights went up to the failure."""
+    end = failing_step(evidence)
+    loss = curve(evidence, "loss").before(end).finite
+    norm = curve(evidence, "grad_norm").before(end).finite
+    weight = curve(evidence, "weight_norm").before(end)
+    ratio = curve(evidence, "update_ratio").before(end)
+    start = _initial_weight_norm(evidence) or weight.first
+    return Trend(
+        steps=max(len(loss), len(norm)),
+        loss_rise=loss_rise(loss, evidence.step),
+        gradient_growth=_gradient_growth(norm, critical_step(evidence)),
+        weight_growth=(weight.greatest or 0.0) / start if start and weight.greatest else 1.0,
+        update_ratio=ratio.greatest or 0.0,
+    )
+
+
+def loss_rise(loss: Curve, incident: int | None = None) -> float:
+    """Return the largest rise of the loss above its start, in units of its size or of its noise.
+
+    The start is the median of the first losses: of five, of a quarter of fewer than twenty, and of none that belongs
+    to the incident. The unit is the size of that median, or twice the median change from step to step over the first
+    half, whichever is larger.
+
+    Args:
+        loss: The loss.
+        incident: The step at which the incident began; the rise is looked for from a little before on. None to look
+            at the last five steps.
+    """
+    loss = loss.finite
+    values = loss.value
+    if len(values) < 2:
+        return 0.0
+    first = max(1, min(5, len(values) // 4))
+    late = values[-5:]
+    if incident is not None:
+        first = max(1, min(first, len(loss.before(incident))))
+        late = loss.since(incident - 5).value[first if incident - 5 <= loss.step[0] else 0 :]
+    level = float(np.median(values[:first]))
+    half = values[: max(2, len(values) // 2)]
+    with np.errstate(over="ignore", invalid="ignore"):
+        noise = 2 * float(np.median(np.abs(np.diff(half)))) if len(half) > 5 else 0.0
+        rise = (float(late.max()) if len(late) else level) - level
+    unit = max(abs(level), noise, 1e-30)
+    return rise / unit if math.isfinite(rise) and math.isfinite(unit) else math.inf
+
+
+def _gradient_growth(norm: Curve, step: int) -> float:
+    """Return the largest norm of the last five steps over the median before; with fewer than four, over the first."""
+    values = norm.finite.value
+    values = values[values > 0]
+    if len(values) < 2:
+        return 1.0
+    calm = norm.finite.before(min(step, int(norm.finite.step[-1]))).value
+    calm = calm[calm > 0]
+    # The steps before the first critical finding can be growing already: the level is that of their first half.
+    level = float(np.median(calm[: max(1, len(calm) // 2)])) if len(calm) else float(values[0])
+    return float(values[-5:].max()) / level
+
+
+def _initial_weight_norm(evidence: Evidence) -> float | None:
+    """Return the norm of all weights of the optimizer at fault before the first step, None if one is not known."""
+    place = history_at_fault(evidence)
+    histories = evidence.history or evidence.first
+    names = histories[place].parameters if place is not None and place < len(histories) else ()
+    facts = {one.name: one for one in evidence.run.parameters}
+    if not names or not facts.keys() >= set(names):
+        return None
+    total = sum(facts[name].std ** 2 * math.prod(facts[name].shape) for name in names)
+    return math.sqrt(total) if 0 < total < math.inf else None
+
+
+@dataclass(frozen=True, slots=True)
+class LineSearch:
+    """The loss of one batch along the step's update.
+
+    Args:
+        start: The loss without the update.
+        end: The loss with the whole update, infinite if it is not finite.
+        best_factor: The factor with the least loss, 0 if no factor lowers it.
+        least: The least loss.
+        falls_at_first: Whether the smallest factor lowers the loss: whether the update points downhill.
+    """
+
+    start: float
+    end: float
+    best_factor: float
+    least: float
+    falls_at_first: bool
+
+    @property
+    def overshoots(self) -> bool:
+        """Whether the update raises the loss by more than a tenth, or goes far past the least loss on its way."""
+        rises = self.end > self.start + 0.1 * abs(self.start)
+        passes = 0 < self.best_factor <= 0.3 and self.end - self.least > 0.5 * (self.start - self.least)
+        return rises or passes
+
+
+def line_search(evidence: Evidence) -> LineSearch | None:
+    """Return the measured losses along the update, None if there are none to judge."""
+    experiments = evidence.experiments
+    pairs = sorted(experiments.line_search) if experiments is not None else []
+    start = next((loss for factor, loss in pairs if factor == 0), math.nan)
+    along = [(factor, loss if math.isfinite(loss) else math.inf) for factor, loss in pairs if factor > 0]
+    if not math.isfinite(start) or not along:
+        return None
+    best = min(along, key=lambda pair: pair[1])
+    lowers = best[1] < start
+    return LineSearch(
+        start=start,
+        end=along[-1][1],
+        best_factor=best[0] if lowers else 0.0,
+        least=min(best[1], start),
+        falls_at_first=along[0][1] < start,
+    )
+
+
+def is_growing(evidence: Evidence) -> bool:
+    """Return whether the loss at the last step is finite and above the start by its size or noise."""
+    loss = curve(evidence, "loss")
+    return loss.at(evidence.now) is not None and loss_rise(loss) > 1.0
