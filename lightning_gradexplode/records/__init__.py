@@ -12,7 +12,7 @@ from lightning_gradexplode.records.histogram import BUCKET_EDGES, Histogram, Int
 from lightning_gradexplode.records.module_gradients import FloatArray, ModuleGradients
 from lightning_gradexplode.records.norms import Norms
 from lightning_gradexplode.records.replay import Activation, Experiments, LossTerm, Operand, Operation, Replay
-from lightning_gradexplode.records.report import Report
+from lightning_gradexplode.records.report import Report, ReportContent
 from lightning_gradexplode.records.run_facts import ModuleFacts, OptimizerFacts, ParameterFacts, RunFacts
 from lightning_gradexplode.records.step_record import StepRecord
 
@@ -42,6 +42,7 @@ __all__ = [
     "ParameterFacts",
     "Replay",
     "Report",
+    "ReportContent",
     "RunFacts",
     "Severity",
     "StepRecord",

@@ -28,6 +28,8 @@ A bucket is a quarter of an octave: the borders are 2**e times 1, 1.25, 1.5 or 1
 the subnormal numbers of float32, the outermost ones all that is too large for float32 and still finite.
 """
 
+_LOG_EDGES = np.log10(np.minimum(BUCKET_EDGES[len(BUCKET_EDGES) // 2 :], 2.0**128))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Histogram:
@@ -58,6 +60,21 @@ class Histogram:
     def finite(self) -> int:
         """Number of finite values."""
         return int(self.counts.sum())
+
+    def magnitudes(self) -> tuple[IntArray, FloatArray]:
+        """Return how the absolute values of the finite elements that are not zero are distributed.
+
+        Returns:
+            Counts, and the decimal logarithms of the borders of their bins, one more than there are counts, without
+            empty bins at both ends. A bin is a quarter of an octave.
+        """
+        middle = len(self.counts) // 2
+        counts = self.counts[middle + 1 :] + self.counts[:middle][::-1]
+        filled = np.flatnonzero(counts)
+        if not len(filled):
+            return np.zeros(0, dtype=np.int64), np.zeros(1)
+        first, last = int(filled[0]), int(filled[-1]) + 1
+        return counts[first:last], _LOG_EDGES[first : last + 1]
 
     def negated(self) -> Histogram:
         """Give the histogram of the same values with their signs turned."""

@@ -1,21 +1,52 @@
-"""What was written about a run that explodes."""
+"""What a report shows, and what was written of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from lightning_gradexplode.records.diagnosis import Diagnosis, Evidence
+from lightning_gradexplode.records.finding import Finding
+from lightning_gradexplode.records.histogram import Histogram
+from lightning_gradexplode.records.module_gradients import ModuleGradients
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReportContent:
+    """What a report shows.
+
+    Args:
+        run_name: Name of the run, as its logger shows it; never a path.
+        run_id: Identifier by which the run's own files are recognized.
+        written: Date and time in UTC, as ``datetime.isoformat`` returns it.
+        evidence: Evidence of the latest incident; of a run without one, its run facts and history.
+        diagnosis: Diagnosis of the latest incident, None for a run without one.
+        findings: All findings of the run, oldest first.
+        gradients: Steps and histograms of the gradient elements of the parameter at fault, oldest first: the last one
+            before the incident, and the latest.
+        module_gradients: The latest error gradients of modules, None if none were measured.
+    """
+
+    run_name: str
+    run_id: str
+    written: str
+    evidence: Evidence
+    diagnosis: Diagnosis | None = None
+    findings: tuple[Finding, ...] = ()
+    gradients: tuple[tuple[int, Histogram], ...] = ()
+    module_gradients: ModuleGradients | None = None
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Report:
-    """What was written about a run that explodes, for those who show it.
+    """The files of a report, for those who show it.
 
     Args:
         step: The step at which it was written.
-        folder: Where all its files lie.
-        page: The page to be read in a browser, one file that needs no other; None if there is none.
-        diagnosis: What happened, where it began, since when, why, and what to do, in markdown.
-        picture: The heat map of the gradient norms, layer by step, as a PNG file; empty if there is none.
+        folder: Where all its files are.
+        page: The page for a browser, one file that needs no other; None if there is none.
+        diagnosis: The diagnosis in markdown.
+        picture: The heat map of the gradient norms, parameter by step, as a PNG file; empty if there is none.
     """
 
     step: int

@@ -2,105 +2,163 @@
 
 from __future__ import annotations
 
-import base64
+import json
+import re
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from lightning_gradexplode.diagnose.diagnosis import Diagnosis
-from lightning_gradexplode.records import Finding
+from lightning_gradexplode.records import Evidence, History, Operand, OptimizerFacts, ReportContent, summary
+from lightning_gradexplode.report import plotly_charts, svg_charts
+from lightning_gradexplode.report.charts import gradient_spread, layer_gains, time_chart
+from lightning_gradexplode.report.rows import rows
 
-WIDTH, HEIGHT = 640, 170
+MAX_FINDINGS = 200
+"""Findings that a page lists, the latest ones."""
 
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
 
-def page(
-    diagnosis: Diagnosis,
-    findings: Sequence[Finding],
-    recorded: Sequence[Mapping[str, npt.NDArray[Any]]],
-    pictures: Sequence[bytes],
-) -> str:
-    """Build the page.
-
-    Args:
-        diagnosis: What to say first.
-        findings: All findings, oldest first.
-        recorded: The last steps of each optimizer, as `Recorder.arrays` gives them.
-        pictures: PNG files.
-    """
+def page(content: ReportContent) -> str:
+    """Return the HTML of a report. Charts are interactive where ``plotly`` is installed, and plain SVG elsewhere."""
     from jinja2 import Environment
+    from markupsafe import Markup
 
-    template = Environment(autoescape=True, trim_blocks=True).from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    curves = [
-        curve(title, arrays["step"], [(arrays[name], color) for name, color in series], diagnosis.step)
-        for arrays in recorded
-        if len(arrays["step"])
-        for title, series in (
-            ("Loss", [("loss", "#1e508c")]),
-            ("Gradient norm before clipping", [("grad_norm", "#1e508c"), ("clip_val", "#f57d28")]),
-        )
-        if not np.isnan(arrays[series[0][0]]).all()
-    ]
-    return template.render(
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["code"] = lambda text: Markup(with_code(text))
+    environment.filters["number"] = number
+    plotly = plotly_charts.script()
+    charts = _charts(content, is_plain=plotly is None)
+    figures = {key: value for key, value in charts.items() if isinstance(value, dict)}
+    diagnosis = content.diagnosis
+    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        content=content,
         diagnosis=diagnosis,
-        findings=findings,
-        pictures=[base64.b64encode(picture).decode() for picture in pictures],
-        curves=curves,
-        width=WIDTH,
-        height=HEIGHT,
+        evidence=content.evidence,
+        replay=content.evidence.replay,
+        verdict=summary.verdict(diagnosis, content.findings),
+        title=summary.title(diagnosis, content.evidence.findings) if diagnosis else "No incident",
+        since=summary.since(diagnosis) if diagnosis else "",
+        place=summary.place(diagnosis) if diagnosis else "",
+        done=summary.done(content.evidence.attempts, content.evidence.run.on_explosion),
+        facts=facts(content),
+        optimizers=[optimizer_text(one) for one in content.evidence.run.optimizers],
+        charts={key: Markup(value) if isinstance(value, str) else None for key, value in charts.items()},
+        several=len(content.evidence.history) > 1,
+        plotly=None if plotly is None else Markup(plotly),
+        figures=Markup(json.dumps(figures).replace("<", "\\u003c")),
+        findings=content.findings[-MAX_FINDINGS:],
+        notes=[_row_notes(content, history) for history in content.evidence.history],
+        operand=operand_text,
     )
 
 
-def curve(
-    title: str,
-    steps: npt.NDArray[np.int64],
-    series: Sequence[tuple[npt.NDArray[np.float64], str]],
-    onset: int,
-) -> dict[str, Any]:
-    """Lay out curves over steps with a logarithmic axis, the first one being the one whose bad steps are marked.
-
-    Args:
-        title: What the chart shows.
-        steps: Ascending.
-        series: Values, of which only positive ones can be shown, and their color.
-        onset: The step to mark.
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = [np.log10(values) for values, _ in series]
-    usable = np.concatenate([one[np.isfinite(one)] for one in logs])
-    low, high = (float(np.floor(usable.min())), float(np.ceil(usable.max()))) if len(usable) else (0.0, 1.0)
-    high = max(high, low + 1.0)
-    span = max(int(steps[-1] - steps[0]), 1)
-    xs = 70 + (steps - steps[0]) / span * WIDTH
-    every = max(1, int(-(-(high - low) // 6)))
-    return {
-        "title": title,
-        "first": int(steps[0]),
-        "last": int(steps[-1]),
-        "paths": [
-            (_path(xs, HEIGHT + 18 - (one - low) / (high - low) * HEIGHT), color)
-            for one, (_, color) in zip(logs, series, strict=True)
-        ],
-        "ticks": [
-            (round(HEIGHT + 18 - (power - low) / (high - low) * HEIGHT, 1), f"1e{int(power)}")
-            for power in np.arange(low, high + 1, every)
-        ],
-        "lost": [round(float(x), 1) for x in xs[~np.isfinite(series[0][0])]],
-        "onset": round(float(70 + (onset - steps[0]) / span * WIDTH), 1) if steps[0] <= onset <= steps[-1] else None,
-    }
+def facts(content: ReportContent) -> list[tuple[str, str]]:
+    """Return what identifies a run and its step: name, date, epoch and step, learning rate, optimizer and so on."""
+    evidence = content.evidence
+    run, step = evidence.run, evidence.step
+    epoch, rate = recorded(evidence, "epoch", step), recorded(evidence, "learning_rate", step)
+    batch = evidence.batch
+    batch_idx = recorded(evidence, "batch_idx", step)
+    scaler = "" if run.scaler == "none" else f", {run.scaler} gradient scaler"
+    clipping = run.clip_policy or (f"{run.clip_val:g} by {run.clip_algorithm}" if run.clip_val else "none")
+    found = [
+        ("Run", content.run_name),
+        ("Date", f"{content.written[:16].replace('T', ' ')} UTC"),
+        ("Step", f"{step}" + (f", epoch {epoch:.0f}" if epoch is not None else "")),
+        ("Batch", _batch_text(batch_idx, batch.size if batch else run.batch_size)),
+        ("Learning rate", "" if rate is None else f"{rate:.4g}"),
+        ("Optimizer", "; ".join(one.kind for one in run.optimizers)),
+        ("Precision", f"{run.precision}{scaler}" if run.optimizers else ""),
+        ("Processes", str(run.processes) if run.processes > 1 else ""),
+        ("Clipping", clipping if run.optimizers else ""),
+    ]
+    return [(label, text) for label, text in found if text]
 
 
-def _path(xs: npt.NDArray[np.float64], ys: npt.NDArray[np.float64]) -> str:
-    """Draw a line through what is finite, with gaps elsewhere."""
-    parts, pen_down = [], False
-    for x, y in zip(xs.tolist(), ys.tolist(), strict=True):
-        if np.isfinite(y):
-            parts.append(f"{'L' if pen_down else 'M'}{x:.1f} {y:.1f}")
-        pen_down = bool(np.isfinite(y))
-    if len(parts) == 1:
-        parts.append("h2")
-    return "".join(parts)
+def recorded(evidence: Evidence, name: str, step: int) -> float | None:
+    """Return a value that was recorded at a step, or the last one before it; None if there is none."""
+    for history in evidence.history:
+        values = history.values.get(name, np.zeros(0))
+        usable = np.flatnonzero((history.step[: len(values)] <= step) & np.isfinite(values))
+        if len(usable):
+            return float(values[usable[-1]])
+    return None
+
+
+def optimizer_text(optimizer: OptimizerFacts) -> str:
+    """Return an optimizer with the hyperparameters of its groups."""
+    groups = [", ".join(f"{key} {_plain(value)}" for key, value in group.items()) for group in optimizer.groups]
+    return f"{optimizer.kind} ({'; '.join(dict.fromkeys(groups))})" if groups else optimizer.kind
+
+
+def operand_text(operand: Operand) -> str:
+    """Return an operand of an operation: shape, type and range, never an element of its own."""
+    shape = "\u00d7".join(map(str, operand.shape)) or "scalar"
+    spans = f", {operand.least:.4g} to {operand.greatest:.4g}" if operand.least is not None else ""
+    bad = [f"{count} {kind}" for count, kind in ((operand.nan_count, "NaN"), (operand.inf_count, "infinite")) if count]
+    return f"{operand.dtype} {shape}{spans}" + "".join(f", {one}" for one in bad)
+
+
+def number(value: float) -> str:
+    """Return a number with four digits; an empty text for a limit that says nothing."""
+    return "" if isinstance(value, float) and np.isnan(value) else f"{value:.4g}"
+
+
+def with_code(text: str) -> str:
+    """Return a text as HTML in which what stands between backticks is code, three of them make a block."""
+    parts = re.split(r"```(?:\w*\n)?(.*?)```|`([^`]+)`", text, flags=re.DOTALL)
+    html = []
+    for index in range(0, len(parts), 3):
+        html.append(escape(parts[index]))
+        if index + 2 < len(parts):
+            block, inline = parts[index + 1], parts[index + 2]
+            html.append(
+                f"<code>{escape(inline)}</code>"
+                if block is None
+                else f"<pre><code>{escape(block.strip())}</code></pre>"
+            )
+    return "".join(html)
+
+
+def _charts(content: ReportContent, is_plain: bool) -> dict[str, str | dict[str, Any]]:
+    """Return the charts by name: figures of plotly, or SVG."""
+    found: dict[str, str | dict[str, Any]] = {}
+    where = content.diagnosis.where if content.diagnosis else None
+    for index, history in enumerate(content.evidence.history):
+        chart = time_chart(history, content)
+        if chart is None:
+            continue
+        found[f"time-{index}"] = svg_charts.time_svg(chart) if is_plain else plotly_charts.time_figure(chart)
+        if history.parameter_grad_norm.size:
+            table = rows(history, content.evidence, where)
+            draw = svg_charts.heatmap_svg if is_plain else plotly_charts.heatmap_figure
+            found[f"heatmap-{index}"] = draw(history.step.tolist(), table, chart.marks, chart.view)
+    spreads = [gradient_spread(step, histogram) for step, histogram in content.gradients]
+    if any(len(spread.logs) for spread in spreads):
+        found["spread"] = svg_charts.spread_svg(spreads) if is_plain else plotly_charts.spread_figure(spreads)
+    gains = layer_gains(content)
+    if len(gains) > 1:
+        found["gain"] = svg_charts.gain_svg(gains) if is_plain else plotly_charts.gain_figure(gains)
+    return found
+
+
+def _row_notes(content: ReportContent, history: History) -> str:
+    table = rows(history, content.evidence, content.diagnosis.where if content.diagnosis else None)
+    order = "execution" if table.is_executed else "registration"
+    binned = " Neighbours share a row." if len(table.names) < len(history.parameters) else ""
+    marked = "" if table.culprit is None else f" Marked: {table.names[table.culprit]}."
+    return f"Rows are in the order of {order}, the first one on top.{binned}{marked}"
+
+
+def _batch_text(batch_idx: float | None, size: int | None) -> str:
+    index = "" if batch_idx is None else f"index {batch_idx:.0f}"
+    rows_text = "" if size is None else f"{size} rows"
+    return ", ".join(one for one in (index, rows_text) if one)
+
+
+def _plain(value: Mapping[str, Any] | Sequence[Any] | Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

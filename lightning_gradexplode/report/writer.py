@@ -1,87 +1,163 @@
-"""The report on a run that explodes: its findings and last steps for programs, a page and a picture for people."""
+"""Writes the files of a report, and reads them back."""
 
 from __future__ import annotations
 
+import io
 import json
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from lightning_gradexplode.diagnose.diagnosis import diagnose
-from lightning_gradexplode.records import Finding, Report
+from lightning_gradexplode.records import Diagnosis, Histogram, History, Report, ReportContent
+from lightning_gradexplode.records.diagnosis import SCHEMA_VERSION
+from lightning_gradexplode.records.plain import from_plain, json_safe, to_plain
+from lightning_gradexplode.records.summary import actions, title, verdict
+from lightning_gradexplode.report.charts import time_chart
+from lightning_gradexplode.report.folder import CLAIM, write_whole
 from lightning_gradexplode.report.heatmap import draw, png
-from lightning_gradexplode.report.page import page
-from lightning_gradexplode.report.recorder import Recorder
+from lightning_gradexplode.report.page import facts, page
+from lightning_gradexplode.report.rows import rows
+
+PICTURE_ROWS = 60
+"""Rows of the heat map that loggers show as an image."""
+
+_CONTENT = "report_content"
+"""Name of the array in ``steps.npz`` that holds all but the arrays, as JSON in UTF-8."""
 
 
-def write_report(folder: Path, findings: Sequence[Finding], recorders: Sequence[Recorder]) -> Report:
-    """Write ``findings.jsonl``, ``steps.npz``, ``gradient_norms.png`` and ``index.html``; nobody sees half a file.
+def write_report(folder: Path, content: ReportContent) -> Report:
+    """Write ``findings.jsonl``, ``steps.npz``, ``diagnosis.json`` and ``index.html``, each of them in one go.
 
     Args:
-        folder: Made if it is not there.
-        findings: All findings so far, oldest first, at least one of them critical.
-        recorders: One for each optimizer; from the second one on, the arrays' names end in ``_<optimizer>``.
-
-    Returns:
-        What was written, as of the last finding's step.
+        folder: The run's own folder, as `ReportFolder.claim` returns it.
+        content: What the report shows.
 
     Raises:
         OSError: The folder cannot be written to.
-        ValueError: No finding is critical.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(_json_safe(finding)) + "\n" for finding in findings)
-    _write_whole(folder / "findings.jsonl", lambda file: file.write(lines.encode()))
-    kept = [recorder.arrays() for recorder in recorders]
-    arrays = {
-        name if index == 0 else f"{name}_{index}": array
-        for index, one in enumerate(kept)
-        for name, array in one.items()
-    }
-    _write_whole(folder / "steps.npz", lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
-
-    diagnosis = diagnose(findings, recorders)
-    pictures = [
-        png(
-            draw(
-                one["step"], one["parameter"].tolist(), one["parameter_grad_norm"], diagnosis.step, diagnosis.parameter
-            )
-        )
-        for one in kept
-        if one["parameter_grad_norm"].size
-    ]
-    if pictures:
-        _write_whole(folder / "gradient_norms.png", lambda file: file.write(pictures[0]))
-    html = page(diagnosis, findings, kept, pictures)
-    _write_whole(folder / "index.html", lambda file: file.write(html.encode()))
+    write_steps(folder, content)
+    write_whole(folder / "diagnosis.json", _json(diagnosis_json(content)))
+    write_whole(folder / "index.html", page(content).encode())
     return Report(
-        step=findings[-1].step,
+        step=content.evidence.now,
         folder=folder,
         page=folder / "index.html",
-        diagnosis=diagnosis.markdown(),
-        picture=pictures[0] if pictures else b"",
+        diagnosis=content.diagnosis.markdown() if content.diagnosis else "",
+        picture=picture(content),
     )
 
 
-def _json_safe(finding: Finding) -> dict[str, Any]:
-    """JSON has no NaN and no infinity: they are written as the strings ``"nan"``, ``"inf"`` and ``"-inf"``."""
-    plain = finding.as_dict()
+def write_steps(folder: Path, content: ReportContent) -> None:
+    """Write ``findings.jsonl`` and ``steps.npz`` only: what is kept of a run that ends abnormally.
+
+    Raises:
+        OSError: The folder cannot be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(json_safe(finding.as_dict())) + "\n" for finding in content.findings)
+    write_whole(folder / CLAIM, lines.encode())
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    names: list[list[str]] = []
+    for index, history in enumerate(content.evidence.history):
+        named = _arrays(history)
+        names.append(list(named))
+        arrays |= {f"{name}{_suffix(index)}": array for name, array in named.items()}
+    evidence = replace(content.evidence, history=(), first=())
+    plain = to_plain(replace(content, evidence=evidence, gradients=()))
+    plain["gradients"] = [[step, _sparse(histogram)] for step, histogram in content.gradients]
+    plain["arrays"] = names
+    arrays[_CONTENT] = np.frombuffer(json.dumps(plain).encode(), dtype=np.uint8)
+    file = io.BytesIO()
+    np.savez_compressed(file, allow_pickle=False, **arrays)
+    write_whole(folder / "steps.npz", file.getvalue())
+
+
+def read_report(folder: Path) -> ReportContent:
+    """Return what was written of a run.
+
+    Raises:
+        FileNotFoundError: The folder holds no report.
+        ValueError: Its ``steps.npz`` was written by version 0.1.0, or is damaged.
+    """
+    path = folder / "steps.npz"
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} holds no report: there is no steps.npz in it")
+    with np.load(path, allow_pickle=False) as file:
+        if _CONTENT not in file:
+            raise ValueError(f"{path} was written by version 0.1.0, which recorded too little for this command")
+        plain = json.loads(file[_CONTENT].tobytes())
+        gradients = tuple((step, _dense(sparse)) for step, sparse in plain.pop("gradients"))
+        content = from_plain(ReportContent, plain)
+        history = tuple(_history(file, names, index) for index, names in enumerate(plain["arrays"]))
+    return replace(content, evidence=replace(content.evidence, history=history), gradients=gradients)
+
+
+def diagnosis_json(content: ReportContent) -> dict[str, Any]:
+    """Return what ``diagnosis.json`` holds: the diagnosis, and the run that it is about."""
+    diagnosis, evidence = content.diagnosis, content.evidence
+    empty = Diagnosis(evidence.now, "No incident was seen.", None, None, (), ())
     return {
-        key: str(value) if isinstance(value, float) and not np.isfinite(value) else value
-        for key, value in plain.items()
+        "version": SCHEMA_VERSION,
+        "verdict": verdict(diagnosis, content.findings),
+        "title": title(diagnosis, evidence.findings) if diagnosis else "No incident",
+        **(diagnosis or empty).as_dict(),
+        "done": actions(evidence.attempts),
+        "run": {
+            "id": content.run_id,
+            "name": content.run_name,
+            "written": content.written,
+            "facts": dict(facts(content)),
+        },
+        "attempts": to_plain(evidence.attempts),
+        "batch": to_plain(evidence.batch),
+        "replay": to_plain(evidence.replay),
     }
 
 
-def _write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            write(file)
-        except BaseException:
-            temporary.unlink()
-            raise
-    temporary.chmod(0o644)
-    temporary.replace(path)
+def picture(content: ReportContent) -> bytes:
+    """Return the heat map of the first optimizer that has one, as a PNG file; empty if there is none."""
+    where = content.diagnosis.where if content.diagnosis else None
+    for history in content.evidence.history:
+        chart = time_chart(history, content)
+        if chart is not None and history.parameter_grad_norm.size:
+            table = rows(history, content.evidence, where, PICTURE_ROWS)
+            return png(draw(history.step.tolist(), table, chart.marks))
+    return b""
+
+
+def _json(plain: Any) -> bytes:
+    return json.dumps(json_safe(to_plain(plain)), indent=2, allow_nan=False).encode()
+
+
+def _arrays(history: History) -> dict[str, npt.NDArray[Any]]:
+    return {
+        "step": history.step,
+        **history.values,
+        "parameter": np.asarray(history.parameters, dtype=np.str_),
+        "parameter_grad_norm": history.parameter_grad_norm,
+    }
+
+
+def _history(file: Mapping[str, npt.NDArray[Any]], names: Sequence[str], index: int) -> History:
+    arrays = {name: file[f"{name}{_suffix(index)}"] for name in names}
+    step, parameters, norms = (arrays.pop(name) for name in ("step", "parameter", "parameter_grad_norm"))
+    return History(step, arrays, tuple(parameters.tolist()), norms)
+
+
+def _suffix(optimizer: int) -> str:
+    return f"_{optimizer}" if optimizer else ""
+
+
+def _sparse(histogram: Histogram) -> dict[str, Any]:
+    filled = np.flatnonzero(histogram.counts)
+    return {"at": filled.tolist(), "counts": histogram.counts[filled].tolist(), "nonfinite": histogram.nonfinite}
+
+
+def _dense(sparse: Mapping[str, Any]) -> Histogram:
+    counts = Histogram.merged(()).counts
+    counts[sparse["at"]] = sparse["counts"]
+    return Histogram(counts, sparse["nonfinite"])

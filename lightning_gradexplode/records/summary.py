@@ -1,0 +1,85 @@
+"""The sentences about an incident that console, page, loggers and command line have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from lightning_gradexplode.records.diagnosis import Attempt, Cause, Diagnosis
+from lightning_gradexplode.records.finding import Finding, Severity
+
+
+def headline(findings: Iterable[Finding]) -> Finding | None:
+    """Return the finding that an incident is named after: the first one of the worst severity."""
+    return max(findings, key=lambda finding: finding.severity, default=None)
+
+
+def title(diagnosis: Diagnosis, findings: Iterable[Finding]) -> str:
+    """Return the title of an incident: severity, step and sign of its headline."""
+    finding = headline(findings)
+    if finding is None:
+        return f"Incident at step {diagnosis.step}"
+    return f"{finding.severity.name} at step {finding.step}: {finding.sign}"
+
+
+def verdict(diagnosis: Diagnosis | None, findings: Iterable[Finding]) -> str:
+    """Return in a few words how a run is doing: ``exploding``, ``warning`` or ``healthy``."""
+    worst = max((finding.severity for finding in findings), default=Severity.INFO)
+    if worst is Severity.CRITICAL:
+        return "exploding"
+    return "warning" if worst is Severity.WARNING or diagnosis is not None else "healthy"
+
+
+def cause_title(cause: Cause) -> str:
+    """Return a cause with its place and its confidence."""
+    where = f" in {cause.where}" if cause.where else ""
+    return f"{cause.kind}{where} ({cause.confidence:.0%})"
+
+
+def since(diagnosis: Diagnosis) -> str:
+    """Return since when there were signs of an incident."""
+    if diagnosis.since is None or diagnosis.since == diagnosis.step:
+        return f"step {diagnosis.step}; there was no sign before"
+    return f"step {diagnosis.since}, {_steps(diagnosis.step - diagnosis.since)} before step {diagnosis.step}"
+
+
+def place(diagnosis: Diagnosis) -> str:
+    """Return where an incident began."""
+    return diagnosis.where or "no single place stands out"
+
+
+def actions(attempts: Sequence[Attempt]) -> list[str]:
+    """Return what was done about an incident, one sentence an action; repeats in a row are counted."""
+    runs: list[list[Attempt]] = []
+    for attempt in attempts:
+        if runs and runs[-1][-1].action == attempt.action:
+            runs[-1].append(attempt)
+        else:
+            runs.append([attempt])
+    return [_action(run) for run in runs]
+
+
+def done(attempts: Sequence[Attempt], responses: Sequence[str] = ()) -> str:
+    """Return in one sentence what was done about an incident, or why nothing was.
+
+    Args:
+        attempts: What the responses did.
+        responses: Names of the responses that act, none for a monitor that only warns.
+    """
+    if attempts:
+        return "; ".join(actions(attempts))
+    if responses:
+        return f"nothing: {', '.join(responses)} had no occasion to act"
+    return 'nothing: on_explosion is "warn"'
+
+
+def _action(run: Sequence[Attempt]) -> str:
+    last = run[-1]
+    when = f"step {last.step}" if run[0].step == last.step else f"steps {run[0].step} to {last.step}"
+    times = f", {len(run)} times" if len(run) > 1 else ""
+    detail = f": {last.detail}" if last.detail else ""
+    outcome = {True: " (it helped)", False: " (it did not help)", None: ""}[last.helped]
+    return f"{last.action} at {when}{times}{detail}{outcome}"
+
+
+def _steps(count: int) -> str:
+    return f"{count} step{'' if count == 1 else 's'}"

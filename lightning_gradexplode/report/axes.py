@@ -1,0 +1,105 @@
+"""Axes of charts: where a value stands on a logarithmic axis that takes values of any sign, and its ticks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lightning_gradexplode.records import FloatArray
+
+Values = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A vertical axis.
+
+    Args:
+        kind: ``"log"``, or ``"symlog"`` for values of both signs: linear around zero, logarithmic beyond.
+        unit: Where the linear part of a symmetric logarithmic axis ends.
+        low: Position of the lower end.
+        high: Position of the upper end.
+        ticks: Position and label of each tick.
+    """
+
+    kind: str
+    unit: float
+    low: float
+    high: float
+    ticks: tuple[tuple[float, str], ...]
+
+    def positions(self, values: Values) -> FloatArray:
+        """Return where values stand on the axis; NaN for those that have no place on it."""
+        return _positions(np.asarray(values, dtype=np.float64), self.kind, self.unit)
+
+
+def axis_for(*series: Values) -> Axis:
+    """Return an axis for some series: logarithmic where all values are positive, else symmetric logarithmic."""
+    values = np.concatenate([np.asarray(one, dtype=np.float64).ravel() for one in series] or [np.zeros(0)])
+    values = values[np.isfinite(values)]
+    kind = "log" if len(values) and values.min() > 0 else "symlog"
+    sizes = np.abs(values[values != 0])
+    unit = 10.0 ** max(math.floor(math.log10(float(np.quantile(sizes, 0.2)))) - 1, -300) if len(sizes) else 1.0
+    usable = _positions(values, kind, unit)
+    usable = usable[np.isfinite(usable)]
+    low, high = (float(usable.min()), float(usable.max())) if len(usable) else (0.0, 1.0)
+    margin = max((high - low) * 0.06, 0.04)
+    low, high = low - margin, high + margin
+    return Axis(kind, unit, low, high, _ticks(kind, unit, low, high))
+
+
+def _positions(values: FloatArray, kind: str, unit: float) -> FloatArray:
+    finite = np.where(np.isfinite(values), values, np.nan)
+    if kind == "symlog":
+        signed: FloatArray = np.sign(finite) * np.log10(1 + np.abs(finite) / unit)
+        return signed
+    logs: FloatArray = np.log10(finite, out=np.full(finite.shape, np.nan), where=finite > 0)
+    return logs
+
+
+def _values(positions: FloatArray, kind: str, unit: float) -> FloatArray:
+    """Return the values that stand at positions."""
+    if kind == "symlog":
+        values: FloatArray = np.sign(positions) * (10.0 ** np.minimum(np.abs(positions), 307) - 1) * unit
+        return values
+    logs: FloatArray = 10.0 ** np.clip(positions, -307, 308)
+    return logs
+
+
+def _ticks(kind: str, unit: float, low: float, high: float) -> tuple[tuple[float, str], ...]:
+    first, last = _values(np.array([low, high]), kind, unit).tolist()
+    sizes = (abs(first), abs(last)) if kind == "log" else (unit, max(abs(first), abs(last)))
+    lowest, highest = (math.floor(math.log10(max(one, 1e-307))) for one in sizes)
+    powers = [10.0**power for power in range(lowest, highest + 1, max(1, -(-(highest - lowest) // 6)))]
+    candidates = powers if kind == "log" else [0.0, *powers, *(-one for one in powers)]
+    ticks = _spaced(candidates, kind, unit, low, high)
+    if len(ticks) < 3:  # less than about a decade: round numbers at equal distances
+        step = 10.0 ** math.floor(math.log10(max(last - first, 1e-300)))
+        step = next(step * part for part in (0.2, 0.5, 1.0, 2.0) if (last - first) / (step * part) <= 6)
+        count = math.floor((last - first) / step) + 2
+        equal = [float(f"{(math.floor(first / step) + place) * step:.12g}") for place in range(count)]
+        ticks = _spaced(equal, kind, unit, low, high)
+    return ticks
+
+
+def _spaced(
+    candidates: Sequence[float], kind: str, unit: float, low: float, high: float
+) -> tuple[tuple[float, str], ...]:
+    """Return the ticks that are on the axis and do not run into one before them."""
+    ticks: list[tuple[float, str]] = []
+    for at, value in zip(_positions(np.array(candidates), kind, unit).tolist(), candidates, strict=True):
+        if low <= at <= high and all(abs(at - other) >= (high - low) / 12 for other, _ in ticks):
+            ticks.append((at, tick_label(value)))
+    return tuple(sorted(ticks))
+
+
+def tick_label(value: float) -> str:
+    """Return a short label: powers of ten in the form ``1e5``."""
+    label = f"{value:g}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:e}"
+    mantissa, exponential, exponent = label.partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}" if exponential else label

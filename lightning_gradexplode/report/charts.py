@@ -1,0 +1,210 @@
+"""The charts of a report as plain data, which `plotly_charts` and `svg_charts` draw."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from lightning_gradexplode.records import (
+    FloatArray,
+    Histogram,
+    History,
+    IntArray,
+    ReportContent,
+    Severity,
+)
+from lightning_gradexplode.records.summary import actions
+from lightning_gradexplode.report.axes import Axis, axis_for
+
+HEALTHY_UPDATE_RATIO = (1e-4, 1e-2)
+"""The usual range of the update ratio: a decade on each side of 0.001."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Line:
+    """One curve.
+
+    Args:
+        name: Its name in the legend.
+        values: Its values at the chart's steps, NaN where there is none.
+        color: Index of its color, from 1.
+        is_dashed: Whether it is drawn dashed.
+    """
+
+    name: str
+    values: FloatArray
+    color: int = 1
+    is_dashed: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Panel:
+    """Curves with a common vertical axis.
+
+    Args:
+        title: What the axis shows.
+        axis: The axis.
+        lines: The curves.
+        nonfinite: Steps at which the first curve is NaN or infinite.
+        band: The usual range of values, None if there is none.
+    """
+
+    title: str
+    axis: Axis
+    lines: tuple[Line, ...]
+    nonfinite: IntArray
+    band: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Something that happened at a step.
+
+    Args:
+        step: The step.
+        kind: ``"since"``, ``"critical"``, ``"finding"`` or ``"response"``.
+        text: One line.
+    """
+
+    step: int
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TimeChart:
+    """Panels with one time axis.
+
+    Args:
+        steps: The steps, ascending.
+        panels: The panels, from top to bottom.
+        marks: What happened.
+        view: First and last step of the part that is shown first.
+    """
+
+    steps: IntArray
+    panels: tuple[Panel, ...]
+    marks: tuple[Mark, ...]
+    view: tuple[int, int]
+
+
+def time_chart(history: History, content: ReportContent) -> TimeChart | None:
+    """Return the time chart of one optimizer; None if nothing was recorded.
+
+    Args:
+        history: Its last steps.
+        content: What the report is about.
+    """
+    if not len(history.step):
+        return None
+    found = tuple(_panels(history))
+    return TimeChart(history.step, found, tuple(_marks(content, history.step)), _view(history.step, content))
+
+
+def _panels(history: History) -> Iterator[Panel]:
+    values = history.values
+    alarmed = values.get("severity", np.zeros(len(history.step))) > 0
+
+    def panel(title: str, names: Mapping[str, str], band: tuple[float, float] | None = None) -> Iterator[Panel]:
+        lines = tuple(
+            Line(label, values[name], color, is_dashed=name == "clip_val")
+            for color, (name, label) in enumerate(names.items(), 1)
+            if name in values and not np.isnan(values[name]).all()
+        )
+        first = values.get(next(iter(names)), np.zeros(len(history.step)))
+        nonfinite = history.step[np.isinf(first) | (np.isnan(first) & alarmed & (title in _EVERY_STEP))]
+        if lines or len(nonfinite):
+            yield Panel(title, axis_for(*(line.values for line in lines)), lines, nonfinite, band)
+
+    yield from panel("Loss", {"loss": "loss"})
+    norms = {"grad_norm": "before clipping", "grad_norm_clipped": "after clipping", "clip_val": "clip value"}
+    yield from panel("Gradient norm", norms)
+    yield from panel("Update ratio", {"update_ratio": "update / weights"}, HEALTHY_UPDATE_RATIO)
+    yield from panel("Learning rate", {"learning_rate": "learning rate"})
+    yield from panel("Loss scale", {"loss_scale": "scale of the gradient scaler"})
+
+
+_EVERY_STEP = ("Loss", "Gradient norm")
+"""Panels whose first curve is measured at every step, so that NaN means that it was not a number."""
+
+
+def _marks(content: ReportContent, steps: IntArray) -> Iterator[Mark]:
+    recorded = set(steps.tolist())
+    diagnosis = content.diagnosis
+    if diagnosis is not None:
+        since = diagnosis.step if diagnosis.since is None else diagnosis.since
+        yield Mark(since, "since", f"first sign at step {since}")
+    critical = next((one for one in content.evidence.findings if one.severity is Severity.CRITICAL), None)
+    if critical is not None:
+        yield Mark(critical.step, "critical", f"first critical finding at step {critical.step}")
+    for finding in content.findings:
+        if finding.step in recorded and finding.severity >= Severity.WARNING:
+            yield Mark(finding.step, "finding", str(finding))
+    for attempt in content.evidence.attempts:
+        yield Mark(attempt.step, "response", actions([attempt])[0])
+
+
+def _view(steps: IntArray, content: ReportContent) -> tuple[int, int]:
+    """Return the part of the steps around the beginning of the incident, so that a short one fills the chart."""
+    first, last = int(steps[0]), int(steps[-1])
+    if content.diagnosis is None:
+        return first, last
+    since = content.diagnosis.step if content.diagnosis.since is None else content.diagnosis.since
+    context = max(30, 2 * (last - since))
+    return max(first, since - context), last
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GradientSpread:
+    """How the absolute values of one parameter's gradient elements are distributed at one step.
+
+    Args:
+        step: The step.
+        logs: Decimal logarithms of the bins' middles.
+        shares: Share of all elements in each bin.
+        zero: Share of elements that are zero.
+        nonfinite: Number of elements that are NaN or infinite.
+    """
+
+    step: int
+    logs: FloatArray
+    shares: FloatArray
+    zero: float
+    nonfinite: int
+
+
+def gradient_spread(step: int, histogram: Histogram) -> GradientSpread:
+    """Return the distribution of the absolute values of a histogram's elements, in bins of a quarter of an octave."""
+    total = max(histogram.finite + histogram.nonfinite, 1)
+    counts, edges = histogram.magnitudes()
+    zero = 1 - (int(counts.sum()) + histogram.nonfinite) / total if histogram.finite else 0.0
+    return GradientSpread(step, (edges[:-1] + edges[1:]) / 2, counts / total, zero, histogram.nonfinite)
+
+
+def layer_gains(content: ReportContent, most: int = 60) -> list[tuple[str, float]]:
+    """Return the factor by which the error gradient changes on its way back through each module.
+
+    In execution order; of more modules than `most`, the strongest of each run of neighbours.
+    """
+    gradients = content.module_gradients
+    if gradients is not None:
+        gains = _known(zip(gradients.modules, gradients.gain.tolist(), strict=True))
+    else:
+        replay = content.evidence.replay
+        norms = [(one.module, one.gradient_norm) for one in (replay.activations if replay else ()) if one.gradient_norm]
+        gains = _known((name, norm / after) for (_, norm), (name, after) in itertools.pairwise(norms))
+    size = -(-len(gains) // most) or 1
+    return [max(gains[at : at + size], key=lambda one: abs(np.log(one[1]))) for at in range(0, len(gains), size)]
+
+
+def _known(gains: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+    return [(name, gain) for name, gain in gains if np.isfinite(gain) and gain > 0]
+
+
+def is_sparse(positions: FloatArray) -> bool:
+    """Return whether values stand alone between gaps, so that a line through neighbours would show nothing of them."""
+    known = np.isfinite(positions)
+    return bool(known.sum() < 0.7 * len(known))

@@ -1,0 +1,128 @@
+"""The folder of a run's report. No run ever writes into the folder of another one."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from lightning_gradexplode.records.text import plain_text
+
+CLAIM = "findings.jsonl"
+"""The file by which a run takes possession of a folder; it is the first one that is written."""
+
+LATER_RUNS = "<!-- later runs -->"
+"""Where a page has room for a notice about later runs."""
+
+
+def base_folder(
+    report: bool | str | Path, own_folder: Path | None, save_folder: Path, run_id: str | None, began: datetime
+) -> Path | None:
+    """Return the folder that a run's reports belong to.
+
+    Args:
+        report: The monitor's argument: a path, True or ``"always"`` for the default, False for none.
+        own_folder: The run's own folder, where the logger gives each run one.
+        save_folder: The folder that several runs have in common.
+        run_id: Identifier of the run in its logger, None if it has none.
+        began: When the run began, in UTC.
+
+    Returns:
+        None if no report is wanted.
+    """
+    if report is False:
+        return None
+    if report is not True and report != "always":
+        return Path(report)
+    if own_folder is not None:
+        return own_folder / "gradexplode"
+    return save_folder / "gradexplode" / (run_id or began.strftime("%Y-%m-%d_%H-%M-%S"))
+
+
+class ReportFolder:
+    """The folder of one run's report: the base folder itself, or ``run-2``, ``run-3`` and so on inside.
+
+    Nothing is written before `claim`, so that a run that is never reported on leaves no folder behind.
+
+    Args:
+        base: The folder that the run's reports belong to.
+        run_id: Identifier of the run; a run that goes on under the same identifier goes on in its folder.
+    """
+
+    def __init__(self, base: Path, run_id: str) -> None:
+        self._base = base
+        self._run_id = run_id
+        self._claimed: Path | None = None
+
+    @property
+    def path(self) -> Path | None:
+        """The run's folder; None before `claim`."""
+        return self._claimed
+
+    def claim(self) -> Path:
+        """Return the run's folder, and take possession of it at the first call.
+
+        Raises:
+            OSError: No folder can be made.
+        """
+        number = 1
+        while self._claimed is None:
+            folder = self._base if number == 1 else self._base / f"run-{number}"
+            folder.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                (folder / CLAIM).touch(exist_ok=False)
+                self._claimed = folder
+            if self._claimed is None and owner(folder) == self._run_id:
+                self._claimed = folder
+            number += 1
+        return self._claimed
+
+    def announce(self, began: datetime) -> None:
+        """Note in the page of an earlier run in the same folder that it is about an earlier run.
+
+        A later run without an explosion would otherwise leave that page standing as if it were about itself.
+
+        Raises:
+            OSError: The page cannot be written.
+        """
+        page = self._base / "index.html"
+        if not page.exists() or owner(self._base) == self._run_id:
+            return
+        text = page.read_text(encoding="utf-8")
+        notice = (
+            f'<p class="notice">This page is about an earlier run. A later one began on {began:%Y-%m-%d %H:%M} UTC; '
+            "its report, if it has one, is in a folder run-2, run-3, ... beside this page.</p>"
+        )
+        head, found, tail = text.partition(LATER_RUNS)
+        if found and not tail.lstrip().startswith('<p class="notice">This page is about'):
+            write_whole(page, f"{head}{LATER_RUNS}{notice}{tail}".encode())
+
+
+def owner(folder: Path) -> str | None:
+    """Return the identifier of the run that a folder's report is about, None if it cannot be told."""
+    try:
+        return str(json.loads((folder / "diagnosis.json").read_text(encoding="utf-8"))["run"]["id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def public_name(name: object) -> str:
+    """Return a name of a run without the path that it may come with."""
+    return plain_text(str(name)).replace("\\", "/").rstrip("/").rpartition("/")[2] or "run"
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that nobody ever sees a part of it; a failure leaves the old file and no other.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise

@@ -1,0 +1,135 @@
+"""The rows of the heat map: parameters in execution order, neighbours put together where there are too many."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lightning_gradexplode.records import Evidence, FloatArray, History
+
+MAX_ROWS = 120
+"""Rows that are told apart on a page."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """The rows of a heat map, in the order in which the network is executed.
+
+    Args:
+        names: Name of each row: of a parameter, or of what its parameters have in common.
+        norms: L2 norm of the gradients of each row at each step, shape ``(rows, steps)``.
+        culprit: The row in which the incident began, None if no row stands for that place.
+        is_executed: Whether the order is that of execution; otherwise it is that of registration.
+    """
+
+    names: tuple[str, ...]
+    norms: FloatArray
+    culprit: int | None
+    is_executed: bool
+
+
+def rows(history: History, evidence: Evidence, where: str | None, max_rows: int = MAX_ROWS) -> Rows:
+    """Return the rows of a history's heat map.
+
+    Neighbours are put together module by module, and where that is not enough in bins of about equal size; the
+    parameter at fault keeps a row of its own.
+
+    Args:
+        history: The last steps of one optimizer.
+        evidence: The run's facts and the replay, which know the order of execution.
+        where: The parameter or module in which the incident began.
+        max_rows: Number of rows wanted.
+    """
+    order, is_executed = _order(history.parameters, evidence)
+    names = [history.parameters[place] for place in order]
+    culprit = find_place(names, where)
+    bins = _bins(names, culprit, max_rows)
+    squares = np.square(history.parameter_grad_norm[:, order].T.astype(np.float64))
+    norms = (
+        np.sqrt(np.add.reduceat(squares, [first for first, _ in bins])) if bins else np.zeros((0, len(history.step)))
+    )
+    row = next((row for row, (first, last) in enumerate(bins) if culprit is not None and first <= culprit < last), None)
+    return Rows(tuple(_name(names[first:last]) for first, last in bins), norms, row, is_executed)
+
+
+def find_place(names: Sequence[str], where: str | None) -> int | None:
+    """Return the index of the parameter that a place names: itself, or the first one of that module."""
+    if where is None:
+        return None
+    exact = (index for index, name in enumerate(names) if name == where)
+    inside = (index for index, name in enumerate(names) if name.startswith(f"{where}."))
+    return next(exact, next(inside, None))
+
+
+def _order(parameters: Sequence[str], evidence: Evidence) -> tuple[list[int], bool]:
+    executed = evidence.replay.execution_order if evidence.replay is not None else ()
+    if not executed and evidence.run.order_is_executed:
+        executed = tuple(module.name for module in evidence.run.modules)
+    owners = {parameter.name: parameter.module for parameter in evidence.run.parameters}
+    rank = {module: index for index, module in enumerate(executed)}
+    ranks = [_rank(owners.get(name, name.rpartition(".")[0]), rank) for name in parameters]
+    known = sum(one is not None for one in ranks)
+    if known < max(len(parameters) // 2, 1):
+        return list(range(len(parameters))), False
+    # A parameter whose module was not executed stands behind the one that is registered before it.
+    filled: list[int] = []
+    for one in ranks:
+        filled.append(one if one is not None else filled[-1] if filled else 0)
+    return sorted(range(len(parameters)), key=filled.__getitem__), True
+
+
+def _rank(module: str, rank: Mapping[str, int]) -> int | None:
+    """Return the place of a module in the order of execution, or of the innermost module around it."""
+    while module not in rank and module:
+        module = module.rpartition(".")[0]
+    return rank.get(module)
+
+
+def _bins(names: Sequence[str], culprit: int | None, max_rows: int) -> list[tuple[int, int]]:
+    """Return the first and the last index (exclusive) of each row."""
+    if len(names) <= max_rows:
+        return [(index, index + 1) for index in range(len(names))]
+    owners = [name.rpartition(".")[0] for name in names]
+    starts = [index for index in range(len(names)) if index == 0 or owners[index] != owners[index - 1]]
+    wanted = max_rows - (2 if culprit is not None else 0)
+    if len(starts) > wanted:
+        starts = [starts[place] for place in np.unique(np.linspace(0, len(starts) - 1, wanted).astype(int))]
+    if culprit is not None:
+        starts = sorted({*starts, culprit, culprit + 1} - {len(names)})
+    return list(zip(starts, [*starts[1:], len(names)], strict=True))
+
+
+def _name(names: Sequence[str]) -> str:
+    """Return what neighbours have in common, and where they begin and end."""
+    if len(names) == 1:
+        return names[0]
+    first, last = names[0].split("."), names[-1].split(".")
+    depth = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+    is_one_module = depth == len(first) - 1
+    span = [".".join(first[:depth])] if is_one_module else [".".join(first[: depth + 1]), last[depth]]
+    return f"{' to '.join(span)} ({len(names)} parameters)"
+
+
+def label(name: str, letters: int) -> str:
+    """Return the name of a row as an axis shows it: without its count, and with its beginning left out if too long."""
+    name = name.partition(" (")[0]
+    return name if len(name) <= letters else f"\u2026{name[1 - letters :].lstrip('.')}"
+
+
+def positive_logs(values: npt.NDArray[np.floating]) -> FloatArray:
+    """Return decimal logarithms; NaN for what is not finite or not above zero."""
+    usable = np.isfinite(values) & (values > 0)
+    logs: FloatArray = np.log10(values, out=np.full(values.shape, np.nan), where=usable)
+    return logs
+
+
+def color_range(logs: FloatArray, decades: float = 8.0) -> tuple[float, float]:
+    """Return the ends of the color scale: at most so many powers of ten, from the usual norms up."""
+    usable = logs[np.isfinite(logs)]
+    low, high = np.quantile(usable, (0.02, 1.0)).tolist() if len(usable) else (-1.0, 0.0)
+    low = float(np.floor(low * 2) / 2)
+    return low, float(min(max(high, low + 1.0), low + decades))
