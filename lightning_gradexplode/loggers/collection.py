@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lightning_gradexplode.loggers.base import LoggerAdapter
-from lightning_gradexplode.loggers.console import say
+from lightning_gradexplode.loggers.console import log
 from lightning_gradexplode.loggers.registry import adapter_for
 from lightning_gradexplode.loggers.scalars import PREFIX, parameter_scalars, total_scalars
 from lightning_gradexplode.measure.parameter_names import by_module
@@ -133,7 +133,7 @@ class LoggerCollection:
     def _warn_once(self, message: str, details: str = "") -> None:
         if message not in self._warned:
             self._warned.add(message)
-            say(logging.WARNING, f"gradexplode: {message}{details}")
+            log(logging.WARNING, f"gradexplode: {message}{details}")
 
 
 def _named(histograms: Mapping[str, Mapping[str, Histogram]]) -> dict[str, Histogram]:

@@ -1,22 +1,23 @@
-"""What the terminal says, through Python's logging, so that users can route or silence it.
+"""Messages in the terminal, through Python's logger ``lightning_gradexplode``, which users can route or silence.
 
-Where nobody has set up logging, messages go to standard error, above the progress bar if there is one.
+Where logging is not set up, messages go to standard error, above the progress bar if there is one.
 """
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import shutil
 import sys
-import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, TextIO
 
-from lightning_gradexplode.records import Finding, Severity
+from lightning_gradexplode.loggers.panel import Panel, incident_panel
+from lightning_gradexplode.records import Attempt, Diagnosis, Finding, Report, Severity
+from lightning_gradexplode.records.summary import headline
 
 logger = logging.getLogger("lightning_gradexplode")
 
@@ -27,72 +28,94 @@ _LEVELS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """A few sentences under headings.
+class Console:
+    """Logs each incident in a few lines: one for its warnings, one panel, and one line for all that followed.
 
-    Args:
-        title: What it is about.
-        sentences: Headings and sentences.
+    Of the same sign, the first three incidents of a run are logged, then the 10th, the 100th and so on.
     """
 
-    title: str
-    sentences: tuple[tuple[str, str], ...]
+    def __init__(self) -> None:
+        self._has_panel = False
+        self._signs: Counter[str] = Counter()
+        self._first_steps: dict[str, int] = {}
+        self._incidents: Counter[str] = Counter()
 
-    def __str__(self) -> str:
-        width = max((len(heading) for heading, _ in self.sentences), default=0) + 1
-        lines = [
-            textwrap.fill(
-                sentence,
-                width=100,
-                initial_indent=f"  {heading + ':':{width}} ",
-                subsequent_indent=" " * (width + 3),
-                break_long_words=False,
-                break_on_hyphens=False,
+    def finding(self, finding: Finding, advice: str = "") -> None:
+        """Log a finding in one line.
+
+        A critical finding is left to the panel. What belongs to an incident that was logged already, and each further
+        finding of the same sign, is counted.
+        """
+        is_counted = self._has_panel or self._signs[finding.sign] > 0
+        self._signs[finding.sign] += 1
+        if is_counted:
+            self._first_steps.setdefault(finding.sign, finding.step)
+        elif finding.severity < Severity.CRITICAL and (number := self._due(f"{finding.sign} {finding.severity}")):
+            log(_LEVELS[finding.severity], f"gradexplode {finding}{f' -> {advice}' if advice else ''}{number.rstrip()}")
+
+    def incident(
+        self,
+        diagnosis: Diagnosis,
+        findings: Sequence[Finding],
+        attempts: Sequence[Attempt] = (),
+        responses: Sequence[str] = (),
+        report: Report | None = None,
+    ) -> None:
+        """Log an incident once, after the responses have acted.
+
+        The arguments are those of `lightning_gradexplode.loggers.panel.incident_panel`.
+        """
+        finding = headline(findings)
+        number = self._due(finding.sign if finding else "")
+        self._start(has_panel=True)
+        if number:
+            panel = incident_panel(diagnosis, findings, attempts, responses, report)
+            panel = replace(panel, title=panel.title + number.rstrip())
+            log(logging.ERROR, str(panel), panel)
+
+    def end_incident(self) -> None:
+        """Log, in one line, what followed after an incident was logged; called when it is over or the run ends."""
+        if self._first_steps:
+            known = 0 if self._has_panel else 1  # the first one was logged by itself
+            counts = [(sign, self._signs[sign] - known, step) for sign, step in self._first_steps.items()]
+            later = ", ".join(
+                f"{sign} {f'{count} times, first ' if count > 1 else ''}at step {step}" for sign, count, step in counts
             )
-            for heading, sentence in self.sentences
-        ]
-        return "\n".join([self.title, *lines])
+            if self._due("later"):
+                log(logging.WARNING, f"gradexplode: the incident went on: {later}")
+        self._start(has_panel=False)
+
+    def _start(self, has_panel: bool) -> None:
+        self._has_panel = has_panel
+        self._signs.clear()
+        self._first_steps.clear()
+
+    def _due(self, kind: str) -> str:
+        """Return an empty text if an incident of this kind is not logged any more, else what to add to its line."""
+        self._incidents[kind] += 1
+        count = self._incidents[kind]
+        if count <= 3:
+            return " "
+        return f" (number {count} of this kind)" if str(count).strip("0") == "1" else ""
 
 
-def tell(finding: Finding, advice: str) -> None:
-    """Log a finding: what happened where and when, and on a second line what to do about it."""
-    say(_LEVELS[finding.severity], f"gradexplode {finding}\n  -> {advice}")
-
-
-def tell_panel(panel: Panel) -> None:
-    """Log an explosion once: in a panel on a terminal where ``rich`` is installed, else as plain lines."""
-    say(logging.ERROR, str(panel), panel)
-
-
-def tell_rest(signs: Mapping[str, int], began: int) -> None:
-    """Log, in one line, what else was seen of an explosion that was told of.
-
-    Args:
-        signs: The step at which each sign was first seen.
-        began: The step at which the explosion began.
-    """
-    named = ", ".join(f"{sign} (step {step})" for sign, step in signs.items())
-    say(logging.WARNING, f"gradexplode: the explosion that began at step {began} went on: {named}")
-
-
-def say(level: int, message: str, panel: Panel | None = None) -> None:
-    """Log a message without spoiling the progress bars.
+def log(level: int, message: str, panel: Panel | None = None) -> None:
+    """Log a message without damaging progress bars.
 
     Args:
         level: A level of `logging`.
         message: The message.
-        panel: What is drawn instead of it on a terminal.
+        panel: What is drawn in its place on a terminal.
     """
-    with _beside_the_bars():
+    with _beside_progress_bars():
         logger.log(level, "%s", message, extra={"panel": panel})
 
 
-def listen() -> Callable[[], None]:
-    """Write what anyone in the package says to standard error, where nobody has set up logging.
+def log_to_terminal() -> Callable[[], None]:
+    """Write the package's messages to standard error where logging is not set up.
 
     Returns:
-        What ends it.
+        A function that ends it.
     """
     if logger.hasHandlers():
         return lambda: None
@@ -105,37 +128,37 @@ class TerminalHandler(logging.Handler):
     """Writes to what standard error is at the moment."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a message, drawn as a panel where it has one and standard error is a terminal."""
+        """Write a message; where it has a panel and standard error is a terminal, the panel."""
         try:
             stream = sys.stderr
             panel = getattr(record, "panel", None)
-            drawn = _drawn(panel) if panel is not None and _is_terminal(stream) else None
-            with _wiped_bars():
+            drawn = panel.drawn(shutil.get_terminal_size().columns) if panel and _is_terminal(stream) else None
+            with _cleared_progress_bars():
                 stream.write((drawn or self.format(record)).rstrip("\n") + "\n")
                 stream.flush()
         except Exception:
             self.handleError(record)
 
 
-def _wiped_bars() -> AbstractContextManager[None]:
-    """Wipe out the bars of tqdm for the time being, to be drawn again below."""
+def _cleared_progress_bars() -> AbstractContextManager[None]:
+    """Remove the bars of tqdm for a moment; they are drawn again below."""
     tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
-    wiped: AbstractContextManager[None] = nullcontext() if tqdm is None else tqdm.external_write_mode(file=sys.stderr)
-    return wiped
+    cleared: AbstractContextManager[None] = nullcontext() if tqdm is None else tqdm.external_write_mode(file=sys.stderr)
+    return cleared
 
 
 @contextmanager
-def _beside_the_bars() -> Iterator[None]:
+def _beside_progress_bars() -> Iterator[None]:
     with ExitStack() as stack:
-        stack.callback(listen())
-        stack.enter_context(_wiped_bars())
-        # A live display of rich prints above itself what goes through its own standing-in streams only.
+        stack.callback(log_to_terminal())
+        stack.enter_context(_cleared_progress_bars())
+        # A live display of rich prints above itself only what goes through the streams that it has put in place.
         proxies = {id(getattr(one, "rich_proxied_file", one)): one for one in (sys.stdout, sys.stderr)}
-        for theirs in _stream_handlers():
-            proxy = proxies.get(id(theirs.stream))
-            if proxy is not None and proxy is not theirs.stream:
-                stack.callback(theirs.setStream, theirs.stream)
-                theirs.setStream(proxy)
+        for handler in _stream_handlers():
+            proxy = proxies.get(id(handler.stream))
+            if proxy is not None and proxy is not handler.stream:
+                stack.callback(handler.setStream, handler.stream)
+                handler.setStream(proxy)
         yield
 
 
@@ -148,22 +171,3 @@ def _stream_handlers() -> Iterator[logging.StreamHandler[Any]]:
 
 def _is_terminal(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
-
-
-def _drawn(panel: Panel) -> str | None:
-    """Draw a panel; None where ``rich`` is not installed."""
-    try:
-        from rich.console import Console
-        from rich.panel import Panel as Frame
-        from rich.table import Table
-        from rich.text import Text
-    except ImportError:
-        return None
-    table = Table.grid(padding=(0, 1))
-    for heading, sentence in panel.sentences:
-        table.add_row(Text(heading, style="bold"), Text(sentence))
-    drawn = io.StringIO()
-    width = min(shutil.get_terminal_size().columns, 100)
-    frame = Frame(table, title=Text(panel.title, style="bold"), title_align="left", border_style="red")
-    Console(file=drawn, force_terminal=True, width=width).print(frame)
-    return drawn.getvalue()

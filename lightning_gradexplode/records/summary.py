@@ -32,19 +32,44 @@ def verdict(diagnosis: Diagnosis | None, findings: Iterable[Finding]) -> str:
 def cause_title(cause: Cause) -> str:
     """Return a cause with its place and its confidence."""
     where = f" in {cause.where}" if cause.where else ""
-    return f"{cause.kind}{where} ({cause.confidence:.0%})"
+    confidence = f" ({cause.confidence:.0%})" if cause.confidence else ""
+    return f"{cause.kind}{where}{confidence}"
 
 
-def since(diagnosis: Diagnosis) -> str:
-    """Return since when there were signs of an incident."""
-    if diagnosis.since is None or diagnosis.since == diagnosis.step:
-        return f"step {diagnosis.step}; there was no sign before"
-    return f"step {diagnosis.since}, {_steps(diagnosis.step - diagnosis.since)} before step {diagnosis.step}"
+def began(diagnosis: Diagnosis) -> int:
+    """Return the step of the first sign of an incident."""
+    return diagnosis.step if diagnosis.since is None else min(diagnosis.since, diagnosis.step)
+
+
+def since(diagnosis: Diagnosis, findings: Iterable[Finding]) -> str:
+    """Return since when there were signs of an incident.
+
+    Args:
+        diagnosis: Its diagnosis.
+        findings: Its findings.
+    """
+    first, finding = began(diagnosis), headline(findings)
+    if finding is None or finding.severity < Severity.CRITICAL:
+        return f"step {first}"
+    if first >= finding.step:
+        return f"step {finding.step}, without a sign before"
+    return f"step {first}, {_steps(finding.step - first)} before the first critical finding"
 
 
 def place(diagnosis: Diagnosis) -> str:
     """Return where an incident began."""
     return diagnosis.where or "no single place stands out"
+
+
+def remedies(diagnosis: Diagnosis) -> list[str]:
+    """Return what to do, each in a sentence or a block of code."""
+    return [_sentence(remedy) for remedy in diagnosis.remedies]
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    ended = text if text.endswith((".", "!", "?", "```")) else f"{text}."
+    return ended[:1].upper() + ended[1:]
 
 
 def actions(attempts: Sequence[Attempt]) -> list[str]:

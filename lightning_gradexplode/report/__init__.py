@@ -1,6 +1,28 @@
-"""The report of a run: the history of its last steps, figures and the HTML page."""
+"""The report of a run: the history of its last steps, its folder, its files and the HTML page.
 
+What a training loop's engine calls, and when:
+
+- Before the first step: ``folder = ReportFolder(base_folder(...), run_id)`` and ``folder.announce(now)``, on the main
+  process.
+- At each step: ``recorder.add(record)`` of its optimizer, and ``spreads.add(record)`` where it has histograms.
+- Once the responses to an incident have acted: ``write_report(folder.claim(), ReportContent(...))``, and the `Report`
+  that it returns to ``LoggerCollection.report``.
+- Where a run ends abnormally: ``write_steps(folder.claim(), content)``.
+- At the end of a run with ``report="always"``: ``write_report`` with a content whose diagnosis is None.
+"""
+
+from lightning_gradexplode.report.folder import ReportFolder, base_folder, public_name
+from lightning_gradexplode.report.page import page
 from lightning_gradexplode.report.recorder import Recorder
-from lightning_gradexplode.report.writer import write_report
+from lightning_gradexplode.report.writer import read_report, write_report, write_steps
 
-__all__ = ["Recorder", "write_report"]
+__all__ = [
+    "Recorder",
+    "ReportFolder",
+    "base_folder",
+    "page",
+    "public_name",
+    "read_report",
+    "write_report",
+    "write_steps",
+]

@@ -14,6 +14,10 @@ from lightning_gradexplode.records import FloatArray
 
 Values = npt.NDArray[Any]
 
+_BITS = math.log2(10.0)
+_SMALLEST, _LARGEST = 1e-300, 1e300
+"""Magnitudes beyond are drawn at these, so that no arithmetic of an axis overflows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Axis:
@@ -43,8 +47,8 @@ def axis_for(*series: Values) -> Axis:
     values = np.concatenate([np.asarray(one, dtype=np.float64).ravel() for one in series] or [np.zeros(0)])
     values = values[np.isfinite(values)]
     kind = "log" if len(values) and values.min() > 0 else "symlog"
-    sizes = np.abs(values[values != 0])
-    unit = 10.0 ** max(math.floor(math.log10(float(np.quantile(sizes, 0.2)))) - 1, -300) if len(sizes) else 1.0
+    sizes = np.clip(np.abs(values[values != 0]), _SMALLEST, _LARGEST)
+    unit = 10.0 ** max(math.floor(math.log10(float(np.quantile(sizes, 0.2)))) - 1, -299) if len(sizes) else 1.0
     usable = _positions(values, kind, unit)
     usable = usable[np.isfinite(usable)]
     low, high = (float(usable.min()), float(usable.max())) if len(usable) else (0.0, 1.0)
@@ -54,21 +58,22 @@ def axis_for(*series: Values) -> Axis:
 
 
 def _positions(values: FloatArray, kind: str, unit: float) -> FloatArray:
-    finite = np.where(np.isfinite(values), values, np.nan)
+    logs = np.log10(np.clip(np.abs(values), _SMALLEST, _LARGEST))
     if kind == "symlog":
-        signed: FloatArray = np.sign(finite) * np.log10(1 + np.abs(finite) / unit)
-        return signed
-    logs: FloatArray = np.log10(finite, out=np.full(finite.shape, np.nan), where=finite > 0)
-    return logs
+        # log10(1 + |value| / unit), in logarithms throughout, which cannot overflow.
+        signed: FloatArray = np.sign(values) * np.logaddexp2(0.0, (logs - math.log10(unit)) * _BITS) / _BITS
+        return np.where(np.isfinite(values), signed, np.nan)
+    return np.where(np.isfinite(values) & (values > 0), logs, np.nan)
 
 
 def _values(positions: FloatArray, kind: str, unit: float) -> FloatArray:
     """Return the values that stand at positions."""
-    if kind == "symlog":
-        values: FloatArray = np.sign(positions) * (10.0 ** np.minimum(np.abs(positions), 307) - 1) * unit
-        return values
-    logs: FloatArray = 10.0 ** np.clip(positions, -307, 308)
-    return logs
+    if kind == "log":
+        powers: FloatArray = 10.0 ** np.clip(positions, -302, 302)
+        return powers
+    sizes = 10.0 ** np.minimum(np.abs(positions) + math.log10(unit), 302) - unit
+    signed: FloatArray = np.sign(positions) * sizes
+    return signed
 
 
 def _ticks(kind: str, unit: float, low: float, high: float) -> tuple[tuple[float, str], ...]:

@@ -16,7 +16,7 @@ from lightning_gradexplode.records import (
     ReportContent,
     Severity,
 )
-from lightning_gradexplode.records.summary import actions
+from lightning_gradexplode.records.summary import actions, began
 from lightning_gradexplode.report.axes import Axis, axis_for
 
 HEALTHY_UPDATE_RATIO = (1e-4, 1e-2)
@@ -135,8 +135,7 @@ def _marks(content: ReportContent, steps: IntArray) -> Iterator[Mark]:
     recorded = set(steps.tolist())
     diagnosis = content.diagnosis
     if diagnosis is not None:
-        since = diagnosis.step if diagnosis.since is None else diagnosis.since
-        yield Mark(since, "since", f"first sign at step {since}")
+        yield Mark(began(diagnosis), "since", f"first sign at step {began(diagnosis)}")
     critical = next((one for one in content.evidence.findings if one.severity is Severity.CRITICAL), None)
     if critical is not None:
         yield Mark(critical.step, "critical", f"first critical finding at step {critical.step}")
@@ -152,7 +151,7 @@ def _view(steps: IntArray, content: ReportContent) -> tuple[int, int]:
     first, last = int(steps[0]), int(steps[-1])
     if content.diagnosis is None:
         return first, last
-    since = content.diagnosis.step if content.diagnosis.since is None else content.diagnosis.since
+    since = began(content.diagnosis)
     context = max(30, 2 * (last - since))
     return max(first, since - context), last
 

@@ -41,8 +41,9 @@ def page(content: ReportContent) -> str:
         replay=content.evidence.replay,
         verdict=summary.verdict(diagnosis, content.findings),
         title=summary.title(diagnosis, content.evidence.findings) if diagnosis else "No incident",
-        since=summary.since(diagnosis) if diagnosis else "",
+        since=summary.since(diagnosis, content.evidence.findings) if diagnosis else "",
         place=summary.place(diagnosis) if diagnosis else "",
+        remedies=summary.remedies(diagnosis) if diagnosis else [],
         done=summary.done(content.evidence.attempts, content.evidence.run.on_explosion),
         facts=facts(content),
         optimizers=[optimizer_text(one) for one in content.evidence.run.optimizers],
@@ -59,7 +60,8 @@ def page(content: ReportContent) -> str:
 def facts(content: ReportContent) -> list[tuple[str, str]]:
     """Return what identifies a run and its step: name, date, epoch and step, learning rate, optimizer and so on."""
     evidence = content.evidence
-    run, step = evidence.run, evidence.step
+    run, finding = evidence.run, summary.headline(evidence.findings)
+    step = evidence.now if finding is None else finding.step
     epoch, rate = recorded(evidence, "epoch", step), recorded(evidence, "learning_rate", step)
     batch = evidence.batch
     batch_idx = recorded(evidence, "batch_idx", step)

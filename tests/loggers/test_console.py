@@ -6,48 +6,93 @@ import io
 import logging
 import math
 import sys
+from pathlib import Path
 
 import pytest
 
 from lightning_gradexplode.loggers import console
-from lightning_gradexplode.loggers.console import Panel, listen, say, tell, tell_panel, tell_rest
-from lightning_gradexplode.records import Severity
+from lightning_gradexplode.loggers.console import Console, log, log_to_terminal
+from lightning_gradexplode.loggers.panel import incident_panel
+from lightning_gradexplode.records import Attempt, Cause, Diagnosis, Report, Severity
 from tests.loggers.steps import finding
 
-
-@pytest.mark.parametrize(
-    ("severity", "level"),
-    [(Severity.INFO, logging.INFO), (Severity.WARNING, logging.WARNING), (Severity.CRITICAL, logging.ERROR)],
+DIAGNOSIS = Diagnosis(
+    41,
+    "The loss rose from 0.19 to 147.3 within 8 steps. " + "It was growing before. " * 12,
+    "layer.weight",
+    40,
+    (
+        Cause("learning-rate", "layer.weight", ("A tenth of the update lowers the loss; all of it raises it.",), 0.8),
+        Cause("depth", None, ("The gain per layer is 1.3.",), 0.4),
+    ),
+    ("Lower the learning rate to 0.005: `SGD(params, lr=0.005)`", 'Clip:\n```python\nmonitor(clip="auto")\n```'),
 )
-def test_a_finding_is_told_in_two_lines(severity: Severity, level: int, caplog: pytest.LogCaptureFixture) -> None:
-    """One message at the level of its severity: what, where, when, value and limit, and then what to do."""
+PANEL = incident_panel(DIAGNOSIS, [finding()])
+
+
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the messages that were logged."""
+    return [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.parametrize(("severity", "level"), [(Severity.INFO, logging.INFO), (Severity.WARNING, logging.WARNING)])
+def test_a_finding_is_logged_in_one_line(severity: Severity, level: int, caplog: pytest.LogCaptureFixture) -> None:
+    """One message at the level of its severity: what, where, when, value and limit, and what to do."""
     caplog.set_level(logging.INFO, logger="lightning_gradexplode")
-    tell(finding(severity), "clip the gradients")
-    (told,) = caplog.records
-    assert (told.name, told.levelno) == ("lightning_gradexplode", level)
-    what, advice = told.getMessage().splitlines()
-    for word in (severity.name, "gradient-growth", "layer.weight", "41", "123.25", "20.5"):
-        assert word in what
-    assert "clip the gradients" in advice
+    Console().finding(finding(severity), "clip the gradients")
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("lightning_gradexplode", level)
+    (line,) = record.getMessage().splitlines()
+    for word in (severity.name, "gradient-growth", "layer.weight", "41", "123.25", "20.5", "clip the gradients"):
+        assert word in line
 
 
 @pytest.mark.parametrize("limit", [math.inf, math.nan, 0.0])
-def test_a_limit_that_says_nothing_is_left_out(limit: float, caplog: pytest.LogCaptureFixture) -> None:
-    """A limit of zero or infinity is not told, nor is a place where there is none."""
-    tell(finding(where=None, limit=limit), "look")
-    what = caplog.records[0].getMessage().splitlines()[0]
-    assert "limit" not in what
-    assert "None" not in what
+def test_a_limit_without_a_meaning_is_left_out(limit: float, caplog: pytest.LogCaptureFixture) -> None:
+    """A limit of zero or infinity is not logged, nor is a place where there is none."""
+    Console().finding(finding(Severity.WARNING, where=None, limit=limit), "look")
+    (line,) = messages(caplog)
+    assert "limit" not in line
+    assert "None" not in line
 
 
 def test_messages_with_percent_signs(caplog: pytest.LogCaptureFixture) -> None:
     """Names and messages are not taken for formats."""
-    tell(finding(where="layer%s.weight"), "at 100 % of %d")
+    Console().finding(finding(Severity.WARNING, where="layer%s.weight"), "at 100 % of %d")
     assert "layer%s.weight" in caplog.text
     assert "100 % of %d" in caplog.text
 
 
-PANEL = Panel("the run is exploding", (("What", "gradient-growth: " + "a long sentence " * 12), ("Next", "clip [it]")))
+def test_an_incident_takes_at_most_a_dozen_lines(caplog: pytest.LogCaptureFixture) -> None:
+    """A warning, the panel and all that follows, however much it is, have no more lines."""
+    console = Console()
+    console.finding(finding(Severity.WARNING), "clip")
+    console.finding(finding(Severity.CRITICAL), "clip")
+    attempts = [Attempt(step, "skip", "update held back because of nonfinite-loss") for step in range(41, 60)]
+    console.incident(DIAGNOSIS, [finding()], attempts, ["SkipStep"], Report(41, Path("logs"), Path("logs/index.html")))
+    for _ in range(100):
+        console.finding(finding(), "clip")
+    console.end_incident()
+    lines = "\n".join(messages(caplog)).splitlines()
+    assert len(lines) <= 12
+    headings = [line.split(":")[0].strip() for line in lines if line.startswith("  ") and ":" in line[:10]]
+    assert headings == ["What", "Why", "Do", "Where", "Done", "Report"]
+    assert "skip at steps 41 to 59, 19 times: update held back" in caplog.text
+    assert "gradient-growth 100 times, first at step 41" in lines[-1]
+
+
+def test_a_run_of_many_incidents_logs_few_of_them(caplog: pytest.LogCaptureFixture) -> None:
+    """Three of a kind in full, then the 10th, the 100th and so on, so that a long run's log does not grow with it."""
+    console = Console()
+    for _ in range(1000):
+        console.finding(finding(Severity.WARNING))
+        console.incident(DIAGNOSIS, [finding()])
+        console.finding(finding())
+        console.end_incident()
+    panels = [message for message in messages(caplog) if "What:" in message]
+    assert len(panels) == 6
+    assert "(number 1000 of this kind)" in panels[-1]
+    assert len(caplog.records) == 18
 
 
 class Terminal(io.StringIO):
@@ -69,19 +114,19 @@ def ours(monkeypatch: pytest.MonkeyPatch) -> logging.Logger:
 def said(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO) -> str:
     """Tell the panel, and give what standard error gets."""
     monkeypatch.setattr(sys, "stderr", stream)
-    tell_panel(PANEL)
+    log(logging.ERROR, str(PANEL), PANEL)
     return stream.getvalue()
 
 
 @pytest.mark.usefixtures("ours")
 def test_a_panel_is_drawn_in_colour_on_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a terminal it has a frame and colours; in a file, on a dumb terminal or without rich it is plain text."""
+    """On a terminal it has a bar and colours; in a file, on a dumb terminal or without rich it is plain text."""
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     drawn = said(monkeypatch, Terminal())
     assert "\x1b[" in drawn
-    assert "\u256d" in drawn
-    assert "clip [it]" in drawn
+    assert "\u258c" in drawn
+    assert 'monitor(clip="auto")' in drawn
     assert said(monkeypatch, io.StringIO()) == f"{PANEL}\n"
     monkeypatch.setenv("TERM", "dumb")
     assert said(monkeypatch, Terminal()) == f"{PANEL}\n"
@@ -92,49 +137,40 @@ def test_a_panel_is_drawn_in_colour_on_terminals_only(monkeypatch: pytest.Monkey
 
 @pytest.mark.usefixtures("ours")
 def test_users_who_want_no_colour_get_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment variable NO_COLOR takes the colours and leaves the frame."""
+    """The environment variable NO_COLOR takes the colours and leaves the bar."""
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("NO_COLOR", "1")
     drawn = said(monkeypatch, Terminal())
     assert "\x1b[3" not in drawn
-    assert "\u256d" in drawn
+    assert "\u258c" in drawn
 
 
 def test_a_panel_is_plain_text_in_logs(caplog: pytest.LogCaptureFixture) -> None:
-    """One message of a title and a line for each heading, long ones folded under their heading, with no colours."""
-    tell_panel(PANEL)
-    (told,) = caplog.records
-    assert told.levelno == logging.ERROR
-    title, *lines = told.getMessage().splitlines()
-    assert title == "the run is exploding"
-    assert [line.split()[0] for line in lines if ":" in line[:8]] == ["What:", "Next:"]
-    assert len(lines) == 4
+    """One message of a title and a few lines for each heading, no wider than a terminal, with no colours."""
+    log(logging.ERROR, str(PANEL), PANEL)
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    title, *lines = record.getMessage().splitlines()
+    assert title == "gradexplode CRITICAL at step 41: gradient-growth"
+    assert len(lines) <= 9
     assert max(map(len, lines)) <= 100
-    assert "\x1b" not in told.getMessage()
+    assert "\x1b" not in record.getMessage()
+    assert "`" not in record.getMessage()
 
 
 def test_users_silence_us_through_logging(ours: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
     """By the logger's level, or by a handler of their own; what is only worth knowing is silent from the start."""
-    say(logging.INFO, "worth knowing")
+    log(logging.INFO, "worth knowing")
     assert capsys.readouterr().err == ""
     ours.setLevel(logging.CRITICAL)
-    tell_panel(PANEL)
+    log(logging.ERROR, str(PANEL), PANEL)
     assert capsys.readouterr().err == ""
     ours.setLevel(logging.INFO)
-    say(logging.INFO, "worth knowing")
+    log(logging.INFO, "worth knowing")
     assert "worth knowing" in capsys.readouterr().err
     ours.addHandler(logging.NullHandler())
-    tell_panel(PANEL)
+    log(logging.ERROR, str(PANEL), PANEL)
     assert capsys.readouterr().err == ""
-
-
-def test_the_rest_of_an_explosion_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    """Every further sign with its first step, and where it all began."""
-    tell_rest({"large-update": 43, "nonfinite-loss": 60}, began=41)
-    (told,) = caplog.records
-    assert len(told.getMessage().splitlines()) == 1
-    for word in ("41", "large-update (step 43)", "nonfinite-loss (step 60)"):
-        assert word in told.getMessage()
 
 
 def test_what_others_in_the_package_say_is_beside_the_bars(
@@ -144,7 +180,7 @@ def test_what_others_in_the_package_say_is_beside_the_bars(
     tqdm = pytest.importorskip("tqdm").tqdm
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    stop = listen()
+    stop = log_to_terminal()
     with tqdm(total=10, file=terminal, desc="Epoch 0", mininterval=0) as bar:
         bar.update(3)
         ours.warning("a message")
@@ -162,7 +198,7 @@ def test_a_bar_of_tqdm_is_wiped_out_first(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(sys, "stderr", terminal)
     with tqdm(total=10, file=terminal, desc="Epoch 0", mininterval=0) as bar:
         bar.update(3)
-        say(logging.WARNING, "a message")
+        log(logging.WARNING, "a message")
     before, after = terminal.getvalue().split("a message\n")
     assert before.endswith("\r")
     assert before.split("\r")[-2].strip() == ""
@@ -183,7 +219,7 @@ def test_a_live_display_of_rich_stays_whole(
         ours.addHandler(theirs)
     with live.Live("the bar", console=rich.Console(file=terminal, force_terminal=True), auto_refresh=False) as shown:
         shown.refresh()
-        say(logging.WARNING, "a message")
+        log(logging.WARNING, "a message")
         shown.refresh()
     # The display moves the cursor back over itself before a line, and draws itself again below.
     assert "\x1b[2Ka message" in terminal.getvalue()

@@ -1,4 +1,4 @@
-"""The report on a run that explodes, read back."""
+"""The files of a report, read back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,44 +15,77 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightning_gradexplode.records import Finding, Severity
-from lightning_gradexplode.report import write_report
-from tests.report.test_recorder import NAMES, filled
+from lightning_gradexplode.records import Evidence, Finding, ReportContent, Severity
+from lightning_gradexplode.report import plotly_charts, read_report, write_report, write_steps
+from tests.report import examples
 
-FILES = {"findings.jsonl", "steps.npz", "gradient_norms.png", "index.html"}
-
-
-def finding(value: float = 2.0, limit: float = 1.0, step: int = 3) -> Finding:
-    """Build a finding."""
-    return Finding(step, "gradient-growth", Severity.CRITICAL, "schicht.\u00fc", value, limit, 'says "boom"\n')
-
-
-def test_a_report_can_be_read_back(tmp_path: Path) -> None:
-    """Arrays are there by name without pickling, those of a second optimizer under names of their own."""
-    folder = tmp_path / "runs" / "gradexplode"
-    write_report(folder, [finding()], [filled(3), filled(5)])
-    with np.load(folder / "steps.npz", allow_pickle=False) as arrays:
-        assert arrays["step"].tolist() == [0, 1, 2]
-        assert arrays["step_1"].tolist() == [0, 1, 2, 3, 4]
-        assert arrays["parameter"].tolist() == arrays["parameter_1"].tolist() == list(NAMES)
-        assert arrays["parameter_grad_norm"].shape == (3, 2)
-        assert arrays["parameter_grad_norm_1"].shape == (5, 2)
-    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+FILES = {"findings.jsonl", "steps.npz", "diagnosis.json", "index.html"}
+CONTENTS = {
+    "growing": examples.growing,
+    "at once": examples.at_once,
+    "negative loss": examples.negative_loss,
+    "half precision": examples.half_precision,
+    "healthy": examples.healthy,
+}
 
 
-def strict(line: str) -> Any:
-    """Parse a line as JSON by the letter, which has no NaN."""
+def strict(text: str) -> Any:
+    """Parse JSON by the letter, which has no NaN."""
 
     def refuse(word: str) -> None:
         raise ValueError(f"{word} is not JSON")
 
-    return json.loads(line, parse_constant=refuse)
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_a_report_can_be_read_back(tmp_path: Path, name: str) -> None:
+    """Diagnosis, findings, facts, history and histograms are those that were written."""
+    content = CONTENTS[name]()
+    write_report(tmp_path, content)
+    back = read_report(tmp_path)
+    assert back.diagnosis == content.diagnosis
+    assert list(map(str, back.findings)) == list(map(str, content.findings))
+    assert back.evidence.run == content.evidence.run
+    assert back.evidence.attempts == content.evidence.attempts
+    assert back.evidence.replay == content.evidence.replay
+    for one, other in zip(back.evidence.history, content.evidence.history, strict=True):
+        np.testing.assert_array_equal(one.step, other.step)
+        np.testing.assert_array_equal(one.parameter_grad_norm, other.parameter_grad_norm)
+        assert set(one.values) == set(other.values)
+    assert [step for step, _ in back.gradients] == [step for step, _ in content.gradients]
+    assert all((a[1].counts == b[1].counts).all() for a, b in zip(back.gradients, content.gradients, strict=True))
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+
+
+def test_arrays_are_there_for_other_programs(tmp_path: Path) -> None:
+    """They are named, need no pickling, and those of a second optimizer have names of their own."""
+    write_report(tmp_path, examples.negative_loss())
+    with np.load(tmp_path / "steps.npz", allow_pickle=False) as arrays:
+        assert arrays["step"].tolist() == arrays["step_1"].tolist() == list(range(200))
+        assert arrays["parameter_grad_norm"].shape == (200, 8)
+        assert arrays["parameter_grad_norm_1"].shape == (200, 6)
+        assert arrays["parameter_1"][0] == "critic.blocks.0.layer_0.weight"
+
+
+def test_the_diagnosis_is_strict_json_with_a_version(tmp_path: Path) -> None:
+    """A program finds the version, the causes, what was done, and which run it was."""
+    write_report(tmp_path, examples.growing())
+    plain = strict((tmp_path / "diagnosis.json").read_text())
+    assert plain["version"] == 1
+    assert plain["verdict"] == "exploding"
+    assert plain["causes"][0]["kind"] == "learning-rate"
+    assert plain["run"]["id"] == "run-id-1"
+    assert len(plain["done"]) == 2
 
 
 def test_findings_are_strict_json_a_line(tmp_path: Path) -> None:
-    """Each line is one finding in JSON that any program reads, whatever its numbers and letters are."""
-    findings = [finding(), finding(math.nan, math.inf), finding(-math.inf, np.float64(math.nan))]
-    write_report(tmp_path, findings, [])
+    """Each line is one finding that any program reads, whatever its numbers and letters are."""
+    findings = (
+        Finding(3, "gradient-growth", Severity.CRITICAL, "schicht.\u00fc", 2.0, 1.0, 'the "boom"\n'),
+        Finding(3, "nonfinite-loss", Severity.CRITICAL, None, math.nan, math.inf, ""),
+    )
+    write_report(tmp_path, replace(examples.at_once(), findings=findings))
     plain = [strict(line) for line in (tmp_path / "findings.jsonl").read_text().splitlines()]
     assert plain[0] == {
         "step": 3,
@@ -60,40 +94,56 @@ def test_findings_are_strict_json_a_line(tmp_path: Path) -> None:
         "where": "schicht.\u00fc",
         "value": 2.0,
         "limit": 1.0,
-        "message": 'says "boom"\n',
+        "message": 'the "boom"\n',
     }
-    assert [(one["value"], one["limit"]) for one in plain[1:]] == [("nan", "inf"), ("-inf", "nan")]
+    assert (plain[1]["value"], plain[1]["limit"]) == ("nan", "inf")
 
 
-def test_a_report_replaces_the_one_before(tmp_path: Path) -> None:
-    """A later report in the same folder holds the later findings, and nothing else lies about."""
-    write_report(tmp_path, [finding()], [filled(2)])
-    write_report(tmp_path, [finding(), finding(step=9)], [filled(4)])
-    assert len((tmp_path / "findings.jsonl").read_text().splitlines()) == 2
-    assert len(np.load(tmp_path / "steps.npz")["step"]) == 4
+def test_a_run_that_ends_abnormally_keeps_its_steps(tmp_path: Path) -> None:
+    """Findings and steps are written without a page, and can be read back."""
+    write_steps(tmp_path / "new", examples.healthy())
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"findings.jsonl", "steps.npz"}
+    assert read_report(tmp_path / "new").diagnosis is None
+
+
+def test_a_later_report_of_the_same_run_replaces_the_files(tmp_path: Path) -> None:
+    """Nothing else is left in the folder."""
+    write_report(tmp_path, examples.at_once())
+    write_report(tmp_path, examples.growing())
+    assert len((tmp_path / "findings.jsonl").read_text().splitlines()) == 4
     assert {path.name for path in tmp_path.iterdir()} == FILES
 
 
 def test_a_failed_write_leaves_the_report_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the disk is full in the middle of a file, the older report stays whole and no temporary file is left."""
-    write_report(tmp_path, [finding()], [filled(2)])
+    write_report(tmp_path, examples.at_once())
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    write_bytes = Path.write_bytes
 
-    def fail(file: Any, **arrays: Any) -> None:
-        file.write(b"half of it")
+    def fail(path: Path, data: bytes) -> int:
+        write_bytes(path, data[:10])
         raise OSError("no space left")
 
-    monkeypatch.setattr(np, "savez_compressed", fail)
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(OSError, match="no space left"):
-        write_report(tmp_path, [finding()], [filled(4)])
+        write_report(tmp_path, examples.growing())
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
 def test_others_may_read_a_report(tmp_path: Path) -> None:
-    """A report has the mode of ordinary files, and not that of temporary ones."""
-    write_report(tmp_path, [finding()], [filled(2)])
-    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}
+    """A report has the mode of ordinary files."""
+    write_report(tmp_path, examples.at_once())
+    assert all(path.stat().st_mode & 0o400 for path in tmp_path.iterdir())
+
+
+def test_a_folder_without_a_report_is_told_apart(tmp_path: Path) -> None:
+    """The error names the folder; one of version 0.1.0 is named as such."""
+    with pytest.raises(FileNotFoundError, match="holds no report"):
+        read_report(tmp_path)
+    np.savez(tmp_path / "steps.npz", step=np.arange(3))
+    with pytest.raises(ValueError, match=r"version 0\.1\.0"):
+        read_report(tmp_path)
 
 
 class Reader(HTMLParser):
@@ -103,9 +153,11 @@ class Reader(HTMLParser):
         super().__init__()
         self.text = ""
         self.sources: list[str] = []
+        self.tags: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note what the element refers to."""
+        """Note the element, and what it refers to."""
+        self.tags.append(tag)
         self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
 
     def handle_data(self, data: str) -> None:
@@ -113,34 +165,68 @@ class Reader(HTMLParser):
         self.text += data
 
 
-def test_the_page_says_it_all_and_needs_no_other_file(tmp_path: Path) -> None:
-    """Diagnosis, findings and picture are in the page; names and messages are text, whatever letters they have."""
-    hostile = Finding(2, "large-update", Severity.WARNING, "<script>alert(1)</script>", math.nan, math.inf, "a & <b>")
-    report = write_report(tmp_path, [hostile, finding()], [filled(5)])
-    assert report.page == tmp_path / "index.html"
+HOSTILE = '<script>alert("1")</script>'
+
+
+def hostile() -> ReportContent:
+    """Return a report in which every text of a user is markup."""
+    content = examples.at_once()
+    assert content.diagnosis is not None
+    diagnosis = replace(content.diagnosis, what=HOSTILE, where=HOSTILE, remedies=(HOSTILE, f"`{HOSTILE}`"))
+    findings = (Finding(39, "own-sign", Severity.CRITICAL, HOSTILE, math.nan, math.inf, HOSTILE),)
+    (history,) = content.evidence.history
+    named = replace(history, parameters=(HOSTILE, *history.parameters[1:]))
+    evidence = replace(content.evidence, history=(named,), findings=findings)
+    return replace(content, run_name=HOSTILE, diagnosis=diagnosis, findings=findings, evidence=evidence)
+
+
+@pytest.mark.parametrize("with_plotly", [True, False])
+def test_text_of_users_is_never_markup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_plotly: bool) -> None:
+    """Names, messages and remedies are escaped, in the page and in its figures, which need nothing from elsewhere."""
+    monkeypatch.setattr(plotly_charts, "script", lambda: "" if with_plotly else None)
+    report = write_report(tmp_path, hostile())
+    assert report.page is not None
+    text = report.page.read_text()
+    assert "<script>alert" not in text
+    reader = Reader()
+    reader.feed(text)
+    assert HOSTILE in reader.text
+    assert all(source.startswith("data:") for source in reader.sources)
+
+
+def test_without_plotly_the_page_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The charts are plain SVG then, and all of them are there."""
+    monkeypatch.setattr(plotly_charts, "script", lambda: None)
+    report = write_report(tmp_path, examples.growing())
+    assert report.page is not None
     reader = Reader()
     reader.feed(report.page.read_text())
-    for word in ("<script>alert(1)</script>", "a & <b>", "gradient-growth", 'says "boom"', "What to do", "Since"):
-        assert word in reader.text
-    assert [source.partition(",")[0] for source in reader.sources] == ["data:image/png;base64"]
-    assert "<script" not in report.page.read_text()
+    assert 'pip install "lightning-gradexplode[report]"' in reader.text
+    assert reader.tags.count("svg") == 4
+    assert report.page.stat().st_size < 200_000
 
 
-def test_what_is_given_to_publishers(tmp_path: Path) -> None:
+def test_a_page_is_smaller_than_six_megabytes(tmp_path: Path) -> None:
+    """With plotly's script and a network of a thousand parameters."""
+    report = write_report(tmp_path, examples.growing(1000))
+    assert report.page is not None
+    assert report.page.stat().st_size < 6_000_000
+
+
+def test_what_is_given_to_loggers(tmp_path: Path) -> None:
     """The record of a report has its step and folder, the diagnosis, and a picture that any reader can open."""
-    report = write_report(tmp_path, [finding(step=3)], [filled(5)])
-    assert (report.step, report.folder) == (3, tmp_path)
+    report = write_report(tmp_path, examples.growing())
+    assert (report.step, report.folder) == (119, tmp_path)
     assert "**Where:**" in report.diagnosis
     picture = Image.open(io.BytesIO(report.picture))
     picture.load()
-    assert (tmp_path / "gradient_norms.png").read_bytes() == report.picture
     assert picture.width > 100
 
 
-@pytest.mark.parametrize("steps", [0, 1, 600])
-def test_reports_of_any_length(tmp_path: Path, steps: int) -> None:
-    """A run that explodes before anything was recorded, or at its first step, has a page too."""
-    report = write_report(tmp_path, [finding()], [filled(steps)])
-    assert bool(report.picture) is (steps > 0)
+def test_a_report_of_nothing(tmp_path: Path) -> None:
+    """A run that ends before anything was recorded has a page too."""
+    content = ReportContent("empty", "id", examples.WRITTEN, Evidence(0, 0))
+    report = write_report(tmp_path, content)
     assert report.page is not None
-    assert "gradient-growth" in report.page.read_text()
+    assert "No sign of exploding gradients" in report.page.read_text()
+    assert report.picture == b""

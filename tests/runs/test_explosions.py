@@ -196,7 +196,7 @@ def test_report_in_a_folder_of_ones_own(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "reports").iterdir()} == {
         "findings.jsonl",
         "steps.npz",
-        "gradient_norms.png",
+        "diagnosis.json",
         "index.html",
     }
 

@@ -1,0 +1,110 @@
+"""An incident in a few lines of the terminal."""
+
+from __future__ import annotations
+
+import io
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from lightning_gradexplode.records import Attempt, Cause, Diagnosis, Finding, Report
+from lightning_gradexplode.records.summary import cause_title, done, place, remedies, since, title
+from lightning_gradexplode.records.text import plain_text
+
+WIDTH = 100
+"""Columns that a panel takes at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Sentences under headings, each in at most so many lines.
+
+    Args:
+        title: The first line.
+        sections: Heading, text and largest number of lines of each section.
+    """
+
+    title: str
+    sections: tuple[tuple[str, str, int], ...]
+
+    def __str__(self) -> str:
+        return "\n".join([self.title, *(f"  {heading} {line}" for heading, line in self.lines(WIDTH - 2))])
+
+    def lines(self, width: int) -> Iterator[tuple[str, str]]:
+        """Return the lines below the title: the heading, padded or blank, and the text.
+
+        Args:
+            width: Columns of a line.
+        """
+        indent = max((len(heading) for heading, _, _ in self.sections), default=0) + 1
+        for heading, text, most in self.sections:
+            wrapped = textwrap.wrap(
+                text,
+                width=max(width - indent - 1, 20),
+                max_lines=most,
+                placeholder=" \u2026",
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+            for index, line in enumerate(wrapped):
+                yield f"{heading + ':' if index == 0 else '':{indent}}", line
+
+    def drawn(self, columns: int) -> str | None:
+        """Return the panel with colors and a bar on its left; None where ``rich`` is not installed.
+
+        Args:
+            columns: Columns of the terminal.
+        """
+        try:
+            from rich.console import Console
+            from rich.text import Text
+        except ImportError:
+            return None
+        text = Text.assemble(("\u258c ", "red"), (self.title, "bold red"))
+        for heading, line in self.lines(min(columns, WIDTH) - 2):
+            text.append_text(Text.assemble(("\n\u258c ", "red"), (heading, "bold"), " ", line))
+        file = io.StringIO()
+        Console(file=file, force_terminal=True, width=columns).print(text, soft_wrap=True, highlight=False)
+        return file.getvalue()
+
+
+def incident_panel(
+    diagnosis: Diagnosis,
+    findings: Sequence[Finding],
+    attempts: Sequence[Attempt] = (),
+    responses: Sequence[str] = (),
+    report: Report | None = None,
+) -> Panel:
+    """Return the panel of an incident: what, why, what to do, where, what was done, and the report.
+
+    Args:
+        diagnosis: Its diagnosis.
+        findings: Its findings.
+        attempts: What the responses did about it.
+        responses: Names of the responses that act.
+        report: The report that was written, None if none was.
+    """
+    sections = [
+        ("What", diagnosis.what, 2),
+        ("Why", _why(diagnosis.causes), 2),
+        ("Do", " ".join(remedies(diagnosis)), 2),
+        ("Where", f"{place(diagnosis)}; since {since(diagnosis, findings)}", 1),
+        ("Done", done(attempts, responses), 1),
+        ("Report", str(report.page or report.folder) if report else "", 1),
+    ]
+    kept = tuple((heading, _one_line(text), most) for heading, text, most in sections if text)
+    return Panel(f"gradexplode {plain_text(title(diagnosis, findings))}", kept)
+
+
+def _why(causes: Sequence[Cause]) -> str:
+    if not causes:
+        return ""
+    first, *others = causes
+    evidence = f": {first.evidence[0]}" if first.evidence else ""
+    return " or ".join([f"{cause_title(first)}{evidence}", *(cause_title(other) for other in others)])
+
+
+def _one_line(text: str) -> str:
+    """Return markdown as plain text in one line: code without its backticks."""
+    return " ".join(plain_text(re.sub(r"```\w*\n?|`", "", text)).split())

@@ -1,0 +1,121 @@
+"""The charts of a report as data."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_gradexplode.measure.histograms import measure_histogram
+from lightning_gradexplode.records import Activation, Histogram, Replay, ReportContent
+from lightning_gradexplode.report import plotly_charts
+from lightning_gradexplode.report.charts import gradient_spread, layer_gains, time_chart
+from lightning_gradexplode.report.rows import rows
+from tests.report import examples
+
+plotly = pytest.importorskip("plotly.graph_objects")
+
+COLOR = re.compile(r'"var\(--[a-z0-9-]+\)"')
+
+
+def figures(content: ReportContent) -> list[dict[str, Any]]:
+    """Return every figure of a content."""
+    where = content.diagnosis.where if content.diagnosis else None
+    found = []
+    for history in content.evidence.history:
+        chart = time_chart(history, content)
+        assert chart is not None
+        table = rows(history, content.evidence, where)
+        found.append(plotly_charts.time_figure(chart))
+        found.append(plotly_charts.heatmap_figure(history.step.tolist(), table, chart.marks, chart.view))
+    if content.gradients:
+        found.append(plotly_charts.spread_figure([gradient_spread(*one) for one in content.gradients]))
+        found.append(plotly_charts.gain_figure(layer_gains(content)))
+    return found
+
+
+@pytest.mark.parametrize(
+    "content",
+    [examples.growing(), examples.at_once(), examples.negative_loss(), examples.half_precision(), examples.healthy()],
+    ids=lambda content: content.run_name,
+)
+def test_plotly_knows_everything_in_the_figures(content: ReportContent) -> None:
+    """Its own classes refuse unknown names and values; the page's colors are replaced by one of plotly's."""
+    for figure in figures(content):
+        text = json.dumps(figure, allow_nan=False)
+        plotly.Figure(json.loads(COLOR.sub('"#123456"', text)))
+
+
+def test_a_negative_loss_is_in_the_chart() -> None:
+    """Every finite loss has a place on its axis, whatever its sign."""
+    content = examples.negative_loss()
+    chart = time_chart(content.evidence.history[0], content)
+    assert chart is not None
+    loss = chart.panels[0]
+    assert loss.title == "Loss"
+    assert np.isfinite(loss.axis.positions(loss.lines[0].values)).all()
+
+
+def test_an_explosion_of_one_step_fills_the_chart() -> None:
+    """The steps before it are shown, and the step whose loss is NaN is marked in the panels."""
+    content = examples.at_once()
+    chart = time_chart(content.evidence.history[0], content)
+    assert chart is not None
+    assert chart.view == (9, 39)
+    assert [panel.nonfinite.tolist() for panel in chart.panels[:2]] == [[39], [39]]
+    assert {mark.kind for mark in chart.marks} == {"since", "critical", "finding"}
+
+
+def test_all_panels_of_a_run_have_one_time_axis() -> None:
+    """Loss, norms with the clip value, update ratio, learning rate and scale are below each other."""
+    content = examples.half_precision()
+    chart = time_chart(content.evidence.history[0], content)
+    assert chart is not None
+    titles = [panel.title for panel in chart.panels]
+    assert titles == ["Loss", "Gradient norm", "Update ratio", "Learning rate", "Loss scale"]
+    figure = plotly_charts.time_figure(chart)
+    assert [key for key in figure["layout"] if key.startswith("xaxis")] == ["xaxis"]
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e23])
+def test_a_distribution_counts_every_element_once(scale: float) -> None:
+    """Shares, zeros and non-finite elements add up to one, and the middle is where it is."""
+    values = torch.randn(5000, generator=torch.Generator().manual_seed(0)) * scale
+    values[:100] = 0.0
+    values[100] = math.nan
+    spread = gradient_spread(3, measure_histogram(values))
+    assert spread.shares.sum() + spread.zero + spread.nonfinite / 5000 == pytest.approx(1.0)
+    assert spread.zero == pytest.approx(100 / 5000)
+    middle = float((spread.logs * spread.shares).sum() / spread.shares.sum())
+    truth = values[101:].abs().log10().mean().item()
+    assert middle == pytest.approx(truth, abs=0.05)
+
+
+def test_the_distribution_of_nothing_is_empty() -> None:
+    """A tensor without elements, or with nothing but zeros, raises no error."""
+    assert len(gradient_spread(0, Histogram.merged(())).logs) == 0
+    assert gradient_spread(0, measure_histogram(torch.zeros(5))).zero == 1.0
+
+
+def test_gains_come_from_the_replay_where_modules_were_not_measured() -> None:
+    """The factor at a layer is the gradient at the layer before over the one at its own output."""
+    layers = (("a", 8.0), ("b", 2.0), ("c", 1.0))
+    activations = tuple(Activation(name, "Linear", 1.0, 1.0, gradient_norm=norm) for name, norm in layers)
+    content = examples.at_once()
+    evidence = replace(content.evidence, replay=Replay("finite", activations=activations))
+    gains = layer_gains(replace(content, evidence=evidence))
+    assert gains == [("b", 4.0), ("c", 2.0)]
+
+
+def test_of_many_layers_the_strongest_gains_are_kept() -> None:
+    """However many modules there are, the chart has few bars, and the largest gain is one of them."""
+    content = examples.growing(1000)
+    gains = layer_gains(content)
+    assert len(gains) <= 60
+    assert max(gain for _, gain in gains) == 6.0

@@ -1,0 +1,80 @@
+"""The rows of the heat map."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lightning_gradexplode.records import Evidence, History, ModuleFacts, ParameterFacts, Replay, RunFacts
+from lightning_gradexplode.report.rows import label, rows
+from tests.report import examples
+
+
+def history_of(names: list[str], norms: list[float]) -> History:
+    """Return one step with a norm for each parameter."""
+    return History(np.array([7]), {}, tuple(names), np.array([norms], dtype=np.float32))
+
+
+def evidence_of(names: list[str], executed: tuple[str, ...] = ()) -> Evidence:
+    """Return evidence of parameters, and of the order in which their modules were executed."""
+    parameters = tuple(ParameterFacts(name, (1,), module=name.rpartition(".")[0]) for name in names)
+    modules = tuple(ModuleFacts(name, "Linear") for name in executed)
+    return Evidence(7, 7, run=RunFacts(modules, bool(executed), parameters))
+
+
+def test_rows_are_in_the_order_of_execution() -> None:
+    """A parameter that is registered first but used last is the last row."""
+    names = ["scale", "head.weight", "body.weight", "body.bias"]
+    found = rows(history_of(names, [1.0, 2.0, 3.0, 4.0]), evidence_of(names, ("body", "head", "")), None)
+    assert found.names == ("body.weight", "body.bias", "head.weight", "scale")
+    assert found.norms[:, 0].tolist() == [3.0, 4.0, 2.0, 1.0]
+    assert found.is_executed
+
+
+def test_the_replay_knows_the_order_of_execution() -> None:
+    """Where the run's facts do not know it; without both the order is that of registration."""
+    names = ["b.weight", "a.weight"]
+    evidence = Evidence(7, 7, replay=Replay("finite", execution_order=("a", "b")))
+    assert rows(history_of(names, [1.0, 2.0]), evidence, None).names == ("a.weight", "b.weight")
+    unknown = rows(history_of(names, [1.0, 2.0]), Evidence(7, 7), None)
+    assert unknown.names == tuple(names)
+    assert not unknown.is_executed
+
+
+@pytest.mark.parametrize("count", [5, 75, 1000])
+def test_the_culprit_has_a_row_of_its_own(count: int) -> None:
+    """However many parameters there are, its row is marked and holds its norms and no others."""
+    names = list(examples.names_of(count))
+    random = np.random.default_rng(0)
+    norms = random.uniform(0, 1, count).tolist()
+    culprit = names[2 * count // 3]
+    found = rows(history_of(names, norms), evidence_of(names), culprit)
+    assert found.culprit is not None
+    assert found.names[found.culprit] == culprit
+    assert found.norms[found.culprit, 0] == pytest.approx(norms[names.index(culprit)])
+    assert len(found.names) <= 122
+    assert len(set(found.names)) == len(found.names)
+    assert np.sqrt(np.square(found.norms).sum()) == pytest.approx(np.linalg.norm(norms))
+
+
+def test_a_network_of_48_blocks_has_more_than_a_few_rows() -> None:
+    """Neighbours are put together, not the whole trunk."""
+    names = [f"trunk.h.{block}.{layer}.{kind}" for block in range(48) for layer in "abcdef" for kind in ("w", "b")]
+    found = rows(history_of(names, [1.0] * len(names)), evidence_of(names), None)
+    assert 80 <= len(found.names) <= 120
+
+
+def test_a_module_marks_its_first_parameter() -> None:
+    """A place that names a module, or nothing that is in the network."""
+    names = ["a.weight", "b.0.weight", "b.0.bias"]
+    history, evidence = history_of(names, [1.0, 2.0, 3.0]), evidence_of(names)
+    assert rows(history, evidence, "b").culprit == 1
+    assert rows(history, evidence, "batch field image").culprit is None
+    assert rows(history, evidence, None).culprit is None
+
+
+def test_labels_keep_the_end_of_a_name() -> None:
+    """What differs between neighbours is at the end of their names."""
+    assert label("a.weight", 20) == "a.weight"
+    assert label("trunk.h.12.attention.weight", 16) == "\u2026ttention.weight"
+    assert label("h.0 to 3 (12 parameters)", 20) == "h.0 to 3"
