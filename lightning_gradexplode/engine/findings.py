@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from lightning_gradexplode.diagnose import advice_for
-from lightning_gradexplode.diagnose.diagnosis import diagnose
+from lightning_gradexplode.diagnose import advice_for, diagnose
 from lightning_gradexplode.engine.incidents import IncidentTracker
 from lightning_gradexplode.loggers import LoggerCollection
-from lightning_gradexplode.loggers.console import Panel, listen, say, tell, tell_panel, tell_rest
-from lightning_gradexplode.records import Finding, Report, Severity
-from lightning_gradexplode.report import Recorder, write_report
+from lightning_gradexplode.loggers.console import Console, log, log_to_terminal
+from lightning_gradexplode.records import Diagnosis, Evidence, Finding, Report, ReportContent, Severity
+from lightning_gradexplode.report import Recorder, ReportFolder, write_report
 
 MOST_FINDINGS = 1000
 """Number of findings that are kept; the oldest are dropped."""
@@ -39,13 +40,14 @@ class FindingLog:
         self.findings: list[Finding] = []
         self.incidents = IncidentTracker()
         self._loggers = loggers
-        self._folder = folder
+        self._run_id = uuid.uuid4().hex
+        self._folder = None if folder is None else ReportFolder(folder, self._run_id)
+        self._console = Console()
         self._is_main_process = is_main_process
         self._responses = responses
-        self._unpublished: Finding | None = None
+        self._has_panel = True
         self._has_news = False
-        self._further_signs: dict[str, int] = {}
-        self._stop_listening = listen() if is_main_process else None
+        self._stop_listening = log_to_terminal() if is_main_process else None
 
     def add(self, findings: Sequence[Finding]) -> list[Finding]:
         """Keep and log a step's findings; the panel of a CRITICAL one follows with `publish`.
@@ -59,7 +61,7 @@ class FindingLog:
         del self.findings[:-MOST_FINDINGS]
         if self._is_main_process and news:
             if began is None or self.incidents.began != began:
-                self._log_further_signs()
+                self._console.end_incident()
                 severity = 0
             for finding in news:
                 self._log(finding, severity)
@@ -74,25 +76,20 @@ class FindingLog:
         if not self._is_main_process or not self._has_news:
             return
         self._has_news = False
-        report = self._write(recorders)
-        if self._unpublished is not None:
-            critical, self._unpublished = self._unpublished, None
-            tell_panel(self._panel(critical, recorders, report))
+        diagnosis, evidence = self._diagnose(recorders)
+        report = self._write(diagnosis, evidence)
+        if not self._has_panel:
+            self._has_panel = True
+            self._console.incident(diagnosis, evidence.findings, (), self._responses, report)
         if report is not None:
             self._loggers.report(report)
 
     def close(self) -> None:
         """Log what has not been logged yet."""
-        self._log_further_signs()
+        self._console.end_incident()
         if self._stop_listening is not None:
             self._stop_listening()
             self._stop_listening = None
-
-    def _log_further_signs(self) -> None:
-        """Log, in one line, the other signs of an incident."""
-        if self._further_signs:
-            tell_rest(self._further_signs, min(self._further_signs.values()))
-            self._further_signs = {}
 
     def _log(self, finding: Finding, severity: int) -> None:
         """Log a finding.
@@ -104,34 +101,33 @@ class FindingLog:
         advice = advice_for(finding)
         self._loggers.finding(finding, advice, begins_incident=Severity.WARNING <= finding.severity > severity)
         self._has_news |= finding.severity is Severity.CRITICAL
-        if finding.severity >= Severity.WARNING and severity >= Severity.CRITICAL:
-            self._further_signs.setdefault(finding.sign, finding.step)
-        elif finding.severity < Severity.CRITICAL:
-            tell(finding, advice)
-        else:
-            self._unpublished = finding
+        if finding.severity is Severity.CRITICAL and severity < Severity.CRITICAL:
+            self._has_panel = False
+        self._console.finding(finding, advice)
 
-    def _write(self, recorders: Sequence[Recorder]) -> Report | None:
+    def _diagnose(self, recorders: Sequence[Recorder]) -> tuple[Diagnosis, Evidence]:
+        began = self.incidents.began
+        findings = tuple(one for one in self.findings if began is None or one.step >= began)
+        evidence = Evidence(
+            step=findings[0].step,
+            now=findings[-1].step,
+            findings=findings,
+            history=tuple(one.history() for one in recorders),
+            first=tuple(one.first() for one in recorders),
+        )
+        return diagnose(evidence), evidence
+
+    def _write(self, diagnosis: Diagnosis, evidence: Evidence) -> Report | None:
         if self._folder is None:
             return None
         try:
-            return write_report(self._folder, self.findings, recorders)
+            now = datetime.now(timezone.utc).isoformat()
+            content = ReportContent("run", self._run_id, now, evidence, diagnosis, tuple(self.findings))
+            return write_report(self._folder.claim(), content)
         except Exception as error:  # a failed report must not cost the monitor, let alone the run
             kind = type(error).__name__
-            say(logging.WARNING, f"gradexplode: the report could not be written to {self._folder}: {kind}: {error}")
+            log(logging.WARNING, f"gradexplode: the report could not be written: {kind}: {error}")
             return None
-
-    def _panel(self, critical: Finding, recorders: Sequence[Recorder], report: Report | None) -> Panel:
-        responses = ", ".join(self._responses)
-        diagnosis = diagnose(self.findings, recorders)
-        sentences = [
-            *diagnosis.sentences,
-            ("Done", f"on_explosion responds: {responses}" if responses else "nothing but this (on_explosion='warn')"),
-            ("Next", " ".join(diagnosis.remedies[:2])),
-        ]
-        if report is not None:
-            sentences.append(("Report", str(report.page or report.folder)))
-        return Panel(f"gradexplode CRITICAL at step {critical.step}: {critical.sign}", tuple(sentences))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the findings and the current incident in plain values."""

@@ -46,11 +46,14 @@ class Console:
         A critical finding is left to the panel. What belongs to an incident that was logged already, and each further
         finding of the same sign, is counted.
         """
+        if finding.severity is Severity.CRITICAL and not self._has_panel:
+            self._start(has_panel=True)
+            return
         is_counted = self._has_panel or self._signs[finding.sign] > 0
         self._signs[finding.sign] += 1
         if is_counted:
             self._first_steps.setdefault(finding.sign, finding.step)
-        elif finding.severity < Severity.CRITICAL and (number := self._due(f"{finding.sign} {finding.severity}")):
+        elif number := self._due(f"{finding.sign} {finding.severity}"):
             log(_LEVELS[finding.severity], f"gradexplode {finding}{f' -> {advice}' if advice else ''}{number.rstrip()}")
 
     def incident(
@@ -67,7 +70,6 @@ class Console:
         """
         finding = headline(findings)
         number = self._due(finding.sign if finding else "")
-        self._start(has_panel=True)
         if number:
             panel = incident_panel(diagnosis, findings, attempts, responses, report)
             panel = replace(panel, title=panel.title + number.rstrip())

@@ -86,6 +86,7 @@ def test_a_run_of_many_incidents_logs_few_of_them(caplog: pytest.LogCaptureFixtu
     console = Console()
     for _ in range(1000):
         console.finding(finding(Severity.WARNING))
+        console.finding(finding())
         console.incident(DIAGNOSIS, [finding()])
         console.finding(finding())
         console.end_incident()
