@@ -24,7 +24,7 @@ from lightning_gradexplode.hosts.lightning import (
     hidden_gradients,
     runs_in_a_started_process,
 )
-from lightning_gradexplode.records import Finding, Severity, StepRecord
+from lightning_gradexplode.records import Diagnosis, Finding, Severity, StepRecord
 from lightning_gradexplode.respond import Response
 
 logger = logging.getLogger("lightning_gradexplode")
@@ -119,6 +119,7 @@ class GradientExplosionMonitor(Callback):
         self._findings: list[Finding] = []
         self._last: StepRecord | None = None
         self._failed = False
+        self._diagnosis: Diagnosis | None = None
         self._state: dict[str, Any] = {}
         self._state_stage: str | None = None
         self._stage: str | None = None
@@ -151,6 +152,13 @@ class GradientExplosionMonitor(Callback):
         """What was measured of the last optimizer step."""
         return self._last if self._run is None else self._run.last
 
+    def diagnosis(self) -> Diagnosis | None:
+        """Return the diagnosis of the latest incident of this run, None if there was none.
+
+        It says what happened, where and since when, its likely causes with their evidence, and what to do.
+        """
+        return self._diagnosis if self._run is None else self._run.diagnosis()
+
     # Lightning's hooks, in the order of a fit.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -161,7 +169,7 @@ class GradientExplosionMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to monitor a fit."""
-        self._run, self._failed = None, False
+        self._run, self._failed, self._diagnosis = None, False, None
         hidden = hidden_gradients(trainer)
         if hidden is not None:
             logger.warning("gradexplode: the monitor is off for this run, it logs and clips nothing: %s", hidden)
@@ -244,6 +252,7 @@ class GradientExplosionMonitor(Callback):
         run, self._run = self._run, None
         if run is None:
             return
+        self._diagnosis = run.diagnosis()
         run.close()
         self._findings, self._last, self._failed = run.findings, run.last, run.failed
         try:

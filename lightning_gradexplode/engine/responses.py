@@ -14,7 +14,7 @@ from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.state import load_parts, save_parts
 from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.hosts.base import TrainingLoop
-from lightning_gradexplode.records import Finding, Severity, StepRecord
+from lightning_gradexplode.records import Attempt, Finding, Severity, StepRecord
 from lightning_gradexplode.respond import Response, ResponseChain, ResponseContext
 
 
@@ -39,6 +39,11 @@ class ResponseRunner:
     def start(self) -> None:
         """Begin a fit."""
         self._chain.started(ResponseContext(self._loop, memory=self._memory, last_step=self._loop.step - 1))
+
+    @property
+    def attempts(self) -> Sequence[Attempt]:
+        """What the responses did, oldest first."""
+        return self._chain.log.attempts
 
     @property
     def adds_gradients(self) -> bool:

@@ -23,6 +23,7 @@ from lightning_gradexplode.distributed.exchange import StepExchange
 from lightning_gradexplode.engine.accumulation import AccumulationWindow
 from lightning_gradexplode.engine.clipping import GradientClipper
 from lightning_gradexplode.engine.deferred_steps import DeferredSteps
+from lightning_gradexplode.engine.evidence import EvidenceCollector
 from lightning_gradexplode.engine.findings import FindingLog
 from lightning_gradexplode.engine.optimizers import OptimizerList
 from lightning_gradexplode.engine.responses import ResponseRunner
@@ -33,7 +34,7 @@ from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.loggers import LoggerCollection
 from lightning_gradexplode.measure.module_gradients import ModuleGradientProbe
 from lightning_gradexplode.measure.reading import read
-from lightning_gradexplode.records import Finding, Severity, StepRecord
+from lightning_gradexplode.records import Diagnosis, Finding, Severity, StepRecord
 from lightning_gradexplode.respond import ExplosionError
 
 logger = logging.getLogger("lightning_gradexplode")
@@ -92,6 +93,7 @@ class TrainingRun:
         loggers = loop.loggers if loop.is_main_process else []
         self._loggers = LoggerCollection(loggers, len(self._optimizers.states) > 1, arguments.alert_level)
         folder, names = loop.report_folder(arguments.report), [type(one).__name__ for one in acting]
+        self._evidence = EvidenceCollector(loop, arguments, self._optimizers.states)
         self._log = FindingLog(self._loggers, folder, loop.is_main_process, names)
         self._module_gradients = ModuleGradientProbe(loop.module, loop.process_group)
         self._module_gradients_due = False
@@ -108,6 +110,10 @@ class TrainingRun:
         """What was found, oldest first."""
         return self._log.findings
 
+    def diagnosis(self) -> Diagnosis | None:
+        """Return the diagnosis of the latest incident, None if there was none."""
+        return self._evidence.diagnosis(self._responses.attempts)
+
     # What a training loop calls, in the order of a batch.
 
     @never_fatal
@@ -116,6 +122,7 @@ class TrainingRun:
         self._batch_idx = batch_idx
         self._optimizers.refresh()
         self._module_gradients_due = self._schedule.module_gradients_due(self._loop.step, self._optimizers.are_new)
+        self._evidence.batch_started(batch, batch_idx, self._schedule.scalars_due(self._loop.step))
         if self._module_gradients_due and (not self._loop.is_automatic or self._loop.completes_step(batch_idx)):
             self._module_gradients.attach(self._loop.loss_scale()[0])
 
@@ -213,6 +220,7 @@ class TrainingRun:
             step.measure_clipped(self._clipper.changes_gradients(step))
             step.measure_weights()
             step.set(update_taken=True)
+            self._evidence.updated(step)
             if step.phase is not Phase.COLLECTING:
                 step.phase = Phase.STEPPED
         self._close_open()
@@ -239,6 +247,7 @@ class TrainingRun:
             else:
                 records.append(self._finish(step))
         self._responses.batch_ended(records)
+        self._evidence.release()
         if self._loop.is_last_batch:
             self._flush()
 
@@ -306,6 +315,7 @@ class TrainingRun:
             backward_passes=reading.backward_passes,
             update_taken=False,
         )
+        step.inputs = self._evidence.take_inputs()
         if state.policy is None:
             self._clipper.set_threshold(step, EMPTY)
         return step
@@ -334,6 +344,8 @@ class TrainingRun:
     def _decide(self, step: Step, before_update: bool = True) -> None:
         """Detect what a step's loss and gradients show, and decide clip value and response."""
         findings = self._detect(step)
+        if findings:
+            self._evidence.add(step, findings, self._log.incidents.began, before_update)
         self._responses.respond(step, findings, before_update)
         step.phase = Phase.DECIDED
 
@@ -372,13 +384,15 @@ class TrainingRun:
         self._log_failures(step)
         if findings:
             self._add_findings(step, findings)
+            self._evidence.add(step, findings, self._log.incidents.began, before_update=False)
             self._responses.respond(step, findings, before_update=False)
         record = self._freeze(step)
         self._publish()
         return record
 
     def _freeze(self, step: Step) -> StepRecord:
-        step.phase = Phase.FINISHED
+        step.phase, step.inputs = Phase.FINISHED, None
+        self._evidence.finished(step)
         record = self.last = step.record()
         step.state.recorder.add(record)
         metrics = {"gradexplode/grad_norm": record.grad_norm, "gradexplode/update_ratio": record.update_ratio}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -19,6 +19,9 @@ from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.measure.sample import WeightSample
 from lightning_gradexplode.measure.weights import WeightCopy
 from lightning_gradexplode.records import Finding, FloatArray, Histogram, Norms, StepRecord
+
+if TYPE_CHECKING:
+    from lightning_gradexplode.engine.evidence import StepInputs
 
 
 class Phase(Enum):
@@ -52,6 +55,7 @@ class Step:
         scale: The factor that the gradients in memory are multiplied by.
         evaluations: Number of times that gradients were computed within the step.
         gradients_intact: Whether the gradients in memory are those that were measured.
+        inputs: What is needed to compute it again, None where it cannot be.
         decided_late: Whether the optimizer had stepped before the numbers were read.
     """
 
@@ -74,6 +78,7 @@ class Step:
         self.evaluations = 1
         self.gradients_intact = True
         self.decided_late = False
+        self.inputs: StepInputs | None = None
         self._values = {**values, "parameters": parameters.names}
         self._per_parameter: dict[str, FloatArray] = {}
         self._histograms: dict[str, Mapping[str, Histogram]] = {}
@@ -134,6 +139,12 @@ class Step:
         """The clip algorithm in force, None without clipping."""
         algorithm: str | None = self._values.get("clip_algorithm")
         return algorithm
+
+    @property
+    def nonfinite_weights(self) -> int | None:
+        """Number of parameters that are not finite after the update, None if not measured."""
+        count: int | None = self._values.get("nonfinite_weights")
+        return count
 
     @property
     def grad_norm_each(self) -> FloatArray:

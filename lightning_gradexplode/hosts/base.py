@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -224,10 +225,20 @@ class TrainingLoop(ABC):
     def block_checkpoints(self) -> None:
         """Prevent the loop's own checkpoint callbacks from saving until the next optimizer step."""
 
-    def computes_loss(self) -> bool:
-        """Return whether `replay_loss` works."""
+    @property
+    def data_loader(self) -> Any:
+        """The data loader that batches come from, None if unknown."""
+        return None
+
+    @property
+    def can_replay(self) -> bool:
+        """Whether `replay_loss` works."""
         return False
 
-    def replay_loss(self, copy: nn.Module, batch: Any, batch_idx: int) -> Any:
+    def replay_loss(self, copy: Any, batch: Any, batch_idx: int) -> Any:
         """Compute the loss of a batch with a copy of the module, as the loop did with the module itself."""
         raise NotImplementedError
+
+    def replay_context(self) -> AbstractContextManager[Any]:
+        """Return the context that the loss is computed in, such as autocast."""
+        return nullcontext()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -324,14 +324,24 @@ class LightningLoop(TrainingLoop):
             if hasattr(callback, "_last_global_step_saved"):
                 callback._last_global_step_saved = self.trainer.global_step
 
-    def computes_loss(self) -> bool:
-        """Return whether ``training_step`` can be called with a batch: not where it takes an iterator."""
+    @property
+    def data_loader(self) -> Any:
+        """The training data loader."""
+        return self.trainer.train_dataloader
+
+    @property
+    def can_replay(self) -> bool:
+        """Whether ``training_step`` can be called with a batch: not where it takes an iterator."""
         return not _takes_iterator(self._module)
 
     def replay_loss(self, copy: Any, batch: Any, batch_idx: int) -> Any:
-        """Call the copy's ``training_step``, with the trainer's precision context."""
-        with self.trainer.precision_plugin.train_step_context():
-            return copy.training_step(*_step_arguments(copy, batch, batch_idx))
+        """Call the copy's ``training_step``."""
+        return copy.training_step(*_step_arguments(copy, batch, batch_idx))
+
+    def replay_context(self) -> AbstractContextManager[Any]:
+        """Return the precision plugin's context of a training step."""
+        context: AbstractContextManager[Any] = self.trainer.precision_plugin.train_step_context()
+        return context
 
 
 def _logged(results: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
