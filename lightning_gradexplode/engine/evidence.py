@@ -1,4 +1,4 @@
-"""The evidence of incidents: what is known of the run, of the batch and, from a replay of the step, of its operations."""
+"""The evidence of incidents: what is known of the run, of the batch and, from a replay, of the step's operations."""
 
 from __future__ import annotations
 
@@ -151,11 +151,11 @@ class EvidenceCollector:
     # Called at a step with findings.
 
     def add(self, step: Step, findings: Sequence[Finding], onset: int | None, before_update: bool) -> None:
-        """Collect the evidence of a step with findings.
+        """Collect the evidence of a step with findings that are new to their incident.
 
         Args:
             step: The step.
-            findings: Its findings.
+            findings: Those findings.
             onset: The step at which the incident began, None outside of an incident.
             before_update: Whether the optimizer has not stepped yet.
         """
@@ -167,7 +167,7 @@ class EvidenceCollector:
             self._onset, self._findings = onset, []
             self._batch = self._replay = self._experiments = None
             self._update_is_harmless = False
-        self._findings = [*self._findings, *serious][-200:]
+        self._findings += serious
         self._now = step.number
         critical = any(finding.severity is Severity.CRITICAL for finding in serious)
         nonfinite = any(finding.sign in NONFINITE_SIGNS for finding in serious)
@@ -247,7 +247,7 @@ class EvidenceCollector:
         replay_step_, record = self._replay_step, step.record()
         if replay_step_ is None or self._replay is None or self._replay.status in ("not-possible", "not-reproduced"):
             return
-        first = self._states[record.optimizer].recorder.first().values.get("grad_norm", ())
+        first: Any = self._states[record.optimizer].recorder.first().values.get("grad_norm", ())
         outliers = {row for field in (self._batch.fields if self._batch else ()) for row in field.outlier_rows}
         self._experiments = self._attempt(
             "the experiments",

@@ -343,13 +343,12 @@ class TrainingRun:
 
     def _decide(self, step: Step, before_update: bool = True) -> None:
         """Detect what a step's loss and gradients show, and decide clip value and response."""
-        findings = self._detect(step)
-        if findings:
-            self._evidence.add(step, findings, self._log.incidents.began, before_update)
+        findings = self._detect(step, before_update)
         self._responses.respond(step, findings, before_update)
         step.phase = Phase.DECIDED
 
-    def _detect(self, step: Step) -> Sequence[Finding]:
+    def _detect(self, step: Step, before_update: bool) -> Sequence[Finding]:
+        """Detect what a step's loss and gradients show, and determine its clip value."""
         detectors = step.state.detectors
         by_value = self._clipper.algorithm(step.state) == "value"
         if detectors.wants_start:
@@ -359,8 +358,9 @@ class TrainingRun:
         findings = detectors.begin(record)
         self._log_failures(step)
         if findings:
-            self._add_findings(step, findings)
+            news = self._add_findings(step, findings)
             step.measure_gradients(by_value)  # after a finding everything is due
+            self._evidence.add(step, news, self._log.incidents.began, before_update)
         step.measure_gradient_histograms()
         if step.state.policy is not None:
             self._clipper.set_threshold(step, step.record() if findings else record)
@@ -383,8 +383,7 @@ class TrainingRun:
         findings = step.state.detectors.proceed(step.record(), step.decided_late)
         self._log_failures(step)
         if findings:
-            self._add_findings(step, findings)
-            self._evidence.add(step, findings, self._log.incidents.began, before_update=False)
+            self._evidence.add(step, self._add_findings(step, findings), self._log.incidents.began, before_update=False)
             self._responses.respond(step, findings, before_update=False)
         record = self._freeze(step)
         self._publish()
@@ -408,14 +407,19 @@ class TrainingRun:
     def _publish(self) -> None:
         self._log.publish([state.recorder for state in self._optimizers.states])
 
-    def _add_findings(self, step: Step, findings: Sequence[Finding]) -> None:
-        """Keep and log a step's findings, and make everything due where one of them is new."""
+    def _add_findings(self, step: Step, findings: Sequence[Finding]) -> Sequence[Finding]:
+        """Keep and log a step's findings, and make everything due where one of them is new.
+
+        Returns:
+            Those that are new to their incident.
+        """
         step.add_findings(findings)
         news = self._log.add(findings)
         if any(finding.severity >= Severity.WARNING for finding in news):
             self._schedule.alert(step.number)
             step.scalars_due = self._schedule.scalars_due(step.number)
             step.histograms_due = self._schedule.histograms_due(step.number)
+        return news
 
     def _flush(self) -> None:
         for step in self._deferred.take():
