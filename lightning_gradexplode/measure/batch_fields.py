@@ -20,7 +20,7 @@ MOST_FIELDS = 64
 
 _DEPTH = 8
 _MANY = 8
-"""A list of more tensors than this is one field with a row for each, as lists of images are."""
+"""A list of more tensors than this is one field with a row for each, such as images of different sizes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,46 +72,61 @@ def _leaves(name: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor | P
         yield from ((name, tensor) for tensor in _converted(value))
     elif depth == 0 or isinstance(value, (str, bytes, nn.Module, type)):
         return
-    elif isinstance(value, Mapping):
-        for key, one in list(value.items()):
-            yield from _leaves(_joined(name, str(key)), one, depth - 1)
-    elif isinstance(value, tuple) and hasattr(value, "_fields"):
-        for key, one in zip(value._fields, value, strict=False):
-            yield from _leaves(_joined(name, key), one, depth - 1)
-    elif isinstance(value, (list, tuple)):
+    elif isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
         yield from _elements(name, value, depth - 1)
-    elif is_dataclass(value):
-        for key in (field.name for field in fields(value)):
-            yield from _leaves(_joined(name, key), getattr(value, key, None), depth - 1)
-    elif callable(getattr(value, "to", None)) and hasattr(value, "__dict__"):
-        for key, one in list(vars(value).items()):
-            # Numbers in private attributes are an object's own affair, but graphs keep their tensors in one.
-            if not (key.startswith("_") and isinstance(one, (Tensor, np.ndarray, int, float))):
-                yield from _leaves(_joined(name, key), one, depth - 1)
+    else:
+        for key, one in _entries(value):
+            yield from _leaves(_joined(name, key), one, depth - 1)
+
+
+def _entries(value: Any) -> list[tuple[str, Any]]:
+    """Return what a mapping, named tuple, dataclass or movable object holds, by name; nothing of another object."""
+    if isinstance(value, Mapping):
+        return [(str(key), one) for key, one in value.items()]
+    if isinstance(value, tuple):
+        return list(zip(value._fields, value, strict=False))  # type: ignore[attr-defined]
+    if is_dataclass(value):
+        return [(field.name, getattr(value, field.name, None)) for field in fields(value)]
+    if callable(getattr(value, "to", None)) and hasattr(value, "__dict__"):
+        # Numbers in private attributes are an object's own affair, but graphs keep all their tensors in one.
+        numbers = (Tensor, np.ndarray, int, float)
+        return [one for one in vars(value).items() if not (one[0].startswith("_") and isinstance(one[1], numbers))]
+    return []
 
 
 def _elements(
     name: str, values: Sequence[Any], depth: int
 ) -> Iterator[tuple[str, Tensor | PackedSequence | list[Tensor]]]:
-    if values and all(isinstance(one, (bool, int, float)) for one in values):
+    if _are_numbers(values):
         yield from ((name, tensor) for tensor in _converted(values))
-    elif _are_rows(values):
-        yield name, list(values)
-    elif len(values) > _MANY and all(isinstance(one, Mapping) for one in values):
-        for key in list(values[0]):
-            rows = [one[key] for one in values if key in one]
-            if len(rows) == len(values):
-                yield from _elements(_joined(name, str(key)), rows, depth)
+    elif rows := _rows(values):
+        yield name, rows
+    elif len(values) > 1 and all(isinstance(one, Mapping) and one.keys() == values[0].keys() for one in values):
+        for key in list(values[0]):  # one mapping a row, as the targets of a detection network
+            yield from _elements(_joined(name, str(key)), [one[key] for one in values], depth)
     else:
         for index, one in enumerate(values):
             yield from _leaves(f"{name}[{index}]", one, depth)
 
 
-def _are_rows(values: Sequence[Any]) -> bool:
-    """Return whether a list holds one tensor a row."""
-    if len(values) <= _MANY or not all(isinstance(one, Tensor) and one.layout is torch.strided for one in values):
-        return False
-    return len({(one.dim(), one.dtype, one.device) for one in values}) == 1
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return bool(values) and all(isinstance(one, (bool, int, float)) for one in values)
+
+
+def _rows(values: Sequence[Any]) -> list[Tensor]:
+    """Return the tensors of a list that holds one tensor, array or list of numbers a row; nothing of another list."""
+    if len(values) <= _MANY:
+        return []
+    found: list[Tensor] = []
+    for one in values:
+        if isinstance(one, Tensor) and one.layout is torch.strided:
+            found.append(one)
+        elif isinstance(one, np.ndarray) or (isinstance(one, (list, tuple)) and _are_numbers(one)):
+            found += _converted(one)
+        else:
+            return []
+    alike = {(one.dim(), one.dtype, one.device) for one in found}
+    return found if len(found) == len(values) and len(alike) == 1 else []
 
 
 def _converted(value: Any) -> Iterator[Tensor]:

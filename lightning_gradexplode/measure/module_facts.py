@@ -54,6 +54,9 @@ _NAMED_ROLES = (
 )
 """Roles of the user's own classes by their names, and the dimensions that one of their own parameters must have."""
 
+_NO_SETTINGS = {"training", "prepare_data_per_node", "allow_zero_length_dataloader_with_multiple_devices"}
+"""Attributes of torch's and Lightning's base classes that say nothing about a network."""
+
 _RECURRENT_CLASS = re.compile(r"RNN|LSTM|GRU|Recurren|Elman|Jordan")
 _RECURRENT_NAME = re.compile(
     r"(^|_)(w?hh|h2h|w_?rec|recurrent|recurrence|hid2hid|hidden_?(to|2)?_?hidden)(_|\d|$)", re.IGNORECASE
@@ -170,7 +173,7 @@ def _settings(module: nn.Module) -> Iterator[tuple[str, float | str | bool]]:
     is_torch = class_of(module).__module__.startswith("torch.nn.")
     attributes: Mapping[str, object] = vars(module)
     for name, value in attributes.items():
-        if name.startswith("_") or name == "training":
+        if name.startswith("_") or name in _NO_SETTINGS:
             continue
         if (isinstance(value, (bool, int, float)) and math.isfinite(value)) or (is_torch and isinstance(value, str)):
             yield name, value

@@ -5,8 +5,11 @@ from __future__ import annotations
 import statistics
 from collections import Counter, deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
+
+from torch import Tensor
 
 from lightning_gradexplode.measure.batch_fields import MOST_FIELDS, batch_size, fields_of
 from lightning_gradexplode.measure.field_statistics import TOTALS, Totals, sample, totals
@@ -109,9 +112,14 @@ class _Sample:
         self.step = step
         fields = fields_of(batch)
         self.size = batch_size(fields)
-        sampled = {one.name: values for one in fields if (values := sample(one)) is not None and not values.is_meta}
-        self._counts = {name: values.numel() for name, values in sampled.items()}
-        numbers = [totals(values) for values in sampled.values()]
+        self._counts: dict[str, int] = {}
+        numbers: list[Tensor] = []
+        for one in fields:
+            with suppress(RuntimeError, NotImplementedError, TypeError):  # some types have no such operations
+                values = sample(one)
+                if values is not None and not values.is_meta:
+                    numbers.append(totals(values))
+                    self._counts[one.name] = values.numel()
         # Apart, since numbers of the host would have to be copied to the accelerator, which waits for it.
         self._on_host = [is_on_host(one) for one in numbers]
         self._reads = [PendingRead([one for one in numbers if is_on_host(one) is on_host]) for on_host in (False, True)]

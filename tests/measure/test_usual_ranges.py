@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_gradexplode.measure.batch_facts import collect_batch_facts
 from lightning_gradexplode.measure.usual_ranges import UsualRanges
@@ -134,6 +135,30 @@ def test_memory_does_not_grow_with_the_run() -> None:
     found = usual.before(300)
     assert len(found.fields) == 64
     assert "y" in found.fields
+
+
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records the operations that are run."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.__name__.partition(".")[0])
+        return func(*args, **(kwargs or {}))
+
+
+def test_sampling_waits_for_no_device() -> None:
+    """No operation needs a number on the host, and their number does not grow with the rows."""
+    counts = []
+    for rows in (8, 8000):
+        batch = {"x": torch.randn(rows, 40), "adjacency": torch.eye(rows).to_sparse()}
+        with Operations() as operations:
+            sampled(batch)
+        assert not {"_local_scalar_dense", "nonzero", "masked_select", "unique", "bincount"} & set(operations.names)
+        counts.append(len(operations.names))
+    assert counts[1] <= counts[0] + 10
 
 
 def test_sampling_leaves_the_batch_and_random_numbers_alone() -> None:
