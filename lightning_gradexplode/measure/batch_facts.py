@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from lightning_gradexplode.measure.batch_fields import Field, batch_size, fields_of
-from lightning_gradexplode.measure.field_statistics import most_common, scan, scan_rows
+from lightning_gradexplode.measure.field_rows import most_common, scan_rows
+from lightning_gradexplode.measure.field_totals import scan
 from lightning_gradexplode.measure.usual_ranges import UsualBatch, UsualField
 from lightning_gradexplode.records import BatchFacts, FieldFacts, RunFacts
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_gradexplode.measure.batch_fields import MOST_FIELDS, batch_size, fields_of
-from lightning_gradexplode.measure.field_statistics import TOTALS, Totals, sample, totals
+from lightning_gradexplode.measure.field_totals import TOTALS, Totals, sample, totals
 from lightning_gradexplode.measure.reading import PendingRead, is_on_host
 
 REMEMBERED = 64

@@ -10,7 +10,7 @@ from lightning_gradexplode.diagnose.replay.events import Kind, Origin, Origins, 
 from lightning_gradexplode.diagnose.replay.finiteness import all_finite, has_nan, storage_key
 from lightning_gradexplode.diagnose.replay.module_copy import ModuleCopy
 from lightning_gradexplode.measure.batch_fields import Field
-from lightning_gradexplode.measure.field_statistics import scan_rows
+from lightning_gradexplode.measure.field_rows import scan_rows
 from lightning_gradexplode.measure.parameters import plain_name
 
 

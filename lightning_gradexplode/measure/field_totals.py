@@ -1,4 +1,4 @@
-"""Statistics of the elements of a batch's field: counts, range, moments, and its rows that stand out."""
+"""Totals of the elements of a batch's field: counts, range and moments."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from lightning_gradexplode.records import FloatArray
 
 SAMPLED = 1 << 16
 """Number of elements that are sampled of a field."""
-MOST_ROWS = 32
-"""Number of rows that are named."""
-OUTLIER = 10.0
-"""A row stands out if its largest absolute value is more than this factor above those of the others."""
+TOTALS = 8
+"""Number of values that `totals` returns."""
 
 _RUN = 64
 """Consecutive elements of a sample: single ones, far apart in memory, would cost ten times as much to read."""
@@ -27,16 +25,9 @@ _PARTS = 16
 """Number of tensors of a list that are sampled."""
 _SMALL_VARIANCE = 1e-30
 """Below it a float32 has lost digits."""
-_FEW_ROWS = 3
-"""So few rows are not compared with each other."""
 _CHUNK_ON_HOST = 1 << 18
 _CHUNK = 1 << 24
 """Elements that are converted at a time."""
-_MOST_BINS = 1 << 20
-"""Range of whole numbers up to which each is counted; of a wider one a sample decides which is the most common."""
-
-TOTALS = 8
-"""Number of values that `totals` returns."""
 
 
 def totals(values: Tensor) -> Tensor:
@@ -46,8 +37,8 @@ def totals(values: Tensor) -> Tensor:
         values: Real numbers of any type, at least one.
 
     Returns:
-        Shape ``(8,)``: number of elements, of finite ones, of NaN, of zeros and of whole numbers among the finite ones;
-        the least and the greatest finite one; their mean; the sum of squared differences from it.
+        Shape ``(8,)``: number of finite elements, of NaN, of zeros and of whole numbers; the least and the greatest
+        finite element; the mean of the finite ones; the sum of their squared differences from it.
     """
     wide = values.to(widest_type(values.device))
     finite = torch.isfinite(wide)
@@ -142,7 +133,7 @@ def sample(field: Field) -> Tensor | None:
     The same places are taken at each call, and no random number is drawn.
     """
     parts = field.tensors[:: -(-len(field.tensors) // _PARTS) or 1]
-    found = [_spread(part, SAMPLED // len(parts)) for part in map(_real, parts) if part.numel()]
+    found = [_spread(part, SAMPLED // len(parts)) for part in map(real_view, parts) if part.numel()]
     return None if not found else found[0] if len(found) == 1 else torch.cat(found)
 
 
@@ -164,13 +155,13 @@ def _spread(tensor: Tensor, most: int) -> Tensor:
 
 def scan(field: Field) -> Totals:
     """Compute the totals of all elements of a field."""
-    chunks = (chunk for part in field.tensors for chunk in _chunks(_real(part)))
+    chunks = (chunk for part in field.tensors for chunk in flat_chunks(real_view(part)))
     return sum(map(_totals, chunks), Totals())
 
 
 def _totals(chunk: Tensor) -> Totals:
     """Compute the totals of some elements, by fewer and faster operations if all are finite, as nearly always."""
-    wide = _wide(chunk)
+    wide = widened(chunk)
     some = wide[:_RUN]
     wholes = (wide == wide.round()).sum() if bool((some == some.round()).all()) else some.new_zeros(())
     found = [*torch.var_mean(wide, correction=0), *torch.aminmax(wide), torch.count_nonzero(wide), wholes]
@@ -183,60 +174,7 @@ def _totals(chunk: Tensor) -> Totals:
     return Totals(count, count, 0, count - int(nonzeros), int(wholes), least, greatest, mean, variance * count)
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Rows of a field that stand out, at most 32 of each kind.
-
-    Args:
-        nonfinite: Rows with a NaN or infinite element.
-        outliers: Rows whose largest absolute value is far above that of the others and of earlier batches.
-        constant: Rows of more than one element that are all the same.
-    """
-
-    nonfinite: tuple[int, ...] = ()
-    outliers: tuple[int, ...] = ()
-    constant: tuple[int, ...] = ()
-
-
-def scan_rows(field: Field, usual_largest: float | None) -> Rows:
-    """Find the rows of a field that stand out.
-
-    Args:
-        field: The field.
-        usual_largest: The largest absolute value in earlier batches, None if unknown.
-    """
-    if not field.has_rows or not any(part.numel() for part in field.tensors):
-        return Rows()
-    found = [_row_values(part) for part in map(_real, field.tensors)]
-    bad, peaks, constant = (torch.cat(column) for column in zip(*found, strict=True))
-    others = peaks[peaks > 0]
-    is_comparable = len(others) > (_FEW_ROWS if usual_largest is None else 0)
-    reference = max(float(others.median()), usual_largest or 0.0) if is_comparable else math.inf
-    return Rows(
-        nonfinite=_named(bad, field),
-        outliers=_named(peaks > OUTLIER * reference, field),
-        constant=_named(constant, field) if field.rows is None else (),
-    )
-
-
-def most_common(field: Field, known: Totals) -> tuple[float, float]:
-    """Return the most common element of a field of whole numbers, and its share of all elements."""
-    least, bins = known.least, int(known.greatest - known.least) + 1
-    if bins <= _MOST_BINS:
-        counts: Tensor | int = 0
-        for part in field.tensors:
-            for chunk in _chunks(_real(part)):
-                places = (chunk.to(widest_type(chunk.device)) - least).nan_to_num(bins, bins, bins).long()
-                counts = counts + torch.bincount(places.view(-1), minlength=bins + 1)[:bins]
-        assert isinstance(counts, Tensor)
-        return int(counts.argmax()) + least, float(counts.max()) / known.elements
-    chosen = sample(field)
-    assert chosen is not None
-    values, each = torch.unique(chosen[torch.isfinite(chosen)], return_counts=True)
-    return float(values[each.argmax()]), float(each.max()) / chosen.numel()
-
-
-def _real(tensor: Tensor) -> Tensor:
+def real_view(tensor: Tensor) -> Tensor:
     """View a tensor as real numbers, its rows staying rows."""
     tensor = tensor.detach()
     if tensor.is_quantized:
@@ -244,11 +182,11 @@ def _real(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
-def _chunks(tensor: Tensor) -> Iterator[Tensor]:
+def flat_chunks(tensor: Tensor) -> Iterator[Tensor]:
     """Split a tensor into flat pieces of limited size."""
     if not tensor.numel():
         return
-    most = _CHUNK_ON_HOST if is_on_host(tensor) else _CHUNK
+    most = chunk_size(tensor)
     if tensor.is_contiguous():
         yield from torch.split(tensor.view(-1), most)
         return
@@ -256,42 +194,13 @@ def _chunks(tensor: Tensor) -> Iterator[Tensor]:
         yield from torch.split(rows.reshape(-1), most)
 
 
-def _wide(chunk: Tensor) -> Tensor:
+def widened(chunk: Tensor) -> Tensor:
     """Convert elements to a type with room for each, and with operations on it."""
     if chunk.dtype in (torch.float32, torch.float64):
         return chunk
     return chunk.to(torch.float32 if chunk.dtype.itemsize <= 2 else widest_type(chunk.device))
 
 
-def _row_values(tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return for each row whether it has a non-finite element, its largest absolute value, and if it is constant."""
-    most, columns = _CHUNK_ON_HOST if is_on_host(tensor) else _CHUNK, math.prod(tensor.shape[1:])
-    bad = torch.zeros(len(tensor), dtype=torch.bool, device=tensor.device)
-    constant = torch.full_like(bad, columns > 1)
-    peaks = torch.zeros(len(tensor), dtype=widest_type(tensor.device), device=tensor.device)
-    per_block = max(1, most // max(columns, 1))
-    for start in range(0, len(tensor) if columns else 0, per_block):
-        block = slice(start, start + per_block)
-        rows = tensor[block].reshape(-1, columns)
-        first = _wide(rows[:, :1])
-        constant[block] &= (first == _wide(rows[:, -1:])).view(-1)
-        for chunk in torch.split(rows, most, dim=1):
-            wide = _wide(chunk)
-            least, greatest = torch.aminmax(wide, dim=1)
-            peak = torch.maximum(-least, greatest)
-            is_bad = ~torch.isfinite(peak)
-            if bool(is_bad.any()):
-                peak = torch.where(torch.isfinite(wide), wide, 0.0).abs().amax(dim=1)
-            if bool(constant[block].any()):
-                constant[block] &= (wide == first).all(dim=1)
-            bad[block] |= is_bad
-            peaks[block] = torch.maximum(peaks[block], peak.to(peaks.dtype))
-    return bad, peaks, constant
-
-
-def _named(which: Tensor, field: Field) -> tuple[int, ...]:
-    """Return the first rows that are marked."""
-    found = which.nonzero().view(-1)
-    if field.rows is not None:
-        found = torch.unique(field.rows().cpu()[found.cpu()])
-    return tuple(found[:MOST_ROWS].tolist())
+def chunk_size(tensor: Tensor) -> int:
+    """Return the number of elements that are converted at a time."""
+    return _CHUNK_ON_HOST if is_on_host(tensor) else _CHUNK
