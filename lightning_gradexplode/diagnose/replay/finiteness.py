@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -48,7 +49,7 @@ def all_finite(tensor: Tensor) -> bool:
         return True
     # A finite sum has finite terms only, and costs a tenth of looking at each element.
     total = values.sum(dtype=torch.float32) if values.element_size() == 2 else values.sum()
-    return bool(torch.isfinite(total)) or bool(torch.isfinite(values).all())
+    return math.isfinite(total.item()) or bool(torch.isfinite(values).all())
 
 
 def has_nan(tensor: Tensor) -> bool:

@@ -46,6 +46,11 @@ class Guard(TorchDispatchMode):
         self._deadline = deadline
         self._float32 = float32
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Return False: torch would import its compiler at the first operation, and step through a wrapper at each."""
+        return False
+
     def own(self, tensor: Tensor) -> None:
         """Allow writes to a tensor."""
         self._owned.add(storage_key(tensor))

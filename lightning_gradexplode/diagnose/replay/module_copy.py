@@ -85,7 +85,7 @@ class ModuleCopy:
         self._copy_tensor_hooks(original)
         for one in self.module.modules():
             if is_lightning(one):
-                vars(one).update(self._served(), _fabric=None, _trainer=trainer)
+                vars(one).update(self._served(), _fabric=None, _trainer=trainer, _param_requires_grad_state={})
             if getattr(one, "_compiled_call_impl", None) is not None:
                 one._compiled_call_impl = None
 
@@ -119,12 +119,14 @@ class ModuleCopy:
 
     def _copy_tensors(self, original: nn.Module, weights: Mapping[str, Tensor], clone_parameters: bool) -> None:
         copier = self._copier
+        # While Lightning has an optimizer toggled, the parameters of the others require no gradient.
+        toggled: dict[nn.Parameter, bool] = getattr(original, "_param_requires_grad_state", {})
         for name, parameter in original.named_parameters():
             data = weights.get(plain_name(name), parameter).detach().to(parameter.device, parameter.dtype)
             if clone_parameters:
                 data = copier.tensors.tensor(data, name)
             copier.tensors.share_storage(data)
-            view = torch.Tensor._make_subclass(type(parameter), data, parameter.requires_grad)
+            view = torch.Tensor._make_subclass(type(parameter), data, toggled.get(parameter, parameter.requires_grad))
             copier.replace(parameter, view)
             for attribute, value in vars(parameter).items():
                 setattr(view, attribute, value)

@@ -21,6 +21,10 @@ from lightning_gradexplode.diagnose.replay.random_state import RandomState, rand
 from lightning_gradexplode.diagnose.replay.stand_ins import ReplayStopped
 
 
+_NO_MEMORY = ("out of memory", "allocate memory")
+"""How torch's errors say that memory has ended, on accelerators and on processors."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ReplayStep:
     """A training step of the run, described so that it can be computed again.
@@ -142,7 +146,7 @@ def compute(
 
 def failure(error: Exception) -> str:
     """Return why a step could not be computed, for an exception that it raised."""
-    if isinstance(error, MemoryError) or "out of memory" in str(error):
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
         return "there is not enough memory to compute the step again"
     text = str(error).strip().splitlines()
     return f"computing the step again raised {type(error).__name__}: {text[0][:200] if text else ''}"

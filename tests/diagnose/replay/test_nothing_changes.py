@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
+import pytorch_lightning as pl
 import torch
 import torchmetrics
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gradexplode.diagnose.replay import KeptBatch, RandomState, ReplayStep, replay_step, run_experiments
-
-pl = pytest.importorskip("pytorch_lightning")
 
 
 class Eventful(pl.LightningModule):
@@ -28,7 +26,8 @@ class Eventful(pl.LightningModule):
         super().__init__()
         self.body = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.Dropout(0.3))
         self.head = nn.utils.parametrizations.spectral_norm(nn.Linear(8, 3))
-        self.accuracy = torchmetrics.classification.MulticlassAccuracy(num_classes=3)
+        self.accuracy: Any = torchmetrics.classification.MulticlassAccuracy(num_classes=3)
+        self.average: Tensor
         self.register_buffer("average", torch.zeros(3))
         self.steps = 0
         self.history: list[Any] = []
