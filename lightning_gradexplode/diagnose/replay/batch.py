@@ -43,12 +43,14 @@ def map_batch(batch: Any, tensor: Callable[[Tensor], Any], whole: Callable[[Any]
     Args:
         batch: Tensors in mappings, sequences, dataclasses and plain objects.
         tensor: Returns what replaces a tensor.
-        whole: Returns what replaces a list, tuple or packed sequence, before its elements are mapped.
+        whole: Returns what replaces a list or tuple, before its elements are mapped, or a packed sequence.
     """
     if isinstance(batch, Tensor):
         return tensor(batch)
     if isinstance(batch, (str, bytes, int, float, complex, type(None))):
         return batch
+    if isinstance(batch, PackedSequence) and whole is not None:
+        return whole(batch)
     if isinstance(batch, (list, tuple)):
         chosen = batch if whole is None else whole(batch)
         elements = [map_batch(one, tensor, whole) for one in chosen]

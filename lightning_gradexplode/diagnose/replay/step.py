@@ -20,7 +20,6 @@ from lightning_gradexplode.diagnose.replay.module_copy import LossReached, Modul
 from lightning_gradexplode.diagnose.replay.random_state import RandomState, random_state
 from lightning_gradexplode.diagnose.replay.stand_ins import ReplayStopped
 
-
 _NO_MEMORY = ("out of memory", "allocate memory")
 """How torch's errors say that memory has ended, on accelerators and on processors."""
 
