@@ -75,6 +75,7 @@ class EvidenceCollector:
         self._states = states
         self._run: RunFacts | None = None
         self._usual = UsualRanges()
+        self._resumed_epoch: int | None = None
         self._devices: tuple[torch.device, ...] = ()
         self._inputs: StepInputs | None = None
         self._replays = 0
@@ -104,6 +105,7 @@ class EvidenceCollector:
         """
         if self._run is None:
             self._start(batch)
+            self._resumed_epoch = self._loop.epoch if batch_idx else None
         now = time.perf_counter()
         if self._batch_began is not None:
             # The shortest time of late stands for an ordinary step, so that a wait of the loop does not count.
@@ -189,8 +191,10 @@ class EvidenceCollector:
 
     def _collect_batch(self, step: Step, inputs: StepInputs) -> None:
         batch = inputs.batch.batch
+        # A run that goes on within an epoch may begin with the first samples again, while its batches are counted on.
+        position = None if self._loop.epoch == self._resumed_epoch else inputs.batch_idx
         indices = self._attempt(
-            "the indices of samples", lambda: sample_indices(batch, self._loop.data_loader, inputs.batch_idx)
+            "the indices of samples", lambda: sample_indices(batch, self._loop.data_loader, position)
         )
         self._batch = self._attempt(
             "the facts of the batch",
@@ -203,6 +207,7 @@ class EvidenceCollector:
                 sample_indices=indices,
             ),
         )
+        self._usual.discard(step.number)
         self._batch_is_nonfinite = any(finding.sign in NONFINITE_SIGNS for finding in self._findings)
 
     def _compute_again(self, step: Step, inputs: StepInputs, before_update: bool) -> None:

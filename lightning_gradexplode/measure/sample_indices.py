@@ -8,7 +8,14 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, SequentialSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    SequentialSampler,
+    default_collate,
+)
 
 from lightning_gradexplode.measure.batch_fields import Field, batch_size, fields_of
 
@@ -27,8 +34,9 @@ def sample_indices(batch: Any, loader: Any = None, batch_idx: int | None = None)
     Returns:
         The values of a field of the batch that is named as one of indices (`INDEX_NAMES`) and holds whole, unique
         numbers. Else the indices that torch's own ``SequentialSampler`` or ``DistributedSampler`` yields for this
-        batch; neither the run's sampler nor a random generator of the run is touched. None for any other sampler, and
-        where the number of rows is not what the loader would have collated.
+        batch; neither the run's sampler nor a random generator of the run is touched. None for any other sampler, for
+        the user's own ``collate_fn``, which may change the order of rows, and where the number of rows is not what the
+        loader would have collated.
     """
     fields = fields_of(batch)
     size = batch_size(fields)
@@ -53,7 +61,7 @@ def _loaded_indices(loader: Any, batch_idx: int, size: int) -> tuple[int, ...] |
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return None
     batches = loader.batch_sampler
-    if type(batches) is not BatchSampler:
+    if type(batches) is not BatchSampler or loader.collate_fn is not default_collate:
         return None
     order = _order(batches.sampler)
     if order is None:

@@ -61,6 +61,7 @@ def test_indices_are_those_of_the_samples(loader: DataLoader[Tensor]) -> None:
         DataLoader(Stream(), 4),
         DataLoader(Numbers(), batch_sampler=[[0, 1], [2, 3]]),
         DataLoader(Numbers(), None),
+        DataLoader(Numbers(), 4, collate_fn=lambda samples: torch.stack(samples[::-1])),
         [torch.zeros(4)],
         None,
     ],
