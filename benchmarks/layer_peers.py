@@ -74,7 +74,7 @@ class Vanishing(Peer):
 
 
 def layer_norms(record: StepRecord) -> FloatArray:
-    """Give the gradient norms of the layers, first to last: of parameters named ``weight`` if there are any."""
+    """Return the gradient norms of the layers, first to last: of parameters named ``weight`` if there are any."""
     norms = record.per_parameter.get("grad_norm", np.empty(0))
     chosen = [place for place, name in enumerate(record.parameters) if "weight" in name.rsplit(".", 1)[-1]]
     return norms[chosen] if chosen else norms

@@ -26,7 +26,7 @@ class Peer(ABC):
 
     @abstractmethod
     def alarms(self, record: StepRecord) -> bool:
-        """Tell whether the rule raises an alarm at a step."""
+        """Return whether the rule raises an alarm at a step."""
 
 
 class NotANumber(Peer):
@@ -118,7 +118,7 @@ class ZClip(Peer):
         self._variance = 0.0
 
     def alarms(self, record: StepRecord) -> bool:
-        """Give the norm's score a limit."""
+        """Compare the norm's score with a limit."""
         norm = record.grad_norm
         if norm is None:
             return False

@@ -167,7 +167,7 @@ def _slug(remedy: str) -> str:
 def _source(family: Family, remedy: str) -> str:
     """Give a name that changes with the code a run comes from."""
     here = Path(__file__).parent
-    files = [here / "zoo" / name for name in ("family.py", "module.py", "data.py", "recording.py")]
+    files = [here / "scenarios" / name for name in ("family.py", "module.py", "data.py", "recording.py")]
     files += [Path(inspect.getfile(family.build))]
     if remedy in OURS:
         package = Path(inspect.getfile(lightning_gradexplode)).parent
@@ -262,8 +262,8 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     seeds, remedies = range(options.seeds), options.remedies or [*REMEDIES]
     chosen = [family for family in FAMILIES if not options.families or family.name in options.families]
-    ill = [family for family in chosen if family.kind == "explodes" and family.name not in NOT_SAVABLE]
-    well = [family for family in chosen if family.kind == "healthy"]
+    ill = [family for family in chosen if family.expected == "explodes" and family.name not in NOT_SAVABLE]
+    well = [family for family in chosen if family.expected == "healthy"]
     results = Results(options.jobs)
     results.need((family.name, 0, "no remedy", factor) for family in ill for factor in FACTORS)
     results.need((f.name, s, r, 1.0) for f in [*ill, *well] for s in seeds for r in {*remedies, "no remedy"})

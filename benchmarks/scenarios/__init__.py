@@ -1,4 +1,4 @@
-"""A zoo of small training runs, some of which explode, each labelled by its outcome.
+"""Small training runs, some of which explode, each labelled by its outcome.
 
 `family` says what a family of runs is, the modules named after kinds of runs build them, `probe` labels a run by its
 outcome and knows no detector, `recording` trains runs and keeps what a detector would have seen, and `replay` shows a
@@ -8,16 +8,25 @@ recorded run to detectors.
 from __future__ import annotations
 
 from benchmarks.scenarios import (
+    attending,
+    contrasting,
+    distilling,
     exploding_deep,
     exploding_numbers,
     exploding_rates,
     exploding_recurrent,
     exploding_slips,
+    generating,
     healthy_jumps,
     healthy_levels,
     healthy_noise,
     healthy_schedules,
     healthy_shapes,
+    measuring,
+    optimizing,
+    policies,
+    structures,
+    transferring,
 )
 from benchmarks.scenarios.family import Family
 
@@ -32,11 +41,20 @@ _MODULES = (
     healthy_jumps,
     healthy_levels,
     healthy_shapes,
+    policies,
+    distilling,
+    generating,
+    contrasting,
+    structures,
+    measuring,
+    transferring,
+    optimizing,
+    attending,
 )
 
 FAMILIES: tuple[Family, ...] = tuple(
     value for module in _MODULES for value in vars(module).values() if isinstance(value, Family)
 )
-"""All families, those that are built to explode first."""
+"""All families."""
 
 __all__ = ["FAMILIES", "Family"]

@@ -15,14 +15,14 @@ Batch = tuple[Tensor, Tensor]
 
 @cache
 def digits() -> Batch:
-    """Give scikit-learn's scanned digits: 64 pixels from 0 to 1, and the digit."""
+    """Return scikit-learn's scanned digits: 64 pixels from 0 to 1, and the digit."""
     pixels, labels = load_digits(return_X_y=True)
     return torch.tensor(pixels / 16.0, dtype=torch.float32), torch.tensor(labels)
 
 
 @cache
 def diabetes(scaled: bool = False) -> Batch:
-    """Give scikit-learn's diabetes data: ten measurements, and the disease's progress from 25 to 346."""
+    """Return scikit-learn's diabetes data: ten measurements, and the disease's progress from 25 to 346."""
     measurements, progress = load_diabetes(return_X_y=True, scaled=False)
     inputs = torch.tensor(measurements, dtype=torch.float32)
     targets = torch.tensor(progress, dtype=torch.float32)[:, None]
@@ -33,7 +33,7 @@ def diabetes(scaled: bool = False) -> Batch:
 
 @cache
 def sunspots() -> Tensor:
-    """Give the yearly number of sunspots, 1700 to 2008, raw."""
+    """Return the yearly number of sunspots, 1700 to 2008, raw."""
     from statsmodels.datasets import sunspots as dataset
 
     return torch.tensor(dataset.load_pandas().data["SUNACTIVITY"].to_numpy(), dtype=torch.float32)
@@ -41,7 +41,7 @@ def sunspots() -> Tensor:
 
 @cache
 def text() -> tuple[Tensor, int]:
-    """Give the text of this project's licence as numbers of letters, and the number of letters there are."""
+    """Return the text of this project's licence as numbers of letters, and the number of letters there are."""
     letters = (Path(__file__).parents[2] / "LICENSE").read_text(encoding="utf-8")
     alphabet = {letter: number for number, letter in enumerate(sorted(set(letters)))}
     return torch.tensor([alphabet[letter] for letter in letters]), len(alphabet)

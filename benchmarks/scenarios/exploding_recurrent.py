@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from benchmarks.scenarios.data import lines, sunspots, text, windows
 from benchmarks.scenarios.family import Setup, exploding
-from benchmarks.scenarios.module import LanguageModel, LastOutput, ZooModule, adam, perceptron, sgd
+from benchmarks.scenarios.module import LanguageModel, LastOutput, ScenarioModule, adam, perceptron, sgd
 
 
 class LinearRecurrence(nn.Module):
@@ -25,7 +25,7 @@ class LinearRecurrence(nn.Module):
         nn.init.orthogonal_(self.recur.weight, gain=radius)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Give the output after the last time step."""
+        """Return the output after the last time step."""
         entered = self.enter(inputs)
         hidden = torch.zeros_like(entered[:, 0])
         for moment in entered.unbind(1):
@@ -34,15 +34,15 @@ class LinearRecurrence(nn.Module):
         return outputs
 
 
-@exploding("tune", where="network.recur")
+@exploding("recurrent", where="network.recur")
 def linear_recurrence_200_steps(seed: int) -> Setup:
     """A linear recurrent network just past the unit circle, over 200 time steps."""
     network = LinearRecurrence(1, 16, 1.02, nn.Identity())
     batches = windows(sunspots() / 100, 60, 8, 200)
-    return Setup(ZooModule(network, mse_loss, sgd(0.001)), batches)
+    return Setup(ScenarioModule(network, mse_loss, sgd(0.001)), batches)
 
 
-@exploding("held-out")
+@exploding("language")
 def lstm_language_rate_ten(seed: int) -> Setup:
     """A language model with an LSTM on the text of a licence, by gradient descent with a learning rate of ten."""
     _, letters = text()
@@ -51,46 +51,46 @@ def lstm_language_rate_ten(seed: int) -> Setup:
     def summed(outputs: Tensor, targets: Tensor) -> Tensor:
         return cross_entropy(outputs, targets, reduction="sum") / 16
 
-    return Setup(ZooModule(network, summed, sgd(10.0)), lines(120, 8, 32))
+    return Setup(ScenarioModule(network, summed, sgd(10.0)), lines(120, 8, 32))
 
 
-@exploding("tune")
+@exploding("recurrent")
 def raw_sunspots(seed: int) -> Setup:
     """A recurrent network with rectified units on the raw numbers of sunspots."""
     network = LastOutput(nn.RNN(1, 32, nonlinearity="relu", batch_first=True), 1)
-    return Setup(ZooModule(network, mse_loss, sgd(5e-4)), windows(sunspots(), 150, 16, 30))
+    return Setup(ScenarioModule(network, mse_loss, sgd(5e-4)), windows(sunspots(), 150, 16, 30))
 
 
-@exploding("held-out", begins=60, where="network.recur")
+@exploding("recurrent", begins=60, where="network.recur")
 def sequences_grow_longer(seed: int) -> Setup:
     """A curriculum of sequences of 10 years, and from step 60 on of 100, which is more than the recurrence can bear."""
     network = LinearRecurrence(1, 16, 1.05, nn.Identity())
     series = (sunspots() - sunspots().mean()) / sunspots().std()
     batches = windows(series, 60, 16, 10) + windows(series, 60, 16, 100)
-    return Setup(ZooModule(network, mse_loss, sgd(0.01)), batches)
+    return Setup(ScenarioModule(network, mse_loss, sgd(0.01)), batches)
 
 
-@exploding("tune", where="network.recur")
+@exploding("recurrent", where="network.recur")
 def radius_too_large(seed: int) -> Setup:
     """A recurrent network with tanh units and a spectral radius of three, whose gradients explode at the start."""
     network = LinearRecurrence(1, 32, 3.0, torch.tanh)
-    return Setup(ZooModule(network, mse_loss, sgd(0.05)), windows(sunspots(), 200, 16, 40))
+    return Setup(ScenarioModule(network, mse_loss, sgd(0.05)), windows(sunspots(), 200, 16, 40))
 
 
-class Bootstrapped(ZooModule):
+class Bootstrapped(ScenarioModule):
     """Learns values from rewards and from its own values of the next state."""
 
     discount = 0.99
 
     def loss(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Give the squared error of one step's bootstrapping."""
+        """Return the squared error of one step's bootstrapping."""
         states, rewards, following = batch
         with torch.no_grad():
             targets = rewards + self.discount * self.network(following)
         return mse_loss(self.network(states), targets)
 
 
-@exploding("held-out")
+@exploding("values")
 def bootstrapped_values(seed: int) -> Setup:
     """Baird's counterexample: off-policy learning of values with linear features, which diverges slowly."""
     features = torch.cat([2 * torch.eye(7), torch.ones(7, 1)], 1)
@@ -109,7 +109,7 @@ class Overestimating(Bootstrapped):
     discount = 1.1
 
 
-@exploding("tune")
+@exploding("values")
 def values_above_themselves(seed: int) -> Setup:
     """Values of a network that feed on themselves, since the future is discounted by a factor above one."""
     states = torch.randn(400, 32, 6)

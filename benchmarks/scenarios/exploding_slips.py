@@ -11,10 +11,10 @@ from torch.optim import SGD, Optimizer
 
 from benchmarks.scenarios.data import diabetes, digits, drawn, lines, ring, text
 from benchmarks.scenarios.family import Setup, exploding
-from benchmarks.scenarios.module import Adversaries, Block, LanguageModel, ZooModule, adam, perceptron, sgd
+from benchmarks.scenarios.module import Adversaries, Block, LanguageModel, ScenarioModule, adam, perceptron, sgd
 
 
-@exploding("tune")
+@exploding("no floor")
 def ascent(seed: int) -> Setup:
     """The gradient is climbed in place of descended, in a regression of digits' classes."""
 
@@ -22,27 +22,27 @@ def ascent(seed: int) -> Setup:
         error = cross_entropy(outputs, targets)
         return error.detach() - (error - error.detach())
 
-    return Setup(ZooModule(perceptron([64, 32, 10]), turned, sgd(0.1)), drawn(digits(), 300, 32))
+    return Setup(ScenarioModule(perceptron([64, 32, 10]), turned, sgd(0.1)), drawn(digits(), 300, 32))
 
 
-@exploding("tune", begins=50)
+@exploding("regression", begins=50)
 def inputs_drift(seed: int) -> Setup:
     """A sensor drifts: from step 50 on inputs and targets grow by five percent a step."""
     batches = drawn(diabetes(scaled=True), 300, 32)
     scales = [1.05 ** max(0, step - 50) for step in range(len(batches))]
     drifting = [(scale * inputs, scale * targets) for scale, (inputs, targets) in zip(scales, batches, strict=True)]
-    return Setup(ZooModule(perceptron([10, 32, 1]), mse_loss, sgd(0.02)), drifting)
+    return Setup(ScenarioModule(perceptron([10, 32, 1]), mse_loss, sgd(0.02)), drifting)
 
 
-@exploding("tune")
+@exploding("slips")
 def momentum_above_one(seed: int) -> Setup:
     """Momentum was typed as 1.02: what the optimizer remembers grows by itself."""
-    module = ZooModule(perceptron([64, 32, 10], nn.Tanh), cross_entropy, sgd(0.01, momentum=1.02))
+    module = ScenarioModule(perceptron([64, 32, 10], nn.Tanh), cross_entropy, sgd(0.01, momentum=1.02))
     return Setup(module, drawn(digits(), 400, 32))
 
 
 class _Amplified(torch.autograd.Function):
-    """Gives its input as it is, and its gradient multiplied."""
+    """Returns its input as it is, and its gradient multiplied."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, factor: float) -> Tensor:
@@ -64,33 +64,33 @@ class Amplifier(nn.Module):
         self.steps = 0
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Give the linear layer's output."""
+        """Return the linear layer's output."""
         self.steps += self.training and torch.is_grad_enabled()
         outputs: Tensor = _Amplified.apply(self.inner(inputs), self.growth**self.steps)  # type: ignore[no-untyped-call]
         return outputs
 
 
-@exploding("tune", where="network.2")
+@exploding("slips", where="network.2")
 def gradient_amplifier(seed: int) -> Setup:
     """A hand-written backward pass multiplies the gradient by a little more at each step."""
     network = nn.Sequential(nn.Linear(64, 32), nn.LeakyReLU(), Amplifier(32, 1.06), nn.LeakyReLU(), nn.Linear(32, 10))
-    return Setup(ZooModule(network, cross_entropy, sgd(0.05)), drawn(digits(), 300, 32))
+    return Setup(ScenarioModule(network, cross_entropy, sgd(0.05)), drawn(digits(), 300, 32))
 
 
-@exploding("tune", where="generator")
+@exploding("adversarial", where="generator")
 def generator_too_fast(seed: int) -> Setup:
     """An adversarial pair without a penalty, whose generator was given a learning rate of one."""
     return Setup(Adversaries(0.0005, 1.0, limited=False), ring(300, 64))
 
 
-@exploding("held-out")
+@exploding("regression")
 def clipped_and_lost(seed: int) -> Setup:
     """The trainer clips the gradients to one, at a learning rate at which that is no help."""
-    module = ZooModule(perceptron([10, 32, 32, 1]), mse_loss, sgd(30.0))
+    module = ScenarioModule(perceptron([10, 32, 32, 1]), mse_loss, sgd(30.0))
     return Setup(module, drawn(diabetes(scaled=True), 200, 32), {"gradient_clip_val": 1.0})
 
 
-@exploding("held-out", where="network.embedding")
+@exploding("language", where="network.embedding")
 def embedding_too_fast(seed: int) -> Setup:
     """A language model whose embedding was given a learning rate a million times that of the rest."""
     _, letters = text()
@@ -100,7 +100,7 @@ def embedding_too_fast(seed: int) -> Setup:
         rest = [*network.body.parameters(), *network.head.parameters()]
         return SGD([{"params": [*network.embedding.parameters()], "lr": 1e5}, {"params": rest, "lr": 0.1}])
 
-    return Setup(ZooModule(network, cross_entropy, optimizer), lines(200, 8, 16))
+    return Setup(ScenarioModule(network, cross_entropy, optimizer), lines(200, 8, 16))
 
 
 class Unrolled(nn.Module):
@@ -112,21 +112,21 @@ class Unrolled(nn.Module):
         self.times = times
 
     def forward(self, state: Tensor) -> Tensor:
-        """Give the last state."""
+        """Return the last state."""
         for _ in range(self.times):
             state = state + self.step(state)
         return state
 
 
-@exploding("held-out", where="network.step")
+@exploding("recurrent", where="network.step")
 def unrolled_dynamics(seed: int) -> Setup:
     """A learned dynamical system that is unrolled for eight steps, and amplifies its own errors."""
     states = torch.randn(150, 32, 4)
     batches = [(state, state.roll(1, 1)) for state in states]
-    return Setup(ZooModule(Unrolled(4, 8), mse_loss, sgd(0.2)), batches)
+    return Setup(ScenarioModule(Unrolled(4, 8), mse_loss, sgd(0.2)), batches)
 
 
-@exploding("held-out")
+@exploding("curvature")
 def matrix_factors(seed: int) -> Setup:
     """A large table is factorised by gradient descent with a learning rate that its largest entries do not bear."""
 
@@ -141,13 +141,13 @@ def matrix_factors(seed: int) -> Setup:
             return table
 
     table = 3 * torch.randn(40, 6) @ torch.randn(6, 40)
-    return Setup(ZooModule(Factors(), mse_loss, sgd(8.0)), [(table, table)] * 300)
+    return Setup(ScenarioModule(Factors(), mse_loss, sgd(8.0)), [(table, table)] * 300)
 
 
-@exploding("held-out")
+@exploding("schedule")
 def transformer_rate_creeps(seed: int) -> Setup:
     """A transformer without normalisation, whose learning rate creeps up by three percent a step."""
     _, letters = text()
     body = nn.Sequential(*(Block(32, normalised=False) for _ in range(2)))
-    module = ZooModule(LanguageModel(letters, 32, body), cross_entropy, adam(0.002), lambda step: 1.03**step)
+    module = ScenarioModule(LanguageModel(letters, 32, body), cross_entropy, adam(0.002), lambda step: 1.03**step)
     return Setup(module, lines(300, 8, 16))

@@ -9,9 +9,7 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning.plugins import MixedPrecision
 
-from benchmarks.scenarios.module import ZooModule
-
-Half = Literal["tune", "held-out"]
+from benchmarks.scenarios.module import ScenarioModule
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,54 +22,55 @@ class Setup:
         trainer: Arguments of the trainer.
     """
 
-    module: ZooModule
+    module: ScenarioModule
     batches: Sequence[Any]
     trainer: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A kind of run, of which every seed gives one.
+    """A family of runs, of which every seed gives one.
 
     Args:
         name: Name of the function that builds it.
         story: What happens in it, in one sentence.
-        kind: What it is built to do; the label of a run is its outcome and nothing else.
-        half: Whether thresholds may be tuned on it.
-        build: Gives the set-up for a seed; the global random state is seeded before.
+        expected: What it is built to do; the label of a run is its outcome and nothing else.
+        kind: The kind of training it belongs to; figures are reported for kinds that were left out while constants were
+            chosen.
+        build: Return the set-up for a seed; the global random state is seeded before.
         begins: The step at which the trouble is planted. Before it a run is healthy, and an alarm is a false one.
         where: Name of the module that the trouble is planted in, None if it is in no single one.
     """
 
     name: str
     story: str
-    kind: Literal["explodes", "healthy"]
-    half: Half
+    expected: Literal["explodes", "healthy"]
+    kind: str
     build: Callable[[int], Setup]
     begins: int = 0
     where: str | None = None
 
 
-def exploding(half: Half, *, begins: int = 0, where: str | None = None) -> Callable[[Callable[[int], Setup]], Family]:
-    """Make the function that follows a family that is built to explode; see `Family` for the arguments."""
+def exploding(kind: str, *, begins: int = 0, where: str | None = None) -> Callable[[Callable[[int], Setup]], Family]:
+    """Return a decorator for a family that is built to explode; see `Family` for the arguments."""
 
     def decorate(build: Callable[[int], Setup]) -> Family:
-        return Family(build.__name__, build.__doc__ or "", "explodes", half, build, begins, where)
+        return Family(build.__name__, build.__doc__ or "", "explodes", kind, build, begins, where)
 
     return decorate
 
 
-def healthy(half: Half) -> Callable[[Callable[[int], Setup]], Family]:
-    """Make the function that follows a family that is built to stay healthy, and to look as if it did not."""
+def healthy(kind: str) -> Callable[[Callable[[int], Setup]], Family]:
+    """Return a decorator for a family that is built to stay healthy, and to look as if it did not."""
 
     def decorate(build: Callable[[int], Setup]) -> Family:
-        return Family(build.__name__, build.__doc__ or "", "healthy", half, build)
+        return Family(build.__name__, build.__doc__ or "", "healthy", kind, build)
 
     return decorate
 
 
 def half_precision(scale: float, adapts: bool) -> MixedPrecision:
-    """Give float16 with a gradient scaler, which lowers its scale at an overflow or does not."""
+    """Return float16 with a gradient scaler, which lowers its scale at an overflow or does not."""
     scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=10_000)
     if not adapts:
         scaler._backoff_factor = 1.0  # its constructor refuses what amounts to a fixed scale

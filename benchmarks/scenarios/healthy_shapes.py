@@ -11,19 +11,28 @@ from torch.optim import AdamW
 
 from benchmarks.scenarios.data import diabetes, digits, drawn, lines, text
 from benchmarks.scenarios.family import Setup, healthy
-from benchmarks.scenarios.module import Block, LanguageModel, Residual, Variational, ZooModule, adam, perceptron, sgd
+from benchmarks.scenarios.module import (
+    Block,
+    LanguageModel,
+    Residual,
+    ScenarioModule,
+    Variational,
+    adam,
+    perceptron,
+    sgd,
+)
 
 
-@healthy("held-out")
+@healthy("language")
 def transformer(seed: int) -> Setup:
     """A transformer on text by AdamW, with an everyday learning rate."""
     _, letters = text()
     body = nn.Sequential(*(Block(32) for _ in range(3)), nn.LayerNorm(32))
-    module = ZooModule(LanguageModel(letters, 32, body), cross_entropy, partial(AdamW, lr=3e-3, weight_decay=0.1))
+    module = ScenarioModule(LanguageModel(letters, 32, body), cross_entropy, partial(AdamW, lr=3e-3, weight_decay=0.1))
     return Setup(module, lines(200, 8, 16))
 
 
-@healthy("tune")
+@healthy("convolution")
 def normalised_convolutions(seed: int) -> Setup:
     """A convolutional network with batch normalisation, at a high learning rate."""
     network = nn.Sequential(
@@ -37,10 +46,10 @@ def normalised_convolutions(seed: int) -> Setup:
         nn.Flatten(),
         nn.Linear(128, 10),
     )
-    return Setup(ZooModule(network, cross_entropy, sgd(0.3, momentum=0.9)), drawn(digits(), 200, 32))
+    return Setup(ScenarioModule(network, cross_entropy, sgd(0.3, momentum=0.9)), drawn(digits(), 200, 32))
 
 
-@healthy("held-out")
+@healthy("language")
 def rare_words(seed: int) -> Setup:
     """A bag of words with a large embedding, of which each step touches a few rows."""
 
@@ -56,11 +65,11 @@ def rare_words(seed: int) -> Setup:
 
     words = (2000 * torch.rand(300, 8, 12) ** 4).long()
     topics = words.amin(2) % 5
-    module = ZooModule(Bag(), cross_entropy, partial(torch.optim.Adagrad, lr=0.3))
+    module = ScenarioModule(Bag(), cross_entropy, partial(torch.optim.Adagrad, lr=0.3))
     return Setup(module, list(zip(words, topics, strict=True)))
 
 
-@healthy("tune")
+@healthy("classification")
 def uneven_batches(seed: int) -> Setup:
     """Batches of between one and 128 rows, with a loss that is summed over them."""
     inputs, targets = diabetes(scaled=True)
@@ -70,10 +79,10 @@ def uneven_batches(seed: int) -> Setup:
     def summed(outputs: Tensor, targets: Tensor) -> Tensor:
         return mse_loss(outputs, targets, reduction="sum")
 
-    return Setup(ZooModule(nn.Linear(10, 1), summed, sgd(3e-4)), batches)
+    return Setup(ScenarioModule(nn.Linear(10, 1), summed, sgd(3e-4)), batches)
 
 
-@healthy("held-out")
+@healthy("variational")
 def annealed_divergence(seed: int) -> Setup:
     """A variational autoencoder whose loss rises as its divergence term comes in."""
     network = nn.Sequential(perceptron([64, 32, 16]), perceptron([8, 32, 64]))
@@ -84,7 +93,7 @@ def annealed_divergence(seed: int) -> Setup:
     return Setup(Variational(network, mse_loss, adam(0.003)), batches)
 
 
-@healthy("tune")
+@healthy("depth")
 def deep_residual(seed: int) -> Setup:
     """A deep residual network with layer normalisation, by Adam."""
 
@@ -92,4 +101,4 @@ def deep_residual(seed: int) -> Setup:
         return Residual(nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 32)))
 
     network = nn.Sequential(nn.Linear(64, 32), *(block() for _ in range(6)), nn.LayerNorm(32), nn.Linear(32, 10))
-    return Setup(ZooModule(network, cross_entropy, adam(0.003)), drawn(digits(), 200, 32))
+    return Setup(ScenarioModule(network, cross_entropy, adam(0.003)), drawn(digits(), 200, 32))

@@ -18,7 +18,7 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 MakeOptimizer = Callable[..., Optimizer]
 
 
-class ZooModule(LightningModule):
+class ScenarioModule(LightningModule):
     """A network, a loss and an optimizer.
 
     Args:
@@ -29,13 +29,16 @@ class ZooModule(LightningModule):
         events: What to do right before the batch of this number, for accidents and changes of plan.
     """
 
+    needs_gradients = False
+    """Whether the loss itself is made of gradients."""
+
     def __init__(
         self,
         network: nn.Module,
         criterion: Criterion,
         optimizer: MakeOptimizer,
         schedule: Callable[[int], float] | None = None,
-        events: Mapping[int, Callable[[ZooModule], None]] | None = None,
+        events: Mapping[int, Callable[[ScenarioModule], None]] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -43,15 +46,19 @@ class ZooModule(LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.events = events or {}
-        self.last_loss = float("nan")
+        self.last_loss = self.last_damage = float("nan")
 
     def loss(self, batch: Any) -> Tensor:
-        """Give the loss of a batch."""
+        """Return the loss of a batch."""
         inputs, targets = batch
         return self.criterion(self.network(inputs), targets)
 
+    def damage(self, batch: Any, loss: float) -> float:
+        """Return the number that the outcome is judged by: another one than the loss where that cannot show it."""
+        return loss
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Let happen what is due."""
+        """Apply what is due before the batch."""
         if batch_idx in self.events:
             self.events[batch_idx](self)
 
@@ -59,10 +66,11 @@ class ZooModule(LightningModule):
         """Compute the loss, and note it for the probe."""
         loss = self.loss(batch)
         self.last_loss = float(loss.detach())
+        self.last_damage = self.damage(batch, self.last_loss)
         return loss
 
     def configure_optimizers(self) -> Any:
-        """Make the optimizer, and the schedule if there is one."""
+        """Build the optimizer, and the schedule if there is one."""
         optimizer = self.optimizer(self.parameters())
         if self.schedule is None:
             return optimizer
@@ -70,11 +78,11 @@ class ZooModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-class Variational(ZooModule):
+class Variational(ScenarioModule):
     """An encoder and a decoder with a random code between them; targets are the weights of the divergence."""
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """Give the reconstruction's error and the weighted divergence of the code."""
+        """Return the reconstruction's error and the weighted divergence of the code."""
         inputs, weight = batch
         encoder, decoder = self.network.get_submodule("0"), self.network.get_submodule("1")
         mean, log_variance = encoder(inputs).chunk(2, dim=1)
@@ -85,7 +93,7 @@ class Variational(ZooModule):
         return total
 
 
-class Adversaries(ZooModule):
+class Adversaries(ScenarioModule):
     """A generator of points on a ring, and a critic of them with two optimizers, by hand."""
 
     def __init__(self, critic_rate: float, generator_rate: float, limited: bool) -> None:
@@ -96,7 +104,7 @@ class Adversaries(ZooModule):
         self.automatic_optimization = False
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """Give the critic's loss."""
+        """Return the critic's loss."""
         real, noise = batch
         real_score, made_score = self.network(real), self.network(self.generator(noise).detach())
         if not self.limited:
@@ -105,12 +113,12 @@ class Adversaries(ZooModule):
         return softplus(made_score).mean() + softplus(-real_score).mean()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Let the critic step, then the generator."""
+        """Step the critic, then the generator."""
         optimizers = self.optimizers()
         assert isinstance(optimizers, list)
         critic, generator = optimizers
         loss = self.loss(batch)
-        self.last_loss = float(loss.detach())
+        self.last_loss = self.last_damage = float(loss.detach())
         critic.zero_grad()
         self.manual_backward(loss)
         critic.step()
@@ -121,7 +129,7 @@ class Adversaries(ZooModule):
         return loss.detach()
 
     def configure_optimizers(self) -> Any:
-        """Make an optimizer for each."""
+        """Build an optimizer for each."""
         return [
             torch.optim.Adam(self.network.parameters(), lr=self.rates[0], betas=(0.5, 0.9)),
             torch.optim.Adam(self.generator.parameters(), lr=self.rates[1], betas=(0.5, 0.9)),
@@ -129,12 +137,12 @@ class Adversaries(ZooModule):
 
 
 def sgd(rate: float, momentum: float = 0.0, weight_decay: float = 0.0) -> MakeOptimizer:
-    """Give what makes stochastic gradient descent."""
+    """Return a builder of stochastic gradient descent."""
     return partial(SGD, lr=rate, momentum=momentum, weight_decay=weight_decay)
 
 
 def adam(rate: float, **options: Any) -> MakeOptimizer:
-    """Give what makes Adam."""
+    """Return a builder of Adam."""
     return partial(Adam, lr=rate, **options)
 
 
@@ -161,7 +169,7 @@ class LastOutput(nn.Module):
         self.head = nn.Linear(recurrent.hidden_size, outputs)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Give the outputs, shape ``(batch, outputs)``."""
+        """Return the outputs, shape ``(batch, outputs)``."""
         hidden, _ = self.recurrent(inputs)
         outputs: Tensor = self.head(hidden[:, -1])
         return outputs
@@ -177,7 +185,7 @@ class LanguageModel(nn.Module):
         self.head = nn.Linear(width, letters)
 
     def forward(self, letters: Tensor) -> Tensor:
-        """Give the logits of the next letter at each place."""
+        """Return the logits of the next letter at each place."""
         hidden = self.body(self.embedding(letters))
         if isinstance(hidden, tuple):
             hidden = hidden[0]
@@ -225,7 +233,7 @@ def scale_weights(module: nn.Module, factor: float) -> None:
             parameter.mul_(factor)
 
 
-def set_frozen(module: ZooModule, frozen: bool) -> None:
-    """Let all layers but the last learn, or not."""
+def set_frozen(module: ScenarioModule, frozen: bool) -> None:
+    """Freeze or unfreeze all layers but the last."""
     for layer in [*module.network.children()][:-1]:
         layer.requires_grad_(not frozen)

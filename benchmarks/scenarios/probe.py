@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
-from benchmarks.scenarios.module import ZooModule
+from benchmarks.scenarios.module import ScenarioModule
 
 Label = Literal["explodes", "healthy", "grey"]
 
@@ -37,6 +37,7 @@ class Outcome:
     a row, if it ends above twice its start (median of the last twenty steps), or if its weights end above thirty
     times theirs. All others are healthy.
 
+    Where the loss cannot show the damage, a family is judged by another number in its place (`ScenarioModule.damage`).
     The loss starts at the median over the first eight batches, seen through the untrained network. "Ten times" is a
     rise by nine units, the unit being the size of that start or the deviation among the eight, whichever is larger, so
     that a loss around zero is judged as well.
@@ -52,11 +53,11 @@ class Outcome:
     reason: str
 
 
-def losses_before(module: ZooModule, batches: Sequence[Any]) -> list[float]:
-    """Give the losses of batches seen through the network as it is, which stays as it is."""
+def losses_before(module: ScenarioModule, batches: Sequence[Any]) -> list[float]:
+    """Return what batches are judged by, seen through the network as it is, which stays as it is."""
     judge = copy.deepcopy(module)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        return [float(judge.loss(batch)) for batch in batches]
+    with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(module.needs_gradients):
+        return [judge.damage(batch, float(judge.loss(batch).detach())) for batch in batches]
 
 
 class Probe(Callback):
@@ -96,15 +97,16 @@ class Probe(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Look at the loss and the weights."""
-        loss = pl_module.last_loss
+        loss, damage = pl_module.last_loss, pl_module.last_damage
         assert isinstance(loss, float)
-        self._losses.append(loss)
+        assert isinstance(damage, float)
+        self._losses.append(damage)
         self._last_weights = _size(pl_module)
         if not math.isfinite(loss) and not _may_pass(trainer):
             self._lose(trainer, "the loss is not finite")
         if not math.isfinite(self._last_weights):
             self._lose(trainer, "a weight is not finite")
-        self._above = self._above + 1 if loss - self.start > (LOST_LOSS - 1) * self.unit else 0
+        self._above = self._above + 1 if damage - self.start > (LOST_LOSS - 1) * self.unit else 0
         self._most_above = max(self._most_above, self._above)
         if self._above >= LOST_STEPS:
             self._lose(trainer, "the loss stays above ten times its start")
@@ -114,7 +116,7 @@ class Probe(Callback):
             trainer.should_stop = True
 
     def outcome(self) -> Outcome:
-        """Give the label, once the run is over."""
+        """Return the label, once the run is over."""
         if self.lost is not None:
             return Outcome("explodes", self.lost, self.reason)
         end = median(self._losses[-20:])
@@ -132,18 +134,18 @@ class Probe(Callback):
 
 
 def _step(trainer: Trainer) -> int:
-    """Give the step that Lightning logs at, which findings are dated by as well."""
+    """Return the step that Lightning logs at, which findings are dated by as well."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
 def _may_pass(trainer: Trainer) -> bool:
-    """Tell whether a gradient scaler skips this step and has a chance to find a scale at which it need not."""
+    """Return whether a gradient scaler skips this step and has a chance to find a scale at which it need not."""
     scaler = trainer.scaler
     return scaler is not None and scaler.get_backoff_factor() < 1.0 and scaler.get_scale() >= 1.0
 
 
 def _size(module: LightningModule) -> float:
-    """Give the norm of all weights, in float64."""
+    """Return the norm of all weights, in float64."""
     return math.sqrt(sum(float(p.detach().double().square().sum()) for p in module.parameters()))
 
 

@@ -19,7 +19,7 @@ DETAILS = ("grad_max", "share_above_one")
 def replay(
     run: RecordedRun, detectors: Callable[[], Sequence[Detector]], weights_every: int = 50
 ) -> list[tuple[int, list[Finding]]]:
-    """Let detectors judge a recorded run.
+    """Judge a recorded run by detectors.
 
     Args:
         run: The run.
@@ -60,13 +60,13 @@ def replay(
 
 
 def complete(run: RecordedRun) -> Iterator[StepRecord]:
-    """Give all records of a run with all that was measured in them."""
+    """Return all records of a run with all that was measured in them."""
     for step in run.steps:
         yield step.after or step.before
 
 
 def _after(step: RecordedStep, due: bool, weights: bool) -> StepRecord:
-    """Give a record as it is after the step, with no more than was measured then."""
+    """Return a record as it is after the step, with no more than was measured then."""
     if step.after is None:
         return step.before
     if due:

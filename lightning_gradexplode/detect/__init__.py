@@ -5,17 +5,20 @@ from collections.abc import Sequence
 from lightning_gradexplode.detect.backward_gain import BackwardGain
 from lightning_gradexplode.detect.base import Detector
 from lightning_gradexplode.detect.gradients import (
+    ClipSaturated,
     GradientAboveOne,
     GradientGrowth,
     GradientSpike,
     NonFiniteGradient,
     VanishingGradient,
+    ZeroGradient,
 )
 from lightning_gradexplode.detect.loss import DivergingLoss, NonFiniteLoss, StalledLoss, UnstableLoss
 from lightning_gradexplode.detect.weights import LargeUpdate, NonFiniteWeight, WeightGrowth
 
 __all__ = [
     "BackwardGain",
+    "ClipSaturated",
     "Detector",
     "DivergingLoss",
     "GradientAboveOne",
@@ -29,6 +32,7 @@ __all__ = [
     "UnstableLoss",
     "VanishingGradient",
     "WeightGrowth",
+    "ZeroGradient",
     "default_detectors",
     "known_signs",
 ]
@@ -52,6 +56,8 @@ def default_detectors(*own: Detector) -> list[Detector]:
         UnstableLoss(),
         StalledLoss(),
         VanishingGradient(),
+        ZeroGradient(),
+        ClipSaturated(),
         GradientAboveOne(),
         BackwardGain(),
     ]

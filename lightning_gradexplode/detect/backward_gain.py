@@ -1,4 +1,4 @@
-"""What the error gradients of nodes show: the article's sign 6, node by node."""
+"""What the gradients at the outputs of modules show: the article's sign 6, module by module."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ import math
 
 from lightning_gradexplode.detect.base import Detector
 from lightning_gradexplode.records import Finding, ModuleGradients, Severity, StepRecord
+from lightning_gradexplode.records.module_gradients import MANY_CALLS
 
 
 class BackwardGain(Detector):
     """The gradient grows on its way back through the network, from layer to layer or from time step to time step.
 
-    A warning, and never critical by itself, if the gradient at the first module's outputs is more than `total` times
+    A WARNING, and never CRITICAL by itself, if the gradient at the first module's outputs is more than `total` times
     that at the last one's, or rises by more than `single` times at one module, or by more than `in_time` times at each
-    time step of a recurrent one. A largest singular value above Pascanu's bound is told along with it; by itself it is
+    time step of a recurrent one. A largest singular value above Pascanu's bound is named along with it; by itself it is
     no sign, for it is necessary and not sufficient (Pascanu, Mikolov, Bengio 2013, section 2.1).
-
-    The limits were chosen on the tuning half of the zoo: in its 24 healthy families the total was 32 at most and the
-    gain of one module 8.1; in the exploding ones, near the loss of the run, from 100 to 1e17.
 
     Args:
         total: Gain over the depth of the network.
-        single: Gain of one module.
+        single: Gain of one module that is not called many times in one pass.
         in_time: Growth per time step.
     """
 
@@ -34,25 +32,25 @@ class BackwardGain(Detector):
         self.in_time = in_time
 
     def check(self, record: StepRecord) -> Finding | None:
-        """Judge the profile of a step at which it was measured."""
-        nodes = record.module_gradients
-        assert nodes is not None
-        steepest = nodes.steepest()
-        where, rise = steepest or (None, math.nan)
-        above = _share_above_one(nodes)
-        if nodes.total_gain > self.total:
+        """Look at the profile of a step at which it was measured."""
+        modules = record.module_gradients
+        assert modules is not None
+        where, rise = modules.steepest() or (None, math.nan)
+        above = _share_above_one(modules)
+        if modules.total_gain > self.total:
             message = (
-                f"from the last of {len(nodes.modules)} modules to the first the gradient grows {nodes.total_gain:.3g} "
-                f"times, {nodes.growth_per_layer:.3g} a module; {above:.0%} of the nodes are above 1.0"
+                f"from the last of {len(modules.modules)} modules to the first the gradient grows "
+                f"{modules.total_gain:.3g} times, {modules.growth_per_layer:.3g} per module; {above:.0%} of the "
+                "elements are above 1.0"
             )
-            return self.finding(record, Severity.WARNING, nodes.total_gain, self.total, message, where)
-        if rise > self.single:
-            message = f"the gradient grows {rise:.3g} times at one module; {above:.0%} of the nodes are above 1.0"
+            return self.finding(record, Severity.WARNING, modules.total_gain, self.total, message, where)
+        if rise > self.single and modules.calls[modules.modules.index(where or "")] < MANY_CALLS:
+            message = f"the gradient grows {rise:.3g} times at one module; {above:.0%} of the elements are above 1.0"
             return self.finding(record, Severity.WARNING, rise, self.single, message, where)
-        return self._in_time(record, nodes)
+        return self._in_time(record, modules)
 
-    def _in_time(self, record: StepRecord, nodes: ModuleGradients) -> Finding | None:
-        growths = zip(nodes.modules, nodes.growth_in_time, nodes.singular_value, strict=True)
+    def _in_time(self, record: StepRecord, modules: ModuleGradients) -> Finding | None:
+        growths = zip(modules.modules, modules.growth_in_time, modules.singular_value, strict=True)
         name, growth, value = max(growths, key=lambda one: one[1] if one[1] == one[1] else 0.0)
         if not growth > self.in_time:
             return None
@@ -61,6 +59,6 @@ class BackwardGain(Detector):
         return self.finding(record, Severity.WARNING, growth, self.in_time, message, name)
 
 
-def _share_above_one(nodes: ModuleGradients) -> float:
-    shares = [share for share in nodes.share_above_one.tolist() if not math.isnan(share)]
+def _share_above_one(modules: ModuleGradients) -> float:
+    shares = [share for share in modules.share_above_one.tolist() if not math.isnan(share)]
     return sum(shares) / len(shares) if shares else 0.0

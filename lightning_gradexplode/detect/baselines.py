@@ -6,12 +6,23 @@ import math
 
 import numpy as np
 
+from lightning_gradexplode.detect.growth import GrowthRate
 from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
 from lightning_gradexplode.records import FloatArray, StepRecord
 from lightning_gradexplode.records.state import Stateful
 
 MOVED = 1.5
 """Growth of the weights from which they have moved, and losses are no longer those of the start."""
+
+_SCALE = 1e-3
+"""Unit of the loss, over gradient norm times norm of the weights, below which a loss that starts at zero has no
+scale."""
+
+_BOOTSTRAP = 20
+"""So many decreases are noise even further above the start, since a loss around zero has no other unit at first."""
+
+_LEAST = 1e-30
+"""Stands for a unit of zero."""
 
 
 class WeightBaseline(Stateful):
@@ -77,6 +88,11 @@ class WeightBaseline(Stateful):
         return self._last / self._level if self._level > 0 else 1.0
 
     @property
+    def norm(self) -> float:
+        """The last norm measured; 0 as long as there is none."""
+        return self._last
+
+    @property
     def start(self) -> float:
         """The norm that growth is measured from."""
         return self._level
@@ -90,13 +106,14 @@ class WeightBaseline(Stateful):
 class LossBaseline(Stateful):
     """The loss at the start of the run, with a unit of rise that fits a loss of any size and sign.
 
-    The start is the median of the first losses, as long as the weights have not `MOVED` yet, but of three at least. The
-    unit is the size of that median, or the range of these losses, or twice the median change from step to step, or the
-    change that one in ten exceeds, whichever is largest: a noisy loss around zero has small values and a large unit.
+    The start is the lower quartile of the first losses, so that a fast rise among them is no part of it. The unit is
+    the size of the start, or twice the median decrease from step to step, or the decrease that one in ten exceeds,
+    whichever is largest: a noisy loss around zero has small values and a large unit, and decreases measure the noise
+    alone, while increases are the explosion as well.
 
     Args:
         first: Number of losses that the start is taken from, at most.
-        outside: Units of rise from which a loss is none of the start's any more, however early.
+        outside: Units of rise from which a loss is no part of the start, however early.
     """
 
     _last: float | None
@@ -104,9 +121,9 @@ class LossBaseline(Stateful):
     def __init__(self, first: int = 5, outside: float = 4.0) -> None:
         self.outside = outside
         self._start = RollingQuantiles(first)
-        self._changes = RollingQuantiles(100)
+        self._decreases = RollingQuantiles(100)
         self._last = None
-        self._unit = 1e-30
+        self._unit = _LEAST
 
     def rise(self, loss: float | None) -> float:
         """Return the units that a loss is above the start, negative below it; 0 if it is not known or not finite."""
@@ -126,27 +143,33 @@ class LossBaseline(Stateful):
         if self.rise(loss) <= self.outside and (not moved or len(self._start) < 3):
             if len(self._start) < self._start.size:
                 self._start.add(loss)
-            if self._last is not None:
-                self._changes.add(min(abs(loss - self._last), 1e300))
-            size = max(abs(self.start), self._start.largest - self._start.quantile(0.0))
-            self._unit = max(size, self._noise(), 1e-30)
+            if self._last is not None and loss < self._last and self._is_noise(self._last, loss):
+                self._decreases.add(min(self._last - loss, 1e300))
+            self._unit = max(abs(self.start), self._noise(), _LEAST)
         self._last = loss
 
-    def _noise(self) -> float:
-        """Return a large change from step to step: unlike the spread of the losses, it ignores a steady rise."""
-        if not len(self._changes):
-            return 0.0
-        return max(2 * self._changes.median, self._changes.quantile(0.9) if len(self._changes) >= 5 else 0.0)
+    def _is_noise(self, last: float, loss: float) -> bool:
+        """Return whether a decrease is noise, and not the way back from a spike."""
+        if self.rise(last) <= 1:
+            return True
+        return len(self._decreases) < _BOOTSTRAP and (self.rise(last) <= self.outside or self.rise(loss) < -1)
 
-    @property
-    def is_known(self) -> bool:
-        """Whether there were enough losses to estimate their noise."""
-        return len(self._start) >= 3
+    def _noise(self) -> float:
+        """Return a large decrease from step to step."""
+        count = len(self._decreases)
+        if not count:
+            return 0.0
+        return max(2 * self._decreases.median, self._decreases.quantile(0.9) if count >= 5 else 0.0)
 
     @property
     def start(self) -> float:
-        """The median of the first losses."""
-        return self._start.median if len(self._start) else 0.0
+        """The loss that rises are measured from."""
+        return self._start.quantile(0.25) if len(self._start) else 0.0
+
+    @property
+    def unit(self) -> float:
+        """The unit that rises are measured in."""
+        return self._unit
 
     def above(self, units: float) -> float:
         """Return the loss that is so many units above the start."""
@@ -154,16 +177,26 @@ class LossBaseline(Stateful):
 
 
 class Baselines(Stateful):
-    """The baselines of one optimizer: `loss`, `weights`, and how far the current step's loss is above its start.
+    """The baselines of one optimizer, and how far the current step is from them.
 
     A `DetectorSet` updates them once per step; a detector that is used alone updates its own.
+
+    Attributes:
+        loss_rise: Units that the step's loss is above the start, by the baseline without it; 0 if it is not known, and
+            for a loss that starts at zero, such as a divergence from a copy, as long as the weights have not moved.
+        gradient_growth: Gradient norm times norm of the weights, over the same at the start; 1 if it is not known. To
+            first order, this product is the change of the loss when the weights change by as much as they are large, so
+            that it grows with a loss that explodes and not with one that merely finds its level.
     """
 
     def __init__(self) -> None:
         self._loss = LossBaseline()
         self._weights = WeightBaseline()
+        self._norms = RollingQuantiles(5)
+        self._weight_rate = GrowthRate()
+        self._gradient_rate = GrowthRate()
         self.loss_rise = 0.0
-        """Units that the current step's loss is above the start, by the baseline without it; 0 if it is not known."""
+        self.gradient_growth = 1.0
 
     @property
     def loss(self) -> LossBaseline:
@@ -175,11 +208,44 @@ class Baselines(Stateful):
         """The norm of the weights relative to the start."""
         return self._weights
 
+    @property
+    def weight_rate(self) -> GrowthRate:
+        """The rate at which the norm of the weights grows."""
+        return self._weight_rate
+
+    @property
+    def gradient_rate(self) -> GrowthRate:
+        """The rate at which `gradient_growth` grows."""
+        return self._gradient_rate
+
+    def confirm(self, growth: float) -> bool:
+        """Return whether gradients or weights confirm a loss that rises.
+
+        Args:
+            growth: Growth of the gradients that confirms it.
+        """
+        return self._weights.moved or self.gradient_growth >= growth
+
     def update_loss(self, record: StepRecord) -> None:
-        """Record a step's loss."""
-        self.loss_rise = self._loss.rise(record.loss)
+        """Record a step's loss and gradient norm."""
+        self.loss_rise = self._loss.rise(record.loss) if self._has_scale else 0.0
         self._loss.update(record.loss, self._weights.moved)
+        norm = record.grad_norm
+        if norm is not None and 0 < norm < math.inf:
+            if len(self._norms) < self._norms.size:
+                self._norms.add(norm)
+            self.gradient_growth = norm / self._norms.quantile(0.25) * self._weights.growth
+            self._gradient_rate.add(record.step, self.gradient_growth)
+
+    @property
+    def _has_scale(self) -> bool:
+        """Whether the loss at the start says how large a rise is; else it counts once the weights have moved."""
+        if self._weights.moved or not len(self._norms):
+            return True
+        return self._loss.unit >= _SCALE * self._norms.quantile(0.25) * self._weights.start
 
     def update_weights(self, record: StepRecord) -> None:
         """Record a step's weights, where they were measured."""
         self._weights.update(record)
+        if record.weight_norm is not None and math.isfinite(record.weight_norm):
+            self._weight_rate.add(record.step, self._weights.growth)

@@ -6,16 +6,25 @@ import math
 
 from lightning_gradexplode.detect.base import Detector
 from lightning_gradexplode.detect.baselines import MOVED, Baselines
+from lightning_gradexplode.detect.growth import WINDOW, keeps_rising
 from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
 from lightning_gradexplode.records import Finding, Severity, StepRecord
+
+_LOST = 10.0
+"""Times the start to which the loss is projected; its size counts in units of `LossBaseline` where it is not
+positive."""
+
+_FAR = 1000.0
+"""Projections further ahead are left out."""
 
 
 class NonFiniteLoss(Detector):
     """The loss is NaN or infinite: the article's sign 3.
 
-    Critical at once, since the backward pass makes every gradient non-finite. Under a gradient scaler that adapts,
-    such a step is skipped and may pass: a warning, and critical when it has not passed after `patience` steps. A scale
-    of 65536 comes down to 1 by 16 halvings, hence the 20. First to tell of 11 of the zoo's 124 (`default_detectors`).
+    CRITICAL at once, since the backward pass makes every gradient non-finite. A WARNING if all gradients are exactly
+    zero, as those of a mean over no label are: such an update cannot harm the weights. Under a gradient scaler that
+    adapts, the step is skipped and may pass: a WARNING, and CRITICAL when it has not passed after `patience` steps. A
+    scale of 65536 comes down to 1 by 16 halvings, hence the 20.
 
     Args:
         patience: Steps in a row that an adapting gradient scaler is given.
@@ -29,16 +38,18 @@ class NonFiniteLoss(Detector):
         self._streak = 0
 
     def check(self, record: StepRecord) -> Finding | None:
-        """Judge the step's loss."""
+        """Look for a loss that is not finite."""
         assert record.loss is not None
         if math.isfinite(record.loss):
             self._streak = 0
             return None
         self._streak += 1
-        passing = record.scale_adapts and self._streak <= self.patience
-        severity = Severity.WARNING if passing else Severity.CRITICAL
         rank = "" if record.rank is None else f" of rank {record.rank}"
         message = f"the loss is {record.loss:g} at batch {record.batch_idx}{rank}"
+        if record.grad_norm == 0:
+            message += "; all gradients are exactly zero, so that the update cannot harm the weights"
+        passing = record.grad_norm == 0 or (record.scale_adapts and self._streak <= self.patience)
+        severity = Severity.WARNING if passing else Severity.CRITICAL
         return self.finding(record, severity, record.loss, math.inf, message)
 
 
@@ -46,86 +57,71 @@ class DivergingLoss(Detector):
     """The loss has left the region where it started, and stays out: the article's sign 2, at its end.
 
     The rise over the start is measured in the units of `LossBaseline`: with a positive loss that is not noisy, one unit
-    is the loss at the start. Critical are
-
-    - `patience` steps in a row more than `limit` units above the start, two more if there were no losses before to tell
-      their noise, one less if the weights have moved, or a single one if they have grown to `ruined` times their start:
-      a bad batch makes a single loss, and leaves the weights;
-    - `early_patience` steps in a row more than `early` units above it, the last one no better than the first, if the
-      weights or the gradient norm bear witness: moved, or ten times as large as at the start. A change of the task
-      makes the loss jump, but then it falls; a large learning rate may make it rise for a while, but not that far.
-
-    The limits were chosen on the tuning half of the zoo, where this is the first to tell of 51 of 124 explosions; the
-    zoo's own probe calls a run lost whose loss stays above ten times its start for five steps.
+    is the loss at the start. CRITICAL is a loss that has been `limit` units above it for `patience` steps without
+    coming down, if the gradients or the weights confirm it: their product (`Baselines.gradient_growth`) is `confirmed`
+    times that of the start, or the weights have moved; or if the rise itself is `confirmed` times what it was a few
+    steps before, and keeps rising. A change of the task makes the loss jump, but then it falls; a loss that starts at
+    zero finds its level without a growth of the gradients. A single step is enough if the weights have grown to
+    `ruined` times their start: a bad batch makes a single loss, and leaves the weights.
 
     Args:
-        limit: Units of rise that count; with a positive loss 9 means ten times the start.
+        limit: Units of rise; with a positive loss 4 means five times the start.
         patience: Steps in a row.
-        ruined: Growth of the weights with which one such step is enough.
-        early: Units of rise that count with a witness.
-        early_patience: Steps in a row.
+        confirmed: Growth of the gradients, or of the rise within `growth.WINDOW` steps, with which a rise counts.
+        ruined: Growth of the weights with which a single step counts, at twice the limit.
     """
 
     sign = "diverging-loss"
     reads = ("loss",)
     locates_growth = True
 
-    def __init__(
-        self, limit: float = 9.0, patience: int = 3, ruined: float = 3.0, early: float = 4.0, early_patience: int = 3
-    ) -> None:
+    def __init__(self, limit: float = 4.0, patience: int = 3, confirmed: float = 10.0, ruined: float = 3.0) -> None:
         self.limit = limit
         self.patience = patience
+        self.confirmed = confirmed
         self.ruined = ruined
-        self.early = early
-        self.early_patience = early_patience
-        self._norms = RollingQuantiles(5)
-        self._far = 0
         self._out: list[float] = []
+        self._rises: list[float] = []
 
     def check(self, record: StepRecord) -> Finding | None:
-        """Judge the step's loss against the run's start."""
+        """Compare the step's loss with the run's start."""
         loss = record.loss
         assert loss is not None
+        baselines = self.baselines(record)
         if not math.isfinite(loss):
             return None
-        baselines = self.baselines(record)
-        rise = baselines.loss_rise
-        self._far = self._far + 1 if rise > self.limit else 0
-        self._out = [*self._out[1 - self.early_patience :], loss] if rise > self.early else []
+        self._rises = [*self._rises[1 - WINDOW :], baselines.loss_rise]
+        self._out = [*self._out[1 - self.patience :], loss] if baselines.loss_rise > self.limit else []
         grown = baselines.weights.growth
-        found = self._far >= self._enough(baselines)
-        limit = self.limit if found else self.early
-        if len(self._out) == self.early_patience and self._out[-1] >= self._out[0]:
-            found = found or baselines.weights.moved or self._norm_confirms(record.grad_norm)
-        self._note_norm(record.grad_norm)
-        if not found:
+        lasting = len(self._out) == self.patience and self._out[-1] >= self._out[0]
+        by_itself = self._rises[-1] > self.confirmed * max(self._rises[0], 1.0) and keeps_rising(self._rises)
+        found = lasting and (by_itself or baselines.confirm(self.confirmed))
+        if not found and not (grown >= self.ruined and baselines.loss_rise > 2 * self.limit):
+            return self._projection(record, baselines)
+        weights = f", with weights {grown:.3g} times as large" if grown >= MOVED else ""
+        message = f"the loss is {loss:.4g}, it started at {baselines.loss.start:.4g}{weights}"
+        return self.finding(record, Severity.CRITICAL, loss, baselines.loss.above(self.limit), message)
+
+    def _projection(self, record: StepRecord, baselines: Baselines) -> Finding | None:
+        """Return a WARNING if the loss keeps rising from twice its start on, with the step at which it is lost."""
+        if min(self._rises[-self.patience :]) <= 1 or not baselines.confirm(2.0) or not keeps_rising(self._rises):
             return None
-        witness = f", with weights {grown:.3g} times as large" if grown >= MOVED else ""
-        message = f"the loss is {loss:.4g}, it started at {baselines.loss.start:.4g}{witness}"
-        return self.finding(record, Severity.CRITICAL, loss, baselines.loss.above(limit), message)
-
-    def _enough(self, baselines: Baselines) -> int:
-        """Give the number of steps above the limit that leave no doubt."""
-        if baselines.weights.growth >= self.ruined:
-            return 1
-        if baselines.weights.moved:
-            return self.patience - 1
-        return self.patience if baselines.loss.is_known else self.patience + 2
-
-    def _note_norm(self, norm: float | None) -> None:
-        if norm is not None and math.isfinite(norm) and len(self._norms) < self._norms.size:
-            self._norms.add(norm)
-
-    def _norm_confirms(self, norm: float | None) -> bool:
-        return norm is not None and len(self._norms) > 0 and not norm <= 10 * self._norms.median
+        assert record.loss is not None
+        sizes = [1 + max(rise, 0.0) for rise in self._rises[-WINDOW // 2 :]]
+        rate = math.log(sizes[-1] / sizes[0]) / (len(sizes) - 1)
+        steps = math.log(_LOST / sizes[-1]) / rate if rate > 0 else math.inf
+        message = f"the loss keeps rising: it is {record.loss:.4g}, and started at {baselines.loss.start:.4g}"
+        if 0 < steps < _FAR:
+            message += f"; at this rate it is {_LOST:g} times its start in about {steps:.0f} steps"
+        return self.finding(record, Severity.WARNING, record.loss, baselines.loss.above(1), message)
 
 
 class UnstableLoss(Detector):
     """The loss makes large jumps from update to update: the article's sign 2.
 
     A jump is a change of the loss that is more than `limit` times the median change of the last `window` steps, and
-    more than a tenth of the loss's usual size; `jumps` of them within the last ten steps are a warning. The constants
-    are by judgement, and were not fitted to anything.
+    more than a tenth of the loss's usual size. `jumps` of them within the last ten steps are worth knowing, and a
+    WARNING if the loss is more than one unit of `LossBaseline` above its start and the weights have moved.
 
     Args:
         limit: How many times the median change a jump is.
@@ -145,7 +141,8 @@ class UnstableLoss(Detector):
         self._recent: list[bool] = []
 
     def check(self, record: StepRecord) -> Finding | None:
-        """Judge the change of the loss since the last step."""
+        """Compare the change of the loss since the last step with those before."""
+        baselines = self.baselines(record)
         assert record.loss is not None
         if not math.isfinite(record.loss):
             return None
@@ -165,17 +162,18 @@ class UnstableLoss(Detector):
             self._losses.add(record.loss)
         if not jumped or sum(self._recent) < self.jumps:
             return None
-        message = f"the loss jumped by {change:.3g}, for the {sum(self._recent)}. time in ten steps"
-        return self.finding(record, Severity.WARNING, change, limit, message)
+        severity = Severity.WARNING if baselines.loss_rise > 1 and baselines.weights.moved else Severity.INFO
+        message = f"the loss jumped by {change:.3g}, as at {sum(self._recent) - 1} of the nine steps before"
+        return self.finding(record, severity, change, limit, message)
 
 
 class StalledLoss(Detector):
     """The loss does not come down from where it started: the article's sign 1.
 
     The median of the last `window` losses is compared with that of the first ones: not below it by more than `least` of
-    the loss's size is a warning. It may be a learning rate too low, or a network in which nothing is learned any more.
-    After SageMaker Debugger's rule LossNotDecreasing (0.1 % over 10 steps), with a longer window for noisy losses; the
-    constants are by judgement.
+    the loss's size is worth knowing, and no more: adversarial, converged and fine-tuning runs look alike. It may be a
+    learning rate too low, or a network in which nothing is learned. After SageMaker Debugger's rule LossNotDecreasing
+    (0.1 % over 10 steps), with a longer window for noisy losses.
 
     Args:
         window: Number of steps at the start and now.
@@ -206,4 +204,4 @@ class StalledLoss(Detector):
         if now <= limit:
             return None
         message = f"the loss is {now:.4g} after {record.step + 1} steps, it started at {start:.4g}"
-        return self.finding(record, Severity.WARNING, now, limit, message)
+        return self.finding(record, Severity.INFO, now, limit, message)

@@ -28,40 +28,49 @@ class NonFiniteWeight(Detector):
 
 
 class WeightGrowth(Detector):
-    """The weights have grown far beyond where they started: the article's sign 4, over the whole run.
+    """The weights grow far beyond where they started: the article's sign 4, over the whole run.
 
-    Judged is the norm of all weights over that before the first step, by `WeightBaseline`. `limit` times is a warning,
-    and critical if the loss confirms it, by a rise of `units` over its start; `lost` times is critical by itself,
-    unless the weights started next to zero.
+    Compared is the norm of all weights with that before the first step, by `WeightBaseline`. A WARNING from `limit`
+    times on, as long as they grow lately at least as fast, in the logarithm, as since the start: weights that find
+    their level do not. CRITICAL from `confirmed` times on if the loss is `units` above its start, and from `lost` times
+    on by itself, unless the weights started next to zero.
 
     Args:
-        limit: Times the start that is a warning.
-        lost: Times the start that is critical.
+        limit: Times the start that is a WARNING, as long as the growth is geometric.
+        confirmed: Times the start that is CRITICAL with a loss above its start.
+        lost: Times the start that is CRITICAL.
         units: Rise of the loss, in the units of `LossBaseline`; with a positive loss 2 means three times the start.
     """
 
     sign = "weight-growth"
     reads = ("weight_norm",)
 
-    def __init__(self, limit: float = 10.0, lost: float = 40.0, units: float = 2.0) -> None:
+    def __init__(self, limit: float = 5.0, confirmed: float = 10.0, lost: float = 40.0, units: float = 2.0) -> None:
         self.limit = limit
+        self.confirmed = confirmed
         self.lost = lost
         self.units = units
 
     def check(self, record: StepRecord) -> Finding | None:
-        """Judge the norm of all weights against that of the start."""
+        """Compare the norm of all weights with that of the start."""
         norm = record.weight_norm
         assert norm is not None
         baselines = self.baselines(record)
-        weights, growth = baselines.weights, baselines.weights.growth
+        weights, growth, rate = baselines.weights, baselines.weights.growth, baselines.weight_rate
         if not math.isfinite(norm) or growth <= self.limit:
             return None
         alone = growth > self.lost and not weights.in_doubt
-        certain = alone or baselines.loss_rise >= self.units
         message = f"the weights' norm is {norm:.3g}, {growth:.3g} times that of the start"
-        severity = Severity.CRITICAL if certain else Severity.WARNING
-        limit = (self.lost if alone else self.limit) * weights.start
-        return self.finding(record, severity, norm, limit, message, _grown_most(weights, record))
+        if alone or (growth > self.confirmed and baselines.loss_rise >= self.units):
+            severity, limit = Severity.CRITICAL, self.lost if alone else self.confirmed
+        elif rate.is_geometric and not weights.in_doubt:
+            severity, limit = Severity.WARNING, self.limit
+            message += f"; at this rate it is {self.lost:g} times that in about {rate.steps_until(self.lost):.0f} steps"
+        elif growth > self.confirmed:
+            severity, limit = Severity.INFO, self.confirmed
+        else:
+            return None
+        return self.finding(record, severity, norm, limit * weights.start, message, _grown_most(weights, record))
 
 
 def _grown_most(weights: WeightBaseline, record: StepRecord) -> str | None:
@@ -86,7 +95,7 @@ class LargeUpdate(Detector):
     sign = "large-update"
     reads = ("update_ratio",)
 
-    def __init__(self, limit: float = 0.1, patience: int = 2) -> None:
+    def __init__(self, limit: float = 0.3, patience: int = 2) -> None:
         self.limit = limit
         self.patience = patience
         self._streak = 0

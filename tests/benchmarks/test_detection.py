@@ -18,7 +18,7 @@ STEPS = [RecordedStep(StepRecord(step=step), None) for step in range(100)]
 def verdict(
     lost: int | None, *alarms: int, begins: int = 0, where: str | None = None, named: str | None = None
 ) -> Verdict:
-    family = Family("made_up", "", "explodes", "tune", FAMILIES[0].build, begins, where)
+    family = Family("made_up", "", "explodes", "made up", FAMILIES[0].build, begins, where)
     outcome = Outcome("healthy" if lost is None else "explodes", lost, "")
     critical = tuple(Finding(step, "sign", Severity.CRITICAL, named, 1, 1, "") for step in alarms)
     return Verdict(family, RecordedRun("made_up", 0, outcome, STEPS), alarms, critical)
@@ -84,5 +84,6 @@ def test_the_program_prints_its_tables(
     main(["--family", "exponential_link", "--seeds", "1"])
     out = capsys.readouterr().out
     assert "exponential_link" in out
-    assert "Families held out" in out
+    assert "All families" in out
+    assert "Warnings: " in out
     assert "Lightning SpikeDetection" in out

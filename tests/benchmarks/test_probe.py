@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.scenarios.module import ZooModule, sgd
+from benchmarks.scenarios.module import ScenarioModule, sgd
 from benchmarks.scenarios.probe import Outcome, Probe, losses_before
 from benchmarks.scenarios.recording import fit
 
 
-class Script(ZooModule):
+class Script(ScenarioModule):
     """Reports the losses it is told to, whatever its one weight does."""
 
     def __init__(self, losses: list[float], rate: float = 0.0) -> None:
@@ -82,7 +82,7 @@ def test_a_lost_run_goes_on_for_ten_steps() -> None:
 
 def test_looking_at_losses_beforehand_changes_nothing() -> None:
     """Neither the weights, nor the statistics of a normalisation, nor the random state move."""
-    module = ZooModule(nn.Sequential(nn.BatchNorm1d(3), nn.Dropout()), nn.functional.mse_loss, sgd(0.1))
+    module = ScenarioModule(nn.Sequential(nn.BatchNorm1d(3), nn.Dropout()), nn.functional.mse_loss, sgd(0.1))
     before = {name: value.clone() for name, value in module.state_dict().items()}
     batch = torch.randn(4, 3), torch.randn(4, 3)
     torch.manual_seed(1)

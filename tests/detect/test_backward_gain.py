@@ -35,7 +35,7 @@ def test_growth_over_depth_is_a_warning_that_names_the_steepest_module() -> None
     assert (finding.sign, finding.step, finding.severity) == ("backward-gain", 4, Severity.WARNING)
     assert finding.where == "layer3"
     assert finding.value == pytest.approx(300.0)
-    assert "25% of the nodes" in finding.message
+    assert "25% of the elements" in finding.message
 
 
 def test_growth_from_time_step_to_time_step_is_a_warning() -> None:

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 from lightning_gradexplode.detect import (
+    ClipSaturated,
     GradientAboveOne,
     GradientGrowth,
     GradientSpike,
     NonFiniteGradient,
     VanishingGradient,
+    ZeroGradient,
 )
+from lightning_gradexplode.detect.detector_set import DetectorSet
 from lightning_gradexplode.records import Severity, StepRecord
 from tests.detect.steps import judge, noise, record, series
 
@@ -96,13 +99,13 @@ def test_exponential_growth_becomes_critical(rate: float, usual: float) -> None:
     assert all(finding.value > finding.limit for finding in findings)
 
 
-def test_growth_back_to_a_level_of_old_is_a_warning() -> None:
+def test_growth_back_to_a_level_of_old_is_worth_knowing() -> None:
     """A run that has converged and gets a new task has large gradients again, and a loss above its start."""
     norms = [*noise(30), *(1e-5 * value for value in noise(200)), *(3 * value for value in noise(20))]
     losses = [1.0] * 30 + [1e-4] * 200 + [2.5] * 20
     steps = enumerate(zip(norms, losses, strict=True))
     findings = judge(GradientGrowth(), [record(step, grad_norm=norm, loss=loss) for step, (norm, loss) in steps])
-    assert {finding.severity for finding in findings} == {Severity.WARNING}
+    assert {finding.severity for finding in findings} == {Severity.INFO}
 
 
 def test_slow_growth_with_a_loss_that_runs_away_is_critical() -> None:
@@ -118,11 +121,11 @@ def test_slow_growth_with_a_loss_that_runs_away_is_critical() -> None:
     assert judge(GradientGrowth(), calm) == []
 
 
-def test_growth_is_a_warning_until_a_second_witness_confirms_it() -> None:
-    """A raised gradient norm alone is a warning; with a loss well above its start it is critical."""
+def test_growth_is_critical_once_another_number_confirms_it() -> None:
+    """A raised gradient norm alone is worth knowing; with a loss well above its start it is critical."""
     norms = [*noise(40), *[30.0] * 5]
     calm = judge(GradientGrowth(), series("grad_norm", norms))
-    assert {finding.severity for finding in calm} == {Severity.WARNING}
+    assert {finding.severity for finding in calm} == {Severity.INFO}
     records = [record(step, grad_norm=norm, loss=1.0 if step < 40 else 8.0) for step, norm in enumerate(norms)]
     assert {finding.severity for finding in judge(GradientGrowth(), records)} == {Severity.CRITICAL}
 
@@ -168,3 +171,52 @@ def test_vanished_gradients_are_a_warning_and_never_critical() -> None:
     assert findings[0].step > 0
     assert judge(VanishingGradient(), series("grad_norm", [1e-12, 1e-12, 1.0] * 50)) == []
     assert judge(VanishingGradient(), series("grad_norm", [math.nan] * 100)) == []
+
+
+def test_gradients_of_exactly_zero_are_a_warning() -> None:
+    """All of them for twenty steps have no place; those that died later have one; frozen ones are passed over."""
+
+    def run(norms: list[float], steps: int = 30, **fields: object) -> list[StepRecord]:
+        values = {"grad_norm": np.array(norms)}
+        return [record(step, grad_norm=sum(norms), per_parameter=values, **fields) for step in range(steps)]
+
+    (finding, *_) = judge(ZeroGradient(), run([0.0, 0.0, 0.0]))
+    assert (finding.step, finding.severity, finding.where, finding.value) == (19, Severity.WARNING, None, 1.0)
+    (finding, *_) = judge(ZeroGradient(), [*run([1.0, 1.0, 1.0], 5), *run([0.0, 0.0, 1.0])])
+    assert (finding.severity, finding.where) == (Severity.WARNING, "first")
+    assert "2 of 3" in finding.message
+    assert judge(ZeroGradient(), run([0.0, 0.0, 1.0])) == []
+    assert judge(ZeroGradient(), run([0.0, 0.0, 0.0], loss=0.0)) == []
+    assert judge(ZeroGradient(), [*run([1.0, 1.0, 1.0], 5), *run([0.0, 0.0, 1.0], 19)]) == []
+
+
+def test_experts_that_are_never_chosen_are_no_warning() -> None:
+    """Most gradients are zero while the loss has come down: worth knowing, no more."""
+    alive = {"grad_norm": np.array([1.0, 1.0, 1.0])}
+    dead = {"grad_norm": np.array([0.0, 0.0, 1.0])}
+    steps = [record(n, loss=1.0 if n < 5 else 0.5, per_parameter=alive if n < 5 else dead) for n in range(40)]
+    assert {finding.severity for finding in judge(ZeroGradient(), steps)} == {Severity.INFO}
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_clipping_that_hides_everything_is_a_warning(algorithm: str) -> None:
+    """Nine in ten of the last steps clipped by more than a thousand; a single large step is what clipping is for."""
+    size = {"grad_norm": 1e5, "grad_max": 1e5, "clip_val": 1.0, "clip_algorithm": algorithm}
+    findings = judge(ClipSaturated(), [record(step, **size) for step in range(60)])
+    assert findings
+    assert (findings[0].step, findings[0].severity) == (49, Severity.WARNING)
+    assert findings[0].value == pytest.approx(1e5)
+    seldom = [record(step, **{**size, "grad_norm": 2.0, "grad_max": 2.0} if step % 5 else size) for step in range(90)]
+    assert judge(ClipSaturated(), seldom) == []
+    assert judge(ClipSaturated(), [record(step, **{**size, "clip_val": None}) for step in range(60)]) == []
+
+
+def test_a_loss_without_a_floor_is_a_warning_before_it_is_critical() -> None:
+    """Loss, gradients and weights run away together: the WARNING projects the weights, and CRITICAL comes later."""
+    records = [record(n, loss=-0.1 * 1.1**n, grad_norm=0.1 * 1.08**n, weight_norm=10 * 1.02**n) for n in range(100)]
+    detectors = DetectorSet([GradientGrowth()])
+    findings = [finding for one in records for finding in detectors.begin(one) + detectors.proceed(one)]
+    severities = [finding.severity for finding in findings]
+    assert severities == sorted(severities)
+    assert set(severities) == {Severity.WARNING, Severity.CRITICAL}
+    assert "at this rate 40 times" in findings[0].message
