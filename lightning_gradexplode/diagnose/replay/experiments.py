@@ -17,6 +17,7 @@ from lightning_gradexplode.diagnose.replay.module_copy import ModuleCopy, unwrap
 from lightning_gradexplode.diagnose.replay.stand_ins import ReplayStopped
 from lightning_gradexplode.diagnose.replay.step import ReplayStep, compute, deadline_of
 from lightning_gradexplode.measure.batch_fields import batch_size, fields_of
+from lightning_gradexplode.measure.field_rows import MOST_ROWS
 from lightning_gradexplode.measure.parameters import plain_name
 from lightning_gradexplode.records import Experiments, Replay
 
@@ -48,7 +49,7 @@ def run_experiments(
         replay: What its replay has shown.
         before: Weights before the step's update by parameter name, for the line search.
         after: Weights after it; None for the module's own.
-        rows: Rows of the batch to leave out; empty for those at which the replay found non-finite values.
+        rows: Rows of the batch to leave out, where the replay names none.
         shares: Whether the largest share of one row in the loss is looked for.
         memory_grad_norm: L2 norm of the gradients that the run held, unscaled.
         initial_grad_norm: L2 norm of the run's first gradient.
@@ -65,8 +66,9 @@ def run_experiments(
         results |= _attempt(lambda: {"batch_grad_norm": runner.run().grad_norm})
     if failed and replay is not None and replay.half_precision:
         results |= _attempt(lambda: _in_float32(runner))
-    if rows or (failed and _rows_at_fault(replay)):
-        results |= _attempt(lambda: _without_rows(runner, tuple(rows) or _rows_at_fault(replay)))
+    rows = (_rows_at_fault(replay) if failed else ()) or tuple(rows)
+    if rows:
+        results |= _attempt(lambda: _without_rows(runner, rows))
     elif failed:
         results |= _attempt(lambda: _without_rows(runner, _found_row(runner)))
     if before is not None:
@@ -167,7 +169,8 @@ def _in_float32(runner: _Runner) -> dict[str, Any]:
 
 
 def _without_rows(runner: _Runner, rows: Sequence[int]) -> dict[str, Any]:
-    if not rows:
+    # Of most rows, or of more rows than are named, the others would say nothing.
+    if not rows or len(rows) >= MOST_ROWS or 2 * len(rows) > (runner.size or 0):
         return {}
     result = runner.run(without=rows)
     return {

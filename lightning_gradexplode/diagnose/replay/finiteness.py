@@ -9,10 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lightning_gradexplode.measure.field_rows import MOST_ROWS
 from lightning_gradexplode.records import Operand
-
-ROWS = 32
-"""At most so many rows are named."""
 
 
 def plain(tensor: Tensor) -> Tensor | None:
@@ -173,4 +171,4 @@ def rows_of(mask: Tensor | None, size: int | None) -> tuple[int, ...]:
         rows = mask.reshape(size, -1).amax(1)
     else:
         return ()
-    return tuple(rows.nonzero().flatten()[:ROWS].tolist())
+    return tuple(rows.nonzero().flatten()[:MOST_ROWS].tolist())

@@ -109,6 +109,16 @@ def written(func: Any, args: Sequence[Any], kwargs: Any) -> list[Tensor]:
     return flat(values) if values else []
 
 
+def read(func: Any, args: Sequence[Any], kwargs: Any) -> list[Tensor]:
+    """Return the arguments that an operation reads: in training, batch normalization only updates its statistics."""
+    taken = flat((args, kwargs.values()))
+    training = _training_argument(func)
+    if training is None or not (args[training] if training < len(args) else kwargs.get("training", True)):
+        return taken
+    updated = {id(one) for one in written(func, args, kwargs)}
+    return [one for one in taken if id(one) not in updated]
+
+
 def is_view(func: Any) -> bool:
     """Return whether an operation returns views of its arguments and computes nothing."""
     return _is_view(func)
@@ -118,6 +128,13 @@ def is_view(func: Any) -> bool:
 def _is_view(func: Any) -> bool:
     returns = func._schema.returns
     return bool(returns) and all(one.alias_info is not None and not one.alias_info.is_write for one in returns)
+
+
+@lru_cache(maxsize=4096)
+def _training_argument(func: Any) -> int | None:
+    """Return the place of the argument that says whether batch normalization trains, None for other operations."""
+    names = [one.name for one in func._schema.arguments]
+    return names.index("training") if "batch_norm" in str(func) and "training" in names else None
 
 
 @lru_cache(maxsize=4096)

@@ -25,7 +25,7 @@ from lightning_gradexplode.diagnose.replay.finiteness import (
     rows_of,
     storage_bytes,
 )
-from lightning_gradexplode.diagnose.replay.guard import HALF, Guard, flat, is_view, name_of, written
+from lightning_gradexplode.diagnose.replay.guard import HALF, Guard, flat, is_view, name_of, read, written
 from lightning_gradexplode.diagnose.replay.source_line import SourceLine, calling_line
 from lightning_gradexplode.records import LossTerm, Operation
 
@@ -129,7 +129,7 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
         finite = {id(one): all_finite(one) for one in outputs}
         bad = [one for one in outputs if not finite[id(one)]]
         if bad:
-            taken = flat((args, kwargs.values()))
+            taken = read(func, args, kwargs)
             inputs = [Input(overwritten.get(id(one), one), self.origins.of(one)) for one in taken]
             self._found(name, node, own_node, inputs, _scalars(args, kwargs), bad)
         for one in outputs:
