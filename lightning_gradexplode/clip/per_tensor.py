@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_gradexplode import checks
 from lightning_gradexplode.clip.apply import scale_gradients
 from lightning_gradexplode.clip.base import ClipPolicy
+from lightning_gradexplode.distributed.shard_layout import is_sharded_within_rows, local_part
 from lightning_gradexplode.measure.norms import measure_norms
 from lightning_gradexplode.measure.parameters import ParameterSet, matches
 from lightning_gradexplode.records import FloatArray, StepRecord
@@ -152,9 +153,6 @@ def _local(tensor: Any) -> Tensor:
     Raises:
         ValueError: A tensor is sharded within its rows, so that no process has a whole unit.
     """
-    if not hasattr(tensor, "to_local"):
-        return tensor  # type: ignore[no-any-return]
-    if any(placement.is_shard() and placement.dim != 0 for placement in tensor.placements):
+    if is_sharded_within_rows(tensor):
         raise ValueError("a parameter is sharded within its rows; it cannot be clipped unit by unit")
-    part: Tensor = tensor.to_local()
-    return part
+    return local_part(tensor)

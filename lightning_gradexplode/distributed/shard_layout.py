@@ -28,6 +28,29 @@ def local_part(tensor: Tensor) -> Tensor:
     return part
 
 
+def is_sharded_within_rows(tensor: Any) -> bool:
+    """Return whether a tensor is sharded along another dimension than its first."""
+    return is_sharded(tensor) and any(one.is_shard() and one.dim != 0 for one in tensor.placements)
+
+
+def from_local_part(local: Tensor, like: Any) -> Tensor:
+    """Build a tensor that is sharded like another one from the elements that this process holds."""
+    if not is_sharded(like):
+        return local
+    from torch.distributed.tensor import DTensor
+
+    return DTensor.from_local(local, like.device_mesh, like.placements, shape=like.shape, stride=like.stride())
+
+
+def sharded_like(whole: Tensor, like: Any) -> Tensor:
+    """Shard a tensor, which every process holds, like another one, a collective."""
+    if not is_sharded(like):
+        return whole
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(whole, like.device_mesh, like.placements)
+
+
 def replicas(tensors: Sequence[Tensor], processes: int) -> FloatArray | None:
     """Count, for each tensor, the processes that hold the same elements of it.
 

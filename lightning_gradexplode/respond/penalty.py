@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lightning_gradexplode import checks
+from lightning_gradexplode.distributed.shard_layout import sharded_like
 from lightning_gradexplode.measure.parameters import matches, plain_name
 from lightning_gradexplode.records import Finding, Severity
 from lightning_gradexplode.records.state import Stateful
@@ -191,7 +192,7 @@ class RecurrentBound(_Penalty):
         excess = (values[:, 0] - self.bound).clamp(min=0)
         outer = left[:, :, :1] * right[:, :1, :]
         gradient = (2 * self.weight * excess[:, None, None] * outer).reshape(rows, columns).to(whole.dtype)
-        return _sharded_like(gradient, parameter)
+        return sharded_like(gradient, parameter)
 
 
 def _add(parameter: nn.Parameter, gradient: Tensor, weight: float) -> None:
@@ -201,11 +202,3 @@ def _add(parameter: nn.Parameter, gradient: Tensor, weight: float) -> None:
         parameter.grad.add_(gradient, alpha=weight)
     else:  # sparse and dense gradients add up to a dense one
         parameter.grad = gradient.mul_(weight).add_(parameter.grad)
-
-
-def _sharded_like(whole: Tensor, parameter: Any) -> Tensor:
-    if not hasattr(parameter, "device_mesh"):
-        return whole
-    from torch.distributed.tensor import distribute_tensor
-
-    return distribute_tensor(whole, parameter.device_mesh, parameter.placements)

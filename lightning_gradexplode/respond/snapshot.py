@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from lightning_gradexplode.distributed.shard_layout import is_sharded, local_part
 from lightning_gradexplode.respond.base import ResponseContext
 
 State = dict[str, Any]
@@ -40,7 +41,7 @@ def take(run: ResponseContext) -> State:
             "scaler": None if loop.scaler is None else copy.deepcopy(loop.scaler.state_dict()),
             "random": _random_state(),
             "rank": _rank(),
-            "is_sharded": any(hasattr(parameter, "to_local") for parameter in module.parameters()),
+            "is_sharded": any(map(is_sharded, module.parameters())),
             "memory": None if run.memory is None else copy.deepcopy(run.memory.state_dict()),
         }
 
@@ -52,7 +53,7 @@ def misfit(run: ResponseContext, state: State) -> str | None:
     if parameters.keys() != saved.keys():
         changed = sorted(parameters.keys() ^ saved.keys())
         return f"the model has other parameters now ({_few(changed)})"
-    reshaped = [name for name, one in parameters.items() if is_lazy(one) or _local(one).shape != saved[name].shape]
+    reshaped = [name for name, one in parameters.items() if is_lazy(one) or local_part(one).shape != saved[name].shape]
     if reshaped:
         return f"parameters have other shapes now ({_few(reshaped)})"
     if [_form(one) for one in run.loop.optimizers] != [one["form"] for one in state["optimizers"]]:
@@ -70,7 +71,7 @@ def restore(run: ResponseContext, state: State) -> list[str]:
     kept = []
     with torch.no_grad():
         for name, tensor in module.named_parameters():
-            _local(tensor).copy_(state["parameters"][name])
+            local_part(tensor).copy_(state["parameters"][name])
         for name, tensor in module.named_buffers():
             if not _copy_if_same(tensor, state["buffers"].get(name)):
                 kept.append(f"buffer {name}")
@@ -94,16 +95,10 @@ def restore(run: ResponseContext, state: State) -> list[str]:
     return kept
 
 
-def _local(tensor: Any) -> Tensor:
-    """Return the part of a sharded tensor that lies on this process, sharing its memory."""
-    part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    return part
-
-
 def _copied(value: Any) -> Any:
     """Return a copy of a nested value, its tensors in host memory."""
     if isinstance(value, Tensor):
-        return _local(value.detach()).to("cpu", copy=True)
+        return local_part(value.detach()).to("cpu", copy=True)
     if isinstance(value, dict):
         return {key: _copied(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
@@ -112,7 +107,7 @@ def _copied(value: Any) -> Any:
 
 
 def _copy_if_same(tensor: Tensor, saved: Tensor | None) -> bool:
-    local = _local(tensor)
+    local = local_part(tensor)
     if saved is None or local.shape != saved.shape:
         return False
     local.copy_(saved)
@@ -136,7 +131,7 @@ def _parameters(optimizer: Optimizer) -> list[Any]:
 
 def _form(optimizer: Optimizer) -> list[Any]:
     """Return what has to be the same for an optimizer's state to fit."""
-    groups = [[list(_local(one).shape) for one in group["params"]] for group in optimizer.param_groups]
+    groups = [[list(local_part(one).shape) for one in group["params"]] for group in optimizer.param_groups]
     return [type(optimizer).__qualname__, groups]
 
 
@@ -165,8 +160,8 @@ def _restore_optimizer(optimizer: Optimizer, saved: State, with_rates: bool) -> 
 def _restored(saved: Any, current: Any, parameter: Any) -> Any:
     """Return a value to go on with: the current tensor, written to, where there is one of the same form."""
     if isinstance(saved, Tensor):
-        if isinstance(current, Tensor) and _local(current).shape == saved.shape and current.dtype == saved.dtype:
-            _local(current).copy_(saved)
+        if isinstance(current, Tensor) and local_part(current).shape == saved.shape and current.dtype == saved.dtype:
+            local_part(current).copy_(saved)
             return current
         return saved.clone() if parameter is None or not saved.ndim else _placed_like(saved, parameter)
     if isinstance(saved, dict):
@@ -178,7 +173,7 @@ def _restored(saved: Any, current: Any, parameter: Any) -> Any:
 
 def _placed_like(saved: Tensor, parameter: Any) -> Tensor:
     """Return a copy of a saved tensor on a parameter's device, sharded like it if it has the parameter's shape."""
-    local = _local(parameter)
+    local = local_part(parameter)
     copied = saved.to(local.device, copy=True)
     if local is parameter or local.shape != saved.shape:
         return copied
