@@ -43,7 +43,7 @@ class GradientReading:
 
     @property
     def is_there(self) -> bool:
-        """Whether nobody has to wait for an accelerator to be given the numbers."""
+        """Whether the numbers are there without waiting for an accelerator."""
         return self._pending.is_there
 
     @property
@@ -57,7 +57,7 @@ class GradientReading:
         return self.finish(intact=True)
 
     def finish(self, intact: bool) -> Norms:
-        """Give the norms, with the scale divided out.
+        """Return the norms, with the scale divided out.
 
         Args:
             intact: Whether the gradients still are as they were measured; if not, what is not finite is not counted.
@@ -83,7 +83,7 @@ class GradientReading:
 
     @classmethod
     def take_as_torch_does(cls, parameters: ParameterSet, scalars: Sequence[Tensor] = ()) -> GradientReading:
-        """Measure unscaled gradients by the very kernel that torch clips by, so that a clip need not measure them anew.
+        """Measure unscaled gradients by the kernel that torch clips by, so that a clip need not measure them again.
 
         In tensors of millions of elements these norms are off by up to 2e-4, being float32 sums.
         """
@@ -94,9 +94,9 @@ class GradientReading:
         return cls(gradients, pending, torch_total=total)
 
     def holds(self, parameters: ParameterSet) -> bool:
-        """Tell whether the gradients are the same tensors, not written to since.
+        """Return whether the gradients are the same tensors, not written to since.
 
-        A gradient scaler's ``unscale_`` does not count: torch raises no version for it.
+        A gradient scaler's ``unscale_`` does not count: torch increments no version for it.
         """
         now = parameters.gradients
         same = len(now) == len(self.gradients) and all(map(operator.is_, now, self.gradients))

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,9 +27,9 @@ from lightning_gradexplode.records import FloatArray, IntArray
 ROW = 512
 """Elements that are summed in float32."""
 SHORTEST_ROW = 64
-SMALL = 4096
+SMALL = 2048
 """Up to so many elements a copy costs less than a kernel of its own."""
-BLOCK = 1 << 17
+BLOCK = 1 << 15
 """Elements that are copied at a time; with their squares in float64 they fit into a processor's cache."""
 
 SINGLE_RANGE, DOUBLE_RANGE = 1e-12, 1e-140
@@ -48,6 +48,7 @@ class _HostBlock:
         small = [place for place, size in sizes.items() if size <= SMALL]
         large = [place for place, size in sizes.items() if size > SMALL]
         self.places = small + large
+        self.select = _selection(self.places)
         self._small = len(small)
         self._large = [_Rows(sizes[place], place in doubles) for place in large]
         self._has_doubles = not doubles.isdisjoint(sizes)
@@ -71,9 +72,12 @@ class _HostBlock:
             raise TypeError("the tensors are not of the sizes or types that were planned")
         if flat.dtype is torch.bfloat16:  # which numpy does not have
             flat = flat.float()
-        with np.errstate(over="ignore") if self._has_doubles else nullcontext():
-            squares = np.add.reduceat(np.square(flat.numpy(), dtype=np.float64), self._starts)
-        return torch.from_numpy(np.sqrt(squares))
+        if self._has_doubles:
+            with np.errstate(over="ignore"):
+                squares = np.square(flat.numpy(), dtype=np.float64)
+        else:
+            squares = np.square(flat.numpy(), dtype=np.float64)
+        return torch.from_numpy(np.sqrt(np.add.reduceat(squares, self._starts)))
 
 
 class _Rows:
@@ -113,6 +117,7 @@ class _DeviceGroup:
 
     def __init__(self, places: list[int], dtype: torch.dtype, device: torch.device) -> None:
         self.places = places
+        self.select = _selection(places)
         self._dtype = widest_type(device)
         least = DOUBLE_RANGE if dtype is torch.float64 else 0.0 if self._dtype is torch.float64 else SINGLE_RANGE
         self.least = np.full(len(places), least)
@@ -126,6 +131,11 @@ class _DeviceGroup:
         if self._dtype is torch.float32:  # sums of sums of few elements lose fewer digits
             tensors = [_row_norms(tensor.reshape(-1)) for tensor in tensors]
         return torch.stack(torch._foreach_norm(list(tensors), dtype=self._dtype))
+
+
+def _selection(places: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """Return a function that selects the elements of a sequence at some places."""
+    return operator.itemgetter(*places) if len(places) > 1 else lambda every: [every[place] for place in places]
 
 
 def _row_norms(flat: Tensor) -> Tensor:
@@ -197,7 +207,7 @@ class NormPlan:
     def _measure(self, tensors: Sequence[Any]) -> tuple[IntArray, FloatArray, list[Tensor]]:
         if any(tensors[place] is not None and tensors[place].numel() for place in self._absent):
             raise TypeError("a tensor is there that was absent")
-        norms = [unit.norms([tensors[place] for place in unit.places]) for unit in self.units]
+        norms = [unit.norms(unit.select(tensors)) for unit in self.units]
         if not self._others:
             return self.places, self.least, norms
         flats = [flat_elements(tensors[place]) for place in self._others]

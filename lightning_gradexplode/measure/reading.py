@@ -15,6 +15,9 @@ from lightning_gradexplode.records import FloatArray
 
 is_on_host = attrgetter("is_cpu")
 
+_FEW = 8
+"""Up to so many tensors of one type are not concatenated by torch before they become arrays."""
+
 
 def read(values: Sequence[Tensor]) -> FloatArray:
     """Read numbers with one transfer from an accelerator, however many tensors hold them.
@@ -42,7 +45,7 @@ class PendingRead:
         self._event: torch.cuda.Event | None = None
         self.is_there = all(map(is_on_host, values))
         if self.is_there:
-            self._read = np.concatenate([np.zeros(0), *map(_as_array, values)])  # float64 by the first
+            self._read = _on_host(values)
             return
         numbers, self._spans = _concatenated(values)
         if numbers.is_cuda:
@@ -65,10 +68,20 @@ class PendingRead:
         return self._read
 
 
+def _on_host(values: Sequence[Tensor]) -> FloatArray:
+    if len(values) > _FEW and len({value.dtype for value in values}) == 1:  # as minima and maxima of many tensors
+        with torch.no_grad():
+            values = [torch._C._nn.flatten_dense_tensors(list(values))]
+    return np.concatenate([_as_array(value) for value in values], dtype=np.float64) if values else np.zeros(0)
+
+
 def _as_array(value: Tensor) -> FloatArray:
-    value = value.detach()
-    array: FloatArray = (value.float() if value.dtype is torch.bfloat16 else value).numpy().reshape(-1)
-    return array
+    if value.requires_grad:
+        value = value.detach()
+    if value.dtype is torch.bfloat16:  # which numpy does not have
+        value = value.float()
+    array: FloatArray = value.numpy()
+    return array if array.ndim == 1 else array.reshape(-1)
 
 
 def _concatenated(values: Sequence[Tensor]) -> tuple[Tensor, list[slice]]:

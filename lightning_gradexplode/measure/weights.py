@@ -64,8 +64,8 @@ class WeightCopy:
         norms = []
         with torch.no_grad():
             for unit in self._plan.units:
-                copies = [self._copies[place] for place in unit.places]
-                torch._foreach_copy_(copies, [flats[place] for place in unit.places])
+                copies = unit.select(self._copies)
+                torch._foreach_copy_(list(copies), list(unit.select(flats)))
                 norms.append(unit.norms(copies))
         self._before = PendingNorms(self._copies, self._plan.places, self._plan.least, norms)
 
@@ -83,7 +83,7 @@ class WeightCopy:
         with torch.no_grad():
             for unit in self._plan.units:
                 changes = [torch.sub(flats[place], differences[place], out=differences[place]) for place in unit.places]
-                of_weights.append(unit.norms([flats[place] for place in unit.places]))
+                of_weights.append(unit.norms(unit.select(flats)))
                 of_changes.append(unit.norms(changes))
         count, places, least = len(flats), self._plan.places, self._plan.least
         both = PendingNorms(
