@@ -14,6 +14,10 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 
+ONSET = 4
+"""Number of steps from the first critical finding on that show how an incident began."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
     """Values of one quantity by step, oldest first, NaN where it was not measured or not finite.
@@ -102,10 +106,23 @@ def signs(evidence: Evidence) -> set[str]:
     return {finding.sign for finding in evidence.findings}
 
 
+def is_critical(evidence: Evidence) -> bool:
+    """Return whether there was a critical finding."""
+    return any(finding.severity is Severity.CRITICAL for finding in evidence.findings)
+
+
 def failing_step(evidence: Evidence) -> int:
-    """Return the step at which something was not finite for the first time, else the step after the diagnosis."""
+    """Return the step after the last one whose numbers belong to the onset and not to what followed from it.
+
+    That is the first step at which something was not finite, but not long after the first critical finding; without
+    either, the step after the last one that was recorded.
+    """
     found = first_nonfinite(evidence)
-    return evidence.now + 1 if found is None else found.step
+    last = [int(history.step[-1]) for history in evidence.history if len(history.step)]
+    ends = [max([evidence.now, *last]) + 1]
+    ends += [] if found is None else [found.step]
+    ends += [critical_step(evidence) + ONSET] if is_critical(evidence) else []
+    return min(ends)
 
 
 def history_at_fault(evidence: Evidence) -> int | None:
@@ -135,7 +152,7 @@ def curve(evidence: Evidence, name: str, optimizer: int | None = None) -> Curve:
         optimizer: Index of another optimizer.
 
     Returns:
-        Of no steps if the quantity was not recorded; steps after the diagnosis are left out.
+        Of no steps if the quantity was not recorded; steps after the end of a critical incident are left out.
     """
     place = history_at_fault(evidence) if optimizer is None else optimizer
     if place is None:
@@ -148,7 +165,7 @@ def curve(evidence: Evidence, name: str, optimizer: int | None = None) -> Curve:
     if not parts:
         return Curve(np.zeros(0, np.int64), np.zeros(0))
     whole = Curve(np.concatenate([one.step for one in parts]), np.concatenate([one.value for one in parts]))
-    return whole.before(evidence.now + 1)
+    return whole.before(evidence.now + 1) if is_critical(evidence) else whole
 
 
 def logged_curves(evidence: Evidence) -> dict[str, Curve]:

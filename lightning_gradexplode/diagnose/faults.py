@@ -129,6 +129,9 @@ def _hidden(hidden: Operation) -> Fault:
         f"`{name}` is {hidden.result} there{taken}; the loss does not show it, and the backward pass multiplies it by "
         "zero: 0 * inf is NaN."
     )
+    own = _undefined(hidden, name)
+    if own is not None and name in _SOFTMAXES:
+        return Fault("undefined", f"{own.sentence} The loss does not show it, and the gradient is NaN.", own.remedy)
     code = f"{hidden.expression or ''} {hidden.code or ''}"
     if name in _EXPONENTIALS and not re.search("where|mask", code):
         return Fault("overflow", sentence, remedy_for(name, overflow=True))

@@ -20,6 +20,10 @@ DIVERGED_WEIGHTS = 2.0
 """Growth of the weights' norm over that of the start from which updates have changed the scale of the weights."""
 
 
+JUMP = 30.0
+"""So many times the largest value before, a loss or a gradient has jumped."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trend:
     """How a run went up to the step at which it failed, or up to now if nothing has become non-finite.
@@ -166,6 +170,26 @@ def line_search(evidence: Evidence) -> LineSearch | None:
 
 
 def is_growing(evidence: Evidence) -> bool:
-    """Return whether the loss at the last step is finite and above the start by its size or noise."""
-    loss = curve(evidence, "loss")
-    return loss.at(evidence.now) is not None and loss_rise(loss) > 1.0
+    """Return whether the loss is finite and above the start, by its size or noise, as the incident begins."""
+    end = failing_step(evidence)
+    return curve(evidence, "loss").at(end - 1) is not None and loss_rise(curve(evidence, "loss").before(end)) > 1.0
+
+
+def begins_abruptly(evidence: Evidence) -> bool:
+    """Return whether loss or gradient jumps in one step far above all that was, after ten calm steps and more."""
+    return abrupt_step(evidence, "loss") is not None or abrupt_step(evidence, "grad_norm") is not None
+
+
+def abrupt_step(evidence: Evidence, name: str) -> int | None:
+    """Return the step at which a quantity jumps to `JUMP` times its largest value before, None if there is none.
+
+    The weights that the step began with were changed by ordinary updates only, so that the batch has made the jump.
+    """
+    values = curve(evidence, name).before(failing_step(evidence)).finite
+    ratios = curve(evidence, "update_ratio")
+    for place in range(10, len(values)):
+        step, before = int(values.step[place]), float(np.abs(values.value[:place]).max())
+        if before > 0 and values.value[place] > JUMP * before:
+            usual, last = ratios.before(step).median, ratios.before(step).last
+            return step if usual is None or last is None or last <= 3 * usual else None
+    return None

@@ -169,6 +169,7 @@ class EvidenceCollector:
             self._onset, self._findings = onset, []
             self._batch = self._replay = self._experiments = None
             self._update_is_harmless = False
+        began = any(one.severity is Severity.CRITICAL for one in self._findings)
         self._findings += serious
         self._now = step.number
         critical = any(finding.severity is Severity.CRITICAL for finding in serious)
@@ -176,27 +177,27 @@ class EvidenceCollector:
         self._update_is_harmless = nonfinite and step.grad_norm == 0.0
         if step.inputs is None:
             return
-        if self._batch is None or (nonfinite and not self._has_nonfinite):
-            self._collect_batch(step, step.inputs)
+        if self._batch is None or (critical and not began) or nonfinite:
+            self._collect_batch(step, step.inputs, began)
         if critical and self._replay is None and self._arguments.diagnose and self._replays < MOST_REPLAYS:
             self._replays += 1
             self._compute_again(step, step.inputs, before_update)
 
-    @property
-    def _has_nonfinite(self) -> bool:
-        """Whether the batch that was looked at is one of a step that was not finite."""
-        return self._batch is not None and self._batch_is_nonfinite
+    def _collect_batch(self, step: Step, inputs: StepInputs, began: bool) -> None:
+        """Collect the facts of a step's batch, if it is more likely at fault than the one of earlier findings.
 
-    _batch_is_nonfinite = False
-
-    def _collect_batch(self, step: Step, inputs: StepInputs) -> None:
+        Args:
+            step: The step.
+            inputs: What the step was given.
+            began: Whether the incident was critical before; then only a batch that holds NaN or infinity replaces one.
+        """
         batch = inputs.batch.batch
         # A run that goes on within an epoch may begin with the first samples again, while its batches are counted on.
         position = None if self._loop.epoch == self._resumed_epoch else inputs.batch_idx
         indices = self._attempt(
             "the indices of samples", lambda: sample_indices(batch, self._loop.data_loader, position)
         )
-        self._batch = self._attempt(
+        facts = self._attempt(
             "the facts of the batch",
             lambda: collect_batch_facts(
                 batch,
@@ -208,7 +209,8 @@ class EvidenceCollector:
             ),
         )
         self._usual.discard(step.number)
-        self._batch_is_nonfinite = any(finding.sign in NONFINITE_SIGNS for finding in self._findings)
+        if self._batch is None or _is_nonfinite(facts) or not (began or _has_outliers(self._batch)):
+            self._batch = facts
 
     def _compute_again(self, step: Step, inputs: StepInputs, before_update: bool) -> None:
         """Replay a step, and run the experiments that do not need its update."""
@@ -327,6 +329,14 @@ def _policy_name(policy: Any) -> str:
     value = getattr(policy, "value", None)
     name = type(policy).__name__
     return "auto" if name == "AutoPolicy" else str(value) if name == "ConstantClip" else name
+
+
+def _is_nonfinite(batch: BatchFacts | None) -> bool:
+    return batch is not None and any(field.nan_count or field.inf_count for field in batch.fields)
+
+
+def _has_outliers(batch: BatchFacts) -> bool:
+    return _is_nonfinite(batch) or any(field.outlier_rows for field in batch.fields)
 
 
 def _is_finite(value: float) -> bool:

@@ -58,8 +58,10 @@ def _larger_than_the_batch(evidence: Evidence) -> Cause | None:
 
 def _summed_passes(evidence: Evidence) -> Cause | None:
     """Return the cause if a step adds up backward passes of losses that are not divided by their number."""
-    passes = curve(evidence, "backward_passes").last or 0.0
-    if evidence.run.automatic or passes < SUMMED or not trend(evidence).has_diverged:
+    passes = curve(evidence, "backward_passes").last
+    if passes is None and evidence.replay is not None:
+        passes = float(len(evidence.replay.backward_losses))
+    if passes is None or evidence.run.automatic or passes < SUMMED or not trend(evidence).has_diverged:
         return None
     search = line_search(evidence)
     remedy = f"divide each loss, so that the sum is an average: `self.manual_backward(loss / {passes:.0f})`"

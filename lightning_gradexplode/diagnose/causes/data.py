@@ -16,7 +16,7 @@ from lightning_gradexplode.diagnose.batch import (
     targets,
 )
 from lightning_gradexplode.diagnose.curves import critical_step, curve, first_nonfinite, signs
-from lightning_gradexplode.diagnose.trends import trend
+from lightning_gradexplode.diagnose.trends import abrupt_step, trend
 from lightning_gradexplode.records import BatchFacts, Cause, Evidence, FieldFacts
 
 LARGE_SCALE = ((1000.0, 0.9), (100.0, 0.8), (30.0, 0.65), (10.0, 0.45))
@@ -173,7 +173,7 @@ def outlier_batch(evidence: Evidence) -> Cause | None:
     jump = _single_jump(evidence)
     if jump:
         sentences.append(jump)
-        confidence = max(confidence, 0.45)
+        confidence = max(confidence, 0.65 if abrupt_step(evidence, "loss") is not None else 0.45)
     share = experiments.row_share if experiments is not None else None
     if experiments is not None and share is not None and share >= 0.5 and confidence:
         row = "" if experiments.heaviest_row is None else f" ({experiments.heaviest_row})"
@@ -212,6 +212,13 @@ def _outlier_field(batch: BatchFacts | None) -> FieldFacts | None:
 
 def _single_jump(evidence: Evidence) -> str:
     """Return a sentence if loss or gradient jumped at one step after a calm run and came back; empty otherwise."""
+    abrupt = abrupt_step(evidence, "loss")
+    if abrupt is not None:
+        loss = curve(evidence, "loss")
+        return (
+            f"The loss is {loss.at(abrupt):.4g} at step {abrupt}, before its update; until then it was at most "
+            f"{loss.before(abrupt).greatest:.4g}, and the updates were ordinary."
+        )
     if "gradient-spike" not in signs(evidence) or first_nonfinite(evidence) is not None:
         return ""
     step = next(one.step for one in evidence.findings if one.sign == "gradient-spike")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 from lightning_gradexplode.diagnose import remedies
@@ -71,7 +72,11 @@ def steepest_profile(evidence: Evidence) -> Profile | None:
 
     The outputs of the replay count while the weights have the scale of the start.
     """
-    found = [_of_gradients(evidence), *(_of_replay(evidence) if has_initial_scale(evidence) else ())]
+    found = [
+        _of_gradients(evidence),
+        _of_finding(evidence),
+        *(_of_replay(evidence) if has_initial_scale(evidence) else ()),
+    ]
     deep = [
         one
         for one in found
@@ -95,6 +100,16 @@ def _of_replay(evidence: Evidence) -> list[Profile]:
     if len(slopes) > 1:
         profiles.append(Profile(len(slopes), slopes[0] / slopes[-1], "the error gradient grows on its way back"))
     return profiles
+
+
+def _of_finding(evidence: Evidence) -> Profile | None:
+    """Return what the detector of backward gain saw at the first steps."""
+    for one in evidence.findings:
+        early = one.step <= evidence.run.first_step + 1
+        count = re.search(r"the last of (\d+) modules", one.message)
+        if one.sign == "backward-gain" and early and count and not recurrent_parameters(evidence.run):
+            return Profile(int(count[1]), one.value, "the error gradient grows on its way back")
+    return None
 
 
 def _of_gradients(evidence: Evidence) -> Profile | None:

@@ -6,8 +6,16 @@ import math
 from dataclasses import dataclass
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.curves import Curve, critical_step, curve, failing_step
-from lightning_gradexplode.diagnose.trends import LineSearch, Trend, is_growing, line_search, loss_rise, trend
+from lightning_gradexplode.diagnose.curves import Curve, FloatArray, critical_step, curve, failing_step
+from lightning_gradexplode.diagnose.trends import (
+    LineSearch,
+    Trend,
+    begins_abruptly,
+    is_growing,
+    line_search,
+    loss_rise,
+    trend,
+)
 from lightning_gradexplode.records import Cause, Evidence
 
 USUAL_RATES = {"adam": 0.01, "rmsprop": 0.01, "lion": 0.001, "adagrad": 0.1, "sgd": 0.5}
@@ -54,6 +62,8 @@ def learning_rate(evidence: Evidence) -> Cause | None:
     if any(one.helped for one in evidence.attempts if _lowers_rate(one.action)):
         sentences.append("A lower learning rate has helped.")
         confidence += 0.15
+    if search is None and (curve(evidence, "loss").first is None or begins_abruptly(evidence)):
+        confidence *= 0.6
     return Cause("learning-rate", None, tuple(sentences), min(confidence, 0.95), _rate_remedies(evidence, course))
 
 
@@ -163,7 +173,7 @@ def rate_rise(evidence: Evidence) -> RateRise | None:
     rates = curve(evidence, "learning_rate").before(end + 1).finite
     steps, values = rates.step, rates.value
     rises = [
-        RateRise(int(steps[place]), float(values[place - 1]), float(values[place]), True)
+        RateRise(int(steps[place]), _borne(values[:place], float(values[place])), float(values[place]), True)
         for place in range(1, len(values))
         if values[place] >= SUDDEN * values[place - 1] > 0 and end - steps[place] <= 100
     ]
@@ -171,6 +181,12 @@ def rate_rise(evidence: Evidence) -> RateRise | None:
     if sudden:
         return max(sudden, key=lambda one: one.after / one.before)
     return _gradual_rise(evidence, rates)
+
+
+def _borne(before: FloatArray, after: float) -> float:
+    """Return the highest rate before a rise; the last one where a rate as high was borne before."""
+    highest = float(before.max())
+    return highest if highest < 0.9 * after else float(before[-1])
 
 
 def _gradual_rise(evidence: Evidence, rates: Curve) -> RateRise | None:

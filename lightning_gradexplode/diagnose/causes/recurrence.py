@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.batch import inputs, targets
-from lightning_gradexplode.diagnose.layers import DEEP, first_numbers, is_early, layers
+from lightning_gradexplode.diagnose.batch import inputs, scale_of, targets
+from lightning_gradexplode.diagnose.curves import curve
+from lightning_gradexplode.diagnose.layers import DEEP, first_numbers, gain_of, is_early, layers
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Activation, Cause, Evidence, ParameterFacts, RunFacts
 
 
 def recurrence(evidence: Evidence) -> Cause | None:
     """Return the cause if the gain per time step compounds over the sequence."""
-    found = [_of_matrix(evidence), _of_gradient(evidence), _of_loop(evidence)]
+    found = [_of_matrix(evidence), _of_gradient(evidence), _of_loop(evidence), _by_elimination(evidence)]
     return max((one for one in found if one is not None), key=lambda one: one.confidence, default=None)
 
 
@@ -79,6 +80,35 @@ def _of_loop(evidence: Evidence) -> Cause | None:
         ),
         0.85 if gain >= 1e3 else 0.65,
         _remedies(evidence, parameter, False, worst.calls),
+    )
+
+
+def _by_elimination(evidence: Evidence) -> Cause | None:
+    """Return the cause if the first loss is far beyond what the layers, each executed once, can make of the inputs.
+
+    Only without a replay, which counts how often each layer is executed.
+    """
+    first = curve(evidence, "loss").first
+    square = [one for one in layers(evidence.run) if one.shape[0] == one.shape[-1] and len(one.shape) == 2]
+    sequences = [one for one in inputs(evidence) if len(one.shape) == 3 and one.shape[1] >= DEEP]
+    if evidence.replay is not None or first is None or not square or not sequences or not is_early(evidence):
+        return None
+    scales = [scale_of(one) or 0.0 for one in (evidence.batch.fields if evidence.batch is not None else ())]
+    reach = math.prod(max(1.0, gain_of(one)) for one in layers(evidence.run)) * max(1.0, *scales)
+    if not first > 1e4 * reach**2:
+        return None
+    worst = max(square, key=gain_of)
+    return Cause(
+        "recurrence",
+        worst.name,
+        (
+            f"The first loss is {first:.4g}, before any update; the layers together multiply what they take by "
+            f"{reach:.3g} "
+            f"at most if each is executed once. `{worst.name}` is square, and an input has {sequences[0].shape[1]} "
+            "steps.",
+        ),
+        0.6,
+        _remedies(evidence, worst, False, sequences[0].shape[1]),
     )
 
 
