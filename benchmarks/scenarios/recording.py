@@ -8,7 +8,7 @@ import inspect
 import logging
 import pickle
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -137,8 +137,7 @@ def recorded(family: Family, seed: int, fresh: bool = False) -> RecordedRun:
     CACHE.mkdir(exist_ok=True)
     for old in CACHE.glob(f"{family.name}-{seed}-*.pickle"):
         old.unlink()
-    with path.open("wb") as file:
-        pickle.dump(_packed(run), file)
+    path.write_bytes(pickle.dumps(_packed(run)))
     return run
 
 
@@ -181,4 +180,5 @@ def _unpacked(plain: dict[str, Any]) -> RecordedRun:
 def _fields(record: StepRecord) -> dict[str, Any]:
     default = StepRecord(step=-1)
     values = {name: getattr(record, name) for name in StepRecord.__slots__}
+    values = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
     return {n: v for n, v in values.items() if n == "per_parameter" or v != getattr(default, n)}

@@ -22,9 +22,9 @@ _ADVICE = {
     "gradient-above-one": "no alarm by itself: it depends on the scale of the loss; a mean in place of a sum lowers it",
     "large-update": "lower the learning rate (usual updates are near 0.001 of the weights), or warm it up",
     "weight-growth": "lower the learning rate, or penalize the weights (L2)",
-    "zero-gradient": "rectified units that are never active, a loss detached from the network, or targets that are all "
-    "ignored: nothing is learned from here on",
-    "clip-saturated": "clipping sets the size of every step, and hides why gradients are that large: look at the scale of "
+    "zero-gradient": "nothing is learned from here on: look for rectified units that are never active, a loss detached "
+    "from the network, or targets that are all ignored",
+    "clip-saturated": "clipping sets the size of every step and hides why gradients are so large: look at the scale of "
     "inputs, targets and loss",
     "vanishing-gradient": "ReLU units, another initialization, normalization or residual connections help",
 }
