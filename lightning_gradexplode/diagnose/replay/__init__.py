@@ -3,9 +3,10 @@
 The engine keeps what a step needs (`KeptBatch`, `RandomState`), describes it as a `ReplayStep`, and calls
 
 - `replay_step` for the first operation that made a non-finite value, its module, its line and its rows of the batch;
-- `run_experiments` for a line search along the update, the step in float32, and the step without some rows.
+- `run_experiments` for the step in float32, the step without some rows, and a line search along the update;
+- `line_search` for the last of these alone, once the optimizer has stepped.
 
-Both return a record and raise nothing for whatever the step does: what was not possible is said in the record.
+They return records and raise nothing for whatever the step does: what was not possible is said in the record.
 
 What is guaranteed: the copy's parameters are views of the run's weights that nothing writes to; buffers, attributes,
 hooks and metrics are the copy's own; batch, gradients and random state of the run are as before; nothing is logged,
@@ -14,10 +15,10 @@ variables, files that it opens, prints) happens a second time.
 """
 
 from lightning_gradexplode.diagnose.replay.batch import KeptBatch
-from lightning_gradexplode.diagnose.replay.experiments import run_experiments
+from lightning_gradexplode.diagnose.replay.experiments import line_search, run_experiments
 from lightning_gradexplode.diagnose.replay.module_copy import ModuleCopy
 from lightning_gradexplode.diagnose.replay.random_state import RandomState
 from lightning_gradexplode.diagnose.replay.replay import replay_step
 from lightning_gradexplode.diagnose.replay.step import ReplayStep
 
-__all__ = ["KeptBatch", "ModuleCopy", "RandomState", "ReplayStep", "replay_step", "run_experiments"]
+__all__ = ["KeptBatch", "ModuleCopy", "RandomState", "ReplayStep", "line_search", "replay_step", "run_experiments"]

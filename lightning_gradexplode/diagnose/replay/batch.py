@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+DEPTH = 8
+"""Containers inside of so many others are shared."""
+
+LONG = 256
+"""Of a list with more elements, such as words, only the list itself is rebuilt when a batch is kept."""
 
 
 class KeptBatch:
@@ -24,7 +31,10 @@ class KeptBatch:
 
     def __init__(self, batch: Any) -> None:
         self._versions: list[tuple[Tensor, int]] = []
-        self.batch = map_batch(batch, self._note)
+        try:
+            self.batch = map_batch(batch, self._note, longest=LONG)
+        except Exception:  # containers of a user's own may refuse to be rebuilt in any way
+            self.batch = batch
 
     @property
     def is_unchanged(self) -> bool:
@@ -37,34 +47,45 @@ class KeptBatch:
         return tensor
 
 
-def map_batch(batch: Any, tensor: Callable[[Tensor], Any], whole: Callable[[Any], Any] | None = None) -> Any:
+def map_batch(
+    batch: Any,
+    tensor: Callable[[Tensor], Any],
+    whole: Callable[[Any], Any] | None = None,
+    *,
+    longest: int = sys.maxsize,
+    depth: int = DEPTH,
+) -> Any:
     """Build a batch anew, with each of its tensors replaced.
 
     Args:
-        batch: Tensors in mappings, sequences, dataclasses and plain objects.
+        batch: Tensors in mappings, sequences, dataclasses and objects with a method ``to``.
         tensor: Returns what replaces a tensor.
         whole: Returns what replaces a list or tuple, before its elements are mapped, or a packed sequence.
+        longest: The elements of longer lists are left as they are.
+        depth: Containers deeper than this are left as they are.
     """
+
+    def inner(value: Any) -> Any:
+        return map_batch(value, tensor, whole, longest=longest, depth=depth - 1)
+
     if isinstance(batch, Tensor):
         return tensor(batch)
-    if isinstance(batch, (str, bytes, int, float, complex, type(None))):
+    if not depth or isinstance(batch, (str, bytes, int, float, complex, type(None))):
         return batch
     if isinstance(batch, PackedSequence) and whole is not None:
         return whole(batch)
     if isinstance(batch, (list, tuple)):
         chosen = batch if whole is None else whole(batch)
-        elements = [map_batch(one, tensor, whole) for one in chosen]
+        elements = chosen if len(chosen) > longest else [inner(one) for one in chosen]
         return type(batch)(*elements) if hasattr(batch, "_fields") else type(batch)(elements)
     if isinstance(batch, dict):
         new = copy.copy(batch)
-        new.update({key: map_batch(value, tensor, whole) for key, value in batch.items()})
+        new.update({key: inner(value) for key, value in batch.items()})
         return new
     if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
-        values = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-        return _with_attributes(batch, values, tensor, whole)
-    if hasattr(batch, "__dict__") and not callable(batch):
-        # Containers that hold their tensors in a plain attribute, such as the batches of tokenizers.
-        return _with_attributes(batch, vars(batch), tensor, whole)
+        return _with_attributes(batch, [one.name for one in dataclasses.fields(batch)], inner)
+    if callable(getattr(batch, "to", None)) and hasattr(batch, "__dict__"):
+        return _with_attributes(batch, list(vars(batch)), inner)
     return batch
 
 
@@ -95,11 +116,11 @@ def take_rows(batch: Any, keep: Sequence[int], size: int) -> Any:
     return map_batch(batch, rows, chosen)
 
 
-def _with_attributes(batch: Any, values: Mapping[str, Any], tensor: Any, whole: Any) -> Any:
+def _with_attributes(batch: Any, names: Sequence[str], inner: Callable[[Any], Any]) -> Any:
     try:
         new = copy.copy(batch)
-        for name, value in values.items():
-            object.__setattr__(new, name, map_batch(value, tensor, whole))
-    except (TypeError, AttributeError):
+        for name in names:
+            object.__setattr__(new, name, inner(getattr(batch, name)))
+    except Exception:  # a user's class may refuse to be copied in any way
         return batch
     return new

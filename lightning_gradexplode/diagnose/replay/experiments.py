@@ -78,6 +78,28 @@ def run_experiments(
     return Experiments(**results, seconds=time.perf_counter() - begin)
 
 
+def line_search(
+    step: ReplayStep,
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor] | None = None,
+    *,
+    seconds_spent: float = 0.0,
+) -> tuple[tuple[float, float], ...]:
+    """Measure the loss of a step's batch at multiples of the step's update.
+
+    Args:
+        step: The step.
+        before: Weights before the update by parameter name.
+        after: Weights after it; None for the module's own.
+        seconds_spent: What earlier experiments with this step took of the budget.
+
+    Returns:
+        Pairs of a factor and a loss, as far as the budget goes.
+    """
+    runner = _Runner(step, deadline_of(step, STEPS, SECONDS) - seconds_spent)
+    return tuple(_attempt(lambda: _line_search(runner, before, after)).get("line_search", ()))
+
+
 @dataclass(frozen=True, slots=True)
 class _Result:
     """One run of a step.

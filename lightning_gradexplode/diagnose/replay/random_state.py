@@ -36,12 +36,17 @@ class RandomState:
         """Record the state as it is now (3 microseconds with ``everything=False`` on a processor).
 
         Args:
-            devices: The accelerators that the module is on; the processor is always recorded.
+            devices: The devices that the module is on; the processor is always recorded, and accelerators whose
+                generator torch does not know are passed over.
             everything: Whether Python's and NumPy's states are recorded too.
         """
         return cls(
             cpu=torch.get_rng_state(),
-            devices=tuple((one, _backend(one).get_rng_state(*_index(one))) for one in devices if one.type != "cpu"),
+            devices=tuple(
+                (one, _backend(one).get_rng_state(*_index(one)))
+                for one in devices
+                if hasattr(_backend(one), "get_rng_state") and one.type != "cpu"
+            ),
             python=random.getstate() if everything else None,
             numpy=np.random.get_state() if everything else None,
         )
@@ -70,7 +75,7 @@ def random_state(state: RandomState | None, devices: Iterable[Device]) -> Iterat
 
 
 def _backend(device: Device) -> Any:
-    return getattr(torch, device.type)
+    return getattr(torch, device.type, None)
 
 
 def _index(device: Device) -> tuple[Device, ...]:

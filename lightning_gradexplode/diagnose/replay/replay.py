@@ -16,7 +16,7 @@ from lightning_gradexplode.diagnose.replay.guard import WRITES
 from lightning_gradexplode.diagnose.replay.module_copy import ModuleCopy
 from lightning_gradexplode.diagnose.replay.module_hooks import ModuleHooks
 from lightning_gradexplode.diagnose.replay.observer import Observer
-from lightning_gradexplode.diagnose.replay.sources import nonfinite_parameter, origins_before
+from lightning_gradexplode.diagnose.replay.sources import origins_before
 from lightning_gradexplode.diagnose.replay.stand_ins import ReplayStopped
 from lightning_gradexplode.diagnose.replay.step import Outcome, ReplayStep, compute, deadline_of, failure
 from lightning_gradexplode.measure.batch_fields import batch_size, fields_of
@@ -60,9 +60,6 @@ def _attempt(
     except Exception as error:
         return Replay("not-possible", failure(error))
     try:
-        name = nonfinite_parameter(copy.module)
-        if name is not None:
-            return Replay("not-possible", f"the weights are not finite any more ({name})", notes=tuple(copy.notes))
         batch = step.fresh_batch()
         fields = fields_of(batch)
         shapes = [tuple(one.shape) for one in copy.module.parameters()]
@@ -76,6 +73,8 @@ def _attempt(
         hooks = ModuleHooks(copy.module, observer)
         outcome = compute(step, copy, observer, batch=batch)
         return _record(copy, observer, hooks, outcome, failed, expected_loss)
+    except ReplayStopped as stop:
+        return Replay("not-possible", stop.reason, notes=tuple(copy.notes))
     except Exception as error:
         return Replay("not-possible", failure(error), notes=tuple(copy.notes))
     finally:

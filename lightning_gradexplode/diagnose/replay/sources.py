@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lightning_gradexplode.diagnose.replay.events import Kind, Origin, Origins, Source
 from lightning_gradexplode.diagnose.replay.finiteness import all_finite, has_nan, storage_key
 from lightning_gradexplode.diagnose.replay.module_copy import ModuleCopy
+from lightning_gradexplode.diagnose.replay.stand_ins import ReplayStopped
 from lightning_gradexplode.measure.batch_fields import Field
 from lightning_gradexplode.measure.field_rows import scan_rows
 from lightning_gradexplode.measure.parameters import plain_name
@@ -20,27 +21,26 @@ def origins_before(copy: ModuleCopy, fields: Sequence[Field]) -> Origins:
     Args:
         copy: The copy of the module.
         fields: The fields of the batch.
+
+    Raises:
+        ReplayStopped: The weights are not finite.
     """
     origins = Origins()
-    named: list[tuple[Kind, str, Tensor]] = []
-    named += [("parameter", plain_name(name), one) for name, one in copy.module.named_parameters()]
-    named += [("buffer", plain_name(name), one) for name, one in copy.module.named_buffers()]
-    known = {storage_key(one) for _, _, one in named}
-    named += [("attribute", _attribute(copy.module, one), one) for one in copy.owned if storage_key(one) not in known]
-    for kind, name, tensor in named:
-        if not all_finite(tensor):
-            origins.set(tensor, Origin(source=Source(kind, name, has_nan(tensor))))
+    for name, parameter in copy.module.named_parameters():
+        if not all_finite(parameter):
+            raise ReplayStopped(f"the weights are not finite any more ({plain_name(name)})")
+    buffers = {storage_key(one): plain_name(name) for name, one in copy.module.named_buffers()}
+    for one in copy.owned:
+        if not all_finite(one):
+            name = buffers.get(storage_key(one)) or _attribute(copy.module, one)
+            kind: Kind = "buffer" if storage_key(one) in buffers else "attribute"
+            origins.set(one, Origin(source=Source(kind, name, has_nan(one))))
     for field in fields:
         bad = [one for one in field.tensors if not all_finite(one)]
         rows = scan_rows(field, None).nonfinite if bad else ()
         for one in bad:
             origins.set(one, Origin(source=Source("batch", field.name, has_nan(one), rows)))
     return origins
-
-
-def nonfinite_parameter(module: nn.Module) -> str | None:
-    """Return the name of the first parameter that is not finite, None if all are."""
-    return next((plain_name(name) for name, one in module.named_parameters() if not all_finite(one)), None)
 
 
 def _attribute(module: nn.Module, tensor: Tensor) -> str:
