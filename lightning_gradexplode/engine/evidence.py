@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -13,7 +13,14 @@ from torch import Tensor
 
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.diagnose import diagnose
-from lightning_gradexplode.diagnose.replay import KeptBatch, RandomState, ReplayStep, replay_step, run_experiments
+from lightning_gradexplode.diagnose.replay import (
+    KeptBatch,
+    RandomState,
+    ReplayStep,
+    line_search,
+    replay_step,
+    run_experiments,
+)
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.hosts.base import TrainingLoop
@@ -243,14 +250,14 @@ class EvidenceCollector:
             self._run = in_order(self._run, replay.execution_order)
         if not before_update:
             return
-        self._run_experiments(step, before=None)
+        self._run_experiments(step)
         if failed is None and self._replay.status == "finite":
             # The line search along the update follows once the optimizer has stepped.
             self._weights_before = {
                 name: parameter.detach().clone() for name, parameter in loop.module.named_parameters()
             }
 
-    def _run_experiments(self, step: Step, before: Mapping[str, Tensor] | None) -> None:
+    def _run_experiments(self, step: Step) -> None:
         replay_step_, record = self._replay_step, step.record()
         if replay_step_ is None or self._replay is None or self._replay.status in ("not-possible", "not-reproduced"):
             return
@@ -261,7 +268,6 @@ class EvidenceCollector:
             lambda: run_experiments(
                 replay_step_,
                 self._replay,
-                before=before,
                 rows=sorted(outliers),
                 shares=True,
                 memory_grad_norm=record.grad_norm,
@@ -274,8 +280,12 @@ class EvidenceCollector:
         if self._weights_before is None:
             return
         before, self._weights_before = self._weights_before, None
-        if step.number == self._now:
-            self._run_experiments(step, before)
+        inputs = self._replay_step
+        if step.number != self._now or inputs is None:
+            return
+        known = self._experiments or Experiments()
+        pairs = self._attempt("the line search", lambda: line_search(inputs, before, seconds_spent=known.seconds))
+        self._experiments = replace(known, line_search=pairs or ())
 
     # The diagnosis.
 
