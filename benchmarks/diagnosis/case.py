@@ -46,7 +46,7 @@ class Case(LightningModule):
     cured_by: str = ""
     """Pattern of remedies that amount to `cure`, beyond those of its kinds."""
     other_cures: Mapping[str, Mapping[str, Any]] = settings()
-    """Further patterns of remedies, and the settings that each amounts to."""
+    """Patterns of remedies that change the run otherwise than its cure does, and the settings for each."""
     good: float = 0.0
     """The largest score of a run that trained well."""
 

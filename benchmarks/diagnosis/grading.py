@@ -49,7 +49,10 @@ def run_case(case: type[Case]) -> Grade:
     monitor = GradientExplosionMonitor(report=False)
     ending = train(prepare(case, {}), [monitor])
     diagnosis = monitor.diagnosis()
-    treatment = treatment_for(case, diagnosis.remedies[0]) if diagnosis and diagnosis.remedies else None
+    treatment = None
+    if diagnosis and diagnosis.remedies:
+        is_right = diagnosis.causes[0].kind in case.kinds
+        treatment = treatment_for(case, diagnosis.remedies[0], is_right)
     saved = None if ending.is_good(case) else treatment is not None and treat(case, treatment).is_good(case)
     return grade(case, diagnosis, saved, treatment is not None)
 

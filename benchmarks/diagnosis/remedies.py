@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,21 +21,21 @@ CURES: Mapping[str, str] = MappingProxyType(
     {
         "nonfinite-input": r"remove|\bdrop\b|filter|exclude|impute|\bfill|nan_to_num|\bmask|clean|\beps\b",
         "nonfinite-target": r"remove|\bdrop\b|filter|exclude|impute|\bfill|nan_to_num|\bmask|clean",
-        "target-out-of-range": r"divide|scale|\bmap\b|relabel|range|clamp|filter|remove|between 0 and 1|\bfrom 0 to\b",
+        "target-out-of-range": r"divide|rescale|\bmap\b|relabel|range|clamp|filter|remove|\bdrop\b|between 0 and 1",
         "empty-reduction": r"clamp|drop_last|max\(|at least|guard|unbiased=False|correction=0|\bskip the",
-        "unscaled-data": r"standardi[sz]e|normali[sz]e|scale|subtract",
+        "unscaled-data": r"standardi[sz]e|normali[sz]e|rescale|subtract",
         "outlier-batch": r"remove|\bdrop\b|filter|exclude|limit such|clip the (?:inputs|targets|values|data)",
         "undefined-operation": r"clamp|\beps\b|guard|\bmask|nan_to_num|away from|keep the (?:argument|base)",
-        "forward-overflow": r"clamp|logsumexp|log_softmax|softplus|tanh|\bbound|subtract|log1p|normali[sz]e|stable",
-        "half-precision": r"float32|32-true|bfloat16|bf16|GradScaler|mixed|\beps=|\bscale",
-        "learning-rate-jump": r"restart|schedule|\bcap\b|\bpeak|gamma|warm|keep the learning rate",
+        "forward-overflow": r"logsumexp|log_softmax|softplus|tanh|subtract|log1p|normali[sz]e|stable",
+        "half-precision": r"float32|32-true|bfloat16|bf16|GradScaler|mixed",
+        "learning-rate-jump": r"restart|schedule|\bcap\b|\bpeak|gamma|warm",
         "optimizer-state": r"\bstate\b|\beps\b|\bbetas?\b|momentum",
         "accumulated-gradients": r"zero_grad|divide|average|\bmean\b",
         "initialization": r"initiali[sz]|\bgain\b|\bstd\b|fan[-_ ]in|kaiming|xavier",
         "depth": r"normali[sz]|LayerNorm|BatchNorm|residual|shortcut|fewer layers",
-        "recurrence": r"orthogonal|spectral|shorter|truncat|gated|LSTM|GRU",
-        "loss-without-floor": r"\bsign\b|\bbound|clamp|penalty|\bfloor|spectral|maximize|minimum",
-        "moving-target": r"target network|freeze|frozen|stop.?gradient|detach|\bslow",
+        "recurrence": r"shorter|truncat",
+        "loss-without-floor": r"\bbound|clamp|penalty|\bfloor|spectral|maximize|minimum",
+        "moving-target": r"target network|freeze|frozen",
     }
 )
 """By kind, the words of a remedy that amount to the cure of a case of that kind."""
@@ -52,6 +53,7 @@ class Treatment:
         groups: Hyperparameters of all parameter groups.
         learning_rate: The largest learning rate of the optimizers as they are created, None for the case's own.
         rate_factor: Factor of the learning rate.
+        rate_cap: No learning rate rises above.
         warm_up: Number of steps over which the learning rate rises, from a hundredth.
     """
 
@@ -60,6 +62,7 @@ class Treatment:
     groups: Mapping[str, Any] = field(default_factory=dict)
     learning_rate: float | None = None
     rate_factor: float = 1.0
+    rate_cap: float = math.inf
     warm_up: int = 0
 
 
@@ -85,9 +88,10 @@ GENERAL: tuple[tuple[str, Callable[[re.Match[str]], Treatment]], ...] = (
     (rf"\b(?:clip|gradient_clip_val)={NUMBER}", lambda found: Treatment(monitor={"clip": float(found[1])})),
     (rf"\blr={NUMBER}", lambda found: Treatment(learning_rate=float(found[1]))),
     (rf"learning rate to {NUMBER} of what", lambda found: Treatment(rate_factor=float(found[1]))),
+    (rf"learning rate near {NUMBER}", lambda found: Treatment(rate_cap=float(found[1]))),
     (rf"LinearLR\(.*total_iters={NUMBER}", lambda found: Treatment(warm_up=int(found[1]))),
     (
-        rf"learning rate\b[^.;]*?\b(?:to|of|near|below|at most|about) {NUMBER}(?! of what)",
+        rf"learning rate\b[^.;]*?\b(?:to|of|below|at most|about) {NUMBER}(?! of what)",
         lambda found: Treatment(learning_rate=float(found[1])),
     ),
     (rf"weight_decay={NUMBER}", _group("weight_decay")),
@@ -102,21 +106,25 @@ GENERAL: tuple[tuple[str, Callable[[re.Match[str]], Treatment]], ...] = (
 """Remedies that mean the same for every case; a number in them is used as it stands."""
 
 
-def treatment_for(case: type[Case], remedy: str) -> Treatment | None:
+def treatment_for(case: type[Case], remedy: str, is_right: bool = True) -> Treatment | None:
     """Return the change that a remedy asks for first, None if none of its words is known.
 
     Args:
         case: The case.
         remedy: The sentence.
+        is_right: Whether it is of a cause of the right kind. Words of another kind's remedy may match those of the
+            cure by chance: then only `other_cures` of the case count, and what means the same for every case.
     """
     own = "|".join(filter(None, [case.cured_by, *(CURES[kind] for kind in case.kinds if kind in CURES)]))
     candidates: list[tuple[int, int, Treatment]] = []
-    for pattern, changes in [*case.other_cures.items(), *([(own, case.cure)] if own else [])]:
+    for pattern, changes in case.other_cures.items():
         if found := re.search(pattern, remedy, re.IGNORECASE):
-            candidates.append((found.start(), 1, Treatment(settings=changes)))
+            candidates.append((found.start(), 0, Treatment(settings=changes)))
     for pattern, make in GENERAL:
         if found := re.search(pattern, remedy):
-            candidates.append((found.start(), 0, make(found)))
+            candidates.append((found.start(), 1, make(found)))
+    if is_right and own and (found := re.search(own, remedy, re.IGNORECASE)):
+        candidates.append((found.start(), 2, Treatment(settings=case.cure)))
     return min(candidates, key=lambda one: one[:2])[2] if candidates else None
 
 
@@ -130,6 +138,7 @@ def treat(case: type[Case], treatment: Treatment) -> Ending:
     if factor != 1.0:
         module = prepare(case, {**treatment.settings, "lr": module.lr * factor})
     callbacks: list[Callback] = [_Groups(treatment.groups)] if treatment.groups else []
+    callbacks += [_RateCap(treatment.rate_cap)] if math.isfinite(treatment.rate_cap) else []
     callbacks += [_WarmUp(treatment.warm_up)] if treatment.warm_up else []
     callbacks.append(GradientExplosionMonitor(report=False, **treatment.monitor))
     return train(module, callbacks)
@@ -152,6 +161,19 @@ class _Groups(Callback):
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 group.update({name: value for name, value in self._values.items() if name in group})
+
+
+class _RateCap(Callback):
+    """Keeps the learning rates of all groups from rising above a value, whatever a schedule sets."""
+
+    def __init__(self, most: float) -> None:
+        self._most = most
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Lower the rates that are above it."""
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = min(group["lr"], self._most)
 
 
 class _WarmUp(Callback):

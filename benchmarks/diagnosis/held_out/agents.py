@@ -59,7 +59,7 @@ class OnlyPunished(Case):
     good = 3.0
     baseline = False
     cure = settings(baseline=True)
-    cured_by = "baseline|entropy|advantage|clip|clamp"
+    cured_by = "baseline|entropy|advantage"
     steps = 300
     lr = 0.02
 
@@ -92,7 +92,9 @@ class CriticOfItself(Case):
     good = 12.0
     delay = 0
     cure = settings(delay=60)
-    cured_by = "target network|delay|slow|Polyak|freeze|frozen"
+    rate = 1.0
+    cured_by = "delay"
+    other_cures = settings(**{"slow|Polyak": settings(rate=0.005)})
     steps = 600
     lr = 0.02
 
@@ -117,7 +119,8 @@ class CriticOfItself(Case):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         actor_optimizer, critic_optimizer = self.torch_optimizer(0), self.torch_optimizer(1)
         if self.delay == 0 or self.updates % self.delay == 0:
-            self.target.load_state_dict(self.critic.state_dict())
+            for old, new in zip(self.target.parameters(), self.critic.parameters(), strict=True):
+                old.lerp_(new.detach(), self.rate)
         self.updates += 1
         with torch.no_grad():
             bootstrap = self.value(self.target, batch["next"], 2 * self.actor(batch["next"]).tanh())
@@ -147,12 +150,15 @@ class SmoothedOverTheGraph(Case):
     good = 0.6
     divide = False
     cure = settings(divide=True)
-    cured_by = "divide|mean|average|degree|normali|freeze|frozen|target network"
+    rate = 1.0
+    cured_by = r"divide|\bmean\b|average|degree|normali"
+    other_cures = settings(slow=settings(rate=0.005))
     steps = 200
     lr = 0.1
 
     def build(self) -> None:
         self.model = nn.Sequential(nn.Linear(5, 32), nn.ReLU(), nn.Linear(32, 1))
+        self.labeller = copy.deepcopy(self.model).requires_grad_(False)
 
     def data(self) -> tuple[Tensor, Tensor, Tensor]:
         random = noise(143)
@@ -163,7 +169,9 @@ class SmoothedOverTheGraph(Case):
     def loss(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         output = self.model(batch[0])
         with torch.no_grad():
-            around = self.model(batch[1]).sum(1)
+            for old, new in zip(self.labeller.parameters(), self.model.parameters(), strict=True):
+                old.lerp_(new, self.rate)
+            around = self.labeller(batch[1]).sum(1)
             pseudo = around / 3 if self.divide else around
         return 0.3 * functional.mse_loss(output, batch[2]) + functional.mse_loss(output, pseudo)
 
@@ -172,7 +180,7 @@ class SmoothedOverTheGraph(Case):
         return float(functional.mse_loss(self.model(node), truth))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=self.lr)
+        return torch.optim.SGD(self.model.parameters(), lr=self.lr)
 
 
 class InformationWithoutLimit(Case):
@@ -183,7 +191,7 @@ class InformationWithoutLimit(Case):
     good = 1.0
     bound = 1e5
     cure = settings(bound=4.0)
-    cured_by = "clamp|clip the|tanh|bound|penalty"
+    cured_by = "tanh|clip the statistic"
     batch_size = 8
     steps = 400
     lr = 0.05
@@ -261,6 +269,7 @@ class UphillOptimizer(Case):
     good = 0.4
     maximize = True
     cure = settings(maximize=False)
+    cured_by = r"\bsign\b"
     lr = 0.05
 
     def build(self) -> None:

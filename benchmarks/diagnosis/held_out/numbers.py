@@ -55,14 +55,16 @@ class ScaleNeverRecovers(Case):
     good = 0.4
     start = 2.0**60
     cure = settings(start=2.0**10)
-    cured_by = "scale|init_scale|bf16|32-true"
+    mixed = True
+    cured_by = "init_scale|larger scale|smaller scale|loss scale"
+    other_cures = settings(**{"float32|32-true": settings(mixed=False)})
     lr = 5e-3
     steps = 100
 
     def build(self) -> None:
         self.net = nn.Sequential(nn.Linear(12, 48), nn.ReLU(), nn.Linear(48, 3))
         scaler = torch.amp.GradScaler("cpu", init_scale=self.start, backoff_factor=0.75, growth_interval=10_000)
-        self.options = settings(plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
+        self.options = settings(plugins=[MixedPrecision("16-mixed", "cpu", scaler)] if self.mixed else [])
 
     def data(self) -> tuple[Tensor, Tensor]:
         inputs = torch.randn(480, 12, generator=noise(151))
@@ -80,14 +82,16 @@ class TinyConstant(Case):
     good = 0.75
     tiny = 1e-8
     cure = settings(tiny=1e-3)
-    cured_by = r"\beps|1e-|float32|bfloat16|larger"
+    dtype_name = "float16"
+    cured_by = r"\beps|1e-|larger"
+    other_cures = settings(float32=settings(dtype_name="float32"))
     lr = 2e-3
     steps = 150
 
     def build(self) -> None:
         self.tokens = nn.Embedding(30, 32, padding_idx=0)
         self.label = nn.Linear(32, 3)
-        self.half()
+        self.to(getattr(torch, self.dtype_name))
 
     def data(self) -> tuple[Tensor, Tensor]:
         tokens = torch.randint(1, 30, (480, 6), generator=noise(152))
@@ -107,7 +111,7 @@ class StatesChangedPlaces(Case):
     """Adam's state is restored in another order of the parameters: large steps for weights with large slopes."""
 
     kinds = ("optimizer-state",)
-    places = ("quiet", "loud")
+    places = ("quiet", "loud", "adam")
     good = 0.2
     in_order = False
     cure = settings(in_order=True)

@@ -294,7 +294,9 @@ class CoshOfMinutes(Case):
     good = 6.0
     stable = False
     cure = settings(stable=True)
-    cured_by = "softplus|logaddexp|huber|log1p|smooth"
+    most = float("inf")
+    cured_by = "logaddexp|huber|smooth"
+    other_cures = settings(**{r"bound the argument|clamp\(max": settings(most=20.0)})
     lr = 0.02
     steps = 250
 
@@ -310,7 +312,7 @@ class CoshOfMinutes(Case):
         error = self.delay(batch[0]) - batch[1]
         if self.stable:
             return (error + functional.softplus(-2 * error) - 0.6931).mean()
-        return torch.log(torch.cosh(error)).mean()  # fault
+        return torch.log(torch.cosh(error.clamp(-self.most, self.most))).mean()  # fault
 
     def score(self) -> float:
         flight, delay = self.clean()
@@ -325,7 +327,7 @@ class TwelfthPowers(Case):
     good = 0.4
     unit = 2000.0
     cure = settings(unit=1.0)
-    cured_by = "standardi|scale|normali|divide"
+    cured_by = "standardi|rescale|near one|normali|divide"
     lr = 0.05
     steps = 200
 

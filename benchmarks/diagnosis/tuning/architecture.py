@@ -115,7 +115,7 @@ class TwentyFourPlainLayers(Case):
     gain = 1.9
     shortcut = False
     cure = settings(gain=1.0, shortcut=True)
-    cured_by = "normal|residual|fewer|shortcut|gain"
+    other_cures = settings(**{"usual scale|kaiming": settings(gain=1.0)})
     batch_size = 48
     lr = 0.02
     steps = 150
@@ -150,7 +150,9 @@ class UnscaledShortcuts(Case):
     good = 0.5
     normalize = False
     cure = settings(normalize=True)
-    cured_by = "normal|scale the branch|zero-init|fewer"
+    gain = 1.8
+    cured_by = "zero-init"
+    other_cures = settings(**{"usual scale|kaiming": settings(gain=0.0)})
     steps = 80
     lr = 1e-2
 
@@ -158,8 +160,11 @@ class UnscaledShortcuts(Case):
         self.inside = nn.Linear(12, 32)
         self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(32, 64), nn.SiLU(), nn.Linear(64, 32)) for _ in range(40))
         for block in self.blocks:
-            nn.init.orthogonal_(block[0].weight, 1.8)  # type: ignore[index]
-            nn.init.orthogonal_(block[2].weight, 1.8)  # type: ignore[index]
+            for linear in (block[0], block[2]):  # type: ignore[index]
+                if self.gain:
+                    nn.init.orthogonal_(linear.weight, self.gain)
+                else:
+                    nn.init.kaiming_normal_(linear.weight)
         self.norm = nn.LayerNorm(32) if self.normalize else nn.Identity()
         self.out = nn.Linear(32, 2)
 
@@ -185,7 +190,7 @@ class LearnedDynamics(Case):
     good = 0.1
     radius = 1.2
     cure = settings(radius=0.9)
-    cured_by = "orthogonal|spectral|shorter|truncat|norm"
+    other_cures = settings(**{"orthogonal|spectral": settings(radius=1.0)})
     steps = 120
     lr = 0.01
 
@@ -214,7 +219,8 @@ class ExpandingElman(Case):
     good = 0.2
     radius = 1.12
     cure = settings(radius=0.8)
-    cured_by = "orthogonal|spectral|shorter|truncat|gated|LSTM|GRU"
+    cured_by = "gated|LSTM|GRU"
+    other_cures = settings(**{"orthogonal|spectral": settings(radius=1.0)})
     steps = 150
     lr = 0.02
 

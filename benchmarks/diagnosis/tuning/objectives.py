@@ -21,6 +21,7 @@ class WrongSign(Case):
     good = 0.2
     sign = -1.0
     cure = settings(sign=1.0)
+    cured_by = r"\bsign\b"
     lr = 0.02
 
     def build(self) -> None:
@@ -45,7 +46,7 @@ class UnboundedCritic(Case):
     good = 0.6
     bound = float("inf")
     cure = settings(bound=0.05)
-    cured_by = "clip the weights|penalty|spectral|bound|clamp"
+    cured_by = "clip the weights"
     steps = 400
     lr = 2e-2
 
@@ -132,7 +133,8 @@ class BootstrappedValue(Case):
     good = 1.5
     sync_every = 1
     cure = settings(sync_every=100)
-    cured_by = "target network|discount|gamma|freeze|frozen"
+    rate = 1.0
+    other_cures = settings(slow=settings(rate=0.005))
     steps = 300
     lr = 0.1
 
@@ -151,7 +153,8 @@ class BootstrappedValue(Case):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         if self.global_step % self.sync_every == 0:
-            self.old_value.load_state_dict(self.value.state_dict())
+            with torch.no_grad():
+                self.old_value.weight.lerp_(self.value.weight, self.rate)
         return self.loss(batch)
 
     def score(self) -> float:
@@ -168,7 +171,9 @@ class ExtrapolatedTeacher(Case):
     good = 0.3
     frozen = False
     cure = settings(frozen=True)
-    cured_by = "freeze|frozen|fixed teacher|teacher|target network|stop"
+    rate = 1.0
+    cured_by = "fixed teacher"
+    other_cures = settings(slow=settings(rate=0.005))
     steps = 300
     lr = 0.1
 
@@ -183,7 +188,10 @@ class ExtrapolatedTeacher(Case):
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         output = self.student(batch[0])
         with torch.no_grad():
-            target = self.teacher(batch[0]) if self.frozen else 1.5 * output
+            if not self.frozen:
+                for old, new in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+                    old.lerp_(new, self.rate)
+            target = (1.0 if self.frozen else 1.5) * self.teacher(batch[0])
         return functional.mse_loss(output, target) + 0.2 * functional.mse_loss(output, batch[1])
 
     def score(self) -> float:

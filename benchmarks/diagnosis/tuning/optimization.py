@@ -215,7 +215,7 @@ class NoEpsilon(Case):
     """Adam with an epsilon of zero, and an embedding of which each batch touches only some rows."""
 
     kinds = ("optimizer-state", "undefined-operation")
-    places = ("items", "items.weight", "eps")
+    places = ("items", "items.weight", "adam")
     good = 0.3
     eps = 0.0
     cure = settings(eps=1e-8)

@@ -106,7 +106,9 @@ class FixedLossScale(Case):
     good = 0.5
     scale = 2.0**20
     cure = settings(scale=256.0)
-    cured_by = "scale|float32|bfloat16"
+    dtype_name = "float16"
+    cured_by = r"\bscale"
+    other_cures = settings(float32=settings(dtype_name="float32"))
     lr = 0.05
 
     def __init__(self, **settings: object) -> None:
@@ -116,14 +118,16 @@ class FixedLossScale(Case):
     def build(self) -> None:
         self.conv = nn.Conv1d(2, 8, 3)
         self.head = nn.Linear(8, 2)
-        self.half()
+        self.to(getattr(torch, self.dtype_name))
 
     def data(self) -> tuple[Tensor, Tensor]:
         signal = torch.randn(480, 2, 12, generator=noise(44))
         return signal, (signal[:, 0].mean(1) > signal[:, 1].mean(1)).long()
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return functional.cross_entropy(self.head(self.conv(batch[0].half()).mean(2)).float(), batch[1])
+        return functional.cross_entropy(
+            self.head(self.conv(batch[0].to(self.conv.weight.dtype)).mean(2)).float(), batch[1]
+        )
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         optimizer, loss = self.torch_optimizer(), self.loss(batch)
