@@ -66,6 +66,7 @@ class AccumulationWindow:
         self._early: GradientReading | None = None
         self._backward_passes = 0
         self._sees_clearing = False
+        self._remembered: tuple[Tensor, Tensor, int] | None = None
 
     def add_loss(self, loss: Tensor) -> None:
         """Add the loss of a micro-batch, which is read later, together with the gradients."""
@@ -78,6 +79,20 @@ class AccumulationWindow:
     def gradients_cleared(self) -> None:
         """Record that the training loop clears the gradients."""
         self._backward_passes, self._sees_clearing = 0, True
+
+    def stepped(self, parameters: ParameterSet) -> None:
+        """Remember a gradient as it is after a step, where the loop does not tell when it clears gradients."""
+        self._remembered = next(
+            ((one, one.grad, one.grad._version) for one in parameters.tensors if one.grad is not None), None
+        )
+
+    def look_for_clearing(self) -> None:
+        """Find out, before a backward pass, whether the gradients were cleared since the last step."""
+        if self._remembered is not None:
+            parameter, gradient, version = self._remembered
+            if parameter.grad is not gradient or gradient._version != version:
+                self._backward_passes = 0
+            self._sees_clearing, self._remembered = True, None
 
     def measure_early(self, parameters: ParameterSet, as_torch_does: bool) -> None:
         """Start measuring gradients that are complete, and still multiplied by the loss scale if there is one.

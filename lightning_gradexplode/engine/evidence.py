@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,6 +36,7 @@ from lightning_gradexplode.records import (
     Evidence,
     Experiments,
     Finding,
+    History,
     Replay,
     RunFacts,
     Severity,
@@ -302,7 +304,7 @@ class EvidenceCollector:
             now=self._now,
             findings=tuple(self._findings),
             run=self._run or RunFacts(),
-            history=tuple(recorder.history() for recorder in recorders),
+            history=tuple(_until(recorder.history(), self._now) for recorder in recorders),
             first=tuple(recorder.first() for recorder in recorders),
             batch=self._batch,
             replay=self._replay,
@@ -333,6 +335,17 @@ class EvidenceCollector:
             logger.warning("gradexplode: %s could not be collected: %s: %s", what, type(error).__name__, error)
             logger.debug("gradexplode: traceback", exc_info=True)
             return None
+
+
+def _until(history: History, step: int) -> History:
+    """Return a history without the steps after one, unless that is not in an incident."""
+    kept = history.step <= step if step >= 0 else np.ones(len(history.step), dtype=bool)
+    return replace(
+        history,
+        step=history.step[kept],
+        values={name: values[kept] for name, values in history.values.items()},
+        parameter_grad_norm=history.parameter_grad_norm[kept],
+    )
 
 
 def _policy_name(policy: Any) -> str:

@@ -137,6 +137,8 @@ class TrainingRun:
         """Add the loss of a micro-batch; in manual optimization only what ``training_step`` returns is known."""
         if self._loop.is_automatic:
             self._window.add_loss(loss)
+        elif len(self._optimizers.states) == 1:
+            self._window.look_for_clearing()
 
     @never_fatal
     def backward_ended(self) -> None:
@@ -216,6 +218,8 @@ class TrainingRun:
         if step is None or step.state.optimizer is not optimizer:
             return
         step.state.steps += 1
+        if not self._loop.is_automatic:
+            self._window.stepped(step.parameters)
         if not step.is_skipped:
             step.measure_clipped(self._clipper.changes_gradients(step))
             step.measure_weights()
