@@ -115,7 +115,7 @@ def test_a_bad_policy_ends_no_run(value: Any) -> None:
     """All steps take place, and the trainer's own setting is what it was."""
     run = Watched(Regression(), monitor={"clip": Returns(value)}, max_steps=6)
     assert len(run.logged) == 6
-    assert not run.monitor._broken
+    assert not run.monitor.failed
     assert run.trainer.gradient_clip_val is None
 
 
@@ -166,7 +166,7 @@ def test_sparse_gradients_are_clipped_under_every_policy(build: Callable[[], Cli
     """No policy ends the run; norms after clipping are those of a plain loop over what the optimizer got."""
     run = Watched(Sparse(manual), monitor={"clip": build()}, max_steps=8)
     assert len(run.logged) == 8
-    assert not run.monitor._broken
+    assert not run.monitor.failed
     assert all(torch.isfinite(one).all() for one in run.module.parameters())
     constant = build()
     if isinstance(constant, ConstantClip) and constant.algorithm == "norm":

@@ -60,7 +60,7 @@ def fit(module: pl.LightningModule, responses: Any, *callbacks: pl.Callback, **o
     monitor = GradientExplosionMonitor(on_explosion=responses, clip=clip, detectors=detectors, report=False)
     trainer = pl.Trainer(**{**QUIET, **options}, logger=False, callbacks=[monitor, *callbacks])
     trainer.fit(module, **resuming(ckpt_path))
-    assert not monitor._broken
+    assert not monitor.failed
     return trainer
 
 
