@@ -120,6 +120,7 @@ class GradientExplosionMonitor(Callback):
         self._last: StepRecord | None = None
         self._failed = False
         self._diagnosis: Diagnosis | None = None
+        self._report_folder: Path | None = None
         self._state: dict[str, Any] = {}
         self._state_stage: str | None = None
         self._stage: str | None = None
@@ -158,6 +159,19 @@ class GradientExplosionMonitor(Callback):
         It says what happened, where and since when, its likely causes with their evidence, and what to do.
         """
         return self._diagnosis if self._run is None else self._run.diagnosis()
+
+    @property
+    def report_folder(self) -> Path | None:
+        """The folder with the report of this run, None if there is none."""
+        return self._report_folder if self._run is None else self._run.report_folder
+
+    def report(self) -> Path | None:
+        """Write a report of the run in progress as it is now, also of a healthy one.
+
+        Returns:
+            Its folder; None outside of a fit, and where ``report`` is False.
+        """
+        return self._report_folder if self._run is None else self._run.report()
 
     # Lightning's hooks, in the order of a fit.
 
@@ -253,6 +267,9 @@ class GradientExplosionMonitor(Callback):
         if run is None:
             return
         self._diagnosis = run.diagnosis()
+        if self.arguments.report == "always" and not run.failed:
+            run.report()
+        self._report_folder = run.report_folder
         run.close()
         self._findings, self._last, self._failed = run.findings, run.last, run.failed
         try:

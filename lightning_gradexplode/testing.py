@@ -1,4 +1,4 @@
-"""What runs under watch are tested with: a logger that records, and small modules that explode.
+"""Helpers for tests: a logger that records, a training loop without a Trainer, and small modules that explode.
 
 In a test of your own::
 
@@ -14,7 +14,8 @@ In a test of your own::
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +23,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_gradexplode.engine.run import TrainingRun
 from lightning_gradexplode.hosts import lightning as _lightning
+from lightning_gradexplode.hosts.base import TrainingLoop
 
 Pair = tuple[Tensor, Tensor]
 
@@ -60,6 +63,102 @@ class RecordingLogger(_lightning.Logger):
     def values(self, name: str) -> list[tuple[int | None, float]]:
         """Give each step at which a metric was logged, with its value, oldest first."""
         return [(step, metrics[name]) for step, metrics in self.metrics if name in metrics]
+
+
+class PlainLoop(TrainingLoop):
+    """A training loop in a few lines, which drives the engine without a Trainer. It has no optional capability.
+
+    Args:
+        module: The network.
+        optimizers: Its optimizers; each steps once per batch.
+        loss: Computes the loss of a batch.
+        loggers: Loggers of the run.
+        folder: Folder of the run's logs.
+        log_every_n_steps: Number of steps from one log to the next.
+
+    Example:
+        >>> from lightning_gradexplode.arguments import Arguments
+        >>> from lightning_gradexplode.engine.run import TrainingRun
+        >>> network = nn.Linear(2, 1)
+        >>> optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        >>> loop = PlainLoop(network, [optimizer], lambda batch: network(batch).square().mean())
+        >>> run = TrainingRun(Arguments.checked(report=False), loop, {})
+        >>> loop.train(run, [torch.ones(4, 2)] * 3)
+        >>> run.last.step
+        2
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizers: Sequence[Optimizer],
+        loss: Callable[[Any], Tensor],
+        loggers: Sequence[Any] = (),
+        folder: Path | None = None,
+        log_every_n_steps: int = 1,
+    ) -> None:
+        self._module, self._optimizers, self._loss = module, list(optimizers), loss
+        self._loggers, self._folder, self._log_every_n_steps = loggers, folder, log_every_n_steps
+        self._step = 0
+
+    @property
+    def module(self) -> nn.Module:
+        """The network."""
+        return self._module
+
+    @property
+    def optimizers(self) -> Sequence[Optimizer]:
+        """The optimizers."""
+        return self._optimizers
+
+    @property
+    def step(self) -> int:
+        """Number of batches that were trained on."""
+        return self._step
+
+    @property
+    def is_automatic(self) -> bool:
+        """Whether there is one optimizer."""
+        return len(self._optimizers) == 1
+
+    @property
+    def loggers(self) -> Sequence[Any]:
+        """The loggers."""
+        return self._loggers
+
+    @property
+    def log_every_n_steps(self) -> int:
+        """Number of steps from one log to the next."""
+        return self._log_every_n_steps
+
+    def log_folder(self) -> Path:
+        """Return the folder of the run's logs."""
+        return super().log_folder() if self._folder is None else self._folder
+
+    def train(self, run: TrainingRun, batches: Iterable[Any], close: bool = True) -> None:
+        """Train on batches, and call the engine as an adapter of a real loop does.
+
+        Args:
+            run: The monitored run.
+            batches: One for each step.
+            close: Whether the run ends with them.
+        """
+        for batch_idx, batch in enumerate(batches):
+            run.batch_started(batch, batch_idx)
+            for optimizer in self._optimizers:
+                run.gradients_cleared()
+                optimizer.zero_grad()
+                loss = self._loss(batch)
+                run.loss_computed(loss)
+                loss.backward()  # type: ignore[no-untyped-call]
+                run.backward_ended()
+                run.gradients_ready(optimizer)
+                optimizer.step()
+            run.batch_ended(loss.detach())
+            self._step += 1
+        if close:
+            run.flush()
+            run.close()
 
 
 class ExplodingRegression(nn.Module):

@@ -83,6 +83,28 @@ class OptimizerList:
         arguments = self._arguments
         return state.parameters(self._loop.module, arguments.include, arguments.exclude, self._loop.process_group)
 
+    def state_dicts(self) -> list[dict[str, Any]]:
+        """Return the state of each optimizer, in plain values."""
+        return [state.state_dict() for state in self.states]
+
+    def load_states(self, saved: Any) -> list[str]:
+        """Restore the states that `state_dicts` returned.
+
+        Returns:
+            A line for each part that does not fit and starts fresh.
+        """
+        if not isinstance(saved, (list, tuple)):
+            return ["the states of all optimizers start fresh (there is none in the checkpoint)"]
+        lines = []
+        if len(saved) != len(self.states):
+            lines.append(f"it has {len(saved)} optimizers, this run has {len(self.states)}; further ones start fresh")
+        for state, one in zip(self.states, saved, strict=False):
+            try:
+                lines += [f"optimizer {state.index}: {line}" for line in state.load_state_dict(one)]
+            except Exception as error:
+                lines.append(f"optimizer {state.index} starts fresh ({type(error).__name__}: {error})")
+        return lines
+
     def close(self) -> None:
         """Remove all hooks."""
         for key in list(self._hooks):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -26,15 +27,17 @@ from lightning_gradexplode.engine.deferred_steps import DeferredSteps
 from lightning_gradexplode.engine.evidence import EvidenceCollector
 from lightning_gradexplode.engine.findings import FindingLog
 from lightning_gradexplode.engine.optimizers import OptimizerList
+from lightning_gradexplode.engine.reporting import IncidentReporter
 from lightning_gradexplode.engine.responses import ResponseRunner
 from lightning_gradexplode.engine.schedule import LoggingSchedule
 from lightning_gradexplode.engine.state import VERSION, load_parts, save_parts, upgraded
 from lightning_gradexplode.engine.step import Phase, Step
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.loggers import LoggerCollection
+from lightning_gradexplode.loggers.console import Console, log_to_terminal
 from lightning_gradexplode.measure.module_gradients import ModuleGradientProbe
 from lightning_gradexplode.measure.reading import read
-from lightning_gradexplode.records import Diagnosis, Finding, Severity, StepRecord
+from lightning_gradexplode.records import Diagnosis, Finding, Severity, StepRecord, combine
 from lightning_gradexplode.respond import ExplosionError
 
 logger = logging.getLogger("lightning_gradexplode")
@@ -92,9 +95,20 @@ class TrainingRun:
         self._responses = ResponseRunner(loop, arguments.responses, self._optimizers.states)
         loggers = loop.loggers if loop.is_main_process else []
         self._loggers = LoggerCollection(loggers, len(self._optimizers.states) > 1, arguments.alert_level)
-        folder, names = loop.report_folder(arguments.report), [type(one).__name__ for one in acting]
         self._evidence = EvidenceCollector(loop, arguments, self._optimizers.states)
-        self._log = FindingLog(self._loggers, folder, loop.is_main_process, names)
+        self._stop_listening = log_to_terminal() if loop.is_main_process else None
+        console = Console() if loop.is_main_process else None
+        self._console = console
+        self._log = FindingLog(self._loggers, console)
+        self._reporter = IncidentReporter(
+            loop,
+            loop.report_folder(arguments.report),
+            self._log,
+            self._evidence,
+            self._loggers,
+            console,
+            [type(one).__name__ for one in acting],
+        )
         self._module_gradients = ModuleGradientProbe(loop.module, loop.process_group)
         self._module_gradients_due = False
         self._batch_idx = 0
@@ -109,6 +123,16 @@ class TrainingRun:
     def findings(self) -> list[Finding]:
         """What was found, oldest first."""
         return self._log.findings
+
+    @property
+    def report_folder(self) -> Path | None:
+        """The folder with the report of this run, None if there is none yet."""
+        return self._reporter.folder
+
+    def report(self) -> Path | None:
+        """Write a report of the run as it is now, and return its folder; None where no reports are written."""
+        self._reporter.write(self._evidence.evidence(self._responses.attempts), self.diagnosis())
+        return self._reporter.folder
 
     def diagnosis(self) -> Diagnosis | None:
         """Return the diagnosis of the latest incident, None if there was none."""
@@ -244,13 +268,10 @@ class TrainingRun:
         steps, self._stepped = self._stepped, []
         if not self._loop.is_automatic:
             self._set_returned_loss(steps, outputs)
-        records = []
         for step in steps:
             if step.phase is Phase.COLLECTING:
                 self._deferred.add(step)
-            else:
-                records.append(self._finish(step))
-        self._responses.batch_ended(records)
+        self._finish([step for step in steps if step.phase is not Phase.COLLECTING])
         self._evidence.release()
         if self._loop.is_last_batch:
             self._flush()
@@ -269,8 +290,9 @@ class TrainingRun:
         for step in steps:
             if step.phase is Phase.COLLECTING:
                 self._decide_late(step)
-            self._freeze(step)
+        self._freeze(steps)
         self._publish()
+        self._reporter.write_steps(self._evidence.evidence(self._responses.attempts), self.diagnosis())
 
     def close(self) -> None:
         """Restore what was changed of the training loop and its optimizers. Never raises."""
@@ -281,7 +303,14 @@ class TrainingRun:
         """Restore the training loop, but for the hooks of optimizers, which one of them may be calling now."""
         if not self._released:
             self._released = True
-            self._restore(self._responses.close, self._module_gradients.detach, self._clipper.close, self._log.close)
+            self._restore(self._responses.close, self._module_gradients.detach, self._clipper.close, self._end_console)
+
+    def _end_console(self) -> None:
+        if self._console is not None:
+            self._console.end_incident()
+        if self._stop_listening is not None:
+            self._stop_listening()
+            self._stop_listening = None
 
     @staticmethod
     def _restore(*parts: Callable[[], None]) -> None:
@@ -382,34 +411,44 @@ class TrainingRun:
         if step.scalars_due and not may_be_clipped:
             step.set_unclipped()
 
-    def _finish(self, step: Step) -> StepRecord:
-        """Detect what a step has changed, respond, freeze its record, and log it."""
-        findings = step.state.detectors.proceed(step.record(), step.decided_late)
-        self._log_failures(step)
-        if findings:
-            self._evidence.add(step, self._add_findings(step, findings), self._log.incidents.began, before_update=False)
-            self._responses.respond(step, findings, before_update=False)
-        record = self._freeze(step)
+    def _finish(self, steps: Sequence[Step]) -> None:
+        """Detect what the steps of a batch have changed, respond, freeze their records, and log them together."""
+        for step in steps:
+            findings = step.state.detectors.proceed(step.record(), step.decided_late)
+            self._log_failures(step)
+            if findings:
+                news = self._add_findings(step, findings)
+                self._evidence.add(step, news, self._log.incidents.began, before_update=False)
+                self._responses.respond(step, findings, before_update=False)
+        self._responses.batch_ended(self._freeze(steps))
         self._publish()
-        return record
 
-    def _freeze(self, step: Step) -> StepRecord:
-        step.phase, step.inputs = Phase.FINISHED, None
-        self._evidence.finished(step)
-        record = self.last = step.record()
-        step.state.recorder.add(record)
-        metrics = {"gradexplode/grad_norm": record.grad_norm, "gradexplode/update_ratio": record.update_ratio}
+    def _freeze(self, steps: Sequence[Step]) -> list[StepRecord]:
+        """Make the records of the steps of a batch, keep and log them."""
+        records = []
+        for step in steps:
+            step.phase, step.inputs = Phase.FINISHED, None
+            self._evidence.finished(step)
+            record = self.last = step.record()
+            step.state.recorder.add(record)
+            self._reporter.observe(record)
+            records.append(record)
+        if not records:
+            return []
+        batch = combine(records) if len(records) > 1 else records[0]
+        metrics = {"gradexplode/grad_norm": batch.grad_norm, "gradexplode/update_ratio": batch.update_ratio}
         known = {name: value for name, value in metrics.items() if value is not None}
-        self._loop.publish_metrics({**known, "gradexplode/severity": float(record.severity)})
-        if step.scalars_due:
-            record = self._responses.with_scalars(record)
-            self._loggers.record(record, step.parameters.shown, self._arguments.per_parameter)
-        if self._log.incidents.ends(record.step):
+        self._loop.publish_metrics({**known, "gradexplode/severity": float(batch.severity)})
+        if any(step.scalars_due for step in steps):
+            logged = [self._responses.with_scalars(record) for record in records]
+            shown = [step.parameters.shown for step in steps]
+            self._loggers.log_batch(logged, shown, self._arguments.per_parameter)
+        if self._log.incidents.ends(batch.step):
             self._responses.incident_ended()
-        return record
+        return records
 
     def _publish(self) -> None:
-        self._log.publish([state.recorder for state in self._optimizers.states])
+        self._reporter.publish(self._responses.attempts)
 
     def _add_findings(self, step: Step, findings: Sequence[Finding]) -> Sequence[Finding]:
         """Keep and log a step's findings, and make everything due where one of them is new.
@@ -428,7 +467,7 @@ class TrainingRun:
     def _flush(self) -> None:
         for step in self._deferred.take():
             self._decide_late(step)
-            self._finish(step)
+            self._finish([step])
 
     @staticmethod
     def _log_failures(step: Step) -> None:
@@ -489,8 +528,7 @@ class TrainingRun:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what later decisions depend on, in plain values, with a version."""
-        optimizers = [state.state_dict() for state in self._optimizers.states]
-        return {"version": VERSION, "optimizers": optimizers, **save_parts(self._parts)}
+        return {"version": VERSION, "optimizers": self._optimizers.state_dicts(), **save_parts(self._parts)}
 
     def _load(self, state: Mapping[str, Any]) -> None:
         self._responses.start()
@@ -498,8 +536,7 @@ class TrainingRun:
             return
         state = upgraded(state)
         lines = load_parts(self._parts, state)
-        for one, saved in zip(self._optimizers.states, state.get("optimizers", ()), strict=False):
-            lines += [f"optimizer {one.index}: {line}" for line in one.load_state_dict(saved)]
+        lines += self._optimizers.load_states(state.get("optimizers"))
         for line in lines:
             logger.warning("gradexplode: in the checkpoint's state, %s", line)
 

@@ -180,6 +180,16 @@ class TrainingLoop(ABC):
             return report
         return self.log_folder() / "gradexplode" if report else None
 
+    @property
+    def run_name(self) -> str:
+        """Name of the run, as its logger shows it; never a path."""
+        return "run"
+
+    @property
+    def run_id(self) -> str | None:
+        """Identifier of the run in its logger, by which a run that goes on is recognized; None if it has none."""
+        return None
+
     # Optional capabilities.
 
     @property

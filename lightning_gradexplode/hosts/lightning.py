@@ -10,8 +10,9 @@ import importlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from torch.optim import Optimizer
 from lightning_gradexplode.distributed.process_group import ALONE, Processes, ProcessGroup
 from lightning_gradexplode.engine.accumulation import unscales_itself
 from lightning_gradexplode.hosts.base import TrainingLoop
+from lightning_gradexplode.report import base_folder, public_name
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback, LightningModule, Trainer
@@ -257,6 +259,31 @@ class LightningLoop(TrainingLoop):
     def log_folder(self) -> Path:
         """Return the folder that the first logger writes to, else the trainer's ``default_root_dir``."""
         return Path(self.trainer.log_dir or self.trainer.default_root_dir)
+
+    def report_folder(self, report: Path | bool | Literal["always"]) -> Path | None:
+        """Return the folder for reports: of the run's own folder where its logger gives it one."""
+        folder = str(self.trainer.log_dir or self.trainer.default_root_dir)  # on every process
+        if "://" in folder and report in (True, "always"):
+            logger.warning("gradexplode: reports are not written to %s; pass report= a local folder", folder)
+            return None
+        first = next(iter(self.trainer.loggers), None)
+        own = (
+            Path(folder) if first is not None and isinstance(getattr(type(first), "log_dir", None), property) else None
+        )
+        return base_folder(report, own, Path(folder), self.run_id, datetime.now(timezone.utc))
+
+    @property
+    def run_name(self) -> str:
+        """Name and version of the first logger."""
+        first = next(iter(self.trainer.loggers), None)
+        name, version = getattr(first, "name", None), getattr(first, "version", None)
+        return " ".join(public_name(part) for part in (name, version) if part not in (None, "")) or "run"
+
+    @property
+    def run_id(self) -> str | None:
+        """The version of the first logger, if that is an identifier and not a mere number."""
+        version = getattr(next(iter(self.trainer.loggers), None), "version", None)
+        return version if isinstance(version, str) and not version.startswith("version_") else None
 
     def settings(self) -> Mapping[str, Any]:
         """Return precision, strategy and schedulers of the run."""

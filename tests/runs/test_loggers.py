@@ -14,8 +14,8 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_gradexplode import Detector, GradientExplosionMonitor, Response, StepRecord
-from lightning_gradexplode.engine.findings import FindingLog
 from lightning_gradexplode.engine.step import Step
+from lightning_gradexplode.loggers.console import Console
 from lightning_gradexplode.measure.gradients import GradientReading
 from lightning_gradexplode.testing import RecordingLogger
 from tests.runs.agreement import assert_agrees
@@ -128,7 +128,7 @@ def test_a_failure_while_leaving_does_not_end_the_run_either(
         raise ArithmeticError("failed")
 
     monkeypatch.setattr(Step, "measure_gradients", fail)
-    monkeypatch.setattr(FindingLog, "close", fail)
+    monkeypatch.setattr(Console, "end_incident", fail)
     run = Watched(Regression())
     assert run.trainer.global_step == 5
     assert "could not restore everything" in caplog.text

@@ -1,0 +1,147 @@
+"""What is shown of an incident once the responses have acted: report, panel on the console, diagnosis in loggers."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TypeVar
+
+from lightning_gradexplode.engine.evidence import EvidenceCollector
+from lightning_gradexplode.engine.findings import FindingLog
+from lightning_gradexplode.hosts.base import TrainingLoop
+from lightning_gradexplode.loggers import LoggerCollection
+from lightning_gradexplode.loggers.console import Console, log
+from lightning_gradexplode.records import (
+    Attempt,
+    Diagnosis,
+    Evidence,
+    Histogram,
+    ModuleGradients,
+    Report,
+    ReportContent,
+    StepRecord,
+)
+from lightning_gradexplode.report import ReportFolder, write_report, write_steps
+
+T = TypeVar("T")
+
+
+class IncidentReporter:
+    """Reports on the incidents of a run; on the main process only.
+
+    Args:
+        loop: The training loop.
+        folder: Where reports are written; None for no reports.
+        log: The findings.
+        evidence: The evidence of incidents.
+        loggers: The loggers of the run.
+        console: The console; None on processes that do not log.
+        responses: Names of the responses that act.
+    """
+
+    def __init__(
+        self,
+        loop: TrainingLoop,
+        folder: Path | None,
+        log: FindingLog,
+        evidence: EvidenceCollector,
+        loggers: LoggerCollection,
+        console: Console | None,
+        responses: Sequence[str],
+    ) -> None:
+        began = datetime.now(timezone.utc)
+        self._run_name = loop.run_name
+        self._run_id = loop.run_id or uuid.uuid4().hex
+        self._folder = None if folder is None or console is None else ReportFolder(folder, self._run_id)
+        self._log = log
+        self._evidence = evidence
+        self._loggers = loggers
+        self._console = console
+        self._responses = responses
+        self._shown_incident: int | None = None
+        self._has_failed = False
+        self._histograms: list[StepRecord] = []
+        self._module_gradients: ModuleGradients | None = None
+        if self._folder is not None:
+            folder_ = self._folder
+            self._attempt(lambda: folder_.announce(began))
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder with this run's report, None if there is none yet."""
+        return None if self._folder is None else self._folder.path
+
+    def observe(self, record: StepRecord) -> None:
+        """Keep what a report shows of a finished step besides its history."""
+        if record.histograms.get("gradient"):
+            self._histograms = [*self._histograms[-1:], record]
+        if record.module_gradients is not None:
+            self._module_gradients = record.module_gradients
+
+    def publish(self, attempts: Sequence[Attempt]) -> None:
+        """Write a report, and show an incident, if a CRITICAL finding was added since the last call.
+
+        Args:
+            attempts: What the responses did.
+        """
+        if self._console is None or not self._log.take_critical():
+            return
+        evidence, diagnosis = self._evidence.evidence(attempts), self._evidence.diagnosis(attempts)
+        report = self.write(evidence, diagnosis)
+        if diagnosis is not None and self._shown_incident != evidence.step:
+            self._shown_incident = evidence.step
+            self._console.incident(diagnosis, evidence.findings, evidence.attempts, self._responses, report)
+        if report is not None:
+            self._loggers.report(report)
+
+    def write(self, evidence: Evidence, diagnosis: Diagnosis | None) -> Report | None:
+        """Write a report of the run as it is now."""
+        folder = self._folder
+        if folder is None:
+            return None
+        return self._attempt(lambda: write_report(folder.claim(), self._content(evidence, diagnosis)))
+
+    def write_steps(self, evidence: Evidence, diagnosis: Diagnosis | None) -> None:
+        """Write the recorded steps of a run that ends abnormally."""
+        folder = self._folder
+        if folder is not None:
+            self._attempt(lambda: write_steps(folder.claim(), self._content(evidence, diagnosis)))
+
+    def _content(self, evidence: Evidence, diagnosis: Diagnosis | None) -> ReportContent:
+        return ReportContent(
+            run_name=self._run_name,
+            run_id=self._run_id,
+            written=datetime.now(timezone.utc).isoformat(),
+            evidence=evidence,
+            diagnosis=diagnosis,
+            findings=tuple(self._log.findings),
+            gradients=tuple(self._gradients_at_fault(diagnosis)),
+            module_gradients=self._module_gradients,
+        )
+
+    def _gradients_at_fault(self, diagnosis: Diagnosis | None) -> list[tuple[int, Histogram]]:
+        """Return steps and gradient histograms of the parameter at fault, else of the one with the largest norm."""
+        if not self._histograms:
+            return []
+        latest = self._histograms[-1]
+        where = diagnosis.where if diagnosis else None
+        name = where if where in latest.histograms["gradient"] else latest.largest("grad_norm")
+        return [
+            (record.step, record.histograms["gradient"][name])
+            for record in self._histograms
+            if name is not None and name in record.histograms["gradient"]
+        ]
+
+    def _attempt(self, write: Callable[[], T]) -> T | None:
+        """Write something; a failure is logged once, and costs neither the monitor nor the run."""
+        try:
+            return write()
+        except Exception as error:
+            if not self._has_failed:
+                self._has_failed = True
+                kind = type(error).__name__
+                log(logging.WARNING, f"gradexplode: the report could not be written: {kind}: {error}")
+            return None
