@@ -435,7 +435,7 @@ class TrainingRun:
             records.append(record)
         if not records:
             return []
-        batch = combine(records) if len(records) > 1 else records[0]
+        batch = combine(records)
         metrics = {"gradexplode/grad_norm": batch.grad_norm, "gradexplode/update_ratio": batch.update_ratio}
         known = {name: value for name, value in metrics.items() if value is not None}
         self._loop.publish_metrics({**known, "gradexplode/severity": float(batch.severity)})

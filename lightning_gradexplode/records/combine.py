@@ -31,7 +31,8 @@ def combine(records: Sequence[StepRecord]) -> StepRecord:
         raise ValueError("records must hold at least one record, got none")
     last = list({record.optimizer: record for record in sorted(records, key=lambda one: one.optimizer)}.values())
     if len(last) == 1:
-        return last[0]
+        severity = max(record.severity for record in records)
+        return last[0] if last[0].severity == severity else replace(last[0], severity=severity)
     latest = records[-1]
     names, per_parameter = _per_parameter(last)
     return replace(

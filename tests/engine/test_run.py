@@ -184,4 +184,4 @@ def test_a_damaged_state_costs_the_part_that_is_damaged(
 def test_the_engine_has_the_arguments_of_the_callback() -> None:
     """Their names are the same ones."""
     names = set(Arguments.__dataclass_fields__) - {"responses"} | {"on_explosion"}
-    assert names == set(GradientExplosionMonitor.__init__.__kwdefaults__)
+    assert names == set(GradientExplosionMonitor.__init__.__kwdefaults__ or ())

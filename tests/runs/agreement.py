@@ -40,6 +40,42 @@ def assert_agrees(run: Watched, steps: int, *, update_tolerance: float = 1e-6, h
             _assert_histograms(record, truth)
 
 
+def assert_batches_agree(run: Watched, batches: int, steps: int) -> None:
+    """Hold the logs of batches in which several steps were taken against the probe's.
+
+    The headline is of all optimizers that stepped in the batch, each with its last step, and each has its own beside it.
+
+    Args:
+        run: The run.
+        batches: Number of batches that the run has to have made.
+        steps: Number of optimizer steps.
+    """
+    assert len(run.probe.truths) == steps
+    assert len(run.logged) == batches
+    for batch, logged in enumerate(run.logged):
+        last = {id(truth.optimizer): truth for truth in run.probe.truths if truth.batch == batch}
+        gradients = [gradient for truth in last.values() for gradient in truth.gradients.values()]
+        scale = next(iter(last.values())).scale
+        assert close(logged["gradexplode/grad_norm"], norm(*gradients, scale=scale))
+        assert close(logged["gradexplode/grad_max"], largest(*gradients, scale=scale))
+        if all(truth.stepped for truth in last.values()):
+            before = norm(*(tensor for truth in last.values() for tensor in truth.before.values()))
+            after = [tensor for truth in last.values() for tensor in truth.after.values()]
+            change = [
+                truth.after[name].double() - old.double()
+                for truth in last.values()
+                for name, old in truth.before.items()
+            ]
+            assert close(logged["gradexplode/weight_norm"], norm(*after))
+            assert close(logged["gradexplode/update_ratio"], norm(*change) / before)
+        for optimizer, truth in enumerate(last.values()):
+            if len(last) > 1:
+                own = norm(*truth.gradients.values(), scale=truth.scale)
+                assert close(logged[f"gradexplode/optimizer_{optimizer}/grad_norm"], own)
+            for name, gradient in truth.gradients.items():
+                assert close(logged[f"gradexplode/grad_norm/{name}"], norm(gradient, scale=truth.scale)), name
+
+
 def plain(name: str) -> str:
     """Give the name that a user wrote, without torch.compile's additions."""
     return name.replace("_orig_mod.", "")

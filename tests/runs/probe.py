@@ -29,6 +29,7 @@ class Truth:
     scale: float
     gradients: dict[str, Tensor | None]
     before: dict[str, Tensor]
+    batch: int = 0
     after: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -52,6 +53,7 @@ class Probe(Callback):
         self.truths: list[Truth] = []
         self.records: list[StepRecord] = []
         self._handles: list[Any] = []
+        self._batches = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen to the end of each step."""
@@ -73,6 +75,7 @@ class Probe(Callback):
                 scale,
                 {name: None if p.grad is None else p.grad.detach().clone() for name, p in named.items()},
                 {name: p.detach().clone() for name, p in named.items()},
+                self._batches,
             )
         )
         self._named = named
@@ -83,6 +86,7 @@ class Probe(Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         """Keep the monitor's record, if there is a new one."""
+        self._batches += 1
         last = self.monitor.last if self.monitor is not None else None
         if last is not None and (not self.records or self.records[-1] is not last):
             self.records.append(last)
