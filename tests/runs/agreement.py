@@ -43,7 +43,7 @@ def assert_agrees(run: Watched, steps: int, *, update_tolerance: float = 1e-6, h
 def assert_batches_agree(run: Watched, batches: int, steps: int) -> None:
     """Hold the logs of batches in which several steps were taken against the probe's.
 
-    The headline is of all optimizers that stepped in the batch, each with its last step, and each has its own beside it.
+    The headline is of all optimizers that stepped in the batch, each with its last step; each has its own beside it.
 
     Args:
         run: The run.
