@@ -46,7 +46,7 @@ def fails() -> Any:
 BAD = [-1, 0, 0.0, math.nan, math.inf, "1.0", True, torch.tensor(1.0), [1.0], object()]
 
 
-@pytest.mark.parametrize("value", BAD, ids=repr)
+@pytest.mark.parametrize("value", BAD, ids=lambda value: getattr(value, "__name__", type(value).__name__))
 def test_what_is_no_threshold_clips_nothing_and_is_logged_once(value: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Every such step goes unclipped; one line names the policy and what it returned."""
     policy = GuardedPolicy(Returns(value))
@@ -55,7 +55,11 @@ def test_what_is_no_threshold_clips_nothing_and_is_logged_once(value: Any, caplo
     assert "threshold of Returns must be a positive finite number or None" in line
 
 
-@pytest.mark.parametrize("value", [2, 0.5, np.float32(0.5), np.float64(3.0), np.int64(7)], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [2, 0.5, np.float32(0.5), np.float64(3.0), np.int64(7)],
+    ids=lambda value: getattr(value, "__name__", type(value).__name__),
+)
 def test_numbers_of_all_kinds_are_thresholds(value: Any) -> None:
     """They come out as plain floats."""
     found = GuardedPolicy(Returns(value)).threshold(StepRecord(step=0))
@@ -110,7 +114,11 @@ def test_a_state_that_cannot_be_read_switches_the_policy_off_and_no_more(caplog:
     assert "cannot pickle a lock" in caplog.text
 
 
-@pytest.mark.parametrize("value", [-1, math.nan, "1.0", torch.tensor(1.0), fails], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [-1, math.nan, "1.0", torch.tensor(1.0), fails],
+    ids=lambda value: getattr(value, "__name__", type(value).__name__),
+)
 def test_a_bad_policy_ends_no_run(value: Any) -> None:
     """All steps take place, and the trainer's own setting is what it was."""
     run = Watched(Regression(), monitor={"clip": Returns(value)}, max_steps=6)
