@@ -54,7 +54,7 @@ class Held(pl.Callback):
 
 @pytest.mark.parametrize("clip", [None, 1e-3, "auto"])
 @pytest.mark.parametrize(("width", "depth"), [(6, 500), (700, 3)])
-def test_memory_is_a_hundredth_of_the_parameters_and_a_megabyte(clip: Any, width: int, depth: int) -> None:
+def test_memory_is_a_hundredth_of_the_parameters_and_two_megabytes(clip: Any, width: int, depth: int) -> None:
     """After every step, a logged one too: no copy of gradients or weights is left, in large models and in long ones."""
     layers = nn.Sequential(nn.Linear(6, width), *[nn.Linear(width, width) for _ in range(depth)], nn.Linear(width, 1))
     monitor = GradientExplosionMonitor(
@@ -65,4 +65,4 @@ def test_memory_is_a_hundredth_of_the_parameters_and_a_megabyte(clip: Any, width
     trainer.fit(Regression(layers=layers))
     parameters = sum(parameter.nbytes for parameter in layers.parameters())
     assert len(held.sizes) == 8
-    assert max(held.sizes) < 0.01 * parameters + 2**20
+    assert max(held.sizes) < 0.01 * parameters + 2**21
