@@ -1,63 +1,201 @@
-"""The command `gradexplode`."""
+"""The command ``gradexplode``: reports in the terminal, other tools' logs, a demo, and what W&B can be set up for.
+
+Exit status: 0 done; 1 it could not be done, for the reason that is printed; 2 wrong arguments; 3 with ``--check``, the
+run explodes. Completion: ``eval "$(_GRADEXPLODE_COMPLETE=bash_source gradexplode)"``, or ``zsh_source``.
+"""
 
 from __future__ import annotations
 
-import argparse
 import json
+import os
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import click
+
+from lightning_gradexplode import __version__, doctor, offline
 from lightning_gradexplode.loggers.wandb_rules import alert_rule_requests, alert_rules, existing_alert_rules
+from lightning_gradexplode.loggers.wandb_workspace import save_workspace
+from lightning_gradexplode.records import ReportContent
+from lightning_gradexplode.records.plain import json_safe, to_plain
+from lightning_gradexplode.report import find_report, read_report, write_report
+from lightning_gradexplode.report.terminal import comparison, comparison_lines, report_lines
+from lightning_gradexplode.report.writer import diagnosis_json
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+_EXTRAS = {"wandb": "wandb", "wandb_workspaces": "wandb", "plotly": "report", "click": "cli", "rich": "cli"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command, and give its exit status: 0, 1 for what could not be done, 2 for wrong arguments."""
-    options = _parser().parse_args(arguments)
+    """Run the command, and return its exit status."""
     try:
-        status: int = options.run(options)
+        status = command.main(arguments, prog_name="gradexplode", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except click.UsageError as error:
+        error.show()
+        return 2
+    except click.Abort:
+        return 1
+    except BrokenPipeError:
+        # Nothing can be written any more; the interpreter must not try again when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except ModuleNotFoundError as error:
-        return _fail(f"{error.name} is not installed: pip install lightning-gradexplode[wandb]")
+        extra = _EXTRAS.get(error.name or "")
+        hint = f': pip install "lightning-gradexplode[{extra}]"' if extra else ""
+        return _fail(f"{error.name} is not installed{hint}")
+    except (OSError, ValueError, ImportError) as error:
+        return _fail(str(error))
     except Exception as error:
         return _fail(f"{type(error).__name__}: {error}")
-    return status
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="gradexplode", description="Helpers around GradientExplosionMonitor.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    rules = commands.add_parser(
-        "wandb-rules",
-        help="create or update alert rules in a W&B project",
-        description="Create W&B Automations on the monitor's metrics, or bring them up to date. Needs a W&B account "
-        "that may use Automations. A second call changes nothing.",
-    )
-    rules.add_argument("--project", required=True, help="the W&B project; it has to exist")
-    rules.add_argument("--entity", help="the team or user that owns it (default: the account's own)")
-    tell = rules.add_mutually_exclusive_group()
-    tell.add_argument(
-        "--slack", nargs="?", const=True, default=False, metavar="CHANNEL", help="send to the team's Slack integration"
-    )
-    tell.add_argument("--webhook", metavar="NAME", help="call the team's webhook of this name")
-    what = rules.add_mutually_exclusive_group()
-    what.add_argument("--dry-run", action="store_true", help="print what would be sent, and ask no server")
-    what.add_argument("--list", action="store_true", help="list the rules that are there, and change nothing")
-    rules.set_defaults(run=_wandb_rules)
-    return parser
+@click.group()
+@click.version_option(__version__, package_name="lightning-gradexplode")
+def command() -> None:
+    """Look at exploding gradients: reports, other tools' logs, alert rules."""
 
 
-def _wandb_rules(options: argparse.Namespace) -> int:
-    if options.dry_run:
-        requests = alert_rule_requests(options.project, slack=options.slack, webhook=options.webhook)
-        print(json.dumps(requests, indent=2))
-    elif options.list:
-        for one in existing_alert_rules(options.project, options.entity):
-            print(f"{'on ' if one.enabled else 'off'}  {one.name}  ({one.event.event_type.value})")
+@command.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="Print diagnosis.json.")
+@click.option("--check", is_flag=True, help="End with status 3 if the run explodes.")
+def show(folder: Path, as_json: bool, check: bool) -> int:
+    """Print the report in FOLDER, or the latest one below it: verdict, causes, curves."""
+    return _show(read_report(find_report(folder)), as_json, check)
+
+
+@command.command()
+@click.argument("folder", type=FOLDER)
+def report(folder: Path) -> None:
+    """Write the page of the report in FOLDER anew, also of a run that ended abnormally."""
+    found = find_report(folder)
+    click.echo(str(write_report(found, read_report(found)).page))
+
+
+@command.command()
+@click.argument("first", type=FOLDER)
+@click.argument("second", type=FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
+def compare(first: Path, second: Path, as_json: bool) -> None:
+    """Print two runs next to each other; what differs is marked by an asterisk."""
+    table = comparison(*(read_report(find_report(folder)) for folder in (first, second)))
+    if as_json:
+        _echo_json({name: {"first": one, "second": other} for name, one, other in table})
     else:
-        for rule in alert_rules(options.project, options.entity, slack=options.slack, webhook=options.webhook):
-            print(f"{rule.outcome:9}  {rule.name}  ({rule.event})")
-    return 0
+        _echo(comparison_lines(table, shutil.get_terminal_size().columns))
+
+
+@command.command()
+@click.argument("log", type=click.Path(path_type=Path))
+@click.option("--loss", help="Name of the loss in the log.")
+@click.option("--grad-norm", help="Name of the gradient norm.")
+@click.option("--learning-rate", help="Name of the learning rate.")
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path), help="Write a report into this folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print findings and diagnosis as JSON.")
+@click.option("--check", is_flag=True, help="End with status 3 if the run explodes.")
+def diagnose(
+    log: Path,
+    loss: str | None,
+    grad_norm: str | None,
+    learning_rate: str | None,
+    output: Path | None,
+    as_json: bool,
+    check: bool,
+) -> int:
+    """Run the detectors on the LOG of any tool: a CSV file, TensorBoard event files or an offline W&B run."""
+    metrics = offline.read_metrics(log)
+    content = offline.examine(
+        metrics,
+        log.resolve().name,
+        offline.find_metric(metrics, loss, "loss"),
+        offline.find_metric(metrics, grad_norm, "grad", "norm"),
+        offline.find_metric(metrics, learning_rate, "lr") if learning_rate is None else learning_rate,
+    )
+    if output is not None:
+        click.echo(str(write_report(output, content).page), err=True)
+    return _show(content, as_json, check)
+
+
+@command.command()
+@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default=Path("gradexplode-demo"))
+def demo(folder: Path) -> None:
+    """Train a small network that explodes, and once more with clipping; takes seconds and downloads nothing."""
+    from lightning_gradexplode import demo as program
+
+    _echo(program.run(folder))
+
+
+@command.command(name="doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
+def doctor_command(as_json: bool) -> None:
+    """Print versions, and what is supported on this machine."""
+    table = doctor.examine()
+    if as_json:
+        _echo_json(dict(table))
+    else:
+        _echo(f"{name:22} {text}" for name, text in table)
+
+
+@command.command()
+@click.option("--project", required=True, help="The W&B project; it has to exist.")
+@click.option("--entity", help="The team or user that owns it (default: the account's own).")
+@click.option(
+    "--slack", is_flag=False, flag_value="", metavar="[CHANNEL]", help="Send to the team's Slack integration."
+)
+@click.option("--webhook", metavar="NAME", help="Call the team's webhook of this name.")
+@click.option("--dry-run", is_flag=True, help="Print the rules, and ask no server.")
+@click.option("--list", "is_list", is_flag=True, help="List the rules that are there, and change nothing.")
+def wandb_rules(
+    project: str, entity: str | None, slack: str | None, webhook: str | None, dry_run: bool, is_list: bool
+) -> None:
+    """Create or update alert rules in a W&B project. A second call changes nothing."""
+    if slack is not None and webhook:
+        raise click.UsageError("--slack and --webhook exclude each other")
+    if dry_run and is_list:
+        raise click.UsageError("--dry-run and --list exclude each other")
+    channel = slack or slack is not None
+    if dry_run:
+        _echo_json(alert_rule_requests(project, slack=channel, webhook=webhook))
+    elif is_list:
+        for one in existing_alert_rules(project, entity):
+            click.echo(f"{'on ' if one.enabled else 'off'}  {one.name}  ({one.event.event_type.value})")
+    else:
+        for rule in alert_rules(project, entity, slack=channel, webhook=webhook):
+            click.echo(f"{rule.outcome:9}  {rule.name}  ({rule.event})")
+
+
+@command.command()
+@click.option("--project", required=True, help="The W&B project.")
+@click.option("--entity", required=True, help="The team or user that owns it.")
+@click.option("--name", default="Gradient explosion", show_default=True, help="Name of the saved view.")
+def wandb_workspace(project: str, entity: str, name: str) -> None:
+    """Save a view with the monitor's panels in a W&B project, and print its address."""
+    click.echo(save_workspace(project, entity, name))
+
+
+def _show(content: ReportContent, as_json: bool, check: bool) -> int:
+    if as_json:
+        _echo_json({**diagnosis_json(content), "findings": [finding.as_dict() for finding in content.findings]})
+    else:
+        _echo(report_lines(content, shutil.get_terminal_size().columns))
+    return 3 if check and diagnosis_json(replace(content))["verdict"] == "exploding" else 0
+
+
+def _echo(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(line)
+
+
+def _echo_json(plain: Any) -> None:
+    click.echo(json.dumps(json_safe(to_plain(plain)), indent=2, allow_nan=False))
 
 
 def _fail(message: str) -> int:
-    print(f"gradexplode: {message}", file=sys.stderr)
+    print(f"gradexplode: {' '.join(message.split())}", file=sys.stderr)
     return 1

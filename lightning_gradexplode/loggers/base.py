@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_gradexplode.records import Finding, Histogram, Report
+from lightning_gradexplode.records import Diagnosis, Finding, Histogram, Report
 
 
 class LoggerAdapter:
@@ -21,6 +21,11 @@ class LoggerAdapter:
 
     def __init__(self, logger: Any) -> None:
         self.logger = logger
+
+    @property
+    def experiment(self) -> Any:
+        """What the logger writes to: its ``experiment``, or the logger itself where it is no Lightning logger."""
+        return getattr(self.logger, "experiment", self.logger)
 
     @classmethod
     def accepts(cls, experiment: Any) -> bool:
@@ -42,6 +47,9 @@ class LoggerAdapter:
 
     def alert(self, finding: Finding, advice: str = "") -> None:
         """Notify people of a finding of the alert level that begins an incident or makes one worse."""
+
+    def diagnosis(self, diagnosis: Diagnosis, step: int) -> None:
+        """Show the diagnosis of an incident; a later one replaces it."""
 
     def report(self, report: Report) -> None:
         """Show a report that was written."""

@@ -13,7 +13,7 @@ from lightning_gradexplode.loggers.console import log
 from lightning_gradexplode.loggers.registry import adapter_for
 from lightning_gradexplode.loggers.scalars import PREFIX, parameter_scalars, total_scalars
 from lightning_gradexplode.measure.parameter_names import by_module
-from lightning_gradexplode.records import Finding, Histogram, Report, Severity, StepRecord, combine
+from lightning_gradexplode.records import Diagnosis, Finding, Histogram, Report, Severity, StepRecord, combine
 
 MAX_FAILURES = 3
 """Failures in a row at the same kind of write after which a logger is not used any more."""
@@ -87,6 +87,10 @@ class LoggerCollection:
         self._each("finding", lambda adapter: adapter.finding(finding, advice))
         if begins_incident and finding.severity >= self._alert_level:
             self._each("alert", lambda adapter: adapter.alert(finding, advice))
+
+    def diagnosis(self, diagnosis: Diagnosis, step: int) -> None:
+        """Log the diagnosis of the current incident at a step."""
+        self._each("diagnosis", lambda adapter: adapter.diagnosis(diagnosis, step))
 
     def report(self, report: Report) -> None:
         """Log a report that was written."""

@@ -1,4 +1,4 @@
-"""A histogram's buckets made fit to be shown: without the empty ones outside, with finite borders, and not too many."""
+"""Histograms reduced to what charts show: no empty buckets outside, finite borders, and not too many."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Buckets:
 
 
 def buckets(histogram: Histogram, at_most: int = 512) -> Buckets:
-    """Reduce a histogram to the buckets that people look at.
+    """Return a histogram reduced to a number of buckets.
 
     Empty buckets outside are dropped, runs of empty ones inside become one, and where there are still more than
     allowed, neighbours are merged.
@@ -54,10 +54,10 @@ def buckets(histogram: Histogram, at_most: int = 512) -> Buckets:
 
 
 PARTS = 24
-"""Parts of a histogram's range that are told apart; TensorBoard's charts have 30 over the range of all steps."""
+"""Number of equal parts of a histogram's range that have their own buckets; TensorBoard draws 30 over all steps."""
 
 SHARES = 8
-"""Shares of a histogram's values that are told apart; TensorBoard's charts of distributions show eight."""
+"""Number of equal shares of a histogram's values with buckets of their own; TensorBoard shows eight."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +73,7 @@ class Condensed(Buckets):
 
 
 def condensed(histograms: Mapping[str, Histogram]) -> dict[str, Condensed]:
-    """Reduce histograms, all at once, to what a chart with a linear axis and one of quantiles can show.
+    """Return histograms reduced, all at once, to what a chart with a linear axis and one of quantiles can show.
 
     Neighbouring buckets are merged where both lie within one of `PARTS` equal parts of the range, and within one of
     `SHARES` equal shares of the values. So a bucket is one of the finest, or narrow and with few values in it. Some 40
@@ -128,6 +128,26 @@ def condensed(histograms: Mapping[str, Histogram]) -> dict[str, Condensed]:
     }
 
 
+def log_condensed(histogram: Histogram) -> Condensed | None:
+    """Return the histogram of the decimal logarithms of the absolute values, in bins of an octave.
+
+    Returns:
+        None if no element is finite and other than zero.
+    """
+    counts, edges = histogram.magnitudes()
+    if not len(counts):
+        return None
+    starts = np.arange(0, len(counts), 4)
+    middles = (edges[:-1] + edges[1:]) / 2
+    return Condensed(
+        counts=np.add.reduceat(counts, starts),
+        edges=np.append(edges[starts], edges[-1]),
+        num=int(counts.sum()),
+        sum=float((counts * middles).sum()),
+        sum_squares=float((counts * np.square(middles)).sum()),
+    )
+
+
 def _places(
     begins: FloatArray | IntArray,
     ends: FloatArray | IntArray,
@@ -135,7 +155,7 @@ def _places(
     sizes: IntArray,
     number: int,
 ) -> tuple[FloatArray, FloatArray]:
-    """Tell in which of a number of equal parts of its whole each stretch begins and ends.
+    """Return in which of a number of equal parts of its whole each stretch begins and ends.
 
     Args:
         begins: Where each stretch begins, from 0 on.

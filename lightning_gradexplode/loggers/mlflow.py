@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning_gradexplode.loggers.base import LoggerAdapter
 from lightning_gradexplode.loggers.scalars import PER_PARAMETER, PREFIX
-from lightning_gradexplode.records import Finding, Report
+from lightning_gradexplode.records import Diagnosis, Finding, Report
 
 
 class MLFlowAdapter(LoggerAdapter):
@@ -28,11 +28,15 @@ class MLFlowAdapter(LoggerAdapter):
     def finding(self, finding: Finding, advice: str = "") -> None:
         """Set tags: the latest finding of each severity."""
         tag = f"{PREFIX}.{finding.severity.name.lower()}"
-        self.logger.experiment.set_tag(self.logger.run_id, tag, f"{finding}\n{advice}")
+        self.experiment.set_tag(self.logger.run_id, tag, f"{finding}\n{advice}")
+
+    def diagnosis(self, diagnosis: Diagnosis, step: int) -> None:
+        """Set a tag: the diagnosis of the latest incident."""
+        self.experiment.set_tag(self.logger.run_id, f"{PREFIX}.diagnosis", diagnosis.markdown())
 
     def report(self, report: Report) -> None:
         """Log the report's folder, its picture among the files, as artifacts."""
-        self.logger.experiment.log_artifacts(self.logger.run_id, str(report.folder), artifact_path=PREFIX)
+        self.experiment.log_artifacts(self.logger.run_id, str(report.folder), artifact_path=PREFIX)
 
 
 def _file_name(name: str) -> str:

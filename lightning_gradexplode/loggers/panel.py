@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lightning_gradexplode.records import Attempt, Cause, Diagnosis, Finding, Report
 from lightning_gradexplode.records.summary import cause_title, done, place, remedies, since, title
-from lightning_gradexplode.records.text import plain_text
+from lightning_gradexplode.records.text import plain_text, without_markup
 
 WIDTH = 100
 """Columns that a panel takes at most."""
@@ -93,7 +92,7 @@ def incident_panel(
         ("Done", done(attempts, responses), 1),
         ("Report", str(report.page or report.folder) if report else "", 1),
     ]
-    kept = tuple((heading, _one_line(text), most) for heading, text, most in sections if text)
+    kept = tuple((heading, without_markup(text), most) for heading, text, most in sections if text)
     return Panel(f"gradexplode {plain_text(title(diagnosis, findings))}", kept)
 
 
@@ -103,8 +102,3 @@ def _why(causes: Sequence[Cause]) -> str:
     first, *others = causes
     evidence = f": {first.evidence[0]}" if first.evidence else ""
     return " or ".join([f"{cause_title(first)}{evidence}", *(cause_title(other) for other in others)])
-
-
-def _one_line(text: str) -> str:
-    """Return markdown as plain text in one line: code without its backticks."""
-    return " ".join(plain_text(re.sub(r"```\w*\n?|`", "", text)).split())

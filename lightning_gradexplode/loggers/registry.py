@@ -49,5 +49,5 @@ def register_logger_adapter(kind: Kind) -> Kind:
 
 def adapter_for(logger: Any) -> LoggerAdapter:
     """Return the adapter of a logger, opening its experiment."""
-    experiment = getattr(logger, "experiment", None)
+    experiment = getattr(logger, "experiment", logger)
     return next(kind for kind in KINDS if kind.accepts(experiment))(logger)

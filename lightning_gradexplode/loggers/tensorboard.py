@@ -1,20 +1,23 @@
-"""TensorBoard: histograms from counts that are already there, charts, findings as text, reports as pictures."""
+"""TensorBoard: histograms from existing counts, charts, findings and diagnosis as text, reports as pictures."""
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from lightning_gradexplode.loggers.base import LoggerAdapter
-from lightning_gradexplode.loggers.histogram_bins import Condensed, condensed
+from lightning_gradexplode.loggers.histogram_bins import Condensed, condensed, log_condensed
 from lightning_gradexplode.loggers.scalars import PREFIX
-from lightning_gradexplode.loggers.tensorboard_layout import BAND, with_our_charts
-from lightning_gradexplode.records import Finding, Histogram, Report
+from lightning_gradexplode.loggers.tensorboard_layout import BAND, LOG_GRAD_NORM, with_our_charts
+from lightning_gradexplode.records import Diagnosis, Finding, Histogram, Report
+from lightning_gradexplode.records.text import plain_text
+
+_GRADIENT = f"{PREFIX}/gradient/"
 
 
 class TensorBoardAdapter(LoggerAdapter):
@@ -24,28 +27,39 @@ class TensorBoardAdapter(LoggerAdapter):
 
     @classmethod
     def accepts(cls, experiment: Any) -> bool:
-        """Tell whether the experiment is a writer of TensorBoard events."""
+        """Return whether the experiment is a writer of TensorBoard events."""
         return hasattr(experiment, "add_histogram_raw")
 
     def started(self) -> None:
         """Add a category of charts to the page of custom scalars, behind those that are there."""
         if self._is_torchs:
-            self.logger.experiment.flush()
-            layout = with_our_charts(Path(self.logger.experiment.log_dir))
+            self.experiment.flush()
+            layout = with_our_charts(Path(self.experiment.log_dir))
             if layout is not None:
-                self.logger.experiment._get_file_writer().add_summary(layout)
+                self.experiment._get_file_writer().add_summary(layout)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Write scalars, along with the update ratio also the borders of its healthy band."""
-        super().scalars({**values, **BAND} if f"{PREFIX}/update_ratio" in values else values, step)
+        """Log scalars, with the usual range of the update ratio, and with the decimal logarithm of the gradient norm.
+
+        TensorBoard's axes are linear, and an explosion would press all other steps to the bottom of the chart.
+        """
+        logged = {**values, **BAND} if f"{PREFIX}/update_ratio" in values else dict(values)
+        norm = values.get(f"{PREFIX}/grad_norm", 0.0)
+        if 0.0 < norm < math.inf:
+            logged[LOG_GRAD_NORM] = math.log10(norm)
+        if hasattr(self.logger, "log_metrics"):
+            super().scalars(logged, step)
+        else:
+            for name, value in logged.items():
+                self.experiment.add_scalar(name, value, step)
 
     def finding(self, finding: Finding, advice: str = "") -> None:
-        """Write a finding as text, one tag a sign."""
-        where = f" in `{finding.where}`" if finding.where else ""
+        """Write a finding as text, one tag for each sign."""
+        where = f" in `{plain_text(finding.where)}`" if finding.where else ""
         lines = [
-            f"### {finding.severity.name}: {finding.sign}{where}",
+            f"### {finding.severity.name}: {plain_text(finding.sign)}{where}",
             "",
-            finding.message,
+            plain_text(finding.message),
             "",
             "| step | value | limit |",
             "| ---: | ---: | ---: |",
@@ -53,29 +67,40 @@ class TensorBoardAdapter(LoggerAdapter):
             "",
             f"**What to do:** {advice}" if advice else "",
         ]
-        self.logger.experiment.add_text(f"{PREFIX}/finding/{finding.sign}", "\n".join(lines), finding.step)
+        self.experiment.add_text(f"{PREFIX}/finding/{plain_text(finding.sign)}", "\n".join(lines), finding.step)
+
+    def diagnosis(self, diagnosis: Diagnosis, step: int) -> None:
+        """Write the diagnosis as text, whose tag is the first of ours on the text page."""
+        self.experiment.add_text(f"{PREFIX}/diagnosis", diagnosis.markdown(), step)
 
     def report(self, report: Report) -> None:
-        """Write a report's diagnosis as text and its heat map as an image."""
-        text = f"{report.diagnosis}\n\nThe whole report: `{report.page or report.folder}`"
-        self.logger.experiment.add_text(f"{PREFIX}/report", text, report.step)
+        """Write a report's heat map as an image, and the name of its page as text."""
+        name = f"{report.folder.name}/{report.page.name}" if report.page else report.folder.name
+        self.experiment.add_text(f"{PREFIX}/report", f"Beside the event files: `{name}`", report.step)
         if report.picture:
+            from PIL import Image
+
             pixels = np.asarray(Image.open(io.BytesIO(report.picture)))
-            self.logger.experiment.add_image(f"{PREFIX}/gradient_norms", pixels, report.step, dataformats="HWC")
-        self.logger.experiment.flush()  # the run may not live long
+            self.experiment.add_image(f"{PREFIX}/gradient_norms", pixels, report.step, dataformats="HWC")
+        self.experiment.flush()  # the run may not live long
 
     def histograms(self, histograms: Mapping[str, Histogram], step: int) -> None:
-        """Write histograms; one of no finite value at all is left out, for TensorBoard cannot show it."""
+        """Write histograms, those of gradients also of the decimal logarithm of their absolute values.
+
+        A histogram without a finite value is left out, since TensorBoard cannot show it.
+        """
         shown = condensed(histograms)
-        experiment = self.logger.experiment
+        for name, histogram in histograms.items():
+            if name.startswith(_GRADIENT) and (logarithmic := log_condensed(histogram)) is not None:
+                shown[f"{PREFIX}/log10_gradient/{name.removeprefix(_GRADIENT)}"] = logarithmic
         if not shown:
             return
         if self._is_torchs:
-            experiment._get_file_writer().add_summary(_summary(shown), step)
+            self.experiment._get_file_writer().add_summary(_summary(shown), step)
             return
         for name, one in shown.items():
             low, *limits = one.edges.tolist()
-            experiment.add_histogram_raw(
+            self.experiment.add_histogram_raw(
                 tag=name,
                 min=low,
                 max=limits[-1],
@@ -89,12 +114,12 @@ class TensorBoardAdapter(LoggerAdapter):
 
     @property
     def _is_torchs(self) -> bool:
-        kinds = type(self.logger.experiment).__mro__
+        kinds = type(self.experiment).__mro__
         return any(kind.__module__.startswith("torch.utils.tensorboard") for kind in kinds)
 
 
 def _summary(shown: Mapping[str, Condensed]) -> Any:
-    """Put histograms into one summary: with one for each, the writer's short queue would make the training wait."""
+    """Return one summary of histograms: with one for each, the writer's short queue would make the training wait."""
     from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 
     values = []

@@ -8,16 +8,19 @@ from typing import Any
 from lightning_gradexplode.loggers.scalars import PREFIX
 
 CATEGORY = "Gradient explosion"
-"""Title of our category of charts."""
+"""Title of the category of charts."""
 
 BAND = {f"{PREFIX}/update_ratio_low": 1e-4, f"{PREFIX}/update_ratio_high": 1e-2}
-"""The healthy band of the update ratio, logged so that a chart can show it: a decade around the usual 0.001."""
+"""The usual range of the update ratio, logged so that a chart can show it: a decade on each side of 0.001."""
+
+LOG_GRAD_NORM = f"{PREFIX}/log10_grad_norm"
+"""The decimal logarithm of the gradient norm."""
 
 _CONFIG = b"custom_scalars__config__"
 
 
 def with_our_charts(folder: Path) -> Any | None:
-    """Build a layout of the charts that a run already has, in whatever event file, and of ours behind them.
+    """Return a layout of the charts that a run already has, in any of its event files, and of ours behind them.
 
     A later layout of the same run replaces an earlier one, so that a user's own has to be written again.
 
@@ -52,6 +55,7 @@ def _our_charts() -> Any:
     return Category(
         title=CATEGORY,
         chart=[
+            Chart(title="log10 of the gradient norm", multiline=MultilineChartContent(tag=[f".*{LOG_GRAD_NORM}$"])),
             Chart(title="gradient norm, before and after the clip", multiline=MultilineChartContent(tag=norms)),
             Chart(title="update ratio, and its healthy band", margin=MarginChartContent(series=[band])),
             Chart(
@@ -63,7 +67,7 @@ def _our_charts() -> Any:
 
 
 def _layouts(folder: Path) -> list[bytes]:
-    """Find the layouts in a run's event files, the one that counts last."""
+    """Return the layouts in a run's event files, the one in force last."""
     from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
     found = []

@@ -13,32 +13,31 @@ import numpy as np
 from lightning_gradexplode.loggers.base import LoggerAdapter
 from lightning_gradexplode.loggers.histogram_bins import condensed
 from lightning_gradexplode.loggers.scalars import PREFIX
-from lightning_gradexplode.records import Finding, FloatArray, Histogram, Report, Severity
+from lightning_gradexplode.records import Diagnosis, Finding, FloatArray, Histogram, Report, Severity
+from lightning_gradexplode.records.summary import cause_title
 
 STEP = "trainer/global_step"
 """The x-axis that Lightning's logger gives to all metrics."""
 
 AT_MOST = 512
-"""Bins that W&B takes of a histogram."""
+"""Number of bins that W&B takes of a histogram."""
 
 WAIT = timedelta(minutes=15)
-"""No second alert of the same title within this time, whatever the run does."""
+"""Time in which no second alert of the same title is sent."""
 
 
 _SUMMARIES = {f"{PREFIX}/severity": "max", f"{PREFIX}/nonfinite_count": "max"}
-"""What the run's summary keeps of a metric, where it isn't the last value."""
+"""What the run's summary keeps of a metric, where it is not the last value."""
 
-
-_PARTS = ("._type", ".bins", ".values")
-"""What W&B makes of a histogram; each is a metric to its summary."""
+_HISTOGRAMS = tuple(f"{PREFIX}/{quantity}/" for quantity in ("gradient", "update", "weight"))
 
 
 class WandbAdapter(LoggerAdapter):
     """Writes to a logger whose experiment is a W&B run, online or offline.
 
-    In the run's summary are ``gradexplode/finding``, the first finding of the worst severity so far, and
-    ``gradexplode/findings``, their number; a resumed run goes on from what is there. The largest ``severity`` and
-    ``nonfinite_count`` are kept there too.
+    In the run's summary are ``gradexplode/finding``, the first finding of the worst severity so far,
+    ``gradexplode/findings``, their number, and ``gradexplode/diagnosis``, that of the latest incident; a resumed run
+    goes on from what is there. The largest ``severity`` and ``nonfinite_count`` are kept there too.
     """
 
     takes_histograms = True
@@ -49,16 +48,15 @@ class WandbAdapter(LoggerAdapter):
 
     @classmethod
     def accepts(cls, experiment: Any) -> bool:
-        """Tell whether the experiment is a W&B run."""
+        """Return whether the experiment is a W&B run."""
         return type(experiment).__module__.partition(".")[0] == "wandb"
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Write scalars, with the trainer's step as x-axis."""
-        self._define(values)
-        super().scalars(values, step)
+        """Log scalars, with the trainer's step as x-axis."""
+        self._log(values, step)
 
     def histograms(self, histograms: Mapping[str, Histogram], step: int) -> None:
-        """Write histograms of some 40 bins; one of no finite value is left out."""
+        """Log histograms of some 40 bins; one without a finite value is left out."""
         import wandb
 
         shown = {
@@ -67,13 +65,11 @@ class WandbAdapter(LoggerAdapter):
             if len(one.counts) <= AT_MOST
         }
         if shown:
-            # A summary of histograms would be written, and sent, as often as they are, and nobody reads it.
-            self._define([f"{name}{part}" for name in shown for part in ("", *_PARTS)], "none")
-            self.logger.log_metrics(shown, step=step)
+            self._log(shown, step)
 
     def finding(self, finding: Finding, advice: str = "") -> None:
         """Put the finding into the summary."""
-        summary = self.logger.experiment.summary
+        summary = self.experiment.summary
         known = summary.get(f"{PREFIX}/finding")
         if known is None or Severity[known["severity"]] < finding.severity:
             summary[f"{PREFIX}/finding"] = {**finding.as_dict(), "advice": advice}
@@ -81,55 +77,85 @@ class WandbAdapter(LoggerAdapter):
 
     def alert(self, finding: Finding, advice: str = "") -> None:
         """Send an alert, at level ERROR if the finding is critical, at WARN otherwise."""
-        self.logger.experiment.alert(
+        self.experiment.alert(
             title=f"{PREFIX} {finding.severity.name}: {finding.sign}"[:63],
             text=f"{finding}\n{advice}",
             level="ERROR" if finding.severity is Severity.CRITICAL else "WARN",
             wait_duration=WAIT,
         )
 
+    def diagnosis(self, diagnosis: Diagnosis, step: int) -> None:
+        """Put the diagnosis of the latest incident into the summary."""
+        self.experiment.summary[f"{PREFIX}/diagnosis"] = {
+            "step": diagnosis.step,
+            "what": diagnosis.what,
+            "where": diagnosis.where,
+            "since": diagnosis.since,
+            "causes": [cause_title(cause) for cause in diagnosis.causes],
+            "remedies": list(diagnosis.remedies),
+        }
+
     def report(self, report: Report) -> None:
         """Log the report's folder as an artifact, its page as a panel, and its picture as an image."""
         import wandb
 
-        run = self.logger.experiment
+        run = self.experiment
         artifact = wandb.Artifact(f"{PREFIX}-{run.id}", type="report", metadata={"step": report.step})
-        artifact.add_dir(str(report.folder))
+        for path in sorted(one for one in report.folder.iterdir() if one.is_file()):
+            artifact.add_file(str(path))
         run.log_artifact(artifact)
         if report.page is not None:
-            self._define([f"{PREFIX}/report"])
             page = wandb.Html(report.page.read_text(encoding="utf-8"), inject=False)
-            self.logger.log_metrics({f"{PREFIX}/report": page}, step=report.step)
+            self._log({f"{PREFIX}/report": page}, report.step)
         if report.picture:
-            self._define([f"{PREFIX}/gradient_norms"])
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "gradient_norms.png"
                 path.write_bytes(report.picture)
-                self.logger.log_metrics({f"{PREFIX}/gradient_norms": wandb.Image(str(path))}, step=report.step)
+                self._log({f"{PREFIX}/gradient_norms": wandb.Image(str(path))}, report.step)
 
-    def _define(self, names: Iterable[str], summary: str | None = None) -> None:
-        """Give metrics that are new the trainer's step as x-axis, and say what the summary keeps of them.
+    def _log(self, values: Mapping[str, Any], step: int) -> None:
+        self._define(values)
+        nested = _nested(values)
+        if hasattr(self.logger, "log_metrics"):
+            self.logger.log_metrics(metrics=nested, step=step)
+        else:
+            self.experiment.log({**nested, STEP: step})
 
-        Each by its full name: where several patterns fit, as Lightning's own ``*`` does, W&B takes any of them.
+    def _define(self, names: Iterable[str]) -> None:
+        """Define the x-axis of metrics that are new, and what the summary keeps of them.
+
+        Parameters of one quantity have one definition in common, and no two of ours fit the same metric, since W&B
+        takes any of those that fit.
         """
-        run = self.logger.experiment
-        for name in sorted(set(names) - self._defined):
-            kept = summary or _SUMMARIES.get(name)
-            run.define_metric(_escaped(self._logged(name)), step_metric=STEP, step_sync=True, summary=kept)
-            self._defined.add(name)
+        for name in names:
+            parts = name.split("/", 2)
+            pattern = f"{parts[0]}/{parts[1]}/*" if len(parts) > 2 else name
+            if pattern not in self._defined:
+                self._defined.add(pattern)
+                summary = "none" if pattern.startswith(_HISTOGRAMS) else _SUMMARIES.get(name)
+                self.experiment.define_metric(self._logged(pattern), step_metric=STEP, step_sync=True, summary=summary)
 
     def _logged(self, name: str) -> str:
-        """Give a name as the logger writes it, which may have been told to put something before all names."""
+        """Return a name as the logger writes it, with the prefix that a user may have given to the logger."""
         prefix = getattr(self.logger, "_prefix", "")
         return f"{prefix}{self.logger.LOGGER_JOIN_CHAR}{name}" if prefix else name
 
 
-def _escaped(name: str) -> str:
-    """Keep the dots of parameter names from being taken for levels of a nested value."""
-    base, part = next(((name.removesuffix(part), part) for part in _PARTS if name.endswith(part)), (name, ""))
-    return base.replace(".", "\\.") + part
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values whose names have dots as nested dictionaries, which W&B shows by the same names.
+
+    A definition for many metrics fits no metric whose own name has a dot.
+    """
+    nested: dict[str, Any] = {}
+    for name, value in values.items():
+        *outer, last = name.split(".")
+        level = nested
+        for part in outer:
+            level = level.setdefault(part, {})
+        level[last] = value
+    return nested
 
 
 def _rounded(edges: FloatArray) -> FloatArray:
-    """Leave five digits of each border: neighbours are a quarter of an octave apart, and a day's run has millions."""
+    """Return borders with five digits: neighbours are a quarter of an octave apart, and a long run has millions."""
     return np.array([float(f"{edge:.5g}") for edge in edges.tolist()])

@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
+
+def without_markup(text: str) -> str:
+    r"""Return markdown in one line of plain text: code without its backticks.
+
+    Example:
+        >>> without_markup("Clip:\n```python\nMonitor(clip='auto')\n```")
+        "Clip: Monitor(clip='auto')"
+    """
+    return " ".join(plain_text(re.sub(r"```(?:\w*\n)?|`", "", text)).split())
+
 
 def plain_text(text: str) -> str:
     r"""Return a text in one line: characters that cannot be printed (control characters, surrogates) become spaces.

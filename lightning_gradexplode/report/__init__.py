@@ -14,12 +14,13 @@ What a training loop's engine calls, and when:
 from lightning_gradexplode.report.folder import ReportFolder, base_folder, public_name
 from lightning_gradexplode.report.page import page
 from lightning_gradexplode.report.recorder import Recorder
-from lightning_gradexplode.report.writer import read_report, write_report, write_steps
+from lightning_gradexplode.report.writer import find_report, read_report, write_report, write_steps
 
 __all__ = [
     "Recorder",
     "ReportFolder",
     "base_folder",
+    "find_report",
     "page",
     "public_name",
     "read_report",

@@ -96,6 +96,20 @@ def read_report(folder: Path) -> ReportContent:
     return replace(content, evidence=replace(content.evidence, history=history), gradients=gradients)
 
 
+def find_report(folder: Path) -> Path:
+    """Return the folder of the report in a folder, or else of the latest one below it.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    if (folder / "steps.npz").exists():
+        return folder
+    found = sorted(folder.rglob("steps.npz"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no report: there is no steps.npz in it or below it")
+    return found[-1].parent
+
+
 def diagnosis_json(content: ReportContent) -> dict[str, Any]:
     """Return what ``diagnosis.json`` holds: the diagnosis, and the run that it is about."""
     diagnosis, evidence = content.diagnosis, content.evidence

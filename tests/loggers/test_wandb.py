@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import WandbLogger
 from wandb import Run
 
 from lightning_gradexplode.loggers import LoggerCollection
-from lightning_gradexplode.records import Severity, StepRecord
+from lightning_gradexplode.records import Cause, Diagnosis, Severity, StepRecord
 from tests.loggers.steps import HOPELESS, TENSORS, finding, record_of, report_in
 
 
@@ -152,13 +152,43 @@ def test_the_finding_is_in_the_summary(entries: list[dict[str, Any]]) -> None:
 def test_the_right_step_is_the_x_axis(entries: list[dict[str, Any]]) -> None:
     """Every metric of ours has the trainer's step for its x-axis, also in a run that Lightning did not begin."""
     defined = [entry["metric"] for entry in entries if entry["type"] == "metric"]
-    axes = {one["name"]: one["step_metric"] for one in defined if "step_metric" in one}
+    axes = {one.get("name") or one["glob_name"]: one["step_metric"] for one in defined if "step_metric" in one}
     logged = {name for entry in entries if entry["type"] == "history" for name in entry["history"]["item"]}
     ours = {name.split("._type")[0] for name in logged if name.startswith("gradexplode/")}
-    for name in ("grad_norm", "grad_max", "severity", "gradient/normal", "report", "gradient_norms"):
+    for name in ("grad_norm", "grad_max", "severity", "report", "gradient_norms"):
         assert f"gradexplode/{name}" in ours
         assert axes[f"gradexplode/{name}"] == "trainer/global_step"
-    assert len(defined) == len({one["name"] for one in defined})
+    assert axes["gradexplode/gradient/*"] == "trainer/global_step"
+
+
+def test_few_metrics_are_defined(offline_run: Callable[..., Run]) -> None:
+    """However many parameters a model has, whose names have dots, and none of their histograms is in the summary."""
+    run = offline_run()
+    names = {f"block.{index}.weight": TENSORS["one value"] for index in range(50)}
+    board = LoggerCollection([WandbLogger(experiment=run)])
+    board.record(record_of(names), (True,) * 50, every_parameter=True)
+    run.finish()
+    entries = inspected(run)
+    assert len([entry for entry in entries if entry["type"] == "metric"]) < 10
+    assert not any("gradexplode/gradient" in name for name in summary_of(entries))
+    assert "gradexplode/gradient/block.7.weight.values" in read(run)[3]
+
+
+def test_the_diagnosis_is_in_the_summary(offline_run: Callable[..., Run]) -> None:
+    """What, where, since when, the causes with their confidence, and what to do."""
+    run = offline_run()
+    cause = Cause("depth", "h.3", ("The gain per layer is 1.3.",), 0.8)
+    LoggerCollection([WandbLogger(experiment=run)]).diagnosis(
+        Diagnosis(41, "It grew.", "h.3.weight", 40, (cause,), ("Add normalization.",)), 41
+    )
+    assert dict(run.summary["gradexplode/diagnosis"]) == {
+        "step": 41,
+        "what": "It grew.",
+        "where": "h.3.weight",
+        "since": 40,
+        "causes": ["depth in h.3 (80%)"],
+        "remedies": ["Add normalization."],
+    }
 
 
 def test_the_report(entries: list[dict[str, Any]]) -> None:
@@ -201,12 +231,11 @@ def test_a_logger_with_a_prefix(offline_run: Callable[..., Run]) -> None:
     board = LoggerCollection([WandbLogger(experiment=run, prefix="mine")])
     board.record(record_of({"layer.w": TENSORS["normal"]}), (True,), every_parameter=False)
     run.finish()
-    assert not any("gradient" in name for name in summary_of(inspected(run)))
     (values,) = read(run).values()
     assert {name.split("/")[0] for name in values if "gradexplode" in name} == {"mine-gradexplode"}
     defined = [entry["metric"] for entry in inspected(run) if entry["type"] == "metric"]
-    names = {one.get("name") for one in defined}
-    assert {"mine-gradexplode/severity", "mine-gradexplode/gradient/layer\\.w"} <= names
+    names = {one.get("name") or one.get("glob_name") for one in defined}
+    assert {"mine-gradexplode/severity", "mine-gradexplode/gradient/*"} <= names
 
 
 def summary_of(entries: list[dict[str, Any]]) -> dict[str, Any]:

@@ -21,8 +21,6 @@ from tests.loggers.wandb_server import FEATURES, PROJECT, QUIET, SLACK, WEBHOOK,
 # wandb, about a field of its own that it reads itself.
 pytestmark = pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
 
-WITHOUT_ZSCORE = tuple(name for name in FEATURES if not name.endswith("ZSCORE"))
-
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
@@ -36,32 +34,30 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
 
 
 def filters(requests: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Give what is watched for, by metric."""
+    """Return the filters on metrics, by metric."""
     found = {}
     for request in requests:
-        (inner,) = json.loads(request["eventFilter"])["run_metric_filter"].values()
-        found[inner["name"]] = inner
+        metric = json.loads(request["eventFilter"]).get("run_metric_filter")
+        if metric:
+            (inner,) = metric.values()
+            found[inner["name"]] = inner
     return found
 
 
 def test_rules_are_created(server: WandbServer) -> None:
-    """Four automations on the contract's metrics, in the project, with the thresholds that the issue names."""
+    """Three automations on the contract's metrics and one on failed runs, with the documented thresholds."""
     applied = alert_rules("digits", "team", slack=True)
     assert [rule.outcome for rule in applied] == ["created"] * 4
+    assert [rule.event for rule in applied] == ["RUN_METRIC", "RUN_METRIC_CHANGE", "RUN_METRIC", "RUN_STATE"]
     created = server.mutations("CreateAutomation")
     watched = filters(created)
-    assert set(watched) == {
-        f"gradexplode/{name}" for name in ("severity", "nonfinite_count", "grad_norm", "update_ratio")
-    }
-    severity = watched["gradexplode/severity"]
+    assert set(watched) == {f"gradexplode/{name}" for name in ("severity", "grad_norm", "update_ratio")}
+    severity, norm = watched["gradexplode/severity"], watched["gradexplode/grad_norm"]
     assert (severity["cmp_op"], severity["threshold"], severity["agg_op"]) == ("$gte", 3, "MAX")
-    assert (watched["gradexplode/nonfinite_count"]["cmp_op"], watched["gradexplode/nonfinite_count"]["threshold"]) == (
-        "$gt",
-        0,
-    )
     assert watched["gradexplode/update_ratio"]["threshold"] == 0.1
-    assert watched["gradexplode/grad_norm"]["change_dir"] == "INCREASE"
-    assert created[2]["triggeringEventType"] == "RUN_METRIC_ZSCORE"
+    assert (norm["change_type"], norm["change_dir"], norm["change_amount"]) == ("RELATIVE", "INCREASE", 9.0)
+    assert (norm["current_window_size"], norm["prior_window_size"]) == (1, 10)
+    assert "FAILED" in created[3]["eventFilter"]
     for request in created:
         assert request["scopeID"] == PROJECT["id"]
         assert request["triggeredActionConfig"]["notificationActionInput"]["integrationID"] == SLACK["id"]
@@ -108,15 +104,15 @@ def test_a_changed_threshold_is_put_right(server: WandbServer) -> None:
     assert filters(server.mutations("UpdateAutomation"))["gradexplode/severity"]["threshold"] == 3
 
 
-def test_without_zscore_a_relative_change_is_watched_for(server: WandbServer) -> None:
-    """On a server that does not know z-scores, also at the second call; once it knows them, the rule is updated."""
-    server.features = WITHOUT_ZSCORE
-    assert alert_rules("digits", "team")[2].event == "RUN_METRIC_CHANGE"
-    assert filters(server.mutations("CreateAutomation"))["gradexplode/grad_norm"]["change_type"] == "RELATIVE"
-    assert {rule.outcome for rule in alert_rules("digits", "team")} == {"unchanged"}
-    server.features = FEATURES
-    updated = alert_rules("digits", "team")[2]
-    assert (updated.outcome, updated.event) == ("updated", "RUN_METRIC_ZSCORE")
+def test_older_versions_of_wandb_get_the_rules_that_they_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without events of run states there are three rules; without automations on metrics one line says what to do."""
+    from wandb import automations
+
+    monkeypatch.delattr(automations, "OnRunState")
+    assert len(alert_rule_requests("digits")) == 3
+    monkeypatch.delattr(automations, "OnRunMetric")
+    with pytest.raises(ImportError, match=r"alert rules need wandb >= 0\.21, got "):
+        alert_rule_requests("digits")
 
 
 def test_an_older_server_lists_by_project(server: WandbServer) -> None:
@@ -126,29 +122,30 @@ def test_an_older_server_lists_by_project(server: WandbServer) -> None:
     assert {rule.outcome for rule in alert_rules("digits", "team")} == {"unchanged"}
 
 
-@pytest.mark.parametrize("features", [FEATURES, WITHOUT_ZSCORE])
 @pytest.mark.parametrize("options", [[], ["--slack"], ["--webhook", "pager"]])
 def test_the_dry_run_prints_what_is_sent(
-    server: WandbServer, capsys: pytest.CaptureFixture[str], options: list[str], features: tuple[str, ...]
+    server: WandbServer, capsys: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
-    """Each request that reaches the server was printed, but for the ids that only the server knows."""
-    server.features = features
+    """Each rule that reaches the server was printed, with its filter and its action."""
     arguments = ["wandb-rules", "--project", "digits", "--entity", "team", *options]
     assert main([*arguments, "--dry-run"]) == 0
     assert not server.inputs
-    printed = capsys.readouterr().out.replace(PROJECT_ID, PROJECT["id"])
-    printed = printed.replace(INTEGRATION_ID, WEBHOOK["id"] if "pager" in options else SLACK["id"])
+    printed = json.loads(capsys.readouterr().out)
     assert main(arguments) == 0
-    for sent in server.mutations("CreateAutomation"):
-        assert {key: value for key, value in sent.items() if value is not None} in json.loads(printed)
-    assert len(json.loads(printed)) == len(server.mutations("CreateAutomation")) + 1
+    for rule, sent in zip(printed, server.mutations("CreateAutomation"), strict=True):
+        assert (rule["name"], rule["description"]) == (sent["name"], sent["description"])
+        assert rule["event"]["event_type"] == sent["triggeringEventType"]
+        assert rule["event"]["scope"]["id"] == PROJECT_ID
+        metric = json.loads(rule["event"]["filter"]).get("run_metric_filter")
+        assert metric == json.loads(sent["eventFilter"]).get("run_metric_filter")
+        assert rule["action"].get("integration_id") == (INTEGRATION_ID if options else None)
 
 
 def test_the_dry_run_needs_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor an account."""
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    assert len(alert_rule_requests("digits", slack=True)) == 5
+    assert len(alert_rule_requests("digits", slack=True)) == 4
 
 
 def test_a_channel_of_slack_can_be_chosen(server: WandbServer) -> None:
@@ -169,7 +166,7 @@ def test_listing(server: WandbServer, capsys: pytest.CaptureFixture[str]) -> Non
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert lines[0].startswith("off")
-    assert "RUN_METRIC_ZSCORE" in lines[2]
+    assert "RUN_STATE" in lines[3]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,22 @@
+"""The command ``gradexplode``, also as ``python -m lightning_gradexplode``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command, and return its exit status; see `lightning_gradexplode.cli`."""
+    try:
+        from lightning_gradexplode import cli
+    except ModuleNotFoundError as error:
+        if error.name != "click":
+            raise
+        print('gradexplode: click is not installed: pip install "lightning-gradexplode[cli]"', file=sys.stderr)
+        return 1
+    return cli.main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

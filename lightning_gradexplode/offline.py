@@ -1,0 +1,166 @@
+"""Detectors and diagnosis over what any tool has logged: a CSV file, TensorBoard event files, an offline W&B run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import subprocess
+import sysconfig
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+
+from lightning_gradexplode.detect import default_detectors
+from lightning_gradexplode.detect.detector_set import DetectorSet
+from lightning_gradexplode.diagnose import diagnose
+from lightning_gradexplode.records import Evidence, Finding, History, ReportContent, Severity, StepRecord
+
+Series = dict[int, float]
+"""Values of one metric by step."""
+
+STEP_COLUMNS = ("step", "global_step", "trainer/global_step", "_step", "iteration")
+
+
+def read_metrics(path: Path) -> dict[str, Series]:
+    """Return the metrics in a log by name.
+
+    Args:
+        path: A CSV file with a header, a folder with TensorBoard event files or one such file, or a ``.wandb`` file.
+
+    Raises:
+        FileNotFoundError: There is nothing at the path.
+        ValueError: It is no log of a kind that is known.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    if path.is_dir():
+        if any(path.glob("*tfevents*")):
+            return _tensorboard(path)
+        for pattern in ("metrics.csv", "*.wandb", "*.csv"):
+            for file in sorted(path.glob(pattern)):
+                return read_metrics(file)
+        raise ValueError(f"{path} holds no event files, no CSV file and no .wandb file")
+    if path.suffix == ".wandb":
+        return _wandb(path)
+    if "tfevents" in path.name:
+        return _tensorboard(path)
+    if path.suffix in (".csv", ".tsv"):
+        return _csv(path)
+    raise ValueError(f"{path.name} is no CSV file, no TensorBoard event file and no .wandb file")
+
+
+def find_metric(metrics: Mapping[str, Series], given: str | None, *words: str) -> str | None:
+    """Return the name of a metric.
+
+    Args:
+        metrics: The metrics of a log.
+        given: The name that the user gave; None to look for the shortest name that has all words.
+        words: Words of the name.
+
+    Raises:
+        ValueError: The metric that was given is not there.
+    """
+    if given is not None:
+        if given not in metrics:
+            raise ValueError(f"there is no metric {given!r}; there are: {', '.join(sorted(metrics)[:30])}")
+        return given
+    fitting = [name for name in metrics if all(word in name.lower() for word in words)]
+    return min(fitting, key=len, default=None)
+
+
+def examine(
+    metrics: Mapping[str, Series], name: str, loss: str | None, grad_norm: str | None, learning_rate: str | None
+) -> ReportContent:
+    """Return findings and diagnosis of a log.
+
+    Args:
+        metrics: Its metrics.
+        name: Name of the run.
+        loss: Name of the loss.
+        grad_norm: Name of the gradient norm.
+        learning_rate: Name of the learning rate.
+
+    Raises:
+        ValueError: There is neither a loss nor a gradient norm.
+    """
+    named = {"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate}
+    series = {quantity: metrics[metric] for quantity, metric in named.items() if metric is not None}
+    if not series.keys() & {"loss", "grad_norm"}:
+        raise ValueError(f"name the loss or the gradient norm; the metrics are: {', '.join(sorted(metrics)[:30])}")
+    steps = sorted(set().union(*(one.keys() for key, one in series.items() if key != "learning_rate")))
+    findings = list(_findings(steps, series))
+    columns = {key: np.array([one.get(step, math.nan) for step in steps]) for key, one in series.items()}
+    worst = {finding.step: int(finding.severity) for finding in findings}
+    columns["severity"] = np.array([worst.get(step, 0) for step in steps], dtype=np.float64)
+    history = History(np.array(steps, dtype=np.int64), columns, (), np.zeros((len(steps), 0), dtype=np.float32))
+    incident = tuple(one for one in findings if one.severity >= Severity.WARNING)
+    first = incident[0].step if incident else 0
+    evidence = Evidence(first, steps[-1] if steps else 0, incident, history=(history,))
+    written = datetime.now(timezone.utc).isoformat()
+    diagnosis = diagnose(evidence) if incident else None
+    return ReportContent(name, name, written, evidence, diagnosis, tuple(findings))
+
+
+def _findings(steps: list[int], series: Mapping[str, Series]) -> Iterator[Finding]:
+    """Return what the detectors find, each sign once for each severity."""
+    detectors = DetectorSet(default_detectors())
+    worst: dict[str, int] = {}
+    for step in steps:
+        loss, norm = (series.get(name, {}).get(step) for name in ("loss", "grad_norm"))
+        bad = None if norm is None else int(not math.isfinite(norm))
+        record = StepRecord(step=step, loss=loss, grad_norm=norm, nonfinite_count=bad)
+        for finding in (*detectors.begin(record), *detectors.proceed(record)):
+            if finding.severity > worst.get(finding.sign, 0):
+                worst[finding.sign] = int(finding.severity)
+                yield finding
+
+
+def _csv(path: Path) -> dict[str, Series]:
+    metrics: dict[str, Series] = {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+        names = rows.fieldnames or ()
+        column = next((name for name in STEP_COLUMNS if name in names), None)
+        for number, row in enumerate(rows):
+            step = number if column is None else _number(row.get(column))
+            for name in names:
+                value = _number(row.get(name))
+                if value is not None and step is not None and name != column:
+                    metrics.setdefault(name, {})[int(step)] = value
+    return metrics
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text or "")
+    except ValueError:
+        return None
+
+
+def _tensorboard(path: Path) -> dict[str, Series]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(path), size_guidance={"scalars": 0}).Reload()
+    return {tag: {one.step: one.value for one in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+
+
+def _wandb(path: Path) -> dict[str, Series]:
+    program = Path(sysconfig.get_path("scripts")) / "wandb"
+    if not program.exists():
+        raise ModuleNotFoundError("wandb is not installed", name="wandb")
+    done = subprocess.run([program, "leet", "inspect", "--json", path], capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(f"wandb could not read {path.name}: {done.stderr.strip().splitlines()[-1:]}")
+    metrics: dict[str, Series] = {}
+    for line in done.stdout.splitlines():
+        entry = json.loads(line)
+        item = entry.get("history", {}).get("item", {})
+        step = item.get("trainer/global_step", item.get("_step"))
+        for name, value in item.items():
+            number = _number(str(value).replace("Infinity", "inf"))
+            if step is not None and number is not None and not name.startswith("_"):
+                metrics.setdefault(name, {})[int(step)] = number
+    return metrics

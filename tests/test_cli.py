@@ -1,0 +1,178 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from torch.utils.tensorboard import SummaryWriter
+
+from lightning_gradexplode import offline
+from lightning_gradexplode.__main__ import main
+from lightning_gradexplode.report import write_report, write_steps
+from tests.report import examples
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the terminal 80 columns wide."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def metrics_of(steps: int = 200, onset: int = 150) -> list[tuple[int, float, float]]:
+    """Return step, loss and gradient norm of a run that explodes from a step on."""
+    rows = []
+    for step in range(steps):
+        grown = max(step - onset, 0)
+        loss = 1 / (1 + step * 0.05) + 0.02 * (step % 7) + (1.7**grown - 1)
+        rows.append((step, loss, (1 + 0.1 * (step % 5)) * 2.0**grown))
+    return rows
+
+
+@pytest.mark.usefixtures("narrow")
+def test_show_prints_the_story_of_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Verdict, causes with evidence, what to do, where, since when, what was done and the curves, in 80 columns."""
+    write_report(tmp_path / "version_0" / "gradexplode", examples.growing())
+    assert main(["show", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    text = "\n".join(lines)
+    for words in ("diverging-loss", "learning-rate", "82%", "optim.SGD(params, lr=0.005)", "rollback at step 107"):
+        assert words in text
+    assert "\u2588" in text
+    assert max(map(len, lines)) <= 90
+    assert main(["show", str(tmp_path), "--check"]) == 3
+
+
+def test_json_is_what_programs_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The diagnosis with its version, and the findings."""
+    write_report(tmp_path, examples.at_once())
+    assert main(["show", str(tmp_path), "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert (plain["version"], plain["verdict"]) == (1, "exploding")
+    assert plain["findings"][0]["value"] == "nan"
+
+
+def test_report_writes_the_page_of_a_run_that_ended_abnormally(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From its steps and findings alone."""
+    write_steps(tmp_path, examples.half_precision())
+    assert main(["report", str(tmp_path)]) == 0
+    assert Path(capsys.readouterr().out.strip()) == tmp_path / "index.html"
+    assert "half-precision" in (tmp_path / "index.html").read_text()
+
+
+def test_compare_marks_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two runs next to each other, also as JSON."""
+    write_report(tmp_path / "a", examples.growing())
+    write_report(tmp_path / "b", examples.healthy())
+    folders = [str(tmp_path / name) for name in "ab"]
+    assert main(["compare", *folders]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (verdict,) = [line for line in lines if "Verdict" in line]
+    assert verdict.startswith("*")
+    assert "exploding" in verdict
+    assert "healthy" in verdict
+    assert main(["compare", *folders, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["Verdict"] == {"first": "exploding", "second": "healthy"}
+
+
+def test_diagnose_reads_the_logs_of_other_tools(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A CSV file and TensorBoard event files of the same numbers have the same first critical finding."""
+    steps = []
+    with (tmp_path / "metrics.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([("step", "train/loss", "total_grad_norm"), *metrics_of()])
+    board = SummaryWriter(str(tmp_path / "board"))
+    for step, loss, norm in metrics_of():
+        board.add_scalar("train/loss", loss, step)
+        board.add_scalar("total_grad_norm", norm, step)
+    board.close()
+    for log in ("metrics.csv", "board"):
+        assert main(["diagnose", str(tmp_path / log), "--json", "--check"]) == 3
+        plain = json.loads(capsys.readouterr().out)
+        steps.append(next(one["step"] for one in plain["findings"] if one["severity"] == "CRITICAL"))
+    assert steps[0] == steps[1]
+    assert 150 < steps[0] < 165
+
+
+def test_a_healthy_log_has_no_incident(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit status 0 with ``--check``, too."""
+    with (tmp_path / "run.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("step", "loss", "grad_norm"), *metrics_of(140)])
+    assert main(["diagnose", str(tmp_path / "run.csv"), "--check"]) == 0
+    assert "no incident" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["show", "."], 1, "holds no report"),
+        (["diagnose", "nowhere.csv"], 1, "does not exist"),
+        (["diagnose", "run.csv", "--loss", "nope"], 1, "there is no metric 'nope'"),
+        (["show"], 2, "Missing argument"),
+        (["compare", "one", "two"], 2, "does not exist"),
+        (["wandb-rules", "--project", "x", "--slack", "--webhook", "y"], 2, "exclude each other"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    status: int,
+    message: str,
+) -> None:
+    """Status 1 and the reason; status 2 for wrong arguments; never a traceback."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.csv").write_text("step,loss\n0,1.0\n")
+    assert main(arguments) == status
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "Traceback" not in printed
+    assert status == 2 or len(printed.splitlines()) == 1
+
+
+def test_version_and_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    """The version of the package, and the versions of what it works with."""
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("gradexplode, version ")
+    assert main(["doctor", "--json"]) == 0
+    assert {"torch", "python", "plotly", "accelerators"} <= json.loads(capsys.readouterr().out).keys()
+
+
+def test_without_click_the_command_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line, and status 1."""
+    monkeypatch.setitem(sys.modules, "click", None)
+    monkeypatch.delitem(sys.modules, "lightning_gradexplode.cli", raising=False)
+    monkeypatch.delattr("lightning_gradexplode.cli", raising=False)
+    with pytest.raises(ModuleNotFoundError):
+        import click  # noqa: F401
+    assert main(["--version"]) == 1
+    assert 'pip install "lightning-gradexplode[cli]"' in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such shell on Windows")
+def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
+    """As in ``gradexplode show DIR | head -1``."""
+    write_report(tmp_path, examples.growing(1000))
+    command = f"{sys.executable} -m lightning_gradexplode show {tmp_path} --json | head -1"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert done.stdout.strip() == "{"
+    assert done.stderr == ""
+
+
+def test_steps_are_numbered_where_a_log_has_none(tmp_path: Path) -> None:
+    """The row is the step; text and empty cells are skipped."""
+    (tmp_path / "run.csv").write_text("loss,note\n1.5,first\n,\nnan,last\n")
+    metrics = offline.read_metrics(tmp_path / "run.csv")
+    assert list(metrics) == ["loss"]
+    assert metrics["loss"][0] == 1.5
+    assert set(metrics["loss"]) == {0, 2}
