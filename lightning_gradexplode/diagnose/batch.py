@@ -26,6 +26,8 @@ def targets(evidence: Evidence) -> list[FieldFacts]:
         return []
     terms = evidence.replay.losses if evidence.replay is not None else ()
     taken = [one for one in batch.fields if any(_is_same(one, given) for term in terms for given in term.inputs[1:2])]
+    if len(taken) == len(batch.fields):
+        return []  # an autoencoder's inputs are its targets, too
     named = [one for one in batch.fields if _is_named_target(one)]
     if taken or named:
         return taken or named

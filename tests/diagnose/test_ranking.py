@@ -220,7 +220,11 @@ CASES: dict[str, tuple[str, Evidence]] = {
     ),
     "a static scale": ("half-precision", failed(9, "nonfinite-gradient", run=HALF)),
     "a rate that overshoots": ("learning-rate", diverged(experiments=OVERSHOOT)),
-    "a rate that overshoots, from plain numbers": ("learning-rate", diverged()),
+    "growth from the first step on, of data on a proper scale": (
+        "learning-rate",
+        diverged(batch=batch(field(), labels())),
+    ),
+    "growth from the first step on, and nothing else": ("unknown", diverged()),
     "a restart of the schedule": (
         "learning-rate-jump",
         Evidence(

@@ -7,6 +7,7 @@ from lightning_gradexplode.diagnose.curves import curve, signs
 from lightning_gradexplode.diagnose.layers import (
     first_numbers,
     gain_of,
+    has_initial_scale,
     is_early,
     is_rectified,
     is_trained,
@@ -45,8 +46,8 @@ def _large_weights(evidence: Evidence) -> Cause | None:
     if normalized_share(run) >= 0.5:
         confidence *= 0.6
     first = curve(evidence, "grad_norm").first
-    if first is not None and first < 10 and not trend(evidence).has_diverged:
-        confidence *= 0.8
+    if first is not None and first < (1 if trend(evidence).has_diverged else 10):
+        confidence *= 0.5 if trend(evidence).has_diverged else 0.8  # what diverged did so later
     sentences = [
         f"`{worst.name}` starts with a root mean square of {worst.std:.3g}; {usual_std(worst):.3g} would keep the "
         "scale of "
@@ -95,6 +96,8 @@ def _saturated_units(evidence: Evidence) -> Cause | None:
     """Return the cause if nothing is learned and most units are in the flat part of their activation."""
     if not signs(evidence) & {"stalled-loss", "vanishing-gradient", "zero-gradient"} or evidence.replay is None:
         return None
+    if trend(evidence).has_diverged or not has_initial_scale(evidence):
+        return None  # units that a divergence has pushed there
     flat = [one for one in evidence.replay.activations if one.saturated is not None and one.saturated > 0.9]
     if not flat:
         return None

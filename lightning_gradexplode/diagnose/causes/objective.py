@@ -106,9 +106,13 @@ def moving_target(evidence: Evidence) -> Cause | None:
         sentences.append(f"`{copied[1]}` has the shapes of `{copied[0]}`, as a network that makes targets has.")
     fields = [one.name.lower() for one in evidence.batch.fields] if evidence.batch is not None else []
     transitions = {word for word in _TRANSITION if any(word in name for name in fields)}
-    if len(transitions) >= 2 or len(fields) >= 4:
-        confidence += 0.25
-        sentences.append(f"A batch has {len(fields)} fields, as transitions of reinforcement learning have.")
+    if len(transitions) >= 2:
+        confidence += 0.55 if {"reward", "next"} <= transitions else 0.25
+        sentences.append(
+            f"A batch holds transitions of reinforcement learning ({', '.join(fields[:6])}): the values that are "
+            "learned "
+            "make their own targets."
+        )
     grown = [
         (name, one.first, one.last)
         for name, one in logged_curves(evidence).items()

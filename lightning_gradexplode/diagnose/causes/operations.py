@@ -103,6 +103,10 @@ def empty_reduction(evidence: Evidence) -> Cause | None:
             'divide by a count that is at least one: `loss = F.cross_entropy(logits, labels, reduction="sum") / '
             f"(labels != {ignored.most_common or 0:.0f}).sum().clamp(min=1)`"
         )
+    elif evidence.update_is_harmless and found is None and _nonfinite_loss(evidence):
+        where, confidence = None, 0.7
+        sentences = ["The loss is not finite and no gradient comes of it, as a mean over an empty selection has none."]
+        remedy = "leave the term out where nothing is selected: `loss = term.sum() / max(term.numel(), 1)`"
     elif single and first_nonfinite(evidence) is not None and found is None and not trend(evidence).has_diverged:
         where, sentences, confidence = "batch", [], 0.6
         remedy = "drop the last incomplete batch: `DataLoader(..., drop_last=True)`"
@@ -128,6 +132,11 @@ def empty_reduction(evidence: Evidence) -> Cause | None:
         confidence,
         (remedy, *more, *remedies.skip(evidence)),
     )
+
+
+def _nonfinite_loss(evidence: Evidence) -> bool:
+    finding = first_nonfinite(evidence)
+    return finding is not None and finding.sign == "nonfinite-loss"
 
 
 def _slope_by_elimination(evidence: Evidence) -> Cause | None:

@@ -59,9 +59,12 @@ def learning_rate(evidence: Evidence) -> Cause | None:
     if unusual:
         sentences.append(unusual)
         confidence += 0.1
-    if any(one.helped for one in evidence.attempts if _lowers_rate(one.action)):
+    helped = any(one.helped for one in evidence.attempts if _lowers_rate(one.action))
+    if helped:
         sentences.append("A lower learning rate has helped.")
         confidence += 0.15
+    if search is None and evidence.batch is None and not unusual and not helped:
+        return None  # neither overshoot nor a proper scale of the data is known
     if search is None and (curve(evidence, "loss").first is None or begins_abruptly(evidence)):
         confidence *= 0.6
     return Cause("learning-rate", None, tuple(sentences), min(confidence, 0.95), _rate_remedies(evidence, course))

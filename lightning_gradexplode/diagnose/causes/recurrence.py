@@ -84,14 +84,11 @@ def _of_loop(evidence: Evidence) -> Cause | None:
 
 
 def _by_elimination(evidence: Evidence) -> Cause | None:
-    """Return the cause if the first loss is far beyond what the layers, each executed once, can make of the inputs.
-
-    Only without a replay, which counts how often each layer is executed.
-    """
+    """Return the cause if the first loss is far beyond what few layers, each executed once, can make of the inputs."""
     first = curve(evidence, "loss").first
     square = [one for one in layers(evidence.run) if one.shape[0] == one.shape[-1] and len(one.shape) == 2]
     sequences = [one for one in inputs(evidence) if len(one.shape) == 3 and one.shape[1] >= DEEP]
-    if evidence.replay is not None or first is None or not square or not sequences or not is_early(evidence):
+    if first is None or not square or not sequences or not is_early(evidence) or len(layers(evidence.run)) >= 2 * DEEP:
         return None
     scales = [scale_of(one) or 0.0 for one in (evidence.batch.fields if evidence.batch is not None else ())]
     reach = math.prod(max(1.0, gain_of(one)) for one in layers(evidence.run)) * max(1.0, *scales)

@@ -85,6 +85,20 @@ def _negative_loss(evidence: Evidence, below: float | None) -> Cause | None:
     if known and not any(word in name for name in known for word in PROBABILITY_LOSSES):
         return None
     for field in targets(evidence):
+        if field.is_integral and "float" in field.dtype and (field.least or 0) < 0 and not known:
+            place = place_of(field)
+            return Cause(
+                "target-out-of-range",
+                place,
+                (
+                    f"`{place}` holds whole numbers from {field.least:g} to {field.greatest or 0:g}; counts and labels "
+                    "are "
+                    "not negative.",
+                    f"The loss has gone down to {below:.4g}, where a likelihood of counts has a lower bound.",
+                ),
+                0.65,
+                _range_remedies(place, field.greatest or 1.0, False, field.least or 0.0),
+            )
         if field.is_integral and (field.greatest or 0) > 1 and field.least == 0 and "float" in field.dtype:
             place = place_of(field)
             return Cause(
