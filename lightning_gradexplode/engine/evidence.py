@@ -237,6 +237,7 @@ class EvidenceCollector:
             context=loop.replay_context,
             loss_scale=record.loss_scale or 1.0,
             optimizers=tuple(loop.optimizers),
+            is_updated=not before_update,
             step_seconds=self._step_seconds,
         )
         loss_failed = record.loss is not None and not _is_finite(record.loss)

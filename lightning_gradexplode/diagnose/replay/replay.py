@@ -72,7 +72,7 @@ def _attempt(
         )
         hooks = ModuleHooks(copy.module, observer)
         outcome = compute(step, copy, observer, batch=batch)
-        return _record(copy, observer, hooks, outcome, failed, expected_loss)
+        return _record(copy, observer, hooks, outcome, failed, expected_loss, step.is_updated)
     except ReplayStopped as stop:
         return Replay("not-possible", stop.reason, notes=tuple(copy.notes))
     except Exception as error:
@@ -88,6 +88,7 @@ def _record(
     outcome: Outcome,
     failed: Failed | None,
     expected_loss: float | None,
+    is_updated: bool,
 ) -> Replay:
     losses = outcome.values
     copy.measure_gradients()
@@ -96,6 +97,8 @@ def _record(
     reached: Failed | None = "loss" if bad_losses else "gradient" if bad_gradients else None
     event, source = _beginning(observer, bad_losses[:1] or bad_gradients)
     status, reason = _status(copy, outcome, reached, failed, expected_loss)
+    if status == "not-reproduced" and is_updated:
+        reason = f"the optimizer has stepped since, and the weights before are not known: {reason}"
     if status == "reproduced" and source is not None and source.kind in ("buffer", "attribute") and source.has_nan:
         status, reason = "not-reproduced", f"the step itself has changed where it began: {source.name} is not finite"
     return Replay(
@@ -139,12 +142,16 @@ def _status(
         seen += [] if outcome.returned is None else [float(outcome.returned.float().mean())]
         if not any(math.isclose(one, expected_loss, rel_tol=TOLERANCE, abs_tol=1e-7) for one in seen):
             return "not-reproduced", f"its loss is {seen[0]:.6g}, that of the run was {expected_loss:.6g}"
-    words = {None: "nothing", "loss": "the loss", "gradient": "a gradient"}
+    run = {None: "everything was finite", "loss": "the loss was not", "gradient": "a gradient was not"}
     updates = "; an optimizer steps before its last loss, which the replay leaves out"
     untrusted = updates if copy.trusted_losses < len(copy.losses) else ""
     if reached != failed:
-        is_not = {None: "everything is finite in it", "loss": "its loss is not finite", "gradient": "a gradient is not"}
-        return "not-reproduced", f"{is_not[reached]}, while in the run {words[failed]} was not finite{untrusted}"
+        here = {
+            None: "everything is finite in it",
+            "loss": "its loss is not finite",
+            "gradient": "a gradient of it is not finite",
+        }
+        return "not-reproduced", f"{here[reached]}, while in the run {run[failed]}{untrusted}"
     if reached == "loss" and all(map(math.isfinite, outcome.values[: copy.trusted_losses or None])):
         return "not-reproduced", f"a later loss is not finite{untrusted}"
     return ("finite" if failed is None else "reproduced"), ""

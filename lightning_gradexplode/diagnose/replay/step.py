@@ -39,7 +39,8 @@ class ReplayStep:
         loss_scale: What the loss was multiplied by before the backward pass.
         weights: Tensors to use in place of the module's parameters and buffers of that name, such as the weights
             before an update that has been taken since.
-        optimizers: The optimizers of the run; None for those of the module's trainer.
+        optimizers: The optimizers of the run; empty for those of the module's trainer.
+        is_updated: Whether the optimizer has stepped since, and the weights before are not known.
         step_seconds: How long an ordinary step takes; the budget is measured by it.
     """
 
@@ -52,6 +53,7 @@ class ReplayStep:
     loss_scale: float = 1.0
     weights: Mapping[str, Tensor] | None = None
     optimizers: Sequence[Optimizer] = ()
+    is_updated: bool = False
     step_seconds: float = 0.0
 
     @property
