@@ -11,7 +11,7 @@ _ADVICE = {
     "learning rate",
     "nonfinite-gradient": "look at this parameter's layer: a norm, root or logarithm of zero, or overflow in half "
     "precision",
-    "nonfinite-weight": 'go back to a checkpoint from before; on_explosion="stop" would have kept the weights',
+    "nonfinite-weight": "go back to a checkpoint from before; look at the optimizer's epsilon and the number format",
     "unstable-loss": "lower the learning rate, or take larger batches",
     "diverging-loss": f"lower the learning rate, or {_CLIP}",
     "stalled-loss": "nothing is learned: try another learning rate, ReLU units, or fewer layers",
@@ -31,5 +31,5 @@ _ADVICE = {
 
 
 def advice_for(finding: Finding) -> str:
-    """Give one line of advice for a finding; a sign of a user's own detector gets a general one."""
+    """Return one line of advice for a finding; a general one for the sign of a user's own detector."""
     return _ADVICE.get(finding.sign, f"look at this step's histograms; {_CLIP}")

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from lightning_gradexplode.records import BatchFacts, Evidence, FieldFacts, Operand
 
 _TARGET = re.compile(
-    "y|t|labels?|targets?|tgt|gt|truth|true|answers?|classe?s?|box(es)?|bbox(es)?|rewards?|returns?|scores?|ratings?|"
-    "prices?|counts?|outputs?"
+    ""
+    ""
+    "y|t|labels?|targets?|tgt|gt|truth|true|answers?|classe?s?|box(es)?|bbox(es)?|rewards?|returns?|scores?|ratings?|prices?|counts?|outputs?"
 )
 _MASK = re.compile("masks?|pad(ding)?|valid|len(gth)?s?|weights?")
 _INDEX = re.compile("idx|ind(ex|ices)|ids?|keys?")

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lightning_gradexplode.diagnose.line_remedies import divides_by_count, remedy_for, remedy_for_divisor
-from lightning_gradexplode.records import Operand, Operation
+from lightning_gradexplode.diagnose.operation_names import is_exponential, largest_input, limit_of, name_of
+from lightning_gradexplode.records import Operation
 
 FaultKind = Literal["undefined", "empty", "overflow", "alignment"]
-
-LIMITS = {"float16": 65504.0, "half": 65504.0, "bfloat16": 3.39e38, "float32": 3.4e38, "float64": 1.8e308}
-"""Largest finite value by type."""
 
 _REDUCTIONS = {
     "mean",
@@ -30,11 +28,6 @@ _REDUCTIONS = {
 _SPREADS = {"std", "var", "var_mean", "std_mean"}
 _POLES = {"log", "log2", "log10", "log1p", "div", "true_divide", "reciprocal", "rsqrt", "logit", "special_logit",
           "atanh", "erfinv", "xlogy", "special_xlogy", "lgamma", "digamma", "tan", "log_ndtr"}  # fmt: skip
-_EXPONENTIALS = {"exp", "exp2", "expm1", "sinh", "cosh", "softplus", "special_expit", "logaddexp", "gelu", "silu",
-                 "special_exp2", "elu", "selu"}  # fmt: skip
-_PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "convolution", "conv1d", "conv2d", "conv3d",
-             "mv", "dot", "einsum", "mkldnn_linear", "mkldnn_convolution", "rnn_tanh", "rnn_relu", "lstm", "gru",
-             "mkldnn_rnn_layer", "embedding_bag", "embedding", "index_select"}  # fmt: skip
 _DIVISIONS = {"div", "true_divide", "reciprocal", "remainder", "fmod", "floor_divide"}
 _SOFTMAXES = {"softmax", "log_softmax", "safe_softmax", "masked_softmax", "logsumexp", "scaled_dot_product_attention"}
 _MATRIX = ("linalg", "cholesky", "inverse", "svd", "eigh", "logdet", "slogdet")
@@ -55,51 +48,6 @@ class Fault:
     kind: FaultKind
     sentence: str
     remedy: str
-
-
-def base_name(name: str) -> str:
-    """Return an operation's plain name: ``"_log_softmax"``, ``"aten.log_softmax.int"`` are both ``"log_softmax"``.
-
-    Of a node of the backward pass it is the name of the forward operation: ``"SqrtBackward0"`` is ``"sqrt"``.
-    """
-    name = name.removeprefix("aten.").removeprefix("aten::").removeprefix("torch.").split(".")[0]
-    if re.search(r"Backward\d*$", name):
-        name = re.sub(r"Backward\d*$", "", name)
-        name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
-    name = name.strip("_")
-    return re.sub(r"(_forward|_backward(_data)?|_loss2d|2d_forward)$", "", name).replace("nll_loss2d", "nll_loss")
-
-
-def name_of(operation: Operation) -> str:
-    """Return the plain name of an operation; in the backward pass, of the forward operation whose slope it is."""
-    if operation.phase == "backward" and operation.node is not None:
-        return base_name(operation.node)
-    return base_name(operation.name)
-
-
-def limit_of(operation: Operation) -> float:
-    """Return the largest finite value of the narrowest floating-point type that the operation took."""
-    limits = [
-        LIMITS[one.dtype.removeprefix("torch.")]
-        for one in operation.inputs
-        if one.dtype.removeprefix("torch.") in LIMITS
-    ]
-    return min(limits, default=LIMITS["float32"])
-
-
-def is_half(operation: Operation) -> bool:
-    """Return whether the operation took float16 or bfloat16 numbers."""
-    return any(one.dtype.removeprefix("torch.") in ("float16", "half", "bfloat16") for one in operation.inputs)
-
-
-def size_of(operand: Operand) -> float:
-    """Return the largest absolute finite value of an operand, 0 if there is none."""
-    return max((abs(one) for one in (operand.least, operand.greatest) if one is not None), default=0.0)
-
-
-def largest_input(operation: Operation) -> float:
-    """Return the largest absolute finite value that the operation took."""
-    return max((size_of(one) for one in operation.inputs), default=0.0)
 
 
 def fault_of(operation: Operation, hidden: Operation | None = None) -> Fault:
@@ -126,21 +74,20 @@ def _hidden(hidden: Operation) -> Fault:
     """Return the fault of an operation whose infinity does not reach the loss, and becomes NaN in the backward pass."""
     name, taken = name_of(hidden), _taken(hidden)
     sentence = (
-        f"`{name}` is {hidden.result} there{taken}; the loss does not show it, and the backward pass multiplies it by "
-        "zero: 0 * inf is NaN."
+        f"`{name}` is {hidden.result} there{taken}; the loss does not show it, and the backward pass multiplies it "
+        "by zero: 0 * inf is NaN."
     )
     own = _undefined(hidden, name)
     if own is not None and name in _SOFTMAXES:
         return Fault("undefined", f"{own.sentence} The loss does not show it, and the gradient is NaN.", own.remedy)
     code = f"{hidden.expression or ''} {hidden.code or ''}"
-    if name in _EXPONENTIALS and not re.search("where|mask", code):
+    if is_exponential(hidden) and not re.search("where|mask", code):
         return Fault("overflow", sentence, remedy_for(name, overflow=True))
     return Fault(
         "undefined",
         sentence,
         f"make the argument of `{name}` safe, with an inner `torch.where(condition, x, torch.ones_like(x))`, as the "
-        "outer "
-        "one guards its value only and not its slope",
+        "outer one guards its value only and not its slope",
     )
 
 
@@ -236,26 +183,16 @@ def _slope(operation: Operation, name: str, taken: str) -> Fault | None:
 def _overflow(operation: Operation, name: str) -> Fault:
     limit = limit_of(operation)
     largest = largest_input(operation)
-    if name in _EXPONENTIALS:
+    if is_exponential(operation):
         sentence = (
-            f"`{name}` took {_number(_at_fault(operation), f'{largest:.4g}')}; above {math.log(limit):.3g} its result "
-            "is beyond the number format."
+            f"`{name}` took {_number(_at_fault(operation), f'{largest:.4g}')}; above {math.log(limit):.3g} its "
+            "result is beyond the number format."
         )
     else:
         sentence = (
             f"`{name}` made {operation.result} of finite values up to {largest:.3g} (the format ends at {limit:.3g})."
         )
     return Fault("overflow", sentence, remedy_for(name, overflow=True))
-
-
-def is_exponential(operation: Operation) -> bool:
-    """Return whether the operation grows exponentially with its argument, or divides by or squares what it takes."""
-    return name_of(operation) in _EXPONENTIALS
-
-
-def is_product(operation: Operation) -> bool:
-    """Return whether the operation multiplies by weights, so that its overflow is that of the activations before it."""
-    return name_of(operation) in _PRODUCTS
 
 
 def _taken(operation: Operation) -> str:
@@ -289,13 +226,3 @@ def _holds_nonfinite(operation: Operation) -> bool:
 
 def _holds_infinity(operation: Operation) -> bool:
     return any(one.inf_count for one in operation.inputs)
-
-
-def location_of(operation: Operation) -> str:
-    """Return an operation's place: ```log` at losses.py:12 in module `head```."""
-    words = f"`{name_of(operation)}`"
-    if operation.phase == "backward":
-        words += " (backward pass)"
-    if operation.file is not None:
-        words += f" at {operation.file}" + ("" if operation.line is None else f":{operation.line}")
-    return words + (f" in module `{operation.module}`" if operation.module else "")

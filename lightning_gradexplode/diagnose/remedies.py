@@ -98,8 +98,8 @@ def warm_up(evidence: Evidence) -> list[str]:
     if evidence.run.schedulers:
         return []
     return [
-        "raise the learning rate over the first steps: "
-        "`torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=200)`"
+        "raise the learning rate over the first steps: `torch.optim.lr_scheduler.LinearLR(optimizer, "
+        "start_factor=0.01, total_iters=200)`"
     ]
 
 

@@ -87,8 +87,7 @@ def observations(evidence: Evidence) -> tuple[str, ...]:
     if course.steps:
         sentences.append(
             f"Of {course.steps} steps before it, the gradient norm has grown {course.gradient_growth:.3g} times and "
-            "the "
-            f"weights {course.weight_growth:.3g} times."
+            f"the weights {course.weight_growth:.3g} times."
         )
     if evidence.batch is not None and not any(one.nan_count or one.inf_count for one in evidence.batch.fields):
         sentences.append("The batch holds no NaN and no infinity.")

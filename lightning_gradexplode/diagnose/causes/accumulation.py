@@ -69,16 +69,14 @@ def _summed_passes(evidence: Evidence) -> Cause | None:
         return _cause(
             0.85,
             f"Each step adds up the gradients of {passes:.0f} backward passes, and each of them takes the whole mean "
-            "loss "
-            "of its part.",
+            "loss of its part.",
             remedy,
         )
     if search is not None and search.overshoots and 0 < search.best_factor <= 2 / passes:
         return _cause(
             0.55,
             f"Each step adds up the gradients of {passes:.0f} backward passes; with {search.best_factor:g} of the "
-            "update "
-            f"the loss would go from {search.start:.4g} to {search.least:.4g}.",
+            f"update the loss would go from {search.start:.4g} to {search.least:.4g}.",
             remedy,
         )
     return None
@@ -105,8 +103,7 @@ def _summed_loss(evidence: Evidence) -> Cause | None:
         return _cause(
             0.6 if term.inputs[0].shape[0] >= 16 else 0.4,
             f"`{term.name}` is {term.value:.4g}; a mean over its {math.prod(term.inputs[0].shape)} elements would be "
-            "at "
-            f"most {most:.4g}, so that it is a sum.",
+            f"at most {most:.4g}, so that it is a sum.",
             'take the mean in place of the sum: `reduction="mean"`',
             None if term.line is None else f"`{term.name}` at {term.file}:{term.line}",
         )

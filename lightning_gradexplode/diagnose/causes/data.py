@@ -144,8 +144,8 @@ def _usual_scale(field: FieldFacts) -> float:
 
 def _scale_sentence(scale: float, field: FieldFacts) -> str:
     return (
-        f"`{place_of(field)}` ranges from {field.least or 0:.4g} to {field.greatest or 0:.4g}, with a root mean square "
-        f"of {scale:.4g}; layers are initialized for inputs and targets near 1."
+        f"`{place_of(field)}` ranges from {field.least or 0:.4g} to {field.greatest or 0:.4g}, with a root mean "
+        f"square of {scale:.4g}; layers are initialized for inputs and targets near 1."
     )
 
 

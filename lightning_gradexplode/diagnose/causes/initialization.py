@@ -50,8 +50,7 @@ def _large_weights(evidence: Evidence) -> Cause | None:
         confidence *= 0.5 if trend(evidence).has_diverged else 0.8  # what diverged did so later
     sentences = [
         f"`{worst.name}` starts with a root mean square of {worst.std:.3g}; {usual_std(worst):.3g} would keep the "
-        "scale of "
-        f"its inputs, which it multiplies by {gain:.3g}."
+        f"scale of its inputs, which it multiplies by {gain:.3g}."
     ]
     if len(large) > 1:
         sentences.append(f"{len(large)} weights multiply their inputs by more than {LARGE_GAIN:g}.")
@@ -106,9 +105,8 @@ def _saturated_units(evidence: Evidence) -> Cause | None:
         "initialization",
         worst.module,
         (
-            f"{worst.saturated:.0%} of the outputs of `{worst.module}` ({worst.kind}) are in its flat part, where the "
-            "slope "
-            "is zero.",
+            f"{worst.saturated:.0%} of the outputs of `{worst.module}` ({worst.kind}) are in its flat part, where "
+            "the slope is zero.",
         ),
         0.55,
         _flat_remedies(worst),

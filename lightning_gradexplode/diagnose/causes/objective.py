@@ -44,9 +44,8 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
     elif first > 0 and course.has_diverged and lowest >= 0.8 * (len(loss) - 1) and len(loss) >= 10:
         confidence = 0.55
         sentences = [
-            f"The loss fell from {first:.4g} through zero to {least:.4g}, still falling {len(loss) - 1 - lowest} steps "
-            "before "
-            "it broke: a likelihood that can rise for ever."
+            f"The loss fell from {first:.4g} through zero to {least:.4g}, still falling {len(loss) - 1 - lowest} "
+            "steps before it broke: a likelihood that can rise for ever."
         ]
     else:
         return None
@@ -76,9 +75,8 @@ def _floor_remedies(evidence: Evidence) -> tuple[str, ...]:
     if critic is not None:
         return (
             f"bound the critic after each of its steps: `[p.data.clamp_(-0.01, 0.01) for p in {critic}.parameters()]`",
-            "or bound each of its layers: `torch.nn.utils.parametrizations.spectral_norm(layer)`, or penalize the norm "
-            "of "
-            "its gradient with respect to its inputs",
+            "or bound each of its layers: `torch.nn.utils.parametrizations.spectral_norm(layer)`, or penalize the "
+            "norm of its gradient with respect to its inputs",
         )
     spread = _spread(evidence)
     if spread is not None:
@@ -110,8 +108,7 @@ def moving_target(evidence: Evidence) -> Cause | None:
         confidence += 0.55 if {"reward", "next"} <= transitions else 0.25
         sentences.append(
             f"A batch holds transitions of reinforcement learning ({', '.join(fields[:6])}): the values that are "
-            "learned "
-            "make their own targets."
+            "learned make their own targets."
         )
     grown = [
         (name, one.first, one.last)
@@ -126,9 +123,8 @@ def moving_target(evidence: Evidence) -> Cause | None:
     if search is not None and not search.overshoots:
         confidence += 0.3
         sentences.append(
-            f"Each update lowers the loss of its own batch (from {search.start:.4g} to {search.end:.4g}), and yet the "
-            "loss "
-            f"has risen from {loss.first or 0:.4g} to {loss.last or 0:.4g}: the targets move."
+            f"Each update lowers the loss of its own batch (from {search.start:.4g} to {search.end:.4g}), and yet "
+            f"the loss has risen from {loss.first or 0:.4g} to {loss.last or 0:.4g}: the targets move."
         )
     elif search is not None and not search.falls_at_first:
         confidence += 0.2
@@ -144,8 +140,7 @@ def moving_target(evidence: Evidence) -> Cause | None:
         min(confidence, 0.85),
         (
             "make targets with a copy that follows slowly: `target.lerp_(online, 0.005)` for each pair of weights, "
-            "under "
-            "`torch.no_grad()`",
+            "under `torch.no_grad()`",
             "bound the targets, and the loss by a linear one: `F.huber_loss(prediction, target)`",
             *remedies.clip(evidence),
         ),

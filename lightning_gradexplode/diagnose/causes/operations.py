@@ -5,9 +5,8 @@ from __future__ import annotations
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import place_of, targets
 from lightning_gradexplode.diagnose.curves import curve, first_nonfinite
-from lightning_gradexplode.diagnose.faults import (
-    Fault,
-    fault_of,
+from lightning_gradexplode.diagnose.faults import Fault, fault_of
+from lightning_gradexplode.diagnose.operation_names import (
     is_exponential,
     is_half,
     is_product,

@@ -45,8 +45,8 @@ def _signs_of_state(evidence: Evidence) -> Iterator[Cause]:
             if beta1 is not None and beta2 is not None and course.has_diverged and beta1**2 > beta2:
                 yield _settings(
                     one,
-                    f"beta1={beta1:g} is above the square root of beta2={beta2:g}: the mean of the gradients outlives "
-                    "their size, and updates can grow without a bound.",
+                    f"beta1={beta1:g} is above the square root of beta2={beta2:g}: the mean of the gradients "
+                    "outlives their size, and updates can grow without a bound.",
                     0.75,
                     "set the usual averages: `betas=(0.9, 0.999)`",
                 )
@@ -60,8 +60,8 @@ def _signs_of_state(evidence: Evidence) -> Iterator[Cause]:
             if course.weight_growth > 2 and (decay < 0 or decay * rate > 1.5):
                 yield _settings(
                     one,
-                    f"weight_decay={decay:g} at a learning rate of {rate:g} makes the weights larger at each step, not "
-                    "smaller.",
+                    f"weight_decay={decay:g} at a learning rate of {rate:g} makes the weights larger at each step, "
+                    "not smaller.",
                     0.9,
                     "set a usual weight decay: `weight_decay=0.01`",
                 )
@@ -141,8 +141,7 @@ def _returning_gradients(evidence: Evidence) -> Iterator[Cause]:
             "the running averages of the optimizer",
             (
                 f"Gradients had a norm of {usual_norm:.2g}, so that their running size is next to zero; as they come "
-                "back, "
-                f"an update is {jump / usual:.3g} times the usual one.",
+                f"back, an update is {jump / usual:.3g} times the usual one.",
             ),
             0.6,
             ("raise the epsilon of the optimizer: `eps=1e-6`", *remedies.clip(evidence)),

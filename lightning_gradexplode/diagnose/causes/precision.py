@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.causes.operations import fault
 from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, signs
-from lightning_gradexplode.diagnose.faults import is_half, location_of
+from lightning_gradexplode.diagnose.operation_names import is_half, location_of
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence, RunFacts
 
@@ -111,8 +111,7 @@ def _optimizer_epsilon(evidence: Evidence, case: _Case) -> None:
                 case.add(
                     0.97,
                     f"The weights are float16 and `eps={eps:g}` of {one.kind} is 0 in float16: where a gradient is "
-                    "small, "
-                    "the update divides by zero.",
+                    "small, the update divides by zero.",
                     f"`torch.optim.{one.kind}(model.parameters(), eps=1e-4)`"
                     if one.kind in ("Adam", "AdamW", "RMSprop", "NAdam", "RAdam", "Adamax", "Adagrad")
                     else "raise the epsilon of the optimizer: `eps=1e-4`",

@@ -74,8 +74,8 @@ def _of_loop(evidence: Evidence) -> Cause | None:
         parameter.name,
         (
             f"`{worst.module}` is executed {worst.calls} times in one forward pass; from the first call to the last, "
-            "or back, "
-            f"its output or error gradient grows {gain:.3g} times, {gain ** (1 / (worst.calls - 1)):.3g} times a call.",
+            f"or back, its output or error gradient grows {gain:.3g} times, {gain ** (1 / (worst.calls - 1)):.3g} "
+            "times a call.",
             *first_numbers(evidence),
         ),
         0.85 if gain >= 1e3 else 0.65,
@@ -100,9 +100,8 @@ def _by_elimination(evidence: Evidence) -> Cause | None:
         worst.name,
         (
             f"The first loss is {first:.4g}, before any update; the layers together multiply what they take by "
-            f"{reach:.3g} "
-            f"at most if each is executed once. `{worst.name}` is square, and an input has {sequences[0].shape[1]} "
-            "steps.",
+            f"{reach:.3g} at most if each is executed once. `{worst.name}` is square, and an input has "
+            f"{sequences[0].shape[1]} steps.",
         ),
         0.6,
         _remedies(evidence, worst, False, sequences[0].shape[1]),

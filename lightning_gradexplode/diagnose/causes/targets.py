@@ -6,7 +6,7 @@ from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import place_of, rows_of, size_of, targets
 from lightning_gradexplode.diagnose.causes.operations import fault
 from lightning_gradexplode.diagnose.curves import curve
-from lightning_gradexplode.diagnose.faults import base_name, location_of
+from lightning_gradexplode.diagnose.operation_names import base_name, location_of
 from lightning_gradexplode.records import Cause, Evidence, FieldFacts, LossTerm, Operand
 
 PROBABILITY_LOSSES = ("binary_cross_entropy", "bce", "kl_div", "multilabel_soft_margin")
@@ -91,9 +91,8 @@ def _negative_loss(evidence: Evidence, below: float | None) -> Cause | None:
                 "target-out-of-range",
                 place,
                 (
-                    f"`{place}` holds whole numbers from {field.least:g} to {field.greatest or 0:g}; counts and labels "
-                    "are "
-                    "not negative.",
+                    f"`{place}` holds whole numbers from {field.least:g} to {field.greatest or 0:g}; counts and "
+                    "labels are not negative.",
                     f"The loss has gone down to {below:.4g}, where a likelihood of counts has a lower bound.",
                 ),
                 0.65,
@@ -148,9 +147,8 @@ def _operation_on_target(evidence: Evidence) -> Cause | None:
                     (f"`{place}` ranges from {field.least:.4g} to {field.greatest or 0:.4g}.", what.sentence),
                     0.96,
                     (
-                        f"look at {rows_of(operation.rows) if operation.rows else 'the rows'} of `{place}`, and repair "
-                        "or "
-                        "drop targets that the loss does not take",
+                        f"look at {rows_of(operation.rows) if operation.rows else 'the rows'} of `{place}`, and "
+                        "repair or drop targets that the loss does not take",
                         what.remedy,
                         *remedies.skip(evidence),
                     ),

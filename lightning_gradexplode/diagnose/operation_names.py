@@ -1,0 +1,81 @@
+"""What an operation of a replay is called, where it ran, and on which scale its inputs are."""
+
+from __future__ import annotations
+
+import re
+
+from lightning_gradexplode.records import Operand, Operation
+
+LIMITS = {"float16": 65504.0, "half": 65504.0, "bfloat16": 3.39e38, "float32": 3.4e38, "float64": 1.8e308}
+"""Largest finite value by type."""
+
+_EXPONENTIALS = {"exp", "exp2", "expm1", "sinh", "cosh", "softplus", "special_expit", "logaddexp", "gelu", "silu",
+                 "special_exp2", "elu", "selu"}  # fmt: skip
+_PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "convolution", "conv1d", "conv2d", "conv3d",
+             "mv", "dot", "einsum", "mkldnn_linear", "mkldnn_convolution", "rnn_tanh", "rnn_relu", "lstm", "gru",
+             "mkldnn_rnn_layer", "embedding_bag", "embedding", "index_select"}  # fmt: skip
+
+
+def base_name(name: str) -> str:
+    """Return an operation's plain name: ``"_log_softmax"``, ``"aten.log_softmax.int"`` are both ``"log_softmax"``.
+
+    Of a node of the backward pass it is the name of the forward operation: ``"SqrtBackward0"`` is ``"sqrt"``.
+    """
+    name = name.removeprefix("aten.").removeprefix("aten::").removeprefix("torch.").split(".")[0]
+    if re.search(r"Backward\d*$", name):
+        name = re.sub(r"Backward\d*$", "", name)
+        name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    name = name.strip("_")
+    return re.sub(r"(_forward|_backward(_data)?|_loss2d|2d_forward)$", "", name).replace("nll_loss2d", "nll_loss")
+
+
+def name_of(operation: Operation) -> str:
+    """Return the plain name of an operation; in the backward pass, of the forward operation whose slope it is."""
+    if operation.phase == "backward" and operation.node is not None:
+        return base_name(operation.node)
+    return base_name(operation.name)
+
+
+def limit_of(operation: Operation) -> float:
+    """Return the largest finite value of the narrowest floating-point type that the operation took."""
+    limits = [
+        LIMITS[one.dtype.removeprefix("torch.")]
+        for one in operation.inputs
+        if one.dtype.removeprefix("torch.") in LIMITS
+    ]
+    return min(limits, default=LIMITS["float32"])
+
+
+def is_half(operation: Operation) -> bool:
+    """Return whether the operation took float16 or bfloat16 numbers."""
+    return any(one.dtype.removeprefix("torch.") in ("float16", "half", "bfloat16") for one in operation.inputs)
+
+
+def size_of(operand: Operand) -> float:
+    """Return the largest absolute finite value of an operand, 0 if there is none."""
+    return max((abs(one) for one in (operand.least, operand.greatest) if one is not None), default=0.0)
+
+
+def largest_input(operation: Operation) -> float:
+    """Return the largest absolute finite value that the operation took."""
+    return max((size_of(one) for one in operation.inputs), default=0.0)
+
+
+def is_exponential(operation: Operation) -> bool:
+    """Return whether the operation grows exponentially with its argument."""
+    return name_of(operation) in _EXPONENTIALS
+
+
+def is_product(operation: Operation) -> bool:
+    """Return whether the operation multiplies by weights, so that its overflow is that of the activations before it."""
+    return name_of(operation) in _PRODUCTS
+
+
+def location_of(operation: Operation) -> str:
+    """Return an operation's place: ```log` at losses.py:12 in module `head```."""
+    words = f"`{name_of(operation)}`"
+    if operation.phase == "backward":
+        words += " (backward pass)"
+    if operation.file is not None:
+        words += f" at {operation.file}" + ("" if operation.line is None else f":{operation.line}")
+    return words + (f" in module `{operation.module}`" if operation.module else "")
