@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TypeVar
@@ -18,13 +19,12 @@ from lightning_gradexplode.records import (
     Attempt,
     Diagnosis,
     Evidence,
-    Histogram,
     ModuleGradients,
     Report,
     ReportContent,
     StepRecord,
 )
-from lightning_gradexplode.report import ReportFolder, write_report, write_steps
+from lightning_gradexplode.report import GradientHistory, ReportFolder, write_report, write_steps
 
 T = TypeVar("T")
 
@@ -63,7 +63,8 @@ class IncidentReporter:
         self._responses = responses
         self._shown_incident: int | None = None
         self._has_failed = False
-        self._histograms: list[StepRecord] = []
+        self._gradients = GradientHistory()
+        self._latest: StepRecord | None = None
         self._module_gradients: ModuleGradients | None = None
         if self._folder is not None:
             folder_ = self._folder
@@ -76,8 +77,9 @@ class IncidentReporter:
 
     def observe(self, record: StepRecord) -> None:
         """Keep what a report shows of a finished step besides its history."""
+        self._gradients.add(record)
         if record.histograms.get("gradient"):
-            self._histograms = [*self._histograms[-1:], record]
+            self._latest = replace(record, histograms={})
         if record.module_gradients is not None:
             self._module_gradients = record.module_gradients
 
@@ -94,6 +96,8 @@ class IncidentReporter:
         if diagnosis is not None and self._shown_incident != evidence.step:
             self._shown_incident = evidence.step
             self._console.incident(diagnosis, evidence.findings, evidence.attempts, self._responses, report)
+        if diagnosis is not None:
+            self._loggers.diagnosis(diagnosis, evidence.now)
         if report is not None:
             self._loggers.report(report)
 
@@ -111,6 +115,7 @@ class IncidentReporter:
             self._attempt(lambda: write_steps(folder.claim(), self._content(evidence, diagnosis)))
 
     def _content(self, evidence: Evidence, diagnosis: Diagnosis | None) -> ReportContent:
+        where = self._parameter_at_fault(diagnosis)
         return ReportContent(
             run_name=self._run_name,
             run_id=self._run_id,
@@ -118,22 +123,17 @@ class IncidentReporter:
             evidence=evidence,
             diagnosis=diagnosis,
             findings=tuple(self._log.findings),
-            gradients=tuple(self._gradients_at_fault(diagnosis)),
+            gradients=self._gradients.of(where),
+            gradients_of=where or "",
             module_gradients=self._module_gradients,
         )
 
-    def _gradients_at_fault(self, diagnosis: Diagnosis | None) -> list[tuple[int, Histogram]]:
-        """Return steps and gradient histograms of the parameter at fault, else of the one with the largest norm."""
-        if not self._histograms:
-            return []
-        latest = self._histograms[-1]
+    def _parameter_at_fault(self, diagnosis: Diagnosis | None) -> str | None:
+        """Return the parameter at fault, else the one with the largest gradient."""
         where = diagnosis.where if diagnosis else None
-        name = where if where in latest.histograms["gradient"] else latest.largest("grad_norm")
-        return [
-            (record.step, record.histograms["gradient"][name])
-            for record in self._histograms
-            if name is not None and name in record.histograms["gradient"]
-        ]
+        if self._gradients.of(where):
+            return where
+        return None if self._latest is None else self._latest.largest("grad_norm")
 
     def _attempt(self, write: Callable[[], T]) -> T | None:
         """Write something; a failure is logged once, and costs neither the monitor nor the run."""

@@ -22,8 +22,9 @@ class ReportContent:
         evidence: Evidence of the latest incident; of a run without one, its run facts and history.
         diagnosis: Diagnosis of the latest incident, None for a run without one.
         findings: All findings of the run, oldest first.
-        gradients: Steps and histograms of the gradient elements of the parameter at fault, oldest first: the last one
-            before the incident, and the latest.
+        gradients: Steps and histograms of the gradient elements of one parameter, oldest first: the last one before
+            the incident, and the latest.
+        gradients_of: Name of that parameter: the one at fault, else the one with the largest gradient.
         module_gradients: The latest error gradients of modules, None if none were measured.
     """
 
@@ -34,6 +35,7 @@ class ReportContent:
     diagnosis: Diagnosis | None = None
     findings: tuple[Finding, ...] = ()
     gradients: tuple[tuple[int, Histogram], ...] = ()
+    gradients_of: str = ""
     module_gradients: ModuleGradients | None = None
 
 

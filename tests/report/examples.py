@@ -144,6 +144,7 @@ def growing(count: int = 75) -> ReportContent:
         diagnosis,
         findings,
         ((90, calm), (since + 8, wild)),
+        where,
         ModuleGradients(modules, np.ones(len(modules)), blank, blank, gains, blank, blank, blank),
     )
 

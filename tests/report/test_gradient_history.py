@@ -1,0 +1,39 @@
+"""The gradient histograms that a report compares."""
+
+from __future__ import annotations
+
+import torch
+
+from lightning_gradexplode.measure.histograms import measure_histogram
+from lightning_gradexplode.records import Histogram, StepRecord
+from lightning_gradexplode.report.gradient_history import GradientHistory
+
+
+def record_of(step: int, histogram: Histogram, severity: int = 0, optimizer: int = 0) -> StepRecord:
+    """Return a step with the histogram of one parameter."""
+    histograms = {"gradient": {f"net_{optimizer}.w": histogram}}
+    return StepRecord(step, optimizer=optimizer, severity=severity, histograms=histograms)
+
+
+def test_the_last_calm_step_and_the_latest_are_kept() -> None:
+    """However many steps follow; the histograms are those that were added."""
+    each = [measure_histogram(torch.full((5,), 2.0**step)) for step in range(6)]
+    history = GradientHistory()
+    for step, histogram in enumerate(each):
+        history.add(record_of(step, histogram, severity=3 if step >= 3 else 0))
+    history.add(StepRecord(9, severity=3))
+    (calm, before), (latest, after) = history.of("net_0.w")
+    assert (calm, latest) == (2, 5)
+    assert (before.counts == each[2].counts).all()
+    assert (after.counts == each[5].counts).all()
+
+
+def test_each_optimizer_has_its_own() -> None:
+    """The steps of one do not replace those of another; an unknown parameter has none."""
+    history = GradientHistory()
+    for optimizer in (0, 1):
+        history.add(record_of(optimizer, measure_histogram(torch.ones(3)), optimizer=optimizer))
+    assert [step for step, _ in history.of("net_0.w")] == [0]
+    assert [step for step, _ in history.of("net_1.w")] == [1]
+    assert history.of("other") == ()
+    assert history.of(None) == ()
