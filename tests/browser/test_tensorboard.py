@@ -94,7 +94,7 @@ def test_the_time_series_page(browser: Browser, address: str) -> None:
 
 
 def test_the_custom_scalars_page(browser: Browser, address: str) -> None:
-    """Four charts are drawn: the norm's logarithm, norms around the clip, the update ratio in its band, the severity."""
+    """Four charts: the norm's logarithm, norms around the clip, the update ratio in its band, the severity."""
     browser.open(f"{address}/#custom_scalars")
     charts = browser.wait(
         "const charts = all('tf-custom-scalar-multi-line-chart-card, tf-custom-scalar-margin-chart-card')"
