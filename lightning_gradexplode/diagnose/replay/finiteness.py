@@ -9,7 +9,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_gradexplode.measure.field_rows import MOST_ROWS
 from lightning_gradexplode.records import Operand
 
 
@@ -146,29 +145,3 @@ def _element(tensor: Tensor, place: tuple[int, ...] | None, shape: torch.Size) -
     index = place[len(shape) - tensor.dim() :]
     element = tensor.detach()[tuple(0 if size == 1 else at for size, at in zip(tensor.shape, index, strict=True))]
     return abs(complex(element.item())) if tensor.is_complex() else float(element)
-
-
-def rows_of(mask: Tensor | None, size: int | None) -> tuple[int, ...]:
-    """Return the rows of the batch in which a result is not finite.
-
-    Args:
-        mask: Where the result is not finite.
-        size: Number of rows of the batch.
-
-    Returns:
-        Indices of rows, at most 32: along the first dimension if it has as many elements as the batch has rows, or a
-        multiple (rows flattened with time steps or heads), else along the only dimension that has as many. Empty if
-        that tells no row from another.
-    """
-    if mask is None or size is None or size < 2 or not mask.dim():
-        return ()
-    dimensions = [dimension for dimension, length in enumerate(mask.shape) if length == size]
-    if mask.shape[0] == size or len(dimensions) == 1:
-        dimension = 0 if mask.shape[0] == size else dimensions[0]
-        others = [one for one in range(mask.dim()) if one != dimension]
-        rows = mask.amax(others) if others else mask
-    elif not dimensions and mask.shape[0] % size == 0:
-        rows = mask.reshape(size, -1).amax(1)
-    else:
-        return ()
-    return tuple(rows.nonzero().flatten()[:MOST_ROWS].tolist())

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_gradexplode.diagnose.replay.batch_shape import BatchShape
 from lightning_gradexplode.diagnose.replay.events import Event, Input, Origin, Origins, inherited
 from lightning_gradexplode.diagnose.replay.finiteness import (
     all_finite,
@@ -22,7 +23,6 @@ from lightning_gradexplode.diagnose.replay.finiteness import (
     kind_of,
     nonfinite_mask,
     operand,
-    rows_of,
     storage_bytes,
 )
 from lightning_gradexplode.diagnose.replay.guard import HALF, Guard, flat, is_view, name_of, read, written
@@ -85,7 +85,7 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
     """Observes each operation of a step.
 
     Args:
-        size: Number of rows of the batch, None if unknown.
+        batch_shape: By which sizes the rows of the batch are known.
         parameter_shapes: Shapes of the parameters and of their transposes.
         origins: The tensors that were not finite before the step.
         settings: The arguments of `Guard`.
@@ -98,14 +98,14 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
     """
 
     def __init__(
-        self, size: int | None, parameter_shapes: Collection[tuple[int, ...]], origins: Origins, **settings: Any
+        self, batch_shape: BatchShape, parameter_shapes: Collection[tuple[int, ...]], origins: Origins, **settings: Any
     ) -> None:
         super().__init__(**settings)
         self.module_stack: list[Module] = []
         self.origins = origins
         self.loss_terms: list[LossTerm] = []
         self.half_precision = False
-        self._size = size
+        self._batch_shape = batch_shape
         self._parameter_shapes = parameter_shapes
         self._events = 0
         self._lines: dict[int, tuple[SourceLine | None, Module | None]] = {}
@@ -217,7 +217,7 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
             node=None if node is None else str(node.name()),
             inputs=tuple(operand(one, place, output.shape) for one in inputs[:OPERANDS]),
             scalars=scalars,
-            rows=rows_of(mask, self._size) if has_rows else (),
+            rows=self._batch_shape.rows(mask) if has_rows and mask is not None else (),
             element_count=1 if mask is None else int(mask.sum()),
         )
 

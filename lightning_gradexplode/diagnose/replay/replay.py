@@ -10,6 +10,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from lightning_gradexplode.diagnose.replay.batch_shape import BatchShape
 from lightning_gradexplode.diagnose.replay.events import Event, Source, earliest
 from lightning_gradexplode.diagnose.replay.finiteness import all_finite
 from lightning_gradexplode.diagnose.replay.guard import WRITES
@@ -19,7 +20,7 @@ from lightning_gradexplode.diagnose.replay.observer import Observer
 from lightning_gradexplode.diagnose.replay.sources import origins_before
 from lightning_gradexplode.diagnose.replay.stand_ins import ReplayStopped
 from lightning_gradexplode.diagnose.replay.step import Outcome, ReplayStep, compute, deadline_of, failure
-from lightning_gradexplode.measure.batch_fields import batch_size, fields_of
+from lightning_gradexplode.measure.batch_fields import fields_of
 from lightning_gradexplode.records import Replay
 
 STEPS, SECONDS = 15.0, 1.0
@@ -64,7 +65,7 @@ def _attempt(
         fields = fields_of(batch)
         shapes = [tuple(one.shape) for one in copy.module.parameters()]
         observer = Observer(
-            batch_size(fields),
+            BatchShape.of(fields),
             {*shapes, *(shape[::-1] for shape in shapes)},
             origins_before(copy, fields),
             owned=copy.owned,
