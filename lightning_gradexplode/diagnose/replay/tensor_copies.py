@@ -33,7 +33,7 @@ class TensorCopies:
         self._storages: dict[int, torch.UntypedStorage] = {}
 
     def share_storage(self, tensor: Tensor) -> None:
-        """Let tensors that share this one's storage be views of it, not clones."""
+        """Make tensors that share this one's storage views of it, not clones."""
         storage = tensor.untyped_storage()
         self._storages[storage._cdata] = storage
 
