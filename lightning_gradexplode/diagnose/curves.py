@@ -168,6 +168,15 @@ def curve(evidence: Evidence, name: str, optimizer: int | None = None) -> Curve:
     return whole.before(evidence.now + 1) if is_critical(evidence) else whole
 
 
+def loss_curve(evidence: Evidence) -> Curve:
+    """Return the loss; where none is known, as in manual optimization, the logged one that has moved the most."""
+    loss = curve(evidence, "loss")
+    if len(loss.finite):
+        return loss
+    named = [one for name, one in logged_curves(evidence).items() if "loss" in name.lower() and len(one.finite)]
+    return max(named, key=lambda one: float(np.ptp(one.finite.value)), default=loss)
+
+
 def logged_curves(evidence: Evidence) -> dict[str, Curve]:
     """Return the scalars that the user's module logged, by name."""
     names = {name for history in (*evidence.history, *evidence.first) for name in history.values}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lightning_gradexplode.diagnose.batch import targets
-from lightning_gradexplode.diagnose.curves import critical_step, curve, signs
+from lightning_gradexplode.diagnose.curves import critical_step, curve, loss_curve, signs
 from lightning_gradexplode.records import Evidence, LossTerm, ParameterFacts, RunFacts
 
 EARLY = 30
@@ -65,7 +65,7 @@ def is_trained(evidence: Evidence) -> bool:
     """Return whether the run began with trained weights: it goes on, or its first loss is that of a trained network."""
     if evidence.run.first_step:
         return True
-    first = curve(evidence, "loss").first
+    first = loss_curve(evidence).first
     usual = untrained_loss(evidence)
     return first is not None and usual is not None and 0 <= first < 0.25 * usual
 
@@ -96,7 +96,7 @@ def untrained_loss(evidence: Evidence) -> float | None:
 
 def first_numbers(evidence: Evidence) -> list[str]:
     """Return a sentence with the loss and the gradient norm before any update, if they are known."""
-    loss, norm = curve(evidence, "loss").first, curve(evidence, "grad_norm").first
+    loss, norm = loss_curve(evidence).first, curve(evidence, "grad_norm").first
     experiments = evidence.experiments
     if experiments is not None and experiments.initial_grad_norm is not None:
         norm = experiments.initial_grad_norm

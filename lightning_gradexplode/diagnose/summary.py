@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightning_gradexplode.diagnose.curves import critical_step, curve, first_nonfinite
+from lightning_gradexplode.diagnose.curves import critical_step, curve, first_nonfinite, loss_curve
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Evidence, Finding, Severity
 
@@ -20,7 +20,7 @@ def what_happened(evidence: Evidence) -> str:
 
 def _failure(evidence: Evidence, failed: Finding) -> str:
     step = failed.step
-    loss = curve(evidence, "loss")
+    loss = loss_curve(evidence)
     before = loss.before(step).finite
     if failed.sign == "nonfinite-loss":
         word = "infinite" if failed.value in (float("inf"), float("-inf")) else "NaN"

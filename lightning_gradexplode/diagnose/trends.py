@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_gradexplode.diagnose.curves import Curve, critical_step, curve, failing_step, history_at_fault
+from lightning_gradexplode.diagnose.curves import (
+    Curve,
+    critical_step,
+    curve,
+    failing_step,
+    history_at_fault,
+    loss_curve,
+)
 from lightning_gradexplode.records import Evidence
 
 DIVERGED_LOSS = 4.0
@@ -55,7 +62,7 @@ class Trend:
 def trend(evidence: Evidence) -> Trend:
     """Return how loss, gradients and weights went up to the failure."""
     end = failing_step(evidence)
-    loss = curve(evidence, "loss").before(end).finite
+    loss = loss_curve(evidence).before(end).finite
     norm = curve(evidence, "grad_norm").before(end).finite
     weight = curve(evidence, "weight_norm").before(end)
     ratio = curve(evidence, "update_ratio").before(end)
@@ -172,7 +179,7 @@ def line_search(evidence: Evidence) -> LineSearch | None:
 def is_growing(evidence: Evidence) -> bool:
     """Return whether the loss is finite and above the start, by its size or noise, as the incident begins."""
     end = failing_step(evidence)
-    return curve(evidence, "loss").at(end - 1) is not None and loss_rise(curve(evidence, "loss").before(end)) > 1.0
+    return loss_curve(evidence).at(end - 1) is not None and loss_rise(loss_curve(evidence).before(end)) > 1.0
 
 
 def begins_abruptly(evidence: Evidence) -> bool:

@@ -15,7 +15,7 @@ from lightning_gradexplode.diagnose.batch import (
     size_of,
     targets,
 )
-from lightning_gradexplode.diagnose.curves import critical_step, curve, first_nonfinite, signs
+from lightning_gradexplode.diagnose.curves import critical_step, curve, first_nonfinite, loss_curve, signs
 from lightning_gradexplode.diagnose.trends import abrupt_step, trend
 from lightning_gradexplode.records import BatchFacts, Cause, Evidence, FieldFacts
 
@@ -100,7 +100,7 @@ def unscaled_data(evidence: Evidence) -> Cause | None:
     if first_norm is not None:
         sentences.append(f"The first gradient, before any update, has the norm {first_norm:.3g}.")
         confidence *= 1.0 if first_norm >= 10 else 0.6
-    first_loss = curve(evidence, "loss").first
+    first_loss = loss_curve(evidence).first
     if first_loss is not None:
         sentences.append(f"The first loss is {first_loss:.4g}.")
     return Cause(
@@ -120,7 +120,7 @@ def _fails_early(evidence: Evidence) -> bool:
     step = critical_step(evidence)
     if step - evidence.run.first_step <= 30:
         return True
-    before = curve(evidence, "loss").before(step).finite
+    before = loss_curve(evidence).before(step).finite
     return before.first is not None and before.least is not None and before.least > 0.5 * before.first > 0
 
 
@@ -214,7 +214,7 @@ def _single_jump(evidence: Evidence) -> str:
     """Return a sentence if loss or gradient jumped at one step after a calm run and came back; empty otherwise."""
     abrupt = abrupt_step(evidence, "loss")
     if abrupt is not None:
-        loss = curve(evidence, "loss")
+        loss = loss_curve(evidence)
         return (
             f"The loss is {loss.at(abrupt):.4g} at step {abrupt}, before its update; until then it was at most "
             f"{loss.before(abrupt).greatest:.4g}, and the updates were ordinary."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.curves import curve, signs
+from lightning_gradexplode.diagnose.curves import curve, loss_curve, signs
 from lightning_gradexplode.diagnose.layers import (
     first_numbers,
     gain_of,
@@ -77,7 +77,7 @@ def tied_embeddings(evidence: Evidence) -> list[ParameterFacts]:
 
 def _large_first_loss(evidence: Evidence) -> Cause | None:
     """Return the cause if the first loss of a classifier is several times that of a guess."""
-    guess, first = untrained_loss(evidence), curve(evidence, "loss").first
+    guess, first = untrained_loss(evidence), loss_curve(evidence).first
     classifies = evidence.replay is not None and any(one.name.startswith("nll_loss") for one in evidence.replay.losses)
     if guess is None or first is None or not classifies or not first > 3 * guess or not trend(evidence).has_diverged:
         return None

@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.curves import curve, failing_step, logged_curves
+from lightning_gradexplode.diagnose.curves import failing_step, logged_curves, loss_curve
 from lightning_gradexplode.diagnose.trends import line_search, trend
 from lightning_gradexplode.records import Cause, Evidence, RunFacts
 
@@ -20,7 +20,7 @@ _VALUES = re.compile(r"(^|[/_.])(q|td|target|value|v|bootstrap)([/_.]|$)", re.IG
 
 def loss_without_floor(evidence: Evidence) -> Cause | None:
     """Return the cause if the loss falls without end, or is maximized."""
-    loss = curve(evidence, "loss").before(failing_step(evidence)).finite
+    loss = loss_curve(evidence).before(failing_step(evidence)).finite
     course = trend(evidence)
     if any(group.get("maximize") is True for one in evidence.run.optimizers for group in one.groups):
         rises = loss.first is not None and loss.last is not None and loss.last > loss.first
@@ -93,7 +93,7 @@ def _floor_remedies(evidence: Evidence) -> tuple[str, ...]:
 def moving_target(evidence: Evidence) -> Cause | None:
     """Return the cause if targets that are made from the model itself grow with it."""
     course = trend(evidence)
-    loss = curve(evidence, "loss").before(failing_step(evidence)).finite
+    loss = loss_curve(evidence).before(failing_step(evidence)).finite
     if not course.has_diverged or len(loss) < 5:
         return None
     confidence = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import place_of, targets
-from lightning_gradexplode.diagnose.curves import curve, first_nonfinite
+from lightning_gradexplode.diagnose.curves import first_nonfinite, loss_curve
 from lightning_gradexplode.diagnose.faults import Fault, fault_of
 from lightning_gradexplode.diagnose.operation_names import (
     is_exponential,
@@ -144,7 +144,7 @@ def _slope_by_elimination(evidence: Evidence) -> Cause | None:
     if finding is None or finding.sign != "nonfinite-gradient" or trend(evidence).has_diverged:
         return None
     half = "16" in evidence.run.precision or any("16" in one.dtype for one in evidence.run.parameters)
-    loss = curve(evidence, "loss").at(finding.step)
+    loss = loss_curve(evidence).at(finding.step)
     batch = evidence.batch
     if half or loss is None or (batch is not None and any(one.nan_count or one.inf_count for one in batch.fields)):
         return None

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.curves import Curve, FloatArray, critical_step, curve, failing_step
+from lightning_gradexplode.diagnose.curves import Curve, FloatArray, critical_step, curve, failing_step, loss_curve
 from lightning_gradexplode.diagnose.trends import (
     LineSearch,
     Trend,
@@ -63,10 +63,10 @@ def learning_rate(evidence: Evidence) -> Cause | None:
     if helped:
         sentences.append("A lower learning rate has helped.")
         confidence += 0.15
-    if search is None and evidence.batch is None and not unusual and not helped:
-        return None  # neither overshoot nor a proper scale of the data is known
-    if search is None and (curve(evidence, "loss").first is None or begins_abruptly(evidence)):
-        confidence *= 0.6
+    if search is None and not helped:
+        if loss_curve(evidence).first is None or (evidence.batch is None and not unusual):
+            return None  # neither overshoot is known, nor a rise of the loss with data on a proper scale
+        confidence *= 0.6 if begins_abruptly(evidence) else 1.0
     return Cause("learning-rate", None, tuple(sentences), min(confidence, 0.95), _rate_remedies(evidence, course))
 
 
@@ -146,7 +146,7 @@ def learning_rate_jump(evidence: Evidence) -> Cause | None:
     delay = critical_step(evidence) - rise.step
     confidence = (0.92 if delay <= 30 else 0.75) if rise.sudden else 0.7
     how = f"at step {rise.step}" if rise.sudden else f"gradually up to step {rise.step}"
-    level = curve(evidence, "loss").before(rise.step).median
+    level = loss_curve(evidence).before(rise.step).median
     sentences = [f"The learning rate rose from {rise.before:.3g} to {rise.after:.3g} {how}."]
     if level is not None:
         sentences.append(f"Up to then the loss was steady, with a median of {level:.4g}; {_after(evidence, delay)}")
@@ -194,7 +194,7 @@ def _borne(before: FloatArray, after: float) -> float:
 
 def _gradual_rise(evidence: Evidence, rates: Curve) -> RateRise | None:
     """Return a rise over several steps, from the rate at which the loss was lowest; None if the rate did not rise."""
-    loss = curve(evidence, "loss").before(critical_step(evidence)).finite
+    loss = loss_curve(evidence).before(critical_step(evidence)).finite
     if len(rates) < 5 or len(loss) < 5:
         return None
     lowest = int(loss.step[loss.value.argmin()])
@@ -208,5 +208,5 @@ def _gradual_rise(evidence: Evidence, rates: Curve) -> RateRise | None:
 
 def _went_well_before(evidence: Evidence, step: int) -> bool:
     """Return whether there were three steps and more before, with a loss that did not rise and was not far off."""
-    before = curve(evidence, "loss").before(step).finite
+    before = loss_curve(evidence).before(step).finite
     return len(before) >= 3 and loss_rise(before) < 3.0

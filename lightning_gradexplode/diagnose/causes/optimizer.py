@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.causes.precision import weights_type
-from lightning_gradexplode.diagnose.curves import critical_step, curve, first_nonfinite
+from lightning_gradexplode.diagnose.curves import critical_step, curve, first_nonfinite, loss_curve
 from lightning_gradexplode.diagnose.layers import is_trained
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence, OptimizerFacts
@@ -96,7 +96,7 @@ def _fresh_on_trained_weights(evidence: Evidence) -> Iterator[Cause]:
         return
     if not (trend(evidence).has_diverged or _weights_fail_first(evidence)):
         return
-    loss, ratio = curve(evidence, "loss").first, curve(evidence, "update_ratio").first
+    loss, ratio = loss_curve(evidence).first, curve(evidence, "update_ratio").first
     for one in evidence.run.optimizers:
         if one.has_state or one.steps_taken or not keeps_state(one):
             continue

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.causes.operations import fault
-from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, signs
+from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, loss_curve, signs
 from lightning_gradexplode.diagnose.operation_names import is_half, location_of
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence, RunFacts
@@ -127,7 +127,7 @@ def _scale(evidence: Evidence, kind: str, case: _Case) -> None:
     if finding is None or finding.sign == "nonfinite-weight" or kind != "float16":
         return
     scale = curve(evidence, "loss_scale").last
-    loss = curve(evidence, "loss").at(finding.step)
+    loss = loss_curve(evidence).at(finding.step)
     if evidence.run.scaler == "static" and scale is not None:
         case.add(
             0.85,

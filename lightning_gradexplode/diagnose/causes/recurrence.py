@@ -6,7 +6,7 @@ import math
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import inputs, scale_of, targets
-from lightning_gradexplode.diagnose.curves import curve
+from lightning_gradexplode.diagnose.curves import loss_curve
 from lightning_gradexplode.diagnose.layers import DEEP, first_numbers, gain_of, is_early, layers
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Activation, Cause, Evidence, ParameterFacts, RunFacts
@@ -85,7 +85,7 @@ def _of_loop(evidence: Evidence) -> Cause | None:
 
 def _by_elimination(evidence: Evidence) -> Cause | None:
     """Return the cause if the first loss is far beyond what few layers, each executed once, can make of the inputs."""
-    first = curve(evidence, "loss").first
+    first = loss_curve(evidence).first
     square = [one for one in layers(evidence.run) if one.shape[0] == one.shape[-1] and len(one.shape) == 2]
     sequences = [one for one in inputs(evidence) if len(one.shape) == 3 and one.shape[1] >= DEEP]
     if first is None or not square or not sequences or not is_early(evidence) or len(layers(evidence.run)) >= 2 * DEEP:

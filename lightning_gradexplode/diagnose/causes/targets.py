@@ -5,7 +5,7 @@ from __future__ import annotations
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import place_of, rows_of, size_of, targets
 from lightning_gradexplode.diagnose.causes.operations import fault
-from lightning_gradexplode.diagnose.curves import curve
+from lightning_gradexplode.diagnose.curves import loss_curve
 from lightning_gradexplode.diagnose.operation_names import base_name, location_of
 from lightning_gradexplode.records import Cause, Evidence, FieldFacts, LossTerm, Operand
 
@@ -78,7 +78,7 @@ def _negative_loss(evidence: Evidence, below: float | None) -> Cause | None:
     """Return the cause if the loss fell below zero with whole-numbered targets above one, whatever the loss is."""
     if evidence.batch is None or below is None or evidence.update_is_harmless:
         return None
-    first = curve(evidence, "loss").first
+    first = loss_curve(evidence).first
     if first is None or below > -10 * max(abs(first), 1.0):
         return None
     known = {base_name(term.name) for term in evidence.replay.losses} if evidence.replay is not None else set()
@@ -125,7 +125,7 @@ def _range_remedies(place: str, greatest: float, divide: bool, least: float) -> 
 
 
 def _lowest_loss(evidence: Evidence) -> float | None:
-    return curve(evidence, "loss").least
+    return loss_curve(evidence).least
 
 
 def _operation_on_target(evidence: Evidence) -> Cause | None:

@@ -1,0 +1,81 @@
+"""What an operation of a replay has done wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lightning_gradexplode.diagnose.faults import fault_of
+from lightning_gradexplode.diagnose.operation_names import base_name, location_of
+from lightning_gradexplode.records import Operand
+from tests.diagnose.evidence import operand, operation
+
+ZERO = operand(0.0, least=0.0, greatest=0.0, shape=())
+
+FAULTS: dict[str, tuple[str, str, tuple[Any, ...], dict[str, Any]]] = {
+    "log of zero": ("undefined", "log", (operand(0.0, least=0.0),), {"result": "-inf"}),
+    "log of a negative number": ("undefined", "log", (operand(-0.2),), {}),
+    "root of a negative number": ("undefined", "sqrt", (operand(-3.0),), {}),
+    "one over zero": ("undefined", "reciprocal", (operand(0.0),), {"result": "inf"}),
+    "a vector over its norm": (
+        "undefined",
+        "div",
+        (operand(0.0), operand(0.0, least=0.0, shape=(16, 1))),
+        {"code": "z = z / z.norm(dim=1, keepdim=True)"},
+    ),
+    "a sum over a count": ("empty", "div", (ZERO, ZERO), {"code": "loss = e.sum() / mask.sum()"}),
+    "a sum over a whole number": ("empty", "div", (ZERO, operand(0.0, 0.0, 0.0, shape=(), dtype="int64")), {}),
+    "the mean of nothing": ("empty", "mean", (Operand((0, 4), "float32"),), {}),
+    "the deviation of one": ("empty", "std", (operand(None, shape=(1,)),), {}),
+    "no label left": ("empty", "nll_loss_forward", (operand(None), operand(None, dtype="int64")), {}),
+    "a fully masked row": ("undefined", "_softmax", (operand(None, inf_count=4),), {}),
+    "a zero to a negative power": ("undefined", "pow", (operand(0.0, least=0.0),), {"result": "inf"}),
+    "exp of 100": ("overflow", "exp", (operand(100.0, greatest=100.0),), {"result": "inf"}),
+    "the square of 1e20": ("overflow", "pow", (operand(1e20, greatest=1e20),), {"result": "inf"}),
+    "a large matrix product": ("overflow", "addmm", (operand(None, greatest=1e25),), {"result": "inf"}),
+    "a CTC loss": ("alignment", "_ctc_loss", (operand(None),), {"result": "inf"}),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_the_kind_of_a_fault_follows_from_the_operation_and_what_it_took(case: str) -> None:
+    """Domains, empty reductions and overflows are told apart by names, operands and the line."""
+    kind, name, inputs, facts = FAULTS[case]
+    found = fault_of(operation(name, inputs=inputs, **{"result": "nan", **facts}))
+    assert found.kind == kind
+    assert found.sentence.endswith(".")
+    assert found.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("_log_softmax", "log_softmax"),
+        ("aten.div.Tensor", "div"),
+        ("nll_loss_forward", "nll_loss"),
+        ("nll_loss2d_forward", "nll_loss"),
+        ("SqrtBackward0", "sqrt"),
+        ("LinalgVectorNormBackward0", "linalg_vector_norm"),
+    ],
+)
+def test_operations_have_one_plain_name(name: str, plain: str) -> None:
+    """Overloads, private names and nodes of the backward pass are called as a user calls the function."""
+    assert base_name(name) == plain
+
+
+def test_a_slope_is_named_by_its_forward_operation() -> None:
+    """The backward pass divides by zero where a root of zero was taken: the root is named."""
+    found = operation("div", "inf", "backward", node="SqrtBackward0", code="d = s.sqrt()")
+    assert "`sqrt`" in fault_of(found).sentence
+    assert location_of(found) == "`sqrt` (backward pass) at losses.py:12 in module `head`"
+
+
+def test_an_infinity_that_where_hides_is_told_from_one_that_overflows() -> None:
+    """The branch that `torch.where` discards has no slope; a sigmoid written by hand overflows."""
+    backward = operation("mul", "nan", "backward")
+    taken = [operand(98.0, greatest=98.0)]
+    guarded = operation("exp", "inf", inputs=taken, code="torch.where(x > 0, x, torch.exp(x))")
+    by_hand = operation("exp", "inf", inputs=taken, code="y = 1 / (1 + torch.exp(-x))")
+    assert fault_of(backward, guarded).kind == "undefined"
+    assert fault_of(backward, by_hand).kind == "overflow"
