@@ -200,7 +200,8 @@ def _restore_random_state(state: State) -> None:
         torch.cuda.set_rng_state_all(state["devices"])
     name, keys, position, has_gauss, gauss = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), int(position), int(has_gauss), gauss))
-    random.setstate(state["python"])
+    version, words, gauss = state["python"]  # lists, if it went through a checkpoint
+    random.setstate((version, tuple(words), gauss))
 
 
 def _rank() -> int:
