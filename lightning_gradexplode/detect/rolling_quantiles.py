@@ -22,6 +22,10 @@ class RollingQuantiles(Stateful):
 
     Args:
         size: Number of values kept.
+
+    Attributes:
+        median: The middle value, NaN without values.
+        spread: A standard deviation by the quartiles' distance (that of a normal distribution is exact).
     """
 
     not_saved = ("_sorted",)
@@ -30,6 +34,8 @@ class RollingQuantiles(Stateful):
         self.size = size
         self._values: deque[float] = deque()
         self._sorted: list[float] = []
+        # Plain attributes, since several detectors read them at every step.
+        self.median = self.spread = math.nan
 
     def __len__(self) -> int:
         return len(self._values)
@@ -46,16 +52,8 @@ class RollingQuantiles(Stateful):
             del self._sorted[bisect_left(self._sorted, self._values.popleft())]
         self._values.append(value)
         insort(self._sorted, value)
-
-    @property
-    def median(self) -> float:
-        """The middle value."""
-        return self.quantile(0.5)
-
-    @property
-    def spread(self) -> float:
-        """A standard deviation by the quartiles' distance (that of a normal distribution is exact)."""
-        return (self.quantile(0.75) - self.quantile(0.25)) / _QUARTILES_OF_NORMAL
+        self.median = self.quantile(0.5)
+        self.spread = (self.quantile(0.75) - self.quantile(0.25)) / _QUARTILES_OF_NORMAL
 
     @property
     def largest(self) -> float:

@@ -16,10 +16,13 @@ class DeferredSteps:
     Args:
         loop: The training loop.
         decides: Whether clip values or responses are decided before an update.
+
+    Attributes:
+        is_possible: Whether any step of the run can be deferred.
     """
 
     def __init__(self, loop: TrainingLoop, decides: bool) -> None:
-        self._possible = not decides and loop.process_group.size == 1 and loop.is_automatic
+        self.is_possible = not decides and loop.process_group.size == 1 and loop.is_automatic
         self._steps: list[Step] = []
 
     def accepts(self, step: Step, may_be_clipped: bool) -> bool:
@@ -30,7 +33,7 @@ class DeferredSteps:
             may_be_clipped: Whether the gradients may be changed by clipping, and their maxima and counts be lost.
         """
         return (
-            self._possible
+            self.is_possible
             and not step.reading.gradients.is_there
             and not step.reading.has_scale  # a gradient scaler waits for the device anyhow
             and not step.state.detectors.wants_start
@@ -40,7 +43,7 @@ class DeferredSteps:
 
     def expects(self, parameters: ParameterSet) -> bool:
         """Return whether a step of these parameters that is not logged is likely to be deferred."""
-        return self._possible and not parameters.on_host
+        return self.is_possible and not parameters.on_host
 
     def add(self, step: Step) -> None:
         """Hold a step."""

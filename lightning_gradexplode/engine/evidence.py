@@ -76,6 +76,10 @@ class EvidenceCollector:
         loop: The training loop.
         arguments: The monitor's arguments.
         states: The optimizers.
+
+    Attributes:
+        inputs: What the current step needs to be computed again.
+        weights_are_finite: Whether the weights were finite when last measured.
     """
 
     def __init__(self, loop: TrainingLoop, arguments: Arguments, states: Sequence[OptimizerState]) -> None:
@@ -86,7 +90,7 @@ class EvidenceCollector:
         self._usual = UsualRanges()
         self._resumed_epoch: int | None = None
         self._devices: tuple[torch.device, ...] = ()
-        self._inputs: StepInputs | None = None
+        self.inputs: StepInputs | None = None
         self._replays = 0
         self._after_warning = False
         self._step_seconds = 0.0
@@ -99,7 +103,7 @@ class EvidenceCollector:
         self._weights_before: dict[str, Tensor] | None = None
         self._replay_step: ReplayStep | None = None
         self._now = -1
-        self._weights_are_finite = True
+        self.weights_are_finite = True
         self._update_is_harmless = False
 
     # Called at every step.
@@ -125,15 +129,7 @@ class EvidenceCollector:
         random_state = None
         if self._arguments.diagnose:
             random_state = RandomState.capture(self._devices, everything=self._after_warning)
-        self._inputs = StepInputs(KeptBatch(batch), batch_idx, self._loop.is_last_batch, random_state)
-
-    def take_inputs(self) -> StepInputs | None:
-        """Return what the current step needs to be computed again."""
-        return self._inputs
-
-    def release(self) -> None:
-        """Release the batch."""
-        self._inputs = None
+        self.inputs = StepInputs(KeptBatch(batch), batch_idx, self._loop.is_last_batch, random_state)
 
     def _start(self, batch: Any) -> None:
         arguments, loop = self._arguments, self._loop
@@ -278,6 +274,11 @@ class EvidenceCollector:
             ),
         )
 
+    @property
+    def awaits_update(self) -> bool:
+        """Whether a line search along the coming update is due."""
+        return self._weights_before is not None
+
     def updated(self, step: Step) -> None:
         """Run the line search along the update of a step, if one is due; called after each update."""
         if self._weights_before is None:
@@ -311,15 +312,9 @@ class EvidenceCollector:
             replay=self._replay,
             experiments=self._experiments,
             attempts=tuple(one for one in attempts if one.step >= onset),
-            weights_are_finite=self._weights_are_finite,
+            weights_are_finite=self.weights_are_finite,
             update_is_harmless=self._update_is_harmless,
         )
-
-    def finished(self, step: Step) -> None:
-        """Record how a step left the weights."""
-        count = step.nonfinite_weights
-        if count is not None:
-            self._weights_are_finite = count == 0
 
     def diagnosis(self, attempts: Sequence[Attempt] = ()) -> Diagnosis | None:
         """Return the diagnosis of the latest incident, None if there was none."""

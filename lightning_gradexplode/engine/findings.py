@@ -53,6 +53,11 @@ class FindingLog:
                 severity = max(severity, int(finding.severity))
         return news
 
+    @property
+    def has_critical(self) -> bool:
+        """Whether there are new CRITICAL findings since the last `take_critical`."""
+        return bool(self._critical)
+
     def take_critical(self) -> list[Finding]:
         """Remove and return the new CRITICAL findings since the last call."""
         critical, self._critical = self._critical, []

@@ -85,12 +85,14 @@ class TrainingRun:
         self._released = False
         self._arguments = arguments
         self._loop = loop
+        self._automatic = loop.is_automatic
         self._exchange = StepExchange(loop.process_group)
         self._schedule = LoggingSchedule(*arguments.intervals(loop.log_every_n_steps))
         self._window = AccumulationWindow(loop)
         self._clipper = GradientClipper(loop, arguments.clip is not None)
         acting = [response for response in arguments.responses if not response.only_warns]
         self._deferred = DeferredSteps(loop, decides=arguments.clip is not None or bool(acting))
+        self._acts = bool(acting)
         self._optimizers = OptimizerList(loop, arguments, self.before_step, self.after_step)
         self._responses = ResponseRunner(loop, arguments.responses, self._optimizers.states)
         loggers = loop.loggers if loop.is_main_process else []
@@ -145,9 +147,10 @@ class TrainingRun:
         """Begin a batch."""
         self._batch_idx = batch_idx
         self._optimizers.refresh()
-        self._module_gradients_due = self._schedule.module_gradients_due(self._loop.step, self._optimizers.are_new)
-        self._evidence.batch_started(batch, batch_idx, self._schedule.scalars_due(self._loop.step))
-        if self._module_gradients_due and (not self._loop.is_automatic or self._loop.completes_step(batch_idx)):
+        number = self._loop.step
+        self._module_gradients_due = self._schedule.module_gradients_due(number, self._optimizers.are_new)
+        self._evidence.batch_started(batch, batch_idx, self._schedule.scalars_due(number))
+        if self._module_gradients_due and (not self._automatic or self._loop.completes_step(batch_idx)):
             self._module_gradients.attach(self._loop.loss_scale()[0])
 
     @never_fatal
@@ -159,7 +162,7 @@ class TrainingRun:
     @never_fatal
     def loss_computed(self, loss: Tensor) -> None:
         """Add the loss of a micro-batch; in manual optimization only what ``training_step`` returns is known."""
-        if self._loop.is_automatic:
+        if self._automatic:
             self._window.add_loss(loss)
         elif len(self._optimizers.states) == 1:
             self._window.look_for_clearing()
@@ -168,7 +171,7 @@ class TrainingRun:
     def backward_ended(self) -> None:
         """Measure the gradients, if those of all micro-batches are there and the optimizer gets them as they are."""
         self._window.backward_ended()
-        if not self._loop.is_automatic or not self._loop.completes_step(self._batch_idx):
+        if not self._automatic or not self._loop.completes_step(self._batch_idx):
             return
         state = self._optimizers.states[0]
         if self._responses.adds_gradients:
@@ -197,10 +200,14 @@ class TrainingRun:
         state = self._optimizers.state_of(optimizer)
         if state is None:
             return
-        if not self._loop.is_automatic and self._responses.adds_gradients:
+        if not self._automatic and self._responses.adds_gradients:
             self._responses.gradients_ready(state.optimizer, self._batch_idx)
         step = self._collect(state.index)
-        if self._deferred.accepts(step, self._clipper.changes_gradients(step)) and not self._module_gradients_due:
+        if (
+            not self._module_gradients_due
+            and self._deferred.is_possible
+            and self._deferred.accepts(step, self._clipper.changes_gradients(step))
+        ):
             if step.reading.gradients.any:
                 step.keep_weights(self._arguments.update_sample)
                 self._open = step
@@ -210,14 +217,16 @@ class TrainingRun:
             self._open = step
             self._decide(step)
             if not step.is_skipped:
-                self._clipper.clip(step)
-                self._clipper.remember(step)
+                if state.policy is not None:
+                    self._clipper.clip(step)
+                    self._clipper.remember(step)
                 step.keep_weights(self._arguments.update_sample)
 
     @never_fatal
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Arrange, in an optimizer's pre-step hook, that an update which is held back does not happen."""
-        self._responses.step_begins(optimizer)
+        if self._acts:
+            self._responses.step_begins(optimizer)
         closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
         if closure is None:
             self._hold_back(optimizer)
@@ -237,18 +246,21 @@ class TrainingRun:
     def after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Measure, in an optimizer's post-step hook, what the update has changed."""
         self._inside_step = False
-        self._responses.step_ended(optimizer)
+        if self._acts:
+            self._responses.step_ended(optimizer)
         step = self._open
         if step is None or step.state.optimizer is not optimizer:
             return
         step.state.steps += 1
-        if not self._loop.is_automatic:
+        if not self._automatic:
             self._window.stepped(step.parameters)
         if not step.is_skipped:
-            step.measure_clipped(self._clipper.changes_gradients(step))
+            if step.scalars_due:
+                step.measure_clipped(self._clipper.changes_gradients(step))
             step.measure_weights()
             step.set(update_taken=True)
-            self._evidence.updated(step)
+            if self._evidence.awaits_update:
+                self._evidence.updated(step)
             if step.phase is not Phase.COLLECTING:
                 step.phase = Phase.STEPPED
         self._close_open()
@@ -263,16 +275,17 @@ class TrainingRun:
         Raises:
             ExplosionError: The run explodes and a response raises it.
         """
-        self._module_gradients.detach()
+        if self._module_gradients_due:
+            self._module_gradients.detach()
         self._close_open()
         steps, self._stepped = self._stepped, []
-        if not self._loop.is_automatic:
+        if not self._automatic:
             self._set_returned_loss(steps, outputs)
-        for step in steps:
-            if step.phase is Phase.COLLECTING:
-                self._deferred.add(step)
-        self._finish([step for step in steps if step.phase is not Phase.COLLECTING])
-        self._evidence.release()
+        self._evidence.inputs = None
+        if steps and steps[0].phase is Phase.COLLECTING:
+            self._deferred.add(steps[0])  # the only step of its batch
+        else:
+            self._finish(steps)
         if self._loop.is_last_batch:
             self._flush()
 
@@ -348,7 +361,7 @@ class TrainingRun:
             backward_passes=reading.backward_passes,
             update_taken=False,
         )
-        step.inputs = self._evidence.take_inputs()
+        step.inputs = self._evidence.inputs
         if state.policy is None:
             self._clipper.set_threshold(step, EMPTY)
         return step
@@ -366,38 +379,48 @@ class TrainingRun:
         except Exception:
             self._exchange.withdraw(packs_gradients=True)
             raise
+        step.phase = Phase.MEASURED
+        if self._exchange.world.size == 1:
+            step.set_gradient_norms(local)
+            step.set(loss=own_loss, loss_scale=scale)
+            return reading.gradients.any
         loss, has_gradients, gathered = self._exchange.exchange(
             own_loss, self._batch_idx, reading.gradients.any, shards.packed_norms(local)
         )
         step.set_gradient_norms(local if shards.copies is None else shards.unpacked_norms(gathered))
         step.set(batch_idx=loss.batch_idx, rank=loss.rank, loss=loss.value, loss_scale=scale)
-        step.phase = Phase.MEASURED
         return has_gradients
 
     def _decide(self, step: Step, before_update: bool = True) -> None:
         """Detect what a step's loss and gradients show, and decide clip value and response."""
         findings = self._detect(step, before_update)
-        self._responses.respond(step, findings, before_update)
+        if self._acts or findings:
+            self._responses.respond(step, findings, before_update)
         step.phase = Phase.DECIDED
 
     def _detect(self, step: Step, before_update: bool) -> Sequence[Finding]:
         """Detect what a step's loss and gradients show, and determine its clip value."""
         detectors = step.state.detectors
-        by_value = self._clipper.algorithm(step.state) == "value"
+        by_value = (
+            step.clip_algorithm == "value" if step.state.policy is None else step.state.policy.algorithm == "value"
+        )
         if detectors.wants_start:
             step.measure_start()
         step.measure_gradients(by_value)
         record = step.record()
         findings = detectors.begin(record)
-        self._log_failures(step)
+        if detectors.failures:
+            self._log_failures(step)
         if findings:
             news = self._add_findings(step, findings)
             step.measure_gradients(by_value)  # after a finding everything is due
             self._evidence.add(step, news, self._log.incidents.began, before_update)
-        step.measure_gradient_histograms()
+        if step.histograms_due:
+            step.measure_gradient_histograms()
         if step.state.policy is not None:
             self._clipper.set_threshold(step, step.record() if findings else record)
-        self._clipper.set_clip_rate(step)
+        if step.clip_algorithm is not None:
+            self._clipper.set_clip_rate(step)
         return findings
 
     def _decide_late(self, step: Step) -> None:
@@ -414,28 +437,35 @@ class TrainingRun:
     def _finish(self, steps: Sequence[Step]) -> None:
         """Detect what the steps of a batch have changed, respond, freeze their records, and log them together."""
         for step in steps:
-            findings = step.state.detectors.proceed(step.record(), step.decided_late)
-            self._log_failures(step)
+            detectors = step.state.detectors
+            findings = detectors.proceed(step.record(), step.decided_late)
+            if detectors.failures:
+                self._log_failures(step)
             if findings:
                 news = self._add_findings(step, findings)
                 self._evidence.add(step, news, self._log.incidents.began, before_update=False)
                 self._responses.respond(step, findings, before_update=False)
-        self._responses.batch_ended(self._freeze(steps))
-        self._publish()
+        records = self._freeze(steps)
+        if self._acts:
+            self._responses.batch_ended(records)
+        if self._log.has_critical:
+            self._publish()
 
     def _freeze(self, steps: Sequence[Step]) -> list[StepRecord]:
         """Make the records of the steps of a batch, keep and log them."""
         records = []
         for step in steps:
             step.phase, step.inputs = Phase.FINISHED, None
-            self._evidence.finished(step)
             record = self.last = step.record()
             step.state.recorder.add(record)
-            self._reporter.observe(record)
+            if record.nonfinite_weights is not None:
+                self._evidence.weights_are_finite = record.nonfinite_weights == 0
+            if record.histograms or record.module_gradients is not None:
+                self._reporter.observe(record)
             records.append(record)
         if not records:
             return []
-        batch = combine(records)
+        batch = records[0] if len(records) == 1 else combine(records)
         metrics = {"gradexplode/grad_norm": batch.grad_norm, "gradexplode/update_ratio": batch.update_ratio}
         known = {name: value for name, value in metrics.items() if value is not None}
         self._loop.publish_metrics({**known, "gradexplode/severity": float(batch.severity)})
@@ -443,7 +473,7 @@ class TrainingRun:
             logged = [self._responses.with_scalars(record) for record in records]
             shown = [step.parameters.shown for step in steps]
             self._loggers.log_batch(logged, shown, self._arguments.per_parameter)
-        if self._log.incidents.ends(batch.step):
+        if self._log.incidents.began is not None and self._log.incidents.ends(batch.step):
             self._responses.incident_ended()
         return records
 
@@ -465,9 +495,10 @@ class TrainingRun:
         return news
 
     def _flush(self) -> None:
-        for step in self._deferred.take():
-            self._decide_late(step)
-            self._finish([step])
+        if self._deferred.is_possible:
+            for step in self._deferred.take():
+                self._decide_late(step)
+                self._finish([step])
 
     @staticmethod
     def _log_failures(step: Step) -> None:
@@ -482,12 +513,14 @@ class TrainingRun:
     def _take_module_gradients(self) -> Any:
         """Return the error gradients of modules of all processes."""
         gradients = self._module_gradients.take()
-        if self._loop.is_automatic:
+        if self._automatic:
             self._module_gradients.detach()
         return gradients
 
     def _reuses_norm(self, index: int) -> bool:
         """Return whether to measure by torch's own kernel: the loop will clip by its norm, and nothing is logged."""
+        if self._arguments.clip is None:
+            return False
         state = self._optimizers.states[index]
         if not self._clipper.expects_norm_clipping(state) or self._schedule.scalars_due(self._loop.step):
             return False
@@ -499,7 +532,8 @@ class TrainingRun:
 
     def _close_open(self) -> None:
         if self._open is not None:
-            self._clipper.forget()
+            if self._arguments.clip is not None:
+                self._clipper.forget()
             self._stepped.append(self._open)
             self._open = None
 
@@ -523,7 +557,7 @@ class TrainingRun:
         """Take part once in the next exchange, so that the other processes learn of the failure."""
         if call == "gradients_ready":
             self._exchange.withdraw(packs_gradients=True)
-        elif call == "batch_ended" and not self._loop.is_automatic:
+        elif call == "batch_ended" and not self._automatic:
             self._exchange.withdraw(packs_gradients=False)
 
     def state_dict(self) -> dict[str, Any]:
