@@ -160,6 +160,12 @@ class GradientExplosionMonitor(Callback):
         """
         return self._diagnosis if self._run is None else self._run.diagnosis()
 
+    def _repr_html_(self) -> str:
+        diagnosis = self.diagnosis()
+        if diagnosis is not None:
+            return diagnosis._repr_html_()
+        return "<p>No incident so far.</p>" if self.last is None else self.last._repr_html_()
+
     @property
     def report_folder(self) -> Path | None:
         """The folder with the report of this run, None if there is none."""

@@ -41,7 +41,13 @@ def test_show_prints_the_story_of_a_report(tmp_path: Path, capsys: pytest.Captur
     assert main(["show", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     text = "\n".join(lines)
-    for words in ("diverging-loss", "learning-rate", "82%", "optim.SGD(params, lr=0.005)", "rollback at step 107"):
+    for words in (
+        "diverging-loss",
+        "learning-rate",
+        "82%",
+        "optim.SGD(params, lr=0.005)",
+        "step 107: back to the state",
+    ):
         assert words in text
     assert "\u2588" in text
     assert max(map(len, lines)) <= 90

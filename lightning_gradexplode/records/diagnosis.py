@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from lightning_gradexplode.records.batch_facts import BatchFacts
 from lightning_gradexplode.records.finding import Finding
+from lightning_gradexplode.records.html import table
 from lightning_gradexplode.records.replay import Experiments, Replay
 from lightning_gradexplode.records.run_facts import RunFacts
 
@@ -186,6 +187,16 @@ class Diagnosis:
             "causes": [cause.as_dict() for cause in self.causes],
             "remedies": list(self.remedies),
         }
+
+    def _repr_html_(self) -> str:
+        causes = [
+            (f"why {place}", f"{cause.kind} {cause.where or ''} ({cause.confidence:.0%}): {' '.join(cause.evidence)}")
+            for place, cause in enumerate(self.causes, 1)
+        ]
+        remedies = [(f"do {place}", remedy) for place, remedy in enumerate(self.remedies, 1)]
+        since = self.step if self.since is None else self.since
+        where = [("where", self.where or "no single place stands out"), ("since", f"step {since}")]
+        return table(f"Incident at step {self.step}", [("what", self.what), *causes, *remedies, *where])
 
     def markdown(self) -> str:
         """Return the diagnosis as markdown: what, why with the evidence, what to do, where, since when."""

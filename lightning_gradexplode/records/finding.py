@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+from lightning_gradexplode.records.html import table
 from lightning_gradexplode.records.text import plain_text
 
 
@@ -49,6 +50,12 @@ class Finding:
         where = f" in {self.where}" if self.where else ""
         limit = f" (limit {self.limit:.4g})" if math.isfinite(self.limit) and self.limit else ""
         return plain_text(f"{self.severity.name} at step {self.step}: {self.sign}{where}: {self.message}{limit}")
+
+    def _repr_html_(self) -> str:
+        title = f"{self.severity.name}: {plain_text(self.sign)}"
+        rows = [("step", str(self.step)), ("where", self.where or ""), ("message", self.message)]
+        numbers = [("value", f"{self.value:.4g}"), ("limit", f"{self.limit:.4g}")]
+        return table(title, [(name, plain_text(text)) for name, text in (*rows, *numbers) if text])
 
     def as_dict(self) -> dict[str, Any]:
         """Return the finding as a plain dictionary, the severity by its name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 from lightning_gradexplode.records.diagnosis import Diagnosis, Evidence
@@ -56,3 +57,9 @@ class Report:
     page: Path | None = None
     diagnosis: str = ""
     picture: bytes = b""
+
+    def _repr_html_(self) -> str:
+        if self.page is None:
+            return escape(self.folder.name)
+        page = escape(self.page.read_text(encoding="utf-8"), quote=True)
+        return f'<iframe srcdoc="{page}" style="width:100%;height:900px;border:0"></iframe>'

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
 from lightning_gradexplode.records.histogram import Histogram
+from lightning_gradexplode.records.html import table
 from lightning_gradexplode.records.module_gradients import FloatArray, ModuleGradients
 
 
@@ -87,6 +88,14 @@ class StepRecord:
     backward_passes: int | None = None
     logged: Mapping[str, float] = field(default_factory=dict)
     responses: Mapping[str, float] = field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        measured = [
+            (field.name.replace("_", " "), f"{value:.6g}" if isinstance(value, float) else str(value))
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), (bool, int, float, str)) and field.name != "step"
+        ]
+        return table(f"Step {self.step}", measured)
 
     def largest(self, quantity: str) -> str | None:
         """Name the parameter in which a quantity of `per_parameter` is largest (NaN counts as larger than all)."""

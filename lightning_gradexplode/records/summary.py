@@ -101,9 +101,8 @@ def _action(run: Sequence[Attempt]) -> str:
     last = run[-1]
     when = f"step {last.step}" if run[0].step == last.step else f"steps {run[0].step} to {last.step}"
     times = f", {len(run)} times" if len(run) > 1 else ""
-    detail = f": {last.detail}" if last.detail else ""
     outcome = {True: " (it helped)", False: " (it did not help)", None: ""}[last.helped]
-    return f"{last.action} at {when}{times}{detail}{outcome}"
+    return f"{when}{times}: {last.detail or last.action}{outcome}"
 
 
 def _steps(count: int) -> str:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lightning_gradexplode.records import Evidence, History, Operand, OptimizerFacts, ReportContent, summary
+from lightning_gradexplode.records.html import with_code
 from lightning_gradexplode.report import plotly_charts, svg_charts
 from lightning_gradexplode.report.charts import gradient_spread, layer_gains, time_chart
 from lightning_gradexplode.report.rows import rows
@@ -108,22 +107,6 @@ def operand_text(operand: Operand) -> str:
 def number(value: float) -> str:
     """Return a number with four digits; an empty text for a limit that says nothing."""
     return "" if isinstance(value, float) and np.isnan(value) else f"{value:.4g}"
-
-
-def with_code(text: str) -> str:
-    """Return a text as HTML in which what stands between backticks is code, three of them make a block."""
-    parts = re.split(r"```(?:\w*\n)?(.*?)```|`([^`]+)`", text, flags=re.DOTALL)
-    html = []
-    for index in range(0, len(parts), 3):
-        html.append(escape(parts[index]))
-        if index + 2 < len(parts):
-            block, inline = parts[index + 1], parts[index + 2]
-            html.append(
-                f"<code>{escape(inline)}</code>"
-                if block is None
-                else f"<pre><code>{escape(block.strip())}</code></pre>"
-            )
-    return "".join(html)
 
 
 def _charts(content: ReportContent, is_plain: bool) -> dict[str, str | dict[str, Any]]:

@@ -124,7 +124,7 @@ def growing(count: int = 75) -> ReportContent:
     attempts = (
         Attempt(since + 8, "skip", "update held back because of diverging-loss"),
         Attempt(since + 9, "skip", "update held back because of large-update"),
-        Attempt(since + 12, "rollback", "to step 90, learning rate times 0.5", helped=True),
+        Attempt(since + 12, "rollback", "back to the state of step 90, learning rate times 0.5", helped=True),
     )
     modules = tuple(dict.fromkeys(name.rpartition(".")[0] for name in names))
     gains = np.random.default_rng(2).lognormal(0.2, 0.2, len(modules))
