@@ -9,8 +9,9 @@ between the last step whose loss was within one unit of its start (`benchmarks.s
 below three times theirs, and the loss of the run. Our detectors alarm at a CRITICAL finding. Their warnings are counted
 beside that: steps of healthy runs at which there is one, and the share of a slow growth that has passed at the first.
 
-The rules were written with most of these families at hand. What their constants are worth on kinds of training that
-they were not chosen on is measured by ``python -m benchmarks.constants``.
+The rules were written with these families at hand; ``--kept-back`` judges others, of kinds that no rule was written
+for. What their constants are worth on kinds of training that they were not chosen on is measured by ``python -m
+benchmarks.constants``.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from statistics import median, stdev
 
 from benchmarks.layer_peers import LAYER_PEERS
 from benchmarks.peers import PEERS, Peer
-from benchmarks.scenarios import FAMILIES, Family
+from benchmarks.scenarios import FAMILIES, KEPT_BACK, Family
 from benchmarks.scenarios.recording import RecordedRun, measuring_code, recorded
 from benchmarks.scenarios.replay import complete, replay
+from benchmarks.shipped_peers import SHIPPED_PEERS
 from lightning_gradexplode import Detector, Finding, Severity, default_detectors
 
 OURS = "gradexplode"
@@ -239,15 +241,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train what is not recorded yet, judge all runs, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--seeds", type=int, default=2, help="seeds of each family")
+    parser.add_argument("--kept-back", action="store_true", help="families that were written after the rules, in place")
     parser.add_argument("--kind", help="one kind of training only")
     parser.add_argument("--family", default="", help="only families with this in their name")
     parser.add_argument("--weights-every", type=int, default=50, help="the monitor's log_every_n_steps")
     parser.add_argument("--no-peers", action="store_true", help="our detectors only")
     parser.add_argument("--fresh", action="store_true", help="train all runs anew")
     options = parser.parse_args(arguments)
-    peers = () if options.no_peers else (*PEERS, *LAYER_PEERS)
+    peers = () if options.no_peers else (*PEERS, *LAYER_PEERS, *SHIPPED_PEERS)
     verdicts: dict[str, list[Verdict]] = {OURS: [], **{peer.name: [] for peer in peers}}
-    families = [f for f in FAMILIES if options.family in f.name and options.kind in (None, f.kind)]
+    families = [
+        f
+        for f in (KEPT_BACK if options.kept_back else FAMILIES)
+        if options.family in f.name and options.kind in (None, f.kind)
+    ]
     for family in families:
         for seed in range(options.seeds):
             if sys.stderr.isatty():

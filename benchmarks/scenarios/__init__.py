@@ -22,6 +22,7 @@ from benchmarks.scenarios import (
     healthy_noise,
     healthy_schedules,
     healthy_shapes,
+    kept_back,
     measuring,
     optimizing,
     policies,
@@ -55,6 +56,9 @@ _MODULES = (
 FAMILIES: tuple[Family, ...] = tuple(
     value for module in _MODULES for value in vars(module).values() if isinstance(value, Family)
 )
-"""All families."""
+"""The families that rules and constants were chosen on."""
 
-__all__ = ["FAMILIES", "Family"]
+KEPT_BACK: tuple[Family, ...] = tuple(value for value in vars(kept_back).values() if isinstance(value, Family))
+"""Families of other kinds, written after the rules."""
+
+__all__ = ["FAMILIES", "KEPT_BACK", "Family"]

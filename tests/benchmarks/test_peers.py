@@ -18,6 +18,7 @@ from benchmarks.peers import (
     TenTimesLargest,
     ZClip,
 )
+from benchmarks.shipped_peers import SHIPPED_PEERS
 from lightning_gradexplode import StepRecord
 
 
@@ -99,3 +100,17 @@ def test_vanishing_looks_at_every_tensor() -> None:
     """One tensor with next to no gradient is enough."""
     assert Vanishing().alarms(layers(1.0, 1e-8))
     assert not Vanishing().alarms(layers(1.0, 1e-6))
+
+
+@pytest.mark.parametrize("peer", SHIPPED_PEERS)
+def test_shipped_code_sees_an_explosion_and_not_a_constant(peer: type[Peer]) -> None:
+    """What other tools ship runs on our records: loss and norms that double alarm, constant ones do not."""
+
+    def record(step: int, size: float) -> StepRecord:
+        norms = {"grad_norm": np.array([size])}
+        return StepRecord(step=step, parameters=("layer",), loss=size, grad_norm=size, per_parameter=norms)
+
+    rule = peer()
+    noise = np.random.default_rng(0).uniform(0.9, 1.1, 100)
+    assert not any(rule.alarms(record(step, size)) for step, size in enumerate(noise))
+    assert any(rule.alarms(record(100 + step, 2.0**step)) for step in range(20))
