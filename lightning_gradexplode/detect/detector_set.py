@@ -31,6 +31,7 @@ class DetectorSet(Stateful):
     Attributes:
         wants_weights: Whether the norms of the weights are to be measured after the current step.
         failures: ``(sign, error)`` of each detector that was switched off, or whose state could not be saved.
+        unsaved: Signs of the detectors whose state could not be saved.
     """
 
     not_saved = ("_waiting", "_loss_is_known")
@@ -39,6 +40,7 @@ class DetectorSet(Stateful):
         self.detectors = copy.deepcopy(list(detectors))
         self.wants_weights = True
         self.failures: list[tuple[str, str]] = []
+        self.unsaved: list[str] = []
         self.reads = tuple({field for detector in self.detectors for field in detector.reads})
         self._waiting: list[Detector] = []
         self._loss_is_known = False
@@ -149,7 +151,9 @@ class DetectorSet(Stateful):
             try:
                 detectors.append({"sign": detector.sign, "state": plain(detector.state_dict())})
             except Exception as error:
-                self.failures.append((detector.sign, f"its state cannot be saved: {error}"))
+                if detector.sign not in self.unsaved:
+                    self.unsaved.append(detector.sign)
+                    self.failures.append((detector.sign, f"its state cannot be saved: {error}"))
         return {**super().state_dict(), "detectors": detectors}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
@@ -197,38 +201,3 @@ def _from_0_1_0(state: Mapping[str, Any]) -> dict[str, Any]:
         "_steepest_module": module,
         "_steepest_rise": rise,
     }
-
-
-class Episodes:
-    """Tells people of a sign once an episode: again only when it gets worse, or comes back after a calm while.
-
-    Args:
-        calm: Number of steps without a sign that end its episode.
-    """
-
-    def __init__(self, calm: int = 20) -> None:
-        self.calm = calm
-        self._last_seen: dict[str, int] = {}
-        self._worst: dict[str, int] = {}
-
-    def news(self, findings: Sequence[Finding]) -> list[Finding]:
-        """Give those of a step's findings that begin an episode or make one worse."""
-        return [finding for finding in findings if self._is_news(finding)]
-
-    def _is_news(self, finding: Finding) -> bool:
-        last = self._last_seen.get(finding.sign)
-        begins = last is None or finding.step - last > self.calm
-        worse = finding.severity > self._worst.get(finding.sign, 0)
-        self._last_seen[finding.sign] = finding.step
-        if begins or worse:
-            self._worst[finding.sign] = int(finding.severity)
-        return begins or worse
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give the open episodes in plain values."""
-        return {"last_seen": dict(self._last_seen), "worst": dict(self._worst)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        self._last_seen = dict(state["last_seen"])
-        self._worst = dict(state["worst"])

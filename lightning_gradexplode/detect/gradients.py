@@ -20,8 +20,7 @@ class NonFiniteGradient(Detector):
     Critical at once, but for a gradient scaler that adapts: there overflows are how it finds its scale, so they are
     only worth knowing, until `patience` in a row did not end them, or `stuck` in a row left the scale where it was.
     Named is the last parameter, in the order of the forward pass, whose gradient is not finite: the backward pass
-    begins there, and spreads what is not finite to all that come before. First to tell of 5 of the zoo's 124 explosions
-    (`default_detectors`).
+    begins there, and spreads what is not finite to all that come before.
 
     Args:
         patience: Overflows in a row that an adapting gradient scaler is given; from 65536 down to 1 are 16 halvings.
@@ -38,7 +37,7 @@ class NonFiniteGradient(Detector):
         self._scales: list[float] = []
 
     def check(self, record: StepRecord) -> Finding | None:
-        """Judge the count of non-finite elements; of parameters, where clipping left no elements to count."""
+        """Check the count of non-finite elements; of parameters, where clipping left no elements to count."""
         count, message = _nonfinite(record)
         if not count:
             self._streak = 0
@@ -50,7 +49,7 @@ class NonFiniteGradient(Detector):
         return self.finding(record, severity, count, 0, message, record.last_nonfinite("grad_norm"))
 
     def _is_stuck(self, scale: float | None) -> bool:
-        """Tell whether the scale of an adapting scaler did not come down over the last overflows."""
+        """Return whether the scale of an adapting scaler did not come down over the last overflows."""
         if scale is None or not math.isfinite(scale):
             return False
         self._scales = [*self._scales[-self.stuck :], scale]
@@ -247,7 +246,7 @@ class GradientAboveOne(Detector):
 
     It depends on the scale of the loss, so it only confirms other signs. Reported is the parameter with the largest
     share of elements of absolute value 1.0 and more, once that share has been at least `share` at `patience`
-    measurements in a row. One half of the elements, and five measurements, are by judgement.
+    measurements in a row.
 
     Args:
         share: Share of a parameter's elements.
@@ -263,7 +262,7 @@ class GradientAboveOne(Detector):
         self._streaks: dict[str, int] = {}
 
     def check(self, record: StepRecord) -> Finding | None:
-        """Judge the shares, where they were measured."""
+        """Check the shares, where they were measured."""
         shares = record.per_parameter.get("share_above_one")
         if shares is None or record.nonfinite_count:
             return None

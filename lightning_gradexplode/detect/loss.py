@@ -189,7 +189,7 @@ class StalledLoss(Detector):
         self._recent = RollingQuantiles(window)
 
     def check(self, record: StepRecord) -> Finding | None:
-        """Judge the level of the last losses."""
+        """Check the level of the last losses."""
         assert record.loss is not None
         if not math.isfinite(record.loss):
             return None

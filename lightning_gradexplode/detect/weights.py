@@ -18,7 +18,7 @@ class NonFiniteWeight(Detector):
     reads = ("nonfinite_weights",)
 
     def check(self, record: StepRecord) -> Finding | None:
-        """Judge the count of parameters with non-finite elements."""
+        """Check the count of parameters with non-finite elements."""
         count = record.nonfinite_weights
         assert count is not None
         if not count:
@@ -83,12 +83,12 @@ def _grown_most(weights: WeightBaseline, record: StepRecord) -> str | None:
 class LargeUpdate(Detector):
     """One step changes the weights too much: the article's sign 4, from update to update.
 
-    The usual ratio of update to weight is near 1e-3 (Stanford's cs231n notes, "Learning"); judged is the ratio over
-    all weights, from the second measurement on, since the first steps of an adaptive optimizer are large by design. A
-    hundred times the usual ratio is a warning, by judgement.
+    The usual ratio of update to weight is near 1e-3 (Stanford's cs231n notes, "Learning"). Compared is the ratio over
+    all weights, from the second measurement on, since the first steps of an adaptive optimizer are large by design;
+    weights that start next to zero, such as fresh biases, count as at least the size that `WeightBaseline` gives them.
 
     Args:
-        limit: Ratio that is a warning.
+        limit: Ratio that is a WARNING, three hundred times the usual one.
         patience: Measurements in a row.
     """
 
@@ -101,9 +101,12 @@ class LargeUpdate(Detector):
         self._streak = 0
 
     def check(self, record: StepRecord) -> Finding | None:
-        """Judge the step's update ratio."""
-        ratio = record.update_ratio
+        """Compare the step's update ratio with the limit."""
+        ratio, before = record.update_ratio, record.weight_norm_before
         assert ratio is not None
+        start = self.baselines(record).weights.start
+        if before is not None and before < start:
+            ratio = ratio * before / start if before > 0 else 0.0
         self._streak = self._streak + 1 if ratio > self.limit else 0
         if self._streak < self.patience:
             return None

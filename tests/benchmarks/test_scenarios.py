@@ -14,7 +14,7 @@ from benchmarks.scenarios import recording as scenario_recording
 from benchmarks.scenarios.recording import fit, record, recorded
 from benchmarks.scenarios.replay import replay
 from lightning_gradexplode import Finding, GradientExplosionMonitor, default_detectors
-from lightning_gradexplode.detect.detector_set import Episodes
+from lightning_gradexplode.engine.incidents import IncidentTracker
 
 BY_NAME = {family.name: family for family in FAMILIES}
 QUICK = ["digits_rate_too_high", "convolutions_momentum", "critic_without_limit", "overflows_while_settling"]
@@ -41,8 +41,8 @@ def test_a_replay_finds_what_the_live_monitor_found(name: str) -> None:
     """The news of a replayed run are the findings of the monitor that watched the same run, weights every 50 steps."""
     family = BY_NAME[name]
     run = record(family, 0)
-    episodes = Episodes()
-    replayed = [finding for _, findings in replay(run, default_detectors, 50) for finding in episodes.news(findings)]
+    incidents = IncidentTracker()
+    replayed = [finding for _, findings in replay(run, default_detectors, 50) for finding in incidents.add(findings)]
     seed_everything(0, verbose=False)
     setup = family.build(0)
     monitor = GradientExplosionMonitor(log_every_n_steps=50, report=False)
