@@ -84,7 +84,7 @@ class LargeUpdate(Detector):
     """One step changes the weights too much: the article's sign 4, from update to update.
 
     The usual ratio of update to weight is near 1e-3 (Stanford's cs231n notes, "Learning"). Compared is the ratio over
-    all weights, from the second measurement on, since the first steps of an adaptive optimizer are large by design;
+    all weights, at several measurements in a row, since the first steps of an adaptive optimizer are large by design;
     weights that start next to zero, such as fresh biases, count as at least the size that `WeightBaseline` gives them.
 
     Args:
@@ -95,7 +95,7 @@ class LargeUpdate(Detector):
     sign = "large-update"
     reads = ("update_ratio",)
 
-    def __init__(self, limit: float = 0.3, patience: int = 2) -> None:
+    def __init__(self, limit: float = 0.3, patience: int = 5) -> None:
         self.limit = limit
         self.patience = patience
         self._streak = 0
