@@ -28,6 +28,22 @@ THIRD_PARTY_WARNINGS = (
 )
 
 
+SLOW = ("benchmarks", "examples", "runs", "diagnose/replay", "respond/test_whole_runs.py", "clip/test_guarded.py")
+"""Folders and files of tests that train whole networks, or compute steps again."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the folder that they are in."""
+    for item in items:
+        place = item.path.as_posix().partition("/tests/")[2]
+        if place.startswith("distributed/"):
+            item.add_marker(pytest.mark.distributed)
+        elif place.startswith("browser/"):
+            item.add_marker(pytest.mark.browser)
+        elif place.startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Leave out warnings that third parties raise about themselves or about the size of our test data."""
     for line in THIRD_PARTY_WARNINGS:
