@@ -1,179 +1,162 @@
-"""The threshold behind ``clip="auto"``."""
+"""The policy behind ``clip="auto"``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-from torch.optim import SGD, Optimizer
+from torch.optim import LBFGS, SGD, Optimizer, RAdam
 
 from lightning_gradexplode import checks
 from lightning_gradexplode.clip.base import ClipPolicy
+from lightning_gradexplode.clip.step_size import StepSizeControl
 from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
+from lightning_gradexplode.learning_rate_factor import LearningRateFactor
 from lightning_gradexplode.records import StepRecord
+from lightning_gradexplode.records.state import Stateful
 
-_CREEP = 1.1
-"""How much above the usual norm a norm is counted at most; medians are not moved by it while the norms are steady."""
+_FACTOR_AT_START = 10.0
+"""The outlier limit over the largest norm so far, while there are few norms."""
+
+_ADAPTIVE = 2.0
+"""Adaptive optimizers move all weights by about the learning rate, which healthy runs with small weights take well:
+twice the share of weights is allowed to them."""
+
+_CLIPPABLE = 1e-4
+"""Norms above are clipped exactly enough by torch, whose formula adds 1e-6 to the norm."""
+
+_TORCH_EPSILON = 2e-6
+"""torch clips by ``threshold / (norm + 1e-6)``: a threshold that is not to bind has to be that much above the norm."""
 
 
-class AutoPolicy(ClipPolicy):
-    """``clip="auto"``: a threshold from three limits, none of which binds while a run goes as usual.
+class AutoPolicy(Stateful, ClipPolicy):
+    """``clip="auto"``: limit gradients that are outliers, and steps for which there is evidence that they do harm.
 
-    The reach of a step: plain gradient descent (``torch.optim.SGD``) may move the weights by at most `reach` of their
-    norm at the start in one step, whatever the learning rate; usual steps move them by a thousandth. (The norm counts
-    as at least the one that torch's own initialization gives matrices, since some weights begin next to zero.) With
-    momentum m, under which steps add up to between 1 and ``1 / (1 - m)`` of them, the step counts as longer by the
-    latter number to the power of 3/5. This limit holds from the first step on, before anything usual is known, and is
-    what holds most runs whose learning rate is too high. Adaptive optimizers bound their steps by themselves, and are
-    left to the other two.
+    Outliers: gradients are clipped to `factor` times the largest norm of the last `window` steps (each counted as it
+    was after clipping). What grows slower is left alone: a norm says little about whether a step does harm, and nothing
+    where the optimizer adapts to it.
 
-    The usual norm: the threshold is at most `factor` times the median of the last `window` norms, each counted as at
-    most a tenth more than the usual one, so that an explosion raises the threshold that holds it by a tenth in half a
-    window at most. (Pascanu, Mikolov and Bengio 2013, section 3.2, found thresholds from half to ten times the average
-    norm to work; healthy runs whose gradients grow for a good reason need more.) Until `start` norms are known, the
-    smallest one so far stands for the usual one.
+    Steps: the learning rate is multiplied by a factor during the optimizer's step, 1.0 as long as there is no evidence
+    against it. Evidence is a step that would move the weights by more than `reach` of their norm (twice as much for
+    adaptive optimizers, whose step is about the learning rate for each weight), or a loss that leaves the region where
+    it started; see `lightning_gradexplode.clip.step_size.StepSizeControl`. Unlike a clipped gradient this also limits
+    what momentum adds up, and the steps of Adam, which do not depend on the gradients' scale. (Under plain gradient
+    descent both are the same, and the gradients are clipped.) The factor is logged as
+    ``gradexplode/step_size_factor``. In manual optimization the loss is not known before the step, and there is no
+    factor.
 
-    The loss: while it is above the region where it started, the threshold falls by three tenths at each step at which
-    it still rises, and slowly where it stays; when it comes down, the threshold returns by a tenth at each step.
-
-    What the numbers are worth is measured by ``python -m benchmarks.rescue``; they were chosen on the same families.
+    How many runs it saves and hurts is measured by ``python -m benchmarks.rescue``, on kinds of runs that its constants
+    were not chosen on.
 
     Args:
-        factor: Threshold over usual norm.
+        factor: Threshold over the largest of the last norms.
         window: Number of norms remembered.
-        start: Number of norms from which on their median is used.
-        reach: Share of the weights' norm that one step of plain gradient descent may move.
+        start: Number of norms below which the threshold is at least ten times the largest norm.
+        reach: Share of the weights' norm that a step may move without evidence from the loss.
 
     Raises:
         TypeError: An argument is of the wrong kind.
         ValueError: An argument is out of range.
     """
 
-    def __init__(self, factor: float = 30.0, window: int = 100, start: int = 20, reach: float = 0.15) -> None:
+    not_saved = (
+        "_optimizer",
+        "_during_step",
+        "_is_in_step",
+        "_factor_is_due",
+        "_weights_at_init",
+        "_applied",
+        "_is_plain",
+    )
+
+    def __init__(self, factor: float = 4.0, window: int = 50, start: int = 10, reach: float = 0.15) -> None:
         self.factor = checks.number("factor", factor)
         self.start = checks.count("start", start, 1)
         self.reach = checks.number("reach", reach)
         self._norms = RollingQuantiles(checks.count("window", window, 1))
-        self._loss = _LossRegion()
-        self._optimizer: Optimizer | None = None
+        self._step_size = StepSizeControl(self.reach)
         self._weights: float | None = None
-        self._least_weights = 0.0
+        self._factor = self._applied = 1.0
+        self._optimizer: Optimizer | None = None
+        self._during_step = LearningRateFactor()
+        self._is_in_step = False
+        self._factor_is_due = False
+        self._weights_at_init = 0.0
+        self._is_plain = False
 
     def begin(self, optimizer: Optimizer) -> None:
-        """Note the optimizer, whose learning rates are read at each step."""
+        """Receive the optimizer, whose learning rates are read at each step."""
         self._optimizer = optimizer
-        tensors = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self._least_weights = math.sqrt(sum(one.shape[0] / 3 for one in tensors if one.ndim > 1))
+        self._is_plain = isinstance(optimizer, SGD) and not any(group["momentum"] for group in optimizer.param_groups)
+        groups = [group["params"] for group in optimizer.param_groups]
+        # Weights that begin next to zero count as torch initializes matrices.
+        self._weights_at_init = math.sqrt(sum(one.shape[0] / 3 for group in groups for one in group if one.ndim > 1))
 
     def threshold(self, record: StepRecord) -> float | None:
-        """Give the threshold, and remember the step's norm as it will be after clipping."""
+        """Return the limit of outliers, and determine the factor of the learning rate."""
         if self._weights is None:
             self._weights = record.weight_norm_before
-        self._loss.note(record.loss)
-        norm = record.grad_norm
-        if norm is None or not (math.isfinite(norm) and norm > 0):
-            return self.factor * self._usual() * self._loss.caution if len(self._norms) else None
-        if not len(self._norms):
-            self._norms.add(norm)
-        usual = self._usual()
-        self._norms.add(min(norm, usual * _CREEP))
-        limit = min(self.factor * usual, self._reach_of_step(norm, record))
-        return max(limit * self._loss.caution, 1e-300)
+        limit = self._outlier_limit(record.grad_norm)
+        self._factor = self._applied = self._factor_for(record)
+        norm = record.grad_norm or 0.0
+        if limit is not None and self._is_plain and _CLIPPABLE < self._factor * min(norm, limit) < norm < math.inf:
+            limit, self._applied = self._factor * min(norm, limit), 1.0
+        self._factor_is_due = True
+        if self._is_in_step and self._optimizer is not None:  # with a closure the step has begun already
+            self._apply_factor(self._optimizer)
+        return limit
 
-    def _usual(self) -> float:
-        return float(self._norms.median if len(self._norms) >= self.start else self._norms.quantile(0.0))
+    def _outlier_limit(self, norm: float | None) -> float | None:
+        largest = self._norms.largest if len(self._norms) else norm or 0.0
+        factor = self.factor if len(self._norms) >= self.start else max(self.factor, _FACTOR_AT_START)
+        limit = factor * largest if 0 < largest < 1e300 else None
+        if norm is None or not math.isfinite(norm):
+            return limit
+        self._norms.add(norm if limit is None else min(norm, limit))
+        return limit if limit is None or norm > limit else max(limit, norm + _TORCH_EPSILON)
 
-    def _reach_of_step(self, norm: float, record: StepRecord) -> float:
-        """Give the norm to which gradients have to be clipped for the weights not to move too far."""
-        if not isinstance(self._optimizer, SGD) or not self._weights:
-            return math.inf
-        moved = _moved(self._optimizer, norm, record)
-        weights = max(self._weights, self._least_weights)
-        return float(norm * self.reach * weights / moved) if moved > 0 else math.inf
+    def _factor_for(self, record: StepRecord) -> float:
+        optimizer, norm = self._optimizer, record.grad_norm
+        if optimizer is None or record.loss is None or norm is None or isinstance(optimizer, LBFGS):
+            return 1.0
+        rate = max((float(group.get("lr", 0.0)) for group in optimizer.param_groups), default=0.0)
+        if not rate > 0:
+            return 1.0
+        weights = max(self._weights or 0.0, self._weights_at_init)
+        move = self._movement(optimizer, record) / weights if weights > 0 and math.isfinite(norm) else 0.0
+        return self._step_size.factor(rate, move if math.isfinite(move) else 1e300, record.loss)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Give what is remembered of norms, losses and weights."""
-        return {"norms": self._norms.state_dict(), "loss": self._loss.state_dict(), "weights": self._weights}
+    def _movement(self, optimizer: Optimizer, record: StepRecord) -> float:
+        """Return an estimate of the norm of the weights' change by the coming step at its full learning rate.
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        self._norms.load_state_dict(state["norms"])
-        self._loss.load_state_dict(state["loss"])
-        self._weights = state["weights"]
+        Under momentum steps add up to between 1 and ``1 / (1 - m)`` of a step; the latter to the power of 3/5 is used.
+        """
+        groups = optimizer.param_groups
+        if not isinstance(optimizer, (SGD, RAdam)):
+            moves = [float(group["lr"]) * math.sqrt(sum(one.numel() for one in group["params"])) for group in groups]
+            return float(math.hypot(*moves)) / _ADAPTIVE
+        rates: list[float] = [float(g["lr"]) / (1 - min(float(g.get("momentum", 0.0)), 0.9999)) ** 0.6 for g in groups]
+        sizes, each = [len(group["params"]) for group in groups], record.per_parameter.get("grad_norm")
+        if len(rates) == 1 or each is None or sum(sizes) != len(each):
+            return max(rates) * (record.grad_norm or 0.0)
+        return float(np.linalg.norm(np.repeat(rates, sizes) * each))
 
+    def step_begins(self, optimizer: Optimizer) -> None:
+        """Multiply the learning rates, if the factor is known before the step."""
+        self._is_in_step = True
+        if self._factor_is_due:
+            self._apply_factor(optimizer)
 
-def _moved(optimizer: Optimizer, norm: float, record: StepRecord) -> float:
-    """Give how far gradients like these move the weights in one step, counting the momentum of steps before it."""
-    rates: list[float] = [
-        float(group["lr"]) / (1 - min(group["momentum"], 0.9999)) ** 0.6 for group in optimizer.param_groups
-    ]
-    if len(rates) == 1:
-        return rates[0] * norm
-    each = record.per_parameter["grad_norm"]
-    sizes = [len(group["params"]) for group in optimizer.param_groups]
-    if sum(sizes) != len(each):
-        return max(rates) * norm
-    return float(np.linalg.norm(np.repeat(rates, sizes) * each))
+    def _apply_factor(self, optimizer: Optimizer) -> None:
+        self._factor_is_due = False
+        self._during_step.undo()  # of a step that a gradient scaler has left out
+        self._during_step.apply(optimizer, self._applied)
 
+    def step_ended(self, optimizer: Optimizer) -> None:
+        """Restore the learning rates."""
+        self._is_in_step = self._factor_is_due = False
+        self._during_step.undo()
 
-class _LossRegion:
-    """Tells by the loss how much caution is called for: 1.0 for none, less for more."""
-
-    def __init__(self) -> None:
-        self.caution = 1.0
-        self._first = RollingQuantiles(5)
-        self._last = RollingQuantiles(5)
-        self._changes = RollingQuantiles(100)
-        self._before: float | None = None
-        self._levels: list[float] = []
-        self._outside = False
-
-    def note(self, loss: float | None) -> None:
-        """Look at a step's loss."""
-        if loss is None:
-            return
-        if not math.isfinite(loss):
-            self.caution = max(self.caution * 0.7, 1e-9)
-            return
-        self._last.add(loss)
-        if len(self._first) < self._first.size:
-            self._first.add(loss)
-        if self._before is not None and not self._outside:
-            self._changes.add(min(abs(loss - self._before), 1e300))
-        self._before = loss
-        level = self._last.median
-        self._levels = [*self._levels[-self._last.size :], level]
-        self._outside = level - self._first.median > (0.0 if self._outside else self._unit())
-        if not self._outside:
-            self.caution = min(1.0, self.caution * 1.1)
-            return
-        rise, least = level - self._levels[0], 0.05 * abs(self._levels[0])
-        change = 0.7 if rise > least else 1.1 if rise < -least else 0.97
-        self.caution = min(1.0, max(1e-9, self.caution * change))
-
-    def _unit(self) -> float:
-        """How far above its start a loss has to be: three tenths of its size there, and more if it is noisy."""
-        noise = 4 * self._changes.median if len(self._changes) else 0.0
-        return max(0.3 * abs(self._first.median), self._first.largest - self._first.quantile(0.0), noise, 1e-30)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give the losses and the caution."""
-        return {
-            "caution": self.caution,
-            "first": self._first.state_dict(),
-            "last": self._last.state_dict(),
-            "changes": self._changes.state_dict(),
-            "before": self._before,
-            "levels": list(self._levels),
-            "outside": self._outside,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        self.caution, self._before, self._outside = state["caution"], state["before"], state["outside"]
-        self._levels = list(state["levels"])
-        self._first.load_state_dict(state["first"])
-        self._last.load_state_dict(state["last"])
-        self._changes.load_state_dict(state["changes"])
+    def scalars(self) -> dict[str, float]:
+        """Return the factor of the learning rate."""
+        return {"step_size_factor": self._factor}

@@ -58,6 +58,16 @@ class ClipPolicy(ABC):
     def begin(self, optimizer: Optimizer) -> None:
         """Receive the optimizer whose gradients are clipped. Called once, before the first step of a fit."""
 
+    def step_begins(self, optimizer: Optimizer) -> None:
+        """Prepare the optimizer's step. Called right before it, and with a closure before the gradients are there."""
+
+    def step_ended(self, optimizer: Optimizer) -> None:
+        """Undo what was done to the optimizer for its step."""
+
+    def scalars(self) -> dict[str, float]:
+        """Return what is logged with each record, by name without ``gradexplode/``."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """Return what later thresholds depend on, in plain values."""
         return {}

@@ -75,6 +75,18 @@ class GuardedPolicy(ClipPolicy):
         """Clip with the policy."""
         return bool(self._call(self.policy.clip_tensors, False, parameters, norms, scale, remember))
 
+    def step_begins(self, optimizer: Optimizer) -> None:
+        """Prepare the optimizer's step."""
+        self._call(self.policy.step_begins, None, optimizer)
+
+    def step_ended(self, optimizer: Optimizer) -> None:
+        """Undo what was done for the step, also after the policy was switched off."""
+        self._call(self.policy.step_ended, None, optimizer, always=True)
+
+    def scalars(self) -> dict[str, float]:
+        """Return what the policy logs."""
+        return self._call(self.policy.scalars, dict[str, float]())
+
     def state_dict(self) -> dict[str, Any]:
         """Return the policy's state with its name."""
         return {"kind": self.name, "state": self._call(self.policy.state_dict, dict[str, Any]())}
@@ -93,12 +105,14 @@ class GuardedPolicy(ClipPolicy):
             return [self.name]
         return [f"{self.name}.{part}" for part in fresh or ()]
 
-    def _call(self, method: Callable[..., T], otherwise: T, *arguments: Any) -> T:
-        if self.is_off:
+    def _call(self, method: Callable[..., T], otherwise: T, *arguments: Any, always: bool = False) -> T:
+        if self.is_off and not always:
             return otherwise
         try:
             return method(*arguments)
         except Exception as error:
+            if self.is_off:
+                return otherwise
             self.is_off = True
             logger.warning(
                 "gradexplode: the clip policy %s is switched off for this fit, nothing is clipped: %s raised %s: %s",

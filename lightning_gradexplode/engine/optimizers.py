@@ -9,6 +9,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from lightning_gradexplode.arguments import Arguments
+from lightning_gradexplode.clip import GuardedPolicy
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.parameters import ParameterSet
@@ -77,6 +78,10 @@ class OptimizerList:
             if attempt == 0:
                 self.refresh()
         return None
+
+    def policy_of(self, optimizer: Optimizer) -> GuardedPolicy | None:
+        """Return the clip policy of an optimizer that is known, None without one."""
+        return next((state.policy for state in self.states if state.optimizer is optimizer), None)
 
     def parameters(self, state: OptimizerState) -> ParameterSet:
         """Return the parameters of an optimizer."""

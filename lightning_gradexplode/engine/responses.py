@@ -98,9 +98,11 @@ class ResponseRunner:
             run.severity = max(record.severity for record in records)
             self._chain.batch_ended(run)
 
-    def with_scalars(self, record: StepRecord) -> StepRecord:
-        """Return a record with the scalars that the responses log."""
+    def with_scalars(self, record: StepRecord, state: OptimizerState) -> StepRecord:
+        """Return a record with the scalars that the responses and the clip policy log."""
         scalars = self._chain.scalars()
+        if state.policy is not None:
+            scalars = {**scalars, **state.policy.scalars()}
         return replace(record, responses=scalars) if scalars else record
 
     def close(self) -> None:

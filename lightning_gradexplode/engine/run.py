@@ -227,6 +227,9 @@ class TrainingRun:
         """Arrange, in an optimizer's pre-step hook, that an update which is held back does not happen."""
         if self._acts:
             self._responses.step_begins(optimizer)
+        policy = self._optimizers.policy_of(optimizer) if self._arguments.clip is not None else None
+        if policy is not None:
+            policy.step_begins(optimizer)
         closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
         if closure is None:
             self._hold_back(optimizer)
@@ -246,6 +249,9 @@ class TrainingRun:
     def after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Measure, in an optimizer's post-step hook, what the update has changed."""
         self._inside_step = False
+        policy = self._optimizers.policy_of(optimizer) if self._arguments.clip is not None else None
+        if policy is not None:
+            policy.step_ended(optimizer)
         if self._acts:
             self._responses.step_ended(optimizer)
         step = self._open
@@ -470,7 +476,7 @@ class TrainingRun:
         known = {name: value for name, value in metrics.items() if value is not None}
         self._loop.publish_metrics({**known, "gradexplode/severity": float(batch.severity)})
         if any(step.scalars_due for step in steps):
-            logged = [self._responses.with_scalars(record) for record in records]
+            logged = [self._responses.with_scalars(r, step.state) for r, step in zip(records, steps, strict=True)]
             shown = [step.parameters.shown for step in steps]
             self._loggers.log_batch(logged, shown, self._arguments.per_parameter)
         if self._log.incidents.began is not None and self._log.incidents.ends(batch.step):

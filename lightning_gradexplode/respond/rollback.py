@@ -8,11 +8,11 @@ from pathlib import Path
 from torch.optim import Optimizer
 
 from lightning_gradexplode import checks
+from lightning_gradexplode.learning_rate_factor import LearningRateFactor
 from lightning_gradexplode.records import Finding
 from lightning_gradexplode.records.state import Stateful
 from lightning_gradexplode.respond.base import Response, ResponseContext
 from lightning_gradexplode.respond.good_states import GoodStates
-from lightning_gradexplode.respond.learning_rate import LearningRateFactor
 from lightning_gradexplode.respond.rate_limit import RateLimit
 
 

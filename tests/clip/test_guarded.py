@@ -46,7 +46,7 @@ def fails() -> Any:
 BAD = [-1, 0, 0.0, math.nan, math.inf, "1.0", True, torch.tensor(1.0), [1.0], object()]
 
 
-@pytest.mark.parametrize("value", BAD, ids=lambda value: getattr(value, "__name__", type(value).__name__))
+@pytest.mark.parametrize("value", BAD, ids=lambda value: type(value).__name__)
 def test_what_is_no_threshold_clips_nothing_and_is_logged_once(value: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Every such step goes unclipped; one line names the policy and what it returned."""
     policy = GuardedPolicy(Returns(value))
@@ -55,11 +55,7 @@ def test_what_is_no_threshold_clips_nothing_and_is_logged_once(value: Any, caplo
     assert "threshold of Returns must be a positive finite number or None" in line
 
 
-@pytest.mark.parametrize(
-    "value",
-    [2, 0.5, np.float32(0.5), np.float64(3.0), np.int64(7)],
-    ids=lambda value: getattr(value, "__name__", type(value).__name__),
-)
+@pytest.mark.parametrize("value", [2, 0.5, np.float32(0.5), np.float64(3.0), np.int64(7)], ids=repr)
 def test_numbers_of_all_kinds_are_thresholds(value: Any) -> None:
     """They come out as plain floats."""
     found = GuardedPolicy(Returns(value)).threshold(StepRecord(step=0))
@@ -115,9 +111,7 @@ def test_a_state_that_cannot_be_read_switches_the_policy_off_and_no_more(caplog:
 
 
 @pytest.mark.parametrize(
-    "value",
-    [-1, math.nan, "1.0", torch.tensor(1.0), fails],
-    ids=lambda value: getattr(value, "__name__", type(value).__name__),
+    "value", [-1, math.nan, "1.0", torch.tensor(1.0), fails], ids=lambda value: type(value).__name__
 )
 def test_a_bad_policy_ends_no_run(value: Any) -> None:
     """All steps take place, and the trainer's own setting is what it was."""
@@ -139,7 +133,7 @@ class Sparse(Regression):
     def loss(self, batch: Any) -> Tensor:
         """Return a sum of squares that becomes larger; a row is looked up twice."""
         self.steps += 1
-        rows = self.layers(torch.tensor([1, 4, 4, 7]))
+        rows: Tensor = self.layers(torch.tensor([1, 4, 4, 7]))
         return rows.square().sum() * 10.0**self.steps
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:

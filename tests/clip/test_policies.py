@@ -133,63 +133,6 @@ def test_thresholds_are_usable_whatever_comes(norms: list[float | None]) -> None
         assert threshold is None or (math.isfinite(threshold) and threshold > 0)
 
 
-@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
-def test_the_automatic_threshold_follows_the_run(size: float) -> None:
-    """Once the run is known, usual gradients pass, whatever their size is."""
-    norms = [size * value for value in noise(300, 0.2)]
-    found = [threshold for threshold in thresholds(AutoPolicy(), [*norms]) if threshold is not None]
-    late = list(zip(norms[100:], found[100:], strict=True))
-    assert all(15 * size < threshold < 45 * size for _, threshold in late)
-
-
-@pytest.mark.parametrize("rate", [1.05, 1.5, 4.0])
-def test_an_explosion_does_not_raise_its_own_threshold(rate: float) -> None:
-    """However long the gradients explode, the threshold stays near the size that was usual before."""
-    policy = AutoPolicy()
-    thresholds(policy, [*noise(100)])
-    held = thresholds(policy, [min(rate**step, 1e30) for step in range(300)])
-    assert all(threshold is not None and threshold < 90 for threshold in held)
-
-
-def automatic(rate: float, momentum: float = 0.0, groups: int = 1) -> AutoPolicy:
-    """Build the automatic policy of a gradient descent."""
-    weights = [{"params": [nn.Parameter(torch.zeros(1))], "lr": rate * 10**place} for place in range(groups)]
-    policy = AutoPolicy()
-    policy.begin(torch.optim.SGD(weights, lr=rate, momentum=momentum))
-    return policy
-
-
-@pytest.mark.parametrize("norm", [1.0, 1e30])
-def test_the_first_step_of_gradient_descent_does_not_leap(norm: float) -> None:
-    """Before anything is usual, a step may move the weights by 15 % of their norm, whatever the rate is."""
-    for rate in (100.0, 1e-3):
-        limit = automatic(rate).threshold(StepRecord(step=0, grad_norm=norm, weight_norm_before=5.0))
-        assert limit is not None
-        assert min(limit, norm) * rate == pytest.approx(min(0.15 * 5.0, norm * rate))
-    still = automatic(0.1, momentum=0.9).threshold(StepRecord(step=0, grad_norm=norm, weight_norm_before=5.0))
-    assert still == pytest.approx(min(0.15 * 5.0 * 0.1**0.6 / 0.1, 30 * norm))
-
-
-def test_each_group_leaps_by_its_own_learning_rate() -> None:
-    """With a rate for each group, the step is as long as both together make it."""
-    norms = {"grad_norm": np.array([4.0, 3.0])}
-    limit = automatic(1.0, groups=2).threshold(
-        StepRecord(step=0, grad_norm=5.0, weight_norm_before=2.0, per_parameter=norms)
-    )
-    assert limit is not None
-    assert math.hypot(4.0, 30.0) * limit / 5.0 == pytest.approx(0.15 * 2.0)
-
-
-def test_a_rising_loss_lowers_the_automatic_threshold_and_a_falling_one_lifts_it_again() -> None:
-    """While the loss is above its start and rises, the threshold falls; it returns when the loss comes down."""
-    policy = AutoPolicy()
-    losses = [1.0] * 30 + [2.0**step for step in range(1, 21)] + [1e6 * 0.5**step for step in range(60)]
-    limits = [policy.threshold(StepRecord(step=s, loss=loss, grad_norm=1.0)) or 0.0 for s, loss in enumerate(losses)]
-    assert limits[:31] == pytest.approx([30.0] * 31)
-    assert limits[49] < 0.3
-    assert limits[-1] > limits[55] > 0
-
-
 def test_a_percentile_of_the_last_norms() -> None:
     """The threshold is numpy's percentile of the last norms, this one included; NaN is left out."""
     norms = [*noise(30), math.nan, *noise(20, seed=1)]

@@ -1,0 +1,149 @@
+"""What the loss of the last steps says about the steps that were taken."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from statistics import median
+
+from lightning_gradexplode.records.state import Stateful
+
+_NORMAL_SECOND_DIFFERENCE = 1.65
+"""Median absolute second difference of independent normal numbers, in standard deviations (0.6745 * sqrt(6))."""
+
+
+class LossTrend(Stateful):
+    """The losses of a run: where they started, how noisy they are, how low they came, and where they are now.
+
+    All limits are relative to the size and the noise of the losses, so that their unit and sign do not matter.
+    """
+
+    not_saved = ("is_finite", "is_worse")
+
+    def __init__(self) -> None:
+        self._first: list[float] = []
+        self._last: deque[float] = deque(maxlen=10)
+        self._long: deque[float] = deque(maxlen=20)
+        self._differences: deque[float] = deque(maxlen=30)
+        self._lowest: float | None = None
+        self._recovered: float | None = None
+        self._excess = 0.0
+        self._stale = 0
+        self.is_finite = True
+        self.is_worse = False
+
+    def add(self, loss: float) -> None:
+        """Add the loss of a step."""
+        self.is_finite = math.isfinite(loss)
+        if not self.is_finite:
+            return
+        if len(self._last) >= 2:  # second differences leave out the trend
+            self._differences.append(min(abs(loss - 2 * self._last[-1] + self._last[-2]), 1e300))
+        self._last.append(loss)
+        self._long.append(loss)
+        if len(self._first) < 5:
+            self._first.append(loss)
+        level = self.level
+        improved = self._lowest is None or level <= self._lowest or len(self._last) < 6
+        self._stale = 0 if improved else self._stale + 1
+        self._lowest = level if self._lowest is None else min(self._lowest, level)
+
+    @property
+    def level(self) -> float:
+        """Where the loss is: the median of the last three."""
+        last = list(self._last)[-3:]
+        return median(last) if len(last) == 3 else min(last)
+
+    @property
+    def long_level(self) -> float:
+        """Median of the last twenty losses."""
+        return median(self._long)
+
+    @property
+    def start(self) -> float:
+        """Where the loss started: the median of the first five."""
+        return sorted(self._first)[len(self._first) // 2] if len(self._first) == 5 else self._first[0]
+
+    @property
+    def steps_without_improvement(self) -> int:
+        """Number of steps since the level was last the lowest; 0 during the first five."""
+        return self._stale
+
+    def restart_patience(self) -> None:
+        """Count the steps without improvement from 0 again."""
+        self._stale = 0
+
+    @property
+    def has_level(self) -> bool:
+        """Whether there is any loss."""
+        return bool(self._last)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there are enough losses to know their noise."""
+        return len(self._differences) >= 4
+
+    @property
+    def has_recovered(self) -> bool:
+        """Whether the level is back near where it was before the last failure."""
+        return self._recovered is not None and self.level <= self._recovered
+
+    def compare_from_here(self) -> None:
+        """Compare with the losses of the last steps from now on, as the lowest level."""
+        self._lowest = median(self._last)
+
+    def start_again(self) -> None:
+        """Take the last losses as the start, since the loss stays where it is."""
+        self._first = list(self._last)[-5:]
+        self.compare_from_here()
+
+    def allows_growth(self) -> bool:
+        """Return whether the last step did no harm: the loss is near its lowest level."""
+        if not self.is_finite or self._lowest is None:
+            return False
+        noise = self._noise if self.is_known else 0.03 * abs(self._lowest)
+        margin = max(0.02 * abs(self._lowest), 2 * noise)
+        self.is_worse = self._last[-1] > self._lowest + max(0.25 * abs(self._lowest), 6 * noise)
+        return self.level <= self._lowest + margin and self._last[-1] <= self._lowest + 2 * margin
+
+    def has_risen(self) -> bool:
+        """Return whether the loss is clearly above its lowest level: a quarter of it, and six times the noise."""
+        if not self.is_finite:
+            return True
+        assert self._lowest is not None
+        noise = 6 * self._noise if self.is_known else 5 * max(map(abs, self._last))
+        margin = max(0.25 * abs(self._lowest), noise)
+        self._recovered = self._lowest + 0.5 * margin
+        return self.level > self._lowest + margin
+
+    def has_left_its_region(self) -> bool:
+        """Return whether the loss is clearly above where it started, or jumps away from there.
+
+        A rise that went back by itself before is no evidence: it has to be exceeded by half.
+        """
+        if not self.is_finite:
+            return True
+        noise = self._noise if self.is_known else 0.0
+        low = sorted(self._first)[1] if len(self._first) > 2 else self._first[0]
+        jump = low + max(2 * abs(low), 12 * noise if len(self._differences) >= 10 else 0.0, 1.5 * self._excess)
+        if len(self._last) > 1 and self._last[-1] > self._last[-2] > jump:
+            self._recovered = low + 0.5 * max(0.5 * abs(low), noise)
+            return True
+        if len(self._first) < 5:
+            return False
+        spread = max(self._first) - min(self._first)
+        margin = max(0.5 * abs(self.start), 8 * noise, 2 * spread, 1.5 * self._excess)
+        self._recovered = self.start + 0.5 * margin
+        above = median(list(self._last)[-5:]) - self.start
+        if above <= margin:
+            self._excess = max(self._excess, above)
+        return above > margin
+
+    @property
+    def drop_to_start(self) -> float:
+        """The start over the last loss, in absolute values: how far a loss that has jumped away is above its start."""
+        return abs(self.start) / max(abs(self._last[-1]), 1e-300)
+
+    @property
+    def _noise(self) -> float:
+        return median(self._differences) / _NORMAL_SECOND_DIFFERENCE

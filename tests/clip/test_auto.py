@@ -1,0 +1,192 @@
+"""The automatic policy: outliers are cut, and steps for which there is evidence that they do harm are made smaller."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_gradexplode.clip import AutoPolicy
+from lightning_gradexplode.records import StepRecord
+from tests.detect.steps import noise, through_checkpoint
+
+
+def thresholds(policy: AutoPolicy, norms: Iterable[float]) -> list[float | None]:
+    """Return the thresholds of steps with these norms."""
+    return [policy.threshold(StepRecord(step=step, grad_norm=norm)) for step, norm in enumerate(norms)]
+
+
+class Quadratic:
+    """A loss ``curvature / 2 * |w|^2`` of ten weights, with an optimizer and the automatic policy or none.
+
+    Args:
+        build: Makes the optimizer.
+        curvature: Above ``2 / learning rate`` plain gradient descent diverges.
+        policy: Whether to use the policy.
+    """
+
+    def __init__(
+        self, build: Callable[..., torch.optim.Optimizer], curvature: float = 1.0, policy: bool = True
+    ) -> None:
+        self.weight = nn.Parameter(torch.linspace(0.5, 1.5, 10, dtype=torch.float64))
+        self.optimizer = build([self.weight])
+        self.curvature = curvature
+        self.policy = AutoPolicy() if policy else None
+        if self.policy is not None:
+            self.policy.begin(self.optimizer)
+        self.losses: list[float] = []
+        self.factors: list[float] = []
+        self.step = 0
+
+    def train(self, steps: int) -> float:
+        """Take steps as the engine does, with the gradients known before the optimizer's step; return the loss."""
+        for _ in range(steps):
+            self.optimizer.zero_grad()
+            loss = self.curvature / 2 * self.weight.square().sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.losses.append(float(loss.detach()))
+            assert self.weight.grad is not None
+            norm = float(self.weight.grad.norm())
+            if self.policy is not None:
+                start = float(self.weight.detach().norm()) if self.step == 0 else None
+                record = StepRecord(step=self.step, loss=self.losses[-1], grad_norm=norm, weight_norm_before=start)
+                limit = self.policy.threshold(record)
+                if limit is not None and norm > limit:
+                    self.weight.grad.mul_(limit / norm)
+                self.policy.step_begins(self.optimizer)
+                self.factors.append(self.policy.scalars()["step_size_factor"])
+            self.optimizer.step()
+            if self.policy is not None:
+                self.policy.step_ended(self.optimizer)
+            self.step += 1
+        return float(self.curvature / 2 * self.weight.detach().square().sum())
+
+
+@pytest.mark.parametrize("size", [1e-9, 1.0, 1e9])
+def test_usual_gradients_pass_and_outliers_are_cut_to_four_times_the_largest(size: float) -> None:
+    """The threshold follows the size of the gradients, and one spike does not move it far."""
+    norms = [size * value for value in noise(100, 0.2)]
+    policy = AutoPolicy()
+    found = thresholds(policy, norms)
+    assert all(limit is not None and norm < limit for norm, limit in zip(norms, found, strict=True))
+    (limit,) = thresholds(policy, [1e6 * size])
+    assert limit == pytest.approx(4 * max(norms[-50:]))
+
+
+@pytest.mark.parametrize("rate", [1.05, 3.0])
+def test_a_norm_that_grows_is_no_evidence_against_the_steps(rate: float) -> None:
+    """Norms that rise healthily, as they do under Adam, are not held down."""
+    norms = [min(rate**step, 1e12) for step in range(200)]
+    found = thresholds(AutoPolicy(), norms)
+    assert all(limit is not None and norm <= limit for norm, limit in zip(norms, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda p: torch.optim.SGD(p, lr=0.1),
+        lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9),
+        lambda p: torch.optim.Adam(p, lr=0.01),
+        lambda p: torch.optim.AdamW(p, lr=0.01),
+    ],
+)
+def test_a_healthy_run_keeps_every_bit(build: Any) -> None:
+    """Where there is no evidence, weights are those of a run without the policy."""
+    with_policy, without = Quadratic(build), Quadratic(build, policy=False)
+    with_policy.train(200)
+    without.train(200)
+    assert torch.equal(with_policy.weight, without.weight)
+    assert set(with_policy.factors) == {1.0}
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda p: torch.optim.SGD(p, lr=1.0),
+        lambda p: torch.optim.SGD(p, lr=50.0),
+        lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9),
+        lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9, nesterov=True, weight_decay=1e-4),
+    ],
+)
+def test_a_rate_that_diverges_is_made_to_converge(build: Any) -> None:
+    """Gradient descent far above what the curvature allows ends near the minimum; without the policy it is lost."""
+    run = Quadratic(build, curvature=10.0)
+    end = run.train(300)
+    assert end < 0.1 * run.losses[0]
+    assert max(run.losses) < 10 * run.losses[0]
+    assert not Quadratic(build, 10.0, policy=False).train(300) < 1e6
+
+
+def test_steps_of_adam_begin_small_where_they_would_move_the_weights_far() -> None:
+    """Clipping the gradient does nothing to Adam; the learning rate does."""
+    run = Quadratic(lambda p: torch.optim.Adam(p, lr=3.0))
+    run.train(1)
+    assert run.factors[0] * 3.0 == pytest.approx(
+        1.5 * 0.02 * float(torch.linspace(0.5, 1.5, 10).norm()) / 10**0.5, rel=1e-6
+    )
+    plain = Quadratic(lambda p: torch.optim.Adam(p, lr=3.0), policy=False)
+    plain.train(20)
+    run.train(19)
+    assert max(run.losses) <= run.losses[0] < max(plain.losses)
+
+
+def test_learning_rates_between_steps_are_the_schedules() -> None:
+    """The factor is in force during the step only, so that schedulers and checkpoints see their own rates."""
+    run = Quadratic(lambda p: torch.optim.SGD(p, lr=50.0, momentum=0.5), curvature=10.0)
+    for _ in range(30):
+        run.train(1)
+        assert run.optimizer.param_groups[0]["lr"] == 50.0
+    assert min(run.factors) < 0.1
+
+
+def test_a_rate_that_failed_is_not_tried_again_soon() -> None:
+    """After a failure steps stay below the size that failed."""
+    run = Quadratic(lambda p: torch.optim.SGD(p, lr=50.0, momentum=0.5), curvature=10.0)
+    run.train(400)
+    rises = [later > 1.5 * before + 1e-9 for before, later in zip(run.losses[60:], run.losses[61:], strict=False)]
+    assert sum(rises) <= 12
+
+
+@pytest.mark.parametrize("loss", [0.0, math.nan, math.inf, -1e30, 1e300])
+def test_any_loss_gives_a_usable_factor(loss: float) -> None:
+    """Whatever comes, the factor is above 0 and at most 1."""
+    policy = AutoPolicy()
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(3))], lr=1e3)
+    policy.begin(optimizer)
+    for step in range(60):
+        value = loss if step % 7 == 3 else math.sin(step)
+        policy.threshold(StepRecord(step=step, loss=value, grad_norm=abs(math.cos(step)), weight_norm_before=1.7))
+        assert 0 < policy.scalars()["step_size_factor"] <= 1
+
+
+def test_without_a_loss_there_is_no_evidence() -> None:
+    """In manual optimization the loss comes after the step: nothing but outliers is limited."""
+    policy = AutoPolicy()
+    policy.begin(torch.optim.SGD([nn.Parameter(torch.ones(3))], lr=1e3))
+    thresholds(policy, [5.0] * 20)
+    assert policy.scalars() == {"step_size_factor": 1.0}
+
+
+@pytest.mark.parametrize("stop", [1, 5, 20, 47])
+def test_a_resumed_run_takes_the_same_steps(stop: int) -> None:
+    """All that later steps depend on goes through a checkpoint."""
+
+    def build(parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=5.0, momentum=0.9)
+
+    whole, first = Quadratic(build, 10.0), Quadratic(build, 10.0)
+    whole.train(60)
+    first.train(stop)
+    resumed = Quadratic(build, 10.0)
+    resumed.step = first.step
+    resumed.weight.data.copy_(first.weight.data)
+    resumed.optimizer.load_state_dict(first.optimizer.state_dict())
+    assert resumed.policy is not None
+    assert first.policy is not None
+    assert resumed.policy.load_state_dict(through_checkpoint(first.policy.state_dict())) == []
+    resumed.train(60 - stop)
+    assert torch.equal(resumed.weight, whole.weight)
