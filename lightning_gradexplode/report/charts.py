@@ -121,6 +121,8 @@ def _panels(history: History) -> Iterator[Panel]:
 
     yield from panel("Loss", {"loss": "loss"})
     norms = {"grad_norm": "before clipping", "grad_norm_clipped": "after clipping", "clip_val": "clip value"}
+    if "clip_val" not in values or np.isnan(values["clip_val"]).all():
+        norms = {"grad_norm": "gradient norm"}
     yield from panel("Gradient norm", norms)
     yield from panel("Update ratio", {"update_ratio": "update / weights"}, HEALTHY_UPDATE_RATIO)
     yield from panel("Learning rate", {"learning_rate": "learning rate"})

@@ -43,7 +43,7 @@ def page(content: ReportContent) -> str:
         since=summary.since(diagnosis, content.evidence.findings) if diagnosis else "",
         place=summary.place(diagnosis) if diagnosis else "",
         remedies=summary.remedies(diagnosis) if diagnosis else [],
-        done=summary.done(content.evidence.attempts, content.evidence.run.on_explosion),
+        done=summary.actions(content.evidence.attempts) or [summary.done((), content.evidence.run.on_explosion)],
         facts=facts(content),
         optimizers=[optimizer_text(one) for one in content.evidence.run.optimizers],
         charts={key: Markup(value) if isinstance(value, str) else None for key, value in charts.items()},

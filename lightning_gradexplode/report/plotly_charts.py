@@ -85,7 +85,7 @@ def heatmap_figure(steps: Sequence[int], rows: Rows, marks: Sequence[Mark], view
     cells = {
         **common,
         "name": "norm",
-        "z": _cells(logs),
+        "z": _cells(np.where(rows.norms == 0, low, logs)),
         "zmin": low,
         "zmax": high,
         "colorscale": "Cividis",
@@ -102,7 +102,7 @@ def heatmap_figure(steps: Sequence[int], rows: Rows, marks: Sequence[Mark], view
         "hovertemplate": "%{y}<br>step %{x}: NaN or infinite<extra></extra>",
     }
     layout: Figure = {
-        **_layout(max(220, min(14 * len(places), 900)) + 90),
+        **_layout(max(220, min(17 * len(places), 900)) + 90),
         "meta": _ranges(steps, view),
         "xaxis": {
             "range": [view[0] - 0.5, view[1] + 0.5],
