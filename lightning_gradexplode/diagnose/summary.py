@@ -14,7 +14,7 @@ def what_happened(evidence: Evidence) -> str:
     if evidence.update_is_harmless:
         sentence += " All gradients of that step are zero, so that no weight is harmed."
     elif not evidence.weights_are_finite:
-        sentence += " The weights are not finite since."
+        sentence += " The weights are not finite any more."
     return sentence
 
 
@@ -72,7 +72,7 @@ def _growth_in_numbers(evidence: Evidence) -> str:
                 f"{words} went from {values.first:.4g} at step {int(values.step[0])} to {values.last:.4g} at step "
                 f"{int(values.step[-1])}"
             )
-    return " and ".join(parts[:2]) or "its gradients and weights had left their usual range"
+    return " and ".join(parts[:2]) or f"the weights are {course.weight_growth:.3g} times as large as at the start"
 
 
 def _batch(evidence: Evidence) -> str:

@@ -27,8 +27,8 @@ LARGE_UPDATE = 0.1
 SUDDEN, GRADUAL = 1.9, 1.5
 """So many times the rate before: from one step to the next, and since the loss was lowest."""
 
-ENOUGH_ATTEMPTS = 2
-"""So many lower rates that ended the same way, and the rate is not the cause."""
+ENOUGH_ATTEMPTS = 4
+"""So many lower rates that ended the same way, each half of the one before, and the rate is not the cause."""
 
 
 def learning_rate(evidence: Evidence) -> Cause | None:
@@ -99,7 +99,11 @@ def rate_factor(evidence: Evidence, course: Trend) -> float:
 def rate_is_disproved(evidence: Evidence) -> bool:
     """Return whether lower rates were tried and ended the same way."""
     tried = [one for one in evidence.attempts if _lowers_rate(one.action)]
-    return sum(one.helped is False for one in tried) >= ENOUGH_ATTEMPTS and not any(one.helped for one in tried)
+    # One that was followed by another did not help, even if nothing more is known of it.
+    failed = sum(
+        one.helped is False or (one.helped is None and place < len(tried) - 1) for place, one in enumerate(tried)
+    )
+    return failed >= ENOUGH_ATTEMPTS and not any(one.helped for one in tried)
 
 
 def _lowers_rate(action: str) -> bool:
