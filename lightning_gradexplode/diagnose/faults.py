@@ -7,7 +7,12 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from lightning_gradexplode.diagnose.line_remedies import divides_by_count, remedy_for, remedy_for_divisor
+from lightning_gradexplode.diagnose.line_remedies import (
+    divides_by_count,
+    remedy_for,
+    remedy_for_divisor,
+    remedy_for_overflow,
+)
 from lightning_gradexplode.diagnose.operation_names import is_exponential, largest_input, limit_of, name_of
 from lightning_gradexplode.records import Operation
 
@@ -82,7 +87,7 @@ def _hidden(hidden: Operation) -> Fault:
         return Fault("undefined", f"{own.sentence} The loss does not show it, and the gradient is NaN.", own.remedy)
     code = f"{hidden.expression or ''} {hidden.code or ''}"
     if is_exponential(hidden) and not re.search("where|mask", code):
-        return Fault("overflow", sentence, remedy_for(name, overflow=True))
+        return Fault("overflow", sentence, remedy_for_overflow(name, hidden.code or ""))
     return Fault(
         "undefined",
         sentence,
@@ -192,7 +197,7 @@ def _overflow(operation: Operation, name: str) -> Fault:
         sentence = (
             f"`{name}` made {operation.result} of finite values up to {largest:.3g} (the format ends at {limit:.3g})."
         )
-    return Fault("overflow", sentence, remedy_for(name, overflow=True))
+    return Fault("overflow", sentence, remedy_for_overflow(name, operation.code or ""))
 
 
 def _taken(operation: Operation) -> str:

@@ -15,8 +15,13 @@ _REMEDIES = {
     "acos": "keep the argument inside of its domain: `torch.acos(x.clamp(-1 + 1e-6, 1 - 1e-6))`",
     "logit": "keep the argument away from 0 and 1: `torch.logit(x, eps=1e-6)`",
     "pow": "keep the base positive: `x.clamp(min=1e-6) ** exponent`",
-    "exp": "bound the argument: `torch.exp(x.clamp(max=20.0))`, or work with logarithms, which do not overflow: "
-    "`torch.logsumexp(x, dim=-1)`, `F.log_softmax(x, dim=-1)`, `F.softplus(x)`",
+    "exp": "keep the argument within limits on both sides, `torch.exp(5 * torch.tanh(x / 5))`: the result is between "
+    "0.007 "
+    "and 148",
+    "logarithms": "compute it with logarithms, which do not overflow: `F.softplus(x)` in place of log(1 + exp(x)), "
+    "`torch.logsumexp(x, dim=-1)` in place of log(sum(exp(x)))",
+    "softmax": "compute it with logarithms, `F.log_softmax(x, dim=-1)` or `torch.logsumexp(x, dim=-1)` in place of exp "
+    "over its sum, and normalize vectors before their product: `F.normalize(x, dim=-1)`",
     "square": "bring what it takes to a scale near one, or use a loss that grows linearly: `F.huber_loss(prediction, "
     "target)`",
     "std": "keep the variance away from zero: `(x.var(dim=0, correction=0) + 1e-6).sqrt()`",
@@ -52,15 +57,22 @@ _BY_WORD = (
 )
 
 
-def remedy_for(name: str, overflow: bool = False) -> str:
-    """Return how a line with an operation of this name is put right.
+def remedy_for_overflow(name: str, code: str) -> str:
+    """Return how a line is put right whose operation overflows.
 
     Args:
         name: Plain name of the operation.
-        overflow: Whether its result is too large, not undefined.
+        code: The line, or the part of it that calls the operation.
     """
-    if overflow:
-        return _REMEDIES["exp" if any(word in name for word in ("exp", "cosh", "sinh", "softplus")) else "square"]
+    if not any(word in name for word in ("exp", "cosh", "sinh", "softplus")):
+        return _REMEDIES["square"]
+    if re.search(r"\blog(1p|sumexp)?\(", code):
+        return _REMEDIES["logarithms"]
+    return _REMEDIES["softmax" if re.search(r"@|matmul|einsum|\bmm\(|sim|logit|score|tau|temp", code) else "exp"]
+
+
+def remedy_for(name: str) -> str:
+    """Return how a line with an operation of this name is put right."""
     return next((_REMEDIES[key] for word, key in _BY_WORD if word in name), _REMEDIES["div"])
 
 

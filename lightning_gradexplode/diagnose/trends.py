@@ -177,9 +177,11 @@ def line_search(evidence: Evidence) -> LineSearch | None:
 
 
 def is_growing(evidence: Evidence) -> bool:
-    """Return whether the loss is finite and above the start, by its size or noise, as the incident begins."""
+    """Return whether the loss, as the incident begins, is finite, above the start and about its highest of late."""
     end = failing_step(evidence)
-    return loss_curve(evidence).at(end - 1) is not None and loss_rise(loss_curve(evidence).before(end)) > 1.0
+    loss = loss_curve(evidence).before(end)
+    now, late = loss.at(end - 1), loss.before(end - 1).since(end - 6).greatest
+    return now is not None and loss_rise(loss) > 1.0 and (late is None or now > 0.8 * late)
 
 
 def begins_abruptly(evidence: Evidence) -> bool:

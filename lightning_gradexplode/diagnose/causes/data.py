@@ -15,7 +15,7 @@ from lightning_gradexplode.diagnose.batch import (
     size_of,
     targets,
 )
-from lightning_gradexplode.diagnose.curves import critical_step, curve, first_nonfinite, loss_curve, signs
+from lightning_gradexplode.diagnose.curves import critical_step, curve, first_nonfinite, is_critical, loss_curve, signs
 from lightning_gradexplode.diagnose.trends import abrupt_step, trend
 from lightning_gradexplode.records import BatchFacts, Cause, Evidence, FieldFacts
 
@@ -219,7 +219,7 @@ def _single_jump(evidence: Evidence) -> str:
             f"The loss is {loss.at(abrupt):.4g} at step {abrupt}, before its update; until then it was at most "
             f"{loss.before(abrupt).greatest:.4g}, and the updates were ordinary."
         )
-    if "gradient-spike" not in signs(evidence) or first_nonfinite(evidence) is not None:
+    if "gradient-spike" not in signs(evidence) or is_critical(evidence):
         return ""
     step = next(one.step for one in evidence.findings if one.sign == "gradient-spike")
     norms = curve(evidence, "grad_norm").finite

@@ -150,7 +150,7 @@ def _remedies(evidence: Evidence, parameter: ParameterFacts | None, gated: bool,
     code = f"model.{name}" if all(part.isidentifier() for part in name.split(".")) else "rnn.weight_hh_l0"
     advice = []
     if not gated:
-        advice.append(f"start it orthogonal, with a spectral radius of one: `nn.init.orthogonal_({code})`")
+        advice.append(f"start it orthogonal, with a spectral radius below one: `nn.init.orthogonal_({code}, gain=0.9)`")
     advice += remedies.clip(evidence)
     if "RecurrentBound" not in evidence.run.on_explosion:
         bound = f'RecurrentBound(parameters=["{name}"])'
