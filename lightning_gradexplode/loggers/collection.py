@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning_gradexplode.loggers.base import LoggerAdapter
 from lightning_gradexplode.loggers.console import log
+from lightning_gradexplode.loggers.notifications import Notifier
 from lightning_gradexplode.loggers.registry import adapter_for
 from lightning_gradexplode.loggers.scalars import PREFIX, parameter_scalars, total_scalars
 from lightning_gradexplode.measure.parameter_names import by_module
@@ -111,6 +112,10 @@ class LoggerCollection:
                     adapter = adapter_for(logger)
                     self._adapters.append(adapter)
                     adapter.started()
+            with self._isolated("notifications"):
+                notifier = Notifier.from_environment()
+                if notifier is not None:
+                    self._adapters.append(notifier)
         for adapter in [*self._adapters]:
             failures = self._failures.get((id(adapter), kind), 0)
             self._failures[id(adapter), kind] = failures + 1
@@ -131,7 +136,8 @@ class LoggerCollection:
         try:
             yield
         except Exception as error:
-            message = f"{type(logger).__name__} failed, its data are lost: {type(error).__name__}"
+            name = logger if isinstance(logger, str) else type(logger).__name__
+            message = f"{name} failed, its data are lost: {type(error).__name__}"
             self._warn_once(message, f": {error}")  # the error's text may differ each time
 
     def _warn_once(self, message: str, details: str = "") -> None:
