@@ -117,7 +117,7 @@ class GradientSpike(_AgainstHistory):
 
     sign = "gradient-spike"
 
-    def __init__(self, limit: float = 6.0, factor: float = 4.0, window: int = 128, start: int = 20) -> None:
+    def __init__(self, limit: float = 6.0, factor: float = 8.0, window: int = 128, start: int = 20) -> None:
         super().__init__(window, start)
         self.limit = limit
         self.factor = factor

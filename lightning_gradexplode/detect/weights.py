@@ -45,7 +45,7 @@ class WeightGrowth(Detector):
     sign = "weight-growth"
     reads = ("weight_norm",)
 
-    def __init__(self, limit: float = 5.0, confirmed: float = 10.0, lost: float = 40.0, units: float = 2.0) -> None:
+    def __init__(self, limit: float = 8.0, confirmed: float = 10.0, lost: float = 40.0, units: float = 2.0) -> None:
         self.limit = limit
         self.confirmed = confirmed
         self.lost = lost
