@@ -426,6 +426,21 @@ def test_gated_cells_are_not_proposed_for_gated_cells() -> None:
     assert "LSTM" not in " ".join(found.remedies)
 
 
+def test_a_sum_in_place_of_a_mean_is_known_by_its_size() -> None:
+    """A squared error above the largest square of a difference can only be a sum; one that overflows is none."""
+    operands = (operand(None, -5.0, 5.0, shape=(256, 3)), operand(None, -2.0, 2.0, shape=(256, 3)))
+    for value, named in ((9000.0, True), (40.0, False), (float("inf"), False)):
+        term = LossTerm("mse_loss", operands, value=value)
+        found = diagnose(diverged(batch=batch(field(), labels()), replay=Replay("finite", losses=(term,))))
+        assert ("accumulated-gradients" in kinds(found)) is named
+
+
+def test_two_rollbacks_do_not_rule_the_rate_out() -> None:
+    """A rate far too high is still too high after it was halved twice."""
+    tried = tuple(Attempt(step, "rollback") for step in range(2))
+    assert "learning-rate" in kinds(diagnose(diverged(experiments=OVERSHOOT, attempts=tried)))
+
+
 def test_the_rate_is_taken_from_the_line_search() -> None:
     """The rate that is proposed is the one at which the loss of the batch was least."""
     assert "lr=0.05" in diagnose(diverged(experiments=OVERSHOOT)).remedies[0]

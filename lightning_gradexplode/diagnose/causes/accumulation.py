@@ -98,7 +98,7 @@ def _summed_loss(evidence: Evidence) -> Cause | None:
         return None
     for term in evidence.replay.losses:
         most = _largest_mean(term)
-        if most is None or term.value is None or not term.value > 1.01 * most > 0:
+        if most is None or term.value is None or not math.inf > term.value > 1.01 * most > 0:
             continue
         return _cause(
             0.6 if term.inputs[0].shape[0] >= 16 else 0.4,
