@@ -33,7 +33,7 @@ def main() -> None:
     each = (many - few) / (PARTS[1] - PARTS[0])
     total = few + each * (STEPS // HISTOGRAMS_EVERY - PARTS[0])
     print(f"TensorBoard, {STEPS:,} steps, {TENSORS} tensors, scalars every {SCALARS_EVERY}, histograms every ", end="")
-    print(f"{HISTOGRAMS_EVERY}: {total / 1e6:.0f} MB, {each / 3 / TENSORS:.0f} bytes a histogram")
+    print(f"{HISTOGRAMS_EVERY}: {total / 1e6:.0f} MB, {each / 4 / TENSORS:.0f} bytes a histogram")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ class LoggerCollection:
         self._several_optimizers = several_optimizers
         self._alert_level = alert_level
         self._adapters: list[LoggerAdapter] | None = None
+        self._diagnosis: Diagnosis | None = None
         self._warned: set[str] = set()
         self._failures: dict[tuple[int, str], int] = {}
 
@@ -90,7 +91,10 @@ class LoggerCollection:
             self._each("alert", lambda adapter: adapter.alert(finding, advice))
 
     def diagnosis(self, diagnosis: Diagnosis, step: int) -> None:
-        """Log the diagnosis of the current incident at a step."""
+        """Log the diagnosis of the current incident at a step, if it is another one than the last time."""
+        if diagnosis == self._diagnosis:
+            return
+        self._diagnosis = diagnosis
         self._each("diagnosis", lambda adapter: adapter.diagnosis(diagnosis, step))
 
     def report(self, report: Report) -> None:

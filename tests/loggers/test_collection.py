@@ -12,7 +12,7 @@ import pytest
 from pytorch_lightning.loggers import CSVLogger
 
 from lightning_gradexplode.loggers import LoggerAdapter, LoggerCollection, register_logger_adapter, registry
-from lightning_gradexplode.records import Finding, Histogram, Report, Severity, StepRecord
+from lightning_gradexplode.records import Diagnosis, Finding, Histogram, Report, Severity, StepRecord
 from lightning_gradexplode.testing import RecordingLogger
 from tests.loggers.steps import TENSORS, finding, record_of
 
@@ -335,3 +335,18 @@ def test_a_slow_logger_is_named_once(monkeypatch: pytest.MonkeyPatch, caplog: py
         loggers.log_batch([StepRecord(step=step, grad_norm=1.0)], [()])
     (message,) = warnings_in(caplog)
     assert "RecordingLogger is slow" in message
+
+
+def test_the_same_diagnosis_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Further findings of an incident that change nothing in its diagnosis do not repeat it."""
+    logged: list[int] = []
+
+    class Recording(LoggerAdapter):
+        def diagnosis(self, diagnosis: Diagnosis, step: int) -> None:
+            logged.append(step)
+
+    monkeypatch.setattr(registry, "KINDS", [Recording])
+    loggers = LoggerCollection([RecordingLogger()])
+    for step, what in ((1, "It grew."), (2, "It grew."), (3, "It is NaN.")):
+        loggers.diagnosis(Diagnosis(1, what, None, None, (), ()), step)
+    assert logged == [1, 3]
