@@ -4,16 +4,11 @@ from collections.abc import Sequence
 
 from lightning_gradexplode.detect.backward_gain import BackwardGain
 from lightning_gradexplode.detect.base import Detector
-from lightning_gradexplode.detect.gradients import (
-    ClipSaturated,
-    GradientAboveOne,
-    GradientGrowth,
-    GradientSpike,
-    NonFiniteGradient,
-    VanishingGradient,
-    ZeroGradient,
-)
+from lightning_gradexplode.detect.clipping import ClipSaturated
+from lightning_gradexplode.detect.gradient_growth import GradientGrowth, GradientSpike
+from lightning_gradexplode.detect.gradients import GradientAboveOne, NonFiniteGradient
 from lightning_gradexplode.detect.loss import DivergingLoss, NonFiniteLoss, StalledLoss, UnstableLoss
+from lightning_gradexplode.detect.small_gradients import VanishingGradient, ZeroGradient
 from lightning_gradexplode.detect.weights import LargeUpdate, NonFiniteWeight, WeightGrowth
 
 __all__ = [

@@ -1,0 +1,186 @@
+"""Gradient norms that leave their usual level, at one step or for good."""
+
+from __future__ import annotations
+
+import math
+
+from lightning_gradexplode.detect.base import Detector
+from lightning_gradexplode.detect.baselines import Baselines
+from lightning_gradexplode.detect.growth import WINDOW, keeps_rising
+from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
+from lightning_gradexplode.records import Finding, Severity, StepRecord
+
+_LOST_WEIGHTS = 40.0
+"""Growth of the weights up to which it is projected."""
+
+
+class _AgainstHistory(Detector):
+    """Base class of detectors that compare the logarithm of the gradient norm with those of calm steps before.
+
+    Args:
+        window: Number of steps compared with.
+        start: Number of steps before anything is compared.
+    """
+
+    reads = ("grad_norm",)
+    locates_growth = True
+
+    def __init__(self, window: int, start: int) -> None:
+        self.start = start
+        self._history = RollingQuantiles(window)
+
+    def _rise(self, norm: float) -> tuple[float, float]:
+        """Return the rise of a norm over the usual one: of its logarithm, and the same in standard deviations."""
+        if len(self._history) < self.start or norm <= 0:
+            return 0.0, 0.0
+        rise = math.log(norm) - self._history.median
+        return rise, rise / max(self._history.spread, 0.1)
+
+    def _remember(self, norm: float) -> None:
+        if norm > 0:
+            self._history.add(math.log(norm))
+
+    def _usual(self) -> float:
+        return math.exp(self._history.median)
+
+
+class GradientSpike(_AgainstHistory):
+    """The norm of all gradients is far above what is usual, at a single step.
+
+    Compared is the logarithm of the norm with the median and the quartiles of the last `window` steps that were not
+    spikes themselves: more than `limit` standard deviations (those of OLMo-core's stability monitor) and `factor` times
+    the median is worth knowing, for batches differ. The first step of a spike is a WARNING if the norm is `factor`
+    times the largest of these steps as well: among 128 values of one distribution, whatever it is, the next is the
+    largest in one step of 129, and far larger only where the distribution has no variance.
+
+    Args:
+        limit: Standard deviations.
+        factor: Times the median, and for a WARNING times the largest.
+        window: Number of steps compared with.
+        start: Number of steps before anything is compared.
+    """
+
+    sign = "gradient-spike"
+
+    def __init__(self, limit: float = 6.0, factor: float = 8.0, window: int = 128, start: int = 20) -> None:
+        super().__init__(window, start)
+        self.limit = limit
+        self.factor = factor
+        self._streak = 0
+
+    def check(self, record: StepRecord) -> Finding | None:
+        """Compare the step's gradient norm with those before."""
+        norm = record.grad_norm
+        assert norm is not None
+        if not math.isfinite(norm):
+            return None
+        rise, deviations = self._rise(norm)
+        spike = deviations > self.limit and rise > math.log(self.factor)
+        self._streak = self._streak + 1 if spike else 0
+        if not spike or self._streak > 10:  # what has lasted is a new level, or growth
+            self._remember(norm)
+            return None
+        usual, largest = self._usual(), math.exp(self._history.largest)
+        alarming = self._streak == 1 and norm > self.factor * largest
+        message = f"the gradient norm is {norm:.3g}, {norm / usual:.3g} times the usual {usual:.3g}"
+        severity = Severity.WARNING if alarming else Severity.INFO
+        return self.finding(record, severity, norm, usual * self.factor, message)
+
+
+class GradientGrowth(_AgainstHistory):
+    """The gradient norm keeps growing away from its usual level.
+
+    A norm above `factor` times the usual one, and far outside its scatter, for `patience` steps in a row is worth
+    knowing, and a WARNING if it keeps rising (`keeps_rising`). It is CRITICAL if it is `factor` times the highest level
+    of the whole run as well (gradients of a run that has converged may rise far and still be small), and if another
+    number confirms it: the loss, `units` above its start, or the weights, `grown` times theirs; from `alone` times the
+    highest level on, a loss that has not fallen is enough. CRITICAL, too, is slow growth that no window shows, to `far`
+    times the start, while the loss runs away in either direction, by `runaway` units: a loss without a floor falls for
+    ever. Half of that, with gradients `factor` times the start and weights that grow geometrically, is a WARNING.
+
+    Args:
+        factor: Times the median of the last `window` steps that were not growth themselves.
+        patience: Steps in a row.
+        units: Rise of the loss, in the units of `LossBaseline`.
+        grown: Growth of the weights, by `WeightBaseline`.
+        alone: Times the highest level, with a loss less than a tenth of a unit below its start.
+        far: Growth since the start, of gradients and weights together (`Baselines.gradient_growth`).
+        runaway: Distance of the loss from its start, in the same units.
+        window: Number of steps compared with.
+        start: Number of steps before anything is compared.
+    """
+
+    sign = "gradient-growth"
+
+    def __init__(
+        self,
+        factor: float = 10.0,
+        patience: int = 3,
+        units: float = 1.0,
+        grown: float = 3.0,
+        alone: float = 1e4,
+        far: float = 100.0,
+        runaway: float = 9.0,
+        window: int = 128,
+        start: int = 5,
+    ) -> None:
+        super().__init__(window, start)
+        self.factor = factor
+        self.patience = patience
+        self.units = units
+        self.grown = grown
+        self.alone = alone
+        self.far = far
+        self.runaway = runaway
+        self._streak = 0
+        self._far_streak = 0
+        self._highest = -math.inf
+        self._recent: list[float] = []
+
+    def check(self, record: StepRecord) -> Finding | None:
+        """Compare the step's gradient norm with those before, and look for what confirms a growth."""
+        norm = record.grad_norm
+        assert norm is not None
+        baselines = self.baselines(record)
+        if not math.isfinite(norm) or norm <= 0:
+            return None
+        self._recent = [*self._recent[1 - WINDOW :], norm]
+        if len(self._history) >= self.start:
+            self._highest = max(self._highest, self._history.median)
+        rise, deviations = self._rise(norm)
+        growing = rise > math.log(self.factor) and deviations > 6.0
+        self._streak = self._streak + 1 if growing else 0
+        if not growing:
+            self._remember(norm)
+        far = baselines.gradient_growth >= self.far and abs(baselines.loss_rise) >= self.runaway
+        self._far_streak = self._far_streak + 1 if far else 0
+        if self._far_streak >= self.patience:
+            growth = baselines.gradient_growth
+            message = f"gradients and weights together are {growth:.3g} times their start, and the loss runs away"
+            return self.finding(record, Severity.CRITICAL, growth, self.far, message)
+        if self._falls_for_ever(baselines):
+            steps = baselines.weight_rate.steps_until(_LOST_WEIGHTS)
+            message = (
+                f"the loss falls without a floor, and the weights grow: they are {baselines.weights.growth:.3g} times "
+                f"their start, and at this rate {_LOST_WEIGHTS:g} times in about {steps:.0f} steps"
+            )
+            return self.finding(record, Severity.WARNING, baselines.gradient_growth, self.factor, message)
+        if self._streak < self.patience:
+            return None
+        usual = self._usual()
+        message = f"the gradient norm is {norm:.3g}, {norm / usual:.3g} times the usual {usual:.3g}, and stays there"
+        severity = Severity.WARNING if keeps_rising(self._recent) else Severity.INFO
+        if self._is_certain(norm, baselines):
+            severity = Severity.CRITICAL
+        return self.finding(record, severity, norm, usual * self.factor, message)
+
+    def _falls_for_ever(self, baselines: Baselines) -> bool:
+        """Return whether gradients and weights grow while the loss falls further than one that has a floor at zero."""
+        falls = baselines.loss_rise <= -self.runaway / 2 and baselines.gradient_growth >= self.factor
+        return falls and baselines.weights.moved and baselines.weight_rate.is_geometric
+
+    def _is_certain(self, norm: float, baselines: Baselines) -> bool:
+        rise = math.log(norm) - self._highest
+        if baselines.loss_rise >= self.units or baselines.weights.growth >= self.grown:
+            return rise > math.log(self.factor)
+        return rise > math.log(self.alone) and baselines.loss_rise > -0.1
