@@ -64,7 +64,7 @@ def weigh(histogram_logs: int) -> int:
         run = wandb.init(reinit="create_new", mode="offline", dir=folder, project="volume", settings=settings)
         board = LoggerCollection([WandbLogger(experiment=run)])
         for record in records(histogram_logs):
-            board.record(record, (True,) * TENSORS, every_parameter=False)
+            board.log_batch([record], [(True,) * TENSORS])
         file = Path(run.settings.sync_file)
         run.finish()
         return file.stat().st_size

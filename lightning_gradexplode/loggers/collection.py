@@ -73,10 +73,6 @@ class LoggerCollection:
             histograms = _named(batch.histograms)
             self._each("histograms", lambda adapter: self._write_histograms(adapter, histograms, batch.step))
 
-    def record(self, record: StepRecord, shown: Sequence[bool], every_parameter: bool) -> None:
-        """Log the step of a single optimizer; see `log_batch`."""
-        self.log_batch([record], [shown], every_parameter)
-
     def finding(self, finding: Finding, advice: str = "", begins_incident: bool = False) -> None:
         """Log a finding.
 

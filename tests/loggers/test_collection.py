@@ -43,7 +43,7 @@ def test_a_logger_without_histograms_gets_scalars_and_is_told_once(
     logger = CSVLogger(tmp_path, name="run", version=0)
     board = LoggerCollection([logger])
     for step in (3, 4, 5):
-        board.record(record_of(TENSORS, step), SHOWN, every_parameter=False)
+        board.log_batch([record_of(TENSORS, step)], [SHOWN])
     logger.save()
     header, *lines = (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()
     rows = [dict(zip(header.split(","), line.split(","), strict=True)) for line in lines]
@@ -55,7 +55,7 @@ def test_a_logger_without_histograms_gets_scalars_and_is_told_once(
 
 def test_nothing_is_said_of_histograms_that_are_not_there(caplog: pytest.LogCaptureFixture) -> None:
     """A logger that never misses anything is not told that it would."""
-    LoggerCollection([RecordingLogger()]).record(StepRecord(step=0, grad_norm=1.0), (), every_parameter=False)
+    LoggerCollection([RecordingLogger()]).log_batch([StepRecord(step=0, grad_norm=1.0)], [()])
     assert warnings_in(caplog) == []
 
 
@@ -64,7 +64,7 @@ def test_a_failing_logger_costs_its_own_data_only(caplog: pytest.LogCaptureFixtu
     before, after = RecordingLogger("before"), RecordingLogger("after")
     board = LoggerCollection([before, BrokenLogger(), after])
     for step in range(5):
-        board.record(StepRecord(step=step, grad_norm=1.0), (), every_parameter=False)
+        board.log_batch([StepRecord(step=step, grad_norm=1.0)], [()])
         board.finding(finding())
     message, farewell = warnings_in(caplog)
     assert "BrokenLogger" in message
@@ -91,7 +91,7 @@ def test_a_logger_that_keeps_failing_is_left_alone() -> None:
 
     board = LoggerCollection([Lost(), Flaky()])
     for step in range(30):
-        board.record(StepRecord(step=step, grad_norm=1.0), (), every_parameter=False)
+        board.log_batch([StepRecord(step=step, grad_norm=1.0)], [()])
     assert asked == {"Lost": 3, "Flaky": 30}
 
 
@@ -108,7 +108,7 @@ def test_an_error_whose_text_changes_is_told_once(caplog: pytest.LogCaptureFixtu
 
     board = LoggerCollection([Flaky()])
     for step in range(10):
-        board.record(StepRecord(step=step, grad_norm=1.0), (), every_parameter=False)
+        board.log_batch([StepRecord(step=step, grad_norm=1.0)], [()])
     (message,) = warnings_in(caplog)
     assert "request 1 timed out" in message
 
@@ -118,7 +118,7 @@ def test_a_real_full_disk_costs_only_that_loggers_data(caplog: pytest.LogCapture
     after = RecordingLogger()
     board = LoggerCollection([CSVLogger("/dev/full/logs"), after])
     for step in range(5):
-        board.record(StepRecord(step=step, grad_norm=1.0), (), every_parameter=False)
+        board.log_batch([StepRecord(step=step, grad_norm=1.0)], [()])
     assert len(after.values("gradexplode/grad_norm")) == 5
     assert "CSVLogger" in warnings_in(caplog)[0]
 
@@ -143,7 +143,7 @@ def test_a_publisher_of_ones_own_serves_its_logger(monkeypatch: pytest.MonkeyPat
     assert register_logger_adapter(OwnAdapter) is OwnAdapter
     assert registry.KINDS.count(OwnAdapter) == 1
     own, other = Tracker(), RecordingLogger()
-    LoggerCollection([own, other]).record(record_of({"w": TENSORS["normal"]}), (True,), every_parameter=False)
+    LoggerCollection([own, other]).log_batch([record_of({"w": TENSORS["normal"]})], [(True,)])
     assert got == [(3, ["gradexplode/gradient/w"])]
     assert own.metrics == other.metrics
 
@@ -165,7 +165,7 @@ def test_a_logger_whose_experiment_cannot_be_opened_costs_its_own_data_only(capl
     after = RecordingLogger()
     board = LoggerCollection([Unreachable(), after])
     for step in range(3):
-        board.record(StepRecord(step=step, grad_norm=1.0), (), every_parameter=False)
+        board.log_batch([StepRecord(step=step, grad_norm=1.0)], [()])
     assert len(after.values("gradexplode/grad_norm")) == 3
     (message,) = warnings_in(caplog)
     assert "Unreachable" in message
@@ -183,7 +183,7 @@ def test_a_loggers_experiment_is_opened_at_the_first_write_only() -> None:
 
     board = LoggerCollection([Lazy()])
     assert not opened
-    board.record(StepRecord(step=0, grad_norm=1.0), (), every_parameter=False)
+    board.log_batch([StepRecord(step=0, grad_norm=1.0)], [()])
     assert opened
 
 
@@ -198,7 +198,7 @@ def test_names_of_scalars(every_parameter: bool) -> None:
         clip_val=1.0,
         per_parameter={"grad_norm": np.array([1.0, 2.0]), "share_above_one": np.array([0.5, 0.5])},
     )
-    LoggerCollection([logger]).record(record, (True, False), every_parameter)
+    LoggerCollection([logger]).log_batch([record], [(True, False)], per_parameter=every_parameter)
     expected = {"grad_norm": 2.0, "clip_val": 1.0, "severity": 0.0, "skipped_steps": 0.0}
     if every_parameter:
         expected["grad_norm/a.weight"] = 1.0
@@ -245,7 +245,7 @@ def test_histograms_of_a_large_model_are_added_up_by_module() -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(registry, "KINDS", [Recording])
             record = record_of(dict.fromkeys(names, TENSORS["one value"]))
-            LoggerCollection([RecordingLogger()]).record(record, (True,) * len(names), every_parameter=False)
+            LoggerCollection([RecordingLogger()]).log_batch([record], [(True,) * len(names)])
     assert set(got[0]) == {
         f"gradexplode/gradient/block.{layer}.{kind}" for layer in range(256) for kind in ("weight", "bias")
     }
@@ -256,7 +256,7 @@ def test_histograms_of_a_large_model_are_added_up_by_module() -> None:
 def test_no_loggers(caplog: pytest.LogCaptureFixture) -> None:
     """A run without loggers is no error, and nothing is said of it."""
     board = LoggerCollection([])
-    board.record(record_of(TENSORS), SHOWN, every_parameter=True)
+    board.log_batch([record_of(TENSORS)], [SHOWN], per_parameter=True)
     board.finding(finding(Severity.WARNING))
     assert not caplog.records
 

@@ -34,8 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Publish every kind of gradient through Lightning's logger, and give the run's folder."""
     logger = TensorBoardLogger(tmp_path_factory.mktemp("tensorboard"), name="run", version=0)
     board = LoggerCollection([logger])
-    board.record(record_of({**TENSORS, **HOPELESS}, step=3), (True,) * 12, every_parameter=False)
-    board.record(record_of(TENSORS, step=4), (True,) * 10, every_parameter=False)
+    board.log_batch([record_of({**TENSORS, **HOPELESS}, step=3)], [(True,) * 12])
+    board.log_batch([record_of(TENSORS, step=4)], [(True,) * 10])
     board.finding(finding(where="rnn.weight_hh_l0"), "clip the gradients")
     board.report(Report(41, Path("/runs/1"), diagnosis="**What:** too much", picture=png(PICTURE)))
     logger.finalize("success")
@@ -200,7 +200,7 @@ def test_a_users_own_layout_stays(tmp_path: Path, first: bool) -> None:
     logger = TensorBoardLogger(tmp_path, name="run", version=0)
     if first:
         logger.experiment.add_custom_scalars(charts_of_a_user())
-    LoggerCollection([logger]).record(StepRecord(step=0, grad_norm=1.0), (), every_parameter=False)
+    LoggerCollection([logger]).log_batch([StepRecord(step=0, grad_norm=1.0)], [()])
     if not first:
         logger.experiment.add_custom_scalars(charts_of_a_user())
     logger.finalize("success")
@@ -212,7 +212,7 @@ def test_a_resumed_run_writes_its_layout_once(tmp_path: Path) -> None:
     """Where our charts are in the run's folder already, nothing replaces a layout that followed them."""
     for _ in range(2):
         logger = TensorBoardLogger(tmp_path, name="run", version=0)
-        LoggerCollection([logger]).record(StepRecord(step=0, grad_norm=1.0), (), every_parameter=False)
+        LoggerCollection([logger]).log_batch([StepRecord(step=0, grad_norm=1.0)], [()])
         logger.finalize("success")
     files = list(Path(logger.log_dir).glob("*tfevents*"))
     assert sum(path.read_bytes().count(b"custom_scalars__config__") for path in files) == 1
@@ -222,8 +222,8 @@ def test_the_band_comes_with_the_update_ratio_only(tmp_path: Path) -> None:
     """The band's borders are logged at the steps at which the ratio is, and in TensorBoard alone."""
     logger = TensorBoardLogger(tmp_path, name="run", version=0)
     board = LoggerCollection([logger])
-    board.record(StepRecord(step=0, grad_norm=1.0), (), every_parameter=False)
-    board.record(StepRecord(step=1, grad_norm=1.0, update_ratio=0.001), (), every_parameter=False)
+    board.log_batch([StepRecord(step=0, grad_norm=1.0)], [()])
+    board.log_batch([StepRecord(step=1, grad_norm=1.0, update_ratio=0.001)], [()])
     logger.finalize("success")
     events = EventAccumulator(logger.log_dir)
     events.Reload()

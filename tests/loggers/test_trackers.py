@@ -23,8 +23,8 @@ from tests.loggers.steps import HOPELESS, TENSORS, finding, record_of, report_in
 
 def publish(logger, folder):
     board = LoggerCollection([logger])
-    board.record(record_of({**TENSORS, **HOPELESS}), (True,) * 12, every_parameter=False)
-    board.record(StepRecord(step=4, grad_norm=math.nan, grad_max=math.inf), (), every_parameter=False)
+    board.log_batch([record_of({**TENSORS, **HOPELESS})], [(True,) * 12])
+    board.log_batch([StepRecord(step=4, grad_norm=math.nan, grad_max=math.inf)], [()])
     board.finding(finding(), "clip it")
     board.report(report_in(folder / "report"))
 

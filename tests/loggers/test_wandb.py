@@ -75,8 +75,8 @@ def entries(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         environment.setenv("WANDB_CACHE_DIR", str(folder))
         run = begin(folder)
         board = LoggerCollection([WandbLogger(experiment=run)], alert_level=Severity.WARNING)
-        board.record(record_of({**TENSORS, **HOPELESS}), (True,) * 12, every_parameter=False)
-        board.record(StepRecord(step=4, grad_norm=float("nan"), grad_max=float("inf")), (), every_parameter=False)
+        board.log_batch([record_of({**TENSORS, **HOPELESS})], [(True,) * 12])
+        board.log_batch([StepRecord(step=4, grad_norm=float("nan"), grad_max=float("inf"))], [()])
         worst = Severity.INFO
         for severity in [*Severity, Severity.CRITICAL]:
             board.finding(finding(severity), "clip it", severity > worst)
@@ -166,7 +166,7 @@ def test_few_metrics_are_defined(offline_run: Callable[..., Run]) -> None:
     run = offline_run()
     names = {f"block.{index}.weight": TENSORS["one value"] for index in range(50)}
     board = LoggerCollection([WandbLogger(experiment=run)])
-    board.record(record_of(names), (True,) * 50, every_parameter=True)
+    board.log_batch([record_of(names)], [(True,) * 50], per_parameter=True)
     run.finish()
     entries = inspected(run)
     assert len([entry for entry in entries if entry["type"] == "metric"]) < 10
@@ -219,7 +219,7 @@ def test_steps_go_on_where_a_run_is_resumed(offline_run: Callable[..., Run]) -> 
         run = offline_run(id="again", resume="allow")
         board = LoggerCollection([WandbLogger(experiment=run)])
         for step in range(first, first + 3):
-            board.record(StepRecord(step=step, grad_norm=1.0), (), every_parameter=False)
+            board.log_batch([StepRecord(step=step, grad_norm=1.0)], [()])
         run.finish()
         assert list(read(run)) == list(range(first, first + 3))
 
@@ -229,7 +229,7 @@ def test_a_logger_with_a_prefix(offline_run: Callable[..., Run]) -> None:
     run = offline_run()
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     board = LoggerCollection([WandbLogger(experiment=run, prefix="mine")])
-    board.record(record_of({"layer.w": TENSORS["normal"]}), (True,), every_parameter=False)
+    board.log_batch([record_of({"layer.w": TENSORS["normal"]})], [(True,)])
     run.finish()
     (values,) = read(run).values()
     assert {name.split("/")[0] for name in values if "gradexplode" in name} == {"mine-gradexplode"}
