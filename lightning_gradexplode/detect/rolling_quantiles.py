@@ -25,7 +25,6 @@ class RollingQuantiles(Stateful):
 
     Attributes:
         median: The middle value, NaN without values.
-        spread: A standard deviation by the quartiles' distance (that of a normal distribution is exact).
     """
 
     not_saved = ("_sorted",)
@@ -34,8 +33,8 @@ class RollingQuantiles(Stateful):
         self.size = size
         self._values: deque[float] = deque()
         self._sorted: list[float] = []
-        # Plain attributes, since several detectors read them at every step.
-        self.median = self.spread = math.nan
+        # A plain attribute, since several detectors read it at every step.
+        self.median = math.nan
 
     def __len__(self) -> int:
         return len(self._values)
@@ -52,8 +51,17 @@ class RollingQuantiles(Stateful):
             del self._sorted[bisect_left(self._sorted, self._values.popleft())]
         self._values.append(value)
         insort(self._sorted, value)
-        self.median = self.quantile(0.5)
-        self.spread = (self.quantile(0.75) - self.quantile(0.25)) / _QUARTILES_OF_NORMAL
+        middle = len(self._sorted) >> 1
+        self.median = (
+            self._sorted[middle]
+            if len(self._sorted) & 1
+            else self._sorted[middle - 1] + 0.5 * (self._sorted[middle] - self._sorted[middle - 1])
+        )
+
+    @property
+    def spread(self) -> float:
+        """A standard deviation by the quartiles' distance (that of a normal distribution is exact)."""
+        return (self.quantile(0.75) - self.quantile(0.25)) / _QUARTILES_OF_NORMAL
 
     @property
     def largest(self) -> float:
