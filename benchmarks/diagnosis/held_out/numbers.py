@@ -86,7 +86,7 @@ class TinyConstant(Case):
     cured_by = r"\beps|1e-|larger"
     other_cures = settings(float32=settings(dtype_name="float32"))
     lr = 2e-3
-    steps = 150
+    steps = 300
 
     def build(self) -> None:
         self.tokens = nn.Embedding(30, 32, padding_idx=0)
