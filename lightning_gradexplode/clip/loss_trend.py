@@ -103,7 +103,8 @@ class LossTrend(Stateful):
             return False
         noise = self._noise if self.is_known else 0.03 * abs(self._lowest)
         margin = max(0.02 * abs(self._lowest), 2 * noise)
-        self.is_worse = self._last[-1] > self._lowest + max(0.25 * abs(self._lowest), 6 * noise)
+        worse = max(0.25 * abs(self._lowest), 6 * noise) if self.is_known else abs(self._lowest)
+        self.is_worse = self._last[-1] > self._lowest + worse
         return self.level <= self._lowest + margin and self._last[-1] <= self._lowest + 2 * margin
 
     def has_risen(self) -> bool:

@@ -42,6 +42,7 @@ class StepSizeControl(Stateful):
         self._trend = LossTrend()
         self._proven: float | None = None
         self._least = 0.0
+        self._did_harm = False
         self._allowed: float | None = None
         self._ceiling: float | None = None
         self._used: deque[float] = deque(maxlen=5)
@@ -116,9 +117,10 @@ class StepSizeControl(Stateful):
             trend.compare_from_here()
         self._steps_to_free = 10
         shrinkage = 0.5 if trend.is_worse else 1.0
+        self._did_harm = self._did_harm or trend.is_worse
         if trend.steps_without_improvement >= 8:
             trend.restart_patience()
-            shrinkage *= _SHRINKAGE
+            shrinkage *= _SHRINKAGE if self._did_harm else 1.0  # small steps make progress that noise hides
         if shrinkage < 1.0:
             self._proven = self._allowed = max(self._proven * shrinkage, self._least)
         elif did_no_harm and trend.steps_without_improvement < 4:
@@ -135,6 +137,7 @@ class StepSizeControl(Stateful):
             self._ceiling = good * _CEILING if self._ceiling is None else min(good * _CEILING, self._ceiling)
             self._proven = self._ceiling
         self._grew_into_failure = self._is_growing
+        self._did_harm = True
         self._good_before = good
         self._warned = 100
         cut = min(_CUT, max(trend.drop_to_start, 1e-3)) if trend.is_finite else 0.01
