@@ -11,16 +11,6 @@ from lightning_gradexplode.records import BatchFacts, Evidence, FieldFacts, Oper
 _TARGET = re.compile(
     ""
     ""
-    ""
-    ""
-    ""
-    ""
-    ""
-    ""
-    ""
-    ""
-    ""
-    ""
     "y|t|labels?|targets?|tgt|gt|truth|true|answers?|classe?s?|box(es)?|bbox(es)?|rewards?|returns?|scores?|ratings?|prices?|counts?|outputs?"
 )
 _MASK = re.compile("masks?|pad(ding)?|valid|len(gth)?s?|weights?")

@@ -16,8 +16,7 @@ _REMEDIES = {
     "logit": "keep the argument away from 0 and 1: `torch.logit(x, eps=1e-6)`",
     "pow": "keep the base positive: `x.clamp(min=1e-6) ** exponent`",
     "exp": "keep the argument within limits on both sides, `torch.exp(5 * torch.tanh(x / 5))`: the result is between "
-    "0.007 "
-    "and 148",
+    "0.007 and 148",
     "logarithms": "compute it with logarithms, which do not overflow: `F.softplus(x)` in place of log(1 + exp(x)), "
     "`torch.logsumexp(x, dim=-1)` in place of log(sum(exp(x)))",
     "softmax": "compute it with logarithms, `F.log_softmax(x, dim=-1)` or `torch.logsumexp(x, dim=-1)` in place of exp "

@@ -37,14 +37,16 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
         return None
     lowest = int(loss.value.argmin())
     falls = loss.value[: lowest + 1]
+    late = loss.value[int(0.8 * (len(loss) - 1)) :]
     if least < -FAR_BELOW * max(abs(first), 0.1):
         downward = float((falls[1:] < falls[:-1]).mean()) if len(falls) > 1 else 0.0
         confidence = 0.85 if downward >= 0.6 and (loss.median or 0.0) < 0 else 0.6
         sentences = [f"The loss fell from {first:.4g} to {least:.4g}, far below zero, and does not level off."]
-    elif first > 0 and course.has_diverged and lowest >= 0.8 * (len(loss) - 1) and len(loss) >= 10:
+    elif first > 0 and course.has_diverged and len(loss) >= 10 and late.min() <= least + 0.05 * (first - least):
         confidence = 0.55
         sentences = [
-            f"The loss fell from {first:.4g} through zero to {least:.4g}, still falling {len(loss) - 1 - lowest} "
+            f"The loss fell from {first:.4g} through zero to {least:.4g}, still falling "
+            f"{len(late) - 1 - int(late.argmin())} "
             "steps before it broke: a likelihood that can rise for ever."
         ]
     else:
