@@ -66,7 +66,7 @@ class DivergingLoss(Detector):
 
     Args:
         limit: Units of rise; with a positive loss 4 means five times the start.
-        patience: Steps in a row.
+        patience: Steps in a row; two more as long as the weights have not moved.
         confirmed: Growth of the gradients, or of the rise within `growth.WINDOW` steps, with which a rise counts.
         ruined: Growth of the weights with which a single step counts, at twice the limit.
     """
@@ -91,9 +91,10 @@ class DivergingLoss(Detector):
         if not math.isfinite(loss):
             return None
         self._rises = [*self._rises[1 - WINDOW :], baselines.loss_rise]
-        self._out = [*self._out[1 - self.patience :], loss] if baselines.loss_rise > self.limit else []
+        patience = self.patience if baselines.weights.moved else self.patience + 2
+        self._out = [*self._out[-1 - self.patience :], loss] if baselines.loss_rise > self.limit else []
         grown = baselines.weights.growth
-        lasting = len(self._out) == self.patience and self._out[-1] >= self._out[0]
+        lasting = len(self._out) >= patience and self._out[-1] >= self._out[-patience]
         by_itself = self._rises[-1] > self.confirmed * max(self._rises[0], 1.0) and keeps_rising(self._rises)
         found = lasting and (by_itself or baselines.confirm(self.confirmed))
         if not found and not (grown >= self.ruined and baselines.loss_rise > 2 * self.limit):

@@ -53,11 +53,11 @@ def test_a_loss_that_leaves_its_start_for_good_is_critical(start: float) -> None
 
 def test_an_explosion_from_the_first_step_on_is_measured_from_its_first_losses() -> None:
     """Losses of 10, 12, 49, 139 and so on started at about 10, whatever they are by the fifth step."""
-    losses = [10.0, 12.0, 49.0, 139.0, 500.0, 2000.0]
+    losses = [10.0, 12.0, 49.0, 139.0, 500.0, 2000.0, 9000.0, 4e4]
     records = [record(step, loss=loss, grad_norm=loss) for step, loss in enumerate(losses)]
     findings = judge(DivergingLoss(), records)
     assert findings
-    assert findings[0].step <= 5
+    assert findings[0].step <= 7
     assert "it started at 1" in findings[0].message
 
 
@@ -131,11 +131,11 @@ def test_one_wild_loss_counts_once_the_weights_are_ruined() -> None:
 
 def test_a_rise_to_between_five_and_ten_times_needs_a_witness() -> None:
     """Six times the start is no alarm by itself; with a gradient twenty times the first ones it is, unless it falls."""
-    losses = [*[1.0] * 20, 6.0, 6.1, 6.2, 6.3]
+    losses = [*[1.0] * 20, 6.0, 6.1, 6.2, 6.3, 6.4, 6.5]
     assert judge(DivergingLoss(), series("loss", losses)) == []
     loud = [record(step, loss=loss, grad_norm=20.0 if loss > 1 else 1.0) for step, loss in enumerate(losses)]
-    assert [finding.step for finding in judge(DivergingLoss(), loud)] == [22, 23]
-    falling = [record(step, loss=26.0 - step, grad_norm=20.0) for step in range(20, 24)]
+    assert [finding.step for finding in judge(DivergingLoss(), loud)] == [24, 25]
+    falling = [record(step, loss=32.0 - step, grad_norm=20.0) for step in range(20, 26)]
     assert judge(DivergingLoss(), [*loud[:20], *falling]) == []
 
 
