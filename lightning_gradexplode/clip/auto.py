@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from torch.optim import LBFGS, SGD, Optimizer, RAdam
+from torch.optim import LBFGS, SGD, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
 from lightning_gradexplode import checks
 from lightning_gradexplode.clip.base import ClipPolicy
@@ -21,6 +21,9 @@ _FACTOR_AT_START = 10.0
 _ADAPTIVE = 2.0
 """Adaptive optimizers move all weights by about the learning rate, which healthy runs with small weights take well:
 twice the share of weights is allowed to them."""
+
+_BY_LEARNING_RATE = (Adagrad, Adam, Adamax, AdamW, NAdam, RMSprop)
+"""Optimizers whose first steps move each weight by about the learning rate."""
 
 _CLIPPABLE = 1e-4
 """Norms above are clipped exactly enough by torch, whose formula adds 1e-6 to the norm."""
@@ -132,9 +135,11 @@ class AutoPolicy(Stateful, ClipPolicy):
         Under momentum steps add up to between 1 and ``1 / (1 - m)`` of a step; the latter to the power of 3/5 is used.
         """
         groups = optimizer.param_groups
-        if not isinstance(optimizer, (SGD, RAdam)):
+        if isinstance(optimizer, _BY_LEARNING_RATE):
             moves = [float(group["lr"]) * math.sqrt(sum(one.numel() for one in group["params"])) for group in groups]
             return float(math.hypot(*moves)) / _ADAPTIVE
+        if not isinstance(optimizer, (SGD, RAdam)):
+            return 0.0  # how far it moves the weights is not known
         rates: list[float] = [float(g["lr"]) / (1 - min(float(g.get("momentum", 0.0)), 0.9999)) ** 0.6 for g in groups]
         sizes, each = [len(group["params"]) for group in groups], record.per_parameter.get("grad_norm")
         if len(rates) == 1 or each is None or sum(sizes) != len(each):

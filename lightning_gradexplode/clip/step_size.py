@@ -140,7 +140,7 @@ class StepSizeControl(Stateful):
         self._did_harm = True
         self._good_before = good
         self._warned = 100
-        cut = min(_CUT, max(trend.drop_to_start, 1e-3)) if trend.is_finite else 0.01
+        cut = min(_CUT, max(trend.drop_to_start, 0.03)) if trend.is_finite else 0.01
         self._allowed = (good if self._ceiling is None else min(good, self._ceiling)) * cut
         self._failed_level = self._lowest_since = trend.level
         self._waited = 0
