@@ -17,6 +17,10 @@ Fields = tuple[Tensor, ...] | dict[str, Tensor]
 """The fields of a dataset or of a batch, one row a sample."""
 
 
+NUMBER = r"([0-9]*\.?[0-9]+(?:e[-+]?[0-9]+)?)"
+"""Pattern of a positive number, as one group."""
+
+
 def settings(**values: Any) -> Mapping[str, Any]:
     """Return settings of a case that cannot be changed."""
     return MappingProxyType(values)
@@ -46,7 +50,8 @@ class Case(LightningModule):
     cured_by: str = ""
     """Pattern of remedies that amount to `cure`, beyond those of its kinds."""
     other_cures: Mapping[str, Mapping[str, Any]] = settings()
-    """Patterns of remedies that change the run otherwise than its cure does, and the settings for each."""
+    """Patterns of remedies that change the run otherwise than its cure does, and the settings for each; a setting that
+    is the type ``float`` takes the number in the pattern's group."""
     good: float = 0.0
     """The largest score of a run that trained well."""
 

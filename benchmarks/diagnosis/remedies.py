@@ -13,7 +13,7 @@ from typing import Any, cast
 from pytorch_lightning import Callback
 from torch.optim import Optimizer
 
-from benchmarks.diagnosis.case import Case
+from benchmarks.diagnosis.case import NUMBER, Case
 from benchmarks.diagnosis.runs import Ending, prepare, train
 from lightning_gradexplode import GradientExplosionMonitor, RecurrentBound
 
@@ -39,8 +39,6 @@ CURES: Mapping[str, str] = MappingProxyType(
     }
 )
 """By kind, the words of a remedy that amount to the cure of a case of that kind."""
-
-NUMBER = r"([0-9]*\.?[0-9]+(?:e[-+]?[0-9]+)?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +117,8 @@ def treatment_for(case: type[Case], remedy: str, is_right: bool = True) -> Treat
     candidates: list[tuple[int, int, Treatment]] = []
     for pattern, changes in case.other_cures.items():
         if found := re.search(pattern, remedy, re.IGNORECASE):
-            candidates.append((found.start(), 0, Treatment(settings=changes)))
+            values = {name: float(found[1]) if value is float else value for name, value in changes.items()}
+            candidates.append((found.start(), 0, Treatment(settings=values)))
     for pattern, make in GENERAL:
         if found := re.search(pattern, remedy):
             candidates.append((found.start(), 1, make(found)))

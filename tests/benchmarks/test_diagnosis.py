@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.diagnosis.case import Case, noise, settings
+from benchmarks.diagnosis.case import NUMBER, Case, noise, settings
 from benchmarks.diagnosis.grading import Grade, grade, is_right_place, table, totals
 from benchmarks.diagnosis.halves import Half, cases
 from benchmarks.diagnosis.remedies import treat, treatment_for
@@ -29,6 +29,7 @@ class StraightLine(Case):
     places = ("log", "slope")
     rows = (7,)
     cured_by = "halve"
+    other_cures = settings(**{rf"fade at {NUMBER}": settings(lr=float)})
     good = 0.01
     steps = 60
     lr = 3.0
@@ -161,6 +162,7 @@ def test_rows_are_right_as_whole_numbers(evidence: str, right: bool) -> None:
         ("Set `eps=1e-4` in Adam.", "groups", {"eps": 1e-4}),
         ("Lower the learning rate to 0.1 of what it is.", "rate_factor", 0.1),
         ("Warm up: `LinearLR(optimizer, start_factor=0.01, total_iters=50)`", "warm_up", 50),
+        ("Let it fade at 0.02.", "settings", {"lr": 0.02}),
         ("Halve it.", "settings", {"lr": 0.1}),
     ],
 )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.diagnosis.case import Case, noise, settings
+from benchmarks.diagnosis.case import NUMBER, Case, noise, settings
 
 
 class IsolatedNode(Case):
@@ -160,7 +160,7 @@ class LongRollout(Case):
     cure = settings(horizon=8)
     gain = 1.3
     cured_by = "fewer|detach"
-    other_cures = settings(**{"orthogonal|spectral": settings(gain=1.0)})
+    other_cures = settings(**{rf"orthogonal.*gain={NUMBER}": settings(gain=float), "orthogonal": settings(gain=1.0)})
     steps = 100
     lr = 3e-3
 
@@ -355,7 +355,7 @@ class ChaoticReservoir(Case):
     gain = 5.0
     cure = settings(gain=0.8)
     cured_by = "gated|LSTM|GRU"
-    other_cures = settings(**{"orthogonal|spectral": settings(gain=1.0)})
+    other_cures = settings(**{rf"orthogonal.*gain={NUMBER}": settings(gain=float), "orthogonal": settings(gain=1.0)})
     steps = 100
     lr = 0.05
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.diagnosis.case import Case, noise, settings
+from benchmarks.diagnosis.case import NUMBER, Case, noise, settings
 
 
 class UnitNormalWeights(Case):
@@ -190,7 +190,9 @@ class LearnedDynamics(Case):
     good = 0.1
     radius = 1.2
     cure = settings(radius=0.9)
-    other_cures = settings(**{"orthogonal|spectral": settings(radius=1.0)})
+    other_cures = settings(
+        **{rf"orthogonal.*gain={NUMBER}": settings(radius=float), "orthogonal": settings(radius=1.0)}
+    )
     steps = 120
     lr = 0.01
 
@@ -220,7 +222,9 @@ class ExpandingElman(Case):
     radius = 1.12
     cure = settings(radius=0.8)
     cured_by = "gated|LSTM|GRU"
-    other_cures = settings(**{"orthogonal|spectral": settings(radius=1.0)})
+    other_cures = settings(
+        **{rf"orthogonal.*gain={NUMBER}": settings(radius=float), "orthogonal": settings(radius=1.0)}
+    )
     steps = 150
     lr = 0.02
 
