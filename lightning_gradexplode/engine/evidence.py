@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,7 +23,7 @@ from lightning_gradexplode.diagnose.replay import (
     run_experiments,
 )
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
-from lightning_gradexplode.engine.step import Step
+from lightning_gradexplode.engine.step import Step, StepInputs
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.batch_facts import collect_batch_facts, with_first_batch
 from lightning_gradexplode.measure.run_facts import collect_run_facts, in_order
@@ -50,23 +50,6 @@ MOST_REPLAYS = 3
 NONFINITE_SIGNS = frozenset({"nonfinite-loss", "nonfinite-gradient", "nonfinite-weight"})
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StepInputs:
-    """What a step needs to be computed again.
-
-    Args:
-        batch: Its last micro-batch.
-        batch_idx: Index of that in the epoch.
-        is_last: Whether that is the last batch of the epoch.
-        random_state: The state of the random number generators before it.
-    """
-
-    batch: KeptBatch
-    batch_idx: int
-    is_last: bool
-    random_state: RandomState | None
 
 
 class EvidenceCollector:

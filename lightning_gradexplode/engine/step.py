@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from lightning_gradexplode.diagnose.replay import KeptBatch, RandomState
 from lightning_gradexplode.engine.accumulation import AccumulatedReading
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.measure.gradients import norms_of
@@ -19,9 +21,6 @@ from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.measure.sample import WeightSample
 from lightning_gradexplode.measure.weights import WeightCopy
 from lightning_gradexplode.records import Finding, FloatArray, Histogram, Norms, StepRecord
-
-if TYPE_CHECKING:
-    from lightning_gradexplode.engine.evidence import StepInputs
 
 
 class Phase(Enum):
@@ -37,6 +36,23 @@ class Phase(Enum):
     """The optimizer has changed the weights."""
     FINISHED = 5
     """Its record is final."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepInputs:
+    """What a step needs to be computed again.
+
+    Args:
+        batch: Its last micro-batch.
+        batch_idx: Index of that in the epoch.
+        is_last: Whether that is the last batch of the epoch.
+        random_state: The state of the random number generators before it.
+    """
+
+    batch: KeptBatch
+    batch_idx: int
+    is_last: bool
+    random_state: RandomState | None
 
 
 class Step:
