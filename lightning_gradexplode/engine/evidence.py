@@ -88,6 +88,7 @@ class EvidenceCollector:
         self._now = -1
         self.weights_are_finite = True
         self._update_is_harmless = False
+        self._published: Diagnosis | None = None
 
     # Called at every step.
 
@@ -304,7 +305,15 @@ class EvidenceCollector:
         if self._onset is None:
             return None
         evidence = self.evidence(attempts)
-        return self._attempt("the diagnosis", lambda: diagnose(evidence))
+        found = self._attempt("the diagnosis", lambda: diagnose(evidence))
+        published = self._published
+        if found is None or published is None or published.step != found.step or _cause(published) != _cause(found):
+            return found
+        return published  # further findings of the incident do not change what was shown of it
+
+    def published(self, diagnosis: Diagnosis) -> None:
+        """Keep a diagnosis that was shown, so that all that is shown of its incident tells the same."""
+        self._published = diagnosis
 
     def _attempt(self, what: str, collect: Callable[[], T]) -> T | None:
         """Return what is collected; a failure costs it alone."""
@@ -314,6 +323,11 @@ class EvidenceCollector:
             logger.warning("gradexplode: %s could not be collected: %s: %s", what, type(error).__name__, error)
             logger.debug("gradexplode: traceback", exc_info=True)
             return None
+
+
+def _cause(diagnosis: Diagnosis) -> tuple[str, str | None]:
+    """Return kind and place of the first cause."""
+    return diagnosis.causes[0].kind, diagnosis.causes[0].where
 
 
 def _until(history: History, step: int) -> History:

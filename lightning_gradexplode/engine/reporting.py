@@ -61,7 +61,7 @@ class IncidentReporter:
         self._loggers = loggers
         self._console = console
         self._responses = responses
-        self._shown_incident: int | None = None
+        self._shown: Diagnosis | None = None
         self._has_failed = False
         self._gradients = GradientHistory()
         self._latest: StepRecord | None = None
@@ -93,10 +93,10 @@ class IncidentReporter:
             return
         evidence, diagnosis = self._evidence.evidence(attempts), self._evidence.diagnosis(attempts)
         report = self.write(evidence, diagnosis)
-        if diagnosis is not None and self._shown_incident != evidence.step:
-            self._shown_incident = evidence.step
+        if diagnosis is not None and diagnosis is not self._shown:
+            self._shown = diagnosis
+            self._evidence.published(diagnosis)
             self._console.incident(diagnosis, evidence.findings, evidence.attempts, self._responses, report)
-        if diagnosis is not None:
             self._loggers.diagnosis(diagnosis, evidence.now)
         if report is not None:
             self._loggers.report(report)

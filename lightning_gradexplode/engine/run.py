@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -288,6 +289,8 @@ class TrainingRun:
         if not self._automatic:
             self._set_returned_loss(steps, outputs)
         self._evidence.inputs = None
+        if any(step.scalars_due for step in steps):
+            self._set_logged(steps)
         if steps and steps[0].phase is Phase.COLLECTING:
             self._deferred.add(steps[0])  # the only step of its batch
         else:
@@ -543,6 +546,21 @@ class TrainingRun:
             self._stepped.append(self._open)
             self._open = None
 
+    def _set_logged(self, steps: Sequence[Step]) -> None:
+        """Set the scalars that the user's module logged in this batch; they are read at once."""
+        try:
+            values = dict(islice(self._loop.logged_scalars().items(), MOST_LOGGED))
+            tensors = [value for value in values.values() if isinstance(value, Tensor)]
+            numbers = iter(read(tensors).tolist() if tensors else ())
+            logged = {
+                name: next(numbers) if isinstance(value, Tensor) else float(value) for name, value in values.items()
+            }
+        except Exception as error:
+            logger.debug("gradexplode: the logged scalars of a batch could not be read: %s", error)
+            return
+        for step in steps:
+            step.set(logged=logged)
+
     def _set_returned_loss(self, steps: Sequence[Step], outputs: Any) -> None:
         """Set the loss of each optimizer's last step of a batch to what ``training_step`` returned."""
         tensor = self._loop.returned_loss(outputs)
@@ -586,3 +604,6 @@ class TrainingRun:
 
 
 EMPTY = StepRecord(step=-1)
+
+MOST_LOGGED = 32
+"""Number of scalars of the user's module that are recorded of a step."""
