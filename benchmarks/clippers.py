@@ -23,7 +23,7 @@ class Clipping(Callback):
             torch.nn.utils.clip_grad_norm_(parameters, limit)
 
     def limit(self, norm: float, optimizer: int) -> float | None:
-        """Give what the norm is clipped to at this step; None for no clipping."""
+        """Return what the norm is clipped to at this step; None for no clipping."""
         raise NotImplementedError
 
 
@@ -31,7 +31,7 @@ class Constant(Clipping):
     """A norm of 1.0, as everybody's first try."""
 
     def limit(self, norm: float, optimizer: int) -> float:
-        """Give the constant."""
+        """Return the constant."""
         return 1.0
 
 
@@ -42,7 +42,7 @@ class AutoClip(Clipping):
         self._norms: dict[int, list[float]] = defaultdict(list)
 
     def limit(self, norm: float, optimizer: int) -> float:
-        """Give the percentile; one NaN in the history, and it is NaN for ever, as the published rule has it."""
+        """Return the percentile; one NaN in the history, and it is NaN for ever, as the published rule has it."""
         self._norms[optimizer].append(norm)
         with np.errstate(all="ignore"):
             return float(np.percentile(self._norms[optimizer], 10))
@@ -71,7 +71,7 @@ class ZClip(Clipping):
         self._averages: dict[int, _Averages] = defaultdict(_Averages)
 
     def limit(self, norm: float, optimizer: int) -> float | None:
-        """Give the limit, and update the averages."""
+        """Return the limit, and update the averages."""
         one = self._averages[optimizer]
         with np.errstate(all="ignore"):
             if len(one.warmup) < 25:

@@ -72,13 +72,15 @@ class AutoPolicy(Stateful, ClipPolicy):
         "_is_plain",
     )
 
+    _weights: float | None
+
     def __init__(self, factor: float = 4.0, window: int = 50, start: int = 10, reach: float = 0.15) -> None:
         self.factor = checks.number("factor", factor)
         self.start = checks.count("start", start, 1)
         self.reach = checks.number("reach", reach)
         self._norms = RollingQuantiles(checks.count("window", window, 1))
         self._step_size = StepSizeControl(self.reach)
-        self._weights: float | None = None
+        self._weights = None
         self._factor = self._applied = 1.0
         self._optimizer: Optimizer | None = None
         self._during_step = LearningRateFactor()

@@ -19,14 +19,16 @@ class LossTrend(Stateful):
     """
 
     not_saved = ("is_finite", "is_worse")
+    _lowest: float | None
+    _recovered: float | None
 
     def __init__(self) -> None:
         self._first: list[float] = []
         self._last: deque[float] = deque(maxlen=10)
         self._long: deque[float] = deque(maxlen=20)
         self._differences: deque[float] = deque(maxlen=30)
-        self._lowest: float | None = None
-        self._recovered: float | None = None
+        self._lowest = None
+        self._recovered = None
         self._excess = 0.0
         self._stale = 0
         self.is_finite = True
@@ -93,7 +95,7 @@ class LossTrend(Stateful):
         self._lowest = median(self._last)
 
     def start_again(self) -> None:
-        """Take the last losses as the start, since the loss stays where it is."""
+        """Use the last losses as the start, since the loss stays where it is."""
         self._first = list(self._last)[-5:]
         self.compare_from_here()
 

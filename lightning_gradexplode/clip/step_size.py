@@ -37,14 +37,20 @@ class StepSizeControl(Stateful):
         limit: Share of the weights' norm.
     """
 
+    _proven: float | None
+    _allowed: float | None
+    _ceiling: float | None
+    _failed_level: float | None
+    _progress_level: float | None
+
     def __init__(self, limit: float) -> None:
         self.limit = limit
         self._trend = LossTrend()
-        self._proven: float | None = None
+        self._proven = None
         self._least = 0.0
         self._did_harm = False
-        self._allowed: float | None = None
-        self._ceiling: float | None = None
+        self._allowed = None
+        self._ceiling = None
         self._used: deque[float] = deque(maxlen=5)
         self._is_growing = False
         self._steps_to_free = 0
@@ -52,11 +58,11 @@ class StepSizeControl(Stateful):
         self._failures = 0
         self._grew_into_failure = False
         self._good_before = 0.0
-        self._failed_level: float | None = None
+        self._failed_level = None
         self._lowest_since = 0.0
         self._waited = 0
         self._stalled = 0
-        self._progress_level: float | None = None
+        self._progress_level = None
         self._largest_move = 0.0
         self._move = 0.0
 
@@ -178,7 +184,7 @@ class StepSizeControl(Stateful):
                 self._is_growing, self._steps_to_free = True, 10
 
     def _follow_progress(self) -> None:
-        """Let the ceiling rise while training makes progress, and fall where it makes none."""
+        """Raise the ceiling while training makes progress, and lower it where it makes none."""
         assert self._ceiling is not None
         level = self._trend.long_level
         before = level if self._progress_level is None else self._progress_level

@@ -132,6 +132,8 @@ def _converted(current: Any, saved: Any, kinds: tuple[type, ...]) -> Any:
     if isinstance(current, (deque, tuple)):
         _check(saved, (list, tuple))
         return deque(saved, current.maxlen) if isinstance(current, deque) else tuple(saved)
+    if saved is None and type(None) in kinds:
+        return None
     if current is not None:
         kinds = (type(current),)
     if kinds:

@@ -59,11 +59,11 @@ class ResponseChain:
             self._agree_on_failure(place, run, failed)
 
     def gradients_ready(self, run: ResponseContext, weight: float) -> None:
-        """Let responses add to the gradients."""
+        """Call the responses that add to the gradients."""
         self._call_all("gradients_ready", run, weight)
 
     def respond(self, findings: Sequence[Finding], run: ResponseContext) -> None:
-        """Let the responses act in turn until one has; then hold back the update if it is not finite.
+        """Call the responses in turn until one acts; then hold back the update if it is not finite.
 
         Where none acts, and the update or the weights are not finite, training is stopped.
         """
@@ -152,7 +152,7 @@ class ResponseChain:
         return fresh
 
     def _respond(self, place: int, findings: Sequence[Finding], run: ResponseContext) -> bool:
-        """Let one response act, and return whether it did, on any process."""
+        """Call one response, and return whether it acted, on any process."""
         response = self.responses[place]
         run.response = _kind(response)
         result = self._call(place, response.respond, findings, run)

@@ -69,7 +69,7 @@ class SaveCheckpoint(Stateful, Response):
         self._target = Path()
 
     def started(self, run: ResponseContext) -> None:
-        """Take the state that the fit starts with, and find the folder."""
+        """Copy the state that the fit starts with, and find the folder."""
         self._budget.reset()
         self._target = self.folder or run.log_folder() / "gradexplode"
         if run.loop.can_save_checkpoints:

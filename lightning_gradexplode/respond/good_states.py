@@ -79,7 +79,7 @@ class GoodStates:
             (self._pending if run.is_resumed else self._good).append(taken)
 
     def batch_ended(self, run: ResponseContext) -> bool:
-        """Take a state if one is due, and return whether one has just become good."""
+        """Copy a state if one is due, and return whether one has just become good."""
         if run.severity >= Severity.CRITICAL:
             self.drop_pending()
             return False

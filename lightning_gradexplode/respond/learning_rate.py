@@ -82,7 +82,7 @@ class ReduceLearningRate(Stateful, Response):
         self._during_step.undo()
 
     def batch_ended(self, run: ResponseContext) -> None:
-        """Let the rate return after enough steps without a critical finding."""
+        """Raise the rate again after enough steps without a critical finding."""
         if self._rate == 1.0:
             return
         self._calm = self._calm + 1 if run.severity < Severity.CRITICAL else 0

@@ -30,6 +30,7 @@ class _Penalty(Stateful, Response):
         cooldown: Number of steps from an explosion to the next response.
     """
 
+    _since: int | None
     name: ClassVar[str]
     """Name under which it is logged whether it acts."""
 
@@ -42,7 +43,7 @@ class _Penalty(Stateful, Response):
         self._reset()
 
     def _reset(self) -> None:
-        self._since: int | None = None
+        self._since = None
         self._calm = 0
 
     def started(self, run: ResponseContext) -> None:

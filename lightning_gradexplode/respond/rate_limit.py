@@ -20,11 +20,13 @@ class RateLimit(Stateful):
         ValueError: An argument is out of range.
     """
 
+    _last: int | None
+
     def __init__(self, most: Any, cooldown: Any = 0) -> None:
         self.most = checks.limit("most", most)
         self.cooldown = checks.count("cooldown", cooldown)
         self._used = 0
-        self._last: int | None = None
+        self._last = None
 
     @property
     def used(self) -> int:

@@ -81,7 +81,7 @@ class Rollback(Stateful, Response):
         self._asked = False
 
     def started(self, run: ResponseContext) -> None:
-        """Take the state that the fit starts with."""
+        """Copy the state that the fit starts with."""
         self._reset()
         self._states.start(run)
 

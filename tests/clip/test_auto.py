@@ -190,3 +190,14 @@ def test_a_resumed_run_takes_the_same_steps(stop: int) -> None:
     assert resumed.policy.load_state_dict(through_checkpoint(first.policy.state_dict())) == []
     resumed.train(60 - stop)
     assert torch.equal(resumed.weight, whole.weight)
+
+
+def test_a_state_of_the_start_can_be_restored_later() -> None:
+    """A rollback to the start of a fit restores what was not known then as not known."""
+    policy, fresh = AutoPolicy(), AutoPolicy()
+    start = through_checkpoint(policy.state_dict())
+    policy.begin(torch.optim.SGD([nn.Parameter(torch.ones(3))], lr=1e3))
+    for step in range(30):
+        policy.threshold(StepRecord(step=step, loss=2.0**step, grad_norm=1.0, weight_norm_before=1.7))
+    assert policy.load_state_dict(start) == []
+    assert policy.state_dict() == fresh.state_dict()
