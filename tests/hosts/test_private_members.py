@@ -82,7 +82,7 @@ def test_the_scale_of_a_gradient_scaler_is_a_tensor() -> None:
     """`LightningLoop.loss_scale` reads it without waiting for a device, once it is there."""
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     scaler.scale(torch.ones(()))
-    assert float(scaler._scale) == 8.0  # type: ignore[arg-type]
+    assert float(scaler._scale) == 8.0
 
 
 def test_fused_optimizers_say_that_they_unscale_themselves() -> None:
