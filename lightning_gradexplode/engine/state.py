@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-import torch
+from lightning_gradexplode.records.state import plain
 
 VERSION = 2
 """Version of the layout of the monitor's state; 1 is that of version 0.1.0 of the package, which had no such key."""
-
-_PLAIN = (str, bool, int, float, type(None))
 
 
 def save_parts(parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,38 +70,6 @@ def _problem(part: Any, entry: Any) -> str | None:
     if "state" not in entry:
         return f"its state could not be saved: {entry.get('error', 'unknown error')}"
     return None
-
-
-def plain(value: Any) -> Any:
-    """Copy a nested value into types that ``torch.load(weights_only=True)`` reads.
-
-    Raises:
-        TypeError: It holds anything else than numbers, strings, tensors, and lists and dictionaries of these.
-    """
-    if isinstance(value, _PLAIN):
-        return value if type(value) in _PLAIN else _base(value)
-    if isinstance(value, Mapping):
-        return {plain(key): plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple, deque)):
-        return [plain(one) for one in value]
-    if isinstance(value, torch.Tensor):
-        return value.detach().clone()
-    if hasattr(value, "tolist"):  # a NumPy array or number
-        return plain(value.tolist())
-    raise TypeError(f"{type(value).__name__} cannot be saved; state is numbers, strings, lists, dictionaries, tensors")
-
-
-def _base(value: Any) -> Any:
-    """Return a number or string of a subclass, such as an enumeration, as one of the base class."""
-    for kind in (str, bool, int, float):
-        if isinstance(value, kind):
-            return kind(value)
-    return None
-
-
-def is_finite(value: Any) -> bool:
-    """Return whether a value is a finite number."""
-    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def upgraded(state: Mapping[str, Any]) -> Mapping[str, Any]:

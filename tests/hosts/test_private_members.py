@@ -82,10 +82,11 @@ def test_the_scale_of_a_gradient_scaler_is_a_tensor() -> None:
     """`LightningLoop.loss_scale` reads it without waiting for a device, once it is there."""
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     scaler.scale(torch.ones(()))
+    assert scaler._scale is not None
     assert float(scaler._scale) == 8.0
 
 
 def test_fused_optimizers_say_that_they_unscale_themselves() -> None:
     """`unscales_itself` reads the attribute that torch's scaler reads."""
     parameters = [torch.nn.Parameter(torch.zeros(1))]
-    assert torch.optim.AdamW(parameters, fused=True)._step_supports_amp_scaling  # type: ignore[attr-defined]
+    assert torch.optim.AdamW(parameters, fused=True)._step_supports_amp_scaling
