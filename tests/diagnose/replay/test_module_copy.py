@@ -159,7 +159,7 @@ class TestAttributes:
             socket.socket,
             np.random,
         ],
-        ids=str,
+        ids=lambda one: type(one).__name__,
     )
     def test_attributes_that_cannot_be_copied_are_no_obstacle(self, value: Any) -> None:
         """Locks, files, generators, classes and modules do not keep a step from being replayed."""
