@@ -1,6 +1,7 @@
 """Sees exploding gradients in PyTorch Lightning runs coming, says where and why, and keeps the run alive."""
 
-from lightning_gradexplode.callback import GradientExplosionMonitor
+from typing import TYPE_CHECKING, Any
+
 from lightning_gradexplode.clip import (
     AdaptiveGradientClip,
     AdaptiveTensorClip,
@@ -11,7 +12,8 @@ from lightning_gradexplode.clip import (
     ZScoreClip,
 )
 from lightning_gradexplode.detect import Detector, default_detectors
-from lightning_gradexplode.records import Finding, Histogram, Severity, StepRecord
+from lightning_gradexplode.hosts.torch_loop import GradientWatch
+from lightning_gradexplode.records import Cause, Diagnosis, Finding, Histogram, Severity, StepRecord
 from lightning_gradexplode.respond import (
     ExplosionError,
     RaiseError,
@@ -26,16 +28,22 @@ from lightning_gradexplode.respond import (
     WeightPenalty,
 )
 
+if TYPE_CHECKING:
+    from lightning_gradexplode.callback import GradientExplosionMonitor
+
 __all__ = [
     "AdaptiveGradientClip",
     "AdaptiveTensorClip",
     "AutoPolicy",
+    "Cause",
     "ClipPolicy",
     "ConstantClip",
     "Detector",
+    "Diagnosis",
     "ExplosionError",
     "Finding",
     "GradientExplosionMonitor",
+    "GradientWatch",
     "Histogram",
     "PercentileClip",
     "RaiseError",
@@ -55,3 +63,17 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import the callback, and Lightning with it, when it is first used."""
+    if name == "GradientExplosionMonitor":
+        from lightning_gradexplode.callback import GradientExplosionMonitor
+
+        globals()[name] = GradientExplosionMonitor
+        return GradientExplosionMonitor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -63,13 +63,17 @@ class AccumulationWindow:
     def __init__(self, loop: TrainingLoop) -> None:
         self._loop = loop
         self._losses: list[Tensor] = []
-        self._early: GradientReading | None = None
+        self._early: dict[int, GradientReading] = {}
+        self._losses_are_read = False
         self._backward_passes = 0
         self._sees_clearing = False
         self._remembered: tuple[Tensor, Tensor, int] | None = None
 
     def add_loss(self, loss: Tensor) -> None:
         """Add the loss of a micro-batch, which is read later, together with the gradients."""
+        if self._losses_are_read and self._loop.counts_end_of_backward:
+            self._losses = []  # those of the step before, kept for optimizers that step on the same losses
+        self._losses_are_read = False
         self._losses.append(loss.detach())
 
     def backward_ended(self) -> None:
@@ -94,15 +98,16 @@ class AccumulationWindow:
                 self._backward_passes = 0
             self._sees_clearing, self._remembered = True, None
 
-    def measure_early(self, parameters: ParameterSet, as_torch_does: bool) -> None:
+    def measure_early(self, optimizer: Optimizer, parameters: ParameterSet, as_torch_does: bool) -> None:
         """Start measuring gradients that are complete, and still multiplied by the loss scale if there is one.
 
         Args:
+            optimizer: The optimizer that gets them.
             parameters: The parameters whose gradients are measured.
             as_torch_does: Whether to measure by the kernel that torch clips by.
         """
         scale, _ = self._loop.loss_scale()
-        self._early = self._read(parameters, scale, is_scaled=True, as_torch_does=as_torch_does)
+        self._early[id(optimizer)] = self._read(parameters, scale, is_scaled=True, as_torch_does=as_torch_does)
 
     def close(self, optimizer: Optimizer, parameters: ParameterSet, as_torch_does: bool) -> AccumulatedReading:
         """Return the reading of the step, measured now unless the gradients are those that were measured early.
@@ -112,12 +117,14 @@ class AccumulationWindow:
             parameters: Its parameters.
             as_torch_does: Whether to measure their gradients by the kernel that torch clips by.
         """
-        reading, self._early = self._early, None
+        reading = self._early.pop(id(optimizer), None)
         scale, adapts = self._loop.loss_scale()
         is_scaled = scale is not None and unscales_itself(optimizer)
-        if reading is None or not reading.holds(parameters):
+        if reading is None or not (self._loop.counts_end_of_backward or reading.holds(parameters)):
             reading = self._read(parameters, scale, is_scaled, as_torch_does)
-        losses, self._losses = len(self._losses), []
+        losses, self._losses_are_read = len(self._losses), True
+        if not self._loop.counts_end_of_backward:
+            self._losses = []
         passes = self._backward_passes if self._sees_clearing else None
         return AccumulatedReading(
             reading, losses, self._loop.micro_batches, scale is not None, adapts, is_scaled, passes

@@ -93,13 +93,19 @@ class GradientClipper:
         if policy is None or algorithm is None:
             return
         if algorithm == "tensor":
-            clipped = policy.clip_tensors(step.parameters, self._norms(step, first), step.scale, first)
+            clipped = policy.clip_tensors(
+                step.parameters, self._norms(step, first and step.gradients_intact), step.scale, first
+            )
             if first:
                 step.set(clip_rate=step.state.clip_rate(1.0, 2.0 if clipped else 0.0))
             return
         gradients = step.parameters.gradients
         if value is not None and (not self._loop.clips(step.state.optimizer) or has_sparse(gradients)):
-            norm = step.grad_norm if first else norms_of(step.parameters, gradients, step.scale).total
+            norm = (
+                step.grad_norm
+                if first and step.gradients_intact
+                else norms_of(step.parameters, gradients, step.scale).total
+            )
             assert norm is not None
             clip_gradients(gradients, value, algorithm, norm, step.scale)
 

@@ -57,7 +57,7 @@ class ResponseRunner:
             optimizer: The optimizer.
             batch_idx: Index of the batch that completes them.
         """
-        automatic = self._loop.is_automatic
+        automatic = self._loop.is_automatic and not self._loop.counts_end_of_backward
         is_scaled = automatic or unscales_itself(optimizer)
         scale = self._loop.loss_scale()[0] if is_scaled else None
         share = self._loop.filled_share(batch_idx) if automatic else 1.0

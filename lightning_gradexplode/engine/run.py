@@ -174,12 +174,12 @@ class TrainingRun:
         self._window.backward_ended()
         if not self._automatic or not self._loop.completes_step(self._batch_idx):
             return
-        state = self._optimizers.states[0]
-        if self._responses.adds_gradients:
-            self._responses.gradients_ready(state.optimizer, self._batch_idx)
-        if self._open is None and self._loop.gradients_are_final:
-            parameters = self._optimizers.parameters(state)
-            self._window.measure_early(parameters, self._reuses_norm(state.index))
+        for state in self._optimizers.states:
+            if self._responses.adds_gradients and not self._loop.counts_end_of_backward:
+                self._responses.gradients_ready(state.optimizer, self._batch_idx)
+            if self._open is None and self._loop.gradients_are_final:
+                parameters = self._optimizers.parameters(state)
+                self._window.measure_early(state.optimizer, parameters, self._reuses_norm(state.index))
 
     @never_fatal
     def gradients_ready(self, optimizer: Optimizer) -> None:
@@ -201,7 +201,7 @@ class TrainingRun:
         state = self._optimizers.state_of(optimizer)
         if state is None:
             return
-        if not self._automatic and self._responses.adds_gradients:
+        if self._responses.adds_gradients and (not self._automatic or self._loop.counts_end_of_backward):
             self._responses.gradients_ready(state.optimizer, self._batch_idx)
         step = self._collect(state.index)
         if (
@@ -371,6 +371,7 @@ class TrainingRun:
             update_taken=False,
         )
         step.inputs = self._evidence.inputs
+        step.gradients_intact = not self._loop.counts_end_of_backward or reading.gradients.holds(parameters)
         if state.policy is None:
             self._clipper.set_threshold(step, EMPTY)
         return step

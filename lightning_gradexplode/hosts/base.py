@@ -107,6 +107,15 @@ class TrainingLoop(ABC):
         return False
 
     @property
+    def counts_end_of_backward(self) -> bool:
+        """Whether what was measured at the end of the last backward pass counts, whatever the user's code does later.
+
+        True where the user's code clips between the backward pass and the optimizer's step, and the loop cannot know
+        which backward pass is the last one before the step.
+        """
+        return False
+
+    @property
     def may_change_gradients(self) -> bool:
         """Whether the user's own code may change gradients between the measurement and the optimizer's step."""
         return False

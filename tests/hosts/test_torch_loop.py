@@ -1,0 +1,102 @@
+"""The monitor in a loop of plain PyTorch, against the same loop without it and against float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_gradexplode import GradientWatch
+
+
+def train(watched: bool, accumulate: int = 1, scaled: bool = False, **arguments: Any) -> tuple[nn.Module, float, Any]:
+    """Train with clipping by the loop; return the model, the largest error of the norm, and the watch."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    scaler = torch.amp.GradScaler("cpu", enabled=scaled)
+    watch = None
+    if watched:
+        watch = GradientWatch(model, optimizer, scaler=scaler, report=False, **arguments)
+    error = 0.0
+    for _ in range(12):
+        optimizer.zero_grad()
+        for _ in range(accumulate):
+            inputs = torch.randn(16, 4)
+            loss = (model(inputs) - inputs.sum(1, keepdim=True)).square().mean()
+            if watch is not None:
+                watch.loss(loss)
+            scaler.scale(loss / accumulate).backward()
+        norm = torch.cat([one.grad.double().flatten() for one in model.parameters() if one.grad is not None]).norm()
+        truth = float(norm) / scaler.get_scale()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        scaler.step(optimizer)
+        scaler.update()
+        if watch is not None:
+            error = max(error, abs(watch.last.grad_norm - truth) / truth)
+    if watch is not None:
+        watch.close()
+        assert not watch.failed
+    return model, error, watch
+
+
+@pytest.mark.parametrize("arguments", [{}, {"accumulate": 3}, {"scaled": True}])
+def test_the_norm_is_the_one_before_the_loops_own_clipping(arguments: dict[str, Any]) -> None:
+    """It equals a float64 norm of all gradients of the step, and weights keep every bit."""
+    model, error, watch = train(True, log_every_n_steps=1, **arguments)
+    plain, _, _ = train(False, **arguments)
+    assert error < 1e-9
+    assert watch.last.step == 11
+    assert watch.last.grad_norm_clipped == pytest.approx(0.1, rel=1e-4)
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), plain.parameters(), strict=True))
+
+
+def nan_run(on_explosion: str, scaled: bool = False) -> tuple[nn.Module, GradientWatch]:
+    """Train on batches of which the 10th is NaN, with a way to compute a step again."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    scaler = torch.amp.GradScaler("cpu", enabled=scaled)
+
+    def loss_of(model: Any, batch: Tensor) -> Tensor:
+        loss: Tensor = model(batch).square().mean()
+        return loss
+
+    arguments: dict[str, Any] = {"report": False, "on_explosion": on_explosion}
+    with GradientWatch(model, optimizer, scaler=scaler, step=loss_of, **arguments) as watch:
+        for number in range(14):
+            batch = torch.randn(8, 4)
+            if number == 9:
+                batch[2, 1] = float("nan")
+            watch.batch(batch)
+            optimizer.zero_grad()
+            loss = loss_of(model, batch)
+            watch.loss(loss)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    assert not watch.failed
+    return model, watch
+
+
+@pytest.mark.parametrize("on_explosion", ["skip", "rollback", "stop"])
+def test_a_batch_of_nan_does_not_reach_the_weights(on_explosion: str) -> None:
+    """The update is held back, and the diagnosis names the input."""
+    model, watch = nan_run(on_explosion)
+    diagnosis = watch.diagnosis()
+    assert all(bool(one.isfinite().all()) for one in model.parameters())
+    assert watch.exploded
+    assert watch.should_stop == (on_explosion == "stop")
+    assert diagnosis is not None
+    assert diagnosis.causes[0].kind == "nonfinite-input"
+
+
+def test_a_step_that_the_scaler_leaves_out_is_seen() -> None:
+    """No step hook is called for it, and it still has a finding at its own step."""
+    _, watch = nan_run("warn", scaled=True)
+    assert [one.step for one in watch.findings if one.sign == "nonfinite-gradient"] == [9]
+    assert watch.last is not None
+    assert watch.last.step == 13
