@@ -291,12 +291,12 @@ class GradientWatch:
             self._guarded(self._backward_begins)
             self._after_backward(lambda: self._after_backward(lambda: self._guarded(self._backward_ended, loss)))
 
-        loss.register_hook(backward_begins)
+        loss.register_hook(backward_begins)  # type: ignore[no-untyped-call]
 
     @staticmethod
     def _after_backward(call: Callable[[], None]) -> None:
         """Call a function at the end of the backward pass, after those that are registered already."""
-        torch.autograd.Variable._execution_engine.queue_callback(call)  # type: ignore[attr-defined]
+        torch.autograd.Variable._execution_engine.queue_callback(call)
 
     def close(self) -> None:
         """End the run, and remove all hooks; the results stay."""
