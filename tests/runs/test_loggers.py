@@ -38,7 +38,7 @@ def test_several_loggers_at_once(tmp_path: Path) -> None:
         written = [float(row[f"gradexplode/{name}"]) for row in rows]
         assert [event.value for event in events] == pytest.approx(written, rel=1e-6)
     tags = accumulator.Tags()["histograms"]
-    assert {tag.split("/")[1] for tag in tags} == {"gradient", "update", "weight"}
+    assert {tag.split("/")[1] for tag in tags} == {"gradient", "log10_gradient", "update", "weight"}
     shown = accumulator.Histograms("gradexplode/gradient/layers.0.weight")
     for event, truth in zip(shown, truths, strict=True):
         assert sum(event.histogram_value.bucket) == sum(counts(truth.gradients["layers.0.weight"]))

@@ -31,6 +31,9 @@ class KeptBatch:
 
     def __init__(self, batch: Any) -> None:
         self._versions: list[tuple[Tensor, int]] = []
+        if type(batch) in (list, tuple) and all(type(one) is Tensor for one in batch):  # as nearly always
+            self.batch: Any = type(batch)(map(self._note, batch))
+            return
         try:
             self.batch = map_batch(batch, self._note, longest=LONG)
         except Exception:  # containers of a user's own may refuse to be rebuilt in any way
