@@ -28,7 +28,18 @@ THIRD_PARTY_WARNINGS = (
 )
 
 
-SLOW = ("benchmarks", "examples", "runs", "diagnose/replay", "respond/test_whole_runs.py", "clip/test_guarded.py")
+SLOW = (
+    "benchmarks",
+    "examples",
+    "runs",
+    "diagnose/replay",
+    "respond/test_whole_runs.py",
+    "clip/test_guarded.py",
+    "loggers/test_trackers.py",
+    "loggers/test_wandb.py",
+    "test_cli.py",
+    "test_package.py",
+)
 """Folders and files of tests that train whole networks, or compute steps again."""
 
 

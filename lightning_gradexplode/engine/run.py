@@ -165,7 +165,7 @@ class TrainingRun:
         """Add the loss of a micro-batch; in manual optimization only what ``training_step`` returns is known."""
         if self._automatic:
             self._window.add_loss(loss)
-        elif len(self._optimizers.states) == 1:
+        if (not self._automatic or self._loop.counts_end_of_backward) and len(self._optimizers.states) == 1:
             self._window.look_for_clearing()
 
     @never_fatal
@@ -259,7 +259,7 @@ class TrainingRun:
         if step is None or step.state.optimizer is not optimizer:
             return
         step.state.steps += 1
-        if not self._automatic:
+        if not self._automatic or self._loop.counts_end_of_backward:
             self._window.stepped(step.parameters)
         if not step.is_skipped:
             if step.scalars_due:

@@ -61,7 +61,8 @@ def _positions(values: FloatArray, kind: str, unit: float) -> FloatArray:
     logs = np.log10(np.clip(np.abs(values), _SMALLEST, _LARGEST))
     if kind == "symlog":
         # log10(1 + |value| / unit), in logarithms throughout, which cannot overflow.
-        signed: FloatArray = np.sign(values) * np.logaddexp2(0.0, (logs - math.log10(unit)) * _BITS) / _BITS
+        with np.errstate(invalid="ignore"):
+            signed: FloatArray = np.sign(values) * np.logaddexp2(0.0, (logs - math.log10(unit)) * _BITS) / _BITS
         return np.where(np.isfinite(values), signed, np.nan)
     return np.where(np.isfinite(values) & (values > 0), logs, np.nan)
 
