@@ -36,6 +36,8 @@ def train(watched: bool, accumulate: int = 1, scaled: bool = False, **arguments:
         scaler.step(optimizer)
         scaler.update()
         if watch is not None:
+            assert watch.last is not None
+            assert watch.last.grad_norm is not None
             error = max(error, abs(watch.last.grad_norm - truth) / truth)
     if watch is not None:
         watch.close()
@@ -75,7 +77,7 @@ def nan_run(on_explosion: str, scaled: bool = False) -> tuple[nn.Module, Gradien
             optimizer.zero_grad()
             loss = loss_of(model, batch)
             watch.loss(loss)
-            scaler.scale(loss).backward()
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             scaler.step(optimizer)
             scaler.update()
     assert not watch.failed

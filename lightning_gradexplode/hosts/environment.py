@@ -1,0 +1,97 @@
+"""A monitor in every Lightning Trainer, without a line of code: ``GRADEXPLODE=1 python train.py``.
+
+Lightning calls `callbacks` in the constructor of each Trainer, through the entry points that the installed package
+declares. ``GRADEXPLODE_<ARGUMENT>`` sets an argument of the monitor, lists separated by commas:
+``GRADEXPLODE_CLIP=auto``, ``GRADEXPLODE_ON_EXPLOSION=skip,rollback``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+logger = logging.getLogger("lightning_gradexplode")
+
+SWITCH = "GRADEXPLODE"
+
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
+
+
+def callbacks() -> list[Any]:
+    """Return a monitor if the environment asks for one, else nothing. Never raises."""
+    if os.environ.get(SWITCH, "").strip().lower() in _FALSE:
+        return []
+    try:
+        from lightning_gradexplode.hosts.automatic import AutomaticMonitor
+
+        return [AutomaticMonitor(**arguments(os.environ))]
+    except Exception as error:
+        logger.warning("gradexplode: no monitor is added (%s): %s", type(error).__name__, error)
+        return []
+
+
+def arguments(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return the monitor's arguments that environment variables set.
+
+    Raises:
+        ValueError: A value cannot be read as what its argument takes.
+    """
+    return {
+        name: read(environment[variable], variable)
+        for name, read in _READERS.items()
+        if (variable := f"{SWITCH}_{name.upper()}") in environment
+    }
+
+
+def _flag(text: str, variable: str) -> bool:
+    value = text.strip().lower()
+    if value not in _TRUE + _FALSE:
+        raise ValueError(f"{variable} must be 1 or 0, got {text!r}")
+    return value in _TRUE
+
+
+def _count(text: str, variable: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{variable} must be a whole number, got {text!r}") from None
+
+
+def _clip(text: str, variable: str) -> float | str:
+    if text.strip() == "auto":
+        return "auto"
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f'{variable} must be a positive number or "auto", got {text!r}') from None
+
+
+def _report(text: str, variable: str) -> bool | str:
+    value = text.strip()
+    return value.lower() in _TRUE if value.lower() in _TRUE + _FALSE else value
+
+
+def _list(text: str, variable: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _text(text: str, variable: str) -> str:
+    return text.strip()
+
+
+_READERS: dict[str, Callable[[str, str], Any]] = {
+    "log_every_n_steps": _count,
+    "histogram_every_n_steps": _count,
+    "per_parameter": _flag,
+    "include": _list,
+    "exclude": _list,
+    "ignore": _list,
+    "clip": _clip,
+    "on_explosion": _list,
+    "alert_level": _text,
+    "diagnose": _flag,
+    "report": _report,
+    "update_sample": _count,
+}

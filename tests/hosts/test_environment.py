@@ -1,0 +1,88 @@
+"""A monitor without a line of code."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+
+from lightning_gradexplode import AutoPolicy, GradientExplosionMonitor, Rollback, SkipStep
+from lightning_gradexplode.hosts.environment import arguments, callbacks
+from tests.runs.models import Regression
+from tests.runs.probe import QUIET
+
+
+@pytest.fixture
+def switched_on(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Switch the monitor on for this test."""
+    monkeypatch.setenv("GRADEXPLODE", "1")
+    monkeypatch.setenv("GRADEXPLODE_REPORT", "0")
+    return monkeypatch
+
+
+@pytest.mark.parametrize("value", [None, "", "0", "false", "off"])
+def test_it_is_off_by_default(value: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the variable, or with one that says no, there is no callback."""
+    if value is None:
+        monkeypatch.delenv("GRADEXPLODE", raising=False)
+    else:
+        monkeypatch.setenv("GRADEXPLODE", value)
+    assert callbacks() == []
+
+
+def test_variables_set_arguments(switched_on: pytest.MonkeyPatch) -> None:
+    """Numbers, flags, names and lists are read as what the argument takes."""
+    switched_on.setenv("GRADEXPLODE_CLIP", "auto")
+    switched_on.setenv("GRADEXPLODE_ON_EXPLOSION", "skip, rollback")
+    switched_on.setenv("GRADEXPLODE_LOG_EVERY_N_STEPS", "7")
+    switched_on.setenv("GRADEXPLODE_PER_PARAMETER", "true")
+    switched_on.setenv("GRADEXPLODE_EXCLUDE", "*.bias,head.*")
+    (monitor,) = callbacks()
+    assert isinstance(monitor.arguments.clip, AutoPolicy)
+    assert [type(one) for one in monitor.arguments.responses] == [SkipStep, Rollback]
+    assert (monitor.arguments.log_every_n_steps, monitor.arguments.per_parameter) == (7, True)
+    assert monitor.arguments.exclude == ("*.bias", "head.*")
+    assert monitor.arguments.report is False
+
+
+def test_a_folder_for_reports() -> None:
+    """What is no flag is a folder."""
+    assert arguments({"GRADEXPLODE_REPORT": "somewhere"}) == {"report": "somewhere"}
+    assert arguments({"GRADEXPLODE_REPORT": "always"}) == {"report": "always"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("CLIP", "-1"), ("CLIP", "often"), ("ON_EXPLOSION", "explode"), ("PER_PARAMETER", "maybe")]
+)
+def test_a_bad_value_adds_no_monitor(
+    name: str, value: str, switched_on: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line names what is wrong, and the Trainer is built without a monitor."""
+    switched_on.setenv(f"GRADEXPLODE_{name}", value)
+    assert callbacks() == []
+    assert value in caplog.text
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_it_stands_down_where_the_user_passed_one(own: bool, switched_on: pytest.MonkeyPatch) -> None:
+    """Every Trainer gets a monitor, which measures only where there is no other."""
+    (automatic,) = callbacks()
+    users = [GradientExplosionMonitor(report=False)] if own else []
+    pl.Trainer(**QUIET, logger=False, callbacks=[automatic, *users]).fit(Regression())
+    assert (automatic.last is None) == own
+    assert all(one.last is not None for one in users)
+
+
+def test_the_package_declares_the_entry_points() -> None:
+    """Both namespaces of Lightning find the factory by its name."""
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    for group in ("lightning.pytorch.callbacks_factory", "pytorch_lightning.callbacks_factory"):
+        section = text.partition(f'[project.entry-points."{group}"]')[2]
+        target = section.partition('gradexplode = "')[2].partition('"')[0]
+        module, _, name = target.partition(":")
+        factory: Any = getattr(importlib.import_module(module), name)
+        assert factory is callbacks
