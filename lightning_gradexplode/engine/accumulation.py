@@ -80,6 +80,10 @@ class AccumulationWindow:
         """Count a backward pass."""
         self._backward_passes += 1
 
+    def discard_losses(self) -> None:
+        """Forget the losses of a further evaluation of a closure, which belong to no other step."""
+        self._losses = []
+
     def gradients_cleared(self) -> None:
         """Record that the training loop clears the gradients."""
         self._backward_passes, self._sees_clearing = 0, True

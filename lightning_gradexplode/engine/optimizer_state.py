@@ -34,6 +34,7 @@ class OptimizerState:
     Attributes:
         steps: Number of its steps.
         changes_gradients: Whether the optimizer writes to its gradients, so that they are lost after its step.
+        has_hooks: Whether the monitor is called before and after each step of the optimizer.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class OptimizerState:
         self.recorder = Recorder(())
         self.steps = 0
         self.changes_gradients = False
+        self.has_hooks = True
         self._clipped: deque[bool] = deque(maxlen=CLIP_RATE_STEPS)
         self._parameters: ParameterSet | None = None
 

@@ -121,15 +121,15 @@ class OptimizerList:
         before = replaced[index] if index < len(replaced) else None
         if before is not None and _parameter_ids(before.optimizer) == _parameter_ids(optimizer):
             state.detectors, state.steps = before.detectors, before.steps
+        hooks = self._hooks[id(optimizer)] = []
         try:
-            self._hooks[id(optimizer)] = [
-                optimizer.register_step_pre_hook(self._before_step),
-                optimizer.register_step_post_hook(self._after_step),
-            ]
+            hooks.append(optimizer.register_step_pre_hook(self._before_step))
+            hooks.append(optimizer.register_step_post_hook(self._after_step))
         except Exception as error:
+            state.has_hooks = False
             logger.warning(
-                "gradexplode: %s takes no hooks around its step (%s: %s); weight changes are not measured and updates "
-                "are not skipped",
+                "gradexplode: %s takes no hooks around its step (%s: %s); its gradients are measured where the "
+                "training loop announces the step, and a skipped update gets no gradients",
                 type(optimizer).__name__,
                 type(error).__name__,
                 error,

@@ -17,7 +17,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.clip.apply import drop_gradients
@@ -117,6 +117,7 @@ class TrainingRun:
         self._batch_idx = 0
         self._open: Step | None = None
         self._inside_step = False
+        self._announced: Optimizer | None = None
         self._stepped: list[Step] = []
         self._load(state)
         if arguments.clip is not None:
@@ -146,7 +147,7 @@ class TrainingRun:
     @never_fatal
     def batch_started(self, batch: Any, batch_idx: int) -> None:
         """Begin a batch."""
-        self._batch_idx = batch_idx
+        self._batch_idx, self._announced, self._inside_step = batch_idx, None, False
         self._optimizers.refresh()
         number = self._loop.step
         self._module_gradients_due = self._schedule.module_gradients_due(number, self._optimizers.are_new)
@@ -191,16 +192,16 @@ class TrainingRun:
         Raises:
             ExplosionError: The run explodes and a response raises it.
         """
-        step = self._open
-        if step is not None and self._inside_step and step.state.optimizer is optimizer:
-            step.evaluations += 1  # a line search evaluates its closure again; the first gradients are the step's own
-            self._clipper.clip(step, first=False)
-            return
-        self._close_open()
-        self._flush()
         state = self._optimizers.state_of(optimizer)
         if state is None:
             return
+        self._announced = state.optimizer
+        step = self._open
+        if step is not None and self._inside_step and step.state is state:
+            self._evaluated_again(step)
+            return
+        self._close_open()
+        self._flush()
         if self._responses.adds_gradients and (not self._automatic or self._loop.counts_end_of_backward):
             self._responses.gradients_ready(state.optimizer, self._batch_idx)
         step = self._collect(state.index)
@@ -222,6 +223,8 @@ class TrainingRun:
                     self._clipper.clip(step)
                     self._clipper.remember(step)
                 step.keep_weights(self._arguments.update_sample)
+            elif not state.has_hooks:
+                drop_gradients(state.optimizer)
 
     @never_fatal
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -233,6 +236,7 @@ class TrainingRun:
             policy.step_begins(optimizer)
         closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
         if closure is None:
+            self._announce(optimizer)
             self._hold_back(optimizer)
             return None
         self._close_open()  # an earlier step of the same batch, which a gradient scaler has left out
@@ -240,7 +244,9 @@ class TrainingRun:
 
         # With a closure, the forward pass, the backward pass and `gradients_ready` are called inside the step.
         def evaluate() -> Any:
+            self._announced = None
             result = closure()
+            self._announce(optimizer)
             self._hold_back(optimizer)
             return result
 
@@ -249,7 +255,7 @@ class TrainingRun:
     @never_fatal
     def after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Measure, in an optimizer's post-step hook, what the update has changed."""
-        self._inside_step = False
+        self._inside_step, self._announced = False, None
         policy = self._optimizers.policy_of(optimizer) if self._arguments.clip is not None else None
         if policy is not None:
             policy.step_ended(optimizer)
@@ -258,18 +264,7 @@ class TrainingRun:
         step = self._open
         if step is None or step.state.optimizer is not optimizer:
             return
-        step.state.steps += 1
-        if not self._automatic or self._loop.counts_end_of_backward:
-            self._window.stepped(step.parameters)
-        if not step.is_skipped:
-            if step.scalars_due:
-                step.measure_clipped(self._clipper.changes_gradients(step))
-            step.measure_weights()
-            step.set(update_taken=True)
-            if self._evidence.awaits_update:
-                self._evidence.updated(step)
-            if step.phase is not Phase.COLLECTING:
-                step.phase = Phase.STEPPED
+        self._measure_update(step)
         self._close_open()
 
     @never_fatal
@@ -343,6 +338,45 @@ class TrainingRun:
                 logger.exception("gradexplode: the monitor could not restore everything")
 
     # The way of one step.
+
+    def _announce(self, optimizer: Optimizer) -> None:
+        """Measure, detect and respond where a step was begun on an optimizer that the training loop does not know."""
+        if self._announced is not optimizer:
+            self.gradients_ready(optimizer)
+
+    def _evaluated_again(self, step: Step) -> None:
+        """Measure the gradients of a further evaluation of a closure within the same step.
+
+        Of a line search the first gradients are the step's own; any other optimizer, such as sharpness-aware
+        minimization, updates by the last ones.
+        """
+        step.evaluations += 1
+        self._window.discard_losses()
+        if not isinstance(step.state.optimizer, LBFGS):
+            self._measure_again(step)
+        self._clipper.clip(step, first=False)
+
+    def _measure_again(self, step: Step) -> None:
+        """Replace the gradient norms of a step, and hold back its update if they are not finite any more."""
+        step.measure_again()
+        if self._acts and not step.is_skipped:
+            self._responses.respond(step, (), before_update=True)
+
+    def _measure_update(self, step: Step) -> None:
+        """Measure what the update of a step has changed."""
+        step.state.steps += 1
+        if not self._automatic or self._loop.counts_end_of_backward:
+            self._window.stepped(step.parameters)
+        if step.is_skipped:
+            return
+        if step.scalars_due:
+            step.measure_clipped(self._clipper.changes_gradients(step))
+        step.measure_weights()
+        step.set(update_taken=True)
+        if self._evidence.awaits_update:
+            self._evidence.updated(step)
+        if step.phase is not Phase.COLLECTING:
+            step.phase = Phase.STEPPED
 
     def _collect(self, index: int) -> Step:
         """Start the measurement of a step's gradients."""
@@ -544,6 +578,8 @@ class TrainingRun:
         if self._open is not None:
             if self._arguments.clip is not None:
                 self._clipper.forget()
+            if not self._open.state.has_hooks:
+                self._measure_update(self._open)  # the loop has called the optimizer by now
             self._stepped.append(self._open)
             self._open = None
 

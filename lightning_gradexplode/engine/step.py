@@ -200,6 +200,12 @@ class Step:
             local = measure_maxima(self.parameters.gradients, self.scale)
             self._set_maxima(self.parameters.shards.maxima_and_sums(local, np.zeros_like(local))[0])
 
+    def measure_again(self) -> None:
+        """Measure the gradients as they are now, in place of those that were measured before."""
+        self.set_gradient_norms(norms_of(self.parameters, self.parameters.gradients, self.scale))
+        if self._has_details:
+            self._measure_details()
+
     def _measure_details(self) -> None:
         """Measure the largest absolute values, and the share of each gradient's elements with one of 1.0 and more."""
         gradients = self.parameters.gradients
