@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -124,8 +125,9 @@ class AccumulationWindow:
         reading = self._early.pop(id(optimizer), None)
         scale, adapts = self._loop.loss_scale()
         is_scaled = scale is not None and unscales_itself(optimizer)
-        if reading is None or not (self._loop.counts_end_of_backward or reading.holds(parameters)):
-            reading = self._read(parameters, scale, is_scaled, as_torch_does)
+        if reading is None or not reading.holds(parameters):
+            now = self._read(parameters, scale, is_scaled, as_torch_does)
+            reading = reading if reading is not None and self._was_clipped(reading, now, parameters) else now
         losses, self._losses_are_read = len(self._losses), True
         if not self._loop.counts_end_of_backward:
             self._losses = []
@@ -133,6 +135,21 @@ class AccumulationWindow:
         return AccumulatedReading(
             reading, losses, self._loop.micro_batches, scale is not None, adapts, is_scaled, passes
         )
+
+    def _was_clipped(self, before: GradientReading, now: GradientReading, parameters: ParameterSet) -> bool:
+        """Return whether the user has clipped gradients between the backward pass and the step.
+
+        Gradients that are smaller now were clipped, and the norm before that is the one to know. Where they were not
+        finite and are now, or have grown, they were cleaned or added to, and count as they are. Of sharded gradients a
+        process cannot tell alone.
+        """
+        counts = self._loop.counts_end_of_backward or not self._loop.is_automatic
+        if not counts or parameters.shards.copies is not None:
+            return False
+        if self._loop.counts_end_of_backward and self._loop.loss_scale()[0] is not None:
+            return True  # a step that the scaler leaves out is seen once its gradients are gone
+        norm = before.norms.total
+        return math.isfinite(norm) and now.norms.total < norm
 
     def _read(
         self, parameters: ParameterSet, scale: Tensor | None, is_scaled: bool, as_torch_does: bool

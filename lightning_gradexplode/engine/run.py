@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -36,6 +37,7 @@ from lightning_gradexplode.engine.step import Phase, Step
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.loggers import LoggerCollection
 from lightning_gradexplode.loggers.console import Console, log_to_terminal
+from lightning_gradexplode.measure.gradients import norms_of
 from lightning_gradexplode.measure.module_gradients import ModuleGradientProbe
 from lightning_gradexplode.measure.reading import read
 from lightning_gradexplode.records import Diagnosis, Finding, Severity, StepRecord, combine
@@ -173,7 +175,12 @@ class TrainingRun:
     def backward_ended(self) -> None:
         """Measure the gradients, if those of all micro-batches are there and the optimizer gets them as they are."""
         self._window.backward_ended()
-        if not self._automatic or not self._loop.completes_step(self._batch_idx):
+        if not self._automatic:
+            if self._open is None:  # the user may clip before the step
+                for state in self._optimizers.states:
+                    self._window.measure_early(state.optimizer, self._optimizers.parameters(state), False)
+            return
+        if not self._loop.completes_step(self._batch_idx):
             return
         for state in self._optimizers.states:
             if self._responses.adds_gradients and not self._loop.counts_end_of_backward:
@@ -217,14 +224,22 @@ class TrainingRun:
             if self._module_gradients_due:
                 step.set(module_gradients=self._take_module_gradients())
             self._open = step
+            if self._may_be_cleaned(step):
+                return  # decided in `_hold_back`, by what the optimizer gets
             self._decide(step)
             if not step.is_skipped:
                 if state.policy is not None:
-                    self._clipper.clip(step)
+                    self._clipper.clip(step, first=step.gradients_intact)
                     self._clipper.remember(step)
                 step.keep_weights(self._arguments.update_sample)
             elif not state.has_hooks:
                 drop_gradients(state.optimizer)
+
+    def _may_be_cleaned(self, step: Step) -> bool:
+        """Return whether the user's own code may still replace gradients that are not finite."""
+        is_finite = step.grad_norm is not None and math.isfinite(step.grad_norm)
+        can_wait = self._automatic and step.state.has_hooks and not step.reading.has_scale  # a scaler leaves it out
+        return can_wait and not is_finite and self._loop.may_change_gradients
 
     @never_fatal
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -339,6 +354,7 @@ class TrainingRun:
 
     # The way of one step.
 
+    @never_fatal
     def _announce(self, optimizer: Optimizer) -> None:
         """Measure, detect and respond where a step was begun on an optimizer that the training loop does not know."""
         if self._announced is not optimizer:
@@ -370,7 +386,8 @@ class TrainingRun:
         if step.is_skipped:
             return
         if step.scalars_due:
-            step.measure_clipped(self._clipper.changes_gradients(step))
+            changed = not step.gradients_intact or self._loop.may_change_gradients
+            step.measure_clipped(changed or self._clipper.changes_gradients(step))
         step.measure_weights()
         step.set(update_taken=True)
         if self._evidence.awaits_update:
@@ -405,7 +422,8 @@ class TrainingRun:
             update_taken=False,
         )
         step.inputs = self._evidence.inputs
-        step.gradients_intact = not self._loop.counts_end_of_backward or reading.gradients.holds(parameters)
+        if not self._automatic or self._loop.counts_end_of_backward:
+            step.gradients_intact = reading.gradients.holds(parameters)
         if state.policy is None:
             self._clipper.set_threshold(step, EMPTY)
         return step
@@ -570,12 +588,22 @@ class TrainingRun:
             return False
         return not self._deferred.expects(self._optimizers.parameters(state))
 
+    @never_fatal
     def _hold_back(self, optimizer: Optimizer) -> None:
-        if self._open is not None and self._open.is_skipped and self._open.state.optimizer is optimizer:
+        step = self._open
+        if step is None or step.state.optimizer is not optimizer:
+            return
+        if step.phase is Phase.MEASURED:  # what was not finite may have been cleaned since
+            step.set_gradient_norms(norms_of(step.parameters, step.parameters.gradients, step.scale))
+            self._decide(step)
+            step.keep_weights(self._arguments.update_sample)
+        if step.is_skipped:
             drop_gradients(optimizer)
 
     def _close_open(self) -> None:
         if self._open is not None:
+            if self._open.phase is Phase.MEASURED:  # its optimizer was never called
+                self._decide(self._open, before_update=False)
             if self._arguments.clip is not None:
                 self._clipper.forget()
             if not self._open.state.has_hooks:

@@ -1,0 +1,139 @@
+"""Gradients that the user's own code changes between the backward pass and the optimizer's step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from lightning_gradexplode import GradientExplosionMonitor, Severity
+from lightning_gradexplode.testing import RecordingLogger
+from tests.runs.models import Regression
+from tests.runs.probe import QUIET
+
+
+def norm_of(module: pl.LightningModule) -> float:
+    """Return the norm of a module's gradients in float64."""
+    return float(torch.cat([one.grad.double().flatten() for one in module.parameters() if one.grad is not None]).norm())
+
+
+class Handed(pl.Callback):
+    """Records the norm of the gradients that the optimizer gets."""
+
+    def __init__(self) -> None:
+        self.norms: list[float] = []
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at each step, behind all other hooks."""
+        trainer.optimizers[0].register_step_post_hook(lambda *args: self.norms.append(norm_of(pl_module)))
+
+
+class ClipsByHand(Regression):
+    """Manual optimization with Lightning's own clipping, as its documentation shows it, or with torch's."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.way = way
+        self.before: list[float] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """Clip between the backward pass and the step."""
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        loss = self.loss(batch) * 10.0
+        self.manual_backward(loss)
+        self.before.append(norm_of(self))
+        if self.way == "lightning":
+            self.clip_gradients(optimizer, gradient_clip_val=0.05, gradient_clip_algorithm="norm")
+        elif self.way == "torch":
+            torch.nn.utils.clip_grad_norm_(self.parameters(), 0.05)
+        elif self.way == "value":
+            torch.nn.utils.clip_grad_value_(self.parameters(), 0.001)
+        optimizer.step()
+        return loss
+
+
+@pytest.mark.parametrize("way", ["lightning", "torch", "value", "not at all"])
+def test_the_norm_before_a_clip_by_hand_is_logged(way: str) -> None:
+    """Both norms are logged: that before the clip, and that of what the optimizer gets."""
+    module, logger, handed = ClipsByHand(way), RecordingLogger(), Handed()
+    monitor = GradientExplosionMonitor(log_every_n_steps=1, report=False)
+    pl.Trainer(**QUIET, logger=logger, callbacks=[monitor, handed]).fit(module)
+    assert not monitor.failed
+    before = [value for _, value in logger.values("gradexplode/grad_norm")]
+    after = [value for _, value in logger.values("gradexplode/grad_norm_clipped")]
+    assert before == pytest.approx(module.before, rel=1e-6)
+    assert after == pytest.approx(handed.norms, rel=1e-6)
+
+
+def test_a_policy_clips_what_is_left_after_a_clip_by_hand() -> None:
+    """The monitor's own threshold holds for the gradients as they are at the step."""
+    module, handed = ClipsByHand("torch"), Handed()
+    monitor = GradientExplosionMonitor(log_every_n_steps=1, report=False, clip=0.01)
+    pl.Trainer(**QUIET, logger=False, callbacks=[monitor, handed]).fit(module)
+    assert handed.norms == pytest.approx([0.01] * 5, rel=1e-3)
+
+
+class Cleans(Regression):
+    """Replaces gradients that are not finite, in one of two hooks."""
+
+    def __init__(self, hook: str) -> None:
+        super().__init__()
+        self.hook = hook
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """Make the gradients of one batch NaN, by the slope of a root at zero; the loss stays finite."""
+        loss = self.loss(batch)
+        weight = next(self.layers.parameters())
+        return loss + (weight * 0.0).sum().sqrt() if batch_idx == 2 else loss
+
+    def on_after_backward(self) -> None:
+        """Clean."""
+        if self.hook == "on_after_backward":
+            self.clean()
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Clean."""
+        if self.hook == "on_before_optimizer_step":
+            self.clean()
+
+    def clean(self) -> None:
+        """Replace what is not finite."""
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                torch.nan_to_num_(parameter.grad, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("hook", ["on_after_backward", "on_before_optimizer_step"])
+def test_what_was_cleaned_is_no_finding_and_no_skipped_step(hook: str) -> None:
+    """The optimizer gets finite gradients, and takes every step."""
+    handed = Handed()
+    monitor = GradientExplosionMonitor(log_every_n_steps=1, report=False, on_explosion="skip")
+    pl.Trainer(**QUIET, logger=False, callbacks=[monitor, handed]).fit(Cleans(hook))
+    assert not monitor.failed
+    assert len(handed.norms) == 5
+    assert all(finding.sign != "nonfinite-gradient" for finding in monitor.findings)
+    assert not any(
+        finding.severity is Severity.CRITICAL and finding.sign != "nonfinite-loss" for finding in monitor.findings
+    )
+
+
+class ClipsInAHook(Regression):
+    """Clips in the module's own hook, behind the monitor."""
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Clip."""
+        torch.nn.utils.clip_grad_norm_(self.parameters(), 0.01)
+
+
+def test_the_norm_after_a_clip_in_a_hook_is_what_the_optimizer_gets() -> None:
+    """It is measured behind the module's hook."""
+    logger, handed = RecordingLogger(), Handed()
+    monitor = GradientExplosionMonitor(log_every_n_steps=1, report=False)
+    pl.Trainer(**QUIET, logger=logger, callbacks=[monitor, handed]).fit(ClipsInAHook())
+    after = [value for _, value in logger.values("gradexplode/grad_norm_clipped")]
+    assert after == pytest.approx(handed.norms, rel=1e-6)
+    assert after == pytest.approx([0.01] * 5, rel=1e-3)
