@@ -456,9 +456,9 @@ class TrainingRun:
     def _decide(self, step: Step, before_update: bool = True) -> None:
         """Detect what a step's loss and gradients show, and decide clip value and response."""
         findings = self._detect(step, before_update)
+        step.phase = Phase.DECIDED  # a response may raise
         if self._acts or findings:
             self._responses.respond(step, findings, before_update)
-        step.phase = Phase.DECIDED
 
     def _detect(self, step: Step, before_update: bool) -> Sequence[Finding]:
         """Detect what a step's loss and gradients show, and determine its clip value."""
