@@ -58,10 +58,10 @@ class RecordingLogger(_lightning.Logger):
         self.metrics.append((step, dict(metrics)))
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Take hyperparameters, and forget them."""
+        """Accept hyperparameters, which are not kept."""
 
     def values(self, name: str) -> list[tuple[int | None, float]]:
-        """Give each step at which a metric was logged, with its value, oldest first."""
+        """Return each step at which a metric was logged, with its value, oldest first."""
         return [(step, metrics[name]) for step, metrics in self.metrics if name in metrics]
 
 
@@ -176,7 +176,7 @@ class ExplodingRegression(nn.Module):
         self.layer = nn.Linear(8, 1)
 
     def training_step(self, batch: Pair, batch_idx: int) -> Tensor:
-        """Give half the mean squared error."""
+        """Return half the mean squared error."""
         inputs, targets = batch
         return nn.functional.mse_loss(self.layer(inputs), targets) / 2
 
@@ -185,7 +185,7 @@ class ExplodingRegression(nn.Module):
         return torch.optim.SGD(self.parameters(), lr=self.learning_rate)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Give 100 batches, the same ones in each process and epoch."""
+        """Return 100 batches, the same ones in each process and epoch."""
         inputs = torch.randn(1600, 8, generator=torch.Generator().manual_seed(0))
         return DataLoader(TensorDataset(inputs, inputs.sum(dim=1, keepdim=True)), batch_size=16)
 
@@ -209,7 +209,7 @@ class ExplodingRecurrence(nn.Module):
         nn.init.orthogonal_(self.recurrent.weight, gain)
 
     def training_step(self, batch: Pair, batch_idx: int) -> Tensor:
-        """Give the mean squared error of the output after the last time step."""
+        """Return the mean squared error of the output after the last time step."""
         inputs, targets = batch
         state = inputs.new_zeros(len(inputs), 8)
         for values in inputs.unbind(dim=1):
@@ -221,6 +221,6 @@ class ExplodingRecurrence(nn.Module):
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Give 100 batches, the same ones in each process and epoch."""
+        """Return 100 batches, the same ones in each process and epoch."""
         inputs = torch.randn(800, self.time_steps, generator=torch.Generator().manual_seed(0))
         return DataLoader(TensorDataset(inputs, inputs[:, :1]), batch_size=8)

@@ -80,7 +80,7 @@ class StepExchange:
         return _shared_loss(gathered, batch_idx), has_gradients, gathered[:, _HEADER:]
 
     def withdraw(self, packs_gradients: bool) -> None:
-        """Take part in one more exchange, with the only message that the monitor of this process has failed.
+        """Participate in one more exchange, with the only message that the monitor of this process has failed.
 
         Args:
             packs_gradients: Whether the other processes exchange norms of gradients now, or losses only.

@@ -51,7 +51,7 @@ class ResponseRunner:
         return self._chain.adds_gradients
 
     def gradients_ready(self, optimizer: Optimizer, batch_idx: int) -> None:
-        """Let responses add to the gradients of an optimizer, once they are complete.
+        """Call the responses that add to the gradients of an optimizer, once they are complete.
 
         Args:
             optimizer: The optimizer.

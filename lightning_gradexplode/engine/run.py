@@ -643,7 +643,7 @@ class TrainingRun:
         self._release()
 
     def announce_failure(self, call: str) -> None:
-        """Take part once in the next exchange, so that the other processes learn of the failure."""
+        """Participate once in the next exchange, so that the other processes learn of the failure."""
         if call == "gradients_ready":
             self._exchange.withdraw(packs_gradients=True)
         elif call == "batch_ended" and not self._automatic:

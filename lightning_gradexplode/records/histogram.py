@@ -14,7 +14,7 @@ IntArray = npt.NDArray[np.int64]
 
 
 def _bucket_edges() -> FloatArray:
-    """Give the borders of all buckets: every power of two a float32 can hold, and three points between each pair."""
+    """Return the borders of all buckets: every power of two a float32 can hold, and three points between each pair."""
     bits = np.arange(4, 1021, dtype=np.uint32) << 21
     positive = bits.view(np.float32).astype(np.float64)
     positive[-1] = np.inf
@@ -77,11 +77,11 @@ class Histogram:
         return counts[first:last], _LOG_EDGES[first : last + 1]
 
     def negated(self) -> Histogram:
-        """Give the histogram of the same values with their signs turned."""
+        """Return the histogram of the same values with their signs turned."""
         return Histogram(self.counts[::-1].copy(), self.nonfinite)
 
     def share_at_least(self, border: float) -> float:
-        """Give the share of values with ``abs(value) >= border``, non-finite ones included.
+        """Return the share of values with ``abs(value) >= border``, non-finite ones included.
 
         Args:
             border: A positive member of `BUCKET_EDGES`, for example 1.0; there the share is exact.

@@ -58,7 +58,7 @@ class ModuleGradients:
         return growth_rate(self.output_norm)
 
     def steepest(self) -> tuple[str, float] | None:
-        """Give the module at which the gradient rises most on its way back through the network, and how many times.
+        """Return the module at which the gradient rises most on its way back through the network, and how many times.
 
         A module counts by its gain, and by no more than the rise of the medians of up to four nodes on both sides of
         it, for beside a residual connection the gradient falls and rises in turn; a module that is called many times,
@@ -74,7 +74,7 @@ class ModuleGradients:
         return self.modules[place], float(np.exp(min(rises[place], 700.0)))
 
     def _rises(self) -> FloatArray:
-        """Give the logarithm of the rise at each module, NaN where it is not known."""
+        """Return the logarithm of the rise at each module, NaN where it is not known."""
         outputs, gains, inputs = _logarithms(self.output_norm), _logarithms(self.gain), _logarithms(self.input_norm)
         steps, many = _steps(outputs), self.calls >= MANY_CALLS
         at_module = np.fmin(gains, np.where(np.isnan(gains), np.nan, steps))
@@ -88,7 +88,7 @@ class ModuleGradients:
 
 
 def _logarithms(values: FloatArray) -> FloatArray:
-    """Give natural logarithms, NaN for what is not finite or not above zero."""
+    """Return natural logarithms, NaN for what is not finite or not above zero."""
     usable = np.isfinite(values) & (values > 0)
     return np.log(values, out=np.full_like(values, np.nan), where=usable)
 

@@ -47,9 +47,11 @@ def figures(content: ReportContent) -> list[dict[str, Any]]:
 )
 def test_plotly_knows_everything_in_the_figures(content: ReportContent) -> None:
     """Its own classes refuse unknown names and values; the page's colors are replaced by one of plotly's."""
-    for figure in figures(content):
+    found = list(figures(content))
+    assert found
+    for figure in found:
         text = json.dumps(figure, allow_nan=False)
-        plotly.Figure(json.loads(COLOR.sub('"#123456"', text)))
+        assert plotly.Figure(json.loads(COLOR.sub('"#123456"', text))).data
 
 
 def test_a_negative_loss_is_in_the_chart() -> None:
