@@ -10,6 +10,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from lightning_gradexplode.engine.evidence import EvidenceCollector
 from lightning_gradexplode.engine.findings import FindingLog
 from lightning_gradexplode.hosts.base import TrainingLoop
@@ -25,6 +27,7 @@ from lightning_gradexplode.records import (
     StepRecord,
 )
 from lightning_gradexplode.report import GradientHistory, ReportFolder, write_report, write_steps
+from lightning_gradexplode.report.rows import find_place, places_at_fault
 
 T = TypeVar("T")
 
@@ -80,7 +83,7 @@ class IncidentReporter:
         self._gradients.add(record)
         if record.histograms.get("gradient"):
             self._latest = replace(record, histograms={})
-        if record.module_gradients is not None:
+        if record.module_gradients is not None and np.isfinite(record.module_gradients.gain).any():
             self._module_gradients = record.module_gradients
 
     def publish(self, attempts: Sequence[Attempt]) -> None:
@@ -115,7 +118,7 @@ class IncidentReporter:
             self._attempt(lambda: write_steps(folder.claim(), self._content(evidence, diagnosis)))
 
     def _content(self, evidence: Evidence, diagnosis: Diagnosis | None) -> ReportContent:
-        where = self._parameter_at_fault(diagnosis)
+        where = self._parameter_at_fault(evidence, diagnosis)
         return ReportContent(
             run_name=self._run_name,
             run_id=self._run_id,
@@ -128,12 +131,12 @@ class IncidentReporter:
             module_gradients=self._module_gradients,
         )
 
-    def _parameter_at_fault(self, diagnosis: Diagnosis | None) -> str | None:
+    def _parameter_at_fault(self, evidence: Evidence, diagnosis: Diagnosis | None) -> str | None:
         """Return the parameter at fault, else the one with the largest gradient."""
-        where = diagnosis.where if diagnosis else None
-        if self._gradients.of(where):
-            return where
-        return None if self._latest is None else self._latest.largest("grad_norm")
+        known = self._gradients.parameters
+        places = [find_place(known, where) for where in places_at_fault(diagnosis, evidence)]
+        found = next((known[place] for place in places if place is not None), None)
+        return found or (None if self._latest is None else self._latest.largest("grad_norm"))
 
     def _attempt(self, write: Callable[[], T]) -> T | None:
         """Write something; a failure is logged once, and costs neither the monitor nor the run."""

@@ -12,6 +12,7 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -477,7 +478,7 @@ class TrainingRun:
             news = self._add_findings(step, findings)
             step.measure_gradients(by_value)  # after a finding everything is due
             self._evidence.add(step, news, self._log.incidents.began, before_update)
-        if step.histograms_due:
+        if step.histograms_due or self._module_gradients_due:  # a report compares with the run's first step
             step.measure_gradient_histograms()
         if step.state.policy is not None:
             self._clipper.set_threshold(step, step.record() if findings else record)
@@ -532,7 +533,10 @@ class TrainingRun:
         known = {name: value for name, value in metrics.items() if value is not None}
         self._loop.publish_metrics({**known, "gradexplode/severity": float(batch.severity)})
         if any(step.scalars_due for step in steps):
-            logged = [self._responses.with_scalars(r, step.state) for r, step in zip(records, steps, strict=True)]
+            logged = [
+                self._responses.with_scalars(r if step.histograms_due else replace(r, histograms={}), step.state)
+                for r, step in zip(records, steps, strict=True)
+            ]
             shown = [step.parameters.shown for step in steps]
             self._loggers.log_batch(logged, shown, self._arguments.per_parameter)
         if self._log.incidents.began is not None and self._log.incidents.ends(batch.step):

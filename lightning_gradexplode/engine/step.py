@@ -222,8 +222,8 @@ class Step:
         self._put("grad_max", maxima)
 
     def measure_gradient_histograms(self) -> None:
-        """Count the gradients into histograms, if they are due."""
-        if self.histograms_due and self.gradients_intact:
+        """Count the gradients into histograms, if they are still what they were at the reading."""
+        if self.gradients_intact:
             self._count("gradient", self.parameters.gradients, self.scale)
 
     def keep_weights(self, sample: int | None) -> None:

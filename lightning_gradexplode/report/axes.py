@@ -77,14 +77,21 @@ def _values(positions: FloatArray, kind: str, unit: float) -> FloatArray:
     return signed
 
 
+def log_ticks(low: float, high: float) -> tuple[tuple[float, str], ...]:
+    """Return position and label of the ticks of a logarithmic axis between two positions."""
+    return _ticks("log", 1.0, low, high)
+
+
 def _ticks(kind: str, unit: float, low: float, high: float) -> tuple[tuple[float, str], ...]:
     first, last = _values(np.array([low, high]), kind, unit).tolist()
     sizes = (abs(first), abs(last)) if kind == "log" else (unit, max(abs(first), abs(last)))
     lowest, highest = (math.floor(math.log10(max(one, 1e-307))) for one in sizes)
     powers = [10.0**power for power in range(lowest, highest + 1, max(1, -(-(highest - lowest) // 6)))]
+    if highest - lowest <= 3:
+        powers += [power * part for part in (2.0, 5.0) for power in powers]
     candidates = powers if kind == "log" else [0.0, *powers, *(-one for one in powers)]
     ticks = _spaced(candidates, kind, unit, low, high)
-    if len(ticks) < 3:  # less than about a decade: round numbers at equal distances
+    if len(ticks) < 3:  # less than about half a decade: round numbers at equal distances
         step = 10.0 ** math.floor(math.log10(max(last - first, 1e-300)))
         step = next(step * part for part in (0.2, 0.5, 1.0, 2.0) if (last - first) / (step * part) <= 6)
         count = math.floor((last - first) / step) + 2
@@ -96,10 +103,10 @@ def _ticks(kind: str, unit: float, low: float, high: float) -> tuple[tuple[float
 def _spaced(
     candidates: Sequence[float], kind: str, unit: float, low: float, high: float
 ) -> tuple[tuple[float, str], ...]:
-    """Return the ticks that are on the axis and do not run into one before them."""
+    """Return the ticks that are on the axis and do not overlap one before them."""
     ticks: list[tuple[float, str]] = []
     for at, value in zip(_positions(np.array(candidates), kind, unit).tolist(), candidates, strict=True):
-        if low <= at <= high and all(abs(at - other) >= (high - low) / 12 for other, _ in ticks):
+        if low <= at <= high and all(abs(at - other) >= (high - low) / 8 for other, _ in ticks):
             ticks.append((at, tick_label(value)))
     return tuple(sorted(ticks))
 

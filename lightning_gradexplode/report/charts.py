@@ -1,4 +1,4 @@
-"""The charts of a report as plain data, which `plotly_charts` and `svg_charts` draw."""
+"""The charts of a report as plain data, which the modules ``plotly_*`` and `svg_charts` draw."""
 
 from __future__ import annotations
 

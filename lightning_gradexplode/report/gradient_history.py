@@ -27,6 +27,12 @@ class GradientHistory:
             steps = self._latest if record.severity else self._calm
             steps[record.optimizer] = record.step, kept
 
+    @property
+    def parameters(self) -> list[str]:
+        """Names of the parameters whose histograms are kept."""
+        each = (kept for steps in (self._calm, self._latest) for _, kept in steps.values())
+        return list(dict.fromkeys(name for kept in each for name in kept))
+
     def of(self, parameter: str | None) -> tuple[tuple[int, Histogram], ...]:
         """Return steps and histograms of a parameter, the calm step first."""
         return tuple(

@@ -11,9 +11,9 @@ import numpy as np
 
 from lightning_gradexplode.records import Evidence, History, Operand, OptimizerFacts, ReportContent, summary
 from lightning_gradexplode.records.html import with_code
-from lightning_gradexplode.report import plotly_charts, svg_charts
+from lightning_gradexplode.report import plotly_bars, plotly_base, plotly_heatmap, plotly_time, svg_charts
 from lightning_gradexplode.report.charts import gradient_spread, layer_gains, time_chart
-from lightning_gradexplode.report.rows import rows
+from lightning_gradexplode.report.rows import Rows, content_rows, find_place
 
 MAX_FINDINGS = 200
 """Findings that a page lists, the latest ones."""
@@ -29,7 +29,7 @@ def page(content: ReportContent) -> str:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["code"] = lambda text: Markup(with_code(text))
     environment.filters["number"] = number
-    plotly = plotly_charts.script()
+    plotly = plotly_base.script()
     charts = _charts(content, is_plain=plotly is None)
     figures = {key: value for key, value in charts.items() if isinstance(value, dict)}
     diagnosis = content.diagnosis
@@ -112,31 +112,40 @@ def number(value: float) -> str:
 def _charts(content: ReportContent, is_plain: bool) -> dict[str, str | dict[str, Any]]:
     """Return the charts by name: figures of plotly, or SVG."""
     found: dict[str, str | dict[str, Any]] = {}
-    where = content.diagnosis.where if content.diagnosis else None
     for index, history in enumerate(content.evidence.history):
         chart = time_chart(history, content)
         if chart is None:
             continue
-        found[f"time-{index}"] = svg_charts.time_svg(chart) if is_plain else plotly_charts.time_figure(chart)
+        found[f"time-{index}"] = svg_charts.time_svg(chart) if is_plain else plotly_time.time_figure(chart)
         if history.parameter_grad_norm.size:
-            table = rows(history, content.evidence, where)
-            draw = svg_charts.heatmap_svg if is_plain else plotly_charts.heatmap_figure
+            table = content_rows(history, content)
+            draw = svg_charts.heatmap_svg if is_plain else plotly_heatmap.heatmap_figure
             found[f"heatmap-{index}"] = draw(history.step.tolist(), table, chart.marks, chart.view)
     spreads = [gradient_spread(step, histogram) for step, histogram in content.gradients]
     if any(len(spread.logs) for spread in spreads):
-        found["spread"] = svg_charts.spread_svg(spreads) if is_plain else plotly_charts.spread_figure(spreads)
+        found["spread"] = svg_charts.spread_svg(spreads) if is_plain else plotly_bars.spread_figure(spreads)
     gains = layer_gains(content)
     if len(gains) > 1:
-        found["gain"] = svg_charts.gain_svg(gains) if is_plain else plotly_charts.gain_figure(gains)
+        found["gain"] = svg_charts.gain_svg(gains) if is_plain else plotly_bars.gain_figure(gains)
     return found
 
 
 def _row_notes(content: ReportContent, history: History) -> str:
-    table = rows(history, content.evidence, content.diagnosis.where if content.diagnosis else None)
+    table = content_rows(history, content)
     order = "execution" if table.is_executed else "registration"
     binned = " Neighbours share a row." if len(table.names) < len(history.parameters) else ""
-    marked = "" if table.culprit is None else f" Marked: {table.names[table.culprit]}."
+    marked = "" if table.culprit is None else f" Marked: {table.names[table.culprit]}{_why_marked(table, content)}."
     return f"Rows are in the order of {order}, the first one on top.{binned}{marked}"
+
+
+def _why_marked(table: Rows, content: ReportContent) -> str:
+    """Return why a row is marked, where that is not the place that the diagnosis names."""
+    names = [table.names[table.culprit or 0]]
+    first = content.evidence.replay.first if content.evidence.replay else None
+    if find_place(names, content.diagnosis.where if content.diagnosis else None) is not None:
+        return ""
+    is_replayed = first is not None and find_place(names, first.module) is not None
+    return ", in whose module the operation ran" if is_replayed else ", where the first critical finding was"
 
 
 def _batch_text(batch_idx: float | None, size: int | None) -> str:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lightning_gradexplode.records import Evidence, FloatArray, History
+from lightning_gradexplode.records import Diagnosis, Evidence, FloatArray, History, ReportContent
+from lightning_gradexplode.records.summary import headline
 
 MAX_ROWS = 120
 """Rows that are told apart on a page."""
@@ -30,6 +31,28 @@ class Rows:
     norms: FloatArray
     culprit: int | None
     is_executed: bool
+
+
+def places_at_fault(diagnosis: Diagnosis | None, evidence: Evidence) -> tuple[str, ...]:
+    """Return names of parameters or modules that stand for the place of an incident, the most certain first.
+
+    Args:
+        diagnosis: Its diagnosis; a place that it names comes first.
+        evidence: Its evidence: the module in which the replay saw the failure, and the first critical finding.
+    """
+    if diagnosis is None:
+        return ()
+    first = evidence.replay.first if evidence.replay is not None else None
+    finding = headline(evidence.findings)
+    places = (diagnosis.where, first.module if first else None, finding.where if finding else None)
+    return tuple(dict.fromkeys(place for place in places if place))
+
+
+def content_rows(history: History, content: ReportContent, max_rows: int = MAX_ROWS) -> Rows:
+    """Return the rows of the heat map of one optimizer of a report."""
+    places = places_at_fault(content.diagnosis, content.evidence)
+    where = next((place for place in places if find_place(history.parameters, place) is not None), None)
+    return rows(history, content.evidence, where, max_rows)
 
 
 def rows(history: History, evidence: Evidence, where: str | None, max_rows: int = MAX_ROWS) -> Rows:

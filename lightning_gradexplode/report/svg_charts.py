@@ -9,7 +9,7 @@ from html import escape
 import numpy as np
 
 from lightning_gradexplode.records import FloatArray
-from lightning_gradexplode.report.axes import Values, tick_label
+from lightning_gradexplode.report.axes import Values, log_ticks, tick_label
 from lightning_gradexplode.report.charts import GradientSpread, Mark, Panel, TimeChart, is_sparse
 from lightning_gradexplode.report.heatmap import colored, png
 from lightning_gradexplode.report.rows import Rows
@@ -82,9 +82,9 @@ def spread_svg(spreads: Sequence[GradientSpread]) -> str:
         xs, ys = _scale(spread.logs, low, high), 170 - spread.shares / top * 150
         parts.append(f'<path class="series-{index}" d="{_path(xs, ys)}"/>')
         parts.append(f'<text class="label-{index}" x="{LEFT}" y="{16 * index}">step {spread.step}</text>')
-    for power in range(int(np.ceil(low)), int(high) + 1, max(1, int(high - low) // 8)):
-        (x,) = _scale(np.array([power]), low, high)
-        parts.append(f'<text x="{x:.1f}" y="190" text-anchor="middle">{tick_label(10.0**power)}</text>')
+    for at, label in log_ticks(low, high):
+        (x,) = _scale(np.array([at]), low, high)
+        parts.append(f'<text x="{x:.1f}" y="190" text-anchor="middle">{label}</text>')
     return _svg(parts, 200, "distribution of the gradient elements")
 
 

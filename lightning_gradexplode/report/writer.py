@@ -20,7 +20,7 @@ from lightning_gradexplode.report.charts import time_chart
 from lightning_gradexplode.report.folder import CLAIM, write_whole
 from lightning_gradexplode.report.heatmap import draw, png
 from lightning_gradexplode.report.page import facts, page
-from lightning_gradexplode.report.rows import rows
+from lightning_gradexplode.report.rows import content_rows
 
 PICTURE_ROWS = 60
 """Rows of the heat map that loggers show as an image."""
@@ -134,11 +134,10 @@ def diagnosis_json(content: ReportContent) -> dict[str, Any]:
 
 def picture(content: ReportContent) -> bytes:
     """Return the heat map of the first optimizer that has one, as a PNG file; empty if there is none."""
-    where = content.diagnosis.where if content.diagnosis else None
     for history in content.evidence.history:
         chart = time_chart(history, content)
         if chart is not None and history.parameter_grad_norm.size:
-            table = rows(history, content.evidence, where, PICTURE_ROWS)
+            table = content_rows(history, content, PICTURE_ROWS)
             return png(draw(history.step.tolist(), table, chart.marks))
     return b""
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lightning_gradexplode.records import ReportContent
-from lightning_gradexplode.report import plotly_charts, write_report
+from lightning_gradexplode.report import plotly_base, write_report
 from tests.browser.conftest import Browser
 from tests.report import examples
 
@@ -85,7 +85,7 @@ def test_the_page_needs_nothing_from_elsewhere(opened: tuple[Browser, ReportCont
 
 def test_plain_charts_are_drawn_too(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without plotly every curve has a length, and the heat map a picture."""
-    monkeypatch.setattr(plotly_charts, "script", lambda: None)
+    monkeypatch.setattr(plotly_base, "script", lambda: None)
     page = write_report(tmp_path, examples.growing()).page
     assert page is not None
     browser.open(page.as_uri())

@@ -14,8 +14,10 @@ import torch
 
 from lightning_gradexplode.measure.histograms import measure_histogram
 from lightning_gradexplode.records import Activation, Histogram, Replay, ReportContent
-from lightning_gradexplode.report import plotly_charts
 from lightning_gradexplode.report.charts import gradient_spread, layer_gains, time_chart
+from lightning_gradexplode.report.plotly_bars import gain_figure, spread_figure
+from lightning_gradexplode.report.plotly_heatmap import heatmap_figure
+from lightning_gradexplode.report.plotly_time import time_figure
 from lightning_gradexplode.report.rows import rows
 from tests.report import examples
 
@@ -32,11 +34,11 @@ def figures(content: ReportContent) -> list[dict[str, Any]]:
         chart = time_chart(history, content)
         assert chart is not None
         table = rows(history, content.evidence, where)
-        found.append(plotly_charts.time_figure(chart))
-        found.append(plotly_charts.heatmap_figure(history.step.tolist(), table, chart.marks, chart.view))
+        found.append(time_figure(chart))
+        found.append(heatmap_figure(history.step.tolist(), table, chart.marks, chart.view))
     if content.gradients:
-        found.append(plotly_charts.spread_figure([gradient_spread(*one) for one in content.gradients]))
-        found.append(plotly_charts.gain_figure(layer_gains(content)))
+        found.append(spread_figure([gradient_spread(*one) for one in content.gradients]))
+        found.append(gain_figure(layer_gains(content)))
     return found
 
 
@@ -81,7 +83,7 @@ def test_all_panels_of_a_run_have_one_time_axis() -> None:
     assert chart is not None
     titles = [panel.title for panel in chart.panels]
     assert titles == ["Loss", "Gradient norm", "Update ratio", "Learning rate", "Loss scale"]
-    figure = plotly_charts.time_figure(chart)
+    figure = time_figure(chart)
     assert [key for key in figure["layout"] if key.startswith("xaxis")] == ["xaxis"]
 
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from lightning_gradexplode.records import Evidence, Finding, ReportContent, Severity
-from lightning_gradexplode.report import plotly_charts, read_report, write_report, write_steps
+from lightning_gradexplode.report import plotly_base, read_report, write_report, write_steps
 from tests.report import examples
 
 FILES = {"findings.jsonl", "steps.npz", "diagnosis.json", "index.html"}
@@ -183,7 +183,7 @@ def hostile() -> ReportContent:
 @pytest.mark.parametrize("with_plotly", [True, False])
 def test_text_of_users_is_never_markup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_plotly: bool) -> None:
     """Names, messages and remedies are escaped, in the page and in its figures, which need nothing from elsewhere."""
-    monkeypatch.setattr(plotly_charts, "script", lambda: "" if with_plotly else None)
+    monkeypatch.setattr(plotly_base, "script", lambda: "" if with_plotly else None)
     report = write_report(tmp_path, hostile())
     assert report.page is not None
     text = report.page.read_text()
@@ -196,7 +196,7 @@ def test_text_of_users_is_never_markup(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_without_plotly_the_page_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The charts are plain SVG then, and all of them are there."""
-    monkeypatch.setattr(plotly_charts, "script", lambda: None)
+    monkeypatch.setattr(plotly_base, "script", lambda: None)
     report = write_report(tmp_path, examples.growing())
     assert report.page is not None
     reader = Reader()

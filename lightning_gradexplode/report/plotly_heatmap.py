@@ -1,0 +1,103 @@
+"""The figure of plotly.js of the heat map of gradient norms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+
+from lightning_gradexplode.report.axes import tick_label
+from lightning_gradexplode.report.charts import Mark
+from lightning_gradexplode.report.plotly_base import Figure, base_layout, cells, mark_line, ranges
+from lightning_gradexplode.report.rows import Rows, color_range, label, positive_logs
+
+
+def heatmap_figure(steps: Sequence[int], rows: Rows, marks: Sequence[Mark], view: tuple[int, int]) -> Figure:
+    """Return the heat map of gradient norms, a row for each parameter, the first one executed on top."""
+    logs = positive_logs(rows.norms)
+    low, high = color_range(logs)
+    places = list(range(len(rows.names)))
+    every = max(1, -(-len(places) // 40))
+    shown = [place for place in places if place % every == 0 or place == rows.culprit]
+    if rows.culprit is not None:
+        shown = [place for place in shown if place == rows.culprit or abs(place - rows.culprit) >= every]
+    names = [escape(name) for name in rows.names]
+    common = {"type": "heatmap", "x": list(map(int, steps)), "y": names}
+    norms = {
+        **common,
+        "name": "norm",
+        "z": cells(np.where(rows.norms == 0, low, logs)),
+        "zmin": low,
+        "zmax": high,
+        "colorscale": "Cividis",
+        "colorbar": _scale_of(low, high),
+        "hovertemplate": "%{y}<br>step %{x}: 10^%{z:.2f}<extra></extra>",
+    }
+    bad = ~np.isfinite(rows.norms)
+    nonfinite = {
+        **common,
+        "name": "NaN or infinite",
+        "z": [[1 if one else None for one in row] for row in bad.tolist()],
+        "colorscale": [[0, "var(--nonfinite)"], [1, "var(--nonfinite)"]],
+        "showscale": False,
+        "hovertemplate": "%{y}<br>step %{x}: NaN or infinite<extra></extra>",
+    }
+    layout: Figure = {
+        **base_layout(max(220, min(17 * len(places), 900)) + 90),
+        "meta": ranges(steps, view),
+        "xaxis": {
+            "range": [view[0] - 0.5, view[1] + 0.5],
+            "showgrid": False,
+            "zeroline": False,
+            "tickformat": "d",
+        },
+        "yaxis": {
+            "type": "category",
+            "range": [len(places) - 0.5, -0.5],
+            "tickvals": shown,
+            "ticktext": [_label(rows, place) for place in shown],
+            "automargin": True,
+            "showgrid": False,
+            "zeroline": False,
+            "ticks": "",
+        },
+        "shapes": [mark_line(mark) for mark in marks if mark.kind in ("since", "critical")],
+    }
+    if rows.culprit is not None:
+        layout["shapes"].append(
+            {
+                "type": "rect",
+                "xref": "paper",
+                "x0": 0,
+                "x1": 1,
+                "y0": rows.culprit - 0.5,
+                "y1": rows.culprit + 0.5,
+                "line": {"color": "var(--critical)", "width": 2},
+            }
+        )
+    return {"data": [norms, *([nonfinite] if bad.any() else [])], "layout": layout}
+
+
+def _scale_of(low: float, high: float) -> Figure:
+    """Return the legend of the colors, above the heat map."""
+    ticks = list(range(math.ceil(low), math.floor(high) + 1, max(1, int(high - low) // 4)))
+    return {
+        "orientation": "h",
+        "y": 1,
+        "yanchor": "bottom",
+        "x": 1,
+        "xanchor": "right",
+        "len": 240,
+        "lenmode": "pixels",
+        "thickness": 10,
+        "outlinewidth": 0,
+        "tickvals": ticks,
+        "ticktext": [tick_label(10.0**at) for at in ticks],
+    }
+
+
+def _label(rows: Rows, place: int) -> str:
+    name = escape(label(rows.names[place], 38))
+    return f"<b>\u25b6 {name}</b>" if place == rows.culprit else name
