@@ -519,12 +519,15 @@ class TrainingRun:
         records = []
         for step in steps:
             step.phase, step.inputs = Phase.FINISHED, None
-            record = self.last = step.record()
+            record = step.record()
+            if record.histograms or record.module_gradients is not None:
+                self._reporter.observe(record)
+            if record.histograms and not step.histograms_due:
+                record = replace(record, histograms={})
+            self.last = record
             step.state.recorder.add(record)
             if record.nonfinite_weights is not None:
                 self._evidence.weights_are_finite = record.nonfinite_weights == 0
-            if record.histograms or record.module_gradients is not None:
-                self._reporter.observe(record)
             records.append(record)
         if not records:
             return []
@@ -533,10 +536,7 @@ class TrainingRun:
         known = {name: value for name, value in metrics.items() if value is not None}
         self._loop.publish_metrics({**known, "gradexplode/severity": float(batch.severity)})
         if any(step.scalars_due for step in steps):
-            logged = [
-                self._responses.with_scalars(r if step.histograms_due else replace(r, histograms={}), step.state)
-                for r, step in zip(records, steps, strict=True)
-            ]
+            logged = [self._responses.with_scalars(r, step.state) for r, step in zip(records, steps, strict=True)]
             shown = [step.parameters.shown for step in steps]
             self._loggers.log_batch(logged, shown, self._arguments.per_parameter)
         if self._log.incidents.began is not None and self._log.incidents.ends(batch.step):
