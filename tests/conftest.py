@@ -22,6 +22,8 @@ THIRD_PARTY_WARNINGS = (
     "ignore:Checkpoint directory .* exists and is not empty:UserWarning",
     # Lightning, about torch's pytree.
     "ignore:.*isinstance\\(treespec, LeafSpec\\).*",
+    # torch 2.4, about itself, where a module is checkpointed.
+    "ignore:.torch.cpu.amp.autocast.*is deprecated:FutureWarning",
     # torch, once a process, about sparse tensors of any kind.
     "ignore:Sparse .* tensor support is in beta state:UserWarning",
     "ignore:Sparse invariant checks are implicitly disabled:UserWarning",

@@ -37,18 +37,28 @@ def from_local_part(local: Tensor, like: Any) -> Tensor:
     """Build a tensor that is sharded like another one from the elements that this process holds."""
     if not is_sharded(like):
         return local
-    from torch.distributed.tensor import DTensor
-
-    return DTensor.from_local(local, like.device_mesh, like.placements, shape=like.shape, stride=like.stride())
+    return _tensor_module().DTensor.from_local(
+        local, like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
+    )
 
 
 def sharded_like(whole: Tensor, like: Any) -> Tensor:
     """Shard a tensor, which every process holds, like another one, a collective."""
     if not is_sharded(like):
         return whole
-    from torch.distributed.tensor import distribute_tensor
+    sharded: Tensor = _tensor_module().distribute_tensor(whole, like.device_mesh, like.placements)
+    return sharded
 
-    return distribute_tensor(whole, like.device_mesh, like.placements)
+
+def _tensor_module() -> Any:
+    """Return the module of DTensor, which has a public name since torch 2.5."""
+    import torch.distributed.tensor
+
+    if hasattr(torch.distributed.tensor, "DTensor"):
+        return torch.distributed.tensor
+    import torch.distributed._tensor
+
+    return torch.distributed._tensor
 
 
 def replicas(tensors: Sequence[Tensor], processes: int) -> FloatArray | None:

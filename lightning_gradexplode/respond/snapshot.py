@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from lightning_gradexplode.distributed.shard_layout import is_sharded, local_part
+from lightning_gradexplode.distributed.shard_layout import from_local_part, is_sharded, local_part
 from lightning_gradexplode.respond.base import ResponseContext
 
 State = dict[str, Any]
@@ -177,11 +177,7 @@ def _placed_like(saved: Tensor, parameter: Any) -> Tensor:
     copied = saved.to(local.device, copy=True)
     if local is parameter or local.shape != saved.shape:
         return copied
-    from torch.distributed.tensor import DTensor
-
-    return DTensor.from_local(
-        copied, parameter.device_mesh, parameter.placements, shape=parameter.shape, stride=parameter.stride()
-    )
+    return from_local_part(copied, like=parameter)
 
 
 def _random_state() -> State:

@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pack_sequence
 from lightning_gradexplode.measure.batch_facts import collect_batch_facts, with_first_batch
 from lightning_gradexplode.measure.run_facts import collect_run_facts
 from lightning_gradexplode.records import BatchFacts, FieldFacts
+from tests.measure.sharding import VERSION
 from tests.measure.tensors import WILD, float_tensors, real_parts
 
 NAN, INF = math.nan, math.inf
@@ -287,6 +288,8 @@ def test_rows_of_nested_fields_of_other_layouts_are_theirs() -> None:
     """A nested tensor in strided layout, and a jagged one of which only parts are valid, have their sequences."""
     sequences = [torch.zeros(3, 2), torch.zeros(5, 2), torch.full((2, 2), NAN)]
     assert only(torch.nested.nested_tensor(sequences)).nonfinite_rows == (2,)
+    if VERSION < (2, 5):
+        return  # there, a jagged tensor of which only parts are valid has offsets that lie outside of it
     padded = torch.full((3, 5, 2), NAN)
     padded[1] = 0.0
     lengths, starts = torch.tensor([0, 5, 1]), torch.zeros(3, dtype=torch.long)

@@ -11,12 +11,12 @@ import torch.distributed
 from torch import Tensor
 from torch._C._distributed_c10d import HashStore
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import Shard, distribute_tensor
 
 from lightning_gradexplode.measure.elements import CHUNK, chunks, flat_elements
 from lightning_gradexplode.measure.histograms import measure_histogram
 from lightning_gradexplode.measure.maxima import measure_maxima
 from lightning_gradexplode.measure.norms import measure_norms
+from tests.measure.sharding import Shard, distribute_tensor
 from tests.measure.tensors import WILD, real_parts
 
 

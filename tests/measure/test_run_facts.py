@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import Shard, distribute_tensor
 from torch.nn.utils import parametrizations
 
 from lightning_gradexplode.measure.run_facts import collect_run_facts, in_order
 from lightning_gradexplode.records import ModuleFacts, ParameterFacts, RunFacts
+from tests.measure.sharding import Shard, distribute_tensor
 from tests.measure.tensors import WILD, held, true_norm
 
 

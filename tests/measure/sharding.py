@@ -1,0 +1,14 @@
+"""Names of DTensor, from where this version of torch has them: public since torch 2.5."""
+
+from __future__ import annotations
+
+import torch
+
+VERSION = tuple(int(part) for part in torch.__version__.split(".")[:2])
+
+if VERSION >= (2, 5):
+    from torch.distributed.tensor import Shard, distribute_tensor
+else:
+    from torch.distributed._tensor import Shard, distribute_tensor
+
+__all__ = ["VERSION", "Shard", "distribute_tensor"]
