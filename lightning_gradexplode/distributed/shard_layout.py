@@ -37,9 +37,10 @@ def from_local_part(local: Tensor, like: Any) -> Tensor:
     """Build a tensor that is sharded like another one from the elements that this process holds."""
     if not is_sharded(like):
         return local
-    return _tensor_module().DTensor.from_local(
+    sharded: Tensor = _tensor_module().DTensor.from_local(
         local, like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
     )
+    return sharded
 
 
 def sharded_like(whole: Tensor, like: Any) -> Tensor:

@@ -53,10 +53,7 @@ class Net(pl.LightningModule):
         mesh = getattr(self, "device_mesh", None)
         if mesh is None:
             return
-        try:
-            from torch.distributed.fsdp import fully_shard
-        except ImportError:  # torch before 2.6
-            from torch.distributed._composable.fsdp import fully_shard
+        from torch.distributed.fsdp import fully_shard
 
         if self.hybrid:
             mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (2, 2), mesh_dim_names=("copies", "shards"))

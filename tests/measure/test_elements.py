@@ -16,7 +16,7 @@ from lightning_gradexplode.measure.elements import CHUNK, chunks, flat_elements
 from lightning_gradexplode.measure.histograms import measure_histogram
 from lightning_gradexplode.measure.maxima import measure_maxima
 from lightning_gradexplode.measure.norms import measure_norms
-from tests.measure.sharding import Shard, distribute_tensor
+from tests.measure.sharding import Shard, distribute_tensor, needs_sharding
 from tests.measure.tensors import WILD, real_parts
 
 
@@ -57,6 +57,7 @@ def mesh() -> Iterator[DeviceMesh]:
     torch.distributed.destroy_process_group()
 
 
+@needs_sharding
 def test_a_distributed_tensor_is_measured_by_its_local_elements(mesh: DeviceMesh) -> None:
     """A DTensor is taken like any other; here one process holds all of it."""
     whole = torch.randn(5, 3)

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrizations
 
 from lightning_gradexplode.measure.run_facts import collect_run_facts, in_order
 from lightning_gradexplode.records import ModuleFacts, ParameterFacts, RunFacts
-from tests.measure.sharding import Shard, distribute_tensor
+from tests.measure.sharding import Shard, distribute_tensor, needs_sharding
 from tests.measure.tensors import WILD, held, true_norm
 
 
@@ -285,6 +285,7 @@ def one_process(tmp_path: Any) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_process")
+@needs_sharding
 def test_sharded_parameters_are_measured_by_what_this_process_holds() -> None:
     """A distributed tensor is taken as its local part, and its recurrent matrix is left out."""
     module = nn.RNN(4, 4)
