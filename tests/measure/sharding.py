@@ -10,7 +10,11 @@ VERSION = tuple(int(part) for part in torch.__version__.split(".")[:2])
 if VERSION >= (2, 5):
     from torch.distributed.tensor import Shard, distribute_tensor
 else:
-    from torch.distributed._tensor import Shard as Shard  # type: ignore[attr-defined]
-    from torch.distributed._tensor import distribute_tensor as distribute_tensor  # type: ignore[attr-defined]
+    from torch.distributed._tensor import (
+        Shard,  # type: ignore[attr-defined]
+        distribute_tensor,  # type: ignore[attr-defined]
+    )
+
+__all__ = ["VERSION", "Shard", "distribute_tensor", "needs_sharding"]
 
 needs_sharding = pytest.mark.skipif(VERSION < (2, 6), reason="before torch 2.6, sharding needs a GPU")
