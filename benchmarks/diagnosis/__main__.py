@@ -58,21 +58,23 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Train the chosen halves and print a table for each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--half", choices=["tuning", "held_out", "both"], default="both")
+    parser.add_argument("--half", choices=["tuning", "second", "held_out", "both"], default="both")
     parser.add_argument("--jobs", type=int, default=1, help="number of processes")
-    parser.add_argument("--cases", nargs="*", help="also print a line for each case of the tuning half, or for these")
+    parser.add_argument(
+        "--cases", nargs="*", help="also print a line for each case, or for these; not of the half that is kept back"
+    )
     parser.add_argument("--verify", action="store_true", help="only check that each case fails, and trains when cured")
     options = parser.parse_args(arguments)
     halves: list[Half] = ["tuning", "held_out"] if options.half == "both" else [options.half]
     for half in halves:
-        names = options.cases if half == "tuning" else None
+        names = options.cases if half != "held_out" else None
         chosen = [case for case in cases(half) if not names or case.__name__ in names]
         if options.verify:
             faults = with_progress(for_each(fault_of, chosen, options.jobs), len(chosen), half)
             print("\n".join(filter(None, faults)) or f"all {len(chosen)} cases of {half} hold")
             continue
         grades = with_progress(for_each(run_case, chosen, options.jobs), len(chosen), half)
-        if half == "tuning" and options.cases is not None:
+        if half != "held_out" and options.cases is not None:
             print("\n".join(case_lines(grades)))
         print(f"\n{half}\n")
         print_table(table(grades))
