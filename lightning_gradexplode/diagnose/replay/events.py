@@ -24,12 +24,14 @@ class Source:
         name: Name of the field, parameter, buffer or attribute.
         has_nan: Whether they include NaN.
         rows: Its rows with such values, for a field of the batch.
+        storage: What `storage_key` returns of it.
     """
 
     kind: Kind
     name: str
     has_nan: bool
     rows: tuple[int, ...] = ()
+    storage: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

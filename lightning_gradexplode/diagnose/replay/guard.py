@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from functools import lru_cache
 from typing import Any
 
@@ -36,12 +36,14 @@ class Guard(TorchDispatchMode):
     Attributes:
         paused: While True, operations are passed on as they are.
         operations: Number of operations that ran.
+        written: The storages of the copy that were written to.
     """
 
     def __init__(self, owned: Iterable[Tensor] = (), *, deadline: float = float("inf"), float32: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.paused = False
         self.operations = 0
+        self.written: set[int] = set()
         self._owned = {storage_key(one) for one in owned} - {None}
         self._deadline = deadline
         self._float32 = float32
@@ -50,10 +52,6 @@ class Guard(TorchDispatchMode):
     def _should_skip_dynamo(cls) -> bool:
         """Return False: torch would import its compiler at the first operation, and step through a wrapper at each."""
         return False
-
-    def own(self, tensor: Tensor) -> None:
-        """Allow writes to a tensor."""
-        self._owned.add(storage_key(tensor))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation."""
@@ -65,13 +63,14 @@ class Guard(TorchDispatchMode):
         if self._float32:
             args = tuple(torch.float32 if one in HALF else one for one in args) if _any_half(args) else args
             kwargs = {key: torch.float32 if _is_half(one) else one for key, one in kwargs.items()}
-        result = self.run(func, args, kwargs)
-        for one in flat((result,)):
-            self.own(one)
+        # What shares memory with an argument, such as a view of a weight, belongs to whatever that belongs to.
+        taken = {storage_key(one) for one in flat((args, kwargs.values()))}
+        result = self.run(func, args, kwargs, taken)
+        self._owned.update({storage_key(one) for one in flat((result,))} - taken)
         return result
 
-    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Run an operation that is allowed; overridden by what observes."""
+    def run(self, func: Any, args: Any, kwargs: Any, taken: Set[int | None]) -> Any:
+        """Run an operation that is allowed, given the storages of its arguments; overridden by what observes."""
         return func(*args, **kwargs)
 
     def _check(self, func: Any, args: Any, kwargs: Any) -> None:
@@ -81,8 +80,11 @@ class Guard(TorchDispatchMode):
             raise ReplayStopped(f"the step communicates with other processes ({name_of(func)})")
         for one in written(func, args, kwargs):
             key = storage_key(one)
-            if key is not None and key not in self._owned and one.numel():
+            if key is None or not one.numel():
+                continue
+            if key not in self._owned:
                 raise ReplayStopped(f"{WRITES} ({name_of(func)})")
+            self.written.add(key)
 
 
 def name_of(func: Any) -> str:

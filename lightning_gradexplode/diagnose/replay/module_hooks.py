@@ -46,12 +46,11 @@ class ModuleHooks:
         self._modules: dict[str, _Module] = {}
         self._order: list[str] = []
         for name, module in copy.named_modules():
-            if isinstance(module, torch.jit.ScriptModule):
-                continue
             name = plain_name(f"{name}.").removesuffix(".")
             self._modules[name] = _Module(type(module).__name__, not any(True for _ in module.children()))
-            module.register_forward_pre_hook(self._before(name))
-            module.register_forward_hook(self._after(name), always_call=True)
+            # A scripted module refuses these methods of its own, but runs the hooks where Python calls it.
+            nn.Module.register_forward_pre_hook(module, self._before(name))
+            nn.Module.register_forward_hook(module, self._after(name), always_call=True)
 
     @property
     def execution_order(self) -> tuple[str, ...]:

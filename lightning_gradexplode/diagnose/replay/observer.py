@@ -8,7 +8,8 @@ that was left out of the sum).
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Set
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from lightning_gradexplode.diagnose.replay.finiteness import (
     nonfinite_mask,
     operand,
     storage_bytes,
+    storage_key,
 )
 from lightning_gradexplode.diagnose.replay.guard import HALF, Guard, flat, is_view, name_of, read, written
 from lightning_gradexplode.diagnose.replay.source_line import SourceLine, calling_line
@@ -81,12 +83,21 @@ Module = tuple[str, str]
 """Name and class of a module."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """What belongs to an autograd node: line and module of its operation, shapes only of what came from the batch."""
+
+    line: SourceLine | None = None
+    module: Module | None = None
+    batch_shapes: Set[tuple[int, ...]] = frozenset()
+
+
 class Observer(Guard):  # type: ignore[no-untyped-call]
     """Observes each operation of a step.
 
     Args:
         batch_shape: By which sizes the rows of the batch are known.
-        parameter_shapes: Shapes of the parameters and of their transposes.
+        batch: The tensors of the batch.
         origins: The tensors that were not finite before the step.
         settings: The arguments of `Guard`.
 
@@ -97,23 +108,21 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
         half_precision: Whether an operation computed in half precision.
     """
 
-    def __init__(
-        self, batch_shape: BatchShape, parameter_shapes: Collection[tuple[int, ...]], origins: Origins, **settings: Any
-    ) -> None:
+    def __init__(self, batch_shape: BatchShape, batch: Iterable[Tensor], origins: Origins, **settings: Any) -> None:
         super().__init__(**settings)
         self.module_stack: list[Module] = []
         self.origins = origins
         self.loss_terms: list[LossTerm] = []
         self.half_precision = False
         self._batch_shape = batch_shape
-        self._parameter_shapes = parameter_shapes
+        self._of_batch = {storage_key(one) for one in batch} - {None}
         self._events = 0
-        self._lines: dict[int, tuple[SourceLine | None, Module | None]] = {}
+        self._nodes: dict[int, _Node] = {}
         self._by_node: dict[int, Event] = {}
 
-    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def run(self, func: Any, args: Any, kwargs: Any, taken: Set[int | None]) -> Any:
         """Run an operation and look at its result."""
-        own_node = self._new_node()
+        own_node = self._new_node(args, kwargs)
         if is_view(func):
             return func(*args, **kwargs)
         overwritten = {id(one): _kept(one) for one in written(func, args, kwargs)}
@@ -121,6 +130,11 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
         name = name_of(func)
         if name in _UNINITIALIZED:
             return result
+        made = {storage_key(one) for one in flat((result,))}
+        if self._of_batch.isdisjoint(taken):
+            self._of_batch -= made - taken  # addresses are used again
+        else:
+            self._of_batch |= made
         node = torch._C._current_autograd_node()
         outputs = [one for one in flat((result,)) if one.is_floating_point() or one.is_complex()]
         self.half_precision |= any(one.dtype in HALF for one in outputs)
@@ -129,8 +143,7 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
         finite = {id(one): all_finite(one) for one in outputs}
         bad = [one for one in outputs if not finite[id(one)]]
         if bad:
-            taken = read(func, args, kwargs)
-            inputs = [Input(overwritten.get(id(one), one), self.origins.of(one)) for one in taken]
+            inputs = [Input(overwritten.get(id(one), one), self.origins.of(one)) for one in read(func, args, kwargs)]
             self._found(name, node, own_node, inputs, _scalars(args, kwargs), bad)
         for one in outputs:
             # What was written to a part of a tensor says nothing of the rest.
@@ -139,15 +152,19 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
                 self.origins.clear(one)
         return result
 
-    def _new_node(self) -> int | None:
-        """Return the number of the autograd node that was made for this operation, and record its line.
+    def _new_node(self, args: Any, kwargs: Any) -> int | None:
+        """Return the number of the autograd node that was made for this operation, and record what belongs to it.
 
         Autograd makes an operation's node, and counts it, before it runs the operation.
         """
         number = int(torch.autograd._get_sequence_nr()) - 1  # type: ignore[attr-defined]
-        if number in self._lines:
+        if number in self._nodes:
             return None
-        self._lines[number] = (calling_line(), self.module_stack[-1] if self.module_stack else None)
+        shapes: tuple[set[tuple[int, ...]], set[tuple[int, ...]]] = (set(), set())
+        for one in flat((args, kwargs.values())):
+            shapes[storage_key(one) in self._of_batch].add(tuple(one.shape))
+        module = self.module_stack[-1] if self.module_stack else None
+        self._nodes[number] = _Node(calling_line(), module, shapes[True] - shapes[False])
         return number
 
     def _found(
@@ -190,9 +207,16 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
         module = self.module_stack[-1] if self.module_stack else None
         if node is None:
             return calling_line(), module
-        line, forward_module = self._lines.get(node._sequence_nr(), (None, None))
+        forward = self._nodes.get(node._sequence_nr(), _Node())
         # A custom function's own backward pass, or a checkpoint's second forward pass, has lines of its own.
-        return calling_line() or line, forward_module or module
+        return calling_line() or forward.line, forward.module or module
+
+    def _has_rows(self, node: Any, output: Tensor) -> bool:
+        """Return whether a result was computed from the batch; in the backward pass, is the gradient of such a one."""
+        if node is None:
+            return storage_key(output) in self._of_batch
+        # The gradient of a weight, whose first dimension is no batch's, has the shape of what the node took.
+        return tuple(output.shape) in self._nodes.get(node._sequence_nr(), _Node()).batch_shapes
 
     def _operation(
         self, name: str, node: Any, inputs: list[Tensor], scalars: tuple[float, ...], output: Tensor
@@ -203,8 +227,6 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
         line, module = self._place(node)
         mask = nonfinite_mask(output)
         place = first_place(mask)
-        # In the backward pass that may be the gradient of a weight, whose first dimension is no batch's.
-        has_rows = node is None or tuple(output.shape) not in self._parameter_shapes
         return Operation(
             name=name,
             phase="forward" if node is None else "backward",
@@ -217,7 +239,7 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
             node=None if node is None else str(node.name()),
             inputs=tuple(operand(one, place, output.shape) for one in inputs[:OPERANDS]),
             scalars=scalars,
-            rows=self._batch_shape.rows(mask) if has_rows and mask is not None else (),
+            rows=self._batch_shape.rows(mask) if mask is not None and self._has_rows(node, output) else (),
             element_count=1 if mask is None else int(mask.sum()),
         )
 

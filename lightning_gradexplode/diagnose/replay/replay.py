@@ -17,7 +17,7 @@ from lightning_gradexplode.diagnose.replay.guard import WRITES
 from lightning_gradexplode.diagnose.replay.module_copy import ModuleCopy
 from lightning_gradexplode.diagnose.replay.module_hooks import ModuleHooks
 from lightning_gradexplode.diagnose.replay.observer import Observer
-from lightning_gradexplode.diagnose.replay.sources import origins_before
+from lightning_gradexplode.diagnose.replay.sources import is_as_before, origins_before
 from lightning_gradexplode.diagnose.replay.stand_ins import ReplayStopped
 from lightning_gradexplode.diagnose.replay.step import Outcome, ReplayStep, compute, deadline_of, failure
 from lightning_gradexplode.measure.batch_fields import fields_of
@@ -63,10 +63,9 @@ def _attempt(
     try:
         batch = step.fresh_batch()
         fields = fields_of(batch)
-        shapes = [tuple(one.shape) for one in copy.module.parameters()]
         observer = Observer(
             BatchShape.of(fields),
-            {*shapes, *(shape[::-1] for shape in shapes)},
+            [one for field in fields for one in field.tensors],
             origins_before(copy, fields),
             owned=copy.owned,
             deadline=deadline,
@@ -100,7 +99,12 @@ def _record(
     status, reason = _status(copy, outcome, reached, failed, expected_loss)
     if status == "not-reproduced" and is_updated:
         reason = f"the optimizer has stepped since, and the weights before are not known: {reason}"
-    if status == "reproduced" and source is not None and source.kind in ("buffer", "attribute") and source.has_nan:
+    if (
+        status == "reproduced"
+        and source is not None
+        and source.has_nan
+        and not is_as_before(source, copy, observer.written)
+    ):
         status, reason = "not-reproduced", f"the step itself has changed where it began: {source.name} is not finite"
     return Replay(
         status=status,

@@ -11,7 +11,9 @@ from itertools import islice
 from pathlib import Path
 from types import CodeType, FrameType
 
+_STANDARD = "the standard library"
 _LIBRARIES = (
+    _STANDARD,
     "torch",
     "torchvision",
     "torchmetrics",
@@ -24,6 +26,15 @@ _LIBRARIES = (
     "numpy",
 )
 """Packages whose frames are passed over: what is reported is the line that called them."""
+
+_NOTEBOOKS = ("ipykernel_", "<ipython-input-")
+"""How the names begin by which notebooks file their cells."""
+
+_INSTALLED = ("site-packages", "dist-packages")
+"""Names of folders with installed packages."""
+
+_CALLER = str(Path(__file__).with_name("step.py"))
+"""The file that runs the step: frames outside of it belong to the run."""
 
 _ENGINE = "_engine_run_backward"
 """The function of torch that runs the backward pass: frames outside of it called ``backward``, not the operation."""
@@ -52,6 +63,8 @@ class SourceLine:
     def file(self) -> str:
         """Name of the file, relative to the working directory where it is inside, else its last part."""
         path = Path(self.code.co_filename)
+        if any(part.startswith(_NOTEBOOKS) for part in path.parts):
+            return "notebook cell"
         try:
             return path.resolve().relative_to(Path.cwd()).as_posix()
         except (ValueError, OSError):
@@ -81,32 +94,46 @@ class SourceLine:
 
 
 def calling_line() -> SourceLine | None:
-    """Return the innermost line outside of torch, Lightning and this package that is running now.
+    """Return the innermost line of the user's own code in a replayed step that is running now.
 
     Returns:
-        None where there is none, as in a backward pass, which has no line of its own.
+        A line outside of the standard library and of all installed packages. Where the step itself is in an installed
+        package, the innermost line in that package. None where there is no such line, as in a backward pass.
     """
+    others: list[SourceLine] = []
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
-        if code.co_name == _ENGINE:
-            return None
-        if not _is_library(code.co_filename):
+        if code.co_name == _ENGINE or code.co_filename == _CALLER:
+            break
+        package = _package(code.co_filename)
+        if package is None:
             return SourceLine(code, frame.f_lineno, frame.f_lasti)
+        if package not in _LIBRARIES:
+            others.append(SourceLine(code, frame.f_lineno, frame.f_lasti))
         frame = frame.f_back
-    return None
+    packages = [_package(one.code.co_filename) for one in others]
+    return others[packages.index(packages[-1])] if others else None
 
 
 @lru_cache(maxsize=4096)
-def _is_library(filename: str) -> bool:
-    """Return whether a file belongs to the standard library, or to one of the packages that are passed over."""
+def _package(filename: str) -> str | None:
+    """Return the installed package that a file belongs to, None for the user's own code.
+
+    Code without a file or a text, such as that of ``exec``, stands for a package of its own.
+    """
     if filename.startswith(("<frozen", "<eval_with_key", "<__array_function__")):
-        return True
+        return _STANDARD
+    if filename.startswith("<") and not linecache.getlines(filename):
+        return filename
     path = Path(filename)
-    if any((root / name) in path.parents for root in _roots() for name in _LIBRARIES):
-        return True
-    standard = Path(sysconfig.get_path("stdlib"))
-    return standard in path.parents and not {"site-packages", "dist-packages"} & set(path.parts)
+    for root in _roots():
+        if root in path.parents and (root.name in _INSTALLED or path.relative_to(root).parts[0] in _LIBRARIES):
+            return path.relative_to(root).parts[0]
+    installed = next((at for at, part in enumerate(path.parts[:-1]) if part in _INSTALLED), None)
+    if installed is not None:
+        return path.parts[installed + 1]
+    return _STANDARD if Path(sysconfig.get_path("stdlib")) in path.parents else None
 
 
 @lru_cache(maxsize=1)

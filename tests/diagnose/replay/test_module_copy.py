@@ -248,6 +248,21 @@ class TestStops:
         assert replayed(clamps, module).status == "finite"
         assert torch.equal(module.body.weight, before)
 
+    def test_a_write_to_a_weight_that_was_used_before_is_made_to_a_clone(self) -> None:
+        """An average of the weights within the step, which has run with its views already, stays as it was."""
+        module: Any = Network()
+        module.average = copy.deepcopy(module.body).requires_grad_(False)
+        before = module.average.weight.detach().clone()
+
+        def averages(model: Any, batch: Tensor, batch_idx: int) -> Any:
+            loss = (model.body(batch) - model.average(batch)).square().mean()
+            with torch.no_grad():
+                model.average.weight.mul_(0.5).add_(model.body.weight, alpha=0.25)
+            return loss
+
+        assert replayed(averages, module).status == "finite"
+        assert torch.equal(module.average.weight, before)
+
     def test_a_write_to_another_tensor_of_the_run_ends_the_replay(self) -> None:
         """A tensor outside of the module belongs to the run."""
         total = torch.zeros(())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -88,3 +90,113 @@ def test_not_a_number_in_the_batch_is_named_with_its_field_and_rows() -> None:
 
     assert (replay.status, replay.first) == ("reproduced", None)
     assert (replay.source, replay.source_name, replay.source_rows) == ("batch", "image", (4,))
+
+
+def test_rows_are_those_of_what_was_computed_from_the_batch() -> None:
+    """A weight with as many rows as the batch has is no part of it; the error gradient of a row is."""
+
+    def regularized(model: Any, batch: Tensor, batch_idx: int) -> Any:
+        return model(batch).sum() + torch.log(-model.body.weight.square()).sum()
+
+    replay = replayed(regularized, torch.randn(8, 4), "loss")
+    assert replay.first is not None
+    assert (replay.first.name, replay.first.rows) == ("log", ())
+
+    def rooted(model: Any, batch: Tensor, batch_idx: int) -> Any:
+        offset = torch.ones(8, 1)
+        offset[5] = 0.0
+        return (model(batch).abs() * offset).sqrt().sum()
+
+    replay = replayed(rooted, torch.randn(8, 3), "gradient", nn.Linear(3, 8))
+    assert replay.first is not None
+    assert (replay.first.phase, replay.first.rows) == ("backward", (5,))
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_buffer_that_was_not_finite_counts_unless_the_step_itself_writes_to_it(writes: bool) -> None:
+    """Buffers are seen as they are at the end of a step, so that one which it changes may have been finite."""
+    module: Any = Network()
+    module.register_buffer("scale", torch.tensor([1.0, float("nan")]))
+
+    def step(model: Any, batch: Tensor, batch_idx: int) -> Any:
+        loss = (model(batch) * model.scale).mean()
+        if writes:
+            model.scale.mul_(0.9)
+        return loss
+
+    replay = replayed(step, torch.randn(6, 4), "loss", module)
+    assert (replay.source, replay.source_name) == ("buffer", "scale")
+    assert replay.status == ("not-reproduced" if writes else "reproduced")
+
+
+def step_from(path: Path, text: str) -> Any:
+    """Write a module with a function ``step``, and return the function."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    names: dict[str, Any] = {}
+    exec(compile(text, str(path), "exec"), names)
+    return names["step"]
+
+
+def test_the_line_is_that_of_the_users_call_into_an_installed_package(tmp_path: Path) -> None:
+    """A package in ``site-packages`` is passed over, unless the step itself belongs to it."""
+    site = tmp_path / "lib" / "site-packages"
+    inner = step_from(site / "layers" / "log.py", "def step(x):\n    return (-x).log()\n")
+    own = step_from(site / "project" / "model.py", "def step(model, batch, i):\n    return model.inner(batch).mean()\n")
+    module: Any = Network()
+    module.inner = inner
+
+    def step(model: Any, batch: Tensor, batch_idx: int) -> Any:
+        return model.inner(batch).mean()
+
+    first = replayed(step, torch.ones(6, 4), "loss", module).first
+    assert first is not None
+    assert first.code == "return model.inner(batch).mean()"
+    assert first.file is not None
+    assert first.file.endswith("test_replay.py")
+    first = replayed(own, torch.ones(6, 4), "loss", module).first
+    assert first is not None
+    assert (first.file, first.line) == ("model.py", 2)
+
+
+def test_code_without_a_text_is_passed_over() -> None:
+    """Of what ``exec`` runs there is no line to show, so that the line which calls it is named."""
+    names: dict[str, Any] = {}
+    exec("def negative_log(x):\n    return (-x).log()\n", names)
+
+    def step(model: Any, batch: Tensor, batch_idx: int) -> Any:
+        return names["negative_log"](batch).mean()
+
+    first = replayed(step, torch.ones(6, 4), "loss").first
+    assert first is not None
+    assert first.code == 'return names["negative_log"](batch).mean()'
+
+
+def test_a_notebooks_cell_is_called_so(tmp_path: Path) -> None:
+    """The name of the temporary file that a notebook keeps a cell in says nothing."""
+    cell = tmp_path / "ipykernel_17" / "123456.py"
+    step = step_from(cell, "def step(model, batch, i):\n    return (-batch).log().mean()\n")
+
+    first = replayed(step, torch.ones(6, 4), "loss").first
+    assert first is not None
+    assert (first.file, first.line, first.code) == ("notebook cell", 2, "return (-batch).log().mean()")
+
+
+class Logarithm(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.log(-x.abs())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_scripted_module_is_named_with_the_line_that_calls_it() -> None:
+    """What runs inside of it has no line of its own."""
+    module: Any = Network()
+    module.inner = torch.jit.script(Logarithm())
+
+    def step(model: Any, batch: Tensor, batch_idx: int) -> Any:
+        return model.inner(model(batch)).mean()
+
+    first = replayed(step, torch.ones(6, 4), "loss", module).first
+    assert first is not None
+    assert (first.name, first.module) == ("log", "inner")
+    assert first.code == "return model.inner(model(batch)).mean()"
