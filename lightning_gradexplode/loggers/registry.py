@@ -6,8 +6,10 @@ from typing import Any, TypeVar
 
 from lightning_gradexplode.loggers.base import LoggerAdapter
 from lightning_gradexplode.loggers.comet import CometAdapter
+from lightning_gradexplode.loggers.litlogger import LitLoggerAdapter
 from lightning_gradexplode.loggers.mlflow import MLFlowAdapter
 from lightning_gradexplode.loggers.tensorboard import TensorBoardAdapter
+from lightning_gradexplode.loggers.trackio import TrackioAdapter
 from lightning_gradexplode.loggers.wandb import WandbAdapter
 
 Kind = TypeVar("Kind", bound=type[LoggerAdapter])
@@ -17,6 +19,8 @@ KINDS: list[type[LoggerAdapter]] = [
     WandbAdapter,
     CometAdapter,
     MLFlowAdapter,
+    TrackioAdapter,
+    LitLoggerAdapter,
     LoggerAdapter,
 ]
 """Adapters in the order in which they are tried; the first that accepts a logger's experiment serves it."""

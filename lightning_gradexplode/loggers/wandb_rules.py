@@ -3,48 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from lightning_gradexplode.loggers.scalars import PREFIX
-from lightning_gradexplode.records import Severity
+from lightning_gradexplode.loggers.wandb_events import AlertRule, action_of, automations_module, full_name, known_rules
 
 if TYPE_CHECKING:
     from wandb.automations import Automation
 
 PROJECT_ID, INTEGRATION_ID = "<id of the project>", "<id of the integration>"
 """Stand in a dry run for what only the server knows."""
-
-LOWEST_VERSION = "0.21"
-"""Lowest version of wandb that has automations on metrics."""
-
-PAYLOAD = {
-    "source": "lightning_gradexplode",
-    "event_type": "${event_type}",
-    "entity_name": "${entity_name}",
-    "project_name": "${project_name}",
-}
-"""What a webhook gets besides the rule's name; W&B replaces what is in braces."""
-
-
-@dataclass(frozen=True, slots=True)
-class AlertRule:
-    """One rule.
-
-    Args:
-        name: A few words; the project's name is put in front, so that the name is unique in the whole entity.
-        level: ``"ERROR"`` or ``"WARN"``.
-        text: A sentence for those who are notified.
-        event: Builds the event from a project's scope.
-        needs: Name in ``wandb.automations`` that older versions lack; such a rule is left out there.
-    """
-
-    name: str
-    level: Literal["ERROR", "WARN"]
-    text: str
-    event: Callable[[Any], Any]
-    needs: str = "OnRunMetric"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,66 +29,6 @@ class AppliedRule:
     name: str
     outcome: Literal["created", "updated", "unchanged"]
     event: str
-
-
-def _above(metric: str, threshold: float) -> Callable[[Any], Any]:
-    """Return what builds the event of a metric at or above a threshold; W&B has no test for NaN."""
-
-    def event(scope: Any) -> Any:
-        automations = _automations_module()
-        return automations.OnRunMetric(
-            scope=scope, filter=automations.RunEvent.metric(f"{PREFIX}/{metric}").max(1) >= threshold
-        )
-
-    return event
-
-
-def _tenfold_norm(scope: Any) -> Any:
-    automations = _automations_module()
-    # A z-score over a window that contains the value cannot exceed (n - 1) / sqrt(n): 5.3 of 30 values.
-    change = automations.MetricChangeFilter(
-        name=f"{PREFIX}/grad_norm",
-        agg="AVERAGE",
-        window=1,
-        prior_window=10,
-        change_type="RELATIVE",
-        change_dir="INCREASE",
-        threshold=9.0,
-    )
-    return automations.OnRunMetric(scope=scope, filter=change)
-
-
-def _failed_run(scope: Any) -> Any:
-    automations = _automations_module()
-    return automations.OnRunState(scope=scope, filter=automations.RunEvent.state == "FAILED")
-
-
-RULES = (
-    AlertRule(
-        "the run is exploding",
-        "ERROR",
-        "A critical finding: left alone, the run will not recover.",
-        _above("severity", int(Severity.CRITICAL)),
-    ),
-    AlertRule(
-        "the gradient norm leaps",
-        "WARN",
-        "The gradient norm is ten times the average of its last ten values.",
-        _tenfold_norm,
-    ),
-    AlertRule(
-        "updates are too large",
-        "WARN",
-        "The weights change by a tenth and more in one step; usual is a thousandth.",
-        _above("update_ratio", 0.1),
-    ),
-    AlertRule("the run failed", "ERROR", "The run failed or crashed.", _failed_run, needs="OnRunState"),
-)
-"""The rules.
-
-W&B runs an automation at most once a day for each run, so that no rule is spent on what may be harmless, such as an
-overflow under a gradient scaler. The severity is always finite, so that its rule holds when a norm is NaN.
-"""
 
 
 def alert_rules(
@@ -145,7 +54,7 @@ def alert_rules(
     import wandb
 
     _check(slack, webhook)
-    rules = _rules()
+    rules = known_rules()
     api = wandb.Api()
     entity = entity or api.default_entity
     scope = _scope(api, project, entity)
@@ -164,7 +73,7 @@ def existing_alert_rules(project: str, entity: str | None = None) -> list[Automa
     """
     import wandb
 
-    names = {_full_name(rule, project) for rule in _rules()}
+    names = {full_name(rule, project) for rule in known_rules()}
     api = wandb.Api()
     entity = entity or api.default_entity
     return [one for one in _existing(api, entity, _scope(api, project, entity).id) if one.name in names]
@@ -178,40 +87,17 @@ def alert_rule_requests(project: str, *, slack: bool | str = False, webhook: str
         ImportError: The installed wandb has no automations on metrics.
     """
     _check(slack, webhook)
-    scope = _automations_module().ProjectScope(id=PROJECT_ID, name=project)
+    scope = automations_module().ProjectScope(id=PROJECT_ID, name=project)
     integration = ("slack" if slack else "webhook", INTEGRATION_ID) if slack or webhook else None
     return [
         {
-            "name": _full_name(rule, project),
+            "name": full_name(rule, project),
             "description": rule.text,
             "event": json.loads(rule.event(scope).model_dump_json()),
-            "action": json.loads(_action(rule, integration).model_dump_json()),
+            "action": json.loads(action_of(rule, integration).model_dump_json()),
         }
-        for rule in _rules()
+        for rule in known_rules()
     ]
-
-
-def _rules() -> list[AlertRule]:
-    """Return the rules that the installed wandb knows."""
-    automations = _automations_module()
-    return [rule for rule in RULES if hasattr(automations, rule.needs)]
-
-
-def _automations_module() -> Any:
-    """Return W&B's automations; untyped, since they take other arguments than their annotations say.
-
-    Raises:
-        ImportError: The installed wandb has none on metrics.
-    """
-    import wandb
-
-    try:
-        from wandb import automations
-    except ImportError:
-        automations = None  # type: ignore[assignment]
-    if not hasattr(automations, "OnRunMetric"):
-        raise ImportError(f"alert rules need wandb >= {LOWEST_VERSION}, got {wandb.__version__}")
-    return automations
 
 
 def _apply(
@@ -222,7 +108,7 @@ def _apply(
     integration: tuple[str, str] | None,
     present: dict[str, Automation],
 ) -> AppliedRule:
-    name, event, action = _full_name(rule, project), rule.event(scope), _action(rule, integration)
+    name, event, action = full_name(rule, project), rule.event(scope), action_of(rule, integration)
     kind = str(event.event_type.value)
     if name not in present:
         api.create_automation(event >> action, name=name, description=rule.text)
@@ -266,23 +152,6 @@ def _numbers_and_words(value: Any) -> Any:
     return [_numbers_and_words(one) for one in value] if isinstance(value, list) else value
 
 
-def _full_name(rule: AlertRule, project: str) -> str:
-    return f"{PREFIX} {project}: {rule.name}"
-
-
-def _action(rule: AlertRule, integration: tuple[str, str] | None) -> Any:
-    automations = _automations_module()
-    if integration is None:
-        return automations.DoNothing()
-    kind, identity = integration
-    if kind == "slack":
-        return automations.SendNotification(
-            integration_id=identity, title=f"{PREFIX}: {rule.name}", message=rule.text, severity=rule.level
-        )
-    payload = {"rule": rule.name, "level": rule.level, **PAYLOAD}
-    return automations.SendWebhook(integration_id=identity, request_payload=payload)
-
-
 def _check(slack: bool | str, webhook: str | None) -> None:
     if slack and webhook:
         raise ValueError("slack and webhook exclude each other: an automation has one action")
@@ -291,7 +160,7 @@ def _check(slack: bool | str, webhook: str | None) -> None:
 def _scope(api: Any, project: str, entity: str | None) -> Any:
     found = api.project(project, entity)
     try:
-        return _automations_module().ProjectScope(id=found.id, name=project)
+        return automations_module().ProjectScope(id=found.id, name=project)
     except Exception as error:
         raise ValueError(f"project {entity}/{project} was not found; it exists from its first run on") from error
 
