@@ -15,6 +15,7 @@ from lightning_gradexplode.loggers.registry import adapter_for
 from lightning_gradexplode.loggers.scalars import PREFIX, parameter_scalars, total_scalars
 from lightning_gradexplode.measure.parameter_names import by_module
 from lightning_gradexplode.records import Diagnosis, Finding, Histogram, Report, Severity, StepRecord, combine
+from lightning_gradexplode.records.repeats import Repeats
 
 MAX_FAILURES = 3
 """Failures in a row at the same kind of write after which a logger is not used any more."""
@@ -46,6 +47,7 @@ class LoggerCollection:
         self._alert_level = alert_level
         self._adapters: list[LoggerAdapter] | None = None
         self._diagnosis: Diagnosis | None = None
+        self._repeats = Repeats()
         self._warned: set[str] = set()
         self._failures: dict[tuple[int, str], int] = {}
 
@@ -80,10 +82,12 @@ class LoggerCollection:
             finding: The finding.
             advice: What to do about it.
             begins_incident: Whether it begins an incident or makes one worse; if it is of at least the alert level,
-                loggers then send an alert.
+                loggers then send an alert: for the first three such findings of a sign, the 10th, the 100th and so on.
         """
         self._each("finding", lambda adapter: adapter.finding(finding, advice))
-        if begins_incident and finding.severity >= self._alert_level:
+        if not begins_incident or finding.severity < self._alert_level:
+            return
+        if self._repeats.is_due(f"{finding.sign} {finding.severity}"):
             self._each("alert", lambda adapter: adapter.alert(finding, advice))
 
     def diagnosis(self, diagnosis: Diagnosis, step: int) -> None:
@@ -94,8 +98,9 @@ class LoggerCollection:
         self._each("diagnosis", lambda adapter: adapter.diagnosis(diagnosis, step))
 
     def report(self, report: Report) -> None:
-        """Log a report that was written."""
-        self._each("report", lambda adapter: adapter.report(report))
+        """Log a report that was written: the first three of a run, the 10th, the 100th and so on, megabytes each."""
+        if self._repeats.is_due("report"):
+            self._each("report", lambda adapter: adapter.report(report))
 
     def _write_histograms(self, adapter: LoggerAdapter, histograms: Mapping[str, Histogram], step: int) -> None:
         if adapter.takes_histograms:

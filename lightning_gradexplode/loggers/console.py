@@ -15,8 +15,9 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import replace
 from typing import Any, TextIO
 
-from lightning_gradexplode.loggers.panel import Panel, incident_panel
+from lightning_gradexplode.loggers.panel import Panel, correction, incident_panel
 from lightning_gradexplode.records import Attempt, Diagnosis, Finding, Report, Severity
+from lightning_gradexplode.records.repeats import Repeats
 from lightning_gradexplode.records.summary import headline
 
 logger = logging.getLogger("lightning_gradexplode")
@@ -36,9 +37,10 @@ class Console:
 
     def __init__(self) -> None:
         self._has_panel = False
+        self._diagnosed: bool | None = None  # whether the incident's panel was logged, None before it
         self._signs: Counter[str] = Counter()
         self._first_steps: dict[str, int] = {}
-        self._incidents: Counter[str] = Counter()
+        self._repeats = Repeats()
 
     def finding(self, finding: Finding, advice: str = "") -> None:
         """Log a finding in one line.
@@ -53,8 +55,9 @@ class Console:
         self._signs[finding.sign] += 1
         if is_counted:
             self._first_steps.setdefault(finding.sign, finding.step)
-        elif number := self._due(f"{finding.sign} {finding.severity}"):
-            log(_LEVELS[finding.severity], f"gradexplode {finding}{f' -> {advice}' if advice else ''}{number.rstrip()}")
+        elif self._repeats.is_due(kind := f"{finding.sign} {finding.severity}"):
+            advised = f" -> {advice}" if advice else ""
+            log(_LEVELS[finding.severity], f"gradexplode {finding}{advised}{self._repeats.note(kind)}")
 
     def incident(
         self,
@@ -64,15 +67,20 @@ class Console:
         responses: Sequence[str] = (),
         report: Report | None = None,
     ) -> None:
-        """Log an incident once, after the responses have acted.
+        """Log an incident after the responses have acted; another diagnosis of the same incident is one line.
 
         The arguments are those of `lightning_gradexplode.loggers.panel.incident_panel`.
         """
+        if self._diagnosed is not None:
+            if self._diagnosed:
+                log(logging.ERROR, f"gradexplode: {correction(diagnosis)}")
+            return
         finding = headline(findings)
-        number = self._due(finding.sign if finding else "")
-        if number:
+        kind = finding.sign if finding else ""
+        self._diagnosed = self._repeats.is_due(kind)
+        if self._diagnosed:
             panel = incident_panel(diagnosis, findings, attempts, responses, report)
-            panel = replace(panel, title=panel.title + number.rstrip())
+            panel = replace(panel, title=panel.title + self._repeats.note(kind))
             log(logging.ERROR, str(panel), panel)
 
     def end_incident(self) -> None:
@@ -83,7 +91,7 @@ class Console:
             later = ", ".join(
                 f"{sign} {f'{count} times, first ' if count > 1 else ''}at step {step}" for sign, count, step in counts
             )
-            if self._due("later"):
+            if self._repeats.is_due("later"):
                 log(logging.WARNING, f"gradexplode: the incident went on: {later}")
         self._start(has_panel=False)
 
@@ -91,14 +99,8 @@ class Console:
         self._has_panel = has_panel
         self._signs.clear()
         self._first_steps.clear()
-
-    def _due(self, kind: str) -> str:
-        """Return an empty text if an incident of this kind is not logged any more, else what to add to its line."""
-        self._incidents[kind] += 1
-        count = self._incidents[kind]
-        if count <= 3:
-            return " "
-        return f" (number {count} of this kind)" if str(count).strip("0") == "1" else ""
+        if not has_panel:
+            self._diagnosed = None
 
 
 def log(level: int, message: str, panel: Panel | None = None) -> None:

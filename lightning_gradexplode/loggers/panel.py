@@ -96,6 +96,13 @@ def incident_panel(
     return Panel(f"gradexplode {plain_text(title(diagnosis, findings))}", kept)
 
 
+def correction(diagnosis: Diagnosis) -> str:
+    """Return in one line what a later diagnosis of an incident says."""
+    remedy = "".join(f" -> {one}" for one in remedies(diagnosis)[:1])
+    text = f"diagnosis of step {diagnosis.step}, after more steps: {_why(diagnosis.causes)}{remedy}"
+    return textwrap.shorten(without_markup(text), 3 * WIDTH, placeholder=" \u2026")
+
+
 def _why(causes: Sequence[Cause]) -> str:
     if not causes:
         return ""

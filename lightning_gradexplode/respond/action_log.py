@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from lightning_gradexplode.records import Attempt
+from lightning_gradexplode.records.repeats import SHOWN, Repeats
 
 if TYPE_CHECKING:
     from lightning_gradexplode.respond.base import ResponseContext
@@ -20,22 +20,19 @@ class ActionLog:
     """The actions of the responses, in the order in which they were taken.
 
     Each is kept as an `Attempt` (the last `MAX_ATTEMPTS`) and logged on the main process: of each kind the first
-    three times, then the 10th, 100th and so on.
+    three times (of skipped updates, the first time), then the 10th, 100th and so on.
     """
 
     def __init__(self) -> None:
         self.attempts: list[Attempt] = []
-        self._counts: Counter[str] = Counter()
+        self._repeats = Repeats()
         self._logged_once: set[str] = set()
 
     def add(self, run: ResponseContext, action: str, detail: str) -> None:
         """Record an action at the step of `run`."""
         self.attempts = [*self.attempts[-MAX_ATTEMPTS + 1 :], Attempt(run.step, action, detail)]
-        self._counts[action] += 1
-        count = self._counts[action]
-        if run.loop.is_main_process and (count <= 3 or str(count).strip("0") == "1"):
-            seen = "" if count <= 3 else f" (action number {count} of this kind; further ones are logged less often)"
-            logger.warning("gradexplode at step %d: %s%s", run.step, detail, seen)
+        if self._repeats.is_due(action, 1 if action == "skip" else SHOWN) and run.loop.is_main_process:
+            logger.warning("gradexplode at step %d: %s%s", run.step, detail, self._repeats.note(action))
 
     def once(self, run: ResponseContext, action: str, detail: str) -> None:
         """Record an action, a refusal or an end, unless the same response logged one of this kind in this incident."""

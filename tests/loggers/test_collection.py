@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -350,3 +351,19 @@ def test_the_same_diagnosis_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> N
     for step, what in ((1, "It grew."), (2, "It grew."), (3, "It is NaN.")):
         loggers.diagnosis(Diagnosis(1, what, None, None, (), ()), step)
     assert logged == [1, 3]
+
+
+def test_alerts_and_reports_of_a_long_run_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a thousand incidents of the same sign, three send alert and report, then the 10th, 100th and 1000th."""
+    sent: list[str] = []
+    reports: list[int] = []
+    monkeypatch.setattr(LoggerAdapter, "alert", lambda self, finding, advice: sent.append(finding.sign))
+    monkeypatch.setattr(LoggerAdapter, "report", lambda self, report: reports.append(report.step))
+    loggers = LoggerCollection([RecordingLogger()])
+    for step in range(1000):
+        loggers.finding(finding(), begins_incident=True)
+        loggers.report(Report(step, Path("logs")))
+    assert len(sent) == 6
+    assert reports == [0, 1, 2, 9, 99, 999]
+    loggers.finding(replace(finding(), sign="weight-growth"), begins_incident=True)
+    assert sent[-1] == "weight-growth"

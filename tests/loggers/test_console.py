@@ -6,6 +6,7 @@ import io
 import logging
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,21 @@ def test_an_incident_takes_at_most_a_dozen_lines(caplog: pytest.LogCaptureFixtur
     assert headings == ["What", "Why", "Do", "Where", "Done", "Report"]
     assert "steps 41 to 59, 19 times: update held back" in caplog.text
     assert "gradient-growth 100 times, first at step 41" in lines[-1]
+
+
+def test_another_diagnosis_of_an_incident_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    """The panel is not repeated; the cause that was found later, and what to do about it, are named."""
+    console = Console()
+    console.finding(finding())
+    console.incident(DIAGNOSIS, [finding()])
+    later = replace(
+        DIAGNOSIS, causes=(Cause("outlier-batch", "batch", ("Row 3 is far off.",), 0.9),), remedies=("clip",)
+    )
+    console.incident(later, [finding()])
+    last = messages(caplog)[-1]
+    assert len(last.splitlines()) == 1
+    assert "outlier-batch in batch (90%): Row 3 is far off." in last
+    assert last.endswith("-> Clip.")
 
 
 def test_a_run_of_many_incidents_logs_few_of_them(caplog: pytest.LogCaptureFixture) -> None:
