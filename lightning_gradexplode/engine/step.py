@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lightning_gradexplode.diagnose.replay import KeptBatch, RandomState
+from lightning_gradexplode.diagnose.replay import AttributeState, KeptBatch, RandomState
 from lightning_gradexplode.engine.accumulation import AccumulatedReading
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.measure.gradients import norms_of
@@ -47,12 +47,16 @@ class StepInputs:
         batch_idx: Index of that in the epoch.
         is_last: Whether that is the last batch of the epoch.
         random_state: The state of the random number generators before it.
+        attributes: Numbers and generators of the module before it.
+        weights: Copies of the weights before it, None where none were kept.
     """
 
     batch: KeptBatch
     batch_idx: int
     is_last: bool
-    random_state: RandomState | None
+    random_state: RandomState | None = None
+    attributes: AttributeState | None = None
+    weights: Mapping[str, Tensor] | None = None
 
 
 class Step:

@@ -146,6 +146,8 @@ class Replay:
         half_precision: Whether an operation computed in half precision.
         operations: Number of operations looked at.
         seconds: How long it took.
+        kept_bytes: Memory that was kept for it from the begin of the step on: the batch and, where the weights before
+            an update were kept, these.
         notes: What the copy differs in from the module, in one sentence each.
     """
 
@@ -165,6 +167,7 @@ class Replay:
     half_precision: bool = False
     operations: int = 0
     seconds: float = 0.0
+    kept_bytes: int = 0
     notes: tuple[str, ...] = ()
 
 

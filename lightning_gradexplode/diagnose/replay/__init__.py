@@ -1,6 +1,7 @@
 """Replay: a training step computed again on a copy of the module, operation by operation.
 
-The engine keeps what a step needs (`KeptBatch`, `RandomState`), describes it as a `ReplayStep`, and calls
+The engine keeps what a step needs (`KeptBatch`, `RandomState`, `AttributeState`, `keep_weights`), describes it as a
+`ReplayStep`, and calls
 
 - `replay_step` for the first operation that made a non-finite value, its module, its line and its rows of the batch;
 - `run_experiments` for the step in float32, the step without some rows, and a line search along the update;
@@ -14,11 +15,25 @@ no optimizer steps, no collective operation starts. What ``training_step`` does 
 variables, files that it opens, prints) happens a second time.
 """
 
+from lightning_gradexplode.diagnose.replay.attribute_state import AttributeState
 from lightning_gradexplode.diagnose.replay.batch import KeptBatch
 from lightning_gradexplode.diagnose.replay.experiments import line_search, run_experiments
+from lightning_gradexplode.diagnose.replay.kept_weights import keep_weights, size_of
 from lightning_gradexplode.diagnose.replay.module_copy import ModuleCopy
 from lightning_gradexplode.diagnose.replay.random_state import RandomState
-from lightning_gradexplode.diagnose.replay.replay import replay_step
+from lightning_gradexplode.diagnose.replay.replay import Failed, replay_step
 from lightning_gradexplode.diagnose.replay.step import ReplayStep
 
-__all__ = ["KeptBatch", "ModuleCopy", "RandomState", "ReplayStep", "line_search", "replay_step", "run_experiments"]
+__all__ = [
+    "AttributeState",
+    "Failed",
+    "KeptBatch",
+    "ModuleCopy",
+    "RandomState",
+    "ReplayStep",
+    "keep_weights",
+    "line_search",
+    "replay_step",
+    "run_experiments",
+    "size_of",
+]

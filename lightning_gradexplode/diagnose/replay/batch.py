@@ -44,6 +44,11 @@ class KeptBatch:
         """Whether none of its tensors was changed in place since."""
         return all(one._version == version for one, version in self._versions)
 
+    @property
+    def size(self) -> int:
+        """Number of bytes of its tensors, which stay allocated as long as it is kept."""
+        return sum(one.numel() * one.element_size() for one, _ in self._versions)
+
     def _note(self, tensor: Tensor) -> Tensor:
         if not tensor.is_inference():
             self._versions.append((tensor, tensor._version))

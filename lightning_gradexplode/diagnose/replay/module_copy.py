@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_gradexplode.diagnose.replay.attribute_state import AttributeState
 from lightning_gradexplode.diagnose.replay.gradient_norm import GradientNorm
 from lightning_gradexplode.diagnose.replay.stand_ins import OptimizerStandIn, ReadOnly, ReplayStopped, Silent
 from lightning_gradexplode.diagnose.replay.structural_copy import StructuralCopy, leaves_out
@@ -32,7 +34,10 @@ class ModuleCopy:
     Args:
         module: The module of the run; wrappers for distributed training and compilation are removed.
         weights: Tensors to use in place of the parameters and buffers of that name.
+        attributes: Numbers and generators that the copy has in place of those that the module holds.
         optimizers: The optimizers of the run; empty for those of the module's trainer.
+        stepped: How often those at some places have stepped since the step began. When one that has stepped once does
+            so in the copy, its parameters become those that the run has now.
         loss_scale: What the loss is multiplied by before each backward pass.
         clone_parameters: Whether the parameters are cloned, for a step that writes to them.
         tensor_bytes: Budget for clones.
@@ -43,7 +48,7 @@ class ModuleCopy:
         notes: What it differs in from the module, in one sentence each.
         owned: Its tensors that may be written to.
         losses: The loss of each backward pass that ran so far.
-        trusted_losses: How many of them were computed before an optimizer would have changed weights.
+        trusted: Which of them were computed with the weights that the run had then.
         gradients: The gradients that optimizers would have been handed.
         stop_at_loss: Whether the step ends where the first backward pass would begin.
 
@@ -56,17 +61,23 @@ class ModuleCopy:
         module: nn.Module,
         *,
         weights: Mapping[str, Tensor] | None = None,
+        attributes: AttributeState | None = None,
         optimizers: Sequence[Optimizer] = (),
+        stepped: Mapping[int, int] = MappingProxyType({}),
         loss_scale: float = 1.0,
         clone_parameters: bool = False,
         tensor_bytes: int = TENSOR_BYTES,
         deadline: float = float("inf"),
     ) -> None:
         self.losses: list[Tensor] = []
-        self.trusted_losses = 0
+        self.trusted: list[bool] = []
         self.gradients = GradientNorm()
         self.stop_at_loss = False
-        self._updates = 0
+        self._has_other_weights = False
+        self._ahead = {place for place, count in stepped.items() if count == 1}
+        self._stale = set() if weights else {place for place, count in stepped.items() if count}
+        self._has_stepped = False
+        self._clones_parameters = clone_parameters
         self._scale = loss_scale
         self._copier = copier = StructuralCopy(tensor_bytes, deadline)
         self.notes, self.owned = copier.notes, copier.tensors.owned
@@ -80,6 +91,8 @@ class ModuleCopy:
                 copier.replace(one, copier(one._orig_mod))
         self.module: nn.Module = copier(original)
         _require_separate(original, self.module, self.notes)
+        if attributes is not None:
+            attributes.restore(copier.memo)
         if trainer is not None:
             trainer._served.update(lightning_module=self.module, model=self.module)
         self._copy_tensor_hooks(original)
@@ -92,7 +105,7 @@ class ModuleCopy:
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Run the backward pass of a loss."""
         self.losses.append(loss.detach())
-        self.trusted_losses += not self._updates
+        self.trusted.append(self._is_exact)
         if self.stop_at_loss:
             raise LossReached
         scaled = loss * self._scale if self._scale != 1.0 else loss
@@ -103,7 +116,7 @@ class ModuleCopy:
 
     def measure_gradients(self) -> None:
         """Add the gradients that the copy holds at the end of the step."""
-        if not self._updates:
+        if not self._has_stepped and self._is_exact:
             self.gradients.add(self.module.named_parameters(), self._scale)
 
     def close(self) -> None:
@@ -143,28 +156,47 @@ class ModuleCopy:
         trainer = getattr(original, "_trainer", None)
         listed = list(optimizers or getattr(trainer, "optimizers", None) or ())
         held = [one for part in original.modules() for one in vars(part).values() if isinstance(one, Optimizer)]
-        stand_ins = [self._stand_in(one) for one in listed]
+        stand_ins = [self._stand_in(one, place) for place, one in enumerate(listed)]
         for one in held:
             if id(one) not in self._copier.memo:
-                self._stand_in(one)
+                self._stand_in(one, None)
         return stand_ins
 
-    def _stand_in(self, optimizer: Any) -> OptimizerStandIn:
+    def _stand_in(self, optimizer: Any, place: int | None) -> OptimizerStandIn:
         memo = self._copier.memo
         groups = [
             {**group, "params": [memo.get(id(one), one) for one in group["params"]]} for group in optimizer.param_groups
         ]
-        own = {id(one) for group in groups for one in group["params"]}
-
-        def step() -> None:
-            if not self._updates:
-                named = self.module.named_parameters()
-                self.gradients.add(((name, one) for name, one in named if id(one) in own), self._scale)
-            self._updates += 1
-
-        stand_in = OptimizerStandIn(groups, step, self._toggled)
+        originals = [one for group in optimizer.param_groups for one in group["params"]]
+        stand_in = OptimizerStandIn(groups, lambda: self._step(place, originals), self._toggled)
         self._copier.replace(optimizer, stand_in)
         return stand_in
+
+    def _step(self, place: int | None, originals: Sequence[nn.Parameter]) -> None:
+        """Measure the gradients that an optimizer is handed, and load the weights that the run has after its step."""
+        self._has_stepped = True
+        copies = [self._copier.memo.get(id(one)) for one in originals]
+        if self._is_exact:
+            own = {id(one) for one in copies}
+            named = self.module.named_parameters()
+            self.gradients.add(((name, one) for name, one in named if id(one) in own), self._scale)
+        if place not in self._ahead:
+            self._has_other_weights = True
+            return
+        self._ahead.discard(place)
+        self._stale.discard(place)
+        for one, original in zip(copies, originals, strict=True):
+            if one is None:
+                continue
+            if self._clones_parameters:
+                one.data.copy_(original.detach())
+            else:
+                one.data = original.detach()
+
+    @property
+    def _is_exact(self) -> bool:
+        """Whether the weights are those that the run had at this place of its step."""
+        return not self._has_other_weights and not self._stale
 
     @contextmanager
     def _toggled(self, optimizer: OptimizerStandIn) -> Iterator[None]:

@@ -29,7 +29,7 @@ STEPS, SECONDS = 15.0, 1.0
 TOLERANCE = 1e-3
 """Relative difference up to which the loss of the replay counts as that of the run."""
 
-Failed = Literal["loss", "gradient"]
+Failed = Literal["loss", "gradient", "gradient, maybe loss"]
 
 
 def replay_step(step: ReplayStep, *, failed: Failed | None = None, expected_loss: float | None = None) -> Replay:
@@ -37,8 +37,8 @@ def replay_step(step: ReplayStep, *, failed: Failed | None = None, expected_loss
 
     Args:
         step: The step.
-        failed: What was not finite in the run: the loss, or a gradient while the loss was finite; None if both were
-            finite.
+        failed: What was not finite in the run: the loss, a gradient while the loss was finite, or a gradient while the
+            loss is not known, as in manual optimization; None if all was finite.
         expected_loss: The loss of the run, as `ReplayStep.run_step` returns it; None if it is not known.
     """
     begin = time.perf_counter()
@@ -92,10 +92,13 @@ def _record(
 ) -> Replay:
     losses = outcome.values
     copy.measure_gradients()
-    bad_losses = [one for one in outcome.losses if not all_finite(one)]
+    trusted = copy.trusted or [True] * len(outcome.losses)
+    bad_losses = [one for one, counts in zip(outcome.losses, trusted, strict=True) if counts and not all_finite(one)]
     bad_gradients = list(copy.gradients.nonfinite.values())
     reached: Failed | None = "loss" if bad_losses else "gradient" if bad_gradients else None
     event, source = _beginning(observer, bad_losses[:1] or bad_gradients)
+    if failed == "gradient, maybe loss":
+        failed = reached if reached == "loss" and bad_gradients else "gradient"
     status, reason = _status(copy, outcome, reached, failed, expected_loss)
     if status == "not-reproduced" and is_updated:
         reason = f"the optimizer has stepped since, and the weights before are not known: {reason}"
@@ -149,7 +152,7 @@ def _status(
             return "not-reproduced", f"its loss is {seen[0]:.6g}, that of the run was {expected_loss:.6g}"
     run = {None: "everything was finite", "loss": "the loss was not", "gradient": "a gradient was not"}
     updates = "; an optimizer steps before its last loss, which the replay leaves out"
-    untrusted = updates if copy.trusted_losses < len(copy.losses) else ""
+    untrusted = "" if all(copy.trusted) else updates
     if reached != failed:
         here = {
             None: "everything is finite in it",
@@ -157,6 +160,4 @@ def _status(
             "gradient": "a gradient of it is not finite",
         }
         return "not-reproduced", f"{here[reached]}, while in the run {run[failed]}{untrusted}"
-    if reached == "loss" and all(map(math.isfinite, outcome.values[: copy.trusted_losses or None])):
-        return "not-reproduced", f"a later loss is not finite{untrusted}"
     return ("finite" if failed is None else "reproduced"), ""

@@ -7,13 +7,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_gradexplode.diagnose.replay.attribute_state import AttributeState
 from lightning_gradexplode.diagnose.replay.batch import KeptBatch, map_batch
 from lightning_gradexplode.diagnose.replay.guard import Guard
 from lightning_gradexplode.diagnose.replay.module_copy import LossReached, ModuleCopy, unwrapped
@@ -39,7 +40,9 @@ class ReplayStep:
         loss_scale: What the loss was multiplied by before the backward pass.
         weights: Tensors to use in place of the module's parameters and buffers of that name, such as the weights
             before an update that has been taken since.
+        attributes: Numbers and generators of the module when the step began; None for those that it holds now.
         optimizers: The optimizers of the run; empty for those of the module's trainer.
+        stepped: How often those at some places have stepped since the step began, as in manual optimization.
         is_updated: Whether the optimizer has stepped since, and the weights before are not known.
         step_seconds: How long an ordinary step takes; the budget is measured by it.
     """
@@ -52,7 +55,9 @@ class ReplayStep:
     context: Callable[[], AbstractContextManager[Any]] = nullcontext
     loss_scale: float = 1.0
     weights: Mapping[str, Tensor] | None = None
+    attributes: AttributeState | None = None
     optimizers: Sequence[Optimizer] = ()
+    stepped: Mapping[int, int] = field(default_factory=dict)
     is_updated: bool = False
     step_seconds: float = 0.0
 
@@ -81,7 +86,14 @@ class ReplayStep:
         for device in self.devices:
             _require_memory(device)
         settings = {"weights": self.weights, "loss_scale": self.loss_scale} | settings
-        return ModuleCopy(self.module, optimizers=self.optimizers, deadline=deadline, **settings)
+        return ModuleCopy(
+            self.module,
+            attributes=self.attributes,
+            optimizers=self.optimizers,
+            stepped=self.stepped,
+            deadline=deadline,
+            **settings,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -419,8 +419,9 @@ class TestSeveralProcesses:
 class Adversarial(LightningModule):
     """Two networks, each with an optimizer, in manual optimization."""
 
-    def __init__(self, fault: str = "") -> None:
+    def __init__(self, fault: str = "", stepped: dict[int, int] | None = None) -> None:
         super().__init__()
+        self.stepped = stepped or {}
         self.automatic_optimization = False
         self.generator, self.critic = nn.Linear(2, 3), nn.Linear(3, 1)
         self.fault = fault
@@ -458,7 +459,9 @@ class Adversarial(LightningModule):
         if self.replay is not None or (optimizer is self.critic_optimizer) != (self.fault == "critic"):
             return
         before = [(one.detach().clone(), one.grad, one.requires_grad) for one in self.parameters()]
-        step = ReplayStep(self, lambda copy, one, index: copy.training_step(one, index), self.batch)
+        step = ReplayStep(
+            self, lambda copy, one, index: copy.training_step(one, index), self.batch, stepped=self.stepped
+        )
         self.replay = replay_step(step, failed="loss" if self.fault else None)
         for one, (was, grad, required) in zip(self.parameters(), before, strict=True):
             assert torch.equal(one, was)
@@ -496,6 +499,24 @@ class TestManualOptimization:
         assert module.replay.status == "reproduced"
         assert module.replay.first is not None
         assert module.replay.first.expression in (None, "torch.log(-self.critic.weight.square().sum())")
+
+    def test_a_fault_after_an_update_that_was_taken_since_is_named(self) -> None:
+        """The generator's loss is computed with the critic's weights after its step."""
+        module = Adversarial("generator", {1: 1})
+        fit(module)
+
+        assert module.replay is not None
+        assert module.replay.status == "reproduced"
+        assert module.replay.first is not None
+        assert module.replay.first.name == "div"
+
+    def test_a_fault_after_several_updates_of_an_optimizer_is_not_trusted(self) -> None:
+        """The weights between its steps are not known."""
+        module = Adversarial("generator", {1: 2})
+        fit(module)
+
+        assert module.replay is not None
+        assert module.replay.status == "not-reproduced"
 
     def test_a_fault_after_an_update_is_not_trusted(self) -> None:
         """The generator's loss was computed with weights that the replay does not have."""

@@ -1,0 +1,62 @@
+"""Numbers and random generators that a module holds, as they were before a step."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+_NUMBERS = frozenset({int, float, bool})
+_GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
+
+
+class AttributeState:
+    """The attributes of a module by which its next step may differ from the last one, such as a counter.
+
+    Containers and objects of the user's own are not recorded: a replay has them as the step has left them.
+
+    Args:
+        module: The module.
+        everything: Whether the modules inside of it are recorded too (1 microsecond each).
+    """
+
+    def __init__(self, module: nn.Module, *, everything: bool) -> None:
+        self._numbers: list[tuple[nn.Module, dict[str, Any]]] = []
+        self._generators: list[tuple[Any, Any]] = []
+        for part in module.modules() if everything else (module,):
+            values = vars(part)
+            self._numbers.append((part, {name: one for name, one in values.items() if type(one) in _NUMBERS}))
+            self._generators += [(one, _state(one)) for one in values.values() if isinstance(one, _GENERATORS)]
+
+    def restore(self, copies: Mapping[int, Any]) -> None:
+        """Set the attributes of a copy.
+
+        Args:
+            copies: What each object was copied to, by its ``id``.
+        """
+        for part, numbers in self._numbers:
+            values = vars(copies.get(id(part), part)) if id(part) in copies else {}
+            values.update({name: one for name, one in numbers.items() if type(values.get(name)) in _NUMBERS})
+        for generator, state in self._generators:
+            if id(generator) in copies:
+                _set_state(copies[id(generator)], state)
+
+
+def _state(generator: Any) -> Any:
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    kind = type(generator)
+    return generator.getstate() if issubclass(kind, random.Random) else generator.get_state()
+
+
+def _set_state(generator: Any, state: Any) -> None:
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    elif isinstance(generator, (torch.Generator, np.random.RandomState)):
+        generator.set_state(state)

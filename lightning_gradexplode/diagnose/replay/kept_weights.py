@@ -1,0 +1,42 @@
+"""Copies of the weights from before an update, from which its step can be computed again afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from lightning_gradexplode.measure.parameters import plain_name
+
+WEIGHT_BYTES = 256 << 20
+"""Of larger networks no copy is kept."""
+
+RESERVE = 4
+"""On an accelerator a copy is kept only if so many times its size is free."""
+
+
+def keep_weights(module: nn.Module, most_bytes: int = WEIGHT_BYTES) -> dict[str, Tensor] | None:
+    """Copy the parameters and buffers of a module.
+
+    Args:
+        module: The module.
+        most_bytes: Size up to which they are copied.
+
+    Returns:
+        The copies by name; None where they are too large, or memory is short.
+    """
+    tensors = {plain_name(name): one.detach() for name, one in chain(module.named_parameters(), module.named_buffers())}
+    size = size_of(tensors)
+    if size > most_bytes or any(one.is_meta for one in tensors.values()):
+        return None
+    for device in {one.device for one in tensors.values() if one.device.type == "cuda"}:
+        if torch.cuda.mem_get_info(device)[0] < RESERVE * size:
+            return None
+    return {name: one.clone() for name, one in tensors.items()}
+
+
+def size_of(tensors: Mapping[str, Tensor]) -> int:
+    """Return the number of bytes of tensors."""
+    return sum(one.numel() * one.element_size() for one in tensors.values())

@@ -1,0 +1,210 @@
+"""Steps of incidents, computed again on a copy of the module: what is kept for it, when it is done, and the results."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from lightning_gradexplode.diagnose.replay import (
+    AttributeState,
+    Failed,
+    KeptBatch,
+    RandomState,
+    ReplayStep,
+    keep_weights,
+    line_search,
+    replay_step,
+    run_experiments,
+    size_of,
+)
+from lightning_gradexplode.engine.optimizer_state import OptimizerState
+from lightning_gradexplode.engine.step import Step, StepInputs
+from lightning_gradexplode.hosts.base import TrainingLoop
+from lightning_gradexplode.records import Experiments, Replay, StepRecord
+
+logger = logging.getLogger("lightning_gradexplode")
+
+MOST_REPLAYS = 3
+"""Number of incidents of a run whose step is replayed."""
+
+T = TypeVar("T")
+
+
+def attempt(what: str, collect: Callable[[], T]) -> T | None:
+    """Return what is collected; a failure costs it alone."""
+    try:
+        return collect()
+    except Exception as error:
+        logger.warning("gradexplode: %s could not be collected: %s: %s", what, type(error).__name__, error)
+        logger.debug("gradexplode: traceback", exc_info=True)
+        return None
+
+
+class IncidentReplays:
+    """Computes the step of each incident again, and runs the experiments with it; for three incidents of a run.
+
+    Args:
+        loop: The training loop.
+        states: The optimizers.
+        is_on: Whether steps are computed again at all.
+
+    Attributes:
+        replay: The replay of the latest incident, None if there was none.
+        experiments: What was measured with a copy in it.
+    """
+
+    def __init__(self, loop: TrainingLoop, states: Sequence[OptimizerState], is_on: bool) -> None:
+        self.replay: Replay | None = None
+        self.experiments: Experiments | None = None
+        self._loop = loop
+        self._states = states
+        self._is_on = is_on
+        self._count = 0
+        self._devices: tuple[torch.device, ...] | None = None
+        self._step_seconds = 0.0
+        self._batch_began: float | None = None
+        self._steps_before: list[int] = []
+        self._step: ReplayStep | None = None
+        self._weights_before: Mapping[str, Tensor] | None = None
+        self._step_of_update = -1
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the next critical step of the latest incident is computed again."""
+        return self._is_on and self.replay is None and self._count < MOST_REPLAYS
+
+    @property
+    def awaits_update(self) -> bool:
+        """Whether a line search along the coming update is due."""
+        return self._weights_before is not None
+
+    def keep(self, batch: Any, batch_idx: int, *, after_warning: bool, with_weights: bool) -> StepInputs:
+        """Return what is needed to compute a step again, before it begins.
+
+        Args:
+            batch: Its batch.
+            batch_idx: Index of the batch in the epoch.
+            after_warning: Whether something was found in this run; then the states of all generators are kept.
+            with_weights: Whether the weights are kept, within a budget, so that a fault that is found after the update
+                can be replayed.
+        """
+        now = time.perf_counter()
+        if self._batch_began is not None:
+            # The shortest time of late stands for an ordinary step, so that a wait of the loop does not count.
+            self._step_seconds = min(now - self._batch_began, 1.1 * self._step_seconds or 1e9)
+        self._batch_began = now
+        self._steps_before = self._steps()
+        kept: dict[str, Any] = {}
+        if self._is_on:
+            module = self._loop.module
+            if self._devices is None:
+                self._devices = tuple({parameter.device for parameter in module.parameters()})
+            kept["random_state"] = RandomState.capture(self._devices, everything=after_warning)
+            kept["attributes"] = AttributeState(module, everything=after_warning)
+            if with_weights and self._count < MOST_REPLAYS:
+                kept["weights"] = attempt("the weights", lambda: keep_weights(module))
+        return StepInputs(KeptBatch(batch), batch_idx, self._loop.is_last_batch, **kept)
+
+    def _steps(self) -> list[int]:
+        """Return how many steps each optimizer has taken."""
+        return [state.steps for state in self._states]
+
+    def _stepped(self) -> dict[int, int]:
+        """Return how often the optimizer at each place has stepped since the batch began."""
+        pairs = zip(self._steps(), self._steps_before, strict=False)
+        return {place: now - before for place, (now, before) in enumerate(pairs)}
+
+    def forget(self) -> None:
+        """Forget the results, as another incident begins."""
+        self.replay = self.experiments = None
+
+    def compute(self, step: Step, inputs: StepInputs, before_update: bool, outlier_rows: Sequence[int]) -> None:
+        """Replay a step, and run the experiments that do not need its update.
+
+        Args:
+            step: The step.
+            inputs: What it was given.
+            before_update: Whether the optimizer has not stepped yet.
+            outlier_rows: Rows of the batch that are far outside the others.
+        """
+        self._count += 1
+        loop, record = self._loop, step.record()
+        if not loop.can_replay:
+            self.replay = Replay("not-possible", "this training loop cannot compute a step again")
+            return
+        self._step = again = ReplayStep(
+            module=loop.module,
+            run_step=loop.replay_loss,
+            batch=inputs.batch,
+            batch_idx=inputs.batch_idx,
+            random_state=inputs.random_state,
+            context=loop.replay_context,
+            loss_scale=record.loss_scale or 1.0,
+            weights=inputs.weights,
+            attributes=inputs.attributes,
+            optimizers=tuple(loop.optimizers),
+            stepped={} if loop.is_automatic else self._stepped(),
+            is_updated=not before_update and inputs.weights is None,
+            step_seconds=self._step_seconds,
+        )
+        failed = _failed(record)
+        expected = record.loss if record.micro_batches == 1 and loop.process_group.size == 1 else None
+        replay = attempt("the replay", lambda: replay_step(again, failed=failed, expected_loss=expected))
+        replay = replay or Replay("not-possible", "the replay failed")
+        if again.is_updated and failed is not None and replay.status == "not-possible":
+            replay = replace(replay, reason=f'{replay.reason}; on_explosion="skip" would have kept them')
+        kept = inputs.batch.size + (0 if inputs.weights is None else size_of(inputs.weights))
+        self.replay = replace(replay, kept_bytes=kept)
+        if again.is_updated or replay.status in ("not-possible", "not-reproduced"):
+            return
+        self._run_experiments(step, again, outlier_rows, before=None if before_update else inputs.weights)
+        if before_update and failed is None and replay.status == "finite":
+            # The line search along the update follows once the optimizer has stepped.
+            self._step_of_update = step.number
+            self._weights_before = inputs.weights or attempt("the weights", lambda: keep_weights(loop.module))
+
+    def _run_experiments(
+        self, step: Step, again: ReplayStep, rows: Sequence[int], before: Mapping[str, Tensor] | None
+    ) -> None:
+        record, replay = step.record(), self.replay
+        first: Any = self._states[record.optimizer].recorder.first().values.get("grad_norm", ())
+        self.experiments = attempt(
+            "the experiments",
+            lambda: run_experiments(
+                again,
+                replay,
+                before=before,
+                rows=rows,
+                shares=True,
+                memory_grad_norm=record.grad_norm,
+                initial_grad_norm=float(first[0]) if len(first) else record.grad_norm,
+            ),
+        )
+
+    def updated(self, number: int) -> None:
+        """Run the line search along an update, if one is due; called after each update with the step's number."""
+        if self._weights_before is None:
+            return
+        before, self._weights_before = self._weights_before, None
+        step = self._step
+        if number != self._step_of_update or step is None:
+            return
+        known = self.experiments or Experiments()
+        pairs = attempt("the line search", lambda: line_search(step, before, seconds_spent=known.seconds))
+        self.experiments = replace(known, line_search=pairs or ())
+
+
+def _failed(record: StepRecord) -> Failed | None:
+    """Return what was not finite at a step."""
+    if record.loss is not None and not math.isfinite(record.loss):
+        return "loss"
+    if not record.nonfinite_count:
+        return None
+    return "gradient, maybe loss" if record.loss is None else "gradient"
