@@ -182,3 +182,24 @@ def test_steps_are_numbered_where_a_log_has_none(tmp_path: Path) -> None:
     assert list(metrics) == ["loss"]
     assert metrics["loss"][0] == 1.5
     assert set(metrics["loss"]) == {0, 2}
+
+
+@pytest.mark.slow
+def test_the_demo_explodes_in_its_second_half_and_not_with_clipping(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It learns, then gradients grow for more than a dozen steps; a second run keeps the report of the first."""
+    for version in range(2):
+        assert main(["demo", "--folder", str(tmp_path)]) == 0
+        out = capsys.readouterr().out
+        (row,) = [line for line in out.splitlines() if line.startswith("first critical finding")]
+        step, with_clipping = int(row.split()[4]), row.split()[5]
+        assert 40 <= step <= 90
+        assert with_clipping == "none"
+        page = tmp_path / "without-clipping" / f"version_{version}" / "gradexplode" / "index.html"
+        assert f"Report: {page}" in out
+        assert page.exists()
+    assert main(["show", str(tmp_path), "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert plain["causes"][0]["kind"] in ("learning-rate", "learning-rate-jump")
+    assert max(one["step"] for one in plain["findings"]) >= plain["step"] + 12

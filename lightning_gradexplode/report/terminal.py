@@ -77,7 +77,8 @@ def report_lines(content: ReportContent, width: int = 80) -> Iterator[str]:
         for quantity in _CURVES:
             values = history.values.get(quantity, np.zeros(0))
             if np.isfinite(values).any():
-                yield f"    {quantity:14} {sparkline(values, width - 40)} {_span(values)}"
+                span = _span(values)
+                yield f"    {quantity:14} {sparkline(values, max(width - 20 - len(span), 12))} {span}"
 
 
 def comparison(first: ReportContent, second: ReportContent) -> list[tuple[str, str, str]]:
@@ -117,7 +118,7 @@ def _outline(content: ReportContent) -> dict[str, str]:
 def _span(values: npt.NDArray[Any]) -> str:
     """Return the median and the largest finite value, and the last one if it is not finite."""
     finite = values[np.isfinite(values)]
-    last = "" if np.isfinite(values[-1]) else ", not finite at the end" if np.isinf(values[-1]) else ""
+    last = ", infinite at the end" if np.isinf(values[-1]) else ""
     middle, largest = (tick_label(float(f"{one:.3g}")) for one in (np.median(finite), finite.max()))
     return f"median {middle}, max {largest}{last}"
 
