@@ -1,8 +1,4 @@
-"""The command ``gradexplode``: reports in the terminal, other tools' logs, a demo, and what W&B can be set up for.
-
-Exit status: 0 done; 1 it could not be done, for the reason that is printed; 2 wrong arguments; 3 with ``--check``, the
-run explodes. Completion: ``eval "$(_GRADEXPLODE_COMPLETE=bash_source gradexplode)"``, or ``zsh_source``.
-"""
+"""The command ``gradexplode``: reports in the terminal, other tools' logs, a demo, and what W&B can be set up for."""
 
 from __future__ import annotations
 
@@ -25,6 +21,19 @@ from lightning_gradexplode.records.plain import json_safe, to_plain
 from lightning_gradexplode.report import find_report, read_report, write_report
 from lightning_gradexplode.report.terminal import comparison, comparison_lines, report_lines
 from lightning_gradexplode.report.writer import diagnosis_json
+
+EPILOG = """\b
+Exit status:
+  0  done
+  1  not done, for the reason that is printed in one line
+  2  wrong arguments
+  3  with --check: the run explodes
+
+\b
+Completion:
+  eval "$(_GRADEXPLODE_COMPLETE=bash_source gradexplode)"    (or zsh_source)
+  _GRADEXPLODE_COMPLETE=fish_source gradexplode | source
+"""
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -55,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{type(error).__name__}: {error}")
 
 
-@click.group()
+@click.group(epilog=EPILOG)
 @click.version_option(__version__, package_name="lightning-gradexplode")
 def command() -> None:
     """Look at exploding gradients: reports, other tools' logs, alert rules."""
@@ -66,14 +75,20 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print diagnosis.json.")
 @click.option("--check", is_flag=True, help="End with status 3 if the run explodes.")
 def show(folder: Path, as_json: bool, check: bool) -> int:
-    """Print the report in FOLDER, or the latest one below it: verdict, causes, curves."""
+    """Print the report of a run: verdict, causes, curves.
+
+    FOLDER holds the report; otherwise the latest one below it is printed.
+    """
     return _show(read_report(find_report(folder)), as_json, check)
 
 
 @command.command()
 @click.argument("folder", type=FOLDER)
 def report(folder: Path) -> None:
-    """Write the page of the report in FOLDER anew, also of a run that ended abnormally."""
+    """Write the page of a report anew.
+
+    From what was recorded in FOLDER, also of a run that ended abnormally.
+    """
     found = find_report(folder)
     click.echo(str(write_report(found, read_report(found)).page))
 
@@ -83,7 +98,10 @@ def report(folder: Path) -> None:
 @click.argument("second", type=FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
 def compare(first: Path, second: Path, as_json: bool) -> None:
-    """Print two runs next to each other; what differs is marked by an asterisk."""
+    """Print two runs next to each other.
+
+    What differs is marked by an asterisk.
+    """
     table = comparison(*(read_report(find_report(folder)) for folder in (first, second)))
     if as_json:
         _echo_json({name: {"first": one, "second": other} for name, one, other in table})
@@ -108,7 +126,10 @@ def diagnose(
     as_json: bool,
     check: bool,
 ) -> int:
-    """Run the detectors on the LOG of any tool: a CSV file, TensorBoard event files or an offline W&B run."""
+    """Run the detectors on the log of any tool.
+
+    LOG is a CSV file, a folder with TensorBoard event files, or an offline W&B run.
+    """
     metrics = offline.read_metrics(log)
     content = offline.examine(
         metrics,
@@ -123,9 +144,18 @@ def diagnose(
 
 
 @command.command()
-@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default=Path("gradexplode-demo"))
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("gradexplode-demo"),
+    help="For logs and reports.",
+    show_default=True,
+)
 def demo(folder: Path) -> None:
-    """Train a small network that explodes, and once more with clipping; takes seconds and downloads nothing."""
+    """Train a small network that explodes.
+
+    And once more with clipping. It takes seconds, and downloads nothing.
+    """
     from lightning_gradexplode import demo as program
 
     _echo(program.run(folder))
@@ -134,7 +164,7 @@ def demo(folder: Path) -> None:
 @command.command(name="doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
 def doctor_command(as_json: bool) -> None:
-    """Print versions, and what is supported on this machine."""
+    """Print versions, and what is supported here."""
     table = doctor.examine()
     if as_json:
         _echo_json(dict(table))
@@ -154,7 +184,10 @@ def doctor_command(as_json: bool) -> None:
 def wandb_rules(
     project: str, entity: str | None, slack: str | None, webhook: str | None, dry_run: bool, is_list: bool
 ) -> None:
-    """Create or update alert rules in a W&B project. A second call changes nothing."""
+    """Create or update alert rules in a W&B project.
+
+    A second call changes nothing.
+    """
     if slack is not None and webhook:
         raise click.UsageError("--slack and --webhook exclude each other")
     if dry_run and is_list:
@@ -175,7 +208,10 @@ def wandb_rules(
 @click.option("--entity", required=True, help="The team or user that owns it.")
 @click.option("--name", default="Gradient explosion", show_default=True, help="Name of the saved view.")
 def wandb_workspace(project: str, entity: str, name: str) -> None:
-    """Save a view with the monitor's panels in a W&B project, and print its address."""
+    """Save a view of a W&B project.
+
+    It has the monitor's panels; its address is printed.
+    """
     click.echo(save_workspace(project, entity, name))
 
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 
+from lightning_gradexplode import __version__
+from lightning_gradexplode.loggers.wandb_events import known_rules
+
+PREFIX = "GRADEXPLODE"
+"""Beginning of the names of environment variables; their values may hold secrets, and are not shown."""
+
 PACKAGES = {
-    "lightning-gradexplode": "",
     "torch": "",
     "pytorch-lightning": "Trainer of pytorch_lightning",
     "lightning": "Trainer of lightning.pytorch",
@@ -14,10 +20,14 @@ PACKAGES = {
     "wandb": "scalars, histograms, alerts, report, alert rules",
     "wandb-workspaces": "gradexplode wandb-workspace",
     "comet-ml": "scalars, histograms, text, report",
+    "trackio": "scalars, histograms, alerts, report",
+    "litlogger": "scalars, text, report",
     "mlflow": "scalars, tags, report",
     "mlflow-skinny": "scalars, tags, report",
-    "plotly": "interactive charts in reports",
-    "rich": "colors in the terminal",
+    "plotly": "interactive charts in reports: the extra report",
+    "click": "the command line: the extra cli",
+    "rich": "colors and progress in the terminal: the extra cli",
+    "apprise": "notifications by mail, Slack, webhooks: the extra notify",
 }
 """Packages, and what each is for."""
 
@@ -26,7 +36,11 @@ def examine() -> list[tuple[str, str]]:
     """Return versions, and what is supported here, as names and texts."""
     import torch
 
-    table = [("python", platform.python_version()), ("platform", f"{platform.system()} {platform.machine()}")]
+    table = [
+        ("lightning-gradexplode", __version__),
+        ("python", platform.python_version()),
+        ("platform", f"{platform.system()} {platform.machine()}"),
+    ]
     for name, use in PACKAGES.items():
         try:
             version = importlib.metadata.version(name)
@@ -37,4 +51,14 @@ def examine() -> list[tuple[str, str]]:
     mps = torch.backends.mps.is_available()
     table.append(("accelerators", ", ".join(devices) or ("mps" if mps else "none")))
     table.append(("distributed", "available" if torch.distributed.is_available() else "not available"))
+    table.append(("W&B alert rules", _alert_rules()))
+    table.append(("environment", ", ".join(sorted(one for one in os.environ if one.startswith(PREFIX))) or "not set"))
     return table
+
+
+def _alert_rules() -> str:
+    """Return which alert rules the installed wandb can make."""
+    try:
+        return ", ".join(rule.name for rule in known_rules())
+    except ImportError as error:
+        return str(error)

@@ -28,7 +28,8 @@ def read_metrics(path: Path) -> dict[str, Series]:
     """Return the metrics in a log by name.
 
     Args:
-        path: A CSV file with a header, a folder with TensorBoard event files or one such file, or a ``.wandb`` file.
+        path: A CSV file with a header, a TensorBoard event file, whose whole folder is read, or a ``.wandb`` file; or a
+            folder with one, of several the latest.
 
     Raises:
         FileNotFoundError: There is nothing at the path.
@@ -37,19 +38,23 @@ def read_metrics(path: Path) -> dict[str, Series]:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     if path.is_dir():
-        if any(path.glob("*tfevents*")):
-            return _tensorboard(path)
-        for pattern in ("metrics.csv", "*.wandb", "*.csv"):
-            for file in sorted(path.glob(pattern)):
-                return read_metrics(file)
-        raise ValueError(f"{path} holds no event files, no CSV file and no .wandb file")
+        return read_metrics(_latest_log(path))
     if path.suffix == ".wandb":
         return _wandb(path)
     if "tfevents" in path.name:
-        return _tensorboard(path)
+        return _tensorboard(path.parent)
     if path.suffix in (".csv", ".tsv"):
         return _csv(path)
     raise ValueError(f"{path.name} is no CSV file, no TensorBoard event file and no .wandb file")
+
+
+def _latest_log(folder: Path) -> Path:
+    """Return the log in a folder, or else the latest one below it."""
+    for pattern in ("*tfevents*", "metrics.csv", "*.wandb", "*.csv", "**/*tfevents*", "**/metrics.csv", "**/*.wandb"):
+        found = [path for path in folder.glob(pattern) if path.is_file()]
+        if found:
+            return max(found, key=lambda path: path.stat().st_mtime)
+    raise ValueError(f"{folder} holds no event files, no CSV file and no .wandb file, nor does a folder in it")
 
 
 def find_metric(metrics: Mapping[str, Series], given: str | None, *words: str) -> str | None:
@@ -88,6 +93,8 @@ def examine(
     """
     named = {"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate}
     series = {quantity: metrics[metric] for quantity, metric in named.items() if metric is not None}
+    if not metrics:
+        raise ValueError(f"{name} holds no numbers by step")
     if not series.keys() & {"loss", "grad_norm"}:
         raise ValueError(f"name the loss or the gradient norm; the metrics are: {', '.join(sorted(metrics)[:30])}")
     steps = sorted(set().union(*(one.keys() for key, one in series.items() if key != "learning_rate")))
@@ -120,8 +127,10 @@ def _findings(steps: list[int], series: Mapping[str, Series]) -> Iterator[Findin
 
 def _csv(path: Path) -> dict[str, Series]:
     metrics: dict[str, Series] = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        header = file.readline()
+        file.seek(0)
+        rows = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
         names = rows.fieldnames or ()
         column = next((name for name in STEP_COLUMNS if name in names), None)
         for number, row in enumerate(rows):

@@ -203,3 +203,30 @@ def test_the_demo_explodes_in_its_second_half_and_not_with_clipping(
     plain = json.loads(capsys.readouterr().out)
     assert plain["causes"][0]["kind"] in ("learning-rate", "learning-rate-jump")
     assert max(one["step"] for one in plain["findings"]) >= plain["step"] + 12
+
+
+def test_help_documents_exit_status_and_completion(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each command has a whole sentence in the list, and each status is named."""
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert "..." not in out
+    for words in ("0  done", "3  with --check: the run explodes", "_GRADEXPLODE_COMPLETE=bash_source"):
+        assert words in out
+
+
+def test_the_latest_log_below_a_folder_is_read(tmp_path: Path) -> None:
+    """As in the folder of all runs of a logger; numbers may be separated by semicolons."""
+    for version, loss in enumerate((1.0, 2.0)):
+        folder = tmp_path / "lightning_logs" / f"version_{version}"
+        folder.mkdir(parents=True)
+        (folder / "metrics.csv").write_text(f"step;train_loss\n0;{loss}\n")
+        os.utime(folder / "metrics.csv", (version, version))
+    assert offline.read_metrics(tmp_path) == {"train_loss": {0: 2.0}}
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00garbage\n\x80", b"step,loss\n"])
+def test_a_log_without_numbers_is_one_line(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Empty, binary, or a header alone."""
+    (tmp_path / "run.csv").write_bytes(content)
+    assert main(["diagnose", str(tmp_path / "run.csv")]) == 1
+    assert capsys.readouterr().err == "gradexplode: run.csv holds no numbers by step\n"
