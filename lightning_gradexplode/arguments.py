@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning_gradexplode import checks
 from lightning_gradexplode.clip import AutoPolicy, ClipPolicy, ConstantClip
+from lightning_gradexplode.clip.base import ALGORITHMS
 from lightning_gradexplode.detect import Detector, default_detectors
-from lightning_gradexplode.records import Severity
+from lightning_gradexplode.records import Severity, StepRecord
 from lightning_gradexplode.respond import (
     RaiseError,
     ReduceLearningRate,
@@ -34,6 +35,8 @@ RESPONSES: dict[str, type[Response]] = {
 """The responses that ``on_explosion`` takes by name."""
 
 ALERT_LEVELS = {"warning": Severity.WARNING, "critical": Severity.CRITICAL}
+
+_FIELDS = frozenset(field.name for field in fields(StepRecord))
 
 NONFINITE_SIGNS = ("nonfinite-loss", "nonfinite-gradient", "nonfinite-weight")
 
@@ -131,7 +134,17 @@ def _detectors(value: Any) -> tuple[Detector, ...]:
         return tuple(default_detectors())
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(one, Detector) for one in value):
         raise TypeError(f"detectors must be a sequence of Detector objects or None, got {value!r}")
+    for detector in value:
+        _check_detector(detector)
     return tuple(value)
+
+
+def _check_detector(detector: Detector) -> None:
+    sign, reads, name = getattr(detector, "sign", None), getattr(detector, "reads", None), type(detector).__name__
+    if not isinstance(sign, str) or not sign:
+        raise TypeError(f"the sign of a detector must be a name such as 'stalled-loss', got {sign!r} of {name}")
+    if not isinstance(reads, (tuple, list)) or not all(field in _FIELDS for field in reads):
+        raise TypeError(f"what a detector reads must be names of fields of StepRecord, got {reads!r} of {name}")
 
 
 def _ignored(value: Any, detectors: Sequence[Detector]) -> tuple[str, ...]:
@@ -145,7 +158,10 @@ def _ignored(value: Any, detectors: Sequence[Detector]) -> tuple[str, ...]:
 
 
 def _clip_policy(value: Any) -> ClipPolicy | None:
-    if value is None or isinstance(value, ClipPolicy):
+    if value is None:
+        return None
+    if isinstance(value, ClipPolicy):
+        checks.choice(f"the algorithm of {type(value).__name__}", value.algorithm, ALGORITHMS)
         return value
     wanted = f'clip must be a positive number, "auto" or a ClipPolicy, got {value!r}'
     if isinstance(value, str):
@@ -172,6 +188,8 @@ def _responses(value: Any) -> tuple[Response, ...]:
 
 def _response(entry: Any) -> Response:
     if isinstance(entry, Response):
+        for name in ("only_warns", "is_remedy"):
+            _flag(f"{name} of {type(entry).__name__}", getattr(entry, name))
         return entry
     if not isinstance(entry, str):
         raise TypeError(_wanted_responses(entry))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -55,8 +55,8 @@ def choice(name: str, value: Any, choices: Sequence[str]) -> Any:
     Raises:
         ValueError: It is none of them.
     """
-    if value not in choices:
-        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {shown(value)}")
     return value
 
 
@@ -69,3 +69,23 @@ def patterns(name: str, value: Any) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(one, str) for one in value):
         raise TypeError(f"{name} must be a sequence of parameter name patterns, got {value!r}")
     return tuple(value)
+
+
+def scalars(value: Any) -> dict[str, float]:
+    """Return numbers by their names, as floats.
+
+    Raises:
+        TypeError: It is no mapping of strings to numbers.
+        ValueError: A value is a string that is no number.
+    """
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise TypeError(f"scalars must be numbers by their names, got {shown(value)}")
+    return {name: float(one) for name, one in value.items()}
+
+
+def shown(value: Any) -> str:
+    """Return the representation of a value, at most 100 characters; its type where it has none."""
+    try:
+        return repr(value)[:100]
+    except Exception:
+        return f"an object of type {type(value).__name__}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch.optim import Optimizer
 
@@ -13,6 +13,7 @@ from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.records import FloatArray, StepRecord
 
 Algorithm = Literal["norm", "value", "tensor"]
+ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 
 
 class ClipPolicy(ABC):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +14,8 @@ from lightning_gradexplode.detect.base import Detector
 from lightning_gradexplode.detect.baselines import Baselines
 from lightning_gradexplode.detect.rolling_quantiles import GradNormEMA
 from lightning_gradexplode.records import Finding, Severity, StepRecord
-from lightning_gradexplode.records.state import Stateful, loaded, plain
+from lightning_gradexplode.records.state import Stateful, copied, loaded, plain
+from lightning_gradexplode.records.text import describe
 
 CONSPICUOUS = 10.0
 """Rise of the gradient at one module from which an explosion is said to begin there."""
@@ -30,14 +31,14 @@ class DetectorSet(Stateful):
 
     Attributes:
         wants_weights: Whether the norms of the weights are to be measured after the current step.
-        failures: ``(sign, error)`` of each detector that was switched off, or whose state could not be saved.
+        failures: ``(sign, what failed)`` of each detector that was switched off, or whose state could not be saved.
         unsaved: Signs of the detectors whose state could not be saved.
     """
 
     not_saved = ("_waiting", "_loss_is_known")
 
     def __init__(self, detectors: Sequence[Detector]) -> None:
-        self.detectors = copy.deepcopy(list(detectors))
+        self.detectors = [copied(detector) for detector in detectors]
         self.wants_weights = True
         self.failures: list[tuple[str, str]] = []
         self.unsaved: list[str] = []
@@ -111,7 +112,7 @@ class DetectorSet(Stateful):
         try:
             update(*arguments)
         except Exception as error:
-            self.failures.append(("baselines", f"{type(error).__name__}: {error}"))
+            self.failures.append(("baselines", f"starts fresh: {describe(error)}"))
             self._reset()
 
     def _check(self, record: StepRecord) -> list[Finding]:
@@ -124,10 +125,10 @@ class DetectorSet(Stateful):
             try:
                 finding = detector.check(record)
                 if finding is not None:
-                    _require_finding(finding)
+                    finding = _checked(finding)
                     findings.append(self._located(finding, record) if detector.locates_growth else finding)
             except Exception as error:
-                self.failures.append((detector.sign, f"{type(error).__name__}: {error}"))
+                self.failures.append((detector.sign, f"is switched off for this fit: {describe(error)}"))
                 self.detectors = [other for other in self.detectors if other is not detector]
         self._waiting = waiting
         return findings
@@ -153,7 +154,7 @@ class DetectorSet(Stateful):
             except Exception as error:
                 if detector.sign not in self.unsaved:
                     self.unsaved.append(detector.sign)
-                    self.failures.append((detector.sign, f"its state cannot be saved: {error}"))
+                    self.failures.append((detector.sign, f"cannot save its state: {describe(error)}"))
         return {**super().state_dict(), "detectors": detectors}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
@@ -173,12 +174,25 @@ class DetectorSet(Stateful):
         return fresh
 
 
-def _require_finding(finding: object) -> None:
-    """Raise a TypeError for what is no usable finding."""
+def _checked(finding: object) -> Finding:
+    """Return a finding with its fields in their types.
+
+    Raises:
+        TypeError: It is no finding, or a field is of a type that cannot be used.
+    """
     if not isinstance(finding, Finding):
-        raise TypeError(f"check must return a Finding or None, got {finding!r}")
-    if not isinstance(finding.severity, Severity) or not isinstance(finding.step, int):
-        raise TypeError(f"a finding must have a Severity and an integer step, got {finding!r}")
+        raise TypeError(f"check must return a Finding or None, got {type(finding).__name__}")
+    if not isinstance(finding.severity, Severity):
+        raise TypeError(f"a finding must have a Severity, got {finding.severity!r}")
+    texts = [finding.sign, finding.message, *([] if finding.where is None else [finding.where])]
+    if not all(isinstance(text, str) for text in texts) or isinstance(finding.value, str):
+        raise TypeError("a finding's sign, message and where must be strings, and its value and limit numbers")
+    return replace(
+        finding,
+        step=operator.index(finding.step),
+        value=float(finding.value),
+        limit=float(finding.limit),
+    )
 
 
 def _listed(value: Any) -> list[Any]:

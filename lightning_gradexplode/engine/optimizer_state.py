@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,10 @@ from lightning_gradexplode.detect.detector_set import DetectorSet
 from lightning_gradexplode.distributed.process_group import ProcessGroup
 from lightning_gradexplode.engine.state import load_parts, save_parts
 from lightning_gradexplode.measure.parameters import ParameterSet, parameters_of
+from lightning_gradexplode.records.state import copied
 from lightning_gradexplode.report import Recorder
+
+logger = logging.getLogger("lightning_gradexplode")
 
 CLIP_RATE_STEPS = 100
 """Number of steps that ``clip_rate`` is a share of."""
@@ -43,7 +46,7 @@ class OptimizerState:
         self.index = index
         self.optimizer = optimizer
         self.detectors = DetectorSet(detectors)
-        self.policy = None if policy is None else GuardedPolicy(copy.deepcopy(policy))
+        self.policy = None if policy is None else GuardedPolicy(copied(policy))
         if self.policy is not None:
             self.policy.begin(optimizer)
         self.recorder = Recorder(())
@@ -89,10 +92,18 @@ class OptimizerState:
         """Whether clipping changed the gradients of the last step."""
         return bool(self._clipped) and self._clipped[-1]
 
+    def log_failures(self) -> None:
+        """Log each detector that was switched off, or whose state could not be saved, since the last call."""
+        while self.detectors.failures:
+            sign, failure = self.detectors.failures.pop()
+            logger.warning("gradexplode: the detector of %s %s", sign, failure)
+
     def state_dict(self) -> dict[str, Any]:
         """Return what later decisions depend on, in plain values."""
         parts = {"detectors": self.detectors} | ({} if self.policy is None else {"policy": self.policy})
-        return {"steps": self.steps, "clipped": list(self._clipped), **save_parts(parts)}
+        saved = save_parts(parts)
+        self.log_failures()
+        return {"steps": self.steps, "clipped": list(self._clipped), **saved}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
         """Restore the state that `state_dict` returned.

@@ -472,8 +472,7 @@ class TrainingRun:
         step.measure_gradients(by_value)
         record = step.record()
         findings = detectors.begin(record)
-        if detectors.failures:
-            self._log_failures(step)
+        step.state.log_failures()
         if findings:
             news = self._add_findings(step, findings)
             step.measure_gradients(by_value)  # after a finding everything is due
@@ -502,8 +501,7 @@ class TrainingRun:
         for step in steps:
             detectors = step.state.detectors
             findings = detectors.proceed(step.record(), step.decided_late)
-            if detectors.failures:
-                self._log_failures(step)
+            step.state.log_failures()
             if findings:
                 news = self._add_findings(step, findings)
                 self._evidence.add(step, news, self._log.incidents.began, before_update=False)
@@ -565,14 +563,6 @@ class TrainingRun:
             for step in self._deferred.take():
                 self._decide_late(step)
                 self._finish([step])
-
-    @staticmethod
-    def _log_failures(step: Step) -> None:
-        """Log each detector that was switched off at this step."""
-        failures = step.state.detectors.failures
-        while failures:
-            sign, error = failures.pop()
-            logger.warning("gradexplode: the detector of %s is switched off for this fit: %s", sign, error)
 
     # Small things.
 

@@ -116,8 +116,10 @@ class Step:
         )
 
     def set(self, **values: Any) -> None:
-        """Set fields of the record."""
-        self._values.update(values)
+        """Set fields of the record; its mappings cannot be changed by those it is handed to."""
+        self._values.update(
+            {name: MappingProxyType(one) if isinstance(one, dict) else one for name, one in values.items()}
+        )
 
     @property
     def number(self) -> int:
@@ -294,8 +296,8 @@ class Step:
     # Small things.
 
     def _put(self, quantity: str, each: FloatArray) -> None:
-        each.flags.writeable = False  # records go to detectors, policies and responses of users
-        self._per_parameter[quantity] = each
+        each.flags.writeable = False  # records go to detectors, policies and responses of users,
+        self._per_parameter[quantity] = each.view()  # and a view cannot be made writeable again
 
     def _count(self, quantity: str, tensors: Sequence[Tensor | None], scale: float = 1.0) -> None:
         """Count each shown parameter's tensor into a histogram."""
@@ -307,7 +309,7 @@ class Step:
         measured = dict(zip(chosen, measure_histograms(list(chosen.values()), scale), strict=True))
         if self.parameters.shards.copies is not None:
             measured = _unsharded(measured, self.parameters)
-        self._histograms[quantity] = measured
+        self._histograms[quantity] = MappingProxyType(dict(measured))
 
 
 def _unsharded(measured: Mapping[str, Histogram], parameters: ParameterSet) -> dict[str, Histogram]:

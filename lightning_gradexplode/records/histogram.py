@@ -44,6 +44,10 @@ class Histogram:
     counts: IntArray
     nonfinite: int = 0
 
+    def __post_init__(self) -> None:
+        """Make the counts read-only: records go to parts that users have written."""
+        self.counts.flags.writeable = False
+
     def __add__(self, other: Histogram) -> Histogram:
         return Histogram(self.counts + other.counts, self.nonfinite + other.nonfinite)
 

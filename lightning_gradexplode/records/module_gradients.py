@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,15 @@ class ModuleGradients:
     share_above_one: FloatArray
     growth_in_time: FloatArray
     singular_value: FloatArray
+
+    def __post_init__(self) -> None:
+        """Make the arrays read-only: records go to parts that users have written."""
+        for field in fields(self):
+            array = getattr(self, field.name)
+            if isinstance(array, np.ndarray):
+                view = array.view()
+                view.flags.writeable = False
+                object.__setattr__(self, field.name, view)
 
     @property
     def total_gain(self) -> float:

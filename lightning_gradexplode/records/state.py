@@ -81,16 +81,31 @@ def plain(value: Any) -> Any:
     if value is None:
         return None
     if hasattr(value, "state_dict"):
-        return value.state_dict()
+        return plain(value.state_dict())
     if isinstance(value, (list, tuple, deque)):
         return [plain(one) for one in value]
     if isinstance(value, dict):
         return {plain(key): plain(one) for key, one in value.items()}
     if isinstance(value, (np.ndarray, np.generic)):
-        return value.tolist()
+        return value.tolist() if value.dtype != object else plain(value.tolist())
     if hasattr(value, "detach"):
         return value.detach().clone()
     raise TypeError(f"a state must be made of numbers, strings, lists and dictionaries, got {type(value).__name__}")
+
+
+def copied(part: Any) -> Any:
+    """Return a deep copy of an object; it shares with the original what cannot be copied, such as a lock."""
+    try:
+        return copy.deepcopy(part)
+    except Exception:
+        pass
+    try:
+        shallow = copy.copy(part)
+        for name, value in [*vars(shallow).items()]:
+            setattr(shallow, name, copied(value))
+    except Exception:
+        return part
+    return shallow
 
 
 def loaded(current: Any, saved: Any, kinds: tuple[type, ...] = ()) -> tuple[Any, list[str]]:

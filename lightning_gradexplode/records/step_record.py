@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
@@ -89,6 +90,10 @@ class StepRecord:
     logged: Mapping[str, float] = field(default_factory=dict)
     responses: Mapping[str, float] = field(default_factory=dict)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what pickling and copying need; read-only mappings become dictionaries."""
+        return StepRecord, tuple(_as_dict(getattr(self, field.name)) for field in fields(self))
+
     def _repr_html_(self) -> str:
         measured = [
             (field.name.replace("_", " "), f"{value:.6g}" if isinstance(value, float) else str(value))
@@ -117,3 +122,7 @@ class StepRecord:
         if values is None or np.isfinite(values).all():
             return None
         return self.parameters[int(np.argmax(~np.isfinite(values)))]
+
+
+def _as_dict(value: Any) -> Any:
+    return {name: _as_dict(one) for name, one in value.items()} if isinstance(value, Mapping) else value

@@ -23,3 +23,11 @@ def plain_text(text: str) -> str:
         'layer [31m weight'
     """
     return "".join(character if character.isprintable() else " " for character in text)
+
+
+def describe(error: BaseException) -> str:
+    """Return kind and text of an exception, at most 300 characters, whatever its text does."""
+    try:
+        return f"{type(error).__name__}: {error}"[:300]
+    except Exception:
+        return type(error).__name__

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lightning_gradexplode.records import Histogram, IntArray, StepRecord
+from lightning_gradexplode.records import BUCKET_EDGES, Histogram, IntArray, StepRecord
 
 Sparse = tuple[IntArray, IntArray, int]
 """Indices and counts of the filled buckets, and the number of elements that are not finite."""
@@ -50,6 +50,6 @@ def _sparse(histogram: Histogram) -> Sparse:
 
 def _dense(sparse: Sparse) -> Histogram:
     at, counts, nonfinite = sparse
-    dense = Histogram.merged(()).counts
+    dense = np.zeros(len(BUCKET_EDGES) - 1, dtype=np.int64)
     dense[at] = counts
     return Histogram(dense, nonfinite)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch.optim import Optimizer
 
+from lightning_gradexplode import checks
+from lightning_gradexplode.part_guard import PartGuard
 from lightning_gradexplode.records import Finding
 from lightning_gradexplode.respond.action_log import ActionLog
 from lightning_gradexplode.respond.base import ExplosionError, Response, ResponseContext
-
-logger = logging.getLogger("lightning_gradexplode")
 
 _HOOKS = ("gradients_ready", "step_begins", "batch_ended", "scalars")
 
@@ -22,7 +21,8 @@ class ResponseChain:
     """The responses of a run.
 
     At a critical finding they respond in turn, beginning with the one that acted last in the incident, until one acts.
-    A response that raises is switched off on all processes, with one line that names it; the others go on.
+    A response that raises, or returns what is of no use, is switched off on all processes, with one line that names it;
+    the others go on.
 
     Args:
         responses: In the order in which they act.
@@ -32,8 +32,11 @@ class ResponseChain:
         self.responses = tuple(responses)
         self.log = ActionLog()
         self._place = 0
-        self._off: set[int] = set()
+        self._guards = self._new_guards()
         self._users = {hook: [i for i, one in enumerate(responses) if _overrides(one, hook)] for hook in _HOOKS}
+
+    def _new_guards(self) -> list[PartGuard]:
+        return [PartGuard(one, "response", passes=(ExplosionError,)) for one in self.responses]
 
     @property
     def has_remedy(self) -> bool:
@@ -52,11 +55,12 @@ class ResponseChain:
 
     def started(self, run: ResponseContext) -> None:
         """Begin a fit."""
-        self.log, self._place, self._off = ActionLog(), 0, set()
+        self.log, self._place, self._guards = ActionLog(), 0, self._new_guards()
         run._log = self.log
-        for place, response in enumerate(self.responses):
-            failed = self._call(place, response.started, run) is _FAILED
-            self._agree_on_failure(place, run, failed)
+        for guard, response in zip(self._guards, self.responses, strict=True):
+            guard.call(response.started, run, otherwise=None)
+            if any(failed for (failed,) in run.on_all_processes(guard.is_off)):
+                guard.switch_off("it failed on another process")
 
     def gradients_ready(self, run: ResponseContext, weight: float) -> None:
         """Call the responses that add to the gradients."""
@@ -70,7 +74,7 @@ class ResponseChain:
         run._log, run.findings = self.log, findings
         acted = False
         for place in range(self._place, len(self.responses)):
-            if place not in self._off and self._respond(place, findings, run):
+            if not self._guards[place].is_off and self._acts(place, findings, run):
                 self._place, acted = place, True
                 break
         run.response = "on_explosion"
@@ -94,7 +98,7 @@ class ResponseChain:
     def step_ended(self, optimizer: Optimizer) -> None:
         """Undo what was prepared, in reverse order."""
         for place in reversed(self._users["step_begins"]):
-            self._call(place, self.responses[place].step_ended, optimizer)
+            self._guards[place].call(self.responses[place].step_ended, optimizer, otherwise=None, always=True)
 
     def batch_ended(self, run: ResponseContext) -> None:
         """Finish a batch."""
@@ -108,23 +112,19 @@ class ResponseChain:
 
     def ended(self) -> None:
         """End a fit."""
-        for place in reversed(range(len(self.responses))):
-            self._call(place, self.responses[place].ended)
+        for guard, response in zip(reversed(self._guards), reversed(self.responses), strict=True):
+            guard.call(response.ended, otherwise=None, always=True)
 
     def scalars(self) -> dict[str, float]:
         """Return what the responses log, by name without ``gradexplode/``."""
-        values = {}
+        values: dict[str, float] = {}
         for place in self._users["scalars"]:
-            found = self._call(place, self.responses[place].scalars)
-            values.update(found if isinstance(found, dict) else {})
+            values |= self._guards[place].call(_scalars, self.responses[place], otherwise=dict[str, float]())
         return values
 
     def state_dict(self) -> dict[str, Any]:
         """Return the place in the chain, and the states of those responses whose state can be read."""
-        states = []
-        for place, response in enumerate(self.responses):
-            state = self._call(place, response.state_dict)
-            states.append({"kind": _kind(response), "state": state if isinstance(state, dict) else {}})
+        states = [{"kind": guard.name, "state": guard.state_dict()} for guard in self._guards]
         return {"place": self._place, "responses": states}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
@@ -135,31 +135,27 @@ class ResponseChain:
         """
         saved = [entry if isinstance(entry, Mapping) else {} for entry in _list(state, "responses")]
         kinds, place = [entry.get("kind") for entry in saved], state.get("place")
-        if kinds == [_kind(one) for one in self.responses] and isinstance(place, int):
+        if kinds == [guard.name for guard in self._guards] and isinstance(place, int):
             self._place = min(max(place, 0), len(self.responses) - 1)
         fresh: list[str] = []
-        for response in self.responses:
-            name = _kind(response)
-            found = next((entry for entry in saved if entry.get("kind") == name), None)
+        for guard in self._guards:
+            found = next((entry for entry in saved if entry.get("kind") == guard.name), None)
             if found is None:
-                fresh.append(name)
+                fresh.append(guard.name)
                 continue
             saved.remove(found)
-            try:
-                fresh += [f"{name}.{part}" for part in response.load_state_dict(found["state"]) or ()]
-            except Exception:
-                fresh.append(name)
+            fresh += guard.load_state_dict(found.get("state"))
         return fresh
 
-    def _respond(self, place: int, findings: Sequence[Finding], run: ResponseContext) -> bool:
+    def _acts(self, place: int, findings: Sequence[Finding], run: ResponseContext) -> bool:
         """Call one response, and return whether it acted, on any process."""
-        response = self.responses[place]
-        run.response = _kind(response)
-        result = self._call(place, response.respond, findings, run)
-        flags = run.on_all_processes(result is _FAILED, result not in (False, _FAILED), run.update_is_held_back)
+        guard = self._guards[place]
+        run.response = guard.name
+        acted = guard.call(_respond, self.responses[place], tuple(findings), run, otherwise=False)
+        flags = run.on_all_processes(guard.is_off, acted, run.update_is_held_back)
         failed, acted, held_back = (any(column) for column in zip(*flags, strict=True))
         if failed:
-            self._switch_off(place, "it failed on another process")
+            guard.switch_off("it failed on another process")
             return False
         if held_back:
             run.hold_back_update()
@@ -167,35 +163,20 @@ class ResponseChain:
 
     def _call_all(self, hook: str, *arguments: Any) -> None:
         for place in self._users[hook]:
+            guard = self._guards[place]
             if isinstance(arguments[0], ResponseContext):
-                arguments[0].response = _kind(self.responses[place])
-            self._call(place, getattr(self.responses[place], hook), *arguments)
-
-    def _call(self, place: int, method: Any, *arguments: Any) -> Any:
-        """Call a method of a response; return `_FAILED` if the response is switched off, now or before."""
-        if place in self._off:
-            return _FAILED
-        try:
-            return method(*arguments)
-        except ExplosionError:
-            raise
-        except Exception as error:
-            self._switch_off(place, f"{method.__name__} raised {type(error).__name__}: {error}")
-            logger.debug("gradexplode: traceback of the response", exc_info=True)
-            return _FAILED
-
-    def _agree_on_failure(self, place: int, run: ResponseContext, failed: bool) -> None:
-        if any(flag for (flag,) in run.on_all_processes(failed)):
-            self._switch_off(place, "it failed on another process")
-
-    def _switch_off(self, place: int, reason: str) -> None:
-        if place not in self._off:
-            self._off.add(place)
-            name = _kind(self.responses[place])
-            logger.warning("gradexplode: the response %s is switched off for this fit: %s", name, reason)
+                arguments[0].response = guard.name
+            guard.call(getattr(self.responses[place], hook), *arguments, otherwise=None)
 
 
-_FAILED = object()
+def _respond(response: Response, findings: Sequence[Finding], run: ResponseContext) -> bool:
+    """Call a response, and return whether it acted."""
+    result: Any = response.respond(findings, run)
+    return result is None or bool(result)
+
+
+def _scalars(response: Response) -> dict[str, float]:
+    return checks.scalars(response.scalars())
 
 
 def _is_nonfinite(run: ResponseContext) -> bool:
@@ -213,7 +194,3 @@ def _overrides(response: Response, hook: str) -> bool:
 def _list(state: Mapping[str, Any], key: str) -> list[Any]:
     value = state.get(key)
     return list(value) if isinstance(value, (list, tuple)) else []
-
-
-def _kind(response: Response) -> str:
-    return type(response).__qualname__

@@ -72,23 +72,6 @@ def test_a_policy_that_raises_is_switched_off_by_itself(caplog: pytest.LogCaptur
     assert "broken on purpose" in line
 
 
-def test_a_policy_cannot_change_a_record() -> None:
-    """Its arrays and mappings are read-only for it, and writable for everybody else as before."""
-    norms = np.array([3.0, 4.0])
-    record = StepRecord(step=0, grad_norm=5.0, per_parameter={"grad_norm": norms})
-
-    class Writes(ClipPolicy):
-        def threshold(self, record: StepRecord) -> float:
-            with pytest.raises(ValueError, match="read-only"):
-                record.per_parameter["grad_norm"][0] = 0.0
-            with pytest.raises(TypeError):
-                record.per_parameter["grad_norm"] = None  # type: ignore[index]
-            return 1.0
-
-    assert GuardedPolicy(Writes()).threshold(record) == 1.0
-    norms[0] = 6.0
-
-
 def test_a_state_of_another_policy_starts_fresh_and_is_named() -> None:
     """A corrupt state is named too, and the policy goes on."""
     other = GuardedPolicy(PercentileClip(window=9))
@@ -98,7 +81,7 @@ def test_a_state_of_another_policy_starts_fresh_and_is_named() -> None:
     assert other.threshold(StepRecord(step=0, grad_norm=2.0)) == 2.0
 
 
-def test_a_state_that_cannot_be_read_switches_the_policy_off_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_state_that_cannot_be_read_costs_the_state_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
     """The checkpoint is written without it."""
 
     class Unsaveable(Returns):

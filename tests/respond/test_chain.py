@@ -161,9 +161,7 @@ def test_states_of_0_1_0_load() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    "method", ["started", "respond", "gradients_ready", "step_begins", "batch_ended", "scalars", "state_dict"]
-)
+@pytest.mark.parametrize("method", ["started", "respond", "gradients_ready", "step_begins", "batch_ended", "scalars"])
 def test_a_response_that_raises_is_switched_off_by_itself(method: str, caplog: pytest.LogCaptureFixture) -> None:
     """One line names it, and the response behind it acts."""
     notes: list[str] = []
