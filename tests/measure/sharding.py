@@ -7,13 +7,10 @@ import torch
 
 VERSION = tuple(int(part) for part in torch.__version__.split(".")[:2])
 
-if VERSION >= (2, 5):
+try:
     from torch.distributed.tensor import Shard, distribute_tensor
-else:
-    from torch.distributed._tensor import (
-        Shard,  # type: ignore[attr-defined]
-        distribute_tensor,  # type: ignore[attr-defined]
-    )
+except ImportError:
+    from torch.distributed._tensor import Shard, distribute_tensor  # type: ignore[attr-defined]
 
 __all__ = ["VERSION", "Shard", "distribute_tensor", "needs_sharding"]
 
