@@ -1,5 +1,6 @@
-"""Sees exploding gradients in PyTorch Lightning runs coming, says where and why, and keeps the run alive."""
+"""Detects exploding gradients in PyTorch and Lightning, names the cause, and keeps the run alive."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from lightning_gradexplode.clip import (
@@ -12,7 +13,6 @@ from lightning_gradexplode.clip import (
     ZScoreClip,
 )
 from lightning_gradexplode.detect import Detector, default_detectors
-from lightning_gradexplode.hosts.torch_loop import GradientWatch
 from lightning_gradexplode.records import Cause, Diagnosis, Finding, Histogram, Severity, StepRecord
 from lightning_gradexplode.respond import (
     ExplosionError,
@@ -30,6 +30,7 @@ from lightning_gradexplode.respond import (
 
 if TYPE_CHECKING:
     from lightning_gradexplode.callback import GradientExplosionMonitor
+    from lightning_gradexplode.hosts.torch_loop import GradientWatch
 
 __all__ = [
     "AdaptiveGradientClip",
@@ -65,14 +66,16 @@ __all__ = [
 __version__ = "0.2.0"
 
 
-def __getattr__(name: str) -> Any:
-    """Import the callback, and Lightning with it, when it is first used."""
-    if name == "GradientExplosionMonitor":
-        from lightning_gradexplode.callback import GradientExplosionMonitor
+_AT_FIRST_USE = {"GradientExplosionMonitor": "callback", "GradientWatch": "hosts.torch_loop"}
+"""Names that are imported when they are first used, and Lightning with the first one; and their modules."""
 
-        globals()[name] = GradientExplosionMonitor
-        return GradientExplosionMonitor
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __getattr__(name: str) -> Any:
+    if name not in _AT_FIRST_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_AT_FIRST_USE[name]}"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
