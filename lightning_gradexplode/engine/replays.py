@@ -139,7 +139,7 @@ class IncidentReplays:
         if not loop.can_replay:
             self.replay = Replay("not-possible", "this training loop cannot compute a step again")
             return
-        self._step = again = ReplayStep(
+        again = ReplayStep(
             module=loop.module,
             run_step=loop.replay_loss,
             batch=inputs.batch,
@@ -167,7 +167,7 @@ class IncidentReplays:
         self._run_experiments(step, again, outlier_rows, before=None if before_update else inputs.weights)
         if before_update and failed is None and replay.status == "finite":
             # The line search along the update follows once the optimizer has stepped.
-            self._step_of_update = step.number
+            self._step, self._step_of_update = again, step.number
             self._weights_before = inputs.weights or attempt("the weights", lambda: keep_weights(loop.module))
 
     def _run_experiments(
@@ -193,7 +193,7 @@ class IncidentReplays:
         if self._weights_before is None:
             return
         before, self._weights_before = self._weights_before, None
-        step = self._step
+        step, self._step = self._step, None
         if number != self._step_of_update or step is None:
             return
         known = self.experiments or Experiments()

@@ -1,0 +1,255 @@
+"""Steps of whole runs, computed again at an incident: what is found, and that nothing of the run changes."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+import torchmetrics
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_gradexplode import GradientExplosionMonitor
+from lightning_gradexplode.measure import reading
+from tests.runs.probe import QUIET
+from tests.runs.test_memory import Held
+
+FAULT = 6
+"""The batch at fault."""
+
+
+class Network(pl.LightningModule):
+    """Two layers, whose training step counts on ``self``, and takes the logarithm of a negative number at one step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        self.calls = 0
+
+    def factor(self, size: int) -> Tensor:
+        """Return ones, with another value in row 2 of the batch at fault."""
+        factor = torch.ones(size, 1)
+        if self.calls == FAULT + 1:
+            factor[2] = -1.0
+        return factor
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.calls += 1
+        y = self.body(batch[0]).abs() + 1.0
+        return torch.log(y * self.factor(len(y))).mean()  # fault
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=1e-3)
+
+    def train_dataloader(self) -> Any:
+        generator = torch.Generator().manual_seed(0)
+        return DataLoader(
+            TensorDataset(torch.randn(96, 4, generator=generator), torch.randint(0, 3, (96,), generator=generator)), 8
+        )
+
+
+def fit(module: pl.LightningModule, *callbacks: pl.Callback, **trainer: Any) -> pl.Trainer:
+    """Train for ten steps from a fixed seed."""
+    one = pl.Trainer(**{**QUIET, "max_steps": 10, **trainer}, logger=False, callbacks=list(callbacks))
+    torch.manual_seed(1)
+    random.seed(1)
+    np.random.seed(1)
+    one.fit(module)
+    return one
+
+
+def replay_of(module: pl.LightningModule, folder: Path, **trainer: Any) -> dict[str, Any]:
+    """Train with a monitor; return what ``diagnosis.json`` holds of the replay."""
+    fit(module, GradientExplosionMonitor(report=folder), **trainer)
+    found: dict[str, Any] = json.loads((folder / "diagnosis.json").read_text())["replay"]
+    return found
+
+
+def test_a_fault_that_depends_on_a_counter_of_the_module_is_found_again(tmp_path: Path) -> None:
+    """The copy counts from where the module stood when the step began, and the module's own counter goes on."""
+    module = Network()
+    replay = replay_of(module, tmp_path)
+
+    assert (replay["status"], replay["reason"]) == ("reproduced", "")
+    assert (replay["first"]["name"], replay["first"]["rows"]) == ("log", [2])
+    assert replay["first"]["code"].endswith("# fault")
+    assert module.calls == 10
+
+
+def test_the_memory_that_is_kept_for_a_replay_is_stated(tmp_path: Path) -> None:
+    """It is that of the batch, whose tensors are shared with the run until the step is judged."""
+    replay = replay_of(Network(), tmp_path)
+
+    assert replay["kept_bytes"] == 8 * 4 * 4 + 8 * 8
+
+
+class Adversarial(Network):
+    """Two optimizers in manual optimization, of which the second one meets the fault."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.critic = nn.Linear(3, 1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        self.calls += 1
+        optimizers: Any = self.optimizers()
+        first, second = optimizers
+        for optimizer, sign in ((first, 1.0), (second, -1.0)):
+            self.toggle_optimizer(optimizer)
+            y = self.critic(self.body(batch[0])).square() + 1.0
+            factor = self.factor(len(y)) if optimizer is second else 1.0
+            loss = sign * torch.sqrt(y * factor).mean()  # fault
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+            self.untoggle_optimizer(optimizer)
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(one.parameters(), lr=1e-2) for one in (self.critic, self.body)]
+
+
+def test_a_fault_after_another_optimizers_update_is_found(tmp_path: Path) -> None:
+    """The second loss is computed with the weights that the first optimizer has made in the run."""
+    replay = replay_of(Adversarial(), tmp_path, max_steps=20)
+
+    assert (replay["status"], replay["reason"]) == ("reproduced", "")
+    assert (replay["first"]["name"], replay["first"]["rows"]) == ("sqrt", [2])
+
+
+@pytest.fixture
+def accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretend that all tensors lie on an accelerator, whose numbers are read after the update."""
+    monkeypatch.setattr(reading, "is_on_host", lambda tensor: False)
+
+
+@pytest.mark.usefixtures("accelerator")
+def test_weights_that_were_lost_before_the_fault_was_seen_are_no_riddle(tmp_path: Path) -> None:
+    """Without a sign before, the weights from before the update are gone; what would have kept them is said."""
+
+    class Spoiled(Network):
+        """Multiplies by NaN."""
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch, batch_idx) * (float("nan") if batch_idx == FAULT else 1.0)
+
+        def factor(self, size: int) -> Tensor:
+            return torch.ones(size, 1)
+
+    replay = replay_of(Spoiled(), tmp_path)
+
+    assert replay["status"] == "not-possible"
+    assert replay["reason"].startswith("the weights are not finite any more")
+    assert replay["reason"].endswith('on_explosion="skip" would have kept them')
+
+
+@pytest.mark.usefixtures("accelerator")
+def test_after_a_warning_a_fault_is_found_although_the_weights_are_lost(tmp_path: Path) -> None:
+    """The weights are then kept from before each update, as long as the incident is open."""
+
+    class Warned(Network):
+        """Has a spike some steps before the fault."""
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.calls += 1
+            y = self.body(batch[0]).abs() + 1.0
+            factor = torch.ones(len(y), 1)
+            factor[2] = -1.0 if self.calls == 35 else 1.0
+            return (1e3 if self.calls == 31 else 1.0) * torch.sqrt(y * factor).mean()  # fault
+
+    module = Warned()
+    monitor = GradientExplosionMonitor(report=tmp_path)
+    fit(module, monitor, max_steps=40)
+
+    assert not torch.isfinite(module.body[0].weight).all()
+    assert monitor.findings[0].step == 30
+    replay = json.loads((tmp_path / "diagnosis.json").read_text())["replay"]
+    assert (replay["status"], replay["reason"]) == ("reproduced", "")
+    assert (replay["first"]["name"], replay["first"]["rows"]) == ("sqrt", [2])
+    assert replay["kept_bytes"] > sum(one.nbytes for one in module.parameters())
+
+
+def test_weights_that_were_kept_are_released() -> None:
+    """After each batch, in an incident too, the monitor holds no copy of the weights."""
+    module = Network()
+    module.body = nn.Sequential(nn.Linear(4, 300_000), nn.ReLU(), nn.Linear(300_000, 3))
+    monitor = GradientExplosionMonitor(log_every_n_steps=0, report=False)
+    held = Held(monitor)
+    fit(module, monitor, held, max_steps=12)
+
+    assert monitor.exploded
+    weights = sum(one.nbytes for one in module.parameters())
+    assert max(held.sizes) < 0.1 * weights
+
+
+class Eventful(Network):
+    """Draws random numbers of all kinds, and keeps metrics, averages and lists on itself."""
+
+    def __init__(self, fault: bool = True) -> None:
+        super().__init__()
+        self.fails = fault
+        self.norm, self.drop = nn.BatchNorm1d(8), nn.Dropout(0.3)
+        self.body[0] = torch.compile(self.body[0], backend="eager")
+        self.accuracy = torchmetrics.classification.MulticlassAccuracy(num_classes=3)
+        self.average = nn.Linear(4, 8).requires_grad_(False)
+        self.seen: list[Tensor] = []
+        self.generator = torch.Generator().manual_seed(4)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.calls += 1
+        x = batch[0] + random.random() + float(np.random.rand()) + torch.rand(1, generator=self.generator)
+        hidden = self.drop(self.norm(self.body[0](x)))
+        with torch.no_grad():
+            self.average.weight.mul_(0.9).add_(self.body[0].weight, alpha=0.1)
+        y = self.body[2](hidden)
+        self.accuracy(y, batch[1])
+        self.log("accuracy", self.accuracy, on_epoch=True)
+        loss = torch.log((y.abs() + 1.0) * self.factor(len(y))).mean()
+        self.log("loss", loss, on_step=True, on_epoch=True)
+        self.seen.append(loss)
+        return loss
+
+
+def state_of(module: Any, trainer: pl.Trainer) -> dict[str, Any]:
+    """Return all of a run that can be compared, bit for bit."""
+    metrics = {name: str(one) for name, one in trainer.callback_metrics.items() if "gradexplode" not in name}
+    return {
+        **{name: one.numpy(force=True).tobytes() for name, one in module.state_dict().items()},
+        "metrics": metrics,
+        "calls": module.calls,
+        "random": (random.getstate(), torch.get_rng_state().numpy().tobytes(), float(np.random.rand())),
+        "losses": [str(one.item()) for one in getattr(module, "seen", ())],
+        "generator": module.generator.get_state().numpy().tobytes() if hasattr(module, "generator") else None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("build", "settings"),
+    [
+        (Eventful, {}),
+        (Eventful, {"accumulate_grad_batches": 2, "max_steps": 5}),
+        (Eventful, {"precision": "bf16-mixed"}),
+        (Adversarial, {"max_steps": 20}),
+    ],
+    ids=["eventful", "accumulated", "bfloat16", "two optimizers"],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_run_is_the_same_with_and_without_a_replay(build: Any, settings: dict[str, Any]) -> None:
+    """Weights, averages, metrics, counters, lists, losses and all random numbers agree bit for bit."""
+    monitor = GradientExplosionMonitor(report=False)
+    torch.manual_seed(2)
+    watched = build()
+    torch.manual_seed(2)
+    alone = build()
+
+    with_monitor = state_of(watched, fit(watched, monitor, **settings))
+    without = state_of(alone, fit(alone, **settings))
+
+    assert monitor.exploded
+    assert with_monitor == without
