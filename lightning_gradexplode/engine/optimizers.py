@@ -39,7 +39,14 @@ class OptimizerList:
         self._before_step = before_step
         self._after_step = after_step
         self._hooks: dict[int, list[Any]] = {}
+        self._listens = False
         self.refresh()
+
+    def listen(self) -> None:
+        """Begin to call `before_step` and `after_step`."""
+        self._listens = True
+        for state in self.states:
+            self._add_hooks(state)
 
     @property
     def are_new(self) -> bool:
@@ -121,6 +128,12 @@ class OptimizerList:
         before = replaced[index] if index < len(replaced) else None
         if before is not None and _parameter_ids(before.optimizer) == _parameter_ids(optimizer):
             state.detectors, state.steps = before.detectors, before.steps
+        if self._listens:
+            self._add_hooks(state)
+        return state
+
+    def _add_hooks(self, state: OptimizerState) -> None:
+        optimizer = state.optimizer
         hooks = self._hooks[id(optimizer)] = []
         try:
             hooks.append(optimizer.register_step_pre_hook(self._before_step))
@@ -134,10 +147,9 @@ class OptimizerList:
                 type(error).__name__,
                 error,
             )
-        return state
 
     def _remove(self, key: int) -> None:
-        for hook in self._hooks.pop(key):
+        for hook in self._hooks.pop(key, ()):
             hook.remove()
 
 

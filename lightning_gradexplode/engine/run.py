@@ -36,6 +36,7 @@ from lightning_gradexplode.engine.schedule import LoggingSchedule
 from lightning_gradexplode.engine.state import VERSION, load_parts, save_parts, upgraded
 from lightning_gradexplode.engine.step import Phase, Step
 from lightning_gradexplode.hosts.base import TrainingLoop
+from lightning_gradexplode.hosts.guarded import GuardedLoop
 from lightning_gradexplode.loggers import LoggerCollection
 from lightning_gradexplode.loggers.console import Console, log_to_terminal
 from lightning_gradexplode.measure.gradients import norms_of
@@ -84,6 +85,7 @@ class TrainingRun:
     """
 
     def __init__(self, arguments: Arguments, loop: TrainingLoop, state: Mapping[str, Any]) -> None:
+        loop = GuardedLoop(loop)
         self.last: StepRecord | None = None
         self.failed = False
         self._released = False
@@ -125,6 +127,7 @@ class TrainingRun:
         self._load(state)
         if arguments.clip is not None:
             loop.use_measured_norm(self._clipper.clip_by_measured_norm)
+        self._optimizers.listen()  # last: a run that could not be built must not be called
 
     @property
     def findings(self) -> list[Finding]:

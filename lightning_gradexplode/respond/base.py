@@ -127,10 +127,11 @@ class ResponseContext:
         why = " because of " + str(self.findings[0]) if self.findings else ""
         why = f": {reason},{why}" if reason else why
         by = f" by {self.response}"
-        if not self.loop.can_stop:
+        if self.loop.can_stop:
+            self.loop.stop()
+        if not self.loop.can_stop:  # also if it has just failed
             self._log.once(self, "stop", f"this training loop cannot be stopped{by}; end it yourself{why}")
             return
-        self.loop.stop()
         until = self.loop.minimum_training
         but = f"; it goes on until {until} is reached, and updates at critical findings are held back" if until else ""
         self._log.once(self, "stop", f"training is stopped{by}{why}{but}")

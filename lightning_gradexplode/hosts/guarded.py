@@ -1,0 +1,143 @@
+"""A training loop whose optional members may fail without a harm to the rest."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from lightning_gradexplode.hosts.base import TrainingLoop
+from lightning_gradexplode.records.text import describe
+
+logger = logging.getLogger("lightning_gradexplode")
+
+
+def _passed(name: str) -> Any:
+    """Return a property that is the other loop's member as it is; what it raises is left to the caller."""
+    return property(lambda self: getattr(self.loop, name))
+
+
+def _guarded(name: str, *otherwise: Any) -> Any:
+    """Return a property of the other loop that is switched off if it raises.
+
+    Args:
+        name: Its name.
+        *otherwise: Its value from then on; without one, that of the base class.
+    """
+
+    def value(self: GuardedLoop) -> Any:
+        if name not in self.failed:
+            try:
+                return getattr(self.loop, name)
+            except Exception as error:
+                self.fail(name, error)
+        return otherwise[0] if otherwise else getattr(TrainingLoop, name).__get__(self)
+
+    return property(value)
+
+
+def _guarded_call(name: str, *otherwise: Any) -> Any:
+    """Return a method of the other loop that is switched off if it raises.
+
+    Args:
+        name: Its name.
+        *otherwise: What it returns from then on; without one, what the base class returns.
+    """
+
+    def call(self: GuardedLoop, *arguments: Any) -> Any:
+        if name not in self.failed:
+            try:
+                return getattr(self.loop, name)(*arguments)
+            except Exception as error:
+                self.fail(name, error)
+        return otherwise[0] if otherwise else getattr(TrainingLoop, name)(self, *arguments)
+
+    return call
+
+
+class GuardedLoop(TrainingLoop):
+    """Another training loop, whose optional members are switched off one by one if they raise.
+
+    In place of a member that is off there is the base class's: what a loop without this capability has. One line names
+    it. Members without which nothing can be measured rightly raise as they are.
+
+    Args:
+        loop: The other loop.
+
+    Attributes:
+        failed: Names of the members that are switched off.
+    """
+
+    def __init__(self, loop: TrainingLoop) -> None:
+        self.loop = loop
+        self.trainer = loop.trainer
+        self.failed: set[str] = set()
+
+    def fail(self, name: str, error: BaseException) -> None:
+        """Switch a member off, and log it."""
+        self.failed.add(name)
+        kind = type(self.loop).__name__
+        logger.warning("gradexplode: %s.%s is not used any more in this fit: it raised %s", kind, name, describe(error))
+
+    # What has to be known.
+
+    module = _passed("module")
+    optimizers = _passed("optimizers")
+    step = _passed("step")
+    process_group = _passed("process_group")
+    is_main_process = _passed("is_main_process")
+    is_automatic = _passed("is_automatic")
+    micro_batches = _passed("micro_batches")
+    completes_step = _passed("completes_step")
+    filled_share = _passed("filled_share")
+    loss_scale = _passed("loss_scale")
+    gradients_are_final = _passed("gradients_are_final")
+    counts_end_of_backward = _passed("counts_end_of_backward")
+    clip_setting = _passed("clip_setting")
+
+    # What its callers expect to fail.
+
+    log_folder = _passed("log_folder")
+    save_checkpoint = _passed("save_checkpoint")
+    replay_loss = _passed("replay_loss")
+    replay_context = _passed("replay_context")
+
+    # What can be done without.
+
+    epoch = _guarded("epoch")
+    batches_per_epoch = _guarded("batches_per_epoch")
+    is_last_batch = _guarded("is_last_batch")
+    settings = _guarded_call("settings")
+    may_change_gradients = _guarded("may_change_gradients", True)
+    overrides_clipping = _guarded("overrides_clipping", True)
+    set_clip = _guarded_call("set_clip", None)
+    restore_clip = _guarded_call("restore_clip")
+    use_measured_norm = _guarded_call("use_measured_norm")
+    log_every_n_steps = _guarded("log_every_n_steps")
+    loggers = _guarded("loggers")
+    publish_metrics = _guarded_call("publish_metrics")
+    logged_scalars = _guarded_call("logged_scalars")
+    returned_loss = _guarded_call("returned_loss", None)
+    report_folder = _guarded_call("report_folder", None)
+    run_name = _guarded("run_name")
+    run_id = _guarded("run_id")
+    stop = _guarded_call("stop")
+    minimum_training = _guarded("minimum_training")
+    schedulers = _guarded("schedulers")
+    scaler = _guarded("scaler")
+    weight_averages = _guarded("weight_averages")
+    can_save_checkpoints = _guarded("can_save_checkpoints")
+    block_checkpoints = _guarded_call("block_checkpoints")
+    data_loader = _guarded("data_loader")
+    can_replay = _guarded("can_replay")
+
+    _clips = _guarded_call("clips")
+    _can_stop = _guarded("can_stop")
+
+    def clips(self, optimizer: Any) -> bool:
+        """Return whether the loop clips an optimizer's gradients, and takes the value to clip by."""
+        return "set_clip" not in self.failed and bool(self._clips(optimizer))
+
+    @property
+    def can_stop(self) -> bool:
+        """Whether `stop` ends the training."""
+        return "stop" not in self.failed and bool(self._can_stop)
