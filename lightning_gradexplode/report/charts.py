@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,11 +100,11 @@ def time_chart(history: History, content: ReportContent) -> TimeChart | None:
     """
     if not len(history.step):
         return None
-    found = tuple(_panels(history))
+    found = tuple(_panels(history, {finding.sign for finding in content.findings}))
     return TimeChart(history.step, found, tuple(_marks(content, history.step)), _view(history.step, content))
 
 
-def _panels(history: History) -> Iterator[Panel]:
+def _panels(history: History, signs: Container[str]) -> Iterator[Panel]:
     values = history.values
     alarmed = values.get("severity", np.zeros(len(history.step))) > 0
 
@@ -115,7 +115,9 @@ def _panels(history: History) -> Iterator[Panel]:
             if name in values and not np.isnan(values[name]).all()
         )
         first = values.get(next(iter(names)), np.zeros(len(history.step)))
-        nonfinite = history.step[np.isinf(first) | (np.isnan(first) & alarmed & (title in _EVERY_STEP))]
+        # NaN stands for what was not measured too, as the loss of some optimizers in manual optimization.
+        is_nan = np.isnan(first) & alarmed & (_NONFINITE.get(title) in signs)
+        nonfinite = history.step[np.isinf(first) | is_nan]
         if lines or len(nonfinite):
             yield Panel(title, axis_for(*(line.values for line in lines)), lines, nonfinite, band)
 
@@ -129,8 +131,8 @@ def _panels(history: History) -> Iterator[Panel]:
     yield from panel("Loss scale", {"loss_scale": "scale of the gradient scaler"})
 
 
-_EVERY_STEP = ("Loss", "Gradient norm")
-"""Panels whose first curve is measured at every step, so that NaN means that it was not a number."""
+_NONFINITE = {"Loss": "nonfinite-loss", "Gradient norm": "nonfinite-gradient"}
+"""Sign of the findings that a first curve that is not finite makes, by the title of the panel."""
 
 
 def _marks(content: ReportContent, steps: IntArray) -> Iterator[Mark]:

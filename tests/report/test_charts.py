@@ -123,3 +123,17 @@ def test_of_many_layers_the_strongest_gains_are_kept() -> None:
     gains = layer_gains(content)
     assert len(gains) <= 60
     assert max(gain for _, gain in gains) == 6.0
+
+
+def test_a_loss_that_was_not_measured_is_not_called_nan() -> None:
+    """Of an optimizer whose loss is not known there is no panel of it, whatever else was found."""
+    content = examples.growing()
+    history = content.evidence.history[0]
+    values = {**history.values, "loss": np.full(len(history.step), np.nan)}
+    chart = time_chart(replace(history, values=values), content)
+    assert chart is not None
+    assert "Loss" not in [panel.title for panel in chart.panels]
+    nonfinite = replace(content, findings=(replace(content.findings[0], sign="nonfinite-loss"),))
+    chart = time_chart(replace(history, values=values), nonfinite)
+    assert chart is not None
+    assert len(chart.panels[0].nonfinite) > 0
