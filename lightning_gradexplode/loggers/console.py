@@ -29,6 +29,10 @@ _LEVELS = {
 }
 
 
+MOST_SIGNS = 3
+"""Number of signs that are named in the line about the rest of an incident."""
+
+
 class Console:
     """Logs each incident in a few lines: one for its warnings, one panel, and one line for all that followed.
 
@@ -88,11 +92,13 @@ class Console:
         if self._first_steps:
             known = 0 if self._has_panel else 1  # the first one was logged by itself
             counts = [(sign, self._signs[sign] - known, step) for sign, step in self._first_steps.items()]
-            later = ", ".join(
-                f"{sign} {f'{count} times, first ' if count > 1 else ''}at step {step}" for sign, count, step in counts
-            )
+            later = [
+                f"{sign} {f'{count} times, first ' if count > 1 else ''}at step {at}" for sign, count, at in counts
+            ]
+            if len(later) > MOST_SIGNS:
+                later[MOST_SIGNS:] = [f"and {len(later) - MOST_SIGNS} more signs, the last at step {counts[-1][2]}"]
             if self._repeats.is_due("later"):
-                log(logging.WARNING, f"gradexplode: the incident went on: {later}")
+                log(logging.WARNING, f"gradexplode: the incident went on: {', '.join(later)}")
         self._start(has_panel=False)
 
     def _start(self, has_panel: bool) -> None:

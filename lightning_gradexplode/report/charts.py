@@ -115,9 +115,9 @@ def _panels(history: History, signs: Container[str]) -> Iterator[Panel]:
             if name in values and not np.isnan(values[name]).all()
         )
         first = values.get(next(iter(names)), np.zeros(len(history.step)))
-        # NaN stands for what was not measured too, as the loss of some optimizers in manual optimization.
-        is_nan = np.isnan(first) & alarmed & (_NONFINITE.get(title) in signs)
-        nonfinite = history.step[np.isinf(first) | is_nan]
+        # NaN also stands for what was not measured: norms always are, the loss of manual optimization is not.
+        is_measured = title == "Gradient norm" or (title == "Loss" and "nonfinite-loss" in signs)
+        nonfinite = history.step[np.isinf(first) | (np.isnan(first) & alarmed & is_measured)]
         if lines or len(nonfinite):
             yield Panel(title, axis_for(*(line.values for line in lines)), lines, nonfinite, band)
 
@@ -129,10 +129,6 @@ def _panels(history: History, signs: Container[str]) -> Iterator[Panel]:
     yield from panel("Update ratio", {"update_ratio": "update / weights"}, HEALTHY_UPDATE_RATIO)
     yield from panel("Learning rate", {"learning_rate": "learning rate"})
     yield from panel("Loss scale", {"loss_scale": "scale of the gradient scaler"})
-
-
-_NONFINITE = {"Loss": "nonfinite-loss", "Gradient norm": "nonfinite-gradient"}
-"""Sign of the findings that a first curve that is not finite makes, by the title of the panel."""
 
 
 def _marks(content: ReportContent, steps: IntArray) -> Iterator[Mark]:
