@@ -16,6 +16,7 @@ from lightning_gradexplode.loggers.scalars import PREFIX, parameter_scalars, tot
 from lightning_gradexplode.measure.parameter_names import by_module
 from lightning_gradexplode.records import Diagnosis, Finding, Histogram, Report, Severity, StepRecord, combine
 from lightning_gradexplode.records.repeats import Repeats
+from lightning_gradexplode.records.summary import advice_of
 
 MAX_FAILURES = 3
 """Failures in a row at the same kind of write after which a logger is not used any more."""
@@ -47,6 +48,7 @@ class LoggerCollection:
         self._alert_level = alert_level
         self._adapters: list[LoggerAdapter] | None = None
         self._diagnosis: Diagnosis | None = None
+        self._pending: tuple[Finding, str] | None = None
         self._repeats = Repeats()
         self._warned: set[str] = set()
         self._failures: dict[tuple[int, str], int] = {}
@@ -64,6 +66,8 @@ class LoggerCollection:
         if not records:
             return
         batch = combine(records)
+        if self._pending is not None and self._pending[0].step < batch.step:
+            self._alert()
         values = total_scalars(batch)
         for record in records if self._several_optimizers else ():
             values |= total_scalars(record, f"{PREFIX}/optimizer_{record.optimizer}")
@@ -88,10 +92,19 @@ class LoggerCollection:
         if not begins_incident or finding.severity < self._alert_level:
             return
         if self._repeats.is_due(f"{finding.sign} {finding.severity}"):
-            self._each("alert", lambda adapter: adapter.alert(finding, advice))
+            self._alert()
+            self._pending = finding, advice
+            if finding.severity < Severity.CRITICAL:
+                self._alert()
 
     def diagnosis(self, diagnosis: Diagnosis, step: int) -> None:
-        """Log the diagnosis of the current incident at a step, if it is another one than the last time."""
+        """Log the diagnosis of the current incident at a step, if it is another one than the last time.
+
+        An alert of a CRITICAL finding is sent with it, so that both tell the same cause and the same remedy.
+        """
+        if self._pending is not None:
+            self._pending = self._pending[0], advice_of(diagnosis) or self._pending[1]
+            self._alert()
         if diagnosis == self._diagnosis:
             return
         self._diagnosis = diagnosis
@@ -99,8 +112,15 @@ class LoggerCollection:
 
     def report(self, report: Report) -> None:
         """Log a report that was written: the first three of a run, the 10th, the 100th and so on, megabytes each."""
+        self._alert()
         if self._repeats.is_due("report"):
             self._each("report", lambda adapter: adapter.report(report))
+
+    def _alert(self) -> None:
+        """Send the alert that waits for a diagnosis, if there is one."""
+        if self._pending is not None:
+            (finding, advice), self._pending = self._pending, None
+            self._each("alert", lambda adapter: adapter.alert(finding, advice))
 
     def _write_histograms(self, adapter: LoggerAdapter, histograms: Mapping[str, Histogram], step: int) -> None:
         if adapter.takes_histograms:

@@ -60,7 +60,7 @@ class Console:
         if is_counted:
             self._first_steps.setdefault(finding.sign, finding.step)
         elif self._repeats.is_due(kind := f"{finding.sign} {finding.severity}"):
-            advised = f" -> {advice}" if advice else ""
+            advised = f" -> {advice.partition(';')[0]}" if advice else ""
             log(_LEVELS[finding.severity], f"gradexplode {finding}{advised}{self._repeats.note(kind)}")
 
     def incident(

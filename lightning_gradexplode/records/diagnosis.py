@@ -208,7 +208,7 @@ class Diagnosis:
         if self.remedies:
             lines.append("**What to do:**")
             lines.append("\n".join(f"{place}. {_escaped(one)}" for place, one in enumerate(self.remedies, 1)))
-        lines.append(f"**Where:** {_escaped(self.where) if self.where else 'no place stands out'}")
+        lines.append(f"**Where:** {_escaped(self.where) if self.where else 'no single place stands out'}")
         lines.append(f"**Since:** step {self.step if self.since is None else self.since}")
         return "\n\n".join(lines)
 

@@ -66,6 +66,12 @@ def remedies(diagnosis: Diagnosis) -> list[str]:
     return [_sentence(remedy) for remedy in diagnosis.remedies]
 
 
+def advice_of(diagnosis: Diagnosis) -> str:
+    """Return the first cause with its evidence, and the first remedy, in a line each."""
+    causes = [": ".join([cause_title(cause), *cause.evidence[:1]]) for cause in diagnosis.causes[:1]]
+    return "\n".join([f"Why: {one}" for one in causes] + [f"Do: {one}" for one in remedies(diagnosis)[:1]])
+
+
 def _sentence(text: str) -> str:
     text = text.strip()
     ended = text if text.endswith((".", "!", "?", "```")) else f"{text}."

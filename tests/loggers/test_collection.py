@@ -13,7 +13,7 @@ import pytest
 from pytorch_lightning.loggers import CSVLogger
 
 from lightning_gradexplode.loggers import LoggerAdapter, LoggerCollection, register_logger_adapter, registry
-from lightning_gradexplode.records import Diagnosis, Finding, Histogram, Report, Severity, StepRecord
+from lightning_gradexplode.records import Cause, Diagnosis, Finding, Histogram, Report, Severity, StepRecord
 from lightning_gradexplode.testing import RecordingLogger
 from tests.loggers.steps import TENSORS, finding, record_of
 
@@ -323,6 +323,7 @@ def test_alerts_are_sent_from_the_alert_level_on(
         (Severity.CRITICAL, False),
     ):
         loggers.finding(finding(severity), begins_incident=begins)
+    loggers.log_batch([StepRecord(step=42)], [()])  # there was no diagnosis, with which it would have been sent
     assert sent == alerts
     assert len(recorded) == 4
 
@@ -366,4 +367,17 @@ def test_alerts_and_reports_of_a_long_run_are_bounded(monkeypatch: pytest.Monkey
     assert len(sent) == 6
     assert reports == [0, 1, 2, 9, 99, 999]
     loggers.finding(replace(finding(), sign="weight-growth"), begins_incident=True)
+    loggers.report(Report(1000, Path("logs")))
     assert sent[-1] == "weight-growth"
+
+
+def test_an_alert_tells_the_cause_and_the_remedy_of_the_diagnosis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the general advice for its sign, which may be another one."""
+    sent: list[str] = []
+    monkeypatch.setattr(LoggerAdapter, "alert", lambda self, finding, advice: sent.append(advice))
+    loggers = LoggerCollection([RecordingLogger()])
+    loggers.finding(finding(), "clip the gradients", begins_incident=True)
+    cause = Cause("loss-without-floor", None, ("The loss fell from 1 to -80.",), 0.85)
+    loggers.diagnosis(Diagnosis(41, "It fell.", None, 41, (cause,), ("look for a wrong sign",)), 41)
+    loggers.log_batch([StepRecord(step=42)], [()])
+    assert sent == ["Why: loss-without-floor (85%): The loss fell from 1 to -80.\nDo: Look for a wrong sign."]

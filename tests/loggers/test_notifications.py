@@ -51,11 +51,11 @@ def test_alerts_and_diagnoses_are_sent(received: list[dict[str, Any]]) -> None:
     loggers.finding(finding(Severity.WARNING), "clip", begins_incident=True)
     loggers.finding(finding(Severity.CRITICAL), "clip it", begins_incident=True)
     loggers.finding(finding(Severity.CRITICAL), "clip it")
-    loggers.diagnosis(Diagnosis(41, "It grew.", "h.3", 40, (Cause("depth", "h.3", (), 0.8),), ()), 41)
+    loggers.diagnosis(Diagnosis(41, "It grew.", "h.3", 40, (Cause("depth", "h.3", (), 0.8),), ("clip it",)), 41)
     alert, diagnosis = received
     assert alert["title"] == "gradexplode CRITICAL: gradient-growth"
     assert alert["type"] == "failure"
-    assert "clip it" in alert["message"]
+    assert "Do: Clip it." in alert["message"]
     assert "It grew." in diagnosis["message"]
 
 

@@ -58,5 +58,5 @@ def test_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"gradexplode/diagnosis", "gradexplode/finding", "gradexplode/report"} <= names
     (alert,) = back["alerts"]
     assert (alert["level"], alert["step"]) == ("error", 41)
-    assert "clip it" in alert["text"]
+    assert "Why: depth in h.3 (80%)" in alert["text"]
     assert [one["name"] for one in back["artifacts"]] == ["gradexplode-r"]
