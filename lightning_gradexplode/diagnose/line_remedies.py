@@ -21,6 +21,8 @@ _REMEDIES = {
     "`torch.logsumexp(x, dim=-1)` in place of log(sum(exp(x)))",
     "softmax": "compute it with logarithms, `F.log_softmax(x, dim=-1)` or `torch.logsumexp(x, dim=-1)` in place of exp "
     "over its sum, and normalize vectors before their product: `F.normalize(x, dim=-1)`",
+    "product": "add logarithms up in place of a product of many numbers: `torch.log(x).sum(dim=-1)`, and keep the "
+    "result a logarithm",
     "square": "bring what it takes to a scale near one, or use a loss that grows linearly: `F.huber_loss(prediction, "
     "target)`",
     "std": "keep the variance away from zero: `(x.var(dim=0, correction=0) + 1e-6).sqrt()`",
@@ -63,6 +65,8 @@ def remedy_for_overflow(name: str, code: str) -> str:
         name: Plain name of the operation.
         code: The line, or the part of it that calls the operation.
     """
+    if "prod" in name:
+        return _REMEDIES["product"]
     if not any(word in name for word in ("exp", "cosh", "sinh", "softplus")):
         return _REMEDIES["square"]
     if re.search(r"\blog(1p|sumexp)?\(", code):

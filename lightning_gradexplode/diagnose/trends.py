@@ -27,6 +27,9 @@ DIVERGED_WEIGHTS = 2.0
 """Growth of the weights' norm over that of the start from which updates have changed the scale of the weights."""
 
 
+HUGE_LOSS, HUGE_GRADIENT = 1e6, 1e4
+"""Loss and gradient norm before any update from which no learning rate is at fault."""
+
 JUMP = 30.0
 """So many times the largest value before, a loss or a gradient has jumped."""
 
@@ -141,6 +144,8 @@ class LineSearch:
         best_factor: The factor with the least loss, 0 if no factor lowers it.
         least: The least loss.
         falls_at_first: Whether the smallest factor lowers the loss: whether the update points downhill.
+        slope: Slope of the loss at the start, per whole update, of the parabola through the two smallest factors; NaN
+            where it is not known.
     """
 
     start: float
@@ -148,6 +153,12 @@ class LineSearch:
     best_factor: float
     least: float
     falls_at_first: bool
+    slope: float = math.nan
+
+    @property
+    def climbs(self) -> bool:
+        """Whether the loss rises from the start on, which no step along its own gradient does, however long it is."""
+        return self.slope > 0.5 * abs(self.start)
 
     @property
     def overshoots(self) -> bool:
@@ -173,7 +184,25 @@ def line_search(evidence: Evidence) -> LineSearch | None:
         best_factor=best[0] if lowers else 0.0,
         least=min(best[1], start),
         falls_at_first=along[0][1] < start,
+        slope=_slope(start, along),
     )
+
+
+def _slope(start: float, along: list[tuple[float, float]]) -> float:
+    """Return the slope at zero of the parabola through the start and the two smallest factors."""
+    if len(along) < 2 or not math.isfinite(along[1][1]):
+        return math.nan
+    (near, near_loss), (far, far_loss) = along[:2]
+    rises = (near_loss - start) / near, (far_loss - start) / far
+    return (rises[0] * far - rises[1] * near) / (far - near)
+
+
+def starts_huge(evidence: Evidence) -> bool:
+    """Return whether loss and gradient are huge at the run's first step, before any update."""
+    loss, norm = loss_curve(evidence).first, curve(evidence, "grad_norm").first
+    if evidence.run.first_step or loss is None or norm is None:
+        return False
+    return abs(loss) > HUGE_LOSS and norm > HUGE_GRADIENT
 
 
 def is_growing(evidence: Evidence) -> bool:

@@ -217,7 +217,7 @@ class EulerSteps(Case):
     good = 0.3
     growth = 2.0
     cure = settings(growth=-0.5)
-    cured_by = r"RecurrentBound|spectral|orthogonal|shorter"
+    cured_by = r"RecurrentBound|shorter"
     steps = 120
     lr = 0.01
 

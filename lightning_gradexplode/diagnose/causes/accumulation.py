@@ -13,13 +13,16 @@ from lightning_gradexplode.records import Cause, Evidence, LossTerm
 UNCLEARED = 3.0
 """So many times the backward passes, or the gradient, of one step, and gradients have not been cleared."""
 
+MANY_TERMS = 8
+"""Number of equal terms of a loss from which a sum in place of an average is looked for."""
+
 SUMMED = 4
 """Backward passes of one step from which a sum in place of an average is looked for."""
 
 
 def accumulated_gradients(evidence: Evidence) -> Cause | None:
     """Return the cause if gradients are not cleared between steps, or summed where they should be averaged."""
-    for rule in (_not_cleared, _summed_passes, _larger_than_the_batch, _summed_loss):
+    for rule in (_not_cleared, _summed_passes, _larger_than_the_batch, _summed_loss, _summed_terms):
         cause = rule(evidence)
         if cause is not None:
             return cause
@@ -106,6 +109,29 @@ def _summed_loss(evidence: Evidence) -> Cause | None:
             f"at most {most:.4g}, so that it is a sum.",
             'take the mean in place of the sum: `reduction="mean"`',
             None if term.line is None else f"`{term.name}` at {term.file}:{term.line}",
+        )
+    return None
+
+
+def _summed_terms(evidence: Evidence) -> Cause | None:
+    """Return the cause if the loss is a plain sum of many terms of the same kind, and the update overshoots by that."""
+    replay, search = evidence.replay, line_search(evidence)
+    if replay is None or replay.loss is None or search is None or not search.overshoots:
+        return None
+    for name in dict.fromkeys(term.name for term in replay.losses):
+        values = [term.value for term in replay.losses if term.name == name and term.value is not None]
+        total = sum(values)
+        if len(values) < MANY_TERMS or not 0 < 0.99 * total <= replay.loss < math.inf:
+            continue
+        line = next(
+            (f"`{name}` at {one.file}:{one.line}" for one in replay.losses if one.name == name and one.line), None
+        )
+        return _cause(
+            0.6 if search.best_factor <= 2 / len(values) else 0.4,
+            f"The loss adds up {len(values)} or more terms of `{name}`, of which none is divided by their number; with "
+            f"{search.best_factor:g} of the update it would go from {search.start:.4g} to {search.least:.4g}.",
+            "take the mean of the terms in place of their sum: `torch.stack(losses).mean()`",
+            line,
         )
     return None
 

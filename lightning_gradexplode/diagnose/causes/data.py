@@ -82,6 +82,11 @@ def _data_first(evidence: Evidence, rows: Sequence[int], repair: str) -> tuple[s
     """Return the remedies: repairing the data first where many batches hold such rows, skipping where few do."""
     skip = remedies.skip(evidence)
     frequent = len(rows) > 1 or critical_step(evidence) - evidence.run.first_step < 5
+    # The forward pass of a batch that is skipped has changed the running averages already.
+    averages = next((one.kind for one in evidence.run.modules if "BatchNorm" in one.kind), None)
+    if averages is not None:
+        repair += f"; skipping the batch is not enough, since the running averages of {averages} have taken it in"
+        skip = []
     return (repair, *skip) if frequent else (*skip, repair)
 
 

@@ -128,6 +128,13 @@ def moving_target(evidence: Evidence) -> Cause | None:
             f"Each update lowers the loss of its own batch (from {search.start:.4g} to {search.end:.4g}), and yet "
             f"the loss has risen from {loss.first or 0:.4g} to {loss.last or 0:.4g}: the targets move."
         )
+    elif search is not None and search.climbs:
+        confidence += 0.55 if is_plain_descent(evidence.run) else 0.35
+        sentences.append(
+            f"The loss of the same batch rises from the first bit of the update on (from {search.start:.4g}, by "
+            f"{search.slope:.3g} for the whole update to first order), where a step along its gradient lowers it: "
+            "the targets move with the weights."
+        )
     elif search is not None and not search.falls_at_first:
         confidence += 0.2
         sentences.append(
@@ -146,6 +153,14 @@ def moving_target(evidence: Evidence) -> Cause | None:
             "bound the targets, and the loss by a linear one: `F.huber_loss(prediction, target)`",
             *remedies.clip(evidence),
         ),
+    )
+
+
+def is_plain_descent(run: RunFacts) -> bool:
+    """Return whether every optimizer is gradient descent without momentum, whose updates follow the gradient."""
+    return bool(run.optimizers) and all(
+        one.kind == "SGD" and not any(group.get("momentum") or group.get("maximize") for group in one.groups)
+        for one in run.optimizers
     )
 
 

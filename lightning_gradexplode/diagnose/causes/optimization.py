@@ -14,6 +14,7 @@ from lightning_gradexplode.diagnose.trends import (
     is_growing,
     line_search,
     loss_rise,
+    starts_huge,
     trend,
 )
 from lightning_gradexplode.records import Cause, Evidence
@@ -23,6 +24,9 @@ USUAL_RATES = {"adam": 0.01, "rmsprop": 0.01, "lion": 0.001, "adagrad": 0.1, "sg
 
 LARGE_UPDATE = 0.1
 """Update over weights from which it is large; usual is 0.001."""
+
+FIRST_UPDATE = 0.01
+"""Ratio of the first update to the weights that most networks bear."""
 
 SUDDEN, GRADUAL = 1.9, 1.5
 """So many times the rate before: from one step to the next, and since the loss was lowest."""
@@ -45,7 +49,7 @@ def learning_rate(evidence: Evidence) -> Cause | None:
     confidence = 0.4
     if search is not None and search.overshoots:
         sentences.append(_overshoot(search))
-        confidence = 0.8 if search.falls_at_first else 0.65
+        confidence = 0.4 if search.climbs else 0.8 if search.falls_at_first else 0.65
     elif search is not None and is_growing(evidence):
         return None  # the update lowers the loss of its own batch
     elif max(course.weight_growth / 1.2, course.update_ratio / LARGE_UPDATE) < 1.0:
@@ -63,6 +67,8 @@ def learning_rate(evidence: Evidence) -> Cause | None:
     if helped:
         sentences.append("A lower learning rate has helped.")
         confidence += 0.15
+    if starts_huge(evidence):
+        confidence *= 0.5  # that was so before any update
     if search is None and not helped:
         if loss_curve(evidence).first is None or (evidence.batch is None and not unusual):
             return None  # neither overshoot is known, nor a rise of the loss with data on a proper scale
@@ -89,11 +95,15 @@ def _rate_remedies(evidence: Evidence, course: Trend) -> tuple[str, ...]:
 def rate_factor(evidence: Evidence, course: Trend) -> float:
     """Return by how much to lower the rate: what the line search has found, else from the size of the updates."""
     search = line_search(evidence)
-    if search is not None and search.overshoots and search.best_factor > 0:
-        return min(0.3, search.best_factor)
-    if search is not None and search.overshoots:
-        return 0.003
-    return 0.01 if course.update_ratio > 1 else 0.1
+    if search is None or not search.overshoots:
+        return 0.01 if course.update_ratio > 1 else 0.1
+    # The step that was measured began with weights that others had changed; the first update did not.
+    first = curve(evidence, "update_ratio").first or 0.0
+    borne = max(FIRST_UPDATE / first, 1e-5) if first > 0 else 1.0
+    if search.best_factor > 0:
+        factor = min(0.3, search.best_factor)
+        return math.sqrt(factor * borne) if borne < factor else factor
+    return min(0.003, borne)  # not even a hundredth of the step helps
 
 
 def rate_is_disproved(evidence: Evidence) -> bool:

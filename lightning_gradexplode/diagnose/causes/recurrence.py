@@ -86,26 +86,36 @@ def _of_loop(evidence: Evidence) -> Cause | None:
 def _by_elimination(evidence: Evidence) -> Cause | None:
     """Return the cause if the first loss is far beyond what few layers, each executed once, can make of the inputs."""
     first = loss_curve(evidence).first
-    square = [one for one in layers(evidence.run) if one.shape[0] == one.shape[-1] and len(one.shape) == 2]
-    sequences = [one for one in inputs(evidence) if len(one.shape) == 3 and one.shape[1] >= DEEP]
-    if first is None or not square or not sequences or not is_early(evidence) or len(layers(evidence.run)) >= 2 * DEEP:
+    weights = layers(evidence.run)
+    repeated = [one for one in weights if one.shape[0] == one.shape[-1] and len(one.shape) == 2]
+    repeated = repeated or [one for one in evidence.run.parameters if _is_factor(one, evidence.run)]
+    if first is None or not repeated or not is_early(evidence) or len(weights) >= 2 * DEEP:
         return None
     scales = [scale_of(one) or 0.0 for one in (evidence.batch.fields if evidence.batch is not None else ())]
-    reach = math.prod(max(1.0, gain_of(one)) for one in layers(evidence.run)) * max(1.0, *scales)
+    reach = math.prod(max(1.0, gain_of(one)) for one in weights) * max(1.0, *scales)
     if not first > 1e4 * reach**2:
         return None
-    worst = max(square, key=gain_of)
+    worst = max(repeated, key=gain_of)
+    steps = next((one.shape[1] for one in inputs(evidence) if len(one.shape) == 3 and one.shape[1] >= DEEP), None)
+    shape = "is square" if len(worst.shape) == 2 else f"multiplies by {worst.std:.3g}"
     return Cause(
         "recurrence",
         worst.name,
         (
             f"The first loss is {first:.4g}, before any update; the layers together multiply what they take by "
-            f"{reach:.3g} at most if each is executed once. `{worst.name}` is square, and an input has "
-            f"{sequences[0].shape[1]} steps.",
+            f"{reach:.3g} at most if each is executed once. `{worst.name}` {shape}"
+            + (f", and an input has {steps} steps." if steps else ", as what a loop applies again and again."),
         ),
-        0.6,
-        _remedies(evidence, worst, False, sequences[0].shape[1]),
+        0.6 if steps else 0.5,
+        _remedies(evidence, worst, False, steps),
     )
+
+
+def _is_factor(parameter: ParameterFacts, run: RunFacts) -> bool:
+    """Return whether a parameter is a vector of the user's own module whose elements are above one."""
+    roles = {one.name: one.role for one in run.modules}
+    is_own = roles.get(parameter.module, "other") == "other" and not parameter.name.endswith("bias")
+    return len(parameter.shape) == 1 and is_own and 1.0 < parameter.std < math.inf
 
 
 def loop_gain(activation: Activation) -> float:
@@ -149,6 +159,12 @@ def _remedies(evidence: Evidence, parameter: ParameterFacts | None, gated: bool,
     name = parameter.name if parameter is not None else "*weight_hh*"
     code = f"model.{name}" if all(part.isidentifier() for part in name.split(".")) else "rnn.weight_hh_l0"
     advice = []
+    if parameter is not None and len(parameter.shape) == 1:
+        return (
+            f"keep its elements below one: multiply by `torch.sigmoid({code})`",
+            *remedies.clip(evidence),
+            "train on shorter sequences (truncated back-propagation through time)",
+        )
     if not gated:
         advice.append(f"start it orthogonal, with a spectral radius below one: `nn.init.orthogonal_({code}, gain=0.9)`")
     advice += remedies.clip(evidence)
