@@ -442,8 +442,34 @@ def test_two_rollbacks_do_not_rule_the_rate_out() -> None:
 
 
 def test_the_rate_is_taken_from_the_line_search() -> None:
-    """The rate that is proposed is the one at which the loss of the batch was least."""
-    assert "lr=0.05" in diagnose(diverged(experiments=OVERSHOOT)).remedies[0]
+    """It is the rate at which the loss was least, between that and what the first update bears if that is lower."""
+    ordinary = history({**growing(), "update_ratio": [0.05] * 12})
+    assert "lr=0.05" in diagnose(diverged(experiments=OVERSHOOT, history=(ordinary,))).remedies[0]
+    assert "lr=0.03" in diagnose(diverged(experiments=OVERSHOOT)).remedies[0]
+
+
+def test_a_loss_that_climbs_from_the_start_of_the_update_has_moving_targets() -> None:
+    """No step along its own gradient raises a loss to first order, however long it is: the targets move with it."""
+    climbing = Experiments(line_search=((0.0, 2.0), (0.01, 2.1), (0.1, 3.0), (0.3, 6.0), (1.0, 90.0)))
+    plain = run(optimizers=(OptimizerFacts("SGD", groups=({"lr": 0.5},)),))
+    assert kinds(diagnose(diverged(experiments=climbing, run=plain)))[0] == "moving-target"
+    assert kinds(diagnose(diverged(experiments=OVERSHOOT, run=plain)))[0] == "learning-rate"
+
+
+def test_a_loss_that_is_huge_before_any_update_is_no_matter_of_the_rate() -> None:
+    """A matrix that a loop applies again and again makes such a loss, and is named by elimination."""
+    huge = history({"loss": [1e24, NAN], "grad_norm": [1e25, NAN], "update_ratio": [1e20, NAN]})
+    drift = run(parameters=(parameter("drift", (8, 8)),))
+    found = diagnose(Evidence(0, 1, (finding("weight-growth", 0), finding("nonfinite-loss", 1)), drift, (huge,)))
+    assert (found.causes[0].kind, found.where) == ("recurrence", "drift")
+    assert "learning-rate" not in kinds(found)
+
+
+def test_running_averages_that_took_nan_in_are_no_case_for_skipping() -> None:
+    """The forward pass of a batch that is skipped has changed them already."""
+    evidence = CASES["a row of NaN"][1]
+    net = run(modules=(ModuleFacts("norm", "BatchNorm1d", "normalization"),))
+    assert '"skip"' not in " ".join(diagnose(replace(evidence, run=net)).causes[0].remedies)
 
 
 def kinds(diagnosis: Diagnosis) -> list[str]:

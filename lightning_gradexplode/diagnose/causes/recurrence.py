@@ -92,7 +92,7 @@ def _by_elimination(evidence: Evidence) -> Cause | None:
     if first is None or not repeated or not is_early(evidence) or len(weights) >= 2 * DEEP:
         return None
     scales = [scale_of(one) or 0.0 for one in (evidence.batch.fields if evidence.batch is not None else ())]
-    reach = math.prod(max(1.0, gain_of(one)) for one in weights) * max(1.0, *scales)
+    reach = math.prod(max(1.0, gain_of(one)) for one in weights) * max([1.0, *scales])
     if not first > 1e4 * reach**2:
         return None
     worst = max(repeated, key=gain_of)
