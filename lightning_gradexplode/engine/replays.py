@@ -18,6 +18,7 @@ from lightning_gradexplode.diagnose.replay import (
     KeptBatch,
     RandomState,
     ReplayStep,
+    checksums,
     keep_weights,
     line_search,
     replay_step,
@@ -135,6 +136,16 @@ class IncidentReplays:
             outlier_rows: Rows of the batch that are far outside the others.
         """
         self._count += 1
+        before = attempt("the checksums", lambda: checksums(self._loop.module))
+        self._compute(step, inputs, before_update, outlier_rows)
+        if before is not None and attempt("the checksums", lambda: checksums(self._loop.module)) != before:
+            self._is_on = False
+            logger.error(
+                "gradexplode: computing a step again has changed weights, buffers or gradients of the run, so that no "
+                "further one is; pass diagnose=False, and please report this"
+            )
+
+    def _compute(self, step: Step, inputs: StepInputs, before_update: bool, outlier_rows: Sequence[int]) -> None:
         loop, record = self._loop, step.record()
         if not loop.can_replay:
             self.replay = Replay("not-possible", "this training loop cannot compute a step again")

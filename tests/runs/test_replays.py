@@ -27,6 +27,9 @@ FAULT = 6
 class Network(pl.LightningModule):
     """Two layers, whose training step counts on ``self``, and takes the logarithm of a negative number at one step."""
 
+    body: Any
+    average: Any
+
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))

@@ -53,6 +53,10 @@ class Guard(TorchDispatchMode):
         """Return False: torch would import its compiler at the first operation, and step through a wrapper at each."""
         return False
 
+    def owns(self, tensor: Tensor) -> bool:
+        """Return whether a tensor may be written to."""
+        return storage_key(tensor) in self._owned
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation."""
         kwargs = kwargs or {}

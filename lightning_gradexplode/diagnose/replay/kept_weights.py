@@ -37,6 +37,22 @@ def keep_weights(module: nn.Module, most_bytes: int = WEIGHT_BYTES) -> dict[str,
     return {name: one.clone() for name, one in tensors.items()}
 
 
+def checksums(module: nn.Module) -> tuple[float, ...]:
+    """Return a number for each parameter, buffer and gradient, by which a change is noticed; one read a device."""
+    tensors: dict[torch.device, list[Tensor]] = {}
+    for one in chain(module.parameters(), module.buffers(), (each.grad for each in module.parameters())):
+        if one is not None and one.layout is torch.strided and not one.is_meta:
+            tensors.setdefault(one.device, []).append(one.detach())
+    sums = [torch.stack([_sum(one) for one in each]) for each in tensors.values()]
+    return tuple(number for each in sums for number in each.tolist())
+
+
+def _sum(tensor: Tensor) -> Tensor:
+    real = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    total = real.sum() if real.is_floating_point() else real.long().sum()
+    return total.float().nan_to_num()
+
+
 def size_of(tensors: Mapping[str, Tensor]) -> int:
     """Return the number of bytes of tensors."""
     return sum(one.numel() * one.element_size() for one in tensors.values())

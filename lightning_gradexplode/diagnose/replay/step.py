@@ -18,6 +18,7 @@ from lightning_gradexplode.diagnose.replay.attribute_state import AttributeState
 from lightning_gradexplode.diagnose.replay.batch import KeptBatch, map_batch
 from lightning_gradexplode.diagnose.replay.guard import Guard
 from lightning_gradexplode.diagnose.replay.module_copy import LossReached, ModuleCopy, unwrapped
+from lightning_gradexplode.diagnose.replay.private_arrays import PrivateArrays
 from lightning_gradexplode.diagnose.replay.random_state import RandomState, random_state
 from lightning_gradexplode.diagnose.replay.stand_ins import ReplayStopped
 
@@ -141,7 +142,7 @@ def compute(
     batch = step.fresh_batch() if batch is None else batch
     with _untouched(step):
         try:
-            with guard:
+            with guard, PrivateArrays(guard.owns):
                 with step.context() if context is None else context:
                     result = step.run_step(copy.module, batch, step.batch_idx)
                 returned = _loss_of(result)

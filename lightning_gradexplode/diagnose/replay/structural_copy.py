@@ -55,6 +55,8 @@ _ATOMIC = (int, float, complex, str, bytes, type(None), range, slice, type(Ellip
 _SHARED = (type, types.ModuleType, types.CodeType, torch.dtype, torch.device, torch.Size, torch.layout)
 _DATA = (Dataset, DataLoader)
 _LOCKS = ("lock", "RLock")
+_BLOCKING = ("_queue", "asyncio", "concurrent", "multiprocessing", "multiprocess", "queue", "subprocess", "threading")
+"""Packages of what other threads and processes work on, for which a copy would wait in vain."""
 _GENERATORS = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)
 
 
@@ -63,8 +65,8 @@ class StructuralCopy:
 
     Tensors are cloned, and enter detached, while they fit the budget; above it they are shared. Containers, modules,
     objects, bound methods and the variables that functions close over are rebuilt. Data sets, tables and locks are
-    shared. Loggers and files become objects that do nothing. Iterators, and what else cannot be copied, become
-    objects whose use ends the replay.
+    shared. Loggers and files become objects that do nothing. Iterators, queues and threads, and what else cannot be
+    copied, become objects whose use ends the replay.
 
     Args:
         tensor_bytes: Budget for clones of tensors and arrays.
@@ -116,8 +118,8 @@ class StructuralCopy:
                 return self._copy(value, kind, name)
         except Exception as error:
             place = name or kind.__name__
-            reason = f"{place} ({kind.__name__}) cannot be copied: {error}"
-            return self._replaced(value, Unavailable(f"the step uses {reason}"), reason)
+            stop = Unavailable(f"the step uses {place} ({kind.__name__}), which cannot be copied: {error}")
+            return self._replaced(value, stop, f"{place} ({kind.__name__}) cannot be copied: {error}")
 
     def _copy(self, value: Any, kind: type, name: str) -> Any:
         """Copy one object; the order of the cases matters."""
@@ -152,6 +154,8 @@ class StructuralCopy:
             return self._replaced(value, Silent(), f"{place} does nothing in it: it is a file")
         if isinstance(value, _DATA) or _is_from(kind.__module__, _SHARED_PACKAGES):
             return self._replaced(value, value, f"{place} is shared with the run: it holds data")
+        if any(_is_from(one.__module__, _BLOCKING) for one in kind.__mro__):
+            raise TypeError("it belongs to several threads or processes")
         is_iterator = hasattr(value, "__next__") and kind.__module__ in ("builtins", "itertools")
         if is_iterator or isinstance(value, _GENERATORS):
             raise TypeError("it is an iterator")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import queue
 import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +264,34 @@ class TestStops:
 
         assert replayed(averages, module).status == "finite"
         assert torch.equal(module.average.weight, before)
+
+    def test_what_numpy_writes_to_is_a_copy(self) -> None:
+        """A step that changes weights or its batch through their memory changes none of the run."""
+        module: Any = Network()
+        before, batch = module.body.weight.detach().clone(), torch.zeros(6, 4)
+
+        def scales(model: Any, one: Tensor, batch_idx: int) -> Any:
+            model.body.weight.detach().numpy()[:] *= 0.5
+            np.asarray(one)[:] = 1.0
+            return square(model, one, batch_idx)
+
+        assert replayed(scales, module, batch).status == "finite"
+        assert torch.equal(module.body.weight, before)
+        assert torch.equal(batch, torch.zeros(6, 4))
+
+    @pytest.mark.parametrize("kind", [queue.Queue, queue.SimpleQueue, threading.Event, ThreadPoolExecutor])
+    def test_what_other_threads_work_on_is_not_used(self, kind: Any) -> None:
+        """A copy of a queue would wait for ever for what the run's own one has passed on already."""
+        module: Any = Network(held=kind())
+
+        def waits(model: Any, batch: Tensor, batch_idx: int) -> Any:
+            getattr(model.held, "get", None) or model.held.is_set()
+            return square(model, batch, batch_idx)
+
+        assert replayed(module=module).status == "finite"
+        replay = replayed(waits, module)
+        assert replay.status == "not-possible"
+        assert replay.reason.startswith("the step uses held")
 
     def test_a_write_to_another_tensor_of_the_run_ends_the_replay(self) -> None:
         """A tensor outside of the module belongs to the run."""
