@@ -50,7 +50,7 @@ print("read back:" + json.dumps({
 COMET = """
 import comet_ml
 from pytorch_lightning.loggers import CometLogger
-logger = CometLogger(online=False)
+logger = CometLogger(save_dir=str(folder))  # offline, from Lightning 2.4 on
 options = {"offline_directory": str(folder / "comet"), "project_name": "p", "workspace": "w"}
 logger._experiment = comet_ml.OfflineExperiment(**options)
 publish(logger, folder)

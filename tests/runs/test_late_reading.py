@@ -21,7 +21,7 @@ from lightning_gradexplode.measure import reading
 from lightning_gradexplode.testing import ExplodingRegression
 from tests.runs.agreement import assert_agrees, assert_batches_agree
 from tests.runs.models import Manual, Odd, Regression
-from tests.runs.probe import QUIET, Watched
+from tests.runs.probe import QUIET, Watched, counts_steps_after_a_resume
 from tests.runs.test_explosions import NaNAt
 
 CALM = {"histogram_every_n_steps": 0}
@@ -206,6 +206,7 @@ class Saves(pl.Callback):
 
 
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@counts_steps_after_a_resume
 def test_a_checkpoint_knows_the_step_before_it(order: Order, tmp_path: Path) -> None:
     """What is saved between two steps holds the memory of the first, so that a resumed run remembers what it would."""
     path = tmp_path / "middle.ckpt"

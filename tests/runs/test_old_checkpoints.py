@@ -19,6 +19,7 @@ class Network(ExplodingRegression, pl.LightningModule):
     """The network of the checkpoint."""
 
 
+@pytest.mark.filterwarnings("ignore:The loaded checkpoint was produced with Lightning")
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 def test_a_checkpoint_of_the_first_version_loads(caplog: pytest.LogCaptureFixture) -> None:
     """The fit goes on with its findings, step counts and clipping; each part that does not fit is one line."""

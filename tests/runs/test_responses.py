@@ -28,7 +28,7 @@ from lightning_gradexplode import (
 )
 from tests.runs.alarms import AlarmAt, States, same, watched
 from tests.runs.models import Manual, Odd, Regression
-from tests.runs.probe import QUIET, resuming
+from tests.runs.probe import QUIET, counts_steps_after_a_resume, resuming
 from tests.runs.test_modes import adamw, fused, scaler
 from tests.runs.test_transparency import lbfgs
 
@@ -408,6 +408,7 @@ def test_a_chain_escalates_to_its_end_and_calms_down() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@counts_steps_after_a_resume
 def test_responses_go_on_after_a_checkpoint(tmp_path: Path) -> None:
     """A resumed run has the counts, the learning rate and the place in the chain of the one that wrote it."""
     saves = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
