@@ -1,0 +1,125 @@
+"""A step after the optimizer's update: its weights are measured, and it is frozen into a record and logged."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lightning_gradexplode.engine.components import Components
+from lightning_gradexplode.engine.step import Phase, Step
+from lightning_gradexplode.measure.reading import read
+from lightning_gradexplode.records import StepRecord, combine
+
+logger = logging.getLogger("lightning_gradexplode")
+
+MOST_LOGGED = 32
+"""Number of scalars of the user's module that are recorded of a step."""
+
+
+class AfterUpdate:
+    """What happens to a step after the update.
+
+    Args:
+        run: The components of the run.
+
+    Attributes:
+        last: The record of the last step that is finished.
+    """
+
+    def __init__(self, run: Components) -> None:
+        self._run = run
+        self.last: StepRecord | None = None
+
+    def measure(self, step: Step) -> None:
+        """Measure what the update of a step has changed."""
+        run = self._run
+        step.state.steps += 1
+        if not run.is_automatic or run.loop.counts_end_of_backward:
+            run.window.stepped(step.parameters)
+        if step.is_skipped:
+            return
+        if step.scalars_due:
+            changed = not step.gradients_intact or run.loop.may_change_gradients
+            step.measure_clipped(changed or run.clipper.changes_gradients(step))
+        step.measure_weights()
+        step.set(update_taken=True)
+        if run.evidence.awaits_update:
+            run.evidence.updated(step)
+        if step.phase is not Phase.COLLECTING:
+            step.phase = Phase.STEPPED
+
+    def set_logged_scalars(self, steps: Sequence[Step]) -> None:
+        """Set the scalars that the user's module logged in this batch; they are read at once."""
+        try:
+            values = dict(islice(self._run.loop.logged_scalars().items(), MOST_LOGGED))
+            tensors = [value for value in values.values() if isinstance(value, Tensor)]
+            numbers = iter(read(tensors).tolist() if tensors else ())
+            logged = {
+                name: next(numbers) if isinstance(value, Tensor) else float(value) for name, value in values.items()
+            }
+        except Exception as error:
+            logger.debug("gradexplode: the logged scalars of a batch could not be read: %s", error)
+            return
+        for step in steps:
+            step.set(logged=logged)
+
+    def set_returned_loss(self, steps: Sequence[Step], outputs: Any, batch_idx: int) -> None:
+        """Set the loss of each optimizer's last step of a batch to what ``training_step`` returned."""
+        tensor = self._run.loop.returned_loss(outputs)
+        value = None if tensor is None else float(read([tensor])[0])
+        loss = self._run.exchange.exchange(value, batch_idx, False, np.zeros(0))[0]
+        for step in {step.state.index: step for step in steps}.values():
+            step.set(loss=loss.value, batch_idx=loss.batch_idx, rank=loss.rank)
+
+    def finish(self, steps: Sequence[Step]) -> None:
+        """Detect what the steps of a batch have changed, respond, freeze their records, and log them together."""
+        run = self._run
+        for step in steps:
+            findings = step.state.detectors.proceed(step.record(), step.decided_late)
+            step.state.log_failures()
+            if findings:
+                new = run.add_findings(step, findings)
+                run.evidence.add(step, new, run.log.incidents.began, before_update=False)
+                run.responses.respond(step, findings, before_update=False)
+        records = self.freeze(steps)
+        if run.acts:
+            run.responses.batch_ended(records)
+        if run.log.has_critical:
+            run.reporter.publish(run.responses.attempts)
+
+    def freeze(self, steps: Sequence[Step]) -> list[StepRecord]:
+        """Make the records of the steps of a batch, keep and log them."""
+        run = self._run
+        records = [self._freeze(step) for step in steps]
+        if not records:
+            return []
+        batch = records[0] if len(records) == 1 else combine(records)
+        metrics = {"gradexplode/grad_norm": batch.grad_norm, "gradexplode/update_ratio": batch.update_ratio}
+        known = {name: value for name, value in metrics.items() if value is not None}
+        run.loop.publish_metrics({**known, "gradexplode/severity": float(batch.severity)})
+        if any(step.scalars_due for step in steps):
+            logged = [run.responses.with_scalars(one, step.state) for one, step in zip(records, steps, strict=True)]
+            run.loggers.log_batch(logged, [step.parameters.shown for step in steps], run.arguments.per_parameter)
+        if run.log.incidents.began is not None and run.log.incidents.ends(batch.step):
+            run.responses.incident_ended()
+        return records
+
+    def _freeze(self, step: Step) -> StepRecord:
+        run = self._run
+        step.phase, step.inputs = Phase.FINISHED, None
+        record = step.record()
+        if record.histograms or record.module_gradients is not None:
+            run.reporter.observe(record)
+        if record.histograms and not step.histograms_due:
+            record = replace(record, histograms={})
+        self.last = record
+        step.state.recorder.add(record)
+        if record.nonfinite_weights is not None:
+            run.evidence.weights_are_finite = record.nonfinite_weights == 0
+        return record

@@ -1,0 +1,196 @@
+"""A step before the optimizer's update: its gradients are measured and exchanged, then clip and response are decided.
+
+On an accelerator, where nothing has to be decided before the update, the numbers are read after it, and `resolve` does
+then what `decide` does here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lightning_gradexplode.clip.apply import drop_gradients
+from lightning_gradexplode.engine.components import Components
+from lightning_gradexplode.engine.optimizer_state import OptimizerState
+from lightning_gradexplode.engine.step import Phase, Step
+from lightning_gradexplode.measure.gradients import norms_of
+from lightning_gradexplode.records import Finding, StepRecord
+
+
+class BeforeUpdate:
+    """What happens to a step before the update.
+
+    Args:
+        run: The components of the run.
+
+    Attributes:
+        batch_idx: Index of the current batch.
+        module_gradients_due: Whether error gradients of modules are measured in the current batch.
+    """
+
+    def __init__(self, run: Components) -> None:
+        self._run = run
+        self.batch_idx = 0
+        self.module_gradients_due = False
+
+    def measure_early(self, state: OptimizerState) -> None:
+        """Start to measure the gradients of an optimizer at the end of the backward pass."""
+        run = self._run
+        run.window.measure_early(state.optimizer, run.optimizers.parameters(state), self._reuses_norm(state))
+
+    def collect(self, state: OptimizerState) -> Step:
+        """Begin a step: start the measurement of its gradients, unless they were measured early."""
+        run, number = self._run, self._run.loop.step
+        try:
+            parameters = run.optimizers.parameters(state)
+            reading = run.window.close(state.optimizer, parameters, self._reuses_norm(state))
+        except Exception:
+            run.exchange.withdraw(packs_gradients=True)  # the other processes wait for this one
+            raise
+        step = Step(
+            state,
+            parameters,
+            reading,
+            run.schedule.scalars_due(number),
+            run.schedule.histograms_due(number),
+            step=number,
+            batch_idx=self.batch_idx,
+            epoch=run.loop.epoch,
+            optimizer=state.index,
+            scale_adapts=reading.scale_adapts,
+            skipped_steps=run.responses.skipped,
+            learning_rate=state.learning_rate,
+            micro_batches=reading.micro_batches,
+            backward_passes=reading.backward_passes,
+            update_taken=False,
+        )
+        step.inputs = run.evidence.inputs
+        if not run.is_automatic or run.loop.counts_end_of_backward:
+            step.gradients_intact = reading.gradients.holds(parameters)
+        if state.policy is None:
+            run.clipper.set_threshold(step, EMPTY)
+        return step
+
+    def can_wait(self, step: Step) -> bool:
+        """Return whether the numbers of a step can be read after its update."""
+        deferred = self._run.deferred
+        if self.module_gradients_due or not deferred.is_possible:
+            return False
+        return deferred.accepts(step, self._run.clipper.changes_gradients(step))
+
+    def read(self, step: Step) -> bool:
+        """Read the numbers of a step, and exchange them with the other processes.
+
+        Returns:
+            Whether any process has gradients.
+        """
+        exchange, reading, shards = self._run.exchange, step.reading, step.parameters.shards
+        try:
+            local, own_loss = reading.gradients.finish(step.gradients_intact), reading.loss
+            scale, step.scale = reading.scale, reading.scale_in_memory
+        except Exception:
+            exchange.withdraw(packs_gradients=True)
+            raise
+        step.phase = Phase.MEASURED
+        if exchange.world.size == 1:
+            step.set_gradient_norms(local)
+            step.set(loss=own_loss, loss_scale=scale)
+            has_gradients = reading.gradients.any
+        else:
+            loss, has_gradients, gathered = exchange.exchange(
+                own_loss, self.batch_idx, reading.gradients.any, shards.packed_norms(local)
+            )
+            step.set_gradient_norms(local if shards.copies is None else shards.unpacked_norms(gathered))
+            step.set(batch_idx=loss.batch_idx, rank=loss.rank, loss=loss.value, loss_scale=scale)
+        if has_gradients and self.module_gradients_due:
+            step.set(module_gradients=self._run.module_gradients.take())
+            if self._run.is_automatic:
+                self._run.module_gradients.detach()
+        return has_gradients
+
+    def may_be_cleaned(self, step: Step) -> bool:
+        """Return whether the user's own code may still replace gradients that are not finite."""
+        run = self._run
+        if step.grad_norm is not None and math.isfinite(step.grad_norm):
+            return False
+        can_wait = run.is_automatic and step.state.has_hooks and not step.reading.has_scale  # a scaler leaves it out
+        return can_wait and run.loop.may_change_gradients
+
+    def prepare_update(self, step: Step) -> None:
+        """Decide about a step, and prepare its update: clip the gradients, or remove them to hold it back."""
+        run, state = self._run, step.state
+        self.decide(step)
+        if not step.is_skipped:
+            if state.policy is not None:
+                run.clipper.clip(step, first=step.gradients_intact)
+                run.clipper.remember(step)
+            step.keep_weights(run.arguments.update_sample)
+        elif not state.has_hooks:
+            drop_gradients(state.optimizer)
+
+    def hold_back(self, step: Step) -> None:
+        """Remove the gradients of an update that is held back, right before it."""
+        if step.phase is Phase.MEASURED:  # what was not finite may have been cleaned since
+            step.set_gradient_norms(norms_of(step.parameters, step.parameters.gradients, step.scale))
+            self.decide(step)
+            step.keep_weights(self._run.arguments.update_sample)
+        if step.is_skipped:
+            drop_gradients(step.state.optimizer)
+
+    def measure_again(self, step: Step) -> None:
+        """Replace the gradient norms of a step, and hold back its update if they are not finite any more."""
+        step.measure_again()
+        if self._run.acts and not step.is_skipped:
+            self._run.responses.respond(step, (), before_update=True)
+
+    def decide(self, step: Step, before_update: bool = True) -> None:
+        """Detect what a step's loss and gradients show, and decide clip value and response."""
+        findings = self._detect(step, before_update)
+        step.phase = Phase.DECIDED  # a response may raise
+        if self._run.acts or findings:
+            self._run.responses.respond(step, findings, before_update)
+
+    def resolve(self, step: Step) -> None:
+        """Read and decide a step whose optimizer has stepped already."""
+        step.decided_late = True
+        step.gradients_intact = step.reading.gradients.holds(step.parameters)
+        may_be_clipped = self._run.clipper.changes_gradients(step)
+        step.state.changes_gradients |= not step.gradients_intact and not may_be_clipped
+        self.read(step)
+        self.decide(step, before_update=False)
+        if step.scalars_due and not may_be_clipped:
+            step.set_unclipped()
+
+    def _detect(self, step: Step, before_update: bool) -> Sequence[Finding]:
+        """Detect what a step's loss and gradients show, and determine its clip value."""
+        run, state, detectors = self._run, step.state, step.state.detectors
+        by_value = (step.clip_algorithm if state.policy is None else state.policy.algorithm) == "value"
+        if detectors.wants_start:
+            step.measure_start()
+        step.measure_gradients(by_value)
+        record = step.record()
+        findings = detectors.begin(record)
+        state.log_failures()
+        if findings:
+            new = run.add_findings(step, findings)
+            step.measure_gradients(by_value)  # after a finding everything is due
+            run.evidence.add(step, new, run.log.incidents.began, before_update)
+        if step.histograms_due or self.module_gradients_due:  # a report compares with the run's first step
+            step.measure_gradient_histograms()
+        if state.policy is not None:
+            run.clipper.set_threshold(step, step.record() if findings else record)
+        if step.clip_algorithm is not None:
+            run.clipper.set_clip_rate(step)
+        return findings
+
+    def _reuses_norm(self, state: OptimizerState) -> bool:
+        """Return whether to measure by torch's own kernel: the loop will clip by its norm, and nothing is logged."""
+        run = self._run
+        if run.arguments.clip is None or not run.clipper.expects_norm_clipping(state):
+            return False
+        return not run.schedule.scalars_due(run.loop.step) and not run.deferred.expects(
+            run.optimizers.parameters(state)
+        )
+
+
+EMPTY = StepRecord(step=-1)

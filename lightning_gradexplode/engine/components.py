@@ -1,0 +1,121 @@
+"""The components of one training run, built once and shared by the phases of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lightning_gradexplode.arguments import Arguments
+from lightning_gradexplode.distributed.exchange import StepExchange
+from lightning_gradexplode.engine.accumulation import AccumulationWindow
+from lightning_gradexplode.engine.clipping import GradientClipper
+from lightning_gradexplode.engine.deferred_steps import DeferredSteps
+from lightning_gradexplode.engine.evidence import EvidenceCollector
+from lightning_gradexplode.engine.findings import FindingLog
+from lightning_gradexplode.engine.optimizers import Hook, OptimizerList
+from lightning_gradexplode.engine.reporting import IncidentReporter
+from lightning_gradexplode.engine.responses import ResponseRunner
+from lightning_gradexplode.engine.schedule import LoggingSchedule
+from lightning_gradexplode.engine.step import Step
+from lightning_gradexplode.hosts.base import TrainingLoop
+from lightning_gradexplode.loggers import LoggerCollection
+from lightning_gradexplode.loggers.console import Console
+from lightning_gradexplode.measure.module_gradients import ModuleGradientProbe
+from lightning_gradexplode.records import Finding, Severity
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Components:
+    """What a run is made of.
+
+    Args:
+        arguments: The monitor's arguments.
+        loop: The training loop.
+        is_automatic: Whether the loop itself calls backward and the optimizer.
+        acts: Whether a response may change the run.
+        optimizers: The optimizers with their states.
+        exchange: The exchange between processes.
+        schedule: When scalars and histograms are due.
+        window: The losses and gradients of the current accumulation window.
+        clipper: Applies the clip policies.
+        deferred: Steps whose numbers are read later.
+        responses: The responses to CRITICAL findings.
+        loggers: The loggers.
+        console: The console; None on processes that do not log.
+        evidence: The evidence of incidents.
+        log: The findings.
+        reporter: Writes reports.
+        module_gradients: Measures the error gradients of modules.
+    """
+
+    arguments: Arguments
+    loop: TrainingLoop
+    is_automatic: bool
+    acts: bool
+    optimizers: OptimizerList
+    exchange: StepExchange
+    schedule: LoggingSchedule
+    window: AccumulationWindow
+    clipper: GradientClipper
+    deferred: DeferredSteps
+    responses: ResponseRunner
+    loggers: LoggerCollection
+    console: Console | None
+    evidence: EvidenceCollector
+    log: FindingLog
+    reporter: IncidentReporter
+    module_gradients: ModuleGradientProbe
+
+    @classmethod
+    def build(cls, arguments: Arguments, loop: TrainingLoop, before_step: Hook, after_step: Hook) -> Components:
+        """Build the components of a run.
+
+        Args:
+            arguments: The monitor's arguments.
+            loop: The training loop.
+            before_step: Called before each step of an optimizer.
+            after_step: Called after it.
+        """
+        clips = arguments.clip is not None
+        acting = [type(one).__name__ for one in arguments.responses if not one.only_warns]
+        optimizers = OptimizerList(loop, arguments, before_step, after_step)
+        console = Console() if loop.is_main_process else None
+        loggers = LoggerCollection(
+            loop.loggers if loop.is_main_process else [], len(optimizers.states) > 1, arguments.alert_level
+        )
+        evidence = EvidenceCollector(loop, arguments, optimizers.states)
+        log = FindingLog(loggers, console)
+        reports = loop.report_folder(arguments.report)
+        return cls(
+            arguments=arguments,
+            loop=loop,
+            is_automatic=loop.is_automatic,
+            acts=bool(acting),
+            optimizers=optimizers,
+            exchange=StepExchange(loop.process_group),
+            schedule=LoggingSchedule(*arguments.intervals(loop.log_every_n_steps)),
+            window=AccumulationWindow(loop),
+            clipper=GradientClipper(loop, clips),
+            deferred=DeferredSteps(loop, decides=clips or bool(acting)),
+            responses=ResponseRunner(loop, arguments.responses, optimizers.states),
+            loggers=loggers,
+            console=console,
+            evidence=evidence,
+            log=log,
+            reporter=IncidentReporter(loop, reports, log, evidence, loggers, console, acting),
+            module_gradients=ModuleGradientProbe(loop.module, loop.process_group),
+        )
+
+    def add_findings(self, step: Step, findings: Sequence[Finding]) -> Sequence[Finding]:
+        """Keep and log a step's findings, and make everything due where one of them is new.
+
+        Returns:
+            Those that are new to their incident.
+        """
+        step.add_findings(findings)
+        new = self.log.add(findings)
+        if any(finding.severity >= Severity.WARNING for finding in new):
+            self.schedule.alert(step.number)
+            step.scalars_due = self.schedule.scalars_due(step.number)
+            step.histograms_due = self.schedule.histograms_due(step.number)
+        return new
