@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -167,12 +167,17 @@ class IncidentReplays:
         )
         failed = _failed(record)
         expected = record.loss if record.micro_batches == 1 and loop.process_group.size == 1 else None
-        replay = attempt("the replay", lambda: replay_step(again, failed=failed, expected_loss=expected))
-        replay = replay or Replay("not-possible", "the replay failed")
+        replay = _replayed(again, failed, expected)
+        if replay.status == "not-reproduced" and inputs.attributes is not None and not inputs.attributes.is_unchanged:
+            # What differs may have been set by a hook between the begin of the batch and the step.
+            as_now = dataclasses.replace(again, attributes=None)
+            other = _replayed(as_now, failed, expected)
+            if other.status in ("reproduced", "finite"):
+                again, replay = as_now, other
         if again.is_updated and failed is not None and replay.status == "not-possible":
-            replay = replace(replay, reason=f'{replay.reason}; on_explosion="skip" would have kept them')
+            replay = dataclasses.replace(replay, reason=f'{replay.reason}; on_explosion="skip" would have kept them')
         kept = inputs.batch.size + (0 if inputs.weights is None else size_of(inputs.weights))
-        self.replay = replace(replay, kept_bytes=kept)
+        self.replay = dataclasses.replace(replay, kept_bytes=kept)
         if again.is_updated or replay.status in ("not-possible", "not-reproduced"):
             return
         self._run_experiments(step, again, outlier_rows, before=None if before_update else inputs.weights)
@@ -209,7 +214,12 @@ class IncidentReplays:
             return
         known = self.experiments or Experiments()
         pairs = attempt("the line search", lambda: line_search(step, before, seconds_spent=known.seconds))
-        self.experiments = replace(known, line_search=pairs or ())
+        self.experiments = dataclasses.replace(known, line_search=pairs or ())
+
+
+def _replayed(step: ReplayStep, failed: Failed | None, expected_loss: float | None) -> Replay:
+    replay = attempt("the replay", lambda: replay_step(step, failed=failed, expected_loss=expected_loss))
+    return replay or Replay("not-possible", "the replay failed")
 
 
 def _failed(record: StepRecord) -> Failed | None:

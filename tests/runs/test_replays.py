@@ -85,6 +85,25 @@ def test_a_fault_that_depends_on_a_counter_of_the_module_is_found_again(tmp_path
     assert module.calls == 10
 
 
+def test_a_fault_that_depends_on_what_a_hook_has_set_is_found_again(tmp_path: Path) -> None:
+    """What the module's own hook sets after the batch began is as it was at the step."""
+
+    class Hooked(Network):
+        """Is told by a hook which batch fails."""
+
+        fails = False
+
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            self.fails = batch_idx == FAULT
+
+        def factor(self, size: int) -> Tensor:
+            return torch.ones(size, 1) - 2.0 * float(self.fails)
+
+    replay = replay_of(Hooked(), tmp_path)
+
+    assert (replay["status"], replay["first"]["name"]) == ("reproduced", "log")
+
+
 def test_the_memory_that_is_kept_for_a_replay_is_stated(tmp_path: Path) -> None:
     """It is that of the batch, whose tensors are shared with the run until the step is judged."""
     replay = replay_of(Network(), tmp_path)

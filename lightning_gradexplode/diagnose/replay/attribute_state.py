@@ -32,6 +32,11 @@ class AttributeState:
             self._numbers.append((part, {name: one for name, one in values.items() if type(one) in _NUMBERS}))
             self._generators += [(one, _state(one)) for one in values.values() if isinstance(one, _GENERATORS)]
 
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether the module still holds the same numbers."""
+        return all(vars(part).get(name) == one for part, numbers in self._numbers for name, one in numbers.items())
+
     def restore(self, copies: Mapping[int, Any]) -> None:
         """Set the attributes of a copy.
 

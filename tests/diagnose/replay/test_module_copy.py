@@ -265,6 +265,23 @@ class TestStops:
         assert replayed(averages, module).status == "finite"
         assert torch.equal(module.average.weight, before)
 
+    def test_tensors_that_the_step_makes_may_be_written_to(self) -> None:
+        """``torch.tensor`` makes new memory; ``torch.from_numpy`` does not, and may belong to the run."""
+        array = np.zeros(6, dtype=np.float32)
+
+        def writes(model: Any, batch: Tensor, batch_idx: int) -> Any:
+            made = torch.tensor([1.0, 2.0])
+            made[0] = 3.0
+            return square(model, batch, batch_idx) * made.sum()
+
+        def writes_to_array(model: Any, batch: Tensor, batch_idx: int) -> Any:
+            torch.from_numpy(array)[0] = 1.0
+            return square(model, batch, batch_idx)
+
+        assert replayed(writes).status == "finite"
+        assert "writes to a tensor of the run" in replayed(writes_to_array).reason
+        assert array[0] == 0.0
+
     def test_what_numpy_writes_to_is_a_copy(self) -> None:
         """A step that changes weights or its batch through their memory changes none of the run."""
         module: Any = Network()
