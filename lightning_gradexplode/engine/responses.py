@@ -16,6 +16,7 @@ from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.records import Attempt, Finding, Severity, StepRecord
 from lightning_gradexplode.respond import Response, ResponseChain, ResponseContext
+from lightning_gradexplode.respond.buffers import BufferCopies
 
 
 class ResponseRunner:
@@ -35,9 +36,12 @@ class ResponseRunner:
         self._loop = loop
         self._chain = ResponseChain(responses)
         self._memory = _Memory(states)
+        self._buffers: BufferCopies | None = None
+        self._held_back = False
 
     def start(self) -> None:
         """Begin a fit."""
+        self._buffers = BufferCopies(self._loop.module) if self._chain.has_remedy else None
         self._chain.started(ResponseContext(self._loop, memory=self._memory, last_step=self._loop.step - 1))
 
     @property
@@ -77,6 +81,7 @@ class ResponseRunner:
             self._chain.guard(run)
         if run.update_is_held_back:
             self.skipped += 1
+            self._held_back = True
             step.set(skipped_by=run.skipped_by, skipped_steps=self.skipped)
 
     def incident_ended(self) -> None:
@@ -93,10 +98,23 @@ class ResponseRunner:
 
     def batch_ended(self, records: Sequence[StepRecord]) -> None:
         """Call the responses at the end of a batch in which an optimizer stepped or was held back."""
-        if records and self._chain.uses_batch_end:
-            run = self._context(records[-1])
-            run.severity = max(record.severity for record in records)
+        if not records:
+            return
+        run = self._context(records[-1])
+        run.severity = max(record.severity for record in records)
+        self._keep_buffers(run, records)
+        if self._chain.uses_batch_end:
             self._chain.batch_ended(run)
+
+    def _keep_buffers(self, run: ResponseContext, records: Sequence[StepRecord]) -> None:
+        """Copy the buffers; where an update was left out, restore those that are not finite before."""
+        if self._buffers is None:
+            return
+        left_out, self._held_back = self._held_back, False
+        if left_out or any(record.update_taken is False for record in records):
+            # Here, and not before the update: a graph that is kept may need the tensors as they are.
+            self._chain.log_buffers(run, *self._buffers.restore())
+        self._buffers.update()
 
     def with_scalars(self, record: StepRecord, state: OptimizerState) -> StepRecord:
         """Return a record with the scalars that the responses and the clip policy log."""
@@ -107,6 +125,7 @@ class ResponseRunner:
 
     def close(self) -> None:
         """Restore the optimizers, and release what the responses hold."""
+        self._buffers = None
         self._chain.ended()
 
     def state_dict(self) -> dict[str, Any]:

@@ -105,6 +105,15 @@ class ResponseChain:
         run._log = self.log
         self._call_all("batch_ended", run)
 
+    def log_buffers(self, run: ResponseContext, restored: Sequence[str], lost: Sequence[str]) -> None:
+        """Log which buffers a forward pass made NaN or infinite, and whether they could be restored."""
+        run._log, run.response = self.log, "on_explosion"
+        if restored:
+            run.log_action("buffers", f"{_few(restored)} were not finite after the forward pass and are restored")
+        if lost:
+            lines = f"{_few(lost)} are not finite after the forward pass, and there is no copy to restore them from"
+            run.log_action("buffers-lost", lines, once=True)
+
     def incident_ended(self) -> None:
         """Begin with the first response again at the next critical finding."""
         self._place = 0
@@ -185,6 +194,10 @@ def _is_nonfinite(run: ResponseContext) -> bool:
     if record is None or not run.before_update or record.grad_norm is None:
         return False
     return not math.isfinite(record.grad_norm) and not record.scale_adapts
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _overrides(response: Response, hook: str) -> bool:

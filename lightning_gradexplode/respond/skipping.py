@@ -14,8 +14,9 @@ class SkipStep(Stateful, Response):
     """Leave out the update of a step at which the explosion is found before it.
 
     The gradients are removed from the optimizer right before its step, so that the weights and the optimizer's state
-    keep every bit (but for LBFGS's count of function evaluations). What the forward pass has changed, such as the
-    running averages of batch normalization, is not undone.
+    keep every bit (but for LBFGS's count of function evaluations). What the forward pass has changed is not undone, but
+    for buffers that it has made NaN or infinite, such as the running averages of batch normalization: the buffers of
+    their module go back to what they were before the step.
 
     A finding that comes after the update (weights, update ratio) is too late to skip anything; there, and once
     `most_in_a_row` steps were skipped and the explosion goes on, the next response in ``on_explosion`` acts.

@@ -45,7 +45,11 @@ def test_a_member_that_can_be_done_without(name: str, tmp_path: Path, caplog: py
     batches = regression.batches(8)
     batches[4] = batches[4] * float("nan")
     arguments = Arguments.checked(
-        report=True, clip=1e-3, on_explosion=["checkpoint", "skip"], log_every_n_steps=1, diagnose=False
+        report=name in ("report_folder", "run_name", "settings"),
+        clip=1e-3,
+        on_explosion=["checkpoint", "skip"],
+        log_every_n_steps=1,
+        diagnose=False,
     )
     with caplog.at_level(logging.WARNING, "lightning_gradexplode"):
         run = TrainingRun(arguments, regression.loop, {})

@@ -1,0 +1,109 @@
+"""Buffers that a forward pass has made NaN or infinite, such as the running averages of batch normalization."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from lightning_gradexplode.distributed.shard_layout import local_part
+
+Place = tuple[nn.Module, str, str]
+"""A module, its name, and the name of one of its buffers."""
+
+
+class BufferCopies:
+    """Keeps the buffers that training changes as they were after the last step, if it left them finite.
+
+    A held-back update leaves the weights as they are; the forward pass has written its running averages already.
+
+    All buffers are copied at the start. After the first step those that it has not changed are dropped, except
+    running averages of normalization, which may be frozen at first. From then on a step costs one copy of the
+    others.
+
+    Args:
+        module: The network.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._is_settled = False
+        with torch.no_grad():
+            self._copies = {place: local_part(_tensor(place)).clone() for place in _places(module)}
+
+    def update(self) -> None:
+        """Copy the buffers, at the end of a step."""
+        with torch.no_grad():
+            if not self._is_settled:
+                self._is_settled = True
+                self._copies = {place: copy for place, copy in self._copies.items() if _changes(place, copy)}
+            alike: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+            for place, copy in self._copies.items():
+                local = local_part(_tensor(place))
+                if _is_alike(copy, local):
+                    alike[copy.dtype].append((copy, local))
+                else:
+                    self._copies[place] = local.clone()
+            for pairs in alike.values():
+                torch._foreach_copy_([copy for copy, _ in pairs], [local for _, local in pairs])
+
+    def restore(self) -> tuple[list[str], list[str]]:
+        """Restore the buffers of each module of which one is not finite.
+
+        Returns:
+            Names of the buffers that were not finite and are restored, and of those that are not finite still, since
+            there is no copy of them.
+        """
+        restored: list[str] = []
+        lost: list[str] = []
+        with torch.no_grad():
+            places = _places(self._module)
+            bad = [place for place in places if not _is_finite(_tensor(place))]
+            for module in dict.fromkeys(module for module, _, _ in bad):
+                for place in places:
+                    if place[0] is module and place in self._copies:
+                        _restore(_tensor(place), self._copies[place])
+            for place in bad:
+                name = f"{place[1]}.{place[2]}".lstrip(".")
+                (restored if _is_finite(_tensor(place)) else lost).append(name)
+        return restored, lost
+
+
+def _places(module: nn.Module) -> list[Place]:
+    """Return where the buffers of a network are, each tensor once, without those that have no shape yet."""
+    seen: set[int] = set()
+    places = []
+    for name, one in module.named_modules():
+        for key, tensor in one._buffers.items():
+            if tensor is not None and not is_lazy(tensor) and id(tensor) not in seen:
+                seen.add(id(tensor))
+                places.append((one, name, key))
+    return places
+
+
+def _tensor(place: Place) -> Tensor:
+    module, _, key = place
+    tensor = module._buffers.get(key)
+    return torch.zeros(0) if tensor is None else tensor
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    is_number = tensor.is_floating_point() or tensor.is_complex()
+    return not is_number or bool(torch.isfinite(local_part(tensor)).all())
+
+
+def _restore(tensor: Tensor, copy: Tensor) -> None:
+    local = local_part(tensor)
+    if _is_alike(copy, local):
+        local.copy_(copy)
+
+
+def _changes(place: Place, copy: Tensor) -> bool:
+    local = local_part(_tensor(place))
+    return hasattr(place[0], "running_mean") or not (_is_alike(copy, local) and torch.equal(copy, local))
+
+
+def _is_alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype and one.device == other.device

@@ -1,0 +1,189 @@
+"""Running averages after a batch whose update was held back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lightning_gradexplode import GradientExplosionMonitor
+from lightning_gradexplode.respond.buffers import BufferCopies
+from tests.respond.test_whole_runs import fit
+from tests.runs.models import Manual, Regression
+from tests.runs.probe import QUIET
+
+
+class Normalized(Regression):
+    """A network with batch normalization, some of whose inputs are multiplied by a value that is not finite.
+
+    Args:
+        factors: By batch.
+        layers: The network.
+    """
+
+    def __init__(self, factors: dict[int, float], layers: nn.Module | None = None) -> None:
+        torch.manual_seed(0)
+        super().__init__(
+            layers=layers
+            or nn.Sequential(
+                nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.BatchNorm1d(8, momentum=None), nn.Linear(8, 1)
+            )
+        )
+        self.factors = factors
+        self.seen = 0
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the loss."""
+        inputs, targets = batch
+        factor = self.factors.get(self.seen, 1.0)
+        self.seen += 1
+        return self.loss((inputs * factor, targets))
+
+
+def buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Return the buffers by name."""
+    return dict(module.named_buffers())
+
+
+@pytest.mark.parametrize("response", ["skip", "reduce-lr", "rollback", ["checkpoint", "skip"]])
+@pytest.mark.parametrize("bad", [{0: float("nan")}, {4: float("inf"), 5: float("nan")}, {7: float("-inf")}])
+def test_running_averages_stay_finite(response: Any, bad: dict[int, float], tmp_path: Any) -> None:
+    """Whichever response holds the update back, and also at the very first step."""
+    module = Normalized(bad)
+    fit(module, response, max_steps=12, max_epochs=3, default_root_dir=tmp_path)
+    assert all(bool(torch.isfinite(one).all()) for one in module.buffers())
+
+
+def test_a_skipped_batch_leaves_no_trace_in_the_module_that_it_broke() -> None:
+    """The averages are bit for bit those of a run that never saw the batch, the counts of batches too."""
+
+    class Leaves(Normalized):
+        def train_dataloader(self) -> Any:
+            batches: Any = list(super().train_dataloader())
+            kept: Any = [batch for number, batch in enumerate(batches) if number != 5 or 5 in self.factors]
+            return DataLoader(kept, batch_size=None)
+
+    seen, spared = Leaves({5: float("nan")}), Leaves({})
+    fit(seen, "skip", max_steps=8, max_epochs=1)
+    fit(spared, "skip", max_steps=7, max_epochs=1)
+    assert all(torch.equal(buffers(seen)[name], one) for name, one in buffers(spared).items())
+
+
+def test_an_accumulation_window_goes_back_to_its_start() -> None:
+    """A NaN in the first batch of a window is not taken for the state before it."""
+    module = Normalized({3: float("nan")})
+    fit(module, "skip", max_steps=8, max_epochs=9, accumulate_grad_batches=2)
+    assert all(bool(torch.isfinite(one).all()) for one in module.buffers())
+
+
+def test_averages_that_were_frozen_at_first_are_restored() -> None:
+    """Normalization that is thawed later, as in fine-tuning, is protected too."""
+
+    class Thaws(Normalized):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            self.layers.train(self.seen > 2)
+
+    module = Thaws({6: float("nan")})
+    fit(module, "skip", max_steps=8, max_epochs=1)
+    assert all(bool(torch.isfinite(one).all()) for one in module.buffers())
+
+
+def test_other_buffers_than_those_that_broke_are_not_touched() -> None:
+    """A queue that the user's code writes to goes on, also at a skipped step."""
+
+    class Counts(Normalized):
+        average: Tensor
+        count: Tensor
+
+        def __init__(self) -> None:
+            super().__init__({5: float("nan")})
+            self.register_buffer("count", torch.zeros((), dtype=torch.long))
+            self.register_buffer("average", torch.zeros(()))
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            self.count += 1
+            self.average = self.average * 0.9 + 0.1  # replaced, not written to
+            return super().training_step(batch, batch_idx)
+
+    module = Counts()
+    fit(module, "skip", max_steps=8, max_epochs=1)
+    assert int(module.count) == 8
+    assert float(module.average) == pytest.approx(1 - 0.9**8)
+
+
+def test_a_graph_that_is_used_again_in_the_same_batch_is_not_broken() -> None:
+    """With two optimizers the second backward pass may need the buffers as the forward pass left them."""
+
+    class Adversaries(Manual):
+        layers: Any
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 1))
+            self.seen = 0
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            optimizers: Any = self.optimizers()
+            first, second = optimizers
+            self.seen += 1
+            loss = self.loss(batch) * (float("nan") if self.seen == 4 else 1.0)
+            first.zero_grad()
+            second.zero_grad()
+            self.manual_backward(loss, retain_graph=True)
+            first.step()
+            self.manual_backward(self.layers[1].running_mean.sum() * 0.0 + loss * 0.5)
+            second.step()
+
+        def configure_optimizers(self) -> Any:
+            return [torch.optim.SGD(self.layers[place].parameters(), lr=0.0) for place in (0, 2)]
+
+    module = Adversaries()
+    trainer = fit(module, "skip", max_steps=16, max_epochs=2)
+    assert trainer.global_step == 16
+    assert all(bool(torch.isfinite(one).all()) for one in module.buffers())
+
+
+def test_a_buffer_without_a_copy_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """What cannot be restored is said once, with its name."""
+
+    class Late(Normalized):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            if self.seen >= 5:
+                self.register_buffer("late", torch.full((2,), float("nan")))
+            return super().training_step(batch, batch_idx)
+
+    module = Late({5: float("nan"), 6: float("nan")})
+    fit(module, "skip", max_steps=8, max_epochs=1)
+    (line,) = [line for line in caplog.messages if "there is no copy" in line]
+    assert "late" in line
+
+
+def test_nothing_is_restored_where_no_remedy_was_asked_for() -> None:
+    """A run that only warns keeps every bit of what its forward passes wrote."""
+    module, plain = Normalized({5: float("nan")}), Normalized({5: float("nan")})
+    monitor = GradientExplosionMonitor(on_explosion="warn", report=False)
+    pl.Trainer(**{**QUIET, "max_steps": 8}, logger=False, callbacks=[monitor]).fit(module)
+    pl.Trainer(**{**QUIET, "max_steps": 8}, logger=False).fit(plain)
+    for name, one in buffers(plain).items():
+        assert torch.equal(one.nan_to_num(7.0), buffers(module)[name].nan_to_num(7.0))
+
+
+def test_copies_follow_buffers_that_grow_and_hold_only_what_changes() -> None:
+    """A constant is dropped after the first step; another shape or kind is copied anew."""
+    module: Any = nn.Module()
+    module.register_buffer("constant", torch.ones(4))
+    module.register_buffer("running", torch.ones(2))
+    module.register_buffer("nothing", None)
+    copies = BufferCopies(module)
+    module.running.add_(1.0)
+    copies.update()
+    module.running = torch.full((3,), 5.0, dtype=torch.float64)
+    copies.update()
+    module.running[1] = float("nan")
+    module.constant[0] = float("nan")
+    assert copies.restore() == (["running"], ["constant"])
+    assert module.running.tolist() == [5.0] * 3
