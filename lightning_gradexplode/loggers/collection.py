@@ -17,6 +17,7 @@ from lightning_gradexplode.measure.parameter_names import by_module
 from lightning_gradexplode.records import Diagnosis, Finding, Histogram, Report, Severity, StepRecord, combine
 from lightning_gradexplode.records.repeats import Repeats
 from lightning_gradexplode.records.summary import advice_of
+from lightning_gradexplode.records.text import printable
 
 MAX_FAILURES = 3
 """Failures in a row at the same kind of write after which a logger is not used any more."""
@@ -174,7 +175,7 @@ class LoggerCollection:
 def _named(histograms: Mapping[str, Mapping[str, Histogram]]) -> dict[str, Histogram]:
     """Return histograms by logged name, added up by module where there are too many."""
     return {
-        f"{PREFIX}/{quantity}/{name}": histogram
+        f"{PREFIX}/{quantity}/{printable(name)}": histogram
         for quantity, each in histograms.items()
         for name, histogram in _merged(each).items()
     }

@@ -96,7 +96,8 @@ class Console:
                 f"{sign} {f'{count} times, first ' if count > 1 else ''}at step {at}" for sign, count, at in counts
             ]
             if len(later) > MOST_SIGNS:
-                later[MOST_SIGNS:] = [f"and {len(later) - MOST_SIGNS} more signs, the last at step {counts[-1][2]}"]
+                rest = len(later) - MOST_SIGNS
+                later[MOST_SIGNS:] = [f"and {rest} more sign{'s' if rest > 1 else ''} up to step {counts[-1][2]}"]
             if self._repeats.is_due("later"):
                 log(logging.WARNING, f"gradexplode: the incident went on: {', '.join(later)}")
         self._start(has_panel=False)

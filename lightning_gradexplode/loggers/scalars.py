@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lightning_gradexplode.records import StepRecord
+from lightning_gradexplode.records.text import printable
 
 PREFIX = "gradexplode"
 
@@ -51,7 +52,7 @@ def parameter_scalars(record: StepRecord, shown: Sequence[bool]) -> dict[str, fl
         shown: Whether each of its parameters is logged by itself.
     """
     return {
-        f"{PREFIX}/{quantity}/{name}": float(value)
+        f"{PREFIX}/{quantity}/{printable(name)}": float(value)
         for quantity in PER_PARAMETER
         if quantity in record.per_parameter
         for name, value, is_shown in zip(record.parameters, record.per_parameter[quantity], shown, strict=True)

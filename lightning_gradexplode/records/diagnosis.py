@@ -15,6 +15,7 @@ from lightning_gradexplode.records.finding import Finding
 from lightning_gradexplode.records.html import table
 from lightning_gradexplode.records.replay import Experiments, Replay
 from lightning_gradexplode.records.run_facts import RunFacts
+from lightning_gradexplode.records.text import printable
 
 CauseKind = Literal[
     "nonfinite-input",
@@ -210,7 +211,7 @@ class Diagnosis:
             lines.append("\n".join(f"{place}. {_escaped(one)}" for place, one in enumerate(self.remedies, 1)))
         lines.append(f"**Where:** {_escaped(self.where) if self.where else 'no single place stands out'}")
         lines.append(f"**Since:** step {self.step if self.since is None else self.since}")
-        return "\n\n".join(lines)
+        return printable("\n\n".join(lines))
 
 
 def _escaped(sentence: str) -> str:

@@ -25,6 +25,11 @@ def with_code(text: str) -> str:
     return "".join(html)
 
 
+def frame(page: str) -> str:
+    """Return a frame with a page in it, which needs no file beside the notebook."""
+    return f'<iframe srcdoc="{escape(page)}" style="width:100%;height:900px;border:0"></iframe>'
+
+
 def table(title: str, rows: Iterable[tuple[str, str]]) -> str:
     """Return a table of two columns below a title, in which text may have code between backticks."""
     cells = "".join(

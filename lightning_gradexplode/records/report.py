@@ -9,6 +9,7 @@ from pathlib import Path
 from lightning_gradexplode.records.diagnosis import Diagnosis, Evidence
 from lightning_gradexplode.records.finding import Finding
 from lightning_gradexplode.records.histogram import Histogram
+from lightning_gradexplode.records.html import frame
 from lightning_gradexplode.records.module_gradients import ModuleGradients
 
 
@@ -61,5 +62,4 @@ class Report:
     def _repr_html_(self) -> str:
         if self.page is None:
             return escape(self.folder.name)
-        page = escape(self.page.read_text(encoding="utf-8"), quote=True)
-        return f'<iframe srcdoc="{page}" style="width:100%;height:900px;border:0"></iframe>'
+        return frame(self.page.read_text(encoding="utf-8"))

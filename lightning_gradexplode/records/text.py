@@ -31,3 +31,20 @@ def describe(error: BaseException) -> str:
         return f"{type(error).__name__}: {error}"[:300]
     except Exception:
         return type(error).__name__
+
+
+def printable(text: str) -> str:
+    r"""Return a text in which each character that cannot be printed, other than a line feed, is written as its escape.
+
+    Different texts stay different, so that this serves for names of metrics.
+
+    Example:
+        >>> printable("layer\x1b.weight\ud800")
+        'layer\\x1b.weight\\ud800'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() or character == "\n" else character.encode("unicode_escape").decode()
+        for character in text
+    )

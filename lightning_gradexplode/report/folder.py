@@ -5,9 +5,18 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from datetime import datetime
+from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from lightning_gradexplode.records.html import frame
 from lightning_gradexplode.records.text import plain_text
+
+# Before Python 3.12 only the path of the operating system can be subclassed.
+if TYPE_CHECKING:
+    _Path = Path
+else:
+    _Path = type(Path())
 
 CLAIM = "findings.jsonl"
 """The file by which a run takes possession of a folder; it is the first one that is written."""
@@ -38,6 +47,14 @@ def base_folder(
     if own_folder is not None:
         return own_folder / "gradexplode"
     return save_folder / "gradexplode" / (run_id or began.strftime("%Y-%m-%d_%H-%M-%S"))
+
+
+class RunFolder(_Path):
+    """The path of a run's report, which a notebook shows as the page."""
+
+    def _repr_html_(self) -> str:
+        page = self / "index.html"
+        return frame(page.read_text(encoding="utf-8")) if page.exists() else escape(str(self))
 
 
 class ReportFolder:
@@ -72,9 +89,9 @@ class ReportFolder:
             folder.mkdir(parents=True, exist_ok=True)
             with suppress(FileExistsError):
                 (folder / CLAIM).touch(exist_ok=False)
-                self._claimed = folder
+                self._claimed = RunFolder(folder)
             if self._claimed is None and owner(folder) == self._run_id:
-                self._claimed = folder
+                self._claimed = RunFolder(folder)
             number += 1
         return self._claimed
 

@@ -41,7 +41,7 @@ def write_report(folder: Path, content: ReportContent) -> Report:
     """
     write_steps(folder, content)
     write_whole(folder / "diagnosis.json", _json(diagnosis_json(content)))
-    write_whole(folder / "index.html", page(content).encode())
+    write_whole(folder / "index.html", page(content).encode(errors="backslashreplace"))
     return Report(
         step=content.evidence.now,
         folder=folder,
@@ -171,6 +171,6 @@ def _sparse(histogram: Histogram) -> dict[str, Any]:
 
 
 def _dense(sparse: Mapping[str, Any]) -> Histogram:
-    counts = Histogram.merged(()).counts
+    counts = np.zeros_like(Histogram.merged(()).counts)
     counts[sparse["at"]] = sparse["counts"]
     return Histogram(counts, sparse["nonfinite"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -73,3 +74,14 @@ def test_an_old_page_does_not_stand_for_a_later_run(tmp_path: Path) -> None:
 def test_a_name_of_a_run_is_no_path(name: object, public: str) -> None:
     """Neither folders nor the name of a user go into a page."""
     assert public_name(name) == public
+
+
+def test_a_notebook_shows_the_page(tmp_path: Path) -> None:
+    """What ``monitor.report()`` returns is a path, and in a notebook the page, escaped as the text of a frame."""
+    folder = ReportFolder(tmp_path / "run", "a").claim()
+    assert (tmp_path / "run") == folder
+    assert "run" in folder._repr_html_()  # type: ignore[attr-defined]
+    (folder / "index.html").write_text('<p class="x">exploding</p>')
+    shown = folder._repr_html_()  # type: ignore[attr-defined]
+    assert 'srcdoc="&lt;p class=&quot;x&quot;&gt;exploding' in shown
+    assert pickle.loads(pickle.dumps(folder)) == folder
