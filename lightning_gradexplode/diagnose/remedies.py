@@ -90,7 +90,15 @@ def lower_rate(evidence: Evidence, factor: float) -> list[str]:
     rate = learning_rate(evidence)
     if rate is None:
         return [f"lower the learning rate to {rounded(factor, 1):g} of what it is"]
-    return [f"lower the learning rate from {rate:g} to `lr={rounded(rate * factor, 1):g}`"]
+    lower = rounded(min(rate * factor, _highest_usual_rate(evidence.run)), 1)
+    return [f"lower the learning rate from {rate:g} to `lr={lower:g}`"]
+
+
+def _highest_usual_rate(run: RunFacts) -> float:
+    """Return the learning rate above which no network is trained with an optimizer that normalizes its steps."""
+    if not run.optimizers or not uses_adaptive_optimizer(run):
+        return math.inf
+    return 0.001 if any("lion" in one.kind.lower() for one in run.optimizers) else 0.01
 
 
 def warm_up(evidence: Evidence) -> list[str]:

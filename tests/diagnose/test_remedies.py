@@ -1,0 +1,28 @@
+"""Remedies that depend on the numbers of a run."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from lightning_gradexplode.diagnose import remedies
+from lightning_gradexplode.records import Evidence, OptimizerFacts, RunFacts
+from tests.diagnose.evidence import finding, growing, history
+
+
+@pytest.mark.parametrize(("kind", "highest"), [("Adam", 0.01), ("AdamW", 0.01), ("Lion", 0.001), ("RMSprop", 0.01)])
+@pytest.mark.parametrize("rate", [1.0, 1e4, 1e9])
+def test_no_rate_is_proposed_that_never_works_with_the_optimizer(kind: str, highest: float, rate: float) -> None:
+    """However high the rate was, the proposed one is within what is usual for an optimizer of normalized steps."""
+    evidence = Evidence(
+        step=5,
+        now=5,
+        findings=(finding("diverging-loss", 5),),
+        history=(history(growing(rate=rate)),),
+        run=RunFacts(optimizers=(OptimizerFacts(kind, ({"lr": rate},)),)),
+    )
+    (advice,) = remedies.lower_rate(evidence, 0.1)
+    proposed = re.search(r"`lr=(.*)`", advice)
+    assert proposed is not None
+    assert 0 < float(proposed[1]) <= highest
