@@ -78,3 +78,10 @@ def _our_messages_can_be_read() -> Iterator[None]:
     yield
     ours.setLevel(before[0])
     ours.propagate, ours.disabled = before[1], before[2]
+
+
+@pytest.fixture(autouse=True)
+def _patient_replays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Allow replays more time than in a run, so that none is given up because the machine is busy with other things."""
+    for name in ("replay", "experiments"):
+        monkeypatch.setattr(f"lightning_gradexplode.diagnose.replay.{name}.SECONDS", 120.0)

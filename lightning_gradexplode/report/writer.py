@@ -25,6 +25,9 @@ from lightning_gradexplode.report.rows import content_rows
 PICTURE_ROWS = 60
 """Rows of the heat map that loggers show as an image."""
 
+_PREFIXES = ("", "first_")
+"""What the names of arrays of the last steps, and of the run's first steps, begin with."""
+
 _CONTENT = "report_content"
 """Name of the array in ``steps.npz`` that holds all but the arrays, as JSON in UTF-8."""
 
@@ -54,6 +57,10 @@ def write_report(folder: Path, content: ReportContent) -> Report:
 def write_steps(folder: Path, content: ReportContent) -> None:
     """Write ``findings.jsonl`` and ``steps.npz`` only: what is kept of a run that ends abnormally.
 
+    ``steps.npz`` holds the arrays of `History` under their names (with ``_1`` and so on behind for further optimizers),
+    those of the run's first steps with ``first_`` before them, and all other evidence as JSON in UTF-8 in the array
+    ``report_content``, with the names of the fields of `ReportContent` and `Evidence`.
+
     Raises:
         OSError: The folder cannot be written to.
     """
@@ -61,15 +68,16 @@ def write_steps(folder: Path, content: ReportContent) -> None:
     lines = "".join(json.dumps(json_safe(finding.as_dict())) + "\n" for finding in content.findings)
     write_whole(folder / CLAIM, lines.encode())
     arrays: dict[str, npt.NDArray[Any]] = {}
-    names: list[list[str]] = []
-    for index, history in enumerate(content.evidence.history):
-        named = _arrays(history)
-        names.append(list(named))
-        arrays |= {f"{name}{_suffix(index)}": array for name, array in named.items()}
+    names: dict[str, list[list[str]]] = {prefix: [] for prefix in _PREFIXES}
+    for prefix, histories in zip(_PREFIXES, (content.evidence.history, content.evidence.first), strict=True):
+        for index, history in enumerate(histories):
+            named = _arrays(history)
+            names[prefix].append(list(named))
+            arrays |= {f"{prefix}{name}{_suffix(index)}": array for name, array in named.items()}
     evidence = replace(content.evidence, history=(), first=())
     plain = to_plain(replace(content, evidence=evidence, gradients=()))
     plain["gradients"] = [[step, _sparse(histogram)] for step, histogram in content.gradients]
-    plain["arrays"] = names
+    plain["arrays"], plain["first_arrays"] = names.values()
     arrays[_CONTENT] = np.frombuffer(json.dumps(plain).encode(), dtype=np.uint8)
     file = io.BytesIO()
     np.savez_compressed(file, allow_pickle=False, **arrays)
@@ -92,8 +100,11 @@ def read_report(folder: Path) -> ReportContent:
         plain = json.loads(file[_CONTENT].tobytes())
         gradients = tuple((step, _dense(sparse)) for step, sparse in plain.pop("gradients"))
         content = from_plain(ReportContent, plain)
-        history = tuple(_history(file, names, index) for index, names in enumerate(plain["arrays"]))
-    return replace(content, evidence=replace(content.evidence, history=history), gradients=gradients)
+        history, first = (
+            tuple(_history(file, prefix, names, index) for index, names in enumerate(plain.get(f"{prefix}arrays", ())))
+            for prefix in _PREFIXES
+        )
+    return replace(content, evidence=replace(content.evidence, history=history, first=first), gradients=gradients)
 
 
 def find_report(folder: Path) -> Path:
@@ -129,6 +140,7 @@ def diagnosis_json(content: ReportContent) -> dict[str, Any]:
         "attempts": to_plain(evidence.attempts),
         "batch": to_plain(evidence.batch),
         "replay": to_plain(evidence.replay),
+        "experiments": to_plain(evidence.experiments),
     }
 
 
@@ -155,8 +167,8 @@ def _arrays(history: History) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def _history(file: Mapping[str, npt.NDArray[Any]], names: Sequence[str], index: int) -> History:
-    arrays = {name: file[f"{name}{_suffix(index)}"] for name in names}
+def _history(file: Mapping[str, npt.NDArray[Any]], prefix: str, names: Sequence[str], index: int) -> History:
+    arrays = {name: file[f"{prefix}{name}{_suffix(index)}"] for name in names}
     step, parameters, norms = (arrays.pop(name) for name in ("step", "parameter", "parameter_grad_norm"))
     return History(step, arrays, tuple(parameters.tolist()), norms)
 

@@ -68,6 +68,19 @@ def test_arrays_are_there_for_other_programs(tmp_path: Path) -> None:
         assert arrays["parameter_1"][0] == "critic.blocks.0.layer_0.weight"
 
 
+def test_the_first_steps_of_a_run_are_kept_apart(tmp_path: Path) -> None:
+    """They are read back, and have names of their own for other programs."""
+    content = examples.negative_loss()
+    evidence = replace(content.evidence, first=content.evidence.history[:1])
+    write_report(tmp_path, replace(content, evidence=evidence))
+
+    (first,) = read_report(tmp_path).evidence.first
+    np.testing.assert_array_equal(first.step, evidence.first[0].step)
+    np.testing.assert_array_equal(first.values["loss"], evidence.first[0].values["loss"])
+    with np.load(tmp_path / "steps.npz", allow_pickle=False) as arrays:
+        assert arrays["first_step"].tolist() == arrays["step"].tolist()
+
+
 def test_the_diagnosis_is_strict_json_with_a_version(tmp_path: Path) -> None:
     """A program finds the version, the causes, what was done, and which run it was."""
     write_report(tmp_path, examples.growing())

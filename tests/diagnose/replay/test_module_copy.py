@@ -372,8 +372,9 @@ class TestStops:
         assert replayed(pops, batch=kept).status == "finite"
         assert replayed(pops, batch=kept).status == "finite"
 
-    def test_the_time_is_limited(self) -> None:
+    def test_the_time_is_limited(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A step that takes far longer than an ordinary one is given up."""
+        monkeypatch.setattr("lightning_gradexplode.diagnose.replay.replay.SECONDS", 0.2)
 
         def endless(model: Any, batch: Tensor, batch_idx: int) -> Any:
             while True:
