@@ -35,7 +35,7 @@ class DetectorSet(Stateful):
         unsaved: Signs of the detectors whose state could not be saved.
     """
 
-    not_saved = ("_waiting", "_loss_is_known")
+    not_saved = ("_waiting", "_loss_is_known", "_values_of")
 
     def __init__(self, detectors: Sequence[Detector]) -> None:
         self.detectors = [copied(detector) for detector in detectors]
@@ -43,6 +43,7 @@ class DetectorSet(Stateful):
         self.failures: list[tuple[str, str]] = []
         self.unsaved: list[str] = []
         self.reads = tuple({field for detector in self.detectors for field in detector.reads})
+        self._values_of = operator.attrgetter("step", *self.reads)  # always a tuple
         self._waiting: list[Detector] = []
         self._loss_is_known = False
         self._reset()
@@ -116,8 +117,11 @@ class DetectorSet(Stateful):
             self._reset()
 
     def _check(self, record: StepRecord) -> list[Finding]:
-        missing = {field for field in self.reads if getattr(record, field) is None}
-        waiting, findings = [], []
+        waiting: list[Detector] = []
+        findings: list[Finding] = []
+        if not self._waiting:
+            return findings
+        missing = {field for field, value in zip(self.reads, self._values_of(record)[1:], strict=True) if value is None}
         for detector in self._waiting:
             if missing and not missing.isdisjoint(detector.reads):
                 waiting.append(detector)

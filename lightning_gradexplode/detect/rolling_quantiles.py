@@ -47,21 +47,27 @@ class RollingQuantiles(Stateful):
         """
         if not math.isfinite(value):
             raise ValueError(f"only finite values may enter a history, got {value}")
-        if len(self._values) == self.size:
-            del self._sorted[bisect_left(self._sorted, self._values.popleft())]
+        ordered = self._sorted
+        if len(ordered) == self.size:
+            del ordered[bisect_left(ordered, self._values.popleft())]
         self._values.append(value)
-        insort(self._sorted, value)
-        middle = len(self._sorted) >> 1
-        self.median = (
-            self._sorted[middle]
-            if len(self._sorted) & 1
-            else self._sorted[middle - 1] + 0.5 * (self._sorted[middle] - self._sorted[middle - 1])
-        )
+        insort(ordered, value)
+        middle = len(ordered) >> 1
+        upper = ordered[middle]
+        self.median = upper if len(ordered) & 1 else ordered[middle - 1] + 0.5 * (upper - ordered[middle - 1])
 
     @property
     def spread(self) -> float:
         """A standard deviation by the quartiles' distance (that of a normal distribution is exact)."""
-        return (self.quantile(0.75) - self.quantile(0.25)) / _QUARTILES_OF_NORMAL
+        ordered = self._sorted  # `quantile` written out twice, since several detectors need this at every step
+        high, low = 0.75 * (len(ordered) - 1), 0.25 * (len(ordered) - 1)
+        above, below = int(high), int(low)
+        upper, lower = ordered[above], ordered[below]
+        if above != high:
+            upper += (high - above) * (ordered[above + 1] - upper)
+        if below != low:
+            lower += (low - below) * (ordered[below + 1] - lower)
+        return (upper - lower) / _QUARTILES_OF_NORMAL
 
     @property
     def largest(self) -> float:

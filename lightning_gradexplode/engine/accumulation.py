@@ -63,6 +63,7 @@ class AccumulationWindow:
 
     def __init__(self, loop: TrainingLoop) -> None:
         self._loop = loop
+        self._counts_end_of_backward = loop.counts_end_of_backward
         self._losses: list[Tensor] = []
         self._early: dict[int, GradientReading] = {}
         self._losses_are_read = False
@@ -72,7 +73,7 @@ class AccumulationWindow:
 
     def add_loss(self, loss: Tensor) -> None:
         """Add the loss of a micro-batch, which is read later, together with the gradients."""
-        if self._losses_are_read and self._loop.counts_end_of_backward:
+        if self._losses_are_read and self._counts_end_of_backward:
             self._losses = []  # those of the step before, kept for optimizers that step on the same losses
         self._losses_are_read = False
         self._losses.append(loss.detach())
@@ -129,7 +130,7 @@ class AccumulationWindow:
             now = self._read(parameters, scale, is_scaled, as_torch_does)
             reading = reading if reading is not None and self._was_clipped(reading, now, parameters) else now
         losses, self._losses_are_read = len(self._losses), True
-        if not self._loop.counts_end_of_backward:
+        if not self._counts_end_of_backward:
             self._losses = []
         passes = self._backward_passes if self._sees_clearing else None
         return AccumulatedReading(
@@ -143,10 +144,10 @@ class AccumulationWindow:
         finite and are now, or have grown, they were cleaned or added to, and count as they are. Of sharded gradients a
         process cannot tell alone.
         """
-        counts = self._loop.counts_end_of_backward or not self._loop.is_automatic
+        counts = self._counts_end_of_backward or not self._loop.is_automatic
         if not counts or parameters.shards.copies is not None:
             return False
-        if self._loop.counts_end_of_backward and self._loop.loss_scale()[0] is not None:
+        if self._counts_end_of_backward and self._loop.loss_scale()[0] is not None:
             return True  # a step that the scaler leaves out is seen once its gradients are gone
         norm = before.norms.total
         return math.isfinite(norm) and now.norms.total < norm

@@ -40,12 +40,12 @@ class AfterUpdate:
         """Measure what the update of a step has changed."""
         run = self._run
         step.state.steps += 1
-        if not run.is_automatic or run.loop.counts_end_of_backward:
+        if not run.is_automatic or run.counts_end_of_backward:
             run.window.stepped(step.parameters)
         if step.is_skipped:
             return
         if step.scalars_due:
-            changed = not step.gradients_intact or run.loop.may_change_gradients
+            changed = not step.gradients_intact or run.may_change_gradients
             step.measure_clipped(changed or run.clipper.changes_gradients(step))
         step.measure_weights()
         step.set(update_taken=True)
@@ -79,26 +79,33 @@ class AfterUpdate:
 
     def finish(self, steps: Sequence[Step]) -> None:
         """Detect what the steps of a batch have changed, respond, freeze their records, and log them together."""
-        run = self._run
+        run, records = self._run, []
         for step in steps:
-            findings = step.state.detectors.proceed(step.record(), step.decided_late)
+            record = step.record()
+            findings = step.state.detectors.proceed(record, step.decided_late)
             step.state.log_failures()
             if findings:
                 new = run.add_findings(step, findings)
                 run.evidence.add(step, new, run.log.incidents.began, before_update=False)
                 run.responses.respond(step, findings, before_update=False)
-        records = self.freeze(steps)
+                record = step.record()
+            records.append(record)
+        records = self._freeze(steps, records)
         if run.acts:
             run.responses.batch_ended(records)
         if run.log.has_critical:
             run.reporter.publish(run.responses.attempts)
 
-    def freeze(self, steps: Sequence[Step]) -> list[StepRecord]:
-        """Make the records of the steps of a batch, keep and log them."""
-        run = self._run
-        records = [self._freeze(step) for step in steps]
-        if not records:
+    def freeze(self, steps: Sequence[Step]) -> None:
+        """Make the records of the steps of a batch as they are, keep and log them."""
+        self._freeze(steps, [step.record() for step in steps])
+
+    def _freeze(self, steps: Sequence[Step], found: Sequence[StepRecord]) -> list[StepRecord]:
+        """Keep and log the records of the steps of a batch."""
+        if not steps:
             return []
+        run = self._run
+        records = [self._kept(step, record) for step, record in zip(steps, found, strict=True)]
         batch = records[0] if len(records) == 1 else combine(records)
         metrics = {"gradexplode/grad_norm": batch.grad_norm, "gradexplode/update_ratio": batch.update_ratio}
         known = {name: value for name, value in metrics.items() if value is not None}
@@ -110,10 +117,10 @@ class AfterUpdate:
             run.responses.incident_ended()
         return records
 
-    def _freeze(self, step: Step) -> StepRecord:
+    def _kept(self, step: Step, record: StepRecord) -> StepRecord:
+        """Keep a record, and return it as it is logged."""
         run = self._run
         step.phase, step.inputs = Phase.FINISHED, None
-        record = step.record()
         if record.histograms or record.module_gradients is not None:
             run.reporter.observe(record)
         if record.histograms and not step.histograms_due:

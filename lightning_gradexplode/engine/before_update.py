@@ -65,7 +65,7 @@ class BeforeUpdate:
             update_taken=False,
         )
         step.inputs = run.evidence.inputs
-        if not run.is_automatic or run.loop.counts_end_of_backward:
+        if not run.is_automatic or run.counts_end_of_backward:
             step.gradients_intact = reading.gradients.holds(parameters)
         if state.policy is None:
             run.clipper.set_threshold(step, EMPTY)
@@ -114,7 +114,7 @@ class BeforeUpdate:
         if step.grad_norm is not None and math.isfinite(step.grad_norm):
             return False
         can_wait = run.is_automatic and step.state.has_hooks and not step.reading.has_scale  # a scaler leaves it out
-        return can_wait and run.loop.may_change_gradients
+        return can_wait and run.may_change_gradients
 
     def prepare_update(self, step: Step) -> None:
         """Decide about a step, and prepare its update: clip the gradients, or remove them to hold it back."""

@@ -33,6 +33,9 @@ class Components:
         loop: The training loop.
         is_automatic: Whether the loop itself calls backward and the optimizer.
         acts: Whether a response may change the run.
+        counts_end_of_backward: What the loop says of itself, looked up once.
+        gradients_are_final: The same.
+        may_change_gradients: The same.
         optimizers: The optimizers with their states.
         exchange: The exchange between processes.
         schedule: When scalars and histograms are due.
@@ -52,6 +55,9 @@ class Components:
     loop: TrainingLoop
     is_automatic: bool
     acts: bool
+    counts_end_of_backward: bool
+    gradients_are_final: bool
+    may_change_gradients: bool
     optimizers: OptimizerList
     exchange: StepExchange
     schedule: LoggingSchedule
@@ -91,6 +97,9 @@ class Components:
             loop=loop,
             is_automatic=loop.is_automatic,
             acts=bool(acting),
+            counts_end_of_backward=loop.counts_end_of_backward,
+            gradients_are_final=loop.gradients_are_final,
+            may_change_gradients=loop.may_change_gradients,
             optimizers=optimizers,
             exchange=StepExchange(loop.process_group),
             schedule=LoggingSchedule(*arguments.intervals(loop.log_every_n_steps)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,8 @@ from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.parameters import ParameterSet
 
 logger = logging.getLogger("lightning_gradexplode")
+
+_optimizer = operator.attrgetter("optimizer")
 
 Hook = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], Any]
 
@@ -57,9 +60,7 @@ class OptimizerList:
         """Follow the training loop's list of optimizers, if it has changed."""
         optimizers = self._loop.optimizers
         states = self.states
-        if len(optimizers) == len(states) and all(
-            state.optimizer is optimizer for state, optimizer in zip(states, optimizers, strict=True)
-        ):
+        if len(states) == len(optimizers) and all(map(operator.is_, map(_optimizer, states), optimizers)):
             return
         known = {id(state.optimizer): state for state in states}
         replaced = states[:]

@@ -111,7 +111,7 @@ class TrainingRun:
         run = self._run
         if run.is_automatic:
             run.window.add_loss(loss)
-        if (not run.is_automatic or self._loop.counts_end_of_backward) and len(run.optimizers.states) == 1:
+        if (not run.is_automatic or run.counts_end_of_backward) and len(run.optimizers.states) == 1:
             run.window.look_for_clearing()
 
     @never_fatal
@@ -127,9 +127,9 @@ class TrainingRun:
         if not self._loop.completes_step(self._before.batch_idx):
             return
         for state in run.optimizers.states:
-            if run.responses.adds_gradients and not self._loop.counts_end_of_backward:
+            if run.responses.adds_gradients and not run.counts_end_of_backward:
                 run.responses.gradients_ready(state.optimizer, self._before.batch_idx)
-            if self._open is None and self._loop.gradients_are_final:
+            if self._open is None and run.gradients_are_final:
                 self._before.measure_early(state)
 
     @never_fatal
@@ -152,7 +152,7 @@ class TrainingRun:
             return
         self._close_open()
         self._flush()
-        if run.responses.adds_gradients and (not run.is_automatic or self._loop.counts_end_of_backward):
+        if run.responses.adds_gradients and (not run.is_automatic or run.counts_end_of_backward):
             run.responses.gradients_ready(state.optimizer, self._before.batch_idx)
         step = self._before.collect(state)
         if self._before.can_wait(step):

@@ -68,7 +68,7 @@ class PendingNorms:
         each, nonfinite = np.zeros(len(self._tensors)), np.zeros(len(self._tensors))
         each[self._places] = measured
         reliable = (measured >= self._least) & (measured < math.inf)
-        if not reliable.all():
+        if np.count_nonzero(reliable) < len(reliable):
             doubtful = self._places[~reliable].tolist()
             if intact:
                 each[doubtful], nonfinite[doubtful] = _exact_norms([self._tensors[place] for place in doubtful])

@@ -72,6 +72,8 @@ def _on_host(values: Sequence[Tensor]) -> FloatArray:
     if len(values) > _FEW and len({value.dtype for value in values}) == 1:  # as minima and maxima of many tensors
         with torch.no_grad():
             values = [torch._C._nn.flatten_dense_tensors(list(values))]
+    if len(values) == 1 and values[0].dtype is torch.float64 and values[0].ndim == 1:  # as the norms of a step
+        return _as_array(values[0])
     return np.concatenate([_as_array(value) for value in values], dtype=np.float64) if values else np.zeros(0)
 
 
