@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from lightning_gradexplode.arguments import Arguments
-from lightning_gradexplode.diagnose import diagnose
+from lightning_gradexplode.diagnose import diagnose, diagnose_calm
 from lightning_gradexplode.engine.incidents import CALM_STEPS
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.replays import IncidentReplays, attempt
 from lightning_gradexplode.engine.step import Step, StepInputs
 from lightning_gradexplode.hosts.base import TrainingLoop
-from lightning_gradexplode.measure.batch_facts import collect_batch_facts, with_first_batch
+from lightning_gradexplode.measure.batch_facts import collect_batch_facts, usual_batch_facts, with_first_batch
+from lightning_gradexplode.measure.batch_fields import fields_of
 from lightning_gradexplode.measure.run_facts import collect_run_facts, in_order
 from lightning_gradexplode.measure.sample_indices import sample_indices
 from lightning_gradexplode.measure.usual_ranges import UsualRanges
@@ -24,6 +25,7 @@ from lightning_gradexplode.records import (
     BatchFacts,
     Diagnosis,
     Evidence,
+    FieldFacts,
     Finding,
     History,
     RunFacts,
@@ -58,6 +60,7 @@ class EvidenceCollector:
         self._onset: int | None = None
         self._findings: list[Finding] = []
         self._batch: BatchFacts | None = None
+        self._fields: tuple[FieldFacts, ...] = ()
         self._now = -1
         self.weights_are_finite = True
         self._update_is_harmless = False
@@ -106,6 +109,8 @@ class EvidenceCollector:
             lambda: with_first_batch(collect_run_facts(loop.module, optimizers, settings), batch),
         )
         self._run = RunFacts() if facts is None else facts
+        fields = attempt("the fields of batches", lambda: fields_of(batch))
+        self._fields = tuple(FieldFacts(one.name, one.shape, one.dtype) for one in fields or ())
 
     # Called at a step with findings.
 
@@ -209,15 +214,20 @@ class EvidenceCollector:
         )
 
     def diagnosis(self, attempts: Sequence[Attempt] = ()) -> Diagnosis | None:
-        """Return the diagnosis of the latest incident, None if there was none."""
+        """Return the diagnosis of the latest incident; without one, of what is plainly wrong, None if nothing is."""
         if self._onset is None:
-            return None
+            return attempt("the diagnosis", self._calm_diagnosis)
         evidence = self.evidence(attempts)
         found = attempt("the diagnosis", lambda: diagnose(evidence))
         published = self._published
         if found is None or published is None or published.step != found.step or _cause(published) != _cause(found):
             return found
         return published  # further findings of the incident do not change what was shown of it
+
+    def _calm_diagnosis(self) -> Diagnosis | None:
+        step = self._loop.step
+        batch = usual_batch_facts(BatchFacts(self._fields), self._usual.before(step + 1))
+        return diagnose_calm(replace(self.evidence(), step=step, now=step, batch=batch))
 
     def published(self, diagnosis: Diagnosis) -> None:
         """Keep a diagnosis that was shown, so that all that is shown of its incident tells the same."""

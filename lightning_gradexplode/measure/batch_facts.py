@@ -52,6 +52,31 @@ def collect_batch_facts(
     )
 
 
+def usual_batch_facts(batch: BatchFacts, usual: UsualBatch) -> BatchFacts:
+    """Return facts of the batches of a run, from the ranges of those that were sampled.
+
+    Args:
+        batch: A batch of which names, shapes and types are known.
+        usual: What was usual of batches. The middle of a field's range stands for its mean, unless single elements make
+            that range.
+    """
+    fields = []
+    for field in batch.fields:
+        found = usual.fields.get(field.name)
+        if found is not None:
+            width, middle = found.greatest - found.least, (found.least + found.greatest) / 2
+            field = replace(
+                field,
+                least=found.least,
+                greatest=found.greatest,
+                mean=middle if width <= 20 * found.std else 0.0,
+                std=found.std,
+                usual_std=found.std,
+            )
+        fields.append(field)
+    return replace(batch, fields=tuple(fields), usual_size=usual.size)
+
+
 def with_first_batch(facts: RunFacts, batch: Any) -> RunFacts:
     """Return the facts of a run with the number of rows of its first batch, and the length of its sequences.
 

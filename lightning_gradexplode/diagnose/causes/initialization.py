@@ -29,10 +29,11 @@ def initialization(evidence: Evidence) -> Cause | None:
     """Return the cause if weights start on a scale that explodes or saturates."""
     if not is_early(evidence) or is_trained(evidence):
         return None
-    return _large_weights(evidence) or _large_first_loss(evidence) or _saturated_units(evidence)
+    return large_weights(evidence) or _large_first_loss(evidence) or _saturated_units(evidence)
 
 
-def _large_weights(evidence: Evidence) -> Cause | None:
+def large_weights(evidence: Evidence) -> Cause | None:
+    """Return the cause if weights multiply their inputs by far more than the usual initializations do."""
     run = evidence.run
     large = sorted(
         (one for one in [*layers(run), *tied_embeddings(evidence)] if gain_of(one) > LARGE_GAIN),

@@ -55,11 +55,11 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
         sentences.append(f"The gradient norm has grown {course.gradient_growth:.3g} times meanwhile.")
     if course.weight_growth > 1.2:
         sentences.append(f"The weights have grown to {course.weight_growth:.3g} times their norm at the start.")
-    where = _critic(evidence.run) or _spread(evidence)
+    where = critic_of(evidence.run) or _spread(evidence)
     return Cause("loss-without-floor", where, tuple(sentences), confidence, _floor_remedies(evidence))
 
 
-def _critic(run: RunFacts) -> str | None:
+def critic_of(run: RunFacts) -> str | None:
     """Return the module of an adversarial critic, None if there is none."""
     names = [one.name for one in run.modules]
     return next((name for name in names if re.search(r"(critic|disc)", name.split(".")[0], re.IGNORECASE)), None)
@@ -73,13 +73,9 @@ def _spread(evidence: Evidence) -> str | None:
 
 
 def _floor_remedies(evidence: Evidence) -> tuple[str, ...]:
-    critic = _critic(evidence.run)
+    critic = critic_of(evidence.run)
     if critic is not None:
-        return (
-            f"bound the critic after each of its steps: `[p.data.clamp_(-0.01, 0.01) for p in {critic}.parameters()]`",
-            "or bound each of its layers: `torch.nn.utils.parametrizations.spectral_norm(layer)`, or penalize the "
-            "norm of its gradient with respect to its inputs",
-        )
+        return critic_remedies(critic)
     spread = _spread(evidence)
     if spread is not None:
         name = spread.rpartition(".")[2]
@@ -89,6 +85,15 @@ def _floor_remedies(evidence: Evidence) -> tuple[str, ...]:
     return (
         "look for a wrong sign, and for a term that can fall for ever: bound it from below with `term.clamp(min=0.0)`",
         "of a likelihood, bound the variance from below: `log_variance.clamp(min=-6.0, max=6.0)`",
+    )
+
+
+def critic_remedies(critic: str) -> tuple[str, ...]:
+    """Return the remedies for a critic without a bound, by the name of its module."""
+    return (
+        f"bound the critic after each of its steps: `[p.data.clamp_(-0.01, 0.01) for p in {critic}.parameters()]`",
+        "or bound each of its layers: `torch.nn.utils.parametrizations.spectral_norm(layer)`, or penalize the "
+        "norm of its gradient with respect to its inputs",
     )
 
 

@@ -73,7 +73,7 @@ def learning_rate(evidence: Evidence) -> Cause | None:
         if loss_curve(evidence).first is None or (evidence.batch is None and not unusual):
             return None  # neither overshoot is known, nor a rise of the loss with data on a proper scale
         confidence *= 0.6 if begins_abruptly(evidence) else 1.0
-    return Cause("learning-rate", None, tuple(sentences), min(confidence, 0.95), _rate_remedies(evidence, course))
+    return Cause("learning-rate", None, tuple(sentences), min(confidence, 0.95), rate_remedies(evidence, course))
 
 
 def _overshoot(search: LineSearch) -> str:
@@ -84,7 +84,8 @@ def _overshoot(search: LineSearch) -> str:
     return f"{sentence}."
 
 
-def _rate_remedies(evidence: Evidence, course: Trend) -> tuple[str, ...]:
+def rate_remedies(evidence: Evidence, course: Trend) -> tuple[str, ...]:
+    """Return the remedies for a learning rate that is too high: a lower one, a warm-up, clipping."""
     return (
         *remedies.lower_rate(evidence, rate_factor(evidence, course)),
         *remedies.warm_up(evidence),

@@ -107,16 +107,21 @@ def _fresh_on_trained_weights(evidence: Evidence) -> Iterator[Cause]:
         ]
         if ratio is not None:
             sentences.append(f"The first update changed the weights by {ratio:.3g} of their norm.")
-        yield Cause(
-            "optimizer-state",
-            f"optimizer {one.kind}",
-            tuple(sentences),
-            0.85,
-            (
-                'load the state of the optimizer with the weights: `trainer.fit(model, ckpt_path="last.ckpt")`',
-                *remedies.warm_up(evidence),
-            ),
-        )
+        yield fresh_state(evidence, one, sentences, 0.85)
+
+
+def fresh_state(evidence: Evidence, optimizer: OptimizerFacts, sentences: list[str], confidence: float) -> Cause:
+    """Return the cause that an optimizer without a state goes on with trained weights."""
+    return Cause(
+        "optimizer-state",
+        f"optimizer {optimizer.kind}",
+        tuple(sentences),
+        confidence,
+        (
+            'load the state of the optimizer with the weights: `trainer.fit(model, ckpt_path="last.ckpt")`',
+            *remedies.warm_up(evidence),
+        ),
+    )
 
 
 def keeps_state(optimizer: OptimizerFacts) -> bool:
