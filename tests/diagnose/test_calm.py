@@ -1,0 +1,132 @@
+"""What is plainly wrong is named although nothing has exploded, and nothing is named of a run that learns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lightning_gradexplode.diagnose import diagnose_calm
+from lightning_gradexplode.records import (
+    BatchFacts,
+    Evidence,
+    FieldFacts,
+    History,
+    ModuleFacts,
+    OptimizerFacts,
+    ParameterFacts,
+    RunFacts,
+)
+from tests.diagnose.evidence import calm, history
+
+LEARNING = [2.0 * 0.97**step + 0.01 for step in range(120)]
+STUCK = [2.0 + 0.1 * (-1) ** step for step in range(120)]
+
+
+def weight(name: str, std: float, shape: tuple[int, ...] = (64, 64), dtype: str = "float32") -> ParameterFacts:
+    fan_in = shape[-1] if len(shape) > 1 else None
+    return ParameterFacts(name, shape, dtype, name.rpartition(".")[0], "Linear", std, 3 * std, fan_in, optimizer=0)
+
+
+def evidence(run: RunFacts, values: Mapping[str, Sequence[float]], zero: Sequence[str] = ()) -> Evidence:
+    """Return the evidence of a run without findings, and with gradients of zero in some parameters."""
+    kept = history({**calm(120), **values})
+    names = tuple(one.name for one in run.parameters)
+    norms = np.array([[0.0 if name in zero else 0.5 for name in names]] * 120, dtype=np.float32)
+    kept = History(kept.step, kept.values, names, norms)
+    return Evidence(120, 120, (), run, (kept,))
+
+
+LAYERS = ("net.0.weight", "net.0.bias", "net.2.weight", "net.2.bias", "net.4.weight", "net.4.bias")
+
+
+def network(std: float, bias: float = 0.1, dtype: str = "float32") -> RunFacts:
+    """Return the facts of three linear layers."""
+    parameters = tuple(
+        weight(name, bias, (64,), dtype) if name.endswith("bias") else weight(name, std, dtype=dtype) for name in LAYERS
+    )
+    modules = tuple(ModuleFacts(f"net.{place}", "Linear", "linear") for place in (0, 2, 4))
+    return RunFacts(modules=modules, parameters=parameters, optimizers=(OptimizerFacts("Adam", ({"lr": 1e-3},)),))
+
+
+PRICES = BatchFacts(
+    (
+        FieldFacts("[0]", (32, 8), "float32", least=-3.0, greatest=3.0, mean=0.0, std=1.0),
+        FieldFacts("[1]", (32, 1), "float32", least=-1e6, greatest=1e6, mean=0.0, std=4e5, usual_std=4e5),
+    )
+)
+CRITIC = replace(
+    network(0.1),
+    modules=(ModuleFacts("critic", "Linear", "linear"),),
+    parameters=(weight("critic.weight", 0.1),),
+)
+
+WRONG = {
+    "weights fifty times too large": (
+        "initialization",
+        evidence(network(6.0), {"loss": STUCK, "grad_norm": [20.0] * 120}),
+    ),
+    "weights that are all zero": ("initialization", evidence(network(0.0), {"loss": STUCK}, LAYERS[:5])),
+    "units that are never active": ("initialization", evidence(network(0.1, 50.0), {"loss": STUCK}, LAYERS[:5])),
+    "prices as targets": (
+        "unscaled-data",
+        replace(evidence(network(0.1), {"loss": STUCK, "grad_norm": [1e5] * 120}), batch=PRICES),
+    ),
+    "updates below the last digit": (
+        "half-precision",
+        evidence(network(0.1, dtype="bfloat16"), {"loss": STUCK, "update_ratio": [1e-5] * 120}),
+    ),
+    "gradients that are never cleared": (
+        "accumulated-gradients",
+        evidence(network(0.1), {"loss": LEARNING, "backward_passes": [float(one) for one in range(1, 121)]}),
+    ),
+    "a critic without a bound": (
+        "loss-without-floor",
+        evidence(
+            CRITIC,
+            {
+                "loss": [float("nan")] * 120,
+                "logged/critic_loss": [-0.1 * 1.1**step for step in range(120)],
+                "weight_norm": [1.0 + 0.1 * step for step in range(120)],
+            },
+        ),
+    ),
+    "a first update that ruins the weights": (
+        "learning-rate",
+        evidence(network(0.1), {"loss": [0.1, *[50.0] * 119], "update_ratio": [0.8, *[0.01] * 119]}),
+    ),
+    "trained weights and a new optimizer": (
+        "optimizer-state",
+        replace(
+            evidence(network(0.1), {"loss": [0.01, *[50.0] * 119], "update_ratio": [0.8, *[0.01] * 119]}),
+            batch=BatchFacts((FieldFacts("x", (32, 8), "float32"), FieldFacts("y", (32,), "float32", usual_std=1.0))),
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_plainly_wrong_is_named(case: str) -> None:
+    """Each from evidence of its own, with a confidence of 0.7 and more, and with something to do about it."""
+    kind, known = WRONG[case]
+    found = diagnose_calm(known)
+    assert found is not None
+    assert found.causes[0].kind == kind
+    assert found.causes[0].confidence >= 0.7
+    assert found.remedies
+
+
+@pytest.mark.parametrize("case", [name for name in WRONG if "cleared" not in name and "critic" not in name])
+def test_nothing_is_named_of_a_run_that_learns(case: str) -> None:
+    """Large weights, units that rest and raw prices are no fault where the loss comes down."""
+    known = WRONG[case][1]
+    values = {**known.history[0].values, "loss": np.array(LEARNING)}
+    assert diagnose_calm(replace(known, history=(replace(known.history[0], values=values),))) is None
+
+
+def test_nothing_is_named_of_an_empty_run() -> None:
+    """Nothing is known of it."""
+    assert diagnose_calm(Evidence(0, 0)) is None
+    assert diagnose_calm(evidence(network(0.1), {"loss": STUCK})) is None
