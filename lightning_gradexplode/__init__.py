@@ -30,7 +30,7 @@ from lightning_gradexplode.respond import (
 
 if TYPE_CHECKING:
     from lightning_gradexplode.callback import GradientExplosionMonitor
-    from lightning_gradexplode.hosts.torch_loop import GradientWatch
+    from lightning_gradexplode.hosts.gradient_watch import GradientWatch
 
 __all__ = [
     "AdaptiveGradientClip",
@@ -66,7 +66,7 @@ __all__ = [
 __version__ = "0.2.0"
 
 
-_AT_FIRST_USE = {"GradientExplosionMonitor": "callback", "GradientWatch": "hosts.torch_loop"}
+_AT_FIRST_USE = {"GradientExplosionMonitor": "callback", "GradientWatch": "hosts.gradient_watch"}
 """Names that are imported when they are first used, and Lightning with the first one; and their modules."""
 
 

@@ -14,9 +14,9 @@ In a test of your own::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,45 +24,13 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gradexplode.engine.run import TrainingRun
-from lightning_gradexplode.hosts import lightning as _lightning
 from lightning_gradexplode.hosts.base import TrainingLoop
 
 Pair = tuple[Tensor, Tensor]
 
 
-class RecordingLogger(_lightning.Logger):
-    """A Lightning logger, of both namespaces, that keeps in memory what it is given.
-
-    Args:
-        name: Its name.
-    """
-
-    def __init__(self, name: str = "recording") -> None:
-        super().__init__()
-        self.metrics: list[tuple[int | None, dict[str, float]]] = []
-        """The step and the values of each call of `log_metrics`, oldest first."""
-        self._name = name
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return self._name
-
-    @property
-    def version(self) -> int:
-        """Always 0."""
-        return 0
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Keep values."""
-        self.metrics.append((step, dict(metrics)))
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Accept hyperparameters, which are not kept."""
-
-    def values(self, name: str) -> list[tuple[int | None, float]]:
-        """Return each step at which a metric was logged, with its value, oldest first."""
-        return [(step, metrics[name]) for step, metrics in self.metrics if name in metrics]
+if TYPE_CHECKING:
+    from lightning_gradexplode.hosts.recording_logger import RecordingLogger as RecordingLogger
 
 
 class PlainLoop(TrainingLoop):
@@ -224,3 +192,12 @@ class ExplodingRecurrence(nn.Module):
         """Return 100 batches, the same ones in each process and epoch."""
         inputs = torch.randn(800, self.time_steps, generator=torch.Generator().manual_seed(0))
         return DataLoader(TensorDataset(inputs, inputs[:, :1]), batch_size=8)
+
+
+def __getattr__(name: str) -> Any:
+    """Import `RecordingLogger`, and Lightning with it, when it is first used."""
+    if name == "RecordingLogger":
+        from lightning_gradexplode.hosts.recording_logger import RecordingLogger
+
+        return RecordingLogger
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -115,6 +115,11 @@ class AccumulationWindow:
         scale, _ = self._loop.loss_scale()
         self._early[id(optimizer)] = self._read(parameters, scale, is_scaled=True, as_torch_does=as_torch_does)
 
+    def has_overflowed(self, optimizer: Optimizer) -> bool:
+        """Return whether the gradients that were measured early are not finite."""
+        reading = self._early.get(id(optimizer))
+        return reading is not None and not math.isfinite(reading.norms.total)
+
     def close(self, optimizer: Optimizer, parameters: ParameterSet, as_torch_does: bool) -> AccumulatedReading:
         """Return the reading of the step, measured now unless the gradients are those that were measured early.
 
@@ -141,11 +146,11 @@ class AccumulationWindow:
         """Return whether the user has clipped gradients between the backward pass and the step.
 
         Gradients that are smaller now were clipped, and the norm before that is the one to know. Where they were not
-        finite and are now, or have grown, they were cleaned or added to, and count as they are. Of sharded gradients a
-        process cannot tell alone.
+        finite and are now, or have grown, they were cleaned or added to, and count as they are. Of sharded gradients
+        each process decides for its own shard.
         """
         counts = self._counts_end_of_backward or not self._loop.is_automatic
-        if not counts or parameters.shards.copies is not None:
+        if not counts:
             return False
         if self._counts_end_of_backward and self._loop.loss_scale()[0] is not None:
             return True  # a step that the scaler leaves out is seen once its gradients are gone

@@ -132,6 +132,10 @@ class TrainingRun:
             if self._open is None and run.gradients_are_final:
                 self._before.measure_early(state)
 
+    def has_overflowed(self, optimizer: Optimizer) -> bool:
+        """Return whether gradients that were measured at the end of the last backward pass are not finite."""
+        return self._window.has_overflowed(optimizer)
+
     @never_fatal
     def gradients_ready(self, optimizer: Optimizer) -> None:
         """Measure the gradients that an optimizer is about to get, detect, and decide clip value and response.

@@ -1,0 +1,196 @@
+"""The monitor in a training loop of plain PyTorch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_gradexplode.arguments import Arguments
+from lightning_gradexplode.clip import ClipPolicy
+from lightning_gradexplode.detect import Detector
+from lightning_gradexplode.hosts.csv_log import CSVLog
+from lightning_gradexplode.hosts.results import RunResults
+from lightning_gradexplode.hosts.step_events import StepEvents
+from lightning_gradexplode.hosts.torch_loop import TorchLoop, hidden_gradients
+from lightning_gradexplode.respond import Response
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+logger = logging.getLogger("lightning_gradexplode")
+
+
+class GradientWatch(RunResults):
+    """Measure, report, explain and remedy explosions in a training loop of plain PyTorch.
+
+    Gradients are measured at the end of the backward pass of each loss that is given to `loss`, before the loop's own
+    clipping; all that are added up for one optimizer step count together. A batch ends when each optimizer has
+    stepped, or one steps again. Metrics have the names that `GradientExplosionMonitor` logs.
+
+    Args:
+        model: The network.
+        optimizer: Its optimizer, or a list of several.
+        loggers: ``SummaryWriter``, W&B runs, or objects with ``log_metrics(metrics=, step=)``; with none and a
+            ``log_dir``, scalars are written to ``gradexplode.csv`` there.
+        log_dir: Folder of the run's logs; reports are written to ``gradexplode`` inside.
+        scaler: The ``torch.amp.GradScaler`` of the loop.
+        step: Computes the loss of a batch from a copy of the model and the batch, so that a step can be computed
+            again for the diagnosis; the batch is known by `batch`.
+        log_every_n_steps: As in `GradientExplosionMonitor`, as all that follow; None is 50.
+        histogram_every_n_steps: See there.
+        per_parameter: See there.
+        include: See there.
+        exclude: See there.
+        detectors: See there.
+        ignore: See there.
+        clip: See there; the gradients are clipped right before the optimizer's step.
+        on_explosion: See there; ``"stop"`` sets `should_stop`.
+        alert_level: See there.
+        diagnose: See there.
+        report: See there.
+        update_sample: See there.
+
+    Raises:
+        TypeError: An argument is of a type that is not accepted.
+        ValueError: An argument is out of range, or a name is unknown.
+
+    Example:
+        >>> model = nn.Linear(2, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> with GradientWatch(model, optimizer, report=False) as watch:
+        ...     for batch in [torch.ones(4, 2)] * 3:
+        ...         optimizer.zero_grad()
+        ...         loss = model(batch).square().mean()
+        ...         watch.loss(loss)
+        ...         loss.backward()
+        ...         optimizer.step()
+        >>> watch.last.step
+        2
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | Sequence[Optimizer],
+        *,
+        loggers: Sequence[Any] = (),
+        log_dir: str | Path | None = None,
+        scaler: Any = None,
+        step: Callable[[Any, Any], Any] | None = None,
+        log_every_n_steps: int | None = None,
+        histogram_every_n_steps: int | None = None,
+        per_parameter: bool = False,
+        include: Sequence[str] = ("*",),
+        exclude: Sequence[str] = (),
+        detectors: Sequence[Detector] | None = None,
+        ignore: Sequence[str] = (),
+        clip: float | Literal["auto"] | ClipPolicy | None = None,
+        on_explosion: str | Response | Sequence[str | Response] = "warn",
+        alert_level: Literal["warning", "critical"] = "critical",
+        diagnose: bool = True,
+        report: bool | Literal["always"] | str | Path = True,
+        update_sample: int | None = None,
+    ) -> None:
+        self.arguments = Arguments.checked(
+            log_every_n_steps=log_every_n_steps,
+            histogram_every_n_steps=histogram_every_n_steps,
+            per_parameter=per_parameter,
+            include=include,
+            exclude=exclude,
+            detectors=detectors,
+            ignore=ignore,
+            clip=clip,
+            on_explosion=on_explosion,
+            alert_level=alert_level,
+            diagnose=diagnose,
+            report=report,
+            update_sample=update_sample,
+        )
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
+        optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+        if not optimizers or not all(isinstance(one, Optimizer) for one in optimizers):
+            raise TypeError(f"optimizer must be a torch.optim.Optimizer or a list of them, got {optimizer!r}")
+        folder = None if log_dir is None else Path(log_dir)
+        written = list(loggers) or ([] if folder is None else [CSVLog(folder)])
+        self._loop = TorchLoop(model, optimizers, written, folder, scaler, step)
+        self._begin({})
+
+    def _begin(self, state: Mapping[str, Any]) -> None:
+        hidden = hidden_gradients(self._loop)
+        if hidden is not None:
+            logger.warning("gradexplode: the monitor is off for this run, it logs and clips nothing: %s", hidden)
+            return
+        self._events = StepEvents(self.arguments, self._loop, state)
+
+    # What the training loop calls.
+
+    def batch(self, batch: Any) -> None:
+        """Mark the begin of a batch, or of a micro-batch; without it batches are not looked at in a diagnosis.
+
+        Args:
+            batch: What the model is about to get.
+        """
+        if self._events is not None:
+            self._events.batch_begins(batch)
+
+    def loss(self, loss: Tensor) -> None:
+        """Arm the measurement of the gradients at the end of the backward pass of a loss.
+
+        Args:
+            loss: The loss, before a gradient scaler scales it, of one element. The value of one of several elements
+                is not recorded.
+        """
+        if self._events is None or not isinstance(loss, Tensor) or not loss.requires_grad:
+            return
+
+        def value(loss: Tensor, gradient: Tensor) -> Tensor | None:
+            if loss.numel() != 1:
+                return None
+            scale = self._loop.loss_scale()[0]
+            return loss if scale is None else loss * scale.to(loss.device)
+
+        self._events.expect_backward([loss], value)
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether a response has stopped the training; the loop has to end, and updates are held back."""
+        return self._loop.should_stop
+
+    def close(self) -> None:
+        """End the run, and remove all hooks; the results stay."""
+        if self._events is not None:
+            self._events.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if error is not None and self._run is not None:
+            self._run.aborted()
+        self.close()
+
+    # State.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what later decisions depend on, in plain values, for a checkpoint."""
+        if self._run is None:
+            return {}
+        self._run.flush()
+        return {**self._run.state_dict(), "batches": self._loop.batches}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+        if self._events is not None:
+            self._events.remove_hooks()
+        self._loop.batches = int(state_dict.get("batches", 0))
+        self._begin(state_dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError("a GradientWatch belongs to the loop that it measures; save its state_dict() instead")

@@ -1,0 +1,255 @@
+"""From the hooks of optimizers and the ends of backward passes to the calls of the engine.
+
+In a loop of the user's own nobody announces that a batch begins or that an optimizer is about to step. What is known
+are the hooks around an optimizer's step, and the beginning and the end of the backward pass of a tensor that was given
+to `StepEvents.expect_backward`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_gradexplode.arguments import Arguments
+from lightning_gradexplode.clip.apply import drop_gradients
+from lightning_gradexplode.engine.run import TrainingRun
+from lightning_gradexplode.hosts.torch_loop import TorchLoop
+from lightning_gradexplode.respond import ExplosionError
+
+logger = logging.getLogger("lightning_gradexplode")
+
+
+class StepEvents:
+    """Calls the engine as a loop of plain PyTorch goes on.
+
+    A batch ends when each optimizer has stepped in it, or one steps again.
+
+    Args:
+        arguments: The monitor's arguments.
+        loop: The training loop.
+        state: The state of an earlier run to continue from.
+
+    Attributes:
+        run: The monitored run, None if it could not begin.
+    """
+
+    def __init__(self, arguments: Arguments, loop: TorchLoop, state: Mapping[str, Any]) -> None:
+        self.run: TrainingRun | None = None
+        self._arguments = arguments
+        self._loop = loop
+        self._failed = False
+        self._hooks: list[Any] = []
+        self._batch_idx = -1
+        self._marks_batches = self._in_batch = False
+        self._stepped: set[int] = set()
+        self._evaluating: Optimizer | None = None
+        self._awaiting: set[int] = set()
+        self._scaler_version: int | None = None
+        self._said: set[str] = set()
+        optimizers = loop.optimizers
+        try:  # hooks of an optimizer are called in this order: ours before its step, the engine's, ours after it
+            self._hooks = [one.register_step_pre_hook(self._before_step) for one in optimizers]
+            self.run = TrainingRun(arguments, loop, state)
+            self._hooks += [one.register_step_post_hook(self._after_step) for one in optimizers]
+        except Exception:
+            self._fail()
+
+    @property
+    def failed(self) -> bool:
+        """Whether the monitor has failed and is off."""
+        return self._failed or (self.run is not None and self.run.failed)
+
+    # What a host calls.
+
+    def batch_begins(self, batch: Any) -> None:
+        """Begin a batch, or a micro-batch, that is known."""
+        self._marks_batches = True
+        self._guarded(self._start_batch, batch, True)
+
+    def expect_backward(self, tensors: Sequence[Tensor], loss: Callable[[Tensor, Tensor], Tensor | None]) -> None:
+        """Measure the gradients at the end of the next backward pass through any of some tensors.
+
+        Args:
+            tensors: Results of a forward pass that require gradients.
+            loss: Returns the loss of the pass, multiplied by the scale of the gradient scaler, from the first of the
+                tensors that the backward pass reaches and the gradient there; None if it is unknown.
+        """
+        under_way = False
+
+        def ended(value: Tensor | None) -> None:
+            nonlocal under_way
+            under_way = False
+            self._guarded(self._backward_ended, value)
+
+        def hook_of(tensor: Tensor) -> Callable[[Tensor], None]:
+            detached = tensor.detach()
+
+            def begins(gradient: Tensor) -> None:
+                nonlocal under_way
+                if under_way or self.run is None:
+                    return
+                under_way = True
+                self._guarded(self._backward_begins)
+                value = loss(detached, gradient.detach())
+                # Twice, since other callbacks of the backward pass, such as those of DDP, are registered later.
+                _after_backward(lambda: _after_backward(lambda: ended(value)))
+
+            return begins
+
+        if self.run is not None:
+            for tensor in tensors:
+                tensor.register_hook(hook_of(tensor))  # type: ignore[no-untyped-call]
+
+    def steps_are_over(self) -> None:
+        """Record the steps of this batch that a gradient scaler has left out, and end the batch."""
+        self._guarded(self._record_left_out_steps)
+        self._guarded(self._end_batch)
+
+    def say_once(self, message: str) -> None:
+        """Log a warning, the first time."""
+        if message not in self._said:
+            self._said.add(message)
+            logger.warning("gradexplode: %s", message)
+
+    def close(self) -> None:
+        """End the run, and remove all hooks; the results stay."""
+        run = self.run
+        if run is None or not self._hooks:
+            return
+        self.steps_are_over()
+        run.flush()
+        if self._arguments.report == "always" and not run.failed:
+            run.report()
+        self.remove_hooks()
+
+    def remove_hooks(self) -> None:
+        """Remove all hooks."""
+        hooks, self._hooks = self._hooks, []
+        for hook in hooks:
+            hook.remove()
+        if self.run is not None:
+            self.run.close()
+
+    # Batches.
+
+    def _start_batch(self, batch: Any, is_known: bool) -> None:
+        self._record_left_out_steps()
+        self._end_batch()
+        self._batch_idx += 1
+        self._in_batch, self._loop.batch_is_known = True, is_known
+        if self.run is not None:
+            self.run.batch_started(batch, self._batch_idx)
+
+    def _end_batch(self) -> None:
+        """End a batch, if an optimizer has stepped in it."""
+        if self._stepped and self.run is not None:
+            self._stepped, self._in_batch = set(), False
+            self.run.batch_ended()
+            self._loop.batches += 1
+
+    # Backward passes.
+
+    def _backward_begins(self) -> None:
+        self._record_left_out_steps()
+        if self.run is not None and self._is_cleared:
+            self.run.gradients_cleared()
+        if not self._in_batch:
+            self._start_batch(None, False)
+
+    @property
+    def _is_cleared(self) -> bool:
+        """Whether no optimizer has a gradient."""
+        optimizers = self._loop.optimizers
+        return all(one.grad is None for each in optimizers for group in each.param_groups for one in group["params"])
+
+    def _backward_ended(self, loss: Tensor | None) -> None:
+        run, optimizer = self.run, self._evaluating
+        if run is None:
+            return
+        with torch.no_grad():
+            if loss is not None:
+                run.loss_computed(loss)
+            run.backward_ended()
+            self._awaiting = {id(one) for one in self._loop.optimizers}
+            self._scaler_version = self._loop.scaler_version
+            if optimizer is not None:
+                run.gradients_ready(optimizer)
+                if self._loop.should_stop:
+                    drop_gradients(optimizer)
+
+    def _record_left_out_steps(self) -> None:
+        """Record the steps that the gradient scaler has left out, for which no hook of the optimizer is called.
+
+        It has, if its scale was updated since the gradients were measured and the optimizer has not stepped. With
+        several optimizers one may merely hold gradients of another one's loss; only if they overflowed, it counts.
+        """
+        waiting, version = self._awaiting, self._loop.scaler_version
+        if not waiting or version is None or version == self._scaler_version or self.run is None:
+            return
+        optimizers = self._loop.optimizers
+        self._awaiting = set()
+        for optimizer in optimizers:
+            if id(optimizer) in waiting and (len(optimizers) == 1 or self.run.has_overflowed(optimizer)):
+                self.run.gradients_ready(optimizer)
+                self._stepped.add(id(optimizer))
+        if len(self._stepped) == len(optimizers):
+            self._end_batch()
+
+    # Steps.
+
+    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._guarded(self._step_begins, optimizer, len(args) > 1 or kwargs.get("closure") is not None)
+
+    def _step_begins(self, optimizer: Optimizer, has_closure: bool) -> None:
+        if self._loop.should_stop:
+            drop_gradients(optimizer)
+            return
+        if id(optimizer) in self._stepped and not self._marks_batches:
+            self._end_batch()
+        if not self._in_batch:
+            self._start_batch(None, False)
+        if has_closure:
+            self._evaluating = optimizer
+        elif self.run is not None:
+            if id(optimizer) not in self._awaiting:
+                self.say_once(self._loop.unannounced)
+            with torch.no_grad():
+                self.run.gradients_ready(optimizer)
+
+    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._guarded(self._step_ended, optimizer)
+
+    def _step_ended(self, optimizer: Optimizer) -> None:
+        self._evaluating = None
+        self._awaiting.discard(id(optimizer))
+        self._stepped.add(id(optimizer))
+        if len(self._stepped) == len(self._loop.optimizers):
+            self._end_batch()
+
+    # Failure.
+
+    def _guarded(self, call: Callable[..., None], *arguments: Any) -> None:
+        """Call a function of ours, whose failure switches the monitor off and does not reach the training loop."""
+        if self.run is None:
+            return
+        try:
+            call(*arguments)
+        except ExplosionError:
+            raise
+        except Exception:
+            self._fail()
+
+    def _fail(self) -> None:
+        self._failed = True
+        logger.exception("gradexplode: the monitor failed and is off; the training goes on without it")
+        self.remove_hooks()
+
+
+def _after_backward(call: Callable[[], None]) -> None:
+    """Call a function at the end of the backward pass, after those that are registered already."""
+    torch.autograd.Variable._execution_engine.queue_callback(call)

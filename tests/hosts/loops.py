@@ -1,0 +1,37 @@
+"""A small loop of plain PyTorch, with what a test needs to know about it that the monitor did not compute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    """Return a small perceptron."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+
+
+def batches(count: int, seed: int = 1) -> list[Tensor]:
+    """Return batches of 16 rows."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(16, 4, generator=generator) for _ in range(count)]
+
+
+def loss_of(model: nn.Module, batch: Tensor) -> Tensor:
+    """Return the mean squared error of a sum."""
+    error: Tensor = model(batch) - batch.sum(1, keepdim=True)
+    return error.square().mean()
+
+
+def exact_norm(parameters: Iterable[Tensor], scale: float = 1.0) -> float:
+    """Return the L2 norm of all gradients in float64, divided by the scale of a gradient scaler."""
+    flat = [one.grad.detach().double().flatten() for one in parameters if one.grad is not None]
+    return float(torch.cat(flat).norm()) / scale
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Return whether two models have the same weights, bit for bit."""
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))

@@ -1,0 +1,391 @@
+"""The monitor in loops of plain PyTorch of many kinds, against float64 and against the loop without it."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from lightning_gradexplode import ExplosionError, GradientWatch
+from lightning_gradexplode.testing import RecordingLogger
+from tests.hosts.loops import batches, exact_norm, loss_of, network, same_weights
+
+
+def recorded(watch: GradientWatch) -> float:
+    """Return the norm that was recorded of the last step."""
+    assert not watch.failed
+    assert watch.last is not None
+    assert watch.last.grad_norm is not None
+    return watch.last.grad_norm
+
+
+def test_each_of_several_optimizers_has_its_own_norm() -> None:
+    """Two networks that are trained in turn are logged by optimizer, and together, as float64 says."""
+    models = [network(0), network(1)]
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.01) for model in models]
+    log = RecordingLogger()
+    truths: list[list[float]] = [[], []]
+    pair = nn.ModuleList(models)
+    with GradientWatch(pair, optimizers, loggers=[log], log_every_n_steps=1, report=False) as watch:
+        for batch in batches(5):
+            for index in range(2):
+                optimizers[index].zero_grad()
+                loss = loss_of(models[index], batch)
+                watch.loss(loss)
+                loss.backward()  # type: ignore[no-untyped-call]
+                truths[index].append(exact_norm(models[index].parameters()))
+                nn.utils.clip_grad_norm_(models[index].parameters(), 0.1)
+                optimizers[index].step()
+    for index in range(2):
+        values = log.values(f"gradexplode/optimizer_{index}/grad_norm")
+        assert [step for step, _ in values] == list(range(5))
+        assert [value for _, value in values] == pytest.approx(truths[index], rel=1e-9)
+    together = [value for _, value in log.values("gradexplode/grad_norm")]
+    assert together == pytest.approx([(a * a + b * b) ** 0.5 for a, b in zip(*truths, strict=True)], rel=1e-9)
+
+
+def test_the_first_gradients_of_a_line_search_are_the_steps() -> None:
+    """LBFGS evaluates its closure several times a step; one record a step has the norm of the first evaluation."""
+    model = network()
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3)
+    with GradientWatch(model, optimizer, report=False) as watch:
+        for step, batch in enumerate(batches(4)):
+            norms: list[float] = []
+
+            def closure(batch: Tensor = batch, norms: list[float] = norms) -> Tensor:
+                optimizer.zero_grad()
+                loss = loss_of(model, batch)
+                watch.loss(loss)
+                loss.backward()  # type: ignore[no-untyped-call]
+                norms.append(exact_norm(model.parameters()))
+                return loss
+
+            optimizer.step(closure)  # type: ignore[no-untyped-call]
+            assert len(norms) > 1
+            assert recorded(watch) == pytest.approx(norms[0], rel=1e-9)
+            assert watch.last is not None
+            assert watch.last.step == step
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_losses_and_norms_of_an_accumulation_belong_to_one_step(marked: bool) -> None:
+    """Micro-batches, also with marked begins, make one record with their mean loss and the norm of their sum."""
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    with GradientWatch(model, optimizer, report=False) as watch:
+        for step in range(4):
+            optimizer.zero_grad()
+            losses = []
+            for batch in batches(3, seed=step):
+                if marked:
+                    watch.batch(batch)
+                loss = loss_of(model, batch)
+                watch.loss(loss)
+                (loss / 3).backward()  # type: ignore[no-untyped-call]
+                losses.append(float(loss.detach()))
+            truth = exact_norm(model.parameters())
+            optimizer.step()
+            if marked:
+                watch.batch(batches(1)[0])
+            assert recorded(watch) == pytest.approx(truth, rel=1e-9)
+            assert watch.last is not None
+            assert watch.last.loss == pytest.approx(sum(losses) / 3, rel=1e-6)
+            assert watch.last.step == step
+
+
+@pytest.mark.parametrize("place", ["before forward", "before backward", "after step", "to zero", "by hand"])
+def test_gradients_may_be_cleared_anywhere(place: str) -> None:
+    """Where a loop clears its gradients changes neither the norms nor the number of steps."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with GradientWatch(model, optimizer, report=False) as watch:
+        for step, batch in enumerate(batches(5)):
+            if place == "before forward":
+                optimizer.zero_grad()
+            loss = loss_of(model, batch)
+            watch.loss(loss)
+            if place == "before backward":
+                model.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            truth = exact_norm(model.parameters())
+            optimizer.step()
+            if place == "after step":
+                optimizer.zero_grad()
+            if place == "to zero":
+                optimizer.zero_grad(set_to_none=False)
+            if place == "by hand":
+                for parameter in model.parameters():
+                    parameter.grad = None
+            assert recorded(watch) == pytest.approx(truth, rel=1e-9)
+            assert watch.last is not None
+            assert watch.last.step == step
+
+
+@pytest.mark.parametrize("to_none", [True, False])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_step_that_the_scaler_leaves_out_is_recorded(count: int, to_none: bool) -> None:
+    """For one optimizer as for two, however gradients are cleared, an overflow is a finding at its own step."""
+    models = [network(seed) for seed in range(count)]
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.001) for model in models]
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    pair = nn.ModuleList(models)
+    with GradientWatch(pair, optimizers, scaler=scaler, report=False) as watch:
+        for step, batch in enumerate(batches(6)):
+            for index in range(count):
+                optimizers[index].zero_grad(set_to_none=to_none)
+                factor = float("inf") if step == 3 and index == count - 1 else 1.0
+                loss = loss_of(models[index], batch) * factor
+                watch.loss(loss)
+                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                scaler.step(optimizers[index])
+            scaler.update()
+    found = [one for one in watch.findings if one.sign == "nonfinite-gradient"]
+    assert {one.step for one in found} == {3}
+    assert watch.last is not None
+    assert watch.last.step == 5
+    assert all(bool(one.isfinite().all()) for one in pair.parameters())
+
+
+def test_an_overflow_in_the_last_step_is_recorded() -> None:
+    """No backward pass follows; the step is recorded when the watch is closed."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    with GradientWatch(model, optimizer, scaler=scaler, report=False) as watch:
+        for step, batch in enumerate(batches(3)):
+            optimizer.zero_grad()
+            loss = loss_of(model, batch) * (float("nan") if step == 2 else 1.0)
+            watch.loss(loss)
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            scaler.step(optimizer)
+            scaler.update()
+    assert [one.step for one in watch.findings if one.sign == "nonfinite-gradient"] == [2]
+
+
+def test_a_step_without_its_loss_is_measured_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The gradients are those that the optimizer gets; one line names what is missing."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with caplog.at_level(logging.WARNING), GradientWatch(model, optimizer, report=False) as watch:
+        for batch in batches(3):
+            optimizer.zero_grad()
+            loss_of(model, batch).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            assert recorded(watch) == pytest.approx(exact_norm(model.parameters()), rel=1e-9)
+    assert len([one for one in caplog.messages if "without a call of loss()" in one]) == 1
+    assert watch.last is not None
+    assert watch.last.loss is None
+
+
+def explode(watch: GradientWatch, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 40) -> int:
+    """Train until the watch says to stop; return the number of steps."""
+    for step, batch in enumerate(batches(steps)):
+        if watch.should_stop:
+            return step
+        optimizer.zero_grad()
+        loss = loss_of(model, batch)
+        watch.loss(loss)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return steps
+
+
+def test_raise_ends_the_loop_and_leaves_nothing_behind() -> None:
+    """The error comes out of the optimizer's step, the results stay, and the optimizer has no hook any more."""
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=5.0)
+    watch = GradientWatch(model, optimizer, on_explosion="raise", report=False)
+    with pytest.raises(ExplosionError), watch:
+        explode(watch, model, optimizer, 200)
+    assert watch.exploded
+    assert watch.diagnosis() is not None
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not optimizer._optimizer_step_post_hooks
+
+
+def test_an_exception_of_the_loop_is_not_swallowed(tmp_path: Path) -> None:
+    """What was measured until then is written, and the exception goes on."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    watch = GradientWatch(model, optimizer, log_dir=tmp_path, log_every_n_steps=1)
+
+    def fails() -> None:
+        with watch:
+            explode(watch, model, optimizer, 3)
+            raise KeyError("theirs")
+
+    with pytest.raises(KeyError, match="theirs"):
+        fails()
+    assert not watch.failed
+    assert (tmp_path / "gradexplode" / "steps.npz").exists()
+
+
+def test_our_clipping_and_theirs_go_together() -> None:
+    """Gradients are clipped by the loop first and by the policy then; the norm is the one before both."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with GradientWatch(model, optimizer, clip=0.05, log_every_n_steps=1, report=False) as watch:
+        for batch in batches(4):
+            optimizer.zero_grad()
+            loss = loss_of(model, batch)
+            watch.loss(loss)
+            loss.backward()  # type: ignore[no-untyped-call]
+            truth = exact_norm(model.parameters())
+            nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            optimizer.step()
+            assert exact_norm(model.parameters()) == pytest.approx(0.05, rel=1e-4)
+            assert recorded(watch) == pytest.approx(truth, rel=1e-9)
+            assert watch.last is not None
+            assert watch.last.grad_norm_clipped == pytest.approx(0.05, rel=1e-4)
+
+
+def test_a_resumed_watch_decides_as_one_that_was_never_stopped() -> None:
+    """After half of the steps model, optimizer and watch go through a checkpoint; thresholds and findings are equal."""
+
+    def train(resumes: bool) -> tuple[list[float | None], list[Any], nn.Module]:
+        model, thresholds, findings = nn.Linear(4, 1), [], []
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(0.1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        watch = GradientWatch(model, optimizer, clip="auto", report=False)
+        for step, batch in enumerate(batches(60)):
+            if step == 30 and resumes:
+                saved = io.BytesIO()
+                torch.save([model.state_dict(), optimizer.state_dict(), watch.state_dict()], saved)
+                watch.close()
+                saved.seek(0)
+                weights, state, ours = torch.load(saved, weights_only=True)
+                model, findings = nn.Linear(4, 1), watch.findings
+                optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+                model.load_state_dict(weights)
+                optimizer.load_state_dict(state)
+                watch = GradientWatch(model, optimizer, clip="auto", report=False)
+                watch.load_state_dict(ours)
+            optimizer.zero_grad()
+            loss = loss_of(model, batch * (30.0 if step in (25, 45) else 1.0))
+            watch.loss(loss)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            assert watch.last is not None
+            assert watch.last.step == step
+            thresholds.append(watch.last.clip_val)
+        watch.close()
+        return thresholds, findings or watch.findings, model
+
+    whole, resumed = train(False), train(True)
+    assert whole[0] == resumed[0]
+    assert same_weights(whole[2], resumed[2])
+
+
+def test_model_and_optimizer_can_be_copied_and_pickled_while_they_are_watched() -> None:
+    """Copies carry no hook of ours; the watch itself says what to save in its place."""
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    watch = GradientWatch(model, optimizer, report=False)
+    explode(watch, model, optimizer, 2)
+    restored, own = pickle.loads(pickle.dumps((model, optimizer)))
+    copied = copy.deepcopy(model)
+    assert same_weights(restored, model)
+    assert same_weights(copied, model)
+    assert isinstance(own, torch.optim.Adam)
+    with pytest.raises(TypeError, match="state_dict"):
+        pickle.dumps(watch)
+    watch.close()
+
+
+def test_two_watches_in_a_process_do_not_disturb_each_other() -> None:
+    """Two models in turn, each with a watch of its own, have the norms that float64 says."""
+    models = [network(0), network(1)]
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.01) for model in models]
+    watches = [GradientWatch(model, one, report=False) for model, one in zip(models, optimizers, strict=True)]
+    for batch in batches(3):
+        for model, optimizer, watch in zip(models, optimizers, watches, strict=True):
+            optimizer.zero_grad()
+            loss = loss_of(model, batch)
+            watch.loss(loss)
+            loss.backward()  # type: ignore[no-untyped-call]
+            truth = exact_norm(model.parameters())
+            optimizer.step()
+            assert recorded(watch) == pytest.approx(truth, rel=1e-9)
+    for watch in watches:
+        watch.close()
+
+
+def test_a_compiled_model_keeps_its_names() -> None:
+    """The wrapper of torch.compile adds no prefix to the names of parameters, and the norm is exact."""
+    model = network()
+    compiled: Any = torch.compile(model, backend="eager")
+    optimizer = torch.optim.SGD(compiled.parameters(), lr=0.01)
+    with GradientWatch(compiled, optimizer, report=False) as watch:
+        explode(watch, compiled, optimizer, 3)
+        assert watch.last is not None
+        assert watch.last.parameters == ("0.weight", "0.bias", "2.weight", "2.bias")
+        assert recorded(watch) == pytest.approx(exact_norm(model.parameters()), rel=1e-9)
+
+
+def test_scalars_go_to_a_file_where_there_is_no_logger(tmp_path: Path) -> None:
+    """The file has a row for each scalar of each logged step, and is appended to by a second run."""
+    for _ in range(2):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        with GradientWatch(model, optimizer, log_dir=tmp_path, log_every_n_steps=1, report=False) as watch:
+            explode(watch, model, optimizer, 3)
+    with (tmp_path / "gradexplode.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows if row["name"] == "gradexplode/grad_norm"] == ["0", "1", "2"] * 2
+    assert all(float(row["value"]) >= 0 for row in rows)
+
+
+def test_a_summary_writer_gets_scalars_and_histograms(tmp_path: Path) -> None:
+    """TensorBoard shows both; the report lies in the writer's folder."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    writer = SummaryWriter(str(tmp_path))
+    arguments: dict[str, Any] = {"log_every_n_steps": 1, "histogram_every_n_steps": 1, "report": "always"}
+    with GradientWatch(model, optimizer, loggers=[writer], **arguments) as watch:
+        explode(watch, model, optimizer, 3)
+    writer.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [event.step for event in events.Scalars("gradexplode/grad_norm")] == [0, 1, 2]
+    assert "gradexplode/gradient/0.weight" in events.Tags()["histograms"]
+    assert watch.report_folder == tmp_path / "gradexplode"
+
+
+def test_an_offline_run_of_wandb_gets_scalars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of W&B is a logger as it is; its summary has the last norm."""
+    import wandb
+
+    for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with wandb.init(mode="offline", dir=tmp_path) as run:
+        with GradientWatch(model, optimizer, loggers=[run], log_every_n_steps=1, report=False) as watch:
+            explode(watch, model, optimizer, 3)
+        assert run.summary["gradexplode/grad_norm"] == pytest.approx(exact_norm(model.parameters()), rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["FullyShardedDataParallel", "DeepSpeedEngine"])
+def test_wrappers_that_hide_gradients_switch_the_watch_off(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """One line says so and what to use, and the training goes on."""
+    wrapper = type(kind, (nn.Sequential,), {})(network())
+    optimizer = torch.optim.SGD(wrapper.parameters(), lr=0.01)
+    with GradientWatch(wrapper, optimizer, report=False) as watch:
+        explode(watch, wrapper, optimizer, 2)
+    assert watch.last is None
+    assert watch.findings == []
+    assert watch.diagnosis() is None
+    assert len([one for one in caplog.messages if "is off for this run" in one]) == 1
