@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -21,6 +22,10 @@ from lightning_gradexplode.report.axes import Axis, axis_for
 
 HEALTHY_UPDATE_RATIO = (1e-4, 1e-2)
 """The usual range of the update ratio: a decade on each side of 0.001."""
+
+
+MOST_LOSSES = 3
+"""Number of logged losses that are drawn where the loss itself is not known."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,15 +109,17 @@ def time_chart(history: History, content: ReportContent) -> TimeChart | None:
     return TimeChart(history.step, found, tuple(_marks(content, history.step)), _view(history.step, content))
 
 
+_NONE = np.array([math.nan])
+
+
 def _panels(history: History, signs: Container[str]) -> Iterator[Panel]:
     values = history.values
     alarmed = values.get("severity", np.zeros(len(history.step))) > 0
 
     def panel(title: str, names: Mapping[str, str], band: tuple[float, float] | None = None) -> Iterator[Panel]:
         lines = tuple(
-            Line(label, values[name], color, is_dashed=name == "clip_val")
-            for color, (name, label) in enumerate(names.items(), 1)
-            if name in values and not np.isnan(values[name]).all()
+            Line(names[name], values[name], color, is_dashed=name == "clip_val")
+            for color, name in enumerate((one for one in names if not np.isnan(values.get(one, _NONE)).all()), 1)
         )
         first = values.get(next(iter(names)), np.zeros(len(history.step)))
         # NaN also stands for what was not measured: norms always are, the loss of manual optimization is not.
@@ -121,7 +128,7 @@ def _panels(history: History, signs: Container[str]) -> Iterator[Panel]:
         if lines or len(nonfinite):
             yield Panel(title, axis_for(*(line.values for line in lines)), lines, nonfinite, band)
 
-    yield from panel("Loss", {"loss": "loss"})
+    yield from panel("Loss", _losses(history))
     norms = {"grad_norm": "before clipping", "grad_norm_clipped": "after clipping", "clip_val": "clip value"}
     if "clip_val" not in values or np.isnan(values["clip_val"]).all():
         norms = {"grad_norm": "gradient norm"}
@@ -129,6 +136,14 @@ def _panels(history: History, signs: Container[str]) -> Iterator[Panel]:
     yield from panel("Update ratio", {"update_ratio": "update / weights"}, HEALTHY_UPDATE_RATIO)
     yield from panel("Learning rate", {"learning_rate": "learning rate"})
     yield from panel("Loss scale", {"loss_scale": "scale of the gradient scaler"})
+
+
+def _losses(history: History) -> dict[str, str]:
+    """Return names and labels of the loss; in manual optimization, where it is not known, of losses that were logged."""
+    if not np.isnan(history.values.get("loss", np.array([math.nan]))).all():
+        return {"loss": "loss"}
+    logged = [name for name in history.values if name.startswith("logged/") and "loss" in name.lower()]
+    return {"loss": "loss"} | {name: name.removeprefix("logged/") for name in logged[:MOST_LOSSES]}
 
 
 def _marks(content: ReportContent, steps: IntArray) -> Iterator[Mark]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ def facts(content: ReportContent) -> list[tuple[str, str]]:
     evidence = content.evidence
     run, finding = evidence.run, summary.headline(evidence.findings)
     step = evidence.now if finding is None else finding.step
-    epoch, rate = recorded(evidence, "epoch", step), recorded(evidence, "learning_rate", step)
+    epoch = recorded(evidence, "epoch", step)
+    rates = [recorded(replace(evidence, history=(one,)), "learning_rate", step) for one in evidence.history]
     batch = evidence.batch
     batch_idx = recorded(evidence, "batch_idx", step)
     scaler = "" if run.scaler == "none" else f", {run.scaler} gradient scaler"
@@ -71,7 +73,7 @@ def facts(content: ReportContent) -> list[tuple[str, str]]:
         ("Date", f"{content.written[:16].replace('T', ' ')} UTC"),
         ("Step", f"{step}" + (f", epoch {epoch:.0f}" if epoch is not None else "")),
         ("Batch", _batch_text(batch_idx, batch.size if batch else run.batch_size)),
-        ("Learning rate", "" if rate is None else f"{rate:.4g}"),
+        ("Learning rate", "; ".join(dict.fromkeys(f"{rate:.4g}" for rate in rates if rate is not None))),
         ("Optimizer", "; ".join(one.kind for one in run.optimizers)),
         ("Precision", f"{run.precision}{scaler}" if run.optimizers else ""),
         ("Processes", str(run.processes) if run.processes > 1 else ""),

@@ -137,3 +137,16 @@ def test_a_loss_that_was_not_measured_is_not_called_nan() -> None:
     chart = time_chart(replace(history, values=values), nonfinite)
     assert chart is not None
     assert len(chart.panels[0].nonfinite) > 0
+
+
+def test_losses_that_the_module_logged_stand_for_one_that_is_not_known() -> None:
+    """As in manual optimization, where several losses have gradients."""
+    content = examples.growing()
+    history = content.evidence.history[0]
+    steps = len(history.step)
+    logged = {"logged/loss_critic": np.linspace(-1, -50, steps), "logged/accuracy": np.ones(steps)}
+    values = {**history.values, "loss": np.full(steps, np.nan), **logged}
+    chart = time_chart(replace(history, values=values), content)
+    assert chart is not None
+    assert chart.panels[0].title == "Loss"
+    assert [line.name for line in chart.panels[0].lines] == ["loss_critic"]
