@@ -139,7 +139,7 @@ def _panels(history: History, signs: Container[str]) -> Iterator[Panel]:
 
 
 def _losses(history: History) -> dict[str, str]:
-    """Return names and labels of the loss; in manual optimization, where it is not known, of losses that were logged."""
+    """Return names and labels of the loss; of manual optimization, where it is not known, of logged losses."""
     if not np.isnan(history.values.get("loss", np.array([math.nan]))).all():
         return {"loss": "loss"}
     logged = [name for name in history.values if name.startswith("logged/") and "loss" in name.lower()]

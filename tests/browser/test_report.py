@@ -95,3 +95,35 @@ def test_plain_charts_are_drawn_too(browser: Browser, tmp_path: Path, monkeypatc
     )
     assert browser.wait("return all('.plain image').length == 1")
     assert any("blocks.6.layer_1.weight" in text for text in texts(browser, ".plain .culprit"))
+
+
+def test_curves_and_heat_map_show_the_same_steps(browser: Browser, tmp_path: Path) -> None:
+    """Whichever of the two is zoomed, and whichever button is pressed."""
+    page = write_report(tmp_path, examples.growing()).page
+    assert page is not None
+    browser.open(page.as_uri())
+    assert browser.wait("return all('.main-svg').length > 2")
+    ranges = (
+        "const shown = ['time-0', 'heatmap-0'].map(id => document.getElementById(id).layout.xaxis.range.map(Number)); "
+    )
+    for zoomed, first in (("heatmap-0", 11), ("time-0", 13)):
+        browser.wait(f"Plotly.relayout('{zoomed}', {{'xaxis.range': [{first}, 40]}}); return true")
+        assert browser.wait(f"{ranges} return shown.every(one => one[0] == {first} && one[1] == 40)")
+    browser.wait("document.querySelector('[data-all]').click(); return true")
+    assert browser.wait(f"{ranges} return shown[0][0] < 0 && String(shown[0]) == String(shown[1])")
+
+
+def test_findings_can_be_read_on_a_phone(browser: Browser, tmp_path: Path) -> None:
+    """At 390 pixels nothing is wider than the screen, and each finding's message is within it."""
+    page = write_report(tmp_path, examples.growing(1000)).page
+    assert page is not None
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        browser.open(page.as_uri())
+        assert browser.wait("return all('.main-svg').length > 2")
+        assert browser.wait("return document.documentElement.scrollWidth <= 390")
+        edges = browser.wait("return all('#findings td:nth-child(5)').map(one => one.getBoundingClientRect().right)")
+        assert max(edges) <= 390
+    finally:
+        browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
