@@ -22,7 +22,10 @@ from benchmarks.scenarios import (
     healthy_noise,
     healthy_schedules,
     healthy_shapes,
+    interventions,
     kept_back,
+    kept_back_objectives,
+    loss_scales,
     measuring,
     optimizing,
     policies,
@@ -51,6 +54,8 @@ _MODULES = (
     transferring,
     optimizing,
     attending,
+    interventions,
+    loss_scales,
 )
 
 FAMILIES: tuple[Family, ...] = tuple(
@@ -58,7 +63,12 @@ FAMILIES: tuple[Family, ...] = tuple(
 )
 """The families that rules and constants were chosen on."""
 
-KEPT_BACK: tuple[Family, ...] = tuple(value for value in vars(kept_back).values() if isinstance(value, Family))
+KEPT_BACK: tuple[Family, ...] = tuple(
+    value
+    for module in (kept_back, kept_back_objectives)
+    for value in vars(module).values()
+    if isinstance(value, Family)
+)
 """Families of other kinds, written after the rules."""
 
 __all__ = ["FAMILIES", "KEPT_BACK", "Family"]

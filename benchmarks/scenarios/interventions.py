@@ -151,7 +151,7 @@ def harder_targets(seed: int) -> Setup:
 def sequences_grow_too_long(seed: int) -> Setup:
     """A recurrent network whose gain is above one, on sequences that get longer at every step."""
     recurrent = nn.RNN(4, 24, nonlinearity="relu", batch_first=True)
-    nn.init.orthogonal_(recurrent.weight_hh_l0, gain=1.3)
+    nn.init.orthogonal_(recurrent.weight_hh_l0, gain=1.3)  # type: ignore[arg-type]
     batches = [(torch.randn(16, 4 + step // 3, 4), torch.randn(16, 1)) for step in range(300)]
     return Setup(ScenarioModule(LastOutput(recurrent, 1), mse_loss, sgd(1e-5)), batches)
 

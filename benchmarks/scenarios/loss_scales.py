@@ -1,4 +1,4 @@
-"""Losses of unusual size and noise: tiny, with an offset, in bits; single samples, accumulation, short runs, dropout."""
+"""Losses of unusual size and noise: tiny, offset, in bits; single samples, accumulation, short runs, dropout."""
 
 from __future__ import annotations
 
@@ -152,8 +152,10 @@ def thirty_steps_too_fast(seed: int) -> Setup:
 
 def noisy(sizes: list[int], share: float) -> nn.Sequential:
     """Build a perceptron with dropout before each layer but the first."""
-    layers = [layer for layer in perceptron(sizes)]
-    return nn.Sequential(*(nn.Sequential(layer, nn.Dropout(share)) if type(layer) is nn.ReLU else layer for layer in layers))
+    layers = list(perceptron(sizes))
+    return nn.Sequential(
+        *(nn.Sequential(layer, nn.Dropout(share)) if type(layer) is nn.ReLU else layer for layer in layers)
+    )
 
 
 @healthy("dropout")

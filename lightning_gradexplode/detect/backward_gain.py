@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from lightning_gradexplode.detect.base import Detector
-from lightning_gradexplode.records import Finding, ModuleGradients, Severity, StepRecord
+from lightning_gradexplode.records import Finding, FloatArray, ModuleGradients, Severity, StepRecord
 from lightning_gradexplode.records.module_gradients import MANY_CALLS
 
 
@@ -14,7 +16,8 @@ class BackwardGain(Detector):
 
     A WARNING, and never CRITICAL by itself, if the gradient at the first module's outputs is more than `total` times
     that at the last one's, or rises by more than `single` times at one module, or by more than `in_time` times at each
-    time step of a recurrent one. A largest singular value above Pascanu's bound is named along with it; by itself it is
+    time step of a recurrent one and more than `total` times over the whole sequence: over few steps a growth of a tenth
+    at each is nothing. A largest singular value above Pascanu's bound is named along with it; by itself it is
     no sign, for it is necessary and not sufficient (Pascanu, Mikolov, Bengio 2013, section 2.1).
 
     Args:
@@ -50,13 +53,25 @@ class BackwardGain(Detector):
         return self._in_time(record, modules)
 
     def _in_time(self, record: StepRecord, modules: ModuleGradients) -> Finding | None:
-        growths = zip(modules.modules, modules.growth_in_time, modules.singular_value, strict=True)
-        name, growth, value = max(growths, key=lambda one: one[1] if one[1] == one[1] else 0.0)
-        if not growth > self.in_time:
+        counts = modules.growth_in_time > self.in_time
+        if not counts.any():
             return None
+        counts &= _over_the_sequence(modules) > self.total
+        if not counts.any():
+            return None
+        place = int(np.argmax(np.where(counts, modules.growth_in_time, 0.0)))
+        name, growth = modules.modules[place], float(modules.growth_in_time[place])
+        value = float(modules.singular_value[place])
         bound = "" if math.isnan(value) else f"; its recurrent matrix is at {value:.3g} times Pascanu's bound"
         message = f"the gradient grows {growth:.3g} times at each time step{bound}"
         return self.finding(record, Severity.WARNING, growth, self.in_time, message, name)
+
+
+def _over_the_sequence(modules: ModuleGradients) -> FloatArray:
+    """Return how many times each module's gradient grows over all time steps, shape ``(modules,)``."""
+    with np.errstate(over="ignore"):
+        growth: FloatArray = np.where(modules.calls >= MANY_CALLS, modules.growth_in_time**modules.calls, modules.gain)
+    return growth
 
 
 def _share_above_one(modules: ModuleGradients) -> float:

@@ -25,8 +25,8 @@ def profile(*norms: float, **more: Any) -> ModuleGradients:
     with np.errstate(all="ignore"):
         gain = inputs / outputs
     names = tuple(f"layer{place}" for place in range(size))
-    fields = {**defaults, **unknown, **more}
-    return ModuleGradients(modules=names, output_norm=outputs, input_norm=inputs, gain=gain, **fields)
+    fields = {**defaults, **unknown, "gain": gain, **more}
+    return ModuleGradients(modules=names, output_norm=outputs, input_norm=inputs, **fields)
 
 
 def test_growth_over_depth_is_a_warning_that_names_the_steepest_module() -> None:
@@ -40,13 +40,19 @@ def test_growth_over_depth_is_a_warning_that_names_the_steepest_module() -> None
 
 def test_growth_from_time_step_to_time_step_is_a_warning() -> None:
     """The recurrent module is named, and how its matrix compares with the bound is told."""
-    times, values = np.array([math.nan, 1.5]), np.array([math.nan, 2.5])
-    (finding,) = judge(
-        BackwardGain(), [record(0, module_gradients=profile(1.0, 1.0, growth_in_time=times, singular_value=values))]
-    )
+    times, values, calls = np.array([math.nan, 1.5]), np.array([math.nan, 2.5]), np.array([1.0, 30.0])
+    nodes = profile(1.0, 1.0, growth_in_time=times, singular_value=values, calls=calls)
+    (finding,) = judge(BackwardGain(), [record(0, module_gradients=nodes)])
     assert finding.where == "layer1"
     assert finding.value == pytest.approx(1.5)
     assert "2.5 times Pascanu's bound" in finding.message
+
+
+def test_a_recurrent_layer_is_judged_by_its_gain_over_the_whole_sequence() -> None:
+    """One call of it contains all time steps: the gradient at its inputs is five hundred times that at its outputs."""
+    times, gain = np.array([math.nan, 1.2]), np.array([math.nan, 500.0])
+    (finding,) = judge(BackwardGain(), [record(0, module_gradients=profile(1.0, 1.0, growth_in_time=times, gain=gain))])
+    assert "grows 1.2 times at each time step" in finding.message
 
 
 @pytest.mark.parametrize(
@@ -59,8 +65,10 @@ def test_growth_from_time_step_to_time_step_is_a_warning() -> None:
         profile(math.nan, math.inf, math.nan),
         profile(0.0, 0.0),
         profile(1.0, 1.0, singular_value=np.array([50.0, math.nan])),
+        profile(1.0, 1.0, growth_in_time=np.array([math.nan, 1.5]), calls=np.array([1.0, 8.0])),
+        profile(1.0, 1.0, growth_in_time=np.array([math.nan, 1.3])),
     ],
-    ids=["flat", "vanishing", "mild", "one module", "not finite", "zero", "a large matrix alone"],
+    ids=["flat", "vanishing", "mild", "one module", "not finite", "zero", "a large matrix alone", "few calls", "short"],
 )
 def test_ordinary_profiles_are_no_sign(nodes: ModuleGradients) -> None:
     """Nor is a matrix above the bound by itself, which is necessary and not sufficient."""
