@@ -21,6 +21,12 @@ LEAST_CONFIDENCE = 0.35
 CERTAIN = 0.7
 """A cause of this confidence drops those that it explains."""
 
+SURE = 0.95
+"""A cause of this confidence leaves no alternative to it."""
+
+FAINT = 0.2
+"""An alternative below is not named: one that a certain cause explains, or one beside an unknown cause."""
+
 MOST_CAUSES = 3
 MOST_REMEDIES = 5
 
@@ -57,22 +63,24 @@ EXPLAINS: Mapping[str, Sequence[str]] = {
     "moving-target": ("learning-rate",),
     "outlier-batch": ("learning-rate",),
 }
-"""For each kind, those whose signs it brings about by itself: dropped beside it if it is certain, else halved."""
+"""For each kind, those whose signs it brings about by itself: they count half beside it, and less if it is certain."""
 
 
 def diagnose(evidence: Evidence) -> Diagnosis:
     """Return what happened in an incident and why, the likeliest cause first.
 
-    A cause is named from a confidence of 0.35 on. One that another explains (`EXPLAINS`) is dropped if that one has a
-    confidence of 0.7 and more, and counts half otherwise. Where nothing is left the cause is ``"unknown"``, with what
-    was seen. A rule that fails costs that rule alone.
+    A cause is named from a confidence of 0.35 on. One that another explains (`EXPLAINS`) counts half; if that one has a
+    confidence of 0.7 and more it is an alternative of little confidence, and is dropped from 0.95 on. Where nothing is
+    left the cause is ``"unknown"``, with what was seen. A rule that fails costs that rule alone.
 
     Args:
         evidence: All that is known; each part may be missing.
     """
-    causes = rank([cause for kind in RULES if (cause := _found(kind, evidence)) is not None])
-    if not causes:
-        causes = (_unknown(evidence),)
+    found = [cause for kind in RULES if (cause := _found(kind, evidence)) is not None]
+    causes = rank(found)
+    if not causes or causes[0].confidence < LEAST_CONFIDENCE:
+        faint = sorted(found, key=lambda one: -one.confidence)
+        causes = (_unknown(evidence), *(one for one in faint if one.confidence >= FAINT))[:MOST_CAUSES]
     first = causes[0]
     return Diagnosis(
         step=evidence.step,
@@ -96,10 +104,10 @@ def rank(causes: Sequence[Cause]) -> tuple[Cause, ...]:
             for kind, other in known.items()
             if cause.kind in EXPLAINS.get(kind, ()) and other.confidence >= least
         ]
+        confidence, needed = cause.confidence * (0.5 if explaining else 1.0), LEAST_CONFIDENCE
         if explaining and max(explaining) >= CERTAIN:
-            continue
-        confidence = cause.confidence * (0.5 if explaining else 1.0)
-        if confidence >= LEAST_CONFIDENCE:
+            confidence, needed = 0.4 * cause.confidence, FAINT if max(explaining) < SURE else 1.0
+        if confidence >= needed:
             kept.append(replace(cause, confidence=round(confidence, 2)))
     kept.sort(key=lambda one: (-one.confidence, CAUSE_KINDS.index(one.kind)))
     return tuple(kept[:MOST_CAUSES])
@@ -140,6 +148,7 @@ def _since(evidence: Evidence) -> int | None:
 
 
 def _remedies(causes: Sequence[Cause]) -> tuple[str, ...]:
-    """Return the remedies of all causes: those of the first, then the first of each other one."""
-    listed = [*causes[0].remedies, *(one.remedies[0] for one in causes[1:] if one.remedies)]
+    """Return the remedies of all causes: those of the first, then the first of each likely other one."""
+    others = (one for one in causes[1:] if one.remedies and one.confidence >= LEAST_CONFIDENCE)
+    listed = [*causes[0].remedies, *(one.remedies[0] for one in others)]
     return tuple(dict.fromkeys(listed))[:MOST_REMEDIES]

@@ -10,6 +10,7 @@ import numpy as np
 
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.diagnose import diagnose, diagnose_calm
+from lightning_gradexplode.diagnose.outcomes import with_outcomes
 from lightning_gradexplode.engine.incidents import CALM_STEPS
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.replays import IncidentReplays, attempt
@@ -197,18 +198,19 @@ class EvidenceCollector:
             attempts: What the responses did.
         """
         recorders = [state.recorder for state in self._states]
+        histories = [recorder.history() for recorder in recorders]
         onset = self._now if self._onset is None else self._onset
         return Evidence(
             step=onset,
             now=self._now,
             findings=tuple(self._findings),
             run=self._run or RunFacts(),
-            history=tuple(_until(recorder.history(), self._now) for recorder in recorders),
+            history=tuple(_until(history, self._now) for history in histories),
             first=tuple(recorder.first() for recorder in recorders),
             batch=self._batch,
             replay=self._replays.replay,
             experiments=self._replays.experiments,
-            attempts=tuple(one for one in attempts if one.step >= onset),
+            attempts=with_outcomes([one for one in attempts if one.step >= onset], histories),
             weights_are_finite=self.weights_are_finite,
             update_is_harmless=self._update_is_harmless,
         )
