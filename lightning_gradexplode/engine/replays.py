@@ -176,6 +176,7 @@ class IncidentReplays:
                 again, replay = as_now, other
         if again.is_updated and failed is not None and replay.status == "not-possible":
             replay = dataclasses.replace(replay, reason=f'{replay.reason}; on_explosion="skip" would have kept them')
+        replay = _from_rank(replay, record.rank)
         kept = inputs.batch.size + (0 if inputs.weights is None else size_of(inputs.weights))
         self.replay = dataclasses.replace(replay, kept_bytes=kept)
         if again.is_updated or replay.status in ("not-possible", "not-reproduced"):
@@ -215,6 +216,27 @@ class IncidentReplays:
         known = self.experiments or Experiments()
         pairs = attempt("the line search", lambda: line_search(step, before, seconds_spent=known.seconds))
         self.experiments = dataclasses.replace(known, line_search=pairs or ())
+
+
+def _from_rank(replay: Replay, rank: int | None) -> Replay:
+    """Return what a process knows of a fault in the loss of one process, which logs what it has found.
+
+    Args:
+        replay: The replay of this process.
+        rank: The process whose loss was not finite, None if that is not known.
+    """
+    if rank is None or not torch.distributed.is_initialized():
+        return replay
+    own = torch.distributed.get_rank()
+    if own != rank and replay.status == "not-reproduced":
+        reason = f"the loss that was not finite is that of rank {rank}, which logs what it finds in its own batch"
+        return dataclasses.replace(replay, reason=reason)
+    first = replay.hidden or replay.first
+    if own == rank != 0 and first is not None and replay.status == "reproduced":
+        place = "" if first.file is None else f" at {first.file}:{first.line}"
+        rows = f", in row {', '.join(map(str, first.rows))} of its batch" if first.rows else ""
+        logger.warning("gradexplode: rank %d: %s%s made %s%s", rank, first.name, place, first.result, rows)
+    return replay
 
 
 def _replayed(step: ReplayStep, failed: Failed | None, expected_loss: float | None) -> Replay:
