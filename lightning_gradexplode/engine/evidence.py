@@ -20,6 +20,7 @@ from lightning_gradexplode.measure.batch_facts import collect_batch_facts, usual
 from lightning_gradexplode.measure.batch_fields import fields_of
 from lightning_gradexplode.measure.run_facts import collect_run_facts, in_order
 from lightning_gradexplode.measure.sample_indices import sample_indices
+from lightning_gradexplode.measure.update_fault import find_update_fault
 from lightning_gradexplode.measure.usual_ranges import UsualRanges
 from lightning_gradexplode.records import (
     Attempt,
@@ -31,6 +32,7 @@ from lightning_gradexplode.records import (
     History,
     RunFacts,
     Severity,
+    UpdateFault,
 )
 
 NONFINITE_SIGNS = frozenset({"nonfinite-loss", "nonfinite-gradient", "nonfinite-weight"})
@@ -65,6 +67,7 @@ class EvidenceCollector:
         self._now = -1
         self.weights_are_finite = True
         self._update_is_harmless = False
+        self._update_fault: UpdateFault | None = None
         self._published: Diagnosis | None = None
 
     # Called at every step.
@@ -129,7 +132,7 @@ class EvidenceCollector:
             return
         if onset != self._onset:
             self._onset, self._findings = onset, []
-            self._batch = None
+            self._batch = self._update_fault = None
             self._replays.forget()
             self._update_is_harmless = False
         began = any(one.severity is Severity.CRITICAL for one in self._findings)
@@ -138,12 +141,27 @@ class EvidenceCollector:
         critical = any(finding.severity is Severity.CRITICAL for finding in serious)
         nonfinite = any(finding.sign in NONFINITE_SIGNS for finding in serious)
         self._update_is_harmless = nonfinite and step.grad_norm == 0.0
+        if nonfinite and self._update_fault is None and (before_update or not step.record().nonfinite_count):
+            self._update_fault = self._find_update_fault(step.inputs, before_update)
         if step.inputs is None:
             return
         if self._batch is None or (critical and not began) or nonfinite:
             self._collect_batch(step, step.inputs, began)
         if critical and self._replays.is_due:
             self._compute_again(step, step.inputs, before_update)
+
+    def _find_update_fault(self, inputs: StepInputs | None, before_update: bool) -> UpdateFault | None:
+        """Find the weight that this step's update, or an earlier one where it has not been taken yet, has lost."""
+        before = None if inputs is None or before_update else inputs.weights
+        return attempt(
+            "the fault of the update",
+            lambda: find_update_fault(
+                self._loop.module,
+                [state.optimizer for state in self._states],
+                before,
+                with_gradient=not before_update,
+            ),
+        )
 
     def _compute_again(self, step: Step, inputs: StepInputs, before_update: bool) -> None:
         """Replay a step, and take over the order of execution that it has shown."""
@@ -213,6 +231,7 @@ class EvidenceCollector:
             attempts=with_outcomes([one for one in attempts if one.step >= onset], histories),
             weights_are_finite=self.weights_are_finite,
             update_is_harmless=self._update_is_harmless,
+            update_fault=self._update_fault,
         )
 
     def diagnosis(self, attempts: Sequence[Attempt] = ()) -> Diagnosis | None:

@@ -11,7 +11,15 @@ from lightning_gradexplode.records.finding import Finding, Severity
 from lightning_gradexplode.records.histogram import BUCKET_EDGES, Histogram, IntArray
 from lightning_gradexplode.records.module_gradients import FloatArray, ModuleGradients
 from lightning_gradexplode.records.norms import Norms
-from lightning_gradexplode.records.replay import Activation, Experiments, LossTerm, Operand, Operation, Replay
+from lightning_gradexplode.records.replay import (
+    Activation,
+    Experiments,
+    LossTerm,
+    Operand,
+    Operation,
+    Replay,
+    UpdateFault,
+)
 from lightning_gradexplode.records.report import Report, ReportContent
 from lightning_gradexplode.records.run_facts import ModuleFacts, OptimizerFacts, ParameterFacts, RunFacts
 from lightning_gradexplode.records.step_record import StepRecord
@@ -46,5 +54,6 @@ __all__ = [
     "RunFacts",
     "Severity",
     "StepRecord",
+    "UpdateFault",
     "combine",
 ]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from lightning_gradexplode.records.batch_facts import BatchFacts
 from lightning_gradexplode.records.finding import Finding
 from lightning_gradexplode.records.html import table
-from lightning_gradexplode.records.replay import Experiments, Replay
+from lightning_gradexplode.records.replay import Experiments, Replay, UpdateFault
 from lightning_gradexplode.records.run_facts import RunFacts
 from lightning_gradexplode.records.text import printable
 
@@ -100,6 +100,7 @@ class Evidence:
         attempts: What was done about it.
         weights_are_finite: Whether the weights are still finite.
         update_is_harmless: Whether the step's update cannot reach the weights (gradients zero or missing).
+        update_fault: The first weight that an update with finite gradients has made non-finite, None if there is none.
     """
 
     step: int
@@ -114,6 +115,7 @@ class Evidence:
     attempts: tuple[Attempt, ...] = ()
     weights_are_finite: bool = True
     update_is_harmless: bool = False
+    update_fault: UpdateFault | None = None
 
 
 @dataclass(frozen=True, slots=True)

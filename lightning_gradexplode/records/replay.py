@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -204,3 +205,29 @@ class Experiments:
     heaviest_row: int | None = None
     initial_grad_norm: float | None = None
     seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateFault:
+    """The first weight that an optimizer's update has made non-finite, though the gradients were finite.
+
+    Args:
+        parameter: Name of the parameter, empty for one that the network does not hold.
+        dtype: Name of its type.
+        optimizer: Index of the optimizer.
+        element_count: Number of its elements that are not finite.
+        weight: The first of these elements.
+        weight_before: That element before the update, None if it is not known.
+        gradient: Its gradient as the optimizer was handed it, None if it is not known any more.
+        state: The optimizer's state for this element after the update, such as ``exp_avg_sq``, and for the whole
+            parameter, such as ``step``.
+    """
+
+    parameter: str
+    dtype: str
+    optimizer: int = 0
+    element_count: int = 0
+    weight: float | None = None
+    weight_before: float | None = None
+    gradient: float | None = None
+    state: Mapping[str, float] = field(default_factory=dict)

@@ -141,6 +141,7 @@ def diagnosis_json(content: ReportContent) -> dict[str, Any]:
         "batch": to_plain(evidence.batch),
         "replay": to_plain(evidence.replay),
         "experiments": to_plain(evidence.experiments),
+        "update_fault": to_plain(evidence.update_fault),
     }
 
 

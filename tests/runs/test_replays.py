@@ -275,3 +275,26 @@ def test_a_run_is_the_same_with_and_without_a_replay(build: Any, settings: dict[
 
     assert monitor.exploded
     assert with_monitor == without
+
+
+class Resting(Network):
+    """Has weights without a gradient, and an optimizer that divides by nothing."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return (self.body[2](torch.zeros(8, 8)) ** 2).mean()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=1e-3, eps=0.0)
+
+
+def test_an_update_that_loses_the_weights_is_shown_with_the_optimizers_state(tmp_path: Path) -> None:
+    """The first step's weights are kept, so that the weight before the update is known, too."""
+    module = Resting()
+    fit(module, GradientExplosionMonitor(report=tmp_path), max_steps=1)
+    found = json.loads((tmp_path / "diagnosis.json").read_text())
+
+    assert found["replay"]["status"] == "finite"
+    fault = found["update_fault"]
+    assert fault["parameter"] == "body.2.weight"
+    assert isinstance(fault["weight_before"], float)
+    assert (fault["gradient"], fault["state"]["exp_avg"], fault["state"]["exp_avg_sq"]) == (0.0, 0.0, 0.0)
