@@ -123,7 +123,7 @@ def loaded(current: Any, saved: Any, kinds: tuple[type, ...] = ()) -> tuple[Any,
     if saved is _MISSING:
         return current, [""]
     if hasattr(current, "load_state_dict"):
-        fresh = copy.deepcopy(current)
+        fresh = copied(current)
         try:
             return current, list(current.load_state_dict(saved) or ())
         except Exception:
