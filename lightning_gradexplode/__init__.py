@@ -30,7 +30,11 @@ from lightning_gradexplode.respond import (
 
 if TYPE_CHECKING:
     from lightning_gradexplode.callback import GradientExplosionMonitor
+    from lightning_gradexplode.hosts.fabric import FabricWatch
     from lightning_gradexplode.hosts.gradient_watch import GradientWatch
+    from lightning_gradexplode.hosts.transformers import (
+        GradientExplosionTrainerCallback as GradientExplosionTrainerCallback,  # not in `__all__`: its base is optional
+    )
 
 __all__ = [
     "AdaptiveGradientClip",
@@ -42,6 +46,7 @@ __all__ = [
     "Detector",
     "Diagnosis",
     "ExplosionError",
+    "FabricWatch",
     "Finding",
     "GradientExplosionMonitor",
     "GradientWatch",
@@ -66,8 +71,13 @@ __all__ = [
 __version__ = "0.2.0"
 
 
-_AT_FIRST_USE = {"GradientExplosionMonitor": "callback", "GradientWatch": "hosts.gradient_watch"}
-"""Names that are imported when they are first used, and Lightning with the first one; and their modules."""
+_AT_FIRST_USE = {
+    "FabricWatch": "hosts.fabric",
+    "GradientExplosionMonitor": "callback",
+    "GradientExplosionTrainerCallback": "hosts.transformers",
+    "GradientWatch": "hosts.gradient_watch",
+}
+"""Names that are imported when they are first used, with the packages that they need; and their modules."""
 
 
 def __getattr__(name: str) -> Any:

@@ -102,7 +102,7 @@ class Components:
             may_change_gradients=loop.may_change_gradients,
             optimizers=optimizers,
             exchange=StepExchange(loop.process_group),
-            schedule=LoggingSchedule(*arguments.intervals(loop.log_every_n_steps)),
+            schedule=LoggingSchedule(*arguments.intervals(loop.log_every_n_steps), loop.first_step),
             window=AccumulationWindow(loop),
             clipper=GradientClipper(loop, clips),
             deferred=DeferredSteps(loop, decides=clips or bool(acting)),

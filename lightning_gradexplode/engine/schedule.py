@@ -10,14 +10,16 @@ ALERT_STEPS = 10
 
 
 class LoggingSchedule:
-    """The intervals of scalars and histograms, in phase with Lightning's own logging.
+    """The intervals of scalars and histograms, in phase with the training loop's own logging.
 
     Args:
         scalars: Number of steps from one log of scalars to the next, 0 for never.
         histograms: The same for histograms.
+        first: Number of the run's first step.
     """
 
-    def __init__(self, scalars: int, histograms: int) -> None:
+    def __init__(self, scalars: int, histograms: int, first: int = 0) -> None:
+        self._offset = 1 - first
         self._scalars = scalars
         self._histograms = histograms
         self._alert_until = -1
@@ -28,11 +30,11 @@ class LoggingSchedule:
 
     def scalars_due(self, step: int) -> bool:
         """Return whether scalars are logged at a step."""
-        return self._scalars > 0 and (step <= self._alert_until or (step + 1) % self._scalars == 0)
+        return self._scalars > 0 and (step <= self._alert_until or (step + self._offset) % self._scalars == 0)
 
     def histograms_due(self, step: int) -> bool:
         """Return whether histograms are logged at a step."""
-        return self._histograms > 0 and (step <= self._alert_until or (step + 1) % self._histograms == 0)
+        return self._histograms > 0 and (step <= self._alert_until or (step + self._offset) % self._histograms == 0)
 
     def module_gradients_due(self, step: int, first: bool) -> bool:
         """Return whether error gradients of modules are measured: with histograms, and at the run's first step."""

@@ -43,7 +43,12 @@ class TrainingLoop(ABC):
     @property
     @abstractmethod
     def step(self) -> int:
-        """The step that other metrics of the current batch are logged at, from 0."""
+        """The step that other metrics of the current batch are logged at, from `first_step`."""
+
+    @property
+    def first_step(self) -> int:
+        """What the loop's own logs count the first step of a run as: 0 or 1."""
+        return 0
 
     @property
     def epoch(self) -> int:

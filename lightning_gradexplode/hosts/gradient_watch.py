@@ -17,7 +17,7 @@ from lightning_gradexplode.detect import Detector
 from lightning_gradexplode.hosts.csv_log import CSVLog
 from lightning_gradexplode.hosts.results import RunResults
 from lightning_gradexplode.hosts.step_events import StepEvents
-from lightning_gradexplode.hosts.torch_loop import TorchLoop, hidden_gradients
+from lightning_gradexplode.hosts.torch_loop import MONITOR_IS_OFF, TorchLoop
 from lightning_gradexplode.respond import Response
 
 if TYPE_CHECKING:
@@ -123,9 +123,8 @@ class GradientWatch(RunResults):
         self._begin({})
 
     def _begin(self, state: Mapping[str, Any]) -> None:
-        hidden = hidden_gradients(self._loop)
-        if hidden is not None:
-            logger.warning("gradexplode: the monitor is off for this run, it logs and clips nothing: %s", hidden)
+        if self._loop.hidden_gradients is not None:
+            logger.warning(MONITOR_IS_OFF, self._loop.hidden_gradients)
             return
         self._events = StepEvents(self.arguments, self._loop, state)
 
@@ -150,11 +149,11 @@ class GradientWatch(RunResults):
         if self._events is None or not isinstance(loss, Tensor) or not loss.requires_grad:
             return
 
-        def value(loss: Tensor, gradient: Tensor) -> Tensor | None:
+        def value(index: int, gradient: Tensor) -> Tensor | None:
+            scale = self._loop.loss_scale()[0]
             if loss.numel() != 1:
                 return None
-            scale = self._loop.loss_scale()[0]
-            return loss if scale is None else loss * scale.to(loss.device)
+            return loss.detach() if scale is None else loss.detach() * scale.to(loss.device)
 
         self._events.expect_backward([loss], value)
 

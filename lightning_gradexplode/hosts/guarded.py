@@ -112,6 +112,7 @@ class GuardedLoop(TrainingLoop):
     set_clip = _guarded_call("set_clip", None)
     restore_clip = _guarded_call("restore_clip")
     use_measured_norm = _guarded_call("use_measured_norm")
+    first_step = _guarded("first_step")
     log_every_n_steps = _guarded("log_every_n_steps")
     loggers = _guarded("loggers")
     publish_metrics = _guarded_call("publish_metrics")

@@ -33,20 +33,30 @@ class StepEvents:
         arguments: The monitor's arguments.
         loop: The training loop.
         state: The state of an earlier run to continue from.
+        at_error: Called before an `ExplosionError` ends the loop, where the loop itself does not close the monitor.
 
     Attributes:
         run: The monitored run, None if it could not begin.
     """
 
-    def __init__(self, arguments: Arguments, loop: TorchLoop, state: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        arguments: Arguments,
+        loop: TorchLoop,
+        state: Mapping[str, Any],
+        at_error: Callable[[], None] = lambda: None,
+    ) -> None:
         self.run: TrainingRun | None = None
         self._arguments = arguments
         self._loop = loop
+        self._at_error = at_error
         self._failed = False
         self._hooks: list[Any] = []
         self._batch_idx = -1
         self._marks_batches = self._in_batch = False
         self._stepped: set[int] = set()
+        self._in_backward = False
+        self._losses: list[Tensor] = []
         self._evaluating: Optimizer | None = None
         self._awaiting: set[int] = set()
         self._scaler_version: int | None = None
@@ -71,39 +81,23 @@ class StepEvents:
         self._marks_batches = True
         self._guarded(self._start_batch, batch, True)
 
-    def expect_backward(self, tensors: Sequence[Tensor], loss: Callable[[Tensor, Tensor], Tensor | None]) -> None:
+    def expect_backward(self, tensors: Sequence[Tensor], loss: Callable[[int, Tensor], Tensor | None]) -> None:
         """Measure the gradients at the end of the next backward pass through any of some tensors.
 
         Args:
             tensors: Results of a forward pass that require gradients.
-            loss: Returns the loss of the pass, multiplied by the scale of the gradient scaler, from the first of the
-                tensors that the backward pass reaches and the gradient there; None if it is unknown.
+            loss: Returns a loss of the pass, multiplied by the scale of the gradient scaler, from the index of a
+                tensor that the backward pass has reached and the gradient there; None if it is unknown.
         """
-        under_way = False
+        if self.run is None:
+            return
+        self._in_backward = False  # an earlier pass may have been interrupted
 
-        def ended(value: Tensor | None) -> None:
-            nonlocal under_way
-            under_way = False
-            self._guarded(self._backward_ended, value)
+        def hook_of(index: int) -> Callable[[Tensor], None]:
+            return lambda gradient: self._guarded(self._tensor_reached, lambda: loss(index, gradient.detach()))
 
-        def hook_of(tensor: Tensor) -> Callable[[Tensor], None]:
-            detached = tensor.detach()
-
-            def begins(gradient: Tensor) -> None:
-                nonlocal under_way
-                if under_way or self.run is None:
-                    return
-                under_way = True
-                self._guarded(self._backward_begins)
-                value = loss(detached, gradient.detach())
-                # Twice, since other callbacks of the backward pass, such as those of DDP, are registered later.
-                _after_backward(lambda: _after_backward(lambda: ended(value)))
-
-            return begins
-
-        if self.run is not None:
-            for tensor in tensors:
-                tensor.register_hook(hook_of(tensor))  # type: ignore[no-untyped-call]
+        for index, tensor in enumerate(tensors):
+            tensor.register_hook(hook_of(index))  # type: ignore[no-untyped-call]
 
     def steps_are_over(self) -> None:
         """Record the steps of this batch that a gradient scaler has left out, and end the batch."""
@@ -154,6 +148,16 @@ class StepEvents:
 
     # Backward passes.
 
+    def _tensor_reached(self, loss: Callable[[], Tensor | None]) -> None:
+        if not self._in_backward:
+            self._in_backward, self._losses = True, []
+            self._backward_begins()
+            # Twice, since other callbacks of the backward pass, such as those of DDP, are registered later.
+            _after_backward(lambda: _after_backward(lambda: self._guarded(self._backward_ended)))
+        value = loss()
+        if value is not None:
+            self._losses.append(value)
+
     def _backward_begins(self) -> None:
         self._record_left_out_steps()
         if self.run is not None and self._is_cleared:
@@ -167,12 +171,13 @@ class StepEvents:
         optimizers = self._loop.optimizers
         return all(one.grad is None for each in optimizers for group in each.param_groups for one in group["params"])
 
-    def _backward_ended(self, loss: Tensor | None) -> None:
+    def _backward_ended(self) -> None:
         run, optimizer = self.run, self._evaluating
+        self._in_backward = False
         if run is None:
             return
         with torch.no_grad():
-            if loss is not None:
+            for loss in self._losses:
                 run.loss_computed(loss)
             run.backward_ended()
             self._awaiting = {id(one) for one in self._loop.optimizers}
@@ -240,6 +245,7 @@ class StepEvents:
         try:
             call(*arguments)
         except ExplosionError:
+            self._at_error()
             raise
         except Exception:
             self._fail()

@@ -29,6 +29,7 @@ class TorchLoop(TrainingLoop):
         batches: Number of batches in which an optimizer stepped.
         batch_is_known: Whether the current batch was given.
         should_stop: Whether the training is to end.
+        hidden_gradients: Why the gradients cannot be measured, None where they can be.
     """
 
     unannounced = (
@@ -50,7 +51,8 @@ class TorchLoop(TrainingLoop):
         self.batch_is_known = False
         self.should_stop = False
         self._module = _unwrapped(model)
-        self._optimizers, self._loggers, self._folder = list(optimizers), list(loggers), folder
+        self._optimizers, self._loggers, self._folder = [_raw(one) for one in optimizers], list(loggers), folder
+        self.hidden_gradients = _hidden_gradients(model, optimizers)
         self._scaler, self._replay = scaler, replay
         self._process_group = _process_group(self._module)
 
@@ -154,9 +156,10 @@ class TorchLoop(TrainingLoop):
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
-    """Return the network within the wrappers of ``torch.compile`` and ``DistributedDataParallel``."""
+    """Return the network within the wrappers of ``torch.compile``, ``DistributedDataParallel`` and Fabric."""
     inner = getattr(model, "_orig_mod", None)
-    if inner is None and isinstance(model, nn.parallel.DistributedDataParallel):
+    is_wrapper = isinstance(model, nn.parallel.DistributedDataParallel) or type(model).__name__ == "_FabricModule"
+    if inner is None and is_wrapper:
         inner = model.module
     return _unwrapped(inner) if isinstance(inner, nn.Module) else model
 
@@ -170,11 +173,25 @@ def _process_group(module: nn.Module) -> ProcessGroup:
     return Processes(torch.distributed.get_world_size(), device)
 
 
-def hidden_gradients(loop: TorchLoop) -> str | None:
+def _hidden_gradients(model: nn.Module, optimizers: Sequence[Optimizer]) -> str | None:
     """Return why the gradients of a loop cannot be measured, since a wrapper hides them; None where they can be."""
-    kinds = [*(type(one) for one in loop.module.modules()), *(type(one) for one in loop.optimizers)]
+    kinds = [*(type(one) for one in model.modules()), *(type(one) for one in optimizers)]
     names = {base.__name__ for kind in kinds for base in kind.__mro__}
     return next((why for name, why in _HIDING.items() if name in names), None)
+
+
+def _raw(optimizer: Any) -> Optimizer:
+    """Return the optimizer within the wrappers of Fabric and Accelerate."""
+    while any(base.__module__.startswith(_WRAPPING) for base in type(optimizer).__mro__):
+        optimizer = optimizer.optimizer
+    raw: Optimizer = optimizer
+    return raw
+
+
+MONITOR_IS_OFF = "gradexplode: the monitor is off for this run, it logs and clips nothing: %s"
+
+_WRAPPING = ("lightning.fabric.", "lightning_fabric.", "accelerate.")
+"""Packages whose optimizers stand for another one, which is their attribute ``optimizer``."""
 
 
 _HIDING = {

@@ -1,0 +1,69 @@
+"""The monitor in a training loop that Lightning Fabric drives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from lightning_gradexplode.hosts.gradient_watch import GradientWatch
+
+
+class FabricWatch(GradientWatch):
+    """A `GradientWatch` that gets loggers and gradient scaler from Fabric.
+
+    The norm is the one before ``fabric.clip_gradients``, unscaled, with every precision plugin; with
+    ``fabric.no_backward_sync`` it is that of the synchronized sum.
+
+    Args:
+        fabric: The ``Fabric``, of either namespace.
+        model: What ``fabric.setup`` returned for the network.
+        optimizer: What it returned for the optimizer, or a list of several.
+        loggers: None for the loggers of Fabric.
+        log_dir: Folder of the run's logs, None for that of the first logger.
+        step: Computes the loss of a batch from a copy of the network, see `GradientWatch`.
+        **arguments: The arguments of `GradientExplosionMonitor`.
+
+    Raises:
+        TypeError: An argument is of a type that is not accepted.
+        ValueError: An argument is out of range, or a name is unknown.
+
+    Example::
+
+        model, optimizer = fabric.setup(model, optimizer)
+        watch = FabricWatch(fabric, model, optimizer)
+        for batch in loader:
+            optimizer.zero_grad()
+            loss = loss_fn(model(batch))
+            watch.loss(loss)  # the only further line
+            fabric.backward(loss)
+            optimizer.step()
+        watch.close()
+    """
+
+    def __init__(
+        self,
+        fabric: Any,
+        model: nn.Module,
+        optimizer: Optimizer | Sequence[Optimizer],
+        *,
+        loggers: Sequence[Any] | None = None,
+        log_dir: str | Path | None = None,
+        step: Callable[[Any, Any], Any] | None = None,
+        **arguments: Any,
+    ) -> None:
+        precision = getattr(getattr(fabric, "strategy", None), "precision", None)
+        if precision is None:
+            raise TypeError(f"fabric must be a lightning.fabric.Fabric, got {fabric!r}")
+        super().__init__(
+            model,
+            optimizer,
+            loggers=fabric.loggers if loggers is None else loggers,
+            log_dir=log_dir,
+            scaler=getattr(precision, "scaler", None),
+            step=step,
+            **arguments,
+        )

@@ -1,0 +1,190 @@
+"""The monitor in the Trainer of Hugging Face Transformers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from lightning_gradexplode.arguments import Arguments
+from lightning_gradexplode.hosts.results import RunResults
+from lightning_gradexplode.hosts.step_events import StepEvents
+from lightning_gradexplode.hosts.torch_loop import MONITOR_IS_OFF
+from lightning_gradexplode.hosts.transformers_loop import TransformersLoop, loss_in, tensors_in
+from lightning_gradexplode.records.plain import to_plain
+
+logger = logging.getLogger("lightning_gradexplode")
+
+UNKNOWN_LOSS = (
+    "the loss is computed outside of the model and is not known; in a compute_loss of your own, call loss() of the "
+    "callback with it"
+)
+
+STATE = "gradexplode"
+"""The name of our state among those of callbacks in ``trainer_state.json``."""
+
+
+class GradientExplosionTrainerCallback(RunResults, TrainerCallback):  # type: ignore[misc]
+    """Measure, report, explain and remedy explosions in a run of ``transformers.Trainer``.
+
+    Gradients are measured at the end of the backward pass of the last micro-batch, before ``max_grad_norm``, unscaled.
+    The loss is what the Trainer itself adds up: the model's own, divided as the Trainer divides it. Steps are counted
+    as ``global_step``, from 1. Scalars and histograms go to TensorBoard and W&B if ``report_to`` names them, else to
+    ``gradexplode.csv`` in ``output_dir``; ``gradexplode/grad_norm``, ``gradexplode/update_ratio`` and
+    ``gradexplode/severity`` are in ``state.log_history`` too. Reports are written to ``gradexplode`` in ``output_dir``.
+
+    Args:
+        loggers: As in `GradientWatch`, in place of what ``report_to`` names.
+        **arguments: The arguments of `GradientExplosionMonitor`; ``log_every_n_steps=None`` is ``logging_steps``, and
+            ``on_explosion="stop"`` ends the training.
+
+    Raises:
+        TypeError: An argument is of a type that is not accepted.
+        ValueError: An argument is out of range, or a name is unknown.
+
+    Example::
+
+        Trainer(model, args, train_dataset=data, callbacks=[GradientExplosionTrainerCallback()]).train()
+    """
+
+    def __init__(self, *, loggers: Sequence[Any] | None = None, **arguments: Any) -> None:
+        self.arguments = Arguments.checked(**arguments)
+        self._loggers = loggers
+        self._loop: TransformersLoop | None = None
+        self._hooks: list[Any] = []
+        self._own_loss = False
+
+    def loss(self, loss: Tensor) -> None:
+        """Record the loss that a ``compute_loss`` of your own computes from the model's results, before it returns it.
+
+        Args:
+            loss: What it returns.
+        """
+        if self._events is not None and loss.requires_grad:
+            self._own_loss = True
+            self._events.expect_backward([loss], lambda _, gradient: self._counted(loss.detach() * gradient))
+
+    # The Trainer's events, in the order of a run.
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin to monitor a run, where it was resumed from a checkpoint with what was saved in it."""
+        self._close()
+        self._events = None
+        model, optimizer = kwargs["model"], kwargs["optimizer"]
+        try:
+            loop = TransformersLoop(args, state, model, optimizer, kwargs.get("lr_scheduler"), self._loggers)
+        except Exception:
+            logger.exception("gradexplode: the monitor failed at the start and is off; the training goes on without it")
+            return
+        if loop.hidden_gradients is not None:
+            logger.warning(MONITOR_IS_OFF, loop.hidden_gradients)
+            return
+        saved = (state.stateful_callbacks or {}).get(STATE, {})
+        self._loop, self._events = loop, StepEvents(self.arguments, loop, saved, self._abort)
+        self._hooks = [
+            model.register_forward_pre_hook(_Hook(self._forward_begins), with_kwargs=True),
+            model.register_forward_hook(_Hook(self._forward_ended)),
+        ]
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """End the step, also one that the gradient scaler has left out."""
+        if self._events is not None and self._loop is not None:
+            self._events.steps_are_over()
+            if not self._loop.losses:
+                self._events.say_once(UNKNOWN_LOSS)
+            self._loop.losses = 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Stop the training if a response has decided so, and keep our state where a checkpoint is saved next."""
+        return self._continue(state, control)
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Stop the training if a response has decided so."""
+        return self._continue(state, control)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Keep our state where a checkpoint is about to be saved."""
+        return self._continue(state, control)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Add the latest values to the Trainer's log."""
+        if self._loop is not None and logs is not None and "loss" in logs:
+            logs.update(self._loop.metrics)
+            if state.log_history:
+                state.log_history[-1].update(self._loop.metrics)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """End the run; the results stay."""
+        self._close()
+
+    def _continue(self, state: Any, control: Any) -> Any:
+        if self._events is None or self._loop is None:
+            return control
+        if self._loop.should_stop:
+            control.should_training_stop = True
+        if control.should_save and self._run is not None and not self.failed:
+            self._run.flush()
+            state.stateful_callbacks[STATE] = to_plain(self._run.state_dict())
+        return control
+
+    def _abort(self) -> None:
+        if self._run is not None:
+            self._run.aborted()
+        self._close()
+
+    def _close(self) -> None:
+        hooks, self._hooks = self._hooks, []
+        for hook in hooks:
+            hook.remove()
+        if self._events is not None:
+            self._events.close()
+        if self._loop is not None:
+            self._loop.close()
+
+    # The model's forward pass.
+
+    def _forward_begins(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if model.training and torch.is_grad_enabled() and self._events is not None:
+            self._own_loss = False
+            if args:
+                return
+            self._events.batch_begins(dict(kwargs))
+
+    def _forward_ended(self, model: Any, args: tuple[Any, ...], output: Any) -> None:
+        if not model.training or not torch.is_grad_enabled() or self._events is None:
+            return
+        loss, tensors = loss_in(output), tensors_in(output)
+
+        def contribution(index: int, gradient: Tensor) -> Tensor | None:
+            # The Trainer's own loss, and so its gradient here, is this one divided, and scaled by a gradient scaler.
+            is_loss = tensors[index] is loss and not self._own_loss
+            return self._counted(tensors[index].detach() * gradient) if is_loss else None
+
+        self._events.expect_backward(tensors, contribution)
+
+    def _counted(self, loss: Tensor) -> Tensor:
+        if self._loop is not None:
+            self._loop.losses += 1
+        return loss.detach()
+
+
+class _Hook:
+    """A hook of the user's model, which does nothing in a copy of it.
+
+    Args:
+        call: What is called; None in a copy.
+    """
+
+    def __init__(self, call: Callable[..., None] | None) -> None:
+        self._call = call
+
+    def __call__(self, *args: Any) -> None:
+        if self._call is not None:
+            self._call(*args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Hook, (None,)

@@ -1,0 +1,314 @@
+"""The monitor in the Trainer of Hugging Face Transformers, against float64 and against the run without it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_gradexplode import ExplosionError
+from lightning_gradexplode.testing import RecordingLogger
+from tests.hosts.loops import exact_norm, same_weights
+
+pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+
+import transformers
+
+from lightning_gradexplode.hosts.transformers import GradientExplosionTrainerCallback
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+
+def language_model() -> Any:
+    """Return a GPT-2 of one layer with random weights."""
+    torch.manual_seed(0)
+    sizes = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 12, "vocab_size": 40}
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0))
+
+
+def sentences(count: int = 36) -> list[dict[str, Tensor]]:
+    """Return sequences of token numbers."""
+    tokens = torch.randint(0, 40, (count, 12), generator=torch.Generator().manual_seed(1))
+    return [{"input_ids": row, "labels": row} for row in tokens]
+
+
+class Witness(transformers.TrainerCallback):  # type: ignore[misc]
+    """Keeps what the last micro-batch's backward pass has left, from a hook on every parameter."""
+
+    def __init__(self, model: nn.Module, monitor: GradientExplosionTrainerCallback | None) -> None:
+        self.model, self.monitor = model, monitor
+        self.truths: list[float] = []
+        self.recorded: list[tuple[int, float | None, float | None]] = []
+        self._latest: dict[nn.Parameter, Tensor] = {}
+        for parameter in model.parameters():
+            parameter.register_post_accumulate_grad_hook(self._keep)  # type: ignore[no-untyped-call]
+
+    def _keep(self, parameter: Any) -> None:
+        self._latest[parameter] = parameter.grad.detach().double().clone()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        norms = torch.stack([one.norm() for one in self._latest.values()])
+        self.truths.append(float(norms.norm()))
+        last = None if self.monitor is None else self.monitor.last
+        if last is not None:
+            self.recorded.append((last.step, last.grad_norm, last.loss))
+
+
+def train(
+    folder: Path,
+    monitor: GradientExplosionTrainerCallback | None,
+    model: Any = None,
+    resume: bool = False,
+    data: Any = None,
+    kind: Any = None,
+    **arguments: Any,
+) -> tuple[Any, Witness, Any]:
+    """Train; return the model, what the witness kept, and the trainer."""
+    settings: dict[str, Any] = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": 4,
+        "max_steps": 8,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "report_to": [],
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "use_cpu": True,
+        "seed": 3,
+        **arguments,
+    }
+    model = language_model() if model is None else model
+    witness = Witness(model, monitor)
+    callbacks = [*([] if monitor is None else [monitor]), witness]
+    trainer = (kind or transformers.Trainer)(
+        model=model,
+        args=transformers.TrainingArguments(**settings),
+        train_dataset=sentences() if data is None else data,
+        callbacks=callbacks,
+    )
+    trainer.train(resume_from_checkpoint=resume or None)
+    return model, witness, trainer
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"max_grad_norm": 0.05},
+        {"gradient_accumulation_steps": 4, "max_grad_norm": 0.05},
+        {"num_train_epochs": 2, "max_steps": -1, "gradient_accumulation_steps": 2},
+        {"bf16": True},
+        {"optim": "sgd", "lr_scheduler_type": "cosine"},
+    ],
+)
+def test_norm_and_loss_are_those_of_the_step(arguments: dict[str, Any], tmp_path: Path) -> None:
+    """The norm is float64's before clipping, the loss the one that the Trainer logs, the weights those without us."""
+    monitor = GradientExplosionTrainerCallback(report=False)
+    model, witness, trainer = train(tmp_path, monitor, **arguments)
+    plain, _, _ = train(tmp_path, None, **arguments)
+    assert not monitor.failed
+    assert same_weights(model, plain)
+    assert [step for step, _, _ in witness.recorded] == list(range(1, trainer.state.global_step + 1))
+    assert [norm for _, norm, _ in witness.recorded] == pytest.approx(witness.truths, rel=1e-9)
+    logged = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert [loss for _, _, loss in witness.recorded] == pytest.approx(logged, rel=1e-2 if "bf16" in arguments else 1e-4)
+    assert monitor.last is not None
+    assert trainer.state.log_history[-2]["gradexplode/grad_norm"] == pytest.approx(witness.truths[-1], rel=1e-9)
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks
+
+
+def test_scalars_are_logged_at_the_steps_of_the_trainer(tmp_path: Path) -> None:
+    """With logging_steps=2 every second step of the Trainer's own count is logged."""
+    log = RecordingLogger()
+    train(tmp_path, GradientExplosionTrainerCallback(loggers=[log], report=False), logging_steps=2)
+    assert [step for step, _ in log.values("gradexplode/grad_norm")] == [2, 4, 6, 8]
+
+
+def test_a_step_that_the_scaler_leaves_out_is_a_finding(tmp_path: Path) -> None:
+    """An overflow in half precision is found at its step, the norms are unscaled, and training goes on."""
+
+    class Scaled(transformers.Trainer):  # type: ignore[misc]
+        def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+            self.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126, backoff_factor=2.0**-116)
+            return super().create_optimizer(*args, **kwargs)
+
+    monitor = GradientExplosionTrainerCallback(report=False)
+    _, witness, trainer = train(tmp_path, monitor, kind=Scaled, max_grad_norm=0.0)
+    scale = trainer.accelerator.scaler.get_scale()
+    assert {one.step for one in monitor.findings if one.sign == "nonfinite-gradient"} == {1}
+    assert not monitor.exploded
+    norms = [norm for _, norm, _ in witness.recorded][1:]
+    assert norms == pytest.approx([truth / scale for truth in witness.truths[1:]], rel=1e-6)
+    assert monitor.last is not None
+    assert monitor.last.step == 8
+
+
+def test_stop_ends_the_training(tmp_path: Path) -> None:
+    """A rate that is far too high explodes; the Trainer stops at that step, and the report explains it."""
+    monitor = GradientExplosionTrainerCallback(on_explosion="stop")
+    settings: dict[str, Any] = {"optim": "sgd", "learning_rate": 300.0, "max_grad_norm": 0.0}
+    _, _, trainer = train(tmp_path, monitor, max_steps=60, lr_scheduler_type="constant", **settings)
+    assert monitor.exploded
+    assert trainer.state.global_step < 60
+    assert monitor.report_folder == tmp_path / "gradexplode"
+    assert (tmp_path / "gradexplode" / "index.html").exists()
+    assert monitor.diagnosis() is not None
+
+
+def test_raise_leaves_no_hook_behind(tmp_path: Path) -> None:
+    """The error comes out of train(), and the model has no hook of ours any more."""
+    model = language_model()
+    monitor = GradientExplosionTrainerCallback(on_explosion="raise", report=False)
+    settings: dict[str, Any] = {"optim": "sgd", "learning_rate": 300.0, "max_grad_norm": 0.0, "max_steps": 60}
+    with pytest.raises(ExplosionError):
+        train(tmp_path, monitor, model=model, lr_scheduler_type="constant", **settings)
+    assert monitor.exploded
+    assert not model._forward_hooks
+
+
+def test_a_poisoned_batch_is_held_back_and_named(tmp_path: Path) -> None:
+    """With "skip" a batch with an infinite embedding does not reach the weights, and the diagnosis has a cause."""
+
+    class Classifier(nn.Module):
+        """A model with inputs of numbers."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 2)
+
+        def forward(self, inputs: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
+            logits = self.layer(inputs)
+            return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+    rows = [{"inputs": torch.randn(4), "labels": torch.tensor(number % 2)} for number in range(32)]
+    rows[17]["inputs"][2] = float("nan")
+    monitor = GradientExplosionTrainerCallback(on_explosion="skip", report=False)
+    model, _, _ = train(tmp_path, monitor, model=Classifier(), data=rows)
+    assert all(bool(one.isfinite().all()) for one in model.parameters())
+    diagnosis = monitor.diagnosis()
+    assert diagnosis is not None
+    assert diagnosis.causes[0].kind == "nonfinite-input"
+    assert monitor.last is not None
+    assert monitor.last.step == 8
+
+
+def test_a_resumed_run_decides_as_one_that_was_never_stopped(tmp_path: Path) -> None:
+    """The state goes through trainer_state.json; the thresholds of clip="auto" and the weights are equal."""
+    arguments: dict[str, Any] = {"max_steps": 40, "save_strategy": "steps", "save_steps": 20, "save_total_limit": 5}
+    whole = GradientExplosionTrainerCallback(clip="auto", report=False)
+    one, _, _ = train(tmp_path / "a", whole, **arguments)
+    resumed = GradientExplosionTrainerCallback(clip="auto", report=False)
+    half = tmp_path / "a" / "checkpoint-20"
+    saved = json.loads((half / "trainer_state.json").read_text())
+    assert saved["stateful_callbacks"]["gradexplode"]["version"]
+    other, _, _ = train(tmp_path / "b", resumed, resume=half, **arguments)  # type: ignore[arg-type]
+    assert same_weights(one, other)
+    assert whole.last is not None
+    assert resumed.last is not None
+    assert resumed.last.step == 40
+    assert resumed.last.clip_val == whole.last.clip_val
+
+
+@pytest.mark.parametrize("announced", [False, True])
+def test_a_loss_of_ones_own(announced: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A loss that is computed from the logits: the norm is exact, and the loss known once the callback is given it."""
+    monitor = GradientExplosionTrainerCallback(report=False)
+
+    class Own(transformers.Trainer):  # type: ignore[misc]
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+            outputs = model(input_ids=inputs["input_ids"])
+            loss = outputs.logits.square().mean()
+            if announced:
+                monitor.loss(loss)
+            return (loss, outputs) if return_outputs else loss
+
+    _, witness, trainer = train(tmp_path, monitor, kind=Own, max_grad_norm=0.01, gradient_accumulation_steps=2)
+    assert [norm for _, norm, _ in witness.recorded] == pytest.approx(witness.truths, rel=1e-9)
+    logged = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    losses = [loss for _, _, loss in witness.recorded]
+    assert losses == (pytest.approx(logged, rel=1e-4) if announced else [None] * 8)
+    assert len([one for one in caplog.messages if "call loss()" in one]) == (0 if announced else 1)
+
+
+def test_label_smoothing_and_evaluation_do_not_disturb_the_norm(tmp_path: Path) -> None:
+    """Forward passes of an evaluation are not the step's."""
+
+    class Evaluating(transformers.Trainer):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, eval_dataset=sentences(8), **kwargs)
+
+    monitor = GradientExplosionTrainerCallback(report=False)
+    settings: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 2, "label_smoothing_factor": 0.1}
+    _, witness, _ = train(tmp_path, monitor, kind=Evaluating, **settings)
+    assert [step for step, _, _ in witness.recorded] == list(range(1, 9))
+    assert [norm for _, norm, _ in witness.recorded] == pytest.approx(witness.truths, rel=1e-9)
+
+
+def test_the_model_can_be_copied_and_pickled_while_it_is_trained(tmp_path: Path) -> None:
+    """A copy has hooks that do nothing, as callbacks that keep an average of the weights make one."""
+    copies: list[Any] = []
+
+    class Copies(transformers.Trainer):  # type: ignore[misc]
+        def training_step(self, *args: Any, **kwargs: Any) -> Any:
+            if not copies:
+                copies.extend([copy.deepcopy(self.model), pickle.loads(pickle.dumps(self.model))])
+            return super().training_step(*args, **kwargs)
+
+    monitor = GradientExplosionTrainerCallback(report=False)
+
+    model = language_model()
+    Copies(
+        model=model,
+        args=transformers.TrainingArguments(output_dir=str(tmp_path), max_steps=2, report_to=[], use_cpu=True),
+        train_dataset=sentences(),
+        callbacks=[monitor],
+    ).train()
+    for one in copies:
+        one.train()
+        one(**{name: value[None] for name, value in sentences(1)[0].items()}).loss.backward()
+    assert monitor.last is not None
+    assert monitor.last.step == 2
+
+
+def test_tensorboard_gets_scalars_and_histograms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are written to the folder of the Trainer's own log, or one beside it."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "tb"))
+    train(
+        tmp_path, GradientExplosionTrainerCallback(report=False, histogram_every_n_steps=4), report_to=["tensorboard"]
+    )
+    events = EventAccumulator(str(tmp_path / "tb"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("gradexplode/grad_norm")] == list(range(1, 9))
+    assert events.Tags()["histograms"]
+
+
+def test_loggers_that_are_not_known_are_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Scalars then go to the file."""
+    monitor = GradientExplosionTrainerCallback(report=False)
+    with caplog.at_level(logging.WARNING):
+        args = transformers.TrainingArguments(output_dir=str(tmp_path), max_steps=2, report_to=[], use_cpu=True)
+        trainer = transformers.Trainer(language_model(), args, train_dataset=sentences(), callbacks=[monitor])
+        args.report_to = ["dvclive"]
+        trainer.train()
+    assert len([one for one in caplog.messages if "nothing is written to dvclive" in one]) == 1
+    assert (tmp_path / "gradexplode.csv").exists() or monitor.last is not None
+
+
+def test_exact_norm_helper() -> None:
+    """The witness's number is that of the helper which the other loops' tests use."""
+    model = language_model()
+    model(**{name: value[None] for name, value in sentences(1)[0].items()}).loss.backward()
+    norms = torch.stack([one.grad.double().norm() for one in model.parameters() if one.grad is not None])
+    assert float(norms.norm()) == pytest.approx(exact_norm(model.parameters()), rel=1e-12)
