@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import uuid
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -83,6 +84,9 @@ class GradientExplosionMonitor(Callback):
     arguments: Arguments
     """The checked arguments."""
 
+    is_automatic: ClassVar[bool] = False
+    """Whether the monitor was not passed by the user, and is off where another one was."""
+
     def __init__(
         self,
         *,
@@ -125,7 +129,17 @@ class GradientExplosionMonitor(Callback):
         self._state_stage: str | None = None
         self._stage: str | None = None
         self._module: weakref.ref[Any] | None = None
+        self._stands_down = False
+        self._state_key = ""
         self._spawn_results = SpawnResults()
+
+    @property
+    def state_key(self) -> str:
+        """The key of the state in a checkpoint: the class's name, with ``-2`` for a second monitor of a trainer.
+
+        Before `setup` it is another one each time, so that a trainer accepts several monitors.
+        """
+        return self._state_key or uuid.uuid4().hex
 
     @property
     def findings(self) -> list[Finding]:
@@ -182,14 +196,26 @@ class GradientExplosionMonitor(Callback):
     # Lightning's hooks, in the order of a fit.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin a stage; state that was loaded in another stage than ``fit`` does not belong to a fit."""
+        """Begin a stage; state that was loaded in another stage than ``fit`` does not belong to a fit.
+
+        Of several monitors in one trainer the first one is in charge, since all of them would log the same names.
+        """
         self._stage = stage
+        monitors = monitors_of(trainer)
+        self._stands_down = min(monitors, key=lambda one: one.is_automatic, default=self) is not self
+        before = [one for one in monitors if type(one) is type(self)]
+        place = before.index(self) if self in before else 0
+        self._state_key = type(self).__qualname__ + (f"-{place + 1}" if place else "")
         if stage == "fit" and self._state_stage not in (None, "fit"):
             self._state, self._state_stage = {}, None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to monitor a fit."""
         self._run, self._failed, self._diagnosis = None, False, None
+        if self._stands_down:
+            if trainer.is_global_zero:
+                self._log_standing_down()
+            return
         hidden = hidden_gradients(trainer)
         if hidden is not None:
             logger.warning("gradexplode: the monitor is off for this run, it logs and clips nothing: %s", hidden)
@@ -202,6 +228,9 @@ class GradientExplosionMonitor(Callback):
         except Exception:
             self._failed = True
             logger.exception("gradexplode: the monitor failed at the start and is off; the training goes on without it")
+
+    def _log_standing_down(self) -> None:
+        logger.warning("gradexplode: the trainer has several monitors; one is enough, and all but the first are off")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Begin a batch."""
@@ -301,3 +330,17 @@ class GradientExplosionMonitor(Callback):
     def __getstate__(self) -> dict[str, Any]:
         """Return the monitor without the run in progress, which belongs to this process and this object only."""
         return {**vars(self), "_run": None, "_module": None}
+
+
+def monitors_of(trainer: Trainer) -> list[GradientExplosionMonitor]:
+    """Return the monitors of a trainer. One that was passed several times is removed from its further places."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    monitors: list[GradientExplosionMonitor] = []
+    for place, one in reversed([*enumerate(callbacks)]):
+        if isinstance(one, GradientExplosionMonitor):
+            if any(one is earlier for earlier in callbacks[:place]):
+                del callbacks[place]
+                logger.warning("gradexplode: a monitor was passed to the trainer several times; one is enough")
+            else:
+                monitors.insert(0, one)
+    return monitors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
@@ -42,7 +43,7 @@ class AfterUpdate:
         step.state.steps += 1
         if not run.is_automatic or run.counts_end_of_backward:
             run.window.stepped(step.parameters)
-        if step.is_skipped:
+        if step.is_skipped or self._is_left_out(step):
             return
         if step.scalars_due:
             changed = not step.gradients_intact or run.may_change_gradients
@@ -53,6 +54,12 @@ class AfterUpdate:
             run.evidence.updated(step)
         if step.phase is not Phase.COLLECTING:
             step.phase = Phase.STEPPED
+
+    @staticmethod
+    def _is_left_out(step: Step) -> bool:
+        """Return whether a gradient scaler leaves out the step of an optimizer that takes no hooks to see it."""
+        is_finite = step.grad_norm is None or math.isfinite(step.grad_norm)
+        return not step.state.has_hooks and step.reading.has_scale and not is_finite
 
     def set_logged_scalars(self, steps: Sequence[Step]) -> None:
         """Set the scalars that the user's module logged in this batch; they are read at once."""
@@ -87,7 +94,8 @@ class AfterUpdate:
             if findings:
                 new = run.add_findings(step, findings)
                 run.evidence.add(step, new, run.log.incidents.began, before_update=False)
-                run.responses.respond(step, findings, before_update=False)
+                if not step.is_skipped:  # else the responses have acted on this step
+                    run.responses.respond(step, findings, before_update=False)
                 record = step.record()
             records.append(record)
         records = self._freeze(steps, records)

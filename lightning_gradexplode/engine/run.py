@@ -19,9 +19,11 @@ from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.engine.after_update import AfterUpdate
 from lightning_gradexplode.engine.before_update import BeforeUpdate
 from lightning_gradexplode.engine.components import Components
+from lightning_gradexplode.engine.conflicts import conflicts
 from lightning_gradexplode.engine.failure import never_fatal
 from lightning_gradexplode.engine.state import VERSION, load_parts, save_parts, upgraded
 from lightning_gradexplode.engine.step import Phase, Step
+from lightning_gradexplode.engine.unseen_steps import UnseenSteps
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.hosts.guarded import GuardedLoop
 from lightning_gradexplode.loggers.console import log_to_terminal
@@ -51,12 +53,16 @@ class TrainingRun:
         self._run = Components.build(arguments, loop, self.before_step, self.after_step)
         self._before = BeforeUpdate(self._run)
         self._after = AfterUpdate(self._run)
+        self._unseen = UnseenSteps(loop)
         self._clips = arguments.clip is not None
         self._open: Step | None = None
         self._inside_step = False
         self._announced: Optimizer | None = None
         self._stepped: list[Step] = []
         self._load(state)
+        if loop.is_main_process:
+            for line in conflicts(arguments, loop):
+                logger.warning("gradexplode: %s", line)
         if self._clips:
             loop.use_measured_norm(self._run.clipper.clip_by_measured_norm)
         self._run.optimizers.listen()  # last: a run that could not be built must not be called
@@ -120,6 +126,7 @@ class TrainingRun:
         run = self._run
         run.window.backward_ended()
         if not run.is_automatic:
+            self._unseen.backward_ended()
             if self._open is None:  # the user may clip before the step
                 for state in run.optimizers.states:
                     run.window.measure_early(state.optimizer, run.optimizers.parameters(state), False)
@@ -221,6 +228,7 @@ class TrainingRun:
         self._close_open()
         steps, self._stepped = self._stepped, []
         if not self._run.is_automatic:
+            self._unseen.batch_ended(bool(steps))
             self._after.set_returned_loss(steps, outputs, self._before.batch_idx)
         self._run.evidence.inputs = None
         if any(step.scalars_due for step in steps):

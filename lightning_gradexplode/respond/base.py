@@ -177,6 +177,9 @@ class Response(ABC):
     only_warns: ClassVar[bool] = False
     """Whether it never changes the run, so that findings need not be known before the update."""
 
+    always_acts: ClassVar[bool] = False
+    """Whether it acts at each CRITICAL finding, so that no response after it ever does."""
+
     is_remedy: bool = True
     """Whether it acts against an explosion. Once such a response is configured, no update that is not finite reaches
     the weights: where no response acts any more, the update is held back and training is stopped."""

@@ -25,6 +25,8 @@ class StopTraining(Response):
     ``min_epochs`` and ``min_steps`` of the trainer keep it running; this is logged together with the reason.
     """
 
+    always_acts = True
+
     def respond(self, findings: Sequence[Finding], run: ResponseContext) -> None:
         """Hold back the update, and stop training."""
         run.hold_back_update()
@@ -33,6 +35,8 @@ class StopTraining(Response):
 
 class RaiseError(Response):
     """End training with an `ExplosionError` before the bad update is applied."""
+
+    always_acts = True
 
     def respond(self, findings: Sequence[Finding], run: ResponseContext) -> None:
         """Raise the error.
