@@ -267,9 +267,8 @@ class LightningLoop(TrainingLoop):
             logger.warning("gradexplode: reports are not written to %s; pass report= a local folder", folder)
             return None
         first = next(iter(self.trainer.loggers), None)
-        own = (
-            Path(folder) if first is not None and isinstance(getattr(type(first), "log_dir", None), property) else None
-        )
+        has_own = isinstance(getattr(first, "log_dir", None), (str, Path))  # None where runs share a folder, as in W&B
+        own = Path(folder) if has_own else None
         return base_folder(report, own, Path(folder), self.run_id, datetime.now(timezone.utc))
 
     @property

@@ -38,6 +38,7 @@ def page(content: ReportContent) -> str:
         content=content,
         diagnosis=diagnosis,
         evidence=content.evidence,
+        last_step=last_step(content.evidence),
         replay=content.evidence.replay,
         verdict=summary.verdict(diagnosis, content.findings),
         title=summary.title(diagnosis, content.evidence.findings) if diagnosis else "No incident",
@@ -61,7 +62,7 @@ def facts(content: ReportContent) -> list[tuple[str, str]]:
     """Return what identifies a run and its step: name, date, epoch and step, learning rate, optimizer and so on."""
     evidence = content.evidence
     run, finding = evidence.run, summary.headline(evidence.findings)
-    step = evidence.now if finding is None else finding.step
+    step = last_step(evidence) if finding is None else finding.step
     epoch = recorded(evidence, "epoch", step)
     rates = [recorded(replace(evidence, history=(one,)), "learning_rate", step) for one in evidence.history]
     batch = evidence.batch
@@ -80,6 +81,11 @@ def facts(content: ReportContent) -> list[tuple[str, str]]:
         ("Clipping", clipping if run.optimizers else ""),
     ]
     return [(label, text) for label, text in found if text]
+
+
+def last_step(evidence: Evidence) -> int:
+    """Return the last step that is known of a run."""
+    return max([evidence.now, *(int(history.step[-1]) for history in evidence.history if len(history.step))])
 
 
 def recorded(evidence: Evidence, name: str, step: int) -> float | None:

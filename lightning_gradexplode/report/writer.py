@@ -19,7 +19,7 @@ from lightning_gradexplode.records.summary import actions, title, verdict
 from lightning_gradexplode.report.charts import time_chart
 from lightning_gradexplode.report.folder import CLAIM, write_whole
 from lightning_gradexplode.report.heatmap import draw, png
-from lightning_gradexplode.report.page import facts, page
+from lightning_gradexplode.report.page import facts, last_step, page
 from lightning_gradexplode.report.rows import content_rows
 
 PICTURE_ROWS = 60
@@ -124,7 +124,7 @@ def find_report(folder: Path) -> Path:
 def diagnosis_json(content: ReportContent) -> dict[str, Any]:
     """Return what ``diagnosis.json`` holds: the diagnosis, and the run that it is about."""
     diagnosis, evidence = content.diagnosis, content.evidence
-    empty = Diagnosis(evidence.now, "No incident was seen.", None, None, (), ())
+    empty = Diagnosis(last_step(evidence), "No incident was seen.", None, None, (), ())
     return {
         "version": SCHEMA_VERSION,
         "verdict": verdict(diagnosis, content.findings),
