@@ -127,7 +127,7 @@ def _data_too_large(evidence: Evidence) -> Iterator[Cause]:
     norm = curve(evidence, "grad_norm").first
     if norm is not None and norm >= 1e3 and learned(evidence) > LEARNED:
         cause = unscaled_data(replace(evidence, step=evidence.run.first_step))
-        if cause is not None:
+        if cause is not None and cause.confidence >= 0.9:  # of a scale of a thousand; many runs learn with less
             yield cause
 
 
