@@ -12,11 +12,9 @@ from lightning_gradexplode.diagnose.curves import critical_step, first_nonfinite
 from lightning_gradexplode.diagnose.summary import observations, what_happened
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import CAUSE_KINDS, Cause, Diagnosis, Evidence, Severity
+from lightning_gradexplode.records.diagnosis import LEAST_CONFIDENCE
 
 logger = logging.getLogger("lightning_gradexplode")
-
-LEAST_CONFIDENCE = 0.35
-"""A cause below is not named."""
 
 CERTAIN = 0.7
 """A cause of this confidence drops those that it explains."""

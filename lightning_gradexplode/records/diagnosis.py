@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ from lightning_gradexplode.records.html import table
 from lightning_gradexplode.records.replay import Experiments, Replay, UpdateFault
 from lightning_gradexplode.records.run_facts import RunFacts
 from lightning_gradexplode.records.text import printable
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 CauseKind = Literal[
     "nonfinite-input",
@@ -41,6 +44,9 @@ CauseKind = Literal[
 """Kinds of cause; see the table in the documentation."""
 
 CAUSE_KINDS: tuple[str, ...] = get_args(CauseKind)
+
+LEAST_CONFIDENCE = 0.35
+"""A cause below is a faint alternative, and never the first one that is named."""
 
 SCHEMA_VERSION = 1
 """Version of the layout of ``diagnosis.json``."""
@@ -136,6 +142,16 @@ class Cause:
     confidence: float
     remedies: tuple[str, ...] = ()
 
+    @property
+    def is_faint(self) -> bool:
+        """Whether it is an alternative of little confidence, that is not shown where there is room for few words."""
+        return self.confidence < LEAST_CONFIDENCE
+
+    def __rich__(self) -> RenderableType:
+        from lightning_gradexplode.records.diagnosis_console import rendered_cause
+
+        return rendered_cause(self)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the cause in plain values that JSON can hold."""
         return {
@@ -190,6 +206,11 @@ class Diagnosis:
             "causes": [cause.as_dict() for cause in self.causes],
             "remedies": list(self.remedies),
         }
+
+    def __rich__(self) -> RenderableType:
+        from lightning_gradexplode.records.diagnosis_console import rendered
+
+        return rendered(self)
 
     def _repr_html_(self) -> str:
         causes = [
