@@ -40,6 +40,8 @@ class BatchShape:
         size, shape = self.size, mask.shape
         if size is None or size < 2 or not shape:
             return ()
+        if shape.count(size) > 1 and mask.stride(0) < max(mask.stride()):
+            return ()  # transposed, so that another dimension of this size is that of the rows
         if shape[0] == size:
             rows = mask.flatten(1).any(1) if len(shape) > 1 else mask
         elif len(shape) > 1 and shape[1] == size and shape[0] in self.lengths:

@@ -28,6 +28,7 @@ from lightning_gradexplode.diagnose.replay.finiteness import (
     storage_key,
 )
 from lightning_gradexplode.diagnose.replay.guard import HALF, Guard, flat, is_view, name_of, read, written
+from lightning_gradexplode.diagnose.replay.row_order import moves_rows
 from lightning_gradexplode.diagnose.replay.source_line import SourceLine, calling_line
 from lightning_gradexplode.records import LossTerm, Operation
 
@@ -115,7 +116,8 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
         self.loss_terms: list[LossTerm] = []
         self.half_precision = False
         self._batch_shape = batch_shape
-        self._of_batch = {storage_key(one) for one in batch} - {None}
+        self._aligned = {storage_key(one) for one in batch} - {None}
+        self._mixed: set[int | None] = set()
         self._events = 0
         self._nodes: dict[int, _Node] = {}
         self._by_node: dict[int, Event] = {}
@@ -130,11 +132,7 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
         name = name_of(func)
         if name in _UNINITIALIZED:
             return result
-        made = {storage_key(one) for one in flat((result,))}
-        if self._of_batch.isdisjoint(taken):
-            self._of_batch -= made - taken  # addresses are used again
-        else:
-            self._of_batch |= made
+        self._follow_rows(func, args, kwargs, taken, {storage_key(one) for one in flat((result,))})
         node = torch._C._current_autograd_node()
         outputs = [one for one in flat((result,)) if one.is_floating_point() or one.is_complex()]
         self.half_precision |= any(one.dtype in HALF for one in outputs)
@@ -152,6 +150,22 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
                 self.origins.clear(one)
         return result
 
+    def _follow_rows(self, func: Any, args: Any, kwargs: Any, taken: Set[int | None], made: Set[int | None]) -> None:
+        """Record whether a result was computed from the batch, and whether its rows are those of the batch."""
+        of_batch = not taken.isdisjoint(self._aligned)
+        if not taken.isdisjoint(self._mixed) or (of_batch and moves_rows(func, args, kwargs, self._is_aligned)):
+            self._mixed |= made
+            self._aligned -= made
+            return
+        self._mixed -= made  # addresses are used again
+        if of_batch:
+            self._aligned |= made
+        else:
+            self._aligned -= made - taken
+
+    def _is_aligned(self, tensor: Any) -> bool:
+        return isinstance(tensor, Tensor) and storage_key(tensor) in self._aligned
+
     def _new_node(self, args: Any, kwargs: Any) -> int | None:
         """Return the number of the autograd node that was made for this operation, and record what belongs to it.
 
@@ -162,7 +176,7 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
             return None
         shapes: tuple[set[tuple[int, ...]], set[tuple[int, ...]]] = (set(), set())
         for one in flat((args, kwargs.values())):
-            shapes[storage_key(one) in self._of_batch].add(tuple(one.shape))
+            shapes[self._is_aligned(one)].add(tuple(one.shape))
         module = self.module_stack[-1] if self.module_stack else None
         self._nodes[number] = _Node(calling_line(), module, shapes[True] - shapes[False])
         return number
@@ -212,9 +226,9 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
         return calling_line() or forward.line, forward.module or module
 
     def _has_rows(self, node: Any, output: Tensor) -> bool:
-        """Return whether a result was computed from the batch; in the backward pass, is the gradient of such a one."""
+        """Return whether a result has the rows of the batch; in the backward pass, is the gradient of such a one."""
         if node is None:
-            return storage_key(output) in self._of_batch
+            return self._is_aligned(output)
         # The gradient of a weight, whose first dimension is no batch's, has the shape of what the node took.
         return tuple(output.shape) in self._nodes.get(node._sequence_nr(), _Node()).batch_shapes
 

@@ -112,6 +112,71 @@ def test_rows_are_those_of_what_was_computed_from_the_batch() -> None:
     assert (replay.first.phase, replay.first.rows) == ("backward", (5,))
 
 
+PERMUTATION = torch.tensor([1, 0, 3, 2, 5, 4, 7, 6])
+
+
+@pytest.mark.parametrize(
+    ("change", "rows"),
+    [
+        (lambda x: x + 0.0, (2,)),
+        (lambda x: x[:, [3, 1, 0, 2]], (2,)),
+        (lambda x: x.gather(1, torch.zeros(8, 4, dtype=torch.long)), (2,)),
+        (lambda x: x @ torch.eye(4), (2,)),
+        (lambda x: x.sort(dim=1)[0], (2,)),
+        (lambda x: torch.cat([x, x], dim=1), (2,)),
+        (lambda x: torch.stack([x.sum(1), x.sum(1)], dim=1), (2,)),
+        (lambda x: x[PERMUTATION], ()),
+        (lambda x: x[x[:, 0].argsort()], ()),
+        (lambda x: torch.minimum(x, x[PERMUTATION]), ()),
+        (lambda x: x.flip(0), ()),
+        (lambda x: x.roll(1, dims=0), ()),
+        (lambda x: x.sort(dim=0)[0], ()),
+        (lambda x: torch.zeros(8, 4).index_add(0, PERMUTATION, x), ()),
+        (lambda x: torch.zeros(8, 4).scatter_add(0, PERMUTATION[:, None].expand(8, 4), x), ()),
+        (lambda x: torch.eye(8)[PERMUTATION] @ x, ()),
+        (lambda x: torch.cat([x[4:], x[:4]]), ()),
+        (lambda x: torch.linalg.eigvalsh(x @ x.T)[:, None], ()),
+    ],
+)
+def test_rows_are_named_only_while_they_are_in_their_order(change: Any, rows: tuple[int, ...]) -> None:
+    """What was permuted, sorted or summed up by another index within the batch has rows that are no samples."""
+    batch = torch.rand(8, 4) + 1.0
+    batch[2] = 0.0
+
+    def step(model: Any, one: Tensor, batch_idx: int) -> Any:
+        return torch.log(change(one)).sum() + 0.0 * model(one).sum()
+
+    first = replayed(step, batch, "loss").first
+    assert first is not None
+    assert (first.name, first.rows) in {("log", rows), ("add", rows)}
+
+
+def test_rows_of_a_table_are_those_that_look_it_up() -> None:
+    """A row of the batch that points to a zero is named, and not the row of the table."""
+    batch = torch.tensor([3, 3, 3, 3, 3, 0, 3, 3])
+    table = torch.tensor([0.0, 1.0, 1.0, 1.0])
+
+    def step(model: Any, one: Tensor, batch_idx: int) -> Any:
+        return torch.log(table[one]).sum() + model(torch.ones(8, 4)).sum()
+
+    first = replayed(step, batch, "loss").first
+    assert first is not None
+    assert first.rows == (5,)
+
+
+def test_rows_of_a_transposed_square_are_not_told() -> None:
+    """With as many features as rows, the first dimension of a transposed tensor has the right size by chance."""
+    batch = torch.ones(4, 4)
+    batch[2, 1] = -1.0
+
+    def step(model: Any, one: Tensor, batch_idx: int) -> Any:
+        return torch.log(one.t()).sum() + model(one).sum()
+
+    first = replayed(step, batch, "loss").first
+    assert first is not None
+    assert first.rows == ()
+
+
 @pytest.mark.parametrize("writes", [False, True])
 def test_a_buffer_that_was_not_finite_counts_unless_the_step_itself_writes_to_it(writes: bool) -> None:
     """Buffers are seen as they are at the end of a step, so that one which it changes may have been finite."""

@@ -1,0 +1,68 @@
+"""Operations whose result does not have the rows of the batch in the order in which they take them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from lightning_gradexplode.diagnose.replay.guard import flat, name_of
+
+_MOVING = {
+    "argsort",
+    "cat",
+    "flip",
+    "gather",
+    "index_add",
+    "index_copy",
+    "index_reduce",
+    "index_select",
+    "repeat_interleave",
+    "roll",
+    "scatter",
+    "scatter_add",
+    "scatter_reduce",
+    "segment_reduce",
+    "sort",
+    "topk",
+}
+"""They move elements along their dimension."""
+
+_LOSING = {"masked_select", "nonzero", "repeat", "take", "unique_consecutive", "_unique2", "unique_dim"}
+_PRODUCTS = {"addmm": 1, "addmv": 1, "mm": 0, "mv": 0}
+"""Matrix products, and the place of the argument whose rows are those of the result."""
+
+
+def moves_rows(func: Any, args: Sequence[Any], kwargs: Any, is_aligned: Callable[[Tensor], bool]) -> bool:
+    """Return whether the rows of an operation's result are others than those of what it took.
+
+    Args:
+        func: The operation.
+        args: Its arguments.
+        kwargs: Its arguments by name.
+        is_aligned: Returns whether the first dimension of a tensor is that of the batch.
+    """
+    name = name_of(func)
+    if name == "index":  # a table is looked up by the rows of the batch, or these are chosen from
+        table, places = args[0], [one for one in args[1] if one is not None]
+        return is_aligned(table) and args[1][0] is not None if places else False
+    if name in _PRODUCTS and len(args) > _PRODUCTS[name]:
+        return not is_aligned(args[_PRODUCTS[name]])
+    if name in _LOSING:
+        return True
+    if name in _MOVING:
+        return name != "index_select" or is_aligned(args[0]) if _is_first(func, args, kwargs) else False
+    is_decomposition = name.lstrip("_").startswith(("cholesky", "linalg", "lu")) and name != "linalg_vector_norm"
+    return is_decomposition and any(one.dim() == 2 for one in flat(args))
+
+
+def _is_first(func: Any, args: Sequence[Any], kwargs: Any) -> bool:
+    """Return whether an operation works along the first dimension of its first tensor, or along all."""
+    tensors = flat(args)
+    for place, argument in enumerate(func._schema.arguments):
+        if argument.name in ("dim", "dims", "axis"):
+            value = args[place] if place < len(args) else kwargs.get(argument.name, argument.default_value)
+            dims = value if isinstance(value, (list, tuple)) else [value]
+            return not dims or any(one is None or one == 0 or one == -tensors[0].dim() for one in dims)
+    return True
