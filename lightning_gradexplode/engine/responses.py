@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from lightning_gradexplode.engine.accumulation import unscales_itself
@@ -14,9 +16,12 @@ from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.state import load_parts, save_parts
 from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.hosts.base import TrainingLoop
+from lightning_gradexplode.part_guard import PartGuard
 from lightning_gradexplode.records import Attempt, Finding, Severity, StepRecord
 from lightning_gradexplode.respond import Response, ResponseChain, ResponseContext
-from lightning_gradexplode.respond.buffers import BufferCopies
+from lightning_gradexplode.respond.buffers import BufferCopies, is_finite
+
+logger = logging.getLogger("lightning_gradexplode")
 
 
 class ResponseRunner:
@@ -36,12 +41,14 @@ class ResponseRunner:
         self._loop = loop
         self._chain = ResponseChain(responses)
         self._memory = _Memory(states)
-        self._buffers: BufferCopies | None = None
+        self._buffers = BufferCopies(loop.module)
+        self._buffers_guard = PartGuard(self._buffers, "part")
         self._held_back = False
 
     def start(self) -> None:
         """Begin a fit."""
-        self._buffers = BufferCopies(self._loop.module) if self._chain.has_remedy else None
+        if self._chain.has_remedy:
+            self._buffers_guard.call(self._buffers.start, otherwise=None)
         self._chain.started(ResponseContext(self._loop, memory=self._memory, last_step=self._loop.step - 1))
 
     @property
@@ -108,13 +115,14 @@ class ResponseRunner:
 
     def _keep_buffers(self, run: ResponseContext, records: Sequence[StepRecord]) -> None:
         """Copy the buffers; where an update was left out, restore those that are not finite before."""
-        if self._buffers is None:
+        if not self._chain.has_remedy:
             return
         left_out, self._held_back = self._held_back, False
         if left_out or any(record.update_taken is False for record in records):
             # Here, and not before the update: a graph that is kept may need the tensors as they are.
-            self._chain.log_buffers(run, *self._buffers.restore())
-        self._buffers.update()
+            nothing: tuple[list[str], list[str]] = [], []
+            self._chain.log_buffers(run, *self._buffers_guard.call(self._buffers.restore, otherwise=nothing))
+        self._buffers_guard.call(self._buffers.update, otherwise=None)
 
     def with_scalars(self, record: StepRecord, state: OptimizerState) -> StepRecord:
         """Return a record with the scalars that the responses and the clip policy log."""
@@ -124,9 +132,25 @@ class ResponseRunner:
         return replace(record, responses=scalars) if scalars else record
 
     def close(self) -> None:
-        """Restore the optimizers, and release what the responses hold."""
-        self._buffers = None
+        """Restore the optimizers, release what the responses hold, and log if the weights are lost after all."""
+        self._buffers.clear()
         self._chain.ended()
+        if self._chain.has_remedy:
+            self._log_lost_weights()
+
+    def _log_lost_weights(self) -> None:
+        """Log which weights are not finite at the end of a fit; averages of them are in the model by now."""
+        parameters = self._loop.module.named_parameters()
+        lost = [name for name, one in parameters if not is_lazy(one) and not is_finite(one)]
+        if lost:
+            averages = ", ".join(self._loop.weight_averages)
+            logger.warning(
+                "gradexplode: at the end of the fit %d parameters are not finite, the first is %s%s; load an earlier "
+                "checkpoint",
+                len(lost),
+                lost[0],
+                f" ({averages} may have copied its averages into the model)" if averages else "",
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return what later decisions depend on, in plain values."""

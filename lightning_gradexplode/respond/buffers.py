@@ -29,9 +29,18 @@ class BufferCopies:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
+        self._copies: dict[Place, Tensor] = {}
         self._is_settled = False
+
+    def start(self) -> None:
+        """Copy all buffers, at the start of a fit."""
         with torch.no_grad():
-            self._copies = {place: local_part(_tensor(place)).clone() for place in _places(module)}
+            self._copies = {place: local_part(_tensor(place)).clone() for place in _places(self._module)}
+        self._is_settled = False
+
+    def clear(self) -> None:
+        """Drop all copies."""
+        self._copies = {}
 
     def update(self) -> None:
         """Copy the buffers, at the end of a step."""
@@ -60,27 +69,32 @@ class BufferCopies:
         lost: list[str] = []
         with torch.no_grad():
             places = _places(self._module)
-            bad = [place for place in places if not _is_finite(_tensor(place))]
+            bad = [place for place in places if not is_finite(_tensor(place))]
             for module in dict.fromkeys(module for module, _, _ in bad):
                 for place in places:
                     if place[0] is module and place in self._copies:
                         _restore(_tensor(place), self._copies[place])
             for place in bad:
                 name = f"{place[1]}.{place[2]}".lstrip(".")
-                (restored if _is_finite(_tensor(place)) else lost).append(name)
+                (restored if is_finite(_tensor(place)) else lost).append(name)
         return restored, lost
 
 
 def _places(module: nn.Module) -> list[Place]:
-    """Return where the buffers of a network are, each tensor once, without those that have no shape yet."""
+    """Return where the buffers of a network are, each tensor once, without those that hold no plain numbers yet."""
     seen: set[int] = set()
     places = []
     for name, one in module.named_modules():
         for key, tensor in one._buffers.items():
-            if tensor is not None and not is_lazy(tensor) and id(tensor) not in seen:
+            if tensor is not None and _is_plain(tensor) and id(tensor) not in seen:
                 seen.add(id(tensor))
                 places.append((one, name, key))
     return places
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    is_dense = tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_quantized)
+    return is_dense and not is_lazy(tensor)
 
 
 def _tensor(place: Place) -> Tensor:
@@ -89,7 +103,8 @@ def _tensor(place: Place) -> Tensor:
     return torch.zeros(0) if tensor is None else tensor
 
 
-def _is_finite(tensor: Tensor) -> bool:
+def is_finite(tensor: Tensor) -> bool:
+    """Return whether all elements of a tensor, or of the part of it that this process holds, are finite."""
     is_number = tensor.is_floating_point() or tensor.is_complex()
     return not is_number or bool(torch.isfinite(local_part(tensor)).all())
 

@@ -179,6 +179,7 @@ def test_copies_follow_buffers_that_grow_and_hold_only_what_changes() -> None:
     module.register_buffer("running", torch.ones(2))
     module.register_buffer("nothing", None)
     copies = BufferCopies(module)
+    copies.start()
     module.running.add_(1.0)
     copies.update()
     module.running = torch.full((3,), 5.0, dtype=torch.float64)
@@ -187,3 +188,31 @@ def test_copies_follow_buffers_that_grow_and_hold_only_what_changes() -> None:
     module.constant[0] = float("nan")
     assert copies.restore() == (["running"], ["constant"])
     assert module.running.tolist() == [5.0] * 3
+
+
+def test_buffers_that_cannot_be_compared_are_left_alone() -> None:
+    """A sparse one, and a constant that is NaN, are no reason to lose the protection of the others."""
+
+    class Odd(Normalized):
+        def __init__(self) -> None:
+            super().__init__({5: float("nan")})
+            self.register_buffer("sparse", torch.eye(3).to_sparse())
+            self.register_buffer("complex", torch.full((2,), complex(float("nan"), 0.0)))
+
+    module = Odd()
+    fit(module, "skip", max_steps=8, max_epochs=1)
+    assert all(bool(torch.isfinite(one).all()) for name, one in module.named_buffers() if "running" in name)
+
+
+def test_weights_that_are_lost_after_all_are_named_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    """One line at the end of the fit names the first of them."""
+
+    class Loses(Normalized):
+        def on_train_batch_end(self, *arguments: Any) -> None:
+            if self.seen == 8:
+                with torch.no_grad():
+                    next(self.parameters()).fill_(float("nan"))
+
+    fit(Loses({}), "skip", max_steps=8, max_epochs=1)
+    (line,) = [line for line in caplog.messages if "at the end of the fit 1 parameters are not finite" in line]
+    assert "layers.0.weight" in line
