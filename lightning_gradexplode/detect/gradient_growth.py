@@ -169,7 +169,11 @@ class GradientGrowth(_AgainstHistory):
             return None
         usual = self._usual()
         message = f"the gradient norm is {norm:.3g}, {norm / usual:.3g} times the usual {usual:.3g}, and stays there"
-        severity = Severity.WARNING if keeps_rising(self._recent) else Severity.INFO
+        severity = Severity.INFO
+        if keeps_rising(self._recent):
+            severity = Severity.WARNING
+            rate = math.log(self._recent[-1] / self._recent[0]) / (len(self._recent) - 1)
+            message += f"; at this rate it is ten times that in about {math.log(10) / rate:.0f} steps"
         if self._is_certain(norm, baselines):
             severity = Severity.CRITICAL
         return self.finding(record, severity, norm, usual * self.factor, message)

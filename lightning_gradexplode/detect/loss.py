@@ -17,6 +17,9 @@ positive."""
 _FAR = 1000.0
 """Projections further ahead are left out."""
 
+_GROWN = 10.0
+"""Growth of gradients and weights together from which a jump of the loss is no matter of the batch alone."""
+
 
 class NonFiniteLoss(Detector):
     """The loss is NaN or infinite: the article's sign 3.
@@ -60,11 +63,11 @@ class DivergingLoss(Detector):
 
     The rise over the start is measured in the units of `LossBaseline`: with a positive loss that is not noisy, one unit
     is the loss at the start. CRITICAL is a loss that has been `limit` units above it for `patience` steps without
-    coming down, if the gradients or the weights confirm it: their product (`Baselines.gradient_growth`) is `confirmed`
-    times that of the start, or the weights have moved; or if the rise itself is `confirmed` times what it was a few
-    steps before, and keeps rising. A change of the task makes the loss jump, but then it falls; a loss that starts at
-    zero finds its level without a growth of the gradients. A single step is enough if the weights have grown to
-    `ruined` times their start: a bad batch makes a single loss, and leaves the weights.
+    coming down, if the gradients or the weights confirm it: their product (`Baselines.gradient_growth`) has been
+    `confirmed` times that of the start for `patience` steps, or the weights have moved; or if the rise itself is
+    `confirmed` times what it was a few steps before, and keeps rising. A change of the task makes the loss jump, but
+    then it falls; a loss that starts at zero finds its level without a growth of the gradients. A single step is enough
+    if the weights have grown to `ruined` times their start: a bad batch makes a single loss, and leaves the weights.
 
     Args:
         limit: Units of rise; with a positive loss 4 means five times the start.
@@ -84,6 +87,7 @@ class DivergingLoss(Detector):
         self.ruined = ruined
         self._out: list[float] = []
         self._rises: list[float] = []
+        self._grown_for = 0
 
     def check(self, record: StepRecord) -> Finding | None:
         """Compare the step's loss with the run's start."""
@@ -98,7 +102,8 @@ class DivergingLoss(Detector):
         grown = baselines.weights.growth
         lasting = len(self._out) >= patience and self._out[-1] >= self._out[-patience]
         by_itself = self._rises[-1] > self.confirmed * max(self._rises[0], 1.0) and keeps_rising(self._rises)
-        found = lasting and (by_itself or baselines.confirm(self.confirmed))
+        self._grown_for = self._grown_for + 1 if baselines.gradient_growth >= self.confirmed else 0
+        found = lasting and (by_itself or baselines.weights.moved or self._grown_for >= self.patience)
         if not found and not (grown >= self.ruined and baselines.loss_rise > 2 * self.limit):
             return self._projection(record, baselines)
         weights = f", with weights {grown:.3g} times as large" if grown >= MOVED else ""
@@ -124,7 +129,8 @@ class UnstableLoss(Detector):
 
     A jump is a change of the loss that is more than `limit` times the median change of the last `window` steps, and
     more than a tenth of the loss's usual size. `jumps` of them within the last ten steps are worth knowing, and a
-    WARNING if the loss is more than one unit of `LossBaseline` above its start and the weights have moved.
+    WARNING if the loss is more than one unit of `LossBaseline` above its start, the weights are `baselines.MOVED` times
+    theirs, and gradients and weights together (`Baselines.gradient_growth`) ten times theirs.
 
     Args:
         limit: How many times the median change a jump is.
@@ -165,7 +171,8 @@ class UnstableLoss(Detector):
             self._losses.add(record.loss)
         if not jumped or sum(self._recent) < self.jumps:
             return None
-        severity = Severity.WARNING if baselines.loss_rise > 1 and baselines.weights.moved else Severity.INFO
+        grown = baselines.weights.growth >= MOVED and baselines.gradient_growth >= _GROWN
+        severity = Severity.WARNING if grown and baselines.loss_rise > 1 else Severity.INFO
         message = f"the loss jumped by {change:.3g}, as at {sum(self._recent) - 1} of the nine steps before"
         return self.finding(record, severity, change, limit, message)
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import numpy.typing as npt
+
 from lightning_gradexplode.detect.base import Detector
 from lightning_gradexplode.records import Finding, Severity, StepRecord
+
+BoolArray = npt.NDArray[np.bool_]
 
 
 class VanishingGradient(Detector):
@@ -51,12 +56,16 @@ class ZeroGradient(Detector):
     A WARNING if all parameters, or `share` of them that had other gradients before, had gradients of exactly zero at
     `patience` steps in a row while the loss was not zero. Rectified units that are never active make such gradients, a
     loss that is detached from the network, or a criterion that ignores every target. A parameter whose gradient was
-    zero from the start may be frozen, and counts only where all gradients are zero. Where some are not, and the loss
-    has come down from its start, it is only worth knowing: experts that are never chosen look like that.
+    zero from the start may be frozen or unused, and counts only where all gradients but one are zero (that of the last
+    bias, behind units that are never active) and nothing is learned for `futile` steps. Where some gradients are not
+    zero, and the loss is a tenth of a unit below its start at any of the last `patience` steps, it is only worth
+    knowing: experts that are never chosen look like that. Parameters whose gradient is zero now and again, as that of
+    sparse experts is, count only once it has been so three times as long as ever before.
 
     Args:
         share: Share of the parameters.
         patience: Steps in a row.
+        futile: Steps in a row without a lower loss, after which parameters count that never had a gradient.
     """
 
     sign = "zero-gradient"
@@ -64,11 +73,14 @@ class ZeroGradient(Detector):
 
     _never: list[int] | None
 
-    def __init__(self, share: float = 0.5, patience: int = 20) -> None:
+    def __init__(self, share: float = 0.5, patience: int = 20, futile: int = 100) -> None:
         self.share = share
         self.patience = patience
+        self.futile = futile
+        self._futile_for = 0
         self._never = None
         self._streaks: list[int] = []
+        self._longest: list[int] = []
 
     def check(self, record: StepRecord) -> Finding | None:
         """Count the steps at which each parameter's gradient is zero."""
@@ -77,22 +89,36 @@ class ZeroGradient(Detector):
         if norms is None:
             return None
         if norms.all() or record.loss == 0:
+            if self._streaks:
+                self._count(np.ones(len(norms), dtype=bool))
             self._never = [] if norms.all() else self._never
-            self._streaks = []
             return None
         count = len(norms)
+        self._futile_for = 0 if baselines.loss_rise < -0.1 else self._futile_for + 1
         never = range(count) if self._never is None else self._never
         self._never = [place for place in never if place < count and norms[place] == 0]
-        before = self._streaks if len(self._streaks) == count else [0] * count
-        self._streaks = [0 if norm else steps + 1 for steps, norm in zip(before, norms.tolist(), strict=True)]
-        dead = [place for place, steps in enumerate(self._streaks) if steps >= self.patience]
-        if len(dead) < count:
+        self._count(norms != 0)
+        both = zip(self._streaks, self._longest, strict=True)
+        dead = [place for place, (streak, longest) in enumerate(both) if streak >= max(self.patience, 3 * longest)]
+        is_futile = self._futile_for >= self.futile and len(dead) == count - 1 > 1
+        if len(dead) < count and not is_futile:
             dead = sorted(set(dead) - set(self._never))
         if not dead or len(dead) < self.share * count:
             return None
         where = None if len(dead) == count else record.parameters[dead[0]]
         which = f"all {count}" if where is None else f"{len(dead)} of {count}"
         message = f"the gradients of {which} parameters have been exactly zero for {self.patience} steps or more"
-        learns = where is not None and baselines.loss_rise < -0.1
+        learns = where is not None and self._futile_for < self.patience
         severity = Severity.INFO if learns else Severity.WARNING
         return self.finding(record, severity, len(dead) / count, self.share, message, where)
+
+    def _count(self, alive: BoolArray) -> None:
+        """Count the steps in a row at which each parameter's gradient is zero, and remember the longest such row."""
+        if len(self._streaks) != len(alive):
+            self._streaks, self._longest = [0] * len(alive), [0] * len(alive)
+        for place, lives in enumerate(alive.tolist()):
+            if lives:
+                self._longest[place] = max(self._longest[place], self._streaks[place])
+                self._streaks[place] = 0
+            else:
+                self._streaks[place] += 1

@@ -59,6 +59,9 @@ NEW_SINCE_0_1_0 = (
     "_norms",
     "_weight_rate",
     "_gradient_rate",
+    "_grown_for",
+    "_futile_for",
+    "_longest",
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -196,6 +197,38 @@ def test_experts_that_are_never_chosen_are_no_warning() -> None:
     dead = {"grad_norm": np.array([0.0, 0.0, 1.0])}
     steps = [record(n, loss=1.0 if n < 5 else 0.5, per_parameter=alive if n < 5 else dead) for n in range(40)]
     assert {finding.severity for finding in judge(ZeroGradient(), steps)} == {Severity.INFO}
+
+
+def test_gradients_that_are_zero_now_and_again_are_no_warning() -> None:
+    """Small batches choose an expert every 15 steps, and once not for 40; that it is never chosen again is found."""
+    alive = [*range(0, 120, 15), 145, *range(160, 200, 15)]
+    last = alive[-1] + 1
+
+    def step(number: int) -> StepRecord:
+        norms = np.array([float(number in alive), float(number in alive), 1.0])
+        return record(number, grad_norm=1.0, per_parameter={"grad_norm": norms})
+
+    assert judge(ZeroGradient(), [step(number) for number in range(last)]) == []
+    assert judge(ZeroGradient(), [step(number) for number in range(last + 150)])
+
+
+def test_a_net_that_is_dead_from_the_start_is_a_warning_once_nothing_is_learned() -> None:
+    """Only the last bias has a gradient, and the loss stays; with a lower loss it is a frozen net."""
+    values = {"grad_norm": np.array([0.0, 0.0, 1.0])}
+    stuck = judge(ZeroGradient(), [record(step, loss=1.0, grad_norm=1.0, per_parameter=values) for step in range(120)])
+    assert (stuck[0].step, stuck[0].severity) == (99, Severity.WARNING)
+    losses = [0.99**step for step in range(120)]
+    learning = [record(step, loss=loss, grad_norm=1.0, per_parameter=values) for step, loss in enumerate(losses)]
+    assert judge(ZeroGradient(), learning) == []
+
+
+def test_enormous_gradients_are_a_warning() -> None:
+    """Unix times as inputs: elements of 1e12 at the first step that is logged; a loss in millions is none."""
+    one = record(0, per_parameter={"share_above_one": np.ones(3)})
+    (finding,) = judge(GradientAboveOne(), [replace(one, grad_norm=1e13, weight_count=100)])
+    assert finding.severity is Severity.WARNING
+    assert finding.value == pytest.approx(1e12)
+    assert judge(GradientAboveOne(), [replace(one, grad_norm=1e8, weight_count=100)]) == []
 
 
 @pytest.mark.parametrize("algorithm", ["norm", "value"])

@@ -165,8 +165,8 @@ def test_divergence_is_seen_through_nonfinite_losses() -> None:
 
 
 def test_jumps_of_the_loss_are_worth_knowing() -> None:
-    """Large changes from update to update, several within a few steps, are unstable; a WARNING if weights move with
-    it."""
+    """Large changes from update to update, several within a few steps, are unstable; a WARNING if weights and
+    gradients have grown."""
     losses = [1.0 + 0.01 * value for value in noise(60)]
     assert judge(UnstableLoss(), series("loss", losses)) == []
     losses += [2.0 if step % 2 else 0.3 for step in range(10)]
@@ -175,8 +175,22 @@ def test_jumps_of_the_loss_are_worth_knowing() -> None:
     assert {(finding.sign, finding.severity) for finding in findings} == {("unstable-loss", Severity.INFO)}
     assert findings[0].step >= 60
     assert findings[0].value > findings[0].limit
-    moved = [record(n, loss=2 * x if n >= 60 else x, weight_norm=20.0 if n else 10.0) for n, x in enumerate(losses)]
-    assert Severity.WARNING in {finding.severity for finding in judge(UnstableLoss(), moved)}
+    high = [2 * loss if step >= 60 else loss for step, loss in enumerate(losses)]
+    moved = [record(step, loss=loss, weight_norm=20.0 if step else 10.0) for step, loss in enumerate(high)]
+    assert {finding.severity for finding in judge(UnstableLoss(), moved)} == {Severity.INFO}
+    grown = [replace(one, grad_norm=10.0 if one.step >= 60 else 1.0) for one in moved]
+    assert Severity.WARNING in {finding.severity for finding in judge(UnstableLoss(), grown)}
+
+
+def test_gradients_that_confirm_a_high_loss_at_one_step_are_no_divergence() -> None:
+    """Tasks in turn: the loss of one is a hundred times that of the other, and the gradients once ten times the
+    first."""
+    losses = [8.0 + 0.01 * step if step % 3 == 2 else 0.1 for step in range(60)] + [9.1, 8.8, 9.0, 8.9, 9.2, 9.3]
+    norms = [6.0 if step % 3 == 2 else 1.0 for step in range(60)] + [8.0, 9.0, 9.0, 9.0, 11.0, 9.0]
+    steps = [record(n, loss=loss, grad_norm=norm) for n, (loss, norm) in enumerate(zip(losses, norms, strict=True))]
+    assert judge(DivergingLoss(), steps) == []
+    lasting = [*steps, *(record(66 + step, loss=9.4 + step, grad_norm=12.0) for step in range(3))]
+    assert {finding.severity for finding in judge(DivergingLoss(), lasting)} == {Severity.CRITICAL}
 
 
 @pytest.mark.parametrize(
