@@ -171,7 +171,7 @@ class IncidentReplays:
         if replay.status == "not-reproduced" and inputs.attributes is not None and not inputs.attributes.is_unchanged:
             # What differs may have been set by a hook between the begin of the batch and the step.
             as_now = dataclasses.replace(again, attributes=None)
-            other = _replayed(as_now, failed, expected)
+            other = _replayed(as_now, failed, expected, replay.seconds)
             if other.status in ("reproduced", "finite"):
                 again, replay = as_now, other
         if again.is_updated and failed is not None and replay.status == "not-possible":
@@ -239,8 +239,10 @@ def _from_rank(replay: Replay, rank: int | None) -> Replay:
     return replay
 
 
-def _replayed(step: ReplayStep, failed: Failed | None, expected_loss: float | None) -> Replay:
-    replay = attempt("the replay", lambda: replay_step(step, failed=failed, expected_loss=expected_loss))
+def _replayed(step: ReplayStep, failed: Failed | None, expected: float | None, spent: float = 0.0) -> Replay:
+    replay = attempt(
+        "the replay", lambda: replay_step(step, failed=failed, expected_loss=expected, seconds_spent=spent)
+    )
     return replay or Replay("not-possible", "the replay failed")
 
 

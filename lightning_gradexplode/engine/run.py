@@ -141,7 +141,7 @@ class TrainingRun:
 
     def has_overflowed(self, optimizer: Optimizer) -> bool:
         """Return whether gradients that were measured at the end of the last backward pass are not finite."""
-        return self._window.has_overflowed(optimizer)
+        return self._run.window.has_overflowed(optimizer)
 
     @never_fatal
     def gradients_ready(self, optimizer: Optimizer) -> None:

@@ -32,7 +32,13 @@ TOLERANCE = 1e-3
 Failed = Literal["loss", "gradient", "gradient, maybe loss"]
 
 
-def replay_step(step: ReplayStep, *, failed: Failed | None = None, expected_loss: float | None = None) -> Replay:
+def replay_step(
+    step: ReplayStep,
+    *,
+    failed: Failed | None = None,
+    expected_loss: float | None = None,
+    seconds_spent: float = 0.0,
+) -> Replay:
     """Compute a step again and find the first operation that made a non-finite value out of finite ones.
 
     Args:
@@ -40,9 +46,10 @@ def replay_step(step: ReplayStep, *, failed: Failed | None = None, expected_loss
         failed: What was not finite in the run: the loss, a gradient while the loss was finite, or a gradient while the
             loss is not known, as in manual optimization; None if all was finite.
         expected_loss: The loss of the run, as `ReplayStep.run_step` returns it; None if it is not known.
+        seconds_spent: What an earlier attempt took of the budget.
     """
     begin = time.perf_counter()
-    deadline = deadline_of(step, STEPS, SECONDS)
+    deadline = deadline_of(step, STEPS, SECONDS) - seconds_spent
     replay = _attempt(step, failed, expected_loss, deadline, clone_parameters=False)
     if replay.reason.startswith(WRITES):
         # A step that averages or clamps weights itself needs weights of its own.
