@@ -90,7 +90,12 @@ def lower_rate(evidence: Evidence, factor: float) -> list[str]:
     rate = learning_rate(evidence)
     if rate is None:
         return [f"lower the learning rate to {rounded(factor, 1):g} of what it is"]
-    lower = rounded(min(rate * factor, _highest_usual_rate(evidence.run)), 1)
+    highest = _highest_usual_rate(evidence.run)
+    # Steps of a normalized size teach next to nothing far below that, whatever the rate was before.
+    lower = min(rate * factor, highest)
+    if highest < math.inf:
+        lower = max(lower, 0.1 * min(highest, rate))
+    lower = rounded(lower, 1)
     return [f"lower the learning rate from {rate:g} to `lr={lower:g}`"]
 
 
@@ -98,7 +103,10 @@ def _highest_usual_rate(run: RunFacts) -> float:
     """Return the learning rate above which no network is trained with an optimizer that normalizes its steps."""
     if not run.optimizers or not uses_adaptive_optimizer(run):
         return math.inf
-    return 0.001 if any("lion" in one.kind.lower() for one in run.optimizers) else 0.01
+    kinds = [one.kind.lower() for one in run.optimizers]
+    if any("lion" in one for one in kinds):
+        return 0.001
+    return 0.1 if all("adagrad" in one for one in kinds) else 0.01
 
 
 def warm_up(evidence: Evidence) -> list[str]:
