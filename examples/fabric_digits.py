@@ -1,0 +1,44 @@
+"""Lightning Fabric on handwritten digits: batches that are broken are left out, and training ends well.
+
+Run: ``python examples/fabric_digits.py``
+"""
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.loggers import CSVLogger
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_gradexplode import FabricWatch
+
+digits = load_digits()
+images = torch.tensor(digits.data, dtype=torch.float32) / 16
+images[100, 7] = float("nan")  # one broken pixel of one picture
+data = TensorDataset(images, torch.tensor(digits.target))
+
+
+def main() -> tuple[FabricWatch, float]:
+    """Train for two epochs, and return the watch and the last loss."""
+    torch.manual_seed(0)
+    fabric = Fabric(accelerator="cpu", devices=1, loggers=CSVLogger("logs/fabric"))
+    network = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    model, optimizer = fabric.setup(network, torch.optim.Adam(network.parameters(), lr=0.01))
+    loader = fabric.setup_dataloaders(DataLoader(data, batch_size=32, shuffle=True))
+
+    with FabricWatch(fabric, model, optimizer, log_every_n_steps=1, on_explosion="skip") as watch:
+        for _ in range(2):
+            for inputs, targets in loader:
+                optimizer.zero_grad()
+                loss = nn.functional.cross_entropy(model(inputs), targets)
+                watch.loss(loss)  # the only further line
+                fabric.backward(loss)
+                fabric.clip_gradients(model, optimizer, max_norm=1.0, error_if_nonfinite=False)
+                optimizer.step()
+    return watch, float(loss.detach())
+
+
+if __name__ == "__main__":
+    watch, loss = main()
+    print("steps left out:", watch.last.skipped_steps if watch.last else None)
+    print(f"last loss: {loss:.3f}")

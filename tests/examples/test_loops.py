@@ -1,0 +1,106 @@
+"""The examples of other training loops, and of configuration files, do what their texts say."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+
+from lightning_gradexplode import GradientExplosionMonitor, Rollback, SkipStep, ZScoreClip
+from tests.examples.test_examples import EXAMPLES, load, own_world
+
+DOCS = EXAMPLES.parent / "docs"
+
+
+def test_plain_pytorch_is_stopped_before_the_weights_are_lost(tmp_path: Path) -> None:
+    """The doubled rate is stopped within the epoch, named as the cause, and the scalars are in the file."""
+    with own_world(tmp_path):
+        watch = load("plain_pytorch").main()
+    assert watch.exploded
+    assert watch.last is not None
+    assert watch.last.step < 112
+    diagnosis = watch.diagnosis()
+    assert diagnosis is not None
+    assert diagnosis.causes[0].kind in ("learning-rate-jump", "learning-rate")
+    with (tmp_path / "logs/plain/gradexplode.csv").open(encoding="utf-8") as file:
+        assert "gradexplode/grad_norm" in {row["name"] for row in csv.DictReader(file)}
+    assert (tmp_path / "logs/plain/gradexplode/index.html").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*")
+def test_fabric_leaves_out_the_broken_batch(tmp_path: Path) -> None:
+    """One step an epoch is left out, and the loss ends far below that of a guess, 2.3."""
+    pytest.importorskip("lightning")
+    with own_world(tmp_path):
+        watch, loss = load("fabric_digits").main()
+    assert watch.last is not None
+    assert watch.last.skipped_steps == 2
+    assert loss < 0.5
+    assert list(tmp_path.glob("logs/fabric/**/metrics.csv"))
+
+
+@pytest.mark.filterwarnings("ignore:.*")
+def test_hugging_face_logs_the_same_norm_as_the_trainer(tmp_path: Path) -> None:
+    """Both norms stand side by side in the Trainer's log, are equal, and the loss falls."""
+    pytest.importorskip("transformers")
+    with own_world(tmp_path):
+        callback, trainer = load("hugging_face").main()
+    rows = [row for row in trainer.state.log_history if "loss" in row]
+    assert len(rows) == 5
+    for row in rows:
+        assert row["gradexplode/grad_norm"] == pytest.approx(row["grad_norm"], rel=1e-4)
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert not callback.exploded
+
+
+@pytest.mark.filterwarnings("ignore:.*")
+def test_the_command_line_reads_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Policies and responses of the file are those of the monitor, which measures the run."""
+    pytest.importorskip("jsonargparse")
+    with own_world(tmp_path):
+        monkeypatch.setattr(sys, "argv", ["train.py"])
+        cli = load("cli_config/train").main(["fit", "--config", str(EXAMPLES / "cli_config/fit.yaml")])
+    callbacks = cli.trainer.callbacks  # type: ignore[attr-defined]
+    (monitor,) = [one for one in callbacks if isinstance(one, GradientExplosionMonitor)]
+    assert isinstance(monitor.arguments.clip, ZScoreClip)
+    assert [type(one) for one in monitor.arguments.responses] == [SkipStep, Rollback]
+    assert monitor.arguments.ignore == ("gradient-above-one",)
+    assert monitor.last is not None
+    assert monitor.last.step == 57
+
+
+@pytest.mark.filterwarnings("ignore:.*")
+def test_hydra_builds_the_trainer(tmp_path: Path) -> None:
+    """Detectors, policy and responses come from the file's targets."""
+    hydra = pytest.importorskip("hydra")
+    from hydra.utils import instantiate
+
+    with own_world(tmp_path):
+        with hydra.initialize_config_dir(str(EXAMPLES / "cli_config"), version_base="1.3"):
+            config = hydra.compose("hydra", overrides=["trainer.max_epochs=1"])
+        trainer = instantiate(config.trainer)
+        trainer.fit(load("cli_config/train").Digits())
+    (monitor,) = [one for one in trainer.callbacks if isinstance(one, GradientExplosionMonitor)]
+    assert [one.sign for one in monitor.arguments.detectors] == ["nonfinite-gradient", "gradient-spike"]
+    assert [type(one) for one in monitor.arguments.responses] == [SkipStep, Rollback]
+    assert monitor.arguments.exclude == ("*.bias",)
+    assert monitor.last is not None
+
+
+@pytest.mark.parametrize(
+    ("page", "shown"),
+    [
+        ("plain-pytorch.md", "plain_pytorch.py"),
+        ("fabric.md", "fabric_digits.py"),
+        ("hugging-face.md", "hugging_face.py"),
+        ("config.md", "cli_config/fit.yaml"),
+        ("config.md", "cli_config/hydra.yaml"),
+    ],
+)
+def test_the_page_shows_the_example_as_it_is(page: str, shown: str) -> None:
+    """What a reader copies is what the tests run."""
+    code = (EXAMPLES / shown).read_text(encoding="utf-8")
+    body = code.partition('"""\n\n')[2].partition("\n\nif __name__")[0] if shown.endswith(".py") else code
+    assert body.strip() in (DOCS / page).read_text(encoding="utf-8")

@@ -1,0 +1,199 @@
+"""Training loops in each of several processes, which check every step against the run on one process.
+
+Run by ``torchrun`` as ``worker.py KIND OUT``; each process writes what its monitor has found to ``OUT/<rank>.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lightning_gradexplode import FabricWatch, GradientWatch
+from tests.hosts.loops import batches, exact_norm, loss_of, network
+
+STEPS = 6
+MAX_NORM = 0.05
+
+
+def reference() -> Iterator[float]:
+    """Yield the float64 norm of each step, before clipping, of the same training on one process."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    for batch in batches(STEPS):
+        optimizer.zero_grad()
+        loss_of(model, batch).backward()  # type: ignore[no-untyped-call]
+        yield exact_norm(model.parameters())
+        nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
+        optimizer.step()
+
+
+def watched_loop(
+    model: Any,
+    optimizer: Any,
+    watch: GradientWatch,
+    backward: Callable[[Tensor], None],
+    clip: Callable[[], Any],
+    no_sync: Callable[[], Any],
+    accumulate: int = 2,
+) -> list[float]:
+    """Train on this process's share of each batch, in micro-batches; return the errors of the norms."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    errors = []
+    for step, (batch, truth) in enumerate(zip(batches(STEPS), reference(), strict=True)):
+        optimizer.zero_grad()
+        parts = batch.chunk(world)[rank].chunk(accumulate)
+        for index, part in enumerate(parts):
+            with nullcontext() if index + 1 == accumulate else no_sync():
+                loss = loss_of(model, part) / accumulate
+                watch.loss(loss)
+                backward(loss)
+        clip()
+        optimizer.step()
+        assert watch.last is not None
+        assert watch.last.grad_norm is not None
+        assert watch.last.step == step
+        errors.append(abs(watch.last.grad_norm - truth) / truth)
+    return errors
+
+
+def ddp(out: Path, **arguments: Any) -> tuple[GradientWatch, list[float]]:
+    """Train with ``DistributedDataParallel``."""
+    raw = network()
+    model = nn.parallel.DistributedDataParallel(raw)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    watch = GradientWatch(model, optimizer, log_dir=out, log_every_n_steps=1, **arguments)
+    errors = watched_loop(
+        model,
+        optimizer,
+        watch,
+        lambda loss: loss.backward(),  # type: ignore[no-untyped-call]
+        lambda: nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM),
+        model.no_sync,
+    )
+    return watch, errors
+
+
+def fsdp2(out: Path, **arguments: Any) -> tuple[GradientWatch, list[float]]:
+    """Train with ``fully_shard``."""
+    from torch.distributed.fsdp import fully_shard
+
+    model: Any = network()
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            fully_shard(layer)
+    fully_shard(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    watch = GradientWatch(model, optimizer, log_dir=out, log_every_n_steps=1, **arguments)
+    errors = watched_loop(
+        model,
+        optimizer,
+        watch,
+        lambda loss: loss.backward(),  # type: ignore[no-untyped-call]
+        lambda: nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM),
+        nullcontext,
+    )
+    return watch, errors
+
+
+def fabric(out: Path, **arguments: Any) -> tuple[GradientWatch, list[float]]:
+    """Train with Fabric's strategy for ``DistributedDataParallel``."""
+    from lightning.fabric import Fabric
+
+    nodes = int(os.environ.get("NUM_NODES", "1"))
+    runs = Fabric(accelerator="cpu", strategy="ddp", devices=int(os.environ["LOCAL_WORLD_SIZE"]), num_nodes=nodes)
+    runs.launch()
+    raw = network()
+    model, optimizer = runs.setup(raw, torch.optim.SGD(raw.parameters(), lr=0.05))
+    watch = FabricWatch(runs, model, optimizer, log_dir=out, **arguments)
+    errors = watched_loop(
+        model,
+        optimizer,
+        watch,
+        runs.backward,
+        lambda: runs.clip_gradients(model, optimizer, max_norm=MAX_NORM),
+        lambda: runs.no_backward_sync(model),
+    )
+    return watch, errors
+
+
+def transformers(out: Path, **arguments: Any) -> tuple[Any, list[float]]:
+    """Train with the Trainer of Hugging Face; the truth is that of hooks on the reduced gradients."""
+    import transformers as hf
+
+    from lightning_gradexplode import GradientExplosionTrainerCallback
+    from tests.hosts.test_transformers import language_model, sentences
+
+    model = language_model()
+    monitor = GradientExplosionTrainerCallback(**arguments)
+    truths: list[float] = []
+    recorded: list[float] = []
+
+    class Clipped(hf.Trainer):  # type: ignore[misc]
+        def _clip_grad_norm(self, model: Any) -> Any:
+            truths.append(exact_norm(model.parameters()))
+            return super()._clip_grad_norm(model)
+
+    class Reads(hf.TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            assert monitor.last is not None
+            assert monitor.last.grad_norm is not None
+            recorded.append(monitor.last.grad_norm)
+
+    settings: dict[str, Any] = {"gradient_accumulation_steps": 2, "max_grad_norm": MAX_NORM, "max_steps": STEPS}
+    args = hf.TrainingArguments(
+        str(out), use_cpu=True, report_to=[], per_device_train_batch_size=2, logging_steps=1, disable_tqdm=True,
+        **settings,
+    )  # fmt: skip
+    Clipped(model=model, args=args, train_dataset=sentences(64), callbacks=[monitor, Reads()]).train()
+    return monitor, [abs(one - truth) / truth for one, truth in zip(recorded, truths, strict=True)]
+
+
+def poisoned(out: Path, **arguments: Any) -> tuple[GradientWatch, list[float]]:
+    """Train where one process's batch has a NaN; all processes hold the same update back."""
+    raw = network()
+    model = nn.parallel.DistributedDataParallel(raw)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    watch = GradientWatch(model, optimizer, log_dir=out, on_explosion="skip")
+    for step, batch in enumerate(batches(STEPS)):
+        if step == 3 and dist.get_rank() == dist.get_world_size() - 1:
+            batch = batch * float("nan")
+        optimizer.zero_grad()
+        loss = loss_of(model, batch)
+        watch.loss(loss)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert all(bool(one.isfinite().all()) for one in model.parameters())
+    return watch, []
+
+
+def main(kind: str, out: Path) -> None:
+    """Run a loop and write what it was."""
+    warnings.simplefilter("ignore")
+    if kind != "fabric":
+        dist.init_process_group("gloo")
+    watch, errors = globals()[kind](out, **({} if kind == "poisoned" else {"report": "always"}))
+    if isinstance(watch, GradientWatch):
+        watch.close()
+    content = {
+        "errors": errors,
+        "failed": watch.failed,
+        "findings": [[one.step, one.sign] for one in watch.findings],
+        "report": str(watch.report_folder) if watch.report_folder else None,
+    }
+    (out / f"{dist.get_rank()}.json").write_text(json.dumps(content))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
