@@ -62,7 +62,7 @@ def test_the_command_line_reads_its_configuration(tmp_path: Path, monkeypatch: p
     with own_world(tmp_path):
         monkeypatch.setattr(sys, "argv", ["train.py"])
         cli = load("cli_config/train").main(["fit", "--config", str(EXAMPLES / "cli_config/fit.yaml")])
-    callbacks = cli.trainer.callbacks  # type: ignore[attr-defined]
+    callbacks = cli.trainer.callbacks
     (monitor,) = [one for one in callbacks if isinstance(one, GradientExplosionMonitor)]
     assert isinstance(monitor.arguments.clip, ZScoreClip)
     assert [type(one) for one in monitor.arguments.responses] == [SkipStep, Rollback]
