@@ -230,3 +230,12 @@ def test_a_log_without_numbers_is_one_line(content: bytes, tmp_path: Path, capsy
     (tmp_path / "run.csv").write_bytes(content)
     assert main(["diagnose", str(tmp_path / "run.csv")]) == 1
     assert capsys.readouterr().err == "gradexplode: run.csv holds no numbers by step\n"
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 cut off"])
+def test_a_damaged_recording_is_one_line(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a disk that was full."""
+    (tmp_path / "steps.npz").write_bytes(content)
+    assert main(["show", str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"gradexplode: {tmp_path / 'steps.npz'} is damaged")

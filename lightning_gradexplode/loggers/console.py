@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any, TextIO
 
@@ -144,11 +144,23 @@ class TerminalHandler(logging.Handler):
             stream = sys.stderr
             panel = getattr(record, "panel", None)
             drawn = panel.drawn(shutil.get_terminal_size().columns) if panel and _is_terminal(stream) else None
+            text = drawn if drawn and _encodable(drawn, stream) == drawn else self.format(record)
             with _cleared_progress_bars():
-                stream.write((drawn or self.format(record)).rstrip("\n") + "\n")
+                stream.write(_encodable(text, stream).rstrip("\n") + "\n")
                 stream.flush()
         except Exception:
-            self.handleError(record)
+            with suppress(Exception):  # standard error may be closed
+                self.handleError(record)
+
+
+def _encodable(text: str, stream: TextIO) -> str:
+    """Return a text in characters that a stream has, question marks in place of the others."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.replace("\u2026", "...").encode(encoding, "replace").decode(encoding)
+    return text
 
 
 def _cleared_progress_bars() -> AbstractContextManager[None]:

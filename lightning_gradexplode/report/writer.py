@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -94,16 +96,20 @@ def read_report(folder: Path) -> ReportContent:
     path = folder / "steps.npz"
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no report: there is no steps.npz in it")
-    with np.load(path, allow_pickle=False) as file:
-        if _CONTENT not in file:
-            raise ValueError(f"{path} was written by version 0.1.0, which recorded too little for this command")
-        plain = json.loads(file[_CONTENT].tobytes())
-        gradients = tuple((step, _dense(sparse)) for step, sparse in plain.pop("gradients"))
-        content = from_plain(ReportContent, plain)
-        history, first = (
-            tuple(_history(file, prefix, names, index) for index, names in enumerate(plain.get(f"{prefix}arrays", ())))
-            for prefix in _PREFIXES
-        )
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file}
+    except (ValueError, AttributeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__})") from error
+    if _CONTENT not in arrays:
+        raise ValueError(f"{path} was written by version 0.1.0, which recorded too little for this command")
+    plain = json.loads(arrays[_CONTENT].tobytes())
+    gradients = tuple((step, _dense(sparse)) for step, sparse in plain.pop("gradients"))
+    content = from_plain(ReportContent, plain)
+    history, first = (
+        tuple(_history(arrays, prefix, names, index) for index, names in enumerate(plain.get(f"{prefix}arrays", ())))
+        for prefix in _PREFIXES
+    )
     return replace(content, evidence=replace(content.evidence, history=history, first=first), gradients=gradients)
 
 

@@ -241,3 +241,19 @@ def test_a_live_display_of_rich_stays_whole(
     # The display moves the cursor back over itself before a line, and draws itself again below.
     assert "\x1b[2Ka message" in terminal.getvalue()
     assert theirs.stream is terminal
+
+
+@pytest.mark.usefixtures("ours")
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_terminal_without_unicode_gets_the_panel(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In characters that it has; a closed stream costs the message alone."""
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding="ascii")
+    monkeypatch.setattr(stream, "isatty", lambda: is_terminal)
+    monkeypatch.setattr(sys, "stderr", stream)
+    log(logging.ERROR, str(PANEL), PANEL)
+    text = written.getvalue().decode("ascii")
+    assert "learning-rate in layer.weight (80%)" in text
+    assert "..." in text
+    stream.close()
+    log(logging.ERROR, str(PANEL), PANEL)
