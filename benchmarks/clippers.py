@@ -17,6 +17,8 @@ class Clipping(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Ask for a limit, and clip to it."""
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not parameters:  # a batch that was left out
+            return
         norms = torch._foreach_norm([p.grad for p in parameters if p.grad is not None])
         norm = float(torch.linalg.vector_norm(torch.stack(norms)))
         limit = self.limit(norm, id(getattr(optimizer, "optimizer", optimizer)))

@@ -21,7 +21,7 @@ import math
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median, stdev
 
 from benchmarks.layer_peers import LAYER_PEERS
@@ -188,6 +188,31 @@ def print_table(title: str, verdicts: dict[str, list[Verdict]]) -> None:
         print(summary(name, of_rule))
 
 
+def matched(verdicts: Sequence[Verdict], most: int) -> tuple[int, list[Verdict]]:
+    """Return a rule that waits for further alarms until no more than some healthy runs have a false alarm.
+
+    Args:
+        verdicts: What the rule made of all runs.
+        most: Number of healthy runs that may have an alarm.
+
+    Returns:
+        The number of alarms in a run from which on it counts as alarmed, and the verdicts by that.
+    """
+    alarms = sorted((len(one.alarms) for one in verdicts if one.healthy), reverse=True)
+    needed = 1 + alarms[most] if most < len(alarms) else 1
+    return needed, [replace(one, alarms=one.alarms[needed - 1 :]) for one in verdicts]
+
+
+def print_matched(verdicts: dict[str, list[Verdict]]) -> None:
+    """Print the table again, with each rule made to wait until no more than one healthy run in ten has an alarm."""
+    most = sum(one.healthy for one in verdicts[OURS]) // 10
+    rules = {name: matched(of_rule, most) for name, of_rule in verdicts.items()}
+    print_table(
+        f"At no more than {most} false alarms: a run counts as alarmed from so many alarms on",
+        {name if needed == 1 else f"{name}, {needed} alarms": found for name, (needed, found) in rules.items()},
+    )
+
+
 def print_warnings(verdicts: Sequence[Verdict]) -> None:
     """Print how many warnings healthy runs have, and how early those of slow explosions are."""
     well = [verdict for verdict in verdicts if verdict.healthy]
@@ -267,6 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("\r\033[K", end="", file=sys.stderr)
     print_families(verdicts[OURS])
     print_table("All families", verdicts)
+    print_matched(verdicts)
     print_warnings(verdicts[OURS])
     print_places(verdicts[OURS])
     old = sum(verdict.run.measured_by != measuring_code() for verdict in verdicts[OURS])

@@ -70,14 +70,14 @@ class GradientAboveOne(Detector):
     share of elements of absolute value 1.0 and more, once that share has been at least `share` at `patience`
     measurements in a row.
 
-    A WARNING at once if the root mean square of all elements is above `enormous`: no scale of a loss explains that, and
-    inputs or targets without scaling do. (TheDeepChecker's limit of the mean is 1e6, which a loss that is summed over
-    many elements may pass.)
+    A WARNING at once if the largest element is above `enormous`: no scale of a loss explains that, and inputs or
+    targets without scaling do. (TheDeepChecker's limit of the mean is 1e6, which a loss that is summed over many
+    elements may pass.)
 
     Args:
         share: Share of a parameter's elements.
         patience: Measurements in a row; one is taken at each step at which scalars are logged.
-        enormous: Root mean square of all elements that is a WARNING; the squares of Adam overflow in float32 at 2e19.
+        enormous: Absolute value of an element that is a WARNING; the squares of Adam overflow in float32 at 2e19.
     """
 
     sign = "gradient-above-one"
@@ -98,10 +98,11 @@ class GradientAboveOne(Detector):
             name: float(share) for name, share in zip(record.parameters, shares, strict=True) if share >= self.share
         }
         self._streaks = {name: self._streaks.get(name, 0) + 1 for name in above}
-        size = record.grad_norm / math.sqrt(record.weight_count) if record.grad_norm and record.weight_count else 0.0
+        size = record.grad_max or 0.0
         if self.enormous < size < math.inf:
-            message = f"the root mean square of all gradient elements is {size:.3g}; inputs or targets may be unscaled"
-            return self.finding(record, Severity.WARNING, size, self.enormous, message)
+            message = f"the largest element of the gradient is {size:.3g}; inputs or targets may be unscaled"
+            where = record.largest("grad_max")
+            return self.finding(record, Severity.WARNING, size, self.enormous, message, where)
         lasting = {name: above[name] for name, streak in self._streaks.items() if streak >= self.patience}
         if not lasting:
             return None

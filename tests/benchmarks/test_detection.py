@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.detection import Verdict, main, summary
+from benchmarks.detection import Verdict, main, matched, summary
 from benchmarks.scenarios import FAMILIES, Family, recording
 from benchmarks.scenarios.probe import Outcome
 from benchmarks.scenarios.recording import RecordedRun, RecordedStep
@@ -56,6 +56,16 @@ def test_the_line_of_a_rule() -> None:
     """Two of three lost runs are caught with leads 10 and 0; one of two healthy runs has two alarms in 200 steps."""
     verdicts = [verdict(50, 40), verdict(50, 50), verdict(50), verdict(None, 1, 2), verdict(None)]
     assert summary("rule", verdicts).split() == ["rule", "2", "of", "3", "1", "of", "2", "10.0", "5", "5", "of", "2"]
+
+
+def test_a_rule_waits_until_its_false_alarms_are_few_enough() -> None:
+    """One healthy run has three alarms: with none allowed the fourth counts, which catches one of two lost runs."""
+    verdicts = [verdict(50, 40, 41, 42, 45), verdict(50, 40), verdict(None, 1, 2, 3), verdict(None)]
+    needed, found = matched(verdicts, 0)
+    assert needed == 4
+    assert [one.lead for one in found] == [5, None, None, None]
+    assert not any(one.alarms for one in found if one.healthy)
+    assert matched(verdicts, 1) == (1, verdicts)
 
 
 def test_growth_is_slow_from_six_steps_on() -> None:

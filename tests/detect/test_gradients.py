@@ -225,10 +225,10 @@ def test_a_net_that_is_dead_from_the_start_is_a_warning_once_nothing_is_learned(
 def test_enormous_gradients_are_a_warning() -> None:
     """Unix times as inputs: elements of 1e12 at the first step that is logged; a loss in millions is none."""
     one = record(0, per_parameter={"share_above_one": np.ones(3)})
-    (finding,) = judge(GradientAboveOne(), [replace(one, grad_norm=1e13, weight_count=100)])
+    (finding,) = judge(GradientAboveOne(), [replace(one, grad_norm=1e13, grad_max=1e12)])
     assert finding.severity is Severity.WARNING
     assert finding.value == pytest.approx(1e12)
-    assert judge(GradientAboveOne(), [replace(one, grad_norm=1e8, weight_count=100)]) == []
+    assert judge(GradientAboveOne(), [replace(one, grad_norm=1e8, grad_max=1e7)]) == []
 
 
 @pytest.mark.parametrize("algorithm", ["norm", "value"])
