@@ -57,6 +57,7 @@ class StepEvents:
         self._stepped: set[int] = set()
         self._in_backward = False
         self._losses: list[Tensor] = []
+        self._gradients_before: list[tuple[Tensor | None, int]] = []
         self._evaluating: Optimizer | None = None
         self._awaiting: set[int] = set()
         self._scaler_version: int | None = None
@@ -160,16 +161,17 @@ class StepEvents:
 
     def _backward_begins(self) -> None:
         self._record_left_out_steps()
-        if self.run is not None and self._is_cleared:
+        self._gradients_before = self._gradients()
+        if self.run is not None and all(gradient is None for gradient, _ in self._gradients_before):
             self.run.gradients_cleared()
         if not self._in_batch:
             self._start_batch(None, False)
 
-    @property
-    def _is_cleared(self) -> bool:
-        """Whether no optimizer has a gradient."""
-        optimizers = self._loop.optimizers
-        return all(one.grad is None for each in optimizers for group in each.param_groups for one in group["params"])
+    def _gradients(self) -> list[tuple[Tensor | None, int]]:
+        """Return the gradients of all optimizers, and how often each was written to."""
+        groups = [group for optimizer in self._loop.optimizers for group in optimizer.param_groups]
+        gradients = [parameter.grad for group in groups for parameter in group["params"]]
+        return [(one, 0 if one is None else one._version) for one in gradients]
 
     def _backward_ended(self) -> None:
         run, optimizer = self.run, self._evaluating
@@ -179,6 +181,9 @@ class StepEvents:
         with torch.no_grad():
             for loss in self._losses:
                 run.loss_computed(loss)
+            if _same(self._gradients_before, self._gradients()):
+                return  # `torch.autograd.grad` leaves gradients as they are; they are measured before the step
+            self._gradients_before = []
             run.backward_ended()
             self._awaiting = {id(one) for one in self._loop.optimizers}
             self._scaler_version = self._loop.scaler_version
@@ -259,3 +264,9 @@ class StepEvents:
 def _after_backward(call: Callable[[], None]) -> None:
     """Call a function at the end of the backward pass, after those that are registered already."""
     torch.autograd.Variable._execution_engine.queue_callback(call)
+
+
+def _same(before: list[tuple[Tensor | None, int]], now: list[tuple[Tensor | None, int]]) -> bool:
+    """Return whether all gradients are the same tensors, not written to since."""
+    pairs = zip(before, now, strict=True) if len(before) == len(now) else ()
+    return len(before) == len(now) and all(one is other and a == b for (one, a), (other, b) in pairs)

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 
 from lightning_gradexplode import AutoPolicy, GradientExplosionMonitor, Rollback, SkipStep
 from lightning_gradexplode.hosts.automatic import AutomaticMonitor
 from lightning_gradexplode.hosts.environment import arguments, callbacks
-from tests.runs.models import Regression
+from lightning_gradexplode.testing import ExplodingRegression
 from tests.runs.probe import QUIET
 
 
@@ -68,17 +67,20 @@ def test_a_bad_value_adds_no_monitor(
     assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize("namespace", ["pytorch_lightning", "lightning.pytorch"])
 @pytest.mark.parametrize("own", [False, True])
-def test_it_stands_down_where_the_user_passed_one(own: bool, switched_on: pytest.MonkeyPatch) -> None:
-    """Every Trainer gets a monitor, which measures only where there is no other."""
+def test_it_stands_down_where_the_user_passed_one(own: bool, namespace: str, switched_on: pytest.MonkeyPatch) -> None:
+    """Every Trainer of either namespace gets a monitor, which measures only where there is no other."""
+    lightning = importlib.import_module(namespace)
+    network = type("Network", (ExplodingRegression, lightning.LightningModule), {})(0.1)
     users = [GradientExplosionMonitor(report=False)] if own else []
-    trainer = pl.Trainer(**QUIET, logger=False, callbacks=[*users])
-    found = [one for one in trainer.callbacks if isinstance(one, AutomaticMonitor)]  # type: ignore[attr-defined]
+    trainer = lightning.Trainer(**QUIET, logger=False, callbacks=[*users])
+    found = [one for one in trainer.callbacks if isinstance(one, AutomaticMonitor)]
     if not found:  # the package is not installed here, and Lightning finds no entry point
         found = callbacks()
-        trainer.callbacks.insert(0, found[0])  # type: ignore[attr-defined]
+        trainer.callbacks.insert(0, found[0])
     (automatic,) = found
-    trainer.fit(Regression())
+    trainer.fit(network)
     assert (automatic.last is None) == own
     assert all(one.last is not None for one in users)
 

@@ -389,3 +389,85 @@ def test_wrappers_that_hide_gradients_switch_the_watch_off(kind: str, caplog: py
     assert watch.findings == []
     assert watch.diagnosis() is None
     assert len([one for one in caplog.messages if "is off for this run" in one]) == 1
+
+
+def test_gradients_that_the_loop_assigns_itself_are_measured() -> None:
+    """`torch.autograd.grad` leaves the gradients of the step before in place; they are not taken for this step's."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with GradientWatch(model, optimizer, report=False) as watch:
+        for step, batch in enumerate(batches(4)):
+            loss = loss_of(model, batch) * (100.0 if step == 2 else 1.0)
+            watch.loss(loss)
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                parameter.grad = gradient
+            truth = exact_norm(model.parameters())
+            optimizer.step()
+            assert recorded(watch) == pytest.approx(truth, rel=1e-9)
+            assert watch.last is not None
+            assert watch.last.loss == pytest.approx(float(loss.detach()), rel=1e-6)
+
+
+def test_a_backward_pass_that_fails_costs_its_own_step_only() -> None:
+    """A hook of the user's raises, the loop goes on, and the next step is measured as ever."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+
+    def fails(gradient: Tensor) -> None:
+        raise KeyError("theirs")
+
+    with GradientWatch(model, optimizer, report=False) as watch:
+        for step, batch in enumerate(batches(5)):
+            optimizer.zero_grad()
+            output = model(batch)
+            loss = output.square().mean()
+            watch.loss(loss)
+            if step == 2:
+                output.register_hook(fails)
+                with pytest.raises(KeyError):
+                    loss.backward()
+                continue
+            loss.backward()
+            truth = exact_norm(model.parameters())
+            optimizer.step()
+            assert recorded(watch) == pytest.approx(truth, rel=1e-9)
+    assert watch.last is not None
+    assert watch.last.step == 3
+
+
+def test_two_losses_of_one_backward_pass_are_averaged() -> None:
+    """The pass counts once, with the mean of both losses."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with GradientWatch(model, optimizer, report=False) as watch:
+        for batch in batches(2):
+            optimizer.zero_grad()
+            losses = [loss_of(model, batch), model(batch).abs().mean()]
+            for loss in losses:
+                watch.loss(loss)
+            (losses[0] + losses[1]).backward()
+            optimizer.step()
+            assert recorded(watch) == pytest.approx(exact_norm(model.parameters()), rel=1e-9)
+            assert watch.last is not None
+            assert watch.last.loss == pytest.approx(sum(float(one.detach()) for one in losses) / 2, rel=1e-6)
+
+
+def test_groups_that_are_added_and_sparse_gradients_are_measured() -> None:
+    """Layers that are unfrozen in mid-run count from then on, with sparse gradients too."""
+    model = nn.Sequential(nn.EmbeddingBag(20, 8, sparse=True), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(model[1].parameters(), lr=0.1)
+    with GradientWatch(model, optimizer, report=False) as watch:
+        for step in range(4):
+            if step == 2:
+                optimizer.add_param_group({"params": list(model[0].parameters())})
+            optimizer.zero_grad()
+            model.zero_grad()
+            loss = model(torch.randint(0, 20, (6, 4))).square().mean()
+            watch.loss(loss)
+            loss.backward()
+            owned = [one.grad for group in optimizer.param_groups for one in group["params"]]
+            dense = [one.coalesce().values() if one.is_sparse else one for one in owned]
+            truth = float(torch.cat([one.double().flatten() for one in dense]).norm())
+            optimizer.step()
+            assert recorded(watch) == pytest.approx(truth, rel=1e-9)
