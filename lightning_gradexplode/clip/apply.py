@@ -52,17 +52,43 @@ def scale_gradients(gradients: Sequence[Tensor], factors: Sequence[float]) -> No
             gradient.mul_(factor)
 
 
+def total_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """Return the L2 norm of all gradients on the device of the first one, as ``clip_grad_norm_`` measures it.
+
+    Unlike there, half precision is summed in float32.
+    """
+    with torch.no_grad():
+        norms: list[Tensor] = []
+        for group in _by_kind(gradients):
+            is_half = group[0].dtype in (torch.float16, torch.bfloat16)
+            norms += torch._foreach_norm(group, 2.0, dtype=torch.float32 if is_half else None)
+        if not norms:
+            return torch.tensor(0.0)
+        widest = torch.float64 if any(norm.dtype is torch.float64 for norm in norms) else torch.float32
+        together = [norm.to(norms[0].device, widest, non_blocking=True) for norm in norms]
+        return torch.linalg.vector_norm(torch.stack(together), 2.0)
+
+
 def clip_by_total_norm(gradients: Sequence[Tensor | None], threshold: float, total: Tensor) -> None:
-    """Clip gradients by a norm that torch has measured, to the same bits as ``torch.nn.utils.clip_grad_norm_``.
+    """Clip gradients on their device, to the same bits as ``torch.nn.utils.clip_grad_norm_`` with the same norm.
 
     Args:
-        gradients: Dense tensors on one device.
+        gradients: Dense tensors.
         threshold: The clip value.
-        total: What ``torch.nn.utils.get_total_norm`` returned for these gradients.
+        total: L2 norm of these gradients.
     """
-    present = [gradient for gradient in gradients if gradient is not None]
     with torch.no_grad():
-        torch._foreach_mul_(present, torch.clamp(float(threshold) / (total + 1e-6), max=1.0))
+        factor = torch.clamp(float(threshold) / (total + 1e-6), max=1.0)
+        for group in _by_kind([gradient for gradient in gradients if gradient is not None]):
+            torch._foreach_mul_(group, factor.to(group[0].device, non_blocking=True))
+
+
+def _by_kind(gradients: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Group tensors by device and type, of which one kernel takes a list; a mixed list would take one for each."""
+    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for gradient in gradients:
+        groups.setdefault((gradient.device, gradient.dtype), []).append(gradient)
+    return list(groups.values())
 
 
 def drop_gradients(optimizer: Optimizer) -> None:

@@ -111,6 +111,20 @@ class AutoPolicy(Stateful, ClipPolicy):
             self._apply_factor(self._optimizer)
         return limit
 
+    def known_threshold(self) -> float | None:
+        """Return the limit of outliers where nothing speaks against the coming step, whatever its norm is.
+
+        A loss that leaves the region where it started then counts one step later.
+        """
+        optimizer, largest = self._optimizer, self._norms.largest if len(self._norms) >= self.start else 0.0
+        weights = max(self._weights or 0.0, self._weights_at_init)
+        if self._factor != 1.0 or not self._step_size.is_calm or optimizer is None or not 0 < largest < 1e300:
+            return None
+        limit = self.factor * largest
+        # Clipped to the limit, the step moves the weights by no more than this.
+        move = self._movement(optimizer, StepRecord(step=-1, grad_norm=limit))
+        return limit if weights > 0 and move <= self.reach * weights and not isinstance(optimizer, LBFGS) else None
+
     def _outlier_limit(self, norm: float | None) -> float | None:
         largest = self._norms.largest if len(self._norms) else norm or 0.0
         factor = self.factor if len(self._norms) >= self.start else max(self.factor, _FACTOR_AT_START)

@@ -42,6 +42,14 @@ class ClipPolicy(ABC):
             A positive finite number, or None to clip nothing at this step. Anything else clips nothing and is logged.
         """
 
+    def known_threshold(self) -> float | None:
+        """Return the clip value of the coming step where it does not depend on that step's own numbers, else None.
+
+        On an accelerator `threshold` has to wait for the numbers of the step. Where this returns a value, the step is
+        clipped on its device without a wait, and `threshold` is called once the numbers are there, after the update.
+        """
+        return None
+
     def clip_tensors(self, parameters: ParameterSet, norms: FloatArray, scale: float, remember: bool) -> bool:
         """Clip gradients in place. Called instead of the training loop's clipping where `algorithm` is ``"tensor"``.
 
@@ -97,3 +105,7 @@ class ConstantClip(ClipPolicy):
     def threshold(self, record: StepRecord) -> float:
         """Return the constant."""
         return self.value
+
+    def known_threshold(self) -> float | None:
+        """Return the constant, unless a subclass has a threshold of its own."""
+        return self.value if type(self).threshold is ConstantClip.threshold else None

@@ -77,6 +77,12 @@ class GuardedPolicy(ClipPolicy):
             )
         return None
 
+    def known_threshold(self) -> float | None:
+        """Return the policy's clip value of the coming step, None where it is not known or unusable."""
+        found: Any = self._guard.call(self.policy.known_threshold, otherwise=None)
+        value = math.nan if found is None else _number(found)
+        return value if math.isfinite(value) and value > 0 else None
+
     def clip_tensors(self, parameters: ParameterSet, norms: FloatArray, scale: float, remember: bool) -> bool:
         """Clip with the policy."""
         return self._guard.call(self._clip_tensors, parameters, norms, scale, remember, otherwise=False)

@@ -66,6 +66,12 @@ class StepSizeControl(Stateful):
         self._largest_move = 0.0
         self._move = 0.0
 
+    @property
+    def is_calm(self) -> bool:
+        """Whether the level of the loss is known, and no step has failed so far or is being tried out."""
+        tried = self._is_growing or self._ceiling is not None or self._allowed is not None
+        return self._trend.has_level and self._failed_level is None and not tried
+
     def factor(self, rate: float, move: float, loss: float) -> float:
         """Return the factor of the learning rate for the coming step.
 

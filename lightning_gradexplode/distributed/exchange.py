@@ -1,7 +1,7 @@
 """The exchange of each step: one small collective in which all processes share losses, norms and failures.
 
 Every process sends the same few float64 values and receives those of all, so that each computes the same numbers, and
-from them the same findings.
+from them the same findings. What is measured on an accelerator is packed and gathered there, and read later.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from lightning_gradexplode.distributed.process_group import ProcessGroup
 from lightning_gradexplode.records import FloatArray
@@ -70,8 +72,42 @@ class StepExchange:
         self._length = len(packed)
         if self.world.size == 1:
             return SharedLoss(loss, batch_idx), has_gradients, packed[None]
-        header = [0.0, math.nan if loss is None else loss, batch_idx, 2.0 * has_gradients + (loss is None)]
-        gathered = self.world.gather(np.concatenate([header, packed]))
+        header = [0.0, math.nan if loss is None else loss, batch_idx, _flags(loss, has_gradients)]
+        return self.finish(self.world.gather(np.concatenate([header, packed])), batch_idx)
+
+    def start(self, loss: Tensor | None, batch_idx: int, has_gradients: bool, packed: Tensor) -> Tensor:
+        """Send what this process measured of a step, without a wait for the device that it was measured on.
+
+        Args:
+            loss: Loss of this process, of one element, None without one.
+            batch_idx: Index of its batch.
+            has_gradients: Whether it has any gradient.
+            packed: Further values, shape ``(n,)`` in float64, with the same ``n`` on every process.
+
+        Returns:
+            What all processes sent, to be read and given to `finish`.
+        """
+        self._length = len(packed)
+
+        def filled(value: float) -> Tensor:
+            # A kernel with the value as its argument; a copy from the host would wait.
+            return torch.full((1,), value, dtype=torch.float64, device=packed.device)
+
+        own = filled(math.nan) if loss is None else loss.reshape(1).to(packed.device, torch.float64)
+        header = [filled(0.0), own, filled(batch_idx), filled(_flags(loss, has_gradients))]
+        return self.world.gather_tensor(torch.cat([*header, packed]))
+
+    def finish(self, gathered: FloatArray, batch_idx: int) -> tuple[SharedLoss, bool, FloatArray]:
+        """Return what all processes sent, as `exchange` does.
+
+        Args:
+            gathered: What `start` returned, on the host; of any shape.
+            batch_idx: Index of the batch of this process.
+
+        Raises:
+            ProcessFailedError: The monitor of a process has failed.
+        """
+        gathered = gathered.reshape(self.world.size, -1)
         failed = np.flatnonzero(gathered[:, 0])
         if len(failed):
             self._ended = True
@@ -91,6 +127,10 @@ class StepExchange:
         values = np.zeros(_HEADER + (self._length if packs_gradients else 0))
         values[0] = 1.0
         self.world.gather(values)
+
+
+def _flags(loss: object, has_gradients: bool) -> float:
+    return 2.0 * has_gradients + (loss is None)
 
 
 def _shared_loss(gathered: FloatArray, batch_idx: int) -> SharedLoss:

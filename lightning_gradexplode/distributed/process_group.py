@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lightning_gradexplode.records import FloatArray
 
@@ -14,6 +15,7 @@ class ProcessGroup(Protocol):
     """The processes of a run."""
 
     size: int
+    device: torch.device
 
     def gather(self, values: FloatArray) -> FloatArray:
         """Gather the values of all processes, a collective.
@@ -25,15 +27,30 @@ class ProcessGroup(Protocol):
             Shape ``(size, n)``, in the order of ranks, the same on every process.
         """
 
+    def gather_tensor(self, values: Tensor) -> Tensor:
+        """Gather values without a wait for their device, a collective.
+
+        Args:
+            values: The values of this process in float64, shape ``(n,)``, with the same ``n`` on every process.
+
+        Returns:
+            Shape ``(size * n,)``, in the order of ranks, on the device that the backend communicates from.
+        """
+
 
 class Alone:
     """A run of a single process."""
 
     size = 1
+    device = torch.device("cpu")
 
     def gather(self, values: FloatArray) -> FloatArray:
         """Return the values as the only row."""
         return values[None]
+
+    def gather_tensor(self, values: Tensor) -> Tensor:
+        """Return the values."""
+        return values
 
 
 class Processes:
@@ -46,15 +63,19 @@ class Processes:
 
     def __init__(self, size: int, device: torch.device) -> None:
         self.size = size
-        self._device = device
+        self.device = device
 
     def gather(self, values: FloatArray) -> FloatArray:
         """Gather with one ``all_gather_into_tensor``."""
-        local = torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
-        gathered = torch.empty(self.size * len(values), dtype=torch.float64, device=self._device)
-        torch.distributed.all_gather_into_tensor(gathered, local)
+        gathered = self.gather_tensor(torch.from_numpy(np.ascontiguousarray(values)))
         rows: FloatArray = gathered.view(self.size, -1).cpu().numpy()
         return rows
+
+    def gather_tensor(self, values: Tensor) -> Tensor:
+        """Gather with one ``all_gather_into_tensor``."""
+        gathered = torch.empty(self.size * len(values), dtype=torch.float64, device=self.device)
+        torch.distributed.all_gather_into_tensor(gathered, values.to(self.device))
+        return gathered
 
 
 ALONE = Alone()

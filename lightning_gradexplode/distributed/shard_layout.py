@@ -16,6 +16,9 @@ from torch import Tensor
 from lightning_gradexplode.distributed.process_group import ALONE, ProcessGroup
 from lightning_gradexplode.records import FloatArray, Norms
 
+LEAST = 1e-140
+"""Squares of float64 elements may have underflown where a norm is smaller than this."""
+
 
 def is_sharded(tensor: Tensor) -> bool:
     """Return whether a tensor is a DTensor; its attribute is looked for because ``torch.distributed`` may be absent."""
@@ -143,9 +146,29 @@ class ShardLayout:
     def unpacked_norms(self, gathered: FloatArray) -> Norms:
         """Combine the values of `packed_norms` of all processes, shape ``(processes, 2 * parameters)``."""
         each, nonfinite = np.split(gathered, 2, axis=1)
+        return Norms(self._combined(each), np.round(nonfinite.sum(axis=0)))
+
+    def finite_norms(self, gathered: FloatArray) -> Norms | None:
+        """Combine norms of what each process holds, unless elements that are not finite have to be counted first.
+
+        Args:
+            gathered: The norms of all processes as they were measured, shape ``(processes, parameters)``.
+
+        Returns:
+            None where a norm is not finite, or may have lost its digits; the same on every process.
+        """
+        assert self.copies is not None
+        if not (gathered < np.inf).all() or ((gathered > 0) & (gathered < LEAST)).any():
+            return None
+        return Norms(self._combined(gathered / np.sqrt(self.copies)), np.zeros(gathered.shape[1]))
+
+    @staticmethod
+    def _combined(each: FloatArray) -> FloatArray:
+        """Return the root of summed squares over processes, shape ``(parameters,)``."""
         largest = each.max(axis=0)
         usable = np.isfinite(largest) & (largest > 0)
         unit = np.where(usable, largest, 1.0)
         with np.errstate(invalid="ignore"):
             combined = unit * np.sqrt(np.square(each / unit).sum(axis=0))
-        return Norms(np.where(usable, combined, largest), np.round(nonfinite.sum(axis=0)))
+        norms: FloatArray = np.where(usable, combined, largest)
+        return norms

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -25,6 +27,7 @@ class AccumulatedReading:
         scale_adapts: Whether the gradient scaler lowers it when gradients overflow.
         is_scaled: Whether the gradients in memory are multiplied by it.
         backward_passes: Number of backward passes since the gradients were cleared, None if that is unknown.
+        device_loss: The loss on its device, where the processes exchange it there.
     """
 
     gradients: GradientReading
@@ -34,6 +37,7 @@ class AccumulatedReading:
     scale_adapts: bool
     is_scaled: bool
     backward_passes: int | None = None
+    device_loss: Tensor | None = None
 
     @property
     def loss(self) -> float | None:
@@ -134,13 +138,27 @@ class AccumulationWindow:
         if reading is None or not reading.holds(parameters):
             now = self._read(parameters, scale, is_scaled, as_torch_does)
             reading = reading if reading is not None and self._was_clipped(reading, now, parameters) else now
-        losses, self._losses_are_read = len(self._losses), True
+        tensors, self._losses_are_read = self._losses, True
         if not self._counts_end_of_backward:
             self._losses = []
         passes = self._backward_passes if self._sees_clearing else None
+        loss = None if self._starts(parameters) else self._device_loss(tensors, scale)
         return AccumulatedReading(
-            reading, losses, self._loop.micro_batches, scale is not None, adapts, is_scaled, passes
+            reading, len(tensors), self._loop.micro_batches, scale is not None, adapts, is_scaled, passes, loss
         )
+
+    def _starts(self, parameters: ParameterSet) -> bool:
+        """Return whether the transfer to the host starts before any exchange between processes."""
+        return parameters.on_host or self._loop.process_group.size == 1
+
+    def _device_loss(self, losses: Sequence[Tensor], scale: Tensor | None) -> Tensor | None:
+        """Return the mean loss of the micro-batches, unscaled, on its device; None if none is known."""
+        if not losses:
+            return None
+        with torch.no_grad():
+            total = torch.stack([loss.reshape(()).double() for loss in losses]).sum()
+            total = total if scale is None else total / scale.to(total.device)
+            return total * (self._loop.micro_batches / len(losses))
 
     def _was_clipped(self, before: GradientReading, now: GradientReading, parameters: ParameterSet) -> bool:
         """Return whether the user has clipped gradients between the backward pass and the step.
@@ -161,11 +179,12 @@ class AccumulationWindow:
         self, parameters: ParameterSet, scale: Tensor | None, is_scaled: bool, as_torch_does: bool
     ) -> GradientReading:
         """Measure the gradients; losses and loss scale are read along with their norms."""
+        starts = self._starts(parameters)
         if scale is not None:
-            return GradientReading.take(parameters, scale if is_scaled else 1.0, [*self._losses, scale])
-        if as_torch_does:
+            return GradientReading.take(parameters, scale if is_scaled else 1.0, [*self._losses, scale], starts)
+        if as_torch_does and starts:
             return GradientReading.take_as_torch_does(parameters, self._losses)
-        return GradientReading.take(parameters, scalars=self._losses)
+        return GradientReading.take(parameters, scalars=self._losses, starts=starts)
 
 
 def unscales_itself(optimizer: Optimizer) -> bool:

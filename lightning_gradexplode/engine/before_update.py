@@ -9,11 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
+
 from lightning_gradexplode.clip.apply import drop_gradients
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step import Phase, Step
-from lightning_gradexplode.measure.gradients import norms_of
+from lightning_gradexplode.measure.gradients import GradientReading, norms_of
+from lightning_gradexplode.measure.reading import PendingRead
 from lightning_gradexplode.records import Finding, StepRecord
 
 
@@ -69,14 +72,50 @@ class BeforeUpdate:
             step.gradients_intact = reading.gradients.holds(parameters)
         if state.policy is None:
             run.clipper.set_threshold(step, EMPTY)
+        if run.exchange.world.size > 1 and not parameters.on_host:
+            self._start_exchange(step)
         return step
 
+    def _start_exchange(self, step: Step) -> None:
+        """Exchange the numbers of a step on their device, and start their transfer to the host together."""
+        exchange, reading, shards = self._run.exchange, step.reading, step.parameters.shards
+        try:
+            device = exchange.world.device
+            each = torch.zeros(0, dtype=torch.float64, device=device)
+            if shards.copies is not None:
+                each = reading.gradients.norms_on_device(device)
+            loss, has_gradients = reading.device_loss, reading.gradients.any
+        except Exception:
+            exchange.withdraw(packs_gradients=True)
+            raise
+        gathered = exchange.start(loss, self.batch_idx, has_gradients, each)
+        if len(each):
+            step.gathered_norms = gathered.view(exchange.world.size, -1)[:, -len(each) :]
+        started = reading.gradients.start([gathered])
+        step.gathered = reading.gradients if started else PendingRead([gathered])
+
     def can_wait(self, step: Step) -> bool:
-        """Return whether the numbers of a step can be read after its update."""
-        deferred = self._run.deferred
-        if self.module_gradients_due or not deferred.is_possible:
+        """Return whether the numbers of a step can be read after its update; its clip value is set in that case."""
+        run = self._run
+        if self.module_gradients_due or not run.deferred.is_possible:
             return False
-        return deferred.accepts(step, self._run.clipper.changes_gradients(step))
+        # The update of a step that is not calm is decided by what is found at it.
+        if run.acts and (run.log.incidents.began is not None or not run.guard.accepts(step)):
+            return False
+        if step.state.policy is not None and not run.clipper.set_known_threshold(step):
+            return False
+        if run.deferred.accepts(step, run.clipper.changes_gradients(step)):
+            return True
+        run.clipper.forget_threshold(step)
+        return False
+
+    def start_update(self, step: Step) -> None:
+        """Prepare the update of a step whose numbers are read later."""
+        if step.state.policy is not None:
+            self._run.clipper.clip_on_device(step)
+        if self._run.acts:
+            self._run.guard.arm(step)
+        step.keep_weights(self._run.arguments.update_sample)
 
     def read(self, step: Step) -> bool:
         """Read the numbers of a step, and exchange them with the other processes.
@@ -85,27 +124,42 @@ class BeforeUpdate:
             Whether any process has gradients.
         """
         exchange, reading, shards = self._run.exchange, step.reading, step.parameters.shards
-        try:
-            local, own_loss = reading.gradients.finish(step.gradients_intact), reading.loss
-            scale, step.scale = reading.scale, reading.scale_in_memory
-        except Exception:
-            exchange.withdraw(packs_gradients=True)
-            raise
-        step.phase = Phase.MEASURED
-        if exchange.world.size == 1:
-            step.set_gradient_norms(local)
-            step.set(loss=own_loss, loss_scale=scale)
-            has_gradients = reading.gradients.any
+        if step.gathered is not None:
+            has_gradients = self._read_gathered(step, step.gathered)
         else:
+            try:
+                local, own_loss = reading.gradients.finish(step.gradients_intact), reading.loss
+                scale, step.scale = reading.scale, reading.scale_in_memory
+            except Exception:
+                exchange.withdraw(packs_gradients=True)
+                raise
             loss, has_gradients, gathered = exchange.exchange(
                 own_loss, self.batch_idx, reading.gradients.any, shards.packed_norms(local)
             )
             step.set_gradient_norms(local if shards.copies is None else shards.unpacked_norms(gathered))
             step.set(batch_idx=loss.batch_idx, rank=loss.rank, loss=loss.value, loss_scale=scale)
+        step.phase = Phase.MEASURED
         if has_gradients and self.module_gradients_due:
             step.set(module_gradients=self._run.module_gradients.take())
             if self._run.is_automatic:
                 self._run.module_gradients.detach()
+        return has_gradients
+
+    def _read_gathered(self, step: Step, pending: GradientReading | PendingRead) -> bool:
+        """Read the numbers of a step that the processes have exchanged on their devices.
+
+        Returns:
+            Whether any process has gradients.
+        """
+        exchange, reading, shards = self._run.exchange, step.reading, step.parameters.shards
+        values = pending.values() if isinstance(pending, PendingRead) else pending.more
+        loss, has_gradients, gathered = exchange.finish(values, step.batch_idx)
+        step.set(batch_idx=loss.batch_idx, rank=loss.rank, loss=loss.value, loss_scale=reading.scale)
+        step.scale = reading.scale_in_memory
+        norms = None if shards.copies is None else shards.finite_norms(gathered)
+        if norms is None:  # elements that are not finite are counted, by all processes together
+            norms = shards.norms(reading.gradients.finish(step.gradients_intact))
+        step.set_gradient_norms(norms)
         return has_gradients
 
     def may_be_cleaned(self, step: Step) -> bool:
@@ -150,16 +204,27 @@ class BeforeUpdate:
         if self._run.acts or findings:
             self._run.responses.respond(step, findings, before_update)
 
-    def resolve(self, step: Step) -> None:
-        """Read and decide a step whose optimizer has stepped already."""
+    def resolve(self, step: Step) -> bool:
+        """Read and decide a step whose optimizer has stepped already.
+
+        Returns:
+            Whether any process has gradients; else it is no step.
+        """
         step.decided_late = True
         step.gradients_intact = step.reading.gradients.holds(step.parameters)
         may_be_clipped = self._run.clipper.changes_gradients(step)
         step.state.changes_gradients |= not step.gradients_intact and not may_be_clipped
-        self.read(step)
-        self.decide(step, before_update=False)
+        if not self.read(step):
+            return False
+        held_back = step.is_guarded and step.grad_norm is not None and not math.isfinite(step.grad_norm)
+        if held_back:
+            step.set(update_taken=False)
+        self.decide(step, before_update=held_back)
         if step.scalars_due and not may_be_clipped:
             step.set_unclipped()
+        if step.parameters.shards.copies is not None and step.is_updated:
+            step.measure_weights()  # a collective, for which no process may wait that has failed before the exchange
+        return True
 
     def _detect(self, step: Step, before_update: bool) -> Sequence[Finding]:
         """Detect what a step's loss and gradients show, and determine its clip value."""

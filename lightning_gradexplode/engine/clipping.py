@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch.optim import Optimizer
 
-from lightning_gradexplode.clip.apply import clip_by_total_norm, clip_gradients, has_sparse
+from lightning_gradexplode.clip.apply import clip_by_total_norm, clip_gradients, has_sparse, total_norm
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.hosts.base import TrainingLoop
@@ -63,6 +63,9 @@ class GradientClipper:
         policy = step.state.policy
         if policy is None:
             value, algorithm = self._loop.clip_setting
+        elif step.decided_late:
+            policy.threshold(record)  # the step is over; what later thresholds depend on goes on
+            return
         else:
             value, algorithm = policy.threshold(record), policy.algorithm
             if self._loop.clips(step.state.optimizer):
@@ -73,6 +76,41 @@ class GradientClipper:
                 return
         if value is not None:
             step.set(clip_val=value, clip_algorithm=algorithm)
+
+    def set_known_threshold(self, step: Step) -> bool:
+        """Set a clip value that does not depend on the step's own numbers.
+
+        Returns:
+            Whether there is one, so that nothing has to be read before the update.
+        """
+        policy, reading = step.state.policy, step.reading
+        assert policy is not None
+        if policy.algorithm != "norm" or has_sparse(step.parameters.gradients):
+            return False
+        clips = self._loop.clips(step.state.optimizer)
+        if not clips and (reading.has_scale or step.parameters.shards.copies is not None):
+            return False
+        value = policy.known_threshold()
+        if value is not None:
+            step.set(clip_val=value, clip_algorithm=policy.algorithm)
+        return value is not None
+
+    @staticmethod
+    def forget_threshold(step: Step) -> None:
+        """Undo `set_known_threshold`."""
+        if step.state.policy is not None:
+            step.set(clip_val=None, clip_algorithm=None)
+
+    def clip_on_device(self, step: Step) -> None:
+        """Clip by norm, or have the training loop do it, without a wait for an accelerator."""
+        value = step.clip_val
+        if value is None:
+            return
+        if self._loop.clips(step.state.optimizer):
+            self._loop.set_clip(value, "norm")
+            return
+        present = [gradient for gradient in step.parameters.gradients if gradient is not None]
+        clip_by_total_norm(present, value, total_norm(present))
 
     @staticmethod
     def set_clip_rate(step: Step) -> None:

@@ -10,6 +10,7 @@ from lightning_gradexplode.distributed.exchange import StepExchange
 from lightning_gradexplode.engine.accumulation import AccumulationWindow
 from lightning_gradexplode.engine.clipping import GradientClipper
 from lightning_gradexplode.engine.deferred_steps import DeferredSteps
+from lightning_gradexplode.engine.device_guard import DeviceGuard
 from lightning_gradexplode.engine.evidence import EvidenceCollector
 from lightning_gradexplode.engine.findings import FindingLog
 from lightning_gradexplode.engine.optimizers import Hook, OptimizerList
@@ -42,6 +43,7 @@ class Components:
         window: The losses and gradients of the current accumulation window.
         clipper: Applies the clip policies.
         deferred: Steps whose numbers are read later.
+        guard: Holds back updates that are not finite where the numbers are read later.
         responses: The responses to CRITICAL findings.
         loggers: The loggers.
         console: The console; None on processes that do not log.
@@ -64,6 +66,7 @@ class Components:
     window: AccumulationWindow
     clipper: GradientClipper
     deferred: DeferredSteps
+    guard: DeviceGuard
     responses: ResponseRunner
     loggers: LoggerCollection
     console: Console | None
@@ -105,7 +108,8 @@ class Components:
             schedule=LoggingSchedule(*arguments.intervals(loop.log_every_n_steps), loop.first_step),
             window=AccumulationWindow(loop),
             clipper=GradientClipper(loop, clips),
-            deferred=DeferredSteps(loop, decides=clips or bool(acting)),
+            deferred=DeferredSteps(loop),
+            guard=DeviceGuard(loop.may_change_gradients),
             responses=ResponseRunner(loop, arguments.responses, optimizers.states),
             loggers=loggers,
             console=console,

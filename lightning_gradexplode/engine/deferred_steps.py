@@ -11,18 +11,20 @@ class DeferredSteps:
     """Holds the step whose numbers are still on their way, until the next one is about to clear its gradients.
 
     By then an accelerator has the next forward pass to work on. A step can only be deferred where nothing has to be
-    decided before its update: in a single process, without a clip policy and without a response that acts.
+    decided before its update: where clip values do not depend on the step, and a response that acts has found nothing
+    lately (`DeviceGuard` holds back what is not finite meanwhile).
+
+    What is decided here is the same on every process.
 
     Args:
         loop: The training loop.
-        decides: Whether clip values or responses are decided before an update.
 
     Attributes:
         is_possible: Whether any step of the run can be deferred.
     """
 
-    def __init__(self, loop: TrainingLoop, decides: bool) -> None:
-        self.is_possible = not decides and loop.process_group.size == 1 and loop.is_automatic
+    def __init__(self, loop: TrainingLoop) -> None:
+        self.is_possible = loop.is_automatic
         self._steps: list[Step] = []
 
     def accepts(self, step: Step, may_be_clipped: bool) -> bool:
@@ -34,11 +36,12 @@ class DeferredSteps:
         """
         return (
             self.is_possible
-            and not step.reading.gradients.is_there
-            and not step.reading.has_scale  # a gradient scaler waits for the device anyhow
+            and not step.parameters.on_host
+            and (step.gathered is not None or not step.reading.gradients.is_there)
             and not step.state.detectors.wants_start
             and step.clip_algorithm != "value"  # whose clip rate is of the gradients before clipping
-            and not (step.scalars_due and (may_be_clipped or step.state.changes_gradients))
+            and not (step.scalars_due and (may_be_clipped or step.reading.has_scale or step.state.changes_gradients))
+            and not (step.scalars_due and step.parameters.shards.copies is not None)  # which exchanges more
         )
 
     def expects(self, parameters: ParameterSet) -> bool:

@@ -167,8 +167,8 @@ class TrainingRun:
             run.responses.gradients_ready(state.optimizer, self._before.batch_idx)
         step = self._before.collect(state)
         if self._before.can_wait(step):
-            if step.reading.gradients.any:
-                step.keep_weights(run.arguments.update_sample)
+            if step.reading.gradients.any or step.gathered is not None:  # another process may have gradients
+                self._before.start_update(step)
                 self._open = step
         elif self._before.read(step):
             self._open = step
@@ -254,7 +254,7 @@ class TrainingRun:
         for step in steps:
             if step.phase is Phase.COLLECTING:
                 self._before.resolve(step)
-        self._after.freeze(steps)
+        self._after.freeze([step for step in steps if step.phase is not Phase.COLLECTING])
         run = self._run
         run.reporter.publish(run.responses.attempts)
         run.reporter.write_steps(run.evidence.evidence(run.responses.attempts), self.diagnosis())
@@ -290,6 +290,8 @@ class TrainingRun:
             self._before.decide(step, before_update=False)
         if self._clips:
             self._run.clipper.forget()
+        if step.is_guarded:
+            self._run.guard.disarm(step)
         if not step.state.has_hooks:
             self._after.measure(step)  # the loop has called the optimizer by now
         self._stepped.append(step)
@@ -298,8 +300,8 @@ class TrainingRun:
     def _flush(self) -> None:
         if self._run.deferred.is_possible:
             for step in self._run.deferred.take():
-                self._before.resolve(step)
-                self._after.finish([step])
+                if self._before.resolve(step):
+                    self._after.finish([step])
 
     # End and failure.
 

@@ -14,10 +14,11 @@ from torch import Tensor
 from lightning_gradexplode.diagnose.replay import AttributeState, KeptBatch, RandomState
 from lightning_gradexplode.engine.accumulation import AccumulatedReading
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
-from lightning_gradexplode.measure.gradients import norms_of
+from lightning_gradexplode.measure.gradients import GradientReading, norms_of
 from lightning_gradexplode.measure.histograms import measure_histograms
 from lightning_gradexplode.measure.maxima import count_at_least, measure_maxima
 from lightning_gradexplode.measure.parameters import ParameterSet
+from lightning_gradexplode.measure.reading import PendingRead
 from lightning_gradexplode.measure.sample import WeightSample
 from lightning_gradexplode.measure.weights import WeightCopy
 from lightning_gradexplode.records import Finding, FloatArray, Histogram, Norms, StepRecord
@@ -75,6 +76,9 @@ class Step:
         scale: The factor that the gradients in memory are multiplied by.
         evaluations: Number of times that gradients were computed within the step.
         gradients_intact: Whether the gradients in memory are those that were measured.
+        gathered: What the processes have exchanged of it on their devices, None if they have not.
+        gathered_norms: The norms of all processes' shards on the device, if they have exchanged them.
+        is_guarded: Whether the optimizer leaves the update out by itself if it is not finite.
         inputs: What is needed to compute it again, None where it cannot be.
         decided_late: Whether the optimizer had stepped before the numbers were read.
     """
@@ -98,6 +102,9 @@ class Step:
         self.evaluations = 1
         self.gradients_intact = True
         self.decided_late = False
+        self.gathered: GradientReading | PendingRead | None = None
+        self.gathered_norms: Tensor | None = None
+        self.is_guarded = False
         self.inputs: StepInputs | None = None
         self._values = {**values, "parameters": parameters.names}
         self._per_parameter: dict[str, FloatArray] = {}
@@ -132,6 +139,17 @@ class Step:
         """The worst severity found so far, 0 for none."""
         severity: int = self._values.get("severity", 0)
         return severity
+
+    @property
+    def batch_idx(self) -> int:
+        """Index of its batch in the epoch."""
+        index: int = self._values["batch_idx"]
+        return index
+
+    @property
+    def is_updated(self) -> bool:
+        """Whether its optimizer has stepped."""
+        return bool(self._values["update_taken"])
 
     @property
     def is_skipped(self) -> bool:
@@ -266,6 +284,8 @@ class Step:
     def measure_weights(self) -> None:
         """Measure the weights after the update, and their change where they were kept before it, if that is due."""
         detectors = self.state.detectors
+        if self.phase is Phase.COLLECTING and self.parameters.shards.copies is not None:
+            return  # until the exchange of the step is read
         if self._weights_before is not None:
             self._measure_weight_change(self._weights_before)
             self._weights_before = None

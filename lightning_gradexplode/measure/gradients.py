@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from lightning_gradexplode.measure.norms import PendingNorms, is_torch_list, start_norms, start_torch_norms
@@ -19,6 +20,7 @@ class GradientReading:
         gradients: The gradients.
         pending: Their norms, and other numbers that are read along with them.
         divisor: What the gradients are multiplied by; None if that is the last of the other numbers.
+        scale: The same as a tensor on its device, where it is one of the other numbers.
         torch_total: The norm of all as ``torch.nn.utils.get_total_norm`` gives it, to the last bit; None if the norms
             were measured by our own kernel, which is the more exact one.
     """
@@ -29,8 +31,10 @@ class GradientReading:
         pending: PendingNorms,
         divisor: float | None = 1.0,
         torch_total: Tensor | None = None,
+        scale: Tensor | None = None,
     ) -> None:
         self.gradients = gradients
+        self._scale = scale
         self.torch_total = torch_total
         self._pending = pending
         self._divisor = divisor
@@ -45,6 +49,34 @@ class GradientReading:
     def is_there(self) -> bool:
         """Whether the numbers are there without waiting for an accelerator."""
         return self._pending.is_there
+
+    def norms_on_device(self, device: torch.device) -> Tensor:
+        """Return the norms, with the scale divided out, without a wait for the device; 0 for a missing gradient.
+
+        Args:
+            device: Where to.
+
+        Returns:
+            Shape ``(parameters,)`` in float64.
+        """
+        if not self._pending.measured:
+            return torch.from_numpy(self.norms.each.copy()).to(device)
+        zero = torch.zeros((), dtype=torch.float64, device=device)
+        each = [zero] * len(self.gradients)
+        measured = (one for part in self._pending.measured for one in part.to(device, torch.float64).unbind())
+        for place, norm in zip(self._pending.places.tolist(), measured, strict=True):
+            each[place] = norm
+        stacked = torch.stack(each) if each else zero.new_zeros(0)
+        return stacked if self._scale is None else stacked / self._scale.to(device, torch.float64)
+
+    def start(self, more: Sequence[Tensor]) -> bool:
+        """Start the transfer to the host, with further tensors in it; return whether it had not started before."""
+        return self._pending.start(more)
+
+    @property
+    def more(self) -> FloatArray:
+        """The further tensors that were given to `start`."""
+        return self._pending.more
 
     @property
     def scalars(self) -> FloatArray:
@@ -67,7 +99,11 @@ class GradientReading:
 
     @classmethod
     def take(
-        cls, parameters: ParameterSet, scale: float | Tensor = 1.0, scalars: Sequence[Tensor] = ()
+        cls,
+        parameters: ParameterSet,
+        scale: float | Tensor = 1.0,
+        scalars: Sequence[Tensor] = (),
+        starts: bool = True,
     ) -> GradientReading:
         """Measure the gradients as they lie in memory now, with one read from the device.
 
@@ -75,11 +111,12 @@ class GradientReading:
             parameters: Whose gradients.
             scale: What they are multiplied by; a tensor of one element is read from the device along with the norms.
             scalars: Tensors of one element that are read along with them.
+            starts: Whether the transfer to the host starts now; else with `start`, or once something is read.
         """
-        gradients = parameters.gradients
+        gradients, plan = parameters.gradients, parameters.gradient_plan
         if isinstance(scale, Tensor):
-            return cls(gradients, start_norms(gradients, [*scalars, scale], parameters.gradient_plan), None)
-        return cls(gradients, start_norms(gradients, scalars, parameters.gradient_plan), scale)
+            return cls(gradients, start_norms(gradients, [*scalars, scale], plan, starts), None, scale=scale)
+        return cls(gradients, start_norms(gradients, scalars, plan, starts), scale)
 
     @classmethod
     def take_as_torch_does(cls, parameters: ParameterSet, scalars: Sequence[Tensor] = ()) -> GradientReading:

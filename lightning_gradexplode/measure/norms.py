@@ -29,8 +29,11 @@ class PendingNorms:
         least: The least norms that can be relied on, shape ``(places,)``.
         measured: Their norms, on the device.
         scalars: Real tensors that are read in the same transfer.
+        starts: Whether the transfer starts now; else with `start`, or once something is read.
 
     Attributes:
+        measured: The norms on their devices, until they are read.
+        places: Places of the measured tensors.
         is_there: Whether `norms` returns without waiting for an accelerator.
     """
 
@@ -41,11 +44,41 @@ class PendingNorms:
         least: FloatArray,
         measured: Sequence[Tensor],
         scalars: Sequence[Tensor] = (),
+        starts: bool = True,
     ) -> None:
-        self._tensors, self._places, self._least = tensors, places, least
-        self._read = PendingRead([*measured, *scalars])
-        self.is_there = self._read.is_there
-        self._norms = self._finished(intact=True) if self.is_there else None
+        self.measured, self.places = measured, places
+        self._tensors, self._least, self._scalars = tensors, least, scalars
+        self._pending: PendingRead | None = None
+        self._norms: Norms | None = None
+        self.is_there = False
+        if starts:
+            self.start()
+
+    def start(self, more: Sequence[Tensor] = ()) -> bool:
+        """Start the transfer, unless it has started.
+
+        Args:
+            more: Further real tensors to read in the same transfer.
+
+        Returns:
+            Whether it has started now, so that `more` is a part of it.
+        """
+        if self._pending is not None:
+            return False
+        self._pending = PendingRead([*self.measured, *self._scalars, *more])
+        self._count = len(self.places) + sum(scalar.numel() for scalar in self._scalars)
+        self._scalars = ()
+        self.is_there = self._pending.is_there
+        if self.is_there:
+            self._norms = self._finished(intact=True)
+        return True
+
+    def _values(self) -> FloatArray:
+        """Wait for the transfer, and return all that was read."""
+        if self._pending is None:
+            self.start()
+        assert self._pending is not None
+        return self._pending.values()
 
     def norms(self, intact: bool = True) -> Norms:
         """Wait for the norms, and return them.
@@ -53,23 +86,30 @@ class PendingNorms:
         Args:
             intact: Whether the tensors are as they were measured; if not, what is not finite cannot be counted.
         """
+        if self._pending is None:
+            self.start()
         if self._norms is None:
             self._norms = self._finished(intact)
-            self._tensors = ()
+            self._tensors = self.measured = ()
         return self._norms
 
     @property
     def scalars(self) -> FloatArray:
         """The scalars, in float64."""
-        return self._read.values()[len(self._places) :]
+        return self._values()[len(self.places) : self._count]
+
+    @property
+    def more(self) -> FloatArray:
+        """What else was given to `start`."""
+        return self._values()[self._count :]
 
     def _finished(self, intact: bool) -> Norms:
-        measured = self._read.values()[: len(self._places)]
+        measured = self._values()[: len(self.places)]
         each, nonfinite = np.zeros(len(self._tensors)), np.zeros(len(self._tensors))
-        each[self._places] = measured
+        each[self.places] = measured
         reliable = (measured >= self._least) & (measured < math.inf)
         if np.count_nonzero(reliable) < len(reliable):
-            doubtful = self._places[~reliable].tolist()
+            doubtful = self.places[~reliable].tolist()
             if intact:
                 each[doubtful], nonfinite[doubtful] = _exact_norms([self._tensors[place] for place in doubtful])
             else:
@@ -78,7 +118,10 @@ class PendingNorms:
 
 
 def start_norms(
-    tensors: Sequence[Tensor | None], scalars: Sequence[Tensor] = (), plan: NormPlan | None = None
+    tensors: Sequence[Tensor | None],
+    scalars: Sequence[Tensor] = (),
+    plan: NormPlan | None = None,
+    starts: bool = True,
 ) -> PendingNorms:
     """Measure the L2 norm of each tensor on its device, and start the transfer to the host.
 
@@ -86,8 +129,9 @@ def start_norms(
         tensors: Tensors of any kind that `flat_elements` takes; None counts as empty.
         scalars: Real tensors that are read in the same transfer.
         plan: Made of tensors like these; None to plan anew.
+        starts: Whether the transfer starts now.
     """
-    return PendingNorms(tensors, *(plan or NormPlan(tensors)).measure(tensors), scalars)
+    return PendingNorms(tensors, *(plan or NormPlan(tensors)).measure(tensors), scalars, starts)
 
 
 def measure_norms(tensors: Sequence[Tensor | None], divisor: float = 1.0) -> Norms:

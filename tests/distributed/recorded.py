@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from lightning_gradexplode.records import FloatArray
 
@@ -14,6 +16,12 @@ class RecordedProcesses:
         self.size = len(others) + 1
         self.others = others
         self.sent: list[FloatArray] = []
+
+    device = torch.device("cpu")
+
+    def gather_tensor(self, values: Tensor) -> Tensor:
+        """Do the same with tensors."""
+        return torch.from_numpy(self.gather(values.numpy()).reshape(-1))
 
     def gather(self, values: FloatArray) -> FloatArray:
         """Record what is sent, and return it as the row after those of the others."""

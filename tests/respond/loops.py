@@ -113,6 +113,7 @@ class OtherRank:
     """
 
     size = 2
+    device = torch.device("cpu")
 
     def __init__(self, sends: Callable[[FloatArray], FloatArray]) -> None:
         self.sends = sends
@@ -120,6 +121,10 @@ class OtherRank:
     def gather(self, values: FloatArray) -> FloatArray:
         """Return both processes' values, shape ``(2, n)``."""
         return np.stack([values, self.sends(values)])
+
+    def gather_tensor(self, values: Tensor) -> Tensor:
+        """Do the same with tensors."""
+        return torch.from_numpy(self.gather(values.numpy()).reshape(-1))
 
 
 class JoinedLoop(CapableLoop):

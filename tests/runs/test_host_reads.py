@@ -91,12 +91,12 @@ def test_no_scalar_is_read_by_itself(monkeypatch: pytest.MonkeyPatch, interval: 
 def test_an_accelerator_is_read_once_a_step(monkeypatch: pytest.MonkeyPatch, scaled: bool) -> None:
     """Norms, loss and scale come by one transfer, with one more where the weights were looked at.
 
-    Without a scaler they come a step late, but for the last step's.
+    They come a step late, but for the last step's.
     """
     monkeypatch.setattr(reading, "is_on_host", lambda tensor: False)
     reads = reads_of(monkeypatch, 0, plugins=[scaler()] if scaled else None)
     assert reads.scalars == [0] * 8
     assert min(reads.transfers) == 1
-    assert max(reads.transfers[1:]) == (2 if scaled else 3)
+    assert max(reads.transfers[1:]) == 3
     assert max(reads.transfers[1:-1]) == 2
     assert reads.transfers.count(1) >= 3

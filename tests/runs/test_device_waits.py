@@ -1,0 +1,190 @@
+"""On an accelerator a calm step makes the host wait for nothing, and several processes exchange one message.
+
+There is no accelerator here: the monitor is made to believe that tensors lie on one. What would make the host wait
+there is counted: numbers that are read, copies to the host, and conditions on tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.optim import SGD, AdamW, Optimizer
+
+from lightning_gradexplode import GradientExplosionMonitor, Severity
+from lightning_gradexplode.clip import ClipPolicy, ConstantClip
+from lightning_gradexplode.measure import reading
+from lightning_gradexplode.measure.norms import measure_norms
+from tests.runs.models import Regression
+from tests.runs.probe import QUIET, Watched
+from tests.runs.test_late_reading import Order, adamw, train
+from tests.runs.test_modes import scaler
+
+CALM: dict[str, Any] = {"log_every_n_steps": 0, "report": False}
+
+
+def fused(parameters: Any) -> Optimizer:
+    """Build a fused AdamW, which takes a flag not to step."""
+    return AdamW(parameters, lr=0.01, fused=True)
+
+
+class NaNLoss(Regression):
+    """Its loss, and with it each gradient, is NaN at the fourth batch."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """Return the loss."""
+        return self.loss(batch) * (math.nan if batch_idx == 3 else 1.0)
+
+
+class ZeroGradient(Regression):
+    """One parameter gets gradients that are exactly zero, as a unit that is never active does."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """Add what does not depend on it."""
+        return self.loss((batch[0] * 0.0, batch[1]))
+
+
+class Backward(Order):
+    """Notes the beginning of each backward pass, by a hook in which gradients cannot be changed."""
+
+    on_after_backward = pl.Callback.on_after_backward
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        """Note it."""
+        self.events.append("backward")
+
+
+@pytest.fixture
+def order(monkeypatch: pytest.MonkeyPatch) -> Order:
+    """Pretend that all tensors lie on an accelerator, and note its reads."""
+    order, to_host = Backward(), reading._to_host
+
+    def counted(numbers: Tensor) -> Any:
+        order.events.append("read")
+        return to_host(numbers)
+
+    monkeypatch.setattr(reading, "is_on_host", lambda tensor: False)
+    monkeypatch.setattr(reading, "_to_host", counted)
+    return order
+
+
+def waits(order: Order) -> list[int]:
+    """Return the reads between backward pass and update of each step but the first, whose weights are read."""
+    return order.between("backward", "step")[1:]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"clip": 1.0}, {"clip": ConstantClip(0.01)}, {"on_explosion": ["skip", "rollback"], "clip": 1.0}],
+    ids=["warn", "clip", "clip that binds", "skip and rollback"],
+)
+@pytest.mark.parametrize("build", [None, fused], ids=["sgd", "fused"])
+def test_no_step_waits_before_its_update(order: Order, arguments: dict[str, Any], build: Any) -> None:
+    """Not one read lies between backward pass and update, and later at most two; a skip needs a fused optimizer."""
+    train(order, GradientExplosionMonitor(**CALM, **arguments), 12, Regression(build))
+    if "on_explosion" in arguments and build is None:
+        assert all(waits(order))  # a plain optimizer has no flag: a skip would change it
+        return
+    assert waits(order) == [0] * 11
+    assert max(order.between("step", "backward")[1:]) <= 2
+
+
+def test_the_default_limit_of_outliers_does_not_wait(order: Order) -> None:
+    """``clip="auto"`` knows its limit from the norms before, once there are ten of them and the loss has a level."""
+    train(order, GradientExplosionMonitor(**CALM, clip="auto"), 40, Regression(adamw, batches=40))
+    assert waits(order)[-10:] == [0] * 10
+
+
+def test_a_policy_of_the_users_own_waits(order: Order) -> None:
+    """It is given the numbers of the step on the host, also where it derives from one that does not wait."""
+
+    class Half(ConstantClip):
+        def threshold(self, record: Any) -> float:
+            assert record.grad_norm is not None
+            return float(record.grad_norm) / 2
+
+    policy: ClipPolicy = Half(1.0)
+    train(order, GradientExplosionMonitor(**CALM, clip=policy), 6)
+    assert all(waits(order))
+
+
+def test_a_gradient_of_zero_is_not_looked_at_twice(order: Order) -> None:
+    """A zero of a sum in float64 is a true zero."""
+    train(order, GradientExplosionMonitor(**CALM), 12, ZeroGradient())
+    assert waits(order) == [0] * 11
+    assert order.between("step", "backward").count(1) >= 5
+
+
+def test_a_scaler_adds_no_wait(order: Order) -> None:
+    """The monitor reads nothing before the update of a gradient scaler either."""
+    train(order, GradientExplosionMonitor(**CALM), 12, plugins=[scaler()])
+    assert waits(order) == [0] * 11
+
+
+@pytest.mark.parametrize("build", [None, fused], ids=["sgd", "fused"])
+@pytest.mark.parametrize("value", [0.01, 1.0, 1e3])
+def test_a_clip_without_a_wait_is_that_of_the_trainer(order: Order, value: float, build: Any) -> None:
+    """Weights are bit for bit those of ``gradient_clip_val``, and the norm before and the clip rate are right."""
+    torch.manual_seed(0)
+    ours = Watched(Regression(build), monitor={"log_every_n_steps": 0, "clip": value}, max_steps=8)
+    torch.manual_seed(0)
+    theirs = Watched(Regression(build), monitor={"log_every_n_steps": 0}, max_steps=8, gradient_clip_val=value)
+    for one, other in zip(ours.module.parameters(), theirs.module.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert ours.monitor.last is not None
+    assert theirs.monitor.last is not None
+    assert ours.monitor.last.grad_norm == pytest.approx(theirs.monitor.last.grad_norm, rel=1e-6)
+    assert ours.monitor.last.clip_val == value
+    assert ours.monitor.last.clip_rate == theirs.monitor.last.clip_rate
+
+
+@pytest.mark.parametrize("build", [fused, lambda parameters: SGD(parameters, lr=0.01, momentum=0.9, fused=True)])
+def test_an_update_that_is_not_finite_is_left_out_on_the_device(order: Order, build: Any) -> None:
+    """Weights and optimizer state are those of before; the record, one step late, says so, and the run goes on."""
+    states: list[list[Tensor]] = []
+    records: list[Any] = []
+
+    class Keeps(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+            state = trainer.optimizers[0].state.values()
+            tensors = [one for each in state for one in each.values() if isinstance(one, Tensor)]
+            states.append([one.detach().clone() for one in [*pl_module.parameters(), *tensors]])
+            records.append(monitor.last)
+
+    monitor = GradientExplosionMonitor(**CALM, on_explosion="skip")
+    trainer = pl.Trainer(**{**QUIET, "max_steps": 6}, logger=False, callbacks=[order, Keeps(), monitor])
+    trainer.fit(NaNLoss(build))
+    assert waits(order)[:3] == [0, 0, 0]
+    assert all(map(torch.equal, states[3], states[2]))
+    assert not all(map(torch.equal, states[2], states[1]))
+    assert all(one.isfinite().all() for one in states[5])
+    found = next(one for one in monitor.findings if one.sign == "nonfinite-loss")
+    assert (found.step, found.severity) == (3, Severity.CRITICAL)
+    assert monitor.last is not None
+    assert monitor.last.skipped_steps == 1
+    skipped = next(one for one in records if one is not None and one.step == 3)
+    assert skipped.update_taken is False
+    assert "SkipStep" in skipped.skipped_by
+    assert not hasattr(trainer.optimizers[0], "found_inf")
+
+
+@pytest.fixture
+def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretend that all tensors lie on an accelerator."""
+    monkeypatch.setattr(reading, "is_on_host", lambda tensor: False)
+
+
+@pytest.mark.usefixtures("on_device")
+@pytest.mark.parametrize("double", [False, True])
+def test_norms_of_mixed_types_are_exact(double: bool) -> None:
+    """Half, single and double precision in one list are grouped, and an all-zero one is read along."""
+    tensors: list[Tensor | None] = [torch.randn(50), torch.randn(9).bfloat16(), None, torch.zeros(5)]
+    if double:
+        tensors += [torch.randn(7).double(), torch.zeros(3).double()]
+    truth = [0.0 if one is None else float(one.double().norm()) for one in tensors]
+    assert measure_norms(tensors).each.tolist() == pytest.approx(truth, rel=1e-6)
+    assert math.isfinite(measure_norms(tensors).total)
