@@ -66,7 +66,8 @@ def total_norm(gradients: Sequence[Tensor]) -> Tensor:
             return torch.tensor(0.0)
         widest = torch.float64 if any(norm.dtype is torch.float64 for norm in norms) else torch.float32
         together = [norm.to(norms[0].device, widest, non_blocking=True) for norm in norms]
-        return torch.linalg.vector_norm(torch.stack(together), 2.0)
+        total: Tensor = torch.linalg.vector_norm(torch.stack(together), 2.0)
+        return total
 
 
 def clip_by_total_norm(gradients: Sequence[Tensor | None], threshold: float, total: Tensor) -> None:

@@ -46,6 +46,25 @@ JOBS: dict[str, dict[str, Any]] = {
     "fsdp2 checkpoint": {"strategy": "fsdp2", "devices": 2, "alarm": 2, "on_explosion": "checkpoint"},
 }
 JOBS |= {
+    f"{strategy} device {kind}{' of four' if devices == 4 else ''}": {
+        "strategy": strategy,
+        "devices": devices,
+        "device": True,
+        **options,
+    }
+    for strategy, devices in (("ddp", 2), ("fsdp2", 2), ("fsdp2", 4))
+    for kind, options in (
+        ("logged", {"interval": 1}),
+        ("calm", {"interval": 100}),
+        ("clip", {"interval": 100, "clip": 1e-3}),
+        ("skip", {"interval": 100, "on_explosion": "skip", "fused": True, "poisoned_rank": 1}),
+        ("nan", {"interval": 100, "poisoned_rank": 1}),
+        ("fails measuring", {"interval": 100, "failing": [1, "take"]}),
+        ("fails judging", {"interval": 100, "failing": [1, "begin"]}),
+    )
+    if (devices == 2 or kind == "calm") and (strategy, kind) != ("fsdp2", "fails judging")
+}
+JOBS |= {
     f"{strategy} {kind}": {"strategy": strategy, "devices": devices, **options}
     for strategy, devices in (("auto", 1), ("ddp", 2), ("fsdp2", 2))
     for kind, options in (
@@ -101,7 +120,19 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(tmp_path_factory.mktemp("runs"))
 
 
-@pytest.mark.parametrize("name", ["ddp", "ddp accumulating", "spawn", "fsdp2", "fsdp2 of four", "hybrid"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ddp",
+        "ddp accumulating",
+        "spawn",
+        "fsdp2",
+        "fsdp2 of four",
+        "hybrid",
+        "ddp device logged",
+        "fsdp2 device logged",
+    ],
+)
 def test_every_process_measures_what_one_process_alone_would(runs: Runs, name: str) -> None:
     """Norms, maxima, ratios and histograms of a spread run equal those of the unsharded one, on each process."""
     for seen in runs[name]:
@@ -204,9 +235,74 @@ def test_penalties_and_clipping_are_those_of_one_process_alone(runs: Runs, strat
         assert all(step["grad_norm_clipped"] < 0.9 * step["grad_norm"] for step in steps[1:])
 
 
-@pytest.mark.parametrize("name", ["ddp fails measuring", "ddp fails judging", "ddp fails at the end"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ddp fails measuring",
+        "ddp fails judging",
+        "ddp fails at the end",
+        "ddp device fails measuring",
+        "ddp device fails judging",
+        "fsdp2 device fails measuring",
+    ],
+)
 def test_a_monitor_that_fails_on_one_rank_ends_no_run(runs: Runs, name: str) -> None:
     """The other ranks' monitors stand down at the next exchange instead of waiting for ever, and training goes on."""
     both = runs[name]
     assert [seen["trained_steps"] for seen in both] == [STEPS, STEPS]
     assert [seen["broken"] for seen in both] == [True, True]
+
+
+@pytest.mark.parametrize("name", ["ddp device calm", "fsdp2 device calm", "fsdp2 device calm of four"])
+def test_processes_on_devices_exchange_one_message_and_do_not_wait(runs: Runs, name: str) -> None:
+    """Each step has one collective, packed on the device, and from the second step on no read before the update.
+
+    The message holds four numbers, and of shards a norm for each parameter, whatever the number of processes is.
+    """
+    shards = PARAMETERS if name.startswith("fsdp2") else 0
+    for seen in runs[name]:
+        assert seen["collectives"].count(4 + shards) == STEPS
+        looks_at_weights = seen["collectives"].count(2 * PARAMETERS)
+        assert len(seen["collectives"]) == STEPS + looks_at_weights + 2 + (shards > 0)
+        assert seen["reads"][1:] == [0] * (STEPS - 1)
+        truth = {step["step"]: step for step in runs["unsharded"][0]["steps"]}
+        assert seen["steps"][-1]["step"] == STEPS - 1  # at the end of an epoch nothing is late any more
+        for step in seen["steps"]:
+            assert step["grad_norm"] == pytest.approx(truth[step["step"]]["grad_norm"], rel=2e-6)
+            assert step["loss"] == pytest.approx(truth[step["step"]]["loss"], rel=2e-6)
+            assert step["each"] == pytest.approx(truth[step["step"]]["each"], rel=5e-6)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_a_known_clip_value_does_not_make_processes_wait(runs: Runs, strategy: str) -> None:
+    """The processes clip on their devices, and hold the same weights where these are not sharded."""
+    both = runs[f"{strategy} device clip"]
+    for seen in both:
+        assert seen["reads"][1:] == [0] * (STEPS - 1)
+        assert not seen["broken"]
+        assert seen["states"] != runs[f"{strategy} device calm"][0]["states"]
+    if strategy == "ddp":
+        assert both[0]["states"] == both[1]["states"]
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_all_processes_leave_out_an_update_on_their_devices(runs: Runs, strategy: str) -> None:
+    """A loss that is NaN on one process changes no bit of weights and momentum on any, and nobody reads for that."""
+    for seen in runs[f"{strategy} device skip"]:
+        assert not seen["broken"]
+        assert seen["reads"][1:3] == [0, 0]
+        assert seen["states"][2] == seen["states"][1]
+        assert seen["states"][1] != seen["states"][0]
+        assert seen["states"][3] != seen["states"][2]
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_what_is_not_finite_on_a_device_is_found_by_all(runs: Runs, strategy: str) -> None:
+    """The findings are those of runs that read at once: the same signs, steps and counts, on every process."""
+    both = runs[f"{strategy} device nan"]
+    assert both[0]["findings"] == both[1]["findings"]
+    found = {finding["sign"]: finding for finding in both[0]["findings"]}
+    assert found["nonfinite-loss"]["step"] == found["nonfinite-gradient"]["step"] == 2
+    assert "rank 1" in found["nonfinite-loss"]["message"]
+    assert not both[0]["broken"]
+    assert not both[1]["broken"]

@@ -30,6 +30,7 @@ from lightning_gradexplode import (
 )
 from lightning_gradexplode.detect.detector_set import DetectorSet
 from lightning_gradexplode.measure import gradients as measure
+from lightning_gradexplode.measure import reading
 
 STEPS = 4
 MONKEY = pytest.MonkeyPatch()
@@ -42,6 +43,7 @@ class Net(pl.LightningModule):
     def __init__(self, poisoned_rank: int | None = None, poisoned_batch: int = 2, hybrid: bool = False) -> None:
         super().__init__()
         self.hybrid = hybrid
+        self.fused = False
         self.poisoned = (poisoned_rank, poisoned_batch)
         torch.manual_seed(1)
         self.net = torch.nn.Sequential(
@@ -82,7 +84,9 @@ class Net(pl.LightningModule):
         return DataLoader(dataset, batch_size=size, sampler=sampler)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Build SGD with momentum."""
+        """Build SGD with momentum, or AdamW where it is to be fused: fused SGD takes no shards."""
+        if self.fused:
+            return torch.optim.AdamW(self.parameters(), lr=0.05, fused=True)
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
 
 
@@ -93,11 +97,13 @@ class Witness(pl.Callback):
         self.monitor, self.counted, self.out = monitor, counted, out
         self.steps: list[dict[str, Any]] = []
         self.states: list[list[float]] = []
+        self.reads: DeviceReads | None = None
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """Note the step, and what this process holds of the weights and the optimizer's state."""
         (optimizer,) = trainer.optimizers
-        buffers = [state["momentum_buffer"] for state in optimizer.state.values() if "momentum_buffer" in state]
+        names = ("momentum_buffer", "exp_avg", "exp_avg_sq")
+        buffers = [state[name] for state in optimizer.state.values() for name in names if name in state]
         held = [one.to_local() if hasattr(one, "to_local") else one for one in (*pl_module.parameters(), *buffers)]
         self.states.append([number for one in held for number in one.detach().flatten().tolist()])
         record = self.monitor.last
@@ -130,8 +136,41 @@ class Witness(pl.Callback):
             "collectives": self.counted,
             "trained_steps": trainer.global_step,
             "broken": self.monitor.failed,
+            "reads": None if self.reads is None else self.reads.before_update,
         }
         (Path(self.out) / f"rank{trainer.global_rank}.json").write_text(json.dumps(seen))
+
+
+class DeviceReads(pl.Callback):
+    """Makes the monitor believe that tensors lie on an accelerator, and counts its reads before each update.
+
+    Attributes:
+        before_update: Number of reads from the beginning of each backward pass to the update.
+        in_all: Number of all reads.
+    """
+
+    def __init__(self) -> None:
+        self.before_update: list[int] = []
+        self.in_all = 0
+        to_host = reading._to_host
+
+        def counted(numbers: torch.Tensor) -> Any:
+            self.in_all += 1
+            return to_host(numbers)
+
+        MONKEY.setattr(reading, "_to_host", counted)
+        MONKEY.setattr(reading, "is_on_host", lambda tensor: False)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Register a hook for the update."""
+        trainer.optimizers[0].register_step_post_hook(self._updated)
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
+        """Begin to count."""
+        self._began = self.in_all
+
+    def _updated(self, *args: Any) -> None:
+        self.before_update.append(self.in_all - self._began)
 
 
 class AlarmAt(Detector):
@@ -201,9 +240,13 @@ def main(job: dict[str, Any]) -> None:
     )
     witness = Witness(monitor, counted, job["out"])
     callbacks: list[pl.Callback] = [monitor, witness]
+    if job.get("device"):
+        witness.reads = DeviceReads()
+        callbacks.insert(0, witness.reads)
     if job.get("failing"):
         callbacks.insert(0, Failing(monitor, *job["failing"]))
     model = Net(job.get("poisoned_rank"), hybrid="hybrid" in job["strategy"])
+    model.fused = job.get("fused", False)
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=devices,
