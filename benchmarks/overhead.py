@@ -3,7 +3,7 @@
 What only reads the gradients is timed in one run, in turn, each right after the backward pass; clipping changes the
 run, so that it is timed in runs of its own; so are whole steps, to compare with. Times drift from machine to machine
 and from minute to minute; the ratios to torch's ``clip_grad_norm_`` are what to look at. ``--sizes`` draws the cost
-against the number of parameters instead.
+against the number of parameters instead, and ``--device cuda`` measures on a GPU.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from wandb.integration.torch.wandb_torch import TorchHistory
 
+from benchmarks import overhead_cuda
 from benchmarks.overhead_models import Model, models, transformer
 from benchmarks.overhead_timing import TimedClipping, TimedMonitor, Timings, WholeSteps
 from lightning_gradexplode import GradientExplosionMonitor
@@ -190,12 +191,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--models", nargs="*", default=list(models()), choices=list(models()))
     parser.add_argument("--sizes", type=Path, metavar="FILE", help="draw the cost against the size of the model")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device cuda needs a GPU, and torch finds none")
     torch.set_num_threads(arguments.threads)
     warnings.filterwarnings("ignore")
     for namespace in ("pytorch_lightning", "lightning_gradexplode", "wandb"):
         logging.getLogger(namespace).setLevel(logging.ERROR)
     console = Console(width=110)
+    if arguments.device == "cuda":
+        overhead_cuda.measure(console, arguments.steps)
+        return
     console.print(f"{processor()}, {arguments.threads} threads, torch {torch.__version__}")
     if arguments.sizes:
         draw_sizes(min(arguments.steps, 90), arguments.sizes, console)
