@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 import time
@@ -15,6 +16,10 @@ from pytorch_lightning import Callback, LightningModule, Trainer, seed_everythin
 from torch.optim import Optimizer
 
 from benchmarks.diagnosis.case import Case
+
+for _name in ("replay", "experiments"):
+    # A figure must not depend on what else the machine is doing: replays have more time than in a run.
+    importlib.import_module(f"lightning_gradexplode.diagnose.replay.{_name}").SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
