@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Group, RenderableType
-from rich.padding import Padding
-from rich.panel import Panel
-from rich.text import Text
-
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from lightning_gradexplode.records.diagnosis import Cause, Diagnosis
 
 _BAR = 10
@@ -18,6 +15,10 @@ _BAR = 10
 
 def rendered_cause(cause: Cause) -> RenderableType:
     """Return kind, place and confidence of a cause in one line, and its evidence below."""
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.text import Text
+
     filled = round(_BAR * min(max(cause.confidence, 0.0), 1.0))
     title = Text.assemble(
         ("\u2588" * filled, "red"),
@@ -31,6 +32,10 @@ def rendered_cause(cause: Cause) -> RenderableType:
 
 def rendered(diagnosis: Diagnosis) -> RenderableType:
     """Return what happened, the causes with their evidence, and what to do, in a panel."""
+    from rich.console import Group
+    from rich.panel import Panel
+    from rich.text import Text
+
     parts: list[RenderableType] = [Text(diagnosis.what)]
     if diagnosis.causes:
         parts += [Text("\nWhy", style="bold"), *(rendered_cause(one) for one in diagnosis.causes)]
