@@ -160,10 +160,10 @@ class ResponseRunner:
         """Restore the state that `state_dict` returned.
 
         Returns:
-            A line for each part that does not fit and starts fresh.
+            Names of the parts that do not fit and start fresh.
         """
         self.skipped = int(state["skipped_steps"])
-        return [f"{name} starts fresh" for name in self._chain.load_state_dict(state["chain"])]
+        return self._chain.load_state_dict(state["chain"])
 
     def _context(
         self, record: StepRecord, before_update: bool = False, optimizer: Optimizer | None = None

@@ -33,8 +33,8 @@ def load_parts(parts: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
     A part that fails to load what was saved gets its own state of before back.
 
     Args:
-        parts: Objects with ``state_dict`` and ``load_state_dict``, by name; the latter may return lines about parts
-            within it that start fresh.
+        parts: Objects with ``state_dict`` and ``load_state_dict``, by name; the latter may return names of parts within
+            it that start fresh.
         saved: What `save_parts` returned, or anything else.
 
     Returns:
@@ -49,7 +49,7 @@ def load_parts(parts: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
             try:
                 before = copy.deepcopy(part.state_dict())
                 within = part.load_state_dict(entry["state"]) if entry is not None else None
-                lines += [f"{name}: {line}" for line in within or ()]
+                lines += [f"{name}: {part_within} starts fresh" for part_within in within or ()]
             except Exception as error:
                 problem = f"{type(error).__name__}: {error}"
                 if before is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -181,6 +182,8 @@ class ResponseChain:
 def _respond(response: Response, findings: Sequence[Finding], run: ResponseContext) -> bool:
     """Call a response, and return whether it acted."""
     result: Any = response.respond(findings, run)
+    if inspect.isawaitable(result) or inspect.isgenerator(result):
+        raise TypeError(f"respond must be a plain method, got one that returns a {type(result).__name__}")
     return result is None or bool(result)
 
 

@@ -283,6 +283,7 @@ def test_parts_that_log_what_is_no_number(scalars: Any, caplog: pytest.LogCaptur
         fails_without_a_text,
         lambda findings, run: torch.ones(2),
         lambda findings, run: np.zeros(3),
+        lambda findings, run: (one for one in findings),
         lambda findings, run: Unshowable(),
         lambda findings, run: findings.clear(),
         lambda findings, run: setattr(run.record, "grad_norm", 0.0),
