@@ -67,6 +67,7 @@ class GradientSpike(_AgainstHistory):
         self.limit = limit
         self.factor = factor
         self._streak = 0
+        self._largest = 0.0
 
     def check(self, record: StepRecord) -> Finding | None:
         """Compare the step's gradient norm with those before."""
@@ -80,8 +81,9 @@ class GradientSpike(_AgainstHistory):
         if not spike or self._streak > 10:  # what has lasted is a new level, or growth
             self._remember(norm)
             return None
-        usual, largest = self._usual(), math.exp(self._history.largest)
+        usual, largest = self._usual(), max(math.exp(self._history.largest), self._largest)
         alarming = self._streak == 1 and norm > self.factor * largest
+        self._largest = max(self._largest, norm)
         message = f"the gradient norm is {norm:.3g}, {norm / usual:.3g} times the usual {usual:.3g}"
         severity = Severity.WARNING if alarming else Severity.INFO
         return self.finding(record, severity, norm, usual * self.factor, message)
@@ -92,11 +94,12 @@ class GradientGrowth(_AgainstHistory):
 
     A norm above `factor` times the usual one, and far outside its scatter, for `patience` steps in a row is worth
     knowing, and a WARNING if it keeps rising (`keeps_rising`). It is CRITICAL if it is `factor` times the highest level
-    of the whole run as well (gradients of a run that has converged may rise far and still be small), and if another
-    number confirms it: the loss, `units` above its start, or the weights, `grown` times theirs; from `alone` times the
-    highest level on, a loss that has not fallen is enough. CRITICAL, too, is slow growth that no window shows, to `far`
-    times the start, while the loss runs away in either direction, by `runaway` units: a loss without a floor falls for
-    ever. Half of that, with gradients `factor` times the start and weights that grow geometrically, is a WARNING.
+    of the whole run as well (gradients of a run that has converged may rise far and still be small) and above all norms
+    before the growth, and if another number confirms it: the loss, `units` above its start, or the weights, `grown`
+    times theirs; from `alone` times the highest level on, and `factor` times the largest norm before, a loss that has
+    not fallen is enough. CRITICAL, too, is slow growth that no window shows, to `far` times the start, while the loss
+    runs away in either direction, by `runaway` units: a loss without a floor falls for ever. Half of that, with
+    gradients `factor` times the start and weights that grow geometrically, is a WARNING.
 
     Args:
         factor: Times the median of the last `window` steps that were not growth themselves.
@@ -135,6 +138,7 @@ class GradientGrowth(_AgainstHistory):
         self._streak = 0
         self._far_streak = 0
         self._highest = -math.inf
+        self._largest = 0.0
         self._recent: list[float] = []
 
     def check(self, record: StepRecord) -> Finding | None:
@@ -152,6 +156,7 @@ class GradientGrowth(_AgainstHistory):
         self._streak = self._streak + 1 if growing else 0
         if not growing:
             self._remember(norm)
+            self._largest = max(self._largest, *self._recent)
         far = baselines.gradient_growth >= self.far and abs(baselines.loss_rise) >= self.runaway
         self._far_streak = self._far_streak + 1 if far else 0
         if self._far_streak >= self.patience:
@@ -186,5 +191,6 @@ class GradientGrowth(_AgainstHistory):
     def _is_certain(self, norm: float, baselines: Baselines) -> bool:
         rise = math.log(norm) - self._highest
         if baselines.loss_rise >= self.units or baselines.weights.growth >= self.grown:
-            return rise > math.log(self.factor)
-        return rise > math.log(self.alone) and baselines.loss_rise > -0.1
+            return rise > math.log(self.factor) and norm > self._largest
+        stands_out = rise > math.log(self.alone) and norm > self.factor * self._largest
+        return stands_out and baselines.loss_rise > -0.1

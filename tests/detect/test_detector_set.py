@@ -61,6 +61,7 @@ NEW_SINCE_0_1_0 = (
     "_gradient_rate",
     "_grown_for",
     "_futile_for",
+    "_largest",
     "_longest",
 )
 

@@ -253,3 +253,14 @@ def test_a_loss_without_a_floor_is_a_warning_before_it_is_critical() -> None:
     assert severities == sorted(severities)
     assert set(severities) == {Severity.WARNING, Severity.CRITICAL}
     assert "at this rate 40 times" in findings[0].message
+
+
+def test_gradients_that_are_mostly_next_to_nothing_are_no_growth() -> None:
+    """Sparse rewards: at seven steps in ten the norm is 1e-8, at the others about one, sometimes at three in a row."""
+    seldom = np.random.default_rng(0).random(600) < 0.3
+    steps = [record(step, loss=0.0, grad_norm=1.0 + step % 7 if seldom[step] else 1e-8) for step in range(600)]
+    assert {finding.severity for finding in judge(GradientGrowth(), steps)} <= {Severity.INFO}
+    warned = [one for one in judge(GradientSpike(), steps) if one.severity is Severity.WARNING]
+    assert len(warned) <= 1
+    lost = [*steps, *(record(600 + step, loss=0.0, grad_norm=100.0 * 3**step) for step in range(6))]
+    assert Severity.CRITICAL in {finding.severity for finding in judge(GradientGrowth(), lost)}
