@@ -6,9 +6,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from lightning_gradexplode.distributed.exchange import ProcessFailedError, StepExchange
 from lightning_gradexplode.distributed.process_group import ALONE
+from lightning_gradexplode.distributed.shard_layout import ShardLayout
 from lightning_gradexplode.records import FloatArray
 from tests.distributed.recorded import RecordedProcesses
 
@@ -68,3 +70,29 @@ def test_a_failure_elsewhere_is_heard() -> None:
     failing.withdraw(packs_gradients=True)
     with pytest.raises(ProcessFailedError, match="rank 0"):
         StepExchange(RecordedProcesses(elsewhere.sent[-1])).exchange(1.0, 0, True, np.zeros(2))
+
+
+@pytest.mark.parametrize(("parameters", "ranks"), [(0, 64), (150, 64), (1200, 8)])
+def test_a_message_of_many_processes_is_small(parameters: int, ranks: int) -> None:
+    """Packed on the device, it holds four numbers and a norm for each sharded parameter, whatever the ranks are."""
+    others = [np.concatenate([[0.0, float(rank), 5.0, 2.0], np.full(parameters, 3.0)]) for rank in range(ranks - 1)]
+    world = RecordedProcesses(*others)
+    exchange = StepExchange(world)
+    packed = torch.full((parameters,), 4.0, dtype=torch.float64)
+    gathered = exchange.start(torch.tensor(float(ranks - 1)), 5, True, packed)
+    assert [len(message) for message in world.sent] == [4 + parameters]
+    loss, has_gradients, norms = exchange.finish(gathered.numpy(), 5)
+    assert (loss.value, loss.rank, has_gradients) == ((ranks - 1) / 2, None, True)
+    assert norms.shape == (ranks, parameters)
+    combined = ShardLayout(world, np.ones(parameters)).finite_norms(norms)
+    assert combined is not None
+    assert combined.each == pytest.approx((9.0 * (ranks - 1) + 16.0) ** 0.5)
+
+
+def test_a_loss_of_one_process_in_many_that_is_not_finite_is_named() -> None:
+    """Its rank and batch are known to all, also where the numbers are packed on the device."""
+    world = RecordedProcesses(*[np.array([0.0, np.nan if rank == 41 else 1.0, 7.0, 2.0]) for rank in range(63)])
+    exchange = StepExchange(world)
+    gathered = exchange.start(None, 9, False, torch.zeros(0, dtype=torch.float64))
+    loss, has_gradients, _ = exchange.finish(gathered.numpy(), 9)
+    assert (loss.rank, loss.batch_idx, has_gradients) == (41, 7, True)

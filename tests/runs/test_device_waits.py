@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
-from lightning_gradexplode import GradientExplosionMonitor, Severity
+from lightning_gradexplode import GradientExplosionMonitor, GradientWatch, Severity
 from lightning_gradexplode.clip import ClipPolicy, ConstantClip
 from lightning_gradexplode.measure import reading
 from lightning_gradexplode.measure.norms import measure_norms
@@ -188,3 +188,33 @@ def test_norms_of_mixed_types_are_exact(double: bool) -> None:
     truth = [0.0 if one is None else float(one.double().norm()) for one in tensors]
     assert measure_norms(tensors).each.tolist() == pytest.approx(truth, rel=1e-6)
     assert math.isfinite(measure_norms(tensors).total)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_plain_loop_clips_on_the_device(monkeypatch: pytest.MonkeyPatch, mixed: bool) -> None:
+    """Weights are those of a loop that calls ``clip_grad_norm_``, also where gradients are of two types."""
+
+    def trained(watched: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 1))
+        network[0].to(torch.float64 if mixed else torch.float32)
+        optimizer = SGD(network.parameters(), lr=0.1)
+        watch = GradientWatch(network, optimizer, report=False, clip=0.05) if watched else None
+        for _ in range(6):
+            optimizer.zero_grad()
+            inputs = torch.randn(16, 8, dtype=network[0].weight.dtype)
+            loss = network[1](network[0](inputs).float()).square().mean()
+            if watch is not None:
+                watch.loss(loss)
+            loss.backward()
+            if watch is None:
+                torch.nn.utils.clip_grad_norm_(network.parameters(), 0.05)
+            optimizer.step()
+        if watch is not None:
+            watch.close()
+        return list(network.parameters())
+
+    truth = trained(watched=False)
+    monkeypatch.setattr(reading, "is_on_host", lambda tensor: False)
+    for one, other in zip(trained(watched=True), truth, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
