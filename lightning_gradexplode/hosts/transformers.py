@@ -152,7 +152,8 @@ class GradientExplosionTrainerCallback(RunResults, TrainerCallback):  # type: ig
             self._own_loss = False
             if args:
                 return
-            self._events.batch_begins(dict(kwargs))
+            # The number of items divides a sum over all micro-batches; one batch alone is computed again as a mean.
+            self._events.batch_begins({name: one for name, one in kwargs.items() if name != "num_items_in_batch"})
 
     def _forward_ended(self, model: Any, args: tuple[Any, ...], output: Any) -> None:
         if not model.training or not torch.is_grad_enabled() or self._events is None:
@@ -182,6 +183,7 @@ class _Hook:
     def __init__(self, call: Callable[..., None] | None) -> None:
         self._call = call
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # not to be compiled along with the model
     def __call__(self, *args: Any) -> None:
         if self._call is not None:
             self._call(*args)

@@ -108,6 +108,8 @@ def train(
         {"num_train_epochs": 2, "max_steps": -1, "gradient_accumulation_steps": 2},
         {"bf16": True},
         {"optim": "sgd", "lr_scheduler_type": "cosine"},
+        {"torch_compile": True, "torch_compile_backend": "eager", "max_grad_norm": 0.05},
+        {"gradient_checkpointing": True, "max_grad_norm": 0.05},
     ],
 )
 def test_norm_and_loss_are_those_of_the_step(arguments: dict[str, Any], tmp_path: Path) -> None:
@@ -162,7 +164,11 @@ def test_stop_ends_the_training(tmp_path: Path) -> None:
     assert trainer.state.global_step < 60
     assert monitor.report_folder == tmp_path / "gradexplode"
     assert (tmp_path / "gradexplode" / "index.html").exists()
-    assert monitor.diagnosis() is not None
+    diagnosis = monitor.diagnosis()
+    assert diagnosis is not None
+    kinds = [cause.kind for cause in diagnosis.causes]
+    assert "learning-rate" in kinds
+    assert "accumulated-gradients" not in kinds  # the Trainer's sum over tokens is divided by their number
 
 
 def test_raise_leaves_no_hook_behind(tmp_path: Path) -> None:

@@ -158,6 +158,27 @@ def transformers(out: Path, **arguments: Any) -> tuple[Any, list[float]]:
     return monitor, [abs(one - truth) / truth for one, truth in zip(recorded, truths, strict=True)]
 
 
+def lightning(out: Path, **arguments: Any) -> tuple[Any, list[float]]:
+    """Train with Lightning's own launcher, which was started once for each machine."""
+    from pytorch_lightning import LightningModule, Trainer
+
+    from lightning_gradexplode import GradientExplosionMonitor
+    from lightning_gradexplode.testing import ExplodingRegression
+
+    network: Any = type("Network", (ExplodingRegression, LightningModule), {})(0.1)
+    monitor = GradientExplosionMonitor(**arguments)
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    trainer = Trainer(
+        accelerator="cpu", devices=1, num_nodes=2, strategy="ddp", default_root_dir=out, callbacks=[monitor],
+        max_steps=STEPS, enable_model_summary=False, **quiet,
+    )  # fmt: skip
+    trainer.fit(network)
+    assert trainer.world_size == 2
+    assert monitor.last is not None
+    assert monitor.last.step == STEPS - 1
+    return monitor, [0.0]
+
+
 def poisoned(out: Path, **arguments: Any) -> tuple[GradientWatch, list[float]]:
     """Train where one process's batch has a NaN; all processes hold the same update back."""
     raw = network()
@@ -179,7 +200,7 @@ def poisoned(out: Path, **arguments: Any) -> tuple[GradientWatch, list[float]]:
 def main(kind: str, out: Path) -> None:
     """Run a loop and write what it was."""
     warnings.simplefilter("ignore")
-    if kind != "fabric":
+    if kind not in ("fabric", "lightning"):
         dist.init_process_group("gloo")
     watch, errors = globals()[kind](out, **({} if kind == "poisoned" else {"report": "always"}))
     if isinstance(watch, GradientWatch):
