@@ -132,10 +132,15 @@ class DetectorSet(Stateful):
                     finding = _checked(finding)
                     findings.append(self._located(finding, record) if detector.locates_growth else finding)
             except Exception as error:
-                self.failures.append((detector.sign, f"is switched off for this fit: {describe(error)}"))
-                self.detectors = [other for other in self.detectors if other is not detector]
+                self.switch_off(detector, describe(error))
         self._waiting = waiting
         return findings
+
+    def switch_off(self, detector: Detector, reason: str) -> None:
+        """Use a detector no more; it is named in `failures`."""
+        self.failures.append((detector.sign, f"is switched off for this fit: {reason}"))
+        self.detectors = [other for other in self.detectors if other is not detector]
+        self._waiting = [other for other in self._waiting if other is not detector]
 
     def _located(self, finding: Finding, record: StepRecord) -> Finding:
         """Return the finding with the module at which the gradient rose most when last measured, else the parameter."""

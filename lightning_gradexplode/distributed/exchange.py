@@ -108,12 +108,30 @@ class StepExchange:
             ProcessFailedError: The monitor of a process has failed.
         """
         gathered = gathered.reshape(self.world.size, -1)
-        failed = np.flatnonzero(gathered[:, 0])
-        if len(failed):
-            self._ended = True
-            raise ProcessFailedError(f"the monitor of rank {failed[0]} has failed")
+        self._check(gathered)
         has_gradients = bool((gathered[:, 3] >= 2).any())
         return _shared_loss(gathered, batch_idx), has_gradients, gathered[:, _HEADER:]
+
+    def agree(self, values: FloatArray) -> FloatArray:
+        """Return what each process has decided, shape ``(processes, n)``; a collective like `exchange`.
+
+        Args:
+            values: What this process has decided, shape ``(n,)``.
+
+        Raises:
+            ProcessFailedError: The monitor of a process has failed.
+        """
+        gathered = self.world.gather(np.concatenate([[0.0], values]))
+        self._check(gathered)
+        return gathered[:, 1:]
+
+    def withdraw_from_agreement(self, length: int) -> None:
+        """Participate in one more `agree`, with the only message that the monitor of this process has failed.
+
+        Args:
+            length: Number of values that the other processes send.
+        """
+        self._send_failure(1 + length)
 
     def withdraw(self, packs_gradients: bool) -> None:
         """Participate in one more exchange, with the only message that the monitor of this process has failed.
@@ -121,12 +139,18 @@ class StepExchange:
         Args:
             packs_gradients: Whether the other processes exchange norms of gradients now, or losses only.
         """
-        if self.world.size == 1 or self._ended:
-            return
-        self._ended = True
-        values = np.zeros(_HEADER + (self._length if packs_gradients else 0))
-        values[0] = 1.0
-        self.world.gather(values)
+        self._send_failure(_HEADER + (self._length if packs_gradients else 0))
+
+    def _send_failure(self, length: int) -> None:
+        if self.world.size > 1 and not self._ended:
+            self._ended = True
+            self.world.gather(np.concatenate([[1.0], np.zeros(length - 1)]))
+
+    def _check(self, gathered: FloatArray) -> None:
+        failed = np.flatnonzero(gathered[:, 0])
+        if len(failed):
+            self._ended = True
+            raise ProcessFailedError(f"the monitor of rank {failed[0]} has failed")
 
 
 def _flags(loss: object, has_gradients: bool) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.step import Phase, Step
 from lightning_gradexplode.measure.reading import read
-from lightning_gradexplode.records import StepRecord, combine
+from lightning_gradexplode.records import Finding, StepRecord, combine
 
 logger = logging.getLogger("lightning_gradexplode")
 
@@ -89,7 +89,7 @@ class AfterUpdate:
         run, records = self._run, []
         for step in steps:
             record = step.record()
-            findings = step.state.detectors.proceed(record, step.decided_late)
+            findings = self._findings(step, record)
             step.state.log_failures()
             if findings:
                 new = run.add_findings(step, findings)
@@ -103,6 +103,10 @@ class AfterUpdate:
             run.responses.batch_ended(records)
         if run.log.has_critical:
             run.reporter.publish(run.responses.attempts)
+
+    def _findings(self, step: Step, record: StepRecord) -> list[Finding]:
+        detectors = step.state.detectors
+        return self._run.agreement.findings(lambda: detectors.proceed(record, step.decided_late), detectors)
 
     def freeze(self, steps: Sequence[Step]) -> None:
         """Make the records of the steps of a batch as they are, keep and log them."""

@@ -234,7 +234,7 @@ class BeforeUpdate:
             step.measure_start()
         step.measure_gradients(by_value)
         record = step.record()
-        findings = detectors.begin(record)
+        findings = run.agreement.findings(lambda: detectors.begin(record), detectors)
         state.log_failures()
         if findings:
             new = run.add_findings(step, findings)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch.optim import Optimizer
 
 from lightning_gradexplode.clip.apply import clip_by_total_norm, clip_gradients, has_sparse, total_norm
+from lightning_gradexplode.engine.agreement import Agreement
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.hosts.base import TrainingLoop
@@ -41,9 +42,11 @@ class GradientClipper:
     Args:
         loop: The training loop.
         clips: Whether the monitor has a clip policy.
+        agreement: Makes all processes clip by the same threshold.
     """
 
-    def __init__(self, loop: TrainingLoop, clips: bool) -> None:
+    def __init__(self, loop: TrainingLoop, clips: bool, agreement: Agreement) -> None:
+        self._agreement = agreement
         self._loop = loop
         self._clips = clips
         self._overrides = loop.overrides_clipping
@@ -67,7 +70,7 @@ class GradientClipper:
             policy.threshold(record)  # the step is over; what later thresholds depend on goes on
             return
         else:
-            value, algorithm = policy.threshold(record), policy.algorithm
+            value, algorithm = self._agreement.threshold(policy.threshold(record)), policy.algorithm
             if self._loop.clips(step.state.optimizer):
                 clips_directly = algorithm == "tensor" or has_sparse(step.parameters.gradients)
                 self._loop.set_clip(*((None, None) if clips_directly else (value, algorithm)))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.distributed.exchange import StepExchange
 from lightning_gradexplode.engine.accumulation import AccumulationWindow
+from lightning_gradexplode.engine.agreement import Agreement
 from lightning_gradexplode.engine.clipping import GradientClipper
 from lightning_gradexplode.engine.deferred_steps import DeferredSteps
 from lightning_gradexplode.engine.device_guard import DeviceGuard
@@ -39,6 +40,7 @@ class Components:
         may_change_gradients: The same.
         optimizers: The optimizers with their states.
         exchange: The exchange between processes.
+        agreement: What all processes decide alike.
         schedule: When scalars and histograms are due.
         window: The losses and gradients of the current accumulation window.
         clipper: Applies the clip policies.
@@ -62,6 +64,7 @@ class Components:
     may_change_gradients: bool
     optimizers: OptimizerList
     exchange: StepExchange
+    agreement: Agreement
     schedule: LoggingSchedule
     window: AccumulationWindow
     clipper: GradientClipper
@@ -87,6 +90,9 @@ class Components:
         """
         clips = arguments.clip is not None
         acting = [type(one).__name__ for one in arguments.responses if not one.only_warns]
+        reports = loop.report_folder(arguments.report)  # first, since loggers may broadcast their folder
+        exchange = StepExchange(loop.process_group)
+        agreement = Agreement(exchange, arguments)
         optimizers = OptimizerList(loop, arguments, before_step, after_step)
         console = Console() if loop.is_main_process else None
         loggers = LoggerCollection(
@@ -94,7 +100,6 @@ class Components:
         )
         evidence = EvidenceCollector(loop, arguments, optimizers.states)
         log = FindingLog(loggers, console)
-        reports = loop.report_folder(arguments.report)
         return cls(
             arguments=arguments,
             loop=loop,
@@ -104,10 +109,11 @@ class Components:
             gradients_are_final=loop.gradients_are_final,
             may_change_gradients=loop.may_change_gradients,
             optimizers=optimizers,
-            exchange=StepExchange(loop.process_group),
+            exchange=exchange,
+            agreement=agreement,
             schedule=LoggingSchedule(*arguments.intervals(loop.log_every_n_steps), loop.first_step),
             window=AccumulationWindow(loop),
-            clipper=GradientClipper(loop, clips),
+            clipper=GradientClipper(loop, clips, agreement),
             deferred=DeferredSteps(loop),
             guard=DeviceGuard(loop.may_change_gradients),
             responses=ResponseRunner(loop, arguments.responses, optimizers.states),

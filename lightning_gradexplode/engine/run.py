@@ -17,6 +17,7 @@ from torch.optim import LBFGS, Optimizer
 
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.engine.after_update import AfterUpdate
+from lightning_gradexplode.engine.agreement import raise_together
 from lightning_gradexplode.engine.before_update import BeforeUpdate
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.conflicts import conflicts
@@ -48,9 +49,19 @@ class TrainingRun:
         loop = GuardedLoop(loop)
         self.failed = False
         self._released = False
-        self._stop_listening = log_to_terminal() if loop.is_main_process else None
+        self._stop_listening: Callable[[], object] = log_to_terminal() if loop.is_main_process else int
         self._loop = loop
-        self._run = Components.build(arguments, loop, self.before_step, self.after_step)
+        failure, lines = None, []
+        try:
+            self._run = Components.build(arguments, loop, self.before_step, self.after_step)
+            lines = [*conflicts(arguments, loop)] if loop.is_main_process else []
+        except Exception as error:
+            failure = error
+        try:
+            raise_together(loop.process_group, failure)
+        except Exception:
+            self._stop_listening()
+            raise
         self._before = BeforeUpdate(self._run)
         self._after = AfterUpdate(self._run)
         self._unseen = UnseenSteps(loop)
@@ -60,9 +71,8 @@ class TrainingRun:
         self._announced: Optimizer | None = None
         self._stepped: list[Step] = []
         self._load(state)
-        if loop.is_main_process:
-            for line in conflicts(arguments, loop):
-                logger.warning("gradexplode: %s", line)
+        for line in lines:
+            logger.warning("gradexplode: %s", line)
         if self._clips:
             loop.use_measured_norm(self._run.clipper.clip_by_measured_norm)
         self._run.optimizers.listen()  # last: a run that could not be built must not be called
@@ -247,7 +257,12 @@ class TrainingRun:
 
     @never_fatal
     def aborted(self) -> None:
-        """Log what was measured of a step that an exception has interrupted."""
+        """Log what was measured of a step that an exception has interrupted.
+
+        The other processes may know nothing of the exception, so that nothing is exchanged with them here.
+        """
+        if self._open is not None and self._run.exchange.world.size > 1:
+            self._open.phase = Phase.DECIDED
         self._flush()
         self._close_open()
         steps, self._stepped = self._stepped, []
@@ -333,9 +348,7 @@ class TrainingRun:
     def _end_console(self) -> None:
         if self._run.console is not None:
             self._run.console.end_incident()
-        if self._stop_listening is not None:
-            self._stop_listening()
-            self._stop_listening = None
+        self._stop_listening()
 
     @staticmethod
     def _restore(*parts: Callable[[], None]) -> None:

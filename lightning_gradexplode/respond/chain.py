@@ -17,6 +17,9 @@ from lightning_gradexplode.respond.base import ExplosionError, Response, Respons
 
 _HOOKS = ("gradients_ready", "step_begins", "batch_ended", "scalars")
 
+_CHANGING = ("gradients_ready", "step_begins", "batch_ended")
+"""Those that may change the run."""
+
 
 class ResponseChain:
     """The responses of a run.
@@ -34,6 +37,8 @@ class ResponseChain:
         self.log = ActionLog()
         self._place = 0
         self._guards = self._new_guards()
+        self._off: set[int] = set()
+        self._run: ResponseContext | None = None
         self._users = {hook: [i for i, one in enumerate(responses) if _overrides(one, hook)] for hook in _HOOKS}
 
     def _new_guards(self) -> list[PartGuard]:
@@ -56,12 +61,11 @@ class ResponseChain:
 
     def started(self, run: ResponseContext) -> None:
         """Begin a fit."""
-        self.log, self._place, self._guards = ActionLog(), 0, self._new_guards()
-        run._log = self.log
-        for guard, response in zip(self._guards, self.responses, strict=True):
-            guard.call(response.started, run, otherwise=None)
-            if any(failed for (failed,) in run.on_all_processes(guard.is_off)):
-                guard.switch_off("it failed on another process")
+        self.log, self._place, self._guards, self._off = ActionLog(), 0, self._new_guards(), set()
+        run._log, self._run = self.log, run
+        for place, response in enumerate(self.responses):
+            self._guards[place].call(response.started, run, otherwise=None)
+            self._is_off_anywhere(place, run)
 
     def gradients_ready(self, run: ResponseContext, weight: float) -> None:
         """Call the responses that add to the gradients."""
@@ -75,7 +79,7 @@ class ResponseChain:
         run._log, run.findings = self.log, findings
         acted = False
         for place in range(self._place, len(self.responses)):
-            if not self._guards[place].is_off and self._acts(place, findings, run):
+            if place not in self._off and self._acts(place, findings, run):
                 self._place, acted = place, True
                 break
         run.response = "on_explosion"
@@ -122,6 +126,7 @@ class ResponseChain:
 
     def ended(self) -> None:
         """End a fit."""
+        self._run = None
         for guard, response in zip(reversed(self._guards), reversed(self.responses), strict=True):
             guard.call(response.ended, otherwise=None, always=True)
 
@@ -164,12 +169,22 @@ class ResponseChain:
         acted = guard.call(_respond, self.responses[place], tuple(findings), run, otherwise=False)
         flags = run.on_all_processes(guard.is_off, acted, run.update_is_held_back)
         failed, acted, held_back = (any(column) for column in zip(*flags, strict=True))
-        if failed:
-            guard.switch_off("it failed on another process")
-            return False
         if held_back:
             run.hold_back_update()
-        return acted
+        if failed:
+            self._switch_off(place)
+        return acted and not failed
+
+    def _is_off_anywhere(self, place: int, run: ResponseContext) -> bool:
+        """Switch a response off that has failed on any process, and return whether it has; a collective call."""
+        failed = any(failed for (failed,) in run.on_all_processes(self._guards[place].is_off))
+        if failed:
+            self._switch_off(place)
+        return failed
+
+    def _switch_off(self, place: int) -> None:
+        self._off.add(place)
+        self._guards[place].switch_off("it failed on another process")
 
     def _call_all(self, hook: str, *arguments: Any) -> None:
         for place in self._users[hook]:
@@ -177,6 +192,17 @@ class ResponseChain:
             if isinstance(arguments[0], ResponseContext):
                 arguments[0].response = guard.name
             guard.call(getattr(self.responses[place], hook), *arguments, otherwise=None)
+            if self._run is None or hook not in _CHANGING or place in self._off or self._is_own(place):
+                continue
+            if self._is_off_anywhere(place, self._run) and hook == "gradients_ready":
+                # Gradients that one process has changed and another one has not would part their weights.
+                for group in arguments[0].optimizer.param_groups:
+                    for parameter in group["params"]:
+                        parameter.grad = None
+
+    def _is_own(self, place: int) -> bool:
+        """Return whether a response is one of the package, which fails on all processes alike."""
+        return type(self.responses[place]).__module__.startswith(f"{__package__}.")
 
 
 def _respond(response: Response, findings: Sequence[Finding], run: ResponseContext) -> bool:

@@ -45,6 +45,24 @@ JOBS: dict[str, dict[str, Any]] = {
     "fsdp2 rollback": {"strategy": "fsdp2", "devices": 2, "alarm": 2, "on_explosion": "rollback"},
     "fsdp2 checkpoint": {"strategy": "fsdp2", "devices": 2, "alarm": 2, "on_explosion": "checkpoint"},
 }
+ON_ONE_RANK: dict[str, dict[str, Any]] = {
+    "detector fails": {"detector": "failing", "on_explosion": "skip"},
+    "detector fails unheeded": {"detector": "failing"},
+    "detector finds": {"detector": "partial", "on_explosion": "skip"},
+    "detector finds more": {"detector": "partly critical", "on_explosion": "rollback"},
+    "detector finds late": {"detector": "late", "on_explosion": "rollback"},
+    "policy fails": {"clip": "failing"},
+    "policy differs": {"clip": "differing"},
+    "response fails at the start": {"on_explosion": "failing started", "alarm": 2},
+    "response fails": {"on_explosion": "failing respond", "alarm": 2},
+    "response fails with gradients": {"on_explosion": "failing gradients_ready", "alarm": 2},
+    "response fails with scalars": {"on_explosion": "failing scalars", "alarm": 2},
+    "response fails at the end": {"on_explosion": "failing batch_ended", "alarm": 2},
+}
+"""Parts that fail, or decide differently, on rank 1 only."""
+
+JOBS |= {f"ddp {name}": {"strategy": "ddp", "devices": 2, **job} for name, job in ON_ONE_RANK.items()}
+JOBS |= {f"ddp start fails on {rank}": {"strategy": "ddp", "devices": 2, "start": rank} for rank in (0, 1)}
 JOBS |= {
     f"{strategy} device {kind}{' of four' if devices == 4 else ''}": {
         "strategy": strategy,
@@ -263,7 +281,7 @@ def test_processes_on_devices_exchange_one_message_and_do_not_wait(runs: Runs, n
     for seen in runs[name]:
         assert seen["collectives"].count(4 + shards) == STEPS
         looks_at_weights = seen["collectives"].count(2 * PARAMETERS)
-        assert len(seen["collectives"]) == STEPS + looks_at_weights + 2 + (shards > 0)
+        assert len(seen["collectives"]) == STEPS + looks_at_weights + 3 + (shards > 0)
         assert seen["reads"][1:] == [0] * (STEPS - 1)
         truth = {step["step"]: step for step in runs["unsharded"][0]["steps"]}
         assert seen["steps"][-1]["step"] == STEPS - 1  # at the end of an epoch nothing is late any more
@@ -306,3 +324,24 @@ def test_what_is_not_finite_on_a_device_is_found_by_all(runs: Runs, strategy: st
     assert "rank 1" in found["nonfinite-loss"]["message"]
     assert not both[0]["broken"]
     assert not both[1]["broken"]
+
+
+@pytest.mark.parametrize("name", ON_ONE_RANK)
+def test_a_part_that_differs_on_one_rank_parts_no_replicas(runs: Runs, name: str) -> None:
+    """All ranks take the same steps to the same weights with the same findings, and the monitor goes on."""
+    both = runs[f"ddp {name}"]
+    assert [seen["trained_steps"] for seen in both] == [STEPS, STEPS]
+    assert both[0]["states"] == both[1]["states"]
+    assert both[0]["findings"] == both[1]["findings"]
+    assert [seen["broken"] for seen in both] == [False, False]
+    if name == "detector finds":
+        assert not any(finding["sign"] == "own" for finding in both[0]["findings"])
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_monitor_that_cannot_begin_on_one_rank_begins_on_none(runs: Runs, rank: int) -> None:
+    """All of them stand down together, and the training goes on."""
+    both = runs[f"ddp start fails on {rank}"]
+    assert [seen["trained_steps"] for seen in both] == [STEPS, STEPS]
+    assert [seen["broken"] for seen in both] == [True, True]
+    assert both[0]["states"] == both[1]["states"]

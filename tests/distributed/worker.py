@@ -19,9 +19,11 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from lightning_gradexplode import (
     AdaptiveGradientClip,
     AdaptiveTensorClip,
+    ClipPolicy,
     Detector,
     Finding,
     GradientExplosionMonitor,
+    Response,
     Rollback,
     Severity,
     StepRecord,
@@ -29,6 +31,7 @@ from lightning_gradexplode import (
     default_detectors,
 )
 from lightning_gradexplode.detect.detector_set import DetectorSet
+from lightning_gradexplode.engine import components
 from lightning_gradexplode.measure import gradients as measure
 from lightning_gradexplode.measure import reading
 
@@ -187,11 +190,127 @@ class AlarmAt(Detector):
         return self.finding(record, Severity.CRITICAL, 1.0, 0.0, "on purpose") if record.step == self.step else None
 
 
+class OnOneRank:
+    """Fails, or acts, on one process only: rank 1, from the second call on."""
+
+    batches = 0
+
+    def is_there(self) -> bool:
+        """Count the calls, and return whether this is one that differs."""
+        self.batches += 1
+        return torch.distributed.get_rank() == 1 and self.batches > 1
+
+
+class FailingDetector(OnOneRank, Detector):
+    """Finds something critical at step 2, but has failed on rank 1 before."""
+
+    sign = "own"
+    reads = ("grad_norm",)
+
+    def check(self, record: StepRecord) -> Finding | None:
+        """Fail on one process."""
+        if self.is_there():
+            raise RuntimeError("on purpose")
+        return self.finding(record, Severity.CRITICAL, 1.0, 0.0, "on purpose") if record.step == 2 else None
+
+
+class PartialDetector(OnOneRank, Detector):
+    """Finds something critical on rank 1, something harmless or nothing on rank 0."""
+
+    sign = "own"
+    reads = ("grad_norm",)
+
+    def __init__(self, elsewhere: Severity | None) -> None:
+        self.elsewhere = elsewhere
+
+    def check(self, record: StepRecord) -> Finding | None:
+        """Find different things."""
+        severity = Severity.CRITICAL if self.is_there() else self.elsewhere
+        return None if severity is None else self.finding(record, severity, 1.0, 0.0, "on purpose")
+
+
+class LateDetector(PartialDetector):
+    """The same, after the update."""
+
+    reads = ("update_ratio",)
+
+
+class FailingPolicy(OnOneRank, ClipPolicy):
+    """Clips hard, but raises on rank 1."""
+
+    def threshold(self, record: StepRecord) -> float:
+        """Fail on one process."""
+        if self.is_there():
+            raise RuntimeError("on purpose")
+        return 0.01
+
+
+class DifferingPolicy(OnOneRank, ClipPolicy):
+    """Clips harder on rank 1."""
+
+    def threshold(self, record: StepRecord) -> float:
+        """Return what differs."""
+        return 0.001 if self.is_there() else 0.01
+
+
+class FailingResponse(OnOneRank, Response):
+    """Raises in one of its hooks on rank 1, and skips elsewhere.
+
+    Args:
+        hook: The hook.
+    """
+
+    def __init__(self, hook: str) -> None:
+        self.hook = hook
+
+    def _call(self, hook: str) -> None:
+        if hook == self.hook and self.is_there():
+            raise RuntimeError("on purpose")
+
+    def started(self, run: Any) -> None:
+        """Fail at once."""
+        self.batches = 1 if self.hook == "started" else 0
+        self._call("started")
+
+    def respond(self, findings: Any, run: Any) -> None:
+        """Hold back the update."""
+        self.batches = 1
+        self._call("respond")
+        run.hold_back_update()
+
+    def gradients_ready(self, run: Any, weight: float) -> None:
+        """Change the gradients."""
+        self._call("gradients_ready")
+        for parameter in run.module.parameters():
+            parameter.grad += 0.01 * weight
+
+    def scalars(self) -> dict[str, float]:
+        """Return nothing."""
+        self._call("scalars")
+        return {}
+
+    def batch_ended(self, run: Any) -> None:
+        """Do nothing."""
+        self._call("batch_ended")
+
+
+DETECTORS: dict[str, Any] = {
+    "failing": FailingDetector,
+    "partial": lambda: PartialDetector(None),
+    "partly critical": lambda: PartialDetector(Severity.WARNING),
+    "late": lambda: LateDetector(None),
+}
 RESPONSES: dict[str, Any] = {
+    f"failing {hook}": lambda hook=hook: FailingResponse(hook)
+    for hook in ("started", "respond", "gradients_ready", "scalars", "batch_ended")
+}
+RESPONSES |= {
     "rollback": lambda: Rollback(every_n_steps=1, margin=1),
     "penalty": lambda: WeightPenalty(l1=0.1, l2=0.3, parameters=["*"]),
 }
 CLIPS: dict[str, Any] = {
+    "failing": FailingPolicy,
+    "differing": DifferingPolicy,
     "units": lambda: AdaptiveGradientClip(0.02),
     "tensors": lambda: AdaptiveTensorClip(warmup=1, factor=0.5),
 }
@@ -231,12 +350,15 @@ def main(job: dict[str, Any]) -> None:
     counted = count_collectives()
     interval = job.get("interval", 1)
     response, clip = job.get("on_explosion", "warn"), job.get("clip")
+    if "start" in job:
+        fail_at_the_start(job["start"])
+    own = [DETECTORS[job["detector"]]()] if "detector" in job else []
     monitor = GradientExplosionMonitor(
         log_every_n_steps=interval,
         histogram_every_n_steps=interval,
         on_explosion=RESPONSES[response]() if response in RESPONSES else response,
         clip=CLIPS[clip]() if clip in CLIPS else clip,
-        detectors=[AlarmAt(job["alarm"])] if "alarm" in job else default_detectors(),
+        detectors=[AlarmAt(job["alarm"]), *own] if "alarm" in job else default_detectors(*own),
     )
     witness = Witness(monitor, counted, job["out"])
     callbacks: list[pl.Callback] = [monitor, witness]
@@ -262,6 +384,18 @@ def main(job: dict[str, Any]) -> None:
         default_root_dir=job["out"],
     )
     trainer.fit(model)
+
+
+def fail_at_the_start(rank: int) -> None:
+    """Make the monitor fail while it is built, on one process."""
+    real = components.EvidenceCollector
+
+    def build(*arguments: Any) -> Any:
+        if torch.distributed.get_rank() == rank:
+            raise OSError("on purpose")
+        return real(*arguments)
+
+    MONKEY.setattr(components, "EvidenceCollector", build)
 
 
 def count_collectives() -> list[int]:
