@@ -287,6 +287,7 @@ class GradientExplosionMonitor(Callback):
         if self._run is not None:
             self._run.aborted()
             self._close(trainer)
+        self._release_module()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the trainer."""
@@ -295,6 +296,12 @@ class GradientExplosionMonitor(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """End a stage."""
         self._stage = None
+        self._release_module()
+
+    def _release_module(self) -> None:
+        """Remove the methods of the module that Lightning assigns to each callback for a stage."""
+        for name in ("log", "log_dict"):
+            vars(self).pop(name, None)
 
     def _close(self, trainer: Trainer) -> None:
         """Release trainer and module, and keep the results."""
@@ -329,7 +336,8 @@ class GradientExplosionMonitor(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the monitor without the run in progress, which belongs to this process and this object only."""
-        return {**vars(self), "_run": None, "_module": None}
+        state = {**vars(self), "_run": None, "_module": None}
+        return {name: value for name, value in state.items() if name not in ("log", "log_dict")}
 
 
 def monitors_of(trainer: Trainer) -> list[GradientExplosionMonitor]:

@@ -209,22 +209,11 @@ class LightningLoop(TrainingLoop):
         own = getattr(type(plugin).clip_grad_by_norm, "__qualname__", "")
         if own != "Precision.clip_grad_by_norm" or "clip_grad_by_norm" in vars(plugin):
             return
-        original = plugin.clip_grad_by_norm
 
         def undo() -> None:
             vars(plugin).pop("clip_grad_by_norm", None)
 
-        def clip_grad_by_norm(optimizer: Optimizer, clip_val: float) -> None:
-            try:
-                clipped = clip(getattr(optimizer, "optimizer", optimizer), clip_val)
-            except Exception:
-                logger.exception("gradexplode: the measured norm could not be used; the trainer clips by itself")
-                undo()
-                clipped = False
-            if not clipped:
-                original(optimizer, clip_val)
-
-        plugin.clip_grad_by_norm = clip_grad_by_norm
+        plugin.clip_grad_by_norm = _ClippingByMeasuredNorm(plugin.clip_grad_by_norm, clip, undo)
         self._undo.append(undo)
 
     # Output.
@@ -368,6 +357,37 @@ class LightningLoop(TrainingLoop):
         """Return the precision plugin's context of a training step."""
         context: AbstractContextManager[Any] = self.trainer.precision_plugin.train_step_context()
         return context
+
+
+class _ClippingByMeasuredNorm:
+    """A precision plugin's norm clipping, by a norm that was measured already; in a copy of the plugin, its own."""
+
+    def __init__(
+        self,
+        original: Callable[[Optimizer, float], None],
+        clip: Callable[[Optimizer, float], bool],
+        undo: Callable[[], None],
+    ) -> None:
+        self._original = original
+        self._clip = clip
+        self._undo = undo
+
+    def __call__(self, optimizer: Optimizer, clip_val: float) -> None:
+        try:
+            clipped = self._clip(getattr(optimizer, "optimizer", optimizer), clip_val)
+        except Exception:
+            logger.exception("gradexplode: the measured norm could not be used; the trainer clips by itself")
+            self._undo()
+            clipped = False
+        if not clipped:
+            self._original(optimizer, clip_val)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unchanged, (self._original,)
+
+
+def _unchanged(value: Any) -> Any:
+    return value
 
 
 def _logged(results: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

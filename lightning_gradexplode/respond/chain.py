@@ -65,7 +65,7 @@ class ResponseChain:
         run._log, self._run = self.log, run
         for place, response in enumerate(self.responses):
             self._guards[place].call(response.started, run, otherwise=None)
-            self._is_off_anywhere(place, run)
+            self._fails_on_some(place, run)
 
     def gradients_ready(self, run: ResponseContext, weight: float) -> None:
         """Call the responses that add to the gradients."""
@@ -175,12 +175,16 @@ class ResponseChain:
             self._switch_off(place)
         return acted and not failed
 
-    def _is_off_anywhere(self, place: int, run: ResponseContext) -> bool:
-        """Switch a response off that has failed on any process, and return whether it has; a collective call."""
-        failed = any(failed for (failed,) in run.on_all_processes(self._guards[place].is_off))
-        if failed:
+    def _fails_on_some(self, place: int, run: ResponseContext) -> bool:
+        """Switch a response off that has failed on any process; a collective call.
+
+        Returns:
+            Whether it has failed on some of them only.
+        """
+        failed = [failed for (failed,) in run.on_all_processes(self._guards[place].is_off)]
+        if any(failed):
             self._switch_off(place)
-        return failed
+        return any(failed) and not all(failed)
 
     def _switch_off(self, place: int) -> None:
         self._off.add(place)
@@ -194,7 +198,7 @@ class ResponseChain:
             guard.call(getattr(self.responses[place], hook), *arguments, otherwise=None)
             if self._run is None or hook not in _CHANGING or place in self._off or self._is_own(place):
                 continue
-            if self._is_off_anywhere(place, self._run) and hook == "gradients_ready":
+            if self._fails_on_some(place, self._run) and hook == "gradients_ready":
                 # Gradients that one process has changed and another one has not would part their weights.
                 for group in arguments[0].optimizer.param_groups:
                     for parameter in group["params"]:

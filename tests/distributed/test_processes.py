@@ -177,14 +177,14 @@ def assert_same_buckets(counts: list[int], truth: list[int]) -> None:
 def test_a_calm_step_costs_one_small_collective(runs: Runs, name: str, length: int) -> None:
     """Where nothing is due, each step has one collective of a few numbers; a look at sharded weights is one more.
 
-    So are the modules' error gradients and, of shards, the histograms at the first step, and the agreement on how the
-    responses began.
+    So are the modules' error gradients and, of shards, the histograms at the first step, and the agreements on whether
+    the monitors could begin, and how the responses began.
     """
     for seen in runs[name]:
         assert seen["collectives"].count(length) == STEPS
         looks_at_weights = seen["collectives"].count(2 * PARAMETERS)  # before the first step, then ever more seldom
         assert looks_at_weights <= STEPS
-        first_step = 2 + (name == "fsdp2 calm")
+        first_step = 3 + (name == "fsdp2 calm")
         assert len(seen["collectives"]) == STEPS + looks_at_weights + first_step
 
 

@@ -32,6 +32,7 @@ from lightning_gradexplode import (
 )
 from lightning_gradexplode.detect.detector_set import DetectorSet
 from lightning_gradexplode.engine import components
+from lightning_gradexplode.engine.evidence import EvidenceCollector
 from lightning_gradexplode.measure import gradients as measure
 from lightning_gradexplode.measure import reading
 
@@ -388,7 +389,7 @@ def main(job: dict[str, Any]) -> None:
 
 def fail_at_the_start(rank: int) -> None:
     """Make the monitor fail while it is built, on one process."""
-    real = components.EvidenceCollector
+    real = EvidenceCollector
 
     def build(*arguments: Any) -> Any:
         if torch.distributed.get_rank() == rank:

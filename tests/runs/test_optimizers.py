@@ -267,6 +267,13 @@ def clipped(module: ByHand, optimizer: Any, closure: Any) -> Tensor:
     return loss
 
 
+@torch.no_grad()
+def shift(parameters: Sequence[Tensor], moves: Sequence[Tensor]) -> None:
+    """Add to parameters."""
+    for parameter, move in zip(parameters, moves, strict=True):
+        parameter += move
+
+
 def sharpness_aware(module: ByHand, optimizer: Any, closure: Any) -> Tensor:
     """Step by the gradients at a neighboring point, with the closure evaluated twice in one step."""
 
@@ -274,11 +281,9 @@ def sharpness_aware(module: ByHand, optimizer: Any, closure: Any) -> Tensor:
         loss: Tensor = closure()
         parameters = [one for one in module.parameters() if one.grad is not None]
         moves = [0.1 * one.grad.sign() for one in parameters if one.grad is not None]
-        with torch.no_grad():
-            torch._foreach_add_(parameters, moves)
-            with torch.enable_grad():
-                closure()
-            torch._foreach_sub_(parameters, moves)
+        shift(parameters, moves)
+        closure()
+        shift(parameters, [-move for move in moves])
         module.handed.append(module.gradient_norm())
         return loss
 

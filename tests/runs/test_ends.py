@@ -1,0 +1,111 @@
+"""What was recorded is written however a run ends, and handlers of signals stay what they were."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+
+from lightning_gradexplode import GradientExplosionMonitor
+from tests.runs.models import Batch, Regression
+from tests.runs.probe import QUIET
+
+LAST = 3
+
+
+class Ending(Regression):
+    """Ends at batch 3.
+
+    Args:
+        how: ``"term"`` and ``"interrupt"`` send a signal, others raise an exception, in this hook.
+    """
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Any:
+        """Send a signal, or raise."""
+        loss = super().training_step(batch, batch_idx)
+        if batch_idx == LAST:
+            if self.how == "term":
+                os.kill(os.getpid(), signal.SIGTERM)
+            elif self.how == "interrupt":
+                os.kill(os.getpid(), signal.SIGINT)
+            elif self.how == "exit":
+                sys.exit(3)
+            elif self.how == "step":
+                raise ValueError("the user's own")
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Raise between measurement and update."""
+        if self.how == "optimizer" and self.trainer.global_step == LAST:
+            raise ValueError("the user's own")
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Raise after the step was recorded."""
+        if self.how == "batch end" and self.trainer.global_step == LAST + 1:
+            raise ValueError("the user's own")
+
+
+def train(how: str, folder: Path) -> GradientExplosionMonitor:
+    """Train until it ends."""
+    monitor = GradientExplosionMonitor(report=folder, log_every_n_steps=100)
+    with pytest.raises(BaseException) as ended:  # noqa: PT011 (any of several)
+        pl.Trainer(**{**QUIET, "max_steps": 8}, logger=False, callbacks=[monitor]).fit(Ending(how))
+    assert not isinstance(ended.value, AssertionError)
+    return monitor
+
+
+@pytest.mark.parametrize(
+    ("how", "steps"), [("exit", LAST), ("step", LAST), ("optimizer", LAST + 1), ("batch end", LAST + 1)]
+)
+def test_an_exception_that_leaves_fit_leaves_the_recording(how: str, steps: int, tmp_path: Path) -> None:
+    """The file ends with the last step that was begun, and the monitor holds no run any more."""
+    monitor = train(how, tmp_path)
+    with np.load(tmp_path / "steps.npz") as recorded:
+        assert recorded["step"].tolist() == list(range(steps))
+    assert monitor.last is not None
+    assert monitor.last.step == steps - 1
+    assert monitor.findings == []
+
+
+PROGRAM = """
+import signal, sys
+from pathlib import Path
+from tests.runs.test_ends import train
+
+if "chained" in sys.argv:
+    signal.signal(signal.SIGTERM, lambda *arguments: print("mine", flush=True))
+before = signal.getsignal(signal.SIGTERM)
+train(sys.argv[1], Path(sys.argv[2]))
+print("same" if signal.getsignal(signal.SIGTERM) is before else "another")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["term"], ["term", "chained"], ["interrupt"]])
+def test_a_signal_leaves_the_recording(arguments: list[str], tmp_path: Path) -> None:
+    """Lightning ends the fit at SIGTERM and SIGINT; the user's own handler is called, and is there afterwards."""
+    how, *chained = arguments
+    finished = subprocess.run(
+        [sys.executable, "-c", PROGRAM, how, str(tmp_path), *chained],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert finished.stdout.split() == [*(["mine"] if chained else []), "same"]
+    with np.load(tmp_path / "steps.npz") as recorded:
+        assert recorded["step"].tolist() == list(range(LAST + (how == "term")))  # SIGTERM lets a batch end
