@@ -196,13 +196,13 @@ def test_a_plain_loop_clips_on_the_device(monkeypatch: pytest.MonkeyPatch, mixed
 
     def trained(watched: bool) -> list[Tensor]:
         torch.manual_seed(0)
-        network = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 1))
-        network[0].to(torch.float64 if mixed else torch.float32)
+        dtype = torch.float64 if mixed else torch.float32
+        network = torch.nn.Sequential(torch.nn.Linear(8, 8, dtype=dtype), torch.nn.Linear(8, 1))
         optimizer = SGD(network.parameters(), lr=0.1)
         watch = GradientWatch(network, optimizer, report=False, clip=0.05) if watched else None
         for _ in range(6):
             optimizer.zero_grad()
-            inputs = torch.randn(16, 8, dtype=network[0].weight.dtype)
+            inputs = torch.randn(16, 8, dtype=dtype)
             loss = network[1](network[0](inputs).float()).square().mean()
             if watch is not None:
                 watch.loss(loss)
