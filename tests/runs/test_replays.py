@@ -25,7 +25,7 @@ FAULT = 6
 
 
 class Network(pl.LightningModule):
-    """Two layers, whose training step counts on ``self``, and takes the logarithm of a negative number at one step."""
+    """Two layers, whose training step counts on ``self``, and takes the root of a negative number at one step."""
 
     body: Any
     average: Any
@@ -45,7 +45,7 @@ class Network(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         self.calls += 1
         y = self.body(batch[0]).abs() + 1.0
-        return torch.log(y * self.factor(len(y))).mean()  # fault
+        return torch.sqrt(y * self.factor(len(y))).mean()  # fault
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=1e-3)
@@ -80,7 +80,7 @@ def test_a_fault_that_depends_on_a_counter_of_the_module_is_found_again(tmp_path
     replay = replay_of(module, tmp_path)
 
     assert (replay["status"], replay["reason"]) == ("reproduced", "")
-    assert (replay["first"]["name"], replay["first"]["rows"]) == ("log", [2])
+    assert (replay["first"]["name"], replay["first"]["rows"]) == ("sqrt", [2])
     assert replay["first"]["code"].endswith("# fault")
     assert module.calls == 10
 
@@ -101,7 +101,7 @@ def test_a_fault_that_depends_on_what_a_hook_has_set_is_found_again(tmp_path: Pa
 
     replay = replay_of(Hooked(), tmp_path)
 
-    assert (replay["status"], replay["first"]["name"]) == ("reproduced", "log")
+    assert (replay["status"], replay["first"]["name"]) == ("reproduced", "sqrt")
 
 
 def test_the_memory_that_is_kept_for_a_replay_is_stated(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ class Eventful(Network):
         y = self.body[2](hidden)
         self.accuracy(y, batch[1])
         self.log("accuracy", self.accuracy, on_epoch=True)
-        loss = torch.log((y.abs() + 1.0) * self.factor(len(y))).mean()
+        loss = torch.sqrt((y.abs() + 1.0) * self.factor(len(y))).mean()
         self.log("loss", loss, on_step=True, on_epoch=True)
         self.seen.append(loss)
         return loss
