@@ -24,10 +24,11 @@ _GROWN = 10.0
 class NonFiniteLoss(Detector):
     """The loss is NaN or infinite: the article's sign 3.
 
-    CRITICAL at once if the gradients are not finite either, or are not known. A WARNING if they are finite, or exactly
-    zero as those of a mean over no label: then it does not reach the weights. Under a gradient scaler that adapts,
-    the step is skipped and may pass: a WARNING, and CRITICAL when it has not passed after `patience` steps. A scale of
-    65536 comes down to 1 by 16 halvings, hence the 20.
+    CRITICAL at once, also if its gradients are finite: those of the logarithm of a negative number are, and no less
+    wrong. A WARNING if the update cannot reach the weights, since all gradients are exactly zero, as those of a mean
+    over no label are, or finite with a learning rate of zero. Under a gradient scaler that adapts, the step is skipped
+    and may pass: a WARNING, and CRITICAL when it has not passed after `patience` steps. A scale of 65536 comes down to
+    1 by 16 halvings, hence the 20.
 
     Args:
         patience: Steps in a row that an adapting gradient scaler is given.
@@ -49,10 +50,11 @@ class NonFiniteLoss(Detector):
         self._streak += 1
         rank = "" if record.rank is None else f" of rank {record.rank}"
         message = f"the loss is {record.loss:g} at batch {record.batch_idx}{rank}"
-        is_harmless = record.grad_norm is not None and math.isfinite(record.grad_norm)
-        if is_harmless:
-            gradients = "exactly zero" if record.grad_norm == 0 else "finite"
-            message += f"; all gradients are {gradients}, so that it does not reach the weights"
+        is_harmless = False
+        if record.grad_norm == 0:
+            is_harmless, message = True, f"{message}; all gradients are exactly zero, so that it reaches no weight"
+        elif record.learning_rate == 0 and record.grad_norm is not None and math.isfinite(record.grad_norm):
+            is_harmless, message = True, f"{message}; the learning rate is zero, so that it reaches no weight"
         passing = is_harmless or (record.scale_adapts and self._streak <= self.patience)
         severity = Severity.WARNING if passing else Severity.CRITICAL
         return self.finding(record, severity, record.loss, math.inf, message)

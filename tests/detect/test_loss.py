@@ -34,18 +34,22 @@ def test_a_gradient_scaler_gets_time_for_a_nonfinite_loss() -> None:
 
 
 @pytest.mark.parametrize(
-    ("grad_norm", "severity"),
+    ("grad_norm", "rate", "severity"),
     [
-        (0.0, Severity.WARNING),
-        (0.7, Severity.WARNING),
-        (math.inf, Severity.CRITICAL),
-        (math.nan, Severity.CRITICAL),
-        (None, Severity.CRITICAL),
+        (0.0, 0.1, Severity.WARNING),
+        (0.7, 0.0, Severity.WARNING),
+        (0.7, 0.1, Severity.CRITICAL),
+        (0.7, None, Severity.CRITICAL),
+        (math.inf, 0.1, Severity.CRITICAL),
+        (math.nan, 0.0, Severity.CRITICAL),
+        (None, 0.0, Severity.CRITICAL),
     ],
 )
-def test_a_nonfinite_loss_with_finite_gradients_is_a_warning(grad_norm: float | None, severity: Severity) -> None:
-    """It does not reach the weights, however long it lasts; without known gradients it may."""
-    findings = judge(NonFiniteLoss(), series("loss", [math.nan] * 30, grad_norm=grad_norm))
+def test_a_nonfinite_loss_whose_update_reaches_no_weight_is_a_warning(
+    grad_norm: float | None, rate: float | None, severity: Severity
+) -> None:
+    """A WARNING, however long it lasts; with other gradients, or none that are known, the update may do harm."""
+    findings = judge(NonFiniteLoss(), series("loss", [math.nan] * 30, grad_norm=grad_norm, learning_rate=rate))
     assert [finding.severity for finding in findings] == [severity] * 30
 
 

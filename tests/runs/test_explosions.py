@@ -157,19 +157,19 @@ def test_raise_comes_before_the_update(where: str) -> None:
 
 
 def test_an_alarm_once_an_episode(caplog: pytest.LogCaptureFixture) -> None:
-    """The console tells each sign before the first critical one, that one in a panel, and all others in one line."""
+    """The console shows each sign before the first critical one, that one in a panel, and three others in one line."""
     with caplog.at_level(logging.WARNING, "lightning_gradexplode"):
         run = Watched(Exploding(), max_steps=15)
-    told = [one.getMessage() for one in caplog.records if "step" in one.getMessage()]
+    lines = [one.getMessage() for one in caplog.records if "step" in one.getMessage()]
     severities = [finding.severity for finding in run.monitor.findings]
     first = severities.index(Severity.CRITICAL)
-    *before, panel, rest = told
+    *before, panel, rest = lines
     assert len(before) == severities[:first].count(Severity.WARNING)
     assert f"CRITICAL at step {run.monitor.findings[first].step}" in panel
     later = {one.sign for one in run.monitor.findings[first + 1 :] if one.severity >= Severity.WARNING}
     assert len(rest.splitlines()) == 1
     assert later
-    assert all(sign in rest for sign in later)
+    assert sum(sign in rest for sign in later) == min(len(later), 3)
     per_sign = {sign: [f.severity for f in run.monitor.findings if f.sign == sign] for sign in signs(run)}
     assert all(severities == sorted(set(severities)) for severities in per_sign.values())
     critical = [one for one in run.logged if one["gradexplode/severity"] == Severity.CRITICAL]
