@@ -65,7 +65,7 @@ def test_public_names_are_those_that_can_be_imported() -> None:
         if not name.startswith("_") and not isinstance(value, type(ast)) and name not in ("TYPE_CHECKING", "Any")
     }
     assert names == sorted(set(names))
-    assert set(names) == public
+    assert set(names) == public - {"GradientExplosionTrainerCallback"}  # there only with the extra `transformers`
 
 
 @pytest.mark.filterwarnings("ignore:lightning_gradexplode.* is deprecated:DeprecationWarning")

@@ -31,6 +31,12 @@ def local_part(tensor: Tensor) -> Tensor:
     return part
 
 
+def version_of(tensor: Any) -> int:
+    """Return how often a tensor was written to; a DTensor does not count what is written to its local elements."""
+    version: int = getattr(tensor, "_local_tensor", tensor)._version
+    return version
+
+
 def is_sharded_within_rows(tensor: Any) -> bool:
     """Return whether a tensor is sharded along another dimension than its first."""
     return is_sharded(tensor) and any(one.is_shard() and one.dim != 0 for one in tensor.placements)

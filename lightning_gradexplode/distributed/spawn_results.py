@@ -22,6 +22,7 @@ class SpawnResults:
 
     def __init__(self) -> None:
         self._name = f"gradexplode-{uuid.uuid4().hex}.json"
+        self._owner = os.getpid()
         weakref.finalize(self, _delete, self.path, os.getpid())  # not in pickled copies, which have no __init__
 
     @property
@@ -34,8 +35,8 @@ class SpawnResults:
         self.path.write_text(json.dumps([finding.as_dict() for finding in findings]), encoding="utf-8")
 
     def take(self) -> list[Finding] | None:
-        """Return the findings and delete the file; None if there is none."""
-        if not self.path.exists():
+        """Return the findings and delete the file; None if there is none, and in any process but the first."""
+        if os.getpid() != self._owner or not self.path.exists():
             return None
         findings = [Finding.from_dict(plain) for plain in json.loads(self.path.read_text(encoding="utf-8"))]
         self.path.unlink()

@@ -61,7 +61,8 @@ class GradientWatch(RunResults):
         ValueError: An argument is out of range, or a name is unknown.
 
     Example:
-        >>> model = nn.Linear(2, 1)
+        >>> import torch
+        >>> model = torch.nn.Linear(2, 1)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> with GradientWatch(model, optimizer, report=False) as watch:
         ...     for batch in [torch.ones(4, 2)] * 3:

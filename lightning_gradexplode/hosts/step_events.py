@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.clip.apply import drop_gradients
+from lightning_gradexplode.distributed.shard_layout import version_of
 from lightning_gradexplode.engine.run import TrainingRun
 from lightning_gradexplode.hosts.torch_loop import TorchLoop
 from lightning_gradexplode.respond import ExplosionError
@@ -171,7 +172,7 @@ class StepEvents:
         """Return the gradients of all optimizers, and how often each was written to."""
         groups = [group for optimizer in self._loop.optimizers for group in optimizer.param_groups]
         gradients = [parameter.grad for group in groups for parameter in group["params"]]
-        return [(one, 0 if one is None else one._version) for one in gradients]
+        return [(one, 0 if one is None else version_of(one)) for one in gradients]
 
     def _backward_ended(self) -> None:
         run, optimizer = self.run, self._evaluating

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lightning_gradexplode.distributed.shard_layout import version_of
 from lightning_gradexplode.measure.norms import PendingNorms, is_torch_list, start_norms, start_torch_norms
 from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.records import FloatArray, Norms
@@ -141,7 +142,7 @@ class GradientReading:
 
 
 def _versions(gradients: Sequence[Tensor | None]) -> list[int]:
-    return [gradient._version for gradient in gradients if gradient is not None]
+    return [version_of(gradient) for gradient in gradients if gradient is not None]
 
 
 def norms_of(parameters: ParameterSet, tensors: Sequence[Tensor | None], divisor: float = 1.0) -> Norms:

@@ -48,9 +48,11 @@ print("read back:" + json.dumps({
 """
 
 COMET = """
+import inspect
 import comet_ml
 from pytorch_lightning.loggers import CometLogger
-logger = CometLogger(save_dir=str(folder))  # offline, from Lightning 2.4 on
+is_new = "online" in inspect.signature(CometLogger.__init__).parameters  # since Lightning 2.5
+logger = CometLogger(online=False) if is_new else CometLogger(save_dir=str(folder))
 options = {"offline_directory": str(folder / "comet"), "project_name": "p", "workspace": "w"}
 logger._experiment = comet_ml.OfflineExperiment(**options)
 publish(logger, folder)
