@@ -142,7 +142,8 @@ class GradientReading:
 
 
 def _versions(gradients: Sequence[Tensor | None]) -> list[int]:
-    return [version_of(gradient) for gradient in gradients if gradient is not None]
+    # No call for a plain tensor: there is one of them for each parameter at each step.
+    return [one._version if type(one) is Tensor else version_of(one) for one in gradients if one is not None]
 
 
 def norms_of(parameters: ParameterSet, tensors: Sequence[Tensor | None], divisor: float = 1.0) -> Norms:
