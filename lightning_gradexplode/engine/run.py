@@ -259,15 +259,20 @@ class TrainingRun:
     def aborted(self) -> None:
         """Log what was measured of a step that an exception has interrupted.
 
-        The other processes may know nothing of the exception, so that nothing is exchanged with them here.
+        The other processes may know nothing of the exception, so that nothing is exchanged with them here; a step whose
+        numbers were deferred is then left out.
         """
-        if self._open is not None and self._run.exchange.world.size > 1:
+        is_alone = self._run.exchange.world.size == 1
+        if self._open is not None and not is_alone:
             self._open.phase = Phase.DECIDED
-        self._flush()
+        if is_alone:
+            self._flush()
+        else:
+            self._run.deferred.take()
         self._close_open()
         steps, self._stepped = self._stepped, []
         for step in steps:
-            if step.phase is Phase.COLLECTING:
+            if step.phase is Phase.COLLECTING and is_alone:
                 self._before.resolve(step)
         self._after.freeze([step for step in steps if step.phase is not Phase.COLLECTING])
         run = self._run
