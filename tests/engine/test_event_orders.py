@@ -39,7 +39,7 @@ class Breaking(PlainLoop):
 class Script:
     """Plays events on a network, with or without a monitor; what is random in it comes from the events alone."""
 
-    def __init__(self, kinds: Sequence[type[torch.optim.Optimizer]], broken: frozenset[str] = frozenset()) -> None:
+    def __init__(self, kinds: Sequence[Any], broken: frozenset[str] = frozenset()) -> None:
         torch.manual_seed(0)
         self.network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
         self.optimizers: list[Any] = [kind(self.network.parameters(), lr=0.01) for kind in kinds]
