@@ -112,7 +112,7 @@ class AutoPolicy(Stateful, ClipPolicy):
         return limit
 
     def known_threshold(self) -> float | None:
-        """Return the limit of outliers where nothing speaks against the coming step, whatever its norm is.
+        """Return the limit of outliers where there is no evidence against the coming step, whatever its norm is.
 
         A loss that leaves the region where it started then counts one step later.
         """

@@ -77,7 +77,7 @@ def has_initial_scale(evidence: Evidence) -> bool:
 
 
 def untrained_loss(evidence: Evidence) -> float | None:
-    """Return the loss of a network that knows nothing: the entropy of the classes, or the variance of the targets.
+    """Return the loss of a network that has learned nothing: entropy of the classes, or variance of the targets.
 
     Returns:
         None where the step has another loss, or more than one.

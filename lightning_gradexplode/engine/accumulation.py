@@ -95,7 +95,7 @@ class AccumulationWindow:
         self._backward_passes, self._sees_clearing = 0, True
 
     def stepped(self, parameters: ParameterSet) -> None:
-        """Remember a gradient as it is after a step, where the loop does not tell when it clears gradients."""
+        """Record a gradient as it is after a step, where the loop does not report when it clears gradients."""
         self._remembered = next(
             ((one, one.grad, one.grad._version) for one in parameters.tensors if one.grad is not None), None
         )

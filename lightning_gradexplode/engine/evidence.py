@@ -251,7 +251,7 @@ class EvidenceCollector:
         return diagnose_calm(replace(self.evidence(), step=step, now=step, batch=batch))
 
     def published(self, diagnosis: Diagnosis) -> None:
-        """Keep a diagnosis that was shown, so that all that is shown of its incident tells the same."""
+        """Keep a diagnosis that was shown, so that everything shown of its incident agrees."""
         self._published = diagnosis
 
 

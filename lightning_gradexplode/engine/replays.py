@@ -98,7 +98,7 @@ class IncidentReplays:
         """
         now = time.perf_counter()
         if self._batch_began is not None:
-            # The shortest time of late stands for an ordinary step, so that a wait of the loop does not count.
+            # The shortest recent time stands for an ordinary step, so that a wait of the loop does not count.
             self._step_seconds = min(now - self._batch_began, 1.1 * self._step_seconds or 1e9)
         self._batch_began = now
         self._steps_before = self._steps()

@@ -20,7 +20,7 @@ _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
 
 def callbacks() -> list[Any]:
-    """Return a monitor if the environment asks for one, else nothing. Never raises."""
+    """Return a monitor if the environment requests one, else nothing. Never raises."""
     if os.environ.get(SWITCH, "").strip().lower() in _FALSE:
         return []
     try:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from wandb.automations import Automation
 
 PROJECT_ID, INTEGRATION_ID = "<id of the project>", "<id of the integration>"
-"""Stand in a dry run for what only the server knows."""
+"""Placeholders, in a dry run, of what only the server can return."""
 
 
 @dataclass(frozen=True, slots=True)

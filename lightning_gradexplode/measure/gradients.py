@@ -15,7 +15,7 @@ from lightning_gradexplode.records import FloatArray, Norms
 
 
 class GradientReading:
-    """Norms of gradients, and what is needed to tell whether the gradients are still those that were measured.
+    """Norms of gradients, and what is needed to decide whether the gradients are still those that were measured.
 
     Args:
         gradients: The gradients.

@@ -117,7 +117,7 @@ class ReportFolder:
 
 
 def owner(folder: Path) -> str | None:
-    """Return the identifier of the run that a folder's report is about, None if it cannot be told."""
+    """Return the identifier of the run that a folder's report is about, None if it is not known."""
     try:
         return str(json.loads((folder / "diagnosis.json").read_text(encoding="utf-8"))["run"]["id"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -130,7 +130,7 @@ def public_name(name: object) -> str:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that nobody ever sees a part of it; a failure leaves the old file and no other.
+    """Write a file atomically; a failure leaves the old file and no other.
 
     Raises:
         OSError: It cannot be written.

@@ -13,7 +13,7 @@ from lightning_gradexplode.records import Diagnosis, Evidence, FloatArray, Histo
 from lightning_gradexplode.records.summary import headline
 
 MAX_ROWS = 120
-"""Rows that are told apart on a page."""
+"""Rows that are distinguished on a page."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

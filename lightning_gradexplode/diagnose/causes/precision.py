@@ -24,7 +24,7 @@ _FULL_PRECISION = (
 
 @dataclass(slots=True)
 class _Case:
-    """What speaks for half precision: sentences, a confidence, a place and remedies, the strongest sign first."""
+    """The evidence for half precision: sentences, a confidence, a place and remedies, the strongest sign first."""
 
     sentences: list[str] = field(default_factory=list)
     remedies: list[str] = field(default_factory=list)

@@ -37,7 +37,7 @@ def run_experiments(
     memory_grad_norm: float | None = None,
     initial_grad_norm: float | None = None,
 ) -> Experiments:
-    """Measure with a copy of the module what tells causes apart; a measurement that fails is left out.
+    """Measure with a copy of the module what distinguishes causes; a measurement that fails is left out.
 
     Args:
         step: The step.
