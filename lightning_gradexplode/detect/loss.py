@@ -109,7 +109,7 @@ class DivergingLoss(Detector):
         if not found and not (grown >= self.ruined and baselines.loss_rise > 2 * self.limit):
             return self._projection(record, baselines)
         weights = f", with weights {grown:.3g} times as large" if grown >= MOVED else ""
-        message = f"the loss is {loss:.4g}, it started at {baselines.loss.start:.4g}{weights}"
+        message = f"the loss is {loss:.4g}, its first values were about {baselines.loss.start:.4g}{weights}"
         return self.finding(record, Severity.CRITICAL, loss, baselines.loss.above(self.limit), message)
 
     def _projection(self, record: StepRecord, baselines: Baselines) -> Finding | None:
@@ -120,7 +120,7 @@ class DivergingLoss(Detector):
         sizes = [1 + max(rise, 0.0) for rise in self._rises[-WINDOW // 2 :]]
         rate = math.log(sizes[-1] / sizes[0]) / (len(sizes) - 1)
         steps = math.log(_LOST / sizes[-1]) / rate if rate > 0 else math.inf
-        message = f"the loss keeps rising: it is {record.loss:.4g}, and started at {baselines.loss.start:.4g}"
+        message = f"the loss keeps rising: it is {record.loss:.4g}, at first about {baselines.loss.start:.4g}"
         if 0 < steps < _FAR:
             message += f"; at this rate it is {_LOST:g} times its start in about {steps:.0f} steps"
         return self.finding(record, Severity.WARNING, record.loss, baselines.loss.above(1), message)
@@ -215,5 +215,5 @@ class StalledLoss(Detector):
         limit = start - self.least * abs(start)
         if now <= limit:
             return None
-        message = f"the loss is {now:.4g} after {record.step + 1} steps, it started at {start:.4g}"
+        message = f"the median loss is {now:.4g} after {record.step + 1} steps, that of the first ones {start:.4g}"
         return self.finding(record, Severity.INFO, now, limit, message)

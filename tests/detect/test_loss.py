@@ -79,7 +79,7 @@ def test_an_explosion_from_the_first_step_on_is_measured_from_its_first_losses()
     findings = judge(DivergingLoss(), records)
     assert findings
     assert findings[0].step <= 7
-    assert "it started at 1" in findings[0].message
+    assert "its first values were about 1" in findings[0].message
 
 
 def test_a_loss_that_starts_at_zero_finds_its_level() -> None:
