@@ -39,6 +39,10 @@ class GuardedPolicy(ClipPolicy):
         """Whether the policy is switched off."""
         return self._guard.is_off
 
+    def switch_off(self, reason: str) -> None:
+        """Switch the policy off, and log it, unless it is off."""
+        self._guard.switch_off(reason)
+
     @property
     def name(self) -> str:
         """The policy's class."""

@@ -121,7 +121,7 @@ class DetectorSet(Stateful):
         findings: list[Finding] = []
         if not self._waiting:
             return findings
-        missing = {field for field, value in zip(self.reads, self._values_of(record)[1:], strict=True) if value is None}
+        missing = self._missing(record)
         for detector in self._waiting:
             if missing and not missing.isdisjoint(detector.reads):
                 waiting.append(detector)
@@ -135,6 +135,17 @@ class DetectorSet(Stateful):
                 self.switch_off(detector, describe(error))
         self._waiting = waiting
         return findings
+
+    def _missing(self, record: StepRecord) -> set[str]:
+        """Return the fields that are not known of a step."""
+        return {field for field, value in zip(self.reads, self._values_of(record)[1:], strict=True) if value is None}
+
+    def is_over(self, record: StepRecord) -> bool:
+        """Return whether `proceed` finds nothing in a step, since none of the detectors that wait can be called."""
+        if not self._waiting:
+            return True
+        missing = self._missing(record)
+        return all(not missing.isdisjoint(detector.reads) for detector in self._waiting)
 
     def switch_off(self, detector: Detector, reason: str) -> None:
         """Use a detector no more; it is named in `failures`."""

@@ -105,8 +105,10 @@ class AfterUpdate:
             run.reporter.publish(run.responses.attempts)
 
     def _findings(self, step: Step, record: StepRecord) -> list[Finding]:
-        detectors = step.state.detectors
-        return self._run.agreement.findings(lambda: detectors.proceed(record, step.decided_late), detectors)
+        detectors, agreement = step.state.detectors, self._run.agreement
+        if not agreement.is_needed(step) or detectors.is_over(record):
+            return detectors.proceed(record, step.decided_late)
+        return agreement.findings(lambda: detectors.proceed(record, step.decided_late), detectors)
 
     def freeze(self, steps: Sequence[Step]) -> None:
         """Make the records of the steps of a batch as they are, keep and log them."""

@@ -10,9 +10,11 @@ from dataclasses import replace
 import numpy as np
 
 from lightning_gradexplode.arguments import Arguments
+from lightning_gradexplode.clip import GuardedPolicy
 from lightning_gradexplode.detect.detector_set import DetectorSet
 from lightning_gradexplode.distributed.exchange import ProcessFailedError, StepExchange
 from lightning_gradexplode.distributed.process_group import ProcessGroup
+from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.records import Finding, Severity
 
 logger = logging.getLogger("lightning_gradexplode")
@@ -23,8 +25,8 @@ _PACKAGE = __name__.partition(".")[0]
 class Agreement:
     """Makes all processes go by the same findings and thresholds, with one small collective for each.
 
-    From equal numbers the package's own parts decide alike, so that there is a collective only where a user's own part
-    is used.
+    From equal numbers the package's own parts decide alike. Where a part may fail on one process only, there is a
+    collective wherever processes that decide differently would part their weights, or wait for one another for ever.
 
     Args:
         exchange: The exchange between processes.
@@ -33,23 +35,36 @@ class Agreement:
 
     def __init__(self, exchange: StepExchange, arguments: Arguments) -> None:
         several = exchange.world.size > 1
+        policy = arguments.clip
         self._exchange = exchange
         self._signs = sorted({detector.sign for detector in arguments.detectors})
-        self._on_findings = several and not all(map(_is_own, arguments.detectors))
-        self._on_thresholds = several and arguments.clip is not None and not _is_own(arguments.clip)
+        self._several = several
+        self._has_own_detectors = not all(map(_is_own, arguments.detectors))
+        self._acts = not all(response.only_warns for response in arguments.responses)
+        self._on_policy = several and policy is not None and not _is_own(policy)
         self._is_logged = False
+
+    def is_needed(self, step: Step) -> bool:
+        """Return whether the processes exchange what they find at a step.
+
+        Besides a user's own detectors, which may differ, they do where a finding leads to further collectives: those of
+        a response, and the measurement of shards. Not where the numbers are read after the update, since that would
+        make a device wait.
+        """
+        if not self._several:
+            return False
+        is_sharded = step.parameters.shards.copies is not None
+        return self._has_own_detectors or ((self._acts or is_sharded) and not step.decided_late)
 
     def findings(self, detect: Callable[[], list[Finding]], detectors: DetectorSet) -> list[Finding]:
         """Return the findings of a step that all processes have, each with the lowest severity that any has.
 
-        A detector that is switched off on one process is switched off on all.
+        A detector that is switched off on one process is switched off on all. To be called where `is_needed`.
 
         Args:
             detect: Returns the findings of this process.
             detectors: The detectors that it calls.
         """
-        if not self._on_findings:
-            return detect()
         signs = self._signs
         try:
             found = detect()
@@ -79,7 +94,7 @@ class Agreement:
         Args:
             value: The threshold of this process.
         """
-        if not self._on_thresholds:
+        if not self._on_policy:
             return value
         agreed = float(self._exchange.agree(np.array([math.nan if value is None else value])).min())
         if not math.isnan(agreed):
@@ -88,6 +103,18 @@ class Agreement:
             self._is_logged = True
             logger.warning("gradexplode: nothing is clipped at steps where the policy of another process has no value")
         return None
+
+    def clips_alike(self, policy: GuardedPolicy) -> bool:
+        """Return whether a policy that clips tensors works on all processes or on none; else it is switched off.
+
+        To be called after it has clipped. Where it returns False, the gradients of the processes differ.
+        """
+        if not self._on_policy:
+            return True
+        is_off = self._exchange.agree(np.array([float(policy.is_off)]))[:, 0] > 0
+        if is_off.any():
+            policy.switch_off("it failed on another process")
+        return bool(is_off.all() or not is_off.any())
 
 
 def raise_together(world: ProcessGroup, error: Exception | None) -> None:

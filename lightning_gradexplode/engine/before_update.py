@@ -174,13 +174,23 @@ class BeforeUpdate:
         """Decide about a step, and prepare its update: clip the gradients, or remove them to hold it back."""
         run, state = self._run, step.state
         self.decide(step)
+        if not step.is_skipped and state.policy is not None:
+            self.clip(step, first=step.gradients_intact)
+            run.clipper.remember(step)
         if not step.is_skipped:
-            if state.policy is not None:
-                run.clipper.clip(step, first=step.gradients_intact)
-                run.clipper.remember(step)
             step.keep_weights(run.arguments.update_sample)
         elif not state.has_hooks:
             drop_gradients(state.optimizer)
+
+    def clip(self, step: Step, first: bool) -> None:
+        """Clip the gradients of a step; the update is held back if some processes only have clipped them.
+
+        Args:
+            step: The step.
+            first: As in `GradientClipper.clip`.
+        """
+        if not self._run.clipper.clip(step, first):
+            self._run.responses.hold_back(step, "clip: the clip policy has failed on some processes only")
 
     def hold_back(self, step: Step) -> None:
         """Remove the gradients of an update that is held back, right before it."""
@@ -234,7 +244,10 @@ class BeforeUpdate:
             step.measure_start()
         step.measure_gradients(by_value)
         record = step.record()
-        findings = run.agreement.findings(lambda: detectors.begin(record), detectors)
+        if run.agreement.is_needed(step):
+            findings = run.agreement.findings(lambda: detectors.begin(record), detectors)
+        else:
+            findings = detectors.begin(record)
         state.log_failures()
         if findings:
             new = run.add_findings(step, findings)

@@ -122,24 +122,27 @@ class GradientClipper:
             size = step.grad_norm if step.clip_algorithm == "norm" else step.grad_max
             step.set(clip_rate=step.state.clip_rate(step.clip_val, size))
 
-    def clip(self, step: Step, first: bool = True) -> None:
+    def clip(self, step: Step, first: bool = True) -> bool:
         """Clip the gradients of a step, where the training loop does not.
 
         Args:
             step: The step, with its clip value.
             first: Whether the norms of the step are those of the gradients as they are now; False for a further
                 evaluation of a closure within the same step.
+
+        Returns:
+            False if some processes only have clipped their gradients, so that these must not be used.
         """
         policy, algorithm, value = step.state.policy, step.clip_algorithm, step.clip_val
         if policy is None or algorithm is None:
-            return
+            return True
         if algorithm == "tensor":
             clipped = policy.clip_tensors(
                 step.parameters, self._norms(step, first and step.gradients_intact), step.scale, first
             )
             if first:
                 step.set(clip_rate=step.state.clip_rate(1.0, 2.0 if clipped else 0.0))
-            return
+            return self._agreement.clips_alike(policy)
         gradients = step.parameters.gradients
         if value is not None and (not self._loop.clips(step.state.optimizer) or has_sparse(gradients)):
             norm = (
@@ -149,6 +152,7 @@ class GradientClipper:
             )
             assert norm is not None
             clip_gradients(gradients, value, algorithm, norm, step.scale)
+        return True
 
     @staticmethod
     def _norms(step: Step, first: bool) -> FloatArray:

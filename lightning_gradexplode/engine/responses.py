@@ -87,9 +87,13 @@ class ResponseRunner:
         else:
             self._chain.guard(run)
         if run.update_is_held_back:
-            self.skipped += 1
-            self._held_back = True
-            step.set(skipped_by=run.skipped_by, skipped_steps=self.skipped)
+            self.hold_back(step, run.skipped_by)
+
+    def hold_back(self, step: Step, reason: str | None) -> None:
+        """Record that the coming update of a step is left out, and why."""
+        self.skipped += 1
+        self._held_back = True
+        step.set(skipped_by=reason, skipped_steps=self.skipped)
 
     def incident_ended(self) -> None:
         """Begin with the first response again at the next incident."""

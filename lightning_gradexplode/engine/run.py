@@ -300,7 +300,7 @@ class TrainingRun:
         self._run.window.discard_losses()
         if not isinstance(step.state.optimizer, LBFGS):
             self._before.measure_again(step)
-        self._run.clipper.clip(step, first=False)
+        self._before.clip(step, first=False)
 
     def _close_open(self) -> None:
         step = self._open

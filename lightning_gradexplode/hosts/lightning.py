@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from lightning_gradexplode.distributed.process_group import ALONE, Processes, ProcessGroup
 from lightning_gradexplode.engine.accumulation import unscales_itself
 from lightning_gradexplode.hosts.base import TrainingLoop
+from lightning_gradexplode.hosts.logger_attributes import LoggerAttributes
 from lightning_gradexplode.report import base_folder, public_name
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class LightningLoop(TrainingLoop):
         self._may_change_gradients = self._has_later_hooks(callback)
         self._undo: list[Callable[[], None]] = []
         self._process_group = _process_group(trainer)
+        self._attributes = LoggerAttributes()
 
     def _has_later_hooks(self, callback: Callback) -> bool:
         """Return whether another callback or the module has a hook in which it may change gradients later."""
@@ -247,16 +249,24 @@ class LightningLoop(TrainingLoop):
 
     def log_folder(self) -> Path:
         """Return the folder that the first logger writes to, else the trainer's ``default_root_dir``."""
-        return Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        return Path(self._log_dir())
+
+    def _log_dir(self) -> str:
+        """Return ``trainer.log_dir``, which a logger that raises on one process would make the others wait for."""
+        first = next(iter(self.trainer.loggers), None)
+        has_own = any(kind.__name__ in ("TensorBoardLogger", "CSVLogger") for kind in type(first).__mro__)
+        own = self._attributes.folder(first, "log_dir" if has_own else "save_dir")
+        folder: str = self.trainer.strategy.broadcast(own or str(self.trainer.default_root_dir))
+        return folder
 
     def report_folder(self, report: Path | bool | Literal["always"]) -> Path | None:
         """Return the folder for reports: of the run's own folder where its logger gives it one."""
-        folder = str(self.trainer.log_dir or self.trainer.default_root_dir)  # on every process
+        folder = self._log_dir()  # on every process
         if "://" in folder and report in (True, "always"):
             logger.warning("gradexplode: reports are not written to %s; pass report= a local folder", folder)
             return None
         first = next(iter(self.trainer.loggers), None)
-        has_own = isinstance(getattr(first, "log_dir", None), (str, Path))  # None where runs share a folder, as in W&B
+        has_own = self._attributes.folder(first, "log_dir") is not None  # not where runs share a folder, as in W&B
         own = Path(folder) if has_own else None
         return base_folder(report, own, Path(folder), self.run_id, datetime.now(timezone.utc))
 
@@ -264,13 +274,13 @@ class LightningLoop(TrainingLoop):
     def run_name(self) -> str:
         """Name and version of the first logger."""
         first = next(iter(self.trainer.loggers), None)
-        name, version = getattr(first, "name", None), getattr(first, "version", None)
-        return " ".join(public_name(part) for part in (name, version) if part not in (None, "")) or "run"
+        parts = [self._attributes.text(first, name) for name in ("name", "version")]
+        return " ".join(public_name(part) for part in parts if part) or "run"
 
     @property
     def run_id(self) -> str | None:
         """The version of the first logger, if that is an identifier and not a mere number."""
-        version = getattr(next(iter(self.trainer.loggers), None), "version", None)
+        version = self._attributes.read(next(iter(self.trainer.loggers), None), "version")
         return version if isinstance(version, str) and not version.startswith("version_") else None
 
     def settings(self) -> Mapping[str, Any]:
@@ -330,7 +340,11 @@ class LightningLoop(TrainingLoop):
 
     def save_checkpoint(self, path: Path) -> None:
         """Save with ``trainer.save_checkpoint``."""
-        self.trainer.save_checkpoint(path)
+        try:
+            self.trainer.save_checkpoint(path)
+        except Exception:
+            self.trainer.strategy.barrier("Trainer.save_checkpoint")  # in which the other processes wait
+            raise
 
     def block_checkpoints(self) -> None:
         """Keep the trainer's ``ModelCheckpoint`` callbacks from saving until the next optimizer step."""

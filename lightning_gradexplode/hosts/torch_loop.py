@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from lightning_gradexplode.distributed.process_group import ALONE, Processes, ProcessGroup
 from lightning_gradexplode.hosts.base import TrainingLoop
+from lightning_gradexplode.hosts.logger_attributes import LoggerAttributes
 
 
 class TorchLoop(TrainingLoop):
@@ -127,8 +128,8 @@ class TorchLoop(TrainingLoop):
 
     def log_folder(self) -> Path:
         """Return the folder that was given, else that of the first logger, else the working directory."""
-        own = next((path for path in (getattr(one, "log_dir", None) for one in self._loggers) if path), Path.cwd())
-        return Path(own) if self._folder is None else self._folder
+        own = (LoggerAttributes().folder(one, "log_dir") for one in self._loggers)
+        return Path(next(filter(None, own), Path.cwd())) if self._folder is None else self._folder
 
     @property
     def can_stop(self) -> bool:

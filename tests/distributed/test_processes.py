@@ -33,6 +33,15 @@ JOBS: dict[str, dict[str, Any]] = {
     "ddp nan stop": {"strategy": "ddp", "devices": 2, "poisoned_rank": 1, "on_explosion": "stop"},
     "ddp fails measuring": {"strategy": "ddp", "devices": 2, "failing": [1, "take"]},
     "ddp fails judging": {"strategy": "ddp", "devices": 2, "failing": [1, "begin"]},
+    "ddp fails judging with a response": {
+        "strategy": "ddp",
+        "devices": 2,
+        "failing": [1, "begin"],
+        "poisoned_rank": 1,
+        "on_explosion": "skip",
+    },
+    "fsdp2 fails judging": {"strategy": "fsdp2", "devices": 2, "failing": [1, "begin"]},
+    "fsdp2 fails at the end": {"strategy": "fsdp2", "devices": 2, "failing": [1, "proceed"]},
     "ddp fails at the end": {"strategy": "ddp", "devices": 2, "failing": [1, "proceed"]},
     "spawn": {"strategy": "ddp_spawn", "devices": 2},
     "fsdp2": {"strategy": "fsdp2", "devices": 2},
@@ -53,6 +62,12 @@ ON_ONE_RANK: dict[str, dict[str, Any]] = {
     "detector finds late": {"detector": "late", "on_explosion": "rollback"},
     "policy fails": {"clip": "failing"},
     "policy differs": {"clip": "differing"},
+    "policy fails amid tensors": {"clip": "failing tensors"},
+    "own detectors fail": {"failing": [1, "check"], "poisoned_rank": 1, "on_explosion": "skip"},
+    "own detectors fail at a finding": {"failing": [1, "check", 2], "poisoned_rank": 0, "on_explosion": "rollback"},
+    "folder is refused to a rollback": {"no folder": 1, "alarm": 2, "on_explosion": "rollback in files"},
+    "folder is refused to checkpoints": {"no folder": 0, "alarm": 2, "on_explosion": "checkpoint"},
+    "folder is refused to a report": {"no folder": 0, "alarm": 2, "on_explosion": "skip"},
     "response fails at the start": {"on_explosion": "failing started", "alarm": 2},
     "response fails": {"on_explosion": "failing respond", "alarm": 2},
     "response fails with gradients": {"on_explosion": "failing gradients_ready", "alarm": 2},
@@ -62,6 +77,15 @@ ON_ONE_RANK: dict[str, dict[str, Any]] = {
 """Parts that fail, or decide differently, on rank 1 only."""
 
 JOBS |= {f"ddp {name}": {"strategy": "ddp", "devices": 2, **job} for name, job in ON_ONE_RANK.items()}
+JOBS |= {
+    f"fsdp2 {name}": {"strategy": "fsdp2", "devices": 2, **ON_ONE_RANK[name]}
+    for name in (
+        "own detectors fail",
+        "own detectors fail at a finding",
+        "folder is refused to a rollback",
+        "folder is refused to checkpoints",
+    )
+}
 JOBS |= {f"ddp start fails on {rank}": {"strategy": "ddp", "devices": 2, "start": rank} for rank in (0, 1)}
 JOBS |= {
     f"{strategy} device {kind}{' of four' if devices == 4 else ''}": {
@@ -259,6 +283,9 @@ def test_penalties_and_clipping_are_those_of_one_process_alone(runs: Runs, strat
         "ddp fails measuring",
         "ddp fails judging",
         "ddp fails at the end",
+        "ddp fails judging with a response",
+        "fsdp2 fails judging",
+        "fsdp2 fails at the end",
         "ddp device fails measuring",
         "ddp device fails judging",
         "fsdp2 device fails measuring",

@@ -30,6 +30,7 @@ from lightning_gradexplode import (
     WeightPenalty,
     default_detectors,
 )
+from lightning_gradexplode.detect import NonFiniteGradient, NonFiniteLoss, NonFiniteWeight
 from lightning_gradexplode.detect.detector_set import DetectorSet
 from lightning_gradexplode.engine import components
 from lightning_gradexplode.engine.evidence import EvidenceCollector
@@ -254,6 +255,24 @@ class DifferingPolicy(OnOneRank, ClipPolicy):
         return 0.001 if self.is_there() else 0.01
 
 
+class FailingTensorPolicy(OnOneRank, ClipPolicy):
+    """Halves all gradients, but raises on rank 1 after the first of them."""
+
+    algorithm = "tensor"
+
+    def threshold(self, record: StepRecord) -> None:
+        """Return None."""
+
+    def clip_tensors(self, parameters: Any, norms: Any, scale: float, remember: bool) -> bool:
+        """Fail on one process."""
+        fails = self.is_there()
+        for gradient in parameters.gradients:
+            gradient.mul_(0.5)
+            if fails:
+                raise RuntimeError("on purpose")
+        return True
+
+
 class FailingResponse(OnOneRank, Response):
     """Raises in one of its hooks on rank 1, and skips elsewhere.
 
@@ -307,11 +326,13 @@ RESPONSES: dict[str, Any] = {
 }
 RESPONSES |= {
     "rollback": lambda: Rollback(every_n_steps=1, margin=1),
+    "rollback in files": lambda: Rollback(every_n_steps=1, margin=1, folder="gradexplode"),
     "penalty": lambda: WeightPenalty(l1=0.1, l2=0.3, parameters=["*"]),
 }
 CLIPS: dict[str, Any] = {
     "failing": FailingPolicy,
     "differing": DifferingPolicy,
+    "failing tensors": FailingTensorPolicy,
     "units": lambda: AdaptiveGradientClip(0.02),
     "tensors": lambda: AdaptiveTensorClip(warmup=1, factor=0.5),
 }
@@ -319,20 +340,23 @@ CLIPS: dict[str, Any] = {
 
 
 class Failing(pl.Callback):
-    """Breaks the monitor of one process at one batch."""
+    """Breaks the monitor of one process at one batch, or the package's own detectors of what is not finite."""
 
-    def __init__(self, monitor: GradientExplosionMonitor, rank: int, hook: str) -> None:
-        self.monitor, self.rank, self.hook = monitor, rank, hook
+    def __init__(self, monitor: GradientExplosionMonitor, rank: int, hook: str, batch: int = 1) -> None:
+        self.monitor, self.rank, self.hook, self.batch = monitor, rank, hook, batch
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
         """Make the monitor's next measurement fail."""
-        if trainer.global_rank == self.rank and batch_idx == 1:
+        if trainer.global_rank == self.rank and batch_idx == self.batch:
 
             def fail(*args: Any, **kwargs: Any) -> None:
                 raise RuntimeError("broken on purpose")
 
             if self.hook == "take":
                 MONKEY.setattr(measure.GradientReading, "take", fail)
+            elif self.hook == "check":
+                for kind in (NonFiniteLoss, NonFiniteGradient, NonFiniteWeight):
+                    MONKEY.setattr(kind, "check", fail)
             else:
                 MONKEY.setattr(DetectorSet, self.hook, fail)
 
@@ -353,6 +377,8 @@ def main(job: dict[str, Any]) -> None:
     response, clip = job.get("on_explosion", "warn"), job.get("clip")
     if "start" in job:
         fail_at_the_start(job["start"])
+    if "no folder" in job:
+        refuse_folders(job["no folder"])
     own = [DETECTORS[job["detector"]]()] if "detector" in job else []
     monitor = GradientExplosionMonitor(
         log_every_n_steps=interval,
@@ -397,6 +423,24 @@ def fail_at_the_start(rank: int) -> None:
         return real(*arguments)
 
     MONKEY.setattr(components, "EvidenceCollector", build)
+
+
+def refuse_folders(rank: int) -> None:
+    """Make one process unable to create a folder named "gradexplode", or a file in it."""
+    real, real_write = Path.mkdir, torch.save
+
+    def mkdir(path: Path, *arguments: Any, **options: Any) -> None:
+        if torch.distributed.get_rank() == rank and "gradexplode" in path.parts:
+            raise PermissionError(13, "on purpose", str(path))
+        real(path, *arguments, **options)
+
+    def write(*arguments: Any, **options: Any) -> None:
+        if torch.distributed.get_rank() == rank:
+            raise OSError(28, "on purpose")
+        real_write(*arguments, **options)
+
+    MONKEY.setattr(Path, "mkdir", mkdir)
+    MONKEY.setattr(torch, "save", write)
 
 
 def count_collectives() -> list[int]:
