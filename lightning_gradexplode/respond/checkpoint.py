@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lightning_gradexplode import checks
+from lightning_gradexplode.distributed.shard_layout import is_sharded
 from lightning_gradexplode.records import Finding, Severity
 from lightning_gradexplode.records.state import Stateful
+from lightning_gradexplode.records.text import describe
 from lightning_gradexplode.respond import snapshot
 from lightning_gradexplode.respond.base import Response, ResponseContext
 from lightning_gradexplode.respond.good_states import GoodStates
@@ -104,19 +108,35 @@ class SaveCheckpoint(Stateful, Response):
 
     def _save(self, run: ResponseContext, name: str) -> str:
         """Write a checkpoint; return its name, or nothing if it could not be written, on any process."""
-        problem: Any = None
-        try:
-            run.loop.save_checkpoint(self._target / name)
-        except Exception as error:
-            problem = error
-        if not any(failed for (failed,) in run.on_all_processes(problem is not None)):
-            return name
-        if run.loop.is_main_process:
+        # First the folder: within a checkpoint that is written by all processes, they would wait for one that fails.
+        done = self._works(run, name, self._try_folder, run) and self._works(
+            run, name, run.loop.save_checkpoint, self._target / name
+        )
+        if not done and run.loop.is_main_process:
+            path = self._target / name
             with suppress(OSError):
-                (self._target / name).unlink(missing_ok=True)
-        reason = f"{type(problem).__name__}: {problem}" if problem else "another process has failed"
-        run.log_action("checkpoint", f"{name} could not be saved: {reason}")
-        return ""
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        return name if done else ""
+
+    def _try_folder(self, run: ResponseContext) -> None:
+        """Write a file without a name into the folder, on each process that writes checkpoints."""
+        if run.loop.is_main_process or any(map(is_sharded, run.module.parameters())):
+            self._target.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._target):
+                pass
+
+    @staticmethod
+    def _works(run: ResponseContext, name: str, call: Callable[..., None], *arguments: Any) -> bool:
+        """Call something, and return whether that has worked on all processes; a collective call."""
+        problem = ""
+        try:
+            call(*arguments)
+        except Exception as error:
+            problem = describe(error)
+        if not any(failed for (failed,) in run.on_all_processes(bool(problem))):
+            return True
+        run.log_action("checkpoint", f"{name} could not be saved: {problem or 'another process has failed'}")
+        return False
 
     def batch_ended(self, run: ResponseContext) -> None:
         """Keep a good state; after a critical finding, keep the loop's own callbacks from saving."""

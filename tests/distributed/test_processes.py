@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lightning_gradexplode import default_detectors
 from lightning_gradexplode.records import BUCKET_EDGES
 from tests.measure.sharding import VERSION
 
@@ -202,14 +203,17 @@ def test_a_calm_step_costs_one_small_collective(runs: Runs, name: str, length: i
     """Where nothing is due, each step has one collective of a few numbers; a look at sharded weights is one more.
 
     So are the modules' error gradients and, of shards, the histograms at the first step, and the agreements on whether
-    the monitors could begin, and how the responses began.
+    the monitors could begin, and how the responses began. Where findings lead to collectives, as those of shards do,
+    there is one before the update about what was found, and one after it where the weights were measured.
     """
     for seen in runs[name]:
+        agreed = seen["collectives"].count(len(default_detectors()) + 2)
+        assert STEPS <= agreed <= 2 * STEPS if name == "fsdp2 calm" else agreed == 0
         assert seen["collectives"].count(length) == STEPS
         looks_at_weights = seen["collectives"].count(2 * PARAMETERS)  # before the first step, then ever more seldom
         assert looks_at_weights <= STEPS
         first_step = 3 + (name == "fsdp2 calm")
-        assert len(seen["collectives"]) == STEPS + looks_at_weights + first_step
+        assert len(seen["collectives"]) == STEPS + looks_at_weights + first_step + agreed
 
 
 def test_a_logged_step_costs_few_collectives(runs: Runs) -> None:
@@ -308,7 +312,9 @@ def test_processes_on_devices_exchange_one_message_and_do_not_wait(runs: Runs, n
     for seen in runs[name]:
         assert seen["collectives"].count(4 + shards) == STEPS
         looks_at_weights = seen["collectives"].count(2 * PARAMETERS)
-        assert len(seen["collectives"]) == STEPS + looks_at_weights + 3 + (shards > 0)
+        agreed = seen["collectives"].count(len(default_detectors()) + 2)  # at the first step, which is read at once
+        assert agreed <= 2 * (shards > 0)
+        assert len(seen["collectives"]) == STEPS + looks_at_weights + 3 + (shards > 0) + agreed
         assert seen["reads"][1:] == [0] * (STEPS - 1)
         truth = {step["step"]: step for step in runs["unsharded"][0]["steps"]}
         assert seen["steps"][-1]["step"] == STEPS - 1  # at the end of an epoch nothing is late any more

@@ -8,6 +8,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from lightning_gradexplode.distributed.shard_layout import local_part
 from lightning_gradexplode.measure.parameters import plain_name
 
 WEIGHT_BYTES = 256 << 20
@@ -42,7 +43,7 @@ def checksums(module: nn.Module) -> tuple[float, ...]:
     tensors: dict[torch.device, list[Tensor]] = {}
     for one in chain(module.parameters(), module.buffers(), (each.grad for each in module.parameters())):
         if one is not None and one.layout is torch.strided and not one.is_meta:
-            tensors.setdefault(one.device, []).append(one.detach())
+            tensors.setdefault(one.device, []).append(local_part(one.detach()))
     sums = [torch.stack([_sum(one) for one in each]) for each in tensors.values()]
     return tuple(number for each in sums for number in each.tolist())
 
