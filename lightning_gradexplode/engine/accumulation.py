@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_gradexplode.hosts.base import TrainingLoop
+from lightning_gradexplode.measure.details import GradientDetails
 from lightning_gradexplode.measure.gradients import GradientReading
 from lightning_gradexplode.measure.parameters import ParameterSet
 
@@ -108,6 +109,18 @@ class AccumulationWindow:
                 self._backward_passes = 0
             self._sees_clearing, self._remembered = True, None
 
+    def measure_details_early(self, optimizer: Optimizer, parameters: ParameterSet, with_histograms: bool) -> None:
+        """Measure the details of gradients whose norms were measured early, and which the user may clip.
+
+        Args:
+            optimizer: The optimizer that gets them.
+            parameters: The parameters.
+            with_histograms: Whether histograms are due.
+        """
+        scale, _ = self._loop.loss_scale()
+        divisor = 1.0 if scale is None else float(scale)
+        self._early[id(optimizer)].details = GradientDetails.of(parameters, divisor, with_histograms)
+
     def measure_early(self, optimizer: Optimizer, parameters: ParameterSet, as_torch_does: bool) -> None:
         """Start measuring gradients that are complete, and still multiplied by the loss scale if there is one.
 
@@ -164,8 +177,9 @@ class AccumulationWindow:
         """Return whether the user has clipped gradients between the backward pass and the step.
 
         Gradients that are smaller now were clipped, and the norm before that is the one to know. Where they were not
-        finite and are now, or have grown, they were cleaned or added to, and count as they are. Of sharded gradients
-        each process decides for its own shard.
+        finite and are now, or have grown, they were cleaned or added to, and count as they are; where they still are
+        not finite, a clip by norm may have spread NaN to all of them. Of sharded gradients each process decides for its
+        own shard.
         """
         counts = self._counts_end_of_backward or not self._loop.is_automatic
         if not counts:
@@ -173,7 +187,7 @@ class AccumulationWindow:
         if self._counts_end_of_backward and self._loop.loss_scale()[0] is not None:
             return True  # a step that the scaler leaves out is seen once its gradients are gone
         norm = before.norms.total
-        return math.isfinite(norm) and now.norms.total < norm
+        return now.norms.total < norm if math.isfinite(norm) else not math.isfinite(now.norms.total)
 
     def _read(
         self, parameters: ParameterSet, scale: Tensor | None, is_scaled: bool, as_torch_does: bool

@@ -38,8 +38,16 @@ class BeforeUpdate:
 
     def measure_early(self, state: OptimizerState) -> None:
         """Start to measure the gradients of an optimizer at the end of the backward pass."""
-        run = self._run
-        run.window.measure_early(state.optimizer, run.optimizers.parameters(state), self._reuses_norm(state))
+        run, number = self._run, self._run.loop.step
+        parameters, may_be_clipped = run.optimizers.parameters(state), self._may_be_clipped
+        run.window.measure_early(
+            state.optimizer, parameters, as_torch_does=not may_be_clipped and self._reuses_norm(state)
+        )
+        is_due = run.schedule.scalars_due(number) or self.module_gradients_due
+        # On an accelerator the details would have to be waited for.
+        if may_be_clipped and is_due and (parameters.on_host or state.changes_gradients):
+            histograms_due = run.schedule.histograms_due(number) or self.module_gradients_due
+            run.window.measure_details_early(state.optimizer, parameters, histograms_due)
 
     def collect(self, state: OptimizerState) -> Step:
         """Begin a step: start the measurement of its gradients, unless they were measured early."""
@@ -68,13 +76,19 @@ class BeforeUpdate:
             update_taken=False,
         )
         step.inputs = run.evidence.inputs
-        if not run.is_automatic or run.counts_end_of_backward:
+        if self._may_be_clipped:
             step.gradients_intact = reading.gradients.holds(parameters)
+            state.changes_gradients |= not step.gradients_intact
         if state.policy is None:
             run.clipper.set_threshold(step, EMPTY)
         if run.exchange.world.size > 1 and not parameters.on_host:
             self._start_exchange(step)
         return step
+
+    @property
+    def _may_be_clipped(self) -> bool:
+        """Whether the user's own loop may change the gradients between the backward pass and the step."""
+        return not self._run.is_automatic or self._run.counts_end_of_backward
 
     def _start_exchange(self, step: Step) -> None:
         """Exchange the numbers of a step on their device, and start their transfer to the host together."""
@@ -194,8 +208,10 @@ class BeforeUpdate:
 
     def hold_back(self, step: Step) -> None:
         """Remove the gradients of an update that is held back, right before it."""
-        if step.phase is Phase.MEASURED:  # what was not finite may have been cleaned since
-            step.set_gradient_norms(norms_of(step.parameters, step.parameters.gradients, step.scale))
+        if step.phase is Phase.MEASURED:
+            now = norms_of(step.parameters, step.parameters.gradients, step.scale)
+            if math.isfinite(now.total):  # cleaned since; else a clip by norm may have spread NaN to all gradients
+                step.set_gradient_norms(now)
             self.decide(step)
             step.keep_weights(self._run.arguments.update_sample)
         if step.is_skipped:

@@ -139,7 +139,7 @@ class TrainingRun:
             self._unseen.backward_ended()
             if self._open is None:  # the user may clip before the step
                 for state in run.optimizers.states:
-                    run.window.measure_early(state.optimizer, run.optimizers.parameters(state), False)
+                    self._before.measure_early(state)
             return
         if not self._loop.completes_step(self._before.batch_idx):
             return

@@ -14,9 +14,9 @@ from torch import Tensor
 from lightning_gradexplode.diagnose.replay import AttributeState, KeptBatch, RandomState
 from lightning_gradexplode.engine.accumulation import AccumulatedReading
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
+from lightning_gradexplode.measure.details import GradientDetails, shown_histograms
 from lightning_gradexplode.measure.gradients import GradientReading, norms_of
-from lightning_gradexplode.measure.histograms import measure_histograms
-from lightning_gradexplode.measure.maxima import count_at_least, measure_maxima
+from lightning_gradexplode.measure.maxima import measure_maxima
 from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.measure.reading import PendingRead
 from lightning_gradexplode.measure.sample import WeightSample
@@ -213,14 +213,15 @@ class Step:
 
     def measure_gradients(self, clips_by_value: bool) -> None:
         """Measure what a step that is logged, or clipped by value, needs besides the gradients' norms."""
-        if not self.gradients_intact:
+        early = self.reading.gradients.details
+        if not self.gradients_intact and early is None:
             return
         if self.scalars_due and not self._has_details:
             self._has_details = True
             if self.reading.gradients.torch_total is not None:  # measured by torch's less exact kernel
                 self.set_gradient_norms(norms_of(self.parameters, self.parameters.gradients, self.scale))
-            self._measure_details()
-        elif clips_by_value and self.grad_max is None:
+            self._set_details(early or GradientDetails.of(self.parameters, self.scale))
+        elif self.gradients_intact and clips_by_value and self.grad_max is None:
             local = measure_maxima(self.parameters.gradients, self.scale)
             self._set_maxima(self.parameters.shards.maxima_and_sums(local, np.zeros_like(local))[0])
 
@@ -228,16 +229,11 @@ class Step:
         """Measure the gradients as they are now, in place of those that were measured before."""
         self.set_gradient_norms(norms_of(self.parameters, self.parameters.gradients, self.scale))
         if self._has_details:
-            self._measure_details()
+            self._set_details(GradientDetails.of(self.parameters, self.scale))
 
-    def _measure_details(self) -> None:
-        """Measure the largest absolute values, and the share of each gradient's elements with one of 1.0 and more."""
-        gradients = self.parameters.gradients
-        maxima, counts = measure_maxima(gradients, self.scale), np.zeros(len(gradients))
-        # A gradient whose maximum is below 1.0 needs no counting.
-        above = {n: one for n, one in enumerate(gradients) if one is not None and not maxima[n] < 1.0}
-        counts[list(above)] = count_at_least(list(above.values()), self.scale)
-        maxima, counts = self.parameters.shards.maxima_and_sums(maxima, counts)
+    def _set_details(self, local: GradientDetails) -> None:
+        """Set the largest absolute values, and the share of each gradient's elements with one of 1.0 and more."""
+        maxima, counts = self.parameters.shards.maxima_and_sums(local.maxima, local.above_one)
         self._set_maxima(maxima)
         self._put("share_above_one", counts / [max(parameter.numel(), 1) for parameter in self.parameters.tensors])
 
@@ -246,9 +242,12 @@ class Step:
         self._put("grad_max", maxima)
 
     def measure_gradient_histograms(self) -> None:
-        """Count the gradients into histograms, if they are still what they were at the reading."""
-        if self.gradients_intact:
-            self._count("gradient", self.parameters.gradients, self.scale)
+        """Count the gradients into histograms, unless they have changed since the reading and were not counted then."""
+        early = self.reading.gradients.details
+        if early is not None and early.histograms is not None:
+            self._set_histograms("gradient", early.histograms)
+        elif self.gradients_intact:
+            self._set_histograms("gradient", shown_histograms(self.parameters, self.parameters.gradients, self.scale))
 
     def keep_weights(self, sample: int | None) -> None:
         """Copy the weights before the update, or a sample of them, if its size is to be logged.
@@ -300,8 +299,8 @@ class Step:
         self._put("update_ratio", change.update_ratio_each)
         if self.histograms_due:
             if change.differences:
-                self._count("update", change.differences)
-            self._count("weight", self.parameters.tensors)
+                self._set_histograms("update", shown_histograms(self.parameters, change.differences))
+            self._set_histograms("weight", shown_histograms(self.parameters, self.parameters.tensors))
 
     def _set_weights(self, norms: Norms) -> None:
         self._values["weight_norm"] = norms.total
@@ -319,17 +318,10 @@ class Step:
         each.flags.writeable = False  # records go to detectors, policies and responses of users,
         self._per_parameter[quantity] = each.view()  # and a view cannot be made writeable again
 
-    def _count(self, quantity: str, tensors: Sequence[Tensor | None], scale: float = 1.0) -> None:
-        """Count each shown parameter's tensor into a histogram."""
-        chosen = {
-            name: tensor
-            for name, tensor, shown in zip(self.parameters.names, tensors, self.parameters.shown, strict=True)
-            if shown and tensor is not None
-        }
-        measured = dict(zip(chosen, measure_histograms(list(chosen.values()), scale), strict=True))
-        if self.parameters.shards.copies is not None:
-            measured = _unsharded(measured, self.parameters)
-        self._histograms[quantity] = MappingProxyType(dict(measured))
+    def _set_histograms(self, quantity: str, local: Mapping[str, Histogram]) -> None:
+        """Set histograms of what this process holds of each parameter."""
+        whole = local if self.parameters.shards.copies is None else _unsharded(local, self.parameters)
+        self._histograms[quantity] = MappingProxyType(dict(whole))
 
 
 def _unsharded(measured: Mapping[str, Histogram], parameters: ParameterSet) -> dict[str, Histogram]:

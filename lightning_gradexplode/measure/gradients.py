@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradexplode.distributed.shard_layout import version_of
+from lightning_gradexplode.measure.details import GradientDetails
 from lightning_gradexplode.measure.norms import PendingNorms, is_torch_list, start_norms, start_torch_norms
 from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.records import FloatArray, Norms
@@ -24,6 +25,9 @@ class GradientReading:
         scale: The same as a tensor on its device, where it is one of the other numbers.
         torch_total: The norm of all as ``torch.nn.utils.get_total_norm`` gives it, to the last bit; None if the norms
             were measured by our own kernel, which is the more exact one.
+
+    Attributes:
+        details: What else was measured of them at the same time; None if nothing was.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class GradientReading:
         self._pending = pending
         self._divisor = divisor
         self._versions = _versions(gradients)
+        self.details: GradientDetails | None = None
 
     @property
     def any(self) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from lightning_gradexplode import FabricWatch, GradientWatch
+from tests.hosts.details import check_details, copies
 from tests.hosts.loops import batches, exact_norm, loss_of, network, same_weights
 
 NAMESPACES = [
@@ -43,7 +44,8 @@ def train(
     fabric = fabric_of.Fabric(accelerator="cpu", devices=1, loggers=logger, plugins=plugins, precision=precision)
     raw = network()
     model, optimizer = fabric.setup(raw, torch.optim.Adam(raw.parameters(), lr=0.01))
-    watch = FabricWatch(fabric, model, optimizer, log_every_n_steps=1, **arguments) if monitored else None
+    arguments |= {"log_every_n_steps": 1}
+    watch = FabricWatch(fabric, model, optimizer, histogram_every_n_steps=1, **arguments) if monitored else None
     for step, batch in enumerate(batches(6)):
         optimizer.zero_grad()
         for part in batch.chunk(accumulate):
@@ -53,7 +55,7 @@ def train(
             with fabric.no_backward_sync(model, enabled=False):
                 fabric.backward(loss)
         scale = fabric.strategy.precision.scaler.get_scale() if scaled else 1.0
-        truth = exact_norm(raw.parameters(), scale)
+        truth, gradients = exact_norm(raw.parameters(), scale), copies(raw, scale)
         fabric.clip_gradients(model, optimizer, max_norm=0.05)
         optimizer.step()
         if watch is not None:
@@ -61,6 +63,7 @@ def train(
             assert watch.last.step == step
             assert watch.last.grad_norm == pytest.approx(truth, rel=1e-6 if scaled else 1e-9)
             assert watch.last.grad_norm_clipped == pytest.approx(0.05, rel=1e-3)
+            check_details(watch.last, gradients)
     if watch is not None:
         watch.close()
         logger.save()
@@ -75,7 +78,7 @@ def train(
     "arguments", [{}, {"accumulate": 4}, {"scaled": True}, {"precision": "bf16-mixed"}, {"precision": "64-true"}]
 )
 def test_the_norm_is_the_one_before_fabrics_clipping(namespace: str, arguments: Any, tmp_path: Path) -> None:
-    """With every precision, and with accumulation; weights are those without the monitor, bit for bit."""
+    """So are its details, in every precision and with accumulation; weights are those without us, bit for bit."""
     monitored = train(namespace, tmp_path / "a", True, report=False, **arguments)
     plain = train(namespace, tmp_path / "b", False, **arguments)
     assert same_weights(monitored, plain)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lightning_gradexplode import ExplosionError
 from lightning_gradexplode.testing import RecordingLogger
+from tests.hosts.details import check_details
 from tests.hosts.loops import exact_norm, same_weights
 
 pytest.importorskip("transformers")
@@ -48,7 +49,9 @@ class Witness(transformers.TrainerCallback):  # type: ignore[misc]
         self.model, self.monitor = model, monitor
         self.truths: list[float] = []
         self.recorded: list[tuple[int, float | None, float | None]] = []
+        self.details: list[tuple[Any, dict[str, Any]]] = []
         self._latest: dict[nn.Parameter, Tensor] = {}
+        self._names = {parameter: name for name, parameter in model.named_parameters()}
         for parameter in model.parameters():
             parameter.register_post_accumulate_grad_hook(self._keep)  # type: ignore[no-untyped-call]
 
@@ -61,6 +64,8 @@ class Witness(transformers.TrainerCallback):  # type: ignore[misc]
         last = None if self.monitor is None else self.monitor.last
         if last is not None:
             self.recorded.append((last.step, last.grad_norm, last.loss))
+            latest = {self._names[one]: gradient.flatten().numpy() for one, gradient in self._latest.items()}
+            self.details.append((last, latest))
 
 
 def train(
@@ -127,6 +132,17 @@ def test_norm_and_loss_are_those_of_the_step(arguments: dict[str, Any], tmp_path
     assert trainer.state.log_history[-2]["gradexplode/grad_norm"] == pytest.approx(witness.truths[-1], rel=1e-9)
     assert not model._forward_hooks
     assert not model._forward_pre_hooks
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_details_are_those_before_the_clipping_of_the_trainer(accumulate: int, tmp_path: Path) -> None:
+    """Largest element and histograms are those before ``max_grad_norm``, the norm after it is the other number."""
+    monitor = GradientExplosionTrainerCallback(report=False, histogram_every_n_steps=1)
+    _, witness, _ = train(tmp_path, monitor, max_grad_norm=0.05, gradient_accumulation_steps=accumulate)
+    assert len(witness.details) == 8
+    for record, gradients in witness.details:
+        check_details(record, gradients)
+        assert record.grad_norm_clipped == pytest.approx(0.05, rel=1e-3)
 
 
 def test_scalars_are_logged_at_the_steps_of_the_trainer(tmp_path: Path) -> None:

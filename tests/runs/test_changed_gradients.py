@@ -38,6 +38,7 @@ class ClipsByHand(Regression):
         self.automatic_optimization = False
         self.way = way
         self.before: list[float] = []
+        self.largest: list[float] = []
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         """Clip between the backward pass and the step."""
@@ -46,6 +47,7 @@ class ClipsByHand(Regression):
         loss = self.loss(batch) * 10.0
         self.manual_backward(loss)
         self.before.append(norm_of(self))
+        self.largest.append(max(float(one.grad.abs().max()) for one in self.parameters() if one.grad is not None))
         if self.way == "lightning":
             self.clip_gradients(optimizer, gradient_clip_val=0.05, gradient_clip_algorithm="norm")
         elif self.way == "torch":
@@ -58,7 +60,7 @@ class ClipsByHand(Regression):
 
 @pytest.mark.parametrize("way", ["lightning", "torch", "value", "not at all"])
 def test_the_norm_before_a_clip_by_hand_is_logged(way: str) -> None:
-    """Both norms are logged: that before the clip, and that of what the optimizer gets."""
+    """Norm and largest element before the clip are logged, and the norm of what the optimizer gets."""
     module, logger, handed = ClipsByHand(way), RecordingLogger(), Handed()
     monitor = GradientExplosionMonitor(log_every_n_steps=1, report=False)
     pl.Trainer(**QUIET, logger=logger, callbacks=[monitor, handed]).fit(module)
@@ -66,6 +68,7 @@ def test_the_norm_before_a_clip_by_hand_is_logged(way: str) -> None:
     before = [value for _, value in logger.values("gradexplode/grad_norm")]
     after = [value for _, value in logger.values("gradexplode/grad_norm_clipped")]
     assert before == pytest.approx(module.before, rel=1e-6)
+    assert [value for _, value in logger.values("gradexplode/grad_max")] == pytest.approx(module.largest, rel=1e-9)
     assert after == pytest.approx(handed.norms, rel=1e-6)
 
 
@@ -137,3 +140,20 @@ def test_the_norm_after_a_clip_in_a_hook_is_what_the_optimizer_gets() -> None:
     after = [value for _, value in logger.values("gradexplode/grad_norm_clipped")]
     assert after == pytest.approx(handed.norms, rel=1e-6)
     assert after == pytest.approx([0.01] * 5, rel=1e-3)
+
+
+def test_the_parameter_that_is_not_finite_is_named_although_lightning_clips() -> None:
+    """A clip by a norm of NaN makes all gradients NaN before the step; the one that was NaN before is recorded."""
+
+    class Breaks(Regression):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            if batch_idx == 2:
+                last = list(self.parameters())[-1]
+                last.register_hook(lambda gradient: torch.full_like(gradient, float("nan")))  # type: ignore[no-untyped-call]
+            return super().training_step(batch, batch_idx)
+
+    monitor = GradientExplosionMonitor(on_explosion="skip", report=False)
+    module = Breaks()
+    pl.Trainer(**{**QUIET, "max_steps": 4, "max_epochs": 1}, callbacks=[monitor], gradient_clip_val=0.1).fit(module)
+    found = [one for one in monitor.findings if one.sign == "nonfinite-gradient"]
+    assert {one.where for one in found} == {[name for name, _ in module.named_parameters()][-1]}
