@@ -158,13 +158,14 @@ class ShardLayout:
         """Combine norms of what each process holds, unless elements that are not finite have to be counted first.
 
         Args:
-            gathered: The norms of all processes as they were measured, shape ``(processes, parameters)``.
+            gathered: The norms of all processes as they were measured, shape ``(processes, parameters)``; what is
+                negative is no norm.
 
         Returns:
             None where a norm is not finite, or may have lost its digits; the same on every process.
         """
         assert self.copies is not None
-        if not (gathered < np.inf).all() or ((gathered > 0) & (gathered < LEAST)).any():
+        if not (gathered < np.inf).all() or ((gathered != 0) & (gathered < LEAST)).any():
             return None
         return Norms(self._combined(gathered / np.sqrt(self.copies)), np.zeros(gathered.shape[1]))
 

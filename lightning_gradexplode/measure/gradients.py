@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradexplode.distributed.shard_layout import version_of
+from lightning_gradexplode.measure import reading
 from lightning_gradexplode.measure.details import GradientDetails
 from lightning_gradexplode.measure.norms import PendingNorms, is_torch_list, start_norms, start_torch_norms
 from lightning_gradexplode.measure.parameters import ParameterSet
@@ -63,17 +64,18 @@ class GradientReading:
             device: Where to.
 
         Returns:
-            Shape ``(parameters,)`` in float64.
+            Shape ``(parameters,)`` in the widest type of the device; what is negative is no norm, see `NormPlan`.
         """
+        wide = reading.widest_type(device)
         if not self._pending.measured:
-            return torch.from_numpy(self.norms.each.copy()).to(device)
-        zero = torch.zeros((), dtype=torch.float64, device=device)
+            return torch.from_numpy(self.norms.each.copy()).to(device, wide)
+        zero = torch.zeros((), dtype=wide, device=device)
         each = [zero] * len(self.gradients)
-        measured = (one for part in self._pending.measured for one in part.to(device, torch.float64).unbind())
+        measured = (one for part in self._pending.measured for one in part.to(device, wide).unbind())
         for place, norm in zip(self._pending.places.tolist(), measured, strict=True):
             each[place] = norm
         stacked = torch.stack(each) if each else zero.new_zeros(0)
-        return stacked if self._scale is None else stacked / self._scale.to(device, torch.float64)
+        return stacked if self._scale is None else stacked / self._scale.to(device, wide)
 
     def start(self, more: Sequence[Tensor]) -> bool:
         """Start the transfer to the host, with further tensors in it; return whether it had not started before."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_gradexplode.measure import reading
 from lightning_gradexplode.measure.elements import chunks, flat_elements, is_plain
 from lightning_gradexplode.measure.reading import read
 from lightning_gradexplode.records import FloatArray
@@ -34,7 +35,9 @@ def measure_maxima(tensors: Sequence[Tensor | None], divisor: float = 1.0) -> Fl
             if not elements.numel():
                 continue
             if tensor.is_complex():
-                elements = torch.linalg.vector_norm(elements.view(-1, 2).double(), dim=1)
+                elements = torch.linalg.vector_norm(
+                    elements.view(-1, 2).to(reading.widest_type(elements.device)), dim=1
+                )
             places.append(place)
             extremes.extend(torch.aminmax(elements))
         maxima[places] = np.abs(read(extremes)).reshape(-1, 2).max(axis=1)  # the maximum of NaN and a number is NaN

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from lightning_gradexplode.measure import reading
 from lightning_gradexplode.measure.elements import flat_elements, is_plain
-from lightning_gradexplode.measure.reading import widest_type
 from lightning_gradexplode.records import FloatArray, IntArray
 
 ROW = 512
@@ -118,19 +117,27 @@ class _DeviceGroup:
     def __init__(self, places: list[int], dtype: torch.dtype, device: torch.device) -> None:
         self.places = places
         self.select = _selection(places)
-        self._dtype = widest_type(device)
-        least = DOUBLE_RANGE if dtype is torch.float64 else 0.0 if self._dtype is torch.float64 else SINGLE_RANGE
-        self.least = np.full(len(places), least)
+        self.least = np.zeros(len(places))
+        self._dtype = reading.widest_type(device)
+        self._range = DOUBLE_RANGE if dtype is torch.float64 else SINGLE_RANGE if self._dtype is torch.float32 else None
 
     def norms(self, tensors: Sequence[Any]) -> Tensor:
         """Measure tensors in the order of `places`.
 
+        Squares of small elements may underflow. Where a norm is too small to be relied on, the largest absolute value
+        is returned in its place, with a minus sign; it is zero only if all elements are, which needs no second look.
+
         Raises:
             RuntimeError, TypeError: A tensor is not as planned.
         """
+        tensors = list(tensors)
+        if self._range is None:
+            return torch.stack(torch._foreach_norm(tensors, dtype=self._dtype))
+        largest = torch.stack(torch._foreach_norm(tensors, math.inf)).to(self._dtype)
         if self._dtype is torch.float32:  # sums of sums of few elements lose fewer digits
             tensors = [_row_norms(tensor.reshape(-1)) for tensor in tensors]
-        return torch.stack(torch._foreach_norm(list(tensors), dtype=self._dtype))
+        norms = torch.stack(torch._foreach_norm(tensors, dtype=self._dtype))
+        return torch.where(norms < self._range, -largest, norms)
 
 
 def _selection(places: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
@@ -154,7 +161,8 @@ class NormPlan:
     Attributes:
         units: Tensors that are measured together, each with the ``places`` that they have in the list.
         places: The places of all units, one after the other.
-        least: The least norms that can be relied on, shape ``(places,)``.
+        least: The least norms that can be relied on, shape ``(places,)``. A negative number of a unit is no norm: it
+            is the largest absolute value, negated, of a tensor whose squares are too small for their type.
     """
 
     def __init__(self, like: Sequence[Tensor | None], most: float = math.inf) -> None:

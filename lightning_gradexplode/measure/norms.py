@@ -1,7 +1,8 @@
 """L2 norms of many tensors, exact to 1e-6, with one read from the device.
 
 Norms that may be wrong because squares left the range of their type are measured again, from elements that are divided
-by the largest. Zero is exact where squares were summed in float64, and needs no second look.
+by the largest. Zero is exact where squares were summed in float64, and on an accelerator, where the largest element is
+read along with the norms if their type may be too narrow.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 from lightning_gradexplode.measure import reading
 from lightning_gradexplode.measure.elements import chunks, flat_elements, is_plain
 from lightning_gradexplode.measure.norm_plan import SINGLE_RANGE, NormPlan
-from lightning_gradexplode.measure.reading import PendingRead, read, widest_type
+from lightning_gradexplode.measure.reading import PendingRead, read
 from lightning_gradexplode.records import FloatArray, IntArray, Norms
 
 
@@ -106,7 +107,7 @@ class PendingNorms:
     def _finished(self, intact: bool) -> Norms:
         measured = self._values()[: len(self.places)]
         each, nonfinite = np.zeros(len(self._tensors)), np.zeros(len(self._tensors))
-        each[self.places] = measured
+        each[self.places] = np.abs(measured)
         reliable = (measured >= self._least) & (measured < math.inf)
         if np.count_nonzero(reliable) < len(reliable):
             doubtful = self.places[~reliable].tolist()
@@ -187,7 +188,7 @@ def _exact_norms(tensors: Sequence[Tensor | None]) -> tuple[FloatArray, FloatArr
         for tensor in tensors:
             assert tensor is not None
             flat = flat_elements(tensor)
-            wide = widest_type(flat.device)
+            wide = reading.widest_type(flat.device)
             largest = torch.stack(torch.aminmax(flat)).abs().max().to(wide)
             if reading.is_on_host(flat) and not largest:  # as in parts of a model that are not in use
                 values += [largest, largest, largest]
