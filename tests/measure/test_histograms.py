@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -64,7 +65,16 @@ def test_histogram_of_a_million_elements() -> None:
     assert_true(measure_histogram(tensor), tensor.double().tolist())
 
 
-def test_an_accelerator_counts_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def deterministic(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Require deterministic algorithms, or not."""
+    torch.use_deterministic_algorithms(request.param)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("deterministic", [False, True], indirect=True)
+def test_an_accelerator_counts_the_same(monkeypatch: pytest.MonkeyPatch, deterministic: None) -> None:
     """Where tensors lie on an accelerator, other kernels count to the same numbers, with one read for all tensors."""
     tensors = [build() for build in WILD.values()] + [torch.randn(70_000)]
     expected = measure_histograms(tensors, 2.0)
@@ -81,6 +91,28 @@ def test_an_accelerator_counts_the_same(monkeypatch: pytest.MonkeyPatch) -> None
         np.testing.assert_array_equal(one.counts, other.counts)
         assert one.nonfinite == other.nonfinite
     assert len(reads) == 1
+
+
+@given(float_tensors())
+def test_an_accelerator_counts_any_tensor(tensor: Tensor) -> None:
+    """Whatever the values, the type and the layout, each bucket's count is numpy's on an accelerator as well."""
+    with mock.patch.object(reading, "is_on_host", return_value=False):
+        assert_true(measure_histogram(tensor), real_parts(tensor))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_an_accelerator_counts_every_number_of_half_precision(dtype: torch.dtype) -> None:
+    """All 65536 of them, on every border, are counted into the right buckets there."""
+    values = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype)
+    with mock.patch.object(reading, "is_on_host", return_value=False):
+        assert_true(measure_histogram(values), real_parts(values))
+
+
+def test_a_million_equal_elements_are_counted_exactly_on_an_accelerator() -> None:
+    """One bucket that holds all elements loses none to rounding."""
+    with mock.patch.object(reading, "is_on_host", return_value=False):
+        histogram = measure_histogram(torch.full((9_000_001,), 1e-3))
+    assert histogram.counts.max() == 9_000_001
 
 
 def test_histograms_of_several_tensors() -> None:
