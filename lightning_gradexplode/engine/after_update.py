@@ -124,7 +124,7 @@ class AfterUpdate:
         metrics = {"gradexplode/grad_norm": batch.grad_norm, "gradexplode/update_ratio": batch.update_ratio}
         known = {name: value for name, value in metrics.items() if value is not None}
         run.loop.publish_metrics({**known, "gradexplode/severity": float(batch.severity)})
-        if any(step.scalars_due for step in steps):
+        if any(step.scalars_due and run.schedule.logs_scalars(step.number) for step in steps):
             logged = [run.responses.with_scalars(one, step.state) for one, step in zip(records, steps, strict=True)]
             run.loggers.log_batch(logged, [step.parameters.shown for step in steps], run.arguments.per_parameter)
         if run.log.incidents.began is not None and run.log.incidents.ends(batch.step):
@@ -137,7 +137,7 @@ class AfterUpdate:
         step.phase, step.inputs = Phase.FINISHED, None
         if record.histograms or record.module_gradients is not None:
             run.reporter.observe(record)
-        if record.histograms and not step.histograms_due:
+        if record.histograms and not (step.histograms_due and run.schedule.logs_histograms(record.step)):
             record = replace(record, histograms={})
         self.last = record
         step.state.recorder.add(record)

@@ -133,8 +133,9 @@ class Components:
         """
         step.add_findings(findings)
         new = self.log.add(findings)
-        if any(finding.severity >= Severity.WARNING for finding in new):
-            self.schedule.alert(step.number)
+        grave = [finding for finding in new if finding.severity >= Severity.WARNING]
+        if grave:
+            self.schedule.alert(step.number, [f"{finding.sign} {finding.severity}" for finding in grave])
             step.scalars_due = self.schedule.scalars_due(step.number)
             step.histograms_due = self.schedule.histograms_due(step.number)
         return new

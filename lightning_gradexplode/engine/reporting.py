@@ -26,6 +26,8 @@ from lightning_gradexplode.records import (
     ReportContent,
     StepRecord,
 )
+from lightning_gradexplode.records.repeats import Repeats
+from lightning_gradexplode.records.summary import headline
 from lightning_gradexplode.report import GradientHistory, ReportFolder, write_report, write_steps
 from lightning_gradexplode.report.rows import find_place, places_at_fault
 
@@ -43,6 +45,9 @@ class IncidentReporter:
         loggers: The loggers of the run.
         console: The console; None on processes that do not log.
         responses: Names of the responses that act.
+
+    Attributes:
+        is_stale: Whether there were incidents after the last report was written.
     """
 
     def __init__(
@@ -66,6 +71,8 @@ class IncidentReporter:
         self._responses = responses
         self._shown: Diagnosis | None = None
         self._has_failed = False
+        self.is_stale = False
+        self._repeats = Repeats()
         self._gradients = GradientHistory()
         self._latest: StepRecord | None = None
         self._module_gradients: ModuleGradients | None = None
@@ -89,13 +96,17 @@ class IncidentReporter:
     def publish(self, attempts: Sequence[Attempt]) -> None:
         """Write a report, and show an incident, if a CRITICAL finding was added since the last call.
 
+        Reports are written for the first three incidents of a sign, the 10th, the 100th and so on.
+
         Args:
             attempts: What the responses did.
         """
         if self._console is None or not self._log.take_critical():
             return
         evidence, diagnosis = self._evidence.evidence(attempts), self._evidence.diagnosis(attempts)
-        report = self.write(evidence, diagnosis)
+        first = headline(evidence.findings)
+        self.is_stale = not self._repeats.is_due("" if first is None else first.sign)
+        report = None if self.is_stale else self.write(evidence, diagnosis)
         if diagnosis is not None and diagnosis is not self._shown:
             self._shown = diagnosis
             self._evidence.published(diagnosis)
@@ -106,6 +117,7 @@ class IncidentReporter:
 
     def write(self, evidence: Evidence, diagnosis: Diagnosis | None) -> Report | None:
         """Write a report of the run as it is now."""
+        self.is_stale = False
         folder = self._folder
         if folder is None:
             return None

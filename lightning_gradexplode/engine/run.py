@@ -349,6 +349,12 @@ class TrainingRun:
             self._released = True
             run = self._run
             self._restore(run.responses.close, run.module_gradients.detach, run.clipper.close, self._end_console)
+            self._restore(self._update_report)
+
+    def _update_report(self) -> None:
+        """Write the incidents that the last report does not have."""
+        if self._run.reporter.is_stale:
+            self.report()
 
     def _end_console(self) -> None:
         if self._run.console is not None:

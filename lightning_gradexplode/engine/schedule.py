@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lightning_gradexplode.records.repeats import Repeats
+
 ALERT_STEPS = 10
-"""Number of steps after a finding at which everything is measured and logged."""
+"""Number of steps after a finding at which everything is measured, and of the first such findings logged."""
 
 
 class LoggingSchedule:
@@ -23,17 +25,36 @@ class LoggingSchedule:
         self._scalars = scalars
         self._histograms = histograms
         self._alert_until = -1
+        self._log_until = -1
+        self._repeats = Repeats()
 
-    def alert(self, step: int) -> None:
-        """Make everything due at a step and at the `ALERT_STEPS` after it."""
+    def alert(self, step: int, kinds: Iterable[str]) -> None:
+        """Make everything due at a step and at the `ALERT_STEPS` after it.
+
+        Args:
+            step: The step.
+            kinds: The kinds of the findings; of each kind the first three, the 10th, the 100th and so on have these
+                steps logged too.
+        """
         self._alert_until = step + ALERT_STEPS
+        due = [kind for kind in kinds if self._repeats.is_due(kind)]  # each is counted
+        if due:
+            self._log_until = self._alert_until
+
+    def logs_scalars(self, step: int) -> bool:
+        """Return whether scalars that are due at a step are logged, too."""
+        return step <= self._log_until or (step + self._offset) % self._scalars == 0
+
+    def logs_histograms(self, step: int) -> bool:
+        """Return whether histograms that are due at a step are logged, too."""
+        return step <= self._log_until or (step + self._offset) % self._histograms == 0
 
     def scalars_due(self, step: int) -> bool:
-        """Return whether scalars are logged at a step."""
+        """Return whether scalars are measured at a step."""
         return self._scalars > 0 and (step <= self._alert_until or (step + self._offset) % self._scalars == 0)
 
     def histograms_due(self, step: int) -> bool:
-        """Return whether histograms are logged at a step."""
+        """Return whether histograms are measured at a step."""
         return self._histograms > 0 and (step <= self._alert_until or (step + self._offset) % self._histograms == 0)
 
     def module_gradients_due(self, step: int, first: bool) -> bool:

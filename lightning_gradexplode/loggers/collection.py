@@ -81,18 +81,20 @@ class LoggerCollection:
             self._each("histograms", lambda adapter: self._write_histograms(adapter, histograms, batch.step))
 
     def finding(self, finding: Finding, advice: str = "", begins_incident: bool = False) -> None:
-        """Log a finding.
+        """Log a finding: of a sign and a severity the first three, the 10th, the 100th and so on.
 
         Args:
             finding: The finding.
             advice: What to do about it.
             begins_incident: Whether it begins an incident or makes one worse; if it is of at least the alert level,
-                loggers then send an alert: for the first three such findings of a sign, the 10th, the 100th and so on.
+                loggers then send an alert, in the same way for a few of many.
         """
-        self._each("finding", lambda adapter: adapter.finding(finding, advice))
+        kind = f"{finding.sign} {finding.severity}"
+        if self._repeats.is_due(f"finding {kind}"):
+            self._each("finding", lambda adapter: adapter.finding(finding, advice))
         if not begins_incident or finding.severity < self._alert_level:
             return
-        if self._repeats.is_due(f"{finding.sign} {finding.severity}"):
+        if self._repeats.is_due(kind):
             self._alert()
             self._pending = finding, advice
             if finding.severity < Severity.CRITICAL:
@@ -101,7 +103,8 @@ class LoggerCollection:
     def diagnosis(self, diagnosis: Diagnosis, step: int) -> None:
         """Log the diagnosis of the current incident at a step, if it is another one than the last time.
 
-        An alert of a CRITICAL finding is sent with it, so that both tell the same cause and the same remedy.
+        Of those with the same first cause, the first three, the 10th, the 100th and so on are logged. An alert of a
+        CRITICAL finding is sent with it, so that both tell the same cause and the same remedy.
         """
         if self._pending is not None:
             self._pending = self._pending[0], advice_of(diagnosis) or self._pending[1]
@@ -109,7 +112,8 @@ class LoggerCollection:
         if diagnosis == self._diagnosis:
             return
         self._diagnosis = diagnosis
-        self._each("diagnosis", lambda adapter: adapter.diagnosis(diagnosis, step))
+        if self._repeats.is_due(f"diagnosis {diagnosis.causes[0].kind if diagnosis.causes else ''}"):
+            self._each("diagnosis", lambda adapter: adapter.diagnosis(diagnosis, step))
 
     def report(self, report: Report) -> None:
         """Log a report that was written: the first three of a run, the 10th, the 100th and so on, megabytes each."""

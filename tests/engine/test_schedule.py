@@ -40,10 +40,25 @@ def test_after_a_finding_everything_is_due_for_a_while() -> None:
     alerted = range(7, 7 + ALERT_STEPS + 1)
     for scalars, histograms in ((5, 10), (0, 10), (5, 0)):
         schedule = LoggingSchedule(scalars, histograms)
-        schedule.alert(7)
+        schedule.alert(7, ["a sign"])
         assert all(schedule.scalars_due(step) == (scalars > 0) for step in alerted)
         assert all(schedule.histograms_due(step) == (histograms > 0) for step in alerted)
         assert not schedule.scalars_due(alerted[-1] + 4)
+
+
+def test_of_many_findings_a_few_are_logged() -> None:
+    """The steps after the first three findings of a kind are logged, and those after the 10th and the 100th."""
+    schedule = LoggingSchedule(scalars=50, histograms=50)
+    logged = []
+    for number in range(1, 200):
+        step = 100 * number
+        schedule.alert(step, ["a sign"])
+        assert schedule.scalars_due(step)
+        if schedule.logs_scalars(step):
+            logged.append(number)
+        assert schedule.logs_histograms(step) == schedule.logs_scalars(step)
+        assert schedule.logs_scalars(step + 49)
+    assert logged == [1, 2, 3, 10, 100]
 
 
 def test_module_gradients_are_due_at_the_first_step_and_with_histograms() -> None:
