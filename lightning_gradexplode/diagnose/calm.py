@@ -19,6 +19,7 @@ from lightning_gradexplode.diagnose.causes.precision import SMALLEST_CHANGE, wei
 from lightning_gradexplode.diagnose.curves import curve, logged_curves, loss_curve
 from lightning_gradexplode.diagnose.layers import layers
 from lightning_gradexplode.diagnose.trends import trend
+from lightning_gradexplode.diagnose.wording import in_code_of
 from lightning_gradexplode.records import CAUSE_KINDS, Cause, Diagnosis, Evidence, History
 
 CERTAIN = 0.7
@@ -50,7 +51,7 @@ def diagnose_calm(evidence: Evidence) -> Diagnosis | None:
     causes = sorted(found, key=lambda one: (-one.confidence, CAUSE_KINDS.index(one.kind)))[:3]
     loss, start = loss_curve(evidence).finite, evidence.run.first_step
     course = f"; the loss went from {loss.first:.4g} to {loss.last:.4g}" if len(loss) else ""
-    return Diagnosis(
+    diagnosis = Diagnosis(
         step=start,
         what=f"Nothing has exploded, and yet something is wrong from step {start} on{course}.",
         where=causes[0].where,
@@ -58,6 +59,7 @@ def diagnose_calm(evidence: Evidence) -> Diagnosis | None:
         causes=tuple(causes),
         remedies=causes[0].remedies[:5],
     )
+    return in_code_of(evidence.run, diagnosis)
 
 
 def _attempt(rule: Callable[[Evidence], Iterator[Cause]], evidence: Evidence) -> list[Cause]:

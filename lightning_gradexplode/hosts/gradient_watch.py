@@ -120,7 +120,7 @@ class GradientWatch(RunResults):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer or a list of them, got {optimizer!r}")
         folder = None if log_dir is None else Path(log_dir)
         written = list(loggers) or ([] if folder is None else [CSVLog(folder)])
-        self._loop = TorchLoop(model, optimizers, written, folder, scaler, step)
+        self._loop = TorchLoop(model, optimizers, written, folder, scaler, step, type(self).__name__)
         self._begin({})
 
     def _begin(self, state: Mapping[str, Any]) -> None:

@@ -25,6 +25,7 @@ class TorchLoop(TrainingLoop):
         folder: The folder of the run's logs, None for that of the first logger.
         scaler: The gradient scaler, None without one.
         replay: Computes the loss of a batch with a copy of the model, None where steps cannot be computed again.
+        monitor: Name of the class by which the user has added the monitor.
 
     Attributes:
         batches: Number of batches in which an optimizer stepped.
@@ -47,6 +48,7 @@ class TorchLoop(TrainingLoop):
         folder: Path | None,
         scaler: Any,
         replay: Callable[[Any, Any], Any] | None,
+        monitor: str = "GradientWatch",
     ) -> None:
         self.batches = 0
         self.batch_is_known = False
@@ -54,7 +56,7 @@ class TorchLoop(TrainingLoop):
         self._module = _unwrapped(model)
         self._optimizers, self._loggers, self._folder = [_raw(one) for one in optimizers], list(loggers), folder
         self.hidden_gradients = _hidden_gradients(model, optimizers)
-        self._scaler, self._replay = scaler, replay
+        self._scaler, self._replay, self._monitor = scaler, replay, monitor
         self._process_group = _process_group(self._module)
 
     @property
@@ -83,9 +85,10 @@ class TorchLoop(TrainingLoop):
         return self._process_group is ALONE or torch.distributed.get_rank() == 0
 
     def settings(self) -> Mapping[str, Any]:
-        """Return the kind of gradient scaler."""
+        """Return the kind of gradient scaler, and the class that the user has."""
         scale, adapts = self.loss_scale()
-        return {"scaler": "none" if scale is None else "adaptive" if adapts else "static"}
+        scaler = "none" if scale is None else "adaptive" if adapts else "static"
+        return {"scaler": scaler, "monitor": self._monitor}
 
     def loss_scale(self) -> tuple[Tensor | None, bool]:
         """Return the scale of the gradient scaler, and whether it adapts."""

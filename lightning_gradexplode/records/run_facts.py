@@ -93,6 +93,7 @@ class RunFacts:
             over time makes it one, else None.
         batches_per_epoch: Number of batches of an epoch, None if unknown.
         accumulate: Number of micro-batches of an optimizer step.
+        monitor: Name of the class by which the user has added the monitor.
         automatic: Whether the training loop itself runs the backward pass and the optimizer.
         clip_val: The training loop's own clip value, None without clipping.
         clip_algorithm: ``"norm"`` or ``"value"``.
@@ -115,6 +116,7 @@ class RunFacts:
     sequence_length: int | None = None
     batches_per_epoch: int | None = None
     accumulate: int = 1
+    monitor: str = "GradientExplosionMonitor"
     automatic: bool = True
     clip_val: float | None = None
     clip_algorithm: str = "norm"
