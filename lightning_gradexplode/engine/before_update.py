@@ -35,11 +35,19 @@ class BeforeUpdate:
         self._run = run
         self.batch_idx = 0
         self.module_gradients_due = False
+        # The user's own loop may change the gradients between the backward pass and the step.
+        self._may_be_clipped = not run.is_automatic or run.counts_end_of_backward
 
     def measure_early(self, state: OptimizerState) -> None:
-        """Start to measure the gradients of an optimizer at the end of the backward pass."""
-        run, number = self._run, self._run.loop.step
-        parameters, may_be_clipped = run.optimizers.parameters(state), self._may_be_clipped
+        """Start to measure the gradients of an optimizer at the end of the backward pass.
+
+        On the host, where nothing could run beside it, they are measured once the optimizer is about to get them
+        instead, if they are the same then.
+        """
+        run, may_be_clipped = self._run, self._may_be_clipped
+        if state.is_on_host and not may_be_clipped and run.loop.loss_scale()[0] is None:
+            return
+        number, parameters = run.loop.step, run.optimizers.parameters(state)
         run.window.measure_early(
             state.optimizer, parameters, as_torch_does=not may_be_clipped and self._reuses_norm(state)
         )
@@ -84,11 +92,6 @@ class BeforeUpdate:
         if run.exchange.world.size > 1 and not parameters.on_host:
             self._start_exchange(step)
         return step
-
-    @property
-    def _may_be_clipped(self) -> bool:
-        """Whether the user's own loop may change the gradients between the backward pass and the step."""
-        return not self._run.is_automatic or self._run.counts_end_of_backward
 
     def _start_exchange(self, step: Step) -> None:
         """Exchange the numbers of a step on their device, and start their transfer to the host together."""

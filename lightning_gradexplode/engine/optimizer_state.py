@@ -38,6 +38,7 @@ class OptimizerState:
         steps: Number of its steps.
         changes_gradients: Whether the optimizer writes to its gradients, so that they are lost after its step.
         has_hooks: Whether the monitor is called before and after each step of the optimizer.
+        is_on_host: Whether all its parameters, when last listed, are in the memory of the host.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class OptimizerState:
         self.steps = 0
         self.changes_gradients = False
         self.has_hooks = True
+        self.is_on_host = False
         self._clipped: deque[bool] = deque(maxlen=CLIP_RATE_STEPS)
         self._parameters: ParameterSet | None = None
 
@@ -63,6 +65,7 @@ class OptimizerState:
         if self._parameters is None or not self._parameters.is_current(self.optimizer):
             self._parameters = parameters_of(self.optimizer, module, include, exclude, world)
             self.recorder = Recorder(self._parameters.names)
+            self.is_on_host = self._parameters.on_host
         return self._parameters
 
     @property

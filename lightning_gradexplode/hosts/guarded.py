@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import operator
+from functools import cached_property
 from typing import Any
 
 from lightning_gradexplode.hosts.base import TrainingLoop
@@ -13,7 +15,12 @@ logger = logging.getLogger("lightning_gradexplode")
 
 def _passed(name: str) -> Any:
     """Return a property that is the other loop's member as it is; what it raises is left to the caller."""
-    return property(lambda self: getattr(self.loop, name))
+    return property(operator.attrgetter(f"loop.{name}"))
+
+
+def _fixed(name: str) -> Any:
+    """Return the same for a member that stays what it is during a fit, and is looked up once."""
+    return cached_property(operator.attrgetter(f"loop.{name}"))
 
 
 def _guarded(name: str, *otherwise: Any) -> Any:
@@ -80,18 +87,18 @@ class GuardedLoop(TrainingLoop):
 
     # What has to be known.
 
-    module = _passed("module")
+    module = _fixed("module")
+    process_group = _fixed("process_group")
+    is_main_process = _fixed("is_main_process")
+    is_automatic = _fixed("is_automatic")
+    gradients_are_final = _fixed("gradients_are_final")
+    counts_end_of_backward = _fixed("counts_end_of_backward")
     optimizers = _passed("optimizers")
     step = _passed("step")
-    process_group = _passed("process_group")
-    is_main_process = _passed("is_main_process")
-    is_automatic = _passed("is_automatic")
     micro_batches = _passed("micro_batches")
     completes_step = _passed("completes_step")
     filled_share = _passed("filled_share")
     loss_scale = _passed("loss_scale")
-    gradients_are_final = _passed("gradients_are_final")
-    counts_end_of_backward = _passed("counts_end_of_backward")
     clip_setting = _passed("clip_setting")
 
     # What its callers expect to fail.
