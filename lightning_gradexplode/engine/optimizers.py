@@ -7,6 +7,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
 from lightning_gradexplode.arguments import Arguments
@@ -137,8 +138,10 @@ class OptimizerList:
         optimizer = state.optimizer
         hooks = self._hooks[id(optimizer)] = []
         try:
-            hooks.append(optimizer.register_step_pre_hook(self._before_step))
-            hooks.append(optimizer.register_step_post_hook(self._after_step))
+            # A step that is compiled is interrupted where the hooks are called; they are not compiled with it.
+            before, after = map(torch.compiler.disable, (self._before_step, self._after_step))
+            hooks.append(optimizer.register_step_pre_hook(before))
+            hooks.append(optimizer.register_step_post_hook(after))
         except Exception as error:
             state.has_hooks = False
             logger.warning(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 logger = logging.getLogger("lightning_gradexplode")
+
+SMALLEST_SCALE = 256.0
+"""The least power of two that a loss is not likely to be multiplied by for any other reason than half precision."""
 
 
 class GradientWatch(RunResults):
@@ -114,11 +118,13 @@ class GradientWatch(RunResults):
             update_sample=update_sample,
         )
         if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
-        optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+            raise TypeError(f"model must be a torch.nn.Module (of several networks a ModuleList), got {_kind(model)}")
+        several = list(optimizer) if isinstance(optimizer, Iterable) else []
+        optimizers = [optimizer] if isinstance(optimizer, Optimizer) else several
         if not optimizers or not all(isinstance(one, Optimizer) for one in optimizers):
-            raise TypeError(f"optimizer must be a torch.optim.Optimizer or a list of them, got {optimizer!r}")
+            raise TypeError(f"optimizer must be a torch.optim.Optimizer or a list of them, got {_kind(optimizer)}")
         folder = None if log_dir is None else Path(log_dir)
+        self._scale_is_checked = False
         written = list(loggers) or ([] if folder is None else [CSVLog(folder)])
         self._loop = TorchLoop(model, optimizers, written, folder, scaler, step, type(self).__name__)
         self._begin({})
@@ -152,11 +158,34 @@ class GradientWatch(RunResults):
 
         def value(index: int, gradient: Tensor) -> Tensor | None:
             scale = self._loop.loss_scale()[0]
+            if not self._scale_is_checked:
+                self._scale_is_checked = True
+                self._check_scale(float(gradient.sum()), scale)
             if loss.numel() != 1:
                 return None
             return loss.detach() if scale is None else loss.detach() * scale.to(loss.device)
 
         self._events.expect_backward([loss], value)
+
+    def _check_scale(self, gradient: float, scale: Tensor | None) -> None:
+        """Log where the first loss shows that a gradient scaler is not known, or is applied before `loss`.
+
+        Args:
+            gradient: The gradient that the backward pass of the loss begins with: what the loss was multiplied by.
+            scale: The scale of the gradient scaler that is known.
+        """
+        if self._events is None:
+            return
+        if scale is None and gradient >= SMALLEST_SCALE and math.frexp(gradient)[0] == 0.5:
+            self._events.say_once(
+                f"the loss is multiplied by {gradient:g} before its backward pass, and so are the gradients that are "
+                f"recorded; where a gradient scaler does that, pass it: {type(self).__name__}(..., scaler=scaler)"
+            )
+        elif scale is not None and gradient == 1.0 and float(scale) >= SMALLEST_SCALE:
+            self._events.say_once(
+                "loss() was called with a loss that the gradient scaler has scaled, and records it so; call it with "
+                "the loss before scaler.scale()"
+            )
 
     @property
     def should_stop(self) -> bool:
@@ -194,3 +223,10 @@ class GradientWatch(RunResults):
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("a GradientWatch belongs to the loop that it measures; save its state_dict() instead")
+
+
+def _kind(value: Any) -> str:
+    """Return what an argument is: a number or text itself, of anything else its type."""
+    if isinstance(value, (list, tuple)):
+        return f"a {type(value).__name__} of {', '.join(sorted({type(one).__name__ for one in value})) or 'nothing'}"
+    return repr(value) if isinstance(value, (str, int, float, type(None))) else type(value).__name__

@@ -65,9 +65,10 @@ class StepEvents:
         self._said: set[str] = set()
         optimizers = loop.optimizers
         try:  # hooks of an optimizer are called in this order: ours before its step, the engine's, ours after it
-            self._hooks = [one.register_step_pre_hook(self._before_step) for one in optimizers]
+            before, after = map(torch.compiler.disable, (self._before_step, self._after_step))
+            self._hooks = [one.register_step_pre_hook(before) for one in optimizers]
             self.run = TrainingRun(arguments, loop, state)
-            self._hooks += [one.register_step_post_hook(self._after_step) for one in optimizers]
+            self._hooks += [one.register_step_post_hook(after) for one in optimizers]
         except Exception:
             self._fail()
 
@@ -180,8 +181,7 @@ class StepEvents:
         if run is None:
             return
         with torch.no_grad():
-            for loss in self._losses:
-                run.loss_computed(loss)
+            self._add_losses()
             if _same(self._gradients_before, self._gradients()):
                 return  # `torch.autograd.grad` leaves gradients as they are; they are measured before the step
             self._gradients_before = []
@@ -192,6 +192,13 @@ class StepEvents:
                 run.gradients_ready(optimizer)
                 if self._loop.should_stop:
                     drop_gradients(optimizer)
+
+    def _add_losses(self) -> None:
+        """Pass on the losses that the current backward pass has reached."""
+        losses, self._losses = self._losses, []
+        if self.run is not None:
+            for loss in losses:
+                self.run.loss_computed(loss)
 
     def _record_left_out_steps(self) -> None:
         """Record the steps that the gradient scaler has left out, for which no hook of the optimizer is called.
@@ -227,7 +234,9 @@ class StepEvents:
         if has_closure:
             self._evaluating = optimizer
         elif self.run is not None:
-            if id(optimizer) not in self._awaiting:
+            if self._in_backward:  # an optimizer for each parameter, which steps once its gradient is there
+                self._add_losses()
+            elif id(optimizer) not in self._awaiting:
                 self.say_once(self._loop.unannounced)
             with torch.no_grad():
                 self.run.gradients_ready(optimizer)

@@ -119,7 +119,7 @@ def log(level: int, message: str, panel: Panel | None = None) -> None:
         panel: What is drawn in its place on a terminal.
     """
     with _beside_progress_bars():
-        logger.log(level, "%s", message, extra={"panel": panel})
+        logger.log(level, "%s", _Message(message, panel))
 
 
 def log_to_terminal() -> Callable[[], None]:
@@ -135,6 +135,17 @@ def log_to_terminal() -> Callable[[], None]:
     return lambda: logger.removeHandler(handler)
 
 
+class _Message(str):
+    """A message with the panel that a terminal draws in its place; text for all other handlers, as those of JSON."""
+
+    panel: Panel | None
+
+    def __new__(cls, text: str, panel: Panel | None) -> _Message:
+        message = super().__new__(cls, text)
+        message.panel = panel
+        return message
+
+
 class TerminalHandler(logging.Handler):
     """Writes to what standard error is at the moment."""
 
@@ -142,7 +153,7 @@ class TerminalHandler(logging.Handler):
         """Write a message; where it has a panel and standard error is a terminal, the panel."""
         try:
             stream = sys.stderr
-            panel = getattr(record, "panel", None)
+            panel = next((one.panel for one in record.args or () if isinstance(one, _Message)), None)
             drawn = panel.drawn(shutil.get_terminal_size().columns) if panel and _is_terminal(stream) else None
             text = drawn if drawn and _encodable(drawn, stream) == drawn else self.format(record)
             with _cleared_progress_bars():

@@ -89,6 +89,28 @@ def test_hydra_builds_the_trainer(tmp_path: Path) -> None:
     assert monitor.last is not None
 
 
+@pytest.mark.distributed
+@pytest.mark.filterwarnings("ignore:.*")
+def test_workers_of_ray_train_make_one_report(tmp_path: Path) -> None:
+    """Both workers find the broken batches of one of them; scalars and report are written once, by global rank zero."""
+    ray = pytest.importorskip("ray")
+    pytest.importorskip("ray.train.lightning")
+    with own_world(tmp_path):
+        ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": str(EXAMPLES.parent)}})
+        try:
+            result = load("ray_digits").main()
+        finally:
+            ray.shutdown()
+    assert result.error is None
+    (folder,) = (tmp_path / "logs/ray/lightning_logs").iterdir()
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 29  # two epochs of 1,797 pictures in batches of 2 * 32
+    assert float(rows[-1]["gradexplode/skipped_steps"]) == 2
+    assert "nonfinite-loss" in (folder / "gradexplode/findings.jsonl").read_text(encoding="utf-8")
+    assert (folder / "gradexplode/index.html").exists()
+
+
 @pytest.mark.parametrize(
     ("page", "shown"),
     [

@@ -391,6 +391,80 @@ def test_a_compiled_model_keeps_its_names() -> None:
         assert recorded(watch) == pytest.approx(exact_norm(model.parameters()), rel=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:.*")
+def test_a_compiled_step_of_the_optimizer_is_measured() -> None:
+    """The hooks are not compiled along with it: the norm is exact, and the weights are those without the watch."""
+    models = [network(), network()]
+    for model, is_watched in zip(models, (True, False), strict=True):
+        torch._dynamo.reset()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        step = torch.compile(optimizer.step, backend="eager")
+        watch = GradientWatch(model, optimizer, report=False) if is_watched else None
+        for batch in batches(3):
+            optimizer.zero_grad()
+            loss = loss_of(model, batch)
+            if watch is not None:
+                watch.loss(loss)
+            loss.backward()  # type: ignore[no-untyped-call]
+            truth = exact_norm(model.parameters())
+            step()
+            if watch is not None:
+                assert recorded(watch) == pytest.approx(truth, rel=1e-9)
+        if watch is not None:
+            watch.close()
+    assert same_weights(*models)
+
+
+def test_optimizers_that_step_within_the_backward_pass_are_measured(caplog: pytest.LogCaptureFixture) -> None:
+    """An optimizer for each parameter steps once its gradient is there; norms and losses are those of their step."""
+    model, log = network(), RecordingLogger()
+    optimizers = {one: torch.optim.SGD([one], lr=0.01) for one in model.parameters()}
+
+    def step(parameter: Tensor) -> None:
+        optimizers[parameter].step()  # type: ignore[index]
+        optimizers[parameter].zero_grad()  # type: ignore[index]
+
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(step)  # type: ignore[no-untyped-call]
+    norms, losses = [], []
+    with GradientWatch(model, list(optimizers.values()), loggers=[log], log_every_n_steps=1, report=False) as watch:
+        for batch in batches(4):
+            gradients = torch.autograd.grad(loss_of(model, batch), list(model.parameters()))
+            norms.append(float(torch.cat([one.double().flatten() for one in gradients]).norm()))
+            loss = loss_of(model, batch)
+            losses.append(float(loss.detach()))
+            watch.loss(loss)
+            loss.backward()  # type: ignore[no-untyped-call]
+            assert watch.last is not None
+            assert watch.last.loss == pytest.approx(losses[-1], rel=1e-6)
+    assert [value for _, value in log.values("gradexplode/grad_norm")] == pytest.approx(norms, rel=1e-9)
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("mistake", ["no scaler", "scaled loss", None])
+def test_a_scaler_that_is_not_known_is_named(mistake: str | None, caplog: pytest.LogCaptureFixture) -> None:
+    """A loss that is scaled behind the watch's back, or before it is given to it, is one line; else there is none."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    given = None if mistake == "no scaler" else scaler
+    with GradientWatch(model, optimizer, scaler=given, report=False) as watch:
+        for batch in batches(3):
+            optimizer.zero_grad()
+            loss = loss_of(model, batch)
+            scaled = scaler.scale(loss)
+            watch.loss(scaled if mistake == "scaled loss" else loss)
+            scaled.backward()  # type: ignore[no-untyped-call]
+            scaler.step(optimizer)
+            scaler.update()
+    expected = {
+        "no scaler": "pass it: GradientWatch(..., scaler=scaler)",
+        "scaled loss": "the loss before scaler.scale()",
+    }
+    assert len(caplog.messages) == (0 if mistake is None else 1)
+    assert mistake is None or expected[mistake] in caplog.text
+
+
 def test_scalars_go_to_a_file_where_there_is_no_logger(tmp_path: Path) -> None:
     """The file has a row for each scalar of each logged step, and is appended to by a second run."""
     for _ in range(2):

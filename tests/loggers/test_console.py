@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import math
 import sys
@@ -62,6 +63,13 @@ def test_messages_with_percent_signs(caplog: pytest.LogCaptureFixture) -> None:
     Console().finding(finding(Severity.WARNING, where="layer%s.weight"), "at 100 % of %d")
     assert "layer%s.weight" in caplog.text
     assert "100 % of %d" in caplog.text
+
+
+def test_a_panel_can_be_written_as_json(caplog: pytest.LogCaptureFixture) -> None:
+    """Formatters that write all attributes of a record as JSON, as Ray's does, can write those of a panel."""
+    Console().incident(DIAGNOSIS, [finding()])
+    (record,) = caplog.records
+    assert "What:" in json.dumps({**vars(record), "exc_info": None})
 
 
 def test_an_incident_takes_at_most_a_dozen_lines(caplog: pytest.LogCaptureFixture) -> None:
