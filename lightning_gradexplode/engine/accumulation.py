@@ -81,7 +81,8 @@ class AccumulationWindow:
         if self._losses_are_read and self._counts_end_of_backward:
             self._losses = []  # those of the step before, kept for optimizers that step on the same losses
         self._losses_are_read = False
-        self._losses.append(loss.detach())
+        # A CUDA graph writes its next outputs, this loss may be one of them, to the same memory.
+        self._losses.append(loss.detach().clone() if loss.is_cuda else loss.detach())
 
     def backward_ended(self) -> None:
         """Count a backward pass."""
@@ -92,8 +93,8 @@ class AccumulationWindow:
         self._losses = []
 
     def gradients_cleared(self) -> None:
-        """Record that the training loop clears the gradients."""
-        self._backward_passes, self._sees_clearing = 0, True
+        """Record that the training loop clears the gradients; losses that no step has used belonged to them."""
+        self._backward_passes, self._sees_clearing, self._losses = 0, True, []
 
     def stepped(self, parameters: ParameterSet) -> None:
         """Record a gradient as it is after a step, where the loop does not report when it clears gradients."""

@@ -6,6 +6,9 @@ import functools
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
+import torch
+
+from lightning_gradexplode.measure.recording import RecordedCalls
 from lightning_gradexplode.respond import ExplosionError
 
 P = ParamSpec("P")
@@ -17,9 +20,11 @@ class MayFail(Protocol):
 
     Attributes:
         failed: Whether a call has failed.
+        recorded: Notices calls that are made only to be recorded.
     """
 
     failed: bool
+    recorded: RecordedCalls
 
     def fail(self, call: str) -> None:
         """Switch off after an error in one of the calls."""
@@ -32,10 +37,18 @@ S = TypeVar("S", bound=MayFail)
 
 
 def never_fatal(call: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R | None]:
-    """Make a failure of the monitor switch it off, with one log entry, and not end the training run."""
+    """Make a failure of the monitor switch it off, with one log entry, and not end the training run.
+
+    Nothing is done in a call that is made only to be recorded, by a CUDA graph or ``torch.compile``.
+    """
 
     @functools.wraps(call)
     def guarded(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R | None:
+        if torch.compiler.is_compiling():
+            self.recorded.traced()
+            return None
+        if self.recorded.are_possible and self.recorded.happen():
+            return None
         if self.failed:
             self.announce_failure(call.__name__)
             return None

@@ -7,7 +7,6 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch.optim import Optimizer
 
 from lightning_gradexplode.arguments import Arguments
@@ -15,6 +14,7 @@ from lightning_gradexplode.clip import GuardedPolicy
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.parameters import ParameterSet
+from lightning_gradexplode.measure.recording import untraced
 
 logger = logging.getLogger("lightning_gradexplode")
 
@@ -139,9 +139,8 @@ class OptimizerList:
         hooks = self._hooks[id(optimizer)] = []
         try:
             # A step that is compiled is interrupted where the hooks are called; they are not compiled with it.
-            before, after = map(torch.compiler.disable, (self._before_step, self._after_step))
-            hooks.append(optimizer.register_step_pre_hook(before))
-            hooks.append(optimizer.register_step_post_hook(after))
+            hooks.append(optimizer.register_step_pre_hook(untraced(self._before_step)))
+            hooks.append(optimizer.register_step_post_hook(untraced(self._after_step)))
         except Exception as error:
             state.has_hooks = False
             logger.warning(

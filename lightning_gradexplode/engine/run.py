@@ -28,6 +28,7 @@ from lightning_gradexplode.engine.unseen_steps import UnseenSteps
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.hosts.guarded import GuardedLoop
 from lightning_gradexplode.loggers.console import log_to_terminal
+from lightning_gradexplode.measure.recording import RecordedCalls
 from lightning_gradexplode.records import Diagnosis, Finding, StepRecord
 
 logger = logging.getLogger("lightning_gradexplode")
@@ -43,11 +44,13 @@ class TrainingRun:
 
     Attributes:
         failed: Whether the monitor has failed and is off.
+        recorded: Notices calls that are made only to be recorded.
     """
 
     def __init__(self, arguments: Arguments, loop: TrainingLoop, state: Mapping[str, Any]) -> None:
         loop = GuardedLoop(loop)
         self.failed = False
+        self.recorded = RecordedCalls(loop.is_main_process)
         self._released = False
         self._stop_listening: Callable[[], object] = log_to_terminal() if loop.is_main_process else int
         self._loop = loop

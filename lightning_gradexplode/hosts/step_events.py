@@ -20,6 +20,7 @@ from lightning_gradexplode.clip.apply import drop_gradients
 from lightning_gradexplode.distributed.shard_layout import version_of
 from lightning_gradexplode.engine.run import TrainingRun
 from lightning_gradexplode.hosts.torch_loop import TorchLoop
+from lightning_gradexplode.measure.recording import untraced
 from lightning_gradexplode.respond import ExplosionError
 
 logger = logging.getLogger("lightning_gradexplode")
@@ -65,7 +66,7 @@ class StepEvents:
         self._said: set[str] = set()
         optimizers = loop.optimizers
         try:  # hooks of an optimizer are called in this order: ours before its step, the engine's, ours after it
-            before, after = map(torch.compiler.disable, (self._before_step, self._after_step))
+            before, after = untraced(self._before_step), untraced(self._after_step)
             self._hooks = [one.register_step_pre_hook(before) for one in optimizers]
             self.run = TrainingRun(arguments, loop, state)
             self._hooks += [one.register_step_post_hook(after) for one in optimizers]
@@ -92,7 +93,7 @@ class StepEvents:
             loss: Returns a loss of the pass, multiplied by the scale of the gradient scaler, from the index of a
                 tensor that the backward pass has reached and the gradient there; None if it is unknown.
         """
-        if self.run is None:
+        if self.run is None or self._is_recorded():
             return
         self._in_backward = False  # an earlier pass may have been interrupted
 
@@ -255,7 +256,7 @@ class StepEvents:
 
     def _guarded(self, call: Callable[..., None], *arguments: Any) -> None:
         """Call a function of ours, whose failure switches the monitor off and does not reach the training loop."""
-        if self.run is None:
+        if self.run is None or self._is_recorded():
             return
         try:
             call(*arguments)
@@ -264,6 +265,14 @@ class StepEvents:
             raise
         except Exception:
             self._fail()
+
+    def _is_recorded(self) -> bool:
+        """Return whether the call that is running is made only to be recorded."""
+        assert self.run is not None
+        if torch.compiler.is_compiling():
+            self.run.recorded.traced()
+            return True
+        return self.run.recorded.are_possible and self.run.recorded.happen()
 
     def _fail(self) -> None:
         self._failed = True

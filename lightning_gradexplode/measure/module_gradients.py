@@ -23,6 +23,7 @@ from lightning_gradexplode.distributed.process_group import ProcessGroup
 from lightning_gradexplode.measure.elements import is_plain
 from lightning_gradexplode.measure.module_profile import FIELDS, ModuleCall, profile_of, sums_of_calls
 from lightning_gradexplode.measure.parameters import plain_name
+from lightning_gradexplode.measure.recording import is_captured
 from lightning_gradexplode.measure.recurrent import time_dimension
 from lightning_gradexplode.records import ModuleGradients
 
@@ -121,14 +122,16 @@ class ModuleGradientProbe:
         if tensor.requires_grad and not tensor.is_leaf and is_plain(tensor):
 
             def hook(gradient: Tensor) -> None:
-                if self._handles:
+                if self._handles and not is_captured():
                     with torch.no_grad():
                         measure(gradient.detach())
 
             tensor.register_hook(unserializable_hook(self._guarded(hook)))  # type: ignore[no-untyped-call]
 
     def _is_measuring(self) -> bool:
-        return bool(self._handles) and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        return (
+            bool(self._handles) and torch.is_grad_enabled() and not torch.compiler.is_compiling() and not is_captured()
+        )
 
     def _guarded(self, hook: Callable[..., None]) -> Callable[..., None]:
         """Wrap a hook so that no failure of it ends the forward or backward pass."""
