@@ -101,6 +101,8 @@ class AfterUpdate:
         records = self._freeze(steps, records)
         if run.acts:
             run.responses.batch_ended(records)
+        if steps and not run.log.incidents.is_critical:
+            run.responses.check_averages(steps[-1].number)
         if run.log.has_critical:
             run.reporter.publish(run.responses.attempts)
 

@@ -18,8 +18,10 @@ from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.part_guard import PartGuard
 from lightning_gradexplode.records import Attempt, Finding, Severity, StepRecord
+from lightning_gradexplode.records.repeats import Repeats
+from lightning_gradexplode.records.text import few
 from lightning_gradexplode.respond import Response, ResponseChain, ResponseContext
-from lightning_gradexplode.respond.buffers import BufferCopies, is_finite
+from lightning_gradexplode.respond.buffers import BufferCopies, RunningAverages, is_finite
 
 logger = logging.getLogger("lightning_gradexplode")
 
@@ -43,12 +45,16 @@ class ResponseRunner:
         self._memory = _Memory(states)
         self._buffers = BufferCopies(loop.module)
         self._buffers_guard = PartGuard(self._buffers, "part")
+        self._averages = RunningAverages(loop.module)
+        self._averages_guard = PartGuard(self._averages, "part")
+        self._repeats = Repeats()
         self._held_back = False
 
     def start(self) -> None:
         """Begin a fit."""
         if self._chain.has_remedy:
             self._buffers_guard.call(self._buffers.start, otherwise=None)
+            self._averages_guard.call(self._averages.look, True, True, otherwise=None)
         self._chain.started(ResponseContext(self._loop, memory=self._memory, last_step=self._loop.step - 1))
 
     @property
@@ -128,6 +134,28 @@ class ResponseRunner:
             self._chain.log_buffers(run, *self._buffers_guard.call(self._buffers.restore, otherwise=nothing))
         self._buffers_guard.call(self._buffers.update, otherwise=None)
 
+    def check_averages(self, step: int, now: bool = False) -> None:
+        """Log running averages that are not finite, and restore them where a response acts.
+
+        Args:
+            step: The step that has ended.
+            now: Whether they are read now, and not only from time to time.
+        """
+        look, acts = self._averages.look, self._chain.has_remedy
+        names = self._averages_guard.call(look, acts, now, otherwise=list[str]())
+        if not names:
+            return
+        is_restored = acts and self._averages_guard.call(self._averages.restore, otherwise=False)
+        if self._loop.is_main_process and self._repeats.is_due(f"averages {is_restored}", 3 if is_restored else 1):
+            logger.warning(
+                "gradexplode at step %d: running averages are not finite: %s; %s",
+                step,
+                few(names),
+                "they are restored from the last finite ones"
+                if is_restored
+                else "they stay so, and the model fails in evaluation; reset them or load an earlier checkpoint",
+            )
+
     def with_scalars(self, record: StepRecord, state: OptimizerState) -> StepRecord:
         """Return a record with the scalars that the responses and the clip policy log."""
         scalars = self._chain.scalars()
@@ -138,6 +166,7 @@ class ResponseRunner:
     def close(self) -> None:
         """Restore the optimizers, release what the responses hold, and log if the weights are lost after all."""
         self._buffers.clear()
+        self._averages.clear()
         self._chain.ended()
         if self._chain.has_remedy:
             self._log_lost_weights()

@@ -351,8 +351,18 @@ class TrainingRun:
         if not self._released:
             self._released = True
             run = self._run
-            self._restore(run.responses.close, run.module_gradients.detach, run.clipper.close, self._end_console)
+            self._restore(
+                self._check_averages,
+                run.responses.close,
+                run.module_gradients.detach,
+                run.clipper.close,
+                self._end_console,
+            )
             self._restore(self._update_report)
+
+    def _check_averages(self) -> None:
+        if not self._run.log.incidents.is_critical and self.last is not None:
+            self._run.responses.check_averages(self.last.step, now=True)
 
     def _update_report(self) -> None:
         """Write the incidents that the last report does not have."""

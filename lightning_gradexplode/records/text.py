@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 
 def without_markup(text: str) -> str:
@@ -31,6 +32,11 @@ def describe(error: BaseException) -> str:
         return f"{type(error).__name__}: {error}"[:300]
     except Exception:
         return type(error).__name__
+
+
+def few(names: Sequence[str]) -> str:
+    """Return the first three names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def printable(text: str) -> str:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lightning_gradexplode.distributed.shard_layout import local_part
+from lightning_gradexplode.measure.reading import PendingRead
+
+INTERVAL = 16
+"""Number of steps from one look at running averages to the next."""
 
 Place = tuple[nn.Module, str, str]
 """A module, its name, and the name of one of its buffers."""
@@ -30,17 +35,20 @@ class BufferCopies:
     def __init__(self, module: nn.Module) -> None:
         self._module = module
         self._copies: dict[Place, Tensor] = {}
+        self._finite: dict[Place, bool] = {}
         self._is_settled = False
 
     def start(self) -> None:
         """Copy all buffers, at the start of a fit."""
         with torch.no_grad():
-            self._copies = {place: local_part(_tensor(place)).clone() for place in _places(self._module)}
+            places = _places(self._module)
+            self._copies = {place: local_part(_tensor(place)).clone() for place in places}
+            self._finite = {place: is_finite(_tensor(place)) for place in places}
         self._is_settled = False
 
     def clear(self) -> None:
         """Drop all copies."""
-        self._copies = {}
+        self._copies, self._finite = {}, {}
 
     def update(self) -> None:
         """Copy the buffers, at the end of a step."""
@@ -69,15 +77,92 @@ class BufferCopies:
         lost: list[str] = []
         with torch.no_grad():
             places = _places(self._module)
-            bad = [place for place in places if not is_finite(_tensor(place))]
+            bad = [place for place in places if not is_finite(_tensor(place)) and self._is_wrong(place)]
             for module in dict.fromkeys(module for module, _, _ in bad):
                 for place in places:
                     if place[0] is module and place in self._copies:
                         _restore(_tensor(place), self._copies[place])
             for place in bad:
-                name = f"{place[1]}.{place[2]}".lstrip(".")
-                (restored if is_finite(_tensor(place)) else lost).append(name)
+                (restored if is_finite(_tensor(place)) else lost).append(_name(place))
         return restored, lost
+
+    def _is_wrong(self, place: Place) -> bool:
+        """Return whether a buffer should be finite: not a mask of infinities, there at the start or made later."""
+        is_average = hasattr(place[0], "running_mean")
+        return self._finite.get(place, is_average or bool(torch.isnan(local_part(_tensor(place))).any()))
+
+
+class RunningAverages:
+    """Finds running averages of normalization that are not finite, although loss and gradients may be.
+
+    In training a layer divides by the deviation of the batch, so that an average which has overflowed shows in
+    validation first, and stays infinite for ever. The averages are looked at every `INTERVAL` steps. They are copied
+    then where they may be restored, and a copy counts once it is known to be finite.
+
+    Args:
+        module: The network.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._steps = 0
+        self._known: dict[Place, Tensor] = {}
+        self._new: dict[Place, Tensor] = {}
+        self._pending: PendingRead | None = None
+
+    def look(self, copies: bool, now: bool = False) -> list[str]:
+        """Look at the averages if it is time to, at the end of a step.
+
+        On an accelerator their norms are read at the next time, by when they have arrived.
+
+        Args:
+            copies: Whether they may be restored.
+            now: Whether it is time in any case, and the host may wait.
+
+        Returns:
+            Names of those that are not finite, or were not at the last look.
+        """
+        self._steps += 1
+        if not now and self._steps % INTERVAL:
+            return []
+        with torch.no_grad():
+            places = self._places()
+            if not places:
+                return []
+            if self._pending is not None and self._arrived():
+                return self._names()
+            tensors = [local_part(_tensor(place)) for place in places]
+            self._new = {place: one.clone() for place, one in zip(places, tensors, strict=True)} if copies else {}
+            self._pending = PendingRead(torch._foreach_norm(tensors))
+            return self._names() if (now or self._pending.is_there) and self._arrived() else []
+
+    def restore(self) -> bool:
+        """Restore the averages from the last copy that was finite, and return whether there is one of each."""
+        with torch.no_grad():
+            places = self._places()
+            for place in places:
+                if place in self._known:
+                    _restore(_tensor(place), self._known[place])
+            return all(is_finite(_tensor(place)) for place in places)
+
+    def clear(self) -> None:
+        """Drop all copies."""
+        self._known, self._new, self._pending = {}, {}, None
+
+    def _arrived(self) -> bool:
+        """Read the norms of the last look, and return whether one is not finite."""
+        assert self._pending is not None
+        is_finite = bool(np.isfinite(self._pending.values()).all())
+        if is_finite:
+            self._known = self._new
+        self._new, self._pending = {}, None
+        return not is_finite
+
+    def _names(self) -> list[str]:
+        return [_name(place) for place in self._places() if not is_finite(_tensor(place))]
+
+    def _places(self) -> list[Place]:
+        return [place for place in _places(self._module) if place[2] in ("running_mean", "running_var")]
 
 
 def _places(module: nn.Module) -> list[Place]:
@@ -90,6 +175,10 @@ def _places(module: nn.Module) -> list[Place]:
                 seen.add(id(tensor))
                 places.append((one, name, key))
     return places
+
+
+def _name(place: Place) -> str:
+    return f"{place[1]}.{place[2]}".lstrip(".")
 
 
 def _is_plain(tensor: Tensor) -> bool:

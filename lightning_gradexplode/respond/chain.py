@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from lightning_gradexplode import checks
 from lightning_gradexplode.part_guard import PartGuard
 from lightning_gradexplode.records import Finding
+from lightning_gradexplode.records.text import few
 from lightning_gradexplode.respond.action_log import ActionLog
 from lightning_gradexplode.respond.base import ExplosionError, Response, ResponseContext
 
@@ -114,9 +115,9 @@ class ResponseChain:
         """Log which buffers a forward pass made NaN or infinite, and whether they could be restored."""
         run._log, run.response = self.log, "on_explosion"
         if restored:
-            run.log_action("buffers", f"{_few(restored)} were not finite after the forward pass and are restored")
+            run.log_action("buffers", f"{few(restored)} were not finite after the forward pass and are restored")
         if lost:
-            lines = f"{_few(lost)} are not finite after the forward pass, and there is no copy to restore them from"
+            lines = f"{few(lost)} are not finite after the forward pass, and there is no copy to restore them from"
             run.log_action("buffers-lost", lines, once=True)
 
     def incident_ended(self) -> None:
@@ -227,10 +228,6 @@ def _is_nonfinite(run: ResponseContext) -> bool:
     if record is None or not run.before_update or record.grad_norm is None:
         return False
     return not math.isfinite(record.grad_norm) and not record.scale_adapts
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _overrides(response: Response, hook: str) -> bool:

@@ -216,3 +216,30 @@ def test_weights_that_are_lost_after_all_are_named_at_the_end(caplog: pytest.Log
     fit(Loses({}), "skip", max_steps=8, max_epochs=1)
     (line,) = [line for line in caplog.messages if "at the end of the fit 1 parameters are not finite" in line]
     assert "layers.0.weight" in line
+
+
+@pytest.mark.parametrize("response", ["warn", "skip", "rollback"])
+@pytest.mark.parametrize("bad", [1, 9, 19])
+def test_running_averages_that_overflow_are_named_and_restored(
+    response: str, bad: int, tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Inputs of 1e25 overflow the variance, and the loss, which is divided by the batch's own, stays finite."""
+    layers = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1))
+    module = Normalized({bad: 1e25}, layers)
+    with caplog.at_level("WARNING", "lightning_gradexplode"):
+        fit(module, response, max_steps=20, max_epochs=3, default_root_dir=tmp_path)
+    (line,) = [line for line in caplog.messages if "running averages" in line]
+    assert "layers.1.running_var" in line
+    averages = dict(layers.named_buffers())
+    assert bool(torch.isfinite(averages["1.running_var"]).all()) == (response != "warn")
+    assert ("restored" in line) == (response != "warn")
+
+
+def test_a_mask_of_infinities_is_no_lost_buffer(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """What was not finite from the start is not named when an update is held back."""
+    module = Normalized({3: float("nan")})
+    module.register_buffer("mask", torch.full((3, 3), float("-inf")).triu(1))
+    with caplog.at_level("WARNING", "lightning_gradexplode"):
+        fit(module, "skip", max_steps=6, default_root_dir=tmp_path)
+    assert "layers.1.running_mean" in caplog.text
+    assert "mask" not in caplog.text
