@@ -12,9 +12,11 @@ from torch.optim import Optimizer
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.clip import GuardedPolicy
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
+from lightning_gradexplode.engine.step_hooks import StepHooks
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.measure.recording import untraced
+from lightning_gradexplode.records.text import describe
 
 logger = logging.getLogger("lightning_gradexplode")
 
@@ -137,19 +139,23 @@ class OptimizerList:
     def _add_hooks(self, state: OptimizerState) -> None:
         optimizer = state.optimizer
         hooks = self._hooks[id(optimizer)] = []
+        # A step that is compiled is interrupted where the hooks are called; they are not compiled with it.
+        before, after = untraced(self._before_step), untraced(self._after_step)
         try:
-            # A step that is compiled is interrupted where the hooks are called; they are not compiled with it.
-            hooks.append(optimizer.register_step_pre_hook(untraced(self._before_step)))
-            hooks.append(optimizer.register_step_post_hook(untraced(self._after_step)))
-        except Exception as error:
-            state.has_hooks = False
-            logger.warning(
-                "gradexplode: %s takes no hooks around its step (%s: %s); its gradients are measured where the "
-                "training loop announces the step, and a skipped update gets no gradients",
-                type(optimizer).__name__,
-                type(error).__name__,
-                error,
-            )
+            hooks.append(optimizer.register_step_pre_hook(before))
+            hooks.append(optimizer.register_step_post_hook(after))
+        except Exception:
+            self._remove(id(optimizer))
+            try:
+                self._hooks[id(optimizer)] = [StepHooks(optimizer, before, after)]
+            except Exception as error:
+                state.has_hooks = False
+                logger.warning(
+                    "gradexplode: %s takes no hooks around its step (%s); its gradients are measured where the "
+                    "training loop announces the step, and a skipped update gets no gradients",
+                    type(optimizer).__name__,
+                    describe(error),
+                )
 
     def _remove(self, key: int) -> None:
         for hook in self._hooks.pop(key, ()):

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.parameter import Parameter, is_lazy
+
+from lightning_gradexplode.distributed.shard_layout import local_part
 from lightning_gradexplode.hosts.base import TrainingLoop
+from lightning_gradexplode.measure.reading import read, widest_type
 
 logger = logging.getLogger("lightning_gradexplode")
+
+
+LOOKS = 8
+"""Number of batches without a step, after the first, in which the weights themselves are compared."""
 
 
 class UnseenSteps:
     """Notices that weights change although no optimizer step was seen, and logs it once.
 
     Such a step can neither be measured nor held back. The version counter of a parameter shows that it was written to,
-    at no cost on an accelerator.
+    at no cost on an accelerator; where it was written to through ``.data``, only the weights show it. These are
+    compared in a few of the batches that had no step.
 
     Args:
         loop: The training loop.
@@ -23,11 +35,16 @@ class UnseenSteps:
         self._loop = loop
         self._is_logged = False
         self._versions: list[int] | None = None
+        self._norms: list[float] | None = None
+        self._looks: int | None = None
 
     def backward_ended(self) -> None:
         """Remember the weights that the first backward pass of a batch began with."""
         if not self._is_logged and self._versions is None:
-            self._versions = self._now()
+            self._versions = [parameter._version for parameter in self._parameters()]
+            if self._looks:
+                self._looks -= 1
+                self._norms = self._measured()
 
     def batch_ended(self, stepped: bool) -> None:
         """Compare the weights with those of the backward pass.
@@ -36,7 +53,12 @@ class UnseenSteps:
             stepped: Whether a step was seen in this batch.
         """
         versions, self._versions = self._versions, None
-        if versions is None or stepped or versions == self._now():
+        norms, self._norms = self._norms, None
+        if versions is None or stepped:
+            return
+        if self._looks is None:
+            self._looks = LOOKS
+        if versions == [parameter._version for parameter in self._parameters()] and not self._differ(norms):
             return
         self._is_logged = True
         logger.warning(
@@ -44,5 +66,21 @@ class UnseenSteps:
             "such steps are not measured, clipped or held back (step what self.optimizers() returns)"
         )
 
-    def _now(self) -> list[int]:
-        return [parameter._version for parameter in self._loop.module.parameters() if parameter.requires_grad]
+    def _parameters(self) -> list[Parameter]:
+        return [one for one in self._loop.module.parameters() if one.requires_grad and not is_lazy(one)]
+
+    def _measured(self) -> list[float]:
+        """Return a number for each parameter, by which a change of it is noticed."""
+        with torch.no_grad():
+            norms = [_norm(local_part(one).detach()) for one in self._parameters()]
+        return read(norms).tolist() if norms else []
+
+    def _differ(self, norms: list[float] | None) -> bool:
+        return norms is not None and not np.array_equal(norms, self._measured(), equal_nan=True)
+
+
+def _norm(tensor: Tensor) -> Tensor:
+    """Return the L2 norm in a type in which a small update shows."""
+    kind = torch.complex128 if tensor.is_complex() else widest_type(tensor.device)
+    norm: Tensor = torch.linalg.vector_norm(tensor.to(kind))
+    return norm

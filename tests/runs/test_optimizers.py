@@ -321,10 +321,69 @@ class Unknown(ByHand):
         return loss
 
 
+class UnknownData(Unknown):
+    """Writes to its weights through ``.data``, which no version counter shows, in an optimizer of its own."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Any:
+        """Write."""
+        self.zero_grad()
+        loss = self.loss(batch)
+        self.manual_backward(loss)
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.data.add_(parameter.grad, alpha=-0.01)
+        return loss
+
+
+class BareData(Bare):
+    """Writes through ``.data``."""
+
+    def step(self, closure: Any = None) -> Any:
+        """Descend."""
+        for parameter in self.param_groups[0]["params"]:
+            if parameter.grad is not None:
+                parameter.data.add_(parameter.grad, alpha=-0.01)
+
+
+class UninitializedData(BareData, torch.optim.Optimizer):
+    """A subclass of torch's class that does not call its constructor."""
+
+
+@pytest.mark.parametrize("build", [Bare, BareData, Uninitialized, UninitializedData])
+def test_raw_steps_of_optimizers_without_hooks_are_measured_and_held_back(
+    build: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What `optimizers(use_pl_optimizer=False)` returns is followed too, and is afterwards as it was."""
+    module = ByHand(raw, build)
+    monitor, records = fitted(module, on_explosion="skip")
+    assert not monitor.failed
+    assert [record and record.update_taken for record in records] == [n != 3 for n in range(8)]
+    assert [record and record.grad_norm for record in records] == pytest.approx(module.handed, rel=1e-6, nan_ok=True)
+    assert all(bool(torch.isfinite(one).all()) for one in module.parameters())
+    assert "step" not in module.trainer.optimizers[0].__dict__
+    assert "no step was seen" not in caplog.text
+
+
+def test_a_scheduler_made_during_a_fit_wraps_the_step_of_an_optimizer_without_hooks() -> None:
+    """Its own mark on the step stays after the fit."""
+
+    def swap(module: Any) -> None:
+        module.scheduler = torch.optim.lr_scheduler.StepLR(module.trainer.optimizers[0], 2)
+
+    module = Changing(swap)
+    module.build = Uninitialized
+    monitor, records = fitted(module, on_explosion="skip")
+    assert not monitor.failed
+    assert [record and record.update_taken for record in records] == [n != 3 for n in range(8)]
+    module.trainer.optimizers[0].step()
+    assert monitor.last is not None
+    assert monitor.last.step == 7
+
+
 @pytest.mark.parametrize(
     "module",
-    [Unknown, lambda: ByHand(innermost, Wrapper), lambda: ByHand(raw, Bare)],
-    ids=["unknown optimizer", "inside a wrapper", "without hooks"],
+    [Unknown, UnknownData, lambda: ByHand(innermost, Wrapper)],
+    ids=["unknown optimizer", "through data", "inside a wrapper"],
 )
 def test_steps_that_cannot_be_seen_are_told(module: Any, caplog: pytest.LogCaptureFixture) -> None:
     """One line says that they are not measured, no wrong number is logged, and nothing fails."""

@@ -1,0 +1,75 @@
+"""Hooks around the step of an optimizer that has no hooks of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Hook = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+
+
+class StepHooks:
+    """Stands for an optimizer's ``step`` until it is removed, and calls a hook before and after it.
+
+    The hooks are called as those of ``torch.optim.Optimizer`` are. In a copy of the optimizer, and in a pickle of it,
+    there is the optimizer's own method.
+
+    Args:
+        optimizer: The optimizer, one whose attributes can be set.
+        before: Called before a step.
+        after: Called after it.
+
+    Raises:
+        AttributeError: The attribute cannot be set.
+    """
+
+    def __init__(self, optimizer: Any, before: Hook, after: Hook) -> None:
+        self._optimizer, self._before, self._after = optimizer, before, after
+        self._own = optimizer.step
+        self._is_shadowed = "step" in vars(optimizer)  # as by a learning rate scheduler
+        self._is_removed = False
+        optimizer.step = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Step."""
+        if self._is_removed:
+            return self._own(*args, **kwargs)
+        changed = self._before(self._optimizer, (self._optimizer, *args), kwargs)
+        if changed is not None:
+            (_, *rest), kwargs = changed
+            args = tuple(rest)
+        result = self._own(*args, **kwargs)
+        self._after(self._optimizer, (self._optimizer, *args), kwargs)
+        return result
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the method, such as those that a learning rate scheduler looks for."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._own, name)
+
+    @property
+    def __func__(self) -> Callable[..., Any]:
+        """A function of the optimizer, for a learning rate scheduler that wraps it."""
+        return lambda optimizer, *args, **kwargs: self(*args, **kwargs)
+
+    @property
+    def __self__(self) -> Any:
+        """The optimizer."""
+        return self._optimizer
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unchanged, (self._own,)
+
+    def remove(self) -> None:
+        """Call the hooks no more, and restore the method unless something else stands for it by now."""
+        self._is_removed = True
+        if vars(self._optimizer).get("step") is self:
+            if self._is_shadowed:
+                self._optimizer.step = self._own
+            else:
+                del self._optimizer.step
+
+
+def _unchanged(value: Any) -> Any:
+    return value
