@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from torch.optim import LBFGS, SGD, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
@@ -143,7 +145,8 @@ class AutoPolicy(Stateful, ClipPolicy):
             return 1.0
         weights = max(self._weights or 0.0, self._weights_at_init)
         move = self._movement(optimizer, record) / weights if weights > 0 and math.isfinite(norm) else 0.0
-        return self._step_size.factor(rate, move if math.isfinite(move) else 1e300, record.loss)
+        memory = max(1 / (1 - _momentum(group)) for group in optimizer.param_groups)
+        return self._step_size.factor(rate, move if math.isfinite(move) else 1e300, record.loss, memory)
 
     def _movement(self, optimizer: Optimizer, record: StepRecord) -> float:
         """Return an estimate of the norm of the weights' change by the coming step at its full learning rate.
@@ -156,7 +159,7 @@ class AutoPolicy(Stateful, ClipPolicy):
             return float(math.hypot(*moves)) / _ADAPTIVE
         if not isinstance(optimizer, (SGD, RAdam)):
             return 0.0  # how far it moves the weights is not known
-        rates: list[float] = [float(g["lr"]) / (1 - min(float(g.get("momentum", 0.0)), 0.9999)) ** 0.6 for g in groups]
+        rates: list[float] = [float(group["lr"]) / (1 - _momentum(group)) ** 0.6 for group in groups]
         sizes, each = [len(group["params"]) for group in groups], record.per_parameter.get("grad_norm")
         if len(rates) == 1 or each is None or sum(sizes) != len(each):
             return max(rates) * (record.grad_norm or 0.0)
@@ -181,3 +184,8 @@ class AutoPolicy(Stateful, ClipPolicy):
     def scalars(self) -> dict[str, float]:
         """Return the factor of the learning rate."""
         return {"step_size_factor": self._factor}
+
+
+def _momentum(group: Mapping[str, Any]) -> float:
+    """Return the momentum of gradient descent, 0.0 for other optimizers."""
+    return min(float(group.get("momentum", 0.0)), 0.9999)

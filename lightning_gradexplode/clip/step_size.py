@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 from lightning_gradexplode.clip.loss_trend import LossTrend
@@ -10,8 +11,14 @@ from lightning_gradexplode.records.state import Stateful
 _FIRST_MOVE = 0.01
 """Share of the weights' norm that the first step may move where the learning rate would move them too far."""
 
-_GROWTH, _SLOW_GROWTH, _SHRINKAGE = 1.5, 1.05, 0.7
+_GROWTH, _SLOW_GROWTH, _SHRINKAGE = 1.3, 1.05, 0.7
 """Factors of the step size: after an improvement, without one, and after eight steps without one."""
+
+_MEMORY = 10.0
+"""Steps over which momentum may add up gradients without slower growth; beyond, a step shows in the loss later."""
+
+_HEADROOM = 2.5
+"""What a step may move the weights by, over the largest movement that did no harm: gradients vary from step to step."""
 
 _CUT, _CEILING = 0.25, 0.5
 """After a failure: the size that goes on, and the one that is not exceeded, over the size five steps before it."""
@@ -27,11 +34,12 @@ class StepSizeControl(Stateful):
     """A factor of the learning rate, 1.0 as long as there is no evidence against the rate.
 
     There are two kinds of evidence. A step would move the weights by more than `limit` of their norm: then steps begin
-    small, and grow by half with each improvement of the loss up to the learning rate. Or the loss rises out of the
-    region where it started: then steps shrink until it comes down, and return as before. A size that failed while it
-    grew, or twice, is remembered: half of what was good before it becomes a ceiling, which rises by a hundredth at each
-    step that makes progress, slower after each failure, and falls where there is no progress. Where smaller steps do
-    not bring the loss down in some steps, they are not what it depends on, and the factor is given up.
+    small, and grow by 30 % with each improvement of the loss up to the learning rate, slower under high momentum. Or
+    the loss rises out of the region where it started: then steps shrink until it comes down, and return as before. A
+    size that failed while it grew, or twice, is remembered: half of what was good before it becomes a ceiling, which
+    rises by a hundredth at each step that makes progress, slower after each failure, and falls where there is no
+    progress. Where smaller steps do not bring the loss down in some steps, they are not what it depends on, and the
+    factor is given up.
 
     Args:
         limit: Share of the weights' norm.
@@ -65,6 +73,7 @@ class StepSizeControl(Stateful):
         self._progress_level = None
         self._largest_move = 0.0
         self._move = 0.0
+        self._growth = _GROWTH
 
     @property
     def is_calm(self) -> bool:
@@ -72,14 +81,16 @@ class StepSizeControl(Stateful):
         tried = self._is_growing or self._ceiling is not None or self._allowed is not None
         return self._trend.has_level and self._failed_level is None and not tried
 
-    def factor(self, rate: float, move: float, loss: float) -> float:
+    def factor(self, rate: float, move: float, loss: float, memory: float = 1.0) -> float:
         """Return the factor of the learning rate for the coming step.
 
         Args:
             rate: The learning rate.
             move: Share of the weights' norm by which the step would move them at this rate.
             loss: The loss before the step.
+            memory: Number of steps over which momentum adds up gradients, ``1 / (1 - momentum)``.
         """
+        self._growth = 1.0 + (_GROWTH - 1.0) * min(1.0, math.sqrt(_MEMORY / memory))
         self._trend.add(loss)
         if not self._trend.has_level:
             return 1.0
@@ -92,7 +103,7 @@ class StepSizeControl(Stateful):
             self._recover()
         limits = [limit / rate for limit in (self._allowed, self._ceiling) if limit is not None]
         factor = min(1.0, *limits) if limits else 1.0
-        longest = max(self.limit, 1.5 * self._largest_move)
+        longest = max(self.limit, _HEADROOM * self._largest_move)
         if not self._is_growing and self._failed_level is None and move * factor > longest:
             factor = longest / move
         self._move = move * factor
@@ -111,7 +122,8 @@ class StepSizeControl(Stateful):
         if did_no_harm and self._used and trend.steps_without_improvement == 0:
             self._largest_move = min(0.5, max(self._largest_move, self._move))
             self._proven = max(self._proven, self._used[-1])
-        if rate > self._proven * 1.0001 and (self._is_growing or move > self.limit):
+        is_new = rate > self._proven * (1.0001 if self._is_growing else self._growth)
+        if is_new and (self._is_growing or move > self.limit):
             self._grow(did_no_harm)
         else:
             self._allowed = None
@@ -136,7 +148,7 @@ class StepSizeControl(Stateful):
         if shrinkage < 1.0:
             self._proven = self._allowed = max(self._proven * shrinkage, self._least)
         elif did_no_harm and trend.steps_without_improvement < 4:
-            self._allowed = self._proven * (_GROWTH if trend.steps_without_improvement == 0 else _SLOW_GROWTH)
+            self._allowed = self._proven * (self._growth if trend.steps_without_improvement == 0 else _SLOW_GROWTH)
         else:
             self._allowed = self._proven
 

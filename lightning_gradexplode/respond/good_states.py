@@ -105,6 +105,11 @@ class GoodStates:
         """The step of the last good state."""
         return self._good[-1].step
 
+    @property
+    def name(self) -> str:
+        """The last good state, in words."""
+        return "at the start of the fit" if not self._good or self.step < 0 else f"after step {self.step}"
+
     def find(self, run: ResponseContext) -> bool:
         """Drop the good states that do not fit the run as it is now; return whether there is one. A collective call."""
         while self._good:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from lightning_gradexplode.respond.base import Response, ResponseContext
 from lightning_gradexplode.respond.good_states import GoodStates
 from lightning_gradexplode.respond.rate_limit import RateLimit
 
+_PATIENCE = 20
+"""Updates held back one after the other, before a state from which none was taken is given up."""
+
 
 class Rollback(Stateful, Response):
     """Restore the last good state of the run, and go on from there with other batches and a lower learning rate.
@@ -27,7 +31,11 @@ class Rollback(Stateful, Response):
 
     Another rollback before a new state has become good goes to an older one, if one is kept, and reduces the learning
     rate once more than the time before. After `most_in_a_row` of them, or `most` in the fit, it gives up, and the next
-    response in ``on_explosion`` acts. Logged as ``gradexplode/rollbacks`` and ``gradexplode/rollback_rate_factor``.
+    response in ``on_explosion`` acts. With each new good state the rate returns by the square root of
+    `learning_rate_factor`, to at most `learning_rate_factor` times the rate that failed last. As long as no update was
+    taken since a state was restored (or since the start), a loss or gradients that are not finite come from the data or
+    the number format, and restoring it again would change nothing: then updates are held back, up to 20 in a row, and
+    the rate stays. Logged as ``gradexplode/rollbacks`` and ``gradexplode/rollback_rate_factor``.
 
     At most ``keep + ceil(margin / every_n_steps)`` states are held (3 by default), each as large as a checkpoint: under
     FSDP2 each process holds its own shards, under DDP each holds all.
@@ -36,7 +44,7 @@ class Rollback(Stateful, Response):
         every_n_steps: Number of healthy steps from one state to the next.
         margin: Number of healthy steps after which a state is good.
         keep: Number of good states that are kept.
-        learning_rate_factor: What the learning rate is multiplied by, for the rest of the fit; 1.0 leaves it.
+        learning_rate_factor: What the learning rate is multiplied by; 1.0 leaves it.
         most: Number of rollbacks in a fit; None for any number.
         folder: Where states are kept as files of this fit; None keeps them in host memory.
         most_in_a_row: Number of rollbacks without a new good state between them.
@@ -76,8 +84,10 @@ class Rollback(Stateful, Response):
 
     def _reset(self) -> None:
         self._budget.reset()
-        self._rate = 1.0
+        self._rate = self._highest_rate = 1.0
         self._in_a_row = 0
+        self._held_back = 0
+        self._has_updates = False
         self._asked = False
 
     def started(self, run: ResponseContext) -> None:
@@ -86,7 +96,12 @@ class Rollback(Stateful, Response):
         self._states.start(run)
 
     def respond(self, findings: Sequence[Finding], run: ResponseContext) -> bool:
-        """Hold back the update; the state is restored at the end of the batch."""
+        """Hold back the update; the state is restored at the end of the batch, if an update was taken since."""
+        if not self._asked and self._can_wait(findings, run):
+            why = f"updates are held back because of {run.cause}: none was taken since the state {self._states.name}"
+            run.log_action("rollback-waits", why, once=True)
+            run.hold_back_update()
+            return True
         if not self._asked:
             refusal = self._refusal(run)
             if refusal is not None:
@@ -95,6 +110,15 @@ class Rollback(Stateful, Response):
         self._asked = True
         run.hold_back_update()
         return True
+
+    def _can_wait(self, findings: Sequence[Finding], run: ResponseContext) -> bool:
+        """Return whether no update can be the cause, so that the data or the number format is; a collective call."""
+        is_nonfinite = all(finding.sign in ("nonfinite-loss", "nonfinite-gradient") for finding in findings)
+        can_wait = is_nonfinite and run.before_update and not self._has_updates
+        if not all(can for (can,) in run.on_all_processes(can_wait)):
+            return False
+        self._held_back += 1
+        return self._held_back <= _PATIENCE
 
     def _refusal(self, run: ResponseContext) -> str | None:
         if self._budget.is_used_up:
@@ -109,21 +133,25 @@ class Rollback(Stateful, Response):
     def batch_ended(self, run: ResponseContext) -> None:
         """Restore a state if there was an explosion, else keep the good ones."""
         if not self._asked:
+            if run.record is None or run.record.update_taken is not False:
+                self._has_updates, self._held_back = True, 0
             if self._states.batch_ended(run):
                 self._in_a_row = 0
+                self._rate = min(self._highest_rate, self._rate / math.sqrt(self.learning_rate_factor))
             return
-        self._asked = False
+        self._asked = self._has_updates = False
         self._budget.use(run.step)
         if self._in_a_row:
             self._states.drop_latest()
         self._in_a_row += 1
+        self._highest_rate = self._rate * self.learning_rate_factor
         self._rate *= self.learning_rate_factor**self._in_a_row
         kept = self._restore(run)
-        back = "to the start of the fit" if self._states.step < 0 else f"to the state after step {self._states.step}"
         but = f"; not restored: {', '.join(kept)}" if kept else ""
         run.log_action(
             "rollback",
-            f"the run is put back {back}, with the learning rate times {self._rate:.3g} (rollback {self._budget}){but}",
+            f"the run is put back to the state {self._states.name}, with the learning rate times {self._rate:.3g} "
+            f"(rollback {self._budget}){but}",
         )
 
     def _restore(self, run: ResponseContext) -> list[str]:

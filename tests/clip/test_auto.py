@@ -126,7 +126,7 @@ def test_steps_of_adam_begin_small_where_they_would_move_the_weights_far() -> No
     run = Quadratic(lambda p: torch.optim.Adam(p, lr=3.0))
     run.train(1)
     assert run.factors[0] * 3.0 == pytest.approx(
-        1.5 * 0.02 * float(torch.linspace(0.5, 1.5, 10).norm()) / 10**0.5, rel=1e-6
+        1.3 * 0.02 * float(torch.linspace(0.5, 1.5, 10).norm()) / 10**0.5, rel=1e-6
     )
     plain = Quadratic(lambda p: torch.optim.Adam(p, lr=3.0), policy=False)
     plain.train(20)

@@ -150,7 +150,8 @@ def test_states_of_0_1_0_load() -> None:
         [SkipStep(), ReduceLearningRate(), Rollback(), SaveCheckpoint(), WeightPenalty(), StopTraining()]
     )
     fresh = chain.load_state_dict({"place": 1, "calm": 3, "responses": old})
-    assert fresh == ["Rollback._states", "SaveCheckpoint._states"]  # states of the run were not saved then
+    newer = ["Rollback._highest_rate", "Rollback._held_back", "Rollback._has_updates"]
+    assert sorted(fresh) == sorted(["Rollback._states", *newer, "SaveCheckpoint._states"])  # not saved then
     assert chain.state_dict()["place"] == 1
     assert chain.scalars() == {
         "learning_rate_factor": 0.25,

@@ -149,11 +149,29 @@ def test_a_rollback_of_a_model_that_grew(caplog: pytest.LogCaptureFixture) -> No
     assert is_finite(late)
 
 
+def test_a_stretch_of_bad_batches_costs_one_rollback(caplog: pytest.LogCaptureFixture) -> None:
+    """After a rollback no update was taken: further batches that are not finite are left out at the same rate."""
+    module = Planned(dict.fromkeys(range(20, 30), float("nan")))
+    trainer = fit(module, "rollback", max_steps=60, max_epochs=30)
+    assert trainer.global_step == 60
+    assert "rollback 1 of 10" in caplog.text
+    assert "rollback 2 of 10" not in caplog.text
+    assert "none was taken since the state at the start of the fit" in caplog.text
+
+
+def test_the_rate_returns_to_half_of_the_one_that_failed_last() -> None:
+    """Two rollbacks in a row cut the rate to an eighth; each new good state raises it, up to a quarter."""
+    response = Rollback(5, 5)
+    module = Planned({20: float("nan"), 22: float("nan")})
+    fit(module, response, max_steps=60, max_epochs=30)
+    assert response.scalars()["rollback_rate_factor"] == pytest.approx(0.25)
+
+
 def test_a_rescue_that_changes_nothing_ends(caplog: pytest.LogCaptureFixture) -> None:
     """Where every batch explodes whatever the weights are, rollbacks end before the rate is next to nothing."""
     module = Planned(dict.fromkeys(range(20, 200), float("nan")))
     trainer = fit(module, "rollback", max_steps=200, max_epochs=30)
-    assert trainer.global_step == 26
+    assert trainer.global_step == 46  # of these 20 steps without a rollback, since no update was taken
     assert "giving up after 5 rollbacks in a row" in caplog.text
     assert "learning rate is 3e-05 of its schedule" in caplog.text
 
