@@ -156,14 +156,11 @@ class AccumulationWindow:
         if not self._counts_end_of_backward:
             self._losses = []
         passes = self._backward_passes if self._sees_clearing else None
-        loss = None if self._starts(parameters) else self._device_loss(tensors, scale)
+        is_read_first = parameters.on_host or self._loop.process_group.size == 1
+        loss = None if is_read_first else self._device_loss(tensors, scale)
         return AccumulatedReading(
             reading, len(tensors), self._loop.micro_batches, scale is not None, adapts, is_scaled, passes, loss
         )
-
-    def _starts(self, parameters: ParameterSet) -> bool:
-        """Return whether the transfer to the host starts before any exchange between processes."""
-        return parameters.on_host or self._loop.process_group.size == 1
 
     def _device_loss(self, losses: Sequence[Tensor], scale: Tensor | None) -> Tensor | None:
         """Return the mean loss of the micro-batches, unscaled, on its device; None if none is known."""
@@ -194,7 +191,8 @@ class AccumulationWindow:
         self, parameters: ParameterSet, scale: Tensor | None, is_scaled: bool, as_torch_does: bool
     ) -> GradientReading:
         """Measure the gradients; losses and loss scale are read along with their norms."""
-        starts = self._starts(parameters)
+        # Where processes exchange what is on their devices, the transfer to the host starts after that.
+        starts = parameters.on_host or self._loop.process_group.size == 1
         if scale is not None:
             return GradientReading.take(parameters, scale if is_scaled else 1.0, [*self._losses, scale], starts)
         if as_torch_does and starts:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ class AfterUpdate:
             logger.debug("gradexplode: the logged scalars of a batch could not be read: %s", error)
             return
         for step in steps:
-            step.set(logged=logged)
+            step.set(logged=MappingProxyType(logged))
 
     def set_returned_loss(self, steps: Sequence[Step], outputs: Any, batch_idx: int) -> None:
         """Set the loss of each optimizer's last step of a batch to what ``training_step`` returned."""

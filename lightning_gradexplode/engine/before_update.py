@@ -150,11 +150,16 @@ class BeforeUpdate:
             except Exception:
                 exchange.withdraw(packs_gradients=True)
                 raise
-            loss, has_gradients, gathered = exchange.exchange(
-                own_loss, self.batch_idx, reading.gradients.any, shards.packed_norms(local)
-            )
-            step.set_gradient_norms(local if shards.copies is None else shards.unpacked_norms(gathered))
-            step.set(batch_idx=loss.batch_idx, rank=loss.rank, loss=loss.value, loss_scale=scale)
+            has_gradients = reading.gradients.any
+            if exchange.world.size > 1:
+                loss, has_gradients, gathered = exchange.exchange(
+                    own_loss, self.batch_idx, has_gradients, shards.packed_norms(local)
+                )
+                local = local if shards.copies is None else shards.unpacked_norms(gathered)
+                step.set(batch_idx=loss.batch_idx, rank=loss.rank, loss=loss.value, loss_scale=scale)
+            else:
+                step.set(loss=own_loss, loss_scale=scale)
+            step.set_gradient_norms(local)
         step.phase = Phase.MEASURED
         if has_gradients and self.module_gradients_due:
             step.set(module_gradients=self._run.module_gradients.take())

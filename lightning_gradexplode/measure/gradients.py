@@ -50,7 +50,7 @@ class GradientReading:
     @property
     def any(self) -> bool:
         """Whether there is any gradient at all."""
-        return any(gradient is not None for gradient in self.gradients)
+        return bool(self._versions)
 
     @property
     def is_there(self) -> bool:

@@ -213,7 +213,7 @@ class NormPlan:
                 return self._measure(tensors)
 
     def _measure(self, tensors: Sequence[Any]) -> tuple[IntArray, FloatArray, list[Tensor]]:
-        if any(tensors[place] is not None and tensors[place].numel() for place in self._absent):
+        if self._absent and any(tensors[place] is not None and tensors[place].numel() for place in self._absent):
             raise TypeError("a tensor is there that was absent")
         norms = [unit.norms(unit.select(tensors)) for unit in self.units]
         if not self._others:

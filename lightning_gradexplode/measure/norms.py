@@ -50,6 +50,7 @@ class PendingNorms:
         self.measured, self.places = measured, places
         self._tensors, self._least, self._scalars = tensors, least, scalars
         self._pending: PendingRead | None = None
+        self._values = np.zeros(0)
         self._norms: Norms | None = None
         self.is_there = False
         if starts:
@@ -67,19 +68,18 @@ class PendingNorms:
         if self._pending is not None:
             return False
         self._pending = PendingRead([*self.measured, *self._scalars, *more])
-        self._count = len(self.places) + sum(scalar.numel() for scalar in self._scalars)
+        self._count = len(self.places) + sum(map(Tensor.numel, self._scalars))
         self._scalars = ()
-        self.is_there = self._pending.is_there
-        if self.is_there:
+        if self._pending.is_there:
+            self._wait()
             self._norms = self._finished(intact=True)
         return True
 
-    def _values(self) -> FloatArray:
-        """Wait for the transfer, and return all that was read."""
-        if self._pending is None:
-            self.start()
+    def _wait(self) -> None:
+        """Wait for the transfer of all that is read."""
+        self.start()
         assert self._pending is not None
-        return self._pending.values()
+        self._values, self.is_there = self._pending.values(), True
 
     def norms(self, intact: bool = True) -> Norms:
         """Wait for the norms, and return them.
@@ -87,9 +87,8 @@ class PendingNorms:
         Args:
             intact: Whether the tensors are as they were measured; if not, what is not finite cannot be counted.
         """
-        if self._pending is None:
-            self.start()
         if self._norms is None:
+            self._wait()
             self._norms = self._finished(intact)
             self._tensors = self.measured = ()
         return self._norms
@@ -97,19 +96,24 @@ class PendingNorms:
     @property
     def scalars(self) -> FloatArray:
         """The scalars, in float64."""
-        return self._values()[len(self.places) : self._count]
+        if not self.is_there:
+            self._wait()
+        return self._values[len(self.places) : self._count]
 
     @property
     def more(self) -> FloatArray:
         """What else was given to `start`."""
-        return self._values()[self._count :]
+        if not self.is_there:
+            self._wait()
+        return self._values[self._count :]
 
     def _finished(self, intact: bool) -> Norms:
-        measured = self._values()[: len(self.places)]
+        measured = self._values[: len(self.places)]
         each, nonfinite = np.zeros(len(self._tensors)), np.zeros(len(self._tensors))
-        each[self.places] = np.abs(measured)
+        each[self.places] = measured
         reliable = (measured >= self._least) & (measured < math.inf)
-        if np.count_nonzero(reliable) < len(reliable):
+        if not reliable.all():
+            each = np.abs(each)
             doubtful = self.places[~reliable].tolist()
             if intact:
                 each[doubtful], nonfinite[doubtful] = _exact_norms([self._tensors[place] for place in doubtful])

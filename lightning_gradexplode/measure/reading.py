@@ -74,7 +74,7 @@ def _on_host(values: Sequence[Tensor]) -> FloatArray:
             values = [torch._C._nn.flatten_dense_tensors(list(values))]
     if len(values) == 1 and values[0].dtype is torch.float64 and values[0].ndim == 1:  # as the norms of a step
         return _as_array(values[0])
-    return np.concatenate([_as_array(value) for value in values], dtype=np.float64) if values else np.zeros(0)
+    return np.concatenate([*map(_as_array, values)], dtype=np.float64) if values else np.zeros(0)
 
 
 def _as_array(value: Tensor) -> FloatArray:
