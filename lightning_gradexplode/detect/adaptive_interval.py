@@ -73,6 +73,6 @@ def _is_unusual(history: RollingQuantiles, value: float, least: float) -> bool:
     """Return whether a value is not finite, or above the usual by four deviations and `least`; and record it."""
     if not math.isfinite(value):
         return True
-    unusual = len(history) >= 8 and value - history.median > max(4 * history.spread, least)
+    unusual = history.count >= 8 and value - history.median > max(4 * history.spread, least)
     history.add(value)
     return unusual

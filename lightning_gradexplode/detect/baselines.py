@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from operator import attrgetter
 
 import numpy as np
 
@@ -77,25 +78,19 @@ class WeightBaseline(Stateful):
         growth = self.growth_each(record)
         return len(growth) > 0 and bool(np.median(growth) > MOVED)
 
-    @property
-    def moved(self) -> bool:
-        """Whether the weights, or half of the parameters, have ever been `MOVED` times as large as at the start."""
-        return self._moved
+    moved = property(
+        attrgetter("_moved"),
+        doc="Whether the weights, or half of the parameters, have ever been `MOVED` times as large as at the start.",
+    )
 
     @property
     def growth(self) -> float:
         """The last norm measured over that of the start; 1 as long as there is none to compare with."""
         return self._last / self._level if self._level > 0 else 1.0
 
-    @property
-    def norm(self) -> float:
-        """The last norm measured; 0 as long as there is none."""
-        return self._last
+    norm = property(attrgetter("_last"), doc="The last norm measured; 0 as long as there is none.")
 
-    @property
-    def start(self) -> float:
-        """The norm that growth is measured from."""
-        return self._level
+    start = property(attrgetter("_level"), doc="The norm that growth is measured from.")
 
     @property
     def in_doubt(self) -> bool:
@@ -127,7 +122,7 @@ class LossBaseline(Stateful):
 
     def rise(self, loss: float | None) -> float:
         """Return the units that a loss is above the start, negative below it; 0 if it is not known or not finite."""
-        if loss is None or not math.isfinite(loss) or not len(self._start):
+        if loss is None or not math.isfinite(loss) or not self._start.count:
             return 0.0
         return (loss - self.start) / self._unit
 
@@ -140,8 +135,8 @@ class LossBaseline(Stateful):
         """
         if loss is None or not math.isfinite(loss):
             return
-        if self.rise(loss) <= self.outside and (not moved or len(self._start) < 3):
-            if len(self._start) < self._start.size:
+        if self.rise(loss) <= self.outside and (not moved or self._start.count < 3):
+            if self._start.count < self._start.size:
                 self._start.add(loss)
             if self._last is not None and loss < self._last and self._is_noise(self._last, loss):
                 self._decreases.add(min(self._last - loss, 1e300))
@@ -152,24 +147,18 @@ class LossBaseline(Stateful):
         """Return whether a decrease is noise, and not the way back from a spike."""
         if self.rise(last) <= 1:
             return True
-        return len(self._decreases) < _BOOTSTRAP and (self.rise(last) <= self.outside or self.rise(loss) < -1)
+        return self._decreases.count < _BOOTSTRAP and (self.rise(last) <= self.outside or self.rise(loss) < -1)
 
     def _noise(self) -> float:
         """Return a large decrease from step to step."""
-        count = len(self._decreases)
+        count = self._decreases.count
         if not count:
             return 0.0
         return max(2 * self._decreases.median, self._decreases.quantile(0.9) if count >= 5 else 0.0)
 
-    @property
-    def start(self) -> float:
-        """The loss that rises are measured from."""
-        return self._start.quantile(0.25) if len(self._start) else 0.0
+    start = property(attrgetter("_start.lower_quartile"), doc="The loss that rises are measured from.")
 
-    @property
-    def unit(self) -> float:
-        """The unit that rises are measured in."""
-        return self._unit
+    unit = property(attrgetter("_unit"), doc="The unit that rises are measured in.")
 
     def above(self, units: float) -> float:
         """Return the loss that is so many units above the start."""
@@ -198,25 +187,13 @@ class Baselines(Stateful):
         self.loss_rise = 0.0
         self.gradient_growth = 1.0
 
-    @property
-    def loss(self) -> LossBaseline:
-        """The loss at the start of the run."""
-        return self._loss
+    loss = property(attrgetter("_loss"), doc="The loss at the start of the run.")
 
-    @property
-    def weights(self) -> WeightBaseline:
-        """The norm of the weights relative to the start."""
-        return self._weights
+    weights = property(attrgetter("_weights"), doc="The norm of the weights relative to the start.")
 
-    @property
-    def weight_rate(self) -> GrowthRate:
-        """The rate at which the norm of the weights grows."""
-        return self._weight_rate
+    weight_rate = property(attrgetter("_weight_rate"), doc="The rate at which the norm of the weights grows.")
 
-    @property
-    def gradient_rate(self) -> GrowthRate:
-        """The rate at which `gradient_growth` grows."""
-        return self._gradient_rate
+    gradient_rate = property(attrgetter("_gradient_rate"), doc="The rate at which `gradient_growth` grows.")
 
     def confirm(self, growth: float) -> bool:
         """Return whether gradients or weights confirm a loss that rises.
@@ -232,17 +209,17 @@ class Baselines(Stateful):
         self._loss.update(record.loss, self._weights.moved)
         norm = record.grad_norm
         if norm is not None and 0 < norm < math.inf:
-            if len(self._norms) < self._norms.size:
+            if self._norms.count < self._norms.size:
                 self._norms.add(norm)
-            self.gradient_growth = norm / self._norms.quantile(0.25) * self._weights.growth
+            self.gradient_growth = norm / self._norms.lower_quartile * self._weights.growth
             self._gradient_rate.add(record.step, self.gradient_growth)
 
     @property
     def _has_scale(self) -> bool:
         """Whether the loss at the start says how large a rise is; else it counts once the weights have moved."""
-        if self._weights.moved or not len(self._norms):
+        if self._weights.moved or not self._norms.count:
             return True
-        return self._loss.unit >= _SCALE * self._norms.quantile(0.25) * self._weights.start
+        return self._loss.unit >= _SCALE * self._norms.lower_quartile * self._weights.start
 
     def update_weights(self, record: StepRecord) -> None:
         """Record a step's weights, where they were measured."""

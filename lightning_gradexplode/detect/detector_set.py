@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -74,10 +75,14 @@ class DetectorSet(Stateful):
     def begin(self, record: StepRecord) -> list[Finding]:
         """Return what a new step shows before the optimizer steps, and set `wants_weights`."""
         self._waiting = self.detectors
-        self._update(self._update_before, record)
+        try:
+            self._update_before(record)
+        except Exception as error:
+            self._start_fresh(error)
         findings = self._check(record)
         norms = record.per_parameter.get("grad_norm")
-        if norms is not None and not any(finding.severity >= Severity.WARNING for finding in findings):
+        is_calm = not findings or all(finding.severity < Severity.WARNING for finding in findings)
+        if norms is not None and is_calm:
             self._grad_norms.update(norms)
         return findings
 
@@ -88,8 +93,11 @@ class DetectorSet(Stateful):
             record: The step.
             came_late: Whether the optimizer had stepped before `begin` was called.
         """
-        self._update(self._update_after, record, came_late)
-        return self._check(record)
+        try:
+            self._update_after(record, came_late)
+        except Exception as error:
+            self._start_fresh(error)
+        return self._check(record) if self._waiting else []
 
     def _update_before(self, record: StepRecord) -> None:
         self._loss_is_known = record.loss is not None
@@ -102,25 +110,21 @@ class DetectorSet(Stateful):
     def _update_after(self, record: StepRecord, came_late: bool) -> None:
         if not self._loss_is_known:
             self._baselines.update_loss(record)
-        self._baselines.update_weights(record)
+        if record.weight_norm is not None or record.weight_norm_before is not None:
+            self._baselines.update_weights(record)
         if record.weight_norm is not None:
             self._interval.measured(record.weight_norm)
         elif self.wants_weights and came_late:
             self._interval.missed()
 
-    def _update(self, update: Callable[..., None], *arguments: Any) -> None:
-        """Update what the detectors share; it starts fresh if the state of a checkpoint makes that fail."""
-        try:
-            update(*arguments)
-        except Exception as error:
-            self.failures.append(("baselines", f"starts fresh: {describe(error)}"))
-            self._reset()
+    def _start_fresh(self, error: Exception) -> None:
+        """Forget what the detectors share, as the state of a checkpoint makes its update fail."""
+        self.failures.append(("baselines", f"starts fresh: {describe(error)}"))
+        self._reset()
 
     def _check(self, record: StepRecord) -> list[Finding]:
         waiting: list[Detector] = []
         findings: list[Finding] = []
-        if not self._waiting:
-            return findings
         missing = self._missing(record)
         for detector in self._waiting:
             if missing and not missing.isdisjoint(detector.reads):
@@ -138,7 +142,8 @@ class DetectorSet(Stateful):
 
     def _missing(self, record: StepRecord) -> set[str]:
         """Return the fields that are not known of a step."""
-        return {field for field, value in zip(self.reads, self._values_of(record)[1:], strict=True) if value is None}
+        are_none = map(operator.is_, self._values_of(record)[1:], itertools.repeat(None))
+        return set(itertools.compress(self.reads, are_none))
 
     def is_over(self, record: StepRecord) -> bool:
         """Return whether `proceed` finds nothing in a step, since none of the detectors that wait can be called."""

@@ -31,7 +31,7 @@ class _AgainstHistory(Detector):
 
     def _rise(self, norm: float) -> tuple[float, float]:
         """Return the rise of a norm over the usual one: of its logarithm, and the same in standard deviations."""
-        if len(self._history) < self.start or norm <= 0:
+        if self._history.count < self.start or norm <= 0:
             return 0.0, 0.0
         rise = math.log(norm) - self._history.median
         return rise, rise / max(self._history.spread, 0.1)
@@ -149,7 +149,7 @@ class GradientGrowth(_AgainstHistory):
         if not math.isfinite(norm) or norm <= 0:
             return None
         self._recent = [*self._recent[1 - WINDOW :], norm]
-        if len(self._history) >= self.start:
+        if self._history.count >= self.start:
             self._highest = max(self._highest, self._history.median)
         rise, deviations = self._rise(norm)
         growing = rise > math.log(self.factor) and deviations > 6.0

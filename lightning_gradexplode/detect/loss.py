@@ -164,7 +164,7 @@ class UnstableLoss(Detector):
         if not math.isfinite(change):
             return None
         limit = math.inf
-        if len(self._changes) >= 20:
+        if self._changes.count >= 20:
             limit = max(self.limit * self._changes.median, 0.1 * abs(self._losses.median))
         jumped = change > limit
         self._recent = [*self._recent[-9:], jumped]
@@ -205,11 +205,11 @@ class StalledLoss(Detector):
         assert record.loss is not None
         if not math.isfinite(record.loss):
             return None
-        if len(self._start) < self._start.size:
+        if self._start.count < self._start.size:
             self._start.add(record.loss)
             return None
         self._recent.add(record.loss)
-        if len(self._recent) < self._recent.size:
+        if self._recent.count < self._recent.size:
             return None
         start, now = self._start.median, self._recent.median
         limit = start - self.least * abs(start)

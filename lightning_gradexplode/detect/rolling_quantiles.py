@@ -24,7 +24,10 @@ class RollingQuantiles(Stateful):
         size: Number of values kept.
 
     Attributes:
+        count: Number of values there are.
         median: The middle value, NaN without values.
+        lower_quartile: The value below which a quarter of them lies, 0 without values.
+        spread: A standard deviation by the quartiles' distance (that of a normal distribution is exact).
     """
 
     not_saved = ("_sorted",)
@@ -33,11 +36,13 @@ class RollingQuantiles(Stateful):
         self.size = size
         self._values: deque[float] = deque()
         self._sorted: list[float] = []
-        # A plain attribute, since several detectors read it at every step.
-        self.median = math.nan
+        # Plain attributes, since several detectors read them at every step.
+        self.count = 0
+        self.median = self.spread = math.nan
+        self.lower_quartile = 0.0
 
     def __len__(self) -> int:
-        return len(self._values)
+        return self.count
 
     def add(self, value: float) -> None:
         """Add a value, and drop the oldest one if there are too many.
@@ -52,22 +57,15 @@ class RollingQuantiles(Stateful):
             del ordered[bisect_left(ordered, self._values.popleft())]
         self._values.append(value)
         insort(ordered, value)
-        middle = len(ordered) >> 1
-        upper = ordered[middle]
-        self.median = upper if len(ordered) & 1 else ordered[middle - 1] + 0.5 * (upper - ordered[middle - 1])
-
-    @property
-    def spread(self) -> float:
-        """A standard deviation by the quartiles' distance (that of a normal distribution is exact)."""
-        ordered = self._sorted  # `quantile` written out twice, since several detectors need this at every step
-        high, low = 0.75 * (len(ordered) - 1), 0.25 * (len(ordered) - 1)
-        above, below = int(high), int(low)
-        upper, lower = ordered[above], ordered[below]
-        if above != high:
-            upper += (high - above) * (ordered[above + 1] - upper)
-        if below != low:
-            lower += (low - below) * (ordered[below + 1] - lower)
-        return (upper - lower) / _QUARTILES_OF_NORMAL
+        self.count = len(ordered)
+        quartiles = []
+        for share in (0.25, 0.5, 0.75):  # `quantile` written out, since there are many histories
+            place = share * (self.count - 1)
+            low = int(place)
+            below = ordered[low]
+            quartiles.append(below if low == place else below + (place - low) * (ordered[low + 1] - below))
+        self.lower_quartile, self.median, upper = quartiles
+        self.spread = (upper - self.lower_quartile) / _QUARTILES_OF_NORMAL
 
     @property
     def largest(self) -> float:
@@ -91,6 +89,7 @@ class RollingQuantiles(Stateful):
         values = list(self._values)[-self.size :]
         self._values.clear()
         self._sorted.clear()
+        self.count, self.lower_quartile = 0, 0.0
         for value in values:
             self.add(float(value))
         return fresh

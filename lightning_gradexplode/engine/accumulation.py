@@ -46,7 +46,8 @@ class AccumulatedReading:
         if not self.losses:
             return None
         total = float(self.gradients.scalars[: self.losses].sum())
-        return total / (self.scale or 1.0) * self.micro_batches / self.losses
+        scale = (self.scale or 1.0) if self.has_scale else 1.0
+        return total / scale * self.micro_batches / self.losses
 
     @property
     def scale(self) -> float | None:
@@ -56,7 +57,7 @@ class AccumulatedReading:
     @property
     def scale_in_memory(self) -> float:
         """The factor that the gradients in memory are multiplied by."""
-        return self.scale if self.is_scaled and self.scale is not None else 1.0
+        return float(self.gradients.scalars[-1]) if self.is_scaled and self.has_scale else 1.0
 
 
 class AccumulationWindow:

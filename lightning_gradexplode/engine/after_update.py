@@ -59,8 +59,9 @@ class AfterUpdate:
     @staticmethod
     def _is_left_out(step: Step) -> bool:
         """Return whether a gradient scaler leaves out the step of an optimizer that takes no hooks to see it."""
-        is_finite = step.grad_norm is None or math.isfinite(step.grad_norm)
-        return not step.state.has_hooks and step.reading.has_scale and not is_finite
+        if step.state.has_hooks or not step.reading.has_scale:
+            return False
+        return step.grad_norm is not None and not math.isfinite(step.grad_norm)
 
     def set_logged_scalars(self, steps: Sequence[Step]) -> None:
         """Set the scalars that the user's module logged in this batch; they are read at once."""
@@ -91,7 +92,8 @@ class AfterUpdate:
         for step in steps:
             record = step.record()
             findings = self._findings(step, record)
-            step.state.log_failures()
+            if step.state.detectors.failures:
+                step.state.log_failures()
             if findings:
                 new = run.add_findings(step, findings)
                 run.evidence.add(step, new, run.log.incidents.began, before_update=False)
@@ -109,7 +111,7 @@ class AfterUpdate:
 
     def _findings(self, step: Step, record: StepRecord) -> list[Finding]:
         detectors, agreement = step.state.detectors, self._run.agreement
-        if not agreement.is_needed(step) or detectors.is_over(record):
+        if not agreement.several or not agreement.is_needed(step) or detectors.is_over(record):
             return detectors.proceed(record, step.decided_late)
         return agreement.findings(lambda: detectors.proceed(record, step.decided_late), detectors)
 
@@ -122,12 +124,15 @@ class AfterUpdate:
         if not steps:
             return []
         run = self._run
-        records = [self._kept(step, record) for step, record in zip(steps, found, strict=True)]
+        records = [*map(self._kept, steps, found)]
         batch = records[0] if len(records) == 1 else combine(records)
-        metrics = {"gradexplode/grad_norm": batch.grad_norm, "gradexplode/update_ratio": batch.update_ratio}
-        known = {name: value for name, value in metrics.items() if value is not None}
-        run.loop.publish_metrics({**known, "gradexplode/severity": float(batch.severity)})
-        if any(step.scalars_due and run.schedule.logs_scalars(step.number) for step in steps):
+        metrics: dict[str, float] = {}
+        if batch.grad_norm is not None:
+            metrics["gradexplode/grad_norm"] = batch.grad_norm
+        if batch.update_ratio is not None:
+            metrics["gradexplode/update_ratio"] = batch.update_ratio
+        run.loop.publish_metrics({**metrics, "gradexplode/severity": float(batch.severity)})
+        if [step for step in steps if step.scalars_due and run.schedule.logs_scalars(step.number)]:
             logged = [run.responses.with_scalars(one, step.state) for one, step in zip(records, steps, strict=True)]
             run.loggers.log_batch(logged, [step.parameters.shown for step in steps], run.arguments.per_parameter)
         if run.log.incidents.began is not None and run.log.incidents.ends(batch.step):

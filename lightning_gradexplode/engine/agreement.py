@@ -31,17 +31,19 @@ class Agreement:
     Args:
         exchange: The exchange between processes.
         arguments: The monitor's arguments.
+
+    Attributes:
+        several: Whether there are several processes.
     """
 
     def __init__(self, exchange: StepExchange, arguments: Arguments) -> None:
-        several = exchange.world.size > 1
+        self.several = exchange.world.size > 1
         policy = arguments.clip
         self._exchange = exchange
         self._signs = sorted({detector.sign for detector in arguments.detectors})
-        self._several = several
         self._has_own_detectors = not all(map(_is_own, arguments.detectors))
         self._acts = not all(response.only_warns for response in arguments.responses)
-        self._on_policy = several and policy is not None and not _is_own(policy)
+        self._on_policy = self.several and policy is not None and not _is_own(policy)
         self._is_logged = False
 
     def is_needed(self, step: Step) -> bool:
@@ -51,7 +53,7 @@ class Agreement:
         a response, and the measurement of shards. Not where the numbers are read after the update, since that would
         make a device wait.
         """
-        if not self._several:
+        if not self.several:
             return False
         is_sharded = step.parameters.shards.copies is not None
         return self._has_own_detectors or ((self._acts or is_sharded) and not step.decided_late)

@@ -62,7 +62,8 @@ class BeforeUpdate:
         run, number = self._run, self._run.loop.step
         try:
             parameters = run.optimizers.parameters(state)
-            reading = run.window.close(state.optimizer, parameters, self._reuses_norm(state))
+            as_torch_does = state.policy is not None and self._reuses_norm(state)
+            reading = run.window.close(state.optimizer, parameters, as_torch_does)
         except Exception:
             run.exchange.withdraw(packs_gradients=True)  # the other processes wait for this one
             raise
@@ -114,7 +115,7 @@ class BeforeUpdate:
     def can_wait(self, step: Step) -> bool:
         """Return whether the numbers of a step can be read after its update; its clip value is set in that case."""
         run = self._run
-        if self.module_gradients_due or not run.deferred.is_possible:
+        if step.parameters.on_host or self.module_gradients_due or not run.deferred.is_possible:
             return False
         # The update of a step that is not calm is decided by what is found at it.
         if run.acts and (run.log.incidents.began is not None or not run.guard.accepts(step)):
@@ -187,7 +188,8 @@ class BeforeUpdate:
     def may_be_cleaned(self, step: Step) -> bool:
         """Return whether the user's own code may still replace gradients that are not finite."""
         run = self._run
-        if step.grad_norm is not None and math.isfinite(step.grad_norm):
+        norm = step.grad_norm
+        if norm is not None and math.isfinite(norm):
             return False
         can_wait = run.is_automatic and step.state.has_hooks and not step.reading.has_scale  # a scaler leaves it out
         return can_wait and run.may_change_gradients
@@ -196,7 +198,7 @@ class BeforeUpdate:
         """Decide about a step, and prepare its update: clip the gradients, or remove them to hold it back."""
         run, state = self._run, step.state
         self.decide(step)
-        if not step.is_skipped and state.policy is not None:
+        if state.policy is not None and not step.is_skipped:
             self.clip(step, first=step.gradients_intact)
             run.clipper.remember(step)
         if not step.is_skipped:
@@ -263,16 +265,18 @@ class BeforeUpdate:
     def _detect(self, step: Step, before_update: bool) -> Sequence[Finding]:
         """Detect what a step's loss and gradients show, and determine its clip value."""
         run, state, detectors = self._run, step.state, step.state.detectors
-        by_value = (step.clip_algorithm if state.policy is None else state.policy.algorithm) == "value"
+        algorithm = step.clip_algorithm if state.policy is None else state.policy.algorithm
+        by_value = algorithm == "value"
         if detectors.wants_start:
             step.measure_start()
         step.measure_gradients(by_value)
         record = step.record()
-        if run.agreement.is_needed(step):
+        if run.agreement.several and run.agreement.is_needed(step):
             findings = run.agreement.findings(lambda: detectors.begin(record), detectors)
         else:
             findings = detectors.begin(record)
-        state.log_failures()
+        if detectors.failures:
+            state.log_failures()
         if findings:
             new = run.add_findings(step, findings)
             step.measure_gradients(by_value)  # after a finding everything is due
@@ -281,7 +285,7 @@ class BeforeUpdate:
             step.measure_gradient_histograms()
         if state.policy is not None:
             run.clipper.set_threshold(step, step.record() if findings else record)
-        if step.clip_algorithm is not None:
+        if algorithm is not None:
             run.clipper.set_clip_rate(step)
         return findings
 

@@ -21,11 +21,12 @@ class DeferredSteps:
 
     Attributes:
         is_possible: Whether any step of the run can be deferred.
+        steps: The steps that are held, oldest first.
     """
 
     def __init__(self, loop: TrainingLoop) -> None:
         self.is_possible = loop.is_automatic
-        self._steps: list[Step] = []
+        self.steps: list[Step] = []
 
     def accepts(self, step: Step, may_be_clipped: bool) -> bool:
         """Return whether the numbers of a step can be read after its update.
@@ -50,9 +51,9 @@ class DeferredSteps:
 
     def add(self, step: Step) -> None:
         """Hold a step."""
-        self._steps.append(step)
+        self.steps.append(step)
 
     def take(self) -> list[Step]:
         """Remove and return the steps that are held, oldest first."""
-        steps, self._steps = self._steps, []
+        steps, self.steps = self.steps, []
         return steps

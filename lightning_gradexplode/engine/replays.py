@@ -101,12 +101,14 @@ class IncidentReplays:
             # The shortest recent time stands for an ordinary step, so that a wait of the loop does not count.
             self._step_seconds = min(now - self._batch_began, 1.1 * self._step_seconds or 1e9)
         self._batch_began = now
-        self._steps_before = self._steps()
+        if not self._loop.is_automatic:
+            self._steps_before = self._steps()
         kept: dict[str, Any] = {}
         if self._is_on:
             module = self._loop.module
             if self._devices is None:
-                self._devices = tuple({parameter.device for parameter in module.parameters()})
+                devices = {parameter.device for parameter in module.parameters()}
+                self._devices = tuple(device for device in devices if device.type != "cpu")
             kept["random_state"] = RandomState.capture(self._devices, everything=after_warning)
             kept["attributes"] = AttributeState(module, everything=after_warning)
             if with_weights and self._count < MOST_REPLAYS:

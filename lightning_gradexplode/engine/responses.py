@@ -36,12 +36,14 @@ class ResponseRunner:
 
     Attributes:
         skipped: Number of updates that were held back.
+        adds_gradients: Whether any response adds to the gradients.
     """
 
     def __init__(self, loop: TrainingLoop, responses: Sequence[Response], states: Sequence[OptimizerState]) -> None:
         self.skipped = 0
         self._loop = loop
         self._chain = ResponseChain(responses)
+        self.adds_gradients = self._chain.adds_gradients
         self._memory = _Memory(states)
         self._buffers = BufferCopies(loop.module)
         self._buffers_guard = PartGuard(self._buffers, "part")
@@ -61,11 +63,6 @@ class ResponseRunner:
     def attempts(self) -> Sequence[Attempt]:
         """What the responses did, oldest first."""
         return self._chain.log.attempts
-
-    @property
-    def adds_gradients(self) -> bool:
-        """Whether any response adds to the gradients."""
-        return self._chain.adds_gradients
 
     def gradients_ready(self, optimizer: Optimizer, batch_idx: int) -> None:
         """Call the responses that add to the gradients of an optimizer, once they are complete.

@@ -8,6 +8,7 @@ later, and the first phase's decisions are made in the last one.
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from lightning_gradexplode.measure.recording import RecordedCalls
 from lightning_gradexplode.records import Diagnosis, Finding, StepRecord
 
 logger = logging.getLogger("lightning_gradexplode")
+
+_scalars_due = operator.attrgetter("scalars_due")
 
 
 class TrainingRun:
@@ -112,7 +115,7 @@ class TrainingRun:
         run, number = self._run, self._loop.step
         self._before.batch_idx, self._announced, self._inside_step = batch_idx, None, False
         run.optimizers.refresh()
-        due = run.schedule.module_gradients_due(number, run.optimizers.are_new)
+        due = run.schedule.module_gradients_due(number, first=run.optimizers.are_new)
         self._before.module_gradients_due = due
         run.evidence.batch_started(batch, batch_idx, run.schedule.scalars_due(number))
         if due and (not run.is_automatic or self._loop.completes_step(batch_idx)):
@@ -122,7 +125,8 @@ class TrainingRun:
     def gradients_cleared(self) -> None:
         """Read the numbers of the step before, if they were deferred, before its gradients are cleared."""
         self._run.window.gradients_cleared()
-        self._flush()
+        if self._run.deferred.steps:
+            self._flush()
 
     @never_fatal
     def loss_computed(self, loss: Tensor) -> None:
@@ -174,8 +178,10 @@ class TrainingRun:
         if step is not None and self._inside_step and step.state is state:
             self._evaluated_again(step)
             return
-        self._close_open()
-        self._flush()
+        if self._open is not None:
+            self._close(self._open)
+        if run.deferred.steps:
+            self._flush()
         if run.responses.adds_gradients and (not run.is_automatic or run.counts_end_of_backward):
             run.responses.gradients_ready(state.optimizer, self._before.batch_idx)
         step = self._before.collect(state)
@@ -200,7 +206,8 @@ class TrainingRun:
         if closure is None:
             self._evaluated(optimizer)
             return None
-        self._close_open()  # an earlier step of the same batch, which a gradient scaler has left out
+        if self._open is not None:  # an earlier step of the same batch, which a gradient scaler has left out
+            self._close(self._open)
         self._inside_step = True
 
         # With a closure, the forward pass, the backward pass and `gradients_ready` are called inside the step.
@@ -224,7 +231,7 @@ class TrainingRun:
         step = self._open
         if step is not None and step.state.optimizer is optimizer:
             self._after.measure(step)
-            self._close_open()
+            self._close(step)
 
     @never_fatal
     def batch_ended(self, outputs: Any = None) -> None:
@@ -238,19 +245,20 @@ class TrainingRun:
         """
         if self._before.module_gradients_due:
             self._run.module_gradients.detach()
-        self._close_open()
+        if self._open is not None:
+            self._close(self._open)
         steps, self._stepped = self._stepped, []
         if not self._run.is_automatic:
             self._unseen.batch_ended(bool(steps))
             self._after.set_returned_loss(steps, outputs, self._before.batch_idx)
         self._run.evidence.inputs = None
-        if any(step.scalars_due for step in steps):
+        if any(map(_scalars_due, steps)):
             self._after.set_logged_scalars(steps)
         if steps and steps[0].phase is Phase.COLLECTING:
             self._run.deferred.add(steps[0])  # the only step of its batch
         else:
             self._after.finish(steps)
-        if self._loop.is_last_batch:
+        if self._run.deferred.steps and self._loop.is_last_batch:
             self._flush()
 
     @never_fatal
@@ -272,7 +280,8 @@ class TrainingRun:
             self._flush()
         else:
             self._run.deferred.take()
-        self._close_open()
+        if self._open is not None:
+            self._close(self._open)
         steps, self._stepped = self._stepped, []
         for step in steps:
             if step.phase is Phase.COLLECTING and is_alone:
@@ -305,10 +314,8 @@ class TrainingRun:
             self._before.measure_again(step)
         self._before.clip(step, first=False)
 
-    def _close_open(self) -> None:
-        step = self._open
-        if step is None:
-            return
+    def _close(self, step: Step) -> None:
+        """End the step that is open; its weights are measured, and it is finished with its batch."""
         if step.phase is Phase.MEASURED:  # its optimizer was never called
             self._before.decide(step, before_update=False)
         if self._clips:
@@ -321,10 +328,9 @@ class TrainingRun:
         self._open = None
 
     def _flush(self) -> None:
-        if self._run.deferred.is_possible:
-            for step in self._run.deferred.take():
-                if self._before.resolve(step):
-                    self._after.finish([step])
+        for step in self._run.deferred.take():
+            if self._before.resolve(step):
+                self._after.finish([step])
 
     # End and failure.
 

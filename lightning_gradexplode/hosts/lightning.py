@@ -237,10 +237,8 @@ class LightningLoop(TrainingLoop):
         connector = getattr(self.trainer, "_logger_connector", None)
         store = getattr(connector, "_callback_metrics", None)
         target = self.trainer.callback_metrics if store is None else store
-        # In float64, since a float32 of 1e60 would raise.
-        target.update(
-            {name: torch.scalar_tensor(value, dtype=torch.float64, device="cpu") for name, value in metrics.items()}
-        )
+        for name, value in metrics.items():  # in float64, since a float32 of 1e60 would raise
+            target[name] = torch.scalar_tensor(value, dtype=torch.float64, device="cpu")
 
     def logged_scalars(self) -> Mapping[str, Any]:
         """Return what the module logged in this ``training_step``, without computing any metric."""

@@ -103,7 +103,8 @@ class GradientReading:
             intact: Whether the gradients still are as they were measured; if not, what is not finite is not counted.
         """
         divisor = float(self._pending.scalars[-1]) if self._divisor is None else self._divisor
-        return self._pending.norms(intact).divided_by(divisor)
+        norms = self._pending.norms(intact)
+        return norms if divisor == 1.0 else norms.divided_by(divisor)
 
     @classmethod
     def take(

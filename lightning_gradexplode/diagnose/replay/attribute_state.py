@@ -28,9 +28,13 @@ class AttributeState:
         self._numbers: list[tuple[nn.Module, dict[str, Any]]] = []
         self._generators: list[tuple[Any, Any]] = []
         for part in module.modules() if everything else (module,):
-            values = vars(part)
-            self._numbers.append((part, {name: one for name, one in values.items() if type(one) in _NUMBERS}))
-            self._generators += [(one, _state(one)) for one in values.values() if isinstance(one, _GENERATORS)]
+            numbers: dict[str, Any] = {}
+            self._numbers.append((part, numbers))
+            for name, one in vars(part).items():
+                if type(one) in _NUMBERS:
+                    numbers[name] = one
+                elif isinstance(one, _GENERATORS):
+                    self._generators.append((one, _state(one)))
 
     @property
     def is_unchanged(self) -> bool:

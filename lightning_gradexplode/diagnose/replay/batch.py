@@ -31,8 +31,9 @@ class KeptBatch:
 
     def __init__(self, batch: Any) -> None:
         self._versions: list[tuple[Tensor, int]] = []
-        if type(batch) in (list, tuple) and all(type(one) is Tensor for one in batch):  # as nearly always
-            self.batch: Any = type(batch)(map(self._note, batch))
+        if type(batch) in (list, tuple) and set(map(type, batch)) == {Tensor}:  # as nearly always
+            self.batch: Any = type(batch)(batch)
+            self._versions += [(one, one._version) for one in batch if not one.is_inference()]
             return
         try:
             self.batch = map_batch(batch, self._note, longest=LONG)
