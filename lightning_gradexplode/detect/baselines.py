@@ -124,7 +124,7 @@ class LossBaseline(Stateful):
         """Return the units that a loss is above the start, negative below it; 0 if it is not known or not finite."""
         if loss is None or not math.isfinite(loss) or not self._start.count:
             return 0.0
-        return (loss - self.start) / self._unit
+        return (loss - self._start.lower_quartile) / self._unit
 
     def update(self, loss: float | None, moved: bool) -> None:
         """Record a step's loss.
@@ -162,7 +162,7 @@ class LossBaseline(Stateful):
 
     def above(self, units: float) -> float:
         """Return the loss that is so many units above the start."""
-        return self.start + units * self._unit
+        return self._start.lower_quartile + units * self._unit
 
 
 class Baselines(Stateful):
@@ -219,7 +219,7 @@ class Baselines(Stateful):
         """Whether the loss at the start says how large a rise is; else it counts once the weights have moved."""
         if self._weights.moved or not self._norms.count:
             return True
-        return self._loss.unit >= _SCALE * self._norms.lower_quartile * self._weights.start
+        return bool(self._loss.unit >= _SCALE * self._norms.lower_quartile * self._weights.start)
 
     def update_weights(self, record: StepRecord) -> None:
         """Record a step's weights, where they were measured."""

@@ -73,7 +73,7 @@ class OptimizerState:
         """The largest learning rate of the groups; None if there is none that can be read without a device wait."""
         largest: float | None = None
         for group in self.optimizer.param_groups:
-            rate = group.get("lr")
+            rate: Any = group.get("lr")
             if isinstance(rate, (int, float)) or _is_on_host(rate):
                 largest = float(rate) if largest is None else max(largest, float(rate))
         return largest
