@@ -9,6 +9,7 @@ import numpy as np
 
 from lightning_gradexplode.detect.growth import GrowthRate
 from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
+from lightning_gradexplode.detect.wandering import Wandering
 from lightning_gradexplode.records import FloatArray, StepRecord
 from lightning_gradexplode.records.state import Stateful
 
@@ -119,6 +120,19 @@ class LossBaseline(Stateful):
         self._decreases = RollingQuantiles(100)
         self._last = None
         self._unit = _LEAST
+        self._wandering = Wandering()
+        self._away = 0
+
+    def deviations(self, loss: float | None) -> float:
+        """Return how far a loss is above the start, in standard deviations of what its noise wanders in as many steps.
+
+        Counted are the steps since the loss was last at its start. Of the excursions of a random walk that last so
+        long, exp(-k * k / 2) are further away than k deviations at that step, 1.1 % for three (its end is distributed
+        as that of a Brownian meander, by Rayleigh's law: Durrett, Iglehart, Miller 1977).
+        """
+        if loss is None or not math.isfinite(loss) or not len(self._start):
+            return 0.0
+        return (loss - self.start) / max(self._wandering.spread(self._away + 1), _LEAST)
 
     def rise(self, loss: float | None) -> float:
         """Return the units that a loss is above the start, negative below it; 0 if it is not known or not finite."""
@@ -141,6 +155,8 @@ class LossBaseline(Stateful):
             if self._last is not None and loss < self._last and self._is_noise(self._last, loss):
                 self._decreases.add(min(self._last - loss, 1e300))
             self._unit = max(abs(self.start), self._noise(), _LEAST)
+        self._wandering.add(loss, self.above(1), self.above(self.outside))
+        self._away = 0 if loss <= self.start else self._away + 1
         self._last = loss
 
     def _is_noise(self, last: float, loss: float) -> bool:
@@ -173,6 +189,8 @@ class Baselines(Stateful):
     Attributes:
         loss_rise: Units that the step's loss is above the start, by the baseline without it; 0 if it is not known, and
             for a loss that starts at zero, such as a divergence from a copy, as long as the weights have not moved.
+        loss_deviations: The same in standard deviations of what the loss wanders by chance (`LossBaseline.deviations`);
+            0 within one unit of the start.
         gradient_growth: Gradient norm times norm of the weights, over the same at the start; 1 if it is not known. To
             first order, this product is the change of the loss when the weights change by as much as they are large, so
             that it grows with a loss that explodes and not with one that merely finds its level.
@@ -185,6 +203,7 @@ class Baselines(Stateful):
         self._weight_rate = GrowthRate()
         self._gradient_rate = GrowthRate()
         self.loss_rise = 0.0
+        self.loss_deviations = 0.0
         self.gradient_growth = 1.0
 
     loss = property(attrgetter("_loss"), doc="The loss at the start of the run.")
@@ -206,6 +225,7 @@ class Baselines(Stateful):
     def update_loss(self, record: StepRecord) -> None:
         """Record a step's loss and gradient norm."""
         self.loss_rise = self._loss.rise(record.loss) if self._has_scale else 0.0
+        self.loss_deviations = self._loss.deviations(record.loss) if self.loss_rise > 1 else 0.0
         self._loss.update(record.loss, self._weights.moved)
         norm = record.grad_norm
         if norm is not None and 0 < norm < math.inf:

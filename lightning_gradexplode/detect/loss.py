@@ -76,17 +76,27 @@ class DivergingLoss(Detector):
         patience: Steps in a row; two more as long as the weights have not moved.
         confirmed: Growth of the gradients, or of the rise within `growth.WINDOW` steps, with which a rise counts.
         ruined: Growth of the weights with which a single step counts, at twice the limit.
+        wander: Standard deviations of a random walk (`LossBaseline.deviations`) that the loss has to be above the start
+            as well: one that wanders around zero has no other size to be compared with.
     """
 
     sign = "diverging-loss"
     reads = ("loss",)
     locates_growth = True
 
-    def __init__(self, limit: float = 4.0, patience: int = 3, confirmed: float = 10.0, ruined: float = 3.0) -> None:
+    def __init__(
+        self,
+        limit: float = 4.0,
+        patience: int = 3,
+        confirmed: float = 10.0,
+        ruined: float = 3.0,
+        wander: float = 4.0,
+    ) -> None:
         self.limit = limit
         self.patience = patience
         self.confirmed = confirmed
         self.ruined = ruined
+        self.wander = wander
         self._out: list[float] = []
         self._rises: list[float] = []
         self._grown_for = 0
@@ -100,7 +110,8 @@ class DivergingLoss(Detector):
             return None
         self._rises = [*self._rises[1 - WINDOW :], baselines.loss_rise]
         patience = self.patience if baselines.weights.moved else self.patience + 2
-        self._out = [*self._out[-1 - self.patience :], loss] if baselines.loss_rise > self.limit else []
+        is_out = baselines.loss_rise > self.limit and baselines.loss_deviations > self.wander
+        self._out = [*self._out[-1 - self.patience :], loss] if is_out else []
         grown = baselines.weights.growth
         lasting = len(self._out) >= patience and self._out[-1] >= self._out[-patience]
         by_itself = self._rises[-1] > self.confirmed * max(self._rises[0], 1.0) and keeps_rising(self._rises)
@@ -114,7 +125,9 @@ class DivergingLoss(Detector):
 
     def _projection(self, record: StepRecord, baselines: Baselines) -> Finding | None:
         """Return a WARNING if the loss keeps rising from twice its start on, with the step at which it is lost."""
-        if min(self._rises[-self.patience :]) <= 1 or not baselines.confirm(2.0) or not keeps_rising(self._rises):
+        if min(self._rises[-self.patience :]) <= 1 or baselines.loss_deviations <= self.wander:
+            return None
+        if not baselines.confirm(2.0) or not keeps_rising(self._rises):
             return None
         assert record.loss is not None
         sizes = [1 + max(rise, 0.0) for rise in self._rises[-WINDOW // 2 :]]
