@@ -124,6 +124,8 @@ class GradientGrowth(_AgainstHistory):
         alone: float = 1e4,
         far: float = 100.0,
         runaway: float = 9.0,
+        jump: float = 3.0,
+        settled: int = 64,
         window: int = 128,
         start: int = 5,
     ) -> None:
@@ -135,6 +137,10 @@ class GradientGrowth(_AgainstHistory):
         self.alone = alone
         self.far = far
         self.runaway = runaway
+        self.jump = jump
+        self.settled = settled
+        self._jumped_to = 0.0
+        self._calm_for = 0
         self._streak = 0
         self._far_streak = 0
         self._highest = -math.inf
@@ -154,7 +160,13 @@ class GradientGrowth(_AgainstHistory):
         rise, deviations = self._rise(norm)
         growing = rise > math.log(self.factor) and deviations > 6.0
         self._streak = self._streak + 1 if growing else 0
-        if not growing:
+        if self._streak == 1:
+            if norm > self.jump * self._recent[-2]:
+                self._jumped_to = norm
+            elif self._calm_for >= WINDOW:
+                self._jumped_to = 0.0
+        self._calm_for = 0 if growing else self._calm_for + 1
+        if not growing or self._streak > self.settled:
             self._remember(norm)
             self._largest = max(self._largest, *self._recent)
         far = baselines.gradient_growth >= self.far and abs(baselines.loss_rise) >= self.runaway
@@ -191,6 +203,6 @@ class GradientGrowth(_AgainstHistory):
     def _is_certain(self, norm: float, baselines: Baselines) -> bool:
         rise = math.log(norm) - self._highest
         if baselines.loss_rise >= self.units or baselines.weights.growth >= self.grown:
-            return rise > math.log(self.factor) and norm > self._largest
+            return rise > math.log(self.factor) and norm > max(self._largest, self.jump * self._jumped_to)
         stands_out = rise > math.log(self.alone) and norm > self.factor * self._largest
         return stands_out and baselines.loss_rise > -0.1

@@ -110,10 +110,10 @@ class DivergingLoss(Detector):
             return None
         self._rises = [*self._rises[1 - WINDOW :], baselines.loss_rise]
         patience = self.patience if baselines.weights.moved else self.patience + 2
-        is_out = baselines.loss_rise > self.limit and baselines.loss_deviations > self.wander
-        self._out = [*self._out[-1 - self.patience :], loss] if is_out else []
+        self._out = [*self._out[-1 - self.patience :], loss] if baselines.loss_rise > self.limit else []
         grown = baselines.weights.growth
         lasting = len(self._out) >= patience and self._out[-1] >= self._out[-patience]
+        lasting = lasting and baselines.loss_deviations > self.wander
         by_itself = self._rises[-1] > self.confirmed * max(self._rises[0], 1.0) and keeps_rising(self._rises)
         self._grown_for = self._grown_for + 1 if baselines.gradient_growth >= self.confirmed else 0
         found = lasting and (by_itself or baselines.weights.moved or self._grown_for >= self.patience)
