@@ -24,9 +24,12 @@ from benchmarks.scenarios import (
     healthy_shapes,
     interventions,
     kept_back,
+    kept_back_growth,
     kept_back_objectives,
+    loops,
     loss_scales,
     measuring,
+    objectives,
     optimizing,
     policies,
     structures,
@@ -56,6 +59,8 @@ _MODULES = (
     attending,
     interventions,
     loss_scales,
+    loops,
+    objectives,
 )
 
 FAMILIES: tuple[Family, ...] = tuple(
@@ -65,7 +70,7 @@ FAMILIES: tuple[Family, ...] = tuple(
 
 KEPT_BACK: tuple[Family, ...] = tuple(
     value
-    for module in (kept_back, kept_back_objectives)
+    for module in (kept_back, kept_back_objectives, kept_back_growth)
     for value in vars(module).values()
     if isinstance(value, Family)
 )

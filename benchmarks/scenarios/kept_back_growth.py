@@ -33,7 +33,7 @@ class Game(ScenarioModule):
         """Return the error and the first player's loss; the second one ascends, by a gradient that is turned."""
         second = self.second + 0.0
         if second.requires_grad:
-            second.register_hook(lambda gradient: -gradient)
+            second.register_hook(lambda gradient: -gradient)  # type: ignore[no-untyped-call]
         play = (self.first * second).sum() + self.damping * (self.first.square() - second.square()).sum()
         error: Tensor = mse_loss(self.network(batch[0]), batch[1])
         return error + play
@@ -74,7 +74,7 @@ class Stale(ScenarioModule):
         for parameter, old in zip(twin.parameters(), self.old[0], strict=True):
             parameter.data.copy_(old)
         twin.zero_grad()
-        mse_loss(twin(self.batch[0]), self.batch[1]).backward()
+        mse_loss(twin(self.batch[0]), self.batch[1]).backward()  # type: ignore[no-untyped-call]
         for parameter, stale in zip(self.network.parameters(), twin.parameters(), strict=True):
             parameter.grad = stale.grad
 

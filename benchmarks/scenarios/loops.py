@@ -40,7 +40,9 @@ class InTurn(ScenarioModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Step one of the two."""
-        critic, generator = self.optimizers()  # type: ignore[misc]
+        optimizers = self.optimizers()
+        assert isinstance(optimizers, list)
+        critic, generator = optimizers
         chosen = generator if batch_idx % (self.turns + 1) == self.turns else critic
         loss = self.loss(batch) if chosen is critic else -self.network(self.generator(batch[1])).mean()
         self.last_loss = self.last_damage = float(loss.detach())
@@ -87,7 +89,7 @@ class Resumed(ScenarioModule):
         optimizer = torch.optim.Adam(self.network.parameters(), lr=rate)
         for batch in batches[:steps]:
             optimizer.zero_grad()
-            self.loss(batch).backward()
+            self.loss(batch).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         self.network.zero_grad(set_to_none=True)
 
@@ -128,7 +130,7 @@ class Validated(ScenarioModule):
         return torch.utils.data.DataLoader(drawn(digits(), 3, 32), batch_size=None)  # type: ignore[arg-type]
 
 
-@healthy("validation")
+@healthy("accumulation")
 def validated_and_accumulated(seed: int) -> Setup:
     """Gradients of four batches are accumulated, with validation in between."""
     module = Validated(perceptron([64, 64, 10]), cross_entropy, adam(0.003))

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, l1_loss, linear, mse_loss, relu
+from torch.nn.functional import cross_entropy, l1_loss, linear, mse_loss, relu
 
 from benchmarks.scenarios.data import diabetes, digits, drawn
 from benchmarks.scenarios.family import Setup, exploding, healthy
@@ -54,7 +54,8 @@ class ByUncertainty(ScenarioModule):
         """Return both errors over their variances, and the logarithms of these."""
         outputs = self.network(batch[0])
         errors = torch.stack([mse_loss(outputs[:, :1], batch[1]), mse_loss(outputs[:, 1:], batch[0][:, :1])])
-        return (errors * (-self.logarithms).exp() + self.logarithms).sum()
+        weighted: Tensor = (errors * (-self.logarithms).exp() + self.logarithms).sum()
+        return weighted
 
 
 @healthy("learned weights of losses")
@@ -81,7 +82,8 @@ class RawReturns(ScenarioModule):
         with torch.no_grad():
             arms = (logits.softmax(1).cumsum(1) < noise[:, :1]).sum(1).clamp(max=9)
             rewards = 2 * (states[:, :10].gather(1, arms[:, None])[:, 0]) + 3 * noise[:, 1]
-        return -(rewards * logits.log_softmax(1)[range(len(arms)), arms]).mean()
+        loss: Tensor = -(rewards * logits.log_softmax(1)[range(len(arms)), arms]).mean()
+        return loss
 
 
 def _states(steps: int, size: int) -> list[Any]:
@@ -89,13 +91,13 @@ def _states(steps: int, size: int) -> list[Any]:
     return list(zip(torch.randn(steps, size, 16), noise, strict=True))
 
 
-@healthy("raw returns")
+@healthy("policy gradients")
 def raw_returns(seed: int) -> Setup:
     """The loss wanders around zero, and its noise is larger than itself."""
     return Setup(RawReturns(perceptron([16, 32, 10]), mse_loss, adam(0.003)), _states(400, 16))
 
 
-@healthy("raw returns")
+@healthy("policy gradients")
 def raw_returns_by_descent(seed: int) -> Setup:
     """The same by descent, four samples at a time."""
     return Setup(RawReturns(perceptron([16, 32, 10]), mse_loss, sgd(0.01)), _states(400, 4))
@@ -119,7 +121,7 @@ class Constrained(ScenarioModule):
         """Return the error and the weighted excess, and move the multiplier."""
         outputs = self.network(batch[0])
         excess = outputs.square().mean() - self.limit
-        loss = mse_loss(outputs, batch[1]) + self.multiplier * excess
+        loss: Tensor = mse_loss(outputs, batch[1]) + self.multiplier * excess
         if torch.is_grad_enabled():
             self.multiplier = max(0.0, self.multiplier * self.growth + self.gain * float(excess.detach()))
         return loss
@@ -157,24 +159,13 @@ def lognormal_sample_weights(seed: int) -> Setup:
     return Setup(Weighted(perceptron([10, 32, 1]), mse_loss, adam(0.001)), drawn(diabetes(scaled=True), 350, 2))
 
 
-@healthy("mistakes only")
+@healthy("noise of every size")
 def perceptron_rule(seed: int) -> Setup:
     """Only mistakes have a loss, and there are hardly any: most steps have neither loss nor gradient."""
     inputs, labels = digits()
     data = inputs, torch.where(labels > 4, 1.0, -1.0)[:, None]
     module = ScenarioModule(perceptron([64, 64, 1]), lambda o, t: relu(-o * t + 0.01).mean(), sgd(0.5))
     return Setup(module, drawn(data, 400, 4))
-
-
-@healthy("zero weights")
-def logistic_from_zero(seed: int) -> Setup:
-    """A linear classifier that starts at zero, on classes that a plane separates: its weights grow for ever."""
-    inputs, labels = digits()
-    data = inputs, (labels == 0).float()[:, None]
-    network = nn.Linear(64, 1)
-    nn.init.zeros_(network.weight)
-    nn.init.zeros_(network.bias)
-    return Setup(ScenarioModule(network, binary_cross_entropy_with_logits, sgd(1.0)), drawn(data, 350, 32))
 
 
 class Written(nn.Module):
@@ -192,7 +183,7 @@ class Written(nn.Module):
         return linear(relu(linear(inputs, self.get_buffer("frozen") + changes[0])), changes[1])[:, :10]
 
 
-@healthy("zero weights")
+@healthy("adapters")
 def both_halves_of_zero(seed: int) -> Setup:
     """Low-rank changes in two layers that start at zero: the first gets no gradient until the second has moved."""
     return Setup(ScenarioModule(Written(), cross_entropy, adam(0.003)), drawn(digits(), 250, 32))

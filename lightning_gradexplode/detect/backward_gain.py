@@ -22,7 +22,8 @@ class BackwardGain(Detector):
 
     Args:
         total: Gain over the depth of the network.
-        single: Gain of one module that is not called many times in one pass.
+        single: Gain of one module that is not called many times in one pass, and shares its inputs with no other: what
+            all users of an input send back is measured together.
         in_time: Growth per time step.
     """
 
@@ -47,7 +48,7 @@ class BackwardGain(Detector):
                 "elements are above 1.0"
             )
             return self.finding(record, Severity.WARNING, modules.total_gain, self.total, message, where)
-        if rise > self.single and modules.calls[modules.modules.index(where or "")] < MANY_CALLS:
+        if rise > self.single and _is_its_own(modules, modules.modules.index(where or "")):
             message = f"the gradient grows {rise:.3g} times at one module; {above:.0%} of the elements are above 1.0"
             return self.finding(record, Severity.WARNING, rise, self.single, message, where)
         return self._in_time(record, modules)
@@ -65,6 +66,12 @@ class BackwardGain(Detector):
         bound = "" if math.isnan(value) else f"; its recurrent matrix is at {value:.3g} times Pascanu's bound"
         message = f"the gradient grows {growth:.3g} times at each time step{bound}"
         return self.finding(record, Severity.WARNING, growth, self.in_time, message, name)
+
+
+def _is_its_own(modules: ModuleGradients, place: int) -> bool:
+    """Return whether a gain is that of one module: called a few times, on inputs that no other module takes."""
+    users = np.count_nonzero(modules.input_norm == modules.input_norm[place])
+    return bool(modules.calls[place] < MANY_CALLS and users <= 1)
 
 
 def _over_the_sequence(modules: ModuleGradients) -> FloatArray:

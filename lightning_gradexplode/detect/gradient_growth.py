@@ -109,6 +109,9 @@ class GradientGrowth(_AgainstHistory):
         alone: Times the highest level, with a loss less than a tenth of a unit below its start.
         far: Growth since the start, of gradients and weights together (`Baselines.gradient_growth`).
         runaway: Distance of the loss from its start, in the same units.
+        jump: A norm that was this many times the one before has jumped to a new level, as new data may make it: for a
+            CRITICAL finding it has to grow as much again, or the loss has to be half of `runaway` above its start.
+        settled: Steps in a row after which a level counts as usual.
         window: Number of steps compared with.
         start: Number of steps before anything is compared.
     """
@@ -141,6 +144,7 @@ class GradientGrowth(_AgainstHistory):
         self.settled = settled
         self._jumped_to = 0.0
         self._calm_for = 0
+        self._raised_for = 0
         self._streak = 0
         self._far_streak = 0
         self._highest = -math.inf
@@ -160,13 +164,13 @@ class GradientGrowth(_AgainstHistory):
         rise, deviations = self._rise(norm)
         growing = rise > math.log(self.factor) and deviations > 6.0
         self._streak = self._streak + 1 if growing else 0
-        if self._streak == 1:
-            if norm > self.jump * self._recent[-2]:
-                self._jumped_to = norm
-            elif self._calm_for >= WINDOW:
-                self._jumped_to = 0.0
         self._calm_for = 0 if growing else self._calm_for + 1
-        if not growing or self._streak > self.settled:
+        self._raised_for = self._raised_for + 1 if self._calm_for < WINDOW else 0
+        if self._raised_for == 0:
+            self._jumped_to = 0.0
+        if self._streak == 1 and norm > self.jump * self._recent[-2]:
+            self._jumped_to = norm
+        if not growing or self._raised_for > self.settled:
             self._remember(norm)
             self._largest = max(self._largest, *self._recent)
         far = baselines.gradient_growth >= self.far and abs(baselines.loss_rise) >= self.runaway
@@ -203,6 +207,7 @@ class GradientGrowth(_AgainstHistory):
     def _is_certain(self, norm: float, baselines: Baselines) -> bool:
         rise = math.log(norm) - self._highest
         if baselines.loss_rise >= self.units or baselines.weights.growth >= self.grown:
-            return rise > math.log(self.factor) and norm > max(self._largest, self.jump * self._jumped_to)
+            is_new_level = baselines.loss_rise < self.runaway / 2 and norm <= self.jump * self._jumped_to
+            return rise > math.log(self.factor) and norm > self._largest and not is_new_level
         stands_out = rise > math.log(self.alone) and norm > self.factor * self._largest
         return stands_out and baselines.loss_rise > -0.1

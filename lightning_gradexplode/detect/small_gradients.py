@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from lightning_gradexplode.detect.base import Detector
-from lightning_gradexplode.records import Finding, Severity, StepRecord
+from lightning_gradexplode.records import Finding, FloatArray, ModuleGradients, Severity, StepRecord
 
 BoolArray = npt.NDArray[np.bool_]
+
+_NOTHING = 1e-12
+"""Share of another gradient below which one is next to nothing, whatever the optimizer makes of it."""
 
 
 class VanishingGradient(Detector):
@@ -62,6 +66,11 @@ class ZeroGradient(Detector):
     knowing: experts that are never chosen look like that. Parameters whose gradient is zero now and again, as that of
     sparse experts is, count only once it has been so three times as long as ever before.
 
+    A WARNING as well if the gradient ended at a module at the first step, so that the first module of the network got
+    none, and has got none at any of the `patience` steps since: saturated units, or rectified ones that are
+    never active, from the start. A layer that starts at zero, as the second half of a low-rank adapter, passes
+    gradients on from the second step; what is frozen or unused has no gradient at its outputs at all.
+
     Args:
         share: Share of the parameters.
         patience: Steps in a row.
@@ -81,6 +90,9 @@ class ZeroGradient(Detector):
         self._never = None
         self._streaks: list[int] = []
         self._longest: list[int] = []
+        self._blocked_at: str | None = None
+        self._blocked_for = 0
+        self._first_module = ""
 
     def check(self, record: StepRecord) -> Finding | None:
         """Count the steps at which each parameter's gradient is zero."""
@@ -88,6 +100,12 @@ class ZeroGradient(Detector):
         norms = record.per_parameter.get("grad_norm")
         if norms is None:
             return None
+        if self._is_blocked(record, norms):
+            message = (
+                f"no gradient passes {self._blocked_at}: that of {self._first_module}, the first module, has been zero "
+                f"for {self._blocked_for} steps, since the start"
+            )
+            return self.finding(record, Severity.WARNING, 0.0, _NOTHING, message, self._blocked_at)
         if norms.all() or record.loss == 0:
             if self._streaks:
                 self._count(np.ones(len(norms), dtype=bool))
@@ -112,6 +130,20 @@ class ZeroGradient(Detector):
         severity = Severity.INFO if learns else Severity.WARNING
         return self.finding(record, severity, len(dead) / count, self.share, message, where)
 
+    def _is_blocked(self, record: StepRecord, norms: FloatArray) -> bool:
+        """Return whether the first module has got next to no gradient since the first step, because of one behind."""
+        if self._blocked_at is None and (self._never is not None or record.module_gradients is None):
+            return False
+        if self._blocked_at is None and record.module_gradients is not None:
+            self._blocked_at, self._first_module = _blocked_at(record.module_gradients, record.parameters)
+        prefix = f"{self._first_module}."
+        own = [place for place, name in enumerate(record.parameters) if name.startswith(prefix)]
+        if not own or self._blocked_at is None or norms[own].max() > _NOTHING * norms.max():
+            self._blocked_at = None
+            return False
+        self._blocked_for += 1
+        return self._blocked_for >= self.patience
+
     def _count(self, alive: BoolArray) -> None:
         """Count the steps in a row at which each parameter's gradient is zero, and remember the longest such row."""
         if len(self._streaks) != len(alive):
@@ -122,3 +154,20 @@ class ZeroGradient(Detector):
                 self._streaks[place] = 0
             else:
                 self._streaks[place] += 1
+
+
+def _blocked_at(modules: ModuleGradients, parameters: Sequence[str]) -> tuple[str | None, str]:
+    """Return where the gradient ends on its way back to the first module, None if it gets there, and the first module.
+
+    It ends at the first module that gets one, if that has no parameters, as an activation; or before it, if it gives
+    one to its inputs. What gets its inputs from the data alone gives none.
+    """
+    outputs, inputs = modules.output_norm, modules.input_norm
+    alive = np.flatnonzero(outputs > _NOTHING * np.nanmax(outputs, initial=0.0))
+    if not len(alive) or alive[0] == 0:
+        return None, ""
+    place = int(alive[0])
+    has_weights = any(name.startswith(f"{modules.modules[place]}.") for name in parameters)
+    if has_weights and not inputs[place] > 0:
+        return None, ""
+    return modules.modules[place - 1 if has_weights else place], modules.modules[0]

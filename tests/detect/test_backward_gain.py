@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -96,3 +97,11 @@ def test_an_explosion_is_said_to_begin_at_the_steepest_module() -> None:
     other = DetectorSet([Blaming()])
     other.load_state_dict(bank.state_dict())
     assert other.begin(record(3))[0].where == "layer3"
+
+
+def test_a_module_that_shares_its_inputs_is_not_said_to_amplify() -> None:
+    """The gradient at the inputs of a gate is that of all experts behind the same inputs together."""
+    alone = profile(100.0, 1.0, 1.0, 1.0)
+    assert judge(BackwardGain(total=1000.0), [record(0, module_gradients=alone)])
+    shared = replace(alone, input_norm=np.array([math.nan, 100.0, 100.0, 1.0]))
+    assert not judge(BackwardGain(total=1000.0), [record(0, module_gradients=shared)])

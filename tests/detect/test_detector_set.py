@@ -63,6 +63,14 @@ NEW_SINCE_0_1_0 = (
     "_futile_for",
     "_largest",
     "_longest",
+    "_wandering",
+    "_away",
+    "_jumped_to",
+    "_calm_for",
+    "_raised_for",
+    "_blocked_at",
+    "_blocked_for",
+    "_first_module",
 )
 
 

@@ -18,7 +18,7 @@ from lightning_gradexplode.detect import (
     ZeroGradient,
 )
 from lightning_gradexplode.detect.detector_set import DetectorSet
-from lightning_gradexplode.records import Severity, StepRecord
+from lightning_gradexplode.records import ModuleGradients, Severity, StepRecord
 from tests.detect.steps import judge, noise, record, series
 
 
@@ -264,3 +264,53 @@ def test_gradients_that_are_mostly_next_to_nothing_are_no_growth() -> None:
     assert len(warned) <= 1
     lost = [*steps, *(record(600 + step, loss=0.0, grad_norm=100.0 * 3**step) for step in range(6))]
     assert Severity.CRITICAL in {finding.severity for finding in judge(GradientGrowth(), lost)}
+
+
+@pytest.mark.parametrize("rising", [False, True])
+def test_a_jump_of_the_gradients_to_a_new_level_is_critical_only_if_they_go_on_growing(rising: bool) -> None:
+    """New data triple the loss and make gradients fifteen times as large: an explosion goes on from there."""
+    detectors = DetectorSet([GradientGrowth()])
+    norms = [*noise(100), *(15.0 * noise_ * (1.2**step if rising else 1.0) for step, noise_ in enumerate(noise(200)))]
+    losses = [1.0 if step < 100 else 3.2 for step in range(300)]
+    steps = [record(n, loss=loss, grad_norm=norm) for n, (loss, norm) in enumerate(zip(losses, norms, strict=True))]
+    found = [finding.severity for one in steps for finding in (*detectors.begin(one), *detectors.proceed(one))]
+    assert (Severity.CRITICAL in found) == rising
+
+
+def test_a_level_of_the_gradients_that_lasts_becomes_the_usual_one() -> None:
+    """Gradients that stay fifteen times as large are no growth two hundred steps later."""
+    found = judge(GradientGrowth(), series("grad_norm", [*noise(100), *(15.0 * norm for norm in noise(400))]))
+    assert found
+    assert max(finding.step for finding in found) < 300
+
+
+@pytest.mark.parametrize("later", [0.0, 1e-20, 1.0], ids=["zero", "next to nothing", "alive from the second step"])
+def test_a_gradient_that_never_gets_to_the_first_module_is_a_warning(later: float) -> None:
+    """It ends at saturated units in the middle; behind a layer that starts at zero it passes from the second step."""
+    names = ("first.weight", "last.weight", "last.bias")
+    unknown = np.full(3, math.nan)
+    profile = ModuleGradients(
+        modules=("first", "sigmoid", "last"),
+        calls=np.ones(3),
+        output_norm=np.array([0.0, 0.1, 0.2]),
+        input_norm=np.array([math.nan, math.nan, 0.1]),
+        gain=unknown,
+        share_above_one=unknown,
+        growth_in_time=unknown,
+        singular_value=unknown,
+    )
+    steps = [
+        record(
+            step,
+            loss=2.0 - 0.05 * step,
+            parameters=names,
+            module_gradients=profile if step == 0 else None,
+            per_parameter={"grad_norm": np.array([later if step else 0.0, 0.1, 0.1])},
+        )
+        for step in range(30)
+    ]
+    found = judge(ZeroGradient(), steps)
+    if later == 1.0:
+        assert not found
+    else:
+        assert (found[0].step, found[0].severity, found[0].where) == (19, Severity.WARNING, "sigmoid")

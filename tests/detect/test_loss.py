@@ -225,3 +225,38 @@ def test_a_loss_that_comes_down_has_not_stalled(sign: float) -> None:
     """A falling loss, positive or negative, has not stalled."""
     losses = [sign * value * (0.99 if sign > 0 else 1.01) ** step for step, value in enumerate(noise(200, 0.02))]
     assert judge(StalledLoss(window=20), series("loss", losses)) == []
+
+
+def wandering(count: int, correlation: float, seed: int) -> list[float]:
+    """Draw numbers around zero of deviation one, with a correlation from each to the next."""
+    values = [0.0]
+    for drawn in np.random.default_rng(seed).normal(0.0, math.sqrt(1 - correlation**2), count - 1):
+        values.append(correlation * values[-1] + float(drawn))
+    return values
+
+
+def test_a_loss_that_wanders_around_zero_does_not_diverge() -> None:
+    """Of 8 runs of 1,000 steps, each with gradients that become ten times as large by chance, none is critical."""
+    found = []
+    for seed in range(8):
+        losses, logarithms = wandering(1000, 0.98, seed), wandering(1000, 0.98, 100 + seed)
+        detectors = DetectorSet([DivergingLoss()])
+        for step, (loss, logarithm) in enumerate(zip(losses, logarithms, strict=True)):
+            one = record(step, loss=loss, grad_norm=math.exp(1.5 * logarithm))
+            found += [*detectors.begin(one), *detectors.proceed(one)]
+    assert not [finding for finding in found if finding.severity is Severity.CRITICAL]
+    assert len(found) < 40
+
+
+def test_an_explosion_is_seen_in_a_loss_that_wanders() -> None:
+    """A growth of a tenth a step from a hundredth of a deviation on is critical before it is thirty deviations."""
+    detectors, first = DetectorSet([DivergingLoss()]), None
+    for step, loss in enumerate(wandering(600, 0.98, 0)):
+        growth = 1.1 ** max(0, step - 500)
+        one = record(step, loss=loss + 0.01 * growth, grad_norm=growth)
+        found = [*detectors.begin(one), *detectors.proceed(one)]
+        if first is None and any(finding.severity is Severity.CRITICAL for finding in found):
+            first = step
+    assert first is not None
+    assert first > 540
+    assert 0.01 * 1.1 ** (first - 500) < 30
