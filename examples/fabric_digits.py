@@ -18,6 +18,11 @@ images[100, 7] = float("nan")  # one broken pixel of one picture
 data = TensorDataset(images, torch.tensor(digits.target))
 
 
+def loss_of(network: nn.Module, batch: list[torch.Tensor]) -> torch.Tensor:
+    """Compute the loss of a batch."""
+    return nn.functional.cross_entropy(network(batch[0]), batch[1])
+
+
 def main() -> tuple[FabricWatch, float]:
     """Train for two epochs, and return the watch and the last loss."""
     torch.manual_seed(0)
@@ -26,12 +31,13 @@ def main() -> tuple[FabricWatch, float]:
     model, optimizer = fabric.setup(network, torch.optim.Adam(network.parameters(), lr=0.01))
     loader = fabric.setup_dataloaders(DataLoader(data, batch_size=32, shuffle=True))
 
-    with FabricWatch(fabric, model, optimizer, log_every_n_steps=1, on_explosion="skip") as watch:
+    with FabricWatch(fabric, model, optimizer, log_every_n_steps=1, on_explosion="skip", step=loss_of) as watch:
         for _ in range(2):
-            for inputs, targets in loader:
+            for batch in loader:
+                watch.batch(batch)  # optional, as step=: a diagnosis looks at the batch, and computes the step again
                 optimizer.zero_grad()
-                loss = nn.functional.cross_entropy(model(inputs), targets)
-                watch.loss(loss)  # the only further line
+                loss = loss_of(model, batch)
+                watch.loss(loss)  # the only line that is needed
                 fabric.backward(loss)
                 fabric.clip_gradients(model, optimizer, max_norm=1.0, error_if_nonfinite=False)
                 optimizer.step()

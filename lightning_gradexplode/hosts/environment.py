@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 logger = logging.getLogger("lightning_gradexplode")
@@ -26,6 +27,8 @@ def callbacks() -> list[Any]:
     try:
         from lightning_gradexplode.hosts.automatic import AutomaticMonitor
 
+        for line in unknown_variables(os.environ):
+            logger.warning("gradexplode: %s", line)
         return [AutomaticMonitor(**arguments(os.environ))]
     except Exception as error:
         logger.warning("gradexplode: no monitor is added (%s): %s", type(error).__name__, error)
@@ -33,16 +36,31 @@ def callbacks() -> list[Any]:
 
 
 def arguments(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return the monitor's arguments that environment variables set.
+    """Return the monitor's arguments that environment variables set; an empty variable sets nothing.
 
     Raises:
         ValueError: A value cannot be read as what its argument takes.
     """
     return {
-        name: read(environment[variable], variable)
+        name: read(text, _variable(name))
         for name, read in _READERS.items()
-        if (variable := f"{SWITCH}_{name.upper()}") in environment
+        if (text := environment.get(_variable(name), "")).strip()
     }
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Return a line for each variable that looks like an argument's and is none."""
+    known = {_variable(name) for name in _READERS}
+    unknown = sorted(name for name in environment if name.startswith(f"{SWITCH}_") and name not in known)
+    likely = [get_close_matches(name, known, 1) for name in unknown]
+    return [
+        f"{name} is ignored, since no argument can be set by it" + "".join(f"; did you mean {one}?" for one in near)
+        for name, near in zip(unknown, likely, strict=True)
+    ]
+
+
+def _variable(argument: str) -> str:
+    return f"{SWITCH}_{argument.upper()}"
 
 
 def _flag(text: str, variable: str) -> bool:
@@ -60,7 +78,7 @@ def _count(text: str, variable: str) -> int:
 
 
 def _clip(text: str, variable: str) -> float | str:
-    if text.strip() == "auto":
+    if text.strip().lower() == "auto":
         return "auto"
     try:
         return float(text)

@@ -37,6 +37,9 @@ def test_fabric_leaves_out_the_broken_batch(tmp_path: Path) -> None:
         watch, loss = load("fabric_digits").main()
     assert watch.last is not None
     assert watch.last.skipped_steps == 2
+    diagnosis = watch.diagnosis()
+    assert diagnosis is not None
+    assert diagnosis.causes[0].kind == "nonfinite-input"
     assert loss < 0.5
     assert list(tmp_path.glob("logs/fabric/**/metrics.csv"))
 

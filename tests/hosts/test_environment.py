@@ -67,6 +67,23 @@ def test_a_bad_value_adds_no_monitor(
     assert len(caplog.records) == 1
 
 
+def test_an_empty_variable_sets_nothing() -> None:
+    """Shells set variables to nothing where another one is empty."""
+    assert arguments({"GRADEXPLODE_CLIP": "", "GRADEXPLODE_REPORT": " "}) == {}
+
+
+def test_a_variable_that_sets_nothing_is_named(
+    switched_on: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A misspelt argument is one line with the nearest name, and the monitor is added all the same."""
+    switched_on.setenv("GRADEXPLODE_CLIPP", "1.0")
+    (monitor,) = callbacks()
+    assert monitor.arguments.clip is None
+    assert len(caplog.records) == 1
+    assert "GRADEXPLODE_CLIPP is ignored" in caplog.text
+    assert "did you mean GRADEXPLODE_CLIP?" in caplog.text
+
+
 @pytest.mark.parametrize("namespace", ["pytorch_lightning", "lightning.pytorch"])
 @pytest.mark.parametrize("own", [False, True])
 def test_it_stands_down_where_the_user_passed_one(own: bool, namespace: str, switched_on: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,7 @@ def ddp(out: Path, **arguments: Any) -> tuple[GradientWatch, list[float]]:
 
 def fsdp2(out: Path, **arguments: Any) -> tuple[GradientWatch, list[float]]:
     """Train with ``fully_shard``."""
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import fully_shard  # in torch 2.6 and later
 
     model: Any = network()
     for layer in model:
