@@ -68,8 +68,8 @@ class GradientExplosionMonitor(Callback):
         report: Write findings, diagnosis and the last steps, up to 512, to ``<log dir>/gradexplode`` at a critical
             finding; ``"always"`` writes a report of healthy runs too; a path is another folder; False writes none.
         update_sample: Estimate ``update_ratio`` from this number of weights, always the same ones, where a second copy
-            of all weights does not fit into memory while a step is logged: 10,000 of them estimate it to about 1 %. There are no
-            histograms of updates then. None compares all weights.
+            of all weights does not fit into memory while a step is logged: 10,000 of them estimate it to about 1 %.
+            There are no histograms of updates then. None compares all weights.
 
     Raises:
         TypeError: An argument is of a type that is not accepted.
