@@ -154,7 +154,8 @@ def lognormal_sample_weights(seed: int) -> Setup:
     class Weighted(ScenarioModule):
         def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
             weights = (2 * torch.randn(len(batch[0]))).exp()
-            return (weights * (self.network(batch[0]) - batch[1]).square()[:, 0]).mean()
+            errors: Tensor = (self.network(batch[0]) - batch[1]).square()[:, 0]
+            return (weights * errors).mean()
 
     return Setup(Weighted(perceptron([10, 32, 1]), mse_loss, adam(0.001)), drawn(diabetes(scaled=True), 350, 2))
 

@@ -47,14 +47,14 @@ def replay(
             due = schedule.scalars_due(number)
             found = bank.begin(record if due else _without(record, DETAILS))
             if _alarming(incidents.add(found)):
-                schedule.alert(number)
+                schedule.alert(number, ())
                 due = schedule.scalars_due(number)
             begun.append((bank, replace(step, before=record), due, found))
             stepped = stepped or step.after is not None
         for bank, step, due, found in begun:  # as in a batch of several optimizers' steps, once all have stepped
             later = bank.proceed(_after(step, due, bank.wants_weights))
             if _alarming(incidents.add(later)):
-                schedule.alert(number)
+                schedule.alert(number, ())
             judged.append((number, found + later))
     return judged
 
