@@ -152,7 +152,9 @@ class AccumulationWindow:
         is_scaled = scale is not None and unscales_itself(optimizer)
         if reading is None or not reading.holds(parameters):
             now = self._read(parameters, scale, is_scaled, as_torch_does)
-            reading = reading if reading is not None and self._was_clipped(reading, now, parameters) else now
+            reading = now if reading is None else self._chosen(reading, now, parameters)
+        if self._loop.process_group.size == 1:
+            reading.start(())
         tensors, self._losses_are_read = self._losses, True
         if not self._counts_end_of_backward:
             self._losses = []
@@ -172,8 +174,8 @@ class AccumulationWindow:
             total = total if scale is None else total / scale.to(total.device)
             return total * (self._loop.micro_batches / len(losses))
 
-    def _was_clipped(self, before: GradientReading, now: GradientReading, parameters: ParameterSet) -> bool:
-        """Return whether the user has clipped gradients between the backward pass and the step.
+    def _chosen(self, before: GradientReading, now: GradientReading, parameters: ParameterSet) -> GradientReading:
+        """Return the reading of before where the user has clipped gradients between the backward pass and the step.
 
         Gradients that are smaller now were clipped, and the norm before that is the one to know. Where they were not
         finite and are now, or have grown, they were cleaned or added to, and count as they are; where they still are
@@ -182,18 +184,22 @@ class AccumulationWindow:
         """
         counts = self._counts_end_of_backward or not self._loop.is_automatic
         if not counts:
-            return False
+            return now
         if self._counts_end_of_backward and self._loop.loss_scale()[0] is not None:
-            return True  # a step that the scaler leaves out is seen once its gradients are gone
+            return before  # a step that the scaler leaves out is seen once its gradients are gone
+        if not parameters.on_host and before.details is None:
+            chosen = now.unless_clipped(before)  # without a wait
+            if chosen is not None:
+                return chosen
         norm = before.norms.total
-        return now.norms.total < norm if math.isfinite(norm) else not math.isfinite(now.norms.total)
+        was_clipped = now.norms.total < norm if math.isfinite(norm) else not math.isfinite(now.norms.total)
+        return before if was_clipped else now
 
     def _read(
         self, parameters: ParameterSet, scale: Tensor | None, is_scaled: bool, as_torch_does: bool
     ) -> GradientReading:
         """Measure the gradients; losses and loss scale are read along with their norms."""
-        # Where processes exchange what is on their devices, the transfer to the host starts after that.
-        starts = parameters.on_host or self._loop.process_group.size == 1
+        starts = parameters.on_host  # else once it is known what is to be read
         if scale is not None:
             return GradientReading.take(parameters, scale if is_scaled else 1.0, [*self._losses, scale], starts)
         if as_torch_does and starts:

@@ -115,7 +115,8 @@ class Components:
             window=AccumulationWindow(loop),
             clipper=GradientClipper(loop, clips, agreement),
             deferred=DeferredSteps(loop),
-            guard=DeviceGuard(loop.may_change_gradients),
+            # In a loop of the user's own the gradients are measured right before the step.
+            guard=DeviceGuard(loop.may_change_gradients and not loop.counts_end_of_backward),
             responses=ResponseRunner(loop, arguments.responses, optimizers.states),
             loggers=loggers,
             console=console,

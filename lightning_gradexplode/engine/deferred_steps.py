@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.parameters import ParameterSet
 
 
 class DeferredSteps:
-    """Holds the step whose numbers are still on their way, until the next one is about to clear its gradients.
+    """Holds the steps of a batch whose numbers are still on their way, until the next one clears its gradients.
 
     By then an accelerator has the next forward pass to work on. A step can only be deferred where nothing has to be
     decided before its update: where clip values do not depend on the step, and a response that acts has found nothing
@@ -21,12 +23,12 @@ class DeferredSteps:
 
     Attributes:
         is_possible: Whether any step of the run can be deferred.
-        steps: The steps that are held, oldest first.
+        batches: The steps that are held, by batch, oldest first.
     """
 
     def __init__(self, loop: TrainingLoop) -> None:
         self.is_possible = loop.is_automatic
-        self.steps: list[Step] = []
+        self.batches: list[Sequence[Step]] = []
 
     def accepts(self, step: Step, may_be_clipped: bool) -> bool:
         """Return whether the numbers of a step can be read after its update.
@@ -49,11 +51,11 @@ class DeferredSteps:
         """Return whether a step of these parameters that is not logged is likely to be deferred."""
         return self.is_possible and not parameters.on_host
 
-    def add(self, step: Step) -> None:
-        """Hold a step."""
-        self.steps.append(step)
+    def add(self, steps: Sequence[Step]) -> None:
+        """Hold the steps of a batch."""
+        self.batches.append(steps)
 
-    def take(self) -> list[Step]:
-        """Remove and return the steps that are held, oldest first."""
-        steps, self.steps = self.steps, []
-        return steps
+    def take(self) -> list[Sequence[Step]]:
+        """Remove and return the steps that are held, by batch, oldest first."""
+        batches, self.batches = self.batches, []
+        return batches

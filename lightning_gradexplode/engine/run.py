@@ -125,7 +125,7 @@ class TrainingRun:
     def gradients_cleared(self) -> None:
         """Read the numbers of the step before, if they were deferred, before its gradients are cleared."""
         self._run.window.gradients_cleared()
-        if self._run.deferred.steps:
+        if self._run.deferred.batches:
             self._flush()
 
     @never_fatal
@@ -180,7 +180,7 @@ class TrainingRun:
             return
         if self._open is not None:
             self._close(self._open)
-        if run.deferred.steps:
+        if run.deferred.batches:
             self._flush()
         if run.responses.adds_gradients and (not run.is_automatic or run.counts_end_of_backward):
             run.responses.gradients_ready(state.optimizer, self._before.batch_idx)
@@ -254,11 +254,11 @@ class TrainingRun:
         self._run.evidence.inputs = None
         if any(map(_scalars_due, steps)):
             self._after.set_logged_scalars(steps)
-        if steps and steps[0].phase is Phase.COLLECTING:
-            self._run.deferred.add(steps[0])  # the only step of its batch
+        if any(step.phase is Phase.COLLECTING for step in steps):
+            self._run.deferred.add(steps)
         else:
             self._after.finish(steps)
-        if self._run.deferred.steps and self._loop.is_last_batch:
+        if self._run.deferred.batches and self._loop.is_last_batch:
             self._flush()
 
     @never_fatal
@@ -328,9 +328,10 @@ class TrainingRun:
         self._open = None
 
     def _flush(self) -> None:
-        for step in self._run.deferred.take():
-            if self._before.resolve(step):
-                self._after.finish([step])
+        for steps in self._run.deferred.take():
+            self._after.finish(
+                [step for step in steps if step.phase is not Phase.COLLECTING or self._before.resolve(step)]
+            )
 
     # End and failure.
 

@@ -77,6 +77,20 @@ class GradientReading:
         stacked = torch.stack(each) if each else zero.new_zeros(0)
         return stacked if self._scale is None else stacked / self._scale.to(device, wide)
 
+    def unless_clipped(self, before: GradientReading) -> GradientReading | None:
+        """Choose on the device between these norms and those of the same gradients before they may have been clipped.
+
+        Returns:
+            The earlier norms where they are larger in all, or where neither are finite; gradients that were cleaned or
+            added to count as they are. None where the choice is the host's.
+        """
+        pending = self._pending.unless_clipped(before._pending)
+        if pending is None:
+            return None
+        chosen = GradientReading(self.gradients, pending, self._divisor, scale=self._scale)
+        chosen._versions = [-1]  # which gradients these norms are of is not known before they are read
+        return chosen
+
     def start(self, more: Sequence[Tensor]) -> bool:
         """Start the transfer to the host, with further tensors in it; return whether it had not started before."""
         return self._pending.start(more)

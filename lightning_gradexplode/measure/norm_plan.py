@@ -137,7 +137,7 @@ class _DeviceGroup:
         if self._dtype is torch.float32:  # sums of sums of few elements lose fewer digits
             tensors = [_row_norms(tensor.reshape(-1)) for tensor in tensors]
         norms = torch.stack(torch._foreach_norm(tensors, dtype=self._dtype))
-        return torch.where(norms < self._range, -largest, norms)
+        return torch.where(norms < self._range, 0.0 - largest, norms)
 
 
 def _selection(places: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:

@@ -75,6 +75,25 @@ class PendingNorms:
             self._norms = self._finished(intact=True)
         return True
 
+    def unless_clipped(self, before: PendingNorms) -> PendingNorms | None:
+        """Choose on the device between these norms and those of the same tensors before they may have been clipped.
+
+        Returns:
+            The earlier norms where their total is larger, or where neither is finite, with the scalars of these; None
+            where the tensors are not the same, or either has begun to be read.
+        """
+        pairs = list(zip(before.measured, self.measured, strict=False))
+        are_alike = np.array_equal(before.places, self.places) and len(before.measured) == len(self.measured)
+        if not pairs or not are_alike or any(one.shape != other.shape for one, other in pairs):
+            return None
+        if self._pending is not None or before._pending is not None:
+            return None
+        with torch.no_grad():
+            total, now = _total(before.measured), _total(self.measured)
+            clipped = torch.where(total.isfinite(), now < total, ~now.isfinite())
+            chosen = [torch.where(clipped.to(one.device), one, other) for one, other in pairs]
+        return PendingNorms(self._tensors, self.places, self._least, chosen, self._scalars, starts=False)
+
     def _wait(self) -> None:
         """Wait for the transfer of all that is read."""
         self.start()
@@ -137,6 +156,12 @@ def start_norms(
         starts: Whether the transfer starts now.
     """
     return PendingNorms(tensors, *(plan or NormPlan(tensors)).measure(tensors), scalars, starts)
+
+
+def _total(norms: Sequence[Tensor]) -> Tensor:
+    """Return the norm of all tensors, given the norms of each, on the device of the first ones."""
+    total: Tensor = torch.linalg.vector_norm(torch.cat([part.to(norms[0].device) for part in norms]))
+    return total
 
 
 def measure_norms(tensors: Sequence[Tensor | None], divisor: float = 1.0) -> Norms:
