@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_gradexplode.distributed.shard_layout import local_part
+
 
 def clip_gradients(
     gradients: Sequence[Tensor | None], threshold: float, algorithm: str, norm: float, scale: float = 1.0
@@ -82,6 +84,21 @@ def clip_by_total_norm(gradients: Sequence[Tensor | None], threshold: float, tot
         factor = torch.clamp(float(threshold) / (total + 1e-6), max=1.0)
         for group in _by_kind([gradient for gradient in gradients if gradient is not None]):
             torch._foreach_mul_(group, factor.to(group[0].device, non_blocking=True))
+
+
+def clip_on_device(gradients: Sequence[Tensor | None], threshold: Tensor, total: Tensor) -> None:
+    """Clip gradients by a threshold that is known to their device only, without a wait for it.
+
+    Args:
+        gradients: Dense tensors, also sharded ones.
+        threshold: The clip value, of one element.
+        total: L2 norm of these gradients, of one element, of all shards together.
+    """
+    with torch.no_grad():
+        factor = torch.clamp(threshold / (total + 1e-6), max=1.0)
+        for group in _by_kind([local_part(gradient) for gradient in gradients if gradient is not None]):
+            wide = factor.dtype if group[0].dtype is torch.float64 else torch.float32
+            torch._foreach_mul_(group, factor.to(group[0].device, wide, non_blocking=True))
 
 
 def _by_kind(gradients: Sequence[Tensor]) -> list[list[Tensor]]:

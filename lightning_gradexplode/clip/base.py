@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_gradexplode import checks
@@ -47,6 +48,20 @@ class ClipPolicy(ABC):
 
         On an accelerator `threshold` has to wait for the numbers of the step. Where this returns a value, the step is
         clipped on its device without a wait, and `threshold` is called once the numbers are there, after the update.
+        """
+        return None
+
+    def threshold_on_device(self, norm: Tensor) -> Tensor | None:
+        """Return the clip value of the coming step where the device can compute it from that step's norm, else None.
+
+        As with `known_threshold`, the step is then clipped on its device without a wait, and `threshold`, called once
+        the numbers are there, has to return the same value. Nothing may be remembered here.
+
+        Args:
+            norm: L2 norm of the gradients on their device, of one element, unscaled; it may be NaN or infinite.
+
+        Returns:
+            Of one element, on the same device; infinity clips nothing.
         """
         return None
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_gradexplode import checks
@@ -86,6 +87,11 @@ class GuardedPolicy(ClipPolicy):
         found: Any = self._guard.call(self.policy.known_threshold, otherwise=None)
         value = math.nan if found is None else _number(found)
         return value if math.isfinite(value) and value > 0 else None
+
+    def threshold_on_device(self, norm: Tensor) -> Tensor | None:
+        """Return the policy's clip value as the device computes it, None where it does not."""
+        found: Any = self._guard.call(self.policy.threshold_on_device, norm, otherwise=None)
+        return found.reshape(()) if isinstance(found, Tensor) and found.numel() == 1 else None
 
     def clip_tensors(self, parameters: ParameterSet, norms: FloatArray, scale: float, remember: bool) -> bool:
         """Clip with the policy."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from torch import Tensor
+
 from lightning_gradexplode import checks
 from lightning_gradexplode.clip.base import ClipPolicy
 from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
@@ -36,3 +38,11 @@ class PercentileClip(Stateful, ClipPolicy):
         if norm is not None and math.isfinite(norm) and norm > 0:
             self._norms.add(norm)
         return self._norms.quantile(self.percentile / 100) if len(self._norms) else None
+
+    def threshold_on_device(self, norm: Tensor) -> Tensor | None:
+        """Return the percentile, unless a subclass has a threshold of its own."""
+        if type(self).threshold is not PercentileClip.threshold:
+            return None
+        low, middle, high, weight = self._norms.around(self.percentile / 100)
+        below = norm.clamp(low, middle)
+        return below if not weight else below + weight * (norm.clamp(middle, high) - below)

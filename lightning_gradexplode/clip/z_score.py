@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from lightning_gradexplode import checks
 from lightning_gradexplode.clip.base import ClipPolicy
@@ -56,6 +58,17 @@ class ZScoreClip(Stateful, ClipPolicy):
         clipped = self._mean + self.limit * deviation / (score / self.limit) if score > self.limit else edge
         self._update(min(norm, clipped))
         return clipped
+
+    def threshold_on_device(self, norm: Tensor) -> Tensor | None:
+        """Return the threshold, unless a subclass has one of its own."""
+        if type(self).threshold is not ZScoreClip.threshold:
+            return None
+        if len(self._first) < self.warmup:
+            return torch.full_like(norm, math.inf)
+        deviation = max(math.sqrt(self._variance), 0.01 * self._mean)
+        score = (norm - self._mean) / deviation
+        clipped = self._mean + self.limit**2 * deviation / score
+        return torch.where(score > self.limit, clipped, self._mean + self.limit * deviation)
 
     def _begin(self, norm: float) -> None:
         self._first.append(norm)

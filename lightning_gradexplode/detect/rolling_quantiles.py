@@ -72,6 +72,21 @@ class RollingQuantiles(Stateful):
         """The largest value."""
         return self._sorted[-1]
 
+    def around(self, share: float) -> tuple[float, float, float, float]:
+        """Return what `quantile` depends on if a further value ``x`` is added, and the oldest one dropped if need be.
+
+        Returns:
+            ``low, middle, high, weight``: the quantile is that share of the way from ``min(max(x, low), middle)`` to
+            ``min(max(x, middle), high)``.
+        """
+        ordered = list(self._sorted)
+        if len(ordered) == self.size:
+            del ordered[bisect_left(ordered, self._values[0])]
+        place = share * len(ordered)
+        at = int(place)
+        low, middle, high = [-math.inf, *ordered, math.inf, math.inf][at : at + 3]
+        return low, middle, high, place - at
+
     def quantile(self, share: float) -> float:
         """Return the value below which a share of the values lies, linear between neighbours."""
         place = share * (len(self._sorted) - 1)

@@ -34,6 +34,7 @@ class Agreement:
 
     Attributes:
         several: Whether there are several processes.
+        on_policy: Whether the processes agree on what the clip policy does, at each step.
     """
 
     def __init__(self, exchange: StepExchange, arguments: Arguments) -> None:
@@ -43,7 +44,7 @@ class Agreement:
         self._signs = sorted({detector.sign for detector in arguments.detectors})
         self._has_own_detectors = not all(map(_is_own, arguments.detectors))
         self._acts = not all(response.only_warns for response in arguments.responses)
-        self._on_policy = self.several and policy is not None and not _is_own(policy)
+        self.on_policy = self.several and policy is not None and not _is_own(policy)
         self._is_logged = False
 
     def is_needed(self, step: Step) -> bool:
@@ -96,7 +97,7 @@ class Agreement:
         Args:
             value: The threshold of this process.
         """
-        if not self._on_policy:
+        if not self.on_policy:
             return value
         agreed = float(self._exchange.agree(np.array([math.nan if value is None else value])).min())
         if not math.isnan(agreed):
@@ -111,7 +112,7 @@ class Agreement:
 
         To be called after it has clipped. Where it returns False, the gradients of the processes differ.
         """
-        if not self._on_policy:
+        if not self.on_policy:
             return True
         is_off = self._exchange.agree(np.array([float(policy.is_off)]))[:, 0] > 0
         if is_off.any():

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+import torch
 from torch.optim import Optimizer
 
-from lightning_gradexplode.clip.apply import clip_by_total_norm, clip_gradients, has_sparse, total_norm
+from lightning_gradexplode.clip.apply import clip_by_total_norm, clip_gradients, clip_on_device, has_sparse, total_norm
 from lightning_gradexplode.engine.agreement import Agreement
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step import Step
@@ -67,7 +68,9 @@ class GradientClipper:
         if policy is None:
             value, algorithm = self._loop.clip_setting
         elif step.decided_late:
-            policy.threshold(record)  # the step is over; what later thresholds depend on goes on
+            value = policy.threshold(record)  # the step is over; what later thresholds depend on goes on
+            if step.device_clip is not None and step.clip_val is None:
+                step.set(clip_val=value, clip_algorithm=None if value is None else "norm")
             return
         else:
             value, algorithm = self._agreement.threshold(policy.threshold(record)), policy.algorithm
@@ -81,32 +84,47 @@ class GradientClipper:
             step.set(clip_val=value, clip_algorithm=algorithm)
 
     def set_known_threshold(self, step: Step) -> bool:
-        """Set a clip value that does not depend on the step's own numbers.
+        """Set a clip value that does not depend on the step's own numbers, or that their device computes.
 
         Returns:
             Whether there is one, so that nothing has to be read before the update.
         """
         policy, reading = step.state.policy, step.reading
         assert policy is not None
-        if policy.algorithm != "norm" or has_sparse(step.parameters.gradients):
+        is_plain = policy.algorithm == "norm" and not has_sparse(step.parameters.gradients)
+        if not is_plain or self._agreement.on_policy:
             return False
         clips = self._loop.clips(step.state.optimizer)
-        if not clips and (reading.has_scale or step.parameters.shards.copies is not None):
-            return False
         value = policy.known_threshold()
-        if value is not None:
-            step.set(clip_val=value, clip_algorithm=policy.algorithm)
-        return value is not None
+        is_torch_s = not reading.has_scale and step.parameters.shards.copies is None
+        if value is None or not (clips or is_torch_s):
+            if clips and self._loop.may_change_gradients:  # by code that is to see them before they are clipped
+                return False
+            norm = step.norm_on_device()
+            if norm is None:
+                return False
+            threshold = policy.threshold_on_device(norm) if value is None else torch.full_like(norm, value)
+            if threshold is None:
+                return False
+            step.device_clip = threshold, norm
+        step.set(clip_val=value, clip_algorithm=policy.algorithm)
+        return True
 
     @staticmethod
     def forget_threshold(step: Step) -> None:
         """Undo `set_known_threshold`."""
         if step.state.policy is not None:
+            step.device_clip = None
             step.set(clip_val=None, clip_algorithm=None)
 
     def clip_on_device(self, step: Step) -> None:
         """Clip by norm, or have the training loop do it, without a wait for an accelerator."""
         value = step.clip_val
+        if step.device_clip is not None:
+            if self._loop.clips(step.state.optimizer):
+                self._loop.set_clip(None, None)
+            clip_on_device(step.parameters.gradients, *step.device_clip)
+            return
         if value is None:
             return
         if self._loop.clips(step.state.optimizer):

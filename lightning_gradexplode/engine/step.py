@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lightning_gradexplode.diagnose.replay import AttributeState, KeptBatch, RandomState
@@ -78,6 +79,7 @@ class Step:
         gradients_intact: Whether the gradients in memory are those that were measured.
         gathered: What the processes have exchanged of it on their devices, None if they have not.
         gathered_norms: The norms of all processes' shards on the device, if they have exchanged them.
+        device_clip: Clip value and norm of the step on their device, where only that knows them.
         is_guarded: Whether the optimizer leaves the update out by itself if it is not finite.
         inputs: What is needed to compute it again, None where it cannot be.
         decided_late: Whether the optimizer had stepped before the numbers were read.
@@ -104,6 +106,7 @@ class Step:
         self.decided_late = False
         self.gathered: GradientReading | PendingRead | None = None
         self.gathered_norms: Tensor | None = None
+        self.device_clip: tuple[Tensor, Tensor] | None = None
         self.is_guarded = False
         self.inputs: StepInputs | None = None
         self._values = {**values, "parameters": parameters.names}
@@ -194,6 +197,19 @@ class Step:
         worst = max((int(finding.severity) for finding in findings), default=0)
         if worst > self.severity:
             self._values["severity"] = worst
+
+    def norm_on_device(self) -> Tensor | None:
+        """Return the L2 norm of all gradients on their device, unscaled; None where the device cannot know it."""
+        copies = self.parameters.shards.copies
+        if copies is None:
+            device = self.parameters.tensors[0].device
+            norms = self.reading.gradients.norms_on_device(device)
+        elif self.gathered_norms is None or len(set(copies)) > 1:
+            return None
+        else:
+            norms = self.gathered_norms / float(copies[0]) ** 0.5
+        total: Tensor = torch.linalg.vector_norm(norms)
+        return total
 
     # What is measured before the update.
 

@@ -6,17 +6,19 @@ there is counted: numbers that are read, copies to the host, and conditions on t
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from lightning_gradexplode import GradientExplosionMonitor, GradientWatch, Severity
+from lightning_gradexplode import GradientExplosionMonitor, GradientWatch, PercentileClip, Severity, ZScoreClip
 from lightning_gradexplode.clip import ClipPolicy, ConstantClip
+from lightning_gradexplode.clip.apply import total_norm
 from lightning_gradexplode.measure import reading
 from lightning_gradexplode.measure.norms import measure_norms
 from tests.runs.models import Regression
@@ -91,6 +93,86 @@ def test_no_step_waits_before_its_update(order: Order, arguments: dict[str, Any]
         return
     assert waits(order) == [0] * 11
     assert max(order.between("step", "backward")[1:]) <= 2
+
+
+class Mixed(Regression):
+    """Its first layer has float64 weights, its second one bfloat16 and its last one float32."""
+
+    def __init__(self, build: Any = None, batches: int = 8) -> None:
+        kinds = (torch.float64, torch.bfloat16, torch.float32)
+        super().__init__(build, batches)
+        self.layers: Any = nn.ModuleList(nn.Linear(6, 6 if kind is not kinds[-1] else 1, dtype=kind) for kind in kinds)
+
+    def loss(self, batch: Any) -> Tensor:
+        """Convert between the layers."""
+        values, targets = batch
+        for layer in self.layers:
+            values = layer(values.to(layer.weight.dtype)).tanh()
+        loss: Tensor = (values - targets).square().mean()
+        return loss
+
+
+CONFIGURED: dict[str, dict[str, Any]] = {
+    "warn": {},
+    "clip": {"clip": 1.0},
+    "clip that binds": {"clip": 1e-3},
+    "auto": {"clip": "auto"},
+    "percentile": {"clip": PercentileClip()},
+    "score": {"clip": ZScoreClip(warmup=4)},
+    "skip": {"on_explosion": "skip"},
+    "all": {"clip": "auto", "on_explosion": ["skip", "rollback"], "update_sample": 10},
+}
+SETTLED = 14
+"""Steps after which ``clip="auto"`` knows its limit."""
+
+
+@pytest.mark.parametrize("arguments", CONFIGURED.values(), ids=CONFIGURED)
+@pytest.mark.parametrize("kind", ["plain", "scaler", "zero gradient", "mixed types"])
+def test_a_calm_step_waits_for_nothing(order: Order, arguments: dict[str, Any], kind: str) -> None:
+    """No read lies before the update; after it there is one transfer, and one more where weights are looked at."""
+    modules = {"zero gradient": ZeroGradient, "mixed types": Mixed}
+    module = modules.get(kind, Regression)(fused, batches=SETTLED + 10)
+    plugins = [scaler()] if kind == "scaler" else None
+    monitor = GradientExplosionMonitor(**CALM, **copy.deepcopy(arguments))
+    train(order, monitor, SETTLED + 10, module, plugins=plugins)
+    assert not monitor.failed
+    first = SETTLED if arguments.get("clip") == "auto" else 1
+    if kind == "zero gradient" and first == SETTLED:
+        return  # its gradients fall to nothing, and a limit is found by those that are something
+    assert order.between("backward", "step")[first:] == [0] * (SETTLED + 10 - first)
+    after = order.between("step", "backward")[first:]
+    assert max(after) <= 2
+    assert after.count(1) >= len(after) // 2
+
+
+@pytest.mark.parametrize("policy", [PercentileClip(window=5), ZScoreClip(1.0, warmup=3)], ids=["percentile", "score"])
+@pytest.mark.parametrize("build", [None, fused], ids=["sgd", "fused"])
+@pytest.mark.parametrize("kind", ["plain", "scaler", "mixed types"])
+def test_a_policy_on_the_device_clips_as_on_the_host(
+    monkeypatch: pytest.MonkeyPatch, policy: ClipPolicy, build: Any, kind: str
+) -> None:
+    """Weights, clip value, clip rate and the policy's memory are those of the run that reads before each update."""
+
+    def run() -> Watched:
+        torch.manual_seed(0)
+        return Watched(
+            (Mixed if kind == "mixed types" else Regression)(build, batches=12),
+            monitor={"log_every_n_steps": 0, "clip": copy.deepcopy(policy)},
+            max_steps=12,
+            plugins=[scaler()] if kind == "scaler" else None,
+        )
+
+    host = run()
+    monkeypatch.setattr(reading, "is_on_host", lambda tensor: False)
+    device = run()
+    for one, other in zip(device.module.parameters(), host.module.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+    for run_ in (device, host):
+        assert run_.monitor.last is not None
+        assert not run_.monitor.failed
+    for quantity in ("grad_norm", "clip_val", "clip_rate", "clip_algorithm"):
+        found, truth = (getattr(one.monitor.last, quantity) for one in (device, host))
+        assert found == (truth if isinstance(truth, (str, type(None))) else pytest.approx(truth, rel=1e-5)), quantity
 
 
 def test_the_default_limit_of_outliers_does_not_wait(order: Order) -> None:
@@ -218,3 +300,104 @@ def test_a_plain_loop_clips_on_the_device(monkeypatch: pytest.MonkeyPatch, mixed
     monkeypatch.setattr(reading, "is_on_host", lambda tensor: False)
     for one, other in zip(trained(watched=True), truth, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["plain", "user clips", "clip", "score", "skip", "scaler", "zero gradient"])
+def test_a_plain_loop_waits_for_nothing(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """What is read lies before the update of a step only where the numbers of the step before arrive."""
+    reads, to_host = [0], reading._to_host
+
+    def counted(numbers: Tensor) -> Any:
+        reads[-1] += 1
+        return to_host(numbers)
+
+    monkeypatch.setattr(reading, "is_on_host", lambda tensor: False)
+    monkeypatch.setattr(reading, "_to_host", counted)
+    arguments: dict[str, dict[str, Any]] = {
+        "clip": {"clip": 1e-3},
+        "score": {"clip": ZScoreClip(warmup=3)},
+        "skip": {"on_explosion": "skip"},
+    }
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
+    optimizer = AdamW(network.parameters(), lr=0.01, fused=True)
+    scales = torch.amp.GradScaler("cpu", enabled=kind == "scaler")
+    watch = GradientWatch(network, optimizer, scaler=scales, **CALM, **arguments.get(kind, {}))
+    norms = []
+    for _ in range(14):
+        reads.append(0)
+        optimizer.zero_grad()
+        loss = network(torch.randn(8, 4) * (kind != "zero gradient")).square().mean()
+        watch.loss(loss)
+        scales.scale(loss).backward()
+        reads.append(0)
+        norms.append(float(total_norm([one.grad for one in network.parameters() if one.grad is not None])))
+        if kind == "user clips":
+            nn.utils.clip_grad_norm_(network.parameters(), 1e-2)
+        scales.step(optimizer)
+        scales.update()
+    watch.close()
+    assert sum(reads[4::2]) <= len(reads) // 4  # of weights, in the hook behind the update
+    assert max(reads[3::2]) == 1
+    assert not watch.failed
+    assert watch.last is not None
+    assert watch.last.step == 13
+    if kind != "scaler":
+        assert watch.last.grad_norm == pytest.approx(norms[-1], rel=1e-5)
+
+
+@pytest.mark.parametrize("change", ["clip", "grow", "clean", "spread"])
+@pytest.mark.parametrize("on_host", [False, True])
+def test_what_a_loop_does_to_gradients_is_told_from_the_norms(
+    monkeypatch: pytest.MonkeyPatch, change: str, on_host: bool
+) -> None:
+    """Of smaller gradients the earlier norm counts, of larger ones and of NaN that which the optimizer gets."""
+    if not on_host:
+        monkeypatch.setattr(reading, "is_on_host", lambda tensor: False)
+    network = nn.Linear(4, 1)
+    optimizer = SGD(network.parameters(), lr=0.01)
+    watch = GradientWatch(network, optimizer, **CALM, diagnose=False)
+    for number in range(6):
+        optimizer.zero_grad()
+        loss = network(torch.randn(8, 4)).square().mean()
+        watch.loss(loss)
+        loss.backward()
+        gradients = [one.grad for one in network.parameters() if one.grad is not None]
+        before = float(total_norm(gradients))
+        if number == 5:
+            if change in ("clean", "spread"):
+                gradients[0][0, 0] = math.nan
+            if change == "grow":
+                gradients[0].mul_(3.0)
+            elif change == "clean":
+                gradients[0].nan_to_num_()
+            else:
+                nn.utils.clip_grad_norm_(network.parameters(), before / 4)
+        after = float(total_norm(gradients))
+        optimizer.step()
+    watch.close()
+    assert watch.last is not None
+    truth = before if change in ("clip", "clean") else after  # cleaned, they are smaller than after the backward pass
+    assert watch.last.grad_norm == pytest.approx(truth, rel=1e-5, nan_ok=True)
+
+
+def test_a_plain_loop_of_two_optimizers_records_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device the numbers of both arrive late, and none is lost."""
+    monkeypatch.setattr(reading, "is_on_host", lambda tensor: False)
+    networks = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 1)])
+    optimizers = [AdamW(one.parameters(), lr=0.01) for one in networks]
+    watch = GradientWatch(networks, optimizers, **CALM)
+    for _ in range(8):
+        norms = []
+        for place, optimizer in enumerate(optimizers):
+            optimizer.zero_grad()
+            loss = networks[1](networks[0](torch.randn(8, 4))).square().mean()
+            watch.loss(loss)
+            loss.backward()
+            norms.append(float(total_norm([one.grad for one in networks[place].parameters() if one.grad is not None])))
+            optimizer.step()
+    state = watch.state_dict()
+    watch.close()
+    assert [one["steps"] for one in state["optimizers"]] == [8, 8]
+    assert watch.last is not None
+    assert watch.last.step == 7
+    assert watch.last.grad_norm == pytest.approx(norms[1], rel=1e-5)
