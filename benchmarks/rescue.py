@@ -50,9 +50,9 @@ REMEDIES: dict[str, Callable[[], list[Callback]]] = {
     "AutoClip": lambda: [clippers.AutoClip()],
     "ZClip": lambda: [clippers.ZClip()],
     "ZClip alone": lambda: [clippers.ZClipAlone()],
-    'clip="auto"': lambda: [GradientExplosionMonitor(clip="auto", report=False)],
+    'clip="auto"': lambda: [GradientExplosionMonitor(clip="auto", report=False, diagnose=False)],
     '"auto", ["skip", "rollback"]': lambda: [
-        GradientExplosionMonitor(clip="auto", on_explosion=["skip", "rollback"], report=False)
+        GradientExplosionMonitor(clip="auto", on_explosion=["skip", "rollback"], report=False, diagnose=False)
     ],
 }
 OURS = tuple(name for name in REMEDIES if "auto" in name and name != "AutoClip")

@@ -38,8 +38,8 @@ class AutoPolicy(Stateful, ClipPolicy):
     """``clip="auto"``: limit gradients that are outliers, and steps for which there is evidence that they do harm.
 
     Outliers: gradients are clipped to `factor` times the largest norm of the last `window` steps (each counted as it
-    was after clipping). What grows slower is left alone: a norm says little about whether a step does harm, and nothing
-    where the optimizer adapts to it.
+    was after clipping; while the loss is out of its region the limit does not rise). What grows slower is left alone: a
+    norm says little about whether a step does harm, and nothing where the optimizer adapts to it.
 
     Steps: the learning rate is multiplied by a factor during the optimizer's step, 1.0 as long as there is no evidence
     against it. Evidence is a step that would move the weights by more than `reach` of their norm (twice as much for
@@ -103,8 +103,8 @@ class AutoPolicy(Stateful, ClipPolicy):
         """Return the limit of outliers, and determine the factor of the learning rate."""
         if self._weights is None:
             self._weights = record.weight_norm_before
-        limit = self._outlier_limit(record.grad_norm)
         self._factor = self._applied = self._factor_for(record)
+        limit = self._outlier_limit(record.grad_norm)
         norm = record.grad_norm or 0.0
         if limit is not None and self._is_plain and _CLIPPABLE < self._factor * min(norm, limit) < norm < math.inf:
             limit, self._applied = self._factor * min(norm, limit), 1.0
@@ -133,7 +133,9 @@ class AutoPolicy(Stateful, ClipPolicy):
         limit = factor * largest if 0 < largest < 1e300 else None
         if norm is None or not math.isfinite(norm):
             return limit
-        self._norms.add(norm if limit is None else min(norm, limit))
+        # While the loss is out of its region, the norms are those of an explosion: the limit does not follow them.
+        highest = largest if self._step_size.has_failed else limit
+        self._norms.add(norm if highest is None else min(norm, highest))
         return limit if limit is None or norm > limit else max(limit, norm + _TORCH_EPSILON)
 
     def _factor_for(self, record: StepRecord) -> float:

@@ -81,6 +81,11 @@ class StepSizeControl(Stateful):
         tried = self._is_growing or self._ceiling is not None or self._allowed is not None
         return self._trend.has_level and self._failed_level is None and not tried
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the loss is out of the region where it was, and the size at which it comes down is looked for."""
+        return self._failed_level is not None
+
     def factor(self, rate: float, move: float, loss: float, memory: float = 1.0) -> float:
         """Return the factor of the learning rate for the coming step.
 
