@@ -7,7 +7,10 @@ to `StepEvents.expect_backward`.
 
 from __future__ import annotations
 
+import atexit
 import logging
+import sys
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -64,12 +67,16 @@ class StepEvents:
         self._awaiting: set[int] = set()
         self._scaler_version: int | None = None
         self._said: set[str] = set()
+        self._at_exit: Callable[[], None] = _nothing
         optimizers = loop.optimizers
         try:  # hooks of an optimizer are called in this order: ours before its step, the engine's, ours after it
             before, after = untraced(self._before_step), untraced(self._after_step)
             self._hooks = [one.register_step_pre_hook(before) for one in optimizers]
             self.run = TrainingRun(arguments, loop, state)
             self._hooks += [one.register_step_post_hook(after) for one in optimizers]
+            this = weakref.ref(self)
+            self._at_exit = lambda: _process_ends(this)
+            atexit.register(self._at_exit)
         except Exception:
             self._fail()
 
@@ -127,6 +134,7 @@ class StepEvents:
 
     def remove_hooks(self) -> None:
         """Remove all hooks."""
+        atexit.unregister(self._at_exit)
         hooks, self._hooks = self._hooks, []
         for hook in hooks:
             hook.remove()
@@ -278,6 +286,17 @@ class StepEvents:
         self._failed = True
         logger.exception("gradexplode: the monitor failed and is off; the training goes on without it")
         self.remove_hooks()
+
+
+def _nothing() -> None:
+    pass
+
+
+def _process_ends(events: weakref.ref[StepEvents]) -> None:
+    """Write what was recorded of a run that nobody closed, if an exception ends the process."""
+    one = events()
+    if one is not None and one.run is not None and hasattr(sys, "last_value"):
+        one.run.aborted()
 
 
 def _after_backward(call: Callable[[], None]) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -102,3 +106,29 @@ def test_a_step_that_the_scaler_leaves_out_is_seen() -> None:
     assert [one.step for one in watch.findings if one.sign == "nonfinite-gradient"] == [9]
     assert watch.last is not None
     assert watch.last.step == 13
+
+
+@pytest.mark.slow
+def test_an_exception_that_ends_the_process_leaves_the_recorded_steps(tmp_path: Path) -> None:
+    """Without ``with`` and without ``close``, what was measured is written when the process ends."""
+    program = """
+import sys, torch
+from lightning_gradexplode import GradientWatch
+from tests.hosts.loops import batches, loss_of, network
+model = network()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+watch = GradientWatch(model, optimizer, log_dir=sys.argv[1])
+for step, batch in enumerate(batches(5)):
+    optimizer.zero_grad()
+    loss = loss_of(model, batch)
+    watch.loss(loss)
+    loss.backward()
+    optimizer.step()
+    assert step < 3, "theirs"
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    root = Path(__file__).parents[2]
+    ended = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert "AssertionError: theirs" in ended.stderr
+    assert "gradexplode" not in ended.stderr.replace("lightning_gradexplode", "")
+    assert len(np.load(tmp_path / "gradexplode" / "steps.npz")["step"]) == 4
