@@ -106,10 +106,11 @@ class ZeroGradient(Detector):
                 f"for {self._blocked_for} steps, since the start"
             )
             return self.finding(record, Severity.WARNING, 0.0, _NOTHING, message, self._blocked_at)
-        if norms.all() or record.loss == 0:
+        all_alive = bool(norms.all())
+        if all_alive or record.loss == 0:
             if self._streaks:
                 self._count(np.ones(len(norms), dtype=bool))
-            self._never = [] if norms.all() else self._never
+            self._never = [] if all_alive else self._never
             return None
         count = len(norms)
         self._futile_for = 0 if baselines.loss_rise < -0.1 else self._futile_for + 1

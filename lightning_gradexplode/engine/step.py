@@ -330,7 +330,7 @@ class Step:
     # Small things.
 
     def _put(self, quantity: str, each: FloatArray) -> None:
-        each.flags.writeable = False  # records go to detectors, policies and responses of users,
+        each.setflags(write=False)  # records go to detectors, policies and responses of users,
         self._per_parameter[quantity] = each.view()  # and a view cannot be made writeable again
 
     def _set_histograms(self, quantity: str, local: Mapping[str, Histogram]) -> None:

@@ -130,6 +130,9 @@ class PendingNorms:
         measured = self._values[: len(self.places)]
         each, nonfinite = np.zeros(len(self._tensors)), np.zeros(len(self._tensors))
         each[self.places] = measured
+        norms = measured.tolist()
+        if norms and min(norms) >= SINGLE_RANGE and math.hypot(*norms) < math.inf:  # as nearly always; no NaN is below
+            return Norms(each, nonfinite)
         reliable = (measured >= self._least) & (measured < math.inf)
         if not reliable.all():
             each = np.abs(each)

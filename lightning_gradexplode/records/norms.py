@@ -31,7 +31,7 @@ class Norms:
     @property
     def nonfinite_total(self) -> int | None:
         """Number of NaN and infinite elements in all tensors together, None where it is not known."""
-        total = float(self.nonfinite.sum())
+        total = sum(self.nonfinite.tolist())
         return None if math.isnan(total) else int(total)
 
     def divided_by(self, divisor: float) -> Norms:
