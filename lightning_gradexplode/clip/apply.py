@@ -14,7 +14,9 @@ from lightning_gradexplode.distributed.shard_layout import local_part
 def clip_gradients(
     gradients: Sequence[Tensor | None], threshold: float, algorithm: str, norm: float, scale: float = 1.0
 ) -> None:
-    """Clip gradients in place, as ``torch.nn.utils.clip_grad_norm_`` and ``clip_grad_value_`` do; also sparse ones.
+    """Clip gradients in place, as ``torch.nn.utils.clip_grad_norm_`` and ``clip_grad_value_`` do.
+
+    Sparse gradients are clipped too; of complex ones real and imaginary part are clipped by value each.
 
     Args:
         gradients: The gradients that the optimizer is about to get.
@@ -31,6 +33,7 @@ def clip_gradients(
             summed = gradient.coalesce()  # entries of the same index add up
             summed._values().clamp_(-limit, limit)
             gradient.copy_(summed)
+        dense = [torch.view_as_real(one) if one.is_complex() else one for one in dense]
         if dense:
             torch._foreach_clamp_min_(dense, -limit)
             torch._foreach_clamp_max_(dense, limit)
@@ -42,9 +45,10 @@ def clip_gradients(
             torch._foreach_mul_(dense, factor)
 
 
-def has_sparse(gradients: Sequence[Tensor | None]) -> bool:
-    """Return whether any gradient is sparse, so that torch's own clipping would raise."""
-    return any(gradient is not None and gradient.is_sparse for gradient in gradients)
+def torch_refuses(gradients: Sequence[Tensor | None], algorithm: str) -> bool:
+    """Return whether torch's own clipping would raise: of sparse gradients, and by value of complex ones."""
+    by_value = algorithm == "value"
+    return any(one is not None and (one.is_sparse or (by_value and one.is_complex())) for one in gradients)
 
 
 def scale_gradients(gradients: Sequence[Tensor], factors: Sequence[float]) -> None:

@@ -140,6 +140,14 @@ class DetectorSet(Stateful):
         self._waiting = waiting
         return findings
 
+    def look_again(self, record: StepRecord, sign: str) -> list[Finding]:
+        """Return what the detector of a sign finds in a step whose numbers have changed, also if it was called."""
+        waiting = self._waiting
+        self._waiting = [detector for detector in self.detectors if detector.sign == sign]
+        findings = self._check(record)
+        self._waiting = [detector for detector in waiting if detector in self.detectors]
+        return findings
+
     def _missing(self, record: StepRecord) -> set[str]:
         """Return the fields that are not known of a step."""
         are_none = map(operator.is_, self._values_of(record)[1:], itertools.repeat(None))

@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from lightning_gradexplode.clip.apply import drop_gradients
+from lightning_gradexplode.detect import NonFiniteGradient
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step import Phase, Step
 from lightning_gradexplode.measure.gradients import GradientReading, norms_of
+from lightning_gradexplode.measure.norms import start_norms
 from lightning_gradexplode.measure.reading import PendingRead
 from lightning_gradexplode.records import Finding, StepRecord
 
@@ -191,7 +194,7 @@ class BeforeUpdate:
         norm = step.grad_norm
         if norm is not None and math.isfinite(norm):
             return False
-        can_wait = run.is_automatic and step.state.has_hooks and not step.reading.has_scale  # a scaler leaves it out
+        can_wait = step.state.has_hooks and not step.reading.has_scale  # a scaler leaves it out
         return can_wait and run.may_change_gradients
 
     def prepare_update(self, step: Step) -> None:
@@ -224,8 +227,25 @@ class BeforeUpdate:
                 step.set_gradient_norms(now)
             self.decide(step)
             step.keep_weights(self._run.arguments.update_sample)
+        elif self._run.acts and self._run.may_change_gradients and not step.is_skipped:
+            self._look_again(step)
         if step.is_skipped:
             drop_gradients(step.state.optimizer)
+
+    def _look_again(self, step: Step) -> None:
+        """Respond to gradients that the user's own code has made NaN or infinite since they were measured."""
+        run, gradients = self._run, step.parameters.gradients
+        if step.phase is Phase.COLLECTING or step.evaluations > 1:
+            return
+        changed = not step.reading.gradients.holds(step.parameters)
+        is_spoiled = changed and not math.isfinite(start_norms(gradients).norms().total)
+        if run.exchange.world.size > 1:
+            is_spoiled = bool(run.exchange.agree(np.array([float(is_spoiled)])).any())
+        if is_spoiled:
+            step.set_gradient_norms(norms_of(step.parameters, gradients, step.scale))
+            findings = step.state.detectors.look_again(step.record(), NonFiniteGradient.sign)
+            self._add_findings(step, findings, before_update=True)
+            run.responses.respond(step, findings, before_update=True)
 
     def measure_again(self, step: Step) -> None:
         """Replace the gradient norms of a step, and hold back its update if they are not finite any more."""
@@ -278,9 +298,7 @@ class BeforeUpdate:
         if detectors.failures:
             state.log_failures()
         if findings:
-            new = run.add_findings(step, findings)
-            step.measure_gradients(by_value)  # after a finding everything is due
-            run.evidence.add(step, new, run.log.incidents.began, before_update)
+            self._add_findings(step, findings, before_update, by_value)
         if step.histograms_due or self.module_gradients_due:  # a report compares with the run's first step
             step.measure_gradient_histograms()
         if state.policy is not None:
@@ -288,6 +306,14 @@ class BeforeUpdate:
         if algorithm is not None:
             run.clipper.set_clip_rate(step)
         return findings
+
+    def _add_findings(
+        self, step: Step, findings: Sequence[Finding], before_update: bool, by_value: bool = False
+    ) -> None:
+        run = self._run
+        new = run.add_findings(step, findings)
+        step.measure_gradients(by_value)  # after a finding everything is due
+        run.evidence.add(step, new, run.log.incidents.began, before_update)
 
     def _reuses_norm(self, state: OptimizerState) -> bool:
         """Return whether to measure by torch's own kernel: the loop will clip by its norm, and nothing is logged."""

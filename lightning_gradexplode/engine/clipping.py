@@ -8,7 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch.optim import Optimizer
 
-from lightning_gradexplode.clip.apply import clip_by_total_norm, clip_gradients, clip_on_device, has_sparse, total_norm
+from lightning_gradexplode.clip.apply import (
+    clip_by_total_norm,
+    clip_gradients,
+    clip_on_device,
+    torch_refuses,
+    total_norm,
+)
 from lightning_gradexplode.engine.agreement import Agreement
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step import Step
@@ -75,7 +81,7 @@ class GradientClipper:
         else:
             value, algorithm = self._agreement.threshold(policy.threshold(record)), policy.algorithm
             if self._loop.clips(step.state.optimizer):
-                clips_directly = algorithm == "tensor" or has_sparse(step.parameters.gradients)
+                clips_directly = algorithm == "tensor" or torch_refuses(step.parameters.gradients, algorithm)
                 self._loop.set_clip(*((None, None) if clips_directly else (value, algorithm)))
             if algorithm == "tensor":
                 step.set(clip_algorithm=algorithm)
@@ -91,7 +97,7 @@ class GradientClipper:
         """
         policy, reading = step.state.policy, step.reading
         assert policy is not None
-        is_plain = policy.algorithm == "norm" and not has_sparse(step.parameters.gradients)
+        is_plain = policy.algorithm == "norm" and not torch_refuses(step.parameters.gradients, "norm")
         if not is_plain or self._agreement.on_policy:
             return False
         clips = self._loop.clips(step.state.optimizer)
@@ -162,7 +168,7 @@ class GradientClipper:
                 step.set(clip_rate=step.state.clip_rate(1.0, 2.0 if clipped else 0.0))
             return self._agreement.clips_alike(policy)
         gradients = step.parameters.gradients
-        if value is not None and (not self._loop.clips(step.state.optimizer) or has_sparse(gradients)):
+        if value is not None and (not self._loop.clips(step.state.optimizer) or torch_refuses(gradients, algorithm)):
             norm = (
                 step.grad_norm
                 if first and step.gradients_intact

@@ -70,7 +70,7 @@ class TrainingRun:
             raise
         self._before = BeforeUpdate(self._run)
         self._after = AfterUpdate(self._run)
-        self._unseen = UnseenSteps(loop)
+        self._unseen = UnseenSteps(loop) if loop.may_step_unseen else None
         self._clips = arguments.clip is not None
         self._open: Step | None = None
         self._inside_step = False
@@ -142,8 +142,9 @@ class TrainingRun:
         """Measure the gradients, if those of all micro-batches are there and the optimizer gets them as they are."""
         run = self._run
         run.window.backward_ended()
-        if not run.is_automatic:
+        if self._unseen is not None:
             self._unseen.backward_ended()
+        if not run.is_automatic:
             if self._open is None:  # the user may clip before the step
                 for state in run.optimizers.states:
                     self._before.measure_early(state)
@@ -248,8 +249,9 @@ class TrainingRun:
         if self._open is not None:
             self._close(self._open)
         steps, self._stepped = self._stepped, []
-        if not self._run.is_automatic:
+        if self._unseen is not None:
             self._unseen.batch_ended(bool(steps))
+        if not self._run.is_automatic:
             self._after.set_returned_loss(steps, outputs, self._before.batch_idx)
         self._run.evidence.inputs = None
         if any(map(_scalars_due, steps)):

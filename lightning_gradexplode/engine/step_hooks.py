@@ -15,12 +15,12 @@ class StepHooks:
     there is the optimizer's own method.
 
     Args:
-        optimizer: The optimizer, one whose attributes can be set.
+        optimizer: The optimizer.
         before: Called before a step.
         after: Called after it.
 
     Raises:
-        AttributeError: The attribute cannot be set.
+        TypeError: The optimizer has no attributes of its own.
     """
 
     def __init__(self, optimizer: Any, before: Hook, after: Hook) -> None:
@@ -28,7 +28,7 @@ class StepHooks:
         self._own = optimizer.step
         self._is_shadowed = "step" in vars(optimizer)  # as by a learning rate scheduler
         self._is_removed = False
-        optimizer.step = self
+        vars(optimizer)["step"] = self  # not by assignment, which a wrapper may pass on
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Step."""
@@ -66,9 +66,9 @@ class StepHooks:
         self._is_removed = True
         if vars(self._optimizer).get("step") is self:
             if self._is_shadowed:
-                self._optimizer.step = self._own
+                vars(self._optimizer)["step"] = self._own
             else:
-                del self._optimizer.step
+                del vars(self._optimizer)["step"]
 
 
 def _unchanged(value: Any) -> Any:

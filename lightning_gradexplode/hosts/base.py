@@ -125,6 +125,11 @@ class TrainingLoop(ABC):
         """Whether the user's own code may change gradients between the measurement and the optimizer's step."""
         return False
 
+    @property
+    def may_step_unseen(self) -> bool:
+        """Whether the user's own code changes the weights, which need not be by an optimizer that the loop knows."""
+        return not self.is_automatic
+
     # Clipping by the loop itself.
 
     @property

@@ -171,8 +171,13 @@ class LightningLoop(TrainingLoop):
 
     @property
     def may_change_gradients(self) -> bool:
-        """Whether another callback or the module has a hook in which it may change gradients."""
-        return self._may_change_gradients
+        """Whether another callback or the module has a hook in which it may change gradients, or clips by itself."""
+        return self._may_change_gradients or self._overrides_clipping
+
+    @property
+    def may_step_unseen(self) -> bool:
+        """Whether the module steps by itself: in manual optimization, or in its own ``optimizer_step``."""
+        return not self._automatic or _is_overridden(self._module, "optimizer_step")
 
     # Clipping.
 

@@ -81,17 +81,34 @@ def test_a_policy_clips_what_is_left_after_a_clip_by_hand() -> None:
 
 
 class Cleans(Regression):
-    """Replaces gradients that are not finite, in one of two hooks."""
+    """Replaces gradients that are not finite, in one of its hooks.
 
-    def __init__(self, hook: str) -> None:
+    Args:
+        hook: The hook.
+        manual: Whether it steps by hand.
+    """
+
+    def __init__(self, hook: str, manual: bool = False) -> None:
         super().__init__()
         self.hook = hook
+        self.automatic_optimization = not manual
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         """Make the gradients of one batch NaN, by the slope of a root at zero; the loss stays finite."""
         loss = self.loss(batch)
         weight = next(self.layers.parameters())
-        return loss + (weight * 0.0).sum().sqrt() if batch_idx == 2 else loss
+        loss = loss + (weight * 0.0).sum().sqrt() if batch_idx == 2 else loss
+        if not self.automatic_optimization:
+            optimizer: Any = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+        return loss
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Clean."""
+        if self.hook == "configure_gradient_clipping":
+            self.clean()
 
     def on_after_backward(self) -> None:
         """Clean."""
@@ -110,18 +127,52 @@ class Cleans(Regression):
                 torch.nan_to_num_(parameter.grad, 0.0, 0.0, 0.0)
 
 
-@pytest.mark.parametrize("hook", ["on_after_backward", "on_before_optimizer_step"])
-def test_what_was_cleaned_is_no_finding_and_no_skipped_step(hook: str) -> None:
+@pytest.mark.parametrize(
+    ("hook", "manual"),
+    [
+        ("on_after_backward", False),
+        ("on_before_optimizer_step", False),
+        ("configure_gradient_clipping", False),
+        ("on_before_optimizer_step", True),
+    ],
+)
+def test_what_was_cleaned_is_no_finding_and_no_skipped_step(hook: str, manual: bool) -> None:
     """The optimizer gets finite gradients, and takes every step."""
     handed = Handed()
     monitor = GradientExplosionMonitor(log_every_n_steps=1, report=False, on_explosion="skip")
-    pl.Trainer(**QUIET, logger=False, callbacks=[monitor, handed]).fit(Cleans(hook))
+    pl.Trainer(**QUIET, logger=False, callbacks=[monitor, handed]).fit(Cleans(hook, manual))
     assert not monitor.failed
     assert len(handed.norms) == 5
     assert all(finding.sign != "nonfinite-gradient" for finding in monitor.findings)
     assert not any(
         finding.severity is Severity.CRITICAL and finding.sign != "nonfinite-loss" for finding in monitor.findings
     )
+
+
+class Spoils(pl.Callback):
+    """Makes a gradient NaN behind the monitor, at batch 2."""
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Any) -> None:
+        """Spoil it."""
+        if trainer.fit_loop.batch_idx == 2:
+            next(pl_module.parameters()).grad[0] = float("nan")
+
+
+@pytest.mark.parametrize("clip", [None, 1.0, "auto"])
+@pytest.mark.parametrize(("response", "steps"), [("skip", 5), ("rollback", 5), ("stop", 3)])
+@pytest.mark.parametrize("manual", [False, True])
+def test_what_was_spoiled_after_it_was_measured_reaches_no_weight(
+    response: str, steps: int, clip: Any, manual: bool
+) -> None:
+    """It is a finding, and the response acts before the update."""
+    module = Cleans("never", manual) if manual else Regression()
+    monitor = GradientExplosionMonitor(report=False, diagnose=False, on_explosion=response, clip=clip)
+    trainer = pl.Trainer(**QUIET, logger=False, callbacks=[monitor, Spoils()])
+    trainer.fit(module)
+    assert not monitor.failed
+    assert [finding.step for finding in monitor.findings if finding.sign == "nonfinite-gradient"] == [2]
+    assert trainer.fit_loop.total_batch_idx + 1 == steps
+    assert all(bool(torch.isfinite(one).all()) for one in module.parameters())
 
 
 class ClipsInAHook(Regression):

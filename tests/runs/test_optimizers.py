@@ -380,10 +380,21 @@ def test_a_scheduler_made_during_a_fit_wraps_the_step_of_an_optimizer_without_ho
     assert monitor.last.step == 7
 
 
+class StepsInOptimizerStep(NanAtThree):
+    """Updates its weights in its own ``optimizer_step``, in automatic optimization."""
+
+    def optimizer_step(self, epoch: Any, batch_idx: Any, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Descend."""
+        optimizer_closure()
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.data.sub_(parameter.grad, alpha=0.01)
+
+
 @pytest.mark.parametrize(
     "module",
-    [Unknown, UnknownData, lambda: ByHand(innermost, Wrapper)],
-    ids=["unknown optimizer", "through data", "inside a wrapper"],
+    [Unknown, UnknownData, lambda: ByHand(innermost, Wrapper), StepsInOptimizerStep],
+    ids=["unknown optimizer", "through data", "inside a wrapper", "in optimizer_step"],
 )
 def test_steps_that_cannot_be_seen_are_told(module: Any, caplog: pytest.LogCaptureFixture) -> None:
     """One line says that they are not measured, no wrong number is logged, and nothing fails."""
@@ -537,6 +548,18 @@ class Sparse(NanAtThree):
         return loss
 
 
+class Complex(NanAtThree):
+    """Has complex parameters, which torch's own clipping by value refuses."""
+
+    def __init__(self) -> None:
+        super().__init__(sgd)
+        self.waves = torch.nn.Parameter(torch.ones(3, dtype=torch.cfloat))
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the loss."""
+        return super().loss(batch) + self.waves.abs().square().sum()
+
+
 POLICIES: dict[str, Any] = {
     "none": lambda: None,
     "constant": lambda: 0.5,
@@ -551,7 +574,9 @@ POLICIES: dict[str, Any] = {
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize(
-    "module", [Numbers, Sparse, lambda: Sparse(manual=True)], ids=["integers", "sparse", "sparse by hand"]
+    "module",
+    [Numbers, Sparse, lambda: Sparse(manual=True), Complex],
+    ids=["integers", "sparse", "sparse by hand", "complex"],
 )
 def test_odd_parameters_under_every_policy(module: Any, policy: str) -> None:
     """Nothing fails in mid-run, and a step is clipped where the policy says so; the NaN is skipped."""
