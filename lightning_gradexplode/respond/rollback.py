@@ -31,11 +31,11 @@ class Rollback(Stateful, Response):
 
     Another rollback before a new state has become good goes to an older one, if one is kept, and reduces the learning
     rate once more than the time before. After `most_in_a_row` of them, or `most` in the fit, it gives up, and the next
-    response in ``on_explosion`` acts. With each new good state the rate returns by the square root of
-    `learning_rate_factor`, to at most `learning_rate_factor` times the rate that failed last. As long as no update was
-    taken since a state was restored (or since the start), a loss or gradients that are not finite come from the data or
-    the number format, and restoring it again would change nothing: then updates are held back, up to 20 in a row, and
-    the rate stays. Logged as ``gradexplode/rollbacks`` and ``gradexplode/rollback_rate_factor``.
+    response in ``on_explosion`` acts; the rate, which has not helped, is then as after the first of them. With each new
+    good state the rate returns by the square root of `learning_rate_factor`, to at most `learning_rate_factor` times
+    the rate that failed last. A loss or gradients that are not finite before any update was taken come from the data or
+    the number format: then updates are held back, up to 20 in a row, before the next rollback. Logged as
+    ``gradexplode/rollbacks`` and ``gradexplode/rollback_rate_factor``.
 
     At most ``keep + ceil(margin / every_n_steps)`` states are held (3 by default), each as large as a checkpoint: under
     FSDP2 each process holds its own shards, under DDP each holds all.
@@ -84,7 +84,7 @@ class Rollback(Stateful, Response):
 
     def _reset(self) -> None:
         self._budget.reset()
-        self._rate = self._highest_rate = 1.0
+        self._rate = self._highest_rate = self._first_cut = 1.0
         self._in_a_row = 0
         self._held_back = 0
         self._has_updates = False
@@ -124,9 +124,11 @@ class Rollback(Stateful, Response):
         if self._budget.is_used_up:
             return f"giving up after {self._budget.used} rollbacks"
         if self._in_a_row >= self.most_in_a_row:
+            lowest, self._rate = self._rate, self._first_cut
+            self._highest_rate = self._first_cut
             return (
                 f"giving up after {self._in_a_row} rollbacks in a row: the run explodes again although its learning "
-                f"rate is {self._rate:.1g} of its schedule"
+                f"rate is {lowest:.1g} of its schedule; it returns to {self._first_cut:.1g}"
             )
         return None if self._states.find(run) else "no rollback: there is no state that is known to be good"
 
@@ -139,13 +141,15 @@ class Rollback(Stateful, Response):
                 self._in_a_row = 0
                 self._rate = min(self._highest_rate, self._rate / math.sqrt(self.learning_rate_factor))
             return
-        self._asked = self._has_updates = False
         self._budget.use(run.step)
         if self._in_a_row:
             self._states.drop_latest()
         self._in_a_row += 1
         self._highest_rate = self._rate * self.learning_rate_factor
+        if self._in_a_row == 1:
+            self._first_cut = self._highest_rate
         self._rate *= self.learning_rate_factor**self._in_a_row
+        self._asked = self._has_updates = False
         kept = self._restore(run)
         but = f"; not restored: {', '.join(kept)}" if kept else ""
         run.log_action(
