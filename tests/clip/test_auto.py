@@ -151,6 +151,39 @@ def test_a_rate_that_failed_is_not_tried_again_soon() -> None:
     assert sum(rises) <= 12
 
 
+def test_the_limit_of_outliers_does_not_follow_an_explosion() -> None:
+    """Once the loss is out of its region, norms that grow tenfold a step no longer raise what they are clipped to."""
+    policy = AutoPolicy()
+    policy.begin(torch.optim.SGD([nn.Parameter(torch.ones(100))], lr=1e-3, momentum=0.9))
+    healthy, limits = noise(40, 0.05), []
+    for step in range(60):
+        growth = 10.0 ** max(0, step - 39)
+        noisy = healthy[step % 40]
+        record = StepRecord(step=step, loss=noisy * growth, grad_norm=noisy * growth, weight_norm_before=10.0)
+        limits.append(policy.threshold(record))
+    assert limits[-1] == limits[-10]
+    assert 0 < (limits[-1] or math.inf) < 200 * max(healthy)
+
+
+def test_a_healthy_norm_that_doubles_now_and_again_keeps_the_full_step() -> None:
+    """Under momentum a larger gradient moves the weights little, as in runs that accumulate small batches."""
+    policy = AutoPolicy()
+    policy.begin(torch.optim.SGD([nn.Parameter(torch.ones(100))], lr=0.3, momentum=0.9))
+    for step in range(120):
+        norm = (0.5 + 0.005 * step) * (2.2 if step % 9 == 8 else 1.0)
+        policy.threshold(StepRecord(step=step, loss=2.3 * 0.98**step, grad_norm=norm, weight_norm_before=6.8))
+        assert policy.scalars() == {"step_size_factor": 1.0}
+
+
+@pytest.mark.parametrize(("momentum", "most"), [(0.9, 1.3), (0.99, 1.1), (0.999, 1.04)])
+def test_steps_grow_more_slowly_the_longer_momentum_adds_them_up(momentum: float, most: float) -> None:
+    """The loss shows what a step did only after as many steps as the momentum remembers."""
+    run = Quadratic(lambda p: torch.optim.SGD(p, lr=5.0, momentum=momentum), curvature=1.0)
+    run.train(15)
+    growth = [later / before for before, later in zip(run.factors[1:], run.factors[2:], strict=False)]
+    assert 1.0 < max(growth) <= most + 1e-9
+
+
 @pytest.mark.parametrize("loss", [0.0, math.nan, math.inf, -1e30, 1e300])
 def test_any_loss_gives_a_usable_factor(loss: float) -> None:
     """Whatever comes, the factor is above 0 and at most 1."""
