@@ -7,7 +7,7 @@ from operator import attrgetter
 
 import numpy as np
 
-from lightning_gradexplode.detect.growth import GrowthRate
+from lightning_gradexplode.detect.growth import GrowthRate, Trend
 from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
 from lightning_gradexplode.detect.wandering import Wandering
 from lightning_gradexplode.records import FloatArray, StepRecord
@@ -202,6 +202,7 @@ class Baselines(Stateful):
         self._norms = RollingQuantiles(5)
         self._weight_rate = GrowthRate()
         self._gradient_rate = GrowthRate()
+        self._loss_trend = Trend()
         self.loss_rise = 0.0
         self.loss_deviations = 0.0
         self.gradient_growth = 1.0
@@ -213,6 +214,11 @@ class Baselines(Stateful):
     weight_rate = property(attrgetter("_weight_rate"), doc="The rate at which the norm of the weights grows.")
 
     gradient_rate = property(attrgetter("_gradient_rate"), doc="The rate at which `gradient_growth` grows.")
+
+    @property
+    def loss_trend(self) -> Trend:
+        """The trend of `loss_rise` over 32 steps."""
+        return self._loss_trend
 
     def confirm(self, growth: float) -> bool:
         """Return whether gradients or weights confirm a loss that rises.
@@ -226,6 +232,8 @@ class Baselines(Stateful):
         """Record a step's loss and gradient norm."""
         self.loss_rise = self._loss.rise(record.loss) if self._has_scale else 0.0
         self.loss_deviations = self._loss.deviations(record.loss) if self.loss_rise > 1 else 0.0
+        if record.loss is not None and math.isfinite(self.loss_rise):
+            self._loss_trend.add(self.loss_rise)
         self._loss.update(record.loss, self._weights.moved)
         norm = record.grad_norm
         if norm is not None and 0 < norm < math.inf:

@@ -201,8 +201,11 @@ class GradientGrowth(_AgainstHistory):
 
     def _falls_for_ever(self, baselines: Baselines) -> bool:
         """Return whether gradients and weights grow while the loss falls further than one that has a floor at zero."""
-        falls = baselines.loss_rise <= -self.runaway / 2 and baselines.gradient_growth >= self.factor
-        return falls and baselines.weights.moved and baselines.weight_rate.is_geometric
+        if baselines.loss_rise > -self.runaway / 2:
+            return False
+        if baselines.weights.moved and baselines.weight_rate.is_geometric:
+            return baselines.gradient_growth >= self.factor
+        return baselines.gradient_growth >= self.factor / 2 and baselines.loss_trend.falls_faster
 
     def _is_certain(self, norm: float, baselines: Baselines) -> bool:
         rise = math.log(norm) - self._highest

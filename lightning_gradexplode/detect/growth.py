@@ -27,6 +27,47 @@ def keeps_rising(values: Sequence[float]) -> bool:
     return falls <= MOST_INVERSIONS
 
 
+class Trend(Stateful):
+    """Whether a noisy number keeps rising or falling: `keeps_rising` over means of several steps each.
+
+    Args:
+        size: Number of steps that each mean is taken of.
+    """
+
+    def __init__(self, size: int = 4) -> None:
+        self.size = size
+        self._sum = 0.0
+        self._count = 0
+        self._means: list[float] = []
+
+    def add(self, value: float) -> None:
+        """Add a finite value."""
+        self._sum += value
+        self._count += 1
+        if self._count == self.size:
+            self._means = [*self._means[1 - WINDOW :], self._sum / self.size]
+            self._sum, self._count = 0.0, 0
+
+    @property
+    def rises(self) -> bool:
+        """Whether the means keep rising."""
+        return keeps_rising(self._means)
+
+    @property
+    def falls_faster(self) -> bool:
+        """Whether the means keep falling, and fell by half as much again in the later half as in the earlier one."""
+        if not keeps_rising([-mean for mean in self._means]):
+            return False
+        first, middle, last = self._means[0], self._means[WINDOW // 2 - 1], self._means[-1]
+        return middle - last > 1.5 * (first - middle) * WINDOW / (WINDOW - 2)
+
+    @property
+    def rate(self) -> float:
+        """The change per step of the logarithm of one plus the means, over their later half."""
+        sizes = [1 + max(mean, 0.0) for mean in self._means[-WINDOW // 2 :]]
+        return math.log(sizes[-1] / sizes[0]) / (self.size * (len(sizes) - 1)) if len(sizes) > 1 else 0.0
+
+
 class GrowthRate(Stateful):
     """The rate at which a positive number grows per step, lately and since the start of the run.
 

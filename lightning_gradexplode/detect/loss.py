@@ -127,12 +127,17 @@ class DivergingLoss(Detector):
         """Return a WARNING if the loss keeps rising from twice its start on, with the step at which it is lost."""
         if min(self._rises[-self.patience :]) <= 1 or baselines.loss_deviations <= self.wander:
             return None
-        if not baselines.confirm(2.0) or not keeps_rising(self._rises):
+        if not baselines.confirm(2.0):
+            return None
+        if keeps_rising(self._rises):
+            sizes = [1 + max(rise, 0.0) for rise in self._rises[-WINDOW // 2 :]]
+            rate = math.log(sizes[-1] / sizes[0]) / (len(sizes) - 1)
+        elif baselines.loss_trend.rises:
+            rate = baselines.loss_trend.rate
+        else:
             return None
         assert record.loss is not None
-        sizes = [1 + max(rise, 0.0) for rise in self._rises[-WINDOW // 2 :]]
-        rate = math.log(sizes[-1] / sizes[0]) / (len(sizes) - 1)
-        steps = math.log(_LOST / sizes[-1]) / rate if rate > 0 else math.inf
+        steps = math.log(_LOST / (1 + self._rises[-1])) / rate if rate > 0 else math.inf
         message = f"the loss keeps rising: it is {record.loss:.4g}, at first about {baselines.loss.start:.4g}"
         if 0 < steps < _FAR:
             message += f"; at this rate it is {_LOST:g} times its start in about {steps:.0f} steps"
