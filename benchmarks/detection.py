@@ -2,12 +2,14 @@
 
 Small runs, some seeds of each family, are trained once and then judged as often as one likes (`benchmarks.scenarios`).
 A run counts as caught in time if a rule alarms no later than one step after the run was lost (alarms before the step at
-which a trouble was planted do not catch it, and count as alarms of healthy steps); as a false alarm, if a rule alarms
-at all in a run that stayed healthy. The lead is the number of steps from the first alarm to the loss of the run, its
-median over the runs caught; and again over the slow ones, in which the growth takes more than five steps: so many lie
-between the last step whose loss was within one unit of its start (`benchmarks.scenarios.probe`) and whose weights were
-below three times theirs, and the loss of the run. Our detectors alarm at a CRITICAL finding. Their warnings are counted
-beside that: steps of healthy runs at which there is one, and the share of a slow growth that has passed at the first.
+which a trouble was planted do not catch it, and count as alarms of healthy steps, unless the run is lost before); as a
+false alarm, if a rule alarms at all in a run that stayed healthy. The lead is the number of steps from the first alarm
+to the loss of the run, its median over the runs caught; and again over the slow ones, in which the growth takes more
+than five steps: so many lie between the last step whose loss was within one unit of its start
+(`benchmarks.scenarios.probe`) and whose weights were below three times theirs, and the loss of the run. Our detectors
+alarm at a CRITICAL finding. Their warnings are counted beside that: those of healthy runs that the monitor reports,
+that is once per incident, and the steps at which their condition holds; and the share of a slow growth that has passed
+at the first.
 
 The rules were written with these families at hand; ``--kept-back`` judges others, of kinds that no rule was written
 for. What their constants are worth on kinds of training that they were not chosen on is measured by ``python -m
@@ -31,6 +33,7 @@ from benchmarks.scenarios.recording import RecordedRun, measuring_code, recorded
 from benchmarks.scenarios.replay import complete, replay
 from benchmarks.shipped_peers import SHIPPED_PEERS
 from lightning_gradexplode import Detector, Finding, Severity, default_detectors
+from lightning_gradexplode.engine.incidents import IncidentTracker
 
 OURS = "gradexplode"
 SLOW = 5
@@ -47,6 +50,8 @@ class Verdict:
         alarms: Steps at which the rule alarmed.
         critical: Our own CRITICAL findings, oldest first.
         warnings: Steps at which we had a finding of at least WARNING.
+        reported: Steps of the findings of at least WARNING that the monitor reports: those that are new to their
+            incident, or make it worse (`engine.incidents`).
     """
 
     family: Family
@@ -54,6 +59,13 @@ class Verdict:
     alarms: tuple[int, ...]
     critical: tuple[Finding, ...] = ()
     warnings: tuple[int, ...] = ()
+    reported: tuple[int, ...] = ()
+
+    @property
+    def begins(self) -> int:
+        """The step from which on alarms are about the explosion: 0 if the run was lost before the planted trouble."""
+        lost = self.run.outcome.lost
+        return self.family.begins if lost is not None and lost >= self.family.begins else 0
 
     @property
     def explodes(self) -> bool:
@@ -68,8 +80,7 @@ class Verdict:
     @property
     def first(self) -> int | None:
         """The first alarm that is about the explosion."""
-        begins = self.family.begins if self.explodes else 0
-        return next((step for step in self.alarms if step >= begins), None)
+        return next((step for step in self.alarms if step >= self.begins), None)
 
     @property
     def lead(self) -> int | None:
@@ -89,7 +100,7 @@ class Verdict:
     def share_passed(self) -> float:
         """Share of the growth, from calm to the loss of the run, that has passed at the first warning, else 1."""
         lost = self.run.outcome.lost
-        first = next((step for step in self.warnings if step >= self.family.begins), None)
+        first = next((step for step in self.warnings if step >= self.begins), None)
         if lost is None or first is None:
             return 1.0
         calm = last_calm_step(self.run, lost)
@@ -100,7 +111,7 @@ class Verdict:
         """Number of steps at which nothing was wrong."""
         if self.healthy:
             return 1 + max(step.before.step for step in self.run.steps)
-        return self.family.begins if self.explodes else 0
+        return self.begins if self.explodes else 0
 
     @property
     def calm_alarms(self) -> int:
@@ -118,7 +129,7 @@ class Verdict:
     @property
     def named(self) -> str | None:
         """The place that the first critical finding names that names any."""
-        return next((f.where for f in self.critical if f.where is not None and f.step >= self.family.begins), None)
+        return next((f.where for f in self.critical if f.where is not None and f.step >= self.begins), None)
 
 
 def last_calm_step(run: RecordedRun, lost: int) -> int:
@@ -146,10 +157,14 @@ def judge(
     detectors: Callable[[], Sequence[Detector]] = default_detectors,
 ) -> Verdict:
     """Judge a run by our detectors."""
-    findings = [finding for _, found in replay(run, detectors, weights_every) for finding in found]
+    steps = [found for _, found in replay(run, detectors, weights_every)]
+    findings = [finding for found in steps for finding in found]
     critical = tuple(finding for finding in findings if finding.severity is Severity.CRITICAL)
     warnings = tuple(sorted({finding.step for finding in findings if finding.severity >= Severity.WARNING}))
-    return Verdict(family, run, tuple(finding.step for finding in critical), critical, warnings)
+    incidents = IncidentTracker()
+    news = [finding for found in steps for finding in incidents.add(found) if finding.severity >= Severity.WARNING]
+    reported = tuple(finding.step for finding in news)
+    return Verdict(family, run, tuple(finding.step for finding in critical), critical, warnings, reported)
 
 
 def judge_by_peer(family: Family, run: RecordedRun, peer: type[Peer]) -> Verdict:
@@ -218,8 +233,9 @@ def print_warnings(verdicts: Sequence[Verdict]) -> None:
     well = [verdict for verdict in verdicts if verdict.healthy]
     steps, warned = sum(one.calm_steps for one in well), sum(len(one.warnings) for one in well)
     runs = sum(bool(one.warnings) for one in well)
-    rate = 1000 * warned / max(steps, 1)
-    print(f"\nWarnings: {rate:.2f} per 1,000 healthy steps, in {runs} of {len(well)} healthy runs")
+    rate, told = (1000 * count / max(steps, 1) for count in (warned, sum(len(one.reported) for one in well)))
+    print(f"\nWarnings reported: {told:.2f} per 1,000 healthy steps, in {runs} of {len(well)} healthy runs")
+    print(f"Steps at which a warning holds: {rate:.2f} per 1,000 healthy steps")
     shares = [one.share_passed for one in verdicts if one.is_slow]
     if shares:
         print(f"At the first warning {median(shares):.0%} of the growth has passed (median of {len(shares)} slow runs)")

@@ -132,7 +132,8 @@ class LossBaseline(Stateful):
         """
         if loss is None or not math.isfinite(loss) or not len(self._start):
             return 0.0
-        return (loss - self.start) / max(self._wandering.spread(self._away + 1), _LEAST)
+        deviations: float = (loss - self.start) / max(self._wandering.spread(self._away + 1), _LEAST)
+        return deviations
 
     def rise(self, loss: float | None) -> float:
         """Return the units that a loss is above the start, negative below it; 0 if it is not known or not finite."""

@@ -179,12 +179,7 @@ class GradientGrowth(_AgainstHistory):
             growth = baselines.gradient_growth
             message = f"gradients and weights together are {growth:.3g} times their start, and the loss runs away"
             return self.finding(record, Severity.CRITICAL, growth, self.far, message)
-        if self._falls_for_ever(baselines):
-            steps = baselines.weight_rate.steps_until(_LOST_WEIGHTS)
-            message = (
-                f"the loss falls without a floor, and the weights grow: they are {baselines.weights.growth:.3g} times "
-                f"their start, and at this rate {_LOST_WEIGHTS:g} times in about {steps:.0f} steps"
-            )
+        if (message := self._falls_for_ever(baselines)) is not None:
             return self.finding(record, Severity.WARNING, baselines.gradient_growth, self.factor, message)
         if self._streak < self.patience:
             return None
@@ -199,13 +194,20 @@ class GradientGrowth(_AgainstHistory):
             severity = Severity.CRITICAL
         return self.finding(record, severity, norm, usual * self.factor, message)
 
-    def _falls_for_ever(self, baselines: Baselines) -> bool:
-        """Return whether gradients and weights grow while the loss falls further than one that has a floor at zero."""
+    def _falls_for_ever(self, baselines: Baselines) -> str | None:
+        """Return a message if gradients and weights grow while the loss falls further than to a floor at zero."""
+        growth, weights = baselines.gradient_growth, baselines.weights
         if baselines.loss_rise > -self.runaway / 2:
-            return False
-        if baselines.weights.moved and baselines.weight_rate.is_geometric:
-            return baselines.gradient_growth >= self.factor
-        return baselines.gradient_growth >= self.factor / 2 and baselines.loss_trend.falls_faster
+            return None
+        if growth >= self.factor and weights.moved and baselines.weight_rate.is_geometric:
+            steps = baselines.weight_rate.steps_until(_LOST_WEIGHTS)
+            return (
+                f"the loss falls without a floor, and the weights grow: they are {weights.growth:.3g} times their "
+                f"start, and at this rate {_LOST_WEIGHTS:g} times in about {steps:.0f} steps"
+            )
+        if growth >= self.factor / 2 and baselines.loss_trend.falls_faster:
+            return f"the loss falls ever faster; gradients and weights together are {growth:.3g} times their start"
+        return None
 
     def _is_certain(self, norm: float, baselines: Baselines) -> bool:
         rise = math.log(norm) - self._highest

@@ -95,5 +95,5 @@ def test_the_program_prints_its_tables(
     out = capsys.readouterr().out
     assert "exponential_link" in out
     assert "All families" in out
-    assert "Warnings: " in out
+    assert "Warnings reported: " in out
     assert "Lightning SpikeDetection" in out

@@ -68,6 +68,7 @@ NEW_SINCE_0_1_0 = (
     "_jumped_to",
     "_calm_for",
     "_raised_for",
+    "_loss_trend",
     "_blocked_at",
     "_blocked_for",
     "_first_module",

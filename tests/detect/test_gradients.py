@@ -314,3 +314,13 @@ def test_a_gradient_that_never_gets_to_the_first_module_is_a_warning(later: floa
         assert not found
     else:
         assert (found[0].step, found[0].severity, found[0].where) == (19, Severity.WARNING, "sigmoid")
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.05], ids=["as fast as before", "ever faster"])
+def test_a_loss_that_falls_below_its_start_is_a_warning_if_it_falls_ever_faster(rate: float) -> None:
+    """A log-likelihood falls below zero with larger gradients, and not ever faster; one without a floor does."""
+    falls = [0.1 * step if rate == 0 else 0.2 * math.exp(rate * step) for step in range(100)]
+    norms = [math.exp(0.03 * step) for step in range(100)]
+    steps = [record(n, loss=1 - fall, grad_norm=norm) for n, (fall, norm) in enumerate(zip(falls, norms, strict=True))]
+    found = judge(GradientGrowth(far=1e9), steps)
+    assert bool([finding for finding in found if "falls ever faster" in finding.message]) == (rate > 0)
