@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from lightning_gradexplode.diagnose import remedies as common
 from lightning_gradexplode.diagnose.causes import RULES
-from lightning_gradexplode.diagnose.curves import critical_step, first_nonfinite
+from lightning_gradexplode.diagnose.curves import critical_step, first_nonfinite, is_critical
+from lightning_gradexplode.diagnose.layers import has_learned
 from lightning_gradexplode.diagnose.summary import observations, what_happened
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.diagnose.wording import in_code_of
@@ -25,6 +26,9 @@ SURE = 0.95
 
 FAINT = 0.2
 """An alternative below is not named: one that a certain cause explains, or one beside an unknown cause."""
+
+HARMLESS = 0.4
+"""Factor of the confidence of what makes a run fail, in a run that warned and has learned nevertheless."""
 
 MOST_CAUSES = 3
 MOST_REMEDIES = 5
@@ -76,6 +80,9 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         evidence: All that is known; each part may be missing.
     """
     found = [cause for kind in RULES if (cause := _found(kind, evidence)) is not None]
+    if not is_critical(evidence) and has_learned(evidence):
+        # What makes a run fail was not there, whatever a warning at its start looked like.
+        found = [replace(one, confidence=HARMLESS * one.confidence) if one.kind in _GROWTH else one for one in found]
     causes = rank(found)
     if not causes or causes[0].confidence < LEAST_CONFIDENCE:
         faint = sorted(found, key=lambda one: -one.confidence)

@@ -35,6 +35,9 @@ from lightning_gradexplode.records import (
     UpdateFault,
 )
 
+LATER_STEPS = 20
+"""Number of steps after an incident from which their loss shows whether the run has learned nevertheless."""
+
 NONFINITE_SIGNS = frozenset({"nonfinite-loss", "nonfinite-gradient", "nonfinite-weight"})
 
 
@@ -231,6 +234,7 @@ class EvidenceCollector:
             attempts=with_outcomes([one for one in attempts if one.step >= onset], histories),
             weights_are_finite=self.weights_are_finite,
             update_is_harmless=self._update_is_harmless,
+            later_loss=_later_loss(histories, self._now),
             update_fault=self._update_fault,
         )
 
@@ -269,6 +273,14 @@ def _until(history: History, step: int) -> History:
         values={name: values[kept] for name, values in history.values.items()},
         parameter_grad_norm=history.parameter_grad_norm[kept],
     )
+
+
+def _later_loss(histories: Sequence[History], step: int) -> float | None:
+    """Return the median of the last losses, where at least 20 steps went by since one; None else."""
+    losses = [one.values["loss"][one.step > step] for one in histories if "loss" in one.values]
+    later = np.concatenate(losses) if losses else np.zeros(0)
+    later = later[np.isfinite(later)]
+    return float(np.median(later[-LATER_STEPS:])) if len(later) >= LATER_STEPS else None
 
 
 def _policy_name(policy: Any) -> str:

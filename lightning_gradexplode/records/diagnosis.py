@@ -106,6 +106,7 @@ class Evidence:
         attempts: What was done about it.
         weights_are_finite: Whether the weights are still finite.
         update_is_harmless: Whether the step's update cannot reach the weights (gradients zero or missing).
+        later_loss: Median loss of the last steps, where 20 and more went by since `now`; None else.
         update_fault: The first weight that an update with finite gradients has made non-finite, None if there is none.
     """
 
@@ -121,6 +122,7 @@ class Evidence:
     attempts: tuple[Attempt, ...] = ()
     weights_are_finite: bool = True
     update_is_harmless: bool = False
+    later_loss: float | None = None
     update_fault: UpdateFault | None = None
 
 
