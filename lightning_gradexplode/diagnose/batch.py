@@ -26,7 +26,7 @@ def targets(evidence: Evidence) -> list[FieldFacts]:
     if batch is None:
         return []
     terms = evidence.replay.losses if evidence.replay is not None else ()
-    taken = [one for one in batch.fields if any(_is_same(one, given) for term in terms for given in term.inputs[1:2])]
+    taken = [one for one in batch.fields if any(is_same(one, given) for term in terms for given in term.inputs[1:2])]
     if len(taken) == len(batch.fields):
         return []  # an autoencoder's inputs are its targets, too
     named = [one for one in batch.fields if _is_named_target(one)]
@@ -38,7 +38,7 @@ def targets(evidence: Evidence) -> list[FieldFacts]:
     return []
 
 
-def _is_same(field: FieldFacts, operand: Operand) -> bool:
+def is_same(field: FieldFacts, operand: Operand) -> bool:
     """Return whether an operand is a field, by its elements."""
     return (
         math.prod(field.shape) == math.prod(operand.shape)

@@ -33,9 +33,10 @@ _REDUCTIONS = {
 _SPREADS = {"std", "var", "var_mean", "std_mean"}
 _POLES = {"log", "log2", "log10", "log1p", "div", "true_divide", "reciprocal", "rsqrt", "logit", "special_logit",
           "atanh", "erfinv", "xlogy", "special_xlogy", "lgamma", "digamma", "tan", "log_ndtr"}  # fmt: skip
-_DIVISIONS = {"div", "true_divide", "reciprocal", "remainder", "fmod", "floor_divide"}
+DIVISIONS = {"div", "true_divide", "reciprocal", "remainder", "fmod", "floor_divide"}
 _SOFTMAXES = {"softmax", "log_softmax", "safe_softmax", "masked_softmax", "logsumexp", "scaled_dot_product_attention"}
 _MATRIX = ("linalg", "cholesky", "inverse", "svd", "eigh", "logdet", "slogdet")
+_MATRIX_CALL = re.compile(r"\b(logdet|slogdet|cholesky|inverse|pinv|svd|eigh|linalg\.(inv|solve|det|lstsq))\(")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ def _empty(operation: Operation, name: str) -> Fault | None:
             f"`{name}` was computed over one element: with the unbiased estimate it divides by n - 1 = 0.",
             "use `correction=0` in that call, or drop the last incomplete batch with `DataLoader(..., drop_last=True)`",
         )
-    if name in _DIVISIONS and len(operation.inputs) > 1 and operation.result == "nan":
+    if name in DIVISIONS and len(operation.inputs) > 1 and operation.result == "nan":
         above, below = operation.inputs[0].at_fault, operation.inputs[1].at_fault
         divisor = operation.inputs[1]
         below = divisor.least if below is None and divisor.least == divisor.greatest else below
@@ -146,7 +147,7 @@ def _undefined(operation: Operation, name: str) -> Fault | None:
             "leave at least one place of each row unmasked: `mask = mask & ~mask.all(dim=-1, keepdim=True)`, or drop "
             "samples that are all padding",
         )
-    if name.startswith(_MATRIX):
+    if name.startswith(_MATRIX) or re.search(_MATRIX_CALL, operation.expression or ""):
         return Fault(
             "undefined",
             f"`{name}` met a matrix that is singular, or has equal singular values, which leave it without a slope.",
@@ -154,7 +155,7 @@ def _undefined(operation: Operation, name: str) -> Fault | None:
         )
     if not forward:
         return _slope(operation, name, taken)
-    if name in _DIVISIONS:
+    if name in DIVISIONS:
         below = operation.inputs[-1].at_fault if operation.inputs else None
         if below is None and operation.inputs and operation.inputs[-1].least == 0:
             below = 0.0

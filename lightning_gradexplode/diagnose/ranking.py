@@ -129,10 +129,11 @@ def _found(kind: str, evidence: Evidence) -> Cause | None:
 
 
 def _unknown(evidence: Evidence) -> Cause:
-    advice = [
-        *common.anomaly_mode(evidence),
-        *(common.skip(evidence) if not trend(evidence).has_diverged else common.clip(evidence)),
-    ]
+    if first_nonfinite(evidence) is None:
+        advice = common.clip(evidence) if trend(evidence).has_diverged else []
+    else:
+        one_batch = common.clip(evidence) if trend(evidence).has_diverged else common.skip(evidence)
+        advice = [*common.anomaly_mode(evidence), *one_batch]
     return Cause("unknown", None, observations(evidence), 0.0, tuple(advice))
 
 

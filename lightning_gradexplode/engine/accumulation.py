@@ -76,6 +76,7 @@ class AccumulationWindow:
         self._backward_passes = 0
         self._sees_clearing = False
         self._remembered: tuple[Tensor, Tensor, int] | None = None
+        self._versions: dict[int, tuple[int, int]] = {}
 
     def add_loss(self, loss: Tensor) -> None:
         """Add the loss of a micro-batch, which is read later, together with the gradients."""
@@ -94,14 +95,36 @@ class AccumulationWindow:
         self._losses = []
 
     def gradients_cleared(self) -> None:
-        """Record that the training loop clears the gradients; losses that no step has used belonged to them."""
-        self._backward_passes, self._sees_clearing, self._losses = 0, True, []
+        """Record that the training loop is about to clear the gradients; losses that no step has used belong to them.
+
+        Whether it does so is seen before the next backward pass: a module may override how gradients are cleared.
+        """
+        if self._remembered is None:
+            self._backward_passes = 0
+        self._sees_clearing, self._losses = True, []
 
     def stepped(self, parameters: ParameterSet) -> None:
-        """Record a gradient as it is after a step, where the loop does not report when it clears gradients."""
+        """Record a gradient as it is after a step, to see whether it is cleared."""
         self._remembered = next(
             ((one, one.grad, one.grad._version) for one in parameters.tensors if one.grad is not None), None
         )
+        if self._remembered is not None:
+            parameter, _, version = self._remembered
+            self._versions[id(parameter)] = version, self._versions.get(id(parameter), (0, 0))[1]
+
+    def _passes_by_version(self, parameters: ParameterSet) -> int | None:
+        """Return the number of backward passes since a gradient was cleared, from how often it was written to.
+
+        A gradient that is cleared and made anew has the same version at each step, one that is set to zero is written
+        to twice: where it was written to once since the step before, a backward pass has added to it.
+        """
+        known = [one for one in parameters.tensors if id(one) in self._versions and one.grad is not None]
+        if not known or known[0].grad is None:
+            return None
+        version, steps = self._versions[id(known[0])]
+        steps = steps + 1 if known[0].grad._version == version + 1 else 0
+        self._versions[id(known[0])] = version, steps
+        return steps + 1
 
     def look_for_clearing(self) -> None:
         """Find out, before a backward pass, whether the gradients were cleared since the last step."""
@@ -158,7 +181,7 @@ class AccumulationWindow:
         tensors, self._losses_are_read = self._losses, True
         if not self._counts_end_of_backward:
             self._losses = []
-        passes = self._backward_passes if self._sees_clearing else None
+        passes = self._backward_passes if self._sees_clearing else self._passes_by_version(parameters)
         is_read_first = parameters.on_host or self._loop.process_group.size == 1
         loss = None if is_read_first else self._device_loss(tensors, scale)
         return AccumulatedReading(

@@ -42,8 +42,7 @@ class AfterUpdate:
         """Measure what the update of a step has changed."""
         run = self._run
         step.state.steps += 1
-        if not run.is_automatic or run.counts_end_of_backward:
-            run.window.stepped(step.parameters)
+        run.window.stepped(step.parameters)
         if step.is_skipped or self._is_left_out(step):
             return
         if step.scalars_due:

@@ -134,7 +134,7 @@ class TrainingRun:
         run = self._run
         if run.is_automatic:
             run.window.add_loss(loss)
-        if (not run.is_automatic or run.counts_end_of_backward) and len(run.optimizers.states) == 1:
+        if len(run.optimizers.states) == 1:
             run.window.look_for_clearing()
 
     @never_fatal

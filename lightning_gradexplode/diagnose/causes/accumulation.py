@@ -31,16 +31,19 @@ def accumulated_gradients(evidence: Evidence) -> Cause | None:
 
 def _not_cleared(evidence: Evidence) -> Cause | None:
     """Return the cause if the number of backward passes since gradients were cleared goes up from step to step."""
-    passes = curve(evidence, "backward_passes").finite
-    expected = max(curve(evidence, "micro_batches").last or 1.0, 1.0)
-    most = passes.greatest or 0.0
-    if most < UNCLEARED * expected or len(passes) < 3 or not float((np.diff(passes.value) > 0).mean()) > 0.5:
-        return None
-    return _cause(
-        0.95,
-        f"{most:.0f} backward passes have added to the gradients since they were cleared; a step takes {expected:.0f}.",
-        "clear the gradients before the backward pass of each step: `optimizer.zero_grad()`",
-    )
+    for place in range(max(len(evidence.history), len(evidence.first))):
+        passes = curve(evidence, "backward_passes", optimizer=place).finite
+        expected = max(curve(evidence, "micro_batches", optimizer=place).last or 1.0, 1.0)
+        most = passes.greatest or 0.0
+        if most < UNCLEARED * expected or len(passes) < 3 or not float((np.diff(passes.value) > 0).mean()) > 0.5:
+            continue
+        return _cause(
+            0.95,
+            f"{most:.0f} backward passes have added to the gradients since they were cleared; a step takes "
+            f"{expected:.0f}.",
+            "clear the gradients before the backward pass of each step: `optimizer.zero_grad()`",
+        )
+    return None
 
 
 def _larger_than_the_batch(evidence: Evidence) -> Cause | None:
@@ -80,6 +83,12 @@ def _summed_passes(evidence: Evidence) -> Cause | None:
             0.55,
             f"Each step adds up the gradients of {passes:.0f} backward passes; with {search.best_factor:g} of the "
             f"update the loss would go from {search.start:.4g} to {search.least:.4g}.",
+            remedy,
+        )
+    if search is None:
+        return _cause(
+            0.45,
+            f"Each step adds up the gradients of {passes:.0f} backward passes, which is {passes:.0f} times their mean.",
             remedy,
         )
     return None

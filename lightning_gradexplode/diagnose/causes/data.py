@@ -115,7 +115,11 @@ def unscaled_data(evidence: Evidence) -> Cause | None:
         confidence,
         (
             *(remedies.standardize(place_of(field)) for _, field in found[:2]),
-            "normalize inside of the model: `nn.BatchNorm1d(features)` as its first layer",
+            *(
+                ["normalize inside of the model: `nn.BatchNorm1d(features)` as its first layer"]
+                if any(field in inputs(evidence) for _, field in found[:2])
+                else []
+            ),
         ),
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import place_of, targets
 from lightning_gradexplode.diagnose.curves import first_nonfinite, loss_curve
@@ -102,8 +104,8 @@ def empty_reduction(evidence: Evidence) -> Cause | None:
             'divide by a count that is at least one: `loss = F.cross_entropy(logits, labels, reduction="sum") / '
             f"(labels != {ignored.most_common or 0:.0f}).sum().clamp(min=1)`"
         )
-    elif evidence.update_is_harmless and found is None and _nonfinite_loss(evidence):
-        where, confidence = None, 0.7
+    elif evidence.update_is_harmless and found is None and _loss_is_nan(evidence):
+        where, confidence = None, 0.7 if ignored is not None or single else 0.5
         sentences = ["The loss is not finite and no gradient comes of it, as a mean over an empty selection has none."]
         remedy = "leave the term out where nothing is selected: `loss = term.sum() / max(term.numel(), 1)`"
     elif single and first_nonfinite(evidence) is not None and found is None and not trend(evidence).has_diverged:
@@ -133,9 +135,10 @@ def empty_reduction(evidence: Evidence) -> Cause | None:
     )
 
 
-def _nonfinite_loss(evidence: Evidence) -> bool:
+def _loss_is_nan(evidence: Evidence) -> bool:
+    """Return whether the loss is NaN, as 0/0 is; an infinite one comes of something else."""
     finding = first_nonfinite(evidence)
-    return finding is not None and finding.sign == "nonfinite-loss"
+    return finding is not None and finding.sign == "nonfinite-loss" and math.isnan(finding.value)
 
 
 def _slope_by_elimination(evidence: Evidence) -> Cause | None:

@@ -31,6 +31,9 @@ FIRST_UPDATE = 0.01
 SUDDEN, GRADUAL = 1.9, 1.5
 """So many times the rate before: from one step to the next, and since the loss was lowest."""
 
+SURELY = 3.0
+"""So many times the rate at which the loss was lowest, a rate that rises step by step has left what is borne."""
+
 ENOUGH_ATTEMPTS = 4
 """So many lower rates that ended the same way, each half of the one before, and the rate is not the cause."""
 
@@ -156,8 +159,9 @@ def learning_rate_jump(evidence: Evidence) -> Cause | None:
     if rise is None or not course.has_diverged or rate_is_disproved(evidence):
         return None
     search = line_search(evidence)
-    if search is not None and not search.overshoots and rise.step > critical_step(evidence) - 3:
-        return None
+    soon = rise.step > critical_step(evidence) - 3 and not (rise.after >= SURELY * rise.before and not rise.sudden)
+    if search is not None and not search.overshoots and soon:
+        return None  # nothing has gone wrong since the rise
     delay = critical_step(evidence) - rise.step
     confidence = (0.92 if delay <= 30 else 0.75) if rise.sudden else 0.7
     how = f"at step {rise.step}" if rise.sudden else f"gradually up to step {rise.step}"

@@ -6,15 +6,19 @@ import math
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import inputs, scale_of, targets
-from lightning_gradexplode.diagnose.curves import loss_curve
+from lightning_gradexplode.diagnose.curves import curve, loss_curve
 from lightning_gradexplode.diagnose.layers import DEEP, first_numbers, gain_of, is_early, layers
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Activation, Cause, Evidence, ParameterFacts, RunFacts
 
+COMPOUNDED = 100.0
+"""Growth of a gradient from which a gain per time step has compounded."""
+
 
 def recurrence(evidence: Evidence) -> Cause | None:
     """Return the cause if the gain per time step compounds over the sequence."""
-    found = [_of_matrix(evidence), _of_gradient(evidence), _of_loop(evidence), _by_elimination(evidence)]
+    rules = (_of_matrix, _of_first_update, _of_gradient, _of_loop, _by_elimination, _of_own_matrix)
+    found = [rule(evidence) for rule in rules]
     return max((one for one in found if one is not None), key=lambda one: one.confidence, default=None)
 
 
@@ -37,6 +41,64 @@ def _of_matrix(evidence: Evidence) -> Cause | None:
         confidence *= 0.7
     sentences += first_numbers(evidence)
     return Cause("recurrence", worst.name, tuple(sentences), confidence, _remedies(evidence, worst, False, length))
+
+
+def _of_first_update(evidence: Evidence) -> Cause | None:
+    """Return the cause if an early update can have raised a matrix without gates above a radius of one.
+
+    No eigenvalue of a normal matrix moves by more than the norm of what is added to it (Bauer and Fike, 1960).
+    """
+    plain = [one for one in recurrent_parameters(evidence.run) if not is_gated(one, evidence.run)]
+    length, ratio = sequence_length(evidence), curve(evidence, "update_ratio").first
+    worst = max(plain, key=lambda one: one.spectral_radius or 0.0, default=None)
+    if worst is None or not worst.spectral_radius or worst.spectral_radius > 1 or not length or not ratio:
+        return None
+    if not is_early(evidence) or trend(evidence).gradient_growth < COMPOUNDED or evidence.run.first_step:
+        return None
+    change = ratio * math.sqrt(sum(one.std**2 * math.prod(one.shape) for one in evidence.run.parameters))
+    radius = worst.spectral_radius + change
+    if not length * math.log(radius) > math.log(COMPOUNDED):
+        return None
+    return Cause(
+        "recurrence",
+        worst.name,
+        (
+            f"`{worst.name}` started with a spectral radius of {worst.spectral_radius:.3g}; the first update, of norm "
+            f"{change:.3g}, can have raised it to {radius:.3g}, which over {length} time steps compounds to "
+            f"{math.exp(min(length * math.log(radius), 700.0)):.3g}.",
+            f"The gradient norm has grown {trend(evidence).gradient_growth:.3g} times since.",
+        ),
+        0.55,
+        (*remedies.clip(evidence), *_remedies(evidence, worst, False, length)),
+    )
+
+
+def _of_own_matrix(evidence: Evidence) -> Cause | None:
+    """Return the cause if a square matrix of the user's own expands, and an input is a long sequence."""
+    roles = {one.name: one.role for one in evidence.run.modules}
+    own = [
+        one
+        for one in layers(evidence.run)
+        if len(one.shape) == 2 and one.shape[0] == one.shape[1] and roles.get(one.module, "other") == "other"
+    ]
+    steps = next((one.shape[1] for one in inputs(evidence) if len(one.shape) == 3 and one.shape[1] >= DEEP), None)
+    worst = max(own, key=gain_of, default=None)
+    norm = curve(evidence, "grad_norm").first
+    if worst is None or steps is None or norm is None or norm < COMPOUNDED or not is_early(evidence):
+        return None
+    if not steps * math.log(gain_of(worst)) > math.log(COMPOUNDED):
+        return None
+    return Cause(
+        "recurrence",
+        worst.name,
+        (
+            f"`{worst.name}` is square, its elements are those of a matrix with a spectral radius near "
+            f"{gain_of(worst):.3g}, and an input has {steps} time steps.",
+            *first_numbers(evidence),
+        ),
+        0.6,
+        _remedies(evidence, worst, False, steps),
+    )
 
 
 def _of_gradient(evidence: Evidence) -> Cause | None:

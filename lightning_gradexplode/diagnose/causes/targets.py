@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.batch import place_of, rows_of, size_of, targets
+from lightning_gradexplode.diagnose.batch import is_same, place_of, rows_of, size_of, targets
 from lightning_gradexplode.diagnose.causes.operations import fault
 from lightning_gradexplode.diagnose.curves import loss_curve
-from lightning_gradexplode.diagnose.operation_names import base_name, location_of
-from lightning_gradexplode.records import Cause, Evidence, FieldFacts, LossTerm, Operand
+from lightning_gradexplode.diagnose.faults import DIVISIONS
+from lightning_gradexplode.diagnose.operation_names import base_name, location_of, name_of
+from lightning_gradexplode.records import Cause, Evidence, FieldFacts, LossTerm, Operand, Operation
 
 PROBABILITY_LOSSES = ("binary_cross_entropy", "bce", "kl_div", "multilabel_soft_margin")
 COUNT_LOSSES = ("poisson",)
@@ -113,6 +114,11 @@ def _negative_loss(evidence: Evidence, below: float | None) -> Cause | None:
     return None
 
 
+def _is_numerator(operand: Operand, operation: Operation) -> bool:
+    """Return whether an operand was divided, so that the divisor is at fault and not what it holds."""
+    return name_of(operation) in DIVISIONS and operand is operation.inputs[0]
+
+
 def _range_remedies(place: str, greatest: float, divide: bool, least: float) -> tuple[str, ...]:
     if divide:
         return (f"bring the targets into the range from 0 to 1: `{place} = {place} / {greatest:g}`",)
@@ -138,7 +144,8 @@ def _operation_on_target(evidence: Evidence) -> Cause | None:
         for operand in operation.inputs:
             if field.least is None or size_of(field) == 0 or field.least == field.greatest:
                 continue
-            same = (operand.least, operand.greatest) == (field.least, field.greatest)
+            same = (operand.least, operand.greatest) == (field.least, field.greatest) != (0.0, 1.0)
+            same = (same or is_same(field, operand)) and not _is_numerator(operand, operation)
             if same and operand.shape and field.shape and operand.shape[0] == field.shape[0]:
                 place = place_of(field)
                 return Cause(
