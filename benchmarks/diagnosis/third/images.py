@@ -288,7 +288,10 @@ class UnfrozenAtFullRate(Case):
             self.trainer.optimizers[0].param_groups[1]["lr"] = self.rate
 
     def configure_optimizers(self) -> Any:
-        groups = [{"params": self.head.parameters()}, {"params": self.backbone.parameters(), "lr": 0.0}]
+        groups: list[dict[str, Any]] = [
+            {"params": self.head.parameters()},
+            {"params": self.backbone.parameters(), "lr": 0.0},
+        ]
         return torch.optim.SGD(groups, lr=self.lr, momentum=0.9)
 
 

@@ -326,7 +326,7 @@ class BlocksWithoutNorm(GradientDescent, Case):
         self.up = nn.ModuleList(nn.Linear(24, 96) for _ in range(30))
         self.down = nn.ModuleList(nn.Linear(96, 24) for _ in range(30))
         for layer in (*self.up, *self.down):
-            nn.init.kaiming_normal_(layer.weight)  # type: ignore[arg-type]
+            nn.init.kaiming_normal_(layer.weight)
         self.norm = nn.LayerNorm(24) if self.normalize else nn.Identity()
         self.head = nn.Linear(24, 2)
 
@@ -361,7 +361,7 @@ class ElmanOverTwoHundred(GradientDescent, Case):
 
     def build(self) -> None:
         self.rnn, self.out = nn.RNN(1, 32, batch_first=True), nn.Linear(32, 1)
-        nn.init.orthogonal_(self.rnn.weight_hh_l0, self.radius)
+        nn.init.orthogonal_(self.rnn.weight_hh_l0, self.radius)  # type: ignore[arg-type]
 
     def data(self) -> tuple[Tensor, Tensor]:
         series = torch.randn(320, 200, 1, generator=noise(332))

@@ -31,7 +31,7 @@ FIRST_UPDATE = 0.01
 SUDDEN, GRADUAL = 1.9, 1.5
 """So many times the rate before: from one step to the next, and since the loss was lowest."""
 
-SURELY = 3.0
+SURELY = 2.0
 """So many times the rate at which the loss was lowest, a rate that rises step by step has left what is borne."""
 
 ENOUGH_ATTEMPTS = 4
