@@ -29,6 +29,10 @@ from lightning_gradexplode.hosts.transformers import GradientExplosionTrainerCal
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
 
+ROUNDING = 0.0 if int(transformers.__version__.partition(".")[0]) >= 5 else 5.1e-5
+"""What a logged loss may be off by: before version 5 the Trainer rounds it to four digits."""
+
+
 def language_model() -> Any:
     """Return a GPT-2 of one layer with random weights."""
     torch.manual_seed(0)
@@ -127,7 +131,8 @@ def test_norm_and_loss_are_those_of_the_step(arguments: dict[str, Any], tmp_path
     assert [step for step, _, _ in witness.recorded] == list(range(1, trainer.state.global_step + 1))
     assert [norm for _, norm, _ in witness.recorded] == pytest.approx(witness.truths, rel=1e-9)
     logged = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-    assert [loss for _, _, loss in witness.recorded] == pytest.approx(logged, rel=1e-2 if "bf16" in arguments else 1e-4)
+    rel = 1e-2 if "bf16" in arguments else 1e-4
+    assert [loss for _, _, loss in witness.recorded] == pytest.approx(logged, rel=rel, abs=ROUNDING)
     assert monitor.last is not None
     assert trainer.state.log_history[-2]["gradexplode/grad_norm"] == pytest.approx(witness.truths[-1], rel=1e-9)
     assert not model._forward_hooks
@@ -258,7 +263,7 @@ def test_a_loss_of_ones_own(announced: bool, tmp_path: Path, caplog: pytest.LogC
     assert [norm for _, norm, _ in witness.recorded] == pytest.approx(witness.truths, rel=1e-9)
     logged = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     losses = [loss for _, _, loss in witness.recorded]
-    assert losses == (pytest.approx(logged, rel=1e-4) if announced else [None] * 8)
+    assert losses == (pytest.approx(logged, rel=1e-4, abs=ROUNDING) if announced else [None] * 8)
     assert len([one for one in caplog.messages if "call loss()" in one]) == (0 if announced else 1)
 
 
