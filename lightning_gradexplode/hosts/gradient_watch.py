@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_gradexplode.arguments import Arguments
+from lightning_gradexplode.checks import shown
 from lightning_gradexplode.clip import ClipPolicy
 from lightning_gradexplode.detect import Detector
 from lightning_gradexplode.hosts.csv_log import CSVLog
@@ -123,9 +124,16 @@ class GradientWatch(RunResults):
         optimizers = [optimizer] if isinstance(optimizer, Optimizer) else several
         if not optimizers or not all(isinstance(one, Optimizer) for one in optimizers):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer or a list of them, got {_kind(optimizer)}")
+        if not (log_dir is None or isinstance(log_dir, (str, Path))):
+            raise TypeError(f"log_dir must be a path, got {shown(log_dir)}")
+        if not (scaler is None or hasattr(scaler, "get_scale")):
+            raise TypeError(f"scaler must be a torch.amp.GradScaler, got {shown(scaler)}")
+        if not (step is None or callable(step)):
+            raise TypeError(f"step must be a function of a model and a batch, got {shown(step)}")
+        loggers = _listed(loggers)
         folder = None if log_dir is None else Path(log_dir)
         self._scale_is_checked = False
-        written = list(loggers) or ([] if folder is None else [CSVLog(folder)])
+        written = loggers or ([] if folder is None else [CSVLog(folder)])
         self._loop = TorchLoop(model, optimizers, written, folder, scaler, step, type(self).__name__)
         self._begin({})
 
@@ -225,8 +233,22 @@ class GradientWatch(RunResults):
         raise TypeError("a GradientWatch belongs to the loop that it measures; save its state_dict() instead")
 
 
+def _listed(loggers: Any) -> list[Any]:
+    """Return loggers as a list, also one that was given by itself.
+
+    Raises:
+        TypeError: They are no loggers.
+    """
+    listed = list(loggers) if isinstance(loggers, (list, tuple, set)) else [loggers]
+    if any(isinstance(one, (str, bytes, int, float, type(None))) for one in listed):
+        raise TypeError(
+            f"loggers must be a list of SummaryWriters, W&B runs or objects with log_metrics(), got {shown(loggers)}"
+        )
+    return listed
+
+
 def _kind(value: Any) -> str:
     """Return what an argument is: a number or text itself, of anything else its type."""
     if isinstance(value, (list, tuple)):
         return f"a {type(value).__name__} of {', '.join(sorted({type(one).__name__ for one in value})) or 'nothing'}"
-    return repr(value) if isinstance(value, (str, int, float, type(None))) else type(value).__name__
+    return shown(value) if isinstance(value, (str, int, float, type(None))) else f"a {type(value).__name__}"

@@ -181,15 +181,28 @@ def _hidden_gradients(model: nn.Module, optimizers: Sequence[Optimizer]) -> str 
     """Return why the gradients of a loop cannot be measured, since a wrapper hides them; None where they can be."""
     kinds = [*(type(one) for one in model.modules()), *(type(one) for one in optimizers)]
     names = {base.__name__ for kind in kinds for base in kind.__mro__}
-    return next((why for name, why in _HIDING.items() if name in names), None)
+    hookless = [type(one).__name__ for one in map(_raw, optimizers) if not _takes_hooks(one)]
+    of_hooks = f"{hookless[0]} takes no hooks around its step; pass the optimizer that it wraps" if hookless else None
+    return next((why for name, why in _HIDING.items() if name in names), of_hooks)
 
 
 def _raw(optimizer: Any) -> Optimizer:
-    """Return the optimizer within the wrappers of Fabric and Accelerate."""
-    while any(base.__module__.startswith(_WRAPPING) for base in type(optimizer).__mro__):
+    """Return the optimizer within the wrappers of Fabric and Accelerate, and within others that take no hooks."""
+    while any(base.__module__.startswith(_WRAPPING) for base in type(optimizer).__mro__) or (
+        not _takes_hooks(optimizer) and isinstance(getattr(optimizer, "optimizer", None), Optimizer)
+    ):
         optimizer = optimizer.optimizer
     raw: Optimizer = optimizer
     return raw
+
+
+def _takes_hooks(optimizer: Optimizer) -> bool:
+    """Return whether hooks can be registered, as those of a subclass that skips ``super().__init__`` cannot."""
+    try:
+        optimizer.register_step_pre_hook(lambda *_: None).remove()
+    except Exception:
+        return False
+    return True
 
 
 MONITOR_IS_OFF = "gradexplode: the monitor is off for this run, it logs and clips nothing: %s"

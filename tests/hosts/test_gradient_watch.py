@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradexplode import GradientWatch
+from lightning_gradexplode.testing import RecordingLogger
 
 
 def train(watched: bool, accumulate: int = 1, scaled: bool = False, **arguments: Any) -> tuple[nn.Module, float, Any]:
@@ -106,6 +108,65 @@ def test_a_step_that_the_scaler_leaves_out_is_seen() -> None:
     assert [one.step for one in watch.findings if one.sign == "nonfinite-gradient"] == [9]
     assert watch.last is not None
     assert watch.last.step == 13
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ({"loggers": "tensorboard"}, "loggers must be a list of SummaryWriters, W&B runs or objects with log_metrics"),
+        ({"loggers": [None]}, "loggers must be a list of SummaryWriters"),
+        ({"scaler": 5}, "scaler must be a torch.amp.GradScaler, got 5"),
+        ({"step": "loss"}, "step must be a function of a model and a batch, got 'loss'"),
+        ({"log_dir": 5}, "log_dir must be a path, got 5"),
+        ({"model": [nn.Linear(1, 1)]}, "of several networks a ModuleList), got a list of Linear"),
+        ({"optimizer": []}, "optimizer must be a torch.optim.Optimizer or a list of them, got a list of nothing"),
+        ({"optimizer": 0.1}, "got 0.1"),
+    ],
+)
+def test_what_is_no_part_of_a_loop_is_refused(argument: dict[str, Any], expected: str) -> None:
+    """The message names the argument, what it takes and what it got."""
+    model = nn.Linear(4, 1)
+    arguments: dict[str, Any] = {"model": model, "optimizer": torch.optim.SGD(model.parameters(), lr=0.1), **argument}
+    with pytest.raises(TypeError, match=re.escape(expected)):
+        GradientWatch(arguments.pop("model"), arguments.pop("optimizer"), report=False, **arguments)
+
+
+def test_a_logger_may_be_given_by_itself() -> None:
+    """One logger need not be put into a list."""
+    model, log = nn.Linear(4, 1), RecordingLogger()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with GradientWatch(model, optimizer, loggers=log, log_every_n_steps=1, report=False) as watch:  # type: ignore[arg-type]
+        loss = model(torch.ones(2, 4)).square().mean()
+        watch.loss(loss)
+        loss.backward()
+        optimizer.step()
+    assert log.values("gradexplode/grad_norm")
+
+
+@pytest.mark.parametrize("name", ["optimizer", "inner"])
+def test_a_wrapper_that_takes_no_hooks(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The optimizer within it is measured where it can be found; else one line says what to pass."""
+
+    class Wrapper(torch.optim.Optimizer):
+        """Skips the constructor of its base."""
+
+        def __init__(self, inner: torch.optim.Optimizer) -> None:
+            setattr(self, name, inner)
+            self.param_groups = inner.param_groups
+
+        def step(self, closure: Any = None) -> Any:
+            return getattr(self, name).step()
+
+    model = nn.Linear(4, 1)
+    optimizer = Wrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    with GradientWatch(model, optimizer, report=False) as watch:
+        loss = model(torch.ones(2, 4)).square().mean()
+        watch.loss(loss)
+        loss.backward()
+        optimizer.step()
+    assert (watch.last is not None) == (name == "optimizer")
+    assert len(caplog.messages) == (0 if name == "optimizer" else 1)
+    assert name == "optimizer" or "pass the optimizer that it wraps" in caplog.text
 
 
 @pytest.mark.slow
