@@ -49,10 +49,14 @@ def is_same(field: FieldFacts, operand: Operand) -> bool:
 
 def _is_named_target(field: FieldFacts) -> bool:
     words = _words(field)
-    # A field that is called "mask" and nothing else is what a segmentation network learns; "padding_mask" is none.
-    if words in (["mask"], ["masks"]):
+    if is_mask(field):
         return True
     return _any(_TARGET, words) and not _any(_MASK, words) and not _any(_INDEX, words)
+
+
+def is_mask(field: FieldFacts) -> bool:
+    """Return whether a field is called "mask" and nothing else, as what a segmentation network learns is."""
+    return _words(field) in (["mask"], ["masks"])
 
 
 def _any(pattern: re.Pattern[str], words: list[str]) -> bool:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import numpy as np
+
+from lightning_gradexplode.diagnose.batch import is_mask, place_of, targets
 from lightning_gradexplode.diagnose.calm_optimizer import (
     epsilon_too_large,
     first_update_ruins,
@@ -17,7 +20,7 @@ from lightning_gradexplode.diagnose.causes.accumulation import accumulated_gradi
 from lightning_gradexplode.diagnose.causes.data import unscaled_data
 from lightning_gradexplode.diagnose.causes.objective import critic_of, critic_remedies
 from lightning_gradexplode.diagnose.curves import curve, logged_curves, loss_curve
-from lightning_gradexplode.diagnose.learning import LEARNED, learned
+from lightning_gradexplode.diagnose.learning import ENOUGH, LEARNED, learned
 from lightning_gradexplode.diagnose.wording import in_code_of
 from lightning_gradexplode.records import CAUSE_KINDS, Cause, Diagnosis, Evidence
 
@@ -94,6 +97,24 @@ def _critic_grows(evidence: Evidence) -> Iterator[Cause]:
             yield Cause("loss-without-floor", critic, (sentence,), 0.75, critic_remedies(critic))
 
 
+def _mask_above_one(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if a mask that is learned holds more than 0 and 1, and the loss has gone below zero with it."""
+    loss = loss_curve(evidence).finite.value
+    masks = [one for one in targets(evidence) if is_mask(one) and (one.greatest or 0.0) > 1.0]
+    if len(loss) >= ENOUGH and masks and loss[0] > 0 > np.median(loss[-len(loss) // 5 :]):
+        place, greatest = place_of(masks[0]), masks[0].greatest or 0.0
+        yield Cause(
+            "target-out-of-range",
+            place,
+            (
+                f"`{place}` holds values up to {greatest:g}; a mask of what is there and what is not holds 0 and 1.",
+                f"The loss went from {loss[0]:.4g} to {loss[-1]:.4g}; with such a mask it is never negative.",
+            ),
+            0.75,
+            (f"bring the mask into the range from 0 to 1: `{place} = ({place} > 0).float()`",),
+        )
+
+
 _RULES = (
     _gradients_stay,
     weights_too_large,
@@ -104,6 +125,7 @@ _RULES = (
     weights_decay,
     updates_are_rounded_away,
     _critic_grows,
+    _mask_above_one,
     first_update_ruins,
     new_state_disturbs,
 )

@@ -170,15 +170,16 @@ def learning_rate_jump(evidence: Evidence) -> Cause | None:
     if level is not None:
         sentences.append(f"Up to then the loss was steady, with a median of {level:.4g}; {_after(evidence, delay)}")
     schedule = f" ({', '.join(evidence.run.schedulers)})" if evidence.run.schedulers else ""
-    peak = remedies.rounded(max(rise.before, rise.after * 0.1), 1)
+    # The rate at which the loss was lowest is the last that was borne, at the edge of what is.
+    kept = rise.before if rise.sudden else 0.3 * rise.before
+    peak = remedies.rounded(max(rise.before, rise.after * 0.1) if rise.sudden else kept, 1)
     return Cause(
         "learning-rate-jump",
         f"the learning rate at step {rise.step}",
         tuple(sentences),
         confidence,
         (
-            f"keep the learning rate near {rise.before:.3g}, or let the schedule{schedule} peak at `lr={peak:g}` at "
-            "most",
+            f"keep the learning rate near {kept:.3g}, or let the schedule{schedule} peak at `lr={peak:g}` at most",
             *remedies.clip(evidence),
             *remedies.rollback(evidence),
         ),
