@@ -93,7 +93,7 @@ def diverged(**parts: Any) -> Evidence:
         "history": (history(quantities),),
         "run": run(),
     }
-    return Evidence(1, last, **{**defaults, **parts})
+    return Evidence(**{"step": 1, "now": last, **defaults, **parts})
 
 
 def run(**facts: Any) -> RunFacts:

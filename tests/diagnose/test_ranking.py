@@ -292,6 +292,62 @@ CASES: dict[str, tuple[str, Evidence]] = {
         "recurrence",
         diverged(replay=Replay("finite", activations=(LOOPED,))),
     ),
+    "an update that raises a recurrent matrix above one": (
+        "recurrence",
+        diverged(
+            run=replace(
+                RNN,
+                parameters=(
+                    parameter("rnn.weight_hh_l0", (48, 48), module_kind="RNN", spectral_radius=0.9),
+                    parameter("head.weight", (1, 48)),
+                ),
+            )
+        ),
+    ),
+    "a square matrix of the user's own over a long sequence": (
+        "recurrence",
+        diverged(
+            run=run(
+                modules=(ModuleFacts("", "Cell", "other"),),
+                parameters=(
+                    parameter("transition", (32, 32), gain=1.5, module_kind="Cell"),
+                    parameter("drive", (32, 2), module_kind="Cell"),
+                ),
+            ),
+            batch=batch(field(shape=(16, 50, 2)), field("[1]", shape=(16, 1))),
+            history=(history({**growing(), "grad_norm": [1e5 * 3.0**step for step in range(12)]}),),
+        ),
+    ),
+    "a rate that rises step by step": (
+        "learning-rate-jump",
+        diverged(
+            findings=(finding("diverging-loss", 30),),
+            history=(
+                history(
+                    {
+                        **growing(34),
+                        "loss": [*(2.0 - 0.06 * step for step in range(25)), *(2.0 * 4.0**step for step in range(9))],
+                        "weight_norm": [8.0 + 0.5 * step for step in range(34)],
+                        "update_ratio": [0.01 * 1.1**step for step in range(34)],
+                        "learning_rate": [0.01 * 1.2**step for step in range(34)],
+                    }
+                ),
+            ),
+            experiments=NO_OVERSHOOT,
+            step=30,
+            now=33,
+        ),
+    ),
+    "a division by zero of a target": (
+        "undefined-operation",
+        failed(
+            4,
+            batch=batch(field(), field("[1]", least=-2.0, greatest=5.0)),
+            replay=reproduced(
+                operation("div", inputs=[operand(0.0, least=-2.0, greatest=5.0), operand(0.0, least=0.0, greatest=2.0)])
+            ),
+        ),
+    ),
     "a critic without a bound": (
         "loss-without-floor",
         diverged(
@@ -383,6 +439,32 @@ def test_an_earlier_harmless_warning_does_not_change_the_cause() -> None:
     warned = replace(nan_row, findings=(finding("large-update", 1, Severity.WARNING), *nan_row.findings), step=1)
     assert diagnose(warned).causes == diagnose(nan_row).causes
     assert diagnose(warned).since is None
+
+
+def test_what_only_warned_in_a_run_that_has_learned_is_no_cause() -> None:
+    """Prices as targets explain nothing where the loss has come down far below their variance after a warning."""
+    kind, evidence = "unscaled-data", diverged(batch=batch(field(), replace(PRICE, usual_std=1e5)))
+    warned = replace(evidence, findings=(finding("backward-gain", 1, Severity.WARNING),))
+    assert diagnose(warned).causes[0].kind == kind
+    assert diagnose(replace(warned, later_loss=9e9)).causes[0].kind == kind
+    assert diagnose(replace(warned, later_loss=1e6)).causes[0].kind == "unknown"
+    assert diagnose(replace(evidence, later_loss=1e6)).causes[0].kind == kind
+
+
+def test_an_infinite_loss_is_no_mean_over_nothing() -> None:
+    """A loss that is NaN and has no gradient may be one, with little confidence; an infinite one is none."""
+    harmless = failed(9, update_is_harmless=True)
+    (cause, *_) = diagnose(harmless).causes
+    assert (cause.kind, cause.confidence) == ("empty-reduction", 0.5)
+    infinite = replace(harmless, findings=(finding("nonfinite-loss", 9, value=float("inf")),))
+    assert diagnose(infinite).causes[0].kind == "unknown"
+
+
+def test_nothing_is_looked_for_in_anomaly_mode_where_all_was_finite() -> None:
+    """Without a value that is not finite there is no operation to find, and no batch to leave out."""
+    found = diagnose(Evidence(3, 3, (finding("backward-gain", 3, Severity.WARNING),)))
+    assert found.causes[0].kind == "unknown"
+    assert not found.remedies
 
 
 def test_clipping_is_no_remedy_for_nan_data() -> None:

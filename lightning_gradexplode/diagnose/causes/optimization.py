@@ -61,7 +61,11 @@ def learning_rate(evidence: Evidence) -> Cause | None:
         sentences.append(f"One update changed the weights by {course.update_ratio:.3g} of their norm; usual is 0.001.")
         confidence += 0.1
     if course.weight_growth >= 2:
-        sentences.append(f"The weights have grown to {course.weight_growth:.3g} times their norm at the start.")
+        weights = curve(evidence, "weight_norm").before(failing_step(evidence)).finite
+        largest = f" at step {int(weights.step[weights.value.argmax()])}" if len(weights) else ""
+        sentences.append(
+            f"The weights have grown to {course.weight_growth:.3g} times their norm at the start{largest}."
+        )
     unusual = _unusual_rate(evidence)
     if unusual:
         sentences.append(unusual)

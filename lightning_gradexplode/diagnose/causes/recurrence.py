@@ -55,9 +55,9 @@ def _of_first_update(evidence: Evidence) -> Cause | None:
         return None
     if not is_early(evidence) or trend(evidence).gradient_growth < COMPOUNDED or evidence.run.first_step:
         return None
-    change = ratio * math.sqrt(sum(one.std**2 * math.prod(one.shape) for one in evidence.run.parameters))
+    change = ratio * math.hypot(*(one.std * math.sqrt(math.prod(one.shape)) for one in evidence.run.parameters))
     radius = worst.spectral_radius + change
-    if not length * math.log(radius) > math.log(COMPOUNDED):
+    if not radius > 1 or not length * math.log(radius) > math.log(COMPOUNDED):
         return None
     return Cause(
         "recurrence",
@@ -86,7 +86,7 @@ def _of_own_matrix(evidence: Evidence) -> Cause | None:
     norm = curve(evidence, "grad_norm").first
     if worst is None or steps is None or norm is None or norm < COMPOUNDED or not is_early(evidence):
         return None
-    if not steps * math.log(gain_of(worst)) > math.log(COMPOUNDED):
+    if not gain_of(worst) > 1 or not steps * math.log(gain_of(worst)) > math.log(COMPOUNDED):
         return None
     return Cause(
         "recurrence",

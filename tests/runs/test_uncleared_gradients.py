@@ -1,0 +1,97 @@
+"""Gradients that are never cleared are named, in every kind of loop, and gradients that are cleared are not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import LightningModule, Trainer, seed_everything
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_gradexplode import GradientExplosionMonitor
+
+
+class Regression(LightningModule):
+    """A regression, in automatic optimization."""
+
+    def __init__(self, clears: bool, **zeroing: Any) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 1)
+        self.clears, self.zeroing = clears, zeroing
+
+    def loss(self, batch: list[Tensor]) -> Tensor:
+        return mse_loss(self.second(torch.tanh(self.first(batch[0]))), batch[1])
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return self.loss(batch)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        if self.clears:
+            optimizer.zero_grad(**self.zeroing)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=1e-3)
+
+
+class TwoOptimizers(Regression):
+    """Manual optimization that clears the gradients of the second optimizer only."""
+
+    def __init__(self, clears: bool, **zeroing: Any) -> None:
+        super().__init__(clears, **zeroing)
+        self.automatic_optimization = False
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        first, second = self.optimizers()  # type: ignore[misc, union-attr]
+        if self.clears:
+            first.zero_grad(**self.zeroing)
+        second.zero_grad(**self.zeroing)
+        loss = self.loss(batch)
+        self.manual_backward(loss)
+        first.step()
+        second.step()
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(one.parameters(), lr=1e-3) for one in (self.first, self.second)]
+
+
+def _first_cause(module: Regression, **options: Any) -> str | None:
+    seed_everything(0, verbose=False)
+    monitor = GradientExplosionMonitor(report=False)
+    trainer = Trainer(
+        max_steps=60,
+        max_epochs=-1,
+        accelerator="cpu",
+        callbacks=[monitor],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        **options,
+    )
+    inputs = torch.randn(64, 4)
+    trainer.fit(module, DataLoader(TensorDataset(inputs, inputs[:, :1]), 8))
+    diagnosis = monitor.diagnosis()
+    return diagnosis.causes[0].kind if diagnosis else None
+
+
+@pytest.mark.parametrize("kind", [Regression, TwoOptimizers])
+def test_gradients_that_are_never_cleared_are_named(kind: type[Regression]) -> None:
+    """A module whose `optimizer_zero_grad` does nothing, or that clears the gradients of another optimizer only."""
+    assert _first_cause(kind(clears=False)) == "accumulated-gradients"
+
+
+@pytest.mark.parametrize("kind", [Regression, TwoOptimizers])
+@pytest.mark.parametrize("to_none", [True, False])
+def test_gradients_that_are_cleared_are_not_named(kind: type[Regression], to_none: bool) -> None:
+    """It makes no difference whether they are set to None or to zero."""
+    assert _first_cause(kind(clears=True, set_to_none=to_none)) is None
+
+
+def test_micro_batches_of_the_trainer_are_no_uncleared_gradients() -> None:
+    """The trainer itself adds up four backward passes and divides each loss."""
+    assert _first_cause(Regression(clears=True), accumulate_grad_batches=4) is None
