@@ -15,6 +15,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from lightning_gradexplode import ExplosionError, GradientWatch
@@ -439,6 +440,33 @@ def test_optimizers_that_step_within_the_backward_pass_are_measured(caplog: pyte
             assert watch.last.loss == pytest.approx(losses[-1], rel=1e-6)
     assert [value for _, value in log.values("gradexplode/grad_norm")] == pytest.approx(norms, rel=1e-9)
     assert not caplog.messages
+
+
+@pytest.mark.filterwarnings("ignore:.*")
+def test_a_loop_of_accelerate_is_measured_once_an_accumulation() -> None:
+    """The norm is that of all micro-batches, before the clipping, though each of them calls the optimizer."""
+    accelerate = pytest.importorskip("accelerate")
+    accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=3)
+    raw = network()
+    loader: Any = DataLoader(torch.cat(batches(9)), 16)  # type: ignore[arg-type]
+    model, optimizer, loader = accelerator.prepare(raw, torch.optim.AdamW(raw.parameters(), lr=0.01), loader)
+    norms = []
+    log = RecordingLogger()
+    with GradientWatch(model, optimizer, loggers=[log], log_every_n_steps=1, report=False) as watch:
+        for batch in loader:
+            with accelerator.accumulate(model):
+                loss = loss_of(model, batch)
+                watch.loss(loss)
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    norms.append(exact_norm(raw.parameters()))
+                    accelerator.clip_grad_norm_(model.parameters(), 0.05)
+                optimizer.step()
+                optimizer.zero_grad()
+    assert [value for _, value in log.values("gradexplode/grad_norm")] == pytest.approx(norms, rel=1e-9)
+    assert [value for _, value in log.values("gradexplode/grad_norm_clipped")] == pytest.approx([0.05] * 3, rel=1e-4)
+    assert watch.last is not None
+    assert watch.last.step == 2
 
 
 @pytest.mark.parametrize("mistake", ["no scaler", "scaled loss", None])
