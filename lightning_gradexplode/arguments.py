@@ -209,5 +209,5 @@ def _report(value: Any) -> Path | bool | Literal["always"]:
     if value == "always":
         return "always"
     if isinstance(value, (str, Path)) and str(value):
-        return Path(value)
+        return checks.folder("report", value)
     raise TypeError(f'report must be True, False, "always" or a folder, got {value!r}')

@@ -149,7 +149,7 @@ class GradientExplosionMonitor(Callback):
         """
         if self._run is not None:
             return self._run.findings
-        self._findings = self._spawn_results.take() or self._findings
+        self._collect_spawned()
         return self._findings
 
     @property
@@ -164,7 +164,8 @@ class GradientExplosionMonitor(Callback):
 
     @property
     def last(self) -> StepRecord | None:
-        """What was measured of the last optimizer step."""
+        """What was measured of the last optimizer step; None after a fit in processes that the trainer started."""
+        self._collect_spawned()
         return self._last if self._run is None else self._run.last
 
     def diagnosis(self) -> Diagnosis | None:
@@ -172,7 +173,15 @@ class GradientExplosionMonitor(Callback):
 
         It says what happened, where and since when, its likely causes with their evidence, and what to do.
         """
+        self._collect_spawned()
         return self._diagnosis if self._run is None else self._run.diagnosis()
+
+    def _collect_spawned(self) -> None:
+        """Take the findings of a fit in started processes, in place of the results of the fit before it."""
+        found = self._spawn_results.take()
+        if found is not None:
+            self._findings, self._failed = found, False
+            self._last = self._diagnosis = self._report_folder = None
 
     def _repr_html_(self) -> str:
         diagnosis = self.diagnosis()
@@ -183,6 +192,7 @@ class GradientExplosionMonitor(Callback):
     @property
     def report_folder(self) -> Path | None:
         """The folder with the report of this run, None if there is none."""
+        self._collect_spawned()
         return self._report_folder if self._run is None else self._run.report_folder
 
     def report(self) -> Path | None:

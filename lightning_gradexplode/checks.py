@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -69,6 +71,17 @@ def patterns(name: str, value: Any) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(one, str) for one in value):
         raise TypeError(f"{name} must be a sequence of parameter name patterns, got {value!r}")
     return tuple(value)
+
+
+def folder(name: str, value: str | Path) -> Path:
+    """Return a local folder.
+
+    Raises:
+        ValueError: It is a URL, of which a path would make a local folder of that name.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(value)):
+        raise ValueError(f"{name} must be a local folder, got {str(value)!r}")
+    return Path(value)
 
 
 def scalars(value: Any) -> dict[str, float]:

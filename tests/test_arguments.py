@@ -56,6 +56,8 @@ from lightning_gradexplode.detect import GradientSpike, NonFiniteLoss
         ({"on_explosion": []}, ValueError, ["on_explosion", "[]", '"warn"']),
         ({"on_explosion": 1}, TypeError, ["on_explosion", "1", '"warn"']),
         ({"report": 1}, TypeError, ["report", "1", "folder"]),
+        ({"report": "s3://bucket/run"}, ValueError, ["report", "s3://bucket/run", "local folder"]),
+        ({"report": Path("memory://run")}, ValueError, ["report", "local folder"]),
         ({"report": None}, TypeError, ["report", "None", "folder"]),
         ({"ignore": "stalled-loss"}, TypeError, ["ignore", "'stalled-loss'", "sequence"]),
         ({"ignore": ["stalled"]}, ValueError, ["ignore", "'stalled'", "stalled-loss"]),

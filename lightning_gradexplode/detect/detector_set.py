@@ -125,6 +125,8 @@ class DetectorSet(Stateful):
     def _check(self, record: StepRecord) -> list[Finding]:
         waiting: list[Detector] = []
         findings: list[Finding] = []
+        if not self._waiting:
+            return findings
         missing = self._missing(record)
         for detector in self._waiting:
             if missing and not missing.isdisjoint(detector.reads):

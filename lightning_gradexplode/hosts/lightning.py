@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_gradexplode import checks
 from lightning_gradexplode.distributed.process_group import ALONE, Processes, ProcessGroup
 from lightning_gradexplode.engine.accumulation import unscales_itself
 from lightning_gradexplode.hosts.base import TrainingLoop
@@ -251,8 +252,12 @@ class LightningLoop(TrainingLoop):
         return dict(_logged(results))
 
     def log_folder(self) -> Path:
-        """Return the folder that the first logger writes to, else the trainer's ``default_root_dir``."""
-        return Path(self._log_dir())
+        """Return the folder that the first logger writes to, else the trainer's ``default_root_dir``.
+
+        Raises:
+            ValueError: It is a URL.
+        """
+        return checks.folder("the folder of the logs", self._log_dir())
 
     def _log_dir(self) -> str:
         """Return ``trainer.log_dir``, which a logger that raises on one process would make the others wait for."""

@@ -61,7 +61,7 @@ class SaveCheckpoint(Stateful, Response):
         most: int | None = 3,
         in_checkpoint: bool = False,
     ) -> None:
-        self.folder = None if folder is None else Path(folder)
+        self.folder = None if folder is None else checks.folder("folder", folder)
         self._budget = RateLimit(most, cooldown)
         self._states = GoodStates(
             checks.count("every_n_steps", every_n_steps, 1),

@@ -75,7 +75,7 @@ class Rollback(Stateful, Response):
             checks.count("every_n_steps", every_n_steps, 1),
             checks.count("margin", margin, 1),
             checks.count("keep", keep, 1),
-            None if folder is None else Path(folder),
+            None if folder is None else checks.folder("folder", folder),
             in_checkpoint,
         )
         self._budget = RateLimit(most)

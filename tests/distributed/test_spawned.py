@@ -14,28 +14,35 @@ from tests.runs.models import Regression
 from tests.runs.probe import QUIET
 
 
-def build(parameters):
-    return torch.optim.SGD(parameters, lr=1e6)
-
-
 class Explodes(Regression):
+    rate = 1e6
+
     def configure_optimizers(self):
-        return build(self.parameters())
+        return torch.optim.SGD(self.parameters(), lr=self.rate)
 
 
 if __name__ == "__main__":
     monitor = GradientExplosionMonitor(report=False)
+    pl.Trainer(**QUIET, logger=False, callbacks=[monitor]).fit(Regression())
     module = Explodes()
     module.build = None
     settings = {**QUIET, "max_steps": 12, "strategy": "ddp_spawn", "devices": 2}
     trainer = pl.Trainer(**settings, logger=False, callbacks=[monitor])
     trainer.fit(module)
     print("exploded:", monitor.exploded, sorted({finding.sign for finding in monitor.findings}))
+    calm = Explodes()
+    calm.build, calm.rate = None, 1e-3
+    trainer = pl.Trainer(**settings, logger=False, callbacks=[monitor])
+    trainer.fit(calm)
+    print("calm:", monitor.exploded, monitor.failed, monitor.last, monitor.diagnosis())
 """
 
 
 def test_findings_come_back_to_the_process_that_called_fit(tmp_path: Path) -> None:
-    """After a spawned run has exploded, the user's own monitor says so."""
+    """After a spawned run has exploded, the user's own monitor says so, also if it has monitored another fit before.
+
+    Of a later one that is calm it says nothing that an earlier one has left.
+    """
     script = tmp_path / "spawned.py"
     script.write_text(SCRIPT)
     root = Path(__file__).parents[2]
@@ -44,3 +51,4 @@ def test_findings_come_back_to_the_process_that_called_fit(tmp_path: Path) -> No
         [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=240, check=True
     )
     assert "exploded: True" in done.stdout
+    assert "calm: False False None None" in done.stdout

@@ -185,3 +185,16 @@ def test_the_engine_has_the_arguments_of_the_callback() -> None:
     """Their names are the same ones."""
     names = set(Arguments.__dataclass_fields__) - {"responses"} | {"on_explosion"}
     assert names == set(GradientExplosionMonitor.__init__.__kwdefaults__ or ())
+
+
+def test_without_detectors_everything_is_measured_and_held_back() -> None:
+    """No finding is needed for the guard against updates that are not finite."""
+    regression = Regression()
+    batches = regression.batches(6)
+    batches[3] = batches[3] * float("nan")
+    run = TrainingRun(Arguments.checked(report=False, detectors=[], on_explosion="skip"), regression.loop, {})
+    regression.loop.train(run, batches)
+    assert not run.failed
+    assert run.findings == []
+    assert len(regression.logger.values("gradexplode/severity")) == 6
+    assert all(bool(torch.isfinite(one).all()) for one in regression.network.parameters())
