@@ -48,7 +48,7 @@ def test_findings_come_back_to_the_process_that_called_fit(tmp_path: Path) -> No
     root = Path(__file__).parents[2]
     environment = {"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(
-        [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=240, check=True
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=900, check=True
     )
     assert "exploded: True" in done.stdout
     assert "calm: False False None None" in done.stdout
