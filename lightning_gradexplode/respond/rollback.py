@@ -31,10 +31,10 @@ class Rollback(Stateful, Response):
 
     Another rollback before a new state has become good goes to an older one, if one is kept, and reduces the learning
     rate once more than the time before. After `most_in_a_row` of them, or `most` in the fit, it gives up, and the next
-    response in ``on_explosion`` acts; the rate, which has not helped, is then as after the first of them. With each new
-    good state the rate returns by the square root of `learning_rate_factor`, to at most `learning_rate_factor` times
-    the rate that failed last. A loss or gradients that are not finite before any update was taken come from the data or
-    the number format: then updates are held back, up to 20 in a row, before the next rollback. Logged as
+    response in ``on_explosion`` acts. With each new good state the rate returns by the square root of
+    `learning_rate_factor`, to at most `learning_rate_factor` times the rate that failed last, or that failed first
+    where lower ones have not helped. A loss or gradients that are not finite before any update was taken come from the
+    data or the number format: then updates are held back, up to 20 in a row, before the next rollback. Logged as
     ``gradexplode/rollbacks`` and ``gradexplode/rollback_rate_factor``.
 
     At most ``keep + ceil(margin / every_n_steps)`` states are held (3 by default), each as large as a checkpoint: under
@@ -124,11 +124,10 @@ class Rollback(Stateful, Response):
         if self._budget.is_used_up:
             return f"giving up after {self._budget.used} rollbacks"
         if self._in_a_row >= self.most_in_a_row:
-            lowest, self._rate = self._rate, self._first_cut
             self._highest_rate = self._first_cut
             return (
                 f"giving up after {self._in_a_row} rollbacks in a row: the run explodes again although its learning "
-                f"rate is {lowest:.1g} of its schedule; it returns to {self._first_cut:.1g}"
+                f"rate is {self._rate:.1g} of its schedule"
             )
         return None if self._states.find(run) else "no rollback: there is no state that is known to be good"
 
