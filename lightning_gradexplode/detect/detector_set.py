@@ -44,7 +44,7 @@ class DetectorSet(Stateful):
         self.failures: list[tuple[str, str]] = []
         self.unsaved: list[str] = []
         self.reads = tuple({field for detector in self.detectors for field in detector.reads})
-        self._values_of = operator.attrgetter("step", *self.reads)  # always a tuple
+        self._values_of = operator.attrgetter("step", "step", *self.reads)  # always a tuple
         self._waiting: list[Detector] = []
         self._loss_is_known = False
         self._reset()
@@ -152,7 +152,7 @@ class DetectorSet(Stateful):
 
     def _missing(self, record: StepRecord) -> set[str]:
         """Return the fields that are not known of a step."""
-        are_none = map(operator.is_, self._values_of(record)[1:], itertools.repeat(None))
+        are_none = map(operator.is_, self._values_of(record)[2:], itertools.repeat(None))
         return set(itertools.compress(self.reads, are_none))
 
     def is_over(self, record: StepRecord) -> bool:

@@ -10,6 +10,9 @@ from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.parameters import matches, plain_name
 from lightning_gradexplode.respond import Response
 
+_TESTED = {"cpu", "cuda", "mps", "meta"}
+"""Types of devices that nothing is said about; ``mps`` is imitated in the tests, ``meta`` holds no numbers yet."""
+
 
 def conflicts(arguments: Arguments, loop: TrainingLoop) -> Iterator[str]:
     """Yield a line for each conflict, with what holds instead.
@@ -23,6 +26,12 @@ def conflicts(arguments: Arguments, loop: TrainingLoop) -> Iterator[str]:
         yield (
             f"the training loop clips by {own_clip:g} and clip={type(arguments.clip).__name__} is set too; "
             "gradients are clipped by clip= only, the loop's own value is restored at the end"
+        )
+    types = {parameter.device.type for parameter in loop.module.parameters()} - _TESTED
+    if types:
+        yield (
+            f"there are parameters on a device of type {', '.join(sorted(types))}, where the monitor was never tried; "
+            "its numbers are read one step late there, and if a measurement fails, it is off from then on"
         )
     names = [plain_name(name) for name, _ in loop.module.named_parameters()]
     if names:

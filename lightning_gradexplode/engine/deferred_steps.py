@@ -8,6 +8,9 @@ from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.parameters import ParameterSet
 
+BATCH_BYTES = 1 << 28
+"""Bytes of a batch, 256 MiB, up to which it is held until the numbers of its step are there, for a replay."""
+
 
 class DeferredSteps:
     """Holds the steps of a batch whose numbers are still on their way, until the next one clears its gradients.
@@ -52,7 +55,10 @@ class DeferredSteps:
         return self.is_possible and not parameters.on_host
 
     def add(self, steps: Sequence[Step]) -> None:
-        """Hold the steps of a batch."""
+        """Hold the steps of a batch, and the batch itself if it is small enough to be held beside the next one."""
+        for step in steps:
+            if step.inputs is not None and step.inputs.batch.size > BATCH_BYTES:
+                step.inputs = None
         self.batches.append(steps)
 
     def take(self) -> list[Sequence[Step]]:

@@ -111,5 +111,5 @@ def _to_host(numbers: Tensor) -> FloatArray:
 
 
 def widest_type(device: torch.device) -> torch.dtype:
-    """Return the widest floating type of a device; Apple's GPUs have no float64."""
-    return torch.float32 if device.type == "mps" else torch.float64
+    """Return the widest floating type of a device; Apple's GPUs and many other accelerators have no float64."""
+    return torch.float64 if device.type in ("cpu", "cuda", "meta") else torch.float32

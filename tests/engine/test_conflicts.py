@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 from typing import Any
+from unittest import mock
 
 import pytest
 import pytorch_lightning as pl
+import torch
 
 from lightning_gradexplode import GradientExplosionMonitor, Response, SkipStep
+from lightning_gradexplode.arguments import Arguments
+from lightning_gradexplode.engine.conflicts import conflicts
+from lightning_gradexplode.testing import PlainLoop
 from tests.runs.models import Regression
 from tests.runs.probe import QUIET
 
@@ -91,3 +96,13 @@ def test_one_monitor_is_enough(same: bool, caplog: pytest.LogCaptureFixture) -> 
     assert first.last is not None
     assert first.state_key == "GradientExplosionMonitor"
     assert same or (second.last is None and second.state_key == "GradientExplosionMonitor-2")
+
+
+def test_a_device_that_was_never_tried_is_named() -> None:
+    """Of an unknown accelerator there is one line at setup."""
+    module = torch.nn.Linear(2, 1)
+    kinds = [mock.Mock(device=torch.device(kind)) for kind in ("cpu", "xla")]
+    loop = PlainLoop(module, [torch.optim.SGD(module.parameters())], lambda batch: module(batch).sum())
+    with mock.patch.object(module, "parameters", return_value=kinds):
+        (line,) = conflicts(Arguments.checked(), loop)
+    assert "of type xla" in line

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import weakref
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from lightning_gradexplode import GradientExplosionMonitor, GradientWatch, PercentileClip, Severity, ZScoreClip
 from lightning_gradexplode.clip import ClipPolicy, ConstantClip
 from lightning_gradexplode.clip.apply import total_norm
+from lightning_gradexplode.engine import deferred_steps
 from lightning_gradexplode.measure import reading
 from lightning_gradexplode.measure.norms import measure_norms
 from tests.runs.models import Regression
@@ -401,3 +403,25 @@ def test_a_plain_loop_of_two_optimizers_records_both(monkeypatch: pytest.MonkeyP
     assert watch.last is not None
     assert watch.last.step == 7
     assert watch.last.grad_norm == pytest.approx(norms[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("is_small", [True, False])
+def test_only_a_small_batch_is_held_beside_the_next_one(monkeypatch: pytest.MonkeyPatch, is_small: bool) -> None:
+    """The batch of a step whose numbers are on their way needs memory of the device; a large one is let go."""
+    monkeypatch.setattr(reading, "is_on_host", lambda tensor: False)
+    monkeypatch.setattr(deferred_steps, "BATCH_BYTES", 10_000 if is_small else 10)
+    held: list[bool] = []
+
+    class Looks(Regression):
+        before: Any = None
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            if self.before is not None:
+                held.append(self.before() is not None)
+            self.before = weakref.ref(batch[0])
+            return self.loss(batch)
+
+    monitor = GradientExplosionMonitor(**CALM)
+    pl.Trainer(**{**QUIET, "max_steps": 6}, logger=False, callbacks=[monitor]).fit(Looks())
+    assert held[1:] == [is_small] * 4
+    assert not monitor.failed
