@@ -201,7 +201,7 @@ def main() -> None:
         logging.getLogger(namespace).setLevel(logging.ERROR)
     console = Console(width=110)
     if arguments.device == "cuda":
-        overhead_cuda.measure(console, arguments.steps)
+        overhead_cuda.measure(console)
         return
     console.print(f"{processor()}, {arguments.threads} threads, torch {torch.__version__}")
     if arguments.sizes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -66,15 +66,19 @@ class Processes:
         self.device = device
 
     def gather(self, values: FloatArray) -> FloatArray:
-        """Gather with one ``all_gather_into_tensor``."""
+        """Gather with one collective, ``all_gather_single``."""
         gathered = self.gather_tensor(torch.from_numpy(np.ascontiguousarray(values)))
         rows: FloatArray = gathered.view(self.size, -1).cpu().numpy()
         return rows
 
     def gather_tensor(self, values: Tensor) -> Tensor:
-        """Gather with one ``all_gather_into_tensor``."""
+        """Gather with one collective, ``all_gather_single``."""
         gathered = torch.empty(self.size * len(values), dtype=torch.float64, device=self.device)
-        torch.distributed.all_gather_into_tensor(gathered, values.to(self.device))
+        distributed: Any = torch.distributed
+        name = (
+            "all_gather_single" if hasattr(distributed, "all_gather_single") else "all_gather_into_tensor"
+        )  # till 2.12
+        getattr(distributed, name)(gathered, values.to(self.device))
         return gathered
 
 

@@ -102,10 +102,15 @@ JOBS |= {
         ("clip", {"interval": 100, "clip": 1e-3}),
         ("skip", {"interval": 100, "on_explosion": "skip", "fused": True, "poisoned_rank": 1}),
         ("nan", {"interval": 100, "poisoned_rank": 1}),
+        ("percentile", {"interval": 100, "clip": "percentile"}),
+        ("score", {"interval": 100, "clip": "score"}),
+        ("auto", {"interval": 100, "clip": "auto at once", "on_explosion": "skip", "fused": True}),
+        ("zero gradient", {"interval": 100, "zero": True}),
+        ("scaled", {"interval": 100, "scaled": True, "clip": 1e-3}),
         ("fails measuring", {"interval": 100, "failing": [1, "take"]}),
         ("fails judging", {"interval": 100, "failing": [1, "begin"]}),
     )
-    if (devices == 2 or kind == "calm") and (strategy, kind) != ("fsdp2", "fails judging")
+    if (devices == 2 or kind == "calm") and (strategy, kind) not in (("fsdp2", "fails judging"), ("fsdp2", "scaled"))
 }
 JOBS |= {
     f"{strategy} {kind}": {"strategy": strategy, "devices": devices, **options}
@@ -113,6 +118,8 @@ JOBS |= {
     for kind, options in (
         ("penalty", {"on_explosion": "penalty"}),
         ("auto", {"clip": "auto"}),
+        ("percentile", {"clip": "percentile"}),
+        ("score", {"clip": "score"}),
         ("units", {"clip": "units"}),
         ("tensors", {"clip": "tensors"}),
     )
@@ -334,6 +341,44 @@ def test_a_known_clip_value_does_not_make_processes_wait(runs: Runs, strategy: s
         assert seen["states"] != runs[f"{strategy} device calm"][0]["states"]
     if strategy == "ddp":
         assert both[0]["states"] == both[1]["states"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            f"{strategy} device {kind}"
+            for strategy in ("ddp", "fsdp2")
+            for kind in ("percentile", "score", "zero gradient")
+        ),
+        "ddp device auto",
+        "fsdp2 device auto",
+        "ddp device scaled",
+    ],
+)
+def test_whatever_is_configured_processes_exchange_one_message_and_do_not_wait(runs: Runs, name: str) -> None:
+    """No read before the update, one collective a step, and one transfer, or two where weights are looked at."""
+    both = runs[name]
+    shards = PARAMETERS if name.startswith("fsdp2") else 0
+    first = 2 if "auto" in name else 1  # the first step tells how large gradients are, the second how far it went
+    for seen in both:
+        assert not seen["broken"]
+        assert seen["trained_steps"] == STEPS
+        assert seen["collectives"].count(4 + shards) == STEPS
+        assert seen["reads"][first:] == [0] * (STEPS - first)
+        assert max(seen["transfers"][first + 1 :]) <= 2
+    assert both[0]["findings"] == both[1]["findings"]
+    assert (both[0]["states"] == both[1]["states"]) == (not shards)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("kind", ["percentile", "score"])
+def test_processes_clip_on_their_devices_as_one_that_reads(runs: Runs, strategy: str, kind: str) -> None:
+    """Weights and norms after each step are those of the unsharded run whose host computes the clip value."""
+    for seen in runs[f"{strategy} device {kind}"]:
+        truth = {step["step"]: step for step in runs[f"auto {kind}"][0]["steps"]}
+        for step in seen["steps"]:
+            assert step["grad_norm"] == pytest.approx(truth[step["step"]]["grad_norm"], rel=1e-5)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.strategies import ModelParallelStrategy, Strategy
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
@@ -23,13 +24,16 @@ from lightning_gradexplode import (
     Detector,
     Finding,
     GradientExplosionMonitor,
+    PercentileClip,
     Response,
     Rollback,
     Severity,
     StepRecord,
     WeightPenalty,
+    ZScoreClip,
     default_detectors,
 )
+from lightning_gradexplode.clip import AutoPolicy
 from lightning_gradexplode.detect import NonFiniteGradient, NonFiniteLoss, NonFiniteWeight
 from lightning_gradexplode.detect.detector_set import DetectorSet
 from lightning_gradexplode.engine import components
@@ -48,7 +52,7 @@ class Net(pl.LightningModule):
     def __init__(self, poisoned_rank: int | None = None, poisoned_batch: int = 2, hybrid: bool = False) -> None:
         super().__init__()
         self.hybrid = hybrid
-        self.fused = False
+        self.fused = self.is_zero = False
         self.poisoned = (poisoned_rank, poisoned_batch)
         torch.manual_seed(1)
         self.net = torch.nn.Sequential(
@@ -73,6 +77,8 @@ class Net(pl.LightningModule):
     def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
         """Compute a mean squared error; NaN on the poisoned process."""
         x, y = batch
+        if self.is_zero:  # so that the first layer's weights get a gradient of zero
+            x = x * 0.0
         loss = ((self.net(x) - y) ** 2).mean()
         if self.poisoned == (self.global_rank, batch_idx):
             loss = loss * torch.nan
@@ -142,6 +148,7 @@ class Witness(pl.Callback):
             "trained_steps": trainer.global_step,
             "broken": self.monitor.failed,
             "reads": None if self.reads is None else self.reads.before_update,
+            "transfers": None if self.reads is None else self.reads.of_each,
         }
         (Path(self.out) / f"rank{trainer.global_rank}.json").write_text(json.dumps(seen))
 
@@ -151,11 +158,13 @@ class DeviceReads(pl.Callback):
 
     Attributes:
         before_update: Number of reads from the beginning of each backward pass to the update.
+        of_each: Number of reads from each update to the next.
         in_all: Number of all reads.
     """
 
     def __init__(self) -> None:
         self.before_update: list[int] = []
+        self.of_each: list[int] = []
         self.in_all = 0
         to_host = reading._to_host
 
@@ -176,6 +185,7 @@ class DeviceReads(pl.Callback):
 
     def _updated(self, *args: Any) -> None:
         self.before_update.append(self.in_all - self._began)
+        self.of_each.append(self.in_all - sum(self.of_each))
 
 
 class AlarmAt(Detector):
@@ -333,6 +343,9 @@ CLIPS: dict[str, Any] = {
     "failing": FailingPolicy,
     "differing": DifferingPolicy,
     "failing tensors": FailingTensorPolicy,
+    "percentile": lambda: PercentileClip(30.0),
+    "score": lambda: ZScoreClip(0.5, warmup=2),
+    "auto at once": lambda: AutoPolicy(start=1),
     "units": lambda: AdaptiveGradientClip(0.02),
     "tensors": lambda: AdaptiveTensorClip(warmup=1, factor=0.5),
 }
@@ -395,7 +408,9 @@ def main(job: dict[str, Any]) -> None:
     if job.get("failing"):
         callbacks.insert(0, Failing(monitor, *job["failing"]))
     model = Net(job.get("poisoned_rank"), hybrid="hybrid" in job["strategy"])
-    model.fused = job.get("fused", False)
+    model.fused, model.is_zero = job.get("fused", False), job.get("zero", False)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    plugins: Any = [MixedPrecision("16-mixed", "cpu", scaler)] if job.get("scaled") else None
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=devices,
@@ -404,6 +419,7 @@ def main(job: dict[str, Any]) -> None:
         accumulate_grad_batches=job.get("accumulate", 1),
         use_distributed_sampler=False,
         callbacks=callbacks,
+        plugins=plugins,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -446,14 +462,16 @@ def refuse_folders(rank: int) -> None:
 def count_collectives() -> list[int]:
     """Count the monitor's collectives from here on; the length of each message is noted."""
     counted: list[int] = []
-    real = torch.distributed.all_gather_into_tensor
+    several = ("all_gather_single", "all_gather_into_tensor")  # the second one was the name till torch 2.12
+    name = next(one for one in several if hasattr(torch.distributed, one))
+    real = getattr(torch.distributed, name)
 
     def counting(output: torch.Tensor, message: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         if message.dtype is torch.float64:
             counted.append(message.numel())
         return real(output, message, *args, **kwargs)
 
-    MONKEY.setattr(torch.distributed, "all_gather_into_tensor", counting)
+    MONKEY.setattr(torch.distributed, name, counting)
     return counted
 
 
