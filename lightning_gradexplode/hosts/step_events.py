@@ -22,7 +22,7 @@ from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.clip.apply import drop_gradients
 from lightning_gradexplode.distributed.shard_layout import version_of
 from lightning_gradexplode.engine.run import TrainingRun
-from lightning_gradexplode.hosts.torch_loop import TorchLoop
+from lightning_gradexplode.hosts.torch_loop import JOINS, MONITOR_IS_OFF, TorchLoop
 from lightning_gradexplode.measure.recording import untraced
 from lightning_gradexplode.respond import ExplosionError
 
@@ -55,7 +55,7 @@ class StepEvents:
         self._arguments = arguments
         self._loop = loop
         self._at_error = at_error
-        self._failed = False
+        self._failed = self._is_over = False
         self._hooks: list[Any] = []
         self._batch_idx = -1
         self._marks_batches = self._in_batch = False
@@ -100,7 +100,7 @@ class StepEvents:
             loss: Returns a loss of the pass, multiplied by the scale of the gradient scaler, from the index of a
                 tensor that the backward pass has reached and the gradient there; None if it is unknown.
         """
-        if self.run is None or self._is_recorded():
+        if self.run is None or self._is_left_out():
             return
         self._in_backward = False  # an earlier pass may have been interrupted
 
@@ -264,7 +264,7 @@ class StepEvents:
 
     def _guarded(self, call: Callable[..., None], *arguments: Any) -> None:
         """Call a function of ours, whose failure switches the monitor off and does not reach the training loop."""
-        if self.run is None or self._is_recorded():
+        if self.run is None or self._is_left_out():
             return
         try:
             call(*arguments)
@@ -274,13 +274,17 @@ class StepEvents:
         except Exception:
             self._fail()
 
-    def _is_recorded(self) -> bool:
-        """Return whether the call that is running is made only to be recorded."""
+    def _is_left_out(self) -> bool:
+        """Return whether nothing is to be done in a call: it is only recorded, or other processes may have ended."""
         assert self.run is not None
         if torch.compiler.is_compiling():
             self.run.recorded.traced()
             return True
-        return self.run.recorded.are_possible and self.run.recorded.happen()
+        if self._loop.joins and self._hooks:
+            logger.warning(MONITOR_IS_OFF, JOINS)
+            self.remove_hooks()
+            self._is_over = True
+        return self._is_over or (self.run.recorded.are_possible and self.run.recorded.happen())
 
     def _fail(self) -> None:
         self._failed = True

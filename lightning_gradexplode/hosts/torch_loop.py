@@ -58,6 +58,7 @@ class TorchLoop(TrainingLoop):
         self.hidden_gradients = _hidden_gradients(model, optimizers)
         self._scaler, self._replay, self._monitor = scaler, replay, monitor
         self._process_group = _process_group(self._module)
+        self._replicas = [one for one in model.modules() if isinstance(one, nn.parallel.DistributedDataParallel)]
 
     @property
     def module(self) -> nn.Module:
@@ -78,6 +79,11 @@ class TorchLoop(TrainingLoop):
     def process_group(self) -> ProcessGroup:
         """The processes that ``torch.distributed`` joins."""
         return self._process_group
+
+    @property
+    def joins(self) -> bool:
+        """Whether processes may end one after the other, within ``DistributedDataParallel.join``."""
+        return any(one._join_config.enable for one in self._replicas)
 
     @property
     def is_main_process(self) -> bool:
@@ -204,6 +210,8 @@ def _takes_hooks(optimizer: Optimizer) -> bool:
         return False
     return True
 
+
+JOINS = "within join() processes may end one after the other, and the monitors could not exchange their numbers"
 
 MONITOR_IS_OFF = "gradexplode: the monitor is off for this run, it logs and clips nothing: %s"
 
