@@ -30,9 +30,9 @@ from lightning_gradexplode.distributed.shard_layout import ShardLayout
 from lightning_gradexplode.records import FloatArray
 
 MONITOR = "monitor, defaults"
-WIDTHS = (120, 200, 376, 640)
-"""Widths of transformers of 1, 3, 10 and 30 million parameters, in 72 tensors."""
-LAYERS = (8, 25, 80, 250, 500)
+WIDTHS = (120, 200, 376)
+"""Widths of transformers of 1, 3 and 10 million parameters, in 72 tensors."""
+LAYERS = (8, 25, 80, 250)
 """Layers of two tensors with 32 x 32 weights."""
 PROCESSES = (2, 4, 8, 16, 32, 64)
 SHARDED = {"replicated parameters (DDP)": 0, "150 sharded parameters": 150, "1200 sharded parameters": 1200}
