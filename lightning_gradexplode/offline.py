@@ -130,7 +130,8 @@ def _csv(path: Path) -> dict[str, Series]:
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         header = file.readline()
         file.seek(0)
-        rows = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
+        lines = (line.replace("\0", "") for line in file)  # which Python 3.10 does not read
+        rows = csv.DictReader(lines, delimiter=max(",;\t", key=header.count))
         names = rows.fieldnames or ()
         column = next((name for name in STEP_COLUMNS if name in names), None)
         for number, row in enumerate(rows):
