@@ -36,7 +36,8 @@ from lightning_gradexplode import GradientExplosionMonitor
 
 SIZES = (120, 200, 376, 640, 1184)
 """Widths of transformers of 1, 3, 10, 30 and 100 million parameters."""
-CLIP, DEFAULTS, READ = "clip_grad_norm_", "monitor, defaults, log every 10th", "one read (aminmax)"
+CLIP, READ = "clip_grad_norm_", "one read (aminmax)"
+DEFAULTS, OFTEN = "monitor, defaults (log every 50th)", "monitor, log every 10th"
 HISTOGRAMS = "monitor, histograms at every step"
 TURNS = 3
 """At each step one of so many is timed: the monitor, the bare read, the clip."""
@@ -112,13 +113,17 @@ def measure(model: Model, steps: int) -> Timings:
     with tempfile.TemporaryDirectory() as folder:
         wandb.init(mode="offline", dir=folder, project="overhead")
         run = Timings()
-        fit(model, steps, folder, [Others(run, folder), TimedMonitor(run, DEFAULTS, turns=TURNS, log_every_n_steps=10)])
+        fit(model, steps, folder, [Others(run, folder), TimedMonitor(run, OFTEN, turns=TURNS, log_every_n_steps=10)])
+        timings.merge(run)
+        run = Timings()
+        monitor = TimedMonitor(run, DEFAULTS, turns=TURNS, log_every_n_steps=50)
+        fit(model, 2 * steps, folder, [Others(run, folder, rare=False), monitor])
         timings.merge(run)
         wandb.finish()
         for name, callbacks, clip in (
             ("whole step, no callback", [], None),
             ("whole step, Trainer(gradient_clip_val=1.0)", [], 1.0),
-            ("whole step, monitor with defaults", [GradientExplosionMonitor(report=False, log_every_n_steps=10)], None),
+            ("whole step, monitor with defaults", [GradientExplosionMonitor(report=False, log_every_n_steps=50)], None),
         ):
             run = Timings()
             fit(model, steps // 2, folder, [*callbacks, WholeSteps(run, name)], gradient_clip_val=clip)

@@ -43,7 +43,7 @@ class AfterUpdate:
         run = self._run
         step.state.steps += 1
         run.window.stepped(step.parameters)
-        if step.is_skipped or self._is_left_out(step):
+        if step.is_skipped or (not step.state.has_hooks and self._is_left_out(step)):
             return
         if step.scalars_due:
             changed = not step.gradients_intact or run.may_change_gradients
@@ -58,9 +58,8 @@ class AfterUpdate:
     @staticmethod
     def _is_left_out(step: Step) -> bool:
         """Return whether a gradient scaler leaves out the step of an optimizer that takes no hooks to see it."""
-        if step.state.has_hooks or not step.reading.has_scale:
-            return False
-        return step.grad_norm is not None and not math.isfinite(step.grad_norm)
+        is_finite = step.grad_norm is None or math.isfinite(step.grad_norm)
+        return step.reading.has_scale and not is_finite
 
     def set_logged_scalars(self, steps: Sequence[Step]) -> None:
         """Set the scalars that the user's module logged in this batch; they are read at once."""

@@ -150,7 +150,9 @@ class BeforeUpdate:
         else:
             try:
                 local, own_loss = reading.gradients.finish(step.gradients_intact), reading.loss
-                scale, step.scale = reading.scale, reading.scale_in_memory
+                scale = None
+                if reading.has_scale:
+                    scale, step.scale = reading.scale, reading.scale_in_memory
             except Exception:
                 exchange.withdraw(packs_gradients=True)
                 raise

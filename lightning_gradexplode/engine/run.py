@@ -34,7 +34,7 @@ from lightning_gradexplode.records import Diagnosis, Finding, StepRecord
 
 logger = logging.getLogger("lightning_gradexplode")
 
-_scalars_due = operator.attrgetter("scalars_due")
+_scalars_due, _phase = operator.attrgetter("scalars_due"), operator.attrgetter("phase")
 
 
 class TrainingRun:
@@ -256,7 +256,7 @@ class TrainingRun:
         self._run.evidence.inputs = None
         if any(map(_scalars_due, steps)):
             self._after.set_logged_scalars(steps)
-        if any(step.phase is Phase.COLLECTING for step in steps):
+        if Phase.COLLECTING in map(_phase, steps):
             self._run.deferred.add(steps)
         else:
             self._after.finish(steps)

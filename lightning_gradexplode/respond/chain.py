@@ -31,10 +31,15 @@ class ResponseChain:
 
     Args:
         responses: In the order in which they act.
+
+    Attributes:
+        has_remedy: Whether any response acts against explosions, so that no update may reach the weights that is not
+            finite.
     """
 
     def __init__(self, responses: Sequence[Response]) -> None:
         self.responses = tuple(responses)
+        self.has_remedy = any(one.is_remedy for one in responses)
         self.log = ActionLog()
         self._place = 0
         self._guards = self._new_guards()
@@ -44,11 +49,6 @@ class ResponseChain:
 
     def _new_guards(self) -> list[PartGuard]:
         return [PartGuard(one, "response", passes=(ExplosionError,)) for one in self.responses]
-
-    @property
-    def has_remedy(self) -> bool:
-        """Whether any response acts against explosions, so that no update may reach the weights that is not finite."""
-        return any(one.is_remedy for one in self.responses)
 
     @property
     def adds_gradients(self) -> bool:
