@@ -1,0 +1,83 @@
+"""Every Python call that the monitor makes in a calm step: ``python -m benchmarks.calm_step`` prints them as a tree.
+
+A calm step is one at which nothing is found, logged or measured besides loss and gradients. What it costs on a small
+network is these calls.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+
+import lightning_gradexplode
+from benchmarks.overhead_models import Model, models
+from lightning_gradexplode import GradientExplosionMonitor
+
+STEP = 60
+"""The step that is observed; no step before is logged, and none of the weights is measured at it."""
+
+Call = tuple[int, str, str]
+"""Depth, file and function."""
+
+
+class _Observer(pl.Callback):
+    """Records the calls of one step of the monitor behind it."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self._depth = 0
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, index: int) -> None:
+        """Begin at the step, and end at the next one."""
+        if index == STEP:
+            sys.setprofile(self._observe)
+        if index == STEP + 1:
+            sys.setprofile(None)
+
+    def _observe(self, frame: FrameType, event: str, argument: Any) -> None:
+        folder = Path(lightning_gradexplode.__file__).parent
+        path = Path(frame.f_code.co_filename)
+        name = frame.f_code.co_name
+        if folder not in path.parents or name == "state_key":  # which Lightning reads before each hook
+            return
+        if event == "call":
+            self.calls.append((self._depth, str(path.relative_to(folder)), name))
+            self._depth += 1
+        elif event == "return":
+            self._depth -= 1
+
+
+def calls_of_a_calm_step(model: Model) -> list[Call]:
+    """Train a model for some steps, and return the calls of a calm one, in their order."""
+    observer = _Observer()
+    monitor = GradientExplosionMonitor(report=False, log_every_n_steps=50)
+    pl.Trainer(
+        max_steps=STEP + 2,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[observer, monitor],
+    ).fit(model, model.batches(STEP + 2))
+    return observer.calls
+
+
+def main() -> None:
+    """Print the calls, and how many there are in how many files."""
+    warnings.filterwarnings("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    calls = calls_of_a_calm_step(models()["narrow MLP"]())
+    for depth, file, name in calls:
+        print(f"{'  ' * depth}{file}: {name}")
+    print(f"{len(calls)} calls in {len({file for _, file, _ in calls})} files")
+
+
+if __name__ == "__main__":
+    main()
