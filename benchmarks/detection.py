@@ -282,6 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train what is not recorded yet, judge all runs, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--seeds", type=int, default=2, help="seeds of each family")
+    parser.add_argument("--first-seed", type=int, default=0, help="the first of them")
     parser.add_argument("--kept-back", action="store_true", help="families that were written after the rules, in place")
     parser.add_argument("--kind", help="one kind of training only")
     parser.add_argument("--family", default="", help="only families with this in their name")
@@ -297,7 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.family in f.name and options.kind in (None, f.kind)
     ]
     for family in families:
-        for seed in range(options.seeds):
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
             if sys.stderr.isatty():
                 print(f"\r\033[K{family.name} {seed}", end="", file=sys.stderr, flush=True)
             run = recorded(family, seed, options.fresh)
