@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
 
+from lightning_gradexplode import GradientWatch
 from lightning_gradexplode.diagnose.wording import in_code_of
 from lightning_gradexplode.records import Cause, Diagnosis, RunFacts
 
@@ -71,3 +74,26 @@ def test_a_lightning_run_keeps_its_remedies() -> None:
 def test_a_subclass_of_the_watch_counts_as_one_of_a_plain_loop() -> None:
     """A name that is not known is that of a user's own subclass of `GradientWatch`."""
     assert _written("MyWatch") == _written("GradientWatch")
+
+
+def test_a_plain_loop_is_told_of_its_own_class() -> None:
+    """The diagnosis of a NaN batch in a plain PyTorch loop proposes an argument of `GradientWatch`."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with GradientWatch(model, optimizer, report=False) as watch:
+        for step in range(12):
+            inputs = torch.randn(8, 4)
+            if step == 10:
+                inputs[3, 2] = float("nan")
+            watch.batch(inputs)
+            optimizer.zero_grad()
+            loss = model(inputs).square().mean()
+            watch.loss(loss)
+            loss.backward()
+            optimizer.step()
+    diagnosis = watch.diagnosis()
+    assert diagnosis is not None
+    assert diagnosis.causes[0].kind == "nonfinite-input"
+    assert any('`GradientWatch(model, optimizer, on_explosion="skip")`' in one for one in diagnosis.remedies)
+    assert not any("GradientExplosionMonitor" in one for one in diagnosis.remedies)

@@ -44,7 +44,7 @@ class TwoOptimizers(Regression):
         self.automatic_optimization = False
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        first, second = self.optimizers()  # type: ignore[misc, union-attr]
+        first, second = self.optimizers()  # type: ignore[attr-defined]
         if self.clears:
             first.zero_grad(**self.zeroing)
         second.zero_grad(**self.zeroing)
