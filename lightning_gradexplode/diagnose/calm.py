@@ -38,10 +38,9 @@ def diagnose_calm(evidence: Evidence) -> Diagnosis | None:
     Args:
         evidence: The run's facts and histories, and the usual ranges of its batches.
     """
-    found = [cause for rule in _RULES for cause in _attempt(rule, evidence) if cause.confidence >= CERTAIN]
-    if not found:
+    causes = calm_causes(evidence)
+    if not causes:
         return None
-    causes = sorted(found, key=lambda one: (-one.confidence, CAUSE_KINDS.index(one.kind)))[:3]
     loss, start = loss_curve(evidence).finite, evidence.run.first_step
     course = f"; the loss went from {loss.first:.4g} to {loss.last:.4g}" if len(loss) else ""
     diagnosis = Diagnosis(
@@ -53,6 +52,12 @@ def diagnose_calm(evidence: Evidence) -> Diagnosis | None:
         remedies=causes[0].remedies[:5],
     )
     return in_code_of(evidence.run, diagnosis)
+
+
+def calm_causes(evidence: Evidence) -> list[Cause]:
+    """Return what is plainly wrong in a run that has not exploded, likeliest first, at most three causes."""
+    found = [cause for rule in _RULES for cause in _attempt(rule, evidence) if cause.confidence >= CERTAIN]
+    return sorted(found, key=lambda one: (-one.confidence, CAUSE_KINDS.index(one.kind)))[:3]
 
 
 def _attempt(rule: Callable[[Evidence], Iterator[Cause]], evidence: Evidence) -> list[Cause]:

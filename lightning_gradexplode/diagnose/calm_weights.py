@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from lightning_gradexplode.diagnose.causes.initialization import large_weights
-from lightning_gradexplode.diagnose.curves import gradient_profile
+from lightning_gradexplode.diagnose.curves import gradient_profile, signs
 from lightning_gradexplode.diagnose.layers import gain_of, layers, normalized_share, usual_std
 from lightning_gradexplode.diagnose.learning import ENOUGH, LEARNED, LEARNED_LITTLE, learned
 from lightning_gradexplode.records import Cause, Evidence, History
@@ -29,9 +29,10 @@ def weights_too_large(evidence: Evidence) -> Iterator[Cause]:
 
 def weights_without_gradient(evidence: Evidence) -> Iterator[Cause]:
     """Yield the cause if most gradients have always been zero, and weights or biases explain it."""
-    still = {name for history in evidence.history for name in _never_moved(history)}
+    is_seen = "zero-gradient" in signs(evidence)
+    still = {name for history in evidence.history for name in _never_moved(history, 10 if is_seen else ENOUGH)}
     count = sum(len(history.parameters) for history in evidence.history)
-    if learned(evidence) <= LEARNED or not 2 * len(still) >= count > len(still):
+    if (learned(evidence) <= LEARNED and not is_seen) or not 2 * len(still) >= count > len(still):
         return
     said = f"The gradients of {len(still)} of {count} parameters have been exactly zero at every step."
     zero = [one for one in layers(evidence.run) if one.std == 0 and one.name in still]
@@ -55,10 +56,10 @@ def weights_without_gradient(evidence: Evidence) -> Iterator[Cause]:
         )
 
 
-def _never_moved(history: History) -> list[str]:
-    """Return the parameters whose gradient was zero at each of at least `ENOUGH` steps."""
+def _never_moved(history: History, least: int) -> list[str]:
+    """Return the parameters whose gradient was zero at each step, of at least so many."""
     norms = history.parameter_grad_norm
-    if norms.ndim != 2 or len(norms) < ENOUGH:
+    if norms.ndim != 2 or len(norms) < least:
         return []
     return [name for name, column in zip(history.parameters, norms.T, strict=True) if not np.any(column)]
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from lightning_gradexplode.diagnose import remedies as common
+from lightning_gradexplode.diagnose.calm import calm_causes
 from lightning_gradexplode.diagnose.causes import RULES
 from lightning_gradexplode.diagnose.curves import critical_step, first_nonfinite, is_critical
 from lightning_gradexplode.diagnose.layers import has_learned
@@ -80,10 +81,13 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         evidence: All that is known; each part may be missing.
     """
     found = [cause for kind in RULES if (cause := _found(kind, evidence)) is not None]
-    if not is_critical(evidence) and has_learned(evidence):
+    is_harmless = not is_critical(evidence) and has_learned(evidence)
+    if is_harmless:
         # What makes a run fail was not there, whatever a warning at its start looked like.
         found = [replace(one, confidence=HARMLESS * one.confidence) if one.kind in _GROWTH else one for one in found]
     causes = rank(found)
+    if not causes and not is_harmless and not is_critical(evidence) and first_nonfinite(evidence) is None:
+        causes = tuple(calm_causes(evidence))
     if not causes or causes[0].confidence < LEAST_CONFIDENCE:
         faint = sorted(found, key=lambda one: -one.confidence)
         causes = (_unknown(evidence), *(one for one in faint if one.confidence >= FAINT))[:MOST_CAUSES]
