@@ -179,8 +179,9 @@ class GradientGrowth(_AgainstHistory):
             growth = baselines.gradient_growth
             message = f"gradients and weights together are {growth:.3g} times their start, and the loss runs away"
             return self.finding(record, Severity.CRITICAL, growth, self.far, message)
-        if (message := self._falls_for_ever(baselines)) is not None:
-            return self.finding(record, Severity.WARNING, baselines.gradient_growth, self.factor, message)
+        fall = self._falls_for_ever(baselines)
+        if fall is not None:
+            return self.finding(record, Severity.WARNING, baselines.gradient_growth, self.factor, fall)
         if self._streak < self.patience:
             return None
         usual = self._usual()

@@ -10,6 +10,9 @@ from lightning_gradexplode.records.state import Stateful
 WINDOW = 8
 """Number of values that are tested for a rise."""
 
+_LARGEST = 1e300
+"""Values are cut off here, so that the sum of some stays finite."""
+
 MOST_INVERSIONS = 2
 """Of 8 values in any order of chance, 35 of 40,320 orders have at most two pairs that fall: 0.09 % of the steps."""
 
@@ -42,7 +45,7 @@ class Trend(Stateful):
 
     def add(self, value: float) -> None:
         """Add a finite value."""
-        self._sum += value
+        self._sum += min(max(value, -_LARGEST), _LARGEST)
         self._count += 1
         if self._count == self.size:
             self._means = [*self._means[1 - WINDOW :], self._sum / self.size]
