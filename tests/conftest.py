@@ -24,6 +24,8 @@ THIRD_PARTY_WARNINGS = (
     "ignore:.*isinstance\\(treespec, LeafSpec\\).*",
     # torch 2.4, about itself, where a module is checkpointed.
     "ignore:.torch.cpu.amp.autocast.*is deprecated:FutureWarning",
+    # torch, about Python 3.13.0, where it compiles.
+    "ignore:Guards may run slower on Python 3.13.0:RuntimeWarning",
     # torch, once a process, about sparse tensors of any kind.
     "ignore:Sparse .* tensor support is in beta state:UserWarning",
     "ignore:Sparse invariant checks are implicitly disabled:UserWarning",
