@@ -206,7 +206,7 @@ class Baselines(Stateful):
         self._loss_trend = Trend()
         self.loss_rise = 0.0
         self.loss_deviations = 0.0
-        self.gradient_growth = 1.0
+        self._gradient_growth = 1.0
 
     loss = property(attrgetter("_loss"), doc="The loss at the start of the run.")
 
@@ -215,6 +215,11 @@ class Baselines(Stateful):
     weight_rate = property(attrgetter("_weight_rate"), doc="The rate at which the norm of the weights grows.")
 
     gradient_rate = property(attrgetter("_gradient_rate"), doc="The rate at which `gradient_growth` grows.")
+
+    @property
+    def gradient_growth(self) -> float:
+        """Gradient norm times norm of the weights, over the same at the start; of the last step with a gradient."""
+        return self._gradient_growth
 
     @property
     def loss_trend(self) -> Trend:
@@ -240,8 +245,8 @@ class Baselines(Stateful):
         if norm is not None and 0 < norm < math.inf:
             if self._norms.count < self._norms.size:
                 self._norms.add(norm)
-            self.gradient_growth = norm / self._norms.lower_quartile * self._weights.growth
-            self._gradient_rate.add(record.step, self.gradient_growth)
+            self._gradient_growth = norm / self._norms.lower_quartile * self._weights.growth
+            self._gradient_rate.add(record.step, self._gradient_growth)
 
     @property
     def _has_scale(self) -> bool:

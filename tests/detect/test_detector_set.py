@@ -69,6 +69,7 @@ NEW_SINCE_0_1_0 = (
     "_calm_for",
     "_raised_for",
     "_loss_trend",
+    "_gradient_growth",
     "_blocked_at",
     "_blocked_for",
     "_first_module",
