@@ -6,7 +6,7 @@ import copy
 import math
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, ClassVar, get_args, get_type_hints
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -172,4 +172,9 @@ def _annotated(kind: type) -> dict[str, tuple[type, ...]]:
     except Exception:  # such as a name that is imported for type checkers only
         return {}
     alternatives = {name: get_args(hint) or (hint,) for name, hint in hints.items()}
-    return {name: kinds for name, kinds in alternatives.items() if all(isinstance(kind, type) for kind in kinds)}
+    return {name: kinds for name, kinds in alternatives.items() if all(map(_is_plain, kinds))}
+
+
+def _is_plain(kind: Any) -> bool:
+    """Return whether `isinstance` takes a type; on Python 3.10 ``list[int]`` counts as one, and is refused there."""
+    return isinstance(kind, type) and get_origin(kind) is None

@@ -30,6 +30,7 @@ class _Penalty(Stateful, Response):
         cooldown: Number of steps from an explosion to the next response.
     """
 
+    not_saved = ("_began_in_this_batch",)
     _since: int | None
     name: ClassVar[str]
     """Name under which it is logged whether it acts."""
@@ -44,6 +45,7 @@ class _Penalty(Stateful, Response):
 
     def _reset(self) -> None:
         self._since = None
+        self._began_in_this_batch = False
         self._calm = 0
 
     def started(self, run: ResponseContext) -> None:
@@ -59,9 +61,9 @@ class _Penalty(Stateful, Response):
         if self.when == "always":
             return False
         if self._since is None:
-            self._since = run.step
+            self._since, self._began_in_this_batch = run.step, True
             run.log_action(self.name, f"{type(self).__name__} acts from here on because of {run.cause}")
-        elif run.step >= self._since + self.cooldown and run.step > self._since:
+        elif run.step >= self._since + self.cooldown and not self._began_in_this_batch:
             run.log_action(
                 f"{self.name}-ends", f"{type(self).__name__} did not help in {self.cooldown} steps", once=True
             )
@@ -69,7 +71,7 @@ class _Penalty(Stateful, Response):
         elif not any(finding.sign.startswith("nonfinite") for finding in findings):
             return True
         run.hold_back_update()
-        return run.step == self._since
+        return self._began_in_this_batch
 
     def gradients_ready(self, run: ResponseContext, weight: float) -> None:
         """Add the penalty's gradient to those of the loss."""
@@ -84,6 +86,7 @@ class _Penalty(Stateful, Response):
 
     def batch_ended(self, run: ResponseContext) -> None:
         """End the penalty after enough steps without a critical finding."""
+        self._began_in_this_batch = False  # a fit that Lightning 2.4 resumes counts the last step once more
         if self._since is None:
             return
         self._calm = self._calm + 1 if run.severity < Severity.CRITICAL else 0

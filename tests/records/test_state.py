@@ -26,6 +26,7 @@ class Outer(Stateful):
     """A part with a value of every kind."""
 
     _last: float | None
+    _places: list[int] | None
     not_saved = ("_derived",)
 
     def __init__(self) -> None:
@@ -34,6 +35,7 @@ class Outer(Stateful):
         self._share = 0.5
         self._low = -math.inf
         self._last = None
+        self._places = None
         self._flag = False
         self._name = "a"
         self._list: list[float] = []
@@ -48,7 +50,7 @@ def filled() -> Outer:
     """Build a part whose values all differ from the fresh ones."""
     outer = Outer()
     outer._count, outer._share, outer._low, outer._last, outer._flag, outer._name = 4, 0.25, 1.0, 2.5, True, "b"
-    outer._list, outer._names = [1.0], {"b": 2}
+    outer._list, outer._names, outer._places = [1.0], {"b": 2}, [0, 3]
     outer._recent.extend([1, 2, 3, 4])
     outer._array = np.array([1.0, math.nan])
     outer._inner._number = 7
