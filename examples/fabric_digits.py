@@ -3,6 +3,8 @@
 Run: ``python examples/fabric_digits.py``
 """
 
+from typing import Any
+
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.loggers import CSVLogger
@@ -29,7 +31,7 @@ def main() -> tuple[FabricWatch, float]:
     fabric = Fabric(accelerator="cpu", devices=1, loggers=CSVLogger("logs/fabric"))
     network = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     model, optimizer = fabric.setup(network, torch.optim.Adam(network.parameters(), lr=0.01))
-    loader = fabric.setup_dataloaders(DataLoader(data, batch_size=32, shuffle=True))
+    loader: Any = fabric.setup_dataloaders(DataLoader(data, batch_size=32, shuffle=True))
 
     with FabricWatch(fabric, model, optimizer, log_every_n_steps=1, on_explosion="skip", step=loss_of) as watch:
         for _ in range(2):

@@ -77,7 +77,10 @@ def _growth_in_numbers(evidence: Evidence) -> str:
 
 def _batch(evidence: Evidence) -> str:
     batch = evidence.batch
-    return "" if batch is None else f" (batch {batch.batch_idx} of epoch {batch.epoch})"
+    if batch is None:
+        return ""
+    rank = "" if batch.rank is None else f" of rank {batch.rank}"
+    return f" (batch {batch.batch_idx} of epoch {batch.epoch}{rank})"
 
 
 def observations(evidence: Evidence) -> tuple[str, ...]:

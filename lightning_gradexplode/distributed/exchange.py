@@ -125,6 +125,21 @@ class StepExchange:
         self._check(gathered)
         return gathered[:, 1:]
 
+    def broadcast(self, data: bytes, rank: int) -> bytes:
+        """Return what one process sends; two collectives like `agree`.
+
+        Args:
+            data: What this process would send.
+            rank: Rank of the process that sends.
+
+        Raises:
+            ProcessFailedError: The monitor of a process has failed.
+        """
+        length = int(self.agree(np.array([float(len(data))]))[rank, 0])
+        own = data[:length].ljust(-(-length // 8) * 8, b"\0")
+        gathered = self.agree(np.frombuffer(own, dtype=np.float64))  # only copied, so that no bit of it changes
+        return bytes(gathered[rank].tobytes())[:length]
+
     def withdraw_from_agreement(self, length: int) -> None:
         """Participate in one more `agree`, with the only message that the monitor of this process has failed.
 

@@ -293,6 +293,7 @@ class BeforeUpdate:
             step.measure_start()
         step.measure_gradients(by_value)
         record = step.record()
+        rank = run.evidence.shared_rank(record)
         if run.agreement.several and run.agreement.is_needed(step):
             findings = run.agreement.findings(lambda: detectors.begin(record), detectors)
         else:
@@ -300,7 +301,14 @@ class BeforeUpdate:
         if detectors.failures:
             state.log_failures()
         if findings:
-            self._add_findings(step, findings, before_update, by_value)
+            try:
+                self._add_findings(step, findings, before_update, by_value)
+            except Exception:
+                if rank is not None:
+                    run.exchange.withdraw_from_agreement(1)
+                raise
+        if rank is not None:
+            run.evidence.share(run.exchange, rank)
         if step.histograms_due or self.module_gradients_due:  # a report compares with the run's first step
             step.measure_gradient_histograms()
         if state.policy is not None:

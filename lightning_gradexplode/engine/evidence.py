@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,9 +12,10 @@ import numpy as np
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.diagnose import diagnose, diagnose_calm
 from lightning_gradexplode.diagnose.outcomes import with_outcomes
+from lightning_gradexplode.distributed.exchange import StepExchange
 from lightning_gradexplode.engine.incidents import CALM_STEPS
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
-from lightning_gradexplode.engine.replays import IncidentReplays, attempt
+from lightning_gradexplode.engine.replays import MOST_REPLAYS, IncidentReplays, attempt
 from lightning_gradexplode.engine.step import Step, StepInputs
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.batch_facts import collect_batch_facts, usual_batch_facts, with_first_batch
@@ -32,6 +34,7 @@ from lightning_gradexplode.records import (
     History,
     RunFacts,
     Severity,
+    StepRecord,
     UpdateFault,
 )
 
@@ -72,6 +75,8 @@ class EvidenceCollector:
         self._update_is_harmless = False
         self._update_fault: UpdateFault | None = None
         self._published: Diagnosis | None = None
+        self._shared = 0
+        self._failed_at: int | None = None
 
     # Called at every step.
 
@@ -148,7 +153,8 @@ class EvidenceCollector:
             self._update_fault = self._find_update_fault(step.inputs, before_update)
         if step.inputs is None:
             return
-        if self._batch is None or (critical and not began) or nonfinite:
+        is_shared = self._batch is not None and self._batch.rank is not None
+        if not is_shared and (self._batch is None or (critical and not began) or nonfinite):
             self._collect_batch(step, step.inputs, began)
         if critical and self._replays.is_due:
             self._compute_again(step, step.inputs, before_update)
@@ -167,9 +173,12 @@ class EvidenceCollector:
         )
 
     def _compute_again(self, step: Step, inputs: StepInputs, before_update: bool) -> None:
-        """Replay a step, and take over the order of execution that it has shown."""
+        """Replay a step, and use the order of execution that it has shown."""
         outliers = {row for field in (self._batch.fields if self._batch else ()) for row in field.outlier_rows}
         self._replays.compute(step, inputs, before_update, sorted(outliers))
+        self._use_order()
+
+    def _use_order(self) -> None:
         replay = self._replays.replay
         if replay is not None and replay.execution_order and self._run is not None and not self._run.order_is_executed:
             self._run = in_order(self._run, replay.execution_order)
@@ -200,6 +209,41 @@ class EvidenceCollector:
         self._usual.discard(step.number)
         if self._batch is None or _is_nonfinite(facts) or not (began or _has_outliers(self._batch)):
             self._batch = facts
+
+    # With several processes.
+
+    def shared_rank(self, record: StepRecord) -> int | None:
+        """Return the rank of the process whose evidence of a step all processes are to get, None at most steps.
+
+        It is that of a loss that is not finite, at the first such step of an incident. This is decided by what all
+        processes know alike, and not by findings, since the detectors of one process may fail.
+
+        Args:
+            record: The step; its rank is None if all losses are finite.
+        """
+        if record.rank is None or not self._arguments.diagnose:
+            return None
+        is_first = self._failed_at is None or record.step - self._failed_at > CALM_STEPS
+        self._failed_at = record.step
+        if not is_first or self._shared == MOST_REPLAYS:
+            return None
+        self._shared += 1
+        return record.rank
+
+    def share(self, exchange: StepExchange, rank: int) -> None:
+        """Replace what is known of a step's batch, and of its replay, by what one process knows; a collective.
+
+        Args:
+            exchange: The exchange between processes.
+            rank: Rank of that process.
+        """
+        batch = None if self._batch is None else replace(self._batch, rank=rank)
+        own = (batch, self._replays.replay, self._replays.experiments)
+        received = exchange.broadcast(attempt("the evidence", lambda: pickle.dumps(own)) or b"", rank)
+        known = attempt("the evidence of another process", lambda: pickle.loads(received)) if received else None
+        if known is not None:
+            self._batch, self._replays.replay, self._replays.experiments = known
+            self._use_order()
 
     @property
     def awaits_update(self) -> bool:

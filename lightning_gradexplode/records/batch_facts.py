@@ -68,6 +68,7 @@ class BatchFacts:
         usual_size: Number of rows of most batches before it.
         is_last: Whether it is the last one of its epoch.
         sample_indices: Index in the dataset of each row, None where that cannot be known exactly.
+        rank: Rank of the process whose batch it is, where several processes know that; None else.
     """
 
     fields: tuple[FieldFacts, ...] = ()
@@ -77,3 +78,4 @@ class BatchFacts:
     usual_size: int | None = None
     is_last: bool = False
     sample_indices: tuple[int, ...] | None = None
+    rank: int | None = None

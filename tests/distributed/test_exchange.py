@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lightning_gradexplode.distributed.exchange import ProcessFailedError, StepExchange
 from lightning_gradexplode.distributed.process_group import ALONE
@@ -96,3 +98,10 @@ def test_a_loss_of_one_process_in_many_that_is_not_finite_is_named() -> None:
     gathered = exchange.start(None, 9, False, torch.zeros(0, dtype=torch.float64))
     loss, has_gradients, _ = exchange.finish(gathered.numpy(), 9)
     assert (loss.rank, loss.batch_idx, has_gradients) == (41, 7, True)
+
+
+@given(st.binary(max_size=50))
+def test_bytes_arrive_as_they_were_sent(data: bytes) -> None:
+    """No bit changes on the way, also of those that are no number as a float64."""
+    assert StepExchange(ALONE).broadcast(data, 0) == data
+    assert StepExchange(ALONE).broadcast(b"\xff" * 24, 0) == b"\xff" * 24

@@ -31,6 +31,8 @@ JOBS: dict[str, dict[str, Any]] = {
     "ddp accumulating": {"strategy": "ddp", "devices": 2, "accumulate": 2},
     "ddp calm": {"strategy": "ddp", "devices": 2, "interval": 100},
     "ddp nan": {"strategy": "ddp", "devices": 2, "poisoned_rank": 1},
+    "ddp bad row": {"strategy": "ddp", "devices": 2, "bad row": True},
+    "fsdp2 bad row": {"strategy": "fsdp2", "devices": 2, "bad row": True, "on_explosion": "skip"},
     "ddp nan stop": {"strategy": "ddp", "devices": 2, "poisoned_rank": 1, "on_explosion": "stop"},
     "ddp fails measuring": {"strategy": "ddp", "devices": 2, "failing": [1, "take"]},
     "ddp fails judging": {"strategy": "ddp", "devices": 2, "failing": [1, "begin"]},
@@ -247,6 +249,19 @@ def test_a_loss_that_is_nan_on_one_rank_is_found_and_named_by_all(
     assert found["nonfinite-loss"]["step"] == 2
     assert "batch 2 of rank 1" in found["nonfinite-loss"]["message"]
     assert ("nonfinite-weight" in found) == weights_are_lost
+    assert [seen["broken"] for seen in both] == [False, False]
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_a_bad_row_of_another_process_is_named_by_all(runs: Runs, strategy: str) -> None:
+    """Sample 37 is row 2 of the third batch of rank 1; all processes name it, and agree on the rest."""
+    both = runs[f"{strategy} bad row"]
+    assert both[0]["diagnosis"] == both[1]["diagnosis"]
+    diagnosis = both[0]["diagnosis"]
+    assert "batch 2 of epoch 0 of rank 1" in diagnosis["what"]
+    first = diagnosis["causes"][0]
+    assert (first["kind"], first["where"]) == ("nonfinite-input", "batch[0], row 2")
+    assert any("index 37" in sentence for sentence in first["evidence"])
     assert [seen["broken"] for seen in both] == [False, False]
 
 

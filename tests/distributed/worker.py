@@ -52,7 +52,7 @@ class Net(pl.LightningModule):
     def __init__(self, poisoned_rank: int | None = None, poisoned_batch: int = 2, hybrid: bool = False) -> None:
         super().__init__()
         self.hybrid = hybrid
-        self.fused = self.is_zero = False
+        self.fused = self.is_zero = self.has_bad_row = False
         self.poisoned = (poisoned_rank, poisoned_batch)
         torch.manual_seed(1)
         self.net = torch.nn.Sequential(
@@ -89,6 +89,8 @@ class Net(pl.LightningModule):
         torch.manual_seed(0)
         x = torch.randn(STEPS * BATCH, 6)
         world = self.trainer.world_size
+        if self.has_bad_row:
+            x[37, 4] = torch.nan
         dataset = TensorDataset(x, x.sum(dim=1, keepdim=True) * 2)
         sampler: DistributedSampler[Any] = DistributedSampler(dataset, world, self.global_rank, shuffle=False)
         size = BATCH // world // self.trainer.accumulate_grad_batches
@@ -140,10 +142,12 @@ class Witness(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, *args: Any) -> None:
         """Write what was noted."""
+        diagnosis = self.monitor.diagnosis()
         seen = {
             "steps": self.steps,
             "states": self.states,
             "findings": [finding.as_dict() for finding in self.monitor.findings],
+            "diagnosis": None if diagnosis is None else diagnosis.as_dict(),
             "collectives": self.counted,
             "trained_steps": trainer.global_step,
             "broken": self.monitor.failed,
@@ -409,6 +413,7 @@ def main(job: dict[str, Any]) -> None:
         callbacks.insert(0, Failing(monitor, *job["failing"]))
     model = Net(job.get("poisoned_rank"), hybrid="hybrid" in job["strategy"])
     model.fused, model.is_zero = job.get("fused", False), job.get("zero", False)
+    model.has_bad_row = job.get("bad row", False)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     plugins: Any = [MixedPrecision("16-mixed", "cpu", scaler)] if job.get("scaled") else None
     trainer = pl.Trainer(
