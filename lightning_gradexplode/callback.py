@@ -177,7 +177,7 @@ class GradientExplosionMonitor(Callback):
         return self._diagnosis if self._run is None else self._run.diagnosis()
 
     def _collect_spawned(self) -> None:
-        """Take the findings of a fit in started processes, in place of the results of the fit before it."""
+        """Collect the findings of a fit in started processes, in place of the results of the fit before it."""
         found = self._spawn_results.take()
         if found is not None:
             self._findings, self._failed = found, False

@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @click.group(epilog=EPILOG)
 @click.version_option(__version__, package_name="lightning-gradexplode")
 def command() -> None:
-    """Look at exploding gradients: reports, other tools' logs, alert rules."""
+    """Examine exploding gradients: reports, other tools' logs, alert rules."""
 
 
 @command.command()

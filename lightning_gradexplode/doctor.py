@@ -60,5 +60,7 @@ def _alert_rules() -> str:
     """Return which alert rules the installed wandb can make."""
     try:
         return ", ".join(rule.name for rule in known_rules())
+    except ModuleNotFoundError:
+        return 'wandb is not installed: pip install "lightning-gradexplode[wandb]"'
     except ImportError as error:
         return str(error)

@@ -15,8 +15,10 @@ import lightning.pytorch
 import pytest
 import pytorch_lightning
 
+import lightning_gradexplode
 from lightning_gradexplode import (
     AutoPolicy,
+    ClipPolicy,
     ConstantClip,
     GradientExplosionMonitor,
     Rollback,
@@ -190,6 +192,13 @@ def test_short_arguments_from_yaml(clip: str, kind: type) -> None:
     assert isinstance(settings.clip, kind)
     assert [type(response) for response in settings.responses] == [StopTraining]
     assert settings.report is False
+
+
+def test_the_help_of_a_command_line_lists_policies_for_users_only() -> None:
+    """A class that the monitor wraps around each policy is none of them."""
+    own = (kind for kind in ClipPolicy.__subclasses__() if kind.__module__.startswith("lightning_gradexplode."))
+    names = {kind.__name__ for kind in own}
+    assert {name for name in names if not name.startswith("_")} <= set(lightning_gradexplode.__all__)
 
 
 @pytest.mark.parametrize("namespace", [pytorch_lightning, lightning.pytorch])

@@ -152,6 +152,16 @@ def test_version_and_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"torch", "python", "plotly", "accelerators"} <= json.loads(capsys.readouterr().out).keys()
 
 
+def test_doctor_names_what_alert_rules_need(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where wandb is not installed, what to install stands in place of the alert rules."""
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert main(["doctor", "--json"]) == 0
+    expected = 'wandb is not installed: pip install "lightning-gradexplode[wandb]"'
+    assert json.loads(capsys.readouterr().out)["W&B alert rules"] == expected
+
+
 def test_without_click_the_command_names_the_extra(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

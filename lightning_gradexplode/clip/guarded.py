@@ -20,8 +20,8 @@ from lightning_gradexplode.records import FloatArray, StepRecord
 logger = logging.getLogger("lightning_gradexplode")
 
 
-class GuardedPolicy(ClipPolicy):
-    """Another policy whose thresholds are checked, and which is switched off by itself if it raises.
+class GuardedPolicy:
+    """A policy whose thresholds are checked, and which is switched off by itself if it raises.
 
     A threshold that is not a positive finite number clips nothing at that step. Both are logged once, with the name of
     the policy.
@@ -50,7 +50,7 @@ class GuardedPolicy(ClipPolicy):
         return self._guard.name
 
     @property
-    def algorithm(self) -> Algorithm:  # type: ignore[override]
+    def algorithm(self) -> Algorithm:
         """The policy's algorithm."""
         return self._guard.call(self._algorithm, otherwise="norm")
 

@@ -116,7 +116,7 @@ class StepSizeControl(Stateful):
         return factor
 
     def _watch(self, rate: float, move: float) -> None:
-        """Look for a failure; without one let the size grow if it has to."""
+        """Check for a failure; without one increase the size if it has to grow."""
         trend = self._trend
         assert self._proven is not None
         if trend.has_risen() if self._is_growing else trend.has_left_its_region():

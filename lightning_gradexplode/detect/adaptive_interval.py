@@ -44,7 +44,7 @@ class AdaptiveInterval(Stateful):
         return self._wait <= 1
 
     def missed(self) -> None:
-        """Have the weights measured after the next step, since it is too late for this one."""
+        """Schedule a measurement of the weights after the next step, since it is too late for this one."""
         self._wait = 0
 
     def due(self, record: StepRecord) -> bool:

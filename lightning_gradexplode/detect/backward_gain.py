@@ -36,7 +36,7 @@ class BackwardGain(Detector):
         self.in_time = in_time
 
     def check(self, record: StepRecord) -> Finding | None:
-        """Look at the profile of a step at which it was measured."""
+        """Check the profile of a step at which it was measured."""
         modules = record.module_gradients
         assert modules is not None
         where, rise = modules.steepest() or (None, math.nan)

@@ -50,7 +50,7 @@ class DetectorSet(Stateful):
         self._reset()
 
     def _reset(self) -> None:
-        """Forget all that the detectors share."""
+        """Clear all that the detectors share."""
         self._baselines = Baselines()
         self._grad_norms = GradNormEMA()
         self._interval = AdaptiveInterval()
@@ -118,7 +118,7 @@ class DetectorSet(Stateful):
             self._interval.missed()
 
     def _start_fresh(self, error: Exception) -> None:
-        """Forget what the detectors share, as the state of a checkpoint makes its update fail."""
+        """Clear what the detectors share, as the state of a checkpoint makes its update fail."""
         self.failures.append(("baselines", f"starts fresh: {describe(error)}"))
         self._reset()
 

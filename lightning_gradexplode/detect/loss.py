@@ -42,7 +42,7 @@ class NonFiniteLoss(Detector):
         self._streak = 0
 
     def check(self, record: StepRecord) -> Finding | None:
-        """Look for a loss that is not finite."""
+        """Check for a loss that is not finite."""
         assert record.loss is not None
         if math.isfinite(record.loss):
             self._streak = 0

@@ -91,7 +91,7 @@ class AccumulationWindow:
         self._backward_passes += 1
 
     def discard_losses(self) -> None:
-        """Forget the losses of a further evaluation of a closure, which belong to no other step."""
+        """Discard the losses of a further evaluation of a closure, which belong to no other step."""
         self._losses = []
 
     def gradients_cleared(self) -> None:

@@ -196,7 +196,7 @@ class GradientClipper:
     # The norm that was measured, for the training loop's own clipping.
 
     def remember(self, step: Step) -> None:
-        """Remember the norm of the gradients that an optimizer is about to get."""
+        """Record the norm of the gradients that an optimizer is about to get."""
         sharded = step.parameters.shards.copies is not None
         if self._clips and step.grad_norm is not None and not sharded and step.clip_algorithm == "norm":
             reading = step.reading.gradients

@@ -125,7 +125,7 @@ class IncidentReplays:
         return {place: now - before for place, (now, before) in enumerate(pairs)}
 
     def forget(self) -> None:
-        """Forget the results, as another incident begins."""
+        """Clear the results, as another incident begins."""
         self.replay = self.experiments = None
 
     def compute(self, step: Step, inputs: StepInputs, before_update: bool, outlier_rows: Sequence[int]) -> None:

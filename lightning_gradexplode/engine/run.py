@@ -197,7 +197,7 @@ class TrainingRun:
 
     @never_fatal
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Arrange, in an optimizer's pre-step hook, that an update which is held back does not happen."""
+        """Prevent, in an optimizer's pre-step hook, an update that is held back."""
         if self._run.acts:
             self._run.responses.step_begins(optimizer)
         policy = self._run.optimizers.policy_of(optimizer) if self._clips else None

@@ -39,7 +39,7 @@ class UnseenSteps:
         self._looks: int | None = None
 
     def backward_ended(self) -> None:
-        """Remember the weights that the first backward pass of a batch began with."""
+        """Record the weights that the first backward pass of a batch began with."""
         if not self._is_logged and self._versions is None:
             self._versions = [parameter._version for parameter in self._parameters()]
             if self._looks:

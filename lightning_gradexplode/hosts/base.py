@@ -174,7 +174,7 @@ class TrainingLoop(ABC):
         return ()
 
     def publish_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Make metrics known to the loop's other callbacks, such as early stopping."""
+        """Publish metrics to the loop's other callbacks, such as early stopping."""
 
     def logged_scalars(self) -> Mapping[str, Any]:
         """Return the scalars that the user's module logged in this batch: numbers, or tensors of one element."""

@@ -20,6 +20,7 @@ from lightning_gradexplode.hosts.csv_log import CSVLog
 from lightning_gradexplode.hosts.results import RunResults
 from lightning_gradexplode.hosts.step_events import StepEvents
 from lightning_gradexplode.hosts.torch_loop import MONITOR_IS_OFF, TorchLoop
+from lightning_gradexplode.measure.reading import PendingRead
 from lightning_gradexplode.respond import Response
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ class GradientWatch(RunResults):
         loggers = _listed(loggers)
         folder = None if log_dir is None else Path(log_dir)
         self._scale_is_checked = False
+        self._factors: PendingRead | None = None
         written = loggers or ([] if folder is None else [CSVLog(folder)])
         self._loop = TorchLoop(model, optimizers, written, folder, scaler, step, type(self).__name__)
         self._begin({})
@@ -155,7 +157,7 @@ class GradientWatch(RunResults):
             self._events.batch_begins(batch)
 
     def loss(self, loss: Tensor) -> None:
-        """Arm the measurement of the gradients at the end of the backward pass of a loss.
+        """Prepare the measurement of the gradients at the end of the backward pass of a loss.
 
         Args:
             loss: The loss, before a gradient scaler scales it, of one element. The value of one of several elements
@@ -167,29 +169,36 @@ class GradientWatch(RunResults):
         def value(index: int, gradient: Tensor) -> Tensor | None:
             scale = self._loop.loss_scale()[0]
             if not self._scale_is_checked:
-                self._scale_is_checked = True
-                self._check_scale(float(gradient.sum()), scale)
+                self._check_scale(gradient, scale)
             if loss.numel() != 1:
                 return None
             return loss.detach() if scale is None else loss.detach() * scale.to(loss.device)
 
         self._events.expect_backward([loss], value)
 
-    def _check_scale(self, gradient: float, scale: Tensor | None) -> None:
+    def _check_scale(self, gradient: Tensor, scale: Tensor | None) -> None:
         """Log where the first loss shows that a gradient scaler is not known, or is applied before `loss`.
+
+        On an accelerator the numbers are read in the next backward pass, when they have long been computed.
 
         Args:
             gradient: The gradient that the backward pass of the loss begins with: what the loss was multiplied by.
             scale: The scale of the gradient scaler that is known.
         """
+        if self._factors is None:
+            self._factors = PendingRead([gradient.sum()] if scale is None else [gradient.sum(), scale])
+            if not self._factors.is_there:
+                return
+        self._scale_is_checked = True
+        factor, *scales = self._factors.values().tolist()
         if self._events is None:
             return
-        if scale is None and gradient >= SMALLEST_SCALE and math.frexp(gradient)[0] == 0.5:
+        if not scales and factor >= SMALLEST_SCALE and math.frexp(factor)[0] == 0.5:
             self._events.say_once(
-                f"the loss is multiplied by {gradient:g} before its backward pass, and so are the gradients that are "
+                f"the loss is multiplied by {factor:g} before its backward pass, and so are the gradients that are "
                 f"recorded; where a gradient scaler does that, pass it: {type(self).__name__}(..., scaler=scaler)"
             )
-        elif scale is not None and gradient == 1.0 and float(scale) >= SMALLEST_SCALE:
+        elif scales and factor == 1.0 and scales[0] >= SMALLEST_SCALE:
             self._events.say_once(
                 "loss() was called with a loss that the gradient scaler has scaled, and records it so; call it with "
                 "the loss before scaler.scale()"

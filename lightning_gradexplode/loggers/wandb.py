@@ -68,7 +68,7 @@ class WandbAdapter(LoggerAdapter):
             self._log(shown, step)
 
     def finding(self, finding: Finding, advice: str = "") -> None:
-        """Put the finding into the summary."""
+        """Write the finding into the summary."""
         summary = self.experiment.summary
         known = summary.get(f"{PREFIX}/finding")
         if known is None or Severity[known["severity"]] < finding.severity:
@@ -85,7 +85,7 @@ class WandbAdapter(LoggerAdapter):
         )
 
     def diagnosis(self, diagnosis: Diagnosis, step: int) -> None:
-        """Put the diagnosis of the latest incident into the summary."""
+        """Write the diagnosis of the latest incident into the summary."""
         self.experiment.summary[f"{PREFIX}/diagnosis"] = {
             "step": diagnosis.step,
             "what": diagnosis.what,

@@ -47,7 +47,7 @@ class RecordedCalls:
         self._program = ""
 
     def traced(self) -> None:
-        """Note that ``torch.compile`` traces a call; a message follows later, since a logger cannot be traced."""
+        """Record that ``torch.compile`` traces a call; a message follows later, since a logger cannot be traced."""
         self._program, self.are_possible = "torch.compile", True
 
     def happen(self) -> bool:

@@ -101,7 +101,7 @@ class UsualRanges:
         return UsualBatch(found, counts.most_common(1)[0][0] if counts else None)
 
     def discard(self, step: int) -> None:
-        """Forget the samples of a step and of later ones, as far as they are among the last 8, after an incident."""
+        """Discard the samples of a step and of later ones, as far as they are among the last 8, after an incident."""
         self._recent = deque(one for one in self._recent if one.step < step)
 
 

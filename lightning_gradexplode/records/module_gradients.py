@@ -103,7 +103,7 @@ def _logarithms(values: FloatArray) -> FloatArray:
 
 
 def _steps(logs: FloatArray) -> FloatArray:
-    """Give, for each place, the median of up to four values before it, less that of up to four from there on."""
+    """Return, for each place, the median of up to four values before it, less that of up to four from there on."""
     whole = np.median(np.lib.stride_tricks.sliding_window_view(logs, _NEAR), axis=1) if len(logs) >= _NEAR else logs[:0]
     from_here = np.append(whole, [np.median(logs[place:]) for place in range(len(whole), len(logs))])
     first = [np.median(logs[:place]) if place else np.nan for place in range(min(_NEAR, len(logs)))]
@@ -112,7 +112,7 @@ def _steps(logs: FloatArray) -> FloatArray:
 
 
 def growth_rate(norms: FloatArray) -> float:
-    """Fit an exponential to norms by least squares of their logarithms, and give its growth from the end backwards.
+    """Fit an exponential to norms by least squares of their logarithms, and return its growth from the end backwards.
 
     Returns:
         The factor from one norm to the one before it; NaN for fewer than three finite positive ones.

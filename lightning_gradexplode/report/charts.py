@@ -191,9 +191,15 @@ class GradientSpread:
 
 
 def gradient_spread(step: int, histogram: Histogram) -> GradientSpread:
-    """Return the distribution of the absolute values of a histogram's elements, in bins of a quarter of an octave."""
+    """Return the distribution of the absolute values of a histogram's elements, in bins of a quarter of an octave.
+
+    An empty bin at each end is added, so that a single bin can be drawn as a line as well.
+    """
     total = max(histogram.finite + histogram.nonfinite, 1)
     counts, edges = histogram.magnitudes()
+    if len(counts):
+        counts = np.pad(counts, 1)
+        edges = np.concatenate([[2 * edges[0] - edges[1]], edges, [2 * edges[-1] - edges[-2]]])
     zero = 1 - (int(counts.sum()) + histogram.nonfinite) / total if histogram.finite else 0.0
     return GradientSpread(step, (edges[:-1] + edges[1:]) / 2, counts / total, zero, histogram.nonfinite)
 

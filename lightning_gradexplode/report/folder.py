@@ -96,7 +96,7 @@ class ReportFolder:
         return self._claimed
 
     def announce(self, began: datetime) -> None:
-        """Note in the page of an earlier run in the same folder that it is about an earlier run.
+        """Write into the page of an earlier run in the same folder that it is about an earlier run.
 
         A later run without an explosion would otherwise leave that page standing as if it were about itself.
 

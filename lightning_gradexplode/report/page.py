@@ -158,7 +158,7 @@ def _why_marked(table: Rows, content: ReportContent) -> str:
 
 def _batch_text(batch_idx: float | None, size: int | None) -> str:
     index = "" if batch_idx is None else f"index {batch_idx:.0f}"
-    rows_text = "" if size is None else f"{size} rows"
+    rows_text = "" if size is None else f"{size} row{'' if size == 1 else 's'}"
     return ", ".join(one for one in (index, rows_text) if one)
 
 

@@ -42,5 +42,5 @@ class ActionLog:
             self.add(run, action, detail)
 
     def incident_ended(self) -> None:
-        """Forget what was logged once."""
+        """Clear what was logged once."""
         self._logged_once.clear()

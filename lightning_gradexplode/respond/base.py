@@ -110,7 +110,7 @@ class ResponseContext:
         return next(iter(map(_short, self.findings)), "an explosion")
 
     def hold_back_update(self, reason: str = "") -> None:
-        """Leave the weights and the optimizer's state as they are at this step, unless it has stepped already.
+        """Keep the weights and the optimizer's state as they are at this step, unless it has stepped already.
 
         Args:
             reason: Why; by default the response that acts and the first finding that it acts on.

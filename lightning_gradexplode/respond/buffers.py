@@ -111,7 +111,7 @@ class RunningAverages:
         self._pending: PendingRead | None = None
 
     def look(self, copies: bool, now: bool = False) -> list[str]:
-        """Look at the averages if it is time to, at the end of a step.
+        """Check the averages if they are due, at the end of a step.
 
         On an accelerator their norms are read at the next time, by when they have arrived.
 

@@ -15,7 +15,7 @@ class Warn(Response):
     is_remedy = False
 
     def respond(self, findings: Sequence[Finding], run: ResponseContext) -> bool:
-        """Leave the run as it is, and to the next response."""
+        """Change nothing; the next response acts."""
         return False
 
 

@@ -7,7 +7,7 @@ import csv
 import io
 import logging
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from lightning_gradexplode import ExplosionError, GradientWatch
+from lightning_gradexplode.measure import reading
+from lightning_gradexplode.records import FloatArray
 from lightning_gradexplode.testing import RecordingLogger
 from tests.hosts.details import check_details, copies
 from tests.hosts.loops import batches, exact_norm, loss_of, network, same_weights
@@ -491,6 +493,35 @@ def test_a_scaler_that_is_not_known_is_named(mistake: str | None, caplog: pytest
     }
     assert len(caplog.messages) == (0 if mistake is None else 1)
     assert mistake is None or expected[mistake] in caplog.text
+
+
+def test_the_check_of_a_scaler_waits_for_no_accelerator(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is not there in the first backward pass is read in the second one."""
+
+    class OnAccelerator(reading.PendingRead):
+        def __init__(self, values: Sequence[Tensor]) -> None:
+            super().__init__(values)
+            self.is_there = False
+
+        def values(self) -> FloatArray:
+            self.is_there = True
+            return super().values()
+
+    monkeypatch.setattr("lightning_gradexplode.hosts.gradient_watch.PendingRead", OnAccelerator)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    counts = []
+    with GradientWatch(model, optimizer, report=False) as watch:
+        for batch in batches(3):
+            optimizer.zero_grad()
+            loss = loss_of(model, batch)
+            watch.loss(loss)
+            (loss * 1024.0).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            counts.append(caplog.text.count("scaler=scaler"))
+    assert counts == [0, 1, 1]
 
 
 def test_scalars_go_to_a_file_where_there_is_no_logger(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from lightning_gradexplode.measure.histograms import measure_histogram
 from lightning_gradexplode.records import Activation, Histogram, Replay, ReportContent
+from lightning_gradexplode.report import svg_charts
 from lightning_gradexplode.report.charts import gradient_spread, layer_gains, time_chart
 from lightning_gradexplode.report.plotly_bars import gain_figure, spread_figure
 from lightning_gradexplode.report.plotly_heatmap import heatmap_figure
@@ -99,6 +100,16 @@ def test_a_distribution_counts_every_element_once(scale: float) -> None:
     middle = float((spread.logs * spread.shares).sum() / spread.shares.sum())
     truth = values[101:].abs().log10().mean().item()
     assert middle == pytest.approx(truth, abs=0.05)
+
+
+def test_one_element_is_drawn() -> None:
+    """A single bin stands between two empty ones, so that the line through them has a length."""
+    spread = gradient_spread(3, measure_histogram(torch.tensor([2.0])))
+    assert spread.shares.tolist() == [0.0, 1.0, 0.0]
+    assert spread.logs[0] < math.log10(2.0) < spread.logs[2]
+    (trace,) = spread_figure([spread])["data"]
+    assert len(set(trace["x"])) == 3
+    assert svg_charts.spread_svg([spread]).count("L") == 2
 
 
 def test_the_distribution_of_nothing_is_empty() -> None:

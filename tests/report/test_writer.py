@@ -236,6 +236,16 @@ def test_what_is_given_to_loggers(tmp_path: Path) -> None:
     assert picture.width > 100
 
 
+def test_one_bad_element_is_written_in_the_singular(tmp_path: Path) -> None:
+    """And several ones in the plural."""
+    (step, histogram), *_ = examples.growing().gradients
+    gradients = tuple((step + place, replace(histogram, nonfinite=count)) for place, count in enumerate((1, 2)))
+    write_report(tmp_path, replace(examples.growing(), gradients=gradients))
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert f"At step {step}, 1 element is NaN or infinite." in page
+    assert f"At step {step + 1}, 2 elements are NaN or infinite." in page
+
+
 def test_a_report_of_nothing(tmp_path: Path) -> None:
     """A run that ends before anything was recorded has a page too."""
     content = ReportContent("empty", "id", examples.WRITTEN, Evidence(0, 0))

@@ -86,7 +86,7 @@ def weights_type(run: RunFacts) -> str | None:
 
 
 def _measured(evidence: Evidence, case: _Case) -> None:
-    """Note what the replay and the same step in float32 have shown."""
+    """Record what the replay and the same step in float32 have shown."""
     found = fault(evidence)
     finite = evidence.experiments is not None and bool(evidence.experiments.finite_in_float32)
     if found is not None and is_half(found[0]) and found[1].kind in ("overflow", "undefined"):
@@ -99,7 +99,7 @@ def _measured(evidence: Evidence, case: _Case) -> None:
 
 
 def _optimizer_epsilon(evidence: Evidence, case: _Case) -> None:
-    """Note an epsilon of the optimizer that is zero in float16."""
+    """Record an epsilon of the optimizer that is zero in float16."""
     finding = first_nonfinite(evidence)
     if weights_type(evidence.run) != "float16" or finding is None or finding.sign != "nonfinite-weight":
         return
@@ -122,7 +122,7 @@ def _optimizer_epsilon(evidence: Evidence, case: _Case) -> None:
 
 
 def _scale(evidence: Evidence, kind: str, case: _Case) -> None:
-    """Note a loss scale that is too large, or that does not adapt."""
+    """Record a loss scale that is too large, or that does not adapt."""
     finding = first_nonfinite(evidence)
     if finding is None or finding.sign == "nonfinite-weight" or kind != "float16":
         return
@@ -156,7 +156,7 @@ def _scale(evidence: Evidence, kind: str, case: _Case) -> None:
 
 
 def _underflow(evidence: Evidence, kind: str, case: _Case) -> None:
-    """Note gradients that are zero in float16, and updates that are lost when they are added to the weights."""
+    """Record gradients that are zero in float16, and updates that are lost when they are added to the weights."""
     found = signs(evidence)
     if kind == "float16" and found & {"zero-gradient", "vanishing-gradient"} and evidence.run.scaler == "none":
         case.add(
