@@ -88,9 +88,10 @@ def observations(evidence: Evidence) -> tuple[str, ...]:
     course = trend(evidence)
     sentences = []
     if course.steps:
+        span = "step" if course.steps == 1 else f"{course.steps} steps"
         sentences.append(
-            f"Of {course.steps} steps before it, the gradient norm has grown {course.gradient_growth:.3g} times and "
-            f"the weights {course.weight_growth:.3g} times."
+            f"In the {span} before it, the gradient norm changed by a factor of {course.gradient_growth:.3g} and "
+            f"the weights by a factor of {course.weight_growth:.3g}."
         )
     if evidence.batch is not None and not any(one.nan_count or one.inf_count for one in evidence.batch.fields):
         sentences.append("The batch holds no NaN and no infinity.")

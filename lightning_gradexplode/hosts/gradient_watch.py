@@ -167,11 +167,11 @@ class GradientWatch(RunResults):
             return
 
         def value(index: int, gradient: Tensor) -> Tensor | None:
+            if loss.numel() != 1:
+                return None
             scale = self._loop.loss_scale()[0]
             if not self._scale_is_checked:
                 self._check_scale(gradient, scale)
-            if loss.numel() != 1:
-                return None
             return loss.detach() if scale is None else loss.detach() * scale.to(loss.device)
 
         self._events.expect_backward([loss], value)

@@ -495,6 +495,20 @@ def test_a_scaler_that_is_not_known_is_named(mistake: str | None, caplog: pytest
     assert mistake is None or expected[mistake] in caplog.text
 
 
+def test_a_sum_of_256_losses_is_no_scaled_loss(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever a loss of several elements is added up to, nothing is said of a gradient scaler."""
+    model = nn.Linear(6, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-5)
+    with GradientWatch(model, optimizer, report=False) as watch:
+        for step in range(2):
+            optimizer.zero_grad()
+            losses = model(torch.randn(256, 6, generator=torch.Generator().manual_seed(step))).square()
+            watch.loss(losses)
+            losses.sum().backward()
+            optimizer.step()
+    assert not caplog.messages
+
+
 def test_the_check_of_a_scaler_waits_for_no_accelerator(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
