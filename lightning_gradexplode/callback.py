@@ -34,42 +34,42 @@ logger = logging.getLogger("lightning_gradexplode")
 class GradientExplosionMonitor(Callback):
     """Measure gradients and weight changes of every optimizer step, and report, explain and remedy explosions.
 
-    The gradients are measured as the optimizer gets them: of the whole accumulation window, with the AMP scale divided
-    out, before any clipping.
+    The gradients are measured as the optimizer receives them: accumulated, with the AMP scale divided out, before any
+    clipping.
 
     Logged to every logger of the trainer, all under ``gradexplode/``: ``grad_norm`` (L2 norm before clipping),
     ``grad_norm_clipped`` (after), ``grad_max`` (largest absolute value), ``clip_val``, ``clip_rate`` (share of the
-    last 100 steps that were clipped), ``update_ratio`` (norm of the weights' change over norm of the weights),
+    last 100 steps that were clipped), ``update_ratio`` (norm of the weight change divided by norm of the weights),
     ``weight_norm``, ``nonfinite_count``, ``severity`` (0 none, 1 info, 2 warning, 3 critical) and ``skipped_steps``;
     and as histograms ``gradient/<parameter>``, ``update/<parameter>`` and ``weight/<parameter>``. With several
-    optimizers these are of all that stepped in the batch, and each optimizer's own are logged under
-    ``gradexplode/optimizer_<i>/``. ``grad_norm``, ``update_ratio`` and ``severity`` are in
-    ``trainer.callback_metrics`` too, under the same names.
+    optimizers these cover all optimizers that stepped in the batch, and those of each optimizer are logged under
+    ``gradexplode/optimizer_<i>/``. ``grad_norm``, ``update_ratio`` and ``severity`` are also in
+    ``trainer.callback_metrics``, under the same names.
 
     Args:
-        log_every_n_steps: Number of steps from one log of scalars to the next; None takes the trainer's own
-            ``log_every_n_steps``, 0 is never. After a finding every step is logged for a while.
-        histogram_every_n_steps: The same for histograms; None is every tenth log of scalars, 0 is never.
-        per_parameter: Log the scalars of every parameter too, not of the whole model only.
-        include: Name patterns (``fnmatch``) of the parameters that have histograms and scalars of their own.
-        exclude: Name patterns of parameters that have none. They still count in the totals.
-        detectors: The detectors of explosions; None takes `lightning_gradexplode.default_detectors`.
-        ignore: Signs that are not looked for, such as ``"stalled-loss"``.
+        log_every_n_steps: Number of steps between two logs of scalars. None uses the trainer's ``log_every_n_steps``, 0
+            disables them. After a finding every step is logged for a while.
+        histogram_every_n_steps: The same for histograms. None is every tenth log of scalars, 0 disables them.
+        per_parameter: Whether to log the scalars of each parameter in addition to those of the whole model.
+        include: Name patterns (``fnmatch``) of the parameters whose histograms and scalars are logged.
+        exclude: Name patterns of parameters whose histograms and scalars are not logged. They count in the totals.
+        detectors: The detectors of explosions. None uses `lightning_gradexplode.default_detectors`.
+        ignore: Signs that are not detected, such as ``"stalled-loss"``.
         clip: Clip the gradients: by a constant norm, by a threshold that follows the run (``"auto"``), or by a
-            `ClipPolicy`. The value is written to ``trainer.gradient_clip_val`` for the same step, and what was there is
+            `ClipPolicy`. The value is written to ``trainer.gradient_clip_val`` for the same step; the previous value is
             restored after ``fit``.
         on_explosion: What to do at a critical finding: ``"warn"``, ``"skip"`` (`SkipStep`), ``"reduce-lr"``
             (`ReduceLearningRate`), ``"rollback"`` (`Rollback`), ``"checkpoint"`` (`SaveCheckpoint`), ``"stop"``,
-            ``"raise"``, a `Response`, or several of them: then the next one acts when those before it did not help.
-            Those that act hold back the update of a step at which the explosion is found before it.
-        alert_level: Severity from which on loggers send alerts, ``"warning"`` or ``"critical"``.
-        diagnose: Find the cause of critical incidents by computing the step again on a copy of the module:
-            ``training_step`` runs a second time, at most 3 times per run.
-        report: Write findings, diagnosis and the last steps, up to 512, to ``<log dir>/gradexplode`` at a critical
-            finding; ``"always"`` writes a report of healthy runs too; a path is another folder; False writes none.
-        update_sample: Estimate ``update_ratio`` from this number of weights, always the same ones, where a second copy
-            of all weights does not fit into memory while a step is logged: 10,000 of them estimate it to about 1 %.
-            There are no histograms of updates then. None compares all weights.
+            ``"raise"``, a `Response`, or a list of these: each acts if those before it did not help. ``"skip"``,
+            ``"reduce-lr"``, ``"rollback"`` and ``"stop"`` skip an update if the explosion is found before it.
+        alert_level: Lowest severity for which loggers send alerts, ``"warning"`` or ``"critical"``.
+        diagnose: Whether to find the cause of critical incidents by computing the step again on a copy of the module.
+            ``training_step`` then runs a second time; at most 3 steps per run are computed again.
+        report: Whether to write findings, diagnosis and up to 512 of the last steps to ``<log dir>/gradexplode`` at a
+            critical finding; ``"always"`` also writes a report of healthy runs; a path sets another folder.
+        update_sample: Number of weights, the same at each step, from which ``update_ratio`` is estimated: for models
+            with too little memory for a second copy of all weights at logged steps. 10,000 weights estimate it to about
+            1 %. Histograms of updates are not logged then. None compares all weights.
 
     Raises:
         TypeError: An argument is of a type that is not accepted.
@@ -85,7 +85,7 @@ class GradientExplosionMonitor(Callback):
     """The checked arguments."""
 
     is_automatic: ClassVar[bool] = False
-    """Whether the monitor was not passed by the user, and is off where another one was."""
+    """Whether the environment has added the monitor; it is disabled if the user passes one."""
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class GradientExplosionMonitor(Callback):
 
     @property
     def findings(self) -> list[Finding]:
-        """What was found in this run, oldest first; of more than 1000 findings the latest are kept.
+        """The findings of this run, oldest first; at most the latest 1000 are kept.
 
         Where the trainer starts processes of its own (``ddp_spawn``), they are here once the fit has ended.
         """
@@ -171,7 +171,7 @@ class GradientExplosionMonitor(Callback):
     def diagnosis(self) -> Diagnosis | None:
         """Return the diagnosis of the latest incident of this run, None if there was none.
 
-        It says what happened, where and since when, its likely causes with their evidence, and what to do.
+        It contains what happened, where and since when, the likely causes with evidence, and what to do.
         """
         self._collect_spawned()
         return self._diagnosis if self._run is None else self._run.diagnosis()
@@ -191,7 +191,7 @@ class GradientExplosionMonitor(Callback):
 
     @property
     def report_folder(self) -> Path | None:
-        """The folder with the report of this run, None if there is none."""
+        """The folder of the report of this run, None without a report."""
         self._collect_spawned()
         return self._report_folder if self._run is None else self._run.report_folder
 
@@ -199,16 +199,16 @@ class GradientExplosionMonitor(Callback):
         """Write a report of the run in progress as it is now, also of a healthy one.
 
         Returns:
-            Its folder; None outside of a fit, and where ``report`` is False.
+            The folder; None outside of a fit, or if ``report`` is False.
         """
         return self._report_folder if self._run is None else self._run.report()
 
     # Lightning's hooks, in the order of a fit.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin a stage; state that was loaded in another stage than ``fit`` does not belong to a fit.
+        """Begin a stage; state that is loaded in another stage than ``fit`` does not belong to a fit.
 
-        Of several monitors in one trainer the first one is in charge, since all of them would log the same names.
+        Only the first of several monitors of a trainer is active, since all of them would log the same names.
         """
         self._stage = stage
         monitors = monitors_of(trainer)

@@ -13,18 +13,18 @@ from lightning_gradexplode.hosts.gradient_watch import GradientWatch
 
 
 class FabricWatch(GradientWatch):
-    """A `GradientWatch` that gets loggers and gradient scaler from Fabric.
+    """A `GradientWatch` that uses Fabric's loggers and gradient scaler.
 
-    The norm is the one before ``fabric.clip_gradients``, unscaled, with every precision plugin; with
-    ``fabric.no_backward_sync`` it is that of the synchronized sum.
+    The norm is measured before ``fabric.clip_gradients``, unscaled, with every precision plugin. With
+    ``fabric.no_backward_sync`` it is the norm of the synchronized sum.
 
     Args:
-        fabric: The ``Fabric``, of either namespace.
-        model: What ``fabric.setup`` returned for the network.
-        optimizer: What it returned for the optimizer, or a list of several.
-        loggers: None for the loggers of Fabric.
-        log_dir: Folder of the run's logs, None for that of the first logger.
-        step: Computes the loss of a batch from a copy of the network, see `GradientWatch`.
+        fabric: The ``Fabric``, of ``lightning.fabric`` or ``lightning_fabric``.
+        model: The model that ``fabric.setup`` returned.
+        optimizer: The optimizer that ``fabric.setup`` returned, or a list of several.
+        loggers: See `GradientWatch`; None uses Fabric's loggers.
+        log_dir: Folder of the run's logs; None uses the folder of the first logger.
+        step: Function of a model and a batch that returns the loss, see `GradientWatch`.
         **arguments: The arguments of `GradientExplosionMonitor`.
 
     Raises:

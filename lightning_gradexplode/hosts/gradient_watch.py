@@ -35,32 +35,32 @@ SMALLEST_SCALE = 256.0
 class GradientWatch(RunResults):
     """Measure, report, explain and remedy explosions in a training loop of plain PyTorch.
 
-    Gradients are measured at the end of the backward pass of each loss that is given to `loss`, before the loop's own
-    clipping; all that are added up for one optimizer step count together. A batch ends when each optimizer has
-    stepped, or one steps again. Metrics have the names that `GradientExplosionMonitor` logs.
+    Gradients are measured at the end of the backward pass of each loss that is passed to `loss`, before the loop's own
+    clipping; gradients that are accumulated for one optimizer step are measured together. A batch ends when each
+    optimizer has stepped, or one steps again. Metrics have the same names as those of `GradientExplosionMonitor`.
 
     Args:
         model: The network.
         optimizer: Its optimizer, or a list of several.
-        loggers: ``SummaryWriter``, W&B runs, or objects with ``log_metrics(metrics=, step=)``; with none and a
-            ``log_dir``, scalars are written to ``gradexplode.csv`` there.
+        loggers: ``SummaryWriter``, W&B runs, or objects with ``log_metrics(metrics=, step=)``. Without loggers but with
+            a ``log_dir``, scalars are written to ``gradexplode.csv`` there.
         log_dir: Folder of the run's logs; reports are written to ``gradexplode`` inside.
         scaler: The ``torch.amp.GradScaler`` of the loop.
-        step: Computes the loss of a batch from a copy of the model and the batch, so that a step can be computed
-            again for the diagnosis; the batch is known by `batch`.
-        log_every_n_steps: As in `GradientExplosionMonitor`, as all that follow; None is 50.
-        histogram_every_n_steps: See there.
-        per_parameter: See there.
-        include: See there.
-        exclude: See there.
-        detectors: See there.
-        ignore: See there.
-        clip: See there; the gradients are clipped right before the optimizer's step.
-        on_explosion: See there; ``"stop"`` sets `should_stop`.
-        alert_level: See there.
-        diagnose: See there.
-        report: See there.
-        update_sample: See there.
+        step: Function of a model and a batch that returns the loss, so that a step can be computed again on a copy of
+            the model for the diagnosis. It needs a call of `batch` before each batch.
+        log_every_n_steps: See `GradientExplosionMonitor`; None is 50.
+        histogram_every_n_steps: See `GradientExplosionMonitor`.
+        per_parameter: See `GradientExplosionMonitor`.
+        include: See `GradientExplosionMonitor`.
+        exclude: See `GradientExplosionMonitor`.
+        detectors: See `GradientExplosionMonitor`.
+        ignore: See `GradientExplosionMonitor`.
+        clip: See `GradientExplosionMonitor`; the gradients are clipped right before the optimizer's step.
+        on_explosion: See `GradientExplosionMonitor`; ``"stop"`` sets `should_stop`.
+        alert_level: See `GradientExplosionMonitor`.
+        diagnose: See `GradientExplosionMonitor`.
+        report: See `GradientExplosionMonitor`.
+        update_sample: See `GradientExplosionMonitor`.
 
     Raises:
         TypeError: An argument is of a type that is not accepted.
@@ -148,10 +148,10 @@ class GradientWatch(RunResults):
     # What the training loop calls.
 
     def batch(self, batch: Any) -> None:
-        """Mark the begin of a batch, or of a micro-batch; without it batches are not looked at in a diagnosis.
+        """Mark the start of a batch or micro-batch. Without it, the diagnosis does not examine batches.
 
         Args:
-            batch: What the model is about to get.
+            batch: The input of the model.
         """
         if self._events is not None:
             self._events.batch_begins(batch)
@@ -160,8 +160,8 @@ class GradientWatch(RunResults):
         """Prepare the measurement of the gradients at the end of the backward pass of a loss.
 
         Args:
-            loss: The loss, before a gradient scaler scales it, of one element. The value of one of several elements
-                is not recorded.
+            loss: The loss, before a gradient scaler scales it, with one element. The value of a loss with several
+                elements is not recorded.
         """
         if self._events is None or not isinstance(loss, Tensor) or not loss.requires_grad:
             return
@@ -206,7 +206,7 @@ class GradientWatch(RunResults):
 
     @property
     def should_stop(self) -> bool:
-        """Whether a response has stopped the training; the loop has to end, and updates are held back."""
+        """Whether a response has stopped the training; end the loop then; updates are skipped until it ends."""
         return self._loop.should_stop
 
     def close(self) -> None:

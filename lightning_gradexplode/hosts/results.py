@@ -20,7 +20,7 @@ class RunResults:
 
     @property
     def findings(self) -> list[Finding]:
-        """What was found in this run, oldest first; of more than 1000 findings the latest are kept."""
+        """The findings of this run, oldest first; at most the latest 1000 are kept."""
         return [] if self._run is None else self._run.findings
 
     @property
@@ -44,9 +44,9 @@ class RunResults:
 
     @property
     def report_folder(self) -> Path | None:
-        """The folder with the report of this run, None if there is none."""
+        """The folder of the report of this run, None without a report."""
         return None if self._run is None else self._run.report_folder
 
     def report(self) -> Path | None:
-        """Write a report of the run as it is now, and return its folder; None where no reports are written."""
+        """Write a report of the run as it is now, and return its folder; None if no reports are written."""
         return None if self._run is None else self._run.report()

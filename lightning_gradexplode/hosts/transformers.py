@@ -32,13 +32,13 @@ class GradientExplosionTrainerCallback(RunResults, TrainerCallback):  # type: ig
     """Measure, report, explain and remedy explosions in a run of ``transformers.Trainer``.
 
     Gradients are measured at the end of the backward pass of the last micro-batch, before ``max_grad_norm``, unscaled.
-    The loss is what the Trainer itself adds up: the model's own, divided as the Trainer divides it. Steps are counted
-    as ``global_step``, from 1. Scalars and histograms go to TensorBoard and W&B if ``report_to`` names them, else to
+    The loss is the loss that the model returns, divided as the Trainer divides it. Steps are numbered like
+    ``global_step``, from 1. Scalars and histograms go to TensorBoard and W&B if ``report_to`` names them, else to
     ``gradexplode.csv`` in ``output_dir``; ``gradexplode/grad_norm``, ``gradexplode/update_ratio`` and
     ``gradexplode/severity`` are in ``state.log_history`` too. Reports are written to ``gradexplode`` in ``output_dir``.
 
     Args:
-        loggers: As in `GradientWatch`, in place of what ``report_to`` names.
+        loggers: See `GradientWatch`; replaces the loggers that ``report_to`` names.
         **arguments: The arguments of `GradientExplosionMonitor`; ``log_every_n_steps=None`` is ``logging_steps``, and
             ``on_explosion="stop"`` ends the training.
 
@@ -59,10 +59,10 @@ class GradientExplosionTrainerCallback(RunResults, TrainerCallback):  # type: ig
         self._own_loss = False
 
     def loss(self, loss: Tensor) -> None:
-        """Record the loss that a ``compute_loss`` of your own computes from the model's results, before it returns it.
+        """Record the loss that your own ``compute_loss`` is about to return.
 
         Args:
-            loss: What it returns.
+            loss: The loss.
         """
         if self._events is not None and loss.requires_grad:
             self._own_loss = True

@@ -32,7 +32,7 @@ class ExplosionError(RuntimeError):
 
 
 class Memory(Protocol):
-    """What the monitor remembers of the run (detectors and clip policies), which goes back with the weights."""
+    """The state of detectors and clip policies, which is restored together with the weights."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state in plain values."""
@@ -42,14 +42,14 @@ class Memory(Protocol):
 
 
 class ResponseContext:
-    """The run as a response sees it at one step; the argument ``run`` of `Response.respond`.
+    """The state of the run at one step, and the actions of a response; the argument ``run`` of `Response.respond`.
 
     Args:
         loop: The training loop.
         before_update: Whether the optimizer has not stepped yet, so that the update can still be held back.
         optimizer: The optimizer of the step; None where a hook is about a whole batch.
-        record: What was measured at the step so far, None before the first one.
-        memory: What the monitor remembers of the run.
+        record: The measurements of the step so far, None before the first step.
+        memory: The state of detectors and clip policies, which a rollback restores.
         severity: Worst severity at this step, or in this batch, so far; 0 for none.
         last_step: The step before the fit's first one, above -1 in a resumed fit.
         log: Where actions are logged.
@@ -113,16 +113,16 @@ class ResponseContext:
         """Keep the weights and the optimizer's state as they are at this step, unless it has stepped already.
 
         Args:
-            reason: Why; by default the response that acts and the first finding that it acts on.
+            reason: The reason to log; by default the first finding that the response acts on.
         """
         if self.before_update and self.skipped_by is None:
             self.skipped_by = f"{self.response}: {reason or self.cause}"
 
     def stop(self, reason: str = "") -> None:
-        """End training after this batch, and log why, and what keeps the loop running if something does.
+        """End training after this batch, and log the reason, and what keeps the loop running, if anything.
 
         Args:
-            reason: Why, in addition to the first finding that is responded to.
+            reason: The reason, in addition to the first finding that is responded to.
         """
         why = " because of " + str(self.findings[0]) if self.findings else ""
         why = f": {reason},{why}" if reason else why
@@ -160,9 +160,9 @@ class ResponseContext:
 
 
 class Response(ABC):
-    """Base class of what is done about an explosion: write `respond`, and of the other methods what is needed.
+    """Base class of responses to explosions: implement `respond`, and the other methods as needed.
 
-    All methods are called on every process alike, with the same findings and records.
+    All methods are called on every process, with the same findings and records.
 
     Example:
         >>> class Count(Response):
@@ -181,20 +181,20 @@ class Response(ABC):
     """Whether it acts at each CRITICAL finding, so that no response after it ever does."""
 
     is_remedy: bool = True
-    """Whether it acts against an explosion. Once such a response is configured, no update that is not finite reaches
-    the weights: where no response acts any more, the update is held back and training is stopped."""
+    """Whether it acts against an explosion. Once such a response is configured, no non-finite update reaches the
+    weights: if no response acts, the update is skipped and training stops."""
 
     @abstractmethod
     def respond(self, findings: Sequence[Finding], run: ResponseContext) -> bool | None:
-        """Act on the run. Called at each step with a CRITICAL finding, before its update where it is known then.
+        """Act on the run. Called at each step with a CRITICAL finding, before the update if it is known then.
 
         Args:
             findings: The critical findings of this step.
-            run: The run, and what can be done to it.
+            run: The state of the run, and the actions that change it.
 
         Returns:
-            False if this response did nothing against the explosion, or has done what it can: then the next one in
-            ``on_explosion`` responds at this step. Anything else ends the step's responses.
+            False if this response does nothing against the explosion, or nothing more: then the next one in
+            ``on_explosion`` responds at this step. True or None ends the responses of the step.
         """
 
     def started(self, run: ResponseContext) -> None:
@@ -222,11 +222,11 @@ class Response(ABC):
         """End a fit, or the monitor's part in it."""
 
     def scalars(self) -> dict[str, float]:
-        """Return what is logged with each record, by name without ``gradexplode/``."""
+        """Return scalars to log with each record, by name without ``gradexplode/``."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what later decisions depend on, in plain values."""
+        """Return the state for checkpoints, in plain values."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Any:

@@ -23,26 +23,26 @@ from lightning_gradexplode.respond.rate_limit import RateLimit
 class SaveCheckpoint(Stateful, Response):
     """Save the last good state and the bad one as checkpoints, and protect those of ``ModelCheckpoint``.
 
-    At a critical finding ``good-step=<step>.ckpt`` (``good-start.ckpt`` if no step was known to be good) and
-    ``bad-step=<step>.ckpt`` are written, before the bad update where it is found before it. ``Trainer.fit`` takes both
-    as ``ckpt_path``, and goes on with the data from where the explosion was found. A good state is one after which
-    `margin` steps were healthy. It does nothing about the explosion itself: put it before what does, as in
+    At a critical finding ``good-step=<step>.ckpt`` (``good-start.ckpt`` if no step is known to be good) and
+    ``bad-step=<step>.ckpt`` are written, before the bad update if the explosion is found before it. Both can be passed
+    to ``Trainer.fit`` as ``ckpt_path``; the data continue from the batch of the explosion. A state is good after
+    `margin` healthy steps. This response does not act against the explosion: list it before one that does, as in
     ``on_explosion=["checkpoint", "rollback"]``.
 
     At each batch with a critical finding, the trainer's ``ModelCheckpoint`` callbacks save nothing, so that a lost run
     overwrites neither the best nor the last checkpoint.
 
-    Logged as ``gradexplode/explosion_checkpoints``: how often both were saved.
+    Logged as ``gradexplode/explosion_checkpoints``: the number of times that both were saved.
 
     At most ``1 + ceil(margin / every_n_steps)`` states are held in host memory (2 by default).
 
     Args:
-        folder: Where the checkpoints go; None is ``<log dir>/gradexplode``.
+        folder: Folder of the checkpoints; None is ``<log dir>/gradexplode``.
         every_n_steps: Number of healthy steps from one state to the next.
         margin: Number of healthy steps after which a state is good.
         cooldown: Number of steps from one pair of checkpoints to the next.
-        most: Number of pairs in a fit; None for any number.
-        in_checkpoint: Whether checkpoints of the run hold the states too, as with `Rollback`.
+        most: Maximum number of pairs in a fit; None for no limit.
+        in_checkpoint: Whether the run's checkpoints contain the states, as with `Rollback`.
 
     Raises:
         TypeError: An argument is of the wrong kind.

@@ -15,19 +15,20 @@ from lightning_gradexplode.respond.rate_limit import RateLimit
 
 
 class ReduceLearningRate(Stateful, Response):
-    """Multiply the learning rate of all parameter groups by a factor, hold it there, and let it return.
+    """Multiply the learning rate of all parameter groups by a factor, hold it, then return to the schedule.
 
-    The rate at a step is the schedule's, times the factor. The update of the step at which the rate is reduced is held
-    back if the optimizer has not stepped yet. For `cooldown` steps after a reduction updates are taken although
-    findings may still be critical, as long as the gradients are finite; then, if that did not help, the rate is reduced
+    The learning rate of a step is the scheduled one times the factor. At the step of a reduction the update is skipped
+    if the optimizer has not stepped yet. For `cooldown` steps after a reduction, updates with finite gradients are
+    applied even if findings are critical; if the reduction has not helped by then, the rate is reduced
     again. Logged as ``gradexplode/learning_rate_factor``.
 
     Args:
-        factor: What the learning rate is multiplied by at each reduction.
-        hold: Number of steps without a critical finding for which the rate stays reduced.
-        return_over: Number of steps over which it then returns, by the same factor at each; 0 to return at once.
+        factor: Factor of the learning rate at each reduction.
+        hold: Number of steps without a critical finding during which the rate stays reduced.
+        return_over: Number of steps over which the rate then returns geometrically; 0 to return at once.
         cooldown: Number of steps from one reduction to the next.
-        most: Number of reductions in a fit, then the next response in ``on_explosion`` acts; None for any number.
+        most: Maximum number of reductions in a fit, after which the next response in ``on_explosion`` acts; None for no
+            limit.
 
     Raises:
         TypeError: An argument is of the wrong kind.

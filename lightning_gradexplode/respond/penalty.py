@@ -102,11 +102,11 @@ class _Penalty(Stateful, Response):
 class WeightPenalty(_Penalty):
     """Add ``l1 * sum(|w|) + l2 * sum(w**2)`` to the loss, as Keras' ``kernel_regularizer`` does.
 
-    The gradient of the sum is added to the gradients once they are complete, and before they are measured and clipped,
-    so that training goes as if the term were in the loss, also under accumulation, a gradient scaler and sharding. The
-    loss that is logged, and that a line search sees, is without it. Whether it acts is logged as
-    ``gradexplode/weight_penalty``, 1 or 0. Unlike an optimizer's ``weight_decay`` it applies to parameters by
-    name, and unlike that of AdamW it is scaled by the optimizer as a gradient is.
+    The gradient of the term is added to the complete gradients before they are measured and clipped. Training is
+    therefore the same as with the term in the loss, also with accumulation, a gradient scaler and sharding. The
+    loss that is logged, and that a line search evaluates, does not include it. ``gradexplode/weight_penalty`` is 1
+    while the penalty is active, else 0. Unlike an optimizer's ``weight_decay`` it applies to parameters by
+    name, and unlike that of AdamW it is scaled by the optimizer like a gradient.
 
     Args:
         l1: Weight of the sum of absolute values.
@@ -150,10 +150,10 @@ class RecurrentBound(_Penalty):
 
     With the bound gamma on the derivative of the activation (1 for tanh, 1/4 for sigmoid), a largest singular value
     above ``1 / gamma`` is necessary for gradients to explode through time (Pascanu, Mikolov and Bengio 2013, section
-    2.1). What lies above `bound` is penalized: ``weight * max(0, s - bound)**2`` is added to the loss, s being the
-    largest singular value of each matrix; a stack of matrices, as the gates of an LSTM are, counts as several.
-    Matrices below the bound keep their values, so that memory over long times is not lost as with a plain L2
-    penalty. Whether it acts is logged as ``gradexplode/recurrent_bound``, 1 or 0.
+    2.1). ``weight * max(0, s - bound)**2`` is added to the loss, where ``s`` is the
+    largest singular value of a matrix; stacked matrices, such as the gates of an LSTM, are treated separately.
+    Matrices below the bound are not changed, so that long-term memory is not lost as with a plain L2
+    penalty. ``gradexplode/recurrent_bound`` is 1 while the bound is active, else 0.
 
     Args:
         weight: Weight of the term.

@@ -21,20 +21,22 @@ _PATIENCE = 20
 
 
 class Rollback(Stateful, Response):
-    """Restore the last good state of the run, and go on from there with other batches and a lower learning rate.
+    """Restore the last good state of the run, and continue with the following batches and a lower learning rate.
 
-    A state is weights, buffers, averages of the weights, optimizers, schedulers, gradient scaler, random states and
-    what the monitor remembers. One is taken every `every_n_steps` healthy steps, and is good once `margin` further
-    steps were healthy: growth starts before it is found. The state at the start of a run is good too; the one at the
-    start of a resumed fit only after `margin` healthy steps. The data go on where they are, so that the offending
-    batches are not seen again. A state that no longer fits the run (a model that grew) is dropped.
+    A state consists of weights, buffers, averages of the weights, optimizers, schedulers, gradient scaler, random
+    states and the monitor's own state. One is copied every `every_n_steps` healthy steps. It counts as good after
+    `margin` further healthy steps, since an explosion starts before it is found. The state at the start of a run is
+    good; the one at the start of a resumed fit only after `margin` healthy steps. The position in the data is not
+    restored, so that the bad batches are not used again. A state that no longer fits the run (a model with new layers)
+    is dropped.
 
-    Another rollback before a new state has become good goes to an older one, if one is kept, and reduces the learning
-    rate once more than the time before. After `most_in_a_row` of them, or `most` in the fit, it gives up, and the next
-    response in ``on_explosion`` acts. With each new good state the rate returns by the square root of
-    `learning_rate_factor`, to at most `learning_rate_factor` times the rate that failed last, or that failed first
-    where lower ones have not helped. A loss or gradients that are not finite before any update was taken come from the
-    data or the number format: then updates are held back, up to 20 in a row, before the next rollback. Logged as
+    If another rollback follows before a new state is good, an older state is restored, if one is kept, and the learning
+    rate is reduced by `learning_rate_factor` once more often than at the rollback before. After `most_in_a_row`
+    rollbacks without a new good state, or `most` in the fit, the next response in ``on_explosion`` acts. With each new
+    good state the rate increases by the square root of `learning_rate_factor`, to at most `learning_rate_factor` times
+    the rate that failed last, or that failed first if lower rates have not helped. If loss or gradients are not finite
+    before the first update after a rollback, the cause is the data or the number format: up to 20 consecutive updates
+    are skipped before the next rollback. Logged as
     ``gradexplode/rollbacks`` and ``gradexplode/rollback_rate_factor``.
 
     At most ``keep + ceil(margin / every_n_steps)`` states are held (3 by default), each as large as a checkpoint: under
@@ -44,12 +46,12 @@ class Rollback(Stateful, Response):
         every_n_steps: Number of healthy steps from one state to the next.
         margin: Number of healthy steps after which a state is good.
         keep: Number of good states that are kept.
-        learning_rate_factor: What the learning rate is multiplied by; 1.0 leaves it.
-        most: Number of rollbacks in a fit; None for any number.
-        folder: Where states are kept as files of this fit; None keeps them in host memory.
-        most_in_a_row: Number of rollbacks without a new good state between them.
-        in_checkpoint: Whether checkpoints of the run hold the states too, so that a resumed run can go back as far as
-            one that was never stopped. This makes them as many times larger. Sharded states are left out.
+        learning_rate_factor: Factor of the learning rate at a rollback; 1.0 keeps the rate.
+        most: Maximum number of rollbacks in a fit; None for no limit.
+        folder: Folder for states as files of this fit; None keeps them in host memory.
+        most_in_a_row: Maximum number of rollbacks without a new good state between them.
+        in_checkpoint: Whether the run's checkpoints contain the states, so that a resumed run can restore the same states
+            as an uninterrupted one. Each state increases a checkpoint by its size. Sharded states are omitted.
 
     Raises:
         TypeError: An argument is of the wrong kind.

@@ -11,20 +11,20 @@ from lightning_gradexplode.respond.base import Response, ResponseContext
 
 
 class SkipStep(Stateful, Response):
-    """Leave out the update of a step at which the explosion is found before it.
+    """Skip the update of a step at which the explosion is found before the update.
 
     The gradients are removed from the optimizer right before its step, so that the weights and the optimizer's state
-    keep every bit (but for LBFGS's count of function evaluations). What the forward pass has changed is not undone, but
-    for buffers that it has made NaN or infinite, such as the running averages of batch normalization: the buffers of
-    their module go back to what they were before the step.
+    stay bit-identical (except for LBFGS's count of function evaluations). Changes by the forward pass are not undone,
+    except in modules with a NaN or infinite buffer, such as a running average of batch normalization: the buffers of
+    such a module are restored from before the step.
 
-    A finding that comes after the update (weights, update ratio) is too late to skip anything; there, and once
-    `most_in_a_row` steps were skipped and the explosion goes on, the next response in ``on_explosion`` acts.
+    If a finding is made after the update (weights, update ratio), or the explosion continues after `most_in_a_row`
+    skipped steps, the next response in ``on_explosion`` acts.
 
     Args:
-        most_in_a_row: Number of steps that may be skipped one after the other.
-        cooldown: After that, nothing is skipped until so many steps were without a critical finding.
-        most: Number of steps that may be skipped in a fit; None for any number.
+        most_in_a_row: Maximum number of consecutive steps that are skipped.
+        cooldown: Number of steps without a critical finding after which steps are skipped again.
+        most: Maximum number of steps that are skipped in a fit; None for no limit.
 
     Raises:
         TypeError: An argument is no whole number.

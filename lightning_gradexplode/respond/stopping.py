@@ -9,7 +9,7 @@ from lightning_gradexplode.respond.base import ExplosionError, Response, Respons
 
 
 class Warn(Response):
-    """Do nothing to the run; findings are logged in any case."""
+    """Do not change the run; findings are always logged."""
 
     only_warns = True
     is_remedy = False
@@ -20,7 +20,7 @@ class Warn(Response):
 
 
 class StopTraining(Response):
-    """End training cleanly, and hold back the update of each step at which the explosion is found before it.
+    """End training cleanly, and skip each update for which the explosion is found before it.
 
     ``min_epochs`` and ``min_steps`` of the trainer keep it running; this is logged together with the reason.
     """
