@@ -50,8 +50,9 @@ class Rollback(Stateful, Response):
         most: Maximum number of rollbacks in a fit; None for no limit.
         folder: Folder for states as files of this fit; None keeps them in host memory.
         most_in_a_row: Maximum number of rollbacks without a new good state between them.
-        in_checkpoint: Whether the run's checkpoints contain the states, so that a resumed run can restore the same states
-            as an uninterrupted one. Each state increases a checkpoint by its size. Sharded states are omitted.
+        in_checkpoint: Whether the run's checkpoints contain the states, so that a resumed run can restore the
+            same states as an uninterrupted one. Each state increases a checkpoint by its size. Sharded states are
+            omitted.
 
     Raises:
         TypeError: An argument is of the wrong kind.
