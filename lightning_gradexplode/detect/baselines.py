@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from operator import attrgetter
 
 import numpy as np
@@ -245,7 +246,8 @@ class Baselines(Stateful):
         if norm is not None and 0 < norm < math.inf:
             if self._norms.count < self._norms.size:
                 self._norms.add(norm)
-            self._gradient_growth = norm / self._norms.lower_quartile * self._weights.growth
+            relative = min(norm / self._norms.lower_quartile, sys.float_info.max)
+            self._gradient_growth = min(relative * self._weights.growth, sys.float_info.max)
             self._gradient_rate.add(record.step, self._gradient_growth)
 
     @property

@@ -172,6 +172,15 @@ def test_what_is_usual_is_learned_from_calm_steps_only() -> None:
     assert finding.where == PARAMETERS[1]
 
 
+def test_a_growth_beyond_all_numbers_is_remembered_as_the_largest_one() -> None:
+    """Gradients that begin at next to nothing and become huge leave a finite state, which can be loaded."""
+    bank = DetectorSet(default_detectors())
+    ask(bank, [record(step, grad_norm=1e-300 if step < 30 else 1e9) for step in range(40)])
+    state = bank.state_dict()
+    assert math.inf not in numbers_in(state)
+    assert DetectorSet(default_detectors()).load_state_dict(through_checkpoint(state)) == []
+
+
 def test_growth_of_one_layer_is_blamed_on_it() -> None:
     """With the detectors that users get, exponential growth of one parameter names that parameter."""
     bank = DetectorSet(default_detectors())
