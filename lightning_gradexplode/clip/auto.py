@@ -35,29 +35,29 @@ _TORCH_EPSILON = 2e-6
 
 
 class AutoPolicy(Stateful, ClipPolicy):
-    """``clip="auto"``: limit gradients that are outliers, and steps for which there is evidence that they do harm.
+    """``clip="auto"``: limit outliers of the gradient norm, and steps that are likely to be harmful.
 
-    Outliers: gradients are clipped to `factor` times the largest norm of the last `window` steps (each counted as it
-    was after clipping; while the loss is out of its region the limit does not rise). What grows slower is left alone: a
-    norm says little about whether a step does harm, and nothing where the optimizer adapts to it.
+    Outliers: gradients are clipped to `factor` times the largest norm of the last `window` steps (norms after clipping;
+    while the loss is above its starting region the limit does not rise). Slower growth is not limited: the norm says
+    little about whether a step is harmful, and nothing for an optimizer that adapts to it.
 
-    Steps: the learning rate is multiplied by a factor during the optimizer's step, 1.0 as long as there is no evidence
-    against it. Evidence is a step that would move the weights by more than `reach` of their norm (twice as much for
-    adaptive optimizers, whose step is about the learning rate for each weight), or a loss that leaves the region where
-    it started; see `lightning_gradexplode.clip.step_size.StepSizeControl`. Unlike a clipped gradient this also limits
-    what momentum adds up, and the steps of Adam, which do not depend on the gradients' scale. (Under plain gradient
-    descent both are the same, and the gradients are clipped.) The factor is logged as
-    ``gradexplode/step_size_factor``. In manual optimization the loss is not known before the step, and there is no
-    factor.
+    Steps: the learning rate is multiplied by a factor during the optimizer's step. The factor is 1.0 unless a step
+    would change the weights by more than `reach` of their norm (twice as much for adaptive optimizers, whose step is
+    about the learning rate for each weight), or the loss leaves its starting region; see
+    `lightning_gradexplode.clip.step_size.StepSizeControl`. Unlike a clipped gradient this also limits steps with
+    momentum, and the steps of Adam, which do not depend on the scale of the gradients. (With plain gradient
+    descent both are equivalent, and the gradients are clipped.) The factor is logged as
+    ``gradexplode/step_size_factor``. In manual optimization the loss is not known before the step, and the factor is
+    always 1.0.
 
-    How many runs it saves and hurts is measured by ``python -m benchmarks.rescue``, on kinds of runs that its constants
-    were not chosen on.
+    ``python -m benchmarks.rescue`` measures how many runs it saves and hurts, on kinds of runs that its constants were
+    not chosen on.
 
     Args:
-        factor: Threshold over the largest of the last norms.
-        window: Number of norms remembered.
+        factor: Threshold divided by the largest of the last norms.
+        window: Number of norms that are kept.
         start: Number of norms below which the threshold is at least ten times the largest norm.
-        reach: Share of the weights' norm that a step may move without evidence from the loss.
+        reach: Share of the norm of the weights by which a step may change them.
 
     Raises:
         TypeError: An argument is of the wrong kind.

@@ -18,9 +18,9 @@ ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 
 
 class ClipPolicy(ABC):
-    """Base class of clip policies: write `threshold`.
+    """Base class of clip policies: implement `threshold`.
 
-    Each optimizer has a copy of its own. Under Lightning the threshold is written to ``trainer.gradient_clip_val``, and
+    Each optimizer has its own copy. In Lightning the threshold is written to ``trainer.gradient_clip_val``, and
     Lightning clips at the same step.
 
     Example:
@@ -34,7 +34,7 @@ class ClipPolicy(ABC):
 
     @abstractmethod
     def threshold(self, record: StepRecord) -> float | None:
-        """Return the clip value for the step whose gradients were just measured.
+        """Return the clip value of the step whose gradients were just measured.
 
         Args:
             record: The step; its ``grad_norm`` may be NaN or infinite.
@@ -44,35 +44,35 @@ class ClipPolicy(ABC):
         """
 
     def known_threshold(self) -> float | None:
-        """Return the clip value of the coming step where it does not depend on that step's own numbers, else None.
+        """Return the clip value of the next step if it does not depend on the measurements of that step, else None.
 
-        On an accelerator `threshold` has to wait for the numbers of the step. Where this returns a value, the step is
-        clipped on its device without a wait, and `threshold` is called once the numbers are there, after the update.
+        On an accelerator `threshold` waits for the measurements of the step. If this method returns a value, the step
+        is clipped on the device without a wait, and `threshold` is called after the update.
         """
         return None
 
     def threshold_on_device(self, norm: Tensor) -> Tensor | None:
-        """Return the clip value of the coming step where the device can compute it from that step's norm, else None.
+        """Return the clip value of the next step if the device can compute it from the norm of that step, else None.
 
-        As with `known_threshold`, the step is then clipped on its device without a wait, and `threshold`, called once
-        the numbers are there, has to return the same value. Nothing may be remembered here.
+        As with `known_threshold`, the step is then clipped on the device without a wait. `threshold`, which is called
+        after the update, must return the same value. This method must not change the state.
 
         Args:
-            norm: L2 norm of the gradients on their device, of one element, unscaled; it may be NaN or infinite.
+            norm: L2 norm of the gradients on their device, a tensor of one element, unscaled; may be NaN or infinite.
 
         Returns:
-            Of one element, on the same device; infinity clips nothing.
+            A tensor of one element on the same device; infinity clips nothing.
         """
         return None
 
     def clip_tensors(self, parameters: ParameterSet, norms: FloatArray, scale: float, remember: bool) -> bool:
-        """Clip gradients in place. Called instead of the training loop's clipping where `algorithm` is ``"tensor"``.
+        """Clip gradients in place. Called instead of the training loop's clipping if `algorithm` is ``"tensor"``.
 
         Args:
             parameters: The optimizer's parameters.
-            norms: L2 norm of each one's gradient, shape ``(parameters,)``, unscaled, of all shards together.
-            scale: What the gradients in memory are multiplied by.
-            remember: Whether this is a step, and not a further evaluation of a line search at the same step.
+            norms: L2 norm of the gradient of each parameter, shape ``(parameters,)``, unscaled, of all shards together.
+            scale: Factor by which the gradients in memory are multiplied.
+            remember: Whether to update the state: False for a further evaluation of a line search at the same step.
 
         Returns:
             Whether any gradient was changed.
@@ -104,9 +104,10 @@ class ConstantClip(ClipPolicy):
     """The same threshold at every step.
 
     Args:
-        value: The threshold. Usual are 1.0 for the norm (Keras' ``clipnorm``) and 0.5 for the value (``clipvalue``).
+        value: The threshold. Common values are 1.0 for the norm (Keras' ``clipnorm``) and 0.5 for the value
+            (``clipvalue``).
         algorithm: ``"norm"`` scales all gradients together so that their L2 norm is at most the threshold; ``"value"``
-            cuts each element to it.
+            clamps each element to the range from minus the threshold to the threshold.
 
     Raises:
         ValueError: The value is not positive and finite, or the algorithm is unknown.

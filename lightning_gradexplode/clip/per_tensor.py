@@ -30,16 +30,16 @@ class _TensorClip(ClipPolicy):
 
 
 class AdaptiveGradientClip(_TensorClip):
-    """Clip the gradient of each unit to a share of the unit's weights.
+    """Clip the gradient of each unit relative to the norm of the unit's weights.
 
     This is AGC (Brock et al. 2021, "High-Performance Large-Scale Image Recognition Without Normalization", section 4).
-    A unit is a row of a matrix or a filter of a convolution; of a vector all elements are one. A unit's gradient is
-    scaled so that its norm is at most `share` times the norm of its weights, which count as at least `least`. The paper
-    leaves out the last layer; name it in `exclude`.
+    A unit is a row of a matrix, a filter of a convolution, or a whole vector. A unit's gradient is
+    scaled so that its norm is at most `share` times the norm of its weights, or `share` times `least` if that is
+    larger. The paper does not clip the last layer; add it to `exclude` to do the same.
 
     Args:
-        share: Share of the weights' norm.
-        least: Norm that weights count as at least, so that weights that begin at zero can be learned.
+        share: Largest norm of the gradient relative to the norm of the weights.
+        least: Lower bound of the norm of the weights, so that weights that start at zero can be learned.
         exclude: Name patterns (``fnmatch``) of parameters that are not clipped.
 
     Raises:
@@ -91,15 +91,15 @@ class AdaptiveTensorClip(Stateful, _TensorClip):
     """Clip the gradient of each tensor by its own moving average.
 
     This is AdaGC (Wang et al. 2025, "AdaGC: Improving Training Stability for Large Language Model Pretraining").
-    For the first `warmup` steps all gradients together are clipped to `first`, and the smallest norm of each tensor is
-    remembered. From then on each tensor is clipped to `factor` times its average, and its clipped norm enters the
-    average. Norms that are zero or not finite never enter, so that a layer that is frozen at first can learn later.
+    For the first `warmup` steps the norm of all gradients is clipped to `first`, and the average of each tensor is
+    initialized to its smallest norm. Then each tensor is clipped to `factor` times its average, which is updated with
+    the clipped norm. Zero and non-finite norms are ignored, so that a layer that is frozen at first can learn later.
 
     Args:
-        factor: Times a tensor's average norm.
-        decay: Weight of the past in the averages at each step.
+        factor: Threshold of a tensor divided by its average norm.
+        decay: Decay of the moving averages per step.
         warmup: Number of steps before the averages are used.
-        first: Norm that all gradients together are clipped to before.
+        first: Clip value of the norm of all gradients during the warm-up.
 
     Raises:
         TypeError: An argument is of the wrong kind.

@@ -14,14 +14,14 @@ from lightning_gradexplode.records.state import Stateful
 
 
 class PercentileClip(Stateful, ClipPolicy):
-    """Clip to a percentile of the norms of the last steps, this one included (AutoClip, Seetharaman et al. 2020).
+    """Clip to a percentile of the norms of the last steps, including this one (AutoClip, Seetharaman et al. 2020).
 
-    With the usual 10th percentile nine steps of ten are clipped, so that most steps have the same size. Unlike the
-    published rule the history is bounded, and a norm that is not finite never enters it.
+    With the usual 10th percentile, nine of ten steps are clipped, so that most steps have the same size. Unlike the
+    published rule, the history is bounded, and non-finite norms are ignored.
 
     Args:
         percentile: Above 0, at most 100.
-        window: Number of norms remembered.
+        window: Number of norms that are kept.
 
     Raises:
         TypeError: An argument is of the wrong kind.

@@ -15,19 +15,19 @@ from lightning_gradexplode.records.state import Stateful
 
 
 class ZScoreClip(Stateful, ClipPolicy):
-    """Clip norms that are many deviations above their moving average (ZClip's adaptive scaling, Kumar et al. 2025).
+    """Clip norms far above their moving average, in standard deviations (ZClip's adaptive scaling, Kumar et al. 2025).
 
     With the score ``s = (norm - mean) / deviation`` above `limit`, the norm is clipped to ``mean + limit * deviation /
-    (s / limit)``: the farther out, the closer to the mean. What enters the averages is the clipped norm.
+    (s / limit)``: the larger the score, the closer to the mean. The averages are updated with the clipped norm.
 
-    Unlike the published rule, a norm that is not finite never enters, the variance is taken about the mean before the
-    step, a deviation of zero does not make everything an outlier, and a wild norm in the warm-up counts as ten times
-    the median at most. During the warm-up nothing is clipped.
+    Unlike in the published rule, non-finite norms are ignored, the variance is computed about the mean before the
+    step, a deviation of zero does not make every norm an outlier, and an outlier in the warm-up counts as at most ten
+    times the median. During the warm-up nothing is clipped.
 
     Args:
-        limit: Deviations.
-        decay: Weight of the past in the moving averages at each step.
-        warmup: Number of steps whose norms begin the averages.
+        limit: Score above which a norm is clipped, in standard deviations.
+        decay: Decay of the moving averages per step.
+        warmup: Number of steps whose norms initialize the averages.
 
     Raises:
         TypeError: An argument is of the wrong kind.

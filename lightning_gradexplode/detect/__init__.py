@@ -34,10 +34,10 @@ __all__ = [
 
 
 def default_detectors(*own: Detector) -> list[Detector]:
-    """Build the detectors that a monitor uses when it is given none.
+    """Build the default detectors of a monitor.
 
     Args:
-        own: Detectors that replace the default of their sign; one of another sign is added.
+        own: Detectors that replace the default detector of the same sign; detectors of other signs are added.
     """
     defaults: list[Detector] = [
         NonFiniteLoss(),

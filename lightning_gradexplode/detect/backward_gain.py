@@ -12,18 +12,18 @@ from lightning_gradexplode.records.module_gradients import MANY_CALLS
 
 
 class BackwardGain(Detector):
-    """The gradient grows on its way back through the network, from layer to layer or from time step to time step.
+    """The gradient grows during the backward pass, from layer to layer or from time step to time step.
 
     A WARNING, and never CRITICAL by itself, if the gradient at the first module's outputs is more than `total` times
     that at the last one's, or rises by more than `single` times at one module, or by more than `in_time` times at each
-    time step of a recurrent one and more than `total` times over the whole sequence: over few steps a growth of a tenth
-    at each is nothing. A largest singular value above Pascanu's bound is named along with it; by itself it is
-    no sign, for it is necessary and not sufficient (Pascanu, Mikolov, Bengio 2013, section 2.1).
+    time step of a recurrent one and more than `total` times over the whole sequence: over few steps a growth of 10 %
+    per step is harmless. The message includes a largest singular value above Pascanu's bound; by itself it is not
+    reported, since it is necessary but not sufficient (Pascanu, Mikolov, Bengio 2013, section 2.1).
 
     Args:
         total: Gain over the depth of the network.
-        single: Gain of one module that is not called many times in one pass, and shares its inputs with no other: what
-            all users of an input send back is measured together.
+        single: Gain of one module that is not called many times in one pass, and does not share its inputs with another
+            module: the gradients of all users of an input are measured together.
         in_time: Growth per time step.
     """
 

@@ -11,13 +11,13 @@ from lightning_gradexplode.records.state import Stateful
 
 
 class Detector(Stateful, ABC):
-    """Base class of all detectors: set `sign` and `reads`, and write `check`.
+    """Base class of detectors: set `sign` and `reads`, and implement `check`.
 
-    `check` is called once per step, as soon as all that it reads is known: the loss and the gradients before the
-    optimizer steps, the weights and their change after it, at the steps at which they are measured. Each optimizer
-    has a copy of its own.
+    `check` is called once per step, as soon as all fields in `reads` are known: those of loss and gradients before the
+    optimizer's step, those of weights and their change after it, at the steps at which they are measured. Each
+    optimizer has its own copy.
 
-    Attributes with a leading underscore are the detector's state and go through checkpoints: numbers, strings, lists,
+    Attributes with a leading underscore are the detector's state and are saved in checkpoints: numbers, strings, lists,
     dictionaries, or objects with ``state_dict`` and ``load_state_dict`` of their own.
 
     Example:

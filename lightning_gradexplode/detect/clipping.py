@@ -10,14 +10,14 @@ from lightning_gradexplode.records import Finding, Severity, StepRecord
 
 
 class ClipSaturated(Detector):
-    """Clipping binds at nearly every step, by a large factor: it hides a fault, and sets the size of every step.
+    """Clipping reduces the gradients at nearly every step by a large factor, which hides a problem.
 
     A WARNING if nine in ten of the last `window` steps were clipped by more than `factor`. Clipping is meant for single
     steps; usual thresholds lie between half and ten times the usual norm (Pascanu, Mikolov, Bengio 2013, section 3.2).
 
     Args:
-        factor: Size of the gradients over the clip value: of their norm, or of the largest element in clipping by
-        value. window: Number of steps.
+        factor: Norm of the gradients divided by the clip value; for clipping by value, the largest element.
+        window: Number of steps.
     """
 
     sign = "clip-saturated"

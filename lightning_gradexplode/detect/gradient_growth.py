@@ -45,19 +45,19 @@ class _AgainstHistory(Detector):
 
 
 class GradientSpike(_AgainstHistory):
-    """The norm of all gradients is far above what is usual, at a single step.
+    """The norm of all gradients is far above its usual level at a single step.
 
-    Compared is the logarithm of the norm with the median and the quartiles of the last `window` steps that were not
-    spikes themselves: more than `limit` standard deviations (those of OLMo-core's stability monitor) and `factor` times
-    the median is worth knowing, for batches differ. The first step of a spike is a WARNING if the norm is `factor`
-    times the largest of these steps as well: among 128 values of one distribution, whatever it is, the next is the
-    largest in one step of 129, and far larger only where the distribution has no variance.
+    The logarithm of the norm is compared with the median and the quartiles of the last `window` steps that were not
+    spikes. INFO if the norm is more than `limit` standard deviations (the value of OLMo-core's stability monitor) above
+    the median, and more than `factor` times the median. The first step of a spike is a WARNING if the norm is also
+    `factor` times the largest of these steps: after 128 values of any distribution, the next value is the
+    largest with a probability of 1/129, and far larger only if the distribution has no finite variance.
 
     Args:
         limit: Standard deviations.
-        factor: Times the median, and for a WARNING times the largest.
-        window: Number of steps compared with.
-        start: Number of steps before anything is compared.
+        factor: Norm divided by the median, and for a WARNING divided by the largest.
+        window: Number of steps that the norm is compared with.
+        start: Number of steps without a comparison at the start.
     """
 
     sign = "gradient-spike"
@@ -92,26 +92,28 @@ class GradientSpike(_AgainstHistory):
 class GradientGrowth(_AgainstHistory):
     """The gradient norm keeps growing away from its usual level.
 
-    A norm above `factor` times the usual one, and far outside its scatter, for `patience` steps in a row is worth
-    knowing, and a WARNING if it keeps rising (`keeps_rising`). It is CRITICAL if it is `factor` times the highest level
-    of the whole run as well (gradients of a run that has converged may rise far and still be small) and above all norms
-    before the growth, and if another number confirms it: the loss, `units` above its start, or the weights, `grown`
-    times theirs; from `alone` times the highest level on, and `factor` times the largest norm before, a loss that has
-    not fallen is enough. CRITICAL, too, is slow growth that no window shows, to `far` times the start, while the loss
-    runs away in either direction, by `runaway` units: a loss without a floor falls for ever. Half of that, with
-    gradients `factor` times the start and weights that grow geometrically, is a WARNING.
+    INFO if the norm is above `factor` times its usual level, and far outside of its spread, for `patience` steps in a
+    row; WARNING if it also keeps rising (`keeps_rising`). CRITICAL if it is also `factor` times the highest level
+    of the whole run (gradients of a converged run can rise far and still be small) and above all norms
+    before the growth, and if the loss is `units` above its start, or the weights are `grown` times their start; from
+    `alone` times the highest level, and `factor` times the largest norm before, a loss that has not fallen is
+    sufficient. Slow growth, which is not visible within a window, is CRITICAL if gradients reach `far` times the start
+    while the loss moves away from its start in either direction by `runaway` units (a loss without a lower bound keeps
+    falling). It is a WARNING at half of `runaway`, with gradients `factor` times the start and weights that grow
+    geometrically.
 
     Args:
-        factor: Times the median of the last `window` steps that were not growth themselves.
-        patience: Steps in a row.
+        factor: Norm divided by the median of the last `window` steps without growth.
+        patience: Number of consecutive steps.
         units: Rise of the loss, in the units of `LossBaseline`.
         grown: Growth of the weights, by `WeightBaseline`.
-        alone: Times the highest level, with a loss less than a tenth of a unit below its start.
+        alone: Norm divided by the highest level, for a loss less than a tenth of a unit below its start.
         far: Growth since the start, of gradients and weights together (`Baselines.gradient_growth`).
         runaway: Distance of the loss from its start, in the same units.
-        jump: A norm that was this many times the one before has jumped to a new level, as new data may make it: for a
-            CRITICAL finding it has to grow as much again, or the loss has to be half of `runaway` above its start.
-        settled: Steps in a row after which a level counts as usual.
+        jump: Factor from one norm to the next that counts as a jump to a new level, as new data can cause it. For a
+            CRITICAL finding the norm then has to grow by this factor again, or the loss has to be half of `runaway`
+            above its start.
+        settled: Number of consecutive steps after which a level counts as usual.
         window: Number of steps compared with.
         start: Number of steps before anything is compared.
     """

@@ -9,16 +9,17 @@ from lightning_gradexplode.records import Finding, Severity, StepRecord
 
 
 class NonFiniteGradient(Detector):
-    """A gradient is NaN or infinite; the optimizer would carry it into every weight.
+    """A gradient is NaN or infinite; the optimizer's step would make weights NaN or infinite.
 
-    Critical at once, but for a gradient scaler that adapts: there overflows are how it finds its scale, so they are
-    only worth knowing, until `patience` in a row did not end them, or `stuck` in a row left the scale where it was.
-    Named is the last parameter, in the order of the forward pass, whose gradient is not finite: the backward pass
-    begins there, and spreads what is not finite to all that come before.
+    CRITICAL at once, except with a gradient scaler that adapts its scale by overflows: then INFO, until there are
+    `patience` consecutive overflows, or `stuck` consecutive ones at an unchanged scale.
+    The finding names the last parameter, in the order of the forward pass, whose gradient is not finite: the backward
+    pass starts there, and propagates non-finite values to all earlier layers.
 
     Args:
-        patience: Overflows in a row that an adapting gradient scaler is given; from 65536 down to 1 are 16 halvings.
-        stuck: Overflows in a row after which the scale has to have come down by a tenth, or it does not adapt.
+        patience: Number of consecutive overflows that are allowed for an adapting gradient scaler; from 65536 to 1 are
+            16 halvings.
+        stuck: Number of consecutive overflows after which the scale must have decreased by a tenth.
     """
 
     sign = "nonfinite-gradient"
@@ -66,17 +67,17 @@ def _nonfinite(record: StepRecord) -> tuple[int, str]:
 class GradientAboveOne(Detector):
     """Gradients stay above 1.0: the article's sign 6, for the parameters; never CRITICAL.
 
-    It depends on the scale of the loss, so it only confirms other signs. Reported is the parameter with the largest
-    share of elements of absolute value 1.0 and more, once that share has been at least `share` at `patience`
-    measurements in a row.
+    It depends on the scale of the loss, so it only confirms other signs. INFO if a parameter has a share of at least
+    `share` of elements with an absolute value of at least 1.0 at `patience` consecutive measurements. The finding names
+    the parameter with the largest share.
 
-    A WARNING at once if the largest element is above `enormous`: no scale of a loss explains that, and inputs or
-    targets without scaling do. (TheDeepChecker's limit of the mean is 1e6, which a loss that is summed over many
-    elements may pass.)
+    WARNING at once if the largest element is above `enormous`, which the scale of a loss does not explain, but unscaled
+    inputs or targets do. (TheDeepChecker's limit of the mean is 1e6, which a loss that is summed over many
+    elements can exceed.)
 
     Args:
         share: Share of a parameter's elements.
-        patience: Measurements in a row; one is taken at each step at which scalars are logged.
+        patience: Number of consecutive measurements; there is one at each step at which scalars are logged.
         enormous: Absolute value of an element that is a WARNING; the squares of Adam overflow in float32 at 2e19.
     """
 

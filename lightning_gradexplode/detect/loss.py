@@ -24,14 +24,14 @@ _GROWN = 10.0
 class NonFiniteLoss(Detector):
     """The loss is NaN or infinite: the article's sign 3.
 
-    CRITICAL at once, also if its gradients are finite: those of the logarithm of a negative number are, and no less
-    wrong. A WARNING if the update cannot reach the weights, since all gradients are exactly zero, as those of a mean
-    over no label are, or finite with a learning rate of zero. Under a gradient scaler that adapts, the step is skipped
-    and may pass: a WARNING, and CRITICAL when it has not passed after `patience` steps. A scale of 65536 comes down to
-    1 by 16 halvings, hence the 20.
+    CRITICAL at once, even if its gradients are finite, as those of the logarithm of a negative number are. WARNING if
+    the update cannot change the weights, since all gradients are exactly zero (such as those of a mean over no label),
+    or are finite with a learning rate of zero. With a gradient scaler that adapts its scale, which skips the step, it
+    is a WARNING, and CRITICAL after `patience` consecutive steps. The default is 20, since a scale of 65536 reaches
+    1 after 16 halvings.
 
     Args:
-        patience: Steps in a row that an adapting gradient scaler is given.
+        patience: Number of consecutive steps that are allowed with an adapting gradient scaler.
     """
 
     sign = "nonfinite-loss"
@@ -61,23 +61,23 @@ class NonFiniteLoss(Detector):
 
 
 class DivergingLoss(Detector):
-    """The loss has left the region where it started, and stays out: the article's sign 2, at its end.
+    """The loss has risen above its starting region and stays there: the article's sign 2, in its final stage.
 
-    The rise over the start is measured in the units of `LossBaseline`: with a positive loss that is not noisy, one unit
-    is the loss at the start. CRITICAL is a loss that has been `limit` units above it for `patience` steps without
-    coming down, if the gradients or the weights confirm it: their product (`Baselines.gradient_growth`) has been
-    `confirmed` times that of the start for `patience` steps, or the weights have moved; or if the rise itself is
-    `confirmed` times what it was a few steps before, and keeps rising. A change of the task makes the loss jump, but
-    then it falls; a loss that starts at zero finds its level without a growth of the gradients. A single step is enough
-    if the weights have grown to `ruined` times their start: a bad batch makes a single loss, and leaves the weights.
+    The rise above the start is measured in the units of `LossBaseline`: for a positive loss with little noise, one unit
+    is the loss at the start. CRITICAL if the loss is `limit` units above the start for `patience` steps without
+    decreasing, and one of these holds: the product of gradient and weight norm (`Baselines.gradient_growth`) is
+    `confirmed` times that of the start for `patience` steps; the weights have changed; or the rise is
+    `confirmed` times the rise a few steps before, and continues. (After a change of the task the loss jumps, but then
+    falls; a loss that starts at zero rises to its level without a growth of the gradients.) A single step is sufficient
+    if the weights have grown to `ruined` times their start, which a single bad batch does not cause.
 
     Args:
         limit: Units of rise; with a positive loss 4 means five times the start.
-        patience: Steps in a row; two more as long as the weights have not moved.
-        confirmed: Growth of the gradients, or of the rise within `growth.WINDOW` steps, with which a rise counts.
-        ruined: Growth of the weights with which a single step counts, at twice the limit.
-        wander: Standard deviations of a random walk (`LossBaseline.deviations`) that the loss has to be above the start
-            as well: one that wanders around zero has no other size to be compared with.
+        patience: Number of consecutive steps; two more as long as the weights have not changed.
+        confirmed: Growth of the gradients, or of the rise within `growth.WINDOW` steps, that confirms a rise.
+        ruined: Growth of the weights for which a single step is sufficient, at twice the limit.
+        wander: Standard deviations of a random walk (`LossBaseline.deviations`) that the loss must also be above the
+            start, since a loss that wanders around zero has no other scale.
     """
 
     sign = "diverging-loss"
@@ -148,12 +148,12 @@ class UnstableLoss(Detector):
     """The loss makes large jumps from update to update: the article's sign 2.
 
     A jump is a change of the loss that is more than `limit` times the median change of the last `window` steps, and
-    more than a tenth of the loss's usual size. `jumps` of them within the last ten steps are worth knowing, and a
-    WARNING if the loss is more than one unit of `LossBaseline` above its start, the weights are `baselines.MOVED` times
-    theirs, and gradients and weights together (`Baselines.gradient_growth`) ten times theirs.
+    more than a tenth of the usual size of the loss. INFO if there are `jumps` of them within the last ten steps;
+    WARNING if also the loss is more than one unit of `LossBaseline` above its start, the weights are
+    `baselines.MOVED` times their start, and `Baselines.gradient_growth` is at least ten.
 
     Args:
-        limit: How many times the median change a jump is.
+        limit: Size of a jump divided by the median change.
         jumps: Number of jumps in ten steps.
         window: Number of changes that the median is taken of.
     """
@@ -198,16 +198,16 @@ class UnstableLoss(Detector):
 
 
 class StalledLoss(Detector):
-    """The loss does not come down from where it started: the article's sign 1.
+    """The loss does not decrease from its start: the article's sign 1.
 
-    The median of the last `window` losses is compared with that of the first ones: not below it by more than `least` of
-    the loss's size is worth knowing, and no more: adversarial, converged and fine-tuning runs look alike. It may be a
-    learning rate too low, or a network in which nothing is learned. After SageMaker Debugger's rule LossNotDecreasing
-    (0.1 % over 10 steps), with a longer window for noisy losses.
+    INFO if the median of the last `window` losses is not below the median of the first ones by more than `least` of
+    the size of the loss. Never more, since adversarial, converged and fine-tuning runs look the same. Possible causes
+    are a learning rate that is too low, and a network that does not learn. Follows SageMaker Debugger's rule
+    LossNotDecreasing (0.1 % over 10 steps), with a longer window for noisy losses.
 
     Args:
         window: Number of steps at the start and now.
-        least: Share by which the loss has to have come down.
+        least: Share of its size by which the loss must have decreased.
     """
 
     sign = "stalled-loss"

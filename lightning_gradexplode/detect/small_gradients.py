@@ -18,16 +18,16 @@ _NOTHING = 1e-12
 
 
 class VanishingGradient(Detector):
-    """The gradients are next to nothing: the opposite trouble, never CRITICAL.
+    """The gradients are close to zero: the opposite of an explosion, never CRITICAL.
 
-    Compared are the gradient norm times the norm of the weights with the size of the loss: to first order, weights that
-    changed by as much as they are large would change the loss by less than `limit` of it. Unlike a limit of the norm,
-    this holds for a loss of any scale, and not for one that has converged to zero, whose gradients shrink more slowly
-    than it does. The limit is the precision of float32.
+    The product of gradient norm and weight norm is compared with the size of the loss: to first order, a change of the
+    weights by their own norm would change the loss by less than `limit` times its size. Unlike a limit of the gradient
+    norm, this applies to a loss of any scale, and excludes a loss that has converged to zero, whose gradients
+    shrink more slowly than the loss. The limit is the precision of float32.
 
     Args:
-        limit: Change of the loss, over its size, below which gradients count as vanished.
-        patience: Steps in a row.
+        limit: Change of the loss, relative to its size, below which gradients count as vanished.
+        patience: Number of consecutive steps.
     """
 
     sign = "vanishing-gradient"
@@ -55,26 +55,26 @@ class VanishingGradient(Detector):
 
 
 class ZeroGradient(Detector):
-    """All or most gradients are exactly zero: no step changes anything, and no later one will.
+    """All or most gradients are exactly zero, so that steps do not change the weights.
 
-    A WARNING if all parameters, or `share` of them that had other gradients before, had gradients of exactly zero at
-    `patience` steps in a row while the loss was not zero. Rectified units that are never active make such gradients, a
-    loss that is detached from the network, or a criterion that ignores every target. A parameter whose gradient was
-    zero from the start may be frozen or unused, and counts only where all gradients but one are zero (that of the last
-    bias, behind units that are never active) and nothing is learned for `futile` steps. Where some gradients are not
-    zero, and the loss is a tenth of a unit below its start at any of the last `patience` steps, it is only worth
-    knowing: experts that are never chosen look like that. Parameters whose gradient is zero now and again, as that of
-    sparse experts is, count only once it has been so three times as long as ever before.
+    WARNING if all parameters, or `share` of those that had other gradients before, have gradients of exactly zero at
+    `patience` consecutive steps while the loss is not zero. Causes are rectified units that are never active, a
+    loss that is detached from the network, and a criterion that ignores all targets. A parameter whose gradient is
+    zero from the start may be frozen or unused. It counts only if all gradients but one are zero (that of the last
+    bias, after units that are never active) and the loss does not decrease for `futile` steps. INFO if some gradients
+    are not zero, and the loss is a tenth of a unit below its start at any of the last `patience` steps, since experts
+    that are never selected look the same. Parameters whose gradient is zero intermittently, such as those of
+    sparse experts, count only after three times their longest period of zeros so far.
 
-    A WARNING as well if the gradient ended at a module at the first step, so that the first module of the network got
-    none, and has got none at any of the `patience` steps since: saturated units, or rectified ones that are
-    never active, from the start. A layer that starts at zero, as the second half of a low-rank adapter, passes
-    gradients on from the second step; what is frozen or unused has no gradient at its outputs at all.
+    Also a WARNING if the gradient becomes zero at a module at the first step, so that the first module of the network
+    receives none, and receives none at any of the next `patience` steps: units are saturated, or rectified units never
+    active, from the start. A layer that starts at zero, such as the second half of a low-rank adapter, passes
+    gradients on from the second step; a frozen or unused layer has no gradient at its outputs.
 
     Args:
         share: Share of the parameters.
-        patience: Steps in a row.
-        futile: Steps in a row without a lower loss, after which parameters count that never had a gradient.
+        patience: Number of consecutive steps.
+        futile: Number of consecutive steps without a lower loss after which parameters count that never had a gradient.
     """
 
     sign = "zero-gradient"

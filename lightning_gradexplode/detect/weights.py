@@ -12,7 +12,7 @@ from lightning_gradexplode.records import Finding, Severity, StepRecord
 
 
 class NonFiniteWeight(Detector):
-    """A weight is NaN or infinite: the article's sign 5. The run is lost; no later step can mend it."""
+    """A weight is NaN or infinite: the article's sign 5. The run is lost; later steps cannot repair it."""
 
     sign = "nonfinite-weight"
     reads = ("nonfinite_weights",)
@@ -30,15 +30,16 @@ class NonFiniteWeight(Detector):
 class WeightGrowth(Detector):
     """The weights grow far beyond where they started: the article's sign 4, over the whole run.
 
-    Compared is the norm of all weights with that before the first step, by `WeightBaseline`. A WARNING from `limit`
-    times on, as long as they grow lately at least as fast, in the logarithm, as since the start: weights that find
-    their level do not. CRITICAL from `confirmed` times on if the loss is `units` above its start, and from `lost` times
-    on by itself, unless the weights started next to zero.
+    The norm of all weights is compared with the norm before the first step (`WeightBaseline`). WARNING from `limit`
+    times the start, while the logarithm of the norm grows at least as fast as on average since the start, which is not
+    so for weights that approach a level. CRITICAL from `confirmed` times the start if the loss is `units` above its
+    start, and from `lost` times in any case, unless the weights started close to zero. INFO from `confirmed` times the
+    start otherwise.
 
     Args:
-        limit: Times the start that is a WARNING, as long as the growth is geometric.
-        confirmed: Times the start that is CRITICAL with a loss above its start.
-        lost: Times the start that is CRITICAL.
+        limit: Norm divided by that of the start that is a WARNING while the growth is geometric.
+        confirmed: The same that is CRITICAL with a loss above its start.
+        lost: The same that is CRITICAL in any case.
         units: Rise of the loss, in the units of `LossBaseline`; with a positive loss 2 means three times the start.
     """
 
@@ -83,13 +84,14 @@ def _grown_most(weights: WeightBaseline, record: StepRecord) -> str | None:
 class LargeUpdate(Detector):
     """One step changes the weights too much: the article's sign 4, from update to update.
 
-    The usual ratio of update to weight is near 1e-3 (Stanford's cs231n notes, "Learning"). Compared is the ratio over
-    all weights, at several measurements in a row, since the first steps of an adaptive optimizer are large by design;
-    weights that start next to zero, such as fresh biases, count as at least the size that `WeightBaseline` gives them.
+    The usual ratio of update norm to weight norm is about 1e-3 (Stanford's cs231n notes, "Learning"). WARNING if the
+    ratio over all weights exceeds `limit` at `patience` consecutive measurements, since the first steps of an adaptive
+    optimizer are large by design. Weights that start close to zero, such as new biases, count with the minimum size of
+    `WeightBaseline`.
 
     Args:
-        limit: Ratio that is a WARNING, three hundred times the usual one.
-        patience: Measurements in a row.
+        limit: Ratio that is a WARNING, 300 times the usual one.
+        patience: Number of consecutive measurements.
     """
 
     sign = "large-update"
