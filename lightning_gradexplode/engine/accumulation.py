@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -75,7 +76,7 @@ class AccumulationWindow:
         self._losses_are_read = False
         self._backward_passes = 0
         self._sees_clearing = False
-        self._remembered: tuple[Tensor, Tensor, int] | None = None
+        self._remembered: tuple[Tensor, weakref.ref[Tensor], int] | None = None
         self._versions: dict[int, tuple[int, int]] = {}
 
     def add_loss(self, loss: Tensor) -> None:
@@ -104,9 +105,10 @@ class AccumulationWindow:
         self._sees_clearing, self._losses = True, []
 
     def stepped(self, parameters: ParameterSet) -> None:
-        """Record a gradient as it is after a step, to see whether it is cleared."""
+        """Record a gradient as it is after a step, to see whether it is cleared; its memory is not kept."""
         self._remembered = next(
-            ((one, one.grad, one.grad._version) for one in parameters.tensors if one.grad is not None), None
+            ((one, weakref.ref(one.grad), one.grad._version) for one in parameters.tensors if one.grad is not None),
+            None,
         )
         if self._remembered is not None:
             parameter, _, version = self._remembered
@@ -129,8 +131,9 @@ class AccumulationWindow:
     def look_for_clearing(self) -> None:
         """Find out, before a backward pass, whether the gradients were cleared since the last step."""
         if self._remembered is not None:
-            parameter, gradient, version = self._remembered
-            if parameter.grad is not gradient or gradient._version != version:
+            parameter, reference, version = self._remembered
+            gradient = reference()
+            if gradient is None or parameter.grad is not gradient or gradient._version != version:
                 self._backward_passes = 0
             self._sees_clearing, self._remembered = True, None
 
