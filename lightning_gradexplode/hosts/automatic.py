@@ -10,9 +10,9 @@ logger = logging.getLogger("lightning_gradexplode")
 
 
 class AutomaticMonitor(GradientExplosionMonitor):
-    """A `GradientExplosionMonitor` that stands down where the user passed one."""
+    """A `GradientExplosionMonitor` that is not used where the user passed one."""
 
     is_automatic = True
 
     def _log_standing_down(self) -> None:
-        logger.info("gradexplode: the monitor of the environment stands down, since the trainer has one")
+        logger.info("gradexplode: GRADEXPLODE=1 adds no monitor, since the trainer has one")

@@ -50,7 +50,9 @@ def arguments(environment: Mapping[str, str]) -> dict[str, Any]:
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     """Return a line for each variable that looks like an argument's and is none."""
-    known = {_variable(name) for name in _READERS}
+    from lightning_gradexplode.loggers import notifications  # too much to import where no monitor is requested
+
+    known = {*map(_variable, _READERS), notifications.VARIABLE}
     unknown = sorted(name for name in environment if name.startswith(f"{SWITCH}_") and name not in known)
     likely = [get_close_matches(name, known, 1) for name in unknown]
     return [

@@ -77,6 +77,7 @@ def test_a_variable_that_sets_nothing_is_named(
 ) -> None:
     """A misspelt argument is one line with the nearest name, and the monitor is added all the same."""
     switched_on.setenv("GRADEXPLODE_CLIPP", "1.0")
+    switched_on.setenv("GRADEXPLODE_NOTIFY_URLS", "json://localhost")  # of the notifications, and known
     (monitor,) = callbacks()
     assert monitor.arguments.clip is None
     assert len(caplog.records) == 1
@@ -86,7 +87,7 @@ def test_a_variable_that_sets_nothing_is_named(
 
 @pytest.mark.parametrize("namespace", ["pytorch_lightning", "lightning.pytorch"])
 @pytest.mark.parametrize("own", [False, True])
-def test_it_stands_down_where_the_user_passed_one(own: bool, namespace: str, switched_on: pytest.MonkeyPatch) -> None:
+def test_it_is_not_used_where_the_user_passed_one(own: bool, namespace: str, switched_on: pytest.MonkeyPatch) -> None:
     """Every Trainer of either namespace gets a monitor, which measures only where there is no other."""
     lightning = importlib.import_module(namespace)
     network = type("Network", (ExplodingRegression, lightning.LightningModule), {})(0.1)
