@@ -224,7 +224,7 @@ class GradientExplosionMonitor(Callback):
         self._run, self._failed, self._diagnosis = None, False, None
         if self._stands_down:
             if trainer.is_global_zero:
-                self._log_standing_down()
+                self._log_disabled()
             return
         hidden = hidden_gradients(trainer)
         if hidden is not None:
@@ -239,7 +239,7 @@ class GradientExplosionMonitor(Callback):
             self._failed = True
             logger.exception("gradexplode: the monitor failed at the start and is off; the training goes on without it")
 
-    def _log_standing_down(self) -> None:
+    def _log_disabled(self) -> None:
         logger.warning("gradexplode: the trainer has several monitors; one is enough, and all but the first are off")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

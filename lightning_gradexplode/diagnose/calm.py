@@ -21,7 +21,6 @@ from lightning_gradexplode.diagnose.causes.data import unscaled_data
 from lightning_gradexplode.diagnose.causes.objective import critic_of, critic_remedies
 from lightning_gradexplode.diagnose.curves import curve, logged_curves, loss_curve
 from lightning_gradexplode.diagnose.learning import ENOUGH, LEARNED, learned
-from lightning_gradexplode.diagnose.wording import in_code_of
 from lightning_gradexplode.records import CAUSE_KINDS, Cause, Diagnosis, Evidence
 
 CERTAIN = 0.7
@@ -43,7 +42,7 @@ def diagnose_calm(evidence: Evidence) -> Diagnosis | None:
         return None
     loss, start = loss_curve(evidence).finite, evidence.run.first_step
     course = f"; the loss went from {loss.first:.4g} to {loss.last:.4g}" if len(loss) else ""
-    diagnosis = Diagnosis(
+    return Diagnosis(
         step=start,
         what=f"Nothing has exploded, and yet something is wrong from step {start} on{course}.",
         where=causes[0].where,
@@ -51,7 +50,6 @@ def diagnose_calm(evidence: Evidence) -> Diagnosis | None:
         causes=tuple(causes),
         remedies=causes[0].remedies[:5],
     )
-    return in_code_of(evidence.run, diagnosis)
 
 
 def calm_causes(evidence: Evidence) -> list[Cause]:

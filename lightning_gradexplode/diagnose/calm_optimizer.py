@@ -12,6 +12,7 @@ from lightning_gradexplode.diagnose.causes.optimizer import fresh_state, keeps_s
 from lightning_gradexplode.diagnose.causes.precision import SMALLEST_CHANGE, weights_type
 from lightning_gradexplode.diagnose.curves import curve, loss_curve
 from lightning_gradexplode.diagnose.learning import UNLEARNED, learned
+from lightning_gradexplode.diagnose.loop_code import code_of
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence
 
@@ -92,7 +93,7 @@ def updates_are_rounded_away(evidence: Evidence) -> Iterator[Cause]:
             f"After {len(loss_curve(evidence).finite)} steps the loss is {learned(evidence):.0%} of what it was.",
         ),
         0.75,
-        ('keep float32 weights: `Trainer(precision="bf16-mixed")`',),
+        (f"keep float32 weights: {code_of(evidence.run).bfloat16}",),
     )
 
 

@@ -14,9 +14,6 @@ EARLY = 30
 DEEP = 8
 """Number of layers, or of calls of one layer, from which a gain per layer of little more than one compounds."""
 
-LEARNED = 0.25
-"""Share of the loss of a network that has learned nothing, below which a run has learned."""
-
 _WEIGHTED = {"linear", "convolution", "attention", "recurrent", "other"}
 _NOTHING_LEARNED = {"stalled-loss", "vanishing-gradient", "zero-gradient"}
 
@@ -95,17 +92,6 @@ def untrained_loss(evidence: Evidence) -> float | None:
         spreads = [one.usual_std or one.std for one in targets(evidence)]
         return spreads[0] ** 2 if len(spreads) == 1 and spreads[0] else None
     return None
-
-
-def has_learned(evidence: Evidence) -> bool:
-    """Return whether the loss came down, after the incident, far below that of a network that has learned nothing."""
-    usual = untrained_loss(evidence)
-    if usual is None and len(targets(evidence)) == 1:
-        (target,) = targets(evidence)
-        spread, classes = target.usual_std or target.std or 0.0, (target.usual_greatest or target.greatest or 0.0) + 1
-        is_label = "int" in target.dtype and 2 <= classes < 1e6
-        usual = math.log(classes) if is_label else spread**2
-    return evidence.later_loss is not None and usual is not None and 0 <= evidence.later_loss < LEARNED * usual
 
 
 def first_numbers(evidence: Evidence) -> list[str]:

@@ -1,14 +1,18 @@
-"""How far the loss has come down in a run without an incident."""
+"""Whether a run has learned: how far its loss has come down."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+from lightning_gradexplode.diagnose.batch import targets
 from lightning_gradexplode.diagnose.curves import loss_curve
+from lightning_gradexplode.diagnose.layers import untrained_loss
 from lightning_gradexplode.records import Evidence
 
 LEARNED = 0.25
-"""Share of its first values to which the loss of a run that learns comes down."""
+"""Share of its first values, or of an untrained network's loss, to which the loss of a run that learns comes down."""
 
 LEARNED_LITTLE = 0.6
 """Share of its first values above which the loss has come down by little."""
@@ -26,3 +30,14 @@ def learned(evidence: Evidence) -> float:
     if len(values) < ENOUGH or not float(np.median(values[:5])) > 0:
         return 0.0
     return float(np.median(values[-len(values) // 5 :]) / np.median(values[:5]))
+
+
+def has_learned(evidence: Evidence) -> bool:
+    """Return whether the loss came down, after the incident, far below that of a network that has learned nothing."""
+    usual = untrained_loss(evidence)
+    if usual is None and len(targets(evidence)) == 1:
+        (target,) = targets(evidence)
+        spread, classes = target.usual_std or target.std or 0.0, (target.usual_greatest or target.greatest or 0.0) + 1
+        is_label = "int" in target.dtype and 2 <= classes < 1e6
+        usual = math.log(classes) if is_label else spread**2
+    return evidence.later_loss is not None and usual is not None and 0 <= evidence.later_loss < LEARNED * usual

@@ -10,10 +10,9 @@ from lightning_gradexplode.diagnose import remedies as common
 from lightning_gradexplode.diagnose.calm import calm_causes
 from lightning_gradexplode.diagnose.causes import RULES
 from lightning_gradexplode.diagnose.curves import critical_step, first_nonfinite, is_critical
-from lightning_gradexplode.diagnose.layers import has_learned
+from lightning_gradexplode.diagnose.learning import has_learned
 from lightning_gradexplode.diagnose.summary import observations, what_happened
 from lightning_gradexplode.diagnose.trends import trend
-from lightning_gradexplode.diagnose.wording import in_code_of
 from lightning_gradexplode.records import CAUSE_KINDS, Cause, Diagnosis, Evidence, Severity
 from lightning_gradexplode.records.diagnosis import LEAST_CONFIDENCE
 
@@ -92,7 +91,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         faint = sorted(found, key=lambda one: -one.confidence)
         causes = (_unknown(evidence), *(one for one in faint if one.confidence >= FAINT))[:MOST_CAUSES]
     first = causes[0]
-    diagnosis = Diagnosis(
+    return Diagnosis(
         step=evidence.step,
         what=what_happened(evidence),
         where=first.where if first.kind != "unknown" else _place(evidence),
@@ -100,7 +99,6 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         causes=causes,
         remedies=_remedies(causes),
     )
-    return in_code_of(evidence.run, diagnosis)
 
 
 def rank(causes: Sequence[Cause]) -> tuple[Cause, ...]:

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from lightning_gradexplode.diagnose.curves import critical_step, curve
+from lightning_gradexplode.diagnose.loop_code import code_of
 from lightning_gradexplode.records import Evidence, RunFacts
 
 
@@ -28,14 +29,16 @@ def skip(evidence: Evidence) -> list[str]:
     """Return the advice to leave out the updates of bad batches, unless that is set or no update is harmed."""
     if "skip" in responses(evidence) or evidence.update_is_harmless:
         return []
-    return ['leave out the update of such a batch and go on: `GradientExplosionMonitor(on_explosion="skip")`']
+    monitor = code_of(evidence.run).monitor('on_explosion="skip"')
+    return [f"leave out the update of such a batch and go on: {monitor}"]
 
 
 def rollback(evidence: Evidence) -> list[str]:
     """Return the advice to go back before an explosion, unless that is set."""
     if "rollback" in responses(evidence):
         return []
-    return ['go back to weights from before it: `GradientExplosionMonitor(on_explosion="rollback")`']
+    monitor = code_of(evidence.run).monitor('on_explosion="rollback"')
+    return [f"go back to weights from before it: {monitor}"]
 
 
 def clip(evidence: Evidence) -> list[str]:
@@ -56,12 +59,10 @@ def clip(evidence: Evidence) -> list[str]:
         return [
             f"clip at {value:g} in place of {current:g}: the usual norm of the gradients of this run is {usual:.3g}"
         ]
+    code = code_of(evidence.run)
     if value is None:
-        return ['clip the gradients: `GradientExplosionMonitor(clip="auto")`']
-    return [
-        f"clip the gradients at their usual norm in this run: `GradientExplosionMonitor(clip={value:g})`, or "
-        '`clip="auto"`'
-    ]
+        return ["clip the gradients: " + code.monitor('clip="auto"')]
+    return [f'clip the gradients at their usual norm in this run: {code.monitor(f"clip={value:g}")}, or `clip="auto"`']
 
 
 def usual_norm(evidence: Evidence) -> float | None:
@@ -113,10 +114,7 @@ def warm_up(evidence: Evidence) -> list[str]:
     """Return the advice to raise the rate over the first steps, unless a scheduler is at work."""
     if evidence.run.schedulers:
         return []
-    return [
-        "raise the learning rate over the first steps: `torch.optim.lr_scheduler.LinearLR(optimizer, "
-        "start_factor=0.01, total_iters=200)`"
-    ]
+    return [f"raise the learning rate over the first steps: `{code_of(evidence.run).warm_up}`"]
 
 
 def anomaly_mode(evidence: Evidence) -> list[str]:

@@ -75,10 +75,9 @@ class Processes:
         """Gather with one collective, ``all_gather_single``."""
         gathered = torch.empty(self.size * len(values), dtype=torch.float64, device=self.device)
         distributed: Any = torch.distributed
-        name = (
-            "all_gather_single" if hasattr(distributed, "all_gather_single") else "all_gather_into_tensor"
-        )  # till 2.12
-        getattr(distributed, name)(gathered, values.to(self.device))
+        # Up to torch 2.12 it is called ``all_gather_into_tensor``.
+        gather = getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor
+        gather(gathered, values.to(self.device))
         return gathered
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.details import GradientDetails
@@ -77,7 +78,7 @@ class AccumulationWindow:
         self._backward_passes = 0
         self._sees_clearing = False
         self._remembered: tuple[Tensor, weakref.ref[Tensor], int] | None = None
-        self._versions: dict[int, tuple[int, int]] = {}
+        self._versions = WeakTensorKeyDictionary()  # parameters may be replaced, and their identities used again
 
     def add_loss(self, loss: Tensor) -> None:
         """Add the loss of a micro-batch, which is read later, together with the gradients."""
@@ -112,7 +113,8 @@ class AccumulationWindow:
         )
         if self._remembered is not None:
             parameter, _, version = self._remembered
-            self._versions[id(parameter)] = version, self._versions.get(id(parameter), (0, 0))[1]
+            _, steps = self._versions[parameter] if parameter in self._versions else (0, 0)
+            self._versions[parameter] = version, steps
 
     def _passes_by_version(self, parameters: ParameterSet) -> int | None:
         """Return the number of backward passes since a gradient was cleared, from how often it was written to.
@@ -120,13 +122,13 @@ class AccumulationWindow:
         A gradient that is cleared and made anew has the same version at each step, one that is set to zero is written
         to twice: where it was written to once since the step before, a backward pass has added to it.
         """
-        known = [one for one in parameters.tensors if id(one) in self._versions and one.grad is not None]
-        if not known or known[0].grad is None:
+        parameter = next((one for one in parameters.tensors if one.grad is not None), None)
+        if parameter is None or parameter.grad is None or parameter not in self._versions:
             return None
-        version, steps = self._versions[id(known[0])]
-        steps = steps + 1 if known[0].grad._version == version + 1 else 0
-        self._versions[id(known[0])] = version, steps
-        return steps + 1
+        version, steps = self._versions[parameter]
+        steps = steps + 1 if parameter.grad._version == version + 1 else 0
+        self._versions[parameter] = version, steps
+        return int(steps + 1)
 
     def look_for_clearing(self) -> None:
         """Find out, before a backward pass, whether the gradients were cleared since the last step."""

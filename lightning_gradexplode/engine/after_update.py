@@ -109,7 +109,7 @@ class AfterUpdate:
 
     def _findings(self, step: Step, record: StepRecord) -> list[Finding]:
         detectors, agreement = step.state.detectors, self._run.agreement
-        if not agreement.several or not agreement.is_needed(step) or detectors.is_over(record):
+        if not agreement.is_needed(step) or detectors.is_over(record):
             return detectors.proceed(record, step.decided_late)
         return agreement.findings(lambda: detectors.proceed(record, step.decided_late), detectors)
 
@@ -122,7 +122,7 @@ class AfterUpdate:
         if not steps:
             return []
         run = self._run
-        records = [*map(self._kept, steps, found)]
+        records = [self._kept(step, record) for step, record in zip(steps, found, strict=True)]
         batch = records[0] if len(records) == 1 else combine(records)
         metrics: dict[str, float] = {}
         if batch.grad_norm is not None:
@@ -130,7 +130,7 @@ class AfterUpdate:
         if batch.update_ratio is not None:
             metrics["gradexplode/update_ratio"] = batch.update_ratio
         run.loop.publish_metrics({**metrics, "gradexplode/severity": float(batch.severity)})
-        if [step for step in steps if step.scalars_due and run.schedule.logs_scalars(step.number)]:
+        if any(step.scalars_due and run.schedule.logs_scalars(step.number) for step in steps):
             logged = [run.responses.with_scalars(one, step.state) for one, step in zip(records, steps, strict=True)]
             run.loggers.log_batch(logged, [step.parameters.shown for step in steps], run.arguments.per_parameter)
         if run.log.incidents.began is not None and run.log.incidents.ends(batch.step):

@@ -26,25 +26,25 @@ class Agreement:
     """Makes all processes go by the same findings and thresholds, with one small collective for each.
 
     From equal numbers the package's own parts decide alike. Where a part may fail on one process only, there is a
-    collective wherever processes that decide differently would part their weights, or wait for one another for ever.
+    collective wherever processes that decide differently would train different weights, or wait for one another.
 
     Args:
         exchange: The exchange between processes.
         arguments: The monitor's arguments.
 
     Attributes:
-        several: Whether there are several processes.
         on_policy: Whether the processes agree on what the clip policy does, at each step.
     """
 
     def __init__(self, exchange: StepExchange, arguments: Arguments) -> None:
-        self.several = exchange.world.size > 1
+        several = exchange.world.size > 1
         policy = arguments.clip
         self._exchange = exchange
         self._signs = sorted({detector.sign for detector in arguments.detectors})
         self._has_own_detectors = not all(map(_is_own, arguments.detectors))
         self._acts = not all(response.only_warns for response in arguments.responses)
-        self.on_policy = self.several and policy is not None and not _is_own(policy)
+        self._several = several
+        self.on_policy = several and policy is not None and not _is_own(policy)
         self._is_logged = False
 
     def is_needed(self, step: Step) -> bool:
@@ -54,7 +54,7 @@ class Agreement:
         a response, and the measurement of shards. Not where the numbers are read after the update, since that would
         make a device wait.
         """
-        if not self.several:
+        if not self._several:
             return False
         is_sharded = step.parameters.shards.copies is not None
         return self._has_own_detectors or ((self._acts or is_sharded) and not step.decided_late)

@@ -294,7 +294,7 @@ class BeforeUpdate:
         step.measure_gradients(by_value)
         record = step.record()
         rank = run.evidence.shared_rank(record)
-        if run.agreement.several and run.agreement.is_needed(step):
+        if run.agreement.is_needed(step):
             findings = run.agreement.findings(lambda: detectors.begin(record), detectors)
         else:
             findings = detectors.begin(record)

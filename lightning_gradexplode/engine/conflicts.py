@@ -10,8 +10,8 @@ from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.parameters import matches, plain_name
 from lightning_gradexplode.respond import Response
 
-_TESTED = {"cpu", "cuda", "mps", "meta"}
-"""Types of devices that nothing is said about; ``mps`` is imitated in the tests, ``meta`` holds no numbers yet."""
+_KNOWN = {"cpu", "cuda", "mps", "meta"}
+"""Types of devices without a message; ``mps`` is imitated in the tests, ``meta`` holds no numbers yet."""
 
 
 def conflicts(arguments: Arguments, loop: TrainingLoop) -> Iterator[str]:
@@ -27,7 +27,7 @@ def conflicts(arguments: Arguments, loop: TrainingLoop) -> Iterator[str]:
             f"the training loop clips by {own_clip:g} and clip={type(arguments.clip).__name__} is set too; "
             "gradients are clipped by clip= only, the loop's own value is restored at the end"
         )
-    types = {parameter.device.type for parameter in loop.module.parameters()} - _TESTED
+    types = {parameter.device.type for parameter in loop.module.parameters()} - _KNOWN
     if types:
         yield (
             f"there are parameters on a device of type {', '.join(sorted(types))}, where the monitor was never tried; "

@@ -8,7 +8,6 @@ later, and the first phase's decisions are made in the last one.
 from __future__ import annotations
 
 import logging
-import operator
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,6 @@ from lightning_gradexplode.measure.recording import RecordedCalls
 from lightning_gradexplode.records import Diagnosis, Finding, StepRecord
 
 logger = logging.getLogger("lightning_gradexplode")
-
-_scalars_due, _phase = operator.attrgetter("scalars_due"), operator.attrgetter("phase")
 
 
 class TrainingRun:
@@ -254,9 +251,9 @@ class TrainingRun:
         if not self._run.is_automatic:
             self._after.set_returned_loss(steps, outputs, self._before.batch_idx)
         self._run.evidence.inputs = None
-        if any(map(_scalars_due, steps)):
+        if any(step.scalars_due for step in steps):
             self._after.set_logged_scalars(steps)
-        if Phase.COLLECTING in map(_phase, steps):
+        if any(step.phase is Phase.COLLECTING for step in steps):
             self._run.deferred.add(steps)
         else:
             self._after.finish(steps)

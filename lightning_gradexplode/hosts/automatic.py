@@ -14,5 +14,5 @@ class AutomaticMonitor(GradientExplosionMonitor):
 
     is_automatic = True
 
-    def _log_standing_down(self) -> None:
+    def _log_disabled(self) -> None:
         logger.info("gradexplode: GRADEXPLODE=1 adds no monitor, since the trainer has one")

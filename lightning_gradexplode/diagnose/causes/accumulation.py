@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from lightning_gradexplode.diagnose.curves import curve
+from lightning_gradexplode.diagnose.loop_code import code_of
 from lightning_gradexplode.diagnose.trends import line_search, trend
 from lightning_gradexplode.records import Cause, Evidence, LossTerm
 
@@ -70,7 +71,9 @@ def _summed_passes(evidence: Evidence) -> Cause | None:
     if passes is None or evidence.run.automatic or passes < SUMMED or not trend(evidence).has_diverged:
         return None
     search = line_search(evidence)
-    remedy = f"divide each loss, so that the sum is an average: `self.manual_backward(loss / {passes:.0f})`"
+    remedy = (
+        f"divide each loss, so that the sum is an average: {code_of(evidence.run).backward(f'loss / {passes:.0f}')}"
+    )
     if _losses_are_whole(evidence):
         return _cause(
             0.85,

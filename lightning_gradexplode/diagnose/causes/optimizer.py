@@ -9,6 +9,7 @@ from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.causes.precision import weights_type
 from lightning_gradexplode.diagnose.curves import critical_step, curve, first_nonfinite, loss_curve
 from lightning_gradexplode.diagnose.layers import is_trained
+from lightning_gradexplode.diagnose.loop_code import code_of
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence, OptimizerFacts
 
@@ -118,7 +119,7 @@ def fresh_state(evidence: Evidence, optimizer: OptimizerFacts, sentences: list[s
         tuple(sentences),
         confidence,
         (
-            'load the state of the optimizer with the weights: `trainer.fit(model, ckpt_path="last.ckpt")`',
+            f"load the state of the optimizer with the weights: {code_of(evidence.run).load_state}",
             *remedies.warm_up(evidence),
         ),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.causes.operations import fault
 from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, loss_curve, signs
+from lightning_gradexplode.diagnose.loop_code import code_of
 from lightning_gradexplode.diagnose.operation_names import is_half, location_of
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence, RunFacts
@@ -16,10 +17,6 @@ SMALLEST_FLOAT16 = 2.0**-25
 
 SMALLEST_CHANGE = {"float16": 2.0**-12, "bfloat16": 2.0**-9}
 """Relative changes below are lost when they are added to a weight of the type."""
-
-_FULL_PRECISION = (
-    'compute in float32: `Trainer(precision="32-true")`, or keep float32 weights with `precision="bf16-mixed"`'
-)
 
 
 @dataclass(slots=True)
@@ -85,17 +82,21 @@ def weights_type(run: RunFacts) -> str | None:
     return None
 
 
+def _full_precision(evidence: Evidence) -> str:
+    return f"compute in float32: {code_of(evidence.run).full_precision}"
+
+
 def _measured(evidence: Evidence, case: _Case) -> None:
     """Record what the replay and the same step in float32 have shown."""
     found = fault(evidence)
     finite = evidence.experiments is not None and bool(evidence.experiments.finite_in_float32)
     if found is not None and is_half(found[0]) and found[1].kind in ("overflow", "undefined"):
         operation, what = found
-        case.add(0.95 if finite else 0.75, what.sentence, _FULL_PRECISION, where=location_of(operation))
+        case.add(0.95 if finite else 0.75, what.sentence, _full_precision(evidence), where=location_of(operation))
     if finite and first_nonfinite(evidence) is not None:
         loss = evidence.experiments.float32_loss if evidence.experiments is not None else None
         shown = "" if loss is None else f", with a loss of {loss:.4g}"
-        case.add(0.93, f"Computed in float32 the same step is finite{shown}.", _FULL_PRECISION)
+        case.add(0.93, f"Computed in float32 the same step is finite{shown}.", _full_precision(evidence))
 
 
 def _optimizer_epsilon(evidence: Evidence, case: _Case) -> None:
@@ -115,7 +116,7 @@ def _optimizer_epsilon(evidence: Evidence, case: _Case) -> None:
                     f"`torch.optim.{one.kind}(model.parameters(), eps=1e-4)`"
                     if one.kind in ("Adam", "AdamW", "RMSprop", "NAdam", "RAdam", "Adamax", "Adagrad")
                     else "raise the epsilon of the optimizer: `eps=1e-4`",
-                    'keep float32 weights: `Trainer(precision="16-mixed")`',
+                    f"keep float32 weights: {code_of(evidence.run).float16}",
                     where=finding.where,
                 )
                 return
@@ -151,7 +152,7 @@ def _scale(evidence: Evidence, kind: str, case: _Case) -> None:
             case.add(
                 0.5,
                 f"None of the last {len(recent)} updates was taken; the loss scale has come down to {scale:g}.",
-                _FULL_PRECISION,
+                _full_precision(evidence),
             )
 
 
@@ -163,7 +164,7 @@ def _underflow(evidence: Evidence, kind: str, case: _Case) -> None:
             0.75,
             "Gradients are zero or next to it in float16, where numbers below 6e-8 are zero, and the loss is not "
             "scaled.",
-            'scale the loss: `Trainer(precision="16-mixed")` does so by itself',
+            f"scale the loss: {code_of(evidence.run).float16} does so by itself",
         )
     weights = weights_type(evidence.run)
     ratio = curve(evidence, "update_ratio").median
@@ -172,5 +173,5 @@ def _underflow(evidence: Evidence, kind: str, case: _Case) -> None:
             0.7,
             f"Updates are {ratio:.2g} of the weights; changes below {SMALLEST_CHANGE[weights]:.2g} are lost in "
             f"{weights}.",
-            'keep float32 weights: `Trainer(precision="bf16-mixed")`',
+            f"keep float32 weights: {code_of(evidence.run).bfloat16}",
         )

@@ -8,6 +8,7 @@ from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import inputs, scale_of, targets
 from lightning_gradexplode.diagnose.curves import curve, loss_curve
 from lightning_gradexplode.diagnose.layers import DEEP, first_numbers, gain_of, is_early, layers
+from lightning_gradexplode.diagnose.loop_code import code_of
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Activation, Cause, Evidence, ParameterFacts, RunFacts
 
@@ -232,7 +233,8 @@ def _remedies(evidence: Evidence, parameter: ParameterFacts | None, gated: bool,
     advice += remedies.clip(evidence)
     if "RecurrentBound" not in evidence.run.on_explosion:
         bound = f'RecurrentBound(parameters=["{name}"])'
-        advice.append(f"keep its largest singular value at one: `GradientExplosionMonitor(on_explosion={bound})`")
+        monitor = code_of(evidence.run).monitor(f"on_explosion={bound}")
+        advice.append(f"keep its largest singular value at one: {monitor}")
     if not gated:
         advice.append("use gated cells in its place: `nn.LSTM(input_size, hidden_size)`")
     shorter = f" of {max(8, length // 4)} steps" if length and length > 16 else ""
