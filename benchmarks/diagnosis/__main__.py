@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
@@ -12,7 +13,7 @@ from typing import TypeVar
 from benchmarks.diagnosis.case import Case
 from benchmarks.diagnosis.grading import Grade, run_case, table
 from benchmarks.diagnosis.halves import Half, cases
-from benchmarks.diagnosis.verify import fault_of
+from benchmarks.diagnosis.verify import fault_of, named_when_cured
 
 Item = TypeVar("Item")
 
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str]) -> None:
         "--cases", nargs="*", help="also print a line for each case, or for these; not of the half that is kept back"
     )
     parser.add_argument("--verify", action="store_true", help="only check that each case fails, and trains when cured")
+    parser.add_argument("--cured", action="store_true", help="only count what is named in the cured runs")
     options = parser.parse_args(arguments)
     halves: list[Half] = ["tuning", "held_out"] if options.half == "both" else [options.half]
     for half in halves:
@@ -72,6 +74,11 @@ def main(arguments: Sequence[str]) -> None:
         if options.verify:
             faults = with_progress(for_each(fault_of, chosen, options.jobs), len(chosen), half)
             print("\n".join(filter(None, faults)) or f"all {len(chosen)} cases of {half} hold")
+            continue
+        if options.cured:
+            named = with_progress(for_each(named_when_cured, chosen, options.jobs), len(chosen), half)
+            for one, count in Counter(named).most_common():
+                print(f"{half}, cured: {count} of {len(named)} {one or 'without a diagnosis'}")
             continue
         grades = with_progress(for_each(run_case, chosen, options.jobs), len(chosen), half)
         if half != "held_out" and options.cases is not None:

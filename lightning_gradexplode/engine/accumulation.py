@@ -113,7 +113,7 @@ class AccumulationWindow:
         )
         if self._remembered is not None:
             parameter, _, version = self._remembered
-            _, steps = self._versions[parameter] if parameter in self._versions else (0, 0)
+            _, steps = self._versions.setdefault(parameter, (version, 0))  # type: ignore[no-untyped-call]
             self._versions[parameter] = version, steps
 
     def _passes_by_version(self, parameters: ParameterSet) -> int | None:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any
 
 import torch
@@ -177,35 +176,6 @@ class CertainSensor(GradientDescent, Case):
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         variance = self.log_variance(batch["inputs"]).clamp(min=self.floor).exp()
         return functional.gaussian_nll_loss(self.mean(batch["inputs"]), batch["value"], variance, eps=1e-20)
-
-
-class PushedApart(GradientDescent, Case):
-    """Pairs of different classes are pushed apart by minus their squared distance, without a margin."""
-
-    kinds = ("loss-without-floor",)
-    good = 1.2
-    margin = 0.0
-    cure = settings(margin=2.0)
-    cured_by = "margin|bound|clamp"
-    lr = 0.05
-    steps = 250
-
-    def build(self) -> None:
-        self.embed = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 4))
-
-    def data(self) -> dict[str, Tensor]:
-        random = noise(368)
-        first, second = torch.randn(2, 640, 6, generator=random)
-        return {"first": first, "second": second, "same": (first[:, 0] * second[:, 0] > 0).float()}
-
-    def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        distance = (self.embed(batch["first"]) - self.embed(batch["second"])).square().sum(1)
-        apart = torch.relu(self.margin - distance) if self.margin else -distance
-        return (batch["same"] * distance + (1 - batch["same"]) * apart).mean()
-
-    def score(self) -> float:
-        value = float(self.loss(self.clean()))
-        return value if value > -1 else math.inf
 
 
 class ConfusedDomain(GradientDescent, Case):
