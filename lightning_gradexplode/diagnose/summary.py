@@ -93,7 +93,8 @@ def observations(evidence: Evidence) -> tuple[str, ...]:
             f"In the {span} before it, the gradient norm changed by a factor of {course.gradient_growth:.3g} and "
             f"the weights by a factor of {course.weight_growth:.3g}."
         )
-    if evidence.batch is not None and not any(one.nan_count or one.inf_count for one in evidence.batch.fields):
+    fields = evidence.batch.fields if evidence.batch is not None else ()
+    if fields and not any(one.nan_count or one.inf_count for one in fields):
         sentences.append("The batch holds no NaN and no infinity.")
     replay = evidence.replay
     if replay is None:

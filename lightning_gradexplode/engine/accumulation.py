@@ -103,7 +103,7 @@ class AccumulationWindow:
         """
         if self._remembered is None:
             self._backward_passes = 0
-        self._sees_clearing, self._losses = True, []
+        self._losses = []
 
     def stepped(self, parameters: ParameterSet) -> None:
         """Record a gradient as it is after a step, to see whether it is cleared; its memory is not kept."""

@@ -173,8 +173,10 @@ class StepEvents:
     def _backward_begins(self) -> None:
         self._record_left_out_steps()
         self._gradients_before = self._gradients()
-        if self.run is not None and all(gradient is None for gradient, _ in self._gradients_before):
-            self.run.gradients_cleared()
+        if self.run is not None:
+            if all(gradient is None for gradient, _ in self._gradients_before):
+                self.run.gradients_cleared()
+            self.run.backward_begins()
         if not self._in_batch:
             self._start_batch(None, False)
 

@@ -604,3 +604,10 @@ def test_any_evidence_is_diagnosed(evidence: Evidence) -> None:
         rule(evidence)
     json.dumps(diagnose(evidence).as_dict(), allow_nan=False)
     assert diagnose(evidence).markdown()
+
+
+def test_a_batch_that_is_not_known_is_not_called_finite() -> None:
+    """A loop may pass no batch, whose facts then have no field."""
+    for facts, is_said in (batch(), False), (batch(field()), True):
+        found = diagnose(replace(failed(9), batch=facts))
+        assert any("holds no NaN" in one for one in found.causes[0].evidence) is is_said

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_gradexplode import GradientExplosionMonitor
+from lightning_gradexplode import GradientExplosionMonitor, GradientWatch
 
 
 class Regression(LightningModule):
@@ -95,3 +95,36 @@ def test_gradients_that_are_cleared_are_not_named(kind: type[Regression], to_non
 def test_micro_batches_of_the_trainer_are_no_uncleared_gradients() -> None:
     """The trainer itself adds up four backward passes and divides each loss."""
     assert _first_cause(Regression(clears=True), accumulate_grad_batches=4) is None
+
+
+def _cause_in_a_plain_loop(optimizers: int, clears: bool, set_to_none: bool = True) -> str | None:
+    """Return the first cause of a loop of plain PyTorch that updates two layers by one optimizer or by two."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    groups = [model] if optimizers == 1 else [model[0], model[2]]
+    steppers = [torch.optim.SGD(one.parameters(), lr=1e-3) for one in groups]
+    with GradientWatch(model, steppers, report=False) as watch:
+        for _ in range(60):
+            for optimizer in steppers if clears else ():
+                optimizer.zero_grad(set_to_none=set_to_none)
+            inputs = torch.randn(8, 4)
+            loss = mse_loss(model(inputs), inputs[:, :1])
+            watch.loss(loss)
+            loss.backward()  # type: ignore[no-untyped-call]
+            for optimizer in steppers:
+                optimizer.step()
+        diagnosis = watch.diagnosis()
+    return diagnosis.causes[0].kind if diagnosis else None
+
+
+@pytest.mark.parametrize("optimizers", [1, 2])
+def test_a_plain_loop_that_never_clears_gradients_is_named(optimizers: int) -> None:
+    """Its losses are known after the backward pass only, which has added to the gradients by then."""
+    assert _cause_in_a_plain_loop(optimizers, clears=False) == "accumulated-gradients"
+
+
+@pytest.mark.parametrize("optimizers", [1, 2])
+@pytest.mark.parametrize("to_none", [True, False])
+def test_a_plain_loop_that_clears_gradients_is_not_named(optimizers: int, to_none: bool) -> None:
+    """Two optimizers that step after the same backward pass are no backward passes that add up."""
+    assert _cause_in_a_plain_loop(optimizers, clears=True, set_to_none=to_none) is None
