@@ -60,6 +60,18 @@ class Histogram:
             nonfinite += histogram.nonfinite
         return cls(counts, nonfinite)
 
+    @classmethod
+    def from_sparse(cls, indices: npt.ArrayLike, counts: npt.ArrayLike, nonfinite: int) -> Histogram:
+        """Build a histogram from what `sparse` returned."""
+        dense = np.zeros(len(BUCKET_EDGES) - 1, dtype=np.int64)
+        dense[np.asarray(indices, dtype=np.int64)] = counts
+        return cls(dense, nonfinite)
+
+    def sparse(self) -> tuple[IntArray, IntArray, int]:
+        """Return the indices and the counts of the buckets that are not empty, and the number of non-finite values."""
+        filled = np.flatnonzero(self.counts).astype(np.int64)
+        return filled, self.counts[filled], self.nonfinite
+
     @property
     def finite(self) -> int:
         """Number of finite values."""
