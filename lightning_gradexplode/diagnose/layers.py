@@ -55,7 +55,7 @@ def is_rectified(run: RunFacts) -> bool:
 
 def is_early(evidence: Evidence) -> bool:
     """Return whether the failure shows how the run began: within its first steps, or since nothing is learned."""
-    if evidence.run.first_step:
+    if evidence.run.is_resumed:
         return False
     serious = signs(evidence)
     return critical_step(evidence) <= EARLY or (bool(serious) and serious <= _NOTHING_LEARNED | {"gradient-above-one"})
@@ -63,7 +63,7 @@ def is_early(evidence: Evidence) -> bool:
 
 def is_trained(evidence: Evidence) -> bool:
     """Return whether the run began with trained weights: it goes on, or its first loss is that of a trained network."""
-    if evidence.run.first_step:
+    if evidence.run.is_resumed:
         return True
     first = loss_curve(evidence).first
     usual = untrained_loss(evidence)

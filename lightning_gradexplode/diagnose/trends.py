@@ -200,7 +200,7 @@ def _slope(start: float, along: list[tuple[float, float]]) -> float:
 def starts_huge(evidence: Evidence) -> bool:
     """Return whether loss and gradient are huge at the run's first step, before any update."""
     loss, norm = loss_curve(evidence).first, curve(evidence, "grad_norm").first
-    if evidence.run.first_step or loss is None or norm is None:
+    if evidence.run.is_resumed or loss is None or norm is None:
         return False
     return abs(loss) > HUGE_LOSS and norm > HUGE_GRADIENT
 

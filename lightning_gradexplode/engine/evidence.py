@@ -115,6 +115,7 @@ class EvidenceCollector:
             "clip_policy": clip,
             "on_explosion": tuple(type(one).__name__ for one in arguments.responses if not one.only_warns),
             "first_step": loop.step,
+            "is_resumed": loop.step > loop.first_step,
             **loop.settings(),
         }
         optimizers = [state.optimizer for state in self._states]

@@ -31,7 +31,7 @@ def callbacks() -> list[Any]:
             logger.warning("gradexplode: %s", line)
         return [AutomaticMonitor(**arguments(os.environ))]
     except Exception as error:
-        logger.warning("gradexplode: no monitor is added (%s): %s", type(error).__name__, error)
+        logger.warning("gradexplode: no monitor is added (%s): %s", type(error).__name__, _of_variables(str(error)))
         return []
 
 
@@ -59,6 +59,12 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
         f"{name} is ignored, since no argument can be set by it" + "".join(f"; did you mean {one}?" for one in near)
         for name, near in zip(unknown, likely, strict=True)
     ]
+
+
+def _of_variables(message: str) -> str:
+    """Return the message of an error, which begins with the name of an argument, with that of its variable."""
+    name, _, rest = message.partition(" ")
+    return f"{_variable(name)} {rest}" if name in _READERS else message
 
 
 def _variable(argument: str) -> str:

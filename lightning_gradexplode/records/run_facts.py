@@ -100,7 +100,8 @@ class RunFacts:
         clip_policy: What the monitor's ``clip`` is, for example ``"auto"`` or ``"1.0"``; None without.
         on_explosion: Names of the monitor's responses.
         schedulers: Class names of the learning rate schedulers.
-        first_step: The step at which the fit began; above 0 if it goes on from a checkpoint.
+        first_step: The step at which the fit began.
+        is_resumed: Whether it goes on from a checkpoint.
         versions: Versions by package name.
     """
 
@@ -124,4 +125,5 @@ class RunFacts:
     on_explosion: tuple[str, ...] = ()
     schedulers: tuple[str, ...] = ()
     first_step: int = 0
+    is_resumed: bool = False
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -250,7 +250,7 @@ CASES: dict[str, tuple[str, Evidence]] = {
             1000,
             1006,
             (finding("diverging-loss", 1003),),
-            run(first_step=1000, optimizers=(OptimizerFacts("Adam", ({"lr": 1e-3},)),)),
+            run(first_step=1000, is_resumed=True, optimizers=(OptimizerFacts("Adam", ({"lr": 1e-3},)),)),
             (history({name: one[:7] for name, one in growing().items()}, first_step=1000),),
         ),
     ),

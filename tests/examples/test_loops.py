@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -92,6 +95,25 @@ def test_hydra_builds_the_trainer(tmp_path: Path) -> None:
     assert monitor.last is not None
 
 
+@pytest.mark.slow
+def test_hydra_sweeps_over_values_of_a_policy(tmp_path: Path) -> None:
+    """A multirun trains once for each value, with a monitor of its own."""
+    pytest.importorskip("hydra")
+    script, root = EXAMPLES / "cli_config/train_hydra.py", EXAMPLES.parent
+    ended = subprocess.run(
+        [sys.executable, script, "--multirun", "trainer.callbacks.0.clip.limit=2,4"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    norms = [float(norm) for norm in re.findall(r"^gradient norm: (.*)$", ended.stdout, re.MULTILINE)]
+    assert len(norms) == 2
+    assert all(0 < norm < 10 for norm in norms)
+    assert "gradexplode" not in ended.stderr  # nothing was refused, nothing has failed
+
+
 @pytest.mark.distributed
 @pytest.mark.filterwarnings("ignore:.*")
 def test_workers_of_ray_train_make_one_report(tmp_path: Path) -> None:
@@ -122,6 +144,7 @@ def test_workers_of_ray_train_make_one_report(tmp_path: Path) -> None:
         ("hugging-face.md", "hugging_face.py"),
         ("config.md", "cli_config/fit.yaml"),
         ("config.md", "cli_config/hydra.yaml"),
+        ("config.md", "cli_config/train_hydra.py"),
     ],
 )
 def test_the_page_shows_the_example_as_it_is(page: str, shown: str) -> None:

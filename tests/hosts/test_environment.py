@@ -60,10 +60,11 @@ def test_a_folder_for_reports() -> None:
 def test_a_bad_value_adds_no_monitor(
     name: str, value: str, switched_on: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One line names what is wrong, and the Trainer is built without a monitor."""
+    """One line names the variable and the value, and the Trainer is built without a monitor."""
     switched_on.setenv(f"GRADEXPLODE_{name}", value)
     assert callbacks() == []
     assert value in caplog.text
+    assert f"GRADEXPLODE_{name} must be" in caplog.text
     assert len(caplog.records) == 1
 
 

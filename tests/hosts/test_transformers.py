@@ -192,6 +192,16 @@ def test_stop_ends_the_training(tmp_path: Path) -> None:
     assert "accumulated-gradients" not in kinds  # the Trainer's sum over tokens is divided by their number
 
 
+def test_the_first_step_is_not_taken_for_that_of_a_resumed_run(tmp_path: Path) -> None:
+    """Adam without a state at the Trainer's step 1 is usual; a rate far too high is the cause."""
+    monitor = GradientExplosionTrainerCallback(on_explosion="stop", report=False)
+    train(tmp_path, monitor, learning_rate=300.0, max_grad_norm=0.0, lr_scheduler_type="constant")
+    diagnosis = monitor.diagnosis()
+    assert diagnosis is not None
+    assert [cause.kind for cause in diagnosis.causes][:1] == ["learning-rate"]
+    assert "optimizer-state" not in [cause.kind for cause in diagnosis.causes]
+
+
 def test_raise_leaves_no_hook_behind(tmp_path: Path) -> None:
     """The error comes out of train(), and the model has no hook of ours any more."""
     model = language_model()

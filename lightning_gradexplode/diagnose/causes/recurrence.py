@@ -54,7 +54,7 @@ def _of_first_update(evidence: Evidence) -> Cause | None:
     worst = max(plain, key=lambda one: one.spectral_radius or 0.0, default=None)
     if worst is None or not worst.spectral_radius or worst.spectral_radius > 1 or not length or not ratio:
         return None
-    if not is_early(evidence) or trend(evidence).gradient_growth < COMPOUNDED or evidence.run.first_step:
+    if not is_early(evidence) or trend(evidence).gradient_growth < COMPOUNDED or evidence.run.is_resumed:
         return None
     change = ratio * math.hypot(*(one.std * math.sqrt(math.prod(one.shape)) for one in evidence.run.parameters))
     radius = worst.spectral_radius + change
