@@ -40,7 +40,10 @@ class Case(LightningModule):
     """
 
     kinds: tuple[str, ...] = ()
-    """The true kind of cause. More than one where each would be an honest answer."""
+    """The true kind of cause. More than one where each would be an honest answer; ``"unknown"`` where no evidence of a
+    run can show it, or where there is none."""
+    healthy = False
+    """Whether the run trains well as its class stands, in spite of a spike."""
     places: tuple[str, ...] = ()
     """What the place must contain, any of them: an operation, a module, a parameter or a field. Empty: no place."""
     rows: tuple[int, ...] = ()

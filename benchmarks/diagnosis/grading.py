@@ -67,7 +67,7 @@ def grade(case: type[Case], diagnosis: Diagnosis | None, saved: bool | None, app
         applied: Whether the first remedy could be applied mechanically.
     """
     causes = diagnosis.causes[:3] if diagnosis else ()
-    first: Verdict = "none"
+    first: Verdict = "right" if "unknown" in case.kinds else "none"
     if causes:
         kind = causes[0].kind
         first = "right" if kind in case.kinds else "unknown" if kind == "unknown" else "wrong"
@@ -77,7 +77,7 @@ def grade(case: type[Case], diagnosis: Diagnosis | None, saved: bool | None, app
         case=case.__name__,
         kind=case.kinds[0],
         first=first,
-        among_three=any(cause.kind in case.kinds for cause in causes),
+        among_three=any(cause.kind in case.kinds for cause in causes) or (not causes and first == "right"),
         place=is_right_place(case, where) if case.places else None,
         rows=any(re.search(rf"(?<![\w.]){row}(?![\w.]*\d)", evidence) is not None for row in case.rows)
         if case.rows

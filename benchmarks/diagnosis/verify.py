@@ -10,6 +10,8 @@ from lightning_gradexplode import GradientExplosionMonitor
 def fault_of(case: type[Case]) -> str | None:
     """Return what is wrong with a case, None if it holds what it says."""
     failing = train(prepare(case, {}))
+    if case.healthy:
+        return f"{case.__name__} is not healthy: score {failing.score:.3g}" if failing.failed(case) else None
     if not failing.failed(case):
         return f"{case.__name__} does not fail: score {failing.score:.3g}, {case.good:g} is good"
     cured = train(prepare(case, dict(case.cure)))

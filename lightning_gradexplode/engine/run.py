@@ -8,7 +8,6 @@ later, and the first phase's decisions are made in the last one.
 from __future__ import annotations
 
 import logging
-import operator
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,9 +32,6 @@ from lightning_gradexplode.measure.recording import RecordedCalls
 from lightning_gradexplode.records import Diagnosis, Finding, StepRecord
 
 logger = logging.getLogger("lightning_gradexplode")
-
-_phase = operator.attrgetter("phase")
-_scalars_due = operator.attrgetter("scalars_due")
 
 
 class TrainingRun:
@@ -116,10 +112,9 @@ class TrainingRun:
         run, number = self._run, self._loop.step
         self._before.batch_idx, self._announced, self._inside_step = batch_idx, None, False
         run.optimizers.refresh()
-        scalars_due, histograms_due = run.schedule.due(number)
-        due = histograms_due or (run.schedule.has_histograms and run.optimizers.are_new)
+        due = run.schedule.module_gradients_due(number, first=run.optimizers.are_new)
         self._before.module_gradients_due = due
-        run.evidence.batch_started(batch, batch_idx, scalars_due)
+        run.evidence.batch_started(batch, batch_idx, run.schedule.scalars_due(number))
         if due and (not run.is_automatic or self._loop.completes_step(batch_idx)):
             run.module_gradients.attach(self._loop.loss_scale()[0])
 
@@ -150,7 +145,7 @@ class TrainingRun:
     def backward_ended(self) -> None:
         """Measure the gradients, if those of all micro-batches are there and the optimizer gets them as they are."""
         run = self._run
-        run.window.backward_passes += 1
+        run.window.backward_ended()
         if self._unseen is not None:
             self._unseen.backward_ended()
         if not run.is_automatic:
@@ -195,13 +190,14 @@ class TrainingRun:
         if run.responses.adds_gradients and (not run.is_automatic or run.counts_end_of_backward):
             run.responses.gradients_ready(state.optimizer, self._before.batch_idx)
         step = self._before.collect(state)
-        if not step.parameters.on_host and self._before.can_wait(step):
+        if self._before.can_wait(step):
             if step.reading.gradients.any or step.gathered is not None:  # another process may have gradients
                 self._before.start_update(step)
                 self._open = step
         elif self._before.read(step):
             self._open = step
-            self._before.prepare_update(step)
+            if not self._before.may_be_cleaned(step):  # else it is decided in `hold_back`, by what the optimizer gets
+                self._before.prepare_update(step)
 
     @never_fatal
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -262,9 +258,9 @@ class TrainingRun:
         if not self._run.is_automatic:
             self._after.set_returned_loss(steps, outputs, self._before.batch_idx)
         self._run.evidence.inputs = None
-        if any(map(_scalars_due, steps)):
+        if any(step.scalars_due for step in steps):
             self._after.set_logged_scalars(steps)
-        if Phase.COLLECTING in map(_phase, steps):
+        if any(step.phase is Phase.COLLECTING for step in steps):
             self._run.deferred.add(steps)
         else:
             self._after.finish(steps)

@@ -66,23 +66,17 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """An event at a step.
+    """Something that happened at a step.
 
     Args:
         step: The step.
-        kind: ``"since"`` (the first sign), ``"critical"`` (the first critical finding), ``"finding"`` or
-            ``"response"``.
-        text: A description in one line.
+        kind: ``"since"``, ``"critical"``, ``"finding"`` or ``"response"``.
+        text: One line.
     """
 
     step: int
     kind: str
     text: str
-
-    @property
-    def is_line(self) -> bool:
-        """Whether it is drawn as a vertical line, and not as a symbol."""
-        return self.kind in ("since", "critical")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,7 +86,7 @@ class TimeChart:
     Args:
         steps: The steps, ascending.
         panels: The panels, from top to bottom.
-        marks: Events.
+        marks: What happened.
         view: First and last step of the part that is shown first.
     """
 
@@ -211,10 +205,9 @@ def gradient_spread(step: int, histogram: Histogram) -> GradientSpread:
 
 
 def layer_gains(content: ReportContent, most: int = 60) -> list[tuple[str, float]]:
-    """Return the factor by which the norm of the error gradient changes in the backward pass through each module.
+    """Return the factor by which the error gradient changes on its way back through each module.
 
-    The modules are in execution order. If there are more than `most`, each group of adjacent modules is represented by
-    the one whose gain is furthest from 1.
+    In execution order; of more modules than `most`, the strongest of each run of neighbours.
     """
     gradients = content.module_gradients
     if gradients is not None:
@@ -232,6 +225,6 @@ def _known(gains: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
 
 
 def is_sparse(positions: FloatArray) -> bool:
-    """Return whether a line between neighboring values would show little: most are unknown, or there is only one."""
+    """Return whether values stand alone between gaps, so that a line through neighbours would show nothing of them."""
     known = np.isfinite(positions)
-    return bool(known.sum() < 0.7 * len(known) or len(known) == 1)
+    return bool(known.sum() < 0.7 * len(known))

@@ -10,7 +10,7 @@ import numpy as np
 
 from lightning_gradexplode.report.axes import tick_label
 from lightning_gradexplode.report.charts import Mark
-from lightning_gradexplode.report.plotly_base import Figure, base_layout, cells, mark_line, ranges, step_ticks
+from lightning_gradexplode.report.plotly_base import Figure, base_layout, cells, mark_line, ranges
 from lightning_gradexplode.report.rows import Rows, color_range, label, positive_logs
 
 
@@ -19,7 +19,10 @@ def heatmap_figure(steps: Sequence[int], rows: Rows, marks: Sequence[Mark], view
     logs = positive_logs(rows.norms)
     low, high = color_range(logs)
     places = list(range(len(rows.names)))
-    shown = rows.labeled(every=max(1, -(-len(places) // 40)))
+    every = max(1, -(-len(places) // 40))
+    shown = [place for place in places if place % every == 0 or place == rows.culprit]
+    if rows.culprit is not None:
+        shown = [place for place in shown if place == rows.culprit or abs(place - rows.culprit) >= every]
     names = [escape(name) for name in rows.names]
     common = {"type": "heatmap", "x": list(map(int, steps)), "y": names}
     norms = {
@@ -48,7 +51,7 @@ def heatmap_figure(steps: Sequence[int], rows: Rows, marks: Sequence[Mark], view
             "range": [view[0] - 0.5, view[1] + 0.5],
             "showgrid": False,
             "zeroline": False,
-            **step_ticks(steps),
+            "tickformat": "d",
         },
         "yaxis": {
             "type": "category",
@@ -60,7 +63,7 @@ def heatmap_figure(steps: Sequence[int], rows: Rows, marks: Sequence[Mark], view
             "zeroline": False,
             "ticks": "",
         },
-        "shapes": [mark_line(mark) for mark in marks if mark.is_line],
+        "shapes": [mark_line(mark) for mark in marks if mark.kind in ("since", "critical")],
     }
     if rows.culprit is not None:
         layout["shapes"].append(
@@ -71,7 +74,7 @@ def heatmap_figure(steps: Sequence[int], rows: Rows, marks: Sequence[Mark], view
                 "x1": 1,
                 "y0": rows.culprit - 0.5,
                 "y1": rows.culprit + 0.5,
-                "line": {"color": "var(--critical)", "width": 2 if len(places) <= 60 else 1},
+                "line": {"color": "var(--critical)", "width": 2},
             }
         )
     return {"data": [norms, *([nonfinite] if bad.any() else [])], "layout": layout}
