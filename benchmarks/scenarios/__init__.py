@@ -8,9 +8,12 @@ recorded run to detectors.
 from __future__ import annotations
 
 from benchmarks.scenarios import (
+    adversaries,
     attending,
     contrasting,
     distilling,
+    drifting,
+    escaping,
     exploding_deep,
     exploding_numbers,
     exploding_rates,
@@ -31,7 +34,9 @@ from benchmarks.scenarios import (
     measuring,
     objectives,
     optimizing,
+    periods,
     policies,
+    rising_losses,
     structures,
     transferring,
 )
@@ -61,6 +66,11 @@ _MODULES = (
     loss_scales,
     loops,
     objectives,
+    rising_losses,
+    adversaries,
+    periods,
+    drifting,
+    escaping,
 )
 
 FAMILIES: tuple[Family, ...] = tuple(
