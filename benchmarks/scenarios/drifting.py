@@ -163,7 +163,7 @@ def _baird(network: nn.Module, batch: Any) -> Tensor:
     return mse_loss(network(states), wanted)
 
 
-@exploding("values of another policy")
+@exploding("values")
 def baird(seed: int) -> Setup:
     """Learned values drift away for ever, for the next state is always the seventh."""
     features = torch.cat(
@@ -175,7 +175,7 @@ def baird(seed: int) -> Setup:
     return Setup(Objected(network, _baird, sgd(0.02)), batches)
 
 
-@exploding("values of another policy")
+@exploding("values")
 def largest_of_many_values(seed: int) -> Setup:
     """The largest of ten noisy values is the target of the next step, with a discount of almost one."""
 
@@ -188,7 +188,7 @@ def largest_of_many_values(seed: int) -> Setup:
     return Setup(Objected(perceptron([6, 64, 10]), objective, adam(0.005)), batches)
 
 
-@exploding("scale-free networks")
+@exploding("classification")
 def invariant_weights_by_adam(seed: int) -> Setup:
     """Layers that are normalised behind, so that their weights grow with every step and no loss shows it."""
     layers: list[nn.Module] = []
@@ -213,7 +213,7 @@ class Feedback(nn.Module):
         return values[:, -1:] * 50
 
 
-@exploding("feedback")
+@exploding("recurrent")
 def longer_forecasts(seed: int) -> Setup:
     """Forecasts of the sunspots from forecasts, further ahead every 20 steps, by gradient descent."""
     batches = [batch for length in range(9, 39) for batch in windows(sunspots(), 20, 16, length)]

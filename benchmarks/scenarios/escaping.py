@@ -77,7 +77,7 @@ def information_of_a_function(seed: int) -> Setup:
     )
 
 
-@exploding("entropies")
+@exploding("policy gradients")
 def entropy_without_limit(seed: int) -> Setup:
     """A policy over real numbers, paid for its entropy more than for its rewards."""
 
@@ -228,7 +228,7 @@ def rate_finder_that_stops(seed: int) -> Setup:
     return Setup(ScenarioModule(model, cross_entropy, adam(1e-6), schedule=schedule), lines(90, 8, 24))
 
 
-@exploding("temperatures")
+@exploding("classification")
 def logits_sharpen(seed: int) -> Setup:
     """Logits are divided by a temperature that falls by four percent a step, by gradient descent."""
 

@@ -16,7 +16,7 @@ from benchmarks.scenarios.module import Block, MakeOptimizer, ScenarioModule, ad
 from benchmarks.scenarios.rising_losses import Objected, squared
 
 
-@healthy("periods")
+@healthy("sorted data")
 def season_from_its_calmest(seed: int) -> Setup:
     """Noise that grows and falls within 150 steps, and is smallest at the start; judged by the errors without it."""
     batches = []
@@ -30,7 +30,7 @@ def season_from_its_calmest(seed: int) -> Setup:
     return Setup(Objected(perceptron([10, 16, 1]), squared, sgd(0.01), clean), batches)
 
 
-@healthy("periods")
+@healthy("sorted data")
 def counts_of_day_and_night(seed: int) -> Setup:
     """Counts with a daily period that starts at night; the hour is an input."""
     batches = []
@@ -41,7 +41,7 @@ def counts_of_day_and_night(seed: int) -> Setup:
     return Setup(ScenarioModule(perceptron([5, 24, 1]), poisson_nll_loss, adam(0.005)), batches)
 
 
-@healthy("periods")
+@healthy("sorted data")
 def easy_and_hard_in_turn(seed: int) -> Setup:
     """Forty steps of what is easy, then forty of what has errors of ten times the size."""
     batches = drawn(diabetes(scaled=True), 400, 16)
@@ -52,7 +52,7 @@ def easy_and_hard_in_turn(seed: int) -> Setup:
     )
 
 
-@healthy("periods")
+@healthy("sorted data")
 def three_tasks_of_any_size(seed: int) -> Setup:
     """Three heads in turn, whose losses are a thousandth, one and a thousand."""
     network = nn.Sequential(perceptron([10, 32]), nn.Linear(32, 3))
@@ -173,7 +173,7 @@ def _values(parts: nn.ModuleList, batch: Any, place: int) -> Tensor:
     return -(advantage * chances.gather(1, actions)).mean()  # type: ignore[no-any-return]
 
 
-@healthy("rare rewards")
+@healthy("values")
 def actor_and_critic_of_rare_rewards(seed: int) -> Setup:
     """One step in sixty has a reward; the critic's loss is next to zero in between."""
     batches = [
@@ -184,7 +184,7 @@ def actor_and_critic_of_rare_rewards(seed: int) -> Setup:
     return Setup(Turns(parts, _values, [adam(0.002), adam(0.002)]), batches)
 
 
-@healthy("rare rewards")
+@healthy("values")
 def policy_of_rare_rewards(seed: int) -> Setup:
     """A policy whose loss is exactly zero at most steps, for there is no reward."""
 
@@ -195,7 +195,7 @@ def policy_of_rare_rewards(seed: int) -> Setup:
     return Setup(Objected(perceptron([6, 24, 4], nn.Tanh), objective, adam(0.003)), batches)
 
 
-@healthy("spikes that pass")
+@healthy("bad batches")
 def spikes_every_sixty_steps(seed: int) -> Setup:
     """Every sixty steps a batch has targets thirty times as large, by Adam."""
     batches = drawn(diabetes(scaled=True), 400, 16)
@@ -203,7 +203,7 @@ def spikes_every_sixty_steps(seed: int) -> Setup:
     return Setup(ScenarioModule(perceptron([10, 32, 1]), mse_loss, adam(0.003)), batches)
 
 
-@healthy("spikes that pass")
+@healthy("bad batches")
 def five_bad_batches(seed: int) -> Setup:
     """Five batches in a row have wrong labels and inputs of twice the size; then all is as before."""
     batches = drawn(digits(), 300, 32)
@@ -211,7 +211,7 @@ def five_bad_batches(seed: int) -> Setup:
     return Setup(ScenarioModule(perceptron([64, 64, 10]), cross_entropy, sgd(0.2, momentum=0.9)), batches)
 
 
-@healthy("warm-up")
+@healthy("schedule")
 def warmup_from_exactly_zero(seed: int) -> Setup:
     """A learning rate of exactly zero at first, then up to a high one within 60 steps, by Adam."""
     network = nn.Sequential(
@@ -221,14 +221,14 @@ def warmup_from_exactly_zero(seed: int) -> Setup:
     return Setup(module, drawn(digits(), 260, 16))
 
 
-@healthy("warm-up")
+@healthy("schedule")
 def forty_steps_with_a_hump(seed: int) -> Setup:
     """A run of forty steps, whose loss rises before it falls."""
     module = ScenarioModule(perceptron([64, 64, 64, 10]), cross_entropy, sgd(0.5, momentum=0.9))
     return Setup(module, drawn(digits(), 40, 16))
 
 
-@healthy("late insight")
+@healthy("classification")
 def modular_sums(seed: int) -> Setup:
     """Sums modulo 13 by Adam at a high rate with decay, over half of the pairs again and again (Power et al. 2022)."""
     pairs = torch.cartesian_prod(torch.arange(13), torch.arange(13))
