@@ -38,17 +38,17 @@ def replay(
     stepped = False
     for number, together in groupby(run.steps, key=lambda step: step.before.step):
         begun = []
-        nodes_due = schedule.module_gradients_due(number, first=not stepped)
+        nodes_due = schedule.due(number)[1] or (schedule.has_histograms and not stepped)
         for step in together:
             record = step.before if nodes_due else replace(step.before, module_gradients=None)
             if record.optimizer not in banks:
                 banks[record.optimizer] = DetectorSet(detectors())
             bank = banks[record.optimizer]
-            due = schedule.scalars_due(number)
+            due, _ = schedule.due(number)
             found = bank.begin(record if due else _without(record, DETAILS))
             if _alarming(incidents.add(found)):
                 schedule.alert(number, ())
-                due = schedule.scalars_due(number)
+                due, _ = schedule.due(number)
             begun.append((bank, replace(step, before=record), due, found))
             stepped = stepped or step.after is not None
         for bank, step, due, found in begun:  # as in a batch of several optimizers' steps, once all have stepped

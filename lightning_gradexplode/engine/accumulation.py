@@ -67,6 +67,9 @@ class AccumulationWindow:
 
     Args:
         loop: The training loop.
+
+    Attributes:
+        backward_passes: Number of backward passes since the gradients were seen to be cleared; the caller counts them.
     """
 
     def __init__(self, loop: TrainingLoop) -> None:
@@ -75,7 +78,7 @@ class AccumulationWindow:
         self._losses: list[Tensor] = []
         self._early: dict[int, GradientReading] = {}
         self._losses_are_read = False
-        self._backward_passes = 0
+        self.backward_passes = 0
         self._sees_clearing = False
         self._remembered: tuple[Tensor, weakref.ref[Tensor], int] | None = None
         self._versions = WeakTensorKeyDictionary()  # parameters may be replaced, and their identities used again
@@ -88,10 +91,6 @@ class AccumulationWindow:
         # A CUDA graph writes its next outputs, this loss may be one of them, to the same memory.
         self._losses.append(loss.detach().clone() if loss.is_cuda else loss.detach())
 
-    def backward_ended(self) -> None:
-        """Count a backward pass."""
-        self._backward_passes += 1
-
     def discard_losses(self) -> None:
         """Discard the losses of a further evaluation of a closure, which belong to no other step."""
         self._losses = []
@@ -102,19 +101,20 @@ class AccumulationWindow:
         Whether it does so is seen before the next backward pass: a module may override how gradients are cleared.
         """
         if self._remembered is None:
-            self._backward_passes = 0
+            self.backward_passes = 0
         self._losses = []
 
     def stepped(self, parameters: ParameterSet) -> None:
         """Record a gradient as it is after a step, to see whether it is cleared; its memory is not kept."""
-        self._remembered = next(
-            ((one, weakref.ref(one.grad), one.grad._version) for one in parameters.tensors if one.grad is not None),
-            None,
-        )
-        if self._remembered is not None:
-            parameter, _, version = self._remembered
-            _, steps = self._versions.setdefault(parameter, (version, 0))  # type: ignore[no-untyped-call]
-            self._versions[parameter] = version, steps
+        self._remembered = None
+        for parameter in parameters.tensors:
+            gradient = parameter.grad
+            if gradient is not None:
+                self._remembered = parameter, weakref.ref(gradient), gradient._version
+                if not self._sees_clearing:
+                    _, steps = self._versions.get(parameter, (0, 0))  # type: ignore[no-untyped-call]
+                    self._versions[parameter] = gradient._version, steps
+                return
 
     def _passes_by_version(self, parameters: ParameterSet) -> int | None:
         """Return the number of backward passes since a gradient was cleared, from how often it was written to.
@@ -136,7 +136,7 @@ class AccumulationWindow:
             parameter, reference, version = self._remembered
             gradient = reference()
             if gradient is None or parameter.grad is not gradient or gradient._version != version:
-                self._backward_passes = 0
+                self.backward_passes = 0
             self._sees_clearing, self._remembered = True, None
 
     def measure_details_early(self, optimizer: Optimizer, parameters: ParameterSet, with_histograms: bool) -> None:
@@ -165,7 +165,7 @@ class AccumulationWindow:
     def has_overflowed(self, optimizer: Optimizer) -> bool:
         """Return whether the gradients that were measured early are not finite."""
         reading = self._early.get(id(optimizer))
-        return reading is not None and not math.isfinite(reading.norms.total)
+        return reading is not None and not math.isfinite(reading.norms().total)
 
     def close(self, optimizer: Optimizer, parameters: ParameterSet, as_torch_does: bool) -> AccumulatedReading:
         """Return the reading of the step, measured now unless the gradients are those that were measured early.
@@ -175,20 +175,20 @@ class AccumulationWindow:
             parameters: Its parameters.
             as_torch_does: Whether to measure their gradients by the kernel that torch clips by.
         """
-        reading = self._early.pop(id(optimizer), None)
+        reading = self._early.pop(id(optimizer), None) if self._early else None
         scale, adapts = self._loop.loss_scale()
         is_scaled = scale is not None and unscales_itself(optimizer)
         if reading is None or not reading.holds(parameters):
             now = self._read(parameters, scale, is_scaled, as_torch_does)
             reading = now if reading is None else self._chosen(reading, now, parameters)
-        if self._loop.process_group.size == 1:
-            reading.start(())
+        is_alone = self._loop.process_group.size == 1
+        if is_alone and not reading.has_started:
+            reading.start()
         tensors, self._losses_are_read = self._losses, True
         if not self._counts_end_of_backward:
             self._losses = []
-        passes = self._backward_passes if self._sees_clearing else self._passes_by_version(parameters)
-        is_read_first = parameters.on_host or self._loop.process_group.size == 1
-        loss = None if is_read_first else self._device_loss(tensors, scale)
+        passes = self.backward_passes if self._sees_clearing else self._passes_by_version(parameters)
+        loss = None if parameters.on_host or is_alone else self._device_loss(tensors, scale)
         return AccumulatedReading(
             reading, len(tensors), self._loop.micro_batches, scale is not None, adapts, is_scaled, passes, loss
         )
@@ -219,8 +219,8 @@ class AccumulationWindow:
             chosen = now.unless_clipped(before)  # without a wait
             if chosen is not None:
                 return chosen
-        norm = before.norms.total
-        was_clipped = now.norms.total < norm if math.isfinite(norm) else not math.isfinite(now.norms.total)
+        norm = before.norms().total
+        was_clipped = now.norms().total < norm if math.isfinite(norm) else not math.isfinite(now.norms().total)
         return before if was_clipped else now
 
     def _read(
@@ -228,8 +228,10 @@ class AccumulationWindow:
     ) -> GradientReading:
         """Measure the gradients; losses and loss scale are read along with their norms."""
         starts = parameters.on_host  # else once it is known what is to be read
+        if scale is not None and is_scaled:
+            return GradientReading.take(parameters, scale, self._losses, starts)
         if scale is not None:
-            return GradientReading.take(parameters, scale if is_scaled else 1.0, [*self._losses, scale], starts)
+            return GradientReading.take(parameters, scalars=[*self._losses, scale], starts=starts)
         if as_torch_does and starts:
             return GradientReading.take_as_torch_does(parameters, self._losses)
         return GradientReading.take(parameters, scalars=self._losses, starts=starts)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from types import MappingProxyType
 from typing import Any
@@ -16,9 +18,11 @@ from torch import Tensor
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.step import Phase, Step
 from lightning_gradexplode.measure.reading import read
-from lightning_gradexplode.records import Finding, StepRecord, combine
+from lightning_gradexplode.records import StepRecord, combine
 
 logger = logging.getLogger("lightning_gradexplode")
+
+_scalars_due = operator.attrgetter("scalars_due")
 
 MOST_LOGGED = 32
 """Number of scalars of the user's module that are recorded of a step."""
@@ -43,15 +47,14 @@ class AfterUpdate:
         run = self._run
         step.state.steps += 1
         run.window.stepped(step.parameters)
-        if step.is_skipped or (not step.state.has_hooks and self._is_left_out(step)):
+        if step.skipped_by is not None or (not step.state.has_hooks and self._is_left_out(step)):
             return
         if step.scalars_due:
             changed = not step.gradients_intact or run.may_change_gradients
             step.measure_clipped(changed or run.clipper.changes_gradients(step))
         step.measure_weights()
-        step.set(update_taken=True)
-        if run.evidence.awaits_update:
-            run.evidence.updated(step)
+        step.update_taken = True
+        run.evidence.replays.updated(step.number)
         if step.phase is not Phase.COLLECTING:
             step.phase = Phase.STEPPED
 
@@ -74,7 +77,7 @@ class AfterUpdate:
             logger.debug("gradexplode: the logged scalars of a batch could not be read: %s", error)
             return
         for step in steps:
-            step.set(logged=MappingProxyType(logged))
+            step.logged = MappingProxyType(logged)
 
     def set_returned_loss(self, steps: Sequence[Step], outputs: Any, batch_idx: int) -> None:
         """Set the loss of each optimizer's last step of a batch to what ``training_step`` returned."""
@@ -82,36 +85,36 @@ class AfterUpdate:
         value = None if tensor is None else float(read([tensor])[0])
         loss = self._run.exchange.exchange(value, batch_idx, False, np.zeros(0))[0]
         for step in {step.state.index: step for step in steps}.values():
-            step.set(loss=loss.value, batch_idx=loss.batch_idx, rank=loss.rank)
+            step.loss, step.batch_idx, step.rank = loss.value, loss.batch_idx, loss.rank
 
     def finish(self, steps: Sequence[Step]) -> None:
         """Detect what the steps of a batch have changed, respond, freeze their records, and log them together."""
         run, records = self._run, []
         for step in steps:
             record = step.record()
-            findings = self._findings(step, record)
-            if step.state.detectors.failures:
+            detectors = step.state.detectors
+            if run.is_distributed and run.agreement.is_needed(step) and not detectors.is_over(record):
+                detect = partial(detectors.proceed, record, step.decided_late)
+                findings = run.agreement.findings(detect, detectors)
+            else:
+                findings = detectors.proceed(record, step.decided_late)
+            if detectors.failures:
                 step.state.log_failures()
             if findings:
                 new = run.add_findings(step, findings)
                 run.evidence.add(step, new, run.log.incidents.began, before_update=False)
-                if not step.is_skipped:  # else the responses have acted on this step
+                if step.skipped_by is None:  # else the responses have acted on this step
                     run.responses.respond(step, findings, before_update=False)
                 record = step.record()
             records.append(record)
         records = self._freeze(steps, records)
         if run.acts:
             run.responses.batch_ended(records)
-        if steps and not run.log.incidents.is_critical:
+        incidents = run.log.incidents
+        if steps and (incidents.began is None or not incidents.is_critical):
             run.responses.check_averages(steps[-1].number)
-        if run.log.has_critical:
+        if run.log.critical:
             run.reporter.publish(run.responses.attempts)
-
-    def _findings(self, step: Step, record: StepRecord) -> list[Finding]:
-        detectors, agreement = step.state.detectors, self._run.agreement
-        if not agreement.is_needed(step) or detectors.is_over(record):
-            return detectors.proceed(record, step.decided_late)
-        return agreement.findings(lambda: detectors.proceed(record, step.decided_late), detectors)
 
     def freeze(self, steps: Sequence[Step]) -> None:
         """Make the records of the steps of a batch as they are, keep and log them."""
@@ -122,7 +125,7 @@ class AfterUpdate:
         if not steps:
             return []
         run = self._run
-        records = [self._kept(step, record) for step, record in zip(steps, found, strict=True)]
+        records = list(map(self._kept, steps, found))
         batch = records[0] if len(records) == 1 else combine(records)
         metrics: dict[str, float] = {}
         if batch.grad_norm is not None:
@@ -130,7 +133,7 @@ class AfterUpdate:
         if batch.update_ratio is not None:
             metrics["gradexplode/update_ratio"] = batch.update_ratio
         run.loop.publish_metrics({**metrics, "gradexplode/severity": float(batch.severity)})
-        if any(step.scalars_due and run.schedule.logs_scalars(step.number) for step in steps):
+        if any(map(_scalars_due, steps)) and run.schedule.logs_scalars(batch.step):
             logged = [run.responses.with_scalars(one, step.state) for one, step in zip(records, steps, strict=True)]
             run.loggers.log_batch(logged, [step.parameters.shown for step in steps], run.arguments.per_parameter)
         if run.log.incidents.began is not None and run.log.incidents.ends(batch.step):

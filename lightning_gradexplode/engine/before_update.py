@@ -54,11 +54,12 @@ class BeforeUpdate:
         run.window.measure_early(
             state.optimizer, parameters, as_torch_does=not may_be_clipped and self._reuses_norm(state)
         )
-        is_due = run.schedule.scalars_due(number) or self.module_gradients_due
         # On an accelerator the details would have to be waited for.
-        if may_be_clipped and is_due and (parameters.on_host or state.changes_gradients):
-            histograms_due = run.schedule.histograms_due(number) or self.module_gradients_due
-            run.window.measure_details_early(state.optimizer, parameters, histograms_due)
+        if may_be_clipped and (parameters.on_host or state.changes_gradients):
+            scalars_due, histograms_due = run.schedule.due(number)
+            if scalars_due or self.module_gradients_due:
+                histograms_due = histograms_due or self.module_gradients_due
+                run.window.measure_details_early(state.optimizer, parameters, histograms_due)
 
     def collect(self, state: OptimizerState) -> Step:
         """Begin a step: start the measurement of its gradients, unless they were measured early."""
@@ -70,30 +71,16 @@ class BeforeUpdate:
         except Exception:
             run.exchange.withdraw(packs_gradients=True)  # the other processes wait for this one
             raise
-        step = Step(
-            state,
-            parameters,
-            reading,
-            run.schedule.scalars_due(number),
-            run.schedule.histograms_due(number),
-            step=number,
-            batch_idx=self.batch_idx,
-            epoch=run.loop.epoch,
-            optimizer=state.index,
-            scale_adapts=reading.scale_adapts,
-            skipped_steps=run.responses.skipped,
-            learning_rate=state.learning_rate,
-            micro_batches=reading.micro_batches,
-            backward_passes=reading.backward_passes,
-            update_taken=False,
-        )
+        step = Step(state, parameters, reading, number, *run.schedule.due(number))
+        step.batch_idx, step.epoch, step.skipped_steps = self.batch_idx, run.loop.epoch, run.responses.skipped
         step.inputs = run.evidence.inputs
         if self._may_be_clipped:
             step.gradients_intact = reading.gradients.holds(parameters)
             state.changes_gradients |= not step.gradients_intact
         if state.policy is None:
-            run.clipper.set_threshold(step, EMPTY)
-        if run.exchange.world.size > 1 and not parameters.on_host:
+            step.clip_val, algorithm = run.loop.clip_setting
+            step.clip_algorithm = None if step.clip_val is None else algorithm
+        if run.is_distributed and not parameters.on_host:
             self._start_exchange(step)
         return step
 
@@ -116,9 +103,9 @@ class BeforeUpdate:
         step.gathered = reading.gradients if started else PendingRead([gathered])
 
     def can_wait(self, step: Step) -> bool:
-        """Return whether the numbers of a step can be read after its update; its clip value is set in that case."""
+        """Return whether an accelerator's numbers can be read after the update; the clip value is set in that case."""
         run = self._run
-        if step.parameters.on_host or self.module_gradients_due or not run.deferred.is_possible:
+        if self.module_gradients_due or not run.deferred.is_possible:
             return False
         # The update of a step that is not calm is decided by what is found at it.
         if run.acts and (run.log.incidents.began is not None or not run.guard.accepts(step)):
@@ -149,7 +136,7 @@ class BeforeUpdate:
             has_gradients = self._read_gathered(step, step.gathered)
         else:
             try:
-                local, own_loss = reading.gradients.finish(step.gradients_intact), reading.loss
+                local, own_loss = reading.gradients.norms(step.gradients_intact), reading.loss
                 scale = None
                 if reading.has_scale:
                     scale, step.scale = reading.scale, reading.scale_in_memory
@@ -157,18 +144,17 @@ class BeforeUpdate:
                 exchange.withdraw(packs_gradients=True)
                 raise
             has_gradients = reading.gradients.any
-            if exchange.world.size > 1:
+            step.loss, step.loss_scale = own_loss, scale
+            if self._run.is_distributed:
                 loss, has_gradients, gathered = exchange.exchange(
                     own_loss, self.batch_idx, has_gradients, shards.packed_norms(local)
                 )
                 local = local if shards.copies is None else shards.unpacked_norms(gathered)
-                step.set(batch_idx=loss.batch_idx, rank=loss.rank, loss=loss.value, loss_scale=scale)
-            else:
-                step.set(loss=own_loss, loss_scale=scale)
+                step.batch_idx, step.rank, step.loss = loss.batch_idx, loss.rank, loss.value
             step.set_gradient_norms(local)
         step.phase = Phase.MEASURED
         if has_gradients and self.module_gradients_due:
-            step.set(module_gradients=self._run.module_gradients.take())
+            step.module_gradients = self._run.module_gradients.take()
             if self._run.is_automatic:
                 self._run.module_gradients.detach()
         return has_gradients
@@ -182,31 +168,30 @@ class BeforeUpdate:
         exchange, reading, shards = self._run.exchange, step.reading, step.parameters.shards
         values = pending.values() if isinstance(pending, PendingRead) else pending.more
         loss, has_gradients, gathered = exchange.finish(values, step.batch_idx)
-        step.set(batch_idx=loss.batch_idx, rank=loss.rank, loss=loss.value, loss_scale=reading.scale)
-        step.scale = reading.scale_in_memory
+        step.batch_idx, step.rank, step.loss = loss.batch_idx, loss.rank, loss.value
+        step.loss_scale, step.scale = reading.scale, reading.scale_in_memory
         norms = None if shards.copies is None else shards.finite_norms(gathered)
         if norms is None:  # elements that are not finite are counted, by all processes together
-            norms = shards.norms(reading.gradients.finish(step.gradients_intact))
+            norms = shards.norms(reading.gradients.norms(step.gradients_intact))
         step.set_gradient_norms(norms)
         return has_gradients
 
-    def may_be_cleaned(self, step: Step) -> bool:
-        """Return whether the user's own code may still replace gradients that are not finite."""
-        run = self._run
-        norm = step.grad_norm
-        if norm is not None and math.isfinite(norm):
-            return False
-        can_wait = step.state.has_hooks and not step.reading.has_scale  # a scaler leaves it out
-        return can_wait and run.may_change_gradients
-
     def prepare_update(self, step: Step) -> None:
-        """Decide about a step, and prepare its update: clip the gradients, or remove them to hold it back."""
+        """Decide about a step, and prepare its update: clip the gradients, or remove them to hold it back.
+
+        Where the user's own code may still replace gradients that are not finite, `hold_back` decides, by what the
+        optimizer gets.
+        """
         run, state = self._run, step.state
+        is_finite = step.grad_norm is not None and math.isfinite(step.grad_norm)
+        # A scaler leaves the update out.
+        if not is_finite and run.may_change_gradients and state.has_hooks and not step.reading.has_scale:
+            return
         self.decide(step)
-        if state.policy is not None and not step.is_skipped:
+        if state.policy is not None and step.skipped_by is None:
             self.clip(step, first=step.gradients_intact)
             run.clipper.remember(step)
-        if not step.is_skipped:
+        if step.skipped_by is None:
             step.keep_weights(run.arguments.update_sample)
         elif not state.has_hooks:
             drop_gradients(state.optimizer)
@@ -229,9 +214,9 @@ class BeforeUpdate:
                 step.set_gradient_norms(now)
             self.decide(step)
             step.keep_weights(self._run.arguments.update_sample)
-        elif self._run.acts and self._run.may_change_gradients and not step.is_skipped:
+        elif self._run.acts and self._run.may_change_gradients and step.skipped_by is None:
             self._look_again(step)
-        if step.is_skipped:
+        if step.skipped_by is not None:
             drop_gradients(step.state.optimizer)
 
     def _look_again(self, step: Step) -> None:
@@ -241,7 +226,7 @@ class BeforeUpdate:
             return
         changed = not step.reading.gradients.holds(step.parameters)
         is_spoiled = changed and not math.isfinite(start_norms(gradients).norms().total)
-        if run.exchange.world.size > 1:
+        if run.is_distributed:
             is_spoiled = bool(run.exchange.agree(np.array([float(is_spoiled)])).any())
         if is_spoiled:
             step.set_gradient_norms(norms_of(step.parameters, gradients, step.scale))
@@ -252,15 +237,50 @@ class BeforeUpdate:
     def measure_again(self, step: Step) -> None:
         """Replace the gradient norms of a step, and hold back its update if they are not finite any more."""
         step.measure_again()
-        if self._run.acts and not step.is_skipped:
+        if self._run.acts and step.skipped_by is None:
             self._run.responses.respond(step, (), before_update=True)
 
     def decide(self, step: Step, before_update: bool = True) -> None:
         """Detect what a step's loss and gradients show, and decide clip value and response."""
-        findings = self._detect(step, before_update)
+        run, state = self._run, step.state
+        algorithm = step.clip_algorithm if state.policy is None else state.policy.algorithm
+        by_value = algorithm == "value"
+        if state.detectors.wants_start:
+            step.measure_start()
+        if step.scalars_due or by_value:
+            step.measure_gradients(by_value)
+        record = step.record()
+        findings = self._findings(step, record, before_update, by_value)
+        if step.histograms_due or self.module_gradients_due:  # a report compares with the run's first step
+            step.measure_gradient_histograms()
+        if state.policy is not None:
+            run.clipper.set_threshold(step, step.record() if findings else record)
+        if algorithm is not None:
+            run.clipper.set_clip_rate(step)
         step.phase = Phase.DECIDED  # a response may raise
-        if self._run.acts or findings:
-            self._run.responses.respond(step, findings, before_update)
+        if run.acts or findings:
+            run.responses.respond(step, findings, before_update)
+
+    def _findings(self, step: Step, record: StepRecord, before_update: bool, by_value: bool) -> Sequence[Finding]:
+        """Detect what a step's loss and gradients show, and collect the evidence of it."""
+        run, detectors = self._run, step.state.detectors
+        shared_rank = None if record.rank is None else run.evidence.shared_rank(record)
+        if run.is_distributed and run.agreement.is_needed(step):
+            findings = run.agreement.findings(lambda: detectors.begin(record), detectors)
+        else:
+            findings = detectors.begin(record)
+        if detectors.failures:
+            step.state.log_failures()
+        if findings:
+            try:
+                self._add_findings(step, findings, before_update, by_value)
+            except Exception:
+                if shared_rank is not None:
+                    run.exchange.withdraw_from_agreement(1)
+                raise
+        if shared_rank is not None:
+            run.evidence.share(run.exchange, shared_rank)
+        return findings
 
     def resolve(self, step: Step) -> bool:
         """Read and decide a step whose optimizer has stepped already.
@@ -276,46 +296,13 @@ class BeforeUpdate:
             return False
         held_back = step.is_guarded and step.grad_norm is not None and not math.isfinite(step.grad_norm)
         if held_back:
-            step.set(update_taken=False)
+            step.update_taken = False
         self.decide(step, before_update=held_back)
         if step.scalars_due and not may_be_clipped:
             step.set_unclipped()
-        if step.parameters.shards.copies is not None and step.is_updated:
+        if step.parameters.shards.copies is not None and step.update_taken:
             step.measure_weights()  # a collective, for which no process may wait that has failed before the exchange
         return True
-
-    def _detect(self, step: Step, before_update: bool) -> Sequence[Finding]:
-        """Detect what a step's loss and gradients show, and determine its clip value."""
-        run, state, detectors = self._run, step.state, step.state.detectors
-        algorithm = step.clip_algorithm if state.policy is None else state.policy.algorithm
-        by_value = algorithm == "value"
-        if detectors.wants_start:
-            step.measure_start()
-        step.measure_gradients(by_value)
-        record = step.record()
-        rank = run.evidence.shared_rank(record)
-        if run.agreement.is_needed(step):
-            findings = run.agreement.findings(lambda: detectors.begin(record), detectors)
-        else:
-            findings = detectors.begin(record)
-        if detectors.failures:
-            state.log_failures()
-        if findings:
-            try:
-                self._add_findings(step, findings, before_update, by_value)
-            except Exception:
-                if rank is not None:
-                    run.exchange.withdraw_from_agreement(1)
-                raise
-        if rank is not None:
-            run.evidence.share(run.exchange, rank)
-        if step.histograms_due or self.module_gradients_due:  # a report compares with the run's first step
-            step.measure_gradient_histograms()
-        if state.policy is not None:
-            run.clipper.set_threshold(step, step.record() if findings else record)
-        if algorithm is not None:
-            run.clipper.set_clip_rate(step)
-        return findings
 
     def _add_findings(
         self, step: Step, findings: Sequence[Finding], before_update: bool, by_value: bool = False
@@ -330,9 +317,5 @@ class BeforeUpdate:
         run = self._run
         if run.arguments.clip is None or not run.clipper.expects_norm_clipping(state):
             return False
-        return not run.schedule.scalars_due(run.loop.step) and not run.deferred.expects(
-            run.optimizers.parameters(state)
-        )
-
-
-EMPTY = StepRecord(step=-1)
+        scalars_due, _ = run.schedule.due(run.loop.step)
+        return not scalars_due and not run.deferred.expects(run.optimizers.parameters(state))

@@ -35,6 +35,7 @@ class Components:
         loop: The training loop.
         is_automatic: Whether the loop itself calls backward and the optimizer.
         acts: Whether a response may change the run.
+        is_distributed: Whether it has several processes.
         counts_end_of_backward: What the loop says of itself, looked up once.
         gradients_are_final: The same.
         may_change_gradients: The same.
@@ -59,6 +60,7 @@ class Components:
     loop: TrainingLoop
     is_automatic: bool
     acts: bool
+    is_distributed: bool
     counts_end_of_backward: bool
     gradients_are_final: bool
     may_change_gradients: bool
@@ -105,6 +107,7 @@ class Components:
             loop=loop,
             is_automatic=loop.is_automatic,
             acts=bool(acting),
+            is_distributed=exchange.world.size > 1,
             counts_end_of_backward=loop.counts_end_of_backward,
             gradients_are_final=loop.gradients_are_final,
             may_change_gradients=loop.may_change_gradients,
@@ -137,6 +140,5 @@ class Components:
         grave = [finding for finding in new if finding.severity >= Severity.WARNING]
         if grave:
             self.schedule.alert(step.number, [f"{finding.sign} {finding.severity}" for finding in grave])
-            step.scalars_due = self.schedule.scalars_due(step.number)
-            step.histograms_due = self.schedule.histograms_due(step.number)
+            step.scalars_due, step.histograms_due = self.schedule.due(step.number)
         return new

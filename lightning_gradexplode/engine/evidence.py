@@ -16,7 +16,8 @@ from lightning_gradexplode.distributed.exchange import StepExchange
 from lightning_gradexplode.engine.incidents import CALM_STEPS
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.replays import MOST_REPLAYS, IncidentReplays, attempt
-from lightning_gradexplode.engine.step import Step, StepInputs
+from lightning_gradexplode.engine.step import Step
+from lightning_gradexplode.engine.step_inputs import StepInputs
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.batch_facts import collect_batch_facts, usual_batch_facts, with_first_batch
 from lightning_gradexplode.measure.batch_fields import fields_of
@@ -55,6 +56,7 @@ class EvidenceCollector:
     Attributes:
         inputs: What the current step needs to be computed again.
         weights_are_finite: Whether the weights were finite when last measured.
+        replays: The steps that are computed again.
     """
 
     def __init__(self, loop: TrainingLoop, arguments: Arguments, states: Sequence[OptimizerState]) -> None:
@@ -65,7 +67,7 @@ class EvidenceCollector:
         self._usual = UsualRanges()
         self._resumed_epoch: int | None = None
         self.inputs: StepInputs | None = None
-        self._replays = IncidentReplays(loop, states, arguments.diagnose)
+        self.replays = IncidentReplays(loop, states, arguments.diagnose)
         self._onset: int | None = None
         self._findings: list[Finding] = []
         self._batch: BatchFacts | None = None
@@ -97,7 +99,7 @@ class EvidenceCollector:
         found = self._now >= 0
         in_incident = found and self._loop.step - self._now <= CALM_STEPS
         # The first update is taken by an optimizer without a state, and is the likeliest one to do harm.
-        self.inputs = self._replays.keep(batch, batch_idx, after_warning=found, with_weights=is_first or in_incident)
+        self.inputs = self.replays.keep(batch, batch_idx, after_warning=found, with_weights=is_first or in_incident)
 
     def _start(self, batch: Any) -> None:
         arguments, loop = self._arguments, self._loop
@@ -142,7 +144,7 @@ class EvidenceCollector:
         if onset != self._onset:
             self._onset, self._findings = onset, []
             self._batch = self._update_fault = None
-            self._replays.forget()
+            self.replays.forget()
             self._update_is_harmless = False
         began = any(one.severity is Severity.CRITICAL for one in self._findings)
         self._findings += serious
@@ -157,7 +159,7 @@ class EvidenceCollector:
         is_shared = self._batch is not None and self._batch.rank is not None
         if not is_shared and (self._batch is None or (critical and not began) or nonfinite):
             self._collect_batch(step, step.inputs, began)
-        if critical and self._replays.is_due:
+        if critical and self.replays.is_due:
             self._compute_again(step, step.inputs, before_update)
 
     def _find_update_fault(self, inputs: StepInputs | None, before_update: bool) -> UpdateFault | None:
@@ -176,11 +178,11 @@ class EvidenceCollector:
     def _compute_again(self, step: Step, inputs: StepInputs, before_update: bool) -> None:
         """Replay a step, and use the order of execution that it has shown."""
         outliers = {row for field in (self._batch.fields if self._batch else ()) for row in field.outlier_rows}
-        self._replays.compute(step, inputs, before_update, sorted(outliers))
+        self.replays.compute(step, inputs, before_update, sorted(outliers))
         self._use_order()
 
     def _use_order(self) -> None:
-        replay = self._replays.replay
+        replay = self.replays.replay
         if replay is not None and replay.execution_order and self._run is not None and not self._run.order_is_executed:
             self._run = in_order(self._run, replay.execution_order)
 
@@ -239,21 +241,12 @@ class EvidenceCollector:
             rank: Rank of that process.
         """
         batch = None if self._batch is None else replace(self._batch, rank=rank)
-        own = (batch, self._replays.replay, self._replays.experiments)
+        own = (batch, self.replays.replay, self.replays.experiments)
         received = exchange.broadcast(attempt("the evidence", lambda: pickle.dumps(own)) or b"", rank)
         known = attempt("the evidence of another process", lambda: pickle.loads(received)) if received else None
         if known is not None:
-            self._batch, self._replays.replay, self._replays.experiments = known
+            self._batch, self.replays.replay, self.replays.experiments = known
             self._use_order()
-
-    @property
-    def awaits_update(self) -> bool:
-        """Whether a line search along the coming update is due."""
-        return self._replays.awaits_update
-
-    def updated(self, step: Step) -> None:
-        """Run the line search along the update of a step, if one is due; called after each update."""
-        self._replays.updated(step.number)
 
     # The diagnosis.
 
@@ -274,8 +267,8 @@ class EvidenceCollector:
             history=tuple(_until(history, self._now) for history in histories),
             first=tuple(recorder.first() for recorder in recorders),
             batch=self._batch,
-            replay=self._replays.replay,
-            experiments=self._replays.experiments,
+            replay=self.replays.replay,
+            experiments=self.replays.experiments,
             attempts=with_outcomes([one for one in attempts if one.step >= onset], histories),
             weights_are_finite=self.weights_are_finite,
             update_is_harmless=self._update_is_harmless,

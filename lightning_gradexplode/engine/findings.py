@@ -25,6 +25,7 @@ class FindingLog:
     Attributes:
         findings: All that were new to their incident, oldest first; of more than `MOST_FINDINGS` the latest.
         incidents: The tracker of incidents.
+        critical: New CRITICAL findings since the last `take_critical`.
     """
 
     def __init__(self, loggers: LoggerCollection, console: Console | None) -> None:
@@ -32,7 +33,7 @@ class FindingLog:
         self.incidents = IncidentTracker()
         self._loggers = loggers
         self._console = console
-        self._critical: list[Finding] = []
+        self.critical: list[Finding] = []
 
     def add(self, findings: Sequence[Finding]) -> list[Finding]:
         """Keep and log a step's findings.
@@ -53,14 +54,9 @@ class FindingLog:
                 severity = max(severity, int(finding.severity))
         return news
 
-    @property
-    def has_critical(self) -> bool:
-        """Whether there are new CRITICAL findings since the last `take_critical`."""
-        return bool(self._critical)
-
     def take_critical(self) -> list[Finding]:
         """Remove and return the new CRITICAL findings since the last call."""
-        critical, self._critical = self._critical, []
+        critical, self.critical = self.critical, []
         return critical
 
     def _log(self, console: Console, finding: Finding, severity: int) -> None:
@@ -75,7 +71,7 @@ class FindingLog:
         self._loggers.finding(finding, advice, begins_incident=Severity.WARNING <= finding.severity > severity)
         console.finding(finding, advice)
         if finding.severity is Severity.CRITICAL:
-            self._critical.append(finding)
+            self.critical.append(finding)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the findings and the current incident in plain values."""

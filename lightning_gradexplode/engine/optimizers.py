@@ -21,6 +21,7 @@ from lightning_gradexplode.records.text import describe
 logger = logging.getLogger("lightning_gradexplode")
 
 _optimizer = operator.attrgetter("optimizer")
+_steps = operator.attrgetter("steps")
 
 Hook = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], Any]
 
@@ -57,7 +58,7 @@ class OptimizerList:
     @property
     def are_new(self) -> bool:
         """Whether no optimizer has stepped yet."""
-        return not any(state.steps for state in self.states)
+        return not any(map(_steps, self.states))
 
     def refresh(self) -> None:
         """Follow the training loop's list of optimizers, if it has changed."""

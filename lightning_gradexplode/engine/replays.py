@@ -26,7 +26,8 @@ from lightning_gradexplode.diagnose.replay import (
     size_of,
 )
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
-from lightning_gradexplode.engine.step import Step, StepInputs
+from lightning_gradexplode.engine.step import Step
+from lightning_gradexplode.engine.step_inputs import StepInputs
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.records import Experiments, Replay, StepRecord
 
@@ -80,11 +81,6 @@ class IncidentReplays:
     def is_due(self) -> bool:
         """Whether the next critical step of the latest incident is computed again."""
         return self._is_on and self.replay is None and self._count < MOST_REPLAYS
-
-    @property
-    def awaits_update(self) -> bool:
-        """Whether a line search along the coming update is due."""
-        return self._weights_before is not None
 
     def keep(self, batch: Any, batch_idx: int, *, after_warning: bool, with_weights: bool) -> StepInputs:
         """Return what is needed to compute a step again, before it begins.

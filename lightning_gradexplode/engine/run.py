@@ -8,6 +8,7 @@ later, and the first phase's decisions are made in the last one.
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ from lightning_gradexplode.measure.recording import RecordedCalls
 from lightning_gradexplode.records import Diagnosis, Finding, StepRecord
 
 logger = logging.getLogger("lightning_gradexplode")
+
+_phase = operator.attrgetter("phase")
+_scalars_due = operator.attrgetter("scalars_due")
 
 
 class TrainingRun:
@@ -112,9 +116,10 @@ class TrainingRun:
         run, number = self._run, self._loop.step
         self._before.batch_idx, self._announced, self._inside_step = batch_idx, None, False
         run.optimizers.refresh()
-        due = run.schedule.module_gradients_due(number, first=run.optimizers.are_new)
+        scalars_due, histograms_due = run.schedule.due(number)
+        due = histograms_due or (run.schedule.has_histograms and run.optimizers.are_new)
         self._before.module_gradients_due = due
-        run.evidence.batch_started(batch, batch_idx, run.schedule.scalars_due(number))
+        run.evidence.batch_started(batch, batch_idx, scalars_due)
         if due and (not run.is_automatic or self._loop.completes_step(batch_idx)):
             run.module_gradients.attach(self._loop.loss_scale()[0])
 
@@ -145,7 +150,7 @@ class TrainingRun:
     def backward_ended(self) -> None:
         """Measure the gradients, if those of all micro-batches are there and the optimizer gets them as they are."""
         run = self._run
-        run.window.backward_ended()
+        run.window.backward_passes += 1
         if self._unseen is not None:
             self._unseen.backward_ended()
         if not run.is_automatic:
@@ -190,14 +195,13 @@ class TrainingRun:
         if run.responses.adds_gradients and (not run.is_automatic or run.counts_end_of_backward):
             run.responses.gradients_ready(state.optimizer, self._before.batch_idx)
         step = self._before.collect(state)
-        if self._before.can_wait(step):
+        if not step.parameters.on_host and self._before.can_wait(step):
             if step.reading.gradients.any or step.gathered is not None:  # another process may have gradients
                 self._before.start_update(step)
                 self._open = step
         elif self._before.read(step):
             self._open = step
-            if not self._before.may_be_cleaned(step):  # else it is decided in `hold_back`, by what the optimizer gets
-                self._before.prepare_update(step)
+            self._before.prepare_update(step)
 
     @never_fatal
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -258,9 +262,9 @@ class TrainingRun:
         if not self._run.is_automatic:
             self._after.set_returned_loss(steps, outputs, self._before.batch_idx)
         self._run.evidence.inputs = None
-        if any(step.scalars_due for step in steps):
+        if any(map(_scalars_due, steps)):
             self._after.set_logged_scalars(steps)
-        if any(step.phase is Phase.COLLECTING for step in steps):
+        if Phase.COLLECTING in map(_phase, steps):
             self._run.deferred.add(steps)
         else:
             self._after.finish(steps)

@@ -18,12 +18,16 @@ class LoggingSchedule:
         scalars: Number of steps from one log of scalars to the next, 0 for never.
         histograms: The same for histograms.
         first: Number of the run's first step.
+
+    Attributes:
+        has_histograms: Whether histograms are ever measured.
     """
 
     def __init__(self, scalars: int, histograms: int, first: int = 0) -> None:
         self._offset = 1 - first
         self._scalars = scalars
         self._histograms = histograms
+        self.has_histograms = histograms > 0
         self._alert_until = -1
         self._log_until = -1
         self._repeats = Repeats()
@@ -49,17 +53,14 @@ class LoggingSchedule:
         """Return whether histograms that are due at a step are logged, too."""
         return step <= self._log_until or (step + self._offset) % self._histograms == 0
 
-    def scalars_due(self, step: int) -> bool:
-        """Return whether scalars are measured at a step."""
-        return self._scalars > 0 and (step <= self._alert_until or (step + self._offset) % self._scalars == 0)
-
-    def histograms_due(self, step: int) -> bool:
-        """Return whether histograms are measured at a step."""
-        return self._histograms > 0 and (step <= self._alert_until or (step + self._offset) % self._histograms == 0)
-
-    def module_gradients_due(self, step: int, first: bool) -> bool:
-        """Return whether error gradients of modules are measured: with histograms, and at the run's first step."""
-        return self.histograms_due(step) or (first and self._histograms > 0)
+    def due(self, step: int) -> tuple[bool, bool]:
+        """Return whether scalars and whether histograms are measured at a step."""
+        count, alerted = step + self._offset, step <= self._alert_until
+        scalars, histograms = self._scalars, self._histograms
+        return (
+            scalars > 0 and (alerted or count % scalars == 0),
+            histograms > 0 and (alerted or count % histograms == 0),
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the step until which everything is due."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import fields
 from enum import Enum
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 
@@ -12,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_gradexplode.diagnose.replay import AttributeState, KeptBatch, RandomState
 from lightning_gradexplode.engine.accumulation import AccumulatedReading
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
+from lightning_gradexplode.engine.step_inputs import StepInputs
 from lightning_gradexplode.measure.details import GradientDetails, shown_histograms
 from lightning_gradexplode.measure.gradients import GradientReading, norms_of
 from lightning_gradexplode.measure.maxima import measure_maxima
@@ -22,7 +23,11 @@ from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.measure.reading import PendingRead
 from lightning_gradexplode.measure.sample import WeightSample
 from lightning_gradexplode.measure.weights import WeightCopy
-from lightning_gradexplode.records import Finding, FloatArray, Histogram, Norms, StepRecord
+from lightning_gradexplode.records import Finding, FloatArray, Histogram, ModuleGradients, Norms, StepRecord
+
+_NAMES = {"step": "number", "optimizer": "optimizer_index", "parameters": "parameters.names"}
+_fields_of = attrgetter(*(_NAMES.get(field.name, field.name) for field in fields(StepRecord)))
+"""The values of a step for the fields of `StepRecord`, in their order."""
 
 
 class Phase(Enum):
@@ -40,27 +45,6 @@ class Phase(Enum):
     """Its record is final."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class StepInputs:
-    """What a step needs to be computed again.
-
-    Args:
-        batch: Its last micro-batch.
-        batch_idx: Index of that in the epoch.
-        is_last: Whether that is the last batch of the epoch.
-        random_state: The state of the random number generators before it.
-        attributes: Numbers and generators of the module before it.
-        weights: Copies of the weights before it, None where none were kept.
-    """
-
-    batch: KeptBatch
-    batch_idx: int
-    is_last: bool
-    random_state: RandomState | None = None
-    attributes: AttributeState | None = None
-    weights: Mapping[str, Tensor] | None = None
-
-
 class Step:
     """One optimizer step in progress. It is mutable, and frozen into a `StepRecord` by `record`.
 
@@ -68,9 +52,9 @@ class Step:
         state: The optimizer.
         parameters: Its parameters.
         reading: Its gradients, as far as they are measured.
+        number: The step that other metrics are logged at.
         scalars_due: Whether its scalars are logged.
         histograms_due: Whether its histograms are logged.
-        **values: Fields of `StepRecord` that are known from the start.
 
     Attributes:
         phase: How far it is.
@@ -85,20 +69,54 @@ class Step:
         decided_late: Whether the optimizer had stepped before the numbers were read.
     """
 
+    # Fields of the record, set as they become known. Mappings are read-only: a record is handed to users' own parts.
+    batch_idx = 0
+    rank: int | None = None
+    loss: float | None = None
+    grad_norm: float | None = None
+    grad_norm_clipped: float | None = None
+    grad_max: float | None = None
+    nonfinite_count: int | None = None
+    clip_val: float | None = None
+    clip_algorithm: str | None = None
+    clip_rate: float | None = None
+    weight_norm: float | None = None
+    weight_norm_before: float | None = None
+    weight_count: int | None = None
+    update_ratio: float | None = None
+    nonfinite_weights: int | None = None
+    loss_scale: float | None = None
+    per_parameter: Mapping[str, FloatArray] = MappingProxyType({})
+    histograms: Mapping[str, Mapping[str, Histogram]] = MappingProxyType({})
+    module_gradients: ModuleGradients | None = None
+    severity = 0
+    skipped_steps = 0
+    skipped_by: str | None = None
+    update_taken = False
+    epoch = 0
+    logged: Mapping[str, float] = MappingProxyType({})
+    responses: Mapping[str, float] = MappingProxyType({})
+
     def __init__(
         self,
         state: OptimizerState,
         parameters: ParameterSet,
         reading: AccumulatedReading,
+        number: int,
         scalars_due: bool,
         histograms_due: bool,
-        **values: Any,
     ) -> None:
         self.state = state
         self.parameters = parameters
         self.reading = reading
+        self.number = number
         self.scalars_due = scalars_due
         self.histograms_due = histograms_due
+        self.optimizer_index = state.index
+        self.learning_rate = state.learning_rate
+        self.scale_adapts = reading.scale_adapts
+        self.micro_batches = reading.micro_batches
+        self.backward_passes = reading.backward_passes
         self.phase = Phase.COLLECTING
         self.scale = 1.0
         self.evaluations = 1
@@ -109,9 +127,6 @@ class Step:
         self.device_clip: tuple[Tensor, Tensor] | None = None
         self.is_guarded = False
         self.inputs: StepInputs | None = None
-        self._values = {**values, "parameters": parameters.names}
-        self._per_parameter: dict[str, FloatArray] = {}
-        self._histograms: dict[str, Mapping[str, Histogram]] = {}
         self._weights_before: WeightCopy | WeightSample | None = None
         self._has_details = False
 
@@ -119,84 +134,26 @@ class Step:
 
     def record(self) -> StepRecord:
         """Return what is known of the step as a frozen record, whose arrays cannot be written to."""
-        return StepRecord(
-            **self._values,
-            per_parameter=MappingProxyType(dict(self._per_parameter)),
-            histograms=MappingProxyType(dict(self._histograms)),
-        )
+        return StepRecord(*_fields_of(self))
 
     def set(self, **values: Any) -> None:
         """Set fields of the record; mappings have to be read-only, since it is handed to users' own parts."""
-        self._values.update(values)
-
-    @property
-    def number(self) -> int:
-        """The step that other metrics are logged at."""
-        number: int = self._values["step"]
-        return number
-
-    @property
-    def severity(self) -> int:
-        """The worst severity found so far, 0 for none."""
-        severity: int = self._values.get("severity", 0)
-        return severity
-
-    @property
-    def batch_idx(self) -> int:
-        """Index of its batch in the epoch."""
-        index: int = self._values["batch_idx"]
-        return index
-
-    @property
-    def is_updated(self) -> bool:
-        """Whether its optimizer has stepped."""
-        return bool(self._values["update_taken"])
+        vars(self).update(values)
 
     @property
     def is_skipped(self) -> bool:
         """Whether the update is held back."""
-        return self._values.get("skipped_by") is not None
-
-    @property
-    def grad_norm(self) -> float | None:
-        """L2 norm of all gradients before clipping, None if not measured."""
-        norm: float | None = self._values.get("grad_norm")
-        return norm
-
-    @property
-    def grad_max(self) -> float | None:
-        """Largest absolute value of a gradient element, None if not measured."""
-        largest: float | None = self._values.get("grad_max")
-        return largest
-
-    @property
-    def clip_val(self) -> float | None:
-        """The clip value in force, None without clipping."""
-        value: float | None = self._values.get("clip_val")
-        return value
-
-    @property
-    def clip_algorithm(self) -> str | None:
-        """The clip algorithm in force, None without clipping."""
-        algorithm: str | None = self._values.get("clip_algorithm")
-        return algorithm
-
-    @property
-    def nonfinite_weights(self) -> int | None:
-        """Number of parameters that are not finite after the update, None if not measured."""
-        count: int | None = self._values.get("nonfinite_weights")
-        return count
+        return self.skipped_by is not None
 
     @property
     def grad_norm_each(self) -> FloatArray:
         """L2 norm of each gradient before clipping, shape ``(parameters,)``."""
-        return self._per_parameter["grad_norm"]
+        return self.per_parameter["grad_norm"]
 
     def add_findings(self, findings: Sequence[Finding]) -> None:
         """Raise the record's severity to that of the worst finding."""
         worst = max((int(finding.severity) for finding in findings), default=0)
-        if worst > self.severity:
-            self._values["severity"] = worst
+        self.severity = max(self.severity, worst)
 
     def norm_on_device(self) -> Tensor | None:
         """Return the L2 norm of all gradients on their device, unscaled; None where the device cannot know it."""
@@ -215,12 +172,11 @@ class Step:
 
     def set_gradient_norms(self, norms: Norms) -> None:
         """Set the norms of the gradients, and the numbers of their elements that are not finite where counted."""
-        count = norms.nonfinite_total
-        self._values["grad_norm"] = norms.total
-        self._values["nonfinite_count"] = count
-        self._put("grad_norm", norms.each)
-        if count is not None:
-            self._put("nonfinite_count", norms.nonfinite)
+        self.grad_norm, self.nonfinite_count = norms.total, norms.nonfinite_total
+        if self.nonfinite_count is None:
+            self._put(grad_norm=norms.each)
+        else:
+            self._put(grad_norm=norms.each, nonfinite_count=norms.nonfinite)
 
     def measure_start(self) -> None:
         """Measure the weights before the run's first step."""
@@ -250,11 +206,11 @@ class Step:
         """Set the largest absolute values, and the share of each gradient's elements with one of 1.0 and more."""
         maxima, counts = self.parameters.shards.maxima_and_sums(local.maxima, local.above_one)
         self._set_maxima(maxima)
-        self._put("share_above_one", counts / [max(parameter.numel(), 1) for parameter in self.parameters.tensors])
+        self._put(share_above_one=counts / [max(parameter.numel(), 1) for parameter in self.parameters.tensors])
 
     def _set_maxima(self, maxima: FloatArray) -> None:
-        self._values["grad_max"] = float(np.max(maxima, initial=0.0))  # NaN wins over all
-        self._put("grad_max", maxima)
+        self.grad_max = float(np.max(maxima, initial=0.0))  # NaN wins over all
+        self._put(grad_max=maxima)
 
     def measure_gradient_histograms(self) -> None:
         """Count the gradients into histograms, unless they have changed since the reading and were not counted then."""
@@ -288,12 +244,12 @@ class Step:
 
     def set_unclipped(self) -> None:
         """Set the norms after clipping to those before it."""
-        self.set_clipped_norms(self.grad_norm, self._per_parameter["grad_norm"])
+        self.set_clipped_norms(self.grad_norm, self.grad_norm_each)
 
     def set_clipped_norms(self, total: float | None, each: FloatArray) -> None:
         """Set the gradients' norms after clipping."""
-        self._values["grad_norm_clipped"] = total
-        self._put("grad_norm_clipped", each)
+        self.grad_norm_clipped = total
+        self._put(grad_norm_clipped=each)
 
     def measure_weights(self) -> None:
         """Measure the weights after the update, and their change where they were kept before it, if that is due."""
@@ -310,33 +266,35 @@ class Step:
         change = before.change(self.parameters.tensors, self.parameters.shards)
         self._set_weights(change.weights)
         self._set_weights_before(change.before)
-        self._values["update_ratio"] = change.update_ratio
-        self._put("update_ratio", change.update_ratio_each)
+        self.update_ratio = change.update_ratio
+        self._put(update_ratio=change.update_ratio_each)
         if self.histograms_due:
             if change.differences:
                 self._set_histograms("update", shown_histograms(self.parameters, change.differences))
             self._set_histograms("weight", shown_histograms(self.parameters, self.parameters.tensors))
 
     def _set_weights(self, norms: Norms) -> None:
-        self._values["weight_norm"] = norms.total
-        self._values["nonfinite_weights"] = int((norms.nonfinite > 0).sum())
-        self._put("weight_norm", norms.each)
+        self.weight_norm = norms.total
+        self.nonfinite_weights = int((norms.nonfinite > 0).sum())
+        self._put(weight_norm=norms.each)
 
     def _set_weights_before(self, norms: Norms) -> None:
-        self._values["weight_norm_before"] = norms.total
-        self._values["weight_count"] = sum(tensor.numel() for tensor in self.parameters.tensors)
-        self._put("weight_norm_before", norms.each)
+        self.weight_norm_before = norms.total
+        self.weight_count = sum(tensor.numel() for tensor in self.parameters.tensors)
+        self._put(weight_norm_before=norms.each)
 
     # Small things.
 
-    def _put(self, quantity: str, each: FloatArray) -> None:
-        each.setflags(write=False)  # records go to detectors, policies and responses of users,
-        self._per_parameter[quantity] = each.view()  # and a view cannot be made writeable again
+    def _put(self, **arrays: FloatArray) -> None:
+        for each in arrays.values():
+            each.setflags(write=False)  # and a view cannot be made writeable again
+        views = {quantity: each.view() for quantity, each in arrays.items()}
+        self.per_parameter = MappingProxyType({**self.per_parameter, **views})
 
     def _set_histograms(self, quantity: str, local: Mapping[str, Histogram]) -> None:
         """Set histograms of what this process holds of each parameter."""
         whole = local if self.parameters.shards.copies is None else _unsharded(local, self.parameters)
-        self._histograms[quantity] = MappingProxyType(dict(whole))
+        self.histograms = MappingProxyType({**self.histograms, quantity: MappingProxyType(dict(whole))})
 
 
 def _unsharded(measured: Mapping[str, Histogram], parameters: ParameterSet) -> dict[str, Histogram]:

@@ -5,25 +5,31 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_gradexplode.distributed.shard_layout import version_of
 from lightning_gradexplode.measure import reading
 from lightning_gradexplode.measure.details import GradientDetails
-from lightning_gradexplode.measure.norms import PendingNorms, is_torch_list, start_norms, start_torch_norms
+from lightning_gradexplode.measure.elements import is_plain
+from lightning_gradexplode.measure.norm_plan import SINGLE_RANGE
+from lightning_gradexplode.measure.norms import PendingNorms, start_norms
 from lightning_gradexplode.measure.parameters import ParameterSet
-from lightning_gradexplode.records import FloatArray, Norms
+from lightning_gradexplode.records import FloatArray, IntArray, Norms
 
 
-class GradientReading:
-    """Norms of gradients, and what is needed to decide whether the gradients are still those that were measured.
+class GradientReading(PendingNorms):
+    """Norms of gradients in transfer to the host, and whether the gradients are still those that were measured.
 
     Args:
         gradients: The gradients.
-        pending: Their norms, and other numbers that are read along with them.
-        divisor: What the gradients are multiplied by; None if that is the last of the other numbers.
-        scale: The same as a tensor on its device, where it is one of the other numbers.
+        places: Places of the measured ones among them.
+        least: The least norms that can be relied on, shape ``(places,)``.
+        measured: Their norms, on the device.
+        scalars: Real tensors that are read in the same transfer.
+        starts: Whether the transfer starts now; else with `start`, or once something is read.
+        scale: What the gradients are multiplied by; a tensor is one of the scalars too, the last one.
         torch_total: The norm of all as ``torch.nn.utils.get_total_norm`` gives it, to the last bit; None if the norms
             were measured by our own kernel, which is the more exact one.
 
@@ -34,28 +40,35 @@ class GradientReading:
     def __init__(
         self,
         gradients: Sequence[Tensor | None],
-        pending: PendingNorms,
-        divisor: float | None = 1.0,
+        places: IntArray,
+        least: FloatArray,
+        measured: Sequence[Tensor],
+        scalars: Sequence[Tensor] = (),
+        starts: bool = True,
+        scale: float | Tensor = 1.0,
         torch_total: Tensor | None = None,
-        scale: Tensor | None = None,
     ) -> None:
+        super().__init__(gradients, places, least, measured, scalars, starts)
         self.gradients = gradients
-        self._scale = scale
         self.torch_total = torch_total
-        self._pending = pending
-        self._divisor = divisor
-        self._versions = _versions(gradients)
         self.details: GradientDetails | None = None
+        self._scale = scale
+        self._versions = _versions(gradients)
 
     @property
     def any(self) -> bool:
         """Whether there is any gradient at all."""
         return bool(self._versions)
 
-    @property
-    def is_there(self) -> bool:
-        """Whether the numbers are there without waiting for an accelerator."""
-        return self._pending.is_there
+    def norms(self, intact: bool = True) -> Norms:
+        """Wait for the norms, and return them with the scale divided out.
+
+        Args:
+            intact: Whether the gradients are as they were measured; if not, what is not finite cannot be counted.
+        """
+        norms = super().norms(intact)
+        scale = float(self.scalars[-1]) if isinstance(self._scale, Tensor) else self._scale
+        return norms if scale == 1.0 else norms.divided_by(scale)
 
     def norms_on_device(self, device: torch.device) -> Tensor:
         """Return the norms, with the scale divided out, without a wait for the device; 0 for a missing gradient.
@@ -67,58 +80,38 @@ class GradientReading:
             Shape ``(parameters,)`` in the widest type of the device; what is negative is no norm, see `NormPlan`.
         """
         wide = reading.widest_type(device)
-        if not self._pending.measured:
-            return torch.from_numpy(self.norms.each.copy()).to(device, wide)
+        if not self.measured:
+            return torch.from_numpy(self.norms().each.copy()).to(device, wide)
         zero = torch.zeros((), dtype=wide, device=device)
         each = [zero] * len(self.gradients)
-        measured = (one for part in self._pending.measured for one in part.to(device, wide).unbind())
-        for place, norm in zip(self._pending.places.tolist(), measured, strict=True):
+        measured = (one for part in self.measured for one in part.to(device, wide).unbind())
+        for place, norm in zip(self.places.tolist(), measured, strict=True):
             each[place] = norm
         stacked = torch.stack(each) if each else zero.new_zeros(0)
-        return stacked if self._scale is None else stacked / self._scale.to(device, wide)
+        return stacked / self._scale.to(device, wide) if isinstance(self._scale, Tensor) else stacked
 
     def unless_clipped(self, before: GradientReading) -> GradientReading | None:
         """Choose on the device between these norms and those of the same gradients before they may have been clipped.
 
         Returns:
-            The earlier norms where they are larger in all, or where neither are finite; gradients that were cleaned or
-            added to count as they are. None where the choice is the host's.
+            The earlier norms where their total is larger, or where neither is finite, with the scalars of these;
+            gradients that were cleaned or added to count as they are. None where the choice is the host's.
         """
-        pending = self._pending.unless_clipped(before._pending)
-        if pending is None:
+        pairs = list(zip(before.measured, self.measured, strict=False))
+        are_alike = np.array_equal(before.places, self.places) and len(before.measured) == len(self.measured)
+        if not pairs or not are_alike or any(one.shape != other.shape for one, other in pairs):
             return None
-        chosen = GradientReading(self.gradients, pending, self._divisor, scale=self._scale)
+        if self.has_started or before.has_started:
+            return None
+        with torch.no_grad():
+            total, now = _total(before.measured), _total(self.measured)
+            clipped = torch.where(total.isfinite(), now < total, ~now.isfinite())
+            norms = [torch.where(clipped.to(one.device), one, other) for one, other in pairs]
+        chosen = GradientReading(
+            self.gradients, self.places, self._least, norms, self._scalars, starts=False, scale=self._scale
+        )
         chosen._versions = [-1]  # which gradients these norms are of is not known before they are read
         return chosen
-
-    def start(self, more: Sequence[Tensor]) -> bool:
-        """Start the transfer to the host, with further tensors in it; return whether it had not started before."""
-        return self._pending.start(more)
-
-    @property
-    def more(self) -> FloatArray:
-        """The further tensors that were given to `start`."""
-        return self._pending.more
-
-    @property
-    def scalars(self) -> FloatArray:
-        """The other numbers."""
-        return self._pending.scalars if self._divisor is not None else self._pending.scalars[:-1]
-
-    @property
-    def norms(self) -> Norms:
-        """The norms, with the scale divided out, of gradients that still are as they were measured."""
-        return self.finish(intact=True)
-
-    def finish(self, intact: bool) -> Norms:
-        """Return the norms, with the scale divided out.
-
-        Args:
-            intact: Whether the gradients still are as they were measured; if not, what is not finite is not counted.
-        """
-        divisor = float(self._pending.scalars[-1]) if self._divisor is None else self._divisor
-        norms = self._pending.norms(intact)
-        return norms if divisor == 1.0 else norms.divided_by(divisor)
 
     @classmethod
     def take(
@@ -136,22 +129,27 @@ class GradientReading:
             scalars: Tensors of one element that are read along with them.
             starts: Whether the transfer to the host starts now; else with `start`, or once something is read.
         """
-        gradients, plan = parameters.gradients, parameters.gradient_plan
+        gradients = parameters.gradients
         if isinstance(scale, Tensor):
-            return cls(gradients, start_norms(gradients, [*scalars, scale], plan, starts), None, scale=scale)
-        return cls(gradients, start_norms(gradients, scalars, plan, starts), scale)
+            scalars = [*scalars, scale]
+        return cls(gradients, *parameters.gradient_plan.measure(gradients), scalars, starts, scale)
 
     @classmethod
     def take_as_torch_does(cls, parameters: ParameterSet, scalars: Sequence[Tensor] = ()) -> GradientReading:
         """Measure unscaled gradients by the kernel that torch clips by, so that a clip need not measure them again.
 
-        In tensors of millions of elements these norms are off by up to 2e-4, being float32 sums.
+        The norms are as exact as float32 sums are: off by up to 2e-4 in tensors of millions of elements.
         """
         gradients = parameters.gradients
         if not is_torch_list(gradients):
             return cls.take(parameters, scalars=scalars)
-        pending, total = start_torch_norms(gradients, scalars)
-        return cls(gradients, pending, torch_total=total)
+        present = {place: gradient for place, gradient in enumerate(gradients) if gradient is not None}
+        with torch.no_grad():
+            norms = torch.stack(torch._foreach_norm(list(present.values()), 2.0))
+            total = torch.linalg.vector_norm(norms, 2.0)
+        # A second look at what may have underflowed is for the host only; an accelerator would have to be waited for.
+        least = np.full(len(present), SINGLE_RANGE if reading.is_on_host(norms) else 0.0)
+        return cls(gradients, np.array(list(present)), least, [norms], scalars, torch_total=total)
 
     def holds(self, parameters: ParameterSet) -> bool:
         """Return whether the gradients are the same tensors, not written to since.
@@ -166,6 +164,19 @@ class GradientReading:
 def _versions(gradients: Sequence[Tensor | None]) -> list[int]:
     # No call for a plain tensor: there is one of them for each parameter at each step.
     return [one._version if type(one) is Tensor else version_of(one) for one in gradients if one is not None]
+
+
+def is_torch_list(gradients: Sequence[Tensor | None]) -> bool:
+    """Return whether ``clip_grad_norm_`` takes gradients as one list of dense float32 tensors on one device."""
+    present = [gradient for gradient in gradients if gradient is not None]
+    kinds = {(gradient.dtype, gradient.device) for gradient in present}
+    return kinds == {(torch.float32, present[0].device)} and all(map(is_plain, present)) if present else False
+
+
+def _total(norms: Sequence[Tensor]) -> Tensor:
+    """Return the norm of all tensors, given the norms of each, on the device of the first ones."""
+    total: Tensor = torch.linalg.vector_norm(torch.cat([part.to(norms[0].device) for part in norms]))
+    return total
 
 
 def norms_of(parameters: ParameterSet, tensors: Sequence[Tensor | None], divisor: float = 1.0) -> Norms:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradexplode.measure import reading
-from lightning_gradexplode.measure.elements import chunks, flat_elements, is_plain
+from lightning_gradexplode.measure.elements import chunks, flat_elements
 from lightning_gradexplode.measure.norm_plan import SINGLE_RANGE, NormPlan
 from lightning_gradexplode.measure.reading import PendingRead, read
 from lightning_gradexplode.records import FloatArray, IntArray, Norms
@@ -35,6 +35,7 @@ class PendingNorms:
     Attributes:
         measured: The norms on their devices, until they are read.
         places: Places of the measured tensors.
+        has_started: Whether the transfer has started.
         is_there: Whether `norms` returns without waiting for an accelerator.
     """
 
@@ -52,7 +53,7 @@ class PendingNorms:
         self._pending: PendingRead | None = None
         self._values = np.zeros(0)
         self._norms: Norms | None = None
-        self.is_there = False
+        self.has_started = self.is_there = False
         if starts:
             self.start()
 
@@ -65,40 +66,23 @@ class PendingNorms:
         Returns:
             Whether it has started now, so that `more` is a part of it.
         """
-        if self._pending is not None:
+        if self.has_started:
             return False
-        self._pending = PendingRead([*self.measured, *self._scalars, *more])
+        values = [*self.measured, *self._scalars, *more]
         self._count = len(self.places) + sum(map(Tensor.numel, self._scalars))
-        self._scalars = ()
-        if self._pending.is_there:
-            self._values, self.is_there = self._pending.values(), True
+        self._scalars, self.has_started = (), True
+        if all(map(reading.is_on_host, values)):
+            self._values, self.is_there = reading.from_host(values), True
             self._norms = self._finished(intact=True)
+        else:
+            self._pending = PendingRead(values)
         return True
-
-    def unless_clipped(self, before: PendingNorms) -> PendingNorms | None:
-        """Choose on the device between these norms and those of the same tensors before they may have been clipped.
-
-        Returns:
-            The earlier norms where their total is larger, or where neither is finite, with the scalars of these; None
-            where the tensors are not the same, or either has begun to be read.
-        """
-        pairs = list(zip(before.measured, self.measured, strict=False))
-        are_alike = np.array_equal(before.places, self.places) and len(before.measured) == len(self.measured)
-        if not pairs or not are_alike or any(one.shape != other.shape for one, other in pairs):
-            return None
-        if self._pending is not None or before._pending is not None:
-            return None
-        with torch.no_grad():
-            total, now = _total(before.measured), _total(self.measured)
-            clipped = torch.where(total.isfinite(), now < total, ~now.isfinite())
-            chosen = [torch.where(clipped.to(one.device), one, other) for one, other in pairs]
-        return PendingNorms(self._tensors, self.places, self._least, chosen, self._scalars, starts=False)
 
     def _wait(self) -> None:
         """Wait for the transfer of all that is read."""
         self.start()
-        assert self._pending is not None
-        self._values, self.is_there = self._pending.values(), True
+        if self._pending is not None:
+            self._values, self.is_there = self._pending.values(), True
 
     def norms(self, intact: bool = True) -> Norms:
         """Wait for the norms, and return them.
@@ -161,12 +145,6 @@ def start_norms(
     return PendingNorms(tensors, *(plan or NormPlan(tensors)).measure(tensors), scalars, starts)
 
 
-def _total(norms: Sequence[Tensor]) -> Tensor:
-    """Return the norm of all tensors, given the norms of each, on the device of the first ones."""
-    total: Tensor = torch.linalg.vector_norm(torch.cat([part.to(norms[0].device) for part in norms]))
-    return total
-
-
 def measure_norms(tensors: Sequence[Tensor | None], divisor: float = 1.0) -> Norms:
     """Measure the L2 norm of each tensor, with one read from the device.
 
@@ -178,34 +156,6 @@ def measure_norms(tensors: Sequence[Tensor | None], divisor: float = 1.0) -> Nor
         The norms, in the order of the tensors, with a relative error below 1e-6.
     """
     return start_norms(tensors).norms().divided_by(divisor)
-
-
-def is_torch_list(gradients: Sequence[Tensor | None]) -> bool:
-    """Return whether ``clip_grad_norm_`` takes gradients as one list of dense float32 tensors on one device."""
-    present = [gradient for gradient in gradients if gradient is not None]
-    kinds = {(gradient.dtype, gradient.device) for gradient in present}
-    return kinds == {(torch.float32, present[0].device)} and all(map(is_plain, present)) if present else False
-
-
-def start_torch_norms(
-    gradients: Sequence[Tensor | None], scalars: Sequence[Tensor] = ()
-) -> tuple[PendingNorms, Tensor]:
-    """Measure norms by the kernels of ``torch.nn.utils.get_total_norm``, so that a clip need not measure them again.
-
-    Args:
-        gradients: Gradients of which `is_torch_list` holds.
-        scalars: Real tensors that are read in the same transfer.
-
-    Returns:
-        The norms, as exact as float32 sums are, and torch's total norm, bit for bit.
-    """
-    present = {place: gradient for place, gradient in enumerate(gradients) if gradient is not None}
-    with torch.no_grad():
-        norms = torch.stack(torch._foreach_norm(list(present.values()), 2.0))
-        total = torch.linalg.vector_norm(norms, 2.0)
-    # A second look at what may have underflowed is for the host only; an accelerator would have to be waited for.
-    least = np.full(len(present), SINGLE_RANGE if reading.is_on_host(norms) else 0.0)
-    return PendingNorms(gradients, np.array(list(present)), least, [norms], scalars), total
 
 
 def _exact_norms(tensors: Sequence[Tensor | None]) -> tuple[FloatArray, FloatArray]:

@@ -45,7 +45,7 @@ class PendingRead:
         self._event: torch.cuda.Event | None = None
         self.is_there = all(map(is_on_host, values))
         if self.is_there:
-            self._read = _on_host(values)
+            self._read = from_host(values)
             return
         numbers, self._spans = _concatenated(values)
         if numbers.is_cuda:
@@ -68,7 +68,8 @@ class PendingRead:
         return self._read
 
 
-def _on_host(values: Sequence[Tensor]) -> FloatArray:
+def from_host(values: Sequence[Tensor]) -> FloatArray:
+    """Return the elements of tensors in the memory of the host, one after the other, in float64."""
     if len(values) > _FEW and len({value.dtype for value in values}) == 1:  # as minima and maxima of many tensors
         with torch.no_grad():
             values = [torch._C._nn.flatten_dense_tensors(list(values))]

@@ -31,8 +31,8 @@ def test_intervals_left_open_follow_the_trainer(
 def test_logs_are_due_at_the_last_step_of_each_interval() -> None:
     """Logs come in phase with Lightning's own, steps being counted from 0."""
     schedule = LoggingSchedule(scalars=5, histograms=10)
-    assert [step for step in range(20) if schedule.scalars_due(step)] == [4, 9, 14, 19]
-    assert [step for step in range(20) if schedule.histograms_due(step)] == [9, 19]
+    assert [step for step in range(20) if schedule.due(step)[0]] == [4, 9, 14, 19]
+    assert [step for step in range(20) if schedule.due(step)[1]] == [9, 19]
 
 
 def test_after_a_finding_everything_is_due_for_a_while() -> None:
@@ -41,9 +41,8 @@ def test_after_a_finding_everything_is_due_for_a_while() -> None:
     for scalars, histograms in ((5, 10), (0, 10), (5, 0)):
         schedule = LoggingSchedule(scalars, histograms)
         schedule.alert(7, ["a sign"])
-        assert all(schedule.scalars_due(step) == (scalars > 0) for step in alerted)
-        assert all(schedule.histograms_due(step) == (histograms > 0) for step in alerted)
-        assert not schedule.scalars_due(alerted[-1] + 4)
+        assert all(schedule.due(step) == (scalars > 0, histograms > 0) for step in alerted)
+        assert not schedule.due(alerted[-1] + 4)[0]
 
 
 def test_of_many_findings_a_few_are_logged() -> None:
@@ -53,7 +52,7 @@ def test_of_many_findings_a_few_are_logged() -> None:
     for number in range(1, 200):
         step = 100 * number
         schedule.alert(step, ["a sign"])
-        assert schedule.scalars_due(step)
+        assert schedule.due(step)[0]
         if schedule.logs_scalars(step):
             logged.append(number)
         assert schedule.logs_histograms(step) == schedule.logs_scalars(step)
@@ -61,10 +60,7 @@ def test_of_many_findings_a_few_are_logged() -> None:
     assert logged == [1, 2, 3, 10, 100]
 
 
-def test_module_gradients_are_due_at_the_first_step_and_with_histograms() -> None:
-    """Without histograms they are never measured."""
-    schedule = LoggingSchedule(scalars=5, histograms=10)
-    assert schedule.module_gradients_due(0, first=True)
-    assert not schedule.module_gradients_due(0, first=False)
-    assert schedule.module_gradients_due(9, first=False)
-    assert not LoggingSchedule(5, 0).module_gradients_due(0, first=True)
+def test_a_schedule_without_histograms_says_so() -> None:
+    """Then the error gradients of modules are not measured either, not even at the first step."""
+    assert LoggingSchedule(scalars=5, histograms=10).has_histograms
+    assert not LoggingSchedule(scalars=5, histograms=0).has_histograms

@@ -28,8 +28,8 @@ def step_with(
     optimizer = SGD(module.parameters(), lr=0.1)
     parameters = parameters_of(optimizer, module, include)
     reading = AccumulatedReading(GradientReading.take(parameters, scale), 0, 1, False, False, False)
-    step = Step(OptimizerState(0, optimizer, [], None), parameters, reading, True, histograms, step=3)
-    step.set_gradient_norms(reading.gradients.norms)
+    step = Step(OptimizerState(0, optimizer, [], None), parameters, reading, 3, True, histograms)
+    step.set_gradient_norms(reading.gradients.norms())
     step.scale, step.phase = scale, Phase.MEASURED
     return step
 

@@ -92,7 +92,7 @@ def test_a_scale_on_the_device_is_divided_out_there() -> None:
     assert norms.tolist() == pytest.approx(
         [float(torch.linalg.vector_norm(one)) / 8 for one in parameters.gradients if one is not None], rel=1e-6
     )
-    assert taken.norms.each.tolist() == pytest.approx(norms.tolist(), rel=1e-6)
+    assert taken.norms().each.tolist() == pytest.approx(norms.tolist(), rel=1e-6)
 
 
 def test_norms_in_float32_are_exact_wherever_the_elements_lie() -> None:
