@@ -1,4 +1,4 @@
-"""Histograms reduced to what charts show: no empty buckets outside, finite borders, and not too many."""
+"""Histograms reduced to what charts show: some 40 bins with finite borders, none of them empty at either end."""
 
 from __future__ import annotations
 
@@ -10,77 +10,44 @@ import numpy as np
 from lightning_gradexplode.records import BUCKET_EDGES, FloatArray, Histogram, IntArray
 
 LARGEST = float(np.finfo(np.float32).max)
-"""Stands for infinity at the outer border of the outermost bucket."""
+"""The outer border of the outermost bucket in place of infinity."""
+
+
+PARTS = 24
+"""Number of equal parts of a histogram's range whose buckets are not merged; TensorBoard draws 30 over all steps."""
+
+SHARES = 8
+"""Number of equal shares of a histogram's values whose buckets are not merged; TensorBoard shows eight quantiles."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Buckets:
-    """Buckets with finite ascending borders.
+class Condensed:
+    """A histogram with few bins, for charts.
 
     Args:
-        counts: Number of values, shape ``(n,)``.
-        edges: Borders, shape ``(n + 1,)``.
+        counts: Number of values in each bin, shape ``(n,)``.
+        edges: Borders of the bins, finite and ascending, shape ``(n + 1,)``.
+        num: Number of values.
+        sum: Sum of the values, each taken as the middle of its bucket in the original histogram.
+        sum_squares: Sum of their squares.
     """
 
     counts: IntArray
     edges: FloatArray
-
-
-def buckets(histogram: Histogram, at_most: int = 512) -> Buckets:
-    """Return a histogram reduced to a number of buckets.
-
-    Empty buckets outside are dropped, runs of empty ones inside become one, and where there are still more than
-    allowed, neighbours are merged.
-
-    Args:
-        histogram: One with at least one finite value.
-        at_most: Number of buckets allowed.
-
-    Raises:
-        ValueError: The histogram holds no finite value.
-    """
-    filled = np.flatnonzero(histogram.counts)
-    if not len(filled):
-        raise ValueError("a histogram without finite values has no buckets to show")
-    first, last = int(filled[0]), int(filled[-1])
-    counts = histogram.counts[first : last + 1]
-    edges = np.clip(BUCKET_EDGES[first : last + 2], -LARGEST, LARGEST)
-    # The left border of a bucket stays if the bucket or its left neighbour holds something.
-    stays = (counts > 0) | np.concatenate([[True], counts[:-1] > 0])
-    starts = np.flatnonzero(stays)
-    while len(starts) > at_most:
-        starts = starts[::2]
-    return Buckets(np.add.reduceat(counts, starts), np.append(edges[starts], edges[-1]))
-
-
-PARTS = 24
-"""Number of equal parts of a histogram's range that have their own buckets; TensorBoard draws 30 over all steps."""
-
-SHARES = 8
-"""Number of equal shares of a histogram's values with buckets of their own; TensorBoard shows eight."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Condensed(Buckets):
-    """Buckets with what is in them: the number of values, their sum and the sum of their squares.
-
-    Each value is taken for the middle of the finest bucket that it was in.
-    """
-
     num: int
     sum: float
     sum_squares: float
 
 
 def condensed(histograms: Mapping[str, Histogram]) -> dict[str, Condensed]:
-    """Return histograms reduced, all at once, to what a chart with a linear axis and one of quantiles can show.
+    """Return histograms reduced to what a chart with a linear axis, or of quantiles, can show.
 
-    Neighbouring buckets are merged where both lie within one of `PARTS` equal parts of the range, and within one of
-    `SHARES` equal shares of the values. So a bucket is one of the finest, or narrow and with few values in it. Some 40
-    remain of what gradients usually fill.
+    Neighboring buckets are merged if they lie in the same one of `PARTS` equal parts of the range and in the same one
+    of `SHARES` equal shares of the values. About 40 bins remain of a typical gradient. All histograms are reduced in
+    one pass.
 
     Args:
-        histograms: By name; those of no finite value are left out, for nothing can be shown of them.
+        histograms: Histograms by name. Those without a finite value are left out, since they have no range.
     """
     names = list(histograms)
     counts_by_name = np.stack([histograms[name].counts for name in names]) if names else np.zeros((0, 1), np.int64)

@@ -60,6 +60,18 @@ class Histogram:
             nonfinite += histogram.nonfinite
         return cls(counts, nonfinite)
 
+    @classmethod
+    def from_sparse(cls, indices: npt.ArrayLike, counts: npt.ArrayLike, nonfinite: int) -> Histogram:
+        """Build a histogram from what `sparse` returned."""
+        dense = np.zeros(len(BUCKET_EDGES) - 1, dtype=np.int64)
+        dense[np.asarray(indices, dtype=np.int64)] = counts
+        return cls(dense, nonfinite)
+
+    def sparse(self) -> tuple[IntArray, IntArray, int]:
+        """Return the indices and the counts of the buckets that are not empty, and the number of non-finite values."""
+        filled = np.flatnonzero(self.counts).astype(np.int64)
+        return filled, self.counts[filled], self.nonfinite
+
     @property
     def finite(self) -> int:
         """Number of finite values."""
@@ -79,23 +91,3 @@ class Histogram:
             return np.zeros(0, dtype=np.int64), np.zeros(1)
         first, last = int(filled[0]), int(filled[-1]) + 1
         return counts[first:last], _LOG_EDGES[first : last + 1]
-
-    def negated(self) -> Histogram:
-        """Return the histogram of the same values with their signs turned."""
-        return Histogram(self.counts[::-1].copy(), self.nonfinite)
-
-    def share_at_least(self, border: float) -> float:
-        """Return the share of values with ``abs(value) >= border``, non-finite ones included.
-
-        Args:
-            border: A positive member of `BUCKET_EDGES`, for example 1.0; there the share is exact.
-
-        Raises:
-            ValueError: The border lies inside a bucket.
-        """
-        index = int(np.searchsorted(BUCKET_EDGES, border))
-        if border <= 0 or index >= len(BUCKET_EDGES) or BUCKET_EDGES[index] != border:
-            raise ValueError(f"border must be a positive bucket edge, such as a power of two; got {border!r}")
-        above = int(self.counts[index:].sum() + self.counts[: len(self.counts) - index].sum()) + self.nonfinite
-        total = self.finite + self.nonfinite
-        return above / total if total else 0.0

@@ -66,17 +66,23 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Something that happened at a step.
+    """An event at a step.
 
     Args:
         step: The step.
-        kind: ``"since"``, ``"critical"``, ``"finding"`` or ``"response"``.
-        text: One line.
+        kind: ``"since"`` (the first sign), ``"critical"`` (the first critical finding), ``"finding"`` or
+            ``"response"``.
+        text: A description in one line.
     """
 
     step: int
     kind: str
     text: str
+
+    @property
+    def is_line(self) -> bool:
+        """Whether it is drawn as a vertical line, and not as a symbol."""
+        return self.kind in ("since", "critical")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +92,7 @@ class TimeChart:
     Args:
         steps: The steps, ascending.
         panels: The panels, from top to bottom.
-        marks: What happened.
+        marks: Events.
         view: First and last step of the part that is shown first.
     """
 
@@ -205,9 +211,10 @@ def gradient_spread(step: int, histogram: Histogram) -> GradientSpread:
 
 
 def layer_gains(content: ReportContent, most: int = 60) -> list[tuple[str, float]]:
-    """Return the factor by which the error gradient changes on its way back through each module.
+    """Return the factor by which the norm of the error gradient changes in the backward pass through each module.
 
-    In execution order; of more modules than `most`, the strongest of each run of neighbours.
+    The modules are in execution order. If there are more than `most`, each group of adjacent modules is represented by
+    the one whose gain is furthest from 1.
     """
     gradients = content.module_gradients
     if gradients is not None:
@@ -225,6 +232,6 @@ def _known(gains: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
 
 
 def is_sparse(positions: FloatArray) -> bool:
-    """Return whether values stand alone between gaps, so that a line through neighbours would show nothing of them."""
+    """Return whether a line between neighboring values would show little: most are unknown, or there is only one."""
     known = np.isfinite(positions)
-    return bool(known.sum() < 0.7 * len(known))
+    return bool(known.sum() < 0.7 * len(known) or len(known) == 1)

@@ -47,7 +47,7 @@ def draw(steps: Sequence[int], rows: Rows, marks: Sequence[Mark]) -> Pixels:
     Args:
         steps: The steps, ascending.
         rows: The rows.
-        marks: What happened; the first sign and the first critical finding are drawn.
+        marks: Events; the first sign and the first critical finding are drawn.
 
     Returns:
         A picture of shape ``(height, width, 3)``.
@@ -66,19 +66,16 @@ def draw(steps: Sequence[int], rows: Rows, marks: Sequence[Mark]) -> Pixels:
     picture.paste(Image.fromarray(table), (left, 28))
     pen = ImageDraw.Draw(picture)
     pen.text((left, 4), "L2 norm of the gradients before clipping, parameter by step", fill="black", font=font)
-    every = max(1, -(-11 // tall))
-    for place, name in enumerate(names):
-        is_culprit = place == rows.culprit
-        if is_culprit or (place % every == 0 and (rows.culprit is None or abs(place - rows.culprit) >= every)):
-            at = (left - 8 - font.getlength(name), 28 + place * tall + tall / 2 - 6)
-            pen.text(at, name, fill="#b3101f" if is_culprit else "black", font=font)
+    for place in rows.labeled(every=max(1, -(-11 // tall))):
+        at = (left - 8 - font.getlength(names[place]), 28 + place * tall + tall / 2 - 6)
+        pen.text(at, names[place], fill="#b3101f" if place == rows.culprit else "black", font=font)
     for place in range(0, len(steps), max(1, -(-len(steps) * 60 // max(width, 1)))):
         pen.text((left + place * wide, 32 + height), str(int(steps[place])), fill="black", font=font)
     if rows.culprit is not None:
         top = 28 + rows.culprit * tall
         pen.rectangle((left - 1, top - 1, left + width, top + tall), outline="#b3101f", width=2)
     for mark in marks:
-        if mark.kind in ("since", "critical") and len(steps) and steps[0] <= mark.step <= steps[-1]:
+        if mark.is_line and len(steps) and steps[0] <= mark.step <= steps[-1]:
             x = left + int(np.searchsorted(np.asarray(steps), mark.step)) * wide
             pen.line((x, 20, x, 28 + height), fill="#b3101f", width=2 if mark.kind == "critical" else 1)
     _draw_scale(picture, pen, font, left, height, (low, high))

@@ -13,7 +13,7 @@ import numpy as np
 from lightning_gradexplode.records import Evidence, History, Operand, OptimizerFacts, ReportContent, summary
 from lightning_gradexplode.records.html import with_code
 from lightning_gradexplode.report import plotly_bars, plotly_base, plotly_heatmap, plotly_time, svg_charts
-from lightning_gradexplode.report.charts import gradient_spread, layer_gains, time_chart
+from lightning_gradexplode.report.charts import TimeChart, gradient_spread, layer_gains, time_chart
 from lightning_gradexplode.report.rows import Rows, content_rows, find_place
 
 MAX_FINDINGS = 200
@@ -31,7 +31,8 @@ def page(content: ReportContent) -> str:
     environment.filters["code"] = lambda text: Markup(with_code(text))
     environment.filters["number"] = number
     plotly = plotly_base.script()
-    charts = _charts(content, is_plain=plotly is None)
+    times = [time_chart(history, content) for history in content.evidence.history]
+    charts = _charts(content, times, is_plain=plotly is None)
     figures = {key: value for key, value in charts.items() if isinstance(value, dict)}
     diagnosis = content.diagnosis
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
@@ -53,6 +54,8 @@ def page(content: ReportContent) -> str:
         plotly=None if plotly is None else Markup(plotly),
         figures=Markup(json.dumps(figures).replace("<", "\\u003c")),
         findings=content.findings[-MAX_FINDINGS:],
+        captions=[_caption(chart) for chart in times],
+        is_part=[chart is not None and chart.view != (chart.steps[0], chart.steps[-1]) for chart in times],
         notes=[_row_notes(content, history) for history in content.evidence.history],
         operand=operand_text,
     )
@@ -113,15 +116,16 @@ def operand_text(operand: Operand) -> str:
 
 
 def number(value: float) -> str:
-    """Return a number with four digits; an empty text for a limit that says nothing."""
+    """Return a number with four significant digits; an empty text for NaN, which stands for no limit."""
     return "" if isinstance(value, float) and np.isnan(value) else f"{value:.4g}"
 
 
-def _charts(content: ReportContent, is_plain: bool) -> dict[str, str | dict[str, Any]]:
+def _charts(
+    content: ReportContent, times: Sequence[TimeChart | None], is_plain: bool
+) -> dict[str, str | dict[str, Any]]:
     """Return the charts by name: figures of plotly, or SVG."""
     found: dict[str, str | dict[str, Any]] = {}
-    for index, history in enumerate(content.evidence.history):
-        chart = time_chart(history, content)
+    for index, (history, chart) in enumerate(zip(content.evidence.history, times, strict=True)):
         if chart is None:
             continue
         found[f"time-{index}"] = svg_charts.time_svg(chart) if is_plain else plotly_time.time_figure(chart)
@@ -138,16 +142,32 @@ def _charts(content: ReportContent, is_plain: bool) -> dict[str, str | dict[str,
     return found
 
 
+def _caption(chart: TimeChart | None) -> str:
+    """Return the meaning of the lines and symbols that a time chart has."""
+    if chart is None:
+        return ""
+    kinds = {mark.kind for mark in chart.marks}
+    legend = (
+        ("dotted line: the first sign", "since" in kinds),
+        ("solid line: the first critical finding", "critical" in kinds),
+        ("\u00d7: NaN or infinite", any(len(panel.nonfinite) for panel in chart.panels)),
+        ("\u25be: findings", "finding" in kinds),
+        ("\u2605: responses", "response" in kinds),
+        ("shaded: the usual range of the update ratio", any(panel.band for panel in chart.panels)),
+    )
+    return "; ".join(["Vertical axes are logarithmic", *(text for text, is_shown in legend if is_shown)]) + "."
+
+
 def _row_notes(content: ReportContent, history: History) -> str:
     table = content_rows(history, content)
     order = "execution" if table.is_executed else "registration"
-    binned = " Neighbours share a row." if len(table.names) < len(history.parameters) else ""
+    binned = " Adjacent parameters share a row." if len(table.names) < len(history.parameters) else ""
     marked = "" if table.culprit is None else f" Marked: {table.names[table.culprit]}{_why_marked(table, content)}."
     return f"Rows are in the order of {order}, the first one on top.{binned}{marked}"
 
 
 def _why_marked(table: Rows, content: ReportContent) -> str:
-    """Return why a row is marked, where that is not the place that the diagnosis names."""
+    """Return why a row is marked, if the diagnosis does not name it."""
     names = [table.names[table.culprit or 0]]
     first = content.evidence.replay.first if content.evidence.replay else None
     if find_place(names, content.diagnosis.where if content.diagnosis else None) is not None:

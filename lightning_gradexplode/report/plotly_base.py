@@ -46,6 +46,11 @@ def ranges(steps: Sequence[int], view: tuple[int, int]) -> Figure:
     return {"view": [view[0] - 0.5, view[1] + 0.5], "all": [steps[0] - 0.5, steps[-1] + 0.5]}
 
 
+def step_ticks(steps: Sequence[int]) -> Figure:
+    """Return the ticks of an axis of steps, on whole numbers also where there are few."""
+    return {"tickvals": list(steps)} if len(steps) <= 12 else {"tickformat": "d"}
+
+
 def mark_line(mark: Mark) -> Figure:
     """Return a vertical line through all panels at a step."""
     return {

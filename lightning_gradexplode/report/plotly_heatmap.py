@@ -10,7 +10,7 @@ import numpy as np
 
 from lightning_gradexplode.report.axes import tick_label
 from lightning_gradexplode.report.charts import Mark
-from lightning_gradexplode.report.plotly_base import Figure, base_layout, cells, mark_line, ranges
+from lightning_gradexplode.report.plotly_base import Figure, base_layout, cells, mark_line, ranges, step_ticks
 from lightning_gradexplode.report.rows import Rows, color_range, label, positive_logs
 
 
@@ -19,10 +19,7 @@ def heatmap_figure(steps: Sequence[int], rows: Rows, marks: Sequence[Mark], view
     logs = positive_logs(rows.norms)
     low, high = color_range(logs)
     places = list(range(len(rows.names)))
-    every = max(1, -(-len(places) // 40))
-    shown = [place for place in places if place % every == 0 or place == rows.culprit]
-    if rows.culprit is not None:
-        shown = [place for place in shown if place == rows.culprit or abs(place - rows.culprit) >= every]
+    shown = rows.labeled(every=max(1, -(-len(places) // 40)))
     names = [escape(name) for name in rows.names]
     common = {"type": "heatmap", "x": list(map(int, steps)), "y": names}
     norms = {
@@ -51,7 +48,7 @@ def heatmap_figure(steps: Sequence[int], rows: Rows, marks: Sequence[Mark], view
             "range": [view[0] - 0.5, view[1] + 0.5],
             "showgrid": False,
             "zeroline": False,
-            "tickformat": "d",
+            **step_ticks(steps),
         },
         "yaxis": {
             "type": "category",
@@ -63,7 +60,7 @@ def heatmap_figure(steps: Sequence[int], rows: Rows, marks: Sequence[Mark], view
             "zeroline": False,
             "ticks": "",
         },
-        "shapes": [mark_line(mark) for mark in marks if mark.kind in ("since", "critical")],
+        "shapes": [mark_line(mark) for mark in marks if mark.is_line],
     }
     if rows.culprit is not None:
         layout["shapes"].append(
@@ -74,7 +71,7 @@ def heatmap_figure(steps: Sequence[int], rows: Rows, marks: Sequence[Mark], view
                 "x1": 1,
                 "y0": rows.culprit - 0.5,
                 "y1": rows.culprit + 0.5,
-                "line": {"color": "var(--critical)", "width": 2},
+                "line": {"color": "var(--critical)", "width": 2 if len(places) <= 60 else 1},
             }
         )
     return {"data": [norms, *([nonfinite] if bad.any() else [])], "layout": layout}

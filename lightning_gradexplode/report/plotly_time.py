@@ -7,7 +7,7 @@ from html import escape
 import numpy as np
 
 from lightning_gradexplode.report.charts import Panel, TimeChart, is_sparse
-from lightning_gradexplode.report.plotly_base import GRID, Figure, base_layout, cells, mark_line, ranges
+from lightning_gradexplode.report.plotly_base import GRID, Figure, base_layout, cells, mark_line, ranges, step_ticks
 
 _SYMBOLS = {"finding": "triangle-down", "response": "star"}
 
@@ -24,12 +24,12 @@ def time_figure(chart: TimeChart) -> Figure:
         "hovermode": "x",
         "legend": {"orientation": "h", "y": -0.28 / max(count, 1), "yanchor": "top", "x": 0},
         "annotations": [],
-        "shapes": [mark_line(mark) for mark in chart.marks if mark.kind in ("since", "critical")],
+        "shapes": [mark_line(mark) for mark in chart.marks if mark.is_line],
         "xaxis": {
             **GRID,
             "range": [chart.view[0] - 0.5, chart.view[1] + 0.5],
             "anchor": f"y{count}" if count > 1 else "y",
-            "tickformat": "d",
+            **step_ticks(chart.steps.tolist()),
         },
     }
     for index, panel in enumerate(chart.panels):

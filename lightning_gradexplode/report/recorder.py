@@ -90,21 +90,6 @@ class Recorder:
         """Return the first steps of the run, at most 16."""
         return self._first or self.history()
 
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the last steps as arrays for ``steps.npz``.
-
-        Returns:
-            ``step`` and every array of `History.values`, each of shape ``(steps,)``; ``parameter_grad_norm`` of shape
-            ``(steps, parameters)``; ``parameter``, the parameters' names.
-        """
-        history = self.history()
-        return {
-            "step": history.step,
-            **history.values,
-            "parameter": np.asarray(history.parameters, dtype=np.str_),
-            "parameter_grad_norm": history.parameter_grad_norm,
-        }
-
     def _rows(self) -> npt.NDArray[np.int64]:
         """Return the rows of norms in use, that of the oldest step first."""
         return np.arange(self._row - len(self._scalars), self._row) % self._size

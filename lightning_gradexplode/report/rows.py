@@ -32,6 +32,13 @@ class Rows:
     culprit: int | None
     is_executed: bool
 
+    def labeled(self, every: int) -> list[int]:
+        """Return the rows whose names are drawn: every so many, and the culprit without its closest neighbors."""
+        kept = [
+            row for row in range(0, len(self.names), every) if self.culprit is None or abs(row - self.culprit) >= every
+        ]
+        return kept if self.culprit is None else sorted([*kept, self.culprit])
+
 
 def places_at_fault(diagnosis: Diagnosis | None, evidence: Evidence) -> tuple[str, ...]:
     """Return names of parameters or modules that stand for the place of an incident, the most certain first.

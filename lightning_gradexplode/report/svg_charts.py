@@ -50,21 +50,18 @@ def heatmap_svg(steps: Sequence[int], rows: Rows, marks: Sequence[Mark], view: t
         f'<image x="{left}" y="10" width="{WIDTH - left}" height="{height}" preserveAspectRatio="none" '
         f'style="image-rendering:pixelated" href="data:image/png;base64,{data}"/>'
     ]
-    every = max(1, -(-12 // tall))
-    for place, name in enumerate(rows.names):
-        is_culprit = place == rows.culprit
-        if is_culprit or (place % every == 0 and (rows.culprit is None or abs(place - rows.culprit) >= every)):
-            text = escape(row_label(name, 32))
-            kind = "row culprit" if is_culprit else "row"
-            y = 10 + (place + 0.5) * tall + 4
-            parts.append(f'<text class="{kind}" x="{left - 6}" y="{y:.1f}" text-anchor="end">{text}</text>')
+    for place in rows.labeled(every=max(1, -(-12 // tall))):
+        text = escape(row_label(rows.names[place], 32))
+        kind = "row culprit" if place == rows.culprit else "row"
+        y = 10 + (place + 0.5) * tall + 4
+        parts.append(f'<text class="{kind}" x="{left - 6}" y="{y:.1f}" text-anchor="end">{text}</text>')
     if rows.culprit is not None:
         parts.append(
             f'<rect class="frame" x="{left}" y="{10 + rows.culprit * tall}" width="{WIDTH - left}" height="{tall}"/>'
         )
     width = (WIDTH - left) / max(len(shown), 1)
     for mark in marks:
-        if mark.kind in ("since", "critical") and view[0] <= mark.step <= view[1]:
+        if mark.is_line and view[0] <= mark.step <= view[1]:
             x = left + (int(np.searchsorted(np.asarray(steps)[shown], mark.step)) + 0.5) * width
             parts.append(_vertical(x, 10, height + 10, mark))
     parts.append(f'<text x="{left}" y="{height + 26}">step {view[0]}</text>')
@@ -148,7 +145,7 @@ def _marks(marks: Iterable[Mark], first: int, last: int, bottom: int) -> Iterabl
     for mark in marks:
         if first <= mark.step <= last:
             (x,) = _scale(np.array([mark.step]), first, last)
-            if mark.kind in ("since", "critical"):
+            if mark.is_line:
                 yield _vertical(x, 20, bottom, mark)
             else:
                 symbol = {"finding": "\u25be", "response": "\u2605"}[mark.kind]

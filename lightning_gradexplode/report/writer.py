@@ -30,6 +30,9 @@ PICTURE_ROWS = 60
 _PREFIXES = ("", "first_")
 """What the names of arrays of the last steps, and of the run's first steps, begin with."""
 
+_SPARSE = ("at", "counts", "nonfinite")
+"""Keys of a histogram in the JSON of ``steps.npz``."""
+
 _CONTENT = "report_content"
 """Name of the array in ``steps.npz`` that holds all but the arrays, as JSON in UTF-8."""
 
@@ -78,7 +81,10 @@ def write_steps(folder: Path, content: ReportContent) -> None:
             arrays |= {f"{prefix}{name}{_suffix(index)}": array for name, array in named.items()}
     evidence = replace(content.evidence, history=(), first=())
     plain = to_plain(replace(content, evidence=evidence, gradients=()))
-    plain["gradients"] = [[step, _sparse(histogram)] for step, histogram in content.gradients]
+    plain["gradients"] = [
+        [step, dict(zip(_SPARSE, map(to_plain, histogram.sparse()), strict=True))]
+        for step, histogram in content.gradients
+    ]
     plain["arrays"], plain["first_arrays"] = names.values()
     arrays[_CONTENT] = np.frombuffer(json.dumps(plain).encode(), dtype=np.uint8)
     file = io.BytesIO()
@@ -104,7 +110,9 @@ def read_report(folder: Path) -> ReportContent:
     if _CONTENT not in arrays:
         raise ValueError(f"{path} was written by version 0.1.0, which recorded too little for this command")
     plain = json.loads(arrays[_CONTENT].tobytes())
-    gradients = tuple((step, _dense(sparse)) for step, sparse in plain.pop("gradients"))
+    gradients = tuple(
+        (step, Histogram.from_sparse(*map(sparse.__getitem__, _SPARSE))) for step, sparse in plain.pop("gradients")
+    )
     content = from_plain(ReportContent, plain)
     history, first = (
         tuple(_history(arrays, prefix, names, index) for index, names in enumerate(plain.get(f"{prefix}arrays", ())))
@@ -182,14 +190,3 @@ def _history(file: Mapping[str, npt.NDArray[Any]], prefix: str, names: Sequence[
 
 def _suffix(optimizer: int) -> str:
     return f"_{optimizer}" if optimizer else ""
-
-
-def _sparse(histogram: Histogram) -> dict[str, Any]:
-    filled = np.flatnonzero(histogram.counts)
-    return {"at": filled.tolist(), "counts": histogram.counts[filled].tolist(), "nonfinite": histogram.nonfinite}
-
-
-def _dense(sparse: Mapping[str, Any]) -> Histogram:
-    counts = np.zeros_like(Histogram.merged(()).counts)
-    counts[sparse["at"]] = sparse["counts"]
-    return Histogram(counts, sparse["nonfinite"])

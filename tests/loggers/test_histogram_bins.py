@@ -7,83 +7,37 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_gradexplode.loggers.histogram_bins import LARGEST, PARTS, SHARES, Buckets, buckets, condensed
+from lightning_gradexplode.loggers.histogram_bins import LARGEST, PARTS, SHARES, Condensed, condensed
 from lightning_gradexplode.measure.histograms import measure_histogram
-from lightning_gradexplode.records import Histogram
+from lightning_gradexplode.records import BUCKET_EDGES, Histogram
 from tests.loggers.steps import HOPELESS, TENSORS
 
 float32_lists = st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=50)
 
 
-def assert_fit(values: Tensor, at_most: int) -> None:
-    """Check buckets against the values they were made of."""
-    shown = buckets(measure_histogram(values), at_most)
-    finite = values[torch.isfinite(values)].double().clamp(-LARGEST, LARGEST)
-    assert len(shown.edges) == len(shown.counts) + 1
-    assert len(shown.counts) <= at_most
-    assert np.isfinite(shown.edges).all()
+def finest(histogram: Histogram) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return borders and counts of all buckets from the first filled one to the last, with finite borders."""
+    filled = np.flatnonzero(histogram.counts)
+    first, last = filled[0], filled[-1]
+    return np.clip(BUCKET_EDGES[first : last + 2], -LARGEST, LARGEST), histogram.counts[first : last + 1]
+
+
+def assert_condensed(shown: Condensed, histogram: Histogram) -> None:
+    """Check the bins of a chart against the buckets of the histogram, by plain loops."""
+    edges, counts = finest(histogram)
+    assert shown.edges[0] == edges[0]
+    assert shown.edges[-1] == edges[-1]
+    assert set(shown.edges) <= set(edges)
     assert (np.diff(shown.edges) > 0).all()
-    assert shown.counts.sum() == finite.numel()
-    assert shown.edges[0] <= float(finite.min())
-    assert shown.edges[-1] >= float(finite.max())
-    assert shown.counts[0] > 0
-    assert shown.counts[-1] > 0
-
-
-@pytest.mark.parametrize("at_most", [1, 2, 30, 512, 5000])
-@pytest.mark.parametrize("tensor", TENSORS.values(), ids=TENSORS)
-def test_buckets_are_fit_to_be_shown(tensor: Tensor, at_most: int) -> None:
-    """Borders are finite and ascend, no value is lost, none lies outside, and there are not too many."""
-    assert_fit(tensor, at_most)
-
-
-@given(float32_lists, st.integers(1, 40))
-def test_buckets_of_any_values(values: list[float], at_most: int) -> None:
-    """The same holds of any values and any number of buckets allowed."""
-    assert_fit(torch.tensor(values), at_most)
-
-
-@given(float32_lists)
-def test_each_value_is_counted_where_it_lies(values: list[float]) -> None:
-    """Where nothing has to be merged, each bucket's count is numpy's; on a border, away from zero."""
-    tensor = torch.tensor(values)
-    shown = buckets(measure_histogram(tensor), 5000)
-    exact = tensor.double().numpy()
-    inward = np.where(exact < 0, np.nextafter(exact, -np.inf), exact)  # numpy counts on a left border only
-    expected, _ = np.histogram(inward, [*shown.edges[:-1], np.nextafter(shown.edges[-1], np.inf)])
-    outside = len(values) - int(expected.sum())
-    assert shown.counts[0] - expected[0] == outside  # a value on the leftmost border, moved over it
-    np.testing.assert_array_equal(shown.counts[1:], expected[1:])
-
-
-def test_a_gap_is_shown_as_a_gap() -> None:
-    """Between values that lie far apart there is one empty bucket, and theirs do not stretch over it."""
-    shown = buckets(measure_histogram(torch.tensor([-4.0, 1.0, 1.1, 1024.0])))
-    assert shown.edges.tolist() == [-5.0, -4.0, 1.0, 1.25, 1024.0, 1280.0]
-    assert shown.counts.tolist() == [1, 0, 2, 0, 1]
-
-
-@pytest.mark.parametrize("tensor", HOPELESS.values(), ids=HOPELESS)
-def test_nothing_finite_has_no_buckets(tensor: Tensor) -> None:
-    """Without a finite value there is nothing to show, and that is said."""
-    with pytest.raises(ValueError, match="finite"):
-        buckets(measure_histogram(tensor))
-
-
-def assert_condensed(shown: Buckets, fine: Buckets) -> None:
-    """Check condensed buckets against the finest ones, by plain loops."""
-    assert shown.edges[0] == fine.edges[0]
-    assert shown.edges[-1] == fine.edges[-1]
-    assert set(shown.edges) <= set(fine.edges)
-    whole, total = fine.edges[-1] - fine.edges[0], int(fine.counts.sum())
     for left, right, count in zip(shown.edges[:-1], shown.edges[1:], shown.counts, strict=True):
-        inside = (fine.edges[:-1] >= left) & (fine.edges[1:] <= right)
-        assert count == fine.counts[inside].sum()
-        if inside.sum() > 1:
-            assert right - left <= whole / PARTS * (1 + 1e-9)
-            assert count <= total / SHARES
+        inside = (edges[:-1] >= left) & (edges[1:] <= right)
+        assert count == counts[inside].sum()
+        if count and inside.sum() > 1:
+            assert right - left <= (edges[-1] - edges[0]) / PARTS * (1 + 1e-9)
+            assert count <= counts.sum() / SHARES
 
 
 @given(st.lists(float32_lists, min_size=1, max_size=6))
@@ -93,19 +47,26 @@ def test_condensed_buckets_are_the_finest_or_narrow_and_sparse(lists: list[list[
     shown = condensed(histograms)
     assert list(shown) == list(histograms)
     for name, one in shown.items():
-        assert_condensed(one, buckets(histograms[name], 5000))
+        assert_condensed(one, histograms[name])
         assert one.num == len(lists[int(name)])
-        finest = buckets(histograms[name], 5000)
-        middles = (finest.edges[:-1] + finest.edges[1:]) / 2
-        assert one.sum == pytest.approx(float(finest.counts @ middles), rel=1e-9, abs=1e-9 * np.abs(middles).max())
-        assert one.sum_squares == pytest.approx(float(finest.counts @ middles**2), rel=1e-9)
+        edges, counts = finest(histograms[name])
+        middles = (edges[:-1] + edges[1:]) / 2
+        assert one.sum == pytest.approx(float(counts @ middles), rel=1e-9, abs=1e-9 * np.abs(middles).max())
+        assert one.sum_squares == pytest.approx(float(counts @ middles**2), rel=1e-9)
 
 
 @pytest.mark.parametrize("tensor", TENSORS.values(), ids=TENSORS)
 def test_condensed_buckets_of_special_gradients(tensor: Tensor) -> None:
     """The same holds of gradients that are special."""
     histogram = measure_histogram(tensor)
-    assert_condensed(condensed({"one": histogram})["one"], buckets(histogram, 5000))
+    assert_condensed(condensed({"one": histogram})["one"], histogram)
+
+
+def test_a_gap_is_shown_as_a_gap() -> None:
+    """Between values that lie far apart there is one empty bin, and theirs do not stretch over it."""
+    shown = condensed({"one": measure_histogram(torch.tensor([-4.0, 1.0, 1.1, 1024.0]))})["one"]
+    assert shown.edges.tolist() == [-5.0, -4.0, 1.0, 1.25, 1024.0, 1280.0]
+    assert shown.counts.tolist() == [1, 0, 2, 0, 1]
 
 
 def test_condensed_buckets_are_few_and_quantiles_are_right() -> None:

@@ -42,34 +42,6 @@ def test_histograms_add_up() -> None:
     assert one.finite == 2
 
 
-def test_a_negated_histogram() -> None:
-    """Turned signs give the histogram of the turned values, on borders too."""
-    values = [1.0, 1.1, -2.0, 0.0, 3e38]
-    negated = histogram(values, 4).negated()
-    np.testing.assert_array_equal(negated.counts, true_counts([-value for value in values]))
-    assert negated.nonfinite == 4
-
-
-@pytest.mark.parametrize("border", [2.0**-126, 0.25, 1.0, 1.75, 2.0**127, math.inf])
-def test_share_at_least_a_border(border: float) -> None:
-    """The share is exact on a border, counts both signs, and takes non-finite values for large ones."""
-    values = [0.0, 0.25, -0.25, 1.0, -1.0, 1.75, 0.9999999, 3.0, -1e38, 2.0**127, 1e-40]
-    expected = (sum(abs(value) >= border for value in values) + 2) / (len(values) + 2)
-    assert histogram(values, 2).share_at_least(border) == pytest.approx(expected)
-
-
-def test_share_of_nothing() -> None:
-    """An empty histogram has no share of anything."""
-    assert histogram([]).share_at_least(1.0) == 0.0
-
-
-@pytest.mark.parametrize("border", [0.0, -1.0, 1.1, 1e39, math.nan, -math.inf])
-def test_share_inside_a_bucket_is_refused(border: float) -> None:
-    """Where a share would not be exact, there is none, and the message says what border it takes."""
-    with pytest.raises(ValueError, match=r"border.*power of two"):
-        histogram([1.0]).share_at_least(border)
-
-
 @pytest.mark.parametrize("where", [None, "layer.weight"])
 @pytest.mark.parametrize("severity", list(Severity))
 def test_a_finding_as_a_dictionary(severity: Severity, where: str | None) -> None:

@@ -161,3 +161,20 @@ def test_losses_that_the_module_logged_stand_for_one_that_is_not_known() -> None
     assert chart is not None
     assert chart.panels[0].title == "Loss"
     assert [line.name for line in chart.panels[0].lines] == ["loss_critic"]
+
+
+def test_a_single_step_is_drawn() -> None:
+    """A line through one point has no length, so that the point itself is shown, at a tick of its step."""
+    content = examples.healthy()
+    history = content.evidence.history[0]
+    first = replace(
+        history,
+        step=history.step[:1],
+        values={name: values[:1] for name, values in history.values.items()},
+        parameter_grad_norm=history.parameter_grad_norm[:1],
+    )
+    chart = time_chart(first, content)
+    assert chart is not None
+    figure = time_figure(chart)
+    assert all(trace["mode"] == "lines+markers" for trace in figure["data"])
+    assert figure["layout"]["xaxis"]["tickvals"] == first.step.tolist()

@@ -37,14 +37,14 @@ def filled(steps: int, size: int = 512) -> Recorder:
 @pytest.mark.parametrize("steps", [0, 1, 511, 512, 513, 1300])
 def test_the_last_steps_are_kept_oldest_first(steps: int) -> None:
     """Of any number of steps the last 512 are there, in their order, with all that was recorded of each."""
-    arrays = filled(steps).arrays()
+    history = filled(steps).history()
     kept = np.arange(max(0, steps - 512), steps)
-    np.testing.assert_array_equal(arrays["step"], kept)
-    np.testing.assert_array_equal(arrays["loss"], kept / 2)
-    np.testing.assert_array_equal(arrays["grad_norm"], kept)
-    np.testing.assert_array_equal(arrays["clip_val"], np.full(len(kept), 1.5))
-    np.testing.assert_array_equal(arrays["parameter_grad_norm"], np.stack([kept, 2 * kept], axis=1))
-    assert arrays["parameter"].tolist() == list(NAMES)
+    np.testing.assert_array_equal(history.step, kept)
+    np.testing.assert_array_equal(history.values["loss"], kept / 2)
+    np.testing.assert_array_equal(history.values["grad_norm"], kept)
+    np.testing.assert_array_equal(history.values["clip_val"], np.full(len(kept), 1.5))
+    np.testing.assert_array_equal(history.parameter_grad_norm, np.stack([kept, 2 * kept], axis=1))
+    assert history.parameters == NAMES
 
 
 @pytest.mark.parametrize("steps", [0, 5, 16, 17, 600])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from lightning_gradexplode.records import Evidence, History, ModuleFacts, ParameterFacts, Replay, RunFacts
-from lightning_gradexplode.report.rows import label, rows
+from lightning_gradexplode.report.rows import Rows, label, rows
 from tests.report import examples
 
 
@@ -78,3 +80,10 @@ def test_labels_keep_the_end_of_a_name() -> None:
     assert label("a.weight", 20) == "a.weight"
     assert label("trunk.h.12.attention.weight", 16) == "\u2026ttention.weight"
     assert label("h.0 to 3 (12 parameters)", 20) == "h.0 to 3"
+
+
+def test_the_culprit_is_labeled_without_its_closest_neighbors() -> None:
+    """Of ten rows every third one has a label; one next to the culprit has none, so that labels do not overlap."""
+    table = Rows(tuple("abcdefghij"), np.zeros((10, 1)), 4, True)
+    assert table.labeled(every=3) == [0, 4, 9]
+    assert replace(table, culprit=None).labeled(every=3) == [0, 3, 6, 9]

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from lightning_gradexplode.records import Evidence, Finding, ReportContent, Severity
-from lightning_gradexplode.report import plotly_base, read_report, write_report, write_steps
+from lightning_gradexplode.report import page, plotly_base, read_report, write_report, write_steps
 from tests.report import examples
 
 FILES = {"findings.jsonl", "steps.npz", "diagnosis.json", "index.html"}
@@ -253,3 +253,12 @@ def test_a_report_of_nothing(tmp_path: Path) -> None:
     assert report.page is not None
     assert "No sign of exploding gradients" in report.page.read_text()
     assert report.picture == b""
+
+
+def test_captions_explain_only_what_is_drawn() -> None:
+    """A healthy run has no line of an incident and no button that leads back to it; an explosion has both."""
+    pages = {name: page(content) for name, content in {"ok": examples.healthy(), "bad": examples.growing(5)}.items()}
+    for text in ("the first critical finding", "responses", "around the incident"):
+        assert text in pages["bad"]
+        assert text not in pages["ok"]
+    assert "none of them critical" not in pages["ok"]
