@@ -9,9 +9,8 @@ from collections.abc import Iterator, Sequence
 from lightning_gradexplode.records import BatchFacts, Evidence, FieldFacts, Operand
 
 _TARGET = re.compile(
-    ""
-    ""
-    "y|t|labels?|targets?|tgt|gt|truth|true|answers?|classe?s?|box(es)?|bbox(es)?|rewards?|returns?|scores?|ratings?|prices?|counts?|outputs?"
+    "y|t|labels?|targets?|tgt|gt|truth|true|answers?|classe?s?|box(es)?|bbox(es)?|rewards?|returns?|scores?|ratings?|"
+    "prices?|counts?|outputs?"
 )
 _MASK = re.compile("masks?|pad(ding)?|valid|len(gth)?s?|weights?")
 _INDEX = re.compile("idx|ind(ex|ices)|ids?|keys?")
@@ -57,6 +56,11 @@ def _is_named_target(field: FieldFacts) -> bool:
 def is_mask(field: FieldFacts) -> bool:
     """Return whether a field is called "mask" and nothing else, as what a segmentation network learns is."""
     return _words(field) in (["mask"], ["masks"])
+
+
+def is_index(field: FieldFacts) -> bool:
+    """Return whether a field is called an index, or an identifier."""
+    return _any(_INDEX, _words(field))
 
 
 def _any(pattern: re.Pattern[str], words: list[str]) -> bool:

@@ -135,7 +135,7 @@ def _empty(operation: Operation, name: str) -> Fault | None:
 
 def _undefined(operation: Operation, name: str) -> Fault | None:
     forward = operation.phase == "forward"
-    taken = _taken(operation)
+    taken, code = _taken(operation), operation.expression or operation.code or ""
     if (
         name in _SOFTMAXES
         and operation.result == "nan"
@@ -151,7 +151,7 @@ def _undefined(operation: Operation, name: str) -> Fault | None:
         return Fault(
             "undefined",
             f"`{name}` met a matrix that is singular, or has equal singular values, which leave it without a slope.",
-            remedy_for("linalg"),
+            remedy_for("linalg" if forward else name),
         )
     if not forward:
         return _slope(operation, name, taken)
@@ -160,16 +160,13 @@ def _undefined(operation: Operation, name: str) -> Fault | None:
         if below is None and operation.inputs and operation.inputs[-1].least == 0:
             below = 0.0
         if operation.result == "nan" or (below is not None and abs(below) < 1e-20):
-            return Fault(
-                "undefined",
-                f"`{name}` divided by {_number(below, 'zero')}{taken}.",
-                remedy_for_divisor(operation.expression or operation.code or ""),
-            )
+            sentence = f"`{name}` divided by {_number(below, 'zero')}{taken}."
+            return Fault("undefined", sentence, remedy_for_divisor(code))
         return None
     if name in _POLES or (name in ("pow", "float_power") and operation.result == "inf" and _is_small(operation)):
-        return Fault("undefined", f"`{name}` is {operation.result} there{taken}.", remedy_for(name))
+        return Fault("undefined", f"`{name}` is {operation.result} there{taken}.", remedy_for(name, code))
     if operation.result == "nan" and largest_input(operation) < limit_of(operation) ** 0.4:
-        return Fault("undefined", f"`{name}` is NaN there{taken}.", remedy_for(name))
+        return Fault("undefined", f"`{name}` is NaN there{taken}.", remedy_for(name, code))
     return None
 
 

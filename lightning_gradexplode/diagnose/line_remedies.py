@@ -12,7 +12,8 @@ _REMEDIES = {
     "dim=-1)` or `F.logsigmoid(logits)` on its logits",
     "sqrt": "keep the argument above zero: `torch.sqrt(x.clamp(min=1e-12))`",
     "norm": "keep the norm away from zero: `(x.square().sum(dim=-1) + 1e-12).sqrt()`",
-    "acos": "keep the argument inside of its domain: `torch.acos(x.clamp(-1 + 1e-6, 1 - 1e-6))`",
+    "acosh": "keep the argument above one: `torch.acosh(x.clamp(min=1 + 1e-6))`",
+    "bounded": "keep the argument inside of its domain: `torch.{name}(x.clamp(-1 + 1e-6, 1 - 1e-6))`",
     "logit": "keep the argument away from 0 and 1: `torch.logit(x, eps=1e-6)`",
     "pow": "keep the base positive: `x.clamp(min=1e-6) ** exponent`",
     "exp": "keep the argument within limits on both sides, `torch.exp(5 * torch.tanh(x / 5))`: the result is between "
@@ -28,6 +29,11 @@ _REMEDIES = {
     "std": "keep the variance away from zero: `(x.var(dim=0, correction=0) + 1e-6).sqrt()`",
     "atan2": "move the argument away from the origin: `torch.atan2(y, x + 1e-6)`",
     "div": "keep the divisor away from zero with a small eps: `x / y.clamp(min=1e-6)` for one that is never negative",
+    "eigenvalues": "add a small diagonal of distinct numbers, which tells equal eigenvalues apart: `matrix + "
+    "torch.diag(1e-4 * torch.arange(n))`",
+    "support": "keep values inside of the distribution's support: `value.clamp(1e-6, 1 - 1e-6)` for one from 0 to 1, "
+    "`value.clamp(min=1e-6)` for one that is positive",
+    "scale": "keep the scale of the distribution above zero: `F.softplus(scale) + 1e-6`",
     "matrix": "add a small multiple of the identity: `matrix + 1e-6 * torch.eye(n, device=matrix.device)`",
 }
 
@@ -37,10 +43,11 @@ _BY_WORD = (
     ("sqrt", "sqrt"),
     ("norm", "norm"),
     ("dist", "norm"),
-    ("acos", "acos"),
-    ("asin", "acos"),
-    ("atanh", "acos"),
-    ("erfinv", "acos"),
+    ("acosh", "acosh"),
+    ("acos", "bounded"),
+    ("asin", "bounded"),
+    ("atanh", "bounded"),
+    ("erfinv", "bounded"),
     ("atan2", "atan2"),
     ("pow", "pow"),
     ("expm", "exp"),
@@ -52,6 +59,8 @@ _BY_WORD = (
     ("var", "std"),
     ("div", "div"),
     ("reciprocal", "div"),
+    ("eig", "eigenvalues"),
+    ("svd", "eigenvalues"),
     ("linalg", "matrix"),
     ("cholesky", "matrix"),
     ("det", "matrix"),
@@ -74,9 +83,17 @@ def remedy_for_overflow(name: str, code: str) -> str:
     return _REMEDIES["softmax" if re.search(r"@|matmul|einsum|\bmm\(|sim|logit|score|tau|temp", code) else "exp"]
 
 
-def remedy_for(name: str) -> str:
-    """Return how a line with an operation of this name is put right."""
-    return next((_REMEDIES[key] for word, key in _BY_WORD if word in name), _REMEDIES["div"])
+def remedy_for(name: str, code: str = "") -> str:
+    """Return how a line is put right whose operation has no finite value, or no slope.
+
+    Args:
+        name: Plain name of the operation.
+        code: The line, or the part of it that calls the operation.
+    """
+    if ".log_prob(" in code:  # the operation is one of `torch.distributions`, and the line does not show it
+        return _REMEDIES["scale" if name == "log" else "support"]
+    found = next((_REMEDIES[key] for word, key in _BY_WORD if word in name), _REMEDIES["div"])
+    return found.replace("{name}", name)
 
 
 def remedy_for_divisor(code: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from lightning_gradexplode.diagnose.faults import fault_of
 from lightning_gradexplode.diagnose.operation_names import base_name, location_of
-from lightning_gradexplode.records import Operand
+from lightning_gradexplode.records import Operand, Operation
 from tests.diagnose.evidence import operand, operation
 
 ZERO = operand(0.0, least=0.0, greatest=0.0, shape=())
@@ -69,6 +69,22 @@ def test_a_slope_is_named_by_its_forward_operation() -> None:
     found = operation("div", "inf", "backward", node="SqrtBackward0", code="d = s.sqrt()")
     assert "`sqrt`" in fault_of(found).sentence
     assert location_of(found) == "`sqrt` (backward pass) at losses.py:12 in module `head`"
+
+
+@pytest.mark.parametrize(
+    ("found", "code"),
+    [
+        (operation("acosh", "inf", "backward", node="AcoshBackward0"), "torch.acosh(x.clamp(min=1 + 1e-6))"),
+        (operation("atanh", "inf", inputs=[operand(1.0)]), "torch.atanh(x.clamp(-1 + 1e-6, 1 - 1e-6))"),
+        (operation("mul", "nan", "backward", node="LinalgEighBackward0"), "torch.diag(1e-4 * torch.arange(n))"),
+        (operation("linalg_cholesky_ex", "nan"), "1e-6 * torch.eye(n"),
+        (operation("xlogy", "-inf", code="loss = -policy.log_prob(action).mean()"), "value.clamp(1e-6, 1 - 1e-6)"),
+        (operation("log", "nan", code="loss = -Normal(m, s).log_prob(y).mean()"), "F.softplus(scale)"),
+    ],
+)
+def test_the_remedy_is_code_for_the_operation_and_its_line(found: Operation, code: str) -> None:
+    """The inverse cosine's domain is not that of its hyperbolic relative, and a distribution has parameters."""
+    assert code in fault_of(found).remedy
 
 
 def test_an_infinity_that_where_hides_is_told_from_one_that_overflows() -> None:

@@ -55,39 +55,6 @@ class BoxesWithoutArea(Case):
         return float(self.loss({name: one[:300] for name, one in self.clean().items()}))
 
 
-class SilentClip(Case):
-    """The spectrum's logarithm is taken within the module; one clip of a collection is silence."""
-
-    kinds = ("undefined-operation",)
-    places = ("log",)
-    rows = (13, 253)
-    good = 0.45
-    floor = 0.0
-    cure = settings(floor=1e-8)
-    shuffle = False
-    batch_size = 24
-    lr = 5e-3
-    steps = 150
-
-    def build(self) -> None:
-        self.conv, self.head = nn.Conv1d(33, 16, 3), nn.Linear(16, 2)
-
-    def data(self) -> dict[str, Tensor]:
-        random = noise(402)
-        tone = torch.randint(0, 2, (480,), generator=random)
-        time = torch.arange(320.0)
-        wave = torch.sin(time * (0.4 + 0.5 * tone[:, None])) + 0.5 * torch.randn(480, 320, generator=random)
-        wave[253] = 0.0
-        return {"wave": wave, "tone": tone}
-
-    def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        window = torch.hann_window(64)
-        spectrum = torch.stft(batch["wave"], 64, 32, window=window, return_complex=True).abs().square()
-        level = torch.log10(spectrum.clamp(min=self.floor))  # fault
-        level = (level - level.mean((1, 2), keepdim=True)) / level.std((1, 2), keepdim=True).clamp(min=1e-3)
-        return functional.cross_entropy(self.head(torch.relu(self.conv(level)).mean(2)), batch["tone"])
-
-
 class ClipStream(IterableDataset[Any]):
     """Pictures as bytes, endlessly.
 

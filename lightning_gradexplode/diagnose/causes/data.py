@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import (
     inputs,
+    is_float,
+    is_index,
     nonfinite_fields,
     place_of,
     rows_of,
@@ -21,6 +23,9 @@ from lightning_gradexplode.records import BatchFacts, Cause, Evidence, FieldFact
 
 LARGE_SCALE = ((1000.0, 0.9), (100.0, 0.8), (30.0, 0.65), (10.0, 0.45))
 """Root mean square of a field, and the confidence that a field on such a scale or a larger one is at fault."""
+
+LARGE_WHOLE = 1e5
+"""From this size on, whole numbers are taken for quantities such as times, unless a table has as many rows."""
 
 FAR_OUTSIDE = 10.0
 """So many times the largest value of earlier batches, a value is far outside of them."""
@@ -138,10 +143,19 @@ def _large_fields(batch: BatchFacts, evidence: Evidence) -> list[tuple[float, Fi
     modules = evidence.run.modules
     normalized = bool(modules) and evidence.run.order_is_executed and modules[0].role == "normalization"
     pixels = [one for one in batch.fields if one.dtype == "uint8" and len(one.shape) > 2]
+    wholes = [one for one in batch.fields if _is_large_whole(one, evidence)]
     labels = [one for one in targets(evidence) if not one.is_integral or (size_of(one) or 0) > 1000]
-    fields = [*([] if normalized else [*inputs(evidence), *pixels]), *labels]
+    fields = [*([] if normalized else [*inputs(evidence), *pixels, *wholes]), *labels]
     scales = [(_usual_scale(field), field) for field in fields]
     return [(scale, field) for scale, field in scales if scale >= LARGE_SCALE[-1][0]]
+
+
+def _is_large_whole(field: FieldFacts, evidence: Evidence) -> bool:
+    """Return whether a field holds whole numbers too large for indices into a table of this network."""
+    if is_float(field) or is_index(field) or field in targets(evidence):
+        return False
+    rows = max((one.shape[0] for one in evidence.run.parameters if len(one.shape) == 2), default=0)
+    return (size_of(field) or 0.0) >= max(LARGE_WHOLE, rows)
 
 
 def _usual_scale(field: FieldFacts) -> float:
@@ -190,13 +204,15 @@ def outlier_batch(evidence: Evidence) -> Cause | None:
         confidence = max(confidence, 0.6)
     if not confidence or (trend(evidence).steps < 5 and field is None):
         return None
+    # No value clips a gradient that is not finite.
+    is_lost = field is not None and first_nonfinite(evidence) is not None
     return Cause(
         "outlier-batch",
         where,
         tuple(one for one in sentences if one),
         confidence,
         (
-            *remedies.clip(evidence),
+            *([] if is_lost else remedies.clip(evidence)),
             *remedies.skip(evidence),
             f"look at {where}, and drop or limit such values" if where else "look at this batch",
             "use a loss that grows linearly for outliers: `F.huber_loss(prediction, target)`",

@@ -95,7 +95,7 @@ def empty_reduction(evidence: Evidence) -> Cause | None:
     if found is not None and found[1].kind == "empty":
         operation, what = found
         where: str | None = location_of(operation)
-        sentences, confidence, remedy = [what.sentence, _line(operation)], 0.95, what.remedy
+        sentences, confidence, remedy = [what.sentence, _line(operation), _rows(operation)], 0.95, what.remedy
         if operation.line is not None:
             remedy = f"at {operation.file}:{operation.line} {remedy}"
     elif ignored is not None and first_nonfinite(evidence) is not None and found is None:

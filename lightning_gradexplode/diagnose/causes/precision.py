@@ -96,7 +96,8 @@ def _measured(evidence: Evidence, case: _Case) -> None:
     if finite and first_nonfinite(evidence) is not None:
         loss = evidence.experiments.float32_loss if evidence.experiments is not None else None
         shown = "" if loss is None else f", with a loss of {loss:.4g}"
-        case.add(0.93, f"Computed in float32 the same step is finite{shown}.", _full_precision(evidence))
+        where = None if found is None else location_of(found[0])
+        case.add(0.93, f"Computed in float32 the same step is finite{shown}.", _full_precision(evidence), where=where)
 
 
 def _optimizer_epsilon(evidence: Evidence, case: _Case) -> None:

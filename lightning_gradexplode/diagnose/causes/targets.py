@@ -43,17 +43,16 @@ def _outside_domain(evidence: Evidence) -> Cause | None:
         if least is None or greatest is None:
             continue
         if any(word in name for word in PROBABILITY_LOSSES) and (least < -1e-3 or greatest > 1 + 1e-3):
-            takes, divide = "targets from 0 to 1", greatest > 1 and least >= 0
+            takes, are_probabilities = "targets from 0 to 1", True
         elif any(word in name for word in COUNT_LOSSES) and least < 0:
-            takes, divide = "targets of 0 and above", False
+            takes, are_probabilities = "targets of 0 and above", False
         else:
             continue
         sentences = [f"`{name}` takes {takes}; `{where}` ranges from {least:.4g} to {greatest:.4g}."]
         if below is not None and below < 0:
             sentences.append(f"The loss has gone down to {below:.4g}: with such targets it has no lower bound.")
-        return Cause(
-            "target-out-of-range", where, tuple(sentences), 0.93, _range_remedies(where, greatest, divide, least)
-        )
+        cure = _range_remedies(where, least, greatest, are_probabilities=are_probabilities)
+        return Cause("target-out-of-range", where, tuple(sentences), 0.93, cure)
     return _negative_loss(evidence, below)
 
 
@@ -97,7 +96,7 @@ def _negative_loss(evidence: Evidence, below: float | None) -> Cause | None:
                     f"The loss has gone down to {below:.4g}, where a likelihood of counts has a lower bound.",
                 ),
                 0.65,
-                _range_remedies(place, field.greatest or 1.0, False, field.least or 0.0),
+                _range_remedies(place, field.least or 0.0, field.greatest or 1.0, are_probabilities=False),
             )
         if field.is_integral and (field.greatest or 0) > 1 and field.least == 0 and "float" in field.dtype:
             place = place_of(field)
@@ -109,7 +108,7 @@ def _negative_loss(evidence: Evidence, below: float | None) -> Cause | None:
                     f"The loss has gone down to {below:.4g}; a cross-entropy of targets from 0 to 1 is never negative.",
                 ),
                 0.7,
-                _range_remedies(place, field.greatest or 1.0, True, 0.0),
+                _range_remedies(place, 0.0, field.greatest or 1.0, are_probabilities=True),
             )
     return None
 
@@ -119,15 +118,23 @@ def _is_numerator(operand: Operand, operation: Operation) -> bool:
     return name_of(operation) in DIVISIONS and operand is operation.inputs[0]
 
 
-def _range_remedies(place: str, greatest: float, divide: bool, least: float) -> tuple[str, ...]:
-    if divide:
-        return (f"bring the targets into the range from 0 to 1: `{place} = {place} / {greatest:g}`",)
-    if least < 0 and greatest <= 1 and least >= -1:
-        return (f"bring the targets into the range from 0 to 1: `{place} = ({place} + 1) / 2`",)
-    return (
-        f"look at the values of `{place}` below 0 and repair or drop them: `{place} = {place}.clamp(min=0)`",
-        "or use a loss that takes any number: `F.mse_loss(prediction, target)`",
-    )
+def _range_remedies(place: str, least: float, greatest: float, *, are_probabilities: bool) -> tuple[str, ...]:
+    """Return how targets of this range are brought to probabilities, or to counts."""
+    if not are_probabilities:
+        return (
+            f"look at the values of `{place}` below 0 and repair or drop them: `{place} = {place}.clamp(min=0)`",
+            "or use a loss that takes any number: `F.mse_loss(prediction, target)`",
+        )
+    if greatest - least == 1:
+        code = f"{place} - {least:g}".replace("- -", "+ ")
+        return (f"number the classes from 0, so that the targets range from 0 to 1: `{place} = {code}`",)
+    if least >= 0:
+        code = f"{place} / {greatest:g}"
+    elif least >= -1 and greatest <= 1:
+        code = f"({place} + 1) / 2"
+    else:
+        code = f"({place} - {least:.4g}) / {greatest - least:.4g}".replace("- -", "+ ")
+    return (f"bring the targets into the range from 0 to 1: `{place} = {code}`",)
 
 
 def _lowest_loss(evidence: Evidence) -> float | None:
@@ -145,6 +152,7 @@ def _operation_on_target(evidence: Evidence) -> Cause | None:
             if field.least is None or size_of(field) == 0 or field.least == field.greatest:
                 continue
             same = (operand.least, operand.greatest) == (field.least, field.greatest) != (0.0, 1.0)
+            same = same and operation.phase == "forward"
             same = (same or is_same(field, operand)) and not _is_numerator(operand, operation)
             if same and operand.shape and field.shape and operand.shape[0] == field.shape[0]:
                 place = place_of(field)

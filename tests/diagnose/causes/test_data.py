@@ -1,0 +1,42 @@
+"""Causes in the batch, as rules over recorded facts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lightning_gradexplode.diagnose.causes.data import outlier_batch, unscaled_data
+from tests.diagnose.evidence import batch, diverged, failed, field, parameter, run
+
+NANOSECONDS = field(
+    "time", dtype="int64", least=1.7e18, greatest=1.8e18, mean=1.75e18, std=1e16, usual_least=1.7e18,
+    usual_greatest=1.8e18, usual_std=1e16, is_integral=True,
+)  # fmt: skip
+USERS = replace(
+    NANOSECONDS, name="user", least=0.0, greatest=9e5, mean=4e5, std=2e5, usual_least=0.0, usual_greatest=9e5
+)
+
+
+def test_whole_numbers_that_are_no_indices_are_unscaled() -> None:
+    """Times in nanoseconds are, whatever their type."""
+    found = unscaled_data(diverged(batch=batch(field("price"), NANOSECONDS, field("label"))))
+    assert found is not None
+    assert found.where == 'batch["time"]'
+
+
+def test_indices_into_a_table_are_not_unscaled() -> None:
+    """By a table of the network with so many rows, or by the name of the field."""
+    table = run(parameters=(parameter("users.weight", (1_000_000, 8)),))
+    assert unscaled_data(diverged(batch=batch(field("price"), USERS, field("label")), run=table)) is None
+    named = replace(USERS, name="user_id")
+    assert unscaled_data(diverged(batch=batch(field("price"), named, field("label")))) is None
+
+
+def test_an_outlier_whose_loss_is_infinite_is_not_to_be_clipped() -> None:
+    """A gradient that is not finite stays so at any clip value."""
+    fill = field(least=-3.0, greatest=9.97e36, outlier_rows=(28,))
+    finite, lost = (outlier_batch(one) for one in (diverged(batch=batch(fill)), failed(20, batch=batch(fill))))
+    assert finite is not None
+    assert lost is not None
+    assert "clip" in finite.remedies[0]
+    assert 'on_explosion="skip"' in lost.remedies[0]
+    assert not any("clip" in one for one in lost.remedies)
