@@ -65,6 +65,7 @@ class EvidenceCollector:
         self._states = states
         self._run: RunFacts | None = None
         self._usual = UsualRanges()
+        self._batches = 0
         self._resumed_epoch: int | None = None
         self.inputs: StepInputs | None = None
         self.replays = IncidentReplays(loop, states, arguments.diagnose)
@@ -88,13 +89,14 @@ class EvidenceCollector:
         Args:
             batch: The batch.
             batch_idx: Its index in the epoch.
-            due: Whether the usual ranges of batches are sampled.
+            due: Whether the usual ranges of batches are sampled, beyond those of the 1st, 2nd, 4th, 8th and so on.
         """
         is_first = self._run is None
         if is_first:
             self._start(batch)
             self._resumed_epoch = self._loop.epoch if batch_idx else None
-        if due:
+        self._batches += 1
+        if due or self._batches & (self._batches - 1) == 0:  # the 1st, 2nd, 4th, 8th and so on
             attempt("the ranges of batches", lambda: self._usual.sample(batch, self._loop.step))
         found = self._now >= 0
         in_incident = found and self._loop.step - self._now <= CALM_STEPS
