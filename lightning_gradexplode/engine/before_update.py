@@ -50,7 +50,7 @@ class BeforeUpdate:
         run, may_be_clipped = self._run, self._may_be_clipped
         if state.is_on_host and not may_be_clipped and run.loop.loss_scale()[0] is None:
             return
-        number, parameters = run.loop.step, run.optimizers.parameters(state)
+        number, parameters = run.loop.step, state.parameters()
         run.window.measure_early(
             state.optimizer, parameters, as_torch_does=not may_be_clipped and self._reuses_norm(state)
         )
@@ -65,7 +65,7 @@ class BeforeUpdate:
         """Begin a step: start the measurement of its gradients, unless they were measured early."""
         run, number = self._run, self._run.loop.step
         try:
-            parameters = run.optimizers.parameters(state)
+            parameters = state.parameters()
             as_torch_does = state.policy is not None and self._reuses_norm(state)
             reading = run.window.close(state.optimizer, parameters, as_torch_does)
         except Exception:
@@ -318,4 +318,4 @@ class BeforeUpdate:
         if run.arguments.clip is None or not run.clipper.expects_norm_clipping(state):
             return False
         scalars_due, _ = run.schedule.due(run.loop.step)
-        return not scalars_due and not run.deferred.expects(run.optimizers.parameters(state))
+        return not scalars_due and not run.deferred.expects(state.parameters())

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_gradexplode.clip import ClipPolicy, GuardedPolicy
 from lightning_gradexplode.detect import Detector
 from lightning_gradexplode.detect.detector_set import DetectorSet
-from lightning_gradexplode.distributed.process_group import ProcessGroup
 from lightning_gradexplode.engine.state import load_parts, save_parts
-from lightning_gradexplode.measure.parameters import ParameterSet, parameters_of
+from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.records.state import copied
 from lightning_gradexplode.report import Recorder
 
@@ -33,6 +32,7 @@ class OptimizerState:
         optimizer: The optimizer.
         detectors: The detectors; they are copied.
         policy: The clip policy; it is copied. None if the monitor does not clip.
+        list_parameters: Lists the parameters of the optimizer.
 
     Attributes:
         steps: Number of its steps.
@@ -42,7 +42,12 @@ class OptimizerState:
     """
 
     def __init__(
-        self, index: int, optimizer: Optimizer, detectors: Sequence[Detector], policy: ClipPolicy | None
+        self,
+        index: int,
+        optimizer: Optimizer,
+        detectors: Sequence[Detector],
+        policy: ClipPolicy | None,
+        list_parameters: Callable[[Optimizer], ParameterSet],
     ) -> None:
         self.index = index
         self.optimizer = optimizer
@@ -56,14 +61,13 @@ class OptimizerState:
         self.has_hooks = True
         self.is_on_host = False
         self._clipped: deque[bool] = deque(maxlen=CLIP_RATE_STEPS)
+        self._list_parameters = list_parameters
         self._parameters: ParameterSet | None = None
 
-    def parameters(
-        self, module: nn.Module, include: Sequence[str], exclude: Sequence[str], world: ProcessGroup
-    ) -> ParameterSet:
+    def parameters(self) -> ParameterSet:
         """Return the optimizer's parameters, listed anew when a group was added or a parameter was replaced."""
         if self._parameters is None or not self._parameters.is_current(self.optimizer):
-            self._parameters = parameters_of(self.optimizer, module, include, exclude, world)
+            self._parameters = self._list_parameters(self.optimizer)
             self.recorder = Recorder(self._parameters.names)
             self.is_on_host = self._parameters.on_host
         return self._parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch.optim import Optimizer
@@ -14,7 +15,7 @@ from lightning_gradexplode.clip import GuardedPolicy
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step_hooks import StepHooks
 from lightning_gradexplode.hosts.base import TrainingLoop
-from lightning_gradexplode.measure.parameters import ParameterSet
+from lightning_gradexplode.measure.parameters import parameters_of
 from lightning_gradexplode.measure.recording import untraced
 from lightning_gradexplode.records.text import describe
 
@@ -45,6 +46,13 @@ class OptimizerList:
         self._arguments = arguments
         self._before_step = before_step
         self._after_step = after_step
+        self._list_parameters = partial(
+            parameters_of,
+            module=loop.module,
+            include=arguments.include,
+            exclude=arguments.exclude,
+            world=loop.process_group,
+        )
         self._hooks: dict[int, list[Any]] = {}
         self._listens = False
         self.refresh()
@@ -95,11 +103,6 @@ class OptimizerList:
         """Return the clip policy of an optimizer that is known, None without one."""
         return next((state.policy for state in self.states if state.optimizer is optimizer), None)
 
-    def parameters(self, state: OptimizerState) -> ParameterSet:
-        """Return the parameters of an optimizer."""
-        arguments = self._arguments
-        return state.parameters(self._loop.module, arguments.include, arguments.exclude, self._loop.process_group)
-
     def state_dicts(self) -> list[dict[str, Any]]:
         """Return the state of each optimizer, in plain values."""
         return [state.state_dict() for state in self.states]
@@ -129,7 +132,7 @@ class OptimizerList:
 
     def _new(self, index: int, optimizer: Optimizer, replaced: list[OptimizerState]) -> OptimizerState:
         """Build the state of an optimizer; one that takes over the same parameters takes over the detectors too."""
-        state = OptimizerState(index, optimizer, self._arguments.detectors, self._arguments.clip)
+        state = OptimizerState(index, optimizer, self._arguments.detectors, self._arguments.clip, self._list_parameters)
         before = replaced[index] if index < len(replaced) else None
         if before is not None and _parameter_ids(before.optimizer) == _parameter_ids(optimizer):
             state.detectors, state.steps = before.detectors, before.steps

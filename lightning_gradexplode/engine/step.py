@@ -286,10 +286,10 @@ class Step:
     # Small things.
 
     def _put(self, **arrays: FloatArray) -> None:
-        for each in arrays.values():
-            each.setflags(write=False)  # and a view cannot be made writeable again
-        views = {quantity: each.view() for quantity, each in arrays.items()}
-        self.per_parameter = MappingProxyType({**self.per_parameter, **views})
+        for quantity, each in arrays.items():
+            each.setflags(write=False)
+            arrays[quantity] = each.view()  # which cannot be made writeable again
+        self.per_parameter = MappingProxyType({**self.per_parameter, **arrays})
 
     def _set_histograms(self, quantity: str, local: Mapping[str, Histogram]) -> None:
         """Set histograms of what this process holds of each parameter."""

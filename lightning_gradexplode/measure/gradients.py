@@ -34,6 +34,7 @@ class GradientReading(PendingNorms):
             were measured by our own kernel, which is the more exact one.
 
     Attributes:
+        any: Whether there is any gradient at all.
         details: What else was measured of them at the same time; None if nothing was.
     """
 
@@ -54,11 +55,7 @@ class GradientReading(PendingNorms):
         self.details: GradientDetails | None = None
         self._scale = scale
         self._versions = _versions(gradients)
-
-    @property
-    def any(self) -> bool:
-        """Whether there is any gradient at all."""
-        return bool(self._versions)
+        self.any = bool(self._versions)
 
     def norms(self, intact: bool = True) -> Norms:
         """Wait for the norms, and return them with the scale divided out.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -9,15 +11,17 @@ from torch.optim import SGD
 
 from lightning_gradexplode import AutoPolicy, ConstantClip, default_detectors
 from lightning_gradexplode.clip import ClipPolicy
-from lightning_gradexplode.distributed.process_group import ALONE
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
+from lightning_gradexplode.measure.parameters import parameters_of
 from tests.detect.steps import noise, record, through_checkpoint
 
 
 def optimizer(policy: ClipPolicy | None = None) -> OptimizerState:
     """Build the state of an optimizer of two parameters."""
     parameters = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(3))]
-    return OptimizerState(0, SGD(parameters, lr=0.1), default_detectors(), policy)
+    return OptimizerState(
+        0, SGD(parameters, lr=0.1), default_detectors(), policy, partial(parameters_of, module=nn.Module())
+    )
 
 
 def test_an_optimizers_state_goes_through_a_checkpoint() -> None:
@@ -74,10 +78,10 @@ def test_policies_and_detectors_are_each_optimizers_own() -> None:
 def test_parameters_are_listed_anew_when_a_group_comes() -> None:
     """A group that is added while the run goes on, as in fine-tuning, is seen; else the list is kept."""
     module = nn.Linear(2, 3)
-    one = OptimizerState(0, SGD([module.weight], lr=0.1), [], None)
-    first = one.parameters(module, ("*",), (), ALONE)
+    one = OptimizerState(0, SGD([module.weight], lr=0.1), [], None, partial(parameters_of, module=module))
+    first = one.parameters()
     assert first.names == ("weight",)
-    assert one.parameters(module, ("*",), (), ALONE) is first
+    assert one.parameters() is first
     one.optimizer.add_param_group({"params": [module.bias]})
-    assert one.parameters(module, ("*",), (), ALONE).names == ("weight", "bias")
+    assert one.parameters().names == ("weight", "bias")
     assert one.recorder.parameters == ("weight", "bias")

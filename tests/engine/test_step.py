@@ -28,7 +28,7 @@ def step_with(
     optimizer = SGD(module.parameters(), lr=0.1)
     parameters = parameters_of(optimizer, module, include)
     reading = AccumulatedReading(GradientReading.take(parameters, scale), 0, 1, False, False, False)
-    step = Step(OptimizerState(0, optimizer, [], None), parameters, reading, 3, True, histograms)
+    step = Step(OptimizerState(0, optimizer, [], None, lambda _: parameters), parameters, reading, 3, True, histograms)
     step.set_gradient_norms(reading.gradients.norms())
     step.scale, step.phase = scale, Phase.MEASURED
     return step

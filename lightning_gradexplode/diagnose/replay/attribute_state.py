@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 _NUMBERS = frozenset({int, float, bool})
-_GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
+_GENERATORS = (random.Random, np.random.Generator, np.random.RandomState)
 
 
 class AttributeState:
@@ -33,7 +33,7 @@ class AttributeState:
             for name, one in vars(part).items():
                 if type(one) in _NUMBERS:
                     numbers[name] = one
-                elif isinstance(one, _GENERATORS):
+                elif type(one) is torch.Generator or isinstance(one, _GENERATORS):  # the former is slow as an instance
                     self._generators.append((one, _state(one)))
 
     @property
