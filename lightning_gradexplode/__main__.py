@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command, and return its exit status; see `lightning_gradexplode.cli`."""
+    """Run the command of `lightning_gradexplode.cli`, and return its exit status."""
     try:
         from lightning_gradexplode import cli
     except ModuleNotFoundError as error:

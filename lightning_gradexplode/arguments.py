@@ -1,4 +1,4 @@
-"""The monitor's arguments, checked once."""
+"""The monitor's arguments and their validation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RESPONSES: dict[str, type[Response]] = {
     "stop": StopTraining,
     "raise": RaiseError,
 }
-"""The responses that ``on_explosion`` takes by name."""
+"""The responses that ``on_explosion`` accepts by name."""
 
 ALERT_LEVELS = {"warning": Severity.WARNING, "critical": Severity.CRITICAL}
 
@@ -43,9 +43,9 @@ NONFINITE_SIGNS = ("nonfinite-loss", "nonfinite-gradient", "nonfinite-weight")
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """Checked arguments of the monitor, under the same names; `responses` is what ``on_explosion`` stands for.
+    """The checked arguments of the monitor, under the same names.
 
-    `detectors` are those whose signs are not ignored; `ignore` names the others.
+    `responses` are those of ``on_explosion``. `detectors` are those whose signs are not in `ignore`.
     """
 
     log_every_n_steps: int | None
@@ -106,14 +106,14 @@ class Arguments:
 
     @property
     def acts(self) -> bool:
-        """Whether any response does more than warn."""
+        """Whether any response can change the run."""
         return any(not response.only_warns for response in self.responses)
 
     def intervals(self, loop_interval: int) -> tuple[int, int]:
         """Return the intervals of scalars and histograms, in steps.
 
         Args:
-            loop_interval: The training loop's own logging interval, used where none was given.
+            loop_interval: The training loop's own logging interval, which is the default.
         """
         scalars = loop_interval if self.log_every_n_steps is None else self.log_every_n_steps
         return scalars, 10 * scalars if self.histogram_every_n_steps is None else self.histogram_every_n_steps
@@ -142,9 +142,9 @@ def _detectors(value: Any) -> tuple[Detector, ...]:
 def _check_detector(detector: Detector) -> None:
     sign, reads, name = getattr(detector, "sign", None), getattr(detector, "reads", None), type(detector).__name__
     if not isinstance(sign, str) or not sign:
-        raise TypeError(f"the sign of a detector must be a name such as 'stalled-loss', got {sign!r} of {name}")
+        raise TypeError(f"sign of {name} must be a name such as 'stalled-loss', got {sign!r}")
     if not isinstance(reads, (tuple, list)) or not all(field in _FIELDS for field in reads):
-        raise TypeError(f"what a detector reads must be names of fields of StepRecord, got {reads!r} of {name}")
+        raise TypeError(f"reads of {name} must be names of fields of StepRecord, got {reads!r}")
 
 
 def _ignored(value: Any, detectors: Sequence[Detector]) -> tuple[str, ...]:
@@ -161,7 +161,7 @@ def _clip_policy(value: Any) -> ClipPolicy | None:
     if value is None:
         return None
     if isinstance(value, ClipPolicy):
-        checks.choice(f"the algorithm of {type(value).__name__}", value.algorithm, ALGORITHMS)
+        checks.choice(f"algorithm of {type(value).__name__}", value.algorithm, ALGORITHMS)
         return value
     wanted = f'clip must be a positive number, "auto" or a ClipPolicy, got {value!r}'
     if isinstance(value, str):

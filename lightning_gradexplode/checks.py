@@ -1,4 +1,4 @@
-"""Checks of arguments, with one form of error message: ``clip must be a positive number, got -1``."""
+"""Validation of arguments. All error messages have the form ``clip must be a positive number, got -1``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def count(name: str, value: Any, minimum: int = 0) -> int:
     """Return a whole number of at least `minimum`.
 
     Raises:
-        TypeError: It is no whole number.
-        ValueError: It is too small.
+        TypeError: It is not an int.
+        ValueError: It is less than `minimum`.
     """
     wanted = f"{name} must be a whole number of at least {minimum}, got {value!r}"
     if isinstance(value, bool) or not isinstance(value, int):
@@ -28,17 +28,17 @@ def limit(name: str, value: Any) -> int | None:
     """Return a whole number of at least 1, or None for no limit.
 
     Raises:
-        TypeError: It is no whole number.
-        ValueError: It is below 1.
+        TypeError: It is not an int.
+        ValueError: It is less than 1.
     """
     return None if value is None else count(name, value, 1)
 
 
 def number(name: str, value: Any, maximum: float = math.inf, *, zero: bool = False) -> float:
-    """Return a finite number above 0 (or from 0 on, with `zero`) and of at most `maximum`.
+    """Return a finite number above 0 (with `zero` also 0) and of at most `maximum`.
 
     Raises:
-        TypeError: It is no number.
+        TypeError: It is neither an int nor a float.
         ValueError: It is out of range, or not finite.
     """
     wanted = "a finite number of at least 0" if zero else "a positive number"
@@ -55,7 +55,7 @@ def choice(name: str, value: Any, choices: Sequence[str]) -> Any:
     """Return one of several names.
 
     Raises:
-        ValueError: It is none of them.
+        ValueError: It is not one of them.
     """
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {shown(value)}")
@@ -66,7 +66,7 @@ def patterns(name: str, value: Any) -> tuple[str, ...]:
     """Return a sequence of ``fnmatch`` patterns of parameter names.
 
     Raises:
-        TypeError: It is no sequence of strings; a single string is refused, since its letters would be the patterns.
+        TypeError: It is not a sequence of strings. A single string is not accepted: its letters would be patterns.
     """
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(one, str) for one in value):
         raise TypeError(f"{name} must be a sequence of parameter name patterns, got {value!r}")
@@ -77,7 +77,7 @@ def folder(name: str, value: str | Path) -> Path:
     """Return a local folder.
 
     Raises:
-        ValueError: It is a URL, of which a path would make a local folder of that name.
+        ValueError: It is a URL, which would be used as the name of a local folder.
     """
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(value)):
         raise ValueError(f"{name} must be a local folder, got {str(value)!r}")
@@ -85,19 +85,19 @@ def folder(name: str, value: str | Path) -> Path:
 
 
 def scalars(value: Any) -> dict[str, float]:
-    """Return numbers by their names, as floats.
+    """Return numbers by name, as floats.
 
     Raises:
-        TypeError: It is no mapping of strings to numbers.
-        ValueError: A value is a string that is no number.
+        TypeError: It is not a mapping of strings to numbers.
+        ValueError: A value is a string that is not a number.
     """
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
-        raise TypeError(f"scalars must be numbers by their names, got {shown(value)}")
+        raise TypeError(f"scalars must be a mapping of names to numbers, got {shown(value)}")
     return {name: float(one) for name, one in value.items()}
 
 
 def shown(value: Any) -> str:
-    """Return the representation of a value, at most 100 characters; its type where it has none."""
+    """Return the representation of a value, at most 100 characters; its type if ``repr`` fails."""
     try:
         return repr(value)[:100]
     except Exception:

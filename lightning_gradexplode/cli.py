@@ -1,4 +1,4 @@
-"""The command ``gradexplode``: reports in the terminal, other tools' logs, a demo, and what W&B can be set up for."""
+"""The command ``gradexplode``: reports in the terminal, logs of other tools, a demo, alert rules and a view for W&B."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from lightning_gradexplode.report.writer import diagnosis_json
 
 EPILOG = """\b
 Exit status:
-  0  done
-  1  not done, for the reason that is printed in one line
+  0  success
+  1  failure; the reason is printed in one line
   2  wrong arguments
   3  with --check: the run explodes
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.Abort:
         return 1
     except BrokenPipeError:
-        # Nothing can be written any more; the interpreter must not try again when it ends.
+        # Standard output is closed; the interpreter must not flush to it when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except ModuleNotFoundError as error:
@@ -67,17 +67,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @click.group(epilog=EPILOG)
 @click.version_option(__version__, package_name="lightning-gradexplode")
 def command() -> None:
-    """Examine exploding gradients: reports, other tools' logs, alert rules."""
+    """Examine exploding gradients: reports, logs of other tools, alert rules."""
 
 
 @command.command()
 @click.argument("folder", type=FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Print diagnosis.json.")
-@click.option("--check", is_flag=True, help="End with status 3 if the run explodes.")
+@click.option("--check", is_flag=True, help="Exit with status 3 if the run explodes.")
 def show(folder: Path, as_json: bool, check: bool) -> int:
-    """Print the report of a run: verdict, causes, curves.
+    """Print the report of a run: what happened, causes, curves.
 
-    FOLDER holds the report; otherwise the latest one below it is printed.
+    FOLDER contains the report. If it has none, the latest report below it is printed.
     """
     return _show(read_report(find_report(folder)), as_json, check)
 
@@ -85,9 +85,9 @@ def show(folder: Path, as_json: bool, check: bool) -> int:
 @command.command()
 @click.argument("folder", type=FOLDER)
 def report(folder: Path) -> None:
-    """Write the page of a report anew.
+    """Write the page of a report again.
 
-    From what was recorded in FOLDER, also of a run that ended abnormally.
+    The page is written from the steps recorded in FOLDER, also for a run that ended abnormally.
     """
     found = find_report(folder)
     click.echo(str(write_report(found, read_report(found)).page))
@@ -98,9 +98,9 @@ def report(folder: Path) -> None:
 @click.argument("second", type=FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
 def compare(first: Path, second: Path, as_json: bool) -> None:
-    """Print two runs next to each other.
+    """Compare two runs.
 
-    What differs is marked by an asterisk.
+    Differences are marked by an asterisk.
     """
     table = comparison(*(read_report(find_report(folder)) for folder in (first, second)))
     if as_json:
@@ -111,12 +111,12 @@ def compare(first: Path, second: Path, as_json: bool) -> None:
 
 @command.command()
 @click.argument("log", type=click.Path(path_type=Path))
-@click.option("--loss", help="Name of the loss in the log.")
-@click.option("--grad-norm", help="Name of the gradient norm.")
-@click.option("--learning-rate", help="Name of the learning rate.")
+@click.option("--loss", help="Column or metric of the loss.")
+@click.option("--grad-norm", help="Column or metric of the gradient norm.")
+@click.option("--learning-rate", help="Column or metric of the learning rate.")
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), help="Write a report into this folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print findings and diagnosis as JSON.")
-@click.option("--check", is_flag=True, help="End with status 3 if the run explodes.")
+@click.option("--check", is_flag=True, help="Exit with status 3 if the run explodes.")
 def diagnose(
     log: Path,
     loss: str | None,
@@ -126,9 +126,10 @@ def diagnose(
     as_json: bool,
     check: bool,
 ) -> int:
-    """Run the detectors on the log of any tool.
+    """Run the detectors on a log of any tool.
 
-    LOG is a CSV file, a folder with TensorBoard event files, or an offline W&B run.
+    LOG is a CSV file, a TensorBoard event file, an offline W&B run, or a folder; of the logs below a folder the latest
+    is used.
     """
     metrics = offline.read_metrics(log)
     content = offline.examine(
@@ -148,13 +149,13 @@ def diagnose(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("gradexplode-demo"),
-    help="For logs and reports.",
+    help="Folder of logs and reports.",
     show_default=True,
 )
 def demo(folder: Path) -> None:
-    """Train a small network that explodes.
+    """Train a small network that explodes, and train it again with clipping.
 
-    And once more with clipping. It takes seconds, and downloads nothing.
+    It takes seconds and downloads nothing.
     """
     from lightning_gradexplode import demo as program
 
@@ -164,7 +165,7 @@ def demo(folder: Path) -> None:
 @command.command(name="doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
 def doctor_command(as_json: bool) -> None:
-    """Print versions, and what is supported here."""
+    """Print versions, and what is supported in this environment."""
     table = doctor.examine()
     if as_json:
         _echo_json(dict(table))
@@ -173,25 +174,29 @@ def doctor_command(as_json: bool) -> None:
 
 
 @command.command()
-@click.option("--project", required=True, help="The W&B project; it has to exist.")
+@click.option("--project", required=True, help="The W&B project; it must exist.")
 @click.option("--entity", help="The team or user that owns it (default: the account's own).")
 @click.option(
-    "--slack", is_flag=False, flag_value="", metavar="[CHANNEL]", help="Send to the team's Slack integration."
+    "--slack",
+    is_flag=False,
+    flag_value="",
+    metavar="[CHANNEL]",
+    help="Send to the team's Slack integration, or to the one of a channel.",
 )
-@click.option("--webhook", metavar="NAME", help="Call the team's webhook of this name.")
-@click.option("--dry-run", is_flag=True, help="Print the rules, and ask no server.")
-@click.option("--list", "is_list", is_flag=True, help="List the rules that are there, and change nothing.")
+@click.option("--webhook", metavar="NAME", help="Call the team's webhook integration of this name.")
+@click.option("--dry-run", is_flag=True, help="Print the rules without contacting the server.")
+@click.option("--list", "is_list", is_flag=True, help="List the existing rules, and change nothing.")
 def wandb_rules(
     project: str, entity: str | None, slack: str | None, webhook: str | None, dry_run: bool, is_list: bool
 ) -> None:
     """Create or update alert rules in a W&B project.
 
-    A second call changes nothing.
+    Running the command again changes nothing.
     """
     if slack is not None and webhook:
-        raise click.UsageError("--slack and --webhook exclude each other")
+        raise click.UsageError("--slack and --webhook cannot be combined")
     if dry_run and is_list:
-        raise click.UsageError("--dry-run and --list exclude each other")
+        raise click.UsageError("--dry-run and --list cannot be combined")
     channel = slack or slack is not None
     if dry_run:
         _echo_json(alert_rule_requests(project, slack=channel, webhook=webhook))
@@ -208,10 +213,7 @@ def wandb_rules(
 @click.option("--entity", required=True, help="The team or user that owns it.")
 @click.option("--name", default="Gradient explosion", show_default=True, help="Name of the saved view.")
 def wandb_workspace(project: str, entity: str, name: str) -> None:
-    """Save a view of a W&B project.
-
-    It has the monitor's panels; its address is printed.
-    """
+    """Save a view of a W&B project with the monitor's panels, and print its URL."""
     click.echo(save_workspace(project, entity, name))
 
 

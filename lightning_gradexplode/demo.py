@@ -1,4 +1,4 @@
-"""A network that learns well until its learning rate gets too high, and the same one with clipping."""
+"""A run whose learning rate rises until it is too high, and the same run with clipping."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from lightning_gradexplode import GradientExplosionMonitor
 
 STEPS = 120
 FIRST_RATE, LAST_RATE = 0.01, 1.0
-"""The learning rate rises linearly from the first step to the last; about half way it is too high."""
+"""The learning rate rises linearly from the first step to the last; it is too high about halfway."""
 
 
 class RisingRate(nn.Module):
-    """A small regression, all of whose data are in each batch."""
+    """A small regression; each batch contains all data."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,10 +53,10 @@ class RisingRate(nn.Module):
 
 
 def run(folder: Path) -> Iterator[str]:
-    """Train twice, and return lines that say how it went.
+    """Train twice, and return the results as lines of text.
 
     Args:
-        folder: Where TensorBoard's event files and the reports are written.
+        folder: Folder for TensorBoard's event files and the reports.
     """
     results, page = {}, None
     for name, clip in (("without clipping", None), ('clip="auto"', "auto")):
@@ -72,7 +72,7 @@ def run(folder: Path) -> Iterator[str]:
 
 
 def _train(folder: Path, name: str, clip: Any) -> tuple[dict[str, str], Path | None]:
-    """Return how a run went, and the page of its report."""
+    """Return the results of a run by name, and the page of its report."""
     namespace = _namespace()
     loggers = importlib.import_module(f"{namespace.__name__}.loggers")
     network = type("Network", (RisingRate, namespace.LightningModule), {})
@@ -107,7 +107,7 @@ def _train(folder: Path, name: str, clip: Any) -> tuple[dict[str, str], Path | N
 
 @contextmanager
 def _quiet(namespace: Any) -> Iterator[None]:
-    """Silence Lightning's messages and warnings about so small a run."""
+    """Silence Lightning's messages and warnings, which are about the small size of the run."""
     messages = logging.getLogger(f"{namespace.__name__}.utilities.rank_zero")
     level = messages.level
     messages.setLevel(logging.ERROR)
@@ -121,7 +121,7 @@ def _quiet(namespace: Any) -> Iterator[None]:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[], None]]:
-    """Show a bar on a terminal, if ``rich`` is installed, and return what advances it by a step."""
+    """Show a progress bar on a terminal if ``rich`` is installed, and return a function that advances it by a step."""
     try:
         from rich.console import Console
         from rich.progress import Progress
@@ -134,7 +134,7 @@ def _progress() -> Iterator[Callable[[], None]]:
 
 
 def _namespace() -> Any:
-    """Return the namespace of Lightning that is installed."""
+    """Return the installed namespace of Lightning: ``lightning.pytorch`` or ``pytorch_lightning``."""
     try:
         return importlib.import_module("lightning.pytorch")
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""What is installed on this machine, and what of it the package can use."""
+"""The installed packages and devices, and what they support."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lightning_gradexplode import __version__
 from lightning_gradexplode.loggers.wandb_events import known_rules
 
 PREFIX = "GRADEXPLODE"
-"""Beginning of the names of environment variables; their values may hold secrets, and are not shown."""
+"""Prefix of the environment variables; only their names are shown, since their values may contain secrets."""
 
 PACKAGES = {
     "torch": "",
@@ -29,11 +29,11 @@ PACKAGES = {
     "rich": "colors and progress in the terminal: the extra cli",
     "apprise": "notifications by mail, Slack, webhooks: the extra notify",
 }
-"""Packages, and what each is for."""
+"""Packages and their purposes."""
 
 
 def examine() -> list[tuple[str, str]]:
-    """Return versions, and what is supported here, as names and texts."""
+    """Return versions and what is supported in this environment, as pairs of a name and a text."""
     import torch
 
     table = [
@@ -57,7 +57,7 @@ def examine() -> list[tuple[str, str]]:
 
 
 def _alert_rules() -> str:
-    """Return which alert rules the installed wandb can make."""
+    """Return the alert rules that the installed wandb supports."""
     try:
         return ", ".join(rule.name for rule in known_rules())
     except ModuleNotFoundError:

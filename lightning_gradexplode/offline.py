@@ -1,4 +1,4 @@
-"""Detectors and diagnosis over what any tool has logged: a CSV file, TensorBoard event files, an offline W&B run."""
+"""Detectors and diagnosis for logs of any tool: a CSV file, TensorBoard event files, an offline W&B run."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def read_metrics(path: Path) -> dict[str, Series]:
     """Return the metrics in a log by name.
 
     Args:
-        path: A CSV file with a header, a TensorBoard event file, whose whole folder is read, or a ``.wandb`` file; or a
-            folder with one, of several the latest.
+        path: A CSV file with a header, a TensorBoard event file (all event files in its folder are read), or a
+            ``.wandb`` file; or a folder, of whose logs the latest is read.
 
     Raises:
-        FileNotFoundError: There is nothing at the path.
-        ValueError: It is no log of a kind that is known.
+        FileNotFoundError: The path does not exist.
+        ValueError: It is not a log of one of these kinds.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
@@ -45,16 +45,16 @@ def read_metrics(path: Path) -> dict[str, Series]:
         return _tensorboard(path.parent)
     if path.suffix in (".csv", ".tsv"):
         return _csv(path)
-    raise ValueError(f"{path.name} is no CSV file, no TensorBoard event file and no .wandb file")
+    raise ValueError(f"{path.name} must be a CSV file, a TensorBoard event file or a .wandb file")
 
 
 def _latest_log(folder: Path) -> Path:
-    """Return the log in a folder, or else the latest one below it."""
+    """Return the latest log in a folder, or else the latest one below it."""
     for pattern in ("*tfevents*", "metrics.csv", "*.wandb", "*.csv", "**/*tfevents*", "**/metrics.csv", "**/*.wandb"):
         found = [path for path in folder.glob(pattern) if path.is_file()]
         if found:
             return max(found, key=lambda path: path.stat().st_mtime)
-    raise ValueError(f"{folder} holds no event files, no CSV file and no .wandb file, nor does a folder in it")
+    raise ValueError(f"{folder} contains no TensorBoard event file, no CSV file and no .wandb file")
 
 
 def find_metric(metrics: Mapping[str, Series], given: str | None, *words: str) -> str | None:
@@ -62,11 +62,11 @@ def find_metric(metrics: Mapping[str, Series], given: str | None, *words: str) -
 
     Args:
         metrics: The metrics of a log.
-        given: The name that the user gave; None to look for the shortest name that has all words.
+        given: A name to check; None to search for the shortest name that contains all words.
         words: Words of the name.
 
     Raises:
-        ValueError: The metric that was given is not there.
+        ValueError: The log has no metric of the given name.
     """
     if given is not None:
         if given not in metrics:
@@ -79,7 +79,7 @@ def find_metric(metrics: Mapping[str, Series], given: str | None, *words: str) -
 def examine(
     metrics: Mapping[str, Series], name: str, loss: str | None, grad_norm: str | None, learning_rate: str | None
 ) -> ReportContent:
-    """Return findings and diagnosis of a log.
+    """Run detectors and diagnosis on a log.
 
     Args:
         metrics: Its metrics.
@@ -94,7 +94,7 @@ def examine(
     named = {"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate}
     series = {quantity: metrics[metric] for quantity, metric in named.items() if metric is not None}
     if not metrics:
-        raise ValueError(f"{name} holds no numbers by step")
+        raise ValueError(f"{name} contains no numbers by step")
     if not series.keys() & {"loss", "grad_norm"}:
         raise ValueError(f"name the loss or the gradient norm; the metrics are: {', '.join(sorted(metrics)[:30])}")
     steps = sorted(set().union(*(one.keys() for key, one in series.items() if key != "learning_rate")))
@@ -112,7 +112,7 @@ def examine(
 
 
 def _findings(steps: list[int], series: Mapping[str, Series]) -> Iterator[Finding]:
-    """Return what the detectors find, each sign once for each severity."""
+    """Return the findings of the detectors, one for each sign and severity."""
     detectors = DetectorSet(default_detectors())
     worst: dict[str, int] = {}
     for step in steps:
@@ -130,7 +130,7 @@ def _csv(path: Path) -> dict[str, Series]:
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         header = file.readline()
         file.seek(0)
-        lines = (line.replace("\0", "") for line in file)  # which Python 3.10 does not read
+        lines = (line.replace("\0", "") for line in file)  # Python 3.10 does not read null characters
         rows = csv.DictReader(lines, delimiter=max(",;\t", key=header.count))
         names = rows.fieldnames or ()
         column = next((name for name in STEP_COLUMNS if name in names), None)

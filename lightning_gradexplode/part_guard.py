@@ -1,4 +1,4 @@
-"""Parts of the monitor that a user may have written: a failure of one costs that part alone."""
+"""Isolation of parts of the monitor that users may have written: if one fails, it alone is disabled."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ T = TypeVar("T")
 
 
 class PartGuard:
-    """Calls the methods of one part. One that raises switches the part off, with one line that names it.
+    """Calls the methods of one part. If one raises, the part is switched off, and a line with its name is logged.
 
     Args:
         part: The part.
-        kind: What it is, such as ``"clip policy"``.
-        consequence: What holds from then on, for the line.
-        passes: Exceptions that are meant to leave the part.
+        kind: The kind of part, such as ``"clip policy"``.
+        consequence: The consequence of switching it off, for the line.
+        passes: Exceptions that are not caught.
 
     Attributes:
         is_off: Whether the part is switched off.
@@ -39,7 +39,7 @@ class PartGuard:
 
     @property
     def name(self) -> str:
-        """The part's class."""
+        """Name of the part's class."""
         return type(self._part).__qualname__
 
     def call(self, method: Callable[..., T], *arguments: Any, otherwise: T, always: bool = False) -> T:
@@ -48,11 +48,11 @@ class PartGuard:
         Args:
             method: The method.
             *arguments: Its arguments.
-            otherwise: The result where it is not called, or raises.
-            always: Whether it is called although the part is off, since it undoes something.
+            otherwise: The result if it is not called, or raises.
+            always: Whether it is called also if the part is switched off, as a method that cleans up.
 
         Returns:
-            What the method returned.
+            The result of the method.
         """
         if self.is_off and not always:
             return otherwise
@@ -78,7 +78,7 @@ class PartGuard:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the part's state in plain values; nothing, with one line, if it cannot be saved."""
+        """Return the part's state in plain values; empty, with one line logged, if it cannot be saved."""
         if self.is_off:
             return {}
         try:
@@ -98,7 +98,7 @@ class PartGuard:
         """Restore what `state_dict` returned.
 
         Returns:
-            Names of what starts fresh since nothing in the state fits it.
+            Names of the parts that the state does not fit, and which start without it.
         """
         try:
             return [f"{self.name}.{part}" for part in self._part.load_state_dict(state) or ()]

@@ -1,6 +1,6 @@
 """Helpers for tests: a logger that records, a training loop without a Trainer, and small modules that explode.
 
-In a test of your own::
+Example of a test::
 
     class Network(ExplodingRegression, LightningModule):
         pass
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class PlainLoop(TrainingLoop):
-    """A training loop in a few lines, which drives the engine without a Trainer. It has no optional capability.
+    """A minimal training loop that runs the engine without a Trainer. It has no optional capability.
 
     Args:
         module: The network.
@@ -81,7 +81,7 @@ class PlainLoop(TrainingLoop):
 
     @property
     def step(self) -> int:
-        """Number of batches that were trained on."""
+        """Number of completed batches."""
         return self._step
 
     @property
@@ -104,12 +104,12 @@ class PlainLoop(TrainingLoop):
         return super().log_folder() if self._folder is None else self._folder
 
     def train(self, run: TrainingRun, batches: Iterable[Any], close: bool = True) -> None:
-        """Train on batches, and call the engine as an adapter of a real loop does.
+        """Train on batches, and call the engine as the adapter of a training loop does.
 
         Args:
             run: The monitored run.
-            batches: One for each step.
-            close: Whether the run ends with them.
+            batches: The batches; each optimizer steps once per batch.
+            close: Whether the run ends after them.
         """
         for batch_idx, batch in enumerate(batches):
             run.batch_started(batch, batch_idx)
@@ -130,12 +130,12 @@ class PlainLoop(TrainingLoop):
 
 
 class ExplodingRegression(nn.Module):
-    """A linear regression by gradient descent whose steps are too long: the loss, and all else, grows exponentially.
+    """A linear regression whose learning rate is too high: loss, gradients and weights grow exponentially.
 
-    Mix it with the ``LightningModule`` of your namespace: ``class Network(ExplodingRegression, LightningModule): ...``.
+    Combine it with the ``LightningModule`` of your namespace: ``class Network(ExplodingRegression, LightningModule)``.
 
     Args:
-        learning_rate: Above about 2 the loss grows from step to step; 0.1 trains well.
+        learning_rate: Above about 2 the loss grows from step to step; with 0.1 training is stable.
     """
 
     def __init__(self, learning_rate: float = 4.0) -> None:
@@ -149,22 +149,22 @@ class ExplodingRegression(nn.Module):
         return nn.functional.mse_loss(self.layer(inputs), targets) / 2
 
     def configure_optimizers(self) -> Optimizer:
-        """Build plain gradient descent."""
+        """Return plain gradient descent."""
         return torch.optim.SGD(self.parameters(), lr=self.learning_rate)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Return 100 batches, the same ones in each process and epoch."""
+        """Return 100 batches, the same in each process and epoch."""
         inputs = torch.randn(1600, 8, generator=torch.Generator().manual_seed(0))
         return DataLoader(TensorDataset(inputs, inputs.sum(dim=1, keepdim=True)), batch_size=16)
 
 
 class ExplodingRecurrence(nn.Module):
-    """A linear recurrent network that multiplies its error gradients by a gain at each time step, until they overflow.
+    """A linear recurrent network whose error gradients grow by a constant factor per time step until they overflow.
 
-    Mix it with the ``LightningModule`` of your namespace: ``class Network(ExplodingRecurrence, LightningModule): ...``.
+    Combine it with the ``LightningModule`` of your namespace: ``class Network(ExplodingRecurrence, LightningModule)``.
 
     Args:
-        gain: The recurrent matrix at the start is this number times a rotation; with 0.9 it trains well.
+        gain: The factor. The initial recurrent matrix is orthogonal times this number; with 0.9 training is stable.
         time_steps: Length of the sequences.
     """
 
@@ -185,17 +185,17 @@ class ExplodingRecurrence(nn.Module):
         return nn.functional.mse_loss(self.outward(state), targets)
 
     def configure_optimizers(self) -> Optimizer:
-        """Build plain gradient descent."""
+        """Return plain gradient descent."""
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Return 100 batches, the same ones in each process and epoch."""
+        """Return 100 batches, the same in each process and epoch."""
         inputs = torch.randn(800, self.time_steps, generator=torch.Generator().manual_seed(0))
         return DataLoader(TensorDataset(inputs, inputs[:, :1]), batch_size=8)
 
 
 def __getattr__(name: str) -> Any:
-    """Import `RecordingLogger`, and Lightning with it, when it is first used."""
+    """Import `RecordingLogger`, and with it Lightning, at the first use."""
     if name == "RecordingLogger":
         from lightning_gradexplode.hosts.recording_logger import RecordingLogger
 

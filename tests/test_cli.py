@@ -123,7 +123,7 @@ def test_a_healthy_log_has_no_incident(tmp_path: Path, capsys: pytest.CaptureFix
         (["diagnose", "run.csv", "--loss", "nope"], 1, "there is no metric 'nope'"),
         (["show"], 2, "Missing argument"),
         (["compare", "one", "two"], 2, "does not exist"),
-        (["wandb-rules", "--project", "x", "--slack", "--webhook", "y"], 2, "exclude each other"),
+        (["wandb-rules", "--project", "x", "--slack", "--webhook", "y"], 2, "cannot be combined"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(
@@ -239,7 +239,7 @@ def test_a_log_without_numbers_is_one_line(content: bytes, tmp_path: Path, capsy
     """Empty, binary, or a header alone."""
     (tmp_path / "run.csv").write_bytes(content)
     assert main(["diagnose", str(tmp_path / "run.csv")]) == 1
-    assert capsys.readouterr().err == "gradexplode: run.csv holds no numbers by step\n"
+    assert capsys.readouterr().err == "gradexplode: run.csv contains no numbers by step\n"
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 cut off"])

@@ -1,4 +1,4 @@
-"""Records and findings to people: TensorBoard, W&B, any other Lightning logger, and the console."""
+"""Output of records and findings: TensorBoard, W&B, any other Lightning logger, and the console."""
 
 from lightning_gradexplode.loggers.base import LoggerAdapter
 from lightning_gradexplode.loggers.collection import LoggerCollection

@@ -1,4 +1,4 @@
-"""The base class of what writes scalars, histograms, findings and reports to one logger."""
+"""The base class of the adapters that write scalars, histograms, findings and reports to one logger."""
 
 from __future__ import annotations
 
@@ -9,47 +9,80 @@ from lightning_gradexplode.records import Diagnosis, Finding, Histogram, Report
 
 
 class LoggerAdapter:
-    """Writes to one logger. This base class serves any logger with ``log_metrics``, with scalars only.
+    """Writes to one logger. This base class works with any logger that has ``log_metrics``, and writes scalars only.
 
-    A subclass overrides `accepts`, and the methods for what else its logger can show.
+    A subclass overrides `accepts`, and the methods for the further features of its logger. Names of scalars and
+    histograms begin with ``gradexplode/``.
 
     Args:
-        logger: The Lightning logger.
+        logger: The Lightning logger, or an object with ``log_metrics(metrics=, step=)``.
     """
 
     takes_histograms = False
+    """Whether `histograms` is called."""
 
     def __init__(self, logger: Any) -> None:
         self.logger = logger
 
     @property
     def experiment(self) -> Any:
-        """What the logger writes to: its ``experiment``, or the logger itself where it is no Lightning logger."""
+        """The logger's ``experiment``, or the logger itself if it has none."""
         return getattr(self.logger, "experiment", self.logger)
 
     @classmethod
     def accepts(cls, experiment: Any) -> bool:
-        """Return whether this adapter serves a logger's ``experiment``, without importing what may not be installed."""
+        """Return whether this adapter is the one for a logger's ``experiment``.
+
+        It must not import the logger's package, which may not be installed.
+
+        Args:
+            experiment: The logger's ``experiment``, or the logger itself if it has none.
+        """
         return True
 
     def started(self) -> None:
-        """Prepare the logger; called once, before the first write."""
+        """Prepare the logger. Called once, before the first write."""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Log scalars at a step."""
+        """Log scalars at a step.
+
+        Args:
+            values: Scalars by name; they may be NaN or infinite.
+            step: The step, as in the trainer's own logs.
+        """
         self.logger.log_metrics(metrics=dict(values), step=step)
 
     def histograms(self, histograms: Mapping[str, Histogram], step: int) -> None:
-        """Log histograms at a step; only called where `takes_histograms` is set."""
+        """Log histograms at a step. Called only if `takes_histograms` is True.
+
+        Args:
+            histograms: Histograms by name, such as ``gradexplode/gradient/<parameter>``.
+            step: The step.
+        """
 
     def finding(self, finding: Finding, advice: str = "") -> None:
-        """Record a finding, and what to do about it."""
+        """Record a finding.
+
+        Args:
+            finding: The finding.
+            advice: What to do about it.
+        """
 
     def alert(self, finding: Finding, advice: str = "") -> None:
-        """Notify people of a finding of the alert level that begins an incident or makes one worse."""
+        """Send an alert for a finding that begins an incident or increases its severity.
+
+        Args:
+            finding: A finding of at least the monitor's ``alert_level``.
+            advice: The first cause and the first remedy of the diagnosis, if there is one; else what to do in general.
+        """
 
     def diagnosis(self, diagnosis: Diagnosis, step: int) -> None:
-        """Show the diagnosis of an incident; a later one replaces it."""
+        """Record the diagnosis of an incident; a later one replaces it.
+
+        Args:
+            diagnosis: The diagnosis.
+            step: The step at which it is logged.
+        """
 
     def report(self, report: Report) -> None:
-        """Show a report that was written."""
+        """Record a report whose files were written."""

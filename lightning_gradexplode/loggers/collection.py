@@ -1,4 +1,4 @@
-"""All loggers of a run. A logger that fails costs its own data only."""
+"""All loggers of a run. If one fails, only its own data are lost."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from lightning_gradexplode.records.summary import advice_of
 from lightning_gradexplode.records.text import printable
 
 MAX_FAILURES = 3
-"""Failures in a row at the same kind of write after which a logger is not used any more."""
+"""Consecutive failures of the same kind of write after which a logger is no longer used."""
 
 MAX_HISTOGRAMS = 512
-"""Number of parameters up to which each has its own histograms; of more, those of a module are added up."""
+"""Number of parameters up to which each has its own histograms; with more, there is one per module."""
 
 SLOW_CALL = 5.0
-"""Seconds from which on a call of a logger is reported as slow."""
+"""Seconds above which a call of a logger is reported as slow."""
 
 
 class LoggerCollection:
@@ -34,8 +34,8 @@ class LoggerCollection:
 
     Args:
         loggers: Lightning loggers, or objects with ``log_metrics(metrics=, step=)`` and ``experiment``.
-        several_optimizers: Whether the run has more than one.
-        alert_level: Severity from which on loggers send alerts.
+        several_optimizers: Whether the run has more than one optimizer, so that each one's totals are logged too.
+        alert_level: Lowest severity for which loggers send alerts.
     """
 
     def __init__(
@@ -60,9 +60,9 @@ class LoggerCollection:
         """Log the scalars and histograms of all optimizers that stepped in a batch, once per name and step.
 
         Args:
-            records: Their records, in the order of the steps; an empty batch logs nothing.
-            shown: Of each record, whether each of its parameters is logged by itself.
-            per_parameter: Log the scalars of each shown parameter too.
+            records: Their records, in the order of the steps; nothing is logged if there are none.
+            shown: For each record, whether each of its parameters is logged by itself.
+            per_parameter: Whether to log the scalars of each of these parameters.
         """
         if not records:
             return
@@ -81,13 +81,13 @@ class LoggerCollection:
             self._each("histograms", lambda adapter: self._write_histograms(adapter, histograms, batch.step))
 
     def finding(self, finding: Finding, advice: str = "", begins_incident: bool = False) -> None:
-        """Log a finding: of a sign and a severity the first three, the 10th, the 100th and so on.
+        """Log a finding: the first three of the same sign and severity, the 10th, the 100th and so on.
 
         Args:
             finding: The finding.
             advice: What to do about it.
-            begins_incident: Whether it begins an incident or makes one worse; if it is of at least the alert level,
-                loggers then send an alert, in the same way for a few of many.
+            begins_incident: Whether it begins an incident or increases its severity. If its severity is at least the
+                alert level, loggers then send an alert, also for the first three, the 10th, the 100th and so on.
         """
         kind = f"{finding.sign} {finding.severity}"
         if self._repeats.is_due(f"finding {kind}"):
@@ -101,10 +101,10 @@ class LoggerCollection:
                 self._alert()
 
     def diagnosis(self, diagnosis: Diagnosis, step: int) -> None:
-        """Log the diagnosis of the current incident at a step, if it is another one than the last time.
+        """Log the diagnosis of the current incident at a step, if it has changed.
 
-        Of those with the same first cause, the first three, the 10th, the 100th and so on are logged. An alert of a
-        CRITICAL finding is sent with it, so that both tell the same cause and the same remedy.
+        Of those with the same first cause, the first three, the 10th, the 100th and so on are logged. The alert of a
+        CRITICAL finding is sent at this time, so that it contains the first cause and the first remedy.
         """
         if self._pending is not None:
             self._pending = self._pending[0], advice_of(diagnosis) or self._pending[1]
@@ -116,7 +116,7 @@ class LoggerCollection:
             self._each("diagnosis", lambda adapter: adapter.diagnosis(diagnosis, step))
 
     def report(self, report: Report) -> None:
-        """Log a report that was written: the first three of a run, the 10th, the 100th and so on, megabytes each."""
+        """Log a report: the first three of a run, the 10th, the 100th and so on, since each has a few megabytes."""
         self._alert()
         if self._repeats.is_due("report"):
             self._each("report", lambda adapter: adapter.report(report))
@@ -131,11 +131,11 @@ class LoggerCollection:
         if adapter.takes_histograms:
             adapter.histograms(histograms, step)
         else:
-            self._warn_once(f"{type(adapter.logger).__name__} takes no histograms; it gets the scalars only")
+            self._warn_once(f"{type(adapter.logger).__name__} does not support histograms; only scalars are logged")
 
     def _each(self, kind: str, write: Callable[[LoggerAdapter], None]) -> None:
         if self._adapters is None:
-            # A logger's experiment is opened at the first write, not sooner than the user's own code would open it.
+            # Opened at the first write, since opening an experiment may start a run on a server.
             self._adapters = []
             for logger in self._loggers:
                 with self._isolated(logger):
@@ -156,10 +156,10 @@ class LoggerCollection:
                 self._failures[id(adapter), kind] = 0
             seconds = time.perf_counter() - started
             if seconds > SLOW_CALL:
-                self._warn_once(f"{name} is slow: training waits for it", f" (a call took {seconds:.1f} s)")
+                self._warn_once(f"{name} is slow and delays training", f" (a call took {seconds:.1f} s)")
             if self._failures[id(adapter), kind] >= MAX_FAILURES:
                 self._adapters.remove(adapter)
-                self._warn_once(f"{name} is not used any more after {MAX_FAILURES} failures in a row")
+                self._warn_once(f"{name} is no longer used after {MAX_FAILURES} failures in a row")
 
     @contextmanager
     def _isolated(self, logger: Any) -> Iterator[None]:
@@ -177,7 +177,7 @@ class LoggerCollection:
 
 
 def _named(histograms: Mapping[str, Mapping[str, Histogram]]) -> dict[str, Histogram]:
-    """Return histograms by logged name, added up by module where there are too many."""
+    """Return histograms by logged name; one per module if there are too many."""
     return {
         f"{PREFIX}/{quantity}/{printable(name)}": histogram
         for quantity, each in histograms.items()

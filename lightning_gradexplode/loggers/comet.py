@@ -1,4 +1,4 @@
-"""Comet: histograms, findings and reports beside the scalars."""
+"""Comet: scalars, histograms, findings and reports."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class CometAdapter(LoggerAdapter):
         return type(experiment).__module__.partition(".")[0] == "comet_ml"
 
     def histograms(self, histograms: Mapping[str, Histogram], step: int) -> None:
-        """Write histograms into Comet's own bins, by the middles of ours; one of no finite value is left out."""
+        """Add the middles of the bins to Comet's own histograms; one without a finite value is left out."""
         from comet_ml import data_structure
 
         comet: Any = data_structure  # untyped

@@ -1,6 +1,6 @@
-"""Messages in the terminal, through Python's logger ``lightning_gradexplode``, which users can route or silence.
+"""Messages in the terminal, by Python's logger ``lightning_gradexplode``, which users can redirect or silence.
 
-Where logging is not set up, messages go to standard error, above the progress bar if there is one.
+If logging is not configured, messages are written to standard error, above the progress bar if there is one.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _LEVELS = {
 
 
 MOST_SIGNS = 3
-"""Number of signs that are named in the line about the rest of an incident."""
+"""Number of signs that the line about the later findings of an incident names."""
 
 
 class Console:
-    """Logs each incident in a few lines: one for its warnings, one panel, and one line for all that followed.
+    """Logs each incident in a few lines: one per sign that warns, one panel, and one line for all later findings.
 
-    Of the same sign, the first three incidents of a run are logged, then the 10th, the 100th and so on.
+    Of the incidents of the same sign, the first three of a run are logged, then the 10th, the 100th and so on.
     """
 
     def __init__(self) -> None:
@@ -49,8 +49,8 @@ class Console:
     def finding(self, finding: Finding, advice: str = "") -> None:
         """Log a finding in one line.
 
-        A critical finding is left to the panel. What belongs to an incident that was logged already, and each further
-        finding of the same sign, is counted.
+        A critical finding is part of the panel. Findings after the panel, and further findings of the same sign, are
+        counted for `end_incident`.
         """
         if finding.severity is Severity.CRITICAL and not self._has_panel:
             self._start(has_panel=True)
@@ -71,7 +71,7 @@ class Console:
         responses: Sequence[str] = (),
         report: Report | None = None,
     ) -> None:
-        """Log an incident after the responses have acted; another diagnosis of the same incident is one line.
+        """Log an incident after the responses have acted, a later diagnosis of the same incident in one line.
 
         The arguments are those of `lightning_gradexplode.loggers.panel.incident_panel`.
         """
@@ -88,9 +88,9 @@ class Console:
             log(logging.ERROR, str(panel), panel)
 
     def end_incident(self) -> None:
-        """Log, in one line, what followed after an incident was logged; called when it is over or the run ends."""
+        """Log the counted findings in one line. Called when an incident ends, or the run."""
         if self._first_steps:
-            known = 0 if self._has_panel else 1  # the first one was logged by itself
+            known = 0 if self._has_panel else 1  # the first one has its own line
             counts = [(sign, self._signs[sign] - known, step) for sign, step in self._first_steps.items()]
             later = [
                 f"{sign} {f'{count} times, first ' if count > 1 else ''}at step {at}" for sign, count, at in counts
@@ -116,17 +116,17 @@ def log(level: int, message: str, panel: Panel | None = None) -> None:
     Args:
         level: A level of `logging`.
         message: The message.
-        panel: What is drawn in its place on a terminal.
+        panel: A panel that is drawn instead on a terminal.
     """
     with _beside_progress_bars():
         logger.log(level, "%s", _Message(message, panel))
 
 
 def log_to_terminal() -> Callable[[], None]:
-    """Write the package's messages to standard error where logging is not set up.
+    """Write the package's messages to standard error if logging is not configured.
 
     Returns:
-        A function that ends it.
+        A function that stops it.
     """
     if logger.hasHandlers():
         return lambda: None
@@ -136,7 +136,7 @@ def log_to_terminal() -> Callable[[], None]:
 
 
 class _Message(str):
-    """A message with the panel that a terminal draws in its place; text for all other handlers, as those of JSON."""
+    """A message, and the panel that is drawn instead on a terminal. Other handlers format the text."""
 
     panel: Panel | None
 
@@ -147,10 +147,10 @@ class _Message(str):
 
 
 class TerminalHandler(logging.Handler):
-    """Writes to what standard error is at the moment."""
+    """Writes to the current standard error, also if it is replaced later."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a message; where it has a panel and standard error is a terminal, the panel."""
+        """Write a message, or its panel if it has one and standard error is a terminal."""
         try:
             stream = sys.stderr
             panel = next((one.panel for one in record.args or () if isinstance(one, _Message)), None)
@@ -165,7 +165,7 @@ class TerminalHandler(logging.Handler):
 
 
 def _encodable(text: str, stream: TextIO) -> str:
-    """Return a text in characters that a stream has, question marks in place of the others."""
+    """Return a text that a stream can encode, with question marks in place of other characters."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
         text.encode(encoding)
@@ -175,7 +175,7 @@ def _encodable(text: str, stream: TextIO) -> str:
 
 
 def _cleared_progress_bars() -> AbstractContextManager[None]:
-    """Remove the bars of tqdm for a moment; they are drawn again below."""
+    """Remove the progress bars of tqdm while a message is written."""
     tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
     cleared: AbstractContextManager[None] = nullcontext() if tqdm is None else tqdm.external_write_mode(file=sys.stderr)
     return cleared
@@ -186,7 +186,7 @@ def _beside_progress_bars() -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(log_to_terminal())
         stack.enter_context(_cleared_progress_bars())
-        # A live display of rich prints above itself only what goes through the streams that it has put in place.
+        # A live display of rich prints above itself only what is written to the streams by which it replaces others.
         proxies = {id(getattr(one, "rich_proxied_file", one)): one for one in (sys.stdout, sys.stderr)}
         for handler in _stream_handlers():
             proxy = proxies.get(id(handler.stream))

@@ -15,8 +15,8 @@ from lightning_gradexplode.records import Diagnosis, Finding, Report
 class LitLoggerAdapter(LoggerAdapter):
     """Writes to a logger whose experiment is one of ``litlogger``, or to such an experiment itself.
 
-    A key of an experiment stands for one kind of value: metrics are under ``gradexplode/``, metadata under
-    ``gradexplode.critical`` and the like, files under ``gradexplode/report/``.
+    A key of an experiment has one kind of value: metrics are under ``gradexplode/``, metadata under
+    ``gradexplode.critical`` and so on, files under ``gradexplode/report/``.
     """
 
     @classmethod

@@ -21,7 +21,7 @@ class MLFlowAdapter(LoggerAdapter):
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Log scalars, those of parameters as ``gradexplode/parameter/<quantity>/<parameter>``.
 
-        MLflow's file store keeps each metric in a file, so that ``grad_norm`` cannot be a folder too.
+        MLflow's file store has one file per metric, so that ``grad_norm`` cannot be a folder as well.
         """
         super().scalars({_file_name(name): value for name, value in values.items()}, step)
 

@@ -1,4 +1,4 @@
-"""Notifications without a tracker: Slack, mail, webhooks and what else ``apprise`` knows."""
+"""Notifications without an experiment tracker: Slack, mail, webhooks and others, by ``apprise``."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from lightning_gradexplode.records import Diagnosis, Finding, Severity
 from lightning_gradexplode.records.text import without_markup
 
 VARIABLE = "GRADEXPLODE_NOTIFY_URLS"
-"""Environment variable with the addresses to notify, in apprise's form, separated by blanks."""
+"""Environment variable with the addresses to notify, in apprise's form, separated by spaces."""
 
 
 class Notifier(LoggerAdapter):
     """Sends alerts, and the diagnosis of an incident, to addresses such as ``slack://...`` or ``mailto://...``.
 
     Args:
-        urls: The addresses, separated by blanks.
+        urls: The addresses, separated by spaces.
 
     Raises:
         ModuleNotFoundError: ``apprise`` is not installed.
-        ValueError: An address is of no kind that apprise knows.
+        ValueError: apprise does not support an address.
     """
 
-    takes_histograms = True  # they are dropped without a word
+    takes_histograms = True  # without a message that they are not supported
 
     def __init__(self, urls: str) -> None:
         super().__init__(self)
@@ -33,8 +33,8 @@ class Notifier(LoggerAdapter):
         self._apprise = Apprise()
         for number, url in enumerate(urls.split(), 1):
             if not self._apprise.add(url):
-                # An address holds secrets, so that it is not repeated.
-                raise ValueError(f"{VARIABLE} must hold addresses of apprise; it does not know number {number}")
+                # An address contains secrets, so that it is not shown.
+                raise ValueError(f"{VARIABLE} must hold addresses that apprise supports; number {number} is none")
 
     @classmethod
     def from_environment(cls) -> Notifier | None:
@@ -49,7 +49,7 @@ class Notifier(LoggerAdapter):
         """Drop histograms."""
 
     def alert(self, finding: Finding, advice: str = "") -> None:
-        """Send the finding and what to do about it."""
+        """Send the finding, and the advice."""
         kind = "failure" if finding.severity is Severity.CRITICAL else "warning"
         self._send(f"{PREFIX} {finding.severity.name}: {finding.sign}", f"{finding}\n{advice}", kind)
 

@@ -1,4 +1,4 @@
-"""An incident in a few lines of the terminal."""
+"""An incident as a few lines of text for a terminal."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lightning_gradexplode.records.summary import cause_title, done, place, reme
 from lightning_gradexplode.records.text import plain_text, without_markup
 
 WIDTH = 100
-"""Columns that a panel takes at most."""
+"""Largest number of columns of a panel."""
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Sentences under headings, each in at most so many lines.
+    """Sections with a heading and a limited number of lines.
 
     Args:
         title: The first line.
@@ -50,7 +50,7 @@ class Panel:
                 yield f"{heading + ':' if index == 0 else '':{indent}}", line
 
     def drawn(self, columns: int) -> str | None:
-        """Return the panel with colors and a bar on its left; None where ``rich`` is not installed.
+        """Return the panel in color, with a bar on its left; None if ``rich`` is not installed.
 
         Args:
             columns: Columns of the terminal.
@@ -75,14 +75,14 @@ def incident_panel(
     responses: Sequence[str] = (),
     report: Report | None = None,
 ) -> Panel:
-    """Return the panel of an incident: what, why, what to do, where, what was done, and the report.
+    """Return the panel of an incident: what happened, why, what to do, where, what was done, and the report.
 
     Args:
         diagnosis: Its diagnosis.
         findings: Its findings.
-        attempts: What the responses did about it.
+        attempts: The actions of the responses.
         responses: Names of the responses that act.
-        report: The report that was written, None if none was.
+        report: The report, None if none was written.
     """
     sections = [
         ("What", diagnosis.what, 2),
@@ -97,7 +97,7 @@ def incident_panel(
 
 
 def correction(diagnosis: Diagnosis) -> str:
-    """Return in one line what a later diagnosis of an incident says."""
+    """Return a later diagnosis of an incident in one line."""
     remedy = "".join(f" -> {one}" for one in remedies(diagnosis)[:1])
     text = f"diagnosis of step {diagnosis.step}, after more steps: {_why(diagnosis.causes)}{remedy}"
     return textwrap.shorten(without_markup(text), 3 * WIDTH, placeholder=" \u2026")

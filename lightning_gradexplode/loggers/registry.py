@@ -1,4 +1,4 @@
-"""Which adapter serves which logger."""
+"""The adapter of each kind of logger."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ KINDS: list[type[LoggerAdapter]] = [
     LitLoggerAdapter,
     LoggerAdapter,
 ]
-"""Adapters in the order in which they are tried; the first that accepts a logger's experiment serves it."""
+"""Adapters in the order in which they are tried; the first one that accepts a logger's experiment is used."""
 
 
 def register_logger_adapter(kind: Kind) -> Kind:
-    """Register an adapter, which is tried before all others.
+    """Register an adapter. It is tried before the others.
 
     Args:
         kind: A subclass of `LoggerAdapter`.
 
     Returns:
-        The same class, so that this can be used as a decorator.
+        The same class, so that this function can be used as a decorator.
 
     Raises:
         TypeError: It is no subclass of `LoggerAdapter`.

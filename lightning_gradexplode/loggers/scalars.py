@@ -1,4 +1,4 @@
-"""The names under which a record's numbers are logged."""
+"""The names under which the scalars of a record are logged."""
 
 from __future__ import annotations
 
@@ -37,7 +37,11 @@ PER_PARAMETER = (
 def total_scalars(record: StepRecord, prefix: str = PREFIX) -> dict[str, float]:
     """Return the scalars of the whole model, or of one optimizer, by logged name: ``<prefix>/<name>``.
 
-    What was not measured is left out.
+    Scalars that were not measured are left out.
+
+    Args:
+        record: The record.
+        prefix: The first part of the names.
     """
     measured = {name: getattr(record, name) for name in TOTALS}
     values = {name: float(value) for name, value in measured.items() if value is not None} | dict(record.responses)

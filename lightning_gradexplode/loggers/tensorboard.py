@@ -1,4 +1,4 @@
-"""TensorBoard: histograms from existing counts, charts, findings and diagnosis as text, reports as pictures."""
+"""TensorBoard: scalars, histograms, charts, findings and diagnosis as text, reports as images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _GRADIENT = f"{PREFIX}/gradient/"
 
 
 class TensorBoardAdapter(LoggerAdapter):
-    """Writes to a logger whose experiment is a ``SummaryWriter``, torch's own or one that is used like it."""
+    """Writes to a logger whose experiment is a ``SummaryWriter``, torch's own or one with the same methods."""
 
     takes_histograms = True
 
@@ -31,7 +31,7 @@ class TensorBoardAdapter(LoggerAdapter):
         return hasattr(experiment, "add_histogram_raw")
 
     def started(self) -> None:
-        """Add a category of charts to the page of custom scalars, behind those that are there."""
+        """Add a category of charts to the page of custom scalars, after the existing ones."""
         if self._is_torchs:
             self.experiment.flush()
             layout = with_our_charts(Path(self.experiment.log_dir))
@@ -39,9 +39,9 @@ class TensorBoardAdapter(LoggerAdapter):
                 self.experiment._get_file_writer().add_summary(layout)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Log scalars, with the usual range of the update ratio, and with the decimal logarithm of the gradient norm.
+        """Log scalars, the usual range of the update ratio, and the decimal logarithm of the gradient norm.
 
-        TensorBoard's axes are linear, and an explosion would press all other steps to the bottom of the chart.
+        TensorBoard's axes are linear, so that no other step can be read after an explosion.
         """
         logged = {**values, **BAND} if f"{PREFIX}/update_ratio" in values else dict(values)
         norm = values.get(f"{PREFIX}/grad_norm", 0.0)
@@ -70,7 +70,7 @@ class TensorBoardAdapter(LoggerAdapter):
         self.experiment.add_text(f"{PREFIX}/finding/{plain_text(finding.sign)}", "\n".join(lines), finding.step)
 
     def diagnosis(self, diagnosis: Diagnosis, step: int) -> None:
-        """Write the diagnosis as text, whose tag is the first of ours on the text page."""
+        """Write the diagnosis as text."""
         self.experiment.add_text(f"{PREFIX}/diagnosis", diagnosis.markdown(), step)
 
     def report(self, report: Report) -> None:
@@ -82,10 +82,10 @@ class TensorBoardAdapter(LoggerAdapter):
 
             pixels = np.asarray(Image.open(io.BytesIO(report.picture)))
             self.experiment.add_image(f"{PREFIX}/gradient_norms", pixels, report.step, dataformats="HWC")
-        self.experiment.flush()  # the run may not live long
+        self.experiment.flush()  # the run may end soon
 
     def histograms(self, histograms: Mapping[str, Histogram], step: int) -> None:
-        """Write histograms, those of gradients also of the decimal logarithm of their absolute values.
+        """Write histograms; for gradients also those of the decimal logarithm of the absolute values.
 
         A histogram without a finite value is left out, since TensorBoard cannot show it.
         """
@@ -119,12 +119,12 @@ class TensorBoardAdapter(LoggerAdapter):
 
 
 def _summary(shown: Mapping[str, Condensed]) -> Any:
-    """Return one summary of histograms: with one for each, the writer's short queue would make the training wait."""
+    """Return one summary of all histograms: one for each would fill the writer's short queue and block training."""
     from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 
     values = []
     for name, one in shown.items():
-        # The server takes `min` as the first bucket's left border, and the limits are right borders.
+        # The server uses `min` as the left border of the first bucket; the limits are right borders.
         low, *limits = one.edges.tolist()
         histogram = HistogramProto(
             min=low,

@@ -1,4 +1,4 @@
-"""The page of custom scalars in TensorBoard: norms around the clip, update ratio in its band, severity."""
+"""The charts on TensorBoard's page of custom scalars: gradient norms, update ratio, severity."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _CONFIG = b"custom_scalars__config__"
 
 
 def with_our_charts(folder: Path) -> Any | None:
-    """Return a layout of the charts that a run already has, in any of its event files, and of ours behind them.
+    """Return a layout of the charts that a run already has, in any of its event files, followed by the monitor's.
 
-    A later layout of the same run replaces an earlier one, so that a user's own has to be written again.
+    A later layout of the same run replaces an earlier one, so that it must repeat the user's own.
 
     Args:
-        folder: The run's folder, its event files being flushed.
+        folder: The run's folder, whose event files are flushed.
 
     Returns:
-        A summary to write; None if our charts are there.
+        A summary to write; None if the run has the monitor's charts.
     """
     from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
     from tensorboard.compat.proto.tensor_pb2 import TensorProto
@@ -56,8 +56,8 @@ def _our_charts() -> Any:
         title=CATEGORY,
         chart=[
             Chart(title="log10 of the gradient norm", multiline=MultilineChartContent(tag=[f".*{LOG_GRAD_NORM}$"])),
-            Chart(title="gradient norm, before and after the clip", multiline=MultilineChartContent(tag=norms)),
-            Chart(title="update ratio, and its healthy band", margin=MarginChartContent(series=[band])),
+            Chart(title="gradient norm, before and after clipping", multiline=MultilineChartContent(tag=norms)),
+            Chart(title="update ratio, and its usual range", margin=MarginChartContent(series=[band])),
             Chart(
                 title="severity (1 info, 2 warning, 3 critical)",
                 multiline=MultilineChartContent(tag=[f".*{PREFIX}/severity$"]),
@@ -67,12 +67,12 @@ def _our_charts() -> Any:
 
 
 def _layouts(folder: Path) -> list[bytes]:
-    """Return the layouts in a run's event files, the one in force last."""
+    """Return the layouts in a run's event files, oldest first."""
     from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
     found = []
     for path in sorted(folder.glob("*tfevents*"), key=lambda path: path.stat().st_mtime):
-        if _CONFIG in path.read_bytes():  # far faster than to parse files that hold none
+        if _CONFIG in path.read_bytes():  # parsing the files that have none would be slow
             found += [
                 bytes(value.tensor.string_val[0])
                 for event in LegacyEventFileLoader(str(path)).Load()

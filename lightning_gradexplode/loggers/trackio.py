@@ -1,4 +1,4 @@
-"""Trackio: histograms, alerts, findings and diagnosis as text, and the report."""
+"""Trackio: scalars, histograms, alerts, findings and diagnosis as text, and the report."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TrackioAdapter(LoggerAdapter):
         self._log(values, step)
 
     def histograms(self, histograms: Mapping[str, Histogram], step: int) -> None:
-        """Log histograms of some 40 bins; one without a finite value is left out."""
+        """Log histograms with about 40 bins; one without a finite value is left out."""
         import trackio
 
         shown = condensed(histograms).items()

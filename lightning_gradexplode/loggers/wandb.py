@@ -1,4 +1,4 @@
-"""Weights & Biases: metrics with the right x-axis, histograms, alerts, the finding in the summary, and the report."""
+"""Weights & Biases: scalars, histograms, alerts, the finding and the diagnosis in the summary, and the report."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from lightning_gradexplode.records import Diagnosis, Finding, FloatArray, Histog
 from lightning_gradexplode.records.summary import cause_title
 
 STEP = "trainer/global_step"
-"""The x-axis that Lightning's logger gives to all metrics."""
+"""The x-axis of all metrics of Lightning's logger."""
 
 AT_MOST = 512
-"""Number of bins that W&B takes of a histogram."""
+"""Largest number of bins that W&B accepts."""
 
 WAIT = timedelta(minutes=15)
-"""Time in which no second alert of the same title is sent."""
+"""Time within which no second alert with the same title is sent."""
 
 
 _SUMMARIES = {f"{PREFIX}/severity": "max", f"{PREFIX}/nonfinite_count": "max"}
-"""What the run's summary keeps of a metric, where it is not the last value."""
+"""Aggregations in the run's summary other than the last value."""
 
 _HISTOGRAMS = tuple(f"{PREFIX}/{quantity}/" for quantity in ("gradient", "update", "weight"))
 
@@ -35,9 +35,9 @@ _HISTOGRAMS = tuple(f"{PREFIX}/{quantity}/" for quantity in ("gradient", "update
 class WandbAdapter(LoggerAdapter):
     """Writes to a logger whose experiment is a W&B run, online or offline.
 
-    In the run's summary are ``gradexplode/finding``, the first finding of the worst severity so far,
-    ``gradexplode/findings``, their number, and ``gradexplode/diagnosis``, that of the latest incident; a resumed run
-    goes on from what is there. The largest ``severity`` and ``nonfinite_count`` are kept there too.
+    The run's summary has ``gradexplode/finding`` (the first finding of the worst severity so far),
+    ``gradexplode/findings`` (their number), ``gradexplode/diagnosis`` (of the latest incident), and the largest
+    ``gradexplode/severity`` and ``gradexplode/nonfinite_count``; a resumed run continues from these.
     """
 
     takes_histograms = True
@@ -56,7 +56,7 @@ class WandbAdapter(LoggerAdapter):
         self._log(values, step)
 
     def histograms(self, histograms: Mapping[str, Histogram], step: int) -> None:
-        """Log histograms of some 40 bins; one without a finite value is left out."""
+        """Log histograms with about 40 bins; one without a finite value is left out."""
         import wandb
 
         shown = {
@@ -122,10 +122,10 @@ class WandbAdapter(LoggerAdapter):
             self.experiment.log({**nested, STEP: step})
 
     def _define(self, names: Iterable[str]) -> None:
-        """Define the x-axis of metrics that are new, and what the summary keeps of them.
+        """Define the x-axis of new metrics, and their aggregation in the summary.
 
-        Parameters of one quantity have one definition in common, and no two of ours fit the same metric, since W&B
-        takes any of those that fit.
+        The parameters of one quantity share a definition. No two definitions match the same metric, since W&B uses
+        any of those that match.
         """
         for name in names:
             parts = name.split("/", 2)
@@ -136,15 +136,15 @@ class WandbAdapter(LoggerAdapter):
                 self.experiment.define_metric(self._logged(pattern), step_metric=STEP, step_sync=True, summary=summary)
 
     def _logged(self, name: str) -> str:
-        """Return a name as the logger writes it, with the prefix that a user may have given to the logger."""
+        """Return a name as the logger writes it, with the logger's ``prefix``."""
         prefix = getattr(self.logger, "_prefix", "")
         return f"{prefix}{self.logger.LOGGER_JOIN_CHAR}{name}" if prefix else name
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values whose names have dots as nested dictionaries, which W&B shows by the same names.
+    """Return values whose names contain dots as nested dictionaries, which W&B shows under the same names.
 
-    A definition for many metrics fits no metric whose own name has a dot.
+    A definition with a wildcard does not match a metric whose name contains a dot.
     """
     nested: dict[str, Any] = {}
     for name, value in values.items():
@@ -157,5 +157,5 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rounded(edges: FloatArray) -> FloatArray:
-    """Return borders with five digits: neighbours are a quarter of an octave apart, and a long run has millions."""
+    """Return borders with five digits, to save space: adjacent ones differ by a quarter of an octave."""
     return np.array([float(f"{edge:.5g}") for edge in edges.tolist()])

@@ -1,4 +1,4 @@
-"""What the alert rules for Weights & Biases watch, and what they do: events and actions of its automations."""
+"""Events and actions of the alert rules for Weights & Biases, which are automations there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAYLOAD = {
     "entity_name": "${entity_name}",
     "project_name": "${project_name}",
 }
-"""What a webhook gets besides the rule's name; W&B replaces what is in braces."""
+"""What is sent to a webhook in addition to the rule's name; W&B replaces the expressions in braces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,11 @@ class AlertRule:
     """One rule.
 
     Args:
-        name: A few words; the project's name is put in front, so that the name is unique in the whole entity.
+        name: A few words; the project's name is put before it, so that the name is unique in the entity.
         level: ``"ERROR"`` or ``"WARN"``.
-        text: A sentence for those who are notified.
+        text: The text of the notification.
         event: Builds the event from a project's scope.
-        needs: Name in ``wandb.automations`` that older versions lack; such a rule is left out there.
+        needs: A name of ``wandb.automations``; versions without it do not get the rule.
     """
 
     name: str
@@ -41,7 +41,7 @@ class AlertRule:
 
 
 def _above(metric: str, threshold: float) -> Callable[[Any], Any]:
-    """Return what builds the event of a metric at or above a threshold; W&B has no test for NaN."""
+    """Return a function that builds the event of a metric at or above a threshold; W&B has no condition for NaN."""
 
     def event(scope: Any) -> Any:
         automations = automations_module()
@@ -54,7 +54,7 @@ def _above(metric: str, threshold: float) -> Callable[[Any], Any]:
 
 def _tenfold_norm(scope: Any) -> Any:
     automations = automations_module()
-    # A z-score over a window that contains the value cannot exceed (n - 1) / sqrt(n): 5.3 of 30 values.
+    # A z-score over a window that contains the value cannot exceed (n - 1) / sqrt(n): 5.3 for 30 values.
     change = automations.MetricChangeFilter(
         name=f"{PREFIX}/grad_norm",
         agg="AVERAGE",
@@ -76,7 +76,7 @@ RULES = (
     AlertRule(
         "the run is exploding",
         "ERROR",
-        "A critical finding: left alone, the run will not recover.",
+        "A critical finding: the run will not recover by itself.",
         _above("severity", int(Severity.CRITICAL)),
     ),
     AlertRule(
@@ -88,26 +88,26 @@ RULES = (
     AlertRule(
         "updates are too large",
         "WARN",
-        "The weights change by a tenth and more in one step; usual is a thousandth.",
+        "The weights change by a tenth of their norm or more in one step; a thousandth is usual.",
         _above("update_ratio", 0.1),
     ),
     AlertRule("the run failed", "ERROR", "The run failed or crashed.", _failed_run, needs="OnRunState"),
 )
 """The rules.
 
-W&B runs an automation at most once a day for each run, so that no rule is spent on what may be harmless, such as an
-overflow under a gradient scaler. The severity is always finite, so that its rule holds when a norm is NaN.
+W&B runs an automation at most once a day for each run, so that no rule is triggered by harmless events, such as an
+overflow with a gradient scaler. The severity is always finite, so that its rule also applies if a norm is NaN.
 """
 
 
 def known_rules() -> list[AlertRule]:
-    """Return the rules that the installed wandb knows."""
+    """Return the rules that the installed wandb supports."""
     automations = automations_module()
     return [rule for rule in RULES if hasattr(automations, rule.needs)]
 
 
 def automations_module() -> Any:
-    """Return W&B's automations; untyped, since they take other arguments than their annotations say.
+    """Return ``wandb.automations``; untyped, since it accepts other arguments than its annotations state.
 
     Raises:
         ImportError: The installed wandb has none on metrics.
@@ -129,11 +129,11 @@ def full_name(rule: AlertRule, project: str) -> str:
 
 
 def action_of(rule: AlertRule, integration: tuple[str, str] | None) -> Any:
-    """Return what a rule does when it fires.
+    """Return the action of a rule.
 
     Args:
         rule: The rule.
-        integration: ``"slack"`` or ``"webhook"``, and the id of the integration; None to do nothing.
+        integration: ``"slack"`` or ``"webhook"``, and the id of the integration; None for no action.
     """
     automations = automations_module()
     if integration is None:

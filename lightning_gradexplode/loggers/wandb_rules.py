@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from wandb.automations import Automation
 
 PROJECT_ID, INTEGRATION_ID = "<id of the project>", "<id of the integration>"
-"""Placeholders, in a dry run, of what only the server can return."""
+"""Placeholders in a dry run for values that only the server has."""
 
 
 @dataclass(frozen=True, slots=True)
 class AppliedRule:
-    """What became of a rule.
+    """The result for one rule.
 
     Args:
         name: The automation's name in W&B.
@@ -36,20 +36,23 @@ def alert_rules(
 ) -> list[AppliedRule]:
     """Create the alert rules as automations of a W&B project, or update those of an earlier call.
 
-    A second call changes nothing. A rule that was disabled in the app stays disabled; and where neither Slack nor a
-    webhook is asked for, an existing rule keeps its action, and a new one gets none: it only shows in the project's
-    page of automations, where an action can be chosen.
+    A second call with the same arguments changes nothing. A rule that was disabled in the app stays disabled. Without
+    `slack` and `webhook`, an existing rule keeps its action and a new one has none: it is listed on the project's page
+    of automations, where an action can be chosen.
 
     Args:
-        project: The project; it has to exist.
+        project: The project; it must exist.
         entity: The team or user that owns it; None for the account's default.
-        slack: Send to the entity's first Slack integration, or to the one of this channel.
-        webhook: Call the entity's webhook integration of this name.
+        slack: True to send to the entity's first Slack integration, or the channel of an integration.
+        webhook: Name of the webhook integration of the entity that is called.
+
+    Returns:
+        The result for each rule.
 
     Raises:
-        ValueError: The project or the integration does not exist, or both Slack and a webhook are asked for.
-        ImportError: The installed wandb has no automations on metrics.
-        wandb.errors.Error: The server cannot be reached, or refuses.
+        ValueError: The project or the integration does not exist, or both `slack` and `webhook` are given.
+        ImportError: The installed wandb has no automations on metrics (wandb < 0.21).
+        wandb.errors.Error: The server cannot be reached, or refuses the request.
     """
     import wandb
 
@@ -80,10 +83,10 @@ def existing_alert_rules(project: str, entity: str | None = None) -> list[Automa
 
 
 def alert_rule_requests(project: str, *, slack: bool | str = False, webhook: str | None = None) -> list[dict[str, Any]]:
-    """Return the rules as `alert_rules` would create them; no server is asked, so that ids are left open.
+    """Return the rules as `alert_rules` would create them, without contacting the server, with placeholders for ids.
 
     Raises:
-        ValueError: Both Slack and a webhook are asked for.
+        ValueError: Both `slack` and `webhook` are given.
         ImportError: The installed wandb has no automations on metrics.
     """
     _check(slack, webhook)
@@ -123,7 +126,7 @@ def _apply(
 
 
 def _matches(automation: Automation, changes: dict[str, Any]) -> bool:
-    """Return whether a saved automation is as the changes would make it."""
+    """Return whether the changes would leave a saved automation as it is."""
     event = changes["event"]
     same = automation.description == changes["description"] and automation.event.event_type == event.event_type
     same = same and _numbers_and_words(automation.event.filter) == _numbers_and_words(event.filter)
@@ -137,7 +140,7 @@ def _matches(automation: Automation, changes: dict[str, Any]) -> bool:
 
 
 def _numbers_and_words(value: Any) -> Any:
-    """Return a filter as plain values without what is empty, however it is wrapped and encoded."""
+    """Return a filter as plain values, decoded, without empty ones."""
     if hasattr(value, "model_dump"):
         value = value.model_dump()
     if isinstance(value, str):
@@ -154,7 +157,7 @@ def _numbers_and_words(value: Any) -> Any:
 
 def _check(slack: bool | str, webhook: str | None) -> None:
     if slack and webhook:
-        raise ValueError("slack and webhook exclude each other: an automation has one action")
+        raise ValueError("slack and webhook cannot be combined: an automation has one action")
 
 
 def _scope(api: Any, project: str, entity: str | None) -> Any:
@@ -162,7 +165,7 @@ def _scope(api: Any, project: str, entity: str | None) -> Any:
     try:
         return automations_module().ProjectScope(id=found.id, name=project)
     except Exception as error:
-        raise ValueError(f"project {entity}/{project} was not found; it exists from its first run on") from error
+        raise ValueError(f"project {entity}/{project} was not found; a project exists once it has a run") from error
 
 
 def _existing(api: Any, entity: str | None, scope_id: str) -> Iterator[Automation]:
@@ -175,7 +178,7 @@ def _integration(api: Any, entity: str | None, slack: bool | str, webhook: str |
         wanted = next(reversed(channels), None) if slack is True else slack.removeprefix("#")
         if wanted not in channels:
             what = "Slack integration" if slack is True else f"Slack integration with channel {slack}"
-            raise ValueError(f"{entity} has no {what}; integrations are connected in a team's settings in the W&B app")
+            raise ValueError(f"{entity} has no {what}; connect integrations in the team's settings in the W&B app")
         return "slack", channels[wanted]
     if webhook:
         hooks = {one.name: one.id for one in api.webhook_integrations(entity=entity)}

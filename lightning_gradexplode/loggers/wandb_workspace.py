@@ -18,7 +18,7 @@ PANELS = (
 
 
 def save_workspace(project: str, entity: str, name: str = "Gradient explosion") -> str:
-    """Save a view with the monitor's panels, and return its address.
+    """Save a view with the monitor's panels, and return its URL.
 
     Args:
         project: The project.
@@ -33,7 +33,7 @@ def save_workspace(project: str, entity: str, name: str = "Gradient explosion") 
 
 
 def workspace(project: str, entity: str, name: str = "Gradient explosion") -> Any:
-    """Return the view, which is not saved yet.
+    """Return the view without saving it.
 
     Raises:
         ModuleNotFoundError: ``wandb-workspaces`` is not installed.

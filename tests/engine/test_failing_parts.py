@@ -298,12 +298,12 @@ def test_a_response_that_fails(respond: Callable[..., Any], caplog: pytest.LogCa
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"detectors": [type("Nameless", (OwnDetector,), {"sign": None})(fails)]}, "sign of a detector"),
+        ({"detectors": [type("Nameless", (OwnDetector,), {"sign": None})(fails)]}, "sign of Nameless"),
         ({"detectors": [type("Reads", (OwnDetector,), {"reads": ("nonsense",)})(fails)]}, "nonsense"),
         ({"detectors": [type("Reads", (OwnDetector,), {"reads": None})(fails)]}, "fields of StepRecord"),
         ({"on_explosion": type("Odd", (OwnResponse,), {"is_remedy": torch.ones(2)})()}, "is_remedy of Odd"),
         ({"on_explosion": type("Odd", (OwnResponse,), {"only_warns": "no"})()}, "only_warns of Odd"),
-        ({"clip": type("Odd", (OwnPolicy,), {"algorithm": ["norm"]})(fails)}, "the algorithm of Odd"),
+        ({"clip": type("Odd", (OwnPolicy,), {"algorithm": ["norm"]})(fails)}, "algorithm of Odd"),
     ],
 )
 def test_parts_that_are_wrong_from_the_start_are_refused(arguments: dict[str, Any], words: str) -> None:
