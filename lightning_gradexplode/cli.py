@@ -153,9 +153,9 @@ def diagnose(
     show_default=True,
 )
 def demo(folder: Path) -> None:
-    """Train a small network that explodes, and train it again with clipping.
+    """Train a small network that explodes.
 
-    It takes seconds and downloads nothing.
+    It is trained again with clipping. This takes seconds and downloads nothing.
     """
     from lightning_gradexplode import demo as program
 
@@ -165,7 +165,7 @@ def demo(folder: Path) -> None:
 @command.command(name="doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
 def doctor_command(as_json: bool) -> None:
-    """Print versions, and what is supported in this environment."""
+    """Print versions and supported features."""
     table = doctor.examine()
     if as_json:
         _echo_json(dict(table))
@@ -213,7 +213,10 @@ def wandb_rules(
 @click.option("--entity", required=True, help="The team or user that owns it.")
 @click.option("--name", default="Gradient explosion", show_default=True, help="Name of the saved view.")
 def wandb_workspace(project: str, entity: str, name: str) -> None:
-    """Save a view of a W&B project with the monitor's panels, and print its URL."""
+    """Save a view of a W&B project.
+
+    The view has the monitor's panels. Its URL is printed.
+    """
     click.echo(save_workspace(project, entity, name))
 
 

@@ -220,7 +220,7 @@ def test_help_documents_exit_status_and_completion(capsys: pytest.CaptureFixture
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
     assert "..." not in out.partition("Commands:")[2]
-    for words in ("0  done", "3  with --check: the run explodes", "_GRADEXPLODE_COMPLETE=bash_source"):
+    for words in ("0  success", "3  with --check: the run explodes", "_GRADEXPLODE_COMPLETE=bash_source"):
         assert words in out
 
 
