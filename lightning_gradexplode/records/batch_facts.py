@@ -1,4 +1,4 @@
-"""What is recorded of a batch: its fields, their ranges and their rows that are not finite. Never a sample's value."""
+"""Facts about a batch: its fields, their ranges and their non-finite rows. They contain no value of a sample."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ class FieldFacts:
     """One tensor of a batch.
 
     Args:
-        name: Where it is in the batch: ``"[0]"``, ``"image"``, ``"labels.boxes"``; ``"batch"`` for the batch itself.
+        name: Its place in the batch: ``"[0]"``, ``"image"``, ``"labels.boxes"``; ``"batch"`` for the batch itself.
         shape: Its shape.
-        dtype: Name of its type.
+        dtype: Name of its type, for example ``"float32"``.
         nan_count: Number of NaN elements.
         inf_count: Number of infinite elements.
         nonfinite_rows: The first 32 rows with such an element.
@@ -20,18 +20,18 @@ class FieldFacts:
         greatest: Largest finite element.
         mean: Mean of the finite elements.
         std: Standard deviation of the finite elements.
-        usual_least: The smallest `least` over earlier batches of the run, None if none was looked at.
-        usual_greatest: The largest `greatest` over earlier batches.
-        usual_std: The median `std` over earlier batches.
-        usual_nonfinite: Whether most earlier batches that were looked at held NaN or infinite elements here, too.
-        outlier_rows: Rows (at most 32) whose largest absolute value is far above that of the other rows and of earlier
+        usual_least: The smallest `least` over the sampled earlier batches of the run, None if there are none.
+        usual_greatest: The largest `greatest` over these batches.
+        usual_std: The median `std` over these batches.
+        usual_nonfinite: Whether most of these batches have NaN or infinite elements in this field, too.
+        outlier_rows: At most 32 rows whose largest absolute value is far above that of the other rows and of earlier
             batches.
         is_integral: Whether all finite elements are whole numbers.
-        most_common: The commonest element of a field of whole numbers, None for others.
+        most_common: The most common element of a field of whole numbers, None for others.
         most_common_share: Its share of the elements.
         zero_share: Share of elements that are exactly zero.
-        constant_rows: The first 32 rows of more than one element whose elements are all the same, such as a fully
-            masked sequence or labels that are all ignored.
+        constant_rows: The first 32 rows with several elements that are all equal, such as a fully masked sequence or
+            labels that are all ignored.
     """
 
     name: str
@@ -61,14 +61,14 @@ class BatchFacts:
     """One batch.
 
     Args:
-        fields: Its tensors.
+        fields: Its tensors; empty if the batch is unknown.
         batch_idx: Its index in the epoch.
         epoch: Index of the epoch.
         size: Number of rows, None if unknown.
         usual_size: Number of rows of most batches before it.
-        is_last: Whether it is the last one of its epoch.
-        sample_indices: Index in the dataset of each row, None where that cannot be known exactly.
-        rank: Rank of the process whose batch it is, where several processes know that; None else.
+        is_last: Whether it is the last batch of its epoch.
+        sample_indices: Index in the dataset of each row, None if it is not known exactly.
+        rank: Rank of the process that had the batch, if there are several and it is known; else None.
     """
 
     fields: tuple[FieldFacts, ...] = ()

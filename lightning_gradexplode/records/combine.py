@@ -1,4 +1,4 @@
-"""One record of all optimizers that stepped in a batch."""
+"""Combination of the records of all optimizers that stepped in a batch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lightning_gradexplode.records.step_record import StepRecord
 
 
 def combine(records: Sequence[StepRecord]) -> StepRecord:
-    """Return one record of all optimizers that stepped in a batch; of a single optimizer it is its own record.
+    """Return one record for all optimizers that stepped in a batch; for a single optimizer its own record.
 
-    An optimizer that stepped several times counts with its last step. Norms are roots of summed squares, counts are
-    sums, `grad_max`, `severity` and `learning_rate` are the largest, `clip_rate` is the mean. The update ratio is the
-    root of the summed squared updates over the root of the summed squared weights. A quantity that was not measured
-    of every optimizer is None, as is a `clip_val` on which they differ.
+    If an optimizer stepped several times, its last step counts. Norms are roots of summed squares, counts are sums,
+    `grad_max`, `severity` and `learning_rate` are maxima, `clip_rate` is the mean. The update ratio is the root of the
+    summed squared updates divided by the root of the summed squared weights. A quantity that was not measured for every
+    optimizer is None, and so is a `clip_val` that differs between them.
 
     Args:
         records: The records of one batch, in the order in which the optimizers stepped; at least one.
@@ -28,7 +28,7 @@ def combine(records: Sequence[StepRecord]) -> StepRecord:
         ValueError: There is no record.
     """
     if not records:
-        raise ValueError("records must hold at least one record, got none")
+        raise ValueError("records must contain at least one record, got none")
     last = list({record.optimizer: record for record in sorted(records, key=lambda one: one.optimizer)}.values())
     if len(last) == 1:
         severity = max(record.severity for record in records)

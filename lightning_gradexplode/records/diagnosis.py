@@ -1,4 +1,4 @@
-"""The evidence of an incident, and the diagnosis that is made of it."""
+"""The evidence of an incident, and its diagnosis."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ CauseKind = Literal[
 CAUSE_KINDS: tuple[str, ...] = get_args(CauseKind)
 
 LEAST_CONFIDENCE = 0.35
-"""A cause below is a faint alternative, and never the first one that is named."""
+"""A cause with less confidence is faint, and never the first of a diagnosis."""
 
 SCHEMA_VERSION = 1
 """Version of the layout of ``diagnosis.json``."""
@@ -54,7 +54,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class History:
-    """The last steps of one optimizer, oldest first. NaN stands for what was not measured or is not a number.
+    """The last steps of one optimizer, oldest first. Values that were not measured are NaN.
 
     Args:
         step: Shape ``(steps,)``.
@@ -74,13 +74,13 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What was done about the incident, and how it went.
+    """An action of a response to an incident, and its outcome.
 
     Args:
         step: The step.
         action: For example ``"skip"``, ``"rollback"``, ``"clip"``.
-        detail: In one sentence.
-        helped: Whether the run was calm afterwards, None if that is not known yet.
+        detail: A description in one sentence.
+        helped: Whether 20 steps without a CRITICAL finding followed, None if that is not known yet.
     """
 
     step: int
@@ -91,22 +91,22 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evidence:
-    """All that is known of an incident.
+    """The evidence of an incident.
 
     Args:
         step: The step at which the incident began.
         now: The step at which it is diagnosed.
         findings: The findings of the incident, oldest first.
-        run: What was recorded before the run's first step.
-        history: The last steps, one entry an optimizer.
-        first: The first steps of the run, one entry an optimizer (up to 16 steps).
-        batch: The batch of the step at fault.
-        replay: What computing the step again has shown.
-        experiments: What was measured with a copy.
-        attempts: What was done about it.
-        weights_are_finite: Whether the weights are still finite.
+        run: Facts about the run before its first step.
+        history: The last steps, one entry per optimizer.
+        first: The first steps of the run, at most 16, one entry per optimizer.
+        batch: The batch of the failed step.
+        replay: The result of computing the step again.
+        experiments: Measurements with a copy of the module.
+        attempts: Actions of the responses.
+        weights_are_finite: Whether the weights are finite.
         update_is_harmless: Whether the step's update cannot reach the weights (gradients zero or missing).
-        later_loss: Median loss of the last steps, where 20 and more went by since `now`; None else.
+        later_loss: Median loss of the last steps if at least 20 steps followed `now`; else None.
         update_fault: The first weight that an update with finite gradients has made non-finite, None if there is none.
     """
 
@@ -132,7 +132,7 @@ class Cause:
 
     Args:
         kind: One of `CAUSE_KINDS`.
-        where: The operation, module, field or parameter for which there is evidence, None where there is none.
+        where: The operation, module, field or parameter for which there is evidence, None if there is none.
         evidence: Sentences with numbers.
         confidence: From 0 to 1.
         remedies: Concrete changes that would help in this run, the most helpful first.
@@ -146,7 +146,7 @@ class Cause:
 
     @property
     def is_faint(self) -> bool:
-        """Whether it is an alternative of little confidence, that is not shown where there is room for few words."""
+        """Whether its confidence is below 0.35: the report lists it, the console does not."""
         return self.confidence < LEAST_CONFIDENCE
 
     def __rich__(self) -> RenderableType:
@@ -155,7 +155,7 @@ class Cause:
         return rendered_cause(self)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the cause in plain values that JSON can hold."""
+        """Return the cause as plain values for JSON."""
         return {
             "kind": self.kind,
             "where": self.where,
@@ -172,10 +172,10 @@ class Diagnosis:
     Args:
         step: The step at which it began.
         what: What happened, in one or two sentences.
-        where: Where it began, None where there is no evidence of a place.
-        since: The first step at which a sign was seen, None if there was none before `step`.
-        causes: Likeliest first; at least one, of kind ``"unknown"`` where nothing has evidence.
-        remedies: What to do, the most helpful first, of all causes together.
+        where: Where it began, None if there is no evidence for a place.
+        since: The first step with a sign, None if there was none before `step`.
+        causes: At least one cause, likeliest first; of kind ``"unknown"`` if there is no evidence for any.
+        remedies: What to do, the most helpful first, for all causes together.
     """
 
     step: int
@@ -186,18 +186,21 @@ class Diagnosis:
     remedies: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the diagnosis in plain values that strict JSON can hold.
+        """Return the diagnosis as plain values for strict JSON.
 
         Returns:
-            - ``version``: `SCHEMA_VERSION`, raised whenever a key changes its meaning or goes; new keys may come.
+            A dictionary with these keys:
+
+            - ``version``: `SCHEMA_VERSION`, which increases if a key changes its meaning or is removed; new keys may be
+              added.
             - ``step``: the step at which the incident began, a whole number.
-            - ``since``: the first step at which a sign was seen, null if there was none before ``step``.
+            - ``since``: the first step with a sign, null if there was none before ``step``.
             - ``what``: what happened, in one or two sentences.
-            - ``where``: where it began, null where there is no evidence of a place.
+            - ``where``: where it began, null if there is no evidence for a place.
             - ``causes``: likeliest first, at least one; each an object with ``kind`` (one of `CAUSE_KINDS`), ``where``
               (text or null), ``evidence`` (sentences), ``confidence`` (from 0 to 1) and ``remedies`` (sentences, with
               code between backticks).
-            - ``remedies``: what to do, the most helpful first, of all causes together.
+            - ``remedies``: what to do, the most helpful first, for all causes together.
         """
         return {
             "version": SCHEMA_VERSION,
@@ -225,7 +228,7 @@ class Diagnosis:
         return table(f"Incident at step {self.step}", [("what", self.what), *causes, *remedies, *where])
 
     def markdown(self) -> str:
-        """Return the diagnosis as markdown: what, why with the evidence, what to do, where, since when."""
+        """Return the diagnosis as Markdown: what happened, causes with evidence, what to do, where, since when."""
         lines = [f"**What:** {_escaped(self.what)}"]
         for place, cause in enumerate(self.causes, 1):
             where = f" in {_escaped(cause.where)}" if cause.where else ""
@@ -240,7 +243,7 @@ class Diagnosis:
 
 
 def _escaped(sentence: str) -> str:
-    """Keep markdown from reading the underscores and asterisks of names as emphasis, outside of code spans."""
+    """Return a sentence with escaped underscores and asterisks outside of code, which Markdown reads as emphasis."""
     parts = sentence.split("`")
     parts[::2] = [part.replace("_", "\\_").replace("*", "\\*") for part in parts[::2]]
     return "`".join(parts)

@@ -1,4 +1,4 @@
-"""A diagnosis on the console, by ``rich``, which is imported where a diagnosis is printed and not before."""
+"""A diagnosis for the console, by ``rich``, which is imported only if a diagnosis is printed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from lightning_gradexplode.records.diagnosis import Cause, Diagnosis
 
 _BAR = 10
-"""Characters of the bar that a confidence of 1 fills."""
+"""Characters of the bar for a confidence of 1."""
 
 
 def rendered_cause(cause: Cause) -> RenderableType:

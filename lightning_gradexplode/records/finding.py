@@ -1,4 +1,4 @@
-"""Findings: one symptom, seen at one step."""
+"""Findings: a sign at a step, with its severity."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from lightning_gradexplode.records.text import plain_text
 
 
 class Severity(IntEnum):
-    """How bad a finding is; the value is what ``gradexplode/severity`` logs (0 stands for no finding)."""
+    """Severity of a finding. Its value is logged as ``gradexplode/severity``, where 0 means no finding."""
 
     INFO = 1
-    """Worth knowing."""
+    """Worth knowing; never sends an alert."""
     WARNING = 2
-    """A sign of explosion that may pass."""
+    """May be the start of an explosion."""
     CRITICAL = 3
-    """The run is exploding or lost: left alone, it will not recover."""
+    """The run is exploding or lost, and will not recover by itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One symptom, seen at one step.
+    """A sign at a step.
 
     Args:
-        step: The step that other metrics are logged at: batches that stepped, from 0.
-        sign: Name of the symptom, for example ``"gradient-growth"``.
-        severity: How bad it is.
-        where: Name of the parameter or module it was seen in, None if it belongs to the whole run.
-        value: The number that was judged.
-        limit: The number it was judged against.
-        message: One sentence for people.
+        step: The step at which other metrics are logged too: number of batches with an optimizer step before it.
+        sign: Name of the sign, for example ``"gradient-growth"``.
+        severity: Its severity.
+        where: Name of the parameter or module that has the sign, None if it is the whole run.
+        value: The measured value, in the unit of the detector.
+        limit: The limit that the value is compared with, NaN if there is none.
+        message: A description in one sentence.
     """
 
     step: int

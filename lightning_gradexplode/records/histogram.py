@@ -1,4 +1,4 @@
-"""Histograms: counts in buckets that are the same for every tensor, step and process."""
+"""Histograms: counts in buckets that are the same for all tensors, steps and processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IntArray = npt.NDArray[np.int64]
 
 
 def _bucket_edges() -> FloatArray:
-    """Return the borders of all buckets: every power of two a float32 can hold, and three points between each pair."""
+    """Return the borders of all buckets: all powers of two in the range of float32, and three points between each."""
     bits = np.arange(4, 1021, dtype=np.uint32) << 21
     positive = bits.view(np.float32).astype(np.float64)
     positive[-1] = np.inf
@@ -25,7 +25,7 @@ BUCKET_EDGES: FloatArray = _bucket_edges()
 """The 2034 borders of the 2033 buckets that every histogram shares, ascending, from -inf to inf.
 
 A bucket is a quarter of an octave: the borders are 2**e times 1, 1.25, 1.5 or 1.75. The middle bucket holds zero and
-the subnormal numbers of float32, the outermost ones all that is too large for float32 and still finite.
+the subnormal numbers of float32, the outermost ones all finite numbers beyond the range of float32.
 """
 
 _LOG_EDGES = np.log10(np.minimum(BUCKET_EDGES[len(BUCKET_EDGES) // 2 :], 2.0**128))
@@ -33,11 +33,11 @@ _LOG_EDGES = np.log10(np.minimum(BUCKET_EDGES[len(BUCKET_EDGES) // 2 :], 2.0**12
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Histogram:
-    """Counts of values in buckets that are the same for every tensor, step and process, so that histograms add up.
+    """Counts of values in buckets that are the same for all tensors, steps and processes, so that they can be added.
 
     Args:
         counts: Number of finite values per bucket, shape ``(2033,)``, between neighbours of `BUCKET_EDGES`.
-            A value on a border belongs to the bucket that lies farther from zero.
+            A value on a border belongs to the bucket farther from zero.
         nonfinite: Number of NaN and infinite values, which are in no bucket.
     """
 
@@ -45,7 +45,7 @@ class Histogram:
     nonfinite: int = 0
 
     def __post_init__(self) -> None:
-        """Make the counts read-only: records go to parts that users have written."""
+        """Make the counts read-only, since records are passed to users' detectors and policies."""
         self.counts.flags.writeable = False
 
     def __add__(self, other: Histogram) -> Histogram:
@@ -53,7 +53,7 @@ class Histogram:
 
     @classmethod
     def merged(cls, histograms: Iterable[Histogram]) -> Histogram:
-        """Add up any number of histograms; of none, the empty histogram."""
+        """Return the sum of any number of histograms."""
         counts, nonfinite = np.zeros(len(BUCKET_EDGES) - 1, dtype=np.int64), 0
         for histogram in histograms:
             counts += histogram.counts
@@ -78,11 +78,11 @@ class Histogram:
         return int(self.counts.sum())
 
     def magnitudes(self) -> tuple[IntArray, FloatArray]:
-        """Return how the absolute values of the finite elements that are not zero are distributed.
+        """Return the distribution of the absolute values of the finite non-zero elements.
 
         Returns:
-            Counts, and the decimal logarithms of the borders of their bins, one more than there are counts, without
-            empty bins at both ends. A bin is a quarter of an octave.
+            Counts, shape ``(n,)``, and the decimal logarithms of the borders of their bins, shape ``(n + 1,)``. The
+            first and the last bin are not empty. A bin is a quarter of an octave.
         """
         middle = len(self.counts) // 2
         counts = self.counts[middle + 1 :] + self.counts[:middle][::-1]

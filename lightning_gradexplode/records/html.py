@@ -8,7 +8,7 @@ from html import escape
 
 
 def with_code(text: str) -> str:
-    """Return a text as HTML in which what stands between backticks is code; three of them make a block.
+    """Return a text as HTML. Text between backticks becomes code, between three backticks a block of code.
 
     Example:
         >>> with_code("Use `clip=1.0` & wait")
@@ -26,12 +26,12 @@ def with_code(text: str) -> str:
 
 
 def frame(page: str) -> str:
-    """Return a frame with a page in it, which needs no file beside the notebook."""
+    """Return an iframe that contains a page, so that a notebook needs no further file."""
     return f'<iframe srcdoc="{escape(page)}" style="width:100%;height:900px;border:0"></iframe>'
 
 
 def table(title: str, rows: Iterable[tuple[str, str]]) -> str:
-    """Return a table of two columns below a title, in which text may have code between backticks."""
+    """Return a table of two columns below a title; the text may contain code between backticks."""
     cells = "".join(
         f'<tr><th style="text-align:left;vertical-align:top">{escape(name)}</th>'
         f'<td style="text-align:left">{with_code(text)}</td></tr>'

@@ -1,4 +1,4 @@
-"""Error gradients of nodes: how the gradient changes on its way back through the modules of a network."""
+"""Error gradients of modules: the change of the gradient in the backward pass through a network."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 
 MANY_CALLS = 8
-"""A module that is called so often in one pass is taken for a recurrent one."""
+"""Number of calls in one pass from which a module counts as recurrent."""
 
 _NEAR = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModuleGradients:
-    """The error gradients of nodes: of the loss with respect to what the modules without children give and take.
+    """The error gradients of modules without children: of the loss with respect to their outputs and inputs.
 
-    All arrays are of shape ``(modules,)``, the modules in the order of their first call in the forward pass; a module's
-    calls in one pass are taken together. A value that is not known is NaN.
+    All arrays have the shape ``(modules,)``. The modules are in the order of their first call in the forward pass; the
+    calls of a module in one pass are combined. An unknown value is NaN.
 
     Args:
         modules: Names of the modules whose outputs had gradients.
         calls: Number of calls in one pass.
         output_norm: L2 norm of the gradient at a module's outputs.
-        input_norm: L2 norm of the gradient at its inputs; of what all users of an input send back.
-        gain: Norm at the input over norm at the output, the geometric mean over calls.
-        share_above_one: Share of the outputs' gradient elements with an absolute value of 1.0 and more.
-        growth_in_time: Factor by which the gradient grows from one time step to the one before: fitted to the gradient
-            at the input sequence of a recurrent module, or at the outputs of a module that is called many times.
-        singular_value: Largest singular value of a recurrent module's recurrent matrices, over 1 / gamma, gamma being
-            the bound of the activation's derivative (1 for tanh and relu, 1/4 for sigmoid). Below 1 gradients vanish;
-            above 1 they may explode (Pascanu, Mikolov, Bengio 2013).
+        input_norm: L2 norm of the gradient at its inputs, summed over all uses of an input.
+        gain: Norm at the input divided by norm at the output; the geometric mean over calls.
+        share_above_one: Share of the elements of the outputs' gradients with an absolute value of at least 1.0.
+        growth_in_time: Factor by which the gradient grows from one time step to the previous one: fitted to the
+            gradient at the input sequence of a recurrent module, or at the outputs of a module that is called often.
+        singular_value: Largest singular value of a recurrent module's recurrent matrices, divided by 1 / gamma, where
+            gamma is the bound of the activation's derivative (1 for tanh and relu, 1/4 for sigmoid). Below 1 gradients
+            vanish; above 1 they may explode (Pascanu, Mikolov, Bengio 2013, section 2.1).
     """
 
     modules: tuple[str, ...]
@@ -47,7 +47,7 @@ class ModuleGradients:
     singular_value: FloatArray
 
     def __post_init__(self) -> None:
-        """Make the arrays read-only: records go to parts that users have written."""
+        """Make the arrays read-only, since records are passed to users' detectors and policies."""
         for field in fields(self):
             array = getattr(self, field.name)
             if isinstance(array, np.ndarray):
@@ -57,24 +57,24 @@ class ModuleGradients:
 
     @property
     def total_gain(self) -> float:
-        """The gradient at the first module's outputs over that at the last one's: the product of gains over depth."""
+        """Norm of the gradient at the first module's outputs divided by that at the last one's."""
         known = self.output_norm[np.isfinite(self.output_norm) & (self.output_norm > 0)]
         return float(known[0] / known[-1]) if len(known) else math.nan
 
     @property
     def growth_per_layer(self) -> float:
-        """The factor by which the gradient grows from one module to the one before it, fitted to all."""
+        """Factor by which the gradient grows from one module to the previous one, fitted to all modules."""
         return growth_rate(self.output_norm)
 
     def steepest(self) -> tuple[str, float] | None:
-        """Return the module at which the gradient rises most on its way back through the network, and how many times.
+        """Return the module at which the gradient grows most in the backward pass, and the factor.
 
-        A module counts by its gain, and by no more than the rise of the medians of up to four nodes on both sides of
-        it, for beside a residual connection the gradient falls and rises in turn; a module that is called many times,
-        by its gain to the power of its calls.
+        The growth at a module is its gain, but at most the growth of the median over up to four modules on each side,
+        since beside a residual connection the gradient falls and rises in turn. For a module that is called often it
+        is the gain to the power of the number of calls.
 
         Returns:
-            None if no rise is known.
+            Name and factor; None if no growth is known.
         """
         rises = self._rises()
         if not np.isfinite(rises).any():
@@ -83,13 +83,13 @@ class ModuleGradients:
         return self.modules[place], float(np.exp(min(rises[place], 700.0)))
 
     def _rises(self) -> FloatArray:
-        """Return the logarithm of the rise at each module, NaN where it is not known."""
+        """Return the natural logarithm of the growth at each module, NaN if it is unknown."""
         outputs, gains, inputs = _logarithms(self.output_norm), _logarithms(self.gain), _logarithms(self.input_norm)
         steps, many = _steps(outputs), self.calls >= MANY_CALLS
         at_module = np.fmin(gains, np.where(np.isnan(gains), np.nan, steps))
         at_module[:1] = np.nan  # there is nothing before the first
         rises = np.where(many, gains * self.calls, at_module)
-        # What is no module may raise the gradient as well, between the outputs of one and the inputs of the next.
+        # Functions between the outputs of one module and the inputs of the next may increase the gradient as well.
         directly = np.append(outputs[:-1] - inputs[1:], np.nan)
         between = np.fmin(directly, np.where(np.isnan(directly), np.nan, np.append(steps[1:], np.nan)))
         counts = np.append(~many[1:], False) & (between > math.log(2.0))
@@ -97,7 +97,7 @@ class ModuleGradients:
 
 
 def _logarithms(values: FloatArray) -> FloatArray:
-    """Return natural logarithms, NaN for what is not finite or not above zero."""
+    """Return natural logarithms, NaN for values that are not finite and positive."""
     usable = np.isfinite(values) & (values > 0)
     return np.log(values, out=np.full_like(values, np.nan), where=usable)
 
@@ -112,10 +112,13 @@ def _steps(logs: FloatArray) -> FloatArray:
 
 
 def growth_rate(norms: FloatArray) -> float:
-    """Fit an exponential to norms by least squares of their logarithms, and return its growth from the end backwards.
+    """Fit an exponential to norms by least squares of their logarithms, and return its growth from last to first.
+
+    Args:
+        norms: Shape ``(n,)``.
 
     Returns:
-        The factor from one norm to the one before it; NaN for fewer than three finite positive ones.
+        The factor from one norm to the previous one; NaN for fewer than three finite positive norms.
     """
     usable = np.isfinite(norms) & (norms > 0)
     if usable.sum() < 3:

@@ -15,8 +15,9 @@ class Norms:
     """L2 norms per tensor and of all tensors together.
 
     Args:
-        each: Shape ``(tensors,)``; 0 for an empty or missing tensor, NaN or inf where elements are.
-        nonfinite: Number of NaN and infinite elements, shape ``(tensors,)``; NaN where it is not known.
+        each: Norm of each tensor, shape ``(tensors,)``; 0 for an empty or missing tensor, NaN or infinite if an
+            element is.
+        nonfinite: Number of NaN and infinite elements, shape ``(tensors,)``; NaN if unknown.
     """
 
     each: FloatArray
@@ -24,13 +25,13 @@ class Norms:
 
     @property
     def total(self) -> float:
-        """The norm of all tensors' elements together, without overflow of the squares."""
+        """Norm of all elements together, computed without overflow of the squares."""
         total = math.hypot(*self.each.tolist())
-        return total if total < math.inf or not np.isnan(self.each).any() else math.nan  # hypot prefers inf to NaN
+        return total if total < math.inf or not np.isnan(self.each).any() else math.nan  # hypot(inf, nan) is inf
 
     @property
     def nonfinite_total(self) -> int | None:
-        """Number of NaN and infinite elements in all tensors together, None where it is not known."""
+        """Number of NaN and infinite elements in all tensors together, None if unknown."""
         total = sum(self.nonfinite.tolist())
         return None if math.isnan(total) else int(total)
 

@@ -1,4 +1,4 @@
-"""Frozen records to plain values for JSON, and back."""
+"""Conversion of frozen records to plain values for JSON, and back."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Record = TypeVar("Record")
 
 
 def to_plain(value: Any) -> Any:
-    """Return a record, and all that is in it, as dictionaries, lists, strings and numbers.
+    """Return a record and its fields as dictionaries, lists, strings and numbers.
 
-    Fields that hold arrays become lists; members of an enumeration become their names.
+    Arrays become lists; members of an enumeration become their names.
     """
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}
@@ -32,7 +32,7 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(kind: type[Record], plain: Mapping[str, Any]) -> Record:
-    """Build a record from what `to_plain` returned. Unknown keys are ignored, missing ones take their defaults.
+    """Build a record from the result of `to_plain`. Unknown keys are ignored; missing fields have their defaults.
 
     Raises:
         TypeError: A field without a default is missing.
@@ -59,7 +59,7 @@ def _value(hint: Any, plain: Any) -> Any:
 
 
 def json_safe(plain: Any) -> Any:
-    """Return plain values in which numbers that JSON does not have are the strings ``"nan"``, ``"inf"``, ``"-inf"``."""
+    """Return plain values with the strings ``"nan"``, ``"inf"`` and ``"-inf"`` in place of non-finite numbers."""
     if isinstance(plain, dict):
         return {key: json_safe(value) for key, value in plain.items()}
     if isinstance(plain, list):

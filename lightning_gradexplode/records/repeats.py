@@ -1,4 +1,4 @@
-"""Which of many events of the same kind are logged."""
+"""The selection of the events that are logged, of many of the same kind."""
 
 from __future__ import annotations
 
@@ -34,6 +34,6 @@ class Repeats:
         return count <= shown or str(count).strip("0") == "1"
 
     def note(self, kind: str) -> str:
-        """Return what a logged event is marked with: its number, once not all are logged any more."""
+        """Return a note with the number of a logged event; empty for the first three."""
         count = self._counts[kind]
         return f" (number {count} of this kind)" if count > SHOWN else ""

@@ -1,4 +1,4 @@
-"""What a replay of one step on a copy of the module has shown, and what the experiments with it have measured."""
+"""The results of a replay of one step on a copy of the module, and of the experiments with the copy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """One tensor that an operation took or made.
+    """An input or output tensor of an operation.
 
     Args:
         shape: Its shape.
@@ -18,8 +18,7 @@ class Operand:
         greatest: Largest finite element.
         nan_count: Number of NaN elements.
         inf_count: Number of infinite elements.
-        at_fault: The element at the place of the first element of the result that is not finite, where shapes allow
-            to tell.
+        at_fault: The element at the index of the first non-finite element of the result, None if the shapes differ.
     """
 
     shape: tuple[int, ...]
@@ -33,7 +32,7 @@ class Operand:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """An operation that made a value which is not finite out of finite ones.
+    """An operation that returned a non-finite value for finite inputs.
 
     Args:
         name: Its name, for example ``"log"`` or ``"_softmax"``.
@@ -42,16 +41,16 @@ class Operation:
         module: Name of the innermost module it ran in (empty for the root module), None if that is unknown.
         module_kind: Name of that module's class.
         file: The user's own source file (its name relative to the working directory, or its last part), None if
-            unknown. For the backward pass: of the forward operation whose slope it is.
+            unknown. For the backward pass, that of the forward operation whose derivative it is.
         line: Line number in it.
         code: Text of that line.
         expression: The part of that line that called the operation, for example ``"torch.exp(z)"``; None if unknown
             (before Python 3.11).
         function: Name of the function the line is in.
         node: Name of the autograd node in the backward pass, for example ``"SqrtBackward0"``.
-        inputs: The tensors it took.
-        scalars: The numbers it took, for example the exponent of ``pow``.
-        rows: Rows of the batch at which its result is not finite, at most 32; empty if they cannot be told.
+        inputs: Its tensor arguments.
+        scalars: Its numeric arguments, for example the exponent of ``pow``.
+        rows: Rows of the batch at which its result is not finite, at most 32; empty if unknown.
         element_count: Number of elements of the result that are not finite.
     """
 
@@ -78,8 +77,8 @@ class LossTerm:
 
     Args:
         name: Name of the operation, for example ``"binary_cross_entropy_with_logits"`` or ``"nll_loss_forward"``.
-        inputs: What it took: predictions, then targets.
-        value: Its result, None if that is no single number.
+        inputs: Predictions, then targets.
+        value: Its result, None if it is not a single number.
         file: The user's own source file, None if unknown.
         line: Line number in it.
         code: Text of that line.
@@ -105,8 +104,8 @@ class Activation:
         saturated: Share of elements in the flat part of a saturating activation (tanh, sigmoid), or of exact zeros of
             a rectified one; None for other modules.
         gradient_norm: L2 norm of the error gradient at its output, None if not measured.
-        calls: How often it was executed; above 1 for one that a loop over time or layers uses again. Then `rms` and
-            `gradient_norm` are those of the last call, `largest` and `saturated` those of all.
+        calls: Number of calls. With more than one, `rms` and `gradient_norm` are those of the last call, `largest` and
+            `saturated` those of all calls.
         first_rms: Root mean square of the output of its first call.
         first_gradient_norm: L2 norm of the error gradient at the output of its first call.
     """
@@ -124,32 +123,33 @@ class Activation:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What computing a step again, operation by operation, has shown.
+    """The result of computing a step again, operation by operation.
 
     Args:
-        status: ``"reproduced"`` if the same quantity failed again; ``"finite"`` if the step was computed again and,
-            as in the run, nothing failed; ``"not-reproduced"``; ``"not-possible"`` where no copy could be made.
-        reason: Why it was not possible or is not trusted, in one sentence; empty otherwise.
-        first: The first operation that made a NaN, or an infinity which is no deliberate fill, out of finite values.
-        hidden: An operation of the forward pass whose infinity was masked there and came back as NaN in the backward
-            pass (0 * inf).
-        source: What held the first non-finite value where no operation made it: ``"batch"``, ``"parameter"``,
-            ``"buffer"`` or ``"attribute"``; None otherwise. Together with `first`: it held infinities that `first`
-            made NaN of.
+        status: ``"reproduced"`` if the same quantity failed again; ``"finite"`` if, as in the run, nothing failed;
+            ``"not-reproduced"`` if it failed only in the run; ``"not-possible"`` if no copy could be made.
+        reason: Why it was not possible, or may be wrong, in one sentence; else empty.
+        first: The first operation that returned NaN, or an infinity that is no deliberate fill value, for finite
+            inputs.
+        hidden: An operation of the forward pass whose infinity was masked there and became NaN in the backward pass
+            (0 * inf).
+        source: Origin of the first non-finite value if it is not the result of an operation: ``"batch"``,
+            ``"parameter"``, ``"buffer"`` or ``"attribute"``; else None. If `first` is set as well, `first` returned NaN
+            because of infinities from this origin.
         source_name: Name of that field, parameter, buffer or attribute.
-        source_rows: For a field of the batch: its rows with such values, at most 32.
-        loss: The loss of the replay, None if it did not get so far.
+        source_rows: Rows of that field of the batch with such values, at most 32.
+        loss: The loss of the replay, None if it ended before.
         backward_losses: The loss of each backward pass of the step, in order (several in manual optimization).
-        grad_norm: L2 norm of all gradients of the replay (of this batch alone), None if it did not get so far.
+        grad_norm: L2 norm of all gradients of the replay, of this batch alone; None if it ended before.
         execution_order: Names of the modules in the order of their first execution.
         activations: Outputs in that order.
         losses: Loss functions in the order of execution.
         half_precision: Whether an operation computed in half precision.
-        operations: Number of operations looked at.
-        seconds: How long it took.
-        kept_bytes: Memory that was kept for it from the begin of the step on: the batch and, where the weights before
-            an update were kept, these.
-        notes: What the copy differs in from the module, in one sentence each.
+        operations: Number of operations that were checked.
+        seconds: Its duration.
+        kept_bytes: Memory kept for it during the step: the batch and, if they were copied, the weights before the
+            update.
+        notes: Differences between the copy and the module, in one sentence each.
     """
 
     status: Literal["reproduced", "finite", "not-reproduced", "not-possible"]
@@ -174,22 +174,22 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class Experiments:
-    """What was measured with a copy of the module, each None where it was not measured.
+    """Measurements with a copy of the module. A field is None if it was not measured.
 
     Args:
-        line_search: Pairs of a factor and the loss of the same batch with the step's update times that factor.
-        finite_in_float32: Whether the step is finite when computed in float32, where it was in half precision.
-        float32_loss: Its loss then.
-        rows_removed: The rows that were left out for the next field.
-        finite_without_rows: Whether the step is finite without the rows at fault.
-        loss_without_rows: Its loss then.
-        grad_norm_without_rows: L2 norm of the gradients then.
-        batch_grad_norm: L2 norm of the gradients of this batch alone, computed anew.
-        memory_grad_norm: L2 norm of the gradients that the run held, unscaled.
-        row_share: Largest share of one row in the loss, where the loss of single rows could be computed.
+        line_search: Pairs of a factor and the loss of the same batch after the step's update times that factor.
+        finite_in_float32: Whether the step is finite if computed in float32, for a step in half precision.
+        float32_loss: The loss in float32.
+        rows_removed: The rows that were removed for the next three fields.
+        finite_without_rows: Whether the step is finite without these rows.
+        loss_without_rows: The loss without these rows.
+        grad_norm_without_rows: L2 norm of the gradients without these rows.
+        batch_grad_norm: L2 norm of the gradients of this batch alone, computed again.
+        memory_grad_norm: L2 norm of the gradients in the run, unscaled.
+        row_share: Largest share of one row in the loss, if the loss of single rows can be computed.
         heaviest_row: That row.
         initial_grad_norm: L2 norm of the run's first gradient.
-        seconds: How long all took.
+        seconds: Duration of all measurements.
     """
 
     line_search: tuple[tuple[float, float], ...] = ()
@@ -212,13 +212,13 @@ class UpdateFault:
     """The first weight that an optimizer's update has made non-finite, though the gradients were finite.
 
     Args:
-        parameter: Name of the parameter, empty for one that the network does not hold.
+        parameter: Name of the parameter, empty if the network does not have it.
         dtype: Name of its type.
         optimizer: Index of the optimizer.
         element_count: Number of its elements that are not finite.
         weight: The first of these elements.
-        weight_before: That element before the update, None if it is not known.
-        gradient: Its gradient as the optimizer was handed it, None if it is not known any more.
+        weight_before: That element before the update, None if unknown.
+        gradient: Its gradient as the optimizer received it, None if unknown.
         state: The optimizer's state for this element after the update, such as ``exp_avg_sq``, and for the whole
             parameter, such as ``step``.
     """

@@ -1,4 +1,4 @@
-"""What a report shows, and what was written of it."""
+"""The content of a report, and its files."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from lightning_gradexplode.records.module_gradients import ModuleGradients
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReportContent:
-    """What a report shows.
+    """The content of a report.
 
     Args:
-        run_name: Name of the run, as its logger shows it; never a path.
-        run_id: Identifier by which the run's own files are recognized.
-        written: Date and time in UTC, as ``datetime.isoformat`` returns it.
-        evidence: Evidence of the latest incident; of a run without one, its run facts and history.
+        run_name: Name of the run in its logger; never a path.
+        run_id: Identifier of the run, by which its files are recognized.
+        written: Date and time in UTC, in the format of ``datetime.isoformat``.
+        evidence: Evidence of the latest incident; without one, facts and history of the run.
         diagnosis: Diagnosis of the latest incident, None for a run without one.
         findings: All findings of the run, oldest first.
-        gradients: Steps and histograms of the gradient elements of one parameter, oldest first: the last one before
-            the incident, and the latest.
-        gradients_of: Name of that parameter: the one at fault, else the one with the largest gradient.
+        gradients: Steps and histograms of the gradient elements of one parameter: the last one before the incident,
+            and the latest.
+        gradients_of: Name of that parameter: the one that the diagnosis names, else the one with the largest gradient.
         module_gradients: The latest error gradients of modules, None if none were measured.
     """
 
@@ -43,13 +43,13 @@ class ReportContent:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Report:
-    """The files of a report, for those who show it.
+    """The files of a report.
 
     Args:
         step: The step at which it was written.
-        folder: Where all its files are.
-        page: The page for a browser, one file that needs no other; None if there is none.
-        diagnosis: The diagnosis in markdown.
+        folder: The folder of all its files.
+        page: The HTML page, which needs no other file; None if there is none.
+        diagnosis: The diagnosis in Markdown; empty if there is none.
         picture: The heat map of the gradient norms, parameter by step, as a PNG file; empty if there is none.
     """
 

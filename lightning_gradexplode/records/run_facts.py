@@ -1,4 +1,4 @@
-"""What is recorded of a run once, before its first step: modules, parameters, optimizers and settings."""
+"""Facts about a run, collected once before its first step: modules, parameters, optimizers and settings."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ class ModuleFacts:
     """One module of the network.
 
     Args:
-        name: Its name, as ``named_modules`` gives it, without the prefixes of wrappers.
+        name: Its name, as in ``named_modules``, without the prefixes of wrappers.
         kind: Name of its class, for example ``"Linear"``.
         role: ``"activation"``, ``"recurrent"``, ``"normalization"``, ``"convolution"``, ``"linear"``, ``"attention"``,
             ``"embedding"``, ``"dropout"``, ``"loss"`` or ``"other"``.
-        settings: Its plain attributes, such as ``eps``, ``num_layers`` or ``nonlinearity``; ``guessed`` is True where
-            the role follows from names only.
+        settings: Its plain attributes, such as ``eps``, ``num_layers`` or ``nonlinearity``; ``guessed`` is True if
+            the role is derived from names only.
     """
 
     name: str
@@ -27,20 +27,21 @@ class ModuleFacts:
 
 @dataclass(frozen=True, slots=True)
 class ParameterFacts:
-    """One parameter, as it was before the run's first step.
+    """One parameter before the run's first step.
 
     Args:
         name: Its name.
         shape: Its shape.
         dtype: Name of its type, for example ``"float32"``.
-        module: Name of the module that owns it; empty for the root module.
+        module: Name of the module that has it; empty for the root module.
         module_kind: Name of that module's class.
-        std: Root mean square of its elements, of those that this process holds; NaN if unknown.
+        std: Root mean square of its elements on this process; NaN if unknown.
         largest: Largest absolute value, NaN if unknown.
-        fan_in: Number of inputs that each output is a sum over; the smaller one of two where the orientation of the
-            user's own matrix is unknown. None for what is no such weight, and for the parts of a parametrized one.
-        spectral_norm: Largest singular value of a square recurrent matrix (of a gated cell, over its gates), else None.
-        spectral_radius: Largest absolute eigenvalue of a square recurrent matrix, likewise.
+        fan_in: Number of inputs that each output sums over; the smaller dimension if the orientation of a user's own
+            matrix is unknown. None for other parameters, and for the parts of a parametrized weight.
+        spectral_norm: Largest singular value of a square recurrent matrix (the largest over the gates of a cell); None
+            for other parameters.
+        spectral_radius: Largest absolute eigenvalue of a square recurrent matrix, also the largest over the gates.
         optimizer: Index of the optimizer that updates it, None if none does.
     """
 
@@ -59,14 +60,14 @@ class ParameterFacts:
 
 @dataclass(frozen=True, slots=True)
 class OptimizerFacts:
-    """One optimizer, as it was before the run's first step.
+    """One optimizer before the run's first step.
 
     Args:
         kind: Name of its class, for example ``"AdamW"``; ``"Lookahead(Adam)"`` for one that wraps another.
         groups: Plain hyperparameters of each parameter group (``lr``, ``betas`` as ``beta1`` and ``beta2``, ``eps``,
             ``weight_decay``, ``momentum``, ``maximize``, ``amsgrad``, ``fused``).
         steps_taken: Largest step count in its state, 0 for a fresh state.
-        has_state: Whether it held any state.
+        has_state: Whether it had any state.
     """
 
     kind: str
@@ -77,13 +78,13 @@ class OptimizerFacts:
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """What is known of a run before its first step.
+    """Facts about a run before its first step.
 
     Args:
-        modules: In the order in which they are first executed where that is known, else of registration.
+        modules: The modules, in the order of their first execution if it is known, else of registration.
         order_is_executed: Whether that is the order of execution.
-        parameters: In the same order of modules.
-        optimizers: In the order of the training loop.
+        parameters: The parameters, in the same order of modules.
+        optimizers: The optimizers, in the order of the training loop.
         precision: For example ``"32-true"``, ``"16-mixed"``, ``"bf16-true"``.
         scaler: Whether a gradient scaler is in use, ``"none"``, ``"static"`` or ``"adaptive"``.
         strategy: Name of the strategy, for example ``"SingleDeviceStrategy"``.

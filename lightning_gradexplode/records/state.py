@@ -1,4 +1,4 @@
-"""One mechanism for what goes through checkpoints: every part loads by itself, and what does not fit starts fresh."""
+"""Saving and loading of state in checkpoints: each part is loaded separately, and a part that does not fit is not."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 
 
 class Stateful:
-    """Base class of objects whose state goes through checkpoints.
+    """Base class of objects whose state is saved in checkpoints.
 
-    State is every attribute whose name begins with an underscore: numbers, strings, lists, tuples, dictionaries,
-    deques, arrays, or objects with ``state_dict`` and ``load_state_dict`` of their own. A saved value fits if it is of
-    the kind of the value it replaces, and a finite number where that is one; where that is None, if it is of the kind
-    that the class annotates, such as ``_last: float | None``.
+    The state is all attributes whose names begin with an underscore: numbers, strings, lists, tuples, dictionaries,
+    deques, arrays, or objects with their own ``state_dict`` and ``load_state_dict``. A saved value fits if it has the
+    type of the value it replaces, and is finite if that is a finite number. If that is None, it fits if it has the type
+    in the annotation of the class, such as ``_last: float | None``.
 
     Example:
         >>> class Counter(Stateful):
@@ -32,10 +32,10 @@ class Stateful:
     """
 
     not_saved: ClassVar[tuple[str, ...]] = ()
-    """Attributes with a leading underscore that are no state, such as what is computed from other attributes."""
+    """Attributes with a leading underscore that are not saved, such as results computed from other attributes."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state in plain values, which ``torch.load(weights_only=True)`` accepts.
+        """Return the state as plain values, which ``torch.load(weights_only=True)`` accepts.
 
         Raises:
             TypeError: An attribute cannot be saved, such as a lock or a function.
@@ -43,13 +43,16 @@ class Stateful:
         return {name: plain(value) for name, value in vars(self).items() if self._is_state(name)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
-        """Load what `state_dict` returned, attribute by attribute.
+        """Load the result of `state_dict`, attribute by attribute.
 
         Args:
-            state: The state. Names without the leading underscore, as in checkpoints of 0.1.0, are known as well.
+            state: The state. Names without the leading underscore, as in checkpoints of 0.1.0, are accepted as well.
 
         Returns:
-            Names of the attributes that start fresh, since they are missing in the state or do not fit.
+            Names of the attributes that keep their initial value, since the state has none or one that does not fit.
+
+        Raises:
+            TypeError: The state is not a mapping.
         """
         if not isinstance(state, Mapping):
             raise TypeError(f"state must be a mapping, got {type(state).__name__}")
@@ -70,10 +73,10 @@ _MISSING = object()
 
 
 def plain(value: Any) -> Any:
-    """Return a value as a checkpoint can hold it: a copy that later steps do not change.
+    """Return a copy of a value that can be saved in a checkpoint.
 
     Raises:
-        TypeError: The value is none of the kinds that `Stateful` lists.
+        TypeError: The value has none of the types that `Stateful` lists.
     """
     for kind in (bool, int, float, str):  # a subclass, such as an enumeration, is no plain value
         if isinstance(value, kind):
@@ -94,7 +97,7 @@ def plain(value: Any) -> Any:
 
 
 def copied(part: Any) -> Any:
-    """Return a deep copy of an object; it shares with the original what cannot be copied, such as a lock."""
+    """Return a deep copy of an object that shares attributes with the original that cannot be copied, such as locks."""
     try:
         return copy.deepcopy(part)
     except Exception:
@@ -109,16 +112,16 @@ def copied(part: Any) -> Any:
 
 
 def loaded(current: Any, saved: Any, kinds: tuple[type, ...] = ()) -> tuple[Any, list[str]]:
-    """Return a saved value in the type of the current one, and the names of what starts fresh in it.
+    """Return a saved value in the type of the current one, and the names of the parts of it that do not fit.
 
     Args:
-        current: The value as it is in a fresh object.
-        saved: The value of the state.
-        kinds: Types that fit where the current value is None; any if empty.
+        current: The initial value.
+        saved: The value in the state.
+        kinds: Types that fit if the current value is None; any if empty.
 
     Returns:
         The value, and ``[""]`` if that is the current one because the saved one does not fit; for a nested object, the
-        names of its parts that start fresh.
+        names of its parts that do not fit.
     """
     if saved is _MISSING:
         return current, [""]

@@ -1,4 +1,4 @@
-"""The sentences about an incident that console, page, loggers and command line have in common."""
+"""Sentences about an incident, used by console, page, loggers and command line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lightning_gradexplode.records.finding import Finding, Severity
 
 
 def headline(findings: Iterable[Finding]) -> Finding | None:
-    """Return the finding that an incident is named after: the first one of the worst severity."""
+    """Return the finding that names an incident: the first one of the worst severity."""
     return max(findings, key=lambda finding: finding.severity, default=None)
 
 
@@ -22,7 +22,7 @@ def title(diagnosis: Diagnosis, findings: Iterable[Finding]) -> str:
 
 
 def verdict(diagnosis: Diagnosis | None, findings: Iterable[Finding]) -> str:
-    """Return in a few words how a run is doing: ``exploding``, ``warning`` or ``healthy``."""
+    """Return the state of a run in a word: ``exploding``, ``warning`` or ``healthy``."""
     worst = max((finding.severity for finding in findings), default=Severity.INFO)
     if worst is Severity.CRITICAL:
         return "exploding"
@@ -30,7 +30,7 @@ def verdict(diagnosis: Diagnosis | None, findings: Iterable[Finding]) -> str:
 
 
 def cause_title(cause: Cause) -> str:
-    """Return a cause with its place and its confidence."""
+    """Return kind, place and confidence of a cause."""
     where = f" in {cause.where}" if cause.where else ""
     confidence = f" ({cause.confidence:.0%})" if cause.confidence else ""
     return f"{cause.kind}{where}{confidence}"
@@ -42,7 +42,7 @@ def began(diagnosis: Diagnosis) -> int:
 
 
 def since(diagnosis: Diagnosis, findings: Iterable[Finding]) -> str:
-    """Return since when there were signs of an incident.
+    """Return the step since which there were signs of an incident, as text.
 
     Args:
         diagnosis: Its diagnosis.
@@ -57,17 +57,17 @@ def since(diagnosis: Diagnosis, findings: Iterable[Finding]) -> str:
 
 
 def place(diagnosis: Diagnosis) -> str:
-    """Return where an incident began."""
+    """Return the place where an incident began, as text."""
     return diagnosis.where or "no single place stands out"
 
 
 def remedies(diagnosis: Diagnosis) -> list[str]:
-    """Return what to do, each in a sentence or a block of code."""
+    """Return the remedies as sentences or blocks of code."""
     return [_sentence(remedy) for remedy in diagnosis.remedies]
 
 
 def advice_of(diagnosis: Diagnosis) -> str:
-    """Return the first cause with its evidence, and the first remedy, in a line each."""
+    """Return the first cause with its first evidence, and the first remedy, one per line."""
     causes = [": ".join([cause_title(cause), *cause.evidence[:1]]) for cause in diagnosis.causes[:1]]
     return "\n".join([f"Why: {one}" for one in causes] + [f"Do: {one}" for one in remedies(diagnosis)[:1]])
 
@@ -79,7 +79,7 @@ def _sentence(text: str) -> str:
 
 
 def actions(attempts: Sequence[Attempt]) -> list[str]:
-    """Return what was done about an incident, one sentence an action; repeats in a row are counted."""
+    """Return the actions of the responses, one sentence each; consecutive repeats are counted."""
     runs: list[list[Attempt]] = []
     for attempt in attempts:
         if runs and runs[-1][-1].action == attempt.action:
@@ -90,11 +90,11 @@ def actions(attempts: Sequence[Attempt]) -> list[str]:
 
 
 def done(attempts: Sequence[Attempt], responses: Sequence[str] = ()) -> str:
-    """Return in one sentence what was done about an incident, or why nothing was.
+    """Return the actions of the responses in one sentence, or the reason why there were none.
 
     Args:
-        attempts: What the responses did.
-        responses: Names of the responses that act, none for a monitor that only warns.
+        attempts: The actions.
+        responses: Names of the configured responses that act; empty if the monitor only warns.
     """
     if attempts:
         return "; ".join(actions(attempts))

@@ -1,4 +1,4 @@
-"""Text that is safe in a terminal, in a file and in JSON."""
+"""Conversion of text for terminals, files and JSON."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def without_markup(text: str) -> str:
-    r"""Return markdown in one line of plain text: code without its backticks.
+    r"""Return Markdown as one line of plain text: code without its backticks.
 
     Example:
         >>> without_markup("Clip:\n```python\nMonitor(clip='auto')\n```")
@@ -17,7 +17,7 @@ def without_markup(text: str) -> str:
 
 
 def plain_text(text: str) -> str:
-    r"""Return a text in one line: characters that cannot be printed (control characters, surrogates) become spaces.
+    r"""Return a text in one line, with spaces in place of unprintable characters (control characters, surrogates).
 
     Example:
         >>> plain_text("layer\x1b[31m\nweight")
@@ -27,7 +27,7 @@ def plain_text(text: str) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """Return kind and text of an exception, at most 300 characters, whatever its text does."""
+    """Return class and text of an exception, at most 300 characters; only the class if ``str`` of it raises."""
     try:
         return f"{type(error).__name__}: {error}"[:300]
     except Exception:
@@ -35,14 +35,14 @@ def describe(error: BaseException) -> str:
 
 
 def few(names: Sequence[str]) -> str:
-    """Return the first three names, and how many more there are."""
+    """Return the first three names, and the number of the others."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def printable(text: str) -> str:
-    r"""Return a text in which each character that cannot be printed, other than a line feed, is written as its escape.
+    r"""Return a text with escapes in place of unprintable characters other than line feeds.
 
-    Different texts stay different, so that this serves for names of metrics.
+    Different texts have different results, as names of metrics need.
 
     Example:
         >>> printable("layer\x1b.weight\ud800")

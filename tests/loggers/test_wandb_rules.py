@@ -189,7 +189,7 @@ def test_what_is_not_there_is_said_in_one_line(
     assert not server.inputs
 
 
-def test_slack_and_a_webhook_exclude_each_other() -> None:
+def test_slack_and_a_webhook_cannot_be_combined() -> None:
     """In Python as on the command line."""
-    with pytest.raises(ValueError, match="exclude"):
+    with pytest.raises(ValueError, match="combined"):
         alert_rules("digits", slack=True, webhook="pager")
