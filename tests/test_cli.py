@@ -118,7 +118,7 @@ def test_a_healthy_log_has_no_incident(tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["show", "."], 1, "holds no report"),
+        (["show", "."], 1, "has no report"),
         (["diagnose", "nowhere.csv"], 1, "does not exist"),
         (["diagnose", "run.csv", "--loss", "nope"], 1, "there is no metric 'nope'"),
         (["show"], 2, "Missing argument"),

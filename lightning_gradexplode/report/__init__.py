@@ -1,15 +1,14 @@
-"""The report of a run: the history of its last steps, its folder, its files and the HTML page.
+"""The report of a run: history of the last steps, folder, files and HTML page.
 
-What a training loop's engine calls, and when:
+The engine calls:
 
-- Before the first step: ``folder = ReportFolder(base_folder(...), run_id)`` and ``folder.announce(now)``, on the main
-  process.
-- At each step: ``recorder.add(record)`` of its optimizer, and ``gradient_history.add(record)``.
-- Once the responses to an incident have acted: ``write_report(folder.claim(), ReportContent(...))``, and the `Report`
-  that it returns to ``LoggerCollection.report``, the diagnosis to ``LoggerCollection.diagnosis``, both to
-  ``Console.incident``.
-- Where a run ends abnormally: ``write_steps(folder.claim(), content)``.
-- At the end of a run with ``report="always"``: ``write_report`` with a content whose diagnosis is None.
+- before the first step, on the main process: ``folder = ReportFolder(base_folder(...), run_id)`` and
+  ``folder.announce(now)``;
+- at each step: ``recorder.add(record)`` of the optimizer, and ``gradient_history.add(record)``;
+- after the responses to an incident: ``write_report(folder.claim(), ReportContent(...))``. The returned `Report` is
+  passed to ``LoggerCollection.report`` and, with the diagnosis, to ``Console.incident``;
+- if a run ends abnormally: ``write_steps(folder.claim(), content)``;
+- at the end of a run with ``report="always"``: ``write_report`` with a content whose diagnosis is None.
 """
 
 from lightning_gradexplode.report.folder import ReportFolder, base_folder, public_name

@@ -1,4 +1,4 @@
-"""Axes of charts: where a value stands on a logarithmic axis that takes values of any sign, and its ticks."""
+"""Axes of charts: positions of values on a logarithmic or symmetric logarithmic axis, and its ticks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Values = npt.NDArray[Any]
 
 _BITS = math.log2(10.0)
 _SMALLEST, _LARGEST = 1e-300, 1e300
-"""Magnitudes beyond are drawn at these, so that no arithmetic of an axis overflows."""
+"""Absolute values beyond these are drawn at them, so that the arithmetic of an axis does not overflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Axis:
 
     Args:
         kind: ``"log"``, or ``"symlog"`` for values of both signs: linear around zero, logarithmic beyond.
-        unit: Where the linear part of a symmetric logarithmic axis ends.
+        unit: Absolute value at which the linear part of a symmetric logarithmic axis ends.
         low: Position of the lower end.
         high: Position of the upper end.
         ticks: Position and label of each tick.
@@ -38,12 +38,12 @@ class Axis:
     ticks: tuple[tuple[float, str], ...]
 
     def positions(self, values: Values) -> FloatArray:
-        """Return where values stand on the axis; NaN for those that have no place on it."""
+        """Return the positions of values on the axis, of the same shape; NaN for values that have none."""
         return _positions(np.asarray(values, dtype=np.float64), self.kind, self.unit)
 
 
 def axis_for(*series: Values) -> Axis:
-    """Return an axis for some series: logarithmic where all values are positive, else symmetric logarithmic."""
+    """Return an axis for some series: logarithmic if all values are positive, else symmetric logarithmic."""
     values = np.concatenate([np.asarray(one, dtype=np.float64).ravel() for one in series] or [np.zeros(0)])
     values = values[np.isfinite(values)]
     kind = "log" if len(values) and values.min() > 0 else "symlog"
@@ -60,7 +60,7 @@ def axis_for(*series: Values) -> Axis:
 def _positions(values: FloatArray, kind: str, unit: float) -> FloatArray:
     logs = np.log10(np.clip(np.abs(values), _SMALLEST, _LARGEST))
     if kind == "symlog":
-        # log10(1 + |value| / unit), in logarithms throughout, which cannot overflow.
+        # log10(1 + |value| / unit), computed from logarithms so that it cannot overflow.
         with np.errstate(invalid="ignore"):
             signed: FloatArray = np.sign(values) * np.logaddexp2(0.0, (logs - math.log10(unit)) * _BITS) / _BITS
         return np.where(np.isfinite(values), signed, np.nan)
@@ -68,7 +68,7 @@ def _positions(values: FloatArray, kind: str, unit: float) -> FloatArray:
 
 
 def _values(positions: FloatArray, kind: str, unit: float) -> FloatArray:
-    """Return the values that stand at positions."""
+    """Return the values at positions."""
     if kind == "log":
         powers: FloatArray = 10.0 ** np.clip(positions, -302, 302)
         return powers
@@ -91,7 +91,7 @@ def _ticks(kind: str, unit: float, low: float, high: float) -> tuple[tuple[float
         powers += [power * part for part in (2.0, 5.0) for power in powers]
     candidates = powers if kind == "log" else [0.0, *powers, *(-one for one in powers)]
     ticks = _spaced(candidates, kind, unit, low, high)
-    if len(ticks) < 3:  # less than about half a decade: round numbers at equal distances
+    if len(ticks) < 3:  # less than about half a decade: round numbers at equal intervals
         step = 10.0 ** math.floor(math.log10(max(last - first, 1e-300)))
         step = next(step * part for part in (0.2, 0.5, 1.0, 2.0) if (last - first) / (step * part) <= 6)
         count = math.floor((last - first) / step) + 2
@@ -103,7 +103,7 @@ def _ticks(kind: str, unit: float, low: float, high: float) -> tuple[tuple[float
 def _spaced(
     candidates: Sequence[float], kind: str, unit: float, low: float, high: float
 ) -> tuple[tuple[float, str], ...]:
-    """Return the ticks that are on the axis and do not overlap one before them."""
+    """Return the ticks that are on the axis and do not overlap a previous one."""
     ticks: list[tuple[float, str]] = []
     for at, value in zip(_positions(np.array(candidates), kind, unit).tolist(), candidates, strict=True):
         if low <= at <= high and all(abs(at - other) >= (high - low) / 8 for other, _ in ticks):

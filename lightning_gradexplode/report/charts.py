@@ -1,4 +1,4 @@
-"""The charts of a report as plain data, which the modules ``plotly_*`` and `svg_charts` draw."""
+"""The charts of a report as data, which the modules ``plotly_*`` and `svg_charts` draw."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HEALTHY_UPDATE_RATIO = (1e-4, 1e-2)
 
 
 MOST_LOSSES = 3
-"""Number of logged losses that are drawn where the loss itself is not known."""
+"""Largest number of logged losses that are drawn if the loss itself is unknown."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +34,7 @@ class Line:
 
     Args:
         name: Its name in the legend.
-        values: Its values at the chart's steps, NaN where there is none.
+        values: Its values at the chart's steps, shape ``(steps,)``; NaN if unknown.
         color: Index of its color, from 1.
         is_dashed: Whether it is drawn dashed.
     """
@@ -50,7 +50,7 @@ class Panel:
     """Curves with a common vertical axis.
 
     Args:
-        title: What the axis shows.
+        title: The quantity on the axis.
         axis: The axis.
         lines: The curves.
         nonfinite: Steps at which the first curve is NaN or infinite.
@@ -93,7 +93,7 @@ class TimeChart:
         steps: The steps, ascending.
         panels: The panels, from top to bottom.
         marks: Events.
-        view: First and last step of the part that is shown first.
+        view: First and last step of the part that is shown at first.
     """
 
     steps: IntArray
@@ -107,7 +107,7 @@ def time_chart(history: History, content: ReportContent) -> TimeChart | None:
 
     Args:
         history: Its last steps.
-        content: What the report is about.
+        content: The content of the report.
     """
     if not len(history.step):
         return None
@@ -128,7 +128,7 @@ def _panels(history: History, signs: Container[str]) -> Iterator[Panel]:
             for color, name in enumerate((one for one in names if not np.isnan(values.get(one, _NONE)).all()), 1)
         )
         first = values.get(next(iter(names)), np.zeros(len(history.step)))
-        # NaN also stands for what was not measured: norms always are, the loss of manual optimization is not.
+        # NaN may also mean that a value was not measured. Norms always are; the loss of manual optimization is not.
         is_measured = title == "Gradient norm" or (title == "Loss" and "nonfinite-loss" in signs)
         nonfinite = history.step[np.isinf(first) | (np.isnan(first) & alarmed & is_measured)]
         if lines or len(nonfinite):
@@ -145,7 +145,7 @@ def _panels(history: History, signs: Container[str]) -> Iterator[Panel]:
 
 
 def _losses(history: History) -> dict[str, str]:
-    """Return names and labels of the loss; of manual optimization, where it is not known, of logged losses."""
+    """Return names and labels of the loss, or of logged losses if it is unknown, as in manual optimization."""
     if not np.isnan(history.values.get("loss", np.array([math.nan]))).all():
         return {"loss": "loss"}
     logged = [name for name in history.values if name.startswith("logged/") and "loss" in name.lower()]
@@ -168,7 +168,7 @@ def _marks(content: ReportContent, steps: IntArray) -> Iterator[Mark]:
 
 
 def _view(steps: IntArray, content: ReportContent) -> tuple[int, int]:
-    """Return the part of the steps around the beginning of the incident, so that a short one fills the chart."""
+    """Return first and last step of the part around the beginning of the incident."""
     first, last = int(steps[0]), int(steps[-1])
     if content.diagnosis is None:
         return first, last
@@ -179,12 +179,12 @@ def _view(steps: IntArray, content: ReportContent) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GradientSpread:
-    """How the absolute values of one parameter's gradient elements are distributed at one step.
+    """Distribution of the absolute values of one parameter's gradient elements at one step.
 
     Args:
         step: The step.
-        logs: Decimal logarithms of the bins' middles.
-        shares: Share of all elements in each bin.
+        logs: Decimal logarithms of the middles of the bins, shape ``(bins,)``.
+        shares: Share of all elements in each bin, shape ``(bins,)``.
         zero: Share of elements that are zero.
         nonfinite: Number of elements that are NaN or infinite.
     """
@@ -199,7 +199,7 @@ class GradientSpread:
 def gradient_spread(step: int, histogram: Histogram) -> GradientSpread:
     """Return the distribution of the absolute values of a histogram's elements, in bins of a quarter of an octave.
 
-    An empty bin at each end is added, so that a single bin can be drawn as a line as well.
+    An empty bin is added at each end, so that a single bin can be drawn as a line.
     """
     total = max(histogram.finite + histogram.nonfinite, 1)
     counts, edges = histogram.magnitudes()

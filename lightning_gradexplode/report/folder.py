@@ -1,4 +1,4 @@
-"""The folder of a run's report. No run ever writes into the folder of another one."""
+"""The folder of a run's report. No run writes into the folder of another one."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ else:
     _Path = type(Path())
 
 CLAIM = "findings.jsonl"
-"""The file by which a run takes possession of a folder; it is the first one that is written."""
+"""The file that reserves a folder for a run; it is written first."""
 
 LATER_RUNS = "<!-- later runs -->"
-"""Where a page has room for a notice about later runs."""
+"""Place of the notice about later runs in a page."""
 
 
 def base_folder(
     report: bool | str | Path, own_folder: Path | None, save_folder: Path, run_id: str | None, began: datetime
 ) -> Path | None:
-    """Return the folder that a run's reports belong to.
+    """Return the folder for a run's reports.
 
     Args:
         report: The monitor's argument: a path, True or ``"always"`` for the default, False for none.
-        own_folder: The run's own folder, where the logger gives each run one.
-        save_folder: The folder that several runs have in common.
+        own_folder: The run's own folder, None if the logger does not create one per run.
+        save_folder: The folder shared by several runs.
         run_id: Identifier of the run in its logger, None if it has none.
-        began: When the run began, in UTC.
+        began: Start of the run, in UTC.
 
     Returns:
-        None if no report is wanted.
+        The folder; None if `report` is False.
     """
     if report is False:
         return None
@@ -50,7 +50,7 @@ def base_folder(
 
 
 class RunFolder(_Path):
-    """The path of a run's report, which a notebook shows as the page."""
+    """The path of a run's report, which a notebook displays as the page."""
 
     def _repr_html_(self) -> str:
         page = self / "index.html"
@@ -60,11 +60,11 @@ class RunFolder(_Path):
 class ReportFolder:
     """The folder of one run's report: the base folder itself, or ``run-2``, ``run-3`` and so on inside.
 
-    Nothing is written before `claim`, so that a run that is never reported on leaves no folder behind.
+    Nothing is written before `claim`, so that a run without a report creates no folder.
 
     Args:
-        base: The folder that the run's reports belong to.
-        run_id: Identifier of the run; a run that goes on under the same identifier goes on in its folder.
+        base: The folder from `base_folder`.
+        run_id: Identifier of the run; a run that is resumed with the same identifier continues in its folder.
     """
 
     def __init__(self, base: Path, run_id: str) -> None:
@@ -78,10 +78,10 @@ class ReportFolder:
         return self._claimed
 
     def claim(self) -> Path:
-        """Return the run's folder, and take possession of it at the first call.
+        """Return the run's folder, which is created and reserved at the first call.
 
         Raises:
-            OSError: No folder can be made.
+            OSError: No folder can be created.
         """
         number = 1
         while self._claimed is None:
@@ -96,9 +96,9 @@ class ReportFolder:
         return self._claimed
 
     def announce(self, began: datetime) -> None:
-        """Write into the page of an earlier run in the same folder that it is about an earlier run.
+        """Add a notice to the page of an earlier run in the same folder that a later run has begun.
 
-        A later run without an explosion would otherwise leave that page standing as if it were about itself.
+        Without it, that page could be mistaken for the one of a later run without an explosion.
 
         Raises:
             OSError: The page cannot be written.
@@ -117,7 +117,7 @@ class ReportFolder:
 
 
 def owner(folder: Path) -> str | None:
-    """Return the identifier of the run that a folder's report is about, None if it is not known."""
+    """Return the identifier of the run of a folder's report, None if it is unknown."""
     try:
         return str(json.loads((folder / "diagnosis.json").read_text(encoding="utf-8"))["run"]["id"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -125,12 +125,12 @@ def owner(folder: Path) -> str | None:
 
 
 def public_name(name: object) -> str:
-    """Return a name of a run without the path that it may come with."""
+    """Return the name of a run without a path."""
     return plain_text(str(name)).replace("\\", "/").rstrip("/").rpartition("/")[2] or "run"
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file atomically; a failure leaves the old file and no other.
+    """Write a file atomically. A failure leaves the old file and no partial one.
 
     Raises:
         OSError: It cannot be written.

@@ -1,4 +1,4 @@
-"""The heat map of gradient norms as a picture, for loggers that show images."""
+"""The heat map of gradient norms as an image, for loggers that show images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Pixels = npt.NDArray[np.uint8]
 COLORS = np.array(
     [(0, 34, 78), (53, 69, 109), (102, 105, 112), (149, 142, 118), (200, 184, 102), (254, 232, 56)], dtype=np.float64
 )
-"""From small norms to large ones, distinguishable by their lightness alone."""
+"""Colors from small to large norms, with increasing lightness."""
 
 NONFINITE = (213, 94, 0)
 """Color of norms that are NaN or infinite."""
@@ -28,7 +28,7 @@ def colored(norms: FloatArray) -> tuple[Pixels, float, float]:
     """Return a color for each norm, by its logarithm.
 
     Args:
-        norms: Of shape ``(steps, rows)``.
+        norms: L2 norms, shape ``(steps, rows)``.
 
     Returns:
         Colors of shape ``(rows, steps, 3)``, and the decimal logarithms at the two ends of the scale.
@@ -42,7 +42,7 @@ def colored(norms: FloatArray) -> tuple[Pixels, float, float]:
 
 
 def draw(steps: Sequence[int], rows: Rows, marks: Sequence[Mark]) -> Pixels:
-    """Return the heat map with the names of its rows, the culprit framed and the first sign marked.
+    """Return the heat map with the names of its rows, a frame around the marked row, and lines at steps.
 
     Args:
         steps: The steps, ascending.
@@ -50,7 +50,7 @@ def draw(steps: Sequence[int], rows: Rows, marks: Sequence[Mark]) -> Pixels:
         marks: Events; the first sign and the first critical finding are drawn.
 
     Returns:
-        A picture of shape ``(height, width, 3)``.
+        An RGB image, shape ``(height, width, 3)``.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -83,7 +83,7 @@ def draw(steps: Sequence[int], rows: Rows, marks: Sequence[Mark]) -> Pixels:
 
 
 def png(pixels: Pixels) -> bytes:
-    """Return a picture of shape ``(height, width, 3)`` encoded as a PNG file."""
+    """Return an RGB image of shape ``(height, width, 3)`` encoded as a PNG file."""
     from PIL import Image
 
     file = io.BytesIO()

@@ -17,13 +17,13 @@ from lightning_gradexplode.report.charts import TimeChart, gradient_spread, laye
 from lightning_gradexplode.report.rows import Rows, content_rows, find_place
 
 MAX_FINDINGS = 200
-"""Findings that a page lists, the latest ones."""
+"""Number of findings that a page lists, the latest ones."""
 
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
 
 def page(content: ReportContent) -> str:
-    """Return the HTML of a report. Charts are interactive where ``plotly`` is installed, and plain SVG elsewhere."""
+    """Return the HTML of a report. Charts are interactive if ``plotly`` is installed, else static SVG."""
     from jinja2 import Environment
     from markupsafe import Markup
 
@@ -62,7 +62,7 @@ def page(content: ReportContent) -> str:
 
 
 def facts(content: ReportContent) -> list[tuple[str, str]]:
-    """Return what identifies a run and its step: name, date, epoch and step, learning rate, optimizer and so on."""
+    """Return label and text of each fact about a run and its step: name, date, epoch, step, learning rate and so on."""
     evidence = content.evidence
     run, finding = evidence.run, summary.headline(evidence.findings)
     step = last_step(evidence) if finding is None else finding.step
@@ -87,12 +87,12 @@ def facts(content: ReportContent) -> list[tuple[str, str]]:
 
 
 def last_step(evidence: Evidence) -> int:
-    """Return the last step that is known of a run."""
+    """Return the last known step of a run."""
     return max([evidence.now, *(int(history.step[-1]) for history in evidence.history if len(history.step))])
 
 
 def recorded(evidence: Evidence, name: str, step: int) -> float | None:
-    """Return a value that was recorded at a step, or the last one before it; None if there is none."""
+    """Return the value of a quantity at a step, or the last one before it; None if there is none."""
     for history in evidence.history:
         values = history.values.get(name, np.zeros(0))
         usable = np.flatnonzero((history.step[: len(values)] <= step) & np.isfinite(values))
@@ -108,7 +108,7 @@ def optimizer_text(optimizer: OptimizerFacts) -> str:
 
 
 def operand_text(operand: Operand) -> str:
-    """Return an operand of an operation: shape, type and range, never an element of its own."""
+    """Return shape, type and range of an operand, without its elements."""
     shape = "\u00d7".join(map(str, operand.shape)) or "scalar"
     spans = f", {operand.least:.4g} to {operand.greatest:.4g}" if operand.least is not None else ""
     bad = [f"{count} {kind}" for count, kind in ((operand.nan_count, "NaN"), (operand.inf_count, "infinite")) if count]

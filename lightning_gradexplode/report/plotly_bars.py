@@ -1,4 +1,4 @@
-"""The figures of plotly.js of distributions of gradient elements, and of the gain of each layer."""
+"""The figures for plotly.js of distributions of gradient elements, and of the gain of each layer."""
 
 from __future__ import annotations
 

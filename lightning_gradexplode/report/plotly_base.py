@@ -1,7 +1,7 @@
-"""What the figures of plotly.js have in common. Figures are plain dictionaries.
+"""The common parts of the figures for plotly.js. Figures are plain dictionaries.
 
-Colors are names of the page's style variables, such as ``"var(--series-1)"``; the page's script replaces them by what
-they are in the light or the dark scheme.
+Colors are names of the page's style variables, such as ``"var(--series-1)"``; the page's script replaces them by the
+colors of the light or the dark scheme.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ GRID = {"gridcolor": "var(--grid)", "zeroline": False, "linecolor": "var(--grid)
 
 
 def script() -> str | None:
-    """Return the source of plotly.js from the installed ``plotly``; None where it is not installed."""
+    """Return the source of plotly.js from ``plotly``; None if it is not installed."""
     try:
         from plotly.offline import get_plotlyjs
     except ModuleNotFoundError:
@@ -69,5 +69,5 @@ def mark_line(mark: Mark) -> Figure:
 
 
 def cells(table: Any) -> list[list[float | None]]:
-    """Return numbers as JSON holds them, with two decimals in three; None for NaN."""
+    """Return a table of numbers as lists for JSON, rounded to three decimals; None for NaN and infinity."""
     return [[round(one, 3) if np.isfinite(one) else None for one in row] for row in np.asarray(table).tolist()]

@@ -1,4 +1,4 @@
-"""The figure of plotly.js of the heat map of gradient norms."""
+"""The figure for plotly.js of the heat map of gradient norms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figure of plotly.js of curves with one time axis."""
+"""The figure for plotly.js of curves with one time axis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records the last steps of one optimizer, and the first ones of the run, for diagnosis and reports."""
+"""The recorder of the last steps of one optimizer, and of the first ones of the run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy.typing as npt
 from lightning_gradexplode.records import History, StepRecord
 
 FIRST_STEPS = 16
-"""Number of steps of the beginning of a run that are kept to its end."""
+"""Number of first steps that are kept for the whole run."""
 MOST_LOGGED = 32
-"""Number of scalars of the user's module in a history."""
+"""Largest number of scalars of the user's module in a history."""
 
 _SCALARS = (
     "loss",
@@ -37,17 +37,17 @@ _scalars_of = attrgetter("step", "logged", *_SCALARS)
 
 _LARGEST = float(np.finfo(np.float32).max)
 _MOST_NORMS = 1 << 17
-"""Number of per-parameter norms kept, of four bytes each."""
+"""Number of norms of parameters that are kept, of four bytes each."""
 
 
 class Recorder:
-    """Records every step of one optimizer, non-finite values included, in memory of a fixed size.
+    """Records each step of one optimizer, including non-finite values, in memory of a fixed size.
 
-    The gradient norms of parameters that stay are kept when the optimizer's parameters change.
+    If the optimizer's parameters change, the norms of those that remain are kept.
 
     Args:
         parameters: Names of the parameters.
-        steps: Number of steps kept. By default as many as half a megabyte of norms holds, from 32 to 512: 512 for up
+        steps: Number of steps kept. By default as many as fit into half a megabyte of norms, from 32 to 512: 512 for up
             to 256 parameters, 131 for a thousand.
     """
 
@@ -64,7 +64,7 @@ class Recorder:
         self._row = len(self._scalars) % self._size
 
     def add(self, record: StepRecord) -> None:
-        """Record a step, in place of the oldest one where the memory is full."""
+        """Record a step, in place of the oldest one if the memory is full."""
         norms = record.per_parameter.get("grad_norm")
         if norms is not None:
             if record.parameters is not self.parameters:
@@ -91,13 +91,13 @@ class Recorder:
         return self._first or self.history()
 
     def _rows(self) -> npt.NDArray[np.int64]:
-        """Return the rows of norms in use, that of the oldest step first."""
+        """Return the rows of norms in use, oldest step first."""
         return np.arange(self._row - len(self._scalars), self._row) % self._size
 
     def _change_parameters(self, parameters: tuple[str, ...]) -> None:
-        """Rebuild the norms for other parameters."""
+        """Rearrange the norms for other parameters."""
         if parameters == self.parameters:
-            self.parameters = parameters  # the next comparison is one of identity
+            self.parameters = parameters  # so that the next comparison is by identity
             return
         kept = dict(zip(self.parameters, self._norms[self._rows()].T, strict=True))
         self._allocate(parameters, self._scalars)

@@ -1,4 +1,4 @@
-"""The rows of the heat map: parameters in execution order, neighbours put together where there are too many."""
+"""The rows of the heat map: parameters in execution order, adjacent ones combined if there are too many."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_gradexplode.records import Diagnosis, Evidence, FloatArray, Histo
 from lightning_gradexplode.records.summary import headline
 
 MAX_ROWS = 120
-"""Rows that are distinguished on a page."""
+"""Largest number of rows on a page."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,9 +21,9 @@ class Rows:
     """The rows of a heat map, in the order in which the network is executed.
 
     Args:
-        names: Name of each row: of a parameter, or of what its parameters have in common.
+        names: Name of each row: of a parameter, or the common part of several names.
         norms: L2 norm of the gradients of each row at each step, shape ``(rows, steps)``.
-        culprit: The row in which the incident began, None if no row stands for that place.
+        culprit: The row in which the incident began, None if it is unknown or not a row.
         is_executed: Whether the order is that of execution; otherwise it is that of registration.
     """
 
@@ -33,7 +33,7 @@ class Rows:
     is_executed: bool
 
     def labeled(self, every: int) -> list[int]:
-        """Return the rows whose names are drawn: every so many, and the culprit without its closest neighbors."""
+        """Return the rows whose names are drawn: one of `every` rows, and the culprit without its closest neighbors."""
         kept = [
             row for row in range(0, len(self.names), every) if self.culprit is None or abs(row - self.culprit) >= every
         ]
@@ -41,11 +41,11 @@ class Rows:
 
 
 def places_at_fault(diagnosis: Diagnosis | None, evidence: Evidence) -> tuple[str, ...]:
-    """Return names of parameters or modules that stand for the place of an incident, the most certain first.
+    """Return names of parameters or modules in which an incident may have begun, the most certain first.
 
     Args:
-        diagnosis: Its diagnosis; a place that it names comes first.
-        evidence: Its evidence: the module in which the replay saw the failure, and the first critical finding.
+        diagnosis: Its diagnosis, whose place comes first.
+        evidence: Its evidence, with the module of the operation that failed in the replay, and the findings.
     """
     if diagnosis is None:
         return ()
@@ -65,14 +65,14 @@ def content_rows(history: History, content: ReportContent, max_rows: int = MAX_R
 def rows(history: History, evidence: Evidence, where: str | None, max_rows: int = MAX_ROWS) -> Rows:
     """Return the rows of a history's heat map.
 
-    Neighbours are put together module by module, and where that is not enough in bins of about equal size; the
-    parameter at fault keeps a row of its own.
+    If there are too many, the parameters of each module share a row, and if these are too many, adjacent modules. The
+    parameter in which the incident began keeps its own row.
 
     Args:
         history: The last steps of one optimizer.
-        evidence: The run's facts and the replay, which know the order of execution.
+        evidence: Facts of the run and the replay, for the order of execution.
         where: The parameter or module in which the incident began.
-        max_rows: Number of rows wanted.
+        max_rows: Largest number of rows.
     """
     order, is_executed = _order(history.parameters, evidence)
     names = [history.parameters[place] for place in order]
@@ -87,7 +87,7 @@ def rows(history: History, evidence: Evidence, where: str | None, max_rows: int 
 
 
 def find_place(names: Sequence[str], where: str | None) -> int | None:
-    """Return the index of the parameter that a place names: itself, or the first one of that module."""
+    """Return the index of the parameter of that name, or of the first one in the module of that name."""
     if where is None:
         return None
     exact = (index for index, name in enumerate(names) if name == where)
@@ -105,7 +105,7 @@ def _order(parameters: Sequence[str], evidence: Evidence) -> tuple[list[int], bo
     known = sum(one is not None for one in ranks)
     if known < max(len(parameters) // 2, 1):
         return list(range(len(parameters))), False
-    # A parameter whose module was not executed stands behind the one that is registered before it.
+    # A parameter whose module was not executed follows the one that is registered before it.
     filled: list[int] = []
     for one in ranks:
         filled.append(one if one is not None else filled[-1] if filled else 0)
@@ -113,7 +113,7 @@ def _order(parameters: Sequence[str], evidence: Evidence) -> tuple[list[int], bo
 
 
 def _rank(module: str, rank: Mapping[str, int]) -> int | None:
-    """Return the place of a module in the order of execution, or of the innermost module around it."""
+    """Return the index of a module in the order of execution, or of the innermost module that contains it."""
     while module not in rank and module:
         module = module.rpartition(".")[0]
     return rank.get(module)
@@ -134,7 +134,7 @@ def _bins(names: Sequence[str], culprit: int | None, max_rows: int) -> list[tupl
 
 
 def _name(names: Sequence[str]) -> str:
-    """Return what neighbours have in common, and where they begin and end."""
+    """Return the name of a row of several parameters: their common prefix, or the first and the last part."""
     if len(names) == 1:
         return names[0]
     first, last = names[0].split("."), names[-1].split(".")
@@ -145,20 +145,20 @@ def _name(names: Sequence[str]) -> str:
 
 
 def label(name: str, letters: int) -> str:
-    """Return the name of a row as an axis shows it: without its count, and with its beginning left out if too long."""
+    """Return the label of a row: its name without the count; if it is too long, only its end."""
     name = name.partition(" (")[0]
     return name if len(name) <= letters else f"\u2026{name[1 - letters :].lstrip('.')}"
 
 
 def positive_logs(values: npt.NDArray[np.floating]) -> FloatArray:
-    """Return decimal logarithms; NaN for what is not finite or not above zero."""
+    """Return decimal logarithms; NaN for values that are not finite and positive."""
     usable = np.isfinite(values) & (values > 0)
     logs: FloatArray = np.log10(values, out=np.full(values.shape, np.nan), where=usable)
     return logs
 
 
 def color_range(logs: FloatArray, decades: float = 8.0) -> tuple[float, float]:
-    """Return the ends of the color scale: at most so many powers of ten, from the usual norms up."""
+    """Return the ends of the color scale as decimal logarithms: the 2 % quantile, and at most `decades` more."""
     usable = logs[np.isfinite(logs)]
     low, high = np.quantile(usable, (0.02, 1.0)).tolist() if len(usable) else (-1.0, 0.0)
     low = float(np.floor(low * 2) / 2)

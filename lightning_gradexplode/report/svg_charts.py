@@ -1,4 +1,4 @@
-"""The charts of a report as plain SVG, for pages that are written without ``plotly``."""
+"""The charts of a report as static SVG, for pages that are written without ``plotly``."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lightning_gradexplode.report.rows import Rows
 from lightning_gradexplode.report.rows import label as row_label
 
 WIDTH = 600
-"""Units of the drawing; a page scales it to its own width."""
+"""Width of the drawing in its own units; a page scales it."""
 LEFT, HEIGHT = 76, 130
 
 
 def time_svg(chart: TimeChart) -> str:
-    """Return panels with one time axis, of the part of the steps around the incident."""
+    """Return panels with one time axis, for the steps around the incident."""
     first, last = chart.view
     shown = (chart.steps >= first) & (chart.steps <= last)
     xs = _scale(chart.steps[shown], first, last)
@@ -168,7 +168,7 @@ def _scale(values: Values, first: float, last: float) -> FloatArray:
 
 
 def _path(xs: FloatArray, ys: FloatArray) -> str:
-    """Return a path through the finite points; a value that stands alone is a short stroke."""
+    """Return a path through the finite points; a single value between unknown ones is a short line."""
     points = [(x, y) for x, y in zip(xs.tolist(), ys.tolist(), strict=True)]
     parts = []
     for index, (x, y) in enumerate(points):

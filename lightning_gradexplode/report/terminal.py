@@ -1,4 +1,4 @@
-"""A report in the terminal: verdict, causes, curves, and two runs next to each other."""
+"""A report in the terminal: what happened, causes, curves; and the comparison of two runs."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _CURVES = ("loss", "grad_norm", "update_ratio", "learning_rate", "loss_scale")
 
 
 def sparkline(values: npt.NDArray[Any], width: int = 60) -> str:
-    """Return a curve in one line, on a logarithmic axis; a cross is NaN or infinite, a blank was not measured.
+    """Return a curve in one line of text, on a logarithmic axis. A cross is infinite, a space unknown.
 
     Args:
-        values: The values, NaN where there is none.
-        width: Number of characters; of more values, the largest of each run of neighbours.
+        values: The values, shape ``(steps,)``; NaN if unknown.
+        width: Largest number of characters. With more values, each character shows the largest of several.
     """
     if not len(values):
         return ""
@@ -48,7 +48,7 @@ def sparkline(values: npt.NDArray[Any], width: int = 60) -> str:
 
 
 def report_lines(content: ReportContent, width: int = 80) -> Iterator[str]:
-    """Return what a person reads of a report in the terminal, line by line.
+    """Return a report for the terminal, line by line.
 
     Args:
         content: The report.
@@ -82,13 +82,13 @@ def report_lines(content: ReportContent, width: int = 80) -> Iterator[str]:
 
 
 def comparison(first: ReportContent, second: ReportContent) -> list[tuple[str, str, str]]:
-    """Return two runs next to each other: what it is, and its value in each run."""
+    """Return a table of two runs: label, text of the first run, text of the second run."""
     one, other = _outline(first), _outline(second)
     return [(name, one.get(name, ""), other.get(name, "")) for name in dict.fromkeys((*one, *other))]
 
 
 def comparison_lines(table: Sequence[tuple[str, str, str]], width: int = 80) -> Iterator[str]:
-    """Return a comparison line by line; what differs is marked by an asterisk."""
+    """Return a comparison line by line. Differences are marked by an asterisk."""
     column = max((width - 24) // 2 - 2, 16)
     for name, one, other in table:
         pairs = [textwrap.wrap(without_markup(text), column) or [""] for text in (one, other)]

@@ -1,4 +1,4 @@
-"""Writes the files of a report, and reads them back."""
+"""Writing and reading the files of a report."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from lightning_gradexplode.report.page import facts, last_step, page
 from lightning_gradexplode.report.rows import content_rows
 
 PICTURE_ROWS = 60
-"""Rows of the heat map that loggers show as an image."""
+"""Largest number of rows in the image of the heat map."""
 
 _PREFIXES = ("", "first_")
-"""What the names of arrays of the last steps, and of the run's first steps, begin with."""
+"""Prefixes of the names of arrays: of the last steps, and of the run's first steps."""
 
 _SPARSE = ("at", "counts", "nonfinite")
 """Keys of a histogram in the JSON of ``steps.npz``."""
 
 _CONTENT = "report_content"
-"""Name of the array in ``steps.npz`` that holds all but the arrays, as JSON in UTF-8."""
+"""Name of the array in ``steps.npz`` that contains everything but arrays, as JSON in UTF-8."""
 
 
 def write_report(folder: Path, content: ReportContent) -> Report:
-    """Write ``findings.jsonl``, ``steps.npz``, ``diagnosis.json`` and ``index.html``, each of them in one go.
+    """Write ``findings.jsonl``, ``steps.npz``, ``diagnosis.json`` and ``index.html``, each atomically.
 
     Args:
-        folder: The run's own folder, as `ReportFolder.claim` returns it.
-        content: What the report shows.
+        folder: The run's own folder, from `ReportFolder.claim`.
+        content: The content of the report.
 
     Raises:
-        OSError: The folder cannot be written to.
+        OSError: The folder is not writable.
     """
     write_steps(folder, content)
     write_whole(folder / "diagnosis.json", _json(diagnosis_json(content)))
@@ -60,14 +60,14 @@ def write_report(folder: Path, content: ReportContent) -> Report:
 
 
 def write_steps(folder: Path, content: ReportContent) -> None:
-    """Write ``findings.jsonl`` and ``steps.npz`` only: what is kept of a run that ends abnormally.
+    """Write ``findings.jsonl`` and ``steps.npz`` only, as for a run that ends abnormally.
 
-    ``steps.npz`` holds the arrays of `History` under their names (with ``_1`` and so on behind for further optimizers),
-    those of the run's first steps with ``first_`` before them, and all other evidence as JSON in UTF-8 in the array
-    ``report_content``, with the names of the fields of `ReportContent` and `Evidence`.
+    ``steps.npz`` contains the arrays of `History` under their names (with the suffix ``_1`` and so on for further
+    optimizers), those of the run's first steps with the prefix ``first_``, and all other evidence as JSON in UTF-8 in
+    the array ``report_content``, with the names of the fields of `ReportContent` and `Evidence`.
 
     Raises:
-        OSError: The folder cannot be written to.
+        OSError: The folder is not writable.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(json_safe(finding.as_dict())) + "\n" for finding in content.findings)
@@ -93,15 +93,15 @@ def write_steps(folder: Path, content: ReportContent) -> None:
 
 
 def read_report(folder: Path) -> ReportContent:
-    """Return what was written of a run.
+    """Return the content of a report from its files.
 
     Raises:
-        FileNotFoundError: The folder holds no report.
+        FileNotFoundError: The folder has no report.
         ValueError: Its ``steps.npz`` was written by version 0.1.0, or is damaged.
     """
     path = folder / "steps.npz"
     if not path.exists():
-        raise FileNotFoundError(f"{folder} holds no report: there is no steps.npz in it")
+        raise FileNotFoundError(f"{folder} has no report: it contains no steps.npz")
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file}
@@ -122,21 +122,21 @@ def read_report(folder: Path) -> ReportContent:
 
 
 def find_report(folder: Path) -> Path:
-    """Return the folder of the report in a folder, or else of the latest one below it.
+    """Return a folder if it has a report, or else the folder of the latest report below it.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: There is no report.
     """
     if (folder / "steps.npz").exists():
         return folder
     found = sorted(folder.rglob("steps.npz"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise FileNotFoundError(f"{folder} holds no report: there is no steps.npz in it or below it")
+        raise FileNotFoundError(f"{folder} has no report: there is no steps.npz in it or below it")
     return found[-1].parent
 
 
 def diagnosis_json(content: ReportContent) -> dict[str, Any]:
-    """Return what ``diagnosis.json`` holds: the diagnosis, and the run that it is about."""
+    """Return the content of ``diagnosis.json``: the diagnosis, and facts about the run."""
     diagnosis, evidence = content.diagnosis, content.evidence
     empty = Diagnosis(last_step(evidence), "No incident was seen.", None, None, (), ())
     return {

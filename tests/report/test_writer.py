@@ -152,7 +152,7 @@ def test_others_may_read_a_report(tmp_path: Path) -> None:
 
 def test_a_folder_without_a_report_is_told_apart(tmp_path: Path) -> None:
     """The error names the folder; one of version 0.1.0 is named as such."""
-    with pytest.raises(FileNotFoundError, match="holds no report"):
+    with pytest.raises(FileNotFoundError, match="has no report"):
         read_report(tmp_path)
     np.savez(tmp_path / "steps.npz", step=np.arange(3))
     with pytest.raises(ValueError, match=r"version 0\.1\.0"):
