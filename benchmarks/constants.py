@@ -1,8 +1,8 @@
 """Choose the detectors' constants on all kinds of training but one, and test them on that one, for each kind in turn.
 
 ``python -m benchmarks.constants`` tries a few values of each constant, the others at their defaults, over the recorded
-scenarios. For each kind it takes the values that are best on all other kinds, and judges the runs of the kind that was
-left out with them. The best value has the fewest runs judged wrong (missed, or alarmed falsely), then the fewest
+scenarios. For each kind it takes the values that are best on all other kinds, and evaluates with them the runs of the
+kind that was left out. The best value has the fewest runs with a wrong result (missed, or alarmed falsely), then the fewest
 healthy runs with a warning, then the longest lead; of equals, the default. What it prints last are figures of runs of
 kinds that the constants were not chosen on. The rules themselves were written with these families at hand.
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import mean
 
-from benchmarks.detection import HEADER, Verdict, judge, print_warnings, summary
+from benchmarks.detection import HEADER, Verdict, evaluate, print_warnings, summary
 from benchmarks.scenarios import FAMILIES
 from benchmarks.scenarios.recording import recorded
 from lightning_gradexplode import Detector, default_detectors
@@ -65,7 +65,7 @@ def detectors(setting: Setting) -> list[Detector]:
 
 
 def cost(verdicts: Sequence[Verdict]) -> tuple[int, int, float]:
-    """Return how bad verdicts are: runs judged wrong, healthy runs with a warning, and the lead, negative."""
+    """Return how bad verdicts are: runs with a wrong result, healthy runs with a warning, and the lead, negative."""
     wrong = sum(bool(one.alarms) if one.healthy else one.explodes and one.lead is None for one in verdicts)
     warned = sum(one.healthy and bool(one.warnings) for one in verdicts)
     leads = [min(one.lead, 20) for one in verdicts if one.lead is not None]
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=1, help="seeds of each family")
     options = parser.parse_args(arguments)
     runs = [(family, recorded(family, seed)) for family in FAMILIES for seed in range(options.seeds)]
-    usual = [judge(*run) for run in runs]
+    usual = [evaluate(*run) for run in runs]
     print(f"{'':28} wrong  warned   lead (mean, each at most 20)")
     tried: dict[Constant, dict[float, list[Verdict]]] = {}
     for constant in CONSTANTS:
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for value in constant.values:
             make = partial(detectors, {constant: value})
             is_default = value == constant.default
-            tried[constant][value] = usual if is_default else [judge(*run, detectors=make) for run in runs]
+            tried[constant][value] = usual if is_default else [evaluate(*run, detectors=make) for run in runs]
             wrong, warned, lead = cost(tried[constant][value])
             label = f"{constant.detector.sign} {constant.name}={value:g}{' (default)' if is_default else ''}"
             print(f"{label:44} {wrong:5} {warned:6} {-lead:6}", flush=True)
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         setting = {constant: best(constant, tried[constant], kind) for constant in CONSTANTS}
         chosen.update(f"{one.detector.sign} {one.name}={value:g}" for one, value in setting.items())
         make = partial(detectors, setting)
-        tested += [judge(family, run, detectors=make) for family, run in runs if family.kind == kind]
+        tested += [evaluate(family, run, detectors=make) for family, run in runs if family.kind == kind]
     kinds = len({family.kind for family in FAMILIES})
     print(f"\nChosen on all kinds but one, of {kinds}:")
     for label, count in chosen.most_common():

@@ -1,19 +1,19 @@
-"""How well explosions are detected: ``python -m benchmarks.detection`` runs our detectors and others' rules.
+"""Detection of explosions by the monitor and by rules of other tools: ``python -m benchmarks.detection``.
 
-Small runs, some seeds of each family, are trained once and then judged as often as one likes (`benchmarks.scenarios`).
-A run counts as caught in time if a rule alarms no later than one step after the run was lost (alarms before the step at
-which a trouble was planted do not catch it, and count as alarms of healthy steps, unless the run is lost before); as a
-false alarm, if a rule alarms at all in a run that stayed healthy. The lead is the number of steps from the first alarm
-to the loss of the run, its median over the runs caught; and again over the slow ones, in which the growth takes more
-than five steps: so many lie between the last step whose loss was within one unit of its start
-(`benchmarks.scenarios.probe`) and whose weights were below three times theirs, and the loss of the run. Our detectors
-alarm at a CRITICAL finding. Their warnings are counted beside that: those of healthy runs that the monitor reports,
-that is once per incident, and the steps at which their condition holds; and the share of a slow growth that has passed
-at the first.
+Small runs, some seeds of each family, are trained and recorded once, and then evaluated (`benchmarks.scenarios`).
 
-The rules were written with these families at hand; ``--kept-back`` judges others, of kinds that no rule was written
-for. What their constants are worth on kinds of training that they were not chosen on is measured by ``python -m
-benchmarks.constants``.
+- A run is caught in time if the first alarm comes no later than one step after the run is lost. Alarms before the step
+  at which a fault is injected do not count as caught, but as alarms of healthy steps, unless the run is lost before.
+- A false alarm is an alarm in a run that stayed healthy.
+- The lead is the number of steps from the first alarm to the step at which the run is lost, as the median over the runs
+  caught, and again over the slow ones. A run is slow if more than five steps lie between that step and the last one at
+  which its loss was within one unit of its start (`benchmarks.scenarios.probe`) and its weights below three times theirs.
+- The monitor's alarms are CRITICAL findings. Its warnings are counted separately: those of healthy runs that are
+  reported, that is once per incident, the steps at which their condition holds, and the share of a slow growth that has
+  passed at the first warning.
+
+The rules were developed on these families; ``--kept-back`` evaluates others, of kinds that no rule was developed on.
+``python -m benchmarks.constants`` evaluates constants on kinds that they were not chosen on.
 """
 
 from __future__ import annotations
@@ -26,12 +26,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median, stdev
 
-from benchmarks.layer_peers import LAYER_PEERS
-from benchmarks.peers import PEERS, Peer
+from benchmarks.other_packages import PACKAGES
+from benchmarks.other_rules import RULES, Rule
 from benchmarks.scenarios import FAMILIES, KEPT_BACK, Family
 from benchmarks.scenarios.recording import RecordedRun, measuring_code, recorded
 from benchmarks.scenarios.replay import complete, replay
-from benchmarks.shipped_peers import SHIPPED_PEERS
 from lightning_gradexplode import Detector, Finding, Severity, default_detectors
 from lightning_gradexplode.engine.incidents import IncidentTracker
 
@@ -150,13 +149,13 @@ def last_calm_step(run: RecordedRun, lost: int) -> int:
     return max((step for step, calm in last.items() if calm), default=-1)
 
 
-def judge(
+def evaluate(
     family: Family,
     run: RecordedRun,
     weights_every: int = 50,
     detectors: Callable[[], Sequence[Detector]] = default_detectors,
 ) -> Verdict:
-    """Judge a run by our detectors."""
+    """Return the findings of the monitor's detectors in a run."""
     steps = [found for _, found in replay(run, detectors, weights_every)]
     findings = [finding for found in steps for finding in found]
     critical = tuple(finding for finding in findings if finding.severity is Severity.CRITICAL)
@@ -167,9 +166,9 @@ def judge(
     return Verdict(family, run, tuple(finding.step for finding in critical), critical, warnings, reported)
 
 
-def judge_by_peer(family: Family, run: RecordedRun, peer: type[Peer]) -> Verdict:
-    """Judge a run by another tool's rule."""
-    rules: defaultdict[int, Peer] = defaultdict(peer)
+def evaluate_rule(family: Family, run: RecordedRun, rule: type[Rule]) -> Verdict:
+    """Return the alarms of another tool's rule in a run."""
+    rules: defaultdict[int, Rule] = defaultdict(rule)
     alarms = [record.step for record in complete(run) if rules[record.optimizer].alarms(record)]
     return Verdict(family, run, tuple(alarms))
 
@@ -279,19 +278,19 @@ def print_places(verdicts: Sequence[Verdict]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train what is not recorded yet, judge all runs, and print the tables."""
+    """Train the runs that are not recorded yet, evaluate all rules, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--seeds", type=int, default=2, help="seeds of each family")
-    parser.add_argument("--first-seed", type=int, default=0, help="the first of them")
-    parser.add_argument("--kept-back", action="store_true", help="families that were written after the rules, in place")
-    parser.add_argument("--kind", help="one kind of training only")
-    parser.add_argument("--family", default="", help="only families with this in their name")
+    parser.add_argument("--first-seed", type=int, default=0, help="the first seed")
+    parser.add_argument("--kept-back", action="store_true", help="the held-out families instead")
+    parser.add_argument("--kind", help="only families of this kind")
+    parser.add_argument("--family", default="", help="only families whose names contain this text")
     parser.add_argument("--weights-every", type=int, default=50, help="the monitor's log_every_n_steps")
-    parser.add_argument("--no-peers", action="store_true", help="our detectors only")
-    parser.add_argument("--fresh", action="store_true", help="train all runs anew")
+    parser.add_argument("--no-others", action="store_true", help="only the monitor's detectors")
+    parser.add_argument("--fresh", action="store_true", help="train all runs again")
     options = parser.parse_args(arguments)
-    peers = () if options.no_peers else (*PEERS, *LAYER_PEERS, *SHIPPED_PEERS)
-    verdicts: dict[str, list[Verdict]] = {OURS: [], **{peer.name: [] for peer in peers}}
+    others = () if options.no_others else (*RULES, *PACKAGES)
+    verdicts: dict[str, list[Verdict]] = {OURS: [], **{rule.name: [] for rule in others}}
     families = [
         f
         for f in (KEPT_BACK if options.kept_back else FAMILIES)
@@ -302,9 +301,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if sys.stderr.isatty():
                 print(f"\r\033[K{family.name} {seed}", end="", file=sys.stderr, flush=True)
             run = recorded(family, seed, options.fresh)
-            verdicts[OURS].append(judge(family, run, options.weights_every))
-            for peer in peers:
-                verdicts[peer.name].append(judge_by_peer(family, run, peer))
+            verdicts[OURS].append(evaluate(family, run, options.weights_every))
+            for rule in others:
+                verdicts[rule.name].append(evaluate_rule(family, run, rule))
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)
     print_families(verdicts[OURS])
@@ -314,7 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_places(verdicts[OURS])
     old = sum(verdict.run.measured_by != measuring_code() for verdict in verdicts[OURS])
     if old:
-        print(f"{old} runs were recorded before a change of lightning_gradexplode/measure; --fresh trains all anew")
+        print(f"{old} runs were recorded before a change of lightning_gradexplode/measure; --fresh trains all again")
 
 
 if __name__ == "__main__":

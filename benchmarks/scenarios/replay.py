@@ -1,4 +1,4 @@
-"""Shows a recorded run to detectors, as the monitor would have while the run was going on."""
+"""Replay of a recorded run for detectors, as the monitor calls them during the run."""
 
 from __future__ import annotations
 
@@ -19,44 +19,49 @@ DETAILS = ("grad_max", "share_above_one")
 def replay(
     run: RecordedRun, detectors: Callable[[], Sequence[Detector]], weights_every: int = 50
 ) -> list[tuple[int, list[Finding]]]:
-    """Judge a recorded run by detectors.
+    """Return the findings of detectors in a recorded run.
 
     Args:
         run: The run.
-        detectors: Makes the detectors anew.
-        weights_every: Details and changes of the weights are measured every so many steps, and at each of ten steps
-            after a warning, error gradients of nodes at every tenth of them, at the first step and after a warning:
-            what ``log_every_n_steps`` is to the monitor.
+        detectors: Builds the detectors.
+        weights_every: Number of steps between two measurements of details and of the change of the weights, as the
+            monitor's ``log_every_n_steps``. They are also measured at each of ten steps after a warning; error
+            gradients of modules at every tenth of these steps, at the first step and after a warning.
 
     Returns:
-        Each optimizer step's number and findings, oldest first.
+        Step and findings of each optimizer step, oldest first.
     """
     schedule = LoggingSchedule(weights_every, 10 * weights_every)
     incidents = IncidentTracker()
-    banks: dict[int, DetectorSet] = {}
-    judged: list[tuple[int, list[Finding]]] = []
+    sets: dict[int, DetectorSet] = {}
+    replayed: list[tuple[int, list[Finding]]] = []
     stepped = False
     for number, together in groupby(run.steps, key=lambda step: step.before.step):
         begun = []
         nodes_due = schedule.due(number)[1] or (schedule.has_histograms and not stepped)
         for step in together:
             record = step.before if nodes_due else replace(step.before, module_gradients=None)
-            if record.optimizer not in banks:
-                banks[record.optimizer] = DetectorSet(detectors())
-            bank = banks[record.optimizer]
+            if record.optimizer not in sets:
+                sets[record.optimizer] = DetectorSet(detectors())
+            detector_set = sets[record.optimizer]
             due, _ = schedule.due(number)
-            found = bank.begin(record if due else _without(record, DETAILS))
+            found = detector_set.begin(record if due else _without(record, DETAILS))
             if _alarming(incidents.add(found)):
                 schedule.alert(number, ())
                 due, _ = schedule.due(number)
-            begun.append((bank, replace(step, before=record), due, found))
+            begun.append((detector_set, replace(step, before=record), due, found))
             stepped = stepped or step.after is not None
-        for bank, step, due, found in begun:  # as in a batch of several optimizers' steps, once all have stepped
-            later = bank.proceed(_after(step, due, bank.wants_weights))
+        for (
+            detector_set,
+            step,
+            due,
+            found,
+        ) in begun:  # once all optimizers of the batch have stepped
+            later = detector_set.proceed(_after(step, due, detector_set.wants_weights))
             if _alarming(incidents.add(later)):
                 schedule.alert(number, ())
-            judged.append((number, found + later))
-    return judged
+            replayed.append((number, found + later))
+    return replayed
 
 
 def complete(run: RecordedRun) -> Iterator[StepRecord]:

@@ -1,7 +1,7 @@
-"""The shipped code of other tools, fed with the same records as ours: those that are installed join the table.
+"""The code of other packages, called with the same records as the monitor's detectors, if they are installed.
 
-``pip install trainscope==1.8.1 stabilityguard==0.3.0 trainpulse==0.4.0`` brings them. Each is called as its own
-training hook calls it, with its defaults; an alarm is what the tool itself reports as a spike or an alert.
+``pip install trainscope==1.8.1 stabilityguard==0.3.0 trainpulse==0.4.0`` installs them. Each is called as by its own
+training hook, with its defaults; an alarm is a spike or an alert that the package reports.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import importlib
 import math
 from typing import Any
 
-from benchmarks.peers import Peer
+from benchmarks.other_rules import Rule
 from lightning_gradexplode import StepRecord
 
 
-class TrainScope(Peer):
+class TrainScope(Rule):
     """trainscope: its default detector, Page's CUSUM of the loss. Losses that are not finite do not reach it."""
 
     name = "trainscope"
@@ -29,7 +29,7 @@ class TrainScope(Peer):
         return self._rule.update(record.loss) is not None
 
 
-class StabilityGuard(Peer):
+class StabilityGuard(Rule):
     """StabilityGuard: its spike detector of each layer's gradient norm; here of each parameter's."""
 
     name = "StabilityGuard"
@@ -47,7 +47,7 @@ class StabilityGuard(Peer):
         return found
 
 
-class TrainPulse(Peer):
+class TrainPulse(Rule):
     """trainpulse: any alert of its monitor about a spike, an explosion or NaN, and none about a plateau."""
 
     name = "trainpulse"
@@ -67,12 +67,12 @@ class TrainPulse(Peer):
         return any(one.detector == "loss_spike" or one.severity.value == "critical" for one in alerts)
 
 
-def _is_installed(peer: type[Peer]) -> bool:
+def _is_installed(rule: type[Rule]) -> bool:
     try:
-        peer()
+        rule()
     except ImportError:
         return False
     return True
 
 
-SHIPPED_PEERS: tuple[type[Peer], ...] = tuple(filter(_is_installed, (TrainScope, StabilityGuard, TrainPulse)))
+PACKAGES: tuple[type[Rule], ...] = tuple(filter(_is_installed, (TrainScope, StabilityGuard, TrainPulse)))

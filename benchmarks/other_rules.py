@@ -1,8 +1,7 @@
-"""The alarm rules of other tools, with their own defaults, over the same records as ours; here of loss and total norm.
+"""The alarm rules of other tools, with their defaults, for the same records as the monitor's detectors.
 
-Each is written from the tool's documentation or source, at what it would have seen; where a rule reads something that
-our records do not hold, the nearest quantity stands for it, and the class says so. A rule is asked at each step and
-answers whether it would raise an alarm; one object serves one optimizer of one run.
+Each is implemented from the tool's documentation or source. If a rule needs a quantity that the records do not have, it
+uses the most similar one, which its class documents. There is one object for each optimizer of a run.
 """
 
 from __future__ import annotations
@@ -17,10 +16,11 @@ import torch
 from lightning_fabric.utilities.spike import SpikeDetection
 
 from lightning_gradexplode import StepRecord
+from lightning_gradexplode.records import FloatArray
 
 
-class Peer(ABC):
-    """A rule of another tool: set `name` and write `alarms`."""
+class Rule(ABC):
+    """Base class of a rule of another tool: define `name` and `alarms`."""
 
     name: ClassVar[str]
 
@@ -29,25 +29,25 @@ class Peer(ABC):
         """Return whether the rule raises an alarm at a step."""
 
 
-class NotANumber(Peer):
+class NotANumber(Rule):
     """Lightning's TerminateOnNaN and Composer's NaNMonitor: the loss or a weight is NaN or infinite."""
 
     name = "NaN only"
 
     def alarms(self, record: StepRecord) -> bool:
-        """Look for non-finite numbers."""
+        """Return whether a number is not finite."""
         bad_loss = record.loss is not None and not math.isfinite(record.loss)
         return bad_loss or bool(record.nonfinite_weights)
 
 
-class NormAboveOne(Peer):
-    """The gradient norm is above 1: the clip value of most recipes, read as an alarm."""
+class NormAboveOne(Rule):
+    """The gradient norm is above 1, a common clip value."""
 
     name = "norm > 1"
     limit = 1.0
 
     def alarms(self, record: StepRecord) -> bool:
-        """Compare the norm, a NaN being above all limits."""
+        """Compare the norm with the limit; NaN is above it."""
         return record.grad_norm is not None and not record.grad_norm <= self.limit
 
 
@@ -58,30 +58,30 @@ class NormAboveHundred(NormAboveOne):
     limit = 100.0
 
 
-class LightningSpike(Peer):
-    """Lightning Fabric's own SpikeDetection, asked as its callback asks it: window 10, relative tolerance 2."""
+class LightningSpike(Rule):
+    """Lightning Fabric's SpikeDetection, called as by its callback: window 10, relative tolerance 2."""
 
     name = "Lightning SpikeDetection"
 
     def __init__(self) -> None:
         self._rule = SpikeDetection()
-        self._asked = 0
+        self._steps = 0
 
     def alarms(self, record: StepRecord) -> bool:
-        """Ask about the loss, and let it remember losses that are no spikes."""
+        """Check the loss, and update its statistics with losses that are no spikes."""
         if record.loss is None:
             return False
         loss = torch.tensor(record.loss)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            spike = self._asked >= self._rule.warmup and bool(self._rule._is_spike(loss))
+            spike = self._steps >= self._rule.warmup and bool(self._rule._is_spike(loss))
             if not spike:
                 self._rule._update_stats(loss)
-        self._asked += 1
+        self._steps += 1
         return spike
 
 
-class SixSigma(Peer):
+class SixSigma(Rule):
     """OLMo-core's spike rule: the loss or norm is above the mean by six deviations of 128 steps, from 64 steps on."""
 
     name = "OLMo-core 6 sigma"
@@ -104,10 +104,10 @@ class SixSigma(Peer):
             return len(last) >= 64 and bool(value > last.mean() + 6 * last.std())
 
 
-class ZClip(Peer):
+class ZClip(Rule):
     """ZClip's z-score: above 2.5, by moving averages (0.97) of mean and variance, after 25 steps of warm-up.
 
-    As in ZClip, a value above the limit enters the averages clipped, to mean + z * deviation / (score / z).
+    As in ZClip, the averages are updated with the clipped value: mean + z * deviation / (score / z) above the limit.
     """
 
     name = "ZClip z > 2.5"
@@ -136,7 +136,7 @@ class ZClip(Peer):
         return score > 2.5
 
 
-class TenTimesLargest(Peer):
+class TenTimesLargest(Rule):
     """Megatron-LM's unexpected-result check: the norm is above ten times the largest of the first 100."""
 
     name = "Megatron 10 x max"
@@ -156,7 +156,78 @@ class TenTimesLargest(Peer):
         return record.grad_norm > 10 * self._largest
 
 
-PEERS: tuple[type[Peer], ...] = (
+class FirstOverLast(Rule):
+    """AutoTrainer's exploding gradient: the first layer's gradient norm is above 70 times the last one's.
+
+    The first and the last weight are used for the layers: parameters named ``weight``, or all if there are none.
+    """
+
+    name = "AutoTrainer ratio > 70"
+
+    def alarms(self, record: StepRecord) -> bool:
+        """Compare the first and the last layer."""
+        norms = layer_norms(record)
+        if len(norms) < 2:
+            return False
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = norms[0] / norms[-1]
+        return bool(not ratio <= 70) and bool(norms[0] != 0)
+
+
+class DeepChecker(Rule):
+    """TheDeepChecker: the mean absolute gradient is above 1e6, or four layer-to-layer ratios in a row are 2 or more.
+
+    Records have norms and not means: the norm of a parameter, which is never below the mean, is used for it. Ratios are
+    taken from the last layer to the first.
+    """
+
+    name = "TheDeepChecker"
+
+    def alarms(self, record: StepRecord) -> bool:
+        """Compare the norms, then the ratios."""
+        norms = layer_norms(record)
+        if (norms > 1e6).any():
+            return True
+        backwards = norms[::-1]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            steep = backwards[1:] / backwards[:-1] >= 2
+        return any(steep[start : start + 4].all() for start in range(len(steep) - 3))
+
+
+class UpdateRatio(Rule):
+    """SageMaker Debugger's WeightUpdateRatio: the ratio of a weight's change to its norm is above 10 or below 1e-8."""
+
+    name = "SageMaker update ratio"
+
+    def alarms(self, record: StepRecord) -> bool:
+        """Compare the ratios of all weights that have a gradient."""
+        ratios = record.per_parameter.get("update_ratio", np.empty(0))
+        used = ratios[record.per_parameter.get("grad_norm", ratios) != 0] if len(ratios) else ratios
+        return bool(((used > 10) | (used < 1e-8)).any())
+
+
+class Vanishing(Rule):
+    """SageMaker Debugger's VanishingGradient: a tensor's mean absolute gradient is below 1e-7.
+
+    The norm, which is never below the mean, is used for it.
+    """
+
+    name = "SageMaker vanishing"
+
+    def alarms(self, record: StepRecord) -> bool:
+        """Compare the norms with the limit."""
+        norms = record.per_parameter.get("grad_norm", np.empty(0))
+        return bool((norms < 1e-7).any())
+
+
+def layer_norms(record: StepRecord) -> FloatArray:
+    """Return the gradient norms of the layers, first to last: of parameters named ``weight`` if there are any."""
+    norms = record.per_parameter.get("grad_norm", np.empty(0))
+    chosen = [place for place, name in enumerate(record.parameters) if "weight" in name.rsplit(".", 1)[-1]]
+    return norms[chosen] if chosen else norms
+
+
+RULES: tuple[type[Rule], ...] = (
     NotANumber,
     NormAboveOne,
     NormAboveHundred,
@@ -164,4 +235,8 @@ PEERS: tuple[type[Peer], ...] = (
     SixSigma,
     ZClip,
     TenTimesLargest,
+    FirstOverLast,
+    DeepChecker,
+    UpdateRatio,
+    Vanishing,
 )

@@ -1,4 +1,4 @@
-"""Other tools' rules, at records where their answer can be worked out by hand."""
+"""The rules of other tools, at records for which the correct answer is known."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.layer_peers import DeepChecker, FirstOverLast, UpdateRatio, Vanishing
-from benchmarks.peers import (
+from benchmarks.other_packages import PACKAGES
+from benchmarks.other_rules import (
+    DeepChecker,
+    FirstOverLast,
     LightningSpike,
     NormAboveHundred,
     NormAboveOne,
     NotANumber,
-    Peer,
+    Rule,
     SixSigma,
     TenTimesLargest,
+    UpdateRatio,
+    Vanishing,
     ZClip,
 )
-from benchmarks.shipped_peers import SHIPPED_PEERS
 from lightning_gradexplode import StepRecord
 
 
-def alarms(rule: Peer, norms: list[float]) -> list[int]:
+def alarms(rule: Rule, norms: list[float]) -> list[int]:
     return [step for step, norm in enumerate(norms) if rule.alarms(StepRecord(step=step, grad_norm=norm))]
 
 
@@ -33,7 +36,7 @@ def layers(*norms: float, **more: list[float]) -> StepRecord:
 
 
 @pytest.mark.parametrize(("rule", "limit"), [(NormAboveOne(), 1.0), (NormAboveHundred(), 100.0)])
-def test_constant_limits(rule: Peer, limit: float) -> None:
+def test_constant_limits(rule: Rule, limit: float) -> None:
     """A norm at the limit is none, above it and NaN are alarms."""
     assert alarms(rule, [limit, 1.01 * limit, math.nan, math.inf]) == [1, 2, 3]
 
@@ -69,7 +72,7 @@ def test_zclip_scores_after_its_warmup() -> None:
 
 
 def test_ten_times_the_largest_of_a_hundred() -> None:
-    """In the first hundred steps nothing is judged; then ten times their largest is."""
+    """In the first hundred steps there is no alarm; then above ten times their largest norm."""
     assert alarms(TenTimesLargest(), [1.0] * 99 + [2.0, 19.0, 21.0]) == [101]
 
 
@@ -102,15 +105,15 @@ def test_vanishing_looks_at_every_tensor() -> None:
     assert not Vanishing().alarms(layers(1.0, 1e-6))
 
 
-@pytest.mark.parametrize("peer", SHIPPED_PEERS)
-def test_shipped_code_sees_an_explosion_and_not_a_constant(peer: type[Peer]) -> None:
-    """What other tools ship runs on our records: loss and norms that double alarm, constant ones do not."""
+@pytest.mark.parametrize("package", PACKAGES)
+def test_another_package_sees_an_explosion_and_not_a_constant(package: type[Rule]) -> None:
+    """Losses and norms that double at each step raise an alarm, constant ones do not."""
 
     def record(step: int, size: float) -> StepRecord:
         norms = {"grad_norm": np.array([size])}
         return StepRecord(step=step, parameters=("layer",), loss=size, grad_norm=size, per_parameter=norms)
 
-    rule = peer()
+    rule = package()
     noise = np.random.default_rng(0).uniform(0.9, 1.1, 100)
     assert not any(rule.alarms(record(step, size)) for step, size in enumerate(noise))
     assert any(rule.alarms(record(100 + step, 2.0**step)) for step in range(20))
