@@ -1,10 +1,10 @@
 """Choose the detectors' constants on all kinds of training but one, and test them on that one, for each kind in turn.
 
 ``python -m benchmarks.constants`` tries a few values of each constant, the others at their defaults, over the recorded
-scenarios. For each kind it takes the values that are best on all other kinds, and evaluates with them the runs of the
-kind that was left out. The best value has the fewest runs with a wrong result (missed, or alarmed falsely), then the fewest
-healthy runs with a warning, then the longest lead; of equals, the default. What it prints last are figures of runs of
-kinds that the constants were not chosen on. The rules themselves were written with these families at hand.
+scenarios. For each kind it selects the values that are best on all other kinds, and evaluates with them the runs of the
+kind that was left out. The best values have the fewest wrong results (missed runs and false alarms), then the fewest
+healthy runs with a warning, then the longest lead; of equal values, the default. The figures printed last are those of
+kinds that the constants were not chosen on. The rules themselves were developed on these families.
 """
 
 from __future__ import annotations

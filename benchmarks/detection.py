@@ -6,8 +6,8 @@ Small runs, some seeds of each family, are trained and recorded once, and then e
   at which a fault is injected do not count as caught, but as alarms of healthy steps, unless the run is lost before.
 - A false alarm is an alarm in a run that stayed healthy.
 - The lead is the number of steps from the first alarm to the step at which the run is lost, as the median over the runs
-  caught, and again over the slow ones. A run is slow if more than five steps lie between that step and the last one at
-  which its loss was within one unit of its start (`benchmarks.scenarios.probe`) and its weights below three times theirs.
+  caught, and again over the slow ones. A run is slow if more than five steps lie between that step and the last one
+  with a loss within one unit of its start (`benchmarks.scenarios.probe`) and weights below three times their start.
 - The monitor's alarms are CRITICAL findings. Its warnings are counted separately: those of healthy runs that are
   reported, that is once per incident, the steps at which their condition holds, and the share of a slow growth that has
   passed at the first warning.
