@@ -160,11 +160,12 @@ class GradientExplosionMonitor(Callback):
     @property
     def failed(self) -> bool:
         """Whether the monitor has failed in this run and is off."""
+        self._collect_spawned()
         return self._failed if self._run is None else self._run.failed
 
     @property
     def last(self) -> StepRecord | None:
-        """What was measured of the last optimizer step; None after a fit in processes that the trainer started."""
+        """What was measured of the last optimizer step."""
         self._collect_spawned()
         return self._last if self._run is None else self._run.last
 
@@ -177,11 +178,12 @@ class GradientExplosionMonitor(Callback):
         return self._diagnosis if self._run is None else self._run.diagnosis()
 
     def _collect_spawned(self) -> None:
-        """Collect the findings of a fit in started processes, in place of the results of the fit before it."""
-        found = self._spawn_results.take()
-        if found is not None:
-            self._findings, self._failed = found, False
-            self._last = self._diagnosis = self._report_folder = None
+        """Collect the results of a fit in started processes, in place of those of the fit before it."""
+        results = self._spawn_results.take()
+        if results is not None:
+            self._findings, self._failed = results.get("findings", []), results.get("failed", False)
+            self._last, self._diagnosis = results.get("last"), results.get("diagnosis")
+            self._report_folder = results.get("report_folder")
 
     def _repr_html_(self) -> str:
         diagnosis = self.diagnosis()
@@ -199,8 +201,9 @@ class GradientExplosionMonitor(Callback):
         """Write a report of the run in progress as it is now, also of a healthy one.
 
         Returns:
-            The folder; None outside of a fit, or if ``report`` is False.
+            The folder; outside of a fit that of the last report; None if ``report`` is False.
         """
+        self._collect_spawned()
         return self._report_folder if self._run is None else self._run.report()
 
     # Lightning's hooks, in the order of a fit.
@@ -285,12 +288,12 @@ class GradientExplosionMonitor(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read deferred numbers, so that all that validation may look at is known."""
         if self._run is not None:
-            self._run.flush()
+            self._run.finish_deferred()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read deferred numbers at the end of an epoch."""
         if self._run is not None:
-            self._run.flush()
+            self._run.finish_deferred()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Log what was measured of the step that was interrupted."""
@@ -327,7 +330,15 @@ class GradientExplosionMonitor(Callback):
         try:
             self._state = run.state_dict()
             if runs_in_a_started_process(trainer) and trainer.local_rank == 0:
-                self._spawn_results.leave(self._findings)
+                self._spawn_results.leave(
+                    {
+                        "findings": self._findings,
+                        "failed": self._failed,
+                        "last": self._last,
+                        "diagnosis": self._diagnosis,
+                        "report_folder": self._report_folder,
+                    }
+                )
         except Exception:
             logger.exception("gradexplode: the state of the monitor is lost after this fit")
 

@@ -39,21 +39,42 @@ class SharedLoss:
     rank: int | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SharedStep:
+    """What all processes know of a step.
+
+    Args:
+        loss: The loss.
+        has_gradients: Whether any process has gradients.
+        notes: The note of each process.
+        packed: The further values of all, shape ``(processes, n)``.
+    """
+
+    loss: SharedLoss
+    has_gradients: bool
+    notes: tuple[int, ...]
+    packed: FloatArray
+
+
 class StepExchange:
     """Exchanges what each process measured of a step, until the monitor of one of them fails.
 
     Args:
         world: The processes of the run.
+
+    Attributes:
+        has_started: Whether a step was exchanged by `start` since this was set to False.
     """
 
     def __init__(self, world: ProcessGroup) -> None:
         self.world = world
+        self.has_started = False
         self._length = 0
         self._ended = False
 
     def exchange(
-        self, loss: float | None, batch_idx: int, has_gradients: bool, packed: FloatArray
-    ) -> tuple[SharedLoss, bool, FloatArray]:
+        self, loss: float | None, batch_idx: int, has_gradients: bool, packed: FloatArray, note: int = 0
+    ) -> SharedStep:
         """Send what this process measured of a step, and receive what all measured.
 
         Args:
@@ -61,21 +82,18 @@ class StepExchange:
             batch_idx: Index of its batch.
             has_gradients: Whether it has any gradient.
             packed: Further values, shape ``(n,)``, with the same ``n`` on every process.
-
-        Returns:
-            The loss of all processes, whether any process has gradients, and the further values of all, shape
-            ``(processes, n)``.
+            note: What else the others have to know, a number below 2^50.
 
         Raises:
             ProcessFailedError: The monitor of a process has failed.
         """
         self._length = len(packed)
         if self.world.size == 1:
-            return SharedLoss(loss, batch_idx), has_gradients, packed[None]
-        header = [0.0, math.nan if loss is None else loss, batch_idx, _flags(loss, has_gradients)]
+            return SharedStep(SharedLoss(loss, batch_idx), has_gradients, (note,), packed[None])
+        header = [0.0, math.nan if loss is None else loss, batch_idx, _flags(loss, has_gradients, note)]
         return self.finish(self.world.gather(np.concatenate([header, packed])), batch_idx)
 
-    def start(self, loss: Tensor | None, batch_idx: int, has_gradients: bool, packed: Tensor) -> Tensor:
+    def start(self, loss: Tensor | None, batch_idx: int, has_gradients: bool, packed: Tensor, note: int = 0) -> Tensor:
         """Send what this process measured of a step, without a wait for the device that it was measured on.
 
         Args:
@@ -83,21 +101,22 @@ class StepExchange:
             batch_idx: Index of its batch.
             has_gradients: Whether it has any gradient.
             packed: Further values, shape ``(n,)`` in float64, with the same ``n`` on every process.
+            note: As in `exchange`.
 
         Returns:
             What all processes sent, to be read and given to `finish`.
         """
-        self._length = len(packed)
+        self._length, self.has_started = len(packed), True
 
         def filled(value: float) -> Tensor:
             # A kernel with the value as its argument; a copy from the host would wait.
             return torch.full((1,), value, dtype=torch.float64, device=packed.device)
 
         own = filled(math.nan) if loss is None else loss.reshape(1).to(packed.device, torch.float64)
-        header = [filled(0.0), own, filled(batch_idx), filled(_flags(loss, has_gradients))]
+        header = [filled(0.0), own, filled(batch_idx), filled(_flags(loss, has_gradients, note))]
         return self.world.gather_tensor(torch.cat([*header, packed]))
 
-    def finish(self, gathered: FloatArray, batch_idx: int) -> tuple[SharedLoss, bool, FloatArray]:
+    def finish(self, gathered: FloatArray, batch_idx: int) -> SharedStep:
         """Return what all processes sent, as `exchange` does.
 
         Args:
@@ -109,8 +128,13 @@ class StepExchange:
         """
         gathered = gathered.reshape(self.world.size, -1)
         self._check(gathered)
-        has_gradients = bool((gathered[:, 3] >= 2).any())
-        return _shared_loss(gathered, batch_idx), has_gradients, gathered[:, _HEADER:]
+        flags = [int(flag) for flag in gathered[:, 3]]
+        return SharedStep(
+            _shared_loss(gathered, batch_idx),
+            any(flag & 2 for flag in flags),
+            tuple(flag >> 2 for flag in flags),
+            gathered[:, _HEADER:],
+        )
 
     def agree(self, values: FloatArray) -> FloatArray:
         """Return what each process has decided, shape ``(processes, n)``; a collective like `exchange`.
@@ -168,8 +192,8 @@ class StepExchange:
             raise ProcessFailedError(f"the monitor of rank {failed[0]} has failed")
 
 
-def _flags(loss: object, has_gradients: bool) -> float:
-    return 2.0 * has_gradients + (loss is None)
+def _flags(loss: object, has_gradients: bool, note: int) -> int:
+    return 4 * note + 2 * has_gradients + (loss is None)
 
 
 def _shared_loss(gathered: FloatArray, batch_idx: int) -> SharedLoss:

@@ -7,7 +7,6 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from types import MappingProxyType
 from typing import Any
@@ -41,6 +40,7 @@ class AfterUpdate:
     def __init__(self, run: Components) -> None:
         self._run = run
         self.last: StepRecord | None = None
+        self._ended: list[StepRecord] = []
 
     def measure(self, step: Step) -> None:
         """Measure what the update of a step has changed."""
@@ -83,7 +83,7 @@ class AfterUpdate:
         """Set the loss of each optimizer's last step of a batch to what ``training_step`` returned."""
         tensor = self._run.loop.returned_loss(outputs)
         value = None if tensor is None else float(read([tensor])[0])
-        loss = self._run.exchange.exchange(value, batch_idx, False, np.zeros(0))[0]
+        loss = self._run.exchange.exchange(value, batch_idx, False, np.zeros(0)).loss
         for step in {step.state.index: step for step in steps}.values():
             step.loss, step.batch_idx, step.rank = loss.value, loss.batch_idx, loss.rank
 
@@ -92,14 +92,15 @@ class AfterUpdate:
         run, records = self._run, []
         for step in steps:
             record = step.record()
-            detectors = step.state.detectors
-            if run.is_distributed and run.agreement.is_needed(step) and not detectors.is_over(record):
-                detect = partial(detectors.proceed, record, step.decided_late)
-                findings = run.agreement.findings(detect, detectors)
+            if step.found is not None:
+                findings = run.agreement.counted(step.found[1])
+            elif run.is_distributed:
+                findings = run.find(step, record, is_over=True)
             else:
+                detectors = step.state.detectors
                 findings = detectors.proceed(record, step.decided_late)
-            if detectors.failures:
-                step.state.log_failures()
+                if detectors.failures:
+                    step.state.log_failures()
             if findings:
                 new = run.add_findings(step, findings)
                 run.evidence.add(step, new, run.log.incidents.began, before_update=False)
@@ -107,12 +108,21 @@ class AfterUpdate:
                     run.responses.respond(step, findings, before_update=False)
                 record = step.record()
             records.append(record)
-        records = self._freeze(steps, records)
+        self._ended += self._freeze(steps, records)
+
+    def end_batch(self, is_deferred: bool = False) -> None:
+        """Call the responses at the end of a batch, where no graph exists that they could destroy, and publish.
+
+        Args:
+            is_deferred: Whether the numbers of its step are not read yet.
+        """
+        run = self._run
+        records, self._ended = self._ended, []
         if run.acts:
-            run.responses.batch_ended(records)
+            run.responses.batch_ended(records, is_deferred)
         incidents = run.log.incidents
-        if steps and (incidents.began is None or not incidents.is_critical):
-            run.responses.check_averages(steps[-1].number)
+        if records and (incidents.began is None or not incidents.is_critical):
+            run.responses.check_averages(records[-1].step)
         if run.log.critical:
             run.reporter.publish(run.responses.attempts)
 

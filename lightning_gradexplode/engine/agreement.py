@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +16,7 @@ from lightning_gradexplode.clip import GuardedPolicy
 from lightning_gradexplode.detect.detector_set import DetectorSet
 from lightning_gradexplode.distributed.exchange import ProcessFailedError, StepExchange
 from lightning_gradexplode.distributed.process_group import ProcessGroup
+from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.records import Finding, Severity
 
@@ -26,7 +29,9 @@ class Agreement:
     """Makes all processes go by the same findings and thresholds, with one small collective for each.
 
     From equal numbers the package's own parts decide alike. Where a part may fail on one process only, there is a
-    collective wherever processes that decide differently would train different weights, or wait for one another.
+    collective wherever processes that decide differently would train different weights, or wait for one another. Of the
+    package's own detectors, those that are switched off are named in a note in the exchange of the next step, which
+    costs nothing; until then nothing may follow from what was found that leads to a collective.
 
     Args:
         exchange: The exchange between processes.
@@ -34,6 +39,7 @@ class Agreement:
 
     Attributes:
         on_policy: Whether the processes agree on what the clip policy does, at each step.
+        by_notes: Whether findings of steps that are read after their update are agreed on in the next exchange.
     """
 
     def __init__(self, exchange: StepExchange, arguments: Arguments) -> None:
@@ -44,6 +50,8 @@ class Agreement:
         self._has_own_detectors = not all(map(_is_own, arguments.detectors))
         self._acts = not all(response.only_warns for response in arguments.responses)
         self._several = several
+        self.by_notes = several and not self._has_own_detectors
+        self._off = 0
         self.on_policy = several and policy is not None and not _is_own(policy)
         self._is_logged = False
 
@@ -58,6 +66,65 @@ class Agreement:
             return False
         is_sharded = step.parameters.shards.copies is not None
         return self._has_own_detectors or ((self._acts or is_sharded) and not step.decided_late)
+
+    def note(self, measures_modules: bool) -> int:
+        """Return what the other processes have to know at a step: which detectors are off, and what is due here.
+
+        Args:
+            measures_modules: Whether error gradients of modules are measured, which is a collective.
+        """
+        return 2 * self._off + measures_modules
+
+    def record_failures(self, detectors: DetectorSet) -> None:
+        """Record which detectors have been switched off, for the next `note`."""
+        if self.by_notes:
+            active = {detector.sign for detector in detectors.detectors}
+            self._off |= sum(1 << place for place, sign in enumerate(self._signs) if sign not in active)
+
+    def receive(self, notes: Sequence[int], states: Sequence[OptimizerState]) -> bool:
+        """Switch off the detectors that are off on another process.
+
+        Args:
+            notes: The notes of all processes.
+            states: The optimizers, with their detectors.
+
+        Returns:
+            Whether error gradients of modules are measured on all processes.
+        """
+        off = functools.reduce(operator.or_, notes) >> 1
+        if off != self._off:
+            self._off |= off
+            for state in states:
+                for detector in state.detectors.detectors:
+                    if self.is_off(detector.sign):
+                        state.detectors.switch_off(detector, "it failed on another process")
+                state.log_failures()
+        return all(note & 1 for note in notes)
+
+    @property
+    def needs_notes(self) -> bool:
+        """Whether the processes have to exchange their notes where no step follows soon."""
+        return self.by_notes and self._exchange.has_started
+
+    def exchange_notes(self, states: Sequence[OptimizerState]) -> None:
+        """Exchange the notes by themselves; a collective call where `needs_notes`."""
+        if self.needs_notes:
+            self._exchange.has_started = False
+            notes = self._exchange.agree(np.array([float(self.note(False))]))[:, 0]
+            self.receive([int(note) for note in notes], states)
+
+    def withdraw_notes(self) -> None:
+        """Participate in `exchange_notes` with the only message that the monitor of this process has failed."""
+        if self.needs_notes:
+            self._exchange.withdraw_from_agreement(1)
+
+    def is_off(self, sign: str) -> bool:
+        """Return whether the detector of a sign is off on any process, as far as it is known here."""
+        return bool(self._off) and sign in self._signs and bool(self._off >> self._signs.index(sign) & 1)
+
+    def counted(self, findings: Sequence[Finding]) -> Sequence[Finding]:
+        """Return the findings of those detectors that are not off on any process."""
+        return [one for one in findings if not self.is_off(one.sign)] if self._off else findings
 
     def findings(self, detect: Callable[[], list[Finding]], detectors: DetectorSet) -> list[Finding]:
         """Return the findings of a step that all processes have, each with the lowest severity that any has.

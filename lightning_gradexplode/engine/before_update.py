@@ -14,10 +14,11 @@ import torch
 
 from lightning_gradexplode.clip.apply import drop_gradients
 from lightning_gradexplode.detect import NonFiniteGradient
+from lightning_gradexplode.distributed.exchange import SharedStep
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step import Phase, Step
-from lightning_gradexplode.measure.gradients import GradientReading, norms_of
+from lightning_gradexplode.measure.gradients import norms_of
 from lightning_gradexplode.measure.norms import start_norms
 from lightning_gradexplode.measure.reading import PendingRead
 from lightning_gradexplode.records import Finding, StepRecord
@@ -96,7 +97,8 @@ class BeforeUpdate:
         except Exception:
             exchange.withdraw(packs_gradients=True)
             raise
-        gathered = exchange.start(loss, self.batch_idx, has_gradients, each)
+        note = self._run.agreement.note(self.module_gradients_due)
+        gathered = exchange.start(loss, self.batch_idx, has_gradients, each, note)
         if len(each):
             step.gathered_norms = gathered.view(exchange.world.size, -1)[:, -len(each) :]
         started = reading.gradients.start([gathered])
@@ -131,9 +133,10 @@ class BeforeUpdate:
         Returns:
             Whether any process has gradients.
         """
-        exchange, reading, shards = self._run.exchange, step.reading, step.parameters.shards
+        run, exchange, reading, shards = self._run, self._run.exchange, step.reading, step.parameters.shards
+        measures_modules = self.module_gradients_due
         if step.gathered is not None:
-            has_gradients = self._read_gathered(step, step.gathered)
+            has_gradients, measures_modules = self._read_gathered(step)
         else:
             try:
                 local, own_loss = reading.gradients.norms(step.gradients_intact), reading.loss
@@ -145,36 +148,49 @@ class BeforeUpdate:
                 raise
             has_gradients = reading.gradients.any
             step.loss, step.loss_scale = own_loss, scale
-            if self._run.is_distributed:
-                loss, has_gradients, gathered = exchange.exchange(
-                    own_loss, self.batch_idx, has_gradients, shards.packed_norms(local)
-                )
-                local = local if shards.copies is None else shards.unpacked_norms(gathered)
+            if run.is_distributed:
+                note = run.agreement.note(measures_modules)
+                shared = exchange.exchange(own_loss, self.batch_idx, has_gradients, shards.packed_norms(local), note)
+                measures_modules = run.agreement.receive(shared.notes, run.optimizers.states)
+                local = local if shards.copies is None else shards.unpacked_norms(shared.packed)
+                loss, has_gradients = shared.loss, shared.has_gradients
                 step.batch_idx, step.rank, step.loss = loss.batch_idx, loss.rank, loss.value
             step.set_gradient_norms(local)
         step.phase = Phase.MEASURED
-        if has_gradients and self.module_gradients_due:
-            step.module_gradients = self._run.module_gradients.take()
-            if self._run.is_automatic:
-                self._run.module_gradients.detach()
+        if has_gradients and measures_modules:
+            step.module_gradients = run.module_gradients.take()
+            if run.is_automatic:
+                run.module_gradients.detach()
         return has_gradients
 
-    def _read_gathered(self, step: Step, pending: GradientReading | PendingRead) -> bool:
+    def receive(self, step: Step) -> tuple[SharedStep, bool]:
+        """Read what the processes have exchanged of a step on their devices.
+
+        Returns:
+            That, and whether error gradients of modules are measured on all of them.
+        """
+        pending, run = step.gathered, self._run
+        assert pending is not None
+        values = pending.values() if isinstance(pending, PendingRead) else pending.more
+        shared = run.exchange.finish(values, step.batch_idx)
+        return shared, run.agreement.receive(shared.notes, run.optimizers.states)
+
+    def _read_gathered(self, step: Step) -> tuple[bool, bool]:
         """Read the numbers of a step that the processes have exchanged on their devices.
 
         Returns:
-            Whether any process has gradients.
+            Whether any process has gradients, and whether error gradients of modules are measured on all.
         """
-        exchange, reading, shards = self._run.exchange, step.reading, step.parameters.shards
-        values = pending.values() if isinstance(pending, PendingRead) else pending.more
-        loss, has_gradients, gathered = exchange.finish(values, step.batch_idx)
+        reading, shards = step.reading, step.parameters.shards
+        shared, measures_modules = self.receive(step)
+        loss = shared.loss
         step.batch_idx, step.rank, step.loss = loss.batch_idx, loss.rank, loss.value
         step.loss_scale, step.scale = reading.scale, reading.scale_in_memory
-        norms = None if shards.copies is None else shards.finite_norms(gathered)
+        norms = None if shards.copies is None else shards.finite_norms(shared.packed)
         if norms is None:  # elements that are not finite are counted, by all processes together
             norms = shards.norms(reading.gradients.norms(step.gradients_intact))
         step.set_gradient_norms(norms)
-        return has_gradients
+        return shared.has_gradients, measures_modules
 
     def prepare_update(self, step: Step) -> None:
         """Decide about a step, and prepare its update: clip the gradients, or remove them to hold it back.
@@ -245,32 +261,35 @@ class BeforeUpdate:
         run, state = self._run, step.state
         algorithm = step.clip_algorithm if state.policy is None else state.policy.algorithm
         by_value = algorithm == "value"
-        if state.detectors.wants_start:
-            step.measure_start()
-        if step.scalars_due or by_value:
-            step.measure_gradients(by_value)
+        if step.found is None:
+            if state.detectors.wants_start:
+                step.measure_start()
+            if step.scalars_due or by_value:
+                step.measure_gradients(by_value)
         record = step.record()
         findings = self._findings(step, record, before_update, by_value)
         if step.histograms_due or self.module_gradients_due:  # a report compares with the run's first step
             step.measure_gradient_histograms()
-        if state.policy is not None:
-            run.clipper.set_threshold(step, step.record() if findings else record)
-        if algorithm is not None:
-            run.clipper.set_clip_rate(step)
+        if algorithm is not None and step.found is None:
+            self._set_clip_value(step, step.record() if findings else record)
         step.phase = Phase.DECIDED  # a response may raise
         if run.acts or findings:
             run.responses.respond(step, findings, before_update)
 
     def _findings(self, step: Step, record: StepRecord, before_update: bool, by_value: bool) -> Sequence[Finding]:
         """Detect what a step's loss and gradients show, and collect the evidence of it."""
-        run, detectors = self._run, step.state.detectors
+        run = self._run
         shared_rank = None if record.rank is None else run.evidence.shared_rank(record)
-        if run.is_distributed and run.agreement.is_needed(step):
-            findings = run.agreement.findings(lambda: detectors.begin(record), detectors)
+        findings: Sequence[Finding]
+        if step.found is not None:
+            findings = run.agreement.counted(step.found[0])
+        elif run.is_distributed:
+            findings = run.find(step, record)
         else:
+            detectors = step.state.detectors
             findings = detectors.begin(record)
-        if detectors.failures:
-            step.state.log_failures()
+            if detectors.failures:
+                step.state.log_failures()
         if findings:
             try:
                 self._add_findings(step, findings, before_update, by_value)
@@ -283,26 +302,44 @@ class BeforeUpdate:
         return findings
 
     def resolve(self, step: Step) -> bool:
-        """Read and decide a step whose optimizer has stepped already.
+        """Read the numbers of a step whose optimizer has stepped already, and detect what they show.
 
         Returns:
             Whether any process has gradients; else it is no step.
         """
+        run = self._run
         step.decided_late = True
         step.gradients_intact = step.reading.gradients.holds(step.parameters)
         may_be_clipped = self._run.clipper.changes_gradients(step)
         step.state.changes_gradients |= not step.gradients_intact and not may_be_clipped
         if not self.read(step):
             return False
-        held_back = step.is_guarded and step.grad_norm is not None and not math.isfinite(step.grad_norm)
-        if held_back:
+        if step.is_guarded and step.grad_norm is not None and not math.isfinite(step.grad_norm):
             step.update_taken = False
-        self.decide(step, before_update=held_back)
+        if step.parameters.shards.copies is not None and step.update_taken:
+            step.measure_weights()  # a collective, for which no process may wait whose detectors have failed
+        step.measure_gradients(clips_by_value=False)
+        record = step.record()
+        before = run.find(step, record)
+        if before and run.deferred.waits_for_effects and step.parameters.shards.copies is None:  # else a collective
+            step.scalars_due = True  # once something follows from it, the gradients are others
+            step.measure_gradients(clips_by_value=False)
+        self._set_clip_value(step, record)
         if step.scalars_due and not may_be_clipped:
             step.set_unclipped()
-        if step.parameters.shards.copies is not None and step.update_taken:
-            step.measure_weights()  # a collective, for which no process may wait that has failed before the exchange
+        step.found = before, run.find(step, step.record(), is_over=True)
         return True
+
+    def act(self, step: Step) -> None:
+        """Log and respond to what was found before the update of a step that is resolved."""
+        self.decide(step, before_update=step.is_guarded and not step.update_taken)
+
+    def _set_clip_value(self, step: Step, record: StepRecord) -> None:
+        """Determine the clip value of a step, and the share of recent steps that were clipped."""
+        if step.state.policy is not None:
+            self._run.clipper.set_threshold(step, record)
+        if step.clip_algorithm is not None:
+            self._run.clipper.set_clip_rate(step)
 
     def _add_findings(
         self, step: Step, findings: Sequence[Finding], before_update: bool, by_value: bool = False

@@ -23,7 +23,7 @@ from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.loggers import LoggerCollection
 from lightning_gradexplode.loggers.console import Console
 from lightning_gradexplode.measure.module_gradients import ModuleGradientProbe
-from lightning_gradexplode.records import Finding, Severity
+from lightning_gradexplode.records import Finding, Severity, StepRecord
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,7 +117,7 @@ class Components:
             schedule=LoggingSchedule(*arguments.intervals(loop.log_every_n_steps), loop.first_step),
             window=AccumulationWindow(loop),
             clipper=GradientClipper(loop, clips, agreement),
-            deferred=DeferredSteps(loop),
+            deferred=DeferredSteps(loop, bool(acting), agreement.by_notes),
             # In a loop of the user's own the gradients are measured right before the step.
             guard=DeviceGuard(loop.may_change_gradients and not loop.counts_end_of_backward),
             responses=ResponseRunner(loop, arguments.responses, optimizers.states),
@@ -128,6 +128,28 @@ class Components:
             reporter=IncidentReporter(loop, reports, log, evidence, loggers, console, acting),
             module_gradients=ModuleGradientProbe(loop.module, loop.process_group),
         )
+
+    def find(self, step: Step, record: StepRecord, is_over: bool = False) -> list[Finding]:
+        """Return what the detectors find at a step, on all processes alike where something follows from it at once.
+
+        Args:
+            step: The step.
+            record: What is known of it.
+            is_over: Whether that is all, its update included.
+        """
+        agreement, detectors = self.agreement, step.state.detectors
+        if self.is_distributed and agreement.is_needed(step) and not (is_over and detectors.is_over(record)):
+            findings = agreement.findings(
+                lambda: detectors.proceed(record, step.decided_late) if is_over else detectors.begin(record), detectors
+            )
+        elif is_over:
+            findings = detectors.proceed(record, step.decided_late)
+        else:
+            findings = detectors.begin(record)
+        if detectors.failures:
+            agreement.record_failures(detectors)
+            step.state.log_failures()
+        return findings
 
     def add_findings(self, step: Step, findings: Sequence[Finding]) -> Sequence[Finding]:
         """Keep and log a step's findings, and make everything due where one of them is new.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lightning_gradexplode.engine.agreement import Agreement
 from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.parameters import ParameterSet
@@ -21,17 +22,28 @@ class DeferredSteps:
 
     What is decided here is the same on every process.
 
+    Once the numbers of a step are read, and something was found in them that a response acts on, the step is held on
+    until no graph of a forward pass exists that a response could destroy: until the next update, or the end of its
+    batch. With several processes each step is held until the next exchange, which tells whether all detectors work.
+
     Args:
         loop: The training loop.
+        acts: Whether a response may change the run.
+        by_notes: Whether findings are agreed on in the next exchange.
 
     Attributes:
         is_possible: Whether any step of the run can be deferred.
+        waits_for_effects: Whether what is found has no consequences at once.
         batches: The steps that are held, by batch, oldest first.
+        detected: Those of which the numbers are read, but that had no consequences yet.
     """
 
-    def __init__(self, loop: TrainingLoop) -> None:
+    def __init__(self, loop: TrainingLoop, acts: bool, by_notes: bool) -> None:
         self.is_possible = loop.is_automatic
+        self.waits_for_effects = acts or by_notes
+        self._by_notes = by_notes
         self.batches: list[Sequence[Step]] = []
+        self.detected: list[Sequence[Step]] = []
 
     def accepts(self, step: Step, may_be_clipped: bool) -> bool:
         """Return whether the numbers of a step can be read after its update.
@@ -61,7 +73,23 @@ class DeferredSteps:
                 step.inputs = None
         self.batches.append(steps)
 
+    def has_to_wait(self, steps: Sequence[Step]) -> bool:
+        """Return whether the consequences of steps that are resolved have to wait."""
+        found_any = any(found for step in steps for found in step.found or ())
+        return self._by_notes or (self.waits_for_effects and found_any)
+
+    def hold(self, steps: Sequence[Step]) -> None:
+        """Hold the steps of a batch, whose numbers are read, until what was found can have consequences."""
+        for step in steps:
+            step.gradients_intact = False  # they are those of a later step then
+        self.detected.append(steps)
+
     def take(self) -> list[Sequence[Step]]:
-        """Remove and return the steps that are held, by batch, oldest first."""
+        """Remove and return the steps whose numbers are not read, by batch, oldest first."""
         batches, self.batches = self.batches, []
         return batches
+
+    def found_any(self, agreement: Agreement) -> bool:
+        """Return whether something was found in steps that had no consequences yet, by detectors that still count."""
+        held = (found for steps in self.detected for step in steps for found in step.found or ())
+        return any(agreement.counted(found) for found in held)

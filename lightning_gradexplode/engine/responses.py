@@ -110,29 +110,31 @@ class ResponseRunner:
         """Undo what `step_begins` prepared."""
         self._chain.step_ended(optimizer)
 
-    def batch_ended(self, records: Sequence[StepRecord]) -> None:
-        """Call the responses at the end of a batch in which an optimizer stepped or was held back."""
-        if not records:
+    def batch_ended(self, records: Sequence[StepRecord], is_deferred: bool) -> None:
+        """Call the responses at the end of a batch.
+
+        Args:
+            records: The steps that have become known in it, in which an optimizer stepped or was held back.
+            is_deferred: Whether there is a step that is not known yet.
+        """
+        if not records and not is_deferred:
             return
-        run = self._context(records[-1])
-        run.severity = max(record.severity for record in records)
-        self._keep_buffers(run, records)
-        if self._chain.uses_batch_end:
+        run = None
+        if records:
+            run = self._context(records[-1])
+            run.severity = max(record.severity for record in records)
+        if self._chain.has_remedy:
+            left_out, self._held_back = self._held_back, False
+            if run is not None and (left_out or any(record.update_taken is False for record in records)):
+                # Here, and not before the update: a graph that is kept may need the tensors as they are.
+                nothing: tuple[list[str], list[str]] = [], []
+                self._chain.log_buffers(run, *self._buffers_guard.call(self._buffers.restore, otherwise=nothing))
+            self._buffers_guard.call(self._buffers.update, is_deferred, otherwise=None)
+        if run is not None and self._chain.uses_batch_end:
             self._chain.batch_ended(run)
 
-    def _keep_buffers(self, run: ResponseContext, records: Sequence[StepRecord]) -> None:
-        """Copy the buffers; where an update was left out, restore those that are not finite before."""
-        if not self._chain.has_remedy:
-            return
-        left_out, self._held_back = self._held_back, False
-        if left_out or any(record.update_taken is False for record in records):
-            # Here, and not before the update: a graph that is kept may need the tensors as they are.
-            nothing: tuple[list[str], list[str]] = [], []
-            self._chain.log_buffers(run, *self._buffers_guard.call(self._buffers.restore, otherwise=nothing))
-        self._buffers_guard.call(self._buffers.update, otherwise=None)
-
     def check_averages(self, step: int, now: bool = False) -> None:
-        """Log running averages that are not finite, and restore them where a response acts.
+        """Log buffers that training changes and that are not finite, and restore them where a response acts.
 
         Args:
             step: The step that has ended.
@@ -145,7 +147,7 @@ class ResponseRunner:
         is_restored = acts and self._averages_guard.call(self._averages.restore, otherwise=False)
         if self._loop.is_main_process and self._repeats.is_due(f"averages {is_restored}", 3 if is_restored else 1):
             logger.warning(
-                "gradexplode at step %d: running averages are not finite: %s; %s",
+                "gradexplode at step %d: buffers that training changes are not finite: %s; %s",
                 step,
                 few(names),
                 "they are restored from the last finite ones"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ class TrainingRun:
         self._unseen = UnseenSteps(loop) if loop.may_step_unseen else None
         self._clips = arguments.clip is not None
         self._open: Step | None = None
-        self._inside_step = False
+        self._in_batch = self._inside_step = False
         self._announced: Optimizer | None = None
         self._stepped: list[Step] = []
         self._load(state)
@@ -115,6 +115,7 @@ class TrainingRun:
         """Begin a batch."""
         run, number = self._run, self._loop.step
         self._before.batch_idx, self._announced, self._inside_step = batch_idx, None, False
+        self._in_batch = True
         run.optimizers.refresh()
         scalars_due, histograms_due = run.schedule.due(number)
         due = histograms_due or (run.schedule.has_histograms and run.optimizers.are_new)
@@ -194,12 +195,20 @@ class TrainingRun:
             self._flush()
         if run.responses.adds_gradients and (not run.is_automatic or run.counts_end_of_backward):
             run.responses.gradients_ready(state.optimizer, self._before.batch_idx)
+        if run.deferred.detected and not run.agreement.by_notes:
+            self._settle()
         step = self._before.collect(state)
+        if step.gathered is not None and run.deferred.found_any(run.agreement):
+            self._before.receive(step)
+            if run.deferred.found_any(run.agreement):  # on all processes then
+                self._settle()
         if not step.parameters.on_host and self._before.can_wait(step):
             if step.reading.gradients.any or step.gathered is not None:  # another process may have gradients
                 self._before.start_update(step)
                 self._open = step
         elif self._before.read(step):
+            if run.deferred.detected:
+                self._settle()
             self._open = step
             self._before.prepare_update(step)
 
@@ -252,6 +261,7 @@ class TrainingRun:
         Raises:
             ExplosionError: The run explodes and a response raises it.
         """
+        self._in_batch = False
         if self._before.module_gradients_due:
             self._run.module_gradients.detach()
         if self._open is not None:
@@ -264,17 +274,33 @@ class TrainingRun:
         self._run.evidence.inputs = None
         if any(map(_scalars_due, steps)):
             self._after.set_logged_scalars(steps)
-        if Phase.COLLECTING in map(_phase, steps):
-            self._run.deferred.add(steps)
+        deferred, agreement = self._run.deferred, self._run.agreement
+        is_deferred = Phase.COLLECTING in map(_phase, steps)
+        if is_deferred:
+            deferred.add(steps)
         else:
+            if deferred.detected and not agreement.by_notes:
+                self._settle()
             self._after.finish(steps)
-        if self._run.deferred.batches and self._loop.is_last_batch:
-            self._flush()
+        is_any = deferred.batches or deferred.detected or (agreement.by_notes and agreement.needs_notes)
+        if is_any and self._loop.is_last_batch:
+            self._finish_deferred()
+            is_deferred = False
+        self._after.end_batch(is_deferred)
 
     @never_fatal
     def flush(self) -> None:
-        """Finish the step whose numbers were deferred, if there is one."""
+        """Read the numbers that were deferred; within a batch what was found has consequences at the next update."""
         self._flush()
+        if not self._in_batch and not self._run.agreement.by_notes:
+            self._settle()
+            self._after.end_batch()
+
+    @never_fatal
+    def finish_deferred(self) -> None:
+        """Finish the steps whose numbers were deferred, between two batches; a collective call."""
+        self._finish_deferred()
+        self._after.end_batch()
 
     @never_fatal
     def aborted(self) -> None:
@@ -288,14 +314,17 @@ class TrainingRun:
             self._open.phase = Phase.DECIDED
         if is_alone:
             self._flush()
+            self._settle()
         else:
             self._run.deferred.take()
+            self._settle_alone()
         if self._open is not None:
             self._close(self._open)
         steps, self._stepped = self._stepped, []
         for step in steps:
             if step.phase is Phase.COLLECTING and is_alone:
                 self._before.resolve(step)
+                self._before.act(step)
         self._after.freeze([step for step in steps if step.phase is not Phase.COLLECTING])
         run = self._run
         run.reporter.publish(run.responses.attempts)
@@ -338,10 +367,50 @@ class TrainingRun:
         self._open = None
 
     def _flush(self) -> None:
-        for steps in self._run.deferred.take():
-            self._after.finish(
-                [step for step in steps if step.phase is not Phase.COLLECTING or self._before.resolve(step)]
-            )
+        """Read and detect the steps whose numbers were deferred; those of before are agreed on by that."""
+        deferred = self._run.deferred
+        for steps in deferred.take():
+            steps = [step for step in steps if step.phase is not Phase.COLLECTING or self._before.resolve(step)]
+            if self._run.agreement.by_notes:
+                self._settle()
+            if deferred.has_to_wait(steps):
+                deferred.hold(steps)
+            else:
+                self._finish(steps)
+
+    def _settle(self) -> None:
+        """Finish the steps whose numbers are read, with all consequences."""
+        deferred = self._run.deferred
+        batches, deferred.detected = deferred.detected, []
+        for steps in batches:
+            self._finish(steps)
+
+    def _finish(self, steps: Sequence[Step]) -> None:
+        for step in steps:
+            if step.found is not None:
+                self._before.act(step)
+        self._after.finish(steps)
+
+    def _finish_deferred(self) -> None:
+        agreement = self._run.agreement
+        try:
+            self._flush()
+        except Exception:
+            agreement.withdraw_notes()  # the other processes wait for this one
+            raise
+        agreement.exchange_notes(self._run.optimizers.states)
+        self._settle()
+
+    def _settle_alone(self) -> None:
+        """Keep the steps whose numbers are read, and what was found in them, without any other consequence."""
+        deferred = self._run.deferred
+        batches, deferred.detected = deferred.detected, []
+        for steps in batches:
+            for step in steps:
+                for found in step.found or ():
+                    self._run.log.add(found)
+                    step.add_findings(found)
+            self._after.freeze(steps)
 
     # End and failure.
 
@@ -362,6 +431,8 @@ class TrainingRun:
             self._run.exchange.withdraw(packs_gradients=True)
         elif call == "batch_ended" and not self._run.is_automatic:
             self._run.exchange.withdraw(packs_gradients=False)
+        elif call == "finish_deferred" or (call == "batch_ended" and self._loop.is_last_batch):
+            self._run.agreement.withdraw_notes()
 
     def _release(self) -> None:
         """Restore the training loop, but for the hooks of optimizers, which one of them may be calling now."""
@@ -369,6 +440,7 @@ class TrainingRun:
             self._released = True
             run = self._run
             self._restore(
+                self._settle_alone,
                 self._check_averages,
                 run.responses.close,
                 run.module_gradients.detach,

@@ -67,6 +67,7 @@ class Step:
         is_guarded: Whether the optimizer leaves the update out by itself if it is not finite.
         inputs: What is needed to compute it again, None where it cannot be.
         decided_late: Whether the optimizer had stepped before the numbers were read.
+        found: What was found before and after its update, where it was detected earlier than it has consequences.
     """
 
     # Fields of the record, set as they become known. Mappings are read-only: a record is handed to users' own parts.
@@ -122,6 +123,7 @@ class Step:
         self.evaluations = 1
         self.gradients_intact = True
         self.decided_late = False
+        self.found: tuple[Sequence[Finding], Sequence[Finding]] | None = None
         self.gathered: GradientReading | PendingRead | None = None
         self.gathered_norms: Tensor | None = None
         self.device_clip: tuple[Tensor, Tensor] | None = None
@@ -131,6 +133,11 @@ class Step:
         self._has_details = False
 
     # What is known so far.
+
+    @property
+    def is_late(self) -> bool:
+        """Whether its numbers are read after its update."""
+        return self.decided_late or self.phase is Phase.COLLECTING
 
     def record(self) -> StepRecord:
         """Return what is known of the step as a frozen record, whose arrays cannot be written to."""
@@ -259,7 +266,7 @@ class Step:
         if self._weights_before is not None:
             self._measure_weight_change(self._weights_before)
             self._weights_before = None
-        elif detectors.expects_weights if self.phase is Phase.COLLECTING else detectors.wants_weights:
+        elif detectors.expects_weights if self.is_late else detectors.wants_weights:
             self._set_weights(norms_of(self.parameters, self.parameters.tensors))
 
     def _measure_weight_change(self, before: WeightCopy | WeightSample) -> None:

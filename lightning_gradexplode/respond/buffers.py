@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lightning_gradexplode.distributed.shard_layout import local_part
+from lightning_gradexplode.distributed.shard_layout import local_part, version_of
 from lightning_gradexplode.measure.reading import PendingRead
 
 INTERVAL = 16
@@ -35,6 +36,7 @@ class BufferCopies:
     def __init__(self, module: nn.Module) -> None:
         self._module = module
         self._copies: dict[Place, Tensor] = {}
+        self._older: dict[Place, Tensor] = {}
         self._finite: dict[Place, bool] = {}
         self._is_settled = False
 
@@ -48,11 +50,18 @@ class BufferCopies:
 
     def clear(self) -> None:
         """Drop all copies."""
-        self._copies, self._finite = {}, {}
+        self._copies, self._older, self._finite = {}, {}, {}
 
-    def update(self) -> None:
-        """Copy the buffers, at the end of a step."""
+    def update(self, keeps_last: bool = False) -> None:
+        """Copy the buffers, at the end of a step.
+
+        Args:
+            keeps_last: Whether the copies of the step before are kept too, since it is not known yet whether this step
+                has left the buffers finite.
+        """
         with torch.no_grad():
+            if keeps_last and self._is_settled:
+                self._copies, self._older = self._older or _cloned(self._copies), self._copies
             if not self._is_settled:
                 self._is_settled = True
                 self._copies = {place: copy for place, copy in self._copies.items() if _changes(place, copy)}
@@ -77,27 +86,40 @@ class BufferCopies:
         lost: list[str] = []
         with torch.no_grad():
             places = _places(self._module)
-            bad = [place for place in places if not is_finite(_tensor(place)) and self._is_wrong(place)]
+            bad = [place for place in places if self._is_spoiled(place, local_part(_tensor(place)))]
             for module in dict.fromkeys(module for module, _, _ in bad):
-                for place in places:
-                    if place[0] is module and place in self._copies:
-                        _restore(_tensor(place), self._copies[place])
+                copies = self._finite_copies([place for place in places if place[0] is module])
+                for place, copy in copies.items():
+                    _restore(_tensor(place), copy)
             for place in bad:
                 (restored if is_finite(_tensor(place)) else lost).append(_name(place))
         return restored, lost
 
-    def _is_wrong(self, place: Place) -> bool:
-        """Return whether a buffer should be finite: not a mask of infinities, there at the start or made later."""
+    def _finite_copies(self, places: list[Place]) -> dict[Place, Tensor]:
+        """Return the last copies of the buffers of a module that were finite where they should be."""
+        for copies in (self._copies, self._older):
+            known = {place: copies[place] for place in places if place in copies}
+            if not any(self._is_spoiled(place, copy) for place, copy in known.items()):
+                return known
+        return {}
+
+    def _is_spoiled(self, place: Place, tensor: Tensor) -> bool:
+        """Return whether a buffer is not finite but should be: not a mask of infinities, of the start or made later."""
+        if is_finite(tensor):
+            return False
         is_average = hasattr(place[0], "running_mean")
-        return self._finite.get(place, is_average or bool(torch.isnan(local_part(_tensor(place))).any()))
+        return self._finite.get(place, is_average or bool(torch.isnan(tensor).any()))
 
 
 class RunningAverages:
-    """Finds running averages of normalization that are not finite, although loss and gradients may be.
+    """Finds buffers that training changes and that are not finite, although loss and gradients may be.
 
-    In training a layer divides by the deviation of the batch, so that an average which has overflowed shows in
-    validation first, and stays infinite for ever. The averages are looked at every `INTERVAL` steps. They are copied
-    then where they may be restored, and a copy counts once it is known to be finite.
+    In training a normalization divides by the deviation of the batch, so that a running average which has overflowed
+    shows in validation first, and stays infinite for ever. The buffers are looked at every `INTERVAL` steps. They are
+    copied then where they may be restored, and a copy counts once it is known to be finite.
+
+    Besides running averages, these are the buffers that were written to between two looks. Of them, NaN counts and what
+    is infinite in part, in a buffer that was finite before: a value that is reset to infinity is meant.
 
     Args:
         module: The network.
@@ -106,12 +128,16 @@ class RunningAverages:
     def __init__(self, module: nn.Module) -> None:
         self._module = module
         self._steps = 0
+        self._seen: dict[Place, tuple[int, int]] = {}
+        self._written: set[Place] = set()
+        self._finite_once: set[Place] = set()
+        self._looked_at: list[Place] = []
         self._known: dict[Place, Tensor] = {}
         self._new: dict[Place, Tensor] = {}
         self._pending: PendingRead | None = None
 
     def look(self, copies: bool, now: bool = False) -> list[str]:
-        """Check the averages if they are due, at the end of a step.
+        """Check the buffers if they are due, at the end of a step.
 
         On an accelerator their norms are read at the next time, by when they have arrived.
 
@@ -126,43 +152,69 @@ class RunningAverages:
         if not now and self._steps % INTERVAL:
             return []
         with torch.no_grad():
-            places = self._places()
-            if not places:
-                return []
             if self._pending is not None and self._arrived():
                 return self._names()
+            places = [place for place in _places(self._module) if _is_average(place) or self._is_written(place)]
+            if not places:
+                return []
             tensors = [local_part(_tensor(place)) for place in places]
             self._new = {place: one.clone() for place, one in zip(places, tensors, strict=True)} if copies else {}
-            self._pending = PendingRead(torch._foreach_norm(tensors))
+            self._looked_at, self._pending = places, PendingRead(torch._foreach_norm(tensors))
             return self._names() if (now or self._pending.is_there) and self._arrived() else []
 
     def restore(self) -> bool:
-        """Restore the averages from the last copy that was finite, and return whether there is one of each."""
+        """Restore the modules of the lost buffers from copies that were finite, and return whether there is one of all.
+
+        To be called where `look` has named any.
+        """
         with torch.no_grad():
-            places = self._places()
-            for place in places:
-                if place in self._known:
-                    _restore(_tensor(place), self._known[place])
-            return all(is_finite(_tensor(place)) for place in places)
+            lost = [place for place in self._looked_at if self._is_lost(place)]
+            modules = {module for module, _, _ in lost}
+            for place, copy in self._known.items():
+                if place[0] in modules:
+                    _restore(_tensor(place), copy)
+            return all(is_finite(_tensor(place)) for place in lost)
 
     def clear(self) -> None:
         """Drop all copies."""
         self._known, self._new, self._pending = {}, {}, None
 
+    def _is_written(self, place: Place) -> bool:
+        """Return whether a buffer of floating point was written to, or replaced, since it was first looked at."""
+        tensor = _tensor(place)
+        if place not in self._written and tensor.is_floating_point():
+            now = id(tensor), version_of(tensor)
+            if self._seen.setdefault(place, now) != now:
+                self._written.add(place)
+        return place in self._written
+
     def _arrived(self) -> bool:
         """Read the norms of the last look, and return whether one is not finite."""
         assert self._pending is not None
-        is_finite = bool(np.isfinite(self._pending.values()).all())
-        if is_finite:
+        finite = np.isfinite(self._pending.values())
+        self._finite_once.update(itertools.compress(self._looked_at, finite))
+        if finite.all():
             self._known = self._new
         self._new, self._pending = {}, None
-        return not is_finite
+        return not finite.all()
 
     def _names(self) -> list[str]:
-        return [_name(place) for place in self._places() if not is_finite(_tensor(place))]
+        return [_name(place) for place in self._looked_at if self._is_lost(place)]
 
-    def _places(self) -> list[Place]:
-        return [place for place in _places(self._module) if place[2] in ("running_mean", "running_var")]
+    def _is_lost(self, place: Place) -> bool:
+        tensor = local_part(_tensor(place))
+        if is_finite(tensor):
+            return False
+        is_partial = bool(torch.isnan(tensor).any()) or not bool(torch.isinf(tensor).all())
+        return _is_average(place) or (is_partial and place in self._finite_once)
+
+
+def _is_average(place: Place) -> bool:
+    return place[2] in ("running_mean", "running_var")
+
+
+def _cloned(copies: dict[Place, Tensor]) -> dict[Place, Tensor]:
+    return {place: copy.clone() for place, copy in copies.items()}
 
 
 def _places(module: nn.Module) -> list[Place]:

@@ -40,6 +40,7 @@ class ResponseChain:
     def __init__(self, responses: Sequence[Response]) -> None:
         self.responses = tuple(responses)
         self.has_remedy = any(one.is_remedy for one in responses)
+        self._only_warns = all(one.only_warns for one in responses)
         self.log = ActionLog()
         self._place = 0
         self._guards = self._new_guards()
@@ -168,6 +169,8 @@ class ResponseChain:
         guard = self._guards[place]
         run.response = guard.name
         acted = guard.call(_respond, self.responses[place], tuple(findings), run, otherwise=False)
+        if self._only_warns:  # what one process does is of no consequence, and findings may differ
+            return acted
         flags = run.on_all_processes(guard.is_off, acted, run.update_is_held_back)
         failed, acted, held_back = (any(column) for column in zip(*flags, strict=True))
         if held_back:

@@ -26,9 +26,10 @@ def sent_by(loss: float | None, batch_idx: int = 0, has_gradients: bool = True) 
 
 def test_a_single_process_agrees_with_itself() -> None:
     """Alone, the loss is the own one, and what is packed comes back."""
-    loss, has_gradients, packed = StepExchange(ALONE).exchange(2.5, 7, True, np.array([1.0, 2.0]))
-    assert (loss.value, loss.batch_idx, loss.rank, has_gradients) == (2.5, 7, None, True)
-    assert packed.tolist() == [[1.0, 2.0]]
+    shared = StepExchange(ALONE).exchange(2.5, 7, True, np.array([1.0, 2.0]), note=3)
+    loss = shared.loss
+    assert (loss.value, loss.batch_idx, loss.rank, shared.has_gradients, shared.notes) == (2.5, 7, None, True, (3,))
+    assert shared.packed.tolist() == [[1.0, 2.0]]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_a_single_process_agrees_with_itself() -> None:
 def test_the_loss_of_all_processes(losses: list[float | None], value: float | None, rank: int | None) -> None:
     """The loss is the mean of those there are, or the first one that is not finite, with its process and batch."""
     other, mine = losses
-    loss, _, _ = StepExchange(RecordedProcesses(sent_by(other, batch_idx=5))).exchange(mine, 9, True, np.zeros(0))
+    loss = StepExchange(RecordedProcesses(sent_by(other, batch_idx=5))).exchange(mine, 9, True, np.zeros(0)).loss
     assert loss.value == (value if value is None else pytest.approx(value, nan_ok=True))
     assert loss.rank == rank
     if rank is not None:
@@ -58,10 +59,20 @@ def test_the_loss_of_all_processes(losses: list[float | None], value: float | No
 @pytest.mark.parametrize("other", [True, False])
 def test_gradients_anywhere_count_for_all(mine: bool, other: bool) -> None:
     """All processes come to the same answer to whether there are gradients at all."""
-    _, has_gradients, _ = StepExchange(RecordedProcesses(sent_by(1.0, has_gradients=other))).exchange(
-        1.0, 0, mine, np.zeros(0)
-    )
-    assert has_gradients == (mine or other)
+    elsewhere = RecordedProcesses(sent_by(1.0, has_gradients=other))
+    assert StepExchange(elsewhere).exchange(1.0, 0, mine, np.zeros(0)).has_gradients == (mine or other)
+
+
+@pytest.mark.parametrize("has_loss", [True, False])
+def test_notes_of_all_processes_arrive(has_loss: bool) -> None:
+    """They travel with the flags of a step, on the host and from a device, whatever else the flags say."""
+    other = RecordedProcesses(np.zeros(4))
+    StepExchange(other).exchange(1.0 if has_loss else None, 0, True, np.zeros(0), note=2**40 + 1)
+    world = RecordedProcesses(other.sent[0])
+    assert StepExchange(world).exchange(1.0, 0, False, np.zeros(0), note=6).notes == (2**40 + 1, 6)
+    exchange = StepExchange(RecordedProcesses(other.sent[0]))
+    gathered = exchange.start(None, 0, False, torch.zeros(0, dtype=torch.float64), note=5)
+    assert exchange.finish(gathered.numpy(), 0).notes == (2**40 + 1, 5)
 
 
 def test_a_failure_elsewhere_is_heard() -> None:
@@ -83,10 +94,10 @@ def test_a_message_of_many_processes_is_small(parameters: int, ranks: int) -> No
     packed = torch.full((parameters,), 4.0, dtype=torch.float64)
     gathered = exchange.start(torch.tensor(float(ranks - 1)), 5, True, packed)
     assert [len(message) for message in world.sent] == [4 + parameters]
-    loss, has_gradients, norms = exchange.finish(gathered.numpy(), 5)
-    assert (loss.value, loss.rank, has_gradients) == ((ranks - 1) / 2, None, True)
-    assert norms.shape == (ranks, parameters)
-    combined = ShardLayout(world, np.ones(parameters)).finite_norms(norms)
+    shared = exchange.finish(gathered.numpy(), 5)
+    assert (shared.loss.value, shared.loss.rank, shared.has_gradients) == ((ranks - 1) / 2, None, True)
+    assert shared.packed.shape == (ranks, parameters)
+    combined = ShardLayout(world, np.ones(parameters)).finite_norms(shared.packed)
     assert combined is not None
     assert combined.each == pytest.approx((9.0 * (ranks - 1) + 16.0) ** 0.5)
 
@@ -96,8 +107,8 @@ def test_a_loss_of_one_process_in_many_that_is_not_finite_is_named() -> None:
     world = RecordedProcesses(*[np.array([0.0, np.nan if rank == 41 else 1.0, 7.0, 2.0]) for rank in range(63)])
     exchange = StepExchange(world)
     gathered = exchange.start(None, 9, False, torch.zeros(0, dtype=torch.float64))
-    loss, has_gradients, _ = exchange.finish(gathered.numpy(), 9)
-    assert (loss.rank, loss.batch_idx, has_gradients) == (41, 7, True)
+    shared = exchange.finish(gathered.numpy(), 9)
+    assert (shared.loss.rank, shared.loss.batch_idx, shared.has_gradients) == (41, 7, True)
 
 
 @given(st.binary(max_size=50))

@@ -89,6 +89,34 @@ JOBS |= {
         "folder is refused to checkpoints",
     )
 }
+FAILS = {"interval": 100, "failing": [1, "check", 2], "poisoned_rank": 0}
+NOTED: dict[str, dict[str, Any]] = {
+    "ddp alone warned of": {"strategy": "ddp", **FAILS},
+    **{
+        f"{strategy} device {name}": {"strategy": strategy, "device": True, **FAILS, **options}
+        for strategy in ("ddp", "fsdp2")
+        for name, options in (
+            ("warned of", {}),
+            ("skipped", {"on_explosion": "skip", "fused": True}),
+            ("rolled back", {"on_explosion": "rollback", "fused": True}),
+        )
+    },
+}
+"""The package's own detectors fail on rank 1 where nothing is agreed on at once."""
+
+JOBS |= {name: {"devices": 2, **job} for name, job in NOTED.items()}
+JOBS |= {
+    f"{strategy} device rollback": {
+        "strategy": strategy,
+        "devices": 2,
+        "device": True,
+        "interval": 100,
+        "poisoned_rank": 0,
+        "on_explosion": "rollback",
+        "fused": True,
+    }
+    for strategy in ("ddp", "fsdp2")
+}
 JOBS |= {f"ddp start fails on {rank}": {"strategy": "ddp", "devices": 2, "start": rank} for rank in (0, 1)}
 JOBS |= {
     f"{strategy} device {kind}{' of four' if devices == 4 else ''}": {
@@ -111,8 +139,9 @@ JOBS |= {
         ("scaled", {"interval": 100, "scaled": True, "clip": 1e-3}),
         ("fails measuring", {"interval": 100, "failing": [1, "take"]}),
         ("fails judging", {"interval": 100, "failing": [1, "begin"]}),
+        ("fails at the end", {"interval": 100, "failing": [1, "proceed"]}),
     )
-    if (devices == 2 or kind == "calm") and (strategy, kind) not in (("fsdp2", "fails judging"), ("fsdp2", "scaled"))
+    if (devices == 2 or kind == "calm") and (strategy, kind) != ("fsdp2", "scaled")
 }
 JOBS |= {
     f"{strategy} {kind}": {"strategy": strategy, "devices": devices, **options}
@@ -314,7 +343,10 @@ def test_penalties_and_clipping_are_those_of_one_process_alone(runs: Runs, strat
         "fsdp2 fails at the end",
         "ddp device fails measuring",
         "ddp device fails judging",
+        "ddp device fails at the end",
         "fsdp2 device fails measuring",
+        "fsdp2 device fails judging",
+        "fsdp2 device fails at the end",
     ],
 )
 def test_a_monitor_that_fails_on_one_rank_ends_no_run(runs: Runs, name: str) -> None:
@@ -328,7 +360,8 @@ def test_a_monitor_that_fails_on_one_rank_ends_no_run(runs: Runs, name: str) -> 
 def test_processes_on_devices_exchange_one_message_and_do_not_wait(runs: Runs, name: str) -> None:
     """Each step has one collective, packed on the device, and from the second step on no read before the update.
 
-    The message holds four numbers, and of shards a norm for each parameter, whatever the number of processes is.
+    The message holds four numbers, and of shards a norm for each parameter, whatever the number of processes is. At the
+    end of an epoch, where no exchange follows soon, there is one more of a single number.
     """
     shards = PARAMETERS if name.startswith("fsdp2") else 0
     for seen in runs[name]:
@@ -336,7 +369,7 @@ def test_processes_on_devices_exchange_one_message_and_do_not_wait(runs: Runs, n
         looks_at_weights = seen["collectives"].count(2 * PARAMETERS)
         agreed = seen["collectives"].count(len(default_detectors()) + 2)  # at the first step, which is read at once
         assert agreed <= 2 * (shards > 0)
-        assert len(seen["collectives"]) == STEPS + looks_at_weights + 3 + (shards > 0) + agreed
+        assert len(seen["collectives"]) == STEPS + looks_at_weights + 4 + (shards > 0) + agreed
         assert seen["reads"][1:] == [0] * (STEPS - 1)
         truth = {step["step"]: step for step in runs["unsharded"][0]["steps"]}
         assert seen["steps"][-1]["step"] == STEPS - 1  # at the end of an epoch nothing is late any more
@@ -429,6 +462,32 @@ def test_a_part_that_differs_on_one_rank_parts_no_replicas(runs: Runs, name: str
     assert [seen["broken"] for seen in both] == [False, False]
     if name == "detector finds":
         assert not any(finding["sign"] == "own" for finding in both[0]["findings"])
+
+
+@pytest.mark.parametrize("name", NOTED)
+def test_a_built_in_detector_that_fails_on_one_rank_makes_no_other_wait(runs: Runs, name: str) -> None:
+    """The next exchange tells the others, which then use it no more either; the run and the monitor go on."""
+    both = runs[name]
+    assert [seen["trained_steps"] for seen in both] == [STEPS, STEPS]
+    assert [seen["broken"] for seen in both] == [False, False]
+    assert both[0]["collectives"] == both[1]["collectives"]
+    if name.startswith("ddp"):
+        assert json.dumps(both[0]["states"]) == json.dumps(both[1]["states"])
+    if "device" in name:
+        assert both[0]["findings"] == both[1]["findings"] == []
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_processes_on_devices_roll_back_alike(runs: Runs, strategy: str) -> None:
+    """What is found after an update is responded to by all before the next one, and the weights stay finite."""
+    both = runs[f"{strategy} device rollback"]
+    assert both[0]["findings"] == both[1]["findings"]
+    for seen in both:
+        assert (seen["broken"], seen["trained_steps"]) == (False, STEPS)
+        assert {finding["sign"] for finding in seen["findings"]} == {"nonfinite-loss", "nonfinite-gradient"}
+        assert all(np.isfinite(state).all() for state in seen["states"])
+    if strategy == "ddp":
+        assert both[0]["states"] == both[1]["states"]
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -1,4 +1,4 @@
-"""Findings that are returned from a started process."""
+"""Results that are returned from a started process."""
 
 from __future__ import annotations
 
@@ -6,27 +6,36 @@ import copy
 import gc
 import math
 import pickle
+import threading
 
 from lightning_gradexplode.distributed.spawn_results import SpawnResults
 from lightning_gradexplode.records import Finding, Severity
 
-FINDING = Finding(7, "nonfinite-loss", Severity.CRITICAL, None, math.inf, math.inf, 'says "boom"')
+FOUND = {"findings": [Finding(7, "nonfinite-loss", Severity.CRITICAL, None, math.inf, math.inf, 'says "boom"')]}
 
 
-def test_findings_of_a_pickled_copy_are_taken_once() -> None:
+def test_results_of_a_pickled_copy_are_taken_once() -> None:
     """A pickled copy writes findings, infinite values included, and the original takes them, which deletes the file."""
     results = SpawnResults()
-    pickle.loads(pickle.dumps(results)).leave([FINDING])
-    assert results.take() == [FINDING]
+    pickle.loads(pickle.dumps(results)).leave(FOUND)
+    assert results.take() == FOUND
     assert results.take() is None
     assert not results.path.exists()
 
 
-def test_findings_that_nobody_takes_leave_no_file() -> None:
+def test_what_cannot_be_pickled_is_left_out() -> None:
+    """The other results arrive; nobody else can read the file."""
+    results = SpawnResults()
+    results.leave({**FOUND, "last": threading.Lock(), "failed": False})
+    assert results.path.stat().st_mode & 0o077 == 0
+    assert results.take() == {**FOUND, "failed": False}
+
+
+def test_results_that_nobody_takes_leave_no_file() -> None:
     """The file outlives the copy that wrote it, and is deleted with the original."""
     results = SpawnResults()
     written = pickle.loads(pickle.dumps(results))
-    written.leave([FINDING])
+    written.leave(FOUND)
     path = written.path
     del written
     gc.collect()

@@ -22,7 +22,7 @@ class Explodes(Regression):
 
 
 if __name__ == "__main__":
-    monitor = GradientExplosionMonitor(report=False)
+    monitor = GradientExplosionMonitor(report="reports")
     pl.Trainer(**QUIET, logger=False, callbacks=[monitor]).fit(Regression())
     module = Explodes()
     module.build = None
@@ -30,25 +30,35 @@ if __name__ == "__main__":
     trainer = pl.Trainer(**settings, logger=False, callbacks=[monitor])
     trainer.fit(module)
     print("exploded:", monitor.exploded, sorted({finding.sign for finding in monitor.findings}))
+    print("diagnosed:", monitor.diagnosis().causes[0].kind, (monitor.report_folder / "index.html").exists())
+    print("measured:", monitor.last.step, len(monitor.last.parameters))
     calm = Explodes()
     calm.build, calm.rate = None, 1e-3
     trainer = pl.Trainer(**settings, logger=False, callbacks=[monitor])
     trainer.fit(calm)
-    print("calm:", monitor.exploded, monitor.failed, monitor.last, monitor.diagnosis())
+    print("calm:", monitor.exploded, monitor.failed, monitor.last.step, monitor.diagnosis(), monitor.report_folder)
 """
 
 
-def test_findings_come_back_to_the_process_that_called_fit(tmp_path: Path) -> None:
-    """After a spawned run has exploded, the user's own monitor says so, also if it has monitored another fit before.
+def test_results_come_back_to_the_process_that_called_fit(tmp_path: Path) -> None:
+    """After a spawned run has exploded, the user's own monitor has its results, also after another fit.
 
-    Of a later one that is calm it says nothing that an earlier one has left.
+    After a later one that is calm it has nothing that an earlier one has left.
     """
     script = tmp_path / "spawned.py"
     script.write_text(SCRIPT)
     root = Path(__file__).parents[2]
     environment = {"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(
-        [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=900, check=True
+        [sys.executable, str(script)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=True,
+        cwd=tmp_path,
     )
     assert "exploded: True" in done.stdout
-    assert "calm: False False None None" in done.stdout
+    assert "diagnosed: learning-rate True" in done.stdout
+    assert "measured: 11 4" in done.stdout
+    assert "calm: False False 11 None None" in done.stdout

@@ -228,11 +228,55 @@ def test_running_averages_that_overflow_are_named_and_restored(
     module = Normalized({bad: 1e25}, layers)
     with caplog.at_level("WARNING", "lightning_gradexplode"):
         fit(module, response, max_steps=20, max_epochs=3, default_root_dir=tmp_path)
-    (line,) = [line for line in caplog.messages if "running averages" in line]
+    (line,) = [line for line in caplog.messages if "buffers that training changes" in line]
     assert "layers.1.running_var" in line
     averages = dict(layers.named_buffers())
     assert bool(torch.isfinite(averages["1.running_var"]).all()) == (response != "warn")
     assert ("restored" in line) == (response != "warn")
+
+
+class Tracks(Normalized):
+    """Keeps numbers of its own in buffers: an average of squares, an unused one, and a lowest loss.
+
+    Args:
+        bad: What the average of a step is multiplied by.
+        resets: Whether the lowest loss is set to infinity now and then, which is meant.
+    """
+
+    def __init__(self, bad: dict[int, float], resets: bool = False) -> None:
+        super().__init__({}, nn.Sequential(nn.Linear(6, 1)))
+        self.bad, self.resets = bad, resets
+        self.register_buffer("squares", torch.zeros(6))
+        self.register_buffer("constant", torch.full((2,), float("inf")))
+        self.register_buffer("lowest", torch.full((3,), float("inf")))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Follow the inputs; what overflows there is in no loss and in no gradient."""
+        factor = self.bad.get(self.seen, 1.0)
+        self.seen += 1
+        self.get_buffer("squares").mul_(0.9)[2] += factor**2 * 0.1
+        self.get_buffer("lowest").fill_(float("inf") if self.resets and self.seen % 7 == 0 else 1.0)
+        return self.loss(batch)
+
+
+@pytest.mark.parametrize("response", ["warn", "skip"])
+def test_any_buffer_that_training_changes_is_named_when_it_overflows(
+    response: str, tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not only running averages of normalization; it is restored where a response acts."""
+    module = Tracks({40: 1e25})
+    with caplog.at_level("WARNING", "lightning_gradexplode"):
+        fit(module, response, max_steps=70, max_epochs=20, default_root_dir=tmp_path)
+    (line,) = [line for line in caplog.messages if "buffers that training changes" in line]
+    assert "not finite: squares;" in line
+    assert bool(torch.isfinite(module.get_buffer("squares")).all()) == (response == "skip")
+
+
+def test_a_buffer_that_is_reset_to_infinity_is_not_lost(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A lowest loss begins again at infinity by intent."""
+    with caplog.at_level("WARNING", "lightning_gradexplode"):
+        fit(Tracks({}, resets=True), "skip", max_steps=70, max_epochs=20, default_root_dir=tmp_path)
+    assert "buffers" not in caplog.text
 
 
 def test_a_mask_of_infinities_is_no_lost_buffer(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,134 @@
+"""Responses to what is found after an update, on an accelerator: nothing is changed under a graph that is still needed.
+
+There is no accelerator here: the monitor is made to believe that tensors lie on one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.utils.data import DataLoader
+
+from lightning_gradexplode import Detector, Finding, GradientExplosionMonitor, Response, Severity, StepRecord
+from lightning_gradexplode.measure import reading
+from tests.runs.probe import QUIET
+
+BAD = 4
+
+
+class AlarmAt(Detector):
+    """Finds something critical at one step, before or after its update."""
+
+    sign = "alarm"
+
+    def __init__(self, step: int, reads: str) -> None:
+        self.step = step
+        self.reads = (reads,)  # type: ignore[misc]
+
+    def check(self, record: StepRecord) -> Finding | None:
+        """Alarm, or not."""
+        return self.finding(record, Severity.CRITICAL, 1.0, 0.0, "on purpose") if record.step == self.step else None
+
+
+class Halves(Response):
+    """Writes to the weights as soon as it is called."""
+
+    def respond(self, findings: Any, run: Any) -> None:
+        """Halve all weights."""
+        with torch.no_grad():
+            for parameter in run.module.parameters():
+                parameter.mul_(0.5)
+
+
+class Normalized(pl.LightningModule):
+    """A network whose backward pass needs its weights and its running averages as the forward pass found them."""
+
+    def __init__(self, spoiled: int | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.spoiled = spoiled
+        self.net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 1))
+        self.averages: list[list[Tensor]] = []
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """Compute a loss; of one batch the inputs are NaN."""
+        inputs = batch * torch.nan if batch_idx == self.spoiled else batch
+        return torch.as_tensor(self.net(inputs).square().mean())
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Copy the running averages."""
+        self.averages.append([one.clone() for one in self.buffers()])
+
+    def train_dataloader(self) -> Any:
+        """Return ten batches."""
+        torch.manual_seed(1)
+        return DataLoader(torch.randn(80, 4), batch_size=8)  # type: ignore[arg-type]
+
+    def configure_optimizers(self) -> Any:
+        """Build an optimizer that can leave out an update on its device."""
+        return AdamW(self.parameters(), lr=0.01, fused=True)
+
+
+@pytest.fixture(autouse=True)
+def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretend that all tensors lie on an accelerator."""
+    monkeypatch.setattr(reading, "is_on_host", lambda tensor: False)
+
+
+def train(module: Normalized, **arguments: Any) -> GradientExplosionMonitor:
+    """Train for ten steps."""
+    monitor = GradientExplosionMonitor(log_every_n_steps=0, histogram_every_n_steps=0, report=False, **arguments)
+    pl.Trainer(**{**QUIET, "max_steps": 10}, logger=False, callbacks=[monitor]).fit(module)
+    assert not monitor.failed
+    assert monitor.last is not None
+    assert monitor.last.step == 9
+    return monitor
+
+
+@pytest.mark.parametrize("reads", ["grad_norm", "weight_norm"])
+@pytest.mark.parametrize("response", ["rollback", "reduce-lr", "checkpoint", Halves()], ids=str)
+def test_a_response_after_the_update_does_not_end_the_run(
+    response: Any, reads: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    """It acts between the next backward pass and its update, or at the end of that batch, once."""
+    monkeypatch.chdir(tmp_path)
+    acted: list[int] = []
+
+    class Notes(Response):
+        is_remedy = False
+
+        def respond(self, findings: Any, run: Any) -> bool:
+            acted.append(run.step)
+            return False
+
+    # A step at which the weights are measured, where that is what the detector needs.
+    monitor = train(Normalized(), detectors=[AlarmAt(BAD, reads)], on_explosion=[Notes(), response])
+    assert [finding.step for finding in monitor.findings] == acted
+    assert acted == [BAD] if reads == "grad_norm" else acted in ([], [BAD])
+
+
+@pytest.mark.parametrize("response", ["skip", ["skip", "rollback"]], ids=str)
+@pytest.mark.parametrize("spoiled", [3, BAD, 9])
+def test_running_averages_are_restored_after_a_late_finding(response: Any, spoiled: int) -> None:
+    """A batch of NaN, whose update its device has left out, leaves weights and averages finite."""
+    module = Normalized(spoiled)
+    monitor = train(module, on_explosion=response)
+    assert [finding.step for finding in monitor.findings if finding.sign == "nonfinite-loss"] == [spoiled]
+    assert all(one.isfinite().all() for one in [*module.parameters(), *module.buffers()])
+    if spoiled < 8:  # the batch after it ends with the averages of before it, which that batch cannot have changed
+        before, after = module.averages[spoiled], module.averages[spoiled + 2]
+        assert all(map(torch.equal, before, after))
+
+
+def test_a_calm_run_on_a_device_is_that_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With responses that never act, weights and running averages are bit for bit those without a monitor."""
+    watched, plain = Normalized(), Normalized()
+    train(watched, on_explosion=["skip", "rollback"])
+    pl.Trainer(**{**QUIET, "max_steps": 10}, logger=False).fit(plain)
+    for one, other in zip(watched.state_dict().values(), plain.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
