@@ -15,10 +15,16 @@ from lightning_gradexplode.diagnose.calm_optimizer import (
     updates_are_rounded_away,
     weights_decay,
 )
-from lightning_gradexplode.diagnose.calm_weights import weights_too_large, weights_too_small, weights_without_gradient
+from lightning_gradexplode.diagnose.calm_weights import (
+    scale_too_large,
+    weights_too_large,
+    weights_too_small,
+    weights_without_gradient,
+)
 from lightning_gradexplode.diagnose.causes.accumulation import accumulated_gradients
 from lightning_gradexplode.diagnose.causes.data import unscaled_data
 from lightning_gradexplode.diagnose.causes.objective import critic_of, critic_remedies
+from lightning_gradexplode.diagnose.causes.optimizer import forgotten_each_epoch
 from lightning_gradexplode.diagnose.curves import curve, logged_curves, loss_curve
 from lightning_gradexplode.diagnose.learning import ENOUGH, LEARNED, learned
 from lightning_gradexplode.records import CAUSE_KINDS, Cause, Diagnosis, Evidence
@@ -120,6 +126,7 @@ def _mask_above_one(evidence: Evidence) -> Iterator[Cause]:
 
 _RULES = (
     _gradients_stay,
+    scale_too_large,
     weights_too_large,
     weights_without_gradient,
     _data_too_large,
@@ -131,4 +138,5 @@ _RULES = (
     _mask_above_one,
     first_update_ruins,
     new_state_disturbs,
+    forgotten_each_epoch,
 )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lightning_gradexplode.diagnose.causes.initialization import large_weights
+from lightning_gradexplode.diagnose.causes.initialization import large_weights, scale_without_logarithm
 from lightning_gradexplode.diagnose.curves import gradient_profile, signs
 from lightning_gradexplode.diagnose.layers import gain_of, layers, normalized_share, usual_std
 from lightning_gradexplode.diagnose.learning import ENOUGH, LEARNED, LEARNED_LITTLE, learned
@@ -18,6 +18,13 @@ VANISHED = 1e-3
 
 SMALL_GAIN = 0.1
 """Root mean square of a weight times the root of its inputs below which it shrinks them; 0.58 is torch's default."""
+
+
+def scale_too_large(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if a logarithm of a scale starts as the scale itself."""
+    cause = scale_without_logarithm(evidence)
+    if cause is not None:
+        yield cause
 
 
 def weights_too_large(evidence: Evidence) -> Iterator[Cause]:

@@ -11,6 +11,7 @@ from lightning_gradexplode.diagnose.calm import calm_causes
 from lightning_gradexplode.diagnose.causes import RULES
 from lightning_gradexplode.diagnose.curves import critical_step, first_nonfinite, is_critical
 from lightning_gradexplode.diagnose.learning import has_learned
+from lightning_gradexplode.diagnose.outside_changes import is_new_level, outside_change
 from lightning_gradexplode.diagnose.summary import observations, what_happened
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import CAUSE_KINDS, Cause, Diagnosis, Evidence, Severity
@@ -80,6 +81,10 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         evidence: All that is known; each part may be missing.
     """
     found = [cause for kind in RULES if (cause := _found(kind, evidence)) is not None]
+    if outside_change(evidence) is not None:
+        found = [one for one in found if one.kind not in (*_GROWTH, "outlier-batch")]
+    elif is_new_level(evidence):
+        found = [one for one in found if one.kind != "outlier-batch"]
     is_harmless = not is_critical(evidence) and has_learned(evidence)
     if is_harmless:
         # What makes a run fail was not there, whatever a warning at its start looked like.
@@ -131,7 +136,9 @@ def _found(kind: str, evidence: Evidence) -> Cause | None:
 
 
 def _unknown(evidence: Evidence) -> Cause:
-    if first_nonfinite(evidence) is None:
+    if outside_change(evidence) is not None:
+        advice = common.rollback(evidence)
+    elif first_nonfinite(evidence) is None:
         advice = common.clip(evidence) if trend(evidence).has_diverged else []
     else:
         one_batch = common.clip(evidence) if trend(evidence).has_diverged else common.skip(evidence)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lightning_gradexplode.diagnose.curves import critical_step, curve, first_nonfinite, loss_curve
+from lightning_gradexplode.diagnose.outside_changes import is_new_level, outside_change
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Evidence, Finding, Severity
 
@@ -87,6 +88,11 @@ def observations(evidence: Evidence) -> tuple[str, ...]:
     """Return what was seen and looked at, for a diagnosis without a cause."""
     course = trend(evidence)
     sentences = []
+    change = outside_change(evidence)
+    if change is not None:
+        sentences.append(change.sentence)
+    elif is_new_level(evidence):
+        sentences.append("The loss has jumped and stays up while updates are ordinary, as if the data had changed.")
     if course.steps:
         span = "step" if course.steps == 1 else f"{course.steps} steps"
         sentences.append(

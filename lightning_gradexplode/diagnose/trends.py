@@ -69,7 +69,7 @@ def trend(evidence: Evidence) -> Trend:
     norm = curve(evidence, "grad_norm").before(end).finite
     weight = curve(evidence, "weight_norm").before(end)
     ratio = curve(evidence, "update_ratio").before(end)
-    start = _initial_weight_norm(evidence) or weight.first
+    start = initial_weight_norm(evidence) or weight.first
     return Trend(
         steps=max(len(loss), len(norm)),
         loss_rise=loss_rise(loss, evidence.step),
@@ -122,7 +122,7 @@ def _gradient_growth(norm: Curve, step: int) -> float:
     return float(values[-5:].max()) / level
 
 
-def _initial_weight_norm(evidence: Evidence) -> float | None:
+def initial_weight_norm(evidence: Evidence) -> float | None:
     """Return the norm of all weights of the optimizer at fault before the first step, None if one is not known."""
     place = history_at_fault(evidence)
     histories = evidence.history or evidence.first

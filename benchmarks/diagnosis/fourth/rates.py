@@ -188,6 +188,9 @@ class LossInSquareMillimetres(GradientDescent, Case):
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         return functional.mse_loss(self.net(batch["joints"]), batch["place"]) * self.factor
 
+    def score(self) -> float:
+        return super().score() / self.factor
+
 
 class AveragedAtFullRate(GradientDescent, Case):
     """Averaging of weights that anneals the rate to its own one, which is 20 for 0.02."""
@@ -444,6 +447,7 @@ class OwnAdam(Case):
     good = 0.2
     has_root = False
     cure = settings(has_root=True)
+    cured_by = r"torch\.optim"
     lr = 3e-3
     steps = 200
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.curves import curve, loss_curve, signs
 from lightning_gradexplode.diagnose.layers import (
@@ -22,6 +25,11 @@ from lightning_gradexplode.records import Activation, Cause, Evidence, Parameter
 LARGE_GAIN = 3.0
 """Root mean square of a weight times the root of its inputs; 0.58 is torch's default, 1 Xavier's, 1.41 He's."""
 
+HUGE_WITH_SCALE = 100.0
+"""First loss from which a scale that starts too large has made it so."""
+
+_LOGARITHM = re.compile(r"(log|logit)_?(scale|temp|temperature|alpha|std|sigma|var|variance|precision)")
+
 _SATURATING = ("tanh", "sigmoid", "hardtanh", "hardsigmoid")
 
 
@@ -29,7 +37,8 @@ def initialization(evidence: Evidence) -> Cause | None:
     """Return the cause if weights start on a scale that explodes or saturates."""
     if not is_early(evidence) or is_trained(evidence):
         return None
-    return large_weights(evidence) or _large_first_loss(evidence) or _saturated_units(evidence)
+    rules = (scale_without_logarithm, large_weights, _large_first_loss, _saturated_units)
+    return next((cause for rule in rules if (cause := rule(evidence)) is not None), None)
 
 
 def large_weights(evidence: Evidence) -> Cause | None:
@@ -59,6 +68,31 @@ def large_weights(evidence: Evidence) -> Cause | None:
         sentences.append("It is the output layer, too: there are as many classes as rows, and no other layer for them.")
     sentences += first_numbers(evidence)
     return Cause("initialization", worst.name, tuple(sentences), confidence, _remedies(evidence, worst))
+
+
+def scale_without_logarithm(evidence: Evidence) -> Cause | None:
+    """Return the cause if a number that is named as a logarithm starts where its exponential is huge."""
+    few = [one for one in evidence.run.parameters if math.prod(one.shape) <= 64 and 10 <= one.largest < 80]
+    named = [one for one in few if _LOGARITHM.search(one.name.lower())]
+    worst = max(named, key=lambda one: one.largest, default=None)
+    first = loss_curve(evidence).first
+    if worst is None or first is None or not abs(first) > HUGE_WITH_SCALE:
+        return None
+    value = worst.largest
+    return Cause(
+        "initialization",
+        worst.name,
+        (
+            f"`{worst.name}` starts at {value:.4g}, and its exponential is {math.exp(value):.3g}; the first loss is "
+            f"{first:.4g}.",
+        ),
+        0.8,
+        (
+            f"start it at the logarithm of the scale: `{worst.name.rpartition('.')[2]} = "
+            f"nn.Parameter(torch.tensor({value:.3g}).log())`",
+            f"bound the scale: `{worst.name.rpartition('.')[2]}.clamp(max=4.6).exp()`",
+        ),
+    )
 
 
 def tied_embeddings(evidence: Evidence) -> list[ParameterFacts]:
@@ -132,7 +166,7 @@ def _remedies(evidence: Evidence, parameter: ParameterFacts | None) -> tuple[str
         return (f"start it smaller: `nn.init.normal_({_code(parameter)}, std={std:g})`", *remedies.clip(evidence))
     call = "nn.init.kaiming_normal_" if is_rectified(evidence.run) else "nn.init.xavier_uniform_"
     every = _as_large(evidence.run, parameter)
-    others = f", and the {every} others that are as large" if every else ""
+    others = f", and the {every} others that are as large" if every > 1 else ", and the other one" if every else ""
     return (f"start it on the usual scale: `{call}({_code(parameter)})`{others}", *remedies.clip(evidence))
 
 

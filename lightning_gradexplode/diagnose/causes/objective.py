@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 
@@ -55,7 +56,7 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
         sentences.append(f"The gradient norm has grown {course.gradient_growth:.3g} times meanwhile.")
     if course.weight_growth > 1.2:
         sentences.append(f"The weights have grown to {course.weight_growth:.3g} times their norm at the start.")
-    where = critic_of(evidence.run) or _spread(evidence)
+    where = critic_of(evidence.run) or _spread(evidence) or _learned_factor(evidence.run)
     return Cause("loss-without-floor", where, tuple(sentences), confidence, _floor_remedies(evidence))
 
 
@@ -70,6 +71,13 @@ def _spread(evidence: Evidence) -> str | None:
     names = [one.name for one in evidence.run.parameters]
     found = [name for name in names if re.search(r"(sigma|std|var|scale|spread|precision|temperature)", name.lower())]
     return found[0] if len(found) == 1 else None
+
+
+def _learned_factor(run: RunFacts) -> str | None:
+    """Return the only parameter of the user's own modules, if it is of few numbers, such as factors of terms."""
+    roles = {one.name: one.role for one in run.modules}
+    own = [one for one in run.parameters if roles.get(one.module, "other") == "other"]
+    return own[0].name if len(own) == 1 and math.prod(own[0].shape) <= 16 else None
 
 
 def _floor_remedies(evidence: Evidence) -> tuple[str, ...]:
@@ -178,9 +186,9 @@ def copied_module(run: RunFacts) -> tuple[str, str] | None:
         shapes[top].append(one.shape)
         trained[top] = trained[top] or one.optimizer is not None
     for name in shapes:
-        for other in shapes:
-            if name == other or shapes[name] != shapes[other]:
-                continue
+        alike = [other for other in shapes if shapes[other] == shapes[name] and other != name]
+        # Three and more of the same shapes are layers of one network, such as query, key and value.
+        for other in alike if len(alike) == 1 or len(shapes[name]) > 2 else ():
             untrained = trained[name] and not trained[other] and len(shapes[name]) > 1
             named = any(word in other.lower() for word in _COPY) and not any(word in name.lower() for word in _COPY)
             if named or untrained:

@@ -34,6 +34,9 @@ SUDDEN, GRADUAL = 1.9, 1.5
 SURELY = 2.0
 """So many times the rate at which the loss was lowest, a rate that rises step by step has left what is borne."""
 
+WORSE = 4.0
+"""So many times the loss before a rise, the loss has left its level."""
+
 ENOUGH_ATTEMPTS = 4
 """So many lower rates that ended the same way, each half of the one before, and the rate is not the cause."""
 
@@ -102,12 +105,12 @@ def rate_remedies(evidence: Evidence, course: Trend) -> tuple[str, ...]:
 
 def rate_factor(evidence: Evidence, course: Trend) -> float:
     """Return by how much to lower the rate: what the line search has found, else from the size of the updates."""
-    search = line_search(evidence)
-    if search is None or not search.overshoots:
-        return 0.01 if course.update_ratio > 1 else 0.1
     # The step that was measured began with weights that others had changed; the first update did not.
     first = curve(evidence, "update_ratio").first or 0.0
-    borne = max(FIRST_UPDATE / first, 1e-5) if first > 0 else 1.0
+    borne = max(FIRST_UPDATE / first, 1e-8) if first > 0 else 1.0
+    search = line_search(evidence)
+    if search is None or not search.overshoots:
+        return 0.01 if course.update_ratio > 1 else min(0.1, max(0.01, borne))
     if search.best_factor > 0:
         factor = min(0.3, search.best_factor)
         return math.sqrt(factor * borne) if borne < factor else factor
@@ -148,12 +151,14 @@ class RateRise:
         before: The rate before.
         after: The rate after.
         sudden: Whether it rose from one step to the next.
+        since: The last step at which it was as before.
     """
 
     step: int
     before: float
     after: float
     sudden: bool
+    since: int
 
 
 def learning_rate_jump(evidence: Evidence) -> Cause | None:
@@ -162,10 +167,8 @@ def learning_rate_jump(evidence: Evidence) -> Cause | None:
     course = trend(evidence)
     if rise is None or not course.has_diverged or rate_is_disproved(evidence):
         return None
-    search = line_search(evidence)
-    soon = rise.step > critical_step(evidence) - 3 and not (rise.after >= SURELY * rise.before and not rise.sudden)
-    if search is not None and not search.overshoots and soon:
-        return None  # nothing has gone wrong since the rise
+    if not has_worsened_since(evidence, rise):
+        return None
     delay = critical_step(evidence) - rise.step
     confidence = (0.92 if delay <= 30 else 0.75) if rise.sudden else 0.7
     how = f"at step {rise.step}" if rise.sudden else f"gradually up to step {rise.step}"
@@ -190,6 +193,27 @@ def learning_rate_jump(evidence: Evidence) -> Cause | None:
     )
 
 
+def has_worsened_since(evidence: Evidence, rise: RateRise) -> bool:
+    """Return whether something has gone wrong since a rise, and not only with the batch of the incident.
+
+    The last step overshoots; or the rise was three steps ago or more; or the rate is twice what was borne; or the
+    updates after a sudden rise were large, and the loss is far above what it was before; or it has doubled since the
+    steps around the one from which the rate has risen.
+    """
+    search = line_search(evidence)
+    critical = critical_step(evidence)
+    if search is None or search.overshoots or rise.step <= critical - 3:
+        return True
+    loss = loss_curve(evidence).before(failing_step(evidence)).finite
+    if rise.sudden:
+        update = curve(evidence, "update_ratio").since(rise.step).before(failing_step(evidence)).greatest or 0.0
+        before, after = loss.before(rise.step + 1).median, loss.since(rise.step + 1).greatest
+        return update >= LARGE_UPDATE and before is not None and after is not None and after > WORSE * before > 0
+    around = loss.since(rise.since - 5).before(rise.since + 6).median
+    late = loss.before(critical).since(critical - 10).median
+    return rise.after >= SURELY * rise.before or (around is not None and late is not None and late > 2 * around > 0)
+
+
 def _after(evidence: Evidence, delay: int) -> str:
     return f"the first critical finding came {delay} step{'s' if delay != 1 else ''} after the rise."
 
@@ -200,7 +224,13 @@ def rate_rise(evidence: Evidence) -> RateRise | None:
     rates = curve(evidence, "learning_rate").before(end + 1).finite
     steps, values = rates.step, rates.value
     rises = [
-        RateRise(int(steps[place]), _borne(values[:place], float(values[place])), float(values[place]), True)
+        RateRise(
+            int(steps[place]),
+            _borne(values[:place], float(values[place])),
+            float(values[place]),
+            True,
+            int(steps[place - 1]),
+        )
         for place in range(1, len(values))
         if values[place] >= SUDDEN * values[place - 1] > 0 and end - steps[place] <= 100
     ]
@@ -227,7 +257,7 @@ def _gradual_rise(evidence: Evidence, rates: Curve) -> RateRise | None:
         return None
     if loss_rise(loss.before(lowest + 1)) > 1.0 or lowest < loss.step[2]:
         return None
-    return RateRise(int(rates.step[-1]), before, after, False)
+    return RateRise(int(rates.step[-1]), before, after, False, lowest)
 
 
 def _went_well_before(evidence: Evidence, step: int) -> bool:

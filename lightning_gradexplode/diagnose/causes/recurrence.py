@@ -6,7 +6,7 @@ import math
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import inputs, scale_of, targets
-from lightning_gradexplode.diagnose.curves import curve, loss_curve
+from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, loss_curve
 from lightning_gradexplode.diagnose.layers import DEEP, first_numbers, gain_of, is_early, layers
 from lightning_gradexplode.diagnose.loop_code import code_of
 from lightning_gradexplode.diagnose.trends import trend
@@ -54,7 +54,9 @@ def _of_first_update(evidence: Evidence) -> Cause | None:
     worst = max(plain, key=lambda one: one.spectral_radius or 0.0, default=None)
     if worst is None or not worst.spectral_radius or worst.spectral_radius > 1 or not length or not ratio:
         return None
-    if not is_early(evidence) or trend(evidence).gradient_growth < COMPOUNDED or evidence.run.is_resumed:
+    growth, failed = trend(evidence).gradient_growth, first_nonfinite(evidence)
+    fails_at_once = failed is not None and failed.step <= evidence.run.first_step + 1
+    if not is_early(evidence) or evidence.run.is_resumed or not (growth >= COMPOUNDED or fails_at_once):
         return None
     change = ratio * math.hypot(*(one.std * math.sqrt(math.prod(one.shape)) for one in evidence.run.parameters))
     radius = worst.spectral_radius + change
@@ -67,21 +69,18 @@ def _of_first_update(evidence: Evidence) -> Cause | None:
             f"`{worst.name}` started with a spectral radius of {worst.spectral_radius:.3g}; the first update, of norm "
             f"{change:.3g}, can have raised it to {radius:.3g}, which over {length} time steps compounds to "
             f"{math.exp(min(length * math.log(radius), 700.0)):.3g}.",
-            f"The gradient norm has grown {trend(evidence).gradient_growth:.3g} times since.",
+            "The next step is not finite."
+            if fails_at_once
+            else f"The gradient norm has grown {growth:.3g} times since.",
         ),
         0.55,
-        (*remedies.clip(evidence), *_remedies(evidence, worst, False, length)),
+        tuple(dict.fromkeys((*remedies.clip(evidence), *_remedies(evidence, worst, False, length)))),
     )
 
 
 def _of_own_matrix(evidence: Evidence) -> Cause | None:
     """Return the cause if a square matrix of the user's own expands, and an input is a long sequence."""
-    roles = {one.name: one.role for one in evidence.run.modules}
-    own = [
-        one
-        for one in layers(evidence.run)
-        if len(one.shape) == 2 and one.shape[0] == one.shape[1] and roles.get(one.module, "other") == "other"
-    ]
+    own = _own_matrices(evidence.run)
     steps = next((one.shape[1] for one in inputs(evidence) if len(one.shape) == 3 and one.shape[1] >= DEEP), None)
     worst = max(own, key=gain_of, default=None)
     norm = curve(evidence, "grad_norm").first
@@ -102,12 +101,22 @@ def _of_own_matrix(evidence: Evidence) -> Cause | None:
     )
 
 
+def _own_matrices(run: RunFacts) -> list[ParameterFacts]:
+    """Return the square matrices that are parameters of the user's own modules."""
+    roles = {one.name: one.role for one in run.modules}
+    return [
+        one
+        for one in layers(run)
+        if len(one.shape) == 2 and one.shape[0] == one.shape[1] and roles.get(one.module, "other") == "other"
+    ]
+
+
 def _of_gradient(evidence: Evidence) -> Cause | None:
     """Return the cause if the error gradient was seen to grow from time step to time step."""
     seen = [one for one in evidence.findings if one.sign == "backward-gain" and "time step" in one.message]
     if not seen:
         return None
-    own = [one for one in recurrent_parameters(evidence.run) if one.module == seen[0].where]
+    own = [one for one in (*recurrent_parameters(evidence.run), *layers(evidence.run)) if one.module == seen[0].where]
     worst = own[0] if own else None
     sentence = seen[0].message[:1].upper() + seen[0].message[1:]
     gated = worst is not None and is_gated(worst, evidence.run)
@@ -132,6 +141,9 @@ def _of_loop(evidence: Evidence) -> Cause | None:
         return None
     gain = loop_gain(worst)
     parameter = weights[worst.module]
+    own = max(_own_matrices(evidence.run), key=gain_of, default=None)
+    if own is not None and gain_of(own) > 1 and parameter.shape[0] != parameter.shape[-1]:
+        parameter = own  # what is applied to the state in the same loop
     return Cause(
         "recurrence",
         parameter.name,
@@ -221,13 +233,17 @@ def is_gated(parameter: ParameterFacts, run: RunFacts) -> bool:
 def _remedies(evidence: Evidence, parameter: ParameterFacts | None, gated: bool, length: int | None) -> tuple[str, ...]:
     name = parameter.name if parameter is not None else "*weight_hh*"
     code = f"model.{name}" if all(part.isidentifier() for part in name.split(".")) else "rnn.weight_hh_l0"
+    shorter = f" of {max(8, length // 4)} steps" if length and length > 16 else ""
+    shorten = f"train on shorter parts of the sequences{shorter} (truncated back-propagation through time)"
     advice = []
     if parameter is not None and len(parameter.shape) == 1:
         return (
             f"keep its elements below one: multiply by `torch.sigmoid({code})`",
             *remedies.clip(evidence),
-            "train on shorter sequences (truncated back-propagation through time)",
+            shorten,
         )
+    if parameter is not None and not gated and parameter.shape[0] > parameter.shape[-1]:
+        advice.append(shorten)  # a part of what is repeated, which alone keeps no scale
     if not gated:
         advice.append(f"start it orthogonal, with a spectral radius below one: `nn.init.orthogonal_({code}, gain=0.9)`")
     advice += remedies.clip(evidence)
@@ -237,6 +253,4 @@ def _remedies(evidence: Evidence, parameter: ParameterFacts | None, gated: bool,
         advice.append(f"keep its largest singular value at one: {monitor}")
     if not gated:
         advice.append("use gated cells in its place: `nn.LSTM(input_size, hidden_size)`")
-    shorter = f" of {max(8, length // 4)} steps" if length and length > 16 else ""
-    advice.append(f"train on shorter parts of the sequences{shorter} (truncated back-propagation through time)")
-    return tuple(advice)
+    return tuple(dict.fromkeys((*advice, shorten)))

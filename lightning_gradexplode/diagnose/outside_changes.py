@@ -1,0 +1,76 @@
+"""Changes that the optimizer did not make: of the weights, or of the data for good."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lightning_gradexplode.diagnose.curves import critical_step, curve, failing_step, loss_curve
+from lightning_gradexplode.diagnose.trends import JUMP, abrupt_step
+from lightning_gradexplode.records import Evidence
+
+LEAST_CHANGE = 0.5
+"""Share of the weights' norm by which it has to change in one step."""
+
+BEYOND = 10.0
+"""So many times the norm of the step's update, a change of the weights' norm is none of the optimizer's."""
+
+ENOUGH = 6
+"""Number of steps after a jump of the loss that show whether it stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutsideChange:
+    """A change of the weights that no update explains.
+
+    Args:
+        step: The first step with the changed weights.
+        before: Norm of the weights before.
+        after: Norm of the weights after.
+        update: Norm of that step's update.
+    """
+
+    step: int
+    before: float
+    after: float
+    update: float
+
+    @property
+    def sentence(self) -> str:
+        """What was seen, with what can do so."""
+        return (
+            f"Between steps {self.step - 1} and {self.step} the norm of the weights went from {self.before:.3g} to "
+            f"{self.after:.3g}, and the update has a norm of {self.update:.2g}: something other than the optimizer has "
+            "changed them, such as loaded or pruned weights, a write to `.data`, or a fault of the memory."
+        )
+
+
+def outside_change(evidence: Evidence) -> OutsideChange | None:
+    """Return the change of the weights just before the incident that the step's update does not explain, or None.
+
+    The norm of a sum differs from that of its first term by the norm of the second one at most.
+    """
+    norms, ratios = curve(evidence, "weight_norm").finite, curve(evidence, "update_ratio")
+    first, end = min(evidence.step, critical_step(evidence)) - 2, failing_step(evidence)
+    for place in range(1, len(norms)):
+        step, before, after = int(norms.step[place]), float(norms.value[place - 1]), float(norms.value[place])
+        ratio = ratios.at(step)
+        if not first <= step < end or int(norms.step[place - 1]) != step - 1 or ratio is None or not before > 0:
+            continue
+        update = ratio * max(before, after)
+        if abs(after - before) > max(LEAST_CHANGE * before, BEYOND * update):
+            return OutsideChange(step, before, after, update)
+    return None
+
+
+def is_new_level(evidence: Evidence) -> bool:
+    """Return whether the loss has jumped and stays up while updates are ordinary, as with other data from then on."""
+    step = abrupt_step(evidence, "loss")
+    if step is None:
+        return False
+    loss, ratios = loss_curve(evidence).finite, curve(evidence, "update_ratio")
+    before, after = float(np.abs(loss.before(step).value).max()), loss.since(step).value
+    largest, since = ratios.before(step).greatest, ratios.since(step).greatest
+    is_ordinary = largest is None or since is None or since <= 2 * largest
+    return len(after) >= ENOUGH and is_ordinary and float(after[:ENOUGH].min()) > JUMP / 3 * before

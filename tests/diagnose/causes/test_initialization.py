@@ -1,0 +1,36 @@
+"""Weights and scales that start too large."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from lightning_gradexplode.diagnose.causes.initialization import scale_without_logarithm
+from lightning_gradexplode.records import Evidence
+from tests.diagnose.evidence import calm, history, parameter, run
+
+
+def scaled(name: str, value: float, loss: float) -> Evidence:
+    """Return the evidence of a calm run with a number that is a parameter, and a first loss."""
+    facts = run(parameters=(parameter("body.weight", (32, 8)), parameter(name, (1,), std=value, largest=value)))
+    return Evidence(0, 29, (), facts, (history(calm(loss=loss)),))
+
+
+def test_a_logarithm_of_a_scale_that_starts_as_the_scale_is_named() -> None:
+    """1/0.07 in place of its logarithm multiplies logits by more than a million."""
+    cause = scale_without_logarithm(scaled("logit_scale", 1 / 0.07, 4e5))
+    assert cause is not None
+    assert cause.where == "logit_scale"
+    assert f"{math.exp(1 / 0.07):.3g}" in cause.evidence[0]
+    assert ".log()" in cause.remedies[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "loss"),
+    [("logit_scale", math.log(1 / 0.07), 4e5), ("logit_scale", 1 / 0.07, 3.0), ("gamma", 1 / 0.07, 4e5)],
+    ids=["usual value", "usual loss", "another name"],
+)
+def test_other_numbers_are_not(name: str, value: float, loss: float) -> None:
+    """A number of a usual size, one that makes no large loss, or one that is no logarithm."""
+    assert scale_without_logarithm(scaled(name, value, loss)) is None

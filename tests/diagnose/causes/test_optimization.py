@@ -1,0 +1,44 @@
+"""Rises of the learning rate, and what went wrong since."""
+
+from __future__ import annotations
+
+import pytest
+
+from lightning_gradexplode.diagnose.causes.optimization import learning_rate_jump
+from lightning_gradexplode.records import Evidence, Experiments
+from tests.diagnose.evidence import calm, finding, history, run
+
+LOWERS = Experiments(line_search=((0.0, 90.0), (0.01, 89.0), (0.1, 80.0), (0.3, 60.0), (1.0, 30.0)))
+"""The update of the incident's own step lowers the loss of its batch."""
+
+
+def raised(update: float, loss: float) -> Evidence:
+    """Return the evidence of a rate that rises a hundred times, one step before the first critical finding."""
+    values = calm(42)
+    values["learning_rate"][40:] = [1.0] * 2
+    values["update_ratio"][40], values["loss"][41], values["weight_norm"][41] = update, loss, 30.0
+    return Evidence(41, 41, (finding("diverging-loss", 41),), run(), (history(values),), experiments=LOWERS)
+
+
+def test_one_large_update_after_a_rise_is_enough() -> None:
+    """Even where the next update comes down from where that one has left the weights."""
+    cause = learning_rate_jump(raised(3.0, 90.0))
+    assert cause is not None
+    assert cause.where == "the learning rate at step 40"
+
+
+def test_an_ordinary_update_after_a_rise_is_not() -> None:
+    """The batch has made the jump of the loss."""
+    assert learning_rate_jump(raised(0.002, 90.0)) is None
+
+
+@pytest.mark.parametrize(("late", "named"), [(2.4, True), (0.6, False)])
+def test_a_gradual_rise_is_named_where_the_loss_has_doubled_since(late: float, named: bool) -> None:
+    """The last update may lower the loss of its own batch, which had gone up before."""
+    values = calm(80)
+    values["learning_rate"] = [0.002 * (1 + step) for step in range(80)]
+    values["loss"][43] = 0.3
+    values["loss"][65:] = [late] * 15
+    values["loss"][79], values["grad_norm"][79], values["weight_norm"][79] = 20.0, 40.0, 30.0
+    evidence = Evidence(79, 79, (finding("diverging-loss", 79),), run(), (history(values),), experiments=LOWERS)
+    assert (learning_rate_jump(evidence) is not None) == named

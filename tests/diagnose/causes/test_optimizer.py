@@ -1,0 +1,80 @@
+"""A state of the optimizer that does not fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lightning_gradexplode.diagnose.causes.optimizer import forgotten_each_epoch, optimizer_state
+from lightning_gradexplode.records import Evidence, OptimizerFacts
+from tests.diagnose.evidence import calm, diverged, finding, growing, history, parameter, run
+
+ADAM = {"lr": 0.01, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
+SGD = {"lr": 0.01, "momentum": 0.9}
+
+
+def first_update(optimizer: OptimizerFacts, update: float) -> Evidence:
+    """Return the evidence of a run of 10,000 weights of norm 10, whose first update has a norm; it diverges."""
+    values = growing(rate=0.01)
+    values["grad_norm"][0], values["update_ratio"][0] = 5.0, update / 10.0
+    one = replace(history(values), parameters=("body.weight",), parameter_grad_norm=np.zeros((12, 1), np.float32))
+    facts = run(optimizers=(optimizer,), parameters=(parameter("body.weight", (100, 100), std=0.1),))
+    return diverged(history=(one,), run=facts)
+
+
+@pytest.mark.parametrize(
+    ("kind", "group", "bound"),
+    [("Adam", ADAM, 0.01 * 100 * 0.1 / 0.001**0.5), ("SGD", SGD, 0.01 * 5.0 / (1 - 0.9))],
+)
+def test_a_first_update_beyond_the_formula_is_one_of_a_wrong_state(
+    kind: str, group: dict[str, float], bound: float
+) -> None:
+    """Restored averages of other gradients make it; one within the formula has no such cause."""
+    optimizer = OptimizerFacts(kind, (group,), 100, True)
+    cause = optimizer_state(first_update(optimizer, 4 * bound))
+    assert cause is not None
+    assert cause.confidence >= 0.8
+    assert "fresh optimizer state" in cause.remedies[0]
+    within = optimizer_state(first_update(optimizer, 2 * bound))
+    assert within is None or "fresh optimizer state" not in within.remedies[0]
+
+
+def test_a_fresh_adam_whose_first_update_is_beyond_the_formula_has_another_formula() -> None:
+    """The optimizer of torch takes its place."""
+    cause = optimizer_state(first_update(OptimizerFacts("OwnAdam", (ADAM,)), 50.0))
+    assert cause is not None
+    assert "torch.optim.AdamW" in cause.remedies[0]
+
+
+def test_an_optimizer_of_an_unknown_formula_has_no_bound() -> None:
+    """Nothing is known of what its updates may be."""
+    assert optimizer_state(first_update(OptimizerFacts("Sophia", ({"lr": 0.01},)), 500.0)) is None
+
+
+def epochs(ratio: float, loss: float, rate: float = 0.01) -> Evidence:
+    """Return the evidence of six epochs of ten steps; update, loss and rate at the starts of all but the first."""
+    values = {**calm(60), "epoch": [float(step // 10) for step in range(60)]}
+    for start in range(10, 60, 10):
+        values["update_ratio"][start], values["loss"][start + 1] = ratio, loss
+        values["learning_rate"][start] = rate
+    facts = run(optimizers=(OptimizerFacts("Adam", (ADAM,)),))
+    return Evidence(30, 59, (finding("unstable-loss", 30),), facts, (history(values),))
+
+
+def test_large_updates_and_a_jump_at_each_start_of_an_epoch_show_an_emptied_state() -> None:
+    """As with an optimizer that is created anew for each epoch."""
+    (cause,) = forgotten_each_epoch(epochs(0.02, 7.0))
+    assert cause.kind == "optimizer-state"
+    assert "At 5 of 5 starts of an epoch" in cause.evidence[0]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "loss", "rate"),
+    [(0.002, 7.0, 0.01), (0.02, 0.8, 0.01), (0.02, 7.0, 0.1)],
+    ids=["usual updates", "no jump", "a schedule by epoch"],
+)
+def test_other_starts_of_an_epoch_show_none(ratio: float, loss: float, rate: float) -> None:
+    """Data in another order, a large update that disturbs nothing, or a rate that rises."""
+    assert list(forgotten_each_epoch(epochs(ratio, loss, rate))) == []

@@ -1,0 +1,64 @@
+"""Changes that no update of the optimizer explains."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from lightning_gradexplode.diagnose import diagnose
+from lightning_gradexplode.diagnose.outside_changes import is_new_level, outside_change
+from lightning_gradexplode.records import Evidence
+from tests.diagnose.evidence import calm, finding, history, run
+
+
+def jumped(weights: float = 900.0, ratio: float = 1e-5, later: float = 50.0) -> Evidence:
+    """Return the evidence of a run whose weights and loss jump at step 30, ten steps before its end."""
+    values = calm(40)
+    values["loss"][30:] = [later] * 10
+    values["grad_norm"][30:] = [later] * 10
+    values["weight_norm"][30:] = [weights] * 10
+    values["update_ratio"][30:] = [ratio] * 10
+    return Evidence(30, 39, (finding("diverging-loss", 31),), run(), (history(values),))
+
+
+def test_weights_that_jump_without_an_update_were_changed_by_something_else() -> None:
+    """A norm cannot change by more than the norm of what is added."""
+    change = outside_change(jumped())
+    assert change is not None
+    assert (change.step, change.after) == (30, 900.0)
+    assert change.before == pytest.approx(8.029)
+
+
+def test_weights_that_jump_by_an_update_were_not() -> None:
+    """The update has the size of the jump."""
+    assert outside_change(jumped(ratio=0.99)) is None
+
+
+def test_a_jump_between_steps_whose_weights_were_not_measured_is_left_open() -> None:
+    """Many updates lie between."""
+    evidence = jumped()
+    (one,) = evidence.history
+    one.values["weight_norm"][20:30] = float("nan")
+    assert outside_change(replace(evidence, history=(one,))) is None
+
+
+def test_no_cause_is_named_where_something_else_changed_the_weights() -> None:
+    """What was seen is told, and that going back helps."""
+    found = diagnose(jumped())
+    assert found.causes[0].kind == "unknown"
+    assert "something other than the optimizer" in found.causes[0].evidence[0]
+    assert 'on_explosion="rollback"' in found.remedies[0]
+
+
+def test_a_loss_that_stays_up_under_ordinary_updates_is_no_outlier() -> None:
+    """Ten batches in a row are no single one; the data have changed."""
+    evidence = jumped(weights=8.1, ratio=0.003)
+    assert is_new_level(evidence)
+    assert diagnose(evidence).causes[0].kind == "unknown"
+
+
+@pytest.mark.parametrize(("ratio", "later"), [(0.5, 50.0), (0.003, 0.8)], ids=["large updates", "no jump"])
+def test_a_loss_after_large_updates_or_without_a_jump_is_no_new_level(ratio: float, later: float) -> None:
+    """The updates may have made it; or nothing has happened."""
+    assert not is_new_level(jumped(weights=8.1, ratio=ratio, later=later))
