@@ -42,7 +42,7 @@ def test_after_a_finding_everything_is_due_for_a_while() -> None:
         schedule = LoggingSchedule(scalars, histograms)
         schedule.alert(7, ["a sign"])
         assert all(schedule.due(step) == (scalars > 0, histograms > 0) for step in alerted)
-        assert not schedule.due(alerted[-1] + 4)[0]
+        assert not schedule.due(alerted[-1] + 1)[0]
 
 
 def test_of_many_findings_a_few_are_logged() -> None:

@@ -29,6 +29,7 @@ from lightning_gradexplode.respond import (
     Warn,
     WeightPenalty,
 )
+from tests.respond.loops import context, finding
 
 FINDINGS = [
     Finding(3, "nonfinite-loss", Severity.CRITICAL, None, float("inf"), 0.0, "the loss is inf"),
@@ -153,3 +154,16 @@ def test_a_step_without_gradients_changes_nothing(kind: Callable[..., Optimizer]
     for place, state in optimizer.state_dict()["state"].items():
         for name, value in state.items():
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(before[1][place][name])), name
+
+
+def test_steps_are_skipped_again_after_the_cooldown() -> None:
+    """Once skipping has given up, it needs as many steps without a critical finding as the cooldown has, in a row."""
+    response = SkipStep(most_in_a_row=1, cooldown=3)
+    run = context()
+    response.started(run)
+    acted = []
+    for is_bad in (True, True, False, False, True, False, False, False, True):
+        if is_bad:
+            acted.append(response.respond([finding()], run))
+        response.batch_ended(context(severity=Severity.CRITICAL if is_bad else 0))
+    assert acted == [True, False, False, True]
