@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_gradexplode.records import FloatArray, StepRecord, combine
-from lightning_gradexplode.records.combine import combine as combine_by_path
 
 Gradients = tuple[FloatArray, FloatArray, FloatArray]
 
@@ -64,7 +63,6 @@ def test_the_record_of_a_single_optimizer_is_returned_as_it_is() -> None:
     """With one optimizer nothing is computed."""
     record = StepRecord(step=1, grad_norm=2.0)
     assert combine([record]) is record
-    assert combine_by_path is combine
 
 
 def test_no_record_is_an_error() -> None:
@@ -88,6 +86,18 @@ def test_a_clip_value_is_kept_where_all_agree() -> None:
     other = [StepRecord(step=1, clip_val=1.0), StepRecord(step=1, optimizer=1, clip_val=2.0)]
     assert combine(same).clip_val == 1.0
     assert combine(other).clip_val is None
+
+
+def test_rates_counts_and_updates_of_all_optimizers() -> None:
+    """The clip rate is the mean, counts are sums, the learning rate is the largest, and one update is an update."""
+    first = StepRecord(0, clip_rate=0.2, weight_count=3, nonfinite_count=1, learning_rate=0.1, update_taken=False)
+    second = StepRecord(
+        0, optimizer=1, clip_rate=0.4, weight_count=5, nonfinite_count=0, learning_rate=0.01, update_taken=True
+    )
+    combined = combine([first, second])
+    assert combined.clip_rate == pytest.approx(0.3)
+    assert (combined.weight_count, combined.nonfinite_count) == (8, 1)
+    assert (combined.learning_rate, combined.update_taken) == (0.1, True)
 
 
 @given(st.lists(st.floats(min_value=0) | st.just(math.nan), min_size=2, max_size=5))
