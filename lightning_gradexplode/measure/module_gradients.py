@@ -99,8 +99,9 @@ class ModuleGradientProbe:
         name = self._names.get(id(module))
         if name is None or not self._is_measuring():
             return
+        # A reentrant checkpoint calls without gradients first, and again in the order of the backward pass.
         calls = self._calls.setdefault(name, [])
-        if len(calls) >= MOST_CALLS:
+        if not torch.is_grad_enabled() or len(calls) >= MOST_CALLS:
             return
         call = self._running[name] = ModuleCall()
         calls.append(call)
@@ -129,9 +130,7 @@ class ModuleGradientProbe:
             tensor.register_hook(unserializable_hook(self._guarded(hook)))  # type: ignore[no-untyped-call]
 
     def _is_measuring(self) -> bool:
-        return (
-            bool(self._handles) and torch.is_grad_enabled() and not torch.compiler.is_compiling() and not is_captured()
-        )
+        return bool(self._handles) and not torch.compiler.is_compiling() and not is_captured()
 
     def _guarded(self, hook: Callable[..., None]) -> Callable[..., None]:
         """Wrap a hook so that no failure of it ends the forward or backward pass."""

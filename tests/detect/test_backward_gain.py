@@ -105,3 +105,22 @@ def test_a_module_that_shares_its_inputs_is_not_said_to_amplify() -> None:
     assert judge(BackwardGain(total=1000.0), [record(0, module_gradients=alone)])
     shared = replace(alone, input_norm=np.array([math.nan, 100.0, 100.0, 1.0]))
     assert not judge(BackwardGain(total=1000.0), [record(0, module_gradients=shared)])
+
+
+def test_the_start_of_a_residual_branch_is_not_said_to_amplify() -> None:
+    """The gradients of a Llama of two layers with the usual initialization: those of the branches are small throughout.
+
+    The gradient at the inputs of a normalization is that of the residual connection, which is there further up as well.
+    """
+    branch = [0.015, 0.0015, 0.0015, 0.091, 0.98, 0.0041, 0.018, 0.036, 0.018, 0.96]
+    inputs = [1.24, 0.015, 0.015, 0.015, 0.16, 0.98, 0.0041, 0.018, 0.0041, 0.22, 0.96]
+    outputs = np.array([1.24, *branch, 0.024, 0.15])
+    usual = replace(
+        profile(*outputs),
+        input_norm=np.array([math.nan, *inputs, 0.024]),
+        gain=np.array([math.nan, *inputs, 0.024]) / outputs,
+    )
+    assert judge(BackwardGain(), [record(0, module_gradients=usual)]) == []
+    loud = np.where(np.arange(13) == 1, 100.0, 1.0)  # the first normalization by itself, with nothing beside it
+    alone = replace(usual, input_norm=usual.input_norm * loud, gain=usual.gain * loud)
+    assert judge(BackwardGain(total=1000.0), [record(0, module_gradients=alone)])
