@@ -56,3 +56,13 @@ def test_every_range_has_ticks(low: float, factor: float) -> None:
 def test_labels_are_short(value: float, text: str) -> None:
     """Powers of ten have no sign and no leading zero in their exponent."""
     assert tick_label(value) == text
+
+
+@pytest.mark.parametrize("largest", [1.5, 30.0, 500.0, 1e30])
+@pytest.mark.parametrize("smallest", [1.0, -1.0])
+def test_labels_of_ticks_do_not_overlap(smallest: float, largest: float) -> None:
+    """Between two ticks there is an eighth of the axis, which is the height of some lines of text."""
+    axis = axis_for(np.array([smallest, largest]))
+    positions = [at for at, _ in axis.ticks]
+    assert len(positions) >= 2
+    assert np.diff(positions).min() >= (axis.high - axis.low) / 8

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lightning_gradexplode.records import Evidence, History, ModuleFacts, ParameterFacts, Replay, RunFacts
-from lightning_gradexplode.report.rows import Rows, label, rows
+from lightning_gradexplode.report.rows import Rows, find_place, label, rows
 from tests.report import examples
 
 
@@ -87,3 +87,9 @@ def test_the_culprit_is_labeled_without_its_closest_neighbors() -> None:
     table = Rows(tuple("abcdefghij"), np.zeros((10, 1)), 4, True)
     assert table.labeled(every=3) == [0, 4, 9]
     assert replace(table, culprit=None).labeled(every=3) == [0, 3, 6, 9]
+
+
+def test_a_module_is_not_mistaken_for_one_whose_name_begins_alike() -> None:
+    """The first parameter of ``layer1`` is meant, and none of ``layer10``."""
+    assert find_place(["layer10.weight", "layer1.weight", "layer1.bias"], "layer1") == 1
+    assert find_place(["layer10.weight"], "layer1") is None
