@@ -32,9 +32,9 @@ class ClipSaturated(Detector):
         size = record.grad_norm if record.clip_algorithm == "norm" else record.grad_max
         if not record.clip_val or size is None or not 0 < size < math.inf:
             return None
-        self._excess.add(math.log(size / record.clip_val))
+        self._excess.add(math.log(size) - math.log(record.clip_val))
         if len(self._excess) < self._excess.size or self._excess.quantile(0.1) <= math.log(self.factor):
             return None
-        usual = math.exp(self._excess.median)
+        usual = math.exp(min(self._excess.median, 700.0))
         message = f"clipping to {record.clip_val:.3g} makes nearly every gradient smaller, usually {usual:.3g} times"
         return self.finding(record, Severity.WARNING, usual, self.factor, message)

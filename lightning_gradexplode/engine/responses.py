@@ -45,7 +45,7 @@ class ResponseRunner:
         self._chain = ResponseChain(responses)
         self.adds_gradients = self._chain.adds_gradients
         self._memory = _Memory(states)
-        self._buffers = BufferCopies(loop.module)
+        self._buffers = BufferCopies(loop.module, lambda: loop.averaged_modules)
         self._buffers_guard = PartGuard(self._buffers, "part")
         self._averages = RunningAverages(loop.module)
         self._averages_guard = PartGuard(self._averages, "part")
@@ -164,23 +164,24 @@ class ResponseRunner:
 
     def close(self) -> None:
         """Restore the optimizers, release what the responses hold, and log if the weights are lost after all."""
-        self._buffers.clear()
-        self._averages.clear()
         self._chain.ended()
         if self._chain.has_remedy:
-            self._log_lost_weights()
+            parameters = self._loop.module.named_parameters()
+            self._log_lost("parameters", [name for name, one in parameters if not is_lazy(one) and not is_finite(one)])
+            self._log_lost("buffers", self._buffers_guard.call(self._buffers.lost, otherwise=list[str]()))
+        self._buffers.clear()
+        self._averages.clear()
 
-    def _log_lost_weights(self) -> None:
-        """Log which weights are not finite at the end of a fit; averages of them are in the model by now."""
-        parameters = self._loop.module.named_parameters()
-        lost = [name for name, one in parameters if not is_lazy(one) and not is_finite(one)]
-        if lost:
-            averages = ", ".join(self._loop.weight_averages)
+    def _log_lost(self, kind: str, names: Sequence[str]) -> None:
+        """Log what of the model is not finite at the end of a fit; averages are in the model by now."""
+        if names:
+            averages = ", ".join(self._loop.averaged_modules)
             logger.warning(
-                "gradexplode: at the end of the fit %d parameters are not finite, the first is %s%s; load an earlier "
+                "gradexplode: at the end of the fit %d %s are not finite, the first is %s%s; load an earlier "
                 "checkpoint",
-                len(lost),
-                lost[0],
+                len(names),
+                kind,
+                names[0],
                 f" ({averages} may have copied its averages into the model)" if averages else "",
             )
 

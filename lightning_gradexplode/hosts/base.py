@@ -235,6 +235,11 @@ class TrainingLoop(ABC):
         return None
 
     @property
+    def averaged_modules(self) -> Mapping[str, nn.Module]:
+        """Modules whose weights and buffers are averages of those of the module, by the name of what keeps them."""
+        return {}
+
+    @property
     def weight_averages(self) -> Mapping[str, Sequence[Tensor]]:
         """Tensors of the averages of the weights (EMA, SWA), by the name of what keeps them.
 

@@ -133,6 +133,7 @@ class GuardedLoop(TrainingLoop):
     minimum_training = _guarded("minimum_training")
     schedulers = _guarded("schedulers")
     scaler = _guarded("scaler")
+    averaged_modules = _guarded("averaged_modules")
     weight_averages = _guarded("weight_averages")
     can_save_checkpoints = _guarded("can_save_checkpoints")
     block_checkpoints = _guarded_call("block_checkpoints")

@@ -331,15 +331,19 @@ class LightningLoop(TrainingLoop):
         return self.trainer.scaler
 
     @property
+    def averaged_modules(self) -> Mapping[str, nn.Module]:
+        """Those of callbacks such as ``WeightAveraging`` and ``StochasticWeightAveraging``."""
+        averages = {type(one).__name__: getattr(one, "_average_model", None) for one in self.trainer.callbacks}
+        return {name: average for name, average in averages.items() if isinstance(average, nn.Module)}
+
+    @property
     def weight_averages(self) -> Mapping[str, Sequence[Tensor]]:
         """The averages that callbacks such as ``WeightAveraging`` and ``StochasticWeightAveraging`` keep."""
-        found = {}
-        for callback in self.trainer.callbacks:
-            average, count = getattr(callback, "_average_model", None), getattr(callback, "n_averaged", None)
-            if isinstance(average, nn.Module):
-                counts = [count] if isinstance(count, Tensor) else []
-                found[type(callback).__name__] = [*average.parameters(), *average.buffers(), *counts]
-        return found
+        counts: dict[str, Any] = {type(one).__name__: getattr(one, "n_averaged", 0) for one in self.trainer.callbacks}
+        return {
+            name: [*one.parameters(), *one.buffers(), *filter(torch.is_tensor, [counts[name]])]
+            for name, one in self.averaged_modules.items()
+        }
 
     @property
     def can_save_checkpoints(self) -> bool:

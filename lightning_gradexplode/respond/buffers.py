@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -31,10 +32,12 @@ class BufferCopies:
 
     Args:
         module: The network.
+        averages: Returns modules whose buffers are averages of those of the network, by name.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, averages: Callable[[], Mapping[str, nn.Module]] = dict) -> None:
         self._module = module
+        self._averages = averages
         self._copies: dict[Place, Tensor] = {}
         self._older: dict[Place, Tensor] = {}
         self._finite: dict[Place, bool] = {}
@@ -43,7 +46,7 @@ class BufferCopies:
     def start(self) -> None:
         """Copy all buffers, at the start of a fit."""
         with torch.no_grad():
-            places = _places(self._module)
+            places = self._places()
             self._copies = {place: local_part(_tensor(place)).clone() for place in places}
             self._finite = {place: is_finite(_tensor(place)) for place in places}
         self._is_settled = False
@@ -85,7 +88,7 @@ class BufferCopies:
         restored: list[str] = []
         lost: list[str] = []
         with torch.no_grad():
-            places = _places(self._module)
+            places = self._places()
             bad = [place for place in places if self._is_spoiled(place, local_part(_tensor(place)))]
             for module in dict.fromkeys(module for module, _, _ in bad):
                 copies = self._finite_copies([place for place in places if place[0] is module])
@@ -94,6 +97,16 @@ class BufferCopies:
             for place in bad:
                 (restored if is_finite(_tensor(place)) else lost).append(_name(place))
         return restored, lost
+
+    def lost(self) -> list[str]:
+        """Return the names of the buffers of the network that are not finite but should be."""
+        with torch.no_grad():
+            places = _places(self._module)
+            return [_name(place) for place in places if self._is_spoiled(place, local_part(_tensor(place)))]
+
+    def _places(self) -> list[Place]:
+        averages = [place for name, one in self._averages().items() for place in _places(one, name)]
+        return [*_places(self._module), *averages]
 
     def _finite_copies(self, places: list[Place]) -> dict[Place, Tensor]:
         """Return the last copies of the buffers of a module that were finite where they should be."""
@@ -217,11 +230,11 @@ def _cloned(copies: dict[Place, Tensor]) -> dict[Place, Tensor]:
     return {place: copy.clone() for place, copy in copies.items()}
 
 
-def _places(module: nn.Module) -> list[Place]:
+def _places(module: nn.Module, prefix: str = "") -> list[Place]:
     """Return where the buffers of a network are, each tensor once, without those that hold no plain numbers yet."""
     seen: set[int] = set()
     places = []
-    for name, one in module.named_modules():
+    for name, one in module.named_modules(prefix=prefix):
         for key, tensor in one._buffers.items():
             if tensor is not None and _is_plain(tensor) and id(tensor) not in seen:
                 seen.add(id(tensor))

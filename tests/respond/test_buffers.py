@@ -8,6 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_avg_fn
 from torch.utils.data import DataLoader
 
 from lightning_gradexplode import GradientExplosionMonitor
@@ -233,6 +234,19 @@ def test_running_averages_that_overflow_are_named_and_restored(
     averages = dict(layers.named_buffers())
     assert bool(torch.isfinite(averages["1.running_var"]).all()) == (response != "warn")
     assert ("restored" in line) == (response != "warn")
+
+
+@pytest.mark.skipif(not hasattr(pl.callbacks, "WeightAveraging"), reason="Lightning before 2.6")
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("bad", [0, 4, 11])
+def test_averages_of_buffers_stay_finite(bad: int, is_first: bool, tmp_path: Any) -> None:
+    """What a callback has averaged before the buffers were restored is restored, too; it ends in the model."""
+    averaging = pl.callbacks.WeightAveraging(use_buffers=True, avg_fn=get_ema_avg_fn(0.9))
+    module = Normalized({bad: float("nan")})
+    monitor = GradientExplosionMonitor(on_explosion="skip", report=False)
+    callbacks: list[pl.Callback] = [monitor, averaging] if is_first else [averaging, monitor]
+    pl.Trainer(**{**QUIET, "max_steps": 12, "max_epochs": 3}, logger=False, callbacks=callbacks).fit(module)
+    assert all(bool(torch.isfinite(one).all()) for one in [*module.parameters(), *module.buffers()])
 
 
 class Tracks(Normalized):
