@@ -10,17 +10,15 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from lightning_gradexplode.clip.apply import drop_gradients
 from lightning_gradexplode.detect import NonFiniteGradient
-from lightning_gradexplode.distributed.exchange import SharedStep
 from lightning_gradexplode.engine.components import Components
+from lightning_gradexplode.engine.device_exchange import DeviceExchange
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step import Phase, Step
 from lightning_gradexplode.measure.gradients import norms_of
 from lightning_gradexplode.measure.norms import start_norms
-from lightning_gradexplode.measure.reading import PendingRead
 from lightning_gradexplode.records import Finding, StepRecord
 
 
@@ -31,12 +29,14 @@ class BeforeUpdate:
         run: The components of the run.
 
     Attributes:
+        exchange: Exchanges the numbers of steps on their devices.
         batch_idx: Index of the current batch.
         module_gradients_due: Whether error gradients of modules are measured in the current batch.
     """
 
     def __init__(self, run: Components) -> None:
         self._run = run
+        self.exchange = DeviceExchange(run)
         self.batch_idx = 0
         self.module_gradients_due = False
         # The user's own loop may change the gradients between the backward pass and the step.
@@ -82,27 +82,8 @@ class BeforeUpdate:
             step.clip_val, algorithm = run.loop.clip_setting
             step.clip_algorithm = None if step.clip_val is None else algorithm
         if run.is_distributed and not parameters.on_host:
-            self._start_exchange(step)
+            self.exchange.start(step, self.module_gradients_due)
         return step
-
-    def _start_exchange(self, step: Step) -> None:
-        """Exchange the numbers of a step on their device, and start their transfer to the host together."""
-        exchange, reading, shards = self._run.exchange, step.reading, step.parameters.shards
-        try:
-            device = exchange.world.device
-            each = torch.zeros(0, dtype=torch.float64, device=device)
-            if shards.copies is not None:
-                each = reading.gradients.norms_on_device(device)
-            loss, has_gradients = reading.device_loss, reading.gradients.any
-        except Exception:
-            exchange.withdraw(packs_gradients=True)
-            raise
-        note = self._run.agreement.note(self.module_gradients_due)
-        gathered = exchange.start(loss, self.batch_idx, has_gradients, each, note)
-        if len(each):
-            step.gathered_norms = gathered.view(exchange.world.size, -1)[:, -len(each) :]
-        started = reading.gradients.start([gathered])
-        step.gathered = reading.gradients if started else PendingRead([gathered])
 
     def can_wait(self, step: Step) -> bool:
         """Return whether an accelerator's numbers can be read after the update; the clip value is set in that case."""
@@ -136,7 +117,7 @@ class BeforeUpdate:
         run, exchange, reading, shards = self._run, self._run.exchange, step.reading, step.parameters.shards
         measures_modules = self.module_gradients_due
         if step.gathered is not None:
-            has_gradients, measures_modules = self._read_gathered(step)
+            has_gradients, measures_modules = self.exchange.read(step)
         else:
             try:
                 local, own_loss = reading.gradients.norms(step.gradients_intact), reading.loss
@@ -162,35 +143,6 @@ class BeforeUpdate:
             if run.is_automatic:
                 run.module_gradients.detach()
         return has_gradients
-
-    def receive(self, step: Step) -> tuple[SharedStep, bool]:
-        """Read what the processes have exchanged of a step on their devices.
-
-        Returns:
-            That, and whether error gradients of modules are measured on all of them.
-        """
-        pending, run = step.gathered, self._run
-        assert pending is not None
-        values = pending.values() if isinstance(pending, PendingRead) else pending.more
-        shared = run.exchange.finish(values, step.batch_idx)
-        return shared, run.agreement.receive(shared.notes, run.optimizers.states)
-
-    def _read_gathered(self, step: Step) -> tuple[bool, bool]:
-        """Read the numbers of a step that the processes have exchanged on their devices.
-
-        Returns:
-            Whether any process has gradients, and whether error gradients of modules are measured on all.
-        """
-        reading, shards = step.reading, step.parameters.shards
-        shared, measures_modules = self.receive(step)
-        loss = shared.loss
-        step.batch_idx, step.rank, step.loss = loss.batch_idx, loss.rank, loss.value
-        step.loss_scale, step.scale = reading.scale, reading.scale_in_memory
-        norms = None if shards.copies is None else shards.finite_norms(shared.packed)
-        if norms is None:  # elements that are not finite are counted, by all processes together
-            norms = shards.norms(reading.gradients.norms(step.gradients_intact))
-        step.set_gradient_norms(norms)
-        return shared.has_gradients, measures_modules
 
     def prepare_update(self, step: Step) -> None:
         """Decide about a step, and prepare its update: clip the gradients, or remove them to hold it back.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.distributed.exchange import StepExchange
@@ -18,6 +19,7 @@ from lightning_gradexplode.engine.optimizers import Hook, OptimizerList
 from lightning_gradexplode.engine.reporting import IncidentReporter
 from lightning_gradexplode.engine.responses import ResponseRunner
 from lightning_gradexplode.engine.schedule import LoggingSchedule
+from lightning_gradexplode.engine.state import VERSION, load_parts, save_parts, upgraded
 from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.loggers import LoggerCollection
@@ -164,3 +166,22 @@ class Components:
             self.schedule.alert(step.number, [f"{finding.sign} {finding.severity}" for finding in grave])
             step.scalars_due, step.histograms_due = self.schedule.due(step.number)
         return new
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what later decisions depend on, in plain values, with a version."""
+        return {"version": VERSION, "optimizers": self.optimizers.state_dicts(), **save_parts(self._parts)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
+        """Restore the state that `state_dict` returned, of this version or an earlier one; nothing if it is empty.
+
+        Returns:
+            A line for each part that does not fit and starts fresh.
+        """
+        if not state:
+            return []
+        state = upgraded(state)
+        return load_parts(self._parts, state) + self.optimizers.load_states(state.get("optimizers"))
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        return {"findings": self.log, "schedule": self.schedule, "responses": self.responses}

@@ -89,6 +89,11 @@ class DeferredSteps:
         batches, self.batches = self.batches, []
         return batches
 
+    def take_detected(self) -> list[Sequence[Step]]:
+        """Remove and return the steps whose numbers are read, by batch, oldest first."""
+        batches, self.detected = self.detected, []
+        return batches
+
     def found_any(self, agreement: Agreement) -> bool:
         """Return whether something was found in steps that had no consequences yet, by detectors that still count."""
         held = (found for steps in self.detected for step in steps for found in step.found or ())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from lightning_gradexplode.engine.before_update import BeforeUpdate
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.conflicts import conflicts
 from lightning_gradexplode.engine.failure import never_fatal
-from lightning_gradexplode.engine.state import VERSION, load_parts, save_parts, upgraded
+from lightning_gradexplode.engine.late_steps import LateSteps
 from lightning_gradexplode.engine.step import Phase, Step
 from lightning_gradexplode.engine.unseen_steps import UnseenSteps
 from lightning_gradexplode.hosts.base import TrainingLoop
@@ -71,14 +71,16 @@ class TrainingRun:
             raise
         self._before = BeforeUpdate(self._run)
         self._after = AfterUpdate(self._run)
+        self._late = LateSteps(self._run, self._before, self._after)
         self._unseen = UnseenSteps(loop) if loop.may_step_unseen else None
         self._clips = arguments.clip is not None
         self._open: Step | None = None
         self._in_batch = self._inside_step = False
         self._announced: Optimizer | None = None
         self._stepped: list[Step] = []
-        self._load(state)
-        for line in lines:
+        self._run.responses.start()
+        fresh = [f"in the checkpoint's state, {line}" for line in self._run.load_state_dict(state)]
+        for line in [*fresh, *lines]:
             logger.warning("gradexplode: %s", line)
         if self._clips:
             loop.use_measured_norm(self._run.clipper.clip_by_measured_norm)
@@ -129,7 +131,7 @@ class TrainingRun:
         """Read the numbers of the step before, if they were deferred, before its gradients are cleared."""
         self._run.window.gradients_cleared()
         if self._run.deferred.batches:
-            self._flush()
+            self._late.read()
 
     @never_fatal
     def loss_computed(self, loss: Tensor) -> None:
@@ -192,23 +194,23 @@ class TrainingRun:
         if self._open is not None:
             self._close(self._open)
         if run.deferred.batches:
-            self._flush()
+            self._late.read()
         if run.responses.adds_gradients and (not run.is_automatic or run.counts_end_of_backward):
             run.responses.gradients_ready(state.optimizer, self._before.batch_idx)
         if run.deferred.detected and not run.agreement.by_notes:
-            self._settle()
+            self._late.settle()
         step = self._before.collect(state)
         if step.gathered is not None and run.deferred.found_any(run.agreement):
-            self._before.receive(step)
+            self._before.exchange.receive(step)
             if run.deferred.found_any(run.agreement):  # on all processes then
-                self._settle()
+                self._late.settle()
         if not step.parameters.on_host and self._before.can_wait(step):
             if step.reading.gradients.any or step.gathered is not None:  # another process may have gradients
                 self._before.start_update(step)
                 self._open = step
         elif self._before.read(step):
             if run.deferred.detected:
-                self._settle()
+                self._late.settle()
             self._open = step
             self._before.prepare_update(step)
 
@@ -280,26 +282,26 @@ class TrainingRun:
             deferred.add(steps)
         else:
             if deferred.detected and not agreement.by_notes:
-                self._settle()
+                self._late.settle()
             self._after.finish(steps)
         is_any = deferred.batches or deferred.detected or (agreement.by_notes and agreement.needs_notes)
         if is_any and self._loop.is_last_batch:
-            self._finish_deferred()
+            self._late.finish()
             is_deferred = False
         self._after.end_batch(is_deferred)
 
     @never_fatal
     def flush(self) -> None:
         """Read the numbers that were deferred; within a batch what was found has consequences at the next update."""
-        self._flush()
+        self._late.read()
         if not self._in_batch and not self._run.agreement.by_notes:
-            self._settle()
+            self._late.settle()
             self._after.end_batch()
 
     @never_fatal
     def finish_deferred(self) -> None:
         """Finish the steps whose numbers were deferred, between two batches; a collective call."""
-        self._finish_deferred()
+        self._late.finish()
         self._after.end_batch()
 
     @never_fatal
@@ -313,11 +315,11 @@ class TrainingRun:
         if self._open is not None and not is_alone:
             self._open.phase = Phase.DECIDED
         if is_alone:
-            self._flush()
-            self._settle()
+            self._late.read()
+            self._late.settle()
         else:
             self._run.deferred.take()
-            self._settle_alone()
+            self._late.keep()
         if self._open is not None:
             self._close(self._open)
         steps, self._stepped = self._stepped, []
@@ -366,52 +368,6 @@ class TrainingRun:
         self._stepped.append(step)
         self._open = None
 
-    def _flush(self) -> None:
-        """Read and detect the steps whose numbers were deferred; those of before are agreed on by that."""
-        deferred = self._run.deferred
-        for steps in deferred.take():
-            steps = [step for step in steps if step.phase is not Phase.COLLECTING or self._before.resolve(step)]
-            if self._run.agreement.by_notes:
-                self._settle()
-            if deferred.has_to_wait(steps):
-                deferred.hold(steps)
-            else:
-                self._finish(steps)
-
-    def _settle(self) -> None:
-        """Finish the steps whose numbers are read, with all consequences."""
-        deferred = self._run.deferred
-        batches, deferred.detected = deferred.detected, []
-        for steps in batches:
-            self._finish(steps)
-
-    def _finish(self, steps: Sequence[Step]) -> None:
-        for step in steps:
-            if step.found is not None:
-                self._before.act(step)
-        self._after.finish(steps)
-
-    def _finish_deferred(self) -> None:
-        agreement = self._run.agreement
-        try:
-            self._flush()
-        except Exception:
-            agreement.withdraw_notes()  # the other processes wait for this one
-            raise
-        agreement.exchange_notes(self._run.optimizers.states)
-        self._settle()
-
-    def _settle_alone(self) -> None:
-        """Keep the steps whose numbers are read, and what was found in them, without any other consequence."""
-        deferred = self._run.deferred
-        batches, deferred.detected = deferred.detected, []
-        for steps in batches:
-            for step in steps:
-                for found in step.found or ():
-                    self._run.log.add(found)
-                    step.add_findings(found)
-            self._after.freeze(steps)
-
     # End and failure.
 
     def close(self) -> None:
@@ -434,13 +390,17 @@ class TrainingRun:
         elif call == "finish_deferred" or (call == "batch_ended" and self._loop.is_last_batch):
             self._run.agreement.withdraw_notes()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what later decisions depend on, in plain values, with a version."""
+        return self._run.state_dict()
+
     def _release(self) -> None:
         """Restore the training loop, but for the hooks of optimizers, which one of them may be calling now."""
         if not self._released:
             self._released = True
             run = self._run
             self._restore(
-                self._settle_alone,
+                self._late.keep,
                 self._check_averages,
                 run.responses.close,
                 run.module_gradients.detach,
@@ -470,24 +430,3 @@ class TrainingRun:
                 restore()
             except Exception:
                 logger.exception("gradexplode: the monitor could not restore everything")
-
-    # State.
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what later decisions depend on, in plain values, with a version."""
-        return {"version": VERSION, "optimizers": self._run.optimizers.state_dicts(), **save_parts(self._parts)}
-
-    def _load(self, state: Mapping[str, Any]) -> None:
-        self._run.responses.start()
-        if not state:
-            return
-        state = upgraded(state)
-        lines = load_parts(self._parts, state)
-        lines += self._run.optimizers.load_states(state.get("optimizers"))
-        for line in lines:
-            logger.warning("gradexplode: in the checkpoint's state, %s", line)
-
-    @property
-    def _parts(self) -> dict[str, Any]:
-        run = self._run
-        return {"findings": run.log, "schedule": run.schedule, "responses": run.responses}

@@ -1,0 +1,74 @@
+"""The exchange of a step's numbers between processes on their devices, read later with the numbers of the process."""
+
+from __future__ import annotations
+
+import torch
+
+from lightning_gradexplode.distributed.exchange import SharedStep
+from lightning_gradexplode.engine.components import Components
+from lightning_gradexplode.engine.step import Step
+from lightning_gradexplode.measure.reading import PendingRead
+
+
+class DeviceExchange:
+    """Exchanges what is measured of a step on accelerators, with one collective and without a wait for them.
+
+    Args:
+        run: The components of the run.
+    """
+
+    def __init__(self, run: Components) -> None:
+        self._run = run
+
+    def start(self, step: Step, module_gradients_due: bool) -> None:
+        """Exchange the numbers of a step on their device, and start their transfer to the host together.
+
+        Args:
+            step: The step.
+            module_gradients_due: Whether this process measures error gradients of modules.
+        """
+        exchange, reading, shards = self._run.exchange, step.reading, step.parameters.shards
+        try:
+            device = exchange.world.device
+            each = torch.zeros(0, dtype=torch.float64, device=device)
+            if shards.copies is not None:
+                each = reading.gradients.norms_on_device(device)
+            loss, has_gradients = reading.device_loss, reading.gradients.any
+        except Exception:
+            exchange.withdraw(packs_gradients=True)
+            raise
+        note = self._run.agreement.note(module_gradients_due)
+        gathered = exchange.start(loss, step.batch_idx, has_gradients, each, note)
+        if len(each):
+            step.gathered_norms = gathered.view(exchange.world.size, -1)[:, -len(each) :]
+        started = reading.gradients.start([gathered])
+        step.gathered = reading.gradients if started else PendingRead([gathered])
+
+    def receive(self, step: Step) -> tuple[SharedStep, bool]:
+        """Read what the processes have exchanged of a step.
+
+        Returns:
+            That, and whether error gradients of modules are measured on all of them.
+        """
+        pending, run = step.gathered, self._run
+        assert pending is not None
+        values = pending.values() if isinstance(pending, PendingRead) else pending.more
+        shared = run.exchange.finish(values, step.batch_idx)
+        return shared, run.agreement.receive(shared.notes, run.optimizers.states)
+
+    def read(self, step: Step) -> tuple[bool, bool]:
+        """Read the numbers of a step that the processes have exchanged.
+
+        Returns:
+            Whether any process has gradients, and whether error gradients of modules are measured on all.
+        """
+        reading, shards = step.reading, step.parameters.shards
+        shared, measures_modules = self.receive(step)
+        loss = shared.loss
+        step.batch_idx, step.rank, step.loss = loss.batch_idx, loss.rank, loss.value
+        step.loss_scale, step.scale = reading.scale, reading.scale_in_memory
+        norms = None if shards.copies is None else shards.finite_norms(shared.packed)
+        if norms is None:  # elements that are not finite are counted, by all processes together
+            norms = shards.norms(reading.gradients.norms(step.gradients_intact))
+        step.set_gradient_norms(norms)
+        return shared.has_gradients, measures_modules
