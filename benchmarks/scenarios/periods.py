@@ -224,7 +224,7 @@ def warmup_from_exactly_zero(seed: int) -> Setup:
 @healthy("schedule")
 def forty_steps_with_a_hump(seed: int) -> Setup:
     """A run of forty steps, whose loss rises before it falls."""
-    module = ScenarioModule(perceptron([64, 64, 64, 10]), cross_entropy, sgd(0.5, momentum=0.9))
+    module = ScenarioModule(perceptron([64, 64, 64, 10]), cross_entropy, sgd(0.2, momentum=0.9))
     return Setup(module, drawn(digits(), 40, 16))
 
 

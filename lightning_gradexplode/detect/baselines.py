@@ -8,6 +8,7 @@ from operator import attrgetter
 
 import numpy as np
 
+from lightning_gradexplode.detect.excursion import Excursion
 from lightning_gradexplode.detect.growth import GrowthRate, Trend
 from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
 from lightning_gradexplode.detect.wandering import Wandering
@@ -205,6 +206,7 @@ class Baselines(Stateful):
         self._weight_rate = GrowthRate()
         self._gradient_rate = GrowthRate()
         self._loss_trend = Trend()
+        self._excursion = Excursion()
         self.loss_rise = 0.0
         self.loss_deviations = 0.0
         self._gradient_growth = 1.0
@@ -221,6 +223,11 @@ class Baselines(Stateful):
     def gradient_growth(self) -> float:
         """Gradient norm times norm of the weights, over the same at the start; of the last step with a gradient."""
         return self._gradient_growth
+
+    @property
+    def excursion(self) -> Excursion:
+        """The steps since the loss was last at its start."""
+        return self._excursion
 
     @property
     def loss_trend(self) -> Trend:
@@ -249,6 +256,8 @@ class Baselines(Stateful):
             relative = min(norm / self._norms.lower_quartile, sys.float_info.max)
             self._gradient_growth = min(relative * self._weights.growth, sys.float_info.max)
             self._gradient_rate.add(record.step, self._gradient_growth)
+        if math.isfinite(self.loss_rise):
+            self._excursion.update(self.loss_rise, self._weights.growth)
 
     @property
     def _has_scale(self) -> bool:

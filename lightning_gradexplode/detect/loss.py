@@ -66,10 +66,15 @@ class DivergingLoss(Detector):
     The rise above the start is measured in the units of `LossBaseline`: for a positive loss with little noise, one unit
     is the loss at the start. CRITICAL if the loss is `limit` units above the start for `patience` steps without
     decreasing, and one of these holds: the product of gradient and weight norm (`Baselines.gradient_growth`) is
-    `confirmed` times that of the start for `patience` steps; the weights have changed; or the rise is
-    `confirmed` times the rise a few steps before, and continues. (After a change of the task the loss jumps, but then
-    falls; a loss that starts at zero rises to its level without a growth of the gradients.) A single step is sufficient
-    if the weights have grown to `ruined` times their start, which a single bad batch does not cause.
+    `confirmed` times that of the start for `patience` steps, and the loss rises by the same factor at each step or
+    faster (`Excursion.is_geometric`); the weights have changed; or the rise is `confirmed` times the rise a few steps
+    before, and continues. (After a change of the task the loss jumps, but then falls; a loss that starts at zero rises
+    to its level without a growth of the gradients; a loss whose weight is ramped, or that has a period, rises ever more
+    slowly, in its logarithm.) A single step is sufficient if the weights have grown to `ruined` times what they were
+    when the loss was last at its start, which a single bad batch does not cause.
+
+    WARNING if the loss is more than one unit above its start for `patience` steps, keeps rising by the same factor or
+    faster, and the weights have changed or `Baselines.gradient_growth` is at least two.
 
     Args:
         limit: Units of rise; with a positive loss 4 means five times the start.
@@ -116,8 +121,10 @@ class DivergingLoss(Detector):
         lasting = lasting and baselines.loss_deviations > self.wander
         by_itself = self._rises[-1] > self.confirmed * max(self._rises[0], 1.0) and keeps_rising(self._rises)
         self._grown_for = self._grown_for + 1 if baselines.gradient_growth >= self.confirmed else 0
-        found = lasting and (by_itself or baselines.weights.moved or self._grown_for >= self.patience)
-        if not found and not (grown >= self.ruined and baselines.loss_rise > 2 * self.limit):
+        by_gradients = self._grown_for >= self.patience and baselines.excursion.is_geometric
+        found = lasting and (by_itself or baselines.weights.moved or by_gradients)
+        is_ruined = baselines.excursion.growth_of(grown) >= self.ruined
+        if not found and not (is_ruined and baselines.loss_rise > 2 * self.limit):
             return self._projection(record, baselines)
         weights = f", with weights {grown:.3g} times as large" if grown >= MOVED else ""
         message = f"the loss is {loss:.4g}, its first values were about {baselines.loss.start:.4g}{weights}"
@@ -127,7 +134,7 @@ class DivergingLoss(Detector):
         """Return a WARNING if the loss keeps rising from twice its start on, with the step at which it is lost."""
         if min(self._rises[-self.patience :]) <= 1 or baselines.loss_deviations <= self.wander:
             return None
-        if not baselines.confirm(2.0):
+        if not baselines.confirm(2.0) or not baselines.excursion.is_geometric:
             return None
         if keeps_rising(self._rises):
             sizes = [1 + max(rise, 0.0) for rise in self._rises[-WINDOW // 2 :]]

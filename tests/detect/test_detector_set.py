@@ -65,6 +65,7 @@ NEW_SINCE_0_1_0 = (
     "_longest",
     "_wandering",
     "_away",
+    "_excursion",
     "_jumped_to",
     "_calm_for",
     "_raised_for",
