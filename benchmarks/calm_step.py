@@ -1,7 +1,7 @@
-"""Every Python call that the monitor makes in a calm step: ``python -m benchmarks.calm_step`` prints them as a tree.
+"""All Python calls of the monitor in a calm step, as a tree: ``python -m benchmarks.calm_step``.
 
-A calm step is one at which nothing is found, logged or measured besides loss and gradients. What it costs on a small
-network is these calls.
+In a calm step there is no finding and nothing is logged; only loss and gradients are measured. On a small network these
+calls determine the overhead.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from benchmarks.overhead_models import Model, models
 from lightning_gradexplode import GradientExplosionMonitor
 
 STEP = 60
-"""The step that is observed; no step before is logged, and none of the weights is measured at it."""
+"""The observed step; no step before it is logged, and the weights are not measured at it."""
 
 Call = tuple[int, str, str]
 """Depth, file and function."""
 
 
 class _Observer(pl.Callback):
-    """Records the calls of one step of the monitor behind it."""
+    """Records the calls of one step of the monitor that follows it in the list of callbacks."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -70,7 +70,7 @@ def calls_of_a_calm_step(model: Model) -> list[Call]:
 
 
 def main() -> None:
-    """Print the calls, and how many there are in how many files."""
+    """Print the calls, their number and the number of files."""
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     calls = calls_of_a_calm_step(models()["narrow MLP"]())

@@ -1,4 +1,4 @@
-"""Others' clipping, each a callback with its published rule and defaults, so that runs can be compared."""
+"""Clipping rules of other publications as callbacks, with their published defaults."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch.optim import Optimizer
 
 
 class Clipping(Callback):
-    """Clips by the norm, right before the optimizer steps, with torch's own function; write `limit`."""
+    """Base class: clips by the norm right before the optimizer's step, by torch's own function. Define `limit`."""
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Ask for a limit, and clip to it."""
+        """Compute the limit, and clip to it."""
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if not parameters:  # a batch that was left out
             return
@@ -26,12 +26,12 @@ class Clipping(Callback):
             torch.nn.utils.clip_grad_norm_(parameters, limit)
 
     def limit(self, norm: float, optimizer: int) -> float | None:
-        """Return what the norm is clipped to at this step; None for no clipping."""
+        """Return the largest norm at this step; None for no clipping."""
         raise NotImplementedError
 
 
 class Constant(Clipping):
-    """A norm of 1.0, as everybody's first try."""
+    """A norm of 1.0, the most common choice."""
 
     def limit(self, norm: float, optimizer: int) -> float:
         """Return the constant."""
@@ -45,7 +45,7 @@ class AutoClip(Clipping):
         self._norms: dict[int, list[float]] = defaultdict(list)
 
     def limit(self, norm: float, optimizer: int) -> float:
-        """Return the percentile; one NaN in the history, and it is NaN for ever, as the published rule has it."""
+        """Return the percentile; after one NaN it is NaN for the rest of the run, as in the published rule."""
         self._norms[optimizer].append(norm)
         with np.errstate(all="ignore"):
             return float(np.percentile(self._norms[optimizer], 10))
@@ -92,6 +92,6 @@ class ZClip(Clipping):
 
 
 class ZClipAlone(ZClip):
-    """ZClip's adaptive rule by itself, without the constant that its defaults lay on top of it."""
+    """ZClip's adaptive rule without the additional constant limit of its defaults."""
 
     most = None

@@ -1,6 +1,6 @@
 """Compare findings, clip values and responses of two versions: ``python -m benchmarks.compare_findings``.
 
-The scenarios are trained, their recordings are judged by the package at hand, and what was found is written to a file
+The scenarios are trained, the installed package evaluates their recordings, and the results are written to a file
 (``--write``) or compared with one (``--against``). The reference of version 0.1.0 is made from a checkout of it, into
 which this file is copied::
 
@@ -36,11 +36,11 @@ recorded = import_module(f"{FOLDER}.recording").recorded
 replay = import_module(f"{FOLDER}.replay").replay
 
 BEFORE_UPDATE = {"nonfinite-loss", "nonfinite-gradient", "diverging-loss", "gradient-growth"}
-"""Signs that can be CRITICAL and are judged before the update."""
+"""Signs that can be CRITICAL and are detected before the update."""
 
 
-def judged(run: Any) -> dict[str, Any]:
-    """Return what a version makes of one run, in values that JSON can hold.
+def evaluated(run: Any) -> dict[str, Any]:
+    """Return the results of a version for one run, as plain values for JSON.
 
     Returns:
         The measured numbers, as sums of logarithms; ``[step, sign, severity, where]`` of each finding; the clip value
@@ -72,7 +72,7 @@ def _total(values: Any) -> float:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return each way in which two versions differ over one run, a line each; none if they agree."""
+    """Return the differences between two versions for one run, one per line."""
     if old["steps"] != new["steps"] or old["measured"] != new["measured"]:
         return [f"measured otherwise: {old['steps']} steps {old['measured']}, now {new['steps']} {new['measured']}"]
     lines = []
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for family in FAMILIES:
         for seed in range(options.seeds):
             name = f"{family.name}-{seed}"
-            found[name] = json.loads(json.dumps(judged(recorded(family, seed))))
+            found[name] = json.loads(json.dumps(evaluated(recorded(family, seed))))
             if name in reference:
                 lines = differences(reference[name], found[name])
                 kinds.update(line.partition(":")[0] for line in lines)

@@ -1,4 +1,4 @@
-"""Whether a long run stays as it began: ``python -m benchmarks.long_run --steps 200000``, through a real Trainer.
+"""Memory, time and output of a long run: ``python -m benchmarks.long_run --steps 200000``, through a real Trainer.
 
 A small network is trained with ``clip="auto"``, ``on_explosion=["skip", "rollback"]``, TensorBoard and reports. The
 loss of every 997th batch is NaN, so that incidents begin and end, updates are skipped, and findings reach their limit.
@@ -156,7 +156,7 @@ class Measurements(pl.Callback):
 
 
 def resident_megabytes() -> float:
-    """Return the resident memory of this process; NaN where the system does not say."""
+    """Return the resident memory of this process in MB; NaN if the system does not provide it."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
@@ -165,7 +165,7 @@ def resident_megabytes() -> float:
 
 
 def state_kilobytes(monitor: GradientExplosionMonitor | None) -> float:
-    """Return the size of the monitor's state as a checkpoint holds it."""
+    """Return the size of the monitor's state in a checkpoint."""
     if monitor is None:
         return 0.0
     buffer = io.BytesIO()

@@ -1,6 +1,6 @@
-"""What measuring the norms of gradients takes by several kernels: ``python -m benchmarks.norm_kernels``.
+"""The time of several kernels for the norms of gradients: ``python -m benchmarks.norm_kernels``.
 
-Each is timed right after a backward pass, in turn: nobody else has brought the gradients into the processor's cache.
+One kernel is timed after each backward pass, so that no other one has read the gradients into the processor's cache.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Kernels(pl.Callback):
         }
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
-        """Time the kernel whose turn it is."""
+        """Time the next kernel."""
         gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
         name = list(self.kernels)[trainer.global_step % len(self.kernels)]
         self.timings.time(name, lambda: self.kernels[name](gradients))

@@ -1,9 +1,9 @@
-"""What measuring costs per optimizer step: ``python -m benchmarks.overhead`` prints a table for each of three models.
+"""The time that the monitor adds to an optimizer step: ``python -m benchmarks.overhead`` prints a table for three models.
 
-What only reads the gradients is timed in one run, in turn, each right after the backward pass; clipping changes the
-run, so that it is timed in runs of its own; so are whole steps, to compare with. Times drift from machine to machine
-and from minute to minute; the ratios to torch's ``clip_grad_norm_`` are what to look at. ``--sizes`` draws the cost
-against the number of parameters instead, and ``--device cuda`` measures on a GPU.
+Functions that only read the gradients are timed in one run, in turn, each right after the backward pass. Clipping
+changes the run, so that it is timed in separate runs, and so are whole steps. Times differ between machines and change
+within minutes; compare the ratios to torch's ``clip_grad_norm_``. ``--sizes`` draws the cost against the number of
+parameters, and ``--device cuda`` measures on a GPU.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CLIP, READ = "clip_grad_norm_", "one read (aminmax)"
 DEFAULTS, OFTEN = "monitor, defaults (log every 50th)", "monitor, log every 10th"
 HISTOGRAMS = "monitor, histograms at every step"
 TURNS = 3
-"""At each step one of so many is timed: the monitor, the bare read, the clip."""
+"""Number of functions of which one is timed at each step: the monitor, one pass over the gradients, the clip."""
 SETTLED = 8
 """Turns after which the monitor looks at the weights no more often than in a long run."""
 RARE = 15
@@ -48,7 +48,7 @@ RARE = 15
 
 
 class Others(pl.Callback):
-    """What else people do with gradients, each timed on what the optimizer is about to get; none of it changes them.
+    """Other functions of gradients, timed right before the optimizer's step; none of them changes the gradients.
 
     Whoever reads the gradients first pays for bringing them into the processor's cache. So at each step only one is
     timed, the first to read them, in turn; at every third step that is the monitor.
@@ -66,7 +66,7 @@ class Others(pl.Callback):
         self.watch = TorchHistory()  # type: ignore[no-untyped-call]
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Any) -> None:
-        """Do what is due at this step."""
+        """Call the function that is due at this step."""
         parameters = list(module.parameters())
         gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
         step = trainer.global_step
@@ -84,7 +84,7 @@ class Others(pl.Callback):
             self.writer.add_histogram(name, gradient, step)
 
     def _watch(self, gradients: dict[str, torch.Tensor]) -> None:
-        """Do what the hooks of ``wandb.watch`` do in the backward pass, offline."""
+        """Call the hooks of ``wandb.watch`` as in the backward pass, offline."""
         for name, gradient in gradients.items():
             self.watch.log_tensor_stats(gradient, f"gradients/{name}")  # type: ignore[no-untyped-call]
         assert wandb.run is not None
@@ -108,7 +108,7 @@ def fit(model: Model, steps: int, folder: str, callbacks: list[pl.Callback], **t
 
 
 def measure(model: Model, steps: int) -> Timings:
-    """Train a model in several runs, with everything timed."""
+    """Train a model in several runs, and return all times."""
     timings = Timings()
     with tempfile.TemporaryDirectory() as folder:
         wandb.init(mode="offline", dir=folder, project="overhead")
@@ -218,7 +218,7 @@ def main() -> None:
 
 
 def processor() -> str:
-    """Name the machine's processor."""
+    """Return the name of the machine's processor."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())

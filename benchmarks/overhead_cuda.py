@@ -1,4 +1,4 @@
-"""What measuring costs on a GPU: ``python -m benchmarks.overhead --device cuda``. It was never run on one so far.
+"""The time that the monitor adds on a GPU: ``python -m benchmarks.overhead --device cuda``.
 
 Transformers of 100 million and 1 billion parameters are trained in each of several ways, each in a run of its own, in
 bfloat16 mixed precision, with batches of 4096 positions. Time is taken with CUDA events from the start of a batch to
@@ -38,7 +38,7 @@ POSITIONS = (8, 512)
 STEPS = 100
 """Steps that are timed."""
 WARM = 20
-"""Steps before; the monitor's first steps wait."""
+"""Steps before the timed ones; the monitor's first steps synchronize with the device."""
 COUNTED = 1 << 26
 """Elements whose histogram is counted."""
 
@@ -85,7 +85,7 @@ class StepTimes(pl.Callback):
 
     @property
     def milliseconds(self) -> list[float]:
-        """The time of each step, but for the first ones."""
+        """The time of each step after the first ones."""
         pairs = list(zip(self.events[WARM:], self.events[WARM + 1 :], strict=False))
         if not self.is_gpu:
             return [1e3 * (other - one) for one, other in pairs]

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 
 class Model(pl.LightningModule):
-    """A stack of layers, trained to give zeros."""
+    """A stack of layers, trained to return zeros."""
 
     def __init__(self, layers: list[nn.Module], width: int) -> None:
         super().__init__()
@@ -26,17 +26,17 @@ class Model(pl.LightningModule):
         return x.square().mean()
 
     def batches(self, steps: int) -> DataLoader[tuple[torch.Tensor, ...]]:
-        """Give random batches of four."""
+        """Return random batches of four."""
         sequence = (16,) if isinstance(self.layers[0], nn.TransformerEncoderLayer) else ()
         return DataLoader(TensorDataset(torch.randn(steps * 4, *sequence, self.width)), batch_size=4)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Give AdamW with a learning rate that changes little."""
+        """Return AdamW with a learning rate that changes little."""
         return torch.optim.AdamW(self.parameters(), lr=1e-5)
 
 
 def models() -> dict[str, Callable[[], Model]]:
-    """Give the models by name: one of many weights, one of few, and one of many tensors."""
+    """Return the models by name: one of many weights, one of few, and one of many tensors."""
     return {
         "transformer": lambda: Model(
             [nn.TransformerEncoderLayer(320, 8, 1280, dropout=0.0, batch_first=True) for _ in range(6)], 320

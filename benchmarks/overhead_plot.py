@@ -39,7 +39,7 @@ SHARDED = {"replicated parameters (DDP)": 0, "150 sharded parameters": 150, "120
 
 
 class Imitated:
-    """Many processes that all send what this one sends.
+    """A process group in which all processes send the same values as this one.
 
     Args:
         size: Number of processes.
@@ -51,16 +51,16 @@ class Imitated:
         self.size = size
 
     def gather(self, values: FloatArray) -> FloatArray:
-        """Return the values as often as there are processes."""
+        """Return the values repeated for each process."""
         return np.tile(values, (self.size, 1))
 
     def gather_tensor(self, values: Tensor) -> Tensor:
-        """Return the values as often as there are processes."""
+        """Return the values repeated for each process."""
         return values.repeat(self.size)
 
 
 def of_model(model: Model, steps: int) -> dict[str, float]:
-    """Return the median of the milliseconds of a step of a model, by what is done."""
+    """Return the median of the milliseconds of a step of a model, by timed function."""
     timings = Timings()
     with tempfile.TemporaryDirectory() as folder:
         monitor = TimedMonitor(timings, MONITOR, turns=TURNS, log_every_n_steps=10)
@@ -85,7 +85,7 @@ def of_exchange(processes: int, parameters: int, turns: int = 200) -> float:
 
 
 def draw(path: Path, panels: Sequence[tuple[str, Sequence[int], Mapping[str, Sequence[float]]]]) -> None:
-    """Draw one panel beside the other, with logarithmic axes.
+    """Draw panels in a row, with logarithmic axes.
 
     Args:
         path: The file.
@@ -105,7 +105,7 @@ def draw(path: Path, panels: Sequence[tuple[str, Sequence[int], Mapping[str, Seq
 
 
 def measured(models: Sequence[Model], steps: int) -> dict[str, list[float]]:
-    """Return the milliseconds of several models, by what is done."""
+    """Return the milliseconds of several models, by timed function."""
     costs: dict[str, list[float]] = {}
     for model in models:
         for name, milliseconds in of_model(model, steps).items():

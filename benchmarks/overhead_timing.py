@@ -1,4 +1,4 @@
-"""Clocks around what is compared: the monitor's hooks, the trainer's clipping, and anything else."""
+"""Timing of the monitor's hooks, of the trainer's clipping, and of other functions."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ OPTIMIZER_HOOKS = ("before_step", "after_step")
 
 
 class Timings(dict[str, list[float]]):
-    """Seconds per step, by what was done."""
+    """Seconds per step, by name of the timed function."""
 
     def add(self, name: str, seconds: float) -> None:
-        """Note the seconds of one step."""
+        """Record the seconds of one step."""
         self.setdefault(name, []).append(seconds)
 
     def merge(self, run: Timings) -> None:
-        """Take over what was timed in one run, but for its first steps."""
+        """Add the times of one run, without those of its first steps."""
         for name, seconds in run.items():
             self.setdefault(name, []).extend(seconds[len(seconds) // 10 :])
 
     def time(self, name: str, work: Callable[[], Any]) -> None:
-        """Do some work and note how long it took."""
+        """Call a function, and record its duration."""
         begin = time.perf_counter()
         work()
         self.add(name, time.perf_counter() - begin)
 
 
 class TimedMonitor(GradientExplosionMonitor):
-    """The monitor, all its hooks of a step timed together, those that it lays on modules among them.
+    """The monitor with a timer around all its hooks of a step, including those on modules.
 
     Args:
         timings: Where the seconds go.
@@ -64,11 +64,11 @@ class TimedMonitor(GradientExplosionMonitor):
 
     @property
     def state_key(self) -> str:
-        """Tell several monitors of one run apart."""
+        """Return a different key for each monitor of a run."""
         return self.name
 
     def setup(self, *args: Any, **kwargs: Any) -> None:
-        """Put a clock around what is done within the forward and the backward pass, too."""
+        """Time the hooks within the forward and the backward pass, too."""
         guarded = ModuleGradientProbe._guarded
 
         def clocked(probe: ModuleGradientProbe, look: Callable[..., None]) -> Callable[..., None]:
@@ -88,7 +88,7 @@ class TimedMonitor(GradientExplosionMonitor):
         super().setup(*args, **kwargs)
 
     def teardown(self, *args: Any, **kwargs: Any) -> None:
-        """Take that clock away."""
+        """Remove the timers from these hooks."""
         super().teardown(*args, **kwargs)
         for clock in self.clocks:
             clock.stop()
@@ -119,7 +119,7 @@ class TimedMonitor(GradientExplosionMonitor):
 
 
 class TimedClipping(pl.Callback):
-    """Times the trainer's own clipping, and adds what the monitor's hooks took if there is one.
+    """Times the trainer's own clipping, and adds the time of the monitor's hooks if there is one.
 
     Args:
         timings: Where the seconds of each step go.
@@ -132,7 +132,7 @@ class TimedClipping(pl.Callback):
         self.spent = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put a clock around the precision plugin's clipping."""
+        """Time the precision plugin's clipping."""
         clip = trainer.precision_plugin.clip_gradients
 
         def timed(*args: Any, **kwargs: Any) -> None:
@@ -143,7 +143,7 @@ class TimedClipping(pl.Callback):
         trainer.precision_plugin.clip_gradients = timed  # type: ignore[method-assign]
 
     def on_train_batch_end(self, *args: Any) -> None:
-        """Note the step; this callback stands behind the monitor."""
+        """Record the step; this callback is called after the monitor."""
         hooks = 0.0 if self.monitor is None else self.monitor.timings[self.monitor.name][-1]
         self.timings.add(self.name, self.spent + hooks)
         self.spent = 0.0
@@ -162,7 +162,7 @@ class WholeSteps(pl.Callback):
         self.ended: float | None = None
 
     def on_train_batch_end(self, *args: Any) -> None:
-        """Note the step; this callback stands behind all others."""
+        """Record the step; this callback is called after all others."""
         now = time.perf_counter()
         if self.ended is not None:
             self.timings.add(self.name, now - self.ended)

@@ -1,4 +1,4 @@
-"""How many lost runs are saved: ``python -m benchmarks.rescue`` trains the exploding scenarios with remedies.
+"""Number of exploding runs that are saved: ``python -m benchmarks.rescue`` trains the scenarios with remedies.
 
 Every run has the same batches, the same start and the same number of steps, whatever the remedy. It counts as saved if
 its weights are finite and its loss at the end (median of the last twenty steps) keeps 90 % of the improvement of the
@@ -58,7 +58,7 @@ REMEDIES: dict[str, Callable[[], list[Callback]]] = {
 OURS = tuple(name for name in REMEDIES if "auto" in name and name != "AutoClip")
 
 FACTORS = (0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-5, 1e-7)
-"""Of the learning rate, tried by hand."""
+"""Factors of the learning rate of which the best one is the hand-tuned rate."""
 
 CHOSEN_ON = frozenset(
     [
@@ -67,13 +67,13 @@ CHOSEN_ON = frozenset(
         "variational",
     ]
 )
-"""Kinds of families that were looked at while the constants of ``clip="auto"`` were chosen."""
+"""Kinds of families on which the constants of ``clip="auto"`` were chosen."""
 
 KEPT = 0.9
-"""Share of a hand-tuned run's improvement that a saved run has."""
+"""Share of the improvement of the hand-tuned run that a saved run reaches."""
 
 NOT_SAVABLE = {
-    "loss_falls_for_ever": "the loss has no floor: to explode is what it asks for",
+    "loss_falls_for_ever": "the loss has no lower bound, so that it is lowest in a run that explodes",
     "penalty_with_wrong_sign": "the loss rewards large weights without a bound",
     "critic_without_limit": "the critic's loss has no floor",
     "generator_too_fast": "the critic's loss has no floor",
@@ -88,7 +88,7 @@ NOT_SAVABLE = {
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How one run ended.
+    """The result of one run.
 
     Args:
         start: Loss of the untrained network, median of eight batches.
@@ -100,23 +100,23 @@ class Ending:
 
     @property
     def improvement(self) -> float:
-        """By how much the loss came down, NaN if the run is lost."""
+        """Decrease of the loss, NaN if the run is lost."""
         return self.start - self.final
 
     def is_saved(self, tuned: Ending) -> bool:
-        """Return whether this run kept most of what the same run with a hand-tuned rate reached."""
+        """Return whether this run reached most of the improvement of the hand-tuned run."""
         return tuned.improvement > 0 and self.improvement >= KEPT * tuned.improvement
 
 
 class _Losses(Callback):
-    """Keeps the losses, and ends a run whose weights are lost if nobody is there to bring them back."""
+    """Records the losses, and ends a run with non-finite weights if no response can restore them."""
 
     def __init__(self, hopeless_at_nan: bool) -> None:
         self.hopeless_at_nan = hopeless_at_nan
         self.losses: list[float] = []
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Keep the loss."""
+        """Record the loss."""
         self.losses.append(float(pl_module.last_loss))  # type: ignore[arg-type]
         if self.hopeless_at_nan and not math.isfinite(self.losses[-1]) and not _finite(pl_module):
             trainer.should_stop = True
@@ -163,7 +163,7 @@ Job = tuple[str, int, str, float]
 
 
 def ending(job: Job) -> Ending:
-    """Return a run from the cache; it is trained if it is not there, or if the code it comes from has changed."""
+    """Return a run from the cache; it is trained if it is missing or if its code has changed."""
     name, seed, remedy, factor = job
     family = next(family for family in FAMILIES if family.name == name)
     path = CACHE / f"{name}-{seed}-{_slug(remedy)}-{factor:g}-{_source(family, remedy)}.json"
@@ -184,7 +184,7 @@ def _slug(remedy: str) -> str:
 
 @cache
 def _source(family: Family, remedy: str) -> str:
-    """Return a name that changes with the code a run comes from."""
+    """Return a file name that depends on the code of a run."""
     here = Path(__file__).parent
     files = [here / "scenarios" / name for name in ("family.py", "module.py", "data.py", "recording.py")]
     files += [Path(inspect.getfile(family.build))]
@@ -199,7 +199,7 @@ def _source(family: Family, remedy: str) -> str:
 
 
 class Results:
-    """Endings of runs, trained in parallel.
+    """Results of runs, trained in parallel.
 
     Args:
         jobs: Number of processes.
@@ -210,7 +210,7 @@ class Results:
         self._known: dict[Job, Ending] = {}
 
     def need(self, wanted: Iterable[Job]) -> None:
-        """Make sure that runs are there."""
+        """Train the runs that are missing."""
         missing = sorted({job for job in wanted if job not in self._known})
         if self._jobs == 1:
             found: Iterable[Ending] = map(ending, missing)
@@ -220,20 +220,20 @@ class Results:
         self._known.update(zip(missing, found, strict=True))
 
     def __getitem__(self, job: Job) -> Ending:
-        """Return how a run ended."""
+        """Return the result of a run."""
         if job not in self._known:
             self.need([job])
         return self._known[job]
 
 
 def tuned_factor(results: Results, family: Family) -> float:
-    """Return the factor of the learning rate whose run ended best on the first seed."""
+    """Return the factor of the learning rate with the lowest final loss on the first seed."""
     tried = {factor: results[family.name, 0, "no remedy", factor].final for factor in FACTORS}
     return min(tried, key=lambda factor: tried[factor] if math.isfinite(tried[factor]) else math.inf)
 
 
 def number(value: float) -> str:
-    """Write a loss shortly."""
+    """Return a loss as a short text."""
     return f"{value:.3g}" if math.isfinite(value) else "lost"
 
 
@@ -315,7 +315,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _sample(families: Sequence[Family], every: int) -> list[Family]:
-    """Return every so many families of kinds that were chosen on, and of those that were left out."""
+    """Return every n-th family of the kinds on which constants were chosen, and of the held-out kinds."""
     near = [family for family in families if family.kind in CHOSEN_ON]
     far = [family for family in families if family.kind not in CHOSEN_ON]
     return [*near[::every], *far[::every]]

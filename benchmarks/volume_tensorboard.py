@@ -1,6 +1,6 @@
-"""How much a day's training writes for TensorBoard: 200,000 steps of a model of 300 tensors, with the defaults.
+"""The volume of TensorBoard's event files for a day of training: 200,000 steps of a model of 300 tensors, with defaults.
 
-The same records as in `benchmarks.volume_wandb` go into a real event file, which is weighed.
+The records of `benchmarks.volume_wandb` are written to an event file, whose size is extrapolated.
 
     python -m benchmarks.volume_tensorboard
 """
@@ -17,7 +17,7 @@ from lightning_gradexplode.loggers import LoggerCollection
 
 
 def weigh(histogram_logs: int) -> int:
-    """Write a run's beginning, and give the size of its event file in bytes."""
+    """Write a run's beginning, and return the size of its event file in bytes."""
     with tempfile.TemporaryDirectory() as folder:
         logger = TensorBoardLogger(folder)
         board = LoggerCollection([logger])

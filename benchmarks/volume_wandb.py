@@ -1,7 +1,7 @@
-"""How much a day's training writes for Weights & Biases: 200,000 steps of a model of 300 tensors, with the defaults.
+"""The volume of a W&B run for a day of training: 200,000 steps of a model of 300 tensors, with the defaults.
 
-A part of the run's logs is written to a real offline run, and its file weighed: offline it holds what is sent online.
-All records of a kind weigh the same but for their digits, so the rest is a multiple.
+A part of the logs is written to an offline run, whose file contains what an online run sends. All records of a kind
+have the same size except for their digits, so that the volume is extrapolated from the size of the file.
 
     python -m benchmarks.volume_wandb
 """
@@ -24,11 +24,11 @@ from lightning_gradexplode.records import StepRecord
 
 STEPS, TENSORS, SCALARS_EVERY, HISTOGRAMS_EVERY = 200_000, 300, 50, 500
 PARTS = (2, 6)
-"""Numbers of histogram logs that are written; the difference is what each costs, without what a run begins with."""
+"""Numbers of histogram logs; their difference is used, so that the fixed size of a run does not count."""
 
 
 def records(histogram_logs: int) -> Iterator[StepRecord]:
-    """Give the records of a run's beginning that are logged, with gradients of normal numbers of many sizes."""
+    """Return the records of a run's beginning that are logged, with gradients of normal numbers of many sizes."""
     names = tuple(f"network.layers.{index // 2}.{('weight', 'bias')[index % 2]}" for index in range(TENSORS))
     generator = torch.Generator().manual_seed(0)
     for log in range(histogram_logs * HISTOGRAMS_EVERY // SCALARS_EVERY):
@@ -58,7 +58,7 @@ def records(histogram_logs: int) -> Iterator[StepRecord]:
 
 
 def weigh(histogram_logs: int) -> int:
-    """Write a run's beginning, and give the size of its file in bytes."""
+    """Write a run's beginning, and return the size of its file in bytes."""
     with tempfile.TemporaryDirectory() as folder:
         settings = wandb.Settings(x_disable_stats=True, console="off")
         run = wandb.init(reinit="create_new", mode="offline", dir=folder, project="volume", settings=settings)

@@ -48,24 +48,24 @@ class DeepTanhNetwork(pl.LightningModule):
         self.head = nn.Linear(WIDTH, 10)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Give the scores of the ten digits."""
+        """Return the scores of the ten digits."""
         scores: Tensor = self.head(self.hidden(pixels))
         return scores
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        """Give the cross-entropy."""
+        """Return the cross-entropy."""
         pixels, digits = batch
         loss = nn.functional.cross_entropy(self(pixels), digits)
         self.log("train_loss", loss)
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Give SGD with momentum, at a learning rate that is too high."""
+        """Return SGD with momentum, at a learning rate that is too high."""
         return torch.optim.SGD(self.parameters(), lr=0.3, momentum=0.9)
 
 
 def digits() -> DataLoader[Any]:
-    """Give the 1797 digits that ship with scikit-learn."""
+    """Return the 1797 digits that ship with scikit-learn."""
     data = load_digits()
     pixels = torch.tensor(data.data / 16, dtype=torch.float32)
     return DataLoader(TensorDataset(pixels, torch.tensor(data.target)), batch_size=64, shuffle=True)

@@ -45,13 +45,13 @@ class SunspotForecaster(pl.LightningModule):
         self.head = nn.Linear(32, 1)
 
     def forward(self, years: Tensor) -> Tensor:
-        """Give the forecast for the year after each year."""
+        """Return the forecast for the year after each year."""
         states, _ = self.rnn(years)
         forecast: Tensor = self.head(states)
         return forecast
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        """Give the mean squared error over all years."""
+        """Return the mean squared error over all years."""
         (window,) = batch
         loss = nn.functional.mse_loss(self(window[:, :-1]), window[:, 1:])
         self.log("train_loss", loss)
@@ -63,7 +63,7 @@ class SunspotForecaster(pl.LightningModule):
         self.log("val_loss", nn.functional.mse_loss(self(window[:, :-1])[:, -1], window[:, -1]))
 
     def configure_optimizers(self) -> Any:
-        """Give plain SGD, with a learning rate that rises for half the run and falls for the other half."""
+        """Return plain SGD, with a learning rate that rises for half the run and falls for the other half."""
         optimizer = torch.optim.SGD(self.parameters(), lr=MAX_LEARNING_RATE)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -111,7 +111,7 @@ class Outcome:
 
 
 def sunspots() -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """Give the training and the validation windows of the yearly sunspot numbers from 1700 to 2008, in hundreds."""
+    """Return the training and the validation windows of the yearly sunspot numbers from 1700 to 2008, in hundreds."""
     numbers = sm.datasets.sunspots.load_pandas().data["SUNACTIVITY"].to_numpy()
     series = torch.tensor(numbers, dtype=torch.float32) / 100
     windows = series.unfold(0, YEARS + 1, 1).unsqueeze(-1)

@@ -136,7 +136,7 @@ def test_an_unused_monitor_can_be_copied(
 
 
 def built_from(text: str) -> Arguments:
-    """Build the monitor from YAML, and give its checked arguments."""
+    """Build the monitor from YAML, and return its checked arguments."""
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(pytorch_lightning.Callback, "callback")
     with warnings.catch_warnings():

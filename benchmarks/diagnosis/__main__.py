@@ -28,7 +28,7 @@ def for_each(function: Callable[[type[Case]], Item], chosen: Sequence[type[Case]
 
 
 def with_progress(items: Iterable[Item], total: int, title: str) -> list[Item]:
-    """Return all items, and show how many are there if rich is installed."""
+    """Return all items, with a progress bar if rich is installed."""
     try:
         from rich.console import Console
         from rich.progress import track
@@ -38,7 +38,7 @@ def with_progress(items: Iterable[Item], total: int, title: str) -> list[Item]:
 
 
 def case_lines(grades: Iterable[Grade]) -> list[str]:
-    """Return a line for each case: what was right, and what was said."""
+    """Return a line for each case with its grade and its diagnosis."""
     lines = []
     for one in grades:
         marks: list[str] = [one.first]
@@ -50,7 +50,7 @@ def case_lines(grades: Iterable[Grade]) -> list[str]:
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print a table in markdown."""
+    """Print a table in Markdown."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in [rows[0], ["-" * width for width in widths], *rows[1:]]:
         print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")

@@ -101,11 +101,11 @@ GENERAL: tuple[tuple[str, Callable[[re.Match[str]], Treatment]], ...] = (
     ),
     (r"maximize=False", lambda found: Treatment(groups={"maximize": False})),
 )
-"""Remedies that mean the same for every case; a number in them is used as it stands."""
+"""Remedies with the same meaning for all cases; a number in them is used as it is."""
 
 
 def treatment_for(case: type[Case], remedy: str, is_right: bool = True) -> Treatment | None:
-    """Return the change that a remedy asks for first, None if none of its words is known.
+    """Return the first change that a remedy describes, None if none of its words is known.
 
     Args:
         case: The case.
@@ -128,7 +128,7 @@ def treatment_for(case: type[Case], remedy: str, is_right: bool = True) -> Treat
 
 
 def treat(case: type[Case], treatment: Treatment) -> Ending:
-    """Train a case once more, with a treatment."""
+    """Train a case again, with a change."""
     module = prepare(case, dict(treatment.settings))
     factor = treatment.rate_factor
     if treatment.learning_rate is not None:

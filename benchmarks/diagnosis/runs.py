@@ -1,4 +1,4 @@
-"""Training a case, and what became of it: measured by a probe that knows nothing of the monitor."""
+"""Training of a case, and its outcome, which is measured independently of the monitor."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from torch.optim import Optimizer
 from benchmarks.diagnosis.case import Case
 
 for _name in ("replay", "experiments"):
-    # A figure must not depend on what else the machine is doing: replays have more time than in a run.
+    # Replays have more time than in a run, so that the results do not depend on the load of the machine.
     vars(importlib.import_module(f"lightning_gradexplode.diagnose.replay.{_name}"))["SECONDS"] = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What became of one run.
+    """The outcome of one run.
 
     Args:
         score: How bad the trained module is, NaN if its weights are not finite.
@@ -45,7 +45,7 @@ class Ending:
         return self.score <= case.good
 
     def failed(self, case: type[Case]) -> bool:
-        """Return whether something was not finite on the way, or the module is badly trained."""
+        """Return whether a value was not finite during the run, or the trained module is bad."""
         return self.fault is not None or not self.is_good(case)
 
 
@@ -70,7 +70,7 @@ class Probe(Callback):
         self._check(self.norms[-1])
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Look at the weights."""
+        """Check the weights."""
         if not _finite(pl_module):
             self._check(math.nan)
         self.batches += 1

@@ -1,4 +1,4 @@
-"""The cases as they stand and when cured: each fails, then trains well, and then has no cause to be named."""
+"""Checks of the cases: each fails as it is, and trains well with its cure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lightning_gradexplode import GradientExplosionMonitor
 
 
 def fault_of(case: type[Case]) -> str | None:
-    """Return what is wrong with a case, None if it holds what it says."""
+    """Return the defect of a case, None if it fails as it is and trains well with its cure."""
     failing = train(prepare(case, {}))
     if case.healthy:
         return f"{case.__name__} is not healthy: score {failing.score:.3g}" if failing.failed(case) else None

@@ -1,4 +1,4 @@
-"""The outcome of a run, found by looking at the run itself; it knows no detector and no monitor."""
+"""The outcome of a run, determined from the run itself, independently of detectors and monitor."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ GREY_WEIGHTS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a run.
+    """The outcome of a run.
 
-    A run is lost at the first step with a non-finite loss, weight, or gradient that the optimizer is handed; or once
-    the loss has been above ten times its start for five steps in a row; or the norm of all weights above a hundred
-    times its start. Where a gradient scaler adapts, a non-finite loss or gradient is no loss as long as the scale is
-    1 or more, for the step is skipped and the next one may do.
+    A run is lost at the first step with a non-finite loss, weight, or gradient that the optimizer receives; or if the
+    loss has been above ten times its start for five steps in a row; or if the norm of all weights exceeds a hundred
+    times its start. With an adaptive gradient scaler, a non-finite loss or gradient does not count as long as the scale
+    is at least 1, since the scaler skips the step and reduces the scale.
 
-    A run that is not lost is grey, and counts for nobody, if its loss was above ten times its start at two steps in
-    a row, if it ends above twice its start (median of the last twenty steps), or if its weights end above thirty
-    times theirs. All others are healthy.
+    A run that is not lost is grey, and not evaluated, if its loss was above ten times its start at two steps in a row,
+    if it ends above twice its start (median of the last twenty steps), or if its weights end above thirty times their
+    start. All others are healthy.
 
-    Where the loss cannot show the damage, a family is judged by another number in its place (`ScenarioModule.damage`).
-    The loss starts at the median over the first eight batches, seen through the untrained network. "Ten times" is a
-    rise by nine units, the unit being the size of that start or the deviation among the eight, whichever is larger, so
-    that a loss around zero is judged as well.
+    If the loss cannot show the damage, another number is used in its place (`ScenarioModule.damage`). The start of the
+    loss is the median over the first eight batches with the untrained network. "Ten times" is a rise by nine units. The
+    unit is the absolute value of that start or the standard deviation of the eight losses, whichever is larger, so that
+    the rule also applies to a loss around zero.
 
     Args:
         label: The outcome.
         lost: The step at which the run was lost, None if it was not.
-        reason: By what.
+        reason: Why it has this outcome.
     """
 
     label: Label
@@ -54,18 +54,18 @@ class Outcome:
 
 
 def losses_before(module: ScenarioModule, batches: Sequence[Any]) -> list[float]:
-    """Return what batches are judged by, seen through the network as it is, which stays as it is."""
-    judge = copy.deepcopy(module)
+    """Return the loss of batches, or the number used in its place, without a change of the network."""
+    copied = copy.deepcopy(module)
     with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(module.needs_gradients):
-        return [judge.damage(batch, float(judge.loss(batch).detach())) for batch in batches]
+        return [copied.damage(batch, float(copied.loss(batch).detach())) for batch in batches]
 
 
 class Probe(Callback):
-    """Watches a run's losses, gradients and weights, and ends it some steps after it was lost.
+    """Checks losses, gradients and weights of a run, and ends it some steps after it was lost.
 
     Args:
         start: Losses before the first step.
-        further: Number of steps that a lost run goes on.
+        further: Number of further steps of a lost run.
     """
 
     def __init__(self, start: Sequence[float], further: int = 10) -> None:
@@ -87,7 +87,7 @@ class Probe(Callback):
         self._first_weights = _size(pl_module)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Look at the gradients that the optimizer is handed."""
+        """Check the gradients that the optimizer receives."""
         self.last_step = _step(trainer)
         gradients = (p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
         if not all(torch.isfinite(gradient).all() for gradient in gradients) and not _may_pass(trainer):
@@ -96,7 +96,7 @@ class Probe(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look at the loss and the weights."""
+        """Check the loss and the weights."""
         loss, damage = pl_module.last_loss, pl_module.last_damage
         assert isinstance(loss, float)
         assert isinstance(damage, float)
@@ -116,7 +116,7 @@ class Probe(Callback):
             trainer.should_stop = True
 
     def outcome(self) -> Outcome:
-        """Return the label, once the run is over."""
+        """Return the outcome at the end of the run."""
         if self.lost is not None:
             return Outcome("explodes", self.lost, self.reason)
         end = median(self._losses[-20:])
@@ -134,12 +134,12 @@ class Probe(Callback):
 
 
 def _step(trainer: Trainer) -> int:
-    """Return the step that Lightning logs at, which findings are dated by as well."""
+    """Return the step at which Lightning logs, as that of findings."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
 def _may_pass(trainer: Trainer) -> bool:
-    """Return whether a gradient scaler skips this step and has a chance to find a scale at which it need not."""
+    """Return whether a gradient scaler skips this step and can still reduce its scale."""
     scaler = trainer.scaler
     return scaler is not None and scaler.get_backoff_factor() < 1.0 and scaler.get_scale() >= 1.0
 

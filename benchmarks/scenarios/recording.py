@@ -36,7 +36,7 @@ class RecordedStep:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RecordedRun:
-    """A run, with weights, details and error gradients of nodes measured at every step.
+    """A run, with weights, details and error gradients of modules measured at every step.
 
     Args:
         family: Name of the family.

@@ -22,7 +22,7 @@ class Script(ScenarioModule):
         self.losses = losses
 
     def loss(self, batch: Tensor) -> Tensor:
-        """Give the next loss, with a gradient of one for the weight."""
+        """Return the next loss, with a gradient of one for the weight."""
         weight = self.network.get_parameter("weight").sum()
         return weight - weight.detach() + self.losses[int(batch)]
 

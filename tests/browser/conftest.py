@@ -30,7 +30,7 @@ class Exploding(ExplodingRegression, pl.LightningModule):
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Let a network explode under watch, with every step's histograms, and give the folder of its logs."""
+    """Train a network that explodes, with histograms at every step, and return the folder of its logs."""
     folder = tmp_path_factory.mktemp("logs")
     logger = TensorBoardLogger(folder, name="exploding", version="run")
     monitor = GradientExplosionMonitor(histogram_every_n_steps=1, clip=1e6)
@@ -71,7 +71,7 @@ class Browser:
         self.driver = driver
 
     def wait(self, script: str, seconds: float = 20.0) -> Any:
-        """Give what a script returns as soon as that is something: ``all(selector)`` looks into shadow roots too."""
+        """Return the first truthy result of a script; ``all(selector)`` also searches shadow roots."""
         all_roots = (
             "const all = selector => { const found = []; const walk = root => { for (const one of "
             "root.querySelectorAll('*')) { if (one.matches(selector)) found.push(one); "

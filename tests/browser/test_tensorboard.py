@@ -22,7 +22,7 @@ HISTOGRAMS = {
 
 
 def asked(address: str, path: str, **query: str) -> Any:
-    """Ask the server."""
+    """Return the server's response."""
     with urllib.request.urlopen(f"{address}/data/plugin/{path}?{urllib.parse.urlencode(query)}", timeout=20) as answer:
         return json.load(answer)
 

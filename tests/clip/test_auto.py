@@ -43,7 +43,7 @@ class Quadratic:
         self.step = 0
 
     def train(self, steps: int) -> float:
-        """Take steps as the engine does, with the gradients known before the optimizer's step; return the loss."""
+        """Run steps as the engine does, with the gradients known before the optimizer's step; return the loss."""
         for _ in range(steps):
             self.optimizer.zero_grad()
             loss = self.curvature / 2 * self.weight.square().sum()

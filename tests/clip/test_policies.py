@@ -35,7 +35,7 @@ gradient_lists = st.lists(st.lists(element, min_size=1, max_size=6), min_size=1,
 
 
 def thresholds(policy: ClipPolicy, norms: list[float | None]) -> list[float | None]:
-    """Ask a policy about steps with these norms."""
+    """Return the thresholds of a policy for steps with these norms."""
     return [policy.threshold(StepRecord(step=step, grad_norm=norm)) for step, norm in enumerate(norms)]
 
 
@@ -156,7 +156,7 @@ def test_the_z_score_clips_outliers_the_more_the_farther_out_they_are() -> None:
 
 
 def layers(build: Callable[[], nn.Module], factor: float = 1.0) -> tuple[ParameterSet, FloatArray]:
-    """Give the parameters of a network, with gradients of random numbers, and the gradients' norms."""
+    """Return the parameters of a network, with gradients of random numbers, and the gradients' norms."""
     torch.manual_seed(2)
     module = build()
     for parameter in module.parameters():

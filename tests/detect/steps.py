@@ -19,11 +19,11 @@ from lightning_gradexplode.records import Finding, StepRecord
 PARAMETERS = ("first", "second", "third")
 
 RUN_STEPS = 40
-"""Length of a drawn run: long enough for every history to be judged by."""
+"""Length of a drawn run: long enough to fill every history."""
 
 
 def record(step: int, **fields: Any) -> StepRecord:
-    """Build a step of a healthy run in which everything was measured; fields that are given stand out."""
+    """Build a step of a healthy run in which everything was measured, with other values of some fields."""
     healthy = StepRecord(
         step=step,
         parameters=PARAMETERS,
@@ -45,12 +45,12 @@ def series(field: str, values: Iterable[float], **fields: Any) -> list[StepRecor
 
 
 def judge(detector: Detector, records: Iterable[StepRecord]) -> list[Finding]:
-    """Ask a detector about steps, and give all that it finds."""
+    """Return the findings of a detector in steps."""
     return [finding for one in records if (finding := detector.check(one)) is not None]
 
 
 def ask(bank: DetectorSet, records: Iterable[StepRecord]) -> list[Finding]:
-    """Ask a bank about steps, and give all that it finds."""
+    """Return the findings of a set of detectors in steps, before the updates."""
     return [finding for one in records for finding in bank.begin(one)]
 
 
@@ -60,7 +60,7 @@ def noise(size: int, scatter: float = 0.2, seed: int = 0) -> list[float]:
 
 
 def through_checkpoint(state: dict[str, Any]) -> dict[str, Any]:
-    """Save a state and load it as a checkpoint is loaded by those who trust nobody."""
+    """Save a state and load it with ``weights_only=True``."""
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)

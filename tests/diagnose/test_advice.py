@@ -10,7 +10,7 @@ from lightning_gradexplode.records import Finding, Severity
 
 
 def of(sign: str) -> str:
-    """Give the advice for a sign."""
+    """Return the advice for a sign."""
     return advice_for(Finding(0, sign, Severity.WARNING, None, 1.0, 0.0, "message"))
 
 

@@ -150,7 +150,7 @@ def hybrid() -> dict[str, Any]:
 
 
 def joined() -> dict[str, Any]:
-    """Let the first process have fewer batches."""
+    """Train with fewer batches on the first process."""
     inner = network()
     module = DistributedDataParallel(inner)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.01)

@@ -113,7 +113,7 @@ class Witness(pl.Callback):
         self.reads: DeviceReads | None = None
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        """Note the step, and what this process holds of the weights and the optimizer's state."""
+        """Record the step, and the weights and optimizer state of this process."""
         (optimizer,) = trainer.optimizers
         names = ("momentum_buffer", "exp_avg", "exp_avg_sq")
         buffers = [state[name] for state in optimizer.state.values() for name in names if name in state]

@@ -62,7 +62,7 @@ def events(folder: Path) -> EventAccumulator:
 
 
 def scalars(accumulator: EventAccumulator, tag: str) -> dict[int, float]:
-    """Give a scalar's values by step."""
+    """Return a scalar's values by step."""
     return {event.step: event.value for event in accumulator.Scalars(tag)}
 
 

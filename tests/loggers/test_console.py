@@ -124,20 +124,20 @@ class Terminal(io.StringIO):
     """A stream that says it is a terminal."""
 
     def isatty(self) -> bool:
-        """Say so."""
+        """Return True."""
         return True
 
 
 @pytest.fixture
 def ours(monkeypatch: pytest.MonkeyPatch) -> logging.Logger:
-    """Put a logger in our logger's place that nobody listens to, as where logging was not set up."""
+    """Replace the package's logger by one without handlers, as if logging was not configured."""
     one = logging.Logger("lightning_gradexplode")
     monkeypatch.setattr(console, "logger", one)
     return one
 
 
 def said(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO) -> str:
-    """Tell the panel, and give what standard error gets."""
+    """Log the panel, and return what is written to standard error."""
     monkeypatch.setattr(sys, "stderr", stream)
     log(logging.ERROR, str(PANEL), PANEL)
     return stream.getvalue()

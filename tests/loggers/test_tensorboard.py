@@ -31,7 +31,7 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Publish every kind of gradient through Lightning's logger, and give the run's folder."""
+    """Publish every kind of gradient through Lightning's logger, and return the run's folder."""
     logger = TensorBoardLogger(tmp_path_factory.mktemp("tensorboard"), name="run", version=0)
     board = LoggerCollection([logger])
     board.log_batch([record_of({**TENSORS, **HOPELESS}, step=3)], [(True,) * 12])
@@ -149,7 +149,7 @@ def test_a_writer_that_is_not_torchs_gets_histograms_one_by_one(server: dict[str
 
 
 def text(events: EventAccumulator, tag: str) -> str:
-    """Give the last text of a tag."""
+    """Return the last text of a tag."""
     return str(make_ndarray(events.Tensors(f"{tag}/text_summary")[-1].tensor_proto)[0].decode())
 
 

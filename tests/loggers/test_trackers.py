@@ -61,7 +61,7 @@ logger.experiment.end()
 
 
 def run(program: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run a program that publishes, and give what it prints."""
+    """Run a program that publishes, and return what it prints."""
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("COMET_DISABLE_AUTO_LOGGING", "1")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))

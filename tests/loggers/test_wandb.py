@@ -36,7 +36,7 @@ def inspected(run: Run) -> list[dict[str, Any]]:
 
 
 def values_of(entries: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """Give all values, by the step that Lightning makes its x-axis."""
+    """Return all values, by the step that Lightning makes its x-axis."""
     values: dict[int, dict[str, Any]] = {}
     for entry in entries:
         if entry["type"] == "history":
@@ -46,13 +46,13 @@ def values_of(entries: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
 
 
 def read(run: Run) -> dict[int, dict[str, Any]]:
-    """Give all values of a finished run."""
+    """Return all values of a finished run."""
     return values_of(inspected(run))
 
 
 @pytest.fixture
 def offline_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Run]]:
-    """Give what begins an offline run; all are finished at the end."""
+    """Return a function that starts an offline run; all runs are finished at the end."""
     monkeypatch.setenv("WANDB_SILENT", "true")
     runs: list[Run] = []
 
@@ -88,7 +88,7 @@ def entries(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def history(entries: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """Give all values of the run, by the step that Lightning makes its x-axis."""
+    """Return all values of the run, by the step that Lightning makes its x-axis."""
     return values_of(entries)
 
 
@@ -239,7 +239,7 @@ def test_a_logger_with_a_prefix(offline_run: Callable[..., Run]) -> None:
 
 
 def summary_of(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Give what the run's summary was set to, the latest value of each key."""
+    """Return what the run's summary was set to, the latest value of each key."""
     values: dict[str, Any] = {}
     for entry in entries:
         if entry["type"] == "summary":

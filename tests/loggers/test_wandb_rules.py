@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
-    """Give a server that the wandb package takes for W&B."""
+    """Start a local server that the wandb package uses in place of W&B's."""
     one = WandbServer()
     with serving(one) as address:
         monkeypatch.setenv("WANDB_BASE_URL", address)

@@ -38,7 +38,7 @@ class WandbServer:
         self.unknown: list[str] = []
 
     def mutations(self, kind: str) -> list[dict[str, Any]]:
-        """Give the inputs of the mutations of a kind, in order."""
+        """Return the inputs of the mutations of a kind, in order."""
         return [given for name, given in self.inputs if name == kind]
 
     def answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any] | None:
@@ -112,7 +112,7 @@ def _page(nodes: list[dict[str, Any]]) -> dict[str, Any]:
 
 @contextmanager
 def serving(server: WandbServer) -> Iterator[str]:
-    """Serve on loopback, and give the address."""
+    """Serve on loopback, and return the address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -130,7 +130,7 @@ def serving(server: WandbServer) -> Iterator[str]:
             self.wfile.write(body)
 
         def log_message(self, *args: Any) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=http.serve_forever, daemon=True)

@@ -75,7 +75,7 @@ class CapableLoop(PlainLoop):
         return self.least
 
     def stop(self) -> None:
-        """Note it."""
+        """Record the call."""
         self.should_stop = True
 
     def save_checkpoint(self, path: Path) -> None:

@@ -21,7 +21,7 @@ CRITICAL = int(Severity.CRITICAL)
 
 
 def train(loop: PlainLoop, states: GoodStates, steps: range, severity: int = 0) -> list[torch.Tensor]:
-    """Take steps of gradient descent, and return a copy of the weights after each."""
+    """Run steps of gradient descent, and return a copy of the weights after each."""
     weights = []
     for step in steps:
         loop.optimizer.zero_grad()

@@ -77,7 +77,7 @@ def assert_batches_agree(run: Watched, batches: int, steps: int) -> None:
 
 
 def plain(name: str) -> str:
-    """Give the name that a user wrote, without torch.compile's additions."""
+    """Return the name that a user wrote, without torch.compile's additions."""
     return name.replace("_orig_mod.", "")
 
 
@@ -124,5 +124,5 @@ def _assert_same(histogram: Histogram, tensor: Tensor, scale: float = 1.0) -> No
 
 
 def wide(tensor: Tensor) -> torch.dtype:
-    """Give the widest type for a tensor's elements."""
+    """Return the widest type for a tensor's elements."""
     return torch.complex128 if tensor.is_complex() else torch.float64

@@ -48,12 +48,12 @@ class States(pl.Callback):
         self.rates: list[float] = []
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        """Take the first state too, as the one after batch -1."""
+        """Copy the first state, as the one after batch -1."""
         if not self.weights:
             self._take(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        """Take the state."""
+        """Copy the state."""
         self._take(trainer, pl_module)
 
     def _take(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -62,7 +62,7 @@ class States(pl.Callback):
         self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
     def after(self, batch: int) -> tuple[dict[str, Tensor], list[dict[Any, Any]]]:
-        """Give weights and optimizer states after a batch; -1 is before the first."""
+        """Return weights and optimizer states after a batch; -1 is before the first."""
         return self.weights[batch + 1], self.optimizers[batch + 1]
 
 
@@ -85,7 +85,7 @@ def watched(
 
 
 def same(one: Any, other: Any) -> bool:
-    """Tell whether two nested states have the same bits; a line search's count of evaluations is left out."""
+    """Return whether two nested states have the same bits; a line search's count of evaluations is left out."""
     if isinstance(one, Tensor):
         return torch.equal(one, other)
     if isinstance(one, dict):

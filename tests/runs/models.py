@@ -47,12 +47,12 @@ class Regression(pl.LightningModule):
         self.iterable = iterable
 
     def loss(self, batch: Batch) -> Tensor:
-        """Give the mean squared error."""
+        """Return the mean squared error."""
         inputs, targets = batch
         return nn.functional.mse_loss(self.layers(inputs).float(), targets.float())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Any:
-        """Give the loss."""
+        """Return the loss."""
         return self.loss(batch)
 
     def configure_optimizers(self) -> Any:
@@ -60,7 +60,7 @@ class Regression(pl.LightningModule):
         return self.build([p for p in self.parameters() if p.requires_grad])
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Give batches of four."""
+        """Return batches of four."""
         if self.iterable:
             return DataLoader(Numbers(4 * self.batches), batch_size=4)
         inputs = torch.randn(4 * self.batches, 6, generator=torch.Generator().manual_seed(1))
@@ -129,7 +129,7 @@ class Odd(Regression):
         self.nothing = nn.Parameter(torch.empty(0, 4))
 
     def loss(self, batch: Batch) -> Tensor:
-        """Give a loss that uses all that is not unused; rows of the table are looked up more than once."""
+        """Return a loss that uses all that is not unused; rows of the table are looked up more than once."""
         inputs, targets = batch
         rows = self.table(torch.tensor([1, 5, 5, 7])).sum(dim=0)
         mixed = self.frozen(inputs) * self.phases.abs() + rows + self.nothing.sum()

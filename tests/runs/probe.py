@@ -110,7 +110,7 @@ def elements(tensor: Tensor | None) -> list[float]:
 
 
 def norm(*tensors: Tensor | None, scale: float = 1.0) -> float:
-    """Give the L2 norm of all elements of all tensors by a plain loop; NaN wins over infinity."""
+    """Return the L2 norm of all elements of all tensors by a plain loop; NaN wins over infinity."""
     values = [abs(value) / scale for tensor in tensors for value in elements(tensor)]
     if any(math.isnan(value) for value in values):
         return math.nan
@@ -118,7 +118,7 @@ def norm(*tensors: Tensor | None, scale: float = 1.0) -> float:
 
 
 def largest(*tensors: Tensor | None, scale: float = 1.0) -> float:
-    """Give the largest absolute value; NaN wins over all."""
+    """Return the largest absolute value; NaN wins over all."""
     values = [abs(value) / scale for tensor in tensors for value in elements(tensor)]
     return math.nan if any(math.isnan(value) for value in values) else max(values, default=0.0)
 
@@ -186,7 +186,7 @@ class Watched:
 
 
 def resuming(ckpt_path: str | None) -> dict[str, Any]:
-    """Give the arguments of ``fit`` for a checkpoint of ours, which holds optimizers; Lightning 2.4 takes any."""
+    """Return the arguments of ``fit`` for a checkpoint of ours, which holds optimizers; Lightning 2.4 takes any."""
     takes_choice = "weights_only" in inspect.signature(pl.Trainer.fit).parameters
     return {"ckpt_path": ckpt_path, **({"weights_only": False} if ckpt_path and takes_choice else {})}
 

@@ -37,7 +37,7 @@ def large() -> Regression:
 
 
 def weights_after(trainer: dict[str, Any], monitor: GradientExplosionMonitor | None = None) -> list[torch.Tensor]:
-    """Train, and give the weights."""
+    """Train, and return the weights."""
     module = large()
     callbacks: list[pl.Callback] = [] if monitor is None else [monitor]
     pl.Trainer(**{**QUIET, "max_steps": 8}, logger=False, callbacks=callbacks, **trainer).fit(module)

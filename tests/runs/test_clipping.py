@@ -26,7 +26,7 @@ class HalfOfTheNorm(ClipPolicy):
     """A policy whose threshold is another one at each step."""
 
     def threshold(self, record: StepRecord) -> float:
-        """Give half of the step's own norm."""
+        """Return half of the step's own norm."""
         assert record.grad_norm is not None
         return record.grad_norm / 2
 

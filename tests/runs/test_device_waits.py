@@ -58,7 +58,7 @@ class Backward(Order):
     on_after_backward = pl.Callback.on_after_backward
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        """Note it."""
+        """Record the call."""
         self.events.append("backward")
 
 

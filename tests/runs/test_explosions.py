@@ -43,7 +43,7 @@ class NaNAt(Regression):
         self.where = where
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Give the loss."""
+        """Return the loss."""
         loss = self.loss(batch)
         return loss * float("nan") if batch_idx == self.step and self.where == "loss" else loss
 
@@ -59,7 +59,7 @@ def adam(parameters: Any) -> torch.optim.Optimizer:
 
 
 def signs(run: Watched, least: Severity = Severity.INFO) -> set[str]:
-    """Give the signs of all findings of at least a severity."""
+    """Return the signs of all findings of at least a severity."""
     return {finding.sign for finding in run.monitor.findings if finding.severity >= least}
 
 

@@ -39,7 +39,7 @@ class Order(pl.Callback):
         self.events: list[str] = []
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note it."""
+        """Record the call."""
         self.events.append("backward")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -17,7 +17,7 @@ from tests.runs.probe import Watched, norm
 
 
 def scaler(init_scale: float = 1024.0) -> MixedPrecision:
-    """Give float16 with a real gradient scaler, which Lightning does not choose by itself on a CPU."""
+    """Return float16 with a real gradient scaler, which Lightning does not choose by itself on a CPU."""
     return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=init_scale))
 
 

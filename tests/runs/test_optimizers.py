@@ -454,7 +454,7 @@ def set_up_again(module: pl.LightningModule) -> None:
 
 
 def replace_parameter(module: Any) -> None:
-    """Put a new parameter in the place of one, in the module and in its group, whose length stays."""
+    """Replace a parameter by a new one, in the module and in its group, whose length stays."""
     old = module.layers[0].weight
     module.layers[0].weight = torch.nn.Parameter(old.detach().clone())
     group = module.trainer.optimizers[0].param_groups[0]

@@ -53,7 +53,7 @@ class Validated(Regression):
         self.log("validation_loss", self.loss(batch))
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Give the training data."""
+        """Return the training data."""
         return self.train_dataloader()
 
 

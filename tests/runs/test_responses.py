@@ -52,7 +52,7 @@ MODES: dict[str, Mode] = {
 
 
 def settings(options: dict[str, Any]) -> dict[str, Any]:
-    """Give arguments of the trainer, with a new gradient scaler where one is wanted."""
+    """Return arguments of the trainer, with a new gradient scaler where one is wanted."""
     return {**options, "plugins": [scaler()]} if "plugins" in options else options
 
 
@@ -277,7 +277,7 @@ class Buffered(Regression):
         self.layers = nn.Sequential(nn.Linear(6, 10), nn.BatchNorm1d(10), nn.Tanh(), nn.Dropout(0.2), nn.Linear(10, 1))
 
     def loss(self, batch: Any) -> Tensor:
-        """Give a loss with random numbers of Python and numpy in it."""
+        """Return a loss with random numbers of Python and numpy in it."""
         return super().loss(batch) * (1 + 0.1 * random.random() + 0.1 * np.random.rand())
 
     def configure_optimizers(self) -> Any:
@@ -376,7 +376,7 @@ class GoesNaN(Regression):
     """Its loss is NaN from a step on, and its validation loss falls all the time."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Give the loss, and log what a careless checkpoint would go by."""
+        """Return the loss, and log what a careless checkpoint would go by."""
         self.log("falling", -float(self.trainer.global_step))
         return self.loss(batch) * (float("nan") if self.trainer.global_step >= 5 else 1.0)
 

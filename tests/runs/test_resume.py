@@ -25,13 +25,13 @@ def saves(folder: Path) -> ModelCheckpoint:
 
 
 def data(batches: int) -> tuple[Tensor, Tensor]:
-    """Give the data of the batch after so many batches, for Lightning repeats one when it resumes at an epoch's end."""
+    """Return the data of the batch after so many batches; Lightning repeats one if it resumes at an epoch's end."""
     inputs = torch.randn(4, 6, generator=torch.Generator().manual_seed(batches))
     return inputs, inputs.sum(dim=1, keepdim=True)
 
 
 def drift(loss: Tensor, batches: int) -> Tensor:
-    """Let a loss jump at some batches, and explode near the end."""
+    """Scale the loss so that it jumps at some batches and explodes near the end."""
     return loss * (60.0 if batches in (21, 30, 31, 35) else 1.0) * (4.0 ** max(batches - 40, 0))
 
 
@@ -42,7 +42,7 @@ class Drifts(Regression):
         super().__init__(build, layers=nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 1)))
 
     def loss(self, batch: Any) -> Tensor:
-        """Give the drifting loss."""
+        """Return the drifting loss."""
         batches = self.trainer.global_step
         return drift(super().loss(data(batches)), batches)
 
@@ -51,7 +51,7 @@ class DriftsByHand(Manual):
     """The same in manual optimization with two optimizers."""
 
     def loss(self, batch: Any) -> Tensor:
-        """Give the drifting loss."""
+        """Return the drifting loss."""
         batches = self.trainer.global_step // 2
         return drift(super().loss(data(batches)), batches)
 
@@ -75,7 +75,7 @@ def run(module: pl.LightningModule, batches: int, folder: Path, resume: bool, cl
 
 
 def comparable(findings: list[Finding]) -> list[tuple[Any, ...]]:
-    """Give what findings say; NaN is not equal to itself, so values go by their text."""
+    """Return what findings say; NaN is not equal to itself, so values go by their text."""
     return [tuple(map(str, finding.as_dict().values())) for finding in findings]
 
 
