@@ -1,4 +1,4 @@
-"""The time that the monitor adds to an optimizer step: ``python -m benchmarks.overhead`` prints a table for three models.
+"""The time that the monitor adds to an optimizer step: ``python -m benchmarks.overhead`` prints three tables.
 
 Functions that only read the gradients are timed in one run, in turn, each right after the backward pass. Clipping
 changes the run, so that it is timed in separate runs, and so are whole steps. Times differ between machines and change

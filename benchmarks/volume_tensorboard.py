@@ -1,4 +1,4 @@
-"""The volume of TensorBoard's event files for a day of training: 200,000 steps of a model of 300 tensors, with defaults.
+"""The volume of TensorBoard's event files for a day of training: 200,000 steps of a model of 300 tensors.
 
 The records of `benchmarks.volume_wandb` are written to an event file, whose size is extrapolated.
 
