@@ -77,9 +77,9 @@ def of_exchange(processes: int, parameters: int, turns: int = 200) -> float:
     for _ in range(turns):
         began = time.perf_counter()
         gathered = exchange.start(torch.tensor(0.5), 0, True, norms)
-        _, _, parts = exchange.finish(gathered.numpy(), 0)
+        shared = exchange.finish(gathered.numpy(), 0)
         if parameters:
-            shards.finite_norms(parts)
+            shards.finite_norms(shared.packed)
         seconds.append(time.perf_counter() - began)
     return 1e3 * statistics.median(seconds)
 
