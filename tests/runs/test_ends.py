@@ -85,6 +85,7 @@ from tests.runs.test_ends import train
 
 if "chained" in sys.argv:
     signal.signal(signal.SIGTERM, lambda *arguments: print("mine", flush=True))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with SIGINT ignored
 before = signal.getsignal(signal.SIGTERM)
 train(sys.argv[1], Path(sys.argv[2]))
 print("same" if signal.getsignal(signal.SIGTERM) is before else "another")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,15 @@ class Ends(Regression):
             os.kill(os.getpid(), self.way)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Handle SIGINT as in a foreground job, since a shell starts background jobs with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("way", [signal.SIGTERM, signal.SIGINT, None])
 def test_what_was_recorded_is_written_whichever_way_a_run_ends(way: signal.Signals | None, tmp_path: Path) -> None:
     """``steps.npz`` reaches up to the last step, though nothing was found, and the process's handlers are as before."""
