@@ -69,6 +69,9 @@ class StepEvents:
         self._said: set[str] = set()
         self._at_exit: Callable[[], None] = _nothing
         optimizers = loop.optimizers
+        for earlier in {one for optimizer in optimizers for one in _monitors_of(optimizer)}:
+            logger.warning(ANOTHER_BEGINS)
+            earlier.close()
         try:  # hooks of an optimizer are called in this order: ours before its step, the engine's, ours after it
             before, after = untraced(self._before_step), untraced(self._after_step)
             self._hooks = [one.register_step_pre_hook(before) for one in optimizers]
@@ -89,6 +92,8 @@ class StepEvents:
 
     def batch_begins(self, batch: Any) -> None:
         """Begin a batch, or a micro-batch, that is known."""
+        if not self._hooks:  # closed
+            return
         self._marks_batches = True
         self._guarded(self._start_batch, batch, True)
 
@@ -100,7 +105,7 @@ class StepEvents:
             loss: Returns a loss of the pass, multiplied by the scale of the gradient scaler, from the index of a
                 tensor that the backward pass has reached and the gradient there; None if it is unknown.
         """
-        if self.run is None or self._is_left_out():
+        if not self._hooks or self._is_left_out():
             return
         self._in_backward = False  # an earlier pass may have been interrupted
 
@@ -296,6 +301,19 @@ class StepEvents:
 
 def _nothing() -> None:
     pass
+
+
+ANOTHER_BEGINS = (
+    "gradexplode: a new monitor of the optimizer begins, and the earlier one, which was not closed, ends; for example "
+    "where the cell of a notebook is run again"
+)
+
+
+def _monitors_of(optimizer: Optimizer) -> list[StepEvents]:
+    """Return the monitors that have hooks on an optimizer."""
+    hooks = getattr(optimizer, "_optimizer_step_pre_hooks", {}).values()
+    owners = [getattr(getattr(hook, "__wrapped__", None), "__self__", None) for hook in hooks]
+    return [owner for owner in owners if isinstance(owner, StepEvents)]
 
 
 def _process_ends(events: weakref.ref[StepEvents]) -> None:

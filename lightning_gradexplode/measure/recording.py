@@ -6,6 +6,7 @@ the device, and an exception would end the recording.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,7 @@ def untraced(call: Callable[..., Any]) -> Callable[..., Any]:
     """Make a hook of an optimizer run as Python also where ``torch.compile`` compiles the optimizer's step."""
     in_program = torch.compiler.disable(call)  # type: ignore[no-untyped-call]
 
+    @functools.wraps(call)
     def hook(*args: Any) -> Any:
         return in_program(*args) if torch.compiler.is_compiling() else call(*args)
 

@@ -382,6 +382,54 @@ def test_two_watches_in_a_process_do_not_disturb_each_other() -> None:
         watch.close()
 
 
+def test_the_cell_of_a_notebook_may_be_run_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The earlier watch of an optimizer, which was not closed, ends in one line; the later one alone clips and logs."""
+    model = network(0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    earlier: GradientWatch | None = None
+    for cell in range(3):
+        watch = GradientWatch(model, optimizer, log_dir=tmp_path / str(cell), log_every_n_steps=1, clip=1e-3)
+        for batch in batches(3):
+            optimizer.zero_grad()
+            loss = loss_of(model, batch)
+            watch.loss(loss)
+            loss.backward()  # type: ignore[no-untyped-call]
+            truth = exact_norm(model.parameters())
+            optimizer.step()
+            assert recorded(watch) == pytest.approx(truth, rel=1e-9)
+        assert earlier is None or (earlier.last is not None and earlier.last.step == 2)
+        earlier = watch
+    watch.close()
+    assert not optimizer._optimizer_step_pre_hooks
+    assert caplog.text.count("the earlier one") == 2
+    assert "without a call of loss()" not in caplog.text
+    rows = [
+        (tmp_path / str(cell) / "gradexplode.csv").read_text(encoding="utf-8").count("/grad_norm,") for cell in (0, 1)
+    ]
+    assert rows == [3, 3]
+
+
+def test_an_earlier_watch_that_goes_on_being_called_does_nothing() -> None:
+    """Calls of a watch that was closed, or replaced, are no error."""
+    model = network(0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    first, second = (GradientWatch(model, optimizer, report=False) for _ in range(2))
+    for batch in batches(3):
+        optimizer.zero_grad()
+        loss = loss_of(model, batch)
+        for watch in (first, second):
+            watch.batch(batch)
+            watch.loss(loss)
+        loss.backward()  # type: ignore[no-untyped-call]
+        truth = exact_norm(model.parameters())
+        optimizer.step()
+        assert recorded(second) == pytest.approx(truth, rel=1e-9)
+    assert first.last is None
+    assert not first.failed
+    first.close()
+    second.close()
+
+
 def test_a_compiled_model_keeps_its_names() -> None:
     """The wrapper of torch.compile adds no prefix to the names of parameters, and the norm is exact."""
     model = network()
