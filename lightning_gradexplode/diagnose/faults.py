@@ -66,6 +66,8 @@ def fault_of(operation: Operation, hidden: Operation | None = None) -> Fault:
     name = name_of(operation)
     if hidden is not None:
         return _hidden(hidden)
+    if operation.result == "large":
+        return _overflow(operation, name)
     if "ctc" in name:
         return Fault(
             "alignment",
@@ -186,7 +188,10 @@ def _slope(operation: Operation, name: str, taken: str) -> Fault | None:
 def _overflow(operation: Operation, name: str) -> Fault:
     limit = limit_of(operation)
     largest = largest_input(operation)
-    if is_exponential(operation):
+    if operation.result == "large":
+        taken = _number(_at_fault(operation), f"{largest:.4g}")
+        sentence = f"`{name}` took {taken}, and nothing bounds it: its result is beyond 1e8."
+    elif is_exponential(operation):
         sentence = (
             f"`{name}` took {_number(_at_fault(operation), f'{largest:.4g}')}; above {math.log(limit):.3g} its "
             "result is beyond the number format."

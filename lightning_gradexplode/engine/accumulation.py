@@ -91,6 +91,11 @@ class AccumulationWindow:
         # A CUDA graph writes its next outputs, this loss may be one of them, to the same memory.
         self._losses.append(loss.detach().clone() if loss.is_cuda else loss.detach())
 
+    @property
+    def newest_loss(self) -> Tensor | None:
+        """The loss of the last micro-batch, None if it is not known."""
+        return self._losses[-1] if self._losses else None
+
     def discard_losses(self) -> None:
         """Discard the losses of a further evaluation of a closure, which belong to no other step."""
         self._losses = []

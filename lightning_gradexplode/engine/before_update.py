@@ -74,7 +74,7 @@ class BeforeUpdate:
             raise
         step = Step(state, parameters, reading, number, *run.schedule.due(number))
         step.batch_idx, step.epoch, step.skipped_steps = self.batch_idx, run.loop.epoch, run.responses.skipped
-        step.inputs = run.evidence.inputs
+        step.inputs = run.evidence.inputs_of_step()
         if self._may_be_clipped:
             step.gradients_intact = reading.gradients.holds(parameters)
             state.changes_gradients |= not step.gradients_intact

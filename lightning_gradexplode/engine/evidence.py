@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.diagnose import diagnose, diagnose_calm
@@ -21,6 +23,7 @@ from lightning_gradexplode.engine.step_inputs import StepInputs
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.batch_facts import collect_batch_facts, usual_batch_facts, with_first_batch
 from lightning_gradexplode.measure.batch_fields import fields_of
+from lightning_gradexplode.measure.reading import is_on_host
 from lightning_gradexplode.measure.run_facts import collect_run_facts, in_order
 from lightning_gradexplode.measure.sample_indices import sample_indices
 from lightning_gradexplode.measure.update_fault import find_update_fault
@@ -68,6 +71,7 @@ class EvidenceCollector:
         self._batches = 0
         self._resumed_epoch: int | None = None
         self.inputs: StepInputs | None = None
+        self._failed: StepInputs | None = None
         self.replays = IncidentReplays(loop, states, arguments.diagnose)
         self._onset: int | None = None
         self._findings: list[Finding] = []
@@ -102,6 +106,20 @@ class EvidenceCollector:
         in_incident = found and self._loop.step - self._now <= CALM_STEPS
         # The first update is taken by an optimizer without a state, and is the likeliest one to do harm.
         self.inputs = self.replays.keep(batch, batch_idx, after_warning=found, with_weights=is_first or in_incident)
+
+    def micro_batch_ended(self, loss: Tensor | None) -> None:
+        """Keep the first micro-batch of a step whose loss is not finite; not on an accelerator, which would wait.
+
+        Args:
+            loss: Its loss, None if that is not known.
+        """
+        if self._failed is None and loss is not None and is_on_host(loss) and not math.isfinite(float(loss)):
+            self._failed = self.inputs
+
+    def inputs_of_step(self) -> StepInputs | None:
+        """Return what the step that is about to end needs to be computed again: a failed micro-batch, else the last."""
+        failed, self._failed = self._failed, None
+        return failed or self.inputs
 
     def _start(self, batch: Any) -> None:
         arguments, loop = self._arguments, self._loop

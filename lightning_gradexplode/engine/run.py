@@ -162,6 +162,7 @@ class TrainingRun:
                     self._before.measure_early(state)
             return
         if not self._loop.completes_step(self._before.batch_idx):
+            run.evidence.micro_batch_ended(run.window.newest_loss)
             return
         for state in run.optimizers.states:
             if run.responses.adds_gradients and not run.counts_end_of_backward:

@@ -37,7 +37,7 @@ class Operation:
     Args:
         name: Its name, for example ``"log"`` or ``"_softmax"``.
         phase: Whether it ran in the forward or the backward pass.
-        result: ``"nan"``, ``"inf"`` or ``"-inf"``.
+        result: ``"nan"``, ``"inf"`` or ``"-inf"``; ``"large"`` for a finite one that others may overflow with.
         module: Name of the innermost module it ran in (empty for the root module), None if that is unknown.
         module_kind: Name of that module's class.
         file: The user's own source file (its name relative to the working directory, or its last part), None if
@@ -56,7 +56,7 @@ class Operation:
 
     name: str
     phase: Literal["forward", "backward"]
-    result: Literal["nan", "inf", "-inf"]
+    result: Literal["nan", "inf", "-inf", "large"]
     module: str | None = None
     module_kind: str | None = None
     file: str | None = None
@@ -133,6 +133,7 @@ class Replay:
             inputs.
         hidden: An operation of the forward pass whose infinity was masked there and became NaN in the backward pass
             (0 * inf).
+        grown: The first exponential function of the forward pass whose finite result is beyond 1e8.
         source: Origin of the first non-finite value if it is not the result of an operation: ``"batch"``,
             ``"parameter"``, ``"buffer"`` or ``"attribute"``; else None. If `first` is set as well, `first` returned NaN
             because of infinities from this origin.
@@ -156,6 +157,7 @@ class Replay:
     reason: str = ""
     first: Operation | None = None
     hidden: Operation | None = None
+    grown: Operation | None = None
     source: Literal["batch", "parameter", "buffer", "attribute"] | None = None
     source_name: str | None = None
     source_rows: tuple[int, ...] = ()

@@ -104,6 +104,14 @@ def test_a_fault_that_depends_on_what_a_hook_has_set_is_found_again(tmp_path: Pa
     assert (replay["status"], replay["first"]["name"]) == ("reproduced", "sqrt")
 
 
+def test_the_micro_batch_that_fails_is_replayed_and_not_the_last_one(tmp_path: Path) -> None:
+    """With gradients added over four batches, the third of them is at fault."""
+    replay = replay_of(Network(), tmp_path, accumulate_grad_batches=4, max_steps=3)
+
+    assert FAULT % 4 == 2
+    assert (replay["status"], replay["first"]["name"], replay["first"]["rows"]) == ("reproduced", "sqrt", [2])
+
+
 def test_the_memory_that_is_kept_for_a_replay_is_stated(tmp_path: Path) -> None:
     """It is that of the batch, whose tensors are shared with the run until the step is judged."""
     replay = replay_of(Network(), tmp_path)

@@ -196,7 +196,10 @@ def outlier_batch(evidence: Evidence) -> Cause | None:
     jump = _single_jump(evidence)
     if jump:
         sentences.append(jump)
-        confidence = max(confidence, 0.65 if abrupt_step(evidence, "loss") is not None else 0.45)
+        # Data that are known to be as usual are little reason of it.
+        confidence = max(
+            confidence, 0.45 if abrupt_step(evidence, "loss") is None else 0.5 if _is_usual(evidence) else 0.65
+        )
     share = experiments.row_share if experiments is not None else None
     if experiments is not None and share is not None and share >= 0.5 and confidence:
         row = "" if experiments.heaviest_row is None else f" ({experiments.heaviest_row})"
@@ -233,6 +236,17 @@ def _outlier_field(batch: BatchFacts | None) -> FieldFacts | None:
         if size >= FAR_OUTSIDE * usual:
             ratios.append((size / usual, field))
     return max(ratios, key=lambda one: one[0])[1] if ratios else None
+
+
+def _is_usual(evidence: Evidence) -> bool:
+    """Return whether the ranges of all fields of the batch are known to be those of earlier batches."""
+    batch = evidence.batch
+    return (
+        batch is not None
+        and bool(batch.fields)
+        and all(one.usual_greatest is not None and not one.outlier_rows for one in batch.fields)
+        and _outlier_field(batch) is None
+    )
 
 
 def _single_jump(evidence: Evidence) -> str:

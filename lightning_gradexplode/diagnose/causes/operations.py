@@ -14,12 +14,17 @@ from lightning_gradexplode.diagnose.operation_names import (
     is_product,
     largest_input,
     location_of,
+    name_of,
 )
 from lightning_gradexplode.diagnose.trends import Trend, trend
 from lightning_gradexplode.records import Cause, Evidence, FieldFacts, Operation
 
 IGNORED_LABELS = (-100.0, -1.0, 255.0)
 """Labels that losses are usually set to ignore."""
+
+
+LARGE = 1e8
+"""Values beyond it are what an operation may overflow with that is no exponential function."""
 
 
 def fault(evidence: Evidence) -> tuple[Operation, Fault] | None:
@@ -61,8 +66,9 @@ def undefined_operation(evidence: Evidence) -> Cause | None:
 def forward_overflow(evidence: Evidence) -> Cause | None:
     """Return the cause if finite values grew past the number format in one operation of the forward pass."""
     found = fault(evidence)
-    if found is None:
-        return None
+    grown = evidence.replay.grown if evidence.replay is not None else None
+    if found is None or (grown is not None and not is_exponential(found[0]) and largest_input(found[0]) > LARGE):
+        return None if grown is None else _growth(evidence, grown, found)
     operation, what = found
     if what.kind != "overflow":
         return None
@@ -85,6 +91,28 @@ def forward_overflow(evidence: Evidence) -> Cause | None:
         confidence,
         (remedy, *(remedies.skip(evidence) if course.steps > 5 else ())),
     )
+
+
+def _growth(evidence: Evidence, grown: Operation, failed: tuple[Operation, Fault] | None) -> Cause | None:
+    """Return the cause if an exponential function without a bound made what others overflow with.
+
+    Args:
+        evidence: The evidence.
+        grown: The exponential function.
+        failed: The operation with a result that is not finite, None where all was finite.
+    """
+    if failed is not None and failed[1].kind not in ("overflow", "undefined"):
+        return None
+    course = trend(evidence)
+    what = fault_of(grown)
+    end = "" if failed is None else f" `{name_of(failed[0])}` ended beyond the number format with it."
+    sentences = [what.sentence + end, _line(grown)]
+    confidence = 0.85 if failed is not None else 0.7
+    if _is_consequence(course, grown):
+        confidence = 0.5 if failed is not None else 0.3
+        sentences.append(_after_divergence(course))
+    remedy = what.remedy if grown.line is None else f"at {grown.file}:{grown.line} {what.remedy}"
+    return Cause("forward-overflow", location_of(grown), tuple(one for one in sentences if one), confidence, (remedy,))
 
 
 def empty_reduction(evidence: Evidence) -> Cause | None:

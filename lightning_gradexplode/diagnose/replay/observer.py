@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -62,6 +62,11 @@ _FILLS = {
 }
 """Operations that put values in place and compute none: what they make infinite was meant to be."""
 
+GROWN = 1e8
+"""A finite result beyond it is what later operations may overflow with."""
+
+_EXPONENTIALS = {"cosh", "exp", "exp2", "expm1", "sinh", "special_exp2"}
+
 _LOSSES = {
     "_ctc_loss",
     "binary_cross_entropy",
@@ -79,6 +84,8 @@ _LOSSES = {
 
 _UNINITIALIZED = {"empty", "empty_like", "empty_permuted", "empty_strided", "new_empty", "new_empty_strided", "resize"}
 """Operations whose result holds whatever was in memory."""
+
+Result = Literal["nan", "inf", "-inf", "large"]
 
 Module = tuple[str, str]
 """Name and class of a module."""
@@ -107,6 +114,7 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
         origins: Where the values of each non-finite tensor come from.
         loss_terms: The loss functions of the forward pass.
         half_precision: Whether an operation computed in half precision.
+        grown: The first exponential function of the forward pass whose finite result is beyond 1e8.
     """
 
     def __init__(self, batch_shape: BatchShape, batch: Iterable[Tensor], origins: Origins, **settings: Any) -> None:
@@ -115,6 +123,7 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
         self.origins = origins
         self.loss_terms: list[LossTerm] = []
         self.half_precision = False
+        self.grown: Operation | None = None
         self._batch_shape = batch_shape
         self._aligned = {storage_key(one) for one in batch} - {None}
         self._mixed: set[int | None] = set()
@@ -140,6 +149,8 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
             self.loss_terms.append(_loss_term(name, flat((args, kwargs.values())), outputs))
         finite = {id(one): all_finite(one) for one in outputs}
         bad = [one for one in outputs if not finite[id(one)]]
+        if node is None and self.grown is None and not bad and name.rstrip("_") in _EXPONENTIALS:
+            self._look_for_growth(name, [overwritten.get(id(one), one) for one in read(func, args, kwargs)], outputs[0])
         if bad:
             inputs = [Input(overwritten.get(id(one), one), self.origins.of(one)) for one in read(func, args, kwargs)]
             self._found(name, node, own_node, inputs, _scalars(args, kwargs), bad)
@@ -198,7 +209,9 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
         if origin is None:
             is_constant = not inputs or (not made_nan and not all(map(math.isfinite, scalars)))
             event = Event(
-                operation=self._operation(name, node, [one.values for one in inputs], scalars, bad[0]),
+                operation=self._operation(
+                    name, node, [one.values for one in inputs], scalars, bad[0], nonfinite_mask(bad[0]), kind_of(bad[0])
+                ),
                 order=self.operations,
                 is_fill=not is_backward and (is_constant or (not made_nan and name in _FILLS)),
                 is_backward=is_backward,
@@ -210,6 +223,12 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
             origin = Origin(event)
         for one in bad:
             self.origins.set(one, origin)
+
+    def _look_for_growth(self, name: str, inputs: list[Tensor], output: Tensor) -> None:
+        """Record an exponential function whose result is large."""
+        mask = output.detach().abs() > GROWN
+        if bool(mask.any()):
+            self.grown = self._operation(name, None, inputs, (), output, mask, "large")
 
     def _cause(self, node: Any, bad_inputs: list[Input]) -> Event | None:
         """Return the event of the forward pass that an operation of the backward pass met."""
@@ -233,18 +252,24 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
         return tuple(output.shape) in self._nodes.get(node._sequence_nr(), _Node()).batch_shapes
 
     def _operation(
-        self, name: str, node: Any, inputs: list[Tensor], scalars: tuple[float, ...], output: Tensor
+        self,
+        name: str,
+        node: Any,
+        inputs: list[Tensor],
+        scalars: tuple[float, ...],
+        output: Tensor,
+        mask: Tensor | None,
+        result: Result,
     ) -> Operation | None:
         self._events += 1
         if self._events > EVENTS:
             return None
         line, module = self._place(node)
-        mask = nonfinite_mask(output)
         place = first_place(mask)
         return Operation(
             name=name,
             phase="forward" if node is None else "backward",
-            result=kind_of(output),
+            result=result,
             module=module[0] if module else None,
             module_kind=module[1] if module else None,
             **_line_of(line),

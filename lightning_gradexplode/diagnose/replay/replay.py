@@ -130,6 +130,7 @@ def _record(
         execution_order=hooks.execution_order,
         activations=hooks.activations(),
         losses=tuple(observer.loss_terms),
+        grown=observer.grown,
         half_precision=observer.half_precision,
         operations=observer.operations,
         notes=tuple(copy.notes),

@@ -65,6 +65,23 @@ def test_an_infinity_hidden_by_where_is_named_beside_the_slope_it_spoils() -> No
     assert replay.first.line == replay.hidden.line
 
 
+def test_an_exponential_function_that_others_overflow_with_is_named_beside_them() -> None:
+    """The square of exp(60) is infinite in float32; the line of the exponential function is the one to bound."""
+
+    def step(model: Network, batch: Tensor, batch_idx: int) -> Tensor:
+        large = torch.exp(model(batch) * 0.0 + 60.0)
+        return large.square().mean()
+
+    replay = replayed(step, torch.randn(6, 4), "loss")
+
+    assert replay.first is not None
+    assert replay.first.name == "pow"
+    assert replay.grown is not None
+    assert (replay.grown.name, replay.grown.result) == ("exp", "large")
+    assert replay.grown.code == "large = torch.exp(model(batch) * 0.0 + 60.0)"
+    assert replay.grown.inputs[0].at_fault == 60.0
+
+
 def test_a_mask_of_infinities_is_no_fault_and_a_fully_masked_row_is() -> None:
     """Row 2 of the scores is masked from end to end: its softmax is 0/0."""
 

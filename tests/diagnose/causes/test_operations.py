@@ -1,0 +1,33 @@
+"""Causes in one operation, as rules over what a replay has found."""
+
+from __future__ import annotations
+
+from lightning_gradexplode.diagnose.causes.operations import forward_overflow
+from tests.diagnose.evidence import diverged, failed, operand, operation, reproduced
+
+GROWN = operation("exp", "large", inputs=[operand(60.0, greatest=60.0)], code="scale = torch.exp(raw)")
+SQUARE = operation("pow", "inf", inputs=[operand(1e26, greatest=1e26)])
+
+
+def test_what_overflows_with_an_unbounded_exponential_is_not_the_cause() -> None:
+    """The exponential function is, with the line that a bound belongs to."""
+    found = forward_overflow(failed(0, replay=reproduced(SQUARE, grown=GROWN)))
+    assert found is not None
+    assert "`exp`" in str(found.where)
+    assert found.confidence > 0.8
+    assert "tanh" in found.remedies[0]
+
+
+def test_an_exponential_that_grew_with_the_weights_is_a_consequence() -> None:
+    """After a divergence it is little evidence."""
+    found = forward_overflow(diverged(replay=reproduced(SQUARE, grown=GROWN)))
+    assert found is not None
+    assert found.confidence <= 0.5
+
+
+def test_an_operation_that_took_ordinary_numbers_is_at_fault_itself() -> None:
+    """An exponential function elsewhere in the step has nothing to do with it."""
+    plain = operation("exp", "inf", inputs=[operand(97.0, greatest=97.0)], code="y = torch.exp(x)")
+    found = forward_overflow(failed(4, replay=reproduced(plain, grown=GROWN)))
+    assert found is not None
+    assert "97" in found.evidence[0]
