@@ -77,3 +77,12 @@ def test_large_updates_in_a_row_are_a_warning() -> None:
     }
     assert judge(LargeUpdate(), series("update_ratio", [2.0] + [1e-3] * 20)) == []
     assert judge(LargeUpdate(), series("update_ratio", [1e-3 * value for value in noise(100, 0.5)])) == []
+
+
+@pytest.mark.parametrize(("norm", "is_found"), [(10.0, True), (1e-4, False)])
+def test_large_updates_of_weights_next_to_zero_are_usual(norm: float, is_found: bool) -> None:
+    """A new layer may change by a multiple of its norm at each step, since it has hardly any."""
+    records = [
+        record(step, update_ratio=2.0, weight_norm=norm, weight_norm_before=norm, weight_count=100) for step in range(9)
+    ]
+    assert bool(judge(LargeUpdate(), records)) is is_found

@@ -24,7 +24,8 @@ def severities(steps: int, critical: tuple[int, ...]) -> list[float]:
     ("steps", "critical", "actions", "expected"),
     [
         (41, (10,), ("rollback",), [True]),
-        (25, (10,), ("rollback",), [None]),
+        (31, (10,), ("rollback",), [True]),
+        (30, (10,), ("rollback",), [None]),
         (41, (10, 14), ("rollback",), [False]),
         (41, (10,), ("checkpoint",), [None]),
         (41, (10,), ("rollback", "rollback"), [False, True]),
@@ -33,7 +34,7 @@ def severities(steps: int, critical: tuple[int, ...]) -> list[float]:
 def test_an_action_has_helped_if_the_run_stays_calm(
     steps: int, critical: tuple[int, ...], actions: tuple[str, ...], expected: list[bool | None]
 ) -> None:
-    """Twenty steps without another critical finding or another remedy; what is no remedy is not judged."""
+    """Twenty steps without another critical finding or another remedy; an action that is no remedy has no outcome."""
     tried = [Attempt(10 + 5 * place, action) for place, action in enumerate(actions)]
     judged = with_outcomes(tried, [history({"severity": severities(steps, critical)})])
     assert [one.helped for one in judged] == expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from lightning_gradexplode import GradientExplosionMonitor, GradientWatch
+from lightning_gradexplode.hosts.logger_attributes import LoggerAttributes
 from lightning_gradexplode.testing import RecordingLogger
 from tests.runs.models import Regression
 from tests.runs.probe import QUIET
@@ -85,3 +87,9 @@ def test_a_plain_loop_survives_a_writer_without_a_folder(tmp_path: Path, monkeyp
     watch.close()
     assert not watch.failed
     assert watch.report_folder == tmp_path / "gradexplode"
+
+
+def test_only_text_and_numbers_name_a_run() -> None:
+    """A logger may have a name of any type; a version is often a number."""
+    for value, expected in (("run", "run"), (3, "3"), (None, None), (object(), None), (["run"], None)):
+        assert LoggerAttributes().text(SimpleNamespace(name=value), "name") == expected

@@ -90,6 +90,16 @@ def test_an_incident_takes_at_most_a_dozen_lines(caplog: pytest.LogCaptureFixtur
     assert "gradient-growth 100 times, first at step 41" in lines[-1]
 
 
+def test_warnings_that_follow_the_first_one_are_counted_without_it(caplog: pytest.LogCaptureFixture) -> None:
+    """The first warning has its own line, and the line at the end names the two after it."""
+    console = Console()
+    for step in (41, 43, 44):
+        console.finding(replace(finding(Severity.WARNING), step=step))
+    console.end_incident()
+    _, last = messages(caplog)
+    assert last.endswith("gradient-growth 2 times, first at step 43")
+
+
 def test_another_diagnosis_of_an_incident_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     """The panel is not repeated; the cause that was found later, and what to do about it, are named."""
     console = Console()
