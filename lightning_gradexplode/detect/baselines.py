@@ -204,7 +204,6 @@ class Baselines(Stateful):
         self._weights = WeightBaseline()
         self._norms = RollingQuantiles(5)
         self._weight_rate = GrowthRate()
-        self._gradient_rate = GrowthRate()
         self._loss_trend = Trend()
         self._excursion = Excursion()
         self.loss_rise = 0.0
@@ -216,8 +215,6 @@ class Baselines(Stateful):
     weights = property(attrgetter("_weights"), doc="The norm of the weights relative to the start.")
 
     weight_rate = property(attrgetter("_weight_rate"), doc="The rate at which the norm of the weights grows.")
-
-    gradient_rate = property(attrgetter("_gradient_rate"), doc="The rate at which `gradient_growth` grows.")
 
     @property
     def gradient_growth(self) -> float:
@@ -255,7 +252,6 @@ class Baselines(Stateful):
                 self._norms.add(norm)
             relative = min(norm / self._norms.lower_quartile, sys.float_info.max)
             self._gradient_growth = min(relative * self._weights.growth, sys.float_info.max)
-            self._gradient_rate.add(record.step, self._gradient_growth)
         if math.isfinite(self.loss_rise):
             self._excursion.update(self.loss_rise, self._weights.growth)
 

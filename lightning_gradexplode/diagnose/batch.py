@@ -127,14 +127,6 @@ def scale_of(field: FieldFacts) -> float | None:
     return math.hypot(field.mean or 0.0, field.std)
 
 
-def batch_name(evidence: Evidence) -> str:
-    """Return which batch is at fault: ``batch 25 of epoch 0``; empty if nothing is known of it."""
-    batch = evidence.batch
-    if batch is None:
-        return ""
-    return f"batch {batch.batch_idx} of epoch {batch.epoch}"
-
-
 def nonfinite_fields(batch: BatchFacts) -> Iterator[FieldFacts]:
     """Yield the fields with NaN or infinite elements that were finite in the batches before.
 
