@@ -12,6 +12,7 @@ from lightning_gradexplode.diagnose.calm_optimizer import (
     epsilon_too_large,
     first_update_ruins,
     new_state_disturbs,
+    rate_too_high_to_learn,
     updates_are_rounded_away,
     weights_decay,
 )
@@ -137,6 +138,7 @@ _RULES = (
     _critic_grows,
     _mask_above_one,
     first_update_ruins,
+    rate_too_high_to_learn,
     new_state_disturbs,
     forgotten_each_epoch,
 )

@@ -7,17 +7,23 @@ from collections.abc import Iterator
 import numpy as np
 
 from lightning_gradexplode.diagnose.batch import targets
-from lightning_gradexplode.diagnose.causes.optimization import rate_remedies
+from lightning_gradexplode.diagnose.causes.optimization import LARGE_UPDATE, rate_remedies, usual_rate
 from lightning_gradexplode.diagnose.causes.optimizer import fresh_state, keeps_state
 from lightning_gradexplode.diagnose.causes.precision import SMALLEST_CHANGE, weights_type
 from lightning_gradexplode.diagnose.curves import curve, loss_curve
-from lightning_gradexplode.diagnose.learning import UNLEARNED, learned
+from lightning_gradexplode.diagnose.learning import LEARNED_LITTLE, UNLEARNED, learned
 from lightning_gradexplode.diagnose.loop_code import code_of
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence
 
 DISTURBED = 8.0
 """Growth of the loss over the first steps from which these have undone what trained weights had learned."""
+
+ZERO = 1e-7
+"""Share of the targets' variance below which an error is none that weights were trained to."""
+
+FAR_ABOVE = 5.0
+"""So many times the rate that is seldom exceeded, a rate is far above it."""
 
 RUINED = 20.0
 """Growth of the loss by the first update from which that has ruined the weights."""
@@ -70,7 +76,9 @@ def new_state_disturbs(evidence: Evidence) -> Iterator[Cause]:
     spreads = [one.usual_std or one.std for one in targets(evidence)]
     if not fresh or len(loss) < 8 or ratio is None or len(spreads) != 1 or not spreads[0]:
         return
-    if not 0 < loss[0] < 0.1 * spreads[0] ** 2 or not float(np.median(loss[1:9])) > DISTURBED * loss[0]:
+    if not ZERO * spreads[0] ** 2 < loss[0] < 0.1 * spreads[0] ** 2 or loss[:9].min() < 0:
+        return  # not trained before, or a loss that starts at zero and is no error
+    if not float(np.median(loss[1:9])) > DISTURBED * loss[0]:
         return
     sentence = (
         f"The first update changed the weights by {ratio:.3g} of their norm; the loss was {loss[0]:.4g} before, "
@@ -94,6 +102,27 @@ def updates_are_rounded_away(evidence: Evidence) -> Iterator[Cause]:
         ),
         0.75,
         (f"keep float32 weights: {code_of(evidence.run).bfloat16}",),
+    )
+
+
+def rate_too_high_to_learn(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if a rate far above the usual moves the weights far, and the loss has come down by little."""
+    rate, usual = curve(evidence, "learning_rate").median, usual_rate(evidence.run)
+    first, course = curve(evidence, "update_ratio").first, trend(evidence)
+    if rate is None or usual is None or first is None or not rate > FAR_ABOVE * usual[1]:
+        return
+    if first < LARGE_UPDATE or course.weight_growth < 1.5 or not learned(evidence) > LEARNED_LITTLE:
+        return
+    yield Cause(
+        "learning-rate",
+        None,
+        (
+            f"A learning rate of {rate:g} is high for {usual[0]}; it is seldom above {usual[1]:g}.",
+            f"The first update changed the weights by {first:.3g} of their norm, and they have grown to "
+            f"{course.weight_growth:.3g} times that; the loss is {learned(evidence):.0%} of what it was.",
+        ),
+        0.7,
+        rate_remedies(evidence, course),
     )
 
 

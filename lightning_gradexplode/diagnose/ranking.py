@@ -88,7 +88,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     is_harmless = not is_critical(evidence) and has_learned(evidence)
     if is_harmless:
         # What makes a run fail was not there, whatever a warning at its start looked like.
-        found = [replace(one, confidence=HARMLESS * one.confidence) if one.kind in _GROWTH else one for one in found]
+        found = [replace(one, confidence=HARMLESS * one.confidence) if _needs_failure(one) else one for one in found]
     causes = rank(found)
     if not causes and not is_harmless and not is_critical(evidence) and first_nonfinite(evidence) is None:
         causes = tuple(calm_causes(evidence))
@@ -104,6 +104,11 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         causes=causes,
         remedies=_remedies(causes),
     )
+
+
+def _needs_failure(cause: Cause) -> bool:
+    """Return whether a cause has no evidence but the course of the run."""
+    return cause.kind in _GROWTH or (cause.kind == "outlier-batch" and cause.where is None)
 
 
 def rank(causes: Sequence[Cause]) -> tuple[Cause, ...]:

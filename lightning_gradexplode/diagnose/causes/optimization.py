@@ -17,7 +17,7 @@ from lightning_gradexplode.diagnose.trends import (
     starts_huge,
     trend,
 )
-from lightning_gradexplode.records import Cause, Evidence
+from lightning_gradexplode.records import Cause, Evidence, RunFacts
 
 USUAL_RATES = {"adam": 0.01, "rmsprop": 0.01, "lion": 0.001, "adagrad": 0.1, "sgd": 0.5}
 """Learning rates above which most networks fail with an optimizer."""
@@ -105,16 +105,25 @@ def rate_remedies(evidence: Evidence, course: Trend) -> tuple[str, ...]:
 
 def rate_factor(evidence: Evidence, course: Trend) -> float:
     """Return by how much to lower the rate: what the line search has found, else from the size of the updates."""
-    # The step that was measured began with weights that others had changed; the first update did not.
-    first = curve(evidence, "update_ratio").first or 0.0
-    borne = max(FIRST_UPDATE / first, 1e-8) if first > 0 else 1.0
-    search = line_search(evidence)
+    borne, search = _borne_factor(evidence), line_search(evidence)
     if search is None or not search.overshoots:
-        return 0.01 if course.update_ratio > 1 else min(0.1, max(0.01, borne))
+        return min(0.01, max(borne, 1e-4)) if course.update_ratio > 1 else min(0.1, max(borne, 0.01))
     if search.best_factor > 0:
         factor = min(0.3, search.best_factor)
         return math.sqrt(factor * borne) if borne < factor else factor
     return min(0.003, borne)  # not even a hundredth of the step helps
+
+
+def _borne_factor(evidence: Evidence) -> float:
+    """Return the factor of the rate with which the first update would have been of a size that most networks bear.
+
+    The step that was measured began with weights that others had changed; the first update did not. Momentum makes
+    later ones up to 1 / (1 - momentum) times as large, of which the root is taken.
+    """
+    first = curve(evidence, "update_ratio").first or 0.0
+    momenta = [group.get("momentum", 0.0) for one in evidence.run.optimizers for group in one.groups]
+    most = max((float(one) for one in momenta if isinstance(one, (int, float)) and 0 <= one < 1), default=0.0)
+    return max(FIRST_UPDATE * math.sqrt(1 - most) / first, 1e-8) if first > 0 else 1.0
 
 
 def rate_is_disproved(evidence: Evidence) -> bool:
@@ -132,14 +141,19 @@ def _lowers_rate(action: str) -> bool:
 
 
 def _unusual_rate(evidence: Evidence) -> str:
-    rate = remedies.learning_rate(evidence)
-    if rate is None:
+    rate, usual = remedies.learning_rate(evidence), usual_rate(evidence.run)
+    if rate is None or usual is None or rate <= usual[1]:
         return ""
-    for one in evidence.run.optimizers:
+    return f"A learning rate of {rate:g} is high for {usual[0]}; it is seldom above {usual[1]:g}."
+
+
+def usual_rate(run: RunFacts) -> tuple[str, float] | None:
+    """Return an optimizer and the rate above which most networks fail with it, None if none is of a known kind."""
+    for one in run.optimizers:
         for name, usual in USUAL_RATES.items():
-            if name in one.kind.lower() and rate > usual:
-                return f"A learning rate of {rate:g} is high for {one.kind}; it is seldom above {usual:g}."
-    return ""
+            if name in one.kind.lower():
+                return one.kind, usual
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,12 +178,13 @@ def _returning_gradients(evidence: Evidence) -> Iterator[Cause]:
 def _beyond_bound(evidence: Evidence) -> Iterator[Cause]:
     """Yield the cause if the first update is far larger than the optimizer's formula makes of the first gradient."""
     place, weights = history_at_fault(evidence), initial_weight_norm(evidence)
-    ratio, rate = (curve(evidence, name).at(evidence.run.first_step) for name in ("update_ratio", "learning_rate"))
-    if place is None or place >= len(evidence.run.optimizers) or weights is None or ratio is None or not rate:
+    names = ("update_ratio", "weight_norm", "learning_rate")
+    ratio, after, rate = (curve(evidence, name).at(evidence.run.first_step) for name in names)
+    if place is None or place >= len(evidence.run.optimizers) or weights is None or not rate:
         return
     one = evidence.run.optimizers[place]
     bound = _largest_update(evidence, one, rate)
-    update = ratio * weights
+    update = ratio * weights if ratio is not None else abs((after or weights) - weights)  # at least that
     if bound is None or not update > BEYOND * bound > 0:
         return
     sentences = (
