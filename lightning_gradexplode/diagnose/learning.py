@@ -41,3 +41,13 @@ def has_learned(evidence: Evidence) -> bool:
         is_label = "int" in target.dtype and 2 <= classes < 1e6
         usual = math.log(classes) if is_label else spread**2
     return evidence.later_loss is not None and usual is not None and 0 <= evidence.later_loss < LEARNED * usual
+
+
+def has_recovered(evidence: Evidence) -> bool:
+    """Return whether the loss, after the incident, is at the level of the steps before it, which were calm for long."""
+    before = loss_curve(evidence).before(evidence.step).finite.value
+    if evidence.later_loss is None or len(before) < ENOUGH:
+        return False
+    lately = before[-20:]
+    spread = float(np.ptp(lately))
+    return float(lately.min()) - spread <= evidence.later_loss <= float(lately.max())

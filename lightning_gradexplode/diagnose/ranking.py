@@ -10,7 +10,7 @@ from lightning_gradexplode.diagnose import remedies as common
 from lightning_gradexplode.diagnose.calm import calm_causes
 from lightning_gradexplode.diagnose.causes import RULES
 from lightning_gradexplode.diagnose.curves import critical_step, first_nonfinite, is_critical
-from lightning_gradexplode.diagnose.learning import has_learned
+from lightning_gradexplode.diagnose.learning import has_learned, has_recovered
 from lightning_gradexplode.diagnose.outside_changes import is_new_level, outside_change
 from lightning_gradexplode.diagnose.summary import observations, what_happened
 from lightning_gradexplode.diagnose.trends import trend
@@ -29,7 +29,7 @@ FAINT = 0.2
 """An alternative below is not named: one that a certain cause explains, or one beside an unknown cause."""
 
 HARMLESS = 0.4
-"""Factor of the confidence of what makes a run fail, in a run that warned and has learned nevertheless."""
+"""Factor of the confidence of what makes a run fail, in a run that warned and has learned or recovered nevertheless."""
 
 MOST_CAUSES = 3
 MOST_REMEDIES = 5
@@ -85,7 +85,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         found = [one for one in found if one.kind not in (*_GROWTH, "outlier-batch")]
     elif is_new_level(evidence):
         found = [one for one in found if one.kind != "outlier-batch"]
-    is_harmless = not is_critical(evidence) and has_learned(evidence)
+    is_harmless = not is_critical(evidence) and (has_learned(evidence) or has_recovered(evidence))
     if is_harmless:
         # What makes a run fail was not there, whatever a warning at its start looked like.
         found = [replace(one, confidence=HARMLESS * one.confidence) if _needs_failure(one) else one for one in found]

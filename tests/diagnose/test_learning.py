@@ -1,0 +1,55 @@
+"""Whether a run has learned, or recovered from what it warned of."""
+
+from __future__ import annotations
+
+import pytest
+
+from lightning_gradexplode.diagnose import diagnose
+from lightning_gradexplode.diagnose.calm_optimizer import new_state_disturbs, rate_too_high_to_learn
+from lightning_gradexplode.diagnose.learning import has_recovered
+from lightning_gradexplode.records import BatchFacts, Evidence, OptimizerFacts, Severity
+from tests.diagnose.evidence import calm, field, finding, history, labels, run
+
+ADAM = OptimizerFacts("Adam", ({"lr": 0.1, "beta1": 0.9, "beta2": 0.999},))
+
+
+def spiked(later: float, severity: Severity = Severity.WARNING) -> Evidence:
+    """Return the evidence of a loss that falls below zero, spikes at step 99, and is known to be somewhere later."""
+    values = calm(100)
+    values["loss"] = [1 - 0.016 * step + 0.1 * (-1) ** step for step in range(100)]
+    values["loss"][99], values["grad_norm"][99] = 4.0, 500.0
+    findings = (finding("gradient-spike", 99, severity),)
+    return Evidence(99, 99, findings, run(), (history(values),), later_loss=later)
+
+
+@pytest.mark.parametrize(("later", "recovered"), [(-0.4, True), (3.0, False), (-5.0, False)])
+def test_a_loss_at_the_level_of_before_has_recovered(later: float, recovered: bool) -> None:
+    """One that stays up has not, nor one that falls for ever."""
+    assert has_recovered(spiked(later)) == recovered
+
+
+def test_what_makes_a_run_fail_is_not_named_of_one_that_has_recovered() -> None:
+    """A density above one has a negative logarithm, and a spike that passed is no proof of more."""
+    assert diagnose(spiked(-0.4)).causes[0].kind == "unknown"
+    assert diagnose(spiked(-60.0, Severity.CRITICAL)).causes[0].kind == "loss-without-floor"
+
+
+@pytest.mark.parametrize(("rate", "loss", "named"), [(0.1, 0.9, True), (0.02, 0.9, False), (0.1, 0.01, False)])
+def test_a_rate_far_above_the_usual_is_named_where_little_is_learned(rate: float, loss: float, named: bool) -> None:
+    """A high rate with which a run learns is none that is too high."""
+    values = calm(100, rate=rate)
+    values["loss"] = [1.0 if step < 10 else loss for step in range(100)]
+    values["update_ratio"][0] = 0.4
+    values["weight_norm"] = [8.0 + 0.2 * step for step in range(100)]
+    found = list(rate_too_high_to_learn(Evidence(100, 100, (), run(optimizers=(ADAM,)), (history(values),))))
+    assert bool(found) == named
+
+
+@pytest.mark.parametrize(("start", "named"), [(1e-3, True), (1e-9, False)])
+def test_a_loss_that_starts_at_zero_is_none_of_trained_weights(start: float, named: bool) -> None:
+    """A policy gradient with a baseline and a distance from a copy start there without having learned."""
+    values = calm(60)
+    values["loss"] = [start, *[0.3] * 59]
+    batch = BatchFacts((field(), labels(dtype="float32", std=1.0, usual_std=1.0)))
+    known = Evidence(60, 60, (), run(optimizers=(ADAM,)), (history(values),), batch=batch)
+    assert bool(list(new_state_disturbs(known))) == named
