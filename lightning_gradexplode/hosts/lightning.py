@@ -265,7 +265,7 @@ class LightningLoop(TrainingLoop):
         has_own = any(kind.__name__ in ("TensorBoardLogger", "CSVLogger") for kind in type(first).__mro__)
         own = self._attributes.folder(first, "log_dir" if has_own else "save_dir")
         folder: str = self.trainer.strategy.broadcast(own or str(self.trainer.default_root_dir))
-        return folder
+        return folder.removeprefix("file://").removeprefix("file:")  # Lightning normalizes the one to the other
 
     def report_folder(self, report: Path | bool | Literal["always"]) -> Path | None:
         """Return the folder for reports: of the run's own folder where its logger gives it one."""

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
 from lightning_gradexplode.loggers.base import LoggerAdapter
 from lightning_gradexplode.loggers.scalars import PER_PARAMETER, PREFIX
 from lightning_gradexplode.records import Diagnosis, Finding, Report
+
+_REFUSED = re.compile(r"[^\w.\- ]")
+"""Characters that MLflow refuses in the name of a metric, on Windows at least, and slashes."""
+
+_LONGEST = 180
+"""Number of characters of a parameter's name; MLflow takes 250 of the whole, and file systems 255 bytes."""
 
 
 class MLFlowAdapter(LoggerAdapter):
@@ -21,7 +29,8 @@ class MLFlowAdapter(LoggerAdapter):
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Log scalars, those of parameters as ``gradexplode/parameter/<quantity>/<parameter>``.
 
-        MLflow's file store has one file per metric, so that ``grad_norm`` cannot be a folder as well.
+        MLflow's file store has one file per metric, so that ``grad_norm`` cannot be a folder as well. Of a parameter's name
+        that MLflow refuses, with all values of the step, the characters in question become ``_``, and a number is appended.
         """
         super().scalars({_file_name(name): value for name, value in values.items()}, step)
 
@@ -41,5 +50,15 @@ class MLFlowAdapter(LoggerAdapter):
 
 def _file_name(name: str) -> str:
     prefix, _, rest = name.partition("/")
-    is_of_parameter = "/" in rest and rest.partition("/")[0] in PER_PARAMETER
-    return f"{prefix}/parameter/{rest}" if is_of_parameter else name
+    quantity, _, parameter = rest.partition("/")
+    if not parameter or quantity not in PER_PARAMETER:
+        return name
+    return f"{prefix}/parameter/{quantity}/{_accepted(parameter)}"
+
+
+def _accepted(name: str) -> str:
+    """Return the name of a parameter as MLflow takes it, and as a file that is no other parameter's folder."""
+    accepted = _REFUSED.sub("_", name)
+    if accepted == name and name.strip(".") and len(name) <= _LONGEST:
+        return name
+    return f"{accepted[:_LONGEST]}-{zlib.crc32(name.encode('utf-8', 'surrogatepass')):08x}"

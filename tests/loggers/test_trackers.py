@@ -102,16 +102,20 @@ from pytorch_lightning.loggers import MLFlowLogger
 import numpy as np
 logger = MLFlowLogger("x", save_dir=str(folder / "mlruns"))
 board = LoggerCollection([logger])
-norms = {"grad_norm": np.array([1.5])}
-board.log_batch([StepRecord(1, parameters=("layer.w",), grad_norm=2.0, per_parameter=norms)], [(True,)], True)
+odd = ("p.a", "p.a/b", "p...", "p.../../x", "red \\x1b[31m", "half \\ud800", "p." + "a" * 300, "p.a:b", "p.a|b", "..")
+names = ("layer.w", *odd)
+norms = {"grad_norm": np.array([1.5, *range(len(odd))])}
+record = StepRecord(1, parameters=names, grad_norm=2.0, per_parameter=norms)
+board.log_batch([record], [(True,) * len(names)], True)
 metrics = logger.experiment.get_run(logger.run_id).data.metrics
 print("read back:" + json.dumps(metrics))
 """
 
 
 def test_the_file_store_of_mlflow_holds_totals_and_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a metric is a file, its name cannot be a folder as well; nothing is lost."""
+    """Where a metric is a file, its name cannot be a folder as well; nothing is lost, whatever parameters are called."""
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     back = json.loads(run(FILE_STORE, tmp_path, monkeypatch).split("read back:")[1])
     assert back["gradexplode/grad_norm"] == 2.0
     assert back["gradexplode/parameter/grad_norm/layer.w"] == 1.5
+    assert sorted(value for name, value in back.items() if "/parameter/" in name) == [0, 1, 1.5, *range(2, 10)]

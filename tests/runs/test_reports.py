@@ -72,3 +72,16 @@ def test_a_given_folder_is_not_overwritten_by_a_second_run(tmp_path: Path) -> No
     folders = [fit(False, report=tmp_path / "report").report_folder for _ in range(2)]
     assert folders == [tmp_path / "report", tmp_path / "report" / "run-2"]
     assert "This page is about an earlier run" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_local_url_as_root_folder_is_the_folder_that_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As everything else that Lightning writes; no folder called ``file:`` appears."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    folder = fit(False, default_root_dir=(tmp_path / "root").as_uri()).report_folder
+    assert folder is not None
+    assert folder.is_relative_to(tmp_path / "root")
+    assert (folder / "index.html").exists()
+    assert not any((tmp_path / "here").iterdir())
