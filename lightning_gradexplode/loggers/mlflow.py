@@ -29,8 +29,9 @@ class MLFlowAdapter(LoggerAdapter):
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Log scalars, those of parameters as ``gradexplode/parameter/<quantity>/<parameter>``.
 
-        MLflow's file store has one file per metric, so that ``grad_norm`` cannot be a folder as well. Of a parameter's name
-        that MLflow refuses, with all values of the step, the characters in question become ``_``, and a number is appended.
+        MLflow's file store has one file per metric, so that ``grad_norm`` cannot be a folder as well. One name that
+        MLflow refuses costs all values of a step; in such a name of a parameter the characters in question become
+        ``_``, and a number is appended.
         """
         super().scalars({_file_name(name): value for name, value in values.items()}, step)
 

@@ -113,7 +113,7 @@ print("read back:" + json.dumps(metrics))
 
 
 def test_the_file_store_of_mlflow_holds_totals_and_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a metric is a file, its name cannot be a folder as well; nothing is lost, whatever parameters are called."""
+    """Where a metric is a file, its name cannot be a folder; nothing is lost, whatever parameters are called."""
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     back = json.loads(run(FILE_STORE, tmp_path, monkeypatch).split("read back:")[1])
     assert back["gradexplode/grad_norm"] == 2.0
