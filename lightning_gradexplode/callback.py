@@ -1,4 +1,4 @@
-"""The monitor as a Lightning callback: each hook is handed on to the engine's `TrainingRun`."""
+"""The monitor as a Lightning callback: each hook calls the engine's `TrainingRun`."""
 
 from __future__ import annotations
 
@@ -286,7 +286,7 @@ class GradientExplosionMonitor(Callback):
             self._run.batch_ended(outputs)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read deferred numbers, so that all that validation may look at is known."""
+        """Read deferred measurements, so that they are available in validation."""
         if self._run is not None:
             self._run.finish_deferred()
 

@@ -82,7 +82,7 @@ class LossTrend(Stateful):
 
     @property
     def is_known(self) -> bool:
-        """Whether there are enough losses to know their noise."""
+        """Whether there are enough losses to estimate their noise."""
         return len(self._differences) >= 4
 
     @property

@@ -1,4 +1,4 @@
-"""Clipping of each tensor by itself."""
+"""Clipping of each tensor separately."""
 
 from __future__ import annotations
 

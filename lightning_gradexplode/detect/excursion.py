@@ -12,7 +12,7 @@ _STRAIGHT = 0.55
 factor at each step (a tenth is added for noise), and 0.63 to 0.68 where it grows to 5 to 10 by the same amounts."""
 
 _LAST = 3
-"""Number of last values whose median stands for the last one."""
+"""Number of last values whose median is used for the last one."""
 
 
 class Excursion(Stateful):

@@ -48,7 +48,7 @@ def _nothing_is_detected(arguments: Arguments) -> str:
 
 
 def _patterns(arguments: Arguments, names: Sequence[str]) -> Iterator[str]:
-    """Yield a line if no parameter is left to show by itself, else one on patterns that match none."""
+    """Yield a line if no parameter is logged by itself, else one on patterns that match none."""
     include, exclude = arguments.include, arguments.exclude
     if not any(matches(name, include) and not matches(name, exclude) for name in names):
         yield f"include={list(include)} and exclude={list(exclude)} leave no parameter; only totals of all are logged"

@@ -1,4 +1,4 @@
-"""Failures of the monitor: the first one switches it off, and the training goes on without it."""
+"""Failures of the monitor: the first one switches it off, and training continues without it."""
 
 from __future__ import annotations
 

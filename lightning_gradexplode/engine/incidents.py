@@ -1,4 +1,4 @@
-"""When an explosion begins, goes on and ends: one definition for console, alerts, reports, responses and diagnosis."""
+"""The definition of an incident for console, alerts, reports, responses and diagnosis: when it begins and ends."""
 
 from __future__ import annotations
 

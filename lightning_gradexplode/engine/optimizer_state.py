@@ -65,7 +65,7 @@ class OptimizerState:
         self._parameters: ParameterSet | None = None
 
     def parameters(self) -> ParameterSet:
-        """Return the optimizer's parameters, listed anew when a group was added or a parameter was replaced."""
+        """Return the optimizer's parameters, listed again after a group was added or a parameter was replaced."""
         if self._parameters is None or not self._parameters.is_current(self.optimizer):
             self._parameters = self._list_parameters(self.optimizer)
             self.recorder = Recorder(self._parameters.names)

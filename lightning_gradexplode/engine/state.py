@@ -1,4 +1,4 @@
-"""State in checkpoints: each part is saved and restored by itself, and one that does not fit starts fresh."""
+"""State in checkpoints: each part is saved and restored separately; a part whose state does not fit starts without."""
 
 from __future__ import annotations
 

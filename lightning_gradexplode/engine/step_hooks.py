@@ -62,7 +62,7 @@ class StepHooks:
         return _unchanged, (self._own,)
 
     def remove(self) -> None:
-        """Call the hooks no more, and restore the method unless something else stands for it by now."""
+        """Disable the hooks, and restore the method unless it has been replaced again."""
         self._is_removed = True
         if vars(self._optimizer).get("step") is self:
             if self._is_shadowed:

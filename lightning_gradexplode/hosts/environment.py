@@ -49,7 +49,7 @@ def arguments(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """Return a line for each variable that looks like an argument's and is none."""
+    """Return a line for each variable with the prefix of arguments that is not the variable of one."""
     from lightning_gradexplode.loggers import notifications  # too much to import where no monitor is requested
 
     known = {*map(_variable, _READERS), notifications.VARIABLE}

@@ -317,7 +317,7 @@ def _monitors_of(optimizer: Optimizer) -> list[StepEvents]:
 
 
 def _process_ends(events: weakref.ref[StepEvents]) -> None:
-    """Write what was recorded of a run that nobody closed, if an exception ends the process."""
+    """Write the recorded steps of a run that was not closed, if an exception ends the process."""
     one = events()
     if one is not None and one.run is not None and hasattr(sys, "last_value"):
         one.run.aborted()

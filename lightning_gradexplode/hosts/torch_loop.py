@@ -216,7 +216,7 @@ JOINS = "within join() processes may end one after the other, and the monitors c
 MONITOR_IS_OFF = "gradexplode: the monitor is off for this run, it logs and clips nothing: %s"
 
 _WRAPPING = ("lightning.fabric.", "lightning_fabric.", "accelerate.")
-"""Packages whose optimizers stand for another one, which is their attribute ``optimizer``."""
+"""Packages whose optimizers wrap another one, which is their attribute ``optimizer``."""
 
 
 _HIDING = {

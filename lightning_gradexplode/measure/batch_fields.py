@@ -1,4 +1,4 @@
-"""The tensors of a batch of any kind, under names by which a user knows them."""
+"""The tensors of a batch of any kind, under the names that the user's code has for them."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ _CODED: dict[torch.dtype, tuple[torch.dtype, Any, int]] = {
 _PIECE = 1 << 18
 """Elements that a processor counts by one call; their codes stay in its cache meanwhile."""
 _SMALL = 1 << 14
-"""Up to so many elements a tensor is counted together with others."""
+"""Largest number of elements of a tensor that is counted together with others."""
 _TOGETHER = 64
 """So many small tensors are counted together."""
 _DEVICE_PIECE = 1 << 22

@@ -19,7 +19,7 @@ from lightning_gradexplode.records import ModuleFacts
 MOST_SETTINGS = 32
 """Number of settings that are recorded of a module."""
 GATES = 4
-"""A recurrent weight consists of the matrices of at most so many gates, one below the other."""
+"""Largest number of gates whose matrices a recurrent weight contains, one below the other."""
 
 _REPLICATING = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _COMPOSED = {"FSDPModule", "ReplicateModule", "DDP"}

@@ -27,7 +27,7 @@ ROW = 512
 """Elements that are summed in float32."""
 SHORTEST_ROW = 64
 SMALL = 2048
-"""Up to so many elements a copy costs less than a kernel of its own."""
+"""Largest number of elements for which a copy costs less than a separate kernel."""
 BLOCK = 1 << 15
 """Elements that are copied at a time; with their squares in float64 they fit into a processor's cache."""
 
@@ -199,7 +199,7 @@ class NormPlan:
         self.least = np.concatenate([np.zeros(0), *(unit.least for unit in self.units)])
 
     def measure(self, tensors: Sequence[Tensor | None]) -> tuple[IntArray, FloatArray, list[Tensor]]:
-        """Measure tensors on their devices; where they are not as planned, they are planned anew.
+        """Measure tensors on their devices; if they are not as planned, they are planned again.
 
         Returns:
             The places of the tensors that have elements, the least norms that can be relied on, shape ``(places,)``,

@@ -1,4 +1,4 @@
-"""Names of parameters, put together by module where there are too many to look at."""
+"""Names of parameters, grouped by module if there are too many."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from lightning_gradexplode.records import FloatArray
 is_on_host = attrgetter("is_cpu")
 
 _FEW = 8
-"""Up to so many tensors of one type are not concatenated by torch before they become arrays."""
+"""Largest number of tensors of one type that are not concatenated by torch before they become arrays."""
 
 
 def read(values: Sequence[Tensor]) -> FloatArray:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lightning_gradexplode.distributed.shard_layout import is_sharded
 
 LARGEST_EXACT = 256
-"""Singular values of matrices of up to so many rows are exact; those of larger ones are iterated, which costs less."""
+"""Largest number of rows for which singular values are exact; for larger matrices they are iterated."""
 ITERATIONS = 30
 
 

@@ -15,7 +15,7 @@ from lightning_gradexplode.measure.weights import WeightChange
 from lightning_gradexplode.records import Norms
 
 LEAST = 64
-"""The sample has so many elements of each tensor, or all that it has."""
+"""Number of elements of each tensor in the sample; all of a tensor that has fewer."""
 
 
 class WeightSample:

@@ -20,7 +20,7 @@ CACHED = 1 << 20
 """Elements that are copied or compared at a time, and measured while they are in a processor's cache."""
 
 _LINE = 64
-"""Each copy begins at a multiple of so many bytes."""
+"""Alignment of each copy, in bytes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,7 +15,7 @@ from lightning_gradexplode.distributed.shard_layout import local_part, version_o
 from lightning_gradexplode.measure.reading import PendingRead
 
 INTERVAL = 16
-"""Number of steps from one look at running averages to the next."""
+"""Number of steps between two checks of running averages."""
 
 Place = tuple[nn.Module, str, str]
 """A module, its name, and the name of one of its buffers."""
@@ -202,7 +202,7 @@ class RunningAverages:
         return place in self._written
 
     def _arrived(self) -> bool:
-        """Read the norms of the last look, and return whether one is not finite."""
+        """Read the norms of the last check, and return whether one is not finite."""
         assert self._pending is not None
         finite = np.isfinite(self._pending.values())
         self._finite_once.update(itertools.compress(self._looked_at, finite))

@@ -20,7 +20,7 @@ State = dict[str, Any]
 
 
 def can_take(run: ResponseContext) -> bool:
-    """Return whether a state can be copied: not before lazy modules know their shapes."""
+    """Return whether a state can be copied, which needs initialized lazy modules."""
     return not any(is_lazy(parameter) for parameter in run.module.parameters())
 
 

@@ -44,6 +44,6 @@ RULES: dict[str, Rule] = {
     "loss-without-floor": loss_without_floor,
     "moving-target": moving_target,
 }
-"""The rules by the kind of cause that they look for, in the order of `CAUSE_KINDS`."""
+"""The rules by kind of cause, in the order of `CAUSE_KINDS`."""
 
 __all__ = ["RULES", "Rule"]

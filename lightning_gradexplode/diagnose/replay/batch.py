@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 DEPTH = 8
-"""Containers inside of so many others are shared."""
+"""Depth of nesting from which containers are shared and not copied."""
 
 LONG = 256
 """Of a list with more elements, such as words, only the list itself is rebuilt when a batch is kept."""
@@ -64,7 +64,7 @@ def map_batch(
     longest: int = sys.maxsize,
     depth: int = DEPTH,
 ) -> Any:
-    """Build a batch anew, with each of its tensors replaced.
+    """Build a batch with other tensors in place of its own.
 
     Args:
         batch: Tensors in mappings, sequences, dataclasses and objects with a method ``to``.

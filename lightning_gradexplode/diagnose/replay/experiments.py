@@ -17,13 +17,13 @@ from lightning_gradexplode.measure.parameters import plain_name
 from lightning_gradexplode.records import Experiments, Replay
 
 STEPS, SECONDS = 30.0, 3.0
-"""All experiments together may take as long as so many ordinary steps, or seconds, whichever is greater."""
+"""Time limit of all experiments together, in ordinary steps and in seconds; the greater one counts."""
 
 FACTORS = (0.0, 0.01, 0.1, 0.3, 1.0)
 """The line search: multiples of the step's update."""
 
 GROUPS = 4
-"""Into so many groups the rows of a batch are divided, again and again, to find the one with the largest share."""
+"""Number of groups into which rows are divided repeatedly, to find the one with the largest share."""
 
 
 def run_experiments(

@@ -15,7 +15,7 @@ WEIGHT_BYTES = 256 << 20
 """Of larger networks no copy is kept."""
 
 RESERVE = 4
-"""On an accelerator a copy is kept only if so many times its size is free."""
+"""Free memory that an accelerator must have for a copy, in multiples of the size of the copy."""
 
 
 def keep_weights(module: nn.Module, most_bytes: int = WEIGHT_BYTES) -> dict[str, Tensor] | None:

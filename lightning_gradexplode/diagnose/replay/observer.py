@@ -33,13 +33,13 @@ from lightning_gradexplode.diagnose.replay.source_line import SourceLine, callin
 from lightning_gradexplode.records import LossTerm, Operation
 
 EVENTS = 200
-"""At most so many events are recorded with their operands."""
+"""Largest number of events that are recorded with their operands."""
 
 LOSS_TERMS = 32
-"""At most so many loss functions are recorded."""
+"""Largest number of loss functions that are recorded."""
 
 OPERANDS = 8
-"""At most so many inputs of an operation are recorded."""
+"""Largest number of inputs of an operation that are recorded."""
 
 LARGE = 1 << 24
 """An argument with more elements is not cloned before an operation overwrites it."""
@@ -132,7 +132,7 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
         self._by_node: dict[int, Event] = {}
 
     def run(self, func: Any, args: Any, kwargs: Any, taken: Set[int | None]) -> Any:
-        """Run an operation and look at its result."""
+        """Run an operation and check its result."""
         own_node = self._new_node(args, kwargs)
         if is_view(func):
             return func(*args, **kwargs)

@@ -24,7 +24,7 @@ from lightning_gradexplode.measure.batch_fields import fields_of
 from lightning_gradexplode.records import Replay
 
 STEPS, SECONDS = 15.0, 1.0
-"""A replay may take as long as so many ordinary steps, or so many seconds, whichever is greater."""
+"""Time limit of a replay, in ordinary steps and in seconds; the greater one counts."""
 
 TOLERANCE = 1e-3
 """Relative difference up to which the loss of the replay counts as that of the run."""
