@@ -9,6 +9,7 @@ import numpy as np
 from lightning_gradexplode.diagnose.curves import critical_step, curve
 from lightning_gradexplode.diagnose.loop_code import code_of
 from lightning_gradexplode.records import Evidence, OptimizerFacts, RunFacts
+from lightning_gradexplode.records.replay import NO_REPLAY
 
 
 def responses(evidence: Evidence) -> set[str]:
@@ -119,9 +120,18 @@ def warm_up(evidence: Evidence) -> list[str]:
 
 def anomaly_mode(evidence: Evidence) -> list[str]:
     """Return the advice to look for the operation with autograd's anomaly mode, where no replay has done so."""
-    if evidence.replay is not None and evidence.replay.status in ("reproduced", "finite"):
+    replay = evidence.replay
+    if replay is not None and replay.status in ("reproduced", "finite"):
         return []
-    return ["find the operation with `torch.autograd.set_detect_anomaly(True)`"]
+    advice = ["find the operation with `torch.autograd.set_detect_anomaly(True)`"]
+    is_plain = evidence.run.monitor == "GradientWatch"
+    if is_plain and (evidence.batch is None or (replay is not None and replay.reason == NO_REPLAY)):
+        advice.insert(
+            0,
+            "have the step computed again, which names the operation, its line and the batch: `GradientWatch(model, "
+            "optimizer, step=lambda model, batch: ...)` that returns the loss, and `watch.batch(batch)` for each batch",
+        )
+    return advice
 
 
 def standardize(code: str) -> str:

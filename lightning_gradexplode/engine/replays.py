@@ -30,6 +30,7 @@ from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.engine.step_inputs import StepInputs
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.records import Experiments, Replay, StepRecord
+from lightning_gradexplode.records.replay import NO_REPLAY
 
 logger = logging.getLogger("lightning_gradexplode")
 
@@ -146,7 +147,7 @@ class IncidentReplays:
     def _compute(self, step: Step, inputs: StepInputs, before_update: bool, outlier_rows: Sequence[int]) -> None:
         loop, record = self._loop, step.record()
         if not loop.can_replay:
-            self.replay = Replay("not-possible", "this training loop cannot compute a step again")
+            self.replay = Replay("not-possible", NO_REPLAY)
             return
         again = ReplayStep(
             module=loop.module,

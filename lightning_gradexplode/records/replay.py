@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+NO_REPLAY = "this training loop cannot compute a step again"
+"""The reason of a replay that was not possible since it is not known how the loop computes a step."""
+
 
 @dataclass(frozen=True, slots=True)
 class Operand:

@@ -7,8 +7,9 @@ import re
 import pytest
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.records import Evidence, OptimizerFacts, RunFacts
-from tests.diagnose.evidence import finding, growing, history
+from lightning_gradexplode.records import Evidence, OptimizerFacts, Replay, RunFacts
+from lightning_gradexplode.records.replay import NO_REPLAY
+from tests.diagnose.evidence import batch, failed, field, finding, growing, history, run
 
 
 @pytest.mark.parametrize(("kind", "highest"), [("Adam", 0.01), ("AdamW", 0.01), ("Lion", 0.001), ("RMSprop", 0.01)])
@@ -26,3 +27,15 @@ def test_no_rate_is_proposed_that_never_works_with_the_optimizer(kind: str, high
     proposed = re.search(r"`lr=(.*)`", advice)
     assert proposed is not None
     assert 0 < float(proposed[1]) <= highest
+
+
+def test_a_plain_loop_is_told_how_its_step_can_be_computed_again() -> None:
+    """Where it has given no step, or no batch; not where it has, and not in Lightning, which does so by itself."""
+    plain = run(monitor="GradientWatch")
+    given = batch(field())
+    no_step = failed(3, run=plain, batch=given, replay=Replay("not-possible", NO_REPLAY))
+    other = failed(3, run=plain, batch=given, replay=Replay("not-possible", "there is not enough memory"))
+    assert "step=lambda" in remedies.anomaly_mode(no_step)[0]
+    assert "watch.batch(batch)" in remedies.anomaly_mode(failed(3, run=plain))[0]
+    for evidence in (other, failed(3)):
+        assert remedies.anomaly_mode(evidence) == ["find the operation with `torch.autograd.set_detect_anomaly(True)`"]

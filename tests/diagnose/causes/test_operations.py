@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lightning_gradexplode.diagnose.causes.operations import forward_overflow
+from lightning_gradexplode.diagnose.causes.operations import forward_overflow, undefined_operation
+from lightning_gradexplode.records import Replay
 from tests.diagnose.evidence import diverged, failed, operand, operation, reproduced
 
 GROWN = operation("exp", "large", inputs=[operand(60.0, greatest=60.0)], code="scale = torch.exp(raw)")
@@ -31,3 +32,21 @@ def test_an_operation_that_took_ordinary_numbers_is_at_fault_itself() -> None:
     found = forward_overflow(failed(4, replay=reproduced(plain, grown=GROWN)))
     assert found is not None
     assert "97" in found.evidence[0]
+
+
+def test_a_buffer_that_was_infinite_before_the_step_is_the_place() -> None:
+    """A class weight of one over a count of zero; leaving out batches would not help."""
+    for first in (None, operation("nll_loss_forward", inputs=[operand(), operand(inf_count=1)])):
+        replay = Replay("reproduced", first=first, source="buffer", source_name="class_weight")
+        found = undefined_operation(failed(0, replay=replay))
+        assert found is not None
+        assert found.where == "buffer `class_weight`"
+        assert "skip" not in " ".join(found.remedies)
+
+
+def test_a_mask_of_infinities_is_not_the_place() -> None:
+    """The softmax that had all its places masked is, and not the buffer that holds the mask."""
+    softmax = operation("_softmax", inputs=[operand(inf_count=64)])
+    found = undefined_operation(failed(0, replay=Replay("reproduced", first=softmax, source="buffer", source_name="m")))
+    assert found is not None
+    assert "softmax" in str(found.where)
