@@ -75,7 +75,7 @@ class TrainingRun:
         self._unseen = UnseenSteps(loop) if loop.may_step_unseen else None
         self._clips = arguments.clip is not None
         self._open: Step | None = None
-        self._in_batch = self._inside_step = False
+        self._in_batch = self._inside_step = self._has_graph = self._end_is_due = False
         self._announced: Optimizer | None = None
         self._stepped: list[Step] = []
         self._run.responses.start()
@@ -198,7 +198,7 @@ class TrainingRun:
             self._late.read()
         if run.responses.adds_gradients and (not run.is_automatic or run.counts_end_of_backward):
             run.responses.gradients_ready(state.optimizer, self._before.batch_idx)
-        if run.deferred.detected and not run.agreement.by_notes:
+        if run.deferred.detected and not run.agreement.by_notes and not self._has_graph:
             self._late.settle()
         step = self._before.collect(state)
         if step.gathered is not None and run.deferred.found_any(run.agreement):
@@ -282,14 +282,28 @@ class TrainingRun:
         if is_deferred:
             deferred.add(steps)
         else:
-            if deferred.detected and not agreement.by_notes:
+            if deferred.detected and not agreement.by_notes and not self._has_graph:
                 self._late.settle()
             self._after.finish(steps)
         is_any = deferred.batches or deferred.detected or (agreement.by_notes and agreement.needs_notes)
         if is_any and self._loop.is_last_batch:
             self._late.finish()
             is_deferred = False
-        self._after.end_batch(is_deferred)
+        if self._has_graph:
+            self._end_is_due = True
+        else:
+            self._after.end_batch(is_deferred)
+
+    @never_fatal
+    def set_graph(self, exists: bool) -> None:
+        """Set whether a backward pass is running, in which the end of the batch before it may become known.
+
+        Responses must not change weights and buffers then; they are called once it is over.
+        """
+        self._has_graph = exists
+        if self._end_is_due and not exists:
+            self._end_is_due = False
+            self._after.end_batch(is_deferred=True)  # the next forward pass has changed the buffers
 
     @never_fatal
     def flush(self) -> None:

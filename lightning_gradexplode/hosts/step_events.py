@@ -176,6 +176,8 @@ class StepEvents:
             self._losses.append(value)
 
     def _backward_begins(self) -> None:
+        if self.run is not None:
+            self.run.set_graph(exists=True)
         self._record_left_out_steps()
         self._gradients_before = self._gradients()
         if self.run is not None:
@@ -197,6 +199,7 @@ class StepEvents:
         if run is None:
             return
         with torch.no_grad():
+            run.set_graph(exists=False)
             self._add_losses()
             if _same(self._gradients_before, self._gradients()):
                 return  # `torch.autograd.grad` leaves gradients as they are; they are measured before the step

@@ -158,7 +158,7 @@ class ResponseChain:
         for guard in self._guards:
             found = next((entry for entry in saved if entry.get("kind") == guard.name), None)
             if found is None:
-                fresh.append(guard.name)
+                fresh += [guard.name] if guard.state_dict() else []  # one without a state has nothing to lose
                 continue
             saved.remove(found)
             fresh += guard.load_state_dict(found.get("state"))

@@ -124,6 +124,13 @@ def test_a_state_that_does_not_fit_starts_fresh_and_is_reported(state: dict[str,
     assert run.update_is_held_back
 
 
+def test_a_response_without_a_state_has_none_to_miss() -> None:
+    """Only what could have been restored is named, when a run goes on with other responses."""
+    before = through_checkpoint(ResponseChain([Warn()]).state_dict())
+    assert ResponseChain([StopTraining(), SkipStep()]).load_state_dict(before) == ["SkipStep"]
+    assert ResponseChain([Warn()]).load_state_dict(through_checkpoint(ResponseChain([SkipStep()]).state_dict())) == []
+
+
 def test_states_of_responses_load_by_themselves_part_by_part() -> None:
     """One corrupt number of one response starts fresh; the others are kept."""
     chain = ResponseChain([SkipStep(most_in_a_row=9), ReduceLearningRate()])

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.data import DataLoader
 
-from lightning_gradexplode import Detector, Finding, GradientExplosionMonitor, Response, Severity, StepRecord
+from lightning_gradexplode import (
+    Detector,
+    Finding,
+    GradientExplosionMonitor,
+    GradientWatch,
+    Response,
+    Severity,
+    StepRecord,
+)
 from lightning_gradexplode.measure import reading
 from tests.runs.probe import QUIET
 
@@ -132,3 +140,28 @@ def test_a_calm_run_on_a_device_is_that_of_the_host(monkeypatch: pytest.MonkeyPa
     pl.Trainer(**{**QUIET, "max_steps": 10}, logger=False).fit(plain)
     for one, other in zip(watched.state_dict().values(), plain.state_dict().values(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("on_host", [True, False])
+@pytest.mark.parametrize("response", ["skip", "rollback"])
+def test_a_step_that_a_scaler_leaves_out_of_a_plain_loop_does_not_end_it(
+    response: str, on_host: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It becomes known in the next backward pass only, which still needs the buffers that are to be restored."""
+    if on_host:
+        monkeypatch.undo()
+    torch.manual_seed(0)
+    network = Normalized().net
+    optimizer, scaler = torch.optim.SGD(network.parameters(), lr=0.01), torch.amp.GradScaler("cpu", init_scale=1024.0)
+    watch = GradientWatch(network, optimizer, scaler=scaler, on_explosion=response, report=False)
+    for step in range(10):
+        optimizer.zero_grad()
+        loss = network(torch.randn(8, 4) * (torch.inf if step == BAD else 1.0)).square().mean()
+        watch.loss(loss)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    watch.close()
+    assert not watch.failed
+    assert {finding.step for finding in watch.findings if finding.sign == "nonfinite-loss"} == {BAD}
+    assert all(one.isfinite().all() for one in [*network.parameters(), *network.buffers()])

@@ -7,6 +7,7 @@ from itertools import chain
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lightning_gradexplode.distributed.shard_layout import local_part
 from lightning_gradexplode.measure.parameters import plain_name
@@ -26,9 +27,12 @@ def keep_weights(module: nn.Module, most_bytes: int = WEIGHT_BYTES) -> dict[str,
         most_bytes: Size up to which they are copied.
 
     Returns:
-        The copies by name; None where they are too large, or memory is short.
+        The copies by name; None where they are too large, memory is short, or some have no shape yet.
     """
-    tensors = {plain_name(name): one.detach() for name, one in chain(module.named_parameters(), module.named_buffers())}
+    named = dict(chain(module.named_parameters(), module.named_buffers()))
+    if any(map(is_lazy, named.values())):
+        return None
+    tensors = {plain_name(name): one.detach() for name, one in named.items()}
     size = size_of(tensors)
     if size > most_bytes or any(one.is_meta for one in tensors.values()):
         return None
