@@ -8,6 +8,7 @@ from collections import defaultdict
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.curves import failing_step, logged_curves, loss_curve
+from lightning_gradexplode.diagnose.operation_names import base_name
 from lightning_gradexplode.diagnose.trends import line_search, trend
 from lightning_gradexplode.records import Cause, Evidence, RunFacts
 
@@ -36,6 +37,9 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
     first, least = loss.first, loss.least
     if first is None or least is None or len(loss) < 3 or least >= 0:
         return None
+    plain = _plain_outputs(evidence)
+    if plain is not None:
+        return plain
     lowest = int(loss.value.argmin())
     falls = loss.value[: lowest + 1]
     late = loss.value[int(0.8 * (len(loss) - 1)) :]
@@ -58,6 +62,27 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
         sentences.append(f"The weights have grown to {course.weight_growth:.3g} times their norm at the start.")
     where = critic_of(evidence.run) or _spread(evidence) or _learned_factor(evidence.run)
     return Cause("loss-without-floor", where, tuple(sentences), confidence, _floor_remedies(evidence))
+
+
+def _plain_outputs(evidence: Evidence) -> Cause | None:
+    """Return the cause if a negative log-likelihood was given a network's plain outputs."""
+    for term in evidence.replay.losses if evidence.replay is not None else ():
+        greatest = term.inputs[0].greatest if term.inputs else None
+        if base_name(term.name) == "nll_loss" and greatest is not None and greatest > 1:
+            return Cause(
+                "loss-without-floor",
+                "`nll_loss`" + ("" if term.file is None else f" at {term.file}:{term.line}"),
+                (
+                    "`nll_loss` takes logarithms of probabilities, which are never above zero; it was given numbers up "
+                    f"to {greatest:.4g}, and falls as long as they grow.",
+                ),
+                0.95,
+                (
+                    "give it logarithms of probabilities, `F.nll_loss(F.log_softmax(outputs, dim=1), labels)`, which "
+                    "is `F.cross_entropy(outputs, labels)`",
+                ),
+            )
+    return None
 
 
 def critic_of(run: RunFacts) -> str | None:
