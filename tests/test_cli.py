@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lightning_gradexplode import offline
 from lightning_gradexplode.__main__ import main
+from lightning_gradexplode.offline import find_metric
 from lightning_gradexplode.report import write_report, write_steps
 from tests.report import examples
 
@@ -249,3 +250,13 @@ def test_a_damaged_recording_is_one_line(content: bytes, tmp_path: Path, capsys:
     assert main(["show", str(tmp_path)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"gradexplode: {tmp_path / 'steps.npz'} is damaged")
+
+
+def test_the_shortest_name_with_all_words_is_the_metric() -> None:
+    """Losses of parts have longer names than the loss of the run; a name that is given has to be there."""
+    metrics = dict.fromkeys(("train_loss_step/head", "train_loss", "grad_norm_clipped", "grad_norm"), {0: 1.0})
+    assert find_metric(metrics, None, "loss") == "train_loss"
+    assert find_metric(metrics, None, "grad", "norm") == "grad_norm"
+    assert find_metric(metrics, None, "lr") is None
+    with pytest.raises(ValueError, match="there is no metric 'val_loss'"):
+        find_metric(metrics, "val_loss", "loss")
