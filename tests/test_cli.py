@@ -254,7 +254,7 @@ def test_a_damaged_recording_is_one_line(content: bytes, tmp_path: Path, capsys:
 
 def test_the_shortest_name_with_all_words_is_the_metric() -> None:
     """Losses of parts have longer names than the loss of the run; a name that is given has to be there."""
-    metrics = dict.fromkeys(("train_loss_step/head", "train_loss", "grad_norm_clipped", "grad_norm"), {0: 1.0})
+    metrics = {name: {0: 1.0} for name in ("train_loss_step/head", "train_loss", "grad_norm_clipped", "grad_norm")}
     assert find_metric(metrics, None, "loss") == "train_loss"
     assert find_metric(metrics, None, "grad", "norm") == "grad_norm"
     assert find_metric(metrics, None, "lr") is None
