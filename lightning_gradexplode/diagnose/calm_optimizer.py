@@ -8,11 +8,12 @@ import numpy as np
 
 from lightning_gradexplode.diagnose.batch import targets
 from lightning_gradexplode.diagnose.causes.optimization import LARGE_UPDATE, rate_remedies, usual_rate
-from lightning_gradexplode.diagnose.causes.optimizer import fresh_state, keeps_state
+from lightning_gradexplode.diagnose.causes.optimizer import fresh_state
 from lightning_gradexplode.diagnose.causes.precision import SMALLEST_CHANGE, weights_type
 from lightning_gradexplode.diagnose.curves import curve, loss_curve
 from lightning_gradexplode.diagnose.learning import LEARNED_LITTLE, UNLEARNED, learned
 from lightning_gradexplode.diagnose.loop_code import code_of
+from lightning_gradexplode.diagnose.optimizers import keeps_state
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence
 

@@ -16,6 +16,9 @@ LEAST_CHANGE = 0.5
 BEYOND = 10.0
 """So many times the norm of the step's update, a change of the weights' norm is none of the optimizer's."""
 
+ORDINARY = 0.05
+"""Update over weights up to which no single one undoes what weights have learned."""
+
 ENOUGH = 6
 """Number of steps after a jump of the loss that show whether it stays."""
 
@@ -72,5 +75,5 @@ def is_new_level(evidence: Evidence) -> bool:
     loss, ratios = loss_curve(evidence).finite, curve(evidence, "update_ratio")
     before, after = float(np.abs(loss.before(step).value).max()), loss.since(step).value
     largest, since = ratios.before(step).greatest, ratios.since(step).greatest
-    is_ordinary = largest is None or since is None or since <= 2 * largest
+    is_ordinary = largest is None or since is None or since <= max(2 * largest, ORDINARY)
     return len(after) >= ENOUGH and is_ordinary and float(after[:ENOUGH].min()) > JUMP / 3 * before

@@ -62,7 +62,7 @@ EXPLAINS: Mapping[str, Sequence[str]] = {
     "recurrence": ("learning-rate", "depth"),
     "loss-without-floor": ("learning-rate", "moving-target", "depth", "initialization"),
     "accumulated-gradients": ("learning-rate", "optimizer-state", "moving-target", "depth"),
-    "learning-rate-jump": ("learning-rate", "moving-target", "depth"),
+    "learning-rate-jump": ("learning-rate", "moving-target", "depth", "outlier-batch"),
     "optimizer-state": ("learning-rate", "moving-target"),
     "moving-target": ("learning-rate",),
     "outlier-batch": ("learning-rate",),

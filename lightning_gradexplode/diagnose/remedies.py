@@ -8,7 +8,7 @@ import numpy as np
 
 from lightning_gradexplode.diagnose.curves import critical_step, curve
 from lightning_gradexplode.diagnose.loop_code import code_of
-from lightning_gradexplode.records import Evidence, OptimizerFacts, RunFacts
+from lightning_gradexplode.records import Evidence, RunFacts
 from lightning_gradexplode.records.replay import NO_REPLAY
 
 
@@ -153,11 +153,6 @@ def uses_adaptive_optimizer(run: RunFacts) -> bool:
         for one in run.optimizers
         for word in ("adam", "rmsprop", "adagrad", "adadelta", "lion")
     )
-
-
-def is_wrapped(optimizer: OptimizerFacts) -> bool:
-    """Return whether an optimizer wraps another one, so that its updates are not those of the other."""
-    return "(" in optimizer.kind
 
 
 def _float(text: str) -> float | None:

@@ -15,9 +15,10 @@ from lightning_gradexplode.diagnose.causes.depth import depth
 from lightning_gradexplode.diagnose.causes.initialization import initialization
 from lightning_gradexplode.diagnose.causes.objective import loss_without_floor, moving_target
 from lightning_gradexplode.diagnose.causes.operations import empty_reduction, forward_overflow, undefined_operation
-from lightning_gradexplode.diagnose.causes.optimization import learning_rate, learning_rate_jump
+from lightning_gradexplode.diagnose.causes.optimization import learning_rate
 from lightning_gradexplode.diagnose.causes.optimizer import optimizer_state
 from lightning_gradexplode.diagnose.causes.precision import half_precision
+from lightning_gradexplode.diagnose.causes.rate_rise import learning_rate_jump
 from lightning_gradexplode.diagnose.causes.recurrence import recurrence
 from lightning_gradexplode.diagnose.causes.targets import target_out_of_range
 from lightning_gradexplode.records import Cause, Evidence

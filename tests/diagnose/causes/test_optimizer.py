@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lightning_gradexplode.diagnose.causes.optimizer import forgotten_each_epoch, optimizer_state
+from lightning_gradexplode.diagnose.causes.optimizer import optimizer_state
+from lightning_gradexplode.diagnose.causes.update_sizes import forgotten_each_epoch
 from lightning_gradexplode.records import Evidence, OptimizerFacts
 from tests.diagnose.evidence import calm, diverged, finding, growing, history, parameter, run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lightning_gradexplode.diagnose.causes.optimization import learning_rate_jump
+from lightning_gradexplode.diagnose.causes.rate_rise import learning_rate_jump
 from lightning_gradexplode.records import Evidence, Experiments
 from tests.diagnose.evidence import calm, finding, history, run
 

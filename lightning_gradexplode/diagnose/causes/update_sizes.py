@@ -1,0 +1,107 @@
+"""Updates of a size that the optimizer's state, if it fits, does not make."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from lightning_gradexplode.diagnose import remedies
+from lightning_gradexplode.diagnose.curves import curve, history_at_fault, loss_curve
+from lightning_gradexplode.diagnose.optimizers import is_wrapped, keeps_state, numbers_of
+from lightning_gradexplode.diagnose.trends import initial_weight_norm
+from lightning_gradexplode.records import Cause, Evidence, OptimizerFacts
+
+BEYOND = 3.0
+"""So many times the largest update that its formula allows, an update of the optimizer does not fit its gradient."""
+
+FRESH, DISTURBS = 3.0, 4.0
+"""Growth of the first update of an epoch over the one before, and of the loss after it, that show an emptied state."""
+
+
+def beyond_bound(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if the first update is far larger than the optimizer's formula makes of the first gradient."""
+    place, weights = history_at_fault(evidence), initial_weight_norm(evidence)
+    names = ("update_ratio", "weight_norm", "learning_rate")
+    ratio, after, rate = (curve(evidence, name).at(evidence.run.first_step) for name in names)
+    if place is None or place >= len(evidence.run.optimizers) or weights is None or not rate:
+        return
+    one = evidence.run.optimizers[place]
+    bound = _largest_update(evidence, one, rate)
+    update = ratio * weights if ratio is not None else abs((after or weights) - weights)  # at least that
+    if bound is None or not update > BEYOND * bound > 0:
+        return
+    sentences = (
+        f"The first update has a norm of {update:.3g}; at this learning rate the formula of {one.kind} makes at most "
+        f"{bound:.3g} of the first gradient.",
+    )
+    if one.has_state:
+        yield Cause(
+            "optimizer-state",
+            f"optimizer {one.kind}",
+            (*sentences, "The state that it started with belongs to other gradients, or was damaged on its way."),
+            0.85,
+            ("start with a fresh optimizer state in place of the restored one", *remedies.warm_up(evidence)),
+        )
+    elif "adam" in one.kind.lower():
+        yield Cause(
+            "optimizer-state",
+            f"optimizer {one.kind}",
+            (*sentences, "Something in its own formula differs from that, such as the root of the running squares."),
+            0.7,
+            ("use the optimizer of torch in its place: `torch.optim.AdamW`", *remedies.clip(evidence)),
+        )
+
+
+def _largest_update(evidence: Evidence, optimizer: OptimizerFacts, rate: float) -> float | None:
+    """Return the largest norm of a first update that a fitting state allows, None if that is not known.
+
+    Adam moves no weight by more than the rate times (1 - beta1) / sqrt(1 - beta2), or the rate (Kingma and Ba, 2015,
+    section 2.1); with momentum, gradients that stay the same add up to 1 / (1 - momentum) of them.
+    """
+    numbers = numbers_of(optimizer.groups[0]) if optimizer.groups else {}
+    decay = numbers.get("weight_decay", 0.0) * (initial_weight_norm(evidence) or 0.0)
+    place = history_at_fault(evidence)
+    if "adam" in optimizer.kind.lower() and not is_wrapped(optimizer):
+        beta1, beta2 = numbers.get("beta1", 0.9), numbers.get("beta2", 0.999)
+        if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
+            return None
+        count = sum(math.prod(one.shape) for one in evidence.run.parameters if one.optimizer == place)
+        return rate * (math.sqrt(count) * max(1.0, (1 - beta1) / math.sqrt(1 - beta2)) + decay)
+    norm = curve(evidence, "grad_norm").first
+    if optimizer.kind != "SGD" or norm is None or not 0 <= numbers.get("momentum", 0.0) < 1:
+        return None
+    return rate * (norm + decay) / (1 - numbers.get("momentum", 0.0))
+
+
+def forgotten_each_epoch(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if the first update of each epoch is as large as without a state, and the loss jumps after it."""
+    epoch, ratio, loss = curve(evidence, "epoch").finite, curve(evidence, "update_ratio"), loss_curve(evidence)
+    rate = curve(evidence, "learning_rate")
+    starts = epoch.step[1:][np.diff(epoch.value) > 0].tolist()
+    jumps = []
+    for start in starts:
+        now, before, level = ratio.at(start), ratio.at(start - 1), loss.at(start)
+        after = loss.since(start + 1).before(start + 4).greatest
+        if None in (now, before, level, after) or (rate.at(start) or 0.0) > 1.1 * (rate.at(start - 1) or 0.0):
+            continue
+        if now and before and level and after:
+            jumps.append((now / before, after / level))
+    clear = [one for one in jumps if one[0] >= FRESH and one[1] >= DISTURBS]
+    if len(clear) < 3 or len(clear) < 0.7 * len(jumps):
+        return
+    for one in evidence.run.optimizers:
+        if keeps_state(one):
+            yield Cause(
+                "optimizer-state",
+                f"optimizer {one.kind}",
+                (
+                    f"At {len(clear)} of {len(jumps)} starts of an epoch the first update is {clear[-1][0]:.3g} times "
+                    f"the one before, and the loss is {clear[-1][1]:.3g} times as high within three steps, at the same "
+                    "learning rate: as with an optimizer whose state was emptied.",
+                ),
+                0.8,
+                ("create the optimizer once, before the first epoch, and keep its state",),
+            )
+            return

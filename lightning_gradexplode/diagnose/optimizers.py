@@ -1,0 +1,28 @@
+"""What is known of an optimizer by its class and hyperparameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from lightning_gradexplode.records import OptimizerFacts
+
+
+def keeps_state(optimizer: OptimizerFacts) -> bool:
+    """Return whether an optimizer's updates depend on earlier gradients."""
+    momenta = [group.get("momentum", 0.0) for group in optimizer.groups]
+    return optimizer.kind != "SGD" or any(isinstance(one, (int, float)) and one > 0 for one in momenta)
+
+
+def is_wrapped(optimizer: OptimizerFacts) -> bool:
+    """Return whether an optimizer wraps another one, so that its updates are not those of the other."""
+    return "(" in optimizer.kind
+
+
+def numbers_of(group: Mapping[str, float | bool | str]) -> dict[str, float]:
+    """Return the finite numbers among the hyperparameters of a parameter group."""
+    return {
+        name: float(value)
+        for name, value in group.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    }
