@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
-import numpy as np
-from torch.optim import LBFGS, SGD, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
+from torch.optim import SGD, Optimizer
 
 from lightning_gradexplode import checks
 from lightning_gradexplode.clip.base import ClipPolicy
+from lightning_gradexplode.clip.planned_step import momentum, planned_step
 from lightning_gradexplode.clip.step_size import StepSizeControl
 from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
 from lightning_gradexplode.learning_rate_factor import LearningRateFactor
@@ -19,13 +17,6 @@ from lightning_gradexplode.records.state import Stateful
 
 _FACTOR_AT_START = 10.0
 """The outlier limit over the largest norm so far, while there are few norms."""
-
-_ADAPTIVE = 2.0
-"""Adaptive optimizers move all weights by about the learning rate, which healthy runs with small weights take well:
-twice the share of weights is allowed to them."""
-
-_BY_LEARNING_RATE = (Adagrad, Adam, Adamax, AdamW, NAdam, RMSprop)
-"""Optimizers whose first steps move each weight by about the learning rate."""
 
 _CLIPPABLE = 1e-4
 """Norms above are clipped exactly enough by torch, whose formula adds 1e-6 to the norm."""
@@ -94,7 +85,7 @@ class AutoPolicy(Stateful, ClipPolicy):
     def begin(self, optimizer: Optimizer) -> None:
         """Receive the optimizer, whose learning rates are read at each step."""
         self._optimizer = optimizer
-        self._is_plain = isinstance(optimizer, SGD) and not any(group["momentum"] for group in optimizer.param_groups)
+        self._is_plain = isinstance(optimizer, SGD) and not any(momentum(group) for group in optimizer.param_groups)
         groups = [group["params"] for group in optimizer.param_groups]
         # Weights that begin next to zero count as torch initializes matrices.
         self._weights_at_init = math.sqrt(sum(one.shape[0] / 3 for group in groups for one in group if one.ndim > 1))
@@ -118,14 +109,13 @@ class AutoPolicy(Stateful, ClipPolicy):
 
         A loss that leaves the region where it started then counts one step later.
         """
-        optimizer, largest = self._optimizer, self._norms.largest if len(self._norms) >= self.start else 0.0
-        weights = max(self._weights or 0.0, self._weights_at_init)
-        if self._factor != 1.0 or not self._step_size.is_calm or optimizer is None or not 0 < largest < 1e300:
+        largest = self._norms.largest if len(self._norms) >= self.start else 0.0
+        if self._factor != 1.0 or not self._step_size.is_calm or self._optimizer is None or not 0 < largest < 1e300:
             return None
         limit = self.factor * largest
         # Clipped to the limit, the step moves the weights by no more than this.
-        move = self._movement(optimizer, StepRecord(step=-1, grad_norm=limit))
-        return limit if weights > 0 and move <= self.reach * weights and not isinstance(optimizer, LBFGS) else None
+        step = planned_step(self._optimizer, StepRecord(step=-1, grad_norm=limit), self._weight_norm)
+        return limit if step is not None and self._weight_norm > 0 and step.move <= self.reach else None
 
     def _outlier_limit(self, norm: float | None) -> float | None:
         largest = self._norms.largest if len(self._norms) else norm or 0.0
@@ -139,33 +129,14 @@ class AutoPolicy(Stateful, ClipPolicy):
         return limit if limit is None or norm > limit else max(limit, norm + _TORCH_EPSILON)
 
     def _factor_for(self, record: StepRecord) -> float:
-        optimizer, norm = self._optimizer, record.grad_norm
-        if optimizer is None or record.loss is None or norm is None or isinstance(optimizer, LBFGS):
+        if self._optimizer is None or record.loss is None:
             return 1.0
-        rate = max((float(group.get("lr", 0.0)) for group in optimizer.param_groups), default=0.0)
-        if not rate > 0:
-            return 1.0
-        weights = max(self._weights or 0.0, self._weights_at_init)
-        move = self._movement(optimizer, record) / weights if weights > 0 and math.isfinite(norm) else 0.0
-        memory = max(1 / (1 - _momentum(group)) for group in optimizer.param_groups)
-        return self._step_size.factor(rate, move if math.isfinite(move) else 1e300, record.loss, memory)
+        step = planned_step(self._optimizer, record, self._weight_norm)
+        return 1.0 if step is None else self._step_size.factor(step, record.loss)
 
-    def _movement(self, optimizer: Optimizer, record: StepRecord) -> float:
-        """Return an estimate of the norm of the weights' change by the coming step at its full learning rate.
-
-        Under momentum steps add up to between 1 and ``1 / (1 - m)`` of a step; the latter to the power of 3/5 is used.
-        """
-        groups = optimizer.param_groups
-        if isinstance(optimizer, _BY_LEARNING_RATE):
-            moves = [float(group["lr"]) * math.sqrt(sum(one.numel() for one in group["params"])) for group in groups]
-            return float(math.hypot(*moves)) / _ADAPTIVE
-        if not isinstance(optimizer, (SGD, RAdam)):
-            return 0.0  # how far it moves the weights is not known
-        rates: list[float] = [float(group["lr"]) / (1 - _momentum(group)) ** 0.6 for group in groups]
-        sizes, each = [len(group["params"]) for group in groups], record.per_parameter.get("grad_norm")
-        if len(rates) == 1 or each is None or sum(sizes) != len(each):
-            return max(rates) * (record.grad_norm or 0.0)
-        return float(np.linalg.norm(np.repeat(rates, sizes) * each))
+    @property
+    def _weight_norm(self) -> float:
+        return max(self._weights or 0.0, self._weights_at_init)
 
     def step_begins(self, optimizer: Optimizer) -> None:
         """Multiply the learning rates, if the factor is known before the step."""
@@ -186,8 +157,3 @@ class AutoPolicy(Stateful, ClipPolicy):
     def scalars(self) -> dict[str, float]:
         """Return the factor of the learning rate."""
         return {"step_size_factor": self._factor}
-
-
-def _momentum(group: Mapping[str, Any]) -> float:
-    """Return the momentum of gradient descent, 0.0 for other optimizers."""
-    return min(float(group.get("momentum", 0.0)), 0.9999)

@@ -21,6 +21,7 @@ class LossTrend(Stateful):
     not_saved = ("is_finite", "is_worse")
     _lowest: float | None
     _recovered: float | None
+    _forgiven: float | None
 
     def __init__(self) -> None:
         self._first: list[float] = []
@@ -29,16 +30,29 @@ class LossTrend(Stateful):
         self._differences: deque[float] = deque(maxlen=30)
         self._lowest = None
         self._recovered = None
+        self._forgiven = None
         self._excess = 0.0
         self._stale = 0
         self.is_finite = True
         self.is_worse = False
 
-    def add(self, loss: float) -> None:
-        """Add the loss of a step."""
+    def add(self, loss: float, explained: float = math.inf) -> None:
+        """Add the loss of a step.
+
+        Args:
+            loss: The loss.
+            explained: The largest rise that the last steps can have caused. A larger one that leaves the region comes
+                from other data or another objective: the losses before it are forgotten.
+        """
         self.is_finite = math.isfinite(loss)
         if not self.is_finite:
             return
+        if self._forgiven is not None and loss <= self._forgiven:
+            self._forgiven = None
+        is_new = len(self._first) == 5 and loss - self._last[-1] > explained and self._forgiven is None
+        if is_new and loss > min(self._jump, self.start + self._margin):
+            self._forgiven = (loss + self._last[-1]) / 2
+            self._forget()
         if len(self._last) >= 2:  # second differences leave out the trend
             self._differences.append(min(abs(loss - 2 * self._last[-1] + self._last[-2]), 1e300))
         self._last.append(loss)
@@ -126,21 +140,49 @@ class LossTrend(Stateful):
         """
         if not self.is_finite:
             return True
-        noise = self._noise if self.is_known else 0.0
-        low = sorted(self._first)[1] if len(self._first) > 2 else self._first[0]
-        jump = low + max(2 * abs(low), 12 * noise if len(self._differences) >= 10 else 0.0, 1.5 * self._excess)
-        if len(self._last) > 1 and self._last[-1] > self._last[-2] > jump:
-            self._recovered = low + 0.5 * max(0.5 * abs(low), noise)
+        if len(self._last) > 1 and self._last[-1] > self._last[-2] > self._jump:
+            self._recovered = self._low + 0.5 * max(0.5 * self._size, self._known_noise)
             return True
         if len(self._first) < 5:
             return False
-        spread = max(self._first) - min(self._first)
-        margin = max(0.5 * abs(self.start), 8 * noise, 2 * spread, 1.5 * self._excess)
+        margin = self._margin
         self._recovered = self.start + 0.5 * margin
         above = median(list(self._last)[-5:]) - self.start
         if above <= margin:
             self._excess = max(self._excess, above)
         return above > margin
+
+    @property
+    def _known_noise(self) -> float:
+        return self._noise if self.is_known else 0.0
+
+    @property
+    def _margin(self) -> float:
+        """How far above its start the loss may stay."""
+        spread = max(self._first) - min(self._first)
+        return max(0.5 * abs(self.start), 8 * self._known_noise, 2 * spread, 1.5 * self._excess)
+
+    @property
+    def _low(self) -> float:
+        """A low one of the first losses."""
+        return sorted(self._first)[1] if len(self._first) > 2 else self._first[0]
+
+    @property
+    def _jump(self) -> float:
+        """The loss above which it has jumped away from where it started."""
+        noise = 12 * self._noise if len(self._differences) >= 10 else 0.0
+        return self._low + max(2 * self._size, noise, 1.5 * self._excess)
+
+    @property
+    def _size(self) -> float:
+        """The size of the first losses: of losses of both signs it is the distance between them."""
+        least, most = min(self._first), max(self._first)
+        return most - least if least <= 0 <= most else abs(self._low)
+
+    def _forget(self) -> None:
+        self._first, self._lowest, self._stale, self._excess = [], None, 0, 0.0
+        for values in (self._last, self._long, self._differences):
+            values.clear()
 
     @property
     def drop_to_start(self) -> float:

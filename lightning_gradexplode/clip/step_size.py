@@ -5,11 +5,22 @@ from __future__ import annotations
 import math
 from collections import deque
 
+from lightning_gradexplode.clip.ceiling import Ceiling
 from lightning_gradexplode.clip.loss_trend import LossTrend
+from lightning_gradexplode.clip.planned_step import PlannedStep
 from lightning_gradexplode.records.state import Stateful
 
-_FIRST_MOVE = 0.01
-"""Share of the weights' norm that the first step may move where the learning rate would move them too far."""
+_DECREASE = 0.25
+"""Share of the loss by which a harmless step may reduce it if it were linear. On a quadratic loss of one weight with a
+minimum of zero, the best step would reduce it by two times the loss, and steps diverge from four times the loss on; of
+many weights, a small part of the gradient is in the direction that diverges first."""
+
+_EXPLAINED = 10.0
+"""Rise of the loss that the last steps can have caused, over what they would have reduced it by if it were linear. On
+a quadratic loss a larger one takes a learning rate above eleven times the one from which on steps diverge."""
+
+_FIRST = 1 / 15
+"""The first step over a harmless one, where the learning rate makes a larger one: it moves 1 % and not 15 %."""
 
 _GROWTH, _SLOW_GROWTH, _SHRINKAGE = 1.3, 1.05, 0.7
 """Factors of the step size: after an improvement, without one, and after eight steps without one."""
@@ -20,26 +31,28 @@ _MEMORY = 10.0
 _HEADROOM = 2.5
 """What a step may move the weights by, over the largest movement that did no harm: gradients vary from step to step."""
 
-_CUT, _CEILING = 0.25, 0.5
-"""After a failure: the size that goes on, and the one that is not exceeded, over the size five steps before it."""
+_CUT, _RECOVERY = 0.25, 1.2
+"""Factors of the step size at a failure, and at each new low of the loss while it comes down."""
 
-_RECOVERY, _RELAXATION = 1.2, 1.01
-"""Factors of the step size while the loss comes down, and of the ceiling while training makes progress below it."""
-
-_PATIENCE, _STALL = 20, 30
-"""Steps after which a smaller size has not helped, and after which training below the ceiling makes no progress."""
+_PATIENCE = 20
+"""Steps without a further rise after which the loss counts as staying where it is after a failure."""
 
 
 class StepSizeControl(Stateful):
     """A factor of the learning rate, 1.0 as long as there is no evidence against the rate.
 
-    There are two kinds of evidence. A step would move the weights by more than `limit` of their norm: then steps begin
-    small, and grow by 30 % with each improvement of the loss up to the learning rate, slower under high momentum. Or
-    the loss rises out of the region where it started: then steps shrink until it comes down, and return as before. A
-    size that failed while it grew, or twice, is remembered: half of what was good before it becomes a ceiling, which
-    rises by a hundredth at each step that makes progress, slower after each failure, and falls where there is no
-    progress. Where smaller steps do not bring the loss down in some steps, they are not what it depends on, and the
-    factor is given up.
+    It is in one of three phases:
+
+    - Free: the rate is used. A step that would move the weights by more than `limit` of their norm, and reduce the loss
+      by more than a quarter if it were linear, starts the growing phase if the rate is a new one, and is shortened
+      otherwise.
+    - Growing: the size of steps, which begins small, grows by 30 % with each improvement of the loss, slower under high
+      momentum, and shrinks without any. The phase ends ten steps after the size has reached the learning rate.
+    - Recovering: after a failure, steps are small until the loss has come down or stays where it is; then they grow.
+
+    A failure is a loss that leaves the region where it started (in the growing phase: that rises), by no more than the
+    last steps can have caused; or no improvement while most steps have to be shortened. A size that failed while it
+    grew, or twice within a hundred steps, sets a ceiling.
 
     Args:
         limit: Share of the weights' norm.
@@ -47,104 +60,116 @@ class StepSizeControl(Stateful):
 
     _proven: float | None
     _allowed: float | None
-    _ceiling: float | None
-    _failed_level: float | None
-    _progress_level: float | None
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
         self._trend = LossTrend()
-        self._proven = None
-        self._least = 0.0
+        self._ceiling = Ceiling()
+        self._phase = "free"
+        self._proven = None  # the largest size, a learning rate, after which the loss improved
+        self._least = 0.0  # to which it may shrink
+        self._allowed = None  # the largest size at present, None for any
+        self._sizes: deque[float] = deque(maxlen=5)
+        self._decreases: deque[float] = deque(maxlen=5)
+        self._move = self._largest_move = 0.0
+        self._shortened = 0
         self._did_harm = False
-        self._allowed = None
-        self._ceiling = None
-        self._used: deque[float] = deque(maxlen=5)
-        self._is_growing = False
         self._steps_to_free = 0
-        self._warned = 0
-        self._failures = 0
-        self._grew_into_failure = False
-        self._good_before = 0.0
-        self._failed_level = None
-        self._lowest_since = 0.0
-        self._waited = 0
-        self._stalled = 0
-        self._progress_level = None
-        self._largest_move = 0.0
-        self._move = 0.0
-        self._growth = _GROWTH
+        self._steps_to_forget = 0
+        self._good = 0.0  # the size before the last failure
+        self._level = self._lowest = 0.0  # since then
+        self._steps = self._steps_without_rise = 0
 
     @property
     def is_calm(self) -> bool:
         """Whether the level of the loss is known, and no step has failed so far or is being tried out."""
-        tried = self._is_growing or self._ceiling is not None or self._allowed is not None
-        return self._trend.has_level and self._failed_level is None and not tried
+        is_limited = self._ceiling.is_set or self._allowed is not None
+        return self._trend.has_level and self._phase == "free" and not is_limited
 
     @property
     def has_failed(self) -> bool:
         """Whether the loss is out of the region where it was, and the size at which it comes down is looked for."""
-        return self._failed_level is not None
+        return self._phase == "recovering"
 
-    def factor(self, rate: float, move: float, loss: float, memory: float = 1.0) -> float:
+    def factor(self, step: PlannedStep, loss: float) -> float:
         """Return the factor of the learning rate for the coming step.
 
         Args:
-            rate: The learning rate.
-            move: Share of the weights' norm by which the step would move them at this rate.
-            loss: The loss before the step.
-            memory: Number of steps over which momentum adds up gradients, ``1 / (1 - momentum)``.
+            step: The coming step.
+            loss: The loss before it.
         """
-        self._growth = 1.0 + (_GROWTH - 1.0) * min(1.0, math.sqrt(_MEMORY / memory))
-        self._trend.add(loss)
+        self._trend.add(loss, _EXPLAINED * sum(self._decreases) if self._decreases else math.inf)
         if not self._trend.has_level:
             return 1.0
+        excess = self._excess(step, loss)
         if self._proven is None:
-            self._proven = rate if move <= self.limit else rate * _FIRST_MOVE / move
+            self._proven = step.rate if excess <= 1.0 else step.rate / excess * _FIRST
             self._least = self._proven / 4
-        if self._failed_level is None:
-            self._watch(rate, move)
-        else:
+        if self._phase == "recovering":
             self._recover()
-        limits = [limit / rate for limit in (self._allowed, self._ceiling) if limit is not None]
-        factor = min(1.0, *limits) if limits else 1.0
-        longest = max(self.limit, _HEADROOM * self._largest_move)
-        if not self._is_growing and self._failed_level is None and move * factor > longest:
-            factor = longest / move
-        self._move = move * factor
-        self._used.append(rate * factor)
+        elif self._step_has_failed():
+            self._fail()
+        else:
+            self._go_on(step, excess > 1.0)
+        factor = self._limited(step, excess)
+        self._move = step.move * factor
+        self._sizes.append(step.rate * factor)
+        self._decreases.append(math.inf if step.decrease is None else step.decrease * factor)
         return factor
 
-    def _watch(self, rate: float, move: float) -> None:
-        """Check for a failure; without one increase the size if it has to grow."""
+    def _excess(self, step: PlannedStep, loss: float) -> float:
+        """Return a step's size over one that is surely harmless.
+
+        That is one that moves the weights little, or that would reduce a linear loss by a small share only.
+        """
+        by_move = step.move / self.limit
+        if step.decrease is None or not math.isfinite(loss) or abs(loss) < 1e-300:
+            return by_move
+        return min(by_move, step.decrease / (_DECREASE * abs(loss)))
+
+    def _limited(self, step: PlannedStep, excess: float) -> float:
+        """Return the factor that brings a step to the size that is allowed at present."""
+        largest = min(self._ceiling.size, math.inf if self._allowed is None else self._allowed)
+        factor = min(1.0, largest / step.rate)
+        longest = max(self.limit, _HEADROOM * self._largest_move)
+        if self._phase == "free" and step.move * factor > longest and excess * factor > 1.0:
+            self._shortened = min(self._shortened + 1, 10)
+            return max(longest / step.move, 1.0 / excess)
+        self._shortened = max(self._shortened - 1, 0)
+        return factor
+
+    def _step_has_failed(self) -> bool:
         trend = self._trend
+        has_risen = trend.has_risen() if self._phase == "growing" else trend.has_left_its_region()
+        return has_risen or (self._shortened >= 8 and trend.steps_without_improvement >= 10)
+
+    def _go_on(self, step: PlannedStep, is_far: bool) -> None:
+        """Without a failure, let the size grow if it has to."""
+        trend, growth = self._trend, _growth(step.memory)
         assert self._proven is not None
-        if trend.has_risen() if self._is_growing else trend.has_left_its_region():
-            self._fail()
-            return
-        self._warned = max(0, self._warned - 1)
-        did_no_harm = trend.allows_growth()
-        if did_no_harm and self._used and trend.steps_without_improvement == 0:
+        self._steps_to_forget = max(0, self._steps_to_forget - 1)
+        is_harmless = trend.allows_growth()
+        if is_harmless and self._sizes and trend.steps_without_improvement == 0:
             self._largest_move = min(0.5, max(self._largest_move, self._move))
-            self._proven = max(self._proven, self._used[-1])
-        is_new = rate > self._proven * (1.0001 if self._is_growing else self._growth)
-        if is_new and (self._is_growing or move > self.limit):
-            self._grow(did_no_harm)
+            self._proven = max(self._proven, self._sizes[-1])
+        if self._phase == "growing":
+            if step.rate > 1.0001 * self._proven:
+                self._grow(growth, is_harmless)
+            else:
+                self._allowed = None
+                self._steps_to_free -= 1
+                self._phase = "growing" if self._steps_to_free > 0 else "free"
+        elif is_far and step.rate > growth * self._proven:
+            trend.compare_from_here()
+            self._grow(growth, is_harmless)
         else:
             self._allowed = None
-            if self._is_growing:
-                self._steps_to_free -= 1
-                self._is_growing = self._steps_to_free > 0
-        if self._ceiling is not None:
-            self._follow_progress()
+        self._ceiling.follow(trend.long_level)
 
-    def _grow(self, did_no_harm: bool) -> None:
+    def _grow(self, growth: float, is_harmless: bool) -> None:
         trend = self._trend
         assert self._proven is not None
-        if not self._is_growing:
-            self._is_growing = True
-            trend.compare_from_here()
-        self._steps_to_free = 10
+        self._phase, self._steps_to_free = "growing", 10
         shrinkage = 0.5 if trend.is_worse else 1.0
         self._did_harm = self._did_harm or trend.is_worse
         if trend.steps_without_improvement >= 8:
@@ -152,69 +177,57 @@ class StepSizeControl(Stateful):
             shrinkage *= _SHRINKAGE if self._did_harm else 1.0  # small steps make progress that noise hides
         if shrinkage < 1.0:
             self._proven = self._allowed = max(self._proven * shrinkage, self._least)
-        elif did_no_harm and trend.steps_without_improvement < 4:
-            self._allowed = self._proven * (self._growth if trend.steps_without_improvement == 0 else _SLOW_GROWTH)
+        elif is_harmless and trend.steps_without_improvement < 4:
+            self._allowed = self._proven * (growth if trend.steps_without_improvement == 0 else _SLOW_GROWTH)
         else:
             self._allowed = self._proven
 
     def _fail(self) -> None:
+        """Begin to recover, from a small step."""
         trend = self._trend
         assert self._proven is not None
-        good = self._used[0] if self._used else self._proven
-        if self._is_growing or self._warned:
-            self._failures += 1
-            self._ceiling = good * _CEILING if self._ceiling is None else min(good * _CEILING, self._ceiling)
-            self._proven = self._ceiling
-        self._grew_into_failure = self._is_growing
-        self._did_harm = True
-        self._good_before = good
-        self._warned = 100
+        self._good = self._sizes[0] if self._sizes else self._proven
+        if self._phase == "growing" or self._steps_to_forget:
+            self._ceiling.lower(self._good)
+            self._proven = self._ceiling.size
+        self._phase, self._did_harm, self._steps_to_forget, self._shortened = "recovering", True, 100, 0
         cut = min(_CUT, max(trend.drop_to_start, 0.03)) if trend.is_finite else 0.01
-        self._allowed = (good if self._ceiling is None else min(good, self._ceiling)) * cut
-        self._failed_level = self._lowest_since = trend.level
-        self._waited = 0
+        self._allowed = min(self._good, self._ceiling.size) * cut
+        self._level = self._lowest = trend.level
+        self._steps = self._steps_without_rise = 0
 
     def _recover(self) -> None:
         """After a failure, find the size at which the loss comes down."""
         trend, level = self._trend, self._trend.level
-        assert self._failed_level is not None
         assert self._allowed is not None
-        assert self._proven is not None
-        self._waited += 1
+        self._steps += 1
+        self._steps_without_rise += 1
         if not trend.is_finite:
             self._allowed *= 0.5
+            self._steps_without_rise = 0
         elif trend.has_recovered:
-            self._failed_level = None
-            self._stalled, self._progress_level = 0, trend.long_level
-            trend.compare_from_here()
-            self._is_growing, self._steps_to_free = True, 10
-            self._proven = min(self._proven, max(self._allowed, self._good_before * 0.5))
-            self._least = min(self._least, self._proven / 4)
-            self._allowed = self._proven
-        elif self._waited >= 3 and level > self._failed_level + 0.3 * abs(self._failed_level):
+            self._resume(max(self._allowed, self._good * 0.5))
+        elif self._steps >= 3 and level > self._level + 0.3 * abs(self._level):
             self._allowed *= _CUT
-            self._failed_level, self._waited = level, 0
-        elif level < self._lowest_since:
-            self._failed_level = self._lowest_since = level
-            self._waited = 0
-            self._allowed *= _RECOVERY
-            if self._ceiling is not None:
-                self._allowed = min(self._allowed, self._ceiling)
-        elif self._waited > _PATIENCE:
-            self._failed_level = self._allowed = None
+            self._level, self._steps, self._steps_without_rise = level, 0, 0
+        elif self._steps_without_rise > _PATIENCE:
             trend.start_again()
-            if self._grew_into_failure:
-                self._is_growing, self._steps_to_free = True, 10
+            self._resume(self._allowed)
+        elif level < self._lowest:
+            self._level = self._lowest = level
+            self._steps = 0
+            self._allowed = min(self._allowed * _RECOVERY, self._ceiling.size)
 
-    def _follow_progress(self) -> None:
-        """Raise the ceiling while training makes progress, and lower it where it makes none."""
-        assert self._ceiling is not None
-        level = self._trend.long_level
-        before = level if self._progress_level is None else self._progress_level
-        self._stalled += 1
-        if self._stalled >= _STALL:
-            if level > before:
-                self._ceiling *= 0.5
-            self._progress_level, self._stalled = level, 0
-        elif level < before:
-            self._ceiling *= _RELAXATION ** (0.5 ** (self._failures - 1))
+    def _resume(self, size: float) -> None:
+        """Let the size grow again, from this one."""
+        assert self._proven is not None
+        self._phase, self._steps_to_free = "growing", 10
+        self._proven = self._allowed = min(self._proven, size)
+        self._least = min(self._least, self._proven / 4)
+        self._ceiling.restart(self._trend.long_level)
+        self._trend.compare_from_here()
+
+
+def _growth(memory: float) -> float:
+    """Return the factor of the step size after an improvement, where momentum adds up gradients of so many steps."""
+    return 1.0 + (_GROWTH - 1.0) * min(1.0, math.sqrt(_MEMORY / memory))

@@ -154,7 +154,7 @@ def test_a_rate_that_failed_is_not_tried_again_soon() -> None:
 def test_the_limit_of_outliers_does_not_follow_an_explosion() -> None:
     """Once the loss is out of its region, norms that grow tenfold a step no longer raise what they are clipped to."""
     policy = AutoPolicy()
-    policy.begin(torch.optim.SGD([nn.Parameter(torch.ones(100))], lr=1e-3, momentum=0.9))
+    policy.begin(torch.optim.SGD([nn.Parameter(torch.ones(100))], lr=0.1, momentum=0.9))
     healthy, limits = noise(40, 0.05), []
     for step in range(60):
         growth = 10.0 ** max(0, step - 39)
@@ -173,6 +173,58 @@ def test_a_healthy_norm_that_doubles_now_and_again_keeps_the_full_step() -> None
         norm = (0.5 + 0.005 * step) * (2.2 if step % 9 == 8 else 1.0)
         policy.threshold(StepRecord(step=step, loss=2.3 * 0.98**step, grad_norm=norm, weight_norm_before=6.8))
         assert policy.scalars() == {"step_size_factor": 1.0}
+
+
+def factors(policy: AutoPolicy, losses: Iterable[float], norm: float = 0.5, weights: float = 10.0) -> list[float]:
+    """Return the factors of steps with these losses, of gradients with the same norm."""
+    found = []
+    for step, loss in enumerate(losses):
+        policy.threshold(StepRecord(step=step, loss=loss, grad_norm=norm, weight_norm_before=weights))
+        found.append(policy.scalars()["step_size_factor"])
+    return found
+
+
+BUILDS = [lambda p: torch.optim.SGD(p, lr=0.01), lambda p: torch.optim.Adam(p, lr=1e-4)]
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_a_rise_that_the_steps_cannot_have_caused_is_no_evidence_against_them(build: Any) -> None:
+    """A new task raises the loss fiftyfold after steps that would have lowered it by a thousandth at most."""
+    policy = AutoPolicy()
+    policy.begin(build([nn.Parameter(torch.ones(100))]))
+    assert set(factors(policy, [*noise(40, 0.05), *(50 * one for one in noise(40, 0.05))])) == {1.0}
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_a_second_rise_before_the_first_is_made_good_is_evidence(build: Any) -> None:
+    """A loss that rises on and on is held, whatever the gradients say about its causes."""
+    policy = AutoPolicy()
+    policy.begin(build([nn.Parameter(torch.ones(100))]))
+    levels = [1.0] * 40 + [50.0] * 10 + [2500.0] * 10
+    found = factors(policy, [level * one for level, one in zip(levels, noise(60, 0.05), strict=True)])
+    assert set(found[:50]) == {1.0}
+    assert max(found[55:]) < 0.5
+
+
+@pytest.mark.parametrize(("loss", "is_far"), [(400.0, False), (4.0, True)])
+def test_large_steps_begin_small_only_where_they_promise_a_large_part_of_the_loss(loss: float, is_far: bool) -> None:
+    """Parameters that start next to zero have to move by more than their own size."""
+    policy = AutoPolicy()
+    policy.begin(torch.optim.SGD([nn.Parameter(torch.full((4,), 0.1))], lr=0.02))
+    found = factors(policy, [loss * 0.95**step for step in range(30)], norm=10.0, weights=0.2)
+    assert (min(found) < 0.1) is is_far
+    assert (max(found[:3]) < 1.0) is is_far
+
+
+def test_a_rate_is_tried_again_where_small_steps_do_not_bring_the_loss_down() -> None:
+    """A loss that stays at its new level has nothing to do with the steps; they grow until they reach the rate."""
+    policy = AutoPolicy()
+    policy.begin(torch.optim.SGD([nn.Parameter(torch.ones(100))], lr=1.0))
+    levels = [1.0] * 40 + [6.0] * 150
+    falling = [level * 0.998**step for step, level in enumerate(levels)]
+    found = factors(policy, falling, norm=0.5)
+    assert min(found[40:60]) < 0.5
+    assert found[-1] > 0.4
 
 
 @pytest.mark.parametrize(("momentum", "most"), [(0.9, 1.3), (0.99, 1.1), (0.999, 1.04)])
