@@ -8,7 +8,8 @@ percent. The figures are given separately for kinds of training that the constan
 (`CHOSEN_ON`) and for kinds that were left out.
 
 Runs are kept on disk (``benchmarks/.cache``) until the code they come from changes; ``--jobs`` trains in parallel.
-``--sample 3`` takes every third family of each side: exploding or healthy, of kinds chosen on or left out.
+``--sample 3`` takes every third family of each side: exploding or healthy, of kinds chosen on or left out. ``--fresh``
+takes other families, of kinds that the others do not have.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from torch.optim import Optimizer
 
 import lightning_gradexplode
 from benchmarks import clippers
-from benchmarks.scenarios import FAMILIES, Family
+from benchmarks.scenarios import FAMILIES, FRESH, Family
 from benchmarks.scenarios.family import Setup
 from benchmarks.scenarios.module import Adversaries
 from benchmarks.scenarios.probe import losses_before
@@ -64,7 +65,9 @@ CHOSEN_ON = frozenset(
     [
         *("adversarial", "bad batches", "classification", "convolution", "curvature", "depth", "half precision"),
         *("language", "no floor", "recurrent", "regression", "schedule", "slips", "undefined operations", "values"),
-        "variational",
+        *("variational", "diffusion", "distillation", "flows", "policy gradients", "preferences", "warm restarts"),
+        *("batch sizes", "classes in turn", "few parameters", "local steps", "one cycle", "recommenders"),
+        *("weights of losses by plan", "word vectors", "autoregression"),
     ]
 )
 """Kinds of families on which the constants of ``clip="auto"`` were chosen."""
@@ -165,7 +168,7 @@ Job = tuple[str, int, str, float]
 def ending(job: Job) -> Ending:
     """Return a run from the cache; it is trained if it is missing or if its code has changed."""
     name, seed, remedy, factor = job
-    family = next(family for family in FAMILIES if family.name == name)
+    family = next(family for family in (*FAMILIES, *FRESH) if family.name == name)
     path = CACHE / f"{name}-{seed}-{_slug(remedy)}-{factor:g}-{_source(family, remedy)}.json"
     if path.exists():
         return Ending(**json.loads(path.read_text()))
@@ -292,9 +295,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--families", nargs="*", help="names of families; all if not given")
     parser.add_argument("--remedies", nargs="*", help="names of remedies; all if not given")
     parser.add_argument("--sample", type=int, default=1, help="take every so many families of each side; 1 for all")
+    parser.add_argument("--fresh", action="store_true", help="take the families that were written for this program")
     options = parser.parse_args(arguments)
     seeds, remedies = range(options.seeds), options.remedies or [*REMEDIES]
-    chosen = [family for family in FAMILIES if not options.families or family.name in options.families]
+    chosen = [
+        family
+        for family in (FRESH if options.fresh else FAMILIES)
+        if not options.families or family.name in options.families
+    ]
     ill = [family for family in chosen if family.expected == "explodes" and family.name not in NOT_SAVABLE]
     well = [family for family in chosen if family.expected == "healthy"]
     ill, well = _sample(ill, options.sample), _sample(well, options.sample)

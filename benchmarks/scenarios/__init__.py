@@ -19,6 +19,7 @@ from benchmarks.scenarios import (
     exploding_rates,
     exploding_recurrent,
     exploding_slips,
+    fitting,
     generating,
     healthy_jumps,
     healthy_levels,
@@ -35,7 +36,10 @@ from benchmarks.scenarios import (
     objectives,
     optimizing,
     periods,
+    planning,
     policies,
+    rearranging,
+    reconstructing,
     rising_losses,
     structures,
     transferring,
@@ -86,4 +90,12 @@ KEPT_BACK: tuple[Family, ...] = tuple(
 )
 """Families of other kinds, written after the rules."""
 
-__all__ = ["FAMILIES", "KEPT_BACK", "Family"]
+FRESH: tuple[Family, ...] = tuple(
+    value
+    for module in (planning, fitting, reconstructing, rearranging)
+    for value in vars(module).values()
+    if isinstance(value, Family)
+)
+"""Families for ``clip="auto"`` that were written before it was run on them; detectors were not chosen on them."""
+
+__all__ = ["FAMILIES", "FRESH", "KEPT_BACK", "Family"]

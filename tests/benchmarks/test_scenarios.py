@@ -9,7 +9,7 @@ import pytest
 import torch
 from pytorch_lightning import seed_everything
 
-from benchmarks.scenarios import FAMILIES, Family
+from benchmarks.scenarios import FAMILIES, FRESH, Family
 from benchmarks.scenarios import recording as scenario_recording
 from benchmarks.scenarios.recording import fit, record, recorded
 from benchmarks.scenarios.replay import replay
@@ -27,6 +27,13 @@ def test_families_are_many_and_of_many_kinds() -> None:
     assert len(kinds) >= 35
     for expected in ("explodes", "healthy"):
         assert len({family.kind for family in FAMILIES if family.expected == expected}) >= len(kinds) - 4
+
+
+def test_fresh_families_have_names_and_kinds_of_their_own() -> None:
+    """What holds on them says something about kinds that the rules were not chosen on."""
+    assert len({family.name for family in FRESH}) == len(FRESH)
+    assert not {family.name for family in FRESH} & set(BY_NAME)
+    assert not {family.kind for family in FRESH} & {family.kind for family in FAMILIES}
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family.where], ids=lambda family: family.name)
