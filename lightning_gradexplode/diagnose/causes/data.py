@@ -196,10 +196,9 @@ def outlier_batch(evidence: Evidence) -> Cause | None:
     jump = _single_jump(evidence)
     if jump:
         sentences.append(jump)
-        # Data that are known to be as usual are little reason of it.
-        confidence = max(
-            confidence, 0.45 if abrupt_step(evidence, "loss") is None else 0.5 if _is_usual(evidence) else 0.65
-        )
+        abrupt = abrupt_step(evidence, "loss") is not None
+        # Data that are known to be as usual are little reason of a jump.
+        confidence = max(confidence, 0.65 if abrupt and not _is_usual(evidence) else 0.4 if abrupt else 0.45)
     share = experiments.row_share if experiments is not None else None
     if experiments is not None and share is not None and share >= 0.5 and confidence:
         row = "" if experiments.heaviest_row is None else f" ({experiments.heaviest_row})"
