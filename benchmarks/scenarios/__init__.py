@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from benchmarks.scenarios import (
     adversaries,
+    assorted,
     attending,
     contrasting,
     distilling,
@@ -75,6 +76,7 @@ _MODULES = (
     periods,
     drifting,
     escaping,
+    assorted,
 )
 
 FAMILIES: tuple[Family, ...] = tuple(

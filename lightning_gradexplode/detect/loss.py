@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 from lightning_gradexplode.detect.base import Detector
-from lightning_gradexplode.detect.baselines import MOVED, Baselines
+from lightning_gradexplode.detect.baselines import Baselines
 from lightning_gradexplode.detect.growth import WINDOW, keeps_rising
 from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
+from lightning_gradexplode.detect.weight_baseline import MOVED
 from lightning_gradexplode.records import Finding, Severity, StepRecord
 
 _LOST = 10.0
@@ -157,7 +158,7 @@ class UnstableLoss(Detector):
     A jump is a change of the loss that is more than `limit` times the median change of the last `window` steps, and
     more than a tenth of the usual size of the loss. INFO if there are `jumps` of them within the last ten steps;
     WARNING if also the loss is more than one unit of `LossBaseline` above its start, the weights are
-    `baselines.MOVED` times their start, and `Baselines.gradient_growth` is at least ten.
+    `weight_baseline.MOVED` times their start, and `Baselines.gradient_growth` is at least ten.
 
     Args:
         limit: Size of a jump divided by the median change.

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from lightning_gradexplode.detect.base import Detector
-from lightning_gradexplode.detect.baselines import WeightBaseline
+from lightning_gradexplode.detect.weight_baseline import WeightBaseline
 from lightning_gradexplode.records import Finding, Severity, StepRecord
 
 

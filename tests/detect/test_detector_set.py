@@ -58,7 +58,6 @@ NEW_SINCE_0_1_0 = (
     "_decreases",
     "_norms",
     "_weight_rate",
-    "_gradient_rate",
     "_grown_for",
     "_futile_for",
     "_largest",

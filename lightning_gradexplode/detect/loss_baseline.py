@@ -1,0 +1,104 @@
+"""The loss at the start of the run, with a unit and a spread that rises above it are measured in."""
+
+from __future__ import annotations
+
+import math
+
+from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
+from lightning_gradexplode.detect.wandering import Wandering
+from lightning_gradexplode.records.state import Stateful
+
+_BOOTSTRAP = 20
+"""So many decreases are noise even further above the start, since a loss around zero has no other unit at first."""
+
+_LEAST = 1e-30
+"""Stands for a unit of zero."""
+
+
+class LossBaseline(Stateful):
+    """The loss at the start of the run, with a unit of rise that fits a loss of any size and sign.
+
+    The start is the lower quartile of the first losses, so that a fast rise among them is no part of it. The unit is
+    the size of the start, or twice the median decrease from step to step, or the decrease that one in ten exceeds,
+    whichever is largest: a noisy loss around zero has small values and a large unit, and decreases measure the noise
+    alone, while increases are the explosion as well.
+
+    Args:
+        first: Number of losses that the start is taken from, at most.
+        outside: Units of rise from which a loss is no part of the start, however early.
+    """
+
+    _last: float | None
+
+    def __init__(self, first: int = 5, outside: float = 4.0) -> None:
+        self.outside = outside
+        self._start = RollingQuantiles(first)
+        self._decreases = RollingQuantiles(100)
+        self._last = None
+        self._unit = _LEAST
+        self._wandering = Wandering()
+        self._away = 0
+
+    def deviations(self, loss: float | None) -> float:
+        """Return how far a loss is above the start, in standard deviations of what its noise wanders in as many steps.
+
+        Counted are the steps since the loss was last at its start. Of the excursions of a random walk that last so
+        long, exp(-k * k / 2) are further away than k deviations at that step, 1.1 % for three (its end is distributed
+        as that of a Brownian meander, by Rayleigh's law: Durrett, Iglehart, Miller 1977).
+        """
+        if loss is None or not math.isfinite(loss) or not len(self._start):
+            return 0.0
+        deviations: float = (loss - self.start) / max(self._wandering.spread(self._away + 1), _LEAST)
+        return deviations
+
+    def rise(self, loss: float | None) -> float:
+        """Return the units that a loss is above the start, negative below it; 0 if it is not known or not finite."""
+        if loss is None or not math.isfinite(loss) or not self._start.count:
+            return 0.0
+        return (loss - self.start) / self._unit
+
+    def update(self, loss: float | None, moved: bool) -> None:
+        """Record a step's loss.
+
+        Args:
+            loss: The loss.
+            moved: Whether the weights have moved away from their start.
+        """
+        if loss is None or not math.isfinite(loss):
+            return
+        if self.rise(loss) <= self.outside and (not moved or self._start.count < 3):
+            if self._start.count < self._start.size:
+                self._start.add(loss)
+            if self._last is not None and loss < self._last and self._is_noise(self._last, loss):
+                self._decreases.add(min(self._last - loss, 1e300))
+            self._unit = max(abs(self.start), self._noise(), _LEAST)
+        self._wandering.add(loss, self.above(1), self.above(self.outside))
+        self._away = 0 if loss <= self.start else self._away + 1
+        self._last = loss
+
+    def _is_noise(self, last: float, loss: float) -> bool:
+        """Return whether a decrease is noise, and not the way back from a spike."""
+        if self.rise(last) <= 1:
+            return True
+        return self._decreases.count < _BOOTSTRAP and (self.rise(last) <= self.outside or self.rise(loss) < -1)
+
+    def _noise(self) -> float:
+        """Return a large decrease from step to step."""
+        count = self._decreases.count
+        if not count:
+            return 0.0
+        return max(2 * self._decreases.median, self._decreases.quantile(0.9) if count >= 5 else 0.0)
+
+    @property
+    def start(self) -> float:
+        """The loss that rises are measured from; 0 as long as there is none."""
+        return self._start.lower_quartile
+
+    @property
+    def unit(self) -> float:
+        """The unit that rises are measured in."""
+        return self._unit
+
+    def above(self, units: float) -> float:
+        """Return the loss that is so many units above the start."""
+        return self.start + units * self._unit

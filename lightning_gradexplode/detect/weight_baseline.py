@@ -1,0 +1,91 @@
+"""The norm of all weights relative to the start of the run."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from lightning_gradexplode.records import FloatArray, StepRecord
+from lightning_gradexplode.records.state import Stateful
+
+MOVED = 1.5
+"""Growth of the weights from which they have moved, and losses are no longer those of the start."""
+
+
+class WeightBaseline(Stateful):
+    """The norm of all weights relative to the start of the run.
+
+    The start is the norm before the first step. Weights that start next to zero, as those of a new last layer may, have
+    a long way to go in a good cause: their growth is measured from an average size of `usual` instead, and is in doubt.
+
+    Args:
+        usual: Root mean square of weights that is small for a start; that of GPT-2 is 0.02.
+    """
+
+    _first: float | None
+
+    def __init__(self, usual: float = 0.01) -> None:
+        self.usual = usual
+        self._first = None
+        self._level = 0.0
+        self._last = 0.0
+        self._starts: list[float] = []
+        self._moved = False
+
+    def update(self, record: StepRecord) -> None:
+        """Record a step's weights, if they were measured."""
+        norm = record.weight_norm
+        if self._first is None:
+            before = norm if record.weight_norm_before is None else record.weight_norm_before
+            if before is None or not math.isfinite(before):
+                return
+            self._first = self._last = before
+            self._level = max(before, self.usual * math.sqrt(record.weight_count or 0))
+            starts = record.per_parameter.get("weight_norm_before", record.per_parameter.get("weight_norm"))
+            self._starts = [] if starts is None else starts.tolist()
+        if norm is not None and math.isfinite(norm):
+            self._last = norm
+            self._moved = self._moved or self.growth > MOVED or self._most_have_moved(record)
+
+    def growth_each(self, record: StepRecord) -> FloatArray:
+        """Return the growth of each parameter; one that started next to zero is compared with the others' mean.
+
+        Returns:
+            Shape ``(parameters,)``, or ``(0,)`` where it is not known.
+        """
+        norms = record.per_parameter.get("weight_norm", np.empty(0))
+        if len(norms) != len(self._starts) or not len(norms):
+            return np.empty(0)
+        starts = np.asarray(self._starts)
+        growth: FloatArray = norms / np.maximum(starts, max(0.1 * float(np.mean(starts)), 1e-30))
+        return growth
+
+    def _most_have_moved(self, record: StepRecord) -> bool:
+        growth = self.growth_each(record)
+        return len(growth) > 0 and bool(np.median(growth) > MOVED)
+
+    @property
+    def moved(self) -> bool:
+        """Whether the weights, or half of the parameters, have ever been `MOVED` times as large as at the start."""
+        return self._moved
+
+    @property
+    def growth(self) -> float:
+        """The last norm measured over that of the start; 1 as long as there is none to compare with."""
+        return self._last / self._level if self._level > 0 else 1.0
+
+    @property
+    def norm(self) -> float:
+        """The last norm measured; 0 as long as there is none."""
+        return self._last
+
+    @property
+    def start(self) -> float:
+        """The norm that growth is measured from."""
+        return self._level
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the weights started next to zero."""
+        return self._first is None or self._first < self._level or self._level <= 0
