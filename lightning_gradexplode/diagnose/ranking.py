@@ -88,7 +88,10 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     is_harmless = not is_critical(evidence) and (has_learned(evidence) or has_recovered(evidence))
     if is_harmless:
         # What makes a run fail was not there, whatever a warning at its start looked like.
-        found = [replace(one, confidence=HARMLESS * one.confidence) if _needs_failure(one) else one for one in found]
+        found = [
+            replace(one, confidence=round(HARMLESS * one.confidence, 2)) if _needs_failure(one) else one
+            for one in found
+        ]
     causes = rank(found)
     if not causes and not is_harmless and not is_critical(evidence) and first_nonfinite(evidence) is None:
         causes = tuple(calm_causes(evidence))
