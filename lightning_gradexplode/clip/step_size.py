@@ -50,9 +50,9 @@ class StepSizeControl(Stateful):
       momentum, and shrinks without any. The phase ends ten steps after the size has reached the learning rate.
     - Recovering: after a failure, steps are small until the loss has come down or stays where it is; then they grow.
 
-    A failure is a loss that leaves the region where it started (in the growing phase: that rises), by no more than the
-    last steps can have caused; or no improvement while most steps have to be shortened. A size that failed while it
-    grew, or twice within a hundred steps, sets a ceiling.
+    A failure is a loss that leaves the region where it started (in the growing phase: that rises), or no improvement
+    while most steps are shortened. A rise that the last steps cannot have caused is none if the coming step is harmless.
+    A size that failed while it grew, or twice within a hundred steps, sets a ceiling.
 
     Args:
         limit: Share of the weights' norm.
@@ -98,10 +98,11 @@ class StepSizeControl(Stateful):
             step: The coming step.
             loss: The loss before it.
         """
-        self._trend.add(loss, _EXPLAINED * sum(self._decreases) if self._decreases else math.inf)
+        excess = self._excess(step, loss)
+        is_harmless = excess <= 1.0 and len(self._decreases) > 0
+        self._trend.add(loss, _EXPLAINED * sum(self._decreases) if is_harmless else math.inf)
         if not self._trend.has_level:
             return 1.0
-        excess = self._excess(step, loss)
         if self._proven is None:
             self._proven = step.rate if excess <= 1.0 else step.rate / excess * _FIRST
             self._least = self._proven / 4
