@@ -51,7 +51,7 @@ class StepSizeControl(Stateful):
     - Recovering: after a failure, steps are small until the loss has come down or stays where it is; then they grow.
 
     A failure is a loss that leaves the region where it started (in the growing phase: that rises), or no improvement
-    while most steps are shortened. A rise that the last steps cannot have caused is none if the coming step is harmless.
+    while most steps are shortened. A rise that the last steps cannot have caused is none if the coming one is harmless.
     A size that failed while it grew, or twice within a hundred steps, sets a ceiling.
 
     Args:
