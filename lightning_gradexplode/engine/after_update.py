@@ -47,7 +47,9 @@ class AfterUpdate:
         run = self._run
         step.state.steps += 1
         run.window.stepped(step.parameters)
-        if step.skipped_by is not None or (not step.state.has_hooks and self._is_left_out(step)):
+        if step.skipped_by is not None:
+            return
+        if step.grad_norm is not None and not math.isfinite(step.grad_norm) and step.is_left_out_unseen:
             return
         if step.scalars_due:
             changed = not step.gradients_intact or run.may_change_gradients
@@ -57,12 +59,6 @@ class AfterUpdate:
         run.evidence.replays.updated(step.number)
         if step.phase is not Phase.COLLECTING:
             step.phase = Phase.STEPPED
-
-    @staticmethod
-    def _is_left_out(step: Step) -> bool:
-        """Return whether a gradient scaler leaves out the step of an optimizer that takes no hooks to see it."""
-        is_finite = step.grad_norm is None or math.isfinite(step.grad_norm)
-        return step.reading.has_scale and not is_finite
 
     def set_logged_scalars(self, steps: Sequence[Step]) -> None:
         """Set the scalars that the user's module logged in this batch; they are read at once."""

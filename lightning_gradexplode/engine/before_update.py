@@ -266,7 +266,8 @@ class BeforeUpdate:
         step.state.changes_gradients |= not step.gradients_intact and not may_be_clipped
         if not self.read(step):
             return False
-        if step.is_guarded and step.grad_norm is not None and not math.isfinite(step.grad_norm):
+        is_finite = step.grad_norm is None or math.isfinite(step.grad_norm)
+        if not is_finite and (step.is_guarded or step.is_left_out_unseen):
             step.update_taken = False
         if step.parameters.shards.copies is not None and step.update_taken:
             step.measure_weights()  # a collective, for which no process may wait whose detectors have failed

@@ -8,6 +8,7 @@ from lightning_gradexplode.engine.after_update import AfterUpdate
 from lightning_gradexplode.engine.before_update import BeforeUpdate
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.step import Phase, Step
+from lightning_gradexplode.respond import ExplosionError
 
 
 class LateSteps:
@@ -62,7 +63,11 @@ class LateSteps:
             self._after.freeze(steps)
 
     def _finish(self, steps: Sequence[Step]) -> None:
-        for step in steps:
-            if step.found is not None:
-                self._before.act(step)
+        try:
+            for step in steps:
+                if step.found is not None:
+                    self._before.act(step)
+        except ExplosionError:
+            self._after.freeze(steps)
+            raise
         self._after.finish(steps)

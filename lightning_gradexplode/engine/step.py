@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_gradexplode.engine.accumulation import AccumulatedReading
+from lightning_gradexplode.engine.accumulation import AccumulatedReading, unscales_itself
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step_inputs import StepInputs
 from lightning_gradexplode.measure.details import GradientDetails, shown_histograms
@@ -133,6 +133,15 @@ class Step:
         self._has_details = False
 
     # What is known so far.
+
+    @property
+    def is_left_out_unseen(self) -> bool:
+        """Whether a gradient scaler leaves out an update that is not finite, and no hook of the optimizer shows it.
+
+        A fused optimizer is called by the scaler, and leaves its update out by itself.
+        """
+        is_seen = self.state.has_hooks and not unscales_itself(self.state.optimizer)
+        return self.reading.has_scale and not is_seen
 
     @property
     def is_late(self) -> bool:

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.data import DataLoader
 
 from lightning_gradexplode import (
     Detector,
+    ExplosionError,
     Finding,
     GradientExplosionMonitor,
     GradientWatch,
@@ -120,6 +122,16 @@ def test_a_response_after_the_update_does_not_end_the_run(
     assert acted == [BAD] if reads == "grad_norm" else acted in ([], [BAD])
 
 
+def test_a_step_whose_late_finding_ends_the_run_is_recorded() -> None:
+    """The error is raised in the batch after it; its numbers are those of the last step that is known."""
+    monitor = GradientExplosionMonitor(log_every_n_steps=0, report=False, on_explosion="raise")
+    with pytest.raises(ExplosionError):
+        pl.Trainer(**{**QUIET, "max_steps": 10}, logger=False, callbacks=[monitor]).fit(Normalized(BAD))
+    assert monitor.last is not None
+    assert monitor.last.step >= BAD
+    assert monitor.exploded
+
+
 @pytest.mark.parametrize("response", ["skip", ["skip", "rollback"]], ids=str)
 @pytest.mark.parametrize("spoiled", [3, BAD, 9])
 def test_running_averages_are_restored_after_a_late_finding(response: Any, spoiled: int) -> None:
@@ -140,6 +152,31 @@ def test_a_calm_run_on_a_device_is_that_of_the_host(monkeypatch: pytest.MonkeyPa
     pl.Trainer(**{**QUIET, "max_steps": 10}, logger=False).fit(plain)
     for one, other in zip(watched.state_dict().values(), plain.state_dict().values(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("on_host", [True, False])
+def test_a_fused_update_that_a_scaler_leaves_out_counts_as_not_taken(
+    on_host: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The optimizer is called, and leaves it out by itself; the buffers of the batch are restored then, too."""
+    if on_host:
+        monkeypatch.undo()
+    module, taken = Normalized(BAD), dict[int, Any]()
+
+    class Notes(pl.Callback):
+        def on_train_batch_end(self, *args: Any) -> None:
+            if monitor.last is not None:
+                taken[monitor.last.step] = monitor.last.update_taken
+
+    monitor = GradientExplosionMonitor(log_every_n_steps=0, report=False, on_explosion="skip")
+    scaler = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))
+    trainer = pl.Trainer(**{**QUIET, "max_steps": 10}, logger=False, callbacks=[monitor, Notes()], plugins=[scaler])
+    trainer.fit(module)
+    assert not monitor.failed
+    assert taken.pop(BAD, False) is False  # a step that is read late may share its batch with the next one
+    assert all(taken.values())
+    assert all(one.isfinite().all() for one in [*module.parameters(), *module.buffers()])
+    assert all(map(torch.equal, module.averages[BAD], module.averages[BAD + 1 + (not on_host)]))
 
 
 @pytest.mark.parametrize("on_host", [True, False])
