@@ -75,33 +75,6 @@ class BranchesTwiceAsLarge(GradientDescent, Case):
         return functional.cross_entropy(self.head(hidden.mean(2)), batch[1])
 
 
-class ChaoticReservoir(GradientDescent, Case):
-    """A reservoir that is trained after all: a matrix of radius three in a loop of tanh over a hundred steps."""
-
-    kinds = ("recurrence", "initialization")
-    places = ("reservoir",)
-    good = 0.35
-    radius = 3.0
-    cure = settings(radius=0.8)
-    cured_by = "orthogonal|shorter"
-    lr = 0.02
-    steps = 150
-
-    def build(self) -> None:
-        self.reservoir = nn.Parameter(self.radius * torch.randn(48, 48) / 48**0.5)
-        self.enter, self.head = nn.Linear(1, 48), nn.Linear(48, 1)
-
-    def data(self) -> dict[str, Tensor]:
-        series = torch.randn(320, 100, 1, generator=noise(453))
-        return {"series": series, "last": series[:, -2]}
-
-    def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        state = torch.zeros(len(batch["series"]), 48)
-        for value in batch["series"].unbind(1):
-            state = torch.tanh(state @ self.reservoir + self.enter(value))
-        return functional.mse_loss(self.head(state), batch["last"])
-
-
 class StepsBeforeItClears(Case):
     """Gradients are cleared every forty batches, as for an accumulation, and the optimizer steps at each batch."""
 
