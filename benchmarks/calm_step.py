@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from collections import Counter
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -70,12 +71,14 @@ def calls_of_a_calm_step(model: Model) -> list[Call]:
 
 
 def main() -> None:
-    """Print the calls, their number and the number of files."""
+    """Print the calls, and how many there are in how many files, of each folder and together."""
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     calls = calls_of_a_calm_step(models()["narrow MLP"]())
     for depth, file, name in calls:
         print(f"{'  ' * depth}{file}: {name}")
+    for folder, count in Counter(file.rpartition("/")[0] or file for _, file, _ in calls).most_common():
+        print(f"{folder}: {count} calls in {len({file for _, file, _ in calls if file.startswith(folder)})} files")
     print(f"{len(calls)} calls in {len({file for _, file, _ in calls})} files")
 
 

@@ -136,17 +136,16 @@ class TrainingRun:
     @never_fatal
     def loss_computed(self, loss: Tensor) -> None:
         """Add the loss of a micro-batch; in manual optimization only what ``training_step`` returns is known."""
-        if self._run.is_automatic:
-            self._run.window.add_loss(loss)
-        self._look_for_clearing()
+        run = self._run
+        if run.is_automatic:
+            run.window.add_loss(loss)
+        if len(run.optimizers.states) == 1:  # of several, one may be cleared without the others
+            run.window.look_for_clearing()
 
     @never_fatal
     def backward_begins(self) -> None:
         """Find out whether the gradients were cleared; for loops whose losses are known after the backward pass."""
-        self._look_for_clearing()
-
-    def _look_for_clearing(self) -> None:
-        if len(self._run.optimizers.states) == 1:  # of several, one may be cleared without the others
+        if len(self._run.optimizers.states) == 1:
             self._run.window.look_for_clearing()
 
     @never_fatal
