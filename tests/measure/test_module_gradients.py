@@ -211,7 +211,7 @@ class Checkpointed(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Run."""
-        hidden = self.first(inputs)
+        hidden: Tensor = self.first(inputs)
         for layer in self.inner:
             hidden = checkpoint(layer, hidden, use_reentrant=self.reentrant)
         return hidden

@@ -296,7 +296,7 @@ class CrossEntropyByHand(Case):
         return inputs, ((inputs[:, 0] + 0.8 * inputs[:, 1] > 0) ^ flipped).float()
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        chance = torch.sigmoid(self.net(batch[0].to(self.net[0].weight.dtype)).squeeze(1))
+        chance = torch.sigmoid(self.net(batch[0].to(next(self.net.parameters()).dtype)).squeeze(1))
         label = batch[1].to(chance.dtype)
         return -(label * torch.log(chance) + (1 - label) * torch.log(1 - chance)).mean()  # fault
 
