@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lightning_gradexplode import GradientWatch, ZScoreClip
 from lightning_gradexplode.measure import reading
+from lightning_gradexplode.records import StepRecord
 
 STEPS = 6
 
@@ -53,6 +54,11 @@ def true_norm(module: nn.Module) -> float:
     return float(sum(float(one.double().square().sum()) for one in wholes) ** 0.5)
 
 
+def norm_of(record: StepRecord | None) -> dict[int, float]:
+    """Return the norm of a record by the number of its step."""
+    return {} if record is None or record.grad_norm is None else {record.step: record.grad_norm}
+
+
 def trained(
     module: Any,
     inner: nn.Module,
@@ -61,10 +67,15 @@ def trained(
     before_step: Callable[[], Any] = lambda: None,
     **arguments: Any,
 ) -> dict[str, Any]:
-    """Train for a few steps, on batches of different sizes, and return the errors of the norms."""
+    """Train for a few steps, on batches of different sizes, and return the errors of the norms of all steps.
+
+    On devices, `last` is the step before until the processes have agreed on a step in the exchange of the next one.
+    """
     optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
     watch = GradientWatch(module, optimizer, report=False, log_every_n_steps=0, diagnose=False, **arguments)
-    dtype, errors = next(inner.parameters()).dtype, []
+    dtype = next(inner.parameters()).dtype
+    truths: list[float] = []
+    norms: dict[int, float] = {}
     for step in range(STEPS):
         optimizer.zero_grad()
         for part in range(accumulate):
@@ -73,14 +84,14 @@ def trained(
                 loss = module(scale * torch.randn(3 + 2 * dist.get_rank(), 4, dtype=dtype)).square().mean()
                 watch.loss(loss)
                 loss.backward()
-        truth = true_norm(inner)
+        truths.append(true_norm(inner))
         before_step()
         optimizer.step()
-        watch.state_dict()  # the numbers of the step are read now
-        assert watch.last is not None
-        assert watch.last.grad_norm is not None
-        errors.append(abs(watch.last.grad_norm - truth) / max(truth, 1e-9))
+        watch.state_dict()  # reads the numbers of the step
+        norms |= norm_of(watch.last)
     watch.close()
+    norms |= norm_of(watch.last)
+    errors = [abs(norms[step] - truth) / max(truth, 1e-9) for step, truth in enumerate(truths)]
     return {"errors": errors, "failed": watch.failed}
 
 
