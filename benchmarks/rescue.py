@@ -283,7 +283,11 @@ def change(results: Results, family: Family, seeds: range, remedy: str) -> float
         plain, held = results[family.name, seed, "no remedy", 1.0], results[family.name, seed, remedy, 1.0]
         floor = 1e-6 * abs(plain.start)
         difference = max(held.final, floor) - max(plain.final, floor) if plain.final > 0 else held.final - plain.final
-        shares.append(difference / max(abs(plain.final), floor) if math.isfinite(difference) else math.inf)
+        size = max(abs(plain.final), floor)
+        if size == 0:  # nothing to learn from the start on, as of a copy that is distilled
+            shares.append(math.inf if difference > 0 else 0.0)
+        else:
+            shares.append(difference / size if math.isfinite(difference) else math.inf)
     return median(shares)
 
 
