@@ -35,7 +35,7 @@ _CUT, _RECOVERY = 0.25, 1.2
 """Factors of the step size at a failure, and at each new low of the loss while it comes down."""
 
 _PATIENCE = 20
-"""Steps without a further rise after which the loss counts as staying where it is after a failure."""
+"""Steps without a further rise after a failure, from which on the loss is taken as its new level."""
 
 
 class StepSizeControl(Stateful):
@@ -220,7 +220,7 @@ class StepSizeControl(Stateful):
             self._allowed = min(self._allowed * _RECOVERY, self._ceiling.size)
 
     def _resume(self, size: float) -> None:
-        """Let the size grow again, from this one."""
+        """Return to the growing phase, from a size that is no larger than the last one without harm."""
         assert self._proven is not None
         self._phase, self._steps_to_free = "growing", 10
         self._proven = self._allowed = min(self._proven, size)

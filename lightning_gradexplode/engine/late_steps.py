@@ -12,7 +12,7 @@ from lightning_gradexplode.respond import ExplosionError
 
 
 class LateSteps:
-    """Takes the steps that `DeferredSteps` holds through the phases that they have missed.
+    """Completes the phases of steps that `DeferredSteps` holds: reading, detection, responses and logging.
 
     Args:
         run: The components of the run.

@@ -157,11 +157,6 @@ class Step:
         vars(self).update(values)
 
     @property
-    def is_skipped(self) -> bool:
-        """Whether the update is held back."""
-        return self.skipped_by is not None
-
-    @property
     def grad_norm_each(self) -> FloatArray:
         """L2 norm of each gradient before clipping, shape ``(parameters,)``."""
         return self.per_parameter["grad_norm"]

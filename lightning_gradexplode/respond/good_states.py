@@ -39,7 +39,7 @@ class TrainingState:
 
 
 class GoodStates:
-    """Keeps a state every so many healthy steps; it is good once so many further steps were healthy too.
+    """Keeps a state every `every_n_steps` healthy steps; it counts as good after `margin` further healthy steps.
 
     An explosion begins before it is found: what was taken within `margin` healthy steps before a critical finding is
     dropped. Steps with a warning count neither as healthy nor as an explosion. The state at the start of a run is good
