@@ -6,6 +6,7 @@ import logging
 import uuid
 import weakref
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -25,13 +26,13 @@ from lightning_gradexplode.hosts.lightning import (
     hidden_gradients,
     runs_in_a_started_process,
 )
-from lightning_gradexplode.records import Diagnosis, Finding, Severity, StepRecord
+from lightning_gradexplode.hosts.results import EndedRun, RunResults
 from lightning_gradexplode.respond import Response
 
 logger = logging.getLogger("lightning_gradexplode")
 
 
-class GradientExplosionMonitor(Callback):
+class GradientExplosionMonitor(RunResults, Callback):
     """Measure gradients and weight changes of every optimizer step, and report, explain and remedy explosions.
 
     The gradients are measured as the optimizer receives them: accumulated, with the AMP scale divided out, before any
@@ -120,11 +121,7 @@ class GradientExplosionMonitor(Callback):
             update_sample=update_sample,
         )
         self._run: TrainingRun | None = None
-        self._findings: list[Finding] = []
-        self._last: StepRecord | None = None
-        self._failed = False
-        self._diagnosis: Diagnosis | None = None
-        self._report_folder: Path | None = None
+        self._ended = EndedRun()
         self._state: dict[str, Any] = {}
         self._state_stage: str | None = None
         self._stage: str | None = None
@@ -142,69 +139,14 @@ class GradientExplosionMonitor(Callback):
         return self._state_key or uuid.uuid4().hex
 
     @property
-    def findings(self) -> list[Finding]:
-        """The findings of this run, oldest first; at most the latest 1000 are kept.
-
-        Where the trainer starts processes of its own (``ddp_spawn``), they are here once the fit has ended.
-        """
+    def _results(self) -> TrainingRun | EndedRun:
+        """The run in progress, else the latest one; where the trainer starts processes, once these have ended."""
         if self._run is not None:
-            return self._run.findings
-        self._collect_spawned()
-        return self._findings
-
-    @property
-    def exploded(self) -> bool:
-        """Whether any finding is critical."""
-        return any(finding.severity is Severity.CRITICAL for finding in self.findings)
-
-    @property
-    def failed(self) -> bool:
-        """Whether the monitor has failed in this run and is off."""
-        self._collect_spawned()
-        return self._failed if self._run is None else self._run.failed
-
-    @property
-    def last(self) -> StepRecord | None:
-        """What was measured of the last optimizer step."""
-        self._collect_spawned()
-        return self._last if self._run is None else self._run.last
-
-    def diagnosis(self) -> Diagnosis | None:
-        """Return the diagnosis of the latest incident of this run, None if there was none.
-
-        It contains what happened, where and since when, the likely causes with evidence, and what to do.
-        """
-        self._collect_spawned()
-        return self._diagnosis if self._run is None else self._run.diagnosis()
-
-    def _collect_spawned(self) -> None:
-        """Collect the results of a fit in started processes, in place of those of the fit before it."""
-        results = self._spawn_results.take()
-        if results is not None:
-            self._findings, self._failed = results.get("findings", []), results.get("failed", False)
-            self._last, self._diagnosis = results.get("last"), results.get("diagnosis")
-            self._report_folder = results.get("report_folder")
-
-    def _repr_html_(self) -> str:
-        diagnosis = self.diagnosis()
-        if diagnosis is not None:
-            return diagnosis._repr_html_()
-        return "<p>No incident so far.</p>" if self.last is None else self.last._repr_html_()
-
-    @property
-    def report_folder(self) -> Path | None:
-        """The folder of the report of this run, None without a report."""
-        self._collect_spawned()
-        return self._report_folder if self._run is None else self._run.report_folder
-
-    def report(self) -> Path | None:
-        """Write a report of the run in progress as it is now, also of a healthy one.
-
-        Returns:
-            The folder; outside of a fit that of the last report; None if ``report`` is False.
-        """
-        self._collect_spawned()
-        return self._report_folder if self._run is None else self._run.report()
+            return self._run
+        spawned = self._spawn_results.take()
+        if spawned is not None:
+            self._ended = EndedRun(**spawned)
+        return self._ended
 
     # Lightning's hooks, in the order of a fit.
 
@@ -224,7 +166,8 @@ class GradientExplosionMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to monitor a fit."""
-        self._run, self._failed, self._diagnosis = None, False, None
+        self._spawn_results.take()  # those of an earlier fit
+        self._run, self._ended = None, EndedRun()
         if self._stands_down:
             if trainer.is_global_zero:
                 self._log_disabled()
@@ -239,7 +182,7 @@ class GradientExplosionMonitor(Callback):
         try:
             self._run = TrainingRun(self.arguments, LightningLoop(trainer, self), state)
         except Exception:
-            self._failed = True
+            self._ended = EndedRun(failed=True)
             logger.exception("gradexplode: the monitor failed at the start and is off; the training goes on without it")
 
     def _log_disabled(self) -> None:
@@ -321,24 +264,16 @@ class GradientExplosionMonitor(Callback):
         run, self._run = self._run, None
         if run is None:
             return
-        self._diagnosis = run.diagnosis()
+        incident = run.diagnosis()
         if self.arguments.report == "always" and not run.failed:
             run.report()
-        self._report_folder = run.report_folder
+        folder = run.report_folder
         run.close()
-        self._findings, self._last, self._failed = run.findings, run.last, run.failed
+        self._ended = EndedRun(run.findings, run.last, run.failed, incident, folder)
         try:
             self._state = run.state_dict()
             if runs_in_a_started_process(trainer) and trainer.local_rank == 0:
-                self._spawn_results.leave(
-                    {
-                        "findings": self._findings,
-                        "failed": self._failed,
-                        "last": self._last,
-                        "diagnosis": self._diagnosis,
-                        "report_folder": self._report_folder,
-                    }
-                )
+                self._spawn_results.leave({one.name: getattr(self._ended, one.name) for one in fields(self._ended)})
         except Exception:
             logger.exception("gradexplode: the state of the monitor is lost after this fit")
 

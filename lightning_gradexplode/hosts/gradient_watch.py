@@ -17,7 +17,7 @@ from lightning_gradexplode.checks import shown
 from lightning_gradexplode.clip import ClipPolicy
 from lightning_gradexplode.detect import Detector
 from lightning_gradexplode.hosts.csv_log import CSVLog
-from lightning_gradexplode.hosts.results import RunResults
+from lightning_gradexplode.hosts.results import StepEventsResults
 from lightning_gradexplode.hosts.step_events import StepEvents
 from lightning_gradexplode.hosts.torch_loop import MONITOR_IS_OFF, TorchLoop
 from lightning_gradexplode.measure.reading import PendingRead
@@ -32,7 +32,7 @@ SMALLEST_SCALE = 256.0
 """The least power of two that a loss is not likely to be multiplied by for any other reason than half precision."""
 
 
-class GradientWatch(RunResults):
+class GradientWatch(StepEventsResults):
     """Measure, report, explain and remedy explosions in a training loop of plain PyTorch.
 
     Gradients are measured at the end of the backward pass of each loss that is passed to `loss`, before the loop's own

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from lightning_gradexplode.arguments import Arguments
-from lightning_gradexplode.hosts.results import RunResults
+from lightning_gradexplode.hosts.results import StepEventsResults
 from lightning_gradexplode.hosts.step_events import StepEvents
 from lightning_gradexplode.hosts.torch_loop import MONITOR_IS_OFF
 from lightning_gradexplode.hosts.transformers_loop import TransformersLoop, loss_in, tensors_in
@@ -28,7 +28,7 @@ STATE = "gradexplode"
 """The name of our state among those of callbacks in ``trainer_state.json``."""
 
 
-class GradientExplosionTrainerCallback(RunResults, TrainerCallback):  # type: ignore[misc]
+class GradientExplosionTrainerCallback(StepEventsResults, TrainerCallback):  # type: ignore[misc]
     """Measure, report, explain and remedy explosions in a run of ``transformers.Trainer``.
 
     Gradients are measured at the end of the backward pass of the last micro-batch, before ``max_grad_norm``, unscaled.
