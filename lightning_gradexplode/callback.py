@@ -18,14 +18,8 @@ from lightning_gradexplode.clip import ClipPolicy
 from lightning_gradexplode.detect import Detector
 from lightning_gradexplode.distributed.spawn_results import SpawnResults
 from lightning_gradexplode.engine.run import TrainingRun
-from lightning_gradexplode.hosts.lightning import (
-    Callback,
-    LightningLoop,
-    LightningModule,
-    Trainer,
-    hidden_gradients,
-    runs_in_a_started_process,
-)
+from lightning_gradexplode.hosts.lightning import LightningLoop, hidden_gradients, runs_in_a_started_process
+from lightning_gradexplode.hosts.lightning_namespaces import Callback, LightningModule, Trainer
 from lightning_gradexplode.hosts.results import EndedRun, RunResults
 from lightning_gradexplode.respond import Response
 

@@ -1,51 +1,24 @@
-"""The adapter for Lightning's Trainer: the only module that imports Lightning, and that knows its private members.
+"""The adapter for Lightning's Trainer.
 
-Lightning exists under two names, ``pytorch_lightning`` and ``lightning.pytorch``, with two unrelated `Callback`
-classes; the class here inherits from every one that is installed, so that both trainers accept it.
+The modules ``lightning*`` are the only ones that import Lightning, and that use its private members.
 """
 
 from __future__ import annotations
 
-import importlib
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
-from datetime import datetime, timezone
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_gradexplode import checks
 from lightning_gradexplode.distributed.process_group import ALONE, Processes, ProcessGroup
-from lightning_gradexplode.engine.accumulation import unscales_itself
 from lightning_gradexplode.hosts.base import TrainingLoop
-from lightning_gradexplode.hosts.logger_attributes import LoggerAttributes
-from lightning_gradexplode.report import base_folder, public_name
-
-if TYPE_CHECKING:
-    from pytorch_lightning import Callback, LightningModule, Trainer
-    from pytorch_lightning.loggers import Logger
-else:
-    _bases = []
-    _loggers = []
-    for _namespace in ("pytorch_lightning", "lightning.pytorch"):
-        with suppress(ModuleNotFoundError):
-            _bases.append(importlib.import_module(_namespace).Callback)
-            _loggers.append(importlib.import_module(f"{_namespace}.loggers").Logger)
-    if not _bases:
-        raise ModuleNotFoundError("lightning_gradexplode needs pytorch-lightning or lightning >= 2.4")
-    Callback = type("Callback", tuple(_bases), {"__doc__": "The callback class of each installed Lightning."})
-    Logger = type("Logger", tuple(_loggers), {"__doc__": "The logger class of each installed Lightning."})
-    LightningModule = Trainer = Any
-
-_NAMESPACES = ("pytorch_lightning.", "lightning.")
-
-__all__ = ["Callback", "LightningLoop", "LightningModule", "Logger", "Trainer"]
-
-logger = logging.getLogger("lightning_gradexplode")
+from lightning_gradexplode.hosts.lightning_clipping import TrainerClipping
+from lightning_gradexplode.hosts.lightning_logs import TrainerLogs
+from lightning_gradexplode.hosts.lightning_namespaces import Callback, Trainer, is_overridden
 
 _HIDING = {
     "FSDPStrategy": "keeps gradients in flat shards whose norms were never verified here; "
@@ -78,19 +51,17 @@ class LightningLoop(TrainingLoop):
         self._module = trainer.lightning_module
         self._automatic = bool(self._module.automatic_optimization)
         self._epoch_loop = trainer.fit_loop.epoch_loop
-        self._clip_found = (trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
-        self._overrides_clipping = _is_overridden(self._module, "configure_gradient_clipping")
+        self._clipping = TrainerClipping(trainer)
+        self._logs = TrainerLogs(trainer)
         self._may_change_gradients = self._has_later_hooks(callback)
-        self._undo: list[Callable[[], None]] = []
         self._process_group = _process_group(trainer)
-        self._attributes = LoggerAttributes()
 
     def _has_later_hooks(self, callback: Callback) -> bool:
         """Return whether another callback or the module has a hook in which it may change gradients later."""
-        if _is_overridden(self._module, "on_after_backward", "on_before_optimizer_step"):
+        if is_overridden(self._module, "on_after_backward", "on_before_optimizer_step"):
             return True
         others = [one for one in self.trainer.callbacks if one is not callback]
-        return any(_is_overridden(one, "on_after_backward", "on_before_optimizer_step") for one in others)
+        return any(is_overridden(one, "on_after_backward", "on_before_optimizer_step") for one in others)
 
     # The run.
 
@@ -173,56 +144,40 @@ class LightningLoop(TrainingLoop):
     @property
     def may_change_gradients(self) -> bool:
         """Whether another callback or the module has a hook in which it may change gradients, or clips by itself."""
-        return self._may_change_gradients or self._overrides_clipping
+        return self._may_change_gradients or self._clipping.is_overridden
 
     @property
     def may_step_unseen(self) -> bool:
         """Whether the module steps by itself: in manual optimization, or in its own ``optimizer_step``."""
-        return not self._automatic or _is_overridden(self._module, "optimizer_step")
+        return not self._automatic or is_overridden(self._module, "optimizer_step")
 
     # Clipping.
 
     @property
     def clip_setting(self) -> tuple[float | None, str]:
         """The trainer's ``gradient_clip_val`` and ``gradient_clip_algorithm``."""
-        value, algorithm = self.trainer.gradient_clip_val, self.trainer.gradient_clip_algorithm
-        name = "norm" if algorithm is None else str(getattr(algorithm, "value", algorithm))
-        return (float(value) if value else None), name
+        return self._clipping.setting
 
     def set_clip(self, value: float | None, algorithm: str | None) -> None:
-        """Assign the trainer's clip value and algorithm, which it reads after ``on_before_optimizer_step``."""
-        self.trainer.gradient_clip_val = value
-        self.trainer.gradient_clip_algorithm = None if algorithm is None else _clip_enum(self.trainer)(algorithm)
+        """Assign the trainer's clip value and algorithm."""
+        self._clipping.set(value, algorithm)
 
     def restore_clip(self) -> None:
-        """Restore what the user gave to the trainer, and the precision plugin's own clipping."""
-        self.trainer.gradient_clip_val, self.trainer.gradient_clip_algorithm = self._clip_found
-        for undo in self._undo:
-            undo()
-        self._undo = []
+        """Restore the user's clip value and algorithm, and the precision plugin's own clipping."""
+        self._clipping.restore()
 
     def clips(self, optimizer: Optimizer) -> bool:
-        """Return whether the trainer clips: not in manual optimization, and not where it would end the run."""
-        refuses = unscales_itself(optimizer) and type(self.trainer.precision_plugin).__name__ == "MixedPrecision"
-        return self._automatic and not self._overrides_clipping and not refuses
+        """Return whether the trainer clips: not in manual optimization, and not where it would raise."""
+        return self._automatic and self._clipping.is_possible(optimizer)
 
     @property
     def overrides_clipping(self) -> bool:
         """Whether the module has its own ``configure_gradient_clipping``."""
-        return self._overrides_clipping
+        return self._clipping.is_overridden
 
     def use_measured_norm(self, clip: Callable[[Optimizer, float], bool]) -> None:
         """Replace the norm clipping of the precision plugin, unless the plugin clips in a way of its own."""
-        plugin = self.trainer.precision_plugin
-        own = getattr(type(plugin).clip_grad_by_norm, "__qualname__", "")
-        if own != "Precision.clip_grad_by_norm" or "clip_grad_by_norm" in vars(plugin):
-            return
-
-        def undo() -> None:
-            vars(plugin).pop("clip_grad_by_norm", None)
-
-        plugin.clip_grad_by_norm = _ClippingByMeasuredNorm(plugin.clip_grad_by_norm, clip, undo)
-        self._undo.append(undo)
+        self._clipping.use_measured_norm(clip)
 
     # Output.
 
@@ -238,18 +193,12 @@ class LightningLoop(TrainingLoop):
         return loggers
 
     def publish_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Set values in ``trainer.callback_metrics``, where checkpoints and early stopping look for them."""
-        # `Trainer.callback_metrics` first computes every metric of the module, which is too expensive at every step.
-        connector = getattr(self.trainer, "_logger_connector", None)
-        store = getattr(connector, "_callback_metrics", None)
-        target = self.trainer.callback_metrics if store is None else store
-        for name, value in metrics.items():  # in float64, since a float32 of 1e60 would raise
-            target[name] = torch.scalar_tensor(value, dtype=torch.float64, device="cpu")
+        """Set values in ``trainer.callback_metrics``, which checkpoints and early stopping read."""
+        self._logs.publish(metrics)
 
     def logged_scalars(self) -> Mapping[str, Any]:
-        """Return what the module logged in this ``training_step``, without computing any metric."""
-        results = getattr(self._epoch_loop, "_results", None) or {}
-        return dict(_logged(results))
+        """Return what the module logged in this ``training_step``."""
+        return self._logs.logged_scalars()
 
     def log_folder(self) -> Path:
         """Return the folder that the first logger writes to, else the trainer's ``default_root_dir``.
@@ -257,39 +206,21 @@ class LightningLoop(TrainingLoop):
         Raises:
             ValueError: It is a URL.
         """
-        return checks.folder("the folder of the logs", self._log_dir())
-
-    def _log_dir(self) -> str:
-        """Return ``trainer.log_dir``, which a logger that raises on one process would make the others wait for."""
-        first = next(iter(self.trainer.loggers), None)
-        has_own = any(kind.__name__ in ("TensorBoardLogger", "CSVLogger") for kind in type(first).__mro__)
-        own = self._attributes.folder(first, "log_dir" if has_own else "save_dir")
-        folder: str = self.trainer.strategy.broadcast(own or str(self.trainer.default_root_dir))
-        return folder.removeprefix("file://").removeprefix("file:")  # Lightning normalizes the one to the other
+        return self._logs.folder()
 
     def report_folder(self, report: Path | bool | Literal["always"]) -> Path | None:
-        """Return the folder for reports: of the run's own folder where its logger gives it one."""
-        folder = self._log_dir()  # on every process
-        if "://" in folder and report in (True, "always"):
-            logger.warning("gradexplode: reports are not written to %s; pass report= a local folder", folder)
-            return None
-        first = next(iter(self.trainer.loggers), None)
-        has_own = self._attributes.folder(first, "log_dir") is not None  # not where runs share a folder, as in W&B
-        own = Path(folder) if has_own else None
-        return base_folder(report, own, Path(folder), self.run_id, datetime.now(timezone.utc))
+        """Return the folder for reports: in the folder of the run, if its logger creates one per run."""
+        return self._logs.report_folder(report)
 
     @property
     def run_name(self) -> str:
         """Name and version of the first logger."""
-        first = next(iter(self.trainer.loggers), None)
-        parts = [self._attributes.text(first, name) for name in ("name", "version")]
-        return " ".join(public_name(part) for part in parts if part) or "run"
+        return self._logs.run_name
 
     @property
     def run_id(self) -> str | None:
         """The version of the first logger, if that is an identifier and not a mere number."""
-        version = self._attributes.read(next(iter(self.trainer.loggers), None), "version")
-        return version if isinstance(version, str) and not version.startswith("version_") else None
+        return self._logs.run_id
 
     def settings(self) -> Mapping[str, Any]:
         """Return precision, strategy and schedulers of the run."""
@@ -385,47 +316,6 @@ class LightningLoop(TrainingLoop):
         return context
 
 
-class _ClippingByMeasuredNorm:
-    """A precision plugin's norm clipping, by a norm that was measured already; in a copy of the plugin, its own."""
-
-    def __init__(
-        self,
-        original: Callable[[Optimizer, float], None],
-        clip: Callable[[Optimizer, float], bool],
-        undo: Callable[[], None],
-    ) -> None:
-        self._original = original
-        self._clip = clip
-        self._undo = undo
-
-    def __call__(self, optimizer: Optimizer, clip_val: float) -> None:
-        try:
-            clipped = self._clip(getattr(optimizer, "optimizer", optimizer), clip_val)
-        except Exception:
-            logger.exception("gradexplode: the measured norm could not be used; the trainer clips by itself")
-            self._undo()
-            clipped = False
-        if not clipped:
-            self._original(optimizer, clip_val)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _unchanged, (self._original,)
-
-
-def _unchanged(value: Any) -> Any:
-    return value
-
-
-def _logged(results: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield name and latest value of each plain scalar in Lightning's results of this step."""
-    for result in results.values():
-        meta = getattr(result, "meta", None)
-        value = getattr(result, "_forward_cache", None)
-        is_scalar = isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
-        if meta is not None and is_scalar and getattr(result, "is_tensor", True) is not False:
-            yield meta.name, value
-
-
 def _takes_iterator(module: Any) -> bool:
     names = getattr(getattr(module.training_step, "__code__", None), "co_varnames", ())
     return "dataloader_iter" in names
@@ -441,15 +331,3 @@ def _process_group(trainer: Trainer) -> ProcessGroup:
     if trainer.world_size == 1 or not torch.distributed.is_initialized():
         return ALONE
     return Processes(torch.distributed.get_world_size(), trainer.strategy.root_device)
-
-
-def _is_overridden(owner: Any, *names: str) -> bool:
-    """Return whether any of these hooks is not Lightning's own."""
-    return any(not getattr(type(owner), name).__module__.startswith(_NAMESPACES) for name in names)
-
-
-def _clip_enum(trainer: Trainer) -> Any:
-    """Return the enumeration of clip algorithms of the Lightning that this trainer, or its base class, belongs to."""
-    module = next(kind.__module__ for kind in type(trainer).__mro__ if kind.__module__.endswith(".trainer.trainer"))
-    namespace = module.removesuffix(".trainer.trainer")
-    return importlib.import_module(f"{namespace}.utilities.enums").GradClipAlgorithmType

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_gradexplode.hosts.lightning import Logger
+from lightning_gradexplode.hosts.lightning_namespaces import Logger
 
 
 class RecordingLogger(Logger):

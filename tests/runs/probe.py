@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_gradexplode import GradientExplosionMonitor, StepRecord
-from lightning_gradexplode.hosts.lightning import Callback
+from lightning_gradexplode.hosts.lightning_namespaces import Callback
 from lightning_gradexplode.testing import RecordingLogger
 
 EDGES = np.array([m * 2.0**e for e in range(-126, 128) for m in (1.0, 1.25, 1.5, 1.75)] + [math.inf])

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from lightning_gradexplode import GradientExplosionMonitor
-from lightning_gradexplode.hosts.lightning import Callback
+from lightning_gradexplode.hosts.lightning_namespaces import Callback
 from tests.runs.models import Batch, Regression
 from tests.runs.probe import QUIET
 

@@ -22,7 +22,7 @@ from lightning_gradexplode import (
     StepRecord,
     ZScoreClip,
 )
-from lightning_gradexplode.hosts.lightning import Callback
+from lightning_gradexplode.hosts.lightning_namespaces import Callback
 from lightning_gradexplode.testing import RecordingLogger
 from tests.runs.models import Batch, Regression
 from tests.runs.probe import norm

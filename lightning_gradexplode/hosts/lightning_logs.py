@@ -1,0 +1,102 @@
+"""The logs of Lightning's Trainer: folders, name of the run, metrics of callbacks and of the module."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lightning_gradexplode import checks
+from lightning_gradexplode.hosts.lightning_namespaces import Trainer
+from lightning_gradexplode.hosts.logger_attributes import LoggerAttributes
+from lightning_gradexplode.report import base_folder, public_name
+
+logger = logging.getLogger("lightning_gradexplode")
+
+
+class TrainerLogs:
+    """Reads folder and name of a run from the trainer's first logger, and reads and writes metrics.
+
+    Args:
+        trainer: The trainer.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._attributes = LoggerAttributes()
+
+    @property
+    def _first(self) -> Any:
+        """The first logger, None without loggers."""
+        return next(iter(self._trainer.loggers), None)
+
+    def folder(self) -> Path:
+        """Return the folder that the first logger writes to, else the trainer's ``default_root_dir``.
+
+        Raises:
+            ValueError: It is a URL.
+        """
+        return checks.folder("the folder of the logs", self._log_dir())
+
+    def _log_dir(self) -> str:
+        """Return ``trainer.log_dir``, which a logger that raises on one process would make the others wait for."""
+        first = self._first
+        has_own = any(kind.__name__ in ("TensorBoardLogger", "CSVLogger") for kind in type(first).__mro__)
+        own = self._attributes.folder(first, "log_dir" if has_own else "save_dir")
+        folder: str = self._trainer.strategy.broadcast(own or str(self._trainer.default_root_dir))
+        return folder.removeprefix("file://").removeprefix("file:")  # Lightning normalizes the one to the other
+
+    def report_folder(self, report: Path | bool | Literal["always"]) -> Path | None:
+        """Return the folder for reports: in the folder of the run, if its logger creates one per run.
+
+        Args:
+            report: The monitor's argument of that name.
+        """
+        folder = self._log_dir()  # on every process
+        if "://" in folder and report in (True, "always"):
+            logger.warning("gradexplode: reports are not written to %s; pass report= a local folder", folder)
+            return None
+        has_own = self._attributes.folder(self._first, "log_dir") is not None  # in W&B runs share a folder
+        own = Path(folder) if has_own else None
+        return base_folder(report, own, Path(folder), self.run_id, datetime.now(timezone.utc))
+
+    @property
+    def run_name(self) -> str:
+        """Name and version of the first logger."""
+        parts = [self._attributes.text(self._first, name) for name in ("name", "version")]
+        return " ".join(public_name(part) for part in parts if part) or "run"
+
+    @property
+    def run_id(self) -> str | None:
+        """The version of the first logger, if that is an identifier and not a mere number."""
+        version = self._attributes.read(self._first, "version")
+        return version if isinstance(version, str) and not version.startswith("version_") else None
+
+    def publish(self, metrics: Mapping[str, float]) -> None:
+        """Set values in ``trainer.callback_metrics``."""
+        # `Trainer.callback_metrics` first computes every metric of the module, which is too expensive at every step.
+        connector = getattr(self._trainer, "_logger_connector", None)
+        store = getattr(connector, "_callback_metrics", None)
+        target = self._trainer.callback_metrics if store is None else store
+        for name, value in metrics.items():  # in float64, since a float32 of 1e60 would raise
+            target[name] = torch.scalar_tensor(value, dtype=torch.float64, device="cpu")
+
+    def logged_scalars(self) -> Mapping[str, Any]:
+        """Return what the module logged in this ``training_step``, without computing any metric."""
+        results = getattr(self._trainer.fit_loop.epoch_loop, "_results", None) or {}
+        return dict(_scalars(results))
+
+
+def _scalars(results: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield name and latest value of each plain scalar in Lightning's results of a step."""
+    for result in results.values():
+        meta = getattr(result, "meta", None)
+        value = getattr(result, "_forward_cache", None)
+        is_scalar = isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
+        if meta is not None and is_scalar and getattr(result, "is_tensor", True) is not False:
+            yield meta.name, value
