@@ -15,25 +15,21 @@ from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.diagnose import diagnose, diagnose_calm
 from lightning_gradexplode.diagnose.outcomes import with_outcomes
 from lightning_gradexplode.distributed.exchange import StepExchange
+from lightning_gradexplode.engine.batch_evidence import BatchEvidence
+from lightning_gradexplode.engine.first_facts import first_facts
 from lightning_gradexplode.engine.incidents import CALM_STEPS
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.replays import MOST_REPLAYS, IncidentReplays, attempt
 from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.engine.step_inputs import StepInputs
 from lightning_gradexplode.hosts.base import TrainingLoop
-from lightning_gradexplode.measure.batch_facts import collect_batch_facts, usual_batch_facts, with_first_batch
-from lightning_gradexplode.measure.batch_fields import fields_of
 from lightning_gradexplode.measure.reading import is_on_host
-from lightning_gradexplode.measure.run_facts import collect_run_facts, in_order
-from lightning_gradexplode.measure.sample_indices import sample_indices
+from lightning_gradexplode.measure.run_facts import in_order
 from lightning_gradexplode.measure.update_fault import find_update_fault
-from lightning_gradexplode.measure.usual_ranges import UsualRanges
 from lightning_gradexplode.records import (
     Attempt,
-    BatchFacts,
     Diagnosis,
     Evidence,
-    FieldFacts,
     Finding,
     History,
     RunFacts,
@@ -67,16 +63,13 @@ class EvidenceCollector:
         self._arguments = arguments
         self._states = states
         self._run: RunFacts | None = None
-        self._usual = UsualRanges()
+        self._batch = BatchEvidence(loop)
         self._batches = 0
-        self._resumed_epoch: int | None = None
         self.inputs: StepInputs | None = None
         self._failed: StepInputs | None = None
         self.replays = IncidentReplays(loop, states, arguments.diagnose)
         self._onset: int | None = None
         self._findings: list[Finding] = []
-        self._batch: BatchFacts | None = None
-        self._fields: tuple[FieldFacts, ...] = ()
         self._now = -1
         self.weights_are_finite = True
         self._update_is_harmless = False
@@ -97,11 +90,11 @@ class EvidenceCollector:
         """
         is_first = self._run is None
         if is_first:
-            self._start(batch)
-            self._resumed_epoch = self._loop.epoch if batch_idx else None
+            self._run = first_facts(self._loop, self._arguments, self._states, batch)
+            self._batch.start(batch, batch_idx)
         self._batches += 1
         if due or self._batches & (self._batches - 1) == 0:  # the 1st, 2nd, 4th, 8th and so on
-            attempt("the ranges of batches", lambda: self._usual.sample(batch, self._loop.step))
+            self._batch.sample(batch)
         found = self._now >= 0
         in_incident = found and self._loop.step - self._now <= CALM_STEPS
         # The first update is taken by an optimizer without a state, and is the likeliest one to do harm.
@@ -121,32 +114,6 @@ class EvidenceCollector:
         failed, self._failed = self._failed, None
         return failed or self.inputs
 
-    def _start(self, batch: Any) -> None:
-        arguments, loop = self._arguments, self._loop
-        clip = None if arguments.clip is None else _policy_name(arguments.clip)
-        value, algorithm = loop.clip_setting
-        settings = {
-            "processes": loop.process_group.size,
-            "batches_per_epoch": loop.batches_per_epoch,
-            "accumulate": loop.micro_batches,
-            "automatic": loop.is_automatic,
-            "clip_val": value,
-            "clip_algorithm": algorithm,
-            "clip_policy": clip,
-            "on_explosion": tuple(type(one).__name__ for one in arguments.responses if not one.only_warns),
-            "first_step": loop.step,
-            "is_resumed": loop.step > loop.first_step,
-            **loop.settings(),
-        }
-        optimizers = [state.optimizer for state in self._states]
-        facts = attempt(
-            "the facts of the run",
-            lambda: with_first_batch(collect_run_facts(loop.module, optimizers, settings), batch),
-        )
-        self._run = RunFacts() if facts is None else facts
-        fields = attempt("the fields of batches", lambda: fields_of(batch))
-        self._fields = tuple(FieldFacts(one.name, one.shape, one.dtype) for one in fields or ())
-
     # Called at a step with findings.
 
     def add(self, step: Step, findings: Sequence[Finding], onset: int | None, before_update: bool) -> None:
@@ -163,10 +130,10 @@ class EvidenceCollector:
             return
         if onset != self._onset:
             self._onset, self._findings = onset, []
-            self._batch = self._update_fault = None
+            self._batch.facts = self._update_fault = None
             self.replays.forget()
             self._update_is_harmless = False
-        began = any(one.severity is Severity.CRITICAL for one in self._findings)
+        was_critical = any(one.severity is Severity.CRITICAL for one in self._findings)
         self._findings += serious
         self._now = step.number
         critical = any(finding.severity is Severity.CRITICAL for finding in serious)
@@ -176,9 +143,8 @@ class EvidenceCollector:
             self._update_fault = self._find_update_fault(step.inputs, before_update)
         if step.inputs is None:
             return
-        is_shared = self._batch is not None and self._batch.rank is not None
-        if not is_shared and (self._batch is None or (critical and not began) or nonfinite):
-            self._collect_batch(step, step.inputs, began)
+        if not self._batch.is_shared and (self._batch.facts is None or (critical and not was_critical) or nonfinite):
+            self._batch.collect(step.number, step.inputs, was_critical)
         if critical and self.replays.is_due:
             self._compute_again(step, step.inputs, before_update)
 
@@ -197,41 +163,13 @@ class EvidenceCollector:
 
     def _compute_again(self, step: Step, inputs: StepInputs, before_update: bool) -> None:
         """Replay a step, and use the order of execution that it has shown."""
-        outliers = {row for field in (self._batch.fields if self._batch else ()) for row in field.outlier_rows}
-        self.replays.compute(step, inputs, before_update, sorted(outliers))
+        self.replays.compute(step, inputs, before_update, self._batch.outlier_rows)
         self._use_order()
 
     def _use_order(self) -> None:
         replay = self.replays.replay
         if replay is not None and replay.execution_order and self._run is not None and not self._run.order_is_executed:
             self._run = in_order(self._run, replay.execution_order)
-
-    def _collect_batch(self, step: Step, inputs: StepInputs, began: bool) -> None:
-        """Collect the facts of a step's batch, if it is more likely at fault than the one of earlier findings.
-
-        Args:
-            step: The step.
-            inputs: What the step was given.
-            began: Whether the incident was critical before; then only a batch that holds NaN or infinity replaces one.
-        """
-        batch = inputs.batch.batch
-        # A run that goes on within an epoch may begin with the first samples again, while its batches are counted on.
-        position = None if self._loop.epoch == self._resumed_epoch else inputs.batch_idx
-        indices = attempt("the indices of samples", lambda: sample_indices(batch, self._loop.data_loader, position))
-        facts = attempt(
-            "the facts of the batch",
-            lambda: collect_batch_facts(
-                batch,
-                self._usual.before(step.number),
-                batch_idx=inputs.batch_idx,
-                epoch=self._loop.epoch,
-                is_last=inputs.is_last,
-                sample_indices=indices,
-            ),
-        )
-        self._usual.discard(step.number)
-        if self._batch is None or _is_nonfinite(facts) or not (began or _has_outliers(self._batch)):
-            self._batch = facts
 
     # With several processes.
 
@@ -260,12 +198,11 @@ class EvidenceCollector:
             exchange: The exchange between processes.
             rank: Rank of that process.
         """
-        batch = None if self._batch is None else replace(self._batch, rank=rank)
-        own = (batch, self.replays.replay, self.replays.experiments)
+        own = (self._batch.of_rank(rank), self.replays.replay, self.replays.experiments)
         received = exchange.broadcast(attempt("the evidence", lambda: pickle.dumps(own)) or b"", rank)
         known = attempt("the evidence of another process", lambda: pickle.loads(received)) if received else None
         if known is not None:
-            self._batch, self.replays.replay, self.replays.experiments = known
+            self._batch.facts, self.replays.replay, self.replays.experiments = known
             self._use_order()
 
     # The diagnosis.
@@ -286,7 +223,7 @@ class EvidenceCollector:
             run=self._run or RunFacts(),
             history=tuple(_until(history, self._now) for history in histories),
             first=tuple(recorder.first() for recorder in recorders),
-            batch=self._batch,
+            batch=self._batch.facts,
             replay=self.replays.replay,
             experiments=self.replays.experiments,
             attempts=with_outcomes([one for one in attempts if one.step >= onset], histories),
@@ -309,8 +246,7 @@ class EvidenceCollector:
 
     def _calm_diagnosis(self) -> Diagnosis | None:
         step = self._loop.step
-        batch = usual_batch_facts(BatchFacts(self._fields), self._usual.before(step + 1))
-        return diagnose_calm(replace(self.evidence(), step=step, now=step, batch=batch))
+        return diagnose_calm(replace(self.evidence(), step=step, now=step, batch=self._batch.usual(step)))
 
     def published(self, diagnosis: Diagnosis) -> None:
         """Keep a diagnosis that was shown, so that everything shown of its incident agrees."""
@@ -339,17 +275,3 @@ def _later_loss(histories: Sequence[History], step: int) -> float | None:
     later = np.concatenate(losses) if losses else np.zeros(0)
     later = later[np.isfinite(later)]
     return float(np.median(later[-LATER_STEPS:])) if len(later) >= LATER_STEPS else None
-
-
-def _policy_name(policy: Any) -> str:
-    value = getattr(policy, "value", None)
-    name = type(policy).__name__
-    return "auto" if name == "AutoPolicy" else str(value) if name == "ConstantClip" else name
-
-
-def _is_nonfinite(batch: BatchFacts | None) -> bool:
-    return batch is not None and any(field.nan_count or field.inf_count for field in batch.fields)
-
-
-def _has_outliers(batch: BatchFacts) -> bool:
-    return _is_nonfinite(batch) or any(field.outlier_rows for field in batch.fields)

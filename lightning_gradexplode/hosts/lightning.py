@@ -5,19 +5,18 @@ The modules ``lightning*`` are the only ones that import Lightning, and that use
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_gradexplode.distributed.process_group import ALONE, Processes, ProcessGroup
-from lightning_gradexplode.hosts.base import TrainingLoop
-from lightning_gradexplode.hosts.lightning_clipping import TrainerClipping
-from lightning_gradexplode.hosts.lightning_logs import TrainerLogs
+from lightning_gradexplode.hosts.lightning_clipping import LightningClipping
+from lightning_gradexplode.hosts.lightning_logs import LightningLogs
 from lightning_gradexplode.hosts.lightning_namespaces import Callback, Trainer, is_overridden
 
 _HIDING = {
@@ -38,7 +37,7 @@ def runs_in_a_started_process(trainer: Trainer) -> bool:
     return type(trainer.strategy.launcher).__name__ == "_MultiProcessingLauncher"
 
 
-class LightningLoop(TrainingLoop):
+class LightningLoop(LightningClipping, LightningLogs):
     """Lightning's Trainer during ``fit``, in automatic and manual optimization.
 
     Args:
@@ -47,12 +46,11 @@ class LightningLoop(TrainingLoop):
     """
 
     def __init__(self, trainer: Trainer, callback: Callback) -> None:
-        self.trainer = trainer
+        LightningClipping.__init__(self, trainer)
+        LightningLogs.__init__(self, trainer)
         self._module = trainer.lightning_module
         self._automatic = bool(self._module.automatic_optimization)
         self._epoch_loop = trainer.fit_loop.epoch_loop
-        self._clipping = TrainerClipping(trainer)
-        self._logs = TrainerLogs(trainer)
         self._may_change_gradients = self._has_later_hooks(callback)
         self._process_group = _process_group(trainer)
 
@@ -144,83 +142,12 @@ class LightningLoop(TrainingLoop):
     @property
     def may_change_gradients(self) -> bool:
         """Whether another callback or the module has a hook in which it may change gradients, or clips by itself."""
-        return self._may_change_gradients or self._clipping.is_overridden
+        return self._may_change_gradients or self.overrides_clipping
 
     @property
     def may_step_unseen(self) -> bool:
         """Whether the module steps by itself: in manual optimization, or in its own ``optimizer_step``."""
         return not self._automatic or is_overridden(self._module, "optimizer_step")
-
-    # Clipping.
-
-    @property
-    def clip_setting(self) -> tuple[float | None, str]:
-        """The trainer's ``gradient_clip_val`` and ``gradient_clip_algorithm``."""
-        return self._clipping.setting
-
-    def set_clip(self, value: float | None, algorithm: str | None) -> None:
-        """Assign the trainer's clip value and algorithm."""
-        self._clipping.set(value, algorithm)
-
-    def restore_clip(self) -> None:
-        """Restore the user's clip value and algorithm, and the precision plugin's own clipping."""
-        self._clipping.restore()
-
-    def clips(self, optimizer: Optimizer) -> bool:
-        """Return whether the trainer clips: not in manual optimization, and not where it would raise."""
-        return self._automatic and self._clipping.is_possible(optimizer)
-
-    @property
-    def overrides_clipping(self) -> bool:
-        """Whether the module has its own ``configure_gradient_clipping``."""
-        return self._clipping.is_overridden
-
-    def use_measured_norm(self, clip: Callable[[Optimizer, float], bool]) -> None:
-        """Replace the norm clipping of the precision plugin, unless the plugin clips in a way of its own."""
-        self._clipping.use_measured_norm(clip)
-
-    # Output.
-
-    @property
-    def log_every_n_steps(self) -> int:
-        """``trainer.log_every_n_steps``."""
-        return int(self.trainer.log_every_n_steps)
-
-    @property
-    def loggers(self) -> Sequence[Any]:
-        """``trainer.loggers``."""
-        loggers: Sequence[Any] = self.trainer.loggers
-        return loggers
-
-    def publish_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Set values in ``trainer.callback_metrics``, which checkpoints and early stopping read."""
-        self._logs.publish(metrics)
-
-    def logged_scalars(self) -> Mapping[str, Any]:
-        """Return what the module logged in this ``training_step``."""
-        return self._logs.logged_scalars()
-
-    def log_folder(self) -> Path:
-        """Return the folder that the first logger writes to, else the trainer's ``default_root_dir``.
-
-        Raises:
-            ValueError: It is a URL.
-        """
-        return self._logs.folder()
-
-    def report_folder(self, report: Path | bool | Literal["always"]) -> Path | None:
-        """Return the folder for reports: in the folder of the run, if its logger creates one per run."""
-        return self._logs.report_folder(report)
-
-    @property
-    def run_name(self) -> str:
-        """Name and version of the first logger."""
-        return self._logs.run_name
-
-    @property
-    def run_id(self) -> str | None:
-        """The version of the first logger, if that is an identifier and not a mere number."""
-        return self._logs.run_id
 
     def settings(self) -> Mapping[str, Any]:
         """Return precision, strategy and schedulers of the run."""

@@ -1,9 +1,9 @@
-"""The logs of Lightning's Trainer: folders, name of the run, metrics of callbacks and of the module."""
+"""The logs of Lightning's Trainer: loggers, folders, name of the run, metrics of callbacks and of the module."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradexplode import checks
+from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.hosts.lightning_namespaces import Trainer
 from lightning_gradexplode.hosts.logger_attributes import LoggerAttributes
 from lightning_gradexplode.report import base_folder, public_name
@@ -19,23 +20,33 @@ from lightning_gradexplode.report import base_folder, public_name
 logger = logging.getLogger("lightning_gradexplode")
 
 
-class TrainerLogs:
-    """Reads folder and name of a run from the trainer's first logger, and reads and writes metrics.
+class LightningLogs(TrainingLoop):
+    """The part of the adapter that reads folder and name of a run from the first logger, and exchanges metrics.
 
     Args:
         trainer: The trainer.
     """
 
     def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
+        self.trainer = trainer
         self._attributes = LoggerAttributes()
 
     @property
-    def _first(self) -> Any:
-        """The first logger, None without loggers."""
-        return next(iter(self._trainer.loggers), None)
+    def log_every_n_steps(self) -> int:
+        """``trainer.log_every_n_steps``."""
+        return int(self.trainer.log_every_n_steps)
 
-    def folder(self) -> Path:
+    @property
+    def loggers(self) -> Sequence[Any]:
+        """``trainer.loggers``."""
+        loggers: Sequence[Any] = self.trainer.loggers
+        return loggers
+
+    @property
+    def _first_logger(self) -> Any:
+        return next(iter(self.trainer.loggers), None)
+
+    def log_folder(self) -> Path:
         """Return the folder that the first logger writes to, else the trainer's ``default_root_dir``.
 
         Raises:
@@ -45,50 +56,46 @@ class TrainerLogs:
 
     def _log_dir(self) -> str:
         """Return ``trainer.log_dir``, which a logger that raises on one process would make the others wait for."""
-        first = self._first
+        first = self._first_logger
         has_own = any(kind.__name__ in ("TensorBoardLogger", "CSVLogger") for kind in type(first).__mro__)
         own = self._attributes.folder(first, "log_dir" if has_own else "save_dir")
-        folder: str = self._trainer.strategy.broadcast(own or str(self._trainer.default_root_dir))
+        folder: str = self.trainer.strategy.broadcast(own or str(self.trainer.default_root_dir))
         return folder.removeprefix("file://").removeprefix("file:")  # Lightning normalizes the one to the other
 
     def report_folder(self, report: Path | bool | Literal["always"]) -> Path | None:
-        """Return the folder for reports: in the folder of the run, if its logger creates one per run.
-
-        Args:
-            report: The monitor's argument of that name.
-        """
+        """Return the folder for reports: in the folder of the run, if its logger creates one per run."""
         folder = self._log_dir()  # on every process
         if "://" in folder and report in (True, "always"):
             logger.warning("gradexplode: reports are not written to %s; pass report= a local folder", folder)
             return None
-        has_own = self._attributes.folder(self._first, "log_dir") is not None  # in W&B runs share a folder
+        has_own = self._attributes.folder(self._first_logger, "log_dir") is not None  # in W&B runs share a folder
         own = Path(folder) if has_own else None
         return base_folder(report, own, Path(folder), self.run_id, datetime.now(timezone.utc))
 
     @property
     def run_name(self) -> str:
         """Name and version of the first logger."""
-        parts = [self._attributes.text(self._first, name) for name in ("name", "version")]
+        parts = [self._attributes.text(self._first_logger, name) for name in ("name", "version")]
         return " ".join(public_name(part) for part in parts if part) or "run"
 
     @property
     def run_id(self) -> str | None:
         """The version of the first logger, if that is an identifier and not a mere number."""
-        version = self._attributes.read(self._first, "version")
+        version = self._attributes.read(self._first_logger, "version")
         return version if isinstance(version, str) and not version.startswith("version_") else None
 
-    def publish(self, metrics: Mapping[str, float]) -> None:
-        """Set values in ``trainer.callback_metrics``."""
+    def publish_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Set values in ``trainer.callback_metrics``, which checkpoints and early stopping read."""
         # `Trainer.callback_metrics` first computes every metric of the module, which is too expensive at every step.
-        connector = getattr(self._trainer, "_logger_connector", None)
+        connector = getattr(self.trainer, "_logger_connector", None)
         store = getattr(connector, "_callback_metrics", None)
-        target = self._trainer.callback_metrics if store is None else store
+        target = self.trainer.callback_metrics if store is None else store
         for name, value in metrics.items():  # in float64, since a float32 of 1e60 would raise
             target[name] = torch.scalar_tensor(value, dtype=torch.float64, device="cpu")
 
     def logged_scalars(self) -> Mapping[str, Any]:
         """Return what the module logged in this ``training_step``, without computing any metric."""
-        results = getattr(self._trainer.fit_loop.epoch_loop, "_results", None) or {}
+        results = getattr(self.trainer.fit_loop.epoch_loop, "_results", None) or {}
         return dict(_scalars(results))
 
 
