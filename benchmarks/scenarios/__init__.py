@@ -31,6 +31,7 @@ from benchmarks.scenarios import (
     kept_back,
     kept_back_growth,
     kept_back_objectives,
+    large_scale_habits,
     loops,
     loss_scales,
     measuring,
@@ -77,6 +78,7 @@ _MODULES = (
     drifting,
     escaping,
     assorted,
+    large_scale_habits,
 )
 
 FAMILIES: tuple[Family, ...] = tuple(
