@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from benchmarks.diagnosis.case import Case
@@ -64,9 +65,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--cases", nargs="*", help="also print a line for each case, or for these; not of the half that is kept back"
     )
+    parser.add_argument(
+        "--log-every-n-steps", type=int, default=1, help="interval of the diagnosed runs' logs; Lightning's default is 50"
+    )
     parser.add_argument("--verify", action="store_true", help="only check that each case fails, and trains when cured")
     parser.add_argument("--cured", action="store_true", help="only count what is named in the cured runs")
     options = parser.parse_args(arguments)
+    graded = partial(run_case, log_every_n_steps=options.log_every_n_steps)
+    named = partial(named_when_cured, log_every_n_steps=options.log_every_n_steps)
     halves: list[Half] = ["tuning", "held_out"] if options.half == "both" else [options.half]
     for half in halves:
         names = options.cases if half != "held_out" else None
@@ -76,11 +82,11 @@ def main(arguments: Sequence[str]) -> None:
             print("\n".join(filter(None, faults)) or f"all {len(chosen)} cases of {half} hold")
             continue
         if options.cured:
-            named = with_progress(for_each(named_when_cured, chosen, options.jobs), len(chosen), half)
-            for one, count in Counter(named).most_common():
-                print(f"{half}, cured: {count} of {len(named)} {one or 'without a diagnosis'}")
+            kinds = with_progress(for_each(named, chosen, options.jobs), len(chosen), half)
+            for one, count in Counter(kinds).most_common():
+                print(f"{half}, cured: {count} of {len(kinds)} {one or 'without a diagnosis'}")
             continue
-        grades = with_progress(for_each(run_case, chosen, options.jobs), len(chosen), half)
+        grades = with_progress(for_each(graded, chosen, options.jobs), len(chosen), half)
         if half != "held_out" and options.cases is not None:
             print("\n".join(case_lines(grades)))
         print(f"\n{half}\n")

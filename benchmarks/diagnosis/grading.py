@@ -44,10 +44,15 @@ class Grade:
     said: str
 
 
-def run_case(case: type[Case]) -> Grade:
-    """Train a failing case under the monitor, and grade its diagnosis and its first remedy."""
+def run_case(case: type[Case], log_every_n_steps: int = 1) -> Grade:
+    """Train a failing case under the monitor, and grade its diagnosis and its first remedy.
+
+    Args:
+        case: The case.
+        log_every_n_steps: Interval at which the run is logged, and its updates are measured while it is calm.
+    """
     monitor = GradientExplosionMonitor(report=False)
-    ending = train(prepare(case, {}), [monitor])
+    ending = train(prepare(case, {}), [monitor], log_every_n_steps=log_every_n_steps)
     diagnosis = monitor.diagnosis()
     treatment = None
     if diagnosis and diagnosis.remedies:

@@ -20,9 +20,14 @@ def fault_of(case: type[Case]) -> str | None:
     return None
 
 
-def named_when_cured(case: type[Case]) -> str:
-    """Return the first cause, with its confidence, that is named in a cured run; empty without a diagnosis."""
+def named_when_cured(case: type[Case], log_every_n_steps: int = 1) -> str:
+    """Return the first cause, with its confidence, that is named in a cured run; empty without a diagnosis.
+
+    Args:
+        case: The case.
+        log_every_n_steps: Interval at which the run is logged.
+    """
     monitor = GradientExplosionMonitor(report=False)
-    train(prepare(case, dict(case.cure)), [monitor])
+    train(prepare(case, dict(case.cure)), [monitor], log_every_n_steps=log_every_n_steps)
     diagnosis = monitor.diagnosis()
     return "" if diagnosis is None else f"{diagnosis.causes[0].kind} {diagnosis.causes[0].confidence:g}"
