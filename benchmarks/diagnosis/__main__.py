@@ -66,7 +66,10 @@ def main(arguments: Sequence[str]) -> None:
         "--cases", nargs="*", help="also print a line for each case, or for these; not of the half that is kept back"
     )
     parser.add_argument(
-        "--log-every-n-steps", type=int, default=1, help="interval of the diagnosed runs' logs; Lightning's default is 50"
+        "--log-every-n-steps",
+        type=int,
+        default=1,
+        help="interval of the diagnosed runs' logs; Lightning's default is 50",
     )
     parser.add_argument("--verify", action="store_true", help="only check that each case fails, and trains when cured")
     parser.add_argument("--cured", action="store_true", help="only count what is named in the cured runs")

@@ -56,18 +56,19 @@ class Fault:
     remedy: str
 
 
-def fault_of(operation: Operation, hidden: Operation | None = None) -> Fault:
+def fault_of(operation: Operation, hidden: Operation | None = None, needed: float = 1.0) -> Fault:
     """Return what an operation has done wrong.
 
     Args:
         operation: The first one with a result that is not finite.
         hidden: The operation of the forward pass whose infinity was masked there, None if there is none.
+        needed: The largest result that the model has to be able to make, such as its largest target.
     """
     name = name_of(operation)
     if hidden is not None:
-        return _hidden(hidden)
+        return _hidden(hidden, needed)
     if operation.result == "large":
-        return _overflow(operation, name)
+        return _overflow(operation, name, needed)
     if "ctc" in name:
         return Fault(
             "alignment",
@@ -75,10 +76,10 @@ def fault_of(operation: Operation, hidden: Operation | None = None) -> Fault:
             "step of the input).",
             "drop samples whose target is longer than the input, or set `zero_infinity=True` in the CTC loss",
         )
-    return _empty(operation, name) or _undefined(operation, name) or _overflow(operation, name)
+    return _empty(operation, name) or _undefined(operation, name) or _overflow(operation, name, needed)
 
 
-def _hidden(hidden: Operation) -> Fault:
+def _hidden(hidden: Operation, needed: float) -> Fault:
     """Return the fault of an operation whose infinity does not reach the loss, and becomes NaN in the backward pass."""
     name, taken = name_of(hidden), _taken(hidden)
     sentence = (
@@ -90,7 +91,7 @@ def _hidden(hidden: Operation) -> Fault:
         return Fault("undefined", f"{own.sentence} The loss does not show it, and the gradient is NaN.", own.remedy)
     code = f"{hidden.expression or ''} {hidden.code or ''}"
     if is_exponential(hidden) and not re.search("where|mask", code):
-        return Fault("overflow", sentence, remedy_for_overflow(name, hidden.code or ""))
+        return Fault("overflow", sentence, remedy_for_overflow(name, hidden.code or "", needed))
     return Fault(
         "undefined",
         sentence,
@@ -163,12 +164,16 @@ def _undefined(operation: Operation, name: str) -> Fault | None:
             below = 0.0
         if operation.result == "nan" or (below is not None and abs(below) < 1e-20):
             sentence = f"`{name}` divided by {_number(below, 'zero')}{taken}."
-            return Fault("undefined", sentence, remedy_for_divisor(code))
+            return Fault(
+                "undefined", sentence, remedy_for_divisor(code, operation.inputs[-1] if operation.inputs else None)
+            )
         return None
     if name in _POLES or (name in ("pow", "float_power") and operation.result == "inf" and _is_small(operation)):
-        return Fault("undefined", f"`{name}` is {operation.result} there{taken}.", remedy_for(name, code))
+        return Fault(
+            "undefined", f"`{name}` is {operation.result} there{taken}.", remedy_for(name, code, _type_of(operation))
+        )
     if operation.result == "nan" and largest_input(operation) < limit_of(operation) ** 0.4:
-        return Fault("undefined", f"`{name}` is NaN there{taken}.", remedy_for(name, code))
+        return Fault("undefined", f"`{name}` is NaN there{taken}.", remedy_for(name, code, _type_of(operation)))
     return None
 
 
@@ -181,11 +186,11 @@ def _slope(operation: Operation, name: str, taken: str) -> Fault | None:
     return Fault(
         "undefined",
         f"The slope of `{slope}` is {operation.result} there: the loss is finite and its gradient is not{taken}.",
-        remedy_for(slope),
+        remedy_for(slope, dtype=_type_of(operation)),
     )
 
 
-def _overflow(operation: Operation, name: str) -> Fault:
+def _overflow(operation: Operation, name: str, needed: float) -> Fault:
     limit = limit_of(operation)
     largest = largest_input(operation)
     if operation.result == "large":
@@ -200,7 +205,7 @@ def _overflow(operation: Operation, name: str) -> Fault:
         sentence = (
             f"`{name}` made {operation.result} of finite values up to {largest:.3g} (the format ends at {limit:.3g})."
         )
-    return Fault("overflow", sentence, remedy_for_overflow(name, operation.code or ""))
+    return Fault("overflow", sentence, remedy_for_overflow(name, operation.code or "", needed))
 
 
 def _taken(operation: Operation) -> str:
@@ -226,6 +231,10 @@ def _is_small(operation: Operation) -> bool:
     """Return whether a power's base is at most one, so that only a negative exponent makes it infinite."""
     base = _at_fault(operation)
     return base is not None and abs(base) <= 1
+
+
+def _type_of(operation: Operation) -> str:
+    return next((one.dtype for one in operation.inputs if "float" in one.dtype), "float32")
 
 
 def _holds_nonfinite(operation: Operation) -> bool:

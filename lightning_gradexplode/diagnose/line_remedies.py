@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
+
+from lightning_gradexplode.records import Operand
 
 _COUNTS = re.compile(r"(sum|count|mask|numel|valid|len|num_|n_|size|shape)", re.IGNORECASE)
 _NORMS = re.compile(r"(norm|std|var\b|max\(|amax|min\(|abs|length|dist|scale)", re.IGNORECASE)
@@ -16,8 +19,8 @@ _REMEDIES = {
     "bounded": "keep the argument inside of its domain: `torch.{name}(x.clamp(-1 + 1e-6, 1 - 1e-6))`",
     "logit": "keep the argument away from 0 and 1: `torch.logit(x, eps=1e-6)`",
     "pow": "keep the base positive: `x.clamp(min=1e-6) ** exponent`",
-    "exp": "keep the argument within limits on both sides, `torch.exp(5 * torch.tanh(x / 5))`: the result is between "
-    "0.007 and 148",
+    "exp": "keep the argument within limits on both sides, `torch.exp({bound} * torch.tanh(x / {bound}))`: the result "
+    "is between {least} and {greatest}",
     "logarithms": "compute it with logarithms, which do not overflow: `F.softplus(x)` in place of log(1 + exp(x)), "
     "`torch.logsumexp(x, dim=-1)` in place of log(sum(exp(x)))",
     "softmax": "compute it with logarithms, `F.log_softmax(x, dim=-1)` or `torch.logsumexp(x, dim=-1)` in place of exp "
@@ -29,12 +32,15 @@ _REMEDIES = {
     "std": "keep the variance away from zero: `(x.var(dim=0, correction=0) + 1e-6).sqrt()`",
     "atan2": "move the argument away from the origin: `torch.atan2(y, x + 1e-6)`",
     "div": "keep the divisor away from zero with a small eps: `x / y.clamp(min=1e-6)` for one that is never negative",
+    "signed": "keep the divisor, which has both signs, away from zero: `x * y / (y.square() + 1e-6)`, where a "
+    "`clamp(min=...)` would lose its negative values",
     "eigenvalues": "add a small diagonal of distinct numbers, which tells equal eigenvalues apart: `matrix + "
     "torch.diag(1e-4 * torch.arange(n))`",
     "support": "keep values inside of the distribution's support: `value.clamp(1e-6, 1 - 1e-6)` for one from 0 to 1, "
     "`value.clamp(min=1e-6)` for one that is positive",
     "scale": "keep the scale of the distribution above zero: `F.softplus(scale) + 1e-6`",
-    "matrix": "add a small multiple of the identity: `matrix + 1e-6 * torch.eye(n, device=matrix.device)`",
+    "matrix": "add a small multiple of the identity: `matrix + 1e-4 * scale * torch.eye(n, device=matrix.device)`, with "
+    "the mean of its diagonal as `scale`; in float64 1e-8 is enough",
 }
 
 _BY_WORD = (
@@ -67,12 +73,23 @@ _BY_WORD = (
 )
 
 
-def remedy_for_overflow(name: str, code: str) -> str:
+_HALF_PRECISION = {
+    "bfloat16": {"1 - 1e-6": "1 - 1e-2", "-1 + 1e-6": "-1 + 1e-2", "1 + 1e-6": "1 + 1e-2", "eps=1e-6": "eps=1e-2"},
+    "float16": {"1e-12": "1e-4", "1e-6": "1e-3"},
+}
+"""By type, the small numbers of remedies that are lost in it, and what is not: next to one, and as a divisor."""
+
+USUAL_BOUND, LARGEST_BOUND = 5, 20
+"""Bounds of the argument of an exponential function: the usual one, and the largest that is proposed."""
+
+
+def remedy_for_overflow(name: str, code: str, needed: float = 1.0) -> str:
     """Return how a line is put right whose operation overflows.
 
     Args:
         name: Plain name of the operation.
         code: The line, or the part of it that calls the operation.
+        needed: The largest result that the model has to be able to make, such as its largest target.
     """
     if "prod" in name:
         return _REMEDIES["product"]
@@ -80,27 +97,50 @@ def remedy_for_overflow(name: str, code: str) -> str:
         return _REMEDIES["square"]
     if re.search(r"\blog(1p|sumexp)?\(", code):
         return _REMEDIES["logarithms"]
-    return _REMEDIES["softmax" if re.search(r"@|matmul|einsum|\bmm\(|sim|logit|score|tau|temp", code) else "exp"]
+    if re.search(r"@|matmul|einsum|\bmm\(|sim|logit|score|tau|temp", code):
+        return _REMEDIES["softmax"]
+    # A result of ten times the largest one that is needed is still within the bound.
+    is_usual = needed < math.exp(USUAL_BOUND)
+    bound = USUAL_BOUND if is_usual else min(math.ceil(math.log(10 * needed)), LARGEST_BOUND)
+    limits = {"bound": bound, "least": f"{math.exp(-bound):.1g}", "greatest": f"{math.exp(bound):.3g}"}
+    return _REMEDIES["exp"].format(**limits)
 
 
-def remedy_for(name: str, code: str = "") -> str:
+def remedy_for(name: str, code: str = "", dtype: str = "float32") -> str:
     """Return how a line is put right whose operation has no finite value, or no slope.
 
     Args:
         name: Plain name of the operation.
         code: The line, or the part of it that calls the operation.
+        dtype: Type of what it takes; small numbers are those that are not lost in it.
     """
     if ".log_prob(" in code:  # the operation is one of `torch.distributions`, and the line does not show it
         return _REMEDIES["scale" if name == "log" else "support"]
-    found = next((_REMEDIES[key] for word, key in _BY_WORD if word in name), _REMEDIES["div"])
-    return found.replace("{name}", name)
+    key = next((key for word, key in _BY_WORD if word in name), "div")
+    return remedy_for_overflow("exp", "") if key == "exp" else _in_type(_REMEDIES[key].replace("{name}", name), dtype)
 
 
-def remedy_for_divisor(code: str) -> str:
-    """Return how a division is put right whose divisor is zero."""
+def _in_type(remedy: str, dtype: str) -> str:
+    """Return a remedy with small numbers that are not lost in a type."""
+    for number, larger in _HALF_PRECISION.get(dtype.removeprefix("torch.").replace("half", "float16"), {}).items():
+        remedy = remedy.replace(number, larger)
+    return remedy
+
+
+def remedy_for_divisor(code: str, divisor: Operand | None = None) -> str:
+    """Return how a division is put right whose divisor is zero.
+
+    Args:
+        code: The line, or the part of it that divides.
+        divisor: What it divides by, None if that is not known.
+    """
+    dtype = "float32" if divisor is None else divisor.dtype
+    # Rounding makes small negative numbers of a variance.
+    if divisor is not None and (divisor.least or 0.0) < -1e-3 * abs(divisor.greatest or 0.0):
+        return _in_type(_REMEDIES["signed"], dtype)
     if _NORMS.search(divisor_of(code)):
-        return "keep the divisor away from zero with a small eps: `x / norm.clamp(min=1e-6)`"
-    return _REMEDIES["div"]
+        return _in_type("keep the divisor away from zero with a small eps: `x / norm.clamp(min=1e-6)`", dtype)
+    return _in_type(_REMEDIES["div"], dtype)
 
 
 def divides_by_count(code: str) -> bool:

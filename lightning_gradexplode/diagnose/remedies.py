@@ -136,7 +136,8 @@ def anomaly_mode(evidence: Evidence) -> list[str]:
 
 def standardize(code: str) -> str:
     """Return the advice to standardize a field, by statistics of the training set."""
-    return f"standardize it by the training set: `{code} = ({code} - mean) / std`"
+    # A column that never changes has a deviation of zero.
+    return f"standardize it by the training set: `{code} = ({code} - mean) / (std + 1e-6)`"
 
 
 def rounded(value: float, digits: int) -> float:

@@ -77,7 +77,11 @@ def test_a_slope_is_named_by_its_forward_operation() -> None:
         (operation("acosh", "inf", "backward", node="AcoshBackward0"), "torch.acosh(x.clamp(min=1 + 1e-6))"),
         (operation("atanh", "inf", inputs=[operand(1.0)]), "torch.atanh(x.clamp(-1 + 1e-6, 1 - 1e-6))"),
         (operation("mul", "nan", "backward", node="LinalgEighBackward0"), "torch.diag(1e-4 * torch.arange(n))"),
-        (operation("linalg_cholesky_ex", "nan"), "1e-6 * torch.eye(n"),
+        (operation("linalg_cholesky_ex", "nan"), "1e-4 * scale * torch.eye(n"),
+        (operation("div", "inf", inputs=[operand(1.0), operand(0.0, -2.0, 3.0)]), "x * y / (y.square() + 1e-6)"),
+        (operation("div", "inf", inputs=[operand(1.0), operand(0.0, -1e-9, 3.0)]), "y.clamp(min=1e-6)"),
+        (operation("acos", "nan", inputs=[operand(1.0, dtype="bfloat16")]), "clamp(-1 + 1e-2, 1 - 1e-2)"),
+        (operation("sqrt", "nan", inputs=[operand(-1.0, dtype="torch.float16")]), "clamp(min=1e-4)"),
         (operation("xlogy", "-inf", code="loss = -policy.log_prob(action).mean()"), "value.clamp(1e-6, 1 - 1e-6)"),
         (operation("log", "nan", code="loss = -Normal(m, s).log_prob(y).mean()"), "F.softplus(scale)"),
     ],
@@ -95,3 +99,10 @@ def test_an_infinity_that_where_hides_is_told_from_one_that_overflows() -> None:
     by_hand = operation("exp", "inf", inputs=taken, code="y = 1 / (1 + torch.exp(-x))")
     assert fault_of(backward, guarded).kind == "undefined"
     assert fault_of(backward, by_hand).kind == "overflow"
+
+
+@pytest.mark.parametrize(("needed", "bound"), [(1.0, 5), (2e4, 13), (1e30, 20)])
+def test_the_bound_of_an_exponential_leaves_room_for_the_largest_target(needed: float, bound: int) -> None:
+    """Ten times that target is within the bound, up to a bound whose exponential is 5e8."""
+    found = operation("exp", "inf", inputs=[operand(98.0, greatest=98.0)], code="rate = torch.exp(x)")
+    assert f"torch.exp({bound} * torch.tanh(x / {bound}))" in fault_of(found, needed=needed).remedy

@@ -88,7 +88,7 @@ def _data_first(evidence: Evidence, rows: Sequence[int], repair: str) -> tuple[s
     skip = remedies.skip(evidence)
     frequent = len(rows) > 1 or critical_step(evidence) - evidence.run.first_step < 5
     # The forward pass of a batch that is skipped has changed the running averages already.
-    averages = next((one.kind for one in evidence.run.modules if "BatchNorm" in one.kind), None)
+    averages = running_averages(evidence)
     if averages is not None:
         repair += f"; skipping the batch is not enough, since the running averages of {averages} have taken it in"
         skip = []
@@ -206,20 +206,42 @@ def outlier_batch(evidence: Evidence) -> Cause | None:
         confidence = max(confidence, 0.6)
     if not confidence or (trend(evidence).steps < 5 and field is None):
         return None
-    # No value clips a gradient that is not finite.
-    is_lost = field is not None and first_nonfinite(evidence) is not None
     return Cause(
         "outlier-batch",
         where,
         tuple(one for one in sentences if one),
         confidence,
-        (
-            *([] if is_lost else remedies.clip(evidence)),
-            *remedies.skip(evidence),
-            f"look at {where}, and drop or limit such values" if where else "look at this batch",
-            "use a loss that grows linearly for outliers: `F.huber_loss(prediction, target)`",
-        ),
+        (*_outlier_remedies(evidence, field, where),),
     )
+
+
+def _outlier_remedies(evidence: Evidence, field: FieldFacts | None, where: str | None) -> list[str]:
+    """Return the remedies, limiting the values first where the forward pass alone does harm.
+
+    Args:
+        evidence: The evidence.
+        field: The field that lies outside, None if none does.
+        where: The place.
+    """
+    limit = f"look at {where}, and drop or limit such values" if where else "look at this batch"
+    averages = None if field is None or field not in inputs(evidence) else running_averages(evidence)
+    if field is not None and field.usual_least is not None and field.usual_greatest is not None:
+        least, greatest = (remedies.rounded(one, 2) for one in (field.usual_least, field.usual_greatest))
+        limit += (
+            f": `{place_of(field)} = {place_of(field)}.clamp({least:g}, {greatest:g})`, the range of earlier batches"
+        )
+    # No value clips a gradient that is not finite.
+    is_lost = field is not None and first_nonfinite(evidence) is not None
+    update = [*([] if is_lost else remedies.clip(evidence)), *remedies.skip(evidence)]
+    if averages is not None:
+        limit += f"; the running averages of {averages} take it in even where its update is clipped or left out"
+    huber = "use a loss that grows linearly for outliers: `F.huber_loss(prediction, target)`"
+    return [*update, limit, huber] if averages is None else [limit, *update, huber]
+
+
+def running_averages(evidence: Evidence) -> str | None:
+    """Return the class of the first module that keeps running averages of what it takes, None if there is none."""
+    return next((one.kind for one in evidence.run.modules if "BatchNorm" in one.kind), None)
 
 
 def _outlier_field(batch: BatchFacts | None) -> FieldFacts | None:

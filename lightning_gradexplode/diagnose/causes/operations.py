@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.batch import place_of, targets
+from lightning_gradexplode.diagnose.batch import is_float, place_of, targets
 from lightning_gradexplode.diagnose.curves import first_nonfinite, loss_curve
 from lightning_gradexplode.diagnose.faults import Fault, fault_of
 from lightning_gradexplode.diagnose.operation_names import (
@@ -32,7 +32,17 @@ def fault(evidence: Evidence) -> tuple[Operation, Fault] | None:
     replay = evidence.replay
     if replay is None or replay.first is None or replay.status == "not-reproduced":
         return None
-    return replay.hidden or replay.first, fault_of(replay.first, replay.hidden)
+    return replay.hidden or replay.first, fault_of(replay.first, replay.hidden, _largest_target(evidence))
+
+
+def _largest_target(evidence: Evidence) -> float:
+    """Return the largest target that is a quantity: the usual one, which no outlier has made."""
+    sizes = [
+        abs(one.usual_greatest if one.usual_greatest is not None else one.greatest or 0.0)
+        for one in targets(evidence)
+        if is_float(one)
+    ]
+    return max(sizes, default=1.0)
 
 
 def undefined_operation(evidence: Evidence) -> Cause | None:
@@ -127,7 +137,7 @@ def _growth(evidence: Evidence, grown: Operation, failed: tuple[Operation, Fault
     if failed is not None and failed[1].kind not in ("overflow", "undefined"):
         return None
     course = trend(evidence)
-    what = fault_of(grown)
+    what = fault_of(grown, needed=_largest_target(evidence))
     end = "" if failed is None else f" `{name_of(failed[0])}` ended beyond the number format with it."
     sentences = [what.sentence + end, _line(grown)]
     confidence = 0.85 if failed is not None else 0.7
