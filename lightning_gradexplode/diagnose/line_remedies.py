@@ -39,8 +39,8 @@ _REMEDIES = {
     "support": "keep values inside of the distribution's support: `value.clamp(1e-6, 1 - 1e-6)` for one from 0 to 1, "
     "`value.clamp(min=1e-6)` for one that is positive",
     "scale": "keep the scale of the distribution above zero: `F.softplus(scale) + 1e-6`",
-    "matrix": "add a small multiple of the identity: `matrix + 1e-4 * scale * torch.eye(n, device=matrix.device)`, with "
-    "the mean of its diagonal as `scale`; in float64 1e-8 is enough",
+    "matrix": "add a small multiple of the identity: `matrix + 1e-4 * scale * torch.eye(n, device=matrix.device)`, "
+    "with the mean of its diagonal as `scale`; in float64 1e-8 is enough",
 }
 
 _BY_WORD = (
