@@ -27,17 +27,17 @@ def _failure(evidence: Evidence, failed: Finding) -> str:
         word = "infinite" if failed.value in (float("inf"), float("-inf")) else "NaN"
         last = f"; one step before it was {before.last:.4g}" if before.last is not None else ""
         start = " at the first step" if not len(loss.before(step)) else ""
-        text = f"At step {step}{_batch(evidence)} the loss is {word}{last or start}."
+        text = f"At step {step}{_batch(evidence, step)} the loss is {word}{last or start}."
     else:
         now = loss.at(step)
         value = f" while the loss is {now:.4g}" if now is not None else ""
         if failed.sign == "nonfinite-gradient":
-            text = f"At step {step}{_batch(evidence)} the gradient is not finite{value}."
+            text = f"At step {step}{_batch(evidence, step)} the gradient is not finite{value}."
         else:
             norm = curve(evidence, "grad_norm").at(step)
             norm_text = f" and the gradient norm {norm:.3g}" if norm is not None else ""
             finite = f": the loss is {now:.4g}{norm_text}" if now is not None else ""
-            text = f"At step {step}{_batch(evidence)} the update made weights that are not finite{finite}."
+            text = f"At step {step}{_batch(evidence, step)} the update made weights that are not finite{finite}."
     if trend(evidence).has_diverged:
         text += f" It was growing before: {_growth_in_numbers(evidence)}."
     return text
@@ -50,7 +50,7 @@ def _growth(evidence: Evidence) -> str:
     )
     if not finding:
         return f"An incident began at step {evidence.step}."
-    text = f"At step {finding[0].step}{_batch(evidence)} {finding[0].message.rstrip('.')}."
+    text = f"At step {finding[0].step}{_batch(evidence, finding[0].step)} {finding[0].message.rstrip('.')}."
     if trend(evidence).has_diverged:
         numbers = _growth_in_numbers(evidence)
         text += f" {numbers[0].upper()}{numbers[1:]}." if numbers else ""
@@ -76,9 +76,10 @@ def _growth_in_numbers(evidence: Evidence) -> str:
     return " and ".join(parts[:2]) or f"the weights are {course.weight_growth:.3g} times as large as at the start"
 
 
-def _batch(evidence: Evidence) -> str:
+def _batch(evidence: Evidence, step: int) -> str:
+    """Return which batch was the one of a step, if that is known; what is kept is the batch of the critical step."""
     batch = evidence.batch
-    if batch is None:
+    if batch is None or step != critical_step(evidence):
         return ""
     rank = "" if batch.rank is None else f" of rank {batch.rank}"
     return f" (batch {batch.batch_idx} of epoch {batch.epoch}{rank})"

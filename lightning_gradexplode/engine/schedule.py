@@ -47,11 +47,11 @@ class LoggingSchedule:
 
     def logs_scalars(self, step: int) -> bool:
         """Return whether scalars that are due at a step are logged, too."""
-        return step <= self._log_until or (step + self._offset) % self._scalars == 0
+        return step <= self._log_until or (self._scalars > 0 and (step + self._offset) % self._scalars == 0)
 
     def logs_histograms(self, step: int) -> bool:
         """Return whether histograms that are due at a step are logged, too."""
-        return step <= self._log_until or (step + self._offset) % self._histograms == 0
+        return step <= self._log_until or (self.has_histograms and (step + self._offset) % self._histograms == 0)
 
     def due(self, step: int) -> tuple[bool, bool]:
         """Return whether scalars and whether histograms are measured at a step."""

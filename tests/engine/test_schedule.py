@@ -64,3 +64,15 @@ def test_a_schedule_without_histograms_says_so() -> None:
     """Then the error gradients of modules are not measured either, not even at the first step."""
     assert LoggingSchedule(scalars=5, histograms=10).has_histograms
     assert not LoggingSchedule(scalars=5, histograms=0).has_histograms
+
+
+@pytest.mark.parametrize(("scalars", "histograms"), [(0, 10), (5, 0), (0, 0)])
+def test_what_is_never_logged_is_not_logged_after_many_findings_either(scalars: int, histograms: int) -> None:
+    """Findings of one kind at each of many steps make an interval of zero no error and no log."""
+    schedule = LoggingSchedule(scalars, histograms)
+    logged = []
+    for step in range(40):
+        schedule.alert(step, ["a sign"])
+        logged.append((schedule.logs_scalars(step), schedule.logs_histograms(step)))
+    assert any(one for one, _ in logged)
+    assert logged[25] == (False, False)
