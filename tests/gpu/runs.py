@@ -58,10 +58,9 @@ class Norms(pl.Callback):
         self.found: dict[int, float | None] = {}
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
-        """Compute the truth."""
-        scale = trainer.scaler.get_scale() if trainer.scaler is not None else 1.0
+        """Compute the truth; a scaler has divided its scale out by now."""
         squares = [one.grad.double().square().sum() for one in pl_module.parameters() if one.grad is not None]
-        self.truths.append(float(torch.stack(squares).sum().sqrt()) / scale)
+        self.truths.append(float(torch.stack(squares).sum().sqrt()))
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """Keep the latest record."""
