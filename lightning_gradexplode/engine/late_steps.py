@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from lightning_gradexplode.engine.after_update import AfterUpdate
-from lightning_gradexplode.engine.before_update import BeforeUpdate
 from lightning_gradexplode.engine.components import Components
+from lightning_gradexplode.engine.decisions import Decisions
+from lightning_gradexplode.engine.gradient_measurement import GradientMeasurement
 from lightning_gradexplode.engine.step import Phase, Step
 from lightning_gradexplode.respond import ExplosionError
 
@@ -16,20 +18,47 @@ class LateSteps:
 
     Args:
         run: The components of the run.
-        before: What happens to a step before the update.
+        measurement: Measures the gradients of a step.
+        decisions: What is decided about it before the update of a step that is not deferred.
         after: What happens to it after the update.
     """
 
-    def __init__(self, run: Components, before: BeforeUpdate, after: AfterUpdate) -> None:
+    def __init__(
+        self, run: Components, measurement: GradientMeasurement, decisions: Decisions, after: AfterUpdate
+    ) -> None:
         self._run = run
-        self._before = before
+        self._measurement = measurement
+        self._decisions = decisions
         self._after = after
+
+    def can_wait(self, step: Step) -> bool:
+        """Return whether an accelerator's numbers can be read after the update; the clip value is set in that case."""
+        run = self._run
+        if self._measurement.module_gradients_due or not run.deferred.is_possible:
+            return False
+        # The update of a step that is not calm is decided by what is found at it.
+        if run.acts and (run.log.incidents.began is not None or not run.guard.accepts(step)):
+            return False
+        if step.state.policy is not None and not run.clipper.set_known_threshold(step):
+            return False
+        if run.deferred.accepts(step, run.clipper.changes_gradients(step)):
+            return True
+        run.clipper.forget_threshold(step)
+        return False
+
+    def start_update(self, step: Step) -> None:
+        """Prepare the update of a step whose numbers are read later."""
+        if step.state.policy is not None:
+            self._run.clipper.clip_on_device(step)
+        if self._run.acts:
+            self._run.guard.arm(step)
+        step.keep_weights(self._run.arguments.update_sample)
 
     def read(self) -> None:
         """Read and detect the steps whose numbers were deferred; those of before are agreed on by that."""
         deferred = self._run.deferred
         for steps in deferred.take():
-            steps = [step for step in steps if step.phase is not Phase.COLLECTING or self._before.resolve(step)]
+            steps = [step for step in steps if step.phase is not Phase.COLLECTING or self.resolve(step)]
             if self._run.agreement.by_notes:
                 self.settle()
             if deferred.has_to_wait(steps):
@@ -62,11 +91,45 @@ class LateSteps:
                     step.add_findings(found)
             self._after.freeze(steps)
 
+    def resolve(self, step: Step) -> bool:
+        """Read the numbers of a step whose optimizer has stepped already, and detect what they show.
+
+        Returns:
+            Whether any process has gradients; else it is no step.
+        """
+        run = self._run
+        step.decided_late = True
+        step.gradients_intact = step.reading.gradients.holds(step.parameters)
+        may_be_clipped = run.clipper.changes_gradients(step)
+        step.state.changes_gradients |= not step.gradients_intact and not may_be_clipped
+        if not self._measurement.read(step):
+            return False
+        is_finite = step.grad_norm is None or math.isfinite(step.grad_norm)
+        if not is_finite and (step.is_guarded or step.is_left_out_unseen):
+            step.update_taken = False
+        if step.parameters.shards.copies is not None and step.update_taken:
+            step.measure_weights()  # a collective, for which no process may wait whose detectors have failed
+        step.measure_gradients(clips_by_value=False)
+        record = step.record()
+        before = run.find(step, record)
+        if before and run.deferred.waits_for_effects and step.parameters.shards.copies is None:  # else a collective
+            step.scalars_due = True  # once something follows from it, the gradients are others
+            step.measure_gradients(clips_by_value=False)
+        self._decisions.set_clip_value(step, record)
+        if step.scalars_due and not may_be_clipped:
+            step.set_unclipped()
+        step.found = before, run.find(step, step.record(), is_over=True)
+        return True
+
+    def act(self, step: Step) -> None:
+        """Log and respond to what was found before the update of a step that is resolved."""
+        self._decisions.decide(step, before_update=step.is_guarded and not step.update_taken)
+
     def _finish(self, steps: Sequence[Step]) -> None:
         try:
             for step in steps:
                 if step.found is not None:
-                    self._before.act(step)
+                    self.act(step)
         except ExplosionError:
             self._after.freeze(steps)
             raise

@@ -1,8 +1,8 @@
 """One training run: what a training loop calls, in the order of a batch, and what is done then.
 
-A step passes through three phases: before the optimizer's update (`engine/before_update.py`), after it, and its end
-(`engine/after_update.py`). On an accelerator, where nothing has to be decided before the update, the numbers are read
-later, and the first phase's decisions are made in the last one.
+A step is measured (`engine/gradient_measurement.py`), decided about (`engine/decisions.py`), and, after the optimizer's
+update, measured again and recorded (`engine/after_update.py`). On an accelerator, where nothing has to be decided
+before the update, the numbers are read and decided about later (`engine/late_steps.py`).
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from torch.optim import LBFGS, Optimizer
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.engine.after_update import AfterUpdate
 from lightning_gradexplode.engine.agreement import raise_together
-from lightning_gradexplode.engine.before_update import BeforeUpdate
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.conflicts import conflicts
+from lightning_gradexplode.engine.decisions import Decisions
 from lightning_gradexplode.engine.failure import never_fatal
+from lightning_gradexplode.engine.gradient_measurement import GradientMeasurement
 from lightning_gradexplode.engine.late_steps import LateSteps
 from lightning_gradexplode.engine.step import Phase, Step
 from lightning_gradexplode.engine.unseen_steps import UnseenSteps
@@ -69,9 +70,10 @@ class TrainingRun:
         except Exception:
             self._stop_listening()
             raise
-        self._before = BeforeUpdate(self._run)
+        self._measurement = GradientMeasurement(self._run)
+        self._decisions = Decisions(self._run, self._measurement)
         self._after = AfterUpdate(self._run)
-        self._late = LateSteps(self._run, self._before, self._after)
+        self._late = LateSteps(self._run, self._measurement, self._decisions, self._after)
         self._unseen = UnseenSteps(loop) if loop.may_step_unseen else None
         self._clips = arguments.clip is not None
         self._open: Step | None = None
@@ -116,12 +118,12 @@ class TrainingRun:
     def batch_started(self, batch: Any, batch_idx: int) -> None:
         """Begin a batch."""
         run, number = self._run, self._loop.step
-        self._before.batch_idx, self._announced, self._inside_step = batch_idx, None, False
+        self._measurement.batch_idx, self._announced, self._inside_step = batch_idx, None, False
         self._in_batch = True
         run.optimizers.refresh()
         scalars_due, histograms_due = run.schedule.due(number)
         due = histograms_due or (run.schedule.has_histograms and run.optimizers.are_new)
-        self._before.module_gradients_due = due
+        self._measurement.module_gradients_due = due
         run.evidence.batch_started(batch, batch_idx, scalars_due)
         if due and (not run.is_automatic or self._loop.completes_step(batch_idx)):
             run.module_gradients.attach(self._loop.loss_scale()[0])
@@ -158,16 +160,16 @@ class TrainingRun:
         if not run.is_automatic:
             if self._open is None:  # the user may clip before the step
                 for state in run.optimizers.states:
-                    self._before.measure_early(state)
+                    self._measurement.measure_early(state)
             return
-        if not self._loop.completes_step(self._before.batch_idx):
+        if not self._loop.completes_step(self._measurement.batch_idx):
             run.evidence.micro_batch_ended(run.window.newest_loss)
             return
         for state in run.optimizers.states:
             if run.responses.adds_gradients and not run.counts_end_of_backward:
-                run.responses.gradients_ready(state.optimizer, self._before.batch_idx)
+                run.responses.gradients_ready(state.optimizer, self._measurement.batch_idx)
             if self._open is None and run.gradients_are_final:
-                self._before.measure_early(state)
+                self._measurement.measure_early(state)
 
     def has_overflowed(self, optimizer: Optimizer) -> bool:
         """Return whether gradients that were measured at the end of the last backward pass are not finite."""
@@ -196,23 +198,23 @@ class TrainingRun:
         if run.deferred.batches:
             self._late.read()
         if run.responses.adds_gradients and (not run.is_automatic or run.counts_end_of_backward):
-            run.responses.gradients_ready(state.optimizer, self._before.batch_idx)
+            run.responses.gradients_ready(state.optimizer, self._measurement.batch_idx)
         if run.deferred.detected and not run.agreement.by_notes and not self._has_graph:
             self._late.settle()
-        step = self._before.collect(state)
+        step = self._measurement.collect(state)
         if step.gathered is not None and run.deferred.found_any(run.agreement):
-            self._before.exchange.receive(step)
+            self._measurement.exchange.receive(step)
             if run.deferred.found_any(run.agreement):  # on all processes then
                 self._late.settle()
-        if not step.parameters.on_host and self._before.can_wait(step):
+        if not step.parameters.on_host and self._late.can_wait(step):
             if step.reading.gradients.any or step.gathered is not None:  # another process may have gradients
-                self._before.start_update(step)
+                self._late.start_update(step)
                 self._open = step
-        elif self._before.read(step):
+        elif self._measurement.read(step):
             if run.deferred.detected:
                 self._late.settle()
             self._open = step
-            self._before.prepare_update(step)
+            self._decisions.prepare_update(step)
 
     @never_fatal
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -264,7 +266,7 @@ class TrainingRun:
             ExplosionError: The run explodes and a response raises it.
         """
         self._in_batch = False
-        if self._before.module_gradients_due:
+        if self._measurement.module_gradients_due:
             self._run.module_gradients.detach()
         if self._open is not None:
             self._close(self._open)
@@ -272,7 +274,7 @@ class TrainingRun:
         if self._unseen is not None:
             self._unseen.batch_ended(bool(steps))
         if not self._run.is_automatic:
-            self._after.set_returned_loss(steps, outputs, self._before.batch_idx)
+            self._after.set_returned_loss(steps, outputs, self._measurement.batch_idx)
         self._run.evidence.inputs = None
         if any(map(_scalars_due, steps)):
             self._after.set_logged_scalars(steps)
@@ -339,8 +341,8 @@ class TrainingRun:
         steps, self._stepped = self._stepped, []
         for step in steps:
             if step.phase is Phase.COLLECTING and is_alone:
-                self._before.resolve(step)
-                self._before.act(step)
+                self._late.resolve(step)
+                self._late.act(step)
         self._after.freeze([step for step in steps if step.phase is not Phase.COLLECTING])
         run = self._run
         run.reporter.publish(run.responses.attempts)
@@ -355,7 +357,7 @@ class TrainingRun:
             self.gradients_ready(optimizer)
         step = self._open
         if step is not None and step.state.optimizer is optimizer and not self.failed:
-            self._before.hold_back(step)
+            self._decisions.hold_back(step)
 
     def _evaluated_again(self, step: Step) -> None:
         """Measure the gradients of a further evaluation of a closure within the same step.
@@ -366,13 +368,13 @@ class TrainingRun:
         step.evaluations += 1
         self._run.window.discard_losses()
         if not isinstance(step.state.optimizer, LBFGS):
-            self._before.measure_again(step)
-        self._before.clip(step, first=False)
+            self._decisions.measure_again(step)
+        self._decisions.clip(step, first=False)
 
     def _close(self, step: Step) -> None:
         """End the step that is open; its weights are measured, and it is finished with its batch."""
         if step.phase is Phase.MEASURED:  # its optimizer was never called
-            self._before.decide(step, before_update=False)
+            self._decisions.decide(step, before_update=False)
         if self._clips:
             self._run.clipper.forget()
         if step.is_guarded:

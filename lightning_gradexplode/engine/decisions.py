@@ -1,0 +1,154 @@
+"""What is decided about a step before the optimizer's update: findings, clip value and response."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from lightning_gradexplode.clip.apply import drop_gradients
+from lightning_gradexplode.detect import NonFiniteGradient
+from lightning_gradexplode.engine.components import Components
+from lightning_gradexplode.engine.gradient_measurement import GradientMeasurement
+from lightning_gradexplode.engine.step import Phase, Step
+from lightning_gradexplode.measure.gradients import norms_of
+from lightning_gradexplode.measure.norms import start_norms
+from lightning_gradexplode.records import Finding, StepRecord
+
+
+class Decisions:
+    """Detects what the loss and the gradients of a step show, clips these, and holds back its update.
+
+    Args:
+        run: The components of the run.
+        measurement: Measures the gradients.
+    """
+
+    def __init__(self, run: Components, measurement: GradientMeasurement) -> None:
+        self._run = run
+        self._measurement = measurement
+
+    def prepare_update(self, step: Step) -> None:
+        """Decide about a step, and prepare its update: clip the gradients, or remove them to hold it back.
+
+        Where the user's own code may still replace gradients that are not finite, `hold_back` decides, by what the
+        optimizer gets.
+        """
+        run, state = self._run, step.state
+        is_finite = step.grad_norm is not None and math.isfinite(step.grad_norm)
+        # A scaler leaves the update out.
+        if not is_finite and run.may_change_gradients and state.has_hooks and not step.reading.has_scale:
+            return
+        self.decide(step)
+        if state.policy is not None and step.skipped_by is None:
+            self.clip(step, first=step.gradients_intact)
+            run.clipper.remember(step)
+        if step.skipped_by is None:
+            step.keep_weights(run.arguments.update_sample)
+        elif not state.has_hooks:
+            drop_gradients(state.optimizer)
+
+    def clip(self, step: Step, first: bool) -> None:
+        """Clip the gradients of a step; the update is held back if some processes only have clipped them.
+
+        Args:
+            step: The step.
+            first: As in `GradientClipper.clip`.
+        """
+        if not self._run.clipper.clip(step, first):
+            self._run.responses.hold_back(step, "clip: the clip policy has failed on some processes only")
+
+    def hold_back(self, step: Step) -> None:
+        """Remove the gradients of an update that is held back, right before it."""
+        if step.phase is Phase.MEASURED:
+            now = norms_of(step.parameters, step.parameters.gradients, step.scale)
+            if math.isfinite(now.total):  # cleaned since; else a clip by norm may have spread NaN to all gradients
+                step.set_gradient_norms(now)
+            self.decide(step)
+            step.keep_weights(self._run.arguments.update_sample)
+        elif self._run.acts and self._run.may_change_gradients and step.skipped_by is None:
+            self._look_again(step)
+        if step.skipped_by is not None:
+            drop_gradients(step.state.optimizer)
+
+    def _look_again(self, step: Step) -> None:
+        """Respond to gradients that the user's own code has made NaN or infinite since they were measured."""
+        run, gradients = self._run, step.parameters.gradients
+        if step.phase is Phase.COLLECTING or step.evaluations > 1:
+            return
+        changed = not step.reading.gradients.holds(step.parameters)
+        is_spoiled = changed and not math.isfinite(start_norms(gradients).norms().total)
+        if run.is_distributed:
+            is_spoiled = bool(run.exchange.agree(np.array([float(is_spoiled)])).any())
+        if is_spoiled:
+            step.set_gradient_norms(norms_of(step.parameters, gradients, step.scale))
+            findings = step.state.detectors.look_again(step.record(), NonFiniteGradient.sign)
+            self._add_findings(step, findings, before_update=True)
+            run.responses.respond(step, findings, before_update=True)
+
+    def measure_again(self, step: Step) -> None:
+        """Replace the gradient norms of a step, and hold back its update if they are not finite any more."""
+        step.measure_again()
+        if self._run.acts and step.skipped_by is None:
+            self._run.responses.respond(step, (), before_update=True)
+
+    def decide(self, step: Step, before_update: bool = True) -> None:
+        """Detect what a step's loss and gradients show, and decide clip value and response."""
+        run, state = self._run, step.state
+        algorithm = step.clip_algorithm if state.policy is None else state.policy.algorithm
+        by_value = algorithm == "value"
+        if step.found is None:
+            if state.detectors.wants_start:
+                step.measure_start()
+            if step.scalars_due or by_value:
+                step.measure_gradients(by_value)
+        record = step.record()
+        findings = self._findings(step, record, before_update, by_value)
+        if step.histograms_due or self._measurement.module_gradients_due:  # a report compares with the run's first step
+            step.measure_gradient_histograms()
+        if algorithm is not None and step.found is None:
+            self.set_clip_value(step, step.record() if findings else record)
+        step.phase = Phase.DECIDED  # a response may raise
+        if run.acts or findings:
+            run.responses.respond(step, findings, before_update)
+
+    def _findings(self, step: Step, record: StepRecord, before_update: bool, by_value: bool) -> Sequence[Finding]:
+        """Detect what a step's loss and gradients show, and collect the evidence of it."""
+        run = self._run
+        shared_rank = None if record.rank is None else run.evidence.shared_rank(record)
+        findings: Sequence[Finding]
+        if step.found is not None:
+            findings = run.agreement.counted(step.found[0])
+        elif run.is_distributed:
+            findings = run.find(step, record)
+        else:
+            detectors = step.state.detectors
+            findings = detectors.begin(record)
+            if detectors.failures:
+                step.state.log_failures()
+        if findings:
+            try:
+                self._add_findings(step, findings, before_update, by_value)
+            except Exception:
+                if shared_rank is not None:
+                    run.exchange.withdraw_from_agreement(1)
+                raise
+        if shared_rank is not None:
+            run.evidence.share(run.exchange, shared_rank)
+        return findings
+
+    def set_clip_value(self, step: Step, record: StepRecord) -> None:
+        """Determine the clip value of a step, and the share of recent steps that were clipped."""
+        if step.state.policy is not None:
+            self._run.clipper.set_threshold(step, record)
+        if step.clip_algorithm is not None:
+            self._run.clipper.set_clip_rate(step)
+
+    def _add_findings(
+        self, step: Step, findings: Sequence[Finding], before_update: bool, by_value: bool = False
+    ) -> None:
+        run = self._run
+        new = run.add_findings(step, findings)
+        step.measure_gradients(by_value)  # after a finding everything is due
+        run.evidence.add(step, new, run.log.incidents.began, before_update)

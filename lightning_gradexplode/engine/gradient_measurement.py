@@ -1,0 +1,116 @@
+"""The gradients of a step: measured at the end of the backward pass or before the update, read, and exchanged."""
+
+from __future__ import annotations
+
+from lightning_gradexplode.engine.components import Components
+from lightning_gradexplode.engine.device_exchange import DeviceExchange
+from lightning_gradexplode.engine.optimizer_state import OptimizerState
+from lightning_gradexplode.engine.step import Phase, Step
+
+
+class GradientMeasurement:
+    """Begins a step with the measurement of its gradients, and reads their norms and the loss.
+
+    Args:
+        run: The components of the run.
+
+    Attributes:
+        exchange: Exchanges the numbers of steps on their devices.
+        batch_idx: Index of the current batch.
+        module_gradients_due: Whether error gradients of modules are measured in the current batch.
+    """
+
+    def __init__(self, run: Components) -> None:
+        self._run = run
+        self.exchange = DeviceExchange(run)
+        self.batch_idx = 0
+        self.module_gradients_due = False
+        # The user's own loop may change the gradients between the backward pass and the step.
+        self._may_be_clipped = not run.is_automatic or run.counts_end_of_backward
+
+    def measure_early(self, state: OptimizerState) -> None:
+        """Start to measure the gradients of an optimizer at the end of the backward pass.
+
+        On the host, where nothing could run beside it, they are measured once the optimizer is about to get them
+        instead, if they are the same then.
+        """
+        run, may_be_clipped = self._run, self._may_be_clipped
+        if state.is_on_host and not may_be_clipped and run.loop.loss_scale()[0] is None:
+            return
+        number, parameters = run.loop.step, state.parameters()
+        run.window.measure_early(
+            state.optimizer, parameters, as_torch_does=not may_be_clipped and self._reuses_norm(state)
+        )
+        # On an accelerator the details would have to be waited for.
+        if may_be_clipped and (parameters.on_host or state.changes_gradients):
+            scalars_due, histograms_due = run.schedule.due(number)
+            if scalars_due or self.module_gradients_due:
+                histograms_due = histograms_due or self.module_gradients_due
+                run.window.measure_details_early(state.optimizer, parameters, histograms_due)
+
+    def collect(self, state: OptimizerState) -> Step:
+        """Begin a step: start the measurement of its gradients, unless they were measured early."""
+        run, number = self._run, self._run.loop.step
+        try:
+            parameters = state.parameters()
+            as_torch_does = state.policy is not None and self._reuses_norm(state)
+            reading = run.window.close(state.optimizer, parameters, as_torch_does)
+        except Exception:
+            run.exchange.withdraw(packs_gradients=True)  # the other processes wait for this one
+            raise
+        step = Step(state, parameters, reading, number, *run.schedule.due(number))
+        step.batch_idx, step.epoch, step.skipped_steps = self.batch_idx, run.loop.epoch, run.responses.skipped
+        step.inputs = run.evidence.inputs_of_step()
+        if self._may_be_clipped:
+            step.gradients_intact = reading.gradients.holds(parameters)
+            state.changes_gradients |= not step.gradients_intact
+        if state.policy is None:
+            step.clip_val, algorithm = run.loop.clip_setting
+            step.clip_algorithm = None if step.clip_val is None else algorithm
+        if run.is_distributed and not parameters.on_host:
+            self.exchange.start(step, self.module_gradients_due)
+        return step
+
+    def read(self, step: Step) -> bool:
+        """Read the numbers of a step, and exchange them with the other processes.
+
+        Returns:
+            Whether any process has gradients.
+        """
+        run, exchange, reading, shards = self._run, self._run.exchange, step.reading, step.parameters.shards
+        measures_modules = self.module_gradients_due
+        if step.gathered is not None:
+            has_gradients, measures_modules = self.exchange.read(step)
+        else:
+            try:
+                local, own_loss = reading.gradients.norms(step.gradients_intact), reading.loss
+                scale = None
+                if reading.has_scale:
+                    scale, step.scale = reading.scale, reading.scale_in_memory
+            except Exception:
+                exchange.withdraw(packs_gradients=True)
+                raise
+            has_gradients = reading.gradients.any
+            step.loss, step.loss_scale = own_loss, scale
+            if run.is_distributed:
+                note = run.agreement.note(measures_modules)
+                shared = exchange.exchange(own_loss, self.batch_idx, has_gradients, shards.packed_norms(local), note)
+                measures_modules = run.agreement.receive(shared.notes, run.optimizers.states)
+                local = local if shards.copies is None else shards.unpacked_norms(shared.packed)
+                loss, has_gradients = shared.loss, shared.has_gradients
+                step.batch_idx, step.rank, step.loss = loss.batch_idx, loss.rank, loss.value
+            step.set_gradient_norms(local)
+        step.phase = Phase.MEASURED
+        if has_gradients and measures_modules:
+            step.module_gradients = run.module_gradients.take()
+            if run.is_automatic:
+                run.module_gradients.detach()
+        return has_gradients
+
+    def _reuses_norm(self, state: OptimizerState) -> bool:
+        """Return whether to measure by torch's own kernel: the loop will clip by its norm, and nothing is logged."""
+        run = self._run
+        if run.arguments.clip is None or not run.clipper.expects_norm_clipping(state):
+            return False
+        scalars_due, _ = run.schedule.due(run.loop.step)
+        return not scalars_due and not run.deferred.expects(state.parameters())
