@@ -1,0 +1,24 @@
+"""What happened, in sentences."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lightning_gradexplode.diagnose.summary import what_happened
+from lightning_gradexplode.records import BatchFacts, Severity
+from tests.diagnose.evidence import NAN, failed, finding
+
+
+def test_the_batch_stands_beside_the_step_that_it_belongs_to() -> None:
+    """The batch of the critical step is named with that step."""
+    evidence = failed(8, batch=BatchFacts(batch_idx=3, epoch=2))
+    assert "At step 8 (batch 3 of epoch 2)" in what_happened(evidence)
+
+
+def test_no_batch_stands_beside_an_earlier_step() -> None:
+    """Where a warning came first, the batch of the later, critical step is not said to be the warning's."""
+    evidence = failed(28, batch=BatchFacts(batch_idx=28, epoch=0))
+    warning = finding("nonfinite-loss", 8, Severity.WARNING, value=NAN)
+    text = what_happened(replace(evidence, findings=(warning, *evidence.findings)))
+    assert text.startswith("At step 8 the loss is NaN")
+    assert "batch 28" not in text
