@@ -23,7 +23,6 @@ from lightning_gradexplode.diagnose.replay import (
     line_search,
     replay_step,
     run_experiments,
-    size_of,
 )
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step import Step
@@ -175,9 +174,7 @@ class IncidentReplays:
                 again, replay = as_now, other
         if again.is_updated and failed is not None and replay.status == "not-possible":
             replay = dataclasses.replace(replay, reason=f'{replay.reason}; on_explosion="skip" would have kept them')
-        replay = _from_rank(replay, record.rank)
-        kept = inputs.batch.size + (0 if inputs.weights is None else size_of(inputs.weights))
-        self.replay = dataclasses.replace(replay, kept_bytes=kept)
+        replay = self.replay = _from_rank(replay, record.rank)
         if again.is_updated or replay.status in ("not-possible", "not-reproduced"):
             return
         self._run_experiments(step, again, outlier_rows, before=None if before_update else inputs.weights)

@@ -139,10 +139,9 @@ def _with_totals(known: FieldFacts, field: Field, usual: UsualField | None) -> F
         is_integral=found.are_whole,
         most_common=common,
         most_common_share=share,
-        zero_share=found.zeros / found.elements,
     )
 
 
 def _with_rows(known: FieldFacts, field: Field, usual: UsualField | None) -> FieldFacts:
     rows = scan_rows(field, usual.largest if usual is not None else None)
-    return replace(known, nonfinite_rows=rows.nonfinite, outlier_rows=rows.outliers, constant_rows=rows.constant)
+    return replace(known, nonfinite_rows=rows.nonfinite, outlier_rows=rows.outliers)

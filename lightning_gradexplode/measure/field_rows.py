@@ -30,12 +30,10 @@ class Rows:
     Args:
         nonfinite: Rows with a NaN or infinite element.
         outliers: Rows whose largest absolute value is far above that of the others and of earlier batches.
-        constant: Rows of more than one element that are all the same.
     """
 
     nonfinite: tuple[int, ...] = ()
     outliers: tuple[int, ...] = ()
-    constant: tuple[int, ...] = ()
 
 
 def scan_rows(field: Field, usual_largest: float | None) -> Rows:
@@ -48,15 +46,11 @@ def scan_rows(field: Field, usual_largest: float | None) -> Rows:
     if not field.has_rows or not any(part.numel() for part in field.tensors):
         return Rows()
     found = [_row_values(part) for part in map(real_view, field.tensors)]
-    bad, peaks, constant = (torch.cat(column) for column in zip(*found, strict=True))
+    bad, peaks = (torch.cat(column) for column in zip(*found, strict=True))
     others = peaks[peaks > 0]
     is_comparable = len(others) > (_FEW_ROWS if usual_largest is None else 0)
     reference = max(float(others.median()), usual_largest or 0.0) if is_comparable else math.inf
-    return Rows(
-        nonfinite=_named(bad, field),
-        outliers=_named(peaks > OUTLIER * reference, field),
-        constant=_named(constant, field) if field.rows is None else (),
-    )
+    return Rows(_named(bad, field), _named(peaks > OUTLIER * reference, field))
 
 
 def most_common(field: Field, known: Totals) -> tuple[float, float]:
@@ -76,18 +70,15 @@ def most_common(field: Field, known: Totals) -> tuple[float, float]:
     return float(values[each.argmax()]), float(each.max()) / chosen.numel()
 
 
-def _row_values(tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return for each row whether it has a non-finite element, its largest absolute value, and if it is constant."""
+def _row_values(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """Return for each row whether it has a non-finite element, and its largest absolute value."""
     most, columns = chunk_size(tensor), math.prod(tensor.shape[1:])
     bad = torch.zeros(len(tensor), dtype=torch.bool, device=tensor.device)
-    constant = torch.full_like(bad, columns > 1)
     peaks = torch.zeros(len(tensor), dtype=widest_type(tensor.device), device=tensor.device)
     per_block = max(1, most // max(columns, 1))
     for start in range(0, len(tensor) if columns else 0, per_block):
         block = slice(start, start + per_block)
         rows = tensor[block].reshape(-1, columns)
-        first = widened(rows[:, :1])
-        constant[block] &= (first == widened(rows[:, -1:])).view(-1)
         for chunk in torch.split(rows, most, dim=1):
             wide = widened(chunk)
             least, greatest = torch.aminmax(wide, dim=1) if columns > 1 else (wide[:, 0], wide[:, 0])
@@ -95,11 +86,9 @@ def _row_values(tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             is_bad = ~torch.isfinite(peak)
             if bool(is_bad.any()):
                 peak = torch.where(torch.isfinite(wide), wide, 0.0).abs().amax(dim=1)
-            if bool(constant[block].any()):
-                constant[block] &= (wide == first).all(dim=1)
             bad[block] |= is_bad
             peaks[block] = torch.maximum(peaks[block], peak.to(peaks.dtype))
-    return bad, peaks, constant
+    return bad, peaks
 
 
 def _named(which: Tensor, field: Field) -> tuple[int, ...]:

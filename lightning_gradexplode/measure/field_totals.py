@@ -16,7 +16,7 @@ from lightning_gradexplode.records import FloatArray
 
 SAMPLED = 1 << 16
 """Number of elements that are sampled of a field."""
-TOTALS = 8
+TOTALS = 7
 """Number of values that `totals` returns."""
 
 _RUN = 64
@@ -37,8 +37,8 @@ def totals(values: Tensor) -> Tensor:
         values: Real numbers of any type, at least one.
 
     Returns:
-        Shape ``(8,)``: number of finite elements, of NaN, of zeros and of whole numbers; the least and the greatest
-        finite element; the mean of the finite ones; the sum of their squared differences from it.
+        Shape ``(7,)``: number of finite elements, of NaN and of whole numbers; the least and the greatest finite
+        element; the mean of the finite ones; the sum of their squared differences from it.
     """
     wide = values.to(widest_type(values.device))
     finite = torch.isfinite(wide)
@@ -48,7 +48,6 @@ def totals(values: Tensor) -> Tensor:
     numbers = [
         count,
         torch.isnan(wide).sum(),
-        (wide == 0).sum(),
         ((known == known.round()) & finite).sum(),
         torch.where(finite, wide, math.inf).amin(),
         torch.where(finite, wide, -math.inf).amax(),
@@ -66,7 +65,6 @@ class Totals:
         elements: Number of elements.
         count: Number of finite ones.
         nans: Number of NaN.
-        zeros: Number of exact zeros.
         wholes: Number of whole numbers.
         least: The least finite element, infinity if there is none.
         greatest: The greatest finite element, minus infinity if there is none.
@@ -77,7 +75,6 @@ class Totals:
     elements: int = 0
     count: int = 0
     nans: int = 0
-    zeros: int = 0
     wholes: int = 0
     least: float = math.inf
     greatest: float = -math.inf
@@ -87,8 +84,8 @@ class Totals:
     @classmethod
     def of(cls, elements: int, numbers: FloatArray | Sequence[float]) -> Totals:
         """Build them of a number of elements and the values that `totals` has returned for these."""
-        count, nans, zeros, wholes, *rest = (float(number) for number in numbers)
-        return cls(elements, int(count), int(nans), int(zeros), int(wholes), *rest)
+        count, nans, wholes, *rest = (float(number) for number in numbers)
+        return cls(elements, int(count), int(nans), int(wholes), *rest)
 
     def __add__(self, other: Totals) -> Totals:
         """Combine the totals of two sets of elements (Chan, Golub and LeVeque 1983, equations 2.1)."""
@@ -103,7 +100,6 @@ class Totals:
             self.elements + other.elements,
             count,
             self.nans + other.nans,
-            self.zeros + other.zeros,
             self.wholes + other.wholes,
             min(self.least, other.least),
             max(self.greatest, other.greatest),
@@ -164,14 +160,14 @@ def _totals(chunk: Tensor) -> Totals:
     wide = widened(chunk)
     some = wide[:_RUN]
     wholes = (wide == wide.round()).sum() if bool((some == some.round()).all()) else some.new_zeros(())
-    found = [*torch.var_mean(wide, correction=0), *torch.aminmax(wide), torch.count_nonzero(wide), wholes]
+    found = [*torch.var_mean(wide, correction=0), *torch.aminmax(wide), wholes]
     numbers = torch.stack([one.to(widest_type(chunk.device)) for one in found]).tolist()
-    variance, mean, least, greatest, nonzeros, wholes = numbers
+    variance, mean, least, greatest, wholes = numbers
     has_underflow = variance < _SMALL_VARIANCE and least != greatest
     if has_underflow or not all(map(math.isfinite, numbers)):
         return Totals.of(chunk.numel(), totals(chunk).tolist())
     count = chunk.numel()
-    return Totals(count, count, 0, count - int(nonzeros), int(wholes), least, greatest, mean, variance * count)
+    return Totals(count, count, 0, int(wholes), least, greatest, mean, variance * count)
 
 
 def real_view(tensor: Tensor) -> Tensor:

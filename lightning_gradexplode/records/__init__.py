@@ -6,7 +6,8 @@ be written and tested with nothing else at hand.
 
 from lightning_gradexplode.records.batch_facts import BatchFacts, FieldFacts
 from lightning_gradexplode.records.combine import combine
-from lightning_gradexplode.records.diagnosis import CAUSE_KINDS, Attempt, Cause, Diagnosis, Evidence, History
+from lightning_gradexplode.records.diagnosis import CAUSE_KINDS, Cause, Diagnosis
+from lightning_gradexplode.records.evidence import Attempt, Evidence, History
 from lightning_gradexplode.records.finding import Finding, Severity
 from lightning_gradexplode.records.histogram import BUCKET_EDGES, Histogram, IntArray
 from lightning_gradexplode.records.module_gradients import FloatArray, ModuleGradients

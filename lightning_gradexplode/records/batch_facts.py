@@ -29,9 +29,6 @@ class FieldFacts:
         is_integral: Whether all finite elements are whole numbers.
         most_common: The most common element of a field of whole numbers, None for others.
         most_common_share: Its share of the elements.
-        zero_share: Share of elements that are exactly zero.
-        constant_rows: The first 32 rows with several elements that are all equal, such as a fully masked sequence or
-            labels that are all ignored.
     """
 
     name: str
@@ -52,8 +49,6 @@ class FieldFacts:
     is_integral: bool = False
     most_common: float | None = None
     most_common_share: float = 0.0
-    zero_share: float = 0.0
-    constant_rows: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,20 +1,12 @@
-"""The evidence of an incident, and its diagnosis."""
+"""The diagnosis of an incident: what happened, and its likely causes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import numpy as np
-import numpy.typing as npt
-
-from lightning_gradexplode.records.batch_facts import BatchFacts
-from lightning_gradexplode.records.finding import Finding
 from lightning_gradexplode.records.html import table
-from lightning_gradexplode.records.replay import Experiments, Replay, UpdateFault
-from lightning_gradexplode.records.run_facts import RunFacts
 from lightning_gradexplode.records.text import printable
 
 if TYPE_CHECKING:
@@ -50,80 +42,6 @@ LEAST_CONFIDENCE = 0.35
 
 SCHEMA_VERSION = 1
 """Version of the layout of ``diagnosis.json``."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class History:
-    """The last steps of one optimizer, oldest first. Values that were not measured are NaN.
-
-    Args:
-        step: Shape ``(steps,)``.
-        values: Arrays of shape ``(steps,)`` by name: ``loss``, ``grad_norm``, ``grad_norm_clipped``, ``clip_val``,
-            ``learning_rate`` (largest of the groups), ``loss_scale``, ``update_taken`` (1 or 0), ``batch_idx``,
-            ``epoch``, ``backward_passes`` (since gradients were cleared), ``micro_batches``, ``update_ratio``,
-            ``weight_norm``, ``severity``, and ``logged/<name>`` for each scalar that the user's module logged.
-        parameters: Names of the parameters.
-        parameter_grad_norm: Shape ``(steps, parameters)``.
-    """
-
-    step: npt.NDArray[np.int64]
-    values: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
-    parameters: tuple[str, ...] = ()
-    parameter_grad_norm: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """An action of a response to an incident, and its outcome.
-
-    Args:
-        step: The step.
-        action: For example ``"skip"``, ``"rollback"``, ``"clip"``.
-        detail: A description in one sentence.
-        helped: Whether 20 steps without a CRITICAL finding followed, None if that is not known yet.
-    """
-
-    step: int
-    action: str
-    detail: str = ""
-    helped: bool | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Evidence:
-    """The evidence of an incident.
-
-    Args:
-        step: The step at which the incident began.
-        now: The step at which it is diagnosed.
-        findings: The findings of the incident, oldest first.
-        run: Facts about the run before its first step.
-        history: The last steps, one entry per optimizer.
-        first: The first steps of the run, at most 16, one entry per optimizer.
-        batch: The batch of the failed step.
-        replay: The result of computing the step again.
-        experiments: Measurements with a copy of the module.
-        attempts: Actions of the responses.
-        weights_are_finite: Whether the weights are finite.
-        update_is_harmless: Whether the step's update cannot reach the weights (gradients zero or missing).
-        later_loss: Median loss of the last steps if at least 20 steps followed `now`; else None.
-        update_fault: The first weight that an update with finite gradients has made non-finite, None if there is none.
-    """
-
-    step: int
-    now: int
-    findings: tuple[Finding, ...] = ()
-    run: RunFacts = field(default_factory=RunFacts)
-    history: tuple[History, ...] = ()
-    first: tuple[History, ...] = ()
-    batch: BatchFacts | None = None
-    replay: Replay | None = None
-    experiments: Experiments | None = None
-    attempts: tuple[Attempt, ...] = ()
-    weights_are_finite: bool = True
-    update_is_harmless: bool = False
-    later_loss: float | None = None
-    update_fault: UpdateFault | None = None
 
 
 @dataclass(frozen=True, slots=True)

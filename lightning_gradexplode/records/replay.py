@@ -151,8 +151,6 @@ class Replay:
         half_precision: Whether an operation computed in half precision.
         operations: Number of operations that were checked.
         seconds: Its duration.
-        kept_bytes: Memory kept for it during the step: the batch and, if they were copied, the weights before the
-            update.
         notes: Differences between the copy and the module, in one sentence each.
     """
 
@@ -173,7 +171,6 @@ class Replay:
     half_precision: bool = False
     operations: int = 0
     seconds: float = 0.0
-    kept_bytes: int = 0
     notes: tuple[str, ...] = ()
 
 
@@ -185,9 +182,8 @@ class Experiments:
         line_search: Pairs of a factor and the loss of the same batch after the step's update times that factor.
         finite_in_float32: Whether the step is finite if computed in float32, for a step in half precision.
         float32_loss: The loss in float32.
-        rows_removed: The rows that were removed for the next three fields.
+        rows_removed: The rows that were removed for the next two fields.
         finite_without_rows: Whether the step is finite without these rows.
-        loss_without_rows: The loss without these rows.
         grad_norm_without_rows: L2 norm of the gradients without these rows.
         batch_grad_norm: L2 norm of the gradients of this batch alone, computed again.
         memory_grad_norm: L2 norm of the gradients in the run, unscaled.
@@ -202,7 +198,6 @@ class Experiments:
     float32_loss: float | None = None
     rows_removed: tuple[int, ...] = ()
     finite_without_rows: bool | None = None
-    loss_without_rows: float | None = None
     grad_norm_without_rows: float | None = None
     batch_grad_norm: float | None = None
     memory_grad_norm: float | None = None

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from lightning_gradexplode.records.diagnosis import Diagnosis, Evidence
+from lightning_gradexplode.records.diagnosis import Diagnosis
+from lightning_gradexplode.records.evidence import Evidence
 from lightning_gradexplode.records.finding import Finding
 from lightning_gradexplode.records.histogram import Histogram
 from lightning_gradexplode.records.html import frame

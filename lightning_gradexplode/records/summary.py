@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from lightning_gradexplode.records.diagnosis import Attempt, Cause, Diagnosis
+from lightning_gradexplode.records.diagnosis import Cause, Diagnosis
+from lightning_gradexplode.records.evidence import Attempt
 from lightning_gradexplode.records.finding import Finding, Severity
 
 

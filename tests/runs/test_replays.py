@@ -112,13 +112,6 @@ def test_the_micro_batch_that_fails_is_replayed_and_not_the_last_one(tmp_path: P
     assert (replay["status"], replay["first"]["name"], replay["first"]["rows"]) == ("reproduced", "sqrt", [2])
 
 
-def test_the_memory_that_is_kept_for_a_replay_is_stated(tmp_path: Path) -> None:
-    """It is that of the batch, whose tensors are shared with the run until the step is judged."""
-    replay = replay_of(Network(), tmp_path)
-
-    assert replay["kept_bytes"] == 8 * 4 * 4 + 8 * 8
-
-
 class Adversarial(Network):
     """Two optimizers in manual optimization, of which the second one meets the fault."""
 
@@ -202,7 +195,6 @@ def test_after_a_warning_a_fault_is_found_although_the_weights_are_lost(tmp_path
     replay = json.loads((tmp_path / "diagnosis.json").read_text())["replay"]
     assert (replay["status"], replay["reason"]) == ("reproduced", "")
     assert (replay["first"]["name"], replay["first"]["rows"]) == ("sqrt", [2])
-    assert replay["kept_bytes"] > sum(one.nbytes for one in module.parameters())
 
 
 def test_weights_that_were_kept_are_released() -> None:

@@ -116,7 +116,6 @@ def _without_rows(variants: Variants, rows: Sequence[int]) -> dict[str, Any]:
     return {
         "rows_removed": tuple(rows),
         "finite_without_rows": result.is_finite,
-        "loss_without_rows": result.loss,
         "grad_norm_without_rows": result.grad_norm,
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import chain
 
 import torch
@@ -33,7 +32,7 @@ def keep_weights(module: nn.Module, most_bytes: int = WEIGHT_BYTES) -> dict[str,
     if any(map(is_lazy, named.values())):
         return None
     tensors = {plain_name(name): one.detach() for name, one in named.items()}
-    size = size_of(tensors)
+    size = sum(one.numel() * one.element_size() for one in tensors.values())
     if size > most_bytes or any(one.is_meta for one in tensors.values()):
         return None
     for device in {one.device for one in tensors.values() if one.device.type == "cuda"}:
@@ -56,8 +55,3 @@ def _sum(tensor: Tensor) -> Tensor:
     real = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
     total = real.sum() if real.is_floating_point() else real.long().sum()
     return total.float().nan_to_num()
-
-
-def size_of(tensors: Mapping[str, Tensor]) -> int:
-    """Return the number of bytes of tensors."""
-    return sum(one.numel() * one.element_size() for one in tensors.values())
