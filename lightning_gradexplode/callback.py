@@ -44,15 +44,16 @@ class GradientExplosionMonitor(RunResults, Callback):
     Args:
         log_every_n_steps: Number of steps between two logs of scalars. None uses the trainer's ``log_every_n_steps``, 0
             disables them. After a finding every step is logged for a while.
-        histogram_every_n_steps: The same for histograms. None is every tenth log of scalars, 0 disables them.
+        histogram_every_n_steps: Number of steps between two logs of histograms. None is every tenth log of scalars, 0
+            disables them.
         per_parameter: Whether to log the scalars of each parameter in addition to those of the whole model.
         include: Name patterns (``fnmatch``) of the parameters whose histograms and scalars are logged.
         exclude: Name patterns of parameters whose histograms and scalars are not logged. They count in the totals.
         detectors: The detectors of explosions. None uses `lightning_gradexplode.default_detectors`.
         ignore: Signs that are not detected, such as ``"stalled-loss"``.
-        clip: Clip the gradients: by a constant norm, by a threshold that follows the run (``"auto"``), or by a
-            `ClipPolicy`. The value is written to ``trainer.gradient_clip_val`` for the same step; the previous value is
-            restored after ``fit``.
+        clip: How the gradients are clipped: by a constant norm, by a threshold that adapts to the run (``"auto"``), or
+            by a `ClipPolicy`; None does not clip. The value is assigned to ``trainer.gradient_clip_val`` for the same
+            step; the user's own is restored after ``fit``.
         on_explosion: What to do at a critical finding: ``"warn"``, ``"skip"`` (`SkipStep`), ``"reduce-lr"``
             (`ReduceLearningRate`), ``"rollback"`` (`Rollback`), ``"checkpoint"`` (`SaveCheckpoint`), ``"stop"``,
             ``"raise"``, a `Response`, or a list of these: each acts if those before it did not help. ``"skip"``,
@@ -63,8 +64,8 @@ class GradientExplosionMonitor(RunResults, Callback):
         report: Whether to write findings, diagnosis and up to 512 of the last steps to ``<log dir>/gradexplode`` at a
             critical finding; ``"always"`` also writes a report of healthy runs; a path sets another folder.
         update_sample: Number of weights, the same at each step, from which ``update_ratio`` is estimated: for models
-            with too little memory for a second copy of all weights at logged steps. 10,000 weights estimate it to about
-            1 %. Histograms of updates are not logged then. None compares all weights.
+            with too little memory for a second copy of all weights at logged steps. The error is about 1 % with 10,000
+            weights. Histograms of updates are not logged then. None compares all weights.
 
     Raises:
         TypeError: An argument is of a type that is not accepted.

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightning_gradexplode.records import Evidence, Finding, ReportContent, Severity
+from lightning_gradexplode.records import Evidence, Finding, ReportContent, Severity, UpdateFault
 from lightning_gradexplode.report import page, plotly_base, read_report, write_report, write_steps
 from tests.report import examples
 
@@ -205,6 +205,18 @@ def test_text_of_users_is_never_markup(tmp_path: Path, monkeypatch: pytest.Monke
     reader.feed(text)
     assert HOSTILE in reader.text
     assert all(source.startswith("data:") for source in reader.sources)
+
+
+def test_a_page_shows_the_weight_that_an_update_has_lost(tmp_path: Path) -> None:
+    """It has the weight before the update, its gradient, and the optimizer's state for it."""
+    content, state = examples.half_precision(), {"exp_avg_sq": 0.0, "step": 64.0}
+    fault = UpdateFault("blocks.0.weight", "float16", 0, 3, math.inf, 0.125, 2e-5, state)
+    write_report(tmp_path, replace(content, evidence=replace(content.evidence, update_fault=fault)))
+    reader = Reader()
+    reader.feed((tmp_path / "index.html").read_text())
+    text = " ".join(reader.text.split())
+    assert "made 3 elements of blocks.0.weight (float16) NaN or infinite" in text
+    assert "Weight before0.125 Gradient2e-05 Weight afterinf exp_avg_sq0 step64" in text
 
 
 def test_without_plotly_the_page_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
