@@ -166,13 +166,15 @@ class GradientWatch(StepEventsResults):
         if self._events is None or not isinstance(loss, Tensor) or not loss.requires_grad:
             return
 
+        number = loss.detach()  # a hook that referred to the loss itself would keep it, and its graph, for ever
+
         def value(index: int, gradient: Tensor) -> Tensor | None:
-            if loss.numel() != 1:
+            if number.numel() != 1:
                 return None
             scale = self._loop.loss_scale()[0]
             if not self._scale_is_checked:
                 self._check_scale(gradient, scale)
-            return loss.detach() if scale is None else loss.detach() * scale.to(loss.device)
+            return number if scale is None else number * scale.to(number.device)
 
         self._events.expect_backward([loss], value)
 

@@ -65,8 +65,8 @@ class GradientExplosionTrainerCallback(StepEventsResults, TrainerCallback):  # t
             loss: The loss.
         """
         if self._events is not None and loss.requires_grad:
-            self._own_loss = True
-            self._events.expect_backward([loss], lambda _, gradient: self._counted(loss.detach() * gradient))
+            self._own_loss, value = True, loss.detach()
+            self._events.expect_backward([loss], lambda _, gradient: self._counted(value * gradient))
 
     # The Trainer's events, in the order of a run.
 
@@ -159,11 +159,13 @@ class GradientExplosionTrainerCallback(StepEventsResults, TrainerCallback):  # t
         if not model.training or not torch.is_grad_enabled() or self._events is None:
             return
         loss, tensors = loss_in(output), tensors_in(output)
+        # Hooks that referred to the tensors themselves would keep them, and their graph, for ever.
+        values = [one.detach() if one is loss else None for one in tensors]
 
         def contribution(index: int, gradient: Tensor) -> Tensor | None:
             # The Trainer's own loss, and so its gradient here, is this one divided, and scaled by a gradient scaler.
-            is_loss = tensors[index] is loss and not self._own_loss
-            return self._counted(tensors[index].detach() * gradient) if is_loss else None
+            value = None if self._own_loss else values[index]
+            return None if value is None else self._counted(value * gradient)
 
         self._events.expect_backward(tensors, contribution)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,24 @@ def test_a_batch_of_nan_does_not_reach_the_weights(on_explosion: str) -> None:
     assert watch.should_stop == (on_explosion == "stop")
     assert diagnosis is not None
     assert diagnosis.causes[0].kind == "nonfinite-input"
+
+
+def test_no_loss_outlives_its_step() -> None:
+    """The hook of a loss does not keep it, and with it the graph of its step."""
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    watch = GradientWatch(model, optimizer, report=False)
+    losses = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = model(torch.ones(2, 4)).square().mean()
+        watch.loss(loss)
+        loss.backward()
+        optimizer.step()
+        losses.append(weakref.ref(loss))
+    del loss
+    assert not any(one() is not None for one in losses)
+    watch.close()
 
 
 def test_a_step_that_the_scaler_leaves_out_is_seen() -> None:

@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import pickle
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -275,6 +276,25 @@ def test_a_loss_of_ones_own(announced: bool, tmp_path: Path, caplog: pytest.LogC
     losses = [loss for _, _, loss in witness.recorded]
     assert losses == (pytest.approx(logged, rel=1e-4, abs=ROUNDING) if announced else [None] * 8)
     assert len([one for one in caplog.messages if "call loss()" in one]) == (0 if announced else 1)
+
+
+@pytest.mark.parametrize("announced", [False, True])
+def test_no_output_outlives_its_step(announced: bool, tmp_path: Path) -> None:
+    """The hooks of a model's outputs and of a loss do not keep them, and with them the graphs of their steps."""
+    monitor = GradientExplosionTrainerCallback(report=False)
+    outputs: list[weakref.ref[Tensor]] = []
+
+    class Watched(transformers.Trainer):  # type: ignore[misc]
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            output = model(**inputs)
+            if announced:
+                monitor.loss(output.loss)
+            outputs.extend(map(weakref.ref, (output.loss, output.logits)))
+            return output.loss
+
+    train(tmp_path, monitor, kind=Watched)
+    assert len(outputs) == 16
+    assert not any(one() is not None for one in outputs)
 
 
 def test_label_smoothing_and_evaluation_do_not_disturb_the_norm(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Run by ``torchrun`` as ``worker.py KIND OUT``; each process writes what its moni
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -16,6 +17,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+# Where it is first imported once a process group exists, its default arguments keep the group for ever.
+import torch.distributed.nn.functional
 from torch import Tensor, nn
 
 from lightning_gradexplode import FabricWatch, GradientWatch
@@ -213,6 +217,10 @@ def main(kind: str, out: Path) -> None:
     }
     (out / f"{dist.get_rank()}.json").write_text(json.dumps(content))
     dist.barrier()
+    # The threads of the group end with it only if nothing holds it, as a model does. If one of them released a tensor
+    # of a collective while the interpreter ends, the process would be aborted.
+    del watch
+    gc.collect()
     dist.destroy_process_group()
 
 
