@@ -128,7 +128,7 @@ class Components:
             evidence=evidence,
             log=log,
             reporter=IncidentReporter(loop, reports, log, evidence, loggers, console, acting),
-            module_gradients=ModuleGradientProbe(loop.module, loop.process_group),
+            module_gradients=ModuleGradientProbe(loop.module, loop.process_group, loop.is_compiled),
         )
 
     def find(self, step: Step, record: StepRecord, is_over: bool = False) -> list[Finding]:

@@ -77,7 +77,7 @@ class TrainingRun:
         self._unseen = UnseenSteps(loop) if loop.may_step_unseen else None
         self._clips = arguments.clip is not None
         self._open: Step | None = None
-        self._in_batch = self._inside_step = self._has_graph = self._end_is_due = False
+        self._in_batch = self._inside_step = self._has_graph = self._end_is_due = self._is_unannounced = False
         self._announced: Optimizer | None = None
         self._stepped: list[Step] = []
         self._run.responses.start()
@@ -115,18 +115,40 @@ class TrainingRun:
     # What a training loop calls, in the order of a batch.
 
     @never_fatal
-    def batch_started(self, batch: Any, batch_idx: int) -> None:
-        """Begin a batch."""
+    def batch_expected(self) -> None:
+        """Measure error gradients of modules from the coming forward pass on, if they are due.
+
+        For loops in which a batch is known to have begun only when its forward pass is over.
+        """
+        if self._modules_are_due(self._run.schedule.due(self._loop.step)[1]):
+            self._run.module_gradients.attach(self._loop.loss_scale()[0])
+
+    @never_fatal
+    def batch_started(self, batch: Any, batch_idx: int, forward_is_over: bool = False) -> None:
+        """Begin a batch.
+
+        Args:
+            batch: The batch.
+            batch_idx: Its index.
+            forward_is_over: Whether its forward pass was computed already, after a call of `batch_expected`.
+        """
         run, number = self._run, self._loop.step
         self._measurement.batch_idx, self._announced, self._inside_step = batch_idx, None, False
         self._in_batch = True
         run.optimizers.refresh()
         scalars_due, histograms_due = run.schedule.due(number)
-        due = histograms_due or (run.schedule.has_histograms and run.optimizers.are_new)
-        self._measurement.module_gradients_due = due
+        due = self._measurement.module_gradients_due = self._modules_are_due(histograms_due)
         run.evidence.batch_started(batch, batch_idx, scalars_due)
-        if due and (not run.is_automatic or self._loop.completes_step(batch_idx)):
+        self._is_unannounced = forward_is_over
+        if forward_is_over:
+            if not due:
+                run.module_gradients.detach()
+        elif due and (not run.is_automatic or self._loop.completes_step(batch_idx)):
             run.module_gradients.attach(self._loop.loss_scale()[0])
+
+    def _modules_are_due(self, histograms_due: bool) -> bool:
+        run = self._run
+        return histograms_due or (run.schedule.has_histograms and run.optimizers.are_new)
 
     @never_fatal
     def gradients_cleared(self) -> None:
@@ -155,6 +177,8 @@ class TrainingRun:
         """Measure the gradients, if those of all micro-batches are there and the optimizer gets them as they are."""
         run = self._run
         run.window.backward_passes += 1
+        if self._is_unannounced and self._measurement.module_gradients_due:  # a further micro-batch may follow
+            run.module_gradients.pass_ended()
         if self._unseen is not None:
             self._unseen.backward_ended()
         if not run.is_automatic:

@@ -79,6 +79,11 @@ class TrainingLoop(ABC):
         """Return the fields of `lightning_gradexplode.records.RunFacts` that only the training loop knows."""
         return {}
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the network is called through ``torch.compile``, which hooks of its modules would disturb."""
+        return False
+
     # The optimizer's step.
 
     @property

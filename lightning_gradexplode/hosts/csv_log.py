@@ -14,6 +14,9 @@ class CSVLog:
         folder: Where the file is written; it is created at the first write.
     """
 
+    scalars_only = True
+    """So that nothing is logged about histograms, which nobody has asked this file for."""
+
     def __init__(self, folder: Path) -> None:
         self.path = folder / "gradexplode.csv"
 

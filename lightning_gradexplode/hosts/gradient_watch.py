@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -163,7 +164,12 @@ class GradientWatch(StepEventsResults):
             loss: The loss, before a gradient scaler scales it, with one element. The value of a loss with several
                 elements is not recorded.
         """
-        if self._events is None or not isinstance(loss, Tensor) or not loss.requires_grad:
+        if self._events is None:
+            return
+        if not isinstance(loss, Tensor) or not loss.requires_grad:
+            if not isinstance(loss, Tensor) or torch.is_grad_enabled():
+                got = "detached one" if isinstance(loss, Tensor) else type(loss).__name__
+                self._events.say_once(f"loss() needs the tensor that backward() is called on, got a {got}")
             return
 
         number = loss.detach()  # a hook that referred to the loss itself would keep it, and its graph, for ever

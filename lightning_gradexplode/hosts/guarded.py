@@ -91,6 +91,7 @@ class GuardedLoop(TrainingLoop):
     process_group = _fixed("process_group")
     is_main_process = _fixed("is_main_process")
     is_automatic = _fixed("is_automatic")
+    is_compiled = _fixed("is_compiled")
     gradients_are_final = _fixed("gradients_are_final")
     counts_end_of_backward = _fixed("counts_end_of_backward")
     optimizers = _passed("optimizers")

@@ -65,6 +65,7 @@ class StepEvents:
         self._gradients_before: list[tuple[Tensor | None, int]] = []
         self._evaluating: Optimizer | None = None
         self._awaiting: set[int] = set()
+        self._weight: tuple[Tensor, int] | None = None
         self._scaler_version: int | None = None
         self._said: set[str] = set()
         self._at_exit: Callable[[], None] = _nothing
@@ -77,6 +78,7 @@ class StepEvents:
             self._hooks = [one.register_step_pre_hook(before) for one in optimizers]
             self.run = TrainingRun(arguments, loop, state)
             self._hooks += [one.register_step_post_hook(after) for one in optimizers]
+            self.run.batch_expected()
             this = weakref.ref(self)
             self._at_exit = lambda: _process_ends(this)
             atexit.register(self._at_exit)
@@ -154,7 +156,7 @@ class StepEvents:
         self._batch_idx += 1
         self._in_batch, self._loop.batch_is_known = True, is_known
         if self.run is not None:
-            self.run.batch_started(batch, self._batch_idx)
+            self.run.batch_started(batch, self._batch_idx, forward_is_over=not is_known)
 
     def _end_batch(self) -> None:
         """End a batch, if an optimizer has stepped in it."""
@@ -162,6 +164,8 @@ class StepEvents:
             self._stepped, self._in_batch = set(), False
             self.run.batch_ended()
             self._loop.batches += 1
+            if not self._marks_batches:
+                self.run.batch_expected()
 
     # Backward passes.
 
@@ -179,6 +183,7 @@ class StepEvents:
         if self.run is not None:
             self.run.set_graph(exists=True)
         self._record_left_out_steps()
+        self._look_for_unseen_steps()
         self._gradients_before = self._gradients()
         if self.run is not None:
             if all(gradient is None for gradient, _ in self._gradients_before):
@@ -207,6 +212,7 @@ class StepEvents:
             run.backward_ended()
             self._awaiting = {id(one) for one in self._loop.optimizers}
             self._scaler_version = self._loop.scaler_version
+            self._weight = self._a_weight()
             if optimizer is not None:
                 run.gradients_ready(optimizer)
                 if self._loop.should_stop:
@@ -218,6 +224,21 @@ class StepEvents:
         if self.run is not None:
             for loss in losses:
                 self.run.loss_computed(loss)
+
+    def _a_weight(self) -> tuple[Tensor, int] | None:
+        """Return a weight that has a gradient, and how often it was written to."""
+        groups = [group for optimizer in self._loop.optimizers for group in optimizer.param_groups]
+        weights = (one for group in groups for one in group["params"] if one.grad is not None)
+        return next(((one, version_of(one)) for one in weights), None)
+
+    def _look_for_unseen_steps(self) -> None:
+        """Log that weights were changed since the last backward pass, if no known optimizer has stepped since."""
+        has_stepped = len(self._awaiting) < len(self._loop.optimizers) or self._evaluating is not None
+        if not has_stepped and self._weight is not None and version_of(self._weight[0]) != self._weight[1]:
+            self.say_once(
+                "weights were changed between two backward passes, but not by an optimizer that the monitor was given; "
+                "the steps of another optimizer are not measured, clipped or skipped"
+            )
 
     def _record_left_out_steps(self) -> None:
         """Record the steps that the gradient scaler has left out, for which no hook of the optimizer is called.

@@ -54,6 +54,7 @@ class TorchLoop(TrainingLoop):
         self.batch_is_known = False
         self.should_stop = False
         self._module = _unwrapped(model)
+        self._is_compiled = any(hasattr(one, "_orig_mod") for one in model.modules())
         self._optimizers, self._loggers, self._folder = [_raw(one) for one in optimizers], list(loggers), folder
         self.hidden_gradients = _hidden_gradients(model, optimizers)
         self._scaler, self._replay, self._monitor = scaler, replay, monitor
@@ -64,6 +65,11 @@ class TorchLoop(TrainingLoop):
     def module(self) -> nn.Module:
         """The network."""
         return self._module
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the model that was given is the result of ``torch.compile``."""
+        return self._is_compiled
 
     @property
     def optimizers(self) -> Sequence[Optimizer]:

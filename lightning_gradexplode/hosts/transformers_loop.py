@@ -69,6 +69,11 @@ class TransformersLoop(TorchLoop):
         return 1
 
     @property
+    def is_compiled(self) -> bool:
+        """``torch_compile``."""
+        return bool(self._args.torch_compile) or super().is_compiled
+
+    @property
     def epoch(self) -> int:
         """Index of the current epoch."""
         return int(self._state.epoch or 0)

@@ -130,7 +130,7 @@ class LoggerCollection:
     def _write_histograms(self, adapter: LoggerAdapter, histograms: Mapping[str, Histogram], step: int) -> None:
         if adapter.takes_histograms:
             adapter.histograms(histograms, step)
-        else:
+        elif not getattr(adapter.logger, "scalars_only", False):
             self._warn_once(f"{type(adapter.logger).__name__} does not support histograms; only scalars are logged")
 
     def _each(self, kind: str, write: Callable[[LoggerAdapter], None]) -> None:

@@ -21,7 +21,7 @@ class Panel:
 
     Args:
         title: The first line.
-        sections: Heading, text and largest number of lines of each section.
+        sections: Heading, text and largest number of lines of each section; 0 for a text that stays in one line.
     """
 
     title: str
@@ -41,12 +41,12 @@ class Panel:
             wrapped = textwrap.wrap(
                 text,
                 width=max(width - indent - 1, 20),
-                max_lines=most,
+                max_lines=most or None,
                 placeholder=" \u2026",
                 break_long_words=False,
                 break_on_hyphens=False,
             )
-            for index, line in enumerate(wrapped):
+            for index, line in enumerate(wrapped if most else [text]):
                 yield f"{heading + ':' if index == 0 else '':{indent}}", line
 
     def drawn(self, columns: int) -> str | None:
@@ -90,9 +90,10 @@ def incident_panel(
         ("Do", " ".join(remedies(diagnosis)), 2),
         ("Where", f"{place(diagnosis)}; since {since(diagnosis, findings)}", 1),
         ("Done", done(attempts, responses), 1),
-        ("Report", str(report.page or report.folder) if report else "", 1),
+        ("Report", str(report.page or report.folder) if report else "", 0),
     ]
-    kept = tuple((heading, without_markup(text), most) for heading, text, most in sections if text)
+    plain = (without_markup(text) if most else plain_text(text) for _, text, most in sections)
+    kept = tuple((heading, text, most) for (heading, _, most), text in zip(sections, plain, strict=True) if text)
     return Panel(f"gradexplode {plain_text(title(diagnosis, findings))}", kept)
 
 

@@ -41,9 +41,10 @@ class ModuleGradientProbe:
     Args:
         network: Its modules without children are measured, by their positional inputs and their outputs.
         world: The processes of the run; the measurements are combined over all of them.
+        is_compiled: Whether the network is called through ``torch.compile``.
     """
 
-    def __init__(self, network: nn.Module, world: ProcessGroup) -> None:
+    def __init__(self, network: nn.Module, world: ProcessGroup, is_compiled: bool = False) -> None:
         leaves = ((name, module) for name, module in network.named_modules() if name and _is_leaf(module))
         self._modules = {plain_name(name): module for name, module in leaves}
         self._names = {id(module): name for name, module in self._modules.items()}
@@ -52,9 +53,10 @@ class ModuleGradientProbe:
         weakref.finalize(self, _remove, self._handles)
         self._calls: dict[str, list[ModuleCall]] = {}
         self._running: dict[str, ModuleCall] = {}
+        self._pass_has_ended = False
         self._threshold: float | Tensor = 1.0
         self._is_enabled = True
-        if reason := _reason_against(network):
+        if reason := "the model is compiled" if is_compiled else _reason_against(network):
             self._switch_off(reason)
 
     def attach(self, scale: Tensor | None) -> None:
@@ -74,7 +76,11 @@ class ModuleGradientProbe:
     def detach(self) -> None:
         """Stop measuring, and discard what was measured."""
         _remove(self._handles)
-        self._calls, self._running = {}, {}
+        self._calls, self._running, self._pass_has_ended = {}, {}, False
+
+    def pass_ended(self) -> None:
+        """Replace what was measured by what the next backward pass has, if there is one before `take`."""
+        self._pass_has_ended = True
 
     def take(self) -> ModuleGradients | None:
         """Return what was measured since `attach` or the last `take`, with one collective of several processes.
@@ -124,13 +130,20 @@ class ModuleGradientProbe:
 
             def hook(gradient: Tensor) -> None:
                 if self._handles and not is_captured():
+                    if self._pass_has_ended:
+                        self._drop_measured_calls()
                     with torch.no_grad():
                         measure(gradient.detach())
 
             tensor.register_hook(unserializable_hook(self._guarded(hook)))  # type: ignore[no-untyped-call]
 
     def _is_measuring(self) -> bool:
-        return bool(self._handles) and not torch.compiler.is_compiling() and not is_captured()
+        return bool(self._handles) and not is_captured()
+
+    def _drop_measured_calls(self) -> None:
+        self._pass_has_ended = False
+        for calls in self._calls.values():
+            calls[:] = [call for call in calls if not call.tensors]
 
     def _guarded(self, hook: Callable[..., None]) -> Callable[..., None]:
         """Wrap a hook so that no failure of it ends the forward or backward pass."""
@@ -155,6 +168,8 @@ def _without_reference(hook: Any) -> Callable[..., None]:
     reference = weakref.WeakMethod(hook)
 
     def wrapped(*args: Any) -> None:
+        if torch.compiler.is_compiling():  # first, since the compiler follows what is called here
+            return
         if (bound := reference()) is not None:
             bound.__self__._guarded(bound)(*args)
 

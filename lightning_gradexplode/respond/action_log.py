@@ -32,7 +32,8 @@ class ActionLog:
         """Record an action at the step of `run`."""
         self.attempts = [*self.attempts[-MAX_ATTEMPTS + 1 :], Attempt(run.step, action, detail)]
         if self._repeats.is_due(action, 1 if action == "skip" else SHOWN) and run.loop.is_main_process:
-            logger.warning("gradexplode at step %d: %s%s", run.step, detail, self._repeats.note(action))
+            at = f" at step {run.step}" if run.step >= run.loop.first_step else ""
+            logger.warning("gradexplode%s: %s%s", at, detail, self._repeats.note(action))
 
     def once(self, run: ResponseContext, action: str, detail: str) -> None:
         """Record an action, a refusal or an end, unless the same response logged one of this kind in this incident."""

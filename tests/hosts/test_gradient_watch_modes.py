@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -440,6 +441,67 @@ def test_a_compiled_model_keeps_its_names() -> None:
         assert watch.last is not None
         assert watch.last.parameters == ("0.weight", "0.bias", "2.weight", "2.bias")
         assert recorded(watch) == pytest.approx(exact_norm(model.parameters()), rel=1e-9)
+
+
+@pytest.mark.parametrize("given", ["compiled", "original"])
+@pytest.mark.filterwarnings("ignore:Using `torch.compile:UserWarning")
+def test_a_model_that_must_compile_as_one_graph_does(given: str) -> None:
+    """Nothing of the monitor is traced along with the model, also where the compiled one was not passed to it."""
+    torch.compiler.reset()
+    model = network()
+    compiled: Any = torch.compile(model, backend="eager", fullgraph=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with GradientWatch(compiled if given == "compiled" else model, optimizer, report=False) as watch:
+        explode(watch, compiled, optimizer, 3)
+        assert not watch.failed
+        assert recorded(watch) == pytest.approx(exact_norm(model.parameters()), rel=1e-9)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 10])
+def test_error_gradients_of_modules_do_not_need_a_call_of_batch(micro_batches: int) -> None:
+    """They are measured at the first step, and are those of its last micro-batch, with and without `batch`."""
+
+    def measured(marked: bool) -> list[FloatArray]:
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        with GradientWatch(model, optimizer, report=False) as watch:
+            for batch in batches(micro_batches):
+                if marked:
+                    watch.batch(batch)
+                loss = loss_of(model, batch)
+                watch.loss(loss)
+                loss.backward()  # type: ignore[no-untyped-call]
+            loss_of(model, batch)  # a forward pass without a backward pass
+            optimizer.step()
+            assert watch.last is not None
+            assert watch.last.module_gradients is not None
+            gradients = watch.last.module_gradients
+        return [gradients.calls, gradients.output_norm, gradients.gain]
+
+    for one, other in zip(measured(False), measured(True), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("mistake", ["other optimizer", "number", "detached"])
+def test_what_a_loop_forgot_is_named_once(mistake: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A step of an optimizer that was not given, and a loss without its history, leave one line each."""
+    model = network()
+    given = torch.optim.SGD(model.parameters(), lr=0.01)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01) if mistake == "other optimizer" else given
+    with GradientWatch(model, given, report=False) as watch:
+        for batch in batches(4):
+            optimizer.zero_grad()
+            loss = loss_of(model, batch)
+            passed: Any = {"number": loss.item(), "detached": loss.detach()}.get(mistake, loss)
+            watch.loss(passed)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    lines = {
+        "other optimizer": "not by an optimizer that the monitor was given",
+        "number": "got a float",
+        "detached": "got a detached one",
+    }
+    assert caplog.text.count(lines[mistake]) == 1
 
 
 @pytest.mark.filterwarnings("ignore:.*")

@@ -65,6 +65,13 @@ def test_messages_with_percent_signs(caplog: pytest.LogCaptureFixture) -> None:
     assert "100 % of %d" in caplog.text
 
 
+def test_the_path_of_the_report_is_whole_however_long_it_is() -> None:
+    """It stays in one line, so that it can be copied."""
+    folder = Path("runs", *["a name with  spaces, 40 characters long, " * 3] * 3)
+    panel = incident_panel(DIAGNOSIS, [finding()], report=Report(41, folder, folder / "index.html"))
+    assert str(panel).endswith(f"\n  Report: {folder / 'index.html'}")
+
+
 def test_a_panel_can_be_written_as_json(caplog: pytest.LogCaptureFixture) -> None:
     """Formatters that write all attributes of a record as JSON, as Ray's does, can write those of a panel."""
     Console().incident(DIAGNOSIS, [finding()])
