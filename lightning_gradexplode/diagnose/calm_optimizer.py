@@ -7,13 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from lightning_gradexplode.diagnose.batch import targets
-from lightning_gradexplode.diagnose.causes.optimization import LARGE_UPDATE, rate_remedies, usual_rate
+from lightning_gradexplode.diagnose.causes.optimization import LARGE_UPDATE, usual_rate
 from lightning_gradexplode.diagnose.causes.optimizer import fresh_state
 from lightning_gradexplode.diagnose.causes.precision import SMALLEST_CHANGE, weights_type
 from lightning_gradexplode.diagnose.curves import curve, loss_curve
 from lightning_gradexplode.diagnose.learning import LEARNED_LITTLE, UNLEARNED, learned
 from lightning_gradexplode.diagnose.loop_code import code_of
 from lightning_gradexplode.diagnose.optimizers import keeps_state
+from lightning_gradexplode.diagnose.rate_remedies import first_update_ratio, rate_remedies
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence
 
@@ -72,7 +73,7 @@ def weights_decay(evidence: Evidence) -> Iterator[Cause]:
 
 def new_state_disturbs(evidence: Evidence) -> Iterator[Cause]:
     """Yield the cause if the first steps of an optimizer without state undo what trained weights had learned."""
-    loss, ratio = loss_curve(evidence).finite.value, curve(evidence, "update_ratio").first
+    loss, ratio = loss_curve(evidence).finite.value, first_update_ratio(evidence)
     fresh = [one for one in evidence.run.optimizers if keeps_state(one) and not one.has_state]
     spreads = [one.usual_std or one.std for one in targets(evidence)]
     if not fresh or len(loss) < 8 or ratio is None or len(spreads) != 1 or not spreads[0]:
@@ -109,7 +110,7 @@ def updates_are_rounded_away(evidence: Evidence) -> Iterator[Cause]:
 def rate_too_high_to_learn(evidence: Evidence) -> Iterator[Cause]:
     """Yield the cause if a rate far above the usual moves the weights far, and the loss has come down by little."""
     rate, usual = curve(evidence, "learning_rate").median, usual_rate(evidence.run)
-    first, course = curve(evidence, "update_ratio").first, trend(evidence)
+    first, course = first_update_ratio(evidence), trend(evidence)
     if rate is None or usual is None or first is None or not rate > FAR_ABOVE * usual[1]:
         return
     if first < LARGE_UPDATE or course.weight_growth < 1.5 or not learned(evidence) > LEARNED_LITTLE:
@@ -130,7 +131,7 @@ def rate_too_high_to_learn(evidence: Evidence) -> Iterator[Cause]:
 def first_update_ruins(evidence: Evidence) -> Iterator[Cause]:
     """Yield the cause if the first update multiplies the loss, which does not come back."""
     loss = loss_curve(evidence).finite.value
-    ratio = curve(evidence, "update_ratio").first
+    ratio = first_update_ratio(evidence)
     if len(loss) < 5 or not loss[0] > 0 or ratio is None or ratio < 0.05:
         return
     if loss[1:6].max() < RUINED * loss[0] or loss[1:].min() < 2 * loss[0]:

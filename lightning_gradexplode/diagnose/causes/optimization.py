@@ -6,9 +6,9 @@ import math
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.curves import curve, failing_step, loss_curve
+from lightning_gradexplode.diagnose.rate_remedies import rate_remedies
 from lightning_gradexplode.diagnose.trends import (
     LineSearch,
-    Trend,
     begins_abruptly,
     is_growing,
     line_search,
@@ -22,9 +22,6 @@ USUAL_RATES = {"adam": 0.01, "rmsprop": 0.01, "lion": 0.001, "adagrad": 0.1, "sg
 
 LARGE_UPDATE = 0.1
 """Update over weights from which it is large; usual is 0.001."""
-
-FIRST_UPDATE = 0.01
-"""Ratio of the first update to the weights that most networks bear."""
 
 ENOUGH_ATTEMPTS = 4
 """So many lower rates that ended the same way, each half of the one before, and the rate is not the cause."""
@@ -81,38 +78,6 @@ def _overshoot(search: LineSearch) -> str:
     if search.falls_at_first:
         sentence += f", with {search.best_factor:g} of it to {search.least:.4g}: the step overshoots"
     return f"{sentence}."
-
-
-def rate_remedies(evidence: Evidence, course: Trend) -> tuple[str, ...]:
-    """Return the remedies for a learning rate that is too high: a lower one, a warm-up, clipping."""
-    return (
-        *remedies.lower_rate(evidence, rate_factor(evidence, course)),
-        *remedies.warm_up(evidence),
-        *remedies.clip(evidence),
-    )
-
-
-def rate_factor(evidence: Evidence, course: Trend) -> float:
-    """Return by how much to lower the rate: what the line search has found, else from the size of the updates."""
-    borne, search = _borne_factor(evidence), line_search(evidence)
-    if search is None or not search.overshoots:
-        return min(0.01, max(borne, 1e-4)) if course.update_ratio > 1 else min(0.1, max(borne, 0.01))
-    if search.best_factor > 0:
-        factor = min(0.3, search.best_factor)
-        return math.sqrt(factor * borne) if borne < factor else factor
-    return min(0.003, borne)  # not even a hundredth of the step helps
-
-
-def _borne_factor(evidence: Evidence) -> float:
-    """Return the factor of the rate with which the first update would have been of a size that most networks bear.
-
-    The step that was measured began with weights that others had changed; the first update did not. Momentum makes
-    later ones up to 1 / (1 - momentum) times as large, of which the root is taken.
-    """
-    first = curve(evidence, "update_ratio").first or 0.0
-    momenta = [group.get("momentum", 0.0) for one in evidence.run.optimizers for group in one.groups]
-    most = max((float(one) for one in momenta if isinstance(one, (int, float)) and 0 <= one < 1), default=0.0)
-    return max(FIRST_UPDATE * math.sqrt(1 - most) / first, 1e-8) if first > 0 else 1.0
 
 
 def rate_is_disproved(evidence: Evidence) -> bool:

@@ -16,6 +16,7 @@ from lightning_gradexplode.diagnose.curves import (
 from lightning_gradexplode.diagnose.layers import is_trained
 from lightning_gradexplode.diagnose.loop_code import code_of
 from lightning_gradexplode.diagnose.optimizers import keeps_state, numbers_of
+from lightning_gradexplode.diagnose.rate_remedies import first_update_ratio
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence, OptimizerFacts
 
@@ -101,7 +102,7 @@ def _fresh_on_trained_weights(evidence: Evidence) -> Iterator[Cause]:
         return
     if not (trend(evidence).has_diverged or _weights_fail_first(evidence)):
         return
-    loss, ratio = loss_curve(evidence).first, curve(evidence, "update_ratio").first
+    loss, ratio = loss_curve(evidence).first, first_update_ratio(evidence)
     for one in evidence.run.optimizers:
         if one.has_state or one.steps_taken or not keeps_state(one):
             continue

@@ -9,6 +9,7 @@ from lightning_gradexplode.diagnose.batch import inputs, scale_of, targets
 from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, loss_curve
 from lightning_gradexplode.diagnose.layers import DEEP, first_numbers, gain_of, is_early, layers
 from lightning_gradexplode.diagnose.loop_code import code_of
+from lightning_gradexplode.diagnose.rate_remedies import first_update_ratio
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Activation, Cause, Evidence, ParameterFacts, RunFacts
 
@@ -50,7 +51,7 @@ def _of_first_update(evidence: Evidence) -> Cause | None:
     No eigenvalue of a normal matrix moves by more than the norm of what is added to it (Bauer and Fike, 1960).
     """
     plain = [one for one in recurrent_parameters(evidence.run) if not is_gated(one, evidence.run)]
-    length, ratio = sequence_length(evidence), curve(evidence, "update_ratio").first
+    length, ratio = sequence_length(evidence), first_update_ratio(evidence)
     worst = max(plain, key=lambda one: one.spectral_radius or 0.0, default=None)
     if worst is None or not worst.spectral_radius or worst.spectral_radius > 1 or not length or not ratio:
         return None

@@ -1,0 +1,71 @@
+"""By how much to lower a learning rate that is too high."""
+
+from __future__ import annotations
+
+import math
+
+from lightning_gradexplode.diagnose import remedies
+from lightning_gradexplode.diagnose.curves import curve, history_at_fault
+from lightning_gradexplode.diagnose.optimizers import is_wrapped, numbers_of
+from lightning_gradexplode.diagnose.trends import Trend, initial_weight_norm, line_search
+from lightning_gradexplode.records import Evidence
+
+FIRST_UPDATE = 0.01
+"""Ratio of the first update to the weights that most networks bear."""
+
+
+def rate_remedies(evidence: Evidence, course: Trend) -> tuple[str, ...]:
+    """Return the remedies for a learning rate that is too high: a lower one, a warm-up, clipping."""
+    return (
+        *remedies.lower_rate(evidence, rate_factor(evidence, course)),
+        *remedies.warm_up(evidence),
+        *remedies.clip(evidence),
+    )
+
+
+def rate_factor(evidence: Evidence, course: Trend) -> float:
+    """Return by how much to lower the rate: what the line search has found, else from the size of the updates."""
+    borne, search = _borne_factor(evidence), line_search(evidence)
+    if search is None or not search.overshoots:
+        largest = max(course.update_ratio, first_update_ratio(evidence) or 0.0)
+        return min(0.01, max(borne, 1e-4)) if largest > 1 else min(0.1, max(borne, 0.01))
+    if search.best_factor > 0:
+        factor = min(0.3, search.best_factor)
+        return math.sqrt(factor * borne) if borne < factor else factor
+    return min(0.003, borne)  # not even a hundredth of the step helps
+
+
+def _borne_factor(evidence: Evidence) -> float:
+    """Return the factor of the rate with which the first update would have been of a size that most networks bear.
+
+    The step that was measured began with weights that others had changed; the first update did not. Momentum makes
+    later ones up to 1 / (1 - momentum) times as large, of which the root is taken.
+    """
+    first = first_update_ratio(evidence) or 0.0
+    momenta = [group.get("momentum", 0.0) for one in evidence.run.optimizers for group in one.groups]
+    most = max((float(one) for one in momenta if isinstance(one, (int, float)) and 0 <= one < 1), default=0.0)
+    return max(FIRST_UPDATE * math.sqrt(1 - most) / first, 1e-8) if first > 0 else 1.0
+
+
+def first_update_ratio(evidence: Evidence) -> float | None:
+    """Return the norm of the run's first update over that of the weights before it.
+
+    A run that is logged seldom has not measured it. Then it is computed with the formula of SGD or of Adam, whose first
+    update moves each weight by the learning rate (Kingma and Ba, 2015, section 2.1). For other optimizers it is the
+    first ratio that was measured, None if none was.
+    """
+    ratios, start = curve(evidence, "update_ratio"), evidence.run.first_step
+    measured = ratios.at(start)
+    place, weights = history_at_fault(evidence), initial_weight_norm(evidence)
+    rate, norm = curve(evidence, "learning_rate").at(start), curve(evidence, "grad_norm").at(start)
+    if measured is not None or place is None or place >= len(evidence.run.optimizers) or not weights or not rate:
+        return measured if measured is not None else ratios.first
+    one = evidence.run.optimizers[place]
+    if one.kind == "SGD" and norm is not None:
+        clip = evidence.run.clip_val if evidence.run.clip_algorithm != "value" else None
+        decay = numbers_of(one.groups[0]).get("weight_decay", 0.0) if one.groups else 0.0
+        return rate * (min(norm, clip or math.inf) + decay * weights) / weights
+    if "adam" in one.kind.lower() and not is_wrapped(one) and not one.has_state:
+        count = sum(math.prod(parameter.shape) for parameter in evidence.run.parameters if parameter.optimizer == place)
+        return rate * math.sqrt(count) / weights if count else ratios.first
+    return ratios.first

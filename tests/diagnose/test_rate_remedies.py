@@ -1,0 +1,67 @@
+"""The learning rate that is proposed in place of one that is too high."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_gradexplode.diagnose.rate_remedies import first_update_ratio, rate_factor
+from lightning_gradexplode.diagnose.trends import trend
+from lightning_gradexplode.records import Evidence, OptimizerFacts
+from tests.diagnose.evidence import diverged, growing, history, parameter, run
+
+NAN = math.nan
+
+
+def seldom_logged(kind: str, group: Mapping[str, float], layer: nn.Linear, norm: float) -> Evidence:
+    """Return the evidence of a run whose updates were measured from the third step on only."""
+    quantities = growing(rate=group["lr"])
+    quantities["update_ratio"][:2] = [NAN, NAN]
+    quantities["grad_norm"][0] = norm
+    std = float(layer.weight.detach().square().mean().sqrt())
+    weight = parameter("weight", tuple(layer.weight.shape), std=std)
+    parts = run(parameters=(weight,), optimizers=(OptimizerFacts(kind, (dict(group),)),))
+    recorded = replace(history(quantities), parameters=("weight",))
+    return diverged(run=parts, history=(recorded,))
+
+
+@pytest.mark.parametrize(
+    ("make", "group"),
+    [
+        (torch.optim.SGD, {"lr": 0.5, "momentum": 0.9}),
+        (torch.optim.Adam, {"lr": 0.2, "beta1": 0.9, "beta2": 0.999}),
+        (torch.optim.AdamW, {"lr": 0.2, "weight_decay": 0.0}),
+    ],
+)
+def test_the_first_update_is_known_in_a_run_that_measures_updates_seldom(
+    make: type[torch.optim.Optimizer], group: dict[str, float]
+) -> None:
+    """By the formula of the optimizer; it is the one that the optimizer itself takes."""
+    torch.manual_seed(0)
+    layer = nn.Linear(8, 32, bias=False)
+    options = {name: value for name, value in group.items() if not name.startswith("beta")}
+    optimizer = make(layer.parameters(), **options)
+    layer(torch.randn(16, 8)).square().sum().backward()
+    assert layer.weight.grad is not None
+    evidence = seldom_logged(make.__name__, group, layer, float(layer.weight.grad.norm()))
+    before = layer.weight.detach().clone()
+    optimizer.step()
+    ratio = float((layer.weight.detach() - before).norm() / before.norm())
+    assert first_update_ratio(evidence) == pytest.approx(ratio, rel=1e-3)
+
+
+def test_the_interval_of_logs_does_not_change_the_rate_that_is_proposed() -> None:
+    """A first update of the size of the weights asks for a hundredth of the rate, measured or computed."""
+    layer = nn.Linear(8, 32, bias=False)
+    norm = float(layer.weight.detach().norm())
+    seldom = seldom_logged("SGD", {"lr": 0.5}, layer, 2 * norm)
+    often = seldom.history[0]
+    ratios = often.values["update_ratio"].copy()
+    ratios[:2] = [1.0, 1.0]
+    measured = replace(seldom, history=(replace(often, values={**often.values, "update_ratio": ratios}),))
+    assert rate_factor(seldom, trend(seldom)) == pytest.approx(rate_factor(measured, trend(measured)), rel=1e-3)
