@@ -1,4 +1,4 @@
-"""A size that steps do not exceed any more, since steps of about that size have failed."""
+"""An upper limit of the step size, set after steps of about that size have failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the loss of the last steps says about the steps that were taken."""
+"""The trend of the loss: where it started, how noisy it is, and where it is now."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The largest step that is taken, found by what the loss did after earlier ones."""
+"""Control of the step size by the changes of the loss after earlier steps."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Detector(Stateful, ABC):
         """Return a finding if the step shows the symptom, and record what later steps are compared with.
 
         Args:
-            record: The step. A value in it may be NaN or infinite: never let one into the detector's state.
+            record: The step. A value in it may be NaN or infinite: never store one in the detector's state.
 
         Returns:
             A finding for each step at which the symptom shows, else None; that it is reported once per incident is the

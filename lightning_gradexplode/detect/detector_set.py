@@ -163,7 +163,7 @@ class DetectorSet(Stateful):
         return all(not missing.isdisjoint(detector.reads) for detector in self._waiting)
 
     def switch_off(self, detector: Detector, reason: str) -> None:
-        """Use a detector no more; it is named in `failures`."""
+        """Switch a detector off; it is named in `failures`."""
         self.failures.append((detector.sign, f"is switched off for this fit: {reason}"))
         self.detectors = [other for other in self.detectors if other is not detector]
         self._waiting = [other for other in self._waiting if other is not detector]

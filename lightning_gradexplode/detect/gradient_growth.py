@@ -1,4 +1,4 @@
-"""Gradient norms that leave their usual level, at one step or for good."""
+"""Gradient norms that leave their usual level, at one step or permanently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradients that are next to nothing, or exactly zero."""
+"""Gradients that are close to zero, or exactly zero."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the fields of a batch are for, how they are named in sentences, and on which scale they are."""
+"""The fields of a batch: their purposes, their names in sentences, and their scales."""
 
 from __future__ import annotations
 

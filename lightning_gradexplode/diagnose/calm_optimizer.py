@@ -52,7 +52,7 @@ def epsilon_too_large(evidence: Evidence) -> Iterator[Cause]:
 
 
 def weights_decay(evidence: Evidence) -> Iterator[Cause]:
-    """Yield the cause if a weight decay takes the weights away, and nothing is learned."""
+    """Yield the cause if a weight decay reduces the weights to nothing, and nothing is learned."""
     weights, rate = curve(evidence, "weight_norm").finite, curve(evidence, "learning_rate").median or 0.0
     if not weights.first or (weights.last or 0.0) > 0.3 * weights.first or not learned(evidence) > UNLEARNED:
         return

@@ -1,4 +1,4 @@
-"""What the first operation without a finite result has done wrong, and how its line is put right."""
+"""The fault of the first operation without a finite result, and the correction of its line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layers of a network as it began: the scale of their weights, and whether they were trained before."""
+"""The layers of a network at the start of the run: the scale of their weights, and whether they were trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a run has learned: how far its loss has come down."""
+"""Whether a run has learned: how far its loss has decreased."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a line is put right whose operation has no finite value, or no finite slope, for what it takes."""
+"""Corrections of a line whose operation has no finite value, or no finite slope, for its inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operation of a replay is called, where it ran, and on which scale its inputs are."""
+"""The operations of a replay: their names, where they ran, and the scale of their inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the run went on after what was done about an incident."""
+"""The outcome of the actions of responses: how the run went on after them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a run went up to an incident: what has grown, and whether the last update overshoots."""
+"""The trends of a run before an incident: what has grown, and whether the last update overshoots."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ class AccumulationWindow:
     def _chosen(self, before: GradientReading, now: GradientReading, parameters: ParameterSet) -> GradientReading:
         """Return the reading of before where the user has clipped gradients between the backward pass and the step.
 
-        Gradients that are smaller now were clipped, and the norm before that is the one to know. Where they were not
+        Gradients that are smaller now were clipped, and the norm from before the clipping is used. Where they were not
         finite and are now, or have grown, they were cleaned or added to, and count as they are; where they still are
         not finite, a clip by norm may have spread NaN to all of them. Of sharded gradients each process decides for its
         own shard.

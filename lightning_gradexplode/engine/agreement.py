@@ -26,7 +26,7 @@ _PACKAGE = __name__.partition(".")[0]
 
 
 class Agreement:
-    """Makes all processes go by the same findings and thresholds, with one small collective for each.
+    """Makes all processes use the same findings and thresholds, with one small collective for each.
 
     From equal numbers the package's own parts decide alike. Where a part may fail on one process only, there is a
     collective wherever processes that decide differently would train different weights, or wait for one another. Of the

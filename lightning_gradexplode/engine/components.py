@@ -38,7 +38,7 @@ class Components:
         is_automatic: Whether the loop itself calls backward and the optimizer.
         acts: Whether a response may change the run.
         is_distributed: Whether it has several processes.
-        counts_end_of_backward: What the loop says of itself, looked up once.
+        counts_end_of_backward: The attribute of the loop, which is read once.
         gradients_are_final: The same.
         may_change_gradients: The same.
         optimizers: The optimizers with their states.

@@ -14,7 +14,7 @@ BATCH_BYTES = 1 << 28
 
 
 class DeferredSteps:
-    """Holds the steps of a batch whose numbers are still on their way, until the next one clears its gradients.
+    """Holds the steps of a batch whose numbers are not read yet, until the next batch clears the gradients.
 
     By then an accelerator has the next forward pass to work on. A step can only be deferred where nothing has to be
     decided before its update: where clip values do not depend on the step, and a response that acts has found nothing

@@ -20,7 +20,7 @@ class MayFail(Protocol):
 
     Attributes:
         failed: Whether a call has failed.
-        recorded: Notices calls that are made only to be recorded.
+        recorded: Detects calls that are made only to be recorded.
     """
 
     failed: bool

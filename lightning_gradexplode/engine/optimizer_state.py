@@ -25,7 +25,7 @@ CLIP_RATE_STEPS = 100
 
 
 class OptimizerState:
-    """One optimizer with the state by which its steps are judged.
+    """One optimizer, with the state of its detectors, its clip policy and its history.
 
     Args:
         index: Its place in the training loop's list of optimizers.

@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 def attempt(what: str, collect: Callable[[], T]) -> T | None:
-    """Return what is collected; a failure costs it alone."""
+    """Return what is collected; a failure is logged, and None returned."""
     try:
         return collect()
     except Exception as error:

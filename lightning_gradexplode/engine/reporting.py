@@ -151,7 +151,7 @@ class IncidentReporter:
         return found or (None if self._latest is None else self._latest.largest("grad_norm"))
 
     def _attempt(self, write: Callable[[], T]) -> T | None:
-        """Write something; a failure is logged once, and costs neither the monitor nor the run."""
+        """Write a file; a failure is logged once, and has no other effect."""
         try:
             return write()
         except Exception as error:

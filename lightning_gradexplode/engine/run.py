@@ -49,7 +49,7 @@ class TrainingRun:
 
     Attributes:
         failed: Whether the monitor has failed and is off.
-        recorded: Notices calls that are made only to be recorded.
+        recorded: Detects calls that are made only to be recorded.
     """
 
     def __init__(self, arguments: Arguments, loop: TrainingLoop, state: Mapping[str, Any]) -> None:
@@ -372,7 +372,7 @@ class TrainingRun:
         run.reporter.publish(run.responses.attempts)
         run.reporter.write_steps(run.evidence.evidence(run.responses.attempts), self.diagnosis())
 
-    # The way of one step.
+    # The phases of one step.
 
     @never_fatal
     def _evaluated(self, optimizer: Optimizer) -> None:

@@ -220,7 +220,7 @@ class Step:
         self._put(share_above_one=counts / [max(parameter.numel(), 1) for parameter in self.parameters.tensors])
 
     def _set_maxima(self, maxima: FloatArray) -> None:
-        self.grad_max = float(np.max(maxima, initial=0.0))  # NaN wins over all
+        self.grad_max = float(np.max(maxima, initial=0.0))  # NaN counts as the largest
         self._put(grad_max=maxima)
 
     def measure_gradient_histograms(self) -> None:
@@ -294,7 +294,7 @@ class Step:
         self.weight_count = sum(tensor.numel() for tensor in self.parameters.tensors)
         self._put(weight_norm_before=norms.each)
 
-    # Small things.
+    # Helpers.
 
     def _put(self, **arrays: FloatArray) -> None:
         for quantity, each in arrays.items():

@@ -9,7 +9,7 @@ Hook = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
 class StepHooks:
-    """Stands for an optimizer's ``step`` until it is removed, and calls a hook before and after it.
+    """Replaces an optimizer's ``step`` until it is removed, and calls a hook before and after it.
 
     The hooks are called as those of ``torch.optim.Optimizer`` are. In a copy of the optimizer, and in a pickle of it,
     there is the optimizer's own method.

@@ -21,7 +21,7 @@ LOOKS = 8
 
 
 class UnseenSteps:
-    """Notices that weights change although no optimizer step was seen, and logs it once.
+    """Detects that weights change although no optimizer step was seen, and logs it once.
 
     Such a step can neither be measured nor held back. The version counter of a parameter shows that it was written to,
     at no cost on an accelerator; where it was written to through ``.data``, only the weights show it. These are
@@ -70,7 +70,7 @@ class UnseenSteps:
         return [one for one in self._loop.module.parameters() if one.requires_grad and not is_lazy(one)]
 
     def _measured(self) -> list[float]:
-        """Return a number for each parameter, by which a change of it is noticed."""
+        """Return a number for each parameter, by which a change of it is detected."""
         with torch.no_grad():
             norms = [_norm(local_part(one).detach()) for one in self._parameters()]
         return read(norms).tolist() if norms else []

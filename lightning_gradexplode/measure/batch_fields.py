@@ -88,7 +88,7 @@ def _entries(value: Any) -> list[tuple[str, Any]]:
     if is_dataclass(value):
         return [(field.name, getattr(value, field.name, None)) for field in fields(value)]
     if callable(getattr(value, "to", None)) and hasattr(value, "__dict__"):
-        # Numbers in private attributes are an object's own affair, but graphs keep all their tensors in one.
+        # Numbers in private attributes are internal to an object, but graphs keep all their tensors in one.
         numbers = (Tensor, np.ndarray, int, float)
         return [one for one in vars(value).items() if not (one[0].startswith("_") and isinstance(one[1], numbers))]
     return []

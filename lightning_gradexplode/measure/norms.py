@@ -172,7 +172,7 @@ def _exact_norms(tensors: Sequence[Tensor | None]) -> tuple[FloatArray, FloatArr
             flat = flat_elements(tensor)
             wide = reading.widest_type(flat.device)
             largest = torch.stack(torch.aminmax(flat)).abs().max().to(wide)
-            if reading.is_on_host(flat) and not largest:  # as in parts of a model that are not in use
+            if reading.is_on_host(flat) and not largest:  # as in unused parts of a model
                 values += [largest, largest, largest]
                 continue
             unit = torch.where(torch.isfinite(largest) & (largest > 0), largest, 1.0)

@@ -1,4 +1,4 @@
-"""Optimizers as plain values: class, hyperparameters and how far they have got."""
+"""Optimizers as plain values: class, hyperparameters and number of steps."""
 
 from __future__ import annotations
 

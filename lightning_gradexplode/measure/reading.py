@@ -1,4 +1,4 @@
-"""The only way of numbers from a device to the host: few values, all in one transfer."""
+"""Transfers of numbers from a device to the host: few values, all in one transfer. There are no others."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def untraced(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class RecordedCalls:
-    """Notices calls that are made only to be recorded, and logs once that the monitor does not see what is recorded.
+    """Detects calls that are made only to be recorded, and logs once that the monitor does not see what is recorded.
 
     Args:
         logs: Whether this process logs it.

@@ -47,7 +47,7 @@ def largest_singular_value(matrix: Tensor) -> float:
         return math.nan
     if max(wide.shape) <= LARGEST_EXACT:
         return float(torch.linalg.matrix_norm(wide, 2))
-    # A fixed start, so that the run's random numbers stay where they are.
+    # A fixed start, so that no random number of the run is drawn.
     vector = torch.cos(torch.arange(wide.shape[1], dtype=wide.dtype, device=wide.device) ** 2)
     for _ in range(ITERATIONS):
         vector = wide.T @ (wide @ vector)

@@ -1,6 +1,6 @@
 """What is recorded of a run before its first step: modules, initial weights, optimizers and settings, in plain values.
 
-Nothing of the run changes by it: no hook is set, no random number is drawn and no user code is called.
+Nothing of the run is changed: no hook is set, no random number is drawn and no user code is called.
 """
 
 from __future__ import annotations

@@ -100,8 +100,8 @@ class WeightCopy:
 def _empty_like(flats: Sequence[Tensor]) -> list[Tensor]:
     """Allocate memory for copies of flat tensors.
 
-    On the host as one numpy array, which asks the system for large pages: a copy into fresh small ones takes five times
-    as long (30 MB in 12 ms instead of 2).
+    On the host as one numpy array, for which the system allocates large pages: a copy into fresh small ones takes
+    five times as long (30 MB in 12 ms instead of 2).
     """
     if not all(map(reading.is_on_host, flats)):
         return [torch.empty_like(flat) for flat in flats]

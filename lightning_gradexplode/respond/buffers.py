@@ -131,8 +131,8 @@ class RunningAverages:
     shows in validation first, and stays infinite for ever. The buffers are looked at every `INTERVAL` steps. They are
     copied then where they may be restored, and a copy counts once it is known to be finite.
 
-    Besides running averages, these are the buffers that were written to between two looks. Of them, NaN counts and what
-    is infinite in part, in a buffer that was finite before: a value that is reset to infinity is meant.
+    Besides running averages, these are the buffers that were written to between two checks. Of them, NaN counts, and
+    what is infinite in part in a buffer that was finite before: a value that is reset to infinity is intended.
 
     Args:
         module: The network.
@@ -159,7 +159,7 @@ class RunningAverages:
             now: Whether it is time in any case, and the host may wait.
 
         Returns:
-            Names of those that are not finite, or were not at the last look.
+            Names of those that are not finite, or were not at the last check.
         """
         self._steps += 1
         if not now and self._steps % INTERVAL:

@@ -203,7 +203,7 @@ class ResponseChain:
             if self._run is None or hook not in _CHANGING or place in self._off or self._is_own(place):
                 continue
             if self._fails_on_some(place, self._run) and hook == "gradients_ready":
-                # Gradients that one process has changed and another one has not would part their weights.
+                # Gradients that one process has changed and another one has not would make their weights differ.
                 for group in arguments[0].optimizer.param_groups:
                     for parameter in group["params"]:
                         parameter.grad = None

@@ -1,4 +1,4 @@
-"""Checkpoints of an explosion, and none of it in place of a good one."""
+"""Checkpoints of the states before and at an explosion, and the protection of earlier checkpoints."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class GoodStates:
 
     @property
     def name(self) -> str:
-        """The last good state, in words."""
+        """A description of the last good state."""
         return "at the start of the fit" if not self._good or self.step < 0 else f"after step {self.step}"
 
     def find(self, run: ResponseContext) -> bool:

@@ -1,4 +1,4 @@
-"""Shorter steps for a while, with the schedule's shape kept."""
+"""Reduction of the learning rate for a number of steps, by a factor of the scheduled rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often, and how soon again, a response may act."""
+"""Limits of a response: its number of actions, and the number of steps between two of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Back to a state that was good."""
+"""Rollback: restores the last good state of a run, and continues with a lower learning rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The update that does not happen."""
+"""Skipping of the updates of steps with a critical finding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The responses that end a run, and the one that does nothing."""
+"""The responses that end a run, and the one that only warns."""
 
 from __future__ import annotations
 

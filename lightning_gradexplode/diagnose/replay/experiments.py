@@ -1,4 +1,4 @@
-"""Experiments with a copy of the module, in place of guesses about the cause."""
+"""Experiments with a copy of the module, which distinguish between causes."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def keep_weights(module: nn.Module, most_bytes: int = WEIGHT_BYTES) -> dict[str,
 
 
 def checksums(module: nn.Module) -> tuple[float, ...]:
-    """Return a number for each parameter, buffer and gradient, by which a change is noticed; one read a device."""
+    """Return a number for each parameter, buffer and gradient, by which a change is detected; one read per device."""
     tensors: dict[torch.device, list[Tensor]] = {}
     for one in chain(module.parameters(), module.buffers(), (each.grad for each in module.parameters())):
         if one is not None and one.layout is torch.strided and not one.is_meta:

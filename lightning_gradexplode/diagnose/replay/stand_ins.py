@@ -1,4 +1,4 @@
-"""What a copy of a module meets in place of the trainer, loggers and optimizers of the run."""
+"""Replacements of the run's trainer, loggers and optimizers for a copy of the module."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class ReplayStopped(BaseException):
-    """Raised inside a replayed step to end it; no ``except Exception`` of the user's own code may hold it up.
+    """Raised inside a replayed step to end it; no ``except Exception`` of the user's own code catches it.
 
     Args:
         reason: Why, in one sentence.

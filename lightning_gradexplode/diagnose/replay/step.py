@@ -23,7 +23,7 @@ from lightning_gradexplode.diagnose.replay.random_state import RandomState, rand
 from lightning_gradexplode.diagnose.replay.stand_ins import ReplayStopped
 
 _NO_MEMORY = ("out of memory", "allocate memory")
-"""How torch's errors say that memory has ended, on accelerators and on processors."""
+"""Parts of torch's error messages when memory is exhausted, on accelerators and on processors."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +68,7 @@ class ReplayStep:
         return self.batch.batch if isinstance(self.batch, KeptBatch) else self.batch
 
     def fresh_batch(self) -> Any:
-        """Return containers of the batch's own, with its tensors detached."""
+        """Return a copy of the batch's containers, with its tensors detached."""
         return map_batch(self.kept_batch, _detached)
 
     @property

@@ -56,7 +56,7 @@ _SHARED = (type, types.ModuleType, types.CodeType, torch.dtype, torch.device, to
 _DATA = (Dataset, DataLoader)
 _LOCKS = ("lock", "RLock")
 _BLOCKING = ("_queue", "asyncio", "concurrent", "multiprocessing", "multiprocess", "queue", "subprocess", "threading")
-"""Packages of what other threads and processes work on, for which a copy would wait in vain."""
+"""Packages of what other threads and processes work on, for which a copy would wait forever."""
 _GENERATORS = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)
 
 
