@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from benchmarks.diagnosis.case import Case
 from benchmarks.diagnosis.grading import Grade, run_case, table
@@ -60,7 +60,7 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Train the chosen halves and print a table for each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--half", choices=["tuning", "second", "third", "fourth", "held_out", "both"], default="both")
+    parser.add_argument("--half", choices=[*get_args(Half), "both"], default="both")
     parser.add_argument("--jobs", type=int, default=1, help="number of processes")
     parser.add_argument(
         "--cases", nargs="*", help="also print a line for each case, or for these; not of the half that is kept back"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from pytorch_lightning import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 Fields = tuple[Tensor, ...] | dict[str, Tensor]
@@ -64,7 +64,10 @@ class Case(LightningModule):
     shuffle = True
     lr = 1e-2
     options: Mapping[str, Any] = settings()
-    """Further arguments of the Trainer."""
+    """Further arguments of the Trainer, or of Fabric or the TrainingArguments."""
+    host: Literal["lightning", "plain", "fabric", "transformers"] = "lightning"
+    """The training loop: Lightning's Trainer, a loop of plain PyTorch or with Fabric, or the Trainer of transformers.
+    Outside of Lightning the monitor is told the losses only (`optimize`), and neither batches nor a step function."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()
@@ -106,6 +109,38 @@ class Case(LightningModule):
     def configure_optimizers(self) -> Any:
         """Return Adam."""
         return torch.optim.Adam(self.parameters(), lr=self.lr)
+
+    def optimize(
+        self,
+        model: Any,
+        batch: Any,
+        optimizers: Sequence[Any],
+        watch: Any,
+        backward: Callable[[Tensor], Any],
+    ) -> None:
+        """Take a step in a loop of plain PyTorch or with Fabric.
+
+        Args:
+            model: This module, or what Fabric has made of it.
+            batch: The batch.
+            optimizers: The optimizers.
+            watch: Takes losses before their backward pass by ``watch.loss(loss)``.
+            backward: Runs the backward pass of a loss.
+        """
+        (optimizer,) = optimizers
+        optimizer.zero_grad()
+        loss = model.loss(batch)
+        watch.loss(loss)
+        backward(loss)
+        optimizer.step()
+
+    def scaler_in_loop(self) -> Any:
+        """Return the gradient scaler of a loop of plain PyTorch, None without one."""
+        return None
+
+    def network(self) -> nn.Module:
+        """Return the network that the Trainer of transformers trains, by default the case."""
+        return self
 
     def torch_optimizer(self, index: int = 0) -> Any:
         """Return an optimizer as Lightning wraps it in manual optimization."""

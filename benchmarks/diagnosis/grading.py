@@ -9,8 +9,7 @@ from typing import Literal
 
 from benchmarks.diagnosis.case import Case, lines_at_fault
 from benchmarks.diagnosis.remedies import treat, treatment_for
-from benchmarks.diagnosis.runs import prepare, train
-from lightning_gradexplode import GradientExplosionMonitor
+from benchmarks.diagnosis.runs import prepare, train_monitored
 from lightning_gradexplode.records.diagnosis import Diagnosis
 
 Verdict = Literal["right", "wrong", "unknown", "none"]
@@ -51,9 +50,7 @@ def run_case(case: type[Case], log_every_n_steps: int = 1) -> Grade:
         case: The case.
         log_every_n_steps: Interval at which the run is logged, and its updates are measured while it is calm.
     """
-    monitor = GradientExplosionMonitor(report=False)
-    ending = train(prepare(case, {}), [monitor], log_every_n_steps=log_every_n_steps)
-    diagnosis = monitor.diagnosis()
+    ending, diagnosis = train_monitored(prepare(case, {}), log_every_n_steps=log_every_n_steps)
     treatment = None
     if diagnosis and diagnosis.remedies:
         is_right = diagnosis.causes[0].kind in case.kinds

@@ -14,8 +14,8 @@ from pytorch_lightning import Callback
 from torch.optim import Optimizer
 
 from benchmarks.diagnosis.case import NUMBER, Case
-from benchmarks.diagnosis.runs import Ending, prepare, train
-from lightning_gradexplode import GradientExplosionMonitor, RecurrentBound
+from benchmarks.diagnosis.runs import Ending, prepare, train_monitored
+from lightning_gradexplode import RecurrentBound
 
 CURES: Mapping[str, str] = MappingProxyType(
     {
@@ -139,8 +139,7 @@ def treat(case: type[Case], treatment: Treatment) -> Ending:
     callbacks: list[Callback] = [_Groups(treatment.groups)] if treatment.groups else []
     callbacks += [_RateCap(treatment.rate_cap)] if math.isfinite(treatment.rate_cap) else []
     callbacks += [_WarmUp(treatment.warm_up)] if treatment.warm_up else []
-    callbacks.append(GradientExplosionMonitor(report=False, **treatment.monitor))
-    return train(module, callbacks)
+    return train_monitored(module, callbacks, **treatment.monitor)[0]
 
 
 def _optimizers(module: Case) -> list[Optimizer]:

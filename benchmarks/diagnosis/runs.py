@@ -7,15 +7,18 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
-from torch.optim import Optimizer
+from pytorch_lightning import Callback, Trainer, seed_everything
 
 from benchmarks.diagnosis.case import Case
+from benchmarks.diagnosis.loops import train_in_loop
+from benchmarks.diagnosis.probe import Probe, has_finite_weights
+from lightning_gradexplode import GradientExplosionMonitor
+from lightning_gradexplode.records.diagnosis import Diagnosis
 
 for _name in ("replay", "experiments"):
     # Replays have more time than in a run, so that the results do not depend on the load of the machine.
@@ -49,37 +52,6 @@ class Ending:
         return self.fault is not None or not self.is_good(case)
 
 
-class Probe(Callback):
-    """Records losses, gradient norms and the first batch with a value that is not finite."""
-
-    def __init__(self) -> None:
-        self.losses: list[float] = []
-        self.norms: list[float] = []
-        self.fault: int | None = None
-        self.batches = 0
-
-    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
-        """Record the loss."""
-        self.losses.append(float(loss.detach()))
-        self._check(self.losses[-1])
-
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Record the norm of the gradients."""
-        gradients = [one.grad for group in optimizer.param_groups for one in group["params"] if one.grad is not None]
-        self.norms.append(math.sqrt(sum(float(one.detach().double().square().sum()) for one in gradients)))
-        self._check(self.norms[-1])
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Check the weights."""
-        if not _finite(pl_module):
-            self._check(math.nan)
-        self.batches += 1
-
-    def _check(self, value: float) -> None:
-        if self.fault is None and not math.isfinite(value):
-            self.fault = self.batches
-
-
 def prepare(case: type[Case], changes: dict[str, Any]) -> Case:
     """Build a case with settings, from its seed."""
     torch.set_num_threads(1)
@@ -88,41 +60,66 @@ def prepare(case: type[Case], changes: dict[str, Any]) -> Case:
 
 
 def train(module: Case, callbacks: Sequence[Callback] = (), **options: Any) -> Ending:
-    """Train a case as it is.
+    """Train a case as it is, without the monitor unless it is among the callbacks.
 
     Args:
         module: The case.
         callbacks: Called before the probe.
         options: Arguments of the Trainer that replace the case's own.
     """
+    return _train(module, callbacks, None, options)[0]
+
+
+def train_monitored(
+    module: Case, callbacks: Sequence[Callback] = (), log_every_n_steps: int = 1, **monitor: Any
+) -> tuple[Ending, Diagnosis | None]:
+    """Train a case under the monitor, in the loop that the case names.
+
+    Args:
+        module: The case.
+        callbacks: Called before the monitor.
+        log_every_n_steps: Interval at which Lightning's Trainer logs; other loops log at the monitor's default.
+        monitor: Arguments of the monitor.
+    """
+    return _train(module, callbacks, monitor, {"log_every_n_steps": log_every_n_steps})
+
+
+def _train(
+    module: Case, callbacks: Sequence[Callback], monitor: Mapping[str, Any] | None, options: Mapping[str, Any]
+) -> tuple[Ending, Diagnosis | None]:
     probe = Probe()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trainer = Trainer(
-            **{
-                "max_steps": module.steps,
-                "max_epochs": -1,
-                "accelerator": "cpu",
-                "devices": 1,
-                "logger": False,
-                "enable_checkpointing": False,
-                "enable_progress_bar": False,
-                "enable_model_summary": False,
-                "log_every_n_steps": 1,
-                **module.options,
-                **options,
-                "callbacks": [*callbacks, probe],
-            }
-        )
         begin = time.perf_counter()
-        trainer.fit(module, module.loader())
+        if module.host == "lightning":
+            own = None if monitor is None else GradientExplosionMonitor(report=False, **monitor)
+            _fit(module, [*callbacks, *([] if own is None else [own]), probe], options)
+            diagnosis = None if own is None else own.diagnosis()
+        else:
+            diagnosis = train_in_loop(module, callbacks, monitor, probe)
         seconds = time.perf_counter() - begin
         module.eval()
         with torch.no_grad():
-            score = module.score() if _finite(module) else math.nan
-    return Ending(score, probe.fault, tuple(probe.losses), tuple(probe.norms), seconds)
+            score = module.score() if has_finite_weights(module) else math.nan
+    return Ending(score, probe.fault, tuple(probe.losses), tuple(probe.norms), seconds), diagnosis
 
 
-def _finite(module: LightningModule) -> bool:
-    return all(bool(torch.isfinite(parameter).all()) for parameter in module.parameters())
+def _fit(module: Case, callbacks: Sequence[Callback], options: Mapping[str, Any]) -> None:
+    trainer = Trainer(
+        **{
+            "max_steps": module.steps,
+            "max_epochs": -1,
+            "accelerator": "cpu",
+            "devices": 1,
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "log_every_n_steps": 1,
+            **module.options,
+            **options,
+            "callbacks": callbacks,
+        }
+    )
+    trainer.fit(module, module.loader())

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.diagnosis.case import Case
-from benchmarks.diagnosis.runs import prepare, train
-from lightning_gradexplode import GradientExplosionMonitor
+from benchmarks.diagnosis.runs import prepare, train, train_monitored
 
 
 def fault_of(case: type[Case]) -> str | None:
@@ -27,7 +26,5 @@ def named_when_cured(case: type[Case], log_every_n_steps: int = 1) -> str:
         case: The case.
         log_every_n_steps: Interval at which the run is logged.
     """
-    monitor = GradientExplosionMonitor(report=False)
-    train(prepare(case, dict(case.cure)), [monitor], log_every_n_steps=log_every_n_steps)
-    diagnosis = monitor.diagnosis()
+    _, diagnosis = train_monitored(prepare(case, dict(case.cure)), log_every_n_steps=log_every_n_steps)
     return "" if diagnosis is None else f"{diagnosis.causes[0].kind} {diagnosis.causes[0].confidence:g}"
