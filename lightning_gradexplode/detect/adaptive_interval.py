@@ -51,8 +51,11 @@ class AdaptiveInterval(Stateful):
         """Return whether the weights are to be measured after this step; to be called once per step, before it."""
         self._wait -= 1
         norm, loss = record.grad_norm, record.loss
-        unusual_norm = norm is not None and norm != 0 and _is_unusual(self._norms, _logarithm(norm), math.log(2.0))
-        unusual_loss = loss is not None and _is_unusual(self._losses, loss, 0.0)
+        unusual_norm = unusual_loss = False
+        if norm:
+            unusual_norm = not norm < math.inf or _is_unusual(self._norms, math.log(norm), math.log(2.0))
+        if loss is not None:
+            unusual_loss = not math.isfinite(loss) or _is_unusual(self._losses, loss, 0.0)
         return unusual_norm or unusual_loss or self._wait <= 0
 
     def measured(self, norm: float) -> None:
@@ -65,14 +68,8 @@ class AdaptiveInterval(Stateful):
         self._last = norm
 
 
-def _logarithm(norm: float) -> float:
-    return math.log(norm) if math.isfinite(norm) else norm
-
-
 def _is_unusual(history: RollingQuantiles, value: float, least: float) -> bool:
-    """Return whether a value is not finite, or above the usual by four deviations and `least`; and record it."""
-    if not math.isfinite(value):
-        return True
+    """Return whether a finite value is above the usual by four deviations and `least`, and record it."""
     unusual = history.count >= 8 and value - history.median > max(4 * history.spread, least)
     history.add(value)
     return unusual

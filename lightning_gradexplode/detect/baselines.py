@@ -24,88 +24,66 @@ class Baselines(Stateful):
     A `DetectorSet` updates them once per step; a detector that is used alone updates its own.
 
     Attributes:
+        loss: The loss at the start of the run.
+        weights: The norm of the weights relative to the start.
+        weight_rate: The rate at which the norm of the weights grows.
+        loss_trend: The trend of `loss_rise` over 32 steps.
+        excursion: The steps since the loss was last at its start.
         loss_rise: Units that the step's loss is above the start, by the baseline without it; 0 if it is not known, and
             for a loss that starts at zero, such as a divergence from a copy, as long as the weights have not moved.
         loss_deviations: The same in standard deviations of what the loss wanders by chance (`LossBaseline.deviations`);
             0 within one unit of the start.
-        gradient_growth: Gradient norm times norm of the weights, over the same at the start; 1 if it is not known. To
-            first order, this product is the change of the loss when the weights change by as much as they are large, so
-            that it grows with a loss that explodes and not with one that merely finds its level.
+        gradient_growth: Gradient norm times norm of the weights, over the same at the start, of the last step with a
+            gradient; 1 if it is not known. To first order, this product is the change of the loss when the weights
+            change by as much as they are large, so that it grows with a loss that explodes and not with one that merely
+            finds its level.
     """
 
+    also_saved = ("loss", "weights", "weight_rate", "loss_trend", "excursion", "gradient_growth")
+
     def __init__(self) -> None:
-        self._loss = LossBaseline()
-        self._weights = WeightBaseline()
-        self._norms = RollingQuantiles(5)
-        self._weight_rate = GrowthRate()
-        self._loss_trend = Trend()
-        self._excursion = Excursion()
+        self.loss = LossBaseline()
+        self.weights = WeightBaseline()
+        self.weight_rate = GrowthRate()
+        self.loss_trend = Trend()
+        self.excursion = Excursion()
         self.loss_rise = 0.0
         self.loss_deviations = 0.0
-        self._gradient_growth = 1.0
-
-    @property
-    def loss(self) -> LossBaseline:
-        """The loss at the start of the run."""
-        return self._loss
-
-    @property
-    def weights(self) -> WeightBaseline:
-        """The norm of the weights relative to the start."""
-        return self._weights
-
-    @property
-    def weight_rate(self) -> GrowthRate:
-        """The rate at which the norm of the weights grows."""
-        return self._weight_rate
-
-    @property
-    def gradient_growth(self) -> float:
-        """Gradient norm times norm of the weights, over the same at the start; of the last step with a gradient."""
-        return self._gradient_growth
-
-    @property
-    def excursion(self) -> Excursion:
-        """The steps since the loss was last at its start."""
-        return self._excursion
-
-    @property
-    def loss_trend(self) -> Trend:
-        """The trend of `loss_rise` over 32 steps."""
-        return self._loss_trend
-
-    def confirm(self, growth: float) -> bool:
-        """Return whether gradients or weights confirm a loss that rises.
-
-        Args:
-            growth: Growth of the gradients that confirms it.
-        """
-        return self._weights.moved or self.gradient_growth >= growth
+        self.gradient_growth = 1.0
+        self._norms = RollingQuantiles(5)
 
     def update_loss(self, record: StepRecord) -> None:
         """Record a step's loss and gradient norm."""
-        self.loss_rise = self._loss.rise(record.loss) if self._has_scale else 0.0
-        self.loss_deviations = self._loss.deviations(record.loss) if self.loss_rise > 1 else 0.0
-        if record.loss is not None and math.isfinite(record.loss) and math.isfinite(self.loss_rise):
-            self._loss_trend.add(self.loss_rise)
-            self._excursion.update(self.loss_rise, self._weights.growth)
-        self._loss.update(record.loss, self._weights.moved)
+        weights = self.weights.growth
+        if record.loss is not None and math.isfinite(record.loss):
+            self._update_rise(record.loss, weights)
+        else:
+            self.loss_rise = self.loss_deviations = 0.0
         norm = record.grad_norm
         if norm is not None and 0 < norm < math.inf:
             if self._norms.count < self._norms.size:
                 self._norms.add(norm)
             relative = min(norm / self._norms.lower_quartile, sys.float_info.max)
-            self._gradient_growth = min(relative * self._weights.growth, sys.float_info.max)
+            self.gradient_growth = min(relative * weights, sys.float_info.max)
+
+    def _update_rise(self, loss: float, weights: float) -> None:
+        rise = self.loss.rise(loss)
+        self.loss_rise = rise if self._has_scale else 0.0
+        self.loss_deviations = self.loss.deviations(loss) if self.loss_rise > 1 else 0.0
+        if math.isfinite(self.loss_rise):
+            self.loss_trend.add(self.loss_rise)
+            self.excursion.update(self.loss_rise, weights)
+        self.loss.update(loss, rise, self.weights.moved)
 
     @property
     def _has_scale(self) -> bool:
         """Whether the loss at the start says how large a rise is; else it counts once the weights have moved."""
-        if self._weights.moved or not self._norms.count:
+        if self.weights.moved or not self._norms.count:
             return True
-        return bool(self._loss.unit >= _SCALE * self._norms.lower_quartile * self._weights.start)
+        return bool(self.loss.unit >= _SCALE * self._norms.lower_quartile * self.weights.start)
 
     def update_weights(self, record: StepRecord) -> None:
         """Record a step's weights, where they were measured."""
-        self._weights.update(record)
+        self.weights.update(record)
         if record.weight_norm is not None and math.isfinite(record.weight_norm):
-            self._weight_rate.add(record.step, self._weights.growth)
+            self.weight_rate.add(record.step, self.weights.growth)

@@ -10,6 +10,12 @@ from lightning_gradexplode.detect.growth import WINDOW, keeps_rising
 from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
 from lightning_gradexplode.records import Finding, Severity, StepRecord
 
+_LEAST_SPREAD = 0.1
+"""Least standard deviation of the logarithm of the gradient norm, since norms may be constant for some steps."""
+
+_FAR_OUT = 6.0
+"""Standard deviations from which a norm is far outside of the spread of those before, as in OLMo-core's monitor."""
+
 _LOST_WEIGHTS = 40.0
 """Growth of the weights up to which it is projected."""
 
@@ -29,19 +35,12 @@ class _AgainstHistory(Detector):
         self.start = start
         self._history = RollingQuantiles(window)
 
-    def _rise(self, norm: float) -> tuple[float, float]:
-        """Return the rise of a norm over the usual one: of its logarithm, and the same in standard deviations."""
-        if self._history.count < self.start or norm <= 0:
+    def _rise(self, logarithm: float) -> tuple[float, float]:
+        """Return the rise of a logarithm of the norm over the usual one, and the same in standard deviations."""
+        if self._history.count < self.start:
             return 0.0, 0.0
-        rise = math.log(norm) - self._history.median
-        return rise, rise / max(self._history.spread, 0.1)
-
-    def _remember(self, norm: float) -> None:
-        if norm > 0:
-            self._history.add(math.log(norm))
-
-    def _usual(self) -> float:
-        return math.exp(self._history.median)
+        rise = logarithm - self._history.median
+        return rise, rise / max(self._history.spread, _LEAST_SPREAD)
 
 
 class GradientSpike(_AgainstHistory):
@@ -73,15 +72,16 @@ class GradientSpike(_AgainstHistory):
         """Compare the step's gradient norm with those before."""
         norm = record.grad_norm
         assert norm is not None
-        if not math.isfinite(norm):
+        if not 0 < norm < math.inf:
             return None
-        rise, deviations = self._rise(norm)
+        logarithm = math.log(norm)
+        rise, deviations = self._rise(logarithm)
         spike = deviations > self.limit and rise > math.log(self.factor)
         self._streak = self._streak + 1 if spike else 0
         if not spike or self._streak > 10:  # what has lasted is a new level, or growth
-            self._remember(norm)
+            self._history.add(logarithm)
             return None
-        usual, largest = self._usual(), max(math.exp(self._history.largest), self._largest)
+        usual, largest = math.exp(self._history.median), max(math.exp(self._history.largest), self._largest)
         alarming = self._streak == 1 and norm > self.factor * largest
         self._largest = max(self._largest, norm)
         message = f"the gradient norm is {norm:.3g}, {norm / usual:.3g} times the usual {usual:.3g}"
@@ -158,13 +158,29 @@ class GradientGrowth(_AgainstHistory):
         norm = record.grad_norm
         assert norm is not None
         baselines = self.baselines(record)
-        if not math.isfinite(norm) or norm <= 0:
+        if not 0 < norm < math.inf:
             return None
+        self._compare(norm)
+        growth = baselines.gradient_growth
+        far = growth >= self.far and abs(baselines.loss_rise) >= self.runaway
+        self._far_streak = self._far_streak + 1 if far else 0
+        if self._far_streak >= self.patience:
+            message = f"gradients and weights together are {growth:.3g} times their start, and the loss runs away"
+            return self.finding(record, Severity.CRITICAL, growth, self.far, message)
+        if baselines.loss_rise <= -self.runaway / 2:
+            message = self._falling_for_ever(baselines)
+            if message:
+                return self.finding(record, Severity.WARNING, growth, self.factor, message)
+        return self._lasting(record, norm, baselines) if self._streak >= self.patience else None
+
+    def _compare(self, norm: float) -> None:
+        """Count the steps of a growth, and add the norm of a step without one to what is usual."""
         self._recent = [*self._recent[1 - WINDOW :], norm]
         if self._history.count >= self.start:
             self._highest = max(self._highest, self._history.median)
-        rise, deviations = self._rise(norm)
-        growing = rise > math.log(self.factor) and deviations > 6.0
+        logarithm = math.log(norm)
+        rise, deviations = self._rise(logarithm)
+        growing = rise > math.log(self.factor) and deviations > _FAR_OUT
         self._streak = self._streak + 1 if growing else 0
         self._calm_for = 0 if growing else self._calm_for + 1
         self._raised_for = self._raised_for + 1 if self._calm_for < WINDOW else 0
@@ -173,20 +189,12 @@ class GradientGrowth(_AgainstHistory):
         if self._streak == 1 and norm > self.jump * self._recent[-2]:
             self._jumped_to = norm
         if not growing or self._raised_for > self.settled:
-            self._remember(norm)
+            self._history.add(logarithm)
             self._largest = max(self._largest, *self._recent)
-        far = baselines.gradient_growth >= self.far and abs(baselines.loss_rise) >= self.runaway
-        self._far_streak = self._far_streak + 1 if far else 0
-        if self._far_streak >= self.patience:
-            growth = baselines.gradient_growth
-            message = f"gradients and weights together are {growth:.3g} times their start, and the loss runs away"
-            return self.finding(record, Severity.CRITICAL, growth, self.far, message)
-        fall = self._falls_for_ever(baselines)
-        if fall is not None:
-            return self.finding(record, Severity.WARNING, baselines.gradient_growth, self.factor, fall)
-        if self._streak < self.patience:
-            return None
-        usual = self._usual()
+
+    def _lasting(self, record: StepRecord, norm: float, baselines: Baselines) -> Finding:
+        """Return a finding of a norm that stays above its usual level."""
+        usual = math.exp(self._history.median)
         message = f"the gradient norm is {norm:.3g}, {norm / usual:.3g} times the usual {usual:.3g}, and stays there"
         severity = Severity.INFO
         if keeps_rising(self._recent):
@@ -197,11 +205,9 @@ class GradientGrowth(_AgainstHistory):
             severity = Severity.CRITICAL
         return self.finding(record, severity, norm, usual * self.factor, message)
 
-    def _falls_for_ever(self, baselines: Baselines) -> str | None:
+    def _falling_for_ever(self, baselines: Baselines) -> str:
         """Return a message if gradients and weights grow while the loss falls further than to a floor at zero."""
         growth, weights = baselines.gradient_growth, baselines.weights
-        if baselines.loss_rise > -self.runaway / 2:
-            return None
         if growth >= self.factor and weights.moved and baselines.weight_rate.is_geometric:
             steps = baselines.weight_rate.steps_until(_LOST_WEIGHTS)
             return (
@@ -210,9 +216,10 @@ class GradientGrowth(_AgainstHistory):
             )
         if growth >= self.factor / 2 and baselines.loss_trend.falls_faster:
             return f"the loss falls ever faster; gradients and weights together are {growth:.3g} times their start"
-        return None
+        return ""
 
     def _is_certain(self, norm: float, baselines: Baselines) -> bool:
+        """Return whether the norm is above all levels before, and loss or weights confirm the growth."""
         rise = math.log(norm) - self._highest
         if baselines.loss_rise >= self.units or baselines.weights.growth >= self.grown:
             is_new_level = baselines.loss_rise < self.runaway / 2 and norm <= self.jump * self._jumped_to

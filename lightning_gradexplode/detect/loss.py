@@ -18,6 +18,9 @@ positive."""
 _FAR = 1000.0
 """Projections further ahead are left out."""
 
+_SUPPORTED = 2.0
+"""Growth of gradients and weights together from which a rise of the loss is projected."""
+
 _GROWN = 10.0
 """Growth of gradients and weights together from which a jump of the loss is no matter of the batch alone."""
 
@@ -114,28 +117,38 @@ class DivergingLoss(Detector):
         baselines = self.baselines(record)
         if not math.isfinite(loss):
             return None
-        self._rises = [*self._rises[1 - WINDOW :], baselines.loss_rise]
-        patience = self.patience if baselines.weights.moved else self.patience + 2
-        self._out = [*self._out[-1 - self.patience :], loss] if baselines.loss_rise > self.limit else []
-        grown = baselines.weights.growth
-        lasting = len(self._out) >= patience and self._out[-1] >= self._out[-patience]
-        lasting = lasting and baselines.loss_deviations > self.wander
-        by_itself = self._rises[-1] > self.confirmed * max(self._rises[0], 1.0) and keeps_rising(self._rises)
+        rise, weights = baselines.loss_rise, baselines.weights
+        self._rises = [*self._rises[1 - WINDOW :], rise]
+        patience = self.patience if weights.moved else self.patience + 2
+        self._out = [*self._out[-1 - self.patience :], loss] if rise > self.limit else []
         self._grown_for = self._grown_for + 1 if baselines.gradient_growth >= self.confirmed else 0
-        by_gradients = self._grown_for >= self.patience and baselines.excursion.is_geometric
-        found = lasting and (by_itself or baselines.weights.moved or by_gradients)
-        is_ruined = baselines.excursion.growth_of(grown) >= self.ruined
-        if not found and not (is_ruined and baselines.loss_rise > 2 * self.limit):
-            return self._projection(record, baselines)
+        if rise > 2 * self.limit and baselines.excursion.growth_of(weights.growth) >= self.ruined:
+            return self._critical(record, baselines)
+        lasting = len(self._out) >= patience and self._out[-1] >= self._out[-patience]
+        if lasting and baselines.loss_deviations > self.wander and self._is_confirmed(baselines):
+            return self._critical(record, baselines)
+        return self._projection(record, baselines) if min(self._rises[-self.patience :]) > 1 else None
+
+    def _is_confirmed(self, baselines: Baselines) -> bool:
+        """Return whether weights, gradients, or the growth of the rise itself say that the loss diverges."""
+        if baselines.weights.moved:
+            return True
+        if self._grown_for >= self.patience and baselines.excursion.is_geometric:
+            return True
+        return self._rises[-1] > self.confirmed * max(self._rises[0], 1.0) and keeps_rising(self._rises)
+
+    def _critical(self, record: StepRecord, baselines: Baselines) -> Finding:
+        loss, start, grown = record.loss, baselines.loss.start, baselines.weights.growth
+        assert loss is not None
         weights = f", with weights {grown:.3g} times as large" if grown >= MOVED else ""
-        message = f"the loss is {loss:.4g}, its first values were about {baselines.loss.start:.4g}{weights}"
+        message = f"the loss is {loss:.4g}, its first values were about {start:.4g}{weights}"
         return self.finding(record, Severity.CRITICAL, loss, baselines.loss.above(self.limit), message)
 
     def _projection(self, record: StepRecord, baselines: Baselines) -> Finding | None:
-        """Return a WARNING if the loss keeps rising from twice its start on, with the step at which it is lost."""
-        if min(self._rises[-self.patience :]) <= 1 or baselines.loss_deviations <= self.wander:
+        """Return a WARNING if the loss keeps rising, with the number of steps until it is lost."""
+        if baselines.loss_deviations <= self.wander or not baselines.excursion.is_geometric:
             return None
-        if not baselines.confirm(2.0) or not baselines.excursion.is_geometric:
+        if not baselines.weights.moved and baselines.gradient_growth < _SUPPORTED:
             return None
         if keeps_rising(self._rises):
             sizes = [1 + max(rise, 0.0) for rise in self._rises[-WINDOW // 2 :]]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
 from lightning_gradexplode.detect.wandering import Wandering
 from lightning_gradexplode.records.state import Stateful
@@ -26,8 +24,12 @@ class LossBaseline(Stateful):
     Args:
         first: Number of losses that the start is taken from, at most.
         outside: Units of rise from which a loss is no part of the start, however early.
+
+    Attributes:
+        unit: The unit that rises are measured in.
     """
 
+    also_saved = ("unit",)
     _last: float | None
 
     def __init__(self, first: int = 5, outside: float = 4.0) -> None:
@@ -35,45 +37,43 @@ class LossBaseline(Stateful):
         self._start = RollingQuantiles(first)
         self._decreases = RollingQuantiles(100)
         self._last = None
-        self._unit = _LEAST
+        self.unit = _LEAST
         self._wandering = Wandering()
         self._away = 0
 
-    def deviations(self, loss: float | None) -> float:
+    def deviations(self, loss: float) -> float:
         """Return how far a loss is above the start, in standard deviations of what its noise wanders in as many steps.
 
         Counted are the steps since the loss was last at its start. Of the excursions of a random walk that last so
         long, exp(-k * k / 2) are further away than k deviations at that step, 1.1 % for three (its end is distributed
         as that of a Brownian meander, by Rayleigh's law: Durrett, Iglehart, Miller 1977).
         """
-        if loss is None or not math.isfinite(loss) or not len(self._start):
+        if not self._start.count:
             return 0.0
         deviations: float = (loss - self.start) / max(self._wandering.spread(self._away + 1), _LEAST)
         return deviations
 
-    def rise(self, loss: float | None) -> float:
-        """Return the units that a loss is above the start, negative below it; 0 if it is not known or not finite."""
-        if loss is None or not math.isfinite(loss) or not self._start.count:
-            return 0.0
-        return (loss - self.start) / self._unit
+    def rise(self, loss: float) -> float:
+        """Return the units that a loss is above the start, negative below it; 0 if there is none yet."""
+        return (loss - self.start) / self.unit if self._start.count else 0.0
 
-    def update(self, loss: float | None, moved: bool) -> None:
+    def update(self, loss: float, rise: float, moved: bool) -> None:
         """Record a step's loss.
 
         Args:
-            loss: The loss.
+            loss: The loss, finite.
+            rise: The units that it is above the start (`rise`).
             moved: Whether the weights have moved away from their start.
         """
-        if loss is None or not math.isfinite(loss):
-            return
-        if self.rise(loss) <= self.outside and (not moved or self._start.count < 3):
+        if rise <= self.outside and (not moved or self._start.count < 3):
             if self._start.count < self._start.size:
                 self._start.add(loss)
             if self._last is not None and loss < self._last and self._is_noise(self._last, loss):
                 self._decreases.add(min(self._last - loss, 1e300))
-            self._unit = max(abs(self.start), self._noise(), _LEAST)
-        self._wandering.add(loss, self.above(1), self.above(self.outside))
-        self._away = 0 if loss <= self.start else self._away + 1
+            self.unit = max(abs(self.start), self._noise(), _LEAST)
+        start = self.start
+        self._wandering.add(loss, start + self.unit, start + self.outside * self.unit)
+        self._away = 0 if loss <= start else self._away + 1
         self._last = loss
 
     def _is_noise(self, last: float, loss: float) -> bool:
@@ -94,11 +94,6 @@ class LossBaseline(Stateful):
         """The loss that rises are measured from; 0 as long as there is none."""
         return self._start.lower_quartile
 
-    @property
-    def unit(self) -> float:
-        """The unit that rises are measured in."""
-        return self._unit
-
     def above(self, units: float) -> float:
         """Return the loss that is so many units above the start."""
-        return self.start + units * self._unit
+        return self.start + units * self.unit

@@ -21,7 +21,12 @@ class WeightBaseline(Stateful):
 
     Args:
         usual: Root mean square of weights that is small for a start; that of GPT-2 is 0.02.
+
+    Attributes:
+        moved: Whether the weights, or half of the parameters, have ever been `MOVED` times as large as at the start.
     """
+
+    also_saved = ("moved",)
 
     _first: float | None
 
@@ -31,7 +36,7 @@ class WeightBaseline(Stateful):
         self._level = 0.0
         self._last = 0.0
         self._starts: list[float] = []
-        self._moved = False
+        self.moved = False
 
     def update(self, record: StepRecord) -> None:
         """Record a step's weights, if they were measured."""
@@ -46,7 +51,7 @@ class WeightBaseline(Stateful):
             self._starts = [] if starts is None else starts.tolist()
         if norm is not None and math.isfinite(norm):
             self._last = norm
-            self._moved = self._moved or self.growth > MOVED or self._most_have_moved(record)
+            self.moved = self.moved or self.growth > MOVED or self._most_have_moved(record)
 
     def growth_each(self, record: StepRecord) -> FloatArray:
         """Return the growth of each parameter; one that started next to zero is compared with the others' mean.
@@ -64,11 +69,6 @@ class WeightBaseline(Stateful):
     def _most_have_moved(self, record: StepRecord) -> bool:
         growth = self.growth_each(record)
         return len(growth) > 0 and bool(np.median(growth) > MOVED)
-
-    @property
-    def moved(self) -> bool:
-        """Whether the weights, or half of the parameters, have ever been `MOVED` times as large as at the start."""
-        return self._moved
 
     @property
     def growth(self) -> float:

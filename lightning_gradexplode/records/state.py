@@ -14,10 +14,10 @@ import numpy as np
 class Stateful:
     """Base class of objects whose state is saved in checkpoints.
 
-    The state is all attributes whose names begin with an underscore: numbers, strings, lists, tuples, dictionaries,
-    deques, arrays, or objects with their own ``state_dict`` and ``load_state_dict``. A saved value fits if it has the
-    type of the value it replaces, and is finite if that is a finite number. If that is None, it fits if it has the type
-    in the annotation of the class, such as ``_last: float | None``.
+    The state is all attributes whose names begin with an underscore, and those in `also_saved`: numbers, strings,
+    lists, tuples, dictionaries, deques, arrays, or objects with ``state_dict`` and ``load_state_dict``. A saved value
+    fits if it has the type of the value it replaces, and is finite if that is a finite number. If that is None, it fits
+    if it has the type in the annotation of the class, such as ``_last: float | None``.
 
     Example:
         >>> class Counter(Stateful):
@@ -34,6 +34,9 @@ class Stateful:
     not_saved: ClassVar[tuple[str, ...]] = ()
     """Attributes with a leading underscore that are not saved, such as results computed from other attributes."""
 
+    also_saved: ClassVar[tuple[str, ...]] = ()
+    """Attributes without a leading underscore that are saved, since other objects read them at every step."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state as plain values, which ``torch.load(weights_only=True)`` accepts.
 
@@ -46,7 +49,7 @@ class Stateful:
         """Load the result of `state_dict`, attribute by attribute.
 
         Args:
-            state: The state. Names without the leading underscore, as in checkpoints of 0.1.0, are accepted as well.
+            state: The state. Names with or without a leading underscore are accepted, as in checkpoints of 0.1.0.
 
         Returns:
             Names of the attributes that keep their initial value, since the state has none or one that does not fit.
@@ -59,14 +62,15 @@ class Stateful:
         annotated = _annotated(type(self))
         fresh = []
         for name in [name for name in vars(self) if self._is_state(name)]:
-            current, saved = getattr(self, name), state.get(name, state.get(name[1:], _MISSING))
+            other = name[1:] if name.startswith("_") else f"_{name}"
+            current, saved = getattr(self, name), state.get(name, state.get(other, _MISSING))
             value, missing = loaded(current, saved, annotated.get(name, ()))
             setattr(self, name, value)
             fresh += [f"{name}.{inner}" if inner else name for inner in missing]
         return fresh
 
     def _is_state(self, name: str) -> bool:
-        return name.startswith("_") and name not in self.not_saved
+        return name in self.also_saved or (name.startswith("_") and name not in self.not_saved)
 
 
 _MISSING = object()

@@ -28,9 +28,11 @@ class Outer(Stateful):
     _last: float | None
     _places: list[int] | None
     not_saved = ("_derived",)
+    also_saved = ("level",)
 
     def __init__(self) -> None:
         self.option = 3
+        self.level = 1.0
         self._count = 0
         self._share = 0.5
         self._low = -math.inf
@@ -54,6 +56,7 @@ def filled() -> Outer:
     outer._recent.extend([1, 2, 3, 4])
     outer._array = np.array([1.0, math.nan])
     outer._inner._number = 7
+    outer.level = 4.5
     return outer
 
 
@@ -65,6 +68,7 @@ def test_every_kind_of_value_goes_through_a_checkpoint() -> None:
     assert repr(other.state_dict()) == repr(state)
     assert other._recent == deque([2, 3, 4], maxlen=3)
     assert isinstance(other._array, np.ndarray)
+    assert other.level == 4.5
     assert "option" not in state
 
 
