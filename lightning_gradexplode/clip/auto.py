@@ -18,6 +18,9 @@ from lightning_gradexplode.records.state import Stateful
 _FACTOR_AT_START = 10.0
 """The outlier limit over the largest norm so far, while there are few norms."""
 
+_STRONG = 0.5
+"""A step that is shortened to less than this share is reported, and again when it is a tenth of what was reported."""
+
 _CLIPPABLE = 1e-4
 """Norms above are clipped exactly enough by torch, whose formula adds 1e-6 to the norm."""
 
@@ -63,6 +66,8 @@ class AutoPolicy(Stateful, ClipPolicy):
         "_weights_at_init",
         "_applied",
         "_is_plain",
+        "_notice",
+        "_reported",
     )
 
     _weights: float | None
@@ -81,6 +86,8 @@ class AutoPolicy(Stateful, ClipPolicy):
         self._factor_is_due = False
         self._weights_at_init = 0.0
         self._is_plain = False
+        self._notice: str | None = None
+        self._reported = {"steps": _STRONG * 10, "norms": _STRONG * 10}  # the least share that was reported
 
     def begin(self, optimizer: Optimizer) -> None:
         """Receive the optimizer, whose learning rates are read at each step."""
@@ -97,6 +104,7 @@ class AutoPolicy(Stateful, ClipPolicy):
         self._factor = self._applied = self._factor_for(record)
         limit = self._outlier_limit(record.grad_norm)
         norm = record.grad_norm or 0.0
+        self._notice = self._new_notice(norm, limit)
         if limit is not None and self._is_plain and _CLIPPABLE < self._factor * min(norm, limit) < norm < math.inf:
             limit, self._applied = self._factor * min(norm, limit), 1.0
         self._factor_is_due = True
@@ -153,6 +161,34 @@ class AutoPolicy(Stateful, ClipPolicy):
         """Restore the learning rates."""
         self._is_in_step = self._factor_is_due = False
         self._during_step.undo()
+
+    def notice(self) -> str | None:
+        """Return by how much steps or gradients are reduced, when that begins, at each further tenth and at its end."""
+        return self._notice
+
+    def _new_notice(self, norm: float, limit: float | None) -> str | None:
+        reported = self._reported
+        if self._factor < 0.1 * reported["steps"]:
+            reported["steps"] = self._factor
+            return (
+                f'clip="auto" multiplies the learning rate by {self._factor:.3g} during the step: '
+                f"{self._step_size.reason}"
+            )
+        if limit is not None and math.isfinite(norm) and limit < 0.1 * reported["norms"] * norm:
+            reported["norms"] = limit / norm
+            return f'clip="auto" clips a gradient norm of {norm:.3g} to {limit:.3g}, above which it is an outlier'
+        if self._factor == 1.0 and reported["steps"] < _STRONG and self._step_size.is_free:
+            reported["steps"] = _STRONG * 10
+            return 'clip="auto" no longer reduces the learning rate'
+        return None
+
+    def largest_step_size(self) -> float | None:
+        """Return the largest learning rate of the last five steps, or before a failure that has just been found."""
+        return self._step_size.largest
+
+    def limit_step_size(self, size: float) -> None:
+        """Keep the learning rate of later steps below a size, and begin with small steps."""
+        self._step_size.limit_to(size)
 
     def scalars(self) -> dict[str, float]:
         """Return the factor of the learning rate."""

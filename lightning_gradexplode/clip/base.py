@@ -92,6 +92,26 @@ class ClipPolicy(ABC):
         """Return what is logged with each record, by name without ``gradexplode/``."""
         return {}
 
+    def notice(self) -> str | None:
+        """Return one sentence to log about how strongly the coming step is limited, None at most steps.
+
+        Called after each `threshold`. It is logged on the main process, and shown in the report.
+        """
+        return None
+
+    def largest_step_size(self) -> float | None:
+        """Return the largest learning rate of the last steps, None if this policy does not change the rate."""
+        return None
+
+    def limit_step_size(self, size: float) -> None:
+        """Keep the learning rate of later steps below a size, and begin with small steps.
+
+        Called after a rollback, if `largest_step_size` returned a number before it.
+
+        Args:
+            size: A learning rate.
+        """
+
     def state_dict(self) -> dict[str, Any]:
         """Return what later thresholds depend on, in plain values."""
         return {}

@@ -11,14 +11,18 @@ _RISE = 1.01
 """Factor of the ceiling at a step with progress; its logarithm is halved with each failure."""
 
 _STALL = 30
-"""Steps after which training is looked at: without progress since then, the ceiling is halved."""
+"""Steps after which training is looked at: if they should have made progress and have not, the ceiling is halved."""
+
+_NEGLIGIBLE = 0.1
+"""If they would reduce a linear loss by less than this share of a clear change, they are too small to see progress, and
+the ceiling is doubled."""
 
 
 class Ceiling(Stateful):
     """The largest step size after failures, infinite before the first one.
 
-    It rises while training makes progress below it, so that a failure is not for ever, and more slowly after each
-    further one, so that a size that fails is not tried again and again.
+    It rises while training makes progress below it, or steps below it are too small to make any, so that a failure is
+    not for ever, and more slowly after each further one, so that a size that fails is not tried again and again.
     """
 
     _size: float | None
@@ -29,6 +33,7 @@ class Ceiling(Stateful):
         self._failures = 0
         self._steps = 0
         self._level = None
+        self._planned = 0.0
 
     @property
     def is_set(self) -> bool:
@@ -46,26 +51,35 @@ class Ceiling(Stateful):
         Args:
             good: The step size before it.
         """
+        self.limit_to(_SHARE * good)
+
+    def limit_to(self, size: float) -> None:
+        """Set the ceiling after a rollback, below a size that has failed."""
         self._failures += 1
-        self._size = min(_SHARE * good, self.size)
+        self._size = min(size, self.size)
 
     def restart(self, level: float) -> None:
         """Compare with the loss as it is now, after a failure has been recovered from."""
-        self._steps, self._level = 0, level
+        self._steps, self._level, self._planned = 0, level, 0.0
 
-    def follow(self, level: float) -> None:
+    def follow(self, level: float, planned: float, clear_change: float) -> None:
         """Raise the ceiling if the loss has come down, and halve it if that is not so for many steps.
 
         Args:
             level: The loss, as a median over many steps.
+            planned: By how much the last step would have reduced the loss if it were linear.
+            clear_change: A change of the loss that is no noise.
         """
         if self._size is None:
             return
         before = level if self._level is None else self._level
         self._steps += 1
+        self._planned += planned
         if self._steps >= _STALL:
-            if level > before:
+            if self._planned < _NEGLIGIBLE * clear_change:
+                self._size *= 2.0
+            elif level > before and self._planned >= clear_change:
                 self._size *= 0.5
-            self._level, self._steps = level, 0
+            self.restart(level)
         elif level < before:
             self._size *= _RISE ** (0.5 ** (self._failures - 1))

@@ -115,6 +115,21 @@ class GuardedPolicy:
     def _scalars(self) -> dict[str, float]:
         return checks.scalars(self.policy.scalars())
 
+    def notice(self) -> str | None:
+        """Return what the policy reports about the coming step."""
+        found: Any = self._guard.call(self.policy.notice, otherwise=None)
+        return None if found is None else str(found)
+
+    def largest_step_size(self) -> float | None:
+        """Return the largest learning rate of the last steps, None where the policy does not know it."""
+        found: Any = self._guard.call(self.policy.largest_step_size, otherwise=None)
+        size = math.nan if found is None else _number(found)
+        return size if math.isfinite(size) and size > 0 else None
+
+    def limit_step_size(self, size: float) -> None:
+        """Keep the learning rate of later steps below a size."""
+        self._guard.call(self.policy.limit_step_size, size, otherwise=None)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the policy's state with its name."""
         return {"kind": self.name, "state": self._guard.state_dict()}

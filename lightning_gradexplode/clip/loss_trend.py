@@ -123,15 +123,24 @@ class LossTrend(Stateful):
         self.is_worse = self._last[-1] > self._lowest + worse
         return self.level <= self._lowest + margin and self._last[-1] <= self._lowest + 2 * margin
 
+    @property
+    def rise(self) -> float:
+        """How far the level is above its lowest one."""
+        return self.level - (self.level if self._lowest is None else self._lowest)
+
+    @property
+    def clear_change(self) -> float:
+        """A change of the level that is no noise: a quarter of its lowest value, and six times the noise."""
+        noise = 6 * self._noise if self.is_known else 5 * max(map(abs, self._last))
+        return max(0.25 * abs(self._lowest or 0.0), noise)
+
     def has_risen(self) -> bool:
-        """Return whether the loss is clearly above its lowest level: a quarter of it, and six times the noise."""
+        """Return whether the loss is clearly above its lowest level."""
         if not self.is_finite:
             return True
         assert self._lowest is not None
-        noise = 6 * self._noise if self.is_known else 5 * max(map(abs, self._last))
-        margin = max(0.25 * abs(self._lowest), noise)
-        self._recovered = self._lowest + 0.5 * margin
-        return self.level > self._lowest + margin
+        self._recovered = self._lowest + 0.5 * self.clear_change
+        return self.rise > self.clear_change
 
     def has_left_its_region(self) -> bool:
         """Return whether the loss is clearly above where it started, or jumps away from there.

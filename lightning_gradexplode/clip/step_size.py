@@ -16,8 +16,11 @@ minimum of zero, the best step would reduce it by two times the loss, and steps 
 many weights, a small part of the gradient is in the direction that diverges first."""
 
 _EXPLAINED = 10.0
-"""Rise of the loss that the last steps can have caused, over what they would have reduced it by if it were linear. On
-a quadratic loss a larger one takes a learning rate above eleven times the one from which on steps diverge."""
+"""Rise of the loss that steps can have caused, over what they would have reduced it by if it were linear. On a
+quadratic loss a step causes a larger one only if its learning rate is eleven times that above which steps diverge."""
+
+_NEGLIGIBLE = 0.1
+"""Steps that would reduce a linear loss by less than this share of a clear change of it show nothing of their size."""
 
 _FIRST = 1 / 15
 """The first step over a harmless one, where the learning rate makes a larger one: it moves 1 % and not 15 %."""
@@ -51,11 +54,18 @@ class StepSizeControl(Stateful):
     - Recovering: after a failure, steps are small until the loss has come down or stays where it is; then they grow.
 
     A failure is a loss that leaves the region where it started (in the growing phase: that rises), or no improvement
-    while most steps are shortened. A rise that the last steps cannot have caused is none if the coming one is harmless.
-    A size that failed while it grew, or twice within a hundred steps, sets a ceiling.
+    while most steps are shortened or far from harmless. A size that failed while it grew, or twice within a hundred
+    steps, sets a ceiling.
+
+    Steps are blamed only for what they can have caused, by what they would have reduced the loss by if it were linear:
+    a larger rise comes from other data or another objective. Steps that should not have reduced the loss visibly are
+    not shortened because it has not come down: they grow until their effect can be seen.
 
     Args:
         limit: Share of the weights' norm.
+
+    Attributes:
+        reason: Why steps are shortened, if they are.
     """
 
     _proven: float | None
@@ -72,13 +82,33 @@ class StepSizeControl(Stateful):
         self._sizes: deque[float] = deque(maxlen=5)
         self._decreases: deque[float] = deque(maxlen=5)
         self._move = self._largest_move = 0.0
-        self._shortened = 0
+        self._shortened = self._large = 0  # counts of such steps, of the last ones
         self._did_harm = False
+        self.reason = "earlier steps have failed"
+        self._planned = self._planned_since_lowest = 0.0  # decreases of a linear loss by the steps without improvement
         self._steps_to_free = 0
         self._steps_to_forget = 0
+        self._begins_small = False
         self._good = 0.0  # the size before the last failure
         self._level = self._lowest = 0.0  # since then
         self._steps = self._steps_without_rise = 0
+
+    @property
+    def largest(self) -> float | None:
+        """The largest size, a learning rate, of the last steps and before a failure; None before the first step."""
+        sizes = [*self._sizes, *([self._good] if self._phase == "recovering" else [])]
+        return max(sizes, default=None)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the rate is used as it is, apart from single steps."""
+        return self._phase == "free"
+
+    def limit_to(self, size: float) -> None:
+        """Keep steps below a size, and let them grow from a small one."""
+        self._ceiling.limit_to(size)
+        self._proven, self._begins_small = None, True
+        self.reason = f"steps begin small after a rollback, and stay below a learning rate of {size:.3g}"
 
     @property
     def is_calm(self) -> bool:
@@ -100,12 +130,12 @@ class StepSizeControl(Stateful):
         """
         excess = self._excess(step, loss)
         is_harmless = excess <= 1.0 and len(self._decreases) > 0
-        self._trend.add(loss, _EXPLAINED * sum(self._decreases) if is_harmless else math.inf)
+        self._trend.add(loss, _EXPLAINED * max(self._decreases) if is_harmless else math.inf)
         if not self._trend.has_level:
             return 1.0
+        self._count_planned()
         if self._proven is None:
-            self._proven = step.rate if excess <= 1.0 else step.rate / excess * _FIRST
-            self._least = self._proven / 4
+            self._begin(step, excess)
         if self._phase == "recovering":
             self._recover()
         elif self._step_has_failed():
@@ -113,10 +143,20 @@ class StepSizeControl(Stateful):
         else:
             self._go_on(step, excess > 1.0)
         factor = self._limited(step, excess)
+        self._large = min(self._large + 1, 25) if excess * factor > 1.0 else max(self._large - 1, 0)
         self._move = step.move * factor
         self._sizes.append(step.rate * factor)
         self._decreases.append(math.inf if step.decrease is None else step.decrease * factor)
         return factor
+
+    def _begin(self, step: PlannedStep, excess: float) -> None:
+        """Begin with the learning rate, or with a small step if the rate makes one that may do harm."""
+        is_harmless = excess <= 1.0 and not self._begins_small
+        self._proven = step.rate if is_harmless else min(self._ceiling.size, step.rate / max(excess, 1.0)) * _FIRST
+        self._least = self._proven / 4
+        if self._begins_small:
+            self._begins_small, self._phase, self._allowed = False, "growing", self._proven
+            self._compare_from_here()
 
     def _excess(self, step: PlannedStep, loss: float) -> float:
         """Return a step's size over one that is surely harmless.
@@ -135,13 +175,37 @@ class StepSizeControl(Stateful):
         longest = max(self.limit, _HEADROOM * self._largest_move)
         if self._phase == "free" and step.move * factor > longest and excess * factor > 1.0:
             self._shortened = min(self._shortened + 1, 10)
+            self.reason = f"a step at the full rate would be {excess:.3g} times as large as one that is surely harmless"
             return max(longest / step.move, 1.0 / excess)
         self._shortened = max(self._shortened - 1, 0)
         return factor
 
+    def _count_planned(self) -> None:
+        """Add up by how much the last steps should have reduced the loss, since it last improved."""
+        decrease = self._decreases[-1] if self._decreases else 0.0
+        has_improved = self._trend.steps_without_improvement == 0
+        self._planned = 0.0 if has_improved else self._planned + decrease
+        self._planned_since_lowest = 0.0 if has_improved else self._planned_since_lowest + decrease
+
+    def _compare_from_here(self) -> None:
+        self._trend.compare_from_here()
+        self._planned = self._planned_since_lowest = 0.0
+
+    @property
+    def _has_caused_the_rise(self) -> bool:
+        """Whether the steps since the lowest level can have caused the rise of the loss since then."""
+        return self._trend.rise <= _EXPLAINED * self._planned_since_lowest
+
     def _step_has_failed(self) -> bool:
         trend = self._trend
-        has_risen = trend.has_risen() if self._phase == "growing" else trend.has_left_its_region()
+        if self._phase == "free":
+            is_stuck = self._large >= 20 and trend.steps_without_improvement >= 20
+            has_risen = trend.has_left_its_region() or is_stuck
+        else:
+            has_risen = trend.has_risen()
+            if has_risen and trend.is_finite and not self._has_caused_the_rise:
+                self._compare_from_here()
+                has_risen = False
         return has_risen or (self._shortened >= 8 and trend.steps_without_improvement >= 10)
 
     def _go_on(self, step: PlannedStep, is_far: bool) -> None:
@@ -161,25 +225,31 @@ class StepSizeControl(Stateful):
                 self._steps_to_free -= 1
                 self._phase = "growing" if self._steps_to_free > 0 else "free"
         elif is_far and step.rate > growth * self._proven:
-            trend.compare_from_here()
+            self.reason = "a step at the full rate is likely to overshoot, so that steps begin small and grow"
+            self._compare_from_here()
             self._grow(growth, is_harmless)
         else:
             self._allowed = None
-        self._ceiling.follow(trend.long_level)
+        self._ceiling.follow(trend.long_level, self._decreases[-1] if self._decreases else 0.0, trend.clear_change)
 
     def _grow(self, growth: float, is_harmless: bool) -> None:
         trend = self._trend
         assert self._proven is not None
         self._phase, self._steps_to_free = "growing", 10
-        shrinkage = 0.5 if trend.is_worse else 1.0
-        self._did_harm = self._did_harm or trend.is_worse
-        if trend.steps_without_improvement >= 8:
+        is_worse = trend.is_worse and self._has_caused_the_rise
+        shrinkage = 0.5 if is_worse else 1.0
+        self._did_harm = self._did_harm or is_worse
+        if trend.steps_without_improvement >= 8 and self._planned >= trend.clear_change:
             trend.restart_patience()
+            self._planned = 0.0
             shrinkage *= _SHRINKAGE if self._did_harm else 1.0  # small steps make progress that noise hides
         if shrinkage < 1.0:
             self._proven = self._allowed = max(self._proven * shrinkage, self._least)
         elif is_harmless and trend.steps_without_improvement < 4:
             self._allowed = self._proven * (growth if trend.steps_without_improvement == 0 else _SLOW_GROWTH)
+        elif trend.is_known and self._planned < _NEGLIGIBLE * trend.clear_change:
+            self._proven = max(self._proven, self._sizes[-1])
+            self._allowed = self._proven * growth
         else:
             self._allowed = self._proven
 
@@ -191,7 +261,9 @@ class StepSizeControl(Stateful):
         if self._phase == "growing" or self._steps_to_forget:
             self._ceiling.lower(self._good)
             self._proven = self._ceiling.size
-        self._phase, self._did_harm, self._steps_to_forget, self._shortened = "recovering", True, 100, 0
+        self._phase, self._did_harm, self._steps_to_forget = "recovering", True, 100
+        self._shortened = self._large = 0
+        self.reason = f"the loss is {trend.level:.3g} after {trend.start:.3g}, which the last steps may have caused"
         cut = min(_CUT, max(trend.drop_to_start, 0.03)) if trend.is_finite else 0.01
         self._allowed = min(self._good, self._ceiling.size) * cut
         self._level = self._lowest = trend.level
@@ -226,7 +298,7 @@ class StepSizeControl(Stateful):
         self._proven = self._allowed = min(self._proven, size)
         self._least = min(self._least, self._proven / 4)
         self._ceiling.restart(self._trend.long_level)
-        self._trend.compare_from_here()
+        self._compare_from_here()
 
 
 def _growth(memory: float) -> float:

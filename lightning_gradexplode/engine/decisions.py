@@ -142,6 +142,7 @@ class Decisions:
         """Determine the clip value of a step, and the share of recent steps that were clipped."""
         if step.state.policy is not None:
             self._run.clipper.set_threshold(step, record)
+            self._run.responses.log_notice(step, record)
         if step.clip_algorithm is not None:
             self._run.clipper.set_clip_rate(step)
 

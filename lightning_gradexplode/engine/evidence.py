@@ -226,7 +226,7 @@ class EvidenceCollector:
             batch=self._batch.facts,
             replay=self.replays.replay,
             experiments=self.replays.experiments,
-            attempts=with_outcomes([one for one in attempts if one.step >= onset], histories),
+            attempts=with_outcomes([one for one in attempts if one.step >= onset or one.action == "clip"], histories),
             weights_are_finite=self.weights_are_finite,
             update_is_harmless=self._update_is_harmless,
             later_loss=_later_loss(histories, self._now),

@@ -155,6 +155,12 @@ class ResponseRunner:
                 else "they stay so, and the model fails in evaluation; reset them or load an earlier checkpoint",
             )
 
+    def log_notice(self, step: Step, record: StepRecord) -> None:
+        """Log what the clip policy of a step reports about it."""
+        notice = None if step.state.policy is None else step.state.policy.notice()
+        if notice is not None:
+            self._chain.log.add(self._context(record), "clip", notice)
+
     def with_scalars(self, record: StepRecord, state: OptimizerState) -> StepRecord:
         """Return a record with the scalars that the responses and the clip policy log."""
         scalars = self._chain.scalars()
@@ -217,3 +223,13 @@ class _Memory:
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Restore the state that `state_dict` returned."""
         load_parts({f"optimizer_{state.index}": state for state in self._states}, saved)
+
+    def largest_step_sizes(self) -> list[float | None]:
+        """Return the largest learning rate of the last steps, of each clip policy that changes it, else None."""
+        return [None if state.policy is None else state.policy.largest_step_size() for state in self._states]
+
+    def limit_step_sizes(self, sizes: Sequence[float | None]) -> None:
+        """Keep the learning rates of later steps below these, one for each optimizer."""
+        for state, size in zip(self._states, sizes, strict=True):
+            if state.policy is not None and size is not None:
+                state.policy.limit_step_size(size)

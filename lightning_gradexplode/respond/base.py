@@ -40,6 +40,12 @@ class Memory(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> Any:
         """Restore what `state_dict` returned."""
 
+    def largest_step_sizes(self) -> list[float | None]:
+        """Return the largest learning rate of the last steps, of each clip policy that changes it, else None."""
+
+    def limit_step_sizes(self, sizes: Sequence[float | None]) -> None:
+        """Keep the learning rates of later steps below these, one for each optimizer."""
+
 
 class ResponseContext:
     """The state of the run at one step, and the actions of a response; the argument ``run`` of `Response.respond`.

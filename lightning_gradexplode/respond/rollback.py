@@ -34,7 +34,9 @@ class Rollback(Stateful, Response):
     rate is reduced by `learning_rate_factor` once more often than at the rollback before. After `most_in_a_row`
     rollbacks without a new good state, or `most` in the fit, the next response in ``on_explosion`` acts. With each new
     good state the rate increases by the square root of `learning_rate_factor`, to at most `learning_rate_factor` times
-    the rate that failed last, or that failed first if lower rates have not helped. If loss or gradients are not finite
+    the rate that failed last, or that failed first if lower rates have not helped. With ``clip="auto"`` the rate of the
+    schedule is kept, steps begin small, and their size stays below `learning_rate_factor` times the largest of the last
+    steps before the rollback. If loss or gradients are not finite
     before the first update after a rollback, the cause is the data or the number format: up to 20 consecutive updates
     are skipped before the next rollback. Logged as
     ``gradexplode/rollbacks`` and ``gradexplode/rollback_rate_factor``.
@@ -128,10 +130,10 @@ class Rollback(Stateful, Response):
             return f"giving up after {self._budget.used} rollbacks"
         if self._in_a_row >= self.most_in_a_row:
             self._highest_rate = self._first_cut
-            return (
-                f"giving up after {self._in_a_row} rollbacks in a row: the run explodes again although its learning "
-                f"rate is {self._rate:.1g} of its schedule"
+            rate = (
+                "steps begin small" if self._rate == 1.0 else f"its learning rate is {self._rate:.1g} of its schedule"
             )
+            return f"giving up after {self._in_a_row} rollbacks in a row: the run explodes again although {rate}"
         return None if self._states.find(run) else "no rollback: there is no state that is known to be good"
 
     def batch_ended(self, run: ResponseContext) -> None:
@@ -147,18 +149,32 @@ class Rollback(Stateful, Response):
         if self._in_a_row:
             self._states.drop_latest()
         self._in_a_row += 1
-        self._highest_rate = self._rate * self.learning_rate_factor
-        if self._in_a_row == 1:
-            self._first_cut = self._highest_rate
-        self._rate *= self.learning_rate_factor**self._in_a_row
         self._asked = self._has_updates = False
+        sizes = [] if run.memory is None else run.memory.largest_step_sizes()
         kept = self._restore(run)
         but = f"; not restored: {', '.join(kept)}" if kept else ""
         run.log_action(
             "rollback",
-            f"the run is put back to the state {self._states.name}, with the learning rate times {self._rate:.3g} "
+            f"the run is put back to the state {self._states.name}, with {self._reduce(run, sizes)} "
             f"(rollback {self._budget}){but}",
         )
+
+    def _reduce(self, run: ResponseContext, sizes: Sequence[float | None]) -> str:
+        """Reduce the learning rate below the one that has failed, and return the new one in words.
+
+        A clip policy that changes the rate has taken smaller steps than the schedule's, so that a part of the
+        schedule's rate may be far above the size that has failed: there the limit is a part of that size.
+        """
+        if run.memory is not None and any(size is not None for size in sizes):
+            limits = [None if size is None else size * self.learning_rate_factor for size in sizes]
+            run.memory.limit_step_sizes(limits)
+            largest = max(limit for limit in limits if limit is not None)
+            return f"learning rates of at most {largest:.3g}"
+        self._highest_rate = self._rate * self.learning_rate_factor
+        if self._in_a_row == 1:
+            self._first_cut = self._highest_rate
+        self._rate *= self.learning_rate_factor**self._in_a_row
+        return f"the learning rate times {self._rate:.3g}"
 
     def _restore(self, run: ResponseContext) -> list[str]:
         kept, error = [], None

@@ -220,7 +220,7 @@ def test_a_rate_is_tried_again_where_small_steps_do_not_bring_the_loss_down() ->
     """A loss that stays at its new level has nothing to do with the steps; they grow until they reach the rate."""
     policy = AutoPolicy()
     policy.begin(torch.optim.SGD([nn.Parameter(torch.ones(100))], lr=1.0))
-    levels = [1.0] * 40 + [6.0] * 150
+    levels = [1.0] * 40 + [3.4] * 150
     falling = [level * 0.998**step for step, level in enumerate(levels)]
     found = factors(policy, falling, norm=0.5)
     assert min(found[40:60]) < 0.5
@@ -286,3 +286,76 @@ def test_a_state_of_the_start_can_be_restored_later() -> None:
         policy.threshold(StepRecord(step=step, loss=2.0**step, grad_norm=1.0, weight_norm_before=1.7))
     assert policy.load_state_dict(start) == []
     assert policy.state_dict() == fresh.state_dict()
+
+
+def notices(policy: AutoPolicy, losses: Iterable[float], norm: float = 0.5, weights: float = 10.0) -> list[str]:
+    """Return what the policy reports at steps with these losses, of gradients with the same norm."""
+    found = []
+    for step, loss in enumerate(losses):
+        policy.threshold(StepRecord(step=step, loss=loss, grad_norm=norm, weight_norm_before=weights))
+        found += [text for text in [policy.notice()] if text is not None]
+    return found
+
+
+def test_a_rate_that_is_far_too_high_is_reported_with_the_factor_and_its_end() -> None:
+    """One line says by how much steps are shortened and why, and one says that they no longer are."""
+    policy = AutoPolicy()
+    policy.begin(torch.optim.Adam([nn.Parameter(torch.ones(100))], lr=1.0))
+    found = notices(policy, [2.0 * 0.97**step for step in range(120)])
+    assert "multiplies the learning rate by 0.0" in found[0]
+    assert "likely to overshoot" in found[0]
+    assert found[-1] == 'clip="auto" no longer reduces the learning rate'
+    assert len(found) <= 3
+
+
+def test_a_healthy_run_reports_nothing() -> None:
+    """Where nothing is limited, nothing is logged."""
+    policy = AutoPolicy()
+    policy.begin(torch.optim.SGD([nn.Parameter(torch.ones(100))], lr=0.01))
+    assert notices(policy, [2.0 * 0.97**step for step in range(120)]) == []
+
+
+def test_an_outlier_is_reported_with_its_norm_and_its_limit() -> None:
+    """The line says what the norm was, and to what it is clipped."""
+    policy = AutoPolicy()
+    thresholds(policy, [1.0] * 60 + [1e6])
+    assert policy.notice() == 'clip="auto" clips a gradient norm of 1e+06 to 4, above which it is an outlier'
+
+
+@pytest.mark.parametrize(("norm", "is_forgiven"), [(0.05, True), (30.0, False)])
+def test_a_rise_is_forgiven_only_if_the_coming_step_is_harmless(norm: float, is_forgiven: bool) -> None:
+    """A rise that no step before can have caused counts against them if the next one would move the weights far."""
+    policy, reports = AutoPolicy(), []
+    policy.begin(torch.optim.SGD([nn.Parameter(torch.ones(100))], lr=0.1))
+    for step, noisy in enumerate(noise(50, 0.05)):
+        has_risen = step >= 40
+        loss, size = (50 * noisy, norm) if has_risen else (noisy, 0.05)
+        policy.threshold(StepRecord(step=step, loss=loss, grad_norm=size, weight_norm_before=10.0))
+        reports.append(policy.notice() or "")
+    assert any("which the last steps may have caused" in one for one in reports) is not is_forgiven
+    assert (policy.scalars()["step_size_factor"] == 1.0) is is_forgiven
+
+
+@pytest.mark.parametrize("noise_size", [0.0, 0.2])
+def test_steps_too_small_to_show_in_the_loss_grow_again(noise_size: float) -> None:
+    """After a failure, a loss that noise keeps where it is does not shorten steps that could not have lowered it."""
+    policy = AutoPolicy()
+    policy.begin(torch.optim.SGD([nn.Parameter(torch.ones(100))], lr=1.0))
+    levels = [1.0] * 40 + [3.4] * 200
+    found = factors(policy, [level * one for level, one in zip(levels, noise(240, noise_size), strict=True)], norm=0.5)
+    assert min(found[40:60]) < 0.5
+    assert found[-1] > 0.05
+
+
+def test_after_a_rollback_steps_begin_small_and_stay_below_the_limit() -> None:
+    """The state of an earlier step knows nothing of the size that has failed since."""
+    policy = AutoPolicy()
+    policy.begin(torch.optim.SGD([nn.Parameter(torch.ones(100))], lr=1.0))
+    before = through_checkpoint(policy.state_dict())
+    factors(policy, [2.0] * 10)
+    assert policy.largest_step_size() == 1.0
+    policy.load_state_dict(before)
+    policy.limit_step_size(0.5)
+    found = factors(policy, [2.0 * 0.97**step for step in range(30)])
+    assert found[0] <= 0.5 / 15 * 1.3
+    assert found[0] < max(found) <= 0.75
