@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.diagnose import diagnose, diagnose_calm
 from lightning_gradexplode.diagnose.outcomes import with_outcomes
+from lightning_gradexplode.diagnose.repeated_weights import weights_to_try
 from lightning_gradexplode.distributed.exchange import StepExchange
 from lightning_gradexplode.engine.batch_evidence import BatchEvidence
 from lightning_gradexplode.engine.first_facts import first_facts
@@ -163,7 +164,9 @@ class EvidenceCollector:
 
     def _compute_again(self, step: Step, inputs: StepInputs, before_update: bool) -> None:
         """Replay a step, and use the order of execution that it has shown."""
-        self.replays.compute(step, inputs, before_update, self._batch.outlier_rows)
+        run = self._run or RunFacts()
+        rows = self._batch.outlier_rows
+        self.replays.compute(step, inputs, before_update, rows, lambda replay: weights_to_try(run, replay))
         self._use_order()
 
     def _use_order(self) -> None:

@@ -124,7 +124,14 @@ class IncidentReplays:
         """Clear the results, as another incident begins."""
         self.replay = self.experiments = None
 
-    def compute(self, step: Step, inputs: StepInputs, before_update: bool, outlier_rows: Sequence[int]) -> None:
+    def compute(
+        self,
+        step: Step,
+        inputs: StepInputs,
+        before_update: bool,
+        outlier_rows: Sequence[int],
+        repeated: Callable[[Replay], Sequence[str]] = lambda replay: (),
+    ) -> None:
         """Replay a step, and run the experiments that do not need its update.
 
         Args:
@@ -132,10 +139,12 @@ class IncidentReplays:
             inputs: What it was given.
             before_update: Whether the optimizer has not stepped yet.
             outlier_rows: Rows of the batch that are far outside the others.
+            repeated: Returns, by the replay, the weights with which other starts are tried; called at the run's first
+                step only.
         """
         self._count += 1
         before = attempt("the checksums", lambda: checksums(self._loop.module))
-        self._compute(step, inputs, before_update, outlier_rows)
+        self._compute(step, inputs, before_update, outlier_rows, repeated)
         if before is not None and attempt("the checksums", lambda: checksums(self._loop.module)) != before:
             self._is_on = False
             logger.error(
@@ -143,7 +152,14 @@ class IncidentReplays:
                 "further one is; pass diagnose=False, and please report this"
             )
 
-    def _compute(self, step: Step, inputs: StepInputs, before_update: bool, outlier_rows: Sequence[int]) -> None:
+    def _compute(
+        self,
+        step: Step,
+        inputs: StepInputs,
+        before_update: bool,
+        outlier_rows: Sequence[int],
+        repeated: Callable[[Replay], Sequence[str]],
+    ) -> None:
         loop, record = self._loop, step.record()
         if not loop.can_replay:
             self.replay = Replay("not-possible", NO_REPLAY)
@@ -177,14 +193,21 @@ class IncidentReplays:
         replay = self.replay = _from_rank(replay, record.rank)
         if again.is_updated or replay.status in ("not-possible", "not-reproduced"):
             return
-        self._run_experiments(step, again, outlier_rows, before=None if before_update else inputs.weights)
+        before = None if before_update else inputs.weights
+        names = repeated(replay) if step.number == loop.first_step else ()
+        self._run_experiments(step, again, outlier_rows, before, names)
         if before_update and failed is None and replay.status == "finite":
             # The line search along the update follows once the optimizer has stepped.
             self._step, self._step_of_update = again, step.number
             self._weights_before = inputs.weights or attempt("the weights", lambda: keep_weights(loop.module))
 
     def _run_experiments(
-        self, step: Step, again: ReplayStep, rows: Sequence[int], before: Mapping[str, Tensor] | None
+        self,
+        step: Step,
+        again: ReplayStep,
+        rows: Sequence[int],
+        before: Mapping[str, Tensor] | None,
+        repeated: Sequence[str],
     ) -> None:
         record, replay = step.record(), self.replay
         first: Any = self._states[record.optimizer].recorder.first().values.get("grad_norm", ())
@@ -198,6 +221,7 @@ class IncidentReplays:
                 shares=True,
                 memory_grad_norm=record.grad_norm,
                 initial_grad_norm=float(first[0]) if len(first) else record.grad_norm,
+                repeated=repeated,
             ),
         )
 

@@ -19,6 +19,7 @@ from lightning_gradexplode.records.replay import (
     Operand,
     Operation,
     Replay,
+    StartTrial,
     UpdateFault,
 )
 from lightning_gradexplode.records.report import Report, ReportContent
@@ -54,6 +55,7 @@ __all__ = [
     "ReportContent",
     "RunFacts",
     "Severity",
+    "StartTrial",
     "StepRecord",
     "UpdateFault",
     "combine",

@@ -175,6 +175,24 @@ class Replay:
 
 
 @dataclass(frozen=True, slots=True)
+class StartTrial:
+    """The step of a run's first batch with another start of one weight.
+
+    Args:
+        parameter: Name of the weight.
+        start: What it was replaced by: ``"orthogonal"`` for an orthogonal matrix times 0.9, ``"small"`` for normal
+            numbers with a standard deviation of 0.01.
+        loss: The loss.
+        grad_norm: L2 norm of the gradients.
+    """
+
+    parameter: str
+    start: Literal["orthogonal", "small"]
+    loss: float
+    grad_norm: float
+
+
+@dataclass(frozen=True, slots=True)
 class Experiments:
     """Measurements with a copy of the module. A field is None if it was not measured.
 
@@ -190,6 +208,7 @@ class Experiments:
         row_share: Largest share of one row in the loss, if the loss of single rows can be computed.
         heaviest_row: That row.
         initial_grad_norm: L2 norm of the run's first gradient.
+        starts: The first step with other starts of weights that are applied again and again.
         seconds: Duration of all measurements.
     """
 
@@ -204,6 +223,7 @@ class Experiments:
     row_share: float | None = None
     heaviest_row: int | None = None
     initial_grad_norm: float | None = None
+    starts: tuple[StartTrial, ...] = ()
     seconds: float = 0.0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
@@ -24,8 +24,9 @@ def seldom_logged(kind: str, group: Mapping[str, float], layer: nn.Linear, norm:
     quantities["update_ratio"][:2] = [NAN, NAN]
     quantities["grad_norm"][0] = norm
     std = float(layer.weight.detach().square().mean().sqrt())
+    facts: dict[str, float | bool | str] = dict(group)
     weight = parameter("weight", tuple(layer.weight.shape), std=std)
-    parts = run(parameters=(weight,), optimizers=(OptimizerFacts(kind, (dict(group),)),))
+    parts = run(parameters=(weight,), optimizers=(OptimizerFacts(kind, (facts,)),))
     recorded = replace(history(quantities), parameters=("weight",))
     return diverged(run=parts, history=(recorded,))
 
@@ -39,7 +40,7 @@ def seldom_logged(kind: str, group: Mapping[str, float], layer: nn.Linear, norm:
     ],
 )
 def test_the_first_update_is_known_in_a_run_that_measures_updates_seldom(
-    make: type[torch.optim.Optimizer], group: dict[str, float]
+    make: Callable[..., torch.optim.Optimizer], group: dict[str, float]
 ) -> None:
     """By the formula of the optimizer; it is the one that the optimizer itself takes."""
     torch.manual_seed(0)
@@ -48,7 +49,7 @@ def test_the_first_update_is_known_in_a_run_that_measures_updates_seldom(
     optimizer = make(layer.parameters(), **options)
     layer(torch.randn(16, 8)).square().sum().backward()
     assert layer.weight.grad is not None
-    evidence = seldom_logged(make.__name__, group, layer, float(layer.weight.grad.norm()))
+    evidence = seldom_logged(type(optimizer).__name__, group, layer, float(layer.weight.grad.norm()))
     before = layer.weight.detach().clone()
     optimizer.step()
     ratio = float((layer.weight.detach() - before).norm() / before.norm())

@@ -321,6 +321,9 @@ class TasksAddedUp(Case):
         total = torch.stack(losses).sum()
         return total / len(losses) if self.average else total
 
+    def score(self) -> float:
+        return super().score() / (1 if self.average else len(self.heads))
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=self.lr)
 

@@ -218,6 +218,7 @@ class EulerSteps(Case):
     growth = 2.0
     cure = settings(growth=-0.5)
     cured_by = r"RecurrentBound|shorter"
+    other_cures = settings(**{r"start it near zero": settings(growth=0.0)})
     steps = 120
     lr = 0.01
 

@@ -130,14 +130,16 @@ class VarianceOfALatent(Case):
     bounded = False
     cure = settings(bounded=True)
     cured_by = "tanh|clamp"
+    spread = 1.0
+    other_cures = settings(**{"on the usual scale": settings(spread=0.22)})
     lr = 0.02
     steps = 250
 
     def build(self) -> None:
         self.encoder, self.gate = nn.Linear(20, 8), nn.Linear(20, 8)
         self.mean, self.decoder = nn.Linear(20, 8), nn.Linear(8, 20)
-        nn.init.normal_(self.encoder.weight, std=1.0)
-        nn.init.normal_(self.gate.weight, std=1.0)
+        nn.init.normal_(self.encoder.weight, std=self.spread)
+        nn.init.normal_(self.gate.weight, std=self.spread)
 
     def data(self) -> tuple[Tensor, Tensor]:
         random = noise(365)

@@ -7,7 +7,6 @@ import re
 from dataclasses import dataclass
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.causes.recurrence import recurrent_parameters
 from lightning_gradexplode.diagnose.curves import gradient_profile
 from lightning_gradexplode.diagnose.layers import (
     DEEP,
@@ -20,6 +19,7 @@ from lightning_gradexplode.diagnose.layers import (
     layers,
     normalized_share,
 )
+from lightning_gradexplode.diagnose.repeated_weights import recurrent_parameters
 from lightning_gradexplode.records import Cause, Evidence
 
 COMPOUNDS = 100.0

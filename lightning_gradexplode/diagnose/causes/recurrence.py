@@ -8,8 +8,9 @@ from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import inputs, scale_of, targets
 from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, loss_curve
 from lightning_gradexplode.diagnose.layers import DEEP, first_numbers, gain_of, is_early, layers
-from lightning_gradexplode.diagnose.loop_code import code_of
 from lightning_gradexplode.diagnose.rate_remedies import first_update_ratio
+from lightning_gradexplode.diagnose.recurrence_remedies import recurrence_remedies
+from lightning_gradexplode.diagnose.repeated_weights import is_gated, own_matrices, recurrent_parameters
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Activation, Cause, Evidence, ParameterFacts, RunFacts
 
@@ -42,7 +43,9 @@ def _of_matrix(evidence: Evidence) -> Cause | None:
     if not is_early(evidence):
         confidence *= 0.7
     sentences += first_numbers(evidence)
-    return Cause("recurrence", worst.name, tuple(sentences), confidence, _remedies(evidence, worst, False, length))
+    return Cause(
+        "recurrence", worst.name, tuple(sentences), confidence, recurrence_remedies(evidence, worst, False, length)
+    )
 
 
 def _of_first_update(evidence: Evidence) -> Cause | None:
@@ -75,13 +78,13 @@ def _of_first_update(evidence: Evidence) -> Cause | None:
             else f"The gradient norm has grown {growth:.3g} times since.",
         ),
         0.55,
-        tuple(dict.fromkeys((*remedies.clip(evidence), *_remedies(evidence, worst, False, length)))),
+        tuple(dict.fromkeys((*remedies.clip(evidence), *recurrence_remedies(evidence, worst, False, length)))),
     )
 
 
 def _of_own_matrix(evidence: Evidence) -> Cause | None:
     """Return the cause if a square matrix of the user's own expands, and an input is a long sequence."""
-    own = _own_matrices(evidence.run)
+    own = own_matrices(evidence.run)
     steps = next((one.shape[1] for one in inputs(evidence) if len(one.shape) == 3 and one.shape[1] >= DEEP), None)
     worst = max(own, key=gain_of, default=None)
     norm = curve(evidence, "grad_norm").first
@@ -98,18 +101,8 @@ def _of_own_matrix(evidence: Evidence) -> Cause | None:
             *first_numbers(evidence),
         ),
         0.6,
-        _remedies(evidence, worst, False, steps),
+        recurrence_remedies(evidence, worst, False, steps),
     )
-
-
-def _own_matrices(run: RunFacts) -> list[ParameterFacts]:
-    """Return the square matrices that are parameters of the user's own modules."""
-    roles = {one.name: one.role for one in run.modules}
-    return [
-        one
-        for one in layers(run)
-        if len(one.shape) == 2 and one.shape[0] == one.shape[1] and roles.get(one.module, "other") == "other"
-    ]
 
 
 def _of_gradient(evidence: Evidence) -> Cause | None:
@@ -126,7 +119,7 @@ def _of_gradient(evidence: Evidence) -> Cause | None:
         worst.name if worst is not None else seen[0].where,
         (f"{sentence.rstrip('.')}.", *first_numbers(evidence)),
         0.75,
-        _remedies(evidence, worst, gated, sequence_length(evidence)),
+        recurrence_remedies(evidence, worst, gated, sequence_length(evidence)),
     )
 
 
@@ -142,7 +135,7 @@ def _of_loop(evidence: Evidence) -> Cause | None:
         return None
     gain = loop_gain(worst)
     parameter = weights[worst.module]
-    own = max(_own_matrices(evidence.run), key=gain_of, default=None)
+    own = max(own_matrices(evidence.run), key=gain_of, default=None)
     if own is not None and gain_of(own) > 1 and parameter.shape[0] != parameter.shape[-1]:
         parameter = own  # what is applied to the state in the same loop
     return Cause(
@@ -155,7 +148,7 @@ def _of_loop(evidence: Evidence) -> Cause | None:
             *first_numbers(evidence),
         ),
         0.85 if gain >= 1e3 else 0.65,
-        _remedies(evidence, parameter, False, worst.calls),
+        recurrence_remedies(evidence, parameter, False, worst.calls),
     )
 
 
@@ -183,7 +176,7 @@ def _by_elimination(evidence: Evidence) -> Cause | None:
             + (f", and an input has {steps} steps." if steps else ", as what a loop applies again and again."),
         ),
         0.6 if steps else 0.5,
-        _remedies(evidence, worst, False, steps),
+        recurrence_remedies(evidence, worst, False, steps),
     )
 
 
@@ -218,40 +211,3 @@ def sequence_length(evidence: Evidence) -> int | None:
         ),
         None,
     )
-
-
-def recurrent_parameters(run: RunFacts) -> list[ParameterFacts]:
-    """Return the recurrent matrices."""
-    return [one for one in run.parameters if one.spectral_radius is not None or "weight_hh" in one.name]
-
-
-def is_gated(parameter: ParameterFacts, run: RunFacts) -> bool:
-    """Return whether a recurrent matrix belongs to an LSTM or a GRU."""
-    kinds = [one.kind for one in run.modules if one.name == parameter.module] or [parameter.module_kind]
-    return any(word in kind.lower() for kind in kinds for word in ("lstm", "gru"))
-
-
-def _remedies(evidence: Evidence, parameter: ParameterFacts | None, gated: bool, length: int | None) -> tuple[str, ...]:
-    name = parameter.name if parameter is not None else "*weight_hh*"
-    code = f"model.{name}" if all(part.isidentifier() for part in name.split(".")) else "rnn.weight_hh_l0"
-    shorter = f" of {max(8, length // 4)} steps" if length and length > 16 else ""
-    shorten = f"train on shorter parts of the sequences{shorter} (truncated back-propagation through time)"
-    advice = []
-    if parameter is not None and len(parameter.shape) == 1:
-        return (
-            f"keep its elements below one: multiply by `torch.sigmoid({code})`",
-            *remedies.clip(evidence),
-            shorten,
-        )
-    if parameter is not None and not gated and parameter.shape[0] > parameter.shape[-1]:
-        advice.append(shorten)  # a part of what is repeated, which alone keeps no scale
-    if not gated:
-        advice.append(f"start it orthogonal, with a spectral radius below one: `nn.init.orthogonal_({code}, gain=0.9)`")
-    advice += remedies.clip(evidence)
-    if "RecurrentBound" not in evidence.run.on_explosion:
-        bound = f'RecurrentBound(parameters=["{name}"])'
-        monitor = code_of(evidence.run).monitor(f"on_explosion={bound}")
-        advice.append(f"keep its largest singular value at one: {monitor}")
-    if not gated:
-        advice.append("use gated cells in its place: `nn.LSTM(input_size, hidden_size)`")
-    return tuple(dict.fromkeys((*advice, shorten)))

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_gradexplode.diagnose.replay.stand_ins import ReplayStopped
+from lightning_gradexplode.diagnose.replay.starts import try_starts
 from lightning_gradexplode.diagnose.replay.step import ReplayStep, deadline_of
 from lightning_gradexplode.diagnose.replay.variants import Variants
 from lightning_gradexplode.measure.field_rows import MOST_ROWS
@@ -36,6 +37,7 @@ def run_experiments(
     shares: bool = False,
     memory_grad_norm: float | None = None,
     initial_grad_norm: float | None = None,
+    repeated: Sequence[str] = (),
 ) -> Experiments:
     """Measure with a copy of the module what distinguishes causes; a measurement that fails is left out.
 
@@ -48,6 +50,7 @@ def run_experiments(
         shares: Whether the largest share of one row in the loss is looked for.
         memory_grad_norm: L2 norm of the gradients that the run held, unscaled.
         initial_grad_norm: L2 norm of the run's first gradient.
+        repeated: Names of weights with which other starts are tried, as the step is the first one of the run.
     """
     begin = time.perf_counter()
     variants = Variants(step, deadline_of(step, STEPS, SECONDS))
@@ -68,6 +71,8 @@ def run_experiments(
         results |= _attempt(lambda: _without_rows(variants, _found_row(variants)))
     if before is not None:
         results |= _attempt(lambda: _line_search(variants, before, after))
+    if repeated:
+        results |= _attempt(lambda: {"starts": try_starts(variants, step.weights, repeated)})
     if shares and not failed:
         results |= _attempt(lambda: _row_share(variants))
     return Experiments(**results, seconds=time.perf_counter() - begin)

@@ -236,3 +236,34 @@ def test_what_fails_is_left_out(module: Any, batch: Any) -> None:
     found = run_experiments(ReplayStep(module, raises, batch), before=dict(module.named_parameters()), shares=True)
 
     assert (found.line_search, found.batch_grad_norm, found.row_share) == ((), None, None)
+
+
+class Repeated(nn.Module):
+    """Applies a matrix forty times, to the state or to what is added to it."""
+
+    def __init__(self, is_added: bool) -> None:
+        super().__init__()
+        self.is_added = is_added
+        self.matrix = nn.Parameter(2.0 * torch.eye(6))
+
+    def forward(self, state: Tensor) -> Tensor:
+        for _ in range(40):
+            state = state @ self.matrix + (state if self.is_added else 0.0)
+        return state
+
+
+@pytest.mark.parametrize(("is_added", "calm"), [(False, "orthogonal"), (True, "small")])
+def test_the_start_of_a_repeated_matrix_is_tried(is_added: bool, calm: str) -> None:
+    """An orthogonal one keeps the length of a state, a small one what it is added to; the run's matrix stays."""
+    torch.manual_seed(0)
+    module, state = Repeated(is_added), torch.randn(8, 6)
+    step = ReplayStep(module, lambda model, batch, _: model(batch).square().mean(), state)
+
+    found = run_experiments(step, repeated=["matrix", "another"]).starts
+
+    norms: dict[str, float] = {one.start: one.grad_norm for one in found}
+    assert {one.parameter for one in found} == {"matrix"}
+    assert norms[calm] < 1000
+    assert (norms["orthogonal"] > 1e6) is is_added
+    assert torch.equal(module.matrix, 2.0 * torch.eye(6))
+    assert module.matrix.grad is None

@@ -1,0 +1,64 @@
+"""What to do where the gain per time step compounds."""
+
+from __future__ import annotations
+
+from lightning_gradexplode.diagnose import remedies
+from lightning_gradexplode.diagnose.loop_code import code_of
+from lightning_gradexplode.diagnose.repeated_weights import CALM
+from lightning_gradexplode.records import Evidence, Experiments, ParameterFacts, StartTrial
+
+
+def recurrence_remedies(
+    evidence: Evidence, parameter: ParameterFacts | None, gated: bool, length: int | None
+) -> tuple[str, ...]:
+    """Return the remedies for a gain that compounds over time steps.
+
+    Args:
+        evidence: The evidence.
+        parameter: The weight that is applied again and again, None if it is not known.
+        gated: Whether it belongs to an LSTM or a GRU.
+        length: The number of time steps, None if it is not known.
+    """
+    name = parameter.name if parameter is not None else "*weight_hh*"
+    code = f"model.{name}" if all(part.isidentifier() for part in name.split(".")) else "rnn.weight_hh_l0"
+    shorter = f" of {max(8, length // 4)} steps" if length and length > 16 else ""
+    shorten = f"train on shorter parts of the sequences{shorter} (truncated back-propagation through time)"
+    advice = []
+    if parameter is not None and len(parameter.shape) == 1:
+        return (
+            f"keep its elements below one: multiply by `torch.sigmoid({code})`",
+            *remedies.clip(evidence),
+            shorten,
+        )
+    if parameter is not None and not gated and parameter.shape[0] > parameter.shape[-1]:
+        advice.append(shorten)  # a part of what is repeated, which alone keeps no scale
+    if not gated:
+        advice += _starts(evidence, name, code)
+    advice += remedies.clip(evidence)
+    if "RecurrentBound" not in evidence.run.on_explosion:
+        bound = f'RecurrentBound(parameters=["{name}"])'
+        monitor = code_of(evidence.run).monitor(f"on_explosion={bound}")
+        advice.append(f"keep its largest singular value at one: {monitor}")
+    if not gated:
+        advice.append("use gated cells in its place: `nn.LSTM(input_size, hidden_size)`")
+    return tuple(dict.fromkeys((*advice, shorten)))
+
+
+def _starts(evidence: Evidence, name: str, code: str) -> list[str]:
+    """Return how to start a matrix, first the way that was seen to work where starts were tried.
+
+    A matrix that is multiplied with the state has to keep its length; one that makes what is added to the state has to
+    be small.
+    """
+    orthogonal = f"start it orthogonal, with a spectral radius below one: `nn.init.orthogonal_({code}, gain=0.9)`"
+    small = f"start it near zero, as what it makes is added to the state: `nn.init.normal_({code}, std=0.01)`"
+    tried = {one.start: one for one in (evidence.experiments or Experiments()).starts if one.parameter == name}
+    if not tried:
+        return [orthogonal]
+    options = [(tried[start], text) for start, text in (("orthogonal", orthogonal), ("small", small)) if start in tried]
+    working = [f"{text} ({_result(trial)})" for trial, text in options if trial.grad_norm <= CALM]
+    return working[:1]
+
+
+def _result(trial: StartTrial) -> str:
+    return f"tried on this batch: the loss is {trial.loss:.3g} and the gradient norm {trial.grad_norm:.3g}"
