@@ -67,7 +67,7 @@ from lightning_gradexplode.detect import GradientSpike, NonFiniteLoss
         ({"diagnose": 1}, TypeError, ["diagnose", "1", "True or False"]),
     ],
 )
-def test_bad_arguments(arguments: dict[str, Any], error: type[Exception], words: list[str]) -> None:
+def test_a_bad_argument_is_refused_by_name(arguments: dict[str, Any], error: type[Exception], words: list[str]) -> None:
     """A bad argument is refused where it is given; the message names it, what it got and what it takes."""
     with pytest.raises(error) as raised:
         GradientExplosionMonitor(**arguments)
@@ -80,7 +80,7 @@ def test_arguments_go_by_name_only() -> None:
         GradientExplosionMonitor(10)  # type: ignore[call-arg]
 
 
-def test_arguments_left_open() -> None:
+def test_without_arguments_a_monitor_only_warns() -> None:
     """Without arguments all detectors watch, nothing is clipped, and an explosion only warns."""
     settings = Arguments.checked()
     assert [type(one) for one in settings.detectors] == [type(one) for one in default_detectors()]

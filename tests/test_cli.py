@@ -145,7 +145,7 @@ def test_what_cannot_be_done_is_one_line(
     assert status == 2 or len(printed.splitlines()) == 1
 
 
-def test_version_and_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_versions(capsys: pytest.CaptureFixture[str]) -> None:
     """The version of the package, and the versions of what it works with."""
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("gradexplode, version ")

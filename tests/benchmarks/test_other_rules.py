@@ -36,7 +36,7 @@ def layers(*norms: float, **more: list[float]) -> StepRecord:
 
 
 @pytest.mark.parametrize(("rule", "limit"), [(NormAboveOne(), 1.0), (NormAboveHundred(), 100.0)])
-def test_constant_limits(rule: Rule, limit: float) -> None:
+def test_a_constant_limit_alarms_above_it_and_at_nan(rule: Rule, limit: float) -> None:
     """A norm at the limit is none, above it and NaN are alarms."""
     assert alarms(rule, [limit, 1.01 * limit, math.nan, math.inf]) == [1, 2, 3]
 

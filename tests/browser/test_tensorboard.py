@@ -45,7 +45,7 @@ def points(path: str) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in re.findall(r"[ML](-?[\d.e+-]+),(-?[\d.e+-]+)", path)]
 
 
-def test_the_histograms_page(browser: Browser, address: str) -> None:
+def test_the_histograms_page_draws_each_step(browser: Browser, address: str) -> None:
     """Each histogram of each step is drawn from left to right, with a hill in it."""
     browser.open(f"{address}/#histograms")
     drawn = browser.wait(
@@ -65,7 +65,7 @@ def test_the_histograms_page(browser: Browser, address: str) -> None:
             assert min(y for _, y in corners) < floor
 
 
-def test_the_distributions_page(browser: Browser, address: str) -> None:
+def test_the_distributions_page_covers_all_steps(browser: Browser, address: str) -> None:
     """Each distribution's bands go over all steps, and the one of the gradients opens at the end."""
     browser.open(f"{address}/#distributions")
     drawn = browser.wait(
@@ -113,7 +113,7 @@ def test_the_custom_scalars_page(browser: Browser, address: str) -> None:
     ), "a chart has no curve"
 
 
-def test_the_text_page(browser: Browser, address: str) -> None:
+def test_the_text_page_shows_diagnosis_and_findings(browser: Browser, address: str) -> None:
     """The diagnosis and the critical findings can be read, as headings and tables and not as markdown."""
     browser.open(f"{address}/#text")
     texts = browser.wait(
@@ -129,7 +129,7 @@ def test_the_text_page(browser: Browser, address: str) -> None:
     assert not [text for text in texts if "**" in text or "###" in text]
 
 
-def test_the_images_page(browser: Browser, address: str) -> None:
+def test_the_images_page_shows_the_heat_map(browser: Browser, address: str) -> None:
     """The heat map is there, and large enough to be read."""
     browser.open(f"{address}/#images")
     images = browser.wait(

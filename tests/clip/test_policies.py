@@ -40,7 +40,7 @@ def thresholds(policy: ClipPolicy, norms: list[float | None]) -> list[float | No
 
 
 @given(gradient_lists, st.floats(0.01, 1e5), st.sampled_from(["norm", "value"]), st.sampled_from([1.0, 1024.0]))
-def test_clipping_is_torchs(layers: list[list[float]], threshold: float, algorithm: str, scale: float) -> None:
+def test_clipping_is_that_of_torch(layers: list[list[float]], threshold: float, algorithm: str, scale: float) -> None:
     """Gradients come out as from ``clip_grad_norm_`` and ``clip_grad_value_``, also while AMP has them scaled."""
     ours = [torch.tensor(layer) for layer in layers]
     theirs = [nn.Parameter(torch.zeros(len(layer))) for layer in layers]
@@ -108,13 +108,13 @@ def test_what_clip_does_not_take(argument: object, error: type[Exception], words
     assert all(word in str(raised.value) for word in words)
 
 
-def test_an_unknown_algorithm() -> None:
+def test_an_unknown_algorithm_is_refused() -> None:
     """The message names the argument, what it got and what it takes."""
     with pytest.raises(ValueError, match=r"algorithm must be 'norm' or 'value', got 'median'"):
         ConstantClip(1.0, "median")  # type: ignore[arg-type]
 
 
-def test_what_clip_takes() -> None:
+def test_clip_takes_numbers_names_and_policies() -> None:
     """A number, a name, a policy of one's own and None each give the policy they stand for."""
     own = ConstantClip(3.0)
     constant = Arguments.checked(clip=2).clip

@@ -60,7 +60,7 @@ def users_names() -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 @every_page
-def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_blocks_of_pages_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Python blocks of a page run one after the other, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     document = Sybil(parsers=[PythonCodeBlockParser(), SkipParser()]).parse(page)
@@ -70,7 +70,7 @@ def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @every_page
-def test_commands_exist(page: Path) -> None:
+def test_commands_in_pages_exist(page: Path) -> None:
     """Each ``gradexplode`` command that a page shows is one, with options that it has."""
     from lightning_gradexplode.cli import command as group
 

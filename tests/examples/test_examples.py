@@ -110,7 +110,7 @@ def test_sunspots_are_rescued_by_clipping(sunspots: Sunspots) -> None:
     assert rescued.error < 0.8 * as_last_year
 
 
-def test_sunspots_start_alike(sunspots: Sunspots) -> None:
+def test_both_trainings_of_sunspots_start_alike(sunspots: Sunspots) -> None:
     """Both trainings start from the same weights and the same first batch."""
     assert sunspots.lost.probe.losses[0] == sunspots.rescued.probe.losses[0]
 
@@ -123,7 +123,7 @@ def test_sunspots_curve_shows_the_explosion(sunspots: Sunspots) -> None:
     assert peak > 1e10 * norms[0]
 
 
-def test_sunspots_clipping_binds(sunspots: Sunspots) -> None:
+def test_clipping_of_sunspots_binds_in_the_logs(sunspots: Sunspots) -> None:
     """The logs of the rescued run show norms above the threshold before clipping, and none after it."""
     before = scalars(sunspots.rescued_events, "gradexplode/grad_norm")
     after = scalars(sunspots.rescued_events, "gradexplode/grad_norm_clipped")
@@ -180,7 +180,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
     return Digits(tmp_path_factory.mktemp("digits"))
 
 
-def test_digits_are_stopped(digits: Digits) -> None:
+def test_the_training_on_digits_is_stopped(digits: Digits) -> None:
     """The explosion is found, and the training ends there, long before its eight epochs of 29 steps."""
     assert digits.monitor.exploded
     assert digits.trainer.global_step < 8 * 29 / 2

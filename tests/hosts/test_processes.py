@@ -81,7 +81,7 @@ def test_all_processes_hold_back_the_same_update(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fabric", "lightning"])
-def test_two_machines(kind: str, tmp_path: Path) -> None:
+def test_a_run_on_two_machines_is_measured_exactly(kind: str, tmp_path: Path) -> None:
     """By two agents of torchrun, or Lightning's own launcher: exact norms, and one report, from global rank zero."""
     results = launch_lightning(tmp_path) if kind == "lightning" else launch(kind, tmp_path, nodes=2, processes=1)
     assert [result["failed"] for result in results] == [False, False]

@@ -363,7 +363,7 @@ def test_loggers_that_are_not_known_are_named_once(tmp_path: Path, caplog: pytes
     assert (tmp_path / "gradexplode.csv").exists() or monitor.last is not None
 
 
-def test_exact_norm_helper() -> None:
+def test_the_witness_agrees_with_the_helper_of_other_loops() -> None:
     """The witness's number is that of the helper which the other loops' tests use."""
     model = language_model()
     model(**{name: value[None] for name, value in sentences(1)[0].items()}).loss.backward()

@@ -189,7 +189,7 @@ def test_a_loggers_experiment_is_opened_at_the_first_write_only() -> None:
 
 
 @pytest.mark.parametrize("every_parameter", [True, False])
-def test_names_of_scalars(every_parameter: bool) -> None:
+def test_scalars_have_the_names_of_the_contract(every_parameter: bool) -> None:
     """What was measured is logged under the contract's names, of shown parameters too where asked for, and no more."""
     logger = RecordingLogger()
     record = StepRecord(
@@ -254,7 +254,7 @@ def test_histograms_of_a_large_model_are_added_up_by_module() -> None:
     assert {one.finite for one in got[1].values()} == {14}
 
 
-def test_no_loggers(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_without_loggers_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
     """A run without loggers is no error, and nothing is said of it."""
     board = LoggerCollection([])
     board.log_batch([record_of(TENSORS)], [SHOWN], per_parameter=True)

@@ -34,7 +34,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.filterwarnings("error")
-def test_litlogger(sent: list[tuple[Any, ...]], tmp_path: Path) -> None:
+def test_litlogger_receives_scalars_metadata_and_files(sent: list[tuple[Any, ...]], tmp_path: Path) -> None:
     """Finite scalars at their steps, findings and diagnosis as metadata, the files of two reports in turn."""
     loggers = LoggerCollection([litlogger.Experiment()])
     loggers.log_batch([StepRecord(step=3, grad_norm=2.5, grad_max=math.inf, severity=3)], [()])

@@ -47,7 +47,7 @@ def test_loggers_write_and_save_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_reports_hold_them(name: str, tmp_path: Path) -> None:
+def test_reports_can_hold_any_name(name: str, tmp_path: Path) -> None:
     """A report is written and read back, its page has no foreign tag, and its text in the terminal no control code."""
     content = examples.growing(5)
     history = content.evidence.history[0]

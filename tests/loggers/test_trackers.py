@@ -71,7 +71,7 @@ def run(program: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return done.stdout
 
 
-def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_receives_scalars_tags_and_artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store in a file has the scalars at their steps, the finding as a tag, and the report's files as artifacts."""
     told = run(MLFLOW, tmp_path, monkeypatch)
     back: dict[str, Any] = json.loads(told.split("read back:")[1])
@@ -82,7 +82,7 @@ def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(back["files"]) == {"gradexplode/findings.jsonl", "gradexplode/index.html"}
 
 
-def test_comet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comet_receives_scalars_histograms_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An offline experiment has the scalars, a histogram of each gradient, the finding, and the report's files."""
     run(COMET, tmp_path, monkeypatch)
     (archive,) = (tmp_path / "comet").glob("*.zip")

@@ -39,7 +39,7 @@ print("read back:" + json.dumps({
 """
 
 
-def test_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trackio_receives_scalars_histograms_and_alerts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A local project has scalars at their steps, histograms, the alert, the diagnosis, and the report's files."""
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     monkeypatch.setenv("HOME", str(tmp_path))

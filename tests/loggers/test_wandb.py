@@ -92,7 +92,7 @@ def history(entries: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
     return values_of(entries)
 
 
-def test_scalars(history: dict[int, dict[str, Any]]) -> None:
+def test_scalars_are_logged_at_their_steps(history: dict[int, dict[str, Any]]) -> None:
     """Scalars are there at their steps, the non-finite ones too."""
     assert history[3]["gradexplode/grad_norm"] == 2.5
     assert history[3]["gradexplode/nonfinite_count"] == 4
@@ -103,7 +103,7 @@ def test_scalars(history: dict[int, dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize("name", TENSORS)
-def test_histograms(history: dict[int, dict[str, Any]], name: str) -> None:
+def test_histograms_have_finite_ascending_borders(history: dict[int, dict[str, Any]], name: str) -> None:
     """Each histogram has ascending finite borders, at most 512 bins, and counts every finite value."""
     key = f"gradexplode/gradient/{name}"
     counts, borders = history[3][f"{key}.values"], np.array(history[3][f"{key}.bins"], dtype=np.float64)
@@ -121,7 +121,7 @@ def test_what_cannot_be_shown_is_left_out(history: dict[int, dict[str, Any]], na
     assert not any(f"gradient/{name}" in key for key in history[3])
 
 
-def test_alerts(entries: list[dict[str, Any]]) -> None:
+def test_alerts_have_the_level_of_the_severity(entries: list[dict[str, Any]]) -> None:
     """A warning alerts at WARN, what makes it critical at ERROR; more of it, or less than a warning, does not alert."""
     alerts = [entry["alert"] for entry in entries if entry["type"] == "alert"]
     assert [alert["level"] for alert in alerts] == ["WARN", "ERROR"]
@@ -191,7 +191,7 @@ def test_the_diagnosis_is_in_the_summary(offline_run: Callable[..., Run]) -> Non
     }
 
 
-def test_the_report(entries: list[dict[str, Any]]) -> None:
+def test_the_report_is_an_artifact_a_panel_and_an_image(entries: list[dict[str, Any]]) -> None:
     """Its folder is an artifact, its page a panel and its picture an image, at the report's step."""
     (artifact,) = [entry["artifact"] for entry in entries if entry["type"] == "artifact"]
     assert {one["path"] for one in artifact["manifest"]["contents"]} == {"index.html", "findings.jsonl"}

@@ -44,7 +44,7 @@ def filters(requests: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def test_rules_are_created(server: WandbServer) -> None:
+def test_rules_are_created_with_documented_thresholds(server: WandbServer) -> None:
     """Three automations on the contract's metrics and one on failed runs, with the documented thresholds."""
     applied = alert_rules("digits", "team", slack=True)
     assert [rule.outcome for rule in applied] == ["created"] * 4
@@ -155,7 +155,7 @@ def test_a_channel_of_slack_can_be_chosen(server: WandbServer) -> None:
         assert request["triggeredActionConfig"]["notificationActionInput"]["integrationID"] == QUIET["id"]
 
 
-def test_listing(server: WandbServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_lists_only_own_rules(server: WandbServer, capsys: pytest.CaptureFixture[str]) -> None:
     """The command lists our rules with their state and kind; those of others are left out."""
     alert_rules("digits", "team")
     next(iter(server.automations.values()))["enabled"] = False

@@ -126,7 +126,7 @@ def test_histograms_of_several_tensors() -> None:
 
 
 @given(float_tensors(), st.data())
-def test_histograms_add_up(tensor: Tensor, data: st.DataObject) -> None:
+def test_histograms_of_parts_add_up_to_the_whole(tensor: Tensor, data: st.DataObject) -> None:
     """The histograms of parts merge to the histogram of the whole."""
     flat = tensor.reshape(-1)
     cut = data.draw(st.integers(0, flat.numel()))

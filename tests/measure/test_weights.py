@@ -91,7 +91,7 @@ def test_weights_are_left_as_they_are() -> None:
     assert weight._version == version
 
 
-def test_no_weights() -> None:
+def test_an_optimizer_without_weights_changes_none() -> None:
     """An optimizer without weights has not changed any."""
     none: list[Tensor] = []
     assert WeightCopy(none).change(none, ALL_HERE).update_ratio == 0.0

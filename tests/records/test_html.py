@@ -33,7 +33,7 @@ def test_a_report_is_shown_inline(tmp_path: Path) -> None:
     assert Report(3, tmp_path)._repr_html_() == tmp_path.name
 
 
-def test_code_between_backticks() -> None:
+def test_text_between_backticks_becomes_code() -> None:
     """Single ones are inline, three make a block, and one alone is text."""
     assert with_code("a `b<` c") == "a <code>b&lt;</code> c"
     assert with_code("x\n```python\ny = 1\n```") == "x\n<pre><code>y = 1</code></pre>"

@@ -31,7 +31,7 @@ def test_severities_are_what_is_logged() -> None:
     assert [int(severity) for severity in (Severity.INFO, Severity.WARNING, Severity.CRITICAL)] == [1, 2, 3]
 
 
-def test_histograms_add_up() -> None:
+def test_merged_histograms_count_all_values() -> None:
     """Adding and merging count all values; merging nothing gives the empty histogram."""
     one, other = histogram([1.0, -2.0], 1), histogram([1.0, 0.0, 1e-45], 2)
     for merged in (one + other, Histogram.merged([one, other])):

@@ -53,7 +53,7 @@ def test_every_range_has_ticks(low: float, factor: float) -> None:
 @pytest.mark.parametrize(
     ("value", "text"), [(1e5, "1e5"), (0.01, "0.01"), (-1e-7, "-1e-7"), (0.0, "0"), (2500, "2500")]
 )
-def test_labels_are_short(value: float, text: str) -> None:
+def test_labels_of_ticks_are_short(value: float, text: str) -> None:
     """Powers of ten have no sign and no leading zero in their exponent."""
     assert tick_label(value) == text
 

@@ -27,7 +27,9 @@ BEGAN = datetime(2026, 11, 25, 20, 15, 3, tzinfo=timezone.utc)
         (False, Path("logs"), "abc", None),
     ],
 )
-def test_where_reports_go(report: bool | str | Path, own: Path | None, run_id: str | None, expected: Path) -> None:
+def test_reports_go_to_the_folder_of_the_run(
+    report: bool | str | Path, own: Path | None, run_id: str | None, expected: Path
+) -> None:
     """Into the run's own log folder, else into a folder named after the run, or into the one that is given."""
     assert base_folder(report, own, Path("save"), run_id, BEGAN) == expected
 

@@ -57,7 +57,7 @@ def test_a_threshold_takes_effect_at_its_own_step() -> None:
     assert [one["gradexplode/clip_rate"] for one in run.logged] == [1.0] * 5
 
 
-def test_clipping_by_value() -> None:
+def test_clipping_by_value_limits_each_element() -> None:
     """No element that the optimizer takes is larger than the value."""
     handed = Handed()
     run = Watched(Regression(), monitor={"clip": ConstantClip(0.5, "value")}, callbacks=[handed])

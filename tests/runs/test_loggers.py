@@ -68,7 +68,7 @@ def test_steps_are_those_of_lightnings_own_metrics() -> None:
         assert len(ours) == len(set(ours))
 
 
-def test_no_logger() -> None:
+def test_a_run_without_a_logger_is_judged() -> None:
     """Without a logger the monitor judges all the same."""
     run = Watched(Regression(), logger=False)
     assert len(run.probe.records) == 5
@@ -182,7 +182,7 @@ def test_a_failure_is_forgotten_by_the_next_fit(monkeypatch: pytest.MonkeyPatch)
     assert_agrees(broken, 5)
 
 
-def test_include_and_exclude() -> None:
+def test_patterns_select_what_is_logged_by_itself() -> None:
     """Patterns choose what is shown by itself; the totals hold all."""
     run = Watched(Regression(), monitor={"include": ["*.weight"], "exclude": ["layers.3.*"]})
     shown = {key for one in run.logged for key in one if key.startswith("gradexplode/grad_norm/")}
@@ -192,7 +192,7 @@ def test_include_and_exclude() -> None:
     assert not [key for one in whole.logged for key in one if key.startswith("gradexplode/grad_norm/")]
 
 
-def test_intervals() -> None:
+def test_logs_keep_their_intervals() -> None:
     """Scalars and histograms come at their intervals, in phase with Lightning's own, and never at 0."""
     calm: dict[str, Any] = {"detectors": []}
     run = Watched(Regression(), monitor={"log_every_n_steps": 2, "histogram_every_n_steps": 3, **calm}, max_steps=7)

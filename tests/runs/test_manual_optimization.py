@@ -14,7 +14,7 @@ from tests.runs.test_modes import scaler
 
 @pytest.mark.parametrize("toggled", [False, True])
 @pytest.mark.parametrize("optimizers", [1, 2, 3])
-def test_several_optimizers(optimizers: int, toggled: bool) -> None:
+def test_steps_of_several_optimizers_are_measured_apart(optimizers: int, toggled: bool) -> None:
     """Each step of each optimizer is measured, of its own parameters only; a batch is logged once."""
     run = Watched(Manual(optimizers, toggled), max_steps=4 * optimizers)
     assert_batches_agree(run, 4, 4 * optimizers)

@@ -33,13 +33,13 @@ def fused(parameters: Any) -> torch.optim.Optimizer:
 
 @pytest.mark.parametrize("build", [None, adamw, fused], ids=["sgd", "adamw", "fused"])
 @pytest.mark.parametrize("clip", [None, 0.5])
-def test_full_precision(build: Any, clip: float | None) -> None:
+def test_full_precision_is_measured_before_clipping(build: Any, clip: float | None) -> None:
     """With float32 the numbers are those before clipping, with and without it."""
     assert_agrees(Watched(Regression(build), gradient_clip_val=clip), 5)
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
-def test_other_precisions(precision: Any) -> None:
+def test_other_precisions_are_measured_as_exactly(precision: Any) -> None:
     """Half and double precision are measured as exactly; only bfloat16 weights cannot hold their own change."""
     run = Watched(Regression(), precision=precision)
     assert_agrees(run, 5, update_tolerance=1e-2 if precision == "bf16-true" else 1e-6)
@@ -47,7 +47,7 @@ def test_other_precisions(precision: Any) -> None:
 
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("clip", [None, 0.5])
-def test_gradient_scaler(accumulate: int, clip: float | None) -> None:
+def test_the_scale_of_a_gradient_scaler_is_divided_out(accumulate: int, clip: float | None) -> None:
     """The scale of a gradient scaler is divided out."""
     run = Watched(Regression(), plugins=[scaler()], accumulate_grad_batches=accumulate, gradient_clip_val=clip)
     assert_agrees(run, 5)
@@ -74,7 +74,7 @@ def test_overflow_while_the_scale_settles() -> None:
 
 @pytest.mark.parametrize("iterable", [False, True])
 @pytest.mark.parametrize("accumulate", [2, 3])
-def test_accumulation(accumulate: int, iterable: bool) -> None:
+def test_accumulated_gradients_are_measured_once(accumulate: int, iterable: bool) -> None:
     """The gradients of a whole window are measured once, also in a last window that is not full."""
     run = Watched(
         Regression(batches=7, iterable=iterable), accumulate_grad_batches=accumulate, max_epochs=2, max_steps=-1
@@ -129,7 +129,7 @@ def test_a_window_with_a_batch_that_returns_none_at_its_end() -> None:
 
 
 @pytest.mark.parametrize("search", [None, "strong_wolfe"])
-def test_line_search(search: str | None) -> None:
+def test_a_line_search_counts_its_first_evaluation(search: str | None) -> None:
     """A step of LBFGS evaluates often; its gradient is that of the first evaluation."""
 
     def build(parameters: Any) -> torch.optim.Optimizer:
@@ -138,7 +138,7 @@ def test_line_search(search: str | None) -> None:
     assert_agrees(Watched(Regression(build)), 5)
 
 
-def test_odd_parameters() -> None:
+def test_parameters_of_any_kind_are_measured_exactly() -> None:
     """Tied parameters count once, unused and frozen ones not; sparse, complex, 0-dim and empty ones are exact."""
     run = Watched(Odd())
     assert_agrees(run, 5)

@@ -65,7 +65,7 @@ def test_parameters_thawed_in_mid_run() -> None:
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_compiled(whole: bool) -> None:
+def test_compiled_modules_keep_their_names(whole: bool) -> None:
     """Compiled modules and submodules are measured, under the names that they had before."""
     module = Regression()
     names = [name for name, _ in module.named_parameters()]
@@ -78,7 +78,7 @@ def test_compiled(whole: bool) -> None:
     assert list(run.probe.records[-1].parameters) == names
 
 
-def test_averaged_weights() -> None:
+def test_averages_of_weights_disturb_no_number() -> None:
     """Averages of the weights, Lightning's own and a user's, do not disturb the numbers."""
     callbacks = [StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1), Average()]
     run = Watched(Regression(batches=3), callbacks=callbacks, max_epochs=3, max_steps=-1)

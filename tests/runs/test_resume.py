@@ -81,7 +81,7 @@ def comparable(findings: list[Finding]) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("build", [Drifts, lambda: Drifts(adam), DriftsByHand], ids=["sgd", "adam", "manual"])
 @pytest.mark.parametrize("clip", [None, "auto"])
-def test_same_decisions(build: Any, clip: Any, tmp_path: Path) -> None:
+def test_a_resumed_run_makes_the_same_decisions(build: Any, clip: Any, tmp_path: Path) -> None:
     """Findings, clip values and severities are the same, number by number."""
     whole = run(build(), END, tmp_path, False, clip)
     resumed = run(build(), END, tmp_path, True, clip)

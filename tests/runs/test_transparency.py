@@ -85,7 +85,7 @@ def test_same_numbers_with_and_without(mode: str, interval: int) -> None:
 
 
 @pytest.mark.parametrize("namespace", [pl, lightning.pytorch], ids=lambda one: str(one.__name__))
-def test_both_namespaces(namespace: Any) -> None:
+def test_the_monitor_works_in_both_namespaces(namespace: Any) -> None:
     """The monitor, with clipping of its own, and the recording logger work in both of Lightning's namespaces."""
     network = type("Network", (ExplodingRegression, namespace.LightningModule), {})
     logger, monitor = RecordingLogger(), GradientExplosionMonitor(clip=1.0, log_every_n_steps=1, report=False)

@@ -38,7 +38,7 @@ BATCH = BatchShape.of(fields_of({"tokens": torch.zeros(6, 5), "labels": torch.ze
         "nothing in common",
     ],
 )
-def test_rows_by_shape(shape: tuple[int, ...], place: tuple[int, ...], expected: tuple[int, ...]) -> None:
+def test_rows_are_known_by_the_shape(shape: tuple[int, ...], place: tuple[int, ...], expected: tuple[int, ...]) -> None:
     """The batch has 6 rows of 5 time steps."""
     mask = torch.zeros(shape, dtype=torch.bool)
     mask[place] = True
