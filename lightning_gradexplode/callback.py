@@ -17,8 +17,9 @@ from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.clip import ClipPolicy
 from lightning_gradexplode.detect import Detector
 from lightning_gradexplode.distributed.spawn_results import SpawnResults
+from lightning_gradexplode.engine.failure import MONITOR_FAILED_AT_START, MONITOR_IS_OFF
 from lightning_gradexplode.engine.run import TrainingRun
-from lightning_gradexplode.hosts.lightning import LightningLoop, hidden_gradients, runs_in_a_started_process
+from lightning_gradexplode.hosts.lightning import LightningLoop, runs_in_a_started_process, unsupported_strategy
 from lightning_gradexplode.hosts.lightning_namespaces import Callback, LightningModule, Trainer
 from lightning_gradexplode.hosts.results import EndedRun, RunResults
 from lightning_gradexplode.respond import Response
@@ -167,9 +168,9 @@ class GradientExplosionMonitor(RunResults, Callback):
             if trainer.is_global_zero:
                 self._log_disabled()
             return
-        hidden = hidden_gradients(trainer)
-        if hidden is not None:
-            logger.warning("gradexplode: the monitor is off for this run, it logs and clips nothing: %s", hidden)
+        unsupported = unsupported_strategy(trainer)
+        if unsupported is not None:
+            logger.warning(MONITOR_IS_OFF, unsupported)
             return
         continues = self._state_stage is not None or (self._module is not None and self._module() is pl_module)
         state, self._state, self._state_stage = (self._state if continues else {}), {}, None
@@ -178,7 +179,7 @@ class GradientExplosionMonitor(RunResults, Callback):
             self._run = TrainingRun(self.arguments, LightningLoop(trainer, self), state)
         except Exception:
             self._ended = EndedRun(failed=True)
-            logger.exception("gradexplode: the monitor failed at the start and is off; the training goes on without it")
+            logger.exception(MONITOR_FAILED_AT_START)
 
     def _log_disabled(self) -> None:
         logger.warning("gradexplode: the trainer has several monitors; one is enough, and all but the first are off")

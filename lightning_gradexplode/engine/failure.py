@@ -11,6 +11,12 @@ import torch
 from lightning_gradexplode.measure.recording import RecordedCalls
 from lightning_gradexplode.respond import ExplosionError
 
+MONITOR_IS_OFF = "gradexplode: the monitor is off for this run, it logs and clips nothing: %s"
+"""The message where the gradients of a run cannot be measured, with the reason."""
+
+MONITOR_FAILED = "gradexplode: the monitor failed and is off; the training goes on without it"
+MONITOR_FAILED_AT_START = "gradexplode: the monitor failed at the start and is off; the training goes on without it"
+
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -22,7 +22,7 @@ from lightning_gradexplode.engine.agreement import raise_together
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.conflicts import conflicts
 from lightning_gradexplode.engine.decisions import Decisions
-from lightning_gradexplode.engine.failure import never_fatal
+from lightning_gradexplode.engine.failure import MONITOR_FAILED, never_fatal
 from lightning_gradexplode.engine.gradient_measurement import GradientMeasurement
 from lightning_gradexplode.engine.late_steps import LateSteps
 from lightning_gradexplode.engine.step import Phase, Step
@@ -418,7 +418,7 @@ class TrainingRun:
     def fail(self, call: str) -> None:
         """Switch the monitor off after an error in one of its calls, log it, and restore the training loop."""
         self.failed = True
-        logger.exception("gradexplode: the monitor failed and is off; the training goes on without it")
+        logger.exception(MONITOR_FAILED)
         self._release()
 
     def announce_failure(self, call: str) -> None:

@@ -17,10 +17,11 @@ from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.checks import shown
 from lightning_gradexplode.clip import ClipPolicy
 from lightning_gradexplode.detect import Detector
+from lightning_gradexplode.engine.failure import MONITOR_IS_OFF
 from lightning_gradexplode.hosts.csv_log import CSVLog
 from lightning_gradexplode.hosts.results import StepEventsResults
 from lightning_gradexplode.hosts.step_events import StepEvents
-from lightning_gradexplode.hosts.torch_loop import MONITOR_IS_OFF, TorchLoop
+from lightning_gradexplode.hosts.torch_loop import TorchLoop
 from lightning_gradexplode.measure.reading import PendingRead
 from lightning_gradexplode.respond import Response
 
@@ -141,8 +142,8 @@ class GradientWatch(StepEventsResults):
         self._begin({})
 
     def _begin(self, state: Mapping[str, Any]) -> None:
-        if self._loop.hidden_gradients is not None:
-            logger.warning(MONITOR_IS_OFF, self._loop.hidden_gradients)
+        if self._loop.unsupported is not None:
+            logger.warning(MONITOR_IS_OFF, self._loop.unsupported)
             return
         self._events = StepEvents(self.arguments, self._loop, state)
 

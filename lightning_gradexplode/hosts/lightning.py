@@ -19,17 +19,17 @@ from lightning_gradexplode.hosts.lightning_clipping import LightningClipping
 from lightning_gradexplode.hosts.lightning_logs import LightningLogs
 from lightning_gradexplode.hosts.lightning_namespaces import Callback, Trainer, is_overridden
 
-_HIDING = {
-    "FSDPStrategy": "keeps gradients in flat shards whose norms were never verified here; "
-    "ModelParallelStrategy with fully_shard (FSDP2) is supported",
-    "DeepSpeedStrategy": "keeps gradients where no hook sees them whole; DeepSpeed logs its own global norm",
+_UNSUPPORTED = {
+    "FSDPStrategy": "FSDPStrategy keeps gradients in flat shards; use ModelParallelStrategy with fully_shard (FSDP2)",
+    "DeepSpeedStrategy": "DeepSpeedStrategy partitions gradients before hooks are called; it logs its own global norm",
 }
+"""Strategies whose gradients cannot be measured, and why."""
 
 
-def hidden_gradients(trainer: Trainer) -> str | None:
-    """Return why the gradients of a run cannot be measured, since its strategy hides them; None where they can be."""
-    names = [kind.__name__ for kind in type(trainer.strategy).__mro__]
-    return next((f"{name} {why}" for name, why in _HIDING.items() if name in names), None)
+def unsupported_strategy(trainer: Trainer) -> str | None:
+    """Return why the gradients of a run cannot be measured with its strategy; None if they can."""
+    names = {kind.__name__ for kind in type(trainer.strategy).__mro__}
+    return next((why for name, why in _UNSUPPORTED.items() if name in names), None)
 
 
 def runs_in_a_started_process(trainer: Trainer) -> bool:

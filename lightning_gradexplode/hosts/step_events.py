@@ -21,8 +21,9 @@ from torch.optim import Optimizer
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.clip.apply import drop_gradients
 from lightning_gradexplode.distributed.shard_layout import version_of
+from lightning_gradexplode.engine.failure import MONITOR_FAILED, MONITOR_IS_OFF
 from lightning_gradexplode.engine.run import TrainingRun
-from lightning_gradexplode.hosts.torch_loop import JOINS, MONITOR_IS_OFF, TorchLoop
+from lightning_gradexplode.hosts.torch_loop import JOINS, TorchLoop
 from lightning_gradexplode.measure.recording import untraced
 from lightning_gradexplode.respond import ExplosionError
 
@@ -319,7 +320,7 @@ class StepEvents:
 
     def _fail(self) -> None:
         self._failed = True
-        logger.exception("gradexplode: the monitor failed and is off; the training goes on without it")
+        logger.exception(MONITOR_FAILED)
         self.remove_hooks()
 
 

@@ -31,7 +31,7 @@ class TorchLoop(TrainingLoop):
         batches: Number of batches in which an optimizer stepped.
         batch_is_known: Whether the current batch was given.
         should_stop: Whether the training is to end.
-        hidden_gradients: Why the gradients cannot be measured, None where they can be.
+        unsupported: Why the gradients cannot be measured, None if they can.
     """
 
     unannounced = (
@@ -56,7 +56,7 @@ class TorchLoop(TrainingLoop):
         self._module = _unwrapped(model)
         self._is_compiled = any(hasattr(one, "_orig_mod") for one in model.modules())
         self._optimizers, self._loggers, self._folder = [_raw(one) for one in optimizers], list(loggers), folder
-        self.hidden_gradients = _hidden_gradients(model, optimizers)
+        self.unsupported = _unsupported_wrapper(model, optimizers)
         self._scaler, self._replay, self._monitor = scaler, replay, monitor
         self._process_group = _process_group(self._module)
         self._replicas = [one for one in model.modules() if isinstance(one, nn.parallel.DistributedDataParallel)]
@@ -189,13 +189,13 @@ def _process_group(module: nn.Module) -> ProcessGroup:
     return Processes(torch.distributed.get_world_size(), device)
 
 
-def _hidden_gradients(model: nn.Module, optimizers: Sequence[Optimizer]) -> str | None:
-    """Return why the gradients of a loop cannot be measured, since a wrapper hides them; None where they can be."""
+def _unsupported_wrapper(model: nn.Module, optimizers: Sequence[Optimizer]) -> str | None:
+    """Return why the gradients cannot be measured with the wrappers of a loop; None if they can."""
     kinds = [*(type(one) for one in model.modules()), *(type(one) for one in optimizers)]
     names = {base.__name__ for kind in kinds for base in kind.__mro__}
     hookless = [type(one).__name__ for one in map(_raw, optimizers) if not _takes_hooks(one)]
     of_hooks = f"{hookless[0]} takes no hooks around its step; pass the optimizer that it wraps" if hookless else None
-    return next((why for name, why in _HIDING.items() if name in names), of_hooks)
+    return next((why for name, why in _UNSUPPORTED.items() if name in names), of_hooks)
 
 
 def _raw(optimizer: Any) -> Optimizer:
@@ -219,15 +219,14 @@ def _takes_hooks(optimizer: Optimizer) -> bool:
 
 JOINS = "within join() processes may end one after the other, and the monitors could not exchange their numbers"
 
-MONITOR_IS_OFF = "gradexplode: the monitor is off for this run, it logs and clips nothing: %s"
-
 _WRAPPING = ("lightning.fabric.", "lightning_fabric.", "accelerate.")
 """Packages whose optimizers wrap another one, which is their attribute ``optimizer``."""
 
+_DEEPSPEED = "DeepSpeed partitions gradients before hooks are called; it logs its own global norm"
 
-_HIDING = {
+_UNSUPPORTED = {
     "FullyShardedDataParallel": "FullyShardedDataParallel keeps gradients in flat shards; use fully_shard (FSDP2)",
-    "DeepSpeedEngine": "DeepSpeed keeps gradients where no hook sees them whole; it logs its own global norm",
-    "DeepSpeedOptimizerWrapper": "DeepSpeed keeps gradients where no hook sees them whole; it logs its own global norm",
+    "DeepSpeedEngine": _DEEPSPEED,
+    "DeepSpeedOptimizerWrapper": _DEEPSPEED,
 }
-"""Wrappers of modules and optimizers that hide gradients, and why."""
+"""Wrappers of modules and optimizers whose gradients cannot be measured, and why."""

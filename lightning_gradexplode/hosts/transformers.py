@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from lightning_gradexplode.arguments import Arguments
+from lightning_gradexplode.engine.failure import MONITOR_FAILED_AT_START, MONITOR_IS_OFF
 from lightning_gradexplode.hosts.results import StepEventsResults
 from lightning_gradexplode.hosts.step_events import StepEvents
-from lightning_gradexplode.hosts.torch_loop import MONITOR_IS_OFF
 from lightning_gradexplode.hosts.transformers_loop import TransformersLoop, loss_in, tensors_in
 from lightning_gradexplode.records.plain import to_plain
 
@@ -78,10 +78,10 @@ class GradientExplosionTrainerCallback(StepEventsResults, TrainerCallback):  # t
         try:
             loop = TransformersLoop(args, state, model, optimizer, kwargs.get("lr_scheduler"), self._loggers)
         except Exception:
-            logger.exception("gradexplode: the monitor failed at the start and is off; the training goes on without it")
+            logger.exception(MONITOR_FAILED_AT_START)
             return
-        if loop.hidden_gradients is not None:
-            logger.warning(MONITOR_IS_OFF, loop.hidden_gradients)
+        if loop.unsupported is not None:
+            logger.warning(MONITOR_IS_OFF, loop.unsupported)
             return
         saved = (state.stateful_callbacks or {}).get(STATE, {})
         self._loop, self._events = loop, StepEvents(self.arguments, loop, saved, self._abort)
