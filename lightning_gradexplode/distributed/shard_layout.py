@@ -164,10 +164,22 @@ class ShardLayout:
         Returns:
             None where a norm is not finite, or may have lost its digits; the same on every process.
         """
+        return self.uncounted_norms(gathered) if (gathered < np.inf).all() else None
+
+    def uncounted_norms(self, gathered: FloatArray) -> Norms | None:
+        """Combine norms as `finite_norms`, also those that are not finite; the elements of these are not counted.
+
+        Args:
+            gathered: As in `finite_norms`.
+
+        Returns:
+            None where a norm may have lost its digits; the same on every process.
+        """
         assert self.copies is not None
-        if not (gathered < np.inf).all() or ((gathered != 0) & (gathered < LEAST)).any():
+        if ((gathered != 0) & (gathered < LEAST)).any():
             return None
-        return Norms(self._combined(gathered / np.sqrt(self.copies)), np.zeros(gathered.shape[1]))
+        each = self._combined(gathered / np.sqrt(self.copies))
+        return Norms(each, np.where(np.isfinite(each), 0.0, np.nan))
 
     @staticmethod
     def _combined(each: FloatArray) -> FloatArray:

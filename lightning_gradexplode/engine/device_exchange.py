@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from lightning_gradexplode.distributed.exchange import SharedStep
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.measure.reading import PendingRead
+from lightning_gradexplode.records import Norms
+
+logger = logging.getLogger("lightning_gradexplode")
+
+MOST_SECONDS = 1.0
+"""Time to wait for numbers where a run ends; those that an ended process did not send never arrive."""
 
 
 class DeviceExchange:
@@ -62,13 +70,39 @@ class DeviceExchange:
         Returns:
             Whether any process has gradients, and whether error gradients of modules are measured on all.
         """
-        reading, shards = step.reading, step.parameters.shards
+        shards = step.parameters.shards
         shared, measures_modules = self.receive(step)
-        loss = shared.loss
-        step.batch_idx, step.rank, step.loss = loss.batch_idx, loss.rank, loss.value
-        step.loss_scale, step.scale = reading.scale, reading.scale_in_memory
         norms = None if shards.copies is None else shards.finite_norms(shared.packed)
         if norms is None:  # elements that are not finite are counted, by all processes together
-            norms = shards.norms(reading.gradients.norms(step.gradients_intact))
-        step.set_gradient_norms(norms)
+            norms = shards.norms(step.reading.gradients.norms(step.gradients_intact))
+        self._set(step, shared, norms)
         return shared.has_gradients, measures_modules
+
+    def read_arrived(self, step: Step) -> bool:
+        """Read the numbers of a step, if they have arrived, in a process whose others may have ended.
+
+        Nothing is exchanged: the processes have done that when the step began. Elements that are not finite are not
+        counted.
+
+        Returns:
+            Whether the numbers are known, and any process has gradients.
+        """
+        shards, pending = step.parameters.shards, step.gathered
+        try:
+            if pending is None or not pending.arrives_within(MOST_SECONDS):
+                return False
+            shared, _ = self.receive(step)
+        except Exception as error:  # the device may be what has failed
+            logger.debug("gradexplode: the numbers of step %d are lost: %s", step.number, error)
+            return False
+        local = step.reading.gradients.norms(intact=False)
+        norms = local if shards.copies is None else shards.uncounted_norms(shared.packed)
+        if norms is not None:
+            self._set(step, shared, norms)
+        return shared.has_gradients and norms is not None
+
+    def _set(self, step: Step, shared: SharedStep, norms: Norms) -> None:
+        loss, reading = shared.loss, step.reading
+        step.batch_idx, step.rank, step.loss = loss.batch_idx, loss.rank, loss.value
+        step.loss_scale, step.scale = reading.scale, reading.scale_in_memory
+        step.set_gradient_norms(norms)

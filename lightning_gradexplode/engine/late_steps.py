@@ -91,6 +91,17 @@ class LateSteps:
                     step.add_findings(found)
             self._after.freeze(steps)
 
+    def keep_arrived(self, stepped: Sequence[Step]) -> None:
+        """Do the same with all steps whose numbers have arrived, in a process whose others may have ended.
+
+        Args:
+            stepped: The steps of the current batch.
+        """
+        for steps in [*self._run.deferred.take(), stepped]:
+            known = [step for step in steps if step.phase is not Phase.COLLECTING or self._resolve_arrived(step)]
+            self._run.deferred.hold(known)
+        self.keep()
+
     def resolve(self, step: Step) -> bool:
         """Read the numbers of a step whose optimizer has stepped already, and detect what they show.
 
@@ -104,9 +115,7 @@ class LateSteps:
         step.state.changes_gradients |= not step.gradients_intact and not may_be_clipped
         if not self._measurement.read(step):
             return False
-        is_finite = step.grad_norm is None or math.isfinite(step.grad_norm)
-        if not is_finite and (step.is_guarded or step.is_left_out_unseen):
-            step.update_taken = False
+        self._set_update_taken(step)
         if step.parameters.shards.copies is not None and step.update_taken:
             step.measure_weights()  # a collective, for which no process may wait whose detectors have failed
         step.measure_gradients(clips_by_value=False)
@@ -120,6 +129,24 @@ class LateSteps:
             step.set_unclipped()
         step.found = before, run.find(step, step.record(), is_over=True)
         return True
+
+    def _resolve_arrived(self, step: Step) -> bool:
+        """Read the numbers of a step without a collective, and detect what they show where that needs none either."""
+        run = self._run
+        step.decided_late, step.gradients_intact = True, False
+        if not self._measurement.exchange.read_arrived(step):
+            return False
+        self._set_update_taken(step)
+        is_detected = not run.agreement.is_needed(step)
+        before = run.find(step, step.record()) if is_detected else ()
+        self._decisions.set_clip_value(step, step.record())
+        step.found = before, run.find(step, step.record(), is_over=True) if is_detected else ()
+        return True
+
+    def _set_update_taken(self, step: Step) -> None:
+        is_finite = step.grad_norm is None or math.isfinite(step.grad_norm)
+        if not is_finite and (step.is_guarded or step.is_left_out_unseen):
+            step.update_taken = False
 
     def act(self, step: Step) -> None:
         """Log and respond to what was found before the update of a step that is resolved."""

@@ -348,26 +348,26 @@ class TrainingRun:
     def aborted(self) -> None:
         """Log what was measured of a step that an exception has interrupted.
 
-        The other processes may know nothing of the exception, so that nothing is exchanged with them here; a step whose
-        numbers were deferred is then left out.
+        The other processes may know nothing of the exception, so that nothing is exchanged with them here; of a step
+        whose numbers were deferred, those are kept that were exchanged when it began, and have arrived.
         """
         is_alone = self._run.exchange.world.size == 1
-        if self._open is not None and not is_alone:
-            self._open.phase = Phase.DECIDED
         if is_alone:
             self._late.read()
             self._late.settle()
-        else:
-            self._run.deferred.take()
-            self._late.keep()
         if self._open is not None:
+            if self._open.phase is Phase.MEASURED and not is_alone:
+                self._open.phase = Phase.DECIDED  # which may need the other processes
             self._close(self._open)
         steps, self._stepped = self._stepped, []
-        for step in steps:
-            if step.phase is Phase.COLLECTING and is_alone:
-                self._late.resolve(step)
-                self._late.act(step)
-        self._after.freeze([step for step in steps if step.phase is not Phase.COLLECTING])
+        if is_alone:
+            for step in steps:
+                if step.phase is Phase.COLLECTING:
+                    self._late.resolve(step)
+                    self._late.act(step)
+            self._after.freeze([step for step in steps if step.phase is not Phase.COLLECTING])
+        else:
+            self._late.keep_arrived(steps)
         run = self._run
         run.reporter.publish(run.responses.attempts)
         run.reporter.write_steps(run.evidence.evidence(run.responses.attempts), self.diagnosis())

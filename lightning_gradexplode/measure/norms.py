@@ -78,6 +78,10 @@ class PendingNorms:
             self._pending = PendingRead(values)
         return True
 
+    def arrives_within(self, seconds: float) -> bool:
+        """Return whether what is read is on the host, or will be after a wait of at most some seconds."""
+        return self.is_there or (self._pending is not None and self._pending.arrives_within(seconds))
+
     def _wait(self) -> None:
         """Wait for the transfer of all that is read."""
         self.start()

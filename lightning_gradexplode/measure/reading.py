@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
@@ -56,6 +57,17 @@ class PendingRead:
             self._event.record(torch.cuda.current_stream(numbers.device))
             numbers = pinned
         self._numbers = numbers
+
+    def arrives_within(self, seconds: float) -> bool:
+        """Return whether the numbers are on the host, or will be after a wait of at most some seconds."""
+        if self.is_there or self._event is None:
+            return self.is_there or self._numbers.is_cpu
+        end = time.monotonic() + seconds
+        while not self._event.query():  # type: ignore[no-untyped-call]
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.001)
+        return True
 
     def values(self) -> FloatArray:
         """Wait for the transfer, and return the elements of all tensors, one after the other, in float64."""
