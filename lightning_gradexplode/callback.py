@@ -19,7 +19,12 @@ from lightning_gradexplode.detect import Detector
 from lightning_gradexplode.distributed.spawn_results import SpawnResults
 from lightning_gradexplode.engine.failure import MONITOR_FAILED_AT_START, MONITOR_IS_OFF
 from lightning_gradexplode.engine.run import TrainingRun
-from lightning_gradexplode.hosts.lightning import LightningLoop, runs_in_a_started_process, unsupported_strategy
+from lightning_gradexplode.hosts.lightning import (
+    LightningLoop,
+    runs_in_a_started_process,
+    save_again,
+    unsupported_strategy,
+)
 from lightning_gradexplode.hosts.lightning_namespaces import Callback, LightningModule, Trainer
 from lightning_gradexplode.hosts.results import EndedRun, RunResults
 from lightning_gradexplode.respond import Response
@@ -281,6 +286,16 @@ class GradientExplosionMonitor(RunResults, Callback):
             return self._state
         self._run.flush()
         return self._run.state_dict()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Put into the checkpoint what follows from the step before it; all processes call this."""
+        if self._run is None or trainer.interrupted:  # the other processes may have ended
+            return
+        changed = self._run.finish_before_checkpoint()
+        if changed:
+            save_again(trainer, checkpoint)
+        if changed is not None:
+            checkpoint["callbacks"][self.state_key] = self._run.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep what `state_dict` returned; the next fit continues from it."""

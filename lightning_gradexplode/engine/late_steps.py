@@ -71,8 +71,12 @@ class LateSteps:
         for steps in self._run.deferred.take_detected():
             self._finish(steps)
 
-    def finish(self) -> None:
-        """Read, detect and finish all steps; a collective call where the processes agree in the next exchange."""
+    def finish(self, has_effects: bool = True) -> None:
+        """Read, detect and finish all steps; a collective call where the processes agree in the next exchange.
+
+        Args:
+            has_effects: Whether what was found has consequences now; else the steps are held on.
+        """
         agreement = self._run.agreement
         try:
             self.read()
@@ -80,7 +84,8 @@ class LateSteps:
             agreement.withdraw_notes()  # the other processes wait for this one
             raise
         agreement.exchange_notes(self._run.optimizers.states)
-        self.settle()
+        if has_effects:
+            self.settle()
 
     def keep(self) -> None:
         """Keep the steps whose numbers are read, and what was found in them, without any other consequence."""

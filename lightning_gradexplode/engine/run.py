@@ -345,6 +345,26 @@ class TrainingRun:
         self._after.end_batch()
 
     @never_fatal
+    def finish_before_checkpoint(self) -> bool | None:
+        """Finish the steps of several processes that were held until the next exchange; a collective call.
+
+        Within a batch, what was found has consequences at the next update.
+
+        Returns:
+            Whether that may have changed weights, optimizers or schedules; None if no step was finished.
+        """
+        deferred, agreement = self._run.deferred, self._run.agreement
+        if not agreement.by_notes:
+            return None
+        self._late.finish(has_effects=False)
+        if self._in_batch or not deferred.detected:
+            return None
+        found_any = deferred.found_any(agreement)
+        self._late.settle()
+        self._after.end_batch()
+        return found_any
+
+    @never_fatal
     def aborted(self) -> None:
         """Log what was measured of a step that an exception has interrupted.
 
@@ -427,7 +447,7 @@ class TrainingRun:
             self._run.exchange.withdraw(packs_gradients=True)
         elif call == "batch_ended" and not self._run.is_automatic:
             self._run.exchange.withdraw(packs_gradients=False)
-        elif call == "finish_deferred" or (call == "batch_ended" and self._loop.is_last_batch):
+        elif call.startswith("finish_") or (call == "batch_ended" and self._loop.is_last_batch):
             self._run.agreement.withdraw_notes()
 
     def state_dict(self) -> dict[str, Any]:

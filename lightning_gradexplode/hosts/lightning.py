@@ -37,6 +37,14 @@ def runs_in_a_started_process(trainer: Trainer) -> bool:
     return type(trainer.strategy.launcher).__name__ == "_MultiProcessingLauncher"
 
 
+def save_again(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Replace in a checkpoint what a response may have changed since it was put there; all processes call this."""
+    strategy = trainer.strategy
+    checkpoint["state_dict"] = strategy.lightning_module_state_dict()
+    checkpoint["optimizer_states"] = [strategy.optimizer_state(one) for one in trainer.optimizers]
+    checkpoint["lr_schedulers"] = [one.scheduler.state_dict() for one in trainer.lr_scheduler_configs]
+
+
 class LightningLoop(LightningClipping, LightningLogs):
     """Lightning's Trainer during ``fit``, in automatic and manual optimization.
 

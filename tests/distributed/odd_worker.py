@@ -6,6 +6,7 @@ tensors lie on an accelerator, so that the processes exchange there and numbers 
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import warnings
@@ -16,6 +17,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+# Where it is first imported once a process group exists, its default arguments keep the group for ever.
+import torch.distributed.nn.functional
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -186,6 +190,7 @@ def main(out: Path, names: list[str]) -> None:
     found = {name: globals()[name]() for name in names}
     (out / f"{dist.get_rank()}.json").write_text(json.dumps(found))
     dist.barrier()
+    gc.collect()  # a group that nothing holds ends its threads here, and not while the interpreter ends
     dist.destroy_process_group()
 
 
