@@ -6,12 +6,15 @@ import math
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.curves import curve, history_at_fault
-from lightning_gradexplode.diagnose.optimizers import is_wrapped, numbers_of
+from lightning_gradexplode.diagnose.optimizers import numbers_of
 from lightning_gradexplode.diagnose.trends import Trend, initial_weight_norm, line_search
 from lightning_gradexplode.records import Evidence
 
 FIRST_UPDATE = 0.01
 """Ratio of the first update to the weights that most networks bear."""
+
+_UNIT_STEPS = ("Adam", "AdamW", "Adamax", "Adagrad", "Lion")
+"""Optimizers whose first update moves each weight by the learning rate."""
 
 
 def rate_remedies(evidence: Evidence, course: Trend) -> tuple[str, ...]:
@@ -50,22 +53,26 @@ def _borne_factor(evidence: Evidence) -> float:
 def first_update_ratio(evidence: Evidence) -> float | None:
     """Return the norm of the run's first update over that of the weights before it.
 
-    A run that is logged seldom has not measured it. Then it is computed with the formula of SGD or of Adam, whose first
-    update moves each weight by the learning rate (Kingma and Ba, 2015, section 2.1). For other optimizers it is the
-    first ratio that was measured, None if none was.
+    A run that is logged seldom has not measured it. Then it is computed by the optimizer's formula; for an optimizer
+    whose formula is not known, it is the first ratio that was measured, None if none was.
     """
     ratios, start = curve(evidence, "update_ratio"), evidence.run.first_step
     measured = ratios.at(start)
+    if measured is not None:
+        return measured
     place, weights = history_at_fault(evidence), initial_weight_norm(evidence)
-    rate, norm = curve(evidence, "learning_rate").at(start), curve(evidence, "grad_norm").at(start)
-    if measured is not None or place is None or place >= len(evidence.run.optimizers) or not weights or not rate:
-        return measured if measured is not None else ratios.first
+    rate = curve(evidence, "learning_rate").at(start)
+    if place is None or place >= len(evidence.run.optimizers) or not weights or not rate:
+        return ratios.first
     one = evidence.run.optimizers[place]
+    numbers = numbers_of(one.groups[0]) if one.groups else {}
+    norm = curve(evidence, "grad_norm").at(start)
     if one.kind == "SGD" and norm is not None:
         clip = evidence.run.clip_val if evidence.run.clip_algorithm != "value" else None
-        decay = numbers_of(one.groups[0]).get("weight_decay", 0.0) if one.groups else 0.0
-        return rate * (min(norm, clip or math.inf) + decay * weights) / weights
-    if "adam" in one.kind.lower() and not is_wrapped(one) and not one.has_state:
-        count = sum(math.prod(parameter.shape) for parameter in evidence.run.parameters if parameter.optimizer == place)
-        return rate * math.sqrt(count) / weights if count else ratios.first
-    return ratios.first
+        return rate * (min(norm, clip or math.inf) / weights + numbers.get("weight_decay", 0.0))
+    count = sum(math.prod(parameter.shape) for parameter in evidence.run.parameters if parameter.optimizer == place)
+    if one.has_state or not count or one.kind not in (*_UNIT_STEPS, "RMSprop"):
+        return ratios.first
+    # The first running square is that share of the first square.
+    share = 1 - numbers.get("alpha", 0.99) if one.kind == "RMSprop" else 1.0
+    return rate * math.sqrt(count / share) / weights if share > 0 else ratios.first

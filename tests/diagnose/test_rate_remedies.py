@@ -37,6 +37,8 @@ def seldom_logged(kind: str, group: Mapping[str, float], layer: nn.Linear, norm:
         (torch.optim.SGD, {"lr": 0.5, "momentum": 0.9}),
         (torch.optim.Adam, {"lr": 0.2, "beta1": 0.9, "beta2": 0.999}),
         (torch.optim.AdamW, {"lr": 0.2, "weight_decay": 0.0}),
+        (torch.optim.RMSprop, {"lr": 0.02, "alpha": 0.999}),
+        (torch.optim.Adagrad, {"lr": 0.2}),
     ],
 )
 def test_the_first_update_is_known_in_a_run_that_measures_updates_seldom(
