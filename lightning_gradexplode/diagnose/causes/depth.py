@@ -130,7 +130,10 @@ def _remedies(evidence: Evidence, profile: Profile) -> tuple[str, ...]:
     rectified = is_rectified(run)
     advice = []
     if normalized_share(run) < 0.5:
-        advice.append("normalize after each layer: `nn.LayerNorm(features)`")
+        kinds = [one.kind for one in run.modules]
+        convolved = next((one[-2:].lower() for one in kinds if re.fullmatch(r"Conv(Transpose)?[123]d", one)), None)
+        kind = "LayerNorm(features)" if convolved is None else f"BatchNorm{convolved}(channels)"
+        advice.append(f"normalize after each layer: `nn.{kind}`")
     advice.append(f"add residual connections, `x = x + layer(x)`, or use fewer layers than {profile.count}")
     keeping = "nn.init.kaiming_normal_" if rectified else "nn.init.orthogonal_"
     if any(gain_of(one) > 1.0 for one in layers(run)):
