@@ -163,26 +163,26 @@ def _clip_policy(value: Any) -> ClipPolicy | None:
     if isinstance(value, ClipPolicy):
         checks.choice(f"algorithm of {type(value).__name__}", value.algorithm, ALGORITHMS)
         return value
-    wanted = f'clip must be a positive number, "auto" or a ClipPolicy, got {value!r}'
+    message = f'clip must be a positive number, "auto" or a ClipPolicy, got {value!r}'
     if isinstance(value, str):
         if value != "auto":
-            raise ValueError(wanted)
+            raise ValueError(message)
         return AutoPolicy()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(wanted)
+        raise TypeError(message)
     try:
         return ConstantClip(value)
     except ValueError:
-        raise ValueError(wanted) from None
+        raise ValueError(message) from None
 
 
 def _responses(value: Any) -> tuple[Response, ...]:
     if isinstance(value, (str, Response)):
         return (_response(value),)
     if not isinstance(value, Sequence):
-        raise TypeError(_wanted_responses(value))
+        raise TypeError(_responses_message(value))
     if not value:
-        raise ValueError(_wanted_responses(value))
+        raise ValueError(_responses_message(value))
     return tuple(_response(entry) for entry in value)
 
 
@@ -192,13 +192,13 @@ def _response(entry: Any) -> Response:
             _flag(f"{name} of {type(entry).__name__}", getattr(entry, name))
         return entry
     if not isinstance(entry, str):
-        raise TypeError(_wanted_responses(entry))
+        raise TypeError(_responses_message(entry))
     if entry not in RESPONSES:
-        raise ValueError(_wanted_responses(entry))
+        raise ValueError(_responses_message(entry))
     return RESPONSES[entry]()
 
 
-def _wanted_responses(value: Any) -> str:
+def _responses_message(value: Any) -> str:
     names = ", ".join(f'"{name}"' for name in RESPONSES)
     return f"on_explosion must be one of {names}, a Response, or a sequence of these, got {value!r}"
 

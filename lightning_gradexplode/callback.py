@@ -127,7 +127,7 @@ class GradientExplosionMonitor(RunResults, Callback):
         self._state_stage: str | None = None
         self._stage: str | None = None
         self._module: weakref.ref[Any] | None = None
-        self._stands_down = False
+        self._is_disabled = False
         self._state_key = ""
         self._spawn_results = SpawnResults()
 
@@ -158,7 +158,7 @@ class GradientExplosionMonitor(RunResults, Callback):
         """
         self._stage = stage
         monitors = monitors_of(trainer)
-        self._stands_down = min(monitors, key=lambda one: one.is_automatic, default=self) is not self
+        self._is_disabled = min(monitors, key=lambda one: one.is_automatic, default=self) is not self
         before = [one for one in monitors if type(one) is type(self)]
         place = before.index(self) if self in before else 0
         self._state_key = type(self).__qualname__ + (f"-{place + 1}" if place else "")
@@ -169,7 +169,7 @@ class GradientExplosionMonitor(RunResults, Callback):
         """Begin to monitor a fit."""
         self._spawn_results.take()  # those of an earlier fit
         self._run, self._ended = None, EndedRun()
-        if self._stands_down:
+        if self._is_disabled:
             if trainer.is_global_zero:
                 self._log_disabled()
             return

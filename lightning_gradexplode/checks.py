@@ -16,11 +16,11 @@ def count(name: str, value: Any, minimum: int = 0) -> int:
         TypeError: It is not an int.
         ValueError: It is less than `minimum`.
     """
-    wanted = f"{name} must be a whole number of at least {minimum}, got {value!r}"
+    message = f"{name} must be a whole number of at least {minimum}, got {value!r}"
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(wanted)
+        raise TypeError(message)
     if value < minimum:
-        raise ValueError(wanted)
+        raise ValueError(message)
     return value
 
 
@@ -41,13 +41,13 @@ def number(name: str, value: Any, maximum: float = math.inf, *, zero: bool = Fal
         TypeError: It is neither an int nor a float.
         ValueError: It is out of range, or not finite.
     """
-    wanted = "a finite number of at least 0" if zero else "a positive number"
+    expected = "a finite number of at least 0" if zero else "a positive number"
     if math.isfinite(maximum):
-        wanted += f" of at most {maximum:g}"
+        expected += f" of at most {maximum:g}"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be {wanted}, got {value!r}")
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
     if not (math.isfinite(value) and (value > 0 or (zero and value == 0)) and value <= maximum):
-        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
     return float(value)
 
 

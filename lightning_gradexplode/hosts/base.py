@@ -20,7 +20,7 @@ from lightning_gradexplode.distributed.process_group import ALONE, ProcessGroup
 
 
 class TrainingLoop(ABC):
-    """A training loop, as the engine sees it.
+    """The interface between the engine and a training loop.
 
     Attributes:
         trainer: The object that a user's `Response` finds as ``run.trainer``; None where there is none.
@@ -76,7 +76,7 @@ class TrainingLoop(ABC):
         return True
 
     def settings(self) -> Mapping[str, Any]:
-        """Return the fields of `lightning_gradexplode.records.RunFacts` that only the training loop knows."""
+        """Return the fields of `lightning_gradexplode.records.RunFacts` that depend on the training loop."""
         return {}
 
     @property
@@ -132,7 +132,7 @@ class TrainingLoop(ABC):
 
     @property
     def may_step_unseen(self) -> bool:
-        """Whether the user's own code changes the weights, which need not be by an optimizer that the loop knows."""
+        """Whether the user's own code changes the weights, and not only by the loop's `optimizers`."""
         return not self.is_automatic
 
     # Clipping by the loop itself.

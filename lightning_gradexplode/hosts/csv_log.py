@@ -15,7 +15,7 @@ class CSVLog:
     """
 
     scalars_only = True
-    """So that nothing is logged about histograms, which nobody has asked this file for."""
+    """No message says that histograms are not supported."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "gradexplode.csv"

@@ -170,7 +170,7 @@ class GradientWatch(StepEventsResults):
         if not isinstance(loss, Tensor) or not loss.requires_grad:
             if not isinstance(loss, Tensor) or torch.is_grad_enabled():
                 got = "detached one" if isinstance(loss, Tensor) else type(loss).__name__
-                self._events.say_once(f"loss() needs the tensor that backward() is called on, got a {got}")
+                self._events.warn_once(f"loss() needs the tensor that backward() is called on, got a {got}")
             return
 
         number = loss.detach()  # a hook that referred to the loss itself would keep it, and its graph, for ever
@@ -203,12 +203,12 @@ class GradientWatch(StepEventsResults):
         if self._events is None:
             return
         if not scales and factor >= SMALLEST_SCALE and math.frexp(factor)[0] == 0.5:
-            self._events.say_once(
+            self._events.warn_once(
                 f"the loss is multiplied by {factor:g} before its backward pass, and so are the gradients that are "
                 f"recorded; where a gradient scaler does that, pass it: {type(self).__name__}(..., scaler=scaler)"
             )
         elif scales and factor == 1.0 and scales[0] >= SMALLEST_SCALE:
-            self._events.say_once(
+            self._events.warn_once(
                 "loss() was called with a loss that the gradient scaler has scaled, and records it so; call it with "
                 "the loss before scaler.scale()"
             )

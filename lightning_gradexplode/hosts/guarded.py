@@ -1,4 +1,4 @@
-"""A training loop whose optional members may fail without a harm to the rest."""
+"""A training loop whose optional members are switched off if they raise."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ logger = logging.getLogger("lightning_gradexplode")
 
 
 def _passed(name: str) -> Any:
-    """Return a property that is the other loop's member as it is; what it raises is left to the caller."""
+    """Return a property that reads the other loop's member; exceptions are not caught."""
     return property(operator.attrgetter(f"loop.{name}"))
 
 
 def _fixed(name: str) -> Any:
-    """Return the same for a member that stays what it is during a fit, and is looked up once."""
+    """Return the same for a member that is constant during a fit, and is read once."""
     return cached_property(operator.attrgetter(f"loop.{name}"))
 
 
@@ -64,8 +64,8 @@ def _guarded_call(name: str, *otherwise: Any) -> Any:
 class GuardedLoop(TrainingLoop):
     """Another training loop, whose optional members are switched off one by one if they raise.
 
-    In place of a member that is off there is the base class's: what a loop without this capability has. One line names
-    it. Members without which nothing can be measured rightly raise as they are.
+    A member that is off is replaced by that of the base class, as in a loop without this capability, and one line is
+    logged. Exceptions of required members are not caught.
 
     Args:
         loop: The other loop.
@@ -85,7 +85,7 @@ class GuardedLoop(TrainingLoop):
         kind = type(self.loop).__name__
         logger.warning("gradexplode: %s.%s is not used any more in this fit: it raised %s", kind, name, describe(error))
 
-    # What has to be known.
+    # Required members.
 
     module = _fixed("module")
     process_group = _fixed("process_group")
@@ -102,14 +102,14 @@ class GuardedLoop(TrainingLoop):
     loss_scale = _passed("loss_scale")
     clip_setting = _passed("clip_setting")
 
-    # What its callers expect to fail.
+    # Members whose exceptions are handled by their callers.
 
     log_folder = _passed("log_folder")
     save_checkpoint = _passed("save_checkpoint")
     replay_loss = _passed("replay_loss")
     replay_context = _passed("replay_context")
 
-    # What can be done without.
+    # Optional members.
 
     epoch = _guarded("epoch")
     batches_per_epoch = _guarded("batches_per_epoch")

@@ -1,4 +1,4 @@
-"""What a run's loggers say of themselves; one that raises counts as one that says nothing."""
+"""Attributes of a run's loggers; one that raises counts as not set."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""From the hooks of optimizers and the ends of backward passes to the calls of the engine.
+"""Calls of the engine at the events of a training loop of plain PyTorch.
 
-In a loop of the user's own nobody announces that a batch begins or that an optimizer is about to step. What is known
-are the hooks around an optimizer's step, and the beginning and the end of the backward pass of a tensor that was given
-to `StepEvents.expect_backward`.
+Such a loop does not report that a batch begins or that an optimizer is about to step. The events are therefore the
+hooks around an optimizer's step, and the beginning and the end of the backward pass of a tensor that was passed to
+`StepEvents.expect_backward`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ logger = logging.getLogger("lightning_gradexplode")
 
 
 class StepEvents:
-    """Calls the engine as a loop of plain PyTorch goes on.
+    """Calls the engine at the events of a training loop of plain PyTorch.
 
     A batch ends when each optimizer has stepped in it, or one steps again.
 
@@ -68,7 +68,7 @@ class StepEvents:
         self._awaiting: set[int] = set()
         self._weight: tuple[Tensor, int] | None = None
         self._scaler_version: int | None = None
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
         self._at_exit: Callable[[], None] = _nothing
         optimizers = loop.optimizers
         for earlier in {one for optimizer in optimizers for one in _monitors_of(optimizer)}:
@@ -91,7 +91,7 @@ class StepEvents:
         """Whether the monitor has failed and is off."""
         return self._failed or (self.run is not None and self.run.failed)
 
-    # What a host calls.
+    # Called by a host.
 
     def batch_begins(self, batch: Any) -> None:
         """Begin a batch, or a micro-batch, that is known."""
@@ -123,10 +123,10 @@ class StepEvents:
         self._guarded(self._record_left_out_steps)
         self._guarded(self._end_batch)
 
-    def say_once(self, message: str) -> None:
+    def warn_once(self, message: str) -> None:
         """Log a warning, the first time."""
-        if message not in self._said:
-            self._said.add(message)
+        if message not in self._warned:
+            self._warned.add(message)
             logger.warning("gradexplode: %s", message)
 
     def close(self) -> None:
@@ -236,7 +236,7 @@ class StepEvents:
         """Log that weights were changed since the last backward pass, if no known optimizer has stepped since."""
         has_stepped = len(self._awaiting) < len(self._loop.optimizers) or self._evaluating is not None
         if not has_stepped and self._weight is not None and version_of(self._weight[0]) != self._weight[1]:
-            self.say_once(
+            self.warn_once(
                 "weights were changed between two backward passes, but not by an optimizer that the monitor was given; "
                 "the steps of another optimizer are not measured, clipped or skipped"
             )
@@ -278,7 +278,7 @@ class StepEvents:
             if self._in_backward:  # an optimizer for each parameter, which steps once its gradient is there
                 self._add_losses()
             elif id(optimizer) not in self._awaiting:
-                self.say_once(self._loop.unannounced)
+                self.warn_once(self._loop.late_measurement)
             with torch.no_grad():
                 self.run.gradients_ready(optimizer)
 
@@ -295,7 +295,7 @@ class StepEvents:
     # Failure.
 
     def _guarded(self, call: Callable[..., None], *arguments: Any) -> None:
-        """Call a function of ours, whose failure switches the monitor off and does not reach the training loop."""
+        """Call a function of the monitor; if it raises, the monitor is switched off, and the training loop goes on."""
         if self.run is None or self._is_left_out():
             return
         try:

@@ -34,7 +34,7 @@ class TorchLoop(TrainingLoop):
         unsupported: Why the gradients cannot be measured, None if they can.
     """
 
-    unannounced = (
+    late_measurement = (
         "an optimizer steps without a call of loss() before the backward pass; its gradients are measured as it gets "
         "them, after any clipping, and the loss is unknown"
     )

@@ -95,7 +95,7 @@ class GradientExplosionTrainerCallback(StepEventsResults, TrainerCallback):  # t
         if self._events is not None and self._loop is not None:
             self._events.steps_are_over()
             if not self._loop.losses:
-                self._events.say_once(UNKNOWN_LOSS)
+                self._events.warn_once(UNKNOWN_LOSS)
             self._loop.losses = 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:

@@ -37,7 +37,7 @@ class TransformersLoop(TorchLoop):
         metrics: The latest values for the Trainer's own logs.
     """
 
-    unannounced = (
+    late_measurement = (
         "an optimizer steps without a backward pass through a result of the model; its gradients are measured as it "
         "gets them, after max_grad_norm"
     )

@@ -13,7 +13,7 @@ import numpy as np
 from lightning_gradexplode.loggers.base import LoggerAdapter
 from lightning_gradexplode.loggers.histogram_bins import Condensed, condensed, log_condensed
 from lightning_gradexplode.loggers.scalars import PREFIX
-from lightning_gradexplode.loggers.tensorboard_layout import BAND, LOG_GRAD_NORM, with_our_charts
+from lightning_gradexplode.loggers.tensorboard_layout import LOG_GRAD_NORM, USUAL_UPDATE_RATIO, layout_with_charts
 from lightning_gradexplode.records import Diagnosis, Finding, Histogram, Report
 from lightning_gradexplode.records.text import plain_text
 
@@ -32,9 +32,9 @@ class TensorBoardAdapter(LoggerAdapter):
 
     def started(self) -> None:
         """Add a category of charts to the page of custom scalars, after the existing ones."""
-        if self._is_torchs:
+        if self._is_torch_writer:
             self.experiment.flush()
-            layout = with_our_charts(Path(self.experiment.log_dir))
+            layout = layout_with_charts(Path(self.experiment.log_dir))
             if layout is not None:
                 self.experiment._get_file_writer().add_summary(layout)
 
@@ -43,7 +43,7 @@ class TensorBoardAdapter(LoggerAdapter):
 
         TensorBoard's axes are linear, so that no other step can be read after an explosion.
         """
-        logged = {**values, **BAND} if f"{PREFIX}/update_ratio" in values else dict(values)
+        logged = {**values, **USUAL_UPDATE_RATIO} if f"{PREFIX}/update_ratio" in values else dict(values)
         norm = values.get(f"{PREFIX}/grad_norm", 0.0)
         if 0.0 < norm < math.inf:
             logged[LOG_GRAD_NORM] = math.log10(norm)
@@ -95,25 +95,17 @@ class TensorBoardAdapter(LoggerAdapter):
                 shown[f"{PREFIX}/log10_gradient/{name.removeprefix(_GRADIENT)}"] = logarithmic
         if not shown:
             return
-        if self._is_torchs:
+        if self._is_torch_writer:
             self.experiment._get_file_writer().add_summary(_summary(shown), step)
             return
         for name, one in shown.items():
-            low, *limits = one.edges.tolist()
+            limits, counts = one.edges[1:].tolist(), one.counts.tolist()
             self.experiment.add_histogram_raw(
-                tag=name,
-                min=low,
-                max=limits[-1],
-                num=one.num,
-                sum=one.sum,
-                sum_squares=one.sum_squares,
-                bucket_limits=limits,
-                bucket_counts=one.counts.tolist(),
-                global_step=step,
+                tag=name, bucket_limits=limits, bucket_counts=counts, global_step=step, **_statistics(one)
             )
 
     @property
-    def _is_torchs(self) -> bool:
+    def _is_torch_writer(self) -> bool:
         kinds = type(self.experiment).__mro__
         return any(kind.__module__.startswith("torch.utils.tensorboard") for kind in kinds)
 
@@ -124,16 +116,16 @@ def _summary(shown: Mapping[str, Condensed]) -> Any:
 
     values = []
     for name, one in shown.items():
-        # The server uses `min` as the left border of the first bucket; the limits are right borders.
-        low, *limits = one.edges.tolist()
-        histogram = HistogramProto(
-            min=low,
-            max=limits[-1],
-            num=one.num,
-            sum=one.sum,
-            sum_squares=one.sum_squares,
-            bucket_limit=limits,
-            bucket=one.counts.tolist(),
-        )
+        limits, counts = one.edges[1:].tolist(), one.counts.tolist()
+        histogram = HistogramProto(bucket_limit=limits, bucket=counts, **_statistics(one))
         values.append(Summary.Value(tag=name, histo=histogram))
     return Summary(value=values)
+
+
+def _statistics(one: Condensed) -> dict[str, float]:
+    """Return a histogram's numbers but for its buckets, whose limits are right borders.
+
+    The server uses ``min`` as the left border of the first bucket.
+    """
+    low, high = float(one.edges[0]), float(one.edges[-1])
+    return {"min": low, "max": high, "num": one.num, "sum": one.sum, "sum_squares": one.sum_squares}

@@ -10,7 +10,7 @@ from lightning_gradexplode.loggers.scalars import PREFIX
 CATEGORY = "Gradient explosion"
 """Title of the category of charts."""
 
-BAND = {f"{PREFIX}/update_ratio_low": 1e-4, f"{PREFIX}/update_ratio_high": 1e-2}
+USUAL_UPDATE_RATIO = {f"{PREFIX}/update_ratio_low": 1e-4, f"{PREFIX}/update_ratio_high": 1e-2}
 """The usual range of the update ratio, logged so that a chart can show it: a decade on each side of 0.001."""
 
 LOG_GRAD_NORM = f"{PREFIX}/log10_grad_norm"
@@ -19,7 +19,7 @@ LOG_GRAD_NORM = f"{PREFIX}/log10_grad_norm"
 _CONFIG = b"custom_scalars__config__"
 
 
-def with_our_charts(folder: Path) -> Any | None:
+def layout_with_charts(folder: Path) -> Any | None:
     """Return a layout of the charts that a run already has, in any of its event files, followed by the monitor's.
 
     A later layout of the same run replaces an earlier one, so that it must repeat the user's own.
@@ -40,17 +40,17 @@ def with_our_charts(folder: Path) -> Any | None:
         layout = Layout.FromString(content)
     if any(category.title == CATEGORY for category in layout.category):
         return None
-    layout.category.append(_our_charts())
+    layout.category.append(_category())
     tensor = TensorProto(dtype=DT_STRING, string_val=[layout.SerializeToString()])
     metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="custom_scalars"))
     return Summary(value=[Summary.Value(tag=_CONFIG.decode(), tensor=tensor, metadata=metadata)])
 
 
-def _our_charts() -> Any:
+def _category() -> Any:
     from tensorboard.plugins.custom_scalar.layout_pb2 import Category, Chart, MarginChartContent, MultilineChartContent
 
     norms = [f".*{PREFIX}/{name}$" for name in ("grad_norm", "grad_norm_clipped", "clip_val")]
-    low, high = BAND
+    low, high = USUAL_UPDATE_RATIO
     band = MarginChartContent.Series(value=f"{PREFIX}/update_ratio", lower=low, upper=high)
     return Category(
         title=CATEGORY,

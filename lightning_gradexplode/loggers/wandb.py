@@ -19,10 +19,10 @@ from lightning_gradexplode.records.summary import cause_title
 STEP = "trainer/global_step"
 """The x-axis of all metrics of Lightning's logger."""
 
-AT_MOST = 512
+MAX_BINS = 512
 """Largest number of bins that W&B accepts."""
 
-WAIT = timedelta(minutes=15)
+ALERT_INTERVAL = timedelta(minutes=15)
 """Time within which no second alert with the same title is sent."""
 
 
@@ -62,7 +62,7 @@ class WandbAdapter(LoggerAdapter):
         shown = {
             name: wandb.Histogram(np_histogram=(one.counts, _rounded(one.edges)))
             for name, one in condensed(histograms).items()
-            if len(one.counts) <= AT_MOST
+            if len(one.counts) <= MAX_BINS
         }
         if shown:
             self._log(shown, step)
@@ -81,7 +81,7 @@ class WandbAdapter(LoggerAdapter):
             title=f"{PREFIX} {finding.severity.name}: {finding.sign}"[:63],
             text=f"{finding}\n{advice}",
             level="ERROR" if finding.severity is Severity.CRITICAL else "WARN",
-            wait_duration=WAIT,
+            wait_duration=ALERT_INTERVAL,
         )
 
     def diagnosis(self, diagnosis: Diagnosis, step: int) -> None:

@@ -98,7 +98,7 @@ class ReportFolder:
     def announce(self, began: datetime) -> None:
         """Add a notice to the page of an earlier run in the same folder that a later run has begun.
 
-        Without it, that page could be mistaken for the one of a later run without an explosion.
+        Without it, that page could be taken for that of a later run without an explosion.
 
         Raises:
             OSError: The page cannot be written.

@@ -55,9 +55,9 @@ def draw(steps: Sequence[int], rows: Rows, marks: Sequence[Mark]) -> Pixels:
     from PIL import Image, ImageDraw, ImageFont
 
     cells, low, high = colored(rows.norms.T)
-    wide = int(np.clip(900 // max(len(steps), 1), 1, 24))
-    tall = int(np.clip(560 // max(len(rows.names), 1), 8, 28))
-    table = np.repeat(np.repeat(cells, tall, axis=0), wide, axis=1)
+    column_width = int(np.clip(900 // max(len(steps), 1), 1, 24))
+    row_height = int(np.clip(560 // max(len(rows.names), 1), 8, 28))
+    table = np.repeat(np.repeat(cells, row_height, axis=0), column_width, axis=1)
     height, width = table.shape[:2]
     font = ImageFont.load_default()
     names = [label(name, 44) for name in rows.names]
@@ -66,17 +66,17 @@ def draw(steps: Sequence[int], rows: Rows, marks: Sequence[Mark]) -> Pixels:
     picture.paste(Image.fromarray(table), (left, 28))
     pen = ImageDraw.Draw(picture)
     pen.text((left, 4), "L2 norm of the gradients before clipping, parameter by step", fill="black", font=font)
-    for place in rows.labeled(every=max(1, -(-11 // tall))):
-        at = (left - 8 - font.getlength(names[place]), 28 + place * tall + tall / 2 - 6)
-        pen.text(at, names[place], fill="#b3101f" if place == rows.culprit else "black", font=font)
+    for place in rows.labeled(every=max(1, -(-11 // row_height))):
+        at = (left - 8 - font.getlength(names[place]), 28 + place * row_height + row_height / 2 - 6)
+        pen.text(at, names[place], fill="#b3101f" if place == rows.marked else "black", font=font)
     for place in range(0, len(steps), max(1, -(-len(steps) * 60 // max(width, 1)))):
-        pen.text((left + place * wide, 32 + height), str(int(steps[place])), fill="black", font=font)
-    if rows.culprit is not None:
-        top = 28 + rows.culprit * tall
-        pen.rectangle((left - 1, top - 1, left + width, top + tall), outline="#b3101f", width=2)
+        pen.text((left + place * column_width, 32 + height), str(int(steps[place])), fill="black", font=font)
+    if rows.marked is not None:
+        top = 28 + rows.marked * row_height
+        pen.rectangle((left - 1, top - 1, left + width, top + row_height), outline="#b3101f", width=2)
     for mark in marks:
         if mark.is_line and len(steps) and steps[0] <= mark.step <= steps[-1]:
-            x = left + int(np.searchsorted(np.asarray(steps), mark.step)) * wide
+            x = left + int(np.searchsorted(np.asarray(steps), mark.step)) * column_width
             pen.line((x, 20, x, 28 + height), fill="#b3101f", width=2 if mark.kind == "critical" else 1)
     _draw_scale(picture, pen, font, left, height, (low, high))
     return np.asarray(picture, dtype=np.uint8)

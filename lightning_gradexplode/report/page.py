@@ -162,13 +162,13 @@ def _row_notes(content: ReportContent, history: History) -> str:
     table = content_rows(history, content)
     order = "execution" if table.is_executed else "registration"
     binned = " Adjacent parameters share a row." if len(table.names) < len(history.parameters) else ""
-    marked = "" if table.culprit is None else f" Marked: {table.names[table.culprit]}{_why_marked(table, content)}."
-    return f"Rows are in the order of {order}, the first one on top.{binned}{marked}"
+    mark = "" if table.marked is None else f" Marked: {table.names[table.marked]}{_why_marked(table, content)}."
+    return f"Rows are in the order of {order}, the first one on top.{binned}{mark}"
 
 
 def _why_marked(table: Rows, content: ReportContent) -> str:
     """Return why a row is marked, if the diagnosis does not name it."""
-    names = [table.names[table.culprit or 0]]
+    names = [table.names[table.marked or 0]]
     first = content.evidence.replay.first if content.evidence.replay else None
     if find_place(names, content.diagnosis.where if content.diagnosis else None) is not None:
         return ""

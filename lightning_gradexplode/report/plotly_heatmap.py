@@ -62,15 +62,15 @@ def heatmap_figure(steps: Sequence[int], rows: Rows, marks: Sequence[Mark], view
         },
         "shapes": [mark_line(mark) for mark in marks if mark.is_line],
     }
-    if rows.culprit is not None:
+    if rows.marked is not None:
         layout["shapes"].append(
             {
                 "type": "rect",
                 "xref": "paper",
                 "x0": 0,
                 "x1": 1,
-                "y0": rows.culprit - 0.5,
-                "y1": rows.culprit + 0.5,
+                "y0": rows.marked - 0.5,
+                "y1": rows.marked + 0.5,
                 "line": {"color": "var(--critical)", "width": 2 if len(places) <= 60 else 1},
             }
         )
@@ -97,4 +97,4 @@ def _scale_of(low: float, high: float) -> Figure:
 
 def _label(rows: Rows, place: int) -> str:
     name = escape(label(rows.names[place], 38))
-    return f"<b>\u25b6 {name}</b>" if place == rows.culprit else name
+    return f"<b>\u25b6 {name}</b>" if place == rows.marked else name

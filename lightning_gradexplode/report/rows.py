@@ -23,21 +23,21 @@ class Rows:
     Args:
         names: Name of each row: of a parameter, or the common part of several names.
         norms: L2 norm of the gradients of each row at each step, shape ``(rows, steps)``.
-        culprit: The row in which the incident began, None if it is unknown or not a row.
+        marked: The row in which the incident began, None if it is unknown or not a row.
         is_executed: Whether the order is that of execution; otherwise it is that of registration.
     """
 
     names: tuple[str, ...]
     norms: FloatArray
-    culprit: int | None
+    marked: int | None
     is_executed: bool
 
     def labeled(self, every: int) -> list[int]:
-        """Return the rows whose names are drawn: one of `every` rows, and the culprit without its closest neighbors."""
+        """Return the rows whose names are drawn: one of `every` rows, and the marked one without its neighbors."""
         kept = [
-            row for row in range(0, len(self.names), every) if self.culprit is None or abs(row - self.culprit) >= every
+            row for row in range(0, len(self.names), every) if self.marked is None or abs(row - self.marked) >= every
         ]
-        return kept if self.culprit is None else sorted([*kept, self.culprit])
+        return kept if self.marked is None else sorted([*kept, self.marked])
 
 
 def places_at_fault(diagnosis: Diagnosis | None, evidence: Evidence) -> tuple[str, ...]:
@@ -76,13 +76,13 @@ def rows(history: History, evidence: Evidence, where: str | None, max_rows: int 
     """
     order, is_executed = _order(history.parameters, evidence)
     names = [history.parameters[place] for place in order]
-    culprit = find_place(names, where)
-    bins = _bins(names, culprit, max_rows)
+    marked = find_place(names, where)
+    bins = _bins(names, marked, max_rows)
     squares = np.square(history.parameter_grad_norm[:, order].T.astype(np.float64))
     norms = (
         np.sqrt(np.add.reduceat(squares, [first for first, _ in bins])) if bins else np.zeros((0, len(history.step)))
     )
-    row = next((row for row, (first, last) in enumerate(bins) if culprit is not None and first <= culprit < last), None)
+    row = next((row for row, (first, last) in enumerate(bins) if marked is not None and first <= marked < last), None)
     return Rows(tuple(_name(names[first:last]) for first, last in bins), norms, row, is_executed)
 
 
@@ -119,17 +119,17 @@ def _rank(module: str, rank: Mapping[str, int]) -> int | None:
     return rank.get(module)
 
 
-def _bins(names: Sequence[str], culprit: int | None, max_rows: int) -> list[tuple[int, int]]:
+def _bins(names: Sequence[str], marked: int | None, max_rows: int) -> list[tuple[int, int]]:
     """Return the first and the last index (exclusive) of each row."""
     if len(names) <= max_rows:
         return [(index, index + 1) for index in range(len(names))]
     owners = [name.rpartition(".")[0] for name in names]
     starts = [index for index in range(len(names)) if index == 0 or owners[index] != owners[index - 1]]
-    wanted = max_rows - (2 if culprit is not None else 0)
-    if len(starts) > wanted:
-        starts = [starts[place] for place in np.unique(np.linspace(0, len(starts) - 1, wanted).astype(int))]
-    if culprit is not None:
-        starts = sorted({*starts, culprit, culprit + 1} - {len(names)})
+    most = max_rows - (2 if marked is not None else 0)
+    if len(starts) > most:
+        starts = [starts[place] for place in np.unique(np.linspace(0, len(starts) - 1, most).astype(int))]
+    if marked is not None:
+        starts = sorted({*starts, marked, marked + 1} - {len(names)})
     return list(zip(starts, [*starts[1:], len(names)], strict=True))
 
 

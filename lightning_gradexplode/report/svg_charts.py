@@ -43,22 +43,21 @@ def heatmap_svg(steps: Sequence[int], rows: Rows, marks: Sequence[Mark], view: t
     """Return the heat map of gradient norms, a row for each parameter, the first one executed on top."""
     shown = [place for place, step in enumerate(steps) if view[0] <= step <= view[1]]
     pixels, _, _ = colored(rows.norms[:, shown].T)
-    tall = max(6, min(16, 640 // max(len(rows.names), 1)))
-    height, left = tall * len(rows.names), 190
+    row_height = max(6, min(16, 640 // max(len(rows.names), 1)))
+    height, left = row_height * len(rows.names), 190
     data = base64.b64encode(png(pixels)).decode()
     parts = [
         f'<image x="{left}" y="10" width="{WIDTH - left}" height="{height}" preserveAspectRatio="none" '
         f'style="image-rendering:pixelated" href="data:image/png;base64,{data}"/>'
     ]
-    for place in rows.labeled(every=max(1, -(-12 // tall))):
+    for place in rows.labeled(every=max(1, -(-12 // row_height))):
         text = escape(row_label(rows.names[place], 32))
-        kind = "row culprit" if place == rows.culprit else "row"
-        y = 10 + (place + 0.5) * tall + 4
+        kind = "row marked" if place == rows.marked else "row"
+        y = 10 + (place + 0.5) * row_height + 4
         parts.append(f'<text class="{kind}" x="{left - 6}" y="{y:.1f}" text-anchor="end">{text}</text>')
-    if rows.culprit is not None:
-        parts.append(
-            f'<rect class="frame" x="{left}" y="{10 + rows.culprit * tall}" width="{WIDTH - left}" height="{tall}"/>'
-        )
+    if rows.marked is not None:
+        y = 10 + rows.marked * row_height
+        parts.append(f'<rect class="frame" x="{left}" y="{y}" width="{WIDTH - left}" height="{row_height}"/>')
     width = (WIDTH - left) / max(len(shown), 1)
     for mark in marks:
         if mark.is_line and view[0] <= mark.step <= view[1]:
@@ -88,19 +87,19 @@ def spread_svg(spreads: Sequence[GradientSpread]) -> str:
 def gain_svg(gains: Sequence[tuple[str, float]]) -> str:
     """Return bars of the gain of each module, on a logarithmic axis around 1."""
     top = max([abs(float(np.log10(gain))) for _, gain in gains] + [0.3])
-    left, tall = 190, 16
+    left, row_height = 190, 16
     middle = (WIDTH + left) / 2
     parts = []
     for place, (name, gain) in enumerate(gains):
         length = float(np.log10(gain)) / top * (WIDTH - left) / 2
-        x, y = min(middle, middle + length), place * tall + 6
-        bar = f'x="{x:.1f}" y="{y}" width="{abs(length):.1f}" height="{tall - 4}"'
+        x, y = min(middle, middle + length), place * row_height + 6
+        bar = f'x="{x:.1f}" y="{y}" width="{abs(length):.1f}" height="{row_height - 4}"'
         parts.append(
             f'<text x="{left - 6}" y="{y + 10}" text-anchor="end">{escape(row_label(name, 32))}</text>'
             f'<rect class="bar-{2 if gain > 1 else 1}" {bar}>'
             f"<title>{escape(name)}: times {gain:.3g}</title></rect>"
         )
-    height = len(gains) * tall + 8
+    height = len(gains) * row_height + 8
     parts.append(f'<line class="axis" x1="{middle}" x2="{middle}" y1="0" y2="{height}"/>')
     for label, x in (
         (tick_label(float(f"{10**-top:.2g}")), left),

@@ -60,8 +60,8 @@ def test_the_heat_map_shows_the_culprit(opened: tuple[Browser, ReportContent]) -
     names = {name for history in content.evidence.history for name in history.parameters}
     assert 3 < len(rows) <= 90
     if content.diagnosis.where in names:
-        (culprit,) = [row for row in rows if row.startswith("\u25b6")]
-        assert content.diagnosis.where.endswith(culprit[-8:])
+        (marked,) = [row for row in rows if row.startswith("\u25b6")]
+        assert content.diagnosis.where.endswith(marked[-8:])
 
 
 def test_axes_are_logarithmic(opened: tuple[Browser, ReportContent]) -> None:
@@ -94,7 +94,7 @@ def test_plain_charts_are_drawn_too(browser: Browser, tmp_path: Path, monkeypatc
         >= 6
     )
     assert browser.wait("return all('.plain image').length == 1")
-    assert any("blocks.6.layer_1.weight" in text for text in texts(browser, ".plain .culprit"))
+    assert any("blocks.6.layer_1.weight" in text for text in texts(browser, ".plain .marked"))
 
 
 def test_curves_and_heat_map_show_the_same_steps(browser: Browser, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from lightning_gradexplode.loggers import LoggerCollection
 from lightning_gradexplode.loggers.tensorboard import TensorBoardAdapter
-from lightning_gradexplode.loggers.tensorboard_layout import BAND, CATEGORY
+from lightning_gradexplode.loggers.tensorboard_layout import CATEGORY, USUAL_UPDATE_RATIO
 from lightning_gradexplode.records import Report, StepRecord
 from lightning_gradexplode.report.heatmap import png
 from tests.loggers.steps import HOPELESS, TENSORS, finding, record_of
@@ -185,7 +185,7 @@ def test_charts_of_custom_scalars(folder: Path) -> None:
     assert [tag.rpartition("/")[2] for tag in norms.multiline.tag] == ["grad_norm$", "grad_norm_clipped$", "clip_val$"]
     (series,) = ratio.margin.series
     assert series.value == "gradexplode/update_ratio"
-    assert {series.lower, series.upper} == set(BAND)
+    assert {series.lower, series.upper} == set(USUAL_UPDATE_RATIO)
     assert "severity" in severity.multiline.tag[0]
 
 
@@ -227,8 +227,8 @@ def test_the_band_comes_with_the_update_ratio_only(tmp_path: Path) -> None:
     logger.finalize("success")
     events = EventAccumulator(logger.log_dir)
     events.Reload()
-    assert {name: [(one.step, one.value) for one in events.Scalars(name)] for name in BAND} == {
-        name: [(1, pytest.approx(value))] for name, value in BAND.items()
+    assert {name: [(one.step, one.value) for one in events.Scalars(name)] for name in USUAL_UPDATE_RATIO} == {
+        name: [(1, pytest.approx(value))] for name, value in USUAL_UPDATE_RATIO.items()
     }
 
 

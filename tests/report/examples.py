@@ -41,13 +41,13 @@ def names_of(count: int) -> tuple[str, ...]:
 
 
 def history_of(
-    parameters: Sequence[str], steps: int, since: int, growth: float, culprit: int, seed: int = 0, **values: float
+    parameters: Sequence[str], steps: int, since: int, growth: float, marked: int, seed: int = 0, **values: float
 ) -> History:
     """Return steps whose gradients grow from a step on, first in one parameter and then in its neighbours."""
     random = np.random.default_rng(seed)
     step = np.arange(steps)
     norms = np.exp(random.normal(0, 0.3, (steps, len(parameters)))) * np.linspace(0.01, 0.1, len(parameters))
-    distance = np.abs(np.arange(len(parameters)) - culprit)
+    distance = np.abs(np.arange(len(parameters)) - marked)
     delay = np.minimum(distance // max(len(parameters) // 20, 1) + distance.clip(0, 1), 8)
     late = (step[:, None] - since - delay[None]).clip(0)
     with np.errstate(over="ignore"):
@@ -90,9 +90,9 @@ def finding(step: int, sign: str, severity: Severity, where: str | None = None, 
 def growing(count: int = 75) -> ReportContent:
     """Return an explosion that grows over twenty steps, in a network of some parameters."""
     names = names_of(count)
-    culprit = 2 * count // 3
-    where = names[culprit]
-    history = history_of(names, 120 if count < 500 else 60, 95 if count < 500 else 45, 4.0, culprit, clip_val=1.0)
+    marked = 2 * count // 3
+    where = names[marked]
+    history = history_of(names, 120 if count < 500 else 60, 95 if count < 500 else 45, 4.0, marked, clip_val=1.0)
     history.values["grad_norm_clipped"] = np.minimum(history.values["grad_norm"], 1.0)  # type: ignore[index]
     since = 95 if count < 500 else 45
     findings = (

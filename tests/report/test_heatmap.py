@@ -49,7 +49,7 @@ def test_a_picture_comes_back_from_its_png() -> None:
 
 
 def test_the_place_where_it_began_is_marked() -> None:
-    """A frame is around the row of the culprit, and a line at the first sign."""
+    """A frame is around the row of the marked, and a line at the first sign."""
     steps, names = list(range(20)), tuple(f"layer.{place}.weight" for place in range(10))
     norms = np.ones((10, 20))
     plain = draw(steps, Rows(names, norms, None, True), [])

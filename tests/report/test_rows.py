@@ -49,11 +49,11 @@ def test_the_culprit_has_a_row_of_its_own(count: int) -> None:
     names = list(examples.names_of(count))
     random = np.random.default_rng(0)
     norms = random.uniform(0, 1, count).tolist()
-    culprit = names[2 * count // 3]
-    found = rows(history_of(names, norms), evidence_of(names), culprit)
-    assert found.culprit is not None
-    assert found.names[found.culprit] == culprit
-    assert found.norms[found.culprit, 0] == pytest.approx(norms[names.index(culprit)])
+    marked = names[2 * count // 3]
+    found = rows(history_of(names, norms), evidence_of(names), marked)
+    assert found.marked is not None
+    assert found.names[found.marked] == marked
+    assert found.norms[found.marked, 0] == pytest.approx(norms[names.index(marked)])
     assert len(found.names) <= 122
     assert len(set(found.names)) == len(found.names)
     assert np.sqrt(np.square(found.norms).sum()) == pytest.approx(np.linalg.norm(norms))
@@ -70,9 +70,9 @@ def test_a_module_marks_its_first_parameter() -> None:
     """A place that names a module, or nothing that is in the network."""
     names = ["a.weight", "b.0.weight", "b.0.bias"]
     history, evidence = history_of(names, [1.0, 2.0, 3.0]), evidence_of(names)
-    assert rows(history, evidence, "b").culprit == 1
-    assert rows(history, evidence, "batch field image").culprit is None
-    assert rows(history, evidence, None).culprit is None
+    assert rows(history, evidence, "b").marked == 1
+    assert rows(history, evidence, "batch field image").marked is None
+    assert rows(history, evidence, None).marked is None
 
 
 def test_labels_keep_the_end_of_a_name() -> None:
@@ -83,10 +83,10 @@ def test_labels_keep_the_end_of_a_name() -> None:
 
 
 def test_the_culprit_is_labeled_without_its_closest_neighbors() -> None:
-    """Of ten rows every third one has a label; one next to the culprit has none, so that labels do not overlap."""
+    """Of ten rows every third one has a label; one next to the marked has none, so that labels do not overlap."""
     table = Rows(tuple("abcdefghij"), np.zeros((10, 1)), 4, True)
     assert table.labeled(every=3) == [0, 4, 9]
-    assert replace(table, culprit=None).labeled(every=3) == [0, 3, 6, 9]
+    assert replace(table, marked=None).labeled(every=3) == [0, 3, 6, 9]
 
 
 def test_a_module_is_not_mistaken_for_one_whose_name_begins_alike() -> None:
