@@ -47,19 +47,19 @@ class AccumulatedReading:
         """The mean loss of the micro-batches, unscaled; None if none is known."""
         if not self.losses:
             return None
-        total = float(self.gradients.scalars[: self.losses].sum())
+        total = sum(self.gradients.scalars[: self.losses])
         scale = (self.scale or 1.0) if self.has_scale else 1.0
         return total / scale * self.micro_batches / self.losses
 
     @property
     def scale(self) -> float | None:
         """The scale of the gradient scaler, None without one."""
-        return float(self.gradients.scalars[-1]) if self.has_scale else None
+        return self.gradients.scalars[-1] if self.has_scale else None
 
     @property
     def scale_in_memory(self) -> float:
         """The factor that the gradients in memory are multiplied by."""
-        return float(self.gradients.scalars[-1]) if self.is_scaled and self.has_scale else 1.0
+        return self.gradients.scalars[-1] if self.is_scaled and self.has_scale else 1.0
 
 
 class AccumulationWindow:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import operator
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -21,17 +20,18 @@ from lightning_gradexplode.engine.after_update import AfterUpdate
 from lightning_gradexplode.engine.agreement import raise_together
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.conflicts import conflicts
+from lightning_gradexplode.engine.current_results import CurrentResults
 from lightning_gradexplode.engine.decisions import Decisions
 from lightning_gradexplode.engine.failure import MONITOR_FAILED, never_fatal
 from lightning_gradexplode.engine.gradient_measurement import GradientMeasurement
 from lightning_gradexplode.engine.late_steps import LateSteps
+from lightning_gradexplode.engine.shutdown import Shutdown
 from lightning_gradexplode.engine.step import Phase, Step
 from lightning_gradexplode.engine.unseen_steps import UnseenSteps
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.hosts.guarded import GuardedLoop
 from lightning_gradexplode.loggers.console import log_to_terminal
 from lightning_gradexplode.measure.recording import RecordedCalls
-from lightning_gradexplode.records import Diagnosis, Finding, StepRecord
 
 logger = logging.getLogger("lightning_gradexplode")
 
@@ -39,7 +39,7 @@ _phase = operator.attrgetter("phase")
 _scalars_due = operator.attrgetter("scalars_due")
 
 
-class TrainingRun:
+class TrainingRun(CurrentResults):
     """Monitors one training run. An adapter in `lightning_gradexplode.hosts` calls it as the training goes on.
 
     Args:
@@ -56,24 +56,24 @@ class TrainingRun:
         loop = GuardedLoop(loop)
         self.failed = False
         self.recorded = RecordedCalls(loop.is_main_process)
-        self._released = False
-        self._stop_listening: Callable[[], object] = log_to_terminal() if loop.is_main_process else int
         self._loop = loop
+        stop_listening: Callable[[], object] = log_to_terminal() if loop.is_main_process else int
         failure, lines = None, []
         try:
-            self._run = Components.build(arguments, loop, self.before_step, self.after_step)
+            run = Components.build(arguments, loop, self.before_step, self.after_step)
             lines = [*conflicts(arguments, loop)] if loop.is_main_process else []
         except Exception as error:
             failure = error
         try:
             raise_together(loop.process_group, failure)
         except Exception:
-            self._stop_listening()
+            stop_listening()
             raise
-        self._measurement = GradientMeasurement(self._run)
-        self._decisions = Decisions(self._run, self._measurement)
-        self._after = AfterUpdate(self._run)
-        self._late = LateSteps(self._run, self._measurement, self._decisions, self._after)
+        super().__init__(run, AfterUpdate(run))
+        self._measurement = GradientMeasurement(run)
+        self._decisions = Decisions(run, self._measurement)
+        self._late = LateSteps(run, self._measurement, self._decisions, self._after)
+        self._shutdown = Shutdown(run, self._late, self, stop_listening)
         self._unseen = UnseenSteps(loop) if loop.may_step_unseen else None
         self._clips = arguments.clip is not None
         self._open: Step | None = None
@@ -87,30 +87,6 @@ class TrainingRun:
         if self._clips:
             loop.use_measured_norm(self._run.clipper.clip_by_measured_norm)
         self._run.optimizers.listen()  # last: a run that could not be built must not be called
-
-    @property
-    def last(self) -> StepRecord | None:
-        """The record of the last step that is finished."""
-        return self._after.last
-
-    @property
-    def findings(self) -> list[Finding]:
-        """What was found, oldest first."""
-        return self._run.log.findings
-
-    @property
-    def report_folder(self) -> Path | None:
-        """The folder with the report of this run, None if there is none yet."""
-        return self._run.reporter.folder
-
-    def report(self) -> Path | None:
-        """Write a report of the run as it is now, and return its folder; None where no reports are written."""
-        self._run.reporter.write(self._run.evidence.evidence(self._run.responses.attempts), self.diagnosis())
-        return self._run.reporter.folder
-
-    def diagnosis(self) -> Diagnosis | None:
-        """Return the diagnosis of the latest incident, None if there was none."""
-        return self._run.evidence.diagnosis(self._run.responses.attempts)
 
     # What a training loop calls, in the order of a batch.
 
@@ -432,14 +408,13 @@ class TrainingRun:
 
     def close(self) -> None:
         """Restore what was changed of the training loop and its optimizers. Never raises."""
-        self._release()
-        self._restore(self._run.optimizers.close)
+        self._shutdown.close()
 
     def fail(self, call: str) -> None:
         """Switch the monitor off after an error in one of its calls, log it, and restore the training loop."""
         self.failed = True
         logger.exception(MONITOR_FAILED)
-        self._release()
+        self._shutdown.release()
 
     def announce_failure(self, call: str) -> None:
         """Participate once in the next exchange, so that the other processes learn of the failure."""
@@ -453,40 +428,3 @@ class TrainingRun:
     def state_dict(self) -> dict[str, Any]:
         """Return what later decisions depend on, in plain values, with a version."""
         return self._run.state_dict()
-
-    def _release(self) -> None:
-        """Restore the training loop, but for the hooks of optimizers, which one of them may be calling now."""
-        if not self._released:
-            self._released = True
-            run = self._run
-            self._restore(
-                self._late.keep,
-                self._check_averages,
-                run.responses.close,
-                run.module_gradients.detach,
-                run.clipper.close,
-                self._end_console,
-            )
-            self._restore(self._update_report)
-
-    def _check_averages(self) -> None:
-        if not self._run.log.incidents.is_critical and self.last is not None:
-            self._run.responses.check_averages(self.last.step, now=True)
-
-    def _update_report(self) -> None:
-        """Write the incidents that the last report does not have."""
-        if self._run.reporter.is_stale:
-            self.report()
-
-    def _end_console(self) -> None:
-        if self._run.console is not None:
-            self._run.console.end_incident()
-        self._stop_listening()
-
-    @staticmethod
-    def _restore(*parts: Callable[[], None]) -> None:
-        for restore in parts:
-            try:
-                restore()
-            except Exception:
-                logger.exception("gradexplode: the monitor could not restore everything")

@@ -1,13 +1,10 @@
-"""One optimizer step, from its gradients to its record."""
+"""One optimizer step in progress: how far it is, and what is measured of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from enum import Enum
-from operator import attrgetter
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +13,7 @@ from torch import Tensor
 from lightning_gradexplode.engine.accumulation import AccumulatedReading, unscales_itself
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step_inputs import StepInputs
+from lightning_gradexplode.engine.unfinished_record import UnfinishedRecord
 from lightning_gradexplode.measure.details import GradientDetails, shown_histograms
 from lightning_gradexplode.measure.gradients import GradientReading, norms_of
 from lightning_gradexplode.measure.maxima import measure_maxima
@@ -23,11 +21,7 @@ from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.measure.reading import PendingRead
 from lightning_gradexplode.measure.sample import WeightSample
 from lightning_gradexplode.measure.weights import WeightCopy
-from lightning_gradexplode.records import Finding, FloatArray, Histogram, ModuleGradients, Norms, StepRecord
-
-_NAMES = {"step": "number", "optimizer": "optimizer_index", "parameters": "parameters.names"}
-_fields_of = attrgetter(*(_NAMES.get(field.name, field.name) for field in fields(StepRecord)))
-"""The values of a step for the fields of `StepRecord`, in their order."""
+from lightning_gradexplode.records import Finding, Histogram
 
 
 class Phase(Enum):
@@ -45,8 +39,8 @@ class Phase(Enum):
     """Its record is final."""
 
 
-class Step:
-    """One optimizer step in progress. It is mutable, and frozen into a `StepRecord` by `record`.
+class Step(UnfinishedRecord):
+    """One optimizer step in progress, which measures what its record needs.
 
     Args:
         state: The optimizer.
@@ -69,34 +63,6 @@ class Step:
         decided_late: Whether the optimizer had stepped before the numbers were read.
         found: What was found before and after its update, where it was detected earlier than it has consequences.
     """
-
-    # Fields of the record, set as they become known. Mappings are read-only: a record is handed to users' own parts.
-    batch_idx = 0
-    rank: int | None = None
-    loss: float | None = None
-    grad_norm: float | None = None
-    grad_norm_clipped: float | None = None
-    grad_max: float | None = None
-    nonfinite_count: int | None = None
-    clip_val: float | None = None
-    clip_algorithm: str | None = None
-    clip_rate: float | None = None
-    weight_norm: float | None = None
-    weight_norm_before: float | None = None
-    weight_count: int | None = None
-    update_ratio: float | None = None
-    nonfinite_weights: int | None = None
-    loss_scale: float | None = None
-    per_parameter: Mapping[str, FloatArray] = MappingProxyType({})
-    histograms: Mapping[str, Mapping[str, Histogram]] = MappingProxyType({})
-    module_gradients: ModuleGradients | None = None
-    severity = 0
-    skipped_steps = 0
-    skipped_by: str | None = None
-    update_taken = False
-    epoch = 0
-    logged: Mapping[str, float] = MappingProxyType({})
-    responses: Mapping[str, float] = MappingProxyType({})
 
     def __init__(
         self,
@@ -148,24 +114,6 @@ class Step:
         """Whether its numbers are read after its update."""
         return self.decided_late or self.phase is Phase.COLLECTING
 
-    def record(self) -> StepRecord:
-        """Return what is known of the step as a frozen record, whose arrays cannot be written to."""
-        return StepRecord(*_fields_of(self))
-
-    def set(self, **values: Any) -> None:
-        """Set fields of the record; mappings have to be read-only, since it is handed to users' own parts."""
-        vars(self).update(values)
-
-    @property
-    def grad_norm_each(self) -> FloatArray:
-        """L2 norm of each gradient before clipping, shape ``(parameters,)``."""
-        return self.per_parameter["grad_norm"]
-
-    def add_findings(self, findings: Sequence[Finding]) -> None:
-        """Raise the record's severity to that of the worst finding."""
-        worst = max((int(finding.severity) for finding in findings), default=0)
-        self.severity = max(self.severity, worst)
-
     def norm_on_device(self) -> Tensor | None:
         """Return the L2 norm of all gradients on their device, unscaled; None where the device cannot know it."""
         copies = self.parameters.shards.copies
@@ -181,17 +129,9 @@ class Step:
 
     # What is measured before the update.
 
-    def set_gradient_norms(self, norms: Norms) -> None:
-        """Set the norms of the gradients, and the numbers of their elements that are not finite where counted."""
-        self.grad_norm, self.nonfinite_count = norms.total, norms.nonfinite_total
-        if self.nonfinite_count is None:
-            self._put(grad_norm=norms.each)
-        else:
-            self._put(grad_norm=norms.each, nonfinite_count=norms.nonfinite)
-
     def measure_start(self) -> None:
         """Measure the weights before the run's first step."""
-        self._set_weights_before(norms_of(self.parameters, self.parameters.tensors))
+        self.set_weights_before(norms_of(self.parameters, self.parameters.tensors))
 
     def measure_gradients(self, clips_by_value: bool) -> None:
         """Measure what a step that is logged, or clipped by value, needs besides the gradients' norms."""
@@ -205,7 +145,7 @@ class Step:
             self._set_details(early or GradientDetails.of(self.parameters, self.scale))
         elif self.gradients_intact and clips_by_value and self.grad_max is None:
             local = measure_maxima(self.parameters.gradients, self.scale)
-            self._set_maxima(self.parameters.shards.maxima_and_sums(local, np.zeros_like(local))[0])
+            self.set_maxima(self.parameters.shards.maxima_and_sums(local, np.zeros_like(local))[0])
 
     def measure_again(self) -> None:
         """Measure the gradients as they are now, in place of those that were measured before."""
@@ -216,12 +156,10 @@ class Step:
     def _set_details(self, local: GradientDetails) -> None:
         """Set the largest absolute values, and the share of each gradient's elements with one of 1.0 and more."""
         maxima, counts = self.parameters.shards.maxima_and_sums(local.maxima, local.above_one)
-        self._set_maxima(maxima)
-        self._put(share_above_one=counts / [max(parameter.numel(), 1) for parameter in self.parameters.tensors])
-
-    def _set_maxima(self, maxima: FloatArray) -> None:
-        self.grad_max = float(np.max(maxima, initial=0.0))  # NaN counts as the largest
-        self._put(grad_max=maxima)
+        self.set_maxima(maxima)
+        self.set_per_parameter(
+            share_above_one=counts / [max(parameter.numel(), 1) for parameter in self.parameters.tensors]
+        )
 
     def measure_gradient_histograms(self) -> None:
         """Count the gradients into histograms, unless they have changed since the reading and were not counted then."""
@@ -253,15 +191,6 @@ class Step:
         elif self.phase is not Phase.COLLECTING:
             self.set_unclipped()
 
-    def set_unclipped(self) -> None:
-        """Set the norms after clipping to those before it."""
-        self.set_clipped_norms(self.grad_norm, self.grad_norm_each)
-
-    def set_clipped_norms(self, total: float | None, each: FloatArray) -> None:
-        """Set the gradients' norms after clipping."""
-        self.grad_norm_clipped = total
-        self._put(grad_norm_clipped=each)
-
     def measure_weights(self) -> None:
         """Measure the weights after the update, and their change where they were kept before it, if that is due."""
         detectors = self.state.detectors
@@ -271,36 +200,18 @@ class Step:
             self._measure_weight_change(self._weights_before)
             self._weights_before = None
         elif detectors.expects_weights if self.is_late else detectors.wants_weights:
-            self._set_weights(norms_of(self.parameters, self.parameters.tensors))
+            self.set_weights(norms_of(self.parameters, self.parameters.tensors))
 
     def _measure_weight_change(self, before: WeightCopy | WeightSample) -> None:
         change = before.change(self.parameters.tensors, self.parameters.shards)
-        self._set_weights(change.weights)
-        self._set_weights_before(change.before)
+        self.set_weights(change.weights)
+        self.set_weights_before(change.before)
         self.update_ratio = change.update_ratio
-        self._put(update_ratio=change.update_ratio_each)
+        self.set_per_parameter(update_ratio=change.update_ratio_each)
         if self.histograms_due:
             if change.differences:
                 self._set_histograms("update", shown_histograms(self.parameters, change.differences))
             self._set_histograms("weight", shown_histograms(self.parameters, self.parameters.tensors))
-
-    def _set_weights(self, norms: Norms) -> None:
-        self.weight_norm = norms.total
-        self.nonfinite_weights = int((norms.nonfinite > 0).sum())
-        self._put(weight_norm=norms.each)
-
-    def _set_weights_before(self, norms: Norms) -> None:
-        self.weight_norm_before = norms.total
-        self.weight_count = sum(tensor.numel() for tensor in self.parameters.tensors)
-        self._put(weight_norm_before=norms.each)
-
-    # Helpers.
-
-    def _put(self, **arrays: FloatArray) -> None:
-        for quantity, each in arrays.items():
-            each.setflags(write=False)
-            arrays[quantity] = each.view()  # which cannot be made writeable again
-        self.per_parameter = MappingProxyType({**self.per_parameter, **arrays})
 
     def _set_histograms(self, quantity: str, local: Mapping[str, Histogram]) -> None:
         """Set histograms of what this process holds of each parameter."""

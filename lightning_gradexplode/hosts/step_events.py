@@ -20,9 +20,9 @@ from torch.optim import Optimizer
 
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.clip.apply import drop_gradients
-from lightning_gradexplode.distributed.shard_layout import version_of
 from lightning_gradexplode.engine.failure import MONITOR_FAILED, MONITOR_IS_OFF
 from lightning_gradexplode.engine.run import TrainingRun
+from lightning_gradexplode.hosts.backward_passes import BackwardPasses
 from lightning_gradexplode.hosts.torch_loop import JOINS, TorchLoop
 from lightning_gradexplode.measure.recording import untraced
 from lightning_gradexplode.respond import ExplosionError
@@ -61,12 +61,11 @@ class StepEvents:
         self._batch_idx = -1
         self._marks_batches = self._in_batch = False
         self._stepped: set[int] = set()
-        self._in_backward = False
-        self._losses: list[Tensor] = []
-        self._gradients_before: list[tuple[Tensor | None, int]] = []
+        self._backward = BackwardPasses(
+            lambda: loop.optimizers, self._backward_begins, self._backward_ended, self._guarded
+        )
         self._evaluating: Optimizer | None = None
         self._awaiting: set[int] = set()
-        self._weight: tuple[Tensor, int] | None = None
         self._scaler_version: int | None = None
         self._warned: set[str] = set()
         self._at_exit: Callable[[], None] = _nothing
@@ -110,13 +109,7 @@ class StepEvents:
         """
         if not self._hooks or self._is_left_out():
             return
-        self._in_backward = False  # an earlier pass may have been interrupted
-
-        def hook_of(index: int) -> Callable[[Tensor], None]:
-            return lambda gradient: self._guarded(self._tensor_reached, lambda: loss(index, gradient.detach()))
-
-        for index, tensor in enumerate(tensors):
-            tensor.register_hook(hook_of(index))  # type: ignore[no-untyped-call]
+        self._backward.expect(tensors, loss)
 
     def steps_are_over(self) -> None:
         """Record the steps of this batch that a gradient scaler has left out, and end the batch."""
@@ -170,50 +163,30 @@ class StepEvents:
 
     # Backward passes.
 
-    def _tensor_reached(self, loss: Callable[[], Tensor | None]) -> None:
-        if not self._in_backward:
-            self._in_backward, self._losses = True, []
-            self._backward_begins()
-            # Twice, since other callbacks of the backward pass, such as those of DDP, are registered later.
-            _after_backward(lambda: _after_backward(lambda: self._guarded(self._backward_ended)))
-        value = loss()
-        if value is not None:
-            self._losses.append(value)
-
     def _backward_begins(self) -> None:
-        if self.run is not None:
-            self.run.set_graph(exists=True)
+        assert self.run is not None
+        self.run.set_graph(exists=True)
         self._record_left_out_steps()
         self._look_for_unseen_steps()
-        self._gradients_before = self._gradients()
-        if self.run is not None:
-            if all(gradient is None for gradient, _ in self._gradients_before):
-                self.run.gradients_cleared()
-            self.run.backward_begins()
+        if self._backward.note_gradients():
+            self.run.gradients_cleared()
+        self.run.backward_begins()
         if not self._in_batch:
             self._start_batch(None, False)
 
-    def _gradients(self) -> list[tuple[Tensor | None, int]]:
-        """Return the gradients of all optimizers, and how often each was written to."""
-        groups = [group for optimizer in self._loop.optimizers for group in optimizer.param_groups]
-        gradients = [parameter.grad for group in groups for parameter in group["params"]]
-        return [(one, 0 if one is None else version_of(one)) for one in gradients]
-
     def _backward_ended(self) -> None:
         run, optimizer = self.run, self._evaluating
-        self._in_backward = False
         if run is None:
             return
         with torch.no_grad():
             run.set_graph(exists=False)
             self._add_losses()
-            if _same(self._gradients_before, self._gradients()):
+            if not self._backward.changed_gradients():
                 return  # `torch.autograd.grad` leaves gradients as they are; they are measured before the step
-            self._gradients_before = []
             run.backward_ended()
             self._awaiting = {id(one) for one in self._loop.optimizers}
             self._scaler_version = self._loop.scaler_version
-            self._weight = self._a_weight()
+            self._backward.note_weight()
             if optimizer is not None:
                 run.gradients_ready(optimizer)
                 if self._loop.should_stop:
@@ -221,21 +194,15 @@ class StepEvents:
 
     def _add_losses(self) -> None:
         """Pass on the losses that the current backward pass has reached."""
-        losses, self._losses = self._losses, []
+        losses = self._backward.take_losses()
         if self.run is not None:
             for loss in losses:
                 self.run.loss_computed(loss)
 
-    def _a_weight(self) -> tuple[Tensor, int] | None:
-        """Return a weight that has a gradient, and how often it was written to."""
-        groups = [group for optimizer in self._loop.optimizers for group in optimizer.param_groups]
-        weights = (one for group in groups for one in group["params"] if one.grad is not None)
-        return next(((one, version_of(one)) for one in weights), None)
-
     def _look_for_unseen_steps(self) -> None:
         """Log that weights were changed since the last backward pass, if no known optimizer has stepped since."""
         has_stepped = len(self._awaiting) < len(self._loop.optimizers) or self._evaluating is not None
-        if not has_stepped and self._weight is not None and version_of(self._weight[0]) != self._weight[1]:
+        if not has_stepped and self._backward.weight_has_changed:
             self.warn_once(
                 "weights were changed between two backward passes, but not by an optimizer that the monitor was given; "
                 "the steps of another optimizer are not measured, clipped or skipped"
@@ -275,7 +242,7 @@ class StepEvents:
         if has_closure:
             self._evaluating = optimizer
         elif self.run is not None:
-            if self._in_backward:  # an optimizer for each parameter, which steps once its gradient is there
+            if self._backward.is_running:  # an optimizer for each parameter, which steps once its gradient is there
                 self._add_losses()
             elif id(optimizer) not in self._awaiting:
                 self.warn_once(self._loop.late_measurement)
@@ -346,14 +313,3 @@ def _process_ends(events: weakref.ref[StepEvents]) -> None:
     one = events()
     if one is not None and one.run is not None and hasattr(sys, "last_value"):
         one.run.aborted()
-
-
-def _after_backward(call: Callable[[], None]) -> None:
-    """Call a function at the end of the backward pass, after those that are registered already."""
-    torch.autograd.Variable._execution_engine.queue_callback(call)
-
-
-def _same(before: list[tuple[Tensor | None, int]], now: list[tuple[Tensor | None, int]]) -> bool:
-    """Return whether all gradients are the same tensors, not written to since."""
-    pairs = zip(before, now, strict=True) if len(before) == len(now) else ()
-    return len(before) == len(now) and all(one is other and a == b for (one, a), (other, b) in pairs)

@@ -27,7 +27,7 @@ class GradientReading(PendingNorms):
         places: Places of the measured ones among them.
         least: The least norms that can be relied on, shape ``(places,)``.
         measured: Their norms, on the device.
-        scalars: Real tensors that are read in the same transfer.
+        scalars: Real tensors of one element that are read in the same transfer.
         starts: Whether the transfer starts now; else with `start`, or once something is read.
         scale: What the gradients are multiplied by; a tensor is one of the scalars too, the last one.
         torch_total: The norm of all as ``torch.nn.utils.get_total_norm`` gives it, to the last bit; None if the norms
@@ -64,7 +64,7 @@ class GradientReading(PendingNorms):
             intact: Whether the gradients are as they were measured; if not, what is not finite cannot be counted.
         """
         norms = super().norms(intact)
-        scale = float(self.scalars[-1]) if isinstance(self._scale, Tensor) else self._scale
+        scale = self.scalars[-1] if isinstance(self._scale, Tensor) else self._scale
         return norms if scale == 1.0 else norms.divided_by(scale)
 
     def norms_on_device(self, device: torch.device) -> Tensor:

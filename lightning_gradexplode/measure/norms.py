@@ -17,7 +17,7 @@ from torch import Tensor
 from lightning_gradexplode.measure import reading
 from lightning_gradexplode.measure.elements import chunks, flat_elements
 from lightning_gradexplode.measure.norm_plan import SINGLE_RANGE, NormPlan
-from lightning_gradexplode.measure.reading import PendingRead, read
+from lightning_gradexplode.measure.reading import PendingRead, from_host, read
 from lightning_gradexplode.records import FloatArray, IntArray, Norms
 
 
@@ -29,7 +29,7 @@ class PendingNorms:
         places: Places of the measured ones among them.
         least: The least norms that can be relied on, shape ``(places,)``.
         measured: Their norms, on the device.
-        scalars: Real tensors that are read in the same transfer.
+        scalars: Real tensors of one element that are read in the same transfer.
         starts: Whether the transfer starts now; else with `start`, or once something is read.
 
     Attributes:
@@ -51,7 +51,6 @@ class PendingNorms:
         self.measured, self.places = measured, places
         self._tensors, self._least, self._scalars = tensors, least, scalars
         self._pending: PendingRead | None = None
-        self._values = np.zeros(0)
         self._norms: Norms | None = None
         self.has_started = self.is_there = False
         if starts:
@@ -68,11 +67,10 @@ class PendingNorms:
         """
         if self.has_started:
             return False
+        self.has_started = True
         values = [*self.measured, *self._scalars, *more]
-        self._count = len(self.places) + sum(map(Tensor.numel, self._scalars))
-        self._scalars, self.has_started = (), True
         if all(map(reading.is_on_host, values)):
-            self._values, self.is_there = reading.from_host(values), True
+            self._arrive(from_host(self.measured), [*map(float, self._scalars)], from_host(more))
             self._norms = self._finished(intact=True)
         else:
             self._pending = PendingRead(values)
@@ -82,11 +80,16 @@ class PendingNorms:
         """Return whether what is read is on the host, or will be after a wait of at most some seconds."""
         return self.is_there or (self._pending is not None and self._pending.arrives_within(seconds))
 
+    def _arrive(self, norms: FloatArray, scalars: list[float], more: FloatArray) -> None:
+        self._values, self._read_scalars, self._more, self.is_there = norms, scalars, more, True
+
     def _wait(self) -> None:
         """Wait for the transfer of all that is read."""
         self.start()
         if self._pending is not None:
-            self._values, self.is_there = self._pending.values(), True
+            values, self._pending = self._pending.values(), None
+            norms, scalars, more = np.split(values, np.cumsum([len(self.places), len(self._scalars)]))
+            self._arrive(norms, scalars.tolist(), more)
 
     def norms(self, intact: bool = True) -> Norms:
         """Wait for the norms, and return them.
@@ -101,34 +104,35 @@ class PendingNorms:
         return self._norms
 
     @property
-    def scalars(self) -> FloatArray:
-        """The scalars, in float64."""
+    def scalars(self) -> list[float]:
+        """The scalars."""
         if not self.is_there:
             self._wait()
-        return self._values[len(self.places) : self._count]
+        return self._read_scalars
 
     @property
     def more(self) -> FloatArray:
         """What else was given to `start`."""
         if not self.is_there:
             self._wait()
-        return self._values[self._count :]
+        return self._more
 
     def _finished(self, intact: bool) -> Norms:
-        measured = self._values[: len(self.places)]
+        measured = self._values
         each, nonfinite = np.zeros(len(self._tensors)), np.zeros(len(self._tensors))
         each[self.places] = measured
-        norms = measured.tolist()
-        if norms and min(norms) >= SINGLE_RANGE and math.hypot(*norms) < math.inf:  # as nearly always; no NaN is below
-            return Norms(each, nonfinite)
+        norms = Norms(each, nonfinite)
+        if min(measured.tolist(), default=0.0) >= SINGLE_RANGE and norms.total < math.inf:
+            return norms  # as nearly always; a NaN makes the total NaN
         reliable = (measured >= self._least) & (measured < math.inf)
-        if not reliable.all():
-            each = np.abs(each)
-            doubtful = self.places[~reliable].tolist()
-            if intact:
-                each[doubtful], nonfinite[doubtful] = _exact_norms([self._tensors[place] for place in doubtful])
-            else:
-                nonfinite[~np.isfinite(each)] = np.nan
+        if reliable.all():
+            return norms
+        each = np.abs(each)
+        doubtful = self.places[~reliable].tolist()
+        if intact:
+            each[doubtful], nonfinite[doubtful] = _exact_norms([self._tensors[place] for place in doubtful])
+        else:
+            nonfinite[~np.isfinite(each)] = np.nan
         return Norms(each, nonfinite)
 
 
@@ -142,7 +146,7 @@ def start_norms(
 
     Args:
         tensors: Tensors of any kind that `flat_elements` takes; None counts as empty.
-        scalars: Real tensors that are read in the same transfer.
+        scalars: Real tensors of one element that are read in the same transfer.
         plan: Made of tensors like these; None to plan anew.
         starts: Whether the transfer starts now.
     """

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from lightning_gradexplode.records.module_gradients import FloatArray
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Norms:
     """L2 norms per tensor and of all tensors together.
 
@@ -23,7 +24,7 @@ class Norms:
     each: FloatArray
     nonfinite: FloatArray
 
-    @property
+    @cached_property
     def total(self) -> float:
         """Norm of all elements together, computed without overflow of the squares."""
         total = math.hypot(*self.each.tolist())

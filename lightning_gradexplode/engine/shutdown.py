@@ -1,0 +1,74 @@
+"""The end of a run: what was changed of the training loop is restored, and the last report is written."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from lightning_gradexplode.engine.components import Components
+from lightning_gradexplode.engine.current_results import CurrentResults
+from lightning_gradexplode.engine.late_steps import LateSteps
+
+logger = logging.getLogger("lightning_gradexplode")
+
+
+class Shutdown:
+    """Restores a training loop when its run ends, or the monitor fails.
+
+    Args:
+        run: The components of the run.
+        late: Its deferred steps.
+        results: Its results, for the last report.
+        stop_listening: Removes the handler that shows log records in a terminal.
+    """
+
+    def __init__(
+        self, run: Components, late: LateSteps, results: CurrentResults, stop_listening: Callable[[], object]
+    ) -> None:
+        self._run = run
+        self._late = late
+        self._results = results
+        self._stop_listening = stop_listening
+        self._released = False
+
+    def close(self) -> None:
+        """Restore the training loop and its optimizers. Never raises."""
+        self.release()
+        _call_each(self._run.optimizers.close)
+
+    def release(self) -> None:
+        """Restore the training loop, but for the hooks of optimizers, which one of them may be calling now."""
+        if not self._released:
+            self._released = True
+            run = self._run
+            _call_each(
+                self._late.keep,
+                self._check_averages,
+                run.responses.close,
+                run.module_gradients.detach,
+                run.clipper.close,
+                self._end_console,
+            )
+            _call_each(self._update_report)
+
+    def _check_averages(self) -> None:
+        if not self._run.log.incidents.is_critical and self._results.last is not None:
+            self._run.responses.check_averages(self._results.last.step, now=True)
+
+    def _update_report(self) -> None:
+        """Write the incidents that the last report does not have."""
+        if self._run.reporter.is_stale:
+            self._results.report()
+
+    def _end_console(self) -> None:
+        if self._run.console is not None:
+            self._run.console.end_incident()
+        self._stop_listening()
+
+
+def _call_each(*parts: Callable[[], None]) -> None:
+    for restore in parts:
+        try:
+            restore()
+        except Exception:
+            logger.exception("gradexplode: the monitor could not restore everything")
