@@ -66,10 +66,10 @@ def first_update_ratio(evidence: Evidence) -> float | None:
         return ratios.first
     one = evidence.run.optimizers[place]
     numbers = numbers_of(one.groups[0]) if one.groups else {}
-    norm = curve(evidence, "grad_norm").at(start)
+    norms = [curve(evidence, name).at(start) for name in ("grad_norm", "grad_norm_clipped")]
+    norm = min((one for one in norms if one is not None), default=None)
     if one.kind == "SGD" and norm is not None:
-        clip = evidence.run.clip_val if evidence.run.clip_algorithm != "value" else None
-        return rate * (min(norm, clip or math.inf) / weights + numbers.get("weight_decay", 0.0))
+        return rate * (norm / weights + numbers.get("weight_decay", 0.0))
     count = sum(math.prod(parameter.shape) for parameter in evidence.run.parameters if parameter.optimizer == place)
     if one.has_state or not count or one.kind not in (*_UNIT_STEPS, "RMSprop"):
         return ratios.first

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.diagnosis.case import NUMBER, Case, noise, settings
-from benchmarks.diagnosis.grading import Grade, grade, is_right_place, table, totals
+from benchmarks.diagnosis.grading import Grade, grade, is_right_place, run_case, table, totals
 from benchmarks.diagnosis.halves import Half, cases
 from benchmarks.diagnosis.remedies import treat, treatment_for
 from benchmarks.diagnosis.runs import prepare, train
@@ -198,3 +198,9 @@ def test_the_table_counts_by_kind() -> None:
     ]
     assert totals(grades) == ["3", "1", "2", "1", "1", "0", "1 of 2", "0 of 1", "1 of 2"]
     assert [row[0] for row in table(grades)] == ["kind", "depth", "recurrence", "all"]
+
+
+def test_a_rate_that_is_too_high_is_named_at_the_default_interval_of_logs() -> None:
+    """Updates of a calm run are measured at every 50th step only; the rate that is proposed saves the run all the same."""
+    graded = run_case(StraightLine, log_every_n_steps=50)
+    assert (graded.first, graded.saved) == ("right", True)

@@ -68,3 +68,16 @@ def test_the_interval_of_logs_does_not_change_the_rate_that_is_proposed() -> Non
     ratios[:2] = [1.0, 1.0]
     measured = replace(seldom, history=(replace(often, values={**often.values, "update_ratio": ratios}),))
     assert rate_factor(seldom, trend(seldom)) == pytest.approx(rate_factor(measured, trend(measured)), rel=1e-3)
+
+
+def test_a_first_gradient_that_was_clipped_makes_a_smaller_update() -> None:
+    """What the optimizer was handed counts, whatever has clipped it."""
+    layer = nn.Linear(8, 32, bias=False)
+    norm = float(layer.weight.detach().norm())
+    evidence = seldom_logged("SGD", {"lr": 0.5}, layer, 2 * norm)
+    recorded = evidence.history[0]
+    clipped = recorded.values["grad_norm"].copy()
+    clipped[0] = 0.02 * norm
+    limited = replace(evidence, history=(replace(recorded, values={**recorded.values, "grad_norm_clipped": clipped}),))
+    assert first_update_ratio(evidence) == pytest.approx(1.0)
+    assert first_update_ratio(limited) == pytest.approx(0.01)

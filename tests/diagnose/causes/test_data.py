@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lightning_gradexplode.diagnose.causes.data import outlier_batch, unscaled_data
+from lightning_gradexplode.records import ModuleFacts
 from tests.diagnose.evidence import batch, diverged, failed, field, parameter, run
 
 NANOSECONDS = field(
@@ -40,3 +41,23 @@ def test_an_outlier_whose_loss_is_infinite_is_not_to_be_clipped() -> None:
     assert "clip" in finite.remedies[0]
     assert 'on_explosion="skip"' in lost.remedies[0]
     assert not any("clip" in one for one in lost.remedies)
+
+
+def test_an_outlier_that_running_averages_take_in_is_to_be_limited_first() -> None:
+    """Neither a clipped update nor one that is left out keeps it from them; without them the update is clipped."""
+    outlier = batch(field("image", least=-9e4, greatest=1e5, outlier_rows=(5,)), field("label"))
+    net = run(modules=(ModuleFacts("norm", "BatchNorm2d", "normalization"),))
+    averaged, plain = (outlier_batch(diverged(batch=outlier, **parts)) for parts in ({"run": net}, {}))
+    assert averaged is not None
+    assert plain is not None
+    assert 'batch["image"].clamp(-3.5, 3.5)' in averaged.remedies[0]
+    assert "BatchNorm2d" in averaged.remedies[0]
+    assert "clip=" in plain.remedies[0]
+
+
+def test_a_column_that_never_changes_can_be_standardized() -> None:
+    """Its deviation is zero, and what it is divided by is not."""
+    price = replace(field("price"), least=0.0, greatest=9e3, mean=4e3, std=2e3, usual_least=0.0, usual_greatest=9e3)
+    found = unscaled_data(diverged(batch=batch(price, field("label"))))
+    assert found is not None
+    assert "/ (std + 1e-6)" in found.remedies[0]
