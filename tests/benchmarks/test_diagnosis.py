@@ -201,6 +201,6 @@ def test_the_table_counts_by_kind() -> None:
 
 
 def test_a_rate_that_is_too_high_is_named_at_the_default_interval_of_logs() -> None:
-    """Updates of a calm run are measured at every 50th step only; the rate that is proposed saves the run all the same."""
+    """Updates of a calm run are measured at every 50th step only; the rate that is proposed saves the run."""
     graded = run_case(StraightLine, log_every_n_steps=50)
     assert (graded.first, graded.saved) == ("right", True)
