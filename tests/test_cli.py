@@ -36,7 +36,7 @@ def metrics_of(steps: int = 200, onset: int = 150) -> list[tuple[int, float, flo
 
 
 @pytest.mark.usefixtures("narrow")
-def test_show_prints_the_story_of_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_what_a_report_contains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Verdict, causes with evidence, what to do, where, since when, what was done and the curves, in 80 columns."""
     write_report(tmp_path / "version_0" / "gradexplode", examples.growing())
     assert main(["show", str(tmp_path)]) == 0

@@ -41,7 +41,7 @@ def test_a_constant_limit_alarms_above_it_and_at_nan(rule: Rule, limit: float) -
     assert alarms(rule, [limit, 1.01 * limit, math.nan, math.inf]) == [1, 2, 3]
 
 
-def test_not_a_number_sees_losses_and_weights() -> None:
+def test_the_rule_on_nan_reads_losses_and_weights() -> None:
     """An infinite loss or a NaN weight is an alarm; a large loss is none."""
     rule = NotANumber()
     assert rule.alarms(StepRecord(step=0, loss=math.inf))
@@ -83,7 +83,7 @@ def test_first_over_last_layer() -> None:
     assert not FirstOverLast().alarms(layers(1.0, 5.0, 71.0))
 
 
-def test_deep_checker_wants_four_ratios_in_a_row() -> None:
+def test_deep_checker_needs_four_ratios_in_a_row() -> None:
     """Norms that double four times towards the input are an alarm, three times are none; so is a level of 1e6."""
     assert DeepChecker().alarms(layers(16.0, 8.0, 4.0, 2.0, 1.0))
     assert not DeepChecker().alarms(layers(8.0, 4.0, 2.0, 1.0))
@@ -106,7 +106,7 @@ def test_vanishing_looks_at_every_tensor() -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_another_package_sees_an_explosion_and_not_a_constant(package: type[Rule]) -> None:
+def test_another_package_finds_an_explosion_and_not_a_constant(package: type[Rule]) -> None:
     """Losses and norms that double at each step raise an alarm, constant ones do not."""
 
     def record(step: int, size: float) -> StepRecord:

@@ -52,7 +52,7 @@ def test_the_first_screen_says_what_why_and_what_to_do(opened: tuple[Browser, Re
     assert content.diagnosis.causes[0].kind in texts(browser, ".cause h3")[0]
 
 
-def test_the_heat_map_shows_the_culprit(opened: tuple[Browser, ReportContent]) -> None:
+def test_the_heat_map_marks_the_row_at_fault(opened: tuple[Browser, ReportContent]) -> None:
     """Its row is named and marked, however many rows there are, and the first one executed is on top."""
     browser, content = opened
     assert content.diagnosis is not None

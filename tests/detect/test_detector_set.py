@@ -114,7 +114,7 @@ def test_default_detectors_show_every_sign_of_the_contract() -> None:
     assert all(set(detector.reads) <= known for detector in detectors)
 
 
-def test_each_detector_is_asked_once_a_step_as_soon_as_it_can_be() -> None:
+def test_each_detector_is_called_once_per_step_as_soon_as_possible() -> None:
     """What is known before the optimizer steps is judged then, the rest when it is known, and nothing twice."""
     bank = DetectorSet([Counting(), CountingUpdates()])
     for step in range(3):
@@ -126,7 +126,7 @@ def test_each_detector_is_asked_once_a_step_as_soon_as_it_can_be() -> None:
         assert bank.proceed(record(step)) == []
 
 
-def test_a_detector_is_not_asked_about_what_was_never_measured() -> None:
+def test_a_detector_is_not_called_without_its_measurements() -> None:
     """A step whose update was not measured is passed over, and the next one is judged anew."""
     bank = DetectorSet([CountingUpdates()])
     assert bank.begin(record(0, update_ratio=None)) == []
@@ -134,7 +134,7 @@ def test_a_detector_is_not_asked_about_what_was_never_measured() -> None:
     assert (finding.step, finding.value) == (1, 1)
 
 
-def test_each_bank_has_detectors_of_its_own() -> None:
+def test_each_set_has_detectors_of_its_own() -> None:
     """Optimizers do not share their detectors' memory, nor does the user's own object change."""
     mine = Counting()
     banks = [DetectorSet([mine]), DetectorSet([mine])]
@@ -143,7 +143,7 @@ def test_each_bank_has_detectors_of_its_own() -> None:
     assert mine.state_dict() == {"_asked": 0}
 
 
-def test_the_parameter_that_rose_most_is_blamed() -> None:
+def test_the_parameter_that_rose_most_is_named() -> None:
     """Blamed is not the largest gradient, but the one that rose most over its own usual size."""
     bank = DetectorSet([Blaming()])
     usual = np.array([1.0, 1e-4, 100.0])
@@ -181,7 +181,7 @@ def test_a_growth_beyond_all_numbers_is_remembered_as_the_largest_one() -> None:
     assert DetectorSet(default_detectors()).load_state_dict(through_checkpoint(state)) == []
 
 
-def test_growth_of_one_layer_is_blamed_on_it() -> None:
+def test_growth_of_one_layer_is_attributed_to_it() -> None:
     """With the detectors that users get, exponential growth of one parameter names that parameter."""
     bank = DetectorSet(default_detectors())
     findings = []
@@ -208,7 +208,7 @@ def test_a_stationary_run_is_never_critical(seed: int, gradient: float, loss: fl
 
 
 @given(wild_runs())
-def test_no_nonfinite_number_is_remembered(run: Sequence[StepRecord]) -> None:
+def test_no_nonfinite_number_is_kept(run: Sequence[StepRecord]) -> None:
     """Whatever a run brings, NaN and infinity never enter any memory."""
     bank = DetectorSet(default_detectors())
     ask(bank, run)
@@ -226,7 +226,7 @@ def test_growth_is_found_after_nonfinite_steps_as_without_them() -> None:
 
 
 @given(wild_runs(), st.integers(0, RUN_STEPS))
-def test_a_bank_goes_through_a_checkpoint(run: Sequence[StepRecord], cut: int) -> None:
+def test_a_set_is_restored_from_a_checkpoint(run: Sequence[StepRecord], cut: int) -> None:
     """A run that was saved and resumed at any step finds what the uninterrupted one finds."""
     bank = DetectorSet(default_detectors())
     ask(bank, run[:cut])
@@ -258,7 +258,7 @@ def test_a_detector_that_a_checkpoint_does_not_know_starts_anew() -> None:
     }
 
 
-def test_a_detector_of_ones_own_may_remember_lists_and_dictionaries() -> None:
+def test_a_detector_of_ones_own_may_keep_lists_and_dictionaries() -> None:
     """All that the base class promises to save is saved, and stays as it was when it was saved."""
 
     class Remembering(Counting):

@@ -158,7 +158,7 @@ def test_one_wild_loss_counts_once_the_weights_are_ruined() -> None:
     assert after(DivergingLoss(), [*ruined, record(34, loss=1e6, weight_norm=40.0)]) == []
 
 
-def test_a_loss_that_keeps_rising_needs_a_witness() -> None:
+def test_a_loss_that_keeps_rising_needs_a_confirmation() -> None:
     """A rise by 30 % a step is no alarm by itself; with a gradient twenty times the first ones it is, and with one that
     rises to a level, it is none."""
     rising = [*[1.0] * 20, *(1.3**step for step in range(1, 13))]

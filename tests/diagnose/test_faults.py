@@ -91,7 +91,7 @@ def test_the_remedy_is_code_for_the_operation_and_its_line(found: Operation, cod
     assert code in fault_of(found).remedy
 
 
-def test_an_infinity_that_where_hides_is_told_from_one_that_overflows() -> None:
+def test_an_infinity_that_where_hides_is_distinguished_from_an_overflow() -> None:
     """The branch that `torch.where` discards has no slope; a sigmoid written by hand overflows."""
     backward = operation("mul", "nan", "backward")
     taken = [operand(98.0, greatest=98.0)]

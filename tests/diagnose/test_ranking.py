@@ -408,7 +408,7 @@ def test_a_diagnosis_is_strict_json(case: str) -> None:
 @pytest.mark.parametrize(
     "case", [name for name, (kind, _) in CASES.items() if kind not in ("learning-rate", "unknown")]
 )
-def test_overshoot_beside_a_cause_is_not_blamed_on_the_rate(case: str) -> None:
+def test_overshoot_beside_a_cause_is_not_attributed_to_the_rate(case: str) -> None:
     """A step that overshoots is no evidence for the rate where something else makes updates large."""
     kind, evidence = CASES[case]
     if evidence.experiments is not None:

@@ -29,7 +29,7 @@ def test_no_rate_is_proposed_that_never_works_with_the_optimizer(kind: str, high
     assert 0 < float(proposed[1]) <= highest
 
 
-def test_a_plain_loop_is_told_how_its_step_can_be_computed_again() -> None:
+def test_a_plain_loop_gets_advice_on_how_its_step_can_be_replayed() -> None:
     """Where it has given no step, or no batch; not where it has, and not in Lightning, which does so by itself."""
     plain = run(monitor="GradientWatch")
     given = batch(field())

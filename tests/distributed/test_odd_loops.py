@@ -53,7 +53,7 @@ def launch(out: Path, names: list[str], processes: int) -> list[dict[str, Any]]:
     ],
     ids=["replicas", "shards", "replicas of shards"],
 )
-def test_norms_are_exact_and_nobody_waits_for_ever(names: list[str], processes: int, tmp_path: Path) -> None:
+def test_norms_are_exact_and_no_process_waits_for_ever(names: list[str], processes: int, tmp_path: Path) -> None:
     """On every process, at every step; where processes end one after the other, the monitor is off."""
     if "joined" not in names and VERSION < (2, 6):
         pytest.skip("before torch 2.6, FSDP2 needs a GPU")

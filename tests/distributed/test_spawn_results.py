@@ -31,7 +31,7 @@ def test_what_cannot_be_pickled_is_left_out() -> None:
     assert results.take() == {**FOUND, "failed": False}
 
 
-def test_results_that_nobody_takes_leave_no_file() -> None:
+def test_results_that_are_not_taken_leave_no_file() -> None:
     """The file outlives the copy that wrote it, and is deleted with the original."""
     results = SpawnResults()
     written = pickle.loads(pickle.dumps(results))

@@ -60,7 +60,7 @@ def test_of_many_findings_a_few_are_logged() -> None:
     assert logged == [1, 2, 3, 10, 100]
 
 
-def test_a_schedule_without_histograms_says_so() -> None:
+def test_a_schedule_without_histograms_has_none_due() -> None:
     """Then the error gradients of modules are not measured either, not even at the first step."""
     assert LoggingSchedule(scalars=5, histograms=10).has_histograms
     assert not LoggingSchedule(scalars=5, histograms=0).has_histograms

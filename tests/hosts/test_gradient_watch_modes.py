@@ -178,7 +178,7 @@ def test_an_overflow_in_the_last_step_is_recorded() -> None:
     assert [one.step for one in watch.findings if one.sign == "nonfinite-gradient"] == [2]
 
 
-def test_a_step_without_its_loss_is_measured_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_step_without_its_loss_is_measured_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """The gradients are those that the optimizer gets; one line names what is missing."""
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -349,7 +349,7 @@ def test_a_resumed_watch_decides_as_one_that_was_never_stopped() -> None:
     assert same_weights(whole[2], resumed[2])
 
 
-def test_model_and_optimizer_can_be_copied_and_pickled_while_they_are_watched() -> None:
+def test_model_and_optimizer_can_be_copied_and_pickled_while_monitored() -> None:
     """Copies carry no hook of ours; the watch itself says what to save in its place."""
     model = network()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
@@ -365,7 +365,7 @@ def test_model_and_optimizer_can_be_copied_and_pickled_while_they_are_watched() 
     watch.close()
 
 
-def test_two_watches_in_a_process_do_not_disturb_each_other() -> None:
+def test_two_monitors_in_a_process_do_not_affect_each_other() -> None:
     """Two models in turn, each with a watch of its own, have the norms that float64 says."""
     models = [network(0), network(1)]
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.01) for model in models]

@@ -72,7 +72,7 @@ def test_what_is_no_path_makes_no_folder(tmp_path: Path, monkeypatch: pytest.Mon
     assert [path.name for path in tmp_path.iterdir()] == ["root"]
 
 
-def test_a_plain_loop_survives_a_writer_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plain_loop_runs_with_a_writer_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a writer's log_dir raises, the report goes to the working directory, as without a writer."""
     monkeypatch.chdir(tmp_path)
     network = nn.Linear(3, 1)

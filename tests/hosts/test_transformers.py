@@ -214,7 +214,7 @@ def test_raise_leaves_no_hook_behind(tmp_path: Path) -> None:
     assert not model._forward_hooks
 
 
-def test_a_poisoned_batch_is_held_back_and_named(tmp_path: Path) -> None:
+def test_a_nonfinite_batch_is_skipped_and_named(tmp_path: Path) -> None:
     """With "skip" a batch with an infinite embedding does not reach the weights, and the diagnosis has a cause."""
 
     class Classifier(nn.Module):
@@ -363,7 +363,7 @@ def test_loggers_that_are_not_known_are_named_once(tmp_path: Path, caplog: pytes
     assert (tmp_path / "gradexplode.csv").exists() or monitor.last is not None
 
 
-def test_the_witness_agrees_with_the_helper_of_other_loops() -> None:
+def test_the_probe_agrees_with_that_of_other_loops() -> None:
     """The witness's number is that of the helper which the other loops' tests use."""
     model = language_model()
     model(**{name: value[None] for name, value in sentences(1)[0].items()}).loss.backward()

@@ -37,7 +37,7 @@ def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
     ]
 
 
-def test_a_logger_without_histograms_gets_scalars_and_is_told_once(
+def test_a_logger_without_histograms_gets_scalars_and_one_message(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A CSV file has every scalar at its step; that it holds no histograms is said once, by the logger's name."""
@@ -54,7 +54,7 @@ def test_a_logger_without_histograms_gets_scalars_and_is_told_once(
     assert "histograms" in message
 
 
-def test_nothing_is_said_of_histograms_that_are_not_there(caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_is_logged_about_histograms_that_were_not_measured(caplog: pytest.LogCaptureFixture) -> None:
     """A logger that never misses anything is not told that it would."""
     LoggerCollection([RecordingLogger()]).log_batch([StepRecord(step=0, grad_norm=1.0)], [()])
     assert warnings_in(caplog) == []
@@ -96,7 +96,7 @@ def test_a_logger_that_keeps_failing_is_left_alone() -> None:
     assert asked == {"Lost": 3, "Flaky": 30}
 
 
-def test_an_error_whose_text_changes_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_whose_text_changes_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """Errors often hold a time or a number; a logger's first one speaks for those of its kind."""
 
     class Flaky(RecordingLogger):

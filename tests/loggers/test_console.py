@@ -178,7 +178,7 @@ def test_a_panel_is_drawn_in_colour_on_terminals_only(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("ours")
-def test_users_who_want_no_colour_get_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colour_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment variable NO_COLOR takes the colours and leaves the bar."""
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("NO_COLOR", "1")

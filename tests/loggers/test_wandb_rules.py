@@ -177,7 +177,7 @@ def test_the_command_lists_only_own_rules(server: WandbServer, capsys: pytest.Ca
         (["--project", "digits", "--slack", "nobody"], "nobody"),
     ],
 )
-def test_what_is_not_there_is_said_in_one_line(
+def test_what_is_missing_is_reported_in_one_line(
     server: WandbServer, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     """A project, a webhook or a channel that does not exist ends the command with status 1, and nothing is sent."""

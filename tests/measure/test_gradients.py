@@ -40,12 +40,12 @@ def test_nonfinite_elements_are_counted() -> None:
     assert math.isnan(reading.norms().total)
 
 
-def test_a_reading_without_gradients_says_so() -> None:
+def test_a_reading_without_gradients_is_marked() -> None:
     """Where no parameter has a gradient there is nothing to measure."""
     assert not GradientReading.take(parameters_with(None, None)).any
 
 
-def test_a_reading_knows_whether_the_gradients_are_still_the_same() -> None:
+def test_a_reading_detects_whether_the_gradients_are_still_the_same() -> None:
     """A write, a replacement and a removal are noticed."""
     changes: list[Callable[[Any], Any]] = [
         lambda parameter: parameter.grad.mul_(0.5),

@@ -310,7 +310,7 @@ def test_losses_and_runs_without_gradients_have_no_nodes() -> None:
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
-def test_gradients_that_are_not_finite_are_told(value: float) -> None:
+def test_gradients_that_are_not_finite_are_reported(value: float) -> None:
     """They are in the norms, and in no gain and no growth."""
     seen = known(look(stack(), lambda net: (net(INPUTS) * value).sum()))
     assert not np.isfinite(seen.output_norm).any()
@@ -353,7 +353,7 @@ def test_a_failure_in_a_hook_costs_the_probe_and_not_the_run(
     assert "no norm today" in line
 
 
-def test_the_steepest_rise_is_at_the_loud_layer() -> None:
+def test_the_steepest_rise_is_at_the_layer_with_the_largest_gain() -> None:
     """One layer with weights twenty times larger is named; in a recurrence it is the module called many times."""
     network = nn.Sequential(*(nn.Linear(16, 16) for _ in range(7)))
     network[3].weight.data.mul_(20)  # type: ignore[operator]

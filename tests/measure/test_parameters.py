@@ -122,7 +122,7 @@ def test_a_set_is_current_until_the_groups_hold_other_parameters() -> None:
         assert parameters_of(optimizer, module).is_current(optimizer)
 
 
-def test_gradients_are_read_when_asked_for() -> None:
+def test_gradients_are_read_on_request() -> None:
     """The set gives the gradients of the moment, None where there is none."""
     module = network()
     found = parameters_of(SGD(module.parameters(), lr=0.1), module)

@@ -48,7 +48,7 @@ def figures(content: ReportContent) -> list[dict[str, Any]]:
     [examples.growing(), examples.at_once(), examples.negative_loss(), examples.half_precision(), examples.healthy()],
     ids=lambda content: content.run_name,
 )
-def test_plotly_knows_everything_in_the_figures(content: ReportContent) -> None:
+def test_plotly_accepts_everything_in_the_figures(content: ReportContent) -> None:
     """Its own classes refuse unknown names and values; the page's colors are replaced by one of plotly's."""
     found = list(figures(content))
     assert found

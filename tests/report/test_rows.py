@@ -33,7 +33,7 @@ def test_rows_are_in_the_order_of_execution() -> None:
     assert found.is_executed
 
 
-def test_the_replay_knows_the_order_of_execution() -> None:
+def test_rows_are_in_the_order_of_execution_of_the_replay() -> None:
     """Where the run's facts do not know it; without both the order is that of registration."""
     names = ["b.weight", "a.weight"]
     evidence = Evidence(7, 7, replay=Replay("finite", execution_order=("a", "b")))
@@ -44,7 +44,7 @@ def test_the_replay_knows_the_order_of_execution() -> None:
 
 
 @pytest.mark.parametrize("count", [5, 75, 1000])
-def test_the_culprit_has_a_row_of_its_own(count: int) -> None:
+def test_the_parameter_at_fault_has_a_row_of_its_own(count: int) -> None:
     """However many parameters there are, its row is marked and holds its norms and no others."""
     names = list(examples.names_of(count))
     random = np.random.default_rng(0)
@@ -82,7 +82,7 @@ def test_labels_keep_the_end_of_a_name() -> None:
     assert label("h.0 to 3 (12 parameters)", 20) == "h.0 to 3"
 
 
-def test_the_culprit_is_labeled_without_its_closest_neighbors() -> None:
+def test_the_marked_row_is_labeled_without_its_neighbors() -> None:
     """Of ten rows every third one has a label; one next to the marked has none, so that labels do not overlap."""
     table = Rows(tuple("abcdefghij"), np.zeros((10, 1)), 4, True)
     assert table.labeled(every=3) == [0, 4, 9]

@@ -163,7 +163,7 @@ def test_a_buffer_without_a_copy_is_named(caplog: pytest.LogCaptureFixture) -> N
     assert "late" in line
 
 
-def test_nothing_is_restored_where_no_remedy_was_asked_for() -> None:
+def test_nothing_is_restored_without_a_remedy() -> None:
     """A run that only warns keeps every bit of what its forward passes wrote."""
     module, plain = Normalized({5: float("nan")}), Normalized({5: float("nan")})
     monitor = GradientExplosionMonitor(on_explosion="warn", report=False)

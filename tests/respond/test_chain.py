@@ -210,7 +210,7 @@ def test_no_nonfinite_update_is_taken_and_training_stops_at_the_end_of_the_chain
 
 
 @pytest.mark.parametrize("response", [Warn(), SaveCheckpoint(), WeightPenalty()])
-def test_a_run_that_asked_for_no_remedy_is_left_alone(response: Response) -> None:
+def test_a_run_without_a_remedy_is_not_changed(response: Response) -> None:
     """Where no response acts against explosions, nothing is held back and training goes on."""
     loop = CapableLoop()
     chain = ResponseChain([response])

@@ -40,7 +40,7 @@ def test_stopping_tells_what_keeps_the_run_going(caplog: pytest.LogCaptureFixtur
     assert "until min_epochs=5 is reached" in caplog.text
 
 
-def test_a_loop_that_cannot_stop_is_told_to_the_user(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_loop_that_cannot_stop_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     """Updates are held back, and one line says that the loop has to be ended by its owner."""
     chain = ResponseChain([StopTraining()])
     for step in (3, 4):

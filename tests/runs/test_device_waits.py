@@ -349,7 +349,7 @@ def test_a_plain_loop_waits_for_nothing(monkeypatch: pytest.MonkeyPatch, kind: s
 
 @pytest.mark.parametrize("change", ["clip", "grow", "clean", "spread"])
 @pytest.mark.parametrize("on_host", [False, True])
-def test_what_a_loop_does_to_gradients_is_told_from_the_norms(
+def test_what_a_loop_does_to_gradients_is_inferred_from_the_norms(
     monkeypatch: pytest.MonkeyPatch, change: str, on_host: bool
 ) -> None:
     """Of smaller gradients the earlier norm counts, of larger ones and of NaN that which the optimizer gets."""

@@ -208,7 +208,7 @@ class Saves(pl.Callback):
 
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 @counts_steps_after_a_resume
-def test_a_checkpoint_knows_the_step_before_it(order: Order, tmp_path: Path) -> None:
+def test_a_checkpoint_contains_the_step_before_it(order: Order, tmp_path: Path) -> None:
     """What is saved between two steps holds the memory of the first, so that a resumed run remembers what it would."""
     path = tmp_path / "middle.ckpt"
     whole = Watched(Regression(batches=4), monitor=CALM, max_steps=8, callbacks_behind=[Saves(path)])

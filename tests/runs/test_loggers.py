@@ -68,7 +68,7 @@ def test_steps_are_those_of_lightnings_own_metrics() -> None:
         assert len(ours) == len(set(ours))
 
 
-def test_a_run_without_a_logger_is_judged() -> None:
+def test_a_run_without_a_logger_is_monitored() -> None:
     """Without a logger the monitor judges all the same."""
     run = Watched(Regression(), logger=False)
     assert len(run.probe.records) == 5

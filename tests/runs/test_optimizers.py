@@ -396,7 +396,7 @@ class StepsInOptimizerStep(NanAtThree):
     [Unknown, UnknownData, lambda: ByHand(innermost, Wrapper), StepsInOptimizerStep],
     ids=["unknown optimizer", "through data", "inside a wrapper", "in optimizer_step"],
 )
-def test_steps_that_cannot_be_seen_are_told(module: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_steps_that_cannot_be_observed_are_reported(module: Any, caplog: pytest.LogCaptureFixture) -> None:
     """One line says that they are not measured, no wrong number is logged, and nothing fails."""
     monitor, records = fitted(module())
     assert not monitor.failed

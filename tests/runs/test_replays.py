@@ -153,7 +153,7 @@ def accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("accelerator")
-def test_weights_that_were_lost_before_the_fault_was_seen_are_no_riddle(tmp_path: Path) -> None:
+def test_weights_lost_before_the_fault_are_explained_by_a_replay(tmp_path: Path) -> None:
     """Without a sign before, the weights from before the update are gone; what would have kept them is said."""
 
     class Spoiled(Network):

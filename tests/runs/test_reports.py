@@ -57,7 +57,7 @@ def test_a_run_with_a_folder_of_its_own_has_the_report_there(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("report", [True, "always"])
-def test_a_healthy_run_has_a_report_if_that_is_asked_for(report: Any, tmp_path: Path) -> None:
+def test_a_healthy_run_has_a_report_on_request(report: Any, tmp_path: Path) -> None:
     """Its page says that there was no sign; otherwise nothing is written."""
     folder = fit(CSVLogger(tmp_path), rate=0.1, report=report).report_folder
     assert (folder is not None) == (report == "always")

@@ -107,7 +107,7 @@ def test_without_its_memory_a_run_decides_otherwise(tmp_path: Path) -> None:
     )
 
 
-def test_state_survives_the_strict_loader(tmp_path: Path) -> None:
+def test_state_passes_the_strict_loader(tmp_path: Path) -> None:
     """A checkpoint with the monitor's state loads with ``weights_only=True``."""
     run(Drifts(adam), END, tmp_path, False, "auto")
     checkpoint = torch.load(tmp_path / f"step={STOP}.ckpt", weights_only=True)

@@ -181,7 +181,7 @@ def test_rows_of_a_table_are_those_that_look_it_up() -> None:
     assert first.rows == (5,)
 
 
-def test_rows_of_a_transposed_square_are_not_told() -> None:
+def test_rows_of_a_transposed_square_are_not_named() -> None:
     """With as many features as rows, the first dimension of a transposed tensor has the right size by chance."""
     batch = torch.ones(4, 4)
     batch[2, 1] = -1.0
