@@ -1,4 +1,4 @@
-"""Strategies whose gradients cannot be seen: the monitor says so once, and stays out of the way."""
+"""Strategies whose gradients cannot be measured: the monitor logs that once, and is off."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class DeepSpeedStrategy(SingleDeviceStrategy):
 
 
 @pytest.mark.parametrize("strategy", [FSDPStrategy, DeepSpeedStrategy])
-def test_gradients_that_are_hidden_are_refused_at_setup(
+def test_strategies_without_gradients_to_measure_are_refused(
     strategy: type[SingleDeviceStrategy], caplog: pytest.LogCaptureFixture
 ) -> None:
     """One line names the strategy and what to do; nothing is logged, and the training goes on."""
@@ -42,3 +42,13 @@ def test_gradients_that_are_hidden_are_refused_at_setup(
     assert trainer.global_step == 5
     assert trainer.gradient_clip_val is None
     assert not all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+
+
+def test_a_fit_without_the_monitor_has_no_results_of_the_one_before() -> None:
+    """What was found in an earlier fit is not taken for that of a fit in which the monitor is off."""
+    monitor = GradientExplosionMonitor(report=False)
+    pl.Trainer(**QUIET, logger=False, callbacks=[monitor]).fit(Regression())
+    assert monitor.last is not None
+    strategy = DeepSpeedStrategy(torch.device("cpu"))
+    pl.Trainer(**QUIET, logger=False, callbacks=[monitor], strategy=strategy).fit(Regression())
+    assert (monitor.last, monitor.findings, monitor.diagnosis(), monitor.failed) == (None, [], None, False)
