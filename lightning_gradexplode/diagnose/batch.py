@@ -31,7 +31,7 @@ def targets(evidence: Evidence) -> list[FieldFacts]:
     named = [one for one in batch.fields if _is_named_target(one)]
     if taken or named:
         return taken or named
-    if len(batch.fields) > 1:
+    if len(batch.fields) > 1 and not any(map(is_from_graph, batch.fields)):
         last = re.split(r"[.\]]", batch.fields[-1].name)[0]
         return [one for one in batch.fields if re.split(r"[.\]]", one.name)[0] == last]
     return []
@@ -46,7 +46,14 @@ def is_same(field: FieldFacts, operand: Operand) -> bool:
     )
 
 
+def is_from_graph(field: FieldFacts) -> bool:
+    """Return whether a field is named by the operation that took it, as the batch itself is not known."""
+    return field.name.startswith(("input of ", "target of ", "constant in "))
+
+
 def _is_named_target(field: FieldFacts) -> bool:
+    if is_from_graph(field):
+        return field.name.startswith("target of ")
     words = _words(field)
     if is_mask(field):
         return True
@@ -86,9 +93,11 @@ def is_float(field: FieldFacts) -> bool:
 
 
 def place_of(field: FieldFacts) -> str:
-    """Return a field as it is written in code: ``batch[0]``, ``batch["image"]``."""
+    """Return a field as it is written in code: ``batch[0]``, ``batch["image"]``; ``input of net.0`` of a graph."""
     if field.name in ("", "batch"):
         return "batch"
+    if is_from_graph(field):
+        return field.name
     parts = re.findall(r"\[[^\]]+\]|[^.\[\]]+", field.name.removeprefix("batch"))
     return "batch" + "".join(part if part.startswith("[") else f'["{part}"]' for part in parts)
 

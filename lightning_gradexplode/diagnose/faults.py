@@ -196,6 +196,10 @@ def _overflow(operation: Operation, name: str, needed: float) -> Fault:
     if operation.result == "large":
         taken = _number(_at_fault(operation), f"{largest:.4g}")
         sentence = f"`{name}` took {taken}, and nothing bounds it: its result is beyond 1e8."
+    elif is_exponential(operation) and not largest:
+        sentence = (
+            f"The result of `{name}` is beyond the number format, as it is for arguments above {math.log(limit):.3g}."
+        )
     elif is_exponential(operation):
         sentence = (
             f"`{name}` took {_number(_at_fault(operation), f'{largest:.4g}')}; above {math.log(limit):.3g} its "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lightning_gradexplode.diagnose.batch import is_from_graph
 from lightning_gradexplode.diagnose.curves import critical_step, curve, first_nonfinite, loss_curve
 from lightning_gradexplode.diagnose.outside_changes import is_new_level, outside_change
 from lightning_gradexplode.diagnose.trends import trend
@@ -101,7 +102,7 @@ def observations(evidence: Evidence) -> tuple[str, ...]:
             f"the weights by a factor of {course.weight_growth:.3g}."
         )
     fields = evidence.batch.fields if evidence.batch is not None else ()
-    if fields and not any(one.nan_count or one.inf_count for one in fields):
+    if fields and not any(one.nan_count or one.inf_count or is_from_graph(one) for one in fields):
         sentences.append("The batch holds no NaN and no infinity.")
     replay = evidence.replay
     if replay is None:

@@ -16,11 +16,13 @@ from lightning_gradexplode.diagnose import diagnose, diagnose_calm
 from lightning_gradexplode.diagnose.outcomes import with_outcomes
 from lightning_gradexplode.diagnose.repeated_weights import weights_to_try
 from lightning_gradexplode.distributed.exchange import StepExchange
+from lightning_gradexplode.engine.attempt import attempt
 from lightning_gradexplode.engine.batch_evidence import BatchEvidence
 from lightning_gradexplode.engine.first_facts import first_facts
 from lightning_gradexplode.engine.incidents import CALM_STEPS
+from lightning_gradexplode.engine.loss_graphs import LossGraphs
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
-from lightning_gradexplode.engine.replays import MOST_REPLAYS, IncidentReplays, attempt
+from lightning_gradexplode.engine.replays import MOST_REPLAYS, IncidentReplays
 from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.engine.step_inputs import StepInputs
 from lightning_gradexplode.hosts.base import TrainingLoop
@@ -57,6 +59,7 @@ class EvidenceCollector:
         inputs: What the current step needs to be computed again.
         weights_are_finite: Whether the weights were finite when last measured.
         replays: The steps that are computed again.
+        graphs: What was read from the graphs of losses.
     """
 
     def __init__(self, loop: TrainingLoop, arguments: Arguments, states: Sequence[OptimizerState]) -> None:
@@ -68,7 +71,9 @@ class EvidenceCollector:
         self._batches = 0
         self.inputs: StepInputs | None = None
         self._failed: StepInputs | None = None
-        self.replays = IncidentReplays(loop, states, arguments.diagnose)
+        self._is_on = arguments.diagnose
+        self.graphs = LossGraphs()
+        self.replays = IncidentReplays(loop, states, arguments.diagnose, self.graphs)
         self._onset: int | None = None
         self._findings: list[Finding] = []
         self._now = -1
@@ -100,6 +105,14 @@ class EvidenceCollector:
         in_incident = found and self._loop.step - self._now <= CALM_STEPS
         # The first update is taken by an optimizer without a state, and is the likeliest one to do harm.
         self.inputs = self.replays.keep(batch, batch_idx, after_warning=found, with_weights=is_first or in_incident)
+
+    def graph_exists(self, loss: Tensor) -> None:
+        """Read the graph of a loss before its backward pass, where steps cannot be computed again.
+
+        Not on an accelerator, which would wait.
+        """
+        if self._is_on and is_on_host(loss) and loss.numel() == 1 and not self._loop.can_replay:
+            self.graphs.read(loss, self._loop.module, self._loop.step)
 
     def micro_batch_ended(self, loss: Tensor | None) -> None:
         """Keep the first micro-batch of a step whose loss is not finite; not on an accelerator, which would wait.
@@ -226,7 +239,7 @@ class EvidenceCollector:
             run=self._run or RunFacts(),
             history=tuple(_until(history, self._now) for history in histories),
             first=tuple(recorder.first() for recorder in recorders),
-            batch=self._batch.facts,
+            batch=self.graphs.with_fields(self._batch.facts, onset, self._now),
             replay=self.replays.replay,
             experiments=self.replays.experiments,
             attempts=with_outcomes([one for one in attempts if one.step >= onset or one.action == "clip"], histories),
@@ -249,7 +262,8 @@ class EvidenceCollector:
 
     def _calm_diagnosis(self) -> Diagnosis | None:
         step = self._loop.step
-        return diagnose_calm(replace(self.evidence(), step=step, now=step, batch=self._batch.usual(step)))
+        batch = self.graphs.with_fields(self._batch.usual(step), step, step)
+        return diagnose_calm(replace(self.evidence(), step=step, now=step, batch=batch))
 
     def published(self, diagnosis: Diagnosis) -> None:
         """Keep a diagnosis that was shown, so that everything shown of its incident agrees."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.clip import AutoPolicy, ClipPolicy, ConstantClip
+from lightning_gradexplode.engine.attempt import attempt
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
-from lightning_gradexplode.engine.replays import attempt
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.batch_facts import with_first_batch
 from lightning_gradexplode.measure.run_facts import collect_run_facts

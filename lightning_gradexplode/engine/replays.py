@@ -6,8 +6,8 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ from lightning_gradexplode.diagnose.replay import (
     replay_step,
     run_experiments,
 )
+from lightning_gradexplode.engine.attempt import attempt
+from lightning_gradexplode.engine.loss_graphs import LossGraphs
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.engine.step_inputs import StepInputs
@@ -36,18 +38,6 @@ logger = logging.getLogger("lightning_gradexplode")
 MOST_REPLAYS = 3
 """Number of incidents of a run whose step is replayed."""
 
-T = TypeVar("T")
-
-
-def attempt(what: str, collect: Callable[[], T]) -> T | None:
-    """Return what is collected; a failure is logged, and None returned."""
-    try:
-        return collect()
-    except Exception as error:
-        logger.warning("gradexplode: %s could not be collected: %s: %s", what, type(error).__name__, error)
-        logger.debug("gradexplode: traceback", exc_info=True)
-        return None
-
 
 class IncidentReplays:
     """Computes the step of each incident again, and runs the experiments with it; for three incidents of a run.
@@ -56,18 +46,20 @@ class IncidentReplays:
         loop: The training loop.
         states: The optimizers.
         is_on: Whether steps are computed again at all.
+        graphs: What was read from the graphs of losses, which takes the place of a replay that is not possible.
 
     Attributes:
         replay: The replay of the latest incident, None if there was none.
         experiments: What was measured with a copy in it.
     """
 
-    def __init__(self, loop: TrainingLoop, states: Sequence[OptimizerState], is_on: bool) -> None:
+    def __init__(self, loop: TrainingLoop, states: Sequence[OptimizerState], is_on: bool, graphs: LossGraphs) -> None:
         self.replay: Replay | None = None
         self.experiments: Experiments | None = None
         self._loop = loop
         self._states = states
         self._is_on = is_on
+        self._graphs = graphs
         self._count = 0
         self._devices: tuple[torch.device, ...] | None = None
         self._step_seconds = 0.0
@@ -162,7 +154,7 @@ class IncidentReplays:
     ) -> None:
         loop, record = self._loop, step.record()
         if not loop.can_replay:
-            self.replay = Replay("not-possible", NO_REPLAY)
+            self.replay = self._graphs.replay_of(step.number) or Replay("not-possible", NO_REPLAY)
             return
         again = ReplayStep(
             module=loop.module,

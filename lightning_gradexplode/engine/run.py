@@ -149,6 +149,11 @@ class TrainingRun(CurrentResults):
             self._run.window.look_for_clearing()
 
     @never_fatal
+    def graph_exists(self, loss: Tensor) -> None:
+        """Read the graph of a loss whose backward pass is about to begin, if it may show what went wrong."""
+        self._run.evidence.graph_exists(loss)
+
+    @never_fatal
     def backward_ended(self) -> None:
         """Measure the gradients, if those of all micro-batches are there and the optimizer gets them as they are."""
         run = self._run

@@ -109,7 +109,14 @@ class StepEvents:
         """
         if not self._hooks or self._is_left_out():
             return
-        self._backward.expect(tensors, loss)
+
+        def loss_with_graph(index: int, gradient: Tensor) -> Tensor | None:
+            value = loss(index, gradient)
+            if value is not None and self.run is not None:
+                self.run.graph_exists(tensors[index])
+            return value
+
+        self._backward.expect(tensors, loss_with_graph)
 
     def steps_are_over(self) -> None:
         """Record the steps of this batch that a gradient scaler has left out, and end the batch."""

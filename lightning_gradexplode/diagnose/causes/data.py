@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import (
     inputs,
     is_float,
+    is_from_graph,
     is_index,
     nonfinite_fields,
     place_of,
@@ -26,6 +28,9 @@ LARGE_SCALE = ((1000.0, 0.9), (100.0, 0.8), (30.0, 0.65), (10.0, 0.45))
 
 LARGE_WHOLE = 1e5
 """From this size on, whole numbers are taken for quantities such as times, unless a table has as many rows."""
+
+FAINT = 0.3
+"""Confidence of a cause that is listed and not named."""
 
 FAR_OUTSIDE = 10.0
 """So many times the largest value of earlier batches, a value is far outside of them."""
@@ -73,7 +78,10 @@ def _nonfinite(evidence: Evidence, kind: str) -> Cause | None:
         sentences.append("The first operation with a non-finite result took finite values, though.")
         confidence = 0.4
     look = f"look at {rows_of(rows)} of `{place}`" if rows else f"look at `{place}`"
-    check = f"`assert torch.isfinite({place}).all()`"
+    check = f"`assert torch.isfinite({'x' if is_from_graph(field) else place}).all()`"
+    if is_from_graph(field):
+        confidence = _confidence_in_graph(field)
+        sentences.append("It is the batch, or was computed from it without a gradient.")
     return Cause(
         kind,
         where,
@@ -81,6 +89,20 @@ def _nonfinite(evidence: Evidence, kind: str) -> Cause | None:
         confidence,
         _data_first(evidence, rows, f"{look}; repair, fill or drop such samples in the dataset: {check} finds them"),
     )
+
+
+def _confidence_in_graph(field: FieldFacts) -> float:
+    """Return the confidence that data were not finite, and not made so by an operation that no gradient goes through.
+
+    Whole rows that are not finite may come of a division of each row by its own deviation or largest value, infinite
+    targets of an inverse or a logarithm, and constants of any computation.
+    """
+    size = math.prod(field.shape[1:]) if field.shape else 1
+    whole = size > 1 and field.nan_count == size * len(field.nonfinite_rows)
+    difference = field.name.startswith("target of ") and field.name.endswith("sub")
+    if whole or field.name.startswith("constant in ") or (difference and field.inf_count):
+        return FAINT
+    return 0.6 if difference else 0.8
 
 
 def _data_first(evidence: Evidence, rows: Sequence[int], repair: str) -> tuple[str, ...]:
@@ -119,7 +141,7 @@ def unscaled_data(evidence: Evidence) -> Cause | None:
         tuple(sentences),
         confidence,
         (
-            *(remedies.standardize(place_of(field)) for _, field in found[:2]),
+            *(_standardize(field) for _, field in found[:2]),
             *(
                 ["normalize inside of the model: `nn.BatchNorm1d(features)` as its first layer"]
                 if any(field in inputs(evidence) for _, field in found[:2])
@@ -127,6 +149,13 @@ def unscaled_data(evidence: Evidence) -> Cause | None:
             ),
         ),
     )
+
+
+def _standardize(field: FieldFacts) -> str:
+    place = place_of(field)
+    if is_from_graph(field):
+        return f"standardize the {place} by the training set: subtract its mean, and divide by its deviation"
+    return remedies.standardize(place)
 
 
 def _fails_early(evidence: Evidence) -> bool:

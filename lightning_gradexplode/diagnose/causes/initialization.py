@@ -6,7 +6,7 @@ import math
 import re
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.curves import curve, loss_curve, signs
+from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, loss_curve, signs
 from lightning_gradexplode.diagnose.layers import (
     first_numbers,
     gain_of,
@@ -34,11 +34,40 @@ _SATURATING = ("tanh", "sigmoid", "hardtanh", "hardsigmoid")
 
 
 def initialization(evidence: Evidence) -> Cause | None:
-    """Return the cause if weights start on a scale that explodes or saturates."""
+    """Return the cause if weights start on a scale that explodes or saturates, or are not finite from the start."""
+    lost = _not_finite(evidence)
+    if lost is not None:
+        return lost
     if not is_early(evidence) or is_trained(evidence):
         return None
     rules = (scale_without_logarithm, large_weights, _large_first_loss, _saturated_units)
     return next((cause for rule in rules if (cause := rule(evidence)) is not None), None)
+
+
+def _not_finite(evidence: Evidence) -> Cause | None:
+    """Return the cause if parameters hold NaN or infinity before the first update."""
+    run, failed, replay = evidence.run, first_nonfinite(evidence), evidence.replay
+    if failed is None or failed.step != run.first_step or run.processes > 1:
+        return None
+    # A root mean square that is NaN may also be unknown; not where those of other parameters are known.
+    names = [one.name for one in run.parameters if not math.isfinite(one.std) and 0 not in one.shape]
+    if len(names) == len(run.parameters):
+        names = []
+    if replay is not None and replay.source == "parameter" and replay.source_name:
+        names = list(dict.fromkeys([replay.source_name, *names]))
+    if not names:
+        return None
+    known = {one.name: one for one in run.parameters}
+    code = _code(known[names[0]]) if names[0] in known else "layer.weight"
+    others = f", and so do {len(names) - 1} others" if len(names) > 1 else ""
+    loaded = "; if it was loaded, load another checkpoint" if run.is_resumed else ""
+    return Cause(
+        "initialization",
+        names[0],
+        (f"`{names[0]}` holds NaN or infinity before the first update{others}.",),
+        0.95,
+        (f"initialize it; `torch.empty` leaves what the memory held: `nn.init.normal_({code}, std=0.02)`{loaded}",),
+    )
 
 
 def large_weights(evidence: Evidence) -> Cause | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.batch import is_float, place_of, targets
+from lightning_gradexplode.diagnose.batch import is_float, is_from_graph, place_of, targets
 from lightning_gradexplode.diagnose.curves import first_nonfinite, loss_curve
 from lightning_gradexplode.diagnose.faults import Fault, fault_of
 from lightning_gradexplode.diagnose.operation_names import (
@@ -111,6 +111,8 @@ def forward_overflow(evidence: Evidence) -> Cause | None:
     if is_product(operation) or largest_input(operation) > 1e15:
         # What a matrix product overflows with has grown before it: that growth is the cause.
         confidence = 0.45 if course.steps < 2 else 0.35
+        if is_from_graph_only(evidence):
+            confidence = 0.3  # what has grown, and where, is not known there
     if _is_consequence(course, operation):
         confidence = min(confidence, 0.55 if is_exponential(operation) else 0.25)
         sentences.append(_after_divergence(course))
@@ -124,6 +126,12 @@ def forward_overflow(evidence: Evidence) -> Cause | None:
         confidence,
         (remedy, *(remedies.skip(evidence) if course.steps > 5 else ())),
     )
+
+
+def is_from_graph_only(evidence: Evidence) -> bool:
+    """Return whether operations are known from the graph of the loss, without a replay of the step."""
+    batch = evidence.batch
+    return batch is not None and any(map(is_from_graph, batch.fields))
 
 
 def _growth(evidence: Evidence, grown: Operation, failed: tuple[Operation, Fault] | None) -> Cause | None:

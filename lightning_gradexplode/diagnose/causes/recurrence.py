@@ -14,6 +14,9 @@ from lightning_gradexplode.diagnose.repeated_weights import is_gated, own_matric
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Activation, Cause, Evidence, ParameterFacts, RunFacts
 
+SCALE_OF_UNKNOWN = 1e6
+"""Scale that data which are not known may have: that of energies, incomes or amounts of money."""
+
 COMPOUNDED = 100.0
 """Growth of a gradient from which a gain per time step has compounded."""
 
@@ -154,13 +157,13 @@ def _of_loop(evidence: Evidence) -> Cause | None:
 
 def _by_elimination(evidence: Evidence) -> Cause | None:
     """Return the cause if the first loss is far beyond what few layers, each executed once, can make of the inputs."""
-    first = loss_curve(evidence).first
+    first, batch = loss_curve(evidence).first, evidence.batch
     weights = layers(evidence.run)
     repeated = [one for one in weights if one.shape[0] == one.shape[-1] and len(one.shape) == 2]
     repeated = repeated or [one for one in evidence.run.parameters if _is_factor(one, evidence.run)]
     if first is None or not repeated or not is_early(evidence) or len(weights) >= 2 * DEEP:
         return None
-    scales = [scale_of(one) or 0.0 for one in (evidence.batch.fields if evidence.batch is not None else ())]
+    scales = [scale_of(one) or 0.0 for one in (batch.fields if batch is not None else ())] or [SCALE_OF_UNKNOWN]
     reach = math.prod(max(1.0, gain_of(one)) for one in weights) * max([1.0, *scales])
     if not first > 1e4 * reach**2:
         return None

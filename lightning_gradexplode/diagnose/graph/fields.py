@@ -1,0 +1,89 @@
+"""The tensors in an autograd graph that no gradient is computed for: the data, or what was made of it before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from lightning_gradexplode.diagnose.graph.nodes import Argument, Graph, name_of_node
+from lightning_gradexplode.measure.batch_facts import collect_batch_facts
+from lightning_gradexplode.records import FieldFacts
+
+MOST_FIELDS = 8
+"""Number of tensors that are looked at."""
+
+_INPUT_OF = {"addmm", "mm", "bmm", "convolution", "mkldnn_convolution", "linear", "native_layer_norm",
+             "native_batch_norm", "cudnn_batch_norm"}  # fmt: skip
+_LOSSES = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy", "nll_loss", "kl_div",
+           "binary_cross_entropy_with_logits", "soft_margin_loss"}  # fmt: skip
+
+_DIFFERENCES = {"sub", "rsub"}
+"""Operations by which a loss that is written by hand takes its target."""
+
+
+def fields_in_graph(graph: Graph, names: Mapping[int, str]) -> tuple[FieldFacts, ...]:
+    """Return what is known of the data that operations with parameters and loss functions took.
+
+    Args:
+        graph: The graph.
+        names: Names of the parameters by their identity.
+    """
+    fields: dict[str, FieldFacts] = {}
+    for node in graph.nodes:
+        operation = name_of_node(node)
+        for place, argument in enumerate(graph.arguments[node]):
+            is_data = argument.source is None and argument.value is not None and argument.value.is_floating_point()
+            is_input = operation in _INPUT_OF or (operation in _LOSSES and place == 1)
+            if is_data and is_input and argument.value is not None and argument.value.dim():
+                field = field_of(graph, node, argument, names)
+                fields.setdefault(field.name, field)
+        if len(fields) >= MOST_FIELDS:
+            break
+    return tuple(fields.values())
+
+
+def field_of(
+    graph: Graph, node: Any, argument: Argument, names: Mapping[int, str], is_target: bool = False
+) -> FieldFacts:
+    """Return what is known of a tensor that an operation took and that no gradient is computed for.
+
+    Args:
+        graph: The graph.
+        node: The operation.
+        argument: The tensor; if it is not kept, non-finite elements are those of the operation's result.
+        names: Names of the parameters by their identity.
+        is_target: Whether no operation with a parameter follows.
+    """
+    operation, owner = name_of_node(node), owner_of(graph, node, names)
+    if operation in _LOSSES or (is_target and operation in _DIFFERENCES):
+        name = f"target of {operation}"
+    elif owner is not None and operation in _INPUT_OF:
+        name = f"input of {owner.rpartition('.')[0] or owner}"
+    else:
+        name = f"constant in {operation}"
+    if argument.value is not None:
+        return _facts(name, argument.value)
+    result = graph.values.get((node, 0))
+    if result is None:
+        return FieldFacts(name, (), "float32")
+    return replace(_facts(name, result), least=None, greatest=None, mean=None, std=None, is_integral=False)
+
+
+def owner_of(graph: Graph, node: Any, names: Mapping[int, str]) -> str | None:
+    """Return the name of the parameter that an operation multiplies by, None if it is none."""
+    for argument in graph.arguments[node]:
+        source = argument.source
+        if source is not None and name_of_node(source) in ("t", "transpose", "permute") and graph.arguments.get(source):
+            source = graph.arguments[source][0].source
+        name = names.get(id(getattr(source, "variable", None)))
+        if name is not None and not name.endswith("bias"):
+            return name
+    return None
+
+
+def _facts(name: str, value: Tensor) -> FieldFacts:
+    (field,) = collect_batch_facts(value).fields
+    return replace(field, name=name)

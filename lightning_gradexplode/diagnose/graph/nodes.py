@@ -1,0 +1,184 @@
+"""The operations of an autograd graph, with the values that the backward pass keeps of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_gradexplode.diagnose.graph.recompute import recomputed
+from lightning_gradexplode.diagnose.operation_names import base_name
+from lightning_gradexplode.diagnose.replay.finiteness import all_finite
+
+MOST_NODES = 20_000
+"""Graphs with more nodes are not read."""
+
+MOST_BYTES = 1 << 28
+"""Size of the values that are looked at."""
+
+_POSITIONS: Mapping[str, int] = {
+    "self": 0,
+    "input": 0,
+    "query": 0,
+    "mat1": 1,
+    "mat2": 1,
+    "other": 1,
+    "target": 1,
+    "exponent": 1,
+    "weight": 1,
+    "vec": 1,
+    "tensor": 1,
+    "tensor1": 1,
+    "batch1": 1,
+    "key": 1,
+    "tensor2": 2,
+    "batch2": 2,
+    "value": 2,
+}
+"""Place among the arguments of an operation of what autograd keeps under a name."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Argument:
+    """An argument of an operation that may hold numbers.
+
+    Args:
+        source: The node that computed it, None for a tensor that no gradient is computed for.
+        output: Which of the results of that node it is.
+        value: The tensor, None if autograd does not keep it.
+    """
+
+    source: Any
+    output: int
+    value: Tensor | None
+
+
+@dataclass(slots=True, eq=False)
+class Graph:
+    """An autograd graph.
+
+    Args:
+        nodes: Its nodes, in the order in which their operations ran.
+        values: Results of nodes that are kept, by node and number of the result.
+        arguments: The arguments of each node.
+    """
+
+    nodes: list[Any] = field(default_factory=list)
+    values: dict[tuple[Any, int], Tensor] = field(default_factory=dict)
+    arguments: dict[Any, list[Argument]] = field(default_factory=dict)
+    _finite: dict[int, tuple[Tensor, bool]] = field(default_factory=dict)  # by identity, which the tensor keeps valid
+    _bytes: int = 0
+
+    def value(self, argument: Argument) -> Tensor | None:
+        """Return an argument's tensor, None if it is not kept by any operation that takes or returns it."""
+        if argument.value is not None or argument.source is None:
+            return argument.value
+        variable = getattr(argument.source, "variable", None)
+        return self.values.get((argument.source, argument.output)) if variable is None else variable.detach()
+
+    def is_finite(self, tensor: Tensor) -> bool | None:
+        """Return whether a tensor is finite, None once too many bytes were looked at."""
+        if id(tensor) not in self._finite:
+            self._bytes += tensor.numel() * tensor.element_size()
+            if self._bytes > MOST_BYTES:
+                return None
+            self._finite[id(tensor)] = (tensor, all_finite(tensor))
+        return self._finite[id(tensor)][1]
+
+    def compute(self, node: Any) -> None:
+        """Compute the result of an operation again, if it is not kept and its arguments are known."""
+        shape = shape_of(node, 0)
+        if (node, 0) in self.values or shape is None or shape_of(node, 1) is not None or self._bytes > MOST_BYTES:
+            return
+        arguments = [self.value(one) for one in self.arguments[node]]
+        name = name_of_node(node)
+        if name == "pow" and len(arguments) == 2 and arguments[1] is None:
+            arguments = arguments[:1]
+        given = [one for one in arguments if one is not None]
+        if len(given) < len(arguments) or not given:
+            return
+        with suppress(Exception), torch.no_grad():  # an operation that these arguments do not fit
+            result = recomputed(name, node, given, shape)
+            if result is not None:
+                self._bytes += result.numel() * result.element_size()
+                self.values[node, 0] = result
+
+
+def graph_of(loss: Tensor) -> Graph | None:
+    """Return the autograd graph of a loss, None if it is too large.
+
+    Nothing is computed: a value that autograd keeps by hooks, as with activation checkpoints, counts as not kept.
+    """
+    graph, waiting, known = Graph(), [loss.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in known:
+            continue
+        known.add(node)
+        waiting += [source for source, _ in node.next_functions]
+        if len(known) > MOST_NODES:
+            return None
+    # Parameters have the largest number, and are no operations.
+    graph.nodes = sorted((one for one in known if not hasattr(one, "variable")), key=lambda one: one._sequence_nr())
+    if loss.grad_fn is not None:
+        graph.values[loss.grad_fn, 0] = loss.detach()
+    kept = {node: _kept(node) for node in graph.nodes}
+    for node in graph.nodes:
+        arguments = []
+        for place, (source, output) in enumerate(node.next_functions):
+            value = next((one for name, one in kept[node].items() if _position(node, name) == place), None)
+            if source is not None and value is not None and tuple(value.shape) != shape_of(source, output):
+                value = None
+            arguments.append(Argument(source, output, value))
+            if source is not None and value is not None:
+                graph.values.setdefault((source, output), value)
+        graph.arguments[node] = arguments
+        result = kept[node].get("result", kept[node].get("result0"))
+        if result is not None and tuple(result.shape) == shape_of(node, 0):
+            graph.values[node, 0] = result
+    return graph
+
+
+def shape_of(node: Any, output: int) -> tuple[int, ...] | None:
+    """Return the shape of a result of a node, None if it is unknown."""
+    shapes = getattr(node, "_input_metadata", ())  # of the inputs of the backward pass
+    return tuple(shapes[output].shape) if output < len(shapes) else None
+
+
+def name_of_node(node: Any) -> str:
+    """Return the plain name of the operation that made a node, such as ``"log_softmax"``."""
+    return base_name(str(node.name()))
+
+
+def scalars_of(node: Any) -> tuple[float, ...]:
+    """Return the numeric arguments of an operation that autograd keeps, such as an exponent."""
+    values = (getattr(node, f"_saved_{name}", None) for name in ("exponent", "min", "max", "p", "eps"))
+    return tuple(float(one) for one in values if isinstance(one, (int, float)) and math.isfinite(one))
+
+
+def _position(node: Any, name: str) -> int | None:
+    if name == "mat2" and "mm" in name_of_node(node) and len(node.next_functions) == 3:
+        return 2  # what is added is the first argument
+    return _POSITIONS.get(name)
+
+
+def _kept(node: Any) -> dict[str, Tensor]:
+    """Return the tensors that autograd keeps of an operation as they are, by name."""
+    found = {}
+    for attribute in dir(node):
+        raw = getattr(node, attribute, None) if attribute.startswith("_raw_saved_") else None
+        if raw is None or getattr(raw, "unpack_hook", raw) is not None:
+            continue
+        name = attribute.removeprefix("_raw_saved_")
+        try:
+            value = getattr(node, f"_saved_{name}")
+        except RuntimeError:  # changed in place, or released
+            continue
+        if isinstance(value, Tensor) and (value.layout is torch.strided) and not value.is_meta:
+            found[name] = value.detach()
+    return found

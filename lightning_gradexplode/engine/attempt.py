@@ -1,0 +1,21 @@
+"""Collecting what may fail, without consequences for the run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+logger = logging.getLogger("lightning_gradexplode")
+
+T = TypeVar("T")
+
+
+def attempt(what: str, collect: Callable[[], T]) -> T | None:
+    """Return what is collected; a failure is logged, and None returned."""
+    try:
+        return collect()
+    except Exception as error:
+        logger.warning("gradexplode: %s could not be collected: %s: %s", what, type(error).__name__, error)
+        logger.debug("gradexplode: traceback", exc_info=True)
+        return None

@@ -1,0 +1,89 @@
+"""What the autograd graphs of losses show, in training loops that cannot compute a step again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from lightning_gradexplode.diagnose.graph import GraphFault, fault_in_graph, fields_of_loss
+from lightning_gradexplode.engine.attempt import attempt
+from lightning_gradexplode.records import BatchFacts, FieldFacts, Replay
+
+MOST_GRAPHS = 8
+"""Number of graphs of losses that are not finite that are read in a run."""
+
+
+class LossGraphs:
+    """Reads the graph of the first loss of a run, and those of the first losses that are not finite."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._was_finite = True
+        self._fields: tuple[FieldFacts, ...] | None = None
+        self._fault: GraphFault | None = None
+        self._step = self._first_step = -1
+
+    def read(self, loss: Tensor, module: nn.Module, step: int) -> None:
+        """Read a graph, if it is the first one, or its loss is not finite and the loss before it was.
+
+        Args:
+            loss: The loss, on the host, before its backward pass.
+            module: The network.
+            step: Number of the step.
+        """
+        if self._fields is None:
+            self._first_step = step
+            self._fields = attempt("the data in the graph of the loss", lambda: fields_of_loss(loss, module)) or ()
+        was_finite, self._was_finite = self._was_finite, math.isfinite(loss.item())
+        if self._was_finite or not was_finite or self._count == MOST_GRAPHS:
+            return
+        self._count += 1
+        self._step = step
+        self._fault = attempt("the graph of the loss", lambda: fault_in_graph(loss, module))
+
+    def replay_of(self, step: int) -> Replay | None:
+        """Return what made the loss of a step non-finite, None if that is not known."""
+        return self._fault.replay if self._fault is not None and self._step == step else None
+
+    def with_fields(self, batch: BatchFacts | None, first: int, last: int) -> BatchFacts | None:
+        """Return the facts of a batch, with the data in the graph of the loss if the batch itself is not known.
+
+        Args:
+            batch: What is known of the batch.
+            first: The first step of the incident.
+            last: The last step of the incident; without a loss that is not finite in it, the first loss of the run
+                shows the data, except for their rows.
+        """
+        fault = self._fault if self._fault is not None and first <= self._step <= last else None
+        fields, usual = self._fields or (), {one.name: one for one in self._fields or ()}
+        if fault is not None:
+            later = self._step > self._first_step
+            fields = tuple(_compared(one, usual.get(one.name)) if later else one for one in fault.fields)
+        if not fields or (batch is not None and batch.fields):
+            return batch
+        size = _rows(fields)
+        if size is None:  # first dimensions that are not those of the batch
+            fields = tuple(replace(one, nonfinite_rows=(), outlier_rows=()) for one in fields)
+        return replace(batch or BatchFacts(), fields=fields, size=size, usual_size=_rows(self._fields or ()))
+
+
+def _rows(fields: Sequence[FieldFacts]) -> int | None:
+    """Return the number of rows that all tensors have, None if they differ."""
+    sizes = {one.shape[0] for one in fields if one.shape}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _compared(field: FieldFacts, first: FieldFacts | None) -> FieldFacts:
+    """Return what is known of a tensor, with its range at the first step as what is usual."""
+    if first is None or first.std is None:
+        return field
+    return replace(
+        field,
+        usual_least=first.least,
+        usual_greatest=first.greatest,
+        usual_std=first.std,
+        usual_nonfinite=first.nan_count + first.inf_count > 0,
+    )
