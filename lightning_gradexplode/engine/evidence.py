@@ -240,7 +240,7 @@ class EvidenceCollector:
             history=tuple(_until(history, self._now) for history in histories),
             first=tuple(recorder.first() for recorder in recorders),
             batch=self.graphs.with_fields(self._batch.facts, onset, self._now),
-            replay=self.replays.replay,
+            replay=self.replays.replay or self.graphs.replay_in(onset, self._now),
             experiments=self.replays.experiments,
             attempts=with_outcomes([one for one in attempts if one.step >= onset or one.action == "clip"], histories),
             weights_are_finite=self.weights_are_finite,

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from lightning_gradexplode.diagnose.graph import GraphFault, fault_in_graph, fields_of_loss
+from lightning_gradexplode.diagnose.graph import GraphFacts, GraphFault, facts_of_loss, fault_in_graph
 from lightning_gradexplode.engine.attempt import attempt
 from lightning_gradexplode.records import BatchFacts, FieldFacts, Replay
 
@@ -22,7 +22,7 @@ class LossGraphs:
     def __init__(self) -> None:
         self._count = 0
         self._was_finite = True
-        self._fields: tuple[FieldFacts, ...] | None = None
+        self._first: GraphFacts | None = None
         self._fault: GraphFault | None = None
         self._step = self._first_step = -1
 
@@ -34,9 +34,9 @@ class LossGraphs:
             module: The network.
             step: Number of the step.
         """
-        if self._fields is None:
+        if self._first is None:
             self._first_step = step
-            self._fields = attempt("the data in the graph of the loss", lambda: fields_of_loss(loss, module)) or ()
+            self._first = attempt("the graph of the first loss", lambda: facts_of_loss(loss, module)) or GraphFacts()
         was_finite, self._was_finite = self._was_finite, math.isfinite(loss.item())
         if self._was_finite or not was_finite or self._count == MOST_GRAPHS:
             return
@@ -44,9 +44,19 @@ class LossGraphs:
         self._step = step
         self._fault = attempt("the graph of the loss", lambda: fault_in_graph(loss, module))
 
-    def replay_of(self, step: int) -> Replay | None:
-        """Return what made the loss of a step non-finite, None if that is not known."""
-        return self._fault.replay if self._fault is not None and self._step == step else None
+    @property
+    def operation_names(self) -> tuple[str, ...]:
+        """Names of the operations that the first loss was computed by."""
+        return () if self._first is None else self._first.operation_names
+
+    def replay_in(self, first: int, last: int) -> Replay | None:
+        """Return what made a loss of an incident non-finite, None if that is not known.
+
+        Args:
+            first: The first step of the incident.
+            last: The last step of the incident.
+        """
+        return self._fault.replay if self._fault is not None and first <= self._step <= last else None
 
     def with_fields(self, batch: BatchFacts | None, first: int, last: int) -> BatchFacts | None:
         """Return the facts of a batch, with the data in the graph of the loss if the batch itself is not known.
@@ -58,7 +68,8 @@ class LossGraphs:
                 shows the data, except for their rows.
         """
         fault = self._fault if self._fault is not None and first <= self._step <= last else None
-        fields, usual = self._fields or (), {one.name: one for one in self._fields or ()}
+        first_fields = () if self._first is None else self._first.fields
+        fields, usual = first_fields, {one.name: one for one in first_fields}
         if fault is not None:
             later = self._step > self._first_step
             fields = tuple(_compared(one, usual.get(one.name)) if later else one for one in fault.fields)
@@ -67,7 +78,7 @@ class LossGraphs:
         size = _rows(fields)
         if size is None:  # first dimensions that are not those of the batch
             fields = tuple(replace(one, nonfinite_rows=(), outlier_rows=()) for one in fields)
-        return replace(batch or BatchFacts(), fields=fields, size=size, usual_size=_rows(self._fields or ()))
+        return replace(batch or BatchFacts(), fields=fields, size=size, usual_size=_rows(first_fields))
 
 
 def _rows(fields: Sequence[FieldFacts]) -> int | None:

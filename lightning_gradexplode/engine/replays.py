@@ -154,7 +154,9 @@ class IncidentReplays:
     ) -> None:
         loop, record = self._loop, step.record()
         if not loop.can_replay:
-            self.replay = self._graphs.replay_of(step.number) or Replay("not-possible", NO_REPLAY)
+            self.replay = self._graphs.replay_in(step.number, step.number) or Replay(
+                "not-possible", NO_REPLAY, operation_names=self._graphs.operation_names
+            )
             return
         again = ReplayStep(
             module=loop.module,

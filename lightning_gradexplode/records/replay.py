@@ -149,6 +149,7 @@ class Replay:
         activations: Outputs in that order.
         losses: Loss functions in the order of execution.
         half_precision: Whether an operation computed in half precision.
+        operation_names: Names of the operations of the forward pass, if only these are known.
         operations: Number of operations that were checked.
         seconds: Its duration.
         notes: Differences between the copy and the module, in one sentence each.
@@ -169,6 +170,7 @@ class Replay:
     activations: tuple[Activation, ...] = ()
     losses: tuple[LossTerm, ...] = ()
     half_precision: bool = False
+    operation_names: tuple[str, ...] = ()
     operations: int = 0
     seconds: float = 0.0
     notes: tuple[str, ...] = ()

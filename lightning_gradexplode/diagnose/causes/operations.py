@@ -23,6 +23,16 @@ IGNORED_LABELS = (-100.0, -1.0, 255.0)
 """Labels that losses are usually set to ignore."""
 
 
+STEEP = frozenset({"acos", "acosh", "asin", "cdist", "float_power", "hypot", "linalg_vector_norm", "norm", "pow", "sqrt",
+                   "std"})  # fmt: skip
+"""Operations that have a finite result where their slope is infinite."""
+
+POLES = frozenset({"div", "log", "log10", "log2", "reciprocal", "rsqrt", "xlogy"})
+"""Operations that have neither, so that the loss is finite only if something leaves their result out."""
+
+LEAVING_OUT = frozenset({"where", "masked_fill", "masked_select", "index"})
+"""Operations that leave out elements."""
+
 LARGE = 1e8
 """Values beyond it are what an operation may overflow with that is no exponential function."""
 
@@ -222,13 +232,19 @@ def _slope_by_elimination(evidence: Evidence) -> Cause | None:
         return None
     if evidence.replay is not None and evidence.replay.status != "not-possible":
         return None
+    names = evidence.replay.operation_names if evidence.replay is not None else ()
+    known = STEEP | POLES if LEAVING_OUT & {*names} else STEEP
+    steep = [name for name in names if name in known or name.startswith("linalg")]
+    if names and not steep:
+        return None
+    likely = f"`{steep[0]}` is the only such operation of the loss." if len(steep) == 1 else ""
     return Cause(
         "undefined-operation",
-        finding.where,
+        f"`{steep[0]}`" if len(steep) == 1 else finding.where,
         (
             f"The loss is {loss:.4g} at step {finding.step} and its gradient is not finite; nothing had grown before.",
             "An operation without a finite slope does that: a root or a norm of zero, or a `torch.where` whose other "
-            "branch is infinite. Which one is not known.",
+            f"branch is infinite. {likely or 'Which one is not known.'}",
         ),
         0.5,
         (

@@ -102,8 +102,21 @@ def fault_in_graph(loss: Tensor, module: nn.Module) -> GraphFault | None:
     return _explained(graph, found, fields, names, loss)
 
 
-def fields_of_loss(loss: Tensor, module: nn.Module) -> tuple[FieldFacts, ...]:
-    """Return what is known of the data in the graph of a loss; nothing if the graph cannot be read.
+@dataclass(frozen=True, slots=True)
+class GraphFacts:
+    """What an autograd graph shows of any loss.
+
+    Args:
+        fields: What is known of the tensors that no gradient is computed for.
+        operation_names: Plain names of the operations, each once.
+    """
+
+    fields: tuple[FieldFacts, ...] = ()
+    operation_names: tuple[str, ...] = ()
+
+
+def facts_of_loss(loss: Tensor, module: nn.Module) -> GraphFacts:
+    """Return what the graph of a loss shows of data and operations; nothing if the graph cannot be read.
 
     Args:
         loss: The loss, on the host, before its backward pass.
@@ -111,7 +124,10 @@ def fields_of_loss(loss: Tensor, module: nn.Module) -> tuple[FieldFacts, ...]:
     """
     graph = graph_of(loss)
     names = {id(parameter): name for name, parameter in module.named_parameters()}
-    return () if graph is None else fields_in_graph(graph, names)
+    if graph is None:
+        return GraphFacts()
+    operations = dict.fromkeys(name_of_node(node) for node in graph.nodes)
+    return GraphFacts(fields_in_graph(graph, names), tuple(operations))
 
 
 class _Search:

@@ -1,0 +1,1 @@
+"""Tests of what autograd graphs show."""

@@ -1,0 +1,139 @@
+"""The autograd graph of a loss names what made it non-finite, and nothing where too little is kept to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from lightning_gradexplode.diagnose.graph import facts_of_loss, fault_in_graph
+from lightning_gradexplode.records import Replay
+
+NAN = float("nan")
+ROWS = 6
+
+
+@pytest.fixture
+def net() -> nn.Sequential:
+    """Return a small network with weights that are known."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+
+
+def inputs(**elements: float) -> Tensor:
+    """Return inputs, with elements of other values, by their row: ``row_2=nan``."""
+    values = torch.linspace(-1, 1, 4 * ROWS).reshape(ROWS, 4)
+    for name, value in elements.items():
+        values[int(name.removeprefix("row_")), 1] = value
+    return values
+
+
+def replay(loss: Tensor, module: nn.Module) -> Replay:
+    """Return what a graph names."""
+    found = fault_in_graph(loss, module)
+    assert found is not None
+    assert found.replay is not None
+    return found.replay
+
+
+OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "exp": lambda out: torch.exp(1e4 * out.abs() + 1e3).mean(),
+    "log": lambda out: -(out - 5).log().mean(),
+    "sqrt": lambda out: (-out.abs()).sqrt().sum(),
+    "pow": lambda out: (out - 5).pow(1.5).mean(),
+    "div": lambda out: (out / torch.zeros(ROWS, 1)).mean(),
+    "mean": lambda out: out[torch.zeros(ROWS, dtype=torch.bool)].mean(),
+    "std": lambda out: out[:1].std(),
+    "nll_loss": lambda out: functional.cross_entropy(torch.cat([out, -out], 1), torch.full((ROWS,), -100)),
+    "ctc_loss": lambda out: functional.ctc_loss(
+        out.expand(ROWS, 3)[:, None].log_softmax(2), torch.ones(1, 9).long(), torch.tensor([ROWS]), torch.tensor([9])
+    ),
+    "softmax": lambda out: (
+        out.expand(ROWS, 3).masked_fill(torch.arange(ROWS)[:, None] == 2, -torch.inf).softmax(1)[:, 0].sum()
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:std")
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_the_operation_that_made_the_value_is_named(net: nn.Sequential, name: str) -> None:
+    """Its arguments were finite, and what follows only carries the value on."""
+    found = replay(OPERATIONS[name](net(inputs())), net)
+    assert found.first is not None
+    assert (found.first.name, found.source) == (name, None)
+
+
+def test_rows_and_arguments_are_those_of_the_operation(net: nn.Sequential) -> None:
+    """The logarithm of one row is not finite, and its argument there is known though autograd keeps none of the sum."""
+    level = net(inputs())[3].item()
+    found = replay((net(inputs()) - level).log().mean(), net)
+    below = [row for row in range(ROWS) if net(inputs())[row].item() <= level]
+    assert found.first is not None
+    assert list(found.first.rows) == below
+    assert found.first.inputs[0].at_fault == pytest.approx(net(inputs())[below[0]].item() - level)
+
+
+def test_data_that_are_not_finite_are_named_with_their_rows(net: nn.Sequential) -> None:
+    """NaN in an input is the first layer's, NaN in a target the loss's; by hand the difference shows it."""
+    found = replay(functional.mse_loss(net(inputs(row_2=NAN)), torch.zeros(ROWS, 1)), net)
+    assert (found.source, found.source_name, found.source_rows) == ("batch", "input of 0", (2,))
+    target = torch.zeros(ROWS, 1)
+    target[4] = NAN
+    found = replay(functional.mse_loss(net(inputs()), target), net)
+    assert (found.source, found.source_name, found.source_rows) == ("batch", "target of mse_loss", (4,))
+    found = replay((net(inputs()) - target).square().mean(), net)
+    assert (found.source, found.source_name, found.source_rows) == ("batch", "target of sub", (4,))
+
+
+def test_a_parameter_that_was_not_finite_is_named(net: nn.Sequential) -> None:
+    """No operation made its NaN."""
+    net[2].weight.data[0, 3] = NAN
+    found = replay(net(inputs()).square().mean(), net)
+    assert (found.source, found.source_name, found.first) == ("parameter", "2.weight", None)
+
+
+def test_a_mask_of_infinities_is_no_fault(net: nn.Sequential) -> None:
+    """They were put in place for the softmax; the logarithm of its zeros is what fails."""
+    masked = net(inputs()).expand(ROWS, 3).masked_fill(torch.tensor([True, False, False]), -torch.inf)
+    found = replay(-masked.softmax(1).log().sum(), net)
+    assert found.first is not None
+    assert (found.first.name, found.first.result) == ("log", "-inf")
+
+
+def test_values_behind_hooks_are_not_computed_again(net: nn.Sequential) -> None:
+    """A checkpoint would run the user's forward pass; without its values nothing is named."""
+    calls = []
+
+    def block(values: Tensor) -> Tensor:
+        calls.append(1)
+        return (net(values) - 5).log()
+
+    loss = checkpoint(block, inputs().requires_grad_(), use_reentrant=False).mean()
+    found = fault_in_graph(loss, net)
+    assert found is not None
+    assert (found.replay, len(calls)) == (None, 1)
+
+
+def test_reading_a_graph_changes_nothing(net: nn.Sequential) -> None:
+    """The gradients are those without reading, and so is the state of the random numbers."""
+    expected = torch.autograd.grad(net(inputs()).exp().log().mean(), [*net.parameters()])
+    before = torch.get_rng_state()
+    loss = net(inputs()).exp().log().mean()
+    fault_in_graph(loss, net)
+    loss.backward()
+    assert all(torch.equal(one.grad, other) for one, other in zip(net.parameters(), expected, strict=True))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_data_of_a_finite_loss_are_described(net: nn.Sequential) -> None:
+    """Inputs and targets have their range, under the name of what takes them."""
+    facts = facts_of_loss(functional.mse_loss(net(inputs()), torch.ones(ROWS, 1)), net)
+    fields = {one.name: one for one in facts.fields}
+    assert facts.operation_names == ("t", "addmm", "tanh", "mse_loss")
+    assert fields.keys() == {"input of 0", "target of mse_loss"}
+    assert (fields["input of 0"].least, fields["input of 0"].greatest) == (-1.0, 1.0)
+    assert fields["target of mse_loss"].shape == (ROWS, 1)

@@ -1,0 +1,83 @@
+"""In a loop that calls ``watch.loss`` only, the graph of the loss shows operation, data and parameters at fault."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_gradexplode import GradientWatch
+from lightning_gradexplode.records import Diagnosis
+
+Loss = Callable[[nn.Module, Tensor, int], Tensor]
+
+
+def diagnosed(loss_of: Loss, model: nn.Module, steps: int = 14, **arguments: bool) -> Diagnosis:
+    """Train in a plain loop, and return the diagnosis."""
+    random = torch.Generator().manual_seed(1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with GradientWatch(model, optimizer, report=False, **arguments) as watch:
+        for step in range(steps):
+            optimizer.zero_grad()
+            loss = loss_of(model, torch.randn(16, 4, generator=random), step)
+            watch.loss(loss)
+            loss.backward()
+            optimizer.step()
+        found = watch.diagnosis()
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def model() -> nn.Sequential:
+    """Return a small network."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+
+
+def test_an_operation_is_named(model: nn.Sequential) -> None:
+    """The logarithm takes a negative number at the tenth step."""
+
+    def loss(net: nn.Module, batch: Tensor, step: int) -> Tensor:
+        return (net(batch).square() + 1 - 2 * (step == 10)).log().mean()
+
+    found = diagnosed(loss, model)
+    assert (found.step, found.causes[0].kind, found.causes[0].where) == (10, "undefined-operation", "`log`")
+
+
+def test_a_row_of_the_input_is_named_though_later_losses_are_lost(model: nn.Sequential) -> None:
+    """From the tenth step on all weights are NaN; what is told is of the tenth step."""
+
+    def loss(net: nn.Module, batch: Tensor, step: int) -> Tensor:
+        batch[3, 2] = float("nan") if step == 10 else batch[3, 2]
+        return functional.mse_loss(net(batch), torch.zeros(16, 1))
+
+    found = diagnosed(loss, model)
+    assert (found.causes[0].kind, found.causes[0].where) == ("nonfinite-input", "input of 0, row 3")
+
+
+def test_parameters_that_nothing_initialized_are_named(model: nn.Sequential) -> None:
+    """They are NaN before the first update."""
+    model[2].weight.data[0, 1] = float("nan")
+    found = diagnosed(lambda net, batch, step: net(batch).square().mean(), model)
+    assert (found.causes[0].kind, found.causes[0].where) == ("initialization", "2.weight")
+    assert "skip" not in found.remedies[0]
+
+
+def test_targets_of_a_large_scale_are_known_before_a_loss_is_lost(model: nn.Sequential) -> None:
+    """The first graph shows the data; nothing is said of a recurrence."""
+    square = nn.Sequential(model[0], nn.Tanh(), nn.Linear(8, 8), nn.Linear(8, 1))
+    found = diagnosed(lambda net, batch, step: functional.mse_loss(net(batch), 3e5 + 1e3 * batch[:, :1]), square)
+    assert (found.causes[0].kind, found.causes[0].where) == ("unscaled-data", "target of mse_loss")
+
+
+def test_nothing_is_read_with_diagnose_off(model: nn.Sequential) -> None:
+    """What is left is unknown."""
+
+    def loss(net: nn.Module, batch: Tensor, step: int) -> Tensor:
+        return (net(batch).square() + 1 - 2 * (step == 10)).log().mean()
+
+    assert diagnosed(loss, model, diagnose=False).causes[0].kind == "unknown"
