@@ -23,8 +23,9 @@ IGNORED_LABELS = (-100.0, -1.0, 255.0)
 """Labels that losses are usually set to ignore."""
 
 
-STEEP = frozenset({"acos", "acosh", "asin", "cdist", "float_power", "hypot", "linalg_vector_norm", "norm", "pow", "sqrt",
-                   "std"})  # fmt: skip
+STEEP = frozenset(
+    ("acos", "acosh", "asin", "cdist", "float_power", "hypot", "linalg_vector_norm", "norm", "pow", "sqrt", "std")
+)
 """Operations that have a finite result where their slope is infinite."""
 
 POLES = frozenset({"div", "log", "log10", "log2", "reciprocal", "rsqrt", "xlogy"})
