@@ -28,6 +28,9 @@ _FIRST = 1 / 15
 _GROWTH, _SLOW_GROWTH, _SHRINKAGE = 1.3, 1.05, 0.7
 """Factors of the step size: after an improvement, without one, and after eight steps without one."""
 
+_MOST_FRUITLESS = 4
+"""Times that steps are shortened without an improvement: by then they are a quarter of what they were."""
+
 _MEMORY = 10.0
 """Steps over which momentum may add up gradients without slower growth; beyond, a step shows in the loss later."""
 
@@ -88,6 +91,7 @@ class StepSizeControl(Stateful):
         self._planned = self._planned_since_lowest = 0.0  # decreases of a linear loss by the steps without improvement
         self._steps_to_free = 0
         self._steps_to_forget = 0
+        self._fruitless = 0  # times that steps were shortened, or could have been, without an improvement since
         self._begins_small = False
         self._good = 0.0  # the size before the last failure
         self._level = self._lowest = 0.0  # since then
@@ -184,6 +188,7 @@ class StepSizeControl(Stateful):
         """Add up by how much the last steps should have reduced the loss, since it last improved."""
         decrease = self._decreases[-1] if self._decreases else 0.0
         has_improved = self._trend.steps_without_improvement == 0
+        self._fruitless = 0 if has_improved else self._fruitless
         self._planned = 0.0 if has_improved else self._planned + decrease
         self._planned_since_lowest = 0.0 if has_improved else self._planned_since_lowest + decrease
 
@@ -199,7 +204,7 @@ class StepSizeControl(Stateful):
     def _step_has_failed(self) -> bool:
         trend = self._trend
         if self._phase == "free":
-            is_stuck = self._large >= 20 and trend.steps_without_improvement >= 20
+            is_stuck = self._large >= 20 and trend.long_level > trend.start
             has_risen = trend.has_left_its_region() or is_stuck
         else:
             has_risen = trend.has_risen()
@@ -242,7 +247,9 @@ class StepSizeControl(Stateful):
         if trend.steps_without_improvement >= 8 and self._planned >= trend.clear_change:
             trend.restart_patience()
             self._planned = 0.0
-            shrinkage *= _SHRINKAGE if self._did_harm else 1.0  # small steps make progress that noise hides
+            self._fruitless += 1
+            # Small steps make progress that noise hides; if several times there is none, they are not too large.
+            shrinkage *= _SHRINKAGE if self._did_harm and self._fruitless <= _MOST_FRUITLESS else 1.0
         if shrinkage < 1.0:
             self._proven = self._allowed = max(self._proven * shrinkage, self._least)
         elif is_harmless and trend.steps_without_improvement < 4:
