@@ -19,7 +19,9 @@ class SkipStep(Stateful, Response):
     such a module are restored from before the step.
 
     If a finding is made after the update (weights, update ratio), or the explosion continues after `most_in_a_row`
-    skipped steps, the next response in ``on_explosion`` acts.
+    skipped steps, the next response in ``on_explosion`` acts. A finite loss or gradient that is critical comes from the
+    weights, which skipping does not change: such steps count as consecutive until `cooldown` steps are without a
+    critical finding. What is not finite may come from a batch, and is over with the next one.
 
     Args:
         most_in_a_row: Maximum number of consecutive steps that are skipped.
@@ -40,7 +42,9 @@ class SkipStep(Stateful, Response):
     def _reset(self) -> None:
         self._skipped = 0
         self._in_a_row = 0
+        self._calm = 0
         self._resting = 0
+        self._is_of_batch = True
 
     def started(self, run: ResponseContext) -> None:
         """Begin a fit."""
@@ -62,6 +66,7 @@ class SkipStep(Stateful, Response):
             return False
         self._skipped += 1
         self._in_a_row += 1
+        self._is_of_batch = all(finding.sign.startswith("nonfinite") for finding in findings)
         run.hold_back_update()
         counts = f"{self._in_a_row} in a row, {self._skipped} in this fit"
         run.log_action("skip", f"the update is skipped because of {run.cause} ({counts})")
@@ -69,8 +74,10 @@ class SkipStep(Stateful, Response):
 
     def batch_ended(self, run: ResponseContext) -> None:
         """Count the steps without a critical finding."""
-        if run.severity < Severity.CRITICAL:
-            self._in_a_row = 0
+        self._calm = self._calm + 1 if run.severity < Severity.CRITICAL else 0
+        if self._calm:
+            if self._is_of_batch or self._calm >= self.cooldown:
+                self._in_a_row = 0
             self._resting = max(0, self._resting - 1)
         elif self._resting:
             self._resting = self.cooldown
