@@ -21,7 +21,9 @@ from lightning_gradexplode.records import Attempt, Finding, Severity, StepRecord
 from lightning_gradexplode.records.repeats import Repeats
 from lightning_gradexplode.records.text import few
 from lightning_gradexplode.respond import Response, ResponseChain, ResponseContext
-from lightning_gradexplode.respond.buffers import BufferCopies, RunningAverages, is_finite
+from lightning_gradexplode.respond.buffer_copies import BufferCopies
+from lightning_gradexplode.respond.buffers import is_finite
+from lightning_gradexplode.respond.running_averages import RunningAverages
 
 logger = logging.getLogger("lightning_gradexplode")
 

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import get_ema_avg_fn
 from torch.utils.data import DataLoader
 
 from lightning_gradexplode import GradientExplosionMonitor
-from lightning_gradexplode.respond.buffers import BufferCopies
+from lightning_gradexplode.respond.buffer_copies import BufferCopies
 from tests.respond.test_whole_runs import fit
 from tests.runs.models import Manual, Regression
 from tests.runs.probe import QUIET
