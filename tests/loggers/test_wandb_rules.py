@@ -1,4 +1,4 @@
-"""Alert rules of W&B, sent to a small server on loopback."""
+"""Alert rules and saved views of W&B, sent to a small server on loopback."""
 
 from __future__ import annotations
 
@@ -193,3 +193,18 @@ def test_slack_and_a_webhook_cannot_be_combined() -> None:
     """In Python as on the command line."""
     with pytest.raises(ValueError, match="combined"):
         alert_rules("digits", slack=True, webhook="pager")
+
+
+@pytest.mark.filterwarnings("ignore:.*")  # those of wandb-workspaces
+def test_a_view_is_saved_with_the_metrics_of_the_monitor(
+    server: WandbServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command sends one view whose panels show the monitor's metrics, and prints its address."""
+    assert main(["wandb-workspace", "--project", "digits", "--entity", "team"]) == 0
+    (view,) = server.mutations("UpsertView2")
+    assert (view["entityName"], view["projectName"], view["displayName"]) == ("team", "digits", "Gradient explosion")
+    (section,) = json.loads(view["spec"])["section"]["panelBankConfig"]["sections"]
+    shown = {metric for panel in section["panels"] for metric in panel["config"]["metrics"]}
+    assert {"gradexplode/grad_norm", "gradexplode/update_ratio", "gradexplode/severity"} <= shown
+    assert "/team/digits?nw=" in capsys.readouterr().out
+    assert not server.unknown
