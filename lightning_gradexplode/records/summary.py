@@ -100,7 +100,7 @@ def done(attempts: Sequence[Attempt], responses: Sequence[str] = ()) -> str:
     if attempts:
         return "; ".join(actions(attempts))
     if responses:
-        return f"nothing: {', '.join(responses)} had no occasion to act"
+        return f"{', '.join(responses)} logged no action"
     return 'nothing: on_explosion is "warn"'
 
 

@@ -168,7 +168,6 @@ class ResponseChain:
         """Call one response, and return whether it acted, on any process."""
         guard = self._guards[place]
         run.response = guard.name
-        logged = self.log.attempts
         acted = guard.call(_respond, self.responses[place], tuple(findings), run, otherwise=False)
         if self._only_warns:  # what one process does is of no consequence, and findings may differ
             return acted
@@ -178,8 +177,6 @@ class ResponseChain:
             run.hold_back_update()
         if failed:
             self._switch_off(place)
-        if acted and not failed and self.responses[place].is_remedy and self.log.attempts is logged:
-            run.log_action(guard.name, f"{guard.name} acted")  # a response of the user's own, which logged nothing
         return acted and not failed
 
     def _fails_on_some(self, place: int, run: ResponseContext) -> bool:

@@ -101,17 +101,6 @@ def test_the_next_response_acts_when_one_gives_up() -> None:
     assert notes[6:] == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("is_remedy", [True, False])
-def test_what_acted_is_recorded_also_if_the_response_logs_nothing(is_remedy: bool) -> None:
-    """A response of the user's own that acts appears among the actions; one that only observes does not."""
-    response = Noted("a", [], 1)
-    response.is_remedy = is_remedy
-    chain = ResponseChain([response])
-    for _ in range(2):
-        chain.respond(FINDINGS, context())
-    assert [one.detail for one in chain.log.attempts] == ["Noted acted"] * is_remedy
-
-
 def test_the_place_in_a_chain_goes_through_a_checkpoint() -> None:
     """The place in the chain is kept, and a state of another chain is no obstacle."""
     notes: list[str] = []
