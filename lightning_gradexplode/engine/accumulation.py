@@ -84,10 +84,15 @@ class AccumulationWindow:
         self._versions = WeakTensorKeyDictionary()  # parameters may be replaced, and their identities used again
 
     def add_loss(self, loss: Tensor) -> None:
-        """Add the loss of a micro-batch, which is read later, together with the gradients."""
+        """Add the loss of a micro-batch, which is read later, together with the gradients.
+
+        One with several elements, which a module's own ``backward`` may reduce in any way, is not recorded.
+        """
         if self._losses_are_read and self._counts_end_of_backward:
             self._losses = []  # those of the step before, kept for optimizers that step on the same losses
         self._losses_are_read = False
+        if loss.numel() != 1:
+            return
         # A CUDA graph writes its next outputs, this loss may be one of them, to the same memory.
         self._losses.append(loss.detach().clone() if loss.is_cuda else loss.detach())
 
