@@ -51,6 +51,8 @@ class PendingNorms:
         self.measured, self.places = measured, places
         self._tensors, self._least, self._scalars = tensors, least, scalars
         self._pending: PendingRead | None = None
+        self._values = self._more = np.zeros(0)
+        self._read_scalars: list[float] = []
         self._norms: Norms | None = None
         self.has_started = self.is_there = False
         if starts:
@@ -70,8 +72,10 @@ class PendingNorms:
         self.has_started = True
         values = [*self.measured, *self._scalars, *more]
         if all(map(reading.is_on_host, values)):
-            self._arrive(from_host(self.measured), [*map(float, self._scalars)], from_host(more))
-            self._norms = self._finished(intact=True)
+            self._values, self._read_scalars = from_host(self.measured), [*map(float, self._scalars)]
+            if more:
+                self._more = from_host(more)
+            self._norms, self.is_there = self._finished(intact=True), True
         else:
             self._pending = PendingRead(values)
         return True
@@ -80,16 +84,13 @@ class PendingNorms:
         """Return whether what is read is on the host, or will be after a wait of at most some seconds."""
         return self.is_there or (self._pending is not None and self._pending.arrives_within(seconds))
 
-    def _arrive(self, norms: FloatArray, scalars: list[float], more: FloatArray) -> None:
-        self._values, self._read_scalars, self._more, self.is_there = norms, scalars, more, True
-
     def _wait(self) -> None:
         """Wait for the transfer of all that is read."""
         self.start()
         if self._pending is not None:
             values, self._pending = self._pending.values(), None
-            norms, scalars, more = np.split(values, np.cumsum([len(self.places), len(self._scalars)]))
-            self._arrive(norms, scalars.tolist(), more)
+            self._values, scalars, self._more = np.split(values, np.cumsum([len(self.places), len(self._scalars)]))
+            self._read_scalars, self.is_there = scalars.tolist(), True
 
     def norms(self, intact: bool = True) -> Norms:
         """Wait for the norms, and return them.

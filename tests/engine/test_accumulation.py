@@ -22,14 +22,14 @@ class OwnBackward(pl.LightningModule):
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Return losses of the rows, or one loss in a tensor of one element."""
-        loss = self.layer(torch.ones(4, 2)).square().mean(dim=1)
+        loss: Tensor = self.layer(torch.ones(4, 2)).square().mean(dim=1)
         loss = (loss if self.shape == (4,) else loss.mean().reshape(self.shape)).to(self.dtype_of_loss)
         self.losses.append(loss.detach())
         return loss
 
     def backward(self, loss: Tensor) -> None:
         """Reduce the loss."""
-        loss.sum().backward()
+        loss.sum().backward()  # type: ignore[no-untyped-call]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return SGD."""
