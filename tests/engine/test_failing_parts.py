@@ -153,7 +153,9 @@ def found(**fields: Any) -> Callable[[StepRecord], Finding]:
         lambda record: setattr(record, "loss", 0.0),
     ],
 )
-def test_a_detector_that_fails(check: Callable[[StepRecord], Any], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_detector_is_switched_off(
+    check: Callable[[StepRecord], Any], caplog: pytest.LogCaptureFixture
+) -> None:
     """The other detectors find what they would, and clipping goes on; records cannot be written to."""
     run = trained(caplog, "own-sign", detectors=[OwnDetector(check), *default_detectors()], clip=1e-3)
     assert run.last is not None
@@ -173,7 +175,7 @@ UNSAVABLE: list[Callable[[], Any]] = [
 
 
 @pytest.mark.parametrize("hold", UNSAVABLE)
-def test_parts_that_cannot_be_saved(hold: Callable[[], Any], caplog: pytest.LogCaptureFixture) -> None:
+def test_parts_that_cannot_be_saved_still_work(hold: Callable[[], Any], caplog: pytest.LogCaptureFixture) -> None:
     """A detector, a policy and a response that hold such a thing work; checkpoints are saved without their state."""
 
     class Holds(OwnDetector):
@@ -226,7 +228,9 @@ def test_what_holds_itself_cannot_be_saved(caplog: pytest.LogCaptureFixture) -> 
         lambda record: record.per_parameter["grad_norm"].fill(0.0) or 1.0,
     ],
 )
-def test_a_policy_that_fails(threshold: Callable[[StepRecord], Any], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_policy_clips_nothing(
+    threshold: Callable[[StepRecord], Any], caplog: pytest.LogCaptureFixture
+) -> None:
     """Nothing is clipped at such a step, in one line."""
     run = trained(caplog, "OwnPolicy", clip=OwnPolicy(threshold))
     assert run.last is not None
@@ -235,7 +239,7 @@ def test_a_policy_that_fails(threshold: Callable[[StepRecord], Any], caplog: pyt
 
 
 @pytest.mark.parametrize("method", ["begin", "step_begins", "step_ended", "scalars", "state_dict", "algorithm"])
-def test_a_policy_whose_other_methods_fail(method: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_policy_may_fail_in_any_method(method: str, caplog: pytest.LogCaptureFixture) -> None:
     """Training is not touched by any of them."""
 
     class Fails(OwnPolicy):
@@ -263,7 +267,7 @@ def test_a_policy_whose_other_methods_fail(method: str, caplog: pytest.LogCaptur
 @pytest.mark.parametrize(
     "scalars", [None, 3, [1.0], {"a": "b"}, {3: 1.0}, {"a": {"b": 1.0}}, {"a": torch.ones(2)}, {"a": None}]
 )
-def test_parts_that_log_what_is_no_number(scalars: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_parts_may_log_what_is_no_number(scalars: Any, caplog: pytest.LogCaptureFixture) -> None:
     """The loggers get the numbers of all other parts."""
     policy = OwnPolicy(lambda record: 1e-3)
     policy.scalars = lambda: scalars  # type: ignore[method-assign]
@@ -290,9 +294,12 @@ def test_parts_that_log_what_is_no_number(scalars: Any, caplog: pytest.LogCaptur
         lambda findings, run: run.record.per_parameter["grad_norm"].sort(),
     ],
 )
-def test_a_response_that_fails(respond: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
+def test_the_next_response_acts_for_a_failing_one(
+    respond: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
     """The next response acts in its place."""
     trained(caplog, "OwnResponse", on_explosion=[OwnResponse(respond), "skip"], clip=1e-3)
+    assert any("the update is skipped because of nonfinite-loss" in line for line in caplog.messages)
 
 
 @pytest.mark.parametrize(
