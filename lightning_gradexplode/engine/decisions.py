@@ -116,7 +116,7 @@ class Decisions:
     def _findings(self, step: Step, record: StepRecord, before_update: bool, by_value: bool) -> Sequence[Finding]:
         """Detect what a step's loss and gradients show, and collect the evidence of it."""
         run = self._run
-        shared_rank = None if record.rank is None else run.evidence.shared_rank(record)
+        is_shared = run.is_distributed and run.evidence.is_shared(record)
         findings: Sequence[Finding]
         if step.found is not None:
             findings = run.agreement.counted(step.found[0])
@@ -131,11 +131,11 @@ class Decisions:
             try:
                 self._add_findings(step, findings, before_update, by_value)
             except Exception:
-                if shared_rank is not None:
+                if is_shared:
                     run.exchange.withdraw_from_agreement(1)
                 raise
-        if shared_rank is not None:
-            run.evidence.share(run.exchange, shared_rank)
+        if is_shared:
+            run.evidence.share(run.exchange, record)
         return findings
 
     def set_clip_value(self, step: Step, record: StepRecord) -> None:

@@ -189,31 +189,41 @@ class EvidenceCollector:
 
     # With several processes.
 
-    def shared_rank(self, record: StepRecord) -> int | None:
-        """Return the rank of the process whose evidence of a step all processes are to get, None at most steps.
+    def is_shared(self, record: StepRecord) -> bool:
+        """Return whether all processes are to get one process's evidence of a step.
 
-        It is that of a loss that is not finite, at the first such step of an incident. This is decided by what all
-        processes know alike, and not by findings, since the detectors of one process may fail.
-
-        Args:
-            record: The step; its rank is None if all losses are finite.
+        They are at the first step of an incident whose loss or gradients are not finite, unless a gradient scaler
+        adapts to these. This is decided by what all processes know alike, and not by findings, since the detectors of
+        one process may fail.
         """
-        if record.rank is None or not self._arguments.diagnose:
-            return None
+        is_finite = record.grad_norm is None or record.scale_adapts or math.isfinite(record.grad_norm)
+        if (record.rank is None and is_finite) or not self._arguments.diagnose:
+            return False
         is_first = self._failed_at is None or record.step - self._failed_at > CALM_STEPS
-        self._failed_at = record.step
-        if not is_first or self._shared == MOST_REPLAYS:
-            return None
-        self._shared += 1
-        return record.rank
+        if not is_first:
+            self._failed_at = record.step
+        return is_first and self._shared < MOST_REPLAYS
 
-    def share(self, exchange: StepExchange, rank: int) -> None:
+    def share(self, exchange: StepExchange, record: StepRecord) -> None:
         """Replace what is known of a step's batch, and of its replay, by what one process knows; a collective.
+
+        It is the process whose loss is not finite. If all losses are finite, a reduction has spread what is not finite
+        to the gradients of all processes; then it is the first process whose own replay, in which nothing is reduced,
+        shows that. If the replays of all do, or of none, each process keeps its evidence.
 
         Args:
             exchange: The exchange between processes.
-            rank: Rank of that process.
+            record: The step.
         """
+        rank = record.rank
+        if rank is None:
+            replay = self.replays.replay
+            shows = exchange.agree(np.array([replay is not None and replay.status == "reproduced"], float))[:, 0] > 0
+            if shows.all() or not shows.any():
+                return
+            rank = int(shows.argmax())
+        self._shared += 1
+        self._failed_at = record.step
         own = (self._batch.of_rank(rank), self.replays.replay, self.replays.experiments)
         received = exchange.broadcast(attempt("the evidence", lambda: pickle.dumps(own)) or b"", rank)
         known = attempt("the evidence of another process", lambda: pickle.loads(received)) if received else None

@@ -80,6 +80,19 @@ def test_all_processes_hold_back_the_same_update(tmp_path: Path) -> None:
     assert all([3, "nonfinite-gradient"] in result["findings"] for result in results)
 
 
+def test_the_process_whose_gradients_were_not_finite_is_found(tmp_path: Path) -> None:
+    """All losses are finite, and the reduction spreads NaN to all processes: the replay of one of them shows it."""
+    results = launch("rooted", tmp_path)
+    assert all(not result["failed"] for result in results)
+    for result in results:
+        assert {sign for _, sign in result["findings"]} == {"nonfinite-gradient"}
+        diagnosis = result["diagnosis"]
+        assert "of rank 1)" in diagnosis["what"]
+        first = diagnosis["causes"][0]
+        assert (first["kind"], "sqrt" in first["where"]) == ("undefined-operation", True)
+        assert any("row 5" in sentence for sentence in first["evidence"])
+
+
 @pytest.mark.parametrize("kind", ["ddp", "fabric", "lightning"])
 def test_a_run_on_two_machines_is_measured_exactly(kind: str, tmp_path: Path) -> None:
     """By two agents of torchrun, or Lightning's own launcher: exact norms, and one report, from global rank zero."""

@@ -201,18 +201,43 @@ def poisoned(out: Path, **arguments: Any) -> tuple[GradientWatch, list[float]]:
     return watch, []
 
 
+def rooted(out: Path, **arguments: Any) -> tuple[GradientWatch, list[float]]:
+    """Train with a root whose slope at one row of one process's batch is infinite, while each loss is finite."""
+
+    def loss_of_root(model: nn.Module, batch: Tensor) -> Tensor:
+        root: Tensor = (model(batch) * batch[:, :1]).abs().sqrt()
+        return root.mean()
+
+    model = nn.parallel.DistributedDataParallel(network())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    watch = GradientWatch(model, optimizer, log_dir=out, on_explosion="skip", step=loss_of_root)
+    for step, batch in enumerate(batches(STEPS)):
+        if step == 3 and dist.get_rank() == dist.get_world_size() - 1:
+            batch[5, 0] = 0.0
+        optimizer.zero_grad()
+        watch.batch(batch)
+        loss = loss_of_root(model, batch)
+        assert loss.isfinite()
+        watch.loss(loss)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return watch, []
+
+
 def main(kind: str, out: Path) -> None:
     """Run a loop and write what it was."""
     warnings.simplefilter("ignore")
     if kind not in ("fabric", "lightning"):
         dist.init_process_group("gloo")
-    watch, errors = globals()[kind](out, **({} if kind == "poisoned" else {"report": "always"}))
+    watch, errors = globals()[kind](out, **({} if kind in ("poisoned", "rooted") else {"report": "always"}))
     if isinstance(watch, GradientWatch):
         watch.close()
+    diagnosis = watch.diagnosis()
     content = {
         "errors": errors,
         "failed": watch.failed,
         "findings": [[one.step, one.sign] for one in watch.findings],
+        "diagnosis": None if diagnosis is None else diagnosis.as_dict(),
         "report": str(watch.report_folder) if watch.report_folder else None,
     }
     (out / f"{dist.get_rank()}.json").write_text(json.dumps(content))
