@@ -59,11 +59,13 @@ class Processes:
     Args:
         size: Number of processes.
         device: Device of the tensors that the backend of the process group communicates.
+        group: The process group of ``torch.distributed``; None for that of all processes.
     """
 
-    def __init__(self, size: int, device: torch.device) -> None:
+    def __init__(self, size: int, device: torch.device, group: Any = None) -> None:
         self.size = size
         self.device = device
+        self._group = group
 
     def gather(self, values: FloatArray) -> FloatArray:
         """Gather with one collective, ``all_gather_single``."""
@@ -77,7 +79,7 @@ class Processes:
         distributed: Any = torch.distributed
         # Up to torch 2.12 it is called ``all_gather_into_tensor``.
         gather = getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor
-        gather(gathered, values.to(self.device))
+        gather(gathered, values.to(self.device), group=self._group)
         return gathered
 
 

@@ -6,8 +6,11 @@ import functools
 import logging
 import math
 import operator
+import threading
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +25,19 @@ from lightning_gradexplode.records import Finding, Severity
 
 logger = logging.getLogger("lightning_gradexplode")
 
+MOST_SECONDS = 60.0
+"""Time after which a process logs that it waits for the monitors of the others to begin."""
+
+OTHERS_ARE_MISSING = (
+    "gradexplode: the monitor waits for those of the other processes; each process has to construct one, with the same "
+    "arguments"
+)
+
 _PACKAGE = __name__.partition(".")[0]
+
+
+class DifferentArgumentsError(ValueError):
+    """Arguments that lead to collectives, or to other weights, differ between processes."""
 
 
 class Agreement:
@@ -187,21 +202,51 @@ class Agreement:
         return bool(is_off.all() or not is_off.any())
 
 
-def raise_together(world: ProcessGroup, error: Exception | None) -> None:
-    """Raise an error on all processes if one of them has met one; a collective call.
+def begin_together(world: ProcessGroup, arguments: Arguments, error: Exception | None) -> None:
+    """Raise an error on all processes if one of them has met one, or if they would not agree; a collective call.
 
     Args:
         world: The processes of the run.
+        arguments: The monitor's arguments on this process.
         error: What this process has met, None for nothing.
 
     Raises:
         ProcessFailedError: Another process has met an error.
+        DifferentArgumentsError: The arguments differ between processes.
     """
-    failed = np.flatnonzero(world.gather(np.array([error is not None], dtype=np.float64)))
+    if world.size == 1:
+        if error is not None:
+            raise error
+        return
+    settings = _settings(arguments)
+    waits = threading.Timer(MOST_SECONDS, logger.warning, [OTHERS_ARE_MISSING])
+    waits.daemon = True
+    waits.start()
+    try:
+        numbers = [float(error is not None), *(zlib.crc32(repr(one).encode()) for one in settings.values())]
+        gathered = world.gather(np.array(numbers, dtype=np.float64))
+    finally:
+        waits.cancel()
     if error is not None:
         raise error
+    failed = np.flatnonzero(gathered[:, 0])
     if len(failed):
         raise ProcessFailedError(f"the monitor of rank {failed[0]} has failed")
+    differ = [name for name, each in zip(settings, gathered[:, 1:].T, strict=True) if (each != each[0]).any()]
+    if differ:
+        raise DifferentArgumentsError(
+            f"{' and '.join(differ)} must be the same on all processes, but differ between them"
+        )
+
+
+def _settings(arguments: Arguments) -> dict[str, Any]:
+    """Return what has to be the same on all processes, by the name of the argument."""
+    return {
+        "detectors": sorted(one.sign for one in arguments.detectors),
+        "clip": type(arguments.clip).__name__,
+        "on_explosion": [type(one).__name__ for one in arguments.responses],
+        "diagnose": arguments.diagnose,
+    }
 
 
 def _is_own(part: object) -> bool:

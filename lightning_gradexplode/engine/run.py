@@ -17,7 +17,7 @@ from torch.optim import LBFGS, Optimizer
 
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.engine.after_update import AfterUpdate
-from lightning_gradexplode.engine.agreement import raise_together
+from lightning_gradexplode.engine.agreement import begin_together
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.conflicts import conflicts
 from lightning_gradexplode.engine.current_results import CurrentResults
@@ -65,7 +65,7 @@ class TrainingRun(CurrentResults):
         except Exception as error:
             failure = error
         try:
-            raise_together(loop.process_group, failure)
+            begin_together(loop.process_group, arguments, failure)
         except Exception:
             stop_listening()
             raise

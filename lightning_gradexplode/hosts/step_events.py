@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.clip.apply import drop_gradients
+from lightning_gradexplode.engine.agreement import DifferentArgumentsError
 from lightning_gradexplode.engine.failure import MONITOR_FAILED, MONITOR_IS_OFF
 from lightning_gradexplode.engine.run import TrainingRun
 from lightning_gradexplode.hosts.backward_passes import BackwardPasses
@@ -82,6 +83,10 @@ class StepEvents:
             this = weakref.ref(self)
             self._at_exit = lambda: _process_ends(this)
             atexit.register(self._at_exit)
+        except DifferentArgumentsError as error:
+            self._failed = True
+            logger.warning(MONITOR_IS_OFF, error)
+            self.remove_hooks()
         except Exception:
             self._fail()
 

@@ -58,8 +58,10 @@ class TorchLoop(TrainingLoop):
         self._optimizers, self._loggers, self._folder = [_raw(one) for one in optimizers], list(loggers), folder
         self.unsupported = _unsupported_wrapper(model, optimizers)
         self._scaler, self._replay, self._monitor = scaler, replay, monitor
-        self._process_group = _process_group(self._module)
         self._replicas = [one for one in model.modules() if isinstance(one, nn.parallel.DistributedDataParallel)]
+        groups = {one.process_group for one in self._replicas}
+        self._group = groups.pop() if len(groups) == 1 else None
+        self._process_group = _process_group(self._module, self._group)
 
     @property
     def module(self) -> nn.Module:
@@ -94,7 +96,7 @@ class TorchLoop(TrainingLoop):
     @property
     def is_main_process(self) -> bool:
         """Whether this is rank 0."""
-        return self._process_group is ALONE or torch.distributed.get_rank() == 0
+        return self._process_group is ALONE or torch.distributed.get_rank(self._group) == 0
 
     def settings(self) -> Mapping[str, Any]:
         """Return the kind of gradient scaler, and the class that the user has."""
@@ -180,13 +182,15 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     return _unwrapped(inner) if isinstance(inner, nn.Module) else model
 
 
-def _process_group(module: nn.Module) -> ProcessGroup:
+def _process_group(module: nn.Module, group: Any) -> ProcessGroup:
+    """Return the processes that train a network together: those of a group, or all if that is None."""
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return ALONE
-    if torch.distributed.get_world_size() == 1:
+    size = torch.distributed.get_world_size(group)
+    if size == 1:
         return ALONE
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-    return Processes(torch.distributed.get_world_size(), device)
+    return Processes(size, device, group)
 
 
 def _unsupported_wrapper(model: nn.Module, optimizers: Sequence[Optimizer]) -> str | None:

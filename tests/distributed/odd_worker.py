@@ -68,6 +68,7 @@ def trained(
     inner: nn.Module,
     accumulate: int = 1,
     scale: float = 1.0,
+    steps: int = STEPS,
     before_step: Callable[[], Any] = lambda: None,
     **arguments: Any,
 ) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def trained(
     dtype = next(inner.parameters()).dtype
     truths: list[float] = []
     norms: dict[int, float] = {}
-    for step in range(STEPS):
+    for step in range(steps):
         optimizer.zero_grad()
         for part in range(accumulate):
             torch.manual_seed(100 * step + 10 * part + dist.get_rank())
@@ -179,6 +180,29 @@ def joined() -> dict[str, Any]:
             optimizer.step()
     watch.close()
     return {"errors": [], "failed": watch.failed}
+
+
+def differing() -> dict[str, Any]:
+    """Train with a response on the second process only; the monitor is off, and no process waits for another one."""
+    module = DistributedDataParallel(network())
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
+    response = "skip" if dist.get_rank() else "warn"
+    watch = GradientWatch(module, optimizer, report=False, on_explosion=response)
+    for _ in range(2):
+        loss = module(torch.randn(2, 4)).square().mean()
+        watch.loss(loss)
+        loss.backward()
+        optimizer.step()
+    watch.close()
+    return {"errors": [], "failed": watch.last is not None or not watch.failed}
+
+
+def grouped() -> dict[str, Any]:
+    """Train a network in each half of the processes, for longer in the second half."""
+    halves = [dist.new_group([0, 1]), dist.new_group([2, 3])]
+    half = dist.get_rank() // 2
+    inner = network()
+    return trained(DistributedDataParallel(inner, process_group=halves[half]), inner, steps=STEPS + half)
 
 
 def main(out: Path, names: list[str]) -> None:

@@ -47,9 +47,9 @@ def launch(out: Path, names: list[str], processes: int) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("names", "processes"),
     [
-        (["accumulated", "moved", "joined"], 2),
+        (["accumulated", "moved", "joined", "differing"], 2),
         (["clipped_by_the_loop", "partly_frozen", "made_on_meta", "zero_in_double"], 2),
-        (["hybrid"], 4),
+        (["hybrid", "grouped"], 4),
     ],
     ids=["replicas", "shards", "replicas of shards"],
 )

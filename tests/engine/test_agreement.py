@@ -1,0 +1,72 @@
+"""What the processes of a run have to agree on before it begins, without a second process."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from lightning_gradexplode import PercentileClip
+from lightning_gradexplode.arguments import Arguments
+from lightning_gradexplode.distributed.exchange import ProcessFailedError
+from lightning_gradexplode.engine import agreement
+from lightning_gradexplode.engine.agreement import DifferentArgumentsError, begin_together
+from lightning_gradexplode.records import FloatArray
+from tests.distributed.recorded import RecordedProcesses
+
+
+def begin(mine: dict[str, Any], others: dict[str, Any], error: Exception | None = None) -> None:
+    """Begin in one of two processes, where the other one has these arguments, or has met an error."""
+    other = RecordedProcesses()
+    other.size = 2
+    with suppress(OSError):
+        begin_together(other, Arguments.checked(**others), error)
+    begin_together(RecordedProcesses(other.sent[0]), Arguments.checked(**mine), None)
+
+
+@pytest.mark.parametrize(
+    ("mine", "others", "named"),
+    [
+        ({"ignore": ["gradient-spike"]}, {}, "detectors"),
+        ({"clip": PercentileClip(10.0)}, {"clip": 1.0}, "clip"),
+        ({"on_explosion": ["skip", "stop"]}, {"on_explosion": "skip"}, "on_explosion"),
+        ({"diagnose": False, "clip": "auto"}, {}, "clip and diagnose"),
+    ],
+)
+def test_arguments_that_differ_are_named(mine: dict[str, Any], others: dict[str, Any], named: str) -> None:
+    """They would lead to collectives that not all processes take part in, or to other weights."""
+    with pytest.raises(DifferentArgumentsError, match=rf"^{named} must be the same on all processes"):
+        begin(mine, others)
+
+
+def test_what_one_process_may_do_alone_may_differ() -> None:
+    """A report, and how often scalars are logged, lead to nothing that another process waits for."""
+    begin({"report": False, "log_every_n_steps": 1, "alert_level": "warning"}, {})
+
+
+def test_a_process_that_cannot_begin_is_named() -> None:
+    """The others do not begin either."""
+    with pytest.raises(ProcessFailedError, match="rank 0"):
+        begin({}, {}, OSError("on purpose"))
+
+
+def test_a_process_that_waits_for_others_logs_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A monitor that only one process has constructed would wait without a word."""
+    monkeypatch.setattr(agreement, "MOST_SECONDS", 0.0)
+
+    class Slow(RecordedProcesses):
+        def gather(self, values: FloatArray) -> FloatArray:
+            while not caplog.records:
+                time.sleep(0.001)
+            return super().gather(values)
+
+    slow = Slow()
+    slow.size = 2
+    with caplog.at_level(logging.WARNING):
+        begin_together(slow, Arguments.checked(), None)
+    assert "each process has to construct one" in caplog.text
