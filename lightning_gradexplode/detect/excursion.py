@@ -19,10 +19,15 @@ class Excursion(Stateful):
     """The steps since the loss was last at its start or below.
 
     There is none while the loss is at its start or below.
+
+    Attributes:
+        steps: Number of these steps.
     """
 
+    also_saved = ("steps",)
+
     def __init__(self) -> None:
-        self._steps = 0
+        self.steps = 0
         self._sum = 0.0
         self._last: list[float] = []
         self._weights = 1.0
@@ -35,9 +40,9 @@ class Excursion(Stateful):
             weights: Growth of the weights since the start of the run.
         """
         if rise <= 0:
-            self._steps, self._sum, self._last, self._weights = 0, 0.0, [], weights
+            self.steps, self._sum, self._last, self._weights = 0, 0.0, [], weights
             return
-        self._steps += 1
+        self.steps += 1
         self._sum += math.log1p(rise)
         self._last = [*self._last[1 - _LAST :], math.log1p(rise)]
 
@@ -57,7 +62,7 @@ class Excursion(Stateful):
         its mean since it was zero, which is then half of it or less. The mean is larger for a loss that rises by the
         same amount at each step, such as one whose weight is ramped, and for one that nears the maximum of a period.
         """
-        if self._steps < _LAST:
+        if self.steps < _LAST:
             return False
         area = self._sum - self._last[-1] - self._last[-2] / 2
-        return area / (self._steps - 1) <= _STRAIGHT * median(self._last)
+        return area / (self.steps - 1) <= _STRAIGHT * median(self._last)

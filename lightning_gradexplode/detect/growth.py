@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from lightning_gradexplode.records.state import Stateful
 
@@ -48,7 +49,7 @@ class Trend(Stateful):
         self._sum += min(max(value, -_LARGEST), _LARGEST)
         self._count += 1
         if self._count == self.size:
-            self._means = [*self._means[1 - WINDOW :], self._sum / self.size]
+            self._means = [*self._means[-WINDOW:], self._sum / self.size]
             self._sum, self._count = 0.0, 0
 
     @property
@@ -58,11 +59,13 @@ class Trend(Stateful):
 
     @property
     def falls_faster(self) -> bool:
-        """Whether the means keep falling, and fell by half as much again in the later half as in the earlier one."""
-        if not keeps_rising([-mean for mean in self._means]):
-            return False
-        first, middle, last = self._means[0], self._means[WINDOW // 2 - 1], self._means[-1]
-        return middle - last > 1.5 * (first - middle) * WINDOW / (WINDOW - 2)
+        """Whether the means keep falling, and the falls from one to the next keep growing.
+
+        Both are tested by rank (`keeps_rising`): means that fall by the same amount each time, with noise, pass the
+        second test as seldom as values without a trend.
+        """
+        falls = [earlier - later for earlier, later in pairwise(self._means)]
+        return keeps_rising([-mean for mean in self._means]) and keeps_rising(falls)
 
     @property
     def rate(self) -> float:

@@ -69,13 +69,18 @@ class DivergingLoss(Detector):
 
     The rise above the start is measured in the units of `LossBaseline`: for a positive loss with little noise, one unit
     is the loss at the start. CRITICAL if the loss is `limit` units above the start for `patience` steps without
-    decreasing, and one of these holds: the product of gradient and weight norm (`Baselines.gradient_growth`) is
-    `confirmed` times that of the start for `patience` steps, and the loss rises by the same factor at each step or
-    faster (`Excursion.is_geometric`); the weights have changed; or the rise is `confirmed` times the rise a few steps
-    before, and continues. (After a change of the task the loss jumps, but then falls; a loss that starts at zero rises
-    to its level without a growth of the gradients; a loss whose weight is ramped, or that has a period, rises ever more
-    slowly, in its logarithm.) A single step is sufficient if the weights have grown to `ruined` times what they were
-    when the loss was last at its start, which a single bad batch does not cause.
+    decreasing (after a change of the task it jumps, but then falls), and one of these confirms it:
+
+    - The weights have changed. Since they do in any run that learns, and a sum over longer and longer sequences rises
+      as well, they must have grown during the rise if it takes more than `sudden` steps.
+    - The product of gradient and weight norm (`Baselines.gradient_growth`) is `confirmed` times that of the start for
+      `patience` steps, and the loss rises by the same factor at each step or faster (`Excursion.is_geometric`). (A loss
+      that starts at zero rises to its level without a growth of the gradients; one whose weight is ramped, or that has
+      a period, rises ever more slowly, in its logarithm.)
+    - The rise is `confirmed` times the rise a few steps before, and continues.
+
+    A single step is sufficient if the weights have grown to `ruined` times what they were when the loss was last at its
+    start, which a single bad batch does not cause.
 
     WARNING if the loss is more than one unit above its start for `patience` steps, keeps rising by the same factor or
     faster, and the weights have changed or `Baselines.gradient_growth` is at least two.
@@ -85,6 +90,8 @@ class DivergingLoss(Detector):
         patience: Number of consecutive steps; two more as long as the weights have not changed.
         confirmed: Growth of the gradients, or of the rise within `growth.WINDOW` steps, that confirms a rise.
         ruined: Growth of the weights for which a single step is sufficient, at twice the limit.
+        sudden: Number of steps since the loss was last at its start up to which weights that have ever changed confirm
+            its rise; later they must have grown to `weight_baseline.MOVED` times what they were then.
         wander: Standard deviations of a random walk (`LossBaseline.deviations`) that the loss must also be above the
             start, since a loss that wanders around zero has no other scale.
     """
@@ -99,12 +106,14 @@ class DivergingLoss(Detector):
         patience: int = 3,
         confirmed: float = 10.0,
         ruined: float = 3.0,
+        sudden: int = 32,
         wander: float = 4.0,
     ) -> None:
         self.limit = limit
         self.patience = patience
         self.confirmed = confirmed
         self.ruined = ruined
+        self.sudden = sudden
         self.wander = wander
         self._out: list[float] = []
         self._rises: list[float] = []
@@ -131,9 +140,12 @@ class DivergingLoss(Detector):
 
     def _is_confirmed(self, baselines: Baselines) -> bool:
         """Return whether weights, gradients, or the growth of the rise itself say that the loss diverges."""
-        if baselines.weights.moved:
-            return True
-        if self._grown_for >= self.patience and baselines.excursion.is_geometric:
+        weights, excursion = baselines.weights, baselines.excursion
+        if excursion.steps <= self.sudden:
+            weights_confirm = weights.moved
+        else:
+            weights_confirm = excursion.growth_of(weights.growth) >= MOVED
+        if weights_confirm or (self._grown_for >= self.patience and excursion.is_geometric):
             return True
         return self._rises[-1] > self.confirmed * max(self._rises[0], 1.0) and keeps_rising(self._rises)
 

@@ -44,14 +44,14 @@ def series(field: str, values: Iterable[float], **fields: Any) -> list[StepRecor
     return [record(step, **{field: value}, **fields) for step, value in enumerate(values)]
 
 
-def judge(detector: Detector, records: Iterable[StepRecord]) -> list[Finding]:
+def findings_of(detector: Detector, records: Iterable[StepRecord]) -> list[Finding]:
     """Return the findings of a detector in steps."""
     return [finding for one in records if (finding := detector.check(one)) is not None]
 
 
-def ask(bank: DetectorSet, records: Iterable[StepRecord]) -> list[Finding]:
+def begin_all(detectors: DetectorSet, records: Iterable[StepRecord]) -> list[Finding]:
     """Return the findings of a set of detectors in steps, before the updates."""
-    return [finding for one in records for finding in bank.begin(one)]
+    return [finding for one in records for finding in detectors.begin(one)]
 
 
 def noise(size: int, scatter: float = 0.2, seed: int = 0) -> list[float]:

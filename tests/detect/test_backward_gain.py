@@ -1,4 +1,4 @@
-"""Signs that the error gradients of nodes show."""
+"""Signs that the gradients at the outputs of modules show."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_gradexplode.detect import BackwardGain
 from lightning_gradexplode.detect.base import Detector
 from lightning_gradexplode.detect.detector_set import DetectorSet
 from lightning_gradexplode.records import Finding, ModuleGradients, Severity, StepRecord
-from tests.detect.steps import judge, record
+from tests.detect.steps import findings_of, record
 
 
 def profile(*norms: float, **more: Any) -> ModuleGradients:
@@ -32,7 +32,7 @@ def profile(*norms: float, **more: Any) -> ModuleGradients:
 
 def test_growth_over_depth_is_a_warning_that_names_the_steepest_module() -> None:
     """The gradient grows three hundredfold, nearly all of it at one layer."""
-    (finding,) = judge(BackwardGain(), [record(4, module_gradients=profile(300.0, 280.0, 270.0, 1.1, 1.0, 1.0))])
+    (finding,) = findings_of(BackwardGain(), [record(4, module_gradients=profile(300.0, 280.0, 270.0, 1.1, 1.0, 1.0))])
     assert (finding.sign, finding.step, finding.severity) == ("backward-gain", 4, Severity.WARNING)
     assert finding.where == "layer3"
     assert finding.value == pytest.approx(300.0)
@@ -40,10 +40,10 @@ def test_growth_over_depth_is_a_warning_that_names_the_steepest_module() -> None
 
 
 def test_growth_from_time_step_to_time_step_is_a_warning() -> None:
-    """The recurrent module is named, and how its matrix compares with the bound is told."""
+    """The recurrent module is named, and the message has its matrix relative to the bound."""
     times, values, calls = np.array([math.nan, 1.5]), np.array([math.nan, 2.5]), np.array([1.0, 30.0])
-    nodes = profile(1.0, 1.0, growth_in_time=times, singular_value=values, calls=calls)
-    (finding,) = judge(BackwardGain(), [record(0, module_gradients=nodes)])
+    modules = profile(1.0, 1.0, growth_in_time=times, singular_value=values, calls=calls)
+    (finding,) = findings_of(BackwardGain(), [record(0, module_gradients=modules)])
     assert finding.where == "layer1"
     assert finding.value == pytest.approx(1.5)
     assert "2.5 times Pascanu's bound" in finding.message
@@ -52,12 +52,14 @@ def test_growth_from_time_step_to_time_step_is_a_warning() -> None:
 def test_a_recurrent_layer_is_judged_by_its_gain_over_the_whole_sequence() -> None:
     """One call of it contains all time steps: the gradient at its inputs is five hundred times that at its outputs."""
     times, gain = np.array([math.nan, 1.2]), np.array([math.nan, 500.0])
-    (finding,) = judge(BackwardGain(), [record(0, module_gradients=profile(1.0, 1.0, growth_in_time=times, gain=gain))])
+    (finding,) = findings_of(
+        BackwardGain(), [record(0, module_gradients=profile(1.0, 1.0, growth_in_time=times, gain=gain))]
+    )
     assert "grows 1.2 times at each time step" in finding.message
 
 
 @pytest.mark.parametrize(
-    "nodes",
+    "modules",
     [
         profile(1.0, 1.0, 1.0),
         profile(1e-9, 1e-6, 1.0),
@@ -71,15 +73,15 @@ def test_a_recurrent_layer_is_judged_by_its_gain_over_the_whole_sequence() -> No
     ],
     ids=["flat", "vanishing", "mild", "one module", "not finite", "zero", "a large matrix alone", "few calls", "short"],
 )
-def test_ordinary_profiles_are_no_sign(nodes: ModuleGradients) -> None:
+def test_ordinary_profiles_are_no_sign(modules: ModuleGradients) -> None:
     """Nor is a matrix above the bound by itself, which is necessary and not sufficient."""
-    assert judge(BackwardGain(), [record(0, module_gradients=nodes)]) == []
+    assert findings_of(BackwardGain(), [record(0, module_gradients=modules)]) == []
 
 
-class Blaming(Detector):
-    """Finds something at each step and leaves it to the bank to say where."""
+class Locating(Detector):
+    """Finds something at each step and without a place."""
 
-    sign = "blaming"
+    sign = "locating"
     reads = ("grad_norm",)
     locates_growth = True
 
@@ -89,22 +91,22 @@ class Blaming(Detector):
 
 
 def test_an_explosion_is_said_to_begin_at_the_steepest_module() -> None:
-    """What was seen of the nodes last is remembered; a mild rise is no place."""
-    bank = DetectorSet([Blaming()])
-    assert bank.begin(record(0, module_gradients=profile(3.0, 1.0, 1.0)))[0].where is None
-    bank.begin(record(1, module_gradients=profile(300.0, 280.0, 270.0, 1.1, 1.0, 1.0)))
-    assert bank.begin(record(2))[0].where == "layer3"
-    other = DetectorSet([Blaming()])
-    other.load_state_dict(bank.state_dict())
+    """The module that was steepest when last measured is named; a mild rise is no place."""
+    detectors = DetectorSet([Locating()])
+    assert detectors.begin(record(0, module_gradients=profile(3.0, 1.0, 1.0)))[0].where is None
+    detectors.begin(record(1, module_gradients=profile(300.0, 280.0, 270.0, 1.1, 1.0, 1.0)))
+    assert detectors.begin(record(2))[0].where == "layer3"
+    other = DetectorSet([Locating()])
+    other.load_state_dict(detectors.state_dict())
     assert other.begin(record(3))[0].where == "layer3"
 
 
 def test_a_module_that_shares_its_inputs_is_not_said_to_amplify() -> None:
     """The gradient at the inputs of a gate is that of all experts behind the same inputs together."""
     alone = profile(100.0, 1.0, 1.0, 1.0)
-    assert judge(BackwardGain(total=1000.0), [record(0, module_gradients=alone)])
+    assert findings_of(BackwardGain(total=1000.0), [record(0, module_gradients=alone)])
     shared = replace(alone, input_norm=np.array([math.nan, 100.0, 100.0, 1.0]))
-    assert not judge(BackwardGain(total=1000.0), [record(0, module_gradients=shared)])
+    assert not findings_of(BackwardGain(total=1000.0), [record(0, module_gradients=shared)])
 
 
 def test_the_start_of_a_residual_branch_is_not_said_to_amplify() -> None:
@@ -120,7 +122,7 @@ def test_the_start_of_a_residual_branch_is_not_said_to_amplify() -> None:
         input_norm=np.array([math.nan, *inputs, 0.024]),
         gain=np.array([math.nan, *inputs, 0.024]) / outputs,
     )
-    assert judge(BackwardGain(), [record(0, module_gradients=usual)]) == []
+    assert findings_of(BackwardGain(), [record(0, module_gradients=usual)]) == []
     loud = np.where(np.arange(13) == 1, 100.0, 1.0)  # the first normalization by itself, with nothing beside it
     alone = replace(usual, input_norm=usual.input_norm * loud, gain=usual.gain * loud)
-    assert judge(BackwardGain(total=1000.0), [record(0, module_gradients=alone)])
+    assert findings_of(BackwardGain(total=1000.0), [record(0, module_gradients=alone)])

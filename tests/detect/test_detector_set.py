@@ -1,4 +1,4 @@
-"""All detectors together: who is asked when, who is blamed, and what is remembered."""
+"""All detectors together: when each is called, which parameter is named, and what is saved."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from lightning_gradexplode.records import Finding, Severity, StepRecord
 from tests.detect.steps import (
     PARAMETERS,
     RUN_STEPS,
-    ask,
-    judge,
+    begin_all,
+    findings_of,
     noise,
     numbers_in,
     record,
@@ -77,18 +77,18 @@ NEW_SINCE_0_1_0 = (
 
 
 class Counting(Detector):
-    """Finds a symptom at every step, and tells by it how often it was asked."""
+    """Finds a symptom at every step, with the number of calls as its value."""
 
     sign = "counting"
     reads: ClassVar[tuple[str, ...]] = ("grad_norm",)
 
     def __init__(self) -> None:
-        self._asked = 0
+        self._calls = 0
 
     def check(self, record: StepRecord) -> Finding | None:
         """Count."""
-        self._asked += 1
-        return self.finding(record, Severity.INFO, self._asked, 0, "asked")
+        self._calls += 1
+        return self.finding(record, Severity.INFO, self._calls, 0, "called")
 
 
 class CountingUpdates(Counting):
@@ -98,10 +98,10 @@ class CountingUpdates(Counting):
     reads = ("grad_norm", "update_ratio")
 
 
-class Blaming(Counting):
-    """The same, and blames the parameter that has risen most."""
+class Locating(Counting):
+    """The same, at the parameter that has risen most."""
 
-    sign = "blaming"
+    sign = "locating"
     locates_growth = True
 
 
@@ -114,81 +114,83 @@ def test_default_detectors_show_every_sign_of_the_contract() -> None:
     assert all(set(detector.reads) <= known for detector in detectors)
 
 
-def test_each_detector_is_called_once_per_step_as_soon_as_possible() -> None:
-    """What is known before the optimizer steps is judged then, the rest when it is known, and nothing twice."""
-    bank = DetectorSet([Counting(), CountingUpdates()])
+def test_each_detector_is_called_once_a_step_as_soon_as_its_numbers_are_known() -> None:
+    """What is known before the optimizer steps is checked then, the rest when it is known, and nothing twice."""
+    detectors = DetectorSet([Counting(), CountingUpdates()])
     for step in range(3):
         early = record(step, update_ratio=None)
-        assert [finding.sign for finding in bank.begin(early)] == ["counting"]
-        assert bank.proceed(early) == []
-        late = bank.proceed(record(step))
+        assert [finding.sign for finding in detectors.begin(early)] == ["counting"]
+        assert detectors.proceed(early) == []
+        late = detectors.proceed(record(step))
         assert [(finding.sign, finding.value) for finding in late] == [("counting-updates", step + 1)]
-        assert bank.proceed(record(step)) == []
+        assert detectors.proceed(record(step)) == []
 
 
-def test_a_detector_is_not_called_without_its_measurements() -> None:
-    """A step whose update was not measured is passed over, and the next one is judged anew."""
-    bank = DetectorSet([CountingUpdates()])
-    assert bank.begin(record(0, update_ratio=None)) == []
-    (finding,) = bank.begin(record(1))
+def test_a_detector_is_not_called_where_its_numbers_were_not_measured() -> None:
+    """A step whose update was not measured is left out, and the next one is checked."""
+    detectors = DetectorSet([CountingUpdates()])
+    assert detectors.begin(record(0, update_ratio=None)) == []
+    (finding,) = detectors.begin(record(1))
     assert (finding.step, finding.value) == (1, 1)
 
 
 def test_each_set_has_detectors_of_its_own() -> None:
-    """Optimizers do not share their detectors' memory, nor does the user's own object change."""
+    """Optimizers do not share the state of detectors, and the user's own object does not change."""
     mine = Counting()
-    banks = [DetectorSet([mine]), DetectorSet([mine])]
-    for bank in banks:
-        assert [finding.value for finding in ask(bank, [record(0), record(1)])] == [1, 2]
-    assert mine.state_dict() == {"_asked": 0}
+    sets = [DetectorSet([mine]), DetectorSet([mine])]
+    for detectors in sets:
+        assert [finding.value for finding in begin_all(detectors, [record(0), record(1)])] == [1, 2]
+    assert mine.state_dict() == {"_calls": 0}
 
 
 def test_the_parameter_that_rose_most_is_named() -> None:
-    """Blamed is not the largest gradient, but the one that rose most over its own usual size."""
-    bank = DetectorSet([Blaming()])
+    """Not the parameter with the largest gradient is named, but the one that rose most over its own usual size."""
+    detectors = DetectorSet([Locating()])
     usual = np.array([1.0, 1e-4, 100.0])
-    ask(bank, [record(step, per_parameter={"grad_norm": usual}) for step in range(30)])
-    (finding,) = bank.begin(record(30, per_parameter={"grad_norm": usual * [2.0, 50.0, 3.0]}))
+    begin_all(detectors, [record(step, per_parameter={"grad_norm": usual}) for step in range(30)])
+    (finding,) = detectors.begin(record(30, per_parameter={"grad_norm": usual * [2.0, 50.0, 3.0]}))
     assert finding.where == PARAMETERS[1]
-    (finding,) = bank.begin(record(31, per_parameter={"grad_norm": usual * [math.nan, 1.0, 3.0]}))
+    (finding,) = detectors.begin(record(31, per_parameter={"grad_norm": usual * [math.nan, 1.0, 3.0]}))
     assert finding.where == PARAMETERS[2]
-    (finding,) = bank.begin(record(32, per_parameter={}))
+    (finding,) = detectors.begin(record(32, per_parameter={}))
     assert finding.where is None
 
 
-def test_what_is_usual_is_learned_from_calm_steps_only() -> None:
-    """However long an explosion lasts, the parameter that exploded stays the one that is blamed."""
+def test_usual_norms_are_those_of_calm_steps() -> None:
+    """However long an explosion lasts, the parameter that exploded stays the one that is named."""
 
-    class Alarm(Blaming):
+    class Alarm(Locating):
         def check(self, record: StepRecord) -> Finding | None:
             assert record.grad_norm is not None
             return self.finding(record, Severity.WARNING, 1, 0, "large") if record.grad_norm > 10 else None
 
-    bank = DetectorSet([Alarm()])
+    detectors = DetectorSet([Alarm()])
     calm, exploded = np.array([1.0, 1.0, 1.0]), np.array([1.0, 100.0, 1.0])
-    ask(bank, [record(step, grad_norm=1.0, per_parameter={"grad_norm": calm}) for step in range(30)])
-    ask(bank, [record(step, grad_norm=100.0, per_parameter={"grad_norm": exploded}) for step in range(30, 500)])
-    (finding,) = bank.begin(record(500, grad_norm=100.0, per_parameter={"grad_norm": exploded * [3.0, 1.0, 1.0]}))
+    begin_all(detectors, [record(step, grad_norm=1.0, per_parameter={"grad_norm": calm}) for step in range(30)])
+    begin_all(
+        detectors, [record(step, grad_norm=100.0, per_parameter={"grad_norm": exploded}) for step in range(30, 500)]
+    )
+    (finding,) = detectors.begin(record(500, grad_norm=100.0, per_parameter={"grad_norm": exploded * [3.0, 1.0, 1.0]}))
     assert finding.where == PARAMETERS[1]
 
 
-def test_a_growth_beyond_all_numbers_is_remembered_as_the_largest_one() -> None:
+def test_a_growth_beyond_the_largest_number_leaves_a_finite_state() -> None:
     """Gradients that begin at next to nothing and become huge leave a finite state, which can be loaded."""
-    bank = DetectorSet(default_detectors())
-    ask(bank, [record(step, grad_norm=1e-300 if step < 30 else 1e9) for step in range(40)])
-    state = bank.state_dict()
+    detectors = DetectorSet(default_detectors())
+    begin_all(detectors, [record(step, grad_norm=1e-300 if step < 30 else 1e9) for step in range(40)])
+    state = detectors.state_dict()
     assert math.inf not in numbers_in(state)
     assert DetectorSet(default_detectors()).load_state_dict(through_checkpoint(state)) == []
 
 
-def test_growth_of_one_layer_is_attributed_to_it() -> None:
+def test_growth_of_one_layer_names_it() -> None:
     """With the detectors that users get, exponential growth of one parameter names that parameter."""
-    bank = DetectorSet(default_detectors())
+    detectors = DetectorSet(default_detectors())
     findings = []
     for step in range(80):
         norms = np.array([5.0, 0.1 * 2.0 ** max(0, step - 50), 1.0]) * noise(1, 0.05, step)[0]
         total = float(np.linalg.norm(norms))
-        findings += bank.begin(record(step, grad_norm=total, per_parameter={"grad_norm": norms}))
+        findings += detectors.begin(record(step, grad_norm=total, per_parameter={"grad_norm": norms}))
     critical = [finding for finding in findings if finding.severity is Severity.CRITICAL]
     assert critical
     assert {finding.where for finding in critical} == {PARAMETERS[1]}
@@ -203,16 +205,16 @@ def test_a_stationary_run_is_never_critical(seed: int, gradient: float, loss: fl
         record(step, loss=10**size * loss, grad_norm=10**size * norm, update_ratio=1e-3 * ratio)
         for step, (loss, norm, ratio) in steps
     ]
-    severities = [finding.severity for finding in ask(DetectorSet(default_detectors()), records)]
+    severities = [finding.severity for finding in begin_all(DetectorSet(default_detectors()), records)]
     assert Severity.CRITICAL not in severities
 
 
 @given(wild_runs())
-def test_no_nonfinite_number_is_kept(run: Sequence[StepRecord]) -> None:
-    """Whatever a run brings, NaN and infinity never enter any memory."""
-    bank = DetectorSet(default_detectors())
-    ask(bank, run)
-    plain = bank.state_dict()
+def test_no_nonfinite_number_is_saved(run: Sequence[StepRecord]) -> None:
+    """Whatever the numbers of a run are, no state has a NaN or infinity in it."""
+    detectors = DetectorSet(default_detectors())
+    begin_all(detectors, run)
+    plain = detectors.state_dict()
     levels = [level for level in numbers_in(plain.pop("_grad_norms")) if not math.isnan(level)]  # NaN: not known yet
     assert all(map(math.isfinite, [*numbers_in(plain), *levels]))
 
@@ -221,47 +223,47 @@ def test_growth_is_found_after_nonfinite_steps_as_without_them() -> None:
     """A few NaN steps that pass do not make the detectors blind to what comes after them."""
     norms = [*noise(50), *[math.nan, math.inf] * 3, *noise(20, seed=1), *[2.0**step for step in range(30)]]
     records = [record(step, grad_norm=norm, loss=norm) for step, norm in enumerate(norms)]
-    found = {finding.sign for finding in ask(DetectorSet(default_detectors()), records) if finding.step >= 76}
+    found = {finding.sign for finding in begin_all(DetectorSet(default_detectors()), records) if finding.step >= 76}
     assert {"gradient-growth", "diverging-loss"} <= found
 
 
 @given(wild_runs(), st.integers(0, RUN_STEPS))
-def test_a_set_is_restored_from_a_checkpoint(run: Sequence[StepRecord], cut: int) -> None:
+def test_a_detector_set_goes_through_a_checkpoint(run: Sequence[StepRecord], cut: int) -> None:
     """A run that was saved and resumed at any step finds what the uninterrupted one finds."""
-    bank = DetectorSet(default_detectors())
-    ask(bank, run[:cut])
+    detectors = DetectorSet(default_detectors())
+    begin_all(detectors, run[:cut])
     resumed = DetectorSet(default_detectors())
-    resumed.load_state_dict(through_checkpoint(bank.state_dict()))
-    assert repr(ask(resumed, run[cut:])) == repr(ask(bank, run[cut:]))
+    resumed.load_state_dict(through_checkpoint(detectors.state_dict()))
+    assert repr(begin_all(resumed, run[cut:])) == repr(begin_all(detectors, run[cut:]))
 
 
 def test_a_state_is_not_changed_by_later_steps() -> None:
     """What was saved stays what it was while the run goes on."""
-    bank = DetectorSet(default_detectors())
-    ask(bank, [record(step) for step in range(30)])
-    state = bank.state_dict()
+    detectors = DetectorSet(default_detectors())
+    begin_all(detectors, [record(step) for step in range(30)])
+    state = detectors.state_dict()
     before = repr(state)
-    ask(bank, [record(step, grad_norm=5.0, loss=7.0) for step in range(30, 60)])
+    begin_all(detectors, [record(step, grad_norm=5.0, loss=7.0) for step in range(30, 60)])
     assert repr(state) == before
 
 
-def test_a_detector_that_a_checkpoint_does_not_know_starts_anew() -> None:
+def test_a_detector_that_is_not_in_a_checkpoint_starts_fresh() -> None:
     """Detectors may be added, left out and put in another order between two runs."""
     old = DetectorSet([Counting(), CountingUpdates()])
-    ask(old, [record(0), record(1)])
-    new = DetectorSet([Blaming(), CountingUpdates(), Counting()])
+    begin_all(old, [record(0), record(1)])
+    new = DetectorSet([Locating(), CountingUpdates(), Counting()])
     new.load_state_dict(through_checkpoint(old.state_dict()))
     assert {finding.sign: finding.value for finding in new.begin(record(2))} == {
-        "blaming": 1,
+        "locating": 1,
         "counting-updates": 3,
         "counting": 3,
     }
 
 
-def test_a_detector_of_ones_own_may_keep_lists_and_dictionaries() -> None:
+def test_lists_and_dictionaries_of_a_custom_detector_are_saved() -> None:
     """All that the base class promises to save is saved, and stays as it was when it was saved."""
 
-    class Remembering(Counting):
+    class Collecting(Counting):
         def __init__(self) -> None:
             super().__init__()
             self._list: list[float] = []
@@ -272,13 +274,13 @@ def test_a_detector_of_ones_own_may_keep_lists_and_dictionaries() -> None:
             self._dictionary[str(record.step)] = record.step
             return super().check(record)
 
-    detector, other = Remembering(), Remembering()
-    judge(detector, [record(0)])
+    detector, other = Collecting(), Collecting()
+    findings_of(detector, [record(0)])
     state = detector.state_dict()
-    judge(detector, [record(1)])
-    assert state == {"_asked": 1, "_list": [0], "_dictionary": {"0": 0}}
+    findings_of(detector, [record(1)])
+    assert state == {"_calls": 1, "_list": [0], "_dictionary": {"0": 0}}
     other.load_state_dict(through_checkpoint(state))
-    judge(other, [record(1)])
+    findings_of(other, [record(1)])
     assert other.state_dict() == detector.state_dict()
 
 
@@ -288,9 +290,9 @@ class Raising(Counting):
     sign = "raising"
 
     def check(self, record: StepRecord) -> Finding | None:
-        """Raise, or return what it was told to."""
+        """Raise at the second call."""
         super().check(record)
-        if self._asked == 2:
+        if self._calls == 2:
             raise ZeroDivisionError("no steps")
         return None
 
@@ -324,7 +326,7 @@ class Returning(Counting):
 def test_a_detector_that_fails_is_switched_off(detector: Detector) -> None:
     """Its failure is recorded once, and the detectors after it are called at every step."""
     detectors = DetectorSet([detector, Counting()])
-    findings = ask(detectors, [record(step) for step in range(4)])
+    findings = begin_all(detectors, [record(step) for step in range(4)])
     assert [finding.value for finding in findings] == [1, 2, 3, 4]
     ((sign, error),) = detectors.failures
     assert sign == detector.sign
@@ -353,7 +355,7 @@ def test_a_detector_that_cannot_be_saved_does_not_break_the_checkpoint() -> None
             return None
 
     detectors, other = DetectorSet([Locked(), Recent()]), DetectorSet([Locked(), Recent()])
-    ask(detectors, [record(step) for step in range(4)])
+    begin_all(detectors, [record(step) for step in range(4)])
     state = through_checkpoint(detectors.state_dict())
     assert [name for name, _ in detectors.failures] == ["locked"]
     assert other.load_state_dict(state) == ["locked"]
@@ -377,7 +379,7 @@ def corrupted(state: Any) -> Iterator[tuple[list[Any], Any]]:
 def test_no_corrupt_state_stops_the_detectors() -> None:
     """Whichever value of a checkpoint is corrupt, loading it and going on raises nothing, and growth is found."""
     detectors = DetectorSet(default_detectors())
-    ask(detectors, [record(step, grad_norm=norm) for step, norm in enumerate(noise(12))])
+    begin_all(detectors, [record(step, grad_norm=norm) for step, norm in enumerate(noise(12))])
     records = [record(step, grad_norm=norm, loss=1.0) for step, norm in enumerate([*noise(30), *[1e3] * 5], 12)]
     for place, state in corrupted(detectors.state_dict()):
         resumed = DetectorSet(default_detectors())

@@ -19,7 +19,7 @@ from lightning_gradexplode.detect import (
 )
 from lightning_gradexplode.detect.detector_set import DetectorSet
 from lightning_gradexplode.records import ModuleGradients, Severity, StepRecord
-from tests.detect.steps import judge, noise, record, series
+from tests.detect.steps import findings_of, noise, record, series
 
 
 def overflow(step: int, **fields: object) -> StepRecord:
@@ -30,7 +30,7 @@ def overflow(step: int, **fields: object) -> StepRecord:
 
 def test_a_nonfinite_gradient_is_critical_at_once() -> None:
     """The finding comes at the very step, counts the elements, and names the last parameter, where it began."""
-    (finding,) = judge(NonFiniteGradient(), [record(0), overflow(1), record(2)])
+    (finding,) = findings_of(NonFiniteGradient(), [record(0), overflow(1), record(2)])
     assert (finding.sign, finding.step, finding.severity) == ("nonfinite-gradient", 1, Severity.CRITICAL)
     assert (finding.value, finding.where) == (3, "third")
 
@@ -38,21 +38,21 @@ def test_a_nonfinite_gradient_is_critical_at_once() -> None:
 def test_a_gradient_scaler_gets_time_for_its_overflows() -> None:
     """Overflows of a scaler that adapts are only worth knowing, until they do not end; then they are critical."""
     detector = NonFiniteGradient(patience=3)
-    findings = judge(detector, [overflow(step, scale_adapts=True) for step in range(5)])
+    findings = findings_of(detector, [overflow(step, scale_adapts=True) for step in range(5)])
     assert [finding.severity for finding in findings] == [Severity.INFO] * 3 + [Severity.CRITICAL] * 2
-    judge(detector, [record(5)])
-    (finding,) = judge(detector, [overflow(6, scale_adapts=True)])
+    findings_of(detector, [record(5)])
+    (finding,) = findings_of(detector, [overflow(6, scale_adapts=True)])
     assert finding.severity is Severity.INFO
 
 
 def test_a_scaler_that_does_not_lower_its_scale_gets_no_time() -> None:
     """Three overflows have left the scale where it was: the fourth is critical; one that is halved has more time."""
     kept = [overflow(step, scale_adapts=True, loss_scale=1024.0) for step in range(5)]
-    assert [finding.severity for finding in judge(NonFiniteGradient(), kept)] == [Severity.INFO] * 3 + [
+    assert [finding.severity for finding in findings_of(NonFiniteGradient(), kept)] == [Severity.INFO] * 3 + [
         Severity.CRITICAL
     ] * 2
     halved = [overflow(step, scale_adapts=True, loss_scale=1024.0 / 2**step) for step in range(10)]
-    assert {finding.severity for finding in judge(NonFiniteGradient(), halved)} == {Severity.INFO}
+    assert {finding.severity for finding in findings_of(NonFiniteGradient(), halved)} == {Severity.INFO}
 
 
 @pytest.mark.parametrize("usual", [1e-6, 1.0, 1e6])
@@ -60,7 +60,7 @@ def test_a_single_large_gradient_is_a_spike(usual: float) -> None:
     """One step far above what is usual is a warning, whatever the usual size; the steps after it are not."""
     norms = [usual * value for value in noise(60)]
     norms[50] = usual * 100
-    (finding,) = judge(GradientSpike(), series("grad_norm", norms))
+    (finding,) = findings_of(GradientSpike(), series("grad_norm", norms))
     assert (finding.sign, finding.step, finding.severity) == ("gradient-spike", 50, Severity.WARNING)
     assert finding.value == usual * 100 > finding.limit > usual
 
@@ -71,12 +71,12 @@ def test_spikes_do_not_hide_later_spikes() -> None:
     places = list(range(60, 200, 14))
     for place in places:
         norms[place] = 100.0
-    assert [finding.step for finding in judge(GradientSpike(), series("grad_norm", norms))] == places
+    assert [finding.step for finding in findings_of(GradientSpike(), series("grad_norm", norms))] == places
 
 
 def test_a_new_level_stops_being_a_spike() -> None:
     """What lasts is not a spike: after a while the new level is the usual one."""
-    findings = judge(GradientSpike(), series("grad_norm", [*noise(60), *(30 * value for value in noise(300))]))
+    findings = findings_of(GradientSpike(), series("grad_norm", [*noise(60), *(30 * value for value in noise(300))]))
     assert findings
     assert findings[-1].step < 300
 
@@ -84,7 +84,7 @@ def test_a_new_level_stops_being_a_spike() -> None:
 @pytest.mark.parametrize("scatter", [0.0, 0.1, 0.3, 0.8])
 def test_scatter_as_usual_is_no_spike(scatter: float) -> None:
     """Noise of any usual size is no spike."""
-    assert judge(GradientSpike(), series("grad_norm", noise(500, scatter))) == []
+    assert findings_of(GradientSpike(), series("grad_norm", noise(500, scatter))) == []
 
 
 @pytest.mark.parametrize("rate", [1.3, 2.0, 10.0])
@@ -92,7 +92,7 @@ def test_scatter_as_usual_is_no_spike(scatter: float) -> None:
 def test_exponential_growth_becomes_critical(rate: float, usual: float) -> None:
     """Gradients that grow exponentially, slowly or fast, are found, and become critical while they are finite."""
     norms = [usual * value for value in noise(40)] + [usual * rate**step for step in range(40)]
-    findings = judge(GradientGrowth(), series("grad_norm", norms))
+    findings = findings_of(GradientGrowth(), series("grad_norm", norms))
     assert findings
     assert {finding.sign for finding in findings} == {"gradient-growth"}
     assert findings[0].step >= 40
@@ -105,7 +105,7 @@ def test_growth_back_to_a_level_of_old_is_worth_knowing() -> None:
     norms = [*noise(30), *(1e-5 * value for value in noise(200)), *(3 * value for value in noise(20))]
     losses = [1.0] * 30 + [1e-4] * 200 + [2.5] * 20
     steps = enumerate(zip(norms, losses, strict=True))
-    findings = judge(GradientGrowth(), [record(step, grad_norm=norm, loss=loss) for step, (norm, loss) in steps])
+    findings = findings_of(GradientGrowth(), [record(step, grad_norm=norm, loss=loss) for step, (norm, loss) in steps])
     assert {finding.severity for finding in findings} == {Severity.INFO}
 
 
@@ -115,20 +115,20 @@ def test_slow_growth_with_a_loss_that_runs_away_is_critical() -> None:
         record(step, grad_norm=1.05**step * value, loss=1.0 - 0.01 * 1.06**step)
         for step, value in enumerate(noise(200, 0.05))
     ]
-    findings = judge(GradientGrowth(), records)
+    findings = findings_of(GradientGrowth(), records)
     assert Severity.CRITICAL in {finding.severity for finding in findings}
     assert findings[0].step < 150
     calm = [record(one.step, grad_norm=one.grad_norm, loss=1.0) for one in records]
-    assert judge(GradientGrowth(), calm) == []
+    assert findings_of(GradientGrowth(), calm) == []
 
 
 def test_growth_is_critical_once_another_number_confirms_it() -> None:
     """A raised gradient norm alone is worth knowing; with a loss well above its start it is critical."""
     norms = [*noise(40), *[30.0] * 5]
-    calm = judge(GradientGrowth(), series("grad_norm", norms))
+    calm = findings_of(GradientGrowth(), series("grad_norm", norms))
     assert {finding.severity for finding in calm} == {Severity.INFO}
     records = [record(step, grad_norm=norm, loss=1.0 if step < 40 else 8.0) for step, norm in enumerate(norms)]
-    assert {finding.severity for finding in judge(GradientGrowth(), records)} == {Severity.CRITICAL}
+    assert {finding.severity for finding in findings_of(GradientGrowth(), records)} == {Severity.CRITICAL}
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_growth_is_critical_once_another_number_confirms_it() -> None:
 )
 def test_ordinary_gradients_do_not_grow(norms: list[float]) -> None:
     """Noise, a single spike, a descent and a slow drift are no growth."""
-    assert judge(GradientGrowth(), series("grad_norm", norms)) == []
+    assert findings_of(GradientGrowth(), series("grad_norm", norms)) == []
 
 
 def test_gradients_that_stay_above_one_are_worth_knowing() -> None:
@@ -154,24 +154,24 @@ def test_gradients_that_stay_above_one_are_worth_knowing() -> None:
         return record(step, per_parameter={"share_above_one": np.array(values)})
 
     records = [shares(step, 0.9 if step % 2 else 0.0, 0.6, 0.7) for step in range(20)]
-    findings = judge(GradientAboveOne(), records)
+    findings = findings_of(GradientAboveOne(), records)
     assert findings
     assert {(finding.sign, finding.severity, finding.where) for finding in findings} == {
         ("gradient-above-one", Severity.INFO, "third")
     }
-    assert judge(GradientAboveOne(), [shares(step, 0.1, 0.2, 0.3) for step in range(20)]) == []
+    assert findings_of(GradientAboveOne(), [shares(step, 0.1, 0.2, 0.3) for step in range(20)]) == []
     unmeasured = [record(step, per_parameter={}) for step in range(20)]
-    assert judge(GradientAboveOne(), unmeasured) == []
+    assert findings_of(GradientAboveOne(), unmeasured) == []
 
 
 def test_vanished_gradients_are_a_warning_and_never_critical() -> None:
     """Gradients next to nothing for long are a warning; a short lull and NaN are not."""
-    findings = judge(VanishingGradient(), series("grad_norm", [1e-12] * 100))
+    findings = findings_of(VanishingGradient(), series("grad_norm", [1e-12] * 100))
     assert findings
     assert {(finding.sign, finding.severity) for finding in findings} == {("vanishing-gradient", Severity.WARNING)}
     assert findings[0].step > 0
-    assert judge(VanishingGradient(), series("grad_norm", [1e-12, 1e-12, 1.0] * 50)) == []
-    assert judge(VanishingGradient(), series("grad_norm", [math.nan] * 100)) == []
+    assert findings_of(VanishingGradient(), series("grad_norm", [1e-12, 1e-12, 1.0] * 50)) == []
+    assert findings_of(VanishingGradient(), series("grad_norm", [math.nan] * 100)) == []
 
 
 def test_gradients_of_exactly_zero_are_a_warning() -> None:
@@ -181,14 +181,14 @@ def test_gradients_of_exactly_zero_are_a_warning() -> None:
         values = {"grad_norm": np.array(norms)}
         return [record(step, grad_norm=sum(norms), per_parameter=values, **fields) for step in range(steps)]
 
-    (finding, *_) = judge(ZeroGradient(), run([0.0, 0.0, 0.0]))
+    (finding, *_) = findings_of(ZeroGradient(), run([0.0, 0.0, 0.0]))
     assert (finding.step, finding.severity, finding.where, finding.value) == (19, Severity.WARNING, None, 1.0)
-    (finding, *_) = judge(ZeroGradient(), [*run([1.0, 1.0, 1.0], 5), *run([0.0, 0.0, 1.0])])
+    (finding, *_) = findings_of(ZeroGradient(), [*run([1.0, 1.0, 1.0], 5), *run([0.0, 0.0, 1.0])])
     assert (finding.severity, finding.where) == (Severity.WARNING, "first")
     assert "2 of 3" in finding.message
-    assert judge(ZeroGradient(), run([0.0, 0.0, 1.0])) == []
-    assert judge(ZeroGradient(), run([0.0, 0.0, 0.0], loss=0.0)) == []
-    assert judge(ZeroGradient(), [*run([1.0, 1.0, 1.0], 5), *run([0.0, 0.0, 1.0], 19)]) == []
+    assert findings_of(ZeroGradient(), run([0.0, 0.0, 1.0])) == []
+    assert findings_of(ZeroGradient(), run([0.0, 0.0, 0.0], loss=0.0)) == []
+    assert findings_of(ZeroGradient(), [*run([1.0, 1.0, 1.0], 5), *run([0.0, 0.0, 1.0], 19)]) == []
 
 
 def test_experts_that_are_never_chosen_are_no_warning() -> None:
@@ -196,7 +196,7 @@ def test_experts_that_are_never_chosen_are_no_warning() -> None:
     alive = {"grad_norm": np.array([1.0, 1.0, 1.0])}
     dead = {"grad_norm": np.array([0.0, 0.0, 1.0])}
     steps = [record(n, loss=1.0 if n < 5 else 0.5, per_parameter=alive if n < 5 else dead) for n in range(40)]
-    assert {finding.severity for finding in judge(ZeroGradient(), steps)} == {Severity.INFO}
+    assert {finding.severity for finding in findings_of(ZeroGradient(), steps)} == {Severity.INFO}
 
 
 def test_gradients_that_are_zero_now_and_again_are_no_warning() -> None:
@@ -208,40 +208,42 @@ def test_gradients_that_are_zero_now_and_again_are_no_warning() -> None:
         norms = np.array([float(number in alive), float(number in alive), 1.0])
         return record(number, grad_norm=1.0, per_parameter={"grad_norm": norms})
 
-    assert judge(ZeroGradient(), [step(number) for number in range(last)]) == []
-    assert judge(ZeroGradient(), [step(number) for number in range(last + 150)])
+    assert findings_of(ZeroGradient(), [step(number) for number in range(last)]) == []
+    assert findings_of(ZeroGradient(), [step(number) for number in range(last + 150)])
 
 
 def test_a_net_that_is_dead_from_the_start_is_a_warning_once_nothing_is_learned() -> None:
     """Only the last bias has a gradient, and the loss stays; with a lower loss it is a frozen net."""
     values = {"grad_norm": np.array([0.0, 0.0, 1.0])}
-    stuck = judge(ZeroGradient(), [record(step, loss=1.0, grad_norm=1.0, per_parameter=values) for step in range(120)])
+    stuck = findings_of(
+        ZeroGradient(), [record(step, loss=1.0, grad_norm=1.0, per_parameter=values) for step in range(120)]
+    )
     assert (stuck[0].step, stuck[0].severity) == (99, Severity.WARNING)
     losses = [0.99**step for step in range(120)]
     learning = [record(step, loss=loss, grad_norm=1.0, per_parameter=values) for step, loss in enumerate(losses)]
-    assert judge(ZeroGradient(), learning) == []
+    assert findings_of(ZeroGradient(), learning) == []
 
 
 def test_enormous_gradients_are_a_warning() -> None:
     """Unix times as inputs: elements of 1e12 at the first step that is logged; a loss in millions is none."""
     one = record(0, per_parameter={"share_above_one": np.ones(3)})
-    (finding,) = judge(GradientAboveOne(), [replace(one, grad_norm=1e13, grad_max=1e12)])
+    (finding,) = findings_of(GradientAboveOne(), [replace(one, grad_norm=1e13, grad_max=1e12)])
     assert finding.severity is Severity.WARNING
     assert finding.value == pytest.approx(1e12)
-    assert judge(GradientAboveOne(), [replace(one, grad_norm=1e8, grad_max=1e7)]) == []
+    assert findings_of(GradientAboveOne(), [replace(one, grad_norm=1e8, grad_max=1e7)]) == []
 
 
 @pytest.mark.parametrize("algorithm", ["norm", "value"])
 def test_clipping_that_hides_everything_is_a_warning(algorithm: str) -> None:
     """Nine in ten of the last steps clipped by more than a thousand; a single large step is what clipping is for."""
     size = {"grad_norm": 1e5, "grad_max": 1e5, "clip_val": 1.0, "clip_algorithm": algorithm}
-    findings = judge(ClipSaturated(), [record(step, **size) for step in range(60)])
+    findings = findings_of(ClipSaturated(), [record(step, **size) for step in range(60)])
     assert findings
     assert (findings[0].step, findings[0].severity) == (49, Severity.WARNING)
     assert findings[0].value == pytest.approx(1e5)
     seldom = [record(step, **{**size, "grad_norm": 2.0, "grad_max": 2.0} if step % 5 else size) for step in range(90)]
-    assert judge(ClipSaturated(), seldom) == []
-    assert judge(ClipSaturated(), [record(step, **{**size, "clip_val": None}) for step in range(60)]) == []
+    assert findings_of(ClipSaturated(), seldom) == []
+    assert findings_of(ClipSaturated(), [record(step, **{**size, "clip_val": None}) for step in range(60)]) == []
 
 
 def test_a_loss_without_a_floor_is_a_warning_before_it_is_critical() -> None:
@@ -259,11 +261,11 @@ def test_gradients_that_are_mostly_next_to_nothing_are_no_growth() -> None:
     """Sparse rewards: at seven steps in ten the norm is 1e-8, at the others about one, sometimes at three in a row."""
     seldom = np.random.default_rng(0).random(600) < 0.3
     steps = [record(step, loss=0.0, grad_norm=1.0 + step % 7 if seldom[step] else 1e-8) for step in range(600)]
-    assert {finding.severity for finding in judge(GradientGrowth(), steps)} <= {Severity.INFO}
-    warned = [one for one in judge(GradientSpike(), steps) if one.severity is Severity.WARNING]
+    assert {finding.severity for finding in findings_of(GradientGrowth(), steps)} <= {Severity.INFO}
+    warned = [one for one in findings_of(GradientSpike(), steps) if one.severity is Severity.WARNING]
     assert len(warned) <= 1
     lost = [*steps, *(record(600 + step, loss=0.0, grad_norm=100.0 * 3**step) for step in range(6))]
-    assert Severity.CRITICAL in {finding.severity for finding in judge(GradientGrowth(), lost)}
+    assert Severity.CRITICAL in {finding.severity for finding in findings_of(GradientGrowth(), lost)}
 
 
 @pytest.mark.parametrize("rising", [False, True])
@@ -279,7 +281,7 @@ def test_a_jump_of_the_gradients_to_a_new_level_is_critical_only_if_they_go_on_g
 
 def test_a_level_of_the_gradients_that_lasts_becomes_the_usual_one() -> None:
     """Gradients that stay fifteen times as large are no growth two hundred steps later."""
-    found = judge(GradientGrowth(), series("grad_norm", [*noise(100), *(15.0 * norm for norm in noise(400))]))
+    found = findings_of(GradientGrowth(), series("grad_norm", [*noise(100), *(15.0 * norm for norm in noise(400))]))
     assert found
     assert max(finding.step for finding in found) < 300
 
@@ -309,7 +311,7 @@ def test_a_gradient_that_never_gets_to_the_first_module_is_a_warning(later: floa
         )
         for step in range(30)
     ]
-    found = judge(ZeroGradient(), steps)
+    found = findings_of(ZeroGradient(), steps)
     if later == 1.0:
         assert not found
     else:
@@ -317,10 +319,12 @@ def test_a_gradient_that_never_gets_to_the_first_module_is_a_warning(later: floa
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.05], ids=["as fast as before", "ever faster"])
-def test_a_loss_that_falls_below_its_start_is_a_warning_if_it_falls_ever_faster(rate: float) -> None:
+@pytest.mark.parametrize("scatter", [0.0, 0.1], ids=["smooth", "noisy"])
+def test_a_loss_that_falls_below_its_start_is_a_warning_if_it_falls_ever_faster(rate: float, scatter: float) -> None:
     """A log-likelihood falls below zero with larger gradients, and not ever faster; one without a floor does."""
-    falls = [0.1 * step if rate == 0 else 0.2 * math.exp(rate * step) for step in range(100)]
+    chance = scatter * np.random.default_rng(0).standard_normal(100)
+    falls = [(0.1 * n if rate == 0 else 0.2 * math.exp(rate * n)) + float(chance[n]) for n in range(100)]
     norms = [math.exp(0.03 * step) for step in range(100)]
     steps = [record(n, loss=1 - fall, grad_norm=norm) for n, (fall, norm) in enumerate(zip(falls, norms, strict=True))]
-    found = judge(GradientGrowth(far=1e9), steps)
+    found = findings_of(GradientGrowth(far=1e9), steps)
     assert bool([finding for finding in found if "falls ever faster" in finding.message]) == (rate > 0)

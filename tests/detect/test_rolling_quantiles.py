@@ -85,7 +85,7 @@ def test_levels_forget_nothing_over_bad_steps() -> None:
 
 
 def test_levels_go_through_a_checkpoint() -> None:
-    """Levels that were saved and loaded tell the same, also where none is known, or none at all."""
+    """Levels that were saved and loaded give the same rises, also where some or all are not known."""
     norms = np.array([1.0, 0.0, 3.0])
     levels, other = GradNormEMA(), GradNormEMA()
     other.load_state_dict(through_checkpoint(levels.state_dict()))

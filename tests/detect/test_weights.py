@@ -9,14 +9,14 @@ import pytest
 
 from lightning_gradexplode.detect import LargeUpdate, NonFiniteWeight, WeightGrowth
 from lightning_gradexplode.records import Severity, StepRecord
-from tests.detect.steps import judge, noise, record, series
+from tests.detect.steps import findings_of, noise, record, series
 
 
 def test_nonfinite_weights_are_critical_at_once() -> None:
     """The finding counts the parameters and names the first one."""
     norms = np.array([1.0, math.nan, math.inf])
     bad = record(1, nonfinite_weights=2, per_parameter={"weight_norm": norms})
-    (finding,) = judge(NonFiniteWeight(), [record(0), bad])
+    (finding,) = findings_of(NonFiniteWeight(), [record(0), bad])
     assert (finding.sign, finding.step, finding.severity) == ("nonfinite-weight", 1, Severity.CRITICAL)
     assert (finding.value, finding.where) == (2, "second")
 
@@ -27,7 +27,7 @@ def test_weights_that_grow_are_a_warning_and_then_critical() -> None:
         record(step, weight_norm=1.5**step, per_parameter={"weight_norm": np.array([1.0, 1.0, 1.5**step])})
         for step in range(30)
     ]
-    findings = judge(WeightGrowth(), records)
+    findings = findings_of(WeightGrowth(), records)
     severities = [finding.severity for finding in findings]
     assert severities == sorted(severities)
     assert set(severities) == {Severity.WARNING, Severity.CRITICAL}
@@ -43,16 +43,16 @@ def test_weights_that_start_next_to_zero_have_a_long_way_to_go() -> None:
         start = record(0, weight_norm=1e-3, weight_norm_before=1e-3, weight_count=100)
         return [start, *(record(step, weight_norm=1e-3 * 1.3**step, loss=loss) for step in range(1, 45))]
 
-    assert {finding.severity for finding in judge(WeightGrowth(), grown(0.9))} == {Severity.INFO}
+    assert {finding.severity for finding in findings_of(WeightGrowth(), grown(0.9))} == {Severity.INFO}
     detector = WeightGrowth()
     for one in grown(0.9)[:10]:
         detector.check(one)
-    assert Severity.CRITICAL in {finding.severity for finding in judge(detector, grown(5.0)[10:])}
+    assert Severity.CRITICAL in {finding.severity for finding in findings_of(detector, grown(5.0)[10:])}
 
 
 def test_weights_are_judged_from_before_the_first_step() -> None:
     """A first step that multiplies the weights by fifty is critical at once."""
-    (finding,) = judge(WeightGrowth(), [record(0, weight_norm=500.0, weight_norm_before=10.0, weight_count=9)])
+    (finding,) = findings_of(WeightGrowth(), [record(0, weight_norm=500.0, weight_norm_before=10.0, weight_count=9)])
     assert (finding.step, finding.severity) == (0, Severity.CRITICAL)
 
 
@@ -63,20 +63,20 @@ def test_weights_are_judged_from_before_the_first_step() -> None:
 )
 def test_ordinary_weights_do_not_grow(norms: list[float]) -> None:
     """Steady weights and ones that merely double are no growth; NaN is another detector's business."""
-    assert judge(WeightGrowth(), series("weight_norm", norms)) == []
+    assert findings_of(WeightGrowth(), series("weight_norm", norms)) == []
 
 
 def test_large_updates_in_a_row_are_a_warning() -> None:
     """Updates that change the weights by much of their norm are a warning and name the parameter; one alone is not."""
     norms = np.array([0.1, 3.0, 0.2])
     records = [record(step, update_ratio=2.0, per_parameter={"update_ratio": norms}) for step in range(10)]
-    findings = judge(LargeUpdate(), records)
+    findings = findings_of(LargeUpdate(), records)
     assert findings
     assert {(finding.sign, finding.severity, finding.where) for finding in findings} == {
         ("large-update", Severity.WARNING, "second")
     }
-    assert judge(LargeUpdate(), series("update_ratio", [2.0] + [1e-3] * 20)) == []
-    assert judge(LargeUpdate(), series("update_ratio", [1e-3 * value for value in noise(100, 0.5)])) == []
+    assert findings_of(LargeUpdate(), series("update_ratio", [2.0] + [1e-3] * 20)) == []
+    assert findings_of(LargeUpdate(), series("update_ratio", [1e-3 * value for value in noise(100, 0.5)])) == []
 
 
 @pytest.mark.parametrize(("norm", "is_found"), [(10.0, True), (1e-4, False)])
@@ -85,4 +85,4 @@ def test_large_updates_of_weights_next_to_zero_are_usual(norm: float, is_found: 
     records = [
         record(step, update_ratio=2.0, weight_norm=norm, weight_norm_before=norm, weight_count=100) for step in range(9)
     ]
-    assert bool(judge(LargeUpdate(), records)) is is_found
+    assert bool(findings_of(LargeUpdate(), records)) is is_found
