@@ -53,16 +53,22 @@ def _growth(evidence: Evidence) -> str:
         return f"An incident began at step {evidence.step}."
     text = f"At step {finding[0].step}{_batch(evidence, finding[0].step)} {finding[0].message.rstrip('.')}."
     if trend(evidence).has_diverged:
-        numbers = _growth_in_numbers(evidence)
+        # A finding about the loss has its first values in its message, as their median.
+        numbers = _growth_in_numbers(evidence, with_loss=finding[0].sign not in ("diverging-loss", "unstable-loss"))
         text += f" {numbers[0].upper()}{numbers[1:]}." if numbers else ""
     return text
 
 
-def _growth_in_numbers(evidence: Evidence) -> str:
-    """Return first and last finite values of what has grown the most: loss, gradient norm or weights."""
+def _growth_in_numbers(evidence: Evidence, with_loss: bool = True) -> str:
+    """Return first and last finite values of what has grown the most: loss, gradient norm or weights.
+
+    Args:
+        evidence: The evidence.
+        with_loss: Whether the loss is among them; without it, the result is empty if nothing else has grown.
+    """
     course = trend(evidence)
     names = (
-        ("the loss", "loss", course.loss_rise / 4),
+        *([("the loss", "loss", course.loss_rise / 4)] if with_loss else []),
         ("the gradient norm", "grad_norm", course.gradient_growth / 30),
         ("the norm of the weights", "weight_norm", course.weight_growth / 2),
     )
@@ -74,6 +80,8 @@ def _growth_in_numbers(evidence: Evidence) -> str:
                 f"{words} went from {values.first:.4g} at step {int(values.step[0])} to {values.last:.4g} at step "
                 f"{int(values.step[-1])}"
             )
+    if not parts and not with_loss:
+        return ""
     return " and ".join(parts[:2]) or f"the weights are {course.weight_growth:.3g} times as large as at the start"
 
 

@@ -115,10 +115,13 @@ class StepEvents:
         if not self._hooks or self._is_left_out():
             return
 
+        # A hook that held its tensor would keep the graph of the step.
+        references = [weakref.ref(one) for one in tensors]
+
         def loss_with_graph(index: int, gradient: Tensor) -> Tensor | None:
-            value = loss(index, gradient)
-            if value is not None and self.run is not None:
-                self.run.graph_exists(tensors[index])
+            value, tensor = loss(index, gradient), references[index]()
+            if value is not None and tensor is not None and self.run is not None:
+                self.run.graph_exists(tensor)
             return value
 
         self._backward.expect(tensors, loss_with_graph)

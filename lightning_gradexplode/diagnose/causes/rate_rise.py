@@ -13,6 +13,9 @@ from lightning_gradexplode.records import Cause, Evidence
 SUDDEN, GRADUAL = 1.9, 1.5
 """So many times the rate before: from one step to the next, and since the loss was lowest."""
 
+STEADILY = 5.0
+"""So many times the first rate, a rate that rises at each step has left that of the start."""
+
 SURELY = 2.0
 """So many times the rate at which the loss was lowest, a rate that rises step by step has left what is borne."""
 
@@ -131,11 +134,23 @@ def _gradual_rise(evidence: Evidence, rates: Curve) -> RateRise | None:
         return None
     lowest = int(loss.step[loss.value.argmin()])
     before, after = rates.at(lowest), rates.last
-    if before is None or after is None or before <= 0 or after < GRADUAL * before:
+    if before is None or after is None or before <= 0:
+        return None
+    if after < GRADUAL * before and not _rises_until_it_overshoots(evidence, rates):
         return None
     if loss_rise(loss.before(lowest + 1)) > 1.0 or lowest < loss.step[2]:
         return None
     return RateRise(int(rates.step[-1]), before, after, False, lowest)
+
+
+def _rises_until_it_overshoots(evidence: Evidence, rates: Curve) -> bool:
+    """Return whether the rate has never fallen and is several times the first one, and the last step overshoots.
+
+    A rate that rises steadily leaves what is borne by little when the loss begins to rise.
+    """
+    search = line_search(evidence)
+    rises = bool((rates.value[1:] >= rates.value[:-1]).all()) and rates.value[-1] > rates.value[-2]
+    return search is not None and search.overshoots and rises and rates.value[-1] >= STEADILY * rates.value[0] > 0
 
 
 def _went_well_before(evidence: Evidence, step: int) -> bool:

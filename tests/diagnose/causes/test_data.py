@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lightning_gradexplode.diagnose.causes.data import outlier_batch, unscaled_data
+from lightning_gradexplode.diagnose.causes.data import nonfinite_input, outlier_batch, unscaled_data
 from lightning_gradexplode.records import ModuleFacts
-from tests.diagnose.evidence import batch, diverged, failed, field, parameter, run
+from tests.diagnose.evidence import batch, calm, diverged, failed, field, finding, history, labels, parameter, run
 
 NANOSECONDS = field(
     "time", dtype="int64", least=1.7e18, greatest=1.8e18, mean=1.75e18, std=1e16, usual_least=1.7e18,
@@ -61,3 +61,25 @@ def test_a_column_that_never_changes_can_be_standardized() -> None:
     found = unscaled_data(diverged(batch=batch(price, field("label"))))
     assert found is not None
     assert "/ (std + 1e-6)" in found.remedies[0]
+
+
+def test_a_jump_of_the_loss_over_data_of_a_usual_range_is_little_reason() -> None:
+    """Where the data are not known they are the likely reason; where they are as usual, something else may be."""
+    quantities = calm(30)
+    quantities["loss"][26] *= 60
+    jump = diverged(step=26, now=29, findings=(finding("diverging-loss", 26),), history=(history(quantities),))
+    unknown, usual = outlier_batch(jump), outlier_batch(replace(jump, batch=batch(field(), labels())))
+    assert unknown is not None
+    assert usual is not None
+    assert (unknown.confidence, usual.confidence) == (0.65, 0.4)
+
+
+def test_data_of_a_graph_are_named_unless_they_may_be_computed() -> None:
+    """One element of a row is missing; a whole row, or a constant, may be the result of a division by zero."""
+    missing = field("input of net.0", nan_count=1, nonfinite_rows=(3,))
+    whole = replace(missing, nan_count=8)
+    constant = replace(missing, name="constant in mul")
+    causes = [nonfinite_input(failed(20, batch=batch(one))) for one in (missing, whole, constant)]
+    assert [one is not None and one.confidence for one in causes] == [0.8, 0.3, 0.3]
+    assert causes[0] is not None
+    assert causes[0].where == "input of net.0, row 3"

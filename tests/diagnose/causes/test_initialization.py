@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from lightning_gradexplode.diagnose.causes.initialization import scale_without_logarithm
+from lightning_gradexplode.diagnose.causes.initialization import initialization, scale_without_logarithm
 from lightning_gradexplode.records import Evidence
-from tests.diagnose.evidence import calm, history, parameter, run
+from tests.diagnose.evidence import calm, failed, history, parameter, run
 
 
 def scaled(name: str, value: float, loss: float) -> Evidence:
@@ -34,3 +34,14 @@ def test_a_logarithm_of_a_scale_that_starts_as_the_scale_is_named() -> None:
 def test_other_numbers_are_not(name: str, value: float, loss: float) -> None:
     """A number of a usual size, one that makes no large loss, or one that is no logarithm."""
     assert scale_without_logarithm(scaled(name, value, loss)) is None
+
+
+def test_parameters_that_are_nan_from_the_start_are_named() -> None:
+    """Where the first loss is lost; not where a later one is, nor where no root mean square is known."""
+    weights = (parameter("body.weight", (8, 8)), parameter("mixing", (8, 8), std=float("nan")))
+    first, later = (initialization(failed(step, run=run(parameters=weights))) for step in (0, 20))
+    assert first is not None
+    assert (first.where, first.confidence) == ("mixing", 0.95)
+    assert "nn.init.normal_(model.mixing" in first.remedies[0]
+    unknown = initialization(failed(0, run=run(parameters=weights[1:])))
+    assert [one is None or one.where != "mixing" for one in (later, unknown)] == [True, True]

@@ -42,3 +42,18 @@ def test_a_gradual_rise_is_named_where_the_loss_has_doubled_since(late: float, n
     values["loss"][79], values["grad_norm"][79], values["weight_norm"][79] = 20.0, 40.0, 30.0
     evidence = Evidence(79, 79, (finding("diverging-loss", 79),), run(), (history(values),), experiments=LOWERS)
     assert (learning_rate_jump(evidence) is not None) == named
+
+
+@pytest.mark.parametrize(("first", "named"), [(0.002, True), (0.1, False)])
+def test_a_rate_that_rises_steadily_is_named_where_the_step_overshoots_soon_after_the_lowest_loss(
+    first: float, named: bool
+) -> None:
+    """The rate at the lowest loss is close to the last one, and it is several times the first one."""
+    steps = 60
+    values = calm(steps)
+    values["learning_rate"] = [first + 0.002 * step for step in range(steps)]
+    values["loss"] = [1.0 - 0.01 * step for step in range(56)] + [1.5, 6.0, 30.0, 200.0]
+    values["weight_norm"][-1] = 40.0
+    overshoots = Experiments(line_search=((0.0, 200.0), (0.01, 150.0), (0.1, 14.0), (0.3, 900.0), (1.0, 6000.0)))
+    evidence = Evidence(58, 59, (finding("diverging-loss", 59),), run(), (history(values),), experiments=overshoots)
+    assert (learning_rate_jump(evidence) is not None) == named

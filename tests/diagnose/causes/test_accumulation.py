@@ -1,0 +1,36 @@
+"""Gradients that add up, as rules over recorded facts."""
+
+from __future__ import annotations
+
+import pytest
+
+from lightning_gradexplode.diagnose.causes.accumulation import UNCLEARED, accumulated_gradients
+from lightning_gradexplode.records import Experiments
+from tests.diagnose.evidence import calm, diverged, growing, history
+
+
+@pytest.mark.parametrize("micro_batches", [1, 4])
+@pytest.mark.parametrize("times", [UNCLEARED - 1, UNCLEARED])
+def test_passes_of_three_steps_since_gradients_were_cleared_are_too_many(micro_batches: int, times: float) -> None:
+    """Fewer may be a first step that began within an accumulation."""
+    passes = [micro_batches * step for step in range(1, int(times) + 1)]
+    quantities = {**growing(len(passes)), "backward_passes": passes, "micro_batches": [micro_batches] * len(passes)}
+    found = accumulated_gradients(diverged(history=(history(quantities),)))
+    is_named = times >= UNCLEARED and len(passes) >= 3
+    assert (found is not None) is is_named
+    if found is not None:
+        assert found.evidence[0].startswith(f"{passes[-1]} backward passes")
+
+
+def test_passes_that_are_cleared_at_each_step_are_none() -> None:
+    """Their number stays that of a step, however many there are."""
+    steps = 30
+    quantities = {**calm(steps), "backward_passes": [3.0] * steps, "micro_batches": [1.0] * steps}
+    assert accumulated_gradients(diverged(history=(history(quantities),))) is None
+
+
+@pytest.mark.parametrize(("held", "is_named"), [(0.99 * UNCLEARED, False), (UNCLEARED, True)])
+def test_a_gradient_of_three_times_that_of_its_batch_was_not_cleared(held: float, is_named: bool) -> None:
+    """The batch alone was computed again in an experiment."""
+    found = accumulated_gradients(diverged(experiments=Experiments(batch_grad_norm=1.0, memory_grad_norm=held)))
+    assert (found is not None) is is_named
