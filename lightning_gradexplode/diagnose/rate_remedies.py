@@ -54,25 +54,39 @@ def first_update_ratio(evidence: Evidence) -> float | None:
     """Return the norm of the run's first update over that of the weights before it.
 
     A run that is logged seldom has not measured it. Then it is computed by the optimizer's formula; for an optimizer
-    whose formula is not known, it is the first ratio that was measured, None if none was.
+    whose formula is not known, by the growth of the weights' norm, to which it is nearly orthogonal. If neither is
+    known it is the first ratio that was measured, None if none was.
     """
     ratios, start = curve(evidence, "update_ratio"), evidence.run.first_step
-    measured = ratios.at(start)
-    if measured is not None:
-        return measured
-    place, weights = history_at_fault(evidence), initial_weight_norm(evidence)
+    measured, weights, place = ratios.at(start), initial_weight_norm(evidence), history_at_fault(evidence)
+    if measured is not None or place is None or place >= len(evidence.run.optimizers) or not weights:
+        return measured if measured is not None else ratios.first
+    update = _first_update_by_formula(evidence, place, weights)
+    if update is not None:
+        return update / weights
+    after = curve(evidence, "weight_norm").at(start)
+    return math.sqrt((after / weights) ** 2 - 1) if after is not None and after > weights else ratios.first
+
+
+def _first_update_by_formula(evidence: Evidence, place: int, weights: float) -> float | None:
+    """Return the norm of the first update of an optimizer of torch without state, None if it is not known.
+
+    Args:
+        evidence: The evidence.
+        place: Index of the optimizer.
+        weights: L2 norm of its weights.
+    """
+    one, start = evidence.run.optimizers[place], evidence.run.first_step
     rate = curve(evidence, "learning_rate").at(start)
-    if place is None or place >= len(evidence.run.optimizers) or not weights or not rate:
-        return ratios.first
-    one = evidence.run.optimizers[place]
     numbers = numbers_of(one.groups[0]) if one.groups else {}
-    norms = [curve(evidence, name).at(start) for name in ("grad_norm", "grad_norm_clipped")]
-    norm = min((one for one in norms if one is not None), default=None)
-    if one.kind == "SGD" and norm is not None:
-        return rate * (norm / weights + numbers.get("weight_decay", 0.0))
+    if rate is None or one.has_state:
+        return None
+    if one.kind == "SGD":
+        norms = [curve(evidence, name).at(start) for name in ("grad_norm", "grad_norm_clipped")]
+        norm = min((value for value in norms if value is not None), default=None)
+        return None if norm is None else rate * (norm + numbers.get("weight_decay", 0.0) * weights)
     count = sum(math.prod(parameter.shape) for parameter in evidence.run.parameters if parameter.optimizer == place)
-    if one.has_state or not count or one.kind not in (*_UNIT_STEPS, "RMSprop"):
-        return ratios.first
-    # The first running square is that share of the first square.
+    # The first running square of RMSprop is that share of the first square.
     share = 1 - numbers.get("alpha", 0.99) if one.kind == "RMSprop" else 1.0
-    return rate * math.sqrt(count / share) / weights if share > 0 else ratios.first
+    is_known = one.kind in (*_UNIT_STEPS, "RMSprop") and count > 0 and share > 0
+    return rate * math.sqrt(count / share) if is_known else None

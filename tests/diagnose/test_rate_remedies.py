@@ -81,3 +81,17 @@ def test_a_first_gradient_that_was_clipped_makes_a_smaller_update() -> None:
     limited = replace(evidence, history=(replace(recorded, values={**recorded.values, "grad_norm_clipped": clipped}),))
     assert first_update_ratio(evidence) == pytest.approx(1.0)
     assert first_update_ratio(limited) == pytest.approx(0.01)
+
+
+def test_the_first_update_of_an_optimizer_of_the_users_own_is_known_by_the_weights() -> None:
+    """Signs of gradients are nearly orthogonal to the weights, whose norm has grown by what was added."""
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 64, bias=False)
+    before = layer.weight.detach()
+    update = 0.1 * torch.randn(64, 64).sign()
+    evidence = seldom_logged("SignDescent", {"lr": 0.1}, layer, 1.0)
+    recorded = evidence.history[0]
+    norms = recorded.values["weight_norm"].copy()
+    norms[0] = float((before + update).norm())
+    known = replace(evidence, history=(replace(recorded, values={**recorded.values, "weight_norm": norms}),))
+    assert first_update_ratio(known) == pytest.approx(float(update.norm() / before.norm()), rel=0.1)
