@@ -35,6 +35,7 @@ from lightning_gradexplode.records import (
     Evidence,
     Finding,
     History,
+    Replay,
     RunFacts,
     Severity,
     StepRecord,
@@ -250,7 +251,7 @@ class EvidenceCollector:
             history=tuple(_until(history, self._now) for history in histories),
             first=tuple(recorder.first() for recorder in recorders),
             batch=self.graphs.with_fields(self._batch.facts, onset, self._now),
-            replay=self.replays.replay or self.graphs.replay_in(onset, self._now),
+            replay=self._replay(onset),
             experiments=self.replays.experiments,
             attempts=with_outcomes([one for one in attempts if one.step >= onset or one.action == "clip"], histories),
             weights_are_finite=self.weights_are_finite,
@@ -258,6 +259,12 @@ class EvidenceCollector:
             later_loss=_later_loss(histories, self._now),
             update_fault=self._update_fault,
         )
+
+    def _replay(self, onset: int) -> Replay | None:
+        """Return the replay of an incident; where there is none, what the graph of one of its losses shows."""
+        replay = self.replays.replay
+        of_graph = self.graphs.replay_in(onset, self._now)
+        return of_graph if of_graph is not None and (replay is None or replay.status == "not-possible") else replay
 
     def diagnosis(self, attempts: Sequence[Attempt] = ()) -> Diagnosis | None:
         """Return the diagnosis of the latest incident; without one, of what is plainly wrong, None if nothing is."""
