@@ -40,6 +40,7 @@ class Constant:
 CONSTANTS = (
     Constant(DivergingLoss, "limit", (3.0, 4.0, 6.0)),
     Constant(DivergingLoss, "confirmed", (5.0, 10.0, 20.0)),
+    Constant(DivergingLoss, "sudden", (16.0, 32.0, 64.0)),
     Constant(GradientGrowth, "far", (30.0, 100.0, 300.0)),
     Constant(GradientGrowth, "factor", (5.0, 10.0, 20.0)),
     Constant(GradientSpike, "factor", (4.0, 8.0, 16.0)),

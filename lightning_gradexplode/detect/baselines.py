@@ -77,7 +77,7 @@ class Baselines(Stateful):
 
     @property
     def _has_scale(self) -> bool:
-        """Whether the loss at the start says how large a rise is; else it counts once the weights have moved."""
+        """Whether rises can be measured in units of the loss at the start, or the weights have moved."""
         if self.weights.moved or not self._norms.count:
             return True
         return bool(self.loss.unit >= _SCALE * self._norms.lower_quartile * self.weights.start)

@@ -139,7 +139,7 @@ class DivergingLoss(Detector):
         return self._projection(record, baselines) if min(self._rises[-self.patience :]) > 1 else None
 
     def _is_confirmed(self, baselines: Baselines) -> bool:
-        """Return whether weights, gradients, or the growth of the rise itself say that the loss diverges."""
+        """Return whether weights, gradients, or the growth of the rise itself confirm that the loss diverges."""
         weights, excursion = baselines.weights, baselines.excursion
         if excursion.steps <= self.sudden:
             weights_confirm = weights.moved

@@ -132,7 +132,7 @@ class ZeroGradient(Detector):
         return self.finding(record, severity, len(dead) / count, self.share, message, where)
 
     def _is_blocked(self, record: StepRecord, norms: FloatArray) -> bool:
-        """Return whether the first module has got next to no gradient since the first step, because of one behind."""
+        """Return whether the first module has had next to no gradient since the first step, because of a later one."""
         if self._blocked_at is None and (self._never is not None or record.module_gradients is None):
             return False
         if self._blocked_at is None and record.module_gradients is not None:
@@ -146,7 +146,7 @@ class ZeroGradient(Detector):
         return self._blocked_for >= self.patience
 
     def _count(self, alive: BoolArray) -> None:
-        """Count the steps in a row at which each parameter's gradient is zero, and remember the longest such row."""
+        """Count the consecutive steps at which each parameter's gradient is zero, and record the highest count."""
         if len(self._streaks) != len(alive):
             self._streaks, self._longest = [0] * len(alive), [0] * len(alive)
         for place, lives in enumerate(alive.tolist()):
@@ -158,10 +158,10 @@ class ZeroGradient(Detector):
 
 
 def _blocked_at(modules: ModuleGradients, parameters: Sequence[str]) -> tuple[str | None, str]:
-    """Return where the gradient ends on its way back to the first module, None if it gets there, and the first module.
+    """Return the module at which the gradient becomes zero in the backward pass, None if there is none, and the first.
 
-    It ends at the first module that gets one, if that has no parameters, as an activation; or before it, if it gives
-    one to its inputs. What gets its inputs from the data alone gives none.
+    It is the first module whose outputs have a gradient, if it has no parameters, such as an activation; or the module
+    before it, if its inputs have a gradient as well. The inputs of a module that come from the data alone have none.
     """
     outputs, inputs = modules.output_norm, modules.input_norm
     alive = np.flatnonzero(outputs > _NOTHING * np.nanmax(outputs, initial=0.0))

@@ -8,7 +8,7 @@ from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
 from lightning_gradexplode.records.state import Stateful
 
 LAG = 16
-"""Steps between the values whose differences tell a walk from noise around a level."""
+"""Steps between the values whose differences distinguish a walk from noise around a level."""
 
 _FEWEST = 5
 _FEWEST_LONG = 3 * LAG
@@ -38,7 +38,7 @@ class Wandering(Stateful):
         Args:
             value: The value.
             calm: A decrease over one step counts only from a value of at most this, or it is the way back from a spike.
-            outside: The same for a decrease over `LAG` steps, which only says whether the number is a walk.
+            outside: The same for a decrease over `LAG` steps, which only distinguishes a walk from noise.
         """
         recent = self._recent
         if recent and value < recent[-1] <= calm:
@@ -59,7 +59,7 @@ class Wandering(Stateful):
 
 
 def _deviation(differences: RollingQuantiles) -> float:
-    """Return a standard deviation by the median, or by the value that a tenth exceeds if it says more."""
+    """Return the larger standard deviation of two: by the median, and by the value that a tenth exceeds."""
     if len(differences) < _FEWEST:
         return 0.0
     return max(differences.median / _MEDIAN_OF_NORMAL, differences.quantile(0.9) / _TENTH_OF_NORMAL, _LEAST)

@@ -16,8 +16,8 @@ MOVED = 1.5
 class WeightBaseline(Stateful):
     """The norm of all weights relative to the start of the run.
 
-    The start is the norm before the first step. Weights that start next to zero, as those of a new last layer may, have
-    a long way to go in a good cause: their growth is measured from an average size of `usual` instead, and is in doubt.
+    The start is the norm before the first step. Weights that start next to zero, as those of a new last layer may, grow
+    by large factors in healthy runs: their growth is measured from an average size of `usual` instead, and is in doubt.
 
     Args:
         usual: Root mean square of weights that is small for a start; that of GPT-2 is 0.02.
