@@ -60,21 +60,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Leave out warnings that third parties raise about themselves or about the size of our test data."""
+    """Ignore warnings of other packages about themselves, or about the size of the test data."""
     for line in THIRD_PARTY_WARNINGS:
         config.addinivalue_line("filterwarnings", line)
 
 
 @pytest.fixture(autouse=True)
-def _same_numbers_each_time() -> None:
+def _seeds_are_fixed() -> None:
     """Start each test with the same random numbers and one thread, which is fastest for tiny models."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def _our_messages_can_be_read() -> Iterator[None]:
-    """Keep our logger's level as it was, whatever a test or a library did to it."""
+def _logger_settings_are_restored() -> Iterator[None]:
+    """Restore the level of the package's logger after each test."""
     ours = logging.getLogger("lightning_gradexplode")
     before = (ours.level, ours.propagate, ours.disabled)
     yield
@@ -83,7 +83,7 @@ def _our_messages_can_be_read() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _patient_replays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Allow replays more time than in a run, so that none is given up because the machine is busy with other things."""
+def _replays_have_enough_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Allow replays more time than in a run, so that none is given up on a busy machine."""
     for name in ("replay", "experiments"):
         monkeypatch.setattr(f"lightning_gradexplode.diagnose.replay.{name}.SECONDS", 120.0)
