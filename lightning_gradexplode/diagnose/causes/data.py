@@ -98,7 +98,8 @@ def _confidence_in_graph(field: FieldFacts) -> float:
     targets of an inverse or a logarithm, and constants of any computation.
     """
     size = math.prod(field.shape[1:]) if field.shape else 1
-    whole = size > 1 and field.nan_count == size * len(field.nonfinite_rows)
+    rows = field.nonfinite_rows or range(field.nan_count // size if size else 0)
+    whole = size > 1 and 0 < field.nan_count == size * len(rows)
     difference = field.name.startswith("target of ") and field.name.endswith("sub")
     if whole or field.name.startswith("constant in ") or (difference and field.inf_count):
         return FAINT

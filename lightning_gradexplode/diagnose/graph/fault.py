@@ -166,8 +166,11 @@ class _Search:
             if known is False and name in _EXPONENTIALS and value is not None and not has_nan(value):
                 return _Found(node)  # infinite for large arguments; data are seldom infinite themselves
             return self._from_outside(node, answers) if known is False and name in _ADDING else "unclear"
-        if known is False:
+        if name == "mean" and _is_over_nothing(node):
             return _Found(node)
+        if known is False:
+            # What carries values on makes none of finite ones, unless they are known to be near the end.
+            return _Found(node) if name not in _CARRYING or self._is_known(node) else "unclear"
         if name in _FILLS:
             return "filled"
         return "finite" if name in _CARRYING and self._is_small(node) else "unclear"
@@ -202,6 +205,11 @@ class _Search:
         is_data = len(outside) == 1 and outside[0].source is None
         return _Found(node, outside[0]) if is_data and self._is_small(node) else "unclear"
 
+    def _is_known(self, node: Any) -> bool:
+        """Return whether all arguments are known, and one is near the end of the number format."""
+        values = [self._graph.value(one) for one in self._graph.arguments[node]]
+        return all(one is not None for one in values) and not self._is_small(node)
+
     def _is_small(self, node: Any) -> bool:
         values = [self._graph.value(one) for one in self._graph.arguments[node]]
         return all(
@@ -212,6 +220,11 @@ class _Search:
 
 def _size(tensor: Tensor) -> float:
     return float(tensor.abs().max()) if tensor.numel() else 0.0
+
+
+def _is_over_nothing(node: Any) -> bool:
+    """Return whether a reduction has no element to reduce."""
+    return 0 in getattr(node, "_saved_self_sym_sizes", ()) or getattr(node, "_saved_self_sym_numel", 1) == 0
 
 
 def _takes_numbers(node: Any) -> bool:

@@ -96,6 +96,16 @@ def test_a_parameter_that_was_not_finite_is_named(net: nn.Sequential) -> None:
     assert (found.source, found.source_name, found.first) == ("parameter", "2.weight", None)
 
 
+def test_a_sum_with_a_value_that_is_not_kept_is_not_named(net: nn.Sequential) -> None:
+    """A slice is not computed again; the mean over none of it is at fault, and not the sum that takes it."""
+    found = replay(net(inputs()).square().mean() + net(inputs())[:0].mean(), net)
+    assert found.first is not None
+    assert (found.first.name, found.first.inputs[0].shape) == ("mean", (0, 1))
+    unclear = fault_in_graph(net(inputs()).mean() + NAN, net)
+    assert unclear is not None
+    assert unclear.replay is None or unclear.replay.first is None
+
+
 def test_a_mask_of_infinities_is_no_fault(net: nn.Sequential) -> None:
     """They were put in place for the softmax; the logarithm of its zeros is what fails."""
     masked = net(inputs()).expand(ROWS, 3).masked_fill(torch.tensor([True, False, False]), -torch.inf)
