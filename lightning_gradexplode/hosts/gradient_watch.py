@@ -33,6 +33,11 @@ logger = logging.getLogger("lightning_gradexplode")
 SMALLEST_SCALE = 256.0
 """The least power of two that a loss is not likely to be multiplied by for any other reason than half precision."""
 
+REDUCED_LATER = (
+    "the network that was passed is not wrapped in DistributedDataParallel; if the loop itself averages gradients over "
+    "the processes after the backward pass, the norms are those of each process before that"
+)
+
 
 class GradientWatch(StepEventsResults):
     """Measure, report, explain and remedy explosions in a training loop of plain PyTorch.
@@ -146,6 +151,8 @@ class GradientWatch(StepEventsResults):
             logger.warning(MONITOR_IS_OFF, self._loop.unsupported)
             return
         self._events = StepEvents(self.arguments, self._loop, state)
+        if self._loop.may_be_reduced_later and self._loop.is_main_process:
+            self._events.warn_once(REDUCED_LATER)
 
     # What the training loop calls.
 

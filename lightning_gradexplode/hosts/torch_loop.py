@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_gradexplode.distributed.process_group import ALONE, Processes, ProcessGroup
+from lightning_gradexplode.distributed.shard_layout import is_sharded
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.hosts.logger_attributes import LoggerAttributes
 
@@ -85,8 +86,14 @@ class TorchLoop(TrainingLoop):
 
     @property
     def process_group(self) -> ProcessGroup:
-        """The processes that ``torch.distributed`` joins."""
+        """The processes that ``torch.distributed`` joins; of a network in ``DistributedDataParallel``, its group."""
         return self._process_group
+
+    @property
+    def may_be_reduced_later(self) -> bool:
+        """Whether nothing shows that the gradients are reduced over the processes within the backward pass."""
+        is_alone = self._process_group is ALONE or bool(self._replicas)
+        return not is_alone and not any(map(is_sharded, self._module.parameters()))
 
     @property
     def joins(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import sys
 import warnings
 from collections.abc import Callable
@@ -195,6 +196,27 @@ def differing() -> dict[str, Any]:
         optimizer.step()
     watch.close()
     return {"errors": [], "failed": watch.last is not None or not watch.failed}
+
+
+def averaged() -> dict[str, Any]:
+    """Train with gradients that the loop itself averages, which is logged, once, on the first process."""
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("lightning_gradexplode").addHandler(handler)
+    module = network()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
+    watch = GradientWatch(module, optimizer, report=False)
+    for _ in range(2):
+        loss = module(torch.randn(2, 4)).square().mean()
+        watch.loss(loss)
+        loss.backward()
+        for one in module.parameters():
+            dist.all_reduce(one.grad)
+        optimizer.step()
+    watch.close()
+    is_said = sum("averages gradients" in line for line in said) == (dist.get_rank() == 0)
+    return {"errors": [], "failed": watch.failed or not is_said}
 
 
 def grouped() -> dict[str, Any]:

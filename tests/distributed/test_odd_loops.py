@@ -47,7 +47,7 @@ def launch(out: Path, names: list[str], processes: int) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("names", "processes"),
     [
-        (["accumulated", "moved", "joined", "differing"], 2),
+        (["accumulated", "moved", "joined", "differing", "averaged"], 2),
         (["clipped_by_the_loop", "partly_frozen", "made_on_meta", "zero_in_double"], 2),
         (["hybrid", "grouped"], 4),
     ],
