@@ -37,6 +37,7 @@ GROUPED = {**TEXT, "num_key_value_heads": 2}
 HEADS = {**GROUPED, "head_dim": 16}
 SIDES = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in
          (("layers", 3), ("ffn_dim", 128), ("attention_heads", 4))}  # fmt: skip
+START = {"decoder_start_token_id": 2}
 PATCHES = {**{name: TEXT[name] for name in list(TEXT)[1:5]}, "image_size": 32, "patch_size": 8}
 CONVOLUTIONS = {"hidden_sizes": [16, 32, 64, 128], "depths": [1, 1, 2, 1]}
 
@@ -68,8 +69,12 @@ MODELS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "Electra": ("ForSequenceClassification", "class", {**TEXT, "embedding_size": 32}),
     "DebertaV2": ("ForSequenceClassification", "class", TEXT),
     "ModernBert": ("ForSequenceClassification", "class", TEXT),
-    "T5": ("ForConditionalGeneration", "reversed", {**TEXT, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 3}),
-    "Bart": ("ForConditionalGeneration", "reversed", {**TEXT, **SIDES, "d_model": 64}),
+    "T5": (
+        "ForConditionalGeneration",
+        "reversed",
+        {**TEXT, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 3, **START},
+    ),
+    "Bart": ("ForConditionalGeneration", "reversed", {**TEXT, **SIDES, **START, "d_model": 64}),
     "ViT": ("ForImageClassification", "image", PATCHES),
     "DeiT": ("ForImageClassification", "image", PATCHES),
     "Beit": ("ForImageClassification", "image", PATCHES),

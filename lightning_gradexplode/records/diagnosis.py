@@ -106,19 +106,18 @@ class Diagnosis:
     def as_dict(self) -> dict[str, Any]:
         """Return the diagnosis as plain values for strict JSON.
 
-        Returns:
-            A dictionary with these keys:
+        The keys of the dictionary are:
 
-            - ``version``: `SCHEMA_VERSION`, which increases if a key changes its meaning or is removed; new keys may be
-              added.
-            - ``step``: the step at which the incident began, a whole number.
-            - ``since``: the first step with a sign, null if there was none before ``step``.
-            - ``what``: what happened, in one or two sentences.
-            - ``where``: where it began, null if there is no evidence for a place.
-            - ``causes``: likeliest first, at least one; each an object with ``kind`` (one of `CAUSE_KINDS`), ``where``
-              (text or null), ``evidence`` (sentences), ``confidence`` (from 0 to 1) and ``remedies`` (sentences, with
-              code between backticks).
-            - ``remedies``: what to do, the most helpful first, for all causes together.
+        - ``version``: `SCHEMA_VERSION`, which increases if a key changes its meaning or is removed; new keys may be
+          added.
+        - ``step``: the step at which the incident began, a whole number.
+        - ``since``: the first step with a sign, null if there was none before ``step``.
+        - ``what``: what happened, in one or two sentences.
+        - ``where``: where it began, null if there is no evidence for a place.
+        - ``causes``: likeliest first, at least one; each an object with ``kind`` (one of `CAUSE_KINDS`), ``where``
+          (text or null), ``evidence`` (sentences), ``confidence`` (from 0 to 1) and ``remedies`` (sentences, with code
+          between backticks).
+        - ``remedies``: what to do, the most helpful first, for all causes together.
         """
         return {
             "version": SCHEMA_VERSION,
