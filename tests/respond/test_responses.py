@@ -167,3 +167,49 @@ def test_steps_are_skipped_again_after_the_cooldown() -> None:
             acted.append(response.respond([finding()], run))
         response.batch_ended(context(severity=Severity.CRITICAL if is_bad else 0))
     assert acted == [True, False, False, True]
+
+
+@pytest.mark.parametrize(("sign", "skipped"), [("diverging-loss", 3), ("nonfinite-loss", 8)])
+def test_skipping_ends_for_what_comes_from_the_weights_and_not_for_bad_batches(sign: str, skipped: int) -> None:
+    """Every other step is critical: skips do not change a diverged loss, and a broken batch is over each time."""
+    response, acted = SkipStep(), 0
+    for step in range(16):
+        is_bad = step % 2 == 0
+        run = context(step=step, severity=Severity.CRITICAL if is_bad else 0)
+        acted += bool(is_bad and response.respond([finding(sign, step)], run))
+        response.batch_ended(run)
+    assert acted == skipped
+
+
+class Sizes:
+    """The state of one clip policy that changes the learning rate, and of one that does not."""
+
+    def __init__(self) -> None:
+        self.limits: list[float | None] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore nothing."""
+
+    def largest_step_sizes(self) -> list[float | None]:
+        """Return the sizes of the last steps."""
+        return [0.4, None]
+
+    def limit_step_sizes(self, sizes: Sequence[float | None]) -> None:
+        """Record the limits."""
+        self.limits = [*sizes]
+
+
+def test_a_rollback_limits_the_size_that_a_clip_policy_has_taken_and_not_the_schedule() -> None:
+    """The rate of the schedule is far above the size that failed: half of the rate would change nothing."""
+    response, sizes = Rollback(), Sizes()
+    response.started(context(memory=sizes, last_step=-1))
+    run = context(memory=sizes, severity=Severity.CRITICAL)
+    assert response.respond([finding("diverging-loss")], run)
+    response.batch_ended(run)
+    assert sizes.limits == [0.2, None]
+    assert response.scalars() == {"rollbacks": 1.0, "rollback_rate_factor": 1.0}
+    assert "learning rates of at most 0.2" in run._log.attempts[-1].detail

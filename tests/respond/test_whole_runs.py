@@ -194,3 +194,20 @@ def test_checkpoints_on_a_full_disk_leave_nothing_and_end_nothing(
     assert trainer.global_step == 12
     assert list(tmp_path.iterdir()) == []
     assert "No space left on device" in caplog.text
+
+
+def test_a_rate_that_is_cut_is_reported_once_and_in_the_report(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """With Adam at a rate of 1000 one line says by how much the policy reduces it and why; later ones are few."""
+    module = Planned({})
+    module.build = lambda parameters: torch.optim.Adam(parameters, lr=1000.0)
+    monitor = GradientExplosionMonitor(clip="auto", report="always")
+    options = {**QUIET, "max_steps": 60, "max_epochs": 30, "default_root_dir": tmp_path}
+    pl.Trainer(**options, logger=False, callbacks=[monitor]).fit(module)
+    lines = [one.getMessage() for one in caplog.records if 'clip="auto"' in one.getMessage()]
+    assert "at step 0" in lines[0]
+    assert "multiplies the learning rate by" in lines[0]
+    assert 1 <= len(lines) <= 5
+    (page,) = tmp_path.glob("**/index.html")
+    assert "multiplies the learning rate by" in page.read_text(encoding="utf-8")
