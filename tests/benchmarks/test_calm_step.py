@@ -10,4 +10,4 @@ def test_a_calm_step_makes_few_calls() -> None:
     """Whoever adds to every step of every run has to raise these numbers, and to say what for."""
     calls = calls_of_a_calm_step(models()["narrow MLP"]())
     assert 100 < len(calls) <= 176
-    assert len({file for _, file, _ in calls}) <= 44  # the adapter for Lightning is three of them
+    assert len({file for _, file, _ in calls}) <= 46  # of one concept each: the adapter for Lightning is three of them

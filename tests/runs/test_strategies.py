@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -51,4 +52,5 @@ def test_a_fit_without_the_monitor_has_no_results_of_the_one_before() -> None:
     assert monitor.last is not None
     strategy = DeepSpeedStrategy(torch.device("cpu"))
     pl.Trainer(**QUIET, logger=False, callbacks=[monitor], strategy=strategy).fit(Regression())
-    assert (monitor.last, monitor.findings, monitor.diagnosis(), monitor.failed) == (None, [], None, False)
+    results: tuple[Any, ...] = (monitor.last, monitor.findings, monitor.diagnosis(), monitor.failed)
+    assert results == (None, [], None, False)
