@@ -263,7 +263,8 @@ class EvidenceCollector:
     def _replay(self, onset: int) -> Replay | None:
         """Return the replay of an incident; where there is none, what the graph of one of its losses shows."""
         replay = self.replays.replay
-        of_graph = self.graphs.replay_in(onset, self._now)
+        lost = (one.step for one in self._findings if one.sign in NONFINITE_SIGNS)
+        of_graph = self.graphs.replay_in(onset, min(lost, default=onset - 1))  # later losses are lost by what was first
         return of_graph if of_graph is not None and (replay is None or replay.status == "not-possible") else replay
 
     def diagnosis(self, attempts: Sequence[Attempt] = ()) -> Diagnosis | None:

@@ -23,8 +23,8 @@ class LossGraphs:
         self._count = 0
         self._was_finite = True
         self._first: GraphFacts | None = None
-        self._fault: GraphFault | None = None
-        self._step = self._first_step = -1
+        self._faults: dict[int, GraphFault] = {}
+        self._first_step = -1
 
     def read(self, loss: Tensor, module: nn.Module, step: int) -> None:
         """Read a graph, if it is the first one, or its loss is not finite and the loss before it was.
@@ -41,8 +41,9 @@ class LossGraphs:
         if self._was_finite or not was_finite or self._count == MOST_GRAPHS:
             return
         self._count += 1
-        self._step = step
-        self._fault = attempt("the graph of the loss", lambda: fault_in_graph(loss, module))
+        fault = attempt("the graph of the loss", lambda: fault_in_graph(loss, module))
+        if fault is not None:
+            self._faults.setdefault(step, fault)
 
     @property
     def operation_names(self) -> tuple[str, ...]:
@@ -56,7 +57,11 @@ class LossGraphs:
             first: The first step of the incident.
             last: The last step of the incident.
         """
-        return self._fault.replay if self._fault is not None and first <= self._step <= last else None
+        step = self._step_in(first, last)
+        return None if step is None else self._faults[step].replay
+
+    def _step_in(self, first: int, last: int) -> int | None:
+        return min((one for one in self._faults if first <= one <= last), default=None)
 
     def with_fields(self, batch: BatchFacts | None, first: int, last: int) -> BatchFacts | None:
         """Return the facts of a batch, with the data in the graph of the loss if the batch itself is not known.
@@ -67,12 +72,12 @@ class LossGraphs:
             last: The last step of the incident; without a loss that is not finite in it, the first loss of the run
                 shows the data, except for their rows.
         """
-        fault = self._fault if self._fault is not None and first <= self._step <= last else None
+        step = self._step_in(first, last)
         first_fields = () if self._first is None else self._first.fields
         fields, usual = first_fields, {one.name: one for one in first_fields}
-        if fault is not None:
-            later = self._step > self._first_step
-            fields = tuple(_compared(one, usual.get(one.name)) if later else one for one in fault.fields)
+        if step is not None:
+            later = step > self._first_step
+            fields = tuple(_compared(one, usual.get(one.name)) if later else one for one in self._faults[step].fields)
         if not fields or (batch is not None and batch.fields):
             return batch
         size = _rows(fields)
