@@ -72,7 +72,7 @@ class PendingNorms:
         self.has_started = True
         values = [*self.measured, *self._scalars, *more]
         if all(map(reading.is_on_host, values)):
-            self._values, self._read_scalars = from_host(self.measured), [*map(float, self._scalars)]
+            self._values, self._read_scalars = from_host(self.measured), from_host(self._scalars).tolist()
             if more:
                 self._more = from_host(more)
             self._norms, self.is_there = self._finished(intact=True), True
