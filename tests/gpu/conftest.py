@@ -9,7 +9,7 @@ import torch
 
 
 @pytest.fixture(autouse=True)
-def deterministic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def deterministic_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Skip without a GPU; with one, have its kernels return the same bits in each run."""
     if not torch.cuda.is_available():
         pytest.skip("needs a GPU")
