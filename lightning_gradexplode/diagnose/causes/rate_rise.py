@@ -19,6 +19,9 @@ STEADILY = 5.0
 SURELY = 2.0
 """So many times the rate at which the loss was lowest, a rate that rises step by step has left what is borne."""
 
+SMALL = 0.01
+"""A rate of so small a part of the highest one before it harms nothing, however fast it rose."""
+
 WORSE = 4.0
 """So many times the loss before a rise, the loss has left its level."""
 
@@ -113,7 +116,9 @@ def rate_rise(evidence: Evidence) -> RateRise | None:
             int(steps[place - 1]),
         )
         for place in range(1, len(values))
-        if values[place] >= SUDDEN * values[place - 1] > 0 and end - steps[place] <= 100
+        if values[place] >= SUDDEN * values[place - 1] > 0
+        and end - steps[place] <= 100
+        and values[place] >= SMALL * values[:place].max()
     ]
     sudden = [one for one in rises if _went_well_before(evidence, one.step)]
     if sudden:

@@ -57,3 +57,18 @@ def test_a_rate_that_rises_steadily_is_named_where_the_step_overshoots_soon_afte
     overshoots = Experiments(line_search=((0.0, 200.0), (0.01, 150.0), (0.1, 14.0), (0.3, 900.0), (1.0, 6000.0)))
     evidence = Evidence(58, 59, (finding("diverging-loss", 59),), run(), (history(values),), experiments=overshoots)
     assert (learning_rate_jump(evidence) is not None) == named
+
+
+def test_a_jump_between_tiny_rates_is_not_the_rise_that_counts() -> None:
+    """A schedule goes on past its end: sixteenfold at its end, and harmful once it is above its start."""
+    rates = [0.05 * (1 - step / 40) ** 4 for step in range(130)]
+    rates[40] = 1e-9
+    values = calm(130)
+    values["learning_rate"] = rates
+    values["loss"] = [1.0 - 0.003 * step for step in range(120)] + [0.7 * 1.9**step for step in range(10)]
+    values["weight_norm"][-1] = 40.0
+    evidence = Evidence(129, 129, (finding("diverging-loss", 129),), run(), (history(values),))
+    cause = learning_rate_jump(evidence)
+    assert cause is not None
+    assert cause.where == "the learning rate at step 129"
+    assert f"near {0.3 * rates[119]:.3g}," in cause.remedies[0]  # below the rate at which the loss was lowest
