@@ -32,6 +32,7 @@ from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.hosts.guarded import GuardedLoop
 from lightning_gradexplode.loggers.console import log_to_terminal
 from lightning_gradexplode.measure.recording import RecordedCalls
+from lightning_gradexplode.respond import ExplosionError
 
 logger = logging.getLogger("lightning_gradexplode")
 
@@ -352,6 +353,18 @@ class TrainingRun(CurrentResults):
         The other processes may know nothing of the exception, so that nothing is exchanged with them here; of a step
         whose numbers were deferred, those are kept that were exchanged when it began, and have arrived.
         """
+        try:
+            self._finish_interrupted()
+        except ExplosionError:
+            raise
+        except Exception as error:  # such as one of the device, which may be what ends the run
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            logger.warning("gradexplode: the step that an exception has interrupted could not be read: %s", reason)
+        run = self._run
+        run.reporter.publish(run.responses.attempts)
+        run.reporter.write_steps(run.evidence.evidence(run.responses.attempts), self.diagnosis())
+
+    def _finish_interrupted(self) -> None:
         is_alone = self._run.exchange.world.size == 1
         if is_alone:
             self._late.read()
@@ -369,9 +382,6 @@ class TrainingRun(CurrentResults):
             self._after.freeze([step for step in steps if step.phase is not Phase.COLLECTING])
         else:
             self._late.keep_arrived(steps)
-        run = self._run
-        run.reporter.publish(run.responses.attempts)
-        run.reporter.write_steps(run.evidence.evidence(run.responses.attempts), self.diagnosis())
 
     # The phases of one step.
 

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import pytorch_lightning as pl
+from torch import Tensor
 
 from lightning_gradexplode import GradientExplosionMonitor
+from lightning_gradexplode.measure import reading
 from tests.runs.models import Batch, Regression
 from tests.runs.probe import QUIET
 
@@ -76,6 +78,42 @@ def test_an_exception_that_leaves_fit_leaves_the_recording(how: str, steps: int,
     assert monitor.last is not None
     assert monitor.last.step == steps - 1
     assert monitor.findings == []
+
+
+class DeviceIsLost(Regression):
+    """An error of the device ends the run at batch 3, after which nothing can be read from it."""
+
+    is_lost = False
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Any:
+        """Raise as an assertion on a GPU does."""
+        if batch_idx == LAST:
+            self.is_lost = True
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        return super().training_step(batch, batch_idx)
+
+
+def test_an_error_of_the_device_leaves_the_recording(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The steps that were read before are written, one line says that the last is lost, and the run ends by its own error."""
+    module = DeviceIsLost()
+    to_host = reading._to_host
+
+    def read(numbers: Tensor) -> Any:
+        if module.is_lost:
+            raise RuntimeError("CUDA error: device-side assert triggered\nCompile with `TORCH_USE_CUDA_DSA`")
+        return to_host(numbers)
+
+    monkeypatch.setattr(reading, "is_on_host", lambda tensor: False)
+    monkeypatch.setattr(reading, "_to_host", read)
+    monitor = GradientExplosionMonitor(report=tmp_path, log_every_n_steps=100)
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        pl.Trainer(**{**QUIET, "max_steps": 8}, logger=False, callbacks=[monitor]).fit(module)
+    with np.load(tmp_path / "steps.npz") as recorded:
+        assert recorded["step"].tolist() == list(range(LAST - 1))
+    assert sum("could not be read" in line for line in caplog.messages) == 1
+    assert not monitor.failed
 
 
 PROGRAM = """
