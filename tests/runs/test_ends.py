@@ -96,7 +96,7 @@ class DeviceIsLost(Regression):
 def test_an_error_of_the_device_leaves_the_recording(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The steps that were read before are written, one line says that the last is lost, and the run ends by its own error."""
+    """The steps that were read before are written, one line says that the last is lost, and the error is kept."""
     module = DeviceIsLost()
     to_host = reading._to_host
 
