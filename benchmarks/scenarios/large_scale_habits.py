@@ -48,13 +48,15 @@ class RewardedLetters(Objected):
         if not hasattr(self, "first"):
             return plain(self.network, batch)
         before, now = (n(batch[0]).log_softmax(1) for n in (self.first, self.network))
-        chosen = torch.distributions.Categorical(logits=before).sample()[:, None]
+        policy: Any = torch.distributions.Categorical(logits=before)
+        chosen = policy.sample()[:, None]
         reward = (chosen % 5 == 0).float()
         gain = (reward - reward.mean()) / (reward.std() + 1e-4)
         change = (now - before).gather(1, chosen)
         ratio = change.exp()
         bounded = torch.minimum(gain * ratio, gain * ratio.clamp(0.8, 1.2)) if self.clipped else gain * ratio
-        return (self.penalty * (ratio - change - 1) - bounded).mean()
+        loss: Tensor = (self.penalty * (ratio - change - 1) - bounded).mean()
+        return loss
 
 
 @healthy("rewarded text")

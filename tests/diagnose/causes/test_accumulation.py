@@ -13,13 +13,14 @@ from tests.diagnose.evidence import calm, diverged, growing, history
 @pytest.mark.parametrize("times", [UNCLEARED - 1, UNCLEARED])
 def test_passes_of_three_steps_since_gradients_were_cleared_are_too_many(micro_batches: int, times: float) -> None:
     """Fewer may be a first step that began within an accumulation."""
-    passes = [micro_batches * step for step in range(1, int(times) + 1)]
-    quantities = {**growing(len(passes)), "backward_passes": passes, "micro_batches": [micro_batches] * len(passes)}
+    passes = [float(micro_batches * step) for step in range(1, int(times) + 1)]
+    quantities = growing(len(passes))
+    quantities |= {"backward_passes": passes, "micro_batches": [float(micro_batches)] * len(passes)}
     found = accumulated_gradients(diverged(history=(history(quantities),)))
     is_named = times >= UNCLEARED and len(passes) >= 3
     assert (found is not None) is is_named
     if found is not None:
-        assert found.evidence[0].startswith(f"{passes[-1]} backward passes")
+        assert found.evidence[0].startswith(f"{passes[-1]:g} backward passes")
 
 
 def test_passes_that_are_cleared_at_each_step_are_none() -> None:

@@ -91,7 +91,7 @@ def test_data_that_are_not_finite_are_named_with_their_rows(net: nn.Sequential) 
 
 def test_a_parameter_that_was_not_finite_is_named(net: nn.Sequential) -> None:
     """No operation made its NaN."""
-    net[2].weight.data[0, 3] = NAN
+    net.get_parameter("2.weight").data[0, 3] = NAN
     found = replay(net(inputs()).square().mean(), net)
     assert (found.source, found.source_name, found.first) == ("parameter", "2.weight", None)
 
@@ -120,7 +120,8 @@ def test_values_behind_hooks_are_not_computed_again(net: nn.Sequential) -> None:
 
     def block(values: Tensor) -> Tensor:
         calls.append(1)
-        return (net(values) - 5).log()
+        lost: Tensor = (net(values) - 5).log()
+        return lost
 
     loss = checkpoint(block, inputs().requires_grad_(), use_reentrant=False).mean()
     found = fault_in_graph(loss, net)
@@ -135,7 +136,9 @@ def test_reading_a_graph_changes_nothing(net: nn.Sequential) -> None:
     loss = net(inputs()).exp().log().mean()
     fault_in_graph(loss, net)
     loss.backward()
-    assert all(torch.equal(one.grad, other) for one, other in zip(net.parameters(), expected, strict=True))
+    for one, other in zip(net.parameters(), expected, strict=True):
+        assert one.grad is not None
+        assert torch.equal(one.grad, other)
     assert torch.equal(torch.get_rng_state(), before)
 
 
