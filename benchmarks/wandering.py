@@ -87,7 +87,7 @@ def findings(losses: FloatArray, norms: FloatArray) -> list[Finding]:
             step, parameters=("weight",), loss=loss, grad_norm=norm, nonfinite_count=0, per_parameter=each
         )
         found += detectors.begin(record)
-        if detectors.wants_weights or detectors.wants_start:
+        if detectors.needs_weights or detectors.needs_start:
             weights = 100.0 + 1e-3 * step
             record = replace(record, weight_norm=weights, weight_norm_before=weights, weight_count=10_000)
         found += detectors.proceed(record)

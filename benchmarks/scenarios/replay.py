@@ -57,7 +57,7 @@ def replay(
             due,
             found,
         ) in begun:  # once all optimizers of the batch have stepped
-            later = detector_set.proceed(_after(step, due, detector_set.wants_weights))
+            later = detector_set.proceed(_after(step, due, detector_set.needs_weights))
             if _alarming(incidents.add(later)):
                 schedule.alert(number, ())
             replayed.append((number, found + later))

@@ -51,8 +51,7 @@ class Detector(Stateful, ABC):
             record: The step. A value in it may be NaN or infinite: never store one in the detector's state.
 
         Returns:
-            A finding for each step at which the symptom shows, else None; that it is reported once per incident is the
-            caller's business.
+            A finding for each step at which the symptom shows, else None. The engine reports it once per incident.
         """
 
     def baselines(self, record: StepRecord) -> Baselines:

@@ -31,7 +31,7 @@ class DetectorSet(Stateful):
         detectors: Copied, so that each optimizer has detectors with a state of their own.
 
     Attributes:
-        wants_weights: Whether the norms of the weights are to be measured after the current step.
+        needs_weights: Whether the norms of the weights are to be measured after the current step.
         failures: ``(sign, what failed)`` of each detector that was switched off, or whose state could not be saved.
         unsaved: Signs of the detectors whose state could not be saved.
     """
@@ -40,7 +40,7 @@ class DetectorSet(Stateful):
 
     def __init__(self, detectors: Sequence[Detector]) -> None:
         self.detectors = [copied(detector) for detector in detectors]
-        self.wants_weights = True
+        self.needs_weights = True
         self.failures: list[tuple[str, str]] = []
         self.unsaved: list[str] = []
         self.reads = tuple({field for detector in self.detectors for field in detector.reads})
@@ -63,7 +63,7 @@ class DetectorSet(Stateful):
             detector.shared = self._baselines
 
     @property
-    def wants_start(self) -> bool:
+    def needs_start(self) -> bool:
         """Whether the norms of the weights before the next step are needed: of the first step."""
         return self._interval.knows_nothing
 
@@ -73,7 +73,7 @@ class DetectorSet(Stateful):
         return self._interval.overdue
 
     def begin(self, record: StepRecord) -> list[Finding]:
-        """Return what a new step shows before the optimizer steps, and set `wants_weights`."""
+        """Return what a new step shows before the optimizer steps, and set `needs_weights`."""
         self._waiting = self.detectors
         try:
             self._update_before(record)
@@ -105,7 +105,7 @@ class DetectorSet(Stateful):
             self._baselines.update_loss(record)
         if record.module_gradients is not None:
             self._steepest_module, self._steepest_rise = record.module_gradients.steepest() or (None, 0.0)
-        self.wants_weights = self._interval.due(record)
+        self.needs_weights = self._interval.due(record)
 
     def _update_after(self, record: StepRecord, came_late: bool) -> None:
         if not self._loss_is_known:
@@ -114,7 +114,7 @@ class DetectorSet(Stateful):
             self._baselines.update_weights(record)
         if record.weight_norm is not None:
             self._interval.measured(record.weight_norm)
-        elif self.wants_weights and came_late:
+        elif self.needs_weights and came_late:
             self._interval.missed()
 
     def _start_fresh(self, error: Exception) -> None:

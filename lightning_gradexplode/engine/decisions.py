@@ -99,7 +99,7 @@ class Decisions:
         algorithm = step.clip_algorithm if state.policy is None else state.policy.algorithm
         by_value = algorithm == "value"
         if step.found is None:
-            if state.detectors.wants_start:
+            if state.detectors.needs_start:
                 step.measure_start()
             if step.scalars_due or by_value:
                 step.measure_gradients(by_value)

@@ -56,7 +56,7 @@ class DeferredSteps:
             self.is_possible
             and not step.parameters.on_host
             and (step.gathered is not None or not step.reading.gradients.is_there)
-            and not step.state.detectors.wants_start
+            and not step.state.detectors.needs_start
             and step.clip_algorithm != "value"  # whose clip rate is of the gradients before clipping
             and not (step.scalars_due and (may_be_clipped or step.reading.has_scale or step.state.changes_gradients))
             and not (step.scalars_due and step.parameters.shards.copies is not None)  # which exchanges more

@@ -199,7 +199,7 @@ class Step(UnfinishedRecord):
         if self._weights_before is not None:
             self._measure_weight_change(self._weights_before)
             self._weights_before = None
-        elif detectors.expects_weights if self.is_late else detectors.wants_weights:
+        elif detectors.expects_weights if self.is_late else detectors.needs_weights:
             self.set_weights(norms_of(self.parameters, self.parameters.tensors))
 
     def _measure_weight_change(self, before: WeightCopy | WeightSample) -> None:

@@ -21,7 +21,7 @@ class BackwardPasses:
         optimizers: Returns the optimizers whose gradients are looked at.
         begins: Called when a pass has reached the first of the tensors.
         ended: Called at its end.
-        guard: Calls a function with arguments, and lets none of its failures reach the backward pass.
+        guard: Calls a function with arguments; its failures do not reach the backward pass.
 
     Attributes:
         is_running: Whether a pass has begun and not ended.

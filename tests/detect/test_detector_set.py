@@ -394,7 +394,7 @@ def test_a_state_of_0_1_0_is_loaded() -> None:
     detectors = DetectorSet(default_detectors())
     fresh = detectors.load_state_dict(state)
     assert all(name.endswith(NEW_SINCE_0_1_0) for name in fresh), fresh
-    assert not detectors.wants_start
+    assert not detectors.needs_start
     (diverging,) = [detector for detector in detectors.detectors if isinstance(detector, DivergingLoss)]
     assert diverging.shared is not None
     assert diverging.shared.loss.start == 1.01

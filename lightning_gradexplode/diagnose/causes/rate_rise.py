@@ -99,6 +99,8 @@ def has_worsened_since(evidence: Evidence, rise: RateRise) -> bool:
 
 
 def _after(evidence: Evidence, delay: int) -> str:
+    if delay == 0:
+        return "the first critical finding came at the step of the rise."
     return f"the first critical finding came {delay} step{'s' if delay != 1 else ''} after the rise."
 
 

@@ -72,3 +72,15 @@ def test_a_jump_between_tiny_rates_is_not_the_rise_that_counts() -> None:
     assert cause is not None
     assert cause.where == "the learning rate at step 129"
     assert f"near {0.3 * rates[119]:.3g}," in cause.remedies[0]  # below the rate at which the loss was lowest
+
+
+@pytest.mark.parametrize(("delay", "said"), [(0, "at the step of the rise"), (1, "1 step after the rise")])
+def test_the_time_from_the_rise_to_the_finding_is_stated(delay: int, said: str) -> None:
+    """No number of steps is named where there is none between them."""
+    values = calm(41 + delay)
+    values["learning_rate"][40:] = [1.0] * (1 + delay)
+    values["update_ratio"][40], values["loss"][-1], values["weight_norm"][-1] = 3.0, 90.0, 30.0
+    evidence = Evidence(40 + delay, 40 + delay, (finding("diverging-loss", 40 + delay),), run(), (history(values),))
+    cause = learning_rate_jump(evidence)
+    assert cause is not None
+    assert f"the first critical finding came {said}." in cause.evidence[1]
