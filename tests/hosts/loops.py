@@ -6,6 +6,9 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_gradexplode import GradientWatch
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -35,3 +38,23 @@ def exact_norm(parameters: Iterable[Tensor], scale: float = 1.0) -> float:
 def same_weights(one: nn.Module, other: nn.Module) -> bool:
     """Return whether two models have the same weights, bit for bit."""
     return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def recorded(watch: GradientWatch) -> float:
+    """Return the norm that was recorded of the last step."""
+    assert not watch.failed
+    assert watch.last is not None
+    assert watch.last.grad_norm is not None
+    return watch.last.grad_norm
+
+
+def train_until_stopped(watch: GradientWatch, model: nn.Module, optimizer: Optimizer, steps: int) -> None:
+    """Train for a number of steps, or until the watch stops the training."""
+    for batch in batches(steps):
+        if watch.should_stop:
+            return
+        optimizer.zero_grad()
+        loss = loss_of(model, batch)
+        watch.loss(loss)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()

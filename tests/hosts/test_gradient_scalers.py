@@ -1,0 +1,122 @@
+"""Plain loops with a gradient scaler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_gradexplode import GradientWatch
+from lightning_gradexplode.measure import reading
+from lightning_gradexplode.records import FloatArray
+from tests.hosts.loops import batches, loss_of, network
+
+
+@pytest.mark.parametrize("to_none", [True, False])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_step_that_the_scaler_leaves_out_is_recorded(count: int, to_none: bool) -> None:
+    """For one optimizer as for two, however gradients are cleared, an overflow is a finding at its own step."""
+    models = [network(seed) for seed in range(count)]
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.001) for model in models]
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    pair = nn.ModuleList(models)
+    with GradientWatch(pair, optimizers, scaler=scaler, report=False) as watch:
+        for step, batch in enumerate(batches(6)):
+            for index in range(count):
+                optimizers[index].zero_grad(set_to_none=to_none)
+                factor = float("inf") if step == 3 and index == count - 1 else 1.0
+                loss = loss_of(models[index], batch) * factor
+                watch.loss(loss)
+                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                scaler.step(optimizers[index])
+            scaler.update()
+    found = [one for one in watch.findings if one.sign == "nonfinite-gradient"]
+    assert {one.step for one in found} == {3}
+    assert watch.last is not None
+    assert watch.last.step == 5
+    assert all(bool(one.isfinite().all()) for one in pair.parameters())
+
+
+def test_an_overflow_in_the_last_step_is_recorded() -> None:
+    """No backward pass follows; the step is recorded when the watch is closed."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    with GradientWatch(model, optimizer, scaler=scaler, report=False) as watch:
+        for step, batch in enumerate(batches(3)):
+            optimizer.zero_grad()
+            loss = loss_of(model, batch) * (float("nan") if step == 2 else 1.0)
+            watch.loss(loss)
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            scaler.step(optimizer)
+            scaler.update()
+    assert [one.step for one in watch.findings if one.sign == "nonfinite-gradient"] == [2]
+
+
+@pytest.mark.parametrize("mistake", ["no scaler", "scaled loss", None])
+def test_a_scaler_that_is_not_known_is_named(mistake: str | None, caplog: pytest.LogCaptureFixture) -> None:
+    """A loss that is scaled behind the watch's back, or before it is given to it, is one line; else there is none."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    given = None if mistake == "no scaler" else scaler
+    with GradientWatch(model, optimizer, scaler=given, report=False) as watch:
+        for batch in batches(3):
+            optimizer.zero_grad()
+            loss = loss_of(model, batch)
+            scaled = scaler.scale(loss)
+            watch.loss(scaled if mistake == "scaled loss" else loss)
+            scaled.backward()  # type: ignore[no-untyped-call]
+            scaler.step(optimizer)
+            scaler.update()
+    expected = {
+        "no scaler": "pass it: GradientWatch(..., scaler=scaler)",
+        "scaled loss": "the loss before scaler.scale()",
+    }
+    assert len(caplog.messages) == (0 if mistake is None else 1)
+    assert mistake is None or expected[mistake] in caplog.text
+
+
+def test_a_sum_of_256_losses_is_no_scaled_loss(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever a loss of several elements is added up to, nothing is said of a gradient scaler."""
+    model = nn.Linear(6, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-5)
+    with GradientWatch(model, optimizer, report=False) as watch:
+        for step in range(2):
+            optimizer.zero_grad()
+            losses = model(torch.randn(256, 6, generator=torch.Generator().manual_seed(step))).square()
+            watch.loss(losses)
+            losses.sum().backward()
+            optimizer.step()
+    assert not caplog.messages
+
+
+def test_the_check_of_a_scaler_waits_for_no_accelerator(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is not there in the first backward pass is read in the second one."""
+
+    class OnAccelerator(reading.PendingRead):
+        def __init__(self, values: Sequence[Tensor]) -> None:
+            super().__init__(values)
+            self.is_there = False
+
+        def values(self) -> FloatArray:
+            self.is_there = True
+            return super().values()
+
+    monkeypatch.setattr("lightning_gradexplode.hosts.gradient_watch.PendingRead", OnAccelerator)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    counts = []
+    with GradientWatch(model, optimizer, report=False) as watch:
+        for batch in batches(3):
+            optimizer.zero_grad()
+            loss = loss_of(model, batch)
+            watch.loss(loss)
+            (loss * 1024.0).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            counts.append(caplog.text.count("scaler=scaler"))
+    assert counts == [0, 1, 1]

@@ -1,0 +1,82 @@
+"""Updates of the weights that no hook of an optimizer shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.runs.models import Batch
+from tests.runs.optimizers import ByHand, NanAtThree, Wrapper, fitted
+
+
+def innermost(module: ByHand, optimizer: Any, closure: Any) -> Tensor:
+    """Step what a wrapper wraps."""
+    loss: Tensor = closure()
+    optimizer.optimizer.optimizer.step()
+    return loss
+
+
+class Unknown(ByHand):
+    """Steps an optimizer that Lightning has never seen."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda module, optimizer, closure: None, lambda parameters: [])
+        self.own = torch.optim.Adam(self.parameters())
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Any:
+        """Step it."""
+        self.own.zero_grad()
+        loss = self.loss(batch)
+        self.manual_backward(loss)
+        self.own.step()
+        return loss
+
+
+class UnknownData(Unknown):
+    """Writes to its weights through ``.data``, which no version counter shows, in an optimizer of its own."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Any:
+        """Write."""
+        self.zero_grad()
+        loss = self.loss(batch)
+        self.manual_backward(loss)
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.data.add_(parameter.grad, alpha=-0.01)
+        return loss
+
+
+class StepsInOptimizerStep(NanAtThree):
+    """Updates its weights in its own ``optimizer_step``, in automatic optimization."""
+
+    def optimizer_step(self, epoch: Any, batch_idx: Any, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Descend."""
+        optimizer_closure()
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.data.sub_(parameter.grad, alpha=0.01)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [Unknown, UnknownData, lambda: ByHand(innermost, Wrapper), StepsInOptimizerStep],
+    ids=["unknown optimizer", "through data", "inside a wrapper", "in optimizer_step"],
+)
+def test_steps_that_cannot_be_observed_are_reported(module: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """One line says that they are not measured, no wrong number is logged, and nothing fails."""
+    monitor, records = fitted(module())
+    assert not monitor.failed
+    assert records == [None] * 8
+    told = [record.getMessage() for record in caplog.records if "no step was seen" in record.getMessage()]
+    assert len(told) == 1
+    assert not any(record.exc_info for record in caplog.records)
+
+
+def test_accumulation_by_hand_is_not_mistaken_for_steps(caplog: pytest.LogCaptureFixture) -> None:
+    """Batches without a step, which leave the weights as they are, are nothing to tell of."""
+    monitor, _ = fitted(ByHand(lambda module, optimizer, closure: closure()))
+    assert monitor.last is None
+    assert "no step was seen" not in caplog.text
