@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from lightning_gradexplode import checks
 from lightning_gradexplode.clip import AutoPolicy, ClipPolicy, ConstantClip
@@ -23,6 +24,9 @@ from lightning_gradexplode.respond import (
     Warn,
 )
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 RESPONSES: dict[str, type[Response]] = {
     "warn": Warn,
     "skip": SkipStep,
@@ -39,6 +43,56 @@ ALERT_LEVELS = {"warning": Severity.WARNING, "critical": Severity.CRITICAL}
 _FIELDS = frozenset(field.name for field in fields(StepRecord))
 
 NONFINITE_SIGNS = ("nonfinite-loss", "nonfinite-gradient", "nonfinite-weight")
+
+
+class MonitorArguments(TypedDict, total=False):
+    """The arguments of the monitor as they are passed to it. `GradientExplosionMonitor` documents them."""
+
+    log_every_n_steps: int | None
+    histogram_every_n_steps: int | None
+    per_parameter: bool
+    include: Sequence[str]
+    exclude: Sequence[str]
+    detectors: Sequence[Detector] | None
+    ignore: Sequence[str]
+    clip: float | Literal["auto"] | ClipPolicy | None
+    on_explosion: str | Response | Sequence[str | Response]
+    alert_level: Literal["warning", "critical"]
+    diagnose: bool
+    report: bool | Literal["always"] | str | Path
+    update_sample: int | None
+
+
+DEFAULTS: MonitorArguments = {
+    "log_every_n_steps": None,
+    "histogram_every_n_steps": None,
+    "per_parameter": False,
+    "include": ("*",),
+    "exclude": (),
+    "detectors": None,
+    "ignore": (),
+    "clip": None,
+    "on_explosion": "warn",
+    "alert_level": "critical",
+    "diagnose": True,
+    "report": True,
+    "update_sample": None,
+}
+
+Constructor = TypeVar("Constructor", bound=Callable[..., None])
+
+
+def takes_monitor_arguments(constructor: Constructor) -> Constructor:
+    """List the monitor's arguments, in place of ``**arguments``, in the signature that ``help`` and notebooks show."""
+    signature = inspect.signature(constructor)
+    *own, _ = signature.parameters.values()
+    types, keyword_only = MonitorArguments.__annotations__, inspect.Parameter.KEYWORD_ONLY
+    shared = [
+        inspect.Parameter(name, keyword_only, default=default, annotation=types[name].__forward_arg__)
+        for name, default in DEFAULTS.items()
+    ]
+    constructor.__signature__ = signature.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]
+    return constructor
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,45 +117,33 @@ class Arguments:
     update_sample: int | None
 
     @classmethod
-    def checked(
-        cls,
-        *,
-        log_every_n_steps: Any = None,
-        histogram_every_n_steps: Any = None,
-        per_parameter: Any = False,
-        include: Any = ("*",),
-        exclude: Any = (),
-        detectors: Any = None,
-        ignore: Any = (),
-        clip: Any = None,
-        on_explosion: Any = "warn",
-        alert_level: Any = "critical",
-        diagnose: Any = True,
-        report: Any = True,
-        update_sample: Any = None,
-    ) -> Arguments:
+    def checked(cls, **arguments: Unpack[MonitorArguments]) -> Arguments:
         """Check the arguments of `lightning_gradexplode.GradientExplosionMonitor`.
 
         Raises:
-            TypeError: An argument is of a type that is not accepted.
+            TypeError: An argument is of a type that is not accepted, or has an unknown name.
             ValueError: An argument is out of range, or a name is unknown.
         """
-        chosen = _detectors(detectors)
-        ignored = _ignored(ignore, chosen)
+        for name in arguments:
+            if name not in DEFAULTS:
+                raise TypeError(f"arguments of the monitor must be among {', '.join(DEFAULTS)}, got {name!r}")
+        given: dict[str, Any] = {**DEFAULTS, **arguments}
+        chosen = _detectors(given["detectors"])
+        ignored = _ignored(given["ignore"], chosen)
         return cls(
-            log_every_n_steps=_interval("log_every_n_steps", log_every_n_steps),
-            histogram_every_n_steps=_interval("histogram_every_n_steps", histogram_every_n_steps),
-            per_parameter=_flag("per_parameter", per_parameter),
-            include=checks.patterns("include", include),
-            exclude=checks.patterns("exclude", exclude),
+            log_every_n_steps=_interval("log_every_n_steps", given["log_every_n_steps"]),
+            histogram_every_n_steps=_interval("histogram_every_n_steps", given["histogram_every_n_steps"]),
+            per_parameter=_flag("per_parameter", given["per_parameter"]),
+            include=checks.patterns("include", given["include"]),
+            exclude=checks.patterns("exclude", given["exclude"]),
             detectors=tuple(one for one in chosen if one.sign not in ignored),
             ignore=ignored,
-            clip=_clip_policy(clip),
-            responses=_responses(on_explosion),
-            alert_level=ALERT_LEVELS[checks.choice("alert_level", alert_level, list(ALERT_LEVELS))],
-            diagnose=_flag("diagnose", diagnose),
-            report=_report(report),
-            update_sample=checks.limit("update_sample", update_sample),
+            clip=_clip_policy(given["clip"]),
+            responses=_responses(given["on_explosion"]),
+            alert_level=ALERT_LEVELS[checks.choice("alert_level", given["alert_level"], list(ALERT_LEVELS))],
+            diagnose=_flag("diagnose", given["diagnose"]),
+            report=_report(given["report"]),
+            update_sample=checks.limit("update_sample", given["update_sample"]),
         )
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import inspect
 import pickle
 import warnings
 from collections.abc import Callable
@@ -11,16 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
+import lightning.fabric
 import lightning.pytorch
 import pytest
 import pytorch_lightning
+import torch
 
 import lightning_gradexplode
 from lightning_gradexplode import (
     AutoPolicy,
     ClipPolicy,
     ConstantClip,
+    FabricWatch,
     GradientExplosionMonitor,
+    GradientWatch,
     Rollback,
     SkipStep,
     StopTraining,
@@ -28,7 +33,7 @@ from lightning_gradexplode import (
     WeightPenalty,
     default_detectors,
 )
-from lightning_gradexplode.arguments import Arguments
+from lightning_gradexplode.arguments import DEFAULTS, Arguments
 from lightning_gradexplode.detect import GradientSpike, NonFiniteLoss
 
 
@@ -78,6 +83,24 @@ def test_arguments_go_by_name_only() -> None:
     """No argument can be given by place, so that later ones may be put anywhere."""
     with pytest.raises(TypeError):
         GradientExplosionMonitor(10)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("kind", [Arguments.checked, GradientWatch, FabricWatch])
+def test_an_unknown_argument_is_refused_with_the_names_of_those_that_exist(kind: Any) -> None:
+    """This also holds where a class takes the monitor's arguments as keywords."""
+    network = torch.nn.Linear(1, 1)
+    loop = (network, torch.optim.SGD(network.parameters(), lr=0.1))
+    place = {GradientWatch: loop, FabricWatch: (lightning.fabric.Fabric(accelerator="cpu", devices=1), *loop)}
+    with pytest.raises(TypeError, match=r"must be among log_every_n_steps, .*, clip, .*, update_sample, got 'clp'"):
+        kind(*place.get(kind, ()), clp=1.0)
+
+
+@pytest.mark.parametrize("kind", [GradientWatch, FabricWatch])
+def test_signatures_show_the_same_arguments_and_defaults(kind: Any) -> None:
+    """A class for loops without a Trainer has the monitor's arguments behind its own."""
+    shared = list(inspect.signature(GradientExplosionMonitor).parameters.values())
+    assert list(inspect.signature(kind).parameters.values())[-len(shared) :] == shared
+    assert {one.name: one.default for one in shared} == DEFAULTS
 
 
 def test_without_arguments_a_monitor_only_warns() -> None:

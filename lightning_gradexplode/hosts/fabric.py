@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.optim import Optimizer
 
+from lightning_gradexplode.arguments import MonitorArguments, takes_monitor_arguments
 from lightning_gradexplode.hosts.gradient_watch import GradientWatch
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class FabricWatch(GradientWatch):
@@ -44,6 +48,7 @@ class FabricWatch(GradientWatch):
         watch.close()
     """
 
+    @takes_monitor_arguments
     def __init__(
         self,
         fabric: Any,
@@ -53,7 +58,7 @@ class FabricWatch(GradientWatch):
         loggers: Sequence[Any] | None = None,
         log_dir: str | Path | None = None,
         step: Callable[[Any, Any], Any] | None = None,
-        **arguments: Any,
+        **arguments: Unpack[MonitorArguments],
     ) -> None:
         precision = getattr(getattr(fabric, "strategy", None), "precision", None)
         if precision is None:

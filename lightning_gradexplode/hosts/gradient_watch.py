@@ -7,26 +7,23 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_gradexplode.arguments import Arguments
+from lightning_gradexplode.arguments import Arguments, MonitorArguments, takes_monitor_arguments
 from lightning_gradexplode.checks import shown
-from lightning_gradexplode.clip import ClipPolicy
-from lightning_gradexplode.detect import Detector
 from lightning_gradexplode.engine.failure import MONITOR_IS_OFF
 from lightning_gradexplode.hosts.csv_log import CSVLog
 from lightning_gradexplode.hosts.results import StepEventsResults
 from lightning_gradexplode.hosts.step_events import StepEvents
 from lightning_gradexplode.hosts.torch_loop import TorchLoop
 from lightning_gradexplode.measure.reading import PendingRead
-from lightning_gradexplode.respond import Response
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
 logger = logging.getLogger("lightning_gradexplode")
 
@@ -55,19 +52,8 @@ class GradientWatch(StepEventsResults):
         scaler: The ``torch.amp.GradScaler`` of the loop.
         step: Function of a model and a batch that returns the loss, so that a step can be computed again on a copy of
             the model for the diagnosis. It needs a call of `batch` before each batch.
-        log_every_n_steps: See `GradientExplosionMonitor`; None is 50.
-        histogram_every_n_steps: See `GradientExplosionMonitor`.
-        per_parameter: See `GradientExplosionMonitor`.
-        include: See `GradientExplosionMonitor`.
-        exclude: See `GradientExplosionMonitor`.
-        detectors: See `GradientExplosionMonitor`.
-        ignore: See `GradientExplosionMonitor`.
-        clip: See `GradientExplosionMonitor`; the gradients are clipped right before the optimizer's step.
-        on_explosion: See `GradientExplosionMonitor`; ``"stop"`` sets `should_stop`.
-        alert_level: See `GradientExplosionMonitor`.
-        diagnose: See `GradientExplosionMonitor`.
-        report: See `GradientExplosionMonitor`.
-        update_sample: See `GradientExplosionMonitor`.
+        **arguments: The arguments of `GradientExplosionMonitor`. ``log_every_n_steps=None`` is 50, ``clip`` changes the
+            gradients right before the optimizer's step, and ``on_explosion="stop"`` sets `should_stop`.
 
     Raises:
         TypeError: An argument is of a type that is not accepted.
@@ -88,6 +74,7 @@ class GradientWatch(StepEventsResults):
         2
     """
 
+    @takes_monitor_arguments
     def __init__(
         self,
         model: nn.Module,
@@ -97,35 +84,9 @@ class GradientWatch(StepEventsResults):
         log_dir: str | Path | None = None,
         scaler: Any = None,
         step: Callable[[Any, Any], Any] | None = None,
-        log_every_n_steps: int | None = None,
-        histogram_every_n_steps: int | None = None,
-        per_parameter: bool = False,
-        include: Sequence[str] = ("*",),
-        exclude: Sequence[str] = (),
-        detectors: Sequence[Detector] | None = None,
-        ignore: Sequence[str] = (),
-        clip: float | Literal["auto"] | ClipPolicy | None = None,
-        on_explosion: str | Response | Sequence[str | Response] = "warn",
-        alert_level: Literal["warning", "critical"] = "critical",
-        diagnose: bool = True,
-        report: bool | Literal["always"] | str | Path = True,
-        update_sample: int | None = None,
+        **arguments: Unpack[MonitorArguments],
     ) -> None:
-        self.arguments = Arguments.checked(
-            log_every_n_steps=log_every_n_steps,
-            histogram_every_n_steps=histogram_every_n_steps,
-            per_parameter=per_parameter,
-            include=include,
-            exclude=exclude,
-            detectors=detectors,
-            ignore=ignore,
-            clip=clip,
-            on_explosion=on_explosion,
-            alert_level=alert_level,
-            diagnose=diagnose,
-            report=report,
-            update_sample=update_sample,
-        )
+        self.arguments = Arguments.checked(**arguments)
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module (of several networks a ModuleList), got {_kind(model)}")
         several = list(optimizer) if isinstance(optimizer, Iterable) else []

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from lightning_gradexplode.arguments import Arguments
+from lightning_gradexplode.arguments import Arguments, MonitorArguments, takes_monitor_arguments
 from lightning_gradexplode.engine.failure import MONITOR_FAILED_AT_START, MONITOR_IS_OFF
 from lightning_gradexplode.hosts.results import StepEventsResults
 from lightning_gradexplode.hosts.step_events import StepEvents
 from lightning_gradexplode.hosts.transformers_loop import TransformersLoop, loss_in, tensors_in
 from lightning_gradexplode.records.plain import to_plain
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 logger = logging.getLogger("lightning_gradexplode")
 
@@ -51,7 +54,8 @@ class GradientExplosionTrainerCallback(StepEventsResults, TrainerCallback):  # t
         Trainer(model, args, train_dataset=data, callbacks=[GradientExplosionTrainerCallback()]).train()
     """
 
-    def __init__(self, *, loggers: Sequence[Any] | None = None, **arguments: Any) -> None:
+    @takes_monitor_arguments
+    def __init__(self, *, loggers: Sequence[Any] | None = None, **arguments: Unpack[MonitorArguments]) -> None:
         self.arguments = Arguments.checked(**arguments)
         self._loggers = loggers
         self._loop: TransformersLoop | None = None

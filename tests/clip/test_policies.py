@@ -101,7 +101,7 @@ def test_a_constant_stays_constant() -> None:
         ([1.0], TypeError, ["clip", "[1.0]", "number", '"auto"']),
     ],
 )
-def test_what_clip_does_not_take(argument: object, error: type[Exception], words: list[str]) -> None:
+def test_what_clip_does_not_take(argument: Any, error: type[Exception], words: list[str]) -> None:
     """The message names the argument, what it got and what it takes."""
     with pytest.raises(error) as raised:
         Arguments.checked(clip=argument)

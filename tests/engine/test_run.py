@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from lightning_gradexplode import ExplosionError, GradientExplosionMonitor, Severity
+from lightning_gradexplode import ExplosionError, Severity
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.engine.run import TrainingRun
 from lightning_gradexplode.testing import PlainLoop, RecordingLogger
@@ -179,12 +179,6 @@ def test_a_damaged_state_costs_the_part_that_is_damaged(
     assert run.last is not None
     assert run.last.clip_val == 1.0
     assert all(len(record.getMessage().splitlines()) == 1 for record in caplog.records)
-
-
-def test_the_engine_has_the_arguments_of_the_callback() -> None:
-    """Their names are the same ones."""
-    names = set(Arguments.__dataclass_fields__) - {"responses"} | {"on_explosion"}
-    assert names == set(GradientExplosionMonitor.__init__.__kwdefaults__ or ())
 
 
 def test_without_detectors_everything_is_measured_and_held_back() -> None:

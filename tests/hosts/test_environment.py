@@ -55,8 +55,7 @@ def test_a_folder_for_reports() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("CLIP", "-1"), ("CLIP", "often"), ("ON_EXPLOSION", "explode"), ("PER_PARAMETER", "maybe")],
+    ("name", "value"), [("CLIP", "-1"), ("CLIP", "often"), ("ON_EXPLOSION", "explode"), ("PER_PARAMETER", "maybe")]
 )
 def test_a_bad_value_adds_no_monitor(
     name: str, value: str, switched_on: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
