@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TypeVar
@@ -74,7 +73,7 @@ class IncidentReporter:
         self.is_stale = False
         self._repeats = Repeats()
         self._gradients = GradientHistory()
-        self._latest: StepRecord | None = None
+        self._norms: dict[str, float] = {}
         self._module_gradients: ModuleGradients | None = None
         if self._folder is not None:
             folder_ = self._folder
@@ -88,8 +87,10 @@ class IncidentReporter:
     def observe(self, record: StepRecord) -> None:
         """Keep what a report shows of a finished step besides its history."""
         self._gradients.add(record)
-        if record.histograms.get("gradient"):
-            self._latest = replace(record, histograms={})
+        norms = record.per_parameter.get("grad_norm")
+        if record.histograms.get("gradient") and norms is not None:
+            sizes = np.nan_to_num(norms, nan=np.inf, posinf=np.inf)  # NaN counts as the largest
+            self._norms = dict(zip(record.parameters, sizes.tolist(), strict=True))
         if record.module_gradients is not None and np.isfinite(record.module_gradients.gain).any():
             self._module_gradients = record.module_gradients
 
@@ -148,7 +149,7 @@ class IncidentReporter:
         known = self._gradients.parameters
         places = [find_place(known, where) for where in places_at_fault(diagnosis, evidence)]
         found = next((known[place] for place in places if place is not None), None)
-        return found or (None if self._latest is None else self._latest.largest("grad_norm"))
+        return found or max(known, key=lambda name: self._norms.get(name, 0.0), default=None)
 
     def _attempt(self, write: Callable[[], T]) -> T | None:
         """Write a file; a failure is logged once, and has no other effect."""

@@ -1,41 +1,63 @@
-"""The gradient histograms that a report compares: those of the last step without a finding, and the latest."""
+"""The gradient histograms that a report compares: those of a step with a finding, and of one before it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from lightning_gradexplode.records import Histogram, IntArray, StepRecord
+from lightning_gradexplode.records import Histogram, IntArray, Severity, StepRecord
 
 Sparse = tuple[IntArray, IntArray, int]
 """A histogram as `Histogram.sparse` returns it."""
 
+Step = tuple[int, Mapping[str, Sparse]]
+"""The number of a step, and the histograms of its parameters."""
+
+FEWEST_ELEMENTS = 8
+"""Number of elements from which a histogram shows a distribution; the bias of a single output has none."""
+
 
 class GradientHistory:
-    """Keeps the gradient histograms of two steps of each optimizer: the last one without a finding, and the latest."""
+    """Keeps histograms of each optimizer: of the latest step with at least a warning, and of the last calm one before.
+
+    Until there is a warning, those of the latest step are kept.
+    """
 
     def __init__(self) -> None:
-        self._calm: dict[int, tuple[int, Mapping[str, Sparse]]] = {}
-        self._latest: dict[int, tuple[int, Mapping[str, Sparse]]] = {}
+        self._calm: dict[int, Step] = {}
+        self._before: dict[int, Step] = {}
+        self._found: dict[int, Step] = {}
 
     def add(self, record: StepRecord) -> None:
         """Keep the histograms of a step, if it has any."""
-        histograms = record.histograms.get("gradient")
-        if histograms:
-            kept = {name: histogram.sparse() for name, histogram in histograms.items()}
-            steps = self._latest if record.severity else self._calm
-            steps[record.optimizer] = record.step, kept
+        histograms, optimizer = record.histograms.get("gradient", {}), record.optimizer
+        kept = {
+            name: histogram.sparse()
+            for name, histogram in histograms.items()
+            if histogram.finite + histogram.nonfinite >= FEWEST_ELEMENTS
+        }
+        if not kept:
+            return
+        if record.severity < Severity.WARNING:
+            self._calm[optimizer] = record.step, kept
+            return
+        self._found[optimizer] = record.step, kept
+        if optimizer in self._calm:
+            self._before[optimizer] = self._calm.pop(optimizer)
+
+    def _steps(self) -> Iterator[Step]:
+        yield from self._before.values()
+        yield from self._found.values()
+        yield from (step for optimizer, step in self._calm.items() if optimizer not in self._found)
 
     @property
     def parameters(self) -> list[str]:
         """Names of the parameters whose histograms are kept."""
-        each = (kept for steps in (self._calm, self._latest) for _, kept in steps.values())
-        return list(dict.fromkeys(name for kept in each for name in kept))
+        return list(dict.fromkeys(name for _, kept in self._steps() for name in kept))
 
     def of(self, parameter: str | None) -> tuple[tuple[int, Histogram], ...]:
-        """Return steps and histograms of a parameter, the step without a finding first."""
+        """Return steps and histograms of a parameter, the earlier step first."""
         return tuple(
             (step, Histogram.from_sparse(*kept[parameter]))
-            for steps in (self._calm, self._latest)
-            for step, kept in steps.values()
+            for step, kept in self._steps()
             if parameter is not None and parameter in kept
         )
