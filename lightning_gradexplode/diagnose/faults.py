@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +12,7 @@ from lightning_gradexplode.diagnose.line_remedies import (
     divides_by_count,
     remedy_for,
     remedy_for_divisor,
+    remedy_for_number,
     remedy_for_overflow,
 )
 from lightning_gradexplode.diagnose.operation_names import is_exponential, largest_input, limit_of, name_of
@@ -56,19 +58,22 @@ class Fault:
     remedy: str
 
 
-def fault_of(operation: Operation, hidden: Operation | None = None, needed: float = 1.0) -> Fault:
+def fault_of(
+    operation: Operation, hidden: Operation | None = None, needed: float = 1.0, names: Sequence[str] = ()
+) -> Fault:
     """Return what an operation has done wrong.
 
     Args:
         operation: The first one with a result that is not finite.
         hidden: The operation of the forward pass whose infinity was masked there, None if there is none.
         needed: The largest result that the model has to be able to make, such as its largest target.
+        names: Names of the operations of the loss, where no line of code is known.
     """
     name = name_of(operation)
     if hidden is not None:
         return _hidden(hidden, needed)
     if operation.result == "large":
-        return _overflow(operation, name, needed)
+        return _overflow(operation, name, needed, names)
     if "ctc" in name:
         return Fault(
             "alignment",
@@ -76,7 +81,7 @@ def fault_of(operation: Operation, hidden: Operation | None = None, needed: floa
             "step of the input).",
             "drop samples whose target is longer than the input, or set `zero_infinity=True` in the CTC loss",
         )
-    return _empty(operation, name) or _undefined(operation, name) or _overflow(operation, name, needed)
+    return _empty(operation, name) or _undefined(operation, name) or _overflow(operation, name, needed, names)
 
 
 def _hidden(hidden: Operation, needed: float) -> Fault:
@@ -159,14 +164,15 @@ def _undefined(operation: Operation, name: str) -> Fault | None:
     if not forward:
         return _slope(operation, name, taken)
     if name in DIVISIONS:
-        below = operation.inputs[-1].at_fault if operation.inputs else None
-        if below is None and operation.inputs and operation.inputs[-1].least == 0:
+        if len(operation.inputs) == 1 and operation.scalars == (0.0,):
+            return Fault("undefined", f"`{name}` divided by a number that is 0{taken}.", remedy_for_number())
+        divisor = operation.inputs[-1] if operation.inputs else None
+        below = None if divisor is None else divisor.at_fault
+        if below is None and divisor is not None and divisor.least == 0:
             below = 0.0
         if operation.result == "nan" or (below is not None and abs(below) < 1e-20):
             sentence = f"`{name}` divided by {_number(below, 'zero')}{taken}."
-            return Fault(
-                "undefined", sentence, remedy_for_divisor(code, operation.inputs[-1] if operation.inputs else None)
-            )
+            return Fault("undefined", sentence, remedy_for_divisor(code, divisor))
         return None
     if name in _POLES or (name in ("pow", "float_power") and operation.result == "inf" and _is_small(operation)):
         return Fault(
@@ -190,7 +196,7 @@ def _slope(operation: Operation, name: str, taken: str) -> Fault | None:
     )
 
 
-def _overflow(operation: Operation, name: str, needed: float) -> Fault:
+def _overflow(operation: Operation, name: str, needed: float, names: Sequence[str]) -> Fault:
     limit = limit_of(operation)
     largest = largest_input(operation)
     if operation.result == "large":
@@ -209,7 +215,9 @@ def _overflow(operation: Operation, name: str, needed: float) -> Fault:
         sentence = (
             f"`{name}` made {operation.result} of finite values up to {largest:.3g} (the format ends at {limit:.3g})."
         )
-    return Fault("overflow", sentence, remedy_for_overflow(name, operation.code or "", needed))
+    # The logarithm at the end of a product of exponentials tells that from an exponential of another part.
+    code = operation.code or ("torch.log(torch.exp(x))" if {"exp", "log"} <= {*names} else "")
+    return Fault("overflow", sentence, remedy_for_overflow(name, code, needed))
 
 
 def _taken(operation: Operation) -> str:

@@ -15,6 +15,7 @@ _REMEDIES = {
     "dim=-1)` or `F.logsigmoid(logits)` on its logits",
     "sqrt": "keep the argument above zero: `torch.sqrt(x.clamp(min=1e-12))`",
     "norm": "keep the norm away from zero: `(x.square().sum(dim=-1) + 1e-12).sqrt()`",
+    "hypot": "keep the result away from zero: `(x.square() + y.square() + 1e-12).sqrt()`",
     "acosh": "keep the argument above one: `torch.acosh(x.clamp(min=1 + 1e-6))`",
     "bounded": "keep the argument inside of its domain: `torch.{name}(x.clamp(-1 + 1e-6, 1 - 1e-6))`",
     "logit": "keep the argument away from 0 and 1: `torch.logit(x, eps=1e-6)`",
@@ -25,6 +26,8 @@ _REMEDIES = {
     "`torch.logsumexp(x, dim=-1)` in place of log(sum(exp(x)))",
     "softmax": "compute it with logarithms, `F.log_softmax(x, dim=-1)` or `torch.logsumexp(x, dim=-1)` in place of exp "
     "over its sum, and normalize vectors before their product: `F.normalize(x, dim=-1)`",
+    "matrix product": "compute it with logarithms, which do not overflow: "
+    "`torch.logsumexp(a.unsqueeze(-1) + b, dim=-2)` in place of exp(a) @ exp(b)",
     "product": "add logarithms up in place of a product of many numbers: `torch.log(x).sum(dim=-1)`, and keep the "
     "result a logarithm",
     "square": "bring what it takes to a scale near one, or use a loss that grows linearly: `F.huber_loss(prediction, "
@@ -32,6 +35,7 @@ _REMEDIES = {
     "std": "keep the variance away from zero: `(x.var(dim=0, correction=0) + 1e-6).sqrt()`",
     "atan2": "move the argument away from the origin: `torch.atan2(y, x + 1e-6)`",
     "div": "keep the divisor away from zero with a small eps: `x / y.clamp(min=1e-6)` for one that is never negative",
+    "number": "keep the divisor, a number that reaches zero, away from it: `x / max(divisor, 1e-2)`",
     "signed": "keep the divisor, which has both signs, away from zero: `x * y / (y.square() + 1e-6)`, where a "
     "`clamp(min=...)` would lose its negative values",
     "eigenvalues": "add a small diagonal of distinct numbers, which tells equal eigenvalues apart: `matrix + "
@@ -48,6 +52,7 @@ _BY_WORD = (
     ("log", "log"),
     ("sqrt", "sqrt"),
     ("norm", "norm"),
+    ("hypot", "hypot"),
     ("dist", "norm"),
     ("acosh", "acosh"),
     ("acos", "bounded"),
@@ -93,6 +98,8 @@ def remedy_for_overflow(name: str, code: str, needed: float = 1.0) -> str:
     """
     if "prod" in name:
         return _REMEDIES["product"]
+    if name in ("mm", "bmm", "mv", "matmul") and re.search(r"\bexp\(", code):
+        return _REMEDIES["matrix product"]
     if not any(word in name for word in ("exp", "cosh", "sinh", "softplus")):
         return _REMEDIES["square"]
     if re.search(r"\blog(1p|sumexp)?\(", code):
@@ -132,7 +139,7 @@ def remedy_for_divisor(code: str, divisor: Operand | None = None) -> str:
 
     Args:
         code: The line, or the part of it that divides.
-        divisor: What it divides by, None if that is not known.
+        divisor: The tensor that it divides by, None if that is not known.
     """
     dtype = "float32" if divisor is None else divisor.dtype
     # Rounding makes small negative numbers of a variance.
@@ -141,6 +148,11 @@ def remedy_for_divisor(code: str, divisor: Operand | None = None) -> str:
     if _NORMS.search(divisor_of(code)):
         return _in_type("keep the divisor away from zero with a small eps: `x / norm.clamp(min=1e-6)`", dtype)
     return _in_type(_REMEDIES["div"], dtype)
+
+
+def remedy_for_number() -> str:
+    """Return how a division is put right whose divisor is a number that is zero, and no tensor."""
+    return _REMEDIES["number"]
 
 
 def divides_by_count(code: str) -> bool:

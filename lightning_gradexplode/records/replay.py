@@ -55,6 +55,8 @@ class Operation:
         scalars: Its numeric arguments, for example the exponent of ``pow``.
         rows: Rows of the batch at which its result is not finite, at most 32; empty if unknown.
         element_count: Number of elements of the result that are not finite.
+        finite_in_float32: Whether the result is finite if computed in float32 from the same arguments; None if not
+            measured.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Operation:
     scalars: tuple[float, ...] = ()
     rows: tuple[int, ...] = ()
     element_count: int = 0
+    finite_in_float32: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +152,7 @@ class Replay:
         activations: Outputs in that order.
         losses: Loss functions in the order of execution.
         half_precision: Whether an operation computed in half precision.
-        operation_names: Names of the operations of the forward pass, if only these are known.
+        operation_names: Names of the operations of the forward pass, where their lines are not known.
         operations: Number of operations that were checked.
         seconds: Its duration.
         notes: Differences between the copy and the module, in one sentence each.

@@ -106,3 +106,36 @@ def test_the_bound_of_an_exponential_leaves_room_for_the_largest_target(needed: 
     """Ten times that target is within the bound, up to a bound whose exponential is 5e8."""
     found = operation("exp", "inf", inputs=[operand(98.0, greatest=98.0)], code="rate = torch.exp(x)")
     assert f"torch.exp({bound} * torch.tanh(x / {bound}))" in fault_of(found, needed=needed).remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "facts", "names", "words"),
+    [
+        ("div", {"inputs": (operand(-1.2),), "scalars": (0.0,), "result": "-inf"}, (), "max(divisor"),
+        (
+            "hypot",
+            {"inputs": (operand(0.0), operand(0.0)), "node": "HypotBackward0", "phase": "backward"},
+            (),
+            "sqrt()",
+        ),
+        (
+            "mm",
+            {"inputs": (operand(None, greatest=2e38),), "result": "inf", "code": None},
+            ("exp", "mm", "log"),
+            "logsumexp",
+        ),
+        ("mm", {"inputs": (operand(None, greatest=2e38),), "result": "inf"}, ("addmm", "mm", "log"), "scale near one"),
+        (
+            "mm",
+            {"inputs": (operand(None, greatest=2e38),), "result": "inf", "code": "x = x @ self.steps.exp()"},
+            (),
+            "logsumexp",
+        ),
+    ],
+)
+def test_the_remedy_fits_the_operation_and_its_line(
+    name: str, facts: dict[str, Any], names: tuple[str, ...], words: str
+) -> None:
+    """A divisor that is a number, a hypotenuse of zero and a product of exponentials each have their own."""
+    found = fault_of(operation(name, **{"result": "nan", **facts}), names=names)
+    assert words in found.remedy

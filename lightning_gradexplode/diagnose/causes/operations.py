@@ -8,6 +8,7 @@ from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import is_float, is_from_graph, place_of, targets
 from lightning_gradexplode.diagnose.curves import first_nonfinite, loss_curve
 from lightning_gradexplode.diagnose.faults import Fault, fault_of
+from lightning_gradexplode.diagnose.line_remedies import remedy_for
 from lightning_gradexplode.diagnose.operation_names import (
     is_exponential,
     is_half,
@@ -43,7 +44,9 @@ def fault(evidence: Evidence) -> tuple[Operation, Fault] | None:
     replay = evidence.replay
     if replay is None or replay.first is None or replay.status == "not-reproduced":
         return None
-    return replay.hidden or replay.first, fault_of(replay.first, replay.hidden, _largest_target(evidence))
+    return replay.hidden or replay.first, fault_of(
+        replay.first, replay.hidden, _largest_target(evidence), replay.operation_names
+    )
 
 
 def _largest_target(evidence: Evidence) -> float:
@@ -249,8 +252,9 @@ def _slope_by_elimination(evidence: Evidence) -> Cause | None:
         ),
         0.5,
         (
+            *([remedy_for(steep[0])] if len(steep) == 1 else []),
             *remedies.anomaly_mode(evidence),
-            "keep roots and norms away from zero: `torch.sqrt(x + 1e-12)`",
+            *([] if len(steep) == 1 else ["keep roots and norms away from zero: `torch.sqrt(x + 1e-12)`"]),
             *remedies.skip(evidence),
         ),
     )

@@ -92,7 +92,13 @@ def _measured(evidence: Evidence, case: _Case) -> None:
     finite = evidence.experiments is not None and bool(evidence.experiments.finite_in_float32)
     if found is not None and is_half(found[0]) and found[1].kind in ("overflow", "undefined"):
         operation, what = found
-        case.add(0.95 if finite else 0.75, what.sentence, _full_precision(evidence), where=location_of(operation))
+        alone = operation.finite_in_float32
+        case.add(
+            0.95 if finite or alone else 0.75,
+            f"{what.sentence} Computed in float32 its result is finite." if alone else what.sentence,
+            _full_precision(evidence),
+            where=location_of(operation),
+        )
     if finite and first_nonfinite(evidence) is not None:
         loss = evidence.experiments.float32_loss if evidence.experiments is not None else None
         shown = "" if loss is None else f", with a loss of {loss:.4g}"

@@ -77,6 +77,18 @@ def test_rows_and_arguments_are_those_of_the_operation(net: nn.Sequential) -> No
     assert found.first.inputs[0].at_fault == pytest.approx(net(inputs())[below[0]].item() - level)
 
 
+def test_a_product_that_overflows_in_half_precision_only_is_finite_in_float32(net: nn.Sequential) -> None:
+    """It is computed again in float32 from the arguments that autograd keeps; a product of float32 numbers is not."""
+    with torch.autocast("cpu", torch.float16):
+        out = net(inputs())
+        found = replay(((9e3 * out) @ (9e3 * out).T).softmax(1)[:, 0].sum(), net)
+    assert found.first is not None
+    assert (found.first.name, found.first.finite_in_float32) == ("mm", True)
+    wide = replay(((1e30 * net(inputs())) @ (1e30 * net(inputs())).T).mean(), net)
+    assert wide.first is not None
+    assert wide.first.finite_in_float32 is None
+
+
 def test_data_that_are_not_finite_are_named_with_their_rows(net: nn.Sequential) -> None:
     """NaN in an input is the first layer's, NaN in a target the loss's; by hand the difference shows it."""
     found = replay(functional.mse_loss(net(inputs(row_2=NAN)), torch.zeros(ROWS, 1)), net)

@@ -1,0 +1,154 @@
+"""Where a value of an autograd graph comes from that is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from lightning_gradexplode.diagnose.graph.nodes import Argument, Graph, name_of_node, shape_of
+from lightning_gradexplode.diagnose.replay.finiteness import has_nan
+
+_CARRYING = {
+    "add", "alias", "amax", "amin", "as_strided", "cat", "clone", "copy_slices", "cumsum", "diagonal", "embedding",
+    "embedding_bag", "expand", "flip", "gather", "index", "index_select", "max", "mean", "min", "narrow", "neg",
+    "permute", "relu", "repeat", "reshape", "roll", "rsub", "select", "select_backward", "slice", "slice_backward",
+    "split", "squeeze", "stack", "sub", "sum", "t", "to_copy", "topk", "transpose", "unbind", "unsafe_split",
+    "unsafe_view", "unsqueeze", "view",
+}  # fmt: skip
+"""Operations whose result is finite if their arguments are, and far from the end of the number format."""
+
+_FILLS = {"constant_pad_nd", "fill", "index_fill", "index_put", "masked_fill", "masked_scatter", "scatter", "where"}
+"""Operations that put values in place: what they make infinite was meant to be."""
+
+_EXPONENTIALS = {"exp", "exp2", "expm1", "cosh", "sinh"}
+
+_ADDING = {"add", "sub", "rsub"}
+"""Operations that are finite for finite arguments, so that a result that is not shows what an argument was."""
+
+_TAKING = {*_ADDING, "mul", "div", "cat", "stack", "addmm", "addcmul", "addcdiv", "lerp"}
+"""Operations whose arguments without a gradient may be numbers, and no indices or masks."""
+
+NEAR_THE_END = 1e30
+"""Values below it are far from the end of float32, so that their sum is finite."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """The origin of a value that is not finite.
+
+    Args:
+        node: The operation that made it, or that took it from outside of the graph.
+        argument: The argument that was not finite before, None if the operation made the value.
+    """
+
+    node: Any
+    argument: Argument | None = None
+
+
+Answer = Found | Literal["finite", "filled", "unclear"]
+"""Where a value comes from that is not finite; or that it is finite, or may hold fill values only; or not known."""
+
+
+class Search:
+    """Follows a value that is not finite back to where it comes from.
+
+    Args:
+        graph: The graph.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._answers: dict[Any, Answer] = {}
+
+    def explain(self, last: Any) -> Answer:
+        """Return where the result of the last operation comes from."""
+        for node in self._graph.nodes:  # in the order of execution, so that arguments are known before results
+            self._graph.compute(node)
+            self._answers[node] = self._of(node)
+        return self._answers[last]
+
+    def _of(self, node: Any) -> Answer:
+        is_whole = shape_of(node, 1) is None or name_of_node(node) not in _CARRYING
+        value = self._graph.values.get((node, 0)) if is_whole else None
+        known = None if value is None else self._graph.is_finite(value)
+        if known:
+            return "finite"
+        answers = [self._of_argument(node, one) for one in self._graph.arguments[node]]
+        origins = [one for one in answers if isinstance(one, Found)]
+        if origins:
+            return self._through(node, origins, value)
+        name = name_of_node(node)
+        if "filled" in answers and "unclear" not in answers:
+            # An operation that makes NaN of what was put in place is at fault.
+            return Found(node) if known is False and value is not None and has_nan(value) else "filled"
+        if "unclear" in answers:
+            if known is False and name in _EXPONENTIALS and value is not None and not has_nan(value):
+                return Found(node)  # infinite for large arguments; data are seldom infinite themselves
+            return self._from_outside(node, answers) if known is False and name in _ADDING else "unclear"
+        if name == "mean" and _is_over_nothing(node):
+            return Found(node)
+        if known is False:
+            # What carries values on makes none of finite ones, unless they are known to be near the end.
+            return Found(node) if name not in _CARRYING or self._is_known(node) else "unclear"
+        if name in _FILLS:
+            return "filled"
+        return "finite" if name in _CARRYING and self._is_small(node) else "unclear"
+
+    def _of_argument(self, node: Any, argument: Argument) -> Answer:
+        value = self._graph.value(argument)
+        finite = None if value is None else self._graph.is_finite(value)
+        if finite:
+            return "finite"
+        is_leaf = argument.source is None or hasattr(argument.source, "variable")
+        if not is_leaf:
+            answer = self._answers[argument.source]
+            return "unclear" if finite is False and answer == "finite" else answer
+        if finite is False:
+            return Found(node, argument)
+        return "finite" if argument.source is None and not _takes_numbers(node) else "unclear"
+
+    def _through(self, node: Any, origins: Sequence[Found], value: Tensor | None) -> Answer:
+        """Return where the result of an operation comes from whose arguments are not all finite."""
+        made = [one for one in origins if name_of_node(one.node) not in _FILLS]
+        if made:
+            return made[0]
+        # An infinity that was put in place is no fault, unless an operation makes NaN of it.
+        if value is not None and has_nan(value):
+            return Found(node)
+        return origins[0]
+
+    def _from_outside(self, node: Any, answers: Sequence[Answer]) -> Answer:
+        """Return that a sum is not finite because of an argument that is not kept, if it is the only one."""
+        arguments = self._graph.arguments[node]
+        outside = [one for one, answer in zip(arguments, answers, strict=True) if answer == "unclear"]
+        is_data = len(outside) == 1 and outside[0].source is None
+        return Found(node, outside[0]) if is_data and self._is_small(node) else "unclear"
+
+    def _is_known(self, node: Any) -> bool:
+        """Return whether all arguments are known, and one is near the end of the number format."""
+        values = [self._graph.value(one) for one in self._graph.arguments[node]]
+        return all(one is not None for one in values) and not self._is_small(node)
+
+    def _is_small(self, node: Any) -> bool:
+        values = [self._graph.value(one) for one in self._graph.arguments[node]]
+        return all(
+            one is None or not one.is_floating_point() or (one.element_size() > 2 and _size(one) < NEAR_THE_END)
+            for one in values
+        )
+
+
+def _size(tensor: Tensor) -> float:
+    return float(tensor.abs().max()) if tensor.numel() else 0.0
+
+
+def _is_over_nothing(node: Any) -> bool:
+    """Return whether a reduction has no element to reduce."""
+    return 0 in getattr(node, "_saved_self_sym_sizes", ()) or getattr(node, "_saved_self_sym_numel", 1) == 0
+
+
+def _takes_numbers(node: Any) -> bool:
+    """Return whether a tensor without a gradient among the arguments may be one of numbers, and no index or mask."""
+    return name_of_node(node) in _TAKING
