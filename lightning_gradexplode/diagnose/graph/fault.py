@@ -153,7 +153,8 @@ def _finite_in_float32(node: Any, arguments: Sequence[Tensor | None], shape: tup
     given = [one for one in arguments if one is not None]
     if len(given) < len(arguments) or not any(one.dtype in HALF for one in given):
         return None
-    with suppress(Exception), torch.no_grad():
+    device = given[0].device.type
+    with suppress(Exception), torch.no_grad(), torch.autocast(device, enabled=False):  # it would narrow them again
         wide = [one.float() if one.dtype in HALF else one for one in given]
         result = recomputed(name_of_node(node), node, wide, shape)
         return None if result is None else all_finite(result)
