@@ -9,7 +9,8 @@ percent. The figures are given separately for kinds of training that the constan
 
 Runs are kept on disk (``benchmarks/.cache``) until the code they come from changes; ``--jobs`` trains in parallel.
 ``--sample 3`` takes every third family of each side: exploding or healthy, of kinds chosen on or left out. ``--fresh``
-takes other families, of kinds that the others do not have.
+and ``--newest`` take other families, of kinds that the others do not have; ``--newest A`` and ``--newest B`` take
+every second of these kinds, in the order of their names.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from torch.optim import Optimizer
 
 import lightning_gradexplode
 from benchmarks import clippers
-from benchmarks.scenarios import FAMILIES, FRESH, Family
+from benchmarks.scenarios import FAMILIES, FRESH, NEWEST, Family
 from benchmarks.scenarios.family import Setup
 from benchmarks.scenarios.module import Adversaries
 from benchmarks.scenarios.probe import losses_before
@@ -119,8 +120,8 @@ class _Losses(Callback):
         self.losses: list[float] = []
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Record the loss."""
-        self.losses.append(float(pl_module.last_loss))  # type: ignore[arg-type]
+        """Record the loss, or the metric of the task where the loss cannot show the damage."""
+        self.losses.append(float(pl_module.last_damage))  # type: ignore[arg-type]
         if self.hopeless_at_nan and not math.isfinite(self.losses[-1]) and not _finite(pl_module):
             trainer.should_stop = True
 
@@ -168,7 +169,7 @@ Job = tuple[str, int, str, float]
 def ending(job: Job) -> Ending:
     """Return a run from the cache; it is trained if it is missing or if its code has changed."""
     name, seed, remedy, factor = job
-    family = next(family for family in (*FAMILIES, *FRESH) if family.name == name)
+    family = next(family for family in (*FAMILIES, *FRESH, *NEWEST) if family.name == name)
     path = CACHE / f"{name}-{seed}-{_slug(remedy)}-{factor:g}-{_source(family, remedy)}.json"
     if path.exists():
         return Ending(**json.loads(path.read_text()))
@@ -300,11 +301,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--remedies", nargs="*", help="names of remedies; all if not given")
     parser.add_argument("--sample", type=int, default=1, help="take every so many families of each side; 1 for all")
     parser.add_argument("--fresh", action="store_true", help="take the families that were written for this program")
+    parser.add_argument("--newest", choices=["A", "B", "both"], help="take the families of this half, or of both")
     options = parser.parse_args(arguments)
     seeds, remedies = range(options.seeds), options.remedies or [*REMEDIES]
     chosen = [
         family
-        for family in (FRESH if options.fresh else FAMILIES)
+        for family in (newest(options.newest) if options.newest else FRESH if options.fresh else FAMILIES)
         if not options.families or family.name in options.families
     ]
     ill = [family for family in chosen if family.expected == "explodes" and family.name not in NOT_SAVABLE]
@@ -324,6 +326,13 @@ def main(arguments: Sequence[str]) -> None:
             _print_saved(results, some_ill, seeds, remedies)
         if some_well:
             _print_hurt(results, some_well, seeds, [remedy for remedy in remedies if remedy != "no remedy"])
+
+
+def newest(half: str) -> list[Family]:
+    """Return the families of `NEWEST` of every second kind, in the order of the kinds' names, or of all."""
+    kinds = sorted({family.kind for family in NEWEST})
+    taken = {"A": kinds[::2], "B": kinds[1::2], "both": kinds}[half]
+    return [family for family in NEWEST if family.kind in taken]
 
 
 def _sample(families: Sequence[Family], every: int) -> list[Family]:

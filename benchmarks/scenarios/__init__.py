@@ -11,7 +11,10 @@ from benchmarks.scenarios import (
     adversaries,
     assorted,
     attending,
+    composing,
+    computing,
     contrasting,
+    deciding,
     distilling,
     drifting,
     escaping,
@@ -35,6 +38,7 @@ from benchmarks.scenarios import (
     loops,
     loss_scales,
     measuring,
+    multiplying,
     objectives,
     optimizing,
     periods,
@@ -43,6 +47,7 @@ from benchmarks.scenarios import (
     rearranging,
     reconstructing,
     rising_losses,
+    sensing,
     structures,
     transferring,
 )
@@ -102,4 +107,12 @@ FRESH: tuple[Family, ...] = tuple(
 )
 """Families for ``clip="auto"`` that were written before it was run on them; detectors were not chosen on them."""
 
-__all__ = ["FAMILIES", "FRESH", "KEPT_BACK", "Family"]
+NEWEST: tuple[Family, ...] = tuple(
+    value
+    for module in (sensing, deciding, composing, computing, multiplying)
+    for value in vars(module).values()
+    if isinstance(value, Family)
+)
+"""Families for ``clip="auto"`` of kinds that none of the others have, written after `FRESH` had been looked at."""
+
+__all__ = ["FAMILIES", "FRESH", "KEPT_BACK", "NEWEST", "Family"]

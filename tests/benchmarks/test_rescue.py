@@ -11,8 +11,8 @@ from pytorch_lightning import Trainer
 from torch import nn
 
 from benchmarks.clippers import AutoClip, Clipping, Constant, ZClip, ZClipAlone
-from benchmarks.rescue import NOT_SAVABLE, Ending, Results, can_be_saved, change, rescue_rows, saved_by, train
-from benchmarks.scenarios import FAMILIES
+from benchmarks.rescue import NOT_SAVABLE, Ending, Results, can_be_saved, change, newest, rescue_rows, saved_by, train
+from benchmarks.scenarios import FAMILIES, NEWEST
 from tests.detect.steps import noise
 
 
@@ -67,6 +67,16 @@ def test_families_that_are_left_out_exist() -> None:
     built = {family.name for family in FAMILIES if family.expected == "explodes"}
     assert set(NOT_SAVABLE) <= built
     assert all(NOT_SAVABLE.values())
+
+
+def test_the_newest_families_are_halved_by_kind() -> None:
+    """Each kind is in exactly one of the halves, which have as many kinds each."""
+    first, second = newest("A"), newest("B")
+    assert {family.name for family in (*first, *second)} == {family.name for family in newest("both")}
+    assert len(first) + len(second) == len(NEWEST)
+    kinds = [{family.kind for family in half} for half in (first, second)]
+    assert not kinds[0] & kinds[1]
+    assert len(kinds[0]) == len(kinds[1])
 
 
 def test_the_tables_count_what_they_say() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pytorch_lightning import seed_everything
 
-from benchmarks.scenarios import FAMILIES, FRESH, Family
+from benchmarks.scenarios import FAMILIES, FRESH, KEPT_BACK, NEWEST, Family
 from benchmarks.scenarios import recording as scenario_recording
 from benchmarks.scenarios.recording import fit, record, recorded
 from benchmarks.scenarios.replay import replay
@@ -34,6 +34,16 @@ def test_fresh_families_have_names_and_kinds_of_their_own() -> None:
     assert len({family.name for family in FRESH}) == len(FRESH)
     assert not {family.name for family in FRESH} & set(BY_NAME)
     assert not {family.kind for family in FRESH} & {family.kind for family in FAMILIES}
+
+
+def test_newest_families_are_of_kinds_that_no_other_family_has() -> None:
+    """No constant can have been chosen on their kinds, and each kind has a family of both sides."""
+    others = (*FAMILIES, *FRESH, *KEPT_BACK)
+    assert not {family.name for family in NEWEST} & {family.name for family in others}
+    assert not {family.kind for family in NEWEST} & {family.kind for family in others}
+    kinds = sorted(family.kind for family in NEWEST)
+    for expected in ("explodes", "healthy"):
+        assert sorted(family.kind for family in NEWEST if family.expected == expected) == sorted(set(kinds))
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family.where], ids=lambda family: family.name)
