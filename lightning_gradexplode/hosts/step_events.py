@@ -7,9 +7,6 @@ hooks around an optimizer's step, and the beginning and the end of the backward 
 
 from __future__ import annotations
 
-import atexit
-import logging
-import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,18 +17,12 @@ from torch.optim import Optimizer
 
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.clip.apply import drop_gradients
-from lightning_gradexplode.engine.agreement import DifferentArgumentsError
-from lightning_gradexplode.engine.failure import MONITOR_FAILED, MONITOR_IS_OFF
-from lightning_gradexplode.engine.run import TrainingRun
 from lightning_gradexplode.hosts.backward_passes import BackwardPasses
-from lightning_gradexplode.hosts.torch_loop import JOINS, TorchLoop
-from lightning_gradexplode.measure.recording import untraced
-from lightning_gradexplode.respond import ExplosionError
-
-logger = logging.getLogger("lightning_gradexplode")
+from lightning_gradexplode.hosts.loop_run import LoopRun
+from lightning_gradexplode.hosts.torch_loop import TorchLoop
 
 
-class StepEvents:
+class StepEvents(LoopRun):
     """Calls the engine at the events of a training loop of plain PyTorch.
 
     A batch ends when each optimizer has stepped in it, or one steps again.
@@ -41,9 +32,6 @@ class StepEvents:
         loop: The training loop.
         state: The state of an earlier run to continue from.
         at_error: Called before an `ExplosionError` ends the loop, where the loop itself does not close the monitor.
-
-    Attributes:
-        run: The monitored run, None if it could not begin.
     """
 
     def __init__(
@@ -53,12 +41,6 @@ class StepEvents:
         state: Mapping[str, Any],
         at_error: Callable[[], None] = lambda: None,
     ) -> None:
-        self.run: TrainingRun | None = None
-        self._arguments = arguments
-        self._loop = loop
-        self._at_error = at_error
-        self._failed = self._is_over = False
-        self._hooks: list[Any] = []
         self._batch_idx = -1
         self._marks_batches = self._in_batch = False
         self._stepped: set[int] = set()
@@ -68,38 +50,13 @@ class StepEvents:
         self._evaluating: Optimizer | None = None
         self._awaiting: set[int] = set()
         self._scaler_version: int | None = None
-        self._warned: set[str] = set()
-        self._at_exit: Callable[[], None] = _nothing
-        optimizers = loop.optimizers
-        for earlier in {one for optimizer in optimizers for one in _monitors_of(optimizer)}:
-            logger.warning(ANOTHER_BEGINS)
-            earlier.close()
-        try:  # hooks of an optimizer are called in this order: ours before its step, the engine's, ours after it
-            before, after = untraced(self._before_step), untraced(self._after_step)
-            self._hooks = [one.register_step_pre_hook(before) for one in optimizers]
-            self.run = TrainingRun(arguments, loop, state)
-            self._hooks += [one.register_step_post_hook(after) for one in optimizers]
-            self.run.batch_expected()
-            this = weakref.ref(self)
-            self._at_exit = lambda: _process_ends(this)
-            atexit.register(self._at_exit)
-        except DifferentArgumentsError as error:
-            self._failed = True
-            logger.warning(MONITOR_IS_OFF, error)
-            self.remove_hooks()
-        except Exception:
-            self._fail()
-
-    @property
-    def failed(self) -> bool:
-        """Whether the monitor has failed and is off."""
-        return self._failed or (self.run is not None and self.run.failed)
+        super().__init__(arguments, loop, state, at_error)
 
     # Called by a host.
 
     def batch_begins(self, batch: Any) -> None:
         """Begin a batch, or a micro-batch, that is known."""
-        if not self._hooks:  # closed
+        if not self.is_open:
             return
         self._marks_batches = True
         self._guarded(self._start_batch, batch, True)
@@ -112,7 +69,7 @@ class StepEvents:
             loss: Returns a loss of the pass, multiplied by the scale of the gradient scaler, from the index of a
                 tensor that the backward pass has reached and the gradient there; None if it is unknown.
         """
-        if not self._hooks or self._is_left_out():
+        if not self.is_open or self._is_left_out():
             return
 
         # A hook that held its tensor would keep the graph of the step.
@@ -130,32 +87,6 @@ class StepEvents:
         """Record the steps of this batch that a gradient scaler has left out, and end the batch."""
         self._guarded(self._record_left_out_steps)
         self._guarded(self._end_batch)
-
-    def warn_once(self, message: str) -> None:
-        """Log a warning, the first time."""
-        if message not in self._warned:
-            self._warned.add(message)
-            logger.warning("gradexplode: %s", message)
-
-    def close(self) -> None:
-        """End the run, and remove all hooks; the results stay."""
-        run = self.run
-        if run is None or not self._hooks:
-            return
-        self.steps_are_over()
-        run.flush()
-        if self._arguments.report == "always" and not run.failed:
-            run.report()
-        self.remove_hooks()
-
-    def remove_hooks(self) -> None:
-        """Remove all hooks."""
-        atexit.unregister(self._at_exit)
-        hooks, self._hooks = self._hooks, []
-        for hook in hooks:
-            hook.remove()
-        if self.run is not None:
-            self.run.close()
 
     # Batches.
 
@@ -273,58 +204,3 @@ class StepEvents:
         self._stepped.add(id(optimizer))
         if len(self._stepped) == len(self._loop.optimizers):
             self._end_batch()
-
-    # Failure.
-
-    def _guarded(self, call: Callable[..., None], *arguments: Any) -> None:
-        """Call a function of the monitor; if it raises, the monitor is switched off, and the training loop goes on."""
-        if self.run is None or self._is_left_out():
-            return
-        try:
-            call(*arguments)
-        except ExplosionError:
-            self._at_error()
-            raise
-        except Exception:
-            self._fail()
-
-    def _is_left_out(self) -> bool:
-        """Return whether nothing is to be done in a call: it is only recorded, or other processes may have ended."""
-        assert self.run is not None
-        if torch.compiler.is_compiling():
-            self.run.recorded.traced()
-            return True
-        if self._loop.joins and self._hooks:
-            logger.warning(MONITOR_IS_OFF, JOINS)
-            self.remove_hooks()
-            self._is_over = True
-        return self._is_over or (self.run.recorded.are_possible and self.run.recorded.happen())
-
-    def _fail(self) -> None:
-        self._failed = True
-        logger.exception(MONITOR_FAILED)
-        self.remove_hooks()
-
-
-def _nothing() -> None:
-    pass
-
-
-ANOTHER_BEGINS = (
-    "gradexplode: a new monitor of the optimizer begins, and the earlier one, which was not closed, ends; for example "
-    "where the cell of a notebook is run again"
-)
-
-
-def _monitors_of(optimizer: Optimizer) -> list[StepEvents]:
-    """Return the monitors that have hooks on an optimizer."""
-    hooks = getattr(optimizer, "_optimizer_step_pre_hooks", {}).values()
-    owners = [getattr(getattr(hook, "__wrapped__", None), "__self__", None) for hook in hooks]
-    return [owner for owner in owners if isinstance(owner, StepEvents)]
-
-
-def _process_ends(events: weakref.ref[StepEvents]) -> None:
-    """Write the recorded steps of a run that was not closed, if an exception ends the process."""
-    one = events()
-    if one is not None and one.run is not None and hasattr(sys, "last_value"):
-        one.run.aborted()

@@ -1,0 +1,164 @@
+"""The run of a monitor in a training loop of plain PyTorch: how it begins, fails and ends."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import sys
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from lightning_gradexplode.arguments import Arguments
+from lightning_gradexplode.engine.agreement import DifferentArgumentsError
+from lightning_gradexplode.engine.failure import MONITOR_FAILED, MONITOR_IS_OFF
+from lightning_gradexplode.engine.run import TrainingRun
+from lightning_gradexplode.hosts.torch_loop import JOINS, TorchLoop
+from lightning_gradexplode.measure.recording import untraced
+from lightning_gradexplode.respond import ExplosionError
+
+logger = logging.getLogger("lightning_gradexplode")
+
+ANOTHER_BEGINS = (
+    "gradexplode: a new monitor of the optimizer begins, and the earlier one, which was not closed, ends; for example "
+    "where the cell of a notebook is run again"
+)
+
+
+class LoopRun(ABC):
+    """Begins a run, registers the hooks of the optimizers' steps, and ends the run without ending the training loop.
+
+    Args:
+        arguments: The monitor's arguments.
+        loop: The training loop.
+        state: The state of an earlier run to continue from.
+        at_error: Called before an `ExplosionError` ends the loop, where the loop itself does not close the monitor.
+
+    Attributes:
+        run: The monitored run, None if it could not begin.
+    """
+
+    def __init__(
+        self, arguments: Arguments, loop: TorchLoop, state: Mapping[str, Any], at_error: Callable[[], None]
+    ) -> None:
+        self.run: TrainingRun | None = None
+        self._arguments = arguments
+        self._loop = loop
+        self._at_error = at_error
+        self._failed = self._is_over = False
+        self._hooks: list[Any] = []
+        self._warned: set[str] = set()
+        self._at_exit = partial(_process_ends, weakref.ref(self))
+        optimizers = loop.optimizers
+        for earlier in {one for optimizer in optimizers for one in _monitors_of(optimizer)}:
+            logger.warning(ANOTHER_BEGINS)
+            earlier.close()
+        try:  # hooks of an optimizer are called in this order: ours before its step, the engine's, ours after it
+            before, after = untraced(self._before_step), untraced(self._after_step)
+            self._hooks = [one.register_step_pre_hook(before) for one in optimizers]
+            self.run = TrainingRun(arguments, loop, state)
+            self._hooks += [one.register_step_post_hook(after) for one in optimizers]
+            self.run.batch_expected()
+            atexit.register(self._at_exit)
+        except DifferentArgumentsError as error:
+            self._failed = True
+            logger.warning(MONITOR_IS_OFF, error)
+            self.remove_hooks()
+        except Exception:
+            self._fail()
+
+    @abstractmethod
+    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Handle that an optimizer is about to step."""
+
+    @abstractmethod
+    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Handle that an optimizer has stepped."""
+
+    @abstractmethod
+    def steps_are_over(self) -> None:
+        """End the batch."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the monitor has failed and is off."""
+        return self._failed or (self.run is not None and self.run.failed)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the run goes on: it has begun, and was not closed."""
+        return bool(self._hooks)
+
+    def warn_once(self, message: str) -> None:
+        """Log a warning, the first time."""
+        if message not in self._warned:
+            self._warned.add(message)
+            logger.warning("gradexplode: %s", message)
+
+    def close(self) -> None:
+        """End the run, and remove all hooks; the results stay."""
+        run = self.run
+        if run is None or not self.is_open:
+            return
+        self.steps_are_over()
+        run.flush()
+        if self._arguments.report == "always" and not run.failed:
+            run.report()
+        self.remove_hooks()
+
+    def remove_hooks(self) -> None:
+        """Remove all hooks, and restore what was changed of the loop."""
+        atexit.unregister(self._at_exit)
+        hooks, self._hooks = self._hooks, []
+        for hook in hooks:
+            hook.remove()
+        if self.run is not None:
+            self.run.close()
+
+    def _guarded(self, call: Callable[..., None], *arguments: Any) -> None:
+        """Call a function of the monitor; if it raises, the monitor is switched off, and the training loop goes on."""
+        if self.run is None or self._is_left_out():
+            return
+        try:
+            call(*arguments)
+        except ExplosionError:
+            self._at_error()
+            raise
+        except Exception:
+            self._fail()
+
+    def _is_left_out(self) -> bool:
+        """Return whether nothing is to be done in a call: it is only recorded, or other processes may have ended."""
+        assert self.run is not None
+        if torch.compiler.is_compiling():
+            self.run.recorded.traced()
+            return True
+        if self._loop.joins and self.is_open:
+            logger.warning(MONITOR_IS_OFF, JOINS)
+            self.remove_hooks()
+            self._is_over = True
+        return self._is_over or (self.run.recorded.are_possible and self.run.recorded.happen())
+
+    def _fail(self) -> None:
+        self._failed = True
+        logger.exception(MONITOR_FAILED)
+        self.remove_hooks()
+
+
+def _monitors_of(optimizer: Optimizer) -> list[LoopRun]:
+    """Return the monitors that have hooks on an optimizer."""
+    hooks = getattr(optimizer, "_optimizer_step_pre_hooks", {}).values()
+    owners = [getattr(getattr(hook, "__wrapped__", None), "__self__", None) for hook in hooks]
+    return [owner for owner in owners if isinstance(owner, LoopRun)]
+
+
+def _process_ends(loop_run: weakref.ref[LoopRun]) -> None:
+    """Write the recorded steps of a run that was not closed, if an exception ends the process."""
+    one = loop_run()
+    if one is not None and one.run is not None and hasattr(sys, "last_value"):
+        one.run.aborted()
