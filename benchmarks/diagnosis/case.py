@@ -50,6 +50,8 @@ class Case(LightningModule):
     """Rows of the batch, or samples of the dataset, that are at fault. Empty: none."""
     cure: Mapping[str, Any] = settings()
     """The settings of the run that trains well."""
+    not_cured_by: tuple[Mapping[str, Any], ...] = ()
+    """Settings that would cure other causes that seem plausible, and with which the run fails."""
     cured_by: str = ""
     """Pattern of remedies that amount to `cure`, beyond those of its kinds."""
     other_cures: Mapping[str, Mapping[str, Any]] = settings()

@@ -1,4 +1,4 @@
-"""Checks of the cases: each fails as it is, and trains well with its cure."""
+"""Checks of the cases: each fails as it is and with the cures of other causes, and trains well with its cure."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ def fault_of(case: type[Case]) -> str | None:
     cured = train(prepare(case, dict(case.cure)))
     if cured.failed(case):
         return f"{case.__name__} does not train when cured: score {cured.score:.3g}, {case.good:g} is good"
+    for changes in case.not_cured_by:
+        other = train(prepare(case, dict(changes)))
+        if not other.failed(case):
+            return f"{case.__name__} trains with {dict(changes)}: score {other.score:.3g}, {case.good:g} is good"
     return None
 
 

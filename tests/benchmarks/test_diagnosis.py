@@ -18,7 +18,7 @@ from benchmarks.diagnosis.verify import fault_of
 from lightning_gradexplode.records.diagnosis import CAUSE_KINDS, Cause, Diagnosis
 
 HALVES: tuple[Half, ...] = ("tuning", "held_out")
-EVERY_CASE = [*chain.from_iterable(cases(half) for half in (*HALVES, "second", "third", "fourth", "fifth"))]
+EVERY_CASE = [*chain.from_iterable(cases(half) for half in (*HALVES, "second", "third", "fourth", "fifth", "sixth"))]
 FIRST_OF_EACH_KIND = [*{case.kinds[0]: case for case in reversed(EVERY_CASE)}.values()]
 
 
@@ -80,6 +80,15 @@ def test_a_case_builds_and_its_data_have_rows(case: type[Case]) -> None:
 def test_a_case_fails_as_it_stands_and_trains_when_cured(case: type[Case]) -> None:
     """One case of each kind; ``python -m benchmarks.diagnosis --verify`` checks all of them."""
     assert fault_of(case) is None
+
+
+def test_a_case_that_the_cure_of_another_cause_saves_is_at_fault() -> None:
+    """Its true cause is not what the case says."""
+
+    class AlsoSavedByLess(StraightLine):
+        not_cured_by = (settings(lr=2.9), settings(lr=0.2))
+
+    assert "AlsoSavedByLess trains with {'lr': 0.2}" in str(fault_of(AlsoSavedByLess))
 
 
 def test_an_unknown_setting_is_refused() -> None:
