@@ -21,7 +21,7 @@ from tests.measure.tensors import WILD, float_tensors, real_parts, stored_bytes,
 FINITE_EDGES = BUCKET_EDGES[1:-1]
 
 
-def assert_true(histogram: Histogram, values: list[float]) -> None:
+def assert_facts_of(histogram: Histogram, values: list[float]) -> None:
     """Compare a histogram, bucket for bucket, with numpy's of the same values."""
     np.testing.assert_array_equal(histogram.counts, true_counts(values))
     assert histogram.nonfinite == sum(not math.isfinite(value) for value in values)
@@ -32,14 +32,14 @@ def test_histogram_of_a_wild_tensor(build: Callable[[], Tensor]) -> None:
     """Every kind of tensor is counted exactly, and left as it was."""
     tensor = build()
     before, version = stored_bytes(tensor), tensor._version
-    assert_true(measure_histogram(tensor), real_parts(tensor))
+    assert_facts_of(measure_histogram(tensor), real_parts(tensor))
     assert (stored_bytes(tensor), tensor._version) == (before, version)
 
 
 @given(float_tensors())
 def test_histogram_of_any_tensor(tensor: Tensor) -> None:
     """Whatever the values, the type and the layout, each bucket's count is numpy's."""
-    assert_true(measure_histogram(tensor), real_parts(tensor))
+    assert_facts_of(measure_histogram(tensor), real_parts(tensor))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -48,7 +48,7 @@ def test_values_on_and_next_to_every_border(dtype: torch.dtype, side: float) -> 
     """A value on a border goes to the bucket farther from zero; its neighbours on each side go where they belong."""
     borders = torch.tensor(FINITE_EDGES, dtype=dtype)
     values = torch.nextafter(borders, torch.full_like(borders, math.copysign(math.inf, side))) if side else borders
-    assert_true(measure_histogram(values), real_parts(values))
+    assert_facts_of(measure_histogram(values), real_parts(values))
 
 
 def test_every_number_of_half_precision() -> None:
@@ -56,13 +56,13 @@ def test_every_number_of_half_precision() -> None:
     bits = torch.arange(-(2**15), 2**15, dtype=torch.int16)
     for dtype in (torch.float16, torch.bfloat16):
         values = bits.view(dtype)
-        assert_true(measure_histogram(values), real_parts(values))
+        assert_facts_of(measure_histogram(values), real_parts(values))
 
 
 def test_histogram_of_a_million_elements() -> None:
     """A large tensor, which is counted in chunks, loses no element."""
     tensor = torch.randn(1_000_003) * torch.logspace(-30, 30, 1_000_003)
-    assert_true(measure_histogram(tensor), tensor.double().tolist())
+    assert_facts_of(measure_histogram(tensor), tensor.double().tolist())
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_an_accelerator_counts_the_same(monkeypatch: pytest.MonkeyPatch, determi
 def test_an_accelerator_counts_any_tensor(tensor: Tensor) -> None:
     """Whatever the values, the type and the layout, each bucket's count is numpy's on an accelerator as well."""
     with mock.patch.object(reading, "is_on_host", return_value=False):
-        assert_true(measure_histogram(tensor), real_parts(tensor))
+        assert_facts_of(measure_histogram(tensor), real_parts(tensor))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -105,7 +105,7 @@ def test_an_accelerator_counts_every_number_of_half_precision(dtype: torch.dtype
     """All 65536 of them, on every border, are counted into the right buckets there."""
     values = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype)
     with mock.patch.object(reading, "is_on_host", return_value=False):
-        assert_true(measure_histogram(values), real_parts(values))
+        assert_facts_of(measure_histogram(values), real_parts(values))
 
 
 def test_a_million_equal_elements_are_counted_exactly_on_an_accelerator() -> None:
@@ -122,7 +122,7 @@ def test_histograms_of_several_tensors() -> None:
     tensors = [torch.randn(size, generator=generator) * 10.0 ** (place % 7 - 3) for place, size in enumerate(sizes)]
     tensors += [tensors[3].double(), tensors[1].bfloat16()]
     for tensor, histogram in zip(tensors, measure_histograms(tensors), strict=True):
-        assert_true(histogram, tensor.double().tolist())
+        assert_facts_of(histogram, tensor.double().tolist())
 
 
 @given(float_tensors(), st.data())
@@ -131,7 +131,7 @@ def test_histograms_of_parts_add_up_to_the_whole(tensor: Tensor, data: st.DataOb
     flat = tensor.reshape(-1)
     cut = data.draw(st.integers(0, flat.numel()))
     merged = Histogram.merged([measure_histogram(flat[:cut]), measure_histogram(flat[cut:])])
-    assert_true(merged, real_parts(flat))
+    assert_facts_of(merged, real_parts(flat))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -140,9 +140,9 @@ def test_a_gradient_scaler_is_divided_out(dtype: torch.dtype, scale: float) -> N
     """The histogram of scaled gradients is that of the unscaled ones, none of which is rounded to zero."""
     tensor = torch.tensor([1.0, -1e-3, 100.0, 0.25, -0.0], dtype=dtype)
     unscaled = [value / scale for value in real_parts(tensor)]
-    assert_true(measure_histogram(tensor, scale), unscaled)
+    assert_facts_of(measure_histogram(tensor, scale), unscaled)
 
 
 def test_integers_are_counted_too() -> None:
     """A tensor of integers is counted as the floats it stands for."""
-    assert_true(measure_histogram(torch.tensor([0, 1, -2, 300])), [0.0, 1.0, -2.0, 300.0])
+    assert_facts_of(measure_histogram(torch.tensor([0, 1, -2, 300])), [0.0, 1.0, -2.0, 300.0])

@@ -5,170 +5,27 @@ from __future__ import annotations
 import copy
 import math
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.utils import parametrizations
 
 from lightning_gradexplode.measure.run_facts import collect_run_facts, in_order
-from lightning_gradexplode.records import ModuleFacts, ParameterFacts, RunFacts
+from lightning_gradexplode.records import ParameterFacts, RunFacts
+from tests.measure.modules import CharRNN, ElmanCell, facts_of
 from tests.measure.sharding import Shard, distribute_tensor, needs_sharding
 from tests.measure.tensors import WILD, held, true_norm
-
-
-class Swish(nn.Module):
-    """A user's own activation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.beta = nn.Parameter(torch.ones(1))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return inputs * torch.sigmoid(self.beta * inputs)
-
-
-class SwiGLU(nn.Module):
-    """A feed-forward block with the name of an activation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = nn.Linear(4, 4)
-
-
-class RMSNorm2d(nn.Module):
-    """A user's own normalization."""
-
-    def __init__(self, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.eps = eps
-        self.scale = nn.Parameter(torch.ones(4))
-
-
-class ContrastiveLoss(nn.Module):
-    """A user's own loss."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.temperature = 0.07
-        self.api_key = "secret"
-
-
-class ElmanCell(nn.Module):
-    """A recurrent cell of two linear layers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.i2h = nn.Linear(6, 6)
-        self.h2h = nn.Linear(6, 6)
-
-
-class CharRNN(nn.Module):
-    """A class with a recurrent name whose only square matrix has a short name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.U = nn.Parameter(torch.randn(3, 5))
-        self.W = nn.Parameter(torch.eye(5) * 1.5)
-
-
-class Autoencoder(nn.Module):
-    """A net with square layers, none of which is recurrent, and one whose name begins like one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rec = nn.Linear(4, 4)
-        self.hidden = nn.Linear(4, 4)
-
-
-def facts_of(module: nn.Module, *optimizers: Any, **settings: Any) -> RunFacts:
-    """Collect with the settings as keywords."""
-    return collect_run_facts(module, optimizers, settings)
-
-
-def only(module: nn.Module) -> ModuleFacts:
-    """Return the facts of the outermost module."""
-    return facts_of(module).modules[0]
 
 
 def parameter(facts: RunFacts, name: str) -> ParameterFacts:
     """Return the facts of a parameter."""
     return next(one for one in facts.parameters if one.name == name)
-
-
-@pytest.mark.parametrize(
-    ("build", "role"),
-    [
-        (nn.ReLU, "activation"),
-        (lambda: nn.Softmax(dim=1), "activation"),
-        (lambda: nn.LSTM(2, 3), "recurrent"),
-        (lambda: nn.GRUCell(2, 3), "recurrent"),
-        (lambda: nn.BatchNorm2d(3), "normalization"),
-        (lambda: nn.LayerNorm(3), "normalization"),
-        (lambda: nn.InstanceNorm1d(3), "normalization"),
-        (lambda: nn.Conv2d(1, 2, 3), "convolution"),
-        (lambda: nn.ConvTranspose1d(1, 2, 3), "convolution"),
-        (lambda: nn.LazyConv2d(2, 3), "convolution"),
-        (lambda: nn.Linear(2, 2), "linear"),
-        (lambda: nn.LazyLinear(2), "linear"),
-        (nn.Identity, "other"),
-        (nn.Sequential, "other"),
-        (lambda: nn.MultiheadAttention(4, 2), "attention"),
-        (lambda: nn.Embedding(5, 2), "embedding"),
-        (nn.Dropout, "dropout"),
-        (nn.CrossEntropyLoss, "loss"),
-        (nn.CTCLoss, "loss"),
-        (lambda: parametrizations.weight_norm(nn.Linear(2, 2)), "linear"),
-        (lambda: torch.jit.script(nn.Linear(2, 2)), "other"),
-        (Swish, "activation"),
-        (SwiGLU, "other"),
-        (RMSNorm2d, "normalization"),
-        (ContrastiveLoss, "loss"),
-        (ElmanCell, "recurrent"),
-        (CharRNN, "recurrent"),
-        (Autoencoder, "other"),
-    ],
-)
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning", "ignore:Lazy modules:UserWarning")
-def test_every_module_has_the_role_of_its_class(build: Callable[[], nn.Module], role: str) -> None:
-    """Torch's modules have the role of what they are; the user's own, that of their name and parameters."""
-    assert only(build()).role == role
-
-
-def test_a_guessed_role_is_marked_as_one() -> None:
-    """Only the roles of the user's own classes are guesses, not of what they derive from torch's."""
-
-    class Wide(nn.Linear):
-        """A linear layer of the user's own."""
-
-    assert only(Swish()).settings["guessed"] is True
-    assert "guessed" not in only(Wide(2, 2)).settings
-    assert only(Wide(2, 2)).role == "linear"
-
-
-def test_settings_are_plain_attributes() -> None:
-    """Numbers are there; strings only of torch's classes, as those of the user's own could be private."""
-    assert (
-        only(nn.LSTM(2, 3, num_layers=2, batch_first=True)).settings.items()
-        >= {
-            "num_layers": 2,
-            "hidden_size": 3,
-            "batch_first": True,
-            "bidirectional": False,
-        }.items()
-    )
-    assert only(nn.RNN(2, 3, nonlinearity="relu")).settings["nonlinearity"] == "relu"
-    assert only(nn.BatchNorm1d(3, eps=1e-3)).settings.items() >= {"eps": 1e-3, "affine": True}.items()
-    assert only(nn.Dropout(0.3)).settings["p"] == 0.3
-    assert only(nn.Linear(2, 3, bias=False)).settings["bias"] is False
-    assert only(nn.Conv2d(1, 1, 3)).settings["kernel_size"] == "3x3"
-    assert only(nn.CrossEntropyLoss(ignore_index=-1)).settings["ignore_index"] == -1
-    assert only(ContrastiveLoss()).settings == {"temperature": 0.07, "guessed": True}
 
 
 def test_parameters_are_measured_where_they_are() -> None:
@@ -318,47 +175,6 @@ def test_the_order_of_execution_is_that_of_modules_and_parameters() -> None:
     assert [one.name for one in ordered.parameters][:3] == ["first.weight", "first.bias", "last.weight"]
     assert ordered.order_is_executed
     assert collect_run_facts(module, [], executed=["first", "last"]) == ordered
-
-
-def test_optimizers_are_described_by_their_groups() -> None:
-    """Hyperparameters are plain numbers, also a learning rate that is a tensor; no parameter is in them."""
-    module = nn.Linear(2, 2)
-    optimizer = torch.optim.AdamW(
-        [{"params": [module.weight], "lr": torch.tensor(0.25)}, {"params": [module.bias], "weight_decay": 0.0}],
-        lr=0.5,
-        betas=(0.8, 0.9),
-        eps=1e-4,
-    )
-    (fresh,) = facts_of(module, optimizer).optimizers
-    assert (fresh.kind, fresh.steps_taken, fresh.has_state) == ("AdamW", 0, False)
-    assert fresh.groups[0].items() >= {"lr": 0.25, "beta1": 0.8, "beta2": 0.9, "eps": 1e-4, "maximize": False}.items()
-    assert fresh.groups[1].items() >= {"lr": 0.5, "weight_decay": 0.0}.items()
-    for _ in range(3):
-        torch.autograd.backward(module(torch.ones(1, 2)).sum())
-        optimizer.step()
-    (used,) = facts_of(module, optimizer).optimizers
-    assert (used.steps_taken, used.has_state) == (3, True)
-
-
-class Lookahead(torch.optim.Optimizer):
-    """A wrapper that does not call the constructor of torch's class."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        self.optimizer = optimizer
-
-    param_groups = property(lambda self: self.optimizer.param_groups)
-
-
-def test_wrapped_optimizers_are_described_by_what_they_wrap() -> None:
-    """Groups and state are the inner optimizer's, and both names are there."""
-    module = nn.Linear(2, 2)
-    inner = torch.optim.Adam(module.parameters(), lr=0.5)
-    module(torch.ones(1, 2)).sum().backward()
-    inner.step()
-    facts = facts_of(module, Lookahead(inner))
-    assert (facts.optimizers[0].kind, facts.optimizers[0].steps_taken) == ("Lookahead(Adam)", 1)
-    assert facts.optimizers[0].groups[0]["lr"] == 0.5
-    assert [one.optimizer for one in facts.parameters] == [0, 0]
 
 
 def test_parameters_that_only_an_optimizer_holds_are_listed() -> None:

@@ -1,0 +1,111 @@
+"""The page of a report."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from lightning_gradexplode.records import Finding, ReportContent, Severity, UpdateFault
+from lightning_gradexplode.report import page, plotly_base, write_report
+from tests.report import examples
+
+HOSTILE = '<script>alert("1")</script>'
+
+
+class Reader(HTMLParser):
+    """Collects a page's text, and what it would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = ""
+        self.sources: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Record the element and its references."""
+        self.tags.append(tag)
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        """Record text."""
+        self.text += data
+
+
+def hostile() -> ReportContent:
+    """Return a report in which every text of a user is markup."""
+    content = examples.at_once()
+    assert content.diagnosis is not None
+    diagnosis = replace(content.diagnosis, what=HOSTILE, where=HOSTILE, remedies=(HOSTILE, f"`{HOSTILE}`"))
+    findings = (Finding(39, "own-sign", Severity.CRITICAL, HOSTILE, math.nan, math.inf, HOSTILE),)
+    (history,) = content.evidence.history
+    named = replace(history, parameters=(HOSTILE, *history.parameters[1:]))
+    evidence = replace(content.evidence, history=(named,), findings=findings)
+    return replace(content, run_name=HOSTILE, diagnosis=diagnosis, findings=findings, evidence=evidence)
+
+
+@pytest.mark.parametrize("with_plotly", [True, False])
+def test_text_of_users_is_never_markup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_plotly: bool) -> None:
+    """Names, messages and remedies are escaped, in the page and in its figures, which need nothing from elsewhere."""
+    monkeypatch.setattr(plotly_base, "script", lambda: "" if with_plotly else None)
+    report = write_report(tmp_path, hostile())
+    assert report.page is not None
+    text = report.page.read_text()
+    assert "<script>alert" not in text
+    reader = Reader()
+    reader.feed(text)
+    assert HOSTILE in reader.text
+    assert all(source.startswith("data:") for source in reader.sources)
+
+
+def test_a_page_shows_the_weight_that_an_update_has_lost(tmp_path: Path) -> None:
+    """It has the weight before the update, its gradient, and the optimizer's state for it."""
+    content, state = examples.half_precision(), {"exp_avg_sq": 0.0, "step": 64.0}
+    fault = UpdateFault("blocks.0.weight", "float16", 0, 3, math.inf, 0.125, 2e-5, state)
+    write_report(tmp_path, replace(content, evidence=replace(content.evidence, update_fault=fault)))
+    reader = Reader()
+    reader.feed((tmp_path / "index.html").read_text())
+    text = " ".join(reader.text.split())
+    assert "made 3 elements of blocks.0.weight (float16) NaN or infinite" in text
+    assert "Weight before0.125 Gradient2e-05 Weight afterinf exp_avg_sq0 step64" in text
+
+
+def test_without_plotly_the_page_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The charts are plain SVG then, and all of them are there."""
+    monkeypatch.setattr(plotly_base, "script", lambda: None)
+    report = write_report(tmp_path, examples.growing())
+    assert report.page is not None
+    reader = Reader()
+    reader.feed(report.page.read_text())
+    assert 'pip install "lightning-gradexplode[report]"' in reader.text
+    assert reader.tags.count("svg") == 4
+    assert report.page.stat().st_size < 200_000
+
+
+def test_a_page_is_smaller_than_six_megabytes(tmp_path: Path) -> None:
+    """With plotly's script and a network of a thousand parameters."""
+    report = write_report(tmp_path, examples.growing(1000))
+    assert report.page is not None
+    assert report.page.stat().st_size < 6_000_000
+
+
+def test_one_bad_element_is_written_in_the_singular(tmp_path: Path) -> None:
+    """And several ones in the plural."""
+    (step, histogram), *_ = examples.growing().gradients
+    gradients = tuple((step + place, replace(histogram, nonfinite=count)) for place, count in enumerate((1, 2)))
+    write_report(tmp_path, replace(examples.growing(), gradients=gradients))
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert f"At step {step}, 1 element is NaN or infinite." in page
+    assert f"At step {step + 1}, 2 elements are NaN or infinite." in page
+
+
+def test_captions_explain_only_what_is_drawn() -> None:
+    """A healthy run has no line of an incident and no button that leads back to it; an explosion has both."""
+    pages = {name: page(content) for name, content in {"ok": examples.healthy(), "bad": examples.growing(5)}.items()}
+    for text in ("the first critical finding", "responses", "around the incident"):
+        assert text in pages["bad"]
+        assert text not in pages["ok"]
+    assert "none of them critical" not in pages["ok"]
