@@ -207,27 +207,30 @@ class Results:
 
     Args:
         jobs: Number of processes.
+
+    Attributes:
+        known: The results of the runs that were trained.
     """
 
     def __init__(self, jobs: int) -> None:
         self._jobs = jobs
-        self._known: dict[Job, Ending] = {}
+        self.known: dict[Job, Ending] = {}
 
     def need(self, wanted: Iterable[Job]) -> None:
         """Train the runs that are missing."""
-        missing = sorted({job for job in wanted if job not in self._known})
+        missing = sorted({job for job in wanted if job not in self.known})
         if self._jobs == 1:
             found: Iterable[Ending] = map(ending, missing)
         else:
             with ProcessPoolExecutor(self._jobs) as pool:
                 found = list(pool.map(ending, missing))
-        self._known.update(zip(missing, found, strict=True))
+        self.known.update(zip(missing, found, strict=True))
 
     def __getitem__(self, job: Job) -> Ending:
         """Return the result of a run."""
-        if job not in self._known:
+        if job not in self.known:
             self.need([job])
-        return self._known[job]
+        return self.known[job]
 
 
 def tuned_factor(results: Results, family: Family) -> float:

@@ -74,7 +74,7 @@ class PendingRead:
         if not self.is_there:
             if self._event is not None:
                 self._event.synchronize()
-            numbers = _to_host(self._numbers)
+            numbers = to_host(self._numbers)
             self._read = np.concatenate([numbers[span] for span in self._spans])
             self.is_there = True
         return self._read
@@ -118,7 +118,8 @@ def _concatenated(values: Sequence[Tensor]) -> tuple[Tensor, list[slice]]:
     return numbers, [spans[place] for place in range(len(values))]
 
 
-def _to_host(numbers: Tensor) -> FloatArray:
+def to_host(numbers: Tensor) -> FloatArray:
+    """Return numbers on the host, in float64; those of an accelerator are waited for."""
     array: FloatArray = numbers.cpu().double().numpy()
     return array
 

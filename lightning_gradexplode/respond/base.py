@@ -59,6 +59,9 @@ class ResponseContext:
         severity: Worst severity at this step, or in this batch, so far; 0 for none.
         last_step: The step before the fit's first one, above -1 in a resumed fit.
         log: Where actions are logged.
+
+    Attributes:
+        action_log: Where actions are logged.
     """
 
     def __init__(
@@ -82,7 +85,7 @@ class ResponseContext:
         self.findings: Sequence[Finding] = ()
         self.skipped_by: str | None = None
         self._last_step = last_step
-        self._log = ActionLog() if log is None else log
+        self.action_log = ActionLog() if log is None else log
 
     @property
     def trainer(self) -> Any:
@@ -136,11 +139,11 @@ class ResponseContext:
         if self.loop.can_stop:
             self.loop.stop()
         if not self.loop.can_stop:  # also if it has just failed
-            self._log.once(self, "stop", f"this training loop cannot be stopped{by}; end it yourself{why}")
+            self.action_log.once(self, "stop", f"this training loop cannot be stopped{by}; end it yourself{why}")
             return
         until = self.loop.minimum_training
         but = f"; it goes on until {until} is reached, and updates at critical findings are held back" if until else ""
-        self._log.once(self, "stop", f"training is stopped{by}{why}{but}")
+        self.action_log.once(self, "stop", f"training is stopped{by}{why}{but}")
 
     def log_action(self, action: str, detail: str, once: bool = False) -> None:
         """Log what a response does, refuses or ends, with the reason.
@@ -151,9 +154,9 @@ class ResponseContext:
             once: Whether this is logged once per incident and response.
         """
         if once:
-            self._log.once(self, action, detail)
+            self.action_log.once(self, action, detail)
         else:
-            self._log.add(self, action, detail)
+            self.action_log.add(self, action, detail)
 
     def log_folder(self) -> Path:
         """Return the folder of the run's logs. Call it on every process."""

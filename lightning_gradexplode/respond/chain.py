@@ -64,7 +64,7 @@ class ResponseChain:
     def started(self, run: ResponseContext) -> None:
         """Begin a fit."""
         self.log, self._place, self._guards, self._off = ActionLog(), 0, self._new_guards(), set()
-        run._log, self._run = self.log, run
+        run.action_log, self._run = self.log, run
         for place, response in enumerate(self.responses):
             self._guards[place].call(response.started, run, otherwise=None)
             self._fails_on_some(place, run)
@@ -78,7 +78,7 @@ class ResponseChain:
 
         Where none acts, and the update or the weights are not finite, training is stopped.
         """
-        run._log, run.findings = self.log, findings
+        run.action_log, run.findings = self.log, findings
         acted = False
         for place in range(self._place, len(self.responses)):
             if place not in self._off and self._acts(place, findings, run):
@@ -109,12 +109,12 @@ class ResponseChain:
 
     def batch_ended(self, run: ResponseContext) -> None:
         """Finish a batch."""
-        run._log = self.log
+        run.action_log = self.log
         self._call_all("batch_ended", run)
 
     def log_buffers(self, run: ResponseContext, restored: Sequence[str], lost: Sequence[str]) -> None:
         """Log which buffers a forward pass made NaN or infinite, and whether they could be restored."""
-        run._log, run.response = self.log, "on_explosion"
+        run.action_log, run.response = self.log, "on_explosion"
         if restored:
             run.log_action("buffers", f"{few(restored)} were not finite after the forward pass and are restored")
         if lost:

@@ -86,11 +86,11 @@ def test_the_tables_count_what_they_say() -> None:
     factors = (0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-5, 1e-7)
     for place, factor in enumerate(factors):
         for seed in range(3):
-            results._known[family.name, seed, "no remedy", factor] = Ending(2.0, 0.5 if place == 2 else 1.0)
+            results.known[family.name, seed, "no remedy", factor] = Ending(2.0, 0.5 if place == 2 else 1.0)
     finals = {"no remedy": [1.0, 1.0, 0.6], "clip 1.0": [1.1, math.nan, 0.6]}
     for remedy, values in finals.items():
         for seed, value in enumerate(values):
-            results._known[family.name, seed, remedy, 1.0] = Ending(2.0, value)
+            results.known[family.name, seed, remedy, 1.0] = Ending(2.0, value)
     (row,) = rescue_rows(results, [family], range(3), ["clip 1.0"])
     assert row == [family.name, "2", "3 (0.5)", "1 (0.6)"]
     assert saved_by(results, [family], range(3), "clip 1.0") == 1

@@ -170,13 +170,13 @@ class DeviceReads(pl.Callback):
         self.before_update: list[int] = []
         self.of_each: list[int] = []
         self.in_all = 0
-        to_host = reading._to_host
+        to_host = reading.to_host
 
         def counted(numbers: torch.Tensor) -> Any:
             self.in_all += 1
             return to_host(numbers)
 
-        MONKEY.setattr(reading, "_to_host", counted)
+        MONKEY.setattr(reading, "to_host", counted)
         MONKEY.setattr(reading, "is_on_host", lambda tensor: False)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -212,4 +212,4 @@ def test_a_rollback_limits_the_size_that_a_clip_policy_has_taken_and_not_the_sch
     response.batch_ended(run)
     assert sizes.limits == [0.2, None]
     assert response.scalars() == {"rollbacks": 1.0, "rollback_rate_factor": 1.0}
-    assert "learning rates of at most 0.2" in run._log.attempts[-1].detail
+    assert "learning rates of at most 0.2" in run.action_log.attempts[-1].detail

@@ -65,14 +65,14 @@ class Backward(Order):
 @pytest.fixture
 def order(monkeypatch: pytest.MonkeyPatch) -> Order:
     """Pretend that all tensors lie on an accelerator, and note its reads."""
-    order, to_host = Backward(), reading._to_host
+    order, to_host = Backward(), reading.to_host
 
     def counted(numbers: Tensor) -> Any:
         order.events.append("read")
         return to_host(numbers)
 
     monkeypatch.setattr(reading, "is_on_host", lambda tensor: False)
-    monkeypatch.setattr(reading, "_to_host", counted)
+    monkeypatch.setattr(reading, "to_host", counted)
     return order
 
 
@@ -307,14 +307,14 @@ def test_a_plain_loop_clips_on_the_device(monkeypatch: pytest.MonkeyPatch, mixed
 @pytest.mark.parametrize("kind", ["plain", "user clips", "clip", "score", "skip", "scaler", "zero gradient"])
 def test_a_plain_loop_waits_for_nothing(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """What is read lies before the update of a step only where the numbers of the step before arrive."""
-    reads, to_host = [0], reading._to_host
+    reads, to_host = [0], reading.to_host
 
     def counted(numbers: Tensor) -> Any:
         reads[-1] += 1
         return to_host(numbers)
 
     monkeypatch.setattr(reading, "is_on_host", lambda tensor: False)
-    monkeypatch.setattr(reading, "_to_host", counted)
+    monkeypatch.setattr(reading, "to_host", counted)
     arguments: dict[str, dict[str, Any]] = {
         "clip": {"clip": 1e-3},
         "score": {"clip": ZScoreClip(warmup=3)},

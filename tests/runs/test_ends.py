@@ -98,7 +98,7 @@ def test_an_error_of_the_device_leaves_the_recording(
 ) -> None:
     """The steps that were read before are written, one line says that the last is lost, and the error is kept."""
     module = DeviceIsLost()
-    to_host = reading._to_host
+    to_host = reading.to_host
 
     def read(numbers: Tensor) -> Any:
         if module.is_lost:
@@ -106,7 +106,7 @@ def test_an_error_of_the_device_leaves_the_recording(
         return to_host(numbers)
 
     monkeypatch.setattr(reading, "is_on_host", lambda tensor: False)
-    monkeypatch.setattr(reading, "_to_host", read)
+    monkeypatch.setattr(reading, "to_host", read)
     monitor = GradientExplosionMonitor(report=tmp_path, log_every_n_steps=100)
     with pytest.raises(RuntimeError, match="device-side assert"):
         pl.Trainer(**{**QUIET, "max_steps": 8}, logger=False, callbacks=[monitor]).fit(module)

@@ -66,14 +66,14 @@ class Order(pl.Callback):
 @pytest.fixture
 def order(monkeypatch: pytest.MonkeyPatch) -> Iterator[Order]:
     """Pretend that all tensors lie on an accelerator."""
-    order, to_host = Order(), reading._to_host
+    order, to_host = Order(), reading.to_host
 
     def counted(numbers: torch.Tensor) -> Any:
         order.events.append("read")
         return to_host(numbers)
 
     monkeypatch.setattr(reading, "is_on_host", lambda tensor: False)
-    monkeypatch.setattr(reading, "_to_host", counted)
+    monkeypatch.setattr(reading, "to_host", counted)
     yield order
     assert "read" in order.events
 

@@ -44,7 +44,7 @@ class NoFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @pytest.fixture(autouse=True)
 def on_mps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Pretend that all tensors lie on a device without float64."""
-    to_host = reading._to_host
+    to_host = reading.to_host
 
     def allowed(numbers: Tensor) -> Any:
         with torch.utils._python_dispatch._disable_current_modes():
@@ -52,7 +52,7 @@ def on_mps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(reading, "is_on_host", lambda tensor: False)
     monkeypatch.setattr(reading, "widest_type", lambda device: torch.float32)
-    monkeypatch.setattr(reading, "_to_host", allowed)
+    monkeypatch.setattr(reading, "to_host", allowed)
     with NoFloat64():  # type: ignore[no-untyped-call]
         yield
 
@@ -117,13 +117,13 @@ def test_norms_in_float32_are_exact_wherever_the_elements_lie() -> None:
 @pytest.mark.parametrize("zeros", [0, 1, 5])
 def test_zeros_are_read_along(monkeypatch: pytest.MonkeyPatch, zeros: int) -> None:
     """One transfer serves for all, whatever the number of tensors that are zero; of what underflows it takes two."""
-    reads, to_host = [], reading._to_host
+    reads, to_host = [], reading.to_host
 
     def counted(numbers: Tensor) -> Any:
         reads.append(len(numbers))
         return to_host(numbers)
 
-    monkeypatch.setattr(reading, "_to_host", counted)
+    monkeypatch.setattr(reading, "to_host", counted)
     tensors = [torch.ones(10), *[torch.zeros(600)] * zeros]
     assert measure_norms(tensors).each.tolist() == pytest.approx([10**0.5, *[0.0] * zeros])
     assert len(reads) == 1
