@@ -109,6 +109,5 @@ def _why(causes: Sequence[Cause]) -> str:
         return ""
     first, *others = causes
     evidence = f": {first.evidence[0]}" if first.evidence else ""
-    return " or ".join(
-        [f"{cause_title(first)}{evidence}", *(cause_title(other) for other in others if not other.is_faint)]
-    )
+    less_likely = [cause_title(other) for other in others if not other.is_faint]
+    return "; or ".join([f"{cause_title(first)}{evidence}".removesuffix("." if less_likely else ""), *less_likely])

@@ -53,7 +53,7 @@ def since(diagnosis: Diagnosis, findings: Iterable[Finding]) -> str:
     if finding is None or finding.severity < Severity.CRITICAL:
         return f"step {first}"
     if first >= finding.step:
-        return f"step {finding.step}, without a sign before"
+        return f"step {finding.step}, the first sign of the incident"
     return f"step {first}, {_steps(finding.step - first)} before the first critical finding"
 
 

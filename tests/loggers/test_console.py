@@ -1,4 +1,4 @@
-"""What the terminal says."""
+"""Messages in the terminal."""
 
 from __future__ import annotations
 
@@ -95,6 +95,15 @@ def test_an_incident_takes_at_most_a_dozen_lines(caplog: pytest.LogCaptureFixtur
     assert headings == ["What", "Why", "Do", "Where", "Done", "Report"]
     assert "steps 41 to 59, 19 times: update held back" in caplog.text
     assert "gradient-growth 100 times, first at step 41" in lines[-1]
+
+
+def test_a_less_likely_cause_follows_the_evidence_of_the_first_one() -> None:
+    """The sentence of evidence does not end before it; a faint cause is not named."""
+    (why,) = (text for heading, text, _ in PANEL.sections if heading == "Why")
+    assert why.endswith("A tenth of the update lowers the loss; all of it raises it; or depth (40%)")
+    faint = replace(DIAGNOSIS, causes=(DIAGNOSIS.causes[0], Cause("depth", None, (), 0.1)))
+    (why,) = (text for heading, text, _ in incident_panel(faint, [finding()]).sections if heading == "Why")
+    assert why.endswith("all of it raises it.")
 
 
 def test_warnings_that_follow_the_first_one_are_counted_without_it(caplog: pytest.LogCaptureFixture) -> None:
