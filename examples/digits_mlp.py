@@ -1,4 +1,4 @@
-"""A deep tanh network on handwritten digits, watched by TensorBoard and Weights & Biases side by side.
+"""A deep tanh network on handwritten digits, logged to TensorBoard and to Weights & Biases.
 
 The weights of twenty tanh layers are drawn a little too large, so that the error gradient grows from each layer to the
 one below: at the first step it is more than ten times as large in the first layer as in the last. At this learning
@@ -6,7 +6,7 @@ rate the updates drive the units into saturation, and the loss rises far above w
 every logger of the trainer, and with ``on_explosion="stop"`` it ends the run and holds back the update that would have
 come next. W&B runs offline, without an account.
 
-    python examples/digits_mlp.py
+Run: ``python examples/digits_mlp.py``. It needs ``pip install rich scikit-learn wandb``.
 """
 
 from __future__ import annotations

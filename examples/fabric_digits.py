@@ -1,6 +1,6 @@
 """Lightning Fabric on handwritten digits: batches that are broken are left out, and training ends well.
 
-Run: ``python examples/fabric_digits.py``
+Run: ``python examples/fabric_digits.py``. It needs ``pip install lightning scikit-learn``.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """The Trainer of Hugging Face on real text, letter by letter, with a small GPT-2 that is trained from nothing.
 
-Run: ``python examples/hugging_face.py``
+Run: ``python examples/hugging_face.py``. It needs ``pip install transformers accelerate scikit-learn``.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """A loop of plain PyTorch on handwritten digits: its learning rate is raised until it explodes, and then it is stopped.
 
-Run: ``python examples/plain_pytorch.py``
+Run: ``python examples/plain_pytorch.py``. It needs ``pip install scikit-learn``.
 """
 
 import torch

@@ -1,7 +1,6 @@
 """Two workers of Ray Train learn digits, one pixel of which is broken; the report comes from global rank zero.
 
-pip install "ray[train]" lightning scikit-learn
-python examples/ray_digits.py
+Run: ``python examples/ray_digits.py``. It needs ``pip install "ray[train]" lightning scikit-learn``.
 """
 
 from pathlib import Path

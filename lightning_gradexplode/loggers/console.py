@@ -99,7 +99,7 @@ class Console:
                 rest = len(later) - MOST_SIGNS
                 later[MOST_SIGNS:] = [f"and {rest} more sign{'s' if rest > 1 else ''} up to step {counts[-1][2]}"]
             if self._repeats.is_due("later"):
-                log(logging.WARNING, f"gradexplode: the incident went on: {', '.join(later)}")
+                log(logging.WARNING, f"gradexplode: further findings of the incident: {', '.join(later)}")
         self._start(has_panel=False)
 
     def _start(self, has_panel: bool) -> None:
