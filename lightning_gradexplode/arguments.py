@@ -99,7 +99,8 @@ def takes_monitor_arguments(constructor: Constructor) -> Constructor:
 class Arguments:
     """The checked arguments of the monitor, under the same names.
 
-    `responses` are those of ``on_explosion``. `detectors` are those whose signs are not in `ignore`.
+    `responses` are those of ``on_explosion``. `detectors` are those whose signs are not in `ignore`, and
+    `has_default_detectors` is True if the user has given none.
     """
 
     log_every_n_steps: int | None
@@ -108,6 +109,7 @@ class Arguments:
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     detectors: tuple[Detector, ...]
+    has_default_detectors: bool
     ignore: tuple[str, ...]
     clip: ClipPolicy | None
     responses: tuple[Response, ...]
@@ -137,6 +139,7 @@ class Arguments:
             include=checks.patterns("include", given["include"]),
             exclude=checks.patterns("exclude", given["exclude"]),
             detectors=tuple(one for one in chosen if one.sign not in ignored),
+            has_default_detectors=detectors is None,
             ignore=ignored,
             clip=_clip_policy(given["clip"]),
             responses=_responses(given["on_explosion"]),

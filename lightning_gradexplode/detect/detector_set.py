@@ -1,4 +1,8 @@
-"""All detectors of one optimizer, each called once per step, with the baselines that they share."""
+"""All detectors of one optimizer, each called once per step, with the baselines that they share.
+
+Most steps can show no rise. They are held, and evaluated with a later step in one go: between two steps of a network,
+the processor's caches lose the code of all detectors, and to fetch it again takes longer than to execute it.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ import numpy as np
 from lightning_gradexplode.detect.adaptive_interval import AdaptiveInterval
 from lightning_gradexplode.detect.base import Detector
 from lightning_gradexplode.detect.baselines import Baselines
+from lightning_gradexplode.detect.calm_range import CalmRange
 from lightning_gradexplode.detect.rolling_quantiles import GradNormEMA
 from lightning_gradexplode.records import Finding, Severity, StepRecord
 from lightning_gradexplode.records.state import Stateful, copied, loaded, plain
@@ -36,7 +41,7 @@ class DetectorSet(Stateful):
         unsaved: Signs of the detectors whose state could not be saved.
     """
 
-    not_saved = ("_waiting", "_loss_is_known", "_values_of")
+    not_saved = ("_waiting", "_loss_is_known", "_values_of", "_held", "_is_held", "_is_quiet", "_calm_range")
 
     def __init__(self, detectors: Sequence[Detector]) -> None:
         self.detectors = [copied(detector) for detector in detectors]
@@ -47,6 +52,10 @@ class DetectorSet(Stateful):
         self._values_of = operator.attrgetter("step", "step", *self.reads)  # always a tuple
         self._waiting: list[Detector] = []
         self._loss_is_known = False
+        self._held: list[tuple[StepRecord, StepRecord | None]] = []
+        self._is_held = False
+        self._is_quiet = False
+        self._calm_range = CalmRange()
         self._reset()
 
     def _reset(self) -> None:
@@ -72,19 +81,27 @@ class DetectorSet(Stateful):
         """Whether the norms of the weights are needed after a step that is not read yet."""
         return self._interval.overdue
 
-    def begin(self, record: StepRecord) -> list[Finding]:
-        """Return what a new step shows before the optimizer steps, and set `needs_weights`."""
-        self._waiting = self.detectors
+    def begin(self, record: StepRecord, may_be_held: bool = False) -> list[Finding]:
+        """Return what a new step shows before the optimizer steps, and set `needs_weights`.
+
+        Args:
+            record: The step.
+            may_be_held: Whether the step may be evaluated later, after at most the longest interval between two
+                measurements of the weights. It is if its loss is at most one unit above its start, loss and gradient
+                norm are in the `CalmRange`, nothing else is measured, and the last evaluated step was no warning.
+
+        Returns:
+            The findings of the steps that were held, and of this step unless it is held.
+        """
         try:
-            self._update_before(record)
+            self.needs_weights = self._interval.due(record)
         except Exception as error:
             self._start_fresh(error)
-        findings = self._check(record)
-        norms = record.per_parameter.get("grad_norm")
-        is_calm = not findings or all(finding.severity < Severity.WARNING for finding in findings)
-        if norms is not None and is_calm:
-            self._grad_norms.update(norms)
-        return findings
+        self._is_held = self._calm_range.contains(record) and may_be_held and self._can_be_held(record)
+        if self._is_held:
+            self._held.append((record, None))
+            return []
+        return [*self.evaluate_held(), *self._begin(record)] if self._held else self._begin(record)
 
     def proceed(self, record: StepRecord, came_late: bool = False) -> list[Finding]:
         """Return what a step shows once it is over, by the detectors whose numbers were not known before.
@@ -93,6 +110,45 @@ class DetectorSet(Stateful):
             record: The step.
             came_late: Whether the optimizer had stepped before `begin` was called.
         """
+        if not self._is_held:
+            return self._proceed(record, came_late)
+        self._held[-1] = self._held[-1][0], record
+        return [] if record.weight_norm is None else self.evaluate_held()
+
+    def evaluate_held(self) -> list[Finding]:
+        """Return what the steps show that are held, oldest first."""
+        held, self._held, self._is_held = self._held, [], False
+        findings: list[Finding] = []
+        for before, after in held:
+            findings += self._begin(before)
+            if after is not None:
+                findings += self._proceed(after, came_late=False)
+        return findings
+
+    def _can_be_held(self, record: StepRecord) -> bool:
+        return (
+            self._is_quiet
+            and not self.needs_weights
+            and record.grad_max is None
+            and record.module_gradients is None
+            and record.loss is not None
+            and record.loss <= self._baselines.loss.above(units=1.0)
+        )
+
+    def _begin(self, record: StepRecord) -> list[Finding]:
+        self._waiting = self.detectors
+        try:
+            self._update_before(record)
+        except Exception as error:
+            self._start_fresh(error)
+        findings = self._check(record)
+        self._is_quiet = not findings or all(finding.severity < Severity.WARNING for finding in findings)
+        norms = record.per_parameter.get("grad_norm")
+        if norms is not None and self._is_quiet:
+            self._grad_norms.update(norms)
+        return findings
+
+    def _proceed(self, record: StepRecord, came_late: bool) -> list[Finding]:
         try:
             self._update_after(record, came_late)
         except Exception as error:
@@ -105,7 +161,6 @@ class DetectorSet(Stateful):
             self._baselines.update_loss(record)
         if record.module_gradients is not None:
             self._steepest_module, self._steepest_rise = record.module_gradients.steepest() or (None, 0.0)
-        self.needs_weights = self._interval.due(record)
 
     def _update_after(self, record: StepRecord, came_late: bool) -> None:
         if not self._loss_is_known:

@@ -99,12 +99,24 @@ class AfterUpdate:
                     step.state.log_failures()
             if findings:
                 new = run.add_findings(step, findings)
-                run.evidence.add(step, new, run.log.incidents.began, before_update=False)
+                run.evidence.add(step.record(), step.inputs, new, run.log.incidents.began, before_update=False)
                 if step.skipped_by is None:  # else the responses have acted on this step
                     run.responses.respond(step, findings, before_update=False)
                 record = step.record()
             records.append(record)
         self._ended += self._freeze(steps, records)
+
+    def evaluate_held(self) -> None:
+        """Evaluate the steps that the detectors hold, and keep what they show with the last record."""
+        run = self._run
+        for state in run.optimizers.states:
+            findings = state.detectors.evaluate_held()
+            state.log_failures()
+            if findings and self.last is not None:
+                worst = max(int(finding.severity) for finding in findings)
+                self.last = replace(self.last, severity=max(self.last.severity, worst))
+                new = run.keep_findings(self.last.step, findings)
+                run.evidence.add(self.last, None, new, run.log.incidents.began, before_update=False)
 
     def end_batch(self, is_deferred: bool = False) -> None:
         """Call the responses at the end of a batch, where no graph exists that they could destroy, and publish.

@@ -38,6 +38,7 @@ class Components:
         is_automatic: Whether the loop itself calls backward and the optimizer.
         acts: Whether a response may change the run.
         is_distributed: Whether it has several processes.
+        may_hold: Whether the detectors may evaluate some steps later (`DetectorSet.begin`).
         counts_end_of_backward: The attribute of the loop, which is read once.
         gradients_are_final: The same.
         may_change_gradients: The same.
@@ -63,6 +64,7 @@ class Components:
     is_automatic: bool
     acts: bool
     is_distributed: bool
+    may_hold: bool
     counts_end_of_backward: bool
     gradients_are_final: bool
     may_change_gradients: bool
@@ -110,6 +112,7 @@ class Components:
             is_automatic=loop.is_automatic,
             acts=bool(acting),
             is_distributed=exchange.world.size > 1,
+            may_hold=arguments.has_default_detectors and not acting and exchange.world.size == 1,
             counts_end_of_backward=loop.counts_end_of_backward,
             gradients_are_final=loop.gradients_are_final,
             may_change_gradients=loop.may_change_gradients,
@@ -160,11 +163,21 @@ class Components:
             Those that are new to their incident.
         """
         step.add_findings(findings)
+        new = self.keep_findings(step.number, findings)
+        if any(finding.severity >= Severity.WARNING for finding in new):
+            step.scalars_due, step.histograms_due = self.schedule.due(step.number)
+        return new
+
+    def keep_findings(self, number: int, findings: Sequence[Finding]) -> Sequence[Finding]:
+        """Keep and log findings, and make everything due from a step on where one of them is new.
+
+        Returns:
+            Those that are new to their incident.
+        """
         new = self.log.add(findings)
         grave = [finding for finding in new if finding.severity >= Severity.WARNING]
         if grave:
-            self.schedule.alert(step.number, [f"{finding.sign} {finding.severity}" for finding in grave])
-            step.scalars_due, step.histograms_due = self.schedule.due(step.number)
+            self.schedule.alert(number, [f"{finding.sign} {finding.severity}" for finding in grave])
         return new
 
     def state_dict(self) -> dict[str, Any]:

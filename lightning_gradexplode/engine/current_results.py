@@ -10,7 +10,7 @@ from lightning_gradexplode.records import Diagnosis, Finding, StepRecord
 
 
 class CurrentResults:
-    """The results of one run, as they are now.
+    """The results of one run, as they are now: steps that the detectors hold are evaluated before one is read.
 
     Args:
         run: The components of the run.
@@ -24,11 +24,13 @@ class CurrentResults:
     @property
     def last(self) -> StepRecord | None:
         """The record of the last step that is finished."""
+        self._after.evaluate_held()
         return self._after.last
 
     @property
     def findings(self) -> list[Finding]:
         """What was found, oldest first."""
+        self._after.evaluate_held()
         return self._run.log.findings
 
     @property
@@ -38,9 +40,11 @@ class CurrentResults:
 
     def report(self) -> Path | None:
         """Write a report of the run as it is now, and return its folder; None where no reports are written."""
-        self._run.reporter.write(self._run.evidence.evidence(self._run.responses.attempts), self.diagnosis())
+        diagnosis = self.diagnosis()
+        self._run.reporter.write(self._run.evidence.evidence(self._run.responses.attempts), diagnosis)
         return self._run.reporter.folder
 
     def diagnosis(self) -> Diagnosis | None:
         """Return the diagnosis of the latest incident, None if there was none."""
+        self._after.evaluate_held()
         return self._run.evidence.diagnosis(self._run.responses.attempts)

@@ -124,7 +124,7 @@ class Decisions:
             findings = run.find(step, record)
         else:
             detectors = step.state.detectors
-            findings = detectors.begin(record)
+            findings = detectors.begin(record, may_be_held=run.may_hold and run.log.incidents.began is None)
             if detectors.failures:
                 step.state.log_failures()
         if findings:
@@ -152,4 +152,4 @@ class Decisions:
         run = self._run
         new = run.add_findings(step, findings)
         step.measure_gradients(by_value)  # after a finding everything is due
-        run.evidence.add(step, new, run.log.incidents.began, before_update)
+        run.evidence.add(step.record(), step.inputs, new, run.log.incidents.began, before_update)

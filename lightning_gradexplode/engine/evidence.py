@@ -23,7 +23,6 @@ from lightning_gradexplode.engine.incidents import CALM_STEPS
 from lightning_gradexplode.engine.loss_graphs import LossGraphs
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.replays import MOST_REPLAYS, IncidentReplays
-from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.engine.step_inputs import StepInputs
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.reading import is_on_host
@@ -131,11 +130,19 @@ class EvidenceCollector:
 
     # Called at a step with findings.
 
-    def add(self, step: Step, findings: Sequence[Finding], onset: int | None, before_update: bool) -> None:
+    def add(
+        self,
+        record: StepRecord,
+        inputs: StepInputs | None,
+        findings: Sequence[Finding],
+        onset: int | None,
+        before_update: bool,
+    ) -> None:
         """Collect the evidence of a step with findings that are new to their incident.
 
         Args:
-            step: The step.
+            record: The step.
+            inputs: What it was given, None if that is not known any more.
             findings: Those findings.
             onset: The step at which the incident began, None outside of an incident.
             before_update: Whether the optimizer has not stepped yet.
@@ -150,18 +157,18 @@ class EvidenceCollector:
             self._update_is_harmless = False
         was_critical = any(one.severity is Severity.CRITICAL for one in self._findings)
         self._findings += serious
-        self._now = step.number
+        self._now = record.step
         critical = any(finding.severity is Severity.CRITICAL for finding in serious)
         nonfinite = any(finding.sign in NONFINITE_SIGNS for finding in serious)
-        self._update_is_harmless = nonfinite and step.grad_norm == 0.0
-        if nonfinite and self._update_fault is None and (before_update or not step.record().nonfinite_count):
-            self._update_fault = self._find_update_fault(step.inputs, before_update)
-        if step.inputs is None:
+        self._update_is_harmless = nonfinite and record.grad_norm == 0.0
+        if nonfinite and self._update_fault is None and (before_update or not record.nonfinite_count):
+            self._update_fault = self._find_update_fault(inputs, before_update)
+        if inputs is None:
             return
         if not self._batch.is_shared and (self._batch.facts is None or (critical and not was_critical) or nonfinite):
-            self._batch.collect(step.number, step.inputs, was_critical)
+            self._batch.collect(record.step, inputs, was_critical)
         if critical and self.replays.is_due:
-            self._compute_again(step, step.inputs, before_update)
+            self._compute_again(record, inputs, before_update)
 
     def _find_update_fault(self, inputs: StepInputs | None, before_update: bool) -> UpdateFault | None:
         """Find the weight that this step's update, or an earlier one where it has not been taken yet, has lost."""
@@ -176,11 +183,11 @@ class EvidenceCollector:
             ),
         )
 
-    def _compute_again(self, step: Step, inputs: StepInputs, before_update: bool) -> None:
+    def _compute_again(self, record: StepRecord, inputs: StepInputs, before_update: bool) -> None:
         """Replay a step, and use the order of execution that it has shown."""
         run = self._run or RunFacts()
         rows = self._batch.outlier_rows
-        self.replays.compute(step, inputs, before_update, rows, lambda replay: weights_to_try(run, replay))
+        self.replays.compute(record, inputs, before_update, rows, lambda replay: weights_to_try(run, replay))
         self._use_order()
 
     def _use_order(self) -> None:

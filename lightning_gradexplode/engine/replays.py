@@ -27,7 +27,6 @@ from lightning_gradexplode.diagnose.replay import (
 from lightning_gradexplode.engine.attempt import attempt
 from lightning_gradexplode.engine.loss_graphs import LossGraphs
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
-from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.engine.step_inputs import StepInputs
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.records import Experiments, Replay, StepRecord
@@ -118,7 +117,7 @@ class IncidentReplays:
 
     def compute(
         self,
-        step: Step,
+        record: StepRecord,
         inputs: StepInputs,
         before_update: bool,
         outlier_rows: Sequence[int],
@@ -127,7 +126,7 @@ class IncidentReplays:
         """Replay a step, and run the experiments that do not need its update.
 
         Args:
-            step: The step.
+            record: The step.
             inputs: What it was given.
             before_update: Whether the optimizer has not stepped yet.
             outlier_rows: Rows of the batch that are far outside the others.
@@ -136,7 +135,7 @@ class IncidentReplays:
         """
         self._count += 1
         before = attempt("the checksums", lambda: checksums(self._loop.module))
-        self._compute(step, inputs, before_update, outlier_rows, repeated)
+        self._compute(record, inputs, before_update, outlier_rows, repeated)
         if before is not None and attempt("the checksums", lambda: checksums(self._loop.module)) != before:
             self._is_on = False
             logger.error(
@@ -146,15 +145,15 @@ class IncidentReplays:
 
     def _compute(
         self,
-        step: Step,
+        record: StepRecord,
         inputs: StepInputs,
         before_update: bool,
         outlier_rows: Sequence[int],
         repeated: Callable[[Replay], Sequence[str]],
     ) -> None:
-        loop, record = self._loop, step.record()
+        loop = self._loop
         if not loop.can_replay:
-            self.replay = self._graphs.replay_in(step.number, step.number) or Replay(
+            self.replay = self._graphs.replay_in(record.step, record.step) or Replay(
                 "not-possible", NO_REPLAY, operation_names=self._graphs.operation_names
             )
             return
@@ -188,22 +187,22 @@ class IncidentReplays:
         if again.is_updated or replay.status in ("not-possible", "not-reproduced"):
             return
         before = None if before_update else inputs.weights
-        names = repeated(replay) if step.number == loop.first_step else ()
-        self._run_experiments(step, again, outlier_rows, before, names)
+        names = repeated(replay) if record.step == loop.first_step else ()
+        self._run_experiments(record, again, outlier_rows, before, names)
         if before_update and failed is None and replay.status == "finite":
             # The line search along the update follows once the optimizer has stepped.
-            self._step, self._step_of_update = again, step.number
+            self._step, self._step_of_update = again, record.step
             self._weights_before = inputs.weights or attempt("the weights", lambda: keep_weights(loop.module))
 
     def _run_experiments(
         self,
-        step: Step,
+        record: StepRecord,
         again: ReplayStep,
         rows: Sequence[int],
         before: Mapping[str, Tensor] | None,
         repeated: Sequence[str],
     ) -> None:
-        record, replay = step.record(), self.replay
+        replay = self.replay
         first: Any = self._states[record.optimizer].recorder.first().values.get("grad_norm", ())
         self.experiments = attempt(
             "the experiments",

@@ -74,7 +74,7 @@ class TrainingRun(CurrentResults):
         self._measurement = GradientMeasurement(run)
         self._decisions = Decisions(run, self._measurement)
         self._late = LateSteps(run, self._measurement, self._decisions, self._after)
-        self._shutdown = Shutdown(run, self._late, self, stop_listening)
+        self._shutdown = Shutdown(run, self._late, self._after, self, stop_listening)
         self._unseen = UnseenSteps(loop) if loop.may_step_unseen else None
         self._clips = arguments.clip is not None
         self._open: Step | None = None
@@ -361,6 +361,7 @@ class TrainingRun(CurrentResults):
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             logger.warning("gradexplode: the step that an exception has interrupted could not be read: %s", reason)
         run = self._run
+        self._after.evaluate_held()
         run.reporter.publish(run.responses.attempts)
         run.reporter.write_steps(run.evidence.evidence(run.responses.attempts), self.diagnosis())
 
@@ -442,4 +443,5 @@ class TrainingRun(CurrentResults):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what later decisions depend on, in plain values, with a version."""
+        self._after.evaluate_held()
         return self._run.state_dict()

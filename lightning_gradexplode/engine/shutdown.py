@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from lightning_gradexplode.engine.after_update import AfterUpdate
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.current_results import CurrentResults
 from lightning_gradexplode.engine.late_steps import LateSteps
@@ -18,15 +19,22 @@ class Shutdown:
     Args:
         run: The components of the run.
         late: Its deferred steps.
+        after: What happens to a step after the update.
         results: Its results, for the last report.
         stop_listening: Removes the handler that shows log records in a terminal.
     """
 
     def __init__(
-        self, run: Components, late: LateSteps, results: CurrentResults, stop_listening: Callable[[], object]
+        self,
+        run: Components,
+        late: LateSteps,
+        after: AfterUpdate,
+        results: CurrentResults,
+        stop_listening: Callable[[], object],
     ) -> None:
         self._run = run
         self._late = late
+        self._after = after
         self._results = results
         self._stop_listening = stop_listening
         self._released = False
@@ -43,6 +51,7 @@ class Shutdown:
             run = self._run
             _call_each(
                 self._late.keep,
+                self._after.evaluate_held,
                 self._check_averages,
                 run.responses.close,
                 run.module_gradients.detach,
