@@ -139,7 +139,7 @@ class Arguments:
             include=checks.patterns("include", given["include"]),
             exclude=checks.patterns("exclude", given["exclude"]),
             detectors=tuple(one for one in chosen if one.sign not in ignored),
-            has_default_detectors=detectors is None,
+            has_default_detectors=given["detectors"] is None,
             ignore=ignored,
             clip=_clip_policy(given["clip"]),
             responses=_responses(given["on_explosion"]),
