@@ -46,9 +46,13 @@ def number(name: str, value: Any, maximum: float = math.inf, *, zero: bool = Fal
         expected += f" of at most {maximum:g}"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be {expected}, got {value!r}")
-    if not (math.isfinite(value) and (value > 0 or (zero and value == 0)) and value <= maximum):
-        raise ValueError(f"{name} must be {expected}, got {value!r}")
-    return float(value)
+    try:
+        result = float(value)
+    except OverflowError:  # of a whole number that no float can hold
+        result = math.inf
+    if not (math.isfinite(result) and (result > 0 or (zero and result == 0)) and result <= maximum):
+        raise ValueError(f"{name} must be {expected}, got {shown(value)}")
+    return result
 
 
 def choice(name: str, value: Any, choices: Sequence[str]) -> Any:

@@ -220,8 +220,7 @@ class AccumulationWindow:
         not finite, a clip by norm may have spread NaN to all of them. Of sharded gradients each process decides for its
         own shard.
         """
-        counts = self._counts_end_of_backward or not self._loop.is_automatic
-        if not counts:
+        if not self._loop.may_clip_by_itself:
             return now
         if self._counts_end_of_backward and self._loop.loss_scale()[0] is not None:
             return before  # a step that the scaler leaves out is seen once its gradients are gone

@@ -18,6 +18,7 @@ from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.step import Phase, Step
 from lightning_gradexplode.measure.reading import read
 from lightning_gradexplode.records import StepRecord, combine
+from lightning_gradexplode.records.text import describe
 
 logger = logging.getLogger("lightning_gradexplode")
 
@@ -70,7 +71,7 @@ class AfterUpdate:
                 name: next(numbers) if isinstance(value, Tensor) else float(value) for name, value in values.items()
             }
         except Exception as error:
-            logger.debug("gradexplode: the logged scalars of a batch could not be read: %s", error)
+            logger.debug("gradexplode: the logged scalars of a batch could not be read: %s", describe(error))
             return
         for step in steps:
             step.logged = MappingProxyType(logged)

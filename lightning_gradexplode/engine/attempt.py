@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
+from lightning_gradexplode.records.text import describe
+
 logger = logging.getLogger("lightning_gradexplode")
 
 T = TypeVar("T")
@@ -16,6 +18,6 @@ def attempt(what: str, collect: Callable[[], T]) -> T | None:
     try:
         return collect()
     except Exception as error:
-        logger.warning("gradexplode: %s could not be collected: %s: %s", what, type(error).__name__, error)
+        logger.warning("gradexplode: %s could not be collected: %s", what, describe(error))
         logger.debug("gradexplode: traceback", exc_info=True)
         return None

@@ -241,14 +241,17 @@ class EvidenceCollector:
 
     # The diagnosis.
 
+    def histories(self) -> tuple[History, ...]:
+        """Return the last steps of each optimizer, those after the latest incident included."""
+        return tuple(state.recorder.history() for state in self._states)
+
     def evidence(self, attempts: Sequence[Attempt] = ()) -> Evidence:
         """Return all that is known of the latest incident; of a run without one, its facts and history.
 
         Args:
             attempts: What the responses did.
         """
-        recorders = [state.recorder for state in self._states]
-        histories = [recorder.history() for recorder in recorders]
+        histories = self.histories()
         onset = self._now if self._onset is None else self._onset
         return Evidence(
             step=onset,
@@ -256,7 +259,7 @@ class EvidenceCollector:
             findings=tuple(self._findings),
             run=self._run or RunFacts(),
             history=tuple(_until(history, self._now) for history in histories),
-            first=tuple(recorder.first() for recorder in recorders),
+            first=tuple(state.recorder.first() for state in self._states),
             batch=self.graphs.with_fields(self._batch.facts, onset, self._now),
             replay=self._replay(onset),
             experiments=self.replays.experiments,

@@ -25,8 +25,7 @@ class GradientMeasurement:
         self.exchange = DeviceExchange(run)
         self.batch_idx = 0
         self.module_gradients_due = False
-        # The user's own loop may change the gradients between the backward pass and the step.
-        self._may_be_clipped = not run.is_automatic or run.counts_end_of_backward
+        self._may_be_clipped = run.loop.may_clip_by_itself
 
     def measure_early(self, state: OptimizerState) -> None:
         """Start to measure the gradients of an optimizer at the end of the backward pass.

@@ -122,7 +122,7 @@ class OptimizerList:
             try:
                 lines += [f"optimizer {state.index}: {line}" for line in state.load_state_dict(one)]
             except Exception as error:
-                lines.append(f"optimizer {state.index} starts fresh ({type(error).__name__}: {error})")
+                lines.append(f"optimizer {state.index} starts fresh ({describe(error)})")
         return lines
 
     def close(self) -> None:
@@ -146,6 +146,8 @@ class OptimizerList:
         # A step that is compiled is interrupted where the hooks are called; they are not compiled with it.
         before, after = untraced(self._before_step), untraced(self._after_step)
         try:
+            if not _calls_hooks(optimizer):
+                raise TypeError("its step calls no hooks")
             hooks.append(optimizer.register_step_pre_hook(before))
             hooks.append(optimizer.register_step_post_hook(after))
         except Exception:
@@ -168,3 +170,13 @@ class OptimizerList:
 
 def _parameter_ids(optimizer: Optimizer) -> list[int]:
     return [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _calls_hooks(optimizer: Optimizer) -> bool:
+    """Return whether an optimizer calls its hooks with itself in each step.
+
+    Not where it has the hooks of an optimizer that it wraps, and not where its ``step`` is none that the constructor of
+    ``torch.optim.Optimizer`` has prepared for hooks.
+    """
+    own = vars(optimizer)
+    return "_optimizer_step_pre_hooks" in own and hasattr(own.get("step", type(optimizer).step), "hooked")

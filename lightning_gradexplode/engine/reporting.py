@@ -27,6 +27,7 @@ from lightning_gradexplode.records import (
 )
 from lightning_gradexplode.records.repeats import Repeats
 from lightning_gradexplode.records.summary import headline
+from lightning_gradexplode.records.text import describe
 from lightning_gradexplode.report import GradientHistory, ReportFolder, write_report, write_steps
 from lightning_gradexplode.report.rows import find_place, places_at_fault
 
@@ -136,7 +137,7 @@ class IncidentReporter:
             run_name=self._run_name,
             run_id=self._run_id,
             written=datetime.now(timezone.utc).isoformat(),
-            evidence=evidence,
+            evidence=replace(evidence, history=self._evidence.histories()),
             diagnosis=diagnosis,
             findings=tuple(self._log.findings),
             gradients=self._gradients.of(where),
@@ -158,6 +159,5 @@ class IncidentReporter:
         except Exception as error:
             if not self._has_failed:
                 self._has_failed = True
-                kind = type(error).__name__
-                log(logging.WARNING, f"gradexplode: the report could not be written: {kind}: {error}")
+                log(logging.WARNING, f"gradexplode: the report could not be written: {describe(error)}")
             return None

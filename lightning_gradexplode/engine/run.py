@@ -32,6 +32,7 @@ from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.hosts.guarded import GuardedLoop
 from lightning_gradexplode.loggers.console import log_to_terminal
 from lightning_gradexplode.measure.recording import RecordedCalls
+from lightning_gradexplode.records.text import describe
 from lightning_gradexplode.respond import ExplosionError
 
 logger = logging.getLogger("lightning_gradexplode")
@@ -113,6 +114,8 @@ class TrainingRun(CurrentResults):
         self._measurement.batch_idx, self._announced, self._inside_step = batch_idx, None, False
         self._in_batch = True
         run.optimizers.refresh()
+        if self._unseen is not None:
+            self._unseen.batch_started()
         scalars_due, histograms_due = run.schedule.due(number)
         due = self._measurement.module_gradients_due = self._modules_are_due(histograms_due)
         run.evidence.batch_started(batch, batch_idx, scalars_due)
@@ -174,7 +177,7 @@ class TrainingRun(CurrentResults):
         for state in run.optimizers.states:
             if run.responses.adds_gradients and not run.counts_end_of_backward:
                 run.responses.gradients_ready(state.optimizer, self._measurement.batch_idx)
-            if self._open is None and run.gradients_are_final:
+            if self._open is None and (run.gradients_are_final or self._loop.may_clip_by_itself):
                 self._measurement.measure_early(state)
 
     def has_overflowed(self, optimizer: Optimizer) -> bool:
@@ -358,8 +361,9 @@ class TrainingRun(CurrentResults):
         except ExplosionError:
             raise
         except Exception as error:  # such as one of the device, which may be what ends the run
-            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-            logger.warning("gradexplode: the step that an exception has interrupted could not be read: %s", reason)
+            logger.warning(
+                "gradexplode: the step that an exception has interrupted could not be read: %s", describe(error)
+            )
         run = self._run
         self._after.evaluate_held()
         run.reporter.publish(run.responses.attempts)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning_gradexplode.records.state import plain
+from lightning_gradexplode.records.text import describe
 
 VERSION = 2
 """Version of the layout of the monitor's state; 1 is that of version 0.1.0 of the package, which had no such key."""
@@ -23,7 +24,7 @@ def save_parts(parts: Mapping[str, Any]) -> dict[str, Any]:
         try:
             saved[name] = {"kind": type(part).__qualname__, "state": plain(part.state_dict())}
         except Exception as error:
-            saved[name] = {"kind": type(part).__qualname__, "error": f"{type(error).__name__}: {error}"}
+            saved[name] = {"kind": type(part).__qualname__, "error": describe(error)}
     return saved
 
 
@@ -51,7 +52,7 @@ def load_parts(parts: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
                 within = part.load_state_dict(entry["state"]) if entry is not None else None
                 lines += [f"{name}: {part_within} starts fresh" for part_within in within or ()]
             except Exception as error:
-                problem = f"{type(error).__name__}: {error}"
+                problem = describe(error)
                 if before is not None:
                     part.load_state_dict(before)
         if problem is not None:

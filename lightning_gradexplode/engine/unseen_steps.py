@@ -37,9 +37,20 @@ class UnseenSteps:
         self._versions: list[int] | None = None
         self._norms: list[float] | None = None
         self._looks: int | None = None
+        self._is_any_seen = False
+
+    def batch_started(self) -> None:
+        """Record the weights that a batch begins with, while neither a step nor a backward pass was ever seen."""
+        if not self._is_any_seen:
+            self._record()
 
     def backward_ended(self) -> None:
-        """Record the weights that the first backward pass of a batch began with."""
+        """Record the weights that the first backward pass of a batch ends with."""
+        if not self._is_any_seen:
+            self._is_any_seen, self._versions = True, None
+        self._record()
+
+    def _record(self) -> None:
         if not self._is_logged and self._versions is None:
             self._versions = [parameter._version for parameter in self._parameters()]
             if self._looks:
@@ -54,6 +65,7 @@ class UnseenSteps:
         """
         versions, self._versions = self._versions, None
         norms, self._norms = self._norms, None
+        self._is_any_seen |= stepped
         if versions is None or stepped:
             return
         if self._looks is None:

@@ -131,6 +131,14 @@ class TrainingLoop(ABC):
         return False
 
     @property
+    def may_clip_by_itself(self) -> bool:
+        """Whether the user's own code may clip the gradients after the backward pass, before the loop calls us.
+
+        They are measured at the end of the backward pass then; if they are smaller later, they have been clipped.
+        """
+        return not self.is_automatic or self.counts_end_of_backward
+
+    @property
     def may_step_unseen(self) -> bool:
         """Whether the user's own code changes the weights, and not only by the loop's `optimizers`."""
         return not self.is_automatic

@@ -94,6 +94,7 @@ class GuardedLoop(TrainingLoop):
     is_compiled = _fixed("is_compiled")
     gradients_are_final = _fixed("gradients_are_final")
     counts_end_of_backward = _fixed("counts_end_of_backward")
+    may_clip_by_itself = _fixed("may_clip_by_itself")
     optimizers = _passed("optimizers")
     step = _passed("step")
     micro_batches = _passed("micro_batches")

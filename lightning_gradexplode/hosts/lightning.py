@@ -153,9 +153,14 @@ class LightningLoop(LightningClipping, LightningLogs):
         return self._may_change_gradients or self.overrides_clipping
 
     @property
-    def may_step_unseen(self) -> bool:
-        """Whether the module steps by itself: in manual optimization, or in its own ``optimizer_step``."""
+    def may_clip_by_itself(self) -> bool:
+        """Whether the module steps, and may clip, by itself: in manual optimization, or in its ``optimizer_step``."""
         return not self._automatic or is_overridden(self._module, "optimizer_step")
+
+    @property
+    def may_step_unseen(self) -> bool:
+        """The same."""
+        return self.may_clip_by_itself
 
     def settings(self) -> Mapping[str, Any]:
         """Return precision, strategy and schedulers of the run."""

@@ -17,7 +17,7 @@ from lightning_gradexplode.measure.parameter_names import by_module
 from lightning_gradexplode.records import Diagnosis, Finding, Histogram, Report, Severity, StepRecord, combine
 from lightning_gradexplode.records.repeats import Repeats
 from lightning_gradexplode.records.summary import advice_of
-from lightning_gradexplode.records.text import printable
+from lightning_gradexplode.records.text import describe, printable
 
 MAX_FAILURES = 3
 """Consecutive failures of the same kind of write after which a logger is no longer used."""
@@ -168,7 +168,9 @@ class LoggerCollection:
         except Exception as error:
             name = logger if isinstance(logger, str) else type(logger).__name__
             message = f"{name} failed, its data are lost: {type(error).__name__}"
-            self._warn_once(message, f": {error}")  # the error's text may differ each time
+            self._warn_once(
+                message, describe(error).removeprefix(type(error).__name__)
+            )  # the error's text may differ each time
 
     def _warn_once(self, message: str, details: str = "") -> None:
         if message not in self._warned:

@@ -11,6 +11,9 @@ from typing import Any
 from lightning_gradexplode.records.html import table
 from lightning_gradexplode.records.text import plain_text
 
+MOST_CHARACTERS = 1000
+"""Length of the text of a finding; longer ones are cut."""
+
 
 class Severity(IntEnum):
     """Severity of a finding. Its value is logged as ``gradexplode/severity``, where 0 means no finding."""
@@ -46,10 +49,11 @@ class Finding:
     message: str
 
     def __str__(self) -> str:
-        """Return the finding in one line of plain text, without control characters."""
+        """Return the finding in one line of plain text, without control characters and of at most 1000 characters."""
         where = f" in {self.where}" if self.where else ""
         limit = f" (limit {self.limit:.4g})" if math.isfinite(self.limit) and self.limit else ""
-        return plain_text(f"{self.severity.name} at step {self.step}: {self.sign}{where}: {self.message}{limit}")
+        text = plain_text(f"{self.severity.name} at step {self.step}: {self.sign}{where}: {self.message}{limit}")
+        return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 3] + "..."
 
     def _repr_html_(self) -> str:
         title = f"{self.severity.name}: {plain_text(self.sign)}"

@@ -27,11 +27,12 @@ def plain_text(text: str) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """Return class and text of an exception, at most 300 characters; only the class if ``str`` of it raises."""
+    """Return class and text of an exception in one line of at most 300 characters; the class if ``str`` raises."""
     try:
-        return f"{type(error).__name__}: {error}"[:300]
+        text = " ".join(plain_text(str(error)).split())
     except Exception:
-        return type(error).__name__
+        text = ""
+    return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__
 
 
 def few(names: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_gradexplode.records import Severity
+from lightning_gradexplode.records.text import describe
 from lightning_gradexplode.respond import snapshot
 from lightning_gradexplode.respond.base import ResponseContext
 from lightning_gradexplode.respond.training_state import TrainingState, stored
@@ -89,7 +90,7 @@ class GoodStates:
         try:
             state = TrainingState(run.step, stored(snapshot.take(run), self.folder))
         except Exception as error:
-            problem = f"{type(error).__name__}: {error}"
+            problem = describe(error)
         if all(kept for (kept,) in run.on_all_processes(state is not None)):
             return state
         if state is not None:

@@ -114,6 +114,24 @@ def test_an_error_whose_text_changes_is_logged_once(caplog: pytest.LogCaptureFix
     assert "request 1 timed out" in message
 
 
+class WithoutText(ConnectionError):
+    """An error that cannot be shown."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_an_error_that_cannot_be_shown_is_named_by_its_class(caplog: pytest.LogCaptureFixture) -> None:
+    """One whose ``str`` raises costs the logger's data only, as any other."""
+
+    class Silent:
+        def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+            raise WithoutText
+
+    LoggerCollection([Silent()]).log_batch([StepRecord(step=0, grad_norm=1.0)], [()])
+    assert any("WithoutText" in line for line in warnings_in(caplog))
+
+
 def test_a_real_full_disk_costs_only_that_loggers_data(caplog: pytest.LogCaptureFixture) -> None:
     """A CSV logger whose folder cannot be made, for a file is in its place, does not keep the others from writing."""
     after = RecordingLogger()

@@ -68,6 +68,39 @@ class Uninitialized(Bare, torch.optim.Optimizer):
     """A subclass of torch's class that does not call its constructor."""
 
 
+class Forwarding:
+    """Passes everything on to another optimizer, its hooks too, and derives from nothing."""
+
+    def __init__(self, parameters: Any) -> None:
+        self._wrapped = torch.optim.SGD(parameters, lr=0.01)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._wrapped, name)
+
+
+class SharesAttributes(torch.optim.Optimizer):
+    """Has the attributes of the optimizer that it wraps, its hooks too, and a ``step`` of its own."""
+
+    def __init__(self, parameters: Any) -> None:
+        base = torch.optim.SGD(parameters, lr=0.01)
+        self.__dict__.update(vars(base))
+        self.base = base
+
+    def step(self, closure: Any = None) -> Any:
+        """Step the wrapped optimizer."""
+        return self.base.step(closure)
+
+
+class StepOfInstance(torch.optim.SGD):
+    """Its ``step`` is an attribute of the instance."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, lr=0.01)
+        self.step = lambda closure=None: Bare.step(self, closure)  # type: ignore[method-assign,arg-type]
+
+
 def sgd(parameters: Any) -> torch.optim.Optimizer:
     """Build gradient descent."""
     return torch.optim.SGD(parameters, lr=0.01)

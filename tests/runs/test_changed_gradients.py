@@ -208,3 +208,39 @@ def test_the_parameter_that_is_not_finite_is_named_although_lightning_clips() ->
     pl.Trainer(**{**QUIET, "max_steps": 4, "max_epochs": 1}, callbacks=[monitor], gradient_clip_val=0.1).fit(module)
     found = [one for one in monitor.findings if one.sign == "nonfinite-gradient"]
     assert {one.where for one in found} == {[name for name, _ in module.named_parameters()][-1]}
+
+
+class ClipsInOptimizerStep(Regression):
+    """Clips in its own ``optimizer_step``, within the closure or before the optimizer is called at all."""
+
+    def __init__(self, within: bool) -> None:
+        super().__init__()
+        self.within = within
+        self.before: list[float] = []
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Compute the gradients, clip them, and step."""
+
+        def closure() -> Any:
+            loss = optimizer_closure()
+            self.before.append(norm_of(self))
+            torch.nn.utils.clip_grad_norm_(self.parameters(), 0.05)
+            return loss
+
+        if self.within:
+            optimizer.step(closure=closure)
+        else:
+            loss = closure()
+            optimizer.step(closure=lambda: loss)
+
+
+@pytest.mark.parametrize("within", [True, False])
+def test_the_norm_before_a_clip_in_optimizer_step_is_logged(within: bool) -> None:
+    """Automatic optimization with an ``optimizer_step`` of the module's own is measured like manual optimization."""
+    module, logger, handed = ClipsInOptimizerStep(within), RecordingLogger(), Handed()
+    monitor = GradientExplosionMonitor(log_every_n_steps=1, report=False)
+    pl.Trainer(**QUIET, logger=logger, callbacks=[monitor, handed]).fit(module)
+    before = [value for _, value in logger.values("gradexplode/grad_norm")]
+    assert before == pytest.approx(module.before, rel=1e-6)
+    after = [value for _, value in logger.values("gradexplode/grad_norm_clipped")]
+    assert after == pytest.approx(handed.norms, rel=1e-6)

@@ -12,7 +12,19 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor
 
 from tests.runs.models import Batch, Regression
-from tests.runs.optimizers import Bare, ByHand, NanAtThree, Uninitialized, Wrapper, fitted, raw, sgd
+from tests.runs.optimizers import (
+    Bare,
+    ByHand,
+    Forwarding,
+    NanAtThree,
+    SharesAttributes,
+    StepOfInstance,
+    Uninitialized,
+    Wrapper,
+    fitted,
+    raw,
+    sgd,
+)
 from tests.runs.probe import norm
 
 
@@ -73,8 +85,16 @@ class WithoutOptimizers(Regression):
 
 @pytest.mark.parametrize(
     "module",
-    [lambda: NanAtThree(Wrapper), lambda: NanAtThree(Bare), lambda: NanAtThree(Uninitialized), Raw],
-    ids=["wrapper", "protocol", "no constructor", "raw step"],
+    [
+        lambda: NanAtThree(Wrapper),
+        lambda: NanAtThree(Bare),
+        lambda: NanAtThree(Uninitialized),
+        lambda: NanAtThree(Forwarding),
+        lambda: NanAtThree(SharesAttributes),
+        lambda: NanAtThree(StepOfInstance),
+        Raw,
+    ],
+    ids=["wrapper", "protocol", "no constructor", "forwarding", "same attributes", "step of instance", "raw step"],
 )
 def test_every_optimizer_is_measured_and_held_back(module: Any) -> None:
     """All eight steps are measured, and only that of the NaN is skipped; the weights stay finite."""

@@ -14,7 +14,7 @@ import pytest
 import pytorch_lightning as pl
 
 from lightning_gradexplode import GradientExplosionMonitor
-from tests.runs.models import Regression
+from tests.runs.models import Batch, Regression
 from tests.runs.probe import QUIET
 
 
@@ -23,11 +23,16 @@ class Ends(Regression):
 
     Args:
         way: A signal, or None for an exception of the user's own code.
+        nan_at: Index of the batch whose loss is NaN, None for no such batch.
     """
 
-    def __init__(self, way: signal.Signals | None) -> None:
+    def __init__(self, way: signal.Signals | None, nan_at: int | None) -> None:
         super().__init__()
-        self.way = way
+        self.way, self.nan_at = way, nan_at
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Any:
+        """Return the loss."""
+        return self.loss(batch) * (float("nan") if batch_idx == self.nan_at and self.current_epoch == 0 else 1.0)
 
     def on_train_batch_end(self, *arguments: Any) -> None:
         """End the run."""
@@ -46,14 +51,17 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("nan_at", [None, 4])
 @pytest.mark.parametrize("way", [signal.SIGTERM, signal.SIGINT, None])
-def test_what_was_recorded_is_written_whichever_way_a_run_ends(way: signal.Signals | None, tmp_path: Path) -> None:
-    """``steps.npz`` reaches up to the last step, though nothing was found, and the process's handlers are as before."""
+def test_what_was_recorded_is_written_whichever_way_a_run_ends(
+    way: signal.Signals | None, nan_at: int | None, tmp_path: Path
+) -> None:
+    """``steps.npz`` reaches up to the last step, with findings or without; the process's handlers are as before."""
     handlers = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
-    monitor = GradientExplosionMonitor()
+    monitor = GradientExplosionMonitor(on_explosion="skip", diagnose=False)
     settings = {**QUIET, "max_steps": 500, "max_epochs": 99, "default_root_dir": tmp_path}
     with contextlib.suppress(BaseException):
-        pl.Trainer(**settings, logger=False, callbacks=[monitor]).fit(Ends(way))
+        pl.Trainer(**settings, logger=False, callbacks=[monitor]).fit(Ends(way, nan_at))
     assert monitor.last is not None
     last = monitor.last.step
     assert 19 <= last < 100

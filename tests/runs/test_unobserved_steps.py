@@ -49,6 +49,14 @@ class UnknownData(Unknown):
         return loss
 
 
+class UnknownBackward(Unknown):
+    """Calls ``backward`` itself too."""
+
+    def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Compute the gradients without Lightning."""
+        loss.backward()  # type: ignore[no-untyped-call]
+
+
 class StepsInOptimizerStep(NanAtThree):
     """Updates its weights in its own ``optimizer_step``, in automatic optimization."""
 
@@ -62,8 +70,8 @@ class StepsInOptimizerStep(NanAtThree):
 
 @pytest.mark.parametrize(
     "module",
-    [Unknown, UnknownData, lambda: ByHand(innermost, Wrapper), StepsInOptimizerStep],
-    ids=["unknown optimizer", "through data", "inside a wrapper", "in optimizer_step"],
+    [Unknown, UnknownBackward, UnknownData, lambda: ByHand(innermost, Wrapper), StepsInOptimizerStep],
+    ids=["unknown optimizer", "unknown backward", "through data", "inside a wrapper", "in optimizer_step"],
 )
 def test_steps_that_cannot_be_observed_are_reported(module: Any, caplog: pytest.LogCaptureFixture) -> None:
     """One line says that they are not measured, no wrong number is logged, and nothing fails."""
