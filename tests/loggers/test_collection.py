@@ -114,7 +114,7 @@ def test_an_error_whose_text_changes_is_logged_once(caplog: pytest.LogCaptureFix
     assert "request 1 timed out" in message
 
 
-class WithoutText(ConnectionError):
+class TextlessError(ConnectionError):
     """An error that cannot be shown."""
 
     def __str__(self) -> str:
@@ -126,10 +126,10 @@ def test_an_error_that_cannot_be_shown_is_named_by_its_class(caplog: pytest.LogC
 
     class Silent:
         def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-            raise WithoutText
+            raise TextlessError
 
     LoggerCollection([Silent()]).log_batch([StepRecord(step=0, grad_norm=1.0)], [()])
-    assert any("WithoutText" in line for line in warnings_in(caplog))
+    assert any("TextlessError" in line for line in warnings_in(caplog))
 
 
 def test_a_real_full_disk_costs_only_that_loggers_data(caplog: pytest.LogCaptureFixture) -> None:
