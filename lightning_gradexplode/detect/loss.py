@@ -53,7 +53,7 @@ class NonFiniteLoss(Detector):
             return None
         self._streak += 1
         rank = "" if record.rank is None else f" of rank {record.rank}"
-        message = f"the loss is {record.loss:g} at batch {record.batch_idx}{rank}"
+        message = f"the loss is {'NaN' if math.isnan(record.loss) else 'infinite'} at batch {record.batch_idx}{rank}"
         is_harmless = False
         if record.grad_norm == 0:
             is_harmless, message = True, f"{message}; all gradients are exactly zero, so that it reaches no weight"

@@ -86,7 +86,7 @@ def fault_of(
 
 def _hidden(hidden: Operation, needed: float) -> Fault:
     """Return the fault of an operation whose infinity does not reach the loss, and becomes NaN in the backward pass."""
-    name, taken = name_of(hidden), _taken(hidden)
+    name, taken = name_of(hidden), _inputs(hidden)
     sentence = (
         f"`{name}` is {hidden.result} there{taken}; the loss does not show it, and the backward pass multiplies it "
         "by zero: 0 * inf is NaN."
@@ -143,7 +143,7 @@ def _empty(operation: Operation, name: str) -> Fault | None:
 
 def _undefined(operation: Operation, name: str) -> Fault | None:
     forward = operation.phase == "forward"
-    taken, code = _taken(operation), operation.expression or operation.code or ""
+    taken, code = _inputs(operation), operation.expression or operation.code or ""
     if (
         name in _SOFTMAXES
         and operation.result == "nan"
@@ -220,15 +220,15 @@ def _overflow(operation: Operation, name: str, needed: float, names: Sequence[st
     return Fault("overflow", sentence, remedy_for_overflow(name, code, needed))
 
 
-def _taken(operation: Operation) -> str:
-    """Return what the operation took at the fault, as the end of a sentence."""
+def _inputs(operation: Operation) -> str:
+    """Return the inputs of the operation at the fault, as the end of a sentence."""
     at_fault = [one.at_fault for one in operation.inputs if one.at_fault is not None]
     if at_fault:
-        return f" (it took {' and '.join(f'{one:.4g}' for one in at_fault[:2])})"
+        return f" (of {' and '.join(f'{one:.4g}' for one in at_fault[:2])})"
     ranges = [
         (one.least, one.greatest) for one in operation.inputs if one.least is not None and one.greatest is not None
     ]
-    return f" (it took values from {ranges[0][0]:.4g} to {ranges[0][1]:.4g})" if ranges else ""
+    return f" (of values from {ranges[0][0]:.4g} to {ranges[0][1]:.4g})" if ranges else ""
 
 
 def _at_fault(operation: Operation) -> float | None:

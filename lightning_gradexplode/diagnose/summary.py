@@ -27,7 +27,7 @@ def _failure(evidence: Evidence, failed: Finding) -> str:
     if failed.sign == "nonfinite-loss":
         word = "infinite" if failed.value in (float("inf"), float("-inf")) else "NaN"
         last = f"; one step before it was {before.last:.4g}" if before.last is not None else ""
-        start = " at the first step" if not len(loss.before(step)) else ""
+        start = "; there is no earlier step" if not len(loss.before(step)) else ""
         text = f"At step {step}{_batch(evidence, step)} the loss is {word}{last or start}."
     else:
         now = loss.at(step)
@@ -40,7 +40,7 @@ def _failure(evidence: Evidence, failed: Finding) -> str:
             finite = f": the loss is {now:.4g}{norm_text}" if now is not None else ""
             text = f"At step {step}{_batch(evidence, step)} the update made weights that are not finite{finite}."
     if trend(evidence).has_diverged:
-        text += f" It was growing before: {_growth_in_numbers(evidence)}."
+        text += f" Before that, {_growth_in_numbers(evidence)}."
     return text
 
 
@@ -53,34 +53,38 @@ def _growth(evidence: Evidence) -> str:
         return f"An incident began at step {evidence.step}."
     text = f"At step {finding[0].step}{_batch(evidence, finding[0].step)} {finding[0].message.rstrip('.')}."
     if trend(evidence).has_diverged:
-        # A finding about the loss has its first values in its message, as their median.
-        numbers = _growth_in_numbers(evidence, with_loss=finding[0].sign not in ("diverging-loss", "unstable-loss"))
+        numbers = _growth_in_numbers(evidence, _NAMED.get(finding[0].sign))
         text += f" {numbers[0].upper()}{numbers[1:]}." if numbers else ""
     return text
 
 
-def _growth_in_numbers(evidence: Evidence, with_loss: bool = True) -> str:
+_NAMED = {"diverging-loss": "loss", "unstable-loss": "loss", "weight-growth": "weight_norm"}
+"""The quantity whose growth is in the message of a finding, by its sign."""
+
+
+def _growth_in_numbers(evidence: Evidence, named: str | None = None) -> str:
     """Return first and last finite values of what has grown the most: loss, gradient norm or weights.
 
     Args:
         evidence: The evidence.
-        with_loss: Whether the loss is among them; without it, the result is empty if nothing else has grown.
+        named: A quantity that is not among them, since a sentence before has it; if nothing else has grown, the result
+            is empty.
     """
     course = trend(evidence)
     names = (
-        *([("the loss", "loss", course.loss_rise / 4)] if with_loss else []),
+        ("the loss", "loss", course.loss_rise / 4),
         ("the gradient norm", "grad_norm", course.gradient_growth / 30),
         ("the norm of the weights", "weight_norm", course.weight_growth / 2),
     )
     parts = []
     for words, name, grown in names:
         values = curve(evidence, name).before(critical_step(evidence) + 1).finite
-        if grown >= 1 and len(values) > 1:
+        if name != named and grown >= 1 and len(values) > 1:
             parts.append(
                 f"{words} went from {values.first:.4g} at step {int(values.step[0])} to {values.last:.4g} at step "
                 f"{int(values.step[-1])}"
             )
-    if not parts and not with_loss:
+    if not parts and named is not None:
         return ""
     return " and ".join(parts[:2]) or f"the weights are {course.weight_growth:.3g} times as large as at the start"
 
