@@ -19,11 +19,14 @@ _INDEX = re.compile("idx|ind(ex|ices)|ids?|keys?")
 def targets(evidence: Evidence) -> list[FieldFacts]:
     """Return the fields that are targets.
 
-    They are those that a loss of the replay took, else those with the name of a target, else the last of several.
+    They are those that the graph of the loss or a loss of the replay took, else those with the name of a target, else
+    the last of several.
     """
     batch = evidence.batch
     if batch is None:
         return []
+    if any(map(is_from_graph, batch.fields)):
+        return [one for one in batch.fields if one.name.startswith("target of ")]
     terms = evidence.replay.losses if evidence.replay is not None else ()
     taken = [one for one in batch.fields if any(is_same(one, given) for term in terms for given in term.inputs[1:2])]
     if len(taken) == len(batch.fields):
@@ -31,7 +34,7 @@ def targets(evidence: Evidence) -> list[FieldFacts]:
     named = [one for one in batch.fields if _is_named_target(one)]
     if taken or named:
         return taken or named
-    if len(batch.fields) > 1 and not any(map(is_from_graph, batch.fields)):
+    if len(batch.fields) > 1:
         last = re.split(r"[.\]]", batch.fields[-1].name)[0]
         return [one for one in batch.fields if re.split(r"[.\]]", one.name)[0] == last]
     return []
@@ -52,8 +55,6 @@ def is_from_graph(field: FieldFacts) -> bool:
 
 
 def _is_named_target(field: FieldFacts) -> bool:
-    if is_from_graph(field):
-        return field.name.startswith("target of ")
     words = _words(field)
     if is_mask(field):
         return True

@@ -53,6 +53,14 @@ def is_rectified(run: RunFacts) -> bool:
     return any("relu" in one.kind.lower() or one.kind in ("GELU", "SiLU", "ELU", "SELU") for one in run.modules)
 
 
+def code_of_parameter(parameter: ParameterFacts) -> str:
+    """Return an expression for a parameter: ``model.body.weight``, ``model.layers[0].weight``."""
+    parts = parameter.name.split(".")
+    if not all(part.isdigit() or part.isidentifier() for part in parts):
+        return "layer.weight"
+    return "model" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in parts)
+
+
 def is_early(evidence: Evidence) -> bool:
     """Return whether the failure shows how the run began: within its first steps, or since nothing is learned."""
     if evidence.run.is_resumed:

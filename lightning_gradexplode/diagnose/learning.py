@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from lightning_gradexplode.diagnose.batch import targets
-from lightning_gradexplode.diagnose.curves import loss_curve
+from lightning_gradexplode.diagnose.curves import loss_curve, signs
 from lightning_gradexplode.diagnose.layers import untrained_loss
 from lightning_gradexplode.records import Evidence
 
@@ -40,7 +40,9 @@ def has_learned(evidence: Evidence) -> bool:
         spread, classes = target.usual_std or target.std or 0.0, (target.usual_greatest or target.greatest or 0.0) + 1
         is_label = "int" in target.dtype and 2 <= classes < 1e6
         usual = math.log(classes) if is_label else spread**2
-    return evidence.later_loss is not None and usual is not None and 0 <= evidence.later_loss < LEARNED * usual
+    # A gain of the gradient that stops no learning was none that matters.
+    share = UNLEARNED if signs(evidence) <= {"backward-gain", "gradient-above-one"} else LEARNED
+    return evidence.later_loss is not None and usual is not None and 0 <= evidence.later_loss < share * usual
 
 
 def has_recovered(evidence: Evidence) -> bool:

@@ -30,6 +30,8 @@ _REMEDIES = {
     "`torch.logsumexp(a.unsqueeze(-1) + b, dim=-2)` in place of exp(a) @ exp(b)",
     "product": "add logarithms up in place of a product of many numbers: `torch.log(x).sum(dim=-1)`, and keep the "
     "result a logarithm",
+    "factors": "bound one of the factors, `x * torch.sigmoid(gate)`, or normalize what they are made of: "
+    "`F.layer_norm(x, x.shape[-1:])`",
     "square": "bring what it takes to a scale near one, or use a loss that grows linearly: `F.huber_loss(prediction, "
     "target)`",
     "std": "keep the variance away from zero: `(x.var(dim=0, correction=0) + 1e-6).sqrt()`",
@@ -100,6 +102,8 @@ def remedy_for_overflow(name: str, code: str, needed: float = 1.0) -> str:
         return _REMEDIES["product"]
     if name in ("mm", "bmm", "mv", "matmul") and re.search(r"\bexp\(", code):
         return _REMEDIES["matrix product"]
+    if name == "mul" and not re.search(r"\bexp\(|square|\*\*|loss", code):
+        return _REMEDIES["factors"]
     if not any(word in name for word in ("exp", "cosh", "sinh", "softplus")):
         return _REMEDIES["square"]
     if re.search(r"\blog(1p|sumexp)?\(", code):

@@ -12,6 +12,7 @@ from lightning_gradexplode.diagnose.curves import (
     critical_step,
     curve,
     failing_step,
+    first_nonfinite,
     history_at_fault,
     loss_curve,
 )
@@ -29,6 +30,9 @@ DIVERGED_WEIGHTS = 2.0
 
 HUGE_LOSS, HUGE_GRADIENT = 1e6, 1e4
 """Loss and gradient norm before any update from which no learning rate is at fault."""
+
+SHORT = 0.5
+"""Reach of the updates below which none overshoots (`largest_reach`)."""
 
 JUMP = 30.0
 """So many times the largest value before, a loss or a gradient has jumped."""
@@ -195,6 +199,37 @@ def _slope(start: float, along: list[tuple[float, float]]) -> float:
     (near, near_loss), (far, far_loss) = along[:2]
     rises = (near_loss - start) / near, (far_loss - start) / far
     return (rises[0] * far - rises[1] * near) / (far - near)
+
+
+def largest_reach(evidence: Evidence) -> float | None:
+    """Return by how much of the loss, at most, one update can have changed it to first order, while the loss rose.
+
+    That is the product of the norms of gradient and update over the loss. A step that goes past the least loss of a
+    parabola by so much that the loss rises has a product of four times the loss or more.
+
+    Returns:
+        The largest over the steps whose loss was twice that of the start and more; None with fewer than five of them
+        with a measured update, if the loss did not go on rising, as after a jump, or if it can be negative.
+    """
+    failed = first_nonfinite(evidence)
+    end = evidence.now + 1 if failed is None else failed.step
+    loss, norm = loss_curve(evidence).before(end), curve(evidence, "grad_norm").before(end)
+    ratio, weight = curve(evidence, "update_ratio").before(end), curve(evidence, "weight_norm").before(end)
+    values = loss.finite.value
+    if len(values) < 10 or not values.min() > 0:
+        return None
+    above = values > 2 * float(np.median(values[:5]))
+    risen, levels = loss.finite.step[above], values[above]
+    half = len(levels) // 2
+    if half < 3 or not float(np.median(levels[half:])) > 2 * float(np.median(levels[:half])):
+        return None
+    reaches = []
+    for step in risen.tolist():
+        known = [one.at(step) for one in (loss, norm, ratio)] + [weight.before(step + 1).last]
+        if all(one is not None for one in known):
+            now, gradient, share, weights = (float(one or 0.0) for one in known)
+            reaches.append(gradient * share * weights / now)
+    return max(reaches) if len(reaches) >= 5 else None
 
 
 def starts_huge(evidence: Evidence) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lightning_gradexplode.measure.reading import read
@@ -32,11 +34,13 @@ def collect_optimizer(optimizer: Any) -> OptimizerFacts:
     groups = next((groups for one in chain if (groups := _groups(one))), [])
     states = [state for one in chain for state in _states(one)]
     steps = [found for owner in (*states, *groups) if (found := owner.get("step")) is not None]
+    plain = tuple(dict(_plain(group)) for group in groups)
     return OptimizerFacts(
         kind="(".join(names) + ")" * (len(names) - 1),
-        groups=tuple(dict(_plain(group)) for group in groups),
+        groups=plain,
         steps_taken=_largest(steps),
         has_state=bool(states),
+        state_grad_norm=_grad_norm_of(states, _largest(steps), plain),
     )
 
 
@@ -77,6 +81,21 @@ def _numbers(value: Any) -> Iterator[float | bool]:
     elif isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
         with suppress(RuntimeError, NotImplementedError):  # a tensor without storage
             yield float(value.detach())
+
+
+def _grad_norm_of(
+    states: list[Mapping[str, Any]], steps: int, groups: tuple[Mapping[str, float | bool | str], ...]
+) -> float | None:
+    """Return the gradient norm that running squares belong to (Kingma and Ba, 2015, algorithm 1), None without any."""
+    squares = [one["exp_avg_sq"] for one in states if "exp_avg_sq" in one]
+    if not squares or not steps or any(type(one) is not Tensor for one in squares):
+        return None  # a sum over shards would be a collective
+    beta2 = next((group["beta2"] for group in groups if isinstance(group.get("beta2"), float)), 0.999)
+    with suppress(RuntimeError, NotImplementedError):  # a tensor without storage
+        total = float(read([one.detach().sum(dtype=torch.float32) for one in squares]).sum())
+        share = 1 - min(float(beta2), 1.0) ** steps
+        return math.sqrt(total / share) if total >= 0 and share > 0 else None
+    return None
 
 
 def _largest(steps: list[Any]) -> int:

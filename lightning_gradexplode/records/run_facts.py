@@ -68,12 +68,15 @@ class OptimizerFacts:
             ``weight_decay``, ``momentum``, ``maximize``, ``amsgrad``, ``fused``).
         steps_taken: Largest step count in its state, 0 for a fresh state.
         has_state: Whether it had any state.
+        state_grad_norm: The gradient norm that its running squares belong to, corrected for their start at zero; None
+            without running squares.
     """
 
     kind: str
     groups: tuple[Mapping[str, float | bool | str], ...] = ()
     steps_taken: int = 0
     has_state: bool = False
+    state_grad_norm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

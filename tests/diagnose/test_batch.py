@@ -64,3 +64,11 @@ def test_rows_are_listed_up_to_six() -> None:
     assert rows_of([5]) == "row 5"
     assert rows_of([1, 4, 9]) == "rows 1, 4 and 9"
     assert rows_of(range(10)) == "rows 0, 1, 2, 3, 4, 5 and 4 more"
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_the_only_field_of_a_graph_is_a_target_if_a_loss_took_it_as_one(taken: bool) -> None:
+    """It is no autoencoder whose target is its input."""
+    names = ["target of huber_loss"] if taken else ["input of net.0"]
+    evidence = Evidence(0, 0, batch=batch(*(field(name) for name in names)))
+    assert [one.name for one in targets(evidence)] == (names if taken else [])

@@ -6,7 +6,7 @@ import pytest
 
 from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.calm_optimizer import new_state_disturbs, rate_too_high_to_learn
-from lightning_gradexplode.diagnose.learning import has_recovered
+from lightning_gradexplode.diagnose.learning import has_learned, has_recovered
 from lightning_gradexplode.records import BatchFacts, Evidence, OptimizerFacts, Severity
 from tests.diagnose.evidence import calm, field, finding, history, labels, run
 
@@ -26,6 +26,14 @@ def spiked(later: float, severity: Severity = Severity.WARNING) -> Evidence:
 def test_a_loss_at_the_level_of_before_has_recovered(later: float, recovered: bool) -> None:
     """One that stays up has not, nor one that falls for ever."""
     assert has_recovered(spiked(later)) == recovered
+
+
+@pytest.mark.parametrize(("sign", "harmless"), [("backward-gain", True), ("large-update", False)])
+def test_a_gain_of_the_gradient_with_which_a_run_learns_is_harmless(sign: str, harmless: bool) -> None:
+    """A loss of three quarters of a guess shows it; other warnings need a loss that has come down far."""
+    warned = (finding(sign, 0, Severity.WARNING),)
+    known = Evidence(0, 0, warned, run(), (history(calm(40)),), batch=BatchFacts((field(), labels())), later_loss=0.52)
+    assert has_learned(known) is harmless
 
 
 def test_what_makes_a_run_fail_is_not_named_of_one_that_has_recovered() -> None:

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from lightning_gradexplode.diagnose.curves import curve
+from lightning_gradexplode.diagnose.curves import curve, loss_curve
+from lightning_gradexplode.diagnose.layers import layers
 from lightning_gradexplode.diagnose.loop_code import code_of
 from lightning_gradexplode.diagnose.trends import line_search, trend
 from lightning_gradexplode.records import Cause, Evidence, LossTerm
@@ -68,13 +69,17 @@ def _summed_passes(evidence: Evidence) -> Cause | None:
     passes = curve(evidence, "backward_passes").last
     if passes is None and evidence.replay is not None:
         passes = float(len(evidence.replay.backward_losses))
-    if passes is None or evidence.run.automatic or passes < SUMMED or not trend(evidence).has_diverged:
+    # A loop that runs them itself divides their losses.
+    own = evidence.run.accumulate if evidence.run.automatic else 1
+    if passes is None or passes < max(SUMMED, own + 1) or not trend(evidence).has_diverged:
         return None
     search = line_search(evidence)
     remedy = (
         f"divide each loss, so that the sum is an average: {code_of(evidence.run).backward(f'loss / {passes:.0f}')}"
     )
-    if _losses_are_whole(evidence):
+    if _is_a_guess(evidence, passes):
+        return None  # they are divided
+    if _losses_are_whole(evidence) or _is_a_guess(evidence, 1.0):
         return _cause(
             0.85,
             f"Each step adds up the gradients of {passes:.0f} backward passes, and each of them takes the whole mean "
@@ -95,6 +100,13 @@ def _summed_passes(evidence: Evidence) -> Cause | None:
             remedy,
         )
     return None
+
+
+def _is_a_guess(evidence: Evidence, divisor: float) -> bool:
+    """Return whether the first loss is that of a guess among the outputs of the last layer, divided by a number."""
+    first, weights = loss_curve(evidence).first, layers(evidence.run)
+    classes = weights[-1].shape[0] if weights else 0
+    return first is not None and classes > 1 and math.isclose(first * divisor, math.log(classes), rel_tol=0.25)
 
 
 def _losses_are_whole(evidence: Evidence) -> bool:

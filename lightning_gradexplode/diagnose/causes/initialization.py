@@ -6,8 +6,10 @@ import math
 import re
 
 from lightning_gradexplode.diagnose import remedies
+from lightning_gradexplode.diagnose.causes.large_factors import large_factors, steep_modules
 from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, loss_curve, signs
 from lightning_gradexplode.diagnose.layers import (
+    code_of_parameter,
     first_numbers,
     gain_of,
     has_initial_scale,
@@ -40,7 +42,7 @@ def initialization(evidence: Evidence) -> Cause | None:
         return lost
     if not is_early(evidence) or is_trained(evidence):
         return None
-    rules = (scale_without_logarithm, large_weights, _large_first_loss, _saturated_units)
+    rules = (scale_without_logarithm, large_weights, large_factors, _large_first_loss, _saturated_units, steep_modules)
     return next((cause for rule in rules if (cause := rule(evidence)) is not None), None)
 
 
@@ -58,7 +60,7 @@ def _not_finite(evidence: Evidence) -> Cause | None:
     if not names:
         return None
     known = {one.name: one for one in run.parameters}
-    code = _code(known[names[0]]) if names[0] in known else "layer.weight"
+    code = code_of_parameter(known[names[0]]) if names[0] in known else "layer.weight"
     others = f", and so do {len(names) - 1} others" if len(names) > 1 else ""
     loaded = "; if it was loaded, load another checkpoint" if run.is_resumed else ""
     return Cause(
@@ -192,20 +194,15 @@ def _remedies(evidence: Evidence, parameter: ParameterFacts | None) -> tuple[str
         return ("start with smaller weights: `nn.init.xavier_uniform_(layer.weight)`", *remedies.clip(evidence))
     if "Embedding" in parameter.module_kind:
         std = remedies.rounded(min(0.02, usual_std(parameter)), 1)
-        return (f"start it smaller: `nn.init.normal_({_code(parameter)}, std={std:g})`", *remedies.clip(evidence))
+        return (
+            f"start it smaller: `nn.init.normal_({code_of_parameter(parameter)}, std={std:g})`",
+            *remedies.clip(evidence),
+        )
     call = "nn.init.kaiming_normal_" if is_rectified(evidence.run) else "nn.init.xavier_uniform_"
     every = _as_large(evidence.run, parameter)
     others = f", and the {every} others that are as large" if every > 1 else ", and the other one" if every else ""
-    return (f"start it on the usual scale: `{call}({_code(parameter)})`{others}", *remedies.clip(evidence))
+    return (f"start it on the usual scale: `{call}({code_of_parameter(parameter)})`{others}", *remedies.clip(evidence))
 
 
 def _as_large(run: RunFacts, parameter: ParameterFacts) -> int:
     return sum(gain_of(one) > LARGE_GAIN and one.name != parameter.name for one in layers(run))
-
-
-def _code(parameter: ParameterFacts) -> str:
-    """Return an expression for a parameter: ``model.body.weight``, ``model.layers[0].weight``."""
-    parts = parameter.name.split(".")
-    if not all(part.isdigit() or part.isidentifier() for part in parts):
-        return "layer.weight"
-    return "model" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in parts)

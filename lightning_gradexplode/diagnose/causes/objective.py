@@ -9,7 +9,7 @@ from collections import defaultdict
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.curves import failing_step, logged_curves, loss_curve
 from lightning_gradexplode.diagnose.operation_names import base_name
-from lightning_gradexplode.diagnose.trends import line_search, trend
+from lightning_gradexplode.diagnose.trends import SHORT, largest_reach, line_search, trend
 from lightning_gradexplode.records import Cause, Evidence, RunFacts
 
 FAR_BELOW = 10.0
@@ -24,7 +24,9 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
     """Return the cause if the loss falls without end, or is maximized."""
     loss = loss_curve(evidence).before(failing_step(evidence)).finite
     course = trend(evidence)
-    if any(group.get("maximize") is True for one in evidence.run.optimizers for group in one.groups):
+    groups = [group for one in evidence.run.optimizers for group in one.groups]
+    # Groups that maximize beside others that minimize are meant, as weights of terms are.
+    if groups and all(group.get("maximize") is True for group in groups):
         rises = loss.first is not None and loss.last is not None and loss.last > loss.first
         if rises or course.has_diverged:
             return Cause(
@@ -177,6 +179,13 @@ def moving_target(evidence: Evidence) -> Cause | None:
         confidence += 0.2
         sentences.append(
             "Even a hundredth of the update does not lower the loss of the same batch: the targets move with it."
+        )
+    reach = largest_reach(evidence) if search is None else None
+    if reach is not None and reach < SHORT:
+        confidence += 0.45
+        sentences.append(
+            f"The loss rose from {loss.first or 0:.4g} to {loss.last or 0:.4g}, and no update can have changed that of "
+            f"its own batch by more than {reach:.2g} of it: the steps do not overshoot, the targets move."
         )
     if confidence < 0.4:
         return None

@@ -8,9 +8,11 @@ from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.curves import curve, failing_step, loss_curve
 from lightning_gradexplode.diagnose.rate_remedies import rate_remedies
 from lightning_gradexplode.diagnose.trends import (
+    SHORT,
     LineSearch,
     begins_abruptly,
     is_growing,
+    largest_reach,
     line_search,
     starts_huge,
     trend,
@@ -44,6 +46,8 @@ def learning_rate(evidence: Evidence) -> Cause | None:
         confidence = 0.4 if search.climbs else 0.8 if search.falls_at_first else 0.65
     elif search is not None and is_growing(evidence):
         return None  # the update lowers the loss of its own batch
+    elif search is None and (reach := largest_reach(evidence)) is not None and reach < SHORT:
+        return None  # no update was long enough to overshoot
     elif max(course.weight_growth / 1.2, course.update_ratio / LARGE_UPDATE) < 1.0:
         return None
     if course.update_ratio >= LARGE_UPDATE:

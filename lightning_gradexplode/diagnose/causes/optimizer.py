@@ -20,6 +20,9 @@ from lightning_gradexplode.diagnose.rate_remedies import first_update_ratio
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence, OptimizerFacts
 
+OTHER_GRADIENTS = 30.0
+"""So many times the gradients that running squares belong to, a gradient is not one of them."""
+
 SOON = 50
 """Steps after the start within which a failure belongs to what the run started with."""
 
@@ -32,6 +35,7 @@ def optimizer_state(evidence: Evidence) -> Cause | None:
 
 def _signs_of_state(evidence: Evidence) -> Iterator[Cause]:
     yield from _fresh_on_trained_weights(evidence)
+    yield from _of_other_gradients(evidence)
     course = trend(evidence)
     weight_first = _weights_fail_first(evidence)
     for one in evidence.run.optimizers:
@@ -114,6 +118,31 @@ def _fresh_on_trained_weights(evidence: Evidence) -> Iterator[Cause]:
         if ratio is not None:
             sentences.append(f"The first update changed the weights by {ratio:.3g} of their norm.")
         yield fresh_state(evidence, one, sentences, 0.85)
+
+
+def _of_other_gradients(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if the running squares that the run began with belong to far smaller gradients than its first."""
+    first = curve(evidence, "grad_norm").first
+    after = critical_step(evidence) - evidence.run.first_step
+    if len(evidence.run.optimizers) != 1 or first is None or not 0 <= after <= SOON:
+        return
+    if not (trend(evidence).has_diverged or _weights_fail_first(evidence)):
+        return
+    (one,) = evidence.run.optimizers
+    held = one.state_grad_norm
+    if held is None or one.steps_taken < 1 or not first > OTHER_GRADIENTS * held:
+        return
+    state = "its running averages are zero" if held == 0 else f"its running squares are those of a norm of {held:.3g}"
+    yield Cause(
+        "optimizer-state",
+        f"optimizer {one.kind}",
+        (
+            f"The state of {one.kind} counts {one.steps_taken} steps, and {state}; the first gradient has a norm of "
+            f"{first:.3g}. It divides by them, so that its updates are too large until they have caught up.",
+        ),
+        0.85,
+        ("start with a fresh optimizer state in place of the restored one", *remedies.warm_up(evidence)),
+    )
 
 
 def fresh_state(evidence: Evidence, optimizer: OptimizerFacts, sentences: list[str], confidence: float) -> Cause:

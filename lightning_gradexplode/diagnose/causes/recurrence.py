@@ -6,6 +6,7 @@ import math
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import inputs, scale_of, targets
+from lightning_gradexplode.diagnose.causes.loops import COMPOUNDED, carried_state, cell_by_hand
 from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, loss_curve
 from lightning_gradexplode.diagnose.layers import DEEP, first_numbers, gain_of, is_early, layers
 from lightning_gradexplode.diagnose.rate_remedies import first_update_ratio
@@ -17,13 +18,19 @@ from lightning_gradexplode.records import Activation, Cause, Evidence, Parameter
 SCALE_OF_UNKNOWN = 1e6
 """Scale that data which are not known may have: that of energies, incomes or amounts of money."""
 
-COMPOUNDED = 100.0
-"""Growth of a gradient from which a gain per time step has compounded."""
-
 
 def recurrence(evidence: Evidence) -> Cause | None:
     """Return the cause if the gain per time step compounds over the sequence."""
-    rules = (_of_matrix, _of_first_update, _of_gradient, _of_loop, _by_elimination, _of_own_matrix)
+    rules = (
+        _of_matrix,
+        _of_first_update,
+        _of_gradient,
+        _of_loop,
+        carried_state,
+        cell_by_hand,
+        _by_elimination,
+        _of_own_matrix,
+    )
     found = [rule(evidence) for rule in rules]
     return max((one for one in found if one is not None), key=lambda one: one.confidence, default=None)
 

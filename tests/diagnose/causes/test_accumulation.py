@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from lightning_gradexplode.diagnose.causes.accumulation import UNCLEARED, accumulated_gradients
 from lightning_gradexplode.records import Experiments
-from tests.diagnose.evidence import calm, diverged, growing, history
+from tests.diagnose.evidence import calm, diverged, growing, history, parameter, run
 
 
 @pytest.mark.parametrize("micro_batches", [1, 4])
@@ -35,3 +37,20 @@ def test_a_gradient_of_three_times_that_of_its_batch_was_not_cleared(held: float
     """The batch alone was computed again in an experiment."""
     found = accumulated_gradients(diverged(experiments=Experiments(batch_grad_norm=1.0, memory_grad_norm=held)))
     assert (found is not None) is is_named
+
+
+@pytest.mark.parametrize(
+    ("first", "accumulate", "confidence"),
+    [(math.log(16), 1, 0.85), (math.log(16) / 8, 1, None), (50.0, 1, 0.45), (math.log(16), 8, None)],
+    ids=["whole losses", "divided losses", "an unknown loss", "a loop that divides them"],
+)
+def test_many_passes_of_a_step_are_a_sum_unless_they_are_divided(
+    first: float, accumulate: int, confidence: float | None
+) -> None:
+    """The loss of a guess among sixteen classes shows which they are."""
+    quantities = {**growing(), "backward_passes": [8.0] * 12}
+    quantities["loss"] = [first * 3.0**step for step in range(12)]
+    facts = run(parameters=(parameter("head.weight", (16, 32)),), accumulate=accumulate)
+    found = accumulated_gradients(diverged(history=(history(quantities),), run=facts))
+    assert (None if found is None else found.confidence) == confidence
+    assert found is None or "loss / 8" in found.remedies[0]

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from lightning_gradexplode.diagnose.causes.objective import copied_module, loss_without_floor
-from lightning_gradexplode.records import LossTerm, Replay
-from tests.diagnose.evidence import diverged, growing, history, operand, parameter, run
+from lightning_gradexplode.diagnose.causes.objective import copied_module, loss_without_floor, moving_target
+from lightning_gradexplode.diagnose.causes.optimization import learning_rate
+from lightning_gradexplode.diagnose.trends import largest_reach
+from lightning_gradexplode.records import Evidence, LossTerm, OptimizerFacts, Replay
+from tests.diagnose.evidence import batch, diverged, finding, growing, history, operand, parameter, run
 
 
 def facts(names: Sequence[str], untrained: str = "", count: int = 2) -> object:
@@ -50,3 +52,58 @@ def test_a_likelihood_of_plain_outputs_has_no_floor() -> None:
     other = loss_without_floor(diverged(history=(falling,), replay=Replay("finite", losses=(log,))))
     assert other is not None
     assert other.where is None
+
+
+@pytest.mark.parametrize("share", [1, 2])
+def test_a_loss_that_only_some_groups_maximize_may_rise(share: int) -> None:
+    """Weights of terms that are maximized beside a network are meant; where all groups are, the loss never ends."""
+    groups = [{"lr": 0.5, "maximize": place < share} for place in range(2)]
+    found = loss_without_floor(diverged(run=run(optimizers=(OptimizerFacts("Adam", tuple(groups)),))))
+    assert (found is not None) is (share == 2)
+
+
+def rising(reach: float, factor: float = 1.1) -> Evidence:
+    """Return the evidence of a loss that grows steadily, by the reach of its updates; data are known, a replay is not.
+
+    The weights have a norm of 10, and grow.
+    """
+    loss = [1.0 * factor**step for step in range(60)]
+    quantities = {
+        "loss": loss,
+        "grad_norm": [one**0.5 for one in loss],
+        "update_ratio": [reach * one**0.5 / 10 for one in loss],
+        "weight_norm": [10.0] * 59 + [15.0],
+    }
+    findings = (finding("diverging-loss", 55),)
+    return diverged(step=40, now=59, findings=findings, history=(history(quantities),), batch=batch())
+
+
+def test_updates_too_short_to_overshoot_leave_moving_targets() -> None:
+    """To first order they change the loss of their own batch by a fifth, and it grows by a tenth at each step."""
+    found = moving_target(rising(0.2))
+    assert found is not None
+    assert "do not overshoot" in found.evidence[-1]
+    assert learning_rate(rising(0.2)) is None
+
+
+def test_updates_that_reach_past_the_loss_may_overshoot() -> None:
+    """A parabola whose step goes so far that the loss rises has a reach of four and more."""
+    assert moving_target(rising(4.0)) is None
+    assert learning_rate(rising(4.0)) is not None
+
+
+@pytest.mark.parametrize("rate", [2.05, 2.5, 4.0])
+def test_the_reach_of_a_step_that_diverges_on_a_parabola_is_four_and_more(rate: float) -> None:
+    """Gradient descent on half of w squared, at a rate above two; the formula against the run itself."""
+    weight = 1.0
+    quantities: dict[str, list[float]] = {name: [] for name in ("loss", "grad_norm", "update_ratio", "weight_norm")}
+    for _ in range(60):
+        quantities["loss"].append(weight**2 / 2)
+        quantities["grad_norm"].append(abs(weight))
+        quantities["update_ratio"].append(rate)
+        quantities["weight_norm"].append(abs(weight))
+        weight -= rate * weight
+    reach = largest_reach(diverged(now=59, history=(history(quantities),)))
+    assert reach is not None
+    assert reach == pytest.approx(2 * rate)
+    assert reach >= 4

@@ -54,6 +54,22 @@ def test_an_optimizer_of_an_unknown_formula_has_no_bound() -> None:
     assert optimizer_state(first_update(OptimizerFacts("Sophia", ({"lr": 0.01},)), 500.0)) is None
 
 
+@pytest.mark.parametrize(("held", "words"), [(0.0, "are zero"), (0.005, "a norm of 0.005")])
+def test_running_squares_of_far_smaller_gradients_are_those_of_another_run(held: float, words: str) -> None:
+    """Averages that were not restored with their number of steps, and those of a loss that was divided."""
+    optimizer = OptimizerFacts("Adam", (ADAM,), 2000, True, held)
+    cause = optimizer_state(first_update(optimizer, 0.1))
+    assert cause is not None
+    assert words in cause.evidence[0]
+    assert "fresh optimizer state" in cause.remedies[0]
+
+
+@pytest.mark.parametrize("held", [None, 0.5, 4.0, 100.0])
+def test_running_squares_of_such_gradients_are_no_cause(held: float | None) -> None:
+    """Gradients of single batches differ, and nothing is known without running squares."""
+    assert optimizer_state(first_update(OptimizerFacts("Adam", (ADAM,), 2000, True, held), 0.1)) is None
+
+
 def epochs(ratio: float, loss: float, rate: float = 0.01) -> Evidence:
     """Return the evidence of six epochs of ten steps; update, loss and rate at the starts of all but the first."""
     values = {**calm(60), "epoch": [float(step // 10) for step in range(60)]}

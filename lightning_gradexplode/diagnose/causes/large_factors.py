@@ -1,0 +1,82 @@
+"""Other starts on a scale that explodes: of factors and embeddings, and of modules that each multiply the gradient."""
+
+from __future__ import annotations
+
+import re
+
+from lightning_gradexplode.diagnose import remedies
+from lightning_gradexplode.diagnose.curves import curve, loss_curve
+from lightning_gradexplode.diagnose.layers import DEEP, code_of_parameter, first_numbers, layers
+from lightning_gradexplode.diagnose.repeated_weights import recurrent_parameters
+from lightning_gradexplode.records import Cause, Evidence, ParameterFacts
+
+LARGE_EMBEDDING, LARGE_FACTOR = 5.0, 100.0
+"""Root mean squares from which embeddings and factors of the user's own are large; usual ones are 1 and below."""
+
+STEEP = 5.0
+"""Gain of the error gradient per module from which even a few modules make it explode."""
+
+
+def large_factors(evidence: Evidence) -> Cause | None:
+    """Return the cause if factors or embeddings start far above one, and the first gradient is large, too."""
+    first, norm = loss_curve(evidence).first, curve(evidence, "grad_norm").first
+    if first is None or norm is None or not (abs(first) >= 10 or norm >= 100):
+        return None
+    weights = {one.name for one in layers(evidence.run)}
+    roles = {one.name: one.role for one in evidence.run.modules}
+    own = [one for one in evidence.run.parameters if one.name not in weights and not one.name.endswith("bias")]
+    large = [one for one in own if _excess(one, roles.get(one.module, "other")) >= 1]
+    if not large:
+        return None
+    worst = max(large, key=lambda one: _excess(one, roles.get(one.module, "other")))
+    others = f", and {len(large) - 1} more on such a scale" if len(large) > 1 else ""
+    is_embedding = "Embedding" in worst.module_kind
+    start = f"nn.init.{'normal_' if is_embedding else 'constant_'}({code_of_parameter(worst)}, "
+    return Cause(
+        "initialization",
+        worst.name,
+        (
+            f"`{worst.name}` starts with a root mean square of {worst.std:.3g}{others}; usual is one and below.",
+            *first_numbers(evidence),
+        ),
+        0.85,
+        (
+            f"start it on the usual scale: `{start}{'std=0.02' if is_embedding else '0.1'})`",
+            *remedies.clip(evidence),
+        ),
+    )
+
+
+def _excess(parameter: ParameterFacts, role: str) -> float:
+    """Return the root mean square of an embedding or of a factor over that from which it is large, 0 for others."""
+    if "Embedding" in parameter.module_kind:
+        return parameter.std / LARGE_EMBEDDING
+    return parameter.std / LARGE_FACTOR if role == "other" else 0.0
+
+
+def steep_modules(evidence: Evidence) -> Cause | None:
+    """Return the cause if each of a few modules multiplies the error gradient before any update."""
+    for one in evidence.findings:
+        found = re.search(r"the last of (\d+) modules", one.message)
+        if one.sign != "backward-gain" or one.step > evidence.run.first_step + 1 or not found:
+            continue
+        count = int(found[1])
+        gain = one.value ** (1 / max(count - 1, 1)) if one.value > 0 else 0.0
+        if not 2 < count < DEEP or not gain >= STEEP or recurrent_parameters(evidence.run):
+            continue
+        return Cause(
+            "initialization",
+            one.where,
+            (
+                f"Over {count} modules the error gradient grows {one.value:.3g} times on its way back, "
+                f"{gain:.3g} times a module, before any update.",
+                *first_numbers(evidence),
+            ),
+            0.4,
+            (
+                "start with smaller weights in the layers whose output is multiplied: "
+                "`nn.init.xavier_uniform_(layer.weight, gain=1 / factor)`",
+                *remedies.clip(evidence),
+            ),
+        )
+    return None
