@@ -113,13 +113,13 @@ def test_without_arguments_a_monitor_only_warns() -> None:
 
 
 def test_no_detectors_at_all() -> None:
-    """An empty sequence of detectors is taken by the letter: measure and log, and judge nothing."""
+    """An empty sequence means no detector: everything is measured and logged, and nothing detected."""
     assert Arguments.checked(detectors=[]).detectors == ()
 
 
 @pytest.mark.parametrize("callback", [pytorch_lightning.Callback, lightning.pytorch.Callback])
 def test_it_is_a_callback_of_both_namespaces(callback: type) -> None:
-    """Trainers of ``pytorch_lightning`` and of ``lightning`` both take it for one of their own."""
+    """Trainers of ``pytorch_lightning`` and of ``lightning`` both accept it."""
     assert isinstance(GradientExplosionMonitor(), callback)
 
 

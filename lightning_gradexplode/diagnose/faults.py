@@ -224,11 +224,11 @@ def _inputs(operation: Operation) -> str:
     """Return the inputs of the operation at the fault, as the end of a sentence."""
     at_fault = [one.at_fault for one in operation.inputs if one.at_fault is not None]
     if at_fault:
-        return f" (of {' and '.join(f'{one:.4g}' for one in at_fault[:2])})"
+        return f" (input: {' and '.join(f'{one:.4g}' for one in at_fault[:2])})"
     ranges = [
         (one.least, one.greatest) for one in operation.inputs if one.least is not None and one.greatest is not None
     ]
-    return f" (of values from {ranges[0][0]:.4g} to {ranges[0][1]:.4g})" if ranges else ""
+    return f" (input: values from {ranges[0][0]:.4g} to {ranges[0][1]:.4g})" if ranges else ""
 
 
 def _at_fault(operation: Operation) -> float | None:

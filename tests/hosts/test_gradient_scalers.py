@@ -57,7 +57,7 @@ def test_an_overflow_in_the_last_step_is_recorded() -> None:
 
 @pytest.mark.parametrize("mistake", ["no scaler", "scaled loss", None])
 def test_a_scaler_that_is_not_known_is_named(mistake: str | None, caplog: pytest.LogCaptureFixture) -> None:
-    """A loss that is scaled behind the watch's back, or before it is given to it, is one line; else there is none."""
+    """A loss that an unknown scaler scales, or that is scaled before `loss`, is logged in one line; else nothing is."""
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)

@@ -47,7 +47,7 @@ def sentences(count: int = 36) -> list[dict[str, Tensor]]:
     return [{"input_ids": row, "labels": row} for row in tokens]
 
 
-class Witness(transformers.TrainerCallback):  # type: ignore[misc]
+class Probe(transformers.TrainerCallback):  # type: ignore[misc]
     """Keeps what the last micro-batch's backward pass has left, from a hook on every parameter."""
 
     def __init__(self, model: nn.Module, monitor: GradientExplosionTrainerCallback | None) -> None:
@@ -81,8 +81,8 @@ def train(
     data: Any = None,
     kind: Any = None,
     **arguments: Any,
-) -> tuple[Any, Witness, Any]:
-    """Train; return the model, what the witness kept, and the trainer."""
+) -> tuple[Any, Probe, Any]:
+    """Train; return the model, what the probe kept, and the trainer."""
     settings: dict[str, Any] = {
         "output_dir": str(folder),
         "per_device_train_batch_size": 4,
@@ -97,8 +97,8 @@ def train(
         **arguments,
     }
     model = language_model() if model is None else model
-    witness = Witness(model, monitor)
-    callbacks = [*([] if monitor is None else [monitor]), witness]
+    probe = Probe(model, monitor)
+    callbacks = [*([] if monitor is None else [monitor]), probe]
     trainer = (kind or transformers.Trainer)(
         model=model,
         args=transformers.TrainingArguments(**settings),
@@ -106,7 +106,7 @@ def train(
         callbacks=callbacks,
     )
     trainer.train(resume_from_checkpoint=resume or None)
-    return model, witness, trainer
+    return model, probe, trainer
 
 
 @pytest.mark.parametrize(
@@ -125,17 +125,17 @@ def train(
 def test_norm_and_loss_are_those_of_the_step(arguments: dict[str, Any], tmp_path: Path) -> None:
     """The norm is float64's before clipping, the loss the one that the Trainer logs, the weights those without us."""
     monitor = GradientExplosionTrainerCallback(report=False)
-    model, witness, trainer = train(tmp_path, monitor, **arguments)
+    model, probe, trainer = train(tmp_path, monitor, **arguments)
     plain, _, _ = train(tmp_path, None, **arguments)
     assert not monitor.failed
     assert same_weights(model, plain)
-    assert [step for step, _, _ in witness.recorded] == list(range(1, trainer.state.global_step + 1))
-    assert [norm for _, norm, _ in witness.recorded] == pytest.approx(witness.truths, rel=1e-9)
+    assert [step for step, _, _ in probe.recorded] == list(range(1, trainer.state.global_step + 1))
+    assert [norm for _, norm, _ in probe.recorded] == pytest.approx(probe.truths, rel=1e-9)
     logged = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     rel = 1e-2 if "bf16" in arguments else 1e-4
-    assert [loss for _, _, loss in witness.recorded] == pytest.approx(logged, rel=rel, abs=ROUNDING)
+    assert [loss for _, _, loss in probe.recorded] == pytest.approx(logged, rel=rel, abs=ROUNDING)
     assert monitor.last is not None
-    assert trainer.state.log_history[-2]["gradexplode/grad_norm"] == pytest.approx(witness.truths[-1], rel=1e-9)
+    assert trainer.state.log_history[-2]["gradexplode/grad_norm"] == pytest.approx(probe.truths[-1], rel=1e-9)
     assert not model._forward_hooks
     assert not model._forward_pre_hooks
 
@@ -144,9 +144,9 @@ def test_norm_and_loss_are_those_of_the_step(arguments: dict[str, Any], tmp_path
 def test_details_are_those_before_the_clipping_of_the_trainer(accumulate: int, tmp_path: Path) -> None:
     """Largest element and histograms are those before ``max_grad_norm``, the norm after it is the other number."""
     monitor = GradientExplosionTrainerCallback(report=False, histogram_every_n_steps=1)
-    _, witness, _ = train(tmp_path, monitor, max_grad_norm=0.05, gradient_accumulation_steps=accumulate)
-    assert len(witness.details) == 8
-    for record, gradients in witness.details:
+    _, probe, _ = train(tmp_path, monitor, max_grad_norm=0.05, gradient_accumulation_steps=accumulate)
+    assert len(probe.details) == 8
+    for record, gradients in probe.details:
         check_details(record, gradients)
         assert record.grad_norm_clipped == pytest.approx(0.05, rel=1e-3)
 
@@ -167,12 +167,12 @@ def test_a_step_that_the_scaler_leaves_out_is_a_finding(tmp_path: Path) -> None:
             return super().create_optimizer(*args, **kwargs)
 
     monitor = GradientExplosionTrainerCallback(report=False)
-    _, witness, trainer = train(tmp_path, monitor, kind=Scaled, max_grad_norm=0.0)
+    _, probe, trainer = train(tmp_path, monitor, kind=Scaled, max_grad_norm=0.0)
     scale = trainer.accelerator.scaler.get_scale()
     assert {one.step for one in monitor.findings if one.sign == "nonfinite-gradient"} == {1}
     assert not monitor.exploded
-    norms = [norm for _, norm, _ in witness.recorded][1:]
-    assert norms == pytest.approx([truth / scale for truth in witness.truths[1:]], rel=1e-6)
+    norms = [norm for _, norm, _ in probe.recorded][1:]
+    assert norms == pytest.approx([truth / scale for truth in probe.truths[1:]], rel=1e-6)
     assert monitor.last is not None
     assert monitor.last.step == 8
 
@@ -270,10 +270,10 @@ def test_a_loss_of_ones_own(announced: bool, tmp_path: Path, caplog: pytest.LogC
                 monitor.loss(loss)
             return (loss, outputs) if return_outputs else loss
 
-    _, witness, trainer = train(tmp_path, monitor, kind=Own, max_grad_norm=0.01, gradient_accumulation_steps=2)
-    assert [norm for _, norm, _ in witness.recorded] == pytest.approx(witness.truths, rel=1e-9)
+    _, probe, trainer = train(tmp_path, monitor, kind=Own, max_grad_norm=0.01, gradient_accumulation_steps=2)
+    assert [norm for _, norm, _ in probe.recorded] == pytest.approx(probe.truths, rel=1e-9)
     logged = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-    losses = [loss for _, _, loss in witness.recorded]
+    losses = [loss for _, _, loss in probe.recorded]
     assert losses == (pytest.approx(logged, rel=1e-4, abs=ROUNDING) if announced else [None] * 8)
     assert len([one for one in caplog.messages if "call loss()" in one]) == (0 if announced else 1)
 
@@ -306,9 +306,9 @@ def test_label_smoothing_and_evaluation_do_not_disturb_the_norm(tmp_path: Path) 
 
     monitor = GradientExplosionTrainerCallback(report=False)
     settings: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 2, "label_smoothing_factor": 0.1}
-    _, witness, _ = train(tmp_path, monitor, kind=Evaluating, **settings)
-    assert [step for step, _, _ in witness.recorded] == list(range(1, 9))
-    assert [norm for _, norm, _ in witness.recorded] == pytest.approx(witness.truths, rel=1e-9)
+    _, probe, _ = train(tmp_path, monitor, kind=Evaluating, **settings)
+    assert [step for step, _, _ in probe.recorded] == list(range(1, 9))
+    assert [norm for _, norm, _ in probe.recorded] == pytest.approx(probe.truths, rel=1e-9)
 
 
 def test_the_model_can_be_copied_and_pickled_while_it_is_trained(tmp_path: Path) -> None:
@@ -364,7 +364,7 @@ def test_loggers_that_are_not_known_are_named_once(tmp_path: Path, caplog: pytes
 
 
 def test_the_probe_agrees_with_that_of_other_loops() -> None:
-    """The witness's number is that of the helper which the other loops' tests use."""
+    """The number of the probe is that of the helper of the other tests."""
     model = language_model()
     model(**{name: value[None] for name, value in sentences(1)[0].items()}).loss.backward()
     norms = torch.stack([one.grad.double().norm() for one in model.parameters() if one.grad is not None])

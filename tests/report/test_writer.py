@@ -31,7 +31,7 @@ CONTENTS = {
 
 
 def strict(text: str) -> Any:
-    """Parse JSON by the letter, which has no NaN."""
+    """Parse strict JSON, which has no NaN."""
 
     def refuse(word: str) -> None:
         raise ValueError(f"{word} is not JSON")

@@ -1,4 +1,4 @@
-"""Runs that are told to explode at chosen steps, and witnesses of what they then do."""
+"""Findings at chosen steps, and the states of a run after each batch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class AlarmAt(Detector):
         self._seen: list[int] = []
 
     def check(self, record: StepRecord) -> Finding | None:
-        """Alarm, or not."""
+        """Return a finding at the chosen steps."""
         self._seen.append(record.step)
         if record.step not in self.steps:
             return None

@@ -1,4 +1,4 @@
-"""An independent witness: plain float64 loops over what each optimizer is handed, and over what its step changes."""
+"""An independent probe: plain float64 loops over the gradients that each optimizer receives and over its changes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EDGES = np.array([m * 2.0**e for e in range(-126, 128) for m in (1.0, 1.25, 1.5,
 
 @dataclass(eq=False)
 class Truth:
-    """What one optimizer step was, by the witness; everything is by parameter name."""
+    """One optimizer step, as the probe has seen it, by parameter name."""
 
     optimizer: Optimizer
     scale: float

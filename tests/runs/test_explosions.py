@@ -1,4 +1,4 @@
-"""Explosions in real runs: each sign of the article is seen, told once, and acted upon before the harm is done."""
+"""Explosions in real runs: each sign of the article is found, logged once, and responded to before weights are lost."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def signs(run: Watched, least: Severity = Severity.INFO) -> set[str]:
 
 
 def test_sign_1_the_loss_does_not_converge() -> None:
-    """Training that learns nothing is told of."""
+    """Training that learns nothing is reported."""
     module = Regression(lambda parameters: torch.optim.SGD(parameters, lr=1e-9))
     for layer in module.modules():
         if isinstance(layer, torch.nn.Dropout):
@@ -73,7 +73,7 @@ def test_sign_1_the_loss_does_not_converge() -> None:
 
 
 def test_sign_2_the_loss_is_unstable() -> None:
-    """Large jumps of the loss from update to update are told of; so is one that leaves for good."""
+    """Large jumps of the loss from update to update are reported; so is one that leaves for good."""
 
     class Jumps(Regression):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -104,7 +104,7 @@ def test_signs_3_and_5_nan(where: str) -> None:
 
 
 def test_signs_4_and_6_weights_and_gradients() -> None:
-    """Weights that change very much, and gradients that stay above one, are told of."""
+    """Weights that change very much, and gradients that stay above one, are reported."""
     run = Watched(Exploding(), max_steps=12)
     assert {"weight-growth", "large-update", "gradient-above-one"} <= signs(run)
     note = next(finding for finding in run.monitor.findings if finding.sign == "gradient-above-one")

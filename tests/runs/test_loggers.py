@@ -77,7 +77,7 @@ def test_a_run_without_a_logger_is_monitored() -> None:
 
 
 def test_a_logger_that_fails_costs_only_its_own_data(caplog: pytest.LogCaptureFixture) -> None:
-    """The other loggers get all, and the failure is told once."""
+    """The other loggers get all, and the failure is logged once."""
 
     class Fails(RecordingLogger):
         def log_metrics(self, metrics: Any, step: int | None = None) -> None:
@@ -101,7 +101,7 @@ def test_a_logger_that_fails_costs_only_its_own_data(caplog: pytest.LogCaptureFi
 def test_a_failure_of_the_monitor_does_not_end_the_run(
     place: Any, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Wherever measuring fails, training goes on bit for bit, and the failure is told once."""
+    """Wherever measuring fails, training goes on bit for bit, and the failure is logged once."""
     torch.manual_seed(1)
     healthy = Regression()
     pl.Trainer(**QUIET, logger=False).fit(healthy)
@@ -122,7 +122,7 @@ def test_a_failure_of_the_monitor_does_not_end_the_run(
 def test_a_failure_while_leaving_does_not_end_the_run_either(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where the monitor fails and cannot even let go of the run, both is told, and training goes on."""
+    """Where the monitor fails and cannot restore the run either, both is logged, and training goes on."""
 
     def fail(*args: Any, **kwargs: Any) -> StepRecord:
         raise ArithmeticError("failed")

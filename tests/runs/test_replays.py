@@ -89,7 +89,7 @@ def test_a_fault_that_depends_on_what_a_hook_has_set_is_found_again(tmp_path: Pa
     """What the module's own hook sets after the batch began is as it was at the step."""
 
     class Hooked(Network):
-        """Is told by a hook which batch fails."""
+        """Learns from a hook which batch fails."""
 
         fails = False
 

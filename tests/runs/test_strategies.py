@@ -36,9 +36,9 @@ def test_strategies_without_gradients_to_measure_are_refused(
             **QUIET, logger=recording, log_every_n_steps=1, callbacks=[monitor], strategy=strategy(torch.device("cpu"))
         )
         trainer.fit(module)
-    told = [record.getMessage() for record in caplog.records if record.name == "lightning_gradexplode"]
-    assert len(told) == 1
-    assert strategy.__name__ in told[0]
+    lines = [record.getMessage() for record in caplog.records if record.name == "lightning_gradexplode"]
+    assert len(lines) == 1
+    assert strategy.__name__ in lines[0]
     assert not [metrics for _, metrics in recording.metrics if any("gradexplode" in name for name in metrics)]
     assert trainer.global_step == 5
     assert trainer.gradient_clip_val is None

@@ -98,7 +98,7 @@ def test_the_monitor_works_in_both_namespaces(namespace: Any) -> None:
 
 
 def test_shipped_modules_explode_and_train() -> None:
-    """The modules of the testing module explode by default, and train when told to."""
+    """The modules of the testing module explode by default, and train with a lower learning rate."""
     network: Any = type("Network", (ExplodingRegression, pl.LightningModule), {})
     norms = {}
     for rate in (4.0, 0.1):

@@ -78,8 +78,8 @@ def test_steps_that_cannot_be_observed_are_reported(module: Any, caplog: pytest.
     monitor, records = fitted(module())
     assert not monitor.failed
     assert records == [None] * 8
-    told = [record.getMessage() for record in caplog.records if "no step was seen" in record.getMessage()]
-    assert len(told) == 1
+    lines = [record.getMessage() for record in caplog.records if "no step was seen" in record.getMessage()]
+    assert len(lines) == 1
     assert not any(record.exc_info for record in caplog.records)
 
 

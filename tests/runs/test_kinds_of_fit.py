@@ -1,4 +1,4 @@
-"""What is logged agrees with the witness through all that a fit can be made of."""
+"""Logged norms equal those of the probe with averaged weights, compiled modules, several fits and changed gradients."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_gradients_that_a_tensor_replaces() -> None:
 
 
 def test_gradients_written_through_data() -> None:
-    """A gradient written to behind autograd's back, through ``.data``, is measured as the optimizer sees it."""
+    """A gradient that is written to through ``.data`` is measured as the optimizer receives it."""
 
     class Writes(Regression):
         def on_after_backward(self) -> None:

@@ -134,7 +134,7 @@ def test_the_plugin_is_as_it_was_found() -> None:
 def test_a_failure_of_ours_leaves_the_clipping_to_the_trainer(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An error while the known norm is used is told once, and the weights are still those of the trainer's clipping."""
+    """An error while the known norm is used is logged once; the weights are those of the trainer's clipping."""
 
     def fail(*args: Any) -> None:
         raise ZeroDivisionError
