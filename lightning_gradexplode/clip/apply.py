@@ -58,24 +58,6 @@ def scale_gradients(gradients: Sequence[Tensor], factors: Sequence[float]) -> No
             gradient.mul_(factor)
 
 
-def total_norm(gradients: Sequence[Tensor]) -> Tensor:
-    """Return the L2 norm of all gradients on the device of the first one, as ``clip_grad_norm_`` measures it.
-
-    Unlike there, half precision is summed in float32.
-    """
-    with torch.no_grad():
-        norms: list[Tensor] = []
-        for group in _by_kind(gradients):
-            is_half = group[0].dtype in (torch.float16, torch.bfloat16)
-            norms += torch._foreach_norm(group, 2.0, dtype=torch.float32 if is_half else None)
-        if not norms:
-            return torch.tensor(0.0)
-        widest = torch.float64 if any(norm.dtype is torch.float64 for norm in norms) else torch.float32
-        together = [norm.to(norms[0].device, widest, non_blocking=True) for norm in norms]
-        total: Tensor = torch.linalg.vector_norm(torch.stack(together), 2.0)
-        return total
-
-
 def clip_by_total_norm(gradients: Sequence[Tensor | None], threshold: float, total: Tensor) -> None:
     """Clip gradients on their device, to the same bits as ``torch.nn.utils.clip_grad_norm_`` with the same norm.
 
@@ -91,7 +73,10 @@ def clip_by_total_norm(gradients: Sequence[Tensor | None], threshold: float, tot
 
 
 def clip_on_device(gradients: Sequence[Tensor | None], threshold: Tensor, total: Tensor) -> None:
-    """Clip gradients by a threshold that is known to their device only, without a wait for it.
+    """Clip gradients by their norm as it was measured on their device, without a wait and without a second measurement.
+
+    ``clip_grad_norm_`` sums in the gradients' own type: its factor may differ in the last bits, and by more for half
+    precision.
 
     Args:
         gradients: Dense tensors, also sharded ones.
@@ -99,10 +84,10 @@ def clip_on_device(gradients: Sequence[Tensor | None], threshold: Tensor, total:
         total: L2 norm of these gradients, of one element, of all shards together.
     """
     with torch.no_grad():
-        factor = torch.clamp(threshold / (total + 1e-6), max=1.0)
         for group in _by_kind([local_part(gradient) for gradient in gradients if gradient is not None]):
-            wide = factor.dtype if group[0].dtype is torch.float64 else torch.float32
-            torch._foreach_mul_(group, factor.to(group[0].device, wide, non_blocking=True))
+            wide = total.dtype if group[0].dtype is torch.float64 else torch.float32
+            limit, norm = (one.to(group[0].device, wide, non_blocking=True) for one in (threshold, total))
+            torch._foreach_mul_(group, torch.clamp(limit / (norm + 1e-6), max=1.0))
 
 
 def _by_kind(gradients: Sequence[Tensor]) -> list[list[Tensor]]:

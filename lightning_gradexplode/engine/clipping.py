@@ -13,7 +13,6 @@ from lightning_gradexplode.clip.apply import (
     clip_gradients,
     clip_on_device,
     torch_refuses,
-    total_norm,
 )
 from lightning_gradexplode.engine.agreement import Agreement
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
@@ -95,24 +94,21 @@ class GradientClipper:
         Returns:
             Whether there is one, so that nothing has to be read before the update.
         """
-        policy, reading = step.state.policy, step.reading
+        policy = step.state.policy
         assert policy is not None
         is_plain = policy.algorithm == "norm" and not torch_refuses(step.parameters.gradients, "norm")
         if not is_plain or self._agreement.on_policy:
             return False
-        clips = self._loop.clips(step.state.optimizer)
-        value = policy.known_threshold()
-        is_torch_s = not reading.has_scale and step.parameters.shards.copies is None
-        if value is None or not (clips or is_torch_s):
-            if clips and self._loop.may_change_gradients:  # by code that is to see them before they are clipped
-                return False
-            norm = step.norm_on_device()
-            if norm is None:
-                return False
+        value, clips = policy.known_threshold(), self._loop.clips(step.state.optimizer)
+        # Code of the user's between here and the loop's own clipping is to see the gradients before they are clipped.
+        norm = None if clips and self._loop.may_change_gradients else step.norm_on_device()
+        if norm is not None:
             threshold = policy.threshold_on_device(norm) if value is None else torch.full_like(norm, value)
             if threshold is None:
                 return False
             step.device_clip = threshold, norm
+        elif value is None or not clips:
+            return False
         step.set(clip_val=value, clip_algorithm=policy.algorithm)
         return True
 
@@ -124,20 +120,12 @@ class GradientClipper:
             step.set(clip_val=None, clip_algorithm=None)
 
     def clip_on_device(self, step: Step) -> None:
-        """Clip by norm, or have the training loop do it, without a wait for an accelerator."""
-        value = step.clip_val
+        """Clip by the norm that was measured, or have the training loop clip, without a wait for an accelerator."""
+        clips = self._loop.clips(step.state.optimizer)
         if step.device_clip is not None:
-            if self._loop.clips(step.state.optimizer):
-                self._loop.set_clip(None, None)
             clip_on_device(step.parameters.gradients, *step.device_clip)
-            return
-        if value is None:
-            return
-        if self._loop.clips(step.state.optimizer):
-            self._loop.set_clip(value, "norm")
-            return
-        present = [gradient for gradient in step.parameters.gradients if gradient is not None]
-        clip_by_total_norm(present, value, total_norm(present))
+        if clips:
+            self._loop.set_clip(*((None, None) if step.device_clip is not None else (step.clip_val, "norm")))
 
     @staticmethod
     def set_clip_rate(step: Step) -> None:

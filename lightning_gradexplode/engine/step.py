@@ -118,13 +118,10 @@ class Step(UnfinishedRecord):
         """Return the L2 norm of all gradients on their device, unscaled; None where the device cannot know it."""
         copies = self.parameters.shards.copies
         if copies is None:
-            device = self.parameters.tensors[0].device
-            norms = self.reading.gradients.norms_on_device(device)
-        elif self.gathered_norms is None or len(set(copies)) > 1:
+            return self.reading.gradients.total_on_device(self.parameters.tensors[0].device)
+        if self.gathered_norms is None or len(set(copies)) > 1:
             return None
-        else:
-            norms = self.gathered_norms / float(copies[0]) ** 0.5
-        total: Tensor = torch.linalg.vector_norm(norms)
+        total: Tensor = torch.linalg.vector_norm(self.gathered_norms / float(copies[0]) ** 0.5)
         return total
 
     # What is measured before the update.

@@ -87,6 +87,15 @@ class GradientReading(PendingNorms):
         stacked = torch.stack(each) if each else zero.new_zeros(0)
         return stacked / self._scale.to(device, wide) if isinstance(self._scale, Tensor) else stacked
 
+    def total_on_device(self, device: torch.device) -> Tensor:
+        """Return the norm of all gradients, with the scale divided out, without a wait for the device."""
+        wide = reading.widest_type(device)
+        if not self.measured:
+            return torch.tensor(self.norms().total, dtype=wide, device=device)
+        with torch.no_grad():
+            total = _total([part.to(device, wide) for part in self.measured])
+            return total / self._scale.to(device, wide) if isinstance(self._scale, Tensor) else total
+
     def unless_clipped(self, before: GradientReading) -> GradientReading | None:
         """Choose on the device between these norms and those of the same gradients before they may have been clipped.
 

@@ -19,7 +19,6 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from lightning_gradexplode import GradientExplosionMonitor, GradientWatch, PercentileClip, Severity, ZScoreClip
 from lightning_gradexplode.clip import ClipPolicy, ConstantClip
-from lightning_gradexplode.clip.apply import total_norm
 from lightning_gradexplode.engine import deferred_steps
 from lightning_gradexplode.measure import reading
 from lightning_gradexplode.measure.norms import measure_norms
@@ -27,6 +26,12 @@ from tests.runs.models import Regression
 from tests.runs.probe import QUIET, Watched
 from tests.runs.test_late_reading import Order, adamw, train
 from tests.runs.test_modes import scaler
+
+
+def total_norm(gradients: list[Tensor]) -> Tensor:
+    """Return the norm of all gradients, summed in float64."""
+    return torch.stack([gradient.double().square().sum() for gradient in gradients]).sum().sqrt()
+
 
 CALM: dict[str, Any] = {"log_every_n_steps": 0, "report": False}
 
@@ -212,18 +217,44 @@ def test_a_scaler_adds_no_wait(order: Order) -> None:
 @pytest.mark.parametrize("build", [None, fused], ids=["sgd", "fused"])
 @pytest.mark.parametrize("value", [0.01, 1.0, 1e3])
 def test_a_clip_without_a_wait_is_that_of_the_trainer(order: Order, value: float, build: Any) -> None:
-    """Weights are bit for bit those of ``gradient_clip_val``, and the norm before and the clip rate are right."""
+    """Weights are those of ``gradient_clip_val`` to rounding, and the norm before and the clip rate are right."""
     torch.manual_seed(0)
     ours = Watched(Regression(build), monitor={"log_every_n_steps": 0, "clip": value}, max_steps=8)
     torch.manual_seed(0)
     theirs = Watched(Regression(build), monitor={"log_every_n_steps": 0}, max_steps=8, gradient_clip_val=value)
     for one, other in zip(ours.module.parameters(), theirs.module.parameters(), strict=True):
-        assert torch.equal(one, other)
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
     assert ours.monitor.last is not None
     assert theirs.monitor.last is not None
     assert ours.monitor.last.grad_norm == pytest.approx(theirs.monitor.last.grad_norm, rel=1e-6)
     assert ours.monitor.last.clip_val == value
     assert ours.monitor.last.clip_rate == theirs.monitor.last.clip_rate
+
+
+@pytest.mark.parametrize("value", [0.01, 1e3], ids=["binds", "does not bind"])
+def test_a_clip_on_the_device_measures_the_gradients_once(
+    order: Order, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    """Clipping is a multiplication by a factor from the norm that was measured: nothing is measured for it again."""
+    kernels: list[str] = []
+
+    def counted(name: str, kernel: Any) -> Any:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            kernels.append(name)
+            return kernel(*args, **kwargs)
+
+        return called
+
+    steps = 6
+    for name in ("_foreach_norm", "_foreach_mul_"):
+        monkeypatch.setattr(torch, name, counted(name, getattr(torch, name)))
+    for name in ("clip_grad_norm_", "get_total_norm"):
+        monkeypatch.setattr(nn.utils, name, counted(name, getattr(nn.utils, name, None)), raising=False)
+    train(order, GradientExplosionMonitor(**CALM, clip=value), steps, Regression(fused))
+    weights_are_measured = 4  # before the first step, and after the 1st, the 2nd and the 4th
+    assert kernels.count("_foreach_norm") <= steps + weights_are_measured
+    assert kernels.count("_foreach_mul_") == steps - 1  # at the first, the host measures the weights, and reads
+    assert not {"clip_grad_norm_", "get_total_norm"} & set(kernels)
 
 
 @pytest.mark.parametrize("build", [fused, lambda parameters: SGD(parameters, lr=0.01, momentum=0.9, fused=True)])
