@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
@@ -213,7 +214,8 @@ def _clip_policy(value: Any) -> ClipPolicy | None:
         if value != "auto":
             raise ValueError(message)
         return AutoPolicy()
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number:
         raise TypeError(message)
     try:
         return ConstantClip(value)

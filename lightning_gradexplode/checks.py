@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,22 @@ def count(name: str, value: Any, minimum: int = 0) -> int:
     """Return a whole number of at least `minimum`.
 
     Raises:
-        TypeError: It is not an int.
+        TypeError: It is no whole number; those of numpy are accepted.
         ValueError: It is less than `minimum`.
     """
     message = f"{name} must be a whole number of at least {minimum}, got {value!r}"
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(message)
     if value < minimum:
         raise ValueError(message)
-    return value
+    return int(value)
 
 
 def limit(name: str, value: Any) -> int | None:
     """Return a whole number of at least 1, or None for no limit.
 
     Raises:
-        TypeError: It is not an int.
+        TypeError: It is no whole number.
         ValueError: It is less than 1.
     """
     return None if value is None else count(name, value, 1)
@@ -38,13 +39,13 @@ def number(name: str, value: Any, maximum: float = math.inf, *, zero: bool = Fal
     """Return a finite number above 0 (with `zero` also 0) and of at most `maximum`.
 
     Raises:
-        TypeError: It is neither an int nor a float.
+        TypeError: It is no real number; those of numpy are accepted.
         ValueError: It is out of range, or not finite.
     """
     expected = "a finite number of at least 0" if zero else "a positive number"
     if math.isfinite(maximum):
         expected += f" of at most {maximum:g}"
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be {expected}, got {value!r}")
     try:
         result = float(value)

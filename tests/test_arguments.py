@@ -14,6 +14,7 @@ from typing import Any
 import jsonargparse
 import lightning.fabric
 import lightning.pytorch
+import numpy as np
 import pytest
 import pytorch_lightning
 import torch
@@ -85,6 +86,19 @@ def test_arguments_go_by_name_only() -> None:
         GradientExplosionMonitor(10)  # type: ignore[call-arg]
 
 
+def test_numbers_of_numpy_are_numbers() -> None:
+    """Those that a search over hyperparameters yields are accepted, and become Python's own."""
+    arguments = Arguments.checked(
+        log_every_n_steps=np.int64(5),  # type: ignore[arg-type]
+        update_sample=np.int32(100),  # type: ignore[arg-type]
+        clip=np.float32(0.5),  # type: ignore[arg-type]
+    )
+    assert (arguments.log_every_n_steps, arguments.update_sample) == (5, 100)
+    assert type(arguments.log_every_n_steps) is int
+    assert isinstance(arguments.clip, ConstantClip)
+    assert (arguments.clip.value, type(arguments.clip.value)) == (0.5, float)
+
+
 @pytest.mark.parametrize("kind", [Arguments.checked, GradientWatch, FabricWatch])
 def test_an_unknown_argument_is_refused_with_the_names_of_those_that_exist(kind: Any) -> None:
     """This also holds where a class takes the monitor's arguments as keywords."""
@@ -101,6 +115,27 @@ def test_signatures_show_the_same_arguments_and_defaults(kind: Any) -> None:
     shared = list(inspect.signature(GradientExplosionMonitor).parameters.values())
     assert list(inspect.signature(kind).parameters.values())[-len(shared) :] == shared
     assert {one.name: one.default for one in shared} == DEFAULTS
+
+
+def test_a_subclass_may_take_arguments_of_its_own() -> None:
+    """It passes the others on, as `FabricWatch` does, and is built by a command line with both."""
+
+    class Tagged(GradientWatch):
+        def __init__(self, model: Any, optimizer: Any, *, tag: str = "", **arguments: Any) -> None:
+            super().__init__(model, optimizer, **arguments)
+            self.tag = tag
+
+    network = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    with Tagged(network, optimizer, tag="a", clip=2.0, report=False) as watch:
+        assert watch.tag == "a"
+        assert isinstance(watch.arguments.clip, ConstantClip)
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # jsonargparse renames its methods from version to version
+        parser.add_class_arguments(GradientWatch, "watch", skip={"model", "optimizer", "loggers", "scaler", "step"})
+        parsed = parser.parse_args(["--watch.clip", "auto", "--watch.on_explosion=skip"])
+    assert (parsed.watch.clip, parsed.watch.on_explosion, parsed.watch.report) == ("auto", "skip", True)
 
 
 def test_without_arguments_a_monitor_only_warns() -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
+from lightning_gradexplode import GradientWatch
 from lightning_gradexplode.records import Finding, ReportContent, Severity, UpdateFault
 from lightning_gradexplode.report import page, plotly_base, write_report
 from tests.report import examples
@@ -109,3 +113,22 @@ def test_captions_explain_only_what_is_drawn() -> None:
         assert text in pages["bad"]
         assert text not in pages["ok"]
     assert "none of them critical" not in pages["ok"]
+
+
+@pytest.mark.parametrize(("width", "steps"), [(8, ["149", "150"]), (1, [])])
+def test_gradient_elements_are_those_of_the_latest_incident(width: int, steps: list[str], tmp_path: Path) -> None:
+    """The chart compares its step with the calm one before it; parameters of few elements have none."""
+    network = nn.Sequential(nn.Linear(4, width), nn.Linear(width, 1))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    intervals = {"log_every_n_steps": 1, "histogram_every_n_steps": 1}
+    with GradientWatch(network, optimizer, log_dir=tmp_path, on_explosion="skip", **intervals) as watch:  # type: ignore[arg-type]
+        for step in range(200):
+            optimizer.zero_grad()
+            loss = network(torch.full((8, 4), math.nan if step in (20, 150) else 1.0)).square().mean()
+            watch.loss(loss)
+            loss.backward()
+            optimizer.step()
+    text = (tmp_path / "gradexplode" / "index.html").read_text(encoding="utf-8")
+    caption = re.search(r"by absolute value at step (\d+) and, with a finding, at\s+step (\d+)", text)
+    assert ([] if caption is None else [*caption.groups()]) == steps
+    assert ("Gradient elements of" in text) == bool(steps)
