@@ -65,7 +65,7 @@ EXPLAINS: Mapping[str, Sequence[str]] = {
     "learning-rate-jump": ("learning-rate", "moving-target", "depth", "outlier-batch"),
     "optimizer-state": ("learning-rate", "moving-target"),
     "moving-target": ("learning-rate",),
-    "outlier-batch": ("learning-rate", "moving-target"),
+    "outlier-batch": ("learning-rate",),
 }
 """For each kind, those whose signs it brings about by itself: they count half beside it, and less if it is certain."""
 

@@ -204,7 +204,7 @@ def _scale_sentence(scale: float, field: FieldFacts) -> str:
 
 def outlier_batch(evidence: Evidence) -> Cause | None:
     """Return the cause if this batch, or few rows of it, lies far outside the others."""
-    field = _outlier_field(evidence.batch)
+    field = outlier_field(evidence.batch)
     experiments = evidence.experiments
     sentences: list[str] = []
     confidence, where = 0.0, None
@@ -274,7 +274,7 @@ def running_averages(evidence: Evidence) -> str | None:
     return next((one.kind for one in evidence.run.modules if "BatchNorm" in one.kind), None)
 
 
-def _outlier_field(batch: BatchFacts | None) -> FieldFacts | None:
+def outlier_field(batch: BatchFacts | None) -> FieldFacts | None:
     """Return the field that is the farthest outside of earlier batches, None if none is."""
     if batch is None:
         return None
@@ -296,7 +296,7 @@ def _is_usual(evidence: Evidence) -> bool:
         batch is not None
         and bool(batch.fields)
         and all(one.usual_greatest is not None and not one.outlier_rows for one in batch.fields)
-        and _outlier_field(batch) is None
+        and outlier_field(batch) is None
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lightning_gradexplode.diagnose.batch import inputs
 from lightning_gradexplode.diagnose.layers import DEEP, layers
 from lightning_gradexplode.diagnose.recurrence_remedies import recurrence_remedies
+from lightning_gradexplode.diagnose.repeated_weights import recurrent_parameters
 from lightning_gradexplode.diagnose.trends import line_search, trend
 from lightning_gradexplode.records import Cause, Evidence
 
@@ -44,32 +45,33 @@ def carried_state(evidence: Evidence) -> Cause | None:
 
 
 def cell_by_hand(evidence: Evidence) -> Cause | None:
-    """Return the cause if the gradient explodes, and a layer takes a time step's features together with a state.
+    """Return the cause if the gradient explodes, and the first layer takes a time step's features with a state.
 
-    Such a layer returns the state once, or once for each gate.
+    Such a layer returns the state once, or once for each of three or four gates.
     """
-    growth = trend(evidence).gradient_growth
+    growth, replay, weights = trend(evidence).gradient_growth, evidence.replay, layers(evidence.run)
     sequence = next((one for one in inputs(evidence) if len(one.shape) == 3 and one.shape[1] >= DEEP), None)
-    if sequence is None or not growth >= COMPOUNDED:
+    if sequence is None or not weights or not growth >= COMPOUNDED or recurrent_parameters(evidence.run):
         return None
-    steps, features = sequence.shape[1:]
-    for one in layers(evidence.run):
-        state = one.shape[-1] - features
-        if len(one.shape) != 2 or state < 2 or one.shape[0] % state:
-            continue
-        gates = one.shape[0] // state
-        return Cause(
-            "recurrence",
-            one.name,
-            (
-                f"`{one.name}` takes the {features} features of a time step and {state} further numbers, and returns "
-                f"{gates} times as many, as a recurrent cell does; an input has {steps} time steps.",
-                f"The gradient norm has grown {growth:.3g} times.",
-            ),
-            0.55,
-            (
-                "bound the state: `torch.tanh` in place of a rectified or linear unit",
-                *recurrence_remedies(evidence, one, gates > 1, steps),
-            ),
-        )
-    return None
+    (steps, features), cell = sequence.shape[1:], weights[0]
+    looped = [one.module for one in replay.activations if one.calls >= DEEP] if replay is not None else []
+    if replay is not None and replay.activations and cell.module not in looped:
+        return None
+    state = cell.shape[-1] - features
+    if len(cell.shape) != 2 or state < 2 or cell.shape[0] not in (state, 3 * state, 4 * state):
+        return None
+    gates = cell.shape[0] // state
+    return Cause(
+        "recurrence",
+        cell.name,
+        (
+            f"`{cell.name}` takes the {features} features of a time step and {state} further numbers, and returns "
+            f"{gates} times as many, as a recurrent cell does; an input has {steps} time steps.",
+            f"The gradient norm has grown {growth:.3g} times.",
+        ),
+        0.55,
+        (
+            "bound the state: `torch.tanh` in place of a rectified or linear unit",
+            *recurrence_remedies(evidence, cell, gates > 1, steps),
+        ),
+    )

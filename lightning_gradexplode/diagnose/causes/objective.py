@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 
 from lightning_gradexplode.diagnose import remedies
+from lightning_gradexplode.diagnose.causes.data import outlier_field
 from lightning_gradexplode.diagnose.curves import failing_step, logged_curves, loss_curve
 from lightning_gradexplode.diagnose.operation_names import base_name
 from lightning_gradexplode.diagnose.trends import SHORT, largest_reach, line_search, trend
@@ -187,6 +188,8 @@ def moving_target(evidence: Evidence) -> Cause | None:
             f"The loss rose from {loss.first or 0:.4g} to {loss.last or 0:.4g}, and no update can have changed that of "
             f"its own batch by more than {reach:.2g} of it: the steps do not overshoot, the targets move."
         )
+    if outlier_field(evidence.batch) is not None:
+        confidence *= 0.5  # values far outside of the others need no targets that move
     if confidence < 0.4:
         return None
     return Cause(

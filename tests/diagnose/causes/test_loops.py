@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lightning_gradexplode.diagnose.causes.loops import carried_state, cell_by_hand
@@ -66,8 +68,14 @@ def test_a_layer_over_features_and_state_is_a_cell(out: int, gates: int) -> None
 
 @pytest.mark.parametrize(
     "evidence",
-    [by_hand(30, 28), by_hand(96, 4), by_hand(96, 28, growth=20.0), by_hand(96, 28, shape=(16, 4))],
-    ids=["other outputs", "features alone", "a calm gradient", "no sequence"],
+    [
+        by_hand(30, 28),
+        by_hand(96, 4),
+        by_hand(96, 28, growth=20.0),
+        by_hand(96, 28, shape=(16, 4)),
+        replace(by_hand(96, 28), replay=Replay("finite", activations=(Activation("cell", "Linear", 1.0, 2.0),))),
+    ],
+    ids=["other outputs", "features alone", "a calm gradient", "no sequence", "executed once"],
 )
 def test_other_layers_are_no_cell(evidence: Evidence) -> None:
     """Nor is one whose gradient has not exploded."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from lightning_gradexplode.diagnose.causes.objective import copied_module, loss_
 from lightning_gradexplode.diagnose.causes.optimization import learning_rate
 from lightning_gradexplode.diagnose.trends import largest_reach
 from lightning_gradexplode.records import Evidence, LossTerm, OptimizerFacts, Replay
-from tests.diagnose.evidence import batch, diverged, finding, growing, history, operand, parameter, run
+from tests.diagnose.evidence import batch, diverged, field, finding, growing, history, operand, parameter, run
 
 
 def facts(names: Sequence[str], untrained: str = "", count: int = 2) -> object:
@@ -84,6 +85,17 @@ def test_updates_too_short_to_overshoot_leave_moving_targets() -> None:
     assert found is not None
     assert "do not overshoot" in found.evidence[-1]
     assert learning_rate(rising(0.2)) is None
+
+
+def test_values_far_outside_of_the_others_need_no_moving_targets() -> None:
+    """A batch of transitions whose reward is ten thousand times the usual one, beside a network that makes targets."""
+    facts_of_copy = run(parameters=tuple(parameter(f"{name}.weight", (8, 8)) for name in ("online", "target")))
+    names = ("state", "action", "next_state")
+    usual = diverged(run=facts_of_copy, batch=batch(*(field(name) for name in (*names, "reward"))))
+    assert moving_target(usual) is not None
+    crashed = batch(*(field(name) for name in names), field("reward", least=-3.5e4))
+    found = moving_target(replace(usual, batch=crashed))
+    assert found is None or found.confidence < 0.5
 
 
 def test_updates_that_reach_past_the_loss_may_overshoot() -> None:
