@@ -46,9 +46,12 @@ def has_learned(evidence: Evidence) -> bool:
 
 
 def has_recovered(evidence: Evidence) -> bool:
-    """Return whether the loss, after the incident, is at the level of the steps before it, which were calm for long."""
+    """Return whether the loss, after the incident, is at the level of the steps before it, which were calm for long.
+
+    A level above the first losses is none to come back to.
+    """
     before = loss_curve(evidence).before(evidence.step).finite.value
-    if evidence.later_loss is None or len(before) < ENOUGH:
+    if evidence.later_loss is None or len(before) < ENOUGH or evidence.later_loss > float(before[:5].max()):
         return False
     lately = before[-20:]
     spread = float(np.ptp(lately))

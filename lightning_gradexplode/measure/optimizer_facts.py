@@ -87,14 +87,15 @@ def _grad_norm_of(
     states: list[Mapping[str, Any]], steps: int, groups: tuple[Mapping[str, float | bool | str], ...]
 ) -> float | None:
     """Return the gradient norm that running squares belong to (Kingma and Ba, 2015, algorithm 1), None without any."""
-    squares = [one["exp_avg_sq"] for one in states if "exp_avg_sq" in one]
-    if not squares or not steps or any(type(one) is not Tensor for one in squares):
-        return None  # a sum over shards would be a collective
-    beta2 = next((group["beta2"] for group in groups if isinstance(group.get("beta2"), float)), 0.999)
-    with suppress(RuntimeError, NotImplementedError):  # a tensor without storage
-        total = float(read([one.detach().sum(dtype=torch.float32) for one in squares]).sum())
-        share = 1 - min(float(beta2), 1.0) ** steps
-        return math.sqrt(total / share) if total >= 0 and share > 0 else None
+    numbers = {**(groups[0] if groups else {})}
+    for name, decay in (("exp_avg_sq", numbers.get("beta2", 0.999)), ("square_avg", numbers.get("alpha", 0.99))):
+        squares = [one[name] for one in states if name in one]
+        if not squares or not steps or any(type(one) is not Tensor for one in squares):
+            continue  # a sum over shards would be a collective
+        share = 1 - min(float(decay), 1.0) ** steps
+        with suppress(RuntimeError, NotImplementedError):  # a tensor without storage
+            total = float(read([one.detach().sum(dtype=torch.float32) for one in squares]).sum())
+            return math.sqrt(total / share) if total >= 0 and share > 0 else None
     return None
 
 

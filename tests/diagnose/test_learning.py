@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lightning_gradexplode.diagnose import diagnose
@@ -34,6 +36,12 @@ def test_a_gain_of_the_gradient_with_which_a_run_learns_is_harmless(sign: str, h
     warned = (finding(sign, 0, Severity.WARNING),)
     known = Evidence(0, 0, warned, run(), (history(calm(40)),), batch=BatchFacts((field(), labels())), later_loss=0.52)
     assert has_learned(known) is harmless
+
+
+def test_a_level_above_the_first_losses_is_none_to_come_back_to() -> None:
+    """The loss of a likelihood falls, rises above its start, and is as high twenty steps later."""
+    risen = [1 - 0.016 * step if step < 60 else 2.0 + 0.05 * (-1) ** step for step in range(100)]
+    assert not has_recovered(replace(spiked(2.0), history=(history({**calm(100), "loss": risen}),)))
 
 
 def test_what_makes_a_run_fail_is_not_named_of_one_that_has_recovered() -> None:

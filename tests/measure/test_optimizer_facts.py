@@ -33,13 +33,19 @@ def test_optimizers_are_described_by_their_groups() -> None:
 def test_running_squares_belong_to_a_gradient_norm(steps: int) -> None:
     """Of gradients that stay the same it is theirs after any number of steps; without running squares it is unknown."""
     module = nn.Linear(3, 2)
-    adam, sgd = torch.optim.Adam(module.parameters(), betas=(0.5, 0.99)), torch.optim.SGD(module.parameters())
+    squares = (
+        torch.optim.Adam(module.parameters(), betas=(0.5, 0.99)),
+        torch.optim.RMSprop(module.parameters(), alpha=0.8),
+    )
     for _ in range(steps):
         module.weight.grad, module.bias.grad = torch.full((2, 3), 2.0), torch.tensor([-3.0, 1.0])
-        adam.step()
-    (of_adam,), (of_sgd,) = facts_of(module, adam).optimizers, facts_of(module, sgd).optimizers
-    assert of_adam.state_grad_norm == pytest.approx((6 * 4 + 9 + 1) ** 0.5, rel=1e-5)
-    assert of_sgd.state_grad_norm is None
+        for one in squares:
+            one.step()
+    for one in squares:
+        (facts,) = facts_of(module, one).optimizers
+        assert facts.state_grad_norm == pytest.approx((6 * 4 + 9 + 1) ** 0.5, rel=1e-5)
+    (without,) = facts_of(module, torch.optim.SGD(module.parameters())).optimizers
+    assert without.state_grad_norm is None
 
 
 class Lookahead(torch.optim.Optimizer):

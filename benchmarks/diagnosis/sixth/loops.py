@@ -176,6 +176,8 @@ class StageOneAgain(PlainLoop):
     saves_schedule = False
     cure = settings(saves_schedule=True)
     cured_by = "schedule|resum|restor"
+    # The loop sets the rate itself at each step, so that a cap from outside has no effect.
+    other_cures = settings(**{"learning rate near": settings(saves_schedule=True)})
     lr = 1.5
     steps = 220
 

@@ -6,6 +6,7 @@ import math
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import is_float, is_from_graph, place_of, targets
+from lightning_gradexplode.diagnose.causes.module_values import nonfinite_constant, written_buffer
 from lightning_gradexplode.diagnose.curves import first_nonfinite, loss_curve
 from lightning_gradexplode.diagnose.faults import Fault, fault_of
 from lightning_gradexplode.diagnose.line_remedies import remedy_for
@@ -62,9 +63,9 @@ def _largest_target(evidence: Evidence) -> float:
 def undefined_operation(evidence: Evidence) -> Cause | None:
     """Return the cause if an operation was handed a value at which it, or its slope, is not finite."""
     found = fault(evidence)
-    constant = _nonfinite_constant(evidence)
-    if constant is not None:
-        return constant
+    own = nonfinite_constant(evidence) or (written_buffer(evidence) if found is None else None)
+    if own is not None:
+        return own
     if found is None:
         return _slope_by_elimination(evidence)
     operation, what = found
@@ -87,26 +88,6 @@ def undefined_operation(evidence: Evidence) -> Cause | None:
         tuple(one for one in sentences if one),
         confidence,
         (remedy, *remedies.skip(evidence)),
-    )
-
-
-def _nonfinite_constant(evidence: Evidence) -> Cause | None:
-    """Return the cause if a buffer or an attribute of the module was not finite before the step: a class weight.
-
-    An infinity that only an operation made NaN of was meant to be, as in a mask; not so in the weights of a loss.
-    """
-    replay = evidence.replay
-    if replay is None or replay.status != "reproduced" or replay.source not in ("buffer", "attribute"):
-        return None
-    if replay.first is not None and name_of(replay.first) not in ("nll_loss", "binary_cross_entropy_with_logits"):
-        return None
-    what = f"{replay.source} `{replay.source_name}`"
-    return Cause(
-        "undefined-operation",
-        what,
-        (f"The {what} of the module holds values that are not finite, and held them before the step.",),
-        0.9,
-        (f"make `{replay.source_name}` finite where it is computed; of a count: `1 / count.clamp(min=1)`",),
     )
 
 

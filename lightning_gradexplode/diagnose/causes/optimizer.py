@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.causes.precision import weights_type
-from lightning_gradexplode.diagnose.causes.update_sizes import beyond_bound, forgotten_each_epoch
+from lightning_gradexplode.diagnose.causes.update_sizes import DISTURBS, beyond_bound, forgotten_each_epoch
 from lightning_gradexplode.diagnose.curves import (
     critical_step,
     curve,
@@ -126,7 +126,9 @@ def _of_other_gradients(evidence: Evidence) -> Iterator[Cause]:
     after = critical_step(evidence) - evidence.run.first_step
     if len(evidence.run.optimizers) != 1 or first is None or not 0 <= after <= SOON:
         return
-    if not (trend(evidence).has_diverged or _weights_fail_first(evidence)):
+    loss = loss_curve(evidence).finite.before(evidence.run.first_step + 6).value
+    rises = len(loss) > 1 and loss[0] > 0 and float(loss.max()) > DISTURBS * float(loss[0])
+    if not (rises or trend(evidence).has_diverged or _weights_fail_first(evidence)):
         return
     (one,) = evidence.run.optimizers
     held = one.state_grad_norm

@@ -50,3 +50,13 @@ def test_a_mask_of_infinities_is_not_the_place() -> None:
     found = undefined_operation(failed(0, replay=Replay("reproduced", first=softmax, source="buffer", source_name="m")))
     assert found is not None
     assert "softmax" in str(found.where)
+
+
+def test_a_buffer_that_the_step_itself_made_not_finite_is_the_place() -> None:
+    """Such as a codebook of moving averages, over no vector; nothing else was not finite before."""
+    replay = Replay("not-reproduced", source="buffer", source_name="codebook", loss=float("nan"))
+    found = undefined_operation(failed(4, replay=replay))
+    assert found is not None
+    assert found.where == "codebook"
+    assert "clamp(min=1)" in found.remedies[0]
+    assert undefined_operation(diverged(replay=replay)) is None
