@@ -17,7 +17,7 @@ from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.clip import ClipPolicy
 from lightning_gradexplode.detect import Detector
 from lightning_gradexplode.distributed.spawn_results import SpawnResults
-from lightning_gradexplode.engine.agreement import DifferentArgumentsError
+from lightning_gradexplode.engine.agreement import DifferentProcessesError
 from lightning_gradexplode.engine.failure import MONITOR_FAILED_AT_START, MONITOR_IS_OFF
 from lightning_gradexplode.engine.run import TrainingRun
 from lightning_gradexplode.hosts.lightning import (
@@ -183,7 +183,7 @@ class GradientExplosionMonitor(RunResults, Callback):
         self._module = weakref.ref(pl_module)
         try:
             self._run = TrainingRun(self.arguments, LightningLoop(trainer, self), state)
-        except DifferentArgumentsError as error:
+        except DifferentProcessesError as error:
             self._ended = EndedRun(failed=True)
             logger.warning(MONITOR_IS_OFF, error)
         except Exception:

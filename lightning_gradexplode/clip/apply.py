@@ -25,7 +25,8 @@ def clip_gradients(
         norm: L2 norm of all the gradients, with the scale divided out.
         scale: What the gradients in memory are still multiplied by.
     """
-    dense = [gradient for gradient in gradients if gradient is not None and not gradient.is_sparse]
+    # A list of whole tensors and sharded ones is refused, and each process scales the elements that it holds.
+    dense = [local_part(gradient) for gradient in gradients if gradient is not None and not gradient.is_sparse]
     sparse = [gradient for gradient in gradients if gradient is not None and gradient.is_sparse]
     if algorithm == "value":
         limit = threshold * scale

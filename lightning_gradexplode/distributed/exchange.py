@@ -13,15 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_gradexplode.distributed.process_group import ProcessGroup
-from lightning_gradexplode.records import FloatArray
+from lightning_gradexplode.distributed.process_group import ProcessFailedError, ProcessGroup
+from lightning_gradexplode.records import FloatArray, Norms
 
 _HEADER = 4
 """Number of values before the packed ones: whether the process failed, its loss, its batch, its flags."""
-
-
-class ProcessFailedError(RuntimeError):
-    """The monitor of another process has failed, so that the one of this process has to end as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,13 +179,25 @@ class StepExchange:
     def _send_failure(self, length: int) -> None:
         if self.world.size > 1 and not self._ended:
             self._ended = True
-            self.world.gather(np.concatenate([[1.0], np.zeros(length - 1)]))
+            self.world.leave(np.concatenate([[1.0], np.zeros(length - 1)]))
 
     def _check(self, gathered: FloatArray) -> None:
         failed = np.flatnonzero(gathered[:, 0])
         if len(failed):
             self._ended = True
             raise ProcessFailedError(f"the monitor of rank {failed[0]} has failed")
+
+
+def lost_with_others(own: Norms, totals: FloatArray) -> Norms:
+    """Return norms that are NaN if those of any process are not finite, so that all processes decide alike.
+
+    Args:
+        own: The norms of this process.
+        totals: The total norms of all processes, of any shape.
+    """
+    if np.isfinite(totals).all() or not math.isfinite(own.total):
+        return own
+    return Norms(np.full_like(own.each, np.nan), np.full_like(own.nonfinite, np.nan))
 
 
 def _flags(loss: object, has_gradients: bool, note: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,6 +10,16 @@ import torch
 from torch import Tensor
 
 from lightning_gradexplode.records import FloatArray
+
+LEAST_PLACES = 31
+"""Number of values for which each message has a place at first: what a step exchanges, but for norms of shards."""
+
+MOST_PLACES = 4096
+"""The same after longer messages: twice 2048 parameters."""
+
+
+class ProcessFailedError(RuntimeError):
+    """The monitor of another process has failed or ended, so that the one of this process has to end as well."""
 
 
 class ProcessGroup(Protocol):
@@ -37,12 +48,31 @@ class ProcessGroup(Protocol):
             Shape ``(size * n,)``, in the order of ranks, on the device that the backend communicates from.
         """
 
+    def leave(self, message: FloatArray) -> None:
+        """End the part of this process in the exchanges, which the other ones learn of in the next one.
+
+        Args:
+            message: What they receive, of the shape that they send.
+        """
+
+    def close(self) -> None:
+        """End what the monitor has opened for its collectives."""
+
 
 class Alone:
-    """A run of a single process."""
+    """A run of a single process, or one of several that exchanges nothing with the others.
+
+    Args:
+        reason: Why it exchanges nothing with the others; None if there are no others.
+        first_rank: Its global rank.
+    """
 
     size = 1
     device = torch.device("cpu")
+
+    def __init__(self, reason: str | None = None, first_rank: int = 0) -> None:
+        self.reason = reason
+        self.first_rank = first_rank
 
     def gather(self, values: FloatArray) -> FloatArray:
         """Return the values as the only row."""
@@ -52,35 +82,109 @@ class Alone:
         """Return the values."""
         return values
 
+    def leave(self, message: FloatArray) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
 
 class Processes:
-    """A run of several processes, joined by ``torch.distributed``.
+    """A run of several processes, joined by a process group of ``torch.distributed`` that the training uses, too.
 
     Args:
         size: Number of processes.
         device: Device of the tensors that the backend of the process group communicates.
-        group: The process group of ``torch.distributed``; None for that of all processes.
+        group: The process group; None for that of all processes.
+        first_rank: Global rank of the first one.
     """
 
-    def __init__(self, size: int, device: torch.device, group: Any = None) -> None:
+    def __init__(self, size: int, device: torch.device, group: Any = None, first_rank: int = 0) -> None:
         self.size = size
         self.device = device
+        self.first_rank = first_rank
         self._group = group
 
     def gather(self, values: FloatArray) -> FloatArray:
-        """Gather with one collective, ``all_gather_single``."""
+        """Gather with one collective."""
         gathered = self.gather_tensor(torch.from_numpy(np.ascontiguousarray(values)))
         rows: FloatArray = gathered.view(self.size, -1).cpu().numpy()
         return rows
 
     def gather_tensor(self, values: Tensor) -> Tensor:
-        """Gather with one collective, ``all_gather_single``."""
+        """Gather with one collective."""
         gathered = torch.empty(self.size * len(values), dtype=torch.float64, device=self.device)
         distributed: Any = torch.distributed
         # Up to torch 2.12 it is called ``all_gather_into_tensor``.
         gather = getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor
         gather(gathered, values.to(self.device), group=self._group)
         return gathered
+
+    def leave(self, message: FloatArray) -> None:
+        """Send the message in one more collective."""
+        self.gather(message)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class ConnectedProcesses(Processes):
+    """Several processes whose monitors exchange over connections of their own, on the host.
+
+    Collectives of the monitor cannot meet those of the training, and once a process closes its connections, or ends,
+    the others are not left waiting for it. Each message begins with its length, since the backend aborts a process
+    that receives another number of values than it sends; values for which there is no place follow in a second one.
+
+    Args:
+        size: Number of processes.
+        backend: A ``ProcessGroupGloo`` that is not used otherwise.
+        first_rank: Global rank of the first one.
+    """
+
+    def __init__(self, size: int, backend: Any, first_rank: int = 0) -> None:
+        super().__init__(size, torch.device("cpu"), first_rank=first_rank)
+        self._open = [backend]
+        self._places = LEAST_PLACES
+        self._latest: tuple[Tensor, ...] = ()
+        weakref.finalize(self, self._open.clear)  # before the interpreter ends, where the run was not closed
+
+    def gather_tensor(self, values: Tensor) -> Tensor:
+        """Gather with one collective; with two where more values are sent than ever before."""
+        own, length, places = values.to(self.device), len(values), self._places
+        message = torch.zeros(1 + places, dtype=torch.float64)
+        message[0] = length
+        message[1 : 1 + length] = own[:places]
+        gathered = self._all_gather(message)
+        if (gathered[:, 0] != length).any():
+            self.close()
+            raise ProcessFailedError("the monitors of the processes are not at the same point of the run")
+        values = gathered[:, 1 : 1 + length]
+        if length > places:
+            values = torch.cat([values, self._all_gather(own[places:])], dim=1)
+            self._places = min(length, MOST_PLACES)
+        return values.reshape(-1)
+
+    def _all_gather(self, values: Tensor) -> Tensor:
+        if not self._open:
+            raise ProcessFailedError("the monitor of this process has ended")
+        gathered = torch.empty(self.size * len(values), dtype=torch.float64)
+        # A thread of the backend may hold the tensors a little longer. It must not be the last one to hold them when
+        # the interpreter ends, which aborts the process.
+        self._latest = gathered, values
+        try:
+            self._open[0]._allgather_base(gathered, values.contiguous()).wait()
+        except RuntimeError as error:
+            self.close()
+            raise ProcessFailedError(f"the monitor of another process has ended ({str(error)[:80]})") from error
+        return gathered.view(self.size, -1)
+
+    def leave(self, message: FloatArray) -> None:
+        """Close the connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._open.clear()
 
 
 ALONE = Alone()

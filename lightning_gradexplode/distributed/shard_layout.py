@@ -6,12 +6,12 @@ shard that other processes hold as well. Squared norms and counts are divided by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_gradexplode.distributed.process_group import ALONE, ProcessGroup
 from lightning_gradexplode.records import FloatArray, Norms
@@ -40,6 +40,13 @@ def version_of(tensor: Any) -> int:
 def is_sharded_within_rows(tensor: Any) -> bool:
     """Return whether a tensor is sharded along another dimension than its first."""
     return is_sharded(tensor) and any(one.is_shard() and one.dim != 0 for one in tensor.placements)
+
+
+def ranks_of_shards(module: nn.Module) -> list[int]:
+    """Return the global ranks of the processes that hold shards of a network's parameters; none if it has no shards."""
+    parameters: Iterable[Any] = filter(is_sharded, module.parameters())
+    meshes = {parameter.device_mesh for parameter in parameters}
+    return sorted({rank for mesh in meshes for rank in mesh.mesh.flatten().tolist()})
 
 
 def from_local_part(local: Tensor, like: Any) -> Tensor:

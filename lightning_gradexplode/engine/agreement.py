@@ -6,7 +6,6 @@ import functools
 import logging
 import math
 import operator
-import threading
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,27 +16,22 @@ import numpy as np
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.clip import GuardedPolicy
 from lightning_gradexplode.detect.detector_set import DetectorSet
-from lightning_gradexplode.distributed.exchange import ProcessFailedError, StepExchange
-from lightning_gradexplode.distributed.process_group import ProcessGroup
+from lightning_gradexplode.distributed.exchange import StepExchange
+from lightning_gradexplode.distributed.process_group import Alone, ProcessFailedError, ProcessGroup
+from lightning_gradexplode.distributed.shard_layout import is_sharded
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step import Step
+from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.records import Finding, Severity
+from lightning_gradexplode.respond import Warn
 
 logger = logging.getLogger("lightning_gradexplode")
-
-MOST_SECONDS = 60.0
-"""Time after which a process logs that it waits for the monitors of the others to begin."""
-
-OTHERS_ARE_MISSING = (
-    "gradexplode: the monitor waits for those of the other processes; each process has to construct one, with the same "
-    "arguments"
-)
 
 _PACKAGE = __name__.partition(".")[0]
 
 
-class DifferentArgumentsError(ValueError):
-    """Arguments that lead to collectives, or to other weights, differ between processes."""
+class DifferentProcessesError(ValueError):
+    """What leads to collectives, or to other weights, differs between processes."""
 
 
 class Agreement:
@@ -202,6 +196,25 @@ class Agreement:
         return bool(is_off.all() or not is_off.any())
 
 
+def allowed(arguments: Arguments, loop: TrainingLoop) -> Arguments:
+    """Return the arguments without what may not be done by a process that exchanges nothing with the others.
+
+    It must not change weights, which others may hold as well. This is logged.
+
+    Raises:
+        DifferentProcessesError: It holds shards, whose norms cannot be measured without the others.
+    """
+    world = loop.process_group
+    if not isinstance(world, Alone) or world.reason is None:
+        return arguments
+    if any(map(is_sharded, loop.module.parameters())):
+        raise DifferentProcessesError(f"{world.reason}, and each holds shards of the parameters only")
+    changes = [name for name, is_set in (("clip", arguments.clip), ("on_explosion", arguments.acts)) if is_set]
+    off = f", without {' and '.join(changes)}, since weights may have to stay equal" if changes else ""
+    logger.warning("gradexplode: %s, so that this process measures its own gradients%s", world.reason, off)
+    return replace(arguments, clip=None, responses=(Warn(),)) if changes else arguments
+
+
 def begin_together(world: ProcessGroup, arguments: Arguments, error: Exception | None) -> None:
     """Raise an error on all processes if one of them has met one, or if they would not agree; a collective call.
 
@@ -212,21 +225,15 @@ def begin_together(world: ProcessGroup, arguments: Arguments, error: Exception |
 
     Raises:
         ProcessFailedError: Another process has met an error.
-        DifferentArgumentsError: The arguments differ between processes.
+        DifferentProcessesError: The arguments differ between processes.
     """
     if world.size == 1:
         if error is not None:
             raise error
         return
     settings = _settings(arguments)
-    waits = threading.Timer(MOST_SECONDS, logger.warning, [OTHERS_ARE_MISSING])
-    waits.daemon = True
-    waits.start()
-    try:
-        numbers = [float(error is not None), *(zlib.crc32(repr(one).encode()) for one in settings.values())]
-        gathered = world.gather(np.array(numbers, dtype=np.float64))
-    finally:
-        waits.cancel()
+    numbers = [float(error is not None), *(zlib.crc32(repr(one).encode()) for one in settings.values())]
+    gathered = world.gather(np.array(numbers, dtype=np.float64))
     if error is not None:
         raise error
     failed = np.flatnonzero(gathered[:, 0])
@@ -234,7 +241,7 @@ def begin_together(world: ProcessGroup, arguments: Arguments, error: Exception |
         raise ProcessFailedError(f"the monitor of rank {failed[0]} has failed")
     differ = [name for name, each in zip(settings, gathered[:, 1:].T, strict=True) if (each != each[0]).any()]
     if differ:
-        raise DifferentArgumentsError(
+        raise DifferentProcessesError(
             f"{' and '.join(differ)} must be the same on all processes, but differ between them"
         )
 

@@ -14,7 +14,7 @@ from lightning_gradexplode.engine.gradient_measurement import GradientMeasuremen
 from lightning_gradexplode.engine.step import Phase, Step
 from lightning_gradexplode.measure.gradients import norms_of
 from lightning_gradexplode.measure.norms import start_norms
-from lightning_gradexplode.records import Finding, StepRecord
+from lightning_gradexplode.records import Finding, Norms, StepRecord
 
 
 class Decisions:
@@ -63,7 +63,9 @@ class Decisions:
         """Remove the gradients of an update that is held back, right before it."""
         if step.phase is Phase.MEASURED:
             now = norms_of(step.parameters, step.parameters.gradients, step.scale)
-            if math.isfinite(now.total):  # cleaned since; else a clip by norm may have spread NaN to all gradients
+            if self._is_finite_everywhere(
+                now
+            ):  # cleaned since; else a clip by norm may have spread NaN to all gradients
                 step.set_gradient_norms(now)
             self.decide(step)
             step.keep_weights(self._run.arguments.update_sample)
@@ -71,6 +73,13 @@ class Decisions:
             self._look_again(step)
         if step.skipped_by is not None:
             drop_gradients(step.state.optimizer)
+
+    def _is_finite_everywhere(self, norms: Norms) -> bool:
+        """Return whether norms are finite on all processes; a collective where their gradients may differ."""
+        run, is_finite = self._run, math.isfinite(norms.total)
+        if run.is_distributed and run.loop.gradients_may_differ:
+            return bool(run.exchange.agree(np.array([float(is_finite)])).all())
+        return is_finite
 
     def _look_again(self, step: Step) -> None:
         """Respond to gradients that the user's own code has made NaN or infinite since they were measured."""

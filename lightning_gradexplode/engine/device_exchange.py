@@ -6,7 +6,7 @@ import logging
 
 import torch
 
-from lightning_gradexplode.distributed.exchange import SharedStep
+from lightning_gradexplode.distributed.exchange import SharedStep, lost_with_others
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.measure.reading import PendingRead
@@ -38,17 +38,19 @@ class DeviceExchange:
         exchange, reading, shards = self._run.exchange, step.reading, step.parameters.shards
         try:
             device = exchange.world.device
-            each = torch.zeros(0, dtype=torch.float64, device=device)
+            packed = torch.zeros(0, dtype=torch.float64, device=device)
             if shards.copies is not None:
-                each = reading.gradients.norms_on_device(device)
+                packed = reading.gradients.norms_on_device(device)
+            elif self._run.loop.gradients_may_differ:
+                packed = torch.linalg.vector_norm(reading.gradients.norms_on_device(device)).reshape(1)
             loss, has_gradients = reading.device_loss, reading.gradients.any
         except Exception:
             exchange.withdraw(packs_gradients=True)
             raise
         note = self._run.agreement.note(module_gradients_due)
-        gathered = exchange.start(loss, step.batch_idx, has_gradients, each, note)
-        if len(each):
-            step.gathered_norms = gathered.view(exchange.world.size, -1)[:, -len(each) :]
+        gathered = exchange.start(loss, step.batch_idx, has_gradients, packed, note)
+        if shards.copies is not None:
+            step.gathered_norms = gathered.view(exchange.world.size, -1)[:, -len(packed) :]
         started = reading.gradients.start([gathered])
         step.gathered = reading.gradients if started else PendingRead([gathered])
 
@@ -103,6 +105,8 @@ class DeviceExchange:
 
     def _set(self, step: Step, shared: SharedStep, norms: Norms) -> None:
         loss, reading = shared.loss, step.reading
+        if step.parameters.shards.copies is None:
+            norms = lost_with_others(norms, shared.packed)
         step.batch_idx, step.rank, step.loss = loss.batch_idx, loss.rank, loss.value
         step.loss_scale, step.scale = reading.scale, reading.scale_in_memory
         step.set_gradient_norms(norms)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from lightning_gradexplode.distributed.exchange import lost_with_others
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.device_exchange import DeviceExchange
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
@@ -93,9 +96,12 @@ class GradientMeasurement:
             step.loss, step.loss_scale = own_loss, scale
             if run.is_distributed:
                 note = run.agreement.note(measures_modules)
-                shared = exchange.exchange(own_loss, self.batch_idx, has_gradients, shards.packed_norms(local), note)
+                is_whole = shards.copies is None
+                totals = np.array([local.total] if is_whole and run.loop.gradients_may_differ else [])
+                packed = totals if is_whole else shards.packed_norms(local)
+                shared = exchange.exchange(own_loss, self.batch_idx, has_gradients, packed, note)
                 measures_modules = run.agreement.receive(shared.notes, run.optimizers.states)
-                local = local if shards.copies is None else shards.unpacked_norms(shared.packed)
+                local = lost_with_others(local, shared.packed) if is_whole else shards.unpacked_norms(shared.packed)
                 loss, has_gradients = shared.loss, shared.has_gradients
                 step.batch_idx, step.rank, step.loss = loss.batch_idx, loss.rank, loss.value
             step.set_gradient_norms(local)

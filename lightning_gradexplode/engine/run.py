@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import operator
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,13 +17,14 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from lightning_gradexplode.arguments import Arguments
+from lightning_gradexplode.distributed.process_group import ProcessFailedError
 from lightning_gradexplode.engine.after_update import AfterUpdate
-from lightning_gradexplode.engine.agreement import begin_together
+from lightning_gradexplode.engine.agreement import allowed, begin_together
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.conflicts import conflicts
 from lightning_gradexplode.engine.current_results import CurrentResults
 from lightning_gradexplode.engine.decisions import Decisions
-from lightning_gradexplode.engine.failure import MONITOR_FAILED, never_fatal
+from lightning_gradexplode.engine.failure import MONITOR_FAILED, MONITOR_IS_OFF, never_fatal
 from lightning_gradexplode.engine.gradient_measurement import GradientMeasurement
 from lightning_gradexplode.engine.late_steps import LateSteps
 from lightning_gradexplode.engine.shutdown import Shutdown
@@ -62,13 +64,15 @@ class TrainingRun(CurrentResults):
         stop_listening: Callable[[], object] = log_to_terminal() if loop.is_main_process else int
         failure, lines = None, []
         try:
-            run = Components.build(arguments, loop, self.before_step, self.after_step)
-            lines = [*conflicts(arguments, loop)] if loop.is_main_process else []
-        except Exception as error:
-            failure = error
-        try:
+            arguments = allowed(arguments, loop)
+            try:
+                run = Components.build(arguments, loop, self.before_step, self.after_step)
+                lines = [*conflicts(arguments, loop)] if loop.is_main_process else []
+            except Exception as error:
+                failure = error
             begin_together(loop.process_group, arguments, failure)
         except Exception:
+            loop.process_group.close()
             stop_listening()
             raise
         super().__init__(run, AfterUpdate(run))
@@ -433,11 +437,21 @@ class TrainingRun(CurrentResults):
     def fail(self, call: str) -> None:
         """Switch the monitor off after an error in one of its calls, log it, and restore the training loop."""
         self.failed = True
-        logger.exception(MONITOR_FAILED)
+        error = sys.exc_info()[1]
+        if isinstance(error, ProcessFailedError):
+            logger.warning(MONITOR_IS_OFF, f"{error}; the training goes on")
+        else:
+            logger.exception(MONITOR_FAILED)
         self._shutdown.release()
 
     def announce_failure(self, call: str) -> None:
         """Participate once in the next exchange, so that the other processes learn of the failure."""
+        try:
+            self._withdraw(call)
+        except Exception as error:  # such as that of a process that has ended
+            logger.debug("gradexplode: the other processes were not told of the failure: %s", error)
+
+    def _withdraw(self, call: str) -> None:
         if call == "gradients_ready":
             self._run.exchange.withdraw(packs_gradients=True)
         elif call == "batch_ended" and not self._run.is_automatic:

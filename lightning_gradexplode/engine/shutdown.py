@@ -42,7 +42,7 @@ class Shutdown:
     def close(self) -> None:
         """Restore the training loop and its optimizers. Never raises."""
         self.release()
-        _call_each(self._run.optimizers.close)
+        _call_each(self._run.optimizers.close, self._run.exchange.world.close)
 
     def release(self) -> None:
         """Restore the training loop, but for the hooks of optimizers, which one of them may be calling now."""

@@ -71,6 +71,11 @@ class TrainingLoop(ABC):
         return ALONE
 
     @property
+    def gradients_may_differ(self) -> bool:
+        """Whether the processes may get other gradients than one another although they hold the same parameters."""
+        return False
+
+    @property
     def is_main_process(self) -> bool:
         """Whether this process writes logs and reports: global rank zero."""
         return True

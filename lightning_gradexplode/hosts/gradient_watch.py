@@ -16,7 +16,6 @@ from torch.optim import Optimizer
 from lightning_gradexplode.arguments import Arguments, MonitorArguments, takes_monitor_arguments
 from lightning_gradexplode.checks import shown
 from lightning_gradexplode.engine.failure import MONITOR_IS_OFF
-from lightning_gradexplode.hosts.csv_log import CSVLog
 from lightning_gradexplode.hosts.results import StepEventsResults
 from lightning_gradexplode.hosts.step_events import StepEvents
 from lightning_gradexplode.hosts.torch_loop import TorchLoop
@@ -31,8 +30,8 @@ SMALLEST_SCALE = 256.0
 """The least power of two that a loss is not likely to be multiplied by for any other reason than half precision."""
 
 REDUCED_LATER = (
-    "the network that was passed is not wrapped in DistributedDataParallel; if the loop itself averages gradients over "
-    "the processes after the backward pass, the norms are those of each process before that"
+    "the network that was passed is not wrapped in DistributedDataParallel; if it is elsewhere, pass the wrapper; if "
+    "the loop itself averages gradients after the backward pass, the norms are those of each process before that"
 )
 
 
@@ -103,7 +102,7 @@ class GradientWatch(StepEventsResults):
         folder = None if log_dir is None else Path(log_dir)
         self._scale_is_checked = False
         self._factors: PendingRead | None = None
-        written = loggers or ([] if folder is None else [CSVLog(folder)])
+        written = loggers or ([] if folder is None else None)
         self._loop = TorchLoop(model, optimizers, written, folder, scaler, step, type(self).__name__)
         self._begin({})
 
@@ -112,7 +111,7 @@ class GradientWatch(StepEventsResults):
             logger.warning(MONITOR_IS_OFF, self._loop.unsupported)
             return
         self._events = StepEvents(self.arguments, self._loop, state)
-        if self._loop.may_be_reduced_later and self._loop.is_main_process:
+        if self._loop.process_group.size > 1 and not self._loop.reduces and self._loop.is_main_process:
             self._events.warn_once(REDUCED_LATER)
 
     # What the training loop calls.

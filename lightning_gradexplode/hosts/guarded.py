@@ -112,6 +112,7 @@ class GuardedLoop(TrainingLoop):
 
     # Optional members.
 
+    gradients_may_differ = _guarded("gradients_may_differ")
     epoch = _guarded("epoch")
     batches_per_epoch = _guarded("batches_per_epoch")
     is_last_batch = _guarded("is_last_batch")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_gradexplode.distributed.process_group import ALONE, Processes, ProcessGroup
+from lightning_gradexplode.distributed.process_group import ALONE, ProcessGroup
+from lightning_gradexplode.distributed.rendezvous import join
 from lightning_gradexplode.hosts.lightning_clipping import LightningClipping
 from lightning_gradexplode.hosts.lightning_logs import LightningLogs
 from lightning_gradexplode.hosts.lightning_namespaces import Callback, Trainer, is_overridden
@@ -60,7 +62,6 @@ class LightningLoop(LightningClipping, LightningLogs):
         self._automatic = bool(self._module.automatic_optimization)
         self._epoch_loop = trainer.fit_loop.epoch_loop
         self._may_change_gradients = self._has_later_hooks(callback)
-        self._process_group = _process_group(trainer)
 
     def _has_later_hooks(self, callback: Callback) -> bool:
         """Return whether another callback or the module has a hook in which it may change gradients later."""
@@ -103,10 +104,17 @@ class LightningLoop(LightningClipping, LightningLogs):
         """``trainer.is_last_batch``."""
         return bool(self.trainer.is_last_batch)
 
-    @property
+    @cached_property
     def process_group(self) -> ProcessGroup:
-        """The processes of the run, as far as they are joined by ``torch.distributed``."""
-        return self._process_group
+        """The processes of the run, as far as they are joined by ``torch.distributed`` and have a monitor."""
+        if self.trainer.world_size == 1:
+            return ALONE
+        return join(self._module, self.trainer.strategy.root_device)
+
+    @property
+    def gradients_may_differ(self) -> bool:
+        """Whether a communication hook reduces gradients, which need not be equal on all processes then."""
+        return bool(getattr(self.trainer.strategy.model, "_comm_hooks", None))
 
     @property
     def is_main_process(self) -> bool:
@@ -265,9 +273,3 @@ def _step_arguments(module: Any, batch: Any, batch_idx: int) -> list[Any]:
     code = getattr(module.training_step, "__code__", None)
     names = code.co_varnames[: code.co_argcount] if code is not None else ("self", "batch", "batch_idx")
     return [batch, batch_idx] if "batch_idx" in names or len(names) > 2 else [batch]
-
-
-def _process_group(trainer: Trainer) -> ProcessGroup:
-    if trainer.world_size == 1 or not torch.distributed.is_initialized():
-        return ALONE
-    return Processes(torch.distributed.get_world_size(), trainer.strategy.root_device)

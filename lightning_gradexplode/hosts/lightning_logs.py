@@ -59,7 +59,9 @@ class LightningLogs(TrainingLoop):
         first = self._first_logger
         has_own = any(kind.__name__ in ("TensorBoardLogger", "CSVLogger") for kind in type(first).__mro__)
         own = self._attributes.folder(first, "log_dir" if has_own else "save_dir")
-        folder: str = self.trainer.strategy.broadcast(own or str(self.trainer.default_root_dir))
+        folder = own or str(self.trainer.default_root_dir)
+        if self.process_group.size > 1:
+            folder = self.trainer.strategy.broadcast(folder)
         return folder.removeprefix("file://").removeprefix("file:")  # Lightning normalizes the one to the other
 
     def report_folder(self, report: Path | bool | Literal["always"]) -> Path | None:

@@ -15,7 +15,7 @@ import torch
 from torch.optim import Optimizer
 
 from lightning_gradexplode.arguments import Arguments
-from lightning_gradexplode.engine.agreement import DifferentArgumentsError
+from lightning_gradexplode.engine.agreement import DifferentProcessesError
 from lightning_gradexplode.engine.failure import MONITOR_FAILED, MONITOR_IS_OFF
 from lightning_gradexplode.engine.run import TrainingRun
 from lightning_gradexplode.hosts.torch_loop import JOINS, TorchLoop
@@ -61,16 +61,18 @@ class LoopRun(ABC):
         try:  # hooks of an optimizer are called in this order: ours before its step, the engine's, ours after it
             before, after = untraced(self._before_step), untraced(self._after_step)
             self._hooks = [one.register_step_pre_hook(before) for one in optimizers]
+            loop.begin()
             self.run = TrainingRun(arguments, loop, state)
             self._hooks += [one.register_step_post_hook(after) for one in optimizers]
             self.run.batch_expected()
             atexit.register(self._at_exit)
-        except DifferentArgumentsError as error:
+        except DifferentProcessesError as error:
             self._failed = True
             logger.warning(MONITOR_IS_OFF, error)
             self.remove_hooks()
         except Exception:
             self._fail()
+            self.remove_hooks()
 
     @abstractmethod
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -132,22 +134,38 @@ class LoopRun(ABC):
         except Exception:
             self._fail()
 
+    def _hooks_are_off(self) -> bool:
+        """Return whether nothing is to be done in a call from outside of the hooks, which can be removed there."""
+        if not self.is_open:
+            return True
+        is_left_out = self._is_left_out()
+        if self._is_over:
+            self.remove_hooks()
+        return is_left_out
+
     def _is_left_out(self) -> bool:
         """Return whether nothing is to be done in a call: it is only recorded, or other processes may have ended."""
         assert self.run is not None
         if torch.compiler.is_compiling():
             self.run.recorded.traced()
             return True
-        if self._loop.joins and self.is_open:
+        if self._loop.joins and not self._is_over:
             logger.warning(MONITOR_IS_OFF, JOINS)
-            self.remove_hooks()
-            self._is_over = True
+            self._end()
         return self._is_over or (self.run.recorded.are_possible and self.run.recorded.happen())
 
     def _fail(self) -> None:
         self._failed = True
-        logger.exception(MONITOR_FAILED)
-        self.remove_hooks()
+        if self.run is None:
+            logger.exception(MONITOR_FAILED)
+        else:
+            self.run.fail("a hook")
+        self._end()
+
+    def _end(self) -> None:
+        """Do nothing from now on. The hooks are removed later: one of them may be the caller."""
+        self._is_over = True
+        self._loop.process_group.close()  # the other processes must not wait for this one
 
 
 def _monitors_of(optimizer: Optimizer) -> list[LoopRun]:

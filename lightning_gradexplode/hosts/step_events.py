@@ -56,7 +56,7 @@ class StepEvents(LoopRun):
 
     def batch_begins(self, batch: Any) -> None:
         """Begin a batch, or a micro-batch, that is known."""
-        if not self.is_open:
+        if self._hooks_are_off():
             return
         self._marks_batches = True
         self._guarded(self._start_batch, batch, True)
@@ -69,7 +69,7 @@ class StepEvents(LoopRun):
             loss: Returns a loss of the pass, multiplied by the scale of the gradient scaler, from the index of a
                 tensor that the backward pass has reached and the gradient there; None if it is unknown.
         """
-        if not self.is_open or self._is_left_out():
+        if self._hooks_are_off():
             return
 
         # A hook that held its tensor would keep the graph of the step.

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_gradexplode.distributed.process_group import ALONE, Processes, ProcessGroup
+from lightning_gradexplode.distributed.process_group import Alone, Processes, ProcessGroup
+from lightning_gradexplode.distributed.rendezvous import join
 from lightning_gradexplode.distributed.shard_layout import is_sharded
 from lightning_gradexplode.hosts.base import TrainingLoop
+from lightning_gradexplode.hosts.csv_log import CSVLog
 from lightning_gradexplode.hosts.logger_attributes import LoggerAttributes
 
 
@@ -22,7 +25,7 @@ class TorchLoop(TrainingLoop):
     Args:
         model: The network, or the wrapper of it by ``DistributedDataParallel`` or ``torch.compile``.
         optimizers: Its optimizers.
-        loggers: Where metrics go.
+        loggers: Where metrics go; None for a file in the folder of the logs.
         folder: The folder of the run's logs, None for that of the first logger.
         scaler: The gradient scaler, None without one.
         replay: Computes the loss of a batch with a copy of the model, None where steps cannot be computed again.
@@ -45,7 +48,7 @@ class TorchLoop(TrainingLoop):
         self,
         model: nn.Module,
         optimizers: Sequence[Optimizer],
-        loggers: Sequence[Any],
+        loggers: Sequence[Any] | None,
         folder: Path | None,
         scaler: Any,
         replay: Callable[[Any, Any], Any] | None,
@@ -56,13 +59,13 @@ class TorchLoop(TrainingLoop):
         self.should_stop = False
         self._module = _unwrapped(model)
         self._is_compiled = any(hasattr(one, "_orig_mod") for one in model.modules())
-        self._optimizers, self._loggers, self._folder = [_raw(one) for one in optimizers], list(loggers), folder
+        self._optimizers, self._folder = [_raw(one) for one in optimizers], folder
+        self._loggers = None if loggers is None else list(loggers)
         self.unsupported = _unsupported_wrapper(model, optimizers)
         self._scaler, self._replay, self._monitor = scaler, replay, monitor
         self._replicas = [one for one in model.modules() if isinstance(one, nn.parallel.DistributedDataParallel)]
         groups = {one.process_group for one in self._replicas}
         self._group = groups.pop() if len(groups) == 1 else None
-        self._process_group = _process_group(self._module, self._group)
 
     @property
     def module(self) -> nn.Module:
@@ -86,14 +89,27 @@ class TorchLoop(TrainingLoop):
 
     @property
     def process_group(self) -> ProcessGroup:
-        """The processes that ``torch.distributed`` joins; of a network in ``DistributedDataParallel``, its group."""
-        return self._process_group
+        """The processes that measure together: those of the network's ``DistributedDataParallel`` or shards, or all."""
+        return self._processes
+
+    def begin(self) -> None:
+        """Begin a run, for which the processes agree anew whether they measure together."""
+        vars(self).pop("_processes", None)
+
+    @cached_property
+    def _processes(self) -> Alone | Processes:
+        device = next((parameter.device for parameter in self._module.parameters()), torch.device("cpu"))
+        return join(self._module, device, self._group, self.reduces)
 
     @property
-    def may_be_reduced_later(self) -> bool:
-        """Whether nothing shows that the gradients are reduced over the processes within the backward pass."""
-        is_alone = self._process_group is ALONE or bool(self._replicas)
-        return not is_alone and not any(map(is_sharded, self._module.parameters()))
+    def reduces(self) -> bool:
+        """Whether gradients are known to be reduced over the processes within the backward pass, or sharded."""
+        return bool(self._replicas) or any(map(is_sharded, self._module.parameters()))
+
+    @property
+    def gradients_may_differ(self) -> bool:
+        """Whether the loop itself averages gradients, or a communication hook may not do so, as that of local SGD."""
+        return not self.reduces or any(getattr(one, "_comm_hooks", None) for one in self._replicas)
 
     @property
     def joins(self) -> bool:
@@ -102,8 +118,8 @@ class TorchLoop(TrainingLoop):
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this is rank 0."""
-        return self._process_group is ALONE or torch.distributed.get_rank(self._group) == 0
+        """Whether this is the first one of the processes that measure together."""
+        return self._processes.size == 1 or torch.distributed.get_rank() == self._processes.first_rank
 
     def settings(self) -> Mapping[str, Any]:
         """Return the kind of gradient scaler, and the class that the user has."""
@@ -148,12 +164,23 @@ class TorchLoop(TrainingLoop):
     @property
     def loggers(self) -> Sequence[Any]:
         """The loggers."""
+        if self._loggers is None:
+            self._loggers = [CSVLog(self.log_folder())]
         return self._loggers
 
     def log_folder(self) -> Path:
         """Return the folder that was given, else that of the first logger, else the working directory."""
-        own = (LoggerAttributes().folder(one, "log_dir") for one in self._loggers)
-        return Path(next(filter(None, own), Path.cwd())) if self._folder is None else self._folder
+        own = (LoggerAttributes().folder(one, "log_dir") for one in self._loggers or ())
+        return self._own(Path(next(filter(None, own), Path.cwd())) if self._folder is None else self._folder)
+
+    def report_folder(self, report: Path | bool | Literal["always"]) -> Path | None:
+        """Return the folder for reports."""
+        return self._own(report) if isinstance(report, Path) else super().report_folder(report)
+
+    def _own(self, folder: Path) -> Path:
+        """Return a folder of this process, where others that measure for themselves may write to the same one."""
+        rank = self._processes.first_rank
+        return folder / f"rank-{rank}" if rank else folder
 
     @property
     def can_stop(self) -> bool:
@@ -187,17 +214,6 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     if inner is None and is_wrapper:
         inner = model.module
     return _unwrapped(inner) if isinstance(inner, nn.Module) else model
-
-
-def _process_group(module: nn.Module, group: Any) -> ProcessGroup:
-    """Return the processes that train a network together: those of a group, or all if that is None."""
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return ALONE
-    size = torch.distributed.get_world_size(group)
-    if size == 1:
-        return ALONE
-    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-    return Processes(size, device, group)
 
 
 def _unsupported_wrapper(model: nn.Module, optimizers: Sequence[Optimizer]) -> str | None:

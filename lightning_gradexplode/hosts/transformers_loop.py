@@ -79,6 +79,11 @@ class TransformersLoop(TorchLoop):
         return int(self._state.epoch or 0)
 
     @property
+    def reduces(self) -> bool:
+        """Always: the Trainer wraps the model."""
+        return True
+
+    @property
     def is_main_process(self) -> bool:
         """``state.is_world_process_zero``."""
         return bool(self._state.is_world_process_zero)
@@ -127,7 +132,7 @@ class TransformersLoop(TorchLoop):
 
     def close(self) -> None:
         """Close the files that were opened for this run."""
-        for one in self._loggers:
+        for one in self._loggers or ():
             if type(one).__name__ == "_OwnWriter":
                 one.close()
 

@@ -227,13 +227,12 @@ def grouped() -> dict[str, Any]:
     return trained(DistributedDataParallel(inner, process_group=halves[half]), inner, steps=STEPS + half)
 
 
-def main(out: Path, names: list[str]) -> None:
+def run_each(out: Path, names: list[str], loops: dict[str, Any]) -> None:
     """Run the loops, and write what was found."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    reading.is_on_host = lambda tensor: False  # type: ignore[assignment]
     dist.init_process_group("gloo")
-    found = {name: globals()[name]() for name in names}
+    found = {name: loops[name]() for name in names}
     (out / f"{dist.get_rank()}.json").write_text(json.dumps(found))
     dist.barrier()
     gc.collect()  # a group that nothing holds ends its threads here, and not while the interpreter ends
@@ -241,4 +240,5 @@ def main(out: Path, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    reading.is_on_host = lambda tensor: False  # type: ignore[assignment]
+    run_each(Path(sys.argv[1]), sys.argv[2:], globals())

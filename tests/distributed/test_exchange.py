@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_gradexplode.distributed.exchange import ProcessFailedError, StepExchange
-from lightning_gradexplode.distributed.process_group import ALONE
+from lightning_gradexplode.distributed.exchange import StepExchange
+from lightning_gradexplode.distributed.process_group import ALONE, ProcessFailedError
 from lightning_gradexplode.distributed.shard_layout import ShardLayout
 from lightning_gradexplode.records import FloatArray
 from tests.distributed.recorded import RecordedProcesses

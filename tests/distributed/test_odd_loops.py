@@ -1,4 +1,4 @@
-"""Loops of plain PyTorch in several processes that pretend to have accelerators, each unlike the usual ones."""
+"""Loops of plain PyTorch in several processes, each unlike the usual ones."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import pytest
 
 from tests.measure.sharding import VERSION
 
-WORKER = Path(__file__).parent / "odd_worker.py"
+FOLDER = Path(__file__).parent
 
 pytestmark = pytest.mark.distributed
 
 
-def launch(out: Path, names: list[str], processes: int) -> list[dict[str, Any]]:
+def launch(worker: str, out: Path, names: list[str], processes: int) -> list[dict[str, Any]]:
     """Run loops in several processes, and return what each found."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -29,11 +29,12 @@ def launch(out: Path, names: list[str], processes: int) -> list[dict[str, Any]]:
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(processes),
         "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(FOLDER.parents[1]), os.environ.get("PYTHONPATH", "")]),
     }
     started = [
         subprocess.Popen(
-            [sys.executable, str(WORKER), str(out), *names],
-            env={**os.environ, **shared, "WORLD_SIZE": str(processes), "RANK": str(rank)},
+            [sys.executable, str(FOLDER / worker), str(out), *names],
+            env={**os.environ, **shared, "RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -42,6 +43,14 @@ def launch(out: Path, names: list[str], processes: int) -> list[dict[str, Any]]:
     errors = [one.communicate(timeout=300)[1] for one in started]
     assert [one.returncode for one in started] == [0] * processes, errors[0][-4000:]
     return [json.loads((out / f"{rank}.json").read_text()) for rank in range(processes)]
+
+
+def check(worker: str, names: list[str], processes: int, out: Path) -> None:
+    """Run loops in several processes, and hold the norms of each step to the truth."""
+    for found in launch(worker, out, names, processes):
+        for name in names:
+            assert not found[name]["failed"], name
+            assert max(found[name]["errors"], default=0.0) < 1e-5, name
 
 
 @pytest.mark.parametrize(
@@ -54,10 +63,27 @@ def launch(out: Path, names: list[str], processes: int) -> list[dict[str, Any]]:
     ids=["replicas", "shards", "replicas of shards"],
 )
 def test_norms_are_exact_and_no_process_waits_for_ever(names: list[str], processes: int, tmp_path: Path) -> None:
-    """On every process, at every step; where processes end one after the other, the monitor is off."""
+    """On every process, at every step, on what counts as an accelerator; within ``join`` the monitor is off."""
     if "joined" not in names and VERSION < (2, 6):
         pytest.skip("before torch 2.6, FSDP2 needs a GPU")
-    for found in launch(tmp_path, names, processes):
-        for name in names:
-            assert not found[name]["failed"], name
-            assert max(found[name]["errors"], default=0.0) < 1e-5, name
+    check("odd_worker.py", names, processes, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "processes"),
+    [
+        (["on_the_first_process_only", "on_the_second_process_only", "one_more_on_the_first_process"], 2),
+        (["independent", "independent_and_alike", "staged", "closed_early"], 2),
+        (["averaged_seldom", "compressed", "shared_optimizer"], 2),
+        (["tensor_parallel"], 2),
+        (["sharded_in_halves"], 4),
+    ],
+    ids=["monitors", "models", "gradients", "tensors", "halves"],
+)
+def test_processes_that_are_unlike_end_and_change_no_weights_alone(
+    names: list[str], processes: int, tmp_path: Path
+) -> None:
+    """Where a monitor, a network or the gradients of the processes differ; norms are those of each process."""
+    if processes == 4 and VERSION < (2, 6):
+        pytest.skip("before torch 2.6, FSDP2 needs a GPU")
+    check("unlike_worker.py", names, processes, tmp_path)

@@ -36,6 +36,7 @@ from lightning_gradexplode import (
 from lightning_gradexplode.clip import AutoPolicy
 from lightning_gradexplode.detect import NonFiniteGradient, NonFiniteLoss, NonFiniteWeight
 from lightning_gradexplode.detect.detector_set import DetectorSet
+from lightning_gradexplode.distributed.process_group import ConnectedProcesses
 from lightning_gradexplode.engine import components
 from lightning_gradexplode.engine.evidence import EvidenceCollector
 from lightning_gradexplode.measure import gradients as measure
@@ -467,16 +468,13 @@ def refuse_folders(rank: int) -> None:
 def count_collectives() -> list[int]:
     """Count the monitor's collectives from here on; the length of each message is noted."""
     counted: list[int] = []
-    several = ("all_gather_single", "all_gather_into_tensor")  # the second one was the name till torch 2.12
-    name = next(one for one in several if hasattr(torch.distributed, one))
-    real = getattr(torch.distributed, name)
+    real = ConnectedProcesses.gather_tensor
 
-    def counting(output: torch.Tensor, message: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if message.dtype is torch.float64:
-            counted.append(message.numel())
-        return real(output, message, *args, **kwargs)
+    def counting(world: ConnectedProcesses, values: torch.Tensor) -> torch.Tensor:
+        counted.append(values.numel())
+        return real(world, values)
 
-    MONKEY.setattr(torch.distributed, name, counting)
+    MONKEY.setattr(ConnectedProcesses, "gather_tensor", counting)
     return counted
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from contextlib import suppress
 from typing import Any
 
@@ -11,10 +9,8 @@ import pytest
 
 from lightning_gradexplode import PercentileClip
 from lightning_gradexplode.arguments import Arguments
-from lightning_gradexplode.distributed.exchange import ProcessFailedError
-from lightning_gradexplode.engine import agreement
-from lightning_gradexplode.engine.agreement import DifferentArgumentsError, begin_together
-from lightning_gradexplode.records import FloatArray
+from lightning_gradexplode.distributed.process_group import ProcessFailedError
+from lightning_gradexplode.engine.agreement import DifferentProcessesError, begin_together
 from tests.distributed.recorded import RecordedProcesses
 
 
@@ -38,7 +34,7 @@ def begin(mine: dict[str, Any], others: dict[str, Any], error: Exception | None 
 )
 def test_arguments_that_differ_are_named(mine: dict[str, Any], others: dict[str, Any], named: str) -> None:
     """They would lead to collectives that not all processes take part in, or to other weights."""
-    with pytest.raises(DifferentArgumentsError, match=rf"^{named} must be the same on all processes"):
+    with pytest.raises(DifferentProcessesError, match=rf"^{named} must be the same on all processes"):
         begin(mine, others)
 
 
@@ -51,22 +47,3 @@ def test_a_process_that_cannot_begin_is_named() -> None:
     """The others do not begin either."""
     with pytest.raises(ProcessFailedError, match="rank 0"):
         begin({}, {}, OSError("on purpose"))
-
-
-def test_a_process_that_waits_for_others_logs_why(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A monitor that only one process has constructed would wait without a word."""
-    monkeypatch.setattr(agreement, "MOST_SECONDS", 0.0)
-
-    class Slow(RecordedProcesses):
-        def gather(self, values: FloatArray) -> FloatArray:
-            while not caplog.records:
-                time.sleep(0.001)
-            return super().gather(values)
-
-    slow = Slow()
-    slow.size = 2
-    with caplog.at_level(logging.WARNING):
-        begin_together(slow, Arguments.checked(), None)
-    assert "each process has to construct one" in caplog.text

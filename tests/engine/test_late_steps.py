@@ -34,6 +34,13 @@ class Mirror:
         """Do the same with tensors."""
         return torch.from_numpy(self.gather(values.numpy()).reshape(-1))
 
+    def leave(self, message: FloatArray) -> None:
+        """Send the message."""
+        self.gather(message)
+
+    def close(self) -> None:
+        """Do nothing."""
+
 
 class MirroredLoop(PlainLoop):
     """A loop in one of two processes.

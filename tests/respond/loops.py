@@ -126,6 +126,13 @@ class OtherRank:
         """Do the same with tensors."""
         return torch.from_numpy(self.gather(values.numpy()).reshape(-1))
 
+    def leave(self, message: FloatArray) -> None:
+        """Send the message."""
+        self.gather(message)
+
+    def close(self) -> None:
+        """Do nothing."""
+
 
 class JoinedLoop(CapableLoop):
     """A loop of two processes, the other one being made up."""
