@@ -1,1 +1,1 @@
-"""Programs that print the tables of the documentation: overhead, detection and rescue."""
+"""Programs that print the tables of the documentation: overhead, detection, rescue and diagnosis."""

@@ -16,7 +16,7 @@ class SpawnResults:
     """A file through which a started process returns results to the process that started it.
 
     The path is known to both, since it is pickled with the monitor. The file exists from the end of a spawned run until
-    the results are taken; if nobody takes them, it is deleted with this object, at the latest when its process exits.
+    the results are taken; if they are not taken, it is deleted with this object, at the latest when its process exits.
     Only its own user can read and write it.
     """
 

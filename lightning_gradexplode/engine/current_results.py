@@ -14,7 +14,7 @@ class CurrentResults:
 
     Args:
         run: The components of the run.
-        after: Knows the last step.
+        after: Holds the last step.
     """
 
     def __init__(self, run: Components, after: AfterUpdate) -> None:

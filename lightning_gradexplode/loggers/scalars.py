@@ -31,7 +31,7 @@ PER_PARAMETER = (
     "weight_norm",
     "nonfinite_count",
 )
-"""Keys of `StepRecord.per_parameter` that are logged for each parameter, if asked for."""
+"""Keys of `StepRecord.per_parameter` that are logged for each parameter with ``per_parameter=True``."""
 
 
 def total_scalars(record: StepRecord, prefix: str = PREFIX) -> dict[str, float]:

@@ -10,7 +10,7 @@ def by_module(names: Sequence[str], at_most: int) -> dict[str, list[int]]:
 
     Args:
         names: Names of parameters, with dots between modules.
-        at_most: Number of groups wanted; the outermost modules are not grouped further, however many there are.
+        at_most: Largest number of groups; the outermost modules are not grouped further, however many there are.
 
     Returns:
         Places in ``names``, by the group's name: the parameter's own where nothing has to be grouped.

@@ -63,7 +63,7 @@ def collect_run_facts(
         module: The network. Parameters may be sharded (then the elements of this process count), on the meta device
             or not initialized (then their numbers are NaN), or of any type.
         optimizers: The optimizers, in the order of the training loop.
-        settings: Fields of `RunFacts` that only the training loop knows, such as ``precision``.
+        settings: Fields of `RunFacts` that depend on the training loop, such as ``precision``.
         executed: Names of modules in the order of their first execution, where that is known.
 
     Returns:
@@ -189,7 +189,7 @@ def _fan_in(name: str, parameter: Tensor, owner: nn.Module | None) -> int | None
         return None if isinstance(owner, (nn.Embedding, nn.EmbeddingBag)) else math.prod(shape[1:])
     if _NO_MATRIX.search(name) or shape[0] == 1 or shape[-1] == 1:
         return None
-    return min(shape[-2:])  # which of the two it is only the user's forward function knows
+    return min(shape[-2:])  # only the forward function of the user shows which of the two it is
 
 
 def _recurrent(modules: Mapping[str, nn.Module]) -> dict[int, tuple[float | None, float | None]]:

@@ -1,7 +1,7 @@
 """What travels between the folders of the package: plain, frozen records.
 
 A record holds numbers and names only, never a tensor or a trainer, so that detectors, logger adapters and reports can
-be written and tested with nothing else at hand.
+be written and tested without anything else.
 """
 
 from lightning_gradexplode.records.batch_facts import BatchFacts, FieldFacts
