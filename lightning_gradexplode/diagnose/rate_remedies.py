@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.curves import curve, history_at_fault
+from lightning_gradexplode.diagnose.curves import curve, history_at_fault, loss_curve
 from lightning_gradexplode.diagnose.optimizers import numbers_of
 from lightning_gradexplode.diagnose.trends import Trend, initial_weight_norm, line_search
 from lightning_gradexplode.records import Evidence
@@ -27,8 +27,14 @@ def rate_remedies(evidence: Evidence, course: Trend) -> tuple[str, ...]:
 
 
 def rate_factor(evidence: Evidence, course: Trend) -> float:
-    """Return by how much to lower the rate: what the line search has found, else from the size of the updates."""
+    """Return by how much to lower the rate: by the line search, else by the size of the first update."""
     borne, search = _borne_factor(evidence), line_search(evidence)
+    is_plain = {one.kind for one in evidence.run.optimizers} == {"SGD"}
+    if is_plain and search is not None and search.parabola_minimum is not None:
+        return min(0.3, 0.5 * search.parabola_minimum)
+    polyak = _polyak_factor(evidence) if is_plain else None
+    if polyak is not None and polyak > borne:
+        return min(0.3, math.sqrt(polyak * borne))
     if search is None or not search.overshoots:
         largest = max(course.update_ratio, first_update_ratio(evidence) or 0.0)
         return min(0.01, max(borne, 1e-4)) if largest > 1 else min(0.1, max(borne, 0.01))
@@ -38,6 +44,21 @@ def rate_factor(evidence: Evidence, course: Trend) -> float:
     return min(0.003, borne)  # not even a hundredth of the step helps
 
 
+def _polyak_factor(evidence: Evidence) -> float | None:
+    """Return the factor of the rate that Polyak's step size would have been at the first step, None if not known.
+
+    That is the loss over the square of the gradient's norm, for a loss whose minimum is zero (Polyak, 1987, section
+    5.3); of a parabola it is half the distance to the minimum. Momentum multiplies it by 1 / (1 - momentum).
+    """
+    start = evidence.run.first_step
+    loss, norm, rate = (
+        one.at(start) for one in (loss_curve(evidence), curve(evidence, "grad_norm"), curve(evidence, "learning_rate"))
+    )
+    if loss is None or norm is None or rate is None or not (loss > 0 and norm > 0 and rate > 0):
+        return None
+    return (1 - _momentum(evidence)) * (loss / norm) / (norm * rate)
+
+
 def _borne_factor(evidence: Evidence) -> float:
     """Return the factor of the rate with which the first update would have been of a size that most networks bear.
 
@@ -45,9 +66,13 @@ def _borne_factor(evidence: Evidence) -> float:
     later ones up to 1 / (1 - momentum) times as large, of which the root is taken.
     """
     first = first_update_ratio(evidence) or 0.0
+    return max(FIRST_UPDATE * math.sqrt(1 - _momentum(evidence)) / first, 1e-8) if first > 0 else 1.0
+
+
+def _momentum(evidence: Evidence) -> float:
+    """Return the largest momentum of the optimizers, 0 without one."""
     momenta = [group.get("momentum", 0.0) for one in evidence.run.optimizers for group in one.groups]
-    most = max((float(one) for one in momenta if isinstance(one, (int, float)) and 0 <= one < 1), default=0.0)
-    return max(FIRST_UPDATE * math.sqrt(1 - most) / first, 1e-8) if first > 0 else 1.0
+    return max((float(one) for one in momenta if isinstance(one, (int, float)) and 0 <= one < 1), default=0.0)
 
 
 def first_update_ratio(evidence: Evidence) -> float | None:

@@ -150,6 +150,8 @@ class LineSearch:
         falls_at_first: Whether the smallest factor lowers the loss: whether the update points downhill.
         slope: Slope of the loss at the start, per whole update, of the parabola through the two smallest factors; NaN
             where it is not known.
+        parabola_minimum: The factor with the least loss of the parabola through all points, None if they are on none
+            that opens upward.
     """
 
     start: float
@@ -158,6 +160,7 @@ class LineSearch:
     least: float
     falls_at_first: bool
     slope: float = math.nan
+    parabola_minimum: float | None = None
 
     @property
     def climbs(self) -> bool:
@@ -189,6 +192,7 @@ def line_search(evidence: Evidence) -> LineSearch | None:
         least=min(best[1], start),
         falls_at_first=along[0][1] < start,
         slope=_slope(start, along),
+        parabola_minimum=_parabola_minimum(start, along),
     )
 
 
@@ -230,6 +234,17 @@ def largest_reach(evidence: Evidence) -> float | None:
             now, gradient, share, weights = (float(one or 0.0) for one in known)
             reaches.append(gradient * share * weights / now)
     return max(reaches) if len(reaches) >= 5 else None
+
+
+def _parabola_minimum(start: float, along: list[tuple[float, float]]) -> float | None:
+    """Return where the parabola through the start and the two smallest factors is least, None if others are off it."""
+    slope = _slope(start, along)
+    if len(along) < 3 or not math.isfinite(slope) or slope >= 0:
+        return None
+    curvature = (along[1][1] - start - slope * along[1][0]) / along[1][0] ** 2
+    expected = (start + slope * factor + curvature * factor**2 for factor, _ in along[2:])
+    is_parabola = all(math.isclose(loss, one, rel_tol=0.1) for (_, loss), one in zip(along[2:], expected, strict=True))
+    return -slope / (2 * curvature) if is_parabola and curvature > 0 else None
 
 
 def starts_huge(evidence: Evidence) -> bool:

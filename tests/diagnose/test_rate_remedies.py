@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from lightning_gradexplode.diagnose.rate_remedies import first_update_ratio, rate_factor
 from lightning_gradexplode.diagnose.trends import trend
-from lightning_gradexplode.records import Evidence, OptimizerFacts
+from lightning_gradexplode.records import Evidence, Experiments, OptimizerFacts
 from tests.diagnose.evidence import diverged, growing, history, parameter, run
 
 NAN = math.nan
@@ -95,3 +96,39 @@ def test_the_first_update_of_an_optimizer_of_the_users_own_is_known_by_the_weigh
     norms[0] = float((before + update).norm())
     known = replace(evidence, history=(replace(recorded, values={**recorded.values, "weight_norm": norms}),))
     assert first_update_ratio(known) == pytest.approx(float(update.norm() / before.norm()), rel=0.1)
+
+
+def sum_of_squares(rate: float) -> tuple[Evidence, float]:
+    """Return a run of gradient descent on a sum of squared errors, and the rate from which it diverges."""
+    torch.manual_seed(0)
+    inputs, layer = torch.randn(64, 8), nn.Linear(8, 1, bias=False)
+    targets = inputs @ torch.randn(8, 1)
+
+    def loss(weight: torch.Tensor) -> float:
+        return float((inputs @ weight.T - targets).square().sum())
+
+    value = (layer(inputs) - targets).square().sum()
+    (gradient,) = torch.autograd.grad(value, layer.weight)
+    before = layer.weight.detach()
+    pairs = tuple((factor, loss(before - factor * rate * gradient)) for factor in (0.0, 0.01, 0.1, 0.3, 1.0))
+    evidence = seldom_logged("SGD", {"lr": rate}, layer, float(gradient.norm()))
+    quantities = {**evidence.history[0].values, "learning_rate": np.full(12, rate)}
+    quantities["loss"][0] = value.item()
+    searched = replace(
+        evidence,
+        history=(replace(evidence.history[0], values=quantities),),
+        experiments=Experiments(line_search=pairs),
+    )
+    return searched, 2 / float(torch.linalg.eigvalsh(2 * inputs.T @ inputs).max())
+
+
+@pytest.mark.parametrize("excess", [3.0, 30.0, 3000.0])
+@pytest.mark.parametrize("is_searched", [True, False])
+def test_the_rate_fits_the_curvature_however_far_too_high_it_was(excess: float, is_searched: bool) -> None:
+    """Descent on a parabola converges below twice the inverse of its largest curvature, and soon near that."""
+    _, limit = sum_of_squares(1.0)
+    evidence, _ = sum_of_squares(excess * limit)
+    if not is_searched:  # a loop in which no step can be computed again
+        evidence = replace(evidence, experiments=None)
+    proposed = excess * limit * rate_factor(evidence, trend(evidence))
+    assert (0.1 if is_searched else 0.005) * limit < proposed < limit
