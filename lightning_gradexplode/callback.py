@@ -204,9 +204,9 @@ class GradientExplosionMonitor(RunResults, Callback):
             self._run.gradients_cleared()
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Record the loss."""
+        """Record the loss, and read its graph if it is not finite."""
         if self._run is not None:
-            self._run.loss_computed(loss)
+            self._run.loss_computed(loss, has_graph=True)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the gradients, once those of the whole accumulation window are there."""

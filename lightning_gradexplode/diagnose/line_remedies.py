@@ -45,6 +45,7 @@ _REMEDIES = {
     "support": "keep values inside of the distribution's support: `value.clamp(1e-6, 1 - 1e-6)` for one from 0 to 1, "
     "`value.clamp(min=1e-6)` for one that is positive",
     "scale": "keep the scale of the distribution above zero: `F.softplus(scale) + 1e-6`",
+    "finite": "keep infinities out of what it takes, as 0 * inf and inf - inf are NaN: `x.clamp(min=-1e6, max=1e6)`",
     "matrix": "add a small multiple of the identity: `matrix + 1e-4 * scale * torch.eye(n, device=matrix.device)`, "
     "with the mean of its diagonal as `scale`; in float64 1e-8 is enough",
 }
@@ -77,6 +78,9 @@ _BY_WORD = (
     ("linalg", "matrix"),
     ("cholesky", "matrix"),
     ("det", "matrix"),
+    ("mul", "finite"),
+    ("add", "finite"),
+    ("sub", "finite"),
 )
 
 

@@ -72,7 +72,7 @@ class EvidenceCollector:
         self.inputs: StepInputs | None = None
         self._failed: StepInputs | None = None
         self._is_on = arguments.diagnose
-        self.graphs = LossGraphs()
+        self.graphs = LossGraphs(loop)
         self.replays = IncidentReplays(loop, states, arguments.diagnose, self.graphs)
         self._onset: int | None = None
         self._findings: list[Finding] = []
@@ -107,12 +107,12 @@ class EvidenceCollector:
         self.inputs = self.replays.keep(batch, batch_idx, after_warning=found, with_weights=is_first or in_incident)
 
     def graph_exists(self, loss: Tensor) -> None:
-        """Read the graph of a loss before its backward pass, where steps cannot be computed again.
+        """Read the graph of a loss before its backward pass: of one that is not finite, in case no replay shows why.
 
-        Not on an accelerator, which would wait.
+        Not on an accelerator, which would wait. Where steps cannot be computed again, the first loss is read as well.
         """
-        if self._is_on and is_on_host(loss) and loss.numel() == 1 and not self._loop.can_replay:
-            self.graphs.read(loss, self._loop.module, self._loop.step)
+        if self._is_on and is_on_host(loss) and loss.numel() == 1:
+            self.graphs.read(loss)
 
     def micro_batch_ended(self, loss: Tensor | None) -> None:
         """Keep the first micro-batch of a step whose loss is not finite; not on an accelerator, which would wait.
@@ -275,7 +275,9 @@ class EvidenceCollector:
         replay = self.replays.replay
         lost = (one.step for one in self._findings if one.sign in NONFINITE_SIGNS)
         of_graph = self.graphs.replay_in(onset, min(lost, default=onset - 1))  # later losses are lost by what was first
-        return of_graph if of_graph is not None and (replay is None or replay.status == "not-possible") else replay
+        if replay is None or of_graph is None or replay.status in ("reproduced", "finite"):
+            return replay or of_graph
+        return replace(of_graph, notes=(*of_graph.notes, f"the step could not be computed again: {replay.reason}"))
 
     def diagnosis(self, attempts: Sequence[Attempt] = ()) -> Diagnosis | None:
         """Return the diagnosis of the latest incident; without one, of what is plainly wrong, None if nothing is."""

@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_gradexplode.diagnose.graph import GraphFacts, GraphFault, facts_of_loss, fault_in_graph
 from lightning_gradexplode.engine.attempt import attempt
+from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.records import BatchFacts, FieldFacts, Replay
 
 MOST_GRAPHS = 8
@@ -17,33 +18,40 @@ MOST_GRAPHS = 8
 
 
 class LossGraphs:
-    """Reads the graph of the first loss of a run, and those of the first losses that are not finite."""
+    """Reads the graphs of the first losses that are not finite, and of the first loss where no step can be replayed.
 
-    def __init__(self) -> None:
+    Args:
+        loop: The training loop.
+    """
+
+    def __init__(self, loop: TrainingLoop) -> None:
+        self._loop = loop
         self._count = 0
         self._was_finite = True
         self._first: GraphFacts | None = None
         self._faults: dict[int, GraphFault] = {}
         self._first_step = -1
 
-    def read(self, loss: Tensor, module: nn.Module, step: int) -> None:
-        """Read a graph, if it is the first one, or its loss is not finite and the loss before it was.
+    def read(self, loss: Tensor) -> None:
+        """Read a graph, if its loss is not finite and the loss before it was, or if it is the first one.
 
         Args:
             loss: The loss, on the host, before its backward pass.
-            module: The network.
-            step: Number of the step.
         """
-        if self._first is None:
-            self._first_step = step
-            self._first = attempt("the graph of the first loss", lambda: facts_of_loss(loss, module)) or GraphFacts()
         was_finite, self._was_finite = self._was_finite, math.isfinite(loss.item())
+        if self._first_step < 0:
+            self._read_first(loss)
         if self._was_finite or not was_finite or self._count == MOST_GRAPHS:
             return
         self._count += 1
-        fault = attempt("the graph of the loss", lambda: fault_in_graph(loss, module))
+        fault = attempt("the graph of the loss", lambda: fault_in_graph(loss, self._loop.module))
         if fault is not None:
-            self._faults.setdefault(step, fault)
+            self._faults.setdefault(self._loop.step, fault)
+
+    def _read_first(self, loss: Tensor) -> None:
+        self._first_step = self._loop.step
+        if not self._loop.can_replay:
+            self._first = attempt("the graph of the first loss", lambda: facts_of_loss(loss, self._loop.module))
 
     @property
     def operation_names(self) -> tuple[str, ...]:

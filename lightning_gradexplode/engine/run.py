@@ -142,9 +142,16 @@ class TrainingRun(CurrentResults):
             self._late.read()
 
     @never_fatal
-    def loss_computed(self, loss: Tensor) -> None:
-        """Add the loss of a micro-batch; in manual optimization only what ``training_step`` returns is known."""
+    def loss_computed(self, loss: Tensor, has_graph: bool = False) -> None:
+        """Add the loss of a micro-batch; in manual optimization only what ``training_step`` returns is known.
+
+        Args:
+            loss: The loss.
+            has_graph: Whether its backward pass is about to begin.
+        """
         run = self._run
+        if has_graph:
+            run.evidence.graph_exists(loss)
         if run.is_automatic:
             run.window.add_loss(loss)
         if len(run.optimizers.states) == 1:  # of several, one may be cleared without the others
