@@ -71,8 +71,7 @@ class EvidenceCollector:
         self._batches = 0
         self.inputs: StepInputs | None = None
         self._failed: StepInputs | None = None
-        self._is_on = arguments.diagnose
-        self.graphs = LossGraphs(loop)
+        self.graphs = LossGraphs(loop, arguments.diagnose)
         self.replays = IncidentReplays(loop, states, arguments.diagnose, self.graphs)
         self._onset: int | None = None
         self._findings: list[Finding] = []
@@ -105,14 +104,6 @@ class EvidenceCollector:
         in_incident = found and self._loop.step - self._now <= CALM_STEPS
         # The first update is taken by an optimizer without a state, and is the likeliest one to do harm.
         self.inputs = self.replays.keep(batch, batch_idx, after_warning=found, with_weights=is_first or in_incident)
-
-    def graph_exists(self, loss: Tensor) -> None:
-        """Read the graph of a loss before its backward pass: of one that is not finite, in case no replay shows why.
-
-        Not on an accelerator, which would wait. Where steps cannot be computed again, the first loss is read as well.
-        """
-        if self._is_on and is_on_host(loss) and loss.numel() == 1:
-            self.graphs.read(loss)
 
     def micro_batch_ended(self, loss: Tensor | None) -> None:
         """Keep the first micro-batch of a step whose loss is not finite; not on an accelerator, which would wait.

@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_gradexplode.diagnose.graph import GraphFacts, GraphFault, facts_of_loss, fault_in_graph
 from lightning_gradexplode.engine.attempt import attempt
 from lightning_gradexplode.hosts.base import TrainingLoop
+from lightning_gradexplode.measure.reading import is_on_host
 from lightning_gradexplode.records import BatchFacts, FieldFacts, Replay
 
 MOST_GRAPHS = 8
@@ -22,10 +23,12 @@ class LossGraphs:
 
     Args:
         loop: The training loop.
+        is_on: Whether graphs are read at all.
     """
 
-    def __init__(self, loop: TrainingLoop) -> None:
+    def __init__(self, loop: TrainingLoop, is_on: bool) -> None:
         self._loop = loop
+        self._is_on = is_on
         self._count = 0
         self._was_finite = True
         self._first: GraphFacts | None = None
@@ -35,9 +38,13 @@ class LossGraphs:
     def read(self, loss: Tensor) -> None:
         """Read a graph, if its loss is not finite and the loss before it was, or if it is the first one.
 
+        Not on an accelerator, which would wait.
+
         Args:
-            loss: The loss, on the host, before its backward pass.
+            loss: The loss, before its backward pass.
         """
+        if not self._is_on or not is_on_host(loss) or loss.numel() != 1:
+            return
         was_finite, self._was_finite = self._was_finite, math.isfinite(loss.item())
         if self._first_step < 0:
             self._read_first(loss)

@@ -151,7 +151,7 @@ class TrainingRun(CurrentResults):
         """
         run = self._run
         if has_graph:
-            run.evidence.graph_exists(loss)
+            run.evidence.graphs.read(loss)
         if run.is_automatic:
             run.window.add_loss(loss)
         if len(run.optimizers.states) == 1:  # of several, one may be cleared without the others
@@ -166,7 +166,7 @@ class TrainingRun(CurrentResults):
     @never_fatal
     def graph_exists(self, loss: Tensor) -> None:
         """Read the graph of a loss whose backward pass is about to begin, if it may show what went wrong."""
-        self._run.evidence.graph_exists(loss)
+        self._run.evidence.graphs.read(loss)
 
     @never_fatal
     def backward_ended(self) -> None:

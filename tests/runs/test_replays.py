@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gradexplode import GradientExplosionMonitor
-from lightning_gradexplode.engine import evidence
+from lightning_gradexplode.engine import loss_graphs
 from lightning_gradexplode.measure import reading
 from tests.runs.probe import QUIET
 from tests.runs.test_memory import Held
@@ -151,7 +151,7 @@ def test_a_fault_after_another_optimizers_update_is_found(tmp_path: Path) -> Non
 def accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pretend that all tensors lie on an accelerator, whose numbers are read after the update."""
     monkeypatch.setattr(reading, "is_on_host", lambda tensor: False)
-    monkeypatch.setattr(evidence, "is_on_host", lambda tensor: False)
+    monkeypatch.setattr(loss_graphs, "is_on_host", lambda tensor: False)
 
 
 @pytest.mark.usefixtures("accelerator")
@@ -300,3 +300,34 @@ def test_an_update_that_loses_the_weights_is_shown_with_the_optimizers_state(tmp
     assert fault["parameter"] == "body.2.weight"
     assert isinstance(fault["weight_before"], float)
     assert (fault["gradient"], fault["state"]["exp_avg"], fault["state"]["exp_avg_sq"]) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("change", ["in place", "second step"])
+def test_a_step_that_no_replay_reproduces_is_explained_by_the_graph_of_its_loss(tmp_path: Path, change: str) -> None:
+    """A batch that the step itself changes, and two updates in one batch; the operation is known without its line."""
+
+    class Changing(Network):
+        """Takes the root of a negative number at one batch."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = change == "in place"
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            def loss(is_bad: bool) -> Tensor:
+                return torch.pow(self.body(batch[0]).abs() + (-9.0 if is_bad else 1.0), 1.5).mean()
+
+            if change == "in place":
+                batch[0].mul_(1.5)
+                return loss(batch_idx == 3)
+            optimizer: Any = self.optimizers()
+            for part in range(2):
+                optimizer.zero_grad()
+                self.manual_backward(loss(part == 1 and batch_idx == 3))
+                optimizer.step()
+            return None
+
+    replay = replay_of(Changing(), tmp_path)
+
+    assert (replay["status"], replay["first"]["name"], replay["first"]["line"]) == ("reproduced", "pow", None)
+    assert any("could not be computed again" in note for note in replay["notes"])
