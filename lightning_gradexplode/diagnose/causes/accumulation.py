@@ -93,7 +93,7 @@ def _summed_passes(evidence: Evidence) -> Cause | None:
             f"update the loss would go from {search.start:.4g} to {search.least:.4g}.",
             remedy,
         )
-    if search is None:
+    if search is None and not evidence.run.automatic:
         return _cause(
             0.45,
             f"Each step adds up the gradients of {passes:.0f} backward passes, which is {passes:.0f} times their mean.",

@@ -8,13 +8,16 @@ from collections import defaultdict
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.causes.data import outlier_field
-from lightning_gradexplode.diagnose.curves import failing_step, logged_curves, loss_curve
+from lightning_gradexplode.diagnose.curves import curve, failing_step, logged_curves, loss_curve
 from lightning_gradexplode.diagnose.operation_names import base_name
-from lightning_gradexplode.diagnose.trends import SHORT, largest_reach, line_search, trend
+from lightning_gradexplode.diagnose.trends import SHORT, initial_weight_norm, largest_reach, line_search, trend
 from lightning_gradexplode.records import Cause, Evidence, RunFacts
 
 FAR_BELOW = 10.0
 """So many times its first size, a loss has to have fallen below zero to be without a floor."""
+
+GROWN = 1.5
+"""Growth of the weights without which no targets have grown with them; harder data make a loss rise, too."""
 
 _TRANSITION = ("reward", "done", "next", "action", "terminal", "state", "obs", "log_prob", "advantage")
 _COPY = ("target", "teacher", "ema", "momentum", "old", "slow", "delayed", "offline", "key")
@@ -182,11 +185,13 @@ def moving_target(evidence: Evidence) -> Cause | None:
             "Even a hundredth of the update does not lower the loss of the same batch: the targets move with it."
         )
     reach = largest_reach(evidence) if search is None else None
-    if reach is not None and reach < SHORT:
+    weights, start = curve(evidence, "weight_norm").greatest, initial_weight_norm(evidence)
+    if reach is not None and reach < SHORT and weights is not None and start and weights > GROWN * start:
         confidence += 0.45
         sentences.append(
             f"The loss rose from {loss.first or 0:.4g} to {loss.last or 0:.4g}, and no update can have changed that of "
-            f"its own batch by more than {reach:.2g} of it: the steps do not overshoot, the targets move."
+            f"its own batch by more than {reach:.2g} of it: the steps do not overshoot, the targets move with the "
+            f"weights, which have grown to {weights / start:.3g} times their norm."
         )
     if outlier_field(evidence.batch) is not None:
         confidence *= 0.5  # values far outside of the others need no targets that move

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from lightning_gradexplode.diagnose.causes.objective import copied_module, loss_without_floor, moving_target
@@ -63,7 +64,7 @@ def test_a_loss_that_only_some_groups_maximize_may_rise(share: int) -> None:
     assert (found is not None) is (share == 2)
 
 
-def rising(reach: float, factor: float = 1.1) -> Evidence:
+def rising(reach: float, factor: float = 1.1, grown: float = 16.0) -> Evidence:
     """Return the evidence of a loss that grows steadily, by the reach of its updates; data are known, a replay is not.
 
     The weights have a norm of 10, and grow.
@@ -73,10 +74,13 @@ def rising(reach: float, factor: float = 1.1) -> Evidence:
         "loss": loss,
         "grad_norm": [one**0.5 for one in loss],
         "update_ratio": [reach * one**0.5 / 10 for one in loss],
-        "weight_norm": [10.0] * 59 + [15.0],
+        "weight_norm": [10.0] * 59 + [grown],
     }
     findings = (finding("diverging-loss", 55),)
-    return diverged(step=40, now=59, findings=findings, history=(history(quantities),), batch=batch())
+    names = ("body.weight",)
+    one = replace(history(quantities), parameters=names, parameter_grad_norm=np.zeros((60, 1), np.float32))
+    facts_of_run = run(parameters=(parameter(*names, (100, 100), std=0.1),))
+    return diverged(step=40, now=59, findings=findings, history=(one,), batch=batch(), run=facts_of_run)
 
 
 def test_updates_too_short_to_overshoot_leave_moving_targets() -> None:
@@ -85,6 +89,11 @@ def test_updates_too_short_to_overshoot_leave_moving_targets() -> None:
     assert found is not None
     assert "do not overshoot" in found.evidence[-1]
     assert learning_rate(rising(0.2)) is None
+
+
+def test_a_loss_that_rises_over_weights_of_the_same_size_has_other_reasons() -> None:
+    """Data that become harder from batch to batch."""
+    assert moving_target(rising(0.2, grown=10.5)) is None
 
 
 def test_values_far_outside_of_the_others_need_no_moving_targets() -> None:
