@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from torch.optim import Optimizer
 
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.distributed.exchange import StepExchange
@@ -15,12 +17,13 @@ from lightning_gradexplode.engine.deferred_steps import DeferredSteps
 from lightning_gradexplode.engine.device_guard import DeviceGuard
 from lightning_gradexplode.engine.evidence import EvidenceCollector
 from lightning_gradexplode.engine.findings import FindingLog
-from lightning_gradexplode.engine.optimizers import Hook, OptimizerList
+from lightning_gradexplode.engine.optimizers import OptimizerList
 from lightning_gradexplode.engine.reporting import IncidentReporter
 from lightning_gradexplode.engine.responses import ResponseRunner
 from lightning_gradexplode.engine.schedule import LoggingSchedule
 from lightning_gradexplode.engine.state import VERSION, load_parts, save_parts, upgraded
 from lightning_gradexplode.engine.step import Step
+from lightning_gradexplode.engine.step_hooks import Hook
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.loggers import LoggerCollection
 from lightning_gradexplode.loggers.console import Console
@@ -85,7 +88,14 @@ class Components:
     module_gradients: ModuleGradientProbe
 
     @classmethod
-    def build(cls, arguments: Arguments, loop: TrainingLoop, before_step: Hook, after_step: Hook) -> Components:
+    def build(
+        cls,
+        arguments: Arguments,
+        loop: TrainingLoop,
+        before_step: Hook,
+        after_step: Hook,
+        within_step: Callable[[Optimizer], Any],
+    ) -> Components:
         """Build the components of a run.
 
         Args:
@@ -93,13 +103,14 @@ class Components:
             loop: The training loop.
             before_step: Called before each step of an optimizer.
             after_step: Called after it.
+            within_step: Called before the step of an optimizer that another one wraps, within a step of this one.
         """
         clips = arguments.clip is not None
         acting = [type(one).__name__ for one in arguments.responses if not one.only_warns]
         reports = loop.report_folder(arguments.report)  # first, since loggers may broadcast their folder
         exchange = StepExchange(loop.process_group)
         agreement = Agreement(exchange, arguments)
-        optimizers = OptimizerList(loop, arguments, before_step, after_step)
+        optimizers = OptimizerList(loop, arguments, before_step, after_step, within_step)
         console = Console() if loop.is_main_process else None
         loggers = LoggerCollection(
             loop.loggers if loop.is_main_process else [], len(optimizers.states) > 1, arguments.alert_level

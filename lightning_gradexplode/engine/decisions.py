@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torch.optim import LBFGS, Optimizer
 
 from lightning_gradexplode.clip.apply import drop_gradients
 from lightning_gradexplode.detect import NonFiniteGradient
@@ -59,8 +61,14 @@ class Decisions:
         if not self._run.clipper.clip(step, first):
             self._run.responses.hold_back(step, "clip: the clip policy has failed on some processes only")
 
-    def hold_back(self, step: Step) -> None:
-        """Remove the gradients of an update that is held back, right before it."""
+    def hold_back(self, step: Step, in_closure: bool = False) -> None:
+        """Remove the gradients of an update that is held back, right before it.
+
+        Args:
+            step: The step.
+            in_closure: Whether a closure has computed them. An optimizer that calls it again, as for sharpness-aware
+                minimization, goes back to where it was by parameters with a gradient, so that it gets zeros first.
+        """
         if step.phase is Phase.MEASURED:
             now = norms_of(step.parameters, step.parameters.gradients, step.scale)
             if self._is_finite_everywhere(
@@ -69,9 +77,13 @@ class Decisions:
                 step.set_gradient_norms(now)
             self.decide(step)
             step.keep_weights(self._run.arguments.update_sample)
-        elif self._run.acts and self._run.may_change_gradients and step.skipped_by is None:
-            self._look_again(step)
-        if step.skipped_by is not None:
+        elif self._run.acts and self._run.may_change_gradients and step.skipped_by is None and step.evaluations == 1:
+            self.look_again(step)
+        if step.skipped_by is None:
+            return
+        if in_closure and _is_evaluated_again(step):
+            _zero_gradients(step.state.optimizer)
+        else:
             drop_gradients(step.state.optimizer)
 
     def _is_finite_everywhere(self, norms: Norms) -> bool:
@@ -81,26 +93,31 @@ class Decisions:
             return bool(run.exchange.agree(np.array([float(is_finite)])).all())
         return is_finite
 
-    def _look_again(self, step: Step) -> None:
-        """Respond to gradients that the user's own code has made NaN or infinite since they were measured."""
-        run, gradients = self._run, step.parameters.gradients
-        if step.phase is Phase.COLLECTING or step.evaluations > 1:
-            return
-        changed = not step.reading.gradients.holds(step.parameters)
-        is_spoiled = changed and not math.isfinite(start_norms(gradients).norms().total)
-        if run.is_distributed:
-            is_spoiled = bool(run.exchange.agree(np.array([float(is_spoiled)])).any())
-        if is_spoiled:
-            step.set_gradient_norms(norms_of(step.parameters, gradients, step.scale))
-            findings = step.state.detectors.look_again(step.record(), NonFiniteGradient.sign)
-            self._add_findings(step, findings, before_update=True)
-            run.responses.respond(step, findings, before_update=True)
+    def look_again(self, step: Step) -> None:
+        """Respond to gradients that have become NaN or infinite since they were measured."""
+        if step.phase is not Phase.COLLECTING and step.skipped_by is None:
+            gradients = step.parameters.gradients
+            changed = not step.reading.gradients.holds(step.parameters)
+            if self._are_spoiled(changed and not math.isfinite(start_norms(gradients).norms().total)):
+                step.set_gradient_norms(norms_of(step.parameters, gradients, step.scale))
+                self._respond_again(step)
 
     def measure_again(self, step: Step) -> None:
-        """Replace the gradient norms of a step, and hold back its update if they are not finite any more."""
+        """Replace the gradient norms of a step, and respond if they are not finite any more."""
         step.measure_again()
-        if self._run.acts and step.skipped_by is None:
-            self._run.responses.respond(step, (), before_update=True)
+        is_finite = step.grad_norm is None or math.isfinite(step.grad_norm)
+        if step.phase is not Phase.COLLECTING and step.skipped_by is None and self._are_spoiled(not is_finite):
+            self._respond_again(step)
+
+    def _are_spoiled(self, here: bool) -> bool:
+        """Return whether gradients are not finite any more on any process."""
+        run = self._run
+        return bool(run.exchange.agree(np.array([float(here)])).any()) if run.is_distributed else here
+
+    def _respond_again(self, step: Step) -> None:
+        findings = step.state.detectors.look_again(step.record(), NonFiniteGradient.sign)
+        self._add_findings(step, findings, before_update=True)
+        self._run.responses.respond(step, findings, before_update=True)
 
     def decide(self, step: Step, before_update: bool = True) -> None:
         """Detect what a step's loss and gradients show, and decide clip value and response."""
@@ -162,3 +179,22 @@ class Decisions:
         new = run.add_findings(step, findings)
         step.measure_gradients(by_value)  # after a finding everything is due
         run.evidence.add(step.record(), step.inputs, new, run.log.incidents.began, before_update)
+
+
+def _is_evaluated_again(step: Step) -> bool:
+    """Return whether an optimizer may compute gradients again in a step before it updates the weights.
+
+    One that has done so before does, and one with the method ``first_step`` of sharpness-aware minimization; LBFGS ends
+    its step where there are no gradients.
+    """
+    optimizer = step.state.optimizer
+    if isinstance(optimizer, LBFGS):
+        return False
+    return max(step.evaluations, step.state.evaluations) > 1 or hasattr(optimizer, "first_step")
+
+
+def _zero_gradients(optimizer: Optimizer) -> None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                parameter.grad = torch.zeros_like(parameter.grad)

@@ -12,8 +12,9 @@ from torch.optim import Optimizer
 
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.clip import GuardedPolicy
+from lightning_gradexplode.engine.inner_optimizers import StepsOfWrapper, inner_optimizers
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
-from lightning_gradexplode.engine.step_hooks import StepHooks
+from lightning_gradexplode.engine.step_hooks import Hook, StepHooks
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.parameters import parameters_of
 from lightning_gradexplode.measure.recording import untraced
@@ -24,8 +25,6 @@ logger = logging.getLogger("lightning_gradexplode")
 _optimizer = operator.attrgetter("optimizer")
 _steps = operator.attrgetter("steps")
 
-Hook = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], Any]
-
 
 class OptimizerList:
     """The optimizers of a training loop, each with its state and hooks around its step.
@@ -35,17 +34,26 @@ class OptimizerList:
         arguments: The monitor's arguments.
         before_step: Called before each step of an optimizer.
         after_step: Called after it.
+        within_step: Called before the step of an optimizer that another one wraps, within a step of this one.
 
     Attributes:
         states: One for each optimizer, in the loop's order; the list stays the same object.
     """
 
-    def __init__(self, loop: TrainingLoop, arguments: Arguments, before_step: Hook, after_step: Hook) -> None:
+    def __init__(
+        self,
+        loop: TrainingLoop,
+        arguments: Arguments,
+        before_step: Hook,
+        after_step: Hook,
+        within_step: Callable[[Optimizer], Any],
+    ) -> None:
         self.states: list[OptimizerState] = []
         self._loop = loop
         self._arguments = arguments
         self._before_step = before_step
         self._after_step = after_step
+        self._within_step = within_step
         self._list_parameters = partial(
             parameters_of,
             module=loop.module,
@@ -143,17 +151,24 @@ class OptimizerList:
     def _add_hooks(self, state: OptimizerState) -> None:
         optimizer = state.optimizer
         hooks = self._hooks[id(optimizer)] = []
+        before, after = self._before_step, self._after_step
+        known = [one.optimizer for one in self.states]
+        inner = [one for one in inner_optimizers(optimizer) if all(one is not other for other in known)]
+        if inner:
+            steps = StepsOfWrapper(optimizer, before, after, self._within_step)
+            before, after = steps.begins, steps.ends
         # A step that is compiled is interrupted where the hooks are called; they are not compiled with it.
-        before, after = untraced(self._before_step), untraced(self._after_step)
+        before, after = untraced(before), untraced(after)
+        for one in filter(_calls_hooks, inner):
+            hooks += one.register_step_pre_hook(before), one.register_step_post_hook(after)
         try:
             if not _calls_hooks(optimizer):
                 raise TypeError("its step calls no hooks")
             hooks.append(optimizer.register_step_pre_hook(before))
             hooks.append(optimizer.register_step_post_hook(after))
         except Exception:
-            self._remove(id(optimizer))
             try:
-                self._hooks[id(optimizer)] = [StepHooks(optimizer, before, after)]
+                hooks.append(StepHooks(optimizer, before, after))
             except Exception as error:
                 state.has_hooks = False
                 logger.warning(

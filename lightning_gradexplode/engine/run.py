@@ -66,7 +66,7 @@ class TrainingRun(CurrentResults):
         try:
             arguments = allowed(arguments, loop)
             try:
-                run = Components.build(arguments, loop, self.before_step, self.after_step)
+                run = Components.build(arguments, loop, self.before_step, self.after_step, self.within_step)
                 lines = [*conflicts(arguments, loop)] if loop.is_main_process else []
             except Exception as error:
                 failure = error
@@ -256,10 +256,15 @@ class TrainingRun(CurrentResults):
         def evaluate() -> Any:
             self._announced = None
             result = closure()
-            self._evaluated(optimizer)
+            self._evaluated(optimizer, in_closure=True)
             return result
 
         return args[:1], {**kwargs, "closure": evaluate}
+
+    @never_fatal
+    def within_step(self, optimizer: Optimizer) -> None:
+        """Prevent an update that is held back, right before an optimizer that is wrapped makes it."""
+        self._evaluated(optimizer)
 
     @never_fatal
     def after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -272,6 +277,7 @@ class TrainingRun(CurrentResults):
             self._run.responses.step_ended(optimizer)
         step = self._open
         if step is not None and step.state.optimizer is optimizer:
+            step.state.evaluations = step.evaluations
             self._after.measure(step)
             self._close(step)
 
@@ -402,13 +408,18 @@ class TrainingRun(CurrentResults):
     # The phases of one step.
 
     @never_fatal
-    def _evaluated(self, optimizer: Optimizer) -> None:
-        """Hold back an update right before it, if that was decided; decide now, if the loop did not call before."""
+    def _evaluated(self, optimizer: Optimizer, in_closure: bool = False) -> None:
+        """Hold back an update right before it, if that was decided; decide now, if the loop did not call before.
+
+        Args:
+            optimizer: The optimizer.
+            in_closure: Whether its gradients were computed by a closure, which it may call again before the update.
+        """
         if self._announced is not optimizer:  # a step that was begun on an optimizer that the loop does not know
             self.gradients_ready(optimizer)
         step = self._open
         if step is not None and step.state.optimizer is optimizer and not self.failed:
-            self._decisions.hold_back(step)
+            self._decisions.hold_back(step, in_closure)
 
     def _evaluated_again(self, step: Step) -> None:
         """Measure the gradients of a further evaluation of a closure within the same step.
@@ -418,7 +429,9 @@ class TrainingRun(CurrentResults):
         """
         step.evaluations += 1
         self._run.window.discard_losses()
-        if not isinstance(step.state.optimizer, LBFGS):
+        if isinstance(step.state.optimizer, LBFGS):
+            self._decisions.look_again(step)
+        else:
             self._decisions.measure_again(step)
         self._decisions.clip(step, first=False)
 

@@ -1,0 +1,51 @@
+"""Optimizers that another one wraps, whose steps are part of its own, or are its own if they are called directly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.optim import Optimizer
+
+from lightning_gradexplode.engine.step_hooks import Hook
+
+
+def inner_optimizers(optimizer: Any) -> list[Optimizer]:
+    """Return the optimizers that one holds in its attributes, and those that these hold."""
+    found: list[Optimizer] = []
+    waiting = [optimizer]
+    while waiting:
+        for value in getattr(waiting.pop(), "__dict__", {}).values():
+            if isinstance(value, Optimizer) and all(value is not one for one in (optimizer, *found)):
+                found.append(value)
+                waiting.append(value)
+    return found
+
+
+class StepsOfWrapper:
+    """The hooks of an optimizer that wraps others, each of which may also be stepped directly.
+
+    Args:
+        optimizer: The optimizer that wraps others.
+        before: Called before a step, with this optimizer.
+        after: Called after it.
+        within: Called before a step of a wrapped optimizer within a step.
+    """
+
+    def __init__(self, optimizer: Optimizer, before: Hook, after: Hook, within: Callable[[Optimizer], Any]) -> None:
+        self._optimizer, self._before, self._after, self._within = optimizer, before, after, within
+        self._stepping: Any = None
+
+    def begins(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the hook before a step."""
+        if self._stepping is None or self._stepping is optimizer:
+            self._stepping = optimizer
+            return self._before(self._optimizer, args, kwargs)
+        self._within(self._optimizer)
+        return None
+
+    def ends(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Call the hook after a step."""
+        if self._stepping is optimizer:
+            self._stepping = None
+            self._after(self._optimizer, args, kwargs)
