@@ -184,13 +184,14 @@ class Decisions:
 def _is_evaluated_again(step: Step) -> bool:
     """Return whether an optimizer may compute gradients again in a step before it updates the weights.
 
-    One that has done so before does, and one with the method ``first_step`` of sharpness-aware minimization; LBFGS ends
-    its step where there are no gradients.
+    One that did so in its last step does, and one with the method ``first_step`` of sharpness-aware minimization; of
+    one that wraps another nothing is known at its first step. LBFGS ends its step where there are no gradients.
     """
-    optimizer = step.state.optimizer
-    if isinstance(optimizer, LBFGS):
+    state = step.state
+    if isinstance(state.optimizer, LBFGS):
         return False
-    return max(step.evaluations, step.state.evaluations) > 1 or hasattr(optimizer, "first_step")
+    is_unknown = state.wraps_others and not state.steps
+    return is_unknown or max(step.evaluations, state.evaluations) > 1 or hasattr(state.optimizer, "first_step")
 
 
 def _zero_gradients(optimizer: Optimizer) -> None:

@@ -159,7 +159,9 @@ class OptimizerList:
             before, after = steps.begins, steps.ends
         # A step that is compiled is interrupted where the hooks are called; they are not compiled with it.
         before, after = untraced(before), untraced(after)
-        for one in filter(_calls_hooks, inner):
+        inner = [*filter(_calls_hooks, inner)]
+        state.wraps_others = bool(inner)
+        for one in inner:
             hooks += one.register_step_pre_hook(before), one.register_step_post_hook(after)
         try:
             if not _calls_hooks(optimizer):

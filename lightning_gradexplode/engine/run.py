@@ -84,6 +84,7 @@ class TrainingRun(CurrentResults):
         self._clips = arguments.clip is not None
         self._open: Step | None = None
         self._in_batch = self._inside_step = self._has_graph = self._end_is_due = self._is_unannounced = False
+        self._is_within = False  # a step of an optimizer that another one wraps
         self._announced: Optimizer | None = None
         self._stepped: list[Step] = []
         self._run.responses.start()
@@ -250,13 +251,13 @@ class TrainingRun(CurrentResults):
             return None
         if self._open is not None:  # an earlier step of the same batch, which a gradient scaler has left out
             self._close(self._open)
-        self._inside_step = True
+        self._inside_step, self._is_within = True, False
 
         # With a closure, the forward pass, the backward pass and `gradients_ready` are called inside the step.
         def evaluate() -> Any:
             self._announced = None
             result = closure()
-            self._evaluated(optimizer, in_closure=True)
+            self._evaluated(optimizer, in_closure=not self._is_within)
             return result
 
         return args[:1], {**kwargs, "closure": evaluate}
@@ -264,6 +265,7 @@ class TrainingRun(CurrentResults):
     @never_fatal
     def within_step(self, optimizer: Optimizer) -> None:
         """Prevent an update that is held back, right before an optimizer that is wrapped makes it."""
+        self._is_within = True
         self._evaluated(optimizer)
 
     @never_fatal
@@ -413,7 +415,7 @@ class TrainingRun(CurrentResults):
 
         Args:
             optimizer: The optimizer.
-            in_closure: Whether its gradients were computed by a closure, which it may call again before the update.
+            in_closure: Whether its gradients were computed by its closure, which it may call again before the update.
         """
         if self._announced is not optimizer:  # a step that was begun on an optimizer that the loop does not know
             self.gradients_ready(optimizer)

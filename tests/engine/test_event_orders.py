@@ -16,10 +16,12 @@ from lightning_gradexplode import Severity
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.engine.run import TrainingRun
 from lightning_gradexplode.testing import PlainLoop, RecordingLogger
+from tests.runs.optimizers import Bare, Forwarding, SharesAttributes, SharpnessAware, StepOfInstance, Wrapper
 
 EVENTS = ("batch", "clear", "loss", "backward", "backward ended", "ready", "unknown ready", "step", "end", "flush")
 FACTORS = (1.0, 1.0, 1.0, 0.0, -3.0, 1e6, 1e30, math.inf, math.nan)
 OPTIMIZERS = (torch.optim.SGD, torch.optim.AdamW, torch.optim.RMSprop)
+WRAPPERS = (Bare, Forwarding, SharesAttributes, StepOfInstance, Wrapper)
 BREAKABLE = ("log_folder", "epoch", "loss_scale", "is_last_batch", "has_gradient_changes", "micro_batches")
 MAX_LEAVES = 20_000
 """Numbers that the state of two optimizers may hold, however long the run was."""
@@ -185,4 +187,49 @@ def test_calls_in_any_order_with_responses_raise_nothing(
     run.flush()
     for name, values in histories(run.state_dict()).items():
         assert all(map(math.isfinite, values)), name
+    run.close()
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=60)
+@given(
+    build=st.sampled_from([*OPTIMIZERS, *WRAPPERS, SharpnessAware]),
+    factors=st.lists(st.sampled_from([1.0, 1.0, -3.0, 1e6, math.inf, math.nan]), min_size=2, max_size=24),
+    responses=st.sampled_from([["skip"], ["reduce-lr"], ["rollback"], ["skip", "rollback"]]),
+    clip=st.sampled_from([None, 1.0, "auto"]),
+    is_announced=st.booleans(),
+    has_closure=st.booleans(),
+)
+def test_no_nonfinite_update_reaches_the_weights(
+    build: Any, factors: list[float], responses: list[str], clip: Any, is_announced: bool, has_closure: bool
+) -> None:
+    """The weights stay finite with any optimizer, whichever evaluation is not finite, announced or not."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    optimizer = build(network.parameters())
+    loop = PlainLoop(network, [optimizer], lambda batch: batch)
+    arguments = Arguments.checked(report=False, diagnose=False, on_explosion=responses, clip=clip)
+    run, batch, waiting = TrainingRun(arguments, loop, {}), torch.randn(4, 3), factors[::-1]
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss: Tensor = network(batch).square().mean() * (waiting.pop() if waiting else 1.0)
+        run.loss_computed(loss)
+        loss.backward()  # type: ignore[no-untyped-call]
+        run.backward_ended()
+        if is_announced:
+            run.gradients_ready(optimizer)
+        return loss
+
+    while waiting:
+        run.batch_started(batch, loop.step)
+        if has_closure or build is SharpnessAware:
+            optimizer.step(closure)
+        else:
+            closure()
+            optimizer.step()
+        run.batch_ended()
+        loop._step += 1
+        assert all(bool(torch.isfinite(one).all()) for one in network.parameters())
+    assert not run.failed
     run.close()

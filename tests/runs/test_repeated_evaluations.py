@@ -11,50 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.runs.models import Batch, Regression
-from tests.runs.optimizers import ByHand, Wrapper, fitted
-from tests.runs.probe import norm
-
-
-class SharpnessAware(torch.optim.Optimizer):
-    """Sharpness-aware minimization around Adam: parameters without a gradient are left where they are."""
-
-    def __init__(self, parameters: Any) -> None:
-        super().__init__(parameters, {"lr": 0.01})
-        self.base = torch.optim.Adam(self.param_groups, lr=0.01, weight_decay=0.1)
-        self.before: list[Tensor] = []
-        self.handed: list[float] = []
-
-    def _with_gradient(self) -> list[Tensor]:
-        return [one for one in self.param_groups[0]["params"] if one.grad is not None]
-
-    @torch.no_grad()
-    def climb(self) -> None:
-        """Move along the gradient, by a distance that exists for gradients only."""
-        parameters = self._with_gradient()
-        length = torch.stack([one.grad.norm() for one in parameters if one.grad is not None]).norm()
-        self.before = [one.clone() for one in parameters]
-        for one in parameters:
-            one.add_(one.grad * (0.05 / (length + 1e-12)))
-
-    @torch.no_grad()
-    def descend(self) -> None:
-        """Go back, and update by the gradients that were computed there."""
-        parameters = self._with_gradient()
-        self.handed.append(norm(*[one.grad for one in parameters]))
-        for one, before in zip(parameters, self.before, strict=False):
-            one.copy_(before)
-        self.base.step()
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """Evaluate twice."""
-        with torch.enable_grad():
-            loss = closure()
-        self.climb()
-        with torch.enable_grad():
-            closure()
-        self.descend()
-        return loss
+from tests.runs.optimizers import ByHand, SharpnessAware, Wrapper, fitted
 
 
 class NanInEvaluation(Regression):
