@@ -111,7 +111,7 @@ def test_nothing_changes_without_a_remedy(build: Any) -> None:
         if monitored:
             fitted(module)
         else:
-            quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+            quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
             pl.Trainer(accelerator="cpu", devices=1, max_epochs=1, enable_checkpointing=False, **quiet).fit(module)
         return [*module.parameters()]
 
