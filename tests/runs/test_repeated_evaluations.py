@@ -75,7 +75,8 @@ def test_a_step_of_the_wrapped_optimizer_is_measured_and_held_back(
     """It counts as a step of the optimizer that the training loop knows."""
     module = ByHand(step, build)
     monitor, records = fitted(module, on_explosion="skip")
-    handed = module.handed or module.trainer.optimizers[0].handed
+    optimizer: Any = module.trainer.optimizers[0]
+    handed = module.handed or optimizer.handed
     assert not monitor.failed
     assert [record and record.update_taken for record in records] == [n != 3 for n in range(8)]
     assert [record and record.grad_norm for record in records] == pytest.approx(handed, rel=1e-6, nan_ok=True)
