@@ -58,6 +58,12 @@ class Imitated:
         """Return the values repeated for each process."""
         return values.repeat(self.size)
 
+    def leave(self, message: FloatArray) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
 
 def of_model(model: Model, steps: int) -> dict[str, float]:
     """Return the median of the milliseconds of a step of a model, by timed function."""
