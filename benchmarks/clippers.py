@@ -19,15 +19,23 @@ class Clipping(Callback):
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if not parameters:  # a batch that was left out
             return
-        norms = torch._foreach_norm([p.grad for p in parameters if p.grad is not None])
+        gradients = [_values(p.grad) for p in parameters if p.grad is not None]
+        norms = torch._foreach_norm(gradients)
         norm = float(torch.linalg.vector_norm(torch.stack(norms)))
         limit = self.limit(norm, id(getattr(optimizer, "optimizer", optimizer)))
-        if limit is not None:
+        if limit is not None and any(p.grad is not None and p.grad.is_sparse for p in parameters):
+            for parameter in parameters:  # torch's own function raises
+                parameter.grad = None if parameter.grad is None else parameter.grad * min(1.0, limit / (norm + 1e-6))
+        elif limit is not None:
             torch.nn.utils.clip_grad_norm_(parameters, limit)
 
     def limit(self, norm: float, optimizer: int) -> float | None:
         """Return the largest norm at this step; None for no clipping."""
         raise NotImplementedError
+
+
+def _values(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient.coalesce().values() if gradient.is_sparse else gradient
 
 
 class Constant(Clipping):
