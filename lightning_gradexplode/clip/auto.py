@@ -38,7 +38,8 @@ class AutoPolicy(Stateful, ClipPolicy):
     Steps: the learning rate is multiplied by a factor during the optimizer's step. The factor is 1.0 unless a step
     would change the weights by more than `reach` of their norm (twice as much for adaptive optimizers, whose step is
     about the learning rate for each weight), or the loss leaves its starting region; see
-    `lightning_gradexplode.clip.step_size.StepSizeControl`. Unlike a clipped gradient this also limits steps with
+    `lightning_gradexplode.clip.step_size.StepSizeControl`. Large gradients of earlier steps that momentum still holds
+    count as part of the step. Unlike a clipped gradient this also limits steps with
     momentum, and the steps of Adam, which do not depend on the scale of the gradients. (With plain gradient
     descent both are equivalent, and the gradients are clipped.) The factor is logged as
     ``gradexplode/step_size_factor``. In manual optimization the loss is not known before the step, and the factor is
@@ -79,6 +80,7 @@ class AutoPolicy(Stateful, ClipPolicy):
         self._norms = RollingQuantiles(checks.count("window", window, 1))
         self._step_size = StepSizeControl(self.reach)
         self._weights = None
+        self._remembered = 0.0  # norm of the momentum buffers, if gradients of different steps were independent
         self._factor = self._applied = 1.0
         self._optimizer: Optimizer | None = None
         self._during_step = LearningRateFactor()
@@ -104,6 +106,9 @@ class AutoPolicy(Stateful, ClipPolicy):
         self._factor = self._applied = self._factor_for(record)
         limit = self._outlier_limit(record.grad_norm)
         norm = record.grad_norm or 0.0
+        if math.isfinite(norm):
+            clipped = norm if limit is None else min(norm, limit)
+            self._remembered = math.hypot(self._momentum * self._remembered, clipped)
         self._notice = self._new_notice(norm, limit)
         if limit is not None and self._is_plain and _CLIPPABLE < self._factor * min(norm, limit) < norm < math.inf:
             limit, self._applied = self._factor * min(norm, limit), 1.0
@@ -111,6 +116,11 @@ class AutoPolicy(Stateful, ClipPolicy):
         if self._is_in_step and self._optimizer is not None:  # with a closure the step has begun already
             self._apply_factor(self._optimizer)
         return limit
+
+    @property
+    def _momentum(self) -> float:
+        groups = [] if self._optimizer is None else self._optimizer.param_groups
+        return max((momentum(group) for group in groups), default=0.0)
 
     def known_threshold(self) -> float | None:
         """Return the limit of outliers where there is no evidence against the coming step, whatever its norm is.
@@ -139,7 +149,7 @@ class AutoPolicy(Stateful, ClipPolicy):
     def _factor_for(self, record: StepRecord) -> float:
         if self._optimizer is None or record.loss is None:
             return 1.0
-        step = planned_step(self._optimizer, record, self._weight_norm)
+        step = planned_step(self._optimizer, record, self._weight_norm, self._momentum * self._remembered)
         return 1.0 if step is None else self._step_size.factor(step, record.loss)
 
     @property

@@ -40,15 +40,19 @@ class PlannedStep:
     memory: float = 1.0
 
 
-def planned_step(optimizer: Optimizer, record: StepRecord, weights: float) -> PlannedStep | None:
+def planned_step(
+    optimizer: Optimizer, record: StepRecord, weights: float, remembered: float = 0.0
+) -> PlannedStep | None:
     """Return what is known of the coming step, None for an optimizer without a step size that could be changed.
 
-    Under momentum steps add up to between 1 and ``1 / (1 - m)`` of a step; the latter to the power of 3/5 is used.
+    Under momentum steps add up to between 1 and ``1 / (1 - m)`` of a step; the latter to the power of 3/5 is used, or
+    what momentum remembers of earlier gradients if that is more.
 
     Args:
         optimizer: The optimizer.
         record: The measurements of the gradients.
         weights: L2 norm of all weights.
+        remembered: Norm of the optimizer's momentum buffers.
     """
     groups, norm = optimizer.param_groups, record.grad_norm
     rate = max((float(group.get("lr", 0.0)) for group in groups), default=0.0)
@@ -59,7 +63,7 @@ def planned_step(optimizer: Optimizer, record: StepRecord, weights: float) -> Pl
     if isinstance(optimizer, _BY_LEARNING_RATE):
         move, decrease = _by_learning_rate(groups, record)
     elif isinstance(optimizer, (SGD, RAdam)):
-        move, decrease = _by_gradient(groups, record)
+        move, decrease = _by_gradient(groups, record, remembered)
     if not math.isfinite(norm) or not weights > 0:
         move, decrease = 0.0, None
     share = move / weights if weights > 0 else 0.0
@@ -85,12 +89,16 @@ def _by_learning_rate(groups: Sequence[Mapping[str, Any]], record: StepRecord) -
     return move, float(np.sum(np.array(rates) * np.sqrt(sizes) * norms)) * _MEAN_OF_NORMAL
 
 
-def _by_gradient(groups: Sequence[Mapping[str, Any]], record: StepRecord) -> tuple[float, float]:
+def _by_gradient(groups: Sequence[Mapping[str, Any]], record: StepRecord, remembered: float) -> tuple[float, float]:
     """Return movement and decrease of a step along the gradient."""
-    rates = [float(group["lr"]) / (1 - momentum(group)) ** 0.6 for group in groups]
+    norm = record.grad_norm or 0.0
+    of_buffers = remembered / norm if norm > 0 else 0.0
+    rates = [
+        float(group["lr"]) * (max((1 - momentum(group)) ** -0.6, of_buffers) if momentum(group) else 1.0)
+        for group in groups
+    ]
     sizes, norms = [len(group["params"]) for group in groups], record.per_parameter.get("grad_norm")
     if len(rates) == 1 or norms is None or sum(sizes) != len(norms):
-        norm = record.grad_norm or 0.0
         return max(rates) * norm, max(rates) * norm**2 if norm < 1e150 else math.inf
     each = np.repeat(rates, sizes)
     return float(np.linalg.norm(each * norms)), float(np.sum(each * np.minimum(norms, 1e150) ** 2))

@@ -56,6 +56,9 @@ class StepSizeControl(Stateful):
       momentum, and shrinks without any. The phase ends ten steps after the size has reached the learning rate.
     - Recovering: after a failure, steps are small until the loss has come down or stays where it is; then they grow.
 
+    In no phase may a step move the weights much further than a harmless one, or than those that have done no harm since
+    the last failure: the gradients after an explosion are so large that no share of the step before it is small.
+
     A failure is a loss that leaves the region where it started (in the growing phase: that rises), or no improvement
     while most steps are shortened or far from harmless. A size that failed while it grew, or twice within a hundred
     steps, sets a ceiling.
@@ -177,12 +180,13 @@ class StepSizeControl(Stateful):
         largest = min(self._ceiling.size, math.inf if self._allowed is None else self._allowed)
         factor = min(1.0, largest / step.rate)
         longest = max(self.limit, _HEADROOM * self._largest_move)
-        if self._phase == "free" and step.move * factor > longest and excess * factor > 1.0:
+        if step.move * factor <= longest or excess * factor <= 1.0:
+            self._shortened = max(self._shortened - 1, 0)
+            return factor
+        if self._phase == "free":
             self._shortened = min(self._shortened + 1, 10)
             self.reason = f"a step at the full rate would be {excess:.3g} times as large as one that is surely harmless"
-            return max(longest / step.move, 1.0 / excess)
-        self._shortened = max(self._shortened - 1, 0)
-        return factor
+        return max(longest / step.move, 1.0 / excess)
 
     def _count_planned(self) -> None:
         """Add up by how much the last steps should have reduced the loss, since it last improved."""
@@ -270,6 +274,7 @@ class StepSizeControl(Stateful):
             self._proven = self._ceiling.size
         self._phase, self._did_harm, self._steps_to_forget = "recovering", True, 100
         self._shortened = self._large = 0
+        self._largest_move = 0.0  # what did no harm before says nothing about where the weights are now
         self.reason = f"the loss is {trend.level:.3g} after {trend.start:.3g}, which the last steps may have caused"
         cut = min(_CUT, max(trend.drop_to_start, 0.03)) if trend.is_finite else 0.01
         self._allowed = min(self._good, self._ceiling.size) * cut
@@ -286,7 +291,7 @@ class StepSizeControl(Stateful):
             self._allowed *= 0.5
             self._steps_without_rise = 0
         elif trend.has_recovered:
-            self._resume(max(self._allowed, self._good * 0.5))
+            self._resume(self._allowed)
         elif self._steps >= 3 and level > self._level + 0.3 * abs(self._level):
             self._allowed *= _CUT
             self._level, self._steps, self._steps_without_rise = level, 0, 0

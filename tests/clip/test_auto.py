@@ -359,3 +359,57 @@ def test_after_a_rollback_steps_begin_small_and_stay_below_the_limit() -> None:
     found = factors(policy, [2.0 * 0.97**step for step in range(30)])
     assert found[0] <= 0.5 / 15 * 1.3
     assert found[0] < max(found) <= 0.75
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_gradients_that_momentum_remembers_count_as_part_of_the_step(momentum: float) -> None:
+    """After a burst the gradients are small again, but not the step: its buffers still hold the large ones."""
+    policy = AutoPolicy()
+    policy.begin(torch.optim.SGD([nn.Parameter(torch.ones(100))], lr=0.05, momentum=momentum))
+    found = []
+    for step in range(41):
+        norm = 200.0 if 30 <= step < 36 else 5.0
+        policy.threshold(StepRecord(step=step, loss=2.0, grad_norm=norm, weight_norm_before=10.0))
+        found.append(policy.scalars()["step_size_factor"])
+    assert set(found[:30]) == {1.0}
+    assert (found[36] < 1.0) is (momentum > 0)
+
+
+def test_no_step_after_a_failure_moves_the_weights_further_than_one_surely_harmless() -> None:
+    """The step after a failure is not measured by the one that failed, which may have been enormous."""
+    policy = AutoPolicy()
+    policy.begin(torch.optim.SGD([nn.Parameter(torch.ones(100))], lr=0.1, momentum=0.9))
+    for step in range(60):
+        growth = 100.0 ** max(0, min(step - 39, 8))
+        loss, norm = 2.0 * 0.99**step * growth, 1.0 * growth
+        policy.threshold(StepRecord(step=step, loss=loss, grad_norm=norm, weight_norm_before=10.0))
+        if step > 41:
+            shares = policy.scalars()["step_size_factor"] * 0.1 * norm * 10**0.6 / 10.0
+            assert shares <= 0.15 + 1e-9
+
+
+@pytest.mark.parametrize("momentum", [0.8, 0.9])
+def test_a_run_whose_curvature_rises_is_saved(momentum: float) -> None:
+    """Two weights whose product is to be one: the curvature grows with them, past what the rate takes."""
+    first, second = (nn.Parameter(torch.full((6,), 0.05, dtype=torch.float64)) for _ in range(2))
+    optimizer = torch.optim.SGD([first, second], lr=0.6, momentum=momentum)
+    policy = AutoPolicy()
+    policy.begin(optimizer)
+    for step in range(400):
+        optimizer.zero_grad()
+        loss = (first.pow(2) @ second.pow(2) - 3.0).square()
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert first.grad is not None
+        assert second.grad is not None
+        norm = math.hypot(float(first.grad.norm()), float(second.grad.norm()))
+        start = 0.17 if step == 0 else None
+        limit = policy.threshold(
+            StepRecord(step=step, loss=float(loss.detach()), grad_norm=norm, weight_norm_before=start)
+        )
+        if limit is not None and norm > limit:
+            first.grad.mul_(limit / norm)
+            second.grad.mul_(limit / norm)
+        policy.step_begins(optimizer)
+        optimizer.step()
+        policy.step_ended(optimizer)
+    assert float(loss.detach()) < 0.1
