@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.clip import AutoPolicy, ClipPolicy, ConstantClip
+from lightning_gradexplode.distributed.process_group import Alone
 from lightning_gradexplode.engine.attempt import attempt
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.hosts.base import TrainingLoop
@@ -25,8 +26,10 @@ def first_facts(loop: TrainingLoop, arguments: Arguments, states: Sequence[Optim
         batch: The first batch.
     """
     value, algorithm = loop.clip_setting
+    world = loop.process_group
     settings = {
-        "processes": loop.process_group.size,
+        "processes": world.size,
+        "has_unknown_processes": isinstance(world, Alone) and world.reason is not None,
         "batches_per_epoch": loop.batches_per_epoch,
         "accumulate": loop.micro_batches,
         "automatic": loop.is_automatic,

@@ -91,7 +91,8 @@ class RunFacts:
         precision: For example ``"32-true"``, ``"16-mixed"``, ``"bf16-true"``.
         scaler: Whether a gradient scaler is in use, ``"none"``, ``"static"`` or ``"adaptive"``.
         strategy: Name of the strategy, for example ``"SingleDeviceStrategy"``.
-        processes: Number of processes.
+        processes: Number of processes that are measured together.
+        has_unknown_processes: Whether there are others, whose losses and batches are not known.
         batch_size: Number of rows of the first batch, None if unknown.
         sequence_length: Length of the second dimension of the first batch's input, where a recurrent module or a loop
             over time makes it one, else None.
@@ -117,6 +118,7 @@ class RunFacts:
     scaler: str = "none"
     strategy: str = ""
     processes: int = 1
+    has_unknown_processes: bool = False
     batch_size: int | None = None
     sequence_length: int | None = None
     batches_per_epoch: int | None = None

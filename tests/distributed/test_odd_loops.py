@@ -72,7 +72,15 @@ def test_norms_are_exact_and_no_process_waits_for_ever(names: list[str], process
 @pytest.mark.parametrize(
     ("names", "processes"),
     [
-        (["on_the_first_process_only", "on_the_second_process_only", "one_more_on_the_first_process"], 2),
+        (
+            [
+                "on_the_first_process_only",
+                "on_the_second_process_only",
+                "lost_on_the_process_without",
+                "one_more_on_the_first_process",
+            ],
+            2,
+        ),
         (["independent", "independent_and_alike", "staged", "closed_early"], 2),
         (["averaged_seldom", "compressed", "shared_optimizer"], 2),
         (["tensor_parallel"], 2),

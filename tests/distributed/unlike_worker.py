@@ -131,6 +131,21 @@ def on_the_first_process_only() -> Found:
     return found(*result, is_logged != is_first, weights(inner) != without_monitor())
 
 
+def lost_on_the_process_without() -> Found:
+    """The loss of the second process is NaN, of which the monitor of the first one knows nothing: no cause is named."""
+    inner = network()
+    module = DistributedDataParallel(inner)
+
+    def loss_of(step: int) -> Tensor:
+        loss = module(batch(step)).square().mean()
+        return torch.as_tensor(loss * torch.nan if (step, dist.get_rank()) == (3, 1) else loss)
+
+    watch, errors = train(module, inner, loss_of=loss_of, watched=dist.get_rank() == 0, diagnose=True)
+    diagnosis = None if watch is None else watch.diagnosis()
+    kinds = [] if diagnosis is None else [one.kind for one in diagnosis.causes]
+    return found(watch, errors, watch is not None and kinds != ["unknown"])
+
+
 def on_the_second_process_only() -> Found:
     """A monitor on the second process only."""
     inner = network()

@@ -213,6 +213,8 @@ def _slope_by_elimination(evidence: Evidence) -> Cause | None:
     half = "16" in evidence.run.precision or any("16" in one.dtype for one in evidence.run.parameters)
     loss = loss_curve(evidence).at(finding.step)
     batch = evidence.batch
+    if evidence.run.has_unknown_processes:  # the loss of another one may not be finite
+        return None
     if half or loss is None or (batch is not None and any(one.nan_count or one.inf_count for one in batch.fields)):
         return None
     if evidence.replay is not None and evidence.replay.status != "not-possible":
