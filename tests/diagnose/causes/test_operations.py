@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from lightning_gradexplode.diagnose.causes.operations import forward_overflow, undefined_operation
 from lightning_gradexplode.records import Replay
-from tests.diagnose.evidence import diverged, failed, operand, operation, reproduced
+from tests.diagnose.evidence import diverged, failed, finding, operand, operation, reproduced
 
 GROWN = operation("exp", "large", inputs=[operand(60.0, greatest=60.0)], code="scale = torch.exp(raw)")
 SQUARE = operation("pow", "inf", inputs=[operand(1e26, greatest=1e26)])
@@ -60,3 +62,21 @@ def test_a_buffer_that_the_step_itself_made_not_finite_is_the_place() -> None:
     assert found.where == "codebook"
     assert "clamp(min=1)" in found.remedies[0]
     assert undefined_operation(diverged(replay=replay)) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "place"),
+    [
+        (("pow", "sum", "sqrt"), "`sqrt`"),
+        (("pow", "sum", "hypot", "mean"), "`hypot`"),
+        (("pow", "mean"), "`pow`"),
+        (("pow", "sqrt", "acos"), "head.bias"),
+        (("mul", "sum"), None),
+    ],
+)
+def test_a_root_beside_squares_is_the_operation_without_a_slope(names: tuple[str, ...], place: str | None) -> None:
+    """A norm written by hand has a power, too; where two others are, neither is named."""
+    gradient = finding("nonfinite-gradient", 4, where="head.bias", value=float("nan"))
+    replay = Replay("not-possible", operation_names=names)
+    found = undefined_operation(failed(4, "nonfinite-gradient", findings=(gradient,), replay=replay))
+    assert (None if found is None else found.where) == place
