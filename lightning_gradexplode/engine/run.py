@@ -2,7 +2,7 @@
 
 A step is measured (`engine/gradient_measurement.py`), decided about (`engine/decisions.py`), and, after the optimizer's
 update, measured again and recorded (`engine/after_update.py`). On an accelerator, where nothing has to be decided
-before the update, the numbers are read and decided about later (`engine/late_steps.py`).
+before the update, the numbers are read and decided about later (`engine/deferred_reading.py`).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.conflicts import conflicts
 from lightning_gradexplode.engine.current_results import CurrentResults
 from lightning_gradexplode.engine.decisions import Decisions
+from lightning_gradexplode.engine.deferred_reading import DeferredReading
 from lightning_gradexplode.engine.failure import MONITOR_FAILED, MONITOR_IS_OFF, never_fatal
 from lightning_gradexplode.engine.gradient_measurement import GradientMeasurement
-from lightning_gradexplode.engine.late_steps import LateSteps
 from lightning_gradexplode.engine.shutdown import Shutdown
 from lightning_gradexplode.engine.step import Phase, Step
 from lightning_gradexplode.engine.unseen_steps import UnseenSteps
@@ -78,8 +78,8 @@ class TrainingRun(CurrentResults):
         super().__init__(run, AfterUpdate(run))
         self._measurement = GradientMeasurement(run)
         self._decisions = Decisions(run, self._measurement)
-        self._late = LateSteps(run, self._measurement, self._decisions, self._after)
-        self._shutdown = Shutdown(run, self._late, self._after, self, stop_listening)
+        self._deferred_reading = DeferredReading(run, self._measurement, self._decisions, self._after)
+        self._shutdown = Shutdown(run, self._deferred_reading, self._after, self, stop_listening)
         self._unseen = UnseenSteps(loop) if loop.may_step_unseen else None
         self._clips = arguments.clip is not None
         self._open: Step | None = None
@@ -140,7 +140,7 @@ class TrainingRun(CurrentResults):
         """Read the numbers of the step before, if they were deferred, before its gradients are cleared."""
         self._run.window.gradients_cleared()
         if self._run.deferred.batches:
-            self._late.read()
+            self._deferred_reading.read()
 
     @never_fatal
     def loss_computed(self, loss: Tensor, has_graph: bool = False) -> None:
@@ -217,23 +217,23 @@ class TrainingRun(CurrentResults):
         if self._open is not None:
             self._close(self._open)
         if run.deferred.batches:
-            self._late.read()
+            self._deferred_reading.read()
         if run.responses.adds_gradients and (not run.is_automatic or run.counts_end_of_backward):
             run.responses.gradients_ready(state.optimizer, self._measurement.batch_idx)
         if run.deferred.detected and not run.agreement.by_notes and not self._has_graph:
-            self._late.settle()
+            self._deferred_reading.settle()
         step = self._measurement.collect(state)
         if step.gathered is not None and run.deferred.found_any(run.agreement):
             self._measurement.exchange.receive(step)
             if run.deferred.found_any(run.agreement):  # on all processes then
-                self._late.settle()
-        if not step.parameters.on_host and self._late.can_wait(step):
+                self._deferred_reading.settle()
+        if not step.parameters.on_host and self._deferred_reading.can_wait(step):
             if step.reading.gradients.any or step.gathered is not None:  # another process may have gradients
-                self._late.start_update(step)
+                self._deferred_reading.start_update(step)
                 self._open = step
         elif self._measurement.read(step):
             if run.deferred.detected:
-                self._late.settle()
+                self._deferred_reading.settle()
             self._open = step
             self._decisions.prepare_update(step)
 
@@ -312,11 +312,11 @@ class TrainingRun(CurrentResults):
             deferred.add(steps)
         else:
             if deferred.detected and not agreement.by_notes and not self._has_graph:
-                self._late.settle()
+                self._deferred_reading.settle()
             self._after.finish(steps)
         is_any = deferred.batches or deferred.detected or (agreement.by_notes and agreement.needs_notes)
         if is_any and self._loop.is_last_batch:
-            self._late.finish()
+            self._deferred_reading.finish()
             is_deferred = False
         if self._has_graph:
             self._end_is_due = True
@@ -337,15 +337,15 @@ class TrainingRun(CurrentResults):
     @never_fatal
     def flush(self) -> None:
         """Read the numbers that were deferred; within a batch what was found has consequences at the next update."""
-        self._late.read()
+        self._deferred_reading.read()
         if not self._in_batch and not self._run.agreement.by_notes:
-            self._late.settle()
+            self._deferred_reading.settle()
             self._after.end_batch()
 
     @never_fatal
     def finish_deferred(self) -> None:
         """Finish the steps whose numbers were deferred, between two batches; a collective call."""
-        self._late.finish()
+        self._deferred_reading.finish()
         self._after.end_batch()
 
     @never_fatal
@@ -360,11 +360,11 @@ class TrainingRun(CurrentResults):
         deferred, agreement = self._run.deferred, self._run.agreement
         if not agreement.by_notes:
             return None
-        self._late.finish(has_effects=False)
+        self._deferred_reading.finish(has_effects=False)
         if self._in_batch or not deferred.detected:
             return None
         found_any = deferred.found_any(agreement)
-        self._late.settle()
+        self._deferred_reading.settle()
         self._after.end_batch()
         return found_any
 
@@ -391,8 +391,8 @@ class TrainingRun(CurrentResults):
     def _finish_interrupted(self) -> None:
         is_alone = self._run.exchange.world.size == 1
         if is_alone:
-            self._late.read()
-            self._late.settle()
+            self._deferred_reading.read()
+            self._deferred_reading.settle()
         if self._open is not None:
             if self._open.phase is Phase.MEASURED and not is_alone:
                 self._open.phase = Phase.DECIDED  # which may need the other processes
@@ -401,11 +401,11 @@ class TrainingRun(CurrentResults):
         if is_alone:
             for step in steps:
                 if step.phase is Phase.COLLECTING:
-                    self._late.resolve(step)
-                    self._late.act(step)
+                    self._deferred_reading.resolve(step)
+                    self._deferred_reading.act(step)
             self._after.freeze([step for step in steps if step.phase is not Phase.COLLECTING])
         else:
-            self._late.keep_arrived(steps)
+            self._deferred_reading.keep_arrived(steps)
 
     # The phases of one step.
 

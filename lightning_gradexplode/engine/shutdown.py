@@ -8,7 +8,7 @@ from collections.abc import Callable
 from lightning_gradexplode.engine.after_update import AfterUpdate
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.current_results import CurrentResults
-from lightning_gradexplode.engine.late_steps import LateSteps
+from lightning_gradexplode.engine.deferred_reading import DeferredReading
 
 logger = logging.getLogger("lightning_gradexplode")
 
@@ -18,7 +18,7 @@ class Shutdown:
 
     Args:
         run: The components of the run.
-        late: Its deferred steps.
+        deferred: Reads its deferred steps.
         after: What happens to a step after the update.
         results: Its results, for the last report.
         stop_listening: Removes the handler that shows log records in a terminal.
@@ -27,13 +27,13 @@ class Shutdown:
     def __init__(
         self,
         run: Components,
-        late: LateSteps,
+        deferred: DeferredReading,
         after: AfterUpdate,
         results: CurrentResults,
         stop_listening: Callable[[], object],
     ) -> None:
         self._run = run
-        self._late = late
+        self._deferred_reading = deferred
         self._after = after
         self._results = results
         self._stop_listening = stop_listening
@@ -50,7 +50,7 @@ class Shutdown:
             self._released = True
             run = self._run
             _call_each(
-                self._late.keep,
+                self._deferred_reading.keep,
                 self._after.evaluate_held,
                 self._check_averages,
                 run.responses.close,

@@ -25,7 +25,7 @@ from lightning_gradexplode.measure import reading
 from lightning_gradexplode.measure.norms import measure_norms
 from tests.runs.models import Regression
 from tests.runs.probe import QUIET, Watched
-from tests.runs.test_late_reading import Order, adamw, train
+from tests.runs.test_deferred_reading import Order, adamw, train
 from tests.runs.test_modes import scaler
 
 

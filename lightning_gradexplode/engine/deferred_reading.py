@@ -13,7 +13,7 @@ from lightning_gradexplode.engine.step import Phase, Step
 from lightning_gradexplode.respond import ExplosionError
 
 
-class LateSteps:
+class DeferredReading:
     """Completes the phases of steps that `DeferredSteps` holds: reading, detection, responses and logging.
 
     Args:
