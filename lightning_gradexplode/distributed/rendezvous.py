@@ -34,7 +34,7 @@ SECONDS_TO_LOG = 8.0
 EXCHANGE_SECONDS = 1800.0
 """Time to wait in an exchange for a process that computes the same steps: the default of ``torch.distributed``."""
 
-INDEPENDENT_SECONDS = 300.0
+INDEPENDENT_SECONDS = 120.0
 """The same where the processes may train independently of one another, so that some may take no more steps."""
 
 _TOGETHER = "together"
