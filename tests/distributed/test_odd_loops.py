@@ -81,12 +81,13 @@ def test_norms_are_exact_and_no_process_waits_for_ever(names: list[str], process
             ],
             2,
         ),
+        (["alone_and_later_together", "begun_in_another_order", "broken_at_once", "not_closed"], 2),
         (["independent", "independent_and_alike", "staged", "closed_early"], 2),
         (["averaged_seldom", "compressed", "shared_optimizer"], 2),
         (["tensor_parallel"], 2),
         (["sharded_in_halves"], 4),
     ],
-    ids=["monitors", "models", "gradients", "tensors", "halves"],
+    ids=["monitors", "times", "models", "gradients", "tensors", "halves"],
 )
 def test_processes_that_are_unlike_end_and_change_no_weights_alone(
     names: list[str], processes: int, tmp_path: Path

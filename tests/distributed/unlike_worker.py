@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lightning_gradexplode import GradientWatch
 from lightning_gradexplode.distributed import rendezvous
+from lightning_gradexplode.measure import gradients
 from tests.distributed.odd_worker import network, run_each, sharded, true_norm
 
 Found = dict[str, Any]
@@ -167,6 +169,76 @@ def one_more_on_the_first_process() -> Found:
     result = train(module, inner, loss_of=loss_of, on_explosion="skip")
     end = weights(inner)
     return found(*result, not all_have(end), end[0] != end[0])
+
+
+def alone_and_later_together() -> Found:
+    """A monitor on the first process only, and later on both, which agree again."""
+    inner = network()
+    train(DistributedDataParallel(inner), inner, steps=1, watched=dist.get_rank() == 0)
+    inner = network()
+    module = DistributedDataParallel(inner)
+
+    def loss_of(step: int) -> Tensor:
+        loss = module(batch(step)).square().mean()
+        return torch.as_tensor(loss * torch.nan if (step, dist.get_rank()) == (3, 1) else loss)
+
+    result = train(module, inner, loss_of=loss_of, on_explosion="skip")
+    end = weights(inner)
+    return found(*result, not all_have(end), end[0] != end[0])
+
+
+def begun_in_another_order() -> Found:
+    """Two networks with a monitor each, which the second process constructs in the other order."""
+    networks = [nn.Linear(4, 1), nn.Linear(4, 2)]
+    modules = [DistributedDataParallel(one) for one in networks]
+    optimizers = [torch.optim.SGD(one.parameters(), lr=0.01) for one in modules]
+    places = [0, 1] if dist.get_rank() == 0 else [1, 0]
+    watches = {place: GradientWatch(modules[place], optimizers[place], report=False) for place in places}
+    errors = []
+    for step in range(3):
+        for place in (0, 1):
+            optimizers[place].zero_grad()
+            loss = modules[place](batch(step)).square().mean()
+            watches[place].loss(loss)
+            loss.backward()
+            truth = true_norm(networks[place])
+            optimizers[place].step()
+            last = watches[place].last
+            errors.append(abs((0.0 if last is None else last.grad_norm or 0.0) - truth) / truth)
+    for watch in watches.values():
+        watch.close()
+    return {"errors": errors, "failed": any(watch.failed for watch in watches.values())}
+
+
+def broken_at_once() -> Found:
+    """The first measurement of shards fails on one process; the monitor of both is off, and both train on."""
+    module = sharded(network())
+    patch = pytest.MonkeyPatch()
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("on purpose")
+
+    if dist.get_rank() == 1:
+        patch.setattr(gradients.GradientReading, "take", fail)
+    watch, _ = train(module, on_explosion="skip")
+    patch.undo()
+    return found(None, [], watch is None or not watch.failed)
+
+
+def not_closed() -> Found:
+    """A process whose monitor is not closed waits for the others, which wait for it no longer than a limit."""
+    rendezvous.INDEPENDENT_SECONDS = 2.0
+    module = network()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
+    watch = GradientWatch(module, optimizer, report=False)
+    for step in range(2 + 2 * dist.get_rank()):
+        loss = module(batch(step)).square().mean()
+        watch.loss(loss)
+        loss.backward()
+        optimizer.step()
+    dist.barrier()
+    watch.close()
+    return found(None, [], watch.failed != (dist.get_rank() == 1))
 
 
 def independent() -> Found:
