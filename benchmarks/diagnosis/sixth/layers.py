@@ -182,6 +182,7 @@ class LayerScaleWithoutItsMinus(Case):
     good = 0.4
     first = 1e5
     cure = settings(first=1e-1)
+    cured_by = "usual scale"
     lr = 3e-3
     steps = 200
 
