@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_gradexplode.distributed.shard_layout import local_part
+
+_is_sparse = operator.attrgetter("is_sparse")
 
 
 def clip_gradients(
@@ -48,8 +51,8 @@ def clip_gradients(
 
 def torch_refuses(gradients: Sequence[Tensor | None], algorithm: str) -> bool:
     """Return whether torch's own clipping would raise: of sparse gradients, and by value of complex ones."""
-    by_value = algorithm == "value"
-    return any(one is not None and (one.is_sparse or (by_value and one.is_complex())) for one in gradients)
+    present = [gradient for gradient in gradients if gradient is not None]
+    return any(map(_is_sparse, present)) or (algorithm == "value" and any(map(torch.is_complex, present)))
 
 
 def scale_gradients(gradients: Sequence[Tensor], factors: Sequence[float]) -> None:

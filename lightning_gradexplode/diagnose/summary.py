@@ -92,7 +92,7 @@ def _growth_in_numbers(evidence: Evidence, named: str | None = None) -> str:
 def _batch(evidence: Evidence, step: int) -> str:
     """Return which batch was the one of a step, if that is known; what is kept is the batch of the critical step."""
     batch = evidence.batch
-    if batch is None or step != critical_step(evidence):
+    if batch is None or batch.batch_idx is None or step != critical_step(evidence):
         return ""
     rank = "" if batch.rank is None else f" of rank {batch.rank}"
     return f" (batch {batch.batch_idx} of epoch {batch.epoch}{rank})"

@@ -80,8 +80,8 @@ class GradientClipper:
         else:
             value, algorithm = self._agreement.threshold(policy.threshold(record)), policy.algorithm
             if self._loop.clips(step.state.optimizer):
-                clips_directly = algorithm == "tensor" or torch_refuses(step.parameters.gradients, algorithm)
-                self._loop.set_clip(*((None, None) if clips_directly else (value, algorithm)))
+                step.clips_directly = algorithm == "tensor" or torch_refuses(step.parameters.gradients, algorithm)
+                self._loop.set_clip(*((None, None) if step.clips_directly else (value, algorithm)))
             if algorithm == "tensor":
                 step.set(clip_algorithm=algorithm)
                 return
@@ -155,8 +155,8 @@ class GradientClipper:
             if first:
                 step.set(clip_rate=step.state.clip_rate(1.0, 2.0 if clipped else 0.0))
             return self._agreement.clips_alike(policy)
-        gradients = step.parameters.gradients
-        if value is not None and (not self._loop.clips(step.state.optimizer) or torch_refuses(gradients, algorithm)):
+        if value is not None and step.clips_directly:
+            gradients = step.parameters.gradients
             norm = (
                 step.grad_norm
                 if first and step.gradients_intact

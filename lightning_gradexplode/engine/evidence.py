@@ -148,13 +148,14 @@ class EvidenceCollector:
             self._update_is_harmless = False
         was_critical = any(one.severity is Severity.CRITICAL for one in self._findings)
         self._findings += serious
-        self._now = record.step
+        is_now = any(finding.step == record.step for finding in serious)  # and not at a step before that was held
+        self._now = record.step if is_now else max(finding.step for finding in serious)
         critical = any(finding.severity is Severity.CRITICAL for finding in serious)
         nonfinite = any(finding.sign in NONFINITE_SIGNS for finding in serious)
         self._update_is_harmless = nonfinite and record.grad_norm == 0.0
         if nonfinite and self._update_fault is None and (before_update or not record.nonfinite_count):
             self._update_fault = self._find_update_fault(inputs, before_update)
-        if inputs is None:
+        if inputs is None or not is_now:
             return
         if not self._batch.is_shared and (self._batch.facts is None or (critical and not was_critical) or nonfinite):
             self._batch.collect(record.step, inputs, was_critical)

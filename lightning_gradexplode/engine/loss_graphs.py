@@ -98,7 +98,7 @@ class LossGraphs:
         size = _rows(fields)
         if size is None:  # first dimensions that are not those of the batch
             fields = tuple(replace(one, nonfinite_rows=(), outlier_rows=()) for one in fields)
-        return replace(batch or BatchFacts(), fields=fields, size=size, usual_size=_rows(first_fields))
+        return replace(batch or BatchFacts(batch_idx=None), fields=fields, size=size, usual_size=_rows(first_fields))
 
 
 def _rows(fields: Sequence[FieldFacts]) -> int | None:

@@ -55,6 +55,7 @@ class Step(UnfinishedRecord):
         scale: The factor that the gradients in memory are multiplied by.
         evaluations: Number of times that gradients were computed within the step.
         gradients_intact: Whether the gradients in memory are those that were measured.
+        clips_directly: Whether the monitor itself clips the gradients, and not the training loop.
         gathered: What the processes have exchanged of it on their devices, None if they have not.
         gathered_norms: The norms of all processes' shards on the device, if they have exchanged them.
         device_clip: Clip value and norm of the step on their device, where only that knows them.
@@ -88,6 +89,7 @@ class Step(UnfinishedRecord):
         self.scale = 1.0
         self.evaluations = 1
         self.gradients_intact = True
+        self.clips_directly = True
         self.decided_late = False
         self.found: tuple[Sequence[Finding], Sequence[Finding]] | None = None
         self.gathered: GradientReading | PendingRead | None = None

@@ -57,7 +57,7 @@ class BatchFacts:
 
     Args:
         fields: Its tensors; empty if the batch is unknown.
-        batch_idx: Its index in the epoch.
+        batch_idx: Its index in the epoch, None if that is not known.
         epoch: Index of the epoch.
         size: Number of rows, None if unknown.
         usual_size: Number of rows of most batches before it.
@@ -67,7 +67,7 @@ class BatchFacts:
     """
 
     fields: tuple[FieldFacts, ...] = ()
-    batch_idx: int = 0
+    batch_idx: int | None = 0
     epoch: int = 0
     size: int | None = None
     usual_size: int | None = None
