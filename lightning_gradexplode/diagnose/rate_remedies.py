@@ -13,6 +13,9 @@ from lightning_gradexplode.records import Evidence
 FIRST_UPDATE = 0.01
 """Ratio of the first update to the weights that most networks bear."""
 
+SAME_PARABOLA = 4.0
+"""So many times Polyak's step size, which is half the distance to the minimum of a parabola, belong to the same one."""
+
 _UNIT_STEPS = ("Adam", "AdamW", "Adamax", "Adagrad", "Lion")
 """Optimizers whose first update moves each weight by the learning rate."""
 
@@ -30,9 +33,12 @@ def rate_factor(evidence: Evidence, course: Trend) -> float:
     """Return by how much to lower the rate: by the line search, else by the size of the first update."""
     borne, search = _borne_factor(evidence), line_search(evidence)
     is_plain = {one.kind for one in evidence.run.optimizers} == {"SGD"}
-    if is_plain and search is not None and search.parabola_minimum is not None:
-        return min(0.3, 0.5 * search.parabola_minimum)
     polyak = _polyak_factor(evidence) if is_plain else None
+    if polyak is not None and search is not None and search.parabola_minimum is not None:
+        half = 0.5 * search.parabola_minimum
+        # Far out a network with saturated units is a parabola too, and another one.
+        if half <= SAME_PARABOLA * polyak:
+            return min(0.3, half)
     if polyak is not None and polyak > borne:
         return min(0.3, math.sqrt(polyak * borne))
     if search is None or not search.overshoots:

@@ -132,3 +132,12 @@ def test_the_rate_fits_the_curvature_however_far_too_high_it_was(excess: float, 
         evidence = replace(evidence, experiments=None)
     proposed = excess * limit * rate_factor(evidence, trend(evidence))
     assert (0.1 if is_searched else 0.005) * limit < proposed < limit
+
+
+def test_a_parabola_far_out_that_does_not_fit_the_first_gradient_does_not_count() -> None:
+    """A network whose units are saturated by the step has another curvature there than where it started."""
+    _, limit = sum_of_squares(1.0)
+    evidence, _ = sum_of_squares(3000 * limit)
+    far = tuple((factor, (factor / 0.2 - 1) ** 2) for factor in (0.0, 0.01, 0.1, 0.3, 1.0))
+    misled = replace(evidence, experiments=Experiments(line_search=far))
+    assert 0 < 3000 * limit * rate_factor(misled, trend(misled)) < limit
