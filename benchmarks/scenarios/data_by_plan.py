@@ -150,11 +150,11 @@ def rare_positives_weighted(seed: int) -> Setup:
 
 @healthy("storms")
 def storms_in_a_stream(seed: int) -> Setup:
-    """The size of the noise of a stream is correlated from step to step, calm for long and then tenfold for a while."""
+    """The size of the noise of a stream is correlated over many steps, and sometimes several times as large."""
     batches, level = [], 0.0
     for inputs in torch.randn(500, 16, 8):
         level = 0.97 * level + 0.24 * float(torch.randn(()))
-        batches.append((inputs, inputs[:, :1] + math.exp(level) * torch.randn(16, 1)))
+        batches.append((inputs, inputs[:, :1] + math.exp(0.4 * level) * torch.randn(16, 1)))
     return Setup(ScenarioModule(perceptron([8, 24, 1]), mse_loss, adam(0.002)), batches)
 
 
