@@ -12,8 +12,9 @@ Small runs, some seeds of each family, are trained and recorded once, and then e
   reported, that is once per incident, the steps at which their condition holds, and the share of a slow growth that has
   passed at the first warning.
 
-The rules were developed on these families; ``--kept-back`` evaluates others, of kinds that no rule was developed on, and
-``--untouched`` those that were measured before any rule was changed for them.
+The rules were developed on these families. ``--untouched`` evaluates other ones, which no rule was changed for: the
+families of `benchmarks.rescue` and half of the newest set, whose other half is ``--studied``. ``--kept-back`` evaluates
+the held-out families.
 ``python -m benchmarks.constants`` evaluates constants on kinds that they were not chosen on.
 """
 
@@ -29,7 +30,7 @@ from statistics import median, stdev
 
 from benchmarks.other_packages import PACKAGES
 from benchmarks.other_rules import RULES, Rule
-from benchmarks.scenarios import FAMILIES, FRESH, KEPT_BACK, UNTOUCHED, Family
+from benchmarks.scenarios import FAMILIES, FRESH, KEPT_BACK, STUDIED, UNTOUCHED, Family
 from benchmarks.scenarios.recording import RecordedRun, measuring_code, recorded
 from benchmarks.scenarios.replay import complete, replay
 from lightning_gradexplode import Detector, Finding, Severity, default_detectors
@@ -283,8 +284,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--seeds", type=int, default=2, help="seeds of each family")
     parser.add_argument("--first-seed", type=int, default=0, help="the first seed")
-    parser.add_argument("--kept-back", action="store_true", help="the held-out families instead")
-    parser.add_argument("--untouched", action="store_true", help="the families no rule was changed for, see `scenarios`")
+    chosen = parser.add_mutually_exclusive_group()
+    for flag, of_flag, text in (
+        ("--untouched", (*FRESH, *UNTOUCHED), "families that no rule was changed for"),
+        ("--studied", STUDIED, "the other half of the newest set"),
+        ("--kept-back", KEPT_BACK, "the held-out families"),
+    ):
+        chosen.add_argument(flag, dest="chosen", action="store_const", const=of_flag, default=FAMILIES, help=text)
     parser.add_argument("--kind", help="only families of this kind")
     parser.add_argument("--family", default="", help="only families whose names contain this text")
     parser.add_argument("--weights-every", type=int, default=50, help="the monitor's log_every_n_steps")
@@ -293,11 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     others = () if options.no_others else (*RULES, *PACKAGES)
     verdicts: dict[str, list[Verdict]] = {OURS: [], **{rule.name: [] for rule in others}}
-    families = [
-        f
-        for f in (KEPT_BACK if options.kept_back else (*FRESH, *UNTOUCHED) if options.untouched else FAMILIES)
-        if options.family in f.name and options.kind in (None, f.kind)
-    ]
+    families = [f for f in options.chosen if options.family in f.name and options.kind in (None, f.kind)]
     for family in families:
         for seed in range(options.first_seed, options.first_seed + options.seeds):
             if sys.stderr.isatty():

@@ -120,12 +120,26 @@ NEWEST: tuple[Family, ...] = tuple(
 )
 """Families for ``clip="auto"`` of kinds that none of the others have, written after `FRESH` had been looked at."""
 
-UNTOUCHED: tuple[Family, ...] = tuple(
+_NEW = tuple(
     value
     for module in (objectives_by_plan, data_by_plan, two_parties, late_faults, further_models)
     for value in vars(module).values()
     if isinstance(value, Family)
 )
-"""Families for detectors that were written, and measured, before rules were changed for them."""
+_STUDIED_KINDS = sorted({family.kind for family in _NEW})[::2]
 
-__all__ = ["FAMILIES", "FRESH", "KEPT_BACK", "NEWEST", "UNTOUCHED", "Family"]
+STUDIED: tuple[Family, ...] = tuple(family for family in _NEW if family.kind in _STUDIED_KINDS)
+"""Every second kind of the newest set, which rules were changed for after it had been measured.
+
+With the rules before, of commit 6350382, seeds 1 and 2: 33 of 36 runs caught, 7 of 52 healthy runs with a false alarm,
+14 of 52 with a warning.
+"""
+
+UNTOUCHED: tuple[Family, ...] = tuple(family for family in _NEW if family.kind not in _STUDIED_KINDS)
+"""The other kinds of the newest set, for which no rule was changed.
+
+With the rules of commit 6350382, seeds 1 and 2: 33 of 33 runs caught, 16 of 46 healthy runs with a false alarm, 16 of
+46 with a warning.
+"""
+
+__all__ = ["FAMILIES", "FRESH", "KEPT_BACK", "NEWEST", "STUDIED", "UNTOUCHED", "Family"]
