@@ -71,6 +71,10 @@ SERIES: dict[str, Series] = {
         np.where(_TIME < 500, 1, 3) + 0.1 * r.standard_normal(STEPS),
         np.where(_TIME < 500, 1, 15) * _noise(r),
     ),
+    "weight of the loss raised a hundredfold": lambda r: (
+        np.where(_TIME < 500, 1, 100) * (0.5 * _noise(r)),
+        np.where(_TIME < 500, 1, 100) * _noise(r, 0.3),
+    ),
     "period that starts at its minimum": lambda r: (
         1.2 - np.cos(_TIME / 100) + 0.05 * r.standard_normal(STEPS),
         np.exp(-1.3 * np.cos(_TIME / 100)) * _noise(r),
@@ -84,12 +88,21 @@ def findings(losses: FloatArray, norms: FloatArray) -> list[Finding]:
     for step, (loss, norm) in enumerate(zip(losses.tolist(), norms.tolist(), strict=True)):
         each = {"grad_norm": np.array([norm])}
         record = StepRecord(
-            step, parameters=("weight",), loss=loss, grad_norm=norm, nonfinite_count=0, per_parameter=each
+            step,
+            parameters=("weight",),
+            loss=loss,
+            grad_norm=norm,
+            learning_rate=1e-3,
+            nonfinite_count=0,
+            per_parameter=each,
         )
         found += detectors.begin(record)
         if detectors.needs_weights or detectors.needs_start:
             weights = 100.0 + 1e-3 * step
             record = replace(record, weight_norm=weights, weight_norm_before=weights, weight_count=10_000)
+        if step % 50 == 49:
+            weights = 100.0 + 1e-3 * step
+            record = replace(record, weight_norm_before=weights, update_ratio=1e-5)
         found += detectors.proceed(record)
     return found
 

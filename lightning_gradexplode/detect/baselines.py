@@ -9,6 +9,7 @@ from lightning_gradexplode.detect.excursion import Excursion
 from lightning_gradexplode.detect.growth import GrowthRate, Trend
 from lightning_gradexplode.detect.loss_baseline import LossBaseline
 from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
+from lightning_gradexplode.detect.update_effect import UpdateEffect
 from lightning_gradexplode.detect.weight_baseline import WeightBaseline
 from lightning_gradexplode.records import StepRecord
 from lightning_gradexplode.records.state import Stateful
@@ -28,6 +29,7 @@ class Baselines(Stateful):
         weights: The norm of the weights relative to the start.
         weight_rate: The rate at which the norm of the weights grows.
         loss_trend: The trend of `loss_rise` over 32 steps.
+        update_effect: The largest change of the loss that the last update can have caused.
         excursion: The steps since the loss was last at its start.
         loss_rise: Units that the step's loss is above the start, by the baseline without it; 0 if it is not known, and
             for a loss that starts at zero, such as a divergence from a copy, as long as the weights have not moved.
@@ -39,7 +41,7 @@ class Baselines(Stateful):
             finds its level.
     """
 
-    also_saved = ("loss", "weights", "weight_rate", "loss_trend", "excursion", "gradient_growth")
+    also_saved = ("loss", "weights", "weight_rate", "loss_trend", "excursion", "gradient_growth", "update_effect")
 
     def __init__(self) -> None:
         self.loss = LossBaseline()
@@ -47,6 +49,7 @@ class Baselines(Stateful):
         self.weight_rate = GrowthRate()
         self.loss_trend = Trend()
         self.excursion = Excursion()
+        self.update_effect = UpdateEffect()
         self.loss_rise = 0.0
         self.loss_deviations = 0.0
         self.gradient_growth = 1.0
@@ -55,8 +58,9 @@ class Baselines(Stateful):
     def update_loss(self, record: StepRecord) -> None:
         """Record a step's loss and gradient norm."""
         weights = self.weights.growth
+        largest_change = self.update_effect.begin(record)
         if record.loss is not None and math.isfinite(record.loss):
-            self._update_rise(record.loss, weights)
+            self._update_rise(record.loss, weights, largest_change)
         else:
             self.loss_rise = self.loss_deviations = 0.0
         norm = record.grad_norm
@@ -66,7 +70,8 @@ class Baselines(Stateful):
             relative = min(norm / self._norms.lower_quartile, sys.float_info.max)
             self.gradient_growth = min(relative * weights, sys.float_info.max)
 
-    def _update_rise(self, loss: float, weights: float) -> None:
+    def _update_rise(self, loss: float, weights: float, largest_change: float) -> None:
+        self.loss.shift_by(loss, largest_change)
         rise = self.loss.rise(loss)
         self.loss_rise = rise if self._has_scale else 0.0
         self.loss_deviations = self.loss.deviations(loss) if self.loss_rise > 1 else 0.0
@@ -85,5 +90,6 @@ class Baselines(Stateful):
     def update_weights(self, record: StepRecord) -> None:
         """Record a step's weights, where they were measured."""
         self.weights.update(record)
+        self.update_effect.measured(record)
         if record.weight_norm is not None and math.isfinite(record.weight_norm):
             self.weight_rate.add(record.step, self.weights.growth)

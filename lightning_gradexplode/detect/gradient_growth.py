@@ -110,9 +110,6 @@ class GradientGrowth(_AgainstHistory):
         alone: Norm divided by the highest level, for a loss less than a tenth of a unit below its start.
         far: Growth since the start, of gradients and weights together (`Baselines.gradient_growth`).
         runaway: Distance of the loss from its start, in the same units.
-        jump: Factor from one norm to the next that counts as a jump to a new level, as new data can cause it. For a
-            CRITICAL finding the norm then has to grow by this factor again, or the loss has to be half of `runaway`
-            above its start.
         settled: Number of consecutive steps after which a level counts as usual.
         window: Number of steps compared with.
         start: Number of steps before anything is compared.
@@ -129,7 +126,6 @@ class GradientGrowth(_AgainstHistory):
         alone: float = 1e4,
         far: float = 100.0,
         runaway: float = 9.0,
-        jump: float = 3.0,
         settled: int = 64,
         window: int = 128,
         start: int = 5,
@@ -142,9 +138,7 @@ class GradientGrowth(_AgainstHistory):
         self.alone = alone
         self.far = far
         self.runaway = runaway
-        self.jump = jump
         self.settled = settled
-        self._jumped_to = 0.0
         self._calm_for = 0
         self._raised_for = 0
         self._streak = 0
@@ -160,6 +154,8 @@ class GradientGrowth(_AgainstHistory):
         baselines = self.baselines(record)
         if not 0 < norm < math.inf:
             return None
+        if baselines.loss.jumped:  # by other data or another objective, whose gradients have a level of their own
+            self._highest, self._largest = max(self._highest, math.log(norm)), max(self._largest, norm)
         self._compare(norm)
         growth = baselines.gradient_growth
         far = growth >= self.far and abs(baselines.loss_rise) >= self.runaway
@@ -184,10 +180,6 @@ class GradientGrowth(_AgainstHistory):
         self._streak = self._streak + 1 if growing else 0
         self._calm_for = 0 if growing else self._calm_for + 1
         self._raised_for = self._raised_for + 1 if self._calm_for < WINDOW else 0
-        if self._raised_for == 0:
-            self._jumped_to = 0.0
-        if self._streak == 1 and norm > self.jump * self._recent[-2]:
-            self._jumped_to = norm
         if not growing or self._raised_for > self.settled:
             self._history.add(logarithm)
             self._largest = max(self._largest, *self._recent)
@@ -222,7 +214,6 @@ class GradientGrowth(_AgainstHistory):
         """Return whether the norm is above all levels before, and loss or weights confirm the growth."""
         rise = math.log(norm) - self._highest
         if baselines.loss_rise >= self.units or baselines.weights.growth >= self.grown:
-            is_new_level = baselines.loss_rise < self.runaway / 2 and norm <= self.jump * self._jumped_to
-            return rise > math.log(self.factor) and norm > self._largest and not is_new_level
+            return rise > math.log(self.factor) and norm > self._largest
         stands_out = rise > math.log(self.alone) and norm > self.factor * self._largest
         return stands_out and baselines.loss_rise > -0.1

@@ -68,8 +68,9 @@ class DivergingLoss(Detector):
     """The loss has risen above its starting region and stays there: the article's sign 2, in its final stage.
 
     The rise above the start is measured in the units of `LossBaseline`: for a positive loss with little noise, one unit
-    is the loss at the start. CRITICAL if the loss is `limit` units above the start for `patience` steps without
-    decreasing (after a change of the task it jumps, but then falls), and one of these confirms it:
+    is the loss at the start. What no update can have caused (`UpdateEffect`), as other data or another objective, is no
+    part of it: the level after such a jump takes the place of the start. CRITICAL if the loss is `limit` units above
+    the start for `patience` steps without decreasing, and one of these confirms it:
 
     - The weights have changed. Since they do in any run that learns, and a sum over longer and longer sequences rises
       as well, they must have grown during the rise if it takes more than `sudden` steps.
@@ -153,7 +154,8 @@ class DivergingLoss(Detector):
         loss, start, grown = record.loss, baselines.loss.start, baselines.weights.growth
         assert loss is not None
         weights = f", with weights {grown:.3g} times as large" if grown >= MOVED else ""
-        message = f"the loss is {loss:.4g}, its first values were about {start:.4g}{weights}"
+        before = "before the rise it was" if baselines.loss.shift else "its first values were"
+        message = f"the loss is {loss:.4g}, {before} about {start:.4g}{weights}"
         return self.finding(record, Severity.CRITICAL, loss, baselines.loss.above(self.limit), message)
 
     def _projection(self, record: StepRecord, baselines: Baselines) -> Finding | None:

@@ -9,6 +9,9 @@ from lightning_gradexplode.records.state import Stateful
 _BOOTSTRAP = 20
 """So many decreases are noise even further above the start, since a loss around zero has no other unit at first."""
 
+_RETURN = 0.1
+"""Share of its distance by which the reference follows a loss below it at each step."""
+
 _LEAST = 1e-30
 """Stands for a unit of zero."""
 
@@ -27,9 +30,11 @@ class LossBaseline(Stateful):
 
     Attributes:
         unit: The unit that rises are measured in.
+        shift: How far the reference is above the start of the run, by changes that no update can have caused.
+        jumped: Whether the step's loss is more than one unit above what an update can have made of the last one.
     """
 
-    also_saved = ("unit",)
+    also_saved = ("unit", "shift")
     _last: float | None
 
     def __init__(self, first: int = 5, outside: float = 4.0) -> None:
@@ -37,9 +42,36 @@ class LossBaseline(Stateful):
         self._start = RollingQuantiles(first)
         self._decreases = RollingQuantiles(100)
         self._last = None
+        self.shift = 0.0
+        self.jumped = False
         self.unit = _LEAST
         self._wandering = Wandering()
         self._away = 0
+
+    def shift_by(self, loss: float, largest_change: float) -> None:
+        """Move the reference by the part of a loss's last change that the last update cannot have caused.
+
+        Other data or another objective caused it then, and what matters is how the loss goes on from there. A reference
+        above the start of the run follows a loss that falls below it; one below the start stays a unit above the loss.
+
+        Args:
+            loss: The loss of the step, finite.
+            largest_change: The largest change that the update can have caused.
+        """
+        self.jumped = False
+        if self._last is None or not self._start.count:
+            return
+        change, above = loss - self._last, loss - self._start.lower_quartile
+        unexplained = change - min(max(change, -largest_change), largest_change)
+        self.jumped = unexplained > self.unit
+        shift = self.shift + unexplained
+        if shift > 0:
+            shift = min(max(shift + _RETURN * min(above - shift, 0.0), 0.0), 1e300)
+        else:
+            shift = max(shift, min(above + self.unit, 0.0))
+        self.shift = shift
+        if shift:
+            self.unit = max(self.unit, abs(self.start))
 
     def deviations(self, loss: float) -> float:
         """Return how far a loss is above the start, in standard deviations of what its noise wanders in as many steps.
@@ -92,7 +124,7 @@ class LossBaseline(Stateful):
     @property
     def start(self) -> float:
         """The loss that rises are measured from; 0 as long as there is none."""
-        return self._start.lower_quartile
+        return self._start.lower_quartile + self.shift if self._start.count else 0.0
 
     def above(self, units: float) -> float:
         """Return the loss that is so many units above the start."""

@@ -274,7 +274,10 @@ def test_a_jump_of_the_gradients_to_a_new_level_is_critical_only_if_they_go_on_g
     detectors = DetectorSet([GradientGrowth()])
     norms = [*noise(100), *(15.0 * noise_ * (1.2**step if rising else 1.0) for step, noise_ in enumerate(noise(200)))]
     losses = [1.0 if step < 100 else 3.2 for step in range(300)]
-    steps = [record(n, loss=loss, grad_norm=norm) for n, (loss, norm) in enumerate(zip(losses, norms, strict=True))]
+    steps = [
+        record(n, loss=loss, grad_norm=norm, weight_norm_before=10.0)
+        for n, (loss, norm) in enumerate(zip(losses, norms, strict=True))
+    ]
     found = [finding.severity for one in steps for finding in (*detectors.begin(one), *detectors.proceed(one))]
     assert (Severity.CRITICAL in found) == rising
 

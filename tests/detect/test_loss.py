@@ -305,3 +305,42 @@ def test_a_rise_under_noise_is_projected() -> None:
     assert found
     assert 100 < found[0].step < 177
     assert "times its start in about" in found[0].message
+
+
+def raised_by_plan(then: list[float], gradients: list[float]) -> list[StepRecord]:
+    """Build a run whose loss and gradients are multiplied by plan after 100 steps, with updates measured as usual."""
+    losses, norms = [*noise(100), *then], [*noise(100, seed=1), *gradients]
+    return [
+        record(
+            step,
+            loss=loss,
+            grad_norm=norm,
+            learning_rate=1e-3,
+            weight_norm_before=10.0,
+            update_ratio=1e-3 if step % 50 == 49 else None,
+            per_parameter={},
+        )
+        for step, (loss, norm) in enumerate(zip(losses, norms, strict=True))
+    ]
+
+
+def test_a_loss_raised_a_hundredfold_by_plan_does_not_diverge() -> None:
+    """The updates before the jump were far too small to cause it, and the loss stays at its new level."""
+    level = [100 * value for value in noise(60, seed=2)]
+    detectors = DetectorSet([DivergingLoss(), GradientGrowth()])
+    findings = [
+        one for step in raised_by_plan(level, level) for one in (*detectors.begin(step), *detectors.proceed(step))
+    ]
+    assert not [one for one in findings if one.severity is Severity.CRITICAL]
+
+
+def test_a_loss_that_grows_further_after_it_was_raised_diverges() -> None:
+    """From its new level it doubles at each step, which its gradients can have caused."""
+    level = [*(100 * value for value in noise(30, seed=2)), *(100 * 2.0**step for step in range(12))]
+    detectors = DetectorSet([DivergingLoss(), GradientGrowth()])
+    findings = [
+        one for step in raised_by_plan(level, level) for one in (*detectors.begin(step), *detectors.proceed(step))
+    ]
+    critical = [one for one in findings if one.severity is Severity.CRITICAL]
+    assert critical
+    assert critical[0].step >= 130
