@@ -58,7 +58,7 @@ class Baselines(Stateful):
     def update_loss(self, record: StepRecord) -> None:
         """Record a step's loss and gradient norm."""
         weights = self.weights.growth
-        largest_change = self.update_effect.begin(record)
+        largest_change = self.update_effect.begin(record, self.weights.norm)
         if record.loss is not None and math.isfinite(record.loss):
             self._update_rise(record.loss, weights, largest_change)
         else:

@@ -78,7 +78,6 @@ class DivergingLoss(Detector):
       `patience` steps, and the loss rises by the same factor at each step or faster (`Excursion.is_geometric`). (A loss
       that starts at zero rises to its level without a growth of the gradients; one whose weight is ramped, or that has
       a period, rises ever more slowly, in its logarithm.)
-    - The rise is `confirmed` times the rise a few steps before, and continues.
 
     A single step is sufficient if the weights have grown to `ruined` times what they were when the loss was last at its
     start, which a single bad batch does not cause.
@@ -89,7 +88,7 @@ class DivergingLoss(Detector):
     Args:
         limit: Units of rise; with a positive loss 4 means five times the start.
         patience: Number of consecutive steps; two more as long as the weights have not changed.
-        confirmed: Growth of the gradients, or of the rise within `growth.WINDOW` steps, that confirms a rise.
+        confirmed: Growth of the gradients that confirms a rise.
         ruined: Growth of the weights for which a single step is sufficient, at twice the limit.
         sudden: Number of steps since the loss was last at its start up to which weights that have ever changed confirm
             its rise; later they must have grown to `weight_baseline.MOVED` times what they were then.
@@ -140,15 +139,13 @@ class DivergingLoss(Detector):
         return self._projection(record, baselines) if min(self._rises[-self.patience :]) > 1 else None
 
     def _is_confirmed(self, baselines: Baselines) -> bool:
-        """Return whether weights, gradients, or the growth of the rise itself confirm that the loss diverges."""
+        """Return whether weights or gradients confirm that the loss diverges."""
         weights, excursion = baselines.weights, baselines.excursion
         if excursion.steps <= self.sudden:
             weights_confirm = weights.moved
         else:
             weights_confirm = excursion.growth_of(weights.growth) >= MOVED
-        if weights_confirm or (self._grown_for >= self.patience and excursion.is_geometric):
-            return True
-        return self._rises[-1] > self.confirmed * max(self._rises[0], 1.0) and keeps_rising(self._rises)
+        return weights_confirm or (self._grown_for >= self.patience and excursion.is_geometric)
 
     def _critical(self, record: StepRecord, baselines: Baselines) -> Finding:
         loss, start, grown = record.loss, baselines.loss.start, baselines.weights.growth

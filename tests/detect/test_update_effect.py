@@ -28,7 +28,7 @@ def test_no_update_changes_a_convex_or_concave_loss_by_more(rate: float, momentu
         loss, gradient = 0.5 * float(curvatures @ weights**2), curvatures * weights
         speed = momentum * speed + gradient
         record = measured(step, float(np.linalg.norm(gradient)), float(np.linalg.norm(rate * speed)), rate)
-        largest = effect.begin(record)
+        largest = effect.begin(record, 1.0)
         effect.measured(record)
         assert step == 0 or abs(loss - last) <= largest * (1 + 1e-9)
         last, weights = loss, weights - rate * speed
@@ -37,20 +37,21 @@ def test_no_update_changes_a_convex_or_concave_loss_by_more(rate: float, momentu
 def test_nothing_is_known_before_an_update_was_measured() -> None:
     """Any change may have been caused by updates of unknown size, and after a gradient that is not finite."""
     effect = UpdateEffect()
-    assert effect.begin(StepRecord(step=0, grad_norm=1.0)) == math.inf
+    assert effect.begin(StepRecord(step=0, grad_norm=1.0), 1.0) == math.inf
     record = measured(1, 2.0, 0.5)
-    effect.begin(record)
+    effect.begin(record, 1.0)
     effect.measured(record)
-    assert effect.begin(StepRecord(step=2, grad_norm=3.0, learning_rate=0.1)) == pytest.approx(1.5)
-    assert effect.begin(StepRecord(step=3, grad_norm=math.nan)) == math.inf
-    assert effect.begin(StepRecord(step=4, grad_norm=1.0)) == math.inf
+    assert effect.begin(StepRecord(step=2, grad_norm=3.0, learning_rate=0.1), 1.0) == pytest.approx(1.5)
+    assert effect.begin(StepRecord(step=3, grad_norm=math.nan), 1.0) == math.inf
+    assert effect.begin(StepRecord(step=4, grad_norm=1.0), 1.0) == math.inf
 
 
-def test_updates_in_between_follow_the_rate_and_a_larger_gradient() -> None:
+def test_updates_in_between_follow_the_rate_and_larger_gradients_and_weights() -> None:
     """After a measured update of 0.5, ten times the rate and twice the gradient, 4, is an update of at most 10."""
     effect = UpdateEffect()
     record = measured(0, 2.0, 0.5)
-    effect.begin(record)
+    effect.begin(record, 1.0)
     effect.measured(record)
-    effect.begin(StepRecord(step=1, grad_norm=4.0, learning_rate=1.0))
-    assert effect.begin(StepRecord(step=2, grad_norm=1.0, learning_rate=1.0)) == pytest.approx(40.0)
+    effect.begin(StepRecord(step=1, grad_norm=4.0, learning_rate=1.0), 1.0)
+    assert effect.begin(StepRecord(step=2, grad_norm=1.0, learning_rate=1.0), 1.0) == pytest.approx(40.0)
+    assert effect.begin(StepRecord(step=3, grad_norm=1.0, learning_rate=1.0), 3.0) == pytest.approx(15.0)

@@ -40,8 +40,12 @@ def test_weights_that_start_next_to_zero_have_a_long_way_to_go() -> None:
     """A new last layer grows a thousandfold and is no explosion, as long as the loss does not say so."""
 
     def grown(loss: float) -> list[StepRecord]:
-        start = record(0, weight_norm=1e-3, weight_norm_before=1e-3, weight_count=100)
-        return [start, *(record(step, weight_norm=1e-3 * 1.3**step, loss=loss) for step in range(1, 45))]
+        start = record(0, weight_norm=1e-3, weight_norm_before=1e-3, weight_count=100, update_ratio=0.3)
+        norm = 1e4 if loss > 1 else 1.0
+        return [
+            start,
+            *(record(step, weight_norm=1e-3 * 1.3**step, loss=loss, grad_norm=norm) for step in range(1, 45)),
+        ]
 
     assert {finding.severity for finding in findings_of(WeightGrowth(), grown(0.9))} == {Severity.INFO}
     detector = WeightGrowth()
