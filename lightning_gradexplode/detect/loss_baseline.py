@@ -29,7 +29,7 @@ class LossBaseline(Stateful):
         outside: Units of rise from which a loss is no part of the start, however early.
 
     Attributes:
-        unit: The unit that rises are measured in.
+        unit: The unit that rises above the start of the run are measured in.
         shift: How far the reference is above the start of the run, by changes that no update can have caused.
         jumped: Whether the step's loss is more than one unit above what an update can have made of the last one.
     """
@@ -63,15 +63,13 @@ class LossBaseline(Stateful):
             return
         change, above = loss - self._last, loss - self._start.lower_quartile
         unexplained = change - min(max(change, -largest_change), largest_change)
-        self.jumped = unexplained > self.unit
+        self.jumped = unexplained > self._unit_there
         shift = self.shift + unexplained
         if shift > 0:
             shift = min(max(shift + _RETURN * min(above - shift, 0.0), 0.0), 1e300)
         else:
             shift = max(shift, min(above + self.unit, 0.0))
         self.shift = shift
-        if shift:
-            self.unit = max(self.unit, abs(self.start))
 
     def deviations(self, loss: float) -> float:
         """Return how far a loss is above the start, in standard deviations of what its noise wanders in as many steps.
@@ -87,7 +85,7 @@ class LossBaseline(Stateful):
 
     def rise(self, loss: float) -> float:
         """Return the units that a loss is above the start, negative below it; 0 if there is none yet."""
-        return (loss - self.start) / self.unit if self._start.count else 0.0
+        return (loss - self.start) / self._unit_there if self._start.count else 0.0
 
     def update(self, loss: float, rise: float, moved: bool) -> None:
         """Record a step's loss.
@@ -102,7 +100,7 @@ class LossBaseline(Stateful):
                 self._start.add(loss)
             if self._last is not None and loss < self._last and self._is_noise(self._last, loss):
                 self._decreases.add(min(self._last - loss, 1e300))
-            self.unit = max(abs(self.start), self._noise(), _LEAST)
+            self.unit = max(abs(self._start.lower_quartile), self._noise(), _LEAST)
         start = self.start
         self._wandering.add(loss, start + self.unit, start + self.outside * self.unit)
         self._away = 0 if loss <= start else self._away + 1
@@ -126,6 +124,11 @@ class LossBaseline(Stateful):
         """The loss that rises are measured from; 0 as long as there is none."""
         return self._start.lower_quartile + self.shift if self._start.count else 0.0
 
+    @property
+    def _unit_there(self) -> float:
+        """The unit of rises above the reference: one that was moved has the size of its own level."""
+        return max(self.unit, abs(self.start)) if self.shift else self.unit
+
     def above(self, units: float) -> float:
         """Return the loss that is so many units above the start."""
-        return self.start + units * self.unit
+        return self.start + units * self._unit_there
