@@ -30,7 +30,7 @@ from statistics import median, stdev
 
 from benchmarks.other_packages import PACKAGES
 from benchmarks.other_rules import RULES, Rule
-from benchmarks.scenarios import FAMILIES, FRESH, KEPT_BACK, STUDIED, UNTOUCHED, Family
+from benchmarks.scenarios import FAMILIES, FRESH, KEPT_BACK, NEWEST, STUDIED, UNTOUCHED, Family
 from benchmarks.scenarios.recording import RecordedRun, measuring_code, recorded
 from benchmarks.scenarios.replay import complete, replay
 from lightning_gradexplode import Detector, Finding, Severity, default_detectors
@@ -286,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--first-seed", type=int, default=0, help="the first seed")
     chosen = parser.add_mutually_exclusive_group()
     for flag, of_flag, text in (
-        ("--untouched", (*FRESH, *UNTOUCHED), "families that no rule was changed for"),
+        ("--untouched", (*FRESH, *NEWEST, *UNTOUCHED), "families that no rule was changed for"),
         ("--studied", STUDIED, "the other half of the newest set"),
         ("--kept-back", KEPT_BACK, "the held-out families"),
     ):

@@ -15,7 +15,7 @@ from benchmarks.scenarios.family import Setup, exploding, healthy
 from benchmarks.scenarios.module import ScenarioModule, adam, perceptron, sgd
 
 
-def _mistakes(network: nn.Module, batch: Any, step: int) -> Tensor:
+def _mistakes(network: nn.Module, batch: Any, step: int) -> Any:
     """Return one plus the share of mistakes, which has a scale whatever the loss."""
     return 1 + (network(batch[0]).argmax(1) != batch[1]).float().mean()
 
@@ -35,7 +35,7 @@ def hardest_samples_from_a_step_on(seed: int) -> Setup:
 def hardest_samples_to_the_fourth_power(seed: int) -> Setup:
     """From step 150 on the fourth powers of the largest errors count, and descent overshoots."""
 
-    def objective(network: nn.Module, batch: Any, step: int) -> Tensor:
+    def objective(network: nn.Module, batch: Any, step: int) -> Any:
         errors = (network(batch[0]) - batch[1]).abs().flatten()
         return (3 * errors.topk(4).values).pow(4).mean() if step >= 150 else errors.square().mean()
 
@@ -137,7 +137,7 @@ def one_positive_in_five_hundred(seed: int) -> Setup:
 def rare_positives_weighted(seed: int) -> Setup:
     """Rare positives weigh ten thousand times as much, at a rate that fits the rest, without a bound on outputs."""
 
-    def objective(network: nn.Module, batch: Any, step: int) -> Tensor:
+    def objective(network: nn.Module, batch: Any, step: int) -> Any:
         weights = 1 + 1e4 * batch[1]
         return (weights * (network(batch[0]) - batch[1]).square()).mean()
 
@@ -247,7 +247,7 @@ def pixels_summed_by_descent(seed: int) -> Setup:
 def lists_to_rank_grow(seed: int) -> Setup:
     """Lists of documents to be ranked grow from 4 to 64, with the logistic losses of all their pairs summed."""
 
-    def objective(network: nn.Module, batch: Any, step: int) -> Tensor:
+    def objective(network: nn.Module, batch: Any, step: int) -> Any:
         scores = network(batch[0]).flatten()
         better = batch[1][:, None] > batch[1]
         return (nn.functional.softplus(scores - scores[:, None]) * better).sum() / len(scores)

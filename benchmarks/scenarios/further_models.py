@@ -271,13 +271,13 @@ def forecasts_by_descent_too_fast(seed: int) -> Setup:
 def divergence_in_cycles(seed: int) -> Setup:
     """The weight of a penalty on the size of a code goes from 0 to 20 and starts anew every 80 steps."""
 
-    def objective(network: nn.Module, batch: Any, step: int) -> Tensor:
+    def objective(network: nn.Module, batch: Any, step: int) -> Any:
         code = network.get_submodule("0")(batch[0])
         made = network.get_submodule("2")(code + 0.3 * torch.randn_like(code))
         weight = 20 * min((step % 80) / 40, 1.0)
         return (made - batch[0]).square().sum(1).mean() + weight * code.square().mean()
 
-    def outcome(network: nn.Module, batch: Any, step: int) -> Tensor:
+    def outcome(network: nn.Module, batch: Any, step: int) -> Any:
         return (network(batch[0]) - batch[0]).square().sum(1).mean()
 
     network = nn.Sequential(nn.Linear(64, 12), nn.Identity(), nn.Linear(12, 64))

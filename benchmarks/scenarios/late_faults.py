@@ -236,7 +236,7 @@ def _swings(steps: int) -> list[Any]:
     return batches
 
 
-def _rollout_error(network: nn.Module, batch: Any, horizon: int) -> Tensor:
+def _rollout_error(network: nn.Module, batch: Any, horizon: int) -> Any:
     return (network(batch[0], horizon) - batch[1][:, :horizon]).square().sum((1, 2)).mean()
 
 

@@ -22,7 +22,7 @@ def _points(steps: int, size: int = 64) -> list[tuple[Tensor, Tensor]]:
     return list(zip(times, (-0.3 * times).exp() * (2 * times).cos() + 0.02 * torch.randn_like(times), strict=True))
 
 
-def _residual(network: nn.Module, times: Tensor) -> Tensor:
+def _residual(network: nn.Module, times: Tensor) -> Any:
     """Return the mean squared residual of the equation that the oscillation solves, by differences."""
     width = 0.05
     now, before, after = network(times), network(times - width), network(times + width)
@@ -107,7 +107,7 @@ def classes_weighted_far_too_much(seed: int) -> Setup:
     return Setup(module, drawn(digits(), 260, 32))
 
 
-def _violation(network: nn.Module, batch: Any) -> Tensor:
+def _violation(network: nn.Module, batch: Any) -> Any:
     """Return how far the mean prediction of each half of the inputs is from that of the other, squared."""
     outputs, first = network(batch[0]), batch[0][:, 1] > 0
     return (outputs[first].mean() - outputs[~first].mean() - 1.0).square()
@@ -147,7 +147,7 @@ def temperature_lowered_to_a_tenth(seed: int) -> Setup:
 def temperature_lowered_to_nothing(seed: int) -> Setup:
     """The temperature falls by 4 % at each step, and with it the step size that is stable."""
 
-    def objective(network: nn.Module, batch: Any, step: int) -> Tensor:
+    def objective(network: nn.Module, batch: Any, step: int) -> Any:
         outputs = network(batch[0])
         return cross_entropy(outputs / 0.96**step, batch[1]) + 0.1 * outputs.square().mean()
 
@@ -185,7 +185,7 @@ def entropy_replaced_by_reward(seed: int) -> Setup:
 def squares_replaced_by_exponentials(seed: int) -> Setup:
     """From step 100 on the exponential of the error counts, whose slope has no limit."""
 
-    def objective(network: nn.Module, batch: Any, step: int) -> Tensor:
+    def objective(network: nn.Module, batch: Any, step: int) -> Any:
         errors = network(batch[0]) - 3 * batch[1]
         return (2 * errors.abs()).exp().mean() if step >= 100 else errors.square().mean()
 
@@ -206,7 +206,7 @@ class Heads(nn.Module):
         return torch.cat([head(hidden) for head in self.heads], 1)
 
 
-def _task_errors(network: nn.Module, batch: Any, active: int) -> Tensor:
+def _task_errors(network: nn.Module, batch: Any, active: int) -> Any:
     targets = torch.cat([batch[1] * (task + 1) + (task * batch[0][:, task : task + 1]).sin() for task in range(8)], 1)
     return (network(batch[0]) - targets)[:, :active].square().mean(0)
 
@@ -234,7 +234,7 @@ def tasks_join_at_a_fixed_rate(seed: int) -> Setup:
     return Setup(module, drawn(diabetes(scaled=True), 400, 32))
 
 
-def _score_error(network: nn.Module, batch: Any, level: float, relative: bool) -> Tensor:
+def _score_error(network: nn.Module, batch: Any, level: float, relative: bool) -> Any:
     points, noise, place = batch
     deviation = level**place
     score = network(torch.cat([points + deviation * noise, deviation.log()], 1))

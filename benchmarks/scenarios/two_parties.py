@@ -108,7 +108,7 @@ class Moves(nn.Module):
 
 
 def _bilinear(parties: nn.ModuleList, batch: Any, step: int, decay: float) -> tuple[Tensor, Tensor]:
-    one, other = (party.numbers for party in parties)
+    one, other = (party.get_parameter("numbers") for party in parties)
     value = one @ batch[0] @ other.detach() + decay * one.square().sum()
     against = -(one.detach() @ batch[0] @ other) + decay * other.square().sum()
     return value, against
@@ -162,9 +162,9 @@ def _states(steps: int) -> list[Any]:
     return [(states, torch.zeros(1)) for states in torch.randn(steps, 32, 6)]
 
 
-def _bandit(network: nn.Module, batch: Any, unit: float) -> Tensor:
+def _bandit(network: nn.Module, batch: Any, unit: float) -> Any:
     chances = log_softmax(network(batch[0]), 1)
-    actions = torch.distributions.Categorical(logits=chances.detach()).sample()
+    actions = torch.distributions.Categorical(logits=chances.detach()).sample()  # type: ignore[no-untyped-call]
     rewards = unit * ((actions == batch[1]).float() + 0.1 * torch.randn(len(actions)))
     return -(rewards * chances.gather(1, actions[:, None]).flatten()).mean()
 
@@ -193,7 +193,7 @@ def rewards_in_a_growing_currency(seed: int) -> Setup:
 def penalties_without_a_baseline(seed: int) -> Setup:
     """From step 150 on rewards of recorded actions are negative, and the mean of a normal policy flees from all."""
 
-    def objective(network: nn.Module, batch: Any, step: int) -> Tensor:
+    def objective(network: nn.Module, batch: Any, step: int) -> Any:
         mean = network(batch[0])
         actions = batch[1] + torch.randn_like(mean)
         rewards = (4.0 if step < 150 else -1.0) - (actions - batch[1]).square().clamp(max=4)

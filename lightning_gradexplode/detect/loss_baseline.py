@@ -61,9 +61,12 @@ class LossBaseline(Stateful):
         self.jumped = False
         if self._last is None or not self._start.count:
             return
-        change, above = loss - self._last, loss - self._start.lower_quartile
+        change = loss - self._last
         unexplained = change - min(max(change, -largest_change), largest_change)
+        if not unexplained and not self.shift:
+            return
         self.jumped = unexplained > self._unit_there
+        above = loss - self._start.lower_quartile
         shift = self.shift + unexplained
         if shift > 0:
             shift = min(max(shift + _RETURN * min(above - shift, 0.0), 0.0), 1e300)
@@ -85,7 +88,9 @@ class LossBaseline(Stateful):
 
     def rise(self, loss: float) -> float:
         """Return the units that a loss is above the start, negative below it; 0 if there is none yet."""
-        return (loss - self.start) / self._unit_there if self._start.count else 0.0
+        if not self._start.count:
+            return 0.0
+        return (loss - self.start) / (self._unit_there if self.shift else self.unit)
 
     def update(self, loss: float, rise: float, moved: bool) -> None:
         """Record a step's loss.

@@ -30,7 +30,7 @@ class UpdateEffect(Stateful):
     def __init__(self) -> None:
         self._length = None
         self._length_rate = None
-        self._length_norm = self._length_weights = 0.0
+        self._length_norm = self._length_weights = 1.0
         self._rate = None
         self._norm = None
 
@@ -44,35 +44,22 @@ class UpdateEffect(Stateful):
         Returns:
             The change; infinite if no update was measured yet, or the gradient is not finite.
         """
-        norm, length = record.grad_norm, self._estimate(weight_norm)
+        norm, last, rate = record.grad_norm, self._norm, self._rate
         if norm is not None and not math.isfinite(norm):
             norm = None
-        last, self._norm, self._rate = self._norm, norm, record.learning_rate
-        if norm is None or last is None or length == math.inf:
+        self._norm, self._rate = norm, record.learning_rate
+        if norm is None or last is None or self._length is None:
             return math.inf
+        length = self._length * max(1.0, last / self._length_norm) * max(1.0, weight_norm / self._length_weights)
+        if rate is not None and self._length_rate:
+            length *= rate / self._length_rate
         return length * max(norm, last)
 
     def measured(self, record: StepRecord) -> None:
         """Record the update of a step, if it was measured."""
-        if record.update_ratio is None or record.weight_norm_before is None or self._norm is None:
+        if record.update_ratio is None or record.weight_norm_before is None:
             return
         length = record.update_ratio * record.weight_norm_before
-        if 0 < length < math.inf:
+        if 0 < length < math.inf and self._norm:
             self._length, self._length_rate, self._length_norm = length, record.learning_rate, self._norm
             self._length_weights = record.weight_norm_before
-
-    def _estimate(self, weight_norm: float) -> float:
-        """Return the norm of the last update, infinite if it is not known."""
-        if self._length is None or self._norm is None:
-            return math.inf
-        rates = self._rate / self._length_rate if self._length_rate and self._rate is not None else 1.0
-        return (
-            self._length * rates * _growth(self._norm, self._length_norm) * _growth(weight_norm, self._length_weights)
-        )
-
-
-def _growth(now: float, then: float) -> float:
-    """Return the ratio of two norms, at least one."""
-    if now <= then:
-        return 1.0
-    return now / then if then > 0 else math.inf
