@@ -117,7 +117,7 @@ def _violation(network: nn.Module, batch: Any) -> Any:
 def penalty_raised_by_stages(seed: int) -> Setup:
     """The weight of a constraint that cannot quite be met is tripled every 40 steps, up to 243."""
 
-    def objective(network: nn.Module, batch: Any, step: int) -> Tensor:
+    def objective(network: nn.Module, batch: Any, step: int) -> Any:
         return error(network, batch, step) + 3.0 ** min(step // 40, 5) * _violation(network, batch)
 
     return Setup(ByStep(perceptron([10, 32, 1]), objective, adam(0.002), error), drawn(diabetes(scaled=True), 320, 64))
@@ -127,7 +127,7 @@ def penalty_raised_by_stages(seed: int) -> Setup:
 def penalty_raised_without_end(seed: int) -> Setup:
     """The weight of the constraint is tripled every 40 steps at the same rate of descent."""
 
-    def objective(network: nn.Module, batch: Any, step: int) -> Tensor:
+    def objective(network: nn.Module, batch: Any, step: int) -> Any:
         return error(network, batch, step) + 3.0 ** (step // 40) * _violation(network, batch)
 
     return Setup(ByStep(perceptron([10, 32, 1]), objective, sgd(0.02), error), drawn(diabetes(scaled=True), 480, 64))
@@ -215,7 +215,7 @@ def _task_errors(network: nn.Module, batch: Any, active: int) -> Any:
 def a_task_joins_every_forty_steps(seed: int) -> Setup:
     """The loss is the sum over tasks, of which there is one more every 40 steps, each larger than those before."""
 
-    def objective(network: nn.Module, batch: Any, step: int) -> Tensor:
+    def objective(network: nn.Module, batch: Any, step: int) -> Any:
         return _task_errors(network, batch, min(1 + step // 40, 8)).sum()
 
     module = ByStep(Heads(8), objective, adam(0.003), lambda n, b, s: _task_errors(n, b, 8).mean())
@@ -226,7 +226,7 @@ def a_task_joins_every_forty_steps(seed: int) -> Setup:
 def tasks_join_at_a_fixed_rate(seed: int) -> Setup:
     """Tasks of ever larger targets join, until descent on their sum overshoots."""
 
-    def objective(network: nn.Module, batch: Any, step: int) -> Tensor:
+    def objective(network: nn.Module, batch: Any, step: int) -> Any:
         active = min(1 + step // 40, 8)
         return (_task_errors(network, batch, active) * torch.tensor([5.0**task for task in range(active)])).sum()
 
@@ -252,7 +252,7 @@ def _score_batches(steps: int) -> list[Any]:
 def smaller_noise_is_admitted(seed: int) -> Setup:
     """Scores are learned at noise down to 0.5, later down to 0.05, with the weight of a likelihood."""
 
-    def objective(network: nn.Module, batch: Any, step: int) -> Tensor:
+    def objective(network: nn.Module, batch: Any, step: int) -> Any:
         return _score_error(network, batch, max(0.5 * 0.99**step, 0.05), False)
 
     module = ByStep(
@@ -265,7 +265,7 @@ def smaller_noise_is_admitted(seed: int) -> Setup:
 def ever_smaller_noise_is_admitted(seed: int) -> Setup:
     """The least noise is 3 % smaller at each step without an end, and so is the step size that is stable."""
 
-    def objective(network: nn.Module, batch: Any, step: int) -> Tensor:
+    def objective(network: nn.Module, batch: Any, step: int) -> Any:
         return _score_error(network, batch, 0.5 * 0.97 ** max(step - 50, 0), False)
 
     module = ByStep(
