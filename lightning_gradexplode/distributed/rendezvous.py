@@ -53,6 +53,15 @@ def join(module: nn.Module, device: torch.device, group: Any = None, reduces: bo
     distributed: Any = torch.distributed
     if not distributed.is_available() or not distributed.is_initialized():
         return ALONE
+    try:
+        return _join(module, device, group, reduces)
+    except RuntimeError as error:  # such as that of a store that is gone
+        reason = f"the monitors of the processes could not be connected ({str(error)[:80]})"
+        return Alone(reason, distributed.get_rank())
+
+
+def _join(module: nn.Module, device: torch.device, group: Any, reduces: bool) -> Alone | Processes:
+    distributed: Any = torch.distributed
     members = distributed.get_process_group_ranks(group or distributed.group.WORLD)
     if group is None:
         members = ranks_of_shards(module) or members
@@ -71,15 +80,12 @@ def join(module: nn.Module, device: torch.device, group: Any = None, reduces: bo
     common.add("needed", -reduces)
     if reason is not None:
         return Alone(reason, members[rank])
-    if reduces and device.type != "cpu":
+    if (reduces and device.type != "cpu") or not distributed.is_gloo_available():
         if group is None and size < distributed.get_world_size():
             group = distributed.new_group(members, use_local_synchronization=True)
         return Processes(size, device, group, members[0])
     limit = timedelta(seconds=EXCHANGE_SECONDS if reduces else INDEPENDENT_SECONDS)
-    try:
-        backend = distributed.ProcessGroupGloo(distributed.PrefixStore("connections", own), rank, size, limit)
-    except RuntimeError as error:
-        return Alone(f"the monitors of the processes could not be connected ({str(error)[:80]})", members[rank])
+    backend = distributed.ProcessGroupGloo(distributed.PrefixStore("connections", own), rank, size, limit)
     return ConnectedProcesses(size, backend, members[0])
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lightning_gradexplode.distributed import rendezvous
-from lightning_gradexplode.distributed.process_group import ConnectedProcesses, ProcessFailedError
+from lightning_gradexplode.distributed.process_group import Alone, ConnectedProcesses, ProcessFailedError
 from lightning_gradexplode.distributed.rendezvous import fingerprint, meet
 
 distributed: Any = torch.distributed  # whose stores have no type hints
@@ -101,6 +101,24 @@ def test_the_default_store_is_found(tmp_path: Path) -> None:
         assert store.add("number", 2) == 2
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_a_store_that_is_gone_does_not_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process measures by itself, and the reason is that of the store."""
+
+    def fail() -> None:
+        raise RuntimeError("gone on purpose")
+
+    monkeypatch.setattr(rendezvous, "_default_store", fail)
+    monkeypatch.setattr(distributed, "get_process_group_ranks", lambda group: [0, 1])
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        world = rendezvous.join(nn.Linear(2, 1), torch.device("cpu"))
+    finally:
+        distributed.destroy_process_group()
+    assert isinstance(world, Alone)
+    assert world.reason is not None
+    assert "gone on purpose" in world.reason
 
 
 def test_a_process_that_ends_leaves_no_other_waiting() -> None:
