@@ -11,7 +11,6 @@ import types
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -19,45 +18,26 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_gradexplode.diagnose.replay.left_out import (
+    BLOCKING,
+    LOGGERS,
+    SHARED_PACKAGES,
+    is_from,
+    without_hooks,
+)
 from lightning_gradexplode.diagnose.replay.stand_ins import ReplayStopped, Silent, Unavailable
 from lightning_gradexplode.diagnose.replay.tensor_copies import TensorCopies
 
 LARGE = 10_000
 """A container of more elements is copied alone, and its elements are shared."""
 
-_LOGGERS = (
-    "aim",
-    "comet_ml",
-    "lightning.fabric.loggers",
-    "lightning.pytorch.loggers",
-    "lightning_fabric.loggers",
-    "mlflow",
-    "neptune",
-    "pytorch_lightning.loggers",
-    "tensorboard",
-    "tensorboardX",
-    "torch.utils.tensorboard",
-    "wandb",
-)
-_SHARED_PACKAGES = (
-    "datasets",
-    "h5py",
-    "pandas",
-    "polars",
-    "pyarrow",
-    "sentencepiece",
-    "tiktoken",
-    "tokenizers",
-    "zarr",
-)
-_HOOKS_LEFT_OUT = ("lightning_gradexplode", "wandb")
 _ATOMIC = (int, float, complex, str, bytes, type(None), range, slice, type(Ellipsis), type(NotImplemented))
 _SHARED = (type, types.ModuleType, types.CodeType, torch.dtype, torch.device, torch.Size, torch.layout)
 _DATA = (Dataset, DataLoader)
 _LOCKS = ("lock", "RLock")
-_BLOCKING = ("_queue", "asyncio", "concurrent", "multiprocessing", "multiprocess", "queue", "subprocess", "threading")
-"""Packages of what other threads and processes work on, for which a copy would wait forever."""
 _GENERATORS = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)
+_WEAK = (weakref.WeakKeyDictionary, weakref.WeakValueDictionary)
+"""Dictionaries whose own copies hold keys or values of the original."""
 
 
 class StructuralCopy:
@@ -146,15 +126,19 @@ class StructuralCopy:
         if isinstance(value, weakref.ref):
             target = value()
             return self._remember(value, value if target is None else weakref.ref(self(target, name)))
+        if isinstance(value, _WEAK):
+            new = self._remember(value, type(value)())
+            new.update({self(key, name): self(one, name) for key, one in list(value.items())})
+            return new
         if isinstance(value, torch.Generator):
             return self._remember(value, torch.Generator(value.device).set_state(value.get_state()))
-        if isinstance(value, (logging.Logger, logging.Handler)) or _is_from(kind.__module__, _LOGGERS):
+        if isinstance(value, (logging.Logger, logging.Handler)) or is_from(kind.__module__, LOGGERS):
             return self._replaced(value, Silent(), f"{place} does nothing in it: it writes logs")
         if isinstance(value, io.IOBase) and not isinstance(value, (io.StringIO, io.BytesIO)):
             return self._replaced(value, Silent(), f"{place} does nothing in it: it is a file")
-        if isinstance(value, _DATA) or _is_from(kind.__module__, _SHARED_PACKAGES):
+        if isinstance(value, _DATA) or is_from(kind.__module__, SHARED_PACKAGES):
             return self._replaced(value, value, f"{place} is shared with the run: it holds data")
-        if any(_is_from(one.__module__, _BLOCKING) for one in kind.__mro__):
+        if any(is_from(one.__module__, BLOCKING) for one in kind.__mro__):
             raise TypeError("it belongs to several threads or processes")
         is_iterator = hasattr(value, "__next__") and kind.__module__ in ("builtins", "itertools")
         if is_iterator or isinstance(value, _GENERATORS):
@@ -220,7 +204,7 @@ class StructuralCopy:
         if "__deepcopy__" in own:
             return self._remember(value, kind.__deepcopy__(value, self.memo))  # type: ignore[attr-defined]
         state = value.__getstate__() if "__getstate__" in own else vars(value)  # type: ignore[no-untyped-call]
-        kept = _without_hooks(state) if isinstance(state, dict) else state
+        kept = without_hooks(state) if isinstance(state, dict) else state
         self._originals.append((state, kept))
         new: Any = kind.__new__(kind)
         self.memo[id(value)] = new
@@ -259,21 +243,6 @@ class StructuralCopy:
         }
 
 
-def leaves_out(hook: Any) -> bool:
-    """Return whether a hook is one of this package or of a logger, which would measure the copy."""
-    while isinstance(hook, functools.partial):
-        hook = hook.func
-    function = getattr(hook, "__func__", hook)
-    return _is_from(getattr(function, "__module__", None) or type(hook).__module__, _HOOKS_LEFT_OUT)
-
-
-def _without_hooks(state: dict[str, Any]) -> dict[str, Any]:
-    """Return a module's state without the hooks that are left out."""
-    hooked = {key for key in state if key.endswith("_hooks") and isinstance(state[key], dict)}
-    kept = {key: type(state[key])((at, one) for at, one in state[key].items() if not leaves_out(one)) for key in hooked}
-    return state | kept
-
-
 def _set_state(new: Any, state: Any) -> None:
     if hasattr(new, "__setstate__"):
         new.__setstate__(state)
@@ -289,7 +258,3 @@ def _overridden(kind: type) -> set[str]:
     """Return the names that a class of modules defines itself, not by `torch.nn.Module` or a LightningModule."""
     plain = {"Module", "LightningModule", "object"}
     return {name for one in kind.__mro__ if one.__name__ not in plain for name in vars(one)}
-
-
-def _is_from(module: str, packages: Iterable[str]) -> bool:
-    return any(module == one or module.startswith(f"{one}.") for one in packages)

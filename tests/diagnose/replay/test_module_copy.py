@@ -7,6 +7,7 @@ import queue
 import socket
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -116,6 +117,18 @@ class TestSharing:
 
         assert torch.equal(made.module.state, weight * 2)  # type: ignore[arg-type]
         assert any("detached" in note for note in made.notes)
+
+    def test_weak_dictionaries_hold_parts_of_the_copy(self) -> None:
+        """Their own copies would look up modules of the copy among those of the run."""
+        module: Any = Network()
+        module.gains = weakref.WeakKeyDictionary({module.body: 2.0})
+        module.parts = weakref.WeakValueDictionary({"body": module.body})
+
+        made: Any = ModuleCopy(module).module
+
+        assert made.gains[made.body] == 2.0
+        assert made.parts["body"] is made.body
+        assert list(module.gains) == [module.body]
 
     def test_kept_weights_take_the_place_of_the_modules_own(self) -> None:
         """The step is computed with the weights before an update, where those were kept."""
