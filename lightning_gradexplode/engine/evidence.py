@@ -269,6 +269,8 @@ class EvidenceCollector:
         of_graph = self.graphs.replay_in(onset, min(lost, default=onset - 1))  # later losses are lost by what was first
         if replay is None or of_graph is None or replay.status in ("reproduced", "finite"):
             return replay or of_graph
+        if replay.source == "buffer" and of_graph.first is None:
+            return replay  # the graph shows only a constant, and the replay has found which buffer that is
         return replace(of_graph, notes=(*of_graph.notes, f"the step could not be computed again: {replay.reason}"))
 
     def diagnosis(self, attempts: Sequence[Attempt] = ()) -> Diagnosis | None:
