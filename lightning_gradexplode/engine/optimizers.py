@@ -14,7 +14,7 @@ from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.clip import GuardedPolicy
 from lightning_gradexplode.engine.inner_optimizers import StepsOfWrapper, inner_optimizers
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
-from lightning_gradexplode.engine.step_hooks import Hook, StepHooks
+from lightning_gradexplode.engine.step_hooks import Hook, StepHooks, calls_hooks
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.parameters import parameters_of
 from lightning_gradexplode.measure.recording import untraced
@@ -159,12 +159,12 @@ class OptimizerList:
             before, after = steps.begins, steps.ends
         # A step that is compiled is interrupted where the hooks are called; they are not compiled with it.
         before, after = untraced(before), untraced(after)
-        inner = [*filter(_calls_hooks, inner)]
+        inner = [*filter(calls_hooks, inner)]
         state.wraps_others = bool(inner)
         for one in inner:
             hooks += one.register_step_pre_hook(before), one.register_step_post_hook(after)
         try:
-            if not _calls_hooks(optimizer):
+            if not calls_hooks(optimizer):
                 raise TypeError("its step calls no hooks")
             hooks.append(optimizer.register_step_pre_hook(before))
             hooks.append(optimizer.register_step_post_hook(after))
@@ -187,13 +187,3 @@ class OptimizerList:
 
 def _parameter_ids(optimizer: Optimizer) -> list[int]:
     return [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _calls_hooks(optimizer: Optimizer) -> bool:
-    """Return whether an optimizer calls its hooks with itself in each step.
-
-    Not where it has the hooks of an optimizer that it wraps, and not where its ``step`` is none that the constructor of
-    ``torch.optim.Optimizer`` has prepared for hooks.
-    """
-    own = vars(optimizer)
-    return "_optimizer_step_pre_hooks" in own and hasattr(own.get("step", type(optimizer).step), "hooked")

@@ -8,6 +8,16 @@ from typing import Any
 Hook = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
+def calls_hooks(optimizer: Any) -> bool:
+    """Return whether an optimizer calls its hooks with itself in each step.
+
+    Not where it has the hooks of an optimizer that it wraps, and not where its ``step`` is none that the constructor of
+    ``torch.optim.Optimizer`` has prepared for hooks.
+    """
+    own = vars(optimizer)
+    return "_optimizer_step_pre_hooks" in own and hasattr(own.get("step", type(optimizer).step), "hooked")
+
+
 class StepHooks:
     """Replaces an optimizer's ``step`` until it is removed, and calls a hook before and after it.
 

@@ -14,6 +14,8 @@ from torch.optim import Optimizer
 from lightning_gradexplode.distributed.process_group import Alone, Processes, ProcessGroup
 from lightning_gradexplode.distributed.rendezvous import join
 from lightning_gradexplode.distributed.shard_layout import is_sharded
+from lightning_gradexplode.engine.inner_optimizers import inner_optimizers
+from lightning_gradexplode.engine.step_hooks import calls_hooks
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.hosts.csv_log import CSVLog
 from lightning_gradexplode.hosts.logger_attributes import LoggerAttributes
@@ -227,21 +229,37 @@ def _unsupported_wrapper(model: nn.Module, optimizers: Sequence[Optimizer]) -> s
 
 def _raw(optimizer: Any) -> Optimizer:
     """Return the optimizer within the wrappers of Fabric and Accelerate, and within others that take no hooks."""
-    while any(base.__module__.startswith(_WRAPPING) for base in type(optimizer).__mro__) or (
-        not _takes_hooks(optimizer) and isinstance(getattr(optimizer, "optimizer", None), Optimizer)
-    ):
+    while any(base.__module__.startswith(_WRAPPING) for base in type(optimizer).__mro__):
         optimizer = optimizer.optimizer
+    while not _takes_hooks(optimizer):
+        wrapped = _wrapped(optimizer)
+        if wrapped is None:
+            break
+        optimizer = wrapped
     raw: Optimizer = optimizer
     return raw
 
 
+def _wrapped(optimizer: Any) -> Optimizer | None:
+    """Return the optimizer that one wraps: its attribute ``optimizer``, or another with the same parameters."""
+    named = getattr(optimizer, "optimizer", None)
+    if isinstance(named, Optimizer):
+        return named
+    inner, own = inner_optimizers(optimizer), _parameter_ids(optimizer)
+    return next((one for one in inner if _parameter_ids(one) == own), None)
+
+
+def _parameter_ids(optimizer: Any) -> set[int]:
+    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+
+
 def _takes_hooks(optimizer: Optimizer) -> bool:
-    """Return whether hooks can be registered, as those of a subclass that skips ``super().__init__`` cannot."""
+    """Return whether hooks can be registered, and are called, unlike where a subclass skips ``super().__init__``."""
     try:
         optimizer.register_step_pre_hook(lambda *_: None).remove()
+        return calls_hooks(optimizer)
     except Exception:
         return False
-    return True
 
 
 JOINS = "within join() processes may end one after the other, and the monitors could not exchange their numbers"
