@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_gradexplode.diagnose.graph.recompute import recomputed
 from lightning_gradexplode.diagnose.operation_names import base_name
-from lightning_gradexplode.diagnose.replay.finiteness import all_finite
+from lightning_gradexplode.diagnose.replay.finiteness import all_finite, is_in_memory
 
 MOST_NODES = 20_000
 """Graphs with more nodes are not read."""
@@ -79,7 +79,9 @@ class Graph:
         if argument.value is not None or argument.source is None:
             return argument.value
         variable = getattr(argument.source, "variable", None)
-        return self.values.get((argument.source, argument.output)) if variable is None else variable.detach()
+        if variable is None:
+            return self.values.get((argument.source, argument.output))
+        return variable.detach() if is_in_memory(variable) else None
 
     def is_finite(self, tensor: Tensor) -> bool | None:
         """Return whether a tensor is finite, None once too many bytes were looked at."""
@@ -179,6 +181,6 @@ def _kept(node: Any) -> dict[str, Tensor]:
             value = getattr(node, f"_saved_{name}")
         except RuntimeError:  # changed in place, or released
             continue
-        if isinstance(value, Tensor) and (value.layout is torch.strided) and not value.is_meta:
+        if isinstance(value, Tensor) and value.layout is torch.strided and is_in_memory(value):
             found[name] = value.detach()
     return found

@@ -84,6 +84,17 @@ def storage_bytes(tensor: Tensor) -> int:
         return 0
 
 
+def is_in_memory(tensor: Tensor) -> bool:
+    """Return whether the memory of a tensor's elements exists; True for layouts other than the strided one.
+
+    Between its uses, a whole parameter of FSDP is a tensor whose storage is empty; to read it would end the process.
+    """
+    if tensor.is_meta or tensor.layout is not torch.strided or not tensor.numel():
+        return not tensor.is_meta
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return storage_bytes(tensor) >= (tensor.storage_offset() + last + 1) * tensor.element_size()
+
+
 def nonfinite_mask(tensor: Tensor) -> Tensor | None:
     """Return where a strided tensor is not finite, None for other layouts."""
     tensor = unwrapped(tensor)

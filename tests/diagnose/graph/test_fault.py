@@ -162,3 +162,13 @@ def test_the_data_of_a_finite_loss_are_described(net: nn.Sequential) -> None:
     assert fields.keys() == {"input of 0", "target of mse_loss"}
     assert (fields["input of 0"].least, fields["input of 0"].greatest) == (-1.0, 1.0)
     assert fields["target of mse_loss"].shape == (ROWS, 1)
+
+
+def test_parameters_without_memory_are_not_read(net: nn.Sequential) -> None:
+    """Whole parameters of which FSDP has freed the memory after the forward pass are left out, not read."""
+    loss = (net(inputs()) - 5).log().mean()
+    for parameter in net.parameters():
+        parameter.untyped_storage().resize_(0)
+    found = replay(loss, net)
+    assert found.first is not None
+    assert found.first.name == "log"
