@@ -1,34 +1,24 @@
 """One training run: what a training loop calls, in the order of a batch, and what is done then.
 
-A step is measured (`engine/gradient_measurement.py`), decided about (`engine/decisions.py`), and, after the optimizer's
-update, measured again and recorded (`engine/after_update.py`). On an accelerator, where nothing has to be decided
-before the update, the numbers are read and decided about later (`engine/deferred_reading.py`).
+What it calls for each step of an optimizer is in `engine/optimizer_steps.py`.
 """
 
 from __future__ import annotations
 
 import logging
 import operator
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
-from torch.optim import LBFGS, Optimizer
 
 from lightning_gradexplode.arguments import Arguments
-from lightning_gradexplode.distributed.process_group import ProcessFailedError
-from lightning_gradexplode.engine.after_update import AfterUpdate
 from lightning_gradexplode.engine.agreement import allowed, begin_together
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.conflicts import conflicts
-from lightning_gradexplode.engine.current_results import CurrentResults
-from lightning_gradexplode.engine.decisions import Decisions
-from lightning_gradexplode.engine.deferred_reading import DeferredReading
-from lightning_gradexplode.engine.failure import MONITOR_FAILED, MONITOR_IS_OFF, never_fatal
-from lightning_gradexplode.engine.gradient_measurement import GradientMeasurement
-from lightning_gradexplode.engine.shutdown import Shutdown
-from lightning_gradexplode.engine.step import Phase, Step
+from lightning_gradexplode.engine.failure import never_fatal
+from lightning_gradexplode.engine.optimizer_steps import OptimizerSteps
+from lightning_gradexplode.engine.step import Phase
 from lightning_gradexplode.engine.unseen_steps import UnseenSteps
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.hosts.guarded import GuardedLoop
@@ -43,24 +33,17 @@ _phase = operator.attrgetter("phase")
 _scalars_due = operator.attrgetter("scalars_due")
 
 
-class TrainingRun(CurrentResults):
+class TrainingRun(OptimizerSteps):
     """Monitors one training run. An adapter in `lightning_gradexplode.hosts` calls it as the training goes on.
 
     Args:
         arguments: The monitor's arguments.
         loop: The training loop.
         state: The state of an earlier run to continue from, as `state_dict` returned it.
-
-    Attributes:
-        failed: Whether the monitor has failed and is off.
-        recorded: Detects calls that are made only to be recorded.
     """
 
     def __init__(self, arguments: Arguments, loop: TrainingLoop, state: Mapping[str, Any]) -> None:
         loop = GuardedLoop(loop)
-        self.failed = False
-        self.recorded = RecordedCalls(loop.is_main_process)
-        self._loop = loop
         stop_listening: Callable[[], object] = log_to_terminal() if loop.is_main_process else int
         failure, lines = None, []
         try:
@@ -75,18 +58,9 @@ class TrainingRun(CurrentResults):
             loop.process_group.close()
             stop_listening()
             raise
-        super().__init__(run, AfterUpdate(run))
-        self._measurement = GradientMeasurement(run)
-        self._decisions = Decisions(run, self._measurement)
-        self._deferred_reading = DeferredReading(run, self._measurement, self._decisions, self._after)
-        self._shutdown = Shutdown(run, self._deferred_reading, self._after, self, stop_listening)
+        super().__init__(run, loop, RecordedCalls(loop.is_main_process), arguments.clip is not None, stop_listening)
         self._unseen = UnseenSteps(loop) if loop.may_step_unseen else None
-        self._clips = arguments.clip is not None
-        self._open: Step | None = None
-        self._in_batch = self._inside_step = self._has_graph = self._end_is_due = self._is_unannounced = False
-        self._is_within = False  # a step of an optimizer that another one wraps
-        self._announced: Optimizer | None = None
-        self._stepped: list[Step] = []
+        self._in_batch = self._end_is_due = self._is_unannounced = False
         self._run.responses.start()
         fresh = [f"in the checkpoint's state, {line}" for line in self._run.load_state_dict(state)]
         for line in [*fresh, *lines]:
@@ -191,97 +165,6 @@ class TrainingRun(CurrentResults):
                 run.responses.gradients_ready(state.optimizer, self._measurement.batch_idx)
             if self._open is None and (run.gradients_are_final or self._loop.may_clip_by_itself):
                 self._measurement.measure_early(state)
-
-    def has_overflowed(self, optimizer: Optimizer) -> bool:
-        """Return whether gradients that were measured at the end of the last backward pass are not finite."""
-        return self._run.window.has_overflowed(optimizer)
-
-    @never_fatal
-    def gradients_ready(self, optimizer: Optimizer) -> None:
-        """Measure the gradients that an optimizer is about to get, detect, and decide clip value and response.
-
-        Args:
-            optimizer: The optimizer, as the training loop knows it.
-
-        Raises:
-            ExplosionError: The run explodes and a response raises it.
-        """
-        run, state = self._run, self._run.optimizers.state_of(optimizer)
-        if state is None:
-            return
-        self._announced = state.optimizer
-        step = self._open
-        if step is not None and self._inside_step and step.state is state:
-            self._evaluated_again(step)
-            return
-        if self._open is not None:
-            self._close(self._open)
-        if run.deferred.batches:
-            self._deferred_reading.read()
-        if run.responses.adds_gradients and (not run.is_automatic or run.counts_end_of_backward):
-            run.responses.gradients_ready(state.optimizer, self._measurement.batch_idx)
-        if run.deferred.detected and not run.agreement.by_notes and not self._has_graph:
-            self._deferred_reading.settle()
-        step = self._measurement.collect(state)
-        if step.gathered is not None and run.deferred.found_any(run.agreement):
-            self._measurement.exchange.receive(step)
-            if run.deferred.found_any(run.agreement):  # on all processes then
-                self._deferred_reading.settle()
-        if not step.parameters.on_host and self._deferred_reading.can_wait(step):
-            if step.reading.gradients.any or step.gathered is not None:  # another process may have gradients
-                self._deferred_reading.start_update(step)
-                self._open = step
-        elif self._measurement.read(step):
-            if run.deferred.detected:
-                self._deferred_reading.settle()
-            self._open = step
-            self._decisions.prepare_update(step)
-
-    @never_fatal
-    def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Prevent, in an optimizer's pre-step hook, an update that is held back."""
-        if self._run.acts:
-            self._run.responses.step_begins(optimizer)
-        policy = self._run.optimizers.policy_of(optimizer) if self._clips else None
-        if policy is not None:
-            policy.step_begins(optimizer)
-        closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
-        if closure is None:
-            self._evaluated(optimizer)
-            return None
-        if self._open is not None:  # an earlier step of the same batch, which a gradient scaler has left out
-            self._close(self._open)
-        self._inside_step, self._is_within = True, False
-
-        # With a closure, the forward pass, the backward pass and `gradients_ready` are called inside the step.
-        def evaluate() -> Any:
-            self._announced = None
-            result = closure()
-            self._evaluated(optimizer, in_closure=not self._is_within)
-            return result
-
-        return args[:1], {**kwargs, "closure": evaluate}
-
-    @never_fatal
-    def within_step(self, optimizer: Optimizer) -> None:
-        """Prevent an update that is held back, right before an optimizer that is wrapped makes it."""
-        self._is_within = True
-        self._evaluated(optimizer)
-
-    @never_fatal
-    def after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Measure, in an optimizer's post-step hook, what the update has changed."""
-        self._inside_step, self._announced = False, None
-        policy = self._run.optimizers.policy_of(optimizer) if self._clips else None
-        if policy is not None:
-            policy.step_ended(optimizer)
-        if self._run.acts:
-            self._run.responses.step_ended(optimizer)
-        step = self._open
-        if step is not None and step.state.optimizer is optimizer:
-            step.state.evaluations = step.evaluations
-            self._after.measure(step)
-            self._close(step)
 
     @never_fatal
     def batch_ended(self, outputs: Any = None) -> None:
@@ -407,79 +290,11 @@ class TrainingRun(CurrentResults):
         else:
             self._deferred_reading.keep_arrived(steps)
 
-    # The phases of one step.
-
-    @never_fatal
-    def _evaluated(self, optimizer: Optimizer, in_closure: bool = False) -> None:
-        """Hold back an update right before it, if that was decided; decide now, if the loop did not call before.
-
-        Args:
-            optimizer: The optimizer.
-            in_closure: Whether its gradients were computed by its closure, which it may call again before the update.
-        """
-        if self._announced is not optimizer:  # a step that was begun on an optimizer that the loop does not know
-            self.gradients_ready(optimizer)
-        step = self._open
-        if step is not None and step.state.optimizer is optimizer and not self.failed:
-            self._decisions.hold_back(step, in_closure)
-
-    def _evaluated_again(self, step: Step) -> None:
-        """Measure the gradients of a further evaluation of a closure within the same step.
-
-        Of a line search the first gradients are the step's own; any other optimizer, such as sharpness-aware
-        minimization, updates by the last ones.
-        """
-        step.evaluations += 1
-        self._run.window.discard_losses()
-        if isinstance(step.state.optimizer, LBFGS):
-            self._decisions.look_again(step)
-        else:
-            self._decisions.measure_again(step)
-        self._decisions.clip(step, first=False)
-
-    def _close(self, step: Step) -> None:
-        """End the step that is open; its weights are measured, and it is finished with its batch."""
-        if step.phase is Phase.MEASURED:  # its optimizer was never called
-            self._decisions.decide(step, before_update=False)
-        if self._clips:
-            self._run.clipper.forget()
-        if step.is_guarded:
-            self._run.guard.disarm(step)
-        if not step.state.has_hooks:
-            self._after.measure(step)  # the loop has called the optimizer by now
-        self._stepped.append(step)
-        self._open = None
-
-    # End and failure.
+    # The end.
 
     def close(self) -> None:
         """Restore what was changed of the training loop and its optimizers. Never raises."""
         self._shutdown.close()
-
-    def fail(self, call: str) -> None:
-        """Switch the monitor off after an error in one of its calls, log it, and restore the training loop."""
-        self.failed = True
-        error = sys.exc_info()[1]
-        if isinstance(error, ProcessFailedError):
-            logger.warning(MONITOR_IS_OFF, f"{error}; the training goes on")
-        else:
-            logger.exception(MONITOR_FAILED)
-        self._shutdown.release()
-
-    def announce_failure(self, call: str) -> None:
-        """Participate once in the next exchange, so that the other processes learn of the failure."""
-        try:
-            self._withdraw(call)
-        except Exception as error:  # such as that of a process that has ended
-            logger.debug("gradexplode: the other processes were not told of the failure: %s", error)
-
-    def _withdraw(self, call: str) -> None:
-        if call == "gradients_ready":
-            self._run.exchange.withdraw(packs_gradients=True)
-        elif call == "batch_ended" and not self._run.is_automatic:
-            self._run.exchange.withdraw(packs_gradients=False)
-        elif call.startswith("finish_") or (call == "batch_ended" and self._loop.is_last_batch):
-            self._run.agreement.withdraw_notes()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what later decisions depend on, in plain values, with a version."""
