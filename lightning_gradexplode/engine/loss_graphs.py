@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_gradexplode.diagnose.graph import GraphFacts, GraphFault, facts_of_loss, fault_in_graph
 from lightning_gradexplode.engine.attempt import attempt
 from lightning_gradexplode.hosts.base import TrainingLoop
-from lightning_gradexplode.measure.reading import is_on_host
+from lightning_gradexplode.measure import reading
 from lightning_gradexplode.records import BatchFacts, FieldFacts, Replay
 
 MOST_GRAPHS = 8
@@ -43,9 +43,9 @@ class LossGraphs:
         Args:
             loss: The loss, before its backward pass.
         """
-        if not self._is_on or not is_on_host(loss) or loss.numel() != 1:
+        if not self._is_on or not reading.is_on_host(loss) or loss.numel() != 1:
             return
-        was_finite, self._was_finite = self._was_finite, math.isfinite(loss.item())
+        was_finite, self._was_finite = self._was_finite, math.isfinite(reading.from_host([loss])[0])
         if self._first_step < 0:
             self._read_first(loss)
         if self._was_finite or not was_finite or self._count == MOST_GRAPHS:

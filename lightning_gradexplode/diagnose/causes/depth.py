@@ -105,7 +105,7 @@ def _of_replay(evidence: Evidence) -> list[Profile]:
 def _of_finding(evidence: Evidence) -> Profile | None:
     """Return what the detector of backward gain saw at the first steps."""
     for one in evidence.findings:
-        early = one.step <= evidence.run.first_step + 1
+        early = one.step <= evidence.run.first_step
         count = re.search(r"the last of (\d+) modules", one.message)
         if one.sign == "backward-gain" and early and count and not recurrent_parameters(evidence.run):
             return Profile(int(count[1]), one.value, "the error gradient grows on its way back")

@@ -58,7 +58,7 @@ def steep_modules(evidence: Evidence) -> Cause | None:
     """Return the cause if each of a few modules multiplies the error gradient before any update."""
     for one in evidence.findings:
         found = re.search(r"the last of (\d+) modules", one.message)
-        if one.sign != "backward-gain" or one.step > evidence.run.first_step + 1 or not found:
+        if one.sign != "backward-gain" or one.step > evidence.run.first_step or not found:
             continue
         count = int(found[1])
         gain = one.value ** (1 / max(count - 1, 1)) if one.value > 0 else 0.0
