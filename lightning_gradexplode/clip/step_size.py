@@ -56,8 +56,9 @@ class StepSizeControl(Stateful):
       momentum, and shrinks without any. The phase ends ten steps after the size has reached the learning rate.
     - Recovering: after a failure, steps are small until the loss has come down or stays where it is; then they grow.
 
-    In no phase may a step move the weights much further than a harmless one, or than those that have done no harm since
-    the last failure: the gradients after an explosion are so large that no share of the step before it is small.
+    While free or recovering, no step may move the weights much further than a harmless one, or than those that have done
+    no harm since the last failure: the gradients after an explosion are so large that no share of the step before it is
+    small. (While growing, the size of steps is limited by what the loss has borne.)
 
     A failure is a loss that leaves the region where it started (in the growing phase: that rises), or no improvement
     while most steps are shortened or far from harmless. A size that failed while it grew, or twice within a hundred
@@ -180,7 +181,7 @@ class StepSizeControl(Stateful):
         largest = min(self._ceiling.size, math.inf if self._allowed is None else self._allowed)
         factor = min(1.0, largest / step.rate)
         longest = max(self.limit, _HEADROOM * self._largest_move)
-        if step.move * factor <= longest or excess * factor <= 1.0:
+        if self._phase == "growing" or step.move * factor <= longest or excess * factor <= 1.0:
             self._shortened = max(self._shortened - 1, 0)
             return factor
         if self._phase == "free":
