@@ -56,9 +56,9 @@ class StepSizeControl(Stateful):
       momentum, and shrinks without any. The phase ends ten steps after the size has reached the learning rate.
     - Recovering: after a failure, steps are small until the loss has come down or stays where it is; then they grow.
 
-    While free or recovering, no step may move the weights much further than a harmless one, or than those that have done
-    no harm since the last failure: the gradients after an explosion are so large that no share of the step before it is
-    small. (While growing, the size of steps is limited by what the loss has borne.)
+    While free or recovering, no step may move the weights much further than a harmless one, or than those that have
+    done no harm since the last failure: the gradients after an explosion are so large that no share of the step before
+    it is small. While growing, the improvement of the loss limits the size of steps.
 
     A failure is a loss that leaves the region where it started (in the growing phase: that rises), or no improvement
     while most steps are shortened or far from harmless. A size that failed while it grew, or twice within a hundred
