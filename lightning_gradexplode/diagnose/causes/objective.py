@@ -54,7 +54,7 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
         confidence = 0.85 if downward >= 0.6 and (loss.median or 0.0) < 0 else 0.6
         sentences = [f"The loss fell from {first:.4g} to {least:.4g}, far below zero, and does not level off."]
     elif first > 0 and course.has_diverged and len(loss) >= 10 and late.min() <= least + 0.05 * (first - least):
-        confidence = 0.55
+        confidence = 0.6  # above an overflow at the end of the fall, which is its consequence
         sentences = [
             f"The loss fell from {first:.4g} through zero to {least:.4g}, still falling "
             f"{len(late) - 1 - int(late.argmin())} "
