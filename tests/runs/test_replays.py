@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gradexplode import GradientExplosionMonitor
-from lightning_gradexplode.engine import loss_graphs
 from lightning_gradexplode.measure import reading
 from tests.runs.probe import QUIET
 from tests.runs.test_memory import Held
@@ -151,7 +150,6 @@ def test_a_fault_after_another_optimizers_update_is_found(tmp_path: Path) -> Non
 def accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pretend that all tensors lie on an accelerator, whose numbers are read after the update."""
     monkeypatch.setattr(reading, "is_on_host", lambda tensor: False)
-    monkeypatch.setattr(loss_graphs, "is_on_host", lambda tensor: False)
 
 
 @pytest.mark.usefixtures("accelerator")
