@@ -90,6 +90,7 @@ class Probe(Callback):
         """Check the gradients that the optimizer receives."""
         self.last_step = _step(trainer)
         gradients = (p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
+        gradients = (one.coalesce().values() if one.is_sparse else one for one in gradients)
         if not all(torch.isfinite(gradient).all() for gradient in gradients) and not _may_pass(trainer):
             self._lose(trainer, "a gradient is not finite")
 

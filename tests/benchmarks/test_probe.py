@@ -44,6 +44,26 @@ def test_a_loss_that_is_not_finite_loses_the_run() -> None:
     assert (found.label, found.lost) == ("explodes", 3)
 
 
+@pytest.mark.parametrize(("factor", "lost"), [(1.0, None), (math.nan, 2)])
+def test_sparse_gradients_are_checked(factor: float, lost: int | None) -> None:
+    """They are those of embeddings; the loss itself stays finite."""
+
+    class Sparse(ScenarioModule):
+        def __init__(self) -> None:
+            super().__init__(nn.Embedding(3, 2, sparse=True), nn.functional.mse_loss, sgd(0.0))
+
+        def loss(self, batch: Tensor) -> Tensor:
+            """Return a loss of one, with a gradient of the factor at step 2."""
+            rows: Tensor = self.network(batch % 3).sum()
+            if int(batch) == 2:
+                rows.register_hook(lambda gradient: factor * gradient)
+            return rows - rows.detach() + 1.0
+
+    probe = Probe([1.0])
+    fit(Sparse(), torch.arange(10), [probe], {})
+    assert probe.outcome().lost == lost
+
+
 def test_a_lasting_loss_above_ten_times_the_start_loses_the_run() -> None:
     """The run is lost at the fifth step in a row above ten times the start, and not at the fourth."""
     found = outcome([1.0, 1.0, *[10.5] * 8], [1.0])
