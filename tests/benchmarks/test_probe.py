@@ -56,7 +56,7 @@ def test_sparse_gradients_are_checked(factor: float, lost: int | None) -> None:
             """Return a loss of one, with a gradient of the factor at step 2."""
             rows: Tensor = self.network(batch % 3).sum()
             if int(batch) == 2:
-                rows.register_hook(lambda gradient: factor * gradient)
+                rows.register_hook(lambda gradient: factor * gradient)  # type: ignore[no-untyped-call]
             return rows - rows.detach() + 1.0
 
     probe = Probe([1.0])
