@@ -13,7 +13,7 @@ from typing import TypeVar, get_args
 
 from benchmarks.diagnosis.case import Case
 from benchmarks.diagnosis.grading import Grade, run_case, table
-from benchmarks.diagnosis.halves import Half, cases
+from benchmarks.diagnosis.halves import NOT_BY_CASE, Half, cases
 from benchmarks.diagnosis.verify import fault_of, named_when_cured
 
 Item = TypeVar("Item")
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--half", choices=[*get_args(Half), "both"], default="both")
     parser.add_argument("--jobs", type=int, default=1, help="number of processes")
     parser.add_argument(
-        "--cases", nargs="*", help="also print a line for each case, or for these; not of the half that is kept back"
+        "--cases", nargs="*", help="also print a line for each case, or for these; not of sets that are only counted"
     )
     parser.add_argument(
         "--log-every-n-steps",
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str]) -> None:
     named = partial(named_when_cured, log_every_n_steps=options.log_every_n_steps)
     halves: list[Half] = ["tuning", "held_out"] if options.half == "both" else [options.half]
     for half in halves:
-        names = options.cases if half != "held_out" else None
+        names = options.cases if half not in NOT_BY_CASE else None
         chosen = [case for case in cases(half) if not names or case.__name__ in names]
         if options.verify:
             faults = with_progress(for_each(fault_of, chosen, options.jobs), len(chosen), half)
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str]) -> None:
                 print(f"{half}, cured: {count} of {len(kinds)} {one or 'without a diagnosis'}")
             continue
         grades = with_progress(for_each(graded, chosen, options.jobs), len(chosen), half)
-        if half != "held_out" and options.cases is not None:
+        if half not in NOT_BY_CASE and options.cases is not None:
             print("\n".join(case_lines(grades)))
         print(f"\n{half}\n")
         print_table(table(grades))

@@ -8,10 +8,11 @@ from functools import cache
 from types import ModuleType
 from typing import Literal
 
-from benchmarks.diagnosis import fifth, fourth, held_out, second, sixth, third, tuning
+from benchmarks.diagnosis import fifth, fourth, held_out, left_out, second, seventh, sixth, third, tuning
 from benchmarks.diagnosis.case import Case
 
-Half = Literal["tuning", "second", "third", "fourth", "fifth", "sixth", "held_out"]
+Half = Literal["tuning", "second", "third", "fourth", "fifth", "sixth", "seventh", "left_out", "held_out"]
+NOT_BY_CASE: tuple[Half, ...] = ("left_out", "held_out")
 
 _PACKAGES = {
     "tuning": tuning,
@@ -20,6 +21,8 @@ _PACKAGES = {
     "fourth": fourth,
     "fifth": fifth,
     "sixth": sixth,
+    "seventh": seventh,
+    "left_out": left_out,
     "held_out": held_out,
 }
 

@@ -18,7 +18,11 @@ from benchmarks.diagnosis.verify import fault_of
 from lightning_gradexplode.records.diagnosis import CAUSE_KINDS, Cause, Diagnosis
 
 HALVES: tuple[Half, ...] = ("tuning", "held_out")
-EVERY_CASE = [*chain.from_iterable(cases(half) for half in (*HALVES, "second", "third", "fourth", "fifth", "sixth"))]
+EVERY_CASE = [
+    *chain.from_iterable(
+        cases(half) for half in (*HALVES, "second", "third", "fourth", "fifth", "sixth", "seventh", "left_out")
+    )
+]
 FIRST_OF_EACH_KIND = [*{case.kinds[0]: case for case in reversed(EVERY_CASE)}.values()]
 
 
