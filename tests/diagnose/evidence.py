@@ -9,6 +9,7 @@ import numpy as np
 
 from lightning_gradexplode.records import (
     BatchFacts,
+    Diagnosis,
     Evidence,
     FieldFacts,
     Finding,
@@ -181,3 +182,8 @@ def operand(at_fault: float | None = None, least: float = -1.0, greatest: float 
 def reproduced(first: Operation, **facts: Any) -> Replay:
     """Return a replay that failed again in an operation."""
     return Replay("reproduced", first=first, **facts)
+
+
+def kinds(diagnosis: Diagnosis) -> list[str]:
+    """Return the kinds of the causes."""
+    return [cause.kind for cause in diagnosis.causes]

@@ -11,10 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.rate_remedies import first_update_ratio, rate_factor
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Evidence, Experiments, OptimizerFacts
 from tests.diagnose.evidence import diverged, growing, history, parameter, run
+from tests.diagnose.growth_examples import OVERSHOOT
 
 NAN = math.nan
 
@@ -141,3 +143,10 @@ def test_a_parabola_far_out_that_does_not_fit_the_first_gradient_does_not_count(
     far = tuple((factor, (factor / 0.2 - 1) ** 2) for factor in (0.0, 0.01, 0.1, 0.3, 1.0))
     misled = replace(evidence, experiments=Experiments(line_search=far))
     assert 0 < 3000 * limit * rate_factor(misled, trend(misled)) < limit
+
+
+def test_the_rate_is_taken_from_the_line_search() -> None:
+    """It is the rate at which the loss was least, between that and what the first update bears if that is lower."""
+    ordinary = history({**growing(), "update_ratio": [0.05] * 12})
+    assert "lr=0.05" in diagnose(diverged(experiments=OVERSHOOT, history=(ordinary,))).remedies[0]
+    assert "lr=0.03" in diagnose(diverged(experiments=OVERSHOOT)).remedies[0]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
-from lightning_gradexplode.diagnose import remedies
+from lightning_gradexplode.diagnose import diagnose, remedies
 from lightning_gradexplode.records import Evidence, OptimizerFacts, Replay, RunFacts
 from lightning_gradexplode.records.replay import NO_REPLAY
 from tests.diagnose.evidence import batch, failed, field, finding, growing, history, run
+from tests.diagnose.fault_examples import FAULTS
 
 
 @pytest.mark.parametrize(("kind", "highest"), [("Adam", 0.01), ("AdamW", 0.01), ("Lion", 0.001), ("RMSprop", 0.01)])
@@ -39,3 +41,9 @@ def test_a_plain_loop_gets_advice_on_how_its_step_can_be_replayed() -> None:
     assert "watch.batch(batch)" in remedies.anomaly_mode(failed(3, run=plain))[0]
     for evidence in (other, failed(3)):
         assert remedies.anomaly_mode(evidence) == ["find the operation with `torch.autograd.set_detect_anomaly(True)`"]
+
+
+def test_a_response_that_is_set_is_not_proposed_again() -> None:
+    """A run that skips already is not told to skip."""
+    evidence = replace(FAULTS["a row of NaN"][1], run=run(on_explosion=("skip",)))
+    assert "skip" not in " ".join(diagnose(evidence).remedies)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.summary import what_happened
 from lightning_gradexplode.records import BatchFacts, Severity
-from tests.diagnose.evidence import NAN, failed, finding
+from tests.diagnose.evidence import NAN, batch, failed, field, finding
+from tests.diagnose.fault_examples import FAULTS
 
 
 def test_the_batch_stands_beside_the_step_that_it_belongs_to() -> None:
@@ -22,3 +24,15 @@ def test_no_batch_stands_beside_an_earlier_step() -> None:
     text = what_happened(replace(evidence, findings=(warning, *evidence.findings)))
     assert text.startswith("At step 8 the loss is NaN")
     assert "batch 28" not in text
+
+
+def test_a_harmless_incident_is_called_harmless() -> None:
+    """A NaN loss with gradients of zero is said to leave the weights alone."""
+    assert "no weight" in diagnose(FAULTS["all labels ignored"][1]).what
+
+
+def test_a_batch_that_is_not_known_is_not_called_finite() -> None:
+    """A loop may pass no batch, whose facts then have no field."""
+    for facts, is_said in (batch(), False), (batch(field()), True):
+        found = diagnose(replace(failed(9), batch=facts))
+        assert any("holds no NaN" in one for one in found.causes[0].evidence) is is_said

@@ -6,9 +6,22 @@ import math
 
 import pytest
 
+from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.causes.accumulation import UNCLEARED, accumulated_gradients
-from lightning_gradexplode.records import Experiments
-from tests.diagnose.evidence import calm, diverged, growing, history, parameter, run
+from lightning_gradexplode.records import Experiments, LossTerm, Replay
+from tests.diagnose.evidence import (
+    batch,
+    calm,
+    diverged,
+    field,
+    growing,
+    history,
+    kinds,
+    labels,
+    operand,
+    parameter,
+    run,
+)
 
 
 @pytest.mark.parametrize("micro_batches", [1, 4])
@@ -54,3 +67,12 @@ def test_many_passes_of_a_step_are_a_sum_unless_they_are_divided(
     found = accumulated_gradients(diverged(history=(history(quantities),), run=facts))
     assert (None if found is None else found.confidence) == confidence
     assert found is None or "loss / 8" in found.remedies[0]
+
+
+def test_a_sum_in_place_of_a_mean_is_known_by_its_size() -> None:
+    """A squared error above the largest square of a difference can only be a sum; one that overflows is none."""
+    operands = (operand(None, -5.0, 5.0, shape=(256, 3)), operand(None, -2.0, 2.0, shape=(256, 3)))
+    for value, named in ((9000.0, True), (40.0, False), (float("inf"), False)):
+        term = LossTerm("mse_loss", operands, value=value)
+        found = diagnose(diverged(batch=batch(field(), labels()), replay=Replay("finite", losses=(term,))))
+        assert ("accumulated-gradients" in kinds(found)) is named

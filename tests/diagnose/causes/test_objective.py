@@ -8,11 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.causes.objective import copied_module, loss_without_floor, moving_target
 from lightning_gradexplode.diagnose.causes.optimization import learning_rate
 from lightning_gradexplode.diagnose.trends import largest_reach
-from lightning_gradexplode.records import Evidence, LossTerm, OptimizerFacts, Replay
-from tests.diagnose.evidence import batch, diverged, field, finding, growing, history, operand, parameter, run
+from lightning_gradexplode.records import Evidence, Experiments, LossTerm, OptimizerFacts, Replay
+from tests.diagnose.evidence import batch, diverged, field, finding, growing, history, kinds, operand, parameter, run
+from tests.diagnose.growth_examples import OVERSHOOT
 
 
 def facts(names: Sequence[str], untrained: str = "", count: int = 2) -> object:
@@ -128,3 +130,11 @@ def test_the_reach_of_a_step_that_diverges_on_a_parabola_is_four_and_more(rate: 
     assert reach is not None
     assert reach == pytest.approx(2 * rate)
     assert reach >= 4
+
+
+def test_a_loss_that_climbs_from_the_start_of_the_update_has_moving_targets() -> None:
+    """No step along its own gradient raises a loss to first order, however long it is: the targets move with it."""
+    climbing = Experiments(line_search=((0.0, 2.0), (0.01, 2.1), (0.1, 3.0), (0.3, 6.0), (1.0, 90.0)))
+    plain = run(optimizers=(OptimizerFacts("SGD", groups=({"lr": 0.5},)),))
+    assert kinds(diagnose(diverged(experiments=climbing, run=plain)))[0] == "moving-target"
+    assert kinds(diagnose(diverged(experiments=OVERSHOOT, run=plain)))[0] == "learning-rate"

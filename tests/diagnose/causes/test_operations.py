@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.causes.operations import forward_overflow, undefined_operation
 from lightning_gradexplode.records import Replay
 from tests.diagnose.evidence import diverged, failed, finding, operand, operation, reproduced
@@ -80,3 +83,12 @@ def test_a_root_beside_squares_is_the_operation_without_a_slope(names: tuple[str
     replay = Replay("not-possible", operation_names=names)
     found = undefined_operation(failed(4, "nonfinite-gradient", findings=(gradient,), replay=replay))
     assert (None if found is None else found.where) == place
+
+
+def test_an_infinite_loss_is_no_mean_over_nothing() -> None:
+    """A loss that is NaN and has no gradient may be one, with little confidence; an infinite one is none."""
+    harmless = failed(9, update_is_harmless=True)
+    (cause, *_) = diagnose(harmless).causes
+    assert (cause.kind, cause.confidence) == ("empty-reduction", 0.5)
+    infinite = replace(harmless, findings=(finding("nonfinite-loss", 9, value=float("inf")),))
+    assert diagnose(infinite).causes[0].kind == "unknown"

@@ -1,0 +1,31 @@
+"""A learning rate that is too high."""
+
+from __future__ import annotations
+
+from lightning_gradexplode.diagnose import diagnose
+from lightning_gradexplode.records import Attempt
+from tests.diagnose.evidence import diverged, growing, history, kinds
+from tests.diagnose.growth_examples import NO_OVERSHOOT, OVERSHOOT
+
+
+def test_no_overshoot_rules_the_rate_out() -> None:
+    """If the update lowers the loss of its own batch, the rate is not named."""
+    assert "learning-rate" not in kinds(diagnose(diverged(experiments=NO_OVERSHOOT)))
+
+
+def test_lower_rates_that_ended_the_same_way_rule_the_rate_out() -> None:
+    """Rollbacks at ever lower rates that did not help disprove the rate."""
+    tried = tuple(Attempt(step, "rollback", helped=False) for step in range(10))
+    assert "learning-rate" not in kinds(diagnose(diverged(experiments=OVERSHOOT, attempts=tried)))
+
+
+def test_two_rollbacks_do_not_rule_the_rate_out() -> None:
+    """A rate far too high is still too high after it was halved twice."""
+    tried = tuple(Attempt(step, "rollback") for step in range(2))
+    assert "learning-rate" in kinds(diagnose(diverged(experiments=OVERSHOOT, attempts=tried)))
+
+
+def test_weights_that_keep_their_size_are_no_overshoot() -> None:
+    """A loss that rises while weights and updates stay small is not blamed on the rate."""
+    flat = {**growing(), "weight_norm": [8.0 - 0.1 * step for step in range(12)], "update_ratio": [0.001] * 12}
+    assert "learning-rate" not in kinds(diagnose(diverged(history=(history(flat),))))
