@@ -23,6 +23,8 @@ from lightning_gradexplode.report.axes import Axis, axis_for
 HEALTHY_UPDATE_RATIO = (1e-4, 1e-2)
 """The usual range of the update ratio: a decade on each side of 0.001."""
 
+CONTEXT = 100
+"""Smallest number of steps before the first sign that a time chart shows at first, so that a slow rise is visible."""
 
 MOST_LOSSES = 3
 """Largest number of logged losses that are drawn if the loss itself is unknown."""
@@ -155,9 +157,9 @@ def _losses(history: History) -> dict[str, str]:
 def _marks(content: ReportContent, steps: IntArray) -> Iterator[Mark]:
     recorded = set(steps.tolist())
     diagnosis = content.diagnosis
-    if diagnosis is not None:
-        yield Mark(began(diagnosis), "since", f"first sign at step {began(diagnosis)}")
     critical = next((one for one in content.evidence.findings if one.severity is Severity.CRITICAL), None)
+    if diagnosis is not None and (critical is None or critical.step != began(diagnosis)):
+        yield Mark(began(diagnosis), "since", f"first sign at step {began(diagnosis)}")
     if critical is not None:
         yield Mark(critical.step, "critical", f"first critical finding at step {critical.step}")
     for finding in content.findings:
@@ -173,7 +175,7 @@ def _view(steps: IntArray, content: ReportContent) -> tuple[int, int]:
     if content.diagnosis is None:
         return first, last
     since = began(content.diagnosis)
-    context = max(30, 2 * (last - since))
+    context = max(CONTEXT, 2 * (last - since))
     return max(first, since - context), last
 
 

@@ -33,7 +33,7 @@ def base_layout(height: int) -> Figure:
     return {
         "height": height,
         "margin": {"l": 56, "r": 12, "t": 24, "b": 34},
-        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "var(--muted)"},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "var(--muted)", "activecolor": "var(--text)"},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"color": "var(--text)", "size": 12, "family": "system-ui, sans-serif"},

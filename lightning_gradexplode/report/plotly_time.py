@@ -24,7 +24,7 @@ def time_figure(chart: TimeChart) -> Figure:
         "hovermode": "x",
         "legend": {"orientation": "h", "y": -0.28 / max(count, 1), "yanchor": "top", "x": 0},
         "annotations": [],
-        "shapes": [mark_line(mark) for mark in chart.marks if mark.is_line],
+        "shapes": [{**mark_line(mark), "layer": "below"} for mark in chart.marks if mark.is_line],
         "xaxis": {
             **GRID,
             "range": [chart.view[0] - 0.5, chart.view[1] + 0.5],
@@ -47,7 +47,8 @@ def time_figure(chart: TimeChart) -> Figure:
         traces += _traces(chart, panel, f"y{suffix}")
         if panel.band is not None:
             layout["shapes"].append(_band(panel, f"y{suffix}"))
-    traces += [_points(chart, kind, "y") for kind in _SYMBOLS if any(mark.kind == kind for mark in chart.marks)]
+    if chart.panels:
+        traces += [_points(chart, kind) for kind in _SYMBOLS if any(mark.kind == kind for mark in chart.marks)]
     return {"data": traces, "layout": layout}
 
 
@@ -95,19 +96,22 @@ def _traces(chart: TimeChart, panel: Panel, axis: str) -> list[Figure]:
     return traces
 
 
-def _points(chart: TimeChart, kind: str, axis: str) -> Figure:
+def _points(chart: TimeChart, kind: str) -> Figure:
+    """Return the symbols of findings or responses, at the lower end of the first panel."""
     marks = [mark for mark in chart.marks if mark.kind == kind]
-    low = chart.panels[0].axis.low if chart.panels else 0.0
+    axis = chart.panels[0].axis
+    # Responses are above findings, which may be at the same step.
+    height = axis.low + (0.12 * (axis.high - axis.low) if kind == "response" else 0.0)
     return {
         "type": "scatter",
         "mode": "markers",
         "name": {"finding": "findings", "response": "responses"}[kind],
         "x": [mark.step for mark in marks],
-        "y": [low] * len(marks),
+        "y": [height] * len(marks),
         "text": [escape(mark.text) for mark in marks],
         "hovertemplate": "%{text}<extra></extra>",
         "marker": {"symbol": _SYMBOLS[kind], "size": 9, "color": f"var(--{kind})"},
-        "yaxis": axis,
+        "yaxis": "y",
         "cliponaxis": False,
     }
 

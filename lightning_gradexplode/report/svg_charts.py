@@ -147,9 +147,10 @@ def _marks(marks: Iterable[Mark], first: int, last: int, bottom: int) -> Iterabl
             if mark.is_line:
                 yield _vertical(x, 20, bottom, mark)
             else:
-                symbol = {"finding": "\u25be", "response": "\u2605"}[mark.kind]
+                # Responses are above findings, which may be at the same step.
+                symbol, y = {"finding": ("\u25be", bottom), "response": ("\u2605", bottom - 12)}[mark.kind]
                 yield (
-                    f'<text class="{mark.kind}" x="{x:.1f}" y="{bottom}" text-anchor="middle">{symbol}'
+                    f'<text class="{mark.kind}" x="{x:.1f}" y="{y}" text-anchor="middle">{symbol}'
                     f"<title>{escape(mark.text)}</title></text>"
                 )
 

@@ -87,14 +87,18 @@ def finding(step: int, sign: str, severity: Severity, where: str | None = None, 
     return Finding(step, sign, severity, where, value, 1.0, f"{sign.replace('-', ' ')}: {value:.4g}")
 
 
-def growing(count: int = 75) -> ReportContent:
-    """Return an explosion that grows over twenty steps, in a network of some parameters."""
+def growing(count: int = 75, since: int = 95) -> ReportContent:
+    """Return an explosion that grows over the last steps, in a network of some parameters.
+
+    Args:
+        count: Number of parameters.
+        since: The step of the first sign.
+    """
     names = names_of(count)
     marked = 2 * count // 3
     where = names[marked]
-    history = history_of(names, 120 if count < 500 else 60, 95 if count < 500 else 45, 4.0, marked, clip_val=1.0)
+    history = history_of(names, since + 25, since, 4.0, marked, clip_val=1.0)
     history.values["grad_norm_clipped"] = np.minimum(history.values["grad_norm"], 1.0)  # type: ignore[index]
-    since = 95 if count < 500 else 45
     findings = (
         finding(3, "unstable-loss", Severity.WARNING),
         finding(since, "gradient-spike", Severity.WARNING, where),

@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from lightning_gradexplode.measure.histograms import measure_histogram
-from lightning_gradexplode.records import Activation, Histogram, Replay, ReportContent
+from lightning_gradexplode.records import Activation, Attempt, Histogram, Replay, ReportContent
 from lightning_gradexplode.report import svg_charts
 from lightning_gradexplode.report.charts import gradient_spread, layer_gains, time_chart
 from lightning_gradexplode.report.plotly_bars import gain_figure, spread_figure
 from lightning_gradexplode.report.plotly_heatmap import heatmap_figure
 from lightning_gradexplode.report.plotly_time import time_figure
 from lightning_gradexplode.report.rows import rows
+from lightning_gradexplode.report.svg_charts import time_svg
 from tests.report import examples
 
 plotly = pytest.importorskip("plotly.graph_objects")
@@ -68,13 +69,37 @@ def test_a_negative_loss_is_in_the_chart() -> None:
 
 
 def test_an_explosion_of_one_step_fills_the_chart() -> None:
-    """The steps before it are shown, and the step whose loss is NaN is marked in the panels."""
+    """The steps before it are shown, the step whose loss is NaN is marked in the panels, and one line marks it."""
     content = examples.at_once()
     chart = time_chart(content.evidence.history[0], content)
     assert chart is not None
-    assert chart.view == (9, 39)
+    assert chart.view == (0, 39)
     assert [panel.nonfinite.tolist() for panel in chart.panels[:2]] == [[39], [39]]
-    assert {mark.kind for mark in chart.marks} == {"since", "critical", "finding"}
+    assert [mark.kind for mark in chart.marks if mark.is_line] == ["critical"]
+    assert {mark.kind for mark in chart.marks} == {"critical", "finding"}
+
+
+def test_a_slow_rise_before_the_first_sign_is_in_the_view() -> None:
+    """At least a hundred steps before the first sign are shown at first, and all after it."""
+    content = examples.growing(5, 195)
+    (history,) = content.evidence.history
+    chart = time_chart(history, content)
+    assert chart is not None
+    assert chart.view == (95, history.step[-1])
+
+
+def test_a_response_is_drawn_above_a_finding_of_its_step() -> None:
+    """The symbols of one step do not cover each other, interactive or plain."""
+    content = examples.at_once()
+    attempt = Attempt(step=39, action="stop", detail="training is stopped")
+    content = replace(content, evidence=replace(content.evidence, attempts=(attempt,)))
+    chart = time_chart(content.evidence.history[0], content)
+    assert chart is not None
+    points = {one["name"]: one for one in time_figure(chart)["data"]}
+    assert points["responses"]["x"][0] in points["findings"]["x"]
+    assert points["responses"]["y"][0] > points["findings"]["y"][0]
+    heights = dict(re.findall(r'<text class="(finding|response)" x="[^"]+" y="(\d+)"', time_svg(chart)))
+    assert int(heights["response"]) < int(heights["finding"]) - 10
 
 
 def test_all_panels_of_a_run_have_one_time_axis() -> None:

@@ -108,7 +108,9 @@ def test_one_bad_element_is_written_in_the_singular(tmp_path: Path) -> None:
 
 def test_captions_explain_only_what_is_drawn() -> None:
     """A healthy run has no line of an incident and no button that leads back to it; an explosion has both."""
-    pages = {name: page(content) for name, content in {"ok": examples.healthy(), "bad": examples.growing(5)}.items()}
+    pages = {
+        name: page(content) for name, content in {"ok": examples.healthy(), "bad": examples.growing(5, 195)}.items()
+    }
     for text in ("the first critical finding", "responses", "around the incident"):
         assert text in pages["bad"]
         assert text not in pages["ok"]
