@@ -8,8 +8,8 @@ percent. The figures are given separately for kinds of training that the constan
 (`CHOSEN_ON`) and for kinds that were left out.
 
 Runs are kept on disk (``benchmarks/.cache``) until the code they come from changes; ``--jobs`` trains in parallel.
-``--sample 3`` takes every third family of each side: exploding or healthy, of kinds chosen on or left out. ``--fresh``
-and ``--newest`` take other families, of kinds that the others do not have; ``--newest A`` and ``--newest B`` take
+``--sample 3`` takes every third family of each side: exploding or healthy, of kinds chosen on or left out. ``--fresh``,
+``--newest`` and ``--later`` take other families, of kinds that the others do not have; with ``A`` or ``B`` they take
 every second of these kinds, in the order of their names.
 """
 
@@ -37,7 +37,7 @@ from torch.optim import Optimizer
 
 import lightning_gradexplode
 from benchmarks import clippers
-from benchmarks.scenarios import FAMILIES, FRESH, NEWEST, Family
+from benchmarks.scenarios import FAMILIES, FRESH, LATER, NEWEST, Family
 from benchmarks.scenarios.family import Setup
 from benchmarks.scenarios.module import Adversaries
 from benchmarks.scenarios.probe import losses_before
@@ -72,6 +72,9 @@ CHOSEN_ON = frozenset(
     ]
 )
 """Kinds of families on which the constants of ``clip="auto"`` were chosen."""
+
+HALVES = {"A": slice(0, None, 2), "B": slice(1, None, 2), "both": slice(None)}
+"""Kinds of a half, of the sorted ones."""
 
 KEPT = 0.9
 """Share of the improvement of the hand-tuned run that a saved run reaches."""
@@ -169,7 +172,7 @@ Job = tuple[str, int, str, float]
 def ending(job: Job) -> Ending:
     """Return a run from the cache; it is trained if it is missing or if its code has changed."""
     name, seed, remedy, factor = job
-    family = next(family for family in (*FAMILIES, *FRESH, *NEWEST) if family.name == name)
+    family = next(family for family in (*FAMILIES, *FRESH, *NEWEST, *LATER) if family.name == name)
     path = CACHE / f"{name}-{seed}-{_slug(remedy)}-{factor:g}-{_source(family, remedy)}.json"
     if path.exists():
         return Ending(**json.loads(path.read_text()))
@@ -304,14 +307,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--remedies", nargs="*", help="names of remedies; all if not given")
     parser.add_argument("--sample", type=int, default=1, help="take every so many families of each side; 1 for all")
     parser.add_argument("--fresh", action="store_true", help="take the families that were written for this program")
-    parser.add_argument("--newest", choices=["A", "B", "both"], help="take the families of this half, or of both")
+    for name in ("newest", "later"):
+        parser.add_argument(f"--{name}", choices=[*HALVES], help=f"take this half of the {name} families, or both")
     options = parser.parse_args(arguments)
     seeds, remedies = range(options.seeds), options.remedies or [*REMEDIES]
-    chosen = [
-        family
-        for family in (newest(options.newest) if options.newest else FRESH if options.fresh else FAMILIES)
-        if not options.families or family.name in options.families
-    ]
+    families: Sequence[Family] = FRESH if options.fresh else FAMILIES
+    if options.newest or options.later:
+        families = half(NEWEST, options.newest) if options.newest else half(LATER, options.later)
+    chosen = [family for family in families if not options.families or family.name in options.families]
     ill = [family for family in chosen if family.expected == "explodes" and family.name not in NOT_SAVABLE]
     well = [family for family in chosen if family.expected == "healthy"]
     ill, well = _sample(ill, options.sample), _sample(well, options.sample)
@@ -331,11 +334,10 @@ def main(arguments: Sequence[str]) -> None:
             _print_hurt(results, some_well, seeds, [remedy for remedy in remedies if remedy != "no remedy"])
 
 
-def newest(half: str) -> list[Family]:
-    """Return the families of `NEWEST` of every second kind, in the order of the kinds' names, or of all."""
-    kinds = sorted({family.kind for family in NEWEST})
-    taken = {"A": kinds[::2], "B": kinds[1::2], "both": kinds}[half]
-    return [family for family in NEWEST if family.kind in taken]
+def half(families: Sequence[Family], name: str) -> list[Family]:
+    """Return the families of every second kind, in the order of the kinds' names, or of all."""
+    kinds = sorted({family.kind for family in families})[HALVES[name]]
+    return [family for family in families if family.kind in kinds]
 
 
 def _sample(families: Sequence[Family], every: int) -> list[Family]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pytorch_lightning import seed_everything
 
-from benchmarks.scenarios import FAMILIES, FRESH, KEPT_BACK, NEWEST, Family
+from benchmarks.scenarios import FAMILIES, FRESH, KEPT_BACK, LATER, NEWEST, STUDIED, UNTOUCHED, Family
 from benchmarks.scenarios import recording as scenario_recording
 from benchmarks.scenarios.recording import fit, record, recorded
 from benchmarks.scenarios.replay import replay
@@ -44,6 +44,14 @@ def test_newest_families_are_of_kinds_that_no_other_family_has() -> None:
     kinds = sorted(family.kind for family in NEWEST)
     for expected in ("explodes", "healthy"):
         assert sorted(family.kind for family in NEWEST if family.expected == expected) == sorted(set(kinds))
+
+
+def test_later_families_are_of_kinds_that_no_other_family_has() -> None:
+    """No constant can have been chosen on their kinds: sixteen runs explode, twelve are healthy."""
+    others = (*FAMILIES, *FRESH, *KEPT_BACK, *NEWEST, *STUDIED, *UNTOUCHED)
+    assert not {family.name for family in LATER} & {family.name for family in others}
+    assert not {family.kind for family in LATER} & {family.kind for family in others}
+    assert [sum(family.expected == one for family in LATER) for one in ("explodes", "healthy")] == [16, 12]
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family.where], ids=lambda family: family.name)
