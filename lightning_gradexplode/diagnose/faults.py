@@ -36,6 +36,7 @@ _SPREADS = {"std", "var", "var_mean", "std_mean"}
 _POLES = {"log", "log2", "log10", "log1p", "div", "true_divide", "reciprocal", "rsqrt", "logit", "special_logit",
           "atanh", "erfinv", "xlogy", "special_xlogy", "lgamma", "digamma", "tan", "log_ndtr"}  # fmt: skip
 DIVISIONS = {"div", "true_divide", "reciprocal", "remainder", "fmod", "floor_divide"}
+_ARITHMETIC = {"add", "div", "full", "mul", "sub"}
 _SOFTMAXES = {"softmax", "log_softmax", "safe_softmax", "masked_softmax", "logsumexp", "scaled_dot_product_attention"}
 _MATRIX = ("linalg", "cholesky", "inverse", "svd", "eigh", "logdet", "slogdet")
 _MATRIX_CALL = re.compile(r"\b(logdet|slogdet|cholesky|inverse|pinv|svd|eigh|linalg\.(inv|solve|det|lstsq))\(")
@@ -81,7 +82,31 @@ def fault_of(
             "step of the input).",
             "drop samples whose target is longer than the input, or set `zero_infinity=True` in the CTC loss",
         )
-    return _empty(operation, name) or _undefined(operation, name) or _overflow(operation, name, needed, names)
+    return (
+        _constant(operation, name)
+        or _empty(operation, name)
+        or _undefined(operation, name)
+        or _overflow(operation, name, needed, names)
+    )
+
+
+def _constant(operation: Operation, name: str) -> Fault | None:
+    """Return the fault of an operation that a number or a tensor was handed to that is not finite itself."""
+    # An infinite argument of another operation, such as the order of a norm, is meant to be.
+    numbers = [one for one in operation.scalars if math.isnan(one) or (math.isinf(one) and name in _ARITHMETIC)]
+    held = sum(one.nan_count for one in operation.inputs)
+    if operation.phase == "backward" or not (numbers or held):
+        return None
+    what = f"the number {numbers[0]:g}" if numbers else "a tensor with NaN"
+    is_infinite = bool(numbers) and math.isinf(numbers[0])
+    check = "math.isfinite(float(value))" if numbers else "torch.isfinite(value).all()"
+    return Fault(
+        "undefined",
+        f"`{name}` was given {what}, which no operation of the step has made.",
+        remedy_for("mul")
+        if is_infinite
+        else f"make this constant finite where it is computed, and check it there: `assert {check}`",
+    )
 
 
 def _hidden(hidden: Operation, needed: float) -> Fault:
@@ -155,7 +180,8 @@ def _undefined(operation: Operation, name: str) -> Fault | None:
             "leave at least one place of each row unmasked: `mask = mask & ~mask.all(dim=-1, keepdim=True)`, or drop "
             "samples that are all padding",
         )
-    if name.startswith(_MATRIX) or re.search(_MATRIX_CALL, operation.expression or ""):
+    is_matrix = name.startswith(_MATRIX) and not name.endswith("_norm")
+    if is_matrix or re.search(_MATRIX_CALL, operation.expression or ""):
         return Fault(
             "undefined",
             f"`{name}` met a matrix that is singular, or has equal singular values, which leave it without a slope.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -34,6 +35,15 @@ FAULTS: dict[str, tuple[str, str, tuple[Any, ...], dict[str, Any]]] = {
     "exp of 100": ("overflow", "exp", (operand(100.0, greatest=100.0),), {"result": "inf"}),
     "the square of 1e20": ("overflow", "pow", (operand(1e20, greatest=1e20),), {"result": "inf"}),
     "a large matrix product": ("overflow", "addmm", (operand(None, greatest=1e25),), {"result": "inf"}),
+    "a factor that is NaN": ("undefined", "mul", (operand(0.5),), {"scalars": (math.nan,)}),
+    "an infinite factor": ("undefined", "mul", (operand(0.5),), {"scalars": (math.inf,), "result": "inf"}),
+    "a tensor of NaN": ("undefined", "mul", (operand(0.5), operand(None, nan_count=1)), {}),
+    "the largest element as a norm": (
+        "overflow",
+        "linalg_vector_norm",
+        (operand(1e30, greatest=1e30),),
+        {"scalars": (math.inf,), "result": "inf"},
+    ),
     "a CTC loss": ("alignment", "_ctc_loss", (operand(None),), {"result": "inf"}),
 }
 

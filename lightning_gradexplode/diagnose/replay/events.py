@@ -114,7 +114,8 @@ def inherited(bad_inputs: Sequence[Input], made_nan: bool, *, is_backward: bool)
 
     Returns:
         The origin of an input's values; None if the operation made them: out of finite values, NaN out of infinities
-        that were meant to be, or in the backward pass out of what the forward pass had hidden.
+        that were meant to be, or in the backward pass out of what the forward pass had hidden. Of NaN whose origin is
+        not known, such as a constant of the user's own, the operation that takes it is the first that can be named.
     """
     events = [one.origin.event for one in bad_inputs if one.origin.event is not None]
     if not bad_inputs or (is_backward and not any(one.is_backward for one in events)):
@@ -126,7 +127,7 @@ def inherited(bad_inputs: Sequence[Input], made_nan: bool, *, is_backward: bool)
     computed = [one for one in like or events if not one.is_fill]
     if computed:
         return Origin(earliest(computed))
-    if not alike:
+    if not alike or (made_nan and all(one is UNKNOWN for one in alike)):
         return None
     return next((one for one in alike if one.source is not None), alike[0])
 

@@ -5,6 +5,7 @@ The line at fault ends in ``# fault``. Each step is a function of a module, a ba
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -158,6 +159,11 @@ def mask_times_minus_infinity(model: Any, x: Tensor, _: int) -> Any:
     padding = at_row(2, 0.0) == 0
     bias = padding * -INF  # fault
     return torch.softmax(model(x) + bias, dim=1).square().sum()
+
+
+@failing("loss", "mul")
+def constant_that_is_not_a_number(model: Any, x: Tensor, _: int) -> Any:
+    return (model(x).square() * torch.tensor([1.0, math.nan, 1.0])).sum()  # fault
 
 
 @failing("loss", "exp", result="inf", rows=(1,))
