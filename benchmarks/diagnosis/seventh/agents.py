@@ -46,7 +46,7 @@ class ScaledBeforeItsLogarithm(Case):
 
     # github.com/philtabor/Actor-Critic-Methods-Paper-To-Code/issues/7
     kinds = ("undefined-operation",)
-    places = "log"
+    places = ("log",)
     good = 1.0
     scales_inside = False
     cure = settings(scales_inside=True)
