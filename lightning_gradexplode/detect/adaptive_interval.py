@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
-from lightning_gradexplode.records import StepRecord
 from lightning_gradexplode.records.state import Stateful
 
 
@@ -47,10 +46,14 @@ class AdaptiveInterval(Stateful):
         """Schedule a measurement of the weights after the next step, since it is too late for this one."""
         self._wait = 0
 
-    def due(self, record: StepRecord) -> bool:
-        """Return whether the weights are to be measured after this step; to be called once per step, before it."""
+    def due(self, loss: float | None, norm: float | None) -> bool:
+        """Return whether the weights are to be measured after this step; to be called once per step, before it.
+
+        Args:
+            loss: The loss of the step.
+            norm: Its gradient norm.
+        """
         self._wait -= 1
-        norm, loss = record.grad_norm, record.loss
         unusual_norm = unusual_loss = False
         if norm:
             unusual_norm = not norm < math.inf or _is_unusual(self._norms, math.log(norm), math.log(2.0))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-from lightning_gradexplode.records import StepRecord
-
 
 class CalmRange:
     """The largest loss and the largest gradient norm of usual steps.
@@ -23,9 +21,8 @@ class CalmRange:
         self._block = self._before = -math.inf, -math.inf
         self._loss = self._norm = -math.inf
 
-    def contains(self, record: StepRecord) -> bool:
+    def contains(self, loss: float | None, norm: float | None) -> bool:
         """Return whether the loss and the gradient norm of a step are within the range, and record them."""
-        loss, norm = record.loss, record.grad_norm
         if loss is None or norm is None or not (math.isfinite(loss) and math.isfinite(norm)):
             return False
         is_calm = loss <= self._loss and norm <= self._norm

@@ -1,8 +1,4 @@
-"""All detectors of one optimizer, each called once per step, with the baselines that they share.
-
-Most steps can show no rise. They are held, and evaluated with a later step in one go: between two steps of a network,
-the processor's caches lose the code of all detectors, and to fetch it again takes longer than to execute it.
-"""
+"""All detectors of one optimizer, each called once per step, with the baselines that they share."""
 
 from __future__ import annotations
 
@@ -41,7 +37,7 @@ class DetectorSet(Stateful):
         unsaved: Signs of the detectors whose state could not be saved.
     """
 
-    not_saved = ("_waiting", "_loss_is_known", "_values_of", "_held", "_is_held", "_is_quiet", "_calm_range")
+    not_saved = ("_waiting", "_loss_is_known", "_values_of", "_is_quiet", "_calm_range")
 
     def __init__(self, detectors: Sequence[Detector]) -> None:
         self.detectors = [copied(detector) for detector in detectors]
@@ -52,8 +48,6 @@ class DetectorSet(Stateful):
         self._values_of = operator.attrgetter("step", "step", *self.reads)  # always a tuple
         self._waiting: list[Detector] = []
         self._loss_is_known = False
-        self._held: list[tuple[StepRecord, StepRecord | None]] = []
-        self._is_held = False
         self._is_quiet = False
         self._calm_range = CalmRange()
         self._reset()
@@ -81,61 +75,30 @@ class DetectorSet(Stateful):
         """Whether the norms of the weights are needed after a step that is not read yet."""
         return self._interval.overdue
 
-    def begin(self, record: StepRecord, may_be_held: bool = False) -> list[Finding]:
-        """Return what a new step shows before the optimizer steps, and set `needs_weights`.
+    def examine(self, loss: float | None, grad_norm: float | None) -> bool:
+        """Set `needs_weights` for a new step, and return whether the step can show no rise.
 
-        Args:
-            record: The step.
-            may_be_held: Whether the step may be evaluated later, after at most the longest interval between two
-                measurements of the weights. It is if its loss is at most one unit above its start, loss and gradient
-                norm are in the `CalmRange`, nothing else is measured, and the last evaluated step was no warning.
-
-        Returns:
-            The findings of the steps that were held, and of this step unless it is held.
+        If nothing else is measured of it, such a step may be evaluated by `evaluate` later, in order with the others.
+        Its loss is at most one unit above the start, loss and gradient norm are in the `CalmRange`, its weights are not
+        needed, and the last evaluated step was no warning.
         """
         try:
-            self.needs_weights = self._interval.due(record)
+            self.needs_weights = self._interval.due(loss, grad_norm)
         except Exception as error:
             self._start_fresh(error)
-        self._is_held = self._calm_range.contains(record) and may_be_held and self._can_be_held(record)
-        if self._is_held:
-            self._held.append((record, None))
-            return []
-        return [*self.evaluate_held(), *self._begin(record)] if self._held else self._begin(record)
+        is_inside = self._calm_range.contains(loss, grad_norm)
+        is_low = loss is not None and loss <= self._baselines.loss.above(units=1.0)
+        return is_inside and is_low and self._is_quiet and not self.needs_weights
 
-    def proceed(self, record: StepRecord, came_late: bool = False) -> list[Finding]:
-        """Return what a step shows once it is over, by the detectors whose numbers were not known before.
+    def begin(self, record: StepRecord, is_new: bool = True) -> list[Finding]:
+        """Return what a step shows before the optimizer steps.
 
         Args:
             record: The step.
-            came_late: Whether the optimizer had stepped before `begin` was called.
+            is_new: Whether `examine` was not called for it.
         """
-        if not self._is_held:
-            return self._proceed(record, came_late)
-        self._held[-1] = self._held[-1][0], record
-        return [] if record.weight_norm is None else self.evaluate_held()
-
-    def evaluate_held(self) -> list[Finding]:
-        """Return what the steps show that are held, oldest first."""
-        held, self._held, self._is_held = self._held, [], False
-        findings: list[Finding] = []
-        for before, after in held:
-            findings += self._begin(before)
-            if after is not None:
-                findings += self._proceed(after, came_late=False)
-        return findings
-
-    def _can_be_held(self, record: StepRecord) -> bool:
-        return (
-            self._is_quiet
-            and not self.needs_weights
-            and record.grad_max is None
-            and record.module_gradients is None
-            and record.loss is not None
-            and record.loss <= self._baselines.loss.above(units=1.0)
-        )
-
-    def _begin(self, record: StepRecord) -> list[Finding]:
+        if is_new:
+            self.examine(record.loss, record.grad_norm)
         self._waiting = self.detectors
         try:
             self._update_before(record)
@@ -148,12 +111,22 @@ class DetectorSet(Stateful):
             self._grad_norms.update(norms)
         return findings
 
-    def _proceed(self, record: StepRecord, came_late: bool) -> list[Finding]:
+    def proceed(self, record: StepRecord, came_late: bool = False) -> list[Finding]:
+        """Return what a step shows once it is over, by the detectors whose numbers were not known before.
+
+        Args:
+            record: The step.
+            came_late: Whether the optimizer had stepped before `begin` was called.
+        """
         try:
             self._update_after(record, came_late)
         except Exception as error:
             self._start_fresh(error)
         return self._check(record) if self._waiting else []
+
+    def evaluate(self, record: StepRecord) -> list[Finding]:
+        """Return what a step shows that is over, and for which `examine` was called before."""
+        return [*self.begin(record, is_new=False), *self.proceed(record)]
 
     def _update_before(self, record: StepRecord) -> None:
         self._loss_is_known = record.loss is not None

@@ -16,6 +16,7 @@ from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.details import GradientDetails
 from lightning_gradexplode.measure.gradients import GradientReading
 from lightning_gradexplode.measure.parameters import ParameterSet
+from lightning_gradexplode.measure.reading import widest_type
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,6 +32,7 @@ class AccumulatedReading:
         is_scaled: Whether the gradients in memory are multiplied by it.
         backward_passes: Number of backward passes since the gradients were cleared, None if that is unknown.
         device_loss: The loss on its device, where the processes exchange it there.
+        host_losses: The losses of further micro-batches, which are known.
     """
 
     gradients: GradientReading
@@ -41,15 +43,17 @@ class AccumulatedReading:
     is_scaled: bool
     backward_passes: int | None = None
     device_loss: Tensor | None = None
+    host_losses: Sequence[float] = ()
 
     @property
     def loss(self) -> float | None:
         """The mean loss of the micro-batches, unscaled; None if none is known."""
-        if not self.losses:
+        count = len(self.host_losses) + self.losses
+        if not count:
             return None
-        total = sum(self.gradients.scalars[: self.losses])
+        total = sum(self.host_losses) + (sum(self.gradients.scalars[: self.losses]) if self.losses else 0.0)
         scale = (self.scale or 1.0) if self.has_scale else 1.0
-        return total / scale * self.micro_batches / self.losses
+        return total / scale * self.micro_batches / count
 
     @property
     def scale(self) -> float | None:
@@ -75,7 +79,8 @@ class AccumulationWindow:
     def __init__(self, loop: TrainingLoop) -> None:
         self._loop = loop
         self._counts_end_of_backward = loop.counts_end_of_backward
-        self._losses: list[Tensor] = []
+        self._host_losses: list[float] = []
+        self._losses: list[Tensor] = []  # those on accelerators
         self._early: dict[int, GradientReading] = {}
         self._losses_are_read = False
         self.backward_passes = 0
@@ -83,27 +88,32 @@ class AccumulationWindow:
         self._remembered: tuple[Tensor, weakref.ref[Tensor], int] | None = None
         self._versions = WeakTensorKeyDictionary()  # parameters may be replaced, and their identities used again
 
-    def add_loss(self, loss: Tensor) -> None:
-        """Add the loss of a micro-batch, which is read later, together with the gradients.
+    def add_loss(self, loss: Tensor, value: float | None) -> None:
+        """Add the loss of a micro-batch; one on an accelerator is read later, together with the gradients.
 
         One with several elements, which a module's own ``backward`` may reduce in any way, is not recorded.
+
+        Args:
+            loss: The loss.
+            value: Its value, if that is in the memory of the host.
         """
         if self._losses_are_read and self._counts_end_of_backward:
-            self._losses = []  # those of the step before, kept for optimizers that step on the same losses
+            self.discard_losses()  # those of the step before, kept for optimizers that step on the same losses
         self._losses_are_read = False
-        if loss.numel() != 1:
-            return
-        # A CUDA graph writes its next outputs, this loss may be one of them, to the same memory.
-        self._losses.append(loss.detach().clone() if loss.is_cuda else loss.detach())
+        if value is not None:
+            self._host_losses.append(value)
+        elif loss.numel() == 1:
+            # A CUDA graph writes its next outputs, this loss may be one of them, to the same memory.
+            self._losses.append(loss.detach().clone() if loss.is_cuda else loss.detach())
 
     @property
-    def newest_loss(self) -> Tensor | None:
-        """The loss of the last micro-batch, None if it is not known."""
-        return self._losses[-1] if self._losses else None
+    def newest_loss(self) -> float | None:
+        """The loss of the last micro-batch, None if it is not known on the host."""
+        return self._host_losses[-1] if self._host_losses else None
 
     def discard_losses(self) -> None:
-        """Discard the losses of a further evaluation of a closure, which belong to no other step."""
-        self._losses = []
+        """Discard the losses so far, such as those of a further evaluation of a closure, which belong to no step."""
+        self._host_losses, self._losses = [], []
 
     def gradients_cleared(self) -> None:
         """Record that the training loop is about to clear the gradients; losses that no step has used belong to them.
@@ -112,7 +122,7 @@ class AccumulationWindow:
         """
         if self._remembered is None:
             self.backward_passes = 0
-        self._losses = []
+        self.discard_losses()
 
     def stepped(self, parameters: ParameterSet) -> None:
         """Record a gradient as it is after a step, to see whether it is cleared; its memory is not kept."""
@@ -194,23 +204,36 @@ class AccumulationWindow:
         is_alone = self._loop.process_group.size == 1
         if is_alone and not reading.has_started:
             reading.start()
-        tensors, self._losses_are_read = self._losses, True
+        numbers, tensors, self._losses_are_read = self._host_losses, self._losses, True
         if not self._counts_end_of_backward:
-            self._losses = []
+            self.discard_losses()
         passes = self.backward_passes if self._sees_clearing else self._passes_by_version(parameters)
-        loss = None if parameters.on_host or is_alone else self._device_loss(tensors, scale)
+        loss = None if parameters.on_host or is_alone else self._device_loss(numbers, tensors, scale)
         return AccumulatedReading(
-            reading, len(tensors), self._loop.micro_batches, scale is not None, adapts, is_scaled, passes, loss
+            reading,
+            len(tensors),
+            self._loop.micro_batches,
+            scale is not None,
+            adapts,
+            is_scaled,
+            passes,
+            loss,
+            numbers,
         )
 
-    def _device_loss(self, losses: Sequence[Tensor], scale: Tensor | None) -> Tensor | None:
+    def _device_loss(
+        self, numbers: Sequence[float], losses: Sequence[Tensor], scale: Tensor | None
+    ) -> Tensor | None:
         """Return the mean loss of the micro-batches, unscaled, on its device; None if none is known."""
-        if not losses:
+        count = len(numbers) + len(losses)
+        if not count:
             return None
         with torch.no_grad():
-            total = torch.stack([loss.reshape(()).double() for loss in losses]).sum()
+            each = [loss.reshape(()).to(widest_type(loss.device)) for loss in losses]
+            known = torch.tensor(sum(numbers), dtype=torch.float64)
+            total = torch.stack(each).sum() + known.to(each[0].dtype) if each else known
             total = total if scale is None else total / scale.to(total.device)
-            return total * (self._loop.micro_batches / len(losses))
+            return total * (self._loop.micro_batches / count)
 
     def _chosen(self, before: GradientReading, now: GradientReading, parameters: ParameterSet) -> GradientReading:
         """Return the reading of before where the user has clipped gradients between the backward pass and the step.

@@ -33,15 +33,17 @@ class AfterUpdate:
 
     Args:
         run: The components of the run.
-
-    Attributes:
-        last: The record of the last step that is finished.
     """
 
     def __init__(self, run: Components) -> None:
         self._run = run
-        self.last: StepRecord | None = None
+        self._last: StepRecord | None = None
         self._ended: list[StepRecord] = []
+
+    @property
+    def last(self) -> StepRecord | None:
+        """The record of the last step that is finished; calm steps are, once they are evaluated."""
+        return self._run.calm_steps.last or self._last
 
     def measure(self, step: Step) -> None:
         """Measure what the update of a step has changed."""
@@ -108,16 +110,14 @@ class AfterUpdate:
         self._ended += self._freeze(steps, records)
 
     def evaluate_held(self) -> None:
-        """Evaluate the steps that the detectors hold, and keep what they show with the last record."""
+        """Evaluate the calm steps that are held, and keep what they show with the record of the last one."""
         run = self._run
-        for state in run.optimizers.states:
-            findings = state.detectors.evaluate_held()
-            state.log_failures()
-            if findings and self.last is not None:
-                worst = max(int(finding.severity) for finding in findings)
-                self.last = replace(self.last, severity=max(self.last.severity, worst))
-                new = run.keep_findings(self.last.step, findings)
-                run.evidence.add(self.last, None, new, run.log.incidents.began, before_update=False)
+        findings, last = run.calm_steps.evaluate(), run.calm_steps.last
+        if findings and last is not None:
+            worst = max(int(finding.severity) for finding in findings)
+            last = run.calm_steps.last = replace(last, severity=max(last.severity, worst))
+            new = run.keep_findings(last.step, findings)
+            run.evidence.add(last, None, new, run.log.incidents.began, before_update=False)
 
     def end_batch(self, is_deferred: bool = False) -> None:
         """Call the responses at the end of a batch, where no graph exists that they could destroy, and publish.
@@ -167,7 +167,7 @@ class AfterUpdate:
             run.reporter.observe(record)
         if record.histograms and not (step.histograms_due and run.schedule.logs_histograms(record.step)):
             record = replace(record, histograms={})
-        self.last = record
+        self._last, run.calm_steps.last = record, None
         step.state.recorder.add(record)
         if record.nonfinite_weights is not None:
             run.evidence.weights_are_finite = record.nonfinite_weights == 0

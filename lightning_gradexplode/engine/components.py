@@ -12,11 +12,13 @@ from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.distributed.exchange import StepExchange
 from lightning_gradexplode.engine.accumulation import AccumulationWindow
 from lightning_gradexplode.engine.agreement import Agreement
+from lightning_gradexplode.engine.calm_steps import CalmSteps
 from lightning_gradexplode.engine.clipping import GradientClipper
 from lightning_gradexplode.engine.deferred_steps import DeferredSteps
 from lightning_gradexplode.engine.device_guard import DeviceGuard
 from lightning_gradexplode.engine.evidence import EvidenceCollector
 from lightning_gradexplode.engine.findings import FindingLog
+from lightning_gradexplode.engine.loss_graphs import LossGraphs
 from lightning_gradexplode.engine.optimizers import OptimizerList
 from lightning_gradexplode.engine.reporting import IncidentReporter
 from lightning_gradexplode.engine.responses import ResponseRunner
@@ -41,7 +43,6 @@ class Components:
         is_automatic: Whether the loop itself calls backward and the optimizer.
         acts: Whether a response may change the run.
         is_distributed: Whether it has several processes.
-        may_hold: Whether the detectors may evaluate some steps later (`DetectorSet.begin`).
         counts_end_of_backward: The attribute of the loop, which is read once.
         gradients_are_final: The same.
         may_change_gradients: The same.
@@ -50,6 +51,7 @@ class Components:
         agreement: What all processes decide alike.
         schedule: When scalars and histograms are due.
         window: The losses and gradients of the current accumulation window.
+        calm_steps: Steps that can show no rise.
         clipper: Applies the clip policies.
         deferred: Steps whose numbers are read later.
         guard: Holds back updates that are not finite where the numbers are read later.
@@ -57,6 +59,7 @@ class Components:
         loggers: The loggers.
         console: The console; None on processes that do not log.
         evidence: The evidence of incidents.
+        graphs: What was read from the graphs of losses.
         log: The findings.
         reporter: Writes reports.
         module_gradients: Measures the error gradients of modules.
@@ -67,7 +70,6 @@ class Components:
     is_automatic: bool
     acts: bool
     is_distributed: bool
-    may_hold: bool
     counts_end_of_backward: bool
     gradients_are_final: bool
     may_change_gradients: bool
@@ -76,6 +78,7 @@ class Components:
     agreement: Agreement
     schedule: LoggingSchedule
     window: AccumulationWindow
+    calm_steps: CalmSteps
     clipper: GradientClipper
     deferred: DeferredSteps
     guard: DeviceGuard
@@ -83,6 +86,7 @@ class Components:
     loggers: LoggerCollection
     console: Console | None
     evidence: EvidenceCollector
+    graphs: LossGraphs
     log: FindingLog
     reporter: IncidentReporter
     module_gradients: ModuleGradientProbe
@@ -117,13 +121,14 @@ class Components:
         )
         evidence = EvidenceCollector(loop, arguments, optimizers.states)
         log = FindingLog(loggers, console)
+        window = AccumulationWindow(loop)
+        responses = ResponseRunner(loop, arguments.responses, optimizers.states)
         return cls(
             arguments=arguments,
             loop=loop,
             is_automatic=loop.is_automatic,
             acts=bool(acting),
             is_distributed=exchange.world.size > 1,
-            may_hold=arguments.has_default_detectors and not acting and exchange.world.size == 1,
             counts_end_of_backward=loop.counts_end_of_backward,
             gradients_are_final=loop.gradients_are_final,
             may_change_gradients=loop.may_change_gradients,
@@ -131,15 +136,17 @@ class Components:
             exchange=exchange,
             agreement=agreement,
             schedule=LoggingSchedule(*arguments.intervals(loop.log_every_n_steps), loop.first_step),
-            window=AccumulationWindow(loop),
+            window=window,
+            calm_steps=CalmSteps(arguments, loop, optimizers.states, window, log, responses),
             clipper=GradientClipper(loop, clips, agreement),
             deferred=DeferredSteps(loop, bool(acting), agreement.by_notes),
             # In a loop of the user's own the gradients are measured right before the step.
             guard=DeviceGuard(loop.may_change_gradients and not loop.counts_end_of_backward),
-            responses=ResponseRunner(loop, arguments.responses, optimizers.states),
+            responses=responses,
             loggers=loggers,
             console=console,
             evidence=evidence,
+            graphs=evidence.graphs,
             log=log,
             reporter=IncidentReporter(loop, reports, log, evidence, loggers, console, acting),
             module_gradients=ModuleGradientProbe(loop.module, loop.process_group, loop.is_compiled),

@@ -150,7 +150,7 @@ class Decisions:
             findings = run.find(step, record)
         else:
             detectors = step.state.detectors
-            findings = detectors.begin(record, may_be_held=run.may_hold and run.log.incidents.began is None)
+            findings = [*run.calm_steps.evaluate(), *detectors.begin(record, is_new=not step.is_examined)]
             if detectors.failures:
                 step.state.log_failures()
         if findings:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.diagnose import diagnose, diagnose_calm
@@ -25,7 +24,6 @@ from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.replays import MOST_REPLAYS, IncidentReplays
 from lightning_gradexplode.engine.step_inputs import StepInputs
 from lightning_gradexplode.hosts.base import TrainingLoop
-from lightning_gradexplode.measure.reading import is_on_host
 from lightning_gradexplode.measure.run_facts import in_order
 from lightning_gradexplode.measure.update_fault import find_update_fault
 from lightning_gradexplode.records import (
@@ -105,13 +103,13 @@ class EvidenceCollector:
         # The first update is taken by an optimizer without a state, and is the likeliest one to do harm.
         self.inputs = self.replays.keep(batch, batch_idx, after_warning=found, with_weights=is_first or in_incident)
 
-    def micro_batch_ended(self, loss: Tensor | None) -> None:
-        """Keep the first micro-batch of a step whose loss is not finite; not on an accelerator, which would wait.
+    def micro_batch_ended(self, loss: float | None) -> None:
+        """Keep the first micro-batch of a step whose loss is not finite.
 
         Args:
-            loss: Its loss, None if that is not known.
+            loss: Its loss; None if that is not known, or on an accelerator, which would wait.
         """
-        if self._failed is None and loss is not None and is_on_host(loss) and not math.isfinite(float(loss)):
+        if self._failed is None and loss is not None and not math.isfinite(loss):
             self._failed = self.inputs
 
     def inputs_of_step(self) -> StepInputs | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lightning_gradexplode.distributed.exchange import lost_with_others
+from lightning_gradexplode.engine.calm_steps import CalmStep
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.device_exchange import DeviceExchange
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
@@ -50,9 +51,14 @@ class GradientMeasurement:
                 histograms_due = histograms_due or self.module_gradients_due
                 run.window.measure_details_early(state.optimizer, parameters, histograms_due)
 
-    def collect(self, state: OptimizerState) -> Step:
-        """Begin a step: start the measurement of its gradients, unless they were measured early."""
+    def collect(self, state: OptimizerState) -> Step | None:
+        """Begin a step: start the measurement of its gradients, unless they were measured early.
+
+        Returns:
+            The step; None for a calm one, which needs nothing else before its update.
+        """
         run, number = self._run, self._run.loop.step
+        due = scalars_due, histograms_due = run.schedule.due(number)
         try:
             parameters = state.parameters()
             as_torch_does = state.policy is not None and self._reuses_norm(state)
@@ -60,7 +66,20 @@ class GradientMeasurement:
         except Exception:
             run.exchange.withdraw(packs_gradients=True)  # the other processes wait for this one
             raise
-        step = Step(state, parameters, reading, number, *run.schedule.due(number))
+        is_calm = None
+        if not (scalars_due or histograms_due or self.module_gradients_due):
+            is_calm = run.calm_steps.begin(state, reading, number, self.batch_idx)
+        return None if is_calm else self._begin(Step(state, parameters, reading, number, *due), is_calm is not None)
+
+    def reopen(self, calm: CalmStep) -> Step:
+        """Begin a calm step again, whose gradients are computed once more before its update."""
+        assert calm.reading is not None
+        due = self._run.schedule.due(calm.number)
+        return self._begin(Step(calm.state, calm.parameters, calm.reading, calm.number, *due), is_examined=True)
+
+    def _begin(self, step: Step, is_examined: bool) -> Step:
+        run, state, parameters, reading = self._run, step.state, step.parameters, step.reading
+        step.is_examined = is_examined
         step.batch_idx, step.epoch, step.skipped_steps = self.batch_idx, run.loop.epoch, run.responses.skipped
         step.inputs = run.evidence.inputs_of_step()
         if self._may_be_clipped:

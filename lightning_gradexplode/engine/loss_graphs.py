@@ -11,7 +11,6 @@ from torch import Tensor
 from lightning_gradexplode.diagnose.graph import GraphFacts, GraphFault, facts_of_loss, fault_in_graph
 from lightning_gradexplode.engine.attempt import attempt
 from lightning_gradexplode.hosts.base import TrainingLoop
-from lightning_gradexplode.measure import reading
 from lightning_gradexplode.records import BatchFacts, FieldFacts, Replay
 
 MOST_GRAPHS = 8
@@ -24,31 +23,36 @@ class LossGraphs:
     Args:
         loop: The training loop.
         is_on: Whether graphs are read at all.
+
+    Attributes:
+        is_calm: Whether a loss is of interest only if it is not finite, as no loss before it was.
     """
 
     def __init__(self, loop: TrainingLoop, is_on: bool) -> None:
         self._loop = loop
         self._is_on = is_on
         self._count = 0
-        self._was_finite = True
+        self.is_calm = False
         self._first: GraphFacts | None = None
         self._faults: dict[int, GraphFault] = {}
         self._first_step = -1
 
-    def read(self, loss: Tensor) -> None:
+    def read(self, loss: Tensor, value: float) -> None:
         """Read a graph, if its loss is not finite and the loss before it was, or if it is the first one.
 
         Not on an accelerator, which would wait.
 
         Args:
             loss: The loss, before its backward pass.
+            value: Its value.
         """
-        if not self._is_on or not reading.is_on_host(loss) or loss.numel() != 1:
+        if not self._is_on:
+            self.is_calm = True
             return
-        was_finite, self._was_finite = self._was_finite, math.isfinite(reading.from_host([loss])[0])
+        was_finite, self.is_calm = self.is_calm or self._first_step < 0, math.isfinite(value)
         if self._first_step < 0:
             self._read_first(loss)
-        if self._was_finite or not was_finite or self._count == MOST_GRAPHS:
+        if self.is_calm or not was_finite or self._count == MOST_GRAPHS:
             return
         self._count += 1
         fault = attempt("the graph of the loss", lambda: fault_in_graph(loss, self._loop.module))

@@ -87,19 +87,28 @@ class OptimizerSteps(CurrentResults):
         if state is None:
             return
         self._announced = state.optimizer
+        calm = run.calm_steps.open
+        if calm is not None and self._inside_step and calm.state is state:
+            run.calm_steps.open = None
+            self._begin(self._measurement.reopen(calm))
         step = self._open
         if step is not None and self._inside_step and step.state is state:
             self._evaluated_again(step)
             return
-        if self._open is not None:
-            self._close(self._open)
+        self._close_open()
         if run.deferred.batches:
             self._deferred_reading.read()
         if run.responses.adds_gradients and (not run.is_automatic or run.counts_end_of_backward):
             run.responses.gradients_ready(state.optimizer, self._measurement.batch_idx)
         if run.deferred.detected and not run.agreement.by_notes and not self._has_graph:
             self._deferred_reading.settle()
-        step = self._measurement.collect(state)
+        collected = self._measurement.collect(state)
+        if collected is not None:
+            self._begin(collected)
+
+    def _begin(self, step: Step) -> None:
+        """Read what was measured of a step and prepare its update, or do so later if it can wait."""
+        run = self._run
         if step.gathered is not None and run.deferred.found_any(run.agreement):
             self._measurement.exchange.receive(step)
             if run.deferred.found_any(run.agreement):  # on all processes then
@@ -126,8 +135,7 @@ class OptimizerSteps(CurrentResults):
         if closure is None:
             self._evaluated(optimizer)
             return None
-        if self._open is not None:  # an earlier step of the same batch, which a gradient scaler has left out
-            self._close(self._open)
+        self._close_open()  # an earlier step of the same batch, which a gradient scaler has left out
         self._inside_step, self._is_within = True, False
 
         # With a closure, the forward pass, the backward pass and `gradients_ready` are called inside the step.
@@ -154,7 +162,9 @@ class OptimizerSteps(CurrentResults):
             policy.step_ended(optimizer)
         if self._run.acts:
             self._run.responses.step_ended(optimizer)
-        step = self._open
+        calm, step = self._run.calm_steps.open, self._open
+        if calm is not None and calm.state.optimizer is optimizer:
+            self._run.calm_steps.stepped(calm)
         if step is not None and step.state.optimizer is optimizer:
             step.state.evaluations = step.evaluations
             self._after.measure(step)
@@ -189,6 +199,12 @@ class OptimizerSteps(CurrentResults):
         else:
             self._decisions.measure_again(step)
         self._decisions.clip(step, first=False)
+
+    def _close_open(self) -> None:
+        """End the step that is open, if there is one."""
+        self._run.calm_steps.close()
+        if self._open is not None:
+            self._close(self._open)
 
     def _close(self, step: Step) -> None:
         """End the step that is open; its weights are measured, and it is finished with its batch."""

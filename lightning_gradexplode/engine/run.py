@@ -6,6 +6,7 @@ What it calls for each step of an optimizer is in `engine/optimizer_steps.py`.
 from __future__ import annotations
 
 import logging
+import math
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,6 +24,7 @@ from lightning_gradexplode.engine.unseen_steps import UnseenSteps
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.hosts.guarded import GuardedLoop
 from lightning_gradexplode.loggers.console import log_to_terminal
+from lightning_gradexplode.measure.reading import host_number
 from lightning_gradexplode.measure.recording import RecordedCalls
 from lightning_gradexplode.records.text import describe
 from lightning_gradexplode.respond import ExplosionError
@@ -124,11 +126,11 @@ class TrainingRun(OptimizerSteps):
             loss: The loss.
             has_graph: Whether its backward pass is about to begin.
         """
-        run = self._run
-        if has_graph:
-            run.evidence.graphs.read(loss)
+        run, value = self._run, host_number(loss)
+        if has_graph and value is not None and not (run.graphs.is_calm and math.isfinite(value)):
+            run.graphs.read(loss, value)
         if run.is_automatic:
-            run.window.add_loss(loss)
+            run.window.add_loss(loss, value)
         if len(run.optimizers.states) == 1:  # of several, one may be cleared without the others
             run.window.look_for_clearing()
 
@@ -141,7 +143,9 @@ class TrainingRun(OptimizerSteps):
     @never_fatal
     def graph_exists(self, loss: Tensor) -> None:
         """Read the graph of a loss whose backward pass is about to begin, if it may show what went wrong."""
-        self._run.evidence.graphs.read(loss)
+        value = host_number(loss)
+        if value is not None:
+            self._run.graphs.read(loss, value)
 
     @never_fatal
     def backward_ended(self) -> None:
@@ -179,11 +183,15 @@ class TrainingRun(OptimizerSteps):
         self._in_batch = False
         if self._measurement.module_gradients_due:
             self._run.module_gradients.detach()
+        is_calm = self._run.calm_steps.end_batch()
         if self._open is not None:
             self._close(self._open)
         steps, self._stepped = self._stepped, []
         if self._unseen is not None:
-            self._unseen.batch_ended(bool(steps))
+            self._unseen.batch_ended(is_calm or bool(steps))
+        if is_calm and not steps:
+            self._run.evidence.inputs = None
+            return  # nothing was found that has consequences
         if not self._run.is_automatic:
             self._after.set_returned_loss(steps, outputs, self._measurement.batch_idx)
         self._run.evidence.inputs = None
@@ -276,6 +284,7 @@ class TrainingRun(OptimizerSteps):
         if is_alone:
             self._deferred_reading.read()
             self._deferred_reading.settle()
+        self._run.calm_steps.close()
         if self._open is not None:
             if self._open.phase is Phase.MEASURED and not is_alone:
                 self._open.phase = Phase.DECIDED  # which may need the other processes

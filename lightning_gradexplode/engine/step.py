@@ -62,6 +62,7 @@ class Step(UnfinishedRecord):
         is_guarded: Whether the optimizer leaves the update out by itself if it is not finite.
         inputs: What is needed to compute it again, None where it cannot be.
         decided_late: Whether the optimizer had stepped before the numbers were read.
+        is_examined: Whether `DetectorSet.examine` was called for it.
         found: What was found before and after its update, where it was detected earlier than it has consequences.
     """
 
@@ -90,7 +91,7 @@ class Step(UnfinishedRecord):
         self.evaluations = 1
         self.gradients_intact = True
         self.clips_directly = True
-        self.decided_late = False
+        self.decided_late = self.is_examined = False
         self.found: tuple[Sequence[Finding], Sequence[Finding]] | None = None
         self.gathered: GradientReading | PendingRead | None = None
         self.gathered_norms: Tensor | None = None

@@ -14,7 +14,7 @@ def looks(attention: AdaptiveInterval, norms: list[float], weights: list[float],
     """List the steps at which the weights are looked at, with these gradient norms and these norms of the weights."""
     seen = []
     for step, (norm, weight) in enumerate(zip(norms, weights, strict=True), first):
-        if attention.due(record(step, grad_norm=norm)):
+        if attention.due(record(step).loss, norm):
             seen.append(step)
             attention.measured(weight)
     return seen
@@ -44,7 +44,7 @@ def test_a_wild_loss_draws_a_look_at_once(loss: float) -> None:
     """The gradients may be clipped where they are seen."""
     attention = AdaptiveInterval()
     looks(attention, [1.0] * 42, [10.0] * 42)
-    assert attention.due(record(42, loss=loss))
+    assert attention.due(loss, record(42).grad_norm)
 
 
 def test_calm_noise_costs_little() -> None:

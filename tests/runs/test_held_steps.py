@@ -1,4 +1,4 @@
-"""Steps that the detectors hold are evaluated at the end of a run, and whenever a result or the state is read."""
+"""Calm steps, which are held, are evaluated at the end of a run, and whenever a result or the state is read."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def watched(steps: int, look: Callable[[GradientWatch, int], None] = lambda watc
 @pytest.fixture
 def none_are_held(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Return a function after which each step is evaluated at once."""
-    begin = DetectorSet.begin
+    examine = DetectorSet.examine
     return lambda: monkeypatch.setattr(
-        DetectorSet, "begin", lambda self, record, may_be_held=False: begin(self, record)
+        DetectorSet, "examine", lambda self, loss, grad_norm: examine(self, loss, grad_norm) and False
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from torch import nn
 
 _NUMBERS = frozenset({int, float, bool})
-_GENERATORS = (random.Random, np.random.Generator, np.random.RandomState)
+_COMMON = frozenset({int, float, bool, str, dict, list, tuple, set, OrderedDict, type(None)})
+_GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
 
 
 class AttributeState:
@@ -28,12 +30,10 @@ class AttributeState:
         self._numbers: list[tuple[nn.Module, dict[str, Any]]] = []
         self._generators: list[tuple[Any, Any]] = []
         for part in module.modules() if everything else (module,):
-            numbers: dict[str, Any] = {}
-            self._numbers.append((part, numbers))
-            for name, one in vars(part).items():
-                if type(one) in _NUMBERS:
-                    numbers[name] = one
-                elif type(one) is torch.Generator or isinstance(one, _GENERATORS):  # the former is slow as an instance
+            values = vars(part)
+            self._numbers.append((part, {name: one for name, one in values.items() if type(one) in _NUMBERS}))
+            for one in values.values():
+                if type(one) not in _COMMON and isinstance(one, _GENERATORS):
                     self._generators.append((one, _state(one)))
 
     @property
