@@ -26,7 +26,7 @@ class GradientReading(PendingNorms):
         gradients: The gradients.
         places: Places of the measured ones among them.
         least: The least norms that can be relied on, shape ``(places,)``.
-        measured: Their norms, on the device.
+        measured: Their norms, on the device, or as an array on the host.
         scalars: Real tensors of one element that are read in the same transfer.
         starts: Whether the transfer starts now; else with `start`, or once something is read.
         scale: What the gradients are multiplied by; a tensor is one of the scalars too, the last one.
@@ -43,7 +43,7 @@ class GradientReading(PendingNorms):
         gradients: Sequence[Tensor | None],
         places: IntArray,
         least: FloatArray,
-        measured: Sequence[Tensor],
+        measured: Sequence[Tensor] | FloatArray,
         scalars: Sequence[Tensor] = (),
         starts: bool = True,
         scale: float | Tensor = 1.0,

@@ -52,12 +52,16 @@ class _HostBlock:
         self._large = [_Rows(sizes[place], place in doubles) for place in large]
         self._has_doubles = not doubles.isdisjoint(sizes)
         lengths = [*(sizes[place] for place in small), *(rows.count for rows in self._large)]
-        *starts, self._length = itertools.accumulate(lengths, initial=0)
-        self._starts = np.array(starts)
+        *starts, length = itertools.accumulate(lengths, initial=0)
+        self._starts, self._squares = np.array(starts), np.empty(length)
         self.least = np.array([0.0] * len(small) + [SINGLE_RANGE] * len(large))
         self.least[[place in doubles for place in self.places]] = DOUBLE_RANGE
 
     def norms(self, tensors: Sequence[Any]) -> Tensor:
+        """Do the same as `host_norms`, and return a tensor."""
+        return torch.from_numpy(self.host_norms(tensors))
+
+    def host_norms(self, tensors: Sequence[Any]) -> FloatArray:
         """Measure tensors in the order of `places`.
 
         Raises:
@@ -66,17 +70,19 @@ class _HostBlock:
         parts = list(tensors[: self._small])
         for tensor, rows in zip(tensors[self._small :], self._large, strict=True):
             parts += rows.norms(tensor)
-        flat = torch._C._nn.flatten_dense_tensors(parts)
-        if len(flat) != self._length or (flat.dtype is torch.float64) != self._has_doubles:
+        flat, squares = torch._C._nn.flatten_dense_tensors(parts), self._squares
+        if len(flat) != len(squares) or (flat.dtype is torch.float64) != self._has_doubles:
             raise TypeError("the tensors are not of the sizes or types that were planned")
         if flat.dtype is torch.bfloat16:  # which numpy does not have
             flat = flat.float()
+        np.copyto(squares, flat.numpy())  # raises a TypeError for complex numbers
         if self._has_doubles:
             with np.errstate(over="ignore"):
-                squares = np.square(flat.numpy(), dtype=np.float64)
+                np.multiply(squares, squares, out=squares)
         else:
-            squares = np.square(flat.numpy(), dtype=np.float64)
-        return torch.from_numpy(np.sqrt(np.add.reduceat(squares, self._starts)))
+            np.multiply(squares, squares, out=squares)
+        norms: FloatArray = np.sqrt(np.add.reduceat(squares, self._starts))
+        return norms
 
 
 class _Rows:
@@ -197,13 +203,15 @@ class NormPlan:
         ]
         self.places: IntArray = np.array([place for unit in self.units for place in unit.places], dtype=np.int64)
         self.least = np.concatenate([np.zeros(0), *(unit.least for unit in self.units)])
+        is_single = len(blocks) == len(self.units) == 1 and not self._others
+        self._single = blocks[0] if is_single else None
 
-    def measure(self, tensors: Sequence[Tensor | None]) -> tuple[IntArray, FloatArray, list[Tensor]]:
+    def measure(self, tensors: Sequence[Tensor | None]) -> tuple[IntArray, FloatArray, list[Tensor] | FloatArray]:
         """Measure tensors on their devices; if they are not as planned, they are planned again.
 
         Returns:
             The places of the tensors that have elements, the least norms that can be relied on, shape ``(places,)``,
-            and the norms, in tensors with ``places`` elements together.
+            and the norms, in tensors with ``places`` elements together, or in an array if all are on the host.
         """
         with torch.no_grad():
             try:
@@ -212,14 +220,18 @@ class NormPlan:
                 self._plan(tensors)
                 return self._measure(tensors)
 
-    def _measure(self, tensors: Sequence[Any]) -> tuple[IntArray, FloatArray, list[Tensor]]:
+    def _measure(self, tensors: Sequence[Any]) -> tuple[IntArray, FloatArray, list[Tensor] | FloatArray]:
         if self._absent and any(tensors[place] is not None and tensors[place].numel() for place in self._absent):
             raise TypeError("a tensor is there that was absent")
+        if self._single is not None:
+            return self.places, self.least, self._single.host_norms(self._single.select(tensors))
         norms = [unit.norms(unit.select(tensors)) for unit in self.units]
         if not self._others:
             return self.places, self.least, norms
         flats = [flat_elements(tensors[place]) for place in self._others]
         places, least, others = NormPlan(flats).measure(flats)
+        if isinstance(others, np.ndarray):
+            others = [torch.from_numpy(others)]
         return (
             np.concatenate([self.places, np.array(self._others)[places]]),
             np.concatenate([self.least, least]),

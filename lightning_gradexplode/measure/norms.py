@@ -21,6 +21,9 @@ from lightning_gradexplode.measure.reading import PendingRead, from_host, read
 from lightning_gradexplode.records import FloatArray, IntArray, Norms
 
 
+_NONE = np.zeros(0)
+
+
 class PendingNorms:
     """Norms in transfer to the host, which does not wait for an accelerator before it needs them.
 
@@ -28,7 +31,7 @@ class PendingNorms:
         tensors: The tensors; kept until the norms are read, for what is not finite is counted then.
         places: Places of the measured ones among them.
         least: The least norms that can be relied on, shape ``(places,)``.
-        measured: Their norms, on the device.
+        measured: Their norms, on the device; an array of norms on the host needs no transfer.
         scalars: Real tensors of one element that are read in the same transfer.
         starts: Whether the transfer starts now; else with `start`, or once something is read.
 
@@ -44,18 +47,24 @@ class PendingNorms:
         tensors: Sequence[Tensor | None],
         places: IntArray,
         least: FloatArray,
-        measured: Sequence[Tensor],
+        measured: Sequence[Tensor] | FloatArray,
         scalars: Sequence[Tensor] = (),
         starts: bool = True,
     ) -> None:
-        self.measured, self.places = measured, places
+        self.measured: Sequence[Tensor] = ()
+        self.places = places
         self._tensors, self._least, self._scalars = tensors, least, scalars
         self._pending: PendingRead | None = None
-        self._values = self._more = np.zeros(0)
+        self._values = self._more = _NONE
         self._read_scalars: list[float] = []
         self._norms: Norms | None = None
         self.has_started = self.is_there = False
-        if starts:
+        if isinstance(measured, np.ndarray):
+            self._norms = self._finished(measured, intact=True)
+            self.has_started = self.is_there = not scalars
+        else:
+            self.measured = measured
+        if starts and not self.has_started:
             self.start()
 
     def start(self, more: Sequence[Tensor] = ()) -> bool:
@@ -72,10 +81,9 @@ class PendingNorms:
         self.has_started = True
         values = [*self.measured, *self._scalars, *more]
         if all(map(reading.is_on_host, values)):
-            self._values, self._read_scalars = from_host(self.measured), from_host(self._scalars).tolist()
-            if more:
-                self._more = from_host(more)
-            self._norms, self.is_there = self._finished(intact=True), True
+            self._read_scalars, self._more, self.is_there = from_host(self._scalars).tolist(), from_host(more), True
+            if self._norms is None:
+                self._norms = self._finished(from_host(self.measured), intact=True)
         else:
             self._pending = PendingRead(values)
         return True
@@ -89,7 +97,8 @@ class PendingNorms:
         self.start()
         if self._pending is not None:
             values, self._pending = self._pending.values(), None
-            self._values, scalars, self._more = np.split(values, np.cumsum([len(self.places), len(self._scalars)]))
+            count = len(self.places) if self._norms is None else 0
+            self._values, scalars, self._more = np.split(values, np.cumsum([count, len(self._scalars)]))
             self._read_scalars, self.is_there = scalars.tolist(), True
 
     def norms(self, intact: bool = True) -> Norms:
@@ -100,7 +109,7 @@ class PendingNorms:
         """
         if self._norms is None:
             self._wait()
-            self._norms = self._finished(intact)
+            self._norms = self._finished(self._values, intact)
             self._tensors = self.measured = ()
         return self._norms
 
@@ -118,8 +127,7 @@ class PendingNorms:
             self._wait()
         return self._more
 
-    def _finished(self, intact: bool) -> Norms:
-        measured = self._values
+    def _finished(self, measured: FloatArray, intact: bool) -> Norms:
         each, nonfinite = np.zeros(len(self._tensors)), np.zeros(len(self._tensors))
         each[self.places] = measured
         norms = Norms(each, nonfinite)
