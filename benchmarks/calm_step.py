@@ -1,8 +1,8 @@
 """All Python calls of the monitor in a calm step, as a tree: ``python -m benchmarks.calm_step``.
 
 In a calm step there is no finding and nothing is logged; only loss and gradients are measured. On a small network these
-calls determine the overhead. Shown is the step with the median number of calls of some such steps: the detectors
-evaluate most steps together with a later one (`DetectorSet.begin`), about every sixth step.
+calls determine the overhead. Shown is the step with the median number of calls of some such steps: most of them are
+recorded and evaluated together with a later one (`engine/calm_steps.py`), about every sixth step.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,8 +19,7 @@ from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.measure.reading import widest_type
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class AccumulatedReading:
+class AccumulatedReading(NamedTuple):
     """The gradients of one optimizer step as they were measured, with the losses that they came from.
 
     Args:
@@ -221,9 +220,7 @@ class AccumulationWindow:
             numbers,
         )
 
-    def _device_loss(
-        self, numbers: Sequence[float], losses: Sequence[Tensor], scale: Tensor | None
-    ) -> Tensor | None:
+    def _device_loss(self, numbers: Sequence[float], losses: Sequence[Tensor], scale: Tensor | None) -> Tensor | None:
         """Return the mean loss of the micro-batches, unscaled, on its device; None if none is known."""
         count = len(numbers) + len(losses)
         if not count:

@@ -27,6 +27,7 @@ class CalmStep:
         state: The optimizer.
         parameters: Its parameters.
         reading: Its gradients and losses; None once the step is over, since they keep tensors of gradients.
+        loss: Its loss.
         norms: The norms of its gradients.
         number: The step that other metrics are logged at.
         batch_idx: Index of its batch.
@@ -61,6 +62,7 @@ class CalmStep:
         state: OptimizerState,
         parameters: ParameterSet,
         reading: AccumulatedReading,
+        loss: float,
         norms: Norms,
         number: int,
         batch_idx: int,
@@ -71,7 +73,7 @@ class CalmStep:
         self.state, self.parameters, self.norms, self.number = state, parameters, norms, number
         self.reading: AccumulatedReading | None = reading
         self.update_taken = False
-        self._loss, self._learning_rate = reading.loss, state.learning_rate
+        self._loss, self._learning_rate = loss, state.learning_rate
         self._micro_batches, self._backward_passes = reading.micro_batches, reading.backward_passes
         self._batch_idx, self._epoch, self._clip_val, self._skipped_steps = batch_idx, epoch, clip_val, skipped_steps
         self._recorder = state.recorder  # another one once the parameters change
@@ -148,11 +150,19 @@ class CalmSteps:
         self._held: list[CalmStep] = []
         self._has_begun = False
 
-    def begin(self, state: OptimizerState, reading: AccumulatedReading, number: int, batch_idx: int) -> bool | None:
+    def begin(
+        self,
+        state: OptimizerState,
+        parameters: ParameterSet,
+        reading: AccumulatedReading,
+        number: int,
+        batch_idx: int,
+    ) -> bool | None:
         """Begin a step at which nothing but loss and gradients is to be measured, if it is a calm one.
 
         Args:
             state: The optimizer.
+            parameters: Its parameters.
             reading: Its gradients and losses.
             number: The step that other metrics are logged at.
             batch_idx: Index of its batch.
@@ -160,7 +170,6 @@ class CalmSteps:
         Returns:
             Whether it is; None if the detectors were not called.
         """
-        parameters = state.parameters()
         is_possible = self._are_possible and parameters.on_host and state.evaluations == 1 and state.has_hooks
         if not is_possible or reading.has_scale or self._log.incidents.began is not None or len(self._states) > 1:
             return None
@@ -172,7 +181,7 @@ class CalmSteps:
         if not state.detectors.examine(loss, norms.total):
             return False
         skipped, epoch = self._responses.skipped, self._loop.epoch
-        self.open = CalmStep(state, parameters, reading, norms, number, batch_idx, epoch, clip_val, skipped)
+        self.open = CalmStep(state, parameters, reading, loss, norms, number, batch_idx, epoch, clip_val, skipped)
         self._has_begun = True
         return True
 

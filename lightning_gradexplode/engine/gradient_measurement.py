@@ -68,7 +68,7 @@ class GradientMeasurement:
             raise
         is_calm = None
         if not (scalars_due or histograms_due or self.module_gradients_due):
-            is_calm = run.calm_steps.begin(state, reading, number, self.batch_idx)
+            is_calm = run.calm_steps.begin(state, parameters, reading, number, self.batch_idx)
         return None if is_calm else self._begin(Step(state, parameters, reading, number, *due), is_calm is not None)
 
     def reopen(self, calm: CalmStep) -> Step:

@@ -90,17 +90,19 @@ class IncidentReplays:
         self._batch_began = now
         if not self._loop.is_automatic:
             self._steps_before = self._steps()
-        kept: dict[str, Any] = {}
-        if self._is_on:
-            module = self._loop.module
-            if self._devices is None:
-                devices = {parameter.device for parameter in module.parameters()}
-                self._devices = tuple(device for device in devices if device.type != "cpu")
-            kept["random_state"] = RandomState.capture(self._devices, everything=after_warning)
-            kept["attributes"] = AttributeState(module, everything=after_warning)
-            if with_weights and self._count < MOST_REPLAYS:
-                kept["weights"] = attempt("the weights", lambda: keep_weights(module))
-        return StepInputs(KeptBatch(batch), batch_idx, self._loop.is_last_batch, **kept)
+        is_last = self._loop.is_last_batch
+        if not self._is_on:
+            return StepInputs(KeptBatch(batch), batch_idx, is_last)
+        module = self._loop.module
+        if self._devices is None:
+            devices = {parameter.device for parameter in module.parameters()}
+            self._devices = tuple(device for device in devices if device.type != "cpu")
+        random_state = RandomState.capture(self._devices, everything=after_warning)
+        attributes = AttributeState(module, everything=after_warning)
+        weights = None
+        if with_weights and self._count < MOST_REPLAYS:
+            weights = attempt("the weights", lambda: keep_weights(module))
+        return StepInputs(KeptBatch(batch), batch_idx, is_last, random_state, attributes, weights)
 
     def _steps(self) -> list[int]:
         """Return how many steps each optimizer has taken."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
 from lightning_gradexplode.diagnose.replay import AttributeState, KeptBatch, RandomState
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class StepInputs:
+class StepInputs(NamedTuple):
     """What a step needs to be computed again.
 
     Args:

@@ -30,6 +30,7 @@ class LightningLogs(TrainingLoop):
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
         self._attributes = LoggerAttributes()
+        self._published: dict[str, tuple[float, Tensor]] = {}
 
     @property
     def log_every_n_steps(self) -> int:
@@ -92,8 +93,12 @@ class LightningLogs(TrainingLoop):
         connector = getattr(self.trainer, "_logger_connector", None)
         store = getattr(connector, "_callback_metrics", None)
         target = self.trainer.callback_metrics if store is None else store
-        for name, value in metrics.items():  # in float64, since a float32 of 1e60 would raise
-            target[name] = torch.scalar_tensor(value, dtype=torch.float64, device="cpu")
+        for name, value in metrics.items():
+            last = self._published.get(name)
+            if last is None or last[0] != value or target.get(name) is not last[1] or last[1]._version:
+                # In float64, since a float32 of 1e60 would raise.
+                target[name] = tensor = torch.scalar_tensor(value, dtype=torch.float64, device="cpu")
+                self._published[name] = value, tensor
 
     def logged_scalars(self) -> Mapping[str, Any]:
         """Return what the module logged in this ``training_step``, without computing any metric."""

@@ -20,7 +20,6 @@ from lightning_gradexplode.measure.norm_plan import SINGLE_RANGE, NormPlan
 from lightning_gradexplode.measure.reading import PendingRead, from_host, read
 from lightning_gradexplode.records import FloatArray, IntArray, Norms
 
-
 _NONE = np.zeros(0)
 
 

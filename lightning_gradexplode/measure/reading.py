@@ -92,7 +92,7 @@ def from_host(values: Sequence[Tensor]) -> FloatArray:
 
 def host_number(value: Tensor) -> float | None:
     """Return the number in a tensor of one element in the memory of the host; None for any other tensor."""
-    return float(value.item()) if value.is_cpu and value.numel() == 1 else None
+    return float(value.item()) if is_on_host(value) and value.numel() == 1 else None
 
 
 def _as_array(value: Tensor) -> FloatArray:

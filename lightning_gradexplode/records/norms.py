@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,16 +18,20 @@ class Norms:
         each: Norm of each tensor, shape ``(tensors,)``; 0 for an empty or missing tensor, NaN or infinite if an
             element is.
         nonfinite: Number of NaN and infinite elements, shape ``(tensors,)``; NaN if unknown.
+
+    Attributes:
+        total: Norm of all elements together, computed without overflow of the squares.
     """
 
     each: FloatArray
     nonfinite: FloatArray
+    total: float = field(init=False)
 
-    @cached_property
-    def total(self) -> float:
-        """Norm of all elements together, computed without overflow of the squares."""
+    def __post_init__(self) -> None:
         total = math.hypot(*self.each.tolist())
-        return total if total < math.inf or not np.isnan(self.each).any() else math.nan  # hypot(inf, nan) is inf
+        if not total < math.inf and np.isnan(self.each).any():  # hypot(inf, nan) is inf
+            total = math.nan
+        object.__setattr__(self, "total", total)
 
     @property
     def nonfinite_total(self) -> int | None:

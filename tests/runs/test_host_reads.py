@@ -80,10 +80,10 @@ def reads_of(monkeypatch: pytest.MonkeyPatch, interval: int, **trainer: Any) -> 
 
 @pytest.mark.parametrize("interval", [0, 1])
 @pytest.mark.parametrize("scaled", [False, True])
-def test_no_scalar_is_read_by_itself(monkeypatch: pytest.MonkeyPatch, interval: int, scaled: bool) -> None:
-    """Not one ``item`` of 22 parameters, at calm steps and at those where everything is measured, with a scaler too."""
+def test_no_scalar_but_the_loss_is_read_by_itself(monkeypatch: pytest.MonkeyPatch, interval: int, scaled: bool) -> None:
+    """One ``item`` of the loss and none of 22 parameters, also where everything is measured, and with a scaler."""
     reads = reads_of(monkeypatch, interval, plugins=[scaler()] if scaled else None)
-    assert reads.scalars == [0] * 8
+    assert reads.scalars == [1] * 8
     assert reads.transfers == [0] * 8  # on the processor they are looked at where they lie
 
 

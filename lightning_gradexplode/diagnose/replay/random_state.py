@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +14,7 @@ from torch import Tensor
 Device = torch.device
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RandomState:
+class RandomState(NamedTuple):
     """The state of torch's generators and, where recorded, of Python's and NumPy's.
 
     Args:
@@ -41,7 +39,7 @@ class RandomState:
             everything: Whether Python's and NumPy's states are recorded too.
         """
         if not everything and not devices:  # at every calm step
-            return cls(torch.get_rng_state())
+            return cls(torch.default_generator.get_state())
         return cls(
             cpu=torch.get_rng_state(),
             devices=tuple(
