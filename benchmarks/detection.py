@@ -30,7 +30,17 @@ from statistics import median, stdev
 
 from benchmarks.other_packages import PACKAGES
 from benchmarks.other_rules import RULES, Rule
-from benchmarks.scenarios import FAMILIES, FRESH, KEPT_BACK, NEWEST, STUDIED, UNTOUCHED, Family
+from benchmarks.scenarios import (
+    EVERYDAY,
+    EVERYDAY_COUNTED,
+    FAMILIES,
+    FRESH,
+    KEPT_BACK,
+    NEWEST,
+    STUDIED,
+    UNTOUCHED,
+    Family,
+)
 from benchmarks.scenarios.recording import RecordedRun, measuring_code, recorded
 from benchmarks.scenarios.replay import complete, replay
 from lightning_gradexplode import Detector, Finding, Severity, default_detectors
@@ -287,6 +297,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.add_mutually_exclusive_group()
     for flag, of_flag, text in (
         ("--untouched", (*FRESH, *NEWEST, *UNTOUCHED), "families that no rule was changed for"),
+        ("--everyday", EVERYDAY, "the half of the everyday families that rules were changed for"),
+        ("--counted", EVERYDAY_COUNTED, "the other half of these"),
         ("--studied", STUDIED, "the other half of the newest set"),
         ("--kept-back", KEPT_BACK, "the held-out families"),
     ):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from benchmarks.scenarios import (
     adversaries,
+    assembling,
     assorted,
     attending,
     composing,
@@ -19,6 +20,7 @@ from benchmarks.scenarios import (
     distilling,
     drifting,
     escaping,
+    estimating,
     exploding_deep,
     exploding_numbers,
     exploding_rates,
@@ -34,6 +36,7 @@ from benchmarks.scenarios import (
     healthy_shapes,
     interventions,
     inverting,
+    iterating,
     kept_back,
     kept_back_growth,
     kept_back_objectives,
@@ -150,4 +153,37 @@ With the rules of commit 6350382, seeds 1 and 2: 33 of 33 runs caught, 16 of 46 
 of 46.
 """
 
-__all__ = ["FAMILIES", "FRESH", "KEPT_BACK", "LATER", "NEWEST", "STUDIED", "UNTOUCHED", "Family"]
+_EVERYDAY = tuple(
+    value
+    for module in (estimating, iterating, assembling)
+    for value in vars(module).values()
+    if isinstance(value, Family)
+)
+_EVERYDAY_KINDS = sorted({family.kind for family in _EVERYDAY})[::2]
+
+EVERYDAY: tuple[Family, ...] = tuple(family for family in _EVERYDAY if family.kind in _EVERYDAY_KINDS)
+"""Every second kind of families that were written to count warnings in healthy runs; rules may be changed for them.
+
+With the rules of commit b8778d7, seed 1: 9 of 9 runs caught, 0 of 14 healthy runs with a false alarm, 1 of 14 with a
+warning.
+"""
+
+EVERYDAY_COUNTED: tuple[Family, ...] = tuple(family for family in _EVERYDAY if family.kind not in _EVERYDAY_KINDS)
+"""The other kinds of these, which are only counted.
+
+With the rules of commit b8778d7, seed 1: 8 of 8 runs caught, 0 of 15 healthy runs with a false alarm, 2 of 15 with a
+warning.
+"""
+
+__all__ = [
+    "EVERYDAY",
+    "EVERYDAY_COUNTED",
+    "FAMILIES",
+    "FRESH",
+    "KEPT_BACK",
+    "LATER",
+    "NEWEST",
+    "STUDIED",
+    "UNTOUCHED",
+    "Family",
+]

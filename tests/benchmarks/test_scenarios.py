@@ -9,7 +9,18 @@ import pytest
 import torch
 from pytorch_lightning import seed_everything
 
-from benchmarks.scenarios import FAMILIES, FRESH, KEPT_BACK, LATER, NEWEST, STUDIED, UNTOUCHED, Family
+from benchmarks.scenarios import (
+    EVERYDAY,
+    EVERYDAY_COUNTED,
+    FAMILIES,
+    FRESH,
+    KEPT_BACK,
+    LATER,
+    NEWEST,
+    STUDIED,
+    UNTOUCHED,
+    Family,
+)
 from benchmarks.scenarios import recording as scenario_recording
 from benchmarks.scenarios.recording import fit, record, recorded
 from benchmarks.scenarios.replay import replay
@@ -132,3 +143,12 @@ def test_the_same_seed_gives_the_same_run() -> None:
     assert [step.before.grad_norm for step in one.steps] == pytest.approx(
         [step.before.grad_norm for step in other.steps], rel=0, nan_ok=True
     )
+
+
+def test_everyday_families_are_split_by_kinds_that_no_other_family_has() -> None:
+    """What holds on the counted half says something about kinds that no rule was changed for."""
+    others = {family.kind for family in (*FAMILIES, *FRESH, *KEPT_BACK, *LATER, *NEWEST, *STUDIED, *UNTOUCHED)}
+    studied, counted = ({family.kind for family in half} for half in (EVERYDAY, EVERYDAY_COUNTED))
+    assert not studied & counted
+    assert not (studied | counted) & others
+    assert len({family.name for family in (*EVERYDAY, *EVERYDAY_COUNTED)}) == len(EVERYDAY) + len(EVERYDAY_COUNTED)
