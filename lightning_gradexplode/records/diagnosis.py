@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lightning_gradexplode.records.html import table
-from lightning_gradexplode.records.text import printable
+from lightning_gradexplode.records.text import printable, sentence
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -139,7 +139,7 @@ class Diagnosis:
             (f"why {place}", f"{cause.kind} {cause.where or ''} ({cause.confidence:.0%}): {' '.join(cause.evidence)}")
             for place, cause in enumerate(self.causes, 1)
         ]
-        remedies = [(f"do {place}", remedy) for place, remedy in enumerate(self.remedies, 1)]
+        remedies = [(f"do {place}", sentence(remedy)) for place, remedy in enumerate(self.remedies, 1)]
         since = self.step if self.since is None else self.since
         where = [("where", self.where or "no single place stands out"), ("since", f"step {since}")]
         return table(f"Incident at step {self.step}", [("what", self.what), *causes, *remedies, *where])
@@ -150,17 +150,17 @@ class Diagnosis:
         for place, cause in enumerate(self.causes, 1):
             where = f" in {_escaped(cause.where)}" if cause.where else ""
             lines.append(f"**Cause {place}:** {cause.kind}{where} (confidence {cause.confidence:.0%})")
-            lines += ["\n".join(f"- {_escaped(sentence)}" for sentence in cause.evidence)] if cause.evidence else []
+            lines += ["\n".join(f"- {_escaped(one)}" for one in cause.evidence)] if cause.evidence else []
         if self.remedies:
             lines.append("**What to do:**")
-            lines.append("\n".join(f"{place}. {_escaped(one)}" for place, one in enumerate(self.remedies, 1)))
+            lines.append("\n".join(f"{place}. {_escaped(sentence(one))}" for place, one in enumerate(self.remedies, 1)))
         lines.append(f"**Where:** {_escaped(self.where) if self.where else 'no single place stands out'}")
         lines.append(f"**Since:** step {self.step if self.since is None else self.since}")
         return printable("\n\n".join(lines))
 
 
-def _escaped(sentence: str) -> str:
-    """Return a sentence with escaped underscores and asterisks outside of code, which Markdown reads as emphasis."""
-    parts = sentence.split("`")
+def _escaped(text: str) -> str:
+    """Return a text with escaped underscores and asterisks outside of code, which Markdown reads as emphasis."""
+    parts = text.split("`")
     parts[::2] = [part.replace("_", "\\_").replace("*", "\\*") for part in parts[::2]]
     return "`".join(parts)

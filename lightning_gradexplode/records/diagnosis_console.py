@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lightning_gradexplode.records.text import sentence, without_markup
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -27,7 +29,9 @@ def rendered_cause(cause: Cause) -> RenderableType:
         (cause.kind, "bold"),
         (f" in {cause.where}" if cause.where else ""),
     )
-    return Group(title, *(Padding(Text(f"\u2022 {one}"), (0, 0, 0, _BAR + 6)) for one in cause.evidence))
+    return Group(
+        title, *(Padding(Text(f"\u2022 {without_markup(one)}"), (0, 0, 0, _BAR + 6)) for one in cause.evidence)
+    )
 
 
 def rendered(diagnosis: Diagnosis) -> RenderableType:
@@ -36,11 +40,11 @@ def rendered(diagnosis: Diagnosis) -> RenderableType:
     from rich.panel import Panel
     from rich.text import Text
 
-    parts: list[RenderableType] = [Text(diagnosis.what)]
+    parts: list[RenderableType] = [Text(without_markup(diagnosis.what))]
     if diagnosis.causes:
         parts += [Text("\nWhy", style="bold"), *(rendered_cause(one) for one in diagnosis.causes)]
     if diagnosis.remedies:
         parts.append(Text("\nWhat to do", style="bold"))
-        parts += [Text(f"{place}. {one}") for place, one in enumerate(diagnosis.remedies, 1)]
+        parts += [Text(f"{place}. {without_markup(sentence(one))}") for place, one in enumerate(diagnosis.remedies, 1)]
     since = "" if diagnosis.since is None else f", with signs since step {diagnosis.since}"
     return Panel(Group(*parts), title=Text(f"Incident at step {diagnosis.step}{since}"), title_align="left")

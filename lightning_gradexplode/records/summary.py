@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from lightning_gradexplode.records.diagnosis import Cause, Diagnosis
 from lightning_gradexplode.records.evidence import Attempt
 from lightning_gradexplode.records.finding import Finding, Severity
+from lightning_gradexplode.records.text import sentence
 
 
 def headline(findings: Iterable[Finding]) -> Finding | None:
@@ -64,19 +65,13 @@ def place(diagnosis: Diagnosis) -> str:
 
 def remedies(diagnosis: Diagnosis) -> list[str]:
     """Return the remedies as sentences or blocks of code."""
-    return [_sentence(remedy) for remedy in diagnosis.remedies]
+    return [sentence(remedy) for remedy in diagnosis.remedies]
 
 
 def advice_of(diagnosis: Diagnosis) -> str:
     """Return the first cause with its first evidence, and the first remedy, one per line."""
     causes = [": ".join([cause_title(cause), *cause.evidence[:1]]) for cause in diagnosis.causes[:1]]
     return "\n".join([f"Why: {one}" for one in causes] + [f"Do: {one}" for one in remedies(diagnosis)[:1]])
-
-
-def _sentence(text: str) -> str:
-    text = text.strip()
-    ended = text if text.endswith((".", "!", "?", "```")) else f"{text}."
-    return ended[:1].upper() + ended[1:]
 
 
 def actions(attempts: Sequence[Attempt]) -> list[str]:

@@ -26,6 +26,18 @@ def plain_text(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
+def sentence(text: str) -> str:
+    """Return a text that begins with a capital letter, and ends with a period or a block of code.
+
+    Example:
+        >>> sentence("lower the learning rate")
+        'Lower the learning rate.'
+    """
+    text = text.strip()
+    ended = text if text.endswith((".", "!", "?", "```")) else f"{text}."
+    return ended[:1].upper() + ended[1:]
+
+
 def describe(error: BaseException) -> str:
     """Return class and text of an exception in one line of at most 300 characters; the class if ``str`` raises."""
     try:

@@ -8,6 +8,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from lightning_gradexplode.records import (
     FloatArray,
@@ -122,17 +123,13 @@ _NONE = np.array([math.nan])
 
 def _panels(history: History, signs: Container[str]) -> Iterator[Panel]:
     values = history.values
-    alarmed = values.get("severity", np.zeros(len(history.step))) > 0
 
     def panel(title: str, names: Mapping[str, str], band: tuple[float, float] | None = None) -> Iterator[Panel]:
         lines = tuple(
             Line(names[name], values[name], color, is_dashed=name == "clip_val")
             for color, name in enumerate((one for one in names if not np.isnan(values.get(one, _NONE)).all()), 1)
         )
-        first = values.get(next(iter(names)), np.zeros(len(history.step)))
-        # NaN may also mean that a value was not measured. Norms always are; the loss of manual optimization is not.
-        is_measured = title == "Gradient norm" or (title == "Loss" and "nonfinite-loss" in signs)
-        nonfinite = history.step[np.isinf(first) | (np.isnan(first) & alarmed & is_measured)]
+        nonfinite = history.step[nonfinite_steps(history, next(iter(names)), signs)]
         if lines or len(nonfinite):
             yield Panel(title, axis_for(*(line.values for line in lines)), lines, nonfinite, band)
 
@@ -144,6 +141,24 @@ def _panels(history: History, signs: Container[str]) -> Iterator[Panel]:
     yield from panel("Update ratio", {"update_ratio": "update / weights"}, HEALTHY_UPDATE_RATIO)
     yield from panel("Learning rate", {"learning_rate": "learning rate"})
     yield from panel("Loss scale", {"loss_scale": "scale of the gradient scaler"})
+
+
+def nonfinite_steps(history: History, name: str, signs: Container[str]) -> npt.NDArray[np.bool_]:
+    """Return at which steps a quantity was NaN or infinite, shape ``(steps,)``.
+
+    NaN in a history may also mean that a value was not measured. Norms always are; the loss of manual optimization is
+    not.
+
+    Args:
+        history: The steps.
+        name: The quantity.
+        signs: The signs that were found in the run.
+    """
+    unknown = np.full(len(history.step), math.nan)
+    values, alarmed = history.values.get(name, unknown), history.values.get("severity", unknown) > 0
+    is_measured = name == "grad_norm" or (name == "loss" and "nonfinite-loss" in signs)
+    found: npt.NDArray[np.bool_] = np.isinf(values) | (np.isnan(values) & alarmed & is_measured)
+    return found
 
 
 def _losses(history: History) -> dict[str, str]:

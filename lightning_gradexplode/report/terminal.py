@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lightning_gradexplode.records import ReportContent, Severity, summary
+from lightning_gradexplode.records import FloatArray, History, ReportContent, Severity, summary
 from lightning_gradexplode.records.text import plain_text, without_markup
 from lightning_gradexplode.report.axes import axis_for, tick_label
+from lightning_gradexplode.report.charts import nonfinite_steps
 from lightning_gradexplode.report.page import facts
 
 BARS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
@@ -22,10 +23,10 @@ _CURVES = ("loss", "grad_norm", "update_ratio", "learning_rate", "loss_scale")
 
 
 def sparkline(values: npt.NDArray[Any], width: int = 60) -> str:
-    """Return a curve in one line of text, on a logarithmic axis. A cross is infinite, a space unknown.
+    """Return a curve in one line of text, on a logarithmic axis. A cross is not finite, a space unknown.
 
     Args:
-        values: The values, shape ``(steps,)``; NaN if unknown.
+        values: The values, shape ``(steps,)``; infinite if they were not finite, NaN if unknown.
         width: Largest number of characters. With more values, each character shows the largest of several.
     """
     if not len(values):
@@ -70,12 +71,13 @@ def report_lines(content: ReportContent, width: int = 80) -> Iterator[str]:
             )
     for label, text in facts(content)[1:]:
         yield from _paragraph(label, text, width)
+    signs = {finding.sign for finding in content.findings}
     for index, history in enumerate(content.evidence.history):
         if len(history.step):
             name = f" of optimizer {index}" if len(content.evidence.history) > 1 else ""
             yield f"  Steps {history.step[0]} to {history.step[-1]}{name}"
         for quantity in _CURVES:
-            values = history.values.get(quantity, np.zeros(0))
+            values = _curve(history, quantity, signs)
             if np.isfinite(values).any():
                 span = _span(values)
                 yield f"    {quantity:14} {sparkline(values, max(width - 20 - len(span), 12))} {span}"
@@ -108,19 +110,25 @@ def _outline(content: ReportContent) -> dict[str, str]:
     outline["Findings"] = str(len(content.findings))
     for history in content.evidence.history[:1]:
         for quantity in ("loss", "grad_norm", "update_ratio"):
-            values = history.values.get(quantity, np.zeros(0))
+            values = _curve(history, quantity, {finding.sign for finding in content.findings})
             if np.isfinite(values).any():
                 outline[quantity] = _span(values)
                 outline[f"{quantity} curve"] = sparkline(values, 24)
     return {name: text for name, text in outline.items() if text}
 
 
+def _curve(history: History, name: str, signs: Container[str]) -> FloatArray:
+    """Return the values of a quantity, infinite where it was NaN or infinite; empty if it was never measured."""
+    if name not in history.values:
+        return np.zeros(0)
+    return np.where(nonfinite_steps(history, name, signs), np.inf, history.values[name])
+
+
 def _span(values: npt.NDArray[Any]) -> str:
-    """Return the median and the largest finite value, and the last one if it is not finite."""
+    """Return the median and the largest finite value."""
     finite = values[np.isfinite(values)]
-    last = ", infinite at the end" if np.isinf(values[-1]) else ""
     middle, largest = (tick_label(float(f"{one:.3g}")) for one in (np.median(finite), finite.max()))
-    return f"median {middle}, max {largest}{last}"
+    return f"median {middle}, max {largest}"
 
 
 def _paragraph(heading: str, text: str, width: int) -> list[str]:

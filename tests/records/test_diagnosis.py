@@ -81,7 +81,7 @@ def test_a_diagnosis_is_printed_with_rich() -> None:
     console.print(FOUND.causes[0])
     text = console.export_text()
     for words in ("Incident at step 12", "since step 9", "97% nonfinite-input in batch[0], row 5", "20% learning-rate",
-                  "`batch[0]` holds 1 NaN element.", "1. look at row 5"):  # fmt: skip
+                  "\u2022 batch[0] holds 1 NaN element.", "1. Look at row 5"):  # fmt: skip
         assert words in text
     assert text.count("nonfinite-input") == 2
 
