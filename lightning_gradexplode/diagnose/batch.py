@@ -149,3 +149,8 @@ def nonfinite_fields(batch: BatchFacts) -> Iterator[FieldFacts]:
         if field.inf_count and not field.nan_count and field.least == 0.0 and field.greatest == 0.0:
             continue
         yield field
+
+
+def running_averages(evidence: Evidence) -> str | None:
+    """Return the class of the first module that keeps running averages of what it takes, None if there is none."""
+    return next((one.kind for one in evidence.run.modules if "BatchNorm" in one.kind), None)

@@ -23,8 +23,8 @@ from lightning_gradexplode.diagnose.calm_weights import (
     weights_without_gradient,
 )
 from lightning_gradexplode.diagnose.causes.accumulation import accumulated_gradients
-from lightning_gradexplode.diagnose.causes.data import unscaled_data
 from lightning_gradexplode.diagnose.causes.objective import critic_of, critic_remedies
+from lightning_gradexplode.diagnose.causes.unscaled_data import unscaled_data
 from lightning_gradexplode.diagnose.causes.update_sizes import forgotten_each_epoch
 from lightning_gradexplode.diagnose.curves import curve, logged_curves, loss_curve
 from lightning_gradexplode.diagnose.learning import ENOUGH, LEARNED, learned

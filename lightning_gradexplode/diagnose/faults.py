@@ -95,7 +95,7 @@ def _constant(operation: Operation, name: str) -> Fault | None:
     # An infinite argument of another operation, such as the order of a norm, is meant to be.
     numbers = [one for one in operation.scalars if math.isnan(one) or (math.isinf(one) and name in _ARITHMETIC)]
     held = sum(one.nan_count for one in operation.inputs)
-    if operation.phase == "backward" or not (numbers or held):
+    if operation.phase == "backward" or not (numbers or held) or _is_of_matrix(operation, name):
         return None
     what = f"the number {numbers[0]:g}" if numbers else "a tensor with NaN"
     is_infinite = bool(numbers) and math.isinf(numbers[0])
@@ -180,8 +180,7 @@ def _undefined(operation: Operation, name: str) -> Fault | None:
             "leave at least one place of each row unmasked: `mask = mask & ~mask.all(dim=-1, keepdim=True)`, or drop "
             "samples that are all padding",
         )
-    is_matrix = name.startswith(_MATRIX) and not name.endswith("_norm")
-    if is_matrix or re.search(_MATRIX_CALL, operation.expression or ""):
+    if _is_of_matrix(operation, name):
         return Fault(
             "undefined",
             f"`{name}` met a matrix that is singular, or has equal singular values, which leave it without a slope.",
@@ -207,6 +206,12 @@ def _undefined(operation: Operation, name: str) -> Fault | None:
     if operation.result == "nan" and largest_input(operation) < limit_of(operation) ** 0.4:
         return Fault("undefined", f"`{name}` is NaN there{taken}.", remedy_for(name, code, _type_of(operation)))
     return None
+
+
+def _is_of_matrix(operation: Operation, name: str) -> bool:
+    """Return whether an operation belongs to a decomposition, an inverse or a determinant."""
+    is_named = name.startswith(_MATRIX) and not name.endswith("_norm")
+    return is_named or re.search(_MATRIX_CALL, operation.expression or "") is not None
 
 
 def _slope(operation: Operation, name: str, taken: str) -> Fault | None:

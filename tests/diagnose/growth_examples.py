@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from lightning_gradexplode.records import (
@@ -149,18 +147,6 @@ GROWTH: dict[str, tuple[str, Evidence]] = {
     "a loop of the user's own": (
         "recurrence",
         diverged(replay=Replay("finite", activations=(LOOPED,))),
-    ),
-    "an update that raises a recurrent matrix above one": (
-        "recurrence",
-        diverged(
-            run=replace(
-                RNN,
-                parameters=(
-                    parameter("rnn.weight_hh_l0", (48, 48), module_kind="RNN", spectral_radius=0.9),
-                    parameter("head.weight", (1, 48)),
-                ),
-            )
-        ),
     ),
     "a square matrix of the user's own over a long sequence": (
         "recurrence",

@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lightning_gradexplode.diagnose.causes.accumulation import accumulated_gradients
-from lightning_gradexplode.diagnose.causes.data import (
-    nonfinite_input,
-    nonfinite_target,
-    outlier_batch,
-    unscaled_data,
-)
 from lightning_gradexplode.diagnose.causes.depth import depth
+from lightning_gradexplode.diagnose.causes.empty_reduction import empty_reduction
+from lightning_gradexplode.diagnose.causes.forward_overflow import forward_overflow
 from lightning_gradexplode.diagnose.causes.initialization import initialization
+from lightning_gradexplode.diagnose.causes.nonfinite_data import nonfinite_input, nonfinite_target
 from lightning_gradexplode.diagnose.causes.objective import loss_without_floor, moving_target
-from lightning_gradexplode.diagnose.causes.operations import empty_reduction, forward_overflow, undefined_operation
 from lightning_gradexplode.diagnose.causes.optimization import learning_rate
 from lightning_gradexplode.diagnose.causes.optimizer import optimizer_state
+from lightning_gradexplode.diagnose.causes.outliers import outlier_batch
 from lightning_gradexplode.diagnose.causes.precision import half_precision
 from lightning_gradexplode.diagnose.causes.rate_rise import learning_rate_jump
 from lightning_gradexplode.diagnose.causes.recurrence import recurrence
 from lightning_gradexplode.diagnose.causes.targets import target_out_of_range
+from lightning_gradexplode.diagnose.causes.undefined_operation import undefined_operation
+from lightning_gradexplode.diagnose.causes.unscaled_data import unscaled_data
 from lightning_gradexplode.records import Cause, Evidence
 
 Rule = Callable[[Evidence], Cause | None]

@@ -73,33 +73,15 @@ def _summed_passes(evidence: Evidence) -> Cause | None:
     own = evidence.run.accumulate if evidence.run.automatic else 1
     if passes is None or passes < max(SUMMED, own + 1) or not trend(evidence).has_diverged:
         return None
-    search = line_search(evidence)
-    remedy = (
-        f"divide each loss, so that the sum is an average: {code_of(evidence.run).backward(f'loss / {passes:.0f}')}"
+    if _is_a_guess(evidence, passes) or not (_losses_are_whole(evidence) or _is_a_guess(evidence, 1.0)):
+        return None  # they are divided, or that is not known
+    divided = code_of(evidence.run).backward(f"loss / {passes:.0f}")
+    return _cause(
+        0.85,
+        f"Each step adds up the gradients of {passes:.0f} backward passes, and each of them takes the whole mean "
+        "loss of its part.",
+        f"divide each loss, so that the sum is an average: {divided}",
     )
-    if _is_a_guess(evidence, passes):
-        return None  # they are divided
-    if _losses_are_whole(evidence) or _is_a_guess(evidence, 1.0):
-        return _cause(
-            0.85,
-            f"Each step adds up the gradients of {passes:.0f} backward passes, and each of them takes the whole mean "
-            "loss of its part.",
-            remedy,
-        )
-    if search is not None and search.overshoots and 0 < search.best_factor <= 2 / passes:
-        return _cause(
-            0.55,
-            f"Each step adds up the gradients of {passes:.0f} backward passes; with {search.best_factor:g} of the "
-            f"update the loss would go from {search.start:.4g} to {search.least:.4g}.",
-            remedy,
-        )
-    if search is None and not evidence.run.automatic:
-        return _cause(
-            0.45,
-            f"Each step adds up the gradients of {passes:.0f} backward passes, which is {passes:.0f} times their mean.",
-            remedy,
-        )
-    return None
 
 
 def _is_a_guess(evidence: Evidence, divisor: float) -> bool:

@@ -7,8 +7,8 @@ import re
 from collections import defaultdict
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.causes.data import outlier_field
-from lightning_gradexplode.diagnose.curves import curve, failing_step, logged_curves, loss_curve
+from lightning_gradexplode.diagnose.causes.outliers import outlier_field
+from lightning_gradexplode.diagnose.curves import curve, failing_step, loss_curve
 from lightning_gradexplode.diagnose.operation_names import base_name
 from lightning_gradexplode.diagnose.trends import SHORT, initial_weight_norm, largest_reach, line_search, trend
 from lightning_gradexplode.records import Cause, Evidence, RunFacts
@@ -21,7 +21,6 @@ GROWN = 1.5
 
 _TRANSITION = ("reward", "done", "next", "action", "terminal", "state", "obs", "log_prob", "advantage")
 _COPY = ("target", "teacher", "ema", "momentum", "old", "slow", "delayed", "offline", "key")
-_VALUES = re.compile(r"(^|[/_.])(q|td|target|value|v|bootstrap)([/_.]|$)", re.IGNORECASE)
 
 
 def loss_without_floor(evidence: Evidence) -> Cause | None:
@@ -156,15 +155,6 @@ def moving_target(evidence: Evidence) -> Cause | None:
             f"A batch holds transitions of reinforcement learning ({', '.join(fields[:6])}): the values that are "
             "learned make their own targets."
         )
-    grown = [
-        (name, one.first, one.last)
-        for name, one in logged_curves(evidence).items()
-        if _VALUES.search(name) and one.first is not None and one.last is not None
-    ]
-    grown = [one for one in grown if abs(one[2]) > 10 * max(abs(one[1]), 1e-3)]
-    if grown:
-        confidence += 0.25
-        sentences.append(f"`{grown[0][0]}`, which the module logs, went from {grown[0][1]:.4g} to {grown[0][2]:.4g}.")
     search = line_search(evidence)
     if search is not None and not search.overshoots:
         confidence += 0.3

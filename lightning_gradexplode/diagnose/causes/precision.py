@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.causes.operations import fault
+from lightning_gradexplode.diagnose.causes.operation_evidence import fault
 from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, loss_curve, signs
 from lightning_gradexplode.diagnose.loop_code import code_of
 from lightning_gradexplode.diagnose.operation_names import is_half, location_of

@@ -5,25 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.causes.optimization import LARGE_UPDATE, rate_is_disproved
+from lightning_gradexplode.diagnose.causes.optimization import rate_is_disproved
 from lightning_gradexplode.diagnose.curves import Curve, FloatArray, critical_step, curve, failing_step, loss_curve
-from lightning_gradexplode.diagnose.trends import line_search, loss_rise, trend
+from lightning_gradexplode.diagnose.trends import abrupt_step, line_search, loss_rise, trend
 from lightning_gradexplode.records import Cause, Evidence
 
 SUDDEN, GRADUAL = 1.9, 1.5
 """So many times the rate before: from one step to the next, and since the loss was lowest."""
 
-STEADILY = 5.0
-"""So many times the first rate, a rate that rises at each step has left that of the start."""
-
-SURELY = 2.0
-"""So many times the rate at which the loss was lowest, a rate that rises step by step has left what is borne."""
-
 SMALL = 0.01
 """A rate of so small a part of the highest one before it harms nothing, however fast it rose."""
-
-WORSE = 4.0
-"""So many times the loss before a rise, the loss has left its level."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +26,19 @@ class RateRise:
         before: The rate before.
         after: The rate after.
         sudden: Whether it rose from one step to the next.
-        since: The last step at which it was as before.
     """
 
     step: int
     before: float
     after: float
     sudden: bool
-    since: int
 
 
 def learning_rate_jump(evidence: Evidence) -> Cause | None:
     """Return the cause if all went well until the learning rate rose."""
     rise = rate_rise(evidence)
     course = trend(evidence)
-    if rise is None or not course.has_diverged or rate_is_disproved(evidence):
-        return None
-    if not has_worsened_since(evidence, rise):
+    if rise is None or not course.has_diverged or rate_is_disproved(evidence) or _is_of_batch(evidence):
         return None
     delay = critical_step(evidence) - rise.step
     confidence = (0.92 if delay <= 30 else 0.75) if rise.sudden else 0.7
@@ -60,42 +47,28 @@ def learning_rate_jump(evidence: Evidence) -> Cause | None:
     sentences = [f"The learning rate rose from {rise.before:.3g} to {rise.after:.3g} {how}."]
     if level is not None:
         sentences.append(f"Up to then the loss was steady, with a median of {level:.4g}; {_after(evidence, delay)}")
-    schedule = f" ({', '.join(evidence.run.schedulers)})" if evidence.run.schedulers else ""
+    schedule = (
+        f", the highest that {' and '.join(evidence.run.schedulers)} may reach" if evidence.run.schedulers else ""
+    )
     # The rate at which the loss was lowest is the last that was borne, at the edge of what is.
     kept = rise.before if rise.sudden else 0.3 * rise.before
-    peak = remedies.rounded(max(rise.before, rise.after * 0.1) if rise.sudden else kept, 1)
     return Cause(
         "learning-rate-jump",
         f"the learning rate at step {rise.step}",
         tuple(sentences),
         confidence,
         (
-            f"keep the learning rate near {kept:.3g}, or let the schedule{schedule} peak at `lr={peak:g}` at most",
+            f"keep the learning rate near {kept:.3g}{schedule}",
             *remedies.clip(evidence),
             *remedies.rollback(evidence),
         ),
     )
 
 
-def has_worsened_since(evidence: Evidence, rise: RateRise) -> bool:
-    """Return whether something has gone wrong since a rise, and not only with the batch of the incident.
-
-    The last step overshoots; or the rise was three steps ago or more; or the rate is twice what was borne; or the
-    updates after a sudden rise were large, and the loss is far above what it was before; or it has doubled since the
-    steps around the one from which the rate has risen.
-    """
+def _is_of_batch(evidence: Evidence) -> bool:
+    """Return whether the batch has made the loss jump: updates were ordinary, and the last one does not overshoot."""
     search = line_search(evidence)
-    critical = critical_step(evidence)
-    if search is None or search.overshoots or rise.step <= critical - 3:
-        return True
-    loss = loss_curve(evidence).before(failing_step(evidence)).finite
-    if rise.sudden:
-        update = curve(evidence, "update_ratio").since(rise.step).before(failing_step(evidence)).greatest or 0.0
-        before, after = loss.before(rise.step + 1).median, loss.since(rise.step + 1).greatest
-        return update >= LARGE_UPDATE and before is not None and after is not None and after > WORSE * before > 0
-    around = loss.since(rise.since - 5).before(rise.since + 6).median
-    late = loss.before(critical).since(critical - 10).median
-    return rise.after >= SURELY * rise.before or (around is not None and late is not None and late > 2 * around > 0)
+    return search is not None and not search.overshoots and abrupt_step(evidence, "loss") is not None
 
 
 def _after(evidence: Evidence, delay: int) -> str:
@@ -110,13 +83,7 @@ def rate_rise(evidence: Evidence) -> RateRise | None:
     rates = curve(evidence, "learning_rate").before(end + 1).finite
     steps, values = rates.step, rates.value
     rises = [
-        RateRise(
-            int(steps[place]),
-            _borne(values[:place], float(values[place])),
-            float(values[place]),
-            True,
-            int(steps[place - 1]),
-        )
+        RateRise(int(steps[place]), _borne(values[:place], float(values[place])), float(values[place]), True)
         for place in range(1, len(values))
         if values[place] >= SUDDEN * values[place - 1] > 0
         and end - steps[place] <= 100
@@ -143,21 +110,11 @@ def _gradual_rise(evidence: Evidence, rates: Curve) -> RateRise | None:
     before, after = rates.at(lowest), rates.last
     if before is None or after is None or before <= 0:
         return None
-    if after < GRADUAL * before and not _rises_until_it_overshoots(evidence, rates):
+    if after < GRADUAL * before:
         return None
     if loss_rise(loss.before(lowest + 1)) > 1.0 or lowest < loss.step[2]:
         return None
-    return RateRise(int(rates.step[-1]), before, after, False, lowest)
-
-
-def _rises_until_it_overshoots(evidence: Evidence, rates: Curve) -> bool:
-    """Return whether the rate has never fallen and is several times the first one, and the last step overshoots.
-
-    A rate that rises steadily leaves what is borne by little when the loss begins to rise.
-    """
-    search = line_search(evidence)
-    rises = bool((rates.value[1:] >= rates.value[:-1]).all()) and rates.value[-1] > rates.value[-2]
-    return search is not None and search.overshoots and rises and rates.value[-1] >= STEADILY * rates.value[0] > 0
+    return RateRise(int(rates.step[-1]), before, after, False)
 
 
 def _went_well_before(evidence: Evidence, step: int) -> bool:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 
-from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import inputs, scale_of, targets
-from lightning_gradexplode.diagnose.causes.loops import COMPOUNDED, carried_state, cell_by_hand
-from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, loss_curve
+from lightning_gradexplode.diagnose.causes.loops import carried_state, cell_by_hand
+from lightning_gradexplode.diagnose.curves import loss_curve
 from lightning_gradexplode.diagnose.layers import DEEP, first_numbers, gain_of, is_early, layers
-from lightning_gradexplode.diagnose.rate_remedies import first_update_ratio
 from lightning_gradexplode.diagnose.recurrence_remedies import recurrence_remedies
 from lightning_gradexplode.diagnose.repeated_weights import is_gated, own_matrices, recurrent_parameters
 from lightning_gradexplode.diagnose.trends import trend
@@ -23,95 +21,45 @@ def recurrence(evidence: Evidence) -> Cause | None:
     """Return the cause if the gain per time step compounds over the sequence."""
     rules = (
         _of_matrix,
-        _of_first_update,
         _of_gradient,
         _of_loop,
         carried_state,
         cell_by_hand,
         _by_elimination,
-        _of_own_matrix,
     )
     found = [rule(evidence) for rule in rules]
     return max((one for one in found if one is not None), key=lambda one: one.confidence, default=None)
 
 
 def _of_matrix(evidence: Evidence) -> Cause | None:
-    """Return the cause if a recurrent matrix without gates has a spectral radius above one."""
-    plain = [one for one in recurrent_parameters(evidence.run) if not is_gated(one, evidence.run)]
-    worst = max(plain, key=lambda one: one.spectral_radius or 0.0, default=None)
-    radius = worst.spectral_radius if worst is not None else None
-    if worst is None or radius is None or not 1.0 < radius < math.inf:
-        return None
-    norm = "" if worst.spectral_norm is None else f" and a largest singular value of {worst.spectral_norm:.3g}"
-    sentences = [f"`{worst.name}` started with a spectral radius of {radius:.3g}{norm}."]
-    length = sequence_length(evidence)
-    confidence = 0.45
-    if length:
-        total = math.exp(min(length * math.log(radius), 700.0))
-        sentences.append(f"Over {length} time steps a radius of {radius:.3g} compounds to {total:.3g}.")
-        confidence = 0.88 if total >= 1e3 else 0.7 if total >= 30 else 0.3
-    if not is_early(evidence):
-        confidence *= 0.7
-    sentences += first_numbers(evidence)
-    return Cause(
-        "recurrence", worst.name, tuple(sentences), confidence, recurrence_remedies(evidence, worst, False, length)
-    )
+    """Return the cause if a matrix without gates that is applied at each time step has a spectral radius above one.
 
-
-def _of_first_update(evidence: Evidence) -> Cause | None:
-    """Return the cause if an early update can have raised a matrix without gates above a radius of one.
-
-    No eigenvalue of a normal matrix moves by more than the norm of what is added to it (Bauer and Fike, 1960).
+    That of a matrix of the user's own is not measured; its elements are those of one with a radius near its gain.
     """
     plain = [one for one in recurrent_parameters(evidence.run) if not is_gated(one, evidence.run)]
-    length, ratio = sequence_length(evidence), first_update_ratio(evidence)
     worst = max(plain, key=lambda one: one.spectral_radius or 0.0, default=None)
-    if worst is None or not worst.spectral_radius or worst.spectral_radius > 1 or not length or not ratio:
+    length = sequence_length(evidence)
+    radius = 0.0 if worst is None else worst.spectral_radius or 0.0
+    if worst is None and (own := own_matrices(evidence.run)):
+        worst = max(own, key=gain_of)
+        length, radius = _steps(evidence), gain_of(worst)
+    if worst is None or not length or not 1.0 < radius < math.inf:
         return None
-    growth, failed = trend(evidence).gradient_growth, first_nonfinite(evidence)
-    fails_at_once = failed is not None and failed.step <= evidence.run.first_step + 1
-    if not is_early(evidence) or evidence.run.is_resumed or not (growth >= COMPOUNDED or fails_at_once):
-        return None
-    change = ratio * math.hypot(*(one.std * math.sqrt(math.prod(one.shape)) for one in evidence.run.parameters))
-    radius = worst.spectral_radius + change
-    if not radius > 1 or not length * math.log(radius) > math.log(COMPOUNDED):
-        return None
+    total = math.exp(min(length * math.log(radius), 700.0))
+    confidence = 0.88 if total >= 1e3 else 0.7 if total >= 30 else 0.3
+    confidence *= 1.0 if is_early(evidence) else 0.7
+    if worst.spectral_radius is None:
+        confidence *= 0.7
     return Cause(
         "recurrence",
         worst.name,
         (
-            f"`{worst.name}` started with a spectral radius of {worst.spectral_radius:.3g}; the first update, of norm "
-            f"{change:.3g}, can have raised it to {radius:.3g}, which over {length} time steps compounds to "
-            f"{math.exp(min(length * math.log(radius), 700.0)):.3g}.",
-            "The next step is not finite."
-            if fails_at_once
-            else f"The gradient norm has grown {growth:.3g} times since.",
-        ),
-        0.55,
-        tuple(dict.fromkeys((*remedies.clip(evidence), *recurrence_remedies(evidence, worst, False, length)))),
-    )
-
-
-def _of_own_matrix(evidence: Evidence) -> Cause | None:
-    """Return the cause if a square matrix of the user's own expands, and an input is a long sequence."""
-    own = own_matrices(evidence.run)
-    steps = next((one.shape[1] for one in inputs(evidence) if len(one.shape) == 3 and one.shape[1] >= DEEP), None)
-    worst = max(own, key=gain_of, default=None)
-    norm = curve(evidence, "grad_norm").first
-    if worst is None or steps is None or norm is None or norm < COMPOUNDED or not is_early(evidence):
-        return None
-    if not gain_of(worst) > 1 or not steps * math.log(gain_of(worst)) > math.log(COMPOUNDED):
-        return None
-    return Cause(
-        "recurrence",
-        worst.name,
-        (
-            f"`{worst.name}` is square, its elements are those of a matrix with a spectral radius near "
-            f"{gain_of(worst):.3g}, and an input has {steps} time steps.",
+            f"`{worst.name}` started with a spectral radius {'of' if worst.spectral_radius else 'near'} {radius:.3g}; "
+            f"over {length} time steps that compounds to {total:.3g}.",
             *first_numbers(evidence),
         ),
-        0.6,
-        recurrence_remedies(evidence, worst, False, steps),
+        confidence,
+        recurrence_remedies(evidence, worst, False, length),
     )
 
 
@@ -175,7 +123,7 @@ def _by_elimination(evidence: Evidence) -> Cause | None:
     if not first > 1e4 * reach**2:
         return None
     worst = max(repeated, key=gain_of)
-    steps = next((one.shape[1] for one in inputs(evidence) if len(one.shape) == 3 and one.shape[1] >= DEEP), None)
+    steps = _steps(evidence)
     shape = "is square" if len(worst.shape) == 2 else f"multiplies by {worst.std:.3g}"
     return Cause(
         "recurrence",
@@ -188,6 +136,11 @@ def _by_elimination(evidence: Evidence) -> Cause | None:
         0.6 if steps else 0.5,
         recurrence_remedies(evidence, worst, False, steps),
     )
+
+
+def _steps(evidence: Evidence) -> int | None:
+    """Return the number of time steps of the first input that is a long sequence, None if none is."""
+    return next((one.shape[1] for one in inputs(evidence) if len(one.shape) == 3 and one.shape[1] >= DEEP), None)
 
 
 def _is_factor(parameter: ParameterFacts, run: RunFacts) -> bool:

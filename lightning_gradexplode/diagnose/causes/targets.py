@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import is_same, place_of, rows_of, size_of, targets
-from lightning_gradexplode.diagnose.causes.operations import fault
+from lightning_gradexplode.diagnose.causes.operation_evidence import fault
 from lightning_gradexplode.diagnose.curves import loss_curve
 from lightning_gradexplode.diagnose.faults import DIVISIONS
 from lightning_gradexplode.diagnose.operation_names import base_name, location_of, name_of

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from lightning_gradexplode.diagnose import diagnose
-from lightning_gradexplode.diagnose.causes.operations import forward_overflow, undefined_operation
+from lightning_gradexplode.diagnose.causes.forward_overflow import forward_overflow
+from lightning_gradexplode.diagnose.causes.undefined_operation import undefined_operation
 from lightning_gradexplode.records import Replay
 from tests.diagnose.evidence import diverged, failed, finding, operand, operation, reproduced
 

@@ -34,28 +34,13 @@ def test_an_ordinary_update_after_a_rise_is_not() -> None:
 
 @pytest.mark.parametrize(("late", "named"), [(2.4, True), (0.6, False)])
 def test_a_gradual_rise_is_named_where_the_loss_has_doubled_since(late: float, named: bool) -> None:
-    """The last update may lower the loss of its own batch, which had gone up before."""
+    """The last update may lower the loss of its own batch, which had gone up before; a jump at once is the batch's."""
     values = calm(80)
     values["learning_rate"] = [0.002 * (1 + step) for step in range(80)]
     values["loss"][43] = 0.3
     values["loss"][65:] = [late] * 15
-    values["loss"][79], values["grad_norm"][79], values["weight_norm"][79] = 20.0, 40.0, 30.0
+    values["loss"][79], values["grad_norm"][79], values["weight_norm"][79] = 40.0, 40.0, 30.0
     evidence = Evidence(79, 79, (finding("diverging-loss", 79),), run(), (history(values),), experiments=LOWERS)
-    assert (learning_rate_jump(evidence) is not None) == named
-
-
-@pytest.mark.parametrize(("first", "named"), [(0.002, True), (0.1, False)])
-def test_a_rate_that_rises_steadily_is_named_where_the_step_overshoots_soon_after_the_lowest_loss(
-    first: float, named: bool
-) -> None:
-    """The rate at the lowest loss is close to the last one, and it is several times the first one."""
-    steps = 60
-    values = calm(steps)
-    values["learning_rate"] = [first + 0.002 * step for step in range(steps)]
-    values["loss"] = [1.0 - 0.01 * step for step in range(56)] + [1.5, 6.0, 30.0, 200.0]
-    values["weight_norm"][-1] = 40.0
-    overshoots = Experiments(line_search=((0.0, 200.0), (0.01, 150.0), (0.1, 14.0), (0.3, 900.0), (1.0, 6000.0)))
-    evidence = Evidence(58, 59, (finding("diverging-loss", 59),), run(), (history(values),), experiments=overshoots)
     assert (learning_rate_jump(evidence) is not None) == named
 
 
@@ -71,7 +56,7 @@ def test_a_jump_between_tiny_rates_is_not_the_rise_that_counts() -> None:
     cause = learning_rate_jump(evidence)
     assert cause is not None
     assert cause.where == "the learning rate at step 129"
-    assert f"near {0.3 * rates[119]:.3g}," in cause.remedies[0]  # below the rate at which the loss was lowest
+    assert f"near {0.3 * rates[119]:.3g}" in cause.remedies[0]  # below the rate at which the loss was lowest
 
 
 @pytest.mark.parametrize(("delay", "said"), [(0, "at the step of the rise"), (1, "1 step after the rise")])

@@ -1,0 +1,95 @@
+"""Means, deviations and losses over nothing, or over one element."""
+
+from __future__ import annotations
+
+import math
+
+from lightning_gradexplode.diagnose import remedies
+from lightning_gradexplode.diagnose.batch import place_of, targets
+from lightning_gradexplode.diagnose.causes.operation_evidence import (
+    fault,
+    line_sentence,
+    located,
+    rows_sentence,
+)
+from lightning_gradexplode.diagnose.curves import first_nonfinite
+from lightning_gradexplode.diagnose.operation_names import (
+    location_of,
+)
+from lightning_gradexplode.diagnose.trends import trend
+from lightning_gradexplode.records import Cause, Evidence, FieldFacts
+
+IGNORED_LABELS = (-100.0, -1.0, 255.0)
+"""Labels that losses are usually set to ignore."""
+
+
+def empty_reduction(evidence: Evidence) -> Cause | None:
+    """Return the cause if a mean, a standard deviation or a loss was computed over nothing, or over one element."""
+    found = fault(evidence)
+    ignored = _all_ignored(evidence)
+    single = _single_row(evidence)
+    if found is not None and found[1].kind == "empty":
+        operation, what = found
+        where: str | None = location_of(operation)
+        sentences, confidence = [what.sentence, line_sentence(operation), rows_sentence(operation)], 0.95
+        remedy = located(operation, what.remedy)
+    elif ignored is not None and first_nonfinite(evidence) is not None and found is None:
+        where, sentences, confidence = place_of(ignored), [], 0.9
+        remedy = (
+            'divide by a count that is at least one: `loss = F.cross_entropy(logits, labels, reduction="sum") / '
+            f"(labels != {ignored.most_common or 0:.0f}).sum().clamp(min=1)`"
+        )
+    elif evidence.update_is_harmless and found is None and _loss_is_nan(evidence):
+        where, confidence = None, 0.7 if ignored is not None or single else 0.5
+        sentences = ["The loss is not finite and no gradient comes of it, as a mean over an empty selection has none."]
+        remedy = "leave the term out where nothing is selected: `loss = term.sum() / max(term.numel(), 1)`"
+    elif single and first_nonfinite(evidence) is not None and found is None and not trend(evidence).has_diverged:
+        where, sentences, confidence = "batch", [], 0.6
+        remedy = "drop the last incomplete batch: `DataLoader(..., drop_last=True)`"
+    else:
+        return None
+    if ignored is not None:
+        sentences.append(
+            f"All labels of `{place_of(ignored)}` are {ignored.most_common or 0:.0f}, which a loss ignores."
+        )
+    if single:
+        sentences.append(single)
+    if evidence.update_is_harmless:
+        sentences.append("All gradients of the step are zero, so that no weight is changed.")
+    more = (
+        ["drop the last incomplete batch: `DataLoader(..., drop_last=True)`"]
+        if single and "drop_last" not in remedy
+        else []
+    )
+    return Cause(
+        "empty-reduction",
+        where,
+        tuple(one for one in sentences if one),
+        confidence,
+        (remedy, *more, *remedies.skip(evidence)),
+    )
+
+
+def _loss_is_nan(evidence: Evidence) -> bool:
+    """Return whether the loss is NaN, as 0/0 is; an infinite one comes of something else."""
+    finding = first_nonfinite(evidence)
+    return finding is not None and finding.sign == "nonfinite-loss" and math.isnan(finding.value)
+
+
+def _all_ignored(evidence: Evidence) -> FieldFacts | None:
+    """Return the field of labels that are all ignored, None if there is none."""
+    if evidence.batch is None:
+        return None
+    for field in targets(evidence) or evidence.batch.fields:
+        if field.is_integral and field.most_common_share >= 1.0 and field.most_common in IGNORED_LABELS:
+            return field
+    return None
+
+
+def _single_row(evidence: Evidence) -> str:
+    """Return a sentence if the batch has one row and most have more; empty otherwise."""
+    batch = evidence.batch
+    if batch is None or batch.size != 1 or not batch.usual_size or batch.usual_size <= 1:
+        return ""
+    last = ", the last one of its epoch" if batch.is_last else ""
+    return f"The batch has one row{last}; most batches have {batch.usual_size}."

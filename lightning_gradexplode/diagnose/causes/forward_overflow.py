@@ -1,0 +1,84 @@
+"""Finite values that grow past the number format in one operation of the forward pass."""
+
+from __future__ import annotations
+
+from lightning_gradexplode.diagnose import remedies
+from lightning_gradexplode.diagnose.causes.operation_evidence import (
+    divergence_sentence,
+    fault,
+    follows_divergence,
+    largest_target,
+    line_sentence,
+    located,
+    rows_sentence,
+)
+from lightning_gradexplode.diagnose.faults import Fault, fault_of
+from lightning_gradexplode.diagnose.operation_names import (
+    is_exponential,
+    is_half,
+    is_product,
+    largest_input,
+    location_of,
+    name_of,
+)
+from lightning_gradexplode.diagnose.trends import trend
+from lightning_gradexplode.records import Cause, Evidence, Operation
+
+LARGE = 1e8
+"""Values beyond it are what an operation may overflow with that is no exponential function."""
+
+
+def forward_overflow(evidence: Evidence) -> Cause | None:
+    """Return the cause if finite values grew past the number format in one operation of the forward pass."""
+    found = fault(evidence)
+    grown = evidence.replay.grown if evidence.replay is not None else None
+    if found is None or (grown is not None and not is_exponential(found[0]) and largest_input(found[0]) > LARGE):
+        return None if grown is None else _growth(evidence, grown, found)
+    operation, what = found
+    if what.kind != "overflow":
+        return None
+    course = trend(evidence)
+    confidence = 0.92 if is_exponential(operation) else 0.75
+    sentences = [what.sentence, line_sentence(operation), rows_sentence(operation)]
+    if is_product(operation) or largest_input(operation) > 1e15:
+        # What a matrix product overflows with has grown before it: that growth is the cause.
+        confidence = 0.45 if course.steps < 2 and "loss" not in name_of(operation) else 0.3
+    if follows_divergence(course):
+        confidence = min(confidence, 0.55 if is_exponential(operation) else 0.25)
+        sentences.append(divergence_sentence(course))
+    if is_half(operation):
+        confidence = min(confidence, 0.4)
+    return Cause(
+        "forward-overflow",
+        location_of(operation),
+        tuple(one for one in sentences if one),
+        confidence,
+        (located(operation, what.remedy), *(remedies.skip(evidence) if course.steps > 5 else ())),
+    )
+
+
+def _growth(evidence: Evidence, grown: Operation, failed: tuple[Operation, Fault] | None) -> Cause | None:
+    """Return the cause if an exponential function without a bound made what others overflow with.
+
+    Args:
+        evidence: The evidence.
+        grown: The exponential function.
+        failed: The operation with a result that is not finite, None where all was finite.
+    """
+    if failed is not None and failed[1].kind not in ("overflow", "undefined"):
+        return None
+    course = trend(evidence)
+    what = fault_of(grown, needed=largest_target(evidence))
+    end = "" if failed is None else f" `{name_of(failed[0])}` ended beyond the number format with it."
+    sentences = [what.sentence + end, line_sentence(grown)]
+    confidence = 0.85 if failed is not None else 0.7
+    if follows_divergence(course):
+        confidence = 0.5 if failed is not None else 0.3
+        sentences.append(divergence_sentence(course))
+    return Cause(
+        "forward-overflow",
+        location_of(grown),
+        tuple(one for one in sentences if one),
+        confidence,
+        (located(grown, what.remedy),),
+    )

@@ -1,0 +1,104 @@
+"""Inputs and targets that hold NaN or infinity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lightning_gradexplode.diagnose import remedies
+from lightning_gradexplode.diagnose.batch import (
+    is_from_graph,
+    nonfinite_fields,
+    place_of,
+    rows_of,
+    running_averages,
+    samples_of,
+    targets,
+)
+from lightning_gradexplode.diagnose.curves import critical_step, first_nonfinite
+from lightning_gradexplode.records import Cause, Evidence, FieldFacts
+
+FAINT = 0.3
+"""Confidence of a cause that is listed and not named."""
+
+
+def nonfinite_input(evidence: Evidence) -> Cause | None:
+    """Return the cause if an input of the batch holds NaN or infinity."""
+    return _nonfinite(evidence, "nonfinite-input")
+
+
+def nonfinite_target(evidence: Evidence) -> Cause | None:
+    """Return the cause if a target of the batch holds NaN or infinity."""
+    return _nonfinite(evidence, "nonfinite-target")
+
+
+def _nonfinite(evidence: Evidence, kind: str) -> Cause | None:
+    batch = evidence.batch
+    if batch is None:
+        return None
+    wanted = {field.name for field in targets(evidence)}
+    found = [one for one in nonfinite_fields(batch) if (one.name in wanted) == (kind == "nonfinite-target")]
+    if not found:
+        return None
+    field = found[0]
+    place = place_of(field)
+    rows = field.nonfinite_rows
+    counts = [f"{count} {word}" for count, word in ((field.nan_count, "NaN"), (field.inf_count, "infinite")) if count]
+    where = f"{place}, {rows_of(rows)}" if rows else place
+    sentences = [
+        f"`{place}` holds {' and '.join(counts)} element{'s' if field.nan_count + field.inf_count > 1 else ''}"
+        + (f", in {rows_of(rows)} of {batch.size or field.shape[0] if field.shape else 1}." if rows else "."),
+        samples_of(batch, rows),
+        "Earlier batches held none." if field.usual_least is not None else "",
+    ]
+    confidence = 0.97 if first_nonfinite(evidence) is not None else 0.5
+    experiments, replay = evidence.experiments, evidence.replay
+    if experiments is not None and experiments.finite_without_rows is not None and experiments.rows_removed:
+        same = set(experiments.rows_removed) >= set(rows)
+        if experiments.finite_without_rows and same:
+            sentences.append(f"Without {rows_of(rows)} the step is finite.")
+        elif same:
+            sentences.append(f"Without {rows_of(rows)} the step is not finite either.")
+            confidence = 0.5
+    elif replay is not None and replay.first is not None and not set(replay.first.rows) & set(rows):
+        sentences.append("The first operation with a non-finite result took finite values, though.")
+        confidence = 0.4
+    look = f"look at {rows_of(rows)} of `{place}`" if rows else f"look at `{place}`"
+    check = f"`assert torch.isfinite({'x' if is_from_graph(field) else place}).all()`"
+    if is_from_graph(field):
+        confidence = _confidence_in_graph(field)
+        sentences.append("It is the batch, or was computed from it without a gradient.")
+    return Cause(
+        kind,
+        where,
+        tuple(one for one in sentences if one),
+        confidence,
+        _data_first(evidence, rows, f"{look}; repair, fill or drop such samples in the dataset: {check} finds them"),
+    )
+
+
+def _confidence_in_graph(field: FieldFacts) -> float:
+    """Return the confidence that data were not finite, and not made so by an operation that no gradient goes through.
+
+    Whole rows that are not finite may come of a division of each row by its own deviation or largest value, infinite
+    targets of an inverse or a logarithm, and constants of any computation.
+    """
+    size = math.prod(field.shape[1:]) if field.shape else 1
+    rows = field.nonfinite_rows or range(field.nan_count // size if size else 0)
+    whole = size > 1 and 0 < field.nan_count == size * len(rows)
+    difference = field.name.startswith("target of ") and field.name.endswith("sub")
+    if whole or field.name.startswith("constant in ") or (difference and field.inf_count):
+        return FAINT
+    return 0.6 if difference else 0.8
+
+
+def _data_first(evidence: Evidence, rows: Sequence[int], repair: str) -> tuple[str, ...]:
+    """Return the remedies: repairing the data first where many batches hold such rows, skipping where few do."""
+    skip = remedies.skip(evidence)
+    frequent = len(rows) > 1 or critical_step(evidence) - evidence.run.first_step < 5
+    # The forward pass of a batch that is skipped has changed the running averages already.
+    averages = running_averages(evidence)
+    if averages is not None:
+        repair += f"; skipping the batch is not enough, since the running averages of {averages} have taken it in"
+        skip = []
+    return (repair, *skip) if frequent else (*skip, repair)

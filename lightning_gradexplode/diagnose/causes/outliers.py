@@ -1,0 +1,123 @@
+"""A batch, or few rows of it, that lies far outside of the others."""
+
+from __future__ import annotations
+
+from lightning_gradexplode.diagnose import remedies
+from lightning_gradexplode.diagnose.batch import (
+    inputs,
+    place_of,
+    rows_of,
+    running_averages,
+    samples_of,
+    size_of,
+)
+from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, is_critical, loss_curve, signs
+from lightning_gradexplode.diagnose.trends import abrupt_step, trend
+from lightning_gradexplode.records import BatchFacts, Cause, Evidence, FieldFacts
+
+FAR_OUTSIDE = 10.0
+"""So many times the largest value of earlier batches, a value is far outside of them."""
+
+
+def outlier_batch(evidence: Evidence) -> Cause | None:
+    """Return the cause if this batch, or few rows of it, lies far outside the others."""
+    field = outlier_field(evidence.batch)
+    experiments = evidence.experiments
+    sentences: list[str] = []
+    confidence, where = 0.0, None
+    if field is not None and evidence.batch is not None:
+        place = place_of(field)
+        usual = max(abs(field.usual_least or 0.0), abs(field.usual_greatest or 0.0))
+        where = f"{place}, {rows_of(field.outlier_rows)}" if field.outlier_rows else place
+        sentences.append(f"`{place}` reaches {size_of(field) or 0:.4g}; earlier batches stayed within {usual:.4g}.")
+        sentences.append(samples_of(evidence.batch, field.outlier_rows))
+        confidence = 0.8
+    without = experiments.grad_norm_without_rows if experiments is not None else None
+    alone = experiments.batch_grad_norm if experiments is not None else None
+    if experiments is not None and without is not None and alone is not None and without < 0.3 * alone:
+        sentences.append(
+            f"Without {rows_of(experiments.rows_removed)} the gradient norm is {without:.3g}, not {alone:.3g}."
+        )
+        where = where or f"batch, {rows_of(experiments.rows_removed)}"
+        confidence = 0.9
+    jump = _single_jump(evidence)
+    if jump:
+        sentences.append(jump)
+        abrupt = abrupt_step(evidence, "loss") is not None
+        # Data that are known to be as usual are little reason of a jump.
+        confidence = max(confidence, 0.65 if abrupt and not _is_usual(evidence) else 0.4 if abrupt else 0.45)
+    if not confidence or (trend(evidence).steps < 5 and field is None):
+        return None
+    return Cause(
+        "outlier-batch",
+        where,
+        tuple(one for one in sentences if one),
+        confidence,
+        (*_outlier_remedies(evidence, field, where),),
+    )
+
+
+def _outlier_remedies(evidence: Evidence, field: FieldFacts | None, where: str | None) -> list[str]:
+    """Return the remedies, limiting the values first where the forward pass alone does harm.
+
+    Args:
+        evidence: The evidence.
+        field: The field that lies outside, None if none does.
+        where: The place.
+    """
+    limit = f"look at {where}, and drop or limit such values" if where else "look at this batch"
+    averages = None if field is None or field not in inputs(evidence) else running_averages(evidence)
+    if field is not None and field.usual_least is not None and field.usual_greatest is not None:
+        least, greatest = (remedies.rounded(one, 2) for one in (field.usual_least, field.usual_greatest))
+        limit += (
+            f": `{place_of(field)} = {place_of(field)}.clamp({least:g}, {greatest:g})`, the range of earlier batches"
+        )
+    # No value clips a gradient that is not finite.
+    is_lost = field is not None and first_nonfinite(evidence) is not None
+    update = [*([] if is_lost else remedies.clip(evidence)), *remedies.skip(evidence)]
+    if averages is not None:
+        limit += f"; the running averages of {averages} take it in even where its update is clipped or left out"
+    huber = "use a loss that grows linearly for outliers: `F.huber_loss(prediction, target)`"
+    return [*update, limit, huber] if averages is None else [limit, *update, huber]
+
+
+def outlier_field(batch: BatchFacts | None) -> FieldFacts | None:
+    """Return the field that is the farthest outside of earlier batches, None if none is."""
+    if batch is None:
+        return None
+    ratios = []
+    for field in batch.fields:
+        size = size_of(field)
+        usual = max(abs(field.usual_least or 0.0), abs(field.usual_greatest or 0.0))
+        if size is None or field.usual_greatest is None or usual <= 0:
+            continue
+        if size >= FAR_OUTSIDE * usual:
+            ratios.append((size / usual, field))
+    return max(ratios, key=lambda one: one[0])[1] if ratios else None
+
+
+def _is_usual(evidence: Evidence) -> bool:
+    """Return whether the ranges of all fields of the batch are known to be those of earlier batches."""
+    batch = evidence.batch
+    fields = batch.fields if batch is not None else ()
+    return bool(fields) and outlier_field(batch) is None and all(one.usual_greatest is not None for one in fields)
+
+
+def _single_jump(evidence: Evidence) -> str:
+    """Return a sentence if loss or gradient jumped at one step after a calm run and came back; empty otherwise."""
+    abrupt = abrupt_step(evidence, "loss")
+    if abrupt is not None:
+        loss = loss_curve(evidence)
+        return (
+            f"The loss is {loss.at(abrupt):.4g} at step {abrupt}, before its update; until then it was at most "
+            f"{loss.before(abrupt).greatest:.4g}, and the updates were ordinary."
+        )
+    if "gradient-spike" not in signs(evidence) or is_critical(evidence):
+        return ""
+    step = next(one.step for one in evidence.findings if one.sign == "gradient-spike")
+    norms = curve(evidence, "grad_norm").finite
+    before, value, after = norms.before(step).median, norms.at(step), norms.since(step + 1).median
+    if before is None or value is None or (after is not None and after > 4 * before):
+        return ""
+    came_back = "" if after is None else f", and {after:.3g} after it"
+    return f"The gradient norm is {value:.3g} at step {step}; it was {before:.3g} before{came_back}."

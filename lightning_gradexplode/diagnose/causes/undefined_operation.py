@@ -1,0 +1,105 @@
+"""Operations outside of their domain, or without a slope."""
+
+from __future__ import annotations
+
+from lightning_gradexplode.diagnose import remedies
+from lightning_gradexplode.diagnose.causes.module_values import nonfinite_constant, written_buffer
+from lightning_gradexplode.diagnose.causes.operation_evidence import (
+    divergence_sentence,
+    fault,
+    follows_divergence,
+    line_sentence,
+    located,
+    rows_sentence,
+)
+from lightning_gradexplode.diagnose.curves import first_nonfinite, loss_curve
+from lightning_gradexplode.diagnose.line_remedies import remedy_for
+from lightning_gradexplode.diagnose.operation_names import (
+    is_half,
+    location_of,
+)
+from lightning_gradexplode.diagnose.trends import trend
+from lightning_gradexplode.records import Cause, Evidence
+
+STEEP = frozenset(
+    ("acos", "acosh", "asin", "cdist", "float_power", "hypot", "linalg_vector_norm", "norm", "pow", "sqrt", "std")
+)
+"""Operations that have a finite result where their slope is infinite."""
+
+POLES = frozenset({"div", "log", "log10", "log2", "reciprocal", "rsqrt", "xlogy"})
+"""Operations that have neither, so that the loss is finite only if something leaves their result out."""
+
+LEAVING_OUT = frozenset({"where", "masked_fill", "masked_select", "index"})
+"""Operations that leave out elements."""
+
+
+def undefined_operation(evidence: Evidence) -> Cause | None:
+    """Return the cause if an operation was handed a value at which it, or its slope, is not finite."""
+    found = fault(evidence)
+    own = nonfinite_constant(evidence) or (written_buffer(evidence) if found is None else None)
+    if own is not None:
+        return own
+    if found is None:
+        return _slope_by_elimination(evidence)
+    operation, what = found
+    if what.kind != "undefined":
+        return None
+    course = trend(evidence)
+    confidence = 0.95
+    sentences = [what.sentence, line_sentence(operation), rows_sentence(operation)]
+    if follows_divergence(course):
+        confidence = 0.5
+        sentences.append(divergence_sentence(course))
+    if is_half(operation):
+        confidence = min(confidence, 0.7)
+        if evidence.experiments is not None and evidence.experiments.finite_in_float32:
+            confidence = 0.3
+    return Cause(
+        "undefined-operation",
+        location_of(operation),
+        tuple(one for one in sentences if one),
+        confidence,
+        (located(operation, what.remedy), *remedies.skip(evidence)),
+    )
+
+
+def _slope_by_elimination(evidence: Evidence) -> Cause | None:
+    """Return a cause of low confidence if nothing but a slope can be at fault: all is calm and the loss is finite."""
+    finding = first_nonfinite(evidence)
+    if finding is None or finding.sign != "nonfinite-gradient" or trend(evidence).has_diverged:
+        return None
+    half = "16" in evidence.run.precision or any("16" in one.dtype for one in evidence.run.parameters)
+    loss = loss_curve(evidence).at(finding.step)
+    batch = evidence.batch
+    if evidence.run.has_unknown_processes:  # the loss of another one may not be finite
+        return None
+    if half or loss is None or (batch is not None and any(one.nan_count or one.inf_count for one in batch.fields)):
+        return None
+    if evidence.replay is not None and evidence.replay.status != "not-possible":
+        return None
+    names = evidence.replay.operation_names if evidence.replay is not None else ()
+    known = STEEP | POLES if LEAVING_OUT & {*names} else STEEP
+    steep = [name for name in names if name in known or name.startswith("linalg")]
+    if names and not steep:
+        return None
+    besides = [name for name in steep if name != "pow"]
+    is_square = "pow" in steep and len(besides) == 1  # of a square, which a root or a norm is usually taken of
+    steep = besides if is_square else steep
+    beside = " beside powers, of which squares have a slope" if is_square else ""
+    likely = f"`{steep[0]}` is the only such operation of the loss{beside}." if len(steep) == 1 else ""
+    return Cause(
+        "undefined-operation",
+        f"`{steep[0]}`" if len(steep) == 1 else finding.where,
+        (
+            f"The loss is {loss:.4g} at step {finding.step} and its gradient is not finite; nothing had grown before.",
+            "An operation without a finite slope does that: a root or a norm of zero, or a `torch.where` whose other "
+            f"branch is infinite. {likely or 'Which one is not known.'}",
+        ),
+        0.5,
+        (
+            *([remedy_for(steep[0])] if len(steep) == 1 else []),
+            *remedies.anomaly_mode(evidence),
+            *([] if len(steep) == 1 else ["keep roots and norms away from zero: `torch.sqrt(x + 1e-12)`"]),
+            *remedies.skip(evidence),
+        ),
+    )

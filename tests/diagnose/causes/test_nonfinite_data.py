@@ -1,0 +1,44 @@
+"""Fields that are not finite, as rules over recorded facts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lightning_gradexplode.diagnose import diagnose
+from lightning_gradexplode.diagnose.causes.nonfinite_data import nonfinite_input
+from lightning_gradexplode.records import ModuleFacts
+from tests.diagnose.evidence import batch, failed, field, run
+from tests.diagnose.fault_examples import FAULTS
+
+
+def test_data_of_a_graph_are_named_unless_they_may_be_computed() -> None:
+    """One element of a row is missing; a whole row, or a constant, may be the result of a division by zero."""
+    missing = field("input of net.0", nan_count=1, nonfinite_rows=(3,))
+    whole = replace(missing, nan_count=8)
+    constant = replace(missing, name="constant in mul")
+    causes = [nonfinite_input(failed(20, batch=batch(one))) for one in (missing, whole, constant)]
+    assert [one is not None and one.confidence for one in causes] == [0.8, 0.3, 0.3]
+    assert causes[0] is not None
+    assert causes[0].where == "input of net.0, row 3"
+
+
+def test_clipping_is_no_remedy_for_nan_data() -> None:
+    """No gradient of a NaN can be clipped to anything; skipping the update helps."""
+    said = " ".join(diagnose(FAULTS["a row of NaN"][1]).remedies)
+    assert "clip" not in said
+    assert 'on_explosion="skip"' in said
+    assert "row 5" in said
+
+
+def test_rows_and_samples_are_named() -> None:
+    """The rows of the batch, and the indices of the dataset where they are known."""
+    cause = diagnose(FAULTS["a row of NaN"][1]).causes[0]
+    assert cause.where == "batch[0], row 5"
+    assert "305" in " ".join(cause.evidence)
+
+
+def test_running_averages_that_took_nan_in_are_no_case_for_skipping() -> None:
+    """The forward pass of a batch that is skipped has changed them already."""
+    evidence = FAULTS["a row of NaN"][1]
+    net = run(modules=(ModuleFacts("norm", "BatchNorm1d", "normalization"),))
+    assert '"skip"' not in " ".join(diagnose(replace(evidence, run=net)).causes[0].remedies)

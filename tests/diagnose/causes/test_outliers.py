@@ -1,0 +1,43 @@
+"""Batches far outside of the others, as a rule over recorded facts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lightning_gradexplode.diagnose.causes.outliers import outlier_batch
+from lightning_gradexplode.records import ModuleFacts
+from tests.diagnose.evidence import batch, calm, diverged, failed, field, finding, history, labels, run
+
+
+def test_an_outlier_whose_loss_is_infinite_is_not_to_be_clipped() -> None:
+    """A gradient that is not finite stays so at any clip value."""
+    fill = field(least=-3.0, greatest=9.97e36, outlier_rows=(28,))
+    finite, lost = (outlier_batch(one) for one in (diverged(batch=batch(fill)), failed(20, batch=batch(fill))))
+    assert finite is not None
+    assert lost is not None
+    assert "clip" in finite.remedies[0]
+    assert 'on_explosion="skip"' in lost.remedies[0]
+    assert not any("clip" in one for one in lost.remedies)
+
+
+def test_an_outlier_that_running_averages_take_in_is_to_be_limited_first() -> None:
+    """Neither a clipped update nor one that is left out keeps it from them; without them the update is clipped."""
+    outlier = batch(field("image", least=-9e4, greatest=1e5, outlier_rows=(5,)), field("label"))
+    net = run(modules=(ModuleFacts("norm", "BatchNorm2d", "normalization"),))
+    averaged, plain = (outlier_batch(diverged(batch=outlier, **parts)) for parts in ({"run": net}, {}))
+    assert averaged is not None
+    assert plain is not None
+    assert 'batch["image"].clamp(-3.5, 3.5)' in averaged.remedies[0]
+    assert "BatchNorm2d" in averaged.remedies[0]
+    assert "clip=" in plain.remedies[0]
+
+
+def test_a_jump_of_the_loss_over_data_of_a_usual_range_is_little_reason() -> None:
+    """Where the data are not known they are the likely reason; where they are as usual, something else may be."""
+    quantities = calm(30)
+    quantities["loss"][26] *= 60
+    jump = diverged(step=26, now=29, findings=(finding("diverging-loss", 26),), history=(history(quantities),))
+    unknown, usual = outlier_batch(jump), outlier_batch(replace(jump, batch=batch(field(), labels())))
+    assert unknown is not None
+    assert usual is not None
+    assert (unknown.confidence, usual.confidence) == (0.65, 0.4)
