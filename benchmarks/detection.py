@@ -13,7 +13,7 @@ Small runs, some seeds of each family, are trained and recorded once, and then e
   passed at the first warning.
 
 The rules were developed on these families. ``--untouched`` evaluates other ones, which no rule was changed for: the
-families of `benchmarks.rescue` and half of the newest set, whose other half is ``--studied``. ``--kept-back`` evaluates
+families of `benchmarks.rescue` and half of the newest set, whose other half is ``--studied``. ``--held-out`` evaluates
 the held-out families.
 ``python -m benchmarks.constants`` evaluates constants on kinds that they were not chosen on.
 """
@@ -35,7 +35,7 @@ from benchmarks.scenarios import (
     EVERYDAY_COUNTED,
     FAMILIES,
     FRESH,
-    KEPT_BACK,
+    HELD_OUT,
     NEWEST,
     STUDIED,
     UNTOUCHED,
@@ -300,7 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("--everyday", EVERYDAY, "the half of the everyday families that rules were changed for"),
         ("--counted", EVERYDAY_COUNTED, "the other half of these"),
         ("--studied", STUDIED, "the other half of the newest set"),
-        ("--kept-back", KEPT_BACK, "the held-out families"),
+        ("--held-out", HELD_OUT, "the held-out families"),
     ):
         chosen.add_argument(flag, dest="chosen", action="store_const", const=of_flag, default=FAMILIES, help=text)
     parser.add_argument("--kind", help="only families of this kind")

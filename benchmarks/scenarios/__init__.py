@@ -34,12 +34,12 @@ from benchmarks.scenarios import (
     healthy_noise,
     healthy_schedules,
     healthy_shapes,
+    held_out,
+    held_out_growth,
+    held_out_objectives,
     interventions,
     inverting,
     iterating,
-    kept_back,
-    kept_back_growth,
-    kept_back_objectives,
     large_scale_habits,
     late_faults,
     layering,
@@ -101,9 +101,9 @@ FAMILIES: tuple[Family, ...] = tuple(
 )
 """The families that rules and constants were chosen on."""
 
-KEPT_BACK: tuple[Family, ...] = tuple(
+HELD_OUT: tuple[Family, ...] = tuple(
     value
-    for module in (kept_back, kept_back_objectives, kept_back_growth)
+    for module in (held_out, held_out_objectives, held_out_growth)
     for value in vars(module).values()
     if isinstance(value, Family)
 )
@@ -180,7 +180,7 @@ __all__ = [
     "EVERYDAY_COUNTED",
     "FAMILIES",
     "FRESH",
-    "KEPT_BACK",
+    "HELD_OUT",
     "LATER",
     "NEWEST",
     "STUDIED",

@@ -13,6 +13,7 @@ from benchmarks.scenarios.data import diabetes, digits, drawn, lines, text
 from benchmarks.scenarios.family import Setup, exploding, healthy
 from benchmarks.scenarios.module import Block, LanguageModel, ScenarioModule, adam, perceptron, sgd
 from benchmarks.scenarios.rising_losses import Objected, plain
+from benchmarks.scenarios.tensorwise import TensorwiseOptimizer
 
 
 def _unlearn(network: nn.Module, batch: Any) -> Tensor:
@@ -163,7 +164,7 @@ def memory_of_keys_of_any_length(seed: int) -> Setup:
     return Setup(ScenarioModule(Delta(False), mse_loss, sgd(0.1, momentum=0.9)), _recall(300, 24))
 
 
-class Newton(torch.optim.Optimizer):
+class Newton(TensorwiseOptimizer):
     """Divides gradients by an average of their squares without a root, as curvature (Liu et al. 2024).
 
     Args:
@@ -173,23 +174,13 @@ class Newton(torch.optim.Optimizer):
     """
 
     def __init__(self, parameters: Any, lr: float, limit: float | None) -> None:
-        super().__init__(parameters, {"lr": lr, "limit": limit or math.inf})
+        super().__init__(parameters, lr=lr, limit=limit or math.inf)
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """Step."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for one in group["params"]:
-                state = self.state[one]
-                mean = state.setdefault("mean", torch.zeros_like(one)).lerp_(one.grad, 0.1)
-                square = state.setdefault("square", one.grad.square()).lerp_(one.grad.square(), 0.01)
-                change = (mean / (square + 1e-12)).clamp(-group["limit"], group["limit"])
-                one.sub_(change, alpha=group["lr"])
-        return loss
+    def update(self, tensor: Tensor, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+        """Step by the average of the gradients over that of their squares."""
+        mean = state.setdefault("mean", torch.zeros_like(tensor)).lerp_(gradient, 0.1)
+        square = state.setdefault("square", gradient.square()).lerp_(gradient.square(), 0.01)
+        tensor.sub_((mean / (square + 1e-12)).clamp(-group["limit"], group["limit"]), alpha=group["lr"])
 
 
 @healthy("curvature estimates")

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
-from torch.optim import SGD, Optimizer, RMSprop
+from torch.optim import SGD, RMSprop
 
 from benchmarks.scenarios.data import Batch, diabetes, digits, drawn
 from benchmarks.scenarios.family import Setup, exploding, half_precision, healthy
 from benchmarks.scenarios.module import ScenarioModule, adam, perceptron, sgd
+from benchmarks.scenarios.tensorwise import TensorwiseOptimizer
 
 
 def _product(width: int, depth: int, scale: float) -> nn.Sequential:
@@ -117,7 +118,7 @@ def reversal_by_plan(seed: int) -> Setup:
     return Setup(Domains(adam(0.001), lambda step: 0.3 * min(1.0, step / 150)), drawn(digits(), 250, 32))
 
 
-class Compressed(Optimizer):
+class Compressed(TensorwiseOptimizer):
     """Steps by the largest tenth of gradients, and adds what is left to the next ones.
 
     Args:
@@ -126,25 +127,15 @@ class Compressed(Optimizer):
     """
 
     def __init__(self, parameters: Any, lr: float) -> None:
-        super().__init__(parameters, {"lr": lr})
+        super().__init__(parameters, lr=lr)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Step."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                left = self.state[parameter].setdefault("left", torch.zeros_like(parameter)).add_(parameter.grad)
-                least = left.abs().flatten().kthvalue(max(1, int(0.9 * left.numel()))).values
-                sent = torch.where(left.abs() >= least, left, 0.0)
-                left.sub_(sent)
-                parameter.sub_(sent, alpha=group["lr"])
-        return loss
+    def update(self, tensor: Tensor, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+        """Step by the largest elements."""
+        left = state.setdefault("left", torch.zeros_like(tensor)).add_(gradient)
+        least = left.abs().flatten().kthvalue(max(1, int(0.9 * left.numel()))).values
+        sent = torch.where(left.abs() >= least, left, 0.0)
+        left.sub_(sent)
+        tensor.sub_(sent, alpha=group["lr"])
 
 
 @exploding("compressed gradients")
@@ -161,7 +152,7 @@ def compressed(seed: int) -> Setup:
     return Setup(module, drawn(digits(), 250, 32))
 
 
-class Layered(Optimizer):
+class Layered(TensorwiseOptimizer):
     """Momentum, with a rate for each tensor by the norms of its weights and gradients (You et al. 2017).
 
     Args:
@@ -171,24 +162,14 @@ class Layered(Optimizer):
     """
 
     def __init__(self, parameters: Any, lr: float, trust: float = 0.02) -> None:
-        super().__init__(parameters, {"lr": lr, "trust": trust})
+        super().__init__(parameters, lr=lr, trust=trust)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Step."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                share = group["trust"] * parameter.norm().clamp(min=1e-2) / (parameter.grad.norm() + 1e-9)
-                average = self.state[parameter].setdefault("average", torch.zeros_like(parameter))
-                average.mul_(0.9).add_(parameter.grad * share * group["lr"])
-                parameter.sub_(average)
-        return loss
+    def update(self, tensor: Tensor, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+        """Step by the momentum of gradients that are scaled to the weights."""
+        share = group["trust"] * tensor.norm().clamp(min=1e-2) / (gradient.norm() + 1e-9)
+        average = state.setdefault("average", torch.zeros_like(tensor))
+        average.mul_(0.9).add_(gradient * share * group["lr"])
+        tensor.sub_(average)
 
 
 @exploding("rates by layer")

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
-from torch.optim import Adadelta, Adagrad, Adam, NAdam, Optimizer, RMSprop
+from torch.optim import Adadelta, Adagrad, Adam, NAdam, RMSprop
 
 from benchmarks.scenarios.data import diabetes, digits, drawn, lines, text
 from benchmarks.scenarios.family import Setup, exploding, healthy
 from benchmarks.scenarios.module import Block, LanguageModel, ScenarioModule, perceptron
+from benchmarks.scenarios.tensorwise import TensorwiseOptimizer
 
 
-class Signed(Optimizer):
+class Signed(TensorwiseOptimizer):
     """Steps by the sign of a moving average (Chen et al. 2023), or by its orthogonal factor (Jordan et al. 2024).
 
     Args:
@@ -27,25 +27,15 @@ class Signed(Optimizer):
     """
 
     def __init__(self, parameters: Any, lr: float, orthogonal: bool = False, weight_decay: float = 0.0) -> None:
-        super().__init__(parameters, {"lr": lr, "orthogonal": orthogonal, "weight_decay": weight_decay})
+        super().__init__(parameters, lr=lr, orthogonal=orthogonal, weight_decay=weight_decay)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Step."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                average = self.state[parameter].setdefault("average", torch.zeros_like(parameter))
-                direction = average.lerp(parameter.grad, 0.1)
-                average.lerp_(parameter.grad, 0.01)
-                update = _orthogonal(direction) if group["orthogonal"] and parameter.ndim == 2 else direction.sign()
-                parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=group["lr"])
-        return loss
+    def update(self, tensor: Tensor, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+        """Step by the sign or the orthogonal factor of the average."""
+        average = state.setdefault("average", torch.zeros_like(tensor))
+        direction = average.lerp(gradient, 0.1)
+        average.lerp_(gradient, 0.01)
+        update = _orthogonal(direction) if group["orthogonal"] and tensor.ndim == 2 else direction.sign()
+        tensor.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=group["lr"])
 
 
 def _orthogonal(matrix: Tensor) -> Tensor:
@@ -54,7 +44,7 @@ def _orthogonal(matrix: Tensor) -> Tensor:
     return product
 
 
-class Factored(Optimizer):
+class Factored(TensorwiseOptimizer):
     """Second moments by rows and columns, and updates limited by their mean square (Shazeer and Stern 2018).
 
     Args:
@@ -64,29 +54,20 @@ class Factored(Optimizer):
     """
 
     def __init__(self, parameters: Any, lr: float, limit: float = 1.0) -> None:
-        super().__init__(parameters, {"lr": lr, "limit": limit})
+        super().__init__(parameters, lr=lr, limit=limit)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Step."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in (one for one in group["params"] if one.grad is not None):
-                square = parameter.grad.square() + 1e-30
-                state = self.state[parameter]
-                if parameter.ndim == 2:
-                    rows = state.setdefault("rows", square.mean(1)).lerp_(square.mean(1), 0.05)
-                    columns = state.setdefault("columns", square.mean(0)).lerp_(square.mean(0), 0.05)
-                    square = rows[:, None] * columns / rows.mean()
-                else:
-                    square = state.setdefault("all", square.clone()).lerp_(square, 0.05)
-                update = parameter.grad / square.sqrt().clamp(min=1e-12)
-                update /= (update.square().mean().sqrt() / group["limit"]).clamp(min=1.0)
-                parameter.sub_(update, alpha=group["lr"] * float(parameter.square().mean().sqrt().clamp(min=1e-3)))
-        return loss
+    def update(self, tensor: Tensor, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+        """Step by the gradient over the root of its second moments."""
+        square = gradient.square() + 1e-30
+        if tensor.ndim == 2:
+            rows = state.setdefault("rows", square.mean(1)).lerp_(square.mean(1), 0.05)
+            columns = state.setdefault("columns", square.mean(0)).lerp_(square.mean(0), 0.05)
+            square = rows[:, None] * columns / rows.mean()
+        else:
+            square = state.setdefault("all", square.clone()).lerp_(square, 0.05)
+        update = gradient / square.sqrt().clamp(min=1e-12)
+        update /= (update.square().mean().sqrt() / group["limit"]).clamp(min=1.0)
+        tensor.sub_(update, alpha=group["lr"] * float(tensor.square().mean().sqrt().clamp(min=1e-3)))
 
 
 def _digits(optimizer: Any, size: int = 32, steps: int = 250) -> Setup:

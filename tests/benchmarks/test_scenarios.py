@@ -14,7 +14,7 @@ from benchmarks.scenarios import (
     EVERYDAY_COUNTED,
     FAMILIES,
     FRESH,
-    KEPT_BACK,
+    HELD_OUT,
     LATER,
     NEWEST,
     STUDIED,
@@ -49,7 +49,7 @@ def test_fresh_families_have_names_and_kinds_of_their_own() -> None:
 
 def test_newest_families_are_of_kinds_that_no_other_family_has() -> None:
     """No constant can have been chosen on their kinds, and each kind has a family of both sides."""
-    others = (*FAMILIES, *FRESH, *KEPT_BACK)
+    others = (*FAMILIES, *FRESH, *HELD_OUT)
     assert not {family.name for family in NEWEST} & {family.name for family in others}
     assert not {family.kind for family in NEWEST} & {family.kind for family in others}
     kinds = sorted(family.kind for family in NEWEST)
@@ -59,7 +59,7 @@ def test_newest_families_are_of_kinds_that_no_other_family_has() -> None:
 
 def test_later_families_are_of_kinds_that_no_other_family_has() -> None:
     """No constant can have been chosen on their kinds: sixteen runs explode, twelve are healthy."""
-    others = (*FAMILIES, *FRESH, *KEPT_BACK, *NEWEST, *STUDIED, *UNTOUCHED)
+    others = (*FAMILIES, *FRESH, *HELD_OUT, *NEWEST, *STUDIED, *UNTOUCHED)
     assert not {family.name for family in LATER} & {family.name for family in others}
     assert not {family.kind for family in LATER} & {family.kind for family in others}
     assert [sum(family.expected == one for family in LATER) for one in ("explodes", "healthy")] == [16, 12]
@@ -147,7 +147,7 @@ def test_the_same_seed_gives_the_same_run() -> None:
 
 def test_everyday_families_are_split_by_kinds_that_no_other_family_has() -> None:
     """What holds on the counted half says something about kinds that no rule was changed for."""
-    others = {family.kind for family in (*FAMILIES, *FRESH, *KEPT_BACK, *LATER, *NEWEST, *STUDIED, *UNTOUCHED)}
+    others = {family.kind for family in (*FAMILIES, *FRESH, *HELD_OUT, *LATER, *NEWEST, *STUDIED, *UNTOUCHED)}
     studied, counted = ({family.kind for family in half} for half in (EVERYDAY, EVERYDAY_COUNTED))
     assert not studied & counted
     assert not (studied | counted) & others

@@ -1,4 +1,4 @@
-"""Families of kinds that were written after the rules of the detectors (``benchmarks.detection --kept-back``)."""
+"""Families of kinds that were written after the rules of the detectors (``benchmarks.detection --held-out``)."""
 
 from __future__ import annotations
 
