@@ -88,10 +88,13 @@ def untrained_loss(evidence: Evidence) -> float | None:
     """Return the loss of a network that has learned nothing: entropy of the classes, or variance of the targets.
 
     Returns:
-        None where the step has another loss, or more than one.
+        None where the step has another loss, or more than one, or a function of it.
     """
     terms: tuple[LossTerm, ...] = evidence.replay.losses if evidence.replay is not None else ()
     if len(terms) != 1 or not terms[0].inputs:
+        return None
+    total, value = evidence.replay.loss if evidence.replay is not None else None, terms[0].value
+    if total and value and math.isfinite(total) and math.isfinite(value) and not 0.5 <= value / total <= 2:
         return None
     name, shape = terms[0].name, terms[0].inputs[0].shape
     if name.startswith("nll_loss") and len(shape) > 1 and shape[1] > 1:

@@ -33,7 +33,7 @@ def recurrence_remedies(
     if parameter is not None and not gated and parameter.shape[0] > parameter.shape[-1]:
         advice.append(shorten)  # a part of what is repeated, which alone keeps no scale
     if not gated:
-        advice += _starts(evidence, name, code)
+        advice += _starts(evidence, parameter, name, code)
     advice += remedies.clip(evidence)
     if "RecurrentBound" not in evidence.run.on_explosion:
         bound = f'RecurrentBound(parameters=["{name}"])'
@@ -44,7 +44,7 @@ def recurrence_remedies(
     return tuple(dict.fromkeys((*advice, shorten)))
 
 
-def _starts(evidence: Evidence, name: str, code: str) -> list[str]:
+def _starts(evidence: Evidence, parameter: ParameterFacts | None, name: str, code: str) -> list[str]:
     """Return how to start a matrix, first the way that was seen to work where starts were tried.
 
     A matrix that is multiplied with the state has to keep its length; one that makes what is added to the state has to
@@ -52,9 +52,11 @@ def _starts(evidence: Evidence, name: str, code: str) -> list[str]:
     """
     orthogonal = f"start it orthogonal, with a spectral radius below one: `nn.init.orthogonal_({code}, gain=0.9)`"
     small = f"start it near zero, as what it makes is added to the state: `nn.init.normal_({code}, std=0.01)`"
+    part = f"start it near zero, as the gain of a step is in proportion to it: `nn.init.normal_({code}, std=0.01)`"
     tried = {one.start: one for one in (evidence.experiments or Experiments()).starts if one.parameter == name}
     if not tried:
-        return [orthogonal]
+        is_part = parameter is not None and parameter.shape[0] < parameter.shape[-1]
+        return [part] if is_part else [orthogonal]
     options = [(tried[start], text) for start, text in (("orthogonal", orthogonal), ("small", small)) if start in tried]
     working = [f"{text} ({_result(trial)})" for trial, text in options if trial.grad_norm <= CALM]
     return working[:1]

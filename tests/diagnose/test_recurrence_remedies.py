@@ -29,6 +29,14 @@ def test_an_orthogonal_start_is_advised_where_none_was_tried() -> None:
         assert "tried" not in advice[0]
 
 
+def test_a_small_start_is_advised_for_a_part_of_a_step() -> None:
+    """A matrix of more columns than rows keeps no scale by itself, and the gain of a step is in proportion to it."""
+    second = parameter("field.second.weight", (3, 64))
+    advice = recurrence_remedies(diverged(), second, False, None)
+    assert "nn.init.normal_(model.field.second.weight, std=0.01)" in advice[0]
+    assert not any("orthogonal_" in one for one in advice)
+
+
 def test_no_start_is_advised_where_none_that_was_tried_works() -> None:
     """Clipping, a bound or shorter sequences are left."""
     starts = (StartTrial("drift", "orthogonal", 1e9, 1e12), StartTrial("drift", "small", 1e5, 1e7))

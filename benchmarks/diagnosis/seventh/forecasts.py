@@ -35,7 +35,7 @@ class ExponentOfACrossEntropy(Case):
     good = 1.5
     is_exponential = True
     cure = settings(is_exponential=False)
-    cured_by = "log|clamp"
+    cured_by = "log|same minimum"
     not_cured_by = (settings(lr=0.01),)
     lr = 0.03
     steps = 400

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.causes.operation_evidence import (
     divergence_sentence,
@@ -71,8 +73,16 @@ def _growth(evidence: Evidence, grown: Operation, failed: tuple[Operation, Fault
     what = fault_of(grown, needed=largest_target(evidence))
     end = "" if failed is None else f" `{name_of(failed[0])}` ended beyond the number format with it."
     sentences = [what.sentence + end, line_sentence(grown)]
-    confidence = 0.85 if failed is not None else 0.7
-    if follows_divergence(course):
+    confidence, remedy = 0.85 if failed is not None else 0.7, what.remedy
+    if _is_loss(grown, evidence):
+        confidence = 0.8
+        sentences.append(
+            "It makes up the loss, whose slope is as large as the loss itself: a larger error takes a step that is "
+            "larger by its exponential."
+        )
+        if not grown.inputs[0].shape:
+            remedy = "minimize what it is the exponential of, which has the same minimum and does not overflow"
+    elif follows_divergence(course):
         confidence = 0.5 if failed is not None else 0.3
         sentences.append(divergence_sentence(course))
     return Cause(
@@ -80,5 +90,15 @@ def _growth(evidence: Evidence, grown: Operation, failed: tuple[Operation, Fault
         location_of(grown),
         tuple(one for one in sentences if one),
         confidence,
-        (located(grown, what.remedy),),
+        (located(grown, remedy),),
     )
+
+
+def _is_loss(grown: Operation, evidence: Evidence) -> bool:
+    """Return whether the loss is the result of an exponential function, or its sum or mean over the batch."""
+    loss = evidence.replay.loss if evidence.replay is not None else None
+    if name_of(grown) != "exp" or not grown.inputs or loss is None or not 0 < loss < math.inf:
+        return False
+    argument = grown.inputs[0]
+    count = math.prod(argument.shape)
+    return argument.greatest is not None and -0.1 <= argument.greatest - math.log(loss) <= math.log(count) + 0.1

@@ -15,7 +15,9 @@ from lightning_gradexplode.diagnose.batch import (
     samples_of,
     targets,
 )
+from lightning_gradexplode.diagnose.causes.operation_evidence import follows_divergence
 from lightning_gradexplode.diagnose.curves import critical_step, first_nonfinite
+from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence, FieldFacts
 
 FAINT = 0.3
@@ -66,7 +68,7 @@ def _nonfinite(evidence: Evidence, kind: str) -> Cause | None:
     look = f"look at {rows_of(rows)} of `{place}`" if rows else f"look at `{place}`"
     check = f"`assert torch.isfinite({'x' if is_from_graph(field) else place}).all()`"
     if is_from_graph(field):
-        confidence = _confidence_in_graph(field)
+        confidence = FAINT if follows_divergence(trend(evidence)) else _confidence_in_graph(field)
         sentences.append("It is the batch, or was computed from it without a gradient.")
     return Cause(
         kind,

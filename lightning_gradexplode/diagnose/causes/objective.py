@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 
 from lightning_gradexplode.diagnose import remedies
+from lightning_gradexplode.diagnose.batch import targets
 from lightning_gradexplode.diagnose.causes.outliers import outlier_field
 from lightning_gradexplode.diagnose.curves import curve, failing_step, loss_curve
 from lightning_gradexplode.diagnose.operation_names import base_name
@@ -183,6 +184,10 @@ def moving_target(evidence: Evidence) -> Cause | None:
             f"its own batch by more than {reach:.2g} of it: the steps do not overshoot, the targets move with the "
             f"weights, which have grown to {weights / start:.3g} times their norm."
         )
+    infinite = _infinite_target(evidence)
+    if infinite:
+        confidence += 0.75
+        sentences.append(infinite)
     if outlier_field(evidence.batch) is not None:
         confidence *= 0.5  # values far outside of the others need no targets that move
     if confidence < 0.4:
@@ -199,6 +204,24 @@ def moving_target(evidence: Evidence) -> Cause | None:
             *remedies.clip(evidence),
         ),
     )
+
+
+def _infinite_target(evidence: Evidence) -> str:
+    """Return a sentence if a loss took infinite targets with infinite outputs, and its batch is not known otherwise.
+
+    Data are not infinite just when the outputs are: the targets were computed from the outputs.
+    """
+    for term in evidence.replay.losses if evidence.replay is not None else ():
+        name = f"target of {base_name(term.name)}"
+        for field in targets(evidence):
+            is_known = field.usual_greatest is not None and not field.usual_nonfinite
+            if field.name == name and is_known and field.inf_count and term.inputs and term.inputs[0].inf_count:
+                return (
+                    f"`{name}` is infinite in {field.inf_count} elements where the outputs are infinite, too, and was "
+                    f"at most {max(abs(field.usual_least or 0.0), abs(field.usual_greatest or 0.0)):.4g} before: it is "
+                    "computed from the outputs."
+                )
+    return ""
 
 
 def is_plain_descent(run: RunFacts) -> bool:

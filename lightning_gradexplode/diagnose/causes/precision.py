@@ -37,6 +37,9 @@ class _Case:
 
 def half_precision(evidence: Evidence) -> Cause | None:
     """Return the cause if the fault is there because of float16 or bfloat16, and would not be in float32."""
+    unscaled = _step_without_scaler(evidence)
+    if unscaled is not None:
+        return unscaled
     kind = half_type(evidence.run)
     found = fault(evidence)
     if kind is None and not (found is not None and is_half(found[0])):
@@ -58,6 +61,31 @@ def half_precision(evidence: Evidence) -> Cause | None:
         tuple(case.sentences),
         min(case.confidence, 0.97),
         (*case.remedies, *remedies.skip(evidence)),
+    )
+
+
+def _step_without_scaler(evidence: Evidence) -> Cause | None:
+    """Return the cause if an update was taken that a gradient scaler would have left out.
+
+    A scaler that adapts never takes an update with gradients that are not finite, and lowers its scale after it.
+    """
+    scale, taken = curve(evidence, "loss_scale").finite, curve(evidence, "update_taken")
+    lost = [one.step for one in evidence.findings if one.sign == "nonfinite-gradient" and taken.at(one.step) == 1.0]
+    if evidence.run.scaler != "adaptive" or not lost or scale.first is None or scale.last != scale.first:
+        return None
+    return Cause(
+        "half-precision",
+        None,
+        (
+            f"The gradients of step {lost[0]} are not finite and its update was taken, which a gradient scaler leaves "
+            f"out; its scale has stayed at {scale.first:g}. The optimizer is stepped without the scaler, and its "
+            f"gradients are {scale.first:g} times too large.",
+        ),
+        0.95,
+        (
+            "let the scaler take the step, which divides the gradients by the scale first: `scaler.step(optimizer)` "
+            "and `scaler.update()` in place of `optimizer.step()`",
+        ),
     )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lightning_gradexplode.diagnose import diagnose
-from lightning_gradexplode.diagnose.causes.nonfinite_data import nonfinite_input
+from lightning_gradexplode.diagnose.causes.nonfinite_data import nonfinite_input, nonfinite_target
 from lightning_gradexplode.records import ModuleFacts
-from tests.diagnose.evidence import batch, failed, field, run
+from tests.diagnose.evidence import batch, diverged, failed, field, run
 from tests.diagnose.fault_examples import FAULTS
 
 
@@ -20,6 +20,16 @@ def test_data_of_a_graph_are_named_unless_they_may_be_computed() -> None:
     assert [one is not None and one.confidence for one in causes] == [0.8, 0.3, 0.3]
     assert causes[0] is not None
     assert causes[0].where == "input of net.0, row 3"
+
+
+def test_data_of_a_graph_that_a_divergence_came_before_are_its_consequence() -> None:
+    """What was computed without a gradient overflows with the network; a batch that is known was not computed."""
+    target = field("target of mse_loss", shape=(16,), inf_count=4, nonfinite_rows=(1, 2, 5, 7))
+    computed = nonfinite_target(diverged(batch=batch(target)))
+    known = nonfinite_target(diverged(batch=batch(field(), replace(target, name="[1]"))))
+    assert computed is not None
+    assert known is not None
+    assert (computed.confidence, known.confidence) == (0.3, 0.5)
 
 
 def test_clipping_is_no_remedy_for_nan_data() -> None:

@@ -109,6 +109,20 @@ def test_values_far_outside_of_the_others_need_no_moving_targets() -> None:
     assert found is None or found.confidence < 0.5
 
 
+def test_targets_that_become_infinite_with_the_outputs_are_made_from_them() -> None:
+    """Labels of a model's own; not where the outputs are finite, nor where targets were infinite all along."""
+    target = field("target of mse_loss", shape=(16,), inf_count=4)
+    lost = LossTerm("mse_loss", (operand(inf_count=9), operand(inf_count=4)))
+    moved = diverged(batch=batch(target), replay=Replay("reproduced", losses=(lost,)))
+    found = moving_target(moved)
+    assert found is not None
+    assert found.confidence == 0.75
+    assert "computed from the outputs" in found.evidence[0]
+    ordinary = Replay("reproduced", losses=(replace(lost, inputs=(operand(), operand(inf_count=4))),))
+    assert moving_target(replace(moved, replay=ordinary)) is None
+    assert moving_target(replace(moved, batch=batch(replace(target, usual_nonfinite=True)))) is None
+
+
 def test_updates_that_reach_past_the_loss_may_overshoot() -> None:
     """A parabola whose step goes so far that the loss rises has a reach of four and more."""
     assert moving_target(rising(4.0)) is None

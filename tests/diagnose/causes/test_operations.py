@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -30,6 +31,22 @@ def test_an_exponential_that_grew_with_the_weights_is_a_consequence() -> None:
     found = forward_overflow(diverged(replay=reproduced(SQUARE, grown=GROWN)))
     assert found is not None
     assert found.confidence <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("shape", "loss", "confidence"),
+    [((), math.exp(30.0), 0.8), ((16,), math.exp(30.0) / 16, 0.8), ((), 5.0, 0.3), ((16,), math.exp(40.0), 0.3)],
+    ids=["the loss", "the mean of the loss", "a part that is small", "a part beside a larger one"],
+)
+def test_an_exponential_that_makes_up_the_loss_is_no_consequence(
+    shape: tuple[int, ...], loss: float, confidence: float
+) -> None:
+    """Its slope grows as it does, so that the divergence is its own."""
+    grown = operation("exp", "large", inputs=[operand(30.0, greatest=30.0, shape=shape)])
+    found = forward_overflow(diverged(replay=Replay("finite", grown=grown, loss=loss)))
+    assert found is not None
+    assert found.confidence == confidence
+    assert ("the same minimum" in found.remedies[0]) == (confidence == 0.8 and shape == ())
 
 
 def test_an_operation_that_took_ordinary_numbers_is_at_fault_itself() -> None:
