@@ -48,15 +48,17 @@ def _starts(evidence: Evidence, parameter: ParameterFacts | None, name: str, cod
     """Return how to start a matrix, first the way that was seen to work where starts were tried.
 
     A matrix that is multiplied with the state has to keep its length; one that makes what is added to the state has to
-    be small.
+    be small. One of far fewer outputs than inputs is the second of several in a step, and keeps no length by itself.
     """
     orthogonal = f"start it orthogonal, with a spectral radius below one: `nn.init.orthogonal_({code}, gain=0.9)`"
     small = f"start it near zero, as what it makes is added to the state: `nn.init.normal_({code}, std=0.01)`"
-    part = f"start it near zero, as the gain of a step is in proportion to it: `nn.init.normal_({code}, std=0.01)`"
     tried = {one.start: one for one in (evidence.experiments or Experiments()).starts if one.parameter == name}
+    if not tried and parameter is not None and 2 * parameter.shape[0] <= parameter.shape[-1]:
+        return [
+            f"start it near zero, as the gain of a step is in proportion to it: `nn.init.normal_({code}, std=0.01)`"
+        ]
     if not tried:
-        is_part = parameter is not None and parameter.shape[0] < parameter.shape[-1]
-        return [part] if is_part else [orthogonal]
+        return [orthogonal]
     options = [(tried[start], text) for start, text in (("orthogonal", orthogonal), ("small", small)) if start in tried]
     working = [f"{text} ({_result(trial)})" for trial, text in options if trial.grad_norm <= CALM]
     return working[:1]
