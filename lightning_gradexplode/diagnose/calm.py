@@ -9,17 +9,12 @@ import numpy as np
 
 from lightning_gradexplode.diagnose.batch import is_mask, place_of, targets
 from lightning_gradexplode.diagnose.calm_optimizer import (
-    epsilon_too_large,
     first_update_ruins,
-    new_state_disturbs,
-    rate_too_high_to_learn,
     updates_are_rounded_away,
-    weights_decay,
 )
 from lightning_gradexplode.diagnose.calm_weights import (
     scale_too_large,
     weights_too_large,
-    weights_too_small,
     weights_without_gradient,
 )
 from lightning_gradexplode.diagnose.causes.accumulation import accumulated_gradients
@@ -131,14 +126,9 @@ _RULES = (
     weights_too_large,
     weights_without_gradient,
     _data_too_large,
-    weights_too_small,
-    epsilon_too_large,
-    weights_decay,
     updates_are_rounded_away,
     _critic_grows,
     _mask_above_one,
     first_update_ruins,
-    rate_too_high_to_learn,
-    new_state_disturbs,
     forgotten_each_epoch,
 )

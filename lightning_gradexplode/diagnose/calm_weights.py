@@ -1,4 +1,4 @@
-"""Weights with which a run without an incident learns nothing: too large, too small, or without a gradient."""
+"""Weights with which a run without an incident learns nothing: too large, or without a gradient."""
 
 from __future__ import annotations
 
@@ -8,16 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from lightning_gradexplode.diagnose.causes.initialization import large_weights, scale_without_logarithm
-from lightning_gradexplode.diagnose.curves import gradient_profile, signs
-from lightning_gradexplode.diagnose.layers import gain_of, layers, normalized_share, usual_std
-from lightning_gradexplode.diagnose.learning import ENOUGH, LEARNED, LEARNED_LITTLE, learned
+from lightning_gradexplode.diagnose.curves import signs
+from lightning_gradexplode.diagnose.layers import layers
+from lightning_gradexplode.diagnose.learning import ENOUGH, LEARNED, learned
 from lightning_gradexplode.records import Cause, Evidence, History
-
-VANISHED = 1e-3
-"""Share of the largest gradient of a parameter below which the smallest has vanished."""
-
-SMALL_GAIN = 0.1
-"""Root mean square of a weight times the root of its inputs below which it shrinks them; 0.58 is torch's default."""
 
 
 def scale_too_large(evidence: Evidence) -> Iterator[Cause]:
@@ -69,26 +63,3 @@ def _never_moved(history: History, least: int) -> list[str]:
     if norms.ndim != 2 or len(norms) < least:
         return []
     return [name for name, column in zip(history.parameters, norms.T, strict=True) if not np.any(column)]
-
-
-def weights_too_small(evidence: Evidence) -> Iterator[Cause]:
-    """Yield the cause if weights shrink what they take so much that hardly a gradient comes through."""
-    small = [one for one in layers(evidence.run) if 0 < gain_of(one) < SMALL_GAIN]
-    norms = gradient_profile(evidence, first=True)
-    held = min((norms[one.name] for one in small if one.name in norms), default=math.inf)
-    if len(small) < 2 or normalized_share(evidence.run) >= 0.5 or held > VANISHED * max(norms.values(), default=0.0):
-        return
-    if learned(evidence) > LEARNED_LITTLE:
-        worst = min(small, key=gain_of)
-        yield Cause(
-            "initialization",
-            worst.name,
-            (
-                f"`{worst.name}` starts with a root mean square of {worst.std:.3g}; {usual_std(worst):.3g} would keep "
-                f"the scale of its inputs, of which {gain_of(worst):.2g} is left. {len(small)} weights are as small.",
-                f"Of the first gradient, a norm of {held:.2g} has come through to the weights that had the least of "
-                f"it; the loss is {learned(evidence):.0%} of what it was.",
-            ),
-            0.75,
-            ("start the weights on the usual scale: `nn.init.kaiming_normal_(layer.weight)`",),
-        )

@@ -198,20 +198,3 @@ def _growth(norms: Curve) -> float:
     if not first or first <= 0:
         return 0.0
     return last / first if math.isfinite(last) else math.inf
-
-
-def gradient_profile(evidence: Evidence, first: bool = False) -> dict[str, float]:
-    """Return the gradient norm of each parameter, at the last or the first step at which all are finite."""
-    place = history_at_fault(evidence)
-    kept = evidence.first if first and evidence.first else evidence.history
-    if place is None or place >= len(kept):
-        return {}
-    history = kept[place]
-    norms = np.asarray(history.parameter_grad_norm, np.float64)
-    if norms.ndim != 2 or norms.shape != (len(history.step), len(history.parameters)) or not norms.size:
-        return {}
-    usable = np.flatnonzero(np.isfinite(norms).all(axis=1) & (history.step <= evidence.now) & norms.any(axis=1))
-    if not len(usable):
-        return {}
-    row = norms[usable[0 if first else -1]]
-    return dict(zip(history.parameters, row.tolist(), strict=True))

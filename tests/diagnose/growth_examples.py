@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
 
 from lightning_gradexplode.records import (
     Activation,
     Evidence,
     Experiments,
-    History,
     ModuleFacts,
     OptimizerFacts,
     Replay,
@@ -34,11 +33,9 @@ NO_OVERSHOOT = Experiments(line_search=((0.0, 2.0), (0.01, 1.99), (0.1, 1.9), (0
 FALLING = {**growing(), "loss": [0.2, *(-(2.0**step) for step in range(1, 12))]}
 LOOPED = Activation("body", "Linear", 1e3, 1e5, calls=60, first_rms=0.1)
 DEEP = tuple(parameter(f"layers.{place}.weight", (24, 24), gain=1.2) for place in range(20))
-DEEP_HISTORY = History(
-    np.arange(2),
-    {"loss": np.array([5e4, NAN]), "grad_norm": np.array([3e5, NAN])},
-    tuple(one.name for one in DEEP),
-    np.array([[1e6 * 0.5**place for place in range(20)], [NAN] * 20], dtype=np.float32),
+GAIN = replace(
+    finding("backward-gain", 0, Severity.WARNING, value=5e5),
+    message="from the last of 20 modules to the first the gradient grows 500000 times",
 )
 RNN = run(
     modules=(ModuleFacts("rnn", "RNN", "recurrent"), ModuleFacts("head", "Linear", "linear")),
@@ -135,12 +132,12 @@ GROWTH: dict[str, tuple[str, Evidence]] = {
         Evidence(
             0,
             1,
-            (finding("backward-gain", 0, Severity.WARNING), finding("nonfinite-loss", 1)),
+            (GAIN, finding("nonfinite-loss", 1)),
             run(
                 parameters=DEEP,
                 modules=tuple(ModuleFacts(f"layers.{place}", "Linear", "linear") for place in range(20)),
             ),
-            (DEEP_HISTORY,),
+            (history({"loss": [5e4, NAN], "grad_norm": [3e5, NAN]}),),
         ),
     ),
     "a recurrent matrix above one": ("recurrence", diverged(run=RNN, experiments=OVERSHOOT)),

@@ -7,12 +7,9 @@ from dataclasses import replace
 import pytest
 
 from lightning_gradexplode.diagnose import diagnose
-from lightning_gradexplode.diagnose.calm_optimizer import new_state_disturbs, rate_too_high_to_learn
 from lightning_gradexplode.diagnose.learning import has_learned, has_recovered
-from lightning_gradexplode.records import BatchFacts, Evidence, OptimizerFacts, Severity
+from lightning_gradexplode.records import BatchFacts, Evidence, Severity
 from tests.diagnose.evidence import calm, field, finding, history, labels, run
-
-ADAM = OptimizerFacts("Adam", ({"lr": 0.1, "beta1": 0.9, "beta2": 0.999},))
 
 
 def spiked(later: float, severity: Severity = Severity.WARNING) -> Evidence:
@@ -48,24 +45,3 @@ def test_what_makes_a_run_fail_is_not_named_of_one_that_has_recovered() -> None:
     """A density above one has a negative logarithm, and a spike that passed is no proof of more."""
     assert diagnose(spiked(-0.4)).causes[0].kind == "unknown"
     assert diagnose(spiked(-60.0, Severity.CRITICAL)).causes[0].kind == "loss-without-floor"
-
-
-@pytest.mark.parametrize(("rate", "loss", "named"), [(0.1, 0.9, True), (0.02, 0.9, False), (0.1, 0.01, False)])
-def test_a_rate_far_above_the_usual_is_named_where_little_is_learned(rate: float, loss: float, named: bool) -> None:
-    """A high rate with which a run learns is none that is too high."""
-    values = calm(100, rate=rate)
-    values["loss"] = [1.0 if step < 10 else loss for step in range(100)]
-    values["update_ratio"][0] = 0.4
-    values["weight_norm"] = [8.0 + 0.2 * step for step in range(100)]
-    found = list(rate_too_high_to_learn(Evidence(100, 100, (), run(optimizers=(ADAM,)), (history(values),))))
-    assert bool(found) == named
-
-
-@pytest.mark.parametrize(("start", "named"), [(1e-3, True), (1e-9, False)])
-def test_a_loss_that_starts_at_zero_is_none_of_trained_weights(start: float, named: bool) -> None:
-    """A policy gradient with a baseline and a distance from a copy start there without having learned."""
-    values = calm(60)
-    values["loss"] = [start, *[0.3] * 59]
-    batch = BatchFacts((field(), labels(dtype="float32", std=1.0, usual_std=1.0)))
-    known = Evidence(60, 60, (), run(optimizers=(ADAM,)), (history(values),), batch=batch)
-    assert bool(list(new_state_disturbs(known))) == named

@@ -18,7 +18,6 @@ from lightning_gradexplode.diagnose.layers import (
     is_trained,
     layers,
     normalized_share,
-    untrained_loss,
     usual_std,
 )
 from lightning_gradexplode.diagnose.trends import trend
@@ -42,7 +41,7 @@ def initialization(evidence: Evidence) -> Cause | None:
         return lost
     if not is_early(evidence) or is_trained(evidence):
         return None
-    rules = (scale_without_logarithm, large_weights, large_factors, _large_first_loss, _saturated_units, steep_modules)
+    rules = (scale_without_logarithm, large_weights, large_factors, _saturated_units, steep_modules)
     return next((cause for rule in rules if (cause := rule(evidence)) is not None), None)
 
 
@@ -141,22 +140,6 @@ def tied_embeddings(evidence: Evidence) -> list[ParameterFacts]:
     ]
 
 
-def _large_first_loss(evidence: Evidence) -> Cause | None:
-    """Return the cause if the first loss of a classifier is several times that of a guess."""
-    guess, first = untrained_loss(evidence), loss_curve(evidence).first
-    classifies = evidence.replay is not None and any(one.name.startswith("nll_loss") for one in evidence.replay.losses)
-    if guess is None or first is None or not classifies or not first > 3 * guess or not trend(evidence).has_diverged:
-        return None
-    worst = max(layers(evidence.run), key=gain_of, default=None)
-    return Cause(
-        "initialization",
-        worst.name if worst is not None and gain_of(worst) > 1.5 else None,
-        (f"The first loss is {first:.4g}, before any update; a guess among the classes has {guess:.3g}.",),
-        0.5,
-        _remedies(evidence, worst),
-    )
-
-
 def _saturated_units(evidence: Evidence) -> Cause | None:
     """Return the cause if nothing is learned and most units are in the flat part of their activation."""
     if not signs(evidence) & {"stalled-loss", "vanishing-gradient", "zero-gradient"} or evidence.replay is None:
@@ -189,9 +172,7 @@ def _flat_remedies(flat: Activation) -> tuple[str, ...]:
     )
 
 
-def _remedies(evidence: Evidence, parameter: ParameterFacts | None) -> tuple[str, ...]:
-    if parameter is None:
-        return ("start with smaller weights: `nn.init.xavier_uniform_(layer.weight)`", *remedies.clip(evidence))
+def _remedies(evidence: Evidence, parameter: ParameterFacts) -> tuple[str, ...]:
     if "Embedding" in parameter.module_kind:
         std = remedies.rounded(min(0.02, usual_std(parameter)), 1)
         return (

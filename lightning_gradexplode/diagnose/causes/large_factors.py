@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.curves import curve, loss_curve
+from lightning_gradexplode.diagnose.gain_profiles import backward_gain
 from lightning_gradexplode.diagnose.layers import DEEP, code_of_parameter, first_numbers, layers
-from lightning_gradexplode.diagnose.repeated_weights import recurrent_parameters
 from lightning_gradexplode.records import Cause, Evidence, ParameterFacts
 
 LARGE_EMBEDDING, LARGE_FACTOR = 5.0, 100.0
@@ -56,27 +54,21 @@ def _excess(parameter: ParameterFacts, role: str) -> float:
 
 def steep_modules(evidence: Evidence) -> Cause | None:
     """Return the cause if each of a few modules multiplies the error gradient before any update."""
-    for one in evidence.findings:
-        found = re.search(r"the last of (\d+) modules", one.message)
-        if one.sign != "backward-gain" or one.step > evidence.run.first_step or not found:
-            continue
-        count = int(found[1])
-        gain = one.value ** (1 / max(count - 1, 1)) if one.value > 0 else 0.0
-        if not 2 < count < DEEP or not gain >= STEEP or recurrent_parameters(evidence.run):
-            continue
-        return Cause(
-            "initialization",
-            one.where,
-            (
-                f"Over {count} modules the error gradient grows {one.value:.3g} times on its way back, "
-                f"{gain:.3g} times a module, before any update.",
-                *first_numbers(evidence),
-            ),
-            0.4,
-            (
-                "start with smaller weights in the layers whose output is multiplied: "
-                "`nn.init.xavier_uniform_(layer.weight, gain=1 / factor)`",
-                *remedies.clip(evidence),
-            ),
-        )
-    return None
+    gain = backward_gain(evidence)
+    if gain is None or not 2 < gain.count < DEEP or not gain.per_layer >= STEEP:
+        return None
+    return Cause(
+        "initialization",
+        gain.where,
+        (
+            f"Over {gain.count} modules {gain.words} {gain.total:.3g} times, {gain.per_layer:.3g} times a module, "
+            "before any update.",
+            *first_numbers(evidence),
+        ),
+        0.4,
+        (
+            "start with smaller weights in the layers whose output is multiplied: "
+            "`nn.init.xavier_uniform_(layer.weight, gain=1 / factor)`",
+            *remedies.clip(evidence),
+        ),
+    )

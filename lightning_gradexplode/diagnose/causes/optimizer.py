@@ -29,13 +29,19 @@ SOON = 50
 
 def optimizer_state(evidence: Evidence) -> Cause | None:
     """Return the cause if the optimizer's state or settings do not fit the weights."""
-    found = max(_signs_of_state(evidence), key=lambda one: one.confidence, default=None)
-    return found if found is not None and found.confidence > 0 else None
+    rules = (
+        _fresh_on_trained_weights,
+        _of_other_gradients,
+        _settings,
+        beyond_bound,
+        forgotten_each_epoch,
+        _lost_weights,
+    )
+    return max((cause for rule in rules for cause in rule(evidence)), key=lambda one: one.confidence, default=None)
 
 
-def _signs_of_state(evidence: Evidence) -> Iterator[Cause]:
-    yield from _fresh_on_trained_weights(evidence)
-    yield from _of_other_gradients(evidence)
+def _settings(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause for each setting with which updates grow without a bound, or divide by zero."""
     course = trend(evidence)
     weight_first = _weights_fail_first(evidence)
     for one in evidence.run.optimizers:
@@ -44,14 +50,14 @@ def _signs_of_state(evidence: Evidence) -> Iterator[Cause]:
             eps, beta1, beta2 = numbers.get("eps"), numbers.get("beta1"), numbers.get("beta2")
             momentum, decay, rate = numbers.get("momentum"), numbers.get("weight_decay", 0.0), numbers.get("lr", 0.0)
             if eps is not None and eps < 1e-12 and (weight_first or course.has_diverged):
-                yield _settings(
+                yield _of_setting(
                     one,
                     f"`eps={eps:g}` is next to nothing: where gradients are zero or tiny, {one.kind} divides by zero.",
                     0.9 if weight_first else 0.7,
                     "set the usual epsilon: `eps=1e-8`",
                 )
             if beta1 is not None and beta2 is not None and course.has_diverged and beta1**2 > beta2:
-                yield _settings(
+                yield _of_setting(
                     one,
                     f"beta1={beta1:g} is above the square root of beta2={beta2:g}: the mean of the gradients "
                     "outlives their size, and updates can grow without a bound.",
@@ -59,36 +65,45 @@ def _signs_of_state(evidence: Evidence) -> Iterator[Cause]:
                     "set the usual averages: `betas=(0.9, 0.999)`",
                 )
             if momentum is not None and momentum >= 0.98 and course.has_diverged:
-                yield _settings(
+                yield _of_setting(
                     one,
                     f"momentum={momentum:g} adds up to {1 / max(1 - momentum, 1e-6):.3g} steps of the same direction.",
                     0.9 if momentum >= 1 else 0.5,
                     "set the usual momentum: `momentum=0.9`",
                 )
             if course.weight_growth > 2 and (decay < 0 or decay * rate > 1.5):
-                yield _settings(
+                yield _of_setting(
                     one,
                     f"weight_decay={decay:g} at a learning rate of {rate:g} makes the weights larger at each step, "
                     "not smaller.",
                     0.9,
                     "set a usual weight decay: `weight_decay=0.01`",
                 )
-    yield from _returning_gradients(evidence)
-    yield from beyond_bound(evidence)
-    yield from forgotten_each_epoch(evidence)
-    if weight_first and weights_type(evidence.run) is None:
-        finding = first_nonfinite(evidence)
-        assert finding is not None
-        yield Cause(
-            "optimizer-state",
-            finding.where,
-            (f"At step {finding.step} loss and gradients are finite, and the weights are not after the update.",),
-            0.5,
-            ("start with a fresh optimizer state, and look at its epsilon: `eps=1e-8`", *remedies.rollback(evidence)),
+
+
+def _lost_weights(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if an update of finite gradients has made weights that are not finite."""
+    finding, fault = first_nonfinite(evidence), evidence.update_fault
+    if finding is None or not _weights_fail_first(evidence) or weights_type(evidence.run) is not None:
+        return
+    sentences = [f"At step {finding.step} loss and gradients are finite, and the weights are not after the update."]
+    if fault is not None:
+        held = ", ".join(f"{name} {value:.3g}" for name, value in fault.state.items())
+        before = "" if fault.weight_before is None else f" went from {fault.weight_before:.3g}"
+        slope = "" if fault.gradient is None else f" with a gradient of {fault.gradient:.3g}"
+        sentences.append(
+            f"A weight of `{fault.parameter}`{before} to {fault.weight}{slope}; its state: {held or 'none'}."
         )
+    yield Cause(
+        "optimizer-state",
+        fault.parameter if fault is not None and fault.parameter else finding.where,
+        tuple(sentences),
+        0.5,
+        ("start with a fresh optimizer state, and look at its epsilon: `eps=1e-8`", *remedies.rollback(evidence)),
+    )
 
 
-def _settings(optimizer: OptimizerFacts, sentence: str, confidence: float, remedy: str) -> Cause:
+def _of_setting(optimizer: OptimizerFacts, sentence: str, confidence: float, remedy: str) -> Cause:
     return Cause("optimizer-state", f"optimizer {optimizer.kind}", (sentence,), confidence, (remedy,))
 
 
@@ -159,26 +174,3 @@ def fresh_state(evidence: Evidence, optimizer: OptimizerFacts, sentences: list[s
             *remedies.warm_up(evidence),
         ),
     )
-
-
-def _returning_gradients(evidence: Evidence) -> Iterator[Cause]:
-    """Yield the cause if updates jump where gradients come back after they had next to vanished."""
-    if not remedies.uses_adaptive_optimizer(evidence.run):
-        return
-    step = critical_step(evidence)
-    ratios, norms = curve(evidence, "update_ratio").finite, curve(evidence, "grad_norm").finite
-    usual, usual_norm = ratios.before(step - 2).median, norms.before(step - 2).median
-    jump = ratios.since(step - 2).greatest
-    if usual is None or usual_norm is None or jump is None or not usual > 0:
-        return
-    if jump > 10 * usual and usual_norm < 1e-6:
-        yield Cause(
-            "optimizer-state",
-            "the running averages of the optimizer",
-            (
-                f"Gradients had a norm of {usual_norm:.2g}, so that their running size is next to zero; as they come "
-                f"back, an update is {jump / usual:.3g} times the usual one.",
-            ),
-            0.6,
-            ("raise the epsilon of the optimizer: `eps=1e-6`", *remedies.clip(evidence)),
-        )
