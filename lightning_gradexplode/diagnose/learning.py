@@ -14,9 +14,6 @@ from lightning_gradexplode.records import Evidence
 LEARNED = 0.25
 """Share of its first values, or of an untrained network's loss, to which the loss of a run that learns comes down."""
 
-LEARNED_LITTLE = 0.6
-"""Share of its first values above which the loss has come down by little."""
-
 UNLEARNED = 0.9
 """Share of its first values above which the loss has not come down."""
 
