@@ -137,7 +137,7 @@ class TrainingLoop(ABC):
 
     @property
     def may_clip_by_itself(self) -> bool:
-        """Whether the user's own code may clip the gradients after the backward pass, before the loop calls us.
+        """Whether the user's own code may clip the gradients after the backward pass, before the loop calls the engine.
 
         They are measured at the end of the backward pass then; if they are smaller later, they have been clipped.
         """
