@@ -217,6 +217,15 @@ def _is_of_matrix(operation: Operation, name: str) -> bool:
 def _slope(operation: Operation, name: str, taken: str) -> Fault | None:
     if largest_input(operation) > limit_of(operation) ** 0.4:
         return None
+    filled = next((one.at_fault for one in operation.inputs if one.at_fault in (math.inf, -math.inf)), None)
+    if filled is not None:
+        return Fault(
+            "undefined",
+            f"`{name}` took {filled}, which was filled in before: the loss is finite and the gradient of what it was "
+            f"combined with is not{taken}.",
+            "fill in infinity after this operation and not before, or a finite number in its place: "
+            "`x.masked_fill(mask, torch.finfo(x.dtype).min)`",
+        )
     # Before the node is known by its name, the line says which function it belongs to.
     code = "" if operation.node else operation.expression or operation.code or ""
     slope = next((word for word in ("norm", "sqrt", "acos", "asin", "log", "cdist", "std") if word in code), name)

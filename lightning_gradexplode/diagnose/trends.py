@@ -278,6 +278,6 @@ def abrupt_step(evidence: Evidence, name: str) -> int | None:
     for place in range(10, len(values)):
         step, before = int(values.step[place]), float(np.abs(values.value[:place]).max())
         if before > 0 and values.value[place] > JUMP * before:
-            usual, last = ratios.before(step).median, ratios.before(step).last
-            return step if usual is None or last is None or last <= 3 * usual else None
+            known = ratios.before(step).finite.value
+            return step if len(known) < 2 or known[-1] <= 3 * np.median(known[:-1]) else None
     return None

@@ -81,6 +81,13 @@ def test_a_slope_is_named_by_its_forward_operation() -> None:
     assert location_of(found) == "`sqrt` (backward pass) at losses.py:12 in module `head`"
 
 
+def test_infinity_that_was_filled_in_is_to_be_filled_in_later() -> None:
+    """The divisor is at no fault, which the same operation has where it is zero."""
+    found = fault_of(operation("div", "-inf", "backward", [operand(-math.inf), operand(0.2)], node="DivBackward0"))
+    assert found.kind == "undefined"
+    assert "after this operation" in found.remedy
+
+
 @pytest.mark.parametrize(
     ("found", "code"),
     [

@@ -11,7 +11,14 @@ from lightning_gradexplode.diagnose.batch import targets
 from lightning_gradexplode.diagnose.causes.outliers import outlier_field
 from lightning_gradexplode.diagnose.curves import curve, failing_step, loss_curve
 from lightning_gradexplode.diagnose.operation_names import base_name
-from lightning_gradexplode.diagnose.trends import SHORT, initial_weight_norm, largest_reach, line_search, trend
+from lightning_gradexplode.diagnose.trends import (
+    SHORT,
+    LineSearch,
+    initial_weight_norm,
+    largest_reach,
+    line_search,
+    trend,
+)
 from lightning_gradexplode.records import Cause, Evidence, RunFacts
 
 FAR_BELOW = 10.0
@@ -19,6 +26,9 @@ FAR_BELOW = 10.0
 
 GROWN = 1.5
 """Growth of the weights without which no targets have grown with them; harder data make a loss rise, too."""
+
+HALF_WAY = 0.5
+"""Share of what a step along the gradient lowers its loss by, below which the gradient leaves out a part of it."""
 
 _TRANSITION = ("reward", "done", "next", "action", "terminal", "state", "obs", "log_prob", "advantage")
 _COPY = ("target", "teacher", "ema", "momentum", "old", "slow", "delayed", "offline", "key")
@@ -170,6 +180,13 @@ def moving_target(evidence: Evidence) -> Cause | None:
             f"{search.slope:.3g} for the whole update to first order), where a step along its gradient lowers it: "
             "the targets move with the weights."
         )
+    elif search is not None and (share := _share_of_descent(evidence, search)) is not None and share < HALF_WAY:
+        confidence += 0.45
+        sentences.append(
+            f"To first order a step along the gradient of the loss lowers it by the rate times the gradient's squared "
+            f"norm; the loss of the same batch falls by {max(share, 0.0):.2g} of that: its targets move with the "
+            "weights, and the gradient leaves that out."
+        )
     elif search is not None and not search.falls_at_first:
         confidence += 0.2
         sentences.append(
@@ -222,6 +239,24 @@ def _infinite_target(evidence: Evidence) -> str:
                     "computed from the outputs."
                 )
     return ""
+
+
+def _share_of_descent(evidence: Evidence, search: LineSearch) -> float | None:
+    """Return the fall of the loss along the update to first order, over what gradient descent makes it fall by.
+
+    Returns:
+        None if the update is not the gradient of the step times one learning rate, or if that is not known.
+    """
+    experiments, rate = evidence.experiments, remedies.learning_rate(evidence)
+    norm = experiments.memory_grad_norm if experiments is not None else None
+    groups = [group for one in evidence.run.optimizers for group in one.groups]
+    if not is_plain_descent(evidence.run) or len({group.get("lr") for group in groups}) != 1:
+        return None
+    if evidence.run.clip_val is not None or any(group.get("weight_decay") for group in groups):
+        return None
+    if rate is None or norm is None or not 0 < norm < math.inf or not math.isfinite(search.slope):
+        return None
+    return -search.slope / (rate * norm**2)
 
 
 def is_plain_descent(run: RunFacts) -> bool:

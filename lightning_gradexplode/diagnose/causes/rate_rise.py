@@ -10,7 +10,7 @@ from lightning_gradexplode.diagnose.curves import Curve, FloatArray, critical_st
 from lightning_gradexplode.diagnose.trends import abrupt_step, line_search, loss_rise, trend
 from lightning_gradexplode.records import Cause, Evidence
 
-SUDDEN, GRADUAL = 1.9, 1.5
+SUDDEN, GRADUAL = 1.9, 1.25
 """So many times the rate before: from one step to the next, and since the loss was lowest."""
 
 SMALL = 0.01

@@ -16,7 +16,12 @@ COUNT_LOSSES = ("poisson",)
 
 def target_out_of_range(evidence: Evidence) -> Cause | None:
     """Return the cause if a target is outside of what the loss takes: labels, probabilities, counts, a CTC target."""
-    return _misaligned(evidence) or _outside_domain(evidence) or _operation_on_target(evidence)
+    return (
+        _misaligned(evidence)
+        or _outside_domain(evidence)
+        or _operation_on_target(evidence)
+        or _divergence_from_scores(evidence)
+    )
 
 
 def _misaligned(evidence: Evidence) -> Cause | None:
@@ -149,7 +154,7 @@ def _operation_on_target(evidence: Evidence) -> Cause | None:
     operation, what = found
     for field in targets(evidence):
         for operand in operation.inputs:
-            if field.least is None or size_of(field) == 0 or field.least == field.greatest:
+            if field.least is None or size_of(field) == 0 or field.least == field.greatest or field.dtype == "bool":
                 continue
             same = (operand.least, operand.greatest) == (field.least, field.greatest) != (0.0, 1.0)
             same = same and operation.phase == "forward"
@@ -169,3 +174,31 @@ def _operation_on_target(evidence: Evidence) -> Cause | None:
                     ),
                 )
     return None
+
+
+def _divergence_from_scores(evidence: Evidence) -> Cause | None:
+    """Return the cause if the target of a divergence is no probability: it multiplies its own logarithm there."""
+    found = fault(evidence)
+    if found is None or not name_of(found[0]).endswith("xlogy") or len(found[0].inputs) != 2:
+        return None
+    operation, _ = found
+    target, within = operation.inputs
+    least, greatest = target.least, target.greatest
+    if target != within or least is None or greatest is None or least >= 0:
+        return None
+    are_logarithms = greatest <= 0
+    return Cause(
+        "target-out-of-range",
+        location_of(operation),
+        (
+            f"The target of a divergence is a probability, from 0 to 1; it ranges from {least:.4g} to {greatest:.4g}, "
+            "and its logarithm is NaN.",
+        ),
+        0.96,
+        (
+            "hand it probabilities: `F.kl_div(log_p, target.softmax(dim=-1))`, or `target.exp()` of logarithms"
+            if not are_logarithms
+            else "its target holds logarithms of probabilities: `F.kl_div(log_p, log_q, log_target=True)`",
+            *remedies.skip(evidence),
+        ),
+    )

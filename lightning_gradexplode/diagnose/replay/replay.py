@@ -120,7 +120,9 @@ def _record(
         status=status,
         reason=reason,
         first=event.operation if event is not None else None,
-        hidden=event.cause.operation if event is not None and event.cause is not None else None,
+        hidden=event.cause.operation
+        if event is not None and event.cause is not None and not event.cause.is_fill
+        else None,
         source=source.kind if source is not None else None,
         source_name=source.name if source is not None else None,
         source_rows=source.rows if source is not None else (),

@@ -152,3 +152,25 @@ def test_a_loss_that_climbs_from_the_start_of_the_update_has_moving_targets() ->
     plain = run(optimizers=(OptimizerFacts("SGD", groups=({"lr": 0.5},)),))
     assert kinds(diagnose(diverged(experiments=climbing, run=plain)))[0] == "moving-target"
     assert kinds(diagnose(diverged(experiments=OVERSHOOT, run=plain)))[0] == "learning-rate"
+
+
+@pytest.mark.parametrize(("norm", "named"), [(74.0, True), (33.0, False)])
+def test_a_loss_that_falls_by_less_than_its_gradient_says_has_moving_targets(norm: float, named: bool) -> None:
+    """Gradient descent lowers a loss by the rate times the squared norm, to first order, where targets stay."""
+    along = ((0.0, 66.4), (0.01, 65.9), (0.1, 65.0), (0.3, 94.5), (1.0, 834.0))
+    found = moving_target(
+        diverged(
+            experiments=Experiments(line_search=along, memory_grad_norm=norm),
+            history=(history(growing(rate=0.05)),),
+            run=run(optimizers=(OptimizerFacts("SGD", groups=({"lr": 0.05},)),)),
+        )
+    )
+    assert (found is not None) == named
+
+
+def test_the_fall_of_a_loss_says_nothing_where_groups_have_rates_of_their_own() -> None:
+    """The update is then no multiple of the gradient."""
+    along = ((0.0, 66.4), (0.01, 65.9), (0.1, 65.0), (0.3, 94.5), (1.0, 834.0))
+    groups = OptimizerFacts("SGD", groups=({"lr": 0.05}, {"lr": 0.0005}))
+    experiments = Experiments(line_search=along, memory_grad_norm=74.0)
+    assert moving_target(diverged(experiments=experiments, run=run(optimizers=(groups,)))) is None

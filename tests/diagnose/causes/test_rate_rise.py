@@ -69,3 +69,15 @@ def test_the_time_from_the_rise_to_the_finding_is_stated(delay: int, said: str) 
     cause = learning_rate_jump(evidence)
     assert cause is not None
     assert f"the first critical finding came {said}." in cause.evidence[1]
+
+
+@pytest.mark.parametrize(("factor", "named"), [(1.05, True), (1.0, False)])
+def test_a_rate_that_rises_steadily_is_named_soon_after_the_lowest_loss(factor: float, named: bool) -> None:
+    """The rate at the lowest loss is little below the last one; the weights leave their scale soon after."""
+    steps = 60
+    values = calm(steps)
+    values["learning_rate"] = [0.5 * factor ** min(step, 58) for step in range(steps)]
+    values["loss"] = [1.0 - 0.01 * step for step in range(52)] + [0.6 * 1.5**step for step in range(8)]
+    values["weight_norm"][-4:] = [9.0, 12.0, 24.0, 90.0]
+    evidence = Evidence(58, 59, (finding("weight-growth", 58),), run(), (history(values),))
+    assert (learning_rate_jump(evidence) is not None) == named

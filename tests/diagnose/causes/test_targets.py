@@ -36,3 +36,29 @@ def test_a_slope_whose_operand_has_the_range_of_the_labels_by_chance_is_no_matte
     """Labels from 0 to 2 are no reason of a root without a slope, of numbers that range from 0 to 2."""
     slope = operation("div", "inf", "backward", [operand(0.0, 0.0, 2.0, shape=(16, 3))], node="SqrtBackward0")
     assert target_out_of_range(failed(4, batch=batch(field(), labels(greatest=2.0)), replay=reproduced(slope))) is None
+
+
+@pytest.mark.parametrize(
+    ("least", "greatest", "code"), [(-0.9, 0.7, "target.softmax(dim=-1)"), (-9.0, -0.1, "log_target=True")]
+)
+def test_the_target_of_a_divergence_is_no_score_and_no_logarithm(least: float, greatest: float, code: str) -> None:
+    """The target multiplies its own logarithm, which is NaN below zero."""
+    target = operand(least, least, greatest)
+    divergence = operation("xlogy", "nan", inputs=[target, target])
+    found = target_out_of_range(failed(0, replay=reproduced(divergence)))
+    assert found is not None
+    assert f"from {least:.4g} to {greatest:.4g}" in found.evidence[0]
+    assert code in found.remedies[0]
+
+
+def test_a_logarithm_of_what_the_model_made_is_no_matter_of_the_target() -> None:
+    """A probability of zero is multiplied with its target, which is another tensor."""
+    likelihood = operation("xlogy", "-inf", inputs=[operand(1.0, 0.0), operand(0.0, 0.0)])
+    assert target_out_of_range(failed(0, replay=reproduced(likelihood))) is None
+
+
+def test_a_mask_is_no_target() -> None:
+    """A field of booleans has no values outside of what a loss takes, even if it is the last of a batch."""
+    masked = operation("masked_fill", "-inf", inputs=[operand(0.1), operand(1.0, 0.0, 1.0, dtype="bool")])
+    mask = field("is_padding", least=0.0, greatest=1.0, dtype="bool", shape=(16, 4))
+    assert target_out_of_range(failed(4, batch=batch(field(), mask), replay=reproduced(masked))) is None

@@ -65,6 +65,24 @@ def test_an_infinity_hidden_by_where_is_named_beside_the_slope_it_spoils() -> No
     assert replay.first.line == replay.hidden.line
 
 
+def test_an_infinity_that_is_filled_in_is_no_fault_and_what_divides_it_is() -> None:
+    """Scores that are left out are divided by a learned temperature, whose gradient is 0 * inf."""
+
+    def step(model: Network, batch: Tensor, batch_idx: int) -> Tensor:
+        scores = model(batch)
+        mask = torch.zeros_like(scores, dtype=torch.bool)
+        mask[:, 0] = True
+        scores = scores.masked_fill(mask, float("-inf")) / model.head.weight.abs().mean()
+        return functional.cross_entropy(scores, torch.ones(len(scores), dtype=torch.long))
+
+    replay = replayed(step, torch.randn(6, 4), "gradient")
+
+    assert replay.status == "reproduced"
+    assert replay.hidden is None
+    assert replay.first is not None
+    assert (replay.first.phase, replay.first.node) == ("backward", "DivBackward0")
+
+
 def test_an_exponential_function_that_others_overflow_with_is_named_beside_them() -> None:
     """The square of exp(60) is infinite in float32; the line of the exponential function is the one to bound."""
 

@@ -1,0 +1,18 @@
+"""Trends of a run before an incident."""
+
+from __future__ import annotations
+
+import pytest
+
+from lightning_gradexplode.diagnose.trends import abrupt_step
+from tests.diagnose.evidence import NAN, calm, diverged, finding, history
+
+
+@pytest.mark.parametrize(("last", "step"), [(0.2, 40), (14.5, None)])
+def test_a_jump_after_a_large_update_is_not_abrupt(last: float, step: int | None) -> None:
+    """Updates are measured now and then only; the one before the jump has made it, or the batch has."""
+    values = calm(41)
+    values["update_ratio"] = [0.196 if one == 10 else NAN for one in range(41)]
+    values["update_ratio"][39], values["loss"][40] = last, 2.7e7
+    evidence = diverged(step=39, now=40, findings=(finding("diverging-loss", 40),), history=(history(values),))
+    assert abrupt_step(evidence, "loss") == step
