@@ -209,7 +209,7 @@ class GradientExplosionMonitor(RunResults, Callback):
             self._run.loss_computed(loss, has_graph=True)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure the gradients, once those of the whole accumulation window are there."""
+        """Measure the gradients, once those of all micro-batches are accumulated."""
         if self._run is not None:
             self._run.backward_ended()
 

@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from lightning_gradexplode.loggers.wandb_rules import alert_rule_requests, alert
 from lightning_gradexplode.loggers.wandb_workspace import save_workspace
 from lightning_gradexplode.records import ReportContent
 from lightning_gradexplode.records.plain import json_safe, to_plain
+from lightning_gradexplode.records.summary import verdict
 from lightning_gradexplode.report import find_report, read_report, write_report
 from lightning_gradexplode.report.terminal import comparison, comparison_lines, report_lines
 from lightning_gradexplode.report.writer import diagnosis_json
@@ -225,7 +225,7 @@ def _show(content: ReportContent, as_json: bool, check: bool) -> int:
         _echo_json({**diagnosis_json(content), "findings": [finding.as_dict() for finding in content.findings]})
     else:
         _echo(report_lines(content, shutil.get_terminal_size().columns))
-    return 3 if check and diagnosis_json(replace(content))["verdict"] == "exploding" else 0
+    return 3 if check and verdict(content.diagnosis, content.findings) == "exploding" else 0
 
 
 def _echo(lines: Iterable[str]) -> None:

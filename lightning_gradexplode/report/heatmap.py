@@ -20,8 +20,8 @@ COLORS = np.array(
 )
 """Colors from small to large norms, with increasing lightness."""
 
-NONFINITE = (213, 94, 0)
-"""Color of norms that are NaN or infinite."""
+NONFINITE = (216, 27, 96)
+"""Color of norms that are NaN or infinite: pink, as on the page in light colors."""
 
 
 def colored(norms: FloatArray) -> tuple[Pixels, float, float]:

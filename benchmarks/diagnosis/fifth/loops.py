@@ -20,6 +20,29 @@ class PlainLoop(Case):
     host = "plain"
 
 
+class ScaledLoop(PlainLoop):
+    """A loop of plain PyTorch with a gradient scaler."""
+
+    in_half = True
+    """Whether the scaler is enabled."""
+
+    def scaler_in_loop(self) -> Any:
+        self.scaler = torch.amp.GradScaler("cpu", enabled=self.in_half)
+        return self.scaler
+
+    def optimize(
+        self, model: Any, batch: Any, optimizers: Sequence[Any], watch: Any, backward: Callable[[Tensor], Any]
+    ) -> None:
+        scaler = getattr(self, "scaler", None) or self.scaler_in_loop()
+        (optimizer,) = optimizers
+        optimizer.zero_grad()
+        loss = model.loss(batch)
+        watch.loss(loss)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+
 class DensityAlongRays(PlainLoop):
     """A radiance field whose density is exp of 150 times a network's output; light is lost by exp(-sum)."""
 
@@ -206,13 +229,12 @@ class GradientsOfAllSteps(PlainLoop):
         return torch.optim.Adamax(self.parameters(), lr=self.lr)
 
 
-class CertaintyUnderAutocast(PlainLoop):
+class CertaintyUnderAutocast(ScaledLoop):
     """Autocast to float16 with a gradient scaler, and log(1 - p) of a p that is rounded to one."""
 
     kinds = ("half-precision", "undefined-operation")
     places = ("log",)
     good = 0.4
-    in_half = True
     cure = settings(in_half=False)
     cured_by = "float32|logits|clamp"
     lr = 0.02
@@ -232,22 +254,6 @@ class CertaintyUnderAutocast(PlainLoop):
                 return functional.binary_cross_entropy_with_logits(logits, batch[1])
             chance = logits.sigmoid()
             return -(batch[1] * chance.log() + (1 - batch[1]) * (1 - chance).log()).mean()  # fault
-
-    def scaler_in_loop(self) -> Any:
-        self.scaler = torch.amp.GradScaler("cpu", enabled=self.in_half)
-        return self.scaler
-
-    def optimize(
-        self, model: Any, batch: Any, optimizers: Sequence[Any], watch: Any, backward: Callable[[Tensor], Any]
-    ) -> None:
-        scaler = getattr(self, "scaler", None) or self.scaler_in_loop()
-        (optimizer,) = optimizers
-        optimizer.zero_grad()
-        loss = model.loss(batch)
-        watch.loss(loss)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
 
 
 class GapsInReadings(PlainLoop):
@@ -486,7 +492,7 @@ class RangeOfAnEcho(PlainLoop):
         return functional.l1_loss(torch.hypot(out[:, 0], out[:, 1]), batch[2])  # fault
 
 
-class OverflowsAtTheStart(PlainLoop):
+class OverflowsAtTheStart(ScaledLoop):
     """Autocast to float16 with a gradient scaler, whose first scales are too large, as is usual: it finds its scale."""
 
     kinds = ("unknown",)
@@ -506,22 +512,6 @@ class OverflowsAtTheStart(PlainLoop):
         with torch.autocast("cpu", torch.float16):
             out = self.net(batch[0])
         return functional.mse_loss(out.float(), batch[1])
-
-    def scaler_in_loop(self) -> Any:
-        self.scaler = torch.amp.GradScaler("cpu")
-        return self.scaler
-
-    def optimize(
-        self, model: Any, batch: Any, optimizers: Sequence[Any], watch: Any, backward: Callable[[Tensor], Any]
-    ) -> None:
-        scaler = getattr(self, "scaler", None) or self.scaler_in_loop()
-        (optimizer,) = optimizers
-        optimizer.zero_grad()
-        loss = model.loss(batch)
-        watch.loss(loss)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
 
 
 class WarmRestarts(PlainLoop):
