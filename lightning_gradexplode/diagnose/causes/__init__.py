@@ -9,8 +9,9 @@ from lightning_gradexplode.diagnose.causes.depth import depth
 from lightning_gradexplode.diagnose.causes.empty_reduction import empty_reduction
 from lightning_gradexplode.diagnose.causes.forward_overflow import forward_overflow
 from lightning_gradexplode.diagnose.causes.initialization import initialization
+from lightning_gradexplode.diagnose.causes.moving_target import moving_target
 from lightning_gradexplode.diagnose.causes.nonfinite_data import nonfinite_input, nonfinite_target
-from lightning_gradexplode.diagnose.causes.objective import loss_without_floor, moving_target
+from lightning_gradexplode.diagnose.causes.objective import loss_without_floor
 from lightning_gradexplode.diagnose.causes.optimization import learning_rate
 from lightning_gradexplode.diagnose.causes.optimizer import optimizer_state
 from lightning_gradexplode.diagnose.causes.outliers import outlier_batch

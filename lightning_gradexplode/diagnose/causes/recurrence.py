@@ -161,16 +161,19 @@ def loop_gain(activation: Activation) -> float:
 
 
 def sequence_length(evidence: Evidence) -> int | None:
-    """Return the number of time steps: that of the run's first batch, else of an input of three dimensions."""
+    """Return the number of time steps: those of the run's first batch, of the loss's graph or of an input."""
     if evidence.run.sequence_length:
         return evidence.run.sequence_length
-    if not any(one.role == "recurrent" for one in evidence.run.modules):
+    cells = {f"input of {one.name}" for one in evidence.run.modules if one.role == "recurrent"}
+    if not cells:
         return None
+    fields = evidence.batch.fields if evidence.batch is not None else ()
+    # The graph of a loss holds the time steps of all samples as rows of one matrix.
+    rows = next((one.shape[0] for one in fields if one.name in cells and one.shape), 0)
+    samples = next((one.shape[0] for one in targets(evidence) if one.shape), 0)
+    if samples and rows > samples and rows % samples == 0:
+        return rows // samples
     return next((one.shape[1] for one in inputs(evidence) if len(one.shape) == 3), None) or next(
-        (
-            one.shape[1]
-            for one in (evidence.batch.fields if evidence.batch is not None else ())
-            if len(one.shape) == 2 and "int" in one.dtype and one not in targets(evidence)
-        ),
+        (one.shape[1] for one in fields if len(one.shape) == 2 and "int" in one.dtype and one not in targets(evidence)),
         None,
     )

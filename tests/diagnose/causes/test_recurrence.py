@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from lightning_gradexplode.diagnose import diagnose
+from lightning_gradexplode.diagnose.causes.recurrence import recurrence
 from lightning_gradexplode.records import Evidence, ModuleFacts, Severity
-from tests.diagnose.evidence import NAN, diverged, finding, history, kinds, parameter, run
+from tests.diagnose.evidence import NAN, batch, diverged, field, finding, history, kinds, parameter, run
 from tests.diagnose.growth_examples import RNN
 
 
@@ -32,3 +35,12 @@ def test_a_loss_that_is_huge_before_any_update_is_no_matter_of_the_rate() -> Non
     found = diagnose(Evidence(0, 1, (finding("weight-growth", 0), finding("nonfinite-loss", 1)), drift, (huge,)))
     assert (found.causes[0].kind, found.where) == ("recurrence", "drift")
     assert "learning-rate" not in kinds(found)
+
+
+@pytest.mark.parametrize(("rows", "named"), [(2560, True), (32, False)])
+def test_time_steps_are_counted_by_the_rows_that_the_graph_holds(rows: int, named: bool) -> None:
+    """A loop passes the loss only: 32 samples of 80 steps are 2,560 rows of the input of the recurrent layer."""
+    plain = replace(RNN, sequence_length=None, batch_size=None)
+    fields = field("input of rnn", shape=(rows, 4)), field("target of mse_loss", shape=(32, 1))
+    found = recurrence(diverged(run=plain, batch=batch(*fields), findings=(finding("weight-growth", 0),)))
+    assert (found is not None and "over 80 time steps" in found.evidence[0]) == named

@@ -1,0 +1,152 @@
+"""Targets that move with the model, and modules that make them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lightning_gradexplode.diagnose import diagnose
+from lightning_gradexplode.diagnose.causes.moving_target import copied_module, moving_target
+from lightning_gradexplode.diagnose.causes.optimization import learning_rate
+from lightning_gradexplode.diagnose.trends import largest_reach
+from lightning_gradexplode.records import Evidence, Experiments, LossTerm, OptimizerFacts, Replay
+from tests.diagnose.evidence import batch, diverged, field, finding, growing, history, kinds, operand, parameter, run
+from tests.diagnose.growth_examples import OVERSHOOT
+
+
+def facts(names: Sequence[str], untrained: str = "", count: int = 2) -> object:
+    """Return what is known of a network of equal modules, of which one may have no optimizer."""
+    parameters = [
+        parameter(f"{name}.{layer}.weight", (8, 8), optimizer=None if name == untrained else 0)
+        for name in names
+        for layer in range(count)
+    ]
+    return copied_module(run(parameters=tuple(parameters)))
+
+
+@pytest.mark.parametrize(
+    ("names", "untrained"),
+    [(("online", "target"), ""), (("student", "mirror"), "mirror")],
+    ids=["by its name", "without an optimizer"],
+)
+def test_a_copy_is_known_by_its_name_or_since_nothing_trains_it(names: Sequence[str], untrained: str) -> None:
+    """The pair is named, the copy second."""
+    assert facts(names, untrained) == names
+
+
+def test_layers_of_equal_shapes_are_no_copies() -> None:
+    """Query, key and value of an attention, although a key encoder makes targets elsewhere."""
+    assert facts(("query", "key", "value"), count=1) is None
+
+
+def rising(reach: float, factor: float = 1.1, grown: float = 16.0) -> Evidence:
+    """Return the evidence of a loss that grows steadily, by the reach of its updates; data are known, a replay is not.
+
+    The weights have a norm of 10, and grow.
+    """
+    loss = [1.0 * factor**step for step in range(60)]
+    quantities = {
+        "loss": loss,
+        "grad_norm": [one**0.5 for one in loss],
+        "update_ratio": [reach * one**0.5 / 10 for one in loss],
+        "weight_norm": [10.0] * 59 + [grown],
+    }
+    findings = (finding("diverging-loss", 55),)
+    names = ("body.weight",)
+    one = replace(history(quantities), parameters=names, parameter_grad_norm=np.zeros((60, 1), np.float32))
+    facts_of_run = run(parameters=(parameter(*names, (100, 100), std=0.1),))
+    return diverged(step=40, now=59, findings=findings, history=(one,), batch=batch(), run=facts_of_run)
+
+
+def test_updates_too_short_to_overshoot_leave_moving_targets() -> None:
+    """To first order they change the loss of their own batch by a fifth, and it grows by a tenth at each step."""
+    found = moving_target(rising(0.2))
+    assert found is not None
+    assert "do not overshoot" in found.evidence[-1]
+    assert learning_rate(rising(0.2)) is None
+
+
+def test_a_loss_that_rises_over_weights_of_the_same_size_has_other_reasons() -> None:
+    """Data that become harder from batch to batch."""
+    assert moving_target(rising(0.2, grown=10.5)) is None
+
+
+def test_values_far_outside_of_the_others_need_no_moving_targets() -> None:
+    """A batch of transitions whose reward is ten thousand times the usual one, beside a network that makes targets."""
+    facts_of_copy = run(parameters=tuple(parameter(f"{name}.weight", (8, 8)) for name in ("online", "target")))
+    names = ("state", "action", "next_state")
+    usual = diverged(run=facts_of_copy, batch=batch(*(field(name) for name in (*names, "reward"))))
+    assert moving_target(usual) is not None
+    crashed = batch(*(field(name) for name in names), field("reward", least=-3.5e4))
+    found = moving_target(replace(usual, batch=crashed))
+    assert found is None or found.confidence < 0.5
+
+
+def test_targets_that_become_infinite_with_the_outputs_are_made_from_them() -> None:
+    """Labels of a model's own; not where the outputs are finite, nor where targets were infinite all along."""
+    target = field("target of mse_loss", shape=(16,), inf_count=4)
+    lost = LossTerm("mse_loss", (operand(inf_count=9), operand(inf_count=4)))
+    moved = diverged(batch=batch(target), replay=Replay("reproduced", losses=(lost,)))
+    found = moving_target(moved)
+    assert found is not None
+    assert found.confidence == 0.75
+    assert "computed from the outputs" in found.evidence[0]
+    ordinary = Replay("reproduced", losses=(replace(lost, inputs=(operand(), operand(inf_count=4))),))
+    assert moving_target(replace(moved, replay=ordinary)) is None
+    assert moving_target(replace(moved, batch=batch(replace(target, usual_nonfinite=True)))) is None
+
+
+def test_updates_that_reach_past_the_loss_may_overshoot() -> None:
+    """A parabola whose step goes so far that the loss rises has a reach of four and more."""
+    assert moving_target(rising(4.0)) is None
+    assert learning_rate(rising(4.0)) is not None
+
+
+@pytest.mark.parametrize("rate", [2.05, 2.5, 4.0])
+def test_the_reach_of_a_step_that_diverges_on_a_parabola_is_four_and_more(rate: float) -> None:
+    """Gradient descent on half of w squared, at a rate above two; the formula against the run itself."""
+    weight = 1.0
+    quantities: dict[str, list[float]] = {name: [] for name in ("loss", "grad_norm", "update_ratio", "weight_norm")}
+    for _ in range(60):
+        quantities["loss"].append(weight**2 / 2)
+        quantities["grad_norm"].append(abs(weight))
+        quantities["update_ratio"].append(rate)
+        quantities["weight_norm"].append(abs(weight))
+        weight -= rate * weight
+    reach = largest_reach(diverged(now=59, history=(history(quantities),)))
+    assert reach is not None
+    assert reach == pytest.approx(2 * rate)
+    assert reach >= 4
+
+
+def test_a_loss_that_climbs_from_the_start_of_the_update_has_moving_targets() -> None:
+    """No step along its own gradient raises a loss to first order, however long it is: the targets move with it."""
+    climbing = Experiments(line_search=((0.0, 2.0), (0.01, 2.1), (0.1, 3.0), (0.3, 6.0), (1.0, 90.0)))
+    plain = run(optimizers=(OptimizerFacts("SGD", groups=({"lr": 0.5},)),))
+    assert kinds(diagnose(diverged(experiments=climbing, run=plain)))[0] == "moving-target"
+    assert kinds(diagnose(diverged(experiments=OVERSHOOT, run=plain)))[0] == "learning-rate"
+
+
+@pytest.mark.parametrize(("norm", "named"), [(74.0, True), (33.0, False)])
+def test_a_loss_that_falls_by_less_than_its_gradient_says_has_moving_targets(norm: float, named: bool) -> None:
+    """Gradient descent lowers a loss by the rate times the squared norm, to first order, where targets stay."""
+    along = ((0.0, 66.4), (0.01, 65.9), (0.1, 65.0), (0.3, 94.5), (1.0, 834.0))
+    found = moving_target(
+        diverged(
+            experiments=Experiments(line_search=along, memory_grad_norm=norm),
+            history=(history(growing(rate=0.05)),),
+            run=run(optimizers=(OptimizerFacts("SGD", groups=({"lr": 0.05},)),)),
+        )
+    )
+    assert (found is not None) == named
+
+
+def test_the_fall_of_a_loss_says_nothing_where_groups_have_rates_of_their_own() -> None:
+    """The update is then no multiple of the gradient."""
+    along = ((0.0, 66.4), (0.01, 65.9), (0.1, 65.0), (0.3, 94.5), (1.0, 834.0))
+    groups = OptimizerFacts("SGD", groups=({"lr": 0.05}, {"lr": 0.0005}))
+    experiments = Experiments(line_search=along, memory_grad_norm=74.0)
+    assert moving_target(diverged(experiments=experiments, run=run(optimizers=(groups,)))) is None
