@@ -1,1 +1,1 @@
-"""Runs in the manner of further public reports, many of them outside of Lightning's Trainer."""
+"""Runs modeled on further public reports, half of them outside of Lightning's Trainer."""

@@ -1,1 +1,1 @@
-"""The half that the authors of the rules never look at."""
+"""Runs that the authors of rules never look at."""

@@ -1,1 +1,1 @@
-"""A second set of cases, of other models, data and situations than the first, that the rules were mended on."""
+"""Runs with other models, data and situations than the first ones; rules were changed for them after a first measurement."""

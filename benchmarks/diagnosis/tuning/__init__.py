@@ -1,1 +1,1 @@
-"""The half that the authors of the rules may look at."""
+"""Runs on which the rules were developed."""
