@@ -25,7 +25,7 @@ def _echoes(steps: int, loud_from: int, loudness: float) -> list[Batch]:
     return batches
 
 
-@healthy("adaptive filters")
+@healthy("adaptive echoes")
 def filter_with_normalized_steps(seed: int) -> Setup:
     """The error is divided by the power of the signal, so that passages three times as loud do no harm."""
 
@@ -38,7 +38,7 @@ def filter_with_normalized_steps(seed: int) -> Setup:
     return Setup(module, _echoes(300, 150, 3.0))
 
 
-@exploding("adaptive filters", begins=120)
+@exploding("adaptive echoes", begins=120)
 def filter_of_a_louder_signal(seed: int) -> Setup:
     """Steps of fixed size, and from step 120 on the signal is four times as loud."""
     module = ScenarioModule(nn.Linear(16, 1, bias=False), mse_loss, sgd(0.03))

@@ -93,8 +93,8 @@ class GradientGrowth(_AgainstHistory):
     """The gradient norm keeps growing away from its usual level.
 
     INFO if the norm is above `factor` times its usual level, and far outside of its spread, for `patience` steps in a
-    row; WARNING if it also keeps rising (`keeps_rising`). CRITICAL if it is also `factor` times the highest level
-    of the whole run (gradients of a converged run can rise far and still be small) and above all norms
+    row. WARNING if it also keeps rising (`keeps_rising`) and is above the highest level of the whole run: gradients of
+    a converged run can rise far and still be small. CRITICAL if it is `factor` times that level and above all norms
     before the growth, and if the loss is `units` above its start, or the weights are `grown` times their start; from
     `alone` times the highest level, and `factor` times the largest norm before, a loss that has not fallen is
     sufficient. Slow growth, which is not visible within a window, is CRITICAL if gradients reach `far` times the start
@@ -189,7 +189,7 @@ class GradientGrowth(_AgainstHistory):
         usual = math.exp(self._history.median)
         message = f"the gradient norm is {norm:.3g}, {norm / usual:.3g} times the usual {usual:.3g}, and stays there"
         severity = Severity.INFO
-        if keeps_rising(self._recent):
+        if keeps_rising(self._recent) and math.log(norm) > self._highest:
             severity = Severity.WARNING
             rate = math.log(self._recent[-1] / self._recent[0]) / (len(self._recent) - 1)
             message += f"; at this rate it is ten times that in about {math.log(10) / rate:.0f} steps"

@@ -331,3 +331,13 @@ def test_a_loss_that_falls_below_its_start_is_a_warning_if_it_falls_ever_faster(
     steps = [record(n, loss=1 - fall, grad_norm=norm) for n, (fall, norm) in enumerate(zip(falls, norms, strict=True))]
     found = findings_of(GradientGrowth(far=1e9), steps)
     assert bool([finding for finding in found if "falls ever faster" in finding.message]) == (rate > 0)
+
+
+@pytest.mark.parametrize("level", [1e-5, 10.0], ids=["far below the start", "above the start"])
+def test_gradients_that_rise_are_a_warning_only_above_their_highest_level(level: float) -> None:
+    """A converged run, whose gradients have fallen to a millionth, has rises of a hundred times that are small."""
+    fallen = [10.0 ** (-step / 10) for step in range(60)] + [1e-6 * value for value in noise(140)]
+    rising = [level * 1.2**step for step in range(20)]
+    steps = [record(step, loss=0.5 if step else 1.0, grad_norm=norm) for step, norm in enumerate([*fallen, *rising])]
+    severities = {finding.severity for finding in findings_of(GradientGrowth(), steps)}
+    assert (max(severities) > Severity.INFO) == (level > 1)
