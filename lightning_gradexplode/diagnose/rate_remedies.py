@@ -6,8 +6,9 @@ import math
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.curves import curve, history_at_fault, loss_curve
+from lightning_gradexplode.diagnose.line_search import line_search
 from lightning_gradexplode.diagnose.optimizers import numbers_of
-from lightning_gradexplode.diagnose.trends import Trend, initial_weight_norm, line_search
+from lightning_gradexplode.diagnose.trends import Trend, initial_weight_norm
 from lightning_gradexplode.records import Evidence
 
 FIRST_UPDATE = 0.01

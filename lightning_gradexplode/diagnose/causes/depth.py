@@ -23,7 +23,7 @@ def depth(evidence: Evidence) -> Cause | None:
     best = steepest_profile(evidence)
     if best is None or is_trained(evidence):
         return None
-    confidence = 0.8 if best.total >= 1e3 else 0.65
+    confidence = 0.75 if best.total >= 1e3 else 0.6
     if not is_early(evidence):
         confidence *= 0.6
     names = [one.module or one.name for one in layers(evidence.run)]

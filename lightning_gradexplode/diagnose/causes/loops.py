@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from lightning_gradexplode.diagnose.batch import inputs
 from lightning_gradexplode.diagnose.layers import DEEP, layers
+from lightning_gradexplode.diagnose.line_search import line_search
 from lightning_gradexplode.diagnose.recurrence_remedies import recurrence_remedies
 from lightning_gradexplode.diagnose.repeated_weights import recurrent_parameters
-from lightning_gradexplode.diagnose.trends import line_search, trend
+from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence
 
 COMPOUNDED = 100.0

@@ -91,7 +91,7 @@ def _confidence_in_graph(field: FieldFacts) -> float:
     difference = field.name.startswith("target of ") and field.name.endswith("sub")
     if whole or field.name.startswith("constant in ") or (difference and field.inf_count):
         return FAINT
-    return 0.6 if difference else 0.8
+    return 0.5 if difference else 0.65
 
 
 def _data_first(evidence: Evidence, rows: Sequence[int], repair: str) -> tuple[str, ...]:

@@ -6,17 +6,9 @@ import math
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.curves import curve, failing_step, loss_curve
+from lightning_gradexplode.diagnose.line_search import LineSearch, line_search
 from lightning_gradexplode.diagnose.rate_remedies import rate_remedies
-from lightning_gradexplode.diagnose.trends import (
-    SHORT,
-    LineSearch,
-    begins_abruptly,
-    is_growing,
-    largest_reach,
-    line_search,
-    starts_huge,
-    trend,
-)
+from lightning_gradexplode.diagnose.trends import SHORT, begins_abruptly, is_growing, largest_reach, starts_huge, trend
 from lightning_gradexplode.records import Cause, Evidence, RunFacts
 
 USUAL_RATES = {"adam": 0.01, "rmsprop": 0.01, "lion": 0.001, "adagrad": 0.1, "sgd": 0.5}
@@ -40,7 +32,7 @@ def learning_rate(evidence: Evidence) -> Cause | None:
     if not course.has_diverged or rate_is_disproved(evidence):
         return None
     sentences: list[str] = []
-    confidence = 0.4
+    confidence = 0.35
     if search is not None and search.overshoots:
         sentences.append(_overshoot(search))
         confidence = 0.4 if search.climbs else 0.8 if search.falls_at_first else 0.65

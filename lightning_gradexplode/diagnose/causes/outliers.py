@@ -45,7 +45,7 @@ def outlier_batch(evidence: Evidence) -> Cause | None:
         sentences.append(jump)
         abrupt = abrupt_step(evidence, "loss") is not None
         # Data that are known to be as usual are little reason of a jump.
-        confidence = max(confidence, 0.65 if abrupt and not _is_usual(evidence) else 0.4 if abrupt else 0.45)
+        confidence = max(confidence, 0.35 if abrupt and _is_usual(evidence) else 0.45)
     if not confidence or (trend(evidence).steps < 5 and field is None):
         return None
     return Cause(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.causes.optimization import rate_is_disproved
 from lightning_gradexplode.diagnose.curves import Curve, FloatArray, critical_step, curve, failing_step, loss_curve
-from lightning_gradexplode.diagnose.trends import abrupt_step, line_search, loss_rise, trend
+from lightning_gradexplode.diagnose.line_search import line_search
+from lightning_gradexplode.diagnose.trends import abrupt_step, loss_rise, trend
 from lightning_gradexplode.records import Cause, Evidence
 
 SUDDEN, GRADUAL = 1.9, 1.25

@@ -133,7 +133,7 @@ def _by_elimination(evidence: Evidence) -> Cause | None:
             f"{reach:.3g} at most if each is executed once. `{worst.name}` {shape}"
             + (f", and an input has {steps} steps." if steps else ", as what a loop applies again and again."),
         ),
-        0.6 if steps else 0.5,
+        0.5 if steps else 0.45,
         recurrence_remedies(evidence, worst, False, steps),
     )
 

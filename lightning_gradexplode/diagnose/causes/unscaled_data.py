@@ -16,7 +16,7 @@ from lightning_gradexplode.diagnose.batch import (
 from lightning_gradexplode.diagnose.curves import critical_step, curve, loss_curve
 from lightning_gradexplode.records import BatchFacts, Cause, Evidence, FieldFacts
 
-LARGE_SCALE = ((1000.0, 0.9), (100.0, 0.8), (30.0, 0.65), (10.0, 0.45))
+LARGE_SCALE = ((1000.0, 0.9), (100.0, 0.7), (30.0, 0.6), (10.0, 0.45))
 """Root mean square of a field, and the confidence that a field on such a scale or a larger one is at fault."""
 
 LARGE_WHOLE = 1e5

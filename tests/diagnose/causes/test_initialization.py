@@ -7,8 +7,8 @@ import math
 import pytest
 
 from lightning_gradexplode.diagnose.causes.initialization import initialization, scale_without_logarithm
-from lightning_gradexplode.records import Evidence, LossTerm, Replay
-from tests.diagnose.evidence import calm, diverged, failed, growing, history, operand, parameter, run
+from lightning_gradexplode.records import Evidence
+from tests.diagnose.evidence import calm, failed, history, parameter, run
 
 
 def scaled(name: str, value: float, loss: float) -> Evidence:
@@ -34,16 +34,6 @@ def test_a_logarithm_of_a_scale_that_starts_as_the_scale_is_named() -> None:
 def test_other_numbers_are_not(name: str, value: float, loss: float) -> None:
     """A number of a usual size, one that makes no large loss, or one that is no logarithm."""
     assert scale_without_logarithm(scaled(name, value, loss)) is None
-
-
-@pytest.mark.parametrize(("total", "is_named"), [(9.4, True), (math.exp(9.4), False)], ids=["itself", "a function"])
-def test_a_first_loss_above_a_guess_is_that_of_the_classes(total: float, is_named: bool) -> None:
-    """An exponential or a multiple of the cross-entropy is above a guess with weights of any scale."""
-    term = LossTerm("nll_loss_forward", (operand(shape=(16, 10)), operand(shape=(16,))), 9.4)
-    values = {**growing(), "loss": [9.4 * 3.0**step for step in range(12)]}
-    replay = Replay("finite", losses=(term,), loss=total)
-    cause = initialization(diverged(history=(history(values),), replay=replay))
-    assert (cause is not None) == is_named
 
 
 def test_parameters_that_are_nan_from_the_start_are_named() -> None:

@@ -17,7 +17,7 @@ def test_data_of_a_graph_are_named_unless_they_may_be_computed() -> None:
     whole = replace(missing, nan_count=8)
     constant = replace(missing, name="constant in mul")
     causes = [nonfinite_input(failed(20, batch=batch(one))) for one in (missing, whole, constant)]
-    assert [one is not None and one.confidence for one in causes] == [0.8, 0.3, 0.3]
+    assert [one is not None and one.confidence for one in causes] == [0.65, 0.3, 0.3]
     assert causes[0] is not None
     assert causes[0].where == "input of net.0, row 3"
 

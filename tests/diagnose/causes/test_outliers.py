@@ -40,4 +40,4 @@ def test_a_jump_of_the_loss_over_data_of_a_usual_range_is_little_reason() -> Non
     unknown, usual = outlier_batch(jump), outlier_batch(replace(jump, batch=batch(field(), labels())))
     assert unknown is not None
     assert usual is not None
-    assert (unknown.confidence, usual.confidence) == (0.65, 0.4)
+    assert (unknown.confidence, usual.confidence) == (0.45, 0.35)

@@ -1,0 +1,86 @@
+"""Whether the last update overshoots: the loss of its batch along the update."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from lightning_gradexplode.records import Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class LineSearch:
+    """The loss of one batch along the step's update.
+
+    Args:
+        start: The loss without the update.
+        end: The loss with the whole update, infinite if it is not finite.
+        best_factor: The factor with the least loss, 0 if no factor lowers it.
+        least: The least loss.
+        falls_at_first: Whether the smallest factor lowers the loss: whether the update points downhill.
+        slope: Slope of the loss at the start, per whole update, of the parabola through the two smallest factors; NaN
+            where it is not known.
+        parabola_minimum: The factor with the least loss of the parabola through all points, None if they are on none
+            that opens upward.
+    """
+
+    start: float
+    end: float
+    best_factor: float
+    least: float
+    falls_at_first: bool
+    slope: float = math.nan
+    parabola_minimum: float | None = None
+
+    @property
+    def climbs(self) -> bool:
+        """Whether the loss rises from the start on, which no step along its own gradient does, however long it is."""
+        return self.slope > 0.5 * abs(self.start)
+
+    @property
+    def overshoots(self) -> bool:
+        """Whether the update raises the loss by more than a tenth, or goes far past the least loss on its way."""
+        rises = self.end > self.start + 0.1 * abs(self.start)
+        passes = 0 < self.best_factor <= 0.3 and self.end - self.least > 0.5 * (self.start - self.least)
+        return rises or passes
+
+
+def line_search(evidence: Evidence) -> LineSearch | None:
+    """Return the measured losses along the update, None if there are none to judge."""
+    experiments = evidence.experiments
+    pairs = sorted(experiments.line_search) if experiments is not None else []
+    start = next((loss for factor, loss in pairs if factor == 0), math.nan)
+    along = [(factor, loss if math.isfinite(loss) else math.inf) for factor, loss in pairs if factor > 0]
+    if not math.isfinite(start) or not along:
+        return None
+    best = min(along, key=lambda pair: pair[1])
+    lowers = best[1] < start
+    return LineSearch(
+        start=start,
+        end=along[-1][1],
+        best_factor=best[0] if lowers else 0.0,
+        least=min(best[1], start),
+        falls_at_first=along[0][1] < start,
+        slope=_slope(start, along),
+        parabola_minimum=_parabola_minimum(start, along),
+    )
+
+
+def _slope(start: float, along: list[tuple[float, float]]) -> float:
+    """Return the slope at zero of the parabola through the start and the two smallest factors."""
+    if len(along) < 2 or not math.isfinite(along[1][1]):
+        return math.nan
+    (near, near_loss), (far, far_loss) = along[:2]
+    rises = (near_loss - start) / near, (far_loss - start) / far
+    return (rises[0] * far - rises[1] * near) / (far - near)
+
+
+def _parabola_minimum(start: float, along: list[tuple[float, float]]) -> float | None:
+    """Return where the parabola through the start and the two smallest factors is least, None if others are off it."""
+    slope = _slope(start, along)
+    if len(along) < 3 or not math.isfinite(slope) or slope >= 0:
+        return None
+    curvature = (along[1][1] - start - slope * along[1][0]) / along[1][0] ** 2
+    expected = (start + slope * factor + curvature * factor**2 for factor, _ in along[2:])
+    is_parabola = all(math.isclose(loss, one, rel_tol=0.1) for (_, loss), one in zip(along[2:], expected, strict=True))
+    return -slope / (2 * curvature) if is_parabola and curvature > 0 else None
