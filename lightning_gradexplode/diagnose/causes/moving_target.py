@@ -9,15 +9,9 @@ from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import targets
 from lightning_gradexplode.diagnose.causes.outliers import outlier_field
 from lightning_gradexplode.diagnose.curves import curve, failing_step, loss_curve
+from lightning_gradexplode.diagnose.line_search import LineSearch, line_search
 from lightning_gradexplode.diagnose.operation_names import base_name
-from lightning_gradexplode.diagnose.trends import (
-    SHORT,
-    LineSearch,
-    initial_weight_norm,
-    largest_reach,
-    line_search,
-    trend,
-)
+from lightning_gradexplode.diagnose.trends import SHORT, initial_weight_norm, largest_reach, trend
 from lightning_gradexplode.records import Cause, Evidence, RunFacts
 
 GROWN = 1.5
