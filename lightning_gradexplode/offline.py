@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import subprocess
 import sysconfig
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,9 @@ Series = dict[int, float]
 """Values of one metric by step."""
 
 STEP_COLUMNS = ("step", "global_step", "trainer/global_step", "_step", "iteration")
+
+EVALUATIONS = frozenset({"val", "valid", "validation", "dev", "eval", "evaluation", "test"})
+"""Words in the names of metrics that are not of training."""
 
 
 def read_metrics(path: Path) -> dict[str, Series]:
@@ -62,7 +66,8 @@ def find_metric(metrics: Mapping[str, Series], given: str | None, *words: str) -
 
     Args:
         metrics: The metrics of a log.
-        given: A name to check; None to search for the shortest name that contains all words.
+        given: A name to check; None to search for the shortest name that contains all words, one of validation or test
+            only if there is no other.
         words: Words of the name.
 
     Raises:
@@ -73,7 +78,12 @@ def find_metric(metrics: Mapping[str, Series], given: str | None, *words: str) -
             raise ValueError(f"there is no metric {given!r}; there are: {', '.join(sorted(metrics)[:30])}")
         return given
     fitting = [name for name in metrics if all(word in name.lower() for word in words)]
-    return min(fitting, key=len, default=None)
+    return min(fitting, key=lambda name: (_is_of_evaluation(name), len(name)), default=None)
+
+
+def _is_of_evaluation(name: str) -> bool:
+    """Return whether a metric is one of validation or test."""
+    return not EVALUATIONS.isdisjoint(re.split(r"[^a-z]+", name.lower()))
 
 
 def examine(

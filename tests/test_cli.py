@@ -260,3 +260,17 @@ def test_the_shortest_name_with_all_words_is_the_metric() -> None:
     assert find_metric(metrics, None, "lr") is None
     with pytest.raises(ValueError, match="there is no metric 'val_loss'"):
         find_metric(metrics, "val_loss", "loss")
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (("val_loss", "train_loss"), "train_loss"),
+        (("eval/loss", "train/loss_epoch"), "train/loss_epoch"),
+        (("value_loss", "policy_loss"), "value_loss"),
+        (("validation loss",), "validation loss"),
+    ],
+)
+def test_a_loss_of_training_is_preferred_to_a_shorter_name(names: tuple[str, ...], found: str) -> None:
+    """The loss of validation has few values; it is used only if the log has no other."""
+    assert find_metric({name: {0: 1.0} for name in names}, None, "loss") == found
