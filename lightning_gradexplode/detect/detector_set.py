@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -37,7 +38,7 @@ class DetectorSet(Stateful):
         unsaved: Signs of the detectors whose state could not be saved.
     """
 
-    not_saved = ("_waiting", "_loss_is_known", "_values_of", "_is_quiet", "_calm_range")
+    not_saved = ("_waiting", "_loss_is_known", "_values_of", "_is_quiet", "_calm_range", "_highest_calm_loss")
 
     def __init__(self, detectors: Sequence[Detector]) -> None:
         self.detectors = [copied(detector) for detector in detectors]
@@ -59,6 +60,7 @@ class DetectorSet(Stateful):
         self._interval = AdaptiveInterval()
         self._steepest_module: str | None = None
         self._steepest_rise = 0.0
+        self._highest_calm_loss = -math.inf
         self._share()
 
     def _share(self) -> None:
@@ -87,7 +89,7 @@ class DetectorSet(Stateful):
         except Exception as error:
             self._start_fresh(error)
         is_inside = self._calm_range.contains(loss, grad_norm)
-        is_low = loss is not None and loss <= self._baselines.loss.above(units=1.0)
+        is_low = loss is not None and loss <= self._highest_calm_loss
         return is_inside and is_low and self._is_quiet and not self.needs_weights
 
     def begin(self, record: StepRecord, is_new: bool = True) -> list[Finding]:
@@ -109,6 +111,7 @@ class DetectorSet(Stateful):
         norms = record.per_parameter.get("grad_norm")
         if norms is not None and self._is_quiet:
             self._grad_norms.update(norms)
+        self._highest_calm_loss = self._baselines.loss.above(units=1.0)
         return findings
 
     def proceed(self, record: StepRecord, came_late: bool = False) -> list[Finding]:

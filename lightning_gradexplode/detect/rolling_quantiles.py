@@ -13,6 +13,7 @@ import numpy as np
 from lightning_gradexplode.records import FloatArray
 from lightning_gradexplode.records.state import Stateful
 
+_QUARTILES = (0.25, 0.5, 0.75)
 _QUARTILES_OF_NORMAL = 1.349
 """Distance of the quartiles of a normal distribution, in standard deviations."""
 
@@ -30,12 +31,13 @@ class RollingQuantiles(Stateful):
         spread: A standard deviation by the quartiles' distance (that of a normal distribution is exact).
     """
 
-    not_saved = ("_sorted",)
+    not_saved = ("_sorted", "_places")
 
     def __init__(self, size: int) -> None:
         self.size = size
         self._values: deque[float] = deque()
         self._sorted: list[float] = []
+        self._places: list[tuple[int, float]] = []  # of the quartiles: the value below each, and the way to the next
         # Plain attributes, since several detectors read them at every step.
         self.count = 0
         self.median = self.spread = math.nan
@@ -57,13 +59,13 @@ class RollingQuantiles(Stateful):
             del ordered[bisect_left(ordered, self._values.popleft())]
         self._values.append(value)
         insort(ordered, value)
-        self.count = len(ordered)
+        if self.count != len(ordered):
+            self.count = len(ordered)
+            self._places = [(int(place), place % 1.0) for place in (share * (self.count - 1) for share in _QUARTILES)]
         quartiles = []
-        for share in (0.25, 0.5, 0.75):  # `quantile` written out, since there are many histories
-            place = share * (self.count - 1)
-            low = int(place)
+        for low, weight in self._places:  # `quantile` written out, since there are many histories
             below = ordered[low]
-            quartiles.append(below if low == place else below + (place - low) * (ordered[low + 1] - below))
+            quartiles.append(below + weight * (ordered[low + 1] - below) if weight else below)
         self.lower_quartile, self.median, upper = quartiles
         self.spread = (upper - self.lower_quartile) / _QUARTILES_OF_NORMAL
 

@@ -13,10 +13,10 @@ from torch.optim import Optimizer
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_gradexplode.hosts.base import TrainingLoop
+from lightning_gradexplode.measure import reading
 from lightning_gradexplode.measure.details import GradientDetails
 from lightning_gradexplode.measure.gradients import GradientReading
 from lightning_gradexplode.measure.parameters import ParameterSet
-from lightning_gradexplode.measure.reading import widest_type
 
 
 class AccumulatedReading(NamedTuple):
@@ -226,7 +226,7 @@ class AccumulationWindow:
         if not count:
             return None
         with torch.no_grad():
-            each = [loss.reshape(()).to(widest_type(loss.device)) for loss in losses]
+            each = [loss.reshape(()).to(reading.widest_type(loss.device)) for loss in losses]
             known = torch.tensor(sum(numbers), dtype=torch.float64)
             total = torch.stack(each).sum() + known.to(each[0].dtype) if each else known
             total = total if scale is None else total / scale.to(total.device)
@@ -264,6 +264,11 @@ class AccumulationWindow:
         if as_torch_does and starts:
             return GradientReading.take_as_torch_does(parameters, self._losses)
         return GradientReading.take(parameters, scalars=self._losses, starts=starts)
+
+
+def host_number(loss: Tensor) -> float | None:
+    """Return a loss of one element that is in the memory of the host; None for any other, which is not waited for."""
+    return float(loss.item()) if reading.is_on_host(loss) and loss.numel() == 1 else None
 
 
 def unscales_itself(optimizer: Optimizer) -> bool:

@@ -198,7 +198,6 @@ class CalmSteps:
             step.reading = None
             self._held.append(step)
             self._loop.publish_metrics({"gradexplode/grad_norm": step.norms.total, "gradexplode/severity": 0.0})
-            self._responses.check_averages(step.number)
 
     def end_batch(self) -> bool:
         """End a batch, and return whether a calm step began in it."""
@@ -217,4 +216,5 @@ class CalmSteps:
             findings += step.state.detectors.evaluate(self.last)
         if held:
             held[-1].state.log_failures()
+            self._responses.check_averages(held[-1].number, steps=len(held))
         return findings

@@ -135,15 +135,16 @@ class ResponseRunner:
         if run is not None and self._chain.uses_batch_end:
             self._chain.batch_ended(run)
 
-    def check_averages(self, step: int, now: bool = False) -> None:
+    def check_averages(self, step: int, now: bool = False, steps: int = 1) -> None:
         """Log buffers that training changes and that are not finite, and restore them where a response acts.
 
         Args:
             step: The step that has ended.
             now: Whether they are read now, and not only from time to time.
+            steps: Number of steps since the last call.
         """
         look, acts = self._averages.look, self._chain.has_remedy
-        names = self._averages_guard.call(look, acts, now, otherwise=list[str]())
+        names = self._averages_guard.call(look, acts, now, steps, otherwise=list[str]())
         if not names:
             return
         is_restored = acts and self._averages_guard.call(self._averages.restore, otherwise=False)

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_gradexplode.arguments import Arguments
+from lightning_gradexplode.engine.accumulation import host_number
 from lightning_gradexplode.engine.agreement import allowed, begin_together
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.conflicts import conflicts
@@ -24,7 +25,6 @@ from lightning_gradexplode.engine.unseen_steps import UnseenSteps
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.hosts.guarded import GuardedLoop
 from lightning_gradexplode.loggers.console import log_to_terminal
-from lightning_gradexplode.measure.reading import host_number
 from lightning_gradexplode.measure.recording import RecordedCalls
 from lightning_gradexplode.records.text import describe
 from lightning_gradexplode.respond import ExplosionError

@@ -1,4 +1,4 @@
-"""The adapter for Lightning's Trainer.
+"""The adapter for Lightning's Trainer: this file has what is called at each step, and what a run begins with.
 
 The modules ``lightning*`` are the only ones that import Lightning, and that use its private members.
 """
@@ -6,9 +6,7 @@ The modules ``lightning*`` are the only ones that import Lightning, and that use
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +15,7 @@ from torch.optim import Optimizer
 
 from lightning_gradexplode.distributed.process_group import ALONE, ProcessGroup
 from lightning_gradexplode.distributed.rendezvous import join
+from lightning_gradexplode.hosts.lightning_capabilities import LightningCapabilities
 from lightning_gradexplode.hosts.lightning_clipping import LightningClipping
 from lightning_gradexplode.hosts.lightning_logs import LightningLogs
 from lightning_gradexplode.hosts.lightning_namespaces import Callback, Trainer, is_overridden
@@ -47,7 +46,7 @@ def save_again(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     checkpoint["lr_schedulers"] = [one.scheduler.state_dict() for one in trainer.lr_scheduler_configs]
 
 
-class LightningLoop(LightningClipping, LightningLogs):
+class LightningLoop(LightningClipping, LightningLogs, LightningCapabilities):
     """Lightning's Trainer during ``fit``, in automatic and manual optimization.
 
     Args:
@@ -58,10 +57,12 @@ class LightningLoop(LightningClipping, LightningLogs):
     def __init__(self, trainer: Trainer, callback: Callback) -> None:
         LightningClipping.__init__(self, trainer)
         LightningLogs.__init__(self, trainer)
+        LightningCapabilities.__init__(self, trainer)
         self._module = trainer.lightning_module
         self._automatic = bool(self._module.automatic_optimization)
         self._epoch_loop = trainer.fit_loop.epoch_loop
         self._may_change_gradients = self._has_later_hooks(callback)
+        self._published: dict[str, tuple[float, Tensor]] = {}
 
     def _has_later_hooks(self, callback: Callback) -> bool:
         """Return whether another callback or the module has a hook in which it may change gradients later."""
@@ -170,6 +171,26 @@ class LightningLoop(LightningClipping, LightningLogs):
         """The same."""
         return self.may_clip_by_itself
 
+    @property
+    def clip_setting(self) -> tuple[float | None, str]:
+        """The trainer's ``gradient_clip_val`` and ``gradient_clip_algorithm``."""
+        value, algorithm = self.trainer.gradient_clip_val, self.trainer.gradient_clip_algorithm
+        name = "norm" if algorithm is None else str(getattr(algorithm, "value", algorithm))
+        return (float(value) if value else None), name
+
+    def publish_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Set values in ``trainer.callback_metrics``, which checkpoints and early stopping read."""
+        # `Trainer.callback_metrics` first computes every metric of the module, which is too expensive at every step.
+        connector = getattr(self.trainer, "_logger_connector", None)
+        store = getattr(connector, "_callback_metrics", None)
+        target = self.trainer.callback_metrics if store is None else store
+        for name, value in metrics.items():
+            last = self._published.get(name)
+            if last is None or last[0] != value or target.get(name) is not last[1] or last[1]._version:
+                # In float64, since a float32 of 1e60 would raise.
+                target[name] = tensor = torch.scalar_tensor(value, dtype=torch.float64, device="cpu")
+                self._published[name] = value, tensor
+
     def settings(self) -> Mapping[str, Any]:
         """Return precision, strategy and schedulers of the run."""
         trainer = self.trainer
@@ -180,96 +201,3 @@ class LightningLoop(LightningClipping, LightningLogs):
             "strategy": type(trainer.strategy).__name__,
             "schedulers": tuple(type(one).__name__ for one in self.schedulers),
         }
-
-    # Optional capabilities.
-
-    @property
-    def can_stop(self) -> bool:
-        """Always."""
-        return True
-
-    def stop(self) -> None:
-        """Set ``trainer.should_stop``."""
-        self.trainer.should_stop = True
-
-    @property
-    def minimum_training(self) -> str:
-        """``min_epochs`` or ``min_steps`` of the trainer, while they are not reached."""
-        loop = self.trainer.fit_loop
-        least = {"min_epochs": loop.min_epochs, "min_steps": loop.min_steps}
-        return "" if loop._can_stop_early else " and ".join(f"{name}={value}" for name, value in least.items() if value)
-
-    @property
-    def schedulers(self) -> Sequence[Any]:
-        """The learning rate schedulers of ``trainer.lr_scheduler_configs``."""
-        return [config.scheduler for config in self.trainer.lr_scheduler_configs]
-
-    @property
-    def scaler(self) -> Any:
-        """The precision plugin's gradient scaler."""
-        return self.trainer.scaler
-
-    @property
-    def averaged_modules(self) -> Mapping[str, nn.Module]:
-        """Those of callbacks such as ``WeightAveraging`` and ``StochasticWeightAveraging``."""
-        averages = {type(one).__name__: getattr(one, "_average_model", None) for one in self.trainer.callbacks}
-        return {name: average for name, average in averages.items() if isinstance(average, nn.Module)}
-
-    @property
-    def weight_averages(self) -> Mapping[str, Sequence[Tensor]]:
-        """The averages that callbacks such as ``WeightAveraging`` and ``StochasticWeightAveraging`` keep."""
-        counts: dict[str, Any] = {type(one).__name__: getattr(one, "n_averaged", 0) for one in self.trainer.callbacks}
-        return {
-            name: [*one.parameters(), *one.buffers(), *filter(torch.is_tensor, [counts[name]])]
-            for name, one in self.averaged_modules.items()
-        }
-
-    @property
-    def can_save_checkpoints(self) -> bool:
-        """Always."""
-        return True
-
-    def save_checkpoint(self, path: Path) -> None:
-        """Save with ``trainer.save_checkpoint``."""
-        try:
-            self.trainer.save_checkpoint(path)
-        except Exception:
-            self.trainer.strategy.barrier("Trainer.save_checkpoint")  # in which the other processes wait
-            raise
-
-    def block_checkpoints(self) -> None:
-        """Keep the trainer's ``ModelCheckpoint`` callbacks from saving until the next optimizer step."""
-        for callback in self.trainer.checkpoint_callbacks:
-            # This makes them take the step for one whose checkpoint was written already.
-            if hasattr(callback, "_last_global_step_saved"):
-                callback._last_global_step_saved = self.trainer.global_step
-
-    @property
-    def data_loader(self) -> Any:
-        """The training data loader."""
-        return self.trainer.train_dataloader
-
-    @property
-    def can_replay(self) -> bool:
-        """Whether ``training_step`` can be called with a batch: not where it takes an iterator."""
-        return not _takes_iterator(self._module)
-
-    def replay_loss(self, copy: Any, batch: Any, batch_idx: int) -> Any:
-        """Call the copy's ``training_step``."""
-        return copy.training_step(*_step_arguments(copy, batch, batch_idx))
-
-    def replay_context(self) -> AbstractContextManager[Any]:
-        """Return the precision plugin's context of a training step."""
-        context: AbstractContextManager[Any] = self.trainer.precision_plugin.train_step_context()
-        return context
-
-
-def _takes_iterator(module: Any) -> bool:
-    names = getattr(getattr(module.training_step, "__code__", None), "co_varnames", ())
-    return "dataloader_iter" in names
-
-
-def _step_arguments(module: Any, batch: Any, batch_idx: int) -> list[Any]:
-    code = getattr(module.training_step, "__code__", None)
-    names = code.co_varnames[: code.co_argcount] if code is not None else ("self", "batch", "batch_idx")
-    return [batch, batch_idx] if "batch_idx" in names or len(names) > 2 else [batch]

@@ -28,13 +28,6 @@ class LightningClipping(TrainingLoop):
         self._overrides_clipping = is_overridden(trainer.lightning_module, "configure_gradient_clipping")
         self._restore_plugin: Callable[[], None] | None = None
 
-    @property
-    def clip_setting(self) -> tuple[float | None, str]:
-        """The trainer's ``gradient_clip_val`` and ``gradient_clip_algorithm``."""
-        value, algorithm = self.trainer.gradient_clip_val, self.trainer.gradient_clip_algorithm
-        name = "norm" if algorithm is None else str(getattr(algorithm, "value", algorithm))
-        return (float(value) if value else None), name
-
     def set_clip(self, value: float | None, algorithm: str | None) -> None:
         """Assign clip value and algorithm, which the trainer reads after ``on_before_optimizer_step``."""
         self.trainer.gradient_clip_val = value

@@ -1,4 +1,4 @@
-"""The logs of Lightning's Trainer: loggers, folders, name of the run, metrics of callbacks and of the module."""
+"""The logs of Lightning's Trainer: loggers, folders, name of the run, and what the module has logged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from lightning_gradexplode import checks
@@ -21,7 +20,7 @@ logger = logging.getLogger("lightning_gradexplode")
 
 
 class LightningLogs(TrainingLoop):
-    """The part of the adapter that reads folder and name of a run from the first logger, and exchanges metrics.
+    """The part of the adapter that reads folder and name of a run from the first logger, and what the module logs.
 
     Args:
         trainer: The trainer.
@@ -30,7 +29,6 @@ class LightningLogs(TrainingLoop):
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
         self._attributes = LoggerAttributes()
-        self._published: dict[str, tuple[float, Tensor]] = {}
 
     @property
     def log_every_n_steps(self) -> int:
@@ -86,19 +84,6 @@ class LightningLogs(TrainingLoop):
         """The version of the first logger, if that is an identifier and not a mere number."""
         version = self._attributes.read(self._first_logger, "version")
         return version if isinstance(version, str) and not version.startswith("version_") else None
-
-    def publish_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Set values in ``trainer.callback_metrics``, which checkpoints and early stopping read."""
-        # `Trainer.callback_metrics` first computes every metric of the module, which is too expensive at every step.
-        connector = getattr(self.trainer, "_logger_connector", None)
-        store = getattr(connector, "_callback_metrics", None)
-        target = self.trainer.callback_metrics if store is None else store
-        for name, value in metrics.items():
-            last = self._published.get(name)
-            if last is None or last[0] != value or target.get(name) is not last[1] or last[1]._version:
-                # In float64, since a float32 of 1e60 would raise.
-                target[name] = tensor = torch.scalar_tensor(value, dtype=torch.float64, device="cpu")
-                self._published[name] = value, tensor
 
     def logged_scalars(self) -> Mapping[str, Any]:
         """Return what the module logged in this ``training_step``, without computing any metric."""

@@ -90,11 +90,6 @@ def from_host(values: Sequence[Tensor]) -> FloatArray:
     return np.concatenate([*map(_as_array, values)], dtype=np.float64) if values else np.zeros(0)
 
 
-def host_number(value: Tensor) -> float | None:
-    """Return the number in a tensor of one element in the memory of the host; None for any other tensor."""
-    return float(value.item()) if is_on_host(value) and value.numel() == 1 else None
-
-
 def _as_array(value: Tensor) -> FloatArray:
     if value.requires_grad:
         value = value.detach()

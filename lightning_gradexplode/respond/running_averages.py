@@ -41,7 +41,7 @@ class RunningAverages:
         self._new_copies: dict[Buffer, Tensor] = {}  # of the last check, not known to be finite yet
         self._norms: PendingRead | None = None  # of the last check, until they are read
 
-    def look(self, copies: bool, now: bool = False) -> list[str]:
+    def look(self, copies: bool, now: bool = False, steps: int = 1) -> list[str]:
         """Check the buffers if they are due, at the end of a step.
 
         On an accelerator their norms are read at the next check, by when they have arrived.
@@ -49,12 +49,13 @@ class RunningAverages:
         Args:
             copies: Whether they may be restored.
             now: Whether they are checked in any case, and the host may wait.
+            steps: Number of steps since the last call.
 
         Returns:
             Names of those that are not finite, or were not at the last check.
         """
-        self._steps += 1
-        if not now and self._steps % INTERVAL:
+        before, self._steps = self._steps, self._steps + steps
+        if not now and before // INTERVAL == self._steps // INTERVAL:
             return []
         with torch.no_grad():
             if self._norms is not None and self._read_nonfinite(self._norms):
