@@ -80,7 +80,8 @@ class DetectorSet(Stateful):
     def examine(self, loss: float | None, grad_norm: float | None) -> bool:
         """Set `needs_weights` for a new step, and return whether the step can show no rise.
 
-        If nothing else is measured of it, such a step may be evaluated by `evaluate` later, in order with the others.
+        If nothing else is measured of it, `begin` may be called for such a step later, in order with the others, and
+        `proceed` need not be.
         Its loss is at most one unit above the start, loss and gradient norm are in the `CalmRange`, its weights are not
         needed, and the last evaluated step was no warning.
         """
@@ -126,10 +127,6 @@ class DetectorSet(Stateful):
         except Exception as error:
             self._start_fresh(error)
         return self._check(record) if self._waiting else []
-
-    def evaluate(self, record: StepRecord) -> list[Finding]:
-        """Return what a step shows that is over, and for which `examine` was called before."""
-        return [*self.begin(record, is_new=False), *self.proceed(record)]
 
     def _update_before(self, record: StepRecord) -> None:
         self._loss_is_known = record.loss is not None

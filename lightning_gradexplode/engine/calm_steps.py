@@ -213,7 +213,8 @@ class CalmSteps:
         findings: list[Finding] = []
         for step in held:
             self.last = step.keep_record()
-            findings += step.state.detectors.evaluate(self.last)
+            # Nothing becomes known of a calm step after its update: there is nothing to proceed with.
+            findings += step.state.detectors.begin(self.last, is_new=False)
         if held:
             held[-1].state.log_failures()
             self._responses.check_averages(held[-1].number, steps=len(held))

@@ -54,14 +54,14 @@ def evaluated(
         if detectors.examine(loss, norm) and holds and not is_due:
             held.append(before)
             continue
-        found = [finding for one in held for finding in detectors.evaluate(one)]
+        found = [finding for one in held for finding in detectors.begin(one, is_new=False)]
         held = []
         found += detectors.begin(before, is_new=False)
         is_measured = is_due or detectors.needs_weights
         after = replace(before, weight_norm=weight, nonfinite_weights=0) if is_measured else before
         found += detectors.proceed(after)
         reports += [(step, finding) for finding in found]
-    reports += [(len(losses), finding) for one in held for finding in detectors.evaluate(one)]
+    reports += [(len(losses), finding) for one in held for finding in detectors.begin(one, is_new=False)]
     return detectors, reports
 
 
