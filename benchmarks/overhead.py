@@ -36,6 +36,8 @@ from lightning_gradexplode import GradientExplosionMonitor
 
 SIZES = (120, 200, 376, 640, 1184)
 """Widths of transformers of 1, 3, 10, 30 and 100 million parameters."""
+LARGE_STEPS = 45
+"""Steps of the largest of them, each of which takes more than a second; of the others in proportion to their widths."""
 CLIP, READ = "clip_grad_norm_", "one read (aminmax)"
 DEFAULTS, OFTEN = "monitor, defaults (log every 50th)", "monitor, log every 10th"
 HISTOGRAMS = "monitor, histograms at every step"
@@ -173,7 +175,12 @@ def draw_sizes(steps: int, path: Path, console: Console) -> None:
         timings, model = Timings(), transformer(width)
         with tempfile.TemporaryDirectory() as folder:
             monitor = TimedMonitor(timings, "monitor, defaults", turns=TURNS, log_every_n_steps=10)
-            fit(model, steps, folder, [Others(timings, folder, rare=False), monitor])
+            fit(
+                model,
+                min(steps, LARGE_STEPS * SIZES[-1] // width),
+                folder,
+                [Others(timings, folder, rare=False), monitor],
+            )
         sizes.append(sum(parameter.numel() for parameter in model.parameters()))
         for name, seconds in timings.items():
             costs.setdefault(name, []).append(statistics.median(seconds[SETTLED:]) * 1e3)

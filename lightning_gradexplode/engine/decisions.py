@@ -142,7 +142,7 @@ class Decisions:
     def _findings(self, step: Step, record: StepRecord, before_update: bool, by_value: bool) -> Sequence[Finding]:
         """Detect what a step's loss and gradients show, and collect the evidence of it."""
         run = self._run
-        is_shared = run.is_distributed and run.evidence.is_shared(record)
+        is_shared = run.is_distributed and run.evidence.shared.is_due(record)
         findings: Sequence[Finding]
         if step.found is not None:
             findings = run.agreement.counted(step.found[0])

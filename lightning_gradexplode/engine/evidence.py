@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,7 +20,8 @@ from lightning_gradexplode.engine.first_facts import first_facts
 from lightning_gradexplode.engine.incidents import CALM_STEPS
 from lightning_gradexplode.engine.loss_graphs import LossGraphs
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
-from lightning_gradexplode.engine.replays import MOST_REPLAYS, IncidentReplays
+from lightning_gradexplode.engine.replays import IncidentReplays
+from lightning_gradexplode.engine.shared_evidence import SharedEvidence
 from lightning_gradexplode.engine.step_inputs import StepInputs
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.run_facts import in_order
@@ -58,6 +58,7 @@ class EvidenceCollector:
         weights_are_finite: Whether the weights were finite when last measured.
         replays: The steps that are computed again.
         graphs: What was read from the graphs of losses.
+        shared: What several processes share of it.
     """
 
     def __init__(self, loop: TrainingLoop, arguments: Arguments, states: Sequence[OptimizerState]) -> None:
@@ -78,8 +79,7 @@ class EvidenceCollector:
         self._update_is_harmless = False
         self._update_fault: UpdateFault | None = None
         self._published: Diagnosis | None = None
-        self._shared = 0
-        self._failed_at: int | None = None
+        self.shared = SharedEvidence(self._batch, self.replays, arguments.diagnose)
 
     # Called at every step.
 
@@ -185,48 +185,9 @@ class EvidenceCollector:
         if replay is not None and replay.execution_order and self._run is not None and not self._run.order_is_executed:
             self._run = in_order(self._run, replay.execution_order)
 
-    # With several processes.
-
-    def is_shared(self, record: StepRecord) -> bool:
-        """Return whether all processes are to get one process's evidence of a step.
-
-        They are at the first step of an incident whose loss or gradients are not finite, unless a gradient scaler
-        adapts to these. This is decided by what all processes know alike, and not by findings, since the detectors of
-        one process may fail.
-        """
-        is_finite = record.grad_norm is None or record.scale_adapts or math.isfinite(record.grad_norm)
-        if (record.rank is None and is_finite) or not self._arguments.diagnose:
-            return False
-        is_first = self._failed_at is None or record.step - self._failed_at > CALM_STEPS
-        if not is_first:
-            self._failed_at = record.step
-        return is_first and self._shared < MOST_REPLAYS
-
     def share(self, exchange: StepExchange, record: StepRecord) -> None:
-        """Replace what is known of a step's batch, and of its replay, by what one process knows; a collective.
-
-        It is the process whose loss is not finite. If all losses are finite, a reduction has spread what is not finite
-        to the gradients of all processes; then it is the first process whose own replay, in which nothing is reduced,
-        shows that. If the replays of all do, or of none, each process keeps its evidence.
-
-        Args:
-            exchange: The exchange between processes.
-            record: The step.
-        """
-        rank = record.rank
-        if rank is None:
-            replay = self.replays.replay
-            shows = exchange.agree(np.array([replay is not None and replay.status == "reproduced"], float))[:, 0] > 0
-            if shows.all() or not shows.any():
-                return
-            rank = int(shows.argmax())
-        self._shared += 1
-        self._failed_at = record.step
-        own = (self._batch.of_rank(rank), self.replays.replay, self.replays.experiments)
-        received = exchange.broadcast(attempt("the evidence", lambda: pickle.dumps(own)) or b"", rank)
-        known = attempt("the evidence of another process", lambda: pickle.loads(received)) if received else None
-        if known is not None:
-            self._batch.facts, self.replays.replay, self.replays.experiments = known
+        """Share the evidence of a step between processes, see `SharedEvidence.share`; a collective."""
+        if self.shared.share(exchange, record):
             self._use_order()
 
     # The diagnosis.

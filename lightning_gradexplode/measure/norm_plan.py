@@ -58,7 +58,7 @@ class _HostBlock:
         self.least[[place in doubles for place in self.places]] = DOUBLE_RANGE
 
     def norms(self, tensors: Sequence[Any]) -> Tensor:
-        """Do the same as `host_norms`, and return a tensor."""
+        """Return what `host_norms` measures, as a tensor."""
         return torch.from_numpy(self.host_norms(tensors))
 
     def host_norms(self, tensors: Sequence[Any]) -> FloatArray:

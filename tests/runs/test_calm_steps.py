@@ -1,0 +1,258 @@
+"""Calm steps are recorded later than others, with the same records, findings and metrics, whatever happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import LBFGS, SGD
+
+from lightning_gradexplode import GradientExplosionMonitor, GradientWatch, StepRecord
+from lightning_gradexplode.detect.detector_set import DetectorSet
+from lightning_gradexplode.report import Recorder
+from tests.runs.models import Batch, Regression
+from tests.runs.optimizers import SharpnessAware
+from tests.runs.probe import QUIET
+
+pytestmark = pytest.mark.slow
+
+STEPS = 110
+"""Number of steps; from the 65th on most are calm."""
+
+Run = Callable[["Seen"], None]
+
+
+class Seen(pl.Callback):
+    """Collects the records and the published metrics of a run."""
+
+    def __init__(self) -> None:
+        self.records: list[str] = []
+        self.metrics: list[str] = []
+        self.calm = 0
+
+    def add(self, record: StepRecord) -> None:
+        """Add a record."""
+        self.records.append(repr({one.name: _plain(getattr(record, one.name)) for one in fields(record)}))
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Add the metrics that were published at a step."""
+        metrics = {name: float(one) for name, one in trainer.callback_metrics.items() if name.startswith("gradexplode")}
+        self.metrics.append(repr(sorted(metrics.items())))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return {name: _plain(one) for name, one in value.items()} if hasattr(value, "items") else value
+
+
+def seen(monkeypatch: pytest.MonkeyPatch, run: Run, are_held: bool) -> Seen:
+    """Return what is seen of a run, whose calm steps are held or not."""
+    result, add, examine = Seen(), Recorder.add, DetectorSet.examine
+
+    def added(recorder: Recorder, record: StepRecord) -> None:
+        result.add(record)
+        add(recorder, record)
+
+    def examined(detectors: DetectorSet, loss: float | None, grad_norm: float | None) -> bool:
+        is_calm = examine(detectors, loss, grad_norm)
+        result.calm += is_calm
+        return is_calm and are_held
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "add", added)
+        patch.setattr(DetectorSet, "examine", examined)
+        torch.manual_seed(0)
+        run(result)
+    return result
+
+
+class Noise(Regression):
+    """A regression that has converged but for the noise in its targets.
+
+    Args:
+        build: Makes the optimizer.
+        change: Called with the module and the number of the step, before each.
+    """
+
+    def __init__(
+        self, build: Any = None, change: Callable[[Any, int], None] = lambda module, step: None, **arguments: Any
+    ) -> None:
+        super().__init__(build or (lambda parameters: SGD(parameters, lr=1e-3)), batches=STEPS, **arguments)
+        self.change, self.steps = change, 0
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Any:
+        """Return a loss that is much the same at each step."""
+        self.change(self, self.steps)
+        self.steps += 1
+        noise = torch.randn(4, 1, generator=torch.Generator().manual_seed(batch_idx))
+        return nn.functional.mse_loss(self.layers(batch[0]), noise) + 1.0
+
+
+class Scheduled(Noise):
+    """Has a rate that changes at each step."""
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimizer with a scheduler."""
+        optimizer = SGD(self.parameters(), lr=1e-3)
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.99)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class TwiceAtTimes(SGD):
+    """Computes the gradients a second time in every seventh step."""
+
+    calls = 0
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Step."""
+        self.calls += 1
+        with torch.enable_grad():
+            loss = closure()
+            if self.calls % 7 == 0:
+                for group in self.param_groups:
+                    for parameter in group["params"]:
+                        parameter.grad *= 0.5
+                loss = closure()
+        super().step()
+        return loss
+
+
+class LeftOut(Noise):
+    """Leaves the optimizer's step out at times."""
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Step, or only compute the gradients."""
+        if batch_idx % 5 == 4:
+            optimizer_closure()
+        else:
+            optimizer.step(closure=optimizer_closure)
+
+
+class Reading(pl.Callback):
+    """Reads the results in the middle of each step."""
+
+    def __init__(self, monitor: GradientExplosionMonitor) -> None:
+        self.monitor = monitor
+
+    def _read(self) -> None:
+        assert self.monitor.last is None or self.monitor.last.step >= 0
+        assert self.monitor.findings == []
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        """Read before the step."""
+        self._read()
+
+    def on_before_zero_grad(self, *args: Any) -> None:
+        """Read within the step."""
+        self._read()
+
+    def on_before_optimizer_step(self, *args: Any) -> None:
+        """Read before the update."""
+        self._read()
+
+
+def _freeze(module: Any, step: int) -> None:
+    if step == 90:
+        module.layers[0].requires_grad_(False)
+
+
+def _add_group(module: Any, step: int) -> None:
+    if step == 90:
+        module.extra = nn.Parameter(torch.ones(2))
+        module.optimizers().add_param_group({"params": [module.extra], "lr": 0.1})
+
+
+def _raise(module: Any, step: int) -> None:
+    if step == 99:
+        raise ZeroDivisionError
+
+
+def fit(module: Any = Noise, reads: bool = False, **trainer: Any) -> Run:
+    """Return a run of Lightning's Trainer; an exception ends it."""
+
+    def run(result: Seen) -> None:
+        monitor = GradientExplosionMonitor(report=False)
+        callbacks = [*([Reading(monitor)] if reads else []), monitor, result]
+        settings = {**QUIET, "max_steps": -1, "max_epochs": 1, "logger": False, **trainer}
+        try:
+            pl.Trainer(**settings, callbacks=callbacks).fit(module())
+        except ZeroDivisionError:
+            result.metrics.append("ended by an exception")
+        assert monitor.last is not None
+        result.add(monitor.last)
+        result.records.append(repr((monitor.failed, monitor.findings)))
+        result.records.append(repr(monitor.state_dict()))
+
+    return run
+
+
+def watch(marks: bool, optimizers: int = 1) -> Run:
+    """Return a plain loop."""
+
+    def run(result: Seen) -> None:
+        network = nn.Linear(6, 1)
+        every = (
+            [SGD([one], lr=1e-3) for one in network.parameters()]
+            if optimizers > 1
+            else [SGD(network.parameters(), lr=1e-3)]
+        )
+        with GradientWatch(network, every, report=False) as one:
+            for step in range(STEPS):
+                batch = torch.randn(4, 6, generator=torch.Generator().manual_seed(step))
+                if marks:
+                    one.batch(batch)
+                for optimizer in every:
+                    optimizer.zero_grad()
+                loss: Tensor = network(batch).square().mean() + 1.0
+                one.loss(loss)
+                loss.backward()  # type: ignore[no-untyped-call]
+                if step % 9 == 5:
+                    nn.utils.clip_grad_norm_(network.parameters(), 0.1)
+                for optimizer in every:
+                    optimizer.step()
+        assert one.last is not None
+        result.add(one.last)
+        result.records.append(repr(one.state_dict()))
+
+    return run
+
+
+RUNS: dict[str, tuple[Run, bool]] = {
+    "defaults": (fit(), True),
+    "clipped by norm": (fit(gradient_clip_val=0.5), True),
+    "clipped by value": (fit(gradient_clip_val=0.1, gradient_clip_algorithm="value"), False),
+    "accumulated": (fit(accumulate_grad_batches=2, max_epochs=2), True),
+    "two epochs": (fit(limit_train_batches=60, max_epochs=2), True),
+    "scheduled": (fit(Scheduled), True),
+    "line search": (fit(lambda: Noise(lambda parameters: LBFGS(parameters, lr=1e-3, max_iter=2))), False),
+    "sharpness-aware": (fit(lambda: Noise(SharpnessAware)), False),
+    "evaluated again at times": (fit(lambda: Noise(lambda parameters: TwiceAtTimes(parameters, lr=1e-3))), True),
+    "left out at times": (fit(LeftOut), True),
+    "frozen in between": (fit(lambda: Noise(change=_freeze)), True),
+    "a further group": (fit(lambda: Noise(change=_add_group)), True),
+    "ended by an exception": (fit(lambda: Noise(change=_raise)), True),
+    "read in each hook": (fit(reads=True), True),
+    "stopped in mid-epoch": (fit(max_steps=97), True),
+    "plain loop": (watch(marks=False), True),
+    "plain loop with batches": (watch(marks=True), True),
+    "plain loop with two optimizers": (watch(marks=False, optimizers=2), False),
+}
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_records_of_calm_steps_are_those_of_others(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Each record, the findings, the state and the metrics of each step are those of a run that holds nothing."""
+    run, has_calm_steps = RUNS[kind]
+    held, expected = seen(monkeypatch, run, True), seen(monkeypatch, run, False)
+    assert held.records == expected.records
+    assert held.metrics == expected.metrics
+    assert held.calm == expected.calm
+    assert (held.calm > 0) == has_calm_steps
