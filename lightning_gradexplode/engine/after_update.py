@@ -110,12 +110,10 @@ class AfterUpdate:
         self._ended += self._freeze(steps, records)
 
     def evaluate_held(self) -> None:
-        """Evaluate the calm steps that are held, and keep what they show with the record of the last one."""
+        """Evaluate the calm steps that are held, and keep what they show."""
         run = self._run
         findings, last = run.calm_steps.evaluate(), run.calm_steps.last
         if findings and last is not None:
-            worst = max(int(finding.severity) for finding in findings)
-            last = run.calm_steps.last = replace(last, severity=max(last.severity, worst))
             new = run.keep_findings(last.step, findings)
             run.evidence.add(last, None, new, run.log.incidents.began, before_update=False)
 

@@ -8,6 +8,7 @@ execute it. Records and findings are the same as those of steps that are evaluat
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import MappingProxyType
 
 from lightning_gradexplode.arguments import Arguments
@@ -78,13 +79,22 @@ class CalmStep:
         self._batch_idx, self._epoch, self._clip_val, self._skipped_steps = batch_idx, epoch, clip_val, skipped_steps
         self._recorder = state.recorder  # another one once the parameters change
 
-    def keep_record(self) -> StepRecord:
-        """Make the record of the step, and add it to the history of its optimizer."""
+    def evaluate(self) -> tuple[StepRecord, list[Finding]]:
+        """Make the record of the step, add it to the history of its optimizer, and return it with what it shows."""
+        record = self._record()
+        # Nothing becomes known of a calm step after its update: there is nothing to proceed with.
+        findings = self.state.detectors.begin(record, is_new=False)
+        if findings:
+            record = replace(record, severity=max(int(finding.severity) for finding in findings))
+        self._recorder.add(record)
+        return record, findings
+
+    def _record(self) -> StepRecord:
         norms, clip_val = self.norms, self._clip_val
         arrays = {"grad_norm": norms.each, "nonfinite_count": norms.nonfinite}
         for array in arrays.values():
             array.setflags(write=False)
-        record = StepRecord(
+        return StepRecord(
             step=self.number,
             batch_idx=self._batch_idx,
             optimizer=self.state.index,
@@ -106,8 +116,6 @@ class CalmStep:
             logged=MappingProxyType({}),
             responses=MappingProxyType({}),
         )
-        self._recorder.add(record)
-        return record
 
 
 class CalmSteps:
@@ -212,9 +220,8 @@ class CalmSteps:
         held, self._held = self._held, []
         findings: list[Finding] = []
         for step in held:
-            self.last = step.keep_record()
-            # Nothing becomes known of a calm step after its update: there is nothing to proceed with.
-            findings += step.state.detectors.begin(self.last, is_new=False)
+            self.last, found = step.evaluate()
+            findings += found
         if held:
             held[-1].state.log_failures()
             self._responses.check_averages(held[-1].number, steps=len(held))

@@ -163,7 +163,7 @@ class OptimizerSteps(CurrentResults):
         if self._run.acts:
             self._run.responses.step_ended(optimizer)
         calm, step = self._run.calm_steps.open, self._open
-        if calm is not None and calm.state.optimizer is optimizer:
+        if calm is not None and calm.state.optimizer is optimizer and not calm.update_taken:  # else by a step within
             self._run.calm_steps.stepped(calm)
         if step is not None and step.state.optimizer is optimizer:
             step.state.evaluations = step.evaluations

@@ -160,7 +160,7 @@ class Reading(pl.Callback):
 
 
 def _freeze(module: Any, step: int) -> None:
-    if step == 90:
+    if step == 100:
         module.layers[0].requires_grad_(False)
 
 
