@@ -232,7 +232,7 @@ RUNS: dict[str, tuple[Run, bool]] = {
     "accumulated": (fit(accumulate_grad_batches=2, max_epochs=2), True),
     "two epochs": (fit(limit_train_batches=60, max_epochs=2), True),
     "scheduled": (fit(Scheduled), True),
-    "line search": (fit(lambda: Noise(lambda parameters: LBFGS(parameters, lr=1e-3, max_iter=2))), False),
+    "line search": (fit(lambda: Noise(lambda parameters: LBFGS(parameters, lr=1e-3, max_iter=2))), True),
     "sharpness-aware": (fit(lambda: Noise(SharpnessAware)), False),
     "evaluated again at times": (fit(lambda: Noise(lambda parameters: TwiceAtTimes(parameters, lr=1e-3))), True),
     "left out at times": (fit(LeftOut), True),
