@@ -34,6 +34,9 @@ HUGE_LOSS, HUGE_GRADIENT = 1e6, 1e4
 SHORT = 0.5
 """Reach of the updates below which none overshoots (`largest_reach`)."""
 
+ORDINARY = 1.3
+"""Growth of the weights' norm from one measurement to the next beyond which the updates between were not ordinary."""
+
 JUMP = 30.0
 """So many times the largest value before, a loss or a gradient has jumped."""
 
@@ -196,10 +199,12 @@ def abrupt_step(evidence: Evidence, name: str) -> int | None:
     The weights that the step began with were changed by ordinary updates only, so that the batch has made the jump.
     """
     values = curve(evidence, name).before(failing_step(evidence)).finite
-    ratios = curve(evidence, "update_ratio")
+    ratios, norms = curve(evidence, "update_ratio"), curve(evidence, "weight_norm").finite
     for place in range(10, len(values)):
         step, before = int(values.step[place]), float(np.abs(values.value[:place]).max())
         if before > 0 and values.value[place] > JUMP * before:
-            known = ratios.before(step).finite.value
-            return step if len(known) < 2 or known[-1] <= 3 * np.median(known[:-1]) else None
+            known, sizes = ratios.before(step).finite.value, norms.before(step).value[-2:]
+            is_ordinary = len(known) < 2 or known[-1] <= 3 * np.median(known[:-1])
+            has_grown = len(sizes) == 2 and sizes[1] > ORDINARY * sizes[0]
+            return step if is_ordinary and not has_grown else None
     return None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 
 from lightning_gradexplode.diagnose import diagnose
+from lightning_gradexplode.diagnose.layers import untrained_loss
 from lightning_gradexplode.diagnose.learning import has_learned, has_recovered
-from lightning_gradexplode.records import BatchFacts, Evidence, Severity
-from tests.diagnose.evidence import calm, field, finding, history, labels, run
+from lightning_gradexplode.records import BatchFacts, Evidence, LossTerm, Replay, Severity
+from tests.diagnose.evidence import calm, diverged, field, finding, history, labels, operand, run
 
 
 def spiked(later: float, severity: Severity = Severity.WARNING) -> Evidence:
@@ -45,3 +47,10 @@ def test_what_makes_a_run_fail_is_not_named_of_one_that_has_recovered() -> None:
     """A density above one has a negative logarithm, and a spike that passed is no proof of more."""
     assert diagnose(spiked(-0.4)).causes[0].kind == "unknown"
     assert diagnose(spiked(-60.0, Severity.CRITICAL)).causes[0].kind == "loss-without-floor"
+
+
+@pytest.mark.parametrize(("total", "usual"), [(9.4, math.log(10)), (math.exp(9.4), None)], ids=["itself", "a function"])
+def test_a_guess_is_no_measure_of_a_function_of_the_loss(total: float, usual: float | None) -> None:
+    """An exponential or a multiple of a cross-entropy has another value for a guess among the classes."""
+    term = LossTerm("nll_loss_forward", (operand(shape=(16, 10)), operand(shape=(16,))), 9.4)
+    assert untrained_loss(diverged(replay=Replay("finite", losses=(term,), loss=total))) == usual

@@ -12,7 +12,7 @@ from lightning_gradexplode.diagnose.curves import curve, failing_step, loss_curv
 from lightning_gradexplode.diagnose.line_search import LineSearch, line_search
 from lightning_gradexplode.diagnose.operation_names import base_name
 from lightning_gradexplode.diagnose.trends import SHORT, initial_weight_norm, largest_reach, trend
-from lightning_gradexplode.records import Cause, Evidence, RunFacts
+from lightning_gradexplode.records import Cause, Evidence, FieldFacts, RunFacts
 
 GROWN = 1.5
 """Growth of the weights without which no targets have grown with them; harder data make a loss rise, too."""
@@ -79,10 +79,15 @@ def moving_target(evidence: Evidence) -> Cause | None:
             f"its own batch by more than {reach:.2g} of it: the steps do not overshoot, the targets move with the "
             f"weights, which have grown to {weights / start:.3g} times their norm."
         )
-    infinite = _infinite_target(evidence)
-    if infinite:
+    infinite, bound = _infinite_target(evidence), []
+    if infinite is not None:
+        least, greatest = (remedies.rounded(one or 0.0, 2) for one in (infinite.usual_least, infinite.usual_greatest))
         confidence += 0.75
-        sentences.append(infinite)
+        sentences.append(
+            f"`{infinite.name}` is infinite in {infinite.inf_count} elements where the outputs are infinite, too, and "
+            f"was between {least:g} and {greatest:g} before: it is computed from the outputs."
+        )
+        bound = [f"keep targets within the range of the data: `target = target.clamp({least:g}, {greatest:g})`"]
     if outlier_field(evidence.batch) is not None:
         confidence *= 0.5  # values far outside of the others need no targets that move
     if confidence < 0.4:
@@ -93,6 +98,7 @@ def moving_target(evidence: Evidence) -> Cause | None:
         tuple(sentences),
         min(confidence, 0.85),
         (
+            *bound,
             "make targets with a copy that follows slowly: `target.lerp_(online, 0.005)` for each pair of weights, "
             "under `torch.no_grad()`",
             "bound the targets, and the loss by a linear one: `F.huber_loss(prediction, target)`",
@@ -101,8 +107,8 @@ def moving_target(evidence: Evidence) -> Cause | None:
     )
 
 
-def _infinite_target(evidence: Evidence) -> str:
-    """Return a sentence if a loss took infinite targets with infinite outputs, and its batch is not known otherwise.
+def _infinite_target(evidence: Evidence) -> FieldFacts | None:
+    """Return the target of a loss that is infinite where its outputs are, if the batch is not known otherwise.
 
     Data are not infinite just when the outputs are: the targets were computed from the outputs.
     """
@@ -111,12 +117,8 @@ def _infinite_target(evidence: Evidence) -> str:
         for field in targets(evidence):
             is_known = field.usual_greatest is not None and not field.usual_nonfinite
             if field.name == name and is_known and field.inf_count and term.inputs and term.inputs[0].inf_count:
-                return (
-                    f"`{name}` is infinite in {field.inf_count} elements where the outputs are infinite, too, and was "
-                    f"at most {max(abs(field.usual_least or 0.0), abs(field.usual_greatest or 0.0)):.4g} before: it is "
-                    "computed from the outputs."
-                )
-    return ""
+                return field
+    return None
 
 
 def _share_of_descent(evidence: Evidence, search: LineSearch) -> float | None:

@@ -94,6 +94,7 @@ def test_targets_that_become_infinite_with_the_outputs_are_made_from_them() -> N
     assert found is not None
     assert found.confidence == 0.75
     assert "computed from the outputs" in found.evidence[0]
+    assert "clamp(-3.5, 3.5)" in found.remedies[0]
     ordinary = Replay("reproduced", losses=(replace(lost, inputs=(operand(), operand(inf_count=4))),))
     assert moving_target(replace(moved, replay=ordinary)) is None
     assert moving_target(replace(moved, batch=batch(replace(target, usual_nonfinite=True)))) is None

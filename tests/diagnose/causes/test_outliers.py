@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from lightning_gradexplode.diagnose.causes.outliers import outlier_batch
 from lightning_gradexplode.records import ModuleFacts
-from tests.diagnose.evidence import batch, calm, diverged, failed, field, finding, history, labels, run
+from tests.diagnose.evidence import NAN, batch, calm, diverged, failed, field, finding, history, labels, run
 
 
 def test_an_outlier_whose_loss_is_infinite_is_not_to_be_clipped() -> None:
@@ -30,6 +30,19 @@ def test_an_outlier_that_running_averages_take_in_is_to_be_limited_first() -> No
     assert 'batch["image"].clamp(-3.5, 3.5)' in averaged.remedies[0]
     assert "BatchNorm2d" in averaged.remedies[0]
     assert "clip=" in plain.remedies[0]
+
+
+def test_a_jump_of_the_loss_over_weights_that_have_grown_is_no_matter_of_the_batch() -> None:
+    """The update before it has tripled the weights, and how large it was is not known, as in a loop of one's own."""
+    quantities = calm(30)
+    quantities["loss"][26] *= 60
+    quantities["update_ratio"] = [NAN] * 30
+    jump = diverged(step=26, now=29, findings=(finding("diverging-loss", 26),), history=(history(quantities),))
+    found = outlier_batch(jump)
+    assert found is not None
+    assert found.confidence == 0.65
+    quantities["weight_norm"][25:] = [24.0] * 5
+    assert outlier_batch(replace(jump, history=(history(quantities),))) is None
 
 
 def test_a_jump_of_the_loss_over_data_of_a_usual_range_is_little_reason() -> None:
