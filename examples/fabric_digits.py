@@ -1,4 +1,4 @@
-"""Lightning Fabric on handwritten digits: batches that are broken are left out, and training ends well.
+"""Lightning Fabric on handwritten digits: updates of broken batches are skipped, and training ends well.
 
 Run: ``python examples/fabric_digits.py``. It needs ``pip install lightning scikit-learn``.
 """
@@ -48,5 +48,5 @@ def main() -> tuple[FabricWatch, float]:
 
 if __name__ == "__main__":
     watch, loss = main()
-    print("steps left out:", watch.last.skipped_steps if watch.last else None)
+    print("skipped updates:", watch.last.skipped_steps if watch.last else None)
     print(f"last loss: {loss:.3f}")
