@@ -43,8 +43,8 @@ def forward_overflow(evidence: Evidence) -> Cause | None:
     confidence = 0.92 if is_exponential(operation) else 0.75
     sentences = [what.sentence, line_sentence(operation), rows_sentence(operation)]
     if is_product(operation) or largest_input(operation) > 1e15:
-        # What a matrix product overflows with has grown before it: that growth is the cause.
-        confidence = 0.45 if course.steps < 2 and "loss" not in name_of(operation) else 0.3
+        # What a product overflows with has grown before it, in layers that other rules look at; a loss only shows it.
+        confidence = 0.3 if "loss" in name_of(operation) else 0.45
     if follows_divergence(course):
         confidence = min(confidence, 0.55 if is_exponential(operation) else 0.25)
         sentences.append(divergence_sentence(course))

@@ -90,31 +90,26 @@ def _negative_loss(evidence: Evidence, below: float | None) -> Cause | None:
     if known and not any(word in name for name in known for word in PROBABILITY_LOSSES):
         return None
     for field in targets(evidence):
-        if field.is_integral and "float" in field.dtype and (field.least or 0) < 0 and not known:
-            place = place_of(field)
-            return Cause(
-                "target-out-of-range",
-                place,
-                (
-                    f"`{place}` holds whole numbers from {field.least:g} to {field.greatest or 0:g}; counts and "
-                    "labels are not negative.",
-                    f"The loss has gone down to {below:.4g}, where a likelihood of counts has a lower bound.",
-                ),
-                0.65,
-                _range_remedies(place, field.least or 0.0, field.greatest or 1.0, are_probabilities=False),
-            )
-        if field.is_integral and (field.greatest or 0) > 1 and field.least == 0 and "float" in field.dtype:
-            place = place_of(field)
-            return Cause(
-                "target-out-of-range",
-                place,
-                (
-                    f"`{place}` holds whole numbers from 0 to {field.greatest:g}.",
-                    f"The loss has gone down to {below:.4g}; a cross-entropy of targets from 0 to 1 is never negative.",
-                ),
-                0.7,
-                _range_remedies(place, 0.0, field.greatest or 1.0, are_probabilities=True),
-            )
+        least, greatest = field.least or 0.0, field.greatest or 0.0
+        if not field.is_integral or "float" not in field.dtype:
+            continue
+        if least < 0 and not known:
+            takes, are_probabilities, confidence = "counts and labels are not negative", False, 0.65
+        elif field.least == 0 and greatest > 1:
+            takes, are_probabilities, confidence = "targets of a cross-entropy range from 0 to 1", True, 0.7
+        else:
+            continue
+        place = place_of(field)
+        return Cause(
+            "target-out-of-range",
+            place,
+            (
+                f"`{place}` holds whole numbers from {least:g} to {greatest:g}; {takes}.",
+                f"The loss has gone down to {below:.4g}, where with such targets it has a lower bound.",
+            ),
+            confidence,
+            _range_remedies(place, least, greatest or 1.0, are_probabilities=are_probabilities),
+        )
     return None
 
 

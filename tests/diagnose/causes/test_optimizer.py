@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 
 from lightning_gradexplode.diagnose.causes.optimizer import optimizer_state
 from lightning_gradexplode.diagnose.causes.update_sizes import forgotten_each_epoch
-from lightning_gradexplode.records import Evidence, OptimizerFacts
-from tests.diagnose.evidence import calm, diverged, finding, growing, history, parameter, run
+from lightning_gradexplode.records import Evidence, OptimizerFacts, UpdateFault
+from tests.diagnose.evidence import calm, diverged, failed, finding, growing, history, parameter, run
 
 ADAM = {"lr": 0.01, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
 SGD = {"lr": 0.01, "momentum": 0.9}
@@ -95,3 +96,12 @@ def test_large_updates_and_a_jump_at_each_start_of_an_epoch_show_an_emptied_stat
 def test_other_starts_of_an_epoch_show_none(ratio: float, loss: float, rate: float) -> None:
     """Data in another order, a large update that disturbs nothing, or a rate that rises."""
     assert list(forgotten_each_epoch(epochs(ratio, loss, rate))) == []
+
+
+def test_a_weight_that_an_update_has_lost_is_shown_with_the_optimizers_state() -> None:
+    """Its parameter is the place, and what the update was computed from is said."""
+    fault = UpdateFault("body.weight", "float32", weight=math.inf, weight_before=0.125, state={"exp_avg_sq": 0.0})
+    cause = optimizer_state(failed(3, "nonfinite-weight", update_fault=fault))
+    assert cause is not None
+    assert cause.where == "body.weight"
+    assert "went from 0.125 to inf; its state: exp_avg_sq 0." in cause.evidence[1]

@@ -1,0 +1,55 @@
+"""Operations outside of their domain, as a rule over what a replay has found."""
+
+from __future__ import annotations
+
+import pytest
+
+from lightning_gradexplode.diagnose.causes.undefined_operation import undefined_operation
+from lightning_gradexplode.records import Replay
+from tests.diagnose.evidence import diverged, failed, finding, operand, operation
+
+
+def test_a_buffer_that_was_infinite_before_the_step_is_the_place() -> None:
+    """A class weight of one over a count of zero; leaving out batches would not help."""
+    for first in (None, operation("nll_loss_forward", inputs=[operand(), operand(inf_count=1)])):
+        replay = Replay("reproduced", first=first, source="buffer", source_name="class_weight")
+        found = undefined_operation(failed(0, replay=replay))
+        assert found is not None
+        assert found.where == "buffer `class_weight`"
+        assert "skip" not in " ".join(found.remedies)
+
+
+def test_a_mask_of_infinities_is_not_the_place() -> None:
+    """The softmax that had all its places masked is, and not the buffer that holds the mask."""
+    softmax = operation("_softmax", inputs=[operand(inf_count=64)])
+    found = undefined_operation(failed(0, replay=Replay("reproduced", first=softmax, source="buffer", source_name="m")))
+    assert found is not None
+    assert "softmax" in str(found.where)
+
+
+def test_a_buffer_that_the_step_itself_made_not_finite_is_the_place() -> None:
+    """Such as a codebook of moving averages, over no vector; nothing else was not finite before."""
+    replay = Replay("not-reproduced", source="buffer", source_name="codebook", loss=float("nan"))
+    found = undefined_operation(failed(4, replay=replay))
+    assert found is not None
+    assert found.where == "codebook"
+    assert "clamp(min=1)" in found.remedies[0]
+    assert undefined_operation(diverged(replay=replay)) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "place"),
+    [
+        (("pow", "sum", "sqrt"), "`sqrt`"),
+        (("pow", "sum", "hypot", "mean"), "`hypot`"),
+        (("pow", "mean"), "`pow`"),
+        (("pow", "sqrt", "acos"), "head.bias"),
+        (("mul", "sum"), None),
+    ],
+)
+def test_a_root_beside_squares_is_the_operation_without_a_slope(names: tuple[str, ...], place: str | None) -> None:
+    """A norm written by hand has a power, too; where two others are, neither is named."""
+    gradient = finding("nonfinite-gradient", 4, where="head.bias", value=float("nan"))
+    replay = Replay("not-possible", operation_names=names)
+    found = undefined_operation(failed(4, "nonfinite-gradient", findings=(gradient,), replay=replay))
+    assert (None if found is None else found.where) == place
