@@ -19,6 +19,7 @@ from lightning_gradexplode.diagnose.calm_weights import (
 )
 from lightning_gradexplode.diagnose.causes.accumulation import accumulated_gradients
 from lightning_gradexplode.diagnose.causes.objective import critic_of, critic_remedies
+from lightning_gradexplode.diagnose.causes.targets import target_out_of_range
 from lightning_gradexplode.diagnose.causes.unscaled_data import unscaled_data
 from lightning_gradexplode.diagnose.causes.update_sizes import forgotten_each_epoch
 from lightning_gradexplode.diagnose.curves import curve, logged_curves, loss_curve
@@ -34,7 +35,7 @@ def diagnose_calm(evidence: Evidence) -> Diagnosis | None:
 
     Only causes with evidence of their own count, from a confidence of 0.7 on: gradients that are never cleared,
     weights, data, a number format or settings of the optimizer with which nothing is learned, a critic without a bound,
-    first updates that ruin trained weights.
+    targets with which a loss falls below zero, first updates that ruin trained weights.
 
     Args:
         evidence: The run's facts and histories, and the usual ranges of its batches.
@@ -102,11 +103,17 @@ def _critic_grows(evidence: Evidence) -> Iterator[Cause]:
             yield Cause("loss-without-floor", critic, (sentence,), 0.75, critic_remedies(critic))
 
 
-def _mask_above_one(evidence: Evidence) -> Iterator[Cause]:
-    """Yield the cause if a mask that is learned holds more than 0 and 1, and the loss has gone below zero with it."""
+def _targets_outside(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if the loss has gone below zero with targets outside of its domain, or a mask above one."""
     loss = loss_curve(evidence).finite.value
+    if len(loss) < ENOUGH or not loss[0] > 0 > np.median(loss[-len(loss) // 5 :]):
+        return
+    cause = target_out_of_range(evidence)
+    if cause is not None and cause.confidence >= 0.9:  # of a loss that is known by its name
+        yield cause
+        return
     masks = [one for one in targets(evidence) if is_mask(one) and (one.greatest or 0.0) > 1.0]
-    if len(loss) >= ENOUGH and masks and loss[0] > 0 > np.median(loss[-len(loss) // 5 :]):
+    if masks:
         place, greatest = place_of(masks[0]), masks[0].greatest or 0.0
         yield Cause(
             "target-out-of-range",
@@ -128,7 +135,7 @@ _RULES = (
     _data_too_large,
     updates_are_rounded_away,
     _critic_grows,
-    _mask_above_one,
+    _targets_outside,
     first_update_ruins,
     forgotten_each_epoch,
 )

@@ -110,6 +110,19 @@ WRONG = {
             ),
         ),
     ),
+    "percentages in a loop that passes the loss only": (
+        "target-out-of-range",
+        replace(
+            evidence(network(0.1), {"loss": [2.8 - step for step in range(120)]}),
+            batch=BatchFacts(
+                (
+                    FieldFacts(
+                        "target of binary_cross_entropy_with_logits", (32, 1), "float32", least=7.0, greatest=93.0
+                    ),
+                )
+            ),
+        ),
+    ),
     "trained weights and a new optimizer": (
         "optimizer-state",
         replace(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.batch import is_same, place_of, rows_of, size_of, targets
+from lightning_gradexplode.diagnose.batch import is_from_graph, is_same, place_of, rows_of, size_of, targets
 from lightning_gradexplode.diagnose.causes.operation_evidence import fault
 from lightning_gradexplode.diagnose.curves import loss_curve
 from lightning_gradexplode.diagnose.faults import DIVISIONS
@@ -12,6 +12,9 @@ from lightning_gradexplode.records import Cause, Evidence, FieldFacts, LossTerm,
 
 PROBABILITY_LOSSES = ("binary_cross_entropy", "bce", "kl_div", "multilabel_soft_margin")
 COUNT_LOSSES = ("poisson",)
+
+FROM_GRAPH = "target of "
+"""Beginning of the name of a target that was read from the graph of the loss, and has no name of the user's own."""
 
 
 def target_out_of_range(evidence: Evidence) -> Cause | None:
@@ -53,7 +56,8 @@ def _outside_domain(evidence: Evidence) -> Cause | None:
             takes, are_probabilities = "targets of 0 and above", False
         else:
             continue
-        sentences = [f"`{name}` takes {takes}; `{where}` ranges from {least:.4g} to {greatest:.4g}."]
+        given = "its target" if where.startswith(FROM_GRAPH) else f"`{where}`"
+        sentences = [f"`{name}` takes {takes}; {given} ranges from {least:.4g} to {greatest:.4g}."]
         if below is not None and below < 0:
             sentences.append(f"The loss has gone down to {below:.4g}: with such targets it has no lower bound.")
         cure = _range_remedies(where, least, greatest, are_probabilities=are_probabilities)
@@ -62,7 +66,7 @@ def _outside_domain(evidence: Evidence) -> Cause | None:
 
 
 def _pairs(evidence: Evidence) -> list[tuple[str, Operand | FieldFacts, str]]:
-    """Return each loss that is known by name with its target: from the replay, else loss modules with the batch."""
+    """Return each loss that is known by name with its target: from the replay or the graph, else from loss modules."""
     fields = targets(evidence)
     place = place_of(fields[0]) if fields else "targets"
     terms: tuple[LossTerm, ...] = evidence.replay.losses if evidence.replay is not None else ()
@@ -71,6 +75,8 @@ def _pairs(evidence: Evidence) -> list[tuple[str, Operand | FieldFacts, str]]:
     ]
     if seen or not fields:
         return seen
+    if any(map(is_from_graph, fields)):
+        return [(base_name(one.name.removeprefix(FROM_GRAPH)), one, place_of(one)) for one in fields]
     return [
         (one.kind.lower().replace("bcewithlogits", "binary_cross_entropy_"), field, place_of(field))
         for one in evidence.run.modules
@@ -120,6 +126,7 @@ def _is_numerator(operand: Operand, operation: Operation) -> bool:
 
 def _range_remedies(place: str, least: float, greatest: float, *, are_probabilities: bool) -> tuple[str, ...]:
     """Return how targets of this range are brought to probabilities, or to counts."""
+    place = "target" if place.startswith(FROM_GRAPH) else place
     if not are_probabilities:
         return (
             f"look at the values of `{place}` below 0 and repair or drop them: `{place} = {place}.clamp(min=0)`",

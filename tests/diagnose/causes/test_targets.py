@@ -62,3 +62,12 @@ def test_a_mask_is_no_target() -> None:
     masked = operation("masked_fill", "-inf", inputs=[operand(0.1), operand(1.0, 0.0, 1.0, dtype="bool")])
     mask = field("is_padding", least=0.0, greatest=1.0, dtype="bool", shape=(16, 4))
     assert target_out_of_range(failed(4, batch=batch(field(), mask), replay=reproduced(masked))) is None
+
+
+def test_a_target_that_the_graph_names_has_no_name_in_code() -> None:
+    """A loop passes the loss only: its graph names the loss, whose domain is known."""
+    taken = field("target of binary_cross_entropy_with_logits", least=0.0, greatest=100.0)
+    found = target_out_of_range(diverged(batch=batch(field("input of net"), taken)))
+    assert found is not None
+    assert "its target ranges from 0 to 100" in found.evidence[0]
+    assert "`target = target / 100`" in found.remedies[0]
