@@ -68,7 +68,8 @@ def _nonfinite(evidence: Evidence, kind: str) -> Cause | None:
     look = f"look at {rows_of(rows)} of `{place}`" if rows else f"look at `{place}`"
     check = f"`assert torch.isfinite({'x' if is_from_graph(field) else place}).all()`"
     if is_from_graph(field):
-        confidence = FAINT if follows_divergence(trend(evidence)) else _confidence_in_graph(field)
+        computed = FAINT if follows_divergence(trend(evidence)) else _confidence_in_graph(field)
+        confidence = min(confidence, computed)
         sentences.append("It is the batch, or was computed from it without a gradient.")
     return Cause(
         kind,

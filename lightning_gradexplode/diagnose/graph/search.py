@@ -81,6 +81,8 @@ class Search:
         if origins:
             return self._through(node, origins, value)
         name = name_of_node(node)
+        if name == "div" and self._divides_by_zero(node):
+            return Found(node)  # whatever it divides
         if "filled" in answers and "unclear" not in answers:
             # An operation that makes NaN of what was put in place is at fault.
             return Found(node) if known is False and value is not None and has_nan(value) else "filled"
@@ -126,6 +128,11 @@ class Search:
         outside = [one for one, answer in zip(arguments, answers, strict=True) if answer == "unclear"]
         is_data = len(outside) == 1 and outside[0].source is None
         return Found(node, outside[0]) if is_data and self._is_small(node) else "unclear"
+
+    def _divides_by_zero(self, node: Any) -> bool:
+        """Return whether an element of a known divisor is zero."""
+        divisor = self._graph.value(self._graph.arguments[node][-1])
+        return divisor is not None and bool((divisor == 0).any())
 
     def _is_known(self, node: Any) -> bool:
         """Return whether all arguments are known, and one is near the end of the number format."""

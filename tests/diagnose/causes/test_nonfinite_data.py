@@ -7,8 +7,8 @@ from dataclasses import replace
 from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.causes.nonfinite_data import nonfinite_input, nonfinite_target
 from lightning_gradexplode.records import ModuleFacts
-from tests.diagnose.evidence import batch, diverged, failed, field, run
-from tests.diagnose.fault_examples import FAULTS
+from tests.diagnose.evidence import batch, diverged, failed, field, operand, operation, reproduced, run
+from tests.diagnose.fault_examples import FAULTS, HALF
 
 
 def test_data_of_a_graph_are_named_unless_they_may_be_computed() -> None:
@@ -30,6 +30,18 @@ def test_data_of_a_graph_that_a_divergence_came_before_are_its_consequence() -> 
     assert computed is not None
     assert known is not None
     assert (computed.confidence, known.confidence) == (0.3, 0.5)
+
+
+def test_targets_made_beside_an_operation_that_overflows_are_not_named() -> None:
+    """A style that is computed without a gradient overflows in half precision, as what is compared with it does."""
+    target = field("target of mse_loss", dtype="float16", nan_count=3)
+    product = replace(operation("bmm", "inf", inputs=[operand(dtype="float16")]), finite_in_float32=True)
+    for first in (product, replace(product, name="sum")):
+        evidence = failed(0, batch=batch(target), replay=reproduced(first), run=HALF)
+        cause = nonfinite_target(evidence)
+        assert cause is not None
+        assert cause.confidence == 0.4
+        assert diagnose(evidence).causes[0].kind == "half-precision"
 
 
 def test_clipping_is_no_remedy_for_nan_data() -> None:

@@ -67,6 +67,18 @@ def test_the_operation_that_made_the_value_is_named(net: nn.Sequential, name: st
     assert (found.first.name, found.source) == (name, None)
 
 
+def test_a_division_by_zero_is_named_whatever_it_divides(net: nn.Sequential) -> None:
+    """Of a sum over a mask autograd keeps the mask alone; its number of elements is the divisor, and zero in a row."""
+    mask = torch.eye(3)[torch.zeros(ROWS, dtype=torch.long)] * torch.arange(ROWS)[:, None].clamp(max=1)
+    for divisor in (mask.sum(1), mask.sum(1) * -1):
+        found = replay(((net(inputs()).tanh() * mask).sum(1) / divisor).mean(), net)
+        assert found.first is not None
+        assert (found.first.name, found.first.inputs[-1].shape, found.source) == ("div", (ROWS,), None)
+    fine = fault_in_graph(((net(inputs()) * mask).sum(1) / (mask.sum(1) + 1)).mean() * NAN, net)
+    assert fine is not None
+    assert fine.replay is None or fine.replay.first is None or fine.replay.first.name != "div"
+
+
 def test_rows_and_arguments_are_those_of_the_operation(net: nn.Sequential) -> None:
     """The logarithm of one row is not finite, and its argument there is known though autograd keeps none of the sum."""
     level = net(inputs())[3].item()
