@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.weak import WeakTensorKeyDictionary
 
+from lightning_gradexplode.engine.passes import PassesByOptimizer
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure import reading
 from lightning_gradexplode.measure.details import GradientDetails
@@ -73,6 +73,7 @@ class AccumulationWindow:
 
     Attributes:
         backward_passes: Number of backward passes since the gradients were seen to be cleared; the caller counts them.
+        passes: The same by optimizer, where there are several.
     """
 
     def __init__(self, loop: TrainingLoop) -> None:
@@ -83,9 +84,9 @@ class AccumulationWindow:
         self._early: dict[int, GradientReading] = {}
         self._losses_are_read = False
         self.backward_passes = 0
+        self.passes = PassesByOptimizer()
         self._sees_clearing = False
         self._remembered: tuple[Tensor, weakref.ref[Tensor], int] | None = None
-        self._versions = WeakTensorKeyDictionary()  # parameters may be replaced, and their identities used again
 
     def add_loss(self, loss: Tensor, value: float | None) -> None:
         """Add the loss of a micro-batch; one on an accelerator is read later, together with the gradients.
@@ -130,24 +131,8 @@ class AccumulationWindow:
             gradient = parameter.grad
             if gradient is not None:
                 self._remembered = parameter, weakref.ref(gradient), gradient._version
-                if not self._sees_clearing:
-                    _, steps = self._versions.get(parameter, (0, 0))  # type: ignore[no-untyped-call]
-                    self._versions[parameter] = gradient._version, steps
-                return
-
-    def _passes_by_version(self, parameters: ParameterSet) -> int | None:
-        """Return the number of backward passes since a gradient was cleared, from how often it was written to.
-
-        A gradient that is cleared and made anew has the same version at each step, one that is set to zero is written
-        to twice: where it was written to once since the step before, a backward pass has added to it.
-        """
-        parameter = next((one for one in parameters.tensors if one.grad is not None), None)
-        if parameter is None or parameter.grad is None or parameter not in self._versions:
-            return None
-        version, steps = self._versions[parameter]
-        steps = steps + 1 if parameter.grad._version == version + 1 else 0
-        self._versions[parameter] = version, steps
-        return int(steps + 1)
+                break
+        self.passes.stepped(parameters)
 
     def look_for_clearing(self) -> None:
         """Find out, before a backward pass, whether the gradients were cleared since the last step."""
@@ -206,7 +191,7 @@ class AccumulationWindow:
         numbers, tensors, self._losses_are_read = self._host_losses, self._losses, True
         if not self._counts_end_of_backward:
             self.discard_losses()
-        passes = self.backward_passes if self._sees_clearing else self._passes_by_version(parameters)
+        passes = self.backward_passes if self._sees_clearing else self.passes.of(parameters)
         loss = None if parameters.on_host or is_alone else self._device_loss(numbers, tensors, scale)
         return AccumulatedReading(
             reading,

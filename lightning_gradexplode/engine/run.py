@@ -131,14 +131,22 @@ class TrainingRun(OptimizerSteps):
             run.graphs.read(loss, value)
         if run.is_automatic:
             run.window.add_loss(loss, value)
-        if len(run.optimizers.states) == 1:  # of several, one may be cleared without the others
+        if len(run.optimizers.states) == 1:
             run.window.look_for_clearing()
+        elif has_graph:
+            self._pass_begins()
 
     @never_fatal
     def backward_begins(self) -> None:
         """Find out whether the gradients were cleared; for loops whose losses are known after the backward pass."""
         if len(self._run.optimizers.states) == 1:
             self._run.window.look_for_clearing()
+        else:
+            self._pass_begins()
+
+    def _pass_begins(self) -> None:
+        """Find out which gradients were cleared: of several optimizers, one may be without the others."""
+        self._run.window.passes.begins([state.parameters() for state in self._run.optimizers.states])
 
     @never_fatal
     def graph_exists(self, loss: Tensor) -> None:
@@ -152,6 +160,8 @@ class TrainingRun(OptimizerSteps):
         """Measure the gradients, if those of all micro-batches are there and the optimizer gets them as they are."""
         run = self._run
         run.window.backward_passes += 1
+        if len(run.optimizers.states) > 1:
+            run.window.passes.ended([state.parameters() for state in run.optimizers.states])
         if self._is_unannounced and self._measurement.module_gradients_due:  # a further micro-batch may follow
             run.module_gradients.pass_ended()
         if self._unseen is not None:
