@@ -79,6 +79,15 @@ FAULTS: dict[str, tuple[str, Evidence]] = {
             batch=batch(field(), labels(least=-100.0, greatest=-100.0, most_common=-100.0, most_common_share=1.0)),
         ),
     ),
+    "a sum divided by the number of labels, all of which are ignored": (
+        "empty-reduction",
+        failed(
+            4,
+            update_is_harmless=True,
+            batch=batch(field(), labels(least=-100.0, greatest=-100.0, most_common=-100.0, most_common_share=1.0)),
+            replay=reproduced(operation("div", inputs=[operand(None, 0.0, 0.0, shape=())])),
+        ),
+    ),
     "the loss over no label": ("empty-reduction", failed(4, replay=reproduced(operation("nll_loss_forward")))),
     "the deviation of one element": (
         "empty-reduction",

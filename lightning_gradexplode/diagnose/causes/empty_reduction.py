@@ -13,11 +13,10 @@ from lightning_gradexplode.diagnose.causes.operation_evidence import (
     rows_sentence,
 )
 from lightning_gradexplode.diagnose.curves import first_nonfinite
-from lightning_gradexplode.diagnose.operation_names import (
-    location_of,
-)
+from lightning_gradexplode.diagnose.faults import DIVISIONS
+from lightning_gradexplode.diagnose.operation_names import base_name, location_of
 from lightning_gradexplode.diagnose.trends import trend
-from lightning_gradexplode.records import Cause, Evidence, FieldFacts
+from lightning_gradexplode.records import Cause, Evidence, FieldFacts, Operation
 
 IGNORED_LABELS = (-100.0, -1.0, 255.0)
 """Labels that losses are usually set to ignore."""
@@ -33,7 +32,11 @@ def empty_reduction(evidence: Evidence) -> Cause | None:
         where: str | None = location_of(operation)
         sentences, confidence = [what.sentence, line_sentence(operation), rows_sentence(operation)], 0.95
         remedy = located(operation, what.remedy)
-    elif ignored is not None and first_nonfinite(evidence) is not None and found is None:
+    elif (
+        ignored is not None
+        and first_nonfinite(evidence) is not None
+        and (found is None or _divides_by_one_zero(found[0]))
+    ):
         where, sentences, confidence = place_of(ignored), [], 0.9
         remedy = (
             'divide by a count that is at least one: `loss = F.cross_entropy(logits, labels, reduction="sum") / '
@@ -68,6 +71,12 @@ def empty_reduction(evidence: Evidence) -> Cause | None:
         confidence,
         (remedy, *more, *remedies.skip(evidence)),
     )
+
+
+def _divides_by_one_zero(operation: Operation) -> bool:
+    """Return whether an operation divided by a single number that is zero, as the number of no labels is."""
+    divisor = operation.inputs[-1] if operation.inputs and base_name(operation.name) in DIVISIONS else None
+    return divisor is not None and math.prod(divisor.shape) == 1 and divisor.least == divisor.greatest == 0.0
 
 
 def _loss_is_nan(evidence: Evidence) -> bool:
