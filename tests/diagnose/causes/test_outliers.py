@@ -38,9 +38,7 @@ def test_a_jump_of_the_loss_over_weights_that_have_grown_is_no_matter_of_the_bat
     quantities["loss"][26] *= 60
     quantities["update_ratio"] = [NAN] * 30
     jump = diverged(step=26, now=29, findings=(finding("diverging-loss", 26),), history=(history(quantities),))
-    found = outlier_batch(jump)
-    assert found is not None
-    assert found.confidence == 0.65
+    assert outlier_batch(jump) is not None
     quantities["weight_norm"][25:] = [24.0] * 5
     assert outlier_batch(replace(jump, history=(history(quantities),))) is None
 
