@@ -197,7 +197,7 @@ class AutoPolicy(Stateful, ClipPolicy):
         return self._step_size.largest
 
     def limit_step_size(self, size: float) -> None:
-        """Keep the learning rate of later steps below a size, and begin with small steps."""
+        """Limit the learning rate of later steps to a size, and start again from small steps."""
         self._step_size.limit_to(size)
 
     def scalars(self) -> dict[str, float]:

@@ -104,7 +104,7 @@ class ClipPolicy(ABC):
         return None
 
     def limit_step_size(self, size: float) -> None:
-        """Keep the learning rate of later steps below a size, and begin with small steps.
+        """Limit the learning rate of later steps to a size, and start again from small steps.
 
         Called after a rollback, if `largest_step_size` returned a number before it.
 

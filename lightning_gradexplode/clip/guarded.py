@@ -127,7 +127,7 @@ class GuardedPolicy:
         return size if math.isfinite(size) and size > 0 else None
 
     def limit_step_size(self, size: float) -> None:
-        """Keep the learning rate of later steps below a size."""
+        """Limit the learning rate of later steps to a size."""
         self._guard.call(self.policy.limit_step_size, size, otherwise=None)
 
     def state_dict(self) -> dict[str, Any]:

@@ -57,16 +57,16 @@ class StepSizeControl(Stateful):
     - Recovering: after a failure, steps are small until the loss has come down or stays where it is; then they grow.
 
     While free or recovering, no step may move the weights much further than a harmless one, or than those that have
-    done no harm since the last failure: the gradients after an explosion are so large that no share of the step before
-    it is small. While growing, the improvement of the loss limits the size of steps.
+    done no harm since the last failure: the gradients after an explosion are so large that any fixed share of the
+    last step can be too large. While growing, the improvement of the loss limits the size of steps.
 
     A failure is a loss that leaves the region where it started (in the growing phase: that rises), or no improvement
     while most steps are shortened or far from harmless. A size that failed while it grew, or twice within a hundred
     steps, sets a ceiling.
 
-    Steps are blamed only for what they can have caused, by what they would have reduced the loss by if it were linear:
-    a larger rise comes from other data or another objective. Steps that should not have reduced the loss visibly are
-    not shortened because it has not come down: they grow until their effect can be seen.
+    A rise of the loss is attributed to the last steps only if it is at most ten times what these would have reduced a
+    linear loss by: a larger rise comes from other data or another objective. Steps that are too small for a visible
+    decrease are not shortened when there is none: they grow until their effect is visible.
 
     Args:
         limit: Share of the weights' norm.
@@ -113,7 +113,7 @@ class StepSizeControl(Stateful):
         return self._phase == "free"
 
     def limit_to(self, size: float) -> None:
-        """Keep steps below a size, and let them grow from a small one."""
+        """Limit steps to a size, and start again from a small one."""
         self._ceiling.limit_to(size)
         self._proven, self._begins_small = None, True
         self.reason = f"steps begin small after a rollback, and stay below a learning rate of {size:.3g}"
@@ -219,7 +219,7 @@ class StepSizeControl(Stateful):
         return has_risen or (self._shortened >= 8 and trend.steps_without_improvement >= 10)
 
     def _go_on(self, step: PlannedStep, is_far: bool) -> None:
-        """Without a failure, let the size grow if it has to."""
+        """Update the size after a step without a failure."""
         trend, growth = self._trend, _growth(step.memory)
         assert self._proven is not None
         self._steps_to_forget = max(0, self._steps_to_forget - 1)
@@ -263,6 +263,8 @@ class StepSizeControl(Stateful):
             self._proven = max(self._proven, self._sizes[-1])
             self._allowed = self._proven * growth
         else:
+            # Growth without an improvement, until a first failure, was measured: it frees runs whose loss is noisy, and
+            # saves fewer of those whose rate is too high.
             self._allowed = self._proven
 
     def _fail(self) -> None:
