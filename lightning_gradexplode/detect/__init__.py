@@ -6,10 +6,11 @@ from lightning_gradexplode.detect.backward_gain import BackwardGain
 from lightning_gradexplode.detect.base import Detector
 from lightning_gradexplode.detect.clipping import ClipSaturated
 from lightning_gradexplode.detect.gradient_growth import GradientGrowth, GradientSpike
-from lightning_gradexplode.detect.gradients import GradientAboveOne, NonFiniteGradient
-from lightning_gradexplode.detect.loss import DivergingLoss, NonFiniteLoss, StalledLoss, UnstableLoss
+from lightning_gradexplode.detect.gradients import GradientAboveOne
+from lightning_gradexplode.detect.loss import DivergingLoss, StalledLoss, UnstableLoss
+from lightning_gradexplode.detect.nonfinite import NonFiniteGradient, NonFiniteLoss, NonFiniteWeight
 from lightning_gradexplode.detect.small_gradients import VanishingGradient, ZeroGradient
-from lightning_gradexplode.detect.weights import LargeUpdate, NonFiniteWeight, WeightGrowth
+from lightning_gradexplode.detect.weights import LargeUpdate, WeightGrowth
 
 __all__ = [
     "BackwardGain",

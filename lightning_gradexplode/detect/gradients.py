@@ -8,62 +8,6 @@ from lightning_gradexplode.detect.base import Detector
 from lightning_gradexplode.records import Finding, Severity, StepRecord
 
 
-class NonFiniteGradient(Detector):
-    """A gradient is NaN or infinite; the optimizer's step would make weights NaN or infinite.
-
-    CRITICAL at once, except with a gradient scaler that adapts its scale by overflows: then INFO, until there are
-    `patience` consecutive overflows, or `stuck` consecutive ones at an unchanged scale.
-    The finding names the last parameter, in the order of the forward pass, whose gradient is not finite: the backward
-    pass starts there, and propagates non-finite values to all earlier layers.
-
-    Args:
-        patience: Number of consecutive overflows that are allowed for an adapting gradient scaler; from 65536 to 1 are
-            16 halvings.
-        stuck: Number of consecutive overflows after which the scale must have decreased by a tenth.
-    """
-
-    sign = "nonfinite-gradient"
-    reads = ("grad_norm",)
-
-    def __init__(self, patience: int = 20, stuck: int = 3) -> None:
-        self.patience = patience
-        self.stuck = stuck
-        self._streak = 0
-        self._scales: list[float] = []
-
-    def check(self, record: StepRecord) -> Finding | None:
-        """Check the count of non-finite elements; of parameters, where clipping left no elements to count."""
-        count, message = _nonfinite(record)
-        if not count:
-            self._streak = 0
-            self._scales = []
-            return None
-        self._streak += 1
-        passing = record.scale_adapts and self._streak <= self.patience and not self._is_stuck(record.loss_scale)
-        severity = Severity.INFO if passing else Severity.CRITICAL
-        return self.finding(record, severity, count, 0, message, record.last_nonfinite("grad_norm"))
-
-    def _is_stuck(self, scale: float | None) -> bool:
-        """Return whether the scale of an adapting scaler did not come down over the last overflows."""
-        if scale is None or not math.isfinite(scale):
-            return False
-        self._scales = [*self._scales[-self.stuck :], scale]
-        return len(self._scales) > self.stuck and self._scales[-1] > 0.9 * self._scales[0]
-
-
-def _nonfinite(record: StepRecord) -> tuple[int, str]:
-    """Count what is not finite in a step's gradients, and put it into words."""
-    count = record.nonfinite_count
-    if count is not None:
-        return count, f"{count} gradient element{'s are' if count > 1 else ' is'} NaN or infinite"
-    assert record.grad_norm is not None
-    norms = record.per_parameter.get("grad_norm", [record.grad_norm])
-    count = sum(not math.isfinite(norm) for norm in norms)
-    return count, f"the gradient{'s' if count > 1 else ''} of {count} parameter{'s are' if count > 1 else ' is'} " + (
-        "NaN or infinite"
-    )
-
-
 class GradientAboveOne(Detector):
     """Gradients stay above 1.0: the article's sign 6, for the parameters; never CRITICAL.
 

@@ -1,4 +1,4 @@
-"""Symptoms that the training loss shows: the article's plain signs 1, 2 and 3."""
+"""Symptoms that the training loss shows: the article's plain signs 1 and 2."""
 
 from __future__ import annotations
 
@@ -23,45 +23,6 @@ _SUPPORTED = 2.0
 
 _GROWN = 10.0
 """Growth of gradients and weights together from which a jump of the loss is no matter of the batch alone."""
-
-
-class NonFiniteLoss(Detector):
-    """The loss is NaN or infinite: the article's sign 3.
-
-    CRITICAL at once, even if its gradients are finite, as those of the logarithm of a negative number are. WARNING if
-    the update cannot change the weights, since all gradients are exactly zero (such as those of a mean over no label),
-    or are finite with a learning rate of zero. With a gradient scaler that adapts its scale, which skips the step, it
-    is a WARNING, and CRITICAL after `patience` consecutive steps. The default is 20, since a scale of 65536 reaches
-    1 after 16 halvings.
-
-    Args:
-        patience: Number of consecutive steps that are allowed with an adapting gradient scaler.
-    """
-
-    sign = "nonfinite-loss"
-    reads = ("loss",)
-
-    def __init__(self, patience: int = 20) -> None:
-        self.patience = patience
-        self._streak = 0
-
-    def check(self, record: StepRecord) -> Finding | None:
-        """Check for a loss that is not finite."""
-        assert record.loss is not None
-        if math.isfinite(record.loss):
-            self._streak = 0
-            return None
-        self._streak += 1
-        rank = "" if record.rank is None else f" of rank {record.rank}"
-        message = f"the loss is {'NaN' if math.isnan(record.loss) else 'infinite'} at batch {record.batch_idx}{rank}"
-        is_harmless = False
-        if record.grad_norm == 0:
-            is_harmless, message = True, f"{message}; all gradients are exactly zero, so that it reaches no weight"
-        elif record.learning_rate == 0 and record.grad_norm is not None and math.isfinite(record.grad_norm):
-            is_harmless, message = True, f"{message}; the learning rate is zero, so that it reaches no weight"
-        passing = is_harmless or (record.scale_adapts and self._streak <= self.patience)
-        severity = Severity.WARNING if passing else Severity.CRITICAL
-        return self.finding(record, severity, record.loss, math.inf, message)
 
 
 class DivergingLoss(Detector):

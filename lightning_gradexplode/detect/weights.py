@@ -1,4 +1,4 @@
-"""Symptoms that the weights show: the article's subtle signs 4 and 5."""
+"""Symptoms that the weights show: the article's subtle sign 4."""
 
 from __future__ import annotations
 
@@ -9,22 +9,6 @@ import numpy as np
 from lightning_gradexplode.detect.base import Detector
 from lightning_gradexplode.detect.weight_baseline import WeightBaseline
 from lightning_gradexplode.records import Finding, Severity, StepRecord
-
-
-class NonFiniteWeight(Detector):
-    """A weight is NaN or infinite: the article's sign 5. The run is lost; later steps cannot repair it."""
-
-    sign = "nonfinite-weight"
-    reads = ("nonfinite_weights",)
-
-    def check(self, record: StepRecord) -> Finding | None:
-        """Check the count of parameters with non-finite elements."""
-        count = record.nonfinite_weights
-        assert count is not None
-        if not count:
-            return None
-        message = f"{count} parameter{'s have' if count > 1 else ' has'} NaN or infinite weights"
-        return self.finding(record, Severity.CRITICAL, count, 0, message, record.first_nonfinite("weight_norm"))
 
 
 class WeightGrowth(Detector):
