@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from pytorch_lightning import Trainer
 from torch import nn
 
 from benchmarks.clippers import AutoClip, Clipping, Constant, ZClip, ZClipAlone
-from benchmarks.rescue import NOT_SAVABLE, Ending, Results, can_be_saved, change, newest, rescue_rows, saved_by, train
-from benchmarks.scenarios import FAMILIES, NEWEST
+from benchmarks.rescue import NOT_SAVABLE, Ending, Results, can_be_saved, change, half, rescue_rows, saved_by, train
+from benchmarks.scenarios import FAMILIES, LATER, NEWEST
+from benchmarks.scenarios.family import Family
 from tests.detect.steps import noise
 
 
@@ -69,12 +71,13 @@ def test_families_that_are_left_out_exist() -> None:
     assert all(NOT_SAVABLE.values())
 
 
-def test_the_newest_families_are_halved_by_kind() -> None:
+@pytest.mark.parametrize("families", [NEWEST, LATER], ids=["newest", "later"])
+def test_the_families_of_further_kinds_are_halved_by_kind(families: Sequence[Family]) -> None:
     """Each kind is in exactly one of the halves, which have as many kinds each."""
-    first, second = newest("A"), newest("B")
-    assert {family.name for family in (*first, *second)} == {family.name for family in newest("both")}
-    assert len(first) + len(second) == len(NEWEST)
-    kinds = [{family.kind for family in half} for half in (first, second)]
+    first, second = half(families, "A"), half(families, "B")
+    assert {family.name for family in (*first, *second)} == {family.name for family in half(families, "both")}
+    assert len(first) + len(second) == len(families)
+    kinds = [{family.kind for family in one} for one in (first, second)]
     assert not kinds[0] & kinds[1]
     assert len(kinds[0]) == len(kinds[1])
 
