@@ -8,6 +8,7 @@ from lightning_gradexplode.detect.base import Detector
 from lightning_gradexplode.detect.baselines import Baselines
 from lightning_gradexplode.detect.growth import WINDOW, keeps_rising
 from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
+from lightning_gradexplode.detect.weight_baseline import MOVED
 from lightning_gradexplode.records import Finding, Severity, StepRecord
 
 _LEAST_SPREAD = 0.1
@@ -98,9 +99,11 @@ class GradientGrowth(_AgainstHistory):
     before the growth, and if the loss is `units` above its start, or the weights are `grown` times their start; from
     `alone` times the highest level, and `factor` times the largest norm before, a loss that has not fallen is
     sufficient. Slow growth, which is not visible within a window, is CRITICAL if gradients reach `far` times the start
-    while the loss moves away from its start in either direction by `runaway` units (a loss without a lower bound keeps
-    falling). It is a WARNING at half of `runaway`, with gradients `factor` times the start and weights that grow
-    geometrically.
+    while the loss is `runaway` units above its start, or as far below it with weights `grown` times their start: a loss
+    without a lower bound falls as long as the weights grow, while a bounded one, such as a reward that starts near
+    zero, falls as far, with gradients that grow as much, by weights of much the same size. It is a WARNING at half of
+    `runaway` below the start if the weights have grown, with gradients `factor` times the start and weights that grow
+    geometrically, or half of these gradients and a loss that falls ever faster.
 
     Args:
         factor: Norm divided by the median of the last `window` steps without growth.
@@ -158,8 +161,7 @@ class GradientGrowth(_AgainstHistory):
             self._highest, self._largest = max(self._highest, math.log(norm)), max(self._largest, norm)
         self._compare(norm)
         growth = baselines.gradient_growth
-        far = growth >= self.far and abs(baselines.loss_rise) >= self.runaway
-        self._far_streak = self._far_streak + 1 if far else 0
+        self._far_streak = self._far_streak + 1 if growth >= self.far and self._runs_away(baselines) else 0
         if self._far_streak >= self.patience:
             message = f"gradients and weights together are {growth:.3g} times their start, and the loss runs away"
             return self.finding(record, Severity.CRITICAL, growth, self.far, message)
@@ -197,10 +199,17 @@ class GradientGrowth(_AgainstHistory):
             severity = Severity.CRITICAL
         return self.finding(record, severity, norm, usual * self.factor, message)
 
+    def _runs_away(self, baselines: Baselines) -> bool:
+        """Return whether the loss is far above its start, or far below it by weights that have grown."""
+        falls = baselines.loss_rise <= -self.runaway and baselines.weights.growth >= self.grown
+        return falls or baselines.loss_rise >= self.runaway
+
     def _falling_for_ever(self, baselines: Baselines) -> str:
         """Return a message if gradients and weights grow while the loss falls further than to a floor at zero."""
         growth, weights = baselines.gradient_growth, baselines.weights
-        if growth >= self.factor and weights.moved and baselines.weight_rate.is_geometric:
+        if weights.growth < MOVED:
+            return ""
+        if growth >= self.factor and baselines.weight_rate.is_geometric:
             steps = baselines.weight_rate.steps_until(_LOST_WEIGHTS)
             return (
                 f"the loss falls without a floor, and the weights grow: they are {weights.growth:.3g} times their "

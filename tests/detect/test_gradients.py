@@ -112,7 +112,7 @@ def test_growth_back_to_a_level_of_old_is_worth_knowing() -> None:
 def test_slow_growth_with_a_loss_that_runs_away_is_critical() -> None:
     """Five percent a step are in no window's tail; the loss falls without a floor all the while."""
     records = [
-        record(step, grad_norm=1.05**step * value, loss=1.0 - 0.01 * 1.06**step)
+        record(step, grad_norm=1.05**step * value, loss=1.0 - 0.01 * 1.06**step, weight_norm=1.01**step)
         for step, value in enumerate(noise(200, 0.05))
     ]
     findings = findings_of(GradientGrowth(), records)
@@ -120,6 +120,25 @@ def test_slow_growth_with_a_loss_that_runs_away_is_critical() -> None:
     assert findings[0].step < 150
     calm = [record(one.step, grad_norm=one.grad_norm, loss=1.0) for one in records]
     assert findings_of(GradientGrowth(), calm) == []
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e6])
+@pytest.mark.parametrize("bounded", [True, False], ids=["reward", "score"])
+def test_a_fall_from_near_zero_is_critical_if_the_weights_grow(scale: float, bounded: bool) -> None:
+    """Descent on a reward, which has a lower bound, and on a product of two weights, which has none."""
+    one, other = (-1.5, 1.0) if bounded else (0.1, 0.1)
+    steps = []
+    for step in range(200):
+        reward = math.exp(-2 * (one - 2) ** 2)
+        slopes = (4 * (one - 2) * reward, 0.0) if bounded else (-other, -one)
+        loss, norm = -scale * (reward if bounded else one * other), scale * math.hypot(*slopes)
+        steps.append(record(step, loss=loss, grad_norm=norm, weight_norm=math.hypot(one, other)))
+        factor = 0.05 / max(math.hypot(*slopes), 1e-9) if bounded else 0.05
+        one, other = one - factor * slopes[0], other - factor * slopes[1]
+    assert max(step.grad_norm or 0.0 for step in steps) > 100 * (steps[0].grad_norm or 0.0)
+    assert min(step.loss or 0.0 for step in steps) < 10 * (steps[0].loss or 0.0) < 0
+    severities = {finding.severity for finding in findings_of(GradientGrowth(), steps)}
+    assert (Severity.CRITICAL in severities) is not bounded
 
 
 def test_growth_is_critical_once_another_number_confirms_it() -> None:
@@ -323,14 +342,20 @@ def test_a_gradient_that_never_gets_to_the_first_module_is_a_warning(later: floa
 
 @pytest.mark.parametrize("rate", [0.0, 0.05], ids=["as fast as before", "ever faster"])
 @pytest.mark.parametrize("scatter", [0.0, 0.1], ids=["smooth", "noisy"])
-def test_a_loss_that_falls_below_its_start_is_a_warning_if_it_falls_ever_faster(rate: float, scatter: float) -> None:
-    """A log-likelihood falls below zero with larger gradients, and not ever faster; one without a floor does."""
+@pytest.mark.parametrize("grown", [11.0, 20.0], ids=["weights of the same size", "larger weights"])
+def test_a_loss_that_falls_ever_faster_by_larger_weights_is_a_warning(
+    rate: float, scatter: float, grown: float
+) -> None:
+    """A log-likelihood falls below zero not ever faster, a reward does so by weights of much the same size."""
     chance = scatter * np.random.default_rng(0).standard_normal(100)
     falls = [(0.1 * n if rate == 0 else 0.2 * math.exp(rate * n)) + float(chance[n]) for n in range(100)]
     norms = [math.exp(0.03 * step) for step in range(100)]
-    steps = [record(n, loss=1 - fall, grad_norm=norm) for n, (fall, norm) in enumerate(zip(falls, norms, strict=True))]
+    steps = [
+        record(n, loss=1 - fall, grad_norm=norm, weight_norm=10.0 if n < 10 else grown)
+        for n, (fall, norm) in enumerate(zip(falls, norms, strict=True))
+    ]
     found = findings_of(GradientGrowth(far=1e9), steps)
-    assert bool([finding for finding in found if "falls ever faster" in finding.message]) == (rate > 0)
+    assert bool([finding for finding in found if "falls ever faster" in finding.message]) == (rate > 0 and grown > 15)
 
 
 @pytest.mark.parametrize("level", [1e-5, 10.0], ids=["far below the start", "above the start"])
