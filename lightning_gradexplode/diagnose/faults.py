@@ -174,9 +174,10 @@ def _undefined(operation: Operation, name: str) -> Fault | None:
         and operation.result == "nan"
         and (_holds_infinity(operation) or largest_input(operation) < 1e30)
     ):
+        had = "had a row" if any(one.least is not None for one in operation.inputs) else "is NaN, as it is of a row"
         return Fault(
             "undefined",
-            f"`{name}` had a row with -inf in every place, as a fully masked sequence makes it: 0/0.",
+            f"`{name}` {had} with -inf in every place, as a fully masked sequence makes it: 0/0.",
             "leave at least one place of each row unmasked: `mask = mask & ~mask.all(dim=-1, keepdim=True)`, or drop "
             "samples that are all padding",
         )

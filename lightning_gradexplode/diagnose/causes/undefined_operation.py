@@ -29,6 +29,12 @@ STEEP = frozenset(
 POLES = frozenset({"div", "log", "log10", "log2", "reciprocal", "rsqrt", "xlogy"})
 """Operations that have neither, so that the loss is finite only if something leaves their result out."""
 
+LOGARITHMS = frozenset({"log", "log10", "log2", "xlogy"})
+"""Operations whose slope is beyond the number format for the least of positive numbers, where they are finite."""
+
+VANISHING = frozenset({"exp", "exp2", "sigmoid", "softmax", "prod", "cumprod"})
+"""Operations that make such numbers of ordinary ones."""
+
 LEAVING_OUT = frozenset({"where", "masked_fill", "masked_select", "index"})
 """Operations that leave out elements."""
 
@@ -78,7 +84,7 @@ def _slope_by_elimination(evidence: Evidence) -> Cause | None:
     if evidence.replay is not None and evidence.replay.status != "not-possible":
         return None
     names = evidence.replay.operation_names if evidence.replay is not None else ()
-    known = STEEP | POLES if LEAVING_OUT & {*names} else STEEP
+    known = STEEP | POLES if LEAVING_OUT & {*names} else STEEP | LOGARITHMS if VANISHING & {*names} else STEEP
     steep = [name for name in names if name in known or name.startswith("linalg")]
     if names and not steep:
         return None
@@ -92,8 +98,9 @@ def _slope_by_elimination(evidence: Evidence) -> Cause | None:
         f"`{steep[0]}`" if len(steep) == 1 else finding.where,
         (
             f"The loss is {loss:.4g} at step {finding.step} and its gradient is not finite; nothing had grown before.",
-            "An operation without a finite slope does that: a root or a norm of zero, or a `torch.where` whose other "
-            f"branch is infinite. {likely or 'Which one is not known.'}",
+            "An operation without a finite slope does that: a root or a norm of zero, a logarithm of a number that is "
+            "nearly zero, or a `torch.where` whose other branch is infinite."
+            f" {likely or 'Which one is not known.'}",
         ),
         0.5,
         (

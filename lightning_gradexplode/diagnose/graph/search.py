@@ -23,7 +23,12 @@ _CARRYING = {
 _FILLS = {"constant_pad_nd", "fill", "index_fill", "index_put", "masked_fill", "masked_scatter", "scatter", "where"}
 """Operations that put values in place: what they make infinite was meant to be."""
 
-_EXPONENTIALS = {"exp", "exp2", "expm1", "cosh", "sinh"}
+_INFINITE_OF_FINITE = {"exp", "exp2", "expm1", "cosh", "sinh", "reciprocal", "rsqrt"}
+"""Operations that make infinity of finite arguments: exponentials of large ones, and poles of zero, which make zero of
+infinite arguments."""
+
+_SUMS_OF_PRODUCTS = {"baddbmm", "addbmm", "add", "sub"}
+"""Operations by which scores become those of places that are not masked."""
 
 _ADDING = {"add", "sub", "rsub"}
 """Operations that are finite for finite arguments, so that a result that is not shows what an argument was."""
@@ -87,8 +92,10 @@ class Search:
             # An operation that makes NaN of what was put in place is at fault.
             return Found(node) if known is False and value is not None and has_nan(value) else "filled"
         if "unclear" in answers:
-            if known is False and name in _EXPONENTIALS and value is not None and not has_nan(value):
-                return Found(node)  # infinite for large arguments; data are seldom infinite themselves
+            if known is False and name in _INFINITE_OF_FINITE and value is not None and not has_nan(value):
+                return Found(node)  # data are seldom infinite themselves
+            if known is False and name == "softmax" and self._is_of_masked(node):
+                return Found(node)  # a mask of -inf in each place of a row; masks seldom hold NaN
             return self._from_outside(node, answers) if known is False and name in _ADDING else "unclear"
         if name == "mean" and _is_over_nothing(node):
             return Found(node)
@@ -128,6 +135,16 @@ class Search:
         outside = [one for one, answer in zip(arguments, answers, strict=True) if answer == "unclear"]
         is_data = len(outside) == 1 and outside[0].source is None
         return Found(node, outside[0]) if is_data and self._is_small(node) else "unclear"
+
+    def _is_of_masked(self, node: Any) -> bool:
+        """Return whether an operation took the sum of finite scores and of a tensor that is not kept, as masks are."""
+        source = self._graph.arguments[node][0].source
+        arguments = self._graph.arguments.get(source, ())
+        if source is None or name_of_node(source) not in _SUMS_OF_PRODUCTS or not self._is_small(source):
+            return False
+        outside = [one for one in arguments if one.source is None and self._graph.value(one) is None]
+        others = [self._of_argument(source, one) for one in arguments if one not in outside]
+        return len(outside) == 1 and bool(others) and set(others) == {"finite"}
 
     def _divides_by_zero(self, node: Any) -> bool:
         """Return whether an element of a known divisor is zero."""

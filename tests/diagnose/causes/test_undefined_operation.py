@@ -45,10 +45,15 @@ def test_a_buffer_that_the_step_itself_made_not_finite_is_the_place() -> None:
         (("pow", "mean"), "`pow`"),
         (("pow", "sqrt", "acos"), "head.bias"),
         (("mul", "sum"), None),
+        (("pow", "exp", "sum", "log"), "`log`"),
+        (("relu", "sum", "log"), None),
     ],
 )
 def test_a_root_beside_squares_is_the_operation_without_a_slope(names: tuple[str, ...], place: str | None) -> None:
-    """A norm written by hand has a power, too; where two others are, neither is named."""
+    """A norm written by hand has a power, too; where two others are, neither is named.
+
+    A logarithm is one of them where exponentials can make numbers that are nearly zero.
+    """
     gradient = finding("nonfinite-gradient", 4, where="head.bias", value=float("nan"))
     replay = Replay("not-possible", operation_names=names)
     found = undefined_operation(failed(4, "nonfinite-gradient", findings=(gradient,), replay=replay))

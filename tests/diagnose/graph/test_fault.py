@@ -55,6 +55,8 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda out: (
         out.expand(ROWS, 3).masked_fill(torch.arange(ROWS)[:, None] == 2, -torch.inf).softmax(1)[:, 0].sum()
     ),
+    "reciprocal": lambda out: (out.detach() * (out.relu() * 0 + 0.0).reciprocal()).mean(),
+    "rsqrt": lambda out: (out.half() * ((1e-6 * out.half()).square() + 1e-8).rsqrt()).mean(),
 }
 
 
@@ -136,6 +138,26 @@ def test_a_mask_of_infinities_is_no_fault(net: nn.Sequential) -> None:
     found = replay(-masked.softmax(1).log().sum(), net)
     assert found.first is not None
     assert (found.first.name, found.first.result) == ("log", "-inf")
+
+
+@pytest.mark.parametrize("is_masked", [True, False])
+def test_a_mask_that_is_added_to_finite_scores_leaves_the_softmax_at_fault(is_masked: bool) -> None:
+    """Attention with a row that is masked in each place is named, and data that hold NaN are named before it."""
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(4, 2)
+    mask = torch.zeros(1, ROWS, dtype=torch.bool)
+    values = inputs(**({} if is_masked else {"row_2": NAN}))[:, None]
+    made, _ = attention(values, values, values, key_padding_mask=mask | is_masked)
+    found = replay(made.mean(), attention)
+    assert (found.first is not None and found.first.name == "softmax") == is_masked
+    assert (found.source == "batch") != is_masked
+
+
+def test_scores_that_are_not_finite_are_no_matter_of_the_mask(net: nn.Sequential) -> None:
+    """Where the scores themselves come of what is not known, the softmax is not named."""
+    scores = (net(inputs()) + torch.full((ROWS, 1), NAN)).expand(ROWS, 3)
+    found = fault_in_graph((scores + torch.zeros(3)).softmax(1)[:, 0].sum(), net)
+    assert found is None or found.replay is None or found.replay.first is None
 
 
 def test_values_behind_hooks_are_not_computed_again(net: nn.Sequential) -> None:
