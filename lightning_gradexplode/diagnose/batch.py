@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 
-from lightning_gradexplode.records import BatchFacts, Evidence, FieldFacts, Operand
+from lightning_gradexplode.records import BatchFacts, Evidence, FieldFacts, LossTerm, Operand
 
 _TARGET = re.compile(
     "y|t|labels?|targets?|tgt|gt|truth|true|answers?|classe?s?|box(es)?|bbox(es)?|rewards?|returns?|scores?|ratings?|"
@@ -47,6 +47,14 @@ def is_same(field: FieldFacts, operand: Operand) -> bool:
         and (field.least, field.greatest) == (operand.least, operand.greatest)
         and (field.nan_count, field.inf_count) == (operand.nan_count, operand.inf_count)
     )
+
+
+def is_of_batch(evidence: Evidence, term: LossTerm) -> bool:
+    """Return whether the targets of a loss are a field of the batch, or that is not known: others the step computes."""
+    fields = evidence.batch.fields if evidence.batch is not None else ()
+    if not fields or any(map(is_from_graph, fields)) or len(term.inputs) < 2:
+        return True
+    return any(is_same(one, term.inputs[1]) for one in fields)
 
 
 def is_from_graph(field: FieldFacts) -> bool:

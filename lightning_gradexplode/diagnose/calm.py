@@ -18,7 +18,7 @@ from lightning_gradexplode.diagnose.calm_weights import (
     weights_without_gradient,
 )
 from lightning_gradexplode.diagnose.causes.accumulation import accumulated_gradients
-from lightning_gradexplode.diagnose.causes.objective import critic_of, critic_remedies
+from lightning_gradexplode.diagnose.causes.objective import critic_of, critic_remedies, falls_ever_faster
 from lightning_gradexplode.diagnose.causes.targets import target_out_of_range
 from lightning_gradexplode.diagnose.causes.unscaled_data import unscaled_data
 from lightning_gradexplode.diagnose.causes.update_sizes import forgotten_each_epoch
@@ -135,6 +135,7 @@ _RULES = (
     _data_too_large,
     updates_are_rounded_away,
     _critic_grows,
+    falls_ever_faster,
     _targets_outside,
     first_update_ruins,
     forgotten_each_epoch,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lightning_gradexplode.diagnose.batch import targets
+import numpy as np
+
+from lightning_gradexplode.diagnose.batch import is_float, targets
 from lightning_gradexplode.diagnose.causes.optimizer import fresh_state
 from lightning_gradexplode.diagnose.causes.precision import SMALLEST_CHANGE, weights_type
 from lightning_gradexplode.diagnose.curves import curve, loss_curve
-from lightning_gradexplode.diagnose.learning import learned
+from lightning_gradexplode.diagnose.learning import ENOUGH, learned
 from lightning_gradexplode.diagnose.loop_code import code_of
 from lightning_gradexplode.diagnose.optimizers import keeps_state
 from lightning_gradexplode.diagnose.rate_remedies import first_update_ratio, rate_remedies
@@ -38,18 +40,23 @@ def updates_are_rounded_away(evidence: Evidence) -> Iterator[Cause]:
 
 
 def first_update_ruins(evidence: Evidence) -> Iterator[Cause]:
-    """Yield the cause if the first update multiplies the loss, which does not come back."""
+    """Yield the cause if the first update multiplies the loss, or replaces the weights, and that remains."""
     loss = loss_curve(evidence).finite.value
     ratio = first_update_ratio(evidence)
     if len(loss) < 5 or not loss[0] > 0 or ratio is None or ratio < 0.05:
         return
-    if loss[1:6].max() < RUINED * loss[0] or loss[1:].min() < 2 * loss[0]:
+    ruins = loss[1:6].max() >= RUINED * loss[0] and loss[1:].min() >= 2 * loss[0]
+    # A loss of classes is bounded by the outputs: it shows less of weights that one update has replaced.
+    left = float(np.median(loss[-len(loss) // 5 :]) / loss[0])
+    replaces = ratio >= 1 and len(loss) >= ENOUGH and loss[1:6].max() >= 2 * loss[0] and left >= 0.75
+    if not (ruins or replaces):
         return
+    after = "it has not come back" if ruins else f"after {len(loss)} steps it is {left:.0%} of the first"
     sentence = (
         f"The first update changed the weights by {ratio:.3g} of their norm, and the loss went from {loss[0]:.4g} to "
-        f"{loss[1:6].max():.4g}; it has not come back."
+        f"{loss[1:6].max():.4g}; {after}."
     )
-    spreads = [one.usual_std or one.std for one in targets(evidence)]
+    spreads = [one.usual_std or one.std for one in targets(evidence) if is_float(one)]
     is_trained = len(spreads) == 1 and spreads[0] is not None and loss[0] < 0.25 * spreads[0] ** 2
     fresh = [one for one in evidence.run.optimizers if keeps_state(one) and not one.has_state]
     if is_trained and fresh:

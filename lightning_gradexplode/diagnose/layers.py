@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lightning_gradexplode.diagnose.batch import targets
+from lightning_gradexplode.diagnose.batch import is_of_batch, targets
 from lightning_gradexplode.diagnose.curves import critical_step, curve, loss_curve, signs
 from lightning_gradexplode.records import Evidence, LossTerm, ParameterFacts, RunFacts
 
@@ -88,7 +88,7 @@ def untrained_loss(evidence: Evidence) -> float | None:
     """Return the loss of a network that has learned nothing: entropy of the classes, or variance of the targets.
 
     Returns:
-        None where the step has another loss, or more than one, or a function of it.
+        None where the step has another loss, or more than one, or a function of it, or makes the targets of it.
     """
     terms: tuple[LossTerm, ...] = evidence.replay.losses if evidence.replay is not None else ()
     if len(terms) != 1 or not terms[0].inputs:
@@ -100,7 +100,7 @@ def untrained_loss(evidence: Evidence) -> float | None:
     if name.startswith("nll_loss") and len(shape) > 1 and shape[1] > 1:
         return math.log(shape[1])
     if name == "mse_loss":
-        spreads = [one.usual_std or one.std for one in targets(evidence)]
+        spreads = [one.usual_std or one.std for one in targets(evidence) if is_of_batch(evidence, terms[0])]
         return spreads[0] ** 2 if len(spreads) == 1 and spreads[0] else None
     return None
 

@@ -98,7 +98,21 @@ def lower_rate(evidence: Evidence, factor: float) -> list[str]:
     if highest < math.inf:
         lower = max(lower, 0.1 * min(highest, rate))
     lower = rounded(lower, 1)
-    return [f"lower the learning rate from {rate:g} to `lr={lower:g}`"]
+    return [f"lower the learning rate {_group_of(evidence, rate)}from {rate:g} to `lr={lower:g}`"]
+
+
+def _group_of(evidence: Evidence, rate: float) -> str:
+    """Return which parameter group has a learning rate, if that of all others is far lower; else nothing.
+
+    The rate of a schedule is nearest to that which its group was configured with.
+    """
+    for one in evidence.run.optimizers:
+        rates = [float(group.get("lr") or 0.0) for group in one.groups]
+        highest = max(rates, default=0.0)
+        others = [value for value in rates if value < highest]
+        if len(others) == len(rates) - 1 and others and 10 * max(others) < min(rate, highest) and rate <= 2 * highest:
+            return f"of `optimizer.param_groups[{rates.index(highest)}]` "
+    return ""
 
 
 def _highest_usual_rate(run: RunFacts) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.diagnosis.case import Case, noise, settings
+from benchmarks.diagnosis.case import NUMBER, Case, noise, settings
 
 
 class PeakOfOneCycle(Case):
@@ -127,6 +127,7 @@ class PolynomialUnits(Case):
     good = 0.2
     deviation = 0.5
     cure = settings(deviation=0.05)
+    other_cures = settings(**{rf"std={NUMBER}": settings(deviation=float)})
     not_cured_by = (settings(lr=1e-5),)
     lr = 2e-3
     steps = 300
@@ -203,6 +204,7 @@ class IndependentUnitsAboveOne(Case):
     good = 0.3
     most = 1.15
     cure = settings(most=1.0)
+    cured_by = "below one"
     not_cured_by = (settings(lr=1e-5),)
     lr = 2e-3
     steps = 100

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.diagnosis.case import Case, noise, settings
+from benchmarks.diagnosis.case import NUMBER, Case, noise, settings
 
 
 def overlap_loss(chance: Tensor, mask: Tensor) -> Tensor:
@@ -130,7 +130,9 @@ class BiasesAtTheirOwnRate(Case):
     factor = 6000.0
     cure = settings(factor=2.0)
     cured_by = "biases|warm"
+    other_cures = settings(**{rf"param_groups\[1\]`.*lr={NUMBER}": settings(first_rate=float)})
     lr = 0.05
+    first_rate = 0.0
     steps = 150
 
     def build(self) -> None:
@@ -151,9 +153,10 @@ class BiasesAtTheirOwnRate(Case):
         biases = [weight for name, weight in self.named_parameters() if name.endswith("bias")]
         weights = [weight for name, weight in self.named_parameters() if name.endswith("weight")]
         made = torch.optim.SGD([{"params": weights}, {"params": biases}], lr=self.lr, momentum=0.9, nesterov=True)
+        factor = self.first_rate / self.lr or self.factor
         shapes = [
             lambda step: min(1.0, (step + 1) / 40),
-            lambda step: max(1.0, self.factor - (self.factor - 1) * step / 40),
+            lambda step: max(1.0, factor - (factor - 1) * step / 40),
         ]
         return {"optimizer": made, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(made, shapes)}
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.diagnosis.case import Case, noise, settings
+from benchmarks.diagnosis.case import NUMBER, Case, noise, settings
 
 
 class GraphConvolution(nn.Module):
@@ -73,7 +73,14 @@ class RepeatedPropagation(Case):
     kinds = ("recurrence", "depth")
     good = 0.45
     rounds = 30
+    own_gain = around_gain = 1.3
     cure = settings(rounds=4)
+    other_cures = settings(
+        **{
+            rf"orthogonal_\(model\.{name}\.weight, gain={NUMBER}": settings(**{f"{name}_gain": float})
+            for name in ("own", "around")
+        }
+    )
     cured_by = "fewer|normali|bound|gate"
     not_cured_by = (settings(lr=1e-5),)
     batch_size = 16
@@ -83,8 +90,8 @@ class RepeatedPropagation(Case):
     def build(self) -> None:
         self.encode, self.decode = nn.Linear(3, 24), nn.Linear(24, 2)
         self.around, self.own = nn.Linear(24, 24), nn.Linear(24, 24)
-        nn.init.orthogonal_(self.around.weight, gain=1.3)
-        nn.init.orthogonal_(self.own.weight, gain=1.3)
+        nn.init.orthogonal_(self.around.weight, gain=self.around_gain)
+        nn.init.orthogonal_(self.own.weight, gain=self.own_gain)
 
     def data(self) -> dict[str, Tensor]:
         random = noise(762)

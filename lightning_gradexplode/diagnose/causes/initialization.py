@@ -6,7 +6,7 @@ import math
 import re
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.causes.large_factors import large_factors, steep_modules
+from lightning_gradexplode.diagnose.causes.large_factors import large_factors, own_weights, steep_modules
 from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, loss_curve, signs
 from lightning_gradexplode.diagnose.layers import (
     code_of_parameter,
@@ -41,7 +41,7 @@ def initialization(evidence: Evidence) -> Cause | None:
         return lost
     if not is_early(evidence) or is_trained(evidence):
         return None
-    rules = (scale_without_logarithm, large_weights, large_factors, _saturated_units, steep_modules)
+    rules = (scale_without_logarithm, large_weights, large_factors, _saturated_units, steep_modules, own_weights)
     return next((cause for rule in rules if (cause := rule(evidence)) is not None), None)
 
 

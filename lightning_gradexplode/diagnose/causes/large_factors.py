@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from lightning_gradexplode.diagnose import remedies
+from lightning_gradexplode.diagnose.batch import is_float, scale_of
 from lightning_gradexplode.diagnose.curves import curve, loss_curve
 from lightning_gradexplode.diagnose.gain_profiles import backward_gain
 from lightning_gradexplode.diagnose.layers import DEEP, code_of_parameter, first_numbers, layers
+from lightning_gradexplode.diagnose.trends import starts_huge
 from lightning_gradexplode.records import Cause, Evidence, ParameterFacts
 
 LARGE_EMBEDDING, LARGE_FACTOR = 5.0, 100.0
 """Root mean squares from which embeddings and factors of the user's own are large; usual ones are 1 and below."""
+
+USUAL_SCALE = 10.0
+"""Root mean square up to which the numbers of a batch make no loss explode by themselves."""
 
 STEEP = 5.0
 """Gain of the error gradient per module from which even a few modules make it explode."""
@@ -69,6 +74,40 @@ def steep_modules(evidence: Evidence) -> Cause | None:
         (
             "start with smaller weights in the layers whose output is multiplied: "
             "`nn.init.xavier_uniform_(layer.weight, gain=1 / factor)`",
+            *remedies.clip(evidence),
+        ),
+    )
+
+
+def own_weights(evidence: Evidence) -> Cause | None:
+    """Return the cause if loss and gradient start huge on usual data, and weights of the user's own make the outputs.
+
+    What the layers of torch do with their weights is known; how a formula of the user's own multiplies its weights is
+    not, so that they are what is left.
+    """
+    run, batch = evidence.run, evidence.batch
+    roles = {one.name: one.role for one in run.modules}
+    own = [one for one in run.parameters if len(one.shape) > 2 and roles.get(one.module, "other") == "other"]
+    scales = [scale_of(one) for one in (batch.fields if batch is not None else ()) if is_float(one)]
+    is_usual = bool(scales) and all(one is not None and one <= USUAL_SCALE for one in scales)
+    if not own or not is_usual or not starts_huge(evidence):
+        return None
+    worst = max(own, key=lambda one: one.std)
+    others = f", and {len(own) - 1} more such weights" if len(own) > 1 else ""
+    std = remedies.rounded(0.1 * worst.std, 1)
+    return Cause(
+        "initialization",
+        worst.name,
+        (
+            *first_numbers(evidence),
+            f"The numbers of the batch have a scale of {max(one or 0.0 for one in scales):.3g} at most, so that it is "
+            f"the formula by which `{worst.name}`{others} make the outputs; it starts with a root mean square of "
+            f"{worst.std:.3g}.",
+        ),
+        0.4,
+        (
+            f"start it, and others of its kind, far smaller: `nn.init.normal_({code_of_parameter(worst)}, "
+            f"std={std:g})`",
             *remedies.clip(evidence),
         ),
     )

@@ -6,13 +6,13 @@ import math
 from collections import defaultdict
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.batch import targets
+from lightning_gradexplode.diagnose.batch import is_of_batch, targets
 from lightning_gradexplode.diagnose.causes.outliers import outlier_field
 from lightning_gradexplode.diagnose.curves import curve, failing_step, loss_curve
 from lightning_gradexplode.diagnose.line_search import LineSearch, line_search
 from lightning_gradexplode.diagnose.operation_names import base_name
 from lightning_gradexplode.diagnose.trends import SHORT, initial_weight_norm, largest_reach, trend
-from lightning_gradexplode.records import Cause, Evidence, FieldFacts, RunFacts
+from lightning_gradexplode.records import Activation, Cause, Evidence, FieldFacts, LossTerm, RunFacts
 
 GROWN = 1.5
 """Growth of the weights without which no targets have grown with them; harder data make a loss rise, too."""
@@ -36,6 +36,14 @@ def moving_target(evidence: Evidence) -> Cause | None:
     if copied is not None:
         confidence += 0.4
         sentences.append(f"`{copied[1]}` has the shapes of `{copied[0]}`, as a network that makes targets has.")
+    itself = _target_of_itself(evidence) if copied is None else None
+    if itself is not None:
+        confidence += 0.4
+        sentences.append(
+            f"The targets of `{itself[1].name}` are no field of the batch, and `{itself[0].module}` is executed "
+            f"{itself[0].calls} times in one forward pass, of which one has an error gradient: without it the network "
+            "makes targets for itself."
+        )
     fields = [one.name.lower() for one in evidence.batch.fields] if evidence.batch is not None else []
     transitions = {word for word in _TRANSITION if any(word in name for name in fields)}
     if len(transitions) >= 2:
@@ -105,6 +113,25 @@ def moving_target(evidence: Evidence) -> Cause | None:
             *remedies.clip(evidence),
         ),
     )
+
+
+def _target_of_itself(evidence: Evidence) -> tuple[Activation, LossTerm] | None:
+    """Return a layer of which all calls but one have no error gradient, and the loss whose targets the step computes.
+
+    Returns:
+        None if there is none, or if all elements of the targets are equal, as those of an adversarial critic are.
+    """
+    replay = evidence.replay
+    if replay is None or evidence.batch is None:
+        return None
+    weights = {one.module for one in evidence.run.parameters}
+    called = [one for one in replay.activations if one.module in weights and one.calls > 1]
+    once = [one for one in called if one.gradient_norm and one.gradient_norm == one.first_gradient_norm]
+    for term in replay.losses:
+        is_computed = len(term.inputs) > 1 and not is_of_batch(evidence, term)
+        if once and len(once) == len(called) and is_computed and term.inputs[1].least != term.inputs[1].greatest:
+            return once[0], term
+    return None
 
 
 def _infinite_target(evidence: Evidence) -> FieldFacts | None:

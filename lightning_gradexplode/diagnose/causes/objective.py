@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 
-from lightning_gradexplode.diagnose.curves import failing_step, loss_curve
+import numpy as np
+
+from lightning_gradexplode.diagnose.curves import curve, failing_step, loss_curve
+from lightning_gradexplode.diagnose.learning import ENOUGH
 from lightning_gradexplode.diagnose.operation_names import base_name
-from lightning_gradexplode.diagnose.trends import trend
+from lightning_gradexplode.diagnose.trends import initial_weight_norm, trend
 from lightning_gradexplode.records import Cause, Evidence, RunFacts
 
 FAR_BELOW = 10.0
 """So many times its first size, a loss has to have fallen below zero to be without a floor."""
+
+BELOW = 5.0
+"""The same of a loss that falls ever faster while its gradient grows, as none with a least value does."""
 
 
 def loss_without_floor(evidence: Evidence) -> Cause | None:
@@ -58,6 +65,38 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
         sentences.append(f"The weights have grown to {course.weight_growth:.3g} times their norm at the start.")
     where = critic_of(evidence.run) or _spread(evidence) or _learned_factor(evidence.run)
     return Cause("loss-without-floor", where, tuple(sentences), confidence, _floor_remedies(evidence))
+
+
+def falls_ever_faster(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if a loss has gone through zero to far below, ever faster, as its gradient and the weights grew.
+
+    What a loss with a least value falls by gets less on its way there, and so does the gradient. The logarithm of a
+    density that narrows falls ever slower, too.
+    """
+    loss, norm = loss_curve(evidence).finite.value, curve(evidence, "grad_norm").finite.value
+    if len(loss) < ENOUGH or len(norm) < ENOUGH:
+        return
+    levels = [float(np.median(part)) for part in np.array_split(loss, 5)]
+    slopes = [float(np.median(part)) for part in np.array_split(norm, 5)]
+    start = float(np.median(loss[:5]))
+    growth = curve(evidence, "weight_norm").last, initial_weight_norm(evidence)
+    is_far = start > -0.1 and levels[-1] < -BELOW * max(abs(start), 0.2)
+    speeds_up = levels[2] - levels[4] > levels[0] - levels[2] > 0 and levels[4] < levels[3]
+    has_grown = slopes[-1] > 1.5 * slopes[0] and (growth[0] or 0.0) > (growth[1] or math.inf)
+    if not (is_far and speeds_up and has_grown):
+        return
+    yield Cause(
+        "loss-without-floor",
+        critic_of(evidence.run) or _spread(evidence) or _learned_factor(evidence.run),
+        (
+            f"The loss fell from {start:.4g} through zero to {levels[-1]:.4g}: by {levels[0] - levels[2]:.3g} over the "
+            f"first half of the run and by {levels[2] - levels[4]:.3g} over the second.",
+            f"The norm of the gradient went from {slopes[0]:.3g} to {slopes[-1]:.3g} meanwhile; it gets smaller where "
+            "a loss comes near its least value.",
+        ),
+        0.75,
+        _floor_remedies(evidence),
+    )
 
 
 def _plain_outputs(evidence: Evidence) -> Cause | None:

@@ -40,6 +40,8 @@ def learning_rate(evidence: Evidence) -> Cause | None:
         return None  # the update lowers the loss of its own batch
     elif search is None and (reach := largest_reach(evidence)) is not None and reach < SHORT:
         return None  # no update was long enough to overshoot
+    elif search is None and _sets_its_lengths(evidence):
+        return None
     elif max(course.weight_growth / 1.2, course.update_ratio / LARGE_UPDATE) < 1.0:
         return None
     if course.update_ratio >= LARGE_UPDATE:
@@ -74,6 +76,15 @@ def _overshoot(search: LineSearch) -> str:
     if search.falls_at_first:
         sentence += f", with {search.best_factor:g} of it to {search.least:.4g}: the step overshoots"
     return f"{sentence}."
+
+
+def _sets_its_lengths(evidence: Evidence) -> bool:
+    """Return whether estimates of the curvature make the steps, at a rate of one, their full length, or less.
+
+    Their lengths are no evidence against the rate: gradients that do not fit each other make them as long.
+    """
+    kinds, rate = {one.kind for one in evidence.run.optimizers}, remedies.learning_rate(evidence)
+    return kinds == {"LBFGS"} and rate is not None and rate <= 1
 
 
 def rate_is_disproved(evidence: Evidence) -> bool:

@@ -7,6 +7,7 @@ import math
 from lightning_gradexplode.diagnose.batch import inputs, scale_of, targets
 from lightning_gradexplode.diagnose.causes.loops import carried_state, cell_by_hand
 from lightning_gradexplode.diagnose.curves import loss_curve
+from lightning_gradexplode.diagnose.gain_profiles import backward_gain
 from lightning_gradexplode.diagnose.layers import DEEP, first_numbers, gain_of, is_early, layers
 from lightning_gradexplode.diagnose.recurrence_remedies import recurrence_remedies
 from lightning_gradexplode.diagnose.repeated_weights import is_gated, own_matrices, recurrent_parameters
@@ -120,11 +121,20 @@ def _by_elimination(evidence: Evidence) -> Cause | None:
         return None
     scales = [scale_of(one) or 0.0 for one in (batch.fields if batch is not None else ())] or [SCALE_OF_UNKNOWN]
     reach = math.prod(max(1.0, gain_of(one)) for one in weights) * max([1.0, *scales])
-    if not first > 1e4 * reach**2:
+    gain = backward_gain(evidence)
+    # No layer that is executed once multiplies an error gradient by more than its Frobenius norm.
+    bound = math.prod(max(1.0, one.std * math.sqrt(math.prod(one.shape))) for one in weights)
+    is_beyond = gain is not None and gain.total > 10 * bound
+    if not first > (1e2 if is_beyond else 1e4) * reach**2:
         return None
     worst = max(repeated, key=gain_of)
     steps = _steps(evidence)
-    shape = "is square" if len(worst.shape) == 2 else f"multiplies by {worst.std:.3g}"
+    said = []
+    if gain is not None and is_beyond:
+        said = [
+            f"The error gradient grows {gain.total:.3g} times on its way back; their norms multiply to {bound:.3g}."
+        ]
+    shape = "is square" if len(worst.shape) == 2 else f"multiplies by up to {worst.largest:.3g}"
     return Cause(
         "recurrence",
         worst.name,
@@ -132,6 +142,7 @@ def _by_elimination(evidence: Evidence) -> Cause | None:
             f"The first loss is {first:.4g}, before any update; the layers together multiply what they take by "
             f"{reach:.3g} at most if each is executed once. `{worst.name}` {shape}"
             + (f", and an input has {steps} steps." if steps else ", as what a loop applies again and again."),
+            *said,
         ),
         0.5 if steps else 0.45,
         recurrence_remedies(evidence, worst, False, steps),
@@ -144,10 +155,10 @@ def _steps(evidence: Evidence) -> int | None:
 
 
 def _is_factor(parameter: ParameterFacts, run: RunFacts) -> bool:
-    """Return whether a parameter is a vector of the user's own module whose elements are above one."""
+    """Return whether a parameter is a vector of the user's own module some of whose elements are above one."""
     roles = {one.name: one.role for one in run.modules}
     is_own = roles.get(parameter.module, "other") == "other" and not parameter.name.endswith("bias")
-    return len(parameter.shape) == 1 and is_own and 1.0 < parameter.std < math.inf
+    return len(parameter.shape) == 1 and is_own and 1.0 < parameter.largest < math.inf
 
 
 def loop_gain(activation: Activation) -> float:
