@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -98,6 +99,21 @@ WRONG = {
         "learning-rate",
         evidence(network(0.1), {"loss": [0.1, *[50.0] * 119], "update_ratio": [0.8, *[0.01] * 119]}),
     ),
+    "an update larger than the weights": (
+        "learning-rate",
+        evidence(network(0.1), {"loss": [2.7, *[9.0] * 9, *[2.2] * 110], "update_ratio": [4.0, *[0.01] * 119]}),
+    ),
+    "a loss that falls ever faster": (
+        "loss-without-floor",
+        evidence(
+            network(0.1),
+            {
+                "loss": [0.2 - 0.01 * step**2 for step in range(120)],
+                "grad_norm": [1.0 + 0.02 * step for step in range(120)],
+                "weight_norm": [12.0 + 0.1 * step for step in range(120)],
+            },
+        ),
+    ),
     "a mask that holds more than 0 and 1": (
         "target-out-of-range",
         replace(
@@ -156,3 +172,20 @@ def test_nothing_is_named_of_an_empty_run() -> None:
     """Nothing is known of it."""
     assert diagnose_calm(Evidence(0, 0)) is None
     assert diagnose_calm(evidence(network(0.1), {"loss": STUCK})) is None
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        [3.0 - 6.0 * math.log1p(step) for step in range(120)],
+        [max(0.2 - 0.5 * step, -20.0) for step in range(120)],
+    ],
+    ids=["of a density that narrows", "that levels off"],
+)
+def test_nothing_is_named_of_a_loss_that_falls_ever_slower(loss: list[float]) -> None:
+    """Far below zero, although weights and gradients grow: a likelihood may be there, and a bound is near."""
+    grown = {
+        "grad_norm": [1.0 + 0.02 * step for step in range(120)],
+        "weight_norm": [12.0 + step for step in range(120)],
+    }
+    assert diagnose_calm(evidence(network(0.1), {"loss": loss, **grown})) is None

@@ -47,3 +47,18 @@ def test_a_response_that_is_set_is_not_proposed_again() -> None:
     """A run that skips already is not told to skip."""
     evidence = replace(FAULTS["a row of NaN"][1], run=run(on_explosion=("skip",)))
     assert "skip" not in " ".join(diagnose(evidence).remedies)
+
+
+@pytest.mark.parametrize(("other", "named"), [(0.001, True), (0.2, False)])
+def test_the_group_is_named_whose_rate_is_far_above_that_of_the_others(other: float, named: bool) -> None:
+    """A rate that is too high for one group is not that of another."""
+    groups = ({"lr": other}, {"lr": 0.5})
+    evidence = Evidence(
+        step=5,
+        now=5,
+        findings=(finding("diverging-loss", 5),),
+        history=(history(growing(rate=0.5)),),
+        run=RunFacts(optimizers=(OptimizerFacts("SGD", groups),)),
+    )
+    (advice,) = remedies.lower_rate(evidence, 0.1)
+    assert ("of `optimizer.param_groups[1]` from 0.5 to `lr=0.05`" in advice) == named

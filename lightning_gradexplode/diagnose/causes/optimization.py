@@ -41,7 +41,7 @@ def learning_rate(evidence: Evidence) -> Cause | None:
     elif search is None and (reach := largest_reach(evidence)) is not None and reach < SHORT:
         return None  # no update was long enough to overshoot
     elif search is None and _sets_its_lengths(evidence):
-        return None
+        return None  # nor is a long update evidence
     elif max(course.weight_growth / 1.2, course.update_ratio / LARGE_UPDATE) < 1.0:
         return None
     if course.update_ratio >= LARGE_UPDATE:

@@ -8,7 +8,7 @@ import pytest
 
 from lightning_gradexplode.diagnose.causes.initialization import initialization, scale_without_logarithm
 from lightning_gradexplode.records import Evidence
-from tests.diagnose.evidence import calm, failed, history, parameter, run
+from tests.diagnose.evidence import batch, calm, failed, field, history, parameter, run
 
 
 def scaled(name: str, value: float, loss: float) -> Evidence:
@@ -45,3 +45,13 @@ def test_parameters_that_are_nan_from_the_start_are_named() -> None:
     assert "nn.init.normal_(model.mixing" in first.remedies[0]
     unknown = initialization(failed(0, run=run(parameters=weights[1:])))
     assert [one is None or one.where != "mixing" for one in (later, unknown)] == [True, True]
+
+
+@pytest.mark.parametrize(("scale", "named"), [(1.0, True), (1e4, False)], ids=["usual data", "large data"])
+def test_weights_of_a_formula_of_the_users_own_are_what_is_left(scale: float, named: bool) -> None:
+    """Where the loss starts huge on usual data; how such a formula multiplies its weights is not known."""
+    weights = parameter("coefficients", (12, 12, 5), std=0.5, module="", module_kind="Polynomials")
+    numbers = batch(field("[0]", std=scale), field("[1]"))
+    first = history({"loss": [2e32], "grad_norm": [5e33]})
+    found = initialization(Evidence(0, 0, (), run(parameters=(weights,)), (first,), batch=numbers))
+    assert (found is not None and found.where == "coefficients") == named

@@ -12,7 +12,7 @@ from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.causes.moving_target import copied_module, moving_target
 from lightning_gradexplode.diagnose.causes.optimization import learning_rate
 from lightning_gradexplode.diagnose.trends import largest_reach
-from lightning_gradexplode.records import Evidence, Experiments, LossTerm, OptimizerFacts, Replay
+from lightning_gradexplode.records import Activation, Evidence, Experiments, LossTerm, OptimizerFacts, Replay
 from tests.diagnose.evidence import batch, diverged, field, finding, growing, history, kinds, operand, parameter, run
 from tests.diagnose.growth_examples import OVERSHOOT
 
@@ -151,3 +151,23 @@ def test_the_fall_of_a_loss_says_nothing_where_groups_have_rates_of_their_own() 
     groups = OptimizerFacts("SGD", groups=({"lr": 0.05}, {"lr": 0.0005}))
     experiments = Experiments(line_search=along, memory_grad_norm=74.0)
     assert moving_target(diverged(experiments=experiments, run=run(optimizers=(groups,)))) is None
+
+
+@pytest.mark.parametrize(
+    ("slope", "least", "named"),
+    [(2.0, -1.0, True), (1.5, -1.0, False), (2.0, 1.0, False)],
+    ids=["one with a gradient", "several with one", "targets of ones"],
+)
+def test_a_network_that_makes_its_own_targets_is_known_by_its_calls_without_a_gradient(
+    slope: float, least: float, named: bool
+) -> None:
+    """The loss takes numbers that no field holds, and of three calls of each layer one has an error gradient."""
+    made = LossTerm("mse_loss", (operand(), operand(least=least)), 2.0)
+    call = Activation("body", "Linear", 1.0, 2.0, gradient_norm=2.0, calls=3, first_gradient_norm=slope)
+    known = diverged(
+        batch=batch(field(), field("kind", dtype="int64")),
+        replay=Replay("reproduced", loss=2.0, losses=(made,), activations=(call,)),
+    )
+    found = moving_target(known)
+    assert (found is not None) == named
+    assert found is None or "`body` is executed 3 times" in found.evidence[0]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from lightning_gradexplode.diagnose import diagnose
-from lightning_gradexplode.records import Attempt
-from tests.diagnose.evidence import diverged, growing, history, kinds
+from lightning_gradexplode.records import Attempt, OptimizerFacts
+from tests.diagnose.evidence import batch, diverged, field, growing, history, kinds, labels, run
 from tests.diagnose.growth_examples import NO_OVERSHOOT, OVERSHOOT
 
 
@@ -29,3 +31,11 @@ def test_weights_that_keep_their_size_are_no_overshoot() -> None:
     """A loss that rises while weights and updates stay small is not blamed on the rate."""
     flat = {**growing(), "weight_norm": [8.0 - 0.1 * step for step in range(12)], "update_ratio": [0.001] * 12}
     assert "learning-rate" not in kinds(diagnose(diverged(history=(history(flat),))))
+
+
+@pytest.mark.parametrize(("rate", "named"), [(0.8, False), (8.0, True)])
+def test_long_steps_of_lbfgs_are_no_evidence_against_the_rate(rate: float, named: bool) -> None:
+    """Its lengths come from gradients that it has seen; a rate above one makes them longer."""
+    facts = run(optimizers=(OptimizerFacts("LBFGS", ({"lr": rate},)),))
+    found = diagnose(diverged(run=facts, history=(history(growing(rate=rate)),), batch=batch(field(), labels())))
+    assert ("learning-rate" in kinds(found)) == named

@@ -44,3 +44,31 @@ def test_time_steps_are_counted_by_the_rows_that_the_graph_holds(rows: int, name
     fields = field("input of rnn", shape=(rows, 4)), field("target of mse_loss", shape=(32, 1))
     found = recurrence(diverged(run=plain, batch=batch(*fields), findings=(finding("weight-growth", 0),)))
     assert (found is not None and "over 80 time steps" in found.evidence[0]) == named
+
+
+@pytest.mark.parametrize(("largest", "named"), [(1.15, True), (0.99, False)])
+def test_units_that_keep_more_than_their_state_are_named_by_their_largest_factor(largest: float, named: bool) -> None:
+    """Units that see their own state only grow by the largest of the factors, whatever the mean of them is."""
+    own = parameter("units.own", (32,), std=0.6, largest=largest, fan_in=None, module_kind="Units")
+    facts = run(modules=(ModuleFacts("units", "Units", "other"),), parameters=(own, parameter("inside", (32, 2))))
+    huge = history({"loss": [3e14], "grad_norm": [8e16]})
+    sequence = batch(field(shape=(32, 160, 2)))
+    found = recurrence(Evidence(0, 0, (finding("gradient-above-one", 0),), facts, (huge,), batch=sequence))
+    assert (found is not None and found.where == "units.own") == named
+
+
+@pytest.mark.parametrize(("gain", "named"), [(5e3, True), (20.0, False)])
+def test_a_gain_beyond_the_norms_of_all_layers_is_that_of_a_repeated_one(gain: float, named: bool) -> None:
+    """A layer that is executed once multiplies no gradient by more than its Frobenius norm."""
+    square = parameter("own.weight", (24, 24), gain=1.3)
+    modules = tuple(ModuleFacts(name, "Linear", "linear") for name in ("encode", "own", "decode"))
+    parameters = (parameter("encode.weight", (24, 3)), square, parameter("decode.weight", (2, 24)))
+    seen = replace(
+        finding("backward-gain", 0, Severity.WARNING, "own", value=gain),
+        message=f"from the last of 3 modules to the first the gradient grows {gain:g} times",
+    )
+    first = history({"loss": [780.0], "grad_norm": [6e4]})
+    found = recurrence(
+        Evidence(0, 0, (seen,), run(modules=modules, parameters=parameters), (first,), batch=batch(field()))
+    )
+    assert (found is not None and found.where == "own.weight") == named
