@@ -63,6 +63,7 @@ class TrainingRun(OptimizerSteps):
         super().__init__(run, loop, RecordedCalls(loop.is_main_process), arguments.clip is not None, stop_listening)
         self._unseen = UnseenSteps(loop) if loop.may_step_unseen else None
         self._in_batch = self._end_is_due = self._is_unannounced = False
+        self._nonfinite_loss: float | None = None
         self._run.responses.start()
         fresh = [f"in the checkpoint's state, {line}" for line in self._run.load_state_dict(state)]
         for line in [*fresh, *lines]:
@@ -120,7 +121,10 @@ class TrainingRun(OptimizerSteps):
 
     @never_fatal
     def loss_computed(self, loss: Tensor, has_graph: bool = False) -> None:
-        """Add the loss of a micro-batch; in manual optimization only what ``training_step`` returns is known.
+        """Add the loss of a micro-batch.
+
+        In manual optimization the loss is what ``training_step`` returns. Losses of single backward passes, which may
+        be those of adversaries, count only if they are not finite and nothing is returned.
 
         Args:
             loss: The loss.
@@ -131,6 +135,8 @@ class TrainingRun(OptimizerSteps):
             run.graphs.read(loss, value)
         if run.is_automatic:
             run.window.add_loss(loss, value)
+        elif value is not None and not math.isfinite(value) and self._loop.loss_scale()[0] is None:
+            self._nonfinite_loss = value
         if len(run.optimizers.states) == 1:
             run.window.look_for_clearing()
         elif has_graph:
@@ -203,7 +209,8 @@ class TrainingRun(OptimizerSteps):
             self._run.evidence.inputs = None
             return  # nothing was found that has consequences
         if not self._run.is_automatic:
-            self._after.set_returned_loss(steps, outputs, self._measurement.batch_idx)
+            self._after.set_returned_loss(steps, outputs, self._measurement.batch_idx, self._nonfinite_loss)
+            self._nonfinite_loss = None if steps else self._nonfinite_loss  # it belongs to a later step
         self._run.evidence.inputs = None
         if any(map(_scalars_due, steps)):
             self._after.set_logged_scalars(steps)

@@ -53,6 +53,25 @@ class NaNAt(Regression):
             self.layers[0].weight.grad[0, 0] = float("nan")  # type: ignore[index]
 
 
+class UnreturnedNaN(Regression):
+    """In manual optimization, has a loss at one batch that is NaN without a gradient that is, and returns none."""
+
+    def __init__(self, returns: bool) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.returns = returns
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """Step twice for each update."""
+        optimizer: Any = self.optimizers()
+        loss = self.loss(batch) + (torch.nan if batch_idx == 4 else 0.0)
+        self.manual_backward(loss)
+        if batch_idx % 2:
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss.nan_to_num(0.0) if self.returns else None
+
+
 def adam(parameters: Any) -> torch.optim.Optimizer:
     """Build an optimizer with a state that zeroed gradients would move."""
     return torch.optim.Adam(parameters, lr=0.01)
@@ -251,3 +270,14 @@ def test_numbers_beyond_float32_reach_the_callbacks() -> None:
     assert run.monitor.last.grad_norm is not None
     assert run.monitor.last.grad_norm > 1e55
     assert float(run.trainer.callback_metrics["gradexplode/grad_norm"]) == run.monitor.last.grad_norm
+
+
+@pytest.mark.parametrize("returns", [True, False])
+def test_a_loss_that_is_not_returned_is_known_where_it_is_not_finite(returns: bool) -> None:
+    """A backward pass of NaN counts for the next update, unless another loss is returned; finite ones do not count."""
+    monitor = GradientExplosionMonitor(report=False, log_every_n_steps=1)
+    pl.Trainer(**QUIET, logger=False, callbacks=[monitor]).fit(UnreturnedNaN(returns))
+    assert not monitor.failed
+    assert [one.sign for one in monitor.findings] == ([] if returns else ["nonfinite-loss"])
+    assert monitor.last is not None
+    assert (monitor.last.loss is None) != returns
