@@ -132,8 +132,8 @@ def samples_of(batch: BatchFacts, rows: Sequence[int]) -> str:
     return f"In the dataset {'that is index' if len(found) == 1 else 'those are indices'} {shown}."
 
 
-def size_of(field: FieldFacts) -> float | None:
-    """Return the largest absolute finite value of a field."""
+def size_of(field: FieldFacts | Operand) -> float | None:
+    """Return the largest absolute finite value of a field or an operand."""
     ends = [abs(one) for one in (field.least, field.greatest) if one is not None]
     return max(ends) if ends else None
 

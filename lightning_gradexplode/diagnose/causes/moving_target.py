@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.batch import is_of_batch, targets
+from lightning_gradexplode.diagnose.batch import is_of_batch, size_of, targets
 from lightning_gradexplode.diagnose.causes.outliers import outlier_field
 from lightning_gradexplode.diagnose.curves import curve, failing_step, loss_curve
 from lightning_gradexplode.diagnose.line_search import LineSearch, line_search
@@ -19,6 +19,9 @@ GROWN = 1.5
 
 HALF_WAY = 0.5
 """Share of what a step along the gradient lowers its loss by, below which the gradient leaves out a part of it."""
+
+HALF_AS_LARGE = 0.5
+"""Size of targets over that of the outputs, at a loss that has grown, from which both have grown."""
 
 _TRANSITION = ("reward", "done", "next", "action", "terminal", "state", "obs", "log_prob", "advantage")
 _COPY = ("target", "teacher", "ema", "momentum", "old", "slow", "delayed", "offline", "key")
@@ -119,7 +122,8 @@ def _target_of_itself(evidence: Evidence) -> tuple[Activation, LossTerm] | None:
     """Return a layer of which all calls but one have no error gradient, and the loss whose targets the step computes.
 
     Returns:
-        None if there is none, or if all elements of the targets are equal, as those of an adversarial critic are.
+        None if there is none, if all elements of the targets are equal, as those of an adversarial critic are, or if
+        they have not grown with the outputs.
     """
     replay = evidence.replay
     if replay is None or evidence.batch is None:
@@ -127,9 +131,14 @@ def _target_of_itself(evidence: Evidence) -> tuple[Activation, LossTerm] | None:
     weights = {one.module for one in evidence.run.parameters}
     called = [one for one in replay.activations if one.module in weights and one.calls > 1]
     once = [one for one in called if one.gradient_norm and one.gradient_norm == one.first_gradient_norm]
+    if not once or len(once) < len(called):
+        return None
     for term in replay.losses:
-        is_computed = len(term.inputs) > 1 and not is_of_batch(evidence, term)
-        if once and len(once) == len(called) and is_computed and term.inputs[1].least != term.inputs[1].greatest:
+        if len(term.inputs) < 2 or is_of_batch(evidence, term):
+            continue
+        output, target = (size_of(one) or 0.0 for one in term.inputs[:2])
+        # Targets of noise that the step draws, beside a metric without a gradient, keep their size.
+        if target >= HALF_AS_LARGE * output and term.inputs[1].least != term.inputs[1].greatest:
             return once[0], term
     return None
 

@@ -154,15 +154,15 @@ def test_the_fall_of_a_loss_says_nothing_where_groups_have_rates_of_their_own() 
 
 
 @pytest.mark.parametrize(
-    ("slope", "least", "named"),
-    [(2.0, -1.0, True), (1.5, -1.0, False), (2.0, 1.0, False)],
-    ids=["one with a gradient", "several with one", "targets of ones"],
+    ("slope", "least", "output", "named"),
+    [(2.0, -1.0, 1.0, True), (1.5, -1.0, 1.0, False), (2.0, 1.0, 1.0, False), (2.0, -1.0, 50.0, False)],
+    ids=["one with a gradient", "several with one", "targets of ones", "targets that have not grown"],
 )
 def test_a_network_that_makes_its_own_targets_is_known_by_its_calls_without_a_gradient(
-    slope: float, least: float, named: bool
+    slope: float, least: float, output: float, named: bool
 ) -> None:
     """The loss takes numbers that no field holds, and of three calls of each layer one has an error gradient."""
-    made = LossTerm("mse_loss", (operand(), operand(least=least)), 2.0)
+    made = LossTerm("mse_loss", (operand(greatest=output), operand(least=least)), 2.0)
     call = Activation("body", "Linear", 1.0, 2.0, gradient_norm=2.0, calls=3, first_gradient_norm=slope)
     known = diverged(
         batch=batch(field(), field("kind", dtype="int64")),
