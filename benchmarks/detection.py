@@ -33,6 +33,7 @@ from benchmarks.other_rules import RULES, Rule
 from benchmarks.scenarios import (
     EVERYDAY,
     EVERYDAY_COUNTED,
+    FALLING,
     FAMILIES,
     FRESH,
     HELD_OUT,
@@ -300,6 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("--everyday", EVERYDAY, "the half of the everyday families that rules were changed for"),
         ("--counted", EVERYDAY_COUNTED, "the other half of these"),
         ("--studied", STUDIED, "the other half of the newest set"),
+        ("--falling", FALLING, "losses that fall to a lower bound, or without one"),
         ("--held-out", HELD_OUT, "the held-out families"),
     ):
         chosen.add_argument(flag, dest="chosen", action="store_const", const=of_flag, default=FAMILIES, help=text)

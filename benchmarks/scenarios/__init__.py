@@ -26,6 +26,7 @@ from benchmarks.scenarios import (
     exploding_rates,
     exploding_recurrent,
     exploding_slips,
+    falling,
     fitting,
     further_models,
     generating,
@@ -175,9 +176,17 @@ With the rules of commit b8778d7, seed 1: 8 of 8 runs caught, 0 of 15 healthy ru
 warning. With the present rules: the same.
 """
 
+FALLING: tuple[Family, ...] = tuple(value for value in vars(falling).values() if isinstance(value, Family))
+"""Losses that fall from near zero to a lower bound, or without one; written with the rule for them.
+
+With the rules of commit dc322ff, seed 1: 3 of 4 runs caught, 4 of 8 healthy runs with a false alarm, 8 of 8 with a
+warning. With the present rules: 3 of 4, 0 of 8, and 4 of 8.
+"""
+
 __all__ = [
     "EVERYDAY",
     "EVERYDAY_COUNTED",
+    "FALLING",
     "FAMILIES",
     "FRESH",
     "HELD_OUT",

@@ -221,13 +221,13 @@ def _echoes(steps: int, louder: int) -> list[Batch]:
     return [(piece[None], (piece @ echo)[None, None] + 0.05 * torch.randn(1, 1)) for piece in pieces]
 
 
-@exploding("adaptive echoes", begins=150)
+@exploding("adaptive cancellers", begins=150)
 def echo_of_a_louder_voice(seed: int) -> Setup:
     """From step 150 on the signal is three times as loud, and the rate of least mean squares nine times too high."""
     return Setup(Taps(nn.Linear(24, 1), mse_loss, sgd(0.008)), _echoes(320, 150))
 
 
-@healthy("adaptive echoes")
+@healthy("adaptive cancellers")
 def echo_of_one_voice(seed: int) -> Setup:
     """Single samples: losses that vary a thousandfold from step to step."""
     return Setup(Taps(nn.Linear(24, 1), mse_loss, sgd(0.006)), _echoes(400, 10_000))

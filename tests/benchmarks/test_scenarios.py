@@ -12,6 +12,7 @@ from pytorch_lightning import seed_everything
 from benchmarks.scenarios import (
     EVERYDAY,
     EVERYDAY_COUNTED,
+    FALLING,
     FAMILIES,
     FRESH,
     HELD_OUT,
@@ -63,6 +64,15 @@ def test_later_families_are_of_kinds_that_no_other_family_has() -> None:
     assert not {family.name for family in LATER} & {family.name for family in others}
     assert not {family.kind for family in LATER} & {family.kind for family in others}
     assert [sum(family.expected == one for family in LATER) for one in ("explodes", "healthy")] == [16, 12]
+
+
+def test_falling_families_have_names_of_their_own_and_both_sides_of_each_kind() -> None:
+    """Each kind has a loss with a lower bound, and one without."""
+    others = (*FAMILIES, *FRESH, *HELD_OUT, *NEWEST, *LATER, *STUDIED, *UNTOUCHED, *EVERYDAY, *EVERYDAY_COUNTED)
+    assert not {family.name for family in FALLING} & {family.name for family in others}
+    assert not {family.kind for family in FALLING} & {family.kind for family in others}
+    kinds = [{family.kind for family in FALLING if family.expected == one} for one in ("explodes", "healthy")]
+    assert kinds[0] == kinds[1]
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family.where], ids=lambda family: family.name)
