@@ -246,7 +246,9 @@ class EvidenceCollector:
     def _calm_diagnosis(self) -> Diagnosis | None:
         step = self._loop.step
         batch = self.graphs.with_fields(self._batch.usual(step), step, step)
-        return diagnose_calm(replace(self.evidence(), step=step, now=step, batch=batch))
+        evidence = self.evidence()
+        replay = evidence.replay or self.graphs.terms()
+        return diagnose_calm(replace(evidence, step=step, now=step, batch=batch, replay=replay))
 
     def published(self, diagnosis: Diagnosis) -> None:
         """Keep a diagnosis that was shown, so that everything shown of its incident agrees."""

@@ -18,7 +18,7 @@ MOST_GRAPHS = 8
 
 
 class LossGraphs:
-    """Reads the graphs of the first losses that are not finite, and of the first loss where no step can be replayed.
+    """Reads the graphs of the first loss and of the first losses that are not finite.
 
     Args:
         loop: The training loop.
@@ -61,13 +61,16 @@ class LossGraphs:
 
     def _read_first(self, loss: Tensor) -> None:
         self._first_step = self._loop.step
-        if not self._loop.can_replay:
-            self._first = attempt("the graph of the first loss", lambda: facts_of_loss(loss, self._loop.module))
+        self._first = attempt("the graph of the first loss", lambda: facts_of_loss(loss, self._loop.module))
 
     @property
     def operation_names(self) -> tuple[str, ...]:
         """Names of the operations that the first loss was computed by."""
         return () if self._first is None else self._first.operation_names
+
+    def terms(self) -> Replay | None:
+        """Return the loss functions of the first loss, as a replay of its step would have; None if none is known."""
+        return Replay("not-possible", losses=self._first.losses) if self._first and self._first.losses else None
 
     def replay_in(self, first: int, last: int) -> Replay | None:
         """Return what made a loss of an incident non-finite, None if that is not known.

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_gradexplode import GradientWatch
+from lightning_gradexplode import GradientExplosionMonitor, GradientWatch
 from lightning_gradexplode.records import Diagnosis
+from tests.runs.models import Regression
+from tests.runs.probe import QUIET
 
 Loss = Callable[[Any, Tensor, int], Tensor]
 
@@ -82,3 +85,27 @@ def test_nothing_is_read_with_diagnose_off(model: nn.Sequential) -> None:
         return (net(batch).square() + 1 - 2 * (step == 10)).log().mean()
 
     assert diagnosed(loss, model, diagnose=False).causes[0].kind == "unknown"
+
+
+class Findings(Regression):
+    """A binary cross-entropy whose labels begin at a value."""
+
+    least = 0.0
+
+    def loss(self, batch: Any) -> Tensor:
+        """Return the loss, by a function and no module."""
+        inputs, _ = batch
+        labels = (inputs[:, :1] > 0).float() * (1 - self.least) + self.least
+        return functional.binary_cross_entropy_with_logits(self.layers(inputs), labels)
+
+
+@pytest.mark.parametrize("least", [0.0, -1.0])
+def test_the_first_graph_names_the_loss_of_a_run_in_which_nothing_explodes(least: float) -> None:
+    """Labels of -1 let the loss fall below zero slowly; their name is not that of a field, and is not known."""
+    torch.manual_seed(0)
+    module = Findings(lambda parameters: torch.optim.Adam(parameters, lr=0.02))
+    module.least = least
+    monitor = GradientExplosionMonitor(report=False, log_every_n_steps=1)
+    pl.Trainer(**{**QUIET, "max_steps": 80}, logger=False, callbacks=[monitor]).fit(module)
+    found = monitor.diagnosis()
+    assert (None if found is None else found.causes[0].kind) == (None if least == 0.0 else "target-out-of-range")

@@ -72,10 +72,12 @@ class GraphFacts:
     Args:
         fields: What is known of the tensors that no gradient is computed for.
         operation_names: Plain names of the operations, each once.
+        losses: The loss functions, with what they took.
     """
 
     fields: tuple[FieldFacts, ...] = ()
     operation_names: tuple[str, ...] = ()
+    losses: tuple[LossTerm, ...] = ()
 
 
 def facts_of_loss(loss: Tensor, module: nn.Module) -> GraphFacts:
@@ -89,7 +91,7 @@ def facts_of_loss(loss: Tensor, module: nn.Module) -> GraphFacts:
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     if graph is None:
         return GraphFacts()
-    return GraphFacts(fields_in_graph(graph, names), _names(graph))
+    return GraphFacts(fields_in_graph(graph, names), _names(graph), _losses(graph))
 
 
 def _names(graph: Graph) -> tuple[str, ...]:
