@@ -150,7 +150,7 @@ class PolynomialUnits(Case):
         return functional.mse_loss(value, batch[1])
 
 
-class SilentClip(Case):
+class ClipOfSilence(Case):
     """Words for a microcontroller from the logarithm of a spectrum, made beforehand; two clips are silent."""
 
     # preprocessing of keyword spotting; github.com/neonbjb/tortoise-tts (the field)

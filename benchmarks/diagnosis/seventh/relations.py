@@ -135,7 +135,7 @@ class SumOfNeighbours(nn.Module):
         return functional.relu(self.outer(nodes) + self.inner(around))
 
 
-class SummedNeighbours(Case):
+class MessagesSummed(Case):
     """A graph network of eleven layers that sum over twelve neighbours, without a division or a normalization."""
 
     # github.com/keras-team/keras-io/pull/2304
