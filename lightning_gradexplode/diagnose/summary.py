@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lightning_gradexplode.diagnose.batch import is_from_graph
-from lightning_gradexplode.diagnose.curves import critical_step, curve, first_nonfinite, loss_curve
+from lightning_gradexplode.diagnose.curves import critical_step, curve, failing_step, first_nonfinite, loss_curve
 from lightning_gradexplode.diagnose.outside_changes import is_new_level, outside_change
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Evidence, Finding, Severity
@@ -107,12 +107,17 @@ def observations(evidence: Evidence) -> tuple[str, ...]:
         sentences.append(change.sentence)
     elif is_new_level(evidence):
         sentences.append("The loss has jumped and stays up while updates are ordinary, as if the data had changed.")
-    if course.steps:
-        span = "step" if course.steps == 1 else f"{course.steps} steps"
-        sentences.append(
-            f"In the {span} before it, the gradient norm changed by a factor of {course.gradient_growth:.3g} and "
-            f"the weights by a factor of {course.weight_growth:.3g}."
+    factors = {
+        words: factor
+        for words, name, factor in (
+            ("gradient norm", "grad_norm", course.gradient_growth),
+            ("norm of the weights", "weight_norm", course.weight_growth),
         )
+        if len(curve(evidence, name).before(failing_step(evidence)).finite) > 1
+    }
+    if factors:
+        grown = " and ".join(f"the {words} has grown by a factor of {factor:.3g}" for words, factor in factors.items())
+        sentences.append(f"In the {course.steps} steps before it, {grown}.")
     fields = evidence.batch.fields if evidence.batch is not None else ()
     if fields and not any(one.nan_count or one.inf_count or is_from_graph(one) for one in fields):
         sentences.append("The batch holds no NaN and no infinity.")

@@ -17,6 +17,9 @@ USUAL_RATES = {"adam": 0.01, "rmsprop": 0.01, "lion": 0.001, "adagrad": 0.1, "sg
 LARGE_UPDATE = 0.1
 """Update over weights from which it is large; usual is 0.001."""
 
+LARGE_GROWTH = 1.2
+"""Growth of the weights' norm from which large updates may have made it."""
+
 ENOUGH_ATTEMPTS = 4
 """So many lower rates that ended the same way, each half of the one before, and the rate is not the cause."""
 
@@ -42,16 +45,17 @@ def learning_rate(evidence: Evidence) -> Cause | None:
         return None  # no update was long enough to overshoot
     elif search is None and _sets_its_lengths(evidence):
         return None  # nor is a long update evidence
-    elif max(course.weight_growth / 1.2, course.update_ratio / LARGE_UPDATE) < 1.0:
+    elif max(course.weight_growth / LARGE_GROWTH, course.update_ratio / LARGE_UPDATE) < 1.0:
         return None
     if course.update_ratio >= LARGE_UPDATE:
         sentences.append(f"One update changed the weights by {course.update_ratio:.3g} of their norm; usual is 0.001.")
         confidence += 0.1
-    if course.weight_growth >= 2:
+    if course.weight_growth >= LARGE_GROWTH:
         weights = curve(evidence, "weight_norm").before(failing_step(evidence)).finite
-        largest = f" at step {int(weights.step[weights.value.argmax()])}" if len(weights) else ""
+        largest = int(weights.step[weights.value.argmax()])
         sentences.append(
-            f"The weights have grown to {course.weight_growth:.3g} times their norm at the start{largest}."
+            f"After the update of step {largest} the norm of the weights is {course.weight_growth:.3g} times that of "
+            "the start."
         )
     unusual = _unusual_rate(evidence)
     if unusual:
@@ -61,6 +65,8 @@ def learning_rate(evidence: Evidence) -> Cause | None:
     if helped:
         sentences.append("A lower learning rate has helped.")
         confidence += 0.15
+    if not sentences:
+        return None
     if starts_huge(evidence):
         confidence *= 0.5  # that was so before any update
     if search is None and not helped:

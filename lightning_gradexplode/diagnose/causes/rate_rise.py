@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.causes.optimization import rate_is_disproved
+from lightning_gradexplode.diagnose.causes.optimization import learning_rate, rate_is_disproved
 from lightning_gradexplode.diagnose.curves import Curve, FloatArray, critical_step, curve, failing_step, loss_curve
 from lightning_gradexplode.diagnose.line_search import line_search
 from lightning_gradexplode.diagnose.trends import abrupt_step, loss_rise, trend
@@ -13,6 +15,18 @@ from lightning_gradexplode.records import Cause, Evidence
 
 SUDDEN, GRADUAL = 1.9, 1.25
 """So many times the rate before: from one step to the next, and since the loss was lowest."""
+
+MANY_FOLD = 5.0
+"""So many times the first rate, a rate that never fell has left that of the start."""
+
+PEAK = 0.9
+"""A rate of so large a part of the highest one is still at it."""
+
+LOWER = 0.8
+"""Share of the first loss to which the loss of a run that goes well has come down."""
+
+EDGE = 0.3
+"""Share of the rate at which the loss was lowest, where that is the last of ever higher ones, that is surely borne."""
 
 SMALL = 0.01
 """A rate of so small a part of the highest one before it harms nothing, however fast it rose."""
@@ -26,12 +40,14 @@ class RateRise:
         step: The step at which the rate was raised, of a gradual rise the one at which it was highest.
         before: The rate before.
         after: The rate after.
+        kept: A rate that is borne, or likely to be.
         sudden: Whether it rose from one step to the next.
     """
 
     step: int
     before: float
     after: float
+    kept: float
     sudden: bool
 
 
@@ -43,23 +59,26 @@ def learning_rate_jump(evidence: Evidence) -> Cause | None:
         return None
     delay = critical_step(evidence) - rise.step
     confidence = (0.92 if delay <= 30 else 0.75) if rise.sudden else 0.7
-    how = f"at step {rise.step}" if rise.sudden else f"gradually up to step {rise.step}"
-    level = loss_curve(evidence).before(rise.step).median
-    sentences = [f"The learning rate rose from {rise.before:.3g} to {rise.after:.3g} {how}."]
-    if level is not None:
+    sentences = [f"The learning rate rose from {rise.before:.3g} to {rise.after:.3g} at step {rise.step}."]
+    loss = loss_curve(evidence)
+    level = loss.before(rise.step).median
+    if not rise.sudden:
+        first = curve(evidence, "learning_rate").first
+        sentences = [f"The learning rate rose from {first:.3g} to {rise.after:.3g}, gradually up to step {rise.step}."]
+        lowest = loss.before(critical_step(evidence)).least
+        sentences.append(f"The loss was lowest, {lowest:.4g}, at a rate of {rise.before:.3g}; {_after(evidence, delay)}")
+    elif level is not None:
         sentences.append(f"Up to then the loss was steady, with a median of {level:.4g}; {_after(evidence, delay)}")
     schedule = (
         f", the highest that {' and '.join(evidence.run.schedulers)} may reach" if evidence.run.schedulers else ""
     )
-    # The rate at which the loss was lowest is the last that was borne, at the edge of what is.
-    kept = rise.before if rise.sudden else 0.3 * rise.before
     return Cause(
         "learning-rate-jump",
         f"the learning rate at step {rise.step}",
         tuple(sentences),
         confidence,
         (
-            f"keep the learning rate near {kept:.3g}{schedule}",
+            f"keep the learning rate near {rise.kept:.3g}{schedule}",
             *remedies.clip(evidence),
             *remedies.rollback(evidence),
         ),
@@ -79,21 +98,34 @@ def _after(evidence: Evidence, delay: int) -> str:
 
 
 def rate_rise(evidence: Evidence) -> RateRise | None:
-    """Return the rise of the learning rate before the incident, None if there was none or it did not go well before."""
+    """Return the rise of the learning rate before the incident, None if there was none or it did not go well before.
+
+    Of several sudden rises it is the largest of those after which the loss has not been as low again.
+    """
     end = min(critical_step(evidence), failing_step(evidence))
     rates = curve(evidence, "learning_rate").before(end + 1).finite
     steps, values = rates.step, rates.value
     rises = [
-        RateRise(int(steps[place]), _borne(values[:place], float(values[place])), float(values[place]), True)
+        _sudden_rise(rates, place)
         for place in range(1, len(values))
         if values[place] >= SUDDEN * values[place - 1] > 0
         and end - steps[place] <= 100
         and values[place] >= SMALL * values[:place].max()
     ]
     sudden = [one for one in rises if _went_well_before(evidence, one.step)]
-    if sudden:
-        return max(sudden, key=lambda one: one.after / one.before)
+    loss = loss_curve(evidence).before(critical_step(evidence)).finite
+    lowest = int(loss.step[loss.value.argmin()]) if len(loss) else 0
+    harmful = [one for one in sudden if one.step > lowest] or sudden
+    if harmful:
+        return max(harmful, key=lambda one: one.after / one.before)
     return _gradual_rise(evidence, rates)
+
+
+def _sudden_rise(rates: Curve, place: int) -> RateRise:
+    before, after = _borne(rates.value[:place], float(rates.value[place])), float(rates.value[place])
+    # A rate that had been raised before may be at the edge of what is borne.
+    had_risen = before >= SUDDEN * rates.value[0]
+    return RateRise(int(rates.step[place]), before, after, EDGE * before if had_risen else before, True)
 
 
 def _borne(before: FloatArray, after: float) -> float:
@@ -103,7 +135,10 @@ def _borne(before: FloatArray, after: float) -> float:
 
 
 def _gradual_rise(evidence: Evidence, rates: Curve) -> RateRise | None:
-    """Return a rise over several steps, from the rate at which the loss was lowest; None if the rate did not rise."""
+    """Return a rise over several steps, None if the rate did not rise since the loss was lowest.
+
+    It may have risen by little since then if it had risen many-fold before, and updates overshoot.
+    """
     loss = loss_curve(evidence).before(critical_step(evidence)).finite
     if len(rates) < 5 or len(loss) < 5:
         return None
@@ -111,11 +146,23 @@ def _gradual_rise(evidence: Evidence, rates: Curve) -> RateRise | None:
     before, after = rates.at(lowest), rates.last
     if before is None or after is None or before <= 0:
         return None
-    if after < GRADUAL * before:
+    if after < GRADUAL * before and not (_has_risen_many_fold(rates, loss) and learning_rate(evidence) is not None):
         return None
     if loss_rise(loss.before(lowest + 1)) > 1.0 or lowest < loss.step[2]:
         return None
-    return RateRise(int(rates.step[-1]), before, after, False)
+    peak = int(rates.step[rates.value >= after][0])
+    return RateRise(peak, before, after, EDGE * before, False)
+
+
+def _has_risen_many_fold(rates: Curve, loss: Curve) -> bool:
+    """Return whether the rate, without a fall, has become several times the first one while the loss came down.
+
+    It is at its peak still, for no more steps than it had been rising.
+    """
+    values, peak = rates.value, int(rates.value.argmax())
+    has_risen = values[peak] >= MANY_FOLD * values[0] > 0 and bool((np.diff(values[: peak + 1]) >= 0).all())
+    is_at_peak = values[-1] >= PEAK * values[peak] and len(values) <= 2 * (peak + 1)
+    return has_risen and is_at_peak and 0 < loss.value.min() <= LOWER * loss.value[0]
 
 
 def _went_well_before(evidence: Evidence, step: int) -> bool:
