@@ -5,7 +5,7 @@ from __future__ import annotations
 from lightning_gradexplode.diagnose.batch import is_from_graph
 from lightning_gradexplode.diagnose.curves import critical_step, curve, failing_step, first_nonfinite, loss_curve
 from lightning_gradexplode.diagnose.outside_changes import is_new_level, outside_change
-from lightning_gradexplode.diagnose.trends import trend
+from lightning_gradexplode.diagnose.trends import initial_weight_norm, trend
 from lightning_gradexplode.records import Evidence, Finding, Severity
 
 
@@ -109,15 +109,16 @@ def observations(evidence: Evidence) -> tuple[str, ...]:
         sentences.append("The loss has jumped and stays up while updates are ordinary, as if the data had changed.")
     factors = {
         words: factor
-        for words, name, factor in (
-            ("gradient norm", "grad_norm", course.gradient_growth),
-            ("norm of the weights", "weight_norm", course.weight_growth),
+        for words, name, factor, least in (
+            ("gradient norm", "grad_norm", course.gradient_growth, 2),
+            ("norm of the weights", "weight_norm", course.weight_growth, 1 if initial_weight_norm(evidence) else 2),
         )
-        if len(curve(evidence, name).before(failing_step(evidence)).finite) > 1
+        if len(curve(evidence, name).before(failing_step(evidence)).finite) >= least
     }
     if factors:
+        span = "step" if course.steps == 1 else f"{course.steps} steps"
         grown = " and ".join(f"the {words} has grown by a factor of {factor:.3g}" for words, factor in factors.items())
-        sentences.append(f"In the {course.steps} steps before it, {grown}.")
+        sentences.append(f"In the {span} before it, {grown}.")
     fields = evidence.batch.fields if evidence.batch is not None else ()
     if fields and not any(one.nan_count or one.inf_count or is_from_graph(one) for one in fields):
         sentences.append("The batch holds no NaN and no infinity.")
@@ -128,4 +129,4 @@ def observations(evidence: Evidence) -> tuple[str, ...]:
         sentences.append("Computed again, the step is finite.")
     elif replay.reason:
         sentences.append(f"The step could not be computed again: {replay.reason.rstrip('.')}.")
-    return tuple(sentences)
+    return tuple(sentences) or ("Neither gradients nor weights are known of earlier steps.",)

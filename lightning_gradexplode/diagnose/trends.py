@@ -173,11 +173,16 @@ def largest_reach(evidence: Evidence) -> float | None:
 
 
 def starts_huge(evidence: Evidence) -> bool:
-    """Return whether loss and gradient are huge at the run's first step, before any update."""
+    """Return whether loss and gradient are huge at the run's first step, before any update.
+
+    Of several optimizers the losses of all are, since those of one may be huge by the first update of another.
+    """
     loss, norm = loss_curve(evidence).first, curve(evidence, "grad_norm").first
     if evidence.run.is_resumed or loss is None or norm is None:
         return False
-    return abs(loss) > HUGE_LOSS and norm > HUGE_GRADIENT
+    count = max(len(evidence.history), len(evidence.first))
+    losses = [loss, *(curve(evidence, "loss", optimizer=place).first for place in range(count))]
+    return all(one is None or abs(one) > HUGE_LOSS for one in losses) and norm > HUGE_GRADIENT
 
 
 def is_growing(evidence: Evidence) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.summary import what_happened
 from lightning_gradexplode.records import BatchFacts, Severity
-from tests.diagnose.evidence import NAN, batch, failed, field, finding
+from tests.diagnose.evidence import NAN, batch, calm, failed, field, finding, history
 from tests.diagnose.fault_examples import FAULTS
 
 
@@ -36,3 +36,12 @@ def test_a_batch_that_is_not_known_is_not_called_finite() -> None:
     for facts, is_said in (batch(), False), (batch(field()), True):
         found = diagnose(replace(failed(9), batch=facts))
         assert any("holds no NaN" in one for one in found.causes[0].evidence) is is_said
+
+
+def test_no_growth_is_stated_of_what_was_not_logged() -> None:
+    """A log of the loss and the gradient norm alone says nothing of the weights."""
+    quantities = {name: calm(10)[name] for name in ("loss", "grad_norm")}
+    quantities["loss"][-1] = NAN
+    stated = diagnose(failed(9, history=(history(quantities),))).causes[0].evidence
+    assert any("the gradient norm has grown by a factor of" in one for one in stated)
+    assert not any("weights" in one for one in stated)

@@ -30,7 +30,8 @@ def largest_target(evidence: Evidence) -> float:
 
 def follows_divergence(course: Trend) -> bool:
     """Return whether the run had diverged before, so that the operation was only the first to fail."""
-    return course.steps > 1 and (course.loss_rise >= 10 or course.gradient_growth >= 1000 or course.weight_growth >= 3)
+    has_left = course.steps > 1 and (course.loss_rise >= 10 or course.gradient_growth >= 1000)
+    return has_left or (course.steps > 0 and course.weight_growth >= 3)
 
 
 def divergence_sentence(course: Trend) -> str:

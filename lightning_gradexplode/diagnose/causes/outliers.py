@@ -5,18 +5,23 @@ from __future__ import annotations
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import (
     inputs,
+    is_from_graph,
     place_of,
     rows_of,
     running_averages,
     samples_of,
     size_of,
 )
+from lightning_gradexplode.diagnose.causes.operation_evidence import follows_divergence
 from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, is_critical, loss_curve, signs
 from lightning_gradexplode.diagnose.trends import abrupt_step, trend
 from lightning_gradexplode.records import BatchFacts, Cause, Evidence, FieldFacts
 
 FAR_OUTSIDE = 10.0
 """So many times the largest value of earlier batches, a value is far outside of them."""
+
+FAINT = 0.3
+"""Confidence of a cause that is listed and not named."""
 
 
 def outlier_batch(evidence: Evidence) -> Cause | None:
@@ -25,6 +30,7 @@ def outlier_batch(evidence: Evidence) -> Cause | None:
     experiments = evidence.experiments
     sentences: list[str] = []
     confidence, where = 0.0, None
+    course = trend(evidence)
     if field is not None and evidence.batch is not None:
         place = place_of(field)
         usual = max(abs(field.usual_least or 0.0), abs(field.usual_greatest or 0.0))
@@ -32,6 +38,9 @@ def outlier_batch(evidence: Evidence) -> Cause | None:
         sentences.append(f"`{place}` reaches {size_of(field) or 0:.4g}; earlier batches stayed within {usual:.4g}.")
         sentences.append(samples_of(evidence.batch, field.outlier_rows))
         confidence = 0.8
+        if is_from_graph(field) and follows_divergence(course):
+            # What a layer took may be what another one has made of its own weights, as a generator has.
+            confidence = FAINT
     without = experiments.grad_norm_without_rows if experiments is not None else None
     alone = experiments.batch_grad_norm if experiments is not None else None
     if experiments is not None and without is not None and alone is not None and without < 0.3 * alone:
@@ -46,7 +55,7 @@ def outlier_batch(evidence: Evidence) -> Cause | None:
         abrupt = abrupt_step(evidence, "loss") is not None
         # Data that are known to be as usual are little reason of a jump.
         confidence = max(confidence, 0.35 if abrupt and _is_usual(evidence) else 0.45)
-    if not confidence or (trend(evidence).steps < 5 and field is None):
+    if not confidence or (course.steps < 5 and field is None):
         return None
     return Cause(
         "outlier-batch",

@@ -66,7 +66,9 @@ def learning_rate_jump(evidence: Evidence) -> Cause | None:
         first = curve(evidence, "learning_rate").first
         sentences = [f"The learning rate rose from {first:.3g} to {rise.after:.3g}, gradually up to step {rise.step}."]
         lowest = loss.before(critical_step(evidence)).least
-        sentences.append(f"The loss was lowest, {lowest:.4g}, at a rate of {rise.before:.3g}; {_after(evidence, delay)}")
+        sentences.append(
+            f"The loss was lowest, {lowest:.4g}, at a rate of {rise.before:.3g}; {_after(evidence, delay)}"
+        )
     elif level is not None:
         sentences.append(f"Up to then the loss was steady, with a median of {level:.4g}; {_after(evidence, delay)}")
     schedule = (

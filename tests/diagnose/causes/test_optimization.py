@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from lightning_gradexplode.diagnose import diagnose
-from lightning_gradexplode.records import Attempt, OptimizerFacts
-from tests.diagnose.evidence import batch, diverged, field, growing, history, kinds, labels, run
+from lightning_gradexplode.diagnose.causes.optimization import learning_rate
+from lightning_gradexplode.records import Attempt, Evidence, OptimizerFacts
+from tests.diagnose.evidence import batch, calm, diverged, field, finding, growing, history, kinds, labels, run
 from tests.diagnose.growth_examples import NO_OVERSHOOT, OVERSHOOT
 
 
@@ -39,3 +40,21 @@ def test_long_steps_of_lbfgs_are_no_evidence_against_the_rate(rate: float, named
     facts = run(optimizers=(OptimizerFacts("LBFGS", ({"lr": rate},)),))
     found = diagnose(diverged(run=facts, history=(history(growing(rate=rate)),), batch=batch(field(), labels())))
     assert ("learning-rate" in kinds(found)) == named
+
+
+def test_weights_that_have_grown_by_half_are_stated() -> None:
+    """A cause has at least one sentence of evidence, also where no update was large."""
+    grown = {**growing(), "weight_norm": [8.0 + 0.4 * step for step in range(12)], "update_ratio": [0.05] * 12}
+    evidence = diverged(history=(history(grown),), run=run(optimizers=()), batch=batch(field()))
+    stated = [sentence for cause in diagnose(evidence).causes for sentence in cause.evidence]
+    assert any("After the update of step 10 the norm of the weights is" in one for one in stated)
+
+
+def test_no_rate_is_named_without_evidence() -> None:
+    """The last update of a loss that came back lowers it, and neither weights nor updates are large."""
+    quantities = calm(40)
+    quantities["loss"][30:] = [*[60.0] * 9, 1.0]
+    evidence = Evidence(
+        30, 39, (finding("diverging-loss", 38),), run(optimizers=()), (history(quantities),), experiments=NO_OVERSHOOT
+    )
+    assert learning_rate(evidence) is None

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from lightning_gradexplode.diagnose.causes.outliers import outlier_batch
 from lightning_gradexplode.records import ModuleFacts
-from tests.diagnose.evidence import NAN, batch, calm, diverged, failed, field, finding, history, labels, run
+from tests.diagnose.evidence import NAN, batch, calm, diverged, failed, field, finding, growing, history, labels, run
 
 
 def test_an_outlier_whose_loss_is_infinite_is_not_to_be_clipped() -> None:
@@ -52,3 +52,15 @@ def test_a_jump_of_the_loss_over_data_of_a_usual_range_is_little_reason() -> Non
     assert unknown is not None
     assert usual is not None
     assert (unknown.confidence, usual.confidence) == (0.45, 0.35)
+
+
+def test_what_a_layer_took_after_a_divergence_is_no_outlier() -> None:
+    """A discriminator takes what a generator has made of weights that have grown; a batch holds no such data."""
+    taken = field("input of d.0", greatest=1e23, outlier_rows=(3,))
+    quantities = growing()
+    quantities["loss"][-1] = NAN
+    for fields, grows, confidence in ((taken, True, 0.3), (taken, False, 0.8), (replace(taken, name="[0]"), True, 0.8)):
+        facts = failed(11, batch=batch(fields))
+        cause = outlier_batch(replace(facts, history=(history(quantities),)) if grows else facts)
+        assert cause is not None
+        assert cause.confidence == confidence

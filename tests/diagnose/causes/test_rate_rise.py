@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+from lightning_gradexplode import demo
+from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.causes.rate_rise import learning_rate_jump
 from lightning_gradexplode.records import Evidence, Experiments
-from tests.diagnose.evidence import calm, finding, history, run
+from tests.diagnose.evidence import calm, finding, history, kinds, run
+from tests.diagnose.growth_examples import OVERSHOOT
 
 LOWERS = Experiments(line_search=((0.0, 90.0), (0.01, 89.0), (0.1, 80.0), (0.3, 60.0), (1.0, 30.0)))
 """The update of the incident's own step lowers the loss of its batch."""
@@ -81,3 +88,53 @@ def test_a_rate_that_rises_steadily_is_named_soon_after_the_lowest_loss(factor: 
     values["weight_norm"][-4:] = [9.0, 12.0, 24.0, 90.0]
     evidence = Evidence(58, 59, (finding("weight-growth", 58),), run(), (history(values),))
     assert (learning_rate_jump(evidence) is not None) == named
+
+
+def test_a_rate_that_rose_many_fold_while_the_loss_came_down_is_named_at_its_peak() -> None:
+    """The loss is lowest just before the rate is too high, or a few steps after the peak of a warm-up."""
+    for rise in (60, 50):
+        values = calm(61)
+        values["learning_rate"] = [0.01 * min(1 + step, rise) for step in range(61)]
+        values["loss"] = [1.0 - 0.01 * step for step in range(58)] + [3.0, 30.0, 200.0]
+        values["update_ratio"][57:], values["weight_norm"][58:] = [0.4, 0.9, 3.0, 4.0], [10.0, 18.0, 40.0]
+        evidence = Evidence(58, 60, (finding("diverging-loss", 60),), run(), (history(values),), experiments=OVERSHOOT)
+        cause = learning_rate_jump(evidence)
+        assert cause is not None
+        assert (
+            cause.evidence[0]
+            == f"The learning rate rose from 0.01 to {rise / 100:.3g}, gradually up to step {rise - 1}."
+        )
+        assert kinds(diagnose(evidence))[0] == "learning-rate-jump"
+
+
+def test_a_warm_up_is_no_rise_where_no_update_overshoots_or_nothing_was_learned() -> None:
+    """A rise that is under way in most runs of a transformer is no reason by itself."""
+    values = calm(61)
+    values["learning_rate"] = [0.01 * (1 + step) for step in range(61)]
+    values["loss"] = [1.0 - 0.01 * step for step in range(58)] + [3.0, 30.0, 200.0]
+    rising = Evidence(58, 60, (finding("diverging-loss", 60),), run(), (history(values),), experiments=LOWERS)
+    assert learning_rate_jump(rising) is None
+    values["loss"][:58], values["weight_norm"][58:] = [1.0 - 0.001 * step for step in range(58)], [10.0, 18.0, 40.0]
+    level = replace(rising, history=(history(values),), experiments=OVERSHOOT)
+    assert learning_rate_jump(level) is None
+
+
+def test_of_several_rises_it_is_the_one_since_which_the_loss_was_not_as_low() -> None:
+    """A rate that doubles every ten steps is named where it began to do harm, and what is kept is lower than before."""
+    values = calm(60)
+    values["learning_rate"] = [0.1 * 2 ** (step // 10) for step in range(60)]
+    values["loss"] = [2.0 - 0.02 * step for step in range(40)] + [2.2 + 0.1 * step for step in range(19)] + [90.0]
+    values["weight_norm"][55:] = [20.0, 30.0, 40.0, 60.0, 90.0]
+    evidence = Evidence(59, 59, (finding("weight-growth", 59),), run(), (history(values),))
+    cause = learning_rate_jump(evidence)
+    assert cause is not None
+    assert cause.where == "the learning rate at step 40"
+    assert cause.remedies[0].startswith("keep the learning rate near 0.24")
+
+
+@pytest.mark.slow
+def test_the_rise_of_the_demo_is_named(tmp_path: Path) -> None:
+    """Its rate rises by little at each step, and the loss is lowest shortly before it is too high."""
+    list(demo.run(tmp_path))
+    (found,) = tmp_path.rglob("diagnosis.json")
+    assert json.loads(found.read_text())["causes"][0]["kind"] == "learning-rate-jump"
