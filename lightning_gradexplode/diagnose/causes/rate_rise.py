@@ -10,7 +10,7 @@ from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.causes.optimization import learning_rate, rate_is_disproved
 from lightning_gradexplode.diagnose.curves import Curve, FloatArray, critical_step, curve, failing_step, loss_curve
 from lightning_gradexplode.diagnose.line_search import line_search
-from lightning_gradexplode.diagnose.trends import abrupt_step, loss_rise, trend
+from lightning_gradexplode.diagnose.trends import abrupt_step, begins_abruptly, loss_rise, trend
 from lightning_gradexplode.records import Cause, Evidence
 
 SUDDEN, GRADUAL = 1.9, 1.25
@@ -139,7 +139,8 @@ def _borne(before: FloatArray, after: float) -> float:
 def _gradual_rise(evidence: Evidence, rates: Curve) -> RateRise | None:
     """Return a rise over several steps, None if the rate did not rise since the loss was lowest.
 
-    It may have risen by little since then if it had risen many-fold before, and updates overshoot.
+    It may have risen by little since then if it had risen many-fold before, and updates overshoot; not where one batch
+    has made the loss jump.
     """
     loss = loss_curve(evidence).before(critical_step(evidence)).finite
     if len(rates) < 5 or len(loss) < 5:
@@ -148,7 +149,9 @@ def _gradual_rise(evidence: Evidence, rates: Curve) -> RateRise | None:
     before, after = rates.at(lowest), rates.last
     if before is None or after is None or before <= 0:
         return None
-    if after < GRADUAL * before and not (_has_risen_many_fold(rates, loss) and learning_rate(evidence) is not None):
+    if after < GRADUAL * before and (
+        begins_abruptly(evidence) or not _has_risen_many_fold(rates, loss) or learning_rate(evidence) is None
+    ):
         return None
     if loss_rise(loss.before(lowest + 1)) > 1.0 or lowest < loss.step[2]:
         return None

@@ -119,6 +119,16 @@ def test_a_warm_up_is_no_rise_where_no_update_overshoots_or_nothing_was_learned(
     assert learning_rate_jump(level) is None
 
 
+def test_one_batch_far_outside_during_a_warm_up_is_no_rise() -> None:
+    """Its update overshoots, too, and the updates before it were ordinary."""
+    values = calm(61)
+    values["learning_rate"] = [0.001 * (1 + step) for step in range(61)]
+    values["loss"] = [*(1.0 - 0.01 * step for step in range(60)), 1e6]
+    values["weight_norm"][60] = 1e4
+    evidence = Evidence(60, 60, (finding("diverging-loss", 60),), run(), (history(values),), experiments=OVERSHOOT)
+    assert learning_rate_jump(evidence) is None
+
+
 def test_of_several_rises_it_is_the_one_since_which_the_loss_was_not_as_low() -> None:
     """A rate that doubles every ten steps is named where it began to do harm, and what is kept is lower than before."""
     values = calm(60)
