@@ -132,7 +132,8 @@ class AccumulationWindow:
             if gradient is not None:
                 self._remembered = parameter, weakref.ref(gradient), gradient._version
                 break
-        self.passes.stepped(parameters)
+        if self.passes.have_begun:
+            self.passes.stepped(parameters)
 
     def look_for_clearing(self) -> None:
         """Find out, before a backward pass, whether the gradients were cleared since the last step."""

@@ -44,9 +44,13 @@ class PassesByOptimizer:
     """Counts backward passes for each of several optimizers, from their beginnings and ends.
 
     What changes a gradient between two passes has cleared it, unless a step came in between: it may be clipped before.
+
+    Attributes:
+        have_begun: Whether there was a pass to count.
     """
 
     def __init__(self) -> None:
+        self.have_begun = False
         # By the first parameter; parameters may be replaced, and their identities used again.
         self._passes = WeakTensorKeyDictionary()
 
@@ -56,6 +60,7 @@ class PassesByOptimizer:
         Args:
             optimizers: The parameters of each.
         """
+        self.have_begun = True
         for parameters in optimizers:
             before, now = self._before(parameters), _Passes.of(parameters)
             is_kept = before is not None and before.is_same_gradient(now)

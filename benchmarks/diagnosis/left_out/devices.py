@@ -31,7 +31,11 @@ class PeakOfOneCycle(Case):
     def data(self) -> dict[str, Tensor]:
         random = noise(761)
         columns, codes = torch.randn(640, 4, generator=random), torch.randint(0, 30, (640, 3), generator=random)
-        return {"columns": columns, "codes": codes, "label": torch.bucketize(columns[:, 0], torch.tensor([-0.5, 0.5]))}
+        return {
+            "columns": columns,
+            "codes": codes,
+            "label": torch.bucketize(columns[:, 0].contiguous(), torch.tensor([-0.5, 0.5])),
+        }
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         joined = torch.cat([batch["columns"], self.words(batch["codes"])], 1)
