@@ -413,3 +413,25 @@ def test_a_run_whose_curvature_rises_is_saved(momentum: float) -> None:
         optimizer.step()
         policy.step_ended(optimizer)
     assert float(loss.detach()) < 0.1
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
+@pytest.mark.parametrize(("norm", "is_held_down"), [(0.0, False), (1.0, True)])
+def test_a_loss_that_is_not_finite_counts_if_it_reaches_the_weights(
+    optimizer: Callable[..., torch.optim.Optimizer], norm: float, is_held_down: bool
+) -> None:
+    """A mean over nothing has a NaN loss and no gradient: the steps before it are not the cause."""
+    policy = AutoPolicy()
+    policy.begin(optimizer([nn.Parameter(torch.ones(10))], lr=0.01))
+    factors = []
+    for step in range(60):
+        is_empty = step % 20 == 10
+        record = StepRecord(
+            step=step,
+            loss=math.nan if is_empty else 3.0 - 0.03 * step,
+            grad_norm=norm if is_empty else 1.0,
+            weight_norm_before=math.sqrt(10) if step == 0 else None,
+        )
+        policy.threshold(record)
+        factors.append(policy.scalars()["step_size_factor"])
+    assert (min(factors) < 1.0) == is_held_down
