@@ -138,9 +138,7 @@ class StepSizeControl(Stateful):
             loss: The loss before it.
         """
         if not math.isfinite(loss) and step.decrease == 0.0:
-            return (
-                self._last_factor
-            )  # it reaches no weight: a mean over nothing, for example
+            return self._last_factor  # it reaches no weight: a mean over nothing, for example
         self._last_factor = self._factor(step, loss)
         return self._last_factor
 
