@@ -37,6 +37,7 @@ from benchmarks.scenarios import (
     FAMILIES,
     FRESH,
     HELD_OUT,
+    LATER,
     NEWEST,
     STUDIED,
     UNTOUCHED,
@@ -301,6 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("--everyday", EVERYDAY, "the half of the everyday families that rules were changed for"),
         ("--counted", EVERYDAY_COUNTED, "the other half of these"),
         ("--studied", STUDIED, "the other half of the newest set"),
+        ("--later", LATER, "families written for clipping, counted only"),
         ("--falling", FALLING, "losses that fall to a lower bound, or without one"),
         ("--held-out", HELD_OUT, "the held-out families"),
     ):

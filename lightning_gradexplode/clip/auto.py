@@ -149,6 +149,8 @@ class AutoPolicy(Stateful, ClipPolicy):
     def _factor_for(self, record: StepRecord) -> float:
         if self._optimizer is None or record.loss is None:
             return 1.0
+        if record.grad_norm == 0.0 and not math.isfinite(record.loss):
+            return self._factor  # such a loss has no gradient, as a mean over nothing: no step has caused it
         step = planned_step(self._optimizer, record, self._weight_norm, self._momentum * self._remembered)
         return 1.0 if step is None else self._step_size.factor(step, record.loss)
 

@@ -91,7 +91,6 @@ class StepSizeControl(Stateful):
         self._move = self._largest_move = 0.0
         self._shortened = self._large = 0  # counts of such steps, of the last ones
         self._did_harm = False
-        self._last_factor = 1.0
         self.reason = "earlier steps have failed"
         self._planned = self._planned_since_lowest = 0.0  # decreases of a linear loss by the steps without improvement
         self._steps_to_free = 0
@@ -137,12 +136,6 @@ class StepSizeControl(Stateful):
             step: The coming step.
             loss: The loss before it.
         """
-        if not math.isfinite(loss) and step.decrease == 0.0:
-            return self._last_factor  # it reaches no weight: a mean over nothing, for example
-        self._last_factor = self._factor(step, loss)
-        return self._last_factor
-
-    def _factor(self, step: PlannedStep, loss: float) -> float:
         excess = self._excess(step, loss)
         is_harmless = excess <= 1.0 and len(self._decreases) > 0
         self._trend.add(loss, _EXPLAINED * max(self._decreases) if is_harmless else math.inf)
