@@ -22,7 +22,7 @@ _SUPPORTED = 2.0
 """Growth of gradients and weights together from which a rise of the loss is projected."""
 
 _GROWN = 10.0
-"""Growth of gradients and weights together from which a jump of the loss is no matter of the batch alone."""
+"""Growth of gradients and weights together from which a jump of the loss does not come from the batch alone."""
 
 
 class DivergingLoss(Detector):

@@ -78,7 +78,7 @@ class PassesByOptimizer:
                 self._note(parameters, replace(now, number=before.number + 1))
 
     def stepped(self, parameters: ParameterSet) -> None:
-        """Note the gradient of an optimizer that has stepped."""
+        """Record the gradient of an optimizer that has stepped."""
         before = self._before(parameters)
         if before is not None:
             self._note(parameters, replace(_Passes.of(parameters), number=before.number))

@@ -65,7 +65,7 @@ class BackwardPasses:
         return losses
 
     def note_gradients(self) -> bool:
-        """Note the gradients at the beginning of a pass, and return whether there is none."""
+        """Record the gradients at the beginning of a pass, and return whether there is none."""
         self._before = self._gradients()
         return all(gradient is None for gradient, _ in self._before)
 

@@ -198,7 +198,7 @@ def _divergence_from_scores(evidence: Evidence) -> Cause | None:
         ),
         0.96,
         (
-            "hand it probabilities: `F.kl_div(log_p, target.softmax(dim=-1))`, or `target.exp()` of logarithms"
+            "pass probabilities: `F.kl_div(log_p, target.softmax(dim=-1))`, or `target.exp()` of logarithms"
             if not are_logarithms
             else "its target holds logarithms of probabilities: `F.kl_div(log_p, log_q, log_target=True)`",
             *remedies.skip(evidence),

@@ -94,7 +94,7 @@ def _is_large_whole(field: FieldFacts, evidence: Evidence) -> bool:
 
 
 def _usual_scale(field: FieldFacts) -> float:
-    """Return the scale of a field in most batches: an outlier of this batch is no matter of scale."""
+    """Return the scale of a field in most batches: an outlier of this batch does not count."""
     scale = scale_of(field) or 0.0
     usual = [abs(one) for one in (field.usual_least, field.usual_greatest) if one is not None]
     return min(scale, max(usual)) if usual else scale
