@@ -8,11 +8,25 @@ from functools import cache
 from types import ModuleType
 from typing import Literal
 
-from benchmarks.diagnosis import fifth, fourth, held_out, left_out, second, seventh, sixth, third, tuning
+from benchmarks.diagnosis import (
+    eighth,
+    fifth,
+    fourth,
+    held_out,
+    left_out,
+    ninth,
+    second,
+    seventh,
+    sixth,
+    third,
+    tuning,
+)
 from benchmarks.diagnosis.case import Case
 
-Half = Literal["tuning", "second", "third", "fourth", "fifth", "sixth", "seventh", "left_out", "held_out"]
-NOT_BY_CASE: tuple[Half, ...] = ("held_out",)
+Half = Literal[
+    "tuning", "second", "third", "fourth", "fifth", "sixth", "seventh", "left_out", "eighth", "ninth", "held_out"
+]
+NOT_BY_CASE: tuple[Half, ...] = ("ninth", "held_out")
 
 _PACKAGES = {
     "tuning": tuning,
@@ -23,6 +37,8 @@ _PACKAGES = {
     "sixth": sixth,
     "seventh": seventh,
     "left_out": left_out,
+    "eighth": eighth,
+    "ninth": ninth,
     "held_out": held_out,
 }
 
