@@ -74,6 +74,7 @@ class AccumulationWindow:
     Attributes:
         backward_passes: Number of backward passes since the gradients were seen to be cleared; the caller counts them.
         passes: The same by optimizer, where there are several.
+        evaluations: Number of evaluations of a closure within a step since the gradients were cleared.
     """
 
     def __init__(self, loop: TrainingLoop) -> None:
@@ -83,7 +84,7 @@ class AccumulationWindow:
         self._losses: list[Tensor] = []  # those on accelerators
         self._early: dict[int, GradientReading] = {}
         self._losses_are_read = False
-        self.backward_passes = 0
+        self.backward_passes = self.evaluations = 0
         self.passes = PassesByOptimizer()
         self._sees_clearing = False
         self._remembered: tuple[Tensor, weakref.ref[Tensor], int] | None = None
@@ -126,22 +127,33 @@ class AccumulationWindow:
 
     def stepped(self, parameters: ParameterSet) -> None:
         """Record a gradient as it is after a step, to see whether it is cleared; its memory is not kept."""
-        self._remembered = None
-        for parameter in parameters.tensors:
-            gradient = parameter.grad
-            if gradient is not None:
-                self._remembered = parameter, weakref.ref(gradient), gradient._version
-                break
+        self._remember_gradient(parameters)
+        self.evaluations = 0
         if self.passes.have_begun:
             self.passes.stepped(parameters)
 
+    def evaluated(self, parameters: ParameterSet) -> None:
+        """Record an evaluation of a closure, and a gradient after it, to see whether the next one clears it."""
+        has_run_backward = self._remembered is None
+        self._remember_gradient(parameters)
+        if has_run_backward and self._remembered is not None:
+            self.evaluations += 1
+
+    def _remember_gradient(self, parameters: ParameterSet) -> None:
+        with_gradient = (one for one in parameters.tensors if one.grad is not None)
+        parameter = next(with_gradient, None)
+        gradient = None if parameter is None else parameter.grad
+        self._remembered = (
+            None if parameter is None or gradient is None else (parameter, weakref.ref(gradient), gradient._version)
+        )
+
     def look_for_clearing(self) -> None:
-        """Find out, before a backward pass, whether the gradients were cleared since the last step."""
+        """Find out, before a backward pass, whether the gradients were cleared since the last step or evaluation."""
         if self._remembered is not None:
             parameter, reference, version = self._remembered
             gradient = reference()
             if gradient is None or parameter.grad is not gradient or gradient._version != version:
-                self.backward_passes = 0
+                self.backward_passes = self.evaluations = 0
             self._sees_clearing, self._remembered = True, None
 
     def measure_details_early(self, optimizer: Optimizer, parameters: ParameterSet, with_histograms: bool) -> None:

@@ -219,6 +219,7 @@ class EvidenceCollector:
             update_is_harmless=self._update_is_harmless,
             later_loss=_later_loss(histories, self._now),
             update_fault=self._update_fault,
+            uncleared_evaluations=max((state.uncleared_evaluations for state in self._states), default=0),
         )
 
     def _replay(self, onset: int) -> Replay | None:

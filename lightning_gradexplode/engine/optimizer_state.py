@@ -37,6 +37,7 @@ class OptimizerState:
     Attributes:
         steps: Number of its steps.
         evaluations: Number of times that gradients were computed within its last step.
+        uncleared_evaluations: Largest number of evaluations of its closure within a step without clearing gradients.
         wraps_others: Whether it has another optimizer, which may make the update for it.
         changes_gradients: Whether the optimizer writes to its gradients, so that they are lost after its step.
         has_hooks: Whether the monitor is called before and after each step of the optimizer.
@@ -60,6 +61,7 @@ class OptimizerState:
         self.recorder = Recorder(())
         self.steps = 0
         self.evaluations = 1
+        self.uncleared_evaluations = 0
         self.wraps_others = False
         self.changes_gradients = False
         self.has_hooks = True

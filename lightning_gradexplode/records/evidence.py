@@ -70,6 +70,8 @@ class Evidence:
         update_is_harmless: Whether the step's update cannot reach the weights (gradients zero or missing).
         later_loss: Median loss of the last steps if at least 20 steps followed `now`; else None.
         update_fault: The first weight that an update with finite gradients has made non-finite, None if there is none.
+        uncleared_evaluations: Largest number of evaluations of an optimizer's closure within one step without clearing
+            the gradients, 0 without a closure.
     """
 
     step: int
@@ -86,3 +88,4 @@ class Evidence:
     update_is_harmless: bool = False
     later_loss: float | None = None
     update_fault: UpdateFault | None = None
+    uncleared_evaluations: int = 0

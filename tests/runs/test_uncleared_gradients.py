@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -128,3 +129,68 @@ def test_a_plain_loop_that_never_clears_gradients_is_named(optimizers: int) -> N
 def test_a_plain_loop_that_clears_gradients_is_not_named(optimizers: int, to_none: bool) -> None:
     """Two optimizers that step after the same backward pass are no backward passes that add up."""
     assert _cause_in_a_plain_loop(optimizers, clears=True, set_to_none=to_none) is None
+
+
+def _cause_of_closures(clearing: str, micro_batches: int, in_lightning: bool) -> str | None:
+    """Return the first cause of steps of LBFGS, before which the loop clears the gradients.
+
+    Args:
+        clearing: Whether and how the closure clears them, too: ``"none"``, ``"zero"`` or ``"not"``.
+        micro_batches: Number of backward passes of the closure.
+        in_lightning: Whether to train in Lightning's manual optimization.
+    """
+
+    def closure_of(optimizer: Any, loss_of: Callable[[], Tensor], backward: Callable[[Tensor], Any]) -> Any:
+        def closure() -> Tensor:
+            if clearing != "not":
+                optimizer.zero_grad(set_to_none=clearing == "none")
+            for _ in range(micro_batches):
+                loss = loss_of()
+                backward(loss)
+            return loss
+
+        optimizer.zero_grad()
+        return closure
+
+    class Manual(Regression):
+        def __init__(self) -> None:
+            super().__init__(clears=True)
+            self.automatic_optimization = False
+
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> None:  # type: ignore[override]
+            optimizer: Any = self.optimizers()
+            optimizer.step(closure_of(optimizer, lambda: self.loss(batch), self.manual_backward))
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.LBFGS(self.parameters(), lr=0.01, max_iter=5)
+
+    if in_lightning:
+        return _first_cause(Manual())
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)), torch.randn(64, 4)
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.01, max_iter=5)
+    with GradientWatch(model, optimizer, report=False) as watch:
+
+        def loss_of() -> Tensor:
+            loss = mse_loss(model(inputs), inputs[:, :1]) / micro_batches
+            watch.loss(loss)
+            return loss
+
+        for _ in range(20):
+            optimizer.step(closure_of(optimizer, loss_of, torch.Tensor.backward))  # type: ignore[no-untyped-call]
+        diagnosis = watch.diagnosis()
+    return diagnosis.causes[0].kind if diagnosis else None
+
+
+@pytest.mark.parametrize("in_lightning", [False, True])
+def test_a_closure_that_never_clears_gradients_is_named(in_lightning: bool) -> None:
+    """The loop clears them before each step, and each evaluation within the step adds to those before."""
+    assert _cause_of_closures("not", 1, in_lightning) == "accumulated-gradients"
+
+
+@pytest.mark.parametrize("in_lightning", [False, True])
+@pytest.mark.parametrize("clearing", ["none", "zero"])
+@pytest.mark.parametrize("micro_batches", [1, 4])
+def test_a_closure_that_clears_gradients_is_not_named(clearing: str, micro_batches: int, in_lightning: bool) -> None:
+    """Neither is one that accumulates the gradients of several micro-batches in each evaluation."""
+    assert _cause_of_closures(clearing, micro_batches, in_lightning) is None

@@ -25,7 +25,14 @@ SUMMED = 4
 
 def accumulated_gradients(evidence: Evidence) -> Cause | None:
     """Return the cause if gradients are not cleared between steps, or summed where they should be averaged."""
-    for rule in (_not_cleared, _summed_passes, _larger_than_the_batch, _summed_loss, _summed_terms):
+    for rule in (
+        _not_cleared,
+        _not_cleared_in_closure,
+        _summed_passes,
+        _larger_than_the_batch,
+        _summed_loss,
+        _summed_terms,
+    ):
         cause = rule(evidence)
         if cause is not None:
             return cause
@@ -47,6 +54,18 @@ def _not_cleared(evidence: Evidence) -> Cause | None:
             "clear the gradients before the backward pass of each step: `optimizer.zero_grad()`",
         )
     return None
+
+
+def _not_cleared_in_closure(evidence: Evidence) -> Cause | None:
+    """Return the cause if a closure is evaluated several times in a step without clearing the gradients."""
+    if evidence.uncleared_evaluations < UNCLEARED:
+        return None
+    return _cause(
+        0.95,
+        f"The optimizer evaluates its closure up to {evidence.uncleared_evaluations} times in one step, and "
+        "the gradients are not cleared in between: each evaluation adds to those before.",
+        "clear the gradients in the closure, before its backward pass: `optimizer.zero_grad()`",
+    )
 
 
 def _larger_than_the_batch(evidence: Evidence) -> Cause | None:

@@ -45,6 +45,15 @@ def test_passes_that_are_cleared_at_each_step_are_none() -> None:
     assert accumulated_gradients(diverged(history=(history(quantities),))) is None
 
 
+@pytest.mark.parametrize(("evaluations", "is_named"), [(0, False), (UNCLEARED - 1, False), (UNCLEARED, True)])
+def test_evaluations_of_a_closure_that_add_up_were_not_cleared(evaluations: float, is_named: bool) -> None:
+    """Two may be those of an optimizer that adds them on purpose."""
+    found = accumulated_gradients(diverged(uncleared_evaluations=int(evaluations)))
+    assert (found is not None) is is_named
+    if found is not None:
+        assert "in the closure" in found.remedies[0]
+
+
 @pytest.mark.parametrize(("held", "is_named"), [(0.99 * UNCLEARED, False), (UNCLEARED, True)])
 def test_a_gradient_of_three_times_that_of_its_batch_was_not_cleared(held: float, is_named: bool) -> None:
     """The batch alone was computed again in an experiment."""
