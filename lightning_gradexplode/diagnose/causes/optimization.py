@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.curves import curve, failing_step, loss_curve
+from lightning_gradexplode.diagnose.curves import critical_step, curve, failing_step, loss_curve
 from lightning_gradexplode.diagnose.line_search import LineSearch, line_search
 from lightning_gradexplode.diagnose.rate_remedies import rate_remedies
 from lightning_gradexplode.diagnose.trends import SHORT, begins_abruptly, is_growing, largest_reach, starts_huge, trend
@@ -19,6 +19,9 @@ LARGE_UPDATE = 0.1
 
 LARGE_GROWTH = 1.2
 """Growth of the weights' norm from which large updates may have made it."""
+
+MANY_STEPS, LATE = 20, 0.7
+"""After so many steps without a critical finding, the rate is a cause of no more than this confidence."""
 
 ENOUGH_ATTEMPTS = 4
 """So many lower rates that ended the same way, each half of the one before, and the rate is not the cause."""
@@ -73,6 +76,11 @@ def learning_rate(evidence: Evidence) -> Cause | None:
         if loss_curve(evidence).first is None or (evidence.batch is None and not unusual):
             return None  # neither overshoot is known, nor a rise of the loss with data on a proper scale
         confidence *= 0.6 if begins_abruptly(evidence) else 1.0
+    borne = critical_step(evidence) - evidence.run.first_step
+    if borne >= MANY_STEPS:
+        # What overshoots by now may have grown since: a factor of the loss, say, or its curvature.
+        sentences.append(f"{borne} steps went before without a critical finding.")
+        confidence = min(confidence, LATE)
     return Cause("learning-rate", None, tuple(sentences), min(confidence, 0.95), rate_remedies(evidence, course))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lightning_gradexplode.diagnose import diagnose
-from lightning_gradexplode.diagnose.causes.optimization import learning_rate
+from lightning_gradexplode.diagnose.causes.optimization import LATE, MANY_STEPS, learning_rate
 from lightning_gradexplode.records import Attempt, Evidence, OptimizerFacts
 from tests.diagnose.evidence import batch, calm, diverged, field, finding, growing, history, kinds, labels, run
 from tests.diagnose.growth_examples import NO_OVERSHOOT, OVERSHOOT
@@ -58,3 +58,20 @@ def test_no_rate_is_named_without_evidence() -> None:
         30, 39, (finding("diverging-loss", 38),), run(optimizers=()), (history(quantities),), experiments=NO_OVERSHOOT
     )
     assert learning_rate(evidence) is None
+
+
+@pytest.mark.parametrize(("calm_steps", "confidence"), [(MANY_STEPS - 1, 0.9), (MANY_STEPS, LATE)])
+def test_a_rate_with_which_all_went_well_for_long_is_less_surely_the_cause(calm_steps: int, confidence: float) -> None:
+    """What overshoots by then may have grown, such as a factor of the loss."""
+    before, after = calm(calm_steps, loss=2.0, rate=0.5), growing()
+    evidence = Evidence(
+        calm_steps,
+        calm_steps + 8,
+        (finding("diverging-loss", calm_steps),),
+        run(),
+        (history({name: [*before[name], *values] for name, values in after.items()}),),
+        experiments=OVERSHOOT,
+    )
+    found = learning_rate(evidence)
+    assert found is not None
+    assert found.confidence == pytest.approx(confidence)
