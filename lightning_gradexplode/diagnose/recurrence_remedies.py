@@ -9,7 +9,7 @@ from lightning_gradexplode.records import Evidence, Experiments, ParameterFacts,
 
 
 def recurrence_remedies(
-    evidence: Evidence, parameter: ParameterFacts | None, gated: bool, length: int | None
+    evidence: Evidence, parameter: ParameterFacts | None, gated: bool, length: int | None, is_alone: bool = True
 ) -> tuple[str, ...]:
     """Return the remedies for a gain that compounds over time steps.
 
@@ -18,6 +18,7 @@ def recurrence_remedies(
         parameter: The weight that is applied again and again, None if it is not known.
         gated: Whether it belongs to an LSTM or a GRU.
         length: The number of time steps, None if it is not known.
+        is_alone: Whether no other weight is applied with it, so that its start sets the gain of a step.
     """
     name = parameter.name if parameter is not None else "*weight_hh*"
     code = f"model.{name}" if all(part.isidentifier() for part in name.split(".")) else "rnn.weight_hh_l0"
@@ -32,7 +33,12 @@ def recurrence_remedies(
         )
     if parameter is not None and not gated and parameter.shape[0] > parameter.shape[-1]:
         advice.append(shorten)  # a part of what is repeated, which alone keeps no scale
-    if not gated:
+    if not is_alone:
+        advice.append(
+            "add a part of what each step makes to the state, in place of replacing it: `state = state + update / "
+            "steps`, with which no gain compounds over the steps; or take fewer steps"
+        )
+    elif not gated:
         advice += _starts(evidence, parameter, name, code)
     advice += remedies.clip(evidence)
     if "RecurrentBound" not in evidence.run.on_explosion:

@@ -92,7 +92,7 @@ def lower_rate(evidence: Evidence, factor: float) -> list[str]:
     rate = learning_rate(evidence)
     if rate is None:
         return [f"lower the learning rate to {rounded(factor, 1):g} of what it is"]
-    highest = _highest_usual_rate(evidence.run)
+    highest = highest_usual_rate(evidence.run)
     # Steps of a normalized size teach next to nothing far below that, whatever the rate was before.
     lower = min(rate * factor, highest)
     if highest < math.inf:
@@ -115,7 +115,7 @@ def _group_of(evidence: Evidence, rate: float) -> str:
     return ""
 
 
-def _highest_usual_rate(run: RunFacts) -> float:
+def highest_usual_rate(run: RunFacts) -> float:
     """Return the learning rate above which no network is trained with an optimizer that normalizes its steps."""
     if not run.optimizers or not uses_adaptive_optimizer(run):
         return math.inf

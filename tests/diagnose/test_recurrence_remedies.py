@@ -43,3 +43,10 @@ def test_no_start_is_advised_where_none_that_was_tried_works() -> None:
     advice = recurrence_remedies(diverged(experiments=Experiments(starts=starts)), MATRIX, False, 200)
     assert not any("nn.init" in one for one in advice)
     assert any("shorter parts" in one for one in advice)
+
+
+def test_no_start_is_advised_for_one_of_several_weights_that_are_applied_together() -> None:
+    """Their gains add up, so that the start of one does not bound that of a step."""
+    advice = recurrence_remedies(diverged(), MATRIX, False, None, is_alone=False)
+    assert "state = state + update / steps" in advice[0]
+    assert not any("nn.init" in one for one in advice)

@@ -156,7 +156,8 @@ def _gradual_rise(evidence: Evidence, rates: Curve) -> RateRise | None:
     if loss_rise(loss.before(lowest + 1)) > 1.0 or lowest < loss.step[2]:
         return None
     peak = int(rates.step[rates.value >= after][0])
-    return RateRise(peak, before, after, EDGE * before, False)
+    usual = remedies.highest_usual_rate(evidence.run)
+    return RateRise(peak, before, after, min(EDGE * before, max(usual, float(rates.value[0]))), False)
 
 
 def _has_risen_many_fold(rates: Curve, loss: Curve) -> bool:

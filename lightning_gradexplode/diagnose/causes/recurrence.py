@@ -145,7 +145,7 @@ def _by_elimination(evidence: Evidence) -> Cause | None:
             *said,
         ),
         0.5 if steps else 0.45,
-        recurrence_remedies(evidence, worst, False, steps),
+        recurrence_remedies(evidence, worst, False, steps, is_alone=steps is not None or len(repeated) == 1),
     )
 
 

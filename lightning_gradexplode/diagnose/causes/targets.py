@@ -61,6 +61,8 @@ def _outside_domain(evidence: Evidence) -> Cause | None:
         if below is not None and below < 0:
             sentences.append(f"The loss has gone down to {below:.4g}: with such targets it has no lower bound.")
         cure = _range_remedies(where, least, greatest, are_probabilities=are_probabilities)
+        if are_probabilities and _has_label_between(evidence, least, greatest):
+            cure = _third_label_remedies(where)
         return Cause("target-out-of-range", where, tuple(sentences), 0.93, cure)
     return _negative_loss(evidence, below)
 
@@ -142,6 +144,26 @@ def _range_remedies(place: str, least: float, greatest: float, *, are_probabilit
     else:
         code = f"({place} - {least:.4g}) / {greatest - least:.4g}".replace("- -", "+ ")
     return (f"bring the targets into the range from 0 to 1: `{place} = {code}`",)
+
+
+def _has_label_between(evidence: Evidence, least: float, greatest: float) -> bool:
+    """Return whether labels from -1 to 1 hold zeros, too: the mean of their squares is below one then."""
+    moments = [
+        (one.mean, one.std)
+        for one in targets(evidence)
+        if one.is_integral and (one.least, one.greatest) == (least, greatest) == (-1.0, 1.0)
+    ]
+    return any(mean is not None and std is not None and mean**2 + std**2 < 0.99 for mean, std in moments)
+
+
+def _third_label_remedies(place: str) -> tuple[str, ...]:
+    """Return what to do with labels -1, 0 and 1: two classes and a sign of missing labels, or three classes."""
+    place = "target" if place.startswith(FROM_GRAPH) else place
+    return (
+        f"if -1 marks missing labels, leave them out of the loss: `known = {place} >= 0`, and `prediction[known]` with "
+        f"`{place}[known]` in it",
+        f"if -1, 0 and 1 are three classes, take three outputs: `F.cross_entropy(outputs, ({place} + 1).long())`",
+    )
 
 
 def _lowest_loss(evidence: Evidence) -> float | None:

@@ -11,7 +11,7 @@ import pytest
 from lightning_gradexplode import demo
 from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.causes.rate_rise import learning_rate_jump
-from lightning_gradexplode.records import Evidence, Experiments
+from lightning_gradexplode.records import Evidence, Experiments, OptimizerFacts
 from tests.diagnose.evidence import calm, finding, history, kinds, run
 from tests.diagnose.growth_examples import OVERSHOOT
 
@@ -49,6 +49,20 @@ def test_a_gradual_rise_is_named_where_the_loss_has_doubled_since(late: float, n
     values["loss"][79], values["grad_norm"][79], values["weight_norm"][79] = 40.0, 40.0, 30.0
     evidence = Evidence(79, 79, (finding("diverging-loss", 79),), run(), (history(values),), experiments=LOWERS)
     assert (learning_rate_jump(evidence) is not None) == named
+
+
+@pytest.mark.parametrize(("kind", "rate"), [("SGD", 0.0264), ("Adam", 0.01)])
+def test_a_rate_that_was_borne_for_a_moment_is_no_usual_one_of_an_optimizer(kind: str, rate: float) -> None:
+    """Steps of a normalized size are not trained with above a rate that is known."""
+    values = calm(80)
+    values["learning_rate"] = [0.002 * (1 + step) for step in range(80)]
+    values["loss"][43] = 0.3
+    values["loss"][65:] = [2.4] * 15
+    values["loss"][79], values["weight_norm"][79] = 40.0, 30.0
+    facts = run(optimizers=(OptimizerFacts(kind, ({"lr": 0.002},)),))
+    cause = learning_rate_jump(Evidence(79, 79, (finding("diverging-loss", 79),), facts, (history(values),)))
+    assert cause is not None
+    assert cause.remedies[0] == f"keep the learning rate near {rate:g}"
 
 
 def test_a_jump_between_tiny_rates_is_not_the_rise_that_counts() -> None:

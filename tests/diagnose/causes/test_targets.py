@@ -32,6 +32,19 @@ def test_targets_of_a_probability_are_brought_to_its_range(least: float, greates
     assert mapped == [0.0, 1.0]
 
 
+@pytest.mark.parametrize(("std", "is_third"), [(0.8, True), (0.9999, False)])
+def test_labels_from_minus_one_to_one_are_mapped_unless_there_are_zeros(std: float, is_third: bool) -> None:
+    """Two labels are mapped to 0 and 1; of three, one marks missing labels, or there are three classes."""
+    signs = field("[1]", least=-1.0, greatest=1.0, mean=0.0, std=std, is_integral=True)
+    replay = Replay(
+        "finite", losses=(LossTerm("binary_cross_entropy", (operand(), operand(least=-1.0, greatest=1.0))),)
+    )
+    found = target_out_of_range(diverged(batch=batch(field(), signs), replay=replay))
+    assert found is not None
+    assert ("known = batch[1] >= 0" in found.remedies[0]) is is_third
+    assert ("(batch[1] + 1) / 2" in found.remedies[0]) is not is_third
+
+
 def test_a_slope_whose_operand_has_the_range_of_the_labels_by_chance_is_no_matter_of_them() -> None:
     """Labels from 0 to 2 are no reason of a root without a slope, of numbers that range from 0 to 2."""
     slope = operation("div", "inf", "backward", [operand(0.0, 0.0, 2.0, shape=(16, 3))], node="SqrtBackward0")
