@@ -32,7 +32,7 @@ class JudgeWithoutASigmoid(Case):
         if self.has_sigmoid:
             self.judge.append(nn.Sigmoid())
         else:
-            self.judge[2].bias.data.fill_(0.5)  # type: ignore[union-attr, operator]
+            self.judge[2].bias.data.fill_(0.5)  # type: ignore[operator]
         self.maker = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2))
 
     def data(self) -> tuple[Tensor, ...]:
