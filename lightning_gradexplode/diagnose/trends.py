@@ -62,11 +62,12 @@ class Trend:
     @property
     def has_diverged(self) -> bool:
         """Whether loss, gradients or weights had left the region of the start."""
-        return (
-            self.loss_rise >= DIVERGED_LOSS
-            or self.gradient_growth >= DIVERGED_GRADIENT
-            or self.weight_growth >= DIVERGED_WEIGHTS
-        )
+        return self.has_risen or self.weight_growth >= DIVERGED_WEIGHTS
+
+    @property
+    def has_risen(self) -> bool:
+        """Whether loss or gradients had; small weights grow while a network learns, too."""
+        return self.loss_rise >= DIVERGED_LOSS or self.gradient_growth >= DIVERGED_GRADIENT
 
 
 def trend(evidence: Evidence) -> Trend:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lightning_gradexplode.diagnose.curves import curve, failing_step, loss_curve
+from lightning_gradexplode.diagnose.curves import curve, failing_step, is_critical, loss_curve
 from lightning_gradexplode.diagnose.learning import ENOUGH
 from lightning_gradexplode.diagnose.operation_names import base_name
 from lightning_gradexplode.diagnose.trends import initial_weight_norm, trend
@@ -50,7 +50,7 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
         downward = float((falls[1:] < falls[:-1]).mean()) if len(falls) > 1 else 0.0
         confidence = 0.85 if downward >= 0.6 and (loss.median or 0.0) < 0 else 0.6
         sentences = [f"The loss fell from {first:.4g} to {least:.4g}, far below zero, and does not level off."]
-    elif first > 0 and course.has_diverged and len(loss) >= 10 and late.min() <= least + 0.05 * (first - least):
+    elif first > 0 and _has_broken(evidence) and len(loss) >= 10 and late.min() <= least + 0.05 * (first - least):
         confidence = 0.6  # above an overflow at the end of the fall, which is its consequence
         sentences = [
             f"The loss fell from {first:.4g} through zero to {least:.4g}, still falling "
@@ -65,6 +65,12 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
         sentences.append(f"The weights have grown to {course.weight_growth:.3g} times their norm at the start.")
     where = critic_of(evidence.run) or _spread(evidence) or _learned_factor(evidence.run)
     return Cause("loss-without-floor", where, tuple(sentences), confidence, _floor_remedies(evidence))
+
+
+def _has_broken(evidence: Evidence) -> bool:
+    """Return whether a run has diverged, and not merely its weights grown, as a likelihood's do on their way."""
+    course = trend(evidence)
+    return course.has_diverged if is_critical(evidence) else course.has_risen
 
 
 def falls_ever_faster(evidence: Evidence) -> Iterator[Cause]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.curves import critical_step, curve, failing_step, loss_curve
+from lightning_gradexplode.diagnose.curves import critical_step, curve, failing_step, is_critical, loss_curve
 from lightning_gradexplode.diagnose.line_search import LineSearch, line_search
 from lightning_gradexplode.diagnose.rate_remedies import rate_remedies
 from lightning_gradexplode.diagnose.trends import SHORT, begins_abruptly, is_growing, largest_reach, starts_huge, trend
@@ -37,6 +37,7 @@ def learning_rate(evidence: Evidence) -> Cause | None:
     search = line_search(evidence)
     if not course.has_diverged or rate_is_disproved(evidence):
         return None
+    unusual = _unusual_rate(evidence)
     sentences: list[str] = []
     confidence = 0.35
     if search is not None and search.overshoots:
@@ -48,6 +49,8 @@ def learning_rate(evidence: Evidence) -> Cause | None:
         return None  # no update was long enough to overshoot
     elif search is None and _sets_its_lengths(evidence):
         return None  # nor is a long update evidence
+    elif search is None and not (unusual or course.has_risen or is_critical(evidence)):
+        return None  # the weights have merely grown
     elif max(course.weight_growth / LARGE_GROWTH, course.update_ratio / LARGE_UPDATE) < 1.0:
         return None
     if course.update_ratio >= LARGE_UPDATE:
@@ -60,7 +63,6 @@ def learning_rate(evidence: Evidence) -> Cause | None:
             f"After the update of step {largest} the norm of the weights is {course.weight_growth:.3g} times that of "
             "the start."
         )
-    unusual = _unusual_rate(evidence)
     if unusual:
         sentences.append(unusual)
         confidence += 0.1

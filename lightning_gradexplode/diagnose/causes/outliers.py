@@ -112,6 +112,13 @@ def _is_usual(evidence: Evidence) -> bool:
     return bool(fields) and outlier_field(batch) is None and all(one.usual_greatest is not None for one in fields)
 
 
+def _is_short(batch: BatchFacts | None) -> bool:
+    """Return whether a batch has so few rows that its gradient, a mean over them, spreads twice as far and more."""
+    return (
+        batch is not None and bool(batch.size and batch.usual_size) and 4 * (batch.size or 0) <= (batch.usual_size or 0)
+    )
+
+
 def _single_jump(evidence: Evidence) -> str:
     """Return a sentence if loss or gradient jumped at one step after a calm run and came back; empty otherwise."""
     abrupt = abrupt_step(evidence, "loss")
@@ -121,7 +128,7 @@ def _single_jump(evidence: Evidence) -> str:
             f"The loss is {loss.at(abrupt):.4g} at step {abrupt}, before its update; until then it was at most "
             f"{loss.before(abrupt).greatest:.4g}, and the updates were ordinary."
         )
-    if "gradient-spike" not in signs(evidence) or is_critical(evidence):
+    if "gradient-spike" not in signs(evidence) or is_critical(evidence) or _is_short(evidence.batch):
         return ""
     step = next(one.step for one in evidence.findings if one.sign == "gradient-spike")
     norms = curve(evidence, "grad_norm").finite

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lightning_gradexplode.diagnose.causes.objective import loss_without_floor
-from lightning_gradexplode.records import LossTerm, OptimizerFacts, Replay
-from tests.diagnose.evidence import diverged, growing, history, operand, run
+from lightning_gradexplode.records import LossTerm, OptimizerFacts, Replay, Severity
+from tests.diagnose.evidence import calm, diverged, finding, growing, history, operand, run
 
 
 def test_a_likelihood_of_plain_outputs_has_no_floor() -> None:
@@ -31,3 +31,16 @@ def test_a_loss_that_only_some_groups_maximize_may_rise(share: int) -> None:
     groups = [{"lr": 0.5, "maximize": place < share} for place in range(2)]
     found = loss_without_floor(diverged(run=run(optimizers=(OptimizerFacts("Adam", tuple(groups)),))))
     assert (found is not None) is (share == 2)
+
+
+@pytest.mark.parametrize(("severity", "is_named"), [(Severity.WARNING, False), (Severity.CRITICAL, True)])
+def test_a_loss_that_falls_through_zero_has_no_floor_only_where_it_breaks(severity: Severity, is_named: bool) -> None:
+    """A likelihood of proper variance falls through zero, too, while small weights grow."""
+    values = calm(30) | {
+        "loss": [1.0 - 0.06 * step for step in range(30)],
+        "weight_norm": [0.8 + 0.04 * step for step in range(30)],
+    }
+    found = loss_without_floor(
+        diverged(step=29, now=29, findings=(finding("backward-gain", 29, severity),), history=(history(values),))
+    )
+    assert (found is not None) is is_named

@@ -6,7 +6,7 @@ import pytest
 
 from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.causes.optimization import LATE, MANY_STEPS, learning_rate
-from lightning_gradexplode.records import Attempt, Evidence, OptimizerFacts
+from lightning_gradexplode.records import Attempt, Evidence, OptimizerFacts, Severity
 from tests.diagnose.evidence import batch, calm, diverged, field, finding, growing, history, kinds, labels, run
 from tests.diagnose.growth_examples import NO_OVERSHOOT, OVERSHOOT
 
@@ -75,3 +75,12 @@ def test_a_rate_with_which_all_went_well_for_long_is_less_surely_the_cause(calm_
     found = learning_rate(evidence)
     assert found is not None
     assert found.confidence == pytest.approx(confidence)
+
+
+@pytest.mark.parametrize(("rate", "is_named"), [(0.2, False), (5.0, True)])
+def test_weights_that_merely_grow_are_evidence_against_an_unusual_rate_only(rate: float, is_named: bool) -> None:
+    """Small weights double while a network learns."""
+    values = calm(30, rate=rate) | {"weight_norm": [0.8 + 0.1 * step for step in range(30)]}
+    warned = (finding("backward-gain", 29, Severity.WARNING),)
+    found = learning_rate(diverged(step=29, now=29, findings=warned, history=(history(values),), batch=batch(field())))
+    assert (found is not None) is is_named

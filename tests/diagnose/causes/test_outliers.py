@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from lightning_gradexplode.diagnose.causes.outliers import outlier_batch
-from lightning_gradexplode.records import ModuleFacts
+from lightning_gradexplode.records import ModuleFacts, Severity
 from tests.diagnose.evidence import NAN, batch, calm, diverged, failed, field, finding, growing, history, labels, run
 
 
@@ -64,3 +66,14 @@ def test_what_a_layer_took_after_a_divergence_is_no_outlier() -> None:
         cause = outlier_batch(replace(facts, history=(history(quantities),)) if grows else facts)
         assert cause is not None
         assert cause.confidence == confidence
+
+
+@pytest.mark.parametrize(("size", "is_named"), [(8, True), (4, False)])
+def test_a_spike_of_the_gradient_of_a_short_batch_is_no_matter_of_its_data(size: int, is_named: bool) -> None:
+    """The mean over a quarter of the rows spreads twice as far."""
+    quantities = calm(30)
+    quantities["grad_norm"][29] *= 15
+    spike = finding("gradient-spike", 29, Severity.WARNING)
+    facts = replace(batch(field(), labels()), size=size, usual_size=16, is_last=True)
+    found = outlier_batch(diverged(step=29, now=29, findings=(spike,), history=(history(quantities),), batch=facts))
+    assert (found is not None) is is_named
