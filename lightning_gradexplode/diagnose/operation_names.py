@@ -9,6 +9,9 @@ from lightning_gradexplode.records import Operand, Operation
 LIMITS = {"float16": 65504.0, "half": 65504.0, "bfloat16": 3.39e38, "float32": 3.4e38, "float64": 1.8e308}
 """Largest finite value by type."""
 
+DIVISIONS = {"div", "true_divide", "reciprocal", "remainder", "fmod", "floor_divide"}
+"""Operations that divide their first input, or one."""
+
 _EXPONENTIALS = {"exp", "exp2", "expm1", "sinh", "cosh", "softplus", "special_expit", "logaddexp", "gelu", "silu",
                  "special_exp2", "elu", "selu"}  # fmt: skip
 _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "convolution", "conv1d", "conv2d", "conv3d",

@@ -13,8 +13,7 @@ from lightning_gradexplode.diagnose.causes.operation_evidence import (
     rows_sentence,
 )
 from lightning_gradexplode.diagnose.curves import first_nonfinite
-from lightning_gradexplode.diagnose.faults import DIVISIONS
-from lightning_gradexplode.diagnose.operation_names import base_name, location_of
+from lightning_gradexplode.diagnose.operation_names import DIVISIONS, base_name, location_of
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence, FieldFacts, Operation
 
