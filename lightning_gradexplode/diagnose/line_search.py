@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from lightning_gradexplode.records import Evidence
 
+FAR = 3.0
+"""Rise of the loss, in units of itself, from which a step is not short, and shows no slope."""
+
 
 @dataclass(frozen=True, slots=True)
 class LineSearch:
@@ -19,7 +22,7 @@ class LineSearch:
         least: The least loss.
         falls_at_first: Whether the smallest factor lowers the loss: whether the update points downhill.
         slope: Slope of the loss at the start, per whole update, of the parabola through the two smallest factors; NaN
-            where it is not known.
+            where it is not known, or where the smallest factor is too long to measure it.
         parabola_minimum: The factor with the least loss of the parabola through all points, None if they are on none
             that opens upward.
     """
@@ -61,7 +64,7 @@ def line_search(evidence: Evidence) -> LineSearch | None:
         best_factor=best[0] if lowers else 0.0,
         least=min(best[1], start),
         falls_at_first=along[0][1] < start,
-        slope=_slope(start, along),
+        slope=_slope(start, along) if along[0][1] - start <= FAR * abs(start) else math.nan,
         parabola_minimum=_parabola_minimum(start, along),
     )
 

@@ -16,6 +16,13 @@ LEAST_CHANGE = 0.5
 BEYOND = 10.0
 """So many times the norm of the step's update, a change of the weights' norm is none of the optimizer's."""
 
+SEVERAL_TIMES, LEAST_GROWTH = 3.0, 0.02
+"""So many times the growth that its update allows, and by that share at least, the norm of the weights has grown in a
+step by something else."""
+
+FEW_STEPS, MOST = 4, 0.8
+"""Number of such steps, and their share of those whose update was measured, that show it to be so at each step."""
+
 ORDINARY = 0.05
 """Update over weights up to which no single one undoes what weights have learned."""
 
@@ -31,17 +38,26 @@ class OutsideChange:
         step: The first step with the changed weights.
         before: Norm of the weights before.
         after: Norm of the weights after.
-        update: Norm of that step's update.
+        update: Norm of that step's update; of a growth over many steps, of all of them.
+        last: The last step of a growth over many steps, None if it is of one step.
     """
 
     step: int
     before: float
     after: float
     update: float
+    last: int | None = None
 
     @property
     def sentence(self) -> str:
         """What was seen, with what can do so."""
+        if self.last is not None:
+            return (
+                f"From step {self.step} to {self.last} the norm of the weights went from {self.before:.3g} to "
+                f"{self.after:.3g}, and the norms of all updates add up to {self.update:.2g}: something other than the "
+                "optimizer makes the weights larger at each step, such as a decay with a wrong sign that the loop "
+                "applies itself."
+            )
         return (
             f"Between steps {self.step - 1} and {self.step} the norm of the weights went from {self.before:.3g} to "
             f"{self.after:.3g}, and the update has a norm of {self.update:.2g}: something other than the optimizer has "
@@ -64,7 +80,23 @@ def outside_change(evidence: Evidence) -> OutsideChange | None:
         update = ratio * max(before, after)
         if abs(after - before) > max(LEAST_CHANGE * before, BEYOND * update):
             return OutsideChange(step, before, after, update)
-    return None
+    return _growth_at_each_step(evidence)
+
+
+def _growth_at_each_step(evidence: Evidence) -> OutsideChange | None:
+    """Return the growth of the weights if nearly each update that was measured is too small for it."""
+    norms, ratios = curve(evidence, "weight_norm").finite, curve(evidence, "update_ratio")
+    known: list[tuple[int, float, float, float]] = []
+    for place in range(1, len(norms)):
+        step, before, after = int(norms.step[place]), float(norms.value[place - 1]), float(norms.value[place])
+        ratio = ratios.at(step)
+        if ratio is not None and norms.step[place - 1] == step - 1 and before > 0:
+            known.append((step, before, after, ratio))
+    grown = [one for one in known if one[2] > (1 + max(LEAST_GROWTH, SEVERAL_TIMES * one[3])) * one[1]]
+    if len(grown) < FEW_STEPS or len(grown) < MOST * len(known):
+        return None
+    update = sum(ratio * after for _, _, after, ratio in known)
+    return OutsideChange(known[0][0], known[0][1], known[-1][2], update, last=known[-1][0])
 
 
 def is_new_level(evidence: Evidence) -> bool:

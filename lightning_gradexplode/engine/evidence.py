@@ -220,6 +220,7 @@ class EvidenceCollector:
             later_loss=_later_loss(histories, self._now),
             update_fault=self._update_fault,
             uncleared_evaluations=max((state.uncleared_evaluations for state in self._states), default=0),
+            loss_divisors=self.graphs.loss_divisors,
         )
 
     def _replay(self, onset: int) -> Replay | None:

@@ -68,6 +68,11 @@ class LossGraphs:
         """Names of the operations that the first loss was computed by."""
         return () if self._first is None else self._first.operation_names
 
+    @property
+    def loss_divisors(self) -> tuple[float, ...] | None:
+        """Numbers that the terms of the first loss are divided by, None if they are not known."""
+        return None if self._first is None else self._first.divisors
+
     def terms(self) -> Replay | None:
         """Return the loss functions of the first loss, as a replay of its step would have; None if none is known."""
         return Replay("not-possible", losses=self._first.losses) if self._first and self._first.losses else None

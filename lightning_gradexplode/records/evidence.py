@@ -72,6 +72,7 @@ class Evidence:
         update_fault: The first weight that an update with finite gradients has made non-finite, None if there is none.
         uncleared_evaluations: Largest number of evaluations of an optimizer's closure within one step without clearing
             the gradients, 0 without a closure.
+        loss_divisors: Numbers that the terms of the first loss are divided by, None if they are not known.
     """
 
     step: int
@@ -89,3 +90,4 @@ class Evidence:
     later_loss: float | None = None
     update_fault: UpdateFault | None = None
     uncleared_evaluations: int = 0
+    loss_divisors: tuple[float, ...] | None = None

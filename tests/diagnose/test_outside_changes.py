@@ -43,6 +43,19 @@ def test_a_jump_between_steps_whose_weights_were_not_measured_is_left_open() -> 
     assert outside_change(replace(evidence, history=(one,))) is None
 
 
+@pytest.mark.parametrize(("factor", "is_outside"), [(1.15, True), (1.01, False)])
+def test_weights_that_outgrow_their_updates_at_each_step_are_changed_by_something_else(
+    factor: float, is_outside: bool
+) -> None:
+    """A loop that decays its weights with a wrong sign makes all of them larger, whatever the gradients."""
+    values = calm(40)
+    values["loss"][30:] = [50.0] * 10
+    values["weight_norm"] = [8.0 * factor**step for step in range(40)]
+    change = outside_change(Evidence(30, 39, (finding("diverging-loss", 31),), run(), (history(values),)))
+    assert (change is not None) is is_outside
+    assert change is None or "at each step" in change.sentence
+
+
 def test_no_cause_is_named_where_something_else_changed_the_weights() -> None:
     """What was seen is told, and that going back helps."""
     found = diagnose(jumped())

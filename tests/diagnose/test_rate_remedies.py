@@ -147,6 +147,7 @@ def test_a_parabola_far_out_that_does_not_fit_the_first_gradient_does_not_count(
 
 def test_the_rate_is_taken_from_the_line_search() -> None:
     """It is the rate at which the loss was least, between that and what the first update bears if that is lower."""
-    ordinary = history({**growing(), "update_ratio": [0.05] * 12})
+    weights = [8.0 * 1.04**step for step in range(12)]
+    ordinary = history({**growing(), "update_ratio": [0.05] * 12, "weight_norm": weights})
     assert "lr=0.05" in diagnose(diverged(experiments=OVERSHOOT, history=(ordinary,))).remedies[0]
     assert "lr=0.03" in diagnose(diverged(experiments=OVERSHOOT)).remedies[0]

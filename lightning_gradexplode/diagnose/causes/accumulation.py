@@ -10,6 +10,7 @@ from lightning_gradexplode.diagnose.curves import curve, loss_curve
 from lightning_gradexplode.diagnose.layers import layers
 from lightning_gradexplode.diagnose.line_search import line_search
 from lightning_gradexplode.diagnose.loop_code import code_of
+from lightning_gradexplode.diagnose.remedies import uses_adaptive_optimizer
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence, LossTerm
 
@@ -93,13 +94,16 @@ def _summed_passes(evidence: Evidence) -> Cause | None:
     own = evidence.run.accumulate if evidence.run.automatic else 1
     if passes is None or passes < max(SUMMED, own + 1) or not trend(evidence).has_diverged:
         return None
-    if _is_a_guess(evidence, passes) or not (_losses_are_whole(evidence) or _is_a_guess(evidence, 1.0)):
-        return None  # they are divided, or that is not known
+    if uses_adaptive_optimizer(evidence.run) or _is_a_guess(evidence, passes):
+        return None  # the scale of the gradients cancels, or they are divided
+    is_whole = _losses_are_whole(evidence) or _is_a_guess(evidence, 1.0)
+    if not (is_whole or _is_undivided(evidence, passes)):
+        return None
     divided = code_of(evidence.run).backward(f"loss / {passes:.0f}")
     return _cause(
-        0.85,
-        f"Each step adds up the gradients of {passes:.0f} backward passes, and each of them takes the whole mean "
-        "loss of its part.",
+        0.85 if is_whole else 0.65 if passes >= 2 * SUMMED else 0.45,
+        f"Each step adds up the gradients of {passes:.0f} backward passes, and each of them takes the whole "
+        + ("mean loss of its part." if is_whole else "loss of its part: nothing divides it by their number."),
         f"divide each loss, so that the sum is an average: {divided}",
     )
 
@@ -109,6 +113,16 @@ def _is_a_guess(evidence: Evidence, divisor: float) -> bool:
     first, weights = loss_curve(evidence).first, layers(evidence.run)
     classes = weights[-1].shape[0] if weights else 0
     return first is not None and classes > 1 and math.isclose(first * divisor, math.log(classes), rel_tol=0.25)
+
+
+def _is_undivided(evidence: Evidence, passes: float) -> bool:
+    """Return whether the first loss is known to be divided by nothing that may be the number of passes.
+
+    A loss may be divided by the number of its own rows or elements, which makes it a mean.
+    """
+    divisors, fields = evidence.loss_divisors, evidence.batch.fields if evidence.batch is not None else ()
+    sizes = {size for one in fields if one.shape for size in (one.shape[0], math.prod(one.shape))} - {round(passes)}
+    return divisors is not None and all(abs(one) < 0.9 * passes or one in sizes for one in divisors)
 
 
 def _losses_are_whole(evidence: Evidence) -> bool:

@@ -5,6 +5,7 @@ Where autograd keeps too few values to tell, nothing is named.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -73,11 +74,13 @@ class GraphFacts:
         fields: What is known of the tensors that no gradient is computed for.
         operation_names: Plain names of the operations, each once.
         losses: The loss functions, with what they took.
+        divisors: The numbers that single numbers are divided by on their way to the loss, None if it is not known.
     """
 
     fields: tuple[FieldFacts, ...] = ()
     operation_names: tuple[str, ...] = ()
     losses: tuple[LossTerm, ...] = ()
+    divisors: tuple[float, ...] | None = None
 
 
 def facts_of_loss(loss: Tensor, module: nn.Module) -> GraphFacts:
@@ -91,12 +94,27 @@ def facts_of_loss(loss: Tensor, module: nn.Module) -> GraphFacts:
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     if graph is None:
         return GraphFacts()
-    return GraphFacts(fields_in_graph(graph, names), _names(graph), _losses(graph))
+    return GraphFacts(fields_in_graph(graph, names), _names(graph), _losses(graph), _divisors(graph))
 
 
 def _names(graph: Graph) -> tuple[str, ...]:
     """Return the names of the operations, each once."""
     return tuple(dict.fromkeys(name_of_node(node) for node in graph.nodes))
+
+
+def _divisors(graph: Graph) -> tuple[float, ...] | None:
+    """Return the numbers that results of one element are divided by, None if one of them is not kept."""
+    divisors = []
+    for node in graph.nodes:
+        name = name_of_node(node)
+        if name not in ("div", "mul") or math.prod(shape_of(node, 0) or ()) != 1:
+            continue
+        constants = [one for one in graph.arguments[node] if one.source is None]
+        values = [None if one.value is None or one.value.numel() != 1 else float(one.value) for one in constants]
+        if None in values:
+            return None
+        divisors += [value if name == "div" else 1 / value for value in values if value]
+    return tuple(divisors)
 
 
 def _explained(

@@ -8,7 +8,7 @@ import pytest
 
 from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.causes.accumulation import UNCLEARED, accumulated_gradients
-from lightning_gradexplode.records import Experiments, LossTerm, Replay
+from lightning_gradexplode.records import Experiments, LossTerm, OptimizerFacts, Replay
 from tests.diagnose.evidence import (
     batch,
     calm,
@@ -76,6 +76,30 @@ def test_many_passes_of_a_step_are_a_sum_unless_they_are_divided(
     found = accumulated_gradients(diverged(history=(history(quantities),), run=facts))
     assert (None if found is None else found.confidence) == confidence
     assert found is None or "loss / 8" in found.remedies[0]
+
+
+@pytest.mark.parametrize(
+    ("divisors", "is_named"),
+    [((), True), ((2.0,), True), ((32.0,), True), ((8.0,), False), ((1000.0,), False), (None, False)],
+    ids=["not at all", "by two", "by its rows", "by the passes", "by an unknown count", "unknown"],
+)
+def test_many_passes_of_losses_that_nothing_divides_are_a_sum(
+    divisors: tuple[float, ...] | None, is_named: bool
+) -> None:
+    """The graph of the first loss shows by what it is divided."""
+    quantities = {**growing(), "backward_passes": [8.0] * 12}
+    facts, rows = run(optimizers=(OptimizerFacts("SGD", ({"lr": 0.5},)),)), batch(field(shape=(32, 8)))
+    evidence = diverged(history=(history(quantities),), run=facts, batch=rows, loss_divisors=divisors)
+    found = accumulated_gradients(evidence)
+    assert (found is not None) is is_named
+    assert found is None or found.confidence == 0.65
+
+
+def test_passes_of_an_optimizer_that_normalizes_its_steps_are_no_sum() -> None:
+    """The scale of the gradients cancels."""
+    quantities = {**growing(), "backward_passes": [8.0] * 12}
+    facts = run(optimizers=(OptimizerFacts("AdamW", ({"lr": 0.5},)),))
+    assert accumulated_gradients(diverged(history=(history(quantities),), run=facts, loss_divisors=())) is None
 
 
 def test_a_sum_in_place_of_a_mean_is_known_by_its_size() -> None:

@@ -145,6 +145,14 @@ def test_a_loss_that_falls_by_less_than_its_gradient_says_has_moving_targets(nor
     assert (found is not None) == named
 
 
+def test_a_loss_that_is_many_times_itself_after_a_hundredth_of_the_update_shows_no_slope() -> None:
+    """The shortest step is far beyond where the gradient says anything, so that nothing is known of the targets."""
+    along = ((0.0, 2.0), (0.01, 60.0), (0.1, 6000.0), (0.3, 5e4), (1.0, 6e5))
+    plain = run(optimizers=(OptimizerFacts("SGD", groups=({"lr": 0.5},)),))
+    evidence = diverged(experiments=Experiments(line_search=along, memory_grad_norm=1e3), run=plain)
+    assert kinds(diagnose(evidence))[0] == "learning-rate"
+
+
 def test_the_fall_of_a_loss_says_nothing_where_groups_have_rates_of_their_own() -> None:
     """The update is then no multiple of the gradient."""
     along = ((0.0, 66.4), (0.01, 65.9), (0.1, 65.0), (0.3, 94.5), (1.0, 834.0))

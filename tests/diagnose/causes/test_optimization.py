@@ -50,6 +50,19 @@ def test_weights_that_have_grown_by_half_are_stated() -> None:
     assert any("After the update of step 10 the norm of the weights is" in one for one in stated)
 
 
+@pytest.mark.parametrize(
+    ("kind", "ratio", "is_named"), [("Adam", 11.0, True), ("SGD", 11.0, False), ("Adam", 0.5, False)]
+)
+def test_a_first_update_as_large_as_the_weights_made_the_loss_jump(kind: str, ratio: float, is_named: bool) -> None:
+    """The update of a later step lowers the loss of its batch; steps of gradient descent are as long as gradients."""
+    quantities = growing()
+    quantities["loss"] = [0.5, *[1e9 * 2.0**step for step in range(11)]]
+    quantities["update_ratio"], quantities["weight_norm"] = [ratio, *[0.05] * 11], [90.0] * 12
+    facts = run(optimizers=(OptimizerFacts(kind, ({"lr": 0.5},)),))
+    evidence = diverged(history=(history(quantities),), run=facts, experiments=NO_OVERSHOOT)
+    assert ("learning-rate" in kinds(diagnose(evidence))) is is_named
+
+
 def test_no_rate_is_named_without_evidence() -> None:
     """The last update of a loss that came back lowers it, and neither weights nor updates are large."""
     quantities = calm(40)

@@ -40,6 +40,22 @@ def replay(loss: Tensor, module: nn.Module) -> Replay:
     return found.replay
 
 
+DIVIDED: dict[str, tuple[Callable[[Tensor], Tensor], tuple[float, ...]]] = {
+    "nothing": (lambda out: functional.mse_loss(out, torch.ones_like(out)), ()),
+    "a number": (lambda out: functional.mse_loss(out, torch.ones_like(out)) / 16, (16.0,)),
+    "a factor": (lambda out: 0.25 * out.square().mean(), (4.0,)),
+    "rows": (lambda out: out.square().sum() / len(out), (float(ROWS),)),
+    "elements": (lambda out: (out / 3).square().mean(), ()),
+}
+
+
+@pytest.mark.parametrize("name", DIVIDED)
+def test_what_a_loss_is_divided_by_is_read_from_its_graph(net: nn.Sequential, name: str) -> None:
+    """Micro-batches whose losses nothing divides add up to a sum; outputs may be divided as they like."""
+    compute, expected = DIVIDED[name]
+    assert facts_of_loss(compute(net(inputs())), net).divisors == expected
+
+
 OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "exp": lambda out: torch.exp(1e4 * out.abs() + 1e3).mean(),
     "log": lambda out: -(out - 5).log().mean(),
