@@ -7,6 +7,7 @@ import sys
 
 from lightning_gradexplode.detect.excursion import Excursion
 from lightning_gradexplode.detect.growth import GrowthRate, Trend
+from lightning_gradexplode.detect.joint_growth import JointGrowth
 from lightning_gradexplode.detect.loss_baseline import LossBaseline
 from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
 from lightning_gradexplode.detect.update_effect import UpdateEffect
@@ -31,6 +32,7 @@ class Baselines(Stateful):
         loss_trend: The trend of `loss_rise` over 32 steps.
         update_effect: The largest change of the loss that the last update can have caused.
         excursion: The steps since the loss was last at its start.
+        joint_growth: Whether loss, gradients and weights grow together.
         loss_rise: Units that the step's loss is above the start, by the baseline without it; 0 if it is not known, and
             for a loss that starts at zero, such as a divergence from a copy, as long as the weights have not moved.
         loss_deviations: The same in standard deviations of what the loss wanders by chance (`LossBaseline.deviations`);
@@ -41,7 +43,10 @@ class Baselines(Stateful):
             finds its level.
     """
 
-    also_saved = ("loss", "weights", "weight_rate", "loss_trend", "excursion", "gradient_growth", "update_effect")
+    also_saved = (
+        *("loss", "weights", "weight_rate", "loss_trend", "excursion", "joint_growth"),
+        *("gradient_growth", "update_effect"),
+    )
 
     def __init__(self) -> None:
         self.loss = LossBaseline()
@@ -49,6 +54,7 @@ class Baselines(Stateful):
         self.weight_rate = GrowthRate()
         self.loss_trend = Trend()
         self.excursion = Excursion()
+        self.joint_growth = JointGrowth()
         self.update_effect = UpdateEffect()
         self.loss_rise = 0.0
         self.loss_deviations = 0.0
@@ -69,6 +75,8 @@ class Baselines(Stateful):
                 self._norms.add(norm)
             relative = min(norm / self._norms.lower_quartile, sys.float_info.max)
             self.gradient_growth = min(relative * weights, sys.float_info.max)
+            if math.isfinite(self.loss_rise):
+                self.joint_growth.update(self.loss_rise, norm, weights)
 
     def _update_rise(self, loss: float, weights: float, largest_change: float) -> None:
         self.loss.shift_by(loss, largest_change)

@@ -44,7 +44,8 @@ class DivergingLoss(Detector):
     start, which a single bad batch does not cause.
 
     WARNING if the loss is more than one unit above its start for `patience` steps, keeps rising by the same factor or
-    faster, and the weights have changed or `Baselines.gradient_growth` is at least two.
+    faster, and the weights have changed or `Baselines.gradient_growth` is at least two. A rise of any size is a WARNING
+    if gradients and weights grow with it (`JointGrowth`).
 
     Args:
         limit: Units of rise; with a positive loss 4 means five times the start.
@@ -97,7 +98,8 @@ class DivergingLoss(Detector):
         lasting = len(self._out) >= patience and self._out[-1] >= self._out[-patience]
         if lasting and baselines.loss_deviations > self.wander and self._is_confirmed(baselines):
             return self._critical(record, baselines)
-        return self._projection(record, baselines) if min(self._rises[-self.patience :]) > 1 else None
+        found = self._projection(record, baselines) if min(self._rises[-self.patience :]) > 1 else None
+        return found or self._joint_growth(record, baselines)
 
     def _is_confirmed(self, baselines: Baselines) -> bool:
         """Return whether weights or gradients confirm that the loss diverges."""
@@ -116,6 +118,15 @@ class DivergingLoss(Detector):
         message = f"the loss is {loss:.4g}, {before} about {start:.4g}{weights}"
         return self.finding(record, Severity.CRITICAL, loss, baselines.loss.above(self.limit), message)
 
+    def _joint_growth(self, record: StepRecord, baselines: Baselines) -> Finding | None:
+        """Return a WARNING if loss, gradients and weights grow together."""
+        rates = baselines.joint_growth.rates()
+        if rates is None:
+            return None
+        loss, gradients, weights = (f"{100 * math.expm1(rate):.2g} %" for rate in rates)
+        message = f"loss, gradients and weights grow together, by {loss}, {gradients} and {weights} per step"
+        return self._projected(record, message, rates[0], baselines.loss.start)
+
     def _projection(self, record: StepRecord, baselines: Baselines) -> Finding | None:
         """Return a WARNING if the loss keeps rising, with the number of steps until it is lost."""
         if baselines.loss_deviations <= self.wander or not baselines.excursion.is_geometric:
@@ -129,12 +140,16 @@ class DivergingLoss(Detector):
             rate = baselines.loss_trend.rate
         else:
             return None
+        message = f"the loss keeps rising: it is {record.loss:.4g}, at first about {baselines.loss.start:.4g}"
+        return self._projected(record, message, rate, baselines.loss.above(1))
+
+    def _projected(self, record: StepRecord, message: str, rate: float, limit: float) -> Finding:
+        """Return a WARNING with the number of steps until the loss is lost at a rate of growth."""
         assert record.loss is not None
         steps = math.log(_LOST / (1 + self._rises[-1])) / rate if rate > 0 else math.inf
-        message = f"the loss keeps rising: it is {record.loss:.4g}, at first about {baselines.loss.start:.4g}"
         if 0 < steps < _FAR:
-            message += f"; at this rate it is {_LOST:g} times its start in about {steps:.0f} steps"
-        return self.finding(record, Severity.WARNING, record.loss, baselines.loss.above(1), message)
+            message += f"; at this rate the loss is {_LOST:g} times its start in about {steps:.0f} steps"
+        return self.finding(record, Severity.WARNING, record.loss, limit, message)
 
 
 class UnstableLoss(Detector):

@@ -70,6 +70,7 @@ NEW_SINCE_0_1_0 = (
     "_calm_for",
     "_raised_for",
     ".loss_trend",
+    ".joint_growth",
     ".gradient_growth",
     "_blocked_at",
     "_blocked_for",

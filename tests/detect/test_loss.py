@@ -307,6 +307,35 @@ def test_a_rise_under_noise_is_projected() -> None:
     assert "times its start in about" in found[0].message
 
 
+def test_growth_of_loss_gradients_and_weights_together_is_projected_early() -> None:
+    """Growth by 2 % a step, under noise, is a WARNING before the loss is twice its start; any two alone are none."""
+
+    def warnings(loss: float, gradients: float, weights: float) -> list[Finding]:
+        count, detector = 140, DivergingLoss()
+        values = zip(range(count), noise(count, 0.1), noise(count, 0.1, seed=1), strict=True)
+        after = [(max(0, step - 99), scatter, other) for step, scatter, other in values]
+        return findings_of(
+            detector,
+            (
+                record(
+                    step,
+                    loss=scatter * math.exp(loss * grown),
+                    grad_norm=other * math.exp(gradients * grown),
+                    weight_norm=10 * math.exp(weights * grown),
+                )
+                for step, (grown, scatter, other) in enumerate(after)
+            ),
+        )
+
+    found = warnings(0.02, 0.02, 0.02)
+    assert found[0].severity is Severity.WARNING
+    assert found[0].step < 100 + math.log(2) / 0.02
+    assert found[0].value > found[0].limit
+    steps = int(found[20].message.rpartition("about ")[2].partition(" ")[0])
+    assert found[20].step + steps == pytest.approx(100 + math.log(10) / 0.02, abs=30)
+    assert warnings(0.02, 0.0, 0.02) == warnings(0.0, 0.02, 0.02) == warnings(0.02, 0.02, 0.0) == []
+
+
 def raised_by_plan(then: list[float], gradients: list[float]) -> list[StepRecord]:
     """Build a run whose loss and gradients are multiplied by plan after 100 steps, with updates measured as usual."""
     losses, norms = [*noise(100), *then], [*noise(100, seed=1), *gradients]
