@@ -24,6 +24,9 @@ Series = dict[int, float]
 
 STEP_COLUMNS = ("step", "global_step", "trainer/global_step", "_step", "iteration")
 
+NAME_COLUMNS = ("name", "metric", "tag", "key")
+"""Columns with the name of a metric, in files with one row for each value, such as ``gradexplode.csv``."""
+
 EVALUATIONS = frozenset({"val", "valid", "validation", "dev", "eval", "evaluation", "test"})
 """Words in the names of metrics that are not of training."""
 
@@ -32,8 +35,9 @@ def read_metrics(path: Path) -> dict[str, Series]:
     """Return the metrics in a log by name.
 
     Args:
-        path: A CSV file with a header, a TensorBoard event file (all event files in its folder are read), or a
-            ``.wandb`` file; or a folder, of whose logs the latest is read.
+        path: A CSV file with a header, whose columns are metrics, or step, name and value; a TensorBoard event file
+            (all event files in its folder are read), or a ``.wandb`` file; or a folder, of whose logs the latest is
+            read.
 
     Raises:
         FileNotFoundError: The path does not exist.
@@ -144,11 +148,13 @@ def _csv(path: Path) -> dict[str, Series]:
         rows = csv.DictReader(lines, delimiter=max(",;\t", key=header.count))
         names = rows.fieldnames or ()
         column = next((name for name in STEP_COLUMNS if name in names), None)
+        by_row = next((name for name in NAME_COLUMNS if name in names and "value" in names), None)
         for number, row in enumerate(rows):
             step = number if column is None else _number(row.get(column))
-            for name in names:
-                value = _number(row.get(name))
-                if value is not None and step is not None and name != column:
+            fields = row if by_row is None else {row[by_row] or "": row["value"]}
+            for name, text in fields.items():
+                value = _number(text) if isinstance(name, str) else None  # a row may be longer than the header
+                if value is not None and step is not None and math.isfinite(step) and name != column:
                     metrics.setdefault(name, {})[int(step)] = value
     return metrics
 

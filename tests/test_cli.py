@@ -108,6 +108,17 @@ def test_diagnose_reads_the_logs_of_other_tools(tmp_path: Path, capsys: pytest.C
     assert 150 < steps[0] < 165
 
 
+def test_diagnose_reads_files_with_one_row_for_each_value(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Such as ``gradexplode.csv``, which plain loops without a logger write; a row without a step is left out."""
+    rows = [row for step, loss, norm in metrics_of() for row in ((step, "loss", loss), (step, "g/grad_norm", norm))]
+    with (tmp_path / "gradexplode.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("step", "name", "value"), *rows, ("nan", "loss", 1.0), ("x", "loss", 1.0)])
+    assert set(offline.read_metrics(tmp_path / "gradexplode.csv")) == {"loss", "g/grad_norm"}
+    assert main(["diagnose", str(tmp_path), "--json", "--check"]) == 3
+    critical = [one["step"] for one in json.loads(capsys.readouterr().out)["findings"] if one["severity"] == "CRITICAL"]
+    assert 150 < critical[0] < 165
+
+
 def test_a_healthy_log_has_no_incident(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit status 0 with ``--check``, too."""
     with (tmp_path / "run.csv").open("w", newline="") as file:

@@ -54,9 +54,11 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
 
     known = {*map(_variable, _READERS), notifications.VARIABLE}
     unknown = sorted(name for name in environment if name.startswith(f"{SWITCH}_") and name not in known)
-    likely = [get_close_matches(name, known, 1) for name in unknown]
+    arguments_by_name = {name.removeprefix(f"{SWITCH}_"): name for name in known}
+    likely = [get_close_matches(name.removeprefix(f"{SWITCH}_"), arguments_by_name, 1) for name in unknown]
     return [
-        f"{name} is ignored, since no argument can be set by it" + "".join(f"; did you mean {one}?" for one in near)
+        f"{name} is ignored, since no argument can be set by it"
+        + "".join(f"; did you mean {arguments_by_name[one]}?" for one in near)
         for name, near in zip(unknown, likely, strict=True)
     ]
 
