@@ -112,6 +112,11 @@ class AccumulationWindow:
         """The loss of the last micro-batch, None if it is not known on the host."""
         return self._host_losses[-1] if self._host_losses else None
 
+    @property
+    def unused_loss(self) -> float | None:
+        """The last loss, if no step has used it yet and it is known on the host."""
+        return None if self._losses_are_read else self.newest_loss
+
     def discard_losses(self) -> None:
         """Discard the losses so far, such as those of a further evaluation of a closure, which belong to no step."""
         self._host_losses, self._losses = [], []

@@ -215,4 +215,9 @@ class Components:
 
     @property
     def _parts(self) -> dict[str, Any]:
-        return {"findings": self.log, "schedule": self.schedule, "responses": self.responses}
+        return {
+            "findings": self.log,
+            "schedule": self.schedule,
+            "responses": self.responses,
+            "evidence": self.evidence,
+        }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +38,7 @@ from lightning_gradexplode.records import (
     StepRecord,
     UpdateFault,
 )
+from lightning_gradexplode.records.plain import from_plain, to_plain
 
 LATER_STEPS = 20
 """Number of steps after an incident from which their loss shows whether the run has learned nevertheless."""
@@ -237,7 +238,7 @@ class EvidenceCollector:
     def diagnosis(self, attempts: Sequence[Attempt] = ()) -> Diagnosis | None:
         """Return the diagnosis of the latest incident; without one, of what is plainly wrong, None if nothing is."""
         if self._onset is None:
-            return attempt("the diagnosis", self._calm_diagnosis)
+            return self._published or attempt("the diagnosis", self._calm_diagnosis)
         evidence = self.evidence(attempts)
         found = attempt("the diagnosis", lambda: diagnose(evidence))
         published = self._published
@@ -255,6 +256,15 @@ class EvidenceCollector:
     def published(self, diagnosis: Diagnosis) -> None:
         """Keep a diagnosis that was shown, so that everything shown of its incident agrees."""
         self._published = diagnosis
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the last diagnosis that was shown, in plain values."""
+        return {"shown": to_plain(self._published)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state that `state_dict` returned."""
+        shown = state.get("shown")
+        self._published = None if shown is None else from_plain(Diagnosis, shown)
 
 
 def _cause(diagnosis: Diagnosis) -> tuple[str, str | None]:

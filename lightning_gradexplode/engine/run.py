@@ -26,6 +26,7 @@ from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.hosts.guarded import GuardedLoop
 from lightning_gradexplode.loggers.console import log_to_terminal
 from lightning_gradexplode.measure.recording import RecordedCalls
+from lightning_gradexplode.records import StepRecord
 from lightning_gradexplode.records.text import describe
 from lightning_gradexplode.respond import ExplosionError
 
@@ -313,8 +314,20 @@ class TrainingRun(OptimizerSteps):
                     self._deferred_reading.resolve(step)
                     self._deferred_reading.act(step)
             self._after.freeze([step for step in steps if step.phase is not Phase.COLLECTING])
+            self._record_interrupted_loss()
         else:
             self._deferred_reading.keep_arrived(steps)
+
+    def _record_interrupted_loss(self) -> None:
+        """Detect a loss that is not finite and whose backward pass has raised, as in anomaly detection."""
+        run, loss = self._run, self._run.window.unused_loss
+        if loss is None or math.isfinite(loss) or self._loop.loss_scale()[0] is not None:
+            return
+        state, place = run.optimizers.states[0], self._measurement.batch_idx
+        record = StepRecord(self._loop.step, place, loss=loss, epoch=self._loop.epoch, update_taken=False)
+        new = run.keep_findings(record.step, state.detectors.begin(record))
+        run.evidence.add(record, run.evidence.inputs_of_step(), new, run.log.incidents.began, before_update=True)
+        state.recorder.add(record)
 
     # The end.
 

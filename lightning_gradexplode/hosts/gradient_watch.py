@@ -194,8 +194,8 @@ class GradientWatch(StepEventsResults):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if error is not None and self._run is not None:
-            self._run.aborted()
+        if error is not None and self._events is not None:
+            self._events.aborted()
         self.close()
 
     # State.

@@ -102,6 +102,11 @@ class LoopRun(ABC):
             self._warned.add(message)
             logger.warning("gradexplode: %s", message)
 
+    def aborted(self) -> None:
+        """Record what is known of a step that an exception has interrupted."""
+        if self.run is not None:
+            self.run.aborted()
+
     def close(self) -> None:
         """End the run, and remove all hooks; the results stay."""
         run = self.run
@@ -178,5 +183,5 @@ def _monitors_of(optimizer: Optimizer) -> list[LoopRun]:
 def _process_ends(loop_run: weakref.ref[LoopRun]) -> None:
     """Write the recorded steps of a run that was not closed, if an exception ends the process."""
     one = loop_run()
-    if one is not None and one.run is not None and hasattr(sys, "last_value"):
-        one.run.aborted()
+    if one is not None and hasattr(sys, "last_value"):
+        one.aborted()

@@ -21,6 +21,12 @@ from lightning_gradexplode.hosts.backward_passes import BackwardPasses
 from lightning_gradexplode.hosts.loop_run import LoopRun
 from lightning_gradexplode.hosts.torch_loop import TorchLoop
 
+ASSIGNED_GRADIENTS = (
+    "an optimizer steps with gradients that no backward pass of the loss has accumulated; they are measured as it gets "
+    "them, after any clipping"
+)
+"""What is logged once in loops that assign gradients, such as those of ``torch.autograd.grad``."""
+
 
 class StepEvents(LoopRun):
     """Calls the engine at the events of a training loop of plain PyTorch.
@@ -49,6 +55,7 @@ class StepEvents(LoopRun):
         )
         self._evaluating: Optimizer | None = None
         self._awaiting: set[int] = set()
+        self._loss_is_known = False
         self._scaler_version: int | None = None
         super().__init__(arguments, loop, state, at_error)
 
@@ -82,6 +89,12 @@ class StepEvents(LoopRun):
             return value
 
         self._backward.expect(tensors, loss_with_graph)
+
+    def aborted(self) -> None:
+        """Record what is known of a step that an exception has interrupted, also within its backward pass."""
+        if self._backward.is_running:
+            self._guarded(self._add_losses)
+        super().aborted()
 
     def steps_are_over(self) -> None:
         """Record the steps of this batch that a gradient scaler has left out, and end the batch."""
@@ -128,6 +141,7 @@ class StepEvents(LoopRun):
             run.set_graph(exists=False)
             self._add_losses()
             if not self._backward.changed_gradients():
+                self._loss_is_known = True
                 return  # `torch.autograd.grad` leaves gradients as they are; they are measured before the step
             run.backward_ended()
             self._awaiting = {id(one) for one in self._loop.optimizers}
@@ -191,7 +205,7 @@ class StepEvents(LoopRun):
             if self._backward.is_running:  # an optimizer for each parameter, which steps once its gradient is there
                 self._add_losses()
             elif id(optimizer) not in self._awaiting:
-                self.warn_once(self._loop.late_measurement)
+                self.warn_once(ASSIGNED_GRADIENTS if self._loss_is_known else self._loop.late_measurement)
             with torch.no_grad():
                 self.run.gradients_ready(optimizer)
 
@@ -199,7 +213,7 @@ class StepEvents(LoopRun):
         self._guarded(self._step_ended, optimizer)
 
     def _step_ended(self, optimizer: Optimizer) -> None:
-        self._evaluating = None
+        self._evaluating, self._loss_is_known = None, False
         self._awaiting.discard(id(optimizer))
         self._stepped.add(id(optimizer))
         if len(self._stepped) == len(self._loop.optimizers):

@@ -136,8 +136,8 @@ class GradientExplosionTrainerCallback(StepEventsResults, TrainerCallback):  # t
         return control
 
     def _abort(self) -> None:
-        if self._run is not None:
-            self._run.aborted()
+        if self._events is not None:
+            self._events.aborted()
         self._close()
 
     def _close(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -212,7 +214,7 @@ def test_a_loop_of_accelerate_is_measured_once_an_accumulation() -> None:
     assert watch.last.step == 2
 
 
-def test_gradients_that_the_loop_assigns_itself_are_measured() -> None:
+def test_gradients_that_the_loop_assigns_itself_are_measured(caplog: pytest.LogCaptureFixture) -> None:
     """`torch.autograd.grad` leaves the gradients of the step before in place; they are not taken for this step's."""
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -228,6 +230,32 @@ def test_gradients_that_the_loop_assigns_itself_are_measured() -> None:
             assert recorded(watch) == pytest.approx(truth, rel=1e-9)
             assert watch.last is not None
             assert watch.last.loss == pytest.approx(float(loss.detach()), rel=1e-6)
+    assert [record.getMessage() for record in caplog.records] == [
+        "gradexplode: an optimizer steps with gradients that no backward pass of the loss has accumulated; they are "
+        "measured as it gets them, after any clipping"
+    ]
+
+
+def test_a_backward_pass_that_anomaly_detection_ends_is_found(tmp_path: Path) -> None:
+    """The loss is known before its backward pass, so that its step is found and recorded."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    watch = GradientWatch(model, optimizer, log_dir=tmp_path)
+
+    def train() -> None:
+        with watch, torch.autograd.set_detect_anomaly(True):
+            for step, batch in enumerate(batches(4)):
+                optimizer.zero_grad()
+                loss = loss_of(model, batch) * (math.nan if step == 2 else 1.0)
+                watch.loss(loss)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+
+    with pytest.warns(UserWarning, match="Error detected"), pytest.raises(RuntimeError, match="returned nan values"):
+        train()
+    assert [(finding.step, finding.sign) for finding in watch.findings] == [(2, "nonfinite-loss")]
+    with np.load(tmp_path / "gradexplode" / "steps.npz") as file:
+        assert file["step"].tolist() == [0, 1, 2]
 
 
 def test_a_backward_pass_that_fails_costs_its_own_step_only() -> None:

@@ -163,9 +163,11 @@ def test_findings_stay_where_a_fit_goes_on_and_go_with_another_module(tmp_path: 
     trainer.fit_loop.max_epochs = 2
     trainer.fit(module)
     assert [(finding.step, finding.sign) for finding in monitor.findings][: len(first)] == first
+    assert monitor.diagnosis() is not None
     trainer.fit_loop.max_epochs = 3
     trainer.fit(Copying())
     assert not monitor.exploded
+    assert monitor.diagnosis() is None
 
 
 def test_a_tested_checkpoint_does_not_leak_into_the_next_fit(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import pytorch_lightning as pl
+import torch
 from torch import Tensor
 
 from lightning_gradexplode import GradientExplosionMonitor
@@ -91,6 +92,44 @@ class DeviceIsLost(Regression):
             self.is_lost = True
             raise RuntimeError("CUDA error: device-side assert triggered")
         return super().training_step(batch, batch_idx)
+
+
+def poisoned(module: Regression) -> Regression:
+    """Return a module whose fourth batch holds NaN in its second row."""
+    loader = module.train_dataloader()
+    loader.dataset.tensors[0][4 * LAST + 1] = torch.nan  # type: ignore[attr-defined]
+    module.train_dataloader = lambda: loader  # type: ignore[method-assign]
+    return module
+
+
+def test_a_backward_pass_that_anomaly_detection_ends_is_diagnosed(tmp_path: Path) -> None:
+    """The loss is known before it, so that its step is found, explained and recorded."""
+    monitor = GradientExplosionMonitor(report=tmp_path)
+    trainer = pl.Trainer(**QUIET, logger=False, callbacks=[monitor], detect_anomaly=True)
+    with pytest.warns(UserWarning, match="Error detected"), pytest.raises(RuntimeError, match="returned nan values"):
+        trainer.fit(poisoned(Regression()))
+    assert [(finding.step, finding.sign) for finding in monitor.findings] == [(LAST, "nonfinite-loss")]
+    diagnosis = monitor.diagnosis()
+    assert diagnosis is not None
+    assert (diagnosis.causes[0].kind, diagnosis.causes[0].where) == ("nonfinite-input", "batch[0], row 1")
+    with np.load(tmp_path / "steps.npz") as recorded:
+        assert recorded["step"].tolist() == list(range(LAST + 1))
+    assert (tmp_path / "index.html").exists()
+
+
+def test_a_finite_loss_whose_backward_pass_raises_is_no_finding(tmp_path: Path) -> None:
+    """Whatever has ended the run, it was no explosion."""
+
+    class Raises(Regression):
+        def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+            if self.global_step == LAST:
+                raise ValueError("the user's own")
+            super().backward(loss, *args, **kwargs)
+
+    monitor = GradientExplosionMonitor(report=tmp_path)
+    with pytest.raises(ValueError, match="own"):
+        pl.Trainer(**QUIET, logger=False, callbacks=[monitor]).fit(Raises())
+    assert monitor.findings == []
 
 
 def test_an_error_of_the_device_leaves_the_recording(

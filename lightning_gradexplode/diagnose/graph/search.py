@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 
 from lightning_gradexplode.diagnose.graph.nodes import Argument, Graph, name_of_node, shape_of
 from lightning_gradexplode.diagnose.replay.finiteness import has_nan
@@ -86,6 +87,8 @@ class Search:
         if origins:
             return self._through(node, origins, value)
         name = name_of_node(node)
+        if name == "compiled_function":
+            return "unclear"  # it stands for many operations
         if name == "div" and self._divides_by_zero(node):
             return Found(node)  # whatever it divides
         if "filled" in answers and "unclear" not in answers:
@@ -175,4 +178,4 @@ def _is_over_nothing(node: Any) -> bool:
 
 def _takes_numbers(node: Any) -> bool:
     """Return whether a tensor without a gradient among the arguments may be one of numbers, and no index or mask."""
-    return name_of_node(node) in _TAKING
+    return name_of_node(node) in _TAKING or isinstance(node, BackwardCFunction)

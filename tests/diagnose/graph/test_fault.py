@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -174,6 +175,35 @@ def test_scores_that_are_not_finite_are_no_matter_of_the_mask(net: nn.Sequential
     scores = (net(inputs()) + torch.full((ROWS, 1), NAN)).expand(ROWS, 3)
     found = fault_in_graph((scores + torch.zeros(3)).softmax(1)[:, 0].sum(), net)
     assert found is None or found.replay is None or found.replay.first is None
+
+
+class Doubled(torch.autograd.Function):
+    """An operation of the user's own, of a matrix and of data."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, values: Tensor) -> Tensor:
+        """Return twice the product."""
+        ctx.save_for_backward(weights, values)
+        return 2 * values @ weights
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradient of the matrix."""
+        return 2 * ctx.saved_tensors[1].T @ gradients[0], None
+
+
+@pytest.mark.parametrize("is_compiled", [False, True], ids=["custom", "compiled"])
+def test_an_operation_that_hides_its_data_is_not_named(net: nn.Sequential, is_compiled: bool) -> None:
+    """Which of the numbers that it took was not finite is not known; it may have been in the data."""
+    lost = inputs(row_2=NAN)
+
+    def custom(values: Tensor) -> Tensor:
+        product: Tensor = Doubled.apply(net[0].weight.T, values)  # type: ignore[no-untyped-call]
+        return product
+
+    operation = torch.compile(net, backend="aot_eager") if is_compiled else custom
+    found = fault_in_graph(operation(lost).mean(), net)
+    assert found is None or found.replay is None
 
 
 def test_values_behind_hooks_are_not_computed_again(net: nn.Sequential) -> None:
