@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
 import weakref
 from collections.abc import Sequence
@@ -28,9 +27,8 @@ from lightning_gradexplode.hosts.lightning import (
 )
 from lightning_gradexplode.hosts.lightning_namespaces import Callback, LightningModule, Trainer
 from lightning_gradexplode.hosts.results import EndedRun, RunResults
+from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.respond import Response
-
-logger = logging.getLogger("lightning_gradexplode")
 
 
 class GradientExplosionMonitor(RunResults, Callback):

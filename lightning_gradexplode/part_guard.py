@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.records.state import plain
 from lightning_gradexplode.records.text import describe
-
-logger = logging.getLogger("lightning_gradexplode")
 
 T = TypeVar("T")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from numbers import Real
@@ -16,8 +15,7 @@ from lightning_gradexplode.clip.base import ALGORITHMS, Algorithm, ClipPolicy
 from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.part_guard import PartGuard
 from lightning_gradexplode.records import FloatArray, StepRecord
-
-logger = logging.getLogger("lightning_gradexplode")
+from lightning_gradexplode.records.log import logger
 
 
 class GuardedPolicy:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -16,8 +15,7 @@ from lightning_gradexplode.diagnose.summary import observations, what_happened
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import CAUSE_KINDS, Cause, Diagnosis, Evidence, Severity
 from lightning_gradexplode.records.diagnosis import LEAST_CONFIDENCE
-
-logger = logging.getLogger("lightning_gradexplode")
+from lightning_gradexplode.records.log import logger
 
 CERTAIN = 0.7
 """A cause of this confidence drops those that it explains."""

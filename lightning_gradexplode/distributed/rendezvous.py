@@ -7,7 +7,6 @@ the store by which ``torch.distributed`` has connected them, and the first one t
 
 from __future__ import annotations
 
-import logging
 import time
 import zlib
 from collections.abc import Callable
@@ -19,8 +18,7 @@ from torch import nn
 
 from lightning_gradexplode.distributed.process_group import ALONE, Alone, ConnectedProcesses, Processes
 from lightning_gradexplode.distributed.shard_layout import ranks_of_shards
-
-logger = logging.getLogger("lightning_gradexplode")
+from lightning_gradexplode.records.log import logger
 
 MOST_SECONDS = 120.0
 """Time to wait for the monitors of the other processes, whose loggers or data may take long to begin."""

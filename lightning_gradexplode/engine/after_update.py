@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import operator
 from collections.abc import Sequence
@@ -18,9 +17,8 @@ from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.step import Phase, Step
 from lightning_gradexplode.measure.reading import read
 from lightning_gradexplode.records import StepRecord, combine
+from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.records.text import describe
-
-logger = logging.getLogger("lightning_gradexplode")
 
 _scalars_due = operator.attrgetter("scalars_due")
 

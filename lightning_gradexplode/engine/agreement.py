@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import math
 import operator
 import zlib
@@ -23,9 +22,8 @@ from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.records import Finding, Severity
+from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.respond import Warn
-
-logger = logging.getLogger("lightning_gradexplode")
 
 _PACKAGE = __name__.partition(".")[0]
 

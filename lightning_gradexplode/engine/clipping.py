@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 
 import torch
@@ -21,8 +20,6 @@ from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.gradients import GradientReading, norms_of
 from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.records import FloatArray, StepRecord
-
-logger = logging.getLogger("lightning_gradexplode")
 
 _ROUNDING = 1e-3
 """Our norm and torch's float32 one differ by less."""

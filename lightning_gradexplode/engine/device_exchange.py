@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import torch
 
 from lightning_gradexplode.distributed.exchange import SharedStep, lost_with_others
@@ -11,8 +9,7 @@ from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.measure.reading import PendingRead
 from lightning_gradexplode.records import Norms
-
-logger = logging.getLogger("lightning_gradexplode")
+from lightning_gradexplode.records.log import logger
 
 MOST_SECONDS = 1.0
 """Time to wait for numbers where a run ends; those that an ended process did not send never arrive."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,10 +14,9 @@ from lightning_gradexplode.detect import Detector
 from lightning_gradexplode.detect.detector_set import DetectorSet
 from lightning_gradexplode.engine.state import load_parts, save_parts
 from lightning_gradexplode.measure.parameters import ParameterSet
+from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.records.state import copied
 from lightning_gradexplode.report import Recorder
-
-logger = logging.getLogger("lightning_gradexplode")
 
 CLIP_RATE_STEPS = 100
 """Number of steps that ``clip_rate`` is a share of."""

@@ -7,7 +7,6 @@ before the update, the numbers are read and decided about later (`engine/deferre
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -26,8 +25,7 @@ from lightning_gradexplode.engine.shutdown import Shutdown
 from lightning_gradexplode.engine.step import Phase, Step
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.recording import RecordedCalls
-
-logger = logging.getLogger("lightning_gradexplode")
+from lightning_gradexplode.records.log import logger
 
 
 class OptimizerSteps(CurrentResults):

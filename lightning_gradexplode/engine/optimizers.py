@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import operator
 from collections.abc import Callable
 from functools import partial
@@ -18,9 +17,8 @@ from lightning_gradexplode.engine.step_hooks import Hook, StepHooks, calls_hooks
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.parameters import parameters_of
 from lightning_gradexplode.measure.recording import untraced
+from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.records.text import describe
-
-logger = logging.getLogger("lightning_gradexplode")
 
 _optimizer = operator.attrgetter("optimizer")
 _steps = operator.attrgetter("steps")

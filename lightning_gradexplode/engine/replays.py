@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,9 +29,8 @@ from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step_inputs import StepInputs
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.records import Experiments, Replay, StepRecord
+from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.records.replay import NO_REPLAY
-
-logger = logging.getLogger("lightning_gradexplode")
 
 MOST_REPLAYS = 3
 """Number of incidents of a run whose step is replayed."""

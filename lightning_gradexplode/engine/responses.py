@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,14 +17,13 @@ from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.part_guard import PartGuard
 from lightning_gradexplode.records import Attempt, Finding, Severity, StepRecord
+from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.records.repeats import Repeats
 from lightning_gradexplode.records.text import few
 from lightning_gradexplode.respond import Response, ResponseChain, ResponseContext
 from lightning_gradexplode.respond.buffer_copies import BufferCopies
 from lightning_gradexplode.respond.buffers import is_finite
 from lightning_gradexplode.respond.running_averages import RunningAverages
-
-logger = logging.getLogger("lightning_gradexplode")
 
 
 class ResponseRunner:

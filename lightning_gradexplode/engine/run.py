@@ -5,7 +5,6 @@ What it calls for each step of an optimizer is in `engine/optimizer_steps.py`.
 
 from __future__ import annotations
 
-import logging
 import math
 import operator
 from collections.abc import Callable, Mapping
@@ -27,10 +26,9 @@ from lightning_gradexplode.hosts.guarded import GuardedLoop
 from lightning_gradexplode.loggers.console import log_to_terminal
 from lightning_gradexplode.measure.recording import RecordedCalls
 from lightning_gradexplode.records import StepRecord
+from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.records.text import describe
 from lightning_gradexplode.respond import ExplosionError
-
-logger = logging.getLogger("lightning_gradexplode")
 
 _phase = operator.attrgetter("phase")
 _scalars_due = operator.attrgetter("scalars_due")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from lightning_gradexplode.engine.after_update import AfterUpdate
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.current_results import CurrentResults
 from lightning_gradexplode.engine.deferred_reading import DeferredReading
-
-logger = logging.getLogger("lightning_gradexplode")
+from lightning_gradexplode.records.log import logger
 
 
 class Shutdown:

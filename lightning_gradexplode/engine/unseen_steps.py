@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,9 +10,7 @@ from torch.nn.parameter import Parameter, is_lazy
 from lightning_gradexplode.distributed.shard_layout import local_part
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.reading import read, widest_type
-
-logger = logging.getLogger("lightning_gradexplode")
-
+from lightning_gradexplode.records.log import logger
 
 LOOKS = 8
 """Number of batches without a step, after the first, in which the weights themselves are compared."""

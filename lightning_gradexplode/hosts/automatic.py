@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-
 from lightning_gradexplode.callback import GradientExplosionMonitor
-
-logger = logging.getLogger("lightning_gradexplode")
+from lightning_gradexplode.records.log import logger
 
 
 class AutomaticMonitor(GradientExplosionMonitor):

@@ -7,13 +7,12 @@ declares. ``GRADEXPLODE_<ARGUMENT>`` sets an argument of the monitor, lists sepa
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-logger = logging.getLogger("lightning_gradexplode")
+from lightning_gradexplode.records.log import logger
 
 SWITCH = "GRADEXPLODE"
 

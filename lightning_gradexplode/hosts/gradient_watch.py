@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,11 +19,10 @@ from lightning_gradexplode.hosts.results import StepEventsResults
 from lightning_gradexplode.hosts.step_events import StepEvents
 from lightning_gradexplode.hosts.torch_loop import TorchLoop
 from lightning_gradexplode.measure.reading import PendingRead
+from lightning_gradexplode.records.log import logger
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
-
-logger = logging.getLogger("lightning_gradexplode")
 
 SMALLEST_SCALE = 256.0
 """The least power of two that a loss is not likely to be multiplied by for any other reason than half precision."""

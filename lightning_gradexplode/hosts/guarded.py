@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import operator
 from functools import cached_property
 from typing import Any
 
 from lightning_gradexplode.hosts.base import TrainingLoop
+from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.records.text import describe
-
-logger = logging.getLogger("lightning_gradexplode")
 
 
 def _passed(name: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +10,7 @@ from torch.optim import Optimizer
 from lightning_gradexplode.engine.accumulation import unscales_itself
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.hosts.lightning_namespaces import Trainer, clip_algorithms, is_overridden
-
-logger = logging.getLogger("lightning_gradexplode")
+from lightning_gradexplode.records.log import logger
 
 
 class LightningClipping(TrainingLoop):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,9 +13,8 @@ from lightning_gradexplode import checks
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.hosts.lightning_namespaces import Trainer
 from lightning_gradexplode.hosts.logger_attributes import LoggerAttributes
+from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.report import base_folder, public_name
-
-logger = logging.getLogger("lightning_gradexplode")
 
 
 class LightningLogs(TrainingLoop):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from typing import Any
 
+from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.records.text import describe
-
-logger = logging.getLogger("lightning_gradexplode")
 
 
 class LoggerAttributes:

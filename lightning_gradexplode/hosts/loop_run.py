@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import sys
 import weakref
 from abc import ABC, abstractmethod
@@ -20,9 +19,8 @@ from lightning_gradexplode.engine.failure import MONITOR_FAILED, MONITOR_IS_OFF
 from lightning_gradexplode.engine.run import TrainingRun
 from lightning_gradexplode.hosts.torch_loop import JOINS, TorchLoop
 from lightning_gradexplode.measure.recording import untraced
+from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.respond import ExplosionError
-
-logger = logging.getLogger("lightning_gradexplode")
 
 ANOTHER_BEGINS = (
     "gradexplode: a new monitor of the optimizer begins, and the earlier one, which was not closed, ends; for example "

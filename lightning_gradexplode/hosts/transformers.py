@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +14,11 @@ from lightning_gradexplode.engine.failure import MONITOR_FAILED_AT_START, MONITO
 from lightning_gradexplode.hosts.results import StepEventsResults
 from lightning_gradexplode.hosts.step_events import StepEvents
 from lightning_gradexplode.hosts.transformers_loop import TransformersLoop, loss_in, tensors_in
+from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.records.plain import to_plain
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-logger = logging.getLogger("lightning_gradexplode")
 
 UNKNOWN_LOSS = (
     "the loss is computed outside of the model and is not known; in a compute_loss of your own, call loss() of the "

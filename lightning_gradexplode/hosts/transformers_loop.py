@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,8 +16,7 @@ from torch.optim import Optimizer
 
 from lightning_gradexplode.hosts.csv_log import CSVLog
 from lightning_gradexplode.hosts.torch_loop import TorchLoop
-
-logger = logging.getLogger("lightning_gradexplode")
+from lightning_gradexplode.records.log import logger
 
 
 class TransformersLoop(TorchLoop):

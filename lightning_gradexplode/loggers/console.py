@@ -17,10 +17,9 @@ from typing import Any, TextIO
 
 from lightning_gradexplode.loggers.panel import Panel, correction, incident_panel
 from lightning_gradexplode.records import Attempt, Diagnosis, Finding, Report, Severity
+from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.records.repeats import Repeats
 from lightning_gradexplode.records.summary import headline
-
-logger = logging.getLogger("lightning_gradexplode")
 
 _LEVELS = {
     Severity.INFO: logging.INFO,
@@ -130,9 +129,9 @@ def log_to_terminal() -> Callable[[], None]:
     """
     if logger.hasHandlers():
         return lambda: None
-    handler = TerminalHandler(logging.WARNING if logger.level == logging.NOTSET else logging.NOTSET)
-    logger.addHandler(handler)
-    return lambda: logger.removeHandler(handler)
+    handler = TerminalHandler(logging.WARNING if logger.logger.level == logging.NOTSET else logging.NOTSET)
+    logger.logger.addHandler(handler)
+    return lambda: logger.logger.removeHandler(handler)
 
 
 class _Message(str):
@@ -197,7 +196,7 @@ def _beside_progress_bars() -> Iterator[None]:
 
 
 def _stream_handlers() -> Iterator[logging.StreamHandler[Any]]:
-    one: logging.Logger | None = logger
+    one: logging.Logger | None = logger.logger
     while one is not None:
         yield from (handler for handler in one.handlers if isinstance(handler, logging.StreamHandler))
         one = one.parent if one.propagate else None

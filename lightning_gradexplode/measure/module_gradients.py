@@ -8,7 +8,6 @@ modules, so that nothing is stored on the user's modules, which can be copied an
 
 from __future__ import annotations
 
-import logging
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -26,8 +25,7 @@ from lightning_gradexplode.measure.parameters import plain_name
 from lightning_gradexplode.measure.recording import is_captured
 from lightning_gradexplode.measure.recurrent import time_dimension
 from lightning_gradexplode.records import ModuleGradients
-
-logger = logging.getLogger("lightning_gradexplode")
+from lightning_gradexplode.records.log import logger
 
 MOST_CALLS = 512
 """Calls of one module that are measured in a pass; further ones are not."""

@@ -7,13 +7,12 @@ the device, and an exception would end the recording.
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-logger = logging.getLogger("lightning_gradexplode")
+from lightning_gradexplode.records.log import logger
 
 
 def is_captured() -> bool:

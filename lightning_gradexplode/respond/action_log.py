@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from lightning_gradexplode.records import Attempt
+from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.records.repeats import SHOWN, Repeats
 
 if TYPE_CHECKING:
     from lightning_gradexplode.respond.base import ResponseContext
-
-logger = logging.getLogger("lightning_gradexplode")
 
 MAX_ATTEMPTS = 64
 

@@ -16,6 +16,7 @@ from lightning_gradexplode.loggers import console
 from lightning_gradexplode.loggers.console import Console, log, log_to_terminal
 from lightning_gradexplode.loggers.panel import incident_panel
 from lightning_gradexplode.records import Attempt, Cause, Diagnosis, Report, Severity
+from lightning_gradexplode.records.log import ShieldedLogger
 from tests.loggers.steps import finding
 
 DIAGNOSIS = Diagnosis(
@@ -158,7 +159,7 @@ class Terminal(io.StringIO):
 def ours(monkeypatch: pytest.MonkeyPatch) -> logging.Logger:
     """Replace the package's logger by one without handlers, as if logging was not configured."""
     one = logging.Logger("lightning_gradexplode")
-    monkeypatch.setattr(console, "logger", one)
+    monkeypatch.setattr(console, "logger", ShieldedLogger(one))
     return one
 
 
