@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from lightning_gradexplode.diagnose.curves import critical_step, curve
+from lightning_gradexplode.diagnose.curves import critical_step, curve, first_nonfinite
 from lightning_gradexplode.diagnose.loop_code import code_of
 from lightning_gradexplode.records import Evidence, RunFacts
 from lightning_gradexplode.records.replay import NO_REPLAY
@@ -27,8 +27,13 @@ def responses(evidence: Evidence) -> set[str]:
 
 
 def skip(evidence: Evidence) -> list[str]:
-    """Return the advice to leave out the updates of bad batches, unless that is set or no update is harmed."""
-    if "skip" in responses(evidence) or evidence.update_is_harmless:
+    """Return the advice to leave out the updates of bad batches, unless that is set or cannot help.
+
+    It cannot where no update is harmed, or where one with a finite gradient has lost the weights.
+    """
+    lost = first_nonfinite(evidence)
+    is_of_update = lost is not None and lost.sign == "nonfinite-weight"
+    if "skip" in responses(evidence) or evidence.update_is_harmless or is_of_update:
         return []
     monitor = code_of(evidence.run).monitor('on_explosion="skip"')
     return [f"leave out the update of such a batch and go on: {monitor}"]

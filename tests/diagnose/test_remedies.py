@@ -49,6 +49,12 @@ def test_a_response_that_is_set_is_not_proposed_again() -> None:
     assert "skip" not in " ".join(diagnose(evidence).remedies)
 
 
+@pytest.mark.parametrize(("sign", "helps"), [("nonfinite-weight", False), ("nonfinite-gradient", True)])
+def test_no_update_is_skipped_whose_gradient_is_finite(sign: str, helps: bool) -> None:
+    """Where the update itself has lost the weights, nothing shows it beforehand."""
+    assert bool(remedies.skip(failed(5, sign))) is helps
+
+
 @pytest.mark.parametrize(("other", "named"), [(0.001, True), (0.2, False)])
 def test_the_group_is_named_whose_rate_is_far_above_that_of_the_others(other: float, named: bool) -> None:
     """A rate that is too high for one group is not that of another."""
