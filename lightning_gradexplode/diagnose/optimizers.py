@@ -5,13 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from lightning_gradexplode.records import OptimizerFacts
+from lightning_gradexplode.records import OptimizerFacts, RunFacts
 
 
 def keeps_state(optimizer: OptimizerFacts) -> bool:
     """Return whether an optimizer's updates depend on earlier gradients."""
     momenta = [group.get("momentum", 0.0) for group in optimizer.groups]
     return optimizer.kind != "SGD" or any(isinstance(one, (int, float)) and one > 0 for one in momenta)
+
+
+def is_plain_descent(run: RunFacts) -> bool:
+    """Return whether every optimizer is gradient descent without momentum, whose updates follow the gradient."""
+    return bool(run.optimizers) and all(
+        one.kind == "SGD" and not any(group.get("momentum") or group.get("maximize") for group in one.groups)
+        for one in run.optimizers
+    )
 
 
 def is_wrapped(optimizer: OptimizerFacts) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from typing import NamedTuple
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import is_of_batch, size_of, targets
@@ -11,6 +12,7 @@ from lightning_gradexplode.diagnose.causes.outliers import outlier_field
 from lightning_gradexplode.diagnose.curves import curve, failing_step, loss_curve
 from lightning_gradexplode.diagnose.line_search import LineSearch, line_search
 from lightning_gradexplode.diagnose.operation_names import base_name
+from lightning_gradexplode.diagnose.optimizers import is_plain_descent
 from lightning_gradexplode.diagnose.trends import SHORT, initial_weight_norm, largest_reach, trend
 from lightning_gradexplode.records import Activation, Cause, Evidence, FieldFacts, LossTerm, RunFacts
 
@@ -29,93 +31,145 @@ _COPY = ("target", "teacher", "ema", "momentum", "old", "slow", "delayed", "offl
 
 def moving_target(evidence: Evidence) -> Cause | None:
     """Return the cause if targets that are made from the model itself grow with it."""
-    course = trend(evidence)
     loss = loss_curve(evidence).before(failing_step(evidence)).finite
-    if not course.has_diverged or len(loss) < 5:
+    if not trend(evidence).has_diverged or len(loss) < 5:
         return None
-    confidence = 0.0
-    sentences: list[str] = []
-    copied = copied_module(evidence.run)
-    if copied is not None:
-        confidence += 0.4
-        sentences.append(f"`{copied[1]}` has the shapes of `{copied[0]}`, as a network that makes targets has.")
-    itself = _target_of_itself(evidence) if copied is None else None
-    if itself is not None:
-        confidence += 0.4
-        sentences.append(
-            f"The targets of `{itself[1].name}` are no field of the batch, and `{itself[0].module}` is executed "
-            f"{itself[0].calls} times in one forward pass, of which one has an error gradient: without it the network "
-            "makes targets for itself."
-        )
-    fields = [one.name.lower() for one in evidence.batch.fields] if evidence.batch is not None else []
-    transitions = {word for word in _TRANSITION if any(word in name for name in fields)}
-    if len(transitions) >= 2:
-        confidence += 0.55 if {"reward", "next"} <= transitions else 0.25
-        sentences.append(
-            f"A batch holds transitions of reinforcement learning ({', '.join(fields[:6])}): the values that are "
-            "learned make their own targets."
-        )
-    search = line_search(evidence)
-    if search is not None and not search.overshoots:
-        confidence += 0.3
-        sentences.append(
-            f"Each update lowers the loss of its own batch (from {search.start:.4g} to {search.end:.4g}), and yet "
-            f"the loss has risen from {loss.first or 0:.4g} to {loss.last or 0:.4g}: the targets move."
-        )
-    elif search is not None and search.climbs:
-        confidence += 0.55 if is_plain_descent(evidence.run) else 0.35
-        sentences.append(
-            f"The loss of the same batch rises from the first bit of the update on (from {search.start:.4g}, by "
-            f"{search.slope:.3g} for the whole update to first order), where a step along its gradient lowers it: "
-            "the targets move with the weights."
-        )
-    elif search is not None and (share := _share_of_descent(evidence, search)) is not None and share < HALF_WAY:
-        confidence += 0.45
-        sentences.append(
-            f"To first order a step along the gradient of the loss lowers it by the rate times the gradient's squared "
-            f"norm; the loss of the same batch falls by {max(share, 0.0):.2g} of that: its targets move with the "
-            "weights, and the gradient leaves that out."
-        )
-    elif search is not None and not search.falls_at_first:
-        confidence += 0.2
-        sentences.append(
-            "Even a hundredth of the update does not lower the loss of the same batch: the targets move with it."
-        )
-    reach = largest_reach(evidence) if search is None else None
-    weights, start = curve(evidence, "weight_norm").greatest, initial_weight_norm(evidence)
-    if reach is not None and reach < SHORT and weights is not None and start and weights > GROWN * start:
-        confidence += 0.45
-        sentences.append(
-            f"The loss rose from {loss.first or 0:.4g} to {loss.last or 0:.4g}, and no update can have changed that of "
-            f"its own batch by more than {reach:.2g} of it: the steps do not overshoot, the targets move with the "
-            f"weights, which have grown to {weights / start:.3g} times their norm."
-        )
-    infinite, bound = _infinite_target(evidence), []
-    if infinite is not None:
-        least, greatest = (remedies.rounded(one or 0.0, 2) for one in (infinite.usual_least, infinite.usual_greatest))
-        confidence += 0.75
-        sentences.append(
-            f"`{infinite.name}` is infinite in {infinite.inf_count} elements where the outputs are infinite, too, and "
-            f"was between {least:g} and {greatest:g} before: it is computed from the outputs."
-        )
-        bound = [f"keep targets within the range of the data: `target = target.clamp({least:g}, {greatest:g})`"]
+    rules = (_copy_makes_targets, _makes_targets_for_itself, _transitions, _along_the_update, _short_steps, _lost)
+    seen = [sign for rule in rules if (sign := rule(evidence)) is not None]
+    confidence = sum(one.confidence for one in seen)
     if outlier_field(evidence.batch) is not None:
         confidence *= 0.5  # values far outside of the others need no targets that move
     if confidence < 0.4:
         return None
+    copied = copied_module(evidence.run)
     return Cause(
         "moving-target",
         copied[1] if copied is not None else None,
-        tuple(sentences),
+        tuple(one.sentence for one in seen),
         min(confidence, 0.85),
         (
-            *bound,
+            *_bound(evidence),
             "make targets with a copy that follows slowly: `target.lerp_(online, 0.005)` for each pair of weights, "
             "under `torch.no_grad()`",
             "bound the targets, and the loss by a linear one: `F.huber_loss(prediction, target)`",
             *remedies.clip(evidence),
         ),
     )
+
+
+class _Sign(NamedTuple):
+    """What shows that targets move, and how much it adds to the confidence."""
+
+    confidence: float
+    sentence: str
+
+
+def _copy_makes_targets(evidence: Evidence) -> _Sign | None:
+    copied = copied_module(evidence.run)
+    if copied is None:
+        return None
+    return _Sign(0.4, f"`{copied[1]}` has the shapes of `{copied[0]}`, as a network that makes targets has.")
+
+
+def _makes_targets_for_itself(evidence: Evidence) -> _Sign | None:
+    itself = _target_of_itself(evidence) if copied_module(evidence.run) is None else None
+    if itself is None:
+        return None
+    return _Sign(
+        0.4,
+        f"The targets of `{itself[1].name}` are no field of the batch, and `{itself[0].module}` is executed "
+        f"{itself[0].calls} times in one forward pass, of which one has an error gradient: without it the network "
+        "makes targets for itself.",
+    )
+
+
+def _transitions(evidence: Evidence) -> _Sign | None:
+    fields = [one.name.lower() for one in evidence.batch.fields] if evidence.batch is not None else []
+    transitions = {word for word in _TRANSITION if any(word in name for name in fields)}
+    if len(transitions) < 2:
+        return None
+    return _Sign(
+        0.55 if {"reward", "next"} <= transitions else 0.25,
+        f"A batch holds transitions of reinforcement learning ({', '.join(fields[:6])}): the values that are "
+        "learned make their own targets.",
+    )
+
+
+def _along_the_update(evidence: Evidence) -> _Sign | None:
+    """Return what the loss of the same batch along the update shows, where it was computed."""
+    search = line_search(evidence)
+    if search is None:
+        return None
+    if not search.overshoots:
+        return _Sign(
+            0.3,
+            f"Each update lowers the loss of its own batch (from {search.start:.4g} to {search.end:.4g}), and yet "
+            f"the loss has risen {_rise(evidence)}: the targets move.",
+        )
+    if search.climbs:
+        return _Sign(
+            0.55 if is_plain_descent(evidence.run) else 0.35,
+            f"The loss of the same batch rises from the first bit of the update on (from {search.start:.4g}, by "
+            f"{search.slope:.3g} for the whole update to first order), where a step along its gradient lowers it: "
+            "the targets move with the weights.",
+        )
+    share = _share_of_descent(evidence, search)
+    if share is not None and share < HALF_WAY:
+        return _Sign(
+            0.45,
+            f"To first order a step along the gradient of the loss lowers it by the rate times the gradient's squared "
+            f"norm; the loss of the same batch falls by {max(share, 0.0):.2g} of that: its targets move with the "
+            "weights, and the gradient leaves that out.",
+        )
+    if not search.falls_at_first:
+        return _Sign(
+            0.2,
+            "Even a hundredth of the update does not lower the loss of the same batch: the targets move with it.",
+        )
+    return None
+
+
+def _short_steps(evidence: Evidence) -> _Sign | None:
+    """Return that no update was long enough to overshoot, where the loss along none was computed."""
+    reach = largest_reach(evidence) if line_search(evidence) is None else None
+    weights, start = curve(evidence, "weight_norm").greatest, initial_weight_norm(evidence)
+    if reach is None or reach >= SHORT or weights is None or not start or weights <= GROWN * start:
+        return None
+    return _Sign(
+        0.45,
+        f"The loss rose {_rise(evidence)}, and no update can have changed that of its own batch by more than "
+        f"{reach:.2g} of it: the steps do not overshoot, the targets move with the weights, which have grown to "
+        f"{weights / start:.3g} times their norm.",
+    )
+
+
+def _lost(evidence: Evidence) -> _Sign | None:
+    infinite = _infinite_target(evidence)
+    if infinite is None:
+        return None
+    least, greatest = _usual_range(infinite)
+    return _Sign(
+        0.75,
+        f"`{infinite.name}` is infinite in {infinite.inf_count} elements where the outputs are infinite, too, and "
+        f"was between {least:g} and {greatest:g} before: it is computed from the outputs.",
+    )
+
+
+def _bound(evidence: Evidence) -> list[str]:
+    infinite = _infinite_target(evidence)
+    if infinite is None:
+        return []
+    least, greatest = _usual_range(infinite)
+    return [f"keep targets within the range of the data: `target = target.clamp({least:g}, {greatest:g})`"]
+
+
+def _usual_range(field: FieldFacts) -> tuple[float, float]:
+    return remedies.rounded(field.usual_least or 0.0, 2), remedies.rounded(field.usual_greatest or 0.0, 2)
+
+
+def _rise(evidence: Evidence) -> str:
+    loss = loss_curve(evidence).before(failing_step(evidence))
+    return f"from {loss.first or 0:.4g} to {loss.last or 0:.4g}"
 
 
 def _target_of_itself(evidence: Evidence) -> tuple[Activation, LossTerm] | None:
@@ -173,14 +227,6 @@ def _share_of_descent(evidence: Evidence, search: LineSearch) -> float | None:
     if rate is None or norm is None or not 0 < norm < math.inf or not math.isfinite(search.slope):
         return None
     return -search.slope / (rate * norm**2)
-
-
-def is_plain_descent(run: RunFacts) -> bool:
-    """Return whether every optimizer is gradient descent without momentum, whose updates follow the gradient."""
-    return bool(run.optimizers) and all(
-        one.kind == "SGD" and not any(group.get("momentum") or group.get("maximize") for group in one.groups)
-        for one in run.optimizers
-    )
 
 
 def copied_module(run: RunFacts) -> tuple[str, str] | None:
