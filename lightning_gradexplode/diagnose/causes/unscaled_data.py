@@ -13,7 +13,7 @@ from lightning_gradexplode.diagnose.batch import (
     size_of,
     targets,
 )
-from lightning_gradexplode.diagnose.curves import critical_step, curve, loss_curve
+from lightning_gradexplode.diagnose.curves import critical_step, curve, loss_curve, signs
 from lightning_gradexplode.records import BatchFacts, Cause, Evidence, FieldFacts
 
 LARGE_SCALE = ((1000.0, 0.9), (100.0, 0.7), (30.0, 0.6), (10.0, 0.45))
@@ -65,9 +65,12 @@ def _standardize(field: FieldFacts) -> str:
 
 
 def _fails_early(evidence: Evidence) -> bool:
-    """Return whether the run goes wrong at its start, or has never been below its first loss by much."""
+    """Return whether the run goes wrong at its start, or has never been below its first loss by much.
+
+    What clipping hides at nearly every step has been there from the start.
+    """
     step = critical_step(evidence)
-    if step - evidence.run.first_step <= 30:
+    if step - evidence.run.first_step <= 30 or signs(evidence) == {"clip-saturated"}:
         return True
     before = loss_curve(evidence).before(step).finite
     return before.first is not None and before.least is not None and before.least > 0.5 * before.first > 0

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from lightning_gradexplode.diagnose.causes.unscaled_data import unscaled_data
-from tests.diagnose.evidence import batch, diverged, field, parameter, run
+from lightning_gradexplode.records import Severity
+from tests.diagnose.evidence import batch, calm, diverged, field, finding, history, parameter, run
 
 NANOSECONDS = field(
     "time", dtype="int64", least=1.7e18, greatest=1.8e18, mean=1.75e18, std=1e16, usual_least=1.7e18,
@@ -37,3 +40,15 @@ def test_a_column_that_never_changes_can_be_standardized() -> None:
     found = unscaled_data(diverged(batch=batch(price, field("label"))))
     assert found is not None
     assert "/ (std + 1e-6)" in found.remedies[0]
+
+
+@pytest.mark.parametrize(("sign", "is_named"), [("clip-saturated", True), ("unstable-loss", False)])
+def test_clipping_at_nearly_every_step_hides_data_on_a_large_scale(sign: str, is_named: bool) -> None:
+    """It is found once it has gone on for long, and the gradients have been as large from the start."""
+    far = replace(field("price"), least=0.0, greatest=9e3, mean=4e3, std=2e3, usual_least=0.0, usual_greatest=9e3)
+    values = calm(60)
+    values["loss"] = [1e7 * 0.95**step for step in range(60)]
+    values["grad_norm"] = [1e6] * 60
+    warned = (finding(sign, 49, Severity.WARNING),)
+    evidence = diverged(step=49, now=59, findings=warned, history=(history(values),), batch=batch(far, field("label")))
+    assert (unscaled_data(evidence) is not None) is is_named
