@@ -23,7 +23,7 @@ class TargetAtAFifth(Case):
     good = 4.0
     tau = 0.2
     cure = settings(tau=0.005)
-    cured_by = r"\btau\b|slower|rarely|less often"
+    cured_by = r"\btau\b|slower|slowly|rarely|less often"
     lr = 1e-2
     steps = 200
     batch_size = 64

@@ -83,14 +83,16 @@ def _nonfinite(evidence: Evidence, kind: str) -> Cause | None:
 def _confidence_in_graph(field: FieldFacts) -> float:
     """Return the confidence that data were not finite, and not made so by an operation that no gradient goes through.
 
-    Whole rows that are not finite may come of a division of each row by its own deviation or largest value, infinite
-    targets of an inverse or a logarithm, and constants of any computation.
+    Whole rows that are not finite may come of a division of each row by its own deviation or largest value, some of
+    all rows of a division of each column by that of the batch, infinite targets of an inverse or a logarithm, and
+    constants of any computation.
     """
     size = math.prod(field.shape[1:]) if field.shape else 1
     rows = field.nonfinite_rows or range(field.nan_count // size if size else 0)
     whole = size > 1 and 0 < field.nan_count == size * len(rows)
     difference = field.name.startswith("target of ") and field.name.endswith("sub")
-    if whole or field.name.startswith("constant in ") or (difference and field.inf_count):
+    in_all = len(rows) > 1 and len(rows) == field.shape[0]
+    if whole or in_all or field.name.startswith("constant in ") or (difference and field.inf_count):
         return FAINT
     return 0.5 if difference else 0.65
 

@@ -12,13 +12,11 @@ from lightning_gradexplode.diagnose.causes.operation_evidence import (
     located,
     rows_sentence,
 )
-from lightning_gradexplode.diagnose.curves import first_nonfinite, loss_curve
+from lightning_gradexplode.diagnose.causes.optimization import usual_rate
+from lightning_gradexplode.diagnose.curves import curve, failing_step, first_nonfinite, loss_curve
 from lightning_gradexplode.diagnose.line_remedies import remedy_for
-from lightning_gradexplode.diagnose.operation_names import (
-    is_half,
-    location_of,
-)
-from lightning_gradexplode.diagnose.trends import trend
+from lightning_gradexplode.diagnose.operation_names import is_half, location_of
+from lightning_gradexplode.diagnose.trends import initial_weight_norm, trend
 from lightning_gradexplode.records import Cause, Evidence
 
 STEEP = frozenset(
@@ -34,6 +32,9 @@ LOGARITHMS = frozenset({"log", "log10", "log2", "xlogy"})
 
 VANISHING = frozenset({"exp", "exp2", "sigmoid", "softmax", "prod", "cumprod"})
 """Operations that make such numbers of ordinary ones."""
+
+LEAP = 3.0
+"""Growth of the weights' norm by one update from which that update alone has set their scale."""
 
 LEAVING_OUT = frozenset({"where", "masked_fill", "masked_select", "index"})
 """Operations that leave out elements."""
@@ -54,7 +55,7 @@ def undefined_operation(evidence: Evidence) -> Cause | None:
     confidence = 0.95
     sentences = [what.sentence, line_sentence(operation), rows_sentence(operation)]
     if follows_divergence(course):
-        confidence = 0.5
+        confidence = 0.25 if _is_reached_by_the_rate(evidence) else 0.5
         sentences.append(divergence_sentence(course))
     if is_half(operation):
         confidence = min(confidence, 0.7)
@@ -67,6 +68,23 @@ def undefined_operation(evidence: Evidence) -> Cause | None:
         confidence,
         (located(operation, what.remedy), *remedies.skip(evidence)),
     )
+
+
+def _is_reached_by_the_rate(evidence: Evidence) -> bool:
+    """Return whether one update at a rate that is seldom so high multiplied the weights before the operation failed.
+
+    Kept within its domain the operation does not save such a run.
+    """
+    rate, usual = remedies.learning_rate(evidence), usual_rate(evidence.run)
+    if rate is None or usual is None or rate <= usual[1]:
+        return False
+    weights = curve(evidence, "weight_norm").before(failing_step(evidence)).finite
+    start = initial_weight_norm(evidence)
+    steps, norms = weights.step.tolist(), weights.value.tolist()
+    if start is not None:
+        steps, norms = [evidence.run.first_step - 1, *steps], [start, *norms]
+    pairs = zip(steps, steps[1:], norms, norms[1:], strict=False)
+    return any(after > LEAP ** (last - first) * before > 0 for first, last, before, after in pairs)
 
 
 def _slope_by_elimination(evidence: Evidence) -> Cause | None:

@@ -12,7 +12,7 @@ from lightning_gradexplode.diagnose.faults.operands import inputs_in_words
 from lightning_gradexplode.diagnose.faults.overflow import overflow
 from lightning_gradexplode.diagnose.faults.undefined import SOFTMAXES, is_of_matrix, undefined_operation
 from lightning_gradexplode.diagnose.line_remedies import remedy_for, remedy_for_overflow
-from lightning_gradexplode.diagnose.operation_names import is_exponential, name_of
+from lightning_gradexplode.diagnose.operation_names import DIVISIONS, is_exponential, name_of
 from lightning_gradexplode.records import Operation
 
 _ARITHMETIC = {"add", "div", "full", "mul", "sub"}
@@ -54,6 +54,8 @@ def _constant(operation: Operation, name: str) -> Fault | None:
     # An infinite argument of another operation, such as the order of a norm, is meant to be.
     numbers = [one for one in operation.scalars if math.isnan(one) or (math.isinf(one) and name in _ARITHMETIC)]
     held = sum(one.nan_count for one in operation.inputs)
+    if name in DIVISIONS and len(operation.inputs) > 1 and operation.inputs[-1].at_fault == 0:
+        return None  # it would be at fault whatever it divides
     if operation.phase == "backward" or not (numbers or held) or is_of_matrix(operation, name):
         return None
     what = f"the number {numbers[0]:g}" if numbers else "a tensor with NaN"

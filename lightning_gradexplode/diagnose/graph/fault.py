@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lightning_gradexplode.diagnose.graph.fields import field_of, fields_in_graph, owner_of
 from lightning_gradexplode.diagnose.graph.nodes import (
+    Argument,
     Graph,
     graph_of,
     name_of_node,
@@ -123,7 +124,11 @@ def _explained(
     """Return what was found as a replay of the step would have."""
     given: dict[str, Any] = {}
     argument = found.argument
-    if argument is None:
+    division = None if argument is None else _division_of(graph, argument)
+    if division is not None:
+        node, zeros = division
+        given["first"] = _operation(graph, node, fields, names, zeros)
+    elif argument is None:
         given["first"] = _operation(graph, found.node, fields, names)
     elif argument.source is not None:
         given["source"], given["source_name"] = "parameter", names.get(id(argument.source.variable))
@@ -145,9 +150,32 @@ def _explained(
     )
 
 
-def _operation(graph: Graph, node: Any, fields: tuple[FieldFacts, ...], names: Mapping[int, str]) -> Operation:
+def _division_of(graph: Graph, argument: Argument) -> tuple[Any, Tensor] | None:
+    """Return a division by zero in the rows in which a tensor of the data is not finite, and where it divides by zero.
+
+    What is averaged over neighbours, for example, is divided by their number in each layer; autograd keeps the
+    division of the data only by what came of it.
+    """
+    value = graph.value(argument) if argument.source is None else None
+    rows = None if value is None else nonfinite_mask(value)
+    if rows is None or rows.dim() == 0:
+        return None
+    for node in graph.nodes:
+        divisor = graph.value(graph.arguments[node][-1]) if name_of_node(node) == "div" else None
+        if divisor is None or divisor.dim() == 0:
+            continue
+        found, zeros = (one.reshape(-1, one.shape[-1]).any(1) for one in (rows, divisor == 0))
+        if found.shape == zeros.shape and torch.equal(found, zeros):
+            return node, (divisor == 0).expand(shape_of(node, 0) or divisor.shape)
+    return None
+
+
+def _operation(
+    graph: Graph, node: Any, fields: tuple[FieldFacts, ...], names: Mapping[int, str], mask: Tensor | None = None
+) -> Operation:
     result = graph.values.get((node, 0))
-    mask = None if result is None else nonfinite_mask(result)
+    if mask is None and result is not None:
+        mask = nonfinite_mask(result)
     shape = torch.Size(shape_of(node, 0) or ())
     place = first_place(mask)
     inputs = [graph.value(one) for one in graph.arguments[node]]

@@ -12,12 +12,13 @@ from tests.diagnose.fault_examples import FAULTS, HALF
 
 
 def test_data_of_a_graph_are_named_unless_they_may_be_computed() -> None:
-    """One element of a row is missing; a whole row, or a constant, may be the result of a division by zero."""
+    """One element of a row is missing; whole rows, columns and constants may result from a division by zero."""
     missing = field("input of net.0", nan_count=1, nonfinite_rows=(3,))
     whole = replace(missing, nan_count=8)
     constant = replace(missing, name="constant in mul")
-    causes = [nonfinite_input(failed(20, batch=batch(one))) for one in (missing, whole, constant)]
-    assert [one is not None and one.confidence for one in causes] == [0.65, 0.3, 0.3]
+    column = replace(missing, nan_count=16, nonfinite_rows=tuple(range(16)))
+    causes = [nonfinite_input(failed(20, batch=batch(one))) for one in (missing, whole, constant, column)]
+    assert [one is not None and one.confidence for one in causes] == [0.65, 0.3, 0.3, 0.3]
     assert causes[0] is not None
     assert causes[0].where == "input of net.0, row 3"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lightning_gradexplode.diagnose.causes.undefined_operation import undefined_operation
-from lightning_gradexplode.records import Replay
-from tests.diagnose.evidence import diverged, failed, finding, operand, operation
+from lightning_gradexplode.records import OptimizerFacts, Replay
+from tests.diagnose.evidence import NAN, diverged, failed, finding, history, operand, operation, reproduced, run
 
 
 def test_a_buffer_that_was_infinite_before_the_step_is_the_place() -> None:
@@ -35,6 +35,22 @@ def test_a_buffer_that_the_step_itself_made_not_finite_is_the_place() -> None:
     assert found.where == "codebook"
     assert "clamp(min=1)" in found.remedies[0]
     assert undefined_operation(diverged(replay=replay)) is None
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "growth", "confidence"), [("Adam", 6.0, 0.25), ("Adam", 2.0, 0.5), ("SGD", 6.0, 0.5)]
+)
+def test_an_operation_that_one_huge_update_came_before_is_not_the_cause(
+    optimizer: str, growth: float, confidence: float
+) -> None:
+    """A rate of 0.3 is high for Adam, which multiplies the weights by it; for gradient descent it is not."""
+    quantities = {"loss": [0.7, 0.9, 40.0, NAN], "grad_norm": [0.5, 0.6, 1.0, NAN], "update_ratio": [growth, 0.1, 0.1]}
+    quantities |= {"learning_rate": [0.3] * 4, "weight_norm": [8.0, 8.0 * growth, 8.1 * growth]}
+    facts = run(optimizers=(OptimizerFacts(optimizer, ({"lr": 0.3},)),))
+    replay = reproduced(operation("log", "inf", inputs=[operand(0.0)]))
+    found = undefined_operation(failed(3, history=(history(quantities),), run=facts, replay=replay))
+    assert found is not None
+    assert found.confidence == confidence
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from lightning_gradexplode.diagnose.faults import fault_of
 from lightning_gradexplode.diagnose.graph import facts_of_loss, fault_in_graph
 from lightning_gradexplode.records import Replay
 
@@ -96,6 +97,19 @@ def test_a_division_by_zero_is_named_whatever_it_divides(net: nn.Sequential) -> 
     fine = fault_in_graph(((net(inputs()) * mask).sum(1) / (mask.sum(1) + 1)).mean() * NAN, net)
     assert fine is not None
     assert fine.replay is None or fine.replay.first is None or fine.replay.first.name != "div"
+
+
+def test_data_that_were_divided_as_the_network_divides_are_not_at_fault(net: nn.Sequential) -> None:
+    """Means of neighbours are divided by their number in each layer, of which the graph holds all but the first."""
+    links = torch.ones(ROWS, ROWS)
+    links[[1, 4]] = 0
+    count = links.sum(1, keepdim=True)
+    found = replay((links @ net((links @ inputs()) / count) / count).mean(), net)
+    assert found.first is not None
+    assert (found.first.name, found.first.rows, found.source) == ("div", (1, 4), None)
+    assert "divided by 0" in fault_of(found.first).sentence
+    missing = replay((links @ net(inputs(row_2=NAN)) / count).mean(), net)
+    assert (missing.first, missing.source_rows) == (None, (2,))
 
 
 def test_rows_and_arguments_are_those_of_the_operation(net: nn.Sequential) -> None:
