@@ -7,9 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.causes.optimization import learning_rate, rate_is_disproved
-from lightning_gradexplode.diagnose.curves import Curve, FloatArray, critical_step, curve, failing_step, loss_curve
+from lightning_gradexplode.diagnose.causes.optimization import MANY_STEPS, learning_rate, rate_is_disproved
+from lightning_gradexplode.diagnose.curves import (
+    Curve,
+    FloatArray,
+    critical_step,
+    curve,
+    failing_step,
+    history_at_fault,
+    loss_curve,
+)
 from lightning_gradexplode.diagnose.line_search import line_search
+from lightning_gradexplode.diagnose.optimizers import numbers_of
 from lightning_gradexplode.diagnose.trends import abrupt_step, begins_abruptly, loss_rise, trend
 from lightning_gradexplode.records import Cause, Evidence
 
@@ -120,7 +129,18 @@ def rate_rise(evidence: Evidence) -> RateRise | None:
     harmful = [one for one in sudden if one.step > lowest] or sudden
     if harmful:
         return max(harmful, key=lambda one: one.after / one.before)
-    return _gradual_rise(evidence, rates)
+    return _rise_of_added_group(evidence, rates) or _gradual_rise(evidence, rates)
+
+
+def _rise_of_added_group(evidence: Evidence, rates: Curve) -> RateRise | None:
+    """Return the rise to the rate of a parameter group that was added in mid-run, with which a history begins anew."""
+    place, run = history_at_fault(evidence), evidence.run
+    if place is None or place >= len(run.optimizers) or run.schedulers or not len(rates):
+        return None
+    before = max((numbers_of(group).get("lr", 0.0) for group in run.optimizers[place].groups), default=0.0)
+    step, after = int(rates.step[0]), float(rates.value[0])
+    is_added = step - run.first_step >= MANY_STEPS and critical_step(evidence) - step <= MANY_STEPS
+    return RateRise(step, before, after, before, True) if is_added and after >= SUDDEN * before > 0 else None
 
 
 def _sudden_rise(rates: Curve, place: int) -> RateRise:

@@ -12,7 +12,7 @@ from lightning_gradexplode import demo
 from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.causes.rate_rise import learning_rate_jump
 from lightning_gradexplode.records import Evidence, Experiments, OptimizerFacts
-from tests.diagnose.evidence import calm, finding, history, kinds, run
+from tests.diagnose.evidence import calm, finding, growing, history, kinds, run
 from tests.diagnose.growth_examples import OVERSHOOT
 
 LOWERS = Experiments(line_search=((0.0, 90.0), (0.01, 89.0), (0.1, 80.0), (0.3, 60.0), (1.0, 30.0)))
@@ -63,6 +63,24 @@ def test_a_rate_that_was_borne_for_a_moment_is_no_usual_one_of_an_optimizer(kind
     cause = learning_rate_jump(Evidence(79, 79, (finding("diverging-loss", 79),), facts, (history(values),)))
     assert cause is not None
     assert cause.remedies[0] == f"keep the learning rate near {rate:g}"
+
+
+@pytest.mark.parametrize(("begins", "is_named"), [(60, True), (5, False)])
+def test_a_group_that_is_added_in_mid_run_with_a_far_higher_rate_is_a_rise(begins: int, is_named: bool) -> None:
+    """The history begins anew with its parameters; the rate before is that with which the run was configured."""
+    values = growing(6, rate=30.0)
+    evidence = Evidence(
+        begins,
+        begins + 5,
+        (finding("weight-growth", begins + 1),),
+        run(optimizers=(OptimizerFacts("SGD", ({"lr": 0.05},)),)),
+        (history(values, begins),),
+    )
+    cause = learning_rate_jump(evidence)
+    assert (cause is not None) is is_named
+    if cause is not None:
+        assert cause.evidence[0] == f"The learning rate rose from 0.05 to 30 at step {begins}."
+        assert cause.remedies[0] == "keep the learning rate near 0.05"
 
 
 def test_a_jump_between_tiny_rates_is_not_the_rise_that_counts() -> None:
