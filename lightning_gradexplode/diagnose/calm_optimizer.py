@@ -10,10 +10,11 @@ from lightning_gradexplode.diagnose.batch import is_float, targets
 from lightning_gradexplode.diagnose.causes.optimizer import fresh_state
 from lightning_gradexplode.diagnose.causes.precision import SMALLEST_CHANGE, weights_type
 from lightning_gradexplode.diagnose.curves import curve, loss_curve
+from lightning_gradexplode.diagnose.first_update import first_update_ratio
 from lightning_gradexplode.diagnose.learning import ENOUGH, learned
 from lightning_gradexplode.diagnose.loop_code import code_of
 from lightning_gradexplode.diagnose.optimizers import keeps_state
-from lightning_gradexplode.diagnose.rate_remedies import first_update_ratio, rate_remedies
+from lightning_gradexplode.diagnose.rate_remedies import rate_remedies
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence
 

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from lightning_gradexplode.diagnose import diagnose
-from lightning_gradexplode.diagnose.rate_remedies import first_update_ratio, rate_factor
+from lightning_gradexplode.diagnose.first_update import first_update_ratio
+from lightning_gradexplode.diagnose.rate_remedies import rate_factor
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Evidence, Experiments, OptimizerFacts
 from tests.diagnose.evidence import diverged, growing, history, parameter, run

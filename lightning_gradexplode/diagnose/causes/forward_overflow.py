@@ -15,6 +15,7 @@ from lightning_gradexplode.diagnose.causes.operation_evidence import (
     rows_sentence,
 )
 from lightning_gradexplode.diagnose.faults import Fault, fault_of
+from lightning_gradexplode.diagnose.first_update import jump_by_first_update
 from lightning_gradexplode.diagnose.operation_names import (
     is_exponential,
     is_half,
@@ -45,7 +46,10 @@ def forward_overflow(evidence: Evidence) -> Cause | None:
     if is_product(operation) or largest_input(operation) > 1e15:
         # What a product overflows with has grown before it, in layers that other rules look at; a loss only shows it.
         confidence = 0.3 if "loss" in name_of(operation) else 0.45
-    if follows_divergence(course):
+    if (jump := jump_by_first_update(evidence)) is not None:
+        confidence = min(confidence, 0.3)
+        sentences.append(jump)
+    elif follows_divergence(course):
         confidence = min(confidence, 0.55 if is_exponential(operation) else 0.25)
         sentences.append(divergence_sentence(course))
     if is_half(operation):

@@ -49,8 +49,12 @@ def moving_target(evidence: Evidence) -> Cause | None:
         min(confidence, 0.85),
         (
             *_bound(evidence),
-            "make targets with a copy that follows slowly: `target.lerp_(online, 0.005)` for each pair of weights, "
-            "under `torch.no_grad()`",
+            (
+                "make targets with a copy that follows slowly"
+                if copied is None
+                else f"update `{copied[1]}` more slowly, with a smaller tau or less often"
+            )
+            + ": `target.lerp_(online, 0.005)` for each pair of weights, under `torch.no_grad()`",
             "bound the targets, and the loss by a linear one: `F.huber_loss(prediction, target)`",
             *remedies.clip(evidence),
         ),
@@ -68,7 +72,19 @@ def _copy_makes_targets(evidence: Evidence) -> _Sign | None:
     copied = copied_module(evidence.run)
     if copied is None:
         return None
+    if not _start_alike(evidence.run, *copied):
+        return _Sign(0.2, f"`{copied[1]}` has the shapes of `{copied[0]}`, but began with other weights.")
     return _Sign(0.4, f"`{copied[1]}` has the shapes of `{copied[0]}`, as a network that makes targets has.")
+
+
+def _start_alike(run: RunFacts, name: str, other: str) -> bool:
+    """Return whether two modules of the same shapes may have begun with the same weights; a fixed teacher has its own.
+
+    A copy that follows a network begins as it, but not where a run goes on from a checkpoint.
+    """
+    first, second = ([one.std for one in run.parameters if one.name.split(".")[0] == part] for part in (name, other))
+    known = [pair for pair in zip(first, second, strict=False) if all(math.isfinite(one) for one in pair)]
+    return run.is_resumed or all(math.isclose(*pair, rel_tol=1e-4, abs_tol=1e-9) for pair in known)
 
 
 def _makes_targets_for_itself(evidence: Evidence) -> _Sign | None:

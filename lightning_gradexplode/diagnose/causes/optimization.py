@@ -6,11 +6,10 @@ import math
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.curves import critical_step, curve, failing_step, is_critical, loss_curve
+from lightning_gradexplode.diagnose.first_update import jump_by_first_update
 from lightning_gradexplode.diagnose.line_search import LineSearch, line_search
-from lightning_gradexplode.diagnose.rate_remedies import first_update_ratio, rate_remedies
-from lightning_gradexplode.diagnose.remedies import uses_adaptive_optimizer
+from lightning_gradexplode.diagnose.rate_remedies import rate_remedies
 from lightning_gradexplode.diagnose.trends import (
-    JUMP,
     SHORT,
     begins_abruptly,
     is_growing,
@@ -52,7 +51,7 @@ def learning_rate(evidence: Evidence) -> Cause | None:
     if search is not None and search.overshoots:
         sentences.append(_overshoot(search))
         confidence = 0.4 if search.climbs else 0.8 if search.falls_at_first else 0.65
-    elif (jump := _jump_of_whole_weights(evidence)) is not None:
+    elif (jump := jump_by_first_update(evidence)) is not None:
         sentences.append(jump)
         confidence = 0.5
     elif search is not None and is_growing(evidence):
@@ -96,24 +95,6 @@ def learning_rate(evidence: Evidence) -> Cause | None:
         sentences.append(f"{borne} steps went before without a critical finding.")
         confidence = min(confidence, LATE)
     return Cause("learning-rate", None, tuple(sentences), min(confidence, 0.95), rate_remedies(evidence, course))
-
-
-def _jump_of_whole_weights(evidence: Evidence) -> str | None:
-    """Return the sentence of a first update as large as the weights that made the loss jump, None without one.
-
-    Steps of a normalized size are that long by their rate alone, whatever the gradients; the update that was computed
-    again came after it.
-    """
-    start, first = evidence.run.first_step, loss_curve(evidence).first
-    ratio, after = first_update_ratio(evidence), loss_curve(evidence).at(start + 1)
-    if not uses_adaptive_optimizer(evidence.run) or first is None or after is None or ratio is None:
-        return None
-    if evidence.run.is_resumed or ratio < 1 or not after > JUMP * abs(first) or starts_huge(evidence):
-        return None
-    return (
-        f"The first update changed the weights by {ratio:.3g} times their norm, and took the loss from {first:.4g} to "
-        f"{after:.4g}."
-    )
 
 
 def _overshoot(search: LineSearch) -> str:

@@ -13,10 +13,10 @@ from lightning_gradexplode.diagnose.curves import (
     first_nonfinite,
     loss_curve,
 )
+from lightning_gradexplode.diagnose.first_update import first_update_ratio
 from lightning_gradexplode.diagnose.layers import is_trained
 from lightning_gradexplode.diagnose.loop_code import code_of
 from lightning_gradexplode.diagnose.optimizers import keeps_state, numbers_of
-from lightning_gradexplode.diagnose.rate_remedies import first_update_ratio
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence, OptimizerFacts
 

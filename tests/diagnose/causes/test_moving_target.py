@@ -153,6 +153,19 @@ def test_a_loss_that_is_many_times_itself_after_a_hundredth_of_the_update_shows_
     assert kinds(diagnose(evidence))[0] == "learning-rate"
 
 
+@pytest.mark.parametrize(("std", "is_resumed", "named"), [(0.1, False, True), (0.13, False, False), (0.13, True, True)])
+def test_a_network_of_the_same_shapes_that_began_with_other_weights_is_a_fixed_teacher(
+    std: float, is_resumed: bool, named: bool
+) -> None:
+    """A copy that follows begins with the same weights; of a run that goes on, that is not known."""
+    weights = [parameter("net.0.weight", (8, 4)), parameter("net.2.weight", (2, 8))]
+    teachers = [replace(one, name=one.name.replace("net", "teacher"), std=std, optimizer=None) for one in weights]
+    facts = run(parameters=(*(replace(one, std=0.1) for one in weights), *teachers), is_resumed=is_resumed)
+    found = moving_target(diverged(run=facts))
+    assert (found is not None) is named
+    assert found is None or any("update `teacher` more slowly" in one for one in found.remedies)
+
+
 def test_the_fall_of_a_loss_says_nothing_where_groups_have_rates_of_their_own() -> None:
     """The update is then no multiple of the gradient."""
     along = ((0.0, 66.4), (0.01, 65.9), (0.1, 65.0), (0.3, 94.5), (1.0, 834.0))
