@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import is_from_graph, is_same, place_of, rows_of, size_of, targets
 from lightning_gradexplode.diagnose.causes.operation_evidence import fault
@@ -12,6 +14,10 @@ from lightning_gradexplode.records import Cause, Evidence, FieldFacts, LossTerm,
 PROBABILITY_LOSSES = ("binary_cross_entropy", "bce", "kl_div", "multilabel_soft_margin")
 COUNT_LOSSES = ("poisson",)
 
+LOGARITHMS = frozenset({"log", "log2", "log10"})
+
+_REWARD = re.compile("reward|return|advantage|rtg")
+
 FROM_GRAPH = "target of "
 """Beginning of the name of a target that was read from the graph of the loss, and has no name of the user's own."""
 
@@ -20,6 +26,7 @@ def target_out_of_range(evidence: Evidence) -> Cause | None:
     """Return the cause if a target is outside of what the loss takes: labels, probabilities, counts, a CTC target."""
     return (
         _misaligned(evidence)
+        or _logarithm_of_a_chance(evidence)
         or _outside_domain(evidence)
         or _operation_on_target(evidence)
         or _divergence_from_scores(evidence)
@@ -196,6 +203,41 @@ def _operation_on_target(evidence: Evidence) -> Cause | None:
                         *remedies.skip(evidence),
                     ),
                 )
+    return None
+
+
+def _logarithm_of_a_chance(evidence: Evidence) -> Cause | None:
+    """Return the cause if a loss of logarithms of probabilities fell below zero, by labels that are none, to its end.
+
+    Weighed by probabilities they add up to a loss that is never negative. Rewards weigh them, too, of any sign.
+    """
+    found, first, below = fault(evidence), loss_curve(evidence).first, _lowest_loss(evidence)
+    if found is None or name_of(found[0]) not in LOGARITHMS or first is None or below is None or not below < 0 < first:
+        return None
+    operation, what = found
+    argument = operation.inputs[0] if operation.inputs else None
+    if argument is None or argument.least is None or argument.greatest is None:
+        return None
+    if argument.least < 0 or argument.greatest > 1:
+        return None
+    for field in targets(evidence):
+        least, greatest = field.least, field.greatest
+        is_label = field.is_integral and "float" in field.dtype and not _REWARD.search(field.name.lower())
+        if not is_label or least is None or greatest is None or (least >= 0 and greatest <= 1):
+            continue
+        place = place_of(field)
+        given = "its target" if place.startswith(FROM_GRAPH) else f"`{place}`"
+        return Cause(
+            "target-out-of-range",
+            place,
+            (
+                f"`{name_of(operation)}` took probabilities, and {given} ranges from {least:.4g} to {greatest:.4g}.",
+                f"The loss has gone down to {below:.4g}: with targets from 0 to 1 it is never negative.",
+                what.sentence,
+            ),
+            0.96,
+            _range_remedies(place, least, greatest, are_probabilities=True),
+        )
     return None
 
 

@@ -20,6 +20,9 @@ _INPUT_OF = {"addmm", "mm", "bmm", "convolution", "mkldnn_convolution", "linear"
 _LOSSES = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy", "nll_loss", "kl_div",
            "binary_cross_entropy_with_logits", "soft_margin_loss"}  # fmt: skip
 
+_LOGARITHMS = {"log", "log2", "log10", "log1p"}
+"""Operations whose result a loss that is written by hand multiplies by its target."""
+
 _DIFFERENCES = {"sub", "rsub"}
 """Operations by which a loss that is written by hand takes its target."""
 
@@ -36,7 +39,7 @@ def fields_in_graph(graph: Graph, names: Mapping[int, str]) -> tuple[FieldFacts,
         operation = name_of_node(node)
         for place, argument in enumerate(graph.arguments[node]):
             is_data = argument.source is None and argument.value is not None and argument.value.is_floating_point()
-            is_input = operation in _INPUT_OF or (operation in _LOSSES and place == 1)
+            is_input = operation in _INPUT_OF or (operation in _LOSSES and place == 1) or _weighs(graph, node)
             if is_data and is_input and argument.value is not None and argument.value.dim():
                 field = field_of(graph, node, argument, names)
                 fields.setdefault(field.name, field)
@@ -58,8 +61,9 @@ def field_of(
         is_target: Whether no operation with a parameter follows.
     """
     operation, owner = name_of_node(node), owner_of(graph, node, names)
-    if operation in _LOSSES or (is_target and operation in _DIFFERENCES):
-        name = f"target of {operation}"
+    weighed = _weighs(graph, node)
+    if weighed is not None or operation in _LOSSES or (is_target and operation in _DIFFERENCES):
+        name = f"target of {weighed or operation}"
     elif owner is not None and operation in _INPUT_OF:
         name = f"input of {owner.rpartition('.')[0] or owner}"
     else:
@@ -70,6 +74,13 @@ def field_of(
     if result is None:
         return FieldFacts(name, (), "float32")
     return replace(_facts(name, result), least=None, greatest=None, mean=None, std=None, is_integral=False)
+
+
+def _weighs(graph: Graph, node: Any) -> str | None:
+    """Return the name of the logarithm that an operation multiplies by a tensor, None if it does not."""
+    sources = [one.source for one in graph.arguments[node]] if name_of_node(node) == "mul" else []
+    names = [name_of_node(one) for one in sources if one is not None]
+    return names[0] if len(names) == 1 < len(sources) and names[0] in _LOGARITHMS else None
 
 
 def owner_of(graph: Graph, node: Any, names: Mapping[int, str]) -> str | None:

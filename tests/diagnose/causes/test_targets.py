@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.causes.targets import target_out_of_range
 from lightning_gradexplode.records import LossTerm, Replay
-from tests.diagnose.evidence import batch, diverged, failed, field, labels, operand, operation, reproduced
+from tests.diagnose.evidence import NAN, batch, diverged, failed, field, history, labels, operand, operation, reproduced
 
 
 @pytest.mark.parametrize(
@@ -30,6 +33,32 @@ def test_targets_of_a_probability_are_brought_to_its_range(least: float, greates
     assert f"`batch[1] = {code}`" in found.remedies[0]
     mapped = [eval(code.replace("batch[1]", "y"), {"y": end}) for end in (least, greatest)]
     assert mapped == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "losses", "argument", "is_named"),
+    [
+        ({}, (0.7, -0.9), (0.0, 0.99), True),
+        ({"least": -1.0, "greatest": 1.0}, (0.7, -0.9), (0.0, 0.99), True),
+        ({"greatest": 1.0}, (0.7, -0.9), (0.0, 0.99), False),
+        ({"is_integral": False}, (0.7, -0.9), (0.0, 0.99), False),
+        ({"name": "returns"}, (0.7, -0.9), (0.0, 0.99), False),
+        ({}, (0.7, 0.1), (0.0, 0.99), False),
+        ({}, (-0.7, -0.9), (0.0, 0.99), False),
+        ({}, (0.7, -0.9), (-2.0, 3.0), False),
+    ],
+)
+def test_logarithms_of_probabilities_whose_loss_is_negative_have_wrong_labels(
+    changes: dict[str, Any], losses: tuple[float, float], argument: tuple[float, float], is_named: bool
+) -> None:
+    """A cross-entropy that is written by hand takes labels of 2, or of -1, until its logarithm is infinite."""
+    label = field(**{"name": "[1]", "shape": (16,), "least": 0.0, "greatest": 2.0, "is_integral": True, **changes})
+    quantities = {"loss": [losses[0], 0.5, losses[1], NAN], "grad_norm": [0.5, 0.6, 0.7, NAN]}
+    replay = reproduced(operation("log", "-inf", inputs=[operand(0.0, *argument)]))
+    evidence = failed(3, batch=batch(field(), label), replay=replay, history=(history(quantities),))
+    found = target_out_of_range(evidence)
+    assert (found is not None) == is_named
+    assert diagnose(evidence).causes[0].kind == ("target-out-of-range" if is_named else "undefined-operation")
 
 
 @pytest.mark.parametrize(("std", "is_third"), [(0.8, True), (0.9999, False)])

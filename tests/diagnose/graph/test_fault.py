@@ -258,6 +258,15 @@ def test_the_data_of_a_finite_loss_are_described(net: nn.Sequential) -> None:
     assert fields["target of mse_loss"].shape == (ROWS, 1)
 
 
+def test_what_logarithms_are_multiplied_by_is_a_target(net: nn.Sequential) -> None:
+    """As in a cross-entropy that is written by hand; a factor of anything else is none."""
+    label = torch.arange(ROWS, dtype=torch.float32)[:, None]
+    chance = net(inputs()).sigmoid()
+    found = facts_of_loss(-(label * chance.log() + (1 - label) * (1 - chance).log()).mean(), net)
+    assert [(one.name, one.greatest) for one in found.fields] == [("input of 0", 1.0), ("target of log", ROWS - 1.0)]
+    assert len(facts_of_loss((label * chance).mean(), net).fields) == 1
+
+
 def test_parameters_without_memory_are_not_read(net: nn.Sequential) -> None:
     """Whole parameters of which FSDP has freed the memory after the forward pass are left out, not read."""
     loss = (net(inputs()) - 5).log().mean()
