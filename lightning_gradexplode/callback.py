@@ -169,7 +169,8 @@ class GradientExplosionMonitor(RunResults, Callback):
         self._spawn_results.take()  # those of an earlier fit
         self._run, self._ended = None, EndedRun()
         if self._is_disabled:
-            if trainer.is_global_zero:
+            disabled = [one for one in monitors_of(trainer) if one._is_disabled and type(one) is type(self)]
+            if trainer.is_global_zero and disabled[0] is self:
                 self._log_disabled()
             return
         unsupported = unsupported_strategy(trainer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from typing import Any, Protocol
 
@@ -175,7 +176,8 @@ class ConnectedProcesses(Processes):
             self._open[0]._allgather_base(gathered, values.contiguous()).wait()
         except RuntimeError as error:
             self.close()
-            raise ProcessFailedError(f"the monitor of another process has ended ({str(error)[:80]})") from error
+            reason = re.sub(r"\[[^\]]*\.cc:\d+\] ", "", str(error)).partition("\n")[0]  # without the backend's own file
+            raise ProcessFailedError(f"the monitor of another process has ended ({reason[:80]})") from error
         return gathered.view(self.size, -1)
 
     def leave(self, message: FloatArray) -> None:

@@ -184,7 +184,11 @@ class GradientWatch(StepEventsResults):
         return self._loop.should_stop
 
     def close(self) -> None:
-        """End the run, and remove all hooks; the results stay."""
+        """End the run, and remove all hooks; the results stay.
+
+        Of several processes without ``DistributedDataParallel``, which may take different numbers of steps, the others
+        wait at most two minutes for the next step of one that has not called this.
+        """
         if self._events is not None:
             self._events.close()
 

@@ -65,8 +65,11 @@ def test_code_blocks_of_pages_run(page: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     document = Sybil(parsers=[PythonCodeBlockParser(), SkipParser()]).parse(page)
     document.namespace.update(users_names())
+    evaluated = 0
     for example in document.examples():
         example.evaluate()
+        evaluated += 1
+    assert evaluated >= page.read_text(encoding="utf-8").count("\n```python\n")
 
 
 @every_page

@@ -14,13 +14,19 @@ from lightning_gradexplode.engine.agreement import DifferentProcessesError, begi
 from tests.distributed.recorded import RecordedProcesses
 
 
-def begin(mine: dict[str, Any], others: dict[str, Any], error: Exception | None = None) -> None:
-    """Begin in one of two processes, where the other one has these arguments, or has met an error."""
+def begin(mine: dict[str, Any], others: dict[str, Any], error: Exception | None = None) -> RecordedProcesses:
+    """Begin in one of two processes, where the other one has these arguments, or has met an error.
+
+    Returns:
+        The processes, with what this one has sent.
+    """
     other = RecordedProcesses()
     other.size = 2
     with suppress(OSError):
         begin_together(other, Arguments.checked(**others), error)
-    begin_together(RecordedProcesses(other.sent[0]), Arguments.checked(**mine), None)
+    processes = RecordedProcesses(other.sent[0])
+    begin_together(processes, Arguments.checked(**mine), None)
+    return processes
 
 
 @pytest.mark.parametrize(
@@ -40,7 +46,7 @@ def test_arguments_that_differ_are_named(mine: dict[str, Any], others: dict[str,
 
 def test_what_one_process_may_do_alone_may_differ() -> None:
     """A report, and how often scalars are logged, lead to nothing that another process waits for."""
-    begin({"report": False, "log_every_n_steps": 1, "alert_level": "warning"}, {})
+    assert len(begin({"report": False, "log_every_n_steps": 1, "alert_level": "warning"}, {}).sent) == 1
 
 
 def test_a_process_that_cannot_begin_is_named() -> None:

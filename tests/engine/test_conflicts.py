@@ -86,11 +86,11 @@ def test_settings_that_go_together_are_not_commented(
 
 @pytest.mark.parametrize("same", [True, False])
 def test_one_monitor_is_enough(same: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """Of two monitors the first measures, in one line; the trainer accepts both, and a checkpoint has its state."""
+    """Of several monitors the first measures, in one line; the trainer accepts both, and a checkpoint has its state."""
     caplog.set_level(logging.WARNING, "lightning_gradexplode")
     first = GradientExplosionMonitor(report=False)
     second = first if same else GradientExplosionMonitor(report=False, clip=1.0)
-    fit({}, first, second)
+    fit({}, first, second, *([] if same else [GradientExplosionMonitor(report=False)]))
     (line,) = lines(caplog)
     assert "one is enough" in line
     assert first.last is not None

@@ -208,7 +208,9 @@ def test_what_holds_itself_cannot_be_saved(caplog: pytest.LogCaptureFixture) -> 
     endless["self"] = endless
     policy = OwnPolicy(lambda record: 1e-3)
     policy.state_dict = lambda: endless  # type: ignore[method-assign]
-    trained(caplog, "OwnPolicy", clip=policy)
+    run = trained(caplog, "OwnPolicy", clip=policy)
+    assert run.last is not None
+    assert run.last.clip_val == 1e-3
 
 
 @pytest.mark.parametrize(
@@ -253,7 +255,7 @@ def test_a_policy_may_fail_in_any_method(method: str, caplog: pytest.LogCaptureF
     Arguments.checked(clip=policy)
     if method != "algorithm":
         setattr(policy, method, fails)
-        trained(caplog, "Fails", clip=policy)
+        assert trained(caplog, "Fails", clip=policy).last is not None
         return
 
     class ChangesItsMind(Fails):
@@ -261,7 +263,9 @@ def test_a_policy_may_fail_in_any_method(method: str, caplog: pytest.LogCaptureF
             self.algorithm_now = ["norm"]
             return 1e-3
 
-    trained(caplog, "ChangesItsMind", clip=ChangesItsMind(fails))
+    last = trained(caplog, "ChangesItsMind", clip=ChangesItsMind(fails)).last
+    assert last is not None
+    assert last.clip_val is None
 
 
 @pytest.mark.parametrize(

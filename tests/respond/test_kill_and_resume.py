@@ -125,17 +125,19 @@ def tensors(trainer: pl.Trainer, module: nn.Module) -> dict[str, Tensor]:
     return {**module.state_dict(), **{name: one for name, one in state.items() if isinstance(one, Tensor)}}
 
 
-def check(name: str, points: tuple[int, ...], folder: Path) -> None:
-    """Kill a run at some points, resume it, and compare the ends bit for bit."""
+def ending_otherwise(name: str, points: tuple[int, ...], folder: Path) -> list[str]:
+    """Kill a run at some points, resume it, and return the checkpoints from which it does not end bit for bit alike."""
     whole = tensors(*train(CASES[name], folder))
     assert all(bool(torch.isfinite(one).all()) for one in whole.values())
     paths = [path for point in points if (path := folder / f"step={point}.ckpt").exists()]
     assert paths
+    otherwise = []
     for path in paths:
         torch.load(path, weights_only=True)
         resumed = tensors(*train(CASES[name], folder, path))
-        assert resumed.keys() == whole.keys()
-        assert all(torch.equal(one, whole[key]) for key, one in resumed.items()), path
+        if resumed.keys() != whole.keys() or not all(torch.equal(one, whole[key]) for key, one in resumed.items()):
+            otherwise.append(path.name)
+    return otherwise
 
 
 pytestmark = [
@@ -147,14 +149,14 @@ pytestmark = [
 @pytest.mark.parametrize("name", CASES)
 def test_resumed_runs_end_bit_for_bit_as_whole_ones(name: str, tmp_path: Path) -> None:
     """The 20 points are shared out among the cases."""
-    check(name, POINTS[list(CASES).index(name) :: len(CASES)], tmp_path)
+    assert ending_otherwise(name, POINTS[list(CASES).index(name) :: len(CASES)], tmp_path) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_runs_resumed_from_every_point_end_bit_for_bit_as_whole_ones(name: str, tmp_path: Path) -> None:
     """Every policy and response from each of the 20 points."""
-    check(name, POINTS, tmp_path)
+    assert ending_otherwise(name, POINTS, tmp_path) == []
 
 
 KILLED = """
