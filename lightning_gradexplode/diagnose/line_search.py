@@ -49,7 +49,7 @@ class LineSearch:
 
 
 def line_search(evidence: Evidence) -> LineSearch | None:
-    """Return the measured losses along the update, None if there are none to judge."""
+    """Return the measured losses along the update, None if there are none."""
     experiments = evidence.experiments
     pairs = sorted(experiments.line_search) if experiments is not None else []
     start = next((loss for factor, loss in pairs if factor == 0), math.nan)

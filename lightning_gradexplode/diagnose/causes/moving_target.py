@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from typing import NamedTuple
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.batch import is_of_batch, size_of, targets
+from lightning_gradexplode.diagnose.causes.indication import Indication
 from lightning_gradexplode.diagnose.causes.outliers import outlier_field
+from lightning_gradexplode.diagnose.causes.own_targets import copied_module, infinite_target, target_of_itself
 from lightning_gradexplode.diagnose.curves import curve, failing_step, loss_curve
 from lightning_gradexplode.diagnose.line_search import LineSearch, line_search
-from lightning_gradexplode.diagnose.operation_names import base_name
 from lightning_gradexplode.diagnose.optimizers import is_plain_descent
 from lightning_gradexplode.diagnose.trends import SHORT, initial_weight_norm, largest_reach, trend
-from lightning_gradexplode.records import Activation, Cause, Evidence, FieldFacts, LossTerm, RunFacts
+from lightning_gradexplode.records import Cause, Evidence, FieldFacts, RunFacts
 
 GROWN = 1.5
 """Growth of the weights without which no targets have grown with them; harder data make a loss rise, too."""
@@ -22,11 +20,8 @@ GROWN = 1.5
 HALF_WAY = 0.5
 """Share of what a step along the gradient lowers its loss by, below which the gradient leaves out a part of it."""
 
-HALF_AS_LARGE = 0.5
-"""Size of targets over that of the outputs, at a loss that has grown, from which both have grown."""
 
 _TRANSITION = ("reward", "done", "next", "action", "terminal", "state", "obs", "log_prob", "advantage")
-_COPY = ("target", "teacher", "ema", "momentum", "old", "slow", "delayed", "offline", "key")
 
 
 def moving_target(evidence: Evidence) -> Cause | None:
@@ -35,7 +30,7 @@ def moving_target(evidence: Evidence) -> Cause | None:
     if not trend(evidence).has_diverged or len(loss) < 5:
         return None
     rules = (_copy_makes_targets, _makes_targets_for_itself, _transitions, _along_the_update, _short_steps, _lost)
-    seen = [sign for rule in rules if (sign := rule(evidence)) is not None]
+    seen = [one for rule in rules if (one := rule(evidence)) is not None]
     confidence = sum(one.confidence for one in seen)
     if outlier_field(evidence.batch) is not None:
         confidence *= 0.5  # values far outside of the others need no targets that move
@@ -61,20 +56,13 @@ def moving_target(evidence: Evidence) -> Cause | None:
     )
 
 
-class _Sign(NamedTuple):
-    """What shows that targets move, and how much it adds to the confidence."""
-
-    confidence: float
-    sentence: str
-
-
-def _copy_makes_targets(evidence: Evidence) -> _Sign | None:
+def _copy_makes_targets(evidence: Evidence) -> Indication | None:
     copied = copied_module(evidence.run)
     if copied is None:
         return None
     if not _start_alike(evidence.run, *copied):
-        return _Sign(0.2, f"`{copied[1]}` has the shapes of `{copied[0]}`, but began with other weights.")
-    return _Sign(0.4, f"`{copied[1]}` has the shapes of `{copied[0]}`, as a network that makes targets has.")
+        return Indication(0.2, f"`{copied[1]}` has the shapes of `{copied[0]}`, but began with other weights.")
+    return Indication(0.4, f"`{copied[1]}` has the shapes of `{copied[0]}`, as a network that makes targets has.")
 
 
 def _start_alike(run: RunFacts, name: str, other: str) -> bool:
@@ -87,11 +75,11 @@ def _start_alike(run: RunFacts, name: str, other: str) -> bool:
     return run.is_resumed or all(math.isclose(*pair, rel_tol=1e-4, abs_tol=1e-9) for pair in known)
 
 
-def _makes_targets_for_itself(evidence: Evidence) -> _Sign | None:
-    itself = _target_of_itself(evidence) if copied_module(evidence.run) is None else None
+def _makes_targets_for_itself(evidence: Evidence) -> Indication | None:
+    itself = target_of_itself(evidence) if copied_module(evidence.run) is None else None
     if itself is None:
         return None
-    return _Sign(
+    return Indication(
         0.4,
         f"The targets of `{itself[1].name}` are no field of the batch, and `{itself[0].module}` is executed "
         f"{itself[0].calls} times in one forward pass, of which one has an error gradient: without it the network "
@@ -99,31 +87,31 @@ def _makes_targets_for_itself(evidence: Evidence) -> _Sign | None:
     )
 
 
-def _transitions(evidence: Evidence) -> _Sign | None:
+def _transitions(evidence: Evidence) -> Indication | None:
     fields = [one.name.lower() for one in evidence.batch.fields] if evidence.batch is not None else []
     transitions = {word for word in _TRANSITION if any(word in name for name in fields)}
     if len(transitions) < 2:
         return None
-    return _Sign(
+    return Indication(
         0.55 if {"reward", "next"} <= transitions else 0.25,
         f"A batch holds transitions of reinforcement learning ({', '.join(fields[:6])}): the values that are "
         "learned make their own targets.",
     )
 
 
-def _along_the_update(evidence: Evidence) -> _Sign | None:
+def _along_the_update(evidence: Evidence) -> Indication | None:
     """Return what the loss of the same batch along the update shows, where it was computed."""
     search = line_search(evidence)
     if search is None:
         return None
     if not search.overshoots:
-        return _Sign(
+        return Indication(
             0.3,
             f"Each update lowers the loss of its own batch (from {search.start:.4g} to {search.end:.4g}), and yet "
             f"the loss has risen {_rise(evidence)}: the targets move.",
         )
     if search.climbs:
-        return _Sign(
+        return Indication(
             0.55 if is_plain_descent(evidence.run) else 0.35,
             f"The loss of the same batch rises from the first bit of the update on (from {search.start:.4g}, by "
             f"{search.slope:.3g} for the whole update to first order), where a step along its gradient lowers it: "
@@ -131,27 +119,27 @@ def _along_the_update(evidence: Evidence) -> _Sign | None:
         )
     share = _share_of_descent(evidence, search)
     if share is not None and share < HALF_WAY:
-        return _Sign(
+        return Indication(
             0.45,
             f"To first order a step along the gradient of the loss lowers it by the rate times the gradient's squared "
             f"norm; the loss of the same batch falls by {max(share, 0.0):.2g} of that: its targets move with the "
             "weights, and the gradient leaves that out.",
         )
     if not search.falls_at_first:
-        return _Sign(
+        return Indication(
             0.2,
             "Even a hundredth of the update does not lower the loss of the same batch: the targets move with it.",
         )
     return None
 
 
-def _short_steps(evidence: Evidence) -> _Sign | None:
+def _short_steps(evidence: Evidence) -> Indication | None:
     """Return that no update was long enough to overshoot, where the loss along none was computed."""
     reach = largest_reach(evidence) if line_search(evidence) is None else None
     weights, start = curve(evidence, "weight_norm").greatest, initial_weight_norm(evidence)
     if reach is None or reach >= SHORT or weights is None or not start or weights <= GROWN * start:
         return None
-    return _Sign(
+    return Indication(
         0.45,
         f"The loss rose {_rise(evidence)}, and no update can have changed that of its own batch by more than "
         f"{reach:.2g} of it: the steps do not overshoot, the targets move with the weights, which have grown to "
@@ -159,12 +147,12 @@ def _short_steps(evidence: Evidence) -> _Sign | None:
     )
 
 
-def _lost(evidence: Evidence) -> _Sign | None:
-    infinite = _infinite_target(evidence)
+def _lost(evidence: Evidence) -> Indication | None:
+    infinite = infinite_target(evidence)
     if infinite is None:
         return None
     least, greatest = _usual_range(infinite)
-    return _Sign(
+    return Indication(
         0.75,
         f"`{infinite.name}` is infinite in {infinite.inf_count} elements where the outputs are infinite, too, and "
         f"was between {least:g} and {greatest:g} before: it is computed from the outputs.",
@@ -172,7 +160,7 @@ def _lost(evidence: Evidence) -> _Sign | None:
 
 
 def _bound(evidence: Evidence) -> list[str]:
-    infinite = _infinite_target(evidence)
+    infinite = infinite_target(evidence)
     if infinite is None:
         return []
     least, greatest = _usual_range(infinite)
@@ -186,45 +174,6 @@ def _usual_range(field: FieldFacts) -> tuple[float, float]:
 def _rise(evidence: Evidence) -> str:
     loss = loss_curve(evidence).before(failing_step(evidence))
     return f"from {loss.first or 0:.4g} to {loss.last or 0:.4g}"
-
-
-def _target_of_itself(evidence: Evidence) -> tuple[Activation, LossTerm] | None:
-    """Return a layer of which all calls but one have no error gradient, and the loss whose targets the step computes.
-
-    Returns:
-        None if there is none, if all elements of the targets are equal, as those of an adversarial critic are, or if
-        they have not grown with the outputs.
-    """
-    replay = evidence.replay
-    if replay is None or evidence.batch is None:
-        return None
-    weights = {one.module for one in evidence.run.parameters}
-    called = [one for one in replay.activations if one.module in weights and one.calls > 1]
-    once = [one for one in called if one.gradient_norm and one.gradient_norm == one.first_gradient_norm]
-    if not once or len(once) < len(called):
-        return None
-    for term in replay.losses:
-        if len(term.inputs) < 2 or is_of_batch(evidence, term):
-            continue
-        output, target = (size_of(one) or 0.0 for one in term.inputs[:2])
-        # Targets of noise that the step draws, beside a metric without a gradient, keep their size.
-        if target >= HALF_AS_LARGE * output and term.inputs[1].least != term.inputs[1].greatest:
-            return once[0], term
-    return None
-
-
-def _infinite_target(evidence: Evidence) -> FieldFacts | None:
-    """Return the target of a loss that is infinite where its outputs are, if the batch is not known otherwise.
-
-    Data are not infinite just when the outputs are: the targets were computed from the outputs.
-    """
-    for term in evidence.replay.losses if evidence.replay is not None else ():
-        name = f"target of {base_name(term.name)}"
-        for field in targets(evidence):
-            is_known = field.usual_greatest is not None and not field.usual_nonfinite
-            if field.name == name and is_known and field.inf_count and term.inputs and term.inputs[0].inf_count:
-                return field
-    return None
 
 
 def _share_of_descent(evidence: Evidence, search: LineSearch) -> float | None:
@@ -243,22 +192,3 @@ def _share_of_descent(evidence: Evidence, search: LineSearch) -> float | None:
     if rate is None or norm is None or not 0 < norm < math.inf or not math.isfinite(search.slope):
         return None
     return -search.slope / (rate * norm**2)
-
-
-def copied_module(run: RunFacts) -> tuple[str, str] | None:
-    """Return a module and one of its shapes that makes targets: by its name, or since no optimizer updates it."""
-    shapes: dict[str, list[tuple[int, ...]]] = defaultdict(list)
-    trained: dict[str, bool] = defaultdict(bool)
-    for one in run.parameters:
-        top = one.name.split(".")[0]
-        shapes[top].append(one.shape)
-        trained[top] = trained[top] or one.optimizer is not None
-    for name in shapes:
-        alike = [other for other in shapes if shapes[other] == shapes[name] and other != name]
-        # Three and more of the same shapes are layers of one network, such as query, key and value.
-        for other in alike if len(alike) == 1 or len(shapes[name]) > 2 else ():
-            untrained = trained[name] and not trained[other] and len(shapes[name]) > 1
-            named = any(word in other.lower() for word in _COPY) and not any(word in name.lower() for word in _COPY)
-            if named or untrained:
-                return name, other
-    return None

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 
 from lightning_gradexplode.diagnose import remedies
+from lightning_gradexplode.diagnose.causes.indication import Indication
 from lightning_gradexplode.diagnose.curves import critical_step, curve, failing_step, is_critical, loss_curve
 from lightning_gradexplode.diagnose.first_update import jump_by_first_update
-from lightning_gradexplode.diagnose.line_search import LineSearch, line_search
+from lightning_gradexplode.diagnose.line_search import line_search
 from lightning_gradexplode.diagnose.rate_remedies import rate_remedies
 from lightning_gradexplode.diagnose.trends import (
     SHORT,
+    Trend,
     begins_abruptly,
     is_growing,
     largest_reach,
@@ -41,48 +43,18 @@ def learning_rate(evidence: Evidence) -> Cause | None:
     A run that fails with nothing grown before, an update that lowers the loss of its own batch, weights that keep their
     size, and lower rates that ended the same way each rule it out.
     """
-    course = trend(evidence)
-    search = line_search(evidence)
+    course, search = trend(evidence), line_search(evidence)
     if not course.has_diverged or rate_is_disproved(evidence):
         return None
-    unusual = _unusual_rate(evidence)
-    sentences: list[str] = []
-    confidence = 0.35
-    if search is not None and search.overshoots:
-        sentences.append(_overshoot(search))
-        confidence = 0.4 if search.climbs else 0.8 if search.falls_at_first else 0.65
-    elif (jump := jump_by_first_update(evidence)) is not None:
-        sentences.append(jump)
-        confidence = 0.5
-    elif search is not None and is_growing(evidence):
-        return None  # the update lowers the loss of its own batch
-    elif search is None and (reach := largest_reach(evidence)) is not None and reach < SHORT:
-        return None  # no update was long enough to overshoot
-    elif search is None and _sets_its_lengths(evidence):
-        return None  # nor is a long update evidence
-    elif search is None and not (unusual or course.has_risen or is_critical(evidence)):
-        return None  # the weights have merely grown
-    elif max(course.weight_growth / LARGE_GROWTH, course.update_ratio / LARGE_UPDATE) < 1.0:
+    overshoot, unusual, helped = _overshoot(evidence), _unusual_rate(evidence), _has_helped(evidence)
+    if overshoot is None and _is_ruled_out(evidence, course):
         return None
-    if course.update_ratio >= LARGE_UPDATE:
-        sentences.append(f"One update changed the weights by {course.update_ratio:.3g} of their norm; usual is 0.001.")
-        confidence += 0.1
-    if course.weight_growth >= LARGE_GROWTH:
-        weights = curve(evidence, "weight_norm").before(failing_step(evidence)).finite
-        largest = int(weights.step[weights.value.argmax()])
-        sentences.append(
-            f"After the update of step {largest} the norm of the weights is {course.weight_growth:.3g} times that of "
-            "the start."
-        )
-    if unusual:
-        sentences.append(unusual)
-        confidence += 0.1
-    helped = any(one.helped for one in evidence.attempts if _lowers_rate(one.action))
-    if helped:
-        sentences.append("A lower learning rate has helped.")
-        confidence += 0.15
-    if not sentences:
+    others = [*_large_updates(evidence, course), *unusual, *helped]
+    if overshoot is None and not others:
         return None
+    confidence = 0.35 if overshoot is None else overshoot.confidence
+    confidence += sum(one.confidence for one in others)
+    sentences = [one.sentence for one in ([] if overshoot is None else [overshoot]) + others]
     if starts_huge(evidence):
         confidence *= 0.5  # that was so before any update
     if search is None and not helped:
@@ -97,12 +69,51 @@ def learning_rate(evidence: Evidence) -> Cause | None:
     return Cause("learning-rate", None, tuple(sentences), min(confidence, 0.95), rate_remedies(evidence, course))
 
 
-def _overshoot(search: LineSearch) -> str:
+def _overshoot(evidence: Evidence) -> Indication | None:
+    """Return that an update goes too far, along which the loss was computed, or by what the first one has done."""
+    search = line_search(evidence)
+    if search is None or not search.overshoots:
+        jump = jump_by_first_update(evidence)
+        return None if jump is None else Indication(0.5, jump)
     end = f"{search.end:.4g}" if math.isfinite(search.end) else "a value that is not finite"
     sentence = f"With the whole update the loss of the same batch goes from {search.start:.4g} to {end}"
     if search.falls_at_first:
         sentence += f", with {search.best_factor:g} of it to {search.least:.4g}: the step overshoots"
-    return f"{sentence}."
+    return Indication(0.4 if search.climbs else 0.8 if search.falls_at_first else 0.65, f"{sentence}.")
+
+
+def _is_ruled_out(evidence: Evidence, course: Trend) -> bool:
+    """Return whether no update overshoots, or nothing shows that one does."""
+    if max(course.weight_growth / LARGE_GROWTH, course.update_ratio / LARGE_UPDATE) < 1.0:
+        return True
+    if line_search(evidence) is not None:
+        return is_growing(evidence)  # the update lowers the loss of its own batch
+    reach = largest_reach(evidence)
+    is_short = reach is not None and reach < SHORT
+    has_merely_grown = not (course.has_risen or is_critical(evidence) or _unusual_rate(evidence))
+    return is_short or _sets_its_lengths(evidence) or has_merely_grown
+
+
+def _large_updates(evidence: Evidence, course: Trend) -> list[Indication]:
+    """Return that one update was large, and that the weights have grown."""
+    found = []
+    if course.update_ratio >= LARGE_UPDATE:
+        sentence = f"One update changed the weights by {course.update_ratio:.3g} of their norm; usual is 0.001."
+        found.append(Indication(0.1, sentence))
+    if course.weight_growth >= LARGE_GROWTH:
+        weights = curve(evidence, "weight_norm").before(failing_step(evidence)).finite
+        largest = int(weights.step[weights.value.argmax()])
+        sentence = (
+            f"After the update of step {largest} the norm of the weights is {course.weight_growth:.3g} times that of "
+            "the start."
+        )
+        found.append(Indication(0.0, sentence))
+    return found
+
+
+def _has_helped(evidence: Evidence) -> list[Indication]:
+    helped = any(one.helped for one in evidence.attempts if _lowers_rate(one.action))
+    return [Indication(0.15, "A lower learning rate has helped.")] if helped else []
 
 
 def _sets_its_lengths(evidence: Evidence) -> bool:
@@ -128,11 +139,12 @@ def _lowers_rate(action: str) -> bool:
     return action in ("rollback", "reduce-lr", "Rollback", "ReduceLearningRate")
 
 
-def _unusual_rate(evidence: Evidence) -> str:
+def _unusual_rate(evidence: Evidence) -> list[Indication]:
     rate, usual = remedies.learning_rate(evidence), usual_rate(evidence.run)
     if rate is None or usual is None or rate <= usual[1]:
-        return ""
-    return f"A learning rate of {rate:g} is high for {usual[0]}; it is seldom above {usual[1]:g}."
+        return []
+    sentence = f"A learning rate of {rate:g} is high for {usual[0]}; it is seldom above {usual[1]:g}."
+    return [Indication(0.1, sentence)]
 
 
 def usual_rate(run: RunFacts) -> tuple[str, float] | None:

@@ -39,6 +39,6 @@ def overflow(operation: Operation, name: str, needed: float, names: Sequence[str
         sentence = (
             f"`{name}` made {operation.result} of finite values up to {largest:.3g} (the format ends at {limit:.3g})."
         )
-    # The logarithm at the end of a product of exponentials tells that from an exponential of another part.
+    # The logarithm at the end of a product of exponentials distinguishes it from an exponential of another part.
     code = operation.code or ("torch.log(torch.exp(x))" if {"exp", "log"} <= {*names} else "")
     return Fault("overflow", sentence, remedy_for_overflow(name, code, needed))

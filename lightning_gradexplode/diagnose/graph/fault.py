@@ -1,6 +1,6 @@
 """The first operation in an autograd graph that made a non-finite value out of finite ones, or the tensor that held it.
 
-Where autograd keeps too few values to tell, nothing is named.
+Where autograd keeps too few values for that, nothing is named.
 """
 
 from __future__ import annotations

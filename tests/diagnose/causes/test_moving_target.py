@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from lightning_gradexplode.diagnose import diagnose
-from lightning_gradexplode.diagnose.causes.moving_target import copied_module, moving_target
+from lightning_gradexplode.diagnose.causes.moving_target import moving_target
 from lightning_gradexplode.diagnose.causes.optimization import learning_rate
+from lightning_gradexplode.diagnose.causes.own_targets import copied_module
 from lightning_gradexplode.diagnose.trends import largest_reach
 from lightning_gradexplode.records import Activation, Evidence, Experiments, LossTerm, OptimizerFacts, Replay
 from tests.diagnose.evidence import batch, diverged, field, finding, growing, history, kinds, operand, parameter, run

@@ -1,0 +1,72 @@
+"""Targets that a step computes itself: by a copy of a network, by the network, or from its outputs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from lightning_gradexplode.diagnose.batch import is_of_batch, size_of, targets
+from lightning_gradexplode.diagnose.operation_names import base_name
+from lightning_gradexplode.records import Activation, Evidence, FieldFacts, LossTerm, RunFacts
+
+HALF_AS_LARGE = 0.5
+"""Size of targets over that of the outputs, at a loss that has grown, from which both have grown."""
+
+_COPY = ("target", "teacher", "ema", "momentum", "old", "slow", "delayed", "offline", "key")
+
+
+def copied_module(run: RunFacts) -> tuple[str, str] | None:
+    """Return a module and one of its shapes that makes targets: by its name, or since no optimizer updates it."""
+    shapes: dict[str, list[tuple[int, ...]]] = defaultdict(list)
+    trained: dict[str, bool] = defaultdict(bool)
+    for one in run.parameters:
+        top = one.name.split(".")[0]
+        shapes[top].append(one.shape)
+        trained[top] = trained[top] or one.optimizer is not None
+    for name in shapes:
+        alike = [other for other in shapes if shapes[other] == shapes[name] and other != name]
+        # Three and more of the same shapes are layers of one network, such as query, key and value.
+        for other in alike if len(alike) == 1 or len(shapes[name]) > 2 else ():
+            untrained = trained[name] and not trained[other] and len(shapes[name]) > 1
+            named = any(word in other.lower() for word in _COPY) and not any(word in name.lower() for word in _COPY)
+            if named or untrained:
+                return name, other
+    return None
+
+
+def target_of_itself(evidence: Evidence) -> tuple[Activation, LossTerm] | None:
+    """Return a layer of which all calls but one have no error gradient, and the loss whose targets the step computes.
+
+    Returns:
+        None if there is none, if all elements of the targets are equal, as those of an adversarial critic are, or if
+        they have not grown with the outputs.
+    """
+    replay = evidence.replay
+    if replay is None or evidence.batch is None:
+        return None
+    weights = {one.module for one in evidence.run.parameters}
+    called = [one for one in replay.activations if one.module in weights and one.calls > 1]
+    once = [one for one in called if one.gradient_norm and one.gradient_norm == one.first_gradient_norm]
+    if not once or len(once) < len(called):
+        return None
+    for term in replay.losses:
+        if len(term.inputs) < 2 or is_of_batch(evidence, term):
+            continue
+        output, target = (size_of(one) or 0.0 for one in term.inputs[:2])
+        # Targets of noise that the step draws, beside a metric without a gradient, keep their size.
+        if target >= HALF_AS_LARGE * output and term.inputs[1].least != term.inputs[1].greatest:
+            return once[0], term
+    return None
+
+
+def infinite_target(evidence: Evidence) -> FieldFacts | None:
+    """Return the target of a loss that is infinite where its outputs are, if the batch is not known otherwise.
+
+    Data are not infinite just when the outputs are: the targets were computed from the outputs.
+    """
+    for term in evidence.replay.losses if evidence.replay is not None else ():
+        name = f"target of {base_name(term.name)}"
+        for field in targets(evidence):
+            is_known = field.usual_greatest is not None and not field.usual_nonfinite
+            if field.name == name and is_known and field.inf_count and term.inputs and term.inputs[0].inf_count:
+                return field
+    return None
