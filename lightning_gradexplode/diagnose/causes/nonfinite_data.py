@@ -68,7 +68,8 @@ def _nonfinite(evidence: Evidence, kind: str) -> Cause | None:
     look = f"look at {rows_of(rows)} of `{place}`" if rows else f"look at `{place}`"
     check = f"`assert torch.isfinite({'x' if is_from_graph(field) else place}).all()`"
     if is_from_graph(field):
-        computed = FAINT if follows_divergence(trend(evidence)) else _confidence_in_graph(field)
+        is_first = critical_step(evidence) == evidence.run.first_step
+        computed = FAINT if follows_divergence(trend(evidence)) else _confidence_in_graph(field, is_first)
         confidence = min(confidence, computed)
         sentences.append("It is the batch, or was computed from it without a gradient.")
     return Cause(
@@ -80,18 +81,22 @@ def _nonfinite(evidence: Evidence, kind: str) -> Cause | None:
     )
 
 
-def _confidence_in_graph(field: FieldFacts) -> float:
+def _confidence_in_graph(field: FieldFacts, is_first: bool) -> float:
     """Return the confidence that data were not finite, and not made so by an operation that no gradient goes through.
 
-    Whole rows that are not finite may come of a division of each row by its own deviation or largest value, some of
-    all rows of a division of each column by that of the batch, infinite targets of an inverse or a logarithm, and
+    Whole rows that are not finite may come of a division of each row by its own deviation or largest value, a column
+    of a division by that of the batch, if it was finite in others, infinite targets of an inverse or a logarithm, and
     constants of any computation.
+
+    Args:
+        field: What is not finite.
+        is_first: Whether it is of the first batch of the run.
     """
     size = math.prod(field.shape[1:]) if field.shape else 1
     rows = field.nonfinite_rows or range(field.nan_count // size if size else 0)
     whole = size > 1 and 0 < field.nan_count == size * len(rows)
     difference = field.name.startswith("target of ") and field.name.endswith("sub")
-    in_all = len(rows) > 1 and len(rows) == field.shape[0]
+    in_all = not is_first and 1 < len(rows) == field.shape[0]
     if whole or in_all or field.name.startswith("constant in ") or (difference and field.inf_count):
         return FAINT
     return 0.5 if difference else 0.65

@@ -106,11 +106,7 @@ def _slope_by_elimination(evidence: Evidence) -> Cause | None:
     steep = [name for name in names if name in known or name.startswith("linalg")]
     if names and not steep:
         return None
-    besides = [name for name in steep if name != "pow"]
-    is_square = "pow" in steep and len(besides) == 1  # of a square, which a root or a norm is usually taken of
-    steep = besides if is_square else steep
-    beside = " beside powers, of which squares have a slope" if is_square else ""
-    likely = f"`{steep[0]}` is the only such operation of the loss{beside}." if len(steep) == 1 else ""
+    likely = f"`{steep[0]}` is the only such operation of the loss." if len(steep) == 1 else ""
     return Cause(
         "undefined-operation",
         f"`{steep[0]}`" if len(steep) == 1 else finding.where,

@@ -99,8 +99,13 @@ def facts_of_loss(loss: Tensor, module: nn.Module) -> GraphFacts:
 
 
 def _names(graph: Graph) -> tuple[str, ...]:
-    """Return the names of the operations, each once."""
-    return tuple(dict.fromkeys(name_of_node(node) for node in graph.nodes))
+    """Return the names of the operations, each once, without powers that have a slope everywhere."""
+    return tuple(dict.fromkeys(name_of_node(node) for node in graph.nodes if not _is_plain_power(node)))
+
+
+def _is_plain_power(node: Any) -> bool:
+    exponent = getattr(node, "_saved_exponent", None)
+    return name_of_node(node) == "pow" and isinstance(exponent, (int, float)) and exponent >= 1
 
 
 def _divisors(graph: Graph) -> tuple[float, ...] | None:

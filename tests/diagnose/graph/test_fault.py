@@ -267,6 +267,13 @@ def test_what_logarithms_are_multiplied_by_is_a_target(net: nn.Sequential) -> No
     assert len(facts_of_loss((label * chance).mean(), net).fields) == 1
 
 
+def test_powers_that_have_a_slope_are_left_out(net: nn.Sequential) -> None:
+    """A square has one at zero, and a root none."""
+    for exponent, is_listed in ((2, False), (1.5, False), (0.5, True), (-1, True)):
+        names = facts_of_loss(net(inputs()).abs().pow(exponent).mean(), net).operation_names
+        assert ("pow" in names) == is_listed
+
+
 def test_parameters_without_memory_are_not_read(net: nn.Sequential) -> None:
     """Whole parameters of which FSDP has freed the memory after the forward pass are left out, not read."""
     loss = (net(inputs()) - 5).log().mean()
