@@ -98,7 +98,9 @@ def untrained_loss(evidence: Evidence) -> float | None:
         return None
     name, shape = terms[0].name, terms[0].inputs[0].shape
     if name.startswith("nll_loss") and len(shape) > 1 and shape[1] > 1:
-        return math.log(shape[1])
+        # Of the rows of a batch, which are classes in a contrast of pairs, alike ones are alike without any learning.
+        is_contrast = len(shape) == 2 and shape[0] == shape[1] and not is_of_batch(evidence, terms[0])
+        return None if is_contrast else math.log(shape[1])
     if name == "mse_loss":
         spreads = [one.usual_std or one.std for one in targets(evidence) if is_of_batch(evidence, terms[0])]
         return spreads[0] ** 2 if len(spreads) == 1 and spreads[0] else None

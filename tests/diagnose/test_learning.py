@@ -11,7 +11,7 @@ from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.layers import untrained_loss
 from lightning_gradexplode.diagnose.learning import has_learned, has_recovered
 from lightning_gradexplode.records import BatchFacts, Evidence, LossTerm, Replay, Severity
-from tests.diagnose.evidence import calm, diverged, field, finding, history, labels, operand, run
+from tests.diagnose.evidence import batch, calm, diverged, field, finding, history, labels, operand, run
 
 
 def spiked(later: float, severity: Severity = Severity.WARNING) -> Evidence:
@@ -54,3 +54,12 @@ def test_a_guess_is_no_measure_of_a_function_of_the_loss(total: float, usual: fl
     """An exponential or a multiple of a cross-entropy has another value for a guess among the classes."""
     term = LossTerm("nll_loss_forward", (operand(shape=(16, 10)), operand(shape=(16,))), 9.4)
     assert untrained_loss(diverged(replay=Replay("finite", losses=(term,), loss=total))) == usual
+
+
+@pytest.mark.parametrize(("classes", "known"), [(16, False), (10, True)], ids=["rows of the batch", "classes"])
+def test_a_guess_is_no_measure_of_a_contrast_of_the_rows_of_a_batch(classes: int, known: bool) -> None:
+    """Pairs that are alike have alike outputs in a network that has learned nothing."""
+    term = LossTerm("nll_loss_forward", (operand(shape=(16, classes)), operand(shape=(16,))), 0.2)
+    pairs = batch(field("[0]"), field("[1]"))
+    found = untrained_loss(diverged(replay=Replay("finite", losses=(term,), loss=0.2), batch=pairs))
+    assert (found is not None) is known

@@ -95,6 +95,13 @@ def test_many_passes_of_losses_that_nothing_divides_are_a_sum(
     assert found is None or found.confidence == 0.65
 
 
+def test_a_few_passes_of_losses_that_nothing_divides_may_be_those_of_several_tasks() -> None:
+    """A rate that is four times too high seldom makes a run fail."""
+    quantities = {**growing(), "backward_passes": [4.0] * 12}
+    facts = run(optimizers=(OptimizerFacts("SGD", ({"lr": 0.5},)),))
+    assert accumulated_gradients(diverged(history=(history(quantities),), run=facts, loss_divisors=())) is None
+
+
 def test_passes_of_an_optimizer_that_normalizes_its_steps_are_no_sum() -> None:
     """The scale of the gradients cancels."""
     quantities = {**growing(), "backward_passes": [8.0] * 12}
