@@ -88,6 +88,7 @@ class AccumulationWindow:
         self.passes = PassesByOptimizer()
         self._sees_clearing = False
         self._remembered: tuple[Tensor, weakref.ref[Tensor], int] | None = None
+        self._passes_remembered = 0
 
     def add_loss(self, loss: Tensor, value: float | None) -> None:
         """Add the loss of a micro-batch; one on an accelerator is read later, together with the gradients.
@@ -139,12 +140,13 @@ class AccumulationWindow:
 
     def evaluated(self, parameters: ParameterSet) -> None:
         """Record an evaluation of a closure, and a gradient after it, to see whether the next one clears it."""
-        has_run_backward = self._remembered is None
+        has_run_backward = self.backward_passes != self._passes_remembered
         self._remember_gradient(parameters)
         if has_run_backward and self._remembered is not None:
             self.evaluations += 1
 
     def _remember_gradient(self, parameters: ParameterSet) -> None:
+        self._passes_remembered = self.backward_passes
         with_gradient = (one for one in parameters.tensors if one.grad is not None)
         parameter = next(with_gradient, None)
         gradient = None if parameter is None else parameter.grad

@@ -137,9 +137,9 @@ class OptimizerSteps(CurrentResults):
         self._inside_step, self._is_within = True, False
 
         # With a closure, the forward pass, the backward pass and `gradients_ready` are called inside the step.
-        def evaluate() -> Any:
+        def evaluate(*arguments: Any, **named: Any) -> Any:  # some optimizers evaluate the loss alone by an argument
             self._announced = None
-            result = closure()
+            result = closure(*arguments, **named)
             self._evaluated(optimizer, in_closure=not self._is_within)
             return result
 

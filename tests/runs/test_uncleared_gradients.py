@@ -194,3 +194,58 @@ def test_a_closure_that_never_clears_gradients_is_named(in_lightning: bool) -> N
 def test_a_closure_that_clears_gradients_is_not_named(clearing: str, micro_batches: int, in_lightning: bool) -> None:
     """Neither is one that accumulates the gradients of several micro-batches in each evaluation."""
     assert _cause_of_closures(clearing, micro_batches, in_lightning) is None
+
+
+@pytest.mark.parametrize("copies", [False, True])
+def test_a_closure_that_assigns_gradients_adds_nothing_up(copies: bool) -> None:
+    """`torch.autograd.grad` adds to no gradient, so that there is none to clear."""
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)), torch.randn(64, 4)
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.01, max_iter=5)
+    with GradientWatch(model, optimizer, report=False) as watch:
+
+        def closure() -> Tensor:
+            loss = mse_loss(model(inputs), inputs[:, :1])
+            watch.loss(loss)
+            weights = list(model.parameters())
+            for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+                if copies and weight.grad is not None:
+                    weight.grad.copy_(gradient)
+                else:
+                    weight.grad = gradient
+            return loss
+
+        for _ in range(20):
+            optimizer.step(closure)  # type: ignore[no-untyped-call]
+        assert watch.diagnosis() is None
+
+
+def test_a_closure_may_be_called_with_arguments() -> None:
+    """Some optimizers evaluate the loss alone, which adds to no gradient either."""
+
+    class Searching(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            with torch.enable_grad():
+                loss = closure()
+            super().step()
+            for _ in range(4):
+                closure(backward=False)
+            return loss
+
+    torch.manual_seed(0)
+    model, inputs = nn.Linear(4, 1), torch.randn(64, 4)
+    optimizer = Searching(model.parameters(), lr=0.01)
+    with GradientWatch(model, optimizer, report=False) as watch:
+
+        def closure(backward: bool = True) -> Tensor:
+            loss = mse_loss(model(inputs), inputs[:, :1])
+            if backward:
+                optimizer.zero_grad()
+                watch.loss(loss)
+                loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        for _ in range(20):
+            optimizer.step(closure)
+        assert watch.last is not None
+        assert watch.diagnosis() is None
