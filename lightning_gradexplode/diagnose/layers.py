@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lightning_gradexplode.diagnose.batch import is_of_batch, targets
+from lightning_gradexplode.diagnose.batch import is_of_batch, is_same, targets
 from lightning_gradexplode.diagnose.curves import critical_step, curve, loss_curve, signs
 from lightning_gradexplode.records import Evidence, LossTerm, ParameterFacts, RunFacts
 
@@ -100,11 +100,23 @@ def untrained_loss(evidence: Evidence) -> float | None:
     if name.startswith("nll_loss") and len(shape) > 1 and shape[1] > 1:
         # Of the rows of a batch, which are classes in a contrast of pairs, alike ones are alike without any learning.
         is_contrast = len(shape) == 2 and shape[0] == shape[1] and not is_of_batch(evidence, terms[0])
-        return None if is_contrast else math.log(shape[1])
+        return None if is_contrast else min(math.log(shape[1]), _largest_entropy(evidence, terms[0]))
     if name == "mse_loss":
         spreads = [one.usual_std or one.std for one in targets(evidence) if is_of_batch(evidence, terms[0])]
         return spreads[0] ** 2 if len(spreads) == 1 and spreads[0] else None
     return None
+
+
+def _largest_entropy(evidence: Evidence, term: LossTerm) -> float:
+    """Return the largest entropy of labels with the spread of those of the batch, infinite if they are not known.
+
+    It is that of a normal distribution with the variance of the labels and a twelfth (Cover and Thomas, Elements of
+    Information Theory, 2nd edition, problem 8.7). Of a rare class it is far below the logarithm of the number of
+    classes, as is the first loss of a network whose bias begins at the share of the class.
+    """
+    fields = evidence.batch.fields if evidence.batch is not None and len(term.inputs) > 1 else ()
+    spreads = [one.std for one in fields if one.is_integral and one.std is not None and is_same(one, term.inputs[1])]
+    return 0.5 * math.log(2 * math.pi * math.e * (max(spreads) ** 2 + 1 / 12)) if spreads else math.inf
 
 
 def first_numbers(evidence: Evidence) -> list[str]:

@@ -63,3 +63,12 @@ def test_a_guess_is_no_measure_of_a_contrast_of_the_rows_of_a_batch(classes: int
     pairs = batch(field("[0]"), field("[1]"))
     found = untrained_loss(diverged(replay=Replay("finite", losses=(term,), loss=0.2), batch=pairs))
     assert (found is not None) is known
+
+
+@pytest.mark.parametrize(("std", "usual"), [(0.14, 0.29), (0.5, math.log(2)), (None, math.log(2))])
+def test_a_guess_of_a_rare_class_is_measured_by_the_entropy_of_the_labels(std: float | None, usual: float) -> None:
+    """A network whose bias begins at the share of a class of two percent has a loss of 0.1 without any learning."""
+    term = LossTerm("nll_loss_forward", (operand(shape=(16, 2)), operand(None, 0.0, 1.0, shape=(16,))), 0.1)
+    rare = batch(field("[0]"), labels("[1]", shape=(16,), least=0.0, greatest=1.0, std=std))
+    found = untrained_loss(diverged(replay=Replay("finite", losses=(term,), loss=0.1), batch=rare))
+    assert found == pytest.approx(usual, abs=0.02)

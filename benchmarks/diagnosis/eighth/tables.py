@@ -88,7 +88,7 @@ class CubicOfThousands(Case):
 
     # qa.1r1g.com/sf/ask/4433342651 (Stack Overflow), a question on normalization in regression
     kinds = ("unscaled-data",)
-    places = ("[0]", "[1]")
+    places = ("target of mse_loss", "input of linear")
     host = "plain"
     good = 0.06
     is_scaled = False

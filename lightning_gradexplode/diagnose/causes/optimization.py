@@ -147,6 +147,11 @@ def _unusual_rate(evidence: Evidence) -> list[Indication]:
     return [Indication(0.1, sentence)]
 
 
+def exceeds_usual(evidence: Evidence) -> bool:
+    """Return whether the learning rate is one with which most networks fail."""
+    return bool(_unusual_rate(evidence))
+
+
 def usual_rate(run: RunFacts) -> tuple[str, float] | None:
     """Return an optimizer and the rate above which most networks fail with it, None if none is of a known kind."""
     for one in run.optimizers:

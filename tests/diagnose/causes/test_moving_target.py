@@ -167,6 +167,16 @@ def test_a_network_of_the_same_shapes_that_began_with_other_weights_is_a_fixed_t
     assert found is None or any("update `teacher` more slowly" in one for one in found.remedies)
 
 
+@pytest.mark.parametrize(("rate", "named"), [(0.01, True), (5.0, False)])
+def test_a_copy_says_less_than_a_rate_with_which_most_networks_fail(rate: float, named: bool) -> None:
+    """Nothing but its shapes is seen of the copy."""
+    weights = [parameter("net.0.weight", (8, 4)), parameter("net.2.weight", (2, 8))]
+    copies = [replace(one, name=one.name.replace("net", "target"), optimizer=None) for one in weights]
+    facts = run(parameters=(*weights, *copies), optimizers=(OptimizerFacts("SGD", ({"lr": rate},)),))
+    found = moving_target(diverged(run=facts, history=(history(growing(rate=rate)),)))
+    assert (found is not None) is named
+
+
 def test_the_fall_of_a_loss_says_nothing_where_groups_have_rates_of_their_own() -> None:
     """The update is then no multiple of the gradient."""
     along = ((0.0, 66.4), (0.01, 65.9), (0.1, 65.0), (0.3, 94.5), (1.0, 834.0))
