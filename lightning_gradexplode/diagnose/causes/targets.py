@@ -182,7 +182,13 @@ def _operation_on_target(evidence: Evidence) -> Cause | None:
     if found is None or found[1].kind != "undefined" or evidence.batch is None:
         return None
     operation, what = found
+    name = name_of(operation)
+    if name in ("nll_loss", "cross_entropy"):
+        return None  # a label that is no class is an error, and not NaN
+    takes_probabilities = any(word in name for word in PROBABILITY_LOSSES)
     for field in targets(evidence):
+        if takes_probabilities and (field.least or 0) >= 0 and (field.greatest or 0) <= 1:
+            continue
         for operand in operation.inputs:
             if field.least is None or size_of(field) == 0 or field.least == field.greatest or field.dtype == "bool":
                 continue

@@ -17,6 +17,9 @@ from lightning_gradexplode.records import Operation
 
 _ARITHMETIC = {"add", "div", "full", "mul", "sub"}
 
+_WEIGHED = {"nll_loss", "cross_entropy", "binary_cross_entropy_with_logits"}
+"""Loss functions that take weights of classes, which are computed beforehand and infinite for none of a class."""
+
 
 def fault_of(
     operation: Operation, hidden: Operation | None = None, needed: float = 1.0, names: Sequence[str] = ()
@@ -54,11 +57,15 @@ def _constant(operation: Operation, name: str) -> Fault | None:
     # An infinite argument of another operation, such as the order of a norm, is meant to be.
     numbers = [one for one in operation.scalars if math.isnan(one) or (math.isinf(one) and name in _ARITHMETIC)]
     held = sum(one.nan_count for one in operation.inputs)
+    weights = operation.inputs[1:] if name in _WEIGHED else ()
+    held += sum(one.inf_count for one in weights)
     if name in DIVISIONS and len(operation.inputs) > 1 and operation.inputs[-1].at_fault == 0:
         return None  # it would be at fault whatever it divides
     if operation.phase == "backward" or not (numbers or held) or is_of_matrix(operation, name):
         return None
-    what = f"the number {numbers[0]:g}" if numbers else "a tensor with NaN"
+    what = (
+        f"the number {numbers[0]:g}" if numbers else "a tensor that is not finite" if weights else "a tensor with NaN"
+    )
     is_infinite = bool(numbers) and math.isinf(numbers[0])
     check = "math.isfinite(float(value))" if numbers else "torch.isfinite(value).all()"
     return Fault(

@@ -20,6 +20,7 @@ from lightning_gradexplode.diagnose.graph.nodes import (
     Graph,
     graph_of,
     name_of_node,
+    nonfinite_weights,
     scalars_of,
     shape_of,
 )
@@ -193,7 +194,7 @@ def _operation(
         phase="forward",
         result="nan" if result is None else kind_of(result),
         module=None if owner is None else owner.rpartition(".")[0],
-        inputs=tuple(operand(one, place, shape) for one in inputs if one is not None)
+        inputs=tuple(operand(one, place, shape) for one in (*inputs, *nonfinite_weights(node)) if one is not None)
         or tuple(Operand(one, dtype) for one in unknown if one is not None),
         scalars=scalars_of(node),
         rows=() if mask is None else _batch_shape(fields).rows(mask),

@@ -157,6 +157,14 @@ def name_of_node(node: Any) -> str:
     return base_name(str(node.name()))
 
 
+def nonfinite_weights(node: Any) -> list[Tensor]:
+    """Return the weights of classes that a loss function took, if they are not finite."""
+    if name_of_node(node) not in ("nll_loss", "nll_loss2d", "binary_cross_entropy_with_logits"):
+        return []
+    kept = _kept(node)
+    return [kept[name] for name in ("weight", "pos_weight") if name in kept and not all_finite(kept[name])]
+
+
 def scalars_of(node: Any) -> tuple[float, ...]:
     """Return the numeric arguments of an operation that autograd keeps, such as an exponent."""
     values = (getattr(node, f"_saved_{name}", None) for name in ("exponent", "min", "max", "p", "eps"))

@@ -61,6 +61,17 @@ def test_logarithms_of_probabilities_whose_loss_is_negative_have_wrong_labels(
     assert diagnose(evidence).causes[0].kind == ("target-out-of-range" if is_named else "undefined-operation")
 
 
+@pytest.mark.parametrize("name", ["nll_loss", "binary_cross_entropy_with_logits"])
+def test_targets_that_the_loss_takes_are_not_at_fault(name: str) -> None:
+    """What is not finite there are the weights of classes; the labels are from 0 to 1, as for both losses."""
+    label = labels(dtype="float32") if "binary" in name else labels()
+    taken = operand(least=0.0, greatest=1.0, shape=(16,), dtype=label.dtype)
+    first = operation(name, inputs=[operand(), taken, operand(shape=(2,), inf_count=1)])
+    evidence = failed(0, batch=batch(field(), label), replay=reproduced(first))
+    assert target_out_of_range(evidence) is None
+    assert diagnose(evidence).causes[0].kind == "undefined-operation"
+
+
 @pytest.mark.parametrize(("std", "is_third"), [(0.8, True), (0.9999, False)])
 def test_labels_from_minus_one_to_one_are_mapped_unless_there_are_zeros(std: float, is_third: bool) -> None:
     """Two labels are mapped to 0 and 1; of three, one marks missing labels, or there are three classes."""

@@ -267,6 +267,21 @@ def test_what_logarithms_are_multiplied_by_is_a_target(net: nn.Sequential) -> No
     assert len(facts_of_loss((label * chance).mean(), net).fields) == 1
 
 
+@pytest.mark.parametrize("value", [NAN, float("inf")])
+def test_weights_of_classes_that_are_not_finite_are_at_fault(net: nn.Sequential, value: float) -> None:
+    """One over the number of samples of a class that has none; not the labels, which are as they should be."""
+    out, label = net(inputs()), torch.arange(ROWS) % 2
+    weight = torch.tensor([1.0, value])
+    for loss in (
+        functional.cross_entropy(torch.cat([out, -out], 1), label, weight),
+        functional.binary_cross_entropy_with_logits(out, label[:, None].float(), pos_weight=weight[1:]),
+    ):
+        found = replay(loss, net)
+        assert found.first is not None
+        assert fault_of(found.first).kind == "undefined"
+        assert "which no operation of the step has made" in fault_of(found.first).sentence
+
+
 def test_powers_that_have_a_slope_are_left_out(net: nn.Sequential) -> None:
     """A square has one at zero, and a root none."""
     for exponent, is_listed in ((2, False), (1.5, False), (0.5, True), (-1, True)):
