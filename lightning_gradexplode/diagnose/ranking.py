@@ -142,7 +142,13 @@ def _found(kind: str, evidence: Evidence) -> Cause | None:
 
 
 def _unknown(evidence: Evidence) -> Cause:
-    if outside_change(evidence) is not None:
+    change = outside_change(evidence)
+    if change is not None and change.last is not None:
+        advice = [  # weights from before it would grow in the same way
+            "look for what changes the weights between the optimizer's steps; a decay in the loop multiplies them by a "
+            "number below one: `parameter.mul_(1 - lr * weight_decay)`"
+        ]
+    elif change is not None:
         advice = common.rollback(evidence)
     elif first_nonfinite(evidence) is None:
         advice = common.clip(evidence) if trend(evidence).has_diverged else []

@@ -51,9 +51,11 @@ def test_weights_that_outgrow_their_updates_at_each_step_are_changed_by_somethin
     values = calm(40)
     values["loss"][30:] = [50.0] * 10
     values["weight_norm"] = [8.0 * factor**step for step in range(40)]
-    change = outside_change(Evidence(30, 39, (finding("diverging-loss", 31),), run(), (history(values),)))
+    evidence = Evidence(30, 39, (finding("diverging-loss", 31),), run(), (history(values),))
+    change = outside_change(evidence)
     assert (change is not None) is is_outside
     assert change is None or "at each step" in change.sentence
+    assert change is None or "weight_decay" in diagnose(evidence).remedies[0]
 
 
 def test_no_cause_is_named_where_something_else_changed_the_weights() -> None:
