@@ -16,8 +16,14 @@ LOOKS = 8
 """Number of batches without a step, after the first, in which the weights themselves are compared."""
 
 
+UNSEEN_BACKWARD = (
+    "gradexplode: an optimizer steps with gradients that self.manual_backward(loss) has not computed; they are "
+    "measured as it gets them, after any clipping"
+)
+
+
 class UnseenSteps:
-    """Detects that weights change although no optimizer step was seen, and logs it once.
+    """Detects that weights change although no optimizer step was seen, and logs it once; the same of backward passes.
 
     Such a step can neither be measured nor held back. The version counter of a parameter shows that it was written to,
     at no cost on an accelerator; where it was written to through ``.data``, only the weights show it. These are
@@ -33,7 +39,7 @@ class UnseenSteps:
         self._versions: list[int] | None = None
         self._norms: list[float] | None = None
         self._looks: int | None = None
-        self._is_any_seen = False
+        self._is_any_seen = self._is_any_backward_seen = False
 
     def batch_started(self) -> None:
         """Record the weights that a batch begins with, while neither a step nor a backward pass was ever seen."""
@@ -42,6 +48,7 @@ class UnseenSteps:
 
     def backward_ended(self) -> None:
         """Record the weights that the first backward pass of a batch ends with."""
+        self._is_any_backward_seen = True
         if not self._is_any_seen:
             self._is_any_seen, self._versions = True, None
         self._record()
@@ -62,6 +69,9 @@ class UnseenSteps:
         versions, self._versions = self._versions, None
         norms, self._norms = self._norms, None
         self._is_any_seen |= stepped
+        if stepped and not self._is_any_backward_seen:
+            self._is_any_backward_seen = True
+            logger.warning(UNSEEN_BACKWARD)
         if versions is None or stepped:
             return
         if self._looks is None:

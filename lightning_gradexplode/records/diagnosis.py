@@ -91,7 +91,7 @@ class Diagnosis:
         step: The step at which it began.
         what: What happened, in one or two sentences.
         where: Where it began, None if there is no evidence for a place.
-        since: The first step with a sign, None if there was none before `step`.
+        since: The first step with a sign, if it is before the first critical finding and led up to it; else None.
         causes: At least one cause, likeliest first; of kind ``"unknown"`` if there is no evidence for any.
         remedies: What to do, the most helpful first, for all causes together.
     """
@@ -111,7 +111,7 @@ class Diagnosis:
         - ``version``: `SCHEMA_VERSION`, which increases if a key changes its meaning or is removed; new keys may be
           added.
         - ``step``: the step at which the incident began, a whole number.
-        - ``since``: the first step with a sign, null if there was none before ``step``.
+        - ``since``: the first step with a sign, if it is before the first critical finding and led up to it; else null.
         - ``what``: what happened, in one or two sentences.
         - ``where``: where it began, null if there is no evidence for a place.
         - ``causes``: likeliest first, at least one; each an object with ``kind`` (one of `CAUSE_KINDS`), ``where``

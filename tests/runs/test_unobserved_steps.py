@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from tests.runs.models import Batch
+from lightning_gradexplode import GradientExplosionMonitor
+from tests.runs.models import Batch, Manual
 from tests.runs.optimizers import ByHand, NanAtThree, fitted
+from tests.runs.probe import QUIET
 
 
 class Unknown(ByHand):
@@ -74,6 +77,33 @@ def test_steps_that_cannot_be_observed_are_reported(module: Any, caplog: pytest.
     lines = [record.getMessage() for record in caplog.records if "no step was seen" in record.getMessage()]
     assert len(lines) == 1
     assert not any(record.exc_info for record in caplog.records)
+
+
+@pytest.mark.parametrize("is_seen", [False, True])
+def test_gradients_of_a_backward_pass_that_is_not_observed_are_reported(
+    is_seen: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """``loss.backward()`` in manual optimization is not observed: the norm is that after the user's clipping."""
+
+    class Clipped(Manual):
+        def training_step(self, batch: Batch, batch_idx: int) -> None:
+            optimizer: Any = self.optimizers()
+            optimizer.zero_grad()
+            loss = self.loss(batch)
+            if is_seen:
+                self.manual_backward(loss)
+            else:
+                loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(self.parameters(), 1e-3)
+            optimizer.step()
+
+    monitor = GradientExplosionMonitor(report=False)
+    pl.Trainer(**QUIET, logger=False, callbacks=[monitor]).fit(Clipped(1))
+    assert monitor.last is not None
+    assert monitor.last.grad_norm is not None
+    assert (monitor.last.grad_norm > 1.1e-3) is is_seen
+    lines = [one.getMessage() for one in caplog.records if "manual_backward(loss) has not computed" in one.getMessage()]
+    assert len(lines) == (0 if is_seen else 1)
 
 
 def test_accumulation_by_hand_is_not_mistaken_for_steps(caplog: pytest.LogCaptureFixture) -> None:
