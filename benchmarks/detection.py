@@ -7,7 +7,8 @@ Small runs, some seeds of each family, are trained and recorded once, and then e
 - A false alarm is an alarm in a run that stayed healthy.
 - The lead is the number of steps from the first alarm to the step at which the run is lost, as the median over the runs
   caught, and again over the slow ones. A run is slow if more than five steps lie between that step and the last one
-  with a loss within one unit of its start (`benchmarks.scenarios.probe`) and weights below three times their start.
+  before the fault is injected, or with a loss within one unit of its start (`benchmarks.scenarios.probe`) and weights
+  below three times their start.
 - The monitor's alarms are CRITICAL findings. Its warnings are counted separately: those of healthy runs that are
   reported, that is once per incident, the steps at which their condition holds, and the share of a slow growth that has
   passed at the first warning.
@@ -107,7 +108,7 @@ class Verdict:
     def is_slow(self) -> bool:
         """Whether the growth from calm to the loss of the run took more than `SLOW` steps."""
         lost = self.run.outcome.lost
-        return lost is not None and lost - last_calm_step(self.run, lost) > SLOW
+        return lost is not None and lost - self._last_calm_step(lost) > SLOW
 
     @property
     def share_passed(self) -> float:
@@ -116,8 +117,12 @@ class Verdict:
         first = next((step for step in self.warnings if step >= self.begins), None)
         if lost is None or first is None:
             return 1.0
-        calm = last_calm_step(self.run, lost)
+        calm = self._last_calm_step(lost)
         return min(1.0, max(0, first - calm) / (lost - calm))
+
+    def _last_calm_step(self, lost: int) -> int:
+        """Return the last step at which neither loss nor weights had left their start, or before the fault."""
+        return max(last_calm_step(self.run, lost), self.begins - 1)
 
     @property
     def calm_steps(self) -> int:

@@ -30,8 +30,9 @@ class Outcome:
 
     A run is lost at the first step with a non-finite loss, weight, or gradient that the optimizer receives; or if the
     loss has been above ten times its start for five steps in a row; or if the norm of all weights exceeds a hundred
-    times its start. With an adaptive gradient scaler, a non-finite loss or gradient does not count as long as the scale
-    is at least 1, since the scaler skips the step and reduces the scale.
+    times its start. The start of weights that are all zero is their norm after the first step. With an adaptive
+    gradient scaler, a non-finite loss or gradient does not count as long as the scale is at least 1, since the scaler
+    skips the step and reduces the scale.
 
     A run that is not lost is grey, and not evaluated, if its loss was above ten times its start at two steps in a row,
     if it ends above twice its start (median of the last twenty steps), or if its weights end above thirty times their
@@ -103,6 +104,7 @@ class Probe(Callback):
         assert isinstance(damage, float)
         self._losses.append(damage)
         self._last_weights = _size(pl_module)
+        self._first_weights = self._first_weights or self._last_weights
         if not math.isfinite(loss) and not _may_pass(trainer):
             self._lose(trainer, "the loss is not finite")
         if not math.isfinite(self._last_weights):

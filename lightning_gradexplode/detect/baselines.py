@@ -60,6 +60,7 @@ class Baselines(Stateful):
         self.loss_deviations = 0.0
         self.gradient_growth = 1.0
         self._norms = RollingQuantiles(5)
+        self._is_self_reinforcing = False
 
     def update_loss(self, record: StepRecord) -> None:
         """Record a step's loss and gradient norm."""
@@ -79,13 +80,17 @@ class Baselines(Stateful):
                 self.joint_growth.update(self.loss_rise, norm, weights)
 
     def _update_rise(self, loss: float, weights: float, largest_change: float) -> None:
-        self.loss.shift_by(loss, largest_change)
+        self.loss.shift_by(loss, largest_change, self._is_self_reinforcing)
         rise = self.loss.rise(loss)
         self.loss_rise = rise if self._has_scale else 0.0
         self.loss_deviations = self.loss.deviations(loss) if self.loss_rise > 1 else 0.0
         if math.isfinite(self.loss_rise):
             self.loss_trend.add(self.loss_rise)
             self.excursion.update(self.loss_rise, weights)
+        if self.excursion.steps == 0:
+            self._is_self_reinforcing = False
+        elif self.joint_growth.rates() is not None:
+            self._is_self_reinforcing = True
         self.loss.update(loss, rise, self.weights.moved)
 
     @property

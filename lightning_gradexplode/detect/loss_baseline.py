@@ -48,7 +48,7 @@ class LossBaseline(Stateful):
         self._wandering = Wandering()
         self._away = 0
 
-    def shift_by(self, loss: float, largest_change: float) -> None:
+    def shift_by(self, loss: float, largest_change: float, is_self_reinforcing: bool = False) -> None:
         """Move the reference by the part of a loss's last change that the last update cannot have caused.
 
         Other data or another objective caused it then, and what matters is how the loss goes on from there. A reference
@@ -57,12 +57,16 @@ class LossBaseline(Stateful):
         Args:
             loss: The loss of the step, finite.
             largest_change: The largest change that the update can have caused.
+            is_self_reinforcing: Whether gradients and weights have grown with the loss since it was last at its start:
+                other data have not caused that rise, but targets that the model makes itself may have.
         """
         self.jumped = False
         if self._last is None or not self._start.count:
             return
         change = loss - self._last
         unexplained = change - min(max(change, -largest_change), largest_change)
+        if is_self_reinforcing:
+            unexplained = min(unexplained, 0.0)
         if not unexplained and not self.shift:
             return
         self.jumped = unexplained > self._unit_there

@@ -16,9 +16,9 @@ from benchmarks.scenarios.recording import fit
 class Script(ScenarioModule):
     """Reports the losses it is told to, whatever its one weight does."""
 
-    def __init__(self, losses: list[float], rate: float = 0.0) -> None:
+    def __init__(self, losses: list[float], rate: float = 0.0, weight: float = 1.0) -> None:
         super().__init__(nn.Linear(1, 1, bias=False), nn.functional.mse_loss, sgd(rate))
-        nn.init.ones_(self.network.get_parameter("weight"))
+        nn.init.constant_(self.network.get_parameter("weight"), weight)
         self.losses = losses
 
     def loss(self, batch: Tensor) -> Tensor:
@@ -27,9 +27,9 @@ class Script(ScenarioModule):
         return weight - weight.detach() + self.losses[int(batch)]
 
 
-def outcome(losses: list[float], start: list[float], rate: float = 0.0) -> Outcome:
+def outcome(losses: list[float], start: list[float], rate: float = 0.0, weight: float = 1.0) -> Outcome:
     probe = Probe(start)
-    fit(Script(losses, rate), torch.arange(len(losses)), [probe], {})
+    fit(Script(losses, rate, weight), torch.arange(len(losses)), [probe], {})
     return probe.outcome()
 
 
@@ -91,6 +91,13 @@ def test_weights_above_a_hundred_times_their_start_lose_the_run() -> None:
     """The weight begins at one and falls by thirty a step: it passes a hundred at the fourth."""
     found = outcome([1.0] * 10, [1.0], rate=30.0)
     assert (found.label, found.lost) == ("explodes", 3)
+
+
+def test_weights_of_zero_are_measured_from_the_first_step() -> None:
+    """Nothing is a hundred times zero: the weight is at one after the first step, and passes a hundred at the 101st."""
+    assert outcome([1.0] * 25, [1.0], rate=1.0, weight=0.0).label == "healthy"
+    found = outcome([1.0] * 110, [1.0], rate=1.0, weight=0.0)
+    assert (found.label, found.lost) == ("explodes", 100)
 
 
 def test_a_lost_run_goes_on_for_ten_steps() -> None:

@@ -71,6 +71,7 @@ NEW_SINCE_0_1_0 = (
     "_raised_for",
     ".loss_trend",
     ".joint_growth",
+    "_is_self_reinforcing",
     ".gradient_growth",
     "_blocked_at",
     "_blocked_for",

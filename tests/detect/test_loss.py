@@ -336,6 +336,26 @@ def test_growth_of_loss_gradients_and_weights_together_is_projected_early() -> N
     assert warnings(0.02, 0.0, 0.02) == warnings(0.0, 0.02, 0.02) == warnings(0.02, 0.02, 0.0) == []
 
 
+def test_a_growth_that_was_seen_is_not_taken_for_other_data() -> None:
+    """Targets that the model makes itself change the loss by more than an update that is measured after the warning."""
+    detectors = DetectorSet([DivergingLoss()])
+    found: list[Finding] = []
+    for step, scatter in enumerate(noise(160, 0.05)):
+        size = 1.04 ** max(0, step - 60)
+        one = record(
+            step,
+            loss=scatter * size,
+            grad_norm=size,
+            weight_norm=10 * size,
+            weight_norm_before=10 * size,
+            update_ratio=1e-9 if found else None,
+        )
+        found += detectors.begin(one) + detectors.proceed(one)
+    assert found[0].severity is Severity.WARNING
+    critical = [finding for finding in found if finding.severity is Severity.CRITICAL]
+    assert critical[0].step < 60 + math.log(10) / math.log(1.04)
+
+
 def raised_by_plan(then: list[float], gradients: list[float]) -> list[StepRecord]:
     """Build a run whose loss and gradients are multiplied by plan after 100 steps, with updates measured as usual."""
     losses, norms = [*noise(100), *then], [*noise(100, seed=1), *gradients]
