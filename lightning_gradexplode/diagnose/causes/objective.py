@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lightning_gradexplode.diagnose.curves import curve, failing_step, is_critical, loss_curve
+from lightning_gradexplode.diagnose.curves import FloatArray, curve, failing_step, is_critical, loss_curve
 from lightning_gradexplode.diagnose.learning import ENOUGH
 from lightning_gradexplode.diagnose.operation_names import base_name
 from lightning_gradexplode.diagnose.trends import initial_weight_norm, trend
@@ -16,6 +16,9 @@ from lightning_gradexplode.records import Cause, Evidence, RunFacts
 
 FAR_BELOW = 10.0
 """So many times its first size, a loss has to have fallen below zero to be without a floor."""
+
+LONG = 10
+"""Number of losses from which their course shows whether they level off."""
 
 BELOW = 5.0
 """The same of a loss that falls ever faster while its gradient grows, as none with a least value does."""
@@ -46,11 +49,12 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
     lowest = int(loss.value.argmin())
     falls = loss.value[: lowest + 1]
     late = loss.value[int(0.8 * (len(loss) - 1)) :]
-    if least < -FAR_BELOW * max(abs(first), 0.1):
+    critic = critic_of(evidence.run)
+    if least < -FAR_BELOW * max(abs(first), 0.1) and (critic is not None or not _levels_off(loss.value)):
         downward = float((falls[1:] < falls[:-1]).mean()) if len(falls) > 1 else 0.0
         confidence = 0.85 if downward >= 0.6 and (loss.median or 0.0) < 0 else 0.6
         sentences = [f"The loss fell from {first:.4g} to {least:.4g}, far below zero, and does not level off."]
-    elif first > 0 and _has_broken(evidence) and len(loss) >= 10 and late.min() <= least + 0.05 * (first - least):
+    elif first > 0 and _has_broken(evidence) and len(loss) >= LONG and late.min() <= least + 0.05 * (first - least):
         confidence = 0.6  # above an overflow at the end of the fall, which is its consequence
         sentences = [
             f"The loss fell from {first:.4g} through zero to {least:.4g}, still falling "
@@ -63,8 +67,16 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
         sentences.append(f"The gradient norm has grown {course.gradient_growth:.3g} times meanwhile.")
     if course.weight_growth > 1.2:
         sentences.append(f"The weights have grown to {course.weight_growth:.3g} times their norm at the start.")
-    where = critic_of(evidence.run) or _spread(evidence) or _learned_factor(evidence.run)
+    where = critic or _spread(evidence) or _learned_factor(evidence.run)
     return Cause("loss-without-floor", where, tuple(sentences), confidence, _floor_remedies(evidence))
+
+
+def _levels_off(losses: FloatArray) -> bool:
+    """Return whether a loss has fallen by less over the second half of the run than over the first."""
+    if len(losses) < LONG:
+        return False
+    levels = [float(np.median(part)) for part in np.array_split(losses, 5)]
+    return levels[2] - levels[4] < levels[0] - levels[2]
 
 
 def _has_broken(evidence: Evidence) -> bool:

@@ -44,3 +44,13 @@ def test_a_loss_that_falls_through_zero_has_no_floor_only_where_it_breaks(severi
         diverged(step=29, now=29, findings=(finding("backward-gain", 29, severity),), history=(history(values),))
     )
     assert (found is not None) is is_named
+
+
+@pytest.mark.parametrize(("power", "is_named"), [(0.5, False), (2.0, True)])
+def test_a_loss_that_levels_off_far_below_zero_has_a_floor(power: float, is_named: bool) -> None:
+    """It falls by less over the second half of the run than over the first; without a floor it falls by more."""
+    values = calm(40) | {"loss": [0.05 - 0.1 * step**power * 40 ** (1 - power) for step in range(40)]}
+    found = loss_without_floor(
+        diverged(step=39, now=39, findings=(finding("gradient-growth", 39),), history=(history(values),))
+    )
+    assert (found is not None) is is_named
