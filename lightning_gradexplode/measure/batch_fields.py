@@ -49,8 +49,8 @@ def fields_of(batch: Any) -> list[Field]:
 
     Args:
         batch: Tensors (dense, sparse, nested, complex), arrays and numbers in lists, tuples, named tuples, mappings,
-            dataclasses, packed sequences, and objects with a method ``to``, such as graphs. What holds no numbers,
-            such as strings, is passed over; iterators are left alone.
+            dataclasses, packed sequences, and objects with tensors or a method ``to``, such as graphs. What holds no
+            numbers, such as strings, is passed over; iterators are left alone.
     """
     leaves: dict[str, Tensor | PackedSequence | list[Tensor]] = {}
     for name, value in islice(_leaves("", batch, _DEPTH), MOST_FIELDS):
@@ -80,18 +80,33 @@ def _leaves(name: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor | P
 
 
 def _entries(value: Any) -> list[tuple[str, Any]]:
-    """Return what a mapping, named tuple, dataclass or movable object holds, by name; nothing of another object."""
+    """Return what a mapping, named tuple, dataclass or object with tensors holds, by name; else nothing."""
     if isinstance(value, Mapping):
         return [(str(key), one) for key, one in value.items()]
     if isinstance(value, tuple):
         return list(zip(value._fields, value, strict=False))  # type: ignore[attr-defined]
     if is_dataclass(value):
         return [(field.name, getattr(value, field.name, None)) for field in fields(value)]
-    if callable(getattr(value, "to", None)) and hasattr(value, "__dict__"):
-        # Numbers in private attributes are internal to an object, but graphs keep all their tensors in one.
-        numbers = (Tensor, np.ndarray, int, float)
-        return [one for one in vars(value).items() if not (one[0].startswith("_") and isinstance(one[1], numbers))]
-    return []
+    # Numbers in private attributes are internal to an object, but graphs keep all their tensors in one.
+    numbers = (Tensor, np.ndarray, int, float)
+    return [one for one in attributes(value).items() if not (one[0].startswith("_") and isinstance(one[1], numbers))]
+
+
+def attributes(value: Any) -> dict[str, Any]:
+    """Return the attributes of an object that has a method ``to`` or holds a tensor; nothing of any other object."""
+    if isinstance(value, type):
+        return {}
+    slots = [name for kind in type(value).__mro__ for name in _slots(kind) if name not in ("__dict__", "__weakref__")]
+    found = {name: getattr(value, name) for name in slots if hasattr(value, name)} | dict(
+        getattr(value, "__dict__", {})
+    )
+    is_container = callable(getattr(value, "to", None)) or any(isinstance(one, Tensor) for one in found.values())
+    return found if is_container else {}
+
+
+def _slots(kind: type) -> Sequence[str]:
+    slots = vars(kind).get("__slots__", ())
+    return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 def _elements(

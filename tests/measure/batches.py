@@ -28,6 +28,15 @@ class Detection:
     labels: dict[str, Tensor] = field(default_factory=dict)
 
 
+class Slotted:
+    """A container without a dictionary and without methods."""
+
+    __slots__ = ("name", "x", "y")
+
+    def __init__(self, x: Any, y: Any) -> None:
+        self.x, self.y, self.name = x, y, "one"
+
+
 class Graph:
     """A graph as libraries keep it: tensors behind a private attribute, and a method `to`."""
 

@@ -21,6 +21,7 @@ from tests.measure.batches import (
     Graphs,
     Image,
     Pair,
+    Slotted,
     fields_by_name,
     only,
 )
@@ -36,6 +37,8 @@ from tests.measure.sharding import VERSION
         ({"image": ONES, "labels": {"boxes": ONES}}, ["image", "labels.boxes"]),
         (Pair(ONES, ONES), ["image", "label"]),
         (Detection(ONES, {"boxes": ONES}), ["image", "labels.boxes"]),
+        (Slotted(ONES, {"z": ONES}), ["x", "y.z"]),
+        (Slotted("no", "tensor"), []),
         (Graph(x=ONES, edge_index=ONES), ["x", "edge_index"]),
         (Graphs(x=ONES, batch=torch.tensor([0, 0, 1, 1])), ["x", "batch"]),
         (ONES.as_subclass(Image), ["batch"]),

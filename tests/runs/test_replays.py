@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gradexplode import GradientExplosionMonitor
 from lightning_gradexplode.measure import reading
+from tests.measure.batches import Slotted
 from tests.runs.probe import QUIET
 from tests.runs.test_memory import Held
 
@@ -314,3 +315,29 @@ def test_a_step_that_no_replay_reproduces_is_explained_by_the_graph_of_its_loss(
 
     assert (replay["status"], replay["first"]["name"], replay["first"]["line"]) == ("reproduced", "pow", None)
     assert any("could not be computed again" in note for note in replay["notes"])
+
+
+def test_data_in_an_object_without_methods_are_found(tmp_path: Path) -> None:
+    """Its tensors are those of the batch, so that NaN in them comes from the data, and from no operation."""
+
+    class Own(Network):
+        """Takes batches that are objects with two tensors."""
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return (self.body(batch.x) ** 2).mean()
+
+        def train_dataloader(self) -> DataLoader[Any]:
+            rows = torch.randn(64, 4, generator=torch.Generator().manual_seed(1))
+            rows[8 * 3 + 2] = torch.nan
+
+            def collate(samples: list[Any]) -> Slotted:
+                return Slotted(torch.stack([row for (row,) in samples]), torch.ones(8))
+
+            return DataLoader(TensorDataset(rows), batch_size=8, collate_fn=collate)
+
+    monitor = GradientExplosionMonitor(report=tmp_path)
+    fit(Own(), monitor)
+    diagnosis = monitor.diagnosis()
+
+    assert diagnosis is not None
+    assert (diagnosis.causes[0].kind, diagnosis.causes[0].where) == ("nonfinite-input", 'batch["x"], row 2')

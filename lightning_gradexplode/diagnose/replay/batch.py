@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from lightning_gradexplode.measure.batch_fields import attributes
+
 DEPTH = 8
 """Depth of nesting from which containers are shared and not copied."""
 
@@ -67,7 +69,7 @@ def map_batch(
     """Build a batch with other tensors in place of its own.
 
     Args:
-        batch: Tensors in mappings, sequences, dataclasses and objects with a method ``to``.
+        batch: Tensors in mappings, sequences, dataclasses and objects with tensors or a method ``to``.
         tensor: Returns what replaces a tensor.
         whole: Returns what replaces a list or tuple, before its elements are mapped, or a packed sequence.
         longest: The elements of longer lists are left as they are.
@@ -93,9 +95,7 @@ def map_batch(
         return new
     if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
         return _with_attributes(batch, [one.name for one in dataclasses.fields(batch)], inner)
-    if callable(getattr(batch, "to", None)) and hasattr(batch, "__dict__"):
-        return _with_attributes(batch, list(vars(batch)), inner)
-    return batch
+    return _with_attributes(batch, list(attributes(batch)), inner)
 
 
 def take_rows(batch: Any, keep: Sequence[int], size: int) -> Any:
@@ -126,6 +126,8 @@ def take_rows(batch: Any, keep: Sequence[int], size: int) -> Any:
 
 
 def _with_attributes(batch: Any, names: Sequence[str], inner: Callable[[Any], Any]) -> Any:
+    if not names:
+        return batch
     try:
         new = copy.copy(batch)
         for name in names:
