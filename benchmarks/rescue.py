@@ -9,7 +9,7 @@ percent. The figures are given separately for kinds of training that the constan
 
 Runs are kept on disk (``benchmarks/.cache``) until the code they come from changes; ``--jobs`` trains in parallel.
 ``--sample 3`` takes every third family of each side: exploding or healthy, of kinds chosen on or left out. ``--fresh``,
-``--newest`` and ``--later`` take other families, of kinds that the others do not have; with ``A`` or ``B`` they take
+``--newest``, ``--later`` and ``--latest`` take other families, of kinds that the others do not have; with ``A`` or ``B`` they take
 every second of these kinds, in the order of their names.
 """
 
@@ -37,7 +37,7 @@ from torch.optim import Optimizer
 
 import lightning_gradexplode
 from benchmarks import clippers
-from benchmarks.scenarios import FAMILIES, FRESH, LATER, NEWEST, Family
+from benchmarks.scenarios import FAMILIES, FRESH, LATER, LATEST, NEWEST, Family
 from benchmarks.scenarios.family import Setup
 from benchmarks.scenarios.module import Adversaries
 from benchmarks.scenarios.probe import losses_before
@@ -72,6 +72,9 @@ CHOSEN_ON = frozenset(
     ]
 )
 """Kinds of families on which the constants of ``clip="auto"`` were chosen."""
+
+FURTHER = {"newest": NEWEST, "later": LATER, "latest": LATEST}
+"""Families of kinds that the others do not have, by the option that takes them."""
 
 HALVES = {"A": slice(0, None, 2), "B": slice(1, None, 2), "both": slice(None)}
 """Kinds of a half, of the sorted ones."""
@@ -172,7 +175,7 @@ Job = tuple[str, int, str, float]
 def ending(job: Job) -> Ending:
     """Return a run from the cache; it is trained if it is missing or if its code has changed."""
     name, seed, remedy, factor = job
-    family = next(family for family in (*FAMILIES, *FRESH, *NEWEST, *LATER) if family.name == name)
+    family = next(family for family in (*FAMILIES, *FRESH, *NEWEST, *LATER, *LATEST) if family.name == name)
     path = CACHE / f"{name}-{seed}-{_slug(remedy)}-{factor:g}-{_source(family, remedy)}.json"
     if path.exists():
         return Ending(**json.loads(path.read_text()))
@@ -307,13 +310,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--remedies", nargs="*", help="names of remedies; all if not given")
     parser.add_argument("--sample", type=int, default=1, help="take every so many families of each side; 1 for all")
     parser.add_argument("--fresh", action="store_true", help="take the families that were written for this program")
-    for name in ("newest", "later"):
+    for name in FURTHER:
         parser.add_argument(f"--{name}", choices=[*HALVES], help=f"take this half of the {name} families, or both")
     options = parser.parse_args(arguments)
     seeds, remedies = range(options.seeds), options.remedies or [*REMEDIES]
     families: Sequence[Family] = FRESH if options.fresh else FAMILIES
-    if options.newest or options.later:
-        families = half(NEWEST, options.newest) if options.newest else half(LATER, options.later)
+    for name, further in FURTHER.items():
+        if getattr(options, name):
+            families = half(further, getattr(options, name))
     chosen = [family for family in families if not options.families or family.name in options.families]
     ill = [family for family in chosen if family.expected == "explodes" and family.name not in NOT_SAVABLE]
     well = [family for family in chosen if family.expected == "healthy"]

@@ -57,6 +57,7 @@ from benchmarks.scenarios import (
     rearranging,
     reconstructing,
     rising_losses,
+    sampling,
     sensing,
     structures,
     transferring,
@@ -131,6 +132,9 @@ LATER: tuple[Family, ...] = tuple(
 )
 """Families for ``clip="auto"`` of further kinds, written after half of `NEWEST` had been looked at."""
 
+LATEST: tuple[Family, ...] = tuple(value for value in vars(sampling).values() if isinstance(value, Family))
+"""Families for ``clip="auto"`` with noisy losses and gradients, written after all of `LATER` had been looked at."""
+
 _NEW = tuple(
     value
     for module in (objectives_by_plan, data_by_plan, two_parties, late_faults, further_models)
@@ -191,6 +195,7 @@ __all__ = [
     "FRESH",
     "HELD_OUT",
     "LATER",
+    "LATEST",
     "NEWEST",
     "STUDIED",
     "UNTOUCHED",
