@@ -9,8 +9,8 @@ percent. The figures are given separately for kinds of training that the constan
 
 Runs are kept on disk (``benchmarks/.cache``) until the code they come from changes; ``--jobs`` trains in parallel.
 ``--sample 3`` takes every third family of each side: exploding or healthy, of kinds chosen on or left out. ``--fresh``,
-``--newest``, ``--later`` and ``--latest`` take other families, of kinds that the others do not have; with ``A`` or ``B`` they take
-every second of these kinds, in the order of their names.
+``--newest``, ``--later`` and ``--latest`` take other families, of kinds that the others do not have; with ``A`` or
+``B`` they take every second of these kinds, in the order of their names.
 """
 
 from __future__ import annotations

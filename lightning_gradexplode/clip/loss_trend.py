@@ -11,6 +11,9 @@ from lightning_gradexplode.records.state import Stateful
 _NORMAL_SECOND_DIFFERENCE = 1.65
 """Median absolute second difference of independent normal numbers, in standard deviations (0.6745 * sqrt(6))."""
 
+_NOISY = 0.25
+"""Standard deviation of losses for the same weights, over their level, above which windows are compared."""
+
 
 class LossTrend(Stateful):
     """The losses of a run: where they started, how noisy they are, how low they came, and where they are now.
@@ -31,18 +34,20 @@ class LossTrend(Stateful):
         self._lowest = None
         self._recovered = None
         self._forgiven = None
+        self._unexplained: deque[float] = deque(maxlen=30)  # second differences that no step can have caused
         self._excess = 0.0
         self._stale = 0
         self.is_finite = True
         self.is_worse = False
 
-    def add(self, loss: float, explained: float = math.inf) -> None:
+    def add(self, loss: float, explained: float = math.inf, caused: float = math.inf) -> None:
         """Add the loss of a step.
 
         Args:
             loss: The loss.
             explained: The largest rise that the last steps can have caused. A larger one that leaves the region comes
                 from other data or another objective: the losses before it are forgotten.
+            caused: The largest second difference of losses that the last two steps can have caused.
         """
         self.is_finite = math.isfinite(loss)
         if not self.is_finite:
@@ -55,6 +60,8 @@ class LossTrend(Stateful):
             self._forget()
         if len(self._last) >= 2:  # second differences leave out the trend
             self._differences.append(min(abs(loss - 2 * self._last[-1] + self._last[-2]), 1e300))
+            if caused < abs(loss):
+                self._unexplained.append(max(0.0, self._differences[-1] - caused))
         self._last.append(loss)
         self._long.append(loss)
         if len(self._first) < 5:
@@ -69,6 +76,35 @@ class LossTrend(Stateful):
         """Where the loss is: the median of the last three."""
         last = list(self._last)[-3:]
         return median(last) if len(last) == 3 else min(last)
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether losses differ by more than a quarter of their size, and no step can have caused the differences.
+
+        The lowest of such losses is far below their level, and single ones are far above it. Windows of equal length
+        are compared instead.
+        """
+        if not self.is_known or len(self._unexplained) < 4:
+            return False
+        of_samples = median(self._unexplained) / _NORMAL_SECOND_DIFFERENCE
+        return min(self._noise, of_samples) > _NOISY * abs(self.long_level)
+
+    @property
+    def is_no_worse(self) -> bool:
+        """Whether the median of the last ten losses is not above that of the ten before."""
+        return median(self._last) <= self._before
+
+    @property
+    def _all_are_above(self) -> bool:
+        """Whether all of the last ten losses are above the median of the ten before.
+
+        By chance this is so once in 1,024 windows at most, whatever the distribution of the losses (sign test).
+        """
+        return len(self._long) == 20 and min(self._last) > self._before
+
+    @property
+    def _before(self) -> float:
+        return median([*self._long][:-10] or self._long)
 
     @property
     def long_level(self) -> float:
@@ -117,6 +153,9 @@ class LossTrend(Stateful):
         """Return whether the last step did no harm: the loss is near its lowest level."""
         if not self.is_finite or self._lowest is None:
             return False
+        if self.is_noisy:
+            self.is_worse = self._all_are_above
+            return not self.is_worse
         noise = self._noise if self.is_known else 0.03 * abs(self._lowest)
         margin = max(0.02 * abs(self._lowest), 2 * noise)
         worse = max(0.25 * abs(self._lowest), 6 * noise) if self.is_known else abs(self._lowest)
@@ -140,7 +179,7 @@ class LossTrend(Stateful):
             return True
         assert self._lowest is not None
         self._recovered = self._lowest + 0.5 * self.clear_change
-        return self.rise > self.clear_change
+        return self.rise > self.clear_change and (self._all_are_above or not self.is_noisy)
 
     def has_left_its_region(self) -> bool:
         """Return whether the loss is clearly above where it started, or jumps away from there.
@@ -190,7 +229,7 @@ class LossTrend(Stateful):
 
     def _forget(self) -> None:
         self._first, self._lowest, self._stale, self._excess = [], None, 0, 0.0
-        for values in (self._last, self._long, self._differences):
+        for values in (self._last, self._long, self._differences, self._unexplained):
             values.clear()
 
     @property

@@ -19,6 +19,11 @@ _EXPLAINED = 10.0
 """Rise of the loss that steps can have caused, over what they would have reduced it by if it were linear. On a
 quadratic loss a step causes a larger one only if its learning rate is eleven times that above which steps diverge."""
 
+_TINY = 0.1
+"""Share of `limit`. After five steps that moved the weights less, a rise of the loss above its start is a failure only
+if it is more than ten times what one of them would have reduced a linear loss by: a loss that starts next to zero, or
+that is mostly noise, rises by as much in healthy runs."""
+
 _NEGLIGIBLE = 0.1
 """Steps that would reduce a linear loss by less than this share of a clear change of it show nothing of their size."""
 
@@ -27,6 +32,9 @@ _FIRST = 1 / 15
 
 _GROWTH, _SLOW_GROWTH, _SHRINKAGE = 1.3, 1.05, 0.7
 """Factors of the step size: after an improvement, without one, and after eight steps without one."""
+
+_IN_NOISE = 0.3
+"""Exponent of the growth while the loss is noisy: windows of ten losses show the effect of a step five steps late."""
 
 _MOST_FRUITLESS = 4
 """Times that steps are shortened without an improvement: by then they are a quarter of what they were."""
@@ -88,7 +96,8 @@ class StepSizeControl(Stateful):
         self._allowed = None  # the largest size at present, None for any
         self._sizes: deque[float] = deque(maxlen=5)
         self._decreases: deque[float] = deque(maxlen=5)
-        self._move = self._largest_move = 0.0
+        self._moves: deque[float] = deque(maxlen=5)  # over the norm of the weights, infinite where they are not known
+        self._largest_move = 0.0
         self._shortened = self._large = 0  # counts of such steps, of the last ones
         self._did_harm = False
         self.reason = "earlier steps have failed"
@@ -138,7 +147,8 @@ class StepSizeControl(Stateful):
         """
         excess = self._excess(step, loss)
         is_harmless = excess <= 1.0 and len(self._decreases) > 0
-        self._trend.add(loss, _EXPLAINED * max(self._decreases) if is_harmless else math.inf)
+        caused = _EXPLAINED * sum([*self._decreases][-2:]) if self._decreases else math.inf
+        self._trend.add(loss, _EXPLAINED * max(self._decreases) if is_harmless else math.inf, caused)
         if not self._trend.has_level:
             return 1.0
         self._count_planned()
@@ -152,7 +162,7 @@ class StepSizeControl(Stateful):
             self._go_on(step, excess > 1.0)
         factor = self._limited(step, excess)
         self._large = min(self._large + 1, 25) if excess * factor > 1.0 else max(self._large - 1, 0)
-        self._move = step.move * factor
+        self._moves.append(math.inf if step.decrease is None else step.move * factor)
         self._sizes.append(step.rate * factor)
         self._decreases.append(math.inf if step.decrease is None else step.decrease * factor)
         return factor
@@ -211,6 +221,8 @@ class StepSizeControl(Stateful):
         if self._phase == "free":
             is_stuck = self._large >= 20 and trend.long_level > trend.start
             has_risen = trend.has_left_its_region() or is_stuck
+            if has_risen and trend.is_finite and max(self._moves, default=0.0) < _TINY * self.limit:
+                has_risen = trend.level - trend.start > _EXPLAINED * max(self._decreases)
         else:
             has_risen = trend.has_risen()
             if has_risen and trend.is_finite and not self._has_caused_the_rise:
@@ -225,7 +237,8 @@ class StepSizeControl(Stateful):
         self._steps_to_forget = max(0, self._steps_to_forget - 1)
         is_harmless = trend.allows_growth()
         if is_harmless and self._sizes and trend.steps_without_improvement == 0:
-            self._largest_move = min(0.5, max(self._largest_move, self._move))
+            move = self._moves[-1] if self._moves[-1] < math.inf else 0.0
+            self._largest_move = min(0.5, max(self._largest_move, move))
             self._proven = max(self._proven, self._sizes[-1])
         if self._phase == "growing":
             if step.rate > 1.0001 * self._proven:
@@ -262,6 +275,9 @@ class StepSizeControl(Stateful):
         elif trend.is_known and self._planned < _NEGLIGIBLE * trend.clear_change:
             self._proven = max(self._proven, self._sizes[-1])
             self._allowed = self._proven * growth
+        elif trend.is_noisy and trend.is_no_worse:
+            self._proven = max(self._proven, self._sizes[-1])
+            self._allowed = self._proven * growth**_IN_NOISE
         else:
             # Growth without an improvement, until a first failure, was measured: it frees runs whose loss is noisy, and
             # saves fewer of those whose rate is too high.

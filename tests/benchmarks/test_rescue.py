@@ -13,7 +13,7 @@ from torch import nn
 
 from benchmarks.clippers import AutoClip, Clipping, Constant, ZClip, ZClipAlone
 from benchmarks.rescue import NOT_SAVABLE, Ending, Results, can_be_saved, change, half, rescue_rows, saved_by, train
-from benchmarks.scenarios import FAMILIES, LATER, NEWEST
+from benchmarks.scenarios import FAMILIES, LATER, LATEST, NEWEST
 from benchmarks.scenarios.family import Family
 from tests.detect.steps import noise
 
@@ -71,7 +71,7 @@ def test_families_that_are_left_out_exist() -> None:
     assert all(NOT_SAVABLE.values())
 
 
-@pytest.mark.parametrize("families", [NEWEST, LATER], ids=["newest", "later"])
+@pytest.mark.parametrize("families", [NEWEST, LATER, LATEST], ids=["newest", "later", "latest"])
 def test_the_families_of_further_kinds_are_halved_by_kind(families: Sequence[Family]) -> None:
     """Each kind is in exactly one of the halves, which have as many kinds each."""
     first, second = half(families, "A"), half(families, "B")

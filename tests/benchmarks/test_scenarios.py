@@ -17,6 +17,7 @@ from benchmarks.scenarios import (
     FRESH,
     HELD_OUT,
     LATER,
+    LATEST,
     NEWEST,
     STUDIED,
     UNTOUCHED,
@@ -64,6 +65,14 @@ def test_later_families_are_of_kinds_that_no_other_family_has() -> None:
     assert not {family.name for family in LATER} & {family.name for family in others}
     assert not {family.kind for family in LATER} & {family.kind for family in others}
     assert [sum(family.expected == one for family in LATER) for one in ("explodes", "healthy")] == [16, 12]
+
+
+def test_latest_families_are_of_kinds_that_no_other_family_has() -> None:
+    """No constant can have been chosen on their kinds: six runs explode, six are healthy and noisy."""
+    others = (*FAMILIES, *FRESH, *HELD_OUT, *NEWEST, *LATER, *STUDIED, *UNTOUCHED, *EVERYDAY, *EVERYDAY_COUNTED)
+    assert not {family.name for family in LATEST} & {family.name for family in (*others, *FALLING)}
+    assert not {family.kind for family in LATEST} & {family.kind for family in (*others, *FALLING)}
+    assert [sum(family.expected == one for family in LATEST) for one in ("explodes", "healthy")] == [6, 6]
 
 
 def test_falling_families_have_names_of_their_own_and_both_sides_of_each_kind() -> None:
