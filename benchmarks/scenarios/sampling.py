@@ -113,7 +113,8 @@ class RandomDirections(ScenarioModule):
         along = sum((one * other).sum() for one, other in zip(parameters, directions, strict=True))
         estimate = slope * along
         assert isinstance(estimate, Tensor)
-        return plain.detach() + estimate - estimate.detach()
+        loss: Tensor = plain.detach() + estimate - estimate.detach()
+        return loss
 
 
 @healthy("random directions")
@@ -135,7 +136,8 @@ class Posterior(ScenarioModule):
         plain = super().loss(batch)
         noise = sum((one * torch.randn_like(one)).sum() for one in self.network.parameters())
         assert isinstance(noise, Tensor)
-        return plain + self.temperature**0.5 * (noise - noise.detach())
+        loss: Tensor = plain + self.temperature**0.5 * (noise - noise.detach())
+        return loss
 
 
 @healthy("samplers of posteriors")
@@ -274,7 +276,8 @@ class Mixture(ScenarioModule):
         means, log_scales, logits = self.network(noise[:1] * 0 + 1).split([16, 8, 8], dim=1)
         scaled = (points[:, None] - means.view(8, 2)) * (-log_scales.view(8, 1)).exp()
         parts = logits.log_softmax(1) - 2 * log_scales - 0.5 * scaled.square().sum(2)
-        return -parts.logsumexp(1).mean() + 5.0
+        loss: Tensor = 5.0 - parts.logsumexp(1).mean()
+        return loss
 
 
 @exploding("mixture densities")

@@ -275,7 +275,7 @@ class StepSizeControl(Stateful):
         elif trend.is_known and self._planned < _NEGLIGIBLE * trend.clear_change:
             self._proven = max(self._proven, self._sizes[-1])
             self._allowed = self._proven * growth
-        elif trend.is_noisy and trend.is_no_worse:
+        elif trend.is_noisy and trend.is_no_worse and self._good == 0.0:  # before a first failure
             self._proven = max(self._proven, self._sizes[-1])
             self._allowed = self._proven * growth**_IN_NOISE
         else:
