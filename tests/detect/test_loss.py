@@ -336,6 +336,18 @@ def test_growth_of_loss_gradients_and_weights_together_is_projected_early() -> N
     assert warnings(0.02, 0.0, 0.02) == warnings(0.0, 0.02, 0.02) == warnings(0.02, 0.02, 0.0) == []
 
 
+@pytest.mark.parametrize("gradient", [None, 0.0, math.nan, math.inf])
+def test_joint_growth_leaves_out_steps_without_gradients(gradient: float | None) -> None:
+    """Every third step has none, as that of a part that is trained in turns, or one that a scaler skips."""
+    detector, steps = DivergingLoss(), range(160)
+    growth = [1.02 ** max(0, step - 60) for step in steps]
+    records = [
+        record(step, loss=size, grad_norm=gradient if step % 3 == 0 else size, weight_norm=10 * size)
+        for step, size in zip(steps, growth, strict=True)
+    ]
+    assert findings_of(detector, records)[0].step < 60 + math.log(2) / math.log(1.02)
+
+
 def test_a_growth_that_was_seen_is_not_taken_for_other_data() -> None:
     """Targets that the model makes itself change the loss by more than an update that is measured after the warning."""
     detectors = DetectorSet([DivergingLoss()])
