@@ -54,12 +54,12 @@ class Agreement:
         policy = arguments.clip
         self._exchange = exchange
         self._signs = sorted({detector.sign for detector in arguments.detectors})
-        self._has_own_detectors = not all(map(_is_own, arguments.detectors))
+        self._has_own_detectors = not all(map(is_own, arguments.detectors))
         self._acts = not all(response.only_warns for response in arguments.responses)
         self._several = several
         self.by_notes = several and not self._has_own_detectors
         self._off = 0
-        self.on_policy = several and policy is not None and not _is_own(policy)
+        self.on_policy = several and policy is not None and not is_own(policy)
         self._is_logged = False
 
     def is_needed(self, step: Step) -> bool:
@@ -254,6 +254,6 @@ def _settings(arguments: Arguments) -> dict[str, Any]:
     }
 
 
-def _is_own(part: object) -> bool:
+def is_own(part: object) -> bool:
     """Return whether a part is one of the package."""
     return type(part).__module__.partition(".")[0] == _PACKAGE

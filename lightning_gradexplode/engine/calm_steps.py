@@ -8,121 +8,25 @@ execute it. Records and findings are the same as those of steps that are evaluat
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from types import MappingProxyType
 
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.engine.accumulation import AccumulatedReading, AccumulationWindow
+from lightning_gradexplode.engine.agreement import is_own
+from lightning_gradexplode.engine.calm_step import CalmStep
+from lightning_gradexplode.engine.clipping import GradientClipper
 from lightning_gradexplode.engine.findings import FindingLog
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.responses import ResponseRunner
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.parameters import ParameterSet
-from lightning_gradexplode.records import Finding, Norms, StepRecord
-
-
-class CalmStep:
-    """What is known of a calm step.
-
-    Args:
-        state: The optimizer.
-        parameters: Its parameters.
-        reading: Its gradients and losses; None once the step is over, since they keep tensors of gradients.
-        loss: Its loss.
-        norms: The norms of its gradients.
-        number: The step that other metrics are logged at.
-        batch_idx: Index of its batch.
-        epoch: Index of its epoch.
-        clip_val: The norm that the training loop clips by, None if it does not.
-        skipped_steps: Number of updates skipped before.
-
-    Attributes:
-        update_taken: Whether the optimizer has stepped.
-    """
-
-    __slots__ = (
-        "_backward_passes",
-        "_batch_idx",
-        "_clip_val",
-        "_epoch",
-        "_learning_rate",
-        "_loss",
-        "_micro_batches",
-        "_recorder",
-        "_skipped_steps",
-        "norms",
-        "number",
-        "parameters",
-        "reading",
-        "state",
-        "update_taken",
-    )
-
-    def __init__(
-        self,
-        state: OptimizerState,
-        parameters: ParameterSet,
-        reading: AccumulatedReading,
-        loss: float,
-        norms: Norms,
-        number: int,
-        batch_idx: int,
-        epoch: int,
-        clip_val: float | None,
-        skipped_steps: int,
-    ) -> None:
-        self.state, self.parameters, self.norms, self.number = state, parameters, norms, number
-        self.reading: AccumulatedReading | None = reading
-        self.update_taken = False
-        self._loss, self._learning_rate = loss, state.learning_rate
-        self._micro_batches, self._backward_passes = reading.micro_batches, reading.backward_passes
-        self._batch_idx, self._epoch, self._clip_val, self._skipped_steps = batch_idx, epoch, clip_val, skipped_steps
-        self._recorder = state.recorder  # another one once the parameters change
-
-    def evaluate(self) -> tuple[StepRecord, list[Finding]]:
-        """Make the record of the step, add it to the history of its optimizer, and return it with what it shows."""
-        record = self._record()
-        # Nothing becomes known of a calm step after its update: there is nothing to proceed with.
-        findings = self.state.detectors.begin(record, is_new=False)
-        if findings:
-            record = replace(record, severity=max(int(finding.severity) for finding in findings))
-        self._recorder.add(record)
-        return record, findings
-
-    def _record(self) -> StepRecord:
-        norms, clip_val = self.norms, self._clip_val
-        arrays = {"grad_norm": norms.each, "nonfinite_count": norms.nonfinite}
-        for array in arrays.values():
-            array.setflags(write=False)
-        return StepRecord(
-            step=self.number,
-            batch_idx=self._batch_idx,
-            optimizer=self.state.index,
-            parameters=self.parameters.names,
-            loss=self._loss,
-            grad_norm=norms.total,
-            nonfinite_count=0,
-            clip_val=clip_val,
-            clip_algorithm=None if clip_val is None else "norm",
-            clip_rate=None if clip_val is None else self.state.clip_rate(clip_val, norms.total),
-            per_parameter=MappingProxyType({name: array.view() for name, array in arrays.items()}),
-            histograms=MappingProxyType({}),
-            skipped_steps=self._skipped_steps,
-            update_taken=self.update_taken,
-            learning_rate=self._learning_rate,
-            epoch=self._epoch,
-            micro_batches=self._micro_batches,
-            backward_passes=self._backward_passes,
-            logged=MappingProxyType({}),
-            responses=MappingProxyType({}),
-        )
+from lightning_gradexplode.records import Finding, StepRecord
 
 
 class CalmSteps:
     """Recognizes the calm steps of a run, and holds them until they are evaluated.
 
-    There are some in runs of one process on the host with one optimizer, the default detectors, and nothing that may
-    change the run: neither a clip policy nor a response that acts.
+    There are some in runs of one process on the host with one optimizer, the default detectors, no response that acts,
+    and no clip policy but those of this package that clip by the norm of all gradients.
 
     Args:
         arguments: The monitor's arguments.
@@ -131,6 +35,7 @@ class CalmSteps:
         window: The losses and gradients of the current accumulation window.
         log: The findings.
         responses: The responses.
+        clipper: Applies the clip policies.
 
     Attributes:
         open: The calm step in progress, None without one.
@@ -145,15 +50,18 @@ class CalmSteps:
         window: AccumulationWindow,
         log: FindingLog,
         responses: ResponseRunner,
+        clipper: GradientClipper,
     ) -> None:
         self.open: CalmStep | None = None
         self.last: StepRecord | None = None
+        clip = arguments.clip
         self._are_possible = (
             arguments.has_default_detectors
-            and arguments.clip is None
+            and (clip is None or (is_own(clip) and clip.algorithm == "norm"))
             and not arguments.acts
             and loop.process_group.size == 1
         )
+        self._clipper = clipper
         self._loop, self._states, self._window, self._log, self._responses = loop, states, window, log, responses
         self._held: list[CalmStep] = []
         self._has_begun = False
@@ -181,15 +89,22 @@ class CalmSteps:
         is_possible = self._are_possible and parameters.on_host and state.evaluations == 1 and state.has_hooks
         if not is_possible or reading.has_scale or self._log.incidents.began is not None or len(self._states) > 1:
             return None
-        loss, norms, (clip_val, algorithm) = reading.loss, reading.gradients.norms(), self._loop.clip_setting
+        loss, norms = reading.loss, reading.gradients.norms()
         if loss is None or not (math.isfinite(loss) and math.isfinite(norms.total)) or not reading.gradients.any:
             return None
+        clip_val, algorithm = (None, None) if state.policy is not None else self._loop.clip_setting
         if clip_val is not None and algorithm != "norm":
             return None
         if not state.detectors.examine(loss, norms.total):
             return False
         skipped, epoch = self._responses.skipped, self._loop.epoch
-        self.open = CalmStep(state, parameters, reading, loss, norms, number, batch_idx, epoch, clip_val, skipped)
+        self.open = step = CalmStep(state, parameters, reading, loss, norms, number, batch_idx, epoch, skipped)
+        if state.policy is None:
+            step.clip_to(clip_val)
+        else:
+            record = step.before_clipping()
+            self._clipper.clip_calm(step, record)
+            self._responses.log_notice(state, record)
         self._has_begun = True
         return True
 
@@ -204,6 +119,8 @@ class CalmSteps:
         step, self.open = self.open, None
         if step is not None:
             step.reading = None
+            if step.state.policy is not None:
+                self._clipper.forget()
             self._held.append(step)
             self._loop.publish_metrics({"gradexplode/grad_norm": step.norms.total, "gradexplode/severity": 0.0})
 

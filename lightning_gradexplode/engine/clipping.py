@@ -14,6 +14,7 @@ from lightning_gradexplode.clip.apply import (
     torch_refuses,
 )
 from lightning_gradexplode.engine.agreement import Agreement
+from lightning_gradexplode.engine.calm_step import CalmStep
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.hosts.base import TrainingLoop
@@ -76,14 +77,39 @@ class GradientClipper:
             return
         else:
             value, algorithm = self._agreement.threshold(policy.threshold(record)), policy.algorithm
-            if self._loop.clips(step.state.optimizer):
-                step.clips_directly = algorithm == "tensor" or torch_refuses(step.parameters.gradients, algorithm)
-                self._loop.set_clip(*((None, None) if step.clips_directly else (value, algorithm)))
+            step.clips_directly = self._clips_directly(step, value, algorithm)
             if algorithm == "tensor":
                 step.set(clip_algorithm=algorithm)
                 return
         if value is not None:
             step.set(clip_val=value, clip_algorithm=algorithm)
+
+    def _clips_directly(self, step: Step | CalmStep, value: float | None, algorithm: str) -> bool:
+        """Pass a clip value to the training loop, and return whether that cannot clip the gradients of the step."""
+        if not self._loop.clips(step.state.optimizer):
+            return True
+        refuses = algorithm == "tensor" or torch_refuses(step.parameters.gradients, algorithm)
+        self._loop.set_clip(*((None, None) if refuses else (value, algorithm)))
+        return refuses
+
+    def clip_calm(self, step: CalmStep, record: StepRecord) -> None:
+        """Clip the gradients of a calm step by their norm, or have the training loop do so.
+
+        Args:
+            step: The step.
+            record: What is known of it.
+        """
+        policy, reading, norm = step.state.policy, step.reading, step.norms.total
+        assert policy is not None
+        assert reading is not None
+        value = policy.threshold(record)
+        step.clips_directly = self._clips_directly(step, value, "norm")
+        step.clip_to(value)
+        if value is None:
+            return
+        if step.clips_directly:
+            clip_gradients(step.parameters.gradients, value, "norm", norm)
+        self._measured = MeasuredNorm(step.state.optimizer, step.parameters, reading.gradients, norm)
 
     def set_known_threshold(self, step: Step) -> bool:
         """Set a clip value that does not depend on the step's own numbers, or that their device computes.

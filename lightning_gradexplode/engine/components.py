@@ -122,6 +122,7 @@ class Components:
         evidence = EvidenceCollector(loop, arguments, optimizers.states)
         log = FindingLog(loggers, console)
         window = AccumulationWindow(loop)
+        clipper = GradientClipper(loop, clips, agreement)
         responses = ResponseRunner(loop, arguments.responses, optimizers.states)
         return cls(
             arguments=arguments,
@@ -137,8 +138,8 @@ class Components:
             agreement=agreement,
             schedule=LoggingSchedule(*arguments.intervals(loop.log_every_n_steps), loop.first_step),
             window=window,
-            calm_steps=CalmSteps(arguments, loop, optimizers.states, window, log, responses),
-            clipper=GradientClipper(loop, clips, agreement),
+            calm_steps=CalmSteps(arguments, loop, optimizers.states, window, log, responses, clipper),
+            clipper=clipper,
             deferred=DeferredSteps(loop, bool(acting), agreement.by_notes),
             # In a loop of the user's own the gradients are measured right before the step.
             guard=DeviceGuard(loop.may_change_gradients and not loop.counts_end_of_backward),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lightning_gradexplode.distributed.exchange import lost_with_others
-from lightning_gradexplode.engine.calm_steps import CalmStep
+from lightning_gradexplode.engine.calm_step import CalmStep
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.device_exchange import DeviceExchange
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
@@ -75,7 +75,11 @@ class GradientMeasurement:
         """Begin a calm step again, whose gradients are computed once more before its update."""
         assert calm.reading is not None
         due = self._run.schedule.due(calm.number)
-        return self._begin(Step(calm.state, calm.parameters, calm.reading, calm.number, *due), is_examined=True)
+        step = self._begin(Step(calm.state, calm.parameters, calm.reading, calm.number, *due), is_examined=True)
+        step.clip_is_set, step.clips_directly = True, calm.clips_directly
+        if calm.clip_val is not None:
+            step.set(clip_val=calm.clip_val, clip_algorithm="norm", clip_rate=calm.clip_rate)
+        return step
 
     def _begin(self, step: Step, is_examined: bool) -> Step:
         run, state, parameters, reading = self._run, step.state, step.parameters, step.reading

@@ -156,9 +156,9 @@ class ResponseRunner:
                 else "they stay so, and the model fails in evaluation; reset them or load an earlier checkpoint",
             )
 
-    def log_notice(self, step: Step, record: StepRecord) -> None:
-        """Log what the clip policy of a step reports about it."""
-        notice = None if step.state.policy is None else step.state.policy.notice()
+    def log_notice(self, state: OptimizerState, record: StepRecord) -> None:
+        """Log what the clip policy of an optimizer reports about a step."""
+        notice = None if state.policy is None else state.policy.notice()
         if notice is not None:
             self._chain.log.add(self._context(record), "clip", notice)
 

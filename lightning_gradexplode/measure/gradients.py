@@ -18,6 +18,8 @@ from lightning_gradexplode.measure.norms import PendingNorms, start_norms
 from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.records import FloatArray, IntArray, Norms
 
+_version = operator.attrgetter("_version")
+
 
 class GradientReading(PendingNorms):
     """Norms of gradients in transfer to the host, and whether the gradients are still those that were measured.
@@ -168,8 +170,9 @@ class GradientReading(PendingNorms):
 
 
 def _versions(gradients: Sequence[Tensor | None]) -> list[int]:
-    # No call for a plain tensor: there is one of them for each parameter at each step.
-    return [one._version if type(one) is Tensor else version_of(one) for one in gradients if one is not None]
+    if set(map(type, gradients)) == {Tensor}:  # as nearly always; without Python code for each gradient
+        return list(map(_version, gradients))
+    return [version_of(one) for one in gradients if one is not None]
 
 
 def is_torch_list(gradients: Sequence[Tensor | None]) -> bool:

@@ -11,9 +11,18 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.optim import LBFGS, SGD
+from torch.optim import LBFGS, SGD, AdamW
 
-from lightning_gradexplode import GradientExplosionMonitor, GradientWatch, StepRecord
+from lightning_gradexplode import (
+    AdaptiveGradientClip,
+    ClipPolicy,
+    ConstantClip,
+    GradientExplosionMonitor,
+    GradientWatch,
+    PercentileClip,
+    StepRecord,
+    ZScoreClip,
+)
 from lightning_gradexplode.detect.detector_set import DetectorSet
 from lightning_gradexplode.engine.calm_steps import CalmSteps
 from lightning_gradexplode.report import Recorder
@@ -180,26 +189,28 @@ def _raise(module: Any, step: int) -> None:
         raise ZeroDivisionError
 
 
-def fit(module: Any = Noise, reads: bool = False, **trainer: Any) -> Run:
+def fit(module: Any = Noise, reads: bool = False, clip: Any = None, **trainer: Any) -> Run:
     """Return a run of Lightning's Trainer; an exception ends it."""
 
     def run(result: Seen) -> None:
-        monitor = GradientExplosionMonitor(report=False)
+        monitor = GradientExplosionMonitor(report=False, clip=clip)
         callbacks = [*([Reading(monitor)] if reads else []), monitor, result]
         settings = {**QUIET, "max_steps": -1, "max_epochs": 1, "logger": False, **trainer}
+        network = module()
         try:
-            pl.Trainer(**settings, callbacks=callbacks).fit(module())
+            pl.Trainer(**settings, callbacks=callbacks).fit(network)
         except ZeroDivisionError:
             result.metrics.append("ended by an exception")
         assert monitor.last is not None
         result.add(monitor.last)
         result.records.append(repr((monitor.failed, monitor.findings)))
         result.records.append(repr(monitor.state_dict()))
+        result.records.append(repr([one.tolist() for one in network.parameters()]))
 
     return run
 
 
-def watch(marks: bool, optimizers: int = 1) -> Run:
+def watch(marks: bool, optimizers: int = 1, clip: Any = None) -> Run:
     """Return a plain loop."""
 
     def run(result: Seen) -> None:
@@ -209,7 +220,7 @@ def watch(marks: bool, optimizers: int = 1) -> Run:
             if optimizers > 1
             else [SGD(network.parameters(), lr=1e-3)]
         )
-        with GradientWatch(network, every, report=False) as one:
+        with GradientWatch(network, every, report=False, clip=clip) as one:
             for step in range(STEPS):
                 batch = torch.randn(4, 6, generator=torch.Generator().manual_seed(step))
                 if marks:
@@ -226,8 +237,17 @@ def watch(marks: bool, optimizers: int = 1) -> Run:
         assert one.last is not None
         result.add(one.last)
         result.records.append(repr(one.state_dict()))
+        result.records.append(repr([one.tolist() for one in network.parameters()]))
 
     return run
+
+
+class OfTheNorm(ClipPolicy):
+    """A policy of a user's own."""
+
+    def threshold(self, record: StepRecord) -> float | None:
+        """Return a part of the norm."""
+        return None if record.grad_norm is None else 0.9 * record.grad_norm
 
 
 RUNS: dict[str, tuple[Run, bool]] = {
@@ -249,6 +269,36 @@ RUNS: dict[str, tuple[Run, bool]] = {
     "plain loop": (watch(marks=False), True),
     "plain loop with batches": (watch(marks=True), True),
     "plain loop with two optimizers": (watch(marks=False, optimizers=2), False),
+    "a limit that does not bind": (fit(clip=1e3), True),
+    "a limit that binds at times": (fit(clip=1.5), True),
+    "a limit that binds always": (fit(clip=0.1), True),
+    "a limit of each value": (fit(clip=ConstantClip(0.1, "value")), False),
+    "an adaptive limit": (fit(clip="auto"), True),
+    "an adaptive limit of an adaptive optimizer": (fit(lambda: Noise(AdamW), clip="auto"), True),
+    "a percentile": (fit(clip=PercentileClip(50.0)), True),
+    "a score": (fit(clip=ZScoreClip(1.0)), True),
+    "each tensor": (fit(clip=AdaptiveGradientClip()), False),
+    "a policy of a user's own": (fit(clip=OfTheNorm()), False),
+    "a limit and accumulation": (fit(accumulate_grad_batches=2, max_epochs=2, clip=1.0), True),
+    "a limit and two epochs": (fit(limit_train_batches=60, max_epochs=2, clip=1.5), True),
+    "a limit and a line search": (
+        fit(lambda: Noise(lambda parameters: LBFGS(parameters, lr=1e-3, max_iter=2)), clip=1.0),
+        True,
+    ),
+    "a limit, evaluated again at times": (
+        fit(lambda: Noise(lambda parameters: TwiceAtTimes(parameters, lr=1e-3)), clip=1.0),
+        True,
+    ),
+    "an adaptive limit, evaluated again at times": (
+        fit(lambda: Noise(lambda parameters: TwiceAtTimes(parameters, lr=1e-3)), clip="auto"),
+        True,
+    ),
+    "a limit, left out at times": (fit(LeftOut, clip=1.0), True),
+    "a limit, frozen in between": (fit(lambda: Noise(change=_freeze), clip=1.0), True),
+    "a limit, ended by an exception": (fit(lambda: Noise(change=_raise), clip="auto"), True),
+    "plain loop with a limit": (watch(marks=False, clip=1.0), True),
+    "plain loop with an adaptive limit": (watch(marks=True, clip="auto"), True),
+    "plain loop with a percentile": (watch(marks=False, clip=PercentileClip()), True),
 }
 
 

@@ -1,0 +1,126 @@
+"""A step whose loss and gradients show no rise, as far as it is kept until it is recorded and evaluated."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import MappingProxyType
+
+from lightning_gradexplode.engine.accumulation import AccumulatedReading
+from lightning_gradexplode.engine.optimizer_state import OptimizerState
+from lightning_gradexplode.measure.parameters import ParameterSet
+from lightning_gradexplode.records import Finding, Norms, StepRecord
+
+
+class CalmStep:
+    """What is known of a calm step.
+
+    Args:
+        state: The optimizer.
+        parameters: Its parameters.
+        reading: Its gradients and losses; None once the step is over, since they keep tensors of gradients.
+        loss: Its loss.
+        norms: The norms of its gradients.
+        number: The step that other metrics are logged at.
+        batch_idx: Index of its batch.
+        epoch: Index of its epoch.
+        skipped_steps: Number of updates skipped before.
+
+    Attributes:
+        update_taken: Whether the optimizer has stepped.
+        clip_val: The norm that its gradients are clipped to, None if they are not.
+        clip_rate: The share of recent steps that were clipped.
+        clips_directly: Whether the monitor itself clips the gradients, and not the training loop.
+    """
+
+    __slots__ = (
+        "_backward_passes",
+        "_batch_idx",
+        "_before",
+        "_epoch",
+        "_learning_rate",
+        "_loss",
+        "_micro_batches",
+        "_recorder",
+        "_skipped_steps",
+        "clip_rate",
+        "clip_val",
+        "clips_directly",
+        "norms",
+        "number",
+        "parameters",
+        "reading",
+        "state",
+        "update_taken",
+    )
+
+    def __init__(
+        self,
+        state: OptimizerState,
+        parameters: ParameterSet,
+        reading: AccumulatedReading,
+        loss: float,
+        norms: Norms,
+        number: int,
+        batch_idx: int,
+        epoch: int,
+        skipped_steps: int,
+    ) -> None:
+        self.state, self.parameters, self.norms, self.number = state, parameters, norms, number
+        self.reading: AccumulatedReading | None = reading
+        self.update_taken, self.clips_directly = False, True
+        self.clip_val: float | None = None
+        self.clip_rate: float | None = None
+        self._before: StepRecord | None = None
+        self._loss, self._learning_rate = loss, state.learning_rate
+        self._micro_batches, self._backward_passes = reading.micro_batches, reading.backward_passes
+        self._batch_idx, self._epoch, self._skipped_steps = batch_idx, epoch, skipped_steps
+        self._recorder = state.recorder  # another one once the parameters change
+
+    def clip_to(self, value: float | None) -> None:
+        """Set the clip value, and the share of recent steps that were clipped."""
+        self.clip_val = value
+        self.clip_rate = None if value is None else self.state.clip_rate(value, self.norms.total)
+
+    def before_clipping(self) -> StepRecord:
+        """Return the record of the step for a clip policy."""
+        self._before = self._record()
+        return self._before
+
+    def evaluate(self) -> tuple[StepRecord, list[Finding]]:
+        """Make the record of the step, add it to the history of its optimizer, and return it with what it shows."""
+        detectors, before, record = self.state.detectors, self._before, self._record()
+        findings = detectors.begin(before or record, is_new=False)
+        if before is not None:  # else nothing has become known of the step since
+            findings = [*findings, *detectors.proceed(record)]
+        if findings:
+            record = replace(record, severity=max(int(finding.severity) for finding in findings))
+        self._recorder.add(record)
+        return record, findings
+
+    def _record(self) -> StepRecord:
+        norms, clip_val = self.norms, self.clip_val
+        arrays = {"grad_norm": norms.each, "nonfinite_count": norms.nonfinite}
+        for array in arrays.values():
+            array.setflags(write=False)
+        return StepRecord(
+            step=self.number,
+            batch_idx=self._batch_idx,
+            optimizer=self.state.index,
+            parameters=self.parameters.names,
+            loss=self._loss,
+            grad_norm=norms.total,
+            nonfinite_count=0,
+            clip_val=clip_val,
+            clip_algorithm=None if clip_val is None else "norm",
+            clip_rate=self.clip_rate,
+            per_parameter=MappingProxyType({name: array.view() for name, array in arrays.items()}),
+            histograms=MappingProxyType({}),
+            skipped_steps=self._skipped_steps,
+            update_taken=self.update_taken,
+            learning_rate=self._learning_rate,
+            epoch=self._epoch,
+            micro_batches=self._micro_batches,
+            backward_passes=self._backward_passes,
+            logged=MappingProxyType({}),
+            responses=MappingProxyType({}),
+        )
