@@ -51,9 +51,7 @@ def clip_gradients(
 
 def torch_refuses(gradients: Sequence[Tensor | None], algorithm: str) -> bool:
     """Return whether torch's own clipping would raise: of sparse gradients, and by value of complex ones."""
-    present = gradients
-    if type(None) in set(map(type, gradients)):
-        present = [gradient for gradient in gradients if gradient is not None]
+    present = [*filter(torch.is_tensor, gradients)]
     return any(map(_is_sparse, present)) or (algorithm == "value" and any(map(torch.is_complex, present)))
 
 

@@ -108,8 +108,18 @@ class GradientClipper:
         if value is None:
             return
         if step.clips_directly:
-            clip_gradients(step.parameters.gradients, value, "norm", norm)
+            gradients = step.parameters.gradients
+            if self._loop.may_clip_by_itself and not reading.gradients.holds(step.parameters):
+                norm = norms_of(step.parameters, gradients).total  # the user has clipped them
+            clip_gradients(gradients, value, "norm", norm)
         self._measured = MeasuredNorm(step.state.optimizer, step.parameters, reading.gradients, norm)
+
+    @staticmethod
+    def take_over(step: Step, calm: CalmStep) -> None:
+        """Set the clip value of a step to that of the calm step that it began as."""
+        step.clips_directly = calm.clips_directly
+        if calm.clip_val is not None:
+            step.set(clip_val=calm.clip_val, clip_algorithm="norm", clip_rate=calm.clip_rate)
 
     def set_known_threshold(self, step: Step) -> bool:
         """Set a clip value that does not depend on the step's own numbers, or that their device computes.

@@ -43,7 +43,7 @@ class Decisions:
         if not is_finite and run.may_change_gradients and state.has_hooks and not step.reading.has_scale:
             return
         self.decide(step)
-        if state.policy is not None and step.skipped_by is None and not step.clip_is_set:
+        if state.policy is not None and step.skipped_by is None and step.calm is None:
             self.clip(step, first=step.gradients_intact)
             run.clipper.remember(step)
         if step.skipped_by is None:
@@ -133,7 +133,9 @@ class Decisions:
         findings = self._findings(step, record, before_update, by_value)
         if step.histograms_due or self._measurement.module_gradients_due:  # a report compares with the run's first step
             step.measure_gradient_histograms()
-        if algorithm is not None and step.found is None and not step.clip_is_set:
+        if step.calm is not None:
+            run.clipper.take_over(step, step.calm)
+        elif algorithm is not None and step.found is None:
             self.set_clip_value(step, step.record() if findings else record)
         step.phase = Phase.DECIDED  # a response may raise
         if run.acts or findings:

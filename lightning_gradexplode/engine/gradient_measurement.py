@@ -76,9 +76,7 @@ class GradientMeasurement:
         assert calm.reading is not None
         due = self._run.schedule.due(calm.number)
         step = self._begin(Step(calm.state, calm.parameters, calm.reading, calm.number, *due), is_examined=True)
-        step.clip_is_set, step.clips_directly = True, calm.clips_directly
-        if calm.clip_val is not None:
-            step.set(clip_val=calm.clip_val, clip_algorithm="norm", clip_rate=calm.clip_rate)
+        step.calm = calm
         return step
 
     def _begin(self, step: Step, is_examined: bool) -> Step:

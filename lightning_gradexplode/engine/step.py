@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradexplode.engine.accumulation import AccumulatedReading, unscales_itself
+from lightning_gradexplode.engine.calm_step import CalmStep
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step_inputs import StepInputs
 from lightning_gradexplode.engine.unfinished_record import UnfinishedRecord
@@ -56,7 +57,7 @@ class Step(UnfinishedRecord):
         evaluations: Number of times that gradients were computed within the step.
         gradients_intact: Whether the gradients in memory are those that were measured.
         clips_directly: Whether the monitor itself clips the gradients, and not the training loop.
-        clip_is_set: Whether its clip value was set before, and its gradients were clipped, as those of a calm step.
+        calm: The calm step that it began as, whose gradients are clipped already; None for any other.
         gathered: What the processes have exchanged of it on their devices, None if they have not.
         gathered_norms: The norms of all processes' shards on the device, if they have exchanged them.
         device_clip: Clip value and norm of the step on their device, where only that knows them.
@@ -92,7 +93,8 @@ class Step(UnfinishedRecord):
         self.evaluations = 1
         self.gradients_intact = True
         self.clips_directly = True
-        self.decided_late = self.is_examined = self.clip_is_set = False
+        self.decided_late = self.is_examined = False
+        self.calm: CalmStep | None = None
         self.found: tuple[Sequence[Finding], Sequence[Finding]] | None = None
         self.gathered: GradientReading | PendingRead | None = None
         self.gathered_norms: Tensor | None = None

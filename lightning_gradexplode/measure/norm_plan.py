@@ -52,8 +52,8 @@ class _HostBlock:
         self._large = [_Rows(sizes[place], place in doubles) for place in large]
         self._has_doubles = not doubles.isdisjoint(sizes)
         lengths = [*(sizes[place] for place in small), *(rows.count for rows in self._large)]
-        *starts, length = itertools.accumulate(lengths, initial=0)
-        self._starts, self._squares = np.array(starts), np.empty(length)
+        *starts, self._length = itertools.accumulate(lengths, initial=0)
+        self._starts = np.array(starts)
         self.least = np.array([0.0] * len(small) + [SINGLE_RANGE] * len(large))
         self.least[[place in doubles for place in self.places]] = DOUBLE_RANGE
 
@@ -70,12 +70,11 @@ class _HostBlock:
         parts = list(tensors[: self._small])
         for tensor, rows in zip(tensors[self._small :], self._large, strict=True):
             parts += rows.norms(tensor)
-        flat, squares = torch._C._nn.flatten_dense_tensors(parts), self._squares
-        if len(flat) != len(squares) or (flat.dtype is torch.float64) != self._has_doubles:
+        flat = torch._C._nn.flatten_dense_tensors(parts)
+        if len(flat) != self._length or flat.is_complex() or (flat.dtype is torch.float64) != self._has_doubles:
             raise TypeError("the tensors are not of the sizes or types that were planned")
-        if flat.dtype is torch.bfloat16:  # which numpy does not have
-            flat = flat.float()
-        np.copyto(squares, flat.numpy())  # raises a TypeError for complex numbers
+        # A copy in any case, since a single tensor is not copied before; of gradients that have a history, without it.
+        squares = flat.detach().to(torch.float64, copy=True).numpy()
         if self._has_doubles:
             with np.errstate(over="ignore"):
                 np.multiply(squares, squares, out=squares)
@@ -213,18 +212,21 @@ class NormPlan:
             The places of the tensors that have elements, the least norms that can be relied on, shape ``(places,)``,
             and the norms, in tensors with ``places`` elements together, or in an array if all are on the host.
         """
-        with torch.no_grad():
-            try:
-                return self._measure(tensors)
-            except (AttributeError, RuntimeError, TypeError):
-                self._plan(tensors)
-                return self._measure(tensors)
+        try:
+            return self._measure(tensors)
+        except (AttributeError, RuntimeError, TypeError):
+            self._plan(tensors)
+            return self._measure(tensors)
 
     def _measure(self, tensors: Sequence[Any]) -> tuple[IntArray, FloatArray, list[Tensor] | FloatArray]:
         if self._absent and any(tensors[place] is not None and tensors[place].numel() for place in self._absent):
             raise TypeError("a tensor is there that was absent")
-        if self._single is not None:
+        if self._single is not None:  # without `no_grad`, which takes a tenth of the time of these kernels
             return self.places, self.least, self._single.host_norms(self._single.select(tensors))
+        with torch.no_grad():
+            return self._measure_units(tensors)
+
+    def _measure_units(self, tensors: Sequence[Any]) -> tuple[IntArray, FloatArray, list[Tensor]]:
         norms = [unit.norms(unit.select(tensors)) for unit in self.units]
         if not self._others:
             return self.places, self.least, norms
