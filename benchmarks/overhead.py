@@ -37,7 +37,7 @@ from lightning_gradexplode import GradientExplosionMonitor
 SIZES = (120, 200, 376, 640, 1184)
 """Widths of transformers of 1, 3, 10, 30 and 100 million parameters."""
 LARGE_STEPS = 45
-"""Steps of the largest of them, each of which takes more than a second; of the others in proportion to their widths."""
+"""Steps of the largest of them, each of which takes a second; of the others in proportion to their widths."""
 CLIP, READ = "clip_grad_norm_", "one read (aminmax)"
 DEFAULTS, OFTEN = "monitor, defaults (log every 50th)", "monitor, log every 10th"
 HISTOGRAMS = "monitor, histograms at every step"
@@ -172,7 +172,7 @@ def draw_sizes(steps: int, path: Path, console: Console) -> None:
 
     sizes, costs = [], dict[str, list[float]]()
     for width in SIZES:
-        timings, model = Timings(), transformer(width)
+        timings, model = Timings(), transformer(width, length=1)
         with tempfile.TemporaryDirectory() as folder:
             monitor = TimedMonitor(timings, "monitor, defaults", turns=TURNS, log_every_n_steps=10)
             fit(

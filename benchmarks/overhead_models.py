@@ -11,12 +11,18 @@ from torch.utils.data import DataLoader, TensorDataset
 
 
 class Model(pl.LightningModule):
-    """A stack of layers, trained to return zeros."""
+    """A stack of layers, trained to return zeros.
 
-    def __init__(self, layers: list[nn.Module], width: int) -> None:
+    Args:
+        layers: The layers.
+        width: Number of features that each takes and returns.
+        length: Length of the sequences that the layers of a transformer take.
+    """
+
+    def __init__(self, layers: list[nn.Module], width: int, length: int = 16) -> None:
         super().__init__()
         self.layers = nn.Sequential(*layers)
-        self.width = width
+        self.width, self.length = width, length
 
     def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
         """Add each layer's output to its input."""
@@ -27,7 +33,7 @@ class Model(pl.LightningModule):
 
     def batches(self, steps: int) -> DataLoader[tuple[torch.Tensor, ...]]:
         """Return random batches of four."""
-        sequence = (16,) if isinstance(self.layers[0], nn.TransformerEncoderLayer) else ()
+        sequence = (self.length,) if isinstance(self.layers[0], nn.TransformerEncoderLayer) else ()
         return DataLoader(TensorDataset(torch.randn(steps * 4, *sequence, self.width)), batch_size=4)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -46,9 +52,9 @@ def models() -> dict[str, Callable[[], Model]]:
     }
 
 
-def transformer(width: int, layers: int = 6) -> Model:
-    """Build a transformer of about ``72 * width ** 2`` parameters."""
+def transformer(width: int, layers: int = 6, length: int = 16) -> Model:
+    """Build a transformer of about ``72 * width ** 2`` parameters; shorter sequences make its steps faster."""
     blocks: list[nn.Module] = [
         nn.TransformerEncoderLayer(width, 8, 4 * width, dropout=0.0, batch_first=True) for _ in range(layers)
     ]
-    return Model(blocks, width)
+    return Model(blocks, width, length)

@@ -132,7 +132,7 @@ def main() -> None:
         logging.getLogger(namespace).setLevel(logging.ERROR)
     console = Console(width=140)
     console.print(f"{processor()}, {arguments.threads} threads, torch {torch.__version__}")
-    wide = [transformer(width) for width in WIDTHS]
+    wide = [transformer(width, length=1) for width in WIDTHS]
     deep = [Model([nn.Linear(32, 32) for _ in range(layers)], 32) for layers in LAYERS]
     panels = [
         ("parameters", [sum(map(Tensor.numel, model.parameters())) for model in wide], measured(wide, arguments.steps)),

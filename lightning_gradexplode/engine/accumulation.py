@@ -129,7 +129,7 @@ class AccumulationWindow:
         """
         if self._remembered is None:
             self.backward_passes = 0
-        self.discard_losses()
+        self._host_losses, self._losses = [], []
 
     def stepped(self, parameters: ParameterSet) -> None:
         """Record a gradient as it is after a step, to see whether it is cleared; its memory is not kept."""
@@ -210,7 +210,7 @@ class AccumulationWindow:
             reading.start()
         numbers, tensors, self._losses_are_read = self._host_losses, self._losses, True
         if not self._counts_end_of_backward:
-            self.discard_losses()
+            self._host_losses, self._losses = [], []
         passes = self.backward_passes if self._sees_clearing else self.passes.of(parameters)
         loss = None if parameters.on_host or is_alone else self._device_loss(numbers, tensors, scale)
         return AccumulatedReading(

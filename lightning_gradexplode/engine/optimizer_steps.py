@@ -204,7 +204,8 @@ class OptimizerSteps(CurrentResults):
 
     def _close_open(self) -> None:
         """End the step that is open, if there is one."""
-        self._run.calm_steps.close()
+        if self._run.calm_steps.open is not None:
+            self._run.calm_steps.close()
         if self._open is not None:
             self._close(self._open)
 

@@ -158,7 +158,9 @@ def start_norms(
         plan: Made of tensors like these; None to plan anew.
         starts: Whether the transfer starts now.
     """
-    return PendingNorms(tensors, *(plan or NormPlan(tensors)).measure(tensors), scalars, starts)
+    with torch.no_grad():
+        measured = (plan or NormPlan(tensors)).measure(tensors)
+    return PendingNorms(tensors, *measured, scalars, starts)
 
 
 def measure_norms(tensors: Sequence[Tensor | None], divisor: float = 1.0) -> Norms:
