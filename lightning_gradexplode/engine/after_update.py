@@ -124,6 +124,11 @@ class AfterUpdate:
             new = run.keep_findings(last.step, findings)
             run.evidence.add(last, None, new, run.log.incidents.began, before_update=False)
 
+    def end_calm(self) -> None:
+        """Evaluate the calm steps of a batch, of whose end responses are to be informed."""
+        self.evaluate_held()
+        self._ended, self._run.calm_steps.ended = [*self._ended, *self._run.calm_steps.ended], []
+
     def end_batch(self, is_deferred: bool = False) -> None:
         """Call the responses at the end of a batch, where no graph exists that they could destroy, and publish.
 

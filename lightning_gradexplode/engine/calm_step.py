@@ -27,6 +27,7 @@ class CalmStep:
 
     Attributes:
         update_taken: Whether the optimizer has stepped.
+        begun: What the detectors found before the update, None if they were not called.
         clip_val: The norm that its gradients are clipped to, None if they are not.
         clip_rate: The share of recent steps that were clipped.
         clips_directly: Whether the monitor itself clips the gradients, and not the training loop.
@@ -42,6 +43,7 @@ class CalmStep:
         "_micro_batches",
         "_recorder",
         "_skipped_steps",
+        "begun",
         "clip_rate",
         "clip_val",
         "clips_directly",
@@ -68,6 +70,7 @@ class CalmStep:
         self.state, self.parameters, self.norms, self.number = state, parameters, norms, number
         self.reading: AccumulatedReading | None = reading
         self.update_taken, self.clips_directly = False, True
+        self.begun: list[Finding] | None = None
         self.clip_val: float | None = None
         self.clip_rate: float | None = None
         self._before: StepRecord | None = None
@@ -83,14 +86,22 @@ class CalmStep:
 
     def before_clipping(self) -> StepRecord:
         """Return the record of the step for a clip policy."""
-        self._before = self._record()
+        if self._before is None:
+            self._before = self._record()
         return self._before
+
+    def begin(self) -> list[Finding]:
+        """Return what the detectors find before the update, if they are called that early."""
+        self.begun = self.state.detectors.begin(self.before_clipping(), is_new=False)
+        return self.begun
 
     def evaluate(self) -> tuple[StepRecord, list[Finding]]:
         """Make the record of the step, add it to the history of its optimizer, and return it with what it shows."""
-        detectors, before, record = self.state.detectors, self._before, self._record()
-        findings = detectors.begin(before or record, is_new=False)
-        if before is not None:  # else nothing has become known of the step since
+        detectors, record = self.state.detectors, self._record()
+        findings = self.begun
+        if findings is None:
+            findings = detectors.begin(self._before or record, is_new=False)
+        if self.state.policy is not None:  # else nothing has become known of the step since
             findings = [*findings, *detectors.proceed(record)]
         if findings:
             record = replace(record, severity=max(int(finding.severity) for finding in findings))

@@ -25,8 +25,9 @@ from lightning_gradexplode.records import Finding, StepRecord
 class CalmSteps:
     """Recognizes the calm steps of a run, and holds them until they are evaluated.
 
-    There are some in runs of one process on the host with one optimizer, the default detectors, no response that acts,
-    and no clip policy but those of this package that clip by the norm of all gradients.
+    There are some in runs of one process on the host with one optimizer, the default detectors, and no clip policy but
+    those of this package that clip by the norm of all gradients. Where a response acts, the detectors are called before
+    each update, and the user's own code must not change gradients after that.
 
     Args:
         arguments: The monitor's arguments.
@@ -40,6 +41,8 @@ class CalmSteps:
     Attributes:
         open: The calm step in progress, None without one.
         last: The record of the last step of the run, if that was a calm one, and has been evaluated.
+        found: What the detectors found at a step that would have been a calm one without it.
+        ended: The records of those that were evaluated since the last batch, where a response acts.
     """
 
     def __init__(
@@ -54,13 +57,16 @@ class CalmSteps:
     ) -> None:
         self.open: CalmStep | None = None
         self.last: StepRecord | None = None
+        self.found: list[Finding] | None = None
+        self.ended: list[StepRecord] = []
         clip = arguments.clip
         self._are_possible = (
             arguments.has_default_detectors
             and (clip is None or (is_own(clip) and clip.algorithm == "norm"))
-            and not arguments.acts
+            and not (arguments.acts and loop.may_change_gradients)
             and loop.process_group.size == 1
         )
+        self._acts = arguments.acts
         self._clipper = clipper
         self._loop, self._states, self._window, self._log, self._responses = loop, states, window, log, responses
         self._held: list[CalmStep] = []
@@ -98,7 +104,13 @@ class CalmSteps:
         if not state.detectors.examine(loss, norms.total):
             return False
         skipped, epoch = self._responses.skipped, self._loop.epoch
-        self.open = step = CalmStep(state, parameters, reading, loss, norms, number, batch_idx, epoch, skipped)
+        step = CalmStep(state, parameters, reading, loss, norms, number, batch_idx, epoch, skipped)
+        if self._acts:
+            step.clip_val = clip_val
+            self.found = step.begin() or None
+            if self.found is not None:
+                return False
+        self.open = step
         if state.policy is None:
             step.clip_to(clip_val)
         else:
@@ -139,7 +151,10 @@ class CalmSteps:
         for step in held:
             self.last, found = step.evaluate()
             findings += found
+            if self._acts:
+                self.ended.append(self.last)
         if held:
             held[-1].state.log_failures()
-            self._responses.check_averages(held[-1].number, steps=len(held))
+            if not self._acts:  # else at the end of each batch
+                self._responses.check_averages(held[-1].number, steps=len(held))
         return findings

@@ -152,7 +152,8 @@ class Decisions:
             findings = run.find(step, record)
         else:
             detectors = step.state.detectors
-            findings = [*run.calm_steps.evaluate(), *detectors.begin(record, is_new=not step.is_examined)]
+            of_calm, begun = run.calm_steps.evaluate(), step.begun
+            findings = [*of_calm, *(detectors.begin(record, not step.is_examined) if begun is None else begun)]
             if detectors.failures:
                 step.state.log_failures()
         if findings:

@@ -69,14 +69,18 @@ class GradientMeasurement:
         is_calm = None
         if not (scalars_due or histograms_due or self.module_gradients_due):
             is_calm = run.calm_steps.begin(state, parameters, reading, number, self.batch_idx)
-        return None if is_calm else self._begin(Step(state, parameters, reading, number, *due), is_calm is not None)
+        if is_calm:
+            return None
+        step = self._begin(Step(state, parameters, reading, number, *due), is_calm is not None)
+        step.begun, run.calm_steps.found = run.calm_steps.found, None
+        return step
 
     def reopen(self, calm: CalmStep) -> Step:
         """Begin a calm step again, whose gradients are computed once more before its update."""
         assert calm.reading is not None
         due = self._run.schedule.due(calm.number)
         step = self._begin(Step(calm.state, calm.parameters, calm.reading, calm.number, *due), is_examined=True)
-        step.calm = calm
+        step.calm, step.begun = calm, calm.begun
         return step
 
     def _begin(self, step: Step, is_examined: bool) -> Step:

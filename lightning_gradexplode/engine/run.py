@@ -199,6 +199,8 @@ class TrainingRun(OptimizerSteps):
         if self._measurement.module_gradients_due:
             self._run.module_gradients.detach()
         is_calm = self._run.calm_steps.end_batch()
+        if is_calm and self._run.acts:
+            self._after.end_calm()
         if self._open is not None:
             self._close(self._open)
         steps, self._stepped = self._stepped, []
@@ -206,6 +208,8 @@ class TrainingRun(OptimizerSteps):
             self._unseen.batch_ended(is_calm or bool(steps))
         if is_calm and not steps:
             self._run.evidence.inputs = None
+            if self._run.acts:
+                self._end_batch()
             return  # nothing was found that has consequences
         if not self._run.is_automatic:
             self._after.set_returned_loss(steps, outputs, self._measurement.batch_idx, self._nonfinite_loss)
@@ -225,6 +229,10 @@ class TrainingRun(OptimizerSteps):
         if is_any and self._loop.is_last_batch:
             self._deferred_reading.finish()
             is_deferred = False
+        self._end_batch(is_deferred)
+
+    def _end_batch(self, is_deferred: bool = False) -> None:
+        """End a batch now, or once the backward pass is over that is running."""
         if self._has_graph:
             self._end_is_due = True
         else:

@@ -57,6 +57,7 @@ class Step(UnfinishedRecord):
         evaluations: Number of times that gradients were computed within the step.
         gradients_intact: Whether the gradients in memory are those that were measured.
         clips_directly: Whether the monitor itself clips the gradients, and not the training loop.
+        begun: What the detectors found before its update, where they were called already; else None.
         calm: The calm step that it began as, whose gradients are clipped already; None for any other.
         gathered: What the processes have exchanged of it on their devices, None if they have not.
         gathered_norms: The norms of all processes' shards on the device, if they have exchanged them.
@@ -94,6 +95,7 @@ class Step(UnfinishedRecord):
         self.gradients_intact = True
         self.clips_directly = True
         self.decided_late = self.is_examined = False
+        self.begun: Sequence[Finding] | None = None
         self.calm: CalmStep | None = None
         self.found: tuple[Sequence[Finding], Sequence[Finding]] | None = None
         self.gathered: GradientReading | PendingRead | None = None

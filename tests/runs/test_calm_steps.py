@@ -20,6 +20,7 @@ from lightning_gradexplode import (
     GradientExplosionMonitor,
     GradientWatch,
     PercentileClip,
+    Response,
     StepRecord,
     ZScoreClip,
 )
@@ -93,20 +94,27 @@ class Noise(Regression):
     Args:
         build: Makes the optimizer.
         change: Called with the module and the number of the step, before each.
+        normalize: Whether the inputs are normalized by running averages.
     """
 
     def __init__(
-        self, build: Any = None, change: Callable[[Any, int], None] = lambda module, step: None, **arguments: Any
+        self,
+        build: Any = None,
+        change: Callable[[Any, int], None] = lambda module, step: None,
+        normalize: bool = False,
+        **arguments: Any,
     ) -> None:
         super().__init__(build or (lambda parameters: SGD(parameters, lr=1e-3)), batches=STEPS, **arguments)
-        self.change, self.steps = change, 0
+        self.change, self.steps, self.factor = change, 0, 1.0
+        self.normalization = nn.BatchNorm1d(6, affine=False) if normalize else None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Any:
         """Return a loss that is much the same at each step."""
         self.change(self, self.steps)
         self.steps += 1
         noise = torch.randn(4, 1, generator=torch.Generator().manual_seed(batch_idx))
-        return nn.functional.mse_loss(self.layers(batch[0]), noise) + 1.0
+        inputs = batch[0] if self.normalization is None else self.normalization(batch[0])
+        return self.factor * nn.functional.mse_loss(self.layers(inputs), noise) + 1.0
 
 
 class Scheduled(Noise):
@@ -184,16 +192,31 @@ def _add_group(module: Any, step: int) -> None:
         module.optimizers().add_param_group({"params": [module.extra], "lr": 0.1})
 
 
+def _spoil(module: Any, step: int) -> None:
+    if step == 97:
+        module.normalization.running_mean.fill_(torch.nan)
+
+
+def _die(module: Any, step: int) -> None:
+    if step == 80:
+        module.factor = 0.0
+
+
+def _explode(module: Any, step: int) -> None:
+    if step in (85, 86, 99):
+        module.factor = 1e6 if step != 86 else 1.0
+
+
 def _raise(module: Any, step: int) -> None:
     if step == 99:
         raise ZeroDivisionError
 
 
-def fit(module: Any = Noise, reads: bool = False, clip: Any = None, **trainer: Any) -> Run:
+def fit(module: Any = Noise, reads: bool = False, clip: Any = None, on_explosion: Any = "warn", **trainer: Any) -> Run:
     """Return a run of Lightning's Trainer; an exception ends it."""
 
     def run(result: Seen) -> None:
-        monitor = GradientExplosionMonitor(report=False, clip=clip)
+        monitor = GradientExplosionMonitor(report=False, clip=clip, on_explosion=on_explosion)
         callbacks = [*([Reading(monitor)] if reads else []), monitor, result]
         settings = {**QUIET, "max_steps": -1, "max_epochs": 1, "logger": False, **trainer}
         network = module()
@@ -210,7 +233,7 @@ def fit(module: Any = Noise, reads: bool = False, clip: Any = None, **trainer: A
     return run
 
 
-def watch(marks: bool, optimizers: int = 1, clip: Any = None) -> Run:
+def watch(marks: bool, optimizers: int = 1, clip: Any = None, on_explosion: Any = "warn") -> Run:
     """Return a plain loop."""
 
     def run(result: Seen) -> None:
@@ -220,7 +243,7 @@ def watch(marks: bool, optimizers: int = 1, clip: Any = None) -> Run:
             if optimizers > 1
             else [SGD(network.parameters(), lr=1e-3)]
         )
-        with GradientWatch(network, every, report=False, clip=clip) as one:
+        with GradientWatch(network, every, report=False, clip=clip, on_explosion=on_explosion) as one:
             for step in range(STEPS):
                 batch = torch.randn(4, 6, generator=torch.Generator().manual_seed(step))
                 if marks:
@@ -240,6 +263,29 @@ def watch(marks: bool, optimizers: int = 1, clip: Any = None) -> Run:
         result.records.append(repr([one.tolist() for one in network.parameters()]))
 
     return run
+
+
+class Recorded(Response):
+    """A response that keeps what it is given at the end of each batch."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def started(self, run: Any) -> None:
+        """Begin a fit."""
+        self.seen.clear()
+
+    def respond(self, findings: Any, run: Any) -> bool:
+        """Do nothing."""
+        return False
+
+    def batch_ended(self, run: Any) -> None:
+        """Keep step, severity and loss."""
+        self.seen.append((run.step, run.severity, run.record.loss, run.record.update_taken))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was kept."""
+        return {"seen": [list(one) for one in self.seen[-50:]]}
 
 
 class OfTheNorm(ClipPolicy):
@@ -298,6 +344,20 @@ RUNS: dict[str, tuple[Run, bool]] = {
     "a limit, ended by an exception": (fit(lambda: Noise(change=_raise), clip="auto"), True),
     "plain loop with a limit": (watch(marks=False, clip=1.0), True),
     "plain loop with an adaptive limit": (watch(marks=True, clip="auto"), True),
+    "skip": (fit(on_explosion="skip"), True),
+    "skip, clipped by norm": (fit(on_explosion="skip", gradient_clip_val=0.5), True),
+    "skip with an adaptive limit": (fit(on_explosion="skip", clip="auto"), True),
+    "all responses": (fit(on_explosion=["skip", "reduce-lr", "rollback", "stop"]), True),
+    "a response of a user's own": (fit(on_explosion=Recorded()), True),
+    "skip, averages": (fit(lambda: Noise(change=_spoil, normalize=True), on_explosion="skip"), True),
+    "skip, left out at times": (fit(LeftOut, on_explosion="skip"), True),
+    "skip, dead from a step on": (fit(lambda: Noise(change=_die), on_explosion="skip"), True),
+    "skip, explodes": (fit(lambda: Noise(change=_explode), on_explosion="skip"), True),
+    "skip, evaluated again at times": (
+        fit(lambda: Noise(lambda parameters: TwiceAtTimes(parameters, lr=1e-3)), on_explosion="skip", clip=1.0),
+        True,
+    ),
+    "plain loop with skip": (watch(marks=False, on_explosion="skip"), False),
     "plain loop with a percentile": (watch(marks=False, clip=PercentileClip()), True),
 }
 
