@@ -16,8 +16,8 @@ from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.clip import ClipPolicy
 from lightning_gradexplode.detect import Detector
 from lightning_gradexplode.distributed.spawn_results import SpawnResults
-from lightning_gradexplode.engine.agreement import DifferentProcessesError
 from lightning_gradexplode.engine.failure import MONITOR_FAILED_AT_START, MONITOR_IS_OFF
+from lightning_gradexplode.engine.joint_start import DifferentProcessesError
 from lightning_gradexplode.engine.run import TrainingRun
 from lightning_gradexplode.hosts.lightning import (
     LightningLoop,

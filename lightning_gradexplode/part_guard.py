@@ -11,6 +11,13 @@ from lightning_gradexplode.records.text import describe
 
 T = TypeVar("T")
 
+_PACKAGE = __name__.partition(".")[0]
+
+
+def is_own(part: object) -> bool:
+    """Return whether a part is one of the package."""
+    return type(part).__module__.partition(".")[0] == _PACKAGE
+
 
 class PartGuard:
     """Calls the methods of one part. If one raises, the part is switched off, and a line with its name is logged.

@@ -11,7 +11,6 @@ import math
 
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.engine.accumulation import AccumulatedReading, AccumulationWindow
-from lightning_gradexplode.engine.agreement import is_own
 from lightning_gradexplode.engine.calm_step import CalmStep
 from lightning_gradexplode.engine.clipping import GradientClipper
 from lightning_gradexplode.engine.findings import FindingLog
@@ -19,6 +18,7 @@ from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.responses import ResponseRunner
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.parameters import ParameterSet
+from lightning_gradexplode.part_guard import is_own
 from lightning_gradexplode.records import Finding, StepRecord
 
 

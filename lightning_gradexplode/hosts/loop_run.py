@@ -14,8 +14,8 @@ import torch
 from torch.optim import Optimizer
 
 from lightning_gradexplode.arguments import Arguments
-from lightning_gradexplode.engine.agreement import DifferentProcessesError
 from lightning_gradexplode.engine.failure import MONITOR_FAILED, MONITOR_IS_OFF
+from lightning_gradexplode.engine.joint_start import DifferentProcessesError
 from lightning_gradexplode.engine.run import TrainingRun
 from lightning_gradexplode.hosts.torch_loop import JOINS, TorchLoop
 from lightning_gradexplode.measure.recording import untraced

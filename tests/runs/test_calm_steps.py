@@ -147,6 +147,27 @@ class TwiceAtTimes(SGD):
         return loss
 
 
+class Sparse(Noise):
+    """Has an embedding with sparse gradients, which the trainer's own clipping refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, 6, sparse=True)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Any:
+        """Return the loss of the sum of inputs and embeddings."""
+        embedded = self.embedding(torch.tensor([batch_idx % 50, batch_idx * 7 % 50])).mean(0)
+        return super().training_step((batch[0] + embedded, batch[1]), batch_idx)
+
+
+class WithHistory(Noise):
+    """Has gradients that could be differentiated again."""
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Keep the graph."""
+        loss.backward(create_graph=True)  # type: ignore[no-untyped-call]
+
+
 class LeftOut(Noise):
     """Leaves the optimizer's step out at times."""
 
@@ -340,6 +361,8 @@ RUNS: dict[str, tuple[Run, bool]] = {
         True,
     ),
     "a limit, left out at times": (fit(LeftOut, clip=1.0), True),
+    "a limit of sparse gradients": (fit(Sparse, clip=0.5), True),
+    "a limit of gradients with a history": (fit(WithHistory, clip=0.5, on_explosion="skip"), True),
     "a limit, frozen in between": (fit(lambda: Noise(change=_freeze), clip=1.0), True),
     "a limit, ended by an exception": (fit(lambda: Noise(change=_raise), clip="auto"), True),
     "plain loop with a limit": (watch(marks=False, clip=1.0), True),

@@ -10,7 +10,7 @@ import pytest
 from lightning_gradexplode import PercentileClip
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.distributed.process_group import ProcessFailedError
-from lightning_gradexplode.engine.agreement import DifferentProcessesError, begin_together
+from lightning_gradexplode.engine.joint_start import DifferentProcessesError, begin_together
 from tests.distributed.recorded import RecordedProcesses
 
 

@@ -1,0 +1,226 @@
+"""The batches of one training run: what a training loop calls in each of them, in that order.
+
+What it calls for each step of an optimizer is in `engine/optimizer_steps.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from lightning_gradexplode.engine.accumulation import host_number
+from lightning_gradexplode.engine.components import Components
+from lightning_gradexplode.engine.failure import never_fatal
+from lightning_gradexplode.engine.optimizer_steps import OptimizerSteps
+from lightning_gradexplode.engine.step import Phase
+from lightning_gradexplode.engine.unseen_steps import UnseenSteps
+from lightning_gradexplode.hosts.base import TrainingLoop
+from lightning_gradexplode.measure.recording import RecordedCalls
+
+_phase = operator.attrgetter("phase")
+_scalars_due = operator.attrgetter("scalars_due")
+
+
+class Batches(OptimizerSteps):
+    """Monitors the batches of one training run.
+
+    Args:
+        run: The components of the run.
+        loop: The training loop.
+        recorded: Detects calls that are made only to be recorded.
+        clips: Whether there is a clip policy.
+        stop_listening: Removes the handler that shows log records in a terminal.
+    """
+
+    def __init__(
+        self,
+        run: Components,
+        loop: TrainingLoop,
+        recorded: RecordedCalls,
+        clips: bool,
+        stop_listening: Callable[[], object],
+    ) -> None:
+        super().__init__(run, loop, recorded, clips, stop_listening)
+        self._unseen = UnseenSteps(loop) if loop.may_step_unseen else None
+        self._in_batch = self._end_is_due = self._is_unannounced = False
+        self._nonfinite_loss: float | None = None
+
+    @never_fatal
+    def batch_expected(self) -> None:
+        """Measure error gradients of modules from the coming forward pass on, if they are due.
+
+        For loops in which a batch is known to have begun only when its forward pass is over.
+        """
+        if self._modules_are_due(self._run.schedule.due(self._loop.step)[1]):
+            self._run.module_gradients.attach(self._loop.loss_scale()[0])
+
+    @never_fatal
+    def batch_started(self, batch: Any, batch_idx: int, forward_is_over: bool = False) -> None:
+        """Begin a batch.
+
+        Args:
+            batch: The batch.
+            batch_idx: Its index.
+            forward_is_over: Whether its forward pass was computed already, after a call of `batch_expected`.
+        """
+        run, number = self._run, self._loop.step
+        self._measurement.batch_idx, self._announced, self._inside_step = batch_idx, None, False
+        self._in_batch = True
+        run.optimizers.refresh()
+        if self._unseen is not None:
+            self._unseen.batch_started()
+        scalars_due, histograms_due = run.schedule.due(number)
+        due = self._measurement.module_gradients_due = self._modules_are_due(histograms_due)
+        run.evidence.batch_started(batch, batch_idx, scalars_due)
+        self._is_unannounced = forward_is_over
+        if forward_is_over:
+            if not due:
+                run.module_gradients.detach()
+        elif due and (not run.is_automatic or self._loop.completes_step(batch_idx)):
+            run.module_gradients.attach(self._loop.loss_scale()[0])
+
+    def _modules_are_due(self, histograms_due: bool) -> bool:
+        run = self._run
+        return histograms_due or (run.schedule.has_histograms and run.optimizers.are_new)
+
+    @never_fatal
+    def gradients_cleared(self) -> None:
+        """Read the numbers of the step before, if they were deferred, before its gradients are cleared."""
+        self._run.window.gradients_cleared()
+        if self._run.deferred.batches:
+            self._deferred_reading.read()
+
+    @never_fatal
+    def loss_computed(self, loss: Tensor, has_graph: bool = False) -> None:
+        """Add the loss of a micro-batch.
+
+        In manual optimization the loss is what ``training_step`` returns. Losses of single backward passes, which may
+        be those of adversaries, count only if they are not finite and nothing is returned.
+
+        Args:
+            loss: The loss.
+            has_graph: Whether its backward pass is about to begin.
+        """
+        run, value = self._run, host_number(loss)
+        if has_graph and value is not None and not (run.graphs.is_calm and math.isfinite(value)):
+            run.graphs.read(loss, value)
+        if run.is_automatic:
+            run.window.add_loss(loss, value)
+        elif value is not None and not math.isfinite(value) and self._loop.loss_scale()[0] is None:
+            self._nonfinite_loss = value
+        if len(run.optimizers.states) == 1:
+            run.window.look_for_clearing()
+        elif has_graph:
+            self._pass_begins()
+
+    @never_fatal
+    def backward_begins(self) -> None:
+        """Find out whether the gradients were cleared; for loops whose losses are known after the backward pass."""
+        if len(self._run.optimizers.states) == 1:
+            self._run.window.look_for_clearing()
+        else:
+            self._pass_begins()
+
+    def _pass_begins(self) -> None:
+        """Find out which gradients were cleared: of several optimizers, one may be without the others."""
+        self._run.window.passes.begins([state.parameters() for state in self._run.optimizers.states])
+
+    @never_fatal
+    def graph_exists(self, loss: Tensor) -> None:
+        """Read the graph of a loss whose backward pass is about to begin, if it may show what went wrong."""
+        value = host_number(loss)
+        if value is not None:
+            self._run.graphs.read(loss, value)
+
+    @never_fatal
+    def backward_ended(self) -> None:
+        """Measure the gradients, if those of all micro-batches are there and the optimizer gets them as they are."""
+        run = self._run
+        run.window.backward_passes += 1
+        if len(run.optimizers.states) > 1:
+            run.window.passes.ended([state.parameters() for state in run.optimizers.states])
+        if self._is_unannounced and self._measurement.module_gradients_due:  # a further micro-batch may follow
+            run.module_gradients.pass_ended()
+        if self._unseen is not None:
+            self._unseen.backward_ended()
+        if not run.is_automatic:
+            if self._open is None:  # the user may clip before the step
+                for state in run.optimizers.states:
+                    self._measurement.measure_early(state)
+            return
+        if not self._loop.completes_step(self._measurement.batch_idx):
+            run.evidence.micro_batch_ended(run.window.newest_loss)
+            return
+        for state in run.optimizers.states:
+            if run.responses.adds_gradients and not run.counts_end_of_backward:
+                run.responses.gradients_ready(state.optimizer, self._measurement.batch_idx)
+            if self._open is None and (run.gradients_are_final or self._loop.may_clip_by_itself):
+                self._measurement.measure_early(state)
+
+    @never_fatal
+    def batch_ended(self, outputs: Any = None) -> None:
+        """Finish the steps of a batch.
+
+        Args:
+            outputs: What ``training_step`` returned, where losses are known by that only.
+
+        Raises:
+            ExplosionError: The run explodes and a response raises it.
+        """
+        self._in_batch = False
+        if self._measurement.module_gradients_due:
+            self._run.module_gradients.detach()
+        is_calm = self._run.calm_steps.end_batch()
+        if is_calm and self._run.acts:
+            self._after.end_calm()
+        if self._open is not None:
+            self._close(self._open)
+        steps, self._stepped = self._stepped, []
+        if self._unseen is not None:
+            self._unseen.batch_ended(is_calm or bool(steps))
+        if is_calm and not steps:
+            self._run.evidence.inputs = None
+            if self._run.acts:
+                self._end_batch()
+            return  # nothing was found that has consequences
+        if not self._run.is_automatic:
+            self._after.set_returned_loss(steps, outputs, self._measurement.batch_idx, self._nonfinite_loss)
+            self._nonfinite_loss = None if steps else self._nonfinite_loss  # it belongs to a later step
+        self._run.evidence.inputs = None
+        if any(map(_scalars_due, steps)):
+            self._after.set_logged_scalars(steps)
+        deferred, agreement = self._run.deferred, self._run.agreement
+        is_deferred = Phase.COLLECTING in map(_phase, steps)
+        if is_deferred:
+            deferred.add(steps)
+        else:
+            if deferred.detected and not agreement.by_notes and not self._has_graph:
+                self._deferred_reading.settle()
+            self._after.finish(steps)
+        is_any = deferred.batches or deferred.detected or (agreement.by_notes and agreement.needs_notes)
+        if is_any and self._loop.is_last_batch:
+            self._deferred_reading.finish()
+            is_deferred = False
+        self._end_batch(is_deferred)
+
+    def _end_batch(self, is_deferred: bool = False) -> None:
+        """End a batch now, or once the backward pass is over that is running."""
+        if self._has_graph:
+            self._end_is_due = True
+        else:
+            self._after.end_batch(is_deferred)
+
+    @never_fatal
+    def set_graph(self, exists: bool) -> None:
+        """Set whether a backward pass is running, in which the end of the batch before it may become known.
+
+        Responses must not change weights and buffers then; they are called once it is over.
+        """
+        self._has_graph = exists
+        if self._end_is_due and not exists:
+            self._end_is_due = False
+            self._after.end_batch(is_deferred=True)  # the next forward pass has changed the buffers
