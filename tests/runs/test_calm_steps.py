@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -165,7 +166,9 @@ class WithHistory(Noise):
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Keep the graph."""
-        loss.backward(create_graph=True)  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of the memory that this keeps
+            loss.backward(create_graph=True)  # type: ignore[no-untyped-call]
 
 
 class LeftOut(Noise):
