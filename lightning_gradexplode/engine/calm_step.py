@@ -79,6 +79,11 @@ class CalmStep:
         self._batch_idx, self._epoch, self._skipped_steps = batch_idx, epoch, skipped_steps
         self._recorder = state.recorder  # another one once the parameters change
 
+    @property
+    def holds_gradients(self) -> bool:
+        """Whether the gradients are still those that were measured."""
+        return self.reading is not None and self.reading.gradients.holds(self.parameters)
+
     def clip_to(self, value: float | None) -> None:
         """Set the clip value, and the share of recent steps that were clipped."""
         self.clip_val = value

@@ -27,7 +27,7 @@ class CalmSteps:
 
     There are some in runs of one process on the host with one optimizer, the default detectors, and no clip policy but
     those of this package that clip by the norm of all gradients. Where a response acts, the detectors are called before
-    each update, and the user's own code must not change gradients after that.
+    each update.
 
     Args:
         arguments: The monitor's arguments.
@@ -63,7 +63,6 @@ class CalmSteps:
         self._are_possible = (
             arguments.has_default_detectors
             and (clip is None or (is_own(clip) and clip.algorithm == "norm"))
-            and not (arguments.acts and loop.may_change_gradients)
             and loop.process_group.size == 1
         )
         self._acts = arguments.acts

@@ -15,6 +15,7 @@ from torch.optim import LBFGS, Optimizer
 
 from lightning_gradexplode.distributed.process_group import ProcessFailedError
 from lightning_gradexplode.engine.after_update import AfterUpdate
+from lightning_gradexplode.engine.calm_step import CalmStep
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.current_results import CurrentResults
 from lightning_gradexplode.engine.decisions import Decisions
@@ -87,8 +88,7 @@ class OptimizerSteps(CurrentResults):
         self._announced = state.optimizer
         calm = run.calm_steps.open
         if calm is not None and self._inside_step and calm.state is state:
-            run.calm_steps.open = None
-            self._begin(self._measurement.reopen(calm))
+            self._reopen(calm)
         step = self._open
         if step is not None and self._inside_step and step.state is state:
             self._evaluated_again(step)
@@ -184,9 +184,17 @@ class OptimizerSteps(CurrentResults):
             states[0].uncleared_evaluations = max(states[0].uncleared_evaluations, window.evaluations)
         if self._announced is not optimizer:  # a step that was begun on an optimizer that the loop does not know
             self.gradients_ready(optimizer)
+        run, calm = self._run, self._run.calm_steps.open
+        if calm is not None and run.acts and run.may_change_gradients and not calm.holds_gradients:
+            self._reopen(calm)
         step = self._open
         if step is not None and step.state.optimizer is optimizer and not self.failed:
             self._decisions.hold_back(step, in_closure)
+
+    def _reopen(self, calm: CalmStep) -> None:
+        """Treat a calm step as any other, since its gradients have changed."""
+        self._run.calm_steps.open = None
+        self._begin(self._measurement.reopen(calm))
 
     def _evaluated_again(self, step: Step) -> None:
         """Measure the gradients of a further evaluation of a closure within the same step.

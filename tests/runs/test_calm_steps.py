@@ -171,6 +171,26 @@ class WithHistory(Noise):
             loss.backward(create_graph=True)  # type: ignore[no-untyped-call]
 
 
+class Spoiling(Noise):
+    """Makes gradients NaN after they were measured."""
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Change the gradients at times."""
+        if self.steps in (90, 101):
+            gradient = next(self.layers.parameters()).grad
+            assert gradient is not None
+            gradient.fill_(torch.nan)
+
+
+class ClippingLater(Noise):
+    """Clips gradients after they were measured."""
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Clip the gradients at times."""
+        if self.steps % 5 == 4:
+            nn.utils.clip_grad_norm_(self.parameters(), 0.1)
+
+
 class LeftOut(Noise):
     """Leaves the optimizer's step out at times."""
 
@@ -383,7 +403,10 @@ RUNS: dict[str, tuple[Run, bool]] = {
         fit(lambda: Noise(lambda parameters: TwiceAtTimes(parameters, lr=1e-3)), on_explosion="skip", clip=1.0),
         True,
     ),
-    "plain loop with skip": (watch(marks=False, on_explosion="skip"), False),
+    "skip, gradients that become NaN": (fit(Spoiling, on_explosion="skip"), True),
+    "skip, gradients that are clipped later": (fit(ClippingLater, on_explosion="skip"), True),
+    "plain loop with skip and a limit": (watch(marks=False, on_explosion="skip", clip=1.0), True),
+    "plain loop with skip": (watch(marks=False, on_explosion="skip"), True),
     "plain loop with a percentile": (watch(marks=False, clip=PercentileClip()), True),
 }
 
