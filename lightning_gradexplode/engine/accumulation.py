@@ -146,13 +146,12 @@ class AccumulationWindow:
             self.evaluations += 1
 
     def _remember_gradient(self, parameters: ParameterSet) -> None:
-        self._passes_remembered = self.backward_passes
-        with_gradient = (one for one in parameters.tensors if one.grad is not None)
-        parameter = next(with_gradient, None)
-        gradient = None if parameter is None else parameter.grad
-        self._remembered = (
-            None if parameter is None or gradient is None else (parameter, weakref.ref(gradient), gradient._version)
-        )
+        self._passes_remembered, self._remembered = self.backward_passes, None
+        for parameter in parameters.tensors:
+            gradient = parameter.grad
+            if gradient is not None:
+                self._remembered = parameter, weakref.ref(gradient), gradient._version
+                break
 
     def look_for_clearing(self) -> None:
         """Find out, before a backward pass, whether the gradients were cleared since the last step or evaluation."""

@@ -110,9 +110,9 @@ class CalmSteps:
             if self.found is not None:
                 return False
         self.open = step
-        if state.policy is None:
+        if clip_val is not None:
             step.clip_to(clip_val)
-        else:
+        if state.policy is not None:
             record = step.before_clipping()
             self._clipper.clip_calm(step, record)
             self._responses.log_notice(state, record)
