@@ -144,4 +144,4 @@ def _with_totals(known: FieldFacts, field: Field, usual: UsualField | None) -> F
 
 def _with_rows(known: FieldFacts, field: Field, usual: UsualField | None) -> FieldFacts:
     rows = scan_rows(field, usual.largest if usual is not None else None)
-    return replace(known, nonfinite_rows=rows.nonfinite, outlier_rows=rows.outliers)
+    return replace(known, nonfinite_rows=rows.nonfinite, outlier_rows=rows.outliers, row_size=rows.size)

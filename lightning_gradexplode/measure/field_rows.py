@@ -30,10 +30,12 @@ class Rows:
     Args:
         nonfinite: Rows with a NaN or infinite element.
         outliers: Rows whose largest absolute value is far above that of the others and of earlier batches.
+        size: The median over the rows of their largest absolute value, without those of zeros; None if there is none.
     """
 
     nonfinite: tuple[int, ...] = ()
     outliers: tuple[int, ...] = ()
+    size: float | None = None
 
 
 def scan_rows(field: Field, usual_largest: float | None) -> Rows:
@@ -49,8 +51,9 @@ def scan_rows(field: Field, usual_largest: float | None) -> Rows:
     bad, peaks = (torch.cat(column) for column in zip(*found, strict=True))
     others = peaks[peaks > 0]
     is_comparable = len(others) > (_FEW_ROWS if usual_largest is None else 0)
-    reference = max(float(others.median()), usual_largest or 0.0) if is_comparable else math.inf
-    return Rows(_named(bad, field), _named(peaks > OUTLIER * reference, field))
+    size = float(others.median()) if len(others) else None
+    reference = max(size or 0.0, usual_largest or 0.0) if is_comparable else math.inf
+    return Rows(_named(bad, field), _named(peaks > OUTLIER * reference, field), size)
 
 
 def most_common(field: Field, known: Totals) -> tuple[float, float]:

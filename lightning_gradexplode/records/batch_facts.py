@@ -26,6 +26,7 @@ class FieldFacts:
         usual_nonfinite: Whether most of these batches have NaN or infinite elements in this field, too.
         outlier_rows: At most 32 rows whose largest absolute value is far above that of the other rows and of earlier
             batches.
+        row_size: The median over the rows of their largest absolute value, without those of zeros; None if unknown.
         is_integral: Whether all finite elements are whole numbers.
         most_common: The most common element of a field of whole numbers, None for others.
         most_common_share: Its share of the elements.
@@ -46,6 +47,7 @@ class FieldFacts:
     usual_std: float | None = None
     usual_nonfinite: bool = False
     outlier_rows: tuple[int, ...] = ()
+    row_size: float | None = None
     is_integral: bool = False
     most_common: float | None = None
     most_common_share: float = 0.0

@@ -64,5 +64,7 @@ def test_rows_far_above_the_others_are_named() -> None:
     values = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
     values[11, 3] = -500.0
     assert only(values).outlier_rows == (11,)
+    assert only(values).row_size == values.abs().amax(1).median()
+    assert only(torch.zeros(4, 8)).row_size is None
     assert only(torch.randn(16, 8)).outlier_rows == ()
     assert only(torch.tensor([[1.0], [1000.0]])).outlier_rows == ()

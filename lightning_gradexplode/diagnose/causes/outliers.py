@@ -5,6 +5,7 @@ from __future__ import annotations
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import (
     inputs,
+    is_float,
     is_from_graph,
     place_of,
     rows_of,
@@ -19,6 +20,9 @@ from lightning_gradexplode.records import BatchFacts, Cause, Evidence, FieldFact
 
 FAR_OUTSIDE = 10.0
 """So many times the largest value of earlier batches, a value is far outside of them."""
+
+FAR_FROM_OTHERS = 100.0
+"""So many times the size of the other rows, a row is far outside of them, though earlier batches have such rows."""
 
 FAINT = 0.3
 """Confidence of a cause that is listed and not named."""
@@ -41,6 +45,8 @@ def outlier_batch(evidence: Evidence) -> Cause | None:
         if is_from_graph(field) and follows_divergence(course):
             # What a layer took may be what another one has made of its own weights, as a generator has.
             confidence = FAINT
+    if field is None and (marked := _marked_field(evidence)) is not None:
+        return _of_marked_rows(evidence, marked)
     without = experiments.grad_norm_without_rows if experiments is not None else None
     alone = experiments.batch_grad_norm if experiments is not None else None
     if experiments is not None and without is not None and alone is not None and without < 0.3 * alone:
@@ -103,6 +109,33 @@ def outlier_field(batch: BatchFacts | None) -> FieldFacts | None:
         if size >= FAR_OUTSIDE * usual:
             ratios.append((size / usual, field))
     return max(ratios, key=lambda one: one[0])[1] if ratios else None
+
+
+def _of_marked_rows(evidence: Evidence, field: FieldFacts) -> Cause:
+    """Return the cause of a few rows that are far outside of the others in this batch and in earlier ones."""
+    place, rows = place_of(field), rows_of(field.outlier_rows)
+    samples = samples_of(evidence.batch, field.outlier_rows) if evidence.batch is not None else ""
+    reach = f"`{place}` reaches {size_of(field) or 0:.4g} in {rows}; half of the rows stay within {field.row_size:.3g}."
+    repair = "if such values mark missing ones, drop or fill them in the dataset, else limit them"
+    return Cause(
+        "outlier-batch",
+        f"{place}, {rows}",
+        tuple(one for one in (reach, samples) if one),
+        0.7,
+        (f"look at {rows} of `{place}`: {repair}", *remedies.clip(evidence)),
+    )
+
+
+def _marked_field(evidence: Evidence) -> FieldFacts | None:
+    """Return a field with values in a few rows, of earlier batches as well, that no data of this scale have.
+
+    Those are of numbers that stand for missing ones, such as -9999, and make the loss huge from the start.
+    """
+    fields = () if evidence.batch is None else evidence.batch.fields
+    loss = loss_curve(evidence).before(evidence.step + 1).greatest
+    known = [one for one in fields if one.outlier_rows and one.row_size and is_float(one)]
+    far = [one for one in known if (size_of(one) or 0.0) >= FAR_FROM_OTHERS * max(one.row_size or 0.0, 1.0)]
+    return far[0] if far and loss is not None and loss > FAR_FROM_OTHERS and trend(evidence).steps else None
 
 
 def _is_usual(evidence: Evidence) -> bool:

@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.causes.outliers import outlier_batch
 from lightning_gradexplode.records import ModuleFacts, Severity
 from tests.diagnose.evidence import NAN, batch, calm, diverged, failed, field, finding, growing, history, labels, run
+
+HUGE = {**growing(), "loss": [3e6 * 10**step for step in range(12)]}
 
 
 def test_an_outlier_whose_loss_is_infinite_is_not_to_be_clipped() -> None:
@@ -77,3 +80,21 @@ def test_a_spike_of_the_gradient_of_a_short_batch_is_no_matter_of_its_data(size:
     facts = replace(batch(field(), labels()), size=size, usual_size=16, is_last=True)
     found = outlier_batch(diverged(step=29, now=29, findings=(spike,), history=(history(quantities),), batch=facts))
     assert (found is not None) is is_named
+
+
+def test_rows_far_outside_of_the_others_in_each_batch_are_no_matter_of_the_scale() -> None:
+    """A number that marks missing values makes the deviation large; half of the rows stay near one."""
+    marked = field("[1]", least=-9999.0, mean=-312.0, std=1740.0, usual_least=-9999.0, outlier_rows=(4,), row_size=2.0)
+    found = diagnose(diverged(batch=batch(field(), marked), history=(history(HUGE),), step=0)).causes[0]
+    assert (found.kind, found.where) == ("outlier-batch", "batch[1], row 4")
+    assert "mark missing" in found.remedies[0]
+    prices = replace(marked, outlier_rows=(), row_size=900.0)
+    assert (
+        diagnose(diverged(batch=batch(field(), prices), history=(history(HUGE),), step=0)).causes[0].kind != found.kind
+    )
+
+
+def test_rows_far_outside_of_the_others_are_borne_where_the_loss_is_ordinary() -> None:
+    """Such as counts with a long tail, which a loss of their logarithms takes."""
+    tail = field("[1]", greatest=5000.0, usual_greatest=5000.0, outlier_rows=(4,), row_size=2.0)
+    assert outlier_batch(failed(20, batch=batch(field(), tail))) is None
