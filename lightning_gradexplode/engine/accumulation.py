@@ -138,12 +138,19 @@ class AccumulationWindow:
         if self.passes.have_begun:
             self.passes.stepped(parameters)
 
-    def evaluated(self, parameters: ParameterSet) -> None:
-        """Record an evaluation of a closure, and a gradient after it, to see whether the next one clears it."""
+    def evaluated(self, parameters: ParameterSet) -> int:
+        """Record an evaluation of a closure, and a gradient after it, to see whether the next one clears it.
+
+        Returns:
+            The number of evaluations within the step since the gradients were cleared.
+        """
+        if self.passes.have_begun:
+            return self.passes.evaluated(parameters)
         has_run_backward = self.backward_passes != self._passes_remembered
         self._remember_gradient(parameters)
         if has_run_backward and self._remembered is not None:
             self.evaluations += 1
+        return self.evaluations
 
     def _remember_gradient(self, parameters: ParameterSet) -> None:
         self._passes_remembered, self._remembered = self.backward_passes, None

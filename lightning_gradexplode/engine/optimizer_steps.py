@@ -178,10 +178,11 @@ class OptimizerSteps(CurrentResults):
             optimizer: The optimizer.
             in_closure: Whether its gradients were computed by its closure, which it may call again before the update.
         """
-        states, window = self._run.optimizers.states, self._run.window
-        if in_closure and len(states) == 1:
-            window.evaluated(states[0].parameters())
-            states[0].uncleared_evaluations = max(states[0].uncleared_evaluations, window.evaluations)
+        state = self._run.optimizers.state_of(optimizer) if in_closure else None
+        if state is not None:
+            state.uncleared_evaluations = max(
+                state.uncleared_evaluations, self._run.window.evaluated(state.parameters())
+            )
         if self._announced is not optimizer:  # a step that was begun on an optimizer that the loop does not know
             self.gradients_ready(optimizer)
         run, calm = self._run, self._run.calm_steps.open

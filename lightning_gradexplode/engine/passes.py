@@ -20,17 +20,25 @@ class _Passes:
         gradient: The gradient, whose memory is not kept; None if there is none.
         version: How often it was written to.
         number: The number of passes.
+        evaluations: Number of evaluations of a closure within a step that these passes belong to.
+        counted: The number of passes at the end of the last evaluation.
     """
 
     gradient: weakref.ref[Tensor] | None
     version: int
     number: int = 0
+    evaluations: int = 0
+    counted: int = 0
 
     @classmethod
     def of(cls, parameters: ParameterSet) -> _Passes:
         """Return the first gradient as it is now, without a number of passes."""
         gradient = next((one.grad for one in parameters.tensors if one.grad is not None), None)
         return cls(None, 0) if gradient is None else cls(weakref.ref(gradient), gradient._version)
+
+    def with_gradient_of(self, other: _Passes) -> _Passes:
+        """Return these numbers with another gradient."""
+        return replace(self, gradient=other.gradient, version=other.version)
 
     def is_same_gradient(self, other: _Passes) -> bool:
         """Return whether there is a gradient, which was neither replaced nor written to in between."""
@@ -64,7 +72,7 @@ class PassesByOptimizer:
         for parameters in optimizers:
             before, now = self._before(parameters), _Passes.of(parameters)
             is_kept = before is not None and before.is_same_gradient(now)
-            self._note(parameters, replace(now, number=before.number if before is not None and is_kept else 0))
+            self._note(parameters, before.with_gradient_of(now) if before is not None and is_kept else now)
 
     def ended(self, optimizers: Sequence[ParameterSet]) -> None:
         """Count a backward pass for those whose gradients it has added to.
@@ -75,13 +83,23 @@ class PassesByOptimizer:
         for parameters in optimizers:
             before, now = self._before(parameters), _Passes.of(parameters)
             if before is not None and now.gradient is not None and not before.is_same_gradient(now):
-                self._note(parameters, replace(now, number=before.number + 1))
+                self._note(parameters, replace(before.with_gradient_of(now), number=before.number + 1))
 
     def stepped(self, parameters: ParameterSet) -> None:
         """Record the gradient of an optimizer that has stepped."""
         before = self._before(parameters)
         if before is not None:
-            self._note(parameters, replace(_Passes.of(parameters), number=before.number))
+            self._note(parameters, replace(_Passes.of(parameters), number=before.number, counted=before.number))
+
+    def evaluated(self, parameters: ParameterSet) -> int:
+        """Record an evaluation of a closure, and return the number of those since the gradients were cleared."""
+        before = self._before(parameters)
+        if before is None:
+            return 0
+        if before.number != before.counted:
+            before = replace(before, evaluations=before.evaluations + 1, counted=before.number)
+            self._note(parameters, before)
+        return before.evaluations
 
     def of(self, parameters: ParameterSet) -> int | None:
         """Return the number of backward passes since the gradients of an optimizer were cleared, None if unknown."""

@@ -249,3 +249,32 @@ def test_a_closure_may_be_called_with_arguments() -> None:
             optimizer.step(closure)
         assert watch.last is not None
         assert watch.diagnosis() is None
+
+
+@pytest.mark.parametrize("clears", [False, True])
+def test_a_closure_of_one_of_two_optimizers_is_named_if_it_never_clears(clears: bool) -> None:
+    """The other one clears its gradients, and steps without a closure."""
+    torch.manual_seed(0)
+    inputs, models = torch.randn(64, 4), nn.ModuleList(nn.Linear(4, 1) for _ in range(2))
+    search = torch.optim.LBFGS(models[0].parameters(), lr=0.01, max_iter=5)
+    descent = torch.optim.SGD(models[1].parameters(), lr=0.01)
+    with GradientWatch(models, [search, descent], report=False) as watch:
+
+        def closure() -> Tensor:
+            if clears:
+                search.zero_grad()
+            loss = mse_loss(models[0](inputs), inputs[:, :1])
+            watch.loss(loss)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        for _ in range(20):
+            search.zero_grad()
+            search.step(closure)  # type: ignore[no-untyped-call]
+            descent.zero_grad()
+            loss = mse_loss(models[1](inputs), inputs[:, :1])
+            watch.loss(loss)
+            loss.backward()  # type: ignore[no-untyped-call]
+            descent.step()
+        diagnosis = watch.diagnosis()
+    assert (diagnosis.causes[0].kind if diagnosis else None) == (None if clears else "accumulated-gradients")
