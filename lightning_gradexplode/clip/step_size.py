@@ -294,7 +294,8 @@ class StepSizeControl(Stateful):
         self._phase, self._did_harm, self._steps_to_forget = "recovering", True, 100
         self._shortened = self._large = 0
         self._largest_move = 0.0  # what did no harm before says nothing about where the weights are now
-        self.reason = f"the loss is {trend.level:.3g} after {trend.start:.3g}, which the last steps may have caused"
+        now = f"{trend.level:.3g} after {trend.start:.3g}" if trend.is_finite else "not finite"
+        self.reason = f"the loss is {now}, which the last steps may have caused"
         cut = min(_CUT, max(trend.drop_to_start, 0.03)) if trend.is_finite else 0.01
         self._allowed = min(self._good, self._ceiling.size) * cut
         self._level = self._lowest = trend.level

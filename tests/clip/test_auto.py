@@ -315,6 +315,14 @@ def test_a_healthy_run_reports_nothing() -> None:
     assert notices(policy, [2.0 * 0.97**step for step in range(120)]) == []
 
 
+def test_a_loss_that_is_not_finite_is_reported_as_such() -> None:
+    """And not by the losses before it."""
+    policy = AutoPolicy()
+    policy.begin(torch.optim.SGD([nn.Parameter(torch.ones(100))], lr=0.1))
+    (line,) = notices(policy, [2.0] * 20 + [math.nan])
+    assert line.endswith(": the loss is not finite, which the last steps may have caused")
+
+
 def test_an_outlier_is_reported_with_its_norm_and_its_limit() -> None:
     """The line says what the norm was, and to what it is clipped."""
     policy = AutoPolicy()
