@@ -73,8 +73,13 @@ class StepSizeControl(Stateful):
     steps, sets a ceiling.
 
     A rise of the loss is attributed to the last steps only if it is at most ten times what these would have reduced a
-    linear loss by: a larger rise comes from other data or another objective. Steps that are too small for a visible
-    decrease are not shortened when there is none: they grow until their effect is visible.
+    linear loss by: a larger rise comes from other data or another objective. In the free phase, after steps that moved
+    the weights little, a smaller rise is no failure either: a loss that starts next to zero rises by as much.
+
+    The lowest of noisy losses is far below their level, and shows nothing of the last steps. Where losses differ for
+    no reason that lies in the steps, windows of ten losses are compared instead, and until a first failure steps grow
+    slowly as long as the last window is not above the one before. Steps that are too small for a visible decrease are
+    not shortened when there is none: they grow until their effect is visible.
 
     Args:
         limit: Share of the weights' norm.
