@@ -133,7 +133,11 @@ LATER: tuple[Family, ...] = tuple(
 """Families for ``clip="auto"`` of further kinds, written after half of `NEWEST` had been looked at."""
 
 LATEST: tuple[Family, ...] = tuple(value for value in vars(sampling).values() if isinstance(value, Family))
-"""Families for ``clip="auto"`` with noisy losses and gradients, written after all of `LATER` had been looked at."""
+"""Families for ``clip="auto"`` with noisy losses and gradients, written after all of `LATER` had been looked at.
+
+With the rules of commit 5c0c958, seed 0: 5 of 6 runs saved, 1 of 6 healthy families hurt (`clicks_one_by_one`, whose
+error was 3.6 times as large). With the present rules, which no family of these was used for: 5 of 6, and 0 of 6.
+"""
 
 _NEW = tuple(
     value
