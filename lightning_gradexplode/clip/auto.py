@@ -82,6 +82,7 @@ class AutoPolicy(Stateful, ClipPolicy):
         self._weights = None
         self._remembered = 0.0  # norm of the momentum buffers, if gradients of different steps were independent
         self._factor = self._applied = 1.0
+        self._was_finite = True  # the loss of the last step
         self._optimizer: Optimizer | None = None
         self._during_step = LearningRateFactor()
         self._is_in_step = False
@@ -149,10 +150,21 @@ class AutoPolicy(Stateful, ClipPolicy):
     def _factor_for(self, record: StepRecord) -> float:
         if self._optimizer is None or record.loss is None:
             return 1.0
-        if record.grad_norm == 0.0 and not math.isfinite(record.loss):
-            return self._factor  # such a loss has no gradient, as a mean over nothing: no step has caused it
+        if self._may_be_of_the_batch(record):
+            return self._factor
         step = planned_step(self._optimizer, record, self._weight_norm, self._momentum * self._remembered)
         return 1.0 if step is None else self._step_size.factor(step, record.loss)
+
+    def _may_be_of_the_batch(self, record: StepRecord) -> bool:
+        """Return whether a loss that is not finite may come from the batch, and not from the steps before it.
+
+        A mean over nothing has no gradient. A batch that holds NaN has a gradient that is not finite, like weights that
+        diverge: only with these the next loss is not finite either.
+        """
+        was_finite, self._was_finite = self._was_finite, record.loss is None or math.isfinite(record.loss)
+        if self._was_finite or record.grad_norm is None:
+            return False
+        return record.grad_norm == 0.0 or (was_finite and not math.isfinite(record.grad_norm))
 
     @property
     def _weight_norm(self) -> float:

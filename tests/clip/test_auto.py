@@ -443,3 +443,22 @@ def test_a_loss_that_is_not_finite_counts_if_it_reaches_the_weights(
         policy.threshold(record)
         factors.append(policy.scalars()["step_size_factor"])
     assert (min(factors) < 1.0) == is_held_down
+
+
+@pytest.mark.parametrize(("length", "is_held_down"), [(1, False), (2, True)])
+def test_a_loss_and_a_gradient_that_are_not_finite_count_from_the_second_on(length: int, is_held_down: bool) -> None:
+    """A batch that holds NaN ends with itself, if its update is skipped; weights that diverge have a second one."""
+    policy = AutoPolicy()
+    policy.begin(torch.optim.Adam([nn.Parameter(torch.ones(10))], lr=0.01))
+    factors = []
+    for step in range(60):
+        is_bad = step % 20 < length and step > 0
+        record = StepRecord(
+            step=step,
+            loss=math.nan if is_bad else 3.0 - 0.03 * step,
+            grad_norm=math.nan if is_bad else 1.0,
+            weight_norm_before=math.sqrt(10) if step == 0 else None,
+        )
+        policy.threshold(record)
+        factors.append(policy.scalars()["step_size_factor"])
+    assert (min(factors) < 1.0) == is_held_down
