@@ -1,4 +1,4 @@
-"""Operations on gradients in place, where the training loop does not clip."""
+"""Clipping of gradients in place, for cases in which the training loop does not clip them."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def clip_gradients(
 ) -> None:
     """Clip gradients in place, as ``torch.nn.utils.clip_grad_norm_`` and ``clip_grad_value_`` do.
 
-    Sparse gradients are clipped too; of complex ones real and imaginary part are clipped by value each.
+    Sparse gradients are clipped too; by value, real and imaginary parts of complex gradients are clipped separately.
 
     Args:
         gradients: The gradients that the optimizer is about to get.
         threshold: The clip value.
         algorithm: ``"norm"`` or ``"value"``.
         norm: L2 norm of all the gradients, with the scale divided out.
-        scale: What the gradients in memory are still multiplied by.
+        scale: Factor that the gradients in memory are multiplied by, such as the AMP loss scale.
     """
-    # A list of whole tensors and sharded ones is refused, and each process scales the elements that it holds.
+    # torch refuses lists that mix whole and sharded tensors; each process scales the elements that it holds.
     dense = [local_part(gradient) for gradient in gradients if gradient is not None and not gradient.is_sparse]
     sparse = [gradient for gradient in gradients if gradient is not None and gradient.is_sparse]
     if algorithm == "value":
@@ -77,10 +77,10 @@ def clip_by_total_norm(gradients: Sequence[Tensor | None], threshold: float, tot
 
 
 def clip_on_device(gradients: Sequence[Tensor | None], threshold: Tensor, total: Tensor) -> None:
-    """Clip gradients by their norm as it was measured on their device, without a wait and without a second measurement.
+    """Clip gradients by a norm measured on their device, without waiting for the device or measuring again.
 
-    ``clip_grad_norm_`` sums in the gradients' own type: its factor may differ in the last bits, and by more for half
-    precision.
+    ``clip_grad_norm_`` sums in the data type of the gradients: its factor may differ in the last bits, and by more for
+    half precision.
 
     Args:
         gradients: Dense tensors, also sharded ones.
@@ -95,7 +95,7 @@ def clip_on_device(gradients: Sequence[Tensor | None], threshold: Tensor, total:
 
 
 def _by_kind(gradients: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Group tensors by device and type, of which one kernel takes a list; a mixed list would take one for each."""
+    """Group tensors by device and data type: one kernel processes such a list, a mixed list needs one per tensor."""
     groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for gradient in gradients:
         groups.setdefault((gradient.device, gradient.dtype), []).append(gradient)

@@ -16,16 +16,16 @@ from lightning_gradexplode.records import StepRecord
 from lightning_gradexplode.records.state import Stateful
 
 _FACTOR_AT_START = 10.0
-"""The outlier limit over the largest norm so far, while there are few norms."""
+"""The outlier limit divided by the largest norm so far, as long as there are few norms."""
 
 _STRONG = 0.5
-"""A step that is shortened to less than this share is reported, and again when it is a tenth of what was reported."""
+"""A reduction of steps or gradients by a factor below this is reported, and again below a tenth of that factor."""
 
 _CLIPPABLE = 1e-4
-"""Norms above are clipped exactly enough by torch, whose formula adds 1e-6 to the norm."""
+"""Norms above this are clipped with sufficient precision by torch, whose formula adds 1e-6 to the norm."""
 
 _TORCH_EPSILON = 2e-6
-"""torch clips by ``threshold / (norm + 1e-6)``: a threshold that is not to bind has to be that much above the norm."""
+"""torch clips by ``threshold / (norm + 1e-6)``: a threshold must exceed the norm by this to change nothing."""
 
 
 class AutoPolicy(Stateful, ClipPolicy):
@@ -45,8 +45,8 @@ class AutoPolicy(Stateful, ClipPolicy):
     ``gradexplode/step_size_factor``. In manual optimization the loss is not known before the step, and the factor is
     always 1.0.
 
-    ``python -m benchmarks.rescue`` measures how many runs it saves and hurts, on kinds of runs that its constants were
-    not chosen on.
+    ``python -m benchmarks.rescue`` measures how many runs it saves and how many it makes worse, on kinds of runs that
+    its constants were not chosen on.
 
     Args:
         factor: Threshold divided by the largest of the last norms.
@@ -90,14 +90,14 @@ class AutoPolicy(Stateful, ClipPolicy):
         self._weights_at_init = 0.0
         self._is_plain = False
         self._notice: str | None = None
-        self._reported = {"steps": _STRONG * 10, "norms": _STRONG * 10}  # the least share that was reported
+        self._reported = {"steps": _STRONG * 10, "norms": _STRONG * 10}  # the smallest factors that were reported
 
     def begin(self, optimizer: Optimizer) -> None:
-        """Receive the optimizer, whose learning rates are read at each step."""
+        """Store the optimizer, whose learning rates are read at each step."""
         self._optimizer = optimizer
         self._is_plain = isinstance(optimizer, SGD) and not any(momentum(group) for group in optimizer.param_groups)
         groups = [group["params"] for group in optimizer.param_groups]
-        # Weights that begin next to zero count as torch initializes matrices.
+        # Lower bound of the weights' norm, for weights that start near zero: that of torch's default initialization.
         self._weights_at_init = math.sqrt(sum(one.shape[0] / 3 for group in groups for one in group if one.ndim > 1))
 
     def threshold(self, record: StepRecord) -> float | None:
@@ -124,9 +124,9 @@ class AutoPolicy(Stateful, ClipPolicy):
         return max((momentum(group) for group in groups), default=0.0)
 
     def known_threshold(self) -> float | None:
-        """Return the limit of outliers where there is no evidence against the coming step, whatever its norm is.
+        """Return the limit of outliers if the learning rate is not reduced at the coming step, whatever its norm is.
 
-        A loss that leaves the region where it started then counts one step later.
+        If the loss of that step leaves its starting region, the rate is reduced one step later.
         """
         largest = self._norms.largest if len(self._norms) >= self.start else 0.0
         if self._factor != 1.0 or not self._step_size.is_calm or self._optimizer is None or not 0 < largest < 1e300:
@@ -142,7 +142,7 @@ class AutoPolicy(Stateful, ClipPolicy):
         limit = factor * largest if 0 < largest < 1e300 else None
         if norm is None or not math.isfinite(norm):
             return limit
-        # While the loss is out of its region, the norms are those of an explosion: the limit does not follow them.
+        # While the loss is outside its starting region, the norms are those of an explosion and do not raise the limit.
         highest = largest if self._step_size.has_failed else limit
         self._norms.add(norm if highest is None else min(norm, highest))
         return limit if limit is None or norm > limit else max(limit, norm + _TORCH_EPSILON)
@@ -156,10 +156,11 @@ class AutoPolicy(Stateful, ClipPolicy):
         return 1.0 if step is None else self._step_size.factor(step, record.loss)
 
     def _may_be_of_the_batch(self, record: StepRecord) -> bool:
-        """Return whether a loss that is not finite may come from the batch, and not from the steps before it.
+        """Return whether a non-finite loss may come from the batch instead of the steps before it.
 
-        A mean over nothing has no gradient. A batch that holds NaN has a gradient that is not finite, like weights that
-        diverge: only with these the next loss is not finite either.
+        The mean of no elements is NaN with a gradient of zero. A batch with NaN has a non-finite gradient, as diverged
+        weights have. With diverged weights the next loss is not finite either: only the first such loss may come from
+        the batch.
         """
         was_finite, self._was_finite = self._was_finite, record.loss is None or math.isfinite(record.loss)
         if self._was_finite or record.grad_norm is None:
@@ -178,7 +179,7 @@ class AutoPolicy(Stateful, ClipPolicy):
 
     def _apply_factor(self, optimizer: Optimizer) -> None:
         self._factor_is_due = False
-        self._during_step.undo()  # of a step that a gradient scaler has left out
+        self._during_step.undo()  # of a step that a gradient scaler has skipped
         self._during_step.apply(optimizer, self._applied)
 
     def step_ended(self, optimizer: Optimizer) -> None:
@@ -187,7 +188,7 @@ class AutoPolicy(Stateful, ClipPolicy):
         self._during_step.undo()
 
     def notice(self) -> str | None:
-        """Return by how much steps or gradients are reduced, when that begins, at each further tenth and at its end."""
+        """Return a sentence when a reduction of steps or gradients begins, becomes ten times as strong, or ends."""
         return self._notice
 
     def _new_notice(self, norm: float, limit: float | None) -> str | None:
@@ -207,7 +208,7 @@ class AutoPolicy(Stateful, ClipPolicy):
         return None
 
     def largest_step_size(self) -> float | None:
-        """Return the largest learning rate of the last five steps, or before a failure that has just been found."""
+        """Return the largest learning rate of the last five steps; after a failure also the one before it."""
         return self._step_size.largest
 
     def limit_step_size(self, size: float) -> None:

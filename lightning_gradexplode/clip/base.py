@@ -80,10 +80,10 @@ class ClipPolicy(ABC):
         raise NotImplementedError(f"{type(self).__name__} has algorithm 'tensor' and no clip_tensors")
 
     def begin(self, optimizer: Optimizer) -> None:
-        """Receive the optimizer whose gradients are clipped. Called once, before the first step of a fit."""
+        """Begin a fit, with the optimizer whose gradients are clipped. Called once, before its first step."""
 
     def step_begins(self, optimizer: Optimizer) -> None:
-        """Prepare the optimizer's step. Called right before it, and with a closure before the gradients are there."""
+        """Prepare the optimizer's step. Called right before it, and with a closure before gradients are computed."""
 
     def step_ended(self, optimizer: Optimizer) -> None:
         """Undo what was done to the optimizer for its step."""

@@ -5,24 +5,26 @@ from __future__ import annotations
 from lightning_gradexplode.records.state import Stateful
 
 _SHARE = 0.5
-"""The ceiling over the size that was good before the failure."""
+"""The ceiling after a failure, divided by the step size before it."""
 
 _RISE = 1.01
 """Factor of the ceiling at a step with progress; its logarithm is halved with each failure."""
 
 _STALL = 30
-"""Steps after which training is looked at: if they should have made progress and have not, the ceiling is halved."""
+"""Number of steps after which progress is evaluated: if the loss should have decreased and has not, the ceiling is
+halved."""
 
 _NEGLIGIBLE = 0.1
-"""If they would reduce a linear loss by less than this share of a clear change, they are too small to see progress, and
-the ceiling is doubled."""
+"""If these steps would reduce a linear loss by less than this share of a clear change, they are too small for visible
+progress, and the ceiling is doubled."""
 
 
 class Ceiling(Stateful):
     """The largest step size after failures, infinite before the first one.
 
-    It rises while training makes progress below it, or steps below it are too small to make any, so that a failure is
-    not for ever, and more slowly after each further one, so that a size that fails is not tried again and again.
+    It rises while training makes progress, or while steps are too small for visible progress, so that the effect of a
+    failure is not permanent. It rises more slowly after each further failure, so that a size that fails is not retried
+    often.
     """
 
     _size: float | None
@@ -59,16 +61,16 @@ class Ceiling(Stateful):
         self._size = min(size, self.size)
 
     def restart(self, level: float) -> None:
-        """Compare with the loss as it is now, after a failure has been recovered from."""
+        """Measure progress from the present loss, after the recovery from a failure."""
         self._steps, self._level, self._planned = 0, level, 0.0
 
     def follow(self, level: float, planned: float, clear_change: float) -> None:
-        """Raise the ceiling if the loss has come down, and halve it if that is not so for many steps.
+        """Raise the ceiling if the loss has decreased, and halve it if it has not for `_STALL` steps.
 
         Args:
             level: The loss, as a median over many steps.
             planned: By how much the last step would have reduced the loss if it were linear.
-            clear_change: A change of the loss that is no noise.
+            clear_change: The smallest change of the loss that is not noise.
         """
         if self._size is None:
             return

@@ -19,7 +19,7 @@ from lightning_gradexplode.records.log import logger
 
 
 class GuardedPolicy:
-    """A policy whose thresholds are checked, and which is switched off by itself if it raises.
+    """A policy whose thresholds are checked, and which is switched off if it raises.
 
     A threshold that is not a positive finite number clips nothing at that step. Both are logged once, with the name of
     the policy.
@@ -136,7 +136,7 @@ class GuardedPolicy:
         """Restore the policy's state if it is of the same kind of policy.
 
         Returns:
-            Names of what starts fresh.
+            Names of the parts whose state is not restored.
         """
         if state.get("kind", self.name) != self.name:
             return [self.name]
@@ -144,7 +144,7 @@ class GuardedPolicy:
 
 
 def _number(value: Any) -> float:
-    """Return a threshold as a float, NaN for what is no number that a float can hold."""
+    """Return a value as a float, NaN if it is not a number that a float can represent."""
     if isinstance(value, bool) or not isinstance(value, Real):
         return math.nan
     try:

@@ -12,7 +12,7 @@ _NORMAL_SECOND_DIFFERENCE = 1.65
 """Median absolute second difference of independent normal numbers, in standard deviations (0.6745 * sqrt(6))."""
 
 _NOISY = 0.25
-"""Standard deviation of losses for the same weights, over their level, above which windows are compared."""
+"""Standard deviation of losses at the same weights, divided by their level, above which medians are compared."""
 
 
 class LossTrend(Stateful):
@@ -46,7 +46,7 @@ class LossTrend(Stateful):
         Args:
             loss: The loss.
             explained: The largest rise that the last steps can have caused. A larger one that leaves the region comes
-                from other data or another objective: the losses before it are forgotten.
+                from other data or another objective: the losses before it are discarded.
             caused: The largest second difference of losses that the last two steps can have caused.
         """
         self.is_finite = math.isfinite(loss)
@@ -73,7 +73,7 @@ class LossTrend(Stateful):
 
     @property
     def level(self) -> float:
-        """Where the loss is: the median of the last three."""
+        """The present level of the loss: the median of the last three."""
         last = list(self._last)[-3:]
         return median(last) if len(last) == 3 else min(last)
 
@@ -81,8 +81,8 @@ class LossTrend(Stateful):
     def is_noisy(self) -> bool:
         """Whether losses differ by more than a quarter of their size, and no step can have caused the differences.
 
-        The lowest of such losses is far below their level, and single ones are far above it. Windows of equal length
-        are compared instead.
+        The lowest of such losses is far below their level, and single ones are far above it. Medians of ten losses are
+        compared instead.
         """
         if not self.is_known or len(self._unexplained) < 4:
             return False
@@ -141,11 +141,11 @@ class LossTrend(Stateful):
         return self._recovered is not None and self.level <= self._recovered
 
     def compare_from_here(self) -> None:
-        """Compare with the losses of the last steps from now on, as the lowest level."""
+        """Set the lowest level to the median of the last losses."""
         self._lowest = median(self._last)
 
     def start_again(self) -> None:
-        """Use the last losses as the start, since the loss stays where it is."""
+        """Use the last losses as the start, since the loss does not return to its earlier level."""
         self._first = list(self._last)[-5:]
         self.compare_from_here()
 
@@ -169,7 +169,7 @@ class LossTrend(Stateful):
 
     @property
     def clear_change(self) -> float:
-        """A change of the level that is no noise: a quarter of its lowest value, and six times the noise."""
+        """The smallest change that is not noise: a quarter of the lowest level, or six times the noise if larger."""
         noise = 6 * self._noise if self.is_known else 5 * max(map(abs, self._last))
         return max(0.25 * abs(self._lowest or 0.0), noise)
 
@@ -184,7 +184,7 @@ class LossTrend(Stateful):
     def has_left_its_region(self) -> bool:
         """Return whether the loss is clearly above where it started, or jumps away from there.
 
-        A rise that went back by itself before is no evidence: it has to be exceeded by half.
+        A rise that was reversed without a failure is no evidence: later rises must exceed it by half.
         """
         if not self.is_finite:
             return True
@@ -212,18 +212,18 @@ class LossTrend(Stateful):
 
     @property
     def _low(self) -> float:
-        """A low one of the first losses."""
+        """The second lowest of the first losses; the very first while there are fewer than three."""
         return sorted(self._first)[1] if len(self._first) > 2 else self._first[0]
 
     @property
     def _jump(self) -> float:
-        """The loss above which it has jumped away from where it started."""
+        """The limit above which a rising loss counts as a jump away from its start."""
         noise = 12 * self._noise if len(self._differences) >= 10 else 0.0
         return self._low + max(2 * self._size, noise, 1.5 * self._excess)
 
     @property
     def _size(self) -> float:
-        """The size of the first losses: of losses of both signs it is the distance between them."""
+        """The size of the first losses; if they have both signs, their range."""
         least, most = min(self._first), max(self._first)
         return most - least if least <= 0 <= most else abs(self._low)
 
@@ -234,7 +234,7 @@ class LossTrend(Stateful):
 
     @property
     def drop_to_start(self) -> float:
-        """The start over the last loss, in absolute values: how far a loss that has jumped away is above its start."""
+        """The start divided by the last loss, in absolute values; small after a jump far above the start."""
         return abs(self.start) / max(abs(self._last[-1]), 1e-300)
 
     @property

@@ -21,7 +21,7 @@ from lightning_gradexplode.records.state import Stateful
 
 
 class _TensorClip(ClipPolicy):
-    """Shared by the policies that clip tensors and have no threshold for all of them."""
+    """Base class of the policies that clip each tensor, without a common threshold."""
 
     algorithm = "tensor"
 
@@ -70,7 +70,7 @@ class AdaptiveGradientClip(_TensorClip):
 
     @staticmethod
     def _weights_of_vectors(parameters: ParameterSet) -> FloatArray:
-        """Measure the norms of the parameters that are one unit each; of shards all together."""
+        """Return the norms of the parameters that are one unit each, of all shards together."""
         single = [
             one if one.ndim <= 1 or (one.grad is not None and one.grad.is_sparse) else None
             for one in parameters.tensors

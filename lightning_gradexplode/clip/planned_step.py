@@ -1,4 +1,4 @@
-"""What is known of an optimizer's coming step before it is taken."""
+"""Estimates of an optimizer's coming step: how far it moves the weights, and how much it reduces the loss."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _BY_LEARNING_RATE = (Adagrad, Adam, Adamax, AdamW, NAdam, RMSprop)
 """Optimizers whose first steps move each weight by about the learning rate."""
 
 _ADAPTIVE = 2.0
-"""Adaptive optimizers move all weights by about the learning rate, which healthy runs with small weights take well:
-twice the share of weights is allowed to them."""
+"""Adaptive optimizers move all weights by about the learning rate, which does no harm in healthy runs with small
+weights. Their movement is divided by this, so that it may be twice as large."""
 
 _MEAN_OF_NORMAL = 0.8
 """Mean absolute value of normal numbers, in standard deviations (the root of 2 / pi)."""
@@ -25,12 +25,12 @@ _MEAN_OF_NORMAL = 0.8
 
 @dataclass(frozen=True, slots=True)
 class PlannedStep:
-    """What is known of a step at its full learning rate, before it is taken.
+    """Estimates of a step at its full learning rate, before it is applied.
 
     Args:
         rate: The largest learning rate of the parameter groups.
         move: Norm of the weights' change over the norm of the weights; 0.0 where it is not known.
-        decrease: By how much the loss would fall if it were linear; None where it is not known.
+        decrease: Decrease of the loss by the step if the loss were linear; None where it is not known.
         memory: Number of steps over which momentum adds up gradients, ``1 / (1 - momentum)``.
     """
 
@@ -43,10 +43,10 @@ class PlannedStep:
 def planned_step(
     optimizer: Optimizer, record: StepRecord, weights: float, remembered: float = 0.0
 ) -> PlannedStep | None:
-    """Return what is known of the coming step, None for an optimizer without a step size that could be changed.
+    """Return estimates of the coming step, None for an optimizer without a step size that can be changed.
 
-    Under momentum steps add up to between 1 and ``1 / (1 - m)`` of a step; the latter to the power of 3/5 is used, or
-    what momentum remembers of earlier gradients if that is more.
+    With momentum ``m``, gradients of several steps add up to between 1 and ``1 / (1 - m)`` times one gradient. The
+    upper bound to the power of 3/5 is used, or the norm of the momentum buffers if that is larger.
 
     Args:
         optimizer: The optimizer.

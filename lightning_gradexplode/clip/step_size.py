@@ -16,8 +16,8 @@ minimum of zero, the best step would reduce it by two times the loss, and steps 
 many weights, a small part of the gradient is in the direction that diverges first."""
 
 _EXPLAINED = 10.0
-"""Rise of the loss that steps can have caused, over what they would have reduced it by if it were linear. On a
-quadratic loss a step causes a larger one only if its learning rate is eleven times that above which steps diverge."""
+"""Largest rise of the loss that steps can have caused, divided by their decrease of a linear loss. On a quadratic
+loss a step causes a larger one only if its learning rate is eleven times that above which steps diverge."""
 
 _TINY = 0.1
 """Share of `limit`. After five steps that moved the weights less, a rise of the loss above its start is a failure only
@@ -25,31 +25,34 @@ if it is more than ten times what one of them would have reduced a linear loss b
 that is mostly noise, rises by as much in healthy runs."""
 
 _NEGLIGIBLE = 0.1
-"""Steps that would reduce a linear loss by less than this share of a clear change of it show nothing of their size."""
+"""Steps that would reduce a linear loss by less than this share of a clear change have no visible effect."""
 
 _FIRST = 1 / 15
-"""The first step over a harmless one, where the learning rate makes a larger one: it moves 1 % and not 15 %."""
+"""The first step divided by a harmless one, if the learning rate makes a larger step: the weights change by 1 % instead
+of 15 %."""
 
 _GROWTH, _SLOW_GROWTH, _SHRINKAGE = 1.3, 1.05, 0.7
 """Factors of the step size: after an improvement, without one, and after eight steps without one."""
 
 _IN_NOISE = 0.3
-"""Exponent of the growth while the loss is noisy: windows of ten losses show the effect of a step five steps late."""
+"""Exponent of the growth while the loss is noisy: medians of ten losses show the effect of a step five steps late."""
 
 _MOST_FRUITLESS = 4
-"""Times that steps are shortened without an improvement: by then they are a quarter of what they were."""
+"""Maximum number of times that steps are shortened without an improvement, to a quarter of their size."""
 
 _MEMORY = 10.0
-"""Steps over which momentum may add up gradients without slower growth; beyond, a step shows in the loss later."""
+"""Number of steps over which momentum may add up gradients without slower growth; with more steps, the loss shows the
+effect of a step later."""
 
 _HEADROOM = 2.5
-"""What a step may move the weights by, over the largest movement that did no harm: gradients vary from step to step."""
+"""Largest allowed movement of the weights divided by the largest one that did no harm, since gradients vary from step
+to step."""
 
 _CUT, _RECOVERY = 0.25, 1.2
-"""Factors of the step size at a failure, and at each new low of the loss while it comes down."""
+"""Factors of the step size at a failure, and at each new minimum of the loss while it decreases."""
 
 _PATIENCE = 20
-"""Steps without a further rise after a failure, from which on the loss is taken as its new level."""
+"""Number of steps without a further rise after a failure, after which the loss counts as its new level."""
 
 
 class StepSizeControl(Stateful):
@@ -62,13 +65,13 @@ class StepSizeControl(Stateful):
       otherwise.
     - Growing: the size of steps, which begins small, grows by 30 % with each improvement of the loss, slower under high
       momentum, and shrinks without any. The phase ends ten steps after the size has reached the learning rate.
-    - Recovering: after a failure, steps are small until the loss has come down or stays where it is; then they grow.
+    - Recovering: after a failure, steps are small until the loss has decreased or is constant; then they grow.
 
     While free or recovering, no step may move the weights much further than a harmless one, or than those that have
     done no harm since the last failure: the gradients after an explosion are so large that any fixed share of the
     last step can be too large. While growing, the improvement of the loss limits the size of steps.
 
-    A failure is a loss that leaves the region where it started (in the growing phase: that rises), or no improvement
+    A failure is a loss that leaves the region where it started (in the growing phase, that rises), or no improvement
     while most steps are shortened or far from harmless. A size that failed while it grew, or twice within a hundred
     steps, sets a ceiling.
 
@@ -76,10 +79,10 @@ class StepSizeControl(Stateful):
     linear loss by: a larger rise comes from other data or another objective. In the free phase, after steps that moved
     the weights little, a smaller rise is no failure either: a loss that starts next to zero rises by as much.
 
-    The lowest of noisy losses is far below their level, and shows nothing of the last steps. Where losses differ for
-    no reason that lies in the steps, windows of ten losses are compared instead, and until a first failure steps grow
-    slowly as long as the last window is not above the one before. Steps that are too small for a visible decrease are
-    not shortened when there is none: they grow until their effect is visible.
+    The lowest of noisy losses is far below their level, whatever the last steps did. If losses differ by more than the
+    steps can have caused, medians of ten losses are compared instead, and until a first failure steps grow slowly as
+    long as the last median is not above the one before. Steps that are too small for a visible decrease are not
+    shortened when there is none: they grow until their effect is visible.
 
     Args:
         limit: Share of the weights' norm.
@@ -97,13 +100,13 @@ class StepSizeControl(Stateful):
         self._ceiling = Ceiling()
         self._phase = "free"
         self._proven = None  # the largest size, a learning rate, after which the loss improved
-        self._least = 0.0  # to which it may shrink
+        self._least = 0.0  # lower limit of the size while it shrinks
         self._allowed = None  # the largest size at present, None for any
         self._sizes: deque[float] = deque(maxlen=5)
         self._decreases: deque[float] = deque(maxlen=5)
         self._moves: deque[float] = deque(maxlen=5)  # over the norm of the weights, infinite where they are not known
         self._largest_move = 0.0
-        self._shortened = self._large = 0  # counts of such steps, of the last ones
+        self._shortened = self._large = 0  # recent steps that were shortened, and that may do harm
         self._did_harm = False
         self.reason = "earlier steps have failed"
         self._planned = self._planned_since_lowest = 0.0  # decreases of a linear loss by the steps without improvement
@@ -112,7 +115,7 @@ class StepSizeControl(Stateful):
         self._fruitless = 0  # times that steps were shortened, or could have been, without an improvement since
         self._begins_small = False
         self._good = 0.0  # the size before the last failure
-        self._level = self._lowest = 0.0  # since then
+        self._level = self._lowest = 0.0  # of the loss since the last failure
         self._steps = self._steps_without_rise = 0
 
     @property
@@ -123,7 +126,7 @@ class StepSizeControl(Stateful):
 
     @property
     def is_free(self) -> bool:
-        """Whether the rate is used as it is, apart from single steps."""
+        """Whether the scheduled rate is used, apart from single steps."""
         return self._phase == "free"
 
     def limit_to(self, size: float) -> None:
@@ -134,13 +137,13 @@ class StepSizeControl(Stateful):
 
     @property
     def is_calm(self) -> bool:
-        """Whether the level of the loss is known, and no step has failed so far or is being tried out."""
+        """Whether the level of the loss is known, no step has failed, and the step size is not limited."""
         is_limited = self._ceiling.is_set or self._allowed is not None
         return self._trend.has_level and self._phase == "free" and not is_limited
 
     @property
     def has_failed(self) -> bool:
-        """Whether the loss is out of the region where it was, and the size at which it comes down is looked for."""
+        """Whether the loss has left its region, and steps are kept small until it decreases."""
         return self._phase == "recovering"
 
     def factor(self, step: PlannedStep, loss: float) -> float:
@@ -173,7 +176,7 @@ class StepSizeControl(Stateful):
         return factor
 
     def _begin(self, step: PlannedStep, excess: float) -> None:
-        """Begin with the learning rate, or with a small step if the rate makes one that may do harm."""
+        """Begin with the learning rate, or with a smaller one if a step at that rate may do harm."""
         is_harmless = excess <= 1.0 and not self._begins_small
         self._proven = step.rate if is_harmless else min(self._ceiling.size, step.rate / max(excess, 1.0)) * _FIRST
         self._least = self._proven / 4
@@ -182,9 +185,9 @@ class StepSizeControl(Stateful):
             self._compare_from_here()
 
     def _excess(self, step: PlannedStep, loss: float) -> float:
-        """Return a step's size over one that is surely harmless.
+        """Return the size of a step divided by that of a harmless one.
 
-        That is one that moves the weights little, or that would reduce a linear loss by a small share only.
+        A harmless step moves the weights little, or would reduce a linear loss by a small share only.
         """
         by_move = step.move / self.limit
         if step.decrease is None or not math.isfinite(loss) or abs(loss) < 1e-300:
@@ -271,7 +274,7 @@ class StepSizeControl(Stateful):
             trend.restart_patience()
             self._planned = 0.0
             self._fruitless += 1
-            # Small steps make progress that noise hides; if several times there is none, they are not too large.
+            # Noise hides the progress of small steps; if shortening them does not help several times, it ends.
             shrinkage *= _SHRINKAGE if self._did_harm and self._fruitless <= _MOST_FRUITLESS else 1.0
         if shrinkage < 1.0:
             self._proven = self._allowed = max(self._proven * shrinkage, self._least)
@@ -284,8 +287,8 @@ class StepSizeControl(Stateful):
             self._proven = max(self._proven, self._sizes[-1])
             self._allowed = self._proven * growth**_IN_NOISE
         else:
-            # Growth without an improvement, until a first failure, was measured: it frees runs whose loss is noisy, and
-            # saves fewer of those whose rate is too high.
+            # Growth without an improvement before a first failure was tested: it helps runs with a noisy loss, but
+            # saves fewer runs whose learning rate is too high.
             self._allowed = self._proven
 
     def _fail(self) -> None:
@@ -298,7 +301,7 @@ class StepSizeControl(Stateful):
             self._proven = self._ceiling.size
         self._phase, self._did_harm, self._steps_to_forget = "recovering", True, 100
         self._shortened = self._large = 0
-        self._largest_move = 0.0  # what did no harm before says nothing about where the weights are now
+        self._largest_move = 0.0  # a movement that did no harm before may do harm at the present weights
         now = f"{trend.level:.3g} after {trend.start:.3g}" if trend.is_finite else "not finite"
         self.reason = f"the loss is {now}, which the last steps may have caused"
         cut = min(_CUT, max(trend.drop_to_start, 0.03)) if trend.is_finite else 0.01
@@ -307,7 +310,7 @@ class StepSizeControl(Stateful):
         self._steps = self._steps_without_rise = 0
 
     def _recover(self) -> None:
-        """After a failure, find the size at which the loss comes down."""
+        """After a failure, adapt the step size until the loss decreases."""
         trend, level = self._trend, self._trend.level
         assert self._allowed is not None
         self._steps += 1
@@ -339,5 +342,5 @@ class StepSizeControl(Stateful):
 
 
 def _growth(memory: float) -> float:
-    """Return the factor of the step size after an improvement, where momentum adds up gradients of so many steps."""
+    """Return the factor of the step size after an improvement, if momentum adds up gradients of `memory` steps."""
     return 1.0 + (_GROWTH - 1.0) * min(1.0, math.sqrt(_MEMORY / memory))

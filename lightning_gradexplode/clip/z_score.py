@@ -43,7 +43,7 @@ class ZScoreClip(Stateful, ClipPolicy):
         self._variance = 0.0
 
     def threshold(self, record: StepRecord) -> float | None:
-        """Return what an outlier is clipped to; for a norm that is none, the norm above which it would be one."""
+        """Return the value that an outlier is clipped to; for any other norm, the limit above which it would be one."""
         norm = record.grad_norm
         usable = norm is not None and math.isfinite(norm) and norm > 0
         if len(self._first) < self.warmup:

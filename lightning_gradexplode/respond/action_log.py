@@ -1,4 +1,4 @@
-"""What responses did in a run, kept for the report and logged in a bounded number of lines."""
+"""The actions of the responses in a run, kept for the report and logged in a bounded number of lines."""
 
 from __future__ import annotations
 
@@ -41,5 +41,5 @@ class ActionLog:
             self.add(run, action, detail)
 
     def incident_ended(self) -> None:
-        """Clear what was logged once."""
+        """Allow what was logged by `once` to be logged again, in the next incident."""
         self._logged_once.clear()

@@ -100,7 +100,7 @@ class ResponseContext:
 
     @property
     def step(self) -> int:
-        """The step that metrics are logged at; -1 before the very first one."""
+        """The step that metrics are logged at; -1 before the first one."""
         return self._last_step if self.record is None else self.record.step
 
     @property
@@ -115,11 +115,11 @@ class ResponseContext:
 
     @property
     def cause(self) -> str:
-        """The first of the findings that are responded to, as its sign and place."""
+        """Sign and place of the first of the findings that are responded to."""
         return next(iter(map(_short, self.findings)), "an explosion")
 
     def hold_back_update(self, reason: str = "") -> None:
-        """Keep the weights and the optimizer's state as they are at this step, unless it has stepped already.
+        """Skip the optimizer's update of this step, unless it has been applied already.
 
         Args:
             reason: The reason to log; by default the first finding that the response acts on.
@@ -128,7 +128,7 @@ class ResponseContext:
             self.skipped_by = f"{self.response}: {reason or self.cause}"
 
     def stop(self, reason: str = "") -> None:
-        """End training after this batch, and log the reason, and what keeps the loop running, if anything.
+        """End training after this batch. Log the reason, and any minimum training length of the loop.
 
         Args:
             reason: The reason, in addition to the first finding that is responded to.
@@ -187,7 +187,7 @@ class Response(ABC):
     """Whether it never changes the run, so that findings need not be known before the update."""
 
     always_acts: ClassVar[bool] = False
-    """Whether it acts at each CRITICAL finding, so that no response after it ever does."""
+    """Whether it acts at each CRITICAL finding, so that no response after it is called."""
 
     is_remedy: bool = True
     """Whether it acts against an explosion. Once such a response is configured, no non-finite update reaches the

@@ -1,4 +1,4 @@
-"""Copies of the buffers after each step, to undo what the forward pass of a step that is left out has written."""
+"""Copies of the buffers after each step, to undo the changes by the forward pass of a skipped step."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class BufferCopies:
         self._last: Copies = {}  # after the last step
         self._before_last: Copies = {}  # after the step before that one
         self._was_finite: dict[Buffer, bool] = {}  # at the start
-        self._knows_changing = False  # whether buffers that training does not change are left out already
+        self._knows_changing = False  # whether buffers that training does not change were dropped
 
     def start(self) -> None:
         """Copy all buffers, at the start of a fit."""
@@ -114,7 +114,7 @@ def _may_change(buffer: Buffer, copy: Tensor) -> bool:
 
 
 def _copy_into(copies: Copies) -> None:
-    """Write the present values into the copies, with one kernel for each type; changed forms are copied anew."""
+    """Write the present values into the copies, with one kernel for each type; buffers of a new shape are cloned."""
     pairs: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = defaultdict(list)
     for buffer, copy in copies.items():
         local = buffer.local

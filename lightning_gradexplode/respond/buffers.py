@@ -1,4 +1,4 @@
-"""Where the buffers of a network are, and whether their numbers are finite."""
+"""The buffers of a network, and a check that their elements are finite."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _AVERAGES = ("running_mean", "running_var")
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """A buffer of a module, found again by its key after the module has replaced the tensor.
+    """A buffer of a module, identified by its key, since the module may replace the tensor.
 
     Args:
         module: The module that has registered it.
@@ -54,7 +54,7 @@ class Buffer:
         return hasattr(self.module, "running_mean")
 
     def write(self, copy: Tensor) -> None:
-        """Write a copy back in place, if it still has the form of the buffer."""
+        """Write a copy back in place, if it still has the shape, type and device of the buffer."""
         local = self.local
         if is_alike(copy, local):
             local.copy_(copy)

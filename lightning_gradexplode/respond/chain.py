@@ -19,22 +19,21 @@ from lightning_gradexplode.respond.base import ExplosionError, Response, Respons
 _HOOKS = ("gradients_ready", "step_begins", "batch_ended", "scalars")
 
 _CHANGING = ("gradients_ready", "step_begins", "batch_ended")
-"""Those that may change the run."""
+"""Hooks that may change the run."""
 
 
 class ResponseChain:
     """The responses of a run.
 
     At a critical finding they respond in turn, beginning with the one that acted last in the incident, until one acts.
-    A response that raises, or returns what is of no use, is switched off on all processes, with one line that names it;
-    the others go on.
+    A response that raises, or whose result has the wrong type, is switched off on all processes, which is logged with
+    its name; the others continue.
 
     Args:
         responses: In the order in which they act.
 
     Attributes:
-        has_remedy: Whether any response acts against explosions, so that no update may reach the weights that is not
-            finite.
+        has_remedy: Whether any response acts against explosions; then no non-finite update is applied to the weights.
     """
 
     def __init__(self, responses: Sequence[Response]) -> None:
@@ -93,7 +92,7 @@ class ResponseChain:
     def guard(self, run: ResponseContext) -> None:
         """Hold back an update that is not finite, if any response is a remedy.
 
-        To be called before each update whose gradients are not finite, also where no finding says so.
+        Call it before each update with non-finite gradients, also if there is no finding.
         """
         if self.has_remedy and _is_nonfinite(run):
             run.hold_back_update("the gradients are not finite")
@@ -158,7 +157,7 @@ class ResponseChain:
         for guard in self._guards:
             found = next((entry for entry in saved if entry.get("kind") == guard.name), None)
             if found is None:
-                fresh += [guard.name] if guard.state_dict() else []  # one without a state has nothing to lose
+                fresh += [guard.name] if guard.state_dict() else []  # one without a state has nothing to restore
                 continue
             saved.remove(found)
             fresh += guard.load_state_dict(found.get("state"))
@@ -169,7 +168,7 @@ class ResponseChain:
         guard = self._guards[place]
         run.response = guard.name
         acted = guard.call(_respond, self.responses[place], tuple(findings), run, otherwise=False)
-        if self._only_warns:  # what one process does is of no consequence, and findings may differ
+        if self._only_warns:  # the run is not changed, and findings may differ between processes
             return acted
         flags = run.on_all_processes(guard.is_off, acted, run.update_is_held_back)
         failed, acted, held_back = (any(column) for column in zip(*flags, strict=True))
@@ -209,7 +208,7 @@ class ResponseChain:
                         parameter.grad = None
 
     def _is_own(self, place: int) -> bool:
-        """Return whether a response is one of the package, which fails on all processes alike."""
+        """Return whether a response is defined in this package; such responses fail on all processes or on none."""
         return type(self.responses[place]).__module__.startswith(f"{__package__}.")
 
 
@@ -226,7 +225,7 @@ def _scalars(response: Response) -> dict[str, float]:
 
 
 def _is_nonfinite(run: ResponseContext) -> bool:
-    """Return whether the coming update is not finite, and would be taken."""
+    """Return whether the coming update is not finite, and would be applied."""
     record = run.record
     if record is None or not run.before_update or record.grad_norm is None:
         return False

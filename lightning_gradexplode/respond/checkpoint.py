@@ -108,7 +108,7 @@ class SaveCheckpoint(Stateful, Response):
 
     def _save(self, run: ResponseContext, name: str) -> str:
         """Write a checkpoint; return its name, or nothing if it could not be written, on any process."""
-        # First the folder: within a checkpoint that is written by all processes, they would wait for one that fails.
+        # Test the folder first: if one process fails in a checkpoint that all of them write, the others wait.
         done = self._works(run, name, self._try_folder, run) and self._works(
             run, name, run.loop.save_checkpoint, self._target / name
         )
@@ -119,7 +119,7 @@ class SaveCheckpoint(Stateful, Response):
         return name if done else ""
 
     def _try_folder(self, run: ResponseContext) -> None:
-        """Write a file without a name into the folder, on each process that writes checkpoints."""
+        """Test whether files can be created in the folder, on each process that writes checkpoints."""
         if run.loop.is_main_process or any(map(is_sharded, run.module.parameters())):
             self._target.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self._target):
@@ -127,7 +127,7 @@ class SaveCheckpoint(Stateful, Response):
 
     @staticmethod
     def _works(run: ResponseContext, name: str, call: Callable[..., None], *arguments: Any) -> bool:
-        """Call something, and return whether that has worked on all processes; a collective call."""
+        """Call a function, and return whether it succeeded on all processes; a collective call."""
         problem = ""
         try:
             call(*arguments)
@@ -139,7 +139,7 @@ class SaveCheckpoint(Stateful, Response):
         return False
 
     def batch_ended(self, run: ResponseContext) -> None:
-        """Keep a good state; after a critical finding, keep the loop's own callbacks from saving."""
+        """Keep a good state; after a critical finding, prevent the loop's own callbacks from saving."""
         if run.loop.can_save_checkpoints:
             self._states.batch_ended(run)
         if run.severity >= Severity.CRITICAL:

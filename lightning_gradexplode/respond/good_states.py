@@ -42,7 +42,7 @@ class GoodStates:
         self._unproven: list[TrainingState] = []  # oldest first, all later than the good ones
         self._steps_since_copy = 0
 
-    # Taking states.
+    # Copying states.
 
     def start(self, run: ResponseContext) -> None:
         """Drop all states, and copy the one at the start of a fit."""
@@ -85,7 +85,7 @@ class GoodStates:
         return True
 
     def _copy(self, run: ResponseContext) -> TrainingState | None:
-        """Return the state of the run; None if it cannot be kept on any process. A collective call."""
+        """Return the state of the run; None if a process could not keep it. A collective call."""
         state, problem = None, ""
         try:
             state = TrainingState(run.step, stored(snapshot.take(run), self.folder))
@@ -98,7 +98,7 @@ class GoodStates:
         run.log_action("keep-state", f"no state can be kept: {problem or 'another process has failed'}", once=True)
         return None
 
-    # Going back to one.
+    # Restoring a state.
 
     @property
     def step(self) -> int:
@@ -107,11 +107,11 @@ class GoodStates:
 
     @property
     def name(self) -> str:
-        """The last good state, in words."""
+        """A description of the last good state."""
         return "at the start of the fit" if not self._good or self.step < 0 else f"after step {self.step}"
 
     def find(self, run: ResponseContext) -> bool:
-        """Drop the good states that do not fit the run as it is now; return whether there is one. A collective call."""
+        """Drop the good states that no longer fit the run; return whether one is left. A collective call."""
         while self._good:
             reason = snapshot.misfit(run, self._good[-1].read())
             if not any(misfit for (misfit,) in run.on_all_processes(reason is not None)):
@@ -125,7 +125,7 @@ class GoodStates:
         """Restore the last good state, and drop those that are not known to be good.
 
         Returns:
-            What could not be restored.
+            Names of the parts that could not be restored.
         """
         not_restored = snapshot.restore(run, self._good[-1].read())
         self._drop_unproven()

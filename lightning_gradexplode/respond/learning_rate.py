@@ -54,11 +54,11 @@ class ReduceLearningRate(Stateful, Response):
         self._rate, self._calm = 1.0, 0
 
     def respond(self, findings: Sequence[Finding], run: ResponseContext) -> bool:
-        """Reduce the rate, or wait for the last reduction to help."""
+        """Reduce the rate, or wait for the effect of the last reduction."""
         if self._budget.cools_down(run.step):
             if not any(finding.sign.startswith("nonfinite") for finding in findings):
                 return True
-            run.hold_back_update()  # no reduced rate makes it finite: the next response acts, if there is one
+            run.hold_back_update()  # a lower rate does not make it finite: the next response acts, if there is one
             return False
         if self._budget.is_used_up:
             run.log_action("reduce-lr-ends", f"giving up after {self._budget.used} reductions of the rate", once=True)
@@ -75,11 +75,11 @@ class ReduceLearningRate(Stateful, Response):
         return True
 
     def step_begins(self, optimizer: Optimizer) -> None:
-        """Multiply the rates."""
+        """Multiply the learning rates."""
         self._during_step.apply(optimizer, self._rate)
 
     def step_ended(self, optimizer: Optimizer) -> None:
-        """Restore the rates."""
+        """Restore the learning rates."""
         self._during_step.undo()
 
     def batch_ended(self, run: ResponseContext) -> None:
@@ -96,7 +96,7 @@ class ReduceLearningRate(Stateful, Response):
             run.log_action("reduce-lr-ends", f"the learning rate is back at its schedule after {self._calm} calm steps")
 
     def ended(self) -> None:
-        """Restore the rates."""
+        """Restore the learning rates."""
         self._during_step.undo()
 
     def scalars(self) -> dict[str, float]:

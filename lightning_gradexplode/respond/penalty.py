@@ -20,7 +20,7 @@ When = Literal["always", "after-explosion"]
 
 
 class _Penalty(Stateful, Response):
-    """Shared by the penalties: which parameters, and when.
+    """Base class of the penalties: the parameters that they apply to, and the steps at which they are active.
 
     Args:
         parameters: Name patterns (``fnmatch``) of the parameters.
@@ -33,7 +33,7 @@ class _Penalty(Stateful, Response):
     not_saved = ("_began_in_this_batch",)
     _since: int | None
     name: ClassVar[str]
-    """Name under which it is logged whether it acts."""
+    """Name of the scalar that is 1 while the penalty is active."""
 
     def __init__(self, parameters: Sequence[str], when: When, hold: int, cooldown: int) -> None:
         self.parameters = checks.patterns("parameters", parameters)
@@ -54,10 +54,10 @@ class _Penalty(Stateful, Response):
 
     @abstractmethod
     def gradient(self, parameter: Tensor) -> Tensor:
-        """Return the gradient of the penalty with respect to one parameter, of the same shape and kind."""
+        """Return the gradient of the penalty with respect to one parameter, of the same shape, type and sharding."""
 
     def respond(self, findings: Sequence[Finding], run: ResponseContext) -> bool:
-        """Begin to penalize, or wait for that to help."""
+        """Begin the penalty, or wait for its effect."""
         if self.when == "always":
             return False
         if self._since is None:
@@ -95,7 +95,7 @@ class _Penalty(Stateful, Response):
             self._reset()
 
     def scalars(self) -> dict[str, float]:
-        """Return whether it acts, 1 for yes."""
+        """Return 1.0 while the penalty is active, else 0.0."""
         return {self.name: float(self.when == "always" or self._since is not None)}
 
 

@@ -12,11 +12,11 @@ class RateLimit(Stateful):
     """Counts the actions of a response in a fit.
 
     Args:
-        most: Number of actions; None for any number.
-        cooldown: Number of steps from one action to the next.
+        most: Maximum number of actions; None for no limit.
+        cooldown: Minimum number of steps from one action to the next.
 
     Raises:
-        TypeError: An argument is no whole number.
+        TypeError: An argument is not an integer.
         ValueError: An argument is out of range.
     """
 
@@ -35,7 +35,7 @@ class RateLimit(Stateful):
 
     @property
     def is_used_up(self) -> bool:
-        """Whether there may be no further action."""
+        """Whether the maximum number of actions is reached."""
         return self.most is not None and self._used >= self.most
 
     def cools_down(self, step: int) -> bool:
@@ -52,5 +52,5 @@ class RateLimit(Stateful):
         self._used, self._last = 0, None
 
     def __str__(self) -> str:
-        """Return the number of actions, of how many."""
+        """Return the number of actions, and the maximum if there is one."""
         return f"{self._used}" if self.most is None else f"{self._used} of {self.most}"

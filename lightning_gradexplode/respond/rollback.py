@@ -17,7 +17,7 @@ from lightning_gradexplode.respond.good_states import GoodStates
 from lightning_gradexplode.respond.rate_limit import RateLimit
 
 _PATIENCE = 20
-"""Updates held back one after the other, before a state from which none was taken is given up."""
+"""Maximum number of consecutive updates that are held back before the first update after a state was restored."""
 
 
 class Rollback(Stateful, Response):
@@ -31,15 +31,18 @@ class Rollback(Stateful, Response):
     is dropped.
 
     If another rollback follows before a new state is good, an older state is restored, if one is kept, and the learning
-    rate is reduced by `learning_rate_factor` once more often than at the rollback before. After `most_in_a_row`
+    rate is multiplied by `learning_rate_factor` one time more than at the previous rollback. After `most_in_a_row`
     rollbacks without a new good state, or `most` in the fit, the next response in ``on_explosion`` acts. With each new
-    good state the rate increases by the square root of `learning_rate_factor`, to at most `learning_rate_factor` times
-    the rate that failed last, or that failed first if lower rates have not helped. With ``clip="auto"`` the rate of the
-    schedule is kept, steps begin small, and their size stays below `learning_rate_factor` times the largest of the last
-    steps before the rollback. If loss or gradients are not finite
-    before the first update after a rollback, the cause is the data or the number format: up to 20 consecutive updates
-    are skipped before the next rollback. Logged as
-    ``gradexplode/rollbacks`` and ``gradexplode/rollback_rate_factor``.
+    good state the rate is divided by the square root of `learning_rate_factor`, up to `learning_rate_factor` times the
+    rate that failed last, or that failed first if lower rates have not helped.
+
+    With ``clip="auto"`` the rate of the schedule is kept. Steps are small after the rollback and then grow, up to
+    `learning_rate_factor` times the largest of the last steps before it.
+
+    If loss or gradients are not finite before the first update after a rollback, the cause is the data or the number
+    format: up to 20 consecutive updates are skipped before the next rollback.
+
+    Logged as ``gradexplode/rollbacks`` and ``gradexplode/rollback_rate_factor``.
 
     At most ``keep + ceil(margin / every_n_steps)`` states are held (3 by default), each as large as a checkpoint: under
     FSDP2 each process holds its own shards, under DDP each holds all.
@@ -101,7 +104,7 @@ class Rollback(Stateful, Response):
         self._states.start(run)
 
     def respond(self, findings: Sequence[Finding], run: ResponseContext) -> bool:
-        """Hold back the update; the state is restored at the end of the batch, if an update was taken since."""
+        """Hold back the update; at the end of the batch the last good state is restored if one is due."""
         if not self._asked and self._can_wait(findings, run):
             why = f"updates are held back because of {run.cause}: none was taken since the state {self._states.name}"
             run.log_action("rollback-waits", why, once=True)
@@ -117,7 +120,10 @@ class Rollback(Stateful, Response):
         return True
 
     def _can_wait(self, findings: Sequence[Finding], run: ResponseContext) -> bool:
-        """Return whether no update can be the cause, so that the data or the number format is; a collective call."""
+        """Return whether the update can be held back without a rollback. A collective call.
+
+        That is so for non-finite values if no update was applied since the good state: then no update is the cause.
+        """
         is_nonfinite = all(finding.sign in ("nonfinite-loss", "nonfinite-gradient") for finding in findings)
         can_wait = is_nonfinite and run.before_update and not self._has_updates
         if not all(can for (can,) in run.on_all_processes(can_wait)):
@@ -137,7 +143,7 @@ class Rollback(Stateful, Response):
         return None if self._states.find(run) else "no rollback: there is no state that is known to be good"
 
     def batch_ended(self, run: ResponseContext) -> None:
-        """Restore a state if there was an explosion, else keep the good ones."""
+        """Restore a state if a rollback is due, else copy the state if that is due."""
         if not self._asked:
             if run.record is None or run.record.update_taken is not False:
                 self._has_updates, self._held_back = True, 0
@@ -160,10 +166,10 @@ class Rollback(Stateful, Response):
         )
 
     def _reduce(self, run: ResponseContext, sizes: Sequence[float | None]) -> str:
-        """Reduce the learning rate below the one that has failed, and return the new one in words.
+        """Reduce the learning rate below the one that has failed, and return a description of the new one.
 
-        A clip policy that changes the rate has taken smaller steps than the schedule's, so that a part of the
-        schedule's rate may be far above the size that has failed: there the limit is a part of that size.
+        The steps of a clip policy that changes the rate may have been far smaller than those of the schedule, so that
+        even the reduced rate of the schedule may be above the one that has failed. The policy's rate is limited then.
         """
         if run.memory is not None and any(size is not None for size in sizes):
             limits = [None if size is None else size * self.learning_rate_factor for size in sizes]

@@ -1,4 +1,4 @@
-"""Checks from time to time that the buffers which training changes are finite."""
+"""A periodic check that the buffers which training changes are finite."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ class RunningAverages:
     therefore shows only in validation, and stays infinite. The buffers are checked every `INTERVAL` steps. Where they
     may be restored, they are copied at each check; a copy is used only after the check has found it finite.
 
-    Besides running averages, buffers that were written to between two checks are included. In these, NaN counts, and
-    infinity in some of the elements of a buffer that was finite before: one that is reset to infinity is meant to be.
+    Besides running averages, buffers that were written to between two checks are included. They are reported for NaN,
+    and for infinity in some elements if the buffer was finite before; if all elements are infinite, this is taken to be
+    a reset on purpose.
 
     Args:
         network: The network.
@@ -44,15 +45,15 @@ class RunningAverages:
     def look(self, copies: bool, now: bool = False, steps: int = 1) -> list[str]:
         """Check the buffers if they are due, at the end of a step.
 
-        On an accelerator their norms are read at the next check, by when they have arrived.
+        On an accelerator their norms are read at the next check, so that the host does not wait for the device.
 
         Args:
-            copies: Whether they may be restored.
-            now: Whether they are checked in any case, and the host may wait.
+            copies: Whether to copy the buffers, so that they can be restored.
+            now: Whether to check even if no check is due; the host may then wait for the device.
             steps: Number of steps since the last call.
 
         Returns:
-            Names of those that are not finite, or were not at the last check.
+            Names of the buffers that are not finite, or were not at the last check.
         """
         before, self._steps = self._steps, self._steps + steps
         if not now and before // INTERVAL == self._steps // INTERVAL:
@@ -65,9 +66,9 @@ class RunningAverages:
             return self._lost_names() if can_read and self._read_nonfinite(self._norms) else []
 
     def restore(self) -> bool:
-        """Restore the modules of the lost buffers from finite copies, and return whether there is one of all.
+        """Restore the modules with non-finite buffers from finite copies, and return whether all are finite now.
 
-        To be called where `look` has returned any.
+        Call it after `look` has returned names.
         """
         with torch.no_grad():
             lost = [buffer for buffer in self._checked if self._is_lost(buffer)]

@@ -19,9 +19,10 @@ class SkipStep(Stateful, Response):
     such a module are restored from before the step.
 
     If a finding is made after the update (weights, update ratio), or the explosion continues after `most_in_a_row`
-    skipped steps, the next response in ``on_explosion`` acts. A finite loss or gradient that is critical comes from the
+    skipped steps, the next response in ``on_explosion`` acts. A critical finding of finite values comes from the
     weights, which skipping does not change: such steps count as consecutive until `cooldown` steps are without a
-    critical finding. What is not finite may come from a batch, and is over with the next one.
+    critical finding. Non-finite values may come from a single batch: then one step without a critical finding is
+    sufficient.
 
     Args:
         most_in_a_row: Maximum number of consecutive steps that are skipped.
@@ -29,7 +30,7 @@ class SkipStep(Stateful, Response):
         most: Maximum number of steps that are skipped in a fit; None for no limit.
 
     Raises:
-        TypeError: An argument is no whole number.
+        TypeError: An argument is not an integer.
         ValueError: An argument is out of range.
     """
 

@@ -28,7 +28,7 @@ def take(run: ResponseContext) -> State:
     """Return a copy of a training state in host memory, in values that ``torch.load(weights_only=True)`` accepts.
 
     It consists of weights and buffers (of sharded ones what this process holds), averages of the weights, optimizers,
-    schedulers, gradient scaler, random states of torch, numpy and Python, and what the monitor remembers of the run.
+    schedulers, gradient scaler, random states of torch, numpy and Python, and the state of detectors and clip policies.
     """
     loop, module = run.loop, run.module
     with torch.no_grad():
@@ -62,10 +62,10 @@ def misfit(run: ResponseContext, state: State) -> str | None:
 
 
 def restore(run: ResponseContext, state: State) -> list[str]:
-    """Write a state that fits back in place; the state may be used again.
+    """Write a state that fits the run back in place; the state itself is not changed.
 
     Returns:
-        What keeps its present state, since nothing in the saved one fits it.
+        Names of the parts that are not restored, since nothing in the state fits them.
     """
     loop, module = run.loop, run.module
     kept = []
@@ -130,7 +130,7 @@ def _parameters(optimizer: Optimizer) -> list[Any]:
 
 
 def _form(optimizer: Optimizer) -> list[Any]:
-    """Return what has to be the same for an optimizer's state to fit."""
+    """Return class and parameter shapes of an optimizer, which must be the same for a saved state to fit."""
     groups = [[list(local_part(one).shape) for one in group["params"]] for group in optimizer.param_groups]
     return [type(optimizer).__qualname__, groups]
 
@@ -158,7 +158,7 @@ def _restore_optimizer(optimizer: Optimizer, saved: State, with_rates: bool) -> 
 
 
 def _restored(saved: Any, current: Any, parameter: Any) -> Any:
-    """Return a value to go on with: the current tensor, written to, where there is one of the same form."""
+    """Return a saved value: the current tensor, overwritten in place, if its shape and type match, else a copy."""
     if isinstance(saved, Tensor):
         if isinstance(current, Tensor) and local_part(current).shape == saved.shape and current.dtype == saved.dtype:
             local_part(current).copy_(saved)
@@ -196,7 +196,7 @@ def _restore_random_state(state: State) -> None:
         torch.cuda.set_rng_state_all(state["devices"])
     name, keys, position, has_gauss, gauss = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), int(position), int(has_gauss), gauss))
-    version, words, gauss = state["python"]  # lists, if it went through a checkpoint
+    version, words, gauss = state["python"]  # lists instead of tuples after a checkpoint
     random.setstate((version, tuple(words), gauss))
 
 

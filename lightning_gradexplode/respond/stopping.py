@@ -9,7 +9,7 @@ from lightning_gradexplode.respond.base import ExplosionError, Response, Respons
 
 
 class Warn(Response):
-    """Do not change the run; findings are always logged."""
+    """Do not change the run. Findings are logged with any response."""
 
     only_warns = True
     is_remedy = False
@@ -20,9 +20,9 @@ class Warn(Response):
 
 
 class StopTraining(Response):
-    """End training cleanly, and skip each update for which the explosion is found before it.
+    """Stop training after the batch, and skip each update before which the explosion is found.
 
-    ``min_epochs`` and ``min_steps`` of the trainer keep it running; this is logged together with the reason.
+    Training continues until the trainer's ``min_epochs`` and ``min_steps`` are reached; this is logged with the reason.
     """
 
     always_acts = True

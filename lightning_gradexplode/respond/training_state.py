@@ -14,7 +14,7 @@ from lightning_gradexplode.respond import snapshot
 
 
 def stored(state: snapshot.State, folder: Path | None) -> snapshot.State | IO[bytes]:
-    """Write a state to a file without a name, and return the open file; without a folder, return the state itself.
+    """Write a state to a temporary file, and return the open file; without a folder, return the state itself.
 
     Where the file system allows it, the file has no name in the folder, so that a process that is killed leaves nothing
     behind.
@@ -33,12 +33,12 @@ def stored(state: snapshot.State, folder: Path | None) -> snapshot.State | IO[by
 
 @dataclass(slots=True, eq=False)
 class TrainingState:
-    """A training state, and how long the run went on well after it.
+    """A training state, and the number of healthy steps after it.
 
     Args:
         step: The step after which it was copied, -1 for the start of a run.
         content: What `snapshot.take` returned, or the open file that holds it.
-        healthy_steps: Number of healthy steps since.
+        healthy_steps: Number of healthy steps since then.
     """
 
     step: int
@@ -64,10 +64,10 @@ class TrainingState:
             self.content.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return it in plain values."""
+        """Return the state in plain values."""
         return {"step": self.step, "healthy": self.healthy_steps, "state": self.read()}
 
     @classmethod
     def from_state_dict(cls, plain: Mapping[str, Any], folder: Path | None) -> TrainingState:
-        """Build what `state_dict` described, in a file if there is a folder."""
+        """Build a state from what `state_dict` returned; it is kept in a file if there is a folder."""
         return cls(int(plain["step"]), stored(plain["state"], folder), int(plain["healthy"]))
