@@ -1,4 +1,9 @@
-"""From numbers to findings: one detector per symptom, in plain Python, with no tensor and no trainer."""
+"""Detectors: each finds one symptom in the records of a run, without tensors or a trainer.
+
+The *article* that docstrings refer to is Jason Brownlee, "A Gentle Introduction to Exploding Gradients in Neural
+Networks" (https://machinelearningmastery.com/exploding-gradients-in-neural-networks/). Its six signs are: the loss does
+not improve, is unstable, or becomes NaN; weights grow quickly, or become NaN; error gradients stay above 1.0.
+"""
 
 from collections.abc import Sequence
 

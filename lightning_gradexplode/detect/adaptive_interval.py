@@ -1,4 +1,4 @@
-"""At which steps the weights are measured: often where something changes, seldom where nothing does."""
+"""The interval at which the weights are measured: short while they change, long while they do not."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from lightning_gradexplode.records.state import Stateful
 
 
 class AdaptiveInterval(Stateful):
-    """The interval at which the norms of the weights are measured, which costs a fourth of a gradient clip.
+    """The interval at which the norms of the weights are measured.
 
-    They are measured at the first step; then at intervals that double up to `longest`, as long as their norm stays
-    within `change` of what it was, and at the very next step when it does not; and at every step whose loss or gradient
-    norm is not finite or above the usual, so that the effect of an unusual step on the weights is known at once.
+    A measurement takes a quarter of the time of gradient clipping. There is one at the first step; then at intervals
+    that double up to `longest`, as long as the norm changes by at most `change`, and at the next step otherwise; and at
+    every step whose loss or gradient norm is not finite or unusually large, so that the effect of such a step on the
+    weights is known at once.
 
     Args:
-        longest: The longest interval in steps; in a calm run the weights cost a thirtieth of a clip.
+        longest: The longest interval in steps; at the default, the mean cost per step is a thirtieth of clipping.
         change: Relative change of the norm since the last measurement that resets the interval.
-        window: Number of steps that the usual loss and gradient norm are taken from.
+        window: Number of steps that a loss and a gradient norm are compared with.
     """
 
     _last: float | None
@@ -34,12 +35,12 @@ class AdaptiveInterval(Stateful):
 
     @property
     def knows_nothing(self) -> bool:
-        """Whether the weights were never measured, so that their start has to be."""
+        """Whether the weights were never measured, so that they must be measured before the next step."""
         return self._last is None
 
     @property
     def overdue(self) -> bool:
-        """Whether the weights are to be measured after the coming step, whatever it is like."""
+        """Whether the weights are to be measured after the coming step, regardless of its loss and gradient norm."""
         return self._wait <= 1
 
     def missed(self) -> None:
@@ -72,7 +73,7 @@ class AdaptiveInterval(Stateful):
 
 
 def _is_unusual(history: RollingQuantiles, value: float, least: float) -> bool:
-    """Return whether a finite value is above the usual by four deviations and `least`, and record it."""
+    """Return whether a finite value is above the median by four deviations and by `least`, and record it."""
     unusual = history.count >= 8 and value - history.median > max(4 * history.spread, least)
     history.add(value)
     return unusual

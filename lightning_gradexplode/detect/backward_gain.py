@@ -1,4 +1,4 @@
-"""What the gradients at the outputs of modules show: the article's sign 6, module by module."""
+"""Growth of the gradients at the outputs of modules: the article's sign 6, module by module."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class BackwardGain(Detector):
         self.in_time = in_time
 
     def check(self, record: StepRecord) -> Finding | None:
-        """Check the profile of a step at which it was measured."""
+        """Check the gradients of modules, at a step at which they were measured."""
         modules = record.module_gradients
         assert modules is not None
         where, rise = modules.steepest() or (None, math.nan)
@@ -69,7 +69,7 @@ class BackwardGain(Detector):
 
 
 def _is_its_own(modules: ModuleGradients, place: int) -> bool:
-    """Return whether a gain is that of one module: called a few times, on inputs that no other module takes."""
+    """Return whether a gain is that of one module: called a few times, on inputs that no other module has."""
     users = np.count_nonzero(modules.input_norm == modules.input_norm[place])
     return bool(modules.calls[place] < MANY_CALLS and users <= 1)
 

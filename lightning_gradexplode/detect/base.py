@@ -38,7 +38,7 @@ class Detector(Stateful, ABC):
     """Fields of `StepRecord` that have to be known; `check` never sees a None in them."""
 
     locates_growth: ClassVar[bool] = False
-    """Whether a finding without a place names the parameter whose gradient norm has risen most over its usual level."""
+    """Whether a finding without `where` is completed with the parameter whose gradient norm has risen most."""
 
     shared: Baselines | None = None
     """The baselines that a `DetectorSet` updates for all of its detectors."""
@@ -55,10 +55,10 @@ class Detector(Stateful, ABC):
         """
 
     def baselines(self, record: StepRecord) -> Baselines:
-        """Return where the run started, with the step at hand taken into account.
+        """Return the baselines of the run, updated with the current step.
 
         Args:
-            record: The step; a detector that is in no `DetectorSet` updates baselines of its own with it.
+            record: The step; a detector outside of a `DetectorSet` updates its own baselines with it.
         """
         if self.shared is not None:
             return self.shared

@@ -1,4 +1,4 @@
-"""Where a run started: the baselines of its loss and its weights that all detectors of an optimizer share."""
+"""Baselines of the loss and the weights at the start of a run, shared by all detectors of an optimizer."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from lightning_gradexplode.records import StepRecord
 from lightning_gradexplode.records.state import Stateful
 
 _SCALE = 1e-3
-"""Unit of the loss, over gradient norm times norm of the weights, below which a loss that starts at zero has no
-scale."""
+"""A loss that starts at zero has no scale of its own if its unit is below this share of gradient norm times weight
+norm."""
 
 
 class Baselines(Stateful):
@@ -35,12 +35,12 @@ class Baselines(Stateful):
         joint_growth: Whether loss, gradients and weights grow together.
         loss_rise: Units that the step's loss is above the start, by the baseline without it; 0 if it is not known, and
             for a loss that starts at zero, such as a divergence from a copy, as long as the weights have not moved.
-        loss_deviations: The same in standard deviations of what the loss wanders by chance (`LossBaseline.deviations`);
-            0 within one unit of the start.
-        gradient_growth: Gradient norm times norm of the weights, over the same at the start, of the last step with a
-            gradient; 1 if it is not known. To first order, this product is the change of the loss when the weights
-            change by as much as they are large, so that it grows with a loss that explodes and not with one that merely
-            finds its level.
+        loss_deviations: The same in standard deviations of a random walk (`LossBaseline.deviations`); 0 within one unit
+            of the start.
+        gradient_growth: Gradient norm times norm of the weights, divided by the same at the start, of the last step
+            with a gradient; 1 if it is not known. To first order, this product is the change of the loss when the
+            weights change by their own norm, so that it grows with a loss that explodes, but not with one that rises
+            to a level.
     """
 
     also_saved = (
@@ -101,7 +101,7 @@ class Baselines(Stateful):
         return bool(self.loss.unit >= _SCALE * self._norms.lower_quartile * self.weights.start)
 
     def update_weights(self, record: StepRecord) -> None:
-        """Record a step's weights, where they were measured."""
+        """Record a step's weights, if they were measured."""
         self.weights.update(record)
         self.update_effect.measured(record)
         if record.weight_norm is not None and math.isfinite(record.weight_norm):

@@ -1,4 +1,4 @@
-"""Clipping that binds at nearly every step."""
+"""Clipping that reduces the gradients at nearly every step."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from lightning_gradexplode.records.state import Stateful, copied, loaded, plain
 from lightning_gradexplode.records.text import describe
 
 CONSPICUOUS = 10.0
-"""Rise of the gradient at one module from which an explosion is said to begin there."""
+"""Rise of the gradient at one module from which an explosion is located there."""
 
 
 class DetectorSet(Stateful):
@@ -80,10 +80,9 @@ class DetectorSet(Stateful):
     def examine(self, loss: float | None, grad_norm: float | None) -> bool:
         """Set `needs_weights` for a new step, and return whether the step can show no rise.
 
-        If nothing else is measured of it, `begin` may be called for such a step later, in order with the others, and
-        `proceed` need not be.
-        Its loss is at most one unit above the start, loss and gradient norm are in the `CalmRange`, its weights are not
-        needed, and the last evaluated step was no warning.
+        Of such a step, the loss is at most one unit above the start, loss and gradient norm are in the `CalmRange`, the
+        weights are not needed, and the last evaluated step had no warning. If nothing else is measured, `begin` may be
+        called for it later, in the order of the steps, and `proceed` may be omitted.
         """
         try:
             self.needs_weights = self._interval.due(loss, grad_norm)
@@ -94,7 +93,7 @@ class DetectorSet(Stateful):
         return is_inside and is_low and self._is_quiet and not self.needs_weights
 
     def begin(self, record: StepRecord, is_new: bool = True) -> list[Finding]:
-        """Return what a step shows before the optimizer steps.
+        """Return the findings of a step before the optimizer steps.
 
         Args:
             record: The step.
@@ -116,11 +115,11 @@ class DetectorSet(Stateful):
         return findings
 
     def proceed(self, record: StepRecord, came_late: bool = False) -> list[Finding]:
-        """Return what a step shows once it is over, by the detectors whose numbers were not known before.
+        """Return the findings of a step after the optimizer has stepped, by the detectors that `begin` could not call.
 
         Args:
             record: The step.
-            came_late: Whether the optimizer had stepped before `begin` was called.
+            came_late: Whether `begin` was called after the optimizer had stepped.
         """
         try:
             self._update_after(record, came_late)
@@ -146,7 +145,7 @@ class DetectorSet(Stateful):
             self._interval.missed()
 
     def _start_fresh(self, error: Exception) -> None:
-        """Clear what the detectors share, as the state of a checkpoint makes its update fail."""
+        """Reset what the detectors share after its update has failed, such as with a faulty checkpoint state."""
         self.failures.append(("baselines", f"starts fresh: {describe(error)}"))
         self._reset()
 
@@ -171,7 +170,7 @@ class DetectorSet(Stateful):
         return findings
 
     def look_again(self, record: StepRecord, sign: str) -> list[Finding]:
-        """Return what the detector of a sign finds in a step whose numbers have changed, also if it was called."""
+        """Return the findings of one sign in a step whose numbers have changed, even if they were checked before."""
         waiting = self._waiting
         self._waiting = [detector for detector in self.detectors if detector.sign == sign]
         findings = self._check(record)
@@ -224,7 +223,7 @@ class DetectorSet(Stateful):
         """Load what `state_dict` returned, also of version 0.1.0.
 
         Returns:
-            Names of the parts that start fresh: they are not in the state, or do not fit.
+            Names of the parts that are not restored: they are not in the state, or do not fit.
         """
         fresh = super().load_state_dict(state if "_baselines" in state else {**state, **_from_0_1_0(state)})
         remaining = [entry for entry in _listed(state.get("detectors")) if isinstance(entry, Mapping)]
@@ -241,7 +240,7 @@ def _checked(finding: object) -> Finding:
     """Return a finding with its fields in their types.
 
     Raises:
-        TypeError: It is no finding, or a field is of a type that cannot be used.
+        TypeError: The value is not a `Finding`, or a field has the wrong type.
     """
     if not isinstance(finding, Finding):
         raise TypeError(f"check must return a Finding or None, got {type(finding).__name__}")

@@ -1,4 +1,4 @@
-"""How the loss has risen since it was last at its start: geometrically, as an explosion does, or ever more slowly."""
+"""Whether a rise of the loss above its start is geometric, as in an explosion, or slower."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ from statistics import median
 from lightning_gradexplode.records.state import Stateful
 
 _STRAIGHT = 0.55
-"""Mean of a logarithm over its last value, for a number that starts at one: half where the number grows by the same
-factor at each step (a tenth is added for noise), and 0.63 to 0.68 where it grows to 5 to 10 by the same amounts."""
+"""Mean of a logarithm divided by its last value up to which the growth of a number from one is geometric. It is a half
+for growth by a constant factor (a tenth of that is added for noise), and 0.63 to 0.68 for linear growth to 5 to 10."""
 
 _LAST = 3
-"""Number of last values whose median is used for the last one."""
+"""Number of values whose median is used as the last value."""
 
 
 class Excursion(Stateful):
     """The steps since the loss was last at its start or below.
 
-    There is none while the loss is at its start or below.
-
     Attributes:
-        steps: Number of these steps.
+        steps: Number of these steps; 0 while the loss is at its start or below.
     """
 
     also_saved = ("steps",)
@@ -58,9 +56,9 @@ class Excursion(Stateful):
     def is_geometric(self) -> bool:
         """Whether the loss rises by the same factor at each step or faster.
 
-        The logarithm of one plus the rise is compared at the last step but one (as the median of the last three) with
-        its mean since it was zero, which is then half of it or less. The mean is larger for a loss that rises by the
-        same amount at each step, such as one whose weight is ramped, and for one that nears the maximum of a period.
+        The mean of the logarithm of one plus the rise, over the steps of the excursion, is compared with its value at
+        the second last step (the median of the last three). For geometric growth the mean is at most half of it. It is
+        larger for linear growth, such as of a loss term with a growing weight, and near the maximum of a periodic loss.
         """
         if self.steps < _LAST:
             return False

@@ -15,10 +15,10 @@ _LEAST_SPREAD = 0.1
 """Least standard deviation of the logarithm of the gradient norm, since norms may be constant for some steps."""
 
 _FAR_OUT = 6.0
-"""Standard deviations from which a norm is far outside of the spread of those before, as in OLMo-core's monitor."""
+"""Standard deviations from which a norm is far outside of the earlier ones, as in OLMo-core's stability monitor."""
 
 _LOST_WEIGHTS = 40.0
-"""Growth of the weights up to which it is projected."""
+"""Growth of the weights to which a projection is made."""
 
 
 class _AgainstHistory(Detector):
@@ -79,7 +79,7 @@ class GradientSpike(_AgainstHistory):
         rise, deviations = self._rise(logarithm)
         spike = deviations > self.limit and rise > math.log(self.factor)
         self._streak = self._streak + 1 if spike else 0
-        if not spike or self._streak > 10:  # what has lasted is a new level, or growth
+        if not spike or self._streak > 10:  # after ten steps it is a new level, or growth
             self._history.add(logarithm)
             return None
         usual, largest = math.exp(self._history.median), max(math.exp(self._history.largest), self._largest)
@@ -93,17 +93,24 @@ class GradientSpike(_AgainstHistory):
 class GradientGrowth(_AgainstHistory):
     """The gradient norm keeps growing away from its usual level.
 
-    INFO if the norm is above `factor` times its usual level, and far outside of its spread, for `patience` steps in a
-    row. WARNING if it also keeps rising (`keeps_rising`) and is above the highest level of the whole run: gradients of
-    a converged run can rise far and still be small. CRITICAL if it is `factor` times that level and above all norms
-    before the growth, and if the loss is `units` above its start, or the weights are `grown` times their start; from
-    `alone` times the highest level, and `factor` times the largest norm before, a loss that has not fallen is
-    sufficient. Slow growth, which is not visible within a window, is CRITICAL if gradients reach `far` times the start
-    while the loss is `runaway` units above its start, or as far below it with weights `grown` times their start: a loss
-    without a lower bound falls as long as the weights grow, while a bounded one, such as a reward that starts near
-    zero, falls as far, with gradients that grow as much, by weights of much the same size. It is a WARNING at half of
-    `runaway` below the start if the weights have grown, with gradients `factor` times the start and weights that grow
-    geometrically, or half of these gradients and a loss that falls ever faster.
+    Compared with its usual level:
+
+    - INFO if the norm is above `factor` times that level, and far outside of its spread, for `patience` steps in a row.
+    - WARNING if it also keeps rising (`keeps_rising`) and is above the highest level of the whole run: gradients of a
+      converged run can rise far and still be small.
+    - CRITICAL if it is also `factor` times the highest level and above all norms before the growth, and the loss is
+      `units` above its start or the weights are `grown` times their start. From `alone` times the highest level, and
+      `factor` times the largest norm before, a loss that has not fallen is sufficient.
+
+    Slow growth, which is not visible within `window` steps, is compared with the start of the run:
+
+    - CRITICAL if gradients and weights together reach `far` times the start while the loss is `runaway` units above its
+      start, or as far below it with weights `grown` times their start. (A loss without a lower bound falls as long as
+      the weights grow. A bounded one, such as a negative reward, can fall as far with gradients that grow as much, but
+      its weights keep about the same size.)
+    - WARNING if the loss is half of `runaway` below its start and the weights have grown, with gradients and weights
+      together `factor` times the start and weights that grow geometrically, or with half of this growth and a loss that
+      falls faster and faster.
 
     Args:
         factor: Norm divided by the median of the last `window` steps without growth.
@@ -151,13 +158,13 @@ class GradientGrowth(_AgainstHistory):
         self._recent: list[float] = []
 
     def check(self, record: StepRecord) -> Finding | None:
-        """Compare the step's gradient norm with those before, and look for what confirms a growth."""
+        """Compare the step's gradient norm with those before, and check whether loss or weights confirm a growth."""
         norm = record.grad_norm
         assert norm is not None
         baselines = self.baselines(record)
         if not 0 < norm < math.inf:
             return None
-        if baselines.loss.jumped:  # by other data or another objective, whose gradients have a level of their own
+        if baselines.loss.jumped:  # by other data or another objective, whose gradients have another level
             self._highest, self._largest = max(self._highest, math.log(norm)), max(self._largest, norm)
         self._compare(norm)
         growth = baselines.gradient_growth
@@ -172,7 +179,7 @@ class GradientGrowth(_AgainstHistory):
         return self._lasting(record, norm, baselines) if self._streak >= self.patience else None
 
     def _compare(self, norm: float) -> None:
-        """Count the steps of a growth, and add the norm of a step without one to what is usual."""
+        """Count the steps of a growth, and add the norm to the history if there is none."""
         self._recent = [*self._recent[1 - WINDOW :], norm]
         if self._history.count >= self.start:
             self._highest = max(self._highest, self._history.median)
@@ -205,7 +212,7 @@ class GradientGrowth(_AgainstHistory):
         return falls or baselines.loss_rise >= self.runaway
 
     def _falling_for_ever(self, baselines: Baselines) -> str:
-        """Return a message if gradients and weights grow while the loss falls further than to a floor at zero."""
+        """Return a message if gradients and weights grow while the loss falls without a lower bound, else nothing."""
         growth, weights = baselines.gradient_growth, baselines.weights
         if weights.growth < MOVED:
             return ""

@@ -1,4 +1,4 @@
-"""Symptoms that the gradients of a step show; the article's sign 6 is among them."""
+"""Symptoms in the gradients of a step, among them the article's sign 6."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests and projections of growth: whether a number keeps rising, at which rate, and when it reaches a limit."""
+"""Growth of a number: whether it keeps rising, at which rate, and after how many steps it reaches a limit."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ WINDOW = 8
 """Number of values that are tested for a rise."""
 
 _LARGEST = 1e300
-"""Values are cut off here, so that the sum of some stays finite."""
+"""Limit of absolute values, so that sums of several stay finite."""
 
 MOST_INVERSIONS = 2
-"""Of 8 values in any order of chance, 35 of 40,320 orders have at most two pairs that fall: 0.09 % of the steps."""
+"""Maximum number of falling pairs: of the 40,320 orders of 8 values, 35 have at most two, which is 0.09 %."""
 
 
 def keeps_rising(values: Sequence[float]) -> bool:
-    """Return whether the last `WINDOW` values rise from one to the next, but for two pairs.
+    """Return whether the last `WINDOW` values rise, with at most `MOST_INVERSIONS` pairs that do not.
 
-    This is the rank test of Mann (1945) and Kendall, which assumes nothing about how the values are distributed: in
-    values without a trend it finds one at 0.09 % of the steps.
+    This is the rank test of Mann (1945) and Kendall, which assumes nothing about the distribution of the values: in
+    independent values without a trend it finds one at 0.09 % of the steps.
     """
     if len(values) < WINDOW:
         return False
@@ -75,10 +75,10 @@ class Trend(Stateful):
 
 
 class GrowthRate(Stateful):
-    """The rate at which a positive number grows per step, lately and since the start of the run.
+    """The rate at which a positive number grows per step, over the last steps and since the start of the run.
 
-    A number that grows by the same factor at each step grows lately as fast as since the start, in its logarithm. One
-    that finds its level, even one that grows by the same amount at each step, grows more slowly than that.
+    The logarithm of a number that grows by a constant factor grows as fast over the last steps as since the start. That
+    of a number that approaches a level, or grows linearly, grows more slowly.
 
     Args:
         size: Number of measurements that the recent rate is taken from.
@@ -108,13 +108,13 @@ class GrowthRate(Stateful):
 
     @property
     def is_geometric(self) -> bool:
-        """Whether the number grows lately at least as fast as it did since the start, in its logarithm."""
+        """Whether the logarithm of the number has grown over the last steps at least as fast as since the start."""
         if self._first is None or len(self._steps) < 3:
             return False
         since_start = self._logarithms[-1] / (self._steps[-1] - self._first + 1)
         return self.rate >= since_start > 0
 
     def steps_until(self, growth: float) -> float:
-        """Return the number of steps until the number is so many times its start, at the recent rate."""
+        """Return the number of steps until the number is `growth` times its start, at the recent rate."""
         missing = math.log(growth) - self._logarithms[-1] if self._logarithms else math.inf
         return max(missing, 0.0) / self.rate if self.rate > 0 else math.inf

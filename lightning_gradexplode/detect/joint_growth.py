@@ -1,4 +1,4 @@
-"""Whether loss, gradients and weights grow together, as they do early in an explosion that drives itself."""
+"""Whether loss, gradients and weights grow together, as they do early in a self-reinforcing explosion."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ class JointGrowth(Stateful):
     """The rates at which loss, gradient norm and norm of the weights have grown together over the last steps.
 
     Larger weights have larger gradients and losses, and larger gradients change the weights more: the three grow
-    together long before one of them is unusual by itself. Each is usual in healthy runs: gradients grow when a plateau
-    is left, weights in most runs that learn, and the loss with other data.
+    together long before one of them is unusual by itself. Each of them alone also grows in healthy runs: gradients when
+    a plateau is left, weights in most runs that learn, and the loss with other data.
 
     A straight line is fitted to the logarithms of the last `window` steps. In noise without a trend, the slope of one
     is more than two standard errors above zero in 2.9 % of all windows (Student's t with 22 degrees of freedom), and
     those of loss and gradients both in 0.09 %, if they are independent. The growth of the weights, which have hardly
-    any noise, is counted from end to end.
+    any noise, is that from the first to the last step.
 
     Args:
         window: Number of steps.
@@ -38,7 +38,7 @@ class JointGrowth(Stateful):
         """Record a step.
 
         Args:
-            rise: Units that the loss is above its start; one that is below counts as at its start.
+            rise: Units that the loss is above its start; a negative rise counts as 0.
             norm: The gradient norm, positive and finite.
             weights: Growth of the weights since the start of the run.
         """

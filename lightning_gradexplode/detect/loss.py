@@ -1,4 +1,4 @@
-"""Symptoms that the training loss shows: the article's plain signs 1 and 2."""
+"""Symptoms in the training loss, among them the article's signs 1 and 2."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from lightning_gradexplode.detect.weight_baseline import MOVED
 from lightning_gradexplode.records import Finding, Severity, StepRecord
 
 _LOST = 10.0
-"""Times the start to which the loss is projected; its size counts in units of `LossBaseline` where it is not
-positive."""
+"""Multiple of the start to which the loss is projected, as one plus its rise in the units of `LossBaseline`."""
 
 _FAR = 1000.0
-"""Projections further ahead are left out."""
+"""Number of steps from which a projection is not reported."""
 
 _SUPPORTED = 2.0
 """Growth of gradients and weights together from which a rise of the loss is projected."""
@@ -29,16 +28,18 @@ class DivergingLoss(Detector):
     """The loss has risen above its starting region and stays there: the article's sign 2, in its final stage.
 
     The rise above the start is measured in the units of `LossBaseline`: for a positive loss with little noise, one unit
-    is the loss at the start. What no update can have caused (`UpdateEffect`), as other data or another objective, is no
-    part of it: the level after such a jump takes the place of the start. CRITICAL if the loss is `limit` units above
-    the start for `patience` steps without decreasing, and one of these confirms it:
+    is the loss at the start. Jumps that no update can have caused (`UpdateEffect`), such as by other data or another
+    objective, are not included: the level after such a jump replaces the start.
+
+    CRITICAL if the loss is `limit` units above the start for `patience` steps without decreasing, and one of these
+    confirms it:
 
     - The weights have changed. Since they do in any run that learns, and a sum over longer and longer sequences rises
       as well, they must have grown during the rise if it takes more than `sudden` steps.
     - The product of gradient and weight norm (`Baselines.gradient_growth`) is `confirmed` times that of the start for
       `patience` steps, and the loss rises by the same factor at each step or faster (`Excursion.is_geometric`). (A loss
-      that starts at zero rises to its level without a growth of the gradients; one whose weight is ramped, or that has
-      a period, rises ever more slowly, in its logarithm.)
+      that starts at zero rises to its level without a growth of the gradients; the logarithm of one with a growing
+      weight, or of a periodic one, rises more and more slowly.)
 
     A single step is sufficient if the weights have grown to `ruined` times what they were when the loss was last at its
     start, which a single bad batch does not cause.
@@ -128,7 +129,7 @@ class DivergingLoss(Detector):
         return self._projected(record, message, rates[0], baselines.loss.start)
 
     def _projection(self, record: StepRecord, baselines: Baselines) -> Finding | None:
-        """Return a WARNING if the loss keeps rising, with the number of steps until it is lost."""
+        """Return a WARNING if the loss keeps rising, with the number of steps until it is `_LOST` times its start."""
         if baselines.loss_deviations <= self.wander or not baselines.excursion.is_geometric:
             return None
         if not baselines.weights.moved and baselines.gradient_growth < _SUPPORTED:
@@ -144,7 +145,7 @@ class DivergingLoss(Detector):
         return self._projected(record, message, rate, baselines.loss.above(1))
 
     def _projected(self, record: StepRecord, message: str, rate: float, limit: float) -> Finding:
-        """Return a WARNING with the number of steps until the loss is lost at a rate of growth."""
+        """Return a WARNING with the number of steps until the loss is `_LOST` times its start, at a rate of growth."""
         assert record.loss is not None
         steps = math.log(_LOST / (1 + self._rises[-1])) / rate if rate > 0 else math.inf
         if 0 < steps < _FAR:
@@ -209,12 +210,12 @@ class StalledLoss(Detector):
     """The loss does not decrease from its start: the article's sign 1.
 
     INFO if the median of the last `window` losses is not below the median of the first ones by more than `least` of
-    the size of the loss. Never more, since adversarial, converged and fine-tuning runs look the same. Possible causes
-    are a learning rate that is too low, and a network that does not learn. Follows SageMaker Debugger's rule
-    LossNotDecreasing (0.1 % over 10 steps), with a longer window for noisy losses.
+    the size of the loss. Never a higher severity, since adversarial, converged and fine-tuning runs look the
+    same. Possible causes are a learning rate that is too low, and a network that does not learn. Follows SageMaker
+    Debugger's rule LossNotDecreasing (0.1 % over 10 steps), with a longer window for noisy losses.
 
     Args:
-        window: Number of steps at the start and now.
+        window: Number of steps at the start, and of the last steps.
         least: Share of its size by which the loss must have decreased.
     """
 

@@ -7,19 +7,19 @@ from lightning_gradexplode.detect.wandering import Wandering
 from lightning_gradexplode.records.state import Stateful
 
 _BOOTSTRAP = 20
-"""So many decreases are noise even further above the start, since a loss around zero has no other unit at first."""
+"""Number of decreases that count as noise even far above the start, since a loss around zero has no other unit."""
 
 _RETURN = 0.1
 """Share of its distance by which the reference follows a loss below it at each step."""
 
 _LEAST = 1e-30
-"""Stands for a unit of zero."""
+"""Lower bound of the unit, for a loss of zero."""
 
 
 class LossBaseline(Stateful):
     """The loss at the start of the run, with a unit of rise that fits a loss of any size and sign.
 
-    The start is the lower quartile of the first losses, so that a fast rise among them is no part of it. The unit is
+    The start is the lower quartile of the first losses, so that it excludes a fast rise among them. The unit is
     the size of the start, or twice the median decrease from step to step, or the decrease that one in ten exceeds,
     whichever is largest: a noisy loss around zero has small values and a large unit, and decreases measure the noise
     alone, while increases are the explosion as well.
@@ -51,14 +51,15 @@ class LossBaseline(Stateful):
     def shift_by(self, loss: float, largest_change: float, is_self_reinforcing: bool = False) -> None:
         """Move the reference by the part of a loss's last change that the last update cannot have caused.
 
-        Other data or another objective caused it then, and what matters is how the loss goes on from there. A reference
-        above the start of the run follows a loss that falls below it; one below the start stays a unit above the loss.
+        That part comes from other data or another objective, and later rises are measured from the level after it. A
+        reference above the start of the run follows a loss that falls below it; one below the start stays one unit
+        above the loss.
 
         Args:
             loss: The loss of the step, finite.
             largest_change: The largest change that the update can have caused.
-            is_self_reinforcing: Whether gradients and weights have grown with the loss since it was last at its start:
-                other data have not caused that rise, but targets that the model makes itself may have.
+            is_self_reinforcing: Whether gradients and weights have grown with the loss since it was last at its start.
+                Then other data are not the cause of the rise, but targets computed by the model itself may be.
         """
         self.jumped = False
         if self._last is None or not self._start.count:
@@ -79,11 +80,11 @@ class LossBaseline(Stateful):
         self.shift = shift
 
     def deviations(self, loss: float) -> float:
-        """Return how far a loss is above the start, in standard deviations of what its noise wanders in as many steps.
+        """Return how far a loss is above the start, in standard deviations of a random walk with the noise of the loss.
 
-        Counted are the steps since the loss was last at its start. Of the excursions of a random walk that last so
-        long, exp(-k * k / 2) are further away than k deviations at that step, 1.1 % for three (its end is distributed
-        as that of a Brownian meander, by Rayleigh's law: Durrett, Iglehart, Miller 1977).
+        The walk has as many steps as there were since the loss was last at its start. Of the excursions of a random
+        walk of that length, a share of exp(-k * k / 2) is more than k deviations above the start at that step, 1.1 %
+        for k = 3 (the end of a Brownian meander has a Rayleigh distribution: Durrett, Iglehart, Miller 1977).
         """
         if not self._start.count:
             return 0.0
@@ -116,7 +117,7 @@ class LossBaseline(Stateful):
         self._last = loss
 
     def _is_noise(self, last: float, loss: float) -> bool:
-        """Return whether a decrease is noise, and not the way back from a spike."""
+        """Return whether a decrease is noise, and not the return from a spike."""
         if self.rise(last) <= 1:
             return True
         return self._decreases.count < _BOOTSTRAP and (self.rise(last) <= self.outside or self.rise(loss) < -1)
@@ -130,14 +131,14 @@ class LossBaseline(Stateful):
 
     @property
     def start(self) -> float:
-        """The loss that rises are measured from; 0 as long as there is none."""
+        """The loss that rises are measured from; 0 before the first loss."""
         return self._start.lower_quartile + self.shift if self._start.count else 0.0
 
     @property
     def _unit_there(self) -> float:
-        """The unit of rises above the reference: one that was moved has the size of its own level."""
+        """The unit of rises above the reference: at least the size of its level if it was moved."""
         return max(self.unit, abs(self.start)) if self.shift else self.unit
 
     def above(self, units: float) -> float:
-        """Return the loss that is so many units above the start."""
+        """Return the loss that is `units` above the start."""
         return self.start + units * self._unit_there

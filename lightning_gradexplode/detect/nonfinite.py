@@ -11,7 +11,7 @@ from lightning_gradexplode.records import Finding, Severity, StepRecord
 class NonFiniteLoss(Detector):
     """The loss is NaN or infinite: the article's sign 3.
 
-    CRITICAL at once, even if its gradients are finite, as those of the logarithm of a negative number are. WARNING if
+    CRITICAL at once, even if its gradients are finite, such as those of the logarithm of a negative number. WARNING if
     the update cannot change the weights, since all gradients are exactly zero (such as those of a mean over no label),
     or are finite with a learning rate of zero. With a gradient scaler that adapts its scale, which skips the step, it
     is a WARNING, and CRITICAL after `patience` consecutive steps. The default is 20, since a scale of 65536 reaches
@@ -50,8 +50,9 @@ class NonFiniteLoss(Detector):
 class NonFiniteGradient(Detector):
     """A gradient is NaN or infinite; the optimizer's step would make weights NaN or infinite.
 
-    CRITICAL at once, except with a gradient scaler that adapts its scale by overflows: then INFO, until there are
-    `patience` consecutive overflows, or `stuck` consecutive ones at an unchanged scale.
+    CRITICAL at once, except with a gradient scaler that adapts its scale to overflows: then INFO, until there are more
+    than `patience` consecutive overflows, or `stuck` consecutive ones at an unchanged scale.
+
     The finding names the last parameter, in the order of the forward pass, whose gradient is not finite: the backward
     pass starts there, and propagates non-finite values to all earlier layers.
 
@@ -91,7 +92,7 @@ class NonFiniteGradient(Detector):
 
 
 def _nonfinite(record: StepRecord) -> tuple[int, str]:
-    """Count what is not finite in a step's gradients, and put it into words."""
+    """Return the number of non-finite elements or parameters in a step's gradients, and a message."""
     count = record.nonfinite_count
     if count is not None:
         return count, f"{count} gradient element{'s are' if count > 1 else ' is'} NaN or infinite"

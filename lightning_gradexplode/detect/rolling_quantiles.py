@@ -37,7 +37,7 @@ class RollingQuantiles(Stateful):
         self.size = size
         self._values: deque[float] = deque()
         self._sorted: list[float] = []
-        self._places: list[tuple[int, float]] = []  # of the quartiles: the value below each, and the way to the next
+        self._places: list[tuple[int, float]] = []  # of the quartiles: index below, weight of the next
         # Plain attributes, since several detectors read them at every step.
         self.count = 0
         self.median = self.spread = math.nan
@@ -90,7 +90,7 @@ class RollingQuantiles(Stateful):
         return low, middle, high, place - at
 
     def quantile(self, share: float) -> float:
-        """Return the value below which a share of the values lies, linear between neighbours."""
+        """Return the value below which a share of the values lies, interpolated linearly."""
         place = share * (len(self._sorted) - 1)
         low = int(place)
         below = self._sorted[low]
@@ -138,7 +138,7 @@ class GradNormEMA(Stateful):
         return rises
 
     def update(self, norms: FloatArray) -> None:
-        """Add a calm step's norms; zero, NaN and infinite ones are left out."""
+        """Add a calm step's norms; zero, NaN and infinite ones are ignored."""
         if len(self._levels) != len(norms):
             self._levels, self._complete = np.full_like(norms, np.nan), False
         if self._complete and norms.min() > 0.0 and norms.max() < math.inf:  # as nearly always
@@ -151,7 +151,7 @@ class GradNormEMA(Stateful):
 
 
 def _logarithms(norms: FloatArray) -> FloatArray:
-    """Return natural logarithms, NaN for what is zero or NaN."""
+    """Return natural logarithms, NaN for norms of zero or NaN."""
     if norms.min(initial=1.0) > 0.0:  # as nearly always; a NaN is no minimum
         return np.log(norms)
     return np.log(norms, out=np.full_like(norms, np.nan), where=norms > 0)

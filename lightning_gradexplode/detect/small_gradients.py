@@ -14,7 +14,7 @@ from lightning_gradexplode.records import Finding, FloatArray, ModuleGradients, 
 BoolArray = npt.NDArray[np.bool_]
 
 _NOTHING = 1e-12
-"""Share of another gradient below which one is next to nothing, whatever the optimizer makes of it."""
+"""Ratio to another gradient below which a gradient counts as zero."""
 
 
 class VanishingGradient(Detector):
@@ -59,7 +59,7 @@ class ZeroGradient(Detector):
 
     WARNING if all parameters, or `share` of those that had other gradients before, have gradients of exactly zero at
     `patience` consecutive steps while the loss is not zero. Causes are rectified units that are never active, a
-    loss that is detached from the network, and a criterion that ignores all targets. A parameter whose gradient is
+    loss that is detached from the network, and a loss function that ignores all targets. A parameter whose gradient is
     zero from the start may be frozen or unused. It counts only if all gradients but one are zero (that of the last
     bias, after units that are never active) and the loss does not decrease for `futile` steps. INFO if some gradients
     are not zero, and the loss is a tenth of a unit below its start at any of the last `patience` steps, since experts
@@ -132,7 +132,7 @@ class ZeroGradient(Detector):
         return self.finding(record, severity, len(dead) / count, self.share, message, where)
 
     def _is_blocked(self, record: StepRecord, norms: FloatArray) -> bool:
-        """Return whether the first module has had next to no gradient since the first step, because of a later one."""
+        """Return whether the first module has had almost no gradient since the first step, because of a later one."""
         if self._blocked_at is None and (self._never is not None or record.module_gradients is None):
             return False
         if self._blocked_at is None and record.module_gradients is not None:

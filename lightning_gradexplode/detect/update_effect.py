@@ -1,4 +1,4 @@
-"""How much of a change of the loss the last update can have caused."""
+"""Upper bound of the change of the loss that the last update can have caused."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class UpdateEffect(Stateful):
     updates in proportion to the weights.
 
     The bound does not hold for what an update changes without a gradient: targets made from the model itself, and the
-    loss of another optimizer's model. Before the first logged step nothing is measured and the bound is infinite: with
-    updates measured in the first steps as well, two explosions of 122 of these two kinds were missed.
+    loss of another optimizer's model. Before the first logged step nothing is measured and the bound is infinite: a
+    bound from the first step on would miss two of 122 measured explosions of these two kinds.
     """
 
     _length: float | None

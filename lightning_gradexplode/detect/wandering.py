@@ -1,4 +1,4 @@
-"""How far a number without a trend wanders by chance in a number of steps."""
+"""Random changes of a number without a trend over a number of steps."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Wandering(Stateful):
 
     The standard deviation of the difference of two values that are ``n`` steps apart is taken to be ``s * n**h``. A
     random walk has ``h = 1/2``, noise around a level ``h = 0`` (Mandelbrot, Van Ness 1968, fractional noises). Both are
-    estimated from the decreases alone, since increases are the explosion as well; until there are some over `LAG`
-    steps, the number is taken for a walk.
+    estimated from the decreases alone, since increases are the explosion as well; until there are enough over `LAG`
+    steps, a random walk is assumed.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Wandering(Stateful):
 
         Args:
             value: The value.
-            calm: A decrease over one step counts only from a value of at most this, or it is the way back from a spike.
+            calm: A decrease over one step counts only from a value of at most this; others are returns from a spike.
             outside: The same for a decrease over `LAG` steps, which only distinguishes a walk from noise.
         """
         recent = self._recent
@@ -48,7 +48,7 @@ class Wandering(Stateful):
         self._recent = [*recent[1 - LAG :], value]
 
     def spread(self, steps: int) -> float:
-        """Return the standard deviation of the difference of two values so many steps apart."""
+        """Return the standard deviation of the difference of two values that are `steps` apart."""
         short = _deviation(self._short)
         if short <= 0 or steps <= 1:
             return short

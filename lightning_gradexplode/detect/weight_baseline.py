@@ -17,10 +17,11 @@ class WeightBaseline(Stateful):
     """The norm of all weights relative to the start of the run.
 
     The start is the norm before the first step. Weights that start next to zero, as those of a new last layer may, grow
-    by large factors in healthy runs: their growth is measured from an average size of `usual` instead, and is in doubt.
+    by large factors in healthy runs: their growth is measured from an average size of `usual` instead, and is
+    `in_doubt`.
 
     Args:
-        usual: Root mean square of weights that is small for a start; that of GPT-2 is 0.02.
+        usual: Root mean square below which weights start next to zero; that of GPT-2 is 0.02.
 
     Attributes:
         moved: Whether the weights, or half of the parameters, have ever been `MOVED` times as large as at the start.
@@ -87,5 +88,5 @@ class WeightBaseline(Stateful):
 
     @property
     def in_doubt(self) -> bool:
-        """Whether the weights started next to zero."""
+        """Whether the weights started next to zero, or are not known, so that their growth shows little."""
         return self._first is None or self._first < self._level or self._level <= 0

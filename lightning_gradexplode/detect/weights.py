@@ -1,4 +1,4 @@
-"""Symptoms that the weights show: the article's subtle sign 4."""
+"""Symptoms in the weights: the article's sign 4."""
 
 from __future__ import annotations
 
