@@ -1,4 +1,4 @@
-"""The micro-batches of one optimizer step: their losses, and the reading of the gradients that they add up to."""
+"""The micro-batches of one optimizer step: their losses, and the measurement of the accumulated gradients."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from lightning_gradexplode.measure.parameters import ParameterSet
 
 
 class AccumulatedReading(NamedTuple):
-    """The gradients of one optimizer step as they were measured, with the losses that they came from.
+    """The measured gradients of one optimizer step, with the losses of its micro-batches.
 
     Args:
         gradients: The gradients that the optimizer will get.
         losses: Number of micro-batches whose losses are read along with the gradients.
         micro_batches: Number of micro-batches that the training loop divides each loss by.
         has_scale: Whether the scale of a gradient scaler is read along with them as well.
-        scale_adapts: Whether the gradient scaler lowers it when gradients overflow.
-        is_scaled: Whether the gradients in memory are multiplied by it.
+        scale_adapts: Whether the gradient scaler lowers the scale when gradients overflow.
+        is_scaled: Whether the gradients in memory are multiplied by the scale.
         backward_passes: Number of backward passes since the gradients were cleared, None if that is unknown.
-        device_loss: The loss on its device, where the processes exchange it there.
-        host_losses: The losses of further micro-batches, which are known.
+        device_loss: The loss on its device, if the processes exchange it there.
+        host_losses: The losses of further micro-batches that are known on the host.
     """
 
     gradients: GradientReading
@@ -72,8 +72,8 @@ class AccumulationWindow:
         loop: The training loop.
 
     Attributes:
-        backward_passes: Number of backward passes since the gradients were seen to be cleared; the caller counts them.
-        passes: The same by optimizer, where there are several.
+        backward_passes: Number of backward passes since the gradients were last cleared; the caller counts them.
+        passes: The same for each optimizer, if there are several.
         evaluations: Number of evaluations of a closure within a step since the gradients were cleared.
     """
 
@@ -93,11 +93,11 @@ class AccumulationWindow:
     def add_loss(self, loss: Tensor, value: float | None) -> None:
         """Add the loss of a micro-batch; one on an accelerator is read later, together with the gradients.
 
-        One with several elements, which a module's own ``backward`` may reduce in any way, is not recorded.
+        A loss with several elements is not recorded, since a module's own ``backward`` may reduce it in any way.
 
         Args:
             loss: The loss.
-            value: Its value, if that is in the memory of the host.
+            value: Its value, if it is in host memory.
         """
         if self._losses_are_read and self._counts_end_of_backward:
             self.discard_losses()  # those of the step before, kept for optimizers that step on the same losses
@@ -105,7 +105,7 @@ class AccumulationWindow:
         if value is not None:
             self._host_losses.append(value)
         elif loss.numel() == 1:
-            # A CUDA graph writes its next outputs, this loss may be one of them, to the same memory.
+            # If the loss is an output of a CUDA graph, the next replay of the graph overwrites its memory.
             self._losses.append(loss.detach().clone() if loss.is_cuda else loss.detach())
 
     @property
@@ -123,23 +123,23 @@ class AccumulationWindow:
         self._host_losses, self._losses = [], []
 
     def gradients_cleared(self) -> None:
-        """Record that the training loop is about to clear the gradients; losses that no step has used belong to them.
+        """Record that the training loop is about to clear the gradients, and discard losses that no step has used.
 
-        Whether it does so is seen before the next backward pass: a module may override how gradients are cleared.
+        Whether the gradients are cleared is checked before the next backward pass: a module may override the clearing.
         """
         if self._remembered is None:
             self.backward_passes = 0
         self._host_losses, self._losses = [], []
 
     def stepped(self, parameters: ParameterSet) -> None:
-        """Record a gradient as it is after a step, to see whether it is cleared; its memory is not kept."""
+        """Record a weak reference to a gradient after a step, to detect whether it is cleared."""
         self._remember_gradient(parameters)
         self.evaluations = 0
         if self.passes.have_begun:
             self.passes.stepped(parameters)
 
     def evaluated(self, parameters: ParameterSet) -> int:
-        """Record an evaluation of a closure, and a gradient after it, to see whether the next one clears it.
+        """Record an evaluation of a closure, and a gradient after it, to detect whether the next evaluation clears it.
 
         Returns:
             The number of evaluations within the step since the gradients were cleared.
@@ -161,7 +161,7 @@ class AccumulationWindow:
                 break
 
     def look_for_clearing(self) -> None:
-        """Find out, before a backward pass, whether the gradients were cleared since the last step or evaluation."""
+        """Detect, before a backward pass, whether the gradients were cleared since the last step or evaluation."""
         if self._remembered is not None:
             parameter, reference, version = self._remembered
             gradient = reference()
@@ -244,17 +244,17 @@ class AccumulationWindow:
             return total * (self._loop.micro_batches / count)
 
     def _chosen(self, before: GradientReading, now: GradientReading, parameters: ParameterSet) -> GradientReading:
-        """Return the reading of before where the user has clipped gradients between the backward pass and the step.
+        """Return the earlier of two readings if the user clipped the gradients between backward pass and step.
 
-        Gradients that are smaller now were clipped, and the norm from before the clipping is used. Where they were not
-        finite and are now, or have grown, they were cleaned or added to, and count as they are; where they still are
-        not finite, a clip by norm may have spread NaN to all of them. Of sharded gradients each process decides for its
-        own shard.
+        Gradients that have become smaller were clipped, and the norm before the clipping is used. Gradients that have
+        grown, or have become finite, were changed in another way, and the present norm is used. If they are still not
+        finite, a clip by norm may have spread NaN to all elements, and the earlier reading is used. For sharded
+        gradients each process decides for its own shard.
         """
         if not self._loop.may_clip_by_itself:
             return now
         if self._counts_end_of_backward and self._loop.loss_scale()[0] is not None:
-            return before  # a step that the scaler leaves out is seen once its gradients are gone
+            return before  # for a step that the scaler skips, the gradients are cleared by now
         if not parameters.on_host and before.details is None:
             chosen = now.unless_clipped(before)  # without a wait
             if chosen is not None:
@@ -267,7 +267,7 @@ class AccumulationWindow:
         self, parameters: ParameterSet, scale: Tensor | None, is_scaled: bool, as_torch_does: bool
     ) -> GradientReading:
         """Measure the gradients; losses and loss scale are read along with their norms."""
-        starts = parameters.on_host  # else once it is known what is to be read
+        starts = parameters.on_host  # on accelerators later, once it is known what is read
         if scale is not None and is_scaled:
             return GradientReading.take(parameters, scale, self._losses, starts)
         if scale is not None:
@@ -278,7 +278,7 @@ class AccumulationWindow:
 
 
 def host_number(loss: Tensor) -> float | None:
-    """Return a loss of one element that is in the memory of the host; None for any other, which is not waited for."""
+    """Return the value of a loss of one element in host memory; None for any other loss, without waiting for it."""
     return float(loss.item()) if reading.is_on_host(loss) and loss.numel() == 1 else None
 
 

@@ -1,4 +1,4 @@
-"""A step after the optimizer's update: its weights are measured, and it is frozen into a record and logged."""
+"""A step after the optimizer's update: measurement of the weights, and the record of the step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST_LOGGED = 32
 
 
 class AfterUpdate:
-    """What happens to a step after the update.
+    """Measures, records and logs a step after the update.
 
     Args:
         run: The components of the run.
@@ -40,7 +40,7 @@ class AfterUpdate:
 
     @property
     def last(self) -> StepRecord | None:
-        """The record of the last step that is finished; calm steps are, once they are evaluated."""
+        """The record of the last finished step; calm steps are finished once they are evaluated."""
         return self._run.calm_steps.last or self._last
 
     def measure(self, step: Step) -> None:
@@ -117,7 +117,7 @@ class AfterUpdate:
         self._ended += self._freeze(steps, records)
 
     def evaluate_held(self) -> None:
-        """Evaluate the calm steps that are held, and keep what they show."""
+        """Evaluate the calm steps that are held, and record their findings."""
         run = self._run
         findings, last = run.calm_steps.evaluate(), run.calm_steps.last
         if findings and last is not None:
@@ -125,12 +125,12 @@ class AfterUpdate:
             run.evidence.add(last, None, new, run.log.incidents.began, before_update=False)
 
     def end_calm(self) -> None:
-        """Evaluate the calm steps of a batch, of whose end responses are to be informed."""
+        """Evaluate the calm steps of a batch, so that the responses can be called at its end."""
         self.evaluate_held()
         self._ended, self._run.calm_steps.ended = [*self._ended, *self._run.calm_steps.ended], []
 
     def end_batch(self, is_deferred: bool = False) -> None:
-        """Call the responses at the end of a batch, where no graph exists that they could destroy, and publish.
+        """Call the responses at the end of a batch, when no backward pass is running, and publish the report.
 
         Args:
             is_deferred: Whether the numbers of its step are not read yet.
@@ -146,7 +146,7 @@ class AfterUpdate:
             run.reporter.publish(run.responses.attempts)
 
     def freeze(self, steps: Sequence[Step]) -> None:
-        """Make the records of the steps of a batch as they are, keep and log them."""
+        """Make the records of the steps of a batch without further detection; keep and log them."""
         self._freeze(steps, [step.record() for step in steps])
 
     def _freeze(self, steps: Sequence[Step], found: Sequence[StepRecord]) -> list[StepRecord]:

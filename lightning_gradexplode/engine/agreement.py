@@ -1,4 +1,4 @@
-"""What all processes of a run decide alike, although a part may fail or decide differently on one of them."""
+"""Agreement of all processes on findings and thresholds, although a detector or policy may fail on one of them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from lightning_gradexplode.records.log import logger
 class Agreement:
     """Makes all processes use the same findings and thresholds, with one small collective for each.
 
-    From equal numbers the package's own parts decide alike. Where a part may fail on one process only, there is a
-    collective wherever processes that decide differently would train different weights, or wait for one another. Of the
-    package's own detectors, those that are switched off are named in a note in the exchange of the next step, which
-    costs nothing; until then nothing may follow from what was found that leads to a collective.
+    Detectors and policies of this package decide the same from equal numbers. If one of them may fail on a single
+    process, there is a collective wherever different decisions would lead to different weights or to a deadlock. Which
+    detectors of this package are switched off is part of the exchange of the next step (the *note*), at no extra cost;
+    until then no finding may lead to a collective.
 
     Args:
         exchange: The exchange between processes.
@@ -52,11 +52,11 @@ class Agreement:
         self._is_logged = False
 
     def is_needed(self, step: Step) -> bool:
-        """Return whether the processes exchange what they find at a step.
+        """Return whether the processes exchange their findings at a step.
 
-        Besides a user's own detectors, which may differ, they do where a finding leads to further collectives: those of
-        a response, and the measurement of shards. Not where the numbers are read after the update, since that would
-        make a device wait.
+        They do with detectors of the user, whose results may differ, and if a finding leads to further collectives:
+        those of a response, and the measurement of shards. They do not if the numbers are read after the update, since
+        the device would have to wait.
         """
         if not self._several:
             return False
@@ -64,7 +64,7 @@ class Agreement:
         return self._has_own_detectors or ((self._acts or is_sharded) and not step.decided_late)
 
     def note(self, measures_modules: bool) -> int:
-        """Return what the other processes have to know at a step: which detectors are off, and what is due here.
+        """Return the note of a step to the other processes: a bit mask of the detectors that are off, and one more bit.
 
         Args:
             measures_modules: Whether error gradients of modules are measured, which is a collective.
@@ -110,7 +110,7 @@ class Agreement:
             self.receive([int(note) for note in notes], states)
 
     def withdraw_notes(self) -> None:
-        """Participate in `exchange_notes` with the only message that the monitor of this process has failed."""
+        """Participate in `exchange_notes` to report that the monitor of this process has failed."""
         if self.needs_notes:
             self._exchange.withdraw_from_agreement(1)
 
@@ -123,9 +123,9 @@ class Agreement:
         return [one for one in findings if not self.is_off(one.sign)] if self._off else findings
 
     def findings(self, detect: Callable[[], list[Finding]], detectors: DetectorSet) -> list[Finding]:
-        """Return the findings of a step that all processes have, each with the lowest severity that any has.
+        """Return the findings of a step that all processes have, each with the lowest severity of all processes.
 
-        A detector that is switched off on one process is switched off on all. To be called where `is_needed`.
+        A detector that is switched off on one process is switched off on all. Call it if `is_needed`.
 
         Args:
             detect: Returns the findings of this process.
@@ -173,7 +173,7 @@ class Agreement:
     def clips_alike(self, policy: GuardedPolicy) -> bool:
         """Return whether a policy that clips tensors works on all processes or on none; else it is switched off.
 
-        To be called after it has clipped. Where it returns False, the gradients of the processes differ.
+        Call it after the policy has clipped. If it returns False, the gradients of the processes differ.
         """
         if not self.on_policy:
             return True

@@ -1,4 +1,4 @@
-"""Collecting what may fail, without consequences for the run."""
+"""Calls that may fail without consequences for the run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def attempt(what: str, collect: Callable[[], T]) -> T | None:
-    """Return what is collected; a failure is logged, and None returned."""
+    """Return the result of `collect`; if it raises, log the error with the name `what` and return None."""
     try:
         return collect()
     except Exception as error:

@@ -1,6 +1,6 @@
-"""The batches of one training run: what a training loop calls in each of them, in that order.
+"""The batches of one training run: the methods that a training loop calls in each batch, in that order.
 
-What it calls for each step of an optimizer is in `engine/optimizer_steps.py`.
+Those that it calls for each step of an optimizer are in `engine/optimizer_steps.py`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Batches(OptimizerSteps):
 
     @never_fatal
     def batch_expected(self) -> None:
-        """Measure error gradients of modules from the coming forward pass on, if they are due.
+        """Attach hooks for the error gradients of modules before the forward pass, if they are due.
 
         For loops in which a batch is known to have begun only when its forward pass is over.
         """
@@ -98,8 +98,8 @@ class Batches(OptimizerSteps):
     def loss_computed(self, loss: Tensor, has_graph: bool = False) -> None:
         """Add the loss of a micro-batch.
 
-        In manual optimization the loss is what ``training_step`` returns. Losses of single backward passes, which may
-        be those of adversaries, count only if they are not finite and nothing is returned.
+        In manual optimization the loss is the value that ``training_step`` returns. Losses of single backward passes,
+        which may be of different networks, are used only if they are not finite and nothing is returned.
 
         Args:
             loss: The loss.
@@ -119,26 +119,26 @@ class Batches(OptimizerSteps):
 
     @never_fatal
     def backward_begins(self) -> None:
-        """Find out whether the gradients were cleared; for loops whose losses are known after the backward pass."""
+        """Detect whether the gradients were cleared; for loops whose losses are known after the backward pass."""
         if len(self._run.optimizers.states) == 1:
             self._run.window.look_for_clearing()
         else:
             self._pass_begins()
 
     def _pass_begins(self) -> None:
-        """Find out which gradients were cleared: of several optimizers, one may be without the others."""
+        """Detect which gradients were cleared; with several optimizers, those of one may be cleared alone."""
         self._run.window.passes.begins([state.parameters() for state in self._run.optimizers.states])
 
     @never_fatal
     def graph_exists(self, loss: Tensor) -> None:
-        """Read the graph of a loss whose backward pass is about to begin, if it may show what went wrong."""
+        """Read the graph of a loss before its backward pass, if the value of the loss is on the host."""
         value = host_number(loss)
         if value is not None:
             self._run.graphs.read(loss, value)
 
     @never_fatal
     def backward_ended(self) -> None:
-        """Measure the gradients, if those of all micro-batches are there and the optimizer gets them as they are."""
+        """Measure the gradients, if all micro-batches are accumulated and nothing changes them before the step."""
         run = self._run
         run.window.backward_passes += 1
         if len(run.optimizers.states) > 1:
@@ -166,7 +166,7 @@ class Batches(OptimizerSteps):
         """Finish the steps of a batch.
 
         Args:
-            outputs: What ``training_step`` returned, where losses are known by that only.
+            outputs: The return value of ``training_step``, if losses are not known otherwise.
 
         Raises:
             ExplosionError: The run explodes and a response raises it.
@@ -186,7 +186,7 @@ class Batches(OptimizerSteps):
             self._run.evidence.inputs = None
             if self._run.acts:
                 self._end_batch()
-            return  # nothing was found that has consequences
+            return  # no finding has consequences
         if not self._run.is_automatic:
             self._after.set_returned_loss(steps, outputs, self._measurement.batch_idx, self._nonfinite_loss)
             self._nonfinite_loss = None if steps else self._nonfinite_loss  # it belongs to a later step
@@ -208,7 +208,7 @@ class Batches(OptimizerSteps):
         self._end_batch(is_deferred)
 
     def _end_batch(self, is_deferred: bool = False) -> None:
-        """End a batch now, or once the backward pass is over that is running."""
+        """End a batch, after the running backward pass if there is one."""
         if self._has_graph:
             self._end_is_due = True
         else:
@@ -216,9 +216,9 @@ class Batches(OptimizerSteps):
 
     @never_fatal
     def set_graph(self, exists: bool) -> None:
-        """Set whether a backward pass is running, in which the end of the batch before it may become known.
+        """Set whether a backward pass is running, during which the end of the previous batch may become known.
 
-        Responses must not change weights and buffers then; they are called once it is over.
+        Responses must not change weights and buffers meanwhile; they are called once the pass is over.
         """
         self._has_graph = exists
         if self._end_is_due and not exists:

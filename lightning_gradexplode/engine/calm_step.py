@@ -1,4 +1,4 @@
-"""A step whose loss and gradients show no rise, as far as it is kept until it is recorded and evaluated."""
+"""A step whose loss and gradients show no rise, kept until it is recorded and evaluated."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lightning_gradexplode.records import Finding, Norms, StepRecord
 
 
 class CalmStep:
-    """What is known of a calm step.
+    """The measurements of a calm step.
 
     Args:
         state: The optimizer.
         parameters: Its parameters.
-        reading: Its gradients and losses; None once the step is over, since they keep tensors of gradients.
+        reading: Its gradients and losses; None once the step is over, so that the gradients can be freed.
         loss: Its loss.
         norms: The norms of its gradients.
         number: The step that other metrics are logged at.
@@ -27,7 +27,7 @@ class CalmStep:
 
     Attributes:
         update_taken: Whether the optimizer has stepped.
-        begun: What the detectors found before the update, None if they were not called.
+        begun: The findings before the update, None if the detectors were not called.
         clip_val: The norm that its gradients are clipped to, None if they are not.
         clip_rate: The share of recent steps that were clipped.
         clips_directly: Whether the monitor itself clips the gradients, and not the training loop.
@@ -96,17 +96,17 @@ class CalmStep:
         return self._before
 
     def begin(self) -> list[Finding]:
-        """Return what the detectors find before the update, if they are called that early."""
+        """Return the findings before the update. Called only where a response acts."""
         self.begun = self.state.detectors.begin(self.before_clipping(), is_new=False)
         return self.begun
 
     def evaluate(self) -> tuple[StepRecord, list[Finding]]:
-        """Make the record of the step, add it to the history of its optimizer, and return it with what it shows."""
+        """Make the record of the step, add it to the history of its optimizer, and return it with its findings."""
         detectors, record = self.state.detectors, self._record()
         findings = self.begun
         if findings is None:
             findings = detectors.begin(self._before or record, is_new=False)
-        if self.state.policy is not None:  # else nothing has become known of the step since
+        if self.state.policy is not None:  # without a policy, nothing more is known after the update
             findings = [*findings, *detectors.proceed(record)]
         if findings:
             record = replace(record, severity=max(int(finding.severity) for finding in findings))

@@ -1,8 +1,8 @@
-"""Calm steps: those whose loss and gradients show no rise, so that all but their measurement can wait.
+"""Calm steps: those whose loss and gradients show no rise, so that only their measurement is urgent.
 
-They are held, and recorded and evaluated by the detectors together, at most eight of them: between two steps of a
-network the processor's caches lose the code of records and detectors, and to fetch it again takes longer than to
-execute it. Records and findings are the same as those of steps that are evaluated one by one.
+At most eight of them are held, and recorded and evaluated by the detectors together: between two steps of a network,
+the code of records and detectors is evicted from the processor's caches, and loading it again takes longer than
+executing it. Records and findings are the same as those of steps that are evaluated one by one.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from lightning_gradexplode.records import Finding, StepRecord
 class CalmSteps:
     """Recognizes the calm steps of a run, and holds them until they are evaluated.
 
-    There are some in runs of one process on the host with one optimizer, the default detectors, and no clip policy but
-    those of this package that clip by the norm of all gradients. Where a response acts, the detectors are called before
-    each update.
+    Only runs of one process on the host have calm steps, with one optimizer, the default detectors, and either no clip
+    policy or one of this package that clips by the norm of all gradients. If a response acts, the detectors are called
+    before each update.
 
     Args:
         arguments: The monitor's arguments.
@@ -40,9 +40,9 @@ class CalmSteps:
 
     Attributes:
         open: The calm step in progress, None without one.
-        last: The record of the last step of the run, if that was a calm one, and has been evaluated.
-        found: What the detectors found at a step that would have been a calm one without it.
-        ended: The records of those that were evaluated since the last batch, where a response acts.
+        last: The record of the last step of the run, if it was a calm step that has been evaluated.
+        found: The findings because of which the current step is not a calm one, None without any.
+        ended: The records of the calm steps that were evaluated since the last batch, if a response acts.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class CalmSteps:
             batch_idx: Index of its batch.
 
         Returns:
-            Whether it is; None if the detectors were not called.
+            Whether the step is a calm one; None if `DetectorSet.examine` was not called.
         """
         is_possible = self._are_possible and parameters.on_host and state.evaluations == 1 and state.has_hooks
         if not is_possible or reading.has_scale or self._log.incidents.began is not None or len(self._states) > 1:
@@ -142,7 +142,7 @@ class CalmSteps:
         return has_begun
 
     def evaluate(self) -> list[Finding]:
-        """Record the steps that are held, and return what the detectors find in them, oldest first."""
+        """Record the steps that are held, and return their findings, oldest first."""
         if self.open is not None and self.open.update_taken:
             self.close()
         held, self._held = self._held, []

@@ -23,7 +23,7 @@ from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.records import FloatArray, StepRecord
 
 _ROUNDING = 1e-3
-"""Our norm and torch's float32 one differ by less."""
+"""Upper bound of the relative difference between the measured norm and that of torch in float32."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,13 +65,13 @@ class GradientClipper:
 
         Args:
             step: The step.
-            record: What is known of it.
+            record: Its record so far.
         """
         policy = step.state.policy
         if policy is None:
             value, algorithm = self._loop.clip_setting
         elif step.decided_late:
-            value = policy.threshold(record)  # the step is over; what later thresholds depend on goes on
+            value = policy.threshold(record)  # the step is over; the call only updates the state of the policy
             if step.device_clip is not None and step.clip_val is None:
                 step.set(clip_val=value, clip_algorithm=None if value is None else "norm")
             return
@@ -97,7 +97,7 @@ class GradientClipper:
 
         Args:
             step: The step.
-            record: What is known of it.
+            record: Its record so far.
         """
         policy, reading, norm = step.state.policy, step.reading, step.norms.total
         assert policy is not None
@@ -133,7 +133,7 @@ class GradientClipper:
         if not is_plain or self._agreement.on_policy:
             return False
         value, clips = policy.known_threshold(), self._loop.clips(step.state.optimizer)
-        # Code of the user's between here and the loop's own clipping is to see the gradients before they are clipped.
+        # The user's hooks between this call and the loop's own clipping must get gradients that are not clipped yet.
         norm = None if clips and self._loop.may_change_gradients else step.norm_on_device()
         if norm is not None:
             threshold = policy.threshold_on_device(norm) if value is None else torch.full_like(norm, value)
@@ -153,7 +153,7 @@ class GradientClipper:
             step.set(clip_val=None, clip_algorithm=None)
 
     def clip_on_device(self, step: Step) -> None:
-        """Clip by the norm that was measured, or have the training loop clip, without a wait for an accelerator."""
+        """Clip by the measured norm, or have the training loop clip, without waiting for an accelerator."""
         clips = self._loop.clips(step.state.optimizer)
         if step.device_clip is not None:
             clip_on_device(step.parameters.gradients, *step.device_clip)
@@ -162,7 +162,7 @@ class GradientClipper:
 
     @staticmethod
     def set_clip_rate(step: Step) -> None:
-        """Set the share of recent steps that were clipped, once the quantity that is clipped is known."""
+        """Set the share of recent steps that were clipped, once the norm or the largest element is known."""
         if step.clip_val is not None:
             size = step.grad_norm if step.clip_algorithm == "norm" else step.grad_max
             step.set(clip_rate=step.state.clip_rate(step.clip_val, size))
@@ -176,7 +176,7 @@ class GradientClipper:
                 evaluation of a closure within the same step.
 
         Returns:
-            False if some processes only have clipped their gradients, so that these must not be used.
+            False if only some of the processes have clipped their gradients, so that these must not be used.
         """
         policy, algorithm, value = step.state.policy, step.clip_algorithm, step.clip_val
         if policy is None or algorithm is None:
@@ -230,10 +230,10 @@ class GradientClipper:
     def clip_by_measured_norm(self, optimizer: Optimizer, clip_val: float) -> bool:
         """Clip as ``clip_grad_norm_`` would, bit for bit, with the norm that was measured.
 
-        A clip value that clearly does not bind would multiply by 1.0, which changes nothing and is left out.
+        With a norm clearly below the clip value, the factor would be 1.0, and nothing is computed.
 
         Returns:
-            False where that cannot be done, and the caller has to clip.
+            False if the norm cannot be used, so that the caller has to clip.
         """
         measured, self._measured = self._measured, None
         if measured is None or measured.optimizer is not optimizer or not measured.reading.holds(measured.parameters):

@@ -236,7 +236,7 @@ class EvidenceCollector:
         return replace(of_graph, notes=(*of_graph.notes, f"the step could not be computed again: {replay.reason}"))
 
     def diagnosis(self, attempts: Sequence[Attempt] = ()) -> Diagnosis | None:
-        """Return the diagnosis of the latest incident; without one, of what is plainly wrong, None if nothing is."""
+        """Return the diagnosis of the latest incident; without an incident, of any evident fault, None without one."""
         if self._onset is None:
             return self._published or attempt("the diagnosis", self._calm_diagnosis)
         evidence = self.evidence(attempts)

@@ -76,7 +76,7 @@ class GradientMeasurement:
         return step
 
     def reopen(self, calm: CalmStep) -> Step:
-        """Begin a calm step again, whose gradients are computed once more before its update."""
+        """Begin a calm step again as any other, since its gradients have changed before its update."""
         assert calm.reading is not None
         due = self._run.schedule.due(calm.number)
         step = self._begin(Step(calm.state, calm.parameters, calm.reading, calm.number, *due), is_examined=True)

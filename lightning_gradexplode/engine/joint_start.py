@@ -1,4 +1,4 @@
-"""The start of a run on several processes: all of them begin with the same arguments, or none does."""
+"""The start of a run on several processes: all of them start with the same arguments, or none does."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from lightning_gradexplode.respond import Warn
 
 
 class DifferentProcessesError(ValueError):
-    """What leads to collectives, or to other weights, differs between processes."""
+    """Arguments that affect collectives or weights differ between processes."""
 
 
 def allowed(arguments: Arguments, loop: TrainingLoop) -> Arguments:
-    """Return the arguments without what may not be done by a process that exchanges nothing with the others.
+    """Return the arguments without those that a process that cannot exchange data with the others must not use.
 
-    It must not change weights, which others may hold as well. This is logged.
+    Without an exchange, weights must not be changed, since other processes may hold copies of them: clip policy and
+    responses are removed, which is logged.
 
     Raises:
-        DifferentProcessesError: It holds shards, whose norms cannot be measured without the others.
+        DifferentProcessesError: The process holds shards of parameters, whose norms need all processes.
     """
     world = loop.process_group
     if not isinstance(world, Alone) or world.reason is None:
@@ -40,15 +41,15 @@ def allowed(arguments: Arguments, loop: TrainingLoop) -> Arguments:
 
 
 def begin_together(world: ProcessGroup, arguments: Arguments, error: Exception | None) -> None:
-    """Raise an error on all processes if one of them has met one, or if they would not agree; a collective call.
+    """Raise an error on all processes if one of them has failed, or if their arguments differ; a collective call.
 
     Args:
         world: The processes of the run.
         arguments: The monitor's arguments on this process.
-        error: What this process has met, None for nothing.
+        error: The error of this process, None without one.
 
     Raises:
-        ProcessFailedError: Another process has met an error.
+        ProcessFailedError: Another process has failed.
         DifferentProcessesError: The arguments differ between processes.
     """
     if world.size == 1:
@@ -71,7 +72,7 @@ def begin_together(world: ProcessGroup, arguments: Arguments, error: Exception |
 
 
 def _settings(arguments: Arguments) -> dict[str, Any]:
-    """Return what has to be the same on all processes, by the name of the argument."""
+    """Return the settings that must be the same on all processes, by the name of the argument."""
     return {
         "detectors": sorted(one.sign for one in arguments.detectors),
         "clip": type(arguments.clip).__name__,

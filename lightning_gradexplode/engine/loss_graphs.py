@@ -65,7 +65,7 @@ class LossGraphs:
 
     @property
     def operation_names(self) -> tuple[str, ...]:
-        """Names of the operations that the first loss was computed by."""
+        """Names of the operations that computed the first loss."""
         return () if self._first is None else self._first.operation_names
 
     @property

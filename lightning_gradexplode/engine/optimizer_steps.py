@@ -1,8 +1,9 @@
-"""The steps of the optimizers of one run: what is called before, within and after each, and its phases.
+"""The optimizer steps of one run: the methods called before, within and after each step, and its phases.
 
-A step is measured (`engine/gradient_measurement.py`), decided about (`engine/decisions.py`), and, after the optimizer's
-update, measured again and recorded (`engine/after_update.py`). On an accelerator, where nothing has to be decided
-before the update, the numbers are read and decided about later (`engine/deferred_reading.py`).
+The gradients of a step are measured (`engine/gradient_measurement.py`), clip value and responses are decided
+(`engine/decisions.py`), and, after the optimizer's update, the weights are measured and the step is recorded
+(`engine/after_update.py`). On an accelerator, if nothing has to be decided before the update, the numbers are read
+later (`engine/deferred_reading.py`).
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class OptimizerSteps(CurrentResults):
 
     @never_fatal
     def gradients_ready(self, optimizer: Optimizer) -> None:
-        """Measure the gradients that an optimizer is about to get, detect, and decide clip value and response.
+        """Measure the gradients of the coming step, call the detectors, and decide clip value and response.
 
         Args:
             optimizer: The optimizer, as the training loop knows it.
@@ -133,11 +134,11 @@ class OptimizerSteps(CurrentResults):
         if closure is None:
             self._evaluated(optimizer)
             return None
-        self._close_open()  # an earlier step of the same batch, which a gradient scaler has left out
+        self._close_open()  # an earlier step of the same batch, which a gradient scaler has skipped
         self._inside_step, self._is_within = True, False
 
         # With a closure, the forward pass, the backward pass and `gradients_ready` are called inside the step.
-        def evaluate(*arguments: Any, **named: Any) -> Any:  # some optimizers evaluate the loss alone by an argument
+        def evaluate(*arguments: Any, **named: Any) -> Any:  # some optimizers pass arguments
             self._announced = None
             result = closure(*arguments, **named)
             self._evaluated(optimizer, in_closure=not self._is_within)
@@ -153,7 +154,7 @@ class OptimizerSteps(CurrentResults):
 
     @never_fatal
     def after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Measure, in an optimizer's post-step hook, what the update has changed."""
+        """Measure the update, in an optimizer's post-step hook."""
         self._inside_step, self._announced = False, None
         policy = self._run.optimizers.policy_of(optimizer) if self._clips else None
         if policy is not None:
@@ -172,7 +173,7 @@ class OptimizerSteps(CurrentResults):
 
     @never_fatal
     def _evaluated(self, optimizer: Optimizer, in_closure: bool = False) -> None:
-        """Hold back an update right before it, if that was decided; decide now, if the loop did not call before.
+        """Hold back an update right before it, if that was decided; decide now if `gradients_ready` was not called.
 
         Args:
             optimizer: The optimizer.
@@ -200,7 +201,7 @@ class OptimizerSteps(CurrentResults):
     def _evaluated_again(self, step: Step) -> None:
         """Measure the gradients of a further evaluation of a closure within the same step.
 
-        Of a line search the first gradients are the step's own; any other optimizer, such as sharpness-aware
+        For a line search the gradients of the step are the first ones; any other optimizer, such as sharpness-aware
         minimization, updates by the last ones.
         """
         step.evaluations += 1
@@ -219,7 +220,7 @@ class OptimizerSteps(CurrentResults):
             self._close(self._open)
 
     def _close(self, step: Step) -> None:
-        """End the step that is open; its weights are measured, and it is finished with its batch."""
+        """End the open step. Its weights are measured by now, and it is finished at the end of its batch."""
         if step.phase is Phase.MEASURED:  # its optimizer was never called
             self._decisions.decide(step, before_update=False)
         if self._clips:

@@ -20,7 +20,7 @@ class _Passes:
         gradient: The gradient, whose memory is not kept; None if there is none.
         version: How often it was written to.
         number: The number of passes.
-        evaluations: Number of evaluations of a closure within a step that these passes belong to.
+        evaluations: Number of evaluations of a closure within a step since the gradients were cleared.
         counted: The number of passes at the end of the last evaluation.
     """
 
@@ -41,7 +41,7 @@ class _Passes:
         return replace(self, gradient=other.gradient, version=other.version)
 
     def is_same_gradient(self, other: _Passes) -> bool:
-        """Return whether there is a gradient, which was neither replaced nor written to in between."""
+        """Return whether there is a gradient that was neither replaced nor written to in between."""
         if self.gradient is None or other.gradient is None or self.version != other.version:
             return False
         gradient = self.gradient()

@@ -157,7 +157,7 @@ class ResponseRunner:
             )
 
     def log_notice(self, state: OptimizerState, record: StepRecord) -> None:
-        """Log what the clip policy of an optimizer reports about a step."""
+        """Log the notice of an optimizer's clip policy about a step, if there is one."""
         notice = None if state.policy is None else state.policy.notice()
         if notice is not None:
             self._chain.log.add(self._context(record), "clip", notice)

@@ -1,6 +1,6 @@
-"""One training run: its begin, its interruptions and its end.
+"""One training run: its start, interruptions and end.
 
-What a training loop calls in each batch is in `engine/batches.py`.
+The methods that a training loop calls in each batch are in `engine/batches.py`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class TrainingRun(Batches):
 
     @never_fatal
     def flush(self) -> None:
-        """Read the numbers that were deferred; within a batch what was found has consequences at the next update."""
+        """Read the numbers that were deferred; within a batch, responses to them are called at the next update."""
         self._deferred_reading.read()
         if not self._in_batch and not self._run.agreement.by_notes:
             self._deferred_reading.settle()
@@ -78,7 +78,7 @@ class TrainingRun(Batches):
     def finish_before_checkpoint(self) -> bool | None:
         """Finish the steps of several processes that were held until the next exchange; a collective call.
 
-        Within a batch, what was found has consequences at the next update.
+        Within a batch, the responses to findings are called at the next update.
 
         Returns:
             Whether that may have changed weights, optimizers or schedules; None if no step was finished.
@@ -98,8 +98,8 @@ class TrainingRun(Batches):
     def aborted(self) -> None:
         """Log what was measured of a step that an exception has interrupted.
 
-        The other processes may know nothing of the exception, so that nothing is exchanged with them here; of a step
-        whose numbers were deferred, those are kept that were exchanged when it began, and have arrived.
+        The other processes may not have an exception, so that nothing is exchanged with them here. Of a step whose
+        numbers were deferred, those are kept that were exchanged when it began and have arrived.
         """
         try:
             self._finish_interrupted()
@@ -136,7 +136,7 @@ class TrainingRun(Batches):
             self._deferred_reading.keep_arrived(steps)
 
     def _record_interrupted_loss(self) -> None:
-        """Detect a loss that is not finite and whose backward pass has raised, as in anomaly detection."""
+        """Detect a non-finite loss whose backward pass has raised an error, as with anomaly detection."""
         run, loss = self._run, self._run.window.unused_loss
         if loss is None or math.isfinite(loss) or self._loop.loss_scale()[0] is not None:
             return
@@ -149,10 +149,10 @@ class TrainingRun(Batches):
     # The end.
 
     def close(self) -> None:
-        """Restore what was changed of the training loop and its optimizers. Never raises."""
+        """Undo all changes to the training loop and its optimizers. Never raises."""
         self._shutdown.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what later decisions depend on, in plain values, with a version."""
+        """Return the state that later decisions depend on, in plain values, with a version."""
         self._after.evaluate_held()
         return self._run.state_dict()

@@ -57,11 +57,11 @@ class Step(UnfinishedRecord):
         evaluations: Number of times that gradients were computed within the step.
         gradients_intact: Whether the gradients in memory are those that were measured.
         clips_directly: Whether the monitor itself clips the gradients, and not the training loop.
-        begun: What the detectors found before its update, where they were called already; else None.
-        calm: The calm step that it began as, whose gradients are clipped already; None for any other.
-        gathered: What the processes have exchanged of it on their devices, None if they have not.
+        begun: The findings before its update, if the detectors were called already; else None.
+        calm: The calm step that it began as, whose gradients are clipped already; None for other steps.
+        gathered: The measurements that the processes have exchanged on their devices, None without an exchange.
         gathered_norms: The norms of all processes' shards on the device, if they have exchanged them.
-        device_clip: Clip value and norm of the step on their device, where only that knows them.
+        device_clip: Clip value and norm of the step on their device, if they are not known on the host.
         is_guarded: Whether the optimizer leaves the update out by itself if it is not finite.
         inputs: What is needed to compute it again, None where it cannot be.
         decided_late: Whether the optimizer had stepped before the numbers were read.

@@ -13,7 +13,7 @@ from lightning_gradexplode.measure.reading import read, widest_type
 from lightning_gradexplode.records.log import logger
 
 LOOKS = 8
-"""Number of batches without a step, after the first, in which the weights themselves are compared."""
+"""Number of batches without a step, after the first such batch, in which the weights themselves are compared."""
 
 
 UNSEEN_BACKWARD = (
@@ -23,11 +23,11 @@ UNSEEN_BACKWARD = (
 
 
 class UnseenSteps:
-    """Detects that weights change although no optimizer step was seen, and logs it once; the same of backward passes.
+    """Detects changes of the weights without a known optimizer step, and steps without a known backward pass.
 
-    Such a step can neither be measured nor held back. The version counter of a parameter shows that it was written to,
-    at no cost on an accelerator; where it was written to through ``.data``, only the weights show it. These are
-    compared in a few of the batches that had no step.
+    Such a step can neither be measured nor held back; each of the two is logged once. The version counter of a
+    parameter shows that it was written to, at no cost on an accelerator. Writes through ``.data`` do not change the
+    counter: for these the weights are compared in a few of the batches that had no step.
 
     Args:
         loop: The training loop.
@@ -42,12 +42,12 @@ class UnseenSteps:
         self._is_any_seen = self._is_any_backward_seen = False
 
     def batch_started(self) -> None:
-        """Record the weights that a batch begins with, while neither a step nor a backward pass was ever seen."""
+        """Record the weights before a batch, as long as neither a step nor a backward pass was ever seen."""
         if not self._is_any_seen:
             self._record()
 
     def backward_ended(self) -> None:
-        """Record the weights that the first backward pass of a batch ends with."""
+        """Record the weights after the first backward pass of a batch."""
         self._is_any_backward_seen = True
         if not self._is_any_seen:
             self._is_any_seen, self._versions = True, None
@@ -98,7 +98,7 @@ class UnseenSteps:
 
 
 def _norm(tensor: Tensor) -> Tensor:
-    """Return the L2 norm in a type in which a small update shows."""
+    """Return the L2 norm in the widest type, so that a small update changes it."""
     kind = torch.complex128 if tensor.is_complex() else widest_type(tensor.device)
     norm: Tensor = torch.linalg.vector_norm(tensor.to(kind))
     return norm
