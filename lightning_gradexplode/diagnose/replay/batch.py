@@ -35,7 +35,9 @@ class KeptBatch:
         self._versions: list[tuple[Tensor, int]] = []
         if type(batch) in (list, tuple) and set(map(type, batch)) == {Tensor}:  # as nearly always
             self.batch: Any = type(batch)(batch)
-            self._versions += [(one, one._version) for one in batch if not one.is_inference()]
+            for one in batch:  # without a function per step, which a comprehension is before Python 3.12
+                if not one.is_inference():
+                    self._versions.append((one, one._version))
             return
         try:
             self.batch = map_batch(batch, self._note, longest=LONG)
