@@ -1,4 +1,4 @@
-"""The first update of a run, which began with weights that nothing had changed."""
+"""The first update of a run, which starts from the initial weights."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _UNIT_STEPS = ("Adam", "AdamW", "Adamax", "Adagrad", "Lion")
 
 
 def jump_by_first_update(evidence: Evidence) -> str | None:
-    """Return what a first update as large as the weights did to the loss, if it jumped or failed right after.
+    """Return the effect of a first update as large as the weights, if the loss jumped or was not finite after it.
 
-    Steps of a normalized size are that long by their rate alone, whatever the gradients are; what fails after such an
-    update, or is measured after it, only shows it.
+    With an optimizer that normalizes its steps, the learning rate alone is the cause of such an update, whatever the
+    gradients are. Failures and measurements after it are consequences.
 
     Returns:
         A sentence, None without such an update.
@@ -35,11 +35,11 @@ def jump_by_first_update(evidence: Evidence) -> str | None:
 
 
 def first_update_ratio(evidence: Evidence) -> float | None:
-    """Return the norm of the run's first update over that of the weights before it.
+    """Return the norm of the run's first update divided by that of the weights before it.
 
-    A run that is logged seldom has not measured it. Then it is computed by the optimizer's formula; for an optimizer
-    whose formula is not known, by the growth of the weights' norm, to which it is nearly orthogonal. If neither is
-    known it is the first ratio that was measured, None if none was.
+    If it was not measured, it is computed by the optimizer's formula; for an optimizer whose formula is not known, from
+    the growth of the weights' norm, since an update is nearly orthogonal to the weights. If neither is known, the first
+    measured ratio is returned, None without one.
     """
     ratios, start = curve(evidence, "update_ratio"), evidence.run.first_step
     measured, weights, place = ratios.at(start), initial_weight_norm(evidence), history_at_fault(evidence)
@@ -70,7 +70,7 @@ def _first_update_by_formula(evidence: Evidence, place: int, weights: float) -> 
         norm = min((value for value in norms if value is not None), default=None)
         return None if norm is None else rate * (norm + numbers.get("weight_decay", 0.0) * weights)
     count = sum(math.prod(parameter.shape) for parameter in evidence.run.parameters if parameter.optimizer == place)
-    # The first running square of RMSprop is that share of the first square.
+    # The first running average of RMSprop is this share of the squared gradient.
     share = 1 - numbers.get("alpha", 0.99) if one.kind == "RMSprop" else 1.0
     is_known = one.kind in (*_UNIT_STEPS, "RMSprop") and count > 0 and share > 0
     return rate * math.sqrt(count / share) if is_known else None

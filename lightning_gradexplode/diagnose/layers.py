@@ -9,10 +9,10 @@ from lightning_gradexplode.diagnose.curves import critical_step, curve, loss_cur
 from lightning_gradexplode.records import Evidence, LossTerm, ParameterFacts, RunFacts
 
 EARLY = 30
-"""Steps from the start within which a failure shows how the run began."""
+"""Number of steps from the start within which a failure comes from the initial state of the run."""
 
 DEEP = 8
-"""Number of layers, or of calls of one layer, from which a gain per layer of little more than one compounds."""
+"""Number of layers, or of calls of one layer, from which even a gain per layer slightly above one adds up."""
 
 _WEIGHTED = {"linear", "convolution", "attention", "recurrent", "other"}
 _NOTHING_LEARNED = {"stalled-loss", "vanishing-gradient", "zero-gradient"}
@@ -33,17 +33,17 @@ def layers(run: RunFacts) -> list[ParameterFacts]:
 
 
 def gain_of(parameter: ParameterFacts) -> float:
-    """Return by how much a weight multiplies inputs that are independent of each other."""
+    """Return the factor by which a weight scales independent inputs: its root mean square times ``sqrt(fan_in)``."""
     return parameter.std * math.sqrt(parameter.fan_in or parameter.shape[-1])
 
 
 def usual_std(parameter: ParameterFacts) -> float:
-    """Return the root mean square with which a weight of so many inputs keeps their scale."""
+    """Return the root mean square with which a weight keeps the scale of its inputs: ``1 / sqrt(fan_in)``."""
     return 1.0 / math.sqrt(max(parameter.fan_in or parameter.shape[-1], 1))
 
 
 def normalized_share(run: RunFacts) -> float:
-    """Return the number of normalizing modules over that of layers."""
+    """Return the number of normalizing modules divided by that of layers."""
     count = len(layers(run))
     return sum(one.role == "normalization" for one in run.modules) / count if count else 0.0
 
@@ -62,7 +62,7 @@ def code_of_parameter(parameter: ParameterFacts) -> str:
 
 
 def is_early(evidence: Evidence) -> bool:
-    """Return whether the failure shows how the run began: within its first steps, or since nothing is learned."""
+    """Return whether the failure comes from the initial state: within the first steps, or since nothing is learned."""
     if evidence.run.is_resumed:
         return False
     serious = signs(evidence)
@@ -70,7 +70,7 @@ def is_early(evidence: Evidence) -> bool:
 
 
 def is_trained(evidence: Evidence) -> bool:
-    """Return whether the run began with trained weights: it goes on, or its first loss is that of a trained network."""
+    """Return whether the run started with trained weights: it is resumed, or its first loss is low."""
     if evidence.run.is_resumed:
         return True
     first = loss_curve(evidence).first
@@ -79,7 +79,7 @@ def is_trained(evidence: Evidence) -> bool:
 
 
 def has_initial_scale(evidence: Evidence) -> bool:
-    """Return whether the weights had about the norm of the start until the last update."""
+    """Return whether the weights had about the norm of the start before the last update."""
     before = curve(evidence, "weight_norm").before(evidence.now).finite
     return before.first is None or before.last is None or before.last <= 1.5 * before.first
 
@@ -88,7 +88,7 @@ def untrained_loss(evidence: Evidence) -> float | None:
     """Return the loss of a network that has learned nothing: entropy of the classes, or variance of the targets.
 
     Returns:
-        None where the step has another loss, or more than one, or a function of it, or makes the targets of it.
+        None if the step has another loss, several losses or a function of one, or if it computes the targets itself.
     """
     terms: tuple[LossTerm, ...] = evidence.replay.losses if evidence.replay is not None else ()
     if len(terms) != 1 or not terms[0].inputs:
@@ -98,7 +98,7 @@ def untrained_loss(evidence: Evidence) -> float | None:
         return None
     name, shape = terms[0].name, terms[0].inputs[0].shape
     if name.startswith("nll_loss") and len(shape) > 1 and shape[1] > 1:
-        # Of the rows of a batch, which are classes in a contrast of pairs, alike ones are alike without any learning.
+        # In a contrastive loss the classes are the rows of the batch; similar rows have a low loss from the start.
         is_contrast = len(shape) == 2 and shape[0] == shape[1] and not is_of_batch(evidence, terms[0])
         return None if is_contrast else min(math.log(shape[1]), _largest_entropy(evidence, terms[0]))
     if name == "mse_loss":
@@ -110,9 +110,9 @@ def untrained_loss(evidence: Evidence) -> float | None:
 def _largest_entropy(evidence: Evidence, term: LossTerm) -> float:
     """Return the largest entropy of labels with the spread of those of the batch, infinite if they are not known.
 
-    It is that of a normal distribution with the variance of the labels and a twelfth (Cover and Thomas, Elements of
-    Information Theory, 2nd edition, problem 8.7). Of a rare class it is far below the logarithm of the number of
-    classes, as is the first loss of a network whose bias begins at the share of the class.
+    It is at most that of a normal distribution with the variance of the labels plus 1/12 (Cover and Thomas, Elements of
+    Information Theory, 2nd edition, problem 8.7). With a rare class it is far below the logarithm of the number of
+    classes, as is the first loss of a network whose bias is initialized to the frequency of the class.
     """
     fields = evidence.batch.fields if evidence.batch is not None and len(term.inputs) > 1 else ()
     spreads = [one.std for one in fields if one.is_integral and one.std is not None and is_same(one, term.inputs[1])]

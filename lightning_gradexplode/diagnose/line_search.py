@@ -1,4 +1,4 @@
-"""Whether the last update overshoots: the loss of its batch along the update."""
+"""The loss of a batch along the last update, which shows whether the update overshoots."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lightning_gradexplode.records import Evidence
 
 FAR = 3.0
-"""Rise of the loss, in units of itself, from which a step is not short, and shows no slope."""
+"""Rise of the loss divided by the loss from which a step is too long to estimate the slope."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +20,11 @@ class LineSearch:
         end: The loss with the whole update, infinite if it is not finite.
         best_factor: The factor with the least loss, 0 if no factor lowers it.
         least: The least loss.
-        falls_at_first: Whether the smallest factor lowers the loss: whether the update points downhill.
+        falls_at_first: Whether the smallest factor lowers the loss, so that the update is a descent direction.
         slope: Slope of the loss at the start, per whole update, of the parabola through the two smallest factors; NaN
             where it is not known, or where the smallest factor is too long to measure it.
-        parabola_minimum: The factor with the least loss of the parabola through all points, None if they are on none
-            that opens upward.
+        parabola_minimum: The factor at the minimum of the parabola through all points, None if they are not on a
+            parabola that opens upward.
     """
 
     start: float
@@ -37,12 +37,12 @@ class LineSearch:
 
     @property
     def climbs(self) -> bool:
-        """Whether the loss rises from the start on, which no step along its own gradient does, however long it is."""
+        """Whether the loss rises from the start on, which no step along its negative gradient does, however long."""
         return self.slope > 0.5 * abs(self.start)
 
     @property
     def overshoots(self) -> bool:
-        """Whether the update raises the loss by more than a tenth, or goes far past the least loss on its way."""
+        """Whether the update raises the loss by more than a tenth, or goes far beyond the minimum along it."""
         rises = self.end > self.start + 0.1 * abs(self.start)
         passes = 0 < self.best_factor <= 0.3 and self.end - self.least > 0.5 * (self.start - self.least)
         return rises or passes
@@ -79,7 +79,7 @@ def _slope(start: float, along: list[tuple[float, float]]) -> float:
 
 
 def _parabola_minimum(start: float, along: list[tuple[float, float]]) -> float | None:
-    """Return where the parabola through the start and the two smallest factors is least, None if others are off it."""
+    """Return the minimum of the parabola through start and two smallest factors, None if other points are not on it."""
     slope = _slope(start, along)
     if len(along) < 3 or not math.isfinite(slope) or slope >= 0:
         return None

@@ -10,7 +10,7 @@ LIMITS = {"float16": 65504.0, "half": 65504.0, "bfloat16": 3.39e38, "float32": 3
 """Largest finite value by type."""
 
 DIVISIONS = {"div", "true_divide", "reciprocal", "remainder", "fmod", "floor_divide"}
-"""Operations that divide their first input, or one."""
+"""Operations that divide their first input, or the number one."""
 
 _EXPONENTIALS = {"exp", "exp2", "expm1", "sinh", "cosh", "softplus", "special_expit", "logaddexp", "gelu", "silu",
                  "special_exp2", "elu", "selu"}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Changes that the optimizer did not make: of the weights, or of the data for good."""
+"""Changes that the optimizer did not make: of the weights, or lasting changes of the data."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ LEAST_CHANGE = 0.5
 """Share of the weights' norm by which it has to change in one step."""
 
 BEYOND = 10.0
-"""So many times the norm of the step's update, a change of the weights' norm is none of the optimizer's."""
+"""Multiple of the norm of the update from which a change of the weights' norm was not made by the optimizer."""
 
 SEVERAL_TIMES, LEAST_GROWTH = 3.0, 0.02
-"""So many times the growth that its update allows, and by that share at least, the norm of the weights has grown in a
-step by something else."""
+"""Growth of the weights' norm in one step that was not made by the optimizer: a multiple of the largest growth by the
+update, and at least this share of the norm."""
 
 FEW_STEPS, MOST = 4, 0.8
-"""Number of such steps, and their share of those whose update was measured, that show it to be so at each step."""
+"""Number of such steps, and their share of the steps with a measured update, from which this is so at each step."""
 
 ORDINARY = 0.05
-"""Update over weights up to which no single one undoes what weights have learned."""
+"""Ratio of update to weights up to which a single update does not undo what was learned."""
 
 ENOUGH = 6
-"""Number of steps after a jump of the loss that show whether it stays."""
+"""Number of steps after a jump of the loss that show whether it is lasting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,8 @@ class OutsideChange:
         step: The first step with the changed weights.
         before: Norm of the weights before.
         after: Norm of the weights after.
-        update: Norm of that step's update; of a growth over many steps, of all of them.
-        last: The last step of a growth over many steps, None if it is of one step.
+        update: Norm of that step's update; for a growth over many steps, the sum of the norms of all updates.
+        last: The last step of a growth over many steps, None for a change in one step.
     """
 
     step: int
@@ -50,7 +50,7 @@ class OutsideChange:
 
     @property
     def sentence(self) -> str:
-        """What was seen, with what can do so."""
+        """A description of the change, with possible causes."""
         if self.last is not None:
             return (
                 f"From step {self.step} to {self.last} the norm of the weights went from {self.before:.3g} to "
@@ -68,7 +68,7 @@ class OutsideChange:
 def outside_change(evidence: Evidence) -> OutsideChange | None:
     """Return the change of the weights just before the incident that the step's update does not explain, or None.
 
-    The norm of a sum differs from that of its first term by the norm of the second one at most.
+    By the triangle inequality, an update changes the norm of the weights by at most its own norm.
     """
     norms, ratios = curve(evidence, "weight_norm").finite, curve(evidence, "update_ratio")
     first, end = min(evidence.step, critical_step(evidence)) - 2, failing_step(evidence)
@@ -100,7 +100,7 @@ def _growth_at_each_step(evidence: Evidence) -> OutsideChange | None:
 
 
 def is_new_level(evidence: Evidence) -> bool:
-    """Return whether the loss has jumped and stays up while updates are ordinary, as with other data from then on."""
+    """Return whether the loss jumped and stays high while updates are small, as with other data from then on."""
     step = abrupt_step(evidence, "loss")
     if step is None:
         return False

@@ -1,4 +1,4 @@
-"""By how much to lower a learning rate that is too high."""
+"""The factor by which to lower a learning rate that is too high."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from lightning_gradexplode.diagnose.trends import Trend
 from lightning_gradexplode.records import Evidence
 
 FIRST_UPDATE = 0.01
-"""Ratio of the first update to the weights that most networks bear."""
+"""Ratio of the first update to the weights with which most networks are stable."""
 
 SAME_PARABOLA = 4.0
-"""So many times Polyak's step size, which is half the distance to the minimum of a parabola, belong to the same one."""
+"""Multiple of Polyak's step size, half the distance to the minimum, up to which a measured parabola is the same one."""
 
 
 def rate_remedies(evidence: Evidence, course: Trend) -> tuple[str, ...]:
@@ -28,13 +28,13 @@ def rate_remedies(evidence: Evidence, course: Trend) -> tuple[str, ...]:
 
 
 def rate_factor(evidence: Evidence, course: Trend) -> float:
-    """Return by how much to lower the rate: by the line search, else by the size of the first update."""
+    """Return the factor by which to lower the rate, from the line search or else the size of the first update."""
     borne, search = _borne_factor(evidence), line_search(evidence)
     is_plain = {one.kind for one in evidence.run.optimizers} == {"SGD"}
     polyak = _polyak_factor(evidence) if is_plain else None
     if polyak is not None and search is not None and search.parabola_minimum is not None:
         half = 0.5 * search.parabola_minimum
-        # Far out a network with saturated units is a parabola too, and another one.
+        # Far from the minimum, the loss of a network with saturated units is on another parabola.
         if half <= SAME_PARABOLA * polyak:
             return min(0.3, half)
     if polyak is not None and polyak > borne:
@@ -64,10 +64,10 @@ def _polyak_factor(evidence: Evidence) -> float | None:
 
 
 def _borne_factor(evidence: Evidence) -> float:
-    """Return the factor of the rate with which the first update would have been of a size that most networks bear.
+    """Return the factor of the rate with which the first update would have a size at which most networks are stable.
 
-    The step that was measured began with weights that others had changed; the first update did not. Momentum makes
-    later ones up to 1 / (1 - momentum) times as large, of which the root is taken.
+    Unlike later steps, the first update starts from weights that no update has changed. Momentum makes later updates up
+    to 1 / (1 - momentum) times as large; the square root of that is used.
     """
     first = first_update_ratio(evidence) or 0.0
     return max(FIRST_UPDATE * math.sqrt(1 - _momentum(evidence)) / first, 1e-8) if first > 0 else 1.0

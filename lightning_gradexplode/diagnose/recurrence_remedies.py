@@ -1,4 +1,4 @@
-"""What to do where the gain per time step compounds."""
+"""Remedies for a gain that compounds over time steps."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def recurrence_remedies(
 
     Args:
         evidence: The evidence.
-        parameter: The weight that is applied again and again, None if it is not known.
+        parameter: The weight that is applied repeatedly, None if it is not known.
         gated: Whether it belongs to an LSTM or a GRU.
         length: The number of time steps, None if it is not known.
-        is_alone: Whether no other weight is applied with it, so that its start sets the gain of a step.
+        is_alone: Whether no other weight is applied with it, so that its initialization sets the gain of a step.
     """
     name = parameter.name if parameter is not None else "*weight_hh*"
     code = f"model.{name}" if all(part.isidentifier() for part in name.split(".")) else "rnn.weight_hh_l0"
@@ -32,7 +32,7 @@ def recurrence_remedies(
             shorten,
         )
     if parameter is not None and not gated and parameter.shape[0] > parameter.shape[-1]:
-        advice.append(shorten)  # a part of what is repeated, which alone keeps no scale
+        advice.append(shorten)  # a part of the repeated function, whose initialization alone does not keep the scale
     if not is_alone:
         advice.append(
             "add a part of what each step makes to the state, in place of replacing it: `state = state + update / "
@@ -51,10 +51,10 @@ def recurrence_remedies(
 
 
 def _starts(evidence: Evidence, parameter: ParameterFacts | None, name: str, code: str) -> list[str]:
-    """Return how to start a matrix, first the way that was seen to work where starts were tried.
+    """Return how to initialize a matrix; if initializations were tried, the one that worked.
 
-    A matrix that is multiplied with the state has to keep its length; one that makes what is added to the state has to
-    be small. One of far fewer outputs than inputs is the second of several in a step, and keeps no length by itself.
+    A matrix that is multiplied with the state has to keep its norm; one whose result is added to the state has to be
+    small. A matrix with far fewer outputs than inputs is one of several in a step, and does not keep the norm alone.
     """
     orthogonal = f"start it orthogonal, with a spectral radius below one: `nn.init.orthogonal_({code}, gain=0.9)`"
     small = f"start it near zero, as what it makes is added to the state: `nn.init.normal_({code}, std=0.01)`"

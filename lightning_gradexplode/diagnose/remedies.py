@@ -27,9 +27,9 @@ def responses(evidence: Evidence) -> set[str]:
 
 
 def skip(evidence: Evidence) -> list[str]:
-    """Return the advice to leave out the updates of bad batches, unless that is set or cannot help.
+    """Return the advice to skip the updates of bad batches, unless that is set already or cannot help.
 
-    It cannot where no update is harmed, or where one with a finite gradient has lost the weights.
+    It cannot help if no update is affected, or if an update with a finite gradient made the weights non-finite.
     """
     lost = first_nonfinite(evidence)
     is_of_update = lost is not None and lost.sign == "nonfinite-weight"

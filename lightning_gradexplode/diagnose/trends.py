@@ -1,4 +1,4 @@
-"""The trends of a run before an incident: what has grown, by how much, and how fast."""
+"""The trends of a run before an incident: growth of loss, gradients and weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lightning_gradexplode.diagnose.curves import (
 from lightning_gradexplode.records import Evidence
 
 DIVERGED_LOSS = 4.0
-"""Rise of the loss above its start, in units of its size or noise, from which it has left the region of the start."""
+"""Rise of the loss above its start, in units of its size or noise, from which it has left its starting region."""
 
 DIVERGED_GRADIENT = 30.0
 """Growth of the gradient norm over its usual level from which it has left the calm range."""
@@ -35,21 +35,21 @@ SHORT = 0.5
 """Reach of the updates below which none overshoots (`largest_reach`)."""
 
 ORDINARY = 1.3
-"""Growth of the weights' norm from one measurement to the next beyond which the updates between were not ordinary."""
+"""Growth of the weights' norm from one measurement to the next from which the updates in between were large."""
 
 JUMP = 30.0
-"""So many times the largest value before, a loss or a gradient has jumped."""
+"""Multiple of the largest value before from which a loss or a gradient has jumped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """How a run went up to the step at which it failed, or up to now if nothing has become non-finite.
+    """The growth in a run up to the step at which it failed, or up to now if nothing has become non-finite.
 
     Args:
         steps: Number of steps with a finite loss or gradient.
         loss_rise: Largest rise of the loss above its start, in units of the size or the noise of the first losses.
-        gradient_growth: Largest gradient norm near the incident over the usual one before it.
-        weight_growth: Largest norm of the weights over that of the start.
+        gradient_growth: Largest gradient norm near the incident divided by the usual one before it.
+        weight_growth: Largest norm of the weights divided by that of the start.
         update_ratio: Largest ratio of an update to the weights.
     """
 
@@ -61,17 +61,17 @@ class Trend:
 
     @property
     def has_diverged(self) -> bool:
-        """Whether loss, gradients or weights had left the region of the start."""
+        """Whether loss, gradients or weights had left their starting region."""
         return self.has_risen or self.weight_growth >= DIVERGED_WEIGHTS
 
     @property
     def has_risen(self) -> bool:
-        """Whether loss or gradients had; small weights grow while a network learns, too."""
+        """Whether loss or gradients had left their starting region; weights also grow in healthy runs."""
         return self.loss_rise >= DIVERGED_LOSS or self.gradient_growth >= DIVERGED_GRADIENT
 
 
 def trend(evidence: Evidence) -> Trend:
-    """Return how loss, gradients and weights went up to the failure."""
+    """Return the growth of loss, gradients and weights before the failure."""
     end = failing_step(evidence)
     loss = loss_curve(evidence).before(end).finite
     norm = curve(evidence, "grad_norm").before(end).finite
@@ -90,14 +90,14 @@ def trend(evidence: Evidence) -> Trend:
 def loss_rise(loss: Curve, incident: int | None = None) -> float:
     """Return the largest rise of the loss above its start, in units of its size or of its noise.
 
-    The start is the median of the first losses: of five, of a quarter of fewer than twenty, and of none that belongs
-    to the incident. The unit is the size of that median, or twice the median change from step to step over the first
-    half, whichever is larger.
+    The start is the median of the first five losses, or of a quarter of the losses if there are fewer than twenty,
+    without those of the incident. The unit is the size of that median, or twice the median change from step to step
+    over the first half, whichever is larger.
 
     Args:
         loss: The loss.
-        incident: The step at which the incident began; the rise is looked for from a little before on. None to look
-            at the last five steps.
+        incident: The step at which the incident began; the rise is that from five steps before it on. None for the
+            last five steps.
     """
     loss = loss.finite
     values = loss.value
@@ -118,14 +118,14 @@ def loss_rise(loss: Curve, incident: int | None = None) -> float:
 
 
 def _gradient_growth(norm: Curve, step: int) -> float:
-    """Return the largest norm of the last five steps over the median before; with fewer than four, over the first."""
+    """Return the largest norm of the last five steps divided by the median of the calm steps before, else the first."""
     values = norm.finite.value
     values = values[values > 0]
     if len(values) < 2:
         return 1.0
     calm = norm.finite.before(min(step, int(norm.finite.step[-1]))).value
     calm = calm[calm > 0]
-    # The steps before the first critical finding can be growing already: the level is that of their first half.
+    # Norms may grow before the first critical finding already: the median is that of the first half of the steps.
     level = float(np.median(calm[: max(1, len(calm) // 2)])) if len(calm) else float(values[0])
     return float(values[-5:].max()) / level
 
@@ -143,10 +143,10 @@ def initial_weight_norm(evidence: Evidence) -> float | None:
 
 
 def largest_reach(evidence: Evidence) -> float | None:
-    """Return by how much of the loss, at most, one update can have changed it to first order, while the loss rose.
+    """Return the largest relative change of the loss that one update can have caused to first order, while it rose.
 
-    That is the product of the norms of gradient and update over the loss. A step that goes past the least loss of a
-    parabola by so much that the loss rises has a product of four times the loss or more.
+    That is the product of the norms of gradient and update, divided by the loss. If a step goes so far beyond the
+    minimum of a parabola that the loss rises, this is at least four.
 
     Returns:
         The largest over the steps whose loss was twice that of the start and more; None with fewer than five of them
@@ -176,7 +176,7 @@ def largest_reach(evidence: Evidence) -> float | None:
 def starts_huge(evidence: Evidence) -> bool:
     """Return whether loss and gradient are huge at the run's first step, before any update.
 
-    Of several optimizers the losses of all are, since those of one may be huge by the first update of another.
+    With several optimizers all their losses must be huge, since the update of one may change the loss of another.
     """
     loss, norm = loss_curve(evidence).first, curve(evidence, "grad_norm").first
     if evidence.run.is_resumed or loss is None or norm is None:
@@ -187,7 +187,7 @@ def starts_huge(evidence: Evidence) -> bool:
 
 
 def is_growing(evidence: Evidence) -> bool:
-    """Return whether the loss, as the incident begins, is finite, above the start and about its highest of late."""
+    """Return whether the loss before the failure is finite, above the start and near its highest recent value."""
     end = failing_step(evidence)
     loss = loss_curve(evidence).before(end)
     now, late = loss.at(end - 1), loss.before(end - 1).since(end - 6).greatest
@@ -195,7 +195,7 @@ def is_growing(evidence: Evidence) -> bool:
 
 
 def begins_abruptly(evidence: Evidence) -> bool:
-    """Return whether loss or gradient jumps in one step far above all that was, after ten calm steps and more."""
+    """Return whether loss or gradient jumps in one step far above all values before, after at least ten calm steps."""
     return abrupt_step(evidence, "loss") is not None or abrupt_step(evidence, "grad_norm") is not None
 
 

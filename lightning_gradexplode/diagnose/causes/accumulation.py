@@ -15,13 +15,13 @@ from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence, LossTerm
 
 UNCLEARED = 3.0
-"""So many times the backward passes, or the gradient, of one step, and gradients have not been cleared."""
+"""Multiple of the backward passes, or of the gradient norm, of one step from which gradients were not cleared."""
 
 MANY_TERMS = 8
-"""Number of equal terms of a loss from which a sum in place of an average is looked for."""
+"""Number of equal terms of a loss from which they may have been summed instead of averaged."""
 
 SUMMED = 4
-"""Backward passes of one step from which a sum in place of an average is looked for."""
+"""Number of backward passes of one step from which they may have been summed instead of averaged."""
 
 
 def accumulated_gradients(evidence: Evidence) -> Cause | None:
@@ -41,7 +41,7 @@ def accumulated_gradients(evidence: Evidence) -> Cause | None:
 
 
 def _not_cleared(evidence: Evidence) -> Cause | None:
-    """Return the cause if the number of backward passes since gradients were cleared goes up from step to step."""
+    """Return the cause if the number of backward passes since gradients were cleared increases from step to step."""
     for place in range(max(len(evidence.history), len(evidence.first))):
         passes = curve(evidence, "backward_passes", optimizer=place).finite
         expected = max(curve(evidence, "micro_batches", optimizer=place).last or 1.0, 1.0)
@@ -90,14 +90,14 @@ def _summed_passes(evidence: Evidence) -> Cause | None:
     passes = curve(evidence, "backward_passes").last
     if passes is None and evidence.replay is not None:
         passes = float(len(evidence.replay.backward_losses))
-    # A loop that runs them itself divides their losses.
+    # The training loop divides the losses of passes that it runs itself.
     own = evidence.run.accumulate if evidence.run.automatic else 1
     if passes is None or passes < max(SUMMED, own + 1) or not trend(evidence).has_diverged:
         return None
     if uses_adaptive_optimizer(evidence.run) or _is_a_guess(evidence, passes):
-        return None  # the scale of the gradients cancels, or they are divided
+        return None  # the scale of the gradients cancels out, or the losses are divided
     is_whole = _losses_are_whole(evidence) or _is_a_guess(evidence, 1.0)
-    # Fewer may be losses of several tasks, and a rate that is too high by so little seldom makes a run fail.
+    # Fewer passes may be those of several tasks, and the small increase of the gradient seldom makes a run fail.
     if not (is_whole or (passes >= MANY_TERMS and _is_undivided(evidence, passes))):
         return None
     divided = code_of(evidence.run).backward(f"loss / {passes:.0f}")
@@ -110,14 +110,14 @@ def _summed_passes(evidence: Evidence) -> Cause | None:
 
 
 def _is_a_guess(evidence: Evidence, divisor: float) -> bool:
-    """Return whether the first loss is that of a guess among the outputs of the last layer, divided by a number."""
+    """Return whether the first loss times `divisor` is that of a random guess among the outputs of the last layer."""
     first, weights = loss_curve(evidence).first, layers(evidence.run)
     classes = weights[-1].shape[0] if weights else 0
     return first is not None and classes > 1 and math.isclose(first * divisor, math.log(classes), rel_tol=0.25)
 
 
 def _is_undivided(evidence: Evidence, passes: float) -> bool:
-    """Return whether the first loss is known to be divided by nothing that may be the number of passes.
+    """Return whether the first loss is known not to be divided by the number of passes.
 
     A loss may be divided by the number of its own rows or elements, which makes it a mean.
     """
@@ -127,7 +127,7 @@ def _is_undivided(evidence: Evidence, passes: float) -> bool:
 
 
 def _losses_are_whole(evidence: Evidence) -> bool:
-    """Return whether each backward pass takes the value of a loss function as it is."""
+    """Return whether the loss of each backward pass is the undivided value of a loss function."""
     replay = evidence.replay
     if replay is None or len(replay.backward_losses) < SUMMED:
         return False
@@ -155,7 +155,7 @@ def _summed_loss(evidence: Evidence) -> Cause | None:
 
 
 def _summed_terms(evidence: Evidence) -> Cause | None:
-    """Return the cause if the loss is a plain sum of many terms of the same kind, and the update overshoots by that."""
+    """Return the cause if the loss is a sum of many terms of the same kind, and the update overshoots."""
     replay, search = evidence.replay, line_search(evidence)
     if replay is None or replay.loss is None or search is None or not search.overshoots:
         return None

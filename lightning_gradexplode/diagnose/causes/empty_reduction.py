@@ -1,4 +1,4 @@
-"""Means, deviations and losses over nothing, or over one element."""
+"""Means, standard deviations and losses over no elements, or over one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IGNORED_LABELS = (-100.0, -1.0, 255.0)
 
 
 def empty_reduction(evidence: Evidence) -> Cause | None:
-    """Return the cause if a mean, a standard deviation or a loss was computed over nothing, or over one element."""
+    """Return the cause if a mean, a standard deviation or a loss was computed over no elements, or over one."""
     found = fault(evidence)
     ignored = _all_ignored(evidence)
     single = _single_row(evidence)
@@ -43,7 +43,7 @@ def empty_reduction(evidence: Evidence) -> Cause | None:
         )
     elif evidence.update_is_harmless and found is None and _loss_is_nan(evidence):
         where, confidence = None, 0.7 if ignored is not None or single else 0.5
-        sentences = ["The loss is not finite and no gradient comes of it, as a mean over an empty selection has none."]
+        sentences = ["The loss is not finite and has no gradient, as with a mean over an empty selection."]
         remedy = "leave the term out where nothing is selected: `loss = term.sum() / max(term.numel(), 1)`"
     elif single and first_nonfinite(evidence) is not None and found is None and not trend(evidence).has_diverged:
         where, sentences, confidence = "batch", [], 0.6
@@ -73,13 +73,13 @@ def empty_reduction(evidence: Evidence) -> Cause | None:
 
 
 def _divides_by_one_zero(operation: Operation) -> bool:
-    """Return whether an operation divided by a single number that is zero, as the number of no labels is."""
+    """Return whether an operation divided by a single number that is zero, such as the number of labels."""
     divisor = operation.inputs[-1] if operation.inputs and base_name(operation.name) in DIVISIONS else None
     return divisor is not None and math.prod(divisor.shape) == 1 and divisor.least == divisor.greatest == 0.0
 
 
 def _loss_is_nan(evidence: Evidence) -> bool:
-    """Return whether the loss is NaN, as 0/0 is; an infinite one comes of something else."""
+    """Return whether the loss is NaN, as 0/0 is; an infinite loss has another cause."""
     finding = first_nonfinite(evidence)
     return finding is not None and finding.sign == "nonfinite-loss" and math.isnan(finding.value)
 

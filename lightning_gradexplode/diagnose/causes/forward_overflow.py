@@ -1,4 +1,4 @@
-"""Finite values that grow past the number format in one operation of the forward pass."""
+"""Overflows of the number format by one operation of the forward pass with finite inputs."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence, Operation
 
 LARGE = 1e8
-"""Values beyond it are what an operation may overflow with that is no exponential function."""
+"""Inputs from which an operation other than an exponential function may overflow."""
 
 
 def forward_overflow(evidence: Evidence) -> Cause | None:
-    """Return the cause if finite values grew past the number format in one operation of the forward pass."""
+    """Return the cause if one operation of the forward pass overflowed with finite inputs."""
     found = fault(evidence)
     grown = evidence.replay.grown if evidence.replay is not None else None
     if found is None or (grown is not None and not is_exponential(found[0]) and largest_input(found[0]) > LARGE):
@@ -44,7 +44,7 @@ def forward_overflow(evidence: Evidence) -> Cause | None:
     confidence = 0.92 if is_exponential(operation) else 0.75
     sentences = [what.sentence, line_sentence(operation), rows_sentence(operation)]
     if is_product(operation) or largest_input(operation) > 1e15:
-        # What a product overflows with has grown before it, in layers that other rules look at; a loss only shows it.
+        # The inputs of a product have grown in earlier layers, which other rules check; a loss is only a consequence.
         confidence = 0.3 if "loss" in name_of(operation) else 0.45
     if (jump := jump_by_first_update(evidence)) is not None:
         confidence = min(confidence, 0.3)
@@ -64,7 +64,7 @@ def forward_overflow(evidence: Evidence) -> Cause | None:
 
 
 def _growth(evidence: Evidence, grown: Operation, failed: tuple[Operation, Fault] | None) -> Cause | None:
-    """Return the cause if an exponential function without a bound made what others overflow with.
+    """Return the cause if an unbounded exponential function computed the values that overflow later.
 
     Args:
         evidence: The evidence.

@@ -9,8 +9,8 @@ class Indication(NamedTuple):
     """One part of the evidence for a cause.
 
     Args:
-        confidence: What it adds to the confidence of the cause.
-        sentence: What was measured, with numbers.
+        confidence: Its contribution to the confidence of the cause.
+        sentence: The measurement, with numbers.
     """
 
     confidence: float

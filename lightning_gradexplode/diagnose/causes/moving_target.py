@@ -1,4 +1,4 @@
-"""Targets that are made from the model itself, and move with it."""
+"""Targets that are computed by the model itself, and change with its weights."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from lightning_gradexplode.diagnose.trends import SHORT, initial_weight_norm, la
 from lightning_gradexplode.records import Cause, Evidence, FieldFacts, RunFacts
 
 GROWN = 1.5
-"""Growth of the weights without which no targets have grown with them; harder data make a loss rise, too."""
+"""Growth of the weights from which targets may have grown with them; with less, other data may have raised the loss."""
 
 HALF_WAY = 0.5
-"""Share of what a step along the gradient lowers its loss by, below which the gradient leaves out a part of it."""
-
+"""Decrease of the loss by a step, divided by that to first order along the gradient, below which the gradient does not
+include the change of the targets."""
 
 _TRANSITION = ("reward", "done", "next", "action", "terminal", "state", "obs", "log_prob", "advantage")
 
 
 def moving_target(evidence: Evidence) -> Cause | None:
-    """Return the cause if targets that are made from the model itself grow with it."""
+    """Return the cause if targets that are computed by the model itself grow with it."""
     loss = loss_curve(evidence).before(failing_step(evidence)).finite
     if not trend(evidence).has_diverged or len(loss) < 5:
         return None
@@ -34,7 +34,7 @@ def moving_target(evidence: Evidence) -> Cause | None:
     seen = [one for rule in rules if (one := rule(evidence)) is not None]
     confidence = sum(one.confidence for one in seen)
     if outlier_field(evidence.batch) is not None:
-        confidence *= 0.5  # values far outside of the others need no targets that move
+        confidence *= 0.5  # such values explain the rise of the loss without moving targets
     if confidence < 0.4:
         return None
     copied = copied_module(evidence.run)
@@ -63,16 +63,16 @@ def _copy_makes_targets(evidence: Evidence) -> Indication | None:
         return None
     if not _start_alike(evidence.run, *copied):
         return Indication(0.2, f"`{copied[1]}` has the shapes of `{copied[0]}`, but began with other weights.")
-    # A copy, if it is all that is seen, does not say more than a rate with which most networks fail.
+    # A copy as the only evidence is no stronger than a learning rate with which most networks fail.
     confidence = 0.3 if exceeds_usual(evidence) else 0.4
     sentence = f"`{copied[1]}` has the shapes of `{copied[0]}`, as a network that makes targets has."
     return Indication(confidence, sentence)
 
 
 def _start_alike(run: RunFacts, name: str, other: str) -> bool:
-    """Return whether two modules of the same shapes may have begun with the same weights; a fixed teacher has its own.
+    """Return whether two modules of the same shapes may have started with the same weights.
 
-    A copy that follows a network begins as it, but not where a run goes on from a checkpoint.
+    A copy that follows a network does, while a fixed teacher has other weights. In a resumed run this is not known.
     """
     first, second = ([one.std for one in run.parameters if one.name.split(".")[0] == part] for part in (name, other))
     known = [pair for pair in zip(first, second, strict=False) if all(math.isfinite(one) for one in pair)]
@@ -104,7 +104,7 @@ def _transitions(evidence: Evidence) -> Indication | None:
 
 
 def _along_the_update(evidence: Evidence) -> Indication | None:
-    """Return what the loss of the same batch along the update shows, where it was computed."""
+    """Return the evidence of the loss of the same batch along the update, if it was computed."""
     search = line_search(evidence)
     if search is None:
         return None
@@ -138,7 +138,7 @@ def _along_the_update(evidence: Evidence) -> Indication | None:
 
 
 def _short_steps(evidence: Evidence) -> Indication | None:
-    """Return that no update was long enough to overshoot, where the loss along none was computed."""
+    """Return the evidence that no update was long enough to overshoot, if the loss along the update is not known."""
     reach = largest_reach(evidence) if line_search(evidence) is None else None
     weights, start = curve(evidence, "weight_norm").greatest, initial_weight_norm(evidence)
     if reach is None or reach >= SHORT or weights is None or not start or weights <= GROWN * start:
@@ -181,7 +181,9 @@ def _rise(evidence: Evidence) -> str:
 
 
 def _share_of_descent(evidence: Evidence, search: LineSearch) -> float | None:
-    """Return the fall of the loss along the update to first order, over what gradient descent makes it fall by.
+    """Return the decrease of the loss along the update to first order, divided by that of gradient descent.
+
+    Gradient descent decreases it by the learning rate times the squared norm of the gradient.
 
     Returns:
         None if the update is not the gradient of the step times one learning rate, or if that is not known.

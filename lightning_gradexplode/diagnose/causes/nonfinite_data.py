@@ -21,7 +21,7 @@ from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence, FieldFacts
 
 FAINT = 0.3
-"""Confidence of a cause that is listed and not named."""
+"""Confidence of a cause that is listed but not reported as the cause."""
 
 
 def nonfinite_input(evidence: Evidence) -> Cause | None:
@@ -82,14 +82,14 @@ def _nonfinite(evidence: Evidence, kind: str) -> Cause | None:
 
 
 def _confidence_in_graph(field: FieldFacts, is_first: bool) -> float:
-    """Return the confidence that data were not finite, and not made so by an operation that no gradient goes through.
+    """Return the confidence that the data are not finite, instead of the result of an operation without a gradient.
 
-    Whole rows that are not finite may come of a division of each row by its own deviation or largest value, a column
-    of a division by that of the batch, if it was finite in others, infinite targets of an inverse or a logarithm, and
-    constants of any computation.
+    Non-finite values may be computed from finite data: whole rows by a division of each row by its standard deviation
+    or largest value; a column, if it was finite in other batches, by a division by that of the batch; infinite targets
+    by an inverse or a logarithm; and constants by any computation.
 
     Args:
-        field: What is not finite.
+        field: The field that is not finite.
         is_first: Whether it is of the first batch of the run.
     """
     size = math.prod(field.shape[1:]) if field.shape else 1
@@ -103,12 +103,12 @@ def _confidence_in_graph(field: FieldFacts, is_first: bool) -> float:
 
 
 def _data_first(evidence: Evidence, rows: Sequence[int], repair: str) -> tuple[str, ...]:
-    """Return the remedies: repairing the data first where many batches hold such rows, skipping where few do."""
+    """Return the remedies: repairing the data first if many batches hold such rows, skipping if few do."""
     skip = remedies.skip(evidence)
     frequent = len(rows) > 1 or critical_step(evidence) - evidence.run.first_step < 5
-    # The forward pass of a batch that is skipped has changed the running averages already.
+    # If the update of a batch is skipped, its forward pass has changed the running averages already.
     averages = running_averages(evidence)
     if averages is not None:
-        repair += f"; skipping the batch is not enough, since the running averages of {averages} have taken it in"
+        repair += f"; skipping the batch is not enough, since it has changed the running averages of {averages}"
         skip = []
     return (repair, *skip) if frequent else (*skip, repair)

@@ -1,4 +1,4 @@
-"""Objectives without a floor."""
+"""Objectives without a lower bound."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from lightning_gradexplode.diagnose.trends import initial_weight_norm, trend
 from lightning_gradexplode.records import Cause, Evidence, RunFacts
 
 FAR_BELOW = 10.0
-"""So many times its first size, a loss has to have fallen below zero to be without a floor."""
+"""Multiple of its initial size by which a loss has to have fallen below zero to be without a lower bound."""
 
 LONG = 10
-"""Number of losses from which their course shows whether they level off."""
+"""Number of losses from which it is known whether they level off."""
 
 BELOW = 5.0
-"""The same of a loss that falls ever faster while its gradient grows, as none with a least value does."""
+"""The same multiple for a loss that falls faster and faster while its gradient grows, unlike a bounded loss."""
 
 
 def loss_without_floor(evidence: Evidence) -> Cause | None:
-    """Return the cause if the loss falls without end, or is maximized."""
+    """Return the cause if the loss falls without a lower bound, or is maximized."""
     loss = loss_curve(evidence).before(failing_step(evidence)).finite
     course = trend(evidence)
     groups = [group for one in evidence.run.optimizers for group in one.groups]
-    # Groups that maximize beside others that minimize are meant, as weights of terms are.
+    # Groups that maximize while others minimize are intended, such as weights of terms.
     if groups and all(group.get("maximize") is True for group in groups):
         rises = loss.first is not None and loss.last is not None and loss.last > loss.first
         if rises or course.has_diverged:
@@ -55,7 +55,7 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
         confidence = 0.85 if downward >= 0.6 and (loss.median or 0.0) < 0 else 0.6
         sentences = [f"The loss fell from {first:.4g} to {least:.4g}, far below zero, and does not level off."]
     elif first > 0 and _has_broken(evidence) and len(loss) >= LONG and late.min() <= least + 0.05 * (first - least):
-        confidence = 0.6  # above an overflow at the end of the fall, which is its consequence
+        confidence = 0.6  # above that of an overflow at the end of the fall, which is a consequence
         sentences = [
             f"The loss fell from {first:.4g} through zero to {least:.4g}, still falling "
             f"{len(late) - 1 - int(late.argmin())} "
@@ -80,16 +80,16 @@ def _levels_off(losses: FloatArray) -> bool:
 
 
 def _has_broken(evidence: Evidence) -> bool:
-    """Return whether a run has diverged, and not merely its weights grown, as a likelihood's do on their way."""
+    """Return whether a run has diverged; growth of the weights alone, as with a likelihood, is not sufficient."""
     course = trend(evidence)
     return course.has_diverged if is_critical(evidence) else course.has_risen
 
 
 def falls_ever_faster(evidence: Evidence) -> Iterator[Cause]:
-    """Yield the cause if a loss has gone through zero to far below, ever faster, as its gradient and the weights grew.
+    """Yield the cause if a loss falls far below zero, faster and faster, while its gradient and the weights grow.
 
-    What a loss with a least value falls by gets less on its way there, and so does the gradient. The logarithm of a
-    density that narrows falls ever slower, too.
+    A bounded loss falls more and more slowly as it approaches its minimum, and its gradient shrinks. The negative
+    logarithm of a density that narrows falls more and more slowly, too.
     """
     loss, norm = loss_curve(evidence).finite.value, curve(evidence, "grad_norm").finite.value
     if len(loss) < ENOUGH or len(norm) < ENOUGH:
@@ -145,14 +145,14 @@ def critic_of(run: RunFacts) -> str | None:
 
 
 def _spread(evidence: Evidence) -> str | None:
-    """Return a parameter that is named as a scale or a spread, None if there is none or more than one."""
+    """Return the parameter with the name of a scale or a spread, None if there is none or more than one."""
     names = [one.name for one in evidence.run.parameters]
     found = [name for name in names if re.search(r"(sigma|std|var|scale|spread|precision|temperature)", name.lower())]
     return found[0] if len(found) == 1 else None
 
 
 def _learned_factor(run: RunFacts) -> str | None:
-    """Return the only parameter of the user's own modules, if it is of few numbers, such as factors of terms."""
+    """Return the only parameter of the user's own modules, if it has few elements, such as weights of terms."""
     roles = {one.name: one.role for one in run.modules}
     own = [one for one in run.parameters if roles.get(one.module, "other") == "other"]
     return own[0].name if len(own) == 1 and math.prod(own[0].shape) <= 16 else None

@@ -25,23 +25,23 @@ USUAL_RATES = {"adam": 0.01, "rmsprop": 0.01, "lion": 0.001, "adagrad": 0.1, "sg
 """Learning rates above which most networks fail with an optimizer."""
 
 LARGE_UPDATE = 0.1
-"""Update over weights from which it is large; usual is 0.001."""
+"""Ratio of the update to the weights from which an update is large; usual is 0.001."""
 
 LARGE_GROWTH = 1.2
-"""Growth of the weights' norm from which large updates may have made it."""
+"""Growth of the weights' norm from which large updates may be the cause."""
 
 MANY_STEPS, LATE = 20, 0.7
-"""After so many steps without a critical finding, the rate is a cause of no more than this confidence."""
+"""Number of steps without a critical finding, and the largest confidence that the rate is the cause after them."""
 
 ENOUGH_ATTEMPTS = 4
-"""So many lower rates that ended the same way, each half of the one before, and the rate is not the cause."""
+"""Number of lower rates, each half of the one before, with the same failure, after which the rate is not the cause."""
 
 
 def learning_rate(evidence: Evidence) -> Cause | None:
     """Return the cause if updates overshoot.
 
-    A run that fails with nothing grown before, an update that lowers the loss of its own batch, weights that keep their
-    size, and lower rates that ended the same way each rule it out.
+    Each of these rules it out: a failure without any growth before, an update that lowers the loss of its own batch,
+    weights that keep their norm, and lower rates with the same failure.
     """
     course, search = trend(evidence), line_search(evidence)
     if not course.has_diverged or rate_is_disproved(evidence):
@@ -56,21 +56,21 @@ def learning_rate(evidence: Evidence) -> Cause | None:
     confidence += sum(one.confidence for one in others)
     sentences = [one.sentence for one in ([] if overshoot is None else [overshoot]) + others]
     if starts_huge(evidence):
-        confidence *= 0.5  # that was so before any update
+        confidence *= 0.5  # before any update, which the rate cannot cause
     if search is None and not helped:
         if loss_curve(evidence).first is None or (evidence.batch is None and not unusual):
-            return None  # neither overshoot is known, nor a rise of the loss with data on a proper scale
+            return None  # no overshoot was measured, and the scale of the data may be the cause
         confidence *= 0.6 if begins_abruptly(evidence) else 1.0
     borne = critical_step(evidence) - evidence.run.first_step
     if borne >= MANY_STEPS:
-        # What overshoots by now may have grown since: a factor of the loss, say, or its curvature.
+        # A quantity may have grown since the start, such as a factor of the loss or its curvature.
         sentences.append(f"{borne} steps went before without a critical finding.")
         confidence = min(confidence, LATE)
     return Cause("learning-rate", None, tuple(sentences), min(confidence, 0.95), rate_remedies(evidence, course))
 
 
 def _overshoot(evidence: Evidence) -> Indication | None:
-    """Return that an update goes too far, along which the loss was computed, or by what the first one has done."""
+    """Return the evidence that an update overshoots: the loss along it, or the effect of the first update."""
     search = line_search(evidence)
     if search is None or not search.overshoots:
         jump = jump_by_first_update(evidence)
@@ -83,7 +83,7 @@ def _overshoot(evidence: Evidence) -> Indication | None:
 
 
 def _is_ruled_out(evidence: Evidence, course: Trend) -> bool:
-    """Return whether no update overshoots, or nothing shows that one does."""
+    """Return whether no update overshoots, or there is no evidence of an overshoot."""
     if max(course.weight_growth / LARGE_GROWTH, course.update_ratio / LARGE_UPDATE) < 1.0:
         return True
     if line_search(evidence) is not None:
@@ -95,7 +95,7 @@ def _is_ruled_out(evidence: Evidence, course: Trend) -> bool:
 
 
 def _large_updates(evidence: Evidence, course: Trend) -> list[Indication]:
-    """Return that one update was large, and that the weights have grown."""
+    """Return the evidence of a large update, and of the growth of the weights."""
     found = []
     if course.update_ratio >= LARGE_UPDATE:
         sentence = f"One update changed the weights by {course.update_ratio:.3g} of their norm; usual is 0.001."
@@ -117,18 +117,18 @@ def _has_helped(evidence: Evidence) -> list[Indication]:
 
 
 def _sets_its_lengths(evidence: Evidence) -> bool:
-    """Return whether estimates of the curvature make the steps, at a rate of one, their full length, or less.
+    """Return whether the optimizer derives the length of its steps from the curvature, with a rate of at most one.
 
-    Their lengths are no evidence against the rate: gradients that do not fit each other make them as long.
+    The length of such steps is no evidence against the rate: inconsistent gradients make them as long.
     """
     kinds, rate = {one.kind for one in evidence.run.optimizers}, remedies.learning_rate(evidence)
     return kinds == {"LBFGS"} and rate is not None and rate <= 1
 
 
 def rate_is_disproved(evidence: Evidence) -> bool:
-    """Return whether lower rates were tried and ended the same way."""
+    """Return whether lower rates were tried and had the same failure."""
     tried = [one for one in evidence.attempts if _lowers_rate(one.action)]
-    # One that was followed by another did not help, even if nothing more is known of it.
+    # An attempt that was followed by another one did not help, even if its result is not known.
     failed = sum(
         one.helped is False or (one.helped is None and place < len(tried) - 1) for place, one in enumerate(tried)
     )

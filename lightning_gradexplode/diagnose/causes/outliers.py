@@ -1,4 +1,4 @@
-"""A batch, or few rows of it, that lies far outside of the others."""
+"""Batches, or rows of a batch, far outside the range of the others."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from lightning_gradexplode.diagnose.trends import abrupt_step, trend
 from lightning_gradexplode.records import BatchFacts, Cause, Evidence, FieldFacts
 
 FAR_OUTSIDE = 10.0
-"""So many times the largest value of earlier batches, a value is far outside of them."""
+"""Multiple of the largest value of earlier batches from which a value is far outside of them."""
 
 FAR_FROM_OTHERS = 100.0
-"""So many times the size of the other rows, a row is far outside of them, though earlier batches have such rows."""
+"""Multiple of the size of the other rows from which a row is far outside of them, even if earlier batches have such."""
 
 FAINT = 0.3
-"""Confidence of a cause that is listed and not named."""
+"""Confidence of a cause that is listed but not reported as the cause."""
 
 
 def outlier_batch(evidence: Evidence) -> Cause | None:
-    """Return the cause if this batch, or few rows of it, lies far outside the others."""
+    """Return the cause if this batch, or a few rows of it, are far outside the range of the others."""
     field = outlier_field(evidence.batch)
     experiments = evidence.experiments
     sentences: list[str] = []
@@ -43,7 +43,7 @@ def outlier_batch(evidence: Evidence) -> Cause | None:
         sentences.append(samples_of(evidence.batch, field.outlier_rows))
         confidence = 0.8
         if is_from_graph(field) and follows_divergence(course):
-            # What a layer took may be what another one has made of its own weights, as a generator has.
+            # The input of a layer may be the output of another network, such as a generator.
             confidence = FAINT
     if field is None and (marked := _marked_field(evidence)) is not None:
         return _of_marked_rows(evidence, marked)
@@ -59,7 +59,7 @@ def outlier_batch(evidence: Evidence) -> Cause | None:
     if jump:
         sentences.append(jump)
         abrupt = abrupt_step(evidence, "loss") is not None
-        # Data that are known to be as usual are little reason of a jump.
+        # If the ranges of the data are those of earlier batches, the data are an unlikely cause.
         confidence = max(confidence, 0.35 if abrupt and _is_usual(evidence) else 0.45)
     if not confidence or (course.steps < 5 and field is None):
         return None
@@ -73,12 +73,12 @@ def outlier_batch(evidence: Evidence) -> Cause | None:
 
 
 def _outlier_remedies(evidence: Evidence, field: FieldFacts | None, where: str | None) -> list[str]:
-    """Return the remedies, limiting the values first where the forward pass alone does harm.
+    """Return the remedies, with a limit of the values first if the forward pass alone does harm.
 
     Args:
         evidence: The evidence.
-        field: The field that lies outside, None if none does.
-        where: The place.
+        field: The field with outliers, None without one.
+        where: The rows or the field in words, None if they are not known.
     """
     limit = f"look at {where}, and drop or limit such values" if where else "look at this batch"
     averages = None if field is None or field not in inputs(evidence) else running_averages(evidence)
@@ -87,11 +87,11 @@ def _outlier_remedies(evidence: Evidence, field: FieldFacts | None, where: str |
         limit += (
             f": `{place_of(field)} = {place_of(field)}.clamp({least:g}, {greatest:g})`, the range of earlier batches"
         )
-    # No value clips a gradient that is not finite.
+    # Clipping does not help against a gradient that is not finite.
     is_lost = field is not None and first_nonfinite(evidence) is not None
     update = [*([] if is_lost else remedies.clip(evidence)), *remedies.skip(evidence)]
     if averages is not None:
-        limit += f"; the running averages of {averages} take it in even where its update is clipped or left out"
+        limit += f"; the running averages of {averages} include it even if its update is clipped or skipped"
     huber = "use a loss that grows linearly for outliers: `F.huber_loss(prediction, target)`"
     return [*update, limit, huber] if averages is None else [limit, *update, huber]
 
@@ -127,9 +127,9 @@ def _of_marked_rows(evidence: Evidence, field: FieldFacts) -> Cause:
 
 
 def _marked_field(evidence: Evidence) -> FieldFacts | None:
-    """Return a field with values in a few rows, of earlier batches as well, that no data of this scale have.
+    """Return a field with values in a few rows, also of earlier batches, that are far outside the scale of the data.
 
-    Those are of numbers that stand for missing ones, such as -9999, and make the loss huge from the start.
+    These are markers of missing values, such as -9999, which make the loss huge from the start.
     """
     fields = () if evidence.batch is None else evidence.batch.fields
     loss = loss_curve(evidence).before(evidence.step + 1).greatest
@@ -146,14 +146,14 @@ def _is_usual(evidence: Evidence) -> bool:
 
 
 def _is_short(batch: BatchFacts | None) -> bool:
-    """Return whether a batch has so few rows that its gradient, a mean over them, spreads twice as far and more."""
+    """Return whether a batch has so few rows that the standard deviation of its mean gradient is at least doubled."""
     return (
         batch is not None and bool(batch.size and batch.usual_size) and 4 * (batch.size or 0) <= (batch.usual_size or 0)
     )
 
 
 def _single_jump(evidence: Evidence) -> str:
-    """Return a sentence if loss or gradient jumped at one step after a calm run and came back; empty otherwise."""
+    """Return a sentence if loss or gradient jumped at one step of a calm run and returned; empty otherwise."""
     abrupt = abrupt_step(evidence, "loss")
     if abrupt is not None:
         loss = loss_curve(evidence)

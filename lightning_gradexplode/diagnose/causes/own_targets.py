@@ -9,13 +9,13 @@ from lightning_gradexplode.diagnose.operation_names import base_name
 from lightning_gradexplode.records import Activation, Evidence, FieldFacts, LossTerm, RunFacts
 
 HALF_AS_LARGE = 0.5
-"""Size of targets over that of the outputs, at a loss that has grown, from which both have grown."""
+"""Size of targets divided by that of the outputs from which, with a growing loss, both have grown."""
 
 _COPY = ("target", "teacher", "ema", "momentum", "old", "slow", "delayed", "offline", "key")
 
 
 def copied_module(run: RunFacts) -> tuple[str, str] | None:
-    """Return a module and one of its shapes that makes targets: by its name, or since no optimizer updates it."""
+    """Return the names of a module and its copy for targets: of the same shapes, by name or without optimizer."""
     shapes: dict[str, list[tuple[int, ...]]] = defaultdict(list)
     trained: dict[str, bool] = defaultdict(bool)
     for one in run.parameters:
@@ -24,7 +24,7 @@ def copied_module(run: RunFacts) -> tuple[str, str] | None:
         trained[top] = trained[top] or one.optimizer is not None
     for name in shapes:
         alike = [other for other in shapes if shapes[other] == shapes[name] and other != name]
-        # Three and more of the same shapes are layers of one network, such as query, key and value.
+        # Three or more modules of the same shapes are layers of one network, such as query, key and value.
         for other in alike if len(alike) == 1 or len(shapes[name]) > 2 else ():
             untrained = trained[name] and not trained[other] and len(shapes[name]) > 1
             named = any(word in other.lower() for word in _COPY) and not any(word in name.lower() for word in _COPY)
@@ -37,8 +37,8 @@ def target_of_itself(evidence: Evidence) -> tuple[Activation, LossTerm] | None:
     """Return a layer of which all calls but one have no error gradient, and the loss whose targets the step computes.
 
     Returns:
-        None if there is none, if all elements of the targets are equal, as those of an adversarial critic are, or if
-        they have not grown with the outputs.
+        None without such a layer, if all elements of the targets are equal (as for an adversarial critic), or if the
+        targets have not grown with the outputs.
     """
     replay = evidence.replay
     if replay is None or evidence.batch is None:
@@ -52,16 +52,16 @@ def target_of_itself(evidence: Evidence) -> tuple[Activation, LossTerm] | None:
         if len(term.inputs) < 2 or is_of_batch(evidence, term):
             continue
         output, target = (size_of(one) or 0.0 for one in term.inputs[:2])
-        # Targets of noise that the step draws, beside a metric without a gradient, keep their size.
+        # Targets of random noise keep their size; the layer may be called for a metric without a gradient.
         if target >= HALF_AS_LARGE * output and term.inputs[1].least != term.inputs[1].greatest:
             return once[0], term
     return None
 
 
 def infinite_target(evidence: Evidence) -> FieldFacts | None:
-    """Return the target of a loss that is infinite where its outputs are, if the batch is not known otherwise.
+    """Return the target of a loss that is infinite at the same step as the outputs, if earlier batches were finite.
 
-    Data are not infinite just when the outputs are: the targets were computed from the outputs.
+    Data do not become infinite at the same step as the outputs by chance: the targets were computed from the outputs.
     """
     for term in evidence.replay.losses if evidence.replay is not None else ():
         name = f"target of {base_name(term.name)}"

@@ -1,4 +1,4 @@
-"""A learning rate that was raised to where the weights no longer bear it."""
+"""A learning rate that was raised too far."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from lightning_gradexplode.diagnose.trends import abrupt_step, begins_abruptly, 
 from lightning_gradexplode.records import Cause, Evidence
 
 SUDDEN, GRADUAL = 1.9, 1.25
-"""So many times the rate before: from one step to the next, and since the loss was lowest."""
+"""Rises of the rate that count: factor from one step to the next, and factor since the loss was lowest."""
 
 MANY_FOLD = 5.0
-"""So many times the first rate, a rate that never fell has left that of the start."""
+"""Multiple of the first rate from which a rate that never fell is far above the start."""
 
 PEAK = 0.9
-"""A rate of so large a part of the highest one is still at it."""
+"""Share of the highest rate from which a rate is still at its peak."""
 
 LOWER = 0.8
-"""Share of the first loss to which the loss of a run that goes well has come down."""
+"""Share of the first loss up to which the loss of a healthy run has decreased."""
 
 EDGE = 0.3
-"""Share of the rate at which the loss was lowest, where that is the last of ever higher ones, that is surely borne."""
+"""Share of the rate at the lowest loss that is surely stable, if the rate was rising until then."""
 
 SMALL = 0.01
-"""A rate of so small a part of the highest one before it harms nothing, however fast it rose."""
+"""Share of the highest earlier rate below which a rate does no harm, however fast it rose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,8 @@ class RateRise:
         step: The step at which the rate was raised, of a gradual rise the one at which it was highest.
         before: The rate before.
         after: The rate after.
-        kept: A rate that is borne, or likely to be.
-        sudden: Whether it rose from one step to the next.
+        kept: A rate that is stable, or likely to be.
+        sudden: Whether the rate rose from one step to the next.
     """
 
     step: int
@@ -61,7 +61,7 @@ class RateRise:
 
 
 def learning_rate_jump(evidence: Evidence) -> Cause | None:
-    """Return the cause if all went well until the learning rate rose."""
+    """Return the cause if the run was healthy until the learning rate rose."""
     rise = rate_rise(evidence)
     course = trend(evidence)
     if rise is None or not course.has_diverged or rate_is_disproved(evidence) or _is_of_batch(evidence):
@@ -97,7 +97,7 @@ def learning_rate_jump(evidence: Evidence) -> Cause | None:
 
 
 def _is_of_batch(evidence: Evidence) -> bool:
-    """Return whether the batch has made the loss jump: updates were ordinary, and the last one does not overshoot."""
+    """Return whether the batch made the loss jump: no update was large, and the last one does not overshoot."""
     search = line_search(evidence)
     return search is not None and not search.overshoots and abrupt_step(evidence, "loss") is not None
 
@@ -109,9 +109,9 @@ def _after(evidence: Evidence, delay: int) -> str:
 
 
 def rate_rise(evidence: Evidence) -> RateRise | None:
-    """Return the rise of the learning rate before the incident, None if there was none or it did not go well before.
+    """Return the rise of the learning rate before the incident, None without one or if the run was not healthy before.
 
-    Of several sudden rises it is the largest of those after which the loss has not been as low again.
+    Of several sudden rises, the largest of those after which the loss has not been as low again is returned.
     """
     end = min(critical_step(evidence), failing_step(evidence))
     rates = curve(evidence, "learning_rate").before(end + 1).finite
@@ -133,7 +133,7 @@ def rate_rise(evidence: Evidence) -> RateRise | None:
 
 
 def _rise_of_added_group(evidence: Evidence, rates: Curve) -> RateRise | None:
-    """Return the rise to the rate of a parameter group that was added in mid-run, with which a history begins anew."""
+    """Return the rise to the rate of a parameter group that was added during the run, which starts a new history."""
     place, run = history_at_fault(evidence), evidence.run
     if place is None or place >= len(run.optimizers) or run.schedulers or not len(rates):
         return None
@@ -145,13 +145,13 @@ def _rise_of_added_group(evidence: Evidence, rates: Curve) -> RateRise | None:
 
 def _sudden_rise(rates: Curve, place: int) -> RateRise:
     before, after = _borne(rates.value[:place], float(rates.value[place])), float(rates.value[place])
-    # A rate that had been raised before may be at the edge of what is borne.
+    # A rate that had been raised before may be near the limit of stability.
     had_risen = before >= SUDDEN * rates.value[0]
     return RateRise(int(rates.step[place]), before, after, EDGE * before if had_risen else before, True)
 
 
 def _borne(before: FloatArray, after: float) -> float:
-    """Return the highest rate before a rise; the last one where a rate as high was borne before."""
+    """Return the highest rate before a rise; the last one if an earlier rate was as high as that after the rise."""
     highest = float(before.max())
     return highest if highest < 0.9 * after else float(before[-1])
 
@@ -159,8 +159,8 @@ def _borne(before: FloatArray, after: float) -> float:
 def _gradual_rise(evidence: Evidence, rates: Curve) -> RateRise | None:
     """Return a rise over several steps, None if the rate did not rise since the loss was lowest.
 
-    It may have risen by little since then if it had risen many-fold before, and updates overshoot; not where one batch
-    has made the loss jump.
+    A small rise since then is sufficient if the rate had risen many-fold before and updates overshoot, unless a single
+    batch has made the loss jump.
     """
     loss = loss_curve(evidence).before(critical_step(evidence)).finite
     if len(rates) < 5 or len(loss) < 5:
@@ -181,9 +181,9 @@ def _gradual_rise(evidence: Evidence, rates: Curve) -> RateRise | None:
 
 
 def _has_risen_many_fold(rates: Curve, loss: Curve) -> bool:
-    """Return whether the rate, without a fall, has become several times the first one while the loss came down.
+    """Return whether the rate has risen monotonically to a multiple of the first one while the loss decreased.
 
-    It is at its peak still, for no more steps than it had been rising.
+    The rate must still be at its peak, for at most as many steps as it had been rising.
     """
     values, peak = rates.value, int(rates.value.argmax())
     has_risen = values[peak] >= MANY_FOLD * values[0] > 0 and bool((np.diff(values[: peak + 1]) >= 0).all())
@@ -192,6 +192,6 @@ def _has_risen_many_fold(rates: Curve, loss: Curve) -> bool:
 
 
 def _went_well_before(evidence: Evidence, step: int) -> bool:
-    """Return whether there were three steps and more before, with a loss that did not rise and was not far off."""
+    """Return whether there were at least three steps before, with a loss that stayed near its start."""
     before = loss_curve(evidence).before(step).finite
     return len(before) >= 3 and loss_rise(before) < 3.0

@@ -1,4 +1,4 @@
-"""Targets outside of what the loss takes."""
+"""Targets outside of the domain of the loss."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ LOGARITHMS = frozenset({"log", "log2", "log10"})
 _REWARD = re.compile("reward|return|advantage|rtg")
 
 FROM_GRAPH = "target of "
-"""Beginning of the name of a target that was read from the graph of the loss, and has no name of the user's own."""
+"""Prefix of the name of a target read from the graph of the loss, if the user's name is not known."""
 
 
 def target_out_of_range(evidence: Evidence) -> Cause | None:
-    """Return the cause if a target is outside of what the loss takes: labels, probabilities, counts, a CTC target."""
+    """Return the cause if a target is outside the domain of the loss: labels, probabilities, counts, a CTC target."""
     return (
         _misaligned(evidence)
         or _logarithm_of_a_chance(evidence)
@@ -48,7 +48,7 @@ def _misaligned(evidence: Evidence) -> Cause | None:
 
 
 def _outside_domain(evidence: Evidence) -> Cause | None:
-    """Return the cause if a loss that takes probabilities or counts was handed others."""
+    """Return the cause if a loss of probabilities or counts had targets of other ranges."""
     if evidence.batch is None and evidence.replay is None:
         return None
     below = _lowest_loss(evidence)
@@ -94,7 +94,7 @@ def _pairs(evidence: Evidence) -> list[tuple[str, Operand | FieldFacts, str]]:
 
 
 def _negative_loss(evidence: Evidence, below: float | None) -> Cause | None:
-    """Return the cause if the loss fell below zero with whole-numbered targets above one, whatever the loss is."""
+    """Return the cause if the loss fell below zero with integer targets above one, also if the loss is not known."""
     if evidence.batch is None or below is None or evidence.update_is_harmless:
         return None
     first = loss_curve(evidence).first
@@ -128,12 +128,12 @@ def _negative_loss(evidence: Evidence, below: float | None) -> Cause | None:
 
 
 def _is_numerator(operand: Operand, operation: Operation) -> bool:
-    """Return whether an operand was divided, so that the divisor is at fault and not what it holds."""
+    """Return whether an operand is the numerator of a division, so that the divisor is at fault."""
     return name_of(operation) in DIVISIONS and operand is operation.inputs[0]
 
 
 def _range_remedies(place: str, least: float, greatest: float, *, are_probabilities: bool) -> tuple[str, ...]:
-    """Return how targets of this range are brought to probabilities, or to counts."""
+    """Return remedies that bring targets of this range to probabilities, or to counts."""
     place = "target" if place.startswith(FROM_GRAPH) else place
     if not are_probabilities:
         return (
@@ -153,7 +153,7 @@ def _range_remedies(place: str, least: float, greatest: float, *, are_probabilit
 
 
 def _has_label_between(evidence: Evidence, least: float, greatest: float) -> bool:
-    """Return whether labels from -1 to 1 hold zeros, too: the mean of their squares is below one then."""
+    """Return whether labels from -1 to 1 include zeros: then the mean of their squares is below one."""
     moments = [
         (one.mean, one.std)
         for one in targets(evidence)
@@ -163,7 +163,7 @@ def _has_label_between(evidence: Evidence, least: float, greatest: float) -> boo
 
 
 def _third_label_remedies(place: str) -> tuple[str, ...]:
-    """Return what to do with labels -1, 0 and 1: two classes and a sign of missing labels, or three classes."""
+    """Return remedies for labels -1, 0 and 1: two classes with -1 for missing labels, or three classes."""
     place = "target" if place.startswith(FROM_GRAPH) else place
     return (
         f"if -1 marks missing labels, leave them out of the loss: `known = {place} >= 0`, and `prediction[known]` with "
@@ -177,14 +177,14 @@ def _lowest_loss(evidence: Evidence) -> float | None:
 
 
 def _operation_on_target(evidence: Evidence) -> Cause | None:
-    """Return the cause if the operation at fault took the target itself, and its value is outside of the domain."""
+    """Return the cause if the target is an input of the operation at fault, with a value outside of its domain."""
     found = fault(evidence)
     if found is None or found[1].kind != "undefined" or evidence.batch is None:
         return None
     operation, what = found
     name = name_of(operation)
     if name in ("nll_loss", "cross_entropy"):
-        return None  # a label that is no class is an error, and not NaN
+        return None  # a label outside of the classes raises an error instead
     takes_probabilities = any(word in name for word in PROBABILITY_LOSSES)
     for field in targets(evidence):
         if takes_probabilities and (field.least or 0) >= 0 and (field.greatest or 0) <= 1:
@@ -213,9 +213,9 @@ def _operation_on_target(evidence: Evidence) -> Cause | None:
 
 
 def _logarithm_of_a_chance(evidence: Evidence) -> Cause | None:
-    """Return the cause if a loss of logarithms of probabilities fell below zero, by labels that are none, to its end.
+    """Return the cause if a loss of logarithms of probabilities fell below zero, by labels that are no probabilities.
 
-    Weighed by probabilities they add up to a loss that is never negative. Rewards weigh them, too, of any sign.
+    Weighted by probabilities, such a loss is never negative. Rewards of any sign are valid weights and are excluded.
     """
     found, first, below = fault(evidence), loss_curve(evidence).first, _lowest_loss(evidence)
     if found is None or name_of(found[0]) not in LOGARITHMS or first is None or below is None or not below < 0 < first:
@@ -248,7 +248,7 @@ def _logarithm_of_a_chance(evidence: Evidence) -> Cause | None:
 
 
 def _divergence_from_scores(evidence: Evidence) -> Cause | None:
-    """Return the cause if the target of a divergence is no probability: it multiplies its own logarithm there."""
+    """Return the cause if the target of a divergence is negative, so that its logarithm is NaN."""
     found = fault(evidence)
     if found is None or not name_of(found[0]).endswith("xlogy") or len(found[0].inputs) != 2:
         return None

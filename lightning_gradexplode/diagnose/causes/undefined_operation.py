@@ -1,4 +1,4 @@
-"""Operations outside of their domain, or without a slope."""
+"""Operations outside of their domain, or at values without a finite derivative."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from lightning_gradexplode.records import Cause, Evidence
 STEEP = frozenset(
     ("acos", "acosh", "asin", "cdist", "float_power", "hypot", "linalg_vector_norm", "norm", "pow", "sqrt", "std")
 )
-"""Operations that have a finite result where their slope is infinite."""
+"""Operations that have a finite result where their derivative is infinite."""
 
 POLES = frozenset({"div", "log", "log10", "log2", "reciprocal", "rsqrt", "xlogy"})
-"""Operations that have neither, so that the loss is finite only if something leaves their result out."""
+"""Operations with poles, where result and derivative are infinite: the loss is finite only without these results."""
 
 LOGARITHMS = frozenset({"log", "log10", "log2", "xlogy"})
-"""Operations whose slope is beyond the number format for the least of positive numbers, where they are finite."""
+"""Operations with a finite result whose derivative overflows for the smallest positive numbers."""
 
 VANISHING = frozenset({"exp", "exp2", "sigmoid", "softmax", "prod", "cumprod"})
-"""Operations that make such numbers of ordinary ones."""
+"""Operations that can compute such small numbers from ordinary ones."""
 
 LEAP = 3.0
-"""Growth of the weights' norm by one update from which that update alone has set their scale."""
+"""Growth of the weights' norm by one update from which that update alone determines their scale."""
 
 LEAVING_OUT = frozenset({"where", "masked_fill", "masked_select", "index"})
-"""Operations that leave out elements."""
+"""Operations that exclude elements."""
 
 
 def undefined_operation(evidence: Evidence) -> Cause | None:
-    """Return the cause if an operation was handed a value at which it, or its slope, is not finite."""
+    """Return the cause if an operation had an input at which its result or its derivative is not finite."""
     found = fault(evidence)
     own = nonfinite_constant(evidence) or (written_buffer(evidence) if found is None else None)
     if own is not None:
@@ -71,9 +71,9 @@ def undefined_operation(evidence: Evidence) -> Cause | None:
 
 
 def _is_reached_by_the_rate(evidence: Evidence) -> bool:
-    """Return whether one update at a rate that is seldom so high multiplied the weights before the operation failed.
+    """Return whether one update at an unusually high rate multiplied the weights before the operation failed.
 
-    Kept within its domain the operation does not save such a run.
+    Keeping the operation within its domain does not save such a run.
     """
     rate, usual = remedies.learning_rate(evidence), usual_rate(evidence.run)
     if rate is None or usual is None or rate <= usual[1]:
@@ -88,14 +88,14 @@ def _is_reached_by_the_rate(evidence: Evidence) -> bool:
 
 
 def _slope_by_elimination(evidence: Evidence) -> Cause | None:
-    """Return a cause of low confidence if nothing but a slope can be at fault: all is calm and the loss is finite."""
+    """Return a cause of low confidence if only a derivative can be at fault, after a calm run with a finite loss."""
     finding = first_nonfinite(evidence)
     if finding is None or finding.sign != "nonfinite-gradient" or trend(evidence).has_diverged:
         return None
     half = "16" in evidence.run.precision or any("16" in one.dtype for one in evidence.run.parameters)
     loss = loss_curve(evidence).at(finding.step)
     batch = evidence.batch
-    if evidence.run.has_unknown_processes:  # the loss of another one may not be finite
+    if evidence.run.has_unknown_processes:  # the loss of another process may not be finite
         return None
     if half or loss is None or (batch is not None and any(one.nan_count or one.inf_count for one in batch.fields)):
         return None

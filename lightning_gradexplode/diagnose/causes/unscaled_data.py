@@ -1,4 +1,4 @@
-"""Inputs and targets on a scale that no initialization meets."""
+"""Inputs and targets on a scale far from that which initializations assume."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from lightning_gradexplode.diagnose.curves import critical_step, curve, loss_cur
 from lightning_gradexplode.records import BatchFacts, Cause, Evidence, FieldFacts
 
 LARGE_SCALE = ((1000.0, 0.9), (100.0, 0.7), (30.0, 0.6), (10.0, 0.45))
-"""Root mean square of a field, and the confidence that a field on such a scale or a larger one is at fault."""
+"""Root mean squares of a field, and the confidence that a field of at least that scale is at fault."""
 
 LARGE_WHOLE = 1e5
-"""From this size on, whole numbers are taken for quantities such as times, unless a table has as many rows."""
+"""Size from which integers count as quantities such as times, unless an embedding has as many rows."""
 
 
 def unscaled_data(evidence: Evidence) -> Cause | None:
-    """Return the cause if inputs or targets are on a large scale and the run goes wrong from its start."""
+    """Return the cause if inputs or targets are on a large scale and the run fails from its start."""
     batch = evidence.batch
     if batch is None or not _fails_early(evidence):
         return None
@@ -65,9 +65,9 @@ def _standardize(field: FieldFacts) -> str:
 
 
 def _fails_early(evidence: Evidence) -> bool:
-    """Return whether the run goes wrong at its start, or has never been below its first loss by much.
+    """Return whether the run fails at its start, or its loss was never much below the first one.
 
-    What clipping hides at nearly every step has been there from the start.
+    If clipping reduces the gradients at nearly every step, they have been too large from the start.
     """
     step = critical_step(evidence)
     if step - evidence.run.first_step <= 30 or signs(evidence) == {"clip-saturated"}:
@@ -89,7 +89,7 @@ def _large_fields(batch: BatchFacts, evidence: Evidence) -> list[tuple[float, Fi
 
 
 def _is_large_whole(field: FieldFacts, evidence: Evidence) -> bool:
-    """Return whether a field holds whole numbers too large for indices into a table of this network."""
+    """Return whether a field holds integers too large for indices into an embedding of this network."""
     if is_float(field) or is_index(field) or field in targets(evidence):
         return False
     rows = max((one.shape[0] for one in evidence.run.parameters if len(one.shape) == 2), default=0)

@@ -1,4 +1,4 @@
-"""What the first operation without a finite result has done wrong: its fault, and the correction of its line."""
+"""The fault of the first operation with a non-finite result, and the correction of its line."""
 
 from lightning_gradexplode.diagnose.faults.fault import Fault
 from lightning_gradexplode.diagnose.faults.first_operation import fault_of

@@ -1,4 +1,4 @@
-"""Reductions over nothing, or over one element."""
+"""Reductions over no elements, or over one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SPREADS = {"std", "var", "var_mean", "std_mean"}
 
 
 def empty_reduction(operation: Operation, name: str) -> Fault | None:
-    """Return the fault of a mean, a deviation or a loss over nothing or one element, None if it is none."""
+    """Return the fault of a mean, a standard deviation or a loss over no or one element, None for other operations."""
     empty = any(0 in one.shape for one in operation.inputs)
     code = operation.expression or operation.code or ""
     if empty and (name in _REDUCTIONS or operation.result == "nan"):

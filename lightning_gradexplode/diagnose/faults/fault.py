@@ -1,4 +1,4 @@
-"""What an operation of a replay has done wrong."""
+"""The fault of an operation of a replay."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ FaultKind = Literal["undefined", "empty", "overflow", "alignment"]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """The kind of an operation's fault.
+    """The fault of an operation with a non-finite or unbounded result.
 
     Args:
-        kind: ``"undefined"`` for an operation outside of its domain or without a slope, ``"empty"`` for a reduction
-            over nothing or one element, ``"overflow"`` for a result beyond the number format, ``"alignment"`` for a
-            CTC loss whose target does not fit its input.
-        sentence: What the operation did, with numbers.
-        remedy: How its line is put right.
+        kind: ``"undefined"`` for an operation outside of its domain or without a finite derivative, ``"empty"`` for a
+            reduction over no elements or one, ``"overflow"`` for a result beyond the number format, ``"alignment"``
+            for a CTC loss whose target does not fit its input.
+        sentence: A description of the operation, with numbers.
+        remedy: The correction of its line.
     """
 
     kind: FaultKind

@@ -1,4 +1,4 @@
-"""The fault of the first operation without a finite result, and the correction of its line."""
+"""The fault of the first operation with a non-finite result, and the correction of its line."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from lightning_gradexplode.records import Operation
 _ARITHMETIC = {"add", "div", "full", "mul", "sub"}
 
 _WEIGHED = {"nll_loss", "cross_entropy", "binary_cross_entropy_with_logits"}
-"""Loss functions that take weights of classes, which are computed beforehand and infinite for none of a class."""
+"""Loss functions with class weights, which are infinite if computed from the frequency of an absent class."""
 
 
 def fault_of(
     operation: Operation, hidden: Operation | None = None, needed: float = 1.0, names: Sequence[str] = ()
 ) -> Fault:
-    """Return what an operation has done wrong.
+    """Return the fault of an operation.
 
     Args:
-        operation: The first one with a result that is not finite.
+        operation: The first operation with a result that is not finite.
         hidden: The operation of the forward pass whose infinity was masked there, None if there is none.
-        needed: The largest result that the model has to be able to make, such as its largest target.
-        names: Names of the operations of the loss, where no line of code is known.
+        needed: The largest result that the model must be able to return, such as its largest target.
+        names: Names of the operations of the loss, used if no line of code is known.
     """
     name = name_of(operation)
     if hidden is not None:
@@ -53,14 +53,14 @@ def fault_of(
 
 
 def _constant(operation: Operation, name: str) -> Fault | None:
-    """Return the fault of an operation that a number or a tensor was handed to that is not finite itself."""
-    # An infinite argument of another operation, such as the order of a norm, is meant to be.
+    """Return the fault of an operation with a non-finite constant among its inputs, None without one."""
+    # Infinite arguments of other operations, such as the order of a norm, are intended.
     numbers = [one for one in operation.scalars if math.isnan(one) or (math.isinf(one) and name in _ARITHMETIC)]
     held = sum(one.nan_count for one in operation.inputs)
     weights = operation.inputs[1:] if name in _WEIGHED else ()
     held += sum(one.inf_count for one in weights)
     if name in DIVISIONS and len(operation.inputs) > 1 and operation.inputs[-1].at_fault == 0:
-        return None  # it would be at fault whatever it divides
+        return None  # the division by zero is the fault
     if operation.phase == "backward" or not (numbers or held) or is_of_matrix(operation, name):
         return None
     what = (

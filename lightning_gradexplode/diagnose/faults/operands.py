@@ -1,4 +1,4 @@
-"""What an operation took, in words and numbers."""
+"""The inputs of an operation, as text and numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from lightning_gradexplode.records import Operation
 
 
 def inputs_in_words(operation: Operation) -> str:
-    """Return the inputs of the operation at the fault, as the end of a sentence."""
+    """Return the inputs of the operation at the element at fault, as the end of a sentence."""
     at_fault = [one.at_fault for one in operation.inputs if one.at_fault is not None]
     if at_fault:
         return f" (input: {' and '.join(f'{one:.4g}' for one in at_fault[:2])})"
@@ -17,25 +17,25 @@ def inputs_in_words(operation: Operation) -> str:
 
 
 def at_fault(operation: Operation) -> float | None:
-    """Return the first input at the element that is at fault, None if it is not known."""
+    """Return the value of the first input at the element at fault, None if it is not known."""
     return next((one.at_fault for one in operation.inputs if one.at_fault is not None), None)
 
 
 def number_or(value: float | None, otherwise: str) -> str:
-    """Return a number in words, or others where it is not known."""
+    """Return a number as text, or `otherwise` if it is not known."""
     return otherwise if value is None else f"{value:.4g}"
 
 
 def type_of(operation: Operation) -> str:
-    """Return the first floating-point type that the operation took."""
+    """Return the type of the first floating-point input, float32 without one."""
     return next((one.dtype for one in operation.inputs if "float" in one.dtype), "float32")
 
 
 def holds_nonfinite(operation: Operation) -> bool:
-    """Return whether the operation took NaN or infinity."""
+    """Return whether an input holds NaN or infinity."""
     return any(one.nan_count or one.inf_count for one in operation.inputs)
 
 
 def holds_infinity(operation: Operation) -> bool:
-    """Return whether the operation took infinity."""
+    """Return whether an input holds infinity."""
     return any(one.inf_count for one in operation.inputs)

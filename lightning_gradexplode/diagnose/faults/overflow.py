@@ -13,13 +13,13 @@ from lightning_gradexplode.records import Operation
 
 
 def overflow(operation: Operation, name: str, needed: float, names: Sequence[str]) -> Fault:
-    """Return the fault of a result beyond the number format, or that nothing bounds.
+    """Return the fault of a result that is beyond the number format, or unbounded.
 
     Args:
         operation: The operation.
         name: Its plain name.
-        needed: The largest result that the model has to be able to make.
-        names: Names of the operations of the loss, where no line of code is known.
+        needed: The largest result that the model must be able to return.
+        names: Names of the operations of the loss, used if no line of code is known.
     """
     limit = limit_of(operation)
     largest = largest_input(operation)

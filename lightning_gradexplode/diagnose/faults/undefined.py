@@ -1,4 +1,4 @@
-"""Operations outside of their domain, or without a slope."""
+"""Operations outside of their domain, or without a finite derivative."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MATRIX_CALL = re.compile(r"\b(logdet|slogdet|cholesky|inverse|pinv|svd|eigh|lin
 
 
 def undefined_operation(operation: Operation, name: str) -> Fault | None:
-    """Return the fault of an operation outside of its domain or without a slope, None if it is none."""
+    """Return the fault of an operation outside of its domain or without a finite derivative, None for others."""
     forward = operation.phase == "forward"
     taken, code = inputs_in_words(operation), operation.expression or operation.code or ""
     if (
@@ -80,7 +80,7 @@ def _slope(operation: Operation, name: str, taken: str) -> Fault | None:
             "fill in infinity after this operation and not before, or a finite number in its place: "
             "`x.masked_fill(mask, torch.finfo(x.dtype).min)`",
         )
-    # Before the node is known by its name, the line says which function it belongs to.
+    # Without the name of the node, the function is found in the line of code.
     code = "" if operation.node else operation.expression or operation.code or ""
     slope = next((word for word in ("norm", "sqrt", "acos", "asin", "log", "cdist", "std") if word in code), name)
     return Fault(

@@ -1,6 +1,6 @@
-"""The first operation in an autograd graph that made a non-finite value out of finite ones, or the tensor that held it.
+"""The first operation in an autograd graph with finite inputs and a non-finite result, or the first non-finite tensor.
 
-Where autograd keeps too few values for that, nothing is named.
+If autograd saves too few values to find it, none is returned.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class GraphFault:
     """What an autograd graph shows of a loss that is not finite.
 
     Args:
-        replay: The first operation or tensor at fault, as a replay of the step would have named it.
-        fields: What is known of the tensors that no gradient is computed for: the data, or what was made of it.
+        replay: The first operation or tensor at fault, in the form of a replay of the step.
+        fields: Facts about the tensors without a gradient: the data, or tensors computed from it.
     """
 
     replay: Replay | None
@@ -51,7 +51,7 @@ class GraphFault:
 
 
 def fault_in_graph(loss: Tensor, module: nn.Module) -> GraphFault | None:
-    """Return what made a loss non-finite, None if its graph cannot be read.
+    """Return the fault that made a loss non-finite, None if its graph cannot be read.
 
     Args:
         loss: The loss, on the host, before its backward pass.
@@ -70,13 +70,13 @@ def fault_in_graph(loss: Tensor, module: nn.Module) -> GraphFault | None:
 
 @dataclass(frozen=True, slots=True)
 class GraphFacts:
-    """What an autograd graph shows of any loss.
+    """Facts about any loss from its autograd graph.
 
     Args:
-        fields: What is known of the tensors that no gradient is computed for.
+        fields: Facts about the tensors without a gradient.
         operation_names: Plain names of the operations, each once.
-        losses: The loss functions, with what they took.
-        divisors: The numbers that single numbers are divided by on their way to the loss, None if it is not known.
+        losses: The loss functions, with their inputs.
+        divisors: The numbers that results of one element are divided by in the loss, None if they are not known.
     """
 
     fields: tuple[FieldFacts, ...] = ()
@@ -86,7 +86,7 @@ class GraphFacts:
 
 
 def facts_of_loss(loss: Tensor, module: nn.Module) -> GraphFacts:
-    """Return what the graph of a loss shows of data and operations; nothing if the graph cannot be read.
+    """Return facts about data and operations from the graph of a loss; none if the graph cannot be read.
 
     Args:
         loss: The loss, on the host, before its backward pass.
@@ -100,7 +100,7 @@ def facts_of_loss(loss: Tensor, module: nn.Module) -> GraphFacts:
 
 
 def _names(graph: Graph) -> tuple[str, ...]:
-    """Return the names of the operations, each once, without powers that have a slope everywhere."""
+    """Return the names of the operations, each once, without powers that have a finite derivative everywhere."""
     return tuple(dict.fromkeys(name_of_node(node) for node in graph.nodes if not _is_plain_power(node)))
 
 
@@ -110,7 +110,7 @@ def _is_plain_power(node: Any) -> bool:
 
 
 def _divisors(graph: Graph) -> tuple[float, ...] | None:
-    """Return the numbers that results of one element are divided by, None if one of them is not kept."""
+    """Return the numbers that results of one element are divided by, None if autograd does not save one of them."""
     divisors = []
     for node in graph.nodes:
         name = name_of_node(node)
@@ -127,7 +127,7 @@ def _divisors(graph: Graph) -> tuple[float, ...] | None:
 def _explained(
     graph: Graph, found: Found, fields: tuple[FieldFacts, ...], names: Mapping[int, str], loss: Tensor
 ) -> GraphFault:
-    """Return what was found as a replay of the step would have."""
+    """Return the operation or tensor that was found, in the form of a replay of the step."""
     given: dict[str, Any] = {}
     argument = found.argument
     division = None if argument is None else _division_of(graph, argument)
@@ -157,10 +157,10 @@ def _explained(
 
 
 def _division_of(graph: Graph, argument: Argument) -> tuple[Any, Tensor] | None:
-    """Return a division by zero in the rows in which a tensor of the data is not finite, and where it divides by zero.
+    """Return a division by zero in the rows in which a tensor of the data is not finite, and a mask of its zeros.
 
-    What is averaged over neighbours, for example, is divided by their number in each layer; autograd keeps the
-    division of the data only by what came of it.
+    A mean over the neighbors in a graph network, for example, divides by their number in each layer. In the first layer
+    autograd does not save the division, only its result: the same divisor is found in a later layer.
     """
     value = graph.value(argument) if argument.source is None else None
     rows = None if value is None else nonfinite_mask(value)
@@ -222,7 +222,7 @@ def _batch_shape(fields: Sequence[FieldFacts]) -> BatchShape:
 
 
 def _losses(graph: Graph) -> tuple[LossTerm, ...]:
-    """Return the loss functions of the graph, with what they took."""
+    """Return the loss functions of the graph, with their inputs."""
     terms = []
     for node in graph.nodes:
         name = name_of_node(node)

@@ -1,4 +1,4 @@
-"""The tensors in an autograd graph that no gradient is computed for: the data, or what was made of it before."""
+"""The tensors without a gradient in an autograd graph: the data, or tensors computed from it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_gradexplode.measure.batch_facts import collect_batch_facts
 from lightning_gradexplode.records import FieldFacts
 
 MOST_FIELDS = 8
-"""Number of tensors that are looked at."""
+"""Maximum number of tensors."""
 
 _INPUT_OF = {"addmm", "mm", "bmm", "convolution", "mkldnn_convolution", "linear", "native_layer_norm",
              "native_batch_norm", "cudnn_batch_norm"}  # fmt: skip
@@ -21,14 +21,14 @@ _LOSSES = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_
            "binary_cross_entropy_with_logits", "soft_margin_loss"}  # fmt: skip
 
 _LOGARITHMS = {"log", "log2", "log10", "log1p"}
-"""Operations whose result a loss that is written by hand multiplies by its target."""
+"""Operations whose result is multiplied by the target in a loss without a loss function."""
 
 _DIFFERENCES = {"sub", "rsub"}
-"""Operations by which a loss that is written by hand takes its target."""
+"""Operations with the target as an input in a loss without a loss function."""
 
 
 def fields_in_graph(graph: Graph, names: Mapping[int, str]) -> tuple[FieldFacts, ...]:
-    """Return what is known of the data that operations with parameters and loss functions took.
+    """Return facts about the data among the inputs of loss functions and of operations with parameters.
 
     Args:
         graph: The graph.
@@ -51,12 +51,12 @@ def fields_in_graph(graph: Graph, names: Mapping[int, str]) -> tuple[FieldFacts,
 def field_of(
     graph: Graph, node: Any, argument: Argument, names: Mapping[int, str], is_target: bool = False
 ) -> FieldFacts:
-    """Return what is known of a tensor that an operation took and that no gradient is computed for.
+    """Return facts about an input without a gradient of an operation.
 
     Args:
         graph: The graph.
         node: The operation.
-        argument: The tensor; if it is not kept, non-finite elements are those of the operation's result.
+        argument: The tensor; if it is not saved, non-finite elements are those of the operation's result.
         names: Names of the parameters by their identity.
         is_target: Whether no operation with a parameter follows.
     """

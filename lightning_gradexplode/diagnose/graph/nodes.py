@@ -1,4 +1,4 @@
-"""The operations of an autograd graph, with the values that the backward pass keeps of them."""
+"""The operations of an autograd graph, with the values that are saved for the backward pass."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_NODES = 20_000
 """Graphs with more nodes are not read."""
 
 MOST_BYTES = 1 << 28
-"""Size of the values that are looked at."""
+"""Total size of the values that are checked."""
 
 _POSITIONS: Mapping[str, int] = {
     "self": 0,
@@ -40,7 +40,7 @@ _POSITIONS: Mapping[str, int] = {
     "batch2": 2,
     "value": 2,
 }
-"""Place among the arguments of an operation of what autograd keeps under a name."""
+"""Index of the argument of an operation that autograd saves under a name."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,9 +48,9 @@ class Argument:
     """An argument of an operation that may hold numbers.
 
     Args:
-        source: The node that computed it, None for a tensor that no gradient is computed for.
-        output: Which of the results of that node it is.
-        value: The tensor, None if autograd does not keep it.
+        source: The node that computed it, None for a tensor without a gradient.
+        output: Index of the result of that node.
+        value: The tensor, None if autograd does not save it.
     """
 
     source: Any
@@ -64,7 +64,7 @@ class Graph:
 
     Args:
         nodes: Its nodes, in the order in which their operations ran.
-        values: Results of nodes that are kept, by node and number of the result.
+        values: Saved results of nodes, by node and index of the result.
         arguments: The arguments of each node.
     """
 
@@ -75,7 +75,7 @@ class Graph:
     _bytes: int = 0
 
     def value(self, argument: Argument) -> Tensor | None:
-        """Return an argument's tensor, None if it is not kept by any operation that takes or returns it."""
+        """Return an argument's tensor, None if no operation that uses or returns it saves it."""
         if argument.value is not None or argument.source is None:
             return argument.value
         variable = getattr(argument.source, "variable", None)
@@ -84,7 +84,7 @@ class Graph:
         return variable.detach() if is_in_memory(variable) else None
 
     def is_finite(self, tensor: Tensor) -> bool | None:
-        """Return whether a tensor is finite, None once too many bytes were looked at."""
+        """Return whether a tensor is finite, None once more than `MOST_BYTES` were checked."""
         if id(tensor) not in self._finite:
             self._bytes += tensor.numel() * tensor.element_size()
             if self._bytes > MOST_BYTES:
@@ -93,7 +93,7 @@ class Graph:
         return self._finite[id(tensor)][1]
 
     def compute(self, node: Any) -> None:
-        """Compute the result of an operation again, if it is not kept and its arguments are known."""
+        """Compute the result of an operation again, if it is not saved and its arguments are known."""
         shape = shape_of(node, 0)
         if (node, 0) in self.values or shape is None or shape_of(node, 1) is not None or self._bytes > MOST_BYTES:
             return
@@ -104,7 +104,7 @@ class Graph:
         given = [one for one in arguments if one is not None]
         if len(given) < len(arguments) or not given:
             return
-        with suppress(Exception), torch.no_grad():  # an operation that these arguments do not fit
+        with suppress(Exception), torch.no_grad():  # the operation may not fit these arguments
             result = recomputed(name, node, given, shape)
             if result is not None:
                 self._bytes += result.numel() * result.element_size()
@@ -114,7 +114,7 @@ class Graph:
 def graph_of(loss: Tensor) -> Graph | None:
     """Return the autograd graph of a loss, None if it is too large.
 
-    Nothing is computed: a value that autograd keeps by hooks, as with activation checkpoints, counts as not kept.
+    Nothing is computed: a value that autograd saves by hooks, as with activation checkpointing, counts as not saved.
     """
     graph, waiting, known = Graph(), [loss.grad_fn], set()
     while waiting:
@@ -125,7 +125,7 @@ def graph_of(loss: Tensor) -> Graph | None:
         waiting += [source for source, _ in node.next_functions]
         if len(known) > MOST_NODES:
             return None
-    # Parameters have the largest number, and are no operations.
+    # Parameters are not operations; their sequence number is the largest.
     graph.nodes = sorted((one for one in known if not hasattr(one, "variable")), key=lambda one: one._sequence_nr())
     if loss.grad_fn is not None:
         graph.values[loss.grad_fn, 0] = loss.detach()
@@ -153,12 +153,12 @@ def shape_of(node: Any, output: int) -> tuple[int, ...] | None:
 
 
 def name_of_node(node: Any) -> str:
-    """Return the plain name of the operation that made a node, such as ``"log_softmax"``."""
+    """Return the plain name of the operation of a node, such as ``"log_softmax"``."""
     return base_name(str(node.name()))
 
 
 def nonfinite_weights(node: Any) -> list[Tensor]:
-    """Return the weights of classes that a loss function took, if they are not finite."""
+    """Return the class weights of a loss function, if they are not finite."""
     if name_of_node(node) not in ("nll_loss", "nll_loss2d", "binary_cross_entropy_with_logits"):
         return []
     kept = _kept(node)
@@ -166,19 +166,19 @@ def nonfinite_weights(node: Any) -> list[Tensor]:
 
 
 def scalars_of(node: Any) -> tuple[float, ...]:
-    """Return the numeric arguments of an operation that autograd keeps, such as an exponent."""
+    """Return the numeric arguments of an operation that autograd saves, such as an exponent."""
     values = (getattr(node, f"_saved_{name}", None) for name in ("exponent", "min", "max", "p", "eps"))
     return tuple(float(one) for one in values if isinstance(one, (int, float)) and math.isfinite(one))
 
 
 def _position(node: Any, name: str) -> int | None:
     if name == "mat2" and "mm" in name_of_node(node) and len(node.next_functions) == 3:
-        return 2  # what is added is the first argument
+        return 2  # the first argument is the summand
     return _POSITIONS.get(name)
 
 
 def _kept(node: Any) -> dict[str, Tensor]:
-    """Return the tensors that autograd keeps of an operation as they are, by name."""
+    """Return the tensors that autograd saves for an operation without hooks, by name."""
     found = {}
     for attribute in dir(node):
         raw = getattr(node, attribute, None) if attribute.startswith("_raw_saved_") else None

@@ -88,9 +88,9 @@ class Search:
             return self._through(node, origins, value)
         name = name_of_node(node)
         if name == "compiled_function":
-            return "unclear"  # it stands for many operations
+            return "unclear"  # the node of a compiled function stands for many operations
         if name == "div" and self._divides_by_zero(node):
-            return Found(node)  # whatever it divides
+            return Found(node)  # also if the numerator is not finite
         if "filled" in answers and "unclear" not in answers:
             # An operation that makes NaN of what was put in place is at fault.
             return Found(node) if known is False and value is not None and has_nan(value) else "filled"
@@ -177,5 +177,5 @@ def _is_over_nothing(node: Any) -> bool:
 
 
 def _takes_numbers(node: Any) -> bool:
-    """Return whether a tensor without a gradient among the arguments may be one of numbers, and no index or mask."""
+    """Return whether a tensor without a gradient among the arguments may hold numbers, and is no index or mask."""
     return name_of_node(node) in _TAKING or isinstance(node, BackwardCFunction)
