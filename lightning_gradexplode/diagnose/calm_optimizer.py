@@ -1,4 +1,4 @@
-"""Settings and state of an optimizer with which a run without an incident learns nothing."""
+"""Optimizer settings and states with which a run without an incident does not learn."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def first_update_ruins(evidence: Evidence) -> Iterator[Cause]:
     if len(loss) < 5 or not loss[0] > 0 or ratio is None or ratio < 0.05:
         return
     ruins = loss[1:6].max() >= RUINED * loss[0] and loss[1:].min() >= 2 * loss[0]
-    # A loss of classes is bounded by the outputs: it shows less of weights that one update has replaced.
+    # A classification loss is bounded by the outputs, so that it grows less after an update that replaces the weights.
     left = float(np.median(loss[-len(loss) // 5 :]) / loss[0])
     replaces = ratio >= 1 and len(loss) >= ENOUGH and loss[1:6].max() >= 2 * loss[0] and left >= 0.75
     if not (ruins or replaces):

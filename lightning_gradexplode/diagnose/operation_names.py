@@ -33,14 +33,14 @@ def base_name(name: str) -> str:
 
 
 def name_of(operation: Operation) -> str:
-    """Return the plain name of an operation; in the backward pass, of the forward operation whose slope it is."""
+    """Return the plain name of an operation; in the backward pass, that of the forward operation."""
     if operation.phase == "backward" and operation.node is not None:
         return base_name(operation.node)
     return base_name(operation.name)
 
 
 def limit_of(operation: Operation) -> float:
-    """Return the largest finite value of the narrowest floating-point type that the operation took."""
+    """Return the largest finite value of the narrowest floating-point type of the inputs."""
     limits = [
         LIMITS[one.dtype.removeprefix("torch.")]
         for one in operation.inputs
@@ -50,7 +50,7 @@ def limit_of(operation: Operation) -> float:
 
 
 def is_half(operation: Operation) -> bool:
-    """Return whether the operation took float16 or bfloat16 numbers."""
+    """Return whether an input is of type float16 or bfloat16."""
     return any(one.dtype.removeprefix("torch.") in ("float16", "half", "bfloat16") for one in operation.inputs)
 
 
@@ -60,7 +60,7 @@ def size_of(operand: Operand) -> float:
 
 
 def largest_input(operation: Operation) -> float:
-    """Return the largest absolute finite value that the operation took."""
+    """Return the largest absolute finite value of the inputs."""
     return max((size_of(one) for one in operation.inputs), default=0.0)
 
 
@@ -70,7 +70,7 @@ def is_exponential(operation: Operation) -> bool:
 
 
 def is_product(operation: Operation) -> bool:
-    """Return whether the operation multiplies by weights, so that its overflow is that of the activations before it."""
+    """Return whether the operation multiplies by weights, so that earlier activations are the cause of its overflow."""
     return name_of(operation) in _PRODUCTS
 
 

@@ -1,4 +1,4 @@
-"""What is known of an optimizer by its class and hyperparameters."""
+"""Properties of an optimizer from its class and hyperparameters."""
 
 from __future__ import annotations
 

@@ -18,16 +18,16 @@ from lightning_gradexplode.records.diagnosis import LEAST_CONFIDENCE
 from lightning_gradexplode.records.log import logger
 
 CERTAIN = 0.7
-"""A cause of this confidence drops those that it explains."""
+"""Confidence of a cause from which those that it explains are alternatives of low confidence."""
 
 SURE = 0.95
-"""A cause of this confidence leaves no alternative to it."""
+"""Confidence of a cause from which there is no alternative to it."""
 
 FAINT = 0.2
-"""An alternative below is not named: one that a certain cause explains, or one beside an unknown cause."""
+"""Confidence below which an alternative is not reported: one explained by a certain cause, or to an unknown cause."""
 
 HARMLESS = 0.4
-"""Factor of the confidence of what makes a run fail, in a run that warned and has learned or recovered nevertheless."""
+"""Factor of the confidence of causes of failure, in a run with warnings that has learned or recovered nevertheless."""
 
 MOST_CAUSES = 3
 MOST_REMEDIES = 5
@@ -37,11 +37,11 @@ _GROWTH = ("learning-rate", "learning-rate-jump", "optimizer-state", "moving-tar
            "recurrence", "unscaled-data", "loss-without-floor")  # fmt: skip
 
 EXPLAINS: Mapping[str, Sequence[str]] = {
-    # What the batch holds explains every operation that met it, and needs no growth.
+    # Values of the batch explain every operation on them, without any growth.
     "nonfinite-input": (*_FAULTS, *_GROWTH, "empty-reduction", "nonfinite-target"),
     "nonfinite-target": (*_FAULTS, *_GROWTH, "empty-reduction"),
     "empty-reduction": (*_FAULTS, *_GROWTH, "target-out-of-range"),
-    # Targets outside of the loss's domain are why it has no floor, and why its updates grow.
+    # Targets outside the domain of the loss explain that it has no lower bound, and that its updates grow.
     "target-out-of-range": (
         "learning-rate",
         "optimizer-state",
@@ -53,7 +53,7 @@ EXPLAINS: Mapping[str, Sequence[str]] = {
     "undefined-operation": ("learning-rate", "outlier-batch", "depth", "initialization", "optimizer-state"),
     "forward-overflow": ("outlier-batch", "depth", "initialization", "moving-target"),
     "half-precision": ("forward-overflow", "learning-rate", "optimizer-state", "depth", "initialization"),
-    # Every one of these makes updates overshoot, so that overshoot is no evidence for the rate beside them.
+    # Each of these makes updates overshoot, so that an overshoot is no further evidence for the rate.
     "unscaled-data": ("learning-rate", "initialization", "depth", "outlier-batch"),
     "initialization": ("learning-rate", "depth"),
     "depth": ("learning-rate",),
@@ -65,18 +65,19 @@ EXPLAINS: Mapping[str, Sequence[str]] = {
     "moving-target": ("learning-rate",),
     "outlier-batch": ("learning-rate",),
 }
-"""For each kind, those whose signs it brings about by itself: they count half beside it, and less if it is certain."""
+"""For each kind, the kinds whose evidence it explains: their confidence is halved, or lower if it is certain."""
 
 
 def diagnose(evidence: Evidence) -> Diagnosis:
-    """Return what happened in an incident and why, the likeliest cause first.
+    """Return what happened in an incident and why, the most likely cause first.
 
-    A cause is named from a confidence of 0.35 on. One that another explains (`EXPLAINS`) counts half; if that one has a
-    confidence of 0.7 and more it is an alternative of little confidence, and is dropped from 0.95 on. Where nothing is
-    left the cause is ``"unknown"``, with what was seen. A rule that fails costs that rule alone.
+    A cause is reported from a confidence of 0.35 on. The confidence of a cause that another one explains (`EXPLAINS`)
+    is halved; if the other one has a confidence of at least 0.7, it is an alternative of low confidence, and from 0.95
+    on it is dropped. Without any cause left, the cause is ``"unknown"``, with the measurements. A rule that raises is
+    ignored.
 
     Args:
-        evidence: All that is known; each part may be missing.
+        evidence: The evidence; each part may be missing.
     """
     found = [cause for kind in RULES if (cause := _found(kind, evidence)) is not None]
     if outside_change(evidence) is not None:
@@ -85,7 +86,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         found = [one for one in found if one.kind != "outlier-batch"]
     is_harmless = not is_critical(evidence) and (has_learned(evidence) or has_recovered(evidence))
     if is_harmless:
-        # What makes a run fail was not there, whatever a warning at its start looked like.
+        # The run has not failed, so that causes of failure are less likely, even with a warning at its start.
         found = [
             replace(one, confidence=round(HARMLESS * one.confidence, 2)) if _needs_failure(one) else one
             for one in found
@@ -108,16 +109,16 @@ def diagnose(evidence: Evidence) -> Diagnosis:
 
 
 def _needs_failure(cause: Cause) -> bool:
-    """Return whether a cause has no evidence but the course of the run."""
+    """Return whether the course of the run is the only evidence of a cause."""
     return cause.kind in _GROWTH or (cause.kind == "outlier-batch" and cause.where is None)
 
 
 def rank(causes: Sequence[Cause]) -> tuple[Cause, ...]:
-    """Return the causes worth naming, likeliest first: without those that a likelier one explains."""
+    """Return the causes to report, most likely first, without those that a more likely one explains."""
     known = {cause.kind: cause for cause in causes}
     kept = []
     for cause in causes:
-        # The rate is what is left once the others are ruled out; other causes yield to likelier ones only.
+        # The rate is the cause once the others are excluded; other causes give way to more likely ones only.
         least = LEAST_CONFIDENCE if cause.kind == "learning-rate" else max(LEAST_CONFIDENCE, 0.75 * cause.confidence)
         explaining = [
             other.confidence
@@ -144,7 +145,7 @@ def _found(kind: str, evidence: Evidence) -> Cause | None:
 def _unknown(evidence: Evidence) -> Cause:
     change = outside_change(evidence)
     if change is not None and change.last is not None:
-        advice = [  # weights from before it would grow in the same way
+        advice = [  # restored weights would grow in the same way
             "look for what changes the weights between the optimizer's steps; a decay in the loop multiplies them by a "
             "number below one: `parameter.mul_(1 - lr * weight_decay)`"
         ]
@@ -168,7 +169,7 @@ def _place(evidence: Evidence) -> str | None:
 
 
 def _since(evidence: Evidence) -> int | None:
-    """Return the first step with a sign; warnings before a failure that nothing led up to are no part of it."""
+    """Return the first step with a finding; warnings before a sudden failure are not part of the incident."""
     step = critical_step(evidence)
     if not trend(evidence).has_diverged:
         return None

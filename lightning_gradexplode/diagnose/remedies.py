@@ -1,4 +1,4 @@
-"""Remedies that several causes share, each with numbers of the run and left out where it is set already."""
+"""Remedies that several causes share, with numbers of the run, and without those that are set already."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def skip(evidence: Evidence) -> list[str]:
 
 
 def rollback(evidence: Evidence) -> list[str]:
-    """Return the advice to go back before an explosion, unless that is set."""
+    """Return the advice to roll back to a state before an explosion, unless that is set already."""
     if "rollback" in responses(evidence):
         return []
     monitor = code_of(evidence.run).monitor('on_explosion="rollback"')
@@ -48,7 +48,7 @@ def rollback(evidence: Evidence) -> list[str]:
 
 
 def clip(evidence: Evidence) -> list[str]:
-    """Return the advice to clip, by the usual norm of this run; of a lower value where the run clips already."""
+    """Return the advice to clip to the usual norm of this run, or to a lower value if the run clips already."""
     usual = usual_norm(evidence)
     value = rounded(usual, 1) if usual is not None else None
     current = evidence.run.clip_val
@@ -98,7 +98,7 @@ def lower_rate(evidence: Evidence, factor: float) -> list[str]:
     if rate is None:
         return [f"lower the learning rate to {rounded(factor, 1):g} of what it is"]
     highest = highest_usual_rate(evidence.run)
-    # Steps of a normalized size teach next to nothing far below that, whatever the rate was before.
+    # With an optimizer that normalizes its steps, a far lower rate learns almost nothing, whatever it was before.
     lower = min(rate * factor, highest)
     if highest < math.inf:
         lower = max(lower, 0.1 * min(highest, rate))
@@ -121,7 +121,7 @@ def _group_of(evidence: Evidence, rate: float) -> str:
 
 
 def highest_usual_rate(run: RunFacts) -> float:
-    """Return the learning rate above which no network is trained with an optimizer that normalizes its steps."""
+    """Return the highest usual learning rate with an optimizer that normalizes its steps."""
     if not run.optimizers or not uses_adaptive_optimizer(run):
         return math.inf
     kinds = [one.kind.lower() for one in run.optimizers]
@@ -138,7 +138,7 @@ def warm_up(evidence: Evidence) -> list[str]:
 
 
 def anomaly_mode(evidence: Evidence) -> list[str]:
-    """Return the advice to look for the operation with autograd's anomaly mode, where no replay has done so."""
+    """Return the advice to find the operation with autograd's anomaly detection, if no replay has found it."""
     replay = evidence.replay
     if replay is not None and replay.status in ("reproduced", "finite"):
         return []
@@ -155,19 +155,19 @@ def anomaly_mode(evidence: Evidence) -> list[str]:
 
 def standardize(code: str) -> str:
     """Return the advice to standardize a field, by statistics of the training set."""
-    # A column that never changes has a deviation of zero.
+    # The standard deviation of a constant column is zero.
     return f"standardize it by the training set: `{code} = ({code} - mean) / (std + 1e-6)`"
 
 
 def rounded(value: float, digits: int) -> float:
-    """Return a number rounded to so many significant digits."""
+    """Return a number rounded to a number of significant digits."""
     if value == 0 or not math.isfinite(value):
         return value
     return round(value, digits - 1 - math.floor(math.log10(abs(value))))
 
 
 def uses_adaptive_optimizer(run: RunFacts) -> bool:
-    """Return whether an optimizer divides by a running size of the gradients, so that their scale cancels."""
+    """Return whether an optimizer divides by a running average of gradient sizes, so that their scale cancels out."""
     return any(
         word in one.kind.lower()
         for one in run.optimizers

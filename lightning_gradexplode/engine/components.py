@@ -35,26 +35,26 @@ from lightning_gradexplode.records import Finding, Severity, StepRecord
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Components:
-    """What a run is made of.
+    """The components of one training run.
 
     Args:
         arguments: The monitor's arguments.
         loop: The training loop.
         is_automatic: Whether the loop itself calls backward and the optimizer.
         acts: Whether a response may change the run.
-        is_distributed: Whether it has several processes.
-        counts_end_of_backward: The attribute of the loop, which is read once.
-        gradients_are_final: The same.
-        may_change_gradients: The same.
+        is_distributed: Whether the run has several processes.
+        counts_end_of_backward: The attribute of the loop, read once at the start.
+        gradients_are_final: The attribute of the loop, read once at the start.
+        may_change_gradients: The attribute of the loop, read once at the start.
         optimizers: The optimizers with their states.
         exchange: The exchange between processes.
-        agreement: What all processes decide alike.
-        schedule: When scalars and histograms are due.
+        agreement: Makes all processes use the same findings and thresholds.
+        schedule: The steps at which scalars and histograms are due.
         window: The losses and gradients of the current accumulation window.
         calm_steps: Steps that can show no rise.
         clipper: Applies the clip policies.
         deferred: Steps whose numbers are read later.
-        guard: Holds back updates that are not finite where the numbers are read later.
+        guard: Holds back non-finite updates on their device, if the numbers are read later.
         responses: The responses to CRITICAL findings.
         loggers: The loggers.
         console: The console; None on processes that do not log.
@@ -154,12 +154,12 @@ class Components:
         )
 
     def find(self, step: Step, record: StepRecord, is_over: bool = False) -> list[Finding]:
-        """Return what the detectors find at a step, on all processes alike where something follows from it at once.
+        """Return the findings of a step, the same on all processes if they have consequences at this step.
 
         Args:
             step: The step.
-            record: What is known of it.
-            is_over: Whether that is all, its update included.
+            record: Its record so far.
+            is_over: Whether the record is complete, with the update.
         """
         agreement, detectors = self.agreement, step.state.detectors
         if self.is_distributed and agreement.is_needed(step) and not (is_over and detectors.is_over(record)):
@@ -176,7 +176,7 @@ class Components:
         return findings
 
     def add_findings(self, step: Step, findings: Sequence[Finding]) -> Sequence[Finding]:
-        """Keep and log a step's findings, and make everything due where one of them is new.
+        """Keep and log a step's findings; if one of them is new, scalars and histograms of the step are due.
 
         Returns:
             Those that are new to their incident.
@@ -188,7 +188,7 @@ class Components:
         return new
 
     def keep_findings(self, number: int, findings: Sequence[Finding]) -> Sequence[Finding]:
-        """Keep and log findings, and make everything due from a step on where one of them is new.
+        """Keep and log findings; if one of them is new, scalars and histograms are due from a step on.
 
         Returns:
             Those that are new to their incident.
@@ -200,14 +200,14 @@ class Components:
         return new
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what later decisions depend on, in plain values, with a version."""
+        """Return the state that later decisions depend on, in plain values, with a version."""
         return {"version": VERSION, "optimizers": self.optimizers.state_dicts(), **save_parts(self._parts)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
         """Restore the state that `state_dict` returned, of this version or an earlier one; nothing if it is empty.
 
         Returns:
-            A line for each part that does not fit and starts fresh.
+            A line for each part whose state does not fit and is not restored.
         """
         if not state:
             return []

@@ -1,4 +1,4 @@
-"""What is decided about a step before the optimizer's update: findings, clip value and response."""
+"""The decisions about a step before the optimizer's update: findings, clip value and response."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lightning_gradexplode.records import Finding, Norms, StepRecord
 
 
 class Decisions:
-    """Detects what the loss and the gradients of a step show, clips these, and holds back its update.
+    """Calls the detectors before the update of a step, clips its gradients, and holds back its update.
 
     Args:
         run: The components of the run.
@@ -34,12 +34,12 @@ class Decisions:
     def prepare_update(self, step: Step) -> None:
         """Decide about a step, and prepare its update: clip the gradients, or remove them to hold it back.
 
-        Where the user's own code may still replace gradients that are not finite, `hold_back` decides, by what the
-        optimizer gets.
+        If the user's own code may still replace non-finite gradients, `hold_back` decides later, by the gradients that
+        the optimizer gets.
         """
         run, state = self._run, step.state
         is_finite = step.grad_norm is not None and math.isfinite(step.grad_norm)
-        # A scaler leaves the update out.
+        # A gradient scaler skips the update.
         if not is_finite and run.may_change_gradients and state.has_hooks and not step.reading.has_scale:
             return
         self.decide(step)
@@ -52,7 +52,7 @@ class Decisions:
             drop_gradients(state.optimizer)
 
     def clip(self, step: Step, first: bool) -> None:
-        """Clip the gradients of a step; the update is held back if some processes only have clipped them.
+        """Clip the gradients of a step; the update is held back if only some of the processes have clipped them.
 
         Args:
             step: The step.
@@ -66,8 +66,9 @@ class Decisions:
 
         Args:
             step: The step.
-            in_closure: Whether a closure has computed them. An optimizer that calls it again, as for sharpness-aware
-                minimization, goes back to where it was by parameters with a gradient, so that it gets zeros first.
+            in_closure: Whether a closure has computed the gradients. An optimizer that calls it again, as for
+                sharpness-aware minimization, restores only parameters that have a gradient: gradients are set to zero
+                instead of None.
         """
         if step.phase is Phase.MEASURED:
             now = norms_of(step.parameters, step.parameters.gradients, step.scale)
@@ -103,14 +104,14 @@ class Decisions:
                 self._respond_again(step)
 
     def measure_again(self, step: Step) -> None:
-        """Replace the gradient norms of a step, and respond if they are not finite any more."""
+        """Replace the gradient norms of a step, and respond if they are no longer finite."""
         step.measure_again()
         is_finite = step.grad_norm is None or math.isfinite(step.grad_norm)
         if step.phase is not Phase.COLLECTING and step.skipped_by is None and self._are_spoiled(not is_finite):
             self._respond_again(step)
 
     def _are_spoiled(self, here: bool) -> bool:
-        """Return whether gradients are not finite any more on any process."""
+        """Return whether gradients are no longer finite on any process."""
         run = self._run
         return bool(run.exchange.agree(np.array([float(here)])).any()) if run.is_distributed else here
 
@@ -120,7 +121,7 @@ class Decisions:
         self._run.responses.respond(step, findings, before_update=True)
 
     def decide(self, step: Step, before_update: bool = True) -> None:
-        """Detect what a step's loss and gradients show, and decide clip value and response."""
+        """Call the detectors for a step's loss and gradients, and decide clip value and response."""
         run, state = self._run, step.state
         algorithm = step.clip_algorithm if state.policy is None else state.policy.algorithm
         by_value = algorithm == "value"
@@ -142,7 +143,7 @@ class Decisions:
             run.responses.respond(step, findings, before_update)
 
     def _findings(self, step: Step, record: StepRecord, before_update: bool, by_value: bool) -> Sequence[Finding]:
-        """Detect what a step's loss and gradients show, and collect the evidence of it."""
+        """Return the findings of a step's loss and gradients, and collect the evidence of new ones."""
         run = self._run
         is_shared = run.is_distributed and run.evidence.shared.is_due(record)
         findings: Sequence[Finding]
@@ -180,15 +181,15 @@ class Decisions:
     ) -> None:
         run = self._run
         new = run.add_findings(step, findings)
-        step.measure_gradients(by_value)  # after a finding everything is due
+        step.measure_gradients(by_value)  # after a finding, scalars and histograms are due
         run.evidence.add(step.record(), step.inputs, new, run.log.incidents.began, before_update)
 
 
 def _is_evaluated_again(step: Step) -> bool:
     """Return whether an optimizer may compute gradients again in a step before it updates the weights.
 
-    One that did so in its last step does, and one with the method ``first_step`` of sharpness-aware minimization; of
-    one that wraps another nothing is known at its first step. LBFGS ends its step where there are no gradients.
+    An optimizer that did so in its last step may, or one with the method ``first_step`` of sharpness-aware
+    minimization, or one that wraps another, before its first step. LBFGS ends its step if there are no gradients.
     """
     state = step.state
     if isinstance(state.optimizer, LBFGS):

@@ -12,11 +12,11 @@ from lightning_gradexplode.records import Norms
 from lightning_gradexplode.records.log import logger
 
 MOST_SECONDS = 1.0
-"""Time to wait for numbers where a run ends; those that an ended process did not send never arrive."""
+"""Maximum time to wait for numbers at the end of a run; those of a process that has ended never arrive."""
 
 
 class DeviceExchange:
-    """Exchanges what is measured of a step on accelerators, with one collective and without a wait for them.
+    """Exchanges the measurements of a step on accelerators, with one collective and without waiting for the device.
 
     Args:
         run: The components of the run.
@@ -52,10 +52,10 @@ class DeviceExchange:
         step.gathered = reading.gradients if started else PendingRead([gathered])
 
     def receive(self, step: Step) -> tuple[SharedStep, bool]:
-        """Read what the processes have exchanged of a step.
+        """Read the measurements of a step that the processes have exchanged.
 
         Returns:
-            That, and whether error gradients of modules are measured on all of them.
+            The measurements, and whether error gradients of modules are measured on all processes.
         """
         pending, run = step.gathered, self._run
         assert pending is not None
@@ -91,7 +91,7 @@ class DeviceExchange:
             if pending is None or not pending.arrives_within(MOST_SECONDS):
                 return False
             shared, _ = self.receive(step)
-        except Exception as error:  # the device may be what has failed
+        except Exception as error:  # the device itself may have failed
             logger.debug("gradexplode: the numbers of step %d are lost: %s", step.number, error)
             return False
         local = step.reading.gradients.norms(intact=False)

@@ -1,4 +1,4 @@
-"""The evidence of incidents: what is known of the run, of the batch and, from a replay, of the step's operations."""
+"""The evidence of incidents: facts about the run, the batch and, from a replay, the operations of the step."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ class EvidenceCollector:
         states: The optimizers.
 
     Attributes:
-        inputs: What the current step needs to be computed again.
+        inputs: The inputs with which the current step can be computed again.
         weights_are_finite: Whether the weights were finite when last measured.
         replays: The steps that are computed again.
-        graphs: What was read from the graphs of losses.
-        shared: What several processes share of it.
+        graphs: Facts from the graphs of losses.
+        shared: The evidence that several processes share.
     """
 
     def __init__(self, loop: TrainingLoop, arguments: Arguments, states: Sequence[OptimizerState]) -> None:
@@ -85,7 +85,7 @@ class EvidenceCollector:
     # Called at every step.
 
     def batch_started(self, batch: Any, batch_idx: int, due: bool) -> None:
-        """Keep what is needed to compute the step again.
+        """Keep the inputs with which the step can be computed again.
 
         Args:
             batch: The batch.
@@ -101,20 +101,20 @@ class EvidenceCollector:
             self._batch.sample(batch)
         found = self._now >= 0
         in_incident = found and self._loop.step - self._now <= CALM_STEPS
-        # The first update is taken by an optimizer without a state, and is the likeliest one to do harm.
+        # The first update, by an optimizer without a state, is the most likely one to do harm.
         self.inputs = self.replays.keep(batch, batch_idx, after_warning=found, with_weights=is_first or in_incident)
 
     def micro_batch_ended(self, loss: float | None) -> None:
         """Keep the first micro-batch of a step whose loss is not finite.
 
         Args:
-            loss: Its loss; None if that is not known, or on an accelerator, which would wait.
+            loss: Its loss; None if it is not known, or on an accelerator, for which the host would wait.
         """
         if self._failed is None and loss is not None and not math.isfinite(loss):
             self._failed = self.inputs
 
     def inputs_of_step(self) -> StepInputs | None:
-        """Return what the step that is about to end needs to be computed again: a failed micro-batch, else the last."""
+        """Return the inputs to compute the ending step again: those of a failed micro-batch, else of the last one."""
         failed, self._failed = self._failed, None
         return failed or self.inputs
 
@@ -132,8 +132,8 @@ class EvidenceCollector:
 
         Args:
             record: The step.
-            inputs: What it was given, None if that is not known any more.
-            findings: Those findings.
+            inputs: Its inputs, None if they are no longer known.
+            findings: The new findings.
             onset: The step at which the incident began, None outside of an incident.
             before_update: Whether the optimizer has not stepped yet.
         """
@@ -147,7 +147,7 @@ class EvidenceCollector:
             self._update_is_harmless = False
         was_critical = any(one.severity is Severity.CRITICAL for one in self._findings)
         self._findings += serious
-        is_now = any(finding.step == record.step for finding in serious)  # and not at a step before that was held
+        is_now = any(finding.step == record.step for finding in serious)  # not at an earlier, held step
         self._now = record.step if is_now else max(finding.step for finding in serious)
         critical = any(finding.severity is Severity.CRITICAL for finding in serious)
         nonfinite = any(finding.sign in NONFINITE_SIGNS for finding in serious)
@@ -162,7 +162,7 @@ class EvidenceCollector:
             self._compute_again(record, inputs, before_update)
 
     def _find_update_fault(self, inputs: StepInputs | None, before_update: bool) -> UpdateFault | None:
-        """Find the weight that this step's update, or an earlier one where it has not been taken yet, has lost."""
+        """Find the weight that became non-finite by this step's update, or before that update by an earlier one."""
         before = None if inputs is None or before_update else inputs.weights
         return attempt(
             "the fault of the update",
@@ -201,7 +201,7 @@ class EvidenceCollector:
         """Return all that is known of the latest incident; of a run without one, its facts and history.
 
         Args:
-            attempts: What the responses did.
+            attempts: The actions of the responses.
         """
         histories = self.histories()
         onset = self._now if self._onset is None else self._onset
@@ -225,14 +225,14 @@ class EvidenceCollector:
         )
 
     def _replay(self, onset: int) -> Replay | None:
-        """Return the replay of an incident; where there is none, what the graph of one of its losses shows."""
+        """Return the replay of an incident; without one, facts from the graph of one of its losses."""
         replay = self.replays.replay
         lost = (one.step for one in self._findings if one.sign in NONFINITE_SIGNS)
-        of_graph = self.graphs.replay_in(onset, min(lost, default=onset - 1))  # later losses are lost by what was first
+        of_graph = self.graphs.replay_in(onset, min(lost, default=onset - 1))  # up to the first failure
         if replay is None or of_graph is None or replay.status in ("reproduced", "finite"):
             return replay or of_graph
         if replay.source == "buffer" and of_graph.first is None:
-            return replay  # the graph shows only a constant, and the replay has found which buffer that is
+            return replay  # the graph shows only a constant; the replay has found the buffer that holds it
         return replace(of_graph, notes=(*of_graph.notes, f"the step could not be computed again: {replay.reason}"))
 
     def diagnosis(self, attempts: Sequence[Attempt] = ()) -> Diagnosis | None:
@@ -244,7 +244,7 @@ class EvidenceCollector:
         published = self._published
         if found is None or published is None or published.step != found.step or _cause(published) != _cause(found):
             return found
-        return published  # further findings of the incident do not change what was shown of it
+        return published  # further findings of the incident do not change a diagnosis that was shown
 
     def _calm_diagnosis(self) -> Diagnosis | None:
         step = self._loop.step
@@ -254,7 +254,7 @@ class EvidenceCollector:
         return diagnose_calm(replace(evidence, step=step, now=step, batch=batch, replay=replay))
 
     def published(self, diagnosis: Diagnosis) -> None:
-        """Keep a diagnosis that was shown, so that everything shown of its incident agrees."""
+        """Keep a diagnosis that was shown, so that later output about its incident agrees with it."""
         self._published = diagnosis
 
     def state_dict(self) -> dict[str, Any]:
@@ -273,7 +273,7 @@ def _cause(diagnosis: Diagnosis) -> tuple[str, str | None]:
 
 
 def _until(history: History, step: int) -> History:
-    """Return a history without the steps after one, unless that is not in an incident."""
+    """Return a history up to a step; the whole history for a negative step."""
     kept = history.step <= step if step >= 0 else np.ones(len(history.step), dtype=bool)
     return replace(
         history,
@@ -284,7 +284,7 @@ def _until(history: History, step: int) -> History:
 
 
 def _later_loss(histories: Sequence[History], step: int) -> float | None:
-    """Return the median of the last losses, where at least 20 steps went by since one; None else."""
+    """Return the median of the last losses, if there are at least 20 after a step; else None."""
     losses = [one.values["loss"][one.step > step] for one in histories if "loss" in one.values]
     later = np.concatenate(losses) if losses else np.zeros(0)
     later = later[np.isfinite(later)]

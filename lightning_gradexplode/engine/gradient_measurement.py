@@ -34,7 +34,7 @@ class GradientMeasurement:
     def measure_early(self, state: OptimizerState) -> None:
         """Start to measure the gradients of an optimizer at the end of the backward pass.
 
-        On the host, where nothing could run beside it, they are measured once the optimizer is about to get them
+        On the host, where the measurement cannot overlap with other work, they are measured right before the step
         instead, if they are the same then.
         """
         run, may_be_clipped = self._run, self._may_be_clipped
@@ -44,7 +44,7 @@ class GradientMeasurement:
         run.window.measure_early(
             state.optimizer, parameters, as_torch_does=not may_be_clipped and self._reuses_norm(state)
         )
-        # On an accelerator the details would have to be waited for.
+        # On an accelerator the host would have to wait for the details.
         if may_be_clipped and (parameters.on_host or state.changes_gradients):
             scalars_due, histograms_due = run.schedule.due(number)
             if scalars_due or self.module_gradients_due:

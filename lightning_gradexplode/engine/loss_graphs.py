@@ -1,4 +1,4 @@
-"""What the autograd graphs of losses show, in training loops that cannot compute a step again."""
+"""Facts from the autograd graphs of losses, for training loops that cannot compute a step again."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class LossGraphs:
     def read(self, loss: Tensor, value: float) -> None:
         """Read a graph, if its loss is not finite and the loss before it was, or if it is the first one.
 
-        Not on an accelerator, which would wait.
+        Not on an accelerator, for which the host would wait.
 
         Args:
             loss: The loss, before its backward pass.
@@ -74,11 +74,11 @@ class LossGraphs:
         return None if self._first is None else self._first.divisors
 
     def terms(self) -> Replay | None:
-        """Return the loss functions of the first loss, as a replay of its step would have; None if none is known."""
+        """Return the loss functions of the first loss in the form of a replay; None if none is known."""
         return Replay("not-possible", losses=self._first.losses) if self._first and self._first.losses else None
 
     def replay_in(self, first: int, last: int) -> Replay | None:
-        """Return what made a loss of an incident non-finite, None if that is not known.
+        """Return the fault that made a loss of an incident non-finite, None if it is not known.
 
         Args:
             first: The first step of the incident.
@@ -94,7 +94,7 @@ class LossGraphs:
         """Return the facts of a batch, with the data in the graph of the loss if the batch itself is not known.
 
         Args:
-            batch: What is known of the batch.
+            batch: The facts of the batch.
             first: The first step of the incident.
             last: The last step of the incident; without a loss that is not finite in it, the first loss of the run
                 shows the data, except for their rows.
@@ -120,7 +120,7 @@ def _rows(fields: Sequence[FieldFacts]) -> int | None:
 
 
 def _compared(field: FieldFacts, first: FieldFacts | None) -> FieldFacts:
-    """Return what is known of a tensor, with its range at the first step as what is usual."""
+    """Return the facts of a tensor, with its range at the first step as the usual range."""
     if first is None or first.std is None:
         return field
     return replace(

@@ -1,4 +1,4 @@
-"""What belongs to one optimizer of a run: its parameters, detectors, clip policy and the history of its steps."""
+"""The state of one optimizer of a run: its parameters, detectors, clip policy and the history of its steps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class OptimizerState:
     """One optimizer, with the state of its detectors, its clip policy and its history.
 
     Args:
-        index: Its place in the training loop's list of optimizers.
+        index: Its index in the training loop's list of optimizers.
         optimizer: The optimizer.
         detectors: The detectors; they are copied.
         policy: The clip policy; it is copied. None if the monitor does not clip.
@@ -39,7 +39,7 @@ class OptimizerState:
         wraps_others: Whether it has another optimizer, which may make the update for it.
         changes_gradients: Whether the optimizer writes to its gradients, so that they are lost after its step.
         has_hooks: Whether the monitor is called before and after each step of the optimizer.
-        is_on_host: Whether all its parameters, when last listed, are in the memory of the host.
+        is_on_host: Whether all its parameters, when last listed, are in host memory.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class OptimizerState:
 
     @property
     def learning_rate(self) -> float | None:
-        """The largest learning rate of the groups; None if there is none that can be read without a device wait."""
+        """The largest learning rate of the groups that can be read without waiting for a device; None without one."""
         largest: float | None = None
         for group in self.optimizer.param_groups:
             rate: Any = group.get("lr")
@@ -91,7 +91,7 @@ class OptimizerState:
 
         Args:
             threshold: The clip value.
-            size: What is compared with it: the norm, or the largest absolute value; None if it was not measured.
+            size: The norm or the largest absolute value, depending on the algorithm; None if it was not measured.
 
         Returns:
             A share of the last `CLIP_RATE_STEPS` steps; None if this step's size is not known.
@@ -113,7 +113,7 @@ class OptimizerState:
             logger.warning("gradexplode: the detector of %s %s", sign, failure)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what later decisions depend on, in plain values."""
+        """Return the state that later decisions depend on, in plain values."""
         parts = {"detectors": self.detectors} | ({} if self.policy is None else {"policy": self.policy})
         saved = save_parts(parts)
         self.log_failures()
@@ -123,7 +123,7 @@ class OptimizerState:
         """Restore the state that `state_dict` returned.
 
         Returns:
-            A line for each part that does not fit and starts fresh.
+            A line for each part whose state does not fit and is not restored.
         """
         self.steps = int(state.get("steps", 0))
         self._clipped = deque((bool(one) for one in state.get("clipped", ())), maxlen=CLIP_RATE_STEPS)

@@ -117,7 +117,7 @@ class OptimizerList:
         """Restore the states that `state_dicts` returned.
 
         Returns:
-            A line for each part that does not fit and starts fresh.
+            A line for each part whose state does not fit and is not restored.
         """
         if not isinstance(saved, (list, tuple)):
             return ["the states of all optimizers start fresh (there is none in the checkpoint)"]
@@ -137,7 +137,7 @@ class OptimizerList:
             self._remove(key)
 
     def _new(self, index: int, optimizer: Optimizer, replaced: list[OptimizerState]) -> OptimizerState:
-        """Build the state of an optimizer; one that takes over the same parameters takes over the detectors too."""
+        """Build the state of an optimizer; it keeps the detectors of one with the same parameters."""
         state = OptimizerState(index, optimizer, self._arguments.detectors, self._arguments.clip, self._list_parameters)
         before = replaced[index] if index < len(replaced) else None
         if before is not None and _parameter_ids(before.optimizer) == _parameter_ids(optimizer):
@@ -155,7 +155,7 @@ class OptimizerList:
         if inner:
             steps = StepsOfWrapper(optimizer, before, after, self._within_step)
             before, after = steps.begins, steps.ends
-        # A step that is compiled is interrupted where the hooks are called; they are not compiled with it.
+        # A compiled step has a graph break at the hooks, which are not compiled.
         before, after = untraced(before), untraced(after)
         inner = [*filter(calls_hooks, inner)]
         state.wraps_others = bool(inner)

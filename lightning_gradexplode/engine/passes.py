@@ -1,4 +1,4 @@
-"""Backward passes since the gradients of each of several optimizers were cleared: one may be without the others."""
+"""Numbers of backward passes since the gradients of each of several optimizers were cleared."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lightning_gradexplode.measure.parameters import ParameterSet
 
 @dataclass(frozen=True, slots=True)
 class _Passes:
-    """The first gradient of an optimizer as it was, and the number of passes that had added to it.
+    """The first gradient of an optimizer at one time, and the number of passes that had added to it.
 
     Args:
-        gradient: The gradient, whose memory is not kept; None if there is none.
-        version: How often it was written to.
+        gradient: A weak reference to the gradient; None without a gradient.
+        version: Its version counter, which counts writes.
         number: The number of passes.
         evaluations: Number of evaluations of a closure within a step since the gradients were cleared.
         counted: The number of passes at the end of the last evaluation.
@@ -51,7 +51,8 @@ class _Passes:
 class PassesByOptimizer:
     """Counts backward passes for each of several optimizers, from their beginnings and ends.
 
-    What changes a gradient between two passes has cleared it, unless a step came in between: it may be clipped before.
+    A change of a gradient between two passes counts as a clearing, unless there was a step in between, before which the
+    gradient may have been clipped.
 
     Attributes:
         have_begun: Whether there was a pass to count.
@@ -63,7 +64,7 @@ class PassesByOptimizer:
         self._passes = WeakTensorKeyDictionary()
 
     def begins(self, optimizers: Sequence[ParameterSet]) -> None:
-        """Find out, before a backward pass, whose gradients were cleared since the last one.
+        """Detect, before a backward pass, which gradients were cleared since the last one.
 
         Args:
             optimizers: The parameters of each.

@@ -1,4 +1,4 @@
-"""Steps of incidents, computed again on a copy of the module: what is kept for it, when it is done, and the results."""
+"""Replays of the steps of incidents on a copy of the module: the inputs that are kept, and the results."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ MOST_REPLAYS = 3
 
 
 class IncidentReplays:
-    """Computes the step of each incident again, and runs the experiments with it; for three incidents of a run.
+    """Computes the step of an incident again and runs the experiments, for at most `MOST_REPLAYS` incidents of a run.
 
     Args:
         loop: The training loop.
         states: The optimizers.
         is_on: Whether steps are computed again at all.
-        graphs: What was read from the graphs of losses, which takes the place of a replay that is not possible.
+        graphs: Facts from the graphs of losses, used if a replay is not possible.
 
     Attributes:
         replay: The replay of the latest incident, None if there was none.
-        experiments: What was measured with a copy in it.
+        experiments: The measurements with a copy of the module in the latest incident.
     """
 
     def __init__(self, loop: TrainingLoop, states: Sequence[OptimizerState], is_on: bool, graphs: LossGraphs) -> None:
@@ -72,18 +72,18 @@ class IncidentReplays:
         return self._is_on and self.replay is None and self._count < MOST_REPLAYS
 
     def keep(self, batch: Any, batch_idx: int, *, after_warning: bool, with_weights: bool) -> StepInputs:
-        """Return what is needed to compute a step again, before it begins.
+        """Return the inputs with which a step can be computed again, before it begins.
 
         Args:
             batch: Its batch.
             batch_idx: Index of the batch in the epoch.
-            after_warning: Whether something was found in this run; then the states of all generators are kept.
+            after_warning: Whether there were findings in this run; then the states of all generators are kept.
             with_weights: Whether the weights are kept, within a budget, so that a fault that is found after the update
                 can be replayed.
         """
         now = time.perf_counter()
         if self._batch_began is not None:
-            # The shortest recent time stands for an ordinary step, so that a wait of the loop does not count.
+            # The shortest recent time is used, so that waiting times of the loop are excluded.
             self._step_seconds = min(now - self._batch_began, 1.1 * self._step_seconds or 1e9)
         self._batch_began = now
         if not self._loop.is_automatic:
@@ -103,7 +103,7 @@ class IncidentReplays:
         return StepInputs(KeptBatch(batch), batch_idx, is_last, random_state, attributes, weights)
 
     def _steps(self) -> list[int]:
-        """Return how many steps each optimizer has taken."""
+        """Return the number of steps of each optimizer."""
         return [state.steps for state in self._states]
 
     def _stepped(self) -> dict[int, int]:
@@ -127,11 +127,11 @@ class IncidentReplays:
 
         Args:
             record: The step.
-            inputs: What it was given.
+            inputs: Its inputs.
             before_update: Whether the optimizer has not stepped yet.
             outlier_rows: Rows of the batch that are far outside the others.
-            repeated: Returns, by the replay, the weights with which other starts are tried; called at the run's first
-                step only.
+            repeated: Returns, from the replay, the weights whose initialization is varied; called only at the first
+                step of the run.
         """
         self._count += 1
         before = attempt("the checksums", lambda: checksums(self._loop.module))
@@ -176,7 +176,7 @@ class IncidentReplays:
         expected = record.loss if record.micro_batches == 1 and loop.process_group.size == 1 else None
         replay = _replayed(again, failed, expected)
         if replay.status == "not-reproduced" and inputs.attributes is not None and not inputs.attributes.is_unchanged:
-            # What differs may have been set by a hook between the begin of the batch and the step.
+            # A hook between the start of the batch and the step may have changed the differing values.
             as_now = dataclasses.replace(again, attributes=None)
             other = _replayed(as_now, failed, expected, replay.seconds)
             if other.status in ("reproduced", "finite"):
@@ -232,7 +232,7 @@ class IncidentReplays:
 
 
 def _from_rank(replay: Replay, rank: int | None) -> Replay:
-    """Return what a process knows of a fault in the loss of one process, which logs what it has found.
+    """Return the replay of one process for a fault in the loss of a single process, which logs its own replay.
 
     Args:
         replay: The replay of this process.

@@ -1,4 +1,4 @@
-"""How the findings of a run reach its responses, and how many updates these hold back."""
+"""Calls of the responses with the findings of a run, and the number of updates that they hold back."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ResponseRunner:
 
     @property
     def attempts(self) -> Sequence[Attempt]:
-        """What the responses did, oldest first."""
+        """The actions of the responses, oldest first."""
         return self._chain.log.attempts
 
     def gradients_ready(self, optimizer: Optimizer, batch_idx: int) -> None:
@@ -93,7 +93,7 @@ class ResponseRunner:
             self.hold_back(step, run.skipped_by)
 
     def hold_back(self, step: Step, reason: str | None) -> None:
-        """Record that the coming update of a step is left out, and why."""
+        """Record that the coming update of a step is skipped, with the reason."""
         self.skipped += 1
         self._held_back = True
         step.set(skipped_by=reason, skipped_steps=self.skipped)
@@ -114,8 +114,8 @@ class ResponseRunner:
         """Call the responses at the end of a batch.
 
         Args:
-            records: The steps that have become known in it, in which an optimizer stepped or was held back.
-            is_deferred: Whether there is a step that is not known yet.
+            records: The steps, taken or held back, whose records became final in this batch.
+            is_deferred: Whether the numbers of a step are not read yet.
         """
         if not records and not is_deferred:
             return
@@ -126,7 +126,7 @@ class ResponseRunner:
         if self._chain.has_remedy:
             left_out, self._held_back = self._held_back, False
             if run is not None and (left_out or any(record.update_taken is False for record in records)):
-                # Here, and not before the update: a graph that is kept may need the tensors as they are.
+                # Not before the update: a retained graph may need the tensors unchanged.
                 nothing: tuple[list[str], list[str]] = [], []
                 self._chain.log_buffers(run, *self._buffers_guard.call(self._buffers.restore, otherwise=nothing))
             self._buffers_guard.call(self._buffers.update, is_deferred, otherwise=None)
@@ -138,7 +138,7 @@ class ResponseRunner:
 
         Args:
             step: The step that has ended.
-            now: Whether they are read now, and not only from time to time.
+            now: Whether to check now, and not only if a check is due.
             steps: Number of steps since the last call.
         """
         look, acts = self._averages.look, self._chain.has_remedy
@@ -170,7 +170,7 @@ class ResponseRunner:
         return replace(record, responses=scalars) if scalars else record
 
     def close(self) -> None:
-        """Restore the optimizers, release what the responses hold, and log if the weights are lost after all."""
+        """Restore the optimizers, release the states that responses hold, and log if the weights are not finite."""
         self._chain.ended()
         if self._chain.has_remedy:
             parameters = self._loop.module.named_parameters()
@@ -180,7 +180,7 @@ class ResponseRunner:
         self._averages.clear()
 
     def _log_lost(self, kind: str, names: Sequence[str]) -> None:
-        """Log what of the model is not finite at the end of a fit; averages are in the model by now."""
+        """Log the parts of the model that are not finite at the end of a fit, after averages were copied into it."""
         if names:
             averages = ", ".join(self._loop.averaged_modules)
             logger.warning(
@@ -193,14 +193,14 @@ class ResponseRunner:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what later decisions depend on, in plain values."""
+        """Return the state that later decisions depend on, in plain values."""
         return {"skipped_steps": self.skipped, "chain": self._chain.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
         """Restore the state that `state_dict` returned.
 
         Returns:
-            Names of the parts that do not fit and start fresh.
+            Names of the parts whose state does not fit and is not restored.
         """
         self.skipped = int(state["skipped_steps"])
         return self._chain.load_state_dict(state["chain"])

@@ -1,4 +1,4 @@
-"""The end of a run: what was changed of the training loop is restored, and the last report is written."""
+"""The end of a run: the training loop is restored, and the last report is written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Shutdown:
     Args:
         run: The components of the run.
         deferred: Reads its deferred steps.
-        after: What happens to a step after the update.
+        after: Measures, records and logs steps after the update.
         results: Its results, for the last report.
         stop_listening: Removes the handler that shows log records in a terminal.
     """
@@ -43,7 +43,7 @@ class Shutdown:
         _call_each(self._run.optimizers.close, self._run.exchange.world.close)
 
     def release(self) -> None:
-        """Restore the training loop, but for the hooks of optimizers, which one of them may be calling now."""
+        """Restore the training loop, except for the hooks of optimizers, which may be running now."""
         if not self._released:
             self._released = True
             run = self._run

@@ -1,4 +1,4 @@
-"""State in checkpoints: each part is saved and restored separately; a part whose state does not fit starts without."""
+"""State in checkpoints: each part is saved and restored separately; a state that does not fit is ignored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VERSION = 2
 
 
 def save_parts(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the kind and the state of each part, without what cannot be saved.
+    """Return the kind and the state of each part, without parts that cannot be saved.
 
     Args:
         parts: Objects with ``state_dict``, by name.
@@ -31,7 +31,7 @@ def save_parts(parts: Mapping[str, Any]) -> dict[str, Any]:
 def load_parts(parts: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
     """Restore the state of each part.
 
-    A part that fails to load what was saved gets its own state of before back.
+    A part that fails to load its state gets its previous state back.
 
     Args:
         parts: Objects with ``state_dict`` and ``load_state_dict``, by name; the latter may return names of parts within
@@ -39,7 +39,7 @@ def load_parts(parts: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
         saved: What `save_parts` returned, or anything else.
 
     Returns:
-        A line for each part that does not fit and starts fresh.
+        A line for each part whose state does not fit and is not restored.
     """
     lines = []
     for name, part in parts.items():
@@ -74,7 +74,7 @@ def _problem(part: Any, entry: Any) -> str | None:
 
 
 def upgraded(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a state in today's layout, whichever version of the package has written it.
+    """Return a state of any version of the package in the current layout.
 
     Args:
         state: The monitor's state from a checkpoint.

@@ -1,4 +1,4 @@
-"""One optimizer step in progress: how far it is, and what is measured of it."""
+"""One optimizer step in progress: its phase and its measurements."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lightning_gradexplode.records import Finding, Histogram
 
 
 class Phase(Enum):
-    """How far a step is."""
+    """The phase of a step."""
 
     COLLECTING = 1
     """Its gradients are being measured; no number is on the host yet."""
@@ -52,7 +52,7 @@ class Step(UnfinishedRecord):
         histograms_due: Whether its histograms are logged.
 
     Attributes:
-        phase: How far it is.
+        phase: Its phase.
         scale: The factor that the gradients in memory are multiplied by.
         evaluations: Number of times that gradients were computed within the step.
         gradients_intact: Whether the gradients in memory are those that were measured.
@@ -62,11 +62,11 @@ class Step(UnfinishedRecord):
         gathered: The measurements that the processes have exchanged on their devices, None without an exchange.
         gathered_norms: The norms of all processes' shards on the device, if they have exchanged them.
         device_clip: Clip value and norm of the step on their device, if they are not known on the host.
-        is_guarded: Whether the optimizer leaves the update out by itself if it is not finite.
-        inputs: What is needed to compute it again, None where it cannot be.
+        is_guarded: Whether the optimizer skips the update by itself if it is not finite.
+        inputs: The inputs to compute the step again, None if that is not possible.
         decided_late: Whether the optimizer had stepped before the numbers were read.
         is_examined: Whether `DetectorSet.examine` was called for it.
-        found: What was found before and after its update, where it was detected earlier than it has consequences.
+        found: The findings before and after its update, if they were made before they have consequences.
     """
 
     def __init__(
@@ -106,13 +106,13 @@ class Step(UnfinishedRecord):
         self._weights_before: WeightCopy | WeightSample | None = None
         self._has_details = False
 
-    # What is known so far.
+    # Properties known before the update.
 
     @property
     def is_left_out_unseen(self) -> bool:
-        """Whether a gradient scaler leaves out an update that is not finite, and no hook of the optimizer shows it.
+        """Whether a gradient scaler skips a non-finite update without a sign in the optimizer's hooks.
 
-        A fused optimizer is called by the scaler, and leaves its update out by itself.
+        A fused optimizer is called by the scaler in any case, and skips its update by itself.
         """
         is_seen = self.state.has_hooks and not unscales_itself(self.state.optimizer)
         return self.reading.has_scale and not is_seen
@@ -123,7 +123,7 @@ class Step(UnfinishedRecord):
         return self.decided_late or self.phase is Phase.COLLECTING
 
     def norm_on_device(self) -> Tensor | None:
-        """Return the L2 norm of all gradients on their device, unscaled; None where the device cannot know it."""
+        """Return the L2 norm of all gradients on their device, unscaled; None if it cannot be computed there."""
         copies = self.parameters.shards.copies
         if copies is None:
             return self.reading.gradients.total_on_device(self.parameters.tensors[0].device)
@@ -132,20 +132,20 @@ class Step(UnfinishedRecord):
         total: Tensor = torch.linalg.vector_norm(self.gathered_norms / float(copies[0]) ** 0.5)
         return total
 
-    # What is measured before the update.
+    # Measurements before the update.
 
     def measure_start(self) -> None:
         """Measure the weights before the run's first step."""
         self.set_weights_before(norms_of(self.parameters, self.parameters.tensors))
 
     def measure_gradients(self, clips_by_value: bool) -> None:
-        """Measure what a step that is logged, or clipped by value, needs besides the gradients' norms."""
+        """Measure further statistics of the gradients, for a step that is logged or clipped by value."""
         early = self.reading.gradients.details
         if not self.gradients_intact and early is None:
             return
         if self.scalars_due and not self._has_details:
             self._has_details = True
-            if self.reading.gradients.torch_total is not None:  # measured by torch's less exact kernel
+            if self.reading.gradients.torch_total is not None:  # measured by torch's less precise kernel
                 self.set_gradient_norms(norms_of(self.parameters, self.parameters.gradients, self.scale))
             self._set_details(early or GradientDetails.of(self.parameters, self.scale))
         elif self.gradients_intact and clips_by_value and self.grad_max is None:
@@ -184,10 +184,10 @@ class Step(UnfinishedRecord):
             tensors = self.parameters.tensors
             self._weights_before = WeightCopy(tensors) if sample is None else WeightSample(tensors, sample)
 
-    # What is measured after the update.
+    # Measurements after the update.
 
     def measure_clipped(self, may_be_clipped: bool) -> None:
-        """Measure the gradients after clipping, if they are logged; where nothing clips they are the same."""
+        """Measure the gradients after clipping, if they are logged; without clipping they are the same."""
         if not self.scalars_due or self.evaluations > 1:
             return
         if may_be_clipped:

@@ -21,10 +21,10 @@ from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence, OptimizerFacts
 
 OTHER_GRADIENTS = 30.0
-"""So many times the gradients that running squares belong to, a gradient is not one of them."""
+"""Multiple of the gradients that correspond to the running squares from which a gradient does not fit them."""
 
 SOON = 50
-"""Steps after the start within which a failure belongs to what the run started with."""
+"""Number of steps after the start within which a failure comes from the initial state."""
 
 
 def optimizer_state(evidence: Evidence) -> Cause | None:
@@ -82,7 +82,7 @@ def _settings(evidence: Evidence) -> Iterator[Cause]:
 
 
 def _lost_weights(evidence: Evidence) -> Iterator[Cause]:
-    """Yield the cause if an update of finite gradients has made weights that are not finite."""
+    """Yield the cause if an update with finite gradients made the weights non-finite."""
     finding, fault = first_nonfinite(evidence), evidence.update_fault
     if finding is None or not _weights_fail_first(evidence) or weights_type(evidence.run) is not None:
         return
@@ -114,7 +114,7 @@ def _weights_fail_first(evidence: Evidence) -> bool:
 
 
 def _fresh_on_trained_weights(evidence: Evidence) -> Iterator[Cause]:
-    """Yield the cause if the run begins with trained weights and an optimizer that has no state."""
+    """Yield the cause if the run starts with trained weights and an optimizer without a state."""
     start = evidence.run.first_step
     after = critical_step(evidence) - start
     if not is_trained(evidence) or not 0 <= after <= SOON:
@@ -136,7 +136,7 @@ def _fresh_on_trained_weights(evidence: Evidence) -> Iterator[Cause]:
 
 
 def _of_other_gradients(evidence: Evidence) -> Iterator[Cause]:
-    """Yield the cause if the running squares that the run began with belong to far smaller gradients than its first."""
+    """Yield the cause if the first gradients are far larger than those of the optimizer's initial running squares."""
     first = curve(evidence, "grad_norm").first
     after = critical_step(evidence) - evidence.run.first_step
     if len(evidence.run.optimizers) != 1 or first is None or not 0 <= after <= SOON:
@@ -163,7 +163,7 @@ def _of_other_gradients(evidence: Evidence) -> Iterator[Cause]:
 
 
 def fresh_state(evidence: Evidence, optimizer: OptimizerFacts, sentences: list[str], confidence: float) -> Cause:
-    """Return the cause that an optimizer without a state goes on with trained weights."""
+    """Return the cause that an optimizer without a state continues with trained weights."""
     return Cause(
         "optimizer-state",
         f"optimizer {optimizer.kind}",

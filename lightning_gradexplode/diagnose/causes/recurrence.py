@@ -15,7 +15,7 @@ from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Activation, Cause, Evidence, ParameterFacts, RunFacts
 
 SCALE_OF_UNKNOWN = 1e6
-"""Scale that data which are not known may have: that of energies, incomes or amounts of money."""
+"""Scale assumed for data that are not known, such as energies or incomes."""
 
 
 def recurrence(evidence: Evidence) -> Cause | None:
@@ -35,7 +35,7 @@ def recurrence(evidence: Evidence) -> Cause | None:
 def _of_matrix(evidence: Evidence) -> Cause | None:
     """Return the cause if a matrix without gates that is applied at each time step has a spectral radius above one.
 
-    That of a matrix of the user's own is not measured; its elements are those of one with a radius near its gain.
+    For a matrix of the user's own module the radius is not measured, but estimated from the size of its elements.
     """
     plain = [one for one in recurrent_parameters(evidence.run) if not is_gated(one, evidence.run)]
     worst = max(plain, key=lambda one: one.spectral_radius or 0.0, default=None)
@@ -65,7 +65,7 @@ def _of_matrix(evidence: Evidence) -> Cause | None:
 
 
 def _of_gradient(evidence: Evidence) -> Cause | None:
-    """Return the cause if the error gradient was seen to grow from time step to time step."""
+    """Return the cause if the measured error gradient grows from time step to time step."""
     seen = [one for one in evidence.findings if one.sign == "backward-gain" and "time step" in one.message]
     if not seen:
         return None
@@ -83,7 +83,7 @@ def _of_gradient(evidence: Evidence) -> Cause | None:
 
 
 def _of_loop(evidence: Evidence) -> Cause | None:
-    """Return the cause if a layer that a loop executes again and again multiplies what it takes."""
+    """Return the cause if a layer that is executed repeatedly in a loop amplifies its inputs."""
     replay = evidence.replay
     if replay is None or not (trend(evidence).has_diverged or is_early(evidence)):
         return None
@@ -96,7 +96,7 @@ def _of_loop(evidence: Evidence) -> Cause | None:
     parameter = weights[worst.module]
     own = max(own_matrices(evidence.run), key=gain_of, default=None)
     if own is not None and gain_of(own) > 1 and parameter.shape[0] != parameter.shape[-1]:
-        parameter = own  # what is applied to the state in the same loop
+        parameter = own  # other modules that are applied to the state in the same loop
     return Cause(
         "recurrence",
         parameter.name,
@@ -112,7 +112,7 @@ def _of_loop(evidence: Evidence) -> Cause | None:
 
 
 def _by_elimination(evidence: Evidence) -> Cause | None:
-    """Return the cause if the first loss is far beyond what few layers, each executed once, can make of the inputs."""
+    """Return the cause if the first loss is far above that of a few layers, each executed once."""
     first, batch = loss_curve(evidence).first, evidence.batch
     weights = layers(evidence.run)
     repeated = [one for one in weights if one.shape[0] == one.shape[-1] and len(one.shape) == 2]
@@ -162,7 +162,7 @@ def _is_factor(parameter: ParameterFacts, run: RunFacts) -> bool:
 
 
 def loop_gain(activation: Activation) -> float:
-    """Return the growth of a module's output, or of its error gradient on the way back, over all of its calls."""
+    """Return the growth of a module's output, or of its error gradient in the backward pass, over all of its calls."""
     grows = [1.0]
     if activation.first_rms and activation.first_rms > 0:
         grows.append(activation.rms / activation.first_rms)

@@ -1,4 +1,4 @@
-"""Where a value of an autograd graph comes from that is not finite."""
+"""The origin of a non-finite value in an autograd graph."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _CARRYING = {
 """Operations whose result is finite if their arguments are, and far from the end of the number format."""
 
 _FILLS = {"constant_pad_nd", "fill", "index_fill", "index_put", "masked_fill", "masked_scatter", "scatter", "where"}
-"""Operations that put values in place: what they make infinite was meant to be."""
+"""Operations that fill in constants: their infinite elements are intended."""
 
 _INFINITE_OF_FINITE = {"exp", "exp2", "expm1", "cosh", "sinh", "reciprocal", "rsqrt"}
-"""Operations that make infinity of finite arguments: exponentials of large ones, and poles of zero, which make zero of
-infinite arguments."""
+"""Operations with infinite results of finite arguments: exponentials of large ones, and poles at zero, whose result for
+infinite arguments is zero."""
 
 _SUMS_OF_PRODUCTS = {"baddbmm", "addbmm", "add", "sub"}
-"""Operations by which scores become those of places that are not masked."""
+"""Operations that restrict scores to elements that are not masked."""
 
 _ADDING = {"add", "sub", "rsub"}
-"""Operations that are finite for finite arguments, so that a result that is not shows what an argument was."""
+"""Operations with finite results for finite arguments, so that a non-finite result shows a non-finite argument."""
 
 _TAKING = {*_ADDING, "mul", "div", "cat", "stack", "addmm", "addcmul", "addcdiv", "lerp"}
-"""Operations whose arguments without a gradient may be numbers, and no indices or masks."""
+"""Operations whose arguments without a gradient may hold numbers, and are no indices or masks."""
 
 NEAR_THE_END = 1e30
 """Values below it are far from the end of float32, so that their sum is finite."""
@@ -43,11 +43,11 @@ NEAR_THE_END = 1e30
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """The origin of a value that is not finite.
+    """The origin of a non-finite value.
 
     Args:
-        node: The operation that made it, or that took it from outside of the graph.
-        argument: The argument that was not finite before, None if the operation made the value.
+        node: The operation that computed it, or that has it as an argument from outside of the graph.
+        argument: The argument that was not finite, None if the operation computed the value from finite ones.
     """
 
     node: Any
@@ -55,11 +55,11 @@ class Found:
 
 
 Answer = Found | Literal["finite", "filled", "unclear"]
-"""Where a value comes from that is not finite; or that it is finite, or may hold fill values only; or not known."""
+"""The origin of a non-finite value; or that it is finite, may hold fill values only, or is not known."""
 
 
 class Search:
-    """Follows a value that is not finite back to where it comes from.
+    """Traces a non-finite value back to its origin.
 
     Args:
         graph: The graph.
@@ -70,7 +70,7 @@ class Search:
         self._answers: dict[Any, Answer] = {}
 
     def explain(self, last: Any) -> Answer:
-        """Return where the result of the last operation comes from."""
+        """Return the origin of the result of the last operation."""
         for node in self._graph.nodes:  # in the order of execution, so that arguments are known before results
             self._graph.compute(node)
             self._answers[node] = self._of(node)
@@ -92,18 +92,18 @@ class Search:
         if name == "div" and self._divides_by_zero(node):
             return Found(node)  # also if the numerator is not finite
         if "filled" in answers and "unclear" not in answers:
-            # An operation that makes NaN of what was put in place is at fault.
+            # An operation that turns filled-in constants into NaN is at fault.
             return Found(node) if known is False and value is not None and has_nan(value) else "filled"
         if "unclear" in answers:
             if known is False and name in _INFINITE_OF_FINITE and value is not None and not has_nan(value):
-                return Found(node)  # data are seldom infinite themselves
+                return Found(node)  # data are rarely infinite
             if known is False and name == "softmax" and self._is_of_masked(node):
-                return Found(node)  # a mask of -inf in each place of a row; masks seldom hold NaN
+                return Found(node)  # a row masked by -inf in all elements; masks rarely hold NaN
             return self._from_outside(node, answers) if known is False and name in _ADDING else "unclear"
         if name == "mean" and _is_over_nothing(node):
             return Found(node)
         if known is False:
-            # What carries values on makes none of finite ones, unless they are known to be near the end.
+            # Other operations are finite for finite arguments, unless these are near the limit of the number format.
             return Found(node) if name not in _CARRYING or self._is_known(node) else "unclear"
         if name in _FILLS:
             return "filled"
@@ -123,24 +123,24 @@ class Search:
         return "finite" if argument.source is None and not _takes_numbers(node) else "unclear"
 
     def _through(self, node: Any, origins: Sequence[Found], value: Tensor | None) -> Answer:
-        """Return where the result of an operation comes from whose arguments are not all finite."""
+        """Return the origin of the result of an operation whose arguments are not all finite."""
         made = [one for one in origins if name_of_node(one.node) not in _FILLS]
         if made:
             return made[0]
-        # An infinity that was put in place is no fault, unless an operation makes NaN of it.
+        # A filled-in infinity is no fault, unless an operation turns it into NaN.
         if value is not None and has_nan(value):
             return Found(node)
         return origins[0]
 
     def _from_outside(self, node: Any, answers: Sequence[Answer]) -> Answer:
-        """Return that a sum is not finite because of an argument that is not kept, if it is the only one."""
+        """Return the only argument of a sum that is not saved as the origin, if the others are finite."""
         arguments = self._graph.arguments[node]
         outside = [one for one, answer in zip(arguments, answers, strict=True) if answer == "unclear"]
         is_data = len(outside) == 1 and outside[0].source is None
         return Found(node, outside[0]) if is_data and self._is_small(node) else "unclear"
 
     def _is_of_masked(self, node: Any) -> bool:
-        """Return whether an operation took the sum of finite scores and of a tensor that is not kept, as masks are."""
+        """Return whether an argument is the sum of finite scores and a tensor that is not saved, such as a mask."""
         source = self._graph.arguments[node][0].source
         arguments = self._graph.arguments.get(source, ())
         if source is None or name_of_node(source) not in _SUMS_OF_PRODUCTS or not self._is_small(source):
@@ -155,7 +155,7 @@ class Search:
         return divisor is not None and bool((divisor == 0).any())
 
     def _is_known(self, node: Any) -> bool:
-        """Return whether all arguments are known, and one is near the end of the number format."""
+        """Return whether all arguments are known, and one is near the limit of the number format."""
         values = [self._graph.value(one) for one in self._graph.arguments[node]]
         return all(one is not None for one in values) and not self._is_small(node)
 

@@ -1,4 +1,4 @@
-"""A batch as a tree of containers and tensors: kept without a copy, mapped, and with rows left out."""
+"""A batch as a tree of containers and tensors: kept without a copy, mapped, and reduced to some rows."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ LONG = 256
 
 
 class KeptBatch:
-    """A batch as it was when its step began, kept without a copy of its tensors.
+    """A batch at the start of its step, kept without a copy of its tensors.
 
     Containers are rebuilt, since a training step may remove entries. Tensors are shared; `is_unchanged` says whether
     one was written to since.
 
     Args:
-        batch: What the training step is given.
+        batch: The batch of the training step.
     """
 
     def __init__(self, batch: Any) -> None:
@@ -68,7 +68,7 @@ def map_batch(
     longest: int = sys.maxsize,
     depth: int = DEPTH,
 ) -> Any:
-    """Build a batch with other tensors in place of its own.
+    """Build a batch with replaced tensors.
 
     Args:
         batch: Tensors in mappings, sequences, dataclasses and objects with tensors or a method ``to``.
@@ -120,7 +120,7 @@ def take_rows(batch: Any, keep: Sequence[int], size: int) -> Any:
             padded, lengths = pad_packed_sequence(one, batch_first=True)
             index = torch.tensor(keep)
             return pack_padded_sequence(padded[index], lengths[index], batch_first=True, enforce_sorted=False)
-        # A pair (input, target) in a batch of two rows is no list of rows.
+        # In a batch of two rows, a pair (input, target) is not a list of rows.
         are_fields = any(isinstance(each, Tensor) and size in each.shape[:1] for each in one)
         return [one[row] for row in keep] if len(one) == size and not are_fields else one
 
