@@ -219,8 +219,8 @@ class GradientGrowth(_AgainstHistory):
         if growth >= self.factor and baselines.weight_rate.is_geometric:
             steps = baselines.weight_rate.steps_until(_LOST_WEIGHTS)
             return (
-                f"the loss falls without a floor, and the weights grow: they are {weights.growth:.3g} times their "
-                f"start, and at this rate {_LOST_WEIGHTS:g} times in about {steps:.0f} steps"
+                f"the loss falls without a lower bound, and the weights grow: they are {weights.growth:.3g} times "
+                f"their start, and at this rate {_LOST_WEIGHTS:g} times in about {steps:.0f} steps"
             )
         if growth >= self.factor / 2 and baselines.loss_trend.falls_faster:
             return f"the loss falls ever faster; gradients and weights together are {growth:.3g} times their start"

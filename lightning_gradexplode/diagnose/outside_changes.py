@@ -61,7 +61,7 @@ class OutsideChange:
         return (
             f"Between steps {self.step - 1} and {self.step} the norm of the weights went from {self.before:.3g} to "
             f"{self.after:.3g}, and the update has a norm of {self.update:.2g}: something other than the optimizer has "
-            "changed them, such as loaded or pruned weights, a write to `.data`, or a fault of the memory."
+            "changed them, such as loaded or pruned weights, a write to `.data`, or a memory error."
         )
 
 

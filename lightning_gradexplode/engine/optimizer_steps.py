@@ -249,7 +249,7 @@ class OptimizerSteps(CurrentResults):
         try:
             self._withdraw(call)
         except Exception as error:  # such as that of a process that has ended
-            logger.debug("gradexplode: the other processes were not told of the failure: %s", error)
+            logger.debug("gradexplode: the failure could not be reported to the other processes: %s", error)
 
     def _withdraw(self, call: str) -> None:
         if call == "gradients_ready":

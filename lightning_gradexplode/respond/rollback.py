@@ -161,7 +161,7 @@ class Rollback(Stateful, Response):
         but = f"; not restored: {', '.join(kept)}" if kept else ""
         run.log_action(
             "rollback",
-            f"the run is put back to the state {self._states.name}, with {self._reduce(run, sizes)} "
+            f"the run is restored to its state {self._states.name}, with {self._reduce(run, sizes)} "
             f"(rollback {self._budget}){but}",
         )
 

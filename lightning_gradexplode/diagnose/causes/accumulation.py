@@ -80,7 +80,7 @@ def _larger_than_the_batch(evidence: Evidence) -> Cause | None:
         return None
     return _cause(
         0.6,
-        f"The gradient that the optimizer is handed has a norm of {held:.3g}; that of the batch alone is {alone:.3g}.",
+        f"The gradient that the optimizer gets has a norm of {held:.3g}; that of the batch alone is {alone:.3g}.",
         "clear the gradients before the backward pass of each step: `optimizer.zero_grad()`",
     )
 

@@ -75,14 +75,14 @@ def _growth(evidence: Evidence, grown: Operation, failed: tuple[Operation, Fault
         return None
     course = trend(evidence)
     what = fault_of(grown, needed=largest_target(evidence))
-    end = "" if failed is None else f" `{name_of(failed[0])}` ended beyond the number format with it."
+    end = "" if failed is None else f" `{name_of(failed[0])}` overflowed because of it."
     sentences = [what.sentence + end, line_sentence(grown)]
     confidence, remedy = 0.85 if failed is not None else 0.7, what.remedy
     if _is_loss(grown, evidence):
         confidence = 0.8
         sentences.append(
-            "It makes up the loss, whose slope is as large as the loss itself: a larger error takes a step that is "
-            "larger by its exponential."
+            "The loss is this exponential, and its gradient is as large as the loss itself: steps grow exponentially "
+            "with the error."
         )
         if not grown.inputs[0].shape:
             remedy = "minimize what it is the exponential of, which has the same minimum and does not overflow"

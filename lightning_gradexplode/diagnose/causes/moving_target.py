@@ -65,7 +65,7 @@ def _copy_makes_targets(evidence: Evidence) -> Indication | None:
         return Indication(0.2, f"`{copied[1]}` has the shapes of `{copied[0]}`, but began with other weights.")
     # A copy as the only evidence is no stronger than a learning rate with which most networks fail.
     confidence = 0.3 if exceeds_usual(evidence) else 0.4
-    sentence = f"`{copied[1]}` has the shapes of `{copied[0]}`, as a network that makes targets has."
+    sentence = f"`{copied[1]}` has the shapes of `{copied[0]}`, as the copy of a network for targets has."
     return Indication(confidence, sentence)
 
 
@@ -86,8 +86,8 @@ def _makes_targets_for_itself(evidence: Evidence) -> Indication | None:
     return Indication(
         0.4,
         f"The targets of `{itself[1].name}` are no field of the batch, and `{itself[0].module}` is executed "
-        f"{itself[0].calls} times in one forward pass, of which one has an error gradient: without it the network "
-        "makes targets for itself.",
+        f"{itself[0].calls} times in one forward pass, of which one has an error gradient: in the others the network "
+        "computes its own targets.",
     )
 
 
@@ -99,7 +99,7 @@ def _transitions(evidence: Evidence) -> Indication | None:
     return Indication(
         0.55 if {"reward", "next"} <= transitions else 0.25,
         f"A batch holds transitions of reinforcement learning ({', '.join(fields[:6])}): the values that are "
-        "learned make their own targets.",
+        "learned are part of their own targets.",
     )
 
 
@@ -117,7 +117,7 @@ def _along_the_update(evidence: Evidence) -> Indication | None:
     if search.climbs:
         return Indication(
             0.55 if is_plain_descent(evidence.run) else 0.35,
-            f"The loss of the same batch rises from the first bit of the update on (from {search.start:.4g}, by "
+            f"The loss of the same batch rises from the start of the update on (from {search.start:.4g}, by "
             f"{search.slope:.3g} for the whole update to first order), where a step along its gradient lowers it: "
             "the targets move with the weights.",
         )
@@ -127,7 +127,7 @@ def _along_the_update(evidence: Evidence) -> Indication | None:
             0.45,
             f"To first order a step along the gradient of the loss lowers it by the rate times the gradient's squared "
             f"norm; the loss of the same batch falls by {max(share, 0.0):.2g} of that: its targets move with the "
-            "weights, and the gradient leaves that out.",
+            "weights, and the gradient does not include that.",
         )
     if not search.falls_at_first:
         return Indication(

@@ -59,7 +59,7 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
         sentences = [
             f"The loss fell from {first:.4g} through zero to {least:.4g}, still falling "
             f"{len(late) - 1 - int(late.argmin())} "
-            "steps before it broke: a likelihood that can rise for ever."
+            "steps before it failed: a likelihood without an upper bound."
         ]
     else:
         return None
@@ -109,8 +109,8 @@ def falls_ever_faster(evidence: Evidence) -> Iterator[Cause]:
         (
             f"The loss fell from {start:.4g} through zero to {levels[-1]:.4g}: by {levels[0] - levels[2]:.3g} over the "
             f"first half of the run and by {levels[2] - levels[4]:.3g} over the second.",
-            f"The norm of the gradient went from {slopes[0]:.3g} to {slopes[-1]:.3g} meanwhile; it gets smaller where "
-            "a loss comes near its least value.",
+            f"The norm of the gradient went from {slopes[0]:.3g} to {slopes[-1]:.3g} meanwhile; it gets smaller near "
+            "the minimum of a loss.",
         ),
         0.75,
         _floor_remedies(evidence),
@@ -169,7 +169,7 @@ def _floor_remedies(evidence: Evidence) -> tuple[str, ...]:
             f"bound the spread from below: `{name}.clamp(min=-3.0)` for a logarithm, `{name}.clamp(min=0.05)` else",
         )
     return (
-        "look for a wrong sign, and for a term that can fall for ever: bound it from below with `term.clamp(min=0.0)`",
+        "look for a wrong sign, and for a term without a lower bound: bound it with `term.clamp(min=0.0)`",
         "of a likelihood, bound the variance from below: `log_variance.clamp(min=-6.0, max=6.0)`",
     )
 

@@ -64,7 +64,7 @@ def learning_rate(evidence: Evidence) -> Cause | None:
     borne = critical_step(evidence) - evidence.run.first_step
     if borne >= MANY_STEPS:
         # A quantity may have grown since the start, such as a factor of the loss or its curvature.
-        sentences.append(f"{borne} steps went before without a critical finding.")
+        sentences.append(f"There were {borne} steps before without a critical finding.")
         confidence = min(confidence, LATE)
     return Cause("learning-rate", None, tuple(sentences), min(confidence, 0.95), rate_remedies(evidence, course))
 

@@ -30,14 +30,14 @@ def undefined_operation(operation: Operation, name: str) -> Fault | None:
         had = "had a row" if any(one.least is not None for one in operation.inputs) else "is NaN, as it is of a row"
         return Fault(
             "undefined",
-            f"`{name}` {had} with -inf in every place, as a fully masked sequence makes it: 0/0.",
+            f"`{name}` {had} of -inf only, such as that of a fully masked sequence: 0/0.",
             "leave at least one place of each row unmasked: `mask = mask & ~mask.all(dim=-1, keepdim=True)`, or drop "
             "samples that are all padding",
         )
     if is_of_matrix(operation, name):
         return Fault(
             "undefined",
-            f"`{name}` met a matrix that is singular, or has equal singular values, which leave it without a slope.",
+            f"The input of `{name}` is singular, or has equal singular values, where there is no derivative.",
             remedy_for("linalg" if forward else name),
         )
     if not forward:
