@@ -38,12 +38,12 @@ class AutoPolicy(Stateful, ClipPolicy):
     Steps: the learning rate is multiplied by a factor during the optimizer's step. The factor is 1.0 unless a step
     would change the weights by more than `reach` of their norm (twice as much for adaptive optimizers, whose step is
     about the learning rate for each weight), or the loss leaves its starting region; see
-    `lightning_gradexplode.clip.step_size.StepSizeControl`. Large gradients of earlier steps that momentum still holds
-    count as part of the step. Unlike a clipped gradient this also limits steps with
-    momentum, and the steps of Adam, which do not depend on the scale of the gradients. (With plain gradient
-    descent both are equivalent, and the gradients are clipped.) The factor is logged as
-    ``gradexplode/step_size_factor``. In manual optimization the loss is not known before the step, and the factor is
-    always 1.0.
+    `lightning_gradexplode.clip.step_size.StepSizeControl`. Large gradients of earlier steps in the momentum buffers
+    count as part of the step. Unlike gradient clipping, this also limits steps with momentum, and the steps of Adam,
+    which do not depend on the scale of the gradients. (With plain gradient descent both are equivalent, and the
+    gradients are clipped.) In manual optimization the loss is not known before the step, and the factor is always 1.0.
+
+    The factor is logged as ``gradexplode/step_size_factor``.
 
     ``python -m benchmarks.rescue`` measures how many runs it saves and how many it makes worse, on kinds of runs that
     its constants were not chosen on.

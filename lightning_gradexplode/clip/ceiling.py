@@ -69,7 +69,7 @@ class Ceiling(Stateful):
 
         Args:
             level: The loss, as a median over many steps.
-            planned: By how much the last step would have reduced the loss if it were linear.
+            planned: Decrease of the loss by the last step if the loss were linear.
             clear_change: The smallest change of the loss that is not noise.
         """
         if self._size is None:

@@ -16,7 +16,7 @@ _NOISY = 0.25
 
 
 class LossTrend(Stateful):
-    """The losses of a run: where they started, how noisy they are, how low they came, and where they are now.
+    """The losses of a run: where they started, how noisy they are, their lowest level, and where they are now.
 
     All limits are relative to the size and the noise of the losses, so that their unit and sign do not matter.
     """
@@ -58,7 +58,7 @@ class LossTrend(Stateful):
         if is_new and loss > min(self._jump, self.start + self._margin):
             self._forgiven = (loss + self._last[-1]) / 2
             self._forget()
-        if len(self._last) >= 2:  # second differences leave out the trend
+        if len(self._last) >= 2:  # second differences remove a linear trend
             self._differences.append(min(abs(loss - 2 * self._last[-1] + self._last[-2]), 1e300))
             if caused < abs(loss):
                 self._unexplained.append(max(0.0, self._differences[-1] - caused))

@@ -21,8 +21,8 @@ loss a step causes a larger one only if its learning rate is eleven times that a
 
 _TINY = 0.1
 """Share of `limit`. After five steps that moved the weights less, a rise of the loss above its start is a failure only
-if it is more than ten times what one of them would have reduced a linear loss by: a loss that starts next to zero, or
-that is mostly noise, rises by as much in healthy runs."""
+if it is more than ten times the decrease of a linear loss by one of them: a loss that starts near zero, or that is
+mostly noise, rises by as much in healthy runs."""
 
 _NEGLIGIBLE = 0.1
 """Steps that would reduce a linear loss by less than this share of a clear change have no visible effect."""
@@ -63,7 +63,7 @@ class StepSizeControl(Stateful):
     - Free: the rate is used. A step that would move the weights by more than `limit` of their norm, and reduce the loss
       by more than a quarter if it were linear, starts the growing phase if the rate is a new one, and is shortened
       otherwise.
-    - Growing: the size of steps, which begins small, grows by 30 % with each improvement of the loss, slower under high
+    - Growing: the size of steps, small at first, grows by 30 % with each improvement of the loss, slower with high
       momentum, and shrinks without any. The phase ends ten steps after the size has reached the learning rate.
     - Recovering: after a failure, steps are small until the loss has decreased or is constant; then they grow.
 
@@ -75,9 +75,9 @@ class StepSizeControl(Stateful):
     while most steps are shortened or far from harmless. A size that failed while it grew, or twice within a hundred
     steps, sets a ceiling.
 
-    A rise of the loss is attributed to the last steps only if it is at most ten times what these would have reduced a
-    linear loss by: a larger rise comes from other data or another objective. In the free phase, after steps that moved
-    the weights little, a smaller rise is no failure either: a loss that starts next to zero rises by as much.
+    A rise of the loss is attributed to the last steps only if it is at most ten times the decrease of a linear loss by
+    these steps: a larger rise comes from other data or another objective. In the free phase, after steps that moved the
+    weights little, a smaller rise is no failure either: a loss that starts near zero rises by as much.
 
     The lowest of noisy losses is far below their level, whatever the last steps did. If losses differ by more than the
     steps can have caused, medians of ten losses are compared instead, and until a first failure steps grow slowly as
@@ -195,7 +195,7 @@ class StepSizeControl(Stateful):
         return min(by_move, step.decrease / (_DECREASE * abs(loss)))
 
     def _limited(self, step: PlannedStep, excess: float) -> float:
-        """Return the factor that brings a step to the size that is allowed at present."""
+        """Return the factor that limits a step to the presently allowed size."""
         largest = min(self._ceiling.size, math.inf if self._allowed is None else self._allowed)
         factor = min(1.0, largest / step.rate)
         longest = max(self.limit, _HEADROOM * self._largest_move)
@@ -208,7 +208,7 @@ class StepSizeControl(Stateful):
         return max(longest / step.move, 1.0 / excess)
 
     def _count_planned(self) -> None:
-        """Add up by how much the last steps should have reduced the loss, since it last improved."""
+        """Add up the expected decreases of the loss by the last steps, since it last improved."""
         decrease = self._decreases[-1] if self._decreases else 0.0
         has_improved = self._trend.steps_without_improvement == 0
         self._fruitless = 0 if has_improved else self._fruitless
@@ -274,7 +274,7 @@ class StepSizeControl(Stateful):
             trend.restart_patience()
             self._planned = 0.0
             self._fruitless += 1
-            # Noise hides the progress of small steps; if shortening them does not help several times, it ends.
+            # Noise hides the progress of small steps: they are not shortened further after several times without any.
             shrinkage *= _SHRINKAGE if self._did_harm and self._fruitless <= _MOST_FRUITLESS else 1.0
         if shrinkage < 1.0:
             self._proven = self._allowed = max(self._proven * shrinkage, self._least)

@@ -12,8 +12,9 @@ from lightning_gradexplode.records import Finding, Severity, StepRecord
 class ClipSaturated(Detector):
     """Clipping reduces the gradients at nearly every step by a large factor, which hides a problem.
 
-    A WARNING if nine in ten of the last `window` steps were clipped by more than `factor`. Clipping is meant for single
-    steps; usual thresholds lie between half and ten times the usual norm (Pascanu, Mikolov, Bengio 2013, section 3.2).
+    A WARNING if nine in ten of the last `window` steps were clipped by more than `factor`. Clipping is intended for
+    single steps; usual thresholds lie between half and ten times the usual norm (Pascanu, Mikolov, Bengio 2013, section
+    3.2).
 
     Args:
         factor: Norm of the gradients divided by the clip value; for clipping by value, the largest element.

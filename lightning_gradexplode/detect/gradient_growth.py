@@ -98,7 +98,7 @@ class GradientGrowth(_AgainstHistory):
     - INFO if the norm is above `factor` times that level, and far outside of its spread, for `patience` steps in a row.
     - WARNING if it also keeps rising (`keeps_rising`) and is above the highest level of the whole run: gradients of a
       converged run can rise far and still be small.
-    - CRITICAL if it is also `factor` times the highest level and above all norms before the growth, and the loss is
+    - CRITICAL if it is `factor` times the highest level and above all norms before the growth, and the loss is
       `units` above its start or the weights are `grown` times their start. From `alone` times the highest level, and
       `factor` times the largest norm before, a loss that has not fallen is sufficient.
 
@@ -179,7 +179,7 @@ class GradientGrowth(_AgainstHistory):
         return self._lasting(record, norm, baselines) if self._streak >= self.patience else None
 
     def _compare(self, norm: float) -> None:
-        """Count the steps of a growth, and add the norm to the history if there is none."""
+        """Count the steps of a growth, and add the norm to the history unless it is part of a growth."""
         self._recent = [*self._recent[1 - WINDOW :], norm]
         if self._history.count >= self.start:
             self._highest = max(self._highest, self._history.median)

@@ -31,7 +31,7 @@ class LossBaseline(Stateful):
     Attributes:
         unit: The unit that rises above the start of the run are measured in.
         shift: How far the reference is above the start of the run, by changes that no update can have caused.
-        jumped: Whether the step's loss is more than one unit above what an update can have made of the last one.
+        jumped: Whether the loss is more than one unit above the highest loss that the last update can have caused.
     """
 
     also_saved = ("unit", "shift")

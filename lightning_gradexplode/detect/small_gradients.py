@@ -158,7 +158,7 @@ class ZeroGradient(Detector):
 
 
 def _blocked_at(modules: ModuleGradients, parameters: Sequence[str]) -> tuple[str | None, str]:
-    """Return the module at which the gradient becomes zero in the backward pass, None if there is none, and the first.
+    """Return the module at which the gradient becomes zero in the backward pass, or None, and the first module.
 
     It is the first module whose outputs have a gradient, if it has no parameters, such as an activation; or the module
     before it, if its inputs have a gradient as well. The inputs of a module that come from the data alone have none.

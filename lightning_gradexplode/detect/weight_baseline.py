@@ -73,12 +73,12 @@ class WeightBaseline(Stateful):
 
     @property
     def growth(self) -> float:
-        """The last norm measured over that of the start; 1 as long as there is none to compare with."""
+        """The last measured norm divided by that of the start; 1 as long as the start is not known."""
         return self._last / self._level if self._level > 0 else 1.0
 
     @property
     def norm(self) -> float:
-        """The last norm measured; 0 as long as there is none."""
+        """The last measured norm; 0 before the first measurement."""
         return self._last
 
     @property

@@ -34,7 +34,7 @@ class Agreement:
         arguments: The monitor's arguments.
 
     Attributes:
-        on_policy: Whether the processes agree on what the clip policy does, at each step.
+        on_policy: Whether the processes exchange the threshold of the clip policy at each step.
         by_notes: Whether findings of steps that are read after their update are agreed on in the next exchange.
     """
 
@@ -99,7 +99,7 @@ class Agreement:
 
     @property
     def needs_notes(self) -> bool:
-        """Whether the processes have to exchange their notes where no step follows soon."""
+        """Whether the processes have to exchange their notes if no step follows soon."""
         return self.by_notes and self._exchange.has_started
 
     def exchange_notes(self, states: Sequence[OptimizerState]) -> None:

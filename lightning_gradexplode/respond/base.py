@@ -110,7 +110,7 @@ class ResponseContext:
 
     @property
     def update_is_held_back(self) -> bool:
-        """Whether the optimizer's update of this step will be left out."""
+        """Whether the optimizer's update of this step will be skipped."""
         return self.skipped_by is not None
 
     @property

@@ -16,8 +16,8 @@ Copies = dict[Buffer, Tensor]
 class BufferCopies:
     """Copies of the buffers that training changes, as they were after the last step.
 
-    An update that is held back leaves the weights as they are, but the forward pass has already written the running
-    averages. Where these are not finite, the buffers of their module are restored.
+    A skipped update does not change the weights, but the forward pass has already changed the running averages. If
+    these are not finite, the buffers of their module are restored.
 
     All buffers are copied at the start. After the first step those that it has not changed are dropped, except those of
     normalization layers, whose averages may be frozen at first. From then on a step costs one copy of the others.

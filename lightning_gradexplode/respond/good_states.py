@@ -18,7 +18,7 @@ class GoodStates:
 
     An explosion begins before it is found. States that are not known to be good yet are therefore dropped at a critical
     finding. Steps with a warning count neither as healthy nor as an explosion. The state at the start of a run is good
-    at once, since there is none before it; the one that a resumed fit starts with is not.
+    at once, since there is no earlier one; the one at the start of a resumed fit is not.
 
     At most ``keep + ceil(margin / every_n_steps)`` states are held, each as large as a checkpoint.
 

@@ -111,7 +111,7 @@ class WeightPenalty(_Penalty):
     Args:
         l1: Weight of the sum of absolute values.
         l2: Weight of the sum of squares.
-        parameters: Name patterns (``fnmatch``) of the parameters; the default leaves out biases.
+        parameters: Name patterns (``fnmatch``) of the parameters; the default excludes biases.
         when: ``"always"``, or ``"after-explosion"``: from the first critical finding on.
         hold: Number of steps without a critical finding after which a penalty that an explosion started ends; 0 for
             never.
