@@ -48,7 +48,7 @@ def moving_target(evidence: Evidence) -> Cause | None:
             (
                 "make targets with a copy that follows slowly"
                 if copied is None
-                else f"update `{copied[1]}` more slowly, with a smaller tau or less often"
+                else f"compute the targets with the copy `{copied[1]}`, updated more slowly (a smaller tau, or rarely)"
             )
             + ": `target.lerp_(online, 0.005)` for each pair of weights, under `torch.no_grad()`",
             "bound the targets, and the loss by a linear one: `F.huber_loss(prediction, target)`",

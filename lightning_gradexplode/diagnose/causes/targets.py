@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from lightning_gradexplode.diagnose import remedies
@@ -189,12 +190,16 @@ def _operation_on_target(evidence: Evidence) -> Cause | None:
     for field in targets(evidence):
         if takes_probabilities and (field.least or 0) >= 0 and (field.greatest or 0) <= 1:
             continue
+        if name in LOGARITHMS and field.name == FROM_GRAPH + name:  # it multiplies the logarithm, and is not its input
+            continue
         for operand in operation.inputs:
             if field.least is None or size_of(field) == 0 or field.least == field.greatest or field.dtype == "bool":
                 continue
             same = (operand.least, operand.greatest) == (field.least, field.greatest) != (0.0, 1.0)
             same = same and operation.phase == "forward"
             same = (same or is_same(field, operand)) and not _is_numerator(operand, operation)
+            if (operand.least, operand.greatest) == (0.0, 1.0) and operation.element_count != _zeros(field):
+                continue  # saturated probabilities have the range of labels, too
             if same and operand.shape and field.shape and operand.shape[0] == field.shape[0]:
                 place = place_of(field)
                 return Cause(
@@ -210,6 +215,12 @@ def _operation_on_target(evidence: Evidence) -> Cause | None:
                     ),
                 )
     return None
+
+
+def _zeros(field: FieldFacts) -> int | None:
+    """Return the number of zeros in a field of zeros and ones, None for other fields."""
+    count = math.prod(field.shape)
+    return round(count * (1 - field.mean)) if field.is_integral and field.mean is not None else None
 
 
 def _logarithm_of_a_chance(evidence: Evidence) -> Cause | None:

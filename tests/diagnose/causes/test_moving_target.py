@@ -164,7 +164,7 @@ def test_a_network_of_the_same_shapes_that_began_with_other_weights_is_a_fixed_t
     facts = run(parameters=(*(replace(one, std=0.1) for one in weights), *teachers), is_resumed=is_resumed)
     found = moving_target(diverged(run=facts))
     assert (found is not None) is named
-    assert found is None or any("update `teacher` more slowly" in one for one in found.remedies)
+    assert found is None or any("the copy `teacher`, updated more slowly" in one for one in found.remedies)
 
 
 @pytest.mark.parametrize(("rate", "named"), [(0.01, True), (5.0, False)])

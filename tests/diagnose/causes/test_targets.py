@@ -72,6 +72,25 @@ def test_targets_that_the_loss_takes_are_not_at_fault(name: str) -> None:
     assert diagnose(evidence).causes[0].kind == "undefined-operation"
 
 
+@pytest.mark.parametrize(("failures", "is_named"), [(6, True), (1, False)])
+def test_saturated_probabilities_with_the_range_of_labels_are_not_taken_for_them(failures: int, is_named: bool) -> None:
+    """Of 16 labels with a mean of 0.625 six are 0: the logarithm of the labels themselves fails at six elements."""
+    label = labels(dtype="float32", mean=0.625, is_integral=True)
+    taken = operand(0.0, 0.0, 1.0, shape=(16,))
+    first = operation("log", "-inf", inputs=[taken], rows=tuple(range(failures)), element_count=failures)
+    evidence = failed(0, batch=batch(field(), label), replay=reproduced(first))
+    assert (target_out_of_range(evidence) is not None) == is_named
+
+
+def test_a_target_that_multiplies_a_logarithm_is_not_its_argument() -> None:
+    """A plain loop names the target by the logarithm that it multiplies, whatever range both have."""
+    taken = operand(0.0, 0.0, 1.0, shape=(16,))
+    first = operation("log", "-inf", inputs=[taken], rows=(3,), element_count=6)
+    target = labels("target of log", dtype="float32", mean=0.625, is_integral=True)
+    evidence = failed(0, batch=batch(target), replay=reproduced(first))
+    assert target_out_of_range(evidence) is None
+
+
 @pytest.mark.parametrize(("std", "is_third"), [(0.8, True), (0.9999, False)])
 def test_labels_from_minus_one_to_one_are_mapped_unless_there_are_zeros(std: float, is_third: bool) -> None:
     """Two labels are mapped to 0 and 1; of three, one marks missing labels, or there are three classes."""
