@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import wandb
 from pytorch_lightning import LightningModule, Trainer, seed_everything
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -71,6 +72,7 @@ def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             patch.setenv(name, str(folder))
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("WANDB_SILENT", "true")
+        wandb.teardown()  # it keeps the environment that an earlier test of this process had
         seed_everything(0, verbose=False)
         module = Classifier(5.0) if kind == "learning-rate" else Regression(0.01)
         monitor = GradientExplosionMonitor()
