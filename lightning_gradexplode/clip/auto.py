@@ -150,22 +150,11 @@ class AutoPolicy(Stateful, ClipPolicy):
     def _factor_for(self, record: StepRecord) -> float:
         if self._optimizer is None or record.loss is None:
             return 1.0
-        if self._may_be_of_the_batch(record):
+        was_finite, self._was_finite = self._was_finite, math.isfinite(record.loss)
+        if not self._was_finite and _is_of_the_batch(record.grad_norm, was_finite):
             return self._factor
         step = planned_step(self._optimizer, record, self._weight_norm, self._momentum * self._remembered)
         return 1.0 if step is None else self._step_size.factor(step, record.loss)
-
-    def _may_be_of_the_batch(self, record: StepRecord) -> bool:
-        """Return whether a non-finite loss may come from the batch instead of the steps before it.
-
-        The mean of no elements is NaN with a gradient of zero. A batch with NaN has a non-finite gradient, as diverged
-        weights have. With diverged weights the next loss is not finite either: only the first such loss may come from
-        the batch.
-        """
-        was_finite, self._was_finite = self._was_finite, record.loss is None or math.isfinite(record.loss)
-        if self._was_finite or record.grad_norm is None:
-            return False
-        return record.grad_norm == 0.0 or (was_finite and not math.isfinite(record.grad_norm))
 
     @property
     def _weight_norm(self) -> float:
@@ -218,3 +207,16 @@ class AutoPolicy(Stateful, ClipPolicy):
     def scalars(self) -> dict[str, float]:
         """Return the factor of the learning rate."""
         return {"step_size_factor": self._factor}
+
+
+def _is_of_the_batch(norm: float | None, was_finite: bool) -> bool:
+    """Return whether a loss that is not finite comes from the batch, and not from the steps before it.
+
+    A mean over nothing has no gradient. A batch that holds NaN has a gradient that is not finite, as weights that have
+    diverged do, but with these the next loss is not finite either.
+
+    Args:
+        norm: The gradient norm, None if it was not measured.
+        was_finite: Whether the loss of the step before was finite.
+    """
+    return norm is not None and (norm == 0.0 or (was_finite and not math.isfinite(norm)))
