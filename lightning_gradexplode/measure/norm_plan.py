@@ -52,8 +52,9 @@ class _HostBlock:
         self._large = [_Rows(sizes[place], place in doubles) for place in large]
         self._has_doubles = not doubles.isdisjoint(sizes)
         lengths = [*(sizes[place] for place in small), *(rows.count for rows in self._large)]
-        *starts, self._length = itertools.accumulate(lengths, initial=0)
-        self._starts = np.array(starts)
+        *starts, length = itertools.accumulate(lengths, initial=0)
+        # Memory that is allocated anew at each step costs more than the kernels of a small network.
+        self._starts, self._squares = np.array(starts), np.empty(length)
         self.least = np.array([0.0] * len(small) + [SINGLE_RANGE] * len(large))
         self.least[[place in doubles for place in self.places]] = DOUBLE_RANGE
 
@@ -71,10 +72,10 @@ class _HostBlock:
         for tensor, rows in zip(tensors[self._small :], self._large, strict=True):
             parts += rows.norms(tensor)
         flat = torch._C._nn.flatten_dense_tensors(parts)
-        if len(flat) != self._length or flat.is_complex() or (flat.dtype is torch.float64) != self._has_doubles:
+        if len(flat) != len(self._squares) or flat.is_complex() or (flat.dtype is torch.float64) != self._has_doubles:
             raise TypeError("the tensors are not of the sizes or types that were planned")
-        # A copy in any case, since a single tensor is not copied before; of gradients that have a history, without it.
-        squares = flat.detach().to(torch.float64, copy=True).numpy()
+        flat, squares = flat.detach(), self._squares
+        np.copyto(squares, (flat.float() if flat.dtype is torch.bfloat16 else flat).numpy())  # numpy has no bfloat16
         if self._has_doubles:
             with np.errstate(over="ignore"):
                 np.multiply(squares, squares, out=squares)
