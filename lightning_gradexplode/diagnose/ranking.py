@@ -58,7 +58,7 @@ EXPLAINS: Mapping[str, Sequence[str]] = {
     "initialization": ("learning-rate", "depth"),
     "depth": ("learning-rate",),
     "recurrence": ("learning-rate", "depth"),
-    "loss-without-floor": ("learning-rate", "moving-target", "depth", "initialization"),
+    "loss-without-floor": ("learning-rate", "moving-target", "depth", "initialization", "outlier-batch"),
     "accumulated-gradients": ("learning-rate", "optimizer-state", "moving-target", "depth"),
     "learning-rate-jump": ("learning-rate", "moving-target", "depth", "outlier-batch"),
     "optimizer-state": ("learning-rate", "moving-target"),

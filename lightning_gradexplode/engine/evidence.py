@@ -154,6 +154,8 @@ class EvidenceCollector:
         self._update_is_harmless = nonfinite and record.grad_norm == 0.0
         if nonfinite and self._update_fault is None and (before_update or not record.nonfinite_count):
             self._update_fault = self._find_update_fault(inputs, before_update)
+        if critical and not was_critical:
+            self.graphs.want()
         if inputs is None or not is_now:
             return
         if not self._batch.is_shared and (self._batch.facts is None or (critical and not was_critical) or nonfinite):
@@ -222,6 +224,7 @@ class EvidenceCollector:
             update_fault=self._update_fault,
             uncleared_evaluations=max((state.uncleared_evaluations for state in self._states), default=0),
             loss_divisors=self.graphs.loss_divisors,
+            later_loss_divisors=self.graphs.later_divisors(onset),
         )
 
     def _replay(self, onset: int) -> Replay | None:

@@ -18,14 +18,14 @@ MOST_GRAPHS = 8
 
 
 class LossGraphs:
-    """Reads the graphs of the first loss and of the first losses that are not finite.
+    """Reads the graphs of the first loss, of the first losses that are not finite, and of one after each explosion.
 
     Args:
         loop: The training loop.
         is_on: Whether graphs are read at all.
 
     Attributes:
-        is_calm: Whether a loss is of interest only if it is not finite, as no loss before it was.
+        is_calm: Whether a loss is of interest only if it is not finite: the loss before was, and no graph is wanted.
     """
 
     def __init__(self, loop: TrainingLoop, is_on: bool) -> None:
@@ -33,12 +33,19 @@ class LossGraphs:
         self._is_on = is_on
         self._count = 0
         self.is_calm = False
+        self._was_finite = True
+        self._is_wanted = False
         self._first: GraphFacts | None = None
+        self._later_divisors: tuple[int, tuple[float, ...] | None] = (-1, None)
         self._faults: dict[int, GraphFault] = {}
         self._first_step = -1
 
+    def want(self) -> None:
+        """Have the graph of the next loss read, to compare it with that of the first one."""
+        self._is_wanted, self.is_calm = True, False
+
     def read(self, loss: Tensor, value: float) -> None:
-        """Read a graph, if its loss is not finite and the loss before it was, or if it is the first one.
+        """Read a graph, if its loss is not finite and the loss before it was, or if it is the first one or wanted.
 
         Not on an accelerator, for which the host would wait.
 
@@ -49,15 +56,19 @@ class LossGraphs:
         if not self._is_on:
             self.is_calm = True
             return
-        was_finite, self.is_calm = self.is_calm or self._first_step < 0, math.isfinite(value)
+        was_finite, self._was_finite = self._was_finite, math.isfinite(value)
+        is_wanted, self._is_wanted, self.is_calm = self._is_wanted, False, self._was_finite
         if self._first_step < 0:
             self._read_first(loss)
-        if self.is_calm or not was_finite or self._count == MOST_GRAPHS:
-            return
-        self._count += 1
-        fault = attempt("the graph of the loss", lambda: fault_in_graph(loss, self._loop.module))
-        if fault is not None:
-            self._faults.setdefault(self._loop.step, fault)
+        if not self._was_finite and was_finite and self._count < MOST_GRAPHS:
+            self._count += 1
+            fault = attempt("the graph of the loss", lambda: fault_in_graph(loss, self._loop.module))
+            if fault is not None:
+                self._faults.setdefault(self._loop.step, fault)
+                self._later_divisors = self._loop.step, fault.divisors
+        elif is_wanted:
+            facts = attempt("the graph of the loss", lambda: facts_of_loss(loss, self._loop.module))
+            self._later_divisors = self._loop.step, None if facts is None else facts.divisors
 
     def _read_first(self, loss: Tensor) -> None:
         self._first_step = self._loop.step
@@ -72,6 +83,15 @@ class LossGraphs:
     def loss_divisors(self) -> tuple[float, ...] | None:
         """Numbers that the terms of the first loss are divided by, None if they are not known."""
         return None if self._first is None else self._first.divisors
+
+    def later_divisors(self, first: int) -> tuple[float, ...] | None:
+        """Return the same numbers of a loss of an incident, None if they are not known.
+
+        Args:
+            first: The first step of the incident.
+        """
+        step, divisors = self._later_divisors
+        return divisors if step >= first else None
 
     def terms(self) -> Replay | None:
         """Return the loss functions of the first loss in the form of a replay; None if none is known."""

@@ -73,6 +73,7 @@ class Evidence:
         uncleared_evaluations: Largest number of evaluations of an optimizer's closure within one step without clearing
             the gradients, 0 without a closure.
         loss_divisors: Numbers that the terms of the first loss are divided by, None if they are not known.
+        later_loss_divisors: The same of a loss of the incident.
     """
 
     step: int
@@ -91,3 +92,4 @@ class Evidence:
     update_fault: UpdateFault | None = None
     uncleared_evaluations: int = 0
     loss_divisors: tuple[float, ...] | None = None
+    later_loss_divisors: tuple[float, ...] | None = None

@@ -19,10 +19,12 @@ from tests.runs.probe import QUIET
 Loss = Callable[[Any, Tensor, int], Tensor]
 
 
-def diagnosed(loss_of: Loss, model: nn.Module, steps: int = 14, **arguments: Any) -> Diagnosis:
+def diagnosed(
+    loss_of: Loss, model: nn.Module, steps: int = 14, kind: Any = torch.optim.SGD, **arguments: Any
+) -> Diagnosis:
     """Train in a plain loop, and return the diagnosis."""
     random = torch.Generator().manual_seed(1)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    optimizer = kind(model.parameters(), lr=0.01)
     with GradientWatch(model, optimizer, report=False, **arguments) as watch:
         for step in range(steps):
             optimizer.zero_grad()
@@ -109,3 +111,24 @@ def test_the_first_graph_names_the_loss_of_a_run_in_which_nothing_explodes(least
     pl.Trainer(**{**QUIET, "max_steps": 80}, logger=False, callbacks=[monitor]).fit(module)
     found = monitor.diagnosis()
     assert (None if found is None else found.causes[0].kind) == (None if least == 0.0 else "target-out-of-range")
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
+def test_a_factor_of_the_loss_that_grows_is_named(model: nn.Sequential, optimizer: Any) -> None:
+    """With Adam the loss stays finite: the graph after the first critical finding shows the factor."""
+
+    def loss(net: nn.Module, batch: Tensor, step: int) -> Tensor:
+        return 2.0**step * functional.mse_loss(net(batch), batch[:, :1])
+
+    found = diagnosed(loss, model, 40, kind=optimizer)
+    assert (found.causes[0].kind, found.causes[0].confidence) == ("loss-without-floor", 0.96)
+    assert "multiplied by 1 at the start" in found.causes[0].evidence[0]
+
+
+def test_a_constant_factor_of_the_loss_is_not_said_to_grow(model: nn.Sequential) -> None:
+    """What grows is the loss, at a learning rate that does not fit the factor."""
+
+    def loss(net: nn.Module, batch: Tensor, step: int) -> Tensor:
+        return 300.0 * functional.mse_loss(net(batch), batch[:, :1])
+
+    assert diagnosed(loss, model, 40).causes[0].kind != "loss-without-floor"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from lightning_gradexplode.diagnose.causes.loss_factors import raised_factor
 from lightning_gradexplode.diagnose.curves import FloatArray, curve, failing_step, is_critical, loss_curve
 from lightning_gradexplode.diagnose.learning import ENOUGH
 from lightning_gradexplode.diagnose.operation_names import base_name
@@ -40,6 +41,9 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
                 0.9,
                 ("minimize it: `maximize=False` in the optimizer",),
             )
+    raised = raised_factor(evidence)
+    if raised is not None:
+        return raised
     first, least = loss.first, loss.least
     if first is None or least is None or len(loss) < 3 or least >= 0:
         return None

@@ -44,10 +44,12 @@ class GraphFault:
     Args:
         replay: The first operation or tensor at fault, in the form of a replay of the step.
         fields: Facts about the tensors without a gradient: the data, or tensors computed from it.
+        divisors: The numbers that results of one element are divided by in the loss, None if they are not known.
     """
 
     replay: Replay | None
     fields: tuple[FieldFacts, ...] = ()
+    divisors: tuple[float, ...] | None = None
 
 
 def fault_in_graph(loss: Tensor, module: nn.Module) -> GraphFault | None:
@@ -64,7 +66,7 @@ def fault_in_graph(loss: Tensor, module: nn.Module) -> GraphFault | None:
     fields = fields_in_graph(graph, names)
     found = Search(graph).explain(loss.grad_fn)
     if not isinstance(found, Found):
-        return GraphFault(None, fields)
+        return GraphFault(None, fields, _divisors(graph))
     return _explained(graph, found, fields, names, loss)
 
 
@@ -153,6 +155,7 @@ def _explained(
             **given,
         ),
         fields,
+        _divisors(graph),
     )
 
 

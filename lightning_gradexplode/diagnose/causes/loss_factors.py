@@ -1,0 +1,36 @@
+"""Numbers that the loss, or a term of it, is multiplied by."""
+
+from __future__ import annotations
+
+from lightning_gradexplode.diagnose.curves import curve
+from lightning_gradexplode.records import Cause, Evidence
+
+RAISED = ((100.0, 0.96), (10.0, 0.7))
+"""Growths of a number during the run, and the confidence that its growth makes the loss explode."""
+
+
+def raised_factor(evidence: Evidence) -> Cause | None:
+    """Return the cause if a number that the loss or a term of it is multiplied by has grown far during the run.
+
+    A number that grows up to one, as in a warm-up of a term, counts from one on only.
+    """
+    first, later = evidence.loss_divisors, evidence.later_loss_divisors
+    is_scaled = len(curve(evidence, "loss_scale").finite) > 0  # by a scaler, whose factor is divided out again
+    if not first or not later or len(first) != len(later) or len(evidence.run.optimizers) != 1 or is_scaled:
+        return None
+    factors = [(abs(1 / one), abs(1 / other)) for one, other in zip(first, later, strict=True)]
+    before, now = max(factors, key=lambda one: one[1] / max(one[0], 1.0))
+    most = max(before, 1.0)
+    confidence = next((value for growth, value in RAISED if now >= growth * most), None)
+    if confidence is None:
+        return None
+    return Cause(
+        "loss-without-floor",
+        None,
+        (
+            f"The loss, or a term of it, was multiplied by {before:.3g} at the start and is by {now:.3g} now: "
+            "loss and gradient grow with that number, whatever the weights are.",
+        ),
+        confidence,
+        (f"bound the number: `factor = min(factor, {most:.3g})`, or divide the loss by the sum of all such numbers",),
+    )
