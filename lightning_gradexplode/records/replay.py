@@ -22,6 +22,7 @@ class Operand:
         nan_count: Number of NaN elements.
         inf_count: Number of infinite elements.
         at_fault: The element at the index of the first non-finite element of the result, None if the shapes differ.
+        is_constant: Whether it is known to have no gradient, such as a number of elements.
     """
 
     shape: tuple[int, ...]
@@ -31,6 +32,7 @@ class Operand:
     nan_count: int = 0
     inf_count: int = 0
     at_fault: float | None = None
+    is_constant: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ def empty_reduction(operation: Operation, name: str) -> Fault | None:
         divisor = operation.inputs[1]
         below = divisor.least if below is None and divisor.least == divisor.greatest else below
         whole = not divisor.dtype.removeprefix("torch.").startswith(("float", "bfloat"))
-        if below == 0 and above in (0, None) and (whole or divides_by_count(code)):
+        if below == 0 and above in (0, None) and (whole or divisor.is_constant or divides_by_count(code)):
             return Fault(
                 "empty",
                 "A mean was computed over nothing: 0/0, a sum over no element by a count of zero.",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -188,6 +188,11 @@ def _operation(
     shape = torch.Size(shape_of(node, 0) or ())
     place = first_place(mask)
     inputs = [graph.value(one) for one in graph.arguments[node]]
+    operands = [
+        replace(operand(value, place, shape), is_constant=one.source is None)
+        for one, value in zip(graph.arguments[node], inputs, strict=True)
+        if value is not None
+    ]
     dtype = "float32" if result is None else str(result.dtype).removeprefix("torch.")
     unknown = [shape_of(one.source, one.output) for one in graph.arguments[node] if one.source is not None]
     owner = owner_of(graph, node, names)
@@ -197,7 +202,7 @@ def _operation(
         phase="forward",
         result="nan" if result is None else kind_of(result),
         module=None if owner is None else owner.rpartition(".")[0],
-        inputs=tuple(operand(one, place, shape) for one in (*inputs, *nonfinite_weights(node)) if one is not None)
+        inputs=(*operands, *(operand(one, place, shape) for one in nonfinite_weights(node)))
         or tuple(Operand(one, dtype) for one in unknown if one is not None),
         scalars=scalars_of(node),
         rows=() if mask is None else _batch_shape(fields).rows(mask),

@@ -27,6 +27,7 @@ FAULTS: dict[str, tuple[str, str, tuple[Any, ...], dict[str, Any]]] = {
     ),
     "a sum over a count": ("empty", "div", (ZERO, ZERO), {"code": "loss = e.sum() / mask.sum()"}),
     "a sum over a whole number": ("empty", "div", (ZERO, operand(0.0, 0.0, 0.0, shape=(), dtype="int64")), {}),
+    "a sum over a number without a gradient": ("empty", "div", (ZERO, operand(0.0, 0.0, 0.0, is_constant=True)), {}),
     "the mean of nothing": ("empty", "mean", (Operand((0, 4), "float32"),), {}),
     "the deviation of one": ("empty", "std", (operand(None, shape=(1,)),), {}),
     "no label left": ("empty", "nll_loss_forward", (operand(None), operand(None, dtype="int64")), {}),
