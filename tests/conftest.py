@@ -85,5 +85,5 @@ def _logger_settings_are_restored() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _replays_have_enough_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Allow replays more time than in a run, so that none is given up on a busy machine."""
-    for name in ("replay", "experiments"):
+    for name in ("replay", "experiments.experiments"):
         monkeypatch.setattr(f"lightning_gradexplode.diagnose.replay.{name}.SECONDS", 120.0)

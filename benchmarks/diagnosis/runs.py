@@ -20,7 +20,7 @@ from benchmarks.diagnosis.probe import Probe, has_finite_weights
 from lightning_gradexplode import GradientExplosionMonitor
 from lightning_gradexplode.records.diagnosis import Diagnosis
 
-for _name in ("replay", "experiments"):
+for _name in ("replay", "experiments.experiments"):
     # Replays have more time than in a run, so that the results do not depend on the load of the machine.
     vars(importlib.import_module(f"lightning_gradexplode.diagnose.replay.{_name}"))["SECONDS"] = 120.0
 

@@ -6,7 +6,7 @@ import math
 
 from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, history_at_fault, loss_curve
 from lightning_gradexplode.diagnose.optimizers import numbers_of
-from lightning_gradexplode.diagnose.remedies import uses_adaptive_optimizer
+from lightning_gradexplode.diagnose.remedies.common import uses_adaptive_optimizer
 from lightning_gradexplode.diagnose.trends import JUMP, initial_weight_norm, starts_huge
 from lightning_gradexplode.records import Evidence
 

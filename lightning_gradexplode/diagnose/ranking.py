@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from lightning_gradexplode.diagnose import remedies as common
+from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.calm import calm_causes
 from lightning_gradexplode.diagnose.causes import RULES
 from lightning_gradexplode.diagnose.curves import critical_step, first_nonfinite, is_critical
@@ -150,12 +150,12 @@ def _unknown(evidence: Evidence) -> Cause:
             "number below one: `parameter.mul_(1 - lr * weight_decay)`"
         ]
     elif change is not None:
-        advice = common.rollback(evidence)
+        advice = remedies.rollback(evidence)
     elif first_nonfinite(evidence) is None:
-        advice = common.clip(evidence) if trend(evidence).has_diverged else []
+        advice = remedies.clip(evidence) if trend(evidence).has_diverged else []
     else:
-        one_batch = common.clip(evidence) if trend(evidence).has_diverged else common.skip(evidence)
-        advice = [*common.anomaly_mode(evidence), *one_batch]
+        one_batch = remedies.clip(evidence) if trend(evidence).has_diverged else remedies.skip(evidence)
+        advice = [*remedies.anomaly_mode(evidence), *one_batch]
     return Cause("unknown", None, observations(evidence), 0.0, tuple(advice))
 
 

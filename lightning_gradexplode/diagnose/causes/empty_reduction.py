@@ -13,7 +13,7 @@ from lightning_gradexplode.diagnose.causes.operation_evidence import (
     rows_sentence,
 )
 from lightning_gradexplode.diagnose.curves import first_nonfinite
-from lightning_gradexplode.diagnose.operation_names import DIVISIONS, base_name, location_of
+from lightning_gradexplode.diagnose.faults.operations import DIVISIONS, base_name, location_of
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence, FieldFacts, Operation
 

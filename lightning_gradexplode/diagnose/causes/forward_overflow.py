@@ -15,8 +15,7 @@ from lightning_gradexplode.diagnose.causes.operation_evidence import (
     rows_sentence,
 )
 from lightning_gradexplode.diagnose.faults import Fault, fault_of
-from lightning_gradexplode.diagnose.first_update import jump_by_first_update
-from lightning_gradexplode.diagnose.operation_names import (
+from lightning_gradexplode.diagnose.faults.operations import (
     is_exponential,
     is_half,
     is_product,
@@ -24,6 +23,7 @@ from lightning_gradexplode.diagnose.operation_names import (
     location_of,
     name_of,
 )
+from lightning_gradexplode.diagnose.first_update import jump_by_first_update
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence, Operation
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lightning_gradexplode.diagnose.batch import inputs
 from lightning_gradexplode.diagnose.layers import DEEP, layers
 from lightning_gradexplode.diagnose.line_search import line_search
-from lightning_gradexplode.diagnose.recurrence_remedies import recurrence_remedies
+from lightning_gradexplode.diagnose.remedies.recurrence import recurrence_remedies
 from lightning_gradexplode.diagnose.repeated_weights import recurrent_parameters
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.curves import first_nonfinite
-from lightning_gradexplode.diagnose.operation_names import name_of
+from lightning_gradexplode.diagnose.faults.operations import name_of
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence
 

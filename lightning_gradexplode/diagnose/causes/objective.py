@@ -10,8 +10,8 @@ import numpy as np
 
 from lightning_gradexplode.diagnose.causes.loss_factors import raised_factor
 from lightning_gradexplode.diagnose.curves import FloatArray, curve, failing_step, is_critical, loss_curve
+from lightning_gradexplode.diagnose.faults.operations import base_name
 from lightning_gradexplode.diagnose.learning import ENOUGH
-from lightning_gradexplode.diagnose.operation_names import base_name
 from lightning_gradexplode.diagnose.trends import initial_weight_norm, trend
 from lightning_gradexplode.records import Cause, Evidence, RunFacts
 

@@ -9,7 +9,7 @@ from lightning_gradexplode.diagnose.causes.indication import Indication
 from lightning_gradexplode.diagnose.curves import critical_step, curve, failing_step, is_critical, loss_curve
 from lightning_gradexplode.diagnose.first_update import jump_by_first_update
 from lightning_gradexplode.diagnose.line_search import line_search
-from lightning_gradexplode.diagnose.rate_remedies import rate_remedies
+from lightning_gradexplode.diagnose.remedies.rate import rate_remedies
 from lightning_gradexplode.diagnose.trends import (
     SHORT,
     Trend,

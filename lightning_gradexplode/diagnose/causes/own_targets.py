@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from lightning_gradexplode.diagnose.batch import is_of_batch, size_of, targets
-from lightning_gradexplode.diagnose.operation_names import base_name
+from lightning_gradexplode.diagnose.faults.operations import base_name
 from lightning_gradexplode.records import Activation, Evidence, FieldFacts, LossTerm, RunFacts
 
 HALF_AS_LARGE = 0.5

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.causes.operation_evidence import fault
 from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, loss_curve, signs
-from lightning_gradexplode.diagnose.loop_code import code_of
-from lightning_gradexplode.diagnose.operation_names import is_half, location_of
+from lightning_gradexplode.diagnose.faults.operations import is_half, location_of
+from lightning_gradexplode.diagnose.remedies.loop_code import code_of
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence, RunFacts
 

@@ -9,7 +9,7 @@ from lightning_gradexplode.diagnose.causes.loops import carried_state, cell_by_h
 from lightning_gradexplode.diagnose.curves import loss_curve
 from lightning_gradexplode.diagnose.gain_profiles import backward_gain
 from lightning_gradexplode.diagnose.layers import DEEP, first_numbers, gain_of, is_early, layers
-from lightning_gradexplode.diagnose.recurrence_remedies import recurrence_remedies
+from lightning_gradexplode.diagnose.remedies.recurrence import recurrence_remedies
 from lightning_gradexplode.diagnose.repeated_weights import is_gated, own_matrices, recurrent_parameters
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Activation, Cause, Evidence, ParameterFacts, RunFacts

@@ -9,7 +9,7 @@ from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import is_from_graph, is_same, place_of, rows_of, size_of, targets
 from lightning_gradexplode.diagnose.causes.operation_evidence import fault
 from lightning_gradexplode.diagnose.curves import loss_curve
-from lightning_gradexplode.diagnose.operation_names import DIVISIONS, base_name, location_of, name_of
+from lightning_gradexplode.diagnose.faults.operations import DIVISIONS, base_name, location_of, name_of
 from lightning_gradexplode.records import Cause, Evidence, FieldFacts, LossTerm, Operand, Operation
 
 PROBABILITY_LOSSES = ("binary_cross_entropy", "bce", "kl_div", "multilabel_soft_margin")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lightning_gradexplode.diagnose.faults.fault import Fault
 from lightning_gradexplode.diagnose.faults.operands import holds_nonfinite
-from lightning_gradexplode.diagnose.line_remedies import divides_by_count
-from lightning_gradexplode.diagnose.operation_names import DIVISIONS, largest_input
+from lightning_gradexplode.diagnose.faults.operations import DIVISIONS, largest_input
+from lightning_gradexplode.diagnose.remedies.lines import divides_by_count
 from lightning_gradexplode.records import Operation
 
 _REDUCTIONS = {

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from lightning_gradexplode.diagnose.faults.empty import empty_reduction
 from lightning_gradexplode.diagnose.faults.fault import Fault
 from lightning_gradexplode.diagnose.faults.operands import inputs_in_words
+from lightning_gradexplode.diagnose.faults.operations import DIVISIONS, is_exponential, name_of
 from lightning_gradexplode.diagnose.faults.overflow import overflow
 from lightning_gradexplode.diagnose.faults.undefined import SOFTMAXES, is_of_matrix, undefined_operation
-from lightning_gradexplode.diagnose.line_remedies import remedy_for, remedy_for_overflow
-from lightning_gradexplode.diagnose.operation_names import DIVISIONS, is_exponential, name_of
+from lightning_gradexplode.diagnose.remedies.lines import remedy_for, remedy_for_overflow
 from lightning_gradexplode.records import Operation
 
 _ARITHMETIC = {"add", "div", "full", "mul", "sub"}

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from lightning_gradexplode.diagnose.faults.fault import Fault
 from lightning_gradexplode.diagnose.faults.operands import at_fault, number_or
-from lightning_gradexplode.diagnose.line_remedies import remedy_for_overflow
-from lightning_gradexplode.diagnose.operation_names import is_exponential, largest_input, limit_of
+from lightning_gradexplode.diagnose.faults.operations import is_exponential, largest_input, limit_of
+from lightning_gradexplode.diagnose.remedies.lines import remedy_for_overflow
 from lightning_gradexplode.records import Operation
 
 

@@ -7,8 +7,8 @@ import re
 
 from lightning_gradexplode.diagnose.faults.fault import Fault
 from lightning_gradexplode.diagnose.faults.operands import at_fault, holds_infinity, inputs_in_words, number_or, type_of
-from lightning_gradexplode.diagnose.line_remedies import remedy_for, remedy_for_divisor, remedy_for_number
-from lightning_gradexplode.diagnose.operation_names import DIVISIONS, largest_input, limit_of
+from lightning_gradexplode.diagnose.faults.operations import DIVISIONS, largest_input, limit_of
+from lightning_gradexplode.diagnose.remedies.lines import remedy_for, remedy_for_divisor, remedy_for_number
 from lightning_gradexplode.records import Operation
 
 _POLES = {"log", "log2", "log10", "log1p", "div", "true_divide", "reciprocal", "rsqrt", "logit", "special_logit",

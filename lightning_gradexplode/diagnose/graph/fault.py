@@ -26,9 +26,15 @@ from lightning_gradexplode.diagnose.graph.nodes import (
 )
 from lightning_gradexplode.diagnose.graph.recompute import recomputed
 from lightning_gradexplode.diagnose.graph.search import Found, Search
-from lightning_gradexplode.diagnose.replay.batch_shape import BatchShape
-from lightning_gradexplode.diagnose.replay.finiteness import all_finite, first_place, kind_of, nonfinite_mask, operand
-from lightning_gradexplode.diagnose.replay.guard import HALF
+from lightning_gradexplode.diagnose.replay.observation.batch_shape import BatchShape
+from lightning_gradexplode.diagnose.replay.observation.finiteness import (
+    all_finite,
+    first_place,
+    kind_of,
+    nonfinite_mask,
+    operand,
+)
+from lightning_gradexplode.diagnose.replay.observation.guard import HALF
 from lightning_gradexplode.records import FieldFacts, LossTerm, Operand, Operation, Replay
 
 _LOSSES = {"mse_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits"}

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_gradexplode.diagnose.faults.operations import base_name
 from lightning_gradexplode.diagnose.graph.recompute import recomputed
-from lightning_gradexplode.diagnose.operation_names import base_name
-from lightning_gradexplode.diagnose.replay.finiteness import all_finite, is_in_memory
+from lightning_gradexplode.diagnose.replay.observation.finiteness import all_finite, is_in_memory
 
 MOST_NODES = 20_000
 """Graphs with more nodes are not read."""

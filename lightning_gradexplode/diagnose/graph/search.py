@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
 from lightning_gradexplode.diagnose.graph.nodes import Argument, Graph, name_of_node, shape_of
-from lightning_gradexplode.diagnose.replay.finiteness import has_nan
+from lightning_gradexplode.diagnose.replay.observation.finiteness import has_nan
 
 _CARRYING = {
     "add", "alias", "amax", "amin", "as_strided", "cat", "clone", "copy_slices", "cumsum", "diagonal", "embedding",

@@ -17,9 +17,9 @@ variables, files that it opens, prints) happens a second time.
 
 from lightning_gradexplode.diagnose.replay.attribute_state import AttributeState
 from lightning_gradexplode.diagnose.replay.batch import KeptBatch
-from lightning_gradexplode.diagnose.replay.experiments import line_search, run_experiments
+from lightning_gradexplode.diagnose.replay.copies.module_copy import ModuleCopy
+from lightning_gradexplode.diagnose.replay.experiments.experiments import line_search, run_experiments
 from lightning_gradexplode.diagnose.replay.kept_weights import checksums, keep_weights
-from lightning_gradexplode.diagnose.replay.module_copy import ModuleCopy
 from lightning_gradexplode.diagnose.replay.random_state import RandomState
 from lightning_gradexplode.diagnose.replay.replay import Failed, replay_step
 from lightning_gradexplode.diagnose.replay.step import ReplayStep

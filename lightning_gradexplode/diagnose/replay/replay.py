@@ -10,15 +10,15 @@ from typing import Literal
 
 from torch import Tensor
 
-from lightning_gradexplode.diagnose.replay.batch_shape import BatchShape
-from lightning_gradexplode.diagnose.replay.events import Event, Source, earliest
-from lightning_gradexplode.diagnose.replay.finiteness import all_finite
-from lightning_gradexplode.diagnose.replay.guard import WRITES
-from lightning_gradexplode.diagnose.replay.module_copy import ModuleCopy
-from lightning_gradexplode.diagnose.replay.module_hooks import ModuleHooks
-from lightning_gradexplode.diagnose.replay.observer import Observer
-from lightning_gradexplode.diagnose.replay.sources import is_as_before, origins_before
-from lightning_gradexplode.diagnose.replay.stand_ins import ReplayStopped
+from lightning_gradexplode.diagnose.replay.copies.module_copy import ModuleCopy
+from lightning_gradexplode.diagnose.replay.copies.stand_ins import ReplayStopped
+from lightning_gradexplode.diagnose.replay.observation.batch_shape import BatchShape
+from lightning_gradexplode.diagnose.replay.observation.events import Event, Source, earliest
+from lightning_gradexplode.diagnose.replay.observation.finiteness import all_finite
+from lightning_gradexplode.diagnose.replay.observation.guard import WRITES
+from lightning_gradexplode.diagnose.replay.observation.module_hooks import ModuleHooks
+from lightning_gradexplode.diagnose.replay.observation.observer import Observer
+from lightning_gradexplode.diagnose.replay.observation.sources import is_as_before, origins_before
 from lightning_gradexplode.diagnose.replay.step import Outcome, ReplayStep, compute, deadline_of, failure
 from lightning_gradexplode.measure.batch_fields import fields_of
 from lightning_gradexplode.records import Replay

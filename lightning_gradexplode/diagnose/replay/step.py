@@ -16,11 +16,11 @@ from torch.optim import Optimizer
 
 from lightning_gradexplode.diagnose.replay.attribute_state import AttributeState
 from lightning_gradexplode.diagnose.replay.batch import KeptBatch, map_batch
-from lightning_gradexplode.diagnose.replay.guard import Guard
-from lightning_gradexplode.diagnose.replay.module_copy import LossReached, ModuleCopy, unwrapped
-from lightning_gradexplode.diagnose.replay.private_arrays import PrivateArrays
+from lightning_gradexplode.diagnose.replay.copies.module_copy import LossReached, ModuleCopy, unwrapped
+from lightning_gradexplode.diagnose.replay.copies.stand_ins import ReplayStopped
+from lightning_gradexplode.diagnose.replay.observation.guard import Guard
+from lightning_gradexplode.diagnose.replay.observation.private_arrays import PrivateArrays
 from lightning_gradexplode.diagnose.replay.random_state import RandomState, random_state
-from lightning_gradexplode.diagnose.replay.stand_ins import ReplayStopped
 
 _NO_MEMORY = ("out of memory", "allocate memory")
 """Parts of torch's error messages when memory is exhausted, on accelerators and on processors."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lightning_gradexplode.diagnose.faults import fault_of
-from lightning_gradexplode.diagnose.operation_names import base_name, location_of
+from lightning_gradexplode.diagnose.faults.operations import base_name, location_of
 from lightning_gradexplode.records import Operand, Operation
 from tests.diagnose.evidence import operand, operation
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from lightning_gradexplode.diagnose.curves import critical_step, curve, first_nonfinite
-from lightning_gradexplode.diagnose.loop_code import code_of
+from lightning_gradexplode.diagnose.remedies.loop_code import code_of
 from lightning_gradexplode.records import Evidence, RunFacts
 from lightning_gradexplode.records.replay import NO_REPLAY
 

@@ -18,15 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_gradexplode.diagnose.replay.left_out import (
+from lightning_gradexplode.diagnose.replay.copies.left_out import (
     BLOCKING,
     LOGGERS,
     SHARED_PACKAGES,
     is_from,
     without_hooks,
 )
-from lightning_gradexplode.diagnose.replay.stand_ins import ReplayStopped, Silent, Unavailable
-from lightning_gradexplode.diagnose.replay.tensor_copies import TensorCopies
+from lightning_gradexplode.diagnose.replay.copies.stand_ins import ReplayStopped, Silent, Unavailable
+from lightning_gradexplode.diagnose.replay.copies.tensor_copies import TensorCopies
 
 LARGE = 10_000
 """A container of more elements is copied alone, and its elements are shared."""

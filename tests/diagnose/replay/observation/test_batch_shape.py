@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_gradexplode.diagnose.replay.batch_shape import BatchShape
+from lightning_gradexplode.diagnose.replay.observation.batch_shape import BatchShape
 from lightning_gradexplode.measure.batch_fields import fields_of
 
 BATCH = BatchShape.of(fields_of({"tokens": torch.zeros(6, 5), "labels": torch.zeros(6)}))

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from lightning_gradexplode.diagnose.replay.batch import map_batch, take_rows
-from lightning_gradexplode.diagnose.replay.guard import HALF, Guard
-from lightning_gradexplode.diagnose.replay.module_copy import ModuleCopy, unwrapped
-from lightning_gradexplode.diagnose.replay.stand_ins import ReplayStopped
+from lightning_gradexplode.diagnose.replay.copies.module_copy import ModuleCopy, unwrapped
+from lightning_gradexplode.diagnose.replay.copies.stand_ins import ReplayStopped
+from lightning_gradexplode.diagnose.replay.observation.guard import HALF, Guard
 from lightning_gradexplode.diagnose.replay.step import ReplayStep, compute
 from lightning_gradexplode.measure.batch_fields import batch_size, fields_of
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_gradexplode.diagnose.replay.stand_ins import ReplayStopped
-from lightning_gradexplode.diagnose.replay.starts import try_starts
+from lightning_gradexplode.diagnose.replay.copies.stand_ins import ReplayStopped
+from lightning_gradexplode.diagnose.replay.experiments.starts import try_starts
+from lightning_gradexplode.diagnose.replay.experiments.variants import Variants
 from lightning_gradexplode.diagnose.replay.step import ReplayStep, deadline_of
-from lightning_gradexplode.diagnose.replay.variants import Variants
 from lightning_gradexplode.measure.field_rows import MOST_ROWS
 from lightning_gradexplode.measure.parameters import plain_name
 from lightning_gradexplode.records import Experiments, Replay

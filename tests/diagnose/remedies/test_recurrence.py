@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lightning_gradexplode.diagnose.recurrence_remedies import recurrence_remedies
+from lightning_gradexplode.diagnose.remedies.recurrence import recurrence_remedies
 from lightning_gradexplode.records import Experiments, StartTrial
 from tests.diagnose.evidence import diverged, parameter
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.loop_code import code_of
+from lightning_gradexplode.diagnose.remedies import common
+from lightning_gradexplode.diagnose.remedies.loop_code import code_of
 from lightning_gradexplode.diagnose.repeated_weights import CALM
 from lightning_gradexplode.records import Evidence, Experiments, ParameterFacts, StartTrial
 
@@ -28,7 +28,7 @@ def recurrence_remedies(
     if parameter is not None and len(parameter.shape) == 1:
         return (
             f"keep its elements below one: multiply by `torch.sigmoid({code})`",
-            *remedies.clip(evidence),
+            *common.clip(evidence),
             shorten,
         )
     if parameter is not None and not gated and parameter.shape[0] > parameter.shape[-1]:
@@ -40,7 +40,7 @@ def recurrence_remedies(
         )
     elif not gated:
         advice += _starts(evidence, parameter, name, code)
-    advice += remedies.clip(evidence)
+    advice += common.clip(evidence)
     if "RecurrentBound" not in evidence.run.on_explosion:
         bound = f'RecurrentBound(parameters=["{name}"])'
         monitor = code_of(evidence.run).monitor(f"on_explosion={bound}")

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_gradexplode.diagnose.replay.guard import flat, name_of
+from lightning_gradexplode.diagnose.replay.observation.guard import flat, name_of
 
 _MOVING = {
     "argsort",

@@ -12,9 +12,9 @@ from lightning_gradexplode.diagnose.causes.precision import SMALLEST_CHANGE, wei
 from lightning_gradexplode.diagnose.curves import curve, loss_curve
 from lightning_gradexplode.diagnose.first_update import first_update_ratio
 from lightning_gradexplode.diagnose.learning import ENOUGH, learned
-from lightning_gradexplode.diagnose.loop_code import code_of
 from lightning_gradexplode.diagnose.optimizers import keeps_state
-from lightning_gradexplode.diagnose.rate_remedies import rate_remedies
+from lightning_gradexplode.diagnose.remedies.loop_code import code_of
+from lightning_gradexplode.diagnose.remedies.rate import rate_remedies
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence
 

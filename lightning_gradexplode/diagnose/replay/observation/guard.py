@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_gradexplode.diagnose.replay.finiteness import storage_key
-from lightning_gradexplode.diagnose.replay.stand_ins import ReplayStopped
+from lightning_gradexplode.diagnose.replay.copies.stand_ins import ReplayStopped
+from lightning_gradexplode.diagnose.replay.observation.finiteness import storage_key
 
 _COLLECTIVES = ("c10d", "_c10d_functional", "c10d_functional", "_c10d_functional_autograd", "_dtensor")
 HALF = (torch.float16, torch.bfloat16)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_gradexplode.diagnose.replay.finiteness import plain
-from lightning_gradexplode.diagnose.replay.guard import flat
-from lightning_gradexplode.diagnose.replay.observer import Observer
+from lightning_gradexplode.diagnose.replay.observation.finiteness import plain
+from lightning_gradexplode.diagnose.replay.observation.guard import flat
+from lightning_gradexplode.diagnose.replay.observation.observer import Observer
 from lightning_gradexplode.measure.parameters import plain_name
 from lightning_gradexplode.records import Activation
 

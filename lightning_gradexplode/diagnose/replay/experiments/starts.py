@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_gradexplode.diagnose.replay.stand_ins import ReplayStopped
-from lightning_gradexplode.diagnose.replay.variants import Variants
+from lightning_gradexplode.diagnose.replay.copies.stand_ins import ReplayStopped
+from lightning_gradexplode.diagnose.replay.experiments.variants import Variants
 from lightning_gradexplode.measure.parameters import plain_name
 from lightning_gradexplode.records import StartTrial
 

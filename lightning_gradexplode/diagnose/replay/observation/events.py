@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from lightning_gradexplode.diagnose.replay.finiteness import all_finite, has_nan, storage_key
+from lightning_gradexplode.diagnose.replay.observation.finiteness import all_finite, has_nan, storage_key
 from lightning_gradexplode.records import Operation
 
 Kind = Literal["batch", "parameter", "buffer", "attribute"]

@@ -6,10 +6,10 @@ from collections.abc import Sequence, Set
 
 from torch import Tensor, nn
 
-from lightning_gradexplode.diagnose.replay.events import Kind, Origin, Origins, Source
-from lightning_gradexplode.diagnose.replay.finiteness import all_finite, has_nan, storage_key
-from lightning_gradexplode.diagnose.replay.module_copy import ModuleCopy
-from lightning_gradexplode.diagnose.replay.stand_ins import ReplayStopped
+from lightning_gradexplode.diagnose.replay.copies.module_copy import ModuleCopy
+from lightning_gradexplode.diagnose.replay.copies.stand_ins import ReplayStopped
+from lightning_gradexplode.diagnose.replay.observation.events import Kind, Origin, Origins, Source
+from lightning_gradexplode.diagnose.replay.observation.finiteness import all_finite, has_nan, storage_key
 from lightning_gradexplode.measure.batch_fields import Field
 from lightning_gradexplode.measure.field_rows import scan_rows
 from lightning_gradexplode.measure.parameters import plain_name

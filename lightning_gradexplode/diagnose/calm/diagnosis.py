@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 
 from lightning_gradexplode.diagnose.batch import is_mask, place_of, targets
-from lightning_gradexplode.diagnose.calm_optimizer import (
+from lightning_gradexplode.diagnose.calm.optimizer import (
     first_update_ruins,
     updates_are_rounded_away,
 )
-from lightning_gradexplode.diagnose.calm_weights import (
+from lightning_gradexplode.diagnose.calm.weights import (
     scale_too_large,
     weights_too_large,
     weights_without_gradient,

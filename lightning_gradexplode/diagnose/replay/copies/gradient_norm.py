@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from lightning_gradexplode.diagnose.replay.finiteness import all_finite
+from lightning_gradexplode.diagnose.replay.observation.finiteness import all_finite
 
 
 class GradientNorm:

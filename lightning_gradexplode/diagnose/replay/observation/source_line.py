@@ -33,7 +33,7 @@ _NOTEBOOKS = ("ipykernel_", "<ipython-input-")
 _INSTALLED = ("site-packages", "dist-packages")
 """Names of folders with installed packages."""
 
-_CALLER = str(Path(__file__).with_name("step.py"))
+_CALLER = str(Path(__file__).parents[1] / "step.py")
 """The file that runs the step: frames outside of it belong to the run."""
 
 _ENGINE = "_engine_run_backward"
@@ -140,6 +140,6 @@ def _package(filename: str) -> str | None:
 def _roots() -> tuple[Path, ...]:
     """Return the folders in which packages are installed, and the one of this package."""
     torch_root = Path(sys.modules["torch"].__file__ or "").parent.parent
-    own = Path(__file__).parents[3]
+    own = Path(__file__).parents[4]
     installed = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
     return (torch_root, *installed, own)

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_gradexplode.diagnose.replay.attribute_state import AttributeState
-from lightning_gradexplode.diagnose.replay.gradient_norm import GradientNorm
-from lightning_gradexplode.diagnose.replay.left_out import leaves_out
-from lightning_gradexplode.diagnose.replay.stand_ins import OptimizerStandIn, ReadOnly, ReplayStopped, Silent
-from lightning_gradexplode.diagnose.replay.structural_copy import StructuralCopy
+from lightning_gradexplode.diagnose.replay.copies.gradient_norm import GradientNorm
+from lightning_gradexplode.diagnose.replay.copies.left_out import leaves_out
+from lightning_gradexplode.diagnose.replay.copies.stand_ins import OptimizerStandIn, ReadOnly, ReplayStopped, Silent
+from lightning_gradexplode.diagnose.replay.copies.structural_copy import StructuralCopy
 from lightning_gradexplode.measure.parameters import plain_name
 
 TENSOR_BYTES = 256 << 20

@@ -13,7 +13,7 @@ from torch import nn
 
 from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.first_update import first_update_ratio
-from lightning_gradexplode.diagnose.rate_remedies import rate_factor
+from lightning_gradexplode.diagnose.remedies.rate import rate_factor
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Evidence, Experiments, OptimizerFacts
 from tests.diagnose.evidence import diverged, growing, history, parameter, run

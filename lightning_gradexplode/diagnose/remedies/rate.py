@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.curves import curve, loss_curve
 from lightning_gradexplode.diagnose.first_update import first_update_ratio
 from lightning_gradexplode.diagnose.line_search import line_search
+from lightning_gradexplode.diagnose.remedies import common
 from lightning_gradexplode.diagnose.trends import Trend
 from lightning_gradexplode.records import Evidence
 
@@ -21,9 +21,9 @@ SAME_PARABOLA = 4.0
 def rate_remedies(evidence: Evidence, course: Trend) -> tuple[str, ...]:
     """Return the remedies for a learning rate that is too high: a lower one, a warm-up, clipping."""
     return (
-        *remedies.lower_rate(evidence, rate_factor(evidence, course)),
-        *remedies.warm_up(evidence),
-        *remedies.clip(evidence),
+        *common.lower_rate(evidence, rate_factor(evidence, course)),
+        *common.warm_up(evidence),
+        *common.clip(evidence),
     )
 
 

@@ -15,9 +15,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_gradexplode.diagnose.replay.batch_shape import BatchShape
-from lightning_gradexplode.diagnose.replay.events import Event, Input, Origin, Origins, inherited
-from lightning_gradexplode.diagnose.replay.finiteness import (
+from lightning_gradexplode.diagnose.replay.observation.batch_shape import BatchShape
+from lightning_gradexplode.diagnose.replay.observation.events import Event, Input, Origin, Origins, inherited
+from lightning_gradexplode.diagnose.replay.observation.finiteness import (
     all_finite,
     first_place,
     has_nan,
@@ -27,9 +27,9 @@ from lightning_gradexplode.diagnose.replay.finiteness import (
     storage_bytes,
     storage_key,
 )
-from lightning_gradexplode.diagnose.replay.guard import HALF, Guard, flat, is_view, name_of, read, written
-from lightning_gradexplode.diagnose.replay.row_order import moves_rows
-from lightning_gradexplode.diagnose.replay.source_line import SourceLine, calling_line
+from lightning_gradexplode.diagnose.replay.observation.guard import HALF, Guard, flat, is_view, name_of, read, written
+from lightning_gradexplode.diagnose.replay.observation.row_order import moves_rows
+from lightning_gradexplode.diagnose.replay.observation.source_line import SourceLine, calling_line
 from lightning_gradexplode.records import LossTerm, Operation
 
 EVENTS = 200

@@ -12,7 +12,7 @@ from torch import nn
 
 import lightning_gradexplode.diagnose
 from lightning_gradexplode import GradientWatch
-from lightning_gradexplode.diagnose.loop_code import code_of
+from lightning_gradexplode.diagnose.remedies.loop_code import code_of
 from lightning_gradexplode.records import RunFacts
 
 LIGHTNING = re.compile(r"GradientExplosionMonitor|\bTrainer\(|trainer\.fit|manual_backward")
@@ -43,7 +43,7 @@ def test_lightning_is_the_loop_of_a_run_that_says_nothing() -> None:
 def test_no_rule_writes_code_of_lightning_by_itself() -> None:
     """In the source of the rules, code of a training loop stands in one file only."""
     folder = Path(lightning_gradexplode.diagnose.__file__).parent
-    rules = [*folder.glob("*.py"), *folder.glob("causes/*.py")]
+    rules = [one for part in ("", "calm", "causes", "remedies") for one in (folder / part).glob("*.py")]
     assert len(rules) > 20
     found = [one.name for one in rules if LIGHTNING.search(one.read_text(encoding="utf-8"))]
     assert found == ["loop_code.py"]
