@@ -27,7 +27,7 @@ def next_sizes(losses: list[float], decrease: float, failed: bool = False, prove
 
 def test_steps_grow_after_an_improvement() -> None:
     """While the loss decreases, the next step may be 30 % longer."""
-    assert next_sizes([1.0 - 0.05 * i for i in range(10)], 0.05) == (0.01, pytest.approx(0.013))
+    assert next_sizes([1.0 - 0.05 * i for i in range(10)], 0.05) == pytest.approx((0.01, 0.013))
 
 
 def test_a_rise_that_the_steps_can_have_caused_halves_them() -> None:
