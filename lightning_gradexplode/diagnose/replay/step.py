@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 
 from lightning_gradexplode.diagnose.replay.attribute_state import AttributeState
 from lightning_gradexplode.diagnose.replay.batch import KeptBatch, map_batch
-from lightning_gradexplode.diagnose.replay.copies.module_copy import LossReached, ModuleCopy, unwrapped
+from lightning_gradexplode.diagnose.replay.copies.copyable import unwrapped
+from lightning_gradexplode.diagnose.replay.copies.module_copy import LossReached, ModuleCopy
 from lightning_gradexplode.diagnose.replay.copies.stand_ins import ReplayStopped
 from lightning_gradexplode.diagnose.replay.observation.guard import Guard
 from lightning_gradexplode.diagnose.replay.observation.private_arrays import PrivateArrays

@@ -12,6 +12,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_gradexplode.diagnose.replay.attribute_state import AttributeState
+from lightning_gradexplode.diagnose.replay.copies.copyable import (
+    is_lightning,
+    require_separate,
+    require_values,
+    unwrapped,
+)
 from lightning_gradexplode.diagnose.replay.copies.gradient_norm import GradientNorm
 from lightning_gradexplode.diagnose.replay.copies.left_out import leaves_out
 from lightning_gradexplode.diagnose.replay.copies.stand_ins import OptimizerStandIn, ReadOnly, ReplayStopped, Silent
@@ -20,9 +26,6 @@ from lightning_gradexplode.measure.parameters import plain_name
 
 TENSOR_BYTES = 256 << 20
 """Budget for clones of buffers and other tensors."""
-
-_SHARDED = {"DTensor", "FlatParameter", "ShardedTensor"}
-_WRAPPERS = {"DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "_FabricModule"}
 
 
 class ModuleCopy:
@@ -83,7 +86,7 @@ class ModuleCopy:
         self._copier = copier = StructuralCopy(tensor_bytes, deadline)
         self.notes, self.owned = copier.notes, copier.tensors.owned
         original = unwrapped(module)
-        _refuse_sharded(original)
+        require_values(original)
         self._copy_tensors(original, {plain_name(name): one for name, one in (weights or {}).items()}, clone_parameters)
         self._optimizers = self._copy_optimizers(original, optimizers)
         trainer = self._copy_trainer(original)
@@ -91,7 +94,7 @@ class ModuleCopy:
             if isinstance(getattr(one, "_orig_mod", None), nn.Module):
                 copier.replace(one, copier(one._orig_mod))
         self.module: nn.Module = copier(original)
-        _require_separate(original, self.module, self.notes)
+        require_separate(original, self.module, self.notes)
         if attributes is not None:
             attributes.restore(copier.memo)
         if trainer is not None:
@@ -243,39 +246,3 @@ class ModuleCopy:
 
 class LossReached(BaseException):
     """Raised where the first backward pass would begin, if only the loss is wanted."""
-
-
-def unwrapped(module: nn.Module) -> nn.Module:
-    """Return the module without wrappers for distributed training and compilation."""
-    while True:
-        inner = getattr(module, "_orig_mod", None)
-        if inner is None and type(module).__name__ in _WRAPPERS:
-            inner = getattr(module, "module", None)
-        if not isinstance(inner, nn.Module):
-            return module
-        module = inner
-
-
-def is_lightning(module: nn.Module) -> bool:
-    """Return whether a module is a LightningModule of an installed Lightning."""
-    return any(one.__name__ == "LightningModule" and "lightning" in one.__module__ for one in type(module).__mro__)
-
-
-def _refuse_sharded(module: nn.Module) -> None:
-    """Raise `ReplayStopped` if the module's parameters are sharded, or not there yet."""
-    for name, one in module.named_parameters():
-        kinds = {kind.__name__ for kind in (*type(one).__mro__, *type(one.data).__mro__)}
-        if kinds & _SHARDED or hasattr(one, "ds_id"):
-            raise ReplayStopped("the parameters are sharded over several processes")
-        if "UninitializedTensorMixin" in kinds or one.is_meta:
-            raise ReplayStopped(f"the parameter {name} has no values")
-
-
-def _require_separate(original: nn.Module, copy: Any, notes: Sequence[str]) -> None:
-    """Raise `ReplayStopped` if the copy is none, or holds a module or parameter of the run itself."""
-    if not isinstance(copy, nn.Module):
-        raise ReplayStopped(notes[-1].rstrip(".") if notes else "the module cannot be copied")
-    own = {id(one) for one in (*original.modules(), *original.parameters())}
-    for one in (*copy.modules(), *copy.parameters()):
-        if id(one) in own:
-            raise ReplayStopped(f"a part of the module cannot be copied ({type(one).__name__})")

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from lightning_gradexplode.diagnose.replay.batch import map_batch, take_rows
-from lightning_gradexplode.diagnose.replay.copies.module_copy import ModuleCopy, unwrapped
+from lightning_gradexplode.diagnose.replay.copies.copyable import unwrapped
+from lightning_gradexplode.diagnose.replay.copies.module_copy import ModuleCopy
 from lightning_gradexplode.diagnose.replay.copies.stand_ins import ReplayStopped
 from lightning_gradexplode.diagnose.replay.observation.guard import HALF, Guard
 from lightning_gradexplode.diagnose.replay.step import ReplayStep, compute

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradexplode.diagnose.replay.observation.finiteness import plain
-from lightning_gradexplode.diagnose.replay.observation.guard import flat
 from lightning_gradexplode.diagnose.replay.observation.observer import Observer
+from lightning_gradexplode.diagnose.replay.observation.operation_calls import flat
 from lightning_gradexplode.measure.parameters import plain_name
 from lightning_gradexplode.records import Activation
 

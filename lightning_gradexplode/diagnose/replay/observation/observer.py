@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Set
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from lightning_gradexplode.diagnose.replay.observation.batch_rows import BatchRows
 from lightning_gradexplode.diagnose.replay.observation.batch_shape import BatchShape
 from lightning_gradexplode.diagnose.replay.observation.events import Event, Input, Origin, Origins, inherited
 from lightning_gradexplode.diagnose.replay.observation.finiteness import (
@@ -27,8 +27,9 @@ from lightning_gradexplode.diagnose.replay.observation.finiteness import (
     storage_bytes,
     storage_key,
 )
-from lightning_gradexplode.diagnose.replay.observation.guard import HALF, Guard, flat, is_view, name_of, read, written
-from lightning_gradexplode.diagnose.replay.observation.row_order import moves_rows
+from lightning_gradexplode.diagnose.replay.observation.forward_operations import ForwardOperations, Module
+from lightning_gradexplode.diagnose.replay.observation.guard import HALF, Guard
+from lightning_gradexplode.diagnose.replay.observation.operation_calls import flat, is_view, name_of, read, written
 from lightning_gradexplode.diagnose.replay.observation.source_line import SourceLine, calling_line
 from lightning_gradexplode.records import LossTerm, Operation
 
@@ -87,18 +88,6 @@ _UNINITIALIZED = {"empty", "empty_like", "empty_permuted", "empty_strided", "new
 
 Result = Literal["nan", "inf", "-inf", "large"]
 
-Module = tuple[str, str]
-"""Name and class of a module."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Node:
-    """What belongs to an autograd node: line and module of its operation, shapes only of what came from the batch."""
-
-    line: SourceLine | None = None
-    module: Module | None = None
-    batch_shapes: Set[tuple[int, ...]] = frozenset()
-
 
 class Observer(Guard):  # type: ignore[no-untyped-call]
     """Observes each operation of a step.
@@ -125,15 +114,14 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
         self.half_precision = False
         self.grown: Operation | None = None
         self._batch_shape = batch_shape
-        self._aligned = {storage_key(one) for one in batch} - {None}
-        self._mixed: set[int | None] = set()
+        self._rows = BatchRows(batch)
         self._events = 0
-        self._nodes: dict[int, _Node] = {}
+        self._forward = ForwardOperations()
         self._by_node: dict[int, Event] = {}
 
     def run(self, func: Any, args: Any, kwargs: Any, taken: Set[int | None]) -> Any:
         """Run an operation and check its result."""
-        own_node = self._new_node(args, kwargs)
+        own_node = self._forward.record(flat((args, kwargs.values())), self._module, self._rows.are_in)
         if is_view(func):
             return func(*args, **kwargs)
         overwritten = {id(one): _kept(one) for one in written(func, args, kwargs)}
@@ -141,7 +129,7 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
         name = name_of(func)
         if name in _UNINITIALIZED:
             return result
-        self._follow_rows(func, args, kwargs, taken, {storage_key(one) for one in flat((result,))})
+        self._rows.update(func, args, kwargs, taken, {storage_key(one) for one in flat((result,))})
         node = torch._C._current_autograd_node()
         outputs = [one for one in flat((result,)) if one.is_floating_point() or one.is_complex()]
         self.half_precision |= any(one.dtype in HALF for one in outputs)
@@ -150,10 +138,10 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
         finite = {id(one): all_finite(one) for one in outputs}
         bad = [one for one in outputs if not finite[id(one)]]
         if node is None and self.grown is None and not bad and name.rstrip("_") in _EXPONENTIALS:
-            self._look_for_growth(name, [overwritten.get(id(one), one) for one in read(func, args, kwargs)], outputs[0])
+            self._record_growth(name, [overwritten.get(id(one), one) for one in read(func, args, kwargs)], outputs[0])
         if bad:
             inputs = [Input(overwritten.get(id(one), one), self.origins.of(one)) for one in read(func, args, kwargs)]
-            self._found(name, node, own_node, inputs, _scalars(args, kwargs), bad)
+            self._record_nonfinite(name, node, own_node, inputs, _scalars(args, kwargs), bad)
         for one in outputs:
             # What was written to a part of a tensor says nothing of the rest.
             is_whole = not overwritten or one.numel() * one.element_size() >= storage_bytes(one)
@@ -161,38 +149,12 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
                 self.origins.clear(one)
         return result
 
-    def _follow_rows(self, func: Any, args: Any, kwargs: Any, taken: Set[int | None], made: Set[int | None]) -> None:
-        """Record whether a result was computed from the batch, and whether its rows are those of the batch."""
-        of_batch = not taken.isdisjoint(self._aligned)
-        if not taken.isdisjoint(self._mixed) or (of_batch and moves_rows(func, args, kwargs, self._is_aligned)):
-            self._mixed |= made
-            self._aligned -= made
-            return
-        self._mixed -= made  # addresses are used again
-        if of_batch:
-            self._aligned |= made
-        else:
-            self._aligned -= made - taken
+    @property
+    def _module(self) -> Module | None:
+        """The module that is running."""
+        return self.module_stack[-1] if self.module_stack else None
 
-    def _is_aligned(self, tensor: Any) -> bool:
-        return isinstance(tensor, Tensor) and storage_key(tensor) in self._aligned
-
-    def _new_node(self, args: Any, kwargs: Any) -> int | None:
-        """Return the number of the autograd node that was made for this operation, and record what belongs to it.
-
-        Autograd makes an operation's node, and counts it, before it runs the operation.
-        """
-        number = int(torch.autograd._get_sequence_nr()) - 1  # type: ignore[attr-defined]
-        if number in self._nodes:
-            return None
-        shapes: tuple[set[tuple[int, ...]], set[tuple[int, ...]]] = (set(), set())
-        for one in flat((args, kwargs.values())):
-            shapes[self._is_aligned(one)].add(tuple(one.shape))
-        module = self.module_stack[-1] if self.module_stack else None
-        self._nodes[number] = _Node(calling_line(), module, shapes[True] - shapes[False])
-        return number
-
-    def _found(
+    def _record_nonfinite(
         self,
         name: str,
         node: Any,
@@ -224,7 +186,7 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
         for one in bad:
             self.origins.set(one, origin)
 
-    def _look_for_growth(self, name: str, inputs: list[Tensor], output: Tensor) -> None:
+    def _record_growth(self, name: str, inputs: list[Tensor], output: Tensor) -> None:
         """Record an exponential function whose result is large."""
         mask = output.detach().abs() > GROWN
         if bool(mask.any()):
@@ -237,19 +199,18 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
 
     def _place(self, node: Any) -> tuple[SourceLine | None, Module | None]:
         """Return the line and the module of an operation; in the backward pass, of the forward one it belongs to."""
-        module = self.module_stack[-1] if self.module_stack else None
         if node is None:
-            return calling_line(), module
-        forward = self._nodes.get(node._sequence_nr(), _Node())
+            return calling_line(), self._module
+        forward = self._forward.of(node)
         # A custom function's own backward pass, or a checkpoint's second forward pass, has lines of its own.
-        return calling_line() or forward.line, forward.module or module
+        return calling_line() or forward.line, forward.module or self._module
 
     def _has_rows(self, node: Any, output: Tensor) -> bool:
         """Return whether a result has the rows of the batch; in the backward pass, is the gradient of such a one."""
         if node is None:
-            return self._is_aligned(output)
+            return self._rows.are_in(output)
         # The gradient of a weight, whose first dimension is no batch's, has the shape of what the node took.
-        return tuple(output.shape) in self._nodes.get(node._sequence_nr(), _Node()).batch_shapes
+        return tuple(output.shape) in self._forward.of(node).batch_shapes
 
     def _operation(
         self,

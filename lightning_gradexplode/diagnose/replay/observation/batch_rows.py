@@ -1,13 +1,14 @@
-"""Operations whose result does not have the rows of the batch in the order in which they take them."""
+"""Which tensors of a step have the rows of the batch, in its order, in their first dimension."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Any
 
 from torch import Tensor
 
-from lightning_gradexplode.diagnose.replay.observation.guard import flat, name_of
+from lightning_gradexplode.diagnose.replay.observation.finiteness import storage_key
+from lightning_gradexplode.diagnose.replay.observation.operation_calls import flat, name_of
 
 _MOVING = {
     "argsort",
@@ -32,6 +33,43 @@ _MOVING = {
 _LOSING = {"masked_select", "nonzero", "repeat", "take", "unique_consecutive", "_unique2", "unique_dim"}
 _PRODUCTS = {"addmm": 1, "addmv": 1, "mm": 0, "mv": 0}
 """Matrix products, and the place of the argument whose rows are those of the result."""
+
+
+class BatchRows:
+    """Follows the rows of the batch through the operations of a step.
+
+    Args:
+        batch: The tensors of the batch.
+    """
+
+    def __init__(self, batch: Iterable[Tensor]) -> None:
+        self._aligned = {storage_key(one) for one in batch} - {None}
+        self._mixed: set[int | None] = set()
+
+    def are_in(self, tensor: Any) -> bool:
+        """Return whether the first dimension of a tensor is that of the batch; False for what is no tensor."""
+        return isinstance(tensor, Tensor) and storage_key(tensor) in self._aligned
+
+    def update(self, func: Any, args: Any, kwargs: Any, taken: Set[int | None], made: Set[int | None]) -> None:
+        """Record whether the result of an operation has the rows of the batch.
+
+        Args:
+            func: The operation.
+            args: Its arguments.
+            kwargs: Its arguments by name.
+            taken: The storages of its arguments.
+            made: The storages of its result.
+        """
+        of_batch = not taken.isdisjoint(self._aligned)
+        if not taken.isdisjoint(self._mixed) or (of_batch and moves_rows(func, args, kwargs, self.are_in)):
+            self._mixed |= made
+            self._aligned -= made
+            return
+        self._mixed -= made  # addresses are used again
+        if of_batch:
+            self._aligned |= made
+        else:
+            self._aligned -= made - taken
 
 
 def moves_rows(func: Any, args: Sequence[Any], kwargs: Any, is_aligned: Callable[[Tensor], bool]) -> bool:
