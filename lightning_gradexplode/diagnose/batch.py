@@ -19,7 +19,7 @@ _INDEX = re.compile("idx|ind(ex|ices)|ids?|keys?")
 def targets(evidence: Evidence) -> list[FieldFacts]:
     """Return the fields that are targets.
 
-    They are those that the graph of the loss or a loss of the replay took, else those with the name of a target, else
+    They are those that the graph of the loss or a loss of the replay reads, else those with the name of a target, else
     the last of several.
     """
     batch = evidence.batch
@@ -41,7 +41,7 @@ def targets(evidence: Evidence) -> list[FieldFacts]:
 
 
 def is_same(field: FieldFacts, operand: Operand) -> bool:
-    """Return whether an operand is a field, by its elements."""
+    """Return whether an operand is a field: their elements have the same number and the same extremes."""
     return (
         math.prod(field.shape) == math.prod(operand.shape)
         and (field.least, field.greatest) == (operand.least, operand.greatest)
@@ -50,7 +50,7 @@ def is_same(field: FieldFacts, operand: Operand) -> bool:
 
 
 def is_of_batch(evidence: Evidence, term: LossTerm) -> bool:
-    """Return whether the targets of a loss are a field of the batch, or that is not known: others the step computes."""
+    """Return whether the targets of a loss are a field of the batch, True if that is not known."""
     fields = evidence.batch.fields if evidence.batch is not None else ()
     if not fields or any(map(is_from_graph, fields)) or len(term.inputs) < 2:
         return True
@@ -58,7 +58,7 @@ def is_of_batch(evidence: Evidence, term: LossTerm) -> bool:
 
 
 def is_from_graph(field: FieldFacts) -> bool:
-    """Return whether a field is named by the operation that took it, as the batch itself is not known."""
+    """Return whether a field is named after the operation that reads it, since the batch itself is not known."""
     return field.name.startswith(("input of ", "target of ", "constant in "))
 
 
@@ -139,7 +139,7 @@ def size_of(field: FieldFacts | Operand) -> float | None:
 
 
 def scale_of(field: FieldFacts) -> float | None:
-    """Return the root mean square of a field's finite values, which both its mean and its spread add to."""
+    """Return the root mean square of a field's finite values, None if there is none."""
     if field.std is None:
         return None
     return math.hypot(field.mean or 0.0, field.std)
@@ -148,8 +148,8 @@ def scale_of(field: FieldFacts) -> float | None:
 def nonfinite_fields(batch: BatchFacts) -> Iterator[FieldFacts]:
     """Yield the fields with NaN or infinite elements that were finite in the batches before.
 
-    A field that always holds some is one that the module knows how to read; one whose only other value is zero is an
-    additive mask.
+    A module is assumed to handle a field that always holds some. A field whose only other value is zero is an additive
+    mask.
     """
     for field in batch.fields:
         if (not field.nan_count and not field.inf_count) or field.usual_nonfinite:
@@ -160,5 +160,5 @@ def nonfinite_fields(batch: BatchFacts) -> Iterator[FieldFacts]:
 
 
 def running_averages(evidence: Evidence) -> str | None:
-    """Return the class of the first module that keeps running averages of what it takes, None if there is none."""
+    """Return the class of the first module with running averages of its inputs, None if there is none."""
     return next((one.kind for one in evidence.run.modules if "BatchNorm" in one.kind), None)

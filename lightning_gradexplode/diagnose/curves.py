@@ -94,7 +94,7 @@ def critical_step(evidence: Evidence) -> int:
 def first_nonfinite(evidence: Evidence) -> Finding | None:
     """Return the finding of the first quantity that was not finite: within a step, loss before gradient before weight.
 
-    An overflow that a gradient scaler expects is a note and does not count.
+    An overflow that a gradient scaler expects has severity INFO and does not count.
     """
     order = ("nonfinite-loss", "nonfinite-gradient", "nonfinite-weight")
     found = [one for one in evidence.findings if one.sign in order and one.severity > Severity.INFO]
@@ -112,7 +112,7 @@ def is_critical(evidence: Evidence) -> bool:
 
 
 def failing_step(evidence: Evidence) -> int:
-    """Return the step after the last one whose numbers belong to the onset and not to what followed from it.
+    """Return the end of the onset: the step after the last one that is no consequence of the failure.
 
     That is the first step at which something was not finite, but not long after the first critical finding; without
     either, the step after the last one that was recorded.

@@ -1,4 +1,4 @@
-"""The first update of a run, which starts from the initial weights."""
+"""The size and the effect of the first update of a run."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Profile:
 def steepest_profile(evidence: Evidence) -> Profile | None:
     """Return the profile that grows the most over a deep network, None if none compounds.
 
-    The outputs of the replay count while the weights have the scale of the start.
+    The profiles of the replay are used only while the weights have their initial scale.
     """
     found = [
         backward_gain(evidence),

@@ -120,11 +120,11 @@ def _largest_entropy(evidence: Evidence, term: LossTerm) -> float:
 
 
 def first_numbers(evidence: Evidence) -> list[str]:
-    """Return a sentence with the loss and the gradient norm before any update, if they are known."""
+    """Return one sentence with the loss and the gradient norm before any update; empty if neither is known."""
     loss, norm = loss_curve(evidence).first, curve(evidence, "grad_norm").first
     experiments = evidence.experiments
     if experiments is not None and experiments.initial_grad_norm is not None:
         norm = experiments.initial_grad_norm
-    said = [f"the first loss is {loss:.4g}"] if loss is not None else []
-    said += [f"the first gradient has a norm of {norm:.3g}"] if norm is not None else []
-    return [f"Before any update, {' and '.join(said)}."] if said else []
+    parts = [f"the first loss is {loss:.4g}"] if loss is not None else []
+    parts += [f"the first gradient has a norm of {norm:.3g}"] if norm is not None else []
+    return [f"Before any update, {' and '.join(parts)}."] if parts else []

@@ -18,7 +18,7 @@ UNLEARNED = 0.9
 """Share of its first values above which the loss has not come down."""
 
 ENOUGH = 50
-"""Number of steps after which a run that learns has begun to."""
+"""Number of steps after which the loss of a run that learns has begun to decrease."""
 
 
 def learned(evidence: Evidence) -> float:
@@ -37,7 +37,7 @@ def has_learned(evidence: Evidence) -> bool:
         spread, classes = target.usual_std or target.std or 0.0, (target.usual_greatest or target.greatest or 0.0) + 1
         is_label = "int" in target.dtype and 2 <= classes < 1e6
         usual = math.log(classes) if is_label else spread**2
-    # A gain of the gradient that stops no learning was none that matters.
+    # Large gradients are no fault in a run that has learned with them, even a little.
     share = UNLEARNED if signs(evidence) <= {"backward-gain", "gradient-above-one"} else LEARNED
     return evidence.later_loss is not None and usual is not None and 0 <= evidence.later_loss < share * usual
 
@@ -45,7 +45,7 @@ def has_learned(evidence: Evidence) -> bool:
 def has_recovered(evidence: Evidence) -> bool:
     """Return whether the loss, after the incident, is at the level of the steps before it, which were calm for long.
 
-    A level above the first losses is none to come back to.
+    If that level is above the first losses, the run has not recovered.
     """
     before = loss_curve(evidence).before(evidence.step).finite.value
     if evidence.later_loss is None or len(before) < ENOUGH or evidence.later_loss > float(before[:5].max()):

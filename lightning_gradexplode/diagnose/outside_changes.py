@@ -14,14 +14,14 @@ LEAST_CHANGE = 0.5
 """Share of the weights' norm by which it has to change in one step."""
 
 BEYOND = 10.0
-"""Multiple of the norm of the update from which a change of the weights' norm was not made by the optimizer."""
+"""Multiple of the update's norm above which a change of the weights' norm was not made by the optimizer."""
 
 SEVERAL_TIMES, LEAST_GROWTH = 3.0, 0.02
 """Growth of the weights' norm in one step that was not made by the optimizer: a multiple of the largest growth by the
 update, and at least this share of the norm."""
 
 FEW_STEPS, MOST = 4, 0.8
-"""Number of such steps, and their share of the steps with a measured update, from which this is so at each step."""
+"""Number of such steps, and their share of the steps with a measured update, for a growth over many steps."""
 
 ORDINARY = 0.05
 """Ratio of update to weights up to which a single update does not undo what was learned."""

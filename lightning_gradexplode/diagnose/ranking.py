@@ -23,8 +23,8 @@ CERTAIN = 0.7
 SURE = 0.95
 """Confidence of a cause from which there is no alternative to it."""
 
-FAINT = 0.2
-"""Confidence below which an alternative is not reported: one explained by a certain cause, or to an unknown cause."""
+WEAK = 0.2
+"""Least confidence of an alternative to a certain cause, or to an unknown one, that is reported."""
 
 HARMLESS = 0.4
 """Factor of the confidence of causes of failure, in a run with warnings that has learned or recovered nevertheless."""
@@ -79,7 +79,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     Args:
         evidence: The evidence; each part may be missing.
     """
-    found = [cause for kind in RULES if (cause := _found(kind, evidence)) is not None]
+    found = [cause for kind in RULES if (cause := _apply_rule(kind, evidence)) is not None]
     if outside_change(evidence) is not None:
         found = [one for one in found if one.kind not in (*_GROWTH, "outlier-batch")]
     elif is_new_level(evidence):
@@ -95,8 +95,8 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     if not causes and not is_harmless and not is_critical(evidence) and first_nonfinite(evidence) is None:
         causes = tuple(calm_causes(evidence))
     if not causes or causes[0].confidence < LEAST_CONFIDENCE:
-        faint = sorted(found, key=lambda one: -one.confidence)
-        causes = (_unknown(evidence), *(one for one in faint if one.confidence >= FAINT))[:MOST_CAUSES]
+        weak = sorted(found, key=lambda one: -one.confidence)
+        causes = (_unknown(evidence), *(one for one in weak if one.confidence >= WEAK))[:MOST_CAUSES]
     first = causes[0]
     return Diagnosis(
         step=evidence.step,
@@ -118,7 +118,7 @@ def rank(causes: Sequence[Cause]) -> tuple[Cause, ...]:
     known = {cause.kind: cause for cause in causes}
     kept = []
     for cause in causes:
-        # The rate is the cause once the others are excluded; other causes give way to more likely ones only.
+        # The rate is the cause once the others are excluded; other causes are explained by more likely ones only.
         least = LEAST_CONFIDENCE if cause.kind == "learning-rate" else max(LEAST_CONFIDENCE, 0.75 * cause.confidence)
         explaining = [
             other.confidence
@@ -127,14 +127,14 @@ def rank(causes: Sequence[Cause]) -> tuple[Cause, ...]:
         ]
         confidence, needed = cause.confidence * (0.5 if explaining else 1.0), LEAST_CONFIDENCE
         if explaining and max(explaining) >= CERTAIN:
-            confidence, needed = 0.4 * cause.confidence, FAINT if max(explaining) < SURE else 1.0
+            confidence, needed = 0.4 * cause.confidence, WEAK if max(explaining) < SURE else 1.0
         if confidence >= needed:
             kept.append(replace(cause, confidence=round(confidence, 2)))
     kept.sort(key=lambda one: (-one.confidence, CAUSE_KINDS.index(one.kind)))
     return tuple(kept[:MOST_CAUSES])
 
 
-def _found(kind: str, evidence: Evidence) -> Cause | None:
+def _apply_rule(kind: str, evidence: Evidence) -> Cause | None:
     try:
         return RULES[kind](evidence)
     except Exception:
@@ -160,7 +160,7 @@ def _unknown(evidence: Evidence) -> Cause:
 
 
 def _place(evidence: Evidence) -> str | None:
-    """Return the parameter that the first serious finding names; after a non-finite loss all of them are at fault."""
+    """Return the parameter that the first serious finding names, None after a non-finite loss, which affects all."""
     found = first_nonfinite(evidence)
     if found is not None:
         return None if found.sign == "nonfinite-loss" else found.where

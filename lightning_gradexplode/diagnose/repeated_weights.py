@@ -6,7 +6,7 @@ from lightning_gradexplode.diagnose.layers import DEEP, gain_of, layers
 from lightning_gradexplode.records import ParameterFacts, Replay, RunFacts
 
 CALM = 100.0
-"""Gradient norm of a first step up to which its weights are a start from which a network is trained."""
+"""Gradient norm of the first step up to which a network can be trained from its initial weights."""
 
 MOST_TRIED = 2
 """Number of weights with which other starts are tried."""

@@ -90,7 +90,7 @@ def _growth_in_numbers(evidence: Evidence, named: str | None = None) -> str:
 
 
 def _batch(evidence: Evidence, step: int) -> str:
-    """Return which batch was the one of a step, if that is known; what is kept is the batch of the critical step."""
+    """Return the batch of a step in parentheses; empty if it is not known: only that of the critical step is."""
     batch = evidence.batch
     if batch is None or batch.batch_idx is None or step != critical_step(evidence):
         return ""
@@ -99,7 +99,7 @@ def _batch(evidence: Evidence, step: int) -> str:
 
 
 def observations(evidence: Evidence) -> tuple[str, ...]:
-    """Return what was seen and looked at, for a diagnosis without a cause."""
+    """Return the measurements in sentences, for a diagnosis without a cause."""
     course = trend(evidence)
     sentences = []
     change = outside_change(evidence)

@@ -29,10 +29,10 @@ DIVERGED_WEIGHTS = 2.0
 
 
 HUGE_LOSS, HUGE_GRADIENT = 1e6, 1e4
-"""Loss and gradient norm before any update from which no learning rate is at fault."""
+"""Loss and gradient norm before any update above which the learning rate is not at fault."""
 
 SHORT = 0.5
-"""Reach of the updates below which none overshoots (`largest_reach`)."""
+"""Value of `largest_reach` below which no update overshoots."""
 
 ORDINARY = 1.3
 """Growth of the weights' norm from one measurement to the next from which the updates in between were large."""
@@ -202,7 +202,7 @@ def begins_abruptly(evidence: Evidence) -> bool:
 def abrupt_step(evidence: Evidence, name: str) -> int | None:
     """Return the step at which a quantity jumps to `JUMP` times its largest value before, None if there is none.
 
-    The weights that the step began with were changed by ordinary updates only, so that the batch has made the jump.
+    There was no unusual update just before, so that the batch is the cause of the jump.
     """
     values = curve(evidence, name).before(failing_step(evidence)).finite
     ratios, norms = curve(evidence, "update_ratio"), curve(evidence, "weight_norm").finite

@@ -27,11 +27,11 @@ from lightning_gradexplode.diagnose.learning import ENOUGH, LEARNED, learned
 from lightning_gradexplode.records import CAUSE_KINDS, Cause, Diagnosis, Evidence
 
 CERTAIN = 0.7
-"""Least confidence of a cause that is named although nothing was found."""
+"""Least confidence of a cause that is reported although no detector has found anything."""
 
 
 def diagnose_calm(evidence: Evidence) -> Diagnosis | None:
-    """Return what is plainly wrong in a run in which nothing was found, None if nothing is.
+    """Return what is plainly wrong in a run without findings, None if nothing is.
 
     Only causes with evidence of their own count, from a confidence of 0.7 on: gradients that are never cleared,
     weights, data, a number format or settings of the optimizer with which nothing is learned, a critic without a bound,
@@ -78,7 +78,7 @@ def _data_too_large(evidence: Evidence) -> Iterator[Cause]:
     norm = curve(evidence, "grad_norm").first
     if norm is not None and norm >= 1e3 and learned(evidence) > LEARNED:
         cause = unscaled_data(replace(evidence, step=evidence.run.first_step))
-        if cause is not None and cause.confidence >= 0.9:  # of a scale of a thousand; many runs learn with less
+        if cause is not None and cause.confidence >= 0.9:  # a scale of at least a thousand; many runs learn with less
             yield cause
 
 

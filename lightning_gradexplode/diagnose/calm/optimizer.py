@@ -19,7 +19,7 @@ from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence
 
 RUINED = 20.0
-"""Growth of the loss by the first update from which that has ruined the weights."""
+"""Factor by which the loss has grown after the first update, from which the update has ruined the weights."""
 
 
 def updates_are_rounded_away(evidence: Evidence) -> Iterator[Cause]:
@@ -41,7 +41,7 @@ def updates_are_rounded_away(evidence: Evidence) -> Iterator[Cause]:
 
 
 def first_update_ruins(evidence: Evidence) -> Iterator[Cause]:
-    """Yield the cause if the first update multiplies the loss, or replaces the weights, and that remains."""
+    """Yield the cause if the first update multiplies the loss, or replaces the weights, and the loss stays high."""
     loss = loss_curve(evidence).finite.value
     ratio = first_update_ratio(evidence)
     if len(loss) < 5 or not loss[0] > 0 or ratio is None or ratio < 0.05:

@@ -22,7 +22,7 @@ def scale_too_large(evidence: Evidence) -> Iterator[Cause]:
 
 
 def weights_too_large(evidence: Evidence) -> Iterator[Cause]:
-    """Yield the cause if weights multiply what they take, and hardly anything is learned."""
+    """Yield the cause if weights increase the scale of their inputs, and the loss has hardly decreased."""
     cause = large_weights(evidence) if learned(evidence) > LEARNED else None
     if cause is not None:
         yield cause
@@ -31,17 +31,17 @@ def weights_too_large(evidence: Evidence) -> Iterator[Cause]:
 def weights_without_gradient(evidence: Evidence) -> Iterator[Cause]:
     """Yield the cause if most gradients have always been zero, and weights or biases explain it."""
     is_seen = "zero-gradient" in signs(evidence)
-    still = {name for history in evidence.history for name in _never_moved(history, 10 if is_seen else ENOUGH)}
+    still = {name for history in evidence.history for name in _without_gradient(history, 10 if is_seen else ENOUGH)}
     count = sum(len(history.parameters) for history in evidence.history)
     if (learned(evidence) <= LEARNED and not is_seen) or not 2 * len(still) >= count > len(still):
         return
-    said = f"The gradients of {len(still)} of {count} parameters have been exactly zero at every step."
+    sentence = f"The gradients of {len(still)} of {count} parameters have been exactly zero at every step."
     zero = [one for one in layers(evidence.run) if one.std == 0 and one.name in still]
     if len(zero) > 1:
         yield Cause(
             "initialization",
             zero[0].name,
-            (f"`{zero[0].name}` and {len(zero) - 1} more weights start at exactly zero.", said),
+            (f"`{zero[0].name}` and {len(zero) - 1} more weights start at exactly zero.", sentence),
             0.9,
             ("start them at random instead of zero: `nn.init.kaiming_normal_(layer.weight)`",),
         )
@@ -51,14 +51,17 @@ def weights_without_gradient(evidence: Evidence) -> Iterator[Cause]:
         yield Cause(
             "initialization",
             worst.name,
-            (f"`{worst.name}` starts with a root mean square of {worst.std:.3g}: its units are never active.", said),
+            (
+                f"`{worst.name}` starts with a root mean square of {worst.std:.3g}: its units are never active.",
+                sentence,
+            ),
             0.85,
             ("start its biases at zero: `nn.init.zeros_(layer.bias)`",),
         )
 
 
-def _never_moved(history: History, least: int) -> list[str]:
-    """Return the parameters whose gradient was zero at each step, of at least so many."""
+def _without_gradient(history: History, least: int) -> list[str]:
+    """Return the parameters whose gradient was zero at each step; none if fewer than `least` steps are known."""
     norms = history.parameter_grad_norm
     if norms.ndim != 2 or len(norms) < least:
         return []

@@ -88,7 +88,7 @@ class Search:
             return self._through(node, origins, value)
         name = name_of_node(node)
         if name == "compiled_function":
-            return "unclear"  # the node of a compiled function stands for many operations
+            return "unclear"  # one node for all operations of a compiled function
         if name == "div" and self._divides_by_zero(node):
             return Found(node)  # also if the numerator is not finite
         if "filled" in answers and "unclear" not in answers:
@@ -123,7 +123,7 @@ class Search:
         return "finite" if argument.source is None and not _takes_numbers(node) else "unclear"
 
     def _through(self, node: Any, origins: Sequence[Found], value: Tensor | None) -> Answer:
-        """Return the origin of the result of an operation whose arguments are not all finite."""
+        """Return the origin of the result of an operation, given the origins of its non-finite arguments."""
         made = [one for one in origins if name_of_node(one.node) not in _FILLS]
         if made:
             return made[0]

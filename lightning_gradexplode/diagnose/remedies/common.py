@@ -131,7 +131,7 @@ def highest_usual_rate(run: RunFacts) -> float:
 
 
 def warm_up(evidence: Evidence) -> list[str]:
-    """Return the advice to raise the rate over the first steps, unless a scheduler is at work."""
+    """Return the advice to raise the rate over the first steps, unless the run has a scheduler."""
     if evidence.run.schedulers:
         return []
     return [f"raise the learning rate over the first steps: `{code_of(evidence.run).warm_up}`"]

@@ -40,7 +40,7 @@ _REMEDIES = {
     "number": "keep the divisor, a number that reaches zero, away from it: `x / max(divisor, 1e-2)`",
     "signed": "keep the divisor, which has both signs, away from zero: `x * y / (y.square() + 1e-6)`, where a "
     "`clamp(min=...)` would lose its negative values",
-    "eigenvalues": "add a small diagonal of distinct numbers, which tells equal eigenvalues apart: `matrix + "
+    "eigenvalues": "add a small diagonal of distinct numbers, which separates equal eigenvalues: `matrix + "
     "torch.diag(1e-4 * torch.arange(n))`",
     "support": "keep values inside of the distribution's support: `value.clamp(1e-6, 1 - 1e-6)` for one from 0 to 1, "
     "`value.clamp(min=1e-6)` for one that is positive",
@@ -88,19 +88,19 @@ _HALF_PRECISION = {
     "bfloat16": {"1 - 1e-6": "1 - 1e-2", "-1 + 1e-6": "-1 + 1e-2", "1 + 1e-6": "1 + 1e-2", "eps=1e-6": "eps=1e-2"},
     "float16": {"1e-12": "1e-4", "1e-6": "1e-3"},
 }
-"""By type, the small numbers of remedies that are lost in it, and what is not: next to one, and as a divisor."""
+"""For each type, the small numbers of corrections that are rounded away in it, and what replaces them."""
 
 USUAL_BOUND, LARGEST_BOUND = 5, 20
 """Bounds of the argument of an exponential function: the usual one, and the largest that is proposed."""
 
 
 def remedy_for_overflow(name: str, code: str, needed: float = 1.0) -> str:
-    """Return how a line is put right whose operation overflows.
+    """Return the correction of a line whose operation overflows.
 
     Args:
         name: Plain name of the operation.
         code: The line, or the part of it that calls the operation.
-        needed: The largest result that the model has to be able to make, such as its largest target.
+        needed: The largest result that the model must be able to return, such as its largest target.
     """
     if "prod" in name:
         return _REMEDIES["product"]
@@ -122,12 +122,12 @@ def remedy_for_overflow(name: str, code: str, needed: float = 1.0) -> str:
 
 
 def remedy_for(name: str, code: str = "", dtype: str = "float32") -> str:
-    """Return how a line is put right whose operation has no finite value, or no slope.
+    """Return the correction of a line whose operation has no finite value, or no finite slope.
 
     Args:
         name: Plain name of the operation.
         code: The line, or the part of it that calls the operation.
-        dtype: Type of what it takes; small numbers are those that are not lost in it.
+        dtype: Type of its inputs; the small numbers in the correction are not rounded away in it.
     """
     if ".log_prob(" in code:  # the operation is one of `torch.distributions`, and the line does not show it
         return _REMEDIES["scale" if name == "log" else "support"]
@@ -136,14 +136,14 @@ def remedy_for(name: str, code: str = "", dtype: str = "float32") -> str:
 
 
 def _in_type(remedy: str, dtype: str) -> str:
-    """Return a remedy with small numbers that are not lost in a type."""
+    """Return a correction with small numbers that are not rounded away in a type."""
     for number, larger in _HALF_PRECISION.get(dtype.removeprefix("torch.").replace("half", "float16"), {}).items():
         remedy = remedy.replace(number, larger)
     return remedy
 
 
 def remedy_for_divisor(code: str, divisor: Operand | None = None) -> str:
-    """Return how a division is put right whose divisor is zero.
+    """Return the correction of a division whose divisor is zero.
 
     Args:
         code: The line, or the part of it that divides.
@@ -159,7 +159,7 @@ def remedy_for_divisor(code: str, divisor: Operand | None = None) -> str:
 
 
 def remedy_for_number() -> str:
-    """Return how a division is put right whose divisor is a number that is zero, and no tensor."""
+    """Return the correction of a division whose divisor is a number and not a tensor, and is zero."""
     return _REMEDIES["number"]
 
 
@@ -170,5 +170,5 @@ def divides_by_count(code: str) -> bool:
 
 
 def divisor_of(code: str) -> str:
-    """Return what a line of code divides by, the whole line if that is not seen."""
+    """Return what a line of code divides by: the part behind the first ``/``, the whole line without one."""
     return code.split("/", 1)[1] if "/" in code else code

@@ -82,7 +82,7 @@ def code_of(run: RunFacts) -> LoopCode:
     """Return the code of the user's own training loop.
 
     Args:
-        run: The run; its ``monitor`` says which loop it is. A name that is not known, such as that of a user's own
+        run: The run; its ``monitor`` determines the loop. A name that is not known, such as that of a user's own
             subclass, counts as ``GradientWatch``.
     """
     return _BY_MONITOR.get(run.monitor, _PLAIN)

@@ -15,7 +15,7 @@ FIRST_UPDATE = 0.01
 """Ratio of the first update to the weights with which most networks are stable."""
 
 SAME_PARABOLA = 4.0
-"""Multiple of Polyak's step size, half the distance to the minimum, up to which a measured parabola is the same one."""
+"""Multiple of Polyak's step size up to which half the distance to the measured minimum agrees with it."""
 
 
 def rate_remedies(evidence: Evidence, course: Trend) -> tuple[str, ...]:
@@ -29,7 +29,7 @@ def rate_remedies(evidence: Evidence, course: Trend) -> tuple[str, ...]:
 
 def rate_factor(evidence: Evidence, course: Trend) -> float:
     """Return the factor by which to lower the rate, from the line search or else the size of the first update."""
-    borne, search = _borne_factor(evidence), line_search(evidence)
+    stable, search = _stable_factor(evidence), line_search(evidence)
     is_plain = {one.kind for one in evidence.run.optimizers} == {"SGD"}
     polyak = _polyak_factor(evidence) if is_plain else None
     if polyak is not None and search is not None and search.parabola_minimum is not None:
@@ -37,15 +37,15 @@ def rate_factor(evidence: Evidence, course: Trend) -> float:
         # Far from the minimum, the loss of a network with saturated units is on another parabola.
         if half <= SAME_PARABOLA * polyak:
             return min(0.3, half)
-    if polyak is not None and polyak > borne:
-        return min(0.3 if search is not None else 0.1, math.sqrt(polyak * borne))
+    if polyak is not None and polyak > stable:
+        return min(0.3 if search is not None else 0.1, math.sqrt(polyak * stable))
     if search is None or not search.overshoots:
         largest = max(course.update_ratio, first_update_ratio(evidence) or 0.0)
-        return min(0.01, max(borne, 1e-4)) if largest > 1 else min(0.1, max(borne, 0.01))
+        return min(0.01, max(stable, 1e-4)) if largest > 1 else min(0.1, max(stable, 0.01))
     if search.best_factor > 0:
         factor = min(0.3, search.best_factor)
-        return math.sqrt(factor * borne) if borne < factor else factor
-    return min(0.003, borne)  # not even a hundredth of the step helps
+        return math.sqrt(factor * stable) if stable < factor else factor
+    return min(0.003, stable)  # not even a hundredth of the step helps
 
 
 def _polyak_factor(evidence: Evidence) -> float | None:
@@ -63,7 +63,7 @@ def _polyak_factor(evidence: Evidence) -> float | None:
     return (1 - _momentum(evidence)) * (loss / norm) / (norm * rate)
 
 
-def _borne_factor(evidence: Evidence) -> float:
+def _stable_factor(evidence: Evidence) -> float:
     """Return the factor of the rate with which the first update would have a size at which most networks are stable.
 
     Unlike later steps, the first update starts from weights that no update has changed. Momentum makes later updates up

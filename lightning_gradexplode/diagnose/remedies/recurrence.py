@@ -32,7 +32,7 @@ def recurrence_remedies(
             shorten,
         )
     if parameter is not None and not gated and parameter.shape[0] > parameter.shape[-1]:
-        advice.append(shorten)  # a part of the repeated function, whose initialization alone does not keep the scale
+        advice.append(shorten)  # one of several matrices of a step: its initialization alone does not keep the scale
     if not is_alone:
         advice.append(
             "add a part of what each step makes to the state, in place of replacing it: `state = state + update / "
@@ -51,7 +51,7 @@ def recurrence_remedies(
 
 
 def _starts(evidence: Evidence, parameter: ParameterFacts | None, name: str, code: str) -> list[str]:
-    """Return how to initialize a matrix; if initializations were tried, the one that worked.
+    """Return how to initialize a matrix; if initializations were tried, the first that worked, none if none did.
 
     A matrix that is multiplied with the state has to keep its norm; one whose result is added to the state has to be
     small. A matrix with far fewer outputs than inputs is one of several in a step, and does not keep the norm alone.

@@ -7,7 +7,7 @@ The engine keeps what a step needs (`KeptBatch`, `RandomState`, `AttributeState`
 - `run_experiments` for the step in float32, the step without some rows, and a line search along the update;
 - `line_search` for the last of these alone, once the optimizer has stepped.
 
-They return records and raise nothing for whatever the step does: what was not possible is said in the record.
+They return records, and raise nothing whatever the step does: the record has the reason if something failed.
 
 What is guaranteed: the copy's parameters are views of the run's weights that nothing writes to; buffers, attributes,
 hooks and metrics are the copy's own; batch, gradients and random state of the run are as before; nothing is logged,

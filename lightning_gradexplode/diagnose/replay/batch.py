@@ -24,7 +24,7 @@ LONG = 256
 class KeptBatch:
     """A batch at the start of its step, kept without a copy of its tensors.
 
-    Containers are rebuilt, since a training step may remove entries. Tensors are shared; `is_unchanged` says whether
+    Containers are rebuilt, since a training step may remove entries. Tensors are shared; `is_unchanged` is False if
     one was written to since.
 
     Args:

@@ -12,7 +12,7 @@ from lightning_gradexplode.distributed.shard_layout import local_part
 from lightning_gradexplode.measure.parameters import plain_name
 
 WEIGHT_BYTES = 256 << 20
-"""Of larger networks no copy is kept."""
+"""Largest total size of parameters and buffers of which a copy is kept, in bytes."""
 
 RESERVE = 4
 """Free memory that an accelerator must have for a copy, in multiples of the size of the copy."""

@@ -35,7 +35,7 @@ class RandomState(NamedTuple):
 
         Args:
             devices: The accelerators that the module is on; the processor is always recorded, and accelerators whose
-                generator torch does not know are passed over.
+                generator cannot be read through torch are left out.
             everything: Whether Python's and NumPy's states are recorded too.
         """
         if not everything and not devices:  # at every calm step

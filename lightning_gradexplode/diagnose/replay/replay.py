@@ -46,7 +46,7 @@ def replay_step(
         failed: What was not finite in the run: the loss, a gradient while the loss was finite, or a gradient while the
             loss is not known, as in manual optimization; None if all was finite.
         expected_loss: The loss of the run, as `ReplayStep.run_step` returns it; None if it is not known.
-        seconds_spent: What an earlier attempt took of the budget.
+        seconds_spent: Part of the time limit that an earlier attempt took.
     """
     begin = time.perf_counter()
     deadline = deadline_of(step, STEPS, SECONDS) - seconds_spent
@@ -99,8 +99,8 @@ def _record(
 ) -> Replay:
     losses = outcome.values
     copy.measure_gradients()
-    trusted = copy.trusted or [True] * len(outcome.losses)
-    bad_losses = [one for one, counts in zip(outcome.losses, trusted, strict=True) if counts and not all_finite(one)]
+    exact = copy.has_run_weights or [True] * len(outcome.losses)
+    bad_losses = [one for one, counts in zip(outcome.losses, exact, strict=True) if counts and not all_finite(one)]
     bad_gradients = list(copy.gradients.nonfinite.values())
     reached: Failed | None = "loss" if bad_losses else "gradient" if bad_gradients else None
     event, source = _beginning(observer, bad_losses[:1] or bad_gradients)
@@ -162,12 +162,12 @@ def _status(
             return "not-reproduced", f"its loss is {seen[0]:.6g}, that of the run was {expected_loss:.6g}"
     run = {None: "everything was finite", "loss": "the loss was not", "gradient": "a gradient was not"}
     updates = "; an optimizer steps before its last loss, which the replay leaves out"
-    untrusted = "" if all(copy.trusted) else updates
+    note = "" if all(copy.has_run_weights) else updates
     if reached != failed:
         here = {
             None: "everything is finite in it",
             "loss": "its loss is not finite",
             "gradient": "a gradient of it is not finite",
         }
-        return "not-reproduced", f"{here[reached]}, while in the run {run[failed]}{untrusted}"
+        return "not-reproduced", f"{here[reached]}, while in the run {run[failed]}{note}"
     return ("finite" if failed is None else "reproduced"), ""

@@ -1,4 +1,4 @@
-"""One training step, as it is computed again: what it needs, and how it runs on a copy."""
+"""One training step of the run, described so that it can be computed again on a copy."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ReplayStep:
         module: The module of the run.
         run_step: Computes the step: called with a copy of the module, the batch and its index, returns the loss, a
             mapping with ``"loss"``, or None where the step runs the backward pass itself.
-        batch: The batch, as the step was given it: a `KeptBatch`, or the batch itself.
+        batch: The batch that the step received: a `KeptBatch`, or the batch itself.
         batch_idx: Its index in the epoch.
         random_state: The state of the random generators when the step began; None for any.
         context: Returns the context that the step ran in, such as autocast.
@@ -100,12 +100,12 @@ class ReplayStep:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """How a step went on a copy.
+    """The result of a step on a copy.
 
     Args:
         losses: The loss of each backward pass, else the loss that the step returned.
         returned: The loss that the step returned.
-        stopped: Why it did not get to its end; empty if it did.
+        stopped: Why the step ended early; empty if it did not.
     """
 
     losses: tuple[Tensor, ...]
@@ -133,9 +133,9 @@ def compute(
         step: The step.
         copy: The copy.
         guard: The dispatch mode it runs under.
-        batch: What to use in place of the step's own batch.
+        batch: A batch in place of the step's own.
         backward: Whether the backward pass is run; else the step ends where the first one would begin.
-        context: What to use in place of the step's own context.
+        context: A context in place of the step's own.
     """
     copy.stop_at_loss = not backward
     returned: Tensor | None = None
@@ -168,7 +168,7 @@ def failure(error: Exception) -> str:
 
 
 def deadline_of(step: ReplayStep, steps: float, seconds: float) -> float:
-    """Return the time until which something may go on: so many ordinary steps or seconds, whichever is greater."""
+    """Return the time (of ``time.perf_counter``) at which a budget ends: the greater of ordinary steps and seconds."""
     return time.perf_counter() + max(steps * step.step_seconds, seconds)
 
 

@@ -1,4 +1,4 @@
-"""The gradients that the optimizers of a replayed step would have been handed."""
+"""The gradients that the optimizers of a replayed step receive."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning_gradexplode.diagnose.replay.observation.finiteness import all_fin
 
 
 class GradientNorm:
-    """Sums up gradients; one that is measured again counts once, as it was last.
+    """The norm of gradients by parameter; a parameter that is measured again counts once, with its last gradient.
 
     Attributes:
         nonfinite: The gradients that are not finite, by the name of the parameter.

@@ -33,7 +33,7 @@ SHARED_PACKAGES = (
 )
 _HOOKS_LEFT_OUT = ("lightning_gradexplode", "wandb")
 BLOCKING = ("_queue", "asyncio", "concurrent", "multiprocessing", "multiprocess", "queue", "subprocess", "threading")
-"""Packages of what other threads and processes work on, for which a copy would wait forever."""
+"""Packages of objects that other threads or processes use, so that a copy of one would wait forever."""
 
 
 def leaves_out(hook: Any) -> bool:

@@ -32,8 +32,8 @@ class ModuleCopy:
     """A copy of a module: its parameters are views of the run's weights, everything else is its own.
 
     Parameters keep ``requires_grad`` and have no gradient. Buffers and other tensors are cloned within a budget. In a
-    LightningModule the trainer is a read-only stand-in, logging does nothing, and ``manual_backward`` and
-    ``optimizers`` are served: the backward pass runs, no weight changes.
+    LightningModule the trainer is read-only, logging does nothing, and ``manual_backward`` and ``optimizers`` are
+    replaced: the backward pass runs, no weight changes.
 
     Args:
         module: The module of the run; wrappers for distributed training and compilation are removed.
@@ -49,11 +49,11 @@ class ModuleCopy:
 
     Attributes:
         module: The copy.
-        notes: What it differs in from the module, in one sentence each.
+        notes: Its differences from the module, in one sentence each.
         owned: Its tensors that may be written to.
         losses: The loss of each backward pass that ran so far.
-        trusted: Which of them were computed with the weights that the run had then.
-        gradients: The gradients that optimizers would have been handed.
+        has_run_weights: For each of them, whether it was computed with the weights that the run had then.
+        gradients: The gradients that the optimizers would have received.
         stop_at_loss: Whether the step ends where the first backward pass would begin.
 
     Raises:
@@ -74,7 +74,7 @@ class ModuleCopy:
         deadline: float = float("inf"),
     ) -> None:
         self.losses: list[Tensor] = []
-        self.trusted: list[bool] = []
+        self.has_run_weights: list[bool] = []
         self.gradients = GradientNorm()
         self.stop_at_loss = False
         self._has_other_weights = False
@@ -102,14 +102,16 @@ class ModuleCopy:
         self._copy_tensor_hooks(original)
         for one in self.module.modules():
             if is_lightning(one):
-                vars(one).update(self._served(), _fabric=None, _trainer=trainer, _param_requires_grad_state={})
+                vars(one).update(
+                    self._replaced_methods(), _fabric=None, _trainer=trainer, _param_requires_grad_state={}
+                )
             if getattr(one, "_compiled_call_impl", None) is not None:
                 one._compiled_call_impl = None
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Run the backward pass of a loss."""
         self.losses.append(loss.detach())
-        self.trusted.append(self._is_exact)
+        self.has_run_weights.append(self._is_exact)
         if self.stop_at_loss:
             raise LossReached
         scaled = loss * self._scale if self._scale != 1.0 else loss
@@ -177,7 +179,7 @@ class ModuleCopy:
         return stand_in
 
     def _step(self, place: int | None, originals: Sequence[nn.Parameter]) -> None:
-        """Measure the gradients that an optimizer is handed, and load the weights that the run has after its step."""
+        """Measure the gradients that an optimizer receives, and load the weights that the run has after its step."""
         self._has_stepped = True
         copies = [self._copier.memo.get(id(one)) for one in originals]
         if self._is_exact:
@@ -199,7 +201,7 @@ class ModuleCopy:
 
     @property
     def _is_exact(self) -> bool:
-        """Whether the weights are those that the run had at this place of its step."""
+        """Whether the weights are those that the run had at this point of its step."""
         return not self._has_other_weights and not self._stale
 
     @contextmanager
@@ -221,8 +223,8 @@ class ModuleCopy:
         self._copier.replace(trainer, stand_in)
         return stand_in
 
-    def _served(self) -> dict[str, Any]:
-        """Return the methods that are served in place of a LightningModule's own."""
+    def _replaced_methods(self) -> dict[str, Any]:
+        """Return the methods that replace a LightningModule's own."""
 
         def nothing(*args: Any, **kwargs: Any) -> None:
             """Do nothing."""

@@ -61,7 +61,7 @@ class Silent:
 
 
 class Unavailable:
-    """What cannot be copied and must not be used a second time; any use ends the replay.
+    """Replaces an object that cannot be copied and must not be used a second time; any use ends the replay.
 
     Args:
         reason: Why, in one sentence.
@@ -90,15 +90,15 @@ _LOGGERS = ("logger", "loggers", "progress_bar_callback", "profiler")
 
 
 class ReadOnly:
-    """Serves the plain attributes of an object of the run, such as its trainer, and nothing that could change it.
+    """Read-only access to the plain attributes of an object of the run, such as its trainer.
 
-    Calling one of its methods ends the replay. An attribute that is set is kept here.
+    Calling one of its methods ends the replay. An attribute that is set is stored here, not in the object.
 
     Args:
         target: The object of the run.
-        name: What it is called in reasons, for example ``"trainer"``.
-        served: Attributes to serve in place of its own.
-        copied: What copies the attributes of these names, which are served as copies.
+        name: Its name in the reason for which a replay ends, for example ``"trainer"``.
+        served: Attributes that replace its own.
+        copied: Functions that copy its attributes of these names; the copies replace them.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class ReadOnly:
 
 
 class OptimizerStandIn:
-    """Stands in for an optimizer of the run: a step of it changes no weight.
+    """Replaces an optimizer of the run: its steps change no weight.
 
     Args:
         groups: Parameter groups, with the parameters of the copy.

@@ -39,11 +39,11 @@ def run_experiments(
     initial_grad_norm: float | None = None,
     repeated: Sequence[str] = (),
 ) -> Experiments:
-    """Measure with a copy of the module what distinguishes causes; a measurement that fails is left out.
+    """Compute variants of a step that distinguish between causes; an experiment that fails is left out.
 
     Args:
         step: The step.
-        replay: What its replay has shown.
+        replay: Its replay, None without one.
         before: Weights before the step's update by parameter name, for the line search.
         after: Weights after it; None for the module's own.
         rows: Rows of the batch to leave out, where the replay names none.
@@ -91,7 +91,7 @@ def line_search(
         step: The step.
         before: Weights before the update by parameter name.
         after: Weights after it; None for the module's own.
-        seconds_spent: What earlier experiments with this step took of the budget.
+        seconds_spent: Part of the time limit that earlier experiments with this step took.
 
     Returns:
         Pairs of a factor and a loss, as far as the budget goes.
@@ -101,7 +101,7 @@ def line_search(
 
 
 def _attempt(experiment: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return what an experiment has measured, nothing if it fails."""
+    """Return the results of an experiment by name, none if it fails."""
     try:
         return experiment()
     except (ReplayStopped, Exception):
@@ -114,7 +114,7 @@ def _in_float32(variants: Variants) -> dict[str, Any]:
 
 
 def _without_rows(variants: Variants, rows: Sequence[int]) -> dict[str, Any]:
-    # Of most rows, or of more rows than are named, the others would say nothing.
+    # The rest shows nothing if most rows are left out, or if not all rows at fault are listed.
     if not rows or len(rows) >= MOST_ROWS or 2 * len(rows) > (variants.size or 0):
         return {}
     result = variants.run(without=rows)

@@ -73,7 +73,7 @@ class BatchRows:
 
 
 def moves_rows(func: Any, args: Sequence[Any], kwargs: Any, is_aligned: Callable[[Tensor], bool]) -> bool:
-    """Return whether the rows of an operation's result are others than those of what it took.
+    """Return whether the rows of an operation's result are not those of its arguments.
 
     Args:
         func: The operation.
@@ -82,7 +82,9 @@ def moves_rows(func: Any, args: Sequence[Any], kwargs: Any, is_aligned: Callable
         is_aligned: Returns whether the first dimension of a tensor is that of the batch.
     """
     name = name_of(func)
-    if name == "index":  # a table is looked up by the rows of the batch, or these are chosen from
+    if (
+        name == "index"
+    ):  # either rows of a table are selected by indices from the batch, or rows of the batch are selected
         table, places = args[0], [one for one in args[1] if one is not None]
         return is_aligned(table) and args[1][0] is not None if places else False
     if name in _PRODUCTS and len(args) > _PRODUCTS[name]:

@@ -33,9 +33,9 @@ class BatchShape:
     def rows(self, mask: Tensor) -> tuple[int, ...]:
         """Return the rows in which a tensor holds true elements, at most 32.
 
-        Rows are told by the first dimension if it has as many elements as the batch has rows; by the second one of a
-        tensor that has the time steps first; or by a first dimension in which rows are flattened with time steps, or
-        with the heads of an attention. Empty otherwise: a size that is the batch's by chance tells nothing.
+        The dimension of the rows is the first one if its size is the number of rows; the second one of a tensor whose
+        first dimension is the time steps; or a first dimension in which rows are flattened with time steps, or with the
+        heads of an attention. Otherwise the result is empty, since a size may equal the number of rows by chance.
         """
         size, shape = self.size, mask.shape
         if size is None or size < 2 or not shape:

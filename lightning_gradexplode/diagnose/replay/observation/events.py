@@ -43,7 +43,7 @@ class Event:
         order: How many operations ran before it.
         is_fill: Whether the values were put there deliberately.
         is_backward: Whether it ran in the backward pass.
-        cause: In the backward pass: the event of the forward pass whose values came back here.
+        cause: In the backward pass: the event of the forward pass whose values made it non-finite.
         source: A tensor of the run whose infinities it made NaN of.
     """
 
@@ -64,12 +64,12 @@ class Origin:
 
 
 UNKNOWN = Origin()
-"""The origin of values that were there before the replay and belong to nothing that is known."""
+"""The origin of values that existed before the replay, in a tensor that is no part of the module or the batch."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Input:
-    """A tensor that an operation took, with its values as they were before it."""
+    """An argument of an operation, with its values from before the operation."""
 
     values: Tensor
     origin: Origin
@@ -113,9 +113,9 @@ def inherited(bad_inputs: Sequence[Input], made_nan: bool, *, is_backward: bool)
         is_backward: Whether the operation runs in the backward pass.
 
     Returns:
-        The origin of an input's values; None if the operation made them: out of finite values, NaN out of infinities
-        that were meant to be, or in the backward pass out of what the forward pass had hidden. Of NaN whose origin is
-        not known, such as a constant of the user's own, the operation that takes it is the first that can be named.
+        The origin of an input's values; None if the operation made them: from finite values, NaN from intended
+        infinities, or in the backward pass from non-finite values that did not reach the loss. None also for NaN of
+        unknown origin, such as a constant of the user's own: the operation that reads it is the first one known.
     """
     events = [one.origin.event for one in bad_inputs if one.origin.event is not None]
     if not bad_inputs or (is_backward and not any(one.is_backward for one in events)):

@@ -1,8 +1,8 @@
 """A dispatch mode that finds the first operation of a step that made a non-finite value out of finite ones.
 
-Each operation whose result is not finite is an event, or inherits the event of one of its inputs. So the loss, or a
-gradient, leads back to the operation that began it, past infinities that did no harm (a mask, the logarithm of a zero
-that was left out of the sum).
+Each operation with a non-finite result is an event, or inherits the event of one of its inputs. The event of a
+non-finite loss or gradient is therefore the first operation at fault, and not a harmless infinity (a mask, the
+logarithm of a zero that is not part of the sum).
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ _FILLS = {
     "triu",
     "where",
 }
-"""Operations that put values in place and compute none: what they make infinite was meant to be."""
+"""Operations that fill in values and compute none: their infinite elements are intended."""
 
 GROWN = 1e8
-"""A finite result beyond it is what later operations may overflow with."""
+"""Absolute value of a finite result above which later operations may overflow."""
 
 _EXPONENTIALS = {"cosh", "exp", "exp2", "expm1", "sinh", "special_exp2"}
 
@@ -93,7 +93,7 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
     """Observes each operation of a step.
 
     Args:
-        batch_shape: By which sizes the rows of the batch are known.
+        batch_shape: The sizes by which the rows of the batch are recognized.
         batch: The tensors of the batch.
         origins: The tensors that were not finite before the step.
         settings: The arguments of `Guard`.
@@ -143,7 +143,7 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
             inputs = [Input(overwritten.get(id(one), one), self.origins.of(one)) for one in read(func, args, kwargs)]
             self._record_nonfinite(name, node, own_node, inputs, _scalars(args, kwargs), bad)
         for one in outputs:
-            # What was written to a part of a tensor says nothing of the rest.
+            # After a write to a part of a tensor, the rest may still be non-finite.
             is_whole = not overwritten or one.numel() * one.element_size() >= storage_bytes(one)
             if finite[id(one)] and is_whole:
                 self.origins.clear(one)
@@ -193,7 +193,7 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
             self.grown = self._operation(name, None, inputs, (), output, mask, "large")
 
     def _cause(self, node: Any, bad_inputs: list[Input]) -> Event | None:
-        """Return the event of the forward pass that an operation of the backward pass met."""
+        """Return the event of the forward pass that made an operation of the backward pass non-finite."""
         events = [one.origin.event for one in bad_inputs if one.origin.event is not None]
         return events[0] if events else self._by_node.get(node._sequence_nr())
 

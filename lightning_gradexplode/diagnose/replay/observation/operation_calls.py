@@ -56,7 +56,7 @@ def _is_view(func: Any) -> bool:
 
 @lru_cache(maxsize=4096)
 def _training_argument(func: Any) -> int | None:
-    """Return the place of the argument that says whether batch normalization trains, None for other operations."""
+    """Return the position of the argument ``training`` of batch normalization, None for other operations."""
     names = [one.name for one in func._schema.arguments]
     return names.index("training") if "batch_norm" in str(func) and "training" in names else None
 
@@ -64,7 +64,7 @@ def _training_argument(func: Any) -> int | None:
 @lru_cache(maxsize=4096)
 def _written_arguments(func: Any) -> tuple[tuple[int, ...], tuple[str, ...]]:
     arguments = func._schema.arguments
-    # The schema of batch normalization does not say that it updates the running statistics.
+    # In the schema of batch normalization the running statistics are not marked as written.
     running = {"running_mean", "running_var"} if "batch_norm" in str(func) else set()
     chosen = [
         (at, one)

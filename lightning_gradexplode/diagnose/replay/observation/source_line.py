@@ -120,7 +120,7 @@ def calling_line() -> SourceLine | None:
 def _package(filename: str) -> str | None:
     """Return the installed package that a file belongs to, None for the user's own code.
 
-    Code without a file or a text, such as that of ``exec``, stands for a package of its own.
+    Code without a file or a text, such as that of ``exec``, counts as a package of its own.
     """
     if filename.startswith(("<frozen", "<eval_with_key", "<__array_function__")):
         return _STANDARD
