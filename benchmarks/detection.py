@@ -39,6 +39,7 @@ from benchmarks.scenarios import (
     FRESH,
     HELD_OUT,
     LATER,
+    LATEST,
     NEWEST,
     STUDIED,
     UNTOUCHED,
@@ -308,6 +309,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("--counted", EVERYDAY_COUNTED, "the other half of these"),
         ("--studied", STUDIED, "the other half of the newest set"),
         ("--later", LATER, "families written for clipping, counted only"),
+        ("--latest", LATEST, "families with noisy losses, written for clipping, counted only"),
         ("--falling", FALLING, "losses that fall to a lower bound, or without one"),
         ("--held-out", HELD_OUT, "the held-out families"),
     ):
