@@ -1,9 +1,8 @@
-"""The monitor as a Lightning callback: each hook calls the engine's `TrainingRun`."""
+"""The monitor as a callback of Lightning. Each hook calls the engine's `TrainingRun`."""
 
 from __future__ import annotations
 
 import uuid
-import weakref
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -19,12 +18,14 @@ from lightning_gradexplode.distributed.spawn_results import SpawnResults
 from lightning_gradexplode.engine.failure import MONITOR_FAILED_AT_START, MONITOR_IS_OFF
 from lightning_gradexplode.engine.joint_start import DifferentProcessesError
 from lightning_gradexplode.engine.run import TrainingRun
+from lightning_gradexplode.hosts.fit_state import FitState
 from lightning_gradexplode.hosts.lightning import (
     LightningLoop,
     runs_in_a_started_process,
     save_again,
     unsupported_strategy,
 )
+from lightning_gradexplode.hosts.lightning_callbacks import monitors_of
 from lightning_gradexplode.hosts.lightning_namespaces import Callback, LightningModule, Trainer
 from lightning_gradexplode.hosts.results import EndedRun, RunResults
 from lightning_gradexplode.records.log import logger
@@ -122,10 +123,7 @@ class GradientExplosionMonitor(RunResults, Callback):
         )
         self._run: TrainingRun | None = None
         self._ended = EndedRun()
-        self._state: dict[str, Any] = {}
-        self._state_stage: str | None = None
-        self._stage: str | None = None
-        self._module: weakref.ref[Any] | None = None
+        self._fit_state = FitState()
         self._is_disabled = False
         self._state_key = ""
         self._spawn_results = SpawnResults()
@@ -134,7 +132,7 @@ class GradientExplosionMonitor(RunResults, Callback):
     def state_key(self) -> str:
         """The key of the state in a checkpoint: the class's name, with ``-2`` for a second monitor of a trainer.
 
-        Before `setup` it is another one each time, so that a trainer accepts several monitors.
+        Before `setup` it is a random one, since a trainer refuses several callbacks with the same key.
         """
         return self._state_key or uuid.uuid4().hex
 
@@ -151,25 +149,27 @@ class GradientExplosionMonitor(RunResults, Callback):
     # Lightning's hooks, in the order of a fit.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin a stage; state that is loaded in another stage than ``fit`` does not belong to a fit.
+        """Begin a stage.
 
         Only the first of several monitors of a trainer is active, since all of them would log the same names.
         """
-        self._stage = stage
-        monitors = monitors_of(trainer)
+        self._fit_state.begin_stage(stage)
+        monitors = monitors_of(trainer, GradientExplosionMonitor)
         self._is_disabled = min(monitors, key=lambda one: one.is_automatic, default=self) is not self
         before = [one for one in monitors if type(one) is type(self)]
         place = before.index(self) if self in before else 0
         self._state_key = type(self).__qualname__ + (f"-{place + 1}" if place else "")
-        if stage == "fit" and self._state_stage not in (None, "fit"):
-            self._state, self._state_stage = {}, None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to monitor a fit."""
         self._spawn_results.take()  # those of an earlier fit
         self._run, self._ended = None, EndedRun()
         if self._is_disabled:
-            disabled = [one for one in monitors_of(trainer) if one._is_disabled and type(one) is type(self)]
+            disabled = [
+                one
+                for one in monitors_of(trainer, GradientExplosionMonitor)
+                if one._is_disabled and type(one) is type(self)
+            ]
             if trainer.is_global_zero and disabled[0] is self:
                 self._log_disabled()
             return
@@ -177,9 +177,7 @@ class GradientExplosionMonitor(RunResults, Callback):
         if unsupported is not None:
             logger.warning(MONITOR_IS_OFF, unsupported)
             return
-        continues = self._state_stage is not None or (self._module is not None and self._module() is pl_module)
-        state, self._state, self._state_stage = (self._state if continues else {}), {}, None
-        self._module = weakref.ref(pl_module)
+        state = self._fit_state.take(pl_module)
         try:
             self._run = TrainingRun(self.arguments, LightningLoop(trainer, self), state)
         except DifferentProcessesError as error:
@@ -198,7 +196,7 @@ class GradientExplosionMonitor(RunResults, Callback):
             self._run.batch_started(batch, batch_idx)
 
     def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Read the numbers of the step before, if they were deferred, before its gradients are cleared."""
+        """Read the deferred numbers of the step before, before its gradients are cleared."""
         if self._run is not None:
             self._run.gradients_cleared()
 
@@ -255,7 +253,7 @@ class GradientExplosionMonitor(RunResults, Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """End a stage."""
-        self._stage = None
+        self._fit_state.end_stage()
         self._release_module()
 
     def _release_module(self) -> None:
@@ -275,7 +273,7 @@ class GradientExplosionMonitor(RunResults, Callback):
         run.close()
         self._ended = EndedRun(run.findings, run.last, run.failed, incident, folder)
         try:
-            self._state = run.state_dict()
+            self._fit_state.state = run.state_dict()
             if runs_in_a_started_process(trainer) and trainer.local_rank == 0:
                 self._spawn_results.leave({one.name: getattr(self._ended, one.name) for one in fields(self._ended)})
         except Exception:
@@ -286,7 +284,7 @@ class GradientExplosionMonitor(RunResults, Callback):
     def state_dict(self) -> dict[str, Any]:
         """Return what later decisions depend on, in plain values, for the checkpoint."""
         if self._run is None:
-            return self._state
+            return self._fit_state.state
         self._run.flush()
         return self._run.state_dict()
 
@@ -302,23 +300,9 @@ class GradientExplosionMonitor(RunResults, Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep what `state_dict` returned; the next fit continues from it."""
-        self._state, self._state_stage = state_dict, self._stage or "fit"
+        self._fit_state.load(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the monitor without the run in progress, which belongs to this process and this object only."""
-        state = {**vars(self), "_run": None, "_module": None}
+        state = {**vars(self), "_run": None}
         return {name: value for name, value in state.items() if name not in ("log", "log_dict")}
-
-
-def monitors_of(trainer: Trainer) -> list[GradientExplosionMonitor]:
-    """Return the monitors of a trainer. One that was passed several times is removed from its further places."""
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    monitors: list[GradientExplosionMonitor] = []
-    for place, one in reversed([*enumerate(callbacks)]):
-        if isinstance(one, GradientExplosionMonitor):
-            if any(one is earlier for earlier in callbacks[:place]):
-                del callbacks[place]
-                logger.warning("gradexplode: a monitor was passed to the trainer several times; one is enough")
-            else:
-                monitors.insert(0, one)
-    return monitors
