@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.Abort:
         return 1
     except BrokenPipeError:
-        # Standard output is closed; the interpreter must not flush to it when it ends.
+        # Standard output is closed; without this the interpreter would raise when it flushes it at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except ModuleNotFoundError as error:
@@ -67,12 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @click.group(epilog=EPILOG)
 @click.version_option(__version__, package_name="lightning-gradexplode")
 def command() -> None:
-    """Examine exploding gradients: reports, logs of other tools, alert rules."""
+    """Find out why the gradients of a run explode: read its report, or a log of any tool."""
 
 
 @command.command()
 @click.argument("folder", type=FOLDER)
-@click.option("--json", "as_json", is_flag=True, help="Print diagnosis.json.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--check", is_flag=True, help="Exit with status 3 if the run explodes.")
 def show(folder: Path, as_json: bool, check: bool) -> int:
     """Print the report of a run: what happened, causes, curves.
@@ -85,9 +85,9 @@ def show(folder: Path, as_json: bool, check: bool) -> int:
 @command.command()
 @click.argument("folder", type=FOLDER)
 def report(folder: Path) -> None:
-    """Write the page of a report again.
+    """Write the HTML page of a report again.
 
-    The page is written from the steps recorded in FOLDER, also for a run that ended abnormally.
+    It is written from the steps recorded in FOLDER, also for a run that ended abnormally. Its path is printed.
     """
     found = find_report(folder)
     click.echo(str(write_report(found, read_report(found)).page))
@@ -98,9 +98,9 @@ def report(folder: Path) -> None:
 @click.argument("second", type=FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
 def compare(first: Path, second: Path, as_json: bool) -> None:
-    """Compare two runs.
+    """Compare the reports of two runs.
 
-    Differences are marked by an asterisk.
+    FIRST and SECOND contain the reports. Differences are marked by an asterisk.
     """
     table = comparison(*(read_report(find_report(folder)) for folder in (first, second)))
     if as_json:
@@ -111,10 +111,12 @@ def compare(first: Path, second: Path, as_json: bool) -> None:
 
 @command.command()
 @click.argument("log", type=click.Path(path_type=Path))
-@click.option("--loss", help="Column or metric of the loss.")
-@click.option("--grad-norm", help="Column or metric of the gradient norm.")
-@click.option("--learning-rate", help="Column or metric of the learning rate.")
-@click.option("--output", type=click.Path(file_okay=False, path_type=Path), help="Write a report into this folder.")
+@click.option("--loss", help="Column or metric of the loss (default: found by its name).")
+@click.option("--grad-norm", help="Column or metric of the gradient norm (default: found by its name).")
+@click.option("--learning-rate", help="Column or metric of the learning rate (default: found by its name).")
+@click.option(
+    "--output", type=click.Path(file_okay=False, path_type=Path), help="Write a report into this folder, too."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print findings and diagnosis as JSON.")
 @click.option("--check", is_flag=True, help="Exit with status 3 if the run explodes.")
 def diagnose(
@@ -126,7 +128,7 @@ def diagnose(
     as_json: bool,
     check: bool,
 ) -> int:
-    """Run the detectors on a log of any tool.
+    """Find explosions, and their causes, in a log of any tool.
 
     LOG is a CSV file, a TensorBoard event file, an offline W&B run, or a folder; of the logs below a folder the latest
     is used.
@@ -149,11 +151,11 @@ def diagnose(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("gradexplode-demo"),
-    help="Folder of logs and reports.",
+    help="Folder for the logs and reports.",
     show_default=True,
 )
 def demo(folder: Path) -> None:
-    """Train a small network that explodes.
+    """Train a small network whose gradients explode.
 
     It is trained again with clipping. This takes seconds and downloads nothing.
     """
@@ -165,7 +167,7 @@ def demo(folder: Path) -> None:
 @command.command(name="doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
 def doctor_command(as_json: bool) -> None:
-    """Print versions and supported features."""
+    """Print installed versions and what they support."""
     table = doctor.examine()
     if as_json:
         _echo_json(dict(table))
@@ -181,9 +183,9 @@ def doctor_command(as_json: bool) -> None:
     is_flag=False,
     flag_value="",
     metavar="[CHANNEL]",
-    help="Send to the team's Slack integration, or to the one of a channel.",
+    help="Send alerts to the team's first Slack integration, or to that of a channel.",
 )
-@click.option("--webhook", metavar="NAME", help="Call the team's webhook integration of this name.")
+@click.option("--webhook", metavar="NAME", help="Send alerts to the team's webhook integration of this name.")
 @click.option("--dry-run", is_flag=True, help="Print the rules without contacting the server.")
 @click.option("--list", "is_list", is_flag=True, help="List the existing rules, and change nothing.")
 def wandb_rules(
@@ -213,9 +215,9 @@ def wandb_rules(
 @click.option("--entity", required=True, help="The team or user that owns it.")
 @click.option("--name", default="Gradient explosion", show_default=True, help="Name of the saved view.")
 def wandb_workspace(project: str, entity: str, name: str) -> None:
-    """Save a view of a W&B project.
+    """Save a view with the monitor's panels in a W&B project.
 
-    The view has the monitor's panels. Its URL is printed.
+    Its URL is printed.
     """
     click.echo(save_workspace(project, entity, name))
 

@@ -1,4 +1,4 @@
-"""The beginning and the end of backward passes, seen by hooks of tensors that they reach."""
+"""Calls at the beginning and at the end of backward passes, by hooks of tensors on their way."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class BackwardPasses:
     """Calls back at the beginning and at the end of each backward pass through tensors given to `expect`.
 
     Args:
-        optimizers: Returns the optimizers whose gradients are looked at.
+        optimizers: Returns the optimizers whose gradients are compared.
         begins: Called when a pass has reached the first of the tensors.
         ended: Called at its end.
         guard: Calls a function with arguments; its failures do not reach the backward pass.

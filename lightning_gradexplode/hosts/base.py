@@ -1,7 +1,7 @@
 """What the engine needs from a training loop.
 
-An adapter for a training loop is a subclass of `TrainingLoop`. It implements `module`, `optimizers` and `step`, and of
-the rest what its loop can do: every other member has a default that stands for a plain loop in one process, without
+An adapter for a training loop is a subclass of `TrainingLoop`. It implements `module`, `optimizers` and `step`, and
+those other members that its loop supports. Their defaults are those of a plain loop in one process, without
 accumulation, clipping, loggers, checkpoints or a way to stop.
 """
 
@@ -47,7 +47,7 @@ class TrainingLoop(ABC):
 
     @property
     def first_step(self) -> int:
-        """What the loop's own logs count the first step of a run as: 0 or 1."""
+        """The number of the first step of a run in the loop's own logs: 0 or 1."""
         return 0
 
     @property
@@ -123,10 +123,10 @@ class TrainingLoop(ABC):
 
     @property
     def counts_end_of_backward(self) -> bool:
-        """Whether what was measured at the end of the last backward pass counts, whatever the user's code does later.
+        """Whether the measurement at the end of the last backward pass is used, whatever the user's code does later.
 
-        True where the user's code clips between the backward pass and the optimizer's step, and the loop cannot know
-        which backward pass is the last one before the step.
+        True where the user's code clips between the backward pass and the optimizer's step, and it is not known which
+        backward pass is the last one before the step.
         """
         return False
 
@@ -172,7 +172,7 @@ class TrainingLoop(ABC):
         return False
 
     def use_measured_norm(self, clip: Callable[[Optimizer, float], bool]) -> None:
-        """Use a norm that was measured already wherever the loop clips by norm, until `restore_clip`.
+        """Use the measured norm wherever the loop clips by norm, until `restore_clip`.
 
         Args:
             clip: Called with the optimizer and the clip value in place of the loop's own clipping; where it returns
@@ -224,7 +224,7 @@ class TrainingLoop(ABC):
 
     @property
     def run_id(self) -> str | None:
-        """Identifier of the run in its logger, by which a run that goes on is recognized; None if it has none."""
+        """Identifier of the run in its logger, by which a resumed run is recognized; None if it has none."""
         return None
 
     # Optional capabilities.
@@ -239,7 +239,7 @@ class TrainingLoop(ABC):
 
     @property
     def minimum_training(self) -> str:
-        """What keeps the loop going after `stop`, for example ``"min_epochs=5"``; empty if nothing does."""
+        """The settings for which the loop continues after `stop`, for example ``"min_epochs=5"``; empty without any."""
         return ""
 
     @property
@@ -254,12 +254,12 @@ class TrainingLoop(ABC):
 
     @property
     def averaged_modules(self) -> Mapping[str, nn.Module]:
-        """Modules whose weights and buffers are averages of those of the module, by the name of what keeps them."""
+        """Modules whose weights and buffers are averages of those of the module, by the name of their owner."""
         return {}
 
     @property
     def weight_averages(self) -> Mapping[str, Sequence[Tensor]]:
-        """Tensors of the averages of the weights (EMA, SWA), by the name of what keeps them.
+        """Tensors of the averages of the weights (EMA, SWA), by the name of their owner.
 
         A rollback restores them together with the weights, since a loop may copy them into the model at its end.
         """

@@ -15,7 +15,7 @@ class CSVLog:
     """
 
     scalars_only = True
-    """No message says that histograms are not supported."""
+    """No message is logged that histograms are not supported."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "gradexplode.csv"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
 SMALLEST_SCALE = 256.0
-"""The least power of two that a loss is not likely to be multiplied by for any other reason than half precision."""
+"""Power of two from which a factor of the loss is assumed to be the scale of a gradient scaler."""
 
 REDUCED_LATER = (
     "the network that was passed is not wrapped in DistributedDataParallel; if it is elsewhere, pass the wrapper; if "

@@ -1,4 +1,4 @@
-"""The adapter for Lightning's Trainer: this file has what is called at each step, and what a run begins with.
+"""The adapter for Lightning's Trainer: its members that are used at each step and at the start of a run.
 
 The modules ``lightning*`` are the only ones that import Lightning, and that use its private members.
 """
@@ -39,7 +39,7 @@ def runs_in_a_started_process(trainer: Trainer) -> bool:
 
 
 def save_again(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
-    """Replace in a checkpoint what a response may have changed since it was put there; all processes call this."""
+    """Replace weights, optimizers and schedulers in a checkpoint by the present ones; all processes call this."""
     strategy = trainer.strategy
     checkpoint["state_dict"] = strategy.lightning_module_state_dict()
     checkpoint["optimizer_states"] = [strategy.optimizer_state(one) for one in trainer.optimizers]
@@ -168,7 +168,7 @@ class LightningLoop(LightningClipping, LightningLogs, LightningCapabilities):
 
     @property
     def may_step_unseen(self) -> bool:
-        """The same."""
+        """Whether the module steps by itself: in manual optimization, or in its ``optimizer_step``."""
         return self.may_clip_by_itself
 
     @property

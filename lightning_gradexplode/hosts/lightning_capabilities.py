@@ -1,4 +1,4 @@
-"""What the monitor can do with Lightning's Trainer besides measuring: stop it, save, and compute a step again."""
+"""The optional capabilities of Lightning's Trainer: stopping, checkpoints, averages, and computing a step again."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class LightningCapabilities(TrainingLoop):
     def block_checkpoints(self) -> None:
         """Keep the trainer's ``ModelCheckpoint`` callbacks from saving until the next optimizer step."""
         for callback in self.trainer.checkpoint_callbacks:
-            # This makes them take the step for one whose checkpoint was written already.
+            # With this the callbacks assume that the checkpoint of the step was written already.
             if hasattr(callback, "_last_global_step_saved"):
                 callback._last_global_step_saved = self.trainer.global_step
 

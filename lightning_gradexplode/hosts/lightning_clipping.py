@@ -1,4 +1,4 @@
-"""The clipping of Lightning's Trainer: its clip value, and its norm clipping by a norm that was measured already."""
+"""The clipping of Lightning's Trainer: its clip value, and its norm clipping by the measured norm."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class LightningClipping(TrainingLoop):
 
 
 class _ClippingByMeasuredNorm:
-    """A precision plugin's norm clipping, by a norm that was measured already; in a copy of the plugin, its own."""
+    """A precision plugin's norm clipping by the measured norm. A copy of the plugin has its own clipping again."""
 
     def __init__(
         self,

@@ -52,7 +52,7 @@ class LightningLogs(TrainingLoop):
         return checks.folder("the folder of the logs", self._log_dir())
 
     def _log_dir(self) -> str:
-        """Return ``trainer.log_dir``, which a logger that raises on one process would make the others wait for."""
+        """Return ``trainer.log_dir``, but without other processes waiting for one on which a logger raises."""
         first = self._first_logger
         has_own = any(kind.__name__ in ("TensorBoardLogger", "CSVLogger") for kind in type(first).__mro__)
         own = self._attributes.folder(first, "log_dir" if has_own else "save_dir")

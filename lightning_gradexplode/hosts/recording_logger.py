@@ -9,7 +9,7 @@ from lightning_gradexplode.hosts.lightning_namespaces import Logger
 
 
 class RecordingLogger(Logger):
-    """A Lightning logger, of both namespaces, that keeps in memory what it is given.
+    """A Lightning logger, of both namespaces, that keeps all values in memory.
 
     Args:
         name: Its name.

@@ -1,4 +1,4 @@
-"""The results of a run, as the classes by which users add the monitor return them."""
+"""The results of a run, which all classes by which users add the monitor have."""
 
 from __future__ import annotations
 

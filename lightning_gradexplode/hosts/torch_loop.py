@@ -27,7 +27,7 @@ class TorchLoop(TrainingLoop):
     Args:
         model: The network, or the wrapper of it by ``DistributedDataParallel`` or ``torch.compile``.
         optimizers: Its optimizers.
-        loggers: Where metrics go; None for a file in the folder of the logs.
+        loggers: The loggers; None for a file in the folder of the logs.
         folder: The folder of the run's logs, None for that of the first logger.
         scaler: The gradient scaler, None without one.
         replay: Computes the loss of a batch with a copy of the model, None where steps cannot be computed again.
@@ -35,7 +35,7 @@ class TorchLoop(TrainingLoop):
 
     Attributes:
         batches: Number of batches in which an optimizer stepped.
-        batch_is_known: Whether the current batch was given.
+        batch_is_known: Whether the user has passed the current batch.
         should_stop: Whether the training is to end.
         unsupported: Why the gradients cannot be measured, None if they can.
     """
@@ -190,7 +190,7 @@ class TorchLoop(TrainingLoop):
         return True
 
     def stop(self) -> None:
-        """Set `should_stop`, from which on updates are held back."""
+        """Set `should_stop`; updates are skipped from then on."""
         self.should_stop = True
 
     @property

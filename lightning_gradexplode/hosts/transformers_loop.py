@@ -20,7 +20,7 @@ from lightning_gradexplode.records.log import logger
 
 
 class TransformersLoop(TorchLoop):
-    """The Trainer's loop, as its callbacks see it.
+    """The Trainer's loop, from the arguments of its callbacks.
 
     Args:
         args: The ``TrainingArguments``.
@@ -28,7 +28,7 @@ class TransformersLoop(TorchLoop):
         model: The network.
         optimizer: The optimizer, in Accelerate's wrapper.
         scheduler: The learning rate scheduler.
-        loggers: Where metrics go, None for what ``args.report_to`` names.
+        loggers: The loggers, None for those that ``args.report_to`` names.
 
     Attributes:
         losses: Number of losses that were computed for the coming step.

@@ -185,7 +185,8 @@ def _beside_progress_bars() -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(log_to_terminal())
         stack.enter_context(_cleared_progress_bars())
-        # A live display of rich prints above itself only what is written to the streams by which it replaces others.
+        # rich prints above its live display only what is written to the streams by which it has replaced sys.stdout and
+        # sys.stderr.
         proxies = {id(getattr(one, "rich_proxied_file", one)): one for one in (sys.stdout, sys.stderr)}
         for handler in _stream_handlers():
             proxy = proxies.get(id(handler.stream))

@@ -1,4 +1,4 @@
-"""Histograms reduced to what charts show: some 40 bins with finite borders, none of them empty at either end."""
+"""Histograms reduced to what charts show: about 40 bins with finite borders; the first and the last are not empty."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def operand_text(operand: Operand) -> str:
 
 
 def number(value: float) -> str:
-    """Return a number with four significant digits; an empty text for NaN, which stands for no limit."""
+    """Return a number with four significant digits; an empty text for NaN, as the limit of a finding without one."""
     return "" if isinstance(value, float) and np.isnan(value) else f"{value:.4g}"
 
 

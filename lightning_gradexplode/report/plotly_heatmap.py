@@ -18,8 +18,6 @@ def heatmap_figure(steps: Sequence[int], rows: Rows, marks: Sequence[Mark], view
     """Return the heat map of gradient norms, a row for each parameter, the first one executed on top."""
     logs = positive_logs(rows.norms)
     low, high = color_range(logs)
-    places = list(range(len(rows.names)))
-    shown = rows.labeled(every=max(1, -(-len(places) // 40)))
     names = [escape(name) for name in rows.names]
     common = {"type": "heatmap", "x": list(map(int, steps)), "y": names}
     norms = {
@@ -41,8 +39,15 @@ def heatmap_figure(steps: Sequence[int], rows: Rows, marks: Sequence[Mark], view
         "showscale": False,
         "hovertemplate": "%{y}<br>step %{x}: NaN or infinite<extra></extra>",
     }
+    return {"data": [norms, *([nonfinite] if bad.any() else [])], "layout": _layout(steps, rows, marks, view)}
+
+
+def _layout(steps: Sequence[int], rows: Rows, marks: Sequence[Mark], view: tuple[int, int]) -> Figure:
+    """Return axes, marks and the frame of the marked row."""
+    count = len(rows.names)
+    shown = rows.labeled(every=max(1, -(-count // 40)))
     layout: Figure = {
-        **base_layout(max(220, min(17 * len(places), 900)) + 90),
+        **base_layout(max(220, min(17 * count, 900)) + 90),
         "meta": ranges(steps, view),
         "xaxis": {
             "range": [view[0] - 0.5, view[1] + 0.5],
@@ -52,7 +57,7 @@ def heatmap_figure(steps: Sequence[int], rows: Rows, marks: Sequence[Mark], view
         },
         "yaxis": {
             "type": "category",
-            "range": [len(places) - 0.5, -0.5],
+            "range": [count - 0.5, -0.5],
             "tickvals": shown,
             "ticktext": [_label(rows, place) for place in shown],
             "automargin": True,
@@ -63,18 +68,21 @@ def heatmap_figure(steps: Sequence[int], rows: Rows, marks: Sequence[Mark], view
         "shapes": [mark_line(mark) for mark in marks if mark.is_line],
     }
     if rows.marked is not None:
-        layout["shapes"].append(
-            {
-                "type": "rect",
-                "xref": "paper",
-                "x0": 0,
-                "x1": 1,
-                "y0": rows.marked - 0.5,
-                "y1": rows.marked + 0.5,
-                "line": {"color": "var(--critical)", "width": 2 if len(places) <= 60 else 1},
-            }
-        )
-    return {"data": [norms, *([nonfinite] if bad.any() else [])], "layout": layout}
+        layout["shapes"].append(_frame(rows.marked, width=2 if count <= 60 else 1))
+    return layout
+
+
+def _frame(row: int, width: int) -> Figure:
+    """Return a frame around a row."""
+    return {
+        "type": "rect",
+        "xref": "paper",
+        "x0": 0,
+        "x1": 1,
+        "y0": row - 0.5,
+        "y1": row + 0.5,
+        "line": {"color": "var(--critical)", "width": width},
+    }
 
 
 def _scale_of(low: float, high: float) -> Figure:
