@@ -32,7 +32,7 @@ HUGE_LOSS, HUGE_GRADIENT = 1e6, 1e4
 """Loss and gradient norm before any update above which the learning rate is not at fault."""
 
 SHORT = 0.5
-"""Value of `largest_reach` below which no update overshoots."""
+"""Largest value of `reaches` below which no update overshoots."""
 
 ORDINARY = 1.3
 """Growth of the weights' norm from one measurement to the next from which the updates in between were large."""
@@ -142,14 +142,14 @@ def initial_weight_norm(evidence: Evidence) -> float | None:
     return math.sqrt(total) if 0 < total < math.inf else None
 
 
-def largest_reach(evidence: Evidence) -> float | None:
-    """Return the largest relative change of the loss that one update can have caused to first order, while it rose.
+def reaches(evidence: Evidence) -> tuple[float, float] | None:
+    """Return the least and largest relative change of the loss that one update can have caused to first order.
 
     That is the product of the norms of gradient and update, divided by the loss. If a step goes so far beyond the
     minimum of a parabola that the loss rises, this is at least four.
 
     Returns:
-        The largest over the steps whose loss was twice that of the start and more; None with fewer than five of them
+        Those over the steps whose loss was twice that of the start and more; None with fewer than five of them
         with a measured update, if the loss did not go on rising, as after a jump, or if it can be negative.
     """
     failed = first_nonfinite(evidence)
@@ -164,13 +164,13 @@ def largest_reach(evidence: Evidence) -> float | None:
     half = len(levels) // 2
     if half < 3 or not float(np.median(levels[half:])) > 2 * float(np.median(levels[:half])):
         return None
-    reaches = []
+    found = []
     for step in risen.tolist():
         known = [one.at(step) for one in (loss, norm, ratio)] + [weight.before(step + 1).last]
         if all(one is not None for one in known):
             now, gradient, share, weights = (float(one or 0.0) for one in known)
-            reaches.append(gradient * share * weights / now)
-    return max(reaches) if len(reaches) >= 5 else None
+            found.append(gradient * share * weights / now)
+    return (min(found), max(found)) if len(found) >= 5 else None
 
 
 def starts_huge(evidence: Evidence) -> bool:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 
 from lightning_gradexplode.diagnose import remedies
+from lightning_gradexplode.diagnose.causes.descent import is_ascent, share_of_descent
 from lightning_gradexplode.diagnose.causes.indication import Indication
 from lightning_gradexplode.diagnose.causes.optimization import exceeds_usual
 from lightning_gradexplode.diagnose.causes.outliers import outlier_field
 from lightning_gradexplode.diagnose.causes.own_targets import copied_module, infinite_target, target_of_itself
 from lightning_gradexplode.diagnose.curves import curve, failing_step, loss_curve
-from lightning_gradexplode.diagnose.line_search import LineSearch, line_search
+from lightning_gradexplode.diagnose.line_search import line_search
 from lightning_gradexplode.diagnose.optimizers import is_plain_descent
-from lightning_gradexplode.diagnose.trends import SHORT, initial_weight_norm, largest_reach, trend
+from lightning_gradexplode.diagnose.trends import SHORT, initial_weight_norm, reaches, trend
 from lightning_gradexplode.records import Cause, Evidence, FieldFacts, RunFacts
 
 GROWN = 1.5
@@ -114,6 +115,9 @@ def _along_the_update(evidence: Evidence) -> Indication | None:
             f"Each update lowers the loss of its own batch (from {search.start:.4g} to {search.end:.4g}), and yet "
             f"the loss has risen {_rise(evidence)}: the targets move.",
         )
+    share = share_of_descent(evidence, search)
+    if share is not None and is_ascent(share):
+        return None
     if search.climbs:
         return Indication(
             0.55 if is_plain_descent(evidence.run) else 0.35,
@@ -121,7 +125,6 @@ def _along_the_update(evidence: Evidence) -> Indication | None:
             f"{search.slope:.3g} for the whole update to first order), where a step along its gradient lowers it: "
             "the targets move with the weights.",
         )
-    share = _share_of_descent(evidence, search)
     if share is not None and share < HALF_WAY:
         return Indication(
             0.45,
@@ -139,7 +142,8 @@ def _along_the_update(evidence: Evidence) -> Indication | None:
 
 def _short_steps(evidence: Evidence) -> Indication | None:
     """Return the evidence that no update was long enough to overshoot, if the loss along the update is not known."""
-    reach = largest_reach(evidence) if line_search(evidence) is None else None
+    known = reaches(evidence) if line_search(evidence) is None else None
+    reach = None if known is None else known[1]
     weights, start = curve(evidence, "weight_norm").greatest, initial_weight_norm(evidence)
     if reach is None or reach >= SHORT or weights is None or not start or weights <= GROWN * start:
         return None
@@ -178,23 +182,3 @@ def _usual_range(field: FieldFacts) -> tuple[float, float]:
 def _rise(evidence: Evidence) -> str:
     loss = loss_curve(evidence).before(failing_step(evidence))
     return f"from {loss.first or 0:.4g} to {loss.last or 0:.4g}"
-
-
-def _share_of_descent(evidence: Evidence, search: LineSearch) -> float | None:
-    """Return the decrease of the loss along the update to first order, divided by that of gradient descent.
-
-    Gradient descent decreases it by the learning rate times the squared norm of the gradient.
-
-    Returns:
-        None if the update is not the gradient of the step times one learning rate, or if that is not known.
-    """
-    experiments, rate = evidence.experiments, remedies.learning_rate(evidence)
-    norm = experiments.memory_grad_norm if experiments is not None else None
-    groups = [group for one in evidence.run.optimizers for group in one.groups]
-    if not is_plain_descent(evidence.run) or len({group.get("lr") for group in groups}) != 1:
-        return None
-    if evidence.run.clip_val is not None or any(group.get("weight_decay") for group in groups):
-        return None
-    if rate is None or norm is None or not 0 < norm < math.inf or not math.isfinite(search.slope):
-        return None
-    return -search.slope / (rate * norm**2)

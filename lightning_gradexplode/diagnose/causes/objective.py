@@ -8,10 +8,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from lightning_gradexplode.diagnose.causes.descent import is_ascent, share_of_descent
 from lightning_gradexplode.diagnose.causes.loss_factors import raised_factor
 from lightning_gradexplode.diagnose.curves import FloatArray, curve, failing_step, is_critical, loss_curve
 from lightning_gradexplode.diagnose.faults.operations import base_name
 from lightning_gradexplode.diagnose.learning import ENOUGH
+from lightning_gradexplode.diagnose.line_search import line_search
 from lightning_gradexplode.diagnose.trends import initial_weight_norm, trend
 from lightning_gradexplode.records import Cause, Evidence, RunFacts
 
@@ -41,9 +43,9 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
                 0.9,
                 ("minimize it: `maximize=False` in the optimizer",),
             )
-    raised = raised_factor(evidence)
-    if raised is not None:
-        return raised
+    other = raised_factor(evidence) or _ascent(evidence)
+    if other is not None:
+        return other
     first, least = loss.first, loss.least
     if first is None or least is None or len(loss) < 3 or least >= 0:
         return None
@@ -73,6 +75,27 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
         sentences.append(f"The weights have grown to {course.weight_growth:.3g} times their norm at the start.")
     where = critic or _spread(evidence) or _learned_factor(evidence.run)
     return Cause("loss-without-floor", where, tuple(sentences), confidence, _floor_remedies(evidence))
+
+
+def _ascent(evidence: Evidence) -> Cause | None:
+    """Return the cause if the loss rises along the update by as much as gradient descent should lower it."""
+    search = line_search(evidence)
+    share = None if search is None else share_of_descent(evidence, search)
+    if search is None or share is None or not is_ascent(share) or not trend(evidence).has_diverged:
+        return None
+    return Cause(
+        "loss-without-floor",
+        None,
+        (
+            f"To first order the update raises the loss of its own batch by {search.slope:.3g}, and a step along "
+            "its gradient lowers it by as much: the gradient has a wrong sign.",
+        ),
+        0.9,
+        (
+            "look for a wrong sign in what changes the gradient: the backward pass of an `autograd.Function`, a hook, "
+            "a layer that reverses gradients; `torch.autograd.gradcheck` compares such a function with its derivative",
+        ),
+    )
 
 
 def _levels_off(losses: FloatArray) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.causes.indication import Indication
@@ -15,7 +16,7 @@ from lightning_gradexplode.diagnose.trends import (
     Trend,
     begins_abruptly,
     is_growing,
-    largest_reach,
+    reaches,
     starts_huge,
     trend,
 )
@@ -30,6 +31,12 @@ LARGE_UPDATE = 0.1
 LARGE_GROWTH = 1.2
 """Growth of the weights' norm from which large updates may be the cause."""
 
+FIRST_ORDER = 2.0
+"""Multiple of the slope along an update up to which the update raises the loss to first order: no overshoot."""
+
+OVERSHOT = 2.0
+"""Reach of every update from which they overshoot: from two on, a step goes beyond the minimum of a parabola."""
+
 MANY_STEPS, LATE = 20, 0.7
 """Number of steps without a critical finding, and the largest confidence that the rate is the cause after them."""
 
@@ -38,11 +45,26 @@ ENOUGH_ATTEMPTS = 4
 
 
 def learning_rate(evidence: Evidence) -> Cause | None:
-    """Return the cause if updates overshoot.
+    """Return the cause if updates overshoot from the start on.
 
     Each of these rules it out: a failure without any growth before, an update that lowers the loss of its own batch,
-    weights that keep their norm, and lower rates with the same failure.
+    weights that keep their norm, and lower rates with the same failure. After many steps, a usual rate is no cause
+    unless an overshoot was measured: something may have grown since the start, such as targets or a factor of the loss.
     """
+    cause = rate_too_high(evidence)
+    borne = critical_step(evidence) - evidence.run.first_step
+    if cause is None or borne < MANY_STEPS:
+        return cause
+    reach = reaches(evidence)
+    reaches_far = line_search(evidence) is not None or (reach is not None and reach[0] > OVERSHOT)
+    if not (reaches_far or exceeds_usual(evidence) or _has_helped(evidence)):
+        return None
+    sentence = f"There were {borne} steps before without a critical finding."
+    return replace(cause, evidence=(*cause.evidence, sentence), confidence=min(cause.confidence, LATE))
+
+
+def rate_too_high(evidence: Evidence) -> Cause | None:
+    """Return the same cause whenever updates overshoot, however late."""
     course, search = trend(evidence), line_search(evidence)
     if not course.has_diverged or rate_is_disproved(evidence):
         return None
@@ -61,18 +83,13 @@ def learning_rate(evidence: Evidence) -> Cause | None:
         if loss_curve(evidence).first is None or (evidence.batch is None and not unusual):
             return None  # no overshoot was measured, and the scale of the data may be the cause
         confidence *= 0.6 if begins_abruptly(evidence) else 1.0
-    borne = critical_step(evidence) - evidence.run.first_step
-    if borne >= MANY_STEPS:
-        # A quantity may have grown since the start, such as a factor of the loss or its curvature.
-        sentences.append(f"There were {borne} steps before without a critical finding.")
-        confidence = min(confidence, LATE)
     return Cause("learning-rate", None, tuple(sentences), min(confidence, 0.95), rate_remedies(evidence, course))
 
 
 def _overshoot(evidence: Evidence) -> Indication | None:
     """Return the evidence that an update overshoots: the loss along it, or the effect of the first update."""
     search = line_search(evidence)
-    if search is None or not search.overshoots:
+    if search is None or not search.overshoots or search.end - search.start <= FIRST_ORDER * search.slope:
         jump = jump_by_first_update(evidence)
         return None if jump is None else Indication(0.5, jump)
     end = f"{search.end:.4g}" if math.isfinite(search.end) else "a value that is not finite"
@@ -88,8 +105,8 @@ def _is_ruled_out(evidence: Evidence, course: Trend) -> bool:
         return True
     if line_search(evidence) is not None:
         return is_growing(evidence)  # the update lowers the loss of its own batch
-    reach = largest_reach(evidence)
-    is_short = reach is not None and reach < SHORT
+    reach = reaches(evidence)
+    is_short = reach is not None and reach[1] < SHORT
     has_merely_grown = not (course.has_risen or is_critical(evidence) or _unusual_rate(evidence))
     return is_short or _sets_its_lengths(evidence) or has_merely_grown
 

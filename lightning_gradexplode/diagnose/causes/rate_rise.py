@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.causes.optimization import MANY_STEPS, learning_rate, rate_is_disproved
+from lightning_gradexplode.diagnose.causes.optimization import MANY_STEPS, rate_is_disproved, rate_too_high
 from lightning_gradexplode.diagnose.curves import (
     Curve,
     FloatArray,
@@ -170,7 +170,7 @@ def _gradual_rise(evidence: Evidence, rates: Curve) -> RateRise | None:
     if before is None or after is None or before <= 0:
         return None
     if after < GRADUAL * before and (
-        begins_abruptly(evidence) or not _has_risen_many_fold(rates, loss) or learning_rate(evidence) is None
+        begins_abruptly(evidence) or not _has_risen_many_fold(rates, loss) or rate_too_high(evidence) is None
     ):
         return None
     if loss_rise(loss.before(lowest + 1)) > 1.0 or lowest < loss.step[2]:

@@ -22,12 +22,15 @@ _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "convolution",
 def base_name(name: str) -> str:
     """Return an operation's plain name: ``"_log_softmax"``, ``"aten.log_softmax.int"`` are both ``"log_softmax"``.
 
-    Of a node of the backward pass it is the name of the forward operation: ``"SqrtBackward0"`` is ``"sqrt"``.
+    Of a node of the backward pass it is the name of the forward operation: ``"SqrtBackward0"`` is ``"sqrt"``. The
+    derivative of a derivative keeps a name of its own: ``"SqrtBackwardBackward0"`` is ``"sqrt_backward"``.
     """
     name = name.removeprefix("aten.").removeprefix("aten::").removeprefix("torch.").split(".")[0]
     if re.search(r"Backward\d*$", name):
         name = re.sub(r"Backward\d*$", "", name)
         name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+        if name.endswith("_backward"):
+            return name
     name = name.strip("_")
     return re.sub(r"(_forward|_backward(_data)?|_loss2d|2d_forward)$", "", name).replace("nll_loss2d", "nll_loss")
 

@@ -119,7 +119,8 @@ class Search:
             answer = self._answers[argument.source]
             return "unclear" if finite is False and answer == "finite" else answer
         if finite is False:
-            return Found(node, argument)
+            # What the derivative of a derivative has saved is a result of the step, and no data.
+            return "unclear" if name_of_node(node).endswith("_backward") else Found(node, argument)
         return "finite" if argument.source is None and not _takes_numbers(node) else "unclear"
 
     def _through(self, node: Any, origins: Sequence[Found], value: Tensor | None) -> Answer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lightning_gradexplode.diagnose.causes.objective import loss_without_floor
-from lightning_gradexplode.records import LossTerm, OptimizerFacts, Replay, Severity
+from lightning_gradexplode.records import Experiments, LossTerm, OptimizerFacts, Replay, Severity
 from tests.diagnose.evidence import calm, diverged, finding, growing, history, operand, run
 
 
@@ -52,5 +52,15 @@ def test_a_loss_that_levels_off_far_below_zero_has_a_floor(power: float, is_name
     values = calm(40) | {"loss": [0.05 - 0.1 * step**power * 40 ** (1 - power) for step in range(40)]}
     found = loss_without_floor(
         diverged(step=39, now=39, findings=(finding("gradient-growth", 39),), history=(history(values),))
+    )
+    assert (found is not None) is is_named
+
+
+@pytest.mark.parametrize(("norm", "is_named"), [(4.0, True), (9.0, False)])
+def test_a_loss_that_climbs_by_the_squared_norm_of_its_gradient_has_a_wrong_sign(norm: float, is_named: bool) -> None:
+    """Gradient descent lowers it by the rate times the squared norm; moving targets raise it by any other amount."""
+    along = ((0.0, 10.0), (0.01, 10.08008), (0.1, 10.808), (0.3, 12.472), (1.0, 18.8))
+    found = loss_without_floor(
+        diverged(experiments=Experiments(line_search=along, memory_grad_norm=norm), history=(history(growing()),))
     )
     assert (found is not None) is is_named

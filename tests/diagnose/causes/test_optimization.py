@@ -6,7 +6,7 @@ import pytest
 
 from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.causes.optimization import LATE, MANY_STEPS, learning_rate
-from lightning_gradexplode.records import Attempt, Evidence, OptimizerFacts, Severity
+from lightning_gradexplode.records import Attempt, Evidence, Experiments, OptimizerFacts, Severity
 from tests.diagnose.evidence import batch, calm, diverged, field, finding, growing, history, kinds, labels, run
 from tests.diagnose.growth_examples import NO_OVERSHOOT, OVERSHOOT
 
@@ -97,3 +97,30 @@ def test_weights_that_merely_grow_are_evidence_against_an_unusual_rate_only(rate
     warned = (finding("backward-gain", 29, Severity.WARNING),)
     found = learning_rate(diverged(step=29, now=29, findings=warned, history=(history(values),), batch=batch(field())))
     assert (found is not None) is is_named
+
+
+@pytest.mark.parametrize(
+    ("steps", "rate", "ratio", "is_named"),
+    [(12, 0.05, 0.01, True), (40, 0.05, 0.01, False), (40, 5.0, 0.01, True), (40, 0.05, 0.9, True)],
+)
+def test_after_many_steps_a_usual_rate_is_no_cause_unless_updates_reach_far(
+    steps: int, rate: float, ratio: float, is_named: bool
+) -> None:
+    """In a plain loop, targets or a factor of the loss that grow look the same, except for shorter steps at first."""
+    quantities = {**growing(steps, factor=1.5, rate=rate), "update_ratio": [ratio] * steps}
+    found = learning_rate(
+        diverged(
+            step=steps - 2,
+            now=steps - 1,
+            findings=(finding("diverging-loss", steps - 2),),
+            history=(history(quantities),),
+            batch=batch(field(), labels()),
+        )
+    )
+    assert (found is not None) is is_named
+
+
+def test_an_update_that_raises_the_loss_to_first_order_does_not_overshoot() -> None:
+    """The loss rises in proportion to the step; a shorter step, along the same direction, would raise it as well."""
+    climbing = Experiments(line_search=((0.0, 200.0), (0.01, 200.3), (0.1, 203.0), (0.3, 209.0), (1.0, 231.0)))
+    assert learning_rate(diverged(experiments=climbing)) is None

@@ -297,3 +297,20 @@ def test_parameters_without_memory_are_not_read(net: nn.Sequential) -> None:
     found = replay(loss, net)
     assert found.first is not None
     assert found.first.name == "log"
+
+
+def test_what_the_derivative_of_a_derivative_has_saved_is_no_data(net: nn.Sequential) -> None:
+    """An inner loop of gradient descent diverges; the errors in its graph are neither targets nor inputs."""
+    weights: dict[str, Tensor] = dict(net.named_parameters())
+    for _ in range(8):
+        outputs = torch.func.functional_call(net, weights, (inputs(),))
+        slopes = torch.autograd.grad(
+            functional.mse_loss(outputs, torch.ones(ROWS, 1)), [*weights.values()], create_graph=True
+        )
+        weights = {name: one - 1e6 * slope for (name, one), slope in zip(weights.items(), slopes, strict=True)}
+    loss = functional.mse_loss(torch.func.functional_call(net, weights, (inputs(),)), torch.ones(ROWS, 1))
+    assert not torch.isfinite(loss)
+    fault = fault_in_graph(loss, net)
+    assert fault is not None
+    assert fault.replay is None or fault.replay.source is None
+    assert all(one.least is None or abs(one.least) < 10 for one in fault.fields)
