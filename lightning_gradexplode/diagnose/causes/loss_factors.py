@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from lightning_gradexplode.diagnose.curves import curve
+from lightning_gradexplode.diagnose.remedies import common as remedies
 from lightning_gradexplode.records import Cause, Evidence
 
 RAISED = ((100.0, 0.96), (10.0, 0.7))
 """Growths of a number during the run, and the confidence that its growth makes the loss explode."""
+
+
+LARGE = 10.0
+"""A number from which a term that is multiplied by it determines the length of a step of gradient descent."""
+
+
+def large_factor(evidence: Evidence) -> float | None:
+    """Return a large number that a term of the loss is multiplied by from the start, None without one.
+
+    Optimizers that divide by the size of the gradient are excluded: the number cancels out.
+    """
+    largest = max((abs(1 / one) for one in evidence.loss_divisors or ()), default=0.0)
+    return largest if largest >= LARGE and not remedies.uses_adaptive_optimizer(evidence.run) else None
 
 
 def raised_factor(evidence: Evidence) -> Cause | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.causes.indication import Indication
+from lightning_gradexplode.diagnose.causes.loss_factors import large_factor
 from lightning_gradexplode.diagnose.curves import critical_step, curve, failing_step, is_critical, loss_curve
 from lightning_gradexplode.diagnose.first_update import jump_by_first_update
 from lightning_gradexplode.diagnose.line_search import line_search
@@ -38,7 +39,8 @@ OVERSHOT = 2.0
 """Reach of every update from which they overshoot: from two on, a step goes beyond the minimum of a parabola."""
 
 MANY_STEPS, LATE = 20, 0.7
-"""Number of steps without a critical finding, and the largest confidence that the rate is the cause after them."""
+"""Number of steps without a critical finding, and the largest confidence that the rate is the cause after them, or if a
+term of the loss is multiplied by a large number."""
 
 ENOUGH_ATTEMPTS = 4
 """Number of lower rates, each half of the one before, with the same failure, after which the rate is not the cause."""
@@ -83,7 +85,14 @@ def rate_too_high(evidence: Evidence) -> Cause | None:
         if loss_curve(evidence).first is None or (evidence.batch is None and not unusual):
             return None  # no overshoot was measured, and the scale of the data may be the cause
         confidence *= 0.6 if begins_abruptly(evidence) else 1.0
-    return Cause("learning-rate", None, tuple(sentences), min(confidence, 0.95), rate_remedies(evidence, course))
+    advice, factor = rate_remedies(evidence, course), large_factor(evidence)
+    if factor is not None:
+        sentences.append(
+            f"The loss, or a term of it, is multiplied by {factor:.3g}, and each step is in proportion to it."
+        )
+        confidence = min(confidence, LATE)
+        advice = (advice[0], f"or multiply the term by far less than {factor:.3g}", *advice[1:])
+    return Cause("learning-rate", None, tuple(sentences), min(confidence, 0.95), advice)
 
 
 def _overshoot(evidence: Evidence) -> Indication | None:

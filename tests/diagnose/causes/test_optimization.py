@@ -124,3 +124,14 @@ def test_an_update_that_raises_the_loss_to_first_order_does_not_overshoot() -> N
     """The loss rises in proportion to the step; a shorter step, along the same direction, would raise it as well."""
     climbing = Experiments(line_search=((0.0, 200.0), (0.01, 200.3), (0.1, 203.0), (0.3, 209.0), (1.0, 231.0)))
     assert learning_rate(diverged(experiments=climbing)) is None
+
+
+@pytest.mark.parametrize(("kind", "is_said"), [("SGD", True), ("Adam", False)])
+def test_a_large_factor_of_the_loss_is_said_beside_the_rate(kind: str, is_said: bool) -> None:
+    """The steps of gradient descent are in proportion to it; with Adam it cancels out."""
+    facts = run(optimizers=(OptimizerFacts(kind, ({"lr": 0.5},)),))
+    found = learning_rate(diverged(experiments=OVERSHOOT, run=facts, loss_divisors=(16.0, 1e-4)))
+    assert found is not None
+    assert any("multiplied by 1e+04" in one for one in found.evidence) is is_said
+    assert (found.confidence <= LATE) is is_said
+    assert found.remedies[0].startswith("lower the learning rate")
