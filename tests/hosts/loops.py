@@ -48,13 +48,20 @@ def recorded(watch: GradientWatch) -> float:
     return watch.last.grad_norm
 
 
+def train_step(watch: GradientWatch, model: nn.Module, optimizer: Optimizer, batch: Tensor) -> float:
+    """Train on one batch, and return the exact norm of its gradients, before the optimizer's step."""
+    optimizer.zero_grad()
+    loss = loss_of(model, batch)
+    watch.loss(loss)
+    loss.backward()  # type: ignore[no-untyped-call]
+    norm = exact_norm(model.parameters())
+    optimizer.step()
+    return norm
+
+
 def train_until_stopped(watch: GradientWatch, model: nn.Module, optimizer: Optimizer, steps: int) -> None:
     """Train for a number of steps, or until the watch stops the training."""
     for batch in batches(steps):
         if watch.should_stop:
             return
-        optimizer.zero_grad()
-        loss = loss_of(model, batch)
-        watch.loss(loss)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        train_step(watch, model, optimizer, batch)

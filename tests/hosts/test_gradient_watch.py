@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradexplode import GradientWatch
-from tests.hosts.loops import batches, loss_of, network, train_until_stopped
+from tests.hosts.loops import batches, loss_of, network, train_step, train_until_stopped
 from tests.runs.optimizers import SharesAttributes, StepOfInstance
 
 
@@ -77,11 +77,7 @@ def nan_run(on_explosion: str) -> tuple[nn.Module, GradientWatch]:
             if number == 9:
                 batch[2, 1] = float("nan")
             watch.batch(batch)
-            optimizer.zero_grad()
-            loss = loss_of(model, batch)
-            watch.loss(loss)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            train_step(watch, model, optimizer, batch)
     assert not watch.failed
     return model, watch
 
@@ -177,7 +173,7 @@ def test_what_a_loop_forgot_is_named_once(mistake: str, caplog: pytest.LogCaptur
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     lines = {
-        "other optimizer": "not by an optimizer that the monitor was given",
+        "other optimizer": "not by an optimizer that was passed to the monitor",
         "number": "got a float",
         "detached": "got a detached one",
     }

@@ -16,7 +16,16 @@ import torch
 from torch import nn
 
 from lightning_gradexplode import ExplosionError, GradientWatch
-from tests.hosts.loops import batches, exact_norm, loss_of, network, recorded, same_weights, train_until_stopped
+from tests.hosts.loops import (
+    batches,
+    exact_norm,
+    loss_of,
+    network,
+    recorded,
+    same_weights,
+    train_step,
+    train_until_stopped,
+)
 
 
 def test_raise_ends_the_loop_and_leaves_nothing_behind() -> None:
@@ -105,18 +114,13 @@ def test_model_and_optimizer_can_be_copied_and_pickled_while_monitored() -> None
 
 
 def test_two_monitors_in_a_process_do_not_affect_each_other() -> None:
-    """Two models in turn, each with a watch of its own, have the norms that float64 says."""
+    """Two models in turn, each with a watch of its own, have the exact norms."""
     models = [network(0), network(1)]
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.01) for model in models]
     watches = [GradientWatch(model, one, report=False) for model, one in zip(models, optimizers, strict=True)]
     for batch in batches(3):
         for model, optimizer, watch in zip(models, optimizers, watches, strict=True):
-            optimizer.zero_grad()
-            loss = loss_of(model, batch)
-            watch.loss(loss)
-            loss.backward()  # type: ignore[no-untyped-call]
-            truth = exact_norm(model.parameters())
-            optimizer.step()
+            truth = train_step(watch, model, optimizer, batch)
             assert recorded(watch) == pytest.approx(truth, rel=1e-9)
     for watch in watches:
         watch.close()
@@ -130,12 +134,7 @@ def test_the_cell_of_a_notebook_may_be_run_again(tmp_path: Path, caplog: pytest.
     for cell in range(3):
         watch = GradientWatch(model, optimizer, log_dir=tmp_path / str(cell), log_every_n_steps=1, clip=1e-3)
         for batch in batches(3):
-            optimizer.zero_grad()
-            loss = loss_of(model, batch)
-            watch.loss(loss)
-            loss.backward()  # type: ignore[no-untyped-call]
-            truth = exact_norm(model.parameters())
-            optimizer.step()
+            truth = train_step(watch, model, optimizer, batch)
             assert recorded(watch) == pytest.approx(truth, rel=1e-9)
         assert earlier is None or (earlier.last is not None and earlier.last.step == 2)
         earlier = watch

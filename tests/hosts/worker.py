@@ -70,21 +70,25 @@ def watched_loop(
     return errors
 
 
+def clipped_loop(model: Any, optimizer: Any, watch: GradientWatch, no_sync: Callable[[], Any]) -> list[float]:
+    """Train with a loop that clips by norm; return the errors of the norms."""
+    return watched_loop(
+        model,
+        optimizer,
+        watch,
+        lambda loss: loss.backward(),  # type: ignore[no-untyped-call]
+        lambda: nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM),
+        no_sync,
+    )
+
+
 def ddp(out: Path, **arguments: Any) -> tuple[GradientWatch, list[float]]:
     """Train with ``DistributedDataParallel``."""
     raw = network()
     model = nn.parallel.DistributedDataParallel(raw)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     watch = GradientWatch(model, optimizer, log_dir=out, log_every_n_steps=1, **arguments)
-    errors = watched_loop(
-        model,
-        optimizer,
-        watch,
-        lambda loss: loss.backward(),  # type: ignore[no-untyped-call]
-        lambda: nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM),
-        model.no_sync,
-    )
-    return watch, errors
+    return watch, clipped_loop(model, optimizer, watch, model.no_sync)
 
 
 def fsdp2(out: Path, **arguments: Any) -> tuple[GradientWatch, list[float]]:
@@ -98,15 +102,7 @@ def fsdp2(out: Path, **arguments: Any) -> tuple[GradientWatch, list[float]]:
     fully_shard(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     watch = GradientWatch(model, optimizer, log_dir=out, log_every_n_steps=1, **arguments)
-    errors = watched_loop(
-        model,
-        optimizer,
-        watch,
-        lambda loss: loss.backward(),  # type: ignore[no-untyped-call]
-        lambda: nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM),
-        nullcontext,
-    )
-    return watch, errors
+    return watch, clipped_loop(model, optimizer, watch, nullcontext)
 
 
 def fabric(out: Path, **arguments: Any) -> tuple[GradientWatch, list[float]]:
