@@ -167,7 +167,7 @@ def test_the_command_prints_versions(capsys: pytest.CaptureFixture[str]) -> None
 def test_doctor_names_what_alert_rules_need(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where wandb is not installed, what to install stands in place of the alert rules."""
+    """Where wandb is not installed, the command to install it is in place of the alert rules."""
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert main(["doctor", "--json"]) == 0
     expected = 'wandb is not installed: pip install "lightning-gradexplode[wandb]"'

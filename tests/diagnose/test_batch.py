@@ -21,7 +21,7 @@ from tests.diagnose.evidence import batch, field, labels, operand
     ],
 )
 def test_targets_are_known_by_name_or_place(names: tuple[str, ...], expected: list[str]) -> None:
-    """A name says what a field is; in a tuple the last one is the target."""
+    """Targets are recognized by their names; in a tuple the last field is the target."""
     evidence = Evidence(0, 0, batch=batch(*(field(name) for name in names)))
     assert [one.name for one in targets(evidence)] == expected
 

@@ -59,7 +59,7 @@ def test_weights_that_outgrow_their_updates_at_each_step_are_changed_by_somethin
 
 
 def test_no_cause_is_named_where_something_else_changed_the_weights() -> None:
-    """What was seen is told, and that going back helps."""
+    """The change of the weights is reported, and a rollback is proposed."""
     found = diagnose(jumped())
     assert found.causes[0].kind == "unknown"
     assert "something other than the optimizer" in found.causes[0].evidence[0]

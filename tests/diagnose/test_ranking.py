@@ -22,7 +22,7 @@ PRICE = field("[1]", least=1e5, greatest=6e5, mean=3e5, std=1e5, usual_least=1e5
 
 @pytest.mark.parametrize("case", EXAMPLES)
 def test_the_cause_is_named(case: str) -> None:
-    """Each kind is told from evidence of its own."""
+    """Each kind is recognized by evidence of its own."""
     kind, evidence = EXAMPLES[case]
     diagnosis = diagnose(evidence)
     assert diagnosis.causes[0].kind == kind, diagnosis
@@ -40,7 +40,7 @@ def test_remedies_are_code_that_can_be_run(case: str) -> None:
 
 @pytest.mark.parametrize("case", EXAMPLES)
 def test_a_diagnosis_is_strict_json(case: str) -> None:
-    """What is written to a file has a version, and no value that JSON does not know."""
+    """What is written to a file has a version, and no value that JSON has no notation for."""
     plain = json.loads(json.dumps(diagnose(EXAMPLES[case][1]).as_dict(), allow_nan=False))
     assert plain["version"] == 1
     assert all(one["kind"] in CAUSE_KINDS and 0 <= one["confidence"] <= 1 for one in plain["causes"])

@@ -18,7 +18,7 @@ def test_the_batch_stands_beside_the_step_that_it_belongs_to() -> None:
 
 
 def test_no_batch_stands_beside_an_earlier_step() -> None:
-    """Where a warning came first, the batch of the later, critical step is not said to be the warning's."""
+    """Where a warning came first, the batch of the later, critical step is not reported as that of the warning."""
     evidence = failed(28, batch=BatchFacts(batch_idx=28, epoch=0))
     warning = finding("nonfinite-loss", 8, Severity.WARNING, value=NAN)
     text = what_happened(replace(evidence, findings=(warning, *evidence.findings)))
@@ -27,7 +27,7 @@ def test_no_batch_stands_beside_an_earlier_step() -> None:
 
 
 def test_a_harmless_incident_is_called_harmless() -> None:
-    """A NaN loss with gradients of zero is said to leave the weights alone."""
+    """For a NaN loss with gradients of zero the summary states that no weight is harmed."""
     assert "no weight" in diagnose(FAULTS["all labels ignored"][1]).what
 
 
@@ -39,7 +39,7 @@ def test_a_batch_that_is_not_known_is_not_called_finite() -> None:
 
 
 def test_no_growth_is_stated_of_what_was_not_logged() -> None:
-    """A log of the loss and the gradient norm alone says nothing of the weights."""
+    """From a log of the loss and the gradient norm alone, nothing is reported about the weights."""
     quantities = {name: calm(10)[name] for name in ("loss", "grad_norm")}
     quantities["loss"][-1] = NAN
     stated = diagnose(failed(9, history=(history(quantities),))).causes[0].evidence

@@ -1,4 +1,4 @@
-"""A small loop of plain PyTorch, with what a test needs to know about it that the monitor did not compute."""
+"""A small loop of plain PyTorch, with exact gradient norms that the monitor did not compute."""
 
 from __future__ import annotations
 

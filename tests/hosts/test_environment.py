@@ -25,7 +25,7 @@ def switched_on(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 @pytest.mark.parametrize("value", [None, "", "0", "false", "off"])
 def test_it_is_off_by_default(value: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the variable, or with one that says no, there is no callback."""
+    """Without the variable, or with one that is false, there is no callback."""
     if value is None:
         monkeypatch.delenv("GRADEXPLODE", raising=False)
     else:

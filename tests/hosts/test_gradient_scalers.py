@@ -80,7 +80,7 @@ def test_a_scaler_that_is_not_known_is_named(mistake: str | None, caplog: pytest
 
 
 def test_a_sum_of_256_losses_is_no_scaled_loss(caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever a loss of several elements is added up to, nothing is said of a gradient scaler."""
+    """Whatever a loss of several elements is added up to, no line about a gradient scaler is logged."""
     model = nn.Linear(6, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-5)
     with GradientWatch(model, optimizer, report=False) as watch:

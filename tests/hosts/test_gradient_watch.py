@@ -182,7 +182,7 @@ def test_what_a_loop_forgot_is_named_once(mistake: str, caplog: pytest.LogCaptur
 
 @pytest.mark.parametrize("kind", ["FullyShardedDataParallel", "DeepSpeedEngine"])
 def test_wrappers_that_hide_gradients_switch_the_watch_off(kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    """One line says so and what to use, and the training goes on."""
+    """One line is logged, with what to use instead, and the training goes on."""
     wrapper = type(kind, (nn.Sequential,), {})(network())
     optimizer = torch.optim.SGD(wrapper.parameters(), lr=0.01)
     with GradientWatch(wrapper, optimizer, report=False) as watch:
@@ -197,7 +197,7 @@ def test_wrappers_that_hide_gradients_switch_the_watch_off(kind: str, caplog: py
 def test_a_step_that_calls_no_hooks_is_followed_within_a_wrapper_or_refused(
     build: Any, is_followed: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What such an optimizer wraps is measured and held back; where there is nothing, one line says so."""
+    """The optimizer that such a one wraps is measured and skipped; if it wraps none, one line is logged."""
     model = nn.Linear(3, 1)
     optimizer = build(model.parameters())
     with GradientWatch(model, optimizer, report=False, on_explosion="skip") as watch:

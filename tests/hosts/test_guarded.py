@@ -74,7 +74,7 @@ def test_a_member_without_which_nothing_can_be_measured(name: str, monkeypatch: 
 
 
 def test_a_stop_that_fails_is_not_reported_as_one_that_worked(caplog: pytest.LogCaptureFixture) -> None:
-    """The log says that the loop has to be ended by its owner."""
+    """One line is logged that the training loop cannot be stopped, none that training is stopped."""
 
     class CannotStop(type(Regression().loop)):  # type: ignore[misc]
         can_stop = True

@@ -20,7 +20,7 @@ from tests.hosts.loops import batches, exact_norm, loss_of, network, recorded
 
 
 def test_each_of_several_optimizers_has_its_own_norm() -> None:
-    """Two networks that are trained in turn are logged by optimizer, and together, as float64 says."""
+    """Two networks that are trained in turn are logged by optimizer, and together, with the exact norms."""
     models = [network(0), network(1)]
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.01) for model in models]
     log = RecordingLogger()

@@ -45,7 +45,7 @@ def test_logged_values_are_kept_by_step(namespace: str) -> None:
 
 @pytest.mark.parametrize("namespace", NAMESPACES)
 def test_what_keeps_a_stopped_run_going_is_known(namespace: str) -> None:
-    """`LightningLoop.minimum_training` asks the fit loop."""
+    """`LightningLoop.minimum_training` reads the fit loop."""
     loop = trainer(namespace).fit_loop
     assert hasattr(type(loop), "_can_stop_early")
     assert hasattr(loop, "min_epochs")
@@ -60,7 +60,7 @@ def test_checkpoint_callbacks_can_be_blocked(namespace: str) -> None:
 
 @pytest.mark.parametrize("namespace", NAMESPACES)
 def test_processes_that_a_trainer_starts_are_recognized(namespace: str) -> None:
-    """`runs_in_a_started_process` knows the launcher by its name."""
+    """`runs_in_a_started_process` recognizes the launcher by its name."""
     launchers = importlib.import_module(f"{namespace}.strategies.launchers.multiprocessing")
     assert launchers._MultiProcessingLauncher.__name__ == "_MultiProcessingLauncher"
 

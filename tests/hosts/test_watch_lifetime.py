@@ -41,7 +41,7 @@ def test_raise_ends_the_loop_and_leaves_nothing_behind() -> None:
     assert not optimizer._optimizer_step_post_hooks
 
 
-def test_an_exception_of_the_loop_is_not_swallowed(tmp_path: Path) -> None:
+def test_an_exception_of_the_loop_is_raised(tmp_path: Path) -> None:
     """What was measured until then is written, and the exception goes on."""
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -98,7 +98,7 @@ def test_a_resumed_watch_decides_as_one_that_was_never_stopped() -> None:
 
 
 def test_model_and_optimizer_can_be_copied_and_pickled_while_monitored() -> None:
-    """Copies carry no hook of ours; the watch itself says what to save in its place."""
+    """Copies have no hook of the watch; pickling the watch raises an error that names what to save instead."""
     model = network()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     watch = GradientWatch(model, optimizer, report=False)

@@ -40,7 +40,7 @@ def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_a_logger_without_histograms_gets_scalars_and_one_message(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A CSV file has every scalar at its step; that it holds no histograms is said once, by the logger's name."""
+    """A CSV file has every scalar at its step; one line with the logger's name is logged about its histograms."""
     logger = CSVLogger(tmp_path, name="run", version=0)
     board = LoggerCollection([logger])
     for step in (3, 4, 5):
@@ -55,13 +55,13 @@ def test_a_logger_without_histograms_gets_scalars_and_one_message(
 
 
 def test_nothing_is_logged_about_histograms_that_were_not_measured(caplog: pytest.LogCaptureFixture) -> None:
-    """A logger that never misses anything is not told that it would."""
+    """No line about histograms is logged at a step without histograms."""
     LoggerCollection([RecordingLogger()]).log_batch([StepRecord(step=0, grad_norm=1.0)], [()])
     assert warnings_in(caplog) == []
 
 
 def test_a_failing_logger_costs_its_own_data_only(caplog: pytest.LogCaptureFixture) -> None:
-    """One warning names the logger and the error, one says that it is left alone, and the others get everything."""
+    """One warning names the logger and the error, one its end, and the other loggers receive everything."""
     before, after = RecordingLogger("before"), RecordingLogger("after")
     board = LoggerCollection([before, BrokenLogger(), after])
     for step in range(5):
@@ -97,7 +97,7 @@ def test_a_logger_that_keeps_failing_is_left_alone() -> None:
 
 
 def test_an_error_whose_text_changes_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Errors often hold a time or a number; a logger's first one speaks for those of its kind."""
+    """Of errors that differ only in a time or a number, the first one is logged."""
 
     class Flaky(RecordingLogger):
         asked = 0
@@ -148,7 +148,7 @@ def test_a_publisher_of_ones_own_serves_its_logger(monkeypatch: pytest.MonkeyPat
     got = []
 
     class Own:
-        """An experiment of a tracker that nobody knows."""
+        """An experiment of an unknown tracker."""
 
     class Tracker(RecordingLogger):
         experiment = Own()
@@ -273,7 +273,7 @@ def test_histograms_of_a_large_model_are_added_up_by_module() -> None:
 
 
 def test_a_run_without_loggers_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
-    """A run without loggers is no error, and nothing is said of it."""
+    """A run without loggers is no error, and logs no line."""
     board = LoggerCollection([])
     board.log_batch([record_of(TENSORS)], [SHOWN], per_parameter=True)
     board.finding(finding(Severity.WARNING))

@@ -148,7 +148,7 @@ def test_a_run_of_many_incidents_logs_few_of_them(caplog: pytest.LogCaptureFixtu
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that is a terminal."""
 
     def isatty(self) -> bool:
         """Return True."""

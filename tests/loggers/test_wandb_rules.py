@@ -90,8 +90,8 @@ def test_another_action_is_an_update(server: WandbServer) -> None:
     assert not next(iter(server.automations.values()))["enabled"]
 
 
-def test_a_changed_threshold_is_put_right(server: WandbServer) -> None:
-    """A rule that says something else than ours is updated, and only that one."""
+def test_a_changed_threshold_is_restored(server: WandbServer) -> None:
+    """Only a rule with other content is updated."""
     alert_rules("digits", "team")
     first = next(iter(server.automations.values()))
     first["event"]["filter"] = first["event"]["filter"].replace('"threshold":3', '"threshold":2')
@@ -104,8 +104,8 @@ def test_a_changed_threshold_is_put_right(server: WandbServer) -> None:
     assert filters(server.mutations("UpdateAutomation"))["gradexplode/severity"]["threshold"] == 3
 
 
-def test_older_versions_of_wandb_get_the_rules_that_they_know(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without events of run states there are three rules; without automations on metrics one line says what to do."""
+def test_older_versions_of_wandb_get_the_rules_that_they_support(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without events of run states there are three rules; without automations on metrics an error names the version."""
     from wandb import automations
 
     monkeypatch.delattr(automations, "OnRunState")

@@ -120,7 +120,7 @@ def serving(server: WandbServer) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            if self.path != "/graphql":  # what wandb tells its makers about its own use
+            if self.path != "/graphql":  # wandb's telemetry
                 self.send_error(404)
                 return
             asked = json.loads(body)

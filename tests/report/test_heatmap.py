@@ -26,7 +26,7 @@ def test_larger_norms_have_later_colors() -> None:
 
 
 def test_colors_differ_by_their_lightness() -> None:
-    """So that they can be told apart in print and by people who see few colors."""
+    """The colors differ in brightness, for print and for people who distinguish few colors."""
     lightness = COLORS @ np.array([0.299, 0.587, 0.114])
     assert (np.diff(lightness) > 15).all()
 
@@ -43,7 +43,7 @@ def test_any_norms_have_a_scale(norms: FloatArray) -> None:
 
 
 def test_a_picture_comes_back_from_its_png() -> None:
-    """Any reader sees the same pixels."""
+    """Another decoder reads the same pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (7, 11, 3), dtype=np.uint8)
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png(pixels)))), pixels)
 

@@ -34,7 +34,7 @@ def test_rows_are_in_the_order_of_execution() -> None:
 
 
 def test_rows_are_in_the_order_of_execution_of_the_replay() -> None:
-    """Where the run's facts do not know it; without both the order is that of registration."""
+    """The order comes from the replay if the run's facts lack it; without both it is that of registration."""
     names = ["b.weight", "a.weight"]
     evidence = Evidence(7, 7, replay=Replay("finite", execution_order=("a", "b")))
     assert rows(history_of(names, [1.0, 2.0]), evidence, None).names == ("a.weight", "b.weight")

@@ -147,7 +147,7 @@ def test_a_loss_that_falls_by_less_than_its_gradient_says_has_moving_targets(nor
 
 
 def test_a_loss_that_is_many_times_itself_after_a_hundredth_of_the_update_shows_no_slope() -> None:
-    """The shortest step is far beyond where the gradient says anything, so that nothing is known of the targets."""
+    """The shortest step is too long for the slope of the loss, so that nothing is known of the targets."""
     along = ((0.0, 2.0), (0.01, 60.0), (0.1, 6000.0), (0.3, 5e4), (1.0, 6e5))
     plain = run(optimizers=(OptimizerFacts("SGD", groups=({"lr": 0.5},)),))
     evidence = diverged(experiments=Experiments(line_search=along, memory_grad_norm=1e3), run=plain)

@@ -29,7 +29,7 @@ def test_two_rollbacks_do_not_rule_the_rate_out() -> None:
 
 
 def test_weights_that_keep_their_size_are_no_overshoot() -> None:
-    """A loss that rises while weights and updates stay small is not blamed on the rate."""
+    """A loss that rises while weights and updates stay small is not attributed to the rate."""
     flat = {**growing(), "weight_norm": [8.0 - 0.1 * step for step in range(12)], "update_ratio": [0.001] * 12}
     assert "learning-rate" not in kinds(diagnose(diverged(history=(history(flat),))))
 

@@ -99,7 +99,7 @@ def test_other_starts_of_an_epoch_show_none(ratio: float, loss: float, rate: flo
 
 
 def test_a_weight_that_an_update_has_lost_is_shown_with_the_optimizers_state() -> None:
-    """Its parameter is the place, and what the update was computed from is said."""
+    """Its parameter is reported, with the numbers that the update was computed from."""
     fault = UpdateFault("body.weight", "float32", weight=math.inf, weight_before=0.125, state={"exp_avg_sq": 0.0})
     cause = optimizer_state(failed(3, "nonfinite-weight", update_fault=fault))
     assert cause is not None

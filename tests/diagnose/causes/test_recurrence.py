@@ -14,7 +14,7 @@ from tests.diagnose.growth_examples import RNN
 
 
 def test_gated_cells_are_not_proposed_for_gated_cells() -> None:
-    """An LSTM is not told to become an LSTM."""
+    """The advice to use an LSTM is not given for an LSTM."""
     lstm = replace(
         RNN,
         modules=(ModuleFacts("rnn", "LSTM", "recurrent"),),
@@ -48,7 +48,7 @@ def test_time_steps_are_counted_by_the_rows_that_the_graph_holds(rows: int, name
 
 @pytest.mark.parametrize(("largest", "named"), [(1.15, True), (0.99, False)])
 def test_units_that_keep_more_than_their_state_are_named_by_their_largest_factor(largest: float, named: bool) -> None:
-    """Units that see their own state only grow by the largest of the factors, whatever the mean of them is."""
+    """Units connected with themselves only grow by the largest of their factors, whatever the mean is."""
     own = parameter("units.own", (32,), std=0.6, largest=largest, fan_in=None, module_kind="Units")
     facts = run(modules=(ModuleFacts("units", "Units", "other"),), parameters=(own, parameter("inside", (32, 2))))
     huge = history({"loss": [3e14], "grad_norm": [8e16]})

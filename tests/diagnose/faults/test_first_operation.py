@@ -51,7 +51,7 @@ FAULTS: dict[str, tuple[str, str, tuple[Any, ...], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("case", FAULTS)
 def test_the_kind_of_a_fault_follows_from_the_operation_and_what_it_took(case: str) -> None:
-    """Domains, empty reductions and overflows are told apart by names, operands and the line."""
+    """Domains, empty reductions and overflows are distinguished by names, operands and the line."""
     kind, name, inputs, facts = FAULTS[case]
     found = fault_of(operation(name, inputs=inputs, **{"result": "nan", **facts}))
     assert found.kind == kind

@@ -1,4 +1,4 @@
-"""The autograd graph of a loss names what made it non-finite, and nothing where too little is kept to tell."""
+"""The autograd graph of a loss shows what made it non-finite; nothing is reported if autograd saves too little."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def test_a_plain_loop_gets_advice_on_how_its_step_can_be_replayed() -> None:
 
 
 def test_a_response_that_is_set_is_not_proposed_again() -> None:
-    """A run that skips already is not told to skip."""
+    """The advice to skip is not given to a run that skips already."""
     evidence = replace(FAULTS["a row of NaN"][1], run=run(on_explosion=("skip",)))
     assert "skip" not in " ".join(diagnose(evidence).remedies)
 

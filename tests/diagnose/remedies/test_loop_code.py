@@ -41,7 +41,7 @@ def test_lightning_is_the_loop_of_a_run_that_says_nothing() -> None:
 
 
 def test_no_rule_writes_code_of_lightning_by_itself() -> None:
-    """In the source of the rules, code of a training loop stands in one file only."""
+    """In the source of the rules, code of a training loop is in one file only."""
     folder = Path(lightning_gradexplode.diagnose.__file__).parent
     rules = [one for part in ("", "calm", "causes", "remedies") for one in (folder / part).glob("*.py")]
     assert len(rules) > 20

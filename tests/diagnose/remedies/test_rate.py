@@ -63,7 +63,7 @@ def test_the_first_update_is_known_in_a_run_that_measures_updates_seldom(
 
 
 def test_the_interval_of_logs_does_not_change_the_rate_that_is_proposed() -> None:
-    """A first update of the size of the weights asks for a hundredth of the rate, measured or computed."""
+    """For a first update of the size of the weights a hundredth of the rate is proposed, measured or computed."""
     layer = nn.Linear(8, 32, bias=False)
     norm = float(layer.weight.detach().norm())
     seldom = seldom_logged("SGD", {"lr": 0.5}, layer, 2 * norm)
@@ -75,7 +75,7 @@ def test_the_interval_of_logs_does_not_change_the_rate_that_is_proposed() -> Non
 
 
 def test_a_first_gradient_that_was_clipped_makes_a_smaller_update() -> None:
-    """What the optimizer was handed counts, whatever has clipped it."""
+    """The first update is computed from the gradient after clipping."""
     layer = nn.Linear(8, 32, bias=False)
     norm = float(layer.weight.detach().norm())
     evidence = seldom_logged("SGD", {"lr": 0.5}, layer, 2 * norm)

@@ -1,4 +1,4 @@
-"""What people are told to do."""
+"""One line of advice for each sign."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ def test_every_sign_has_advice_of_its_own(sign: str) -> None:
 
 
 def test_a_users_own_sign_gets_general_advice() -> None:
-    """A sign that nobody knows gets a line that is of use all the same."""
+    """The sign of a user's own detector has a general line of advice."""
     assert of("a sign of one's own")

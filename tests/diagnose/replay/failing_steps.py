@@ -1,4 +1,4 @@
-"""Small training steps that fail, each with the line, the operation and the rows that are to blame.
+"""Small training steps that fail, each with the line, the operation and the rows at fault.
 
 The line at fault ends in ``# fault``. Each step is a function of a module, a batch and a batch index.
 """

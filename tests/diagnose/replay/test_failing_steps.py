@@ -35,7 +35,7 @@ def test_the_fault_is_named(name: str) -> None:
 
 @pytest.mark.parametrize("name", STEPS)
 def test_another_failure_than_that_of_the_run_is_not_trusted(name: str) -> None:
-    """A replay in which something else fails than in the run says so."""
+    """A replay in which something else fails than in the run has the status "not-reproduced"."""
     case = STEPS[name]
     torch.manual_seed(0)
     step = ReplayStep(case.module(), case.step, case.batch(), context=case.context or nullcontext)

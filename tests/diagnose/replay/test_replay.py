@@ -273,7 +273,7 @@ def test_code_without_a_text_is_passed_over() -> None:
 
 
 def test_a_notebooks_cell_is_called_so(tmp_path: Path) -> None:
-    """The name of the temporary file that a notebook keeps a cell in says nothing."""
+    """The temporary file of a notebook's cell is reported as "notebook cell"."""
     cell = tmp_path / "ipykernel_17" / "123456.py"
     step = step_from(cell, "def step(model, batch, i):\n    return (-batch).log().mean()\n")
 

@@ -114,7 +114,7 @@ class TestRows:
         assert (found.rows_removed, found.finite_without_rows) in (((6,), True), ((), None))
 
     def test_a_fault_of_all_rows_names_none(self, module: Any, batch: Any) -> None:
-        """Where the step fails without any of its rows, no row is to blame."""
+        """Where the step fails without any of its rows, no row is reported."""
 
         def step(model: Any, one: Any, _: int) -> Any:
             total = model(one["x"]).sum()

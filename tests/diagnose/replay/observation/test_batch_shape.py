@@ -1,4 +1,4 @@
-"""Rows of the batch are told from the shapes inside of a step, and only where they can be."""
+"""Rows of the batch are recognized by the shapes of tensors in a step; unclear shapes have no rows."""
 
 from __future__ import annotations
 
