@@ -1,4 +1,4 @@
-"""The outcome of the actions of responses: how the run went on after them."""
+"""The outcome of the actions of responses: whether the run was stable after them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 from lightning_gradexplode.records import Attempt, History, Severity
 
 HELPED_AFTER = 20
-"""Number of steps without a CRITICAL finding after which what was done has helped."""
+"""Number of steps without a CRITICAL finding after which an action has helped."""
 
 REMEDIES = frozenset({"skip", "rollback", "reduce-lr"})
 """Actions that keep a run alive; the others only report or end it."""
 
 
 def with_outcomes(attempts: Sequence[Attempt], histories: Sequence[History]) -> tuple[Attempt, ...]:
-    """Return what was done with whether it helped.
+    """Return the actions, with whether each has helped.
 
-    It has not helped if a CRITICAL finding or another remedy followed within 20 steps. It has if 20 steps went by
-    without; as long as there are fewer, that is not known.
+    An action has not helped if a CRITICAL finding or another remedy followed within 20 steps. It has if there was
+    neither in 20 steps; as long as there are fewer steps, it is not known.
 
     Args:
-        attempts: What was done, oldest first.
+        attempts: The actions, oldest first.
         histories: The last steps of each optimizer; ``severity`` is read.
     """
     steps = np.concatenate([one.step for one in histories]) if histories else np.zeros(0, np.int64)

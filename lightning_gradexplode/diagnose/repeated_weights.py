@@ -9,7 +9,7 @@ CALM = 100.0
 """Gradient norm of the first step up to which a network can be trained from its initial weights."""
 
 MOST_TRIED = 2
-"""Number of weights with which other starts are tried."""
+"""Number of weights whose other initializations are tried."""
 
 
 def own_matrices(run: RunFacts) -> list[ParameterFacts]:

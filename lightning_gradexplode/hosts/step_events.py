@@ -164,8 +164,8 @@ class StepEvents(LoopRun):
         has_stepped = len(self._awaiting) < len(self._loop.optimizers) or self._evaluating is not None
         if not has_stepped and self._backward.weight_has_changed:
             self.warn_once(
-                "weights were changed between two backward passes, but not by an optimizer that was passed to the monitor; "
-                "the steps of another optimizer are not measured, clipped or skipped"
+                "weights were changed between two backward passes, but not by an optimizer that was passed to the "
+                "monitor; the steps of another optimizer are not measured, clipped or skipped"
             )
 
     def _record_left_out_steps(self) -> None:

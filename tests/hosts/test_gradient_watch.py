@@ -173,7 +173,7 @@ def test_what_a_loop_forgot_is_named_once(mistake: str, caplog: pytest.LogCaptur
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     lines = {
-        "other optimizer": "not by an optimizer that was passed to the monitor",
+        "other optimizer": "not by an optimizer that was passed to the monitor; ",
         "number": "got a float",
         "detached": "got a detached one",
     }

@@ -50,7 +50,7 @@ def run_experiments(
         shares: Whether the largest share of one row in the loss is looked for.
         memory_grad_norm: L2 norm of the gradients that the run held, unscaled.
         initial_grad_norm: L2 norm of the run's first gradient.
-        repeated: Names of weights with which other starts are tried, as the step is the first one of the run.
+        repeated: Names of weights whose other initializations are tried, if the step is the first one of the run.
     """
     begin = time.perf_counter()
     variants = Variants(step, deadline_of(step, STEPS, SECONDS))
@@ -94,7 +94,7 @@ def line_search(
         seconds_spent: Part of the time limit that earlier experiments with this step took.
 
     Returns:
-        Pairs of a factor and a loss, as far as the budget goes.
+        Pairs of a factor and a loss; only the first ones if the time limit is reached.
     """
     variants = Variants(step, deadline_of(step, STEPS, SECONDS) - seconds_spent)
     return tuple(_attempt(lambda: _line_search(variants, before, after)).get("line_search", ()))
@@ -156,7 +156,7 @@ def _found_row(variants: Variants) -> tuple[int, ...]:
 def _line_search(
     variants: Variants, before: Mapping[str, Tensor], after: Mapping[str, Tensor] | None
 ) -> dict[str, tuple[tuple[float, float], ...]]:
-    """Return the loss of the batch at multiples of the update, as far as the budget goes."""
+    """Return the loss of the batch at multiples of the update; only the first ones if the time limit is reached."""
     own = dict(variants.module.named_parameters()) if after is None else after
     ends = {plain_name(name): one for name, one in own.items()}
     found: list[tuple[float, float]] = []

@@ -1,4 +1,4 @@
-"""Other starts of weights, tried with the first batch of a run."""
+"""Other initializations of weights, tried with the first batch of a run."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from lightning_gradexplode.records import StartTrial
 Start = Literal["orthogonal", "small"]
 
 GAIN, SMALL = 0.9, 0.01
-"""Singular values of an orthogonal start; standard deviation of a small one."""
+"""Singular values of an orthogonal initialization; standard deviation of a small one."""
 
 
 def try_starts(
     variants: Variants, weights: Mapping[str, Tensor] | None, names: Sequence[str]
 ) -> tuple[StartTrial, ...]:
-    """Compute the first step of a run with other starts of some matrices, one at a time, as far as the budget goes.
+    """Compute the first step of a run with other initial values of some matrices, one at a time, within the budget.
 
     Args:
         variants: Computes the step.
@@ -35,7 +35,7 @@ def try_starts(
     starts: tuple[Start, ...] = ("orthogonal", "small")
     for name, start in [(one, start) for one in names if one in own for start in starts]:
         try:
-            result = variants.run(weights={**(weights or {}), name: _started(own[name], start)})
+            result = variants.run(weights={**(weights or {}), name: _initialized(own[name], start)})
         except ReplayStopped:
             break
         norm = result.grad_norm if result.is_finite and result.grad_norm is not None else math.inf
@@ -43,8 +43,8 @@ def try_starts(
     return tuple(found)
 
 
-def _started(parameter: Tensor, start: Start) -> Tensor:
-    """Return a new start of a matrix, from random numbers of its own."""
+def _initialized(parameter: Tensor, start: Start) -> Tensor:
+    """Return a new initialization of a matrix, without drawing from the generators of the run."""
     numbers = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
     if start == "small":
         made = SMALL * numbers

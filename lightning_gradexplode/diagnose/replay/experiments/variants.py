@@ -20,7 +20,7 @@ from lightning_gradexplode.measure.batch_fields import batch_size, fields_of
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One run of a step.
+    """The result of one variant of a step.
 
     Args:
         loss: Its first loss.
@@ -38,7 +38,7 @@ class Variants:
 
     Args:
         step: The step.
-        deadline: When the budget is used up.
+        deadline: Time (of ``time.perf_counter``) at which the budget ends.
     """
 
     def __init__(self, step: ReplayStep, deadline: float) -> None:
@@ -68,7 +68,7 @@ class Variants:
             backward: Whether the backward pass is run.
 
         Raises:
-            ReplayStopped: The step did not get to its end.
+            ReplayStopped: The step ended early.
         """
         batch = self._step.fresh_batch()
         if without:

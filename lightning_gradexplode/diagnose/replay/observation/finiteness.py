@@ -1,4 +1,4 @@
-"""Which elements of a tensor are not finite, and what is recorded of a tensor that an operation took."""
+"""Which elements of a tensor are not finite, and the record of an argument of an operation."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def operand(tensor: Tensor, place: tuple[int, ...] | None, shape: torch.Size) ->
     """Record a tensor.
 
     Args:
-        tensor: What an operation took.
+        tensor: An argument of an operation.
         place: Index of the first non-finite element of the operation's result.
         shape: Shape of that result.
     """

@@ -209,7 +209,7 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
         """Return whether a result has the rows of the batch; in the backward pass, is the gradient of such a one."""
         if node is None:
             return self._rows.are_in(output)
-        # The gradient of a weight, whose first dimension is no batch's, has the shape of what the node took.
+        # The gradient of an argument has its shape. A weight has none of the shapes of the batch's own arguments.
         return tuple(output.shape) in self._forward.of(node).batch_shapes
 
     def _operation(

@@ -34,7 +34,7 @@ def written(func: Any, args: Sequence[Any], kwargs: Any) -> list[Tensor]:
 
 
 def read(func: Any, args: Sequence[Any], kwargs: Any) -> list[Tensor]:
-    """Return the arguments that an operation reads: in training, batch normalization only updates its statistics."""
+    """Return the arguments that an operation reads: in training, batch normalization does not read its statistics."""
     taken = flat((args, kwargs.values()))
     training = _training_argument(func)
     if training is None or not (args[training] if training < len(args) else kwargs.get("training", True)):
