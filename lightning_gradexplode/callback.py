@@ -60,10 +60,11 @@ class GradientExplosionMonitor(RunResults, Callback):
         clip: How the gradients are clipped: by a constant norm, by a threshold that adapts to the run (``"auto"``), or
             by a `ClipPolicy`; None does not clip. The value is assigned to ``trainer.gradient_clip_val`` for the same
             step; the user's own is restored after ``fit``.
-        on_explosion: What to do at a critical finding: ``"warn"``, ``"skip"`` (`SkipStep`), ``"reduce-lr"``
-            (`ReduceLearningRate`), ``"rollback"`` (`Rollback`), ``"checkpoint"`` (`SaveCheckpoint`), ``"stop"``,
-            ``"raise"``, a `Response`, or a list of these: each acts if those before it did not help. ``"skip"``,
-            ``"reduce-lr"``, ``"rollback"`` and ``"stop"`` skip an update if the explosion is found before it.
+        on_explosion: What to do at a critical finding: ``"warn"`` (only log it), ``"skip"`` (skip the update),
+            ``"reduce-lr"`` (lower the learning rate), ``"rollback"`` (restore an earlier state), ``"checkpoint"`` (save
+            a checkpoint), ``"stop"`` (end the training), ``"raise"`` (raise an `ExplosionError`), a `Response`, or a
+            list of these: each acts if those before it did not help. ``"skip"``, ``"reduce-lr"``, ``"rollback"`` and
+            ``"stop"`` skip an update if the explosion is found before it.
         alert_level: Lowest severity for which loggers send alerts, ``"warning"`` or ``"critical"``.
         diagnose: Whether to find the cause of critical incidents by computing the step again on a copy of the module.
             ``training_step`` then runs a second time; at most 3 steps per run are computed again.
