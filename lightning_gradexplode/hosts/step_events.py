@@ -126,7 +126,7 @@ class StepEvents(LoopRun):
         assert self.run is not None
         self.run.set_graph(exists=True)
         self._record_left_out_steps()
-        self._look_for_unseen_steps()
+        self._warn_of_unseen_steps()
         if self._backward.note_gradients():
             self.run.gradients_cleared()
         self.run.backward_begins()
@@ -159,7 +159,7 @@ class StepEvents(LoopRun):
             for loss in losses:
                 self.run.loss_computed(loss)
 
-    def _look_for_unseen_steps(self) -> None:
+    def _warn_of_unseen_steps(self) -> None:
         """Log that weights were changed since the last backward pass, if no known optimizer has stepped since."""
         has_stepped = len(self._awaiting) < len(self._loop.optimizers) or self._evaluating is not None
         if not has_stepped and self._backward.weight_has_changed:
@@ -171,8 +171,9 @@ class StepEvents(LoopRun):
     def _record_left_out_steps(self) -> None:
         """Record the steps that the gradient scaler has left out, for which no hook of the optimizer is called.
 
-        It has, if its scale was updated since the gradients were measured and the optimizer has not stepped. With
-        several optimizers one may merely hold gradients of another one's loss; only if they overflowed, it counts.
+        A step was left out if the scale was updated since the gradients were measured, and the optimizer has not
+        stepped. Of several optimizers, one may only hold gradients of another one's loss; its step counts as left out
+        if its gradients have overflowed.
         """
         waiting, version = self._awaiting, self._loop.scaler_version
         if not waiting or version is None or version == self._scaler_version or self.run is None:

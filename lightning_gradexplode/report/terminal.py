@@ -23,7 +23,7 @@ _CURVES = ("loss", "grad_norm", "update_ratio", "learning_rate", "loss_scale")
 
 
 def sparkline(values: npt.NDArray[Any], width: int = 60) -> str:
-    """Return a curve in one line of text, on a logarithmic axis. A cross is not finite, a space unknown.
+    """Return a curve in one line of text, on a logarithmic axis. A cross is a non-finite value, a space an unknown one.
 
     Args:
         values: The values, shape ``(steps,)``; infinite if they were not finite, NaN if unknown.
