@@ -13,7 +13,6 @@ import numpy as np
 from lightning_gradexplode.records import FloatArray
 from lightning_gradexplode.records.state import Stateful
 
-_QUARTILES = (0.25, 0.5, 0.75)
 _QUARTILES_OF_NORMAL = 1.349
 """Distance of the quartiles of a normal distribution, in standard deviations."""
 
@@ -31,13 +30,12 @@ class RollingQuantiles(Stateful):
         spread: A standard deviation by the quartiles' distance (that of a normal distribution is exact).
     """
 
-    not_saved = ("_sorted", "_places")
+    not_saved = ("_sorted",)
 
     def __init__(self, size: int) -> None:
         self.size = size
         self._values: deque[float] = deque()
         self._sorted: list[float] = []
-        self._places: list[tuple[int, float]] = []  # of the quartiles: index below, weight of the next
         # Plain attributes, since several detectors read them at every step.
         self.count = 0
         self.median = self.spread = math.nan
@@ -59,14 +57,19 @@ class RollingQuantiles(Stateful):
             del ordered[bisect_left(ordered, self._values.popleft())]
         self._values.append(value)
         insort(ordered, value)
-        if self.count != len(ordered):
-            self.count = len(ordered)
-            self._places = [(int(place), place % 1.0) for place in (share * (self.count - 1) for share in _QUARTILES)]
-        quartiles = []
-        for low, weight in self._places:  # `quantile` written out, since there are many histories
-            below = ordered[low]
-            quartiles.append(below + weight * (ordered[low + 1] - below) if weight else below)
-        self.lower_quartile, self.median, upper = quartiles
+        self.count = len(ordered)
+        # `quantile` written out, since there are many histories.
+        last = self.count - 1
+        at, rest = last >> 2, last & 3
+        below = ordered[at]
+        self.lower_quartile = below + 0.25 * rest * (ordered[at + 1] - below) if rest else below
+        at = last >> 1
+        below = ordered[at]
+        self.median = below + 0.5 * (ordered[at + 1] - below) if last & 1 else below
+        at, rest = 3 * last >> 2, 3 * last & 3
+        upper = ordered[at]
+        if rest:
+            upper += 0.25 * rest * (ordered[at + 1] - upper)
         self.spread = (upper - self.lower_quartile) / _QUARTILES_OF_NORMAL
 
     @property
