@@ -44,6 +44,7 @@ EXPLAINS: Mapping[str, Sequence[str]] = {
     # Targets outside the domain of the loss explain that it has no lower bound, and that its updates grow.
     "target-out-of-range": (
         "learning-rate",
+        "loss-without-floor",
         "optimizer-state",
         "moving-target",
         "depth",

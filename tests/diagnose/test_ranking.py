@@ -11,7 +11,8 @@ import pytest
 
 import lightning_gradexplode
 from lightning_gradexplode.diagnose import diagnose
-from lightning_gradexplode.records import CAUSE_KINDS, Evidence, Severity
+from lightning_gradexplode.diagnose.ranking import rank
+from lightning_gradexplode.records import CAUSE_KINDS, Cause, Evidence, Severity
 from tests.diagnose.evidence import batch, diverged, failed, field, finding
 from tests.diagnose.fault_examples import FAULTS
 from tests.diagnose.growth_examples import GROWTH, OVERSHOOT
@@ -80,3 +81,12 @@ def test_nothing_is_looked_for_in_anomaly_mode_where_all_was_finite() -> None:
     found = diagnose(Evidence(3, 3, (finding("backward-gain", 3, Severity.WARNING),)))
     assert found.causes[0].kind == "unknown"
     assert not found.remedies
+
+
+def test_targets_outside_of_the_range_of_a_loss_explain_that_it_falls_below_zero() -> None:
+    """A pixel label of 255, which marks what is to be ignored, makes a binary cross-entropy fall without end."""
+    falls, targets = (
+        Cause("loss-without-floor", None, ("The loss falls.",), 0.85, ()),
+        Cause("target-out-of-range", "road", ("`road` ranges from 0 to 255.",), 0.7, ()),
+    )
+    assert [one.kind for one in rank((falls, targets))] == ["target-out-of-range", "loss-without-floor"]

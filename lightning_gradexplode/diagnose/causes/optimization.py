@@ -84,6 +84,8 @@ def rate_too_high(evidence: Evidence) -> Cause | None:
     if search is None and not helped:
         if loss_curve(evidence).first is None or (evidence.batch is None and not unusual):
             return None  # no overshoot was measured, and the scale of the data may be the cause
+        if len(evidence.run.optimizers) > 1 and overshoot is None:
+            return None  # the losses of several objectives, such as those of adversaries, also rise in healthy runs
         confidence *= 0.6 if begins_abruptly(evidence) else 1.0
     advice, factor = rate_remedies(evidence, course), large_factor(evidence)
     if factor is not None:

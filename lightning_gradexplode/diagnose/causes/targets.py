@@ -8,6 +8,12 @@ import re
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import is_from_graph, is_same, place_of, rows_of, size_of, targets
 from lightning_gradexplode.diagnose.causes.operation_evidence import fault
+from lightning_gradexplode.diagnose.causes.target_ranges import (
+    FROM_GRAPH,
+    has_label_between,
+    range_remedies,
+    third_label_remedies,
+)
 from lightning_gradexplode.diagnose.curves import loss_curve
 from lightning_gradexplode.diagnose.faults.operations import DIVISIONS, base_name, location_of, name_of
 from lightning_gradexplode.records import Cause, Evidence, FieldFacts, LossTerm, Operand, Operation
@@ -18,9 +24,6 @@ COUNT_LOSSES = ("poisson",)
 LOGARITHMS = frozenset({"log", "log2", "log10"})
 
 _REWARD = re.compile("reward|return|advantage|rtg")
-
-FROM_GRAPH = "target of "
-"""Prefix of the name of a target read from the graph of the loss, if the user's name is not known."""
 
 
 def target_out_of_range(evidence: Evidence) -> Cause | None:
@@ -67,9 +70,9 @@ def _outside_domain(evidence: Evidence) -> Cause | None:
         sentences = [f"`{name}` takes {takes}; {given} ranges from {least:.4g} to {greatest:.4g}."]
         if below is not None and below < 0:
             sentences.append(f"The loss has gone down to {below:.4g}: with such targets it has no lower bound.")
-        cure = _range_remedies(where, least, greatest, are_probabilities=are_probabilities)
-        if are_probabilities and _has_label_between(evidence, least, greatest):
-            cure = _third_label_remedies(where)
+        cure = range_remedies(where, least, greatest, are_probabilities=are_probabilities)
+        if are_probabilities and has_label_between(evidence, least, greatest):
+            cure = third_label_remedies(where)
         return Cause("target-out-of-range", where, tuple(sentences), 0.93, cure)
     return _negative_loss(evidence, below)
 
@@ -123,7 +126,7 @@ def _negative_loss(evidence: Evidence, below: float | None) -> Cause | None:
                 f"The loss has gone down to {below:.4g}, where with such targets it has a lower bound.",
             ),
             confidence,
-            _range_remedies(place, least, greatest or 1.0, are_probabilities=are_probabilities),
+            range_remedies(place, least, greatest or 1.0, are_probabilities=are_probabilities),
         )
     return None
 
@@ -131,46 +134,6 @@ def _negative_loss(evidence: Evidence, below: float | None) -> Cause | None:
 def _is_numerator(operand: Operand, operation: Operation) -> bool:
     """Return whether an operand is the numerator of a division, so that the divisor is at fault."""
     return name_of(operation) in DIVISIONS and operand is operation.inputs[0]
-
-
-def _range_remedies(place: str, least: float, greatest: float, *, are_probabilities: bool) -> tuple[str, ...]:
-    """Return remedies that bring targets of this range to probabilities, or to counts."""
-    place = "target" if place.startswith(FROM_GRAPH) else place
-    if not are_probabilities:
-        return (
-            f"look at the values of `{place}` below 0 and repair or drop them: `{place} = {place}.clamp(min=0)`",
-            "or use a loss that takes any number: `F.mse_loss(prediction, target)`",
-        )
-    if greatest - least == 1:
-        code = f"{place} - {least:g}".replace("- -", "+ ")
-        return (f"number the classes from 0, so that the targets range from 0 to 1: `{place} = {code}`",)
-    if least >= 0:
-        code = f"{place} / {greatest:g}"
-    elif least >= -1 and greatest <= 1:
-        code = f"({place} + 1) / 2"
-    else:
-        code = f"({place} - {least:.4g}) / {greatest - least:.4g}".replace("- -", "+ ")
-    return (f"bring the targets into the range from 0 to 1: `{place} = {code}`",)
-
-
-def _has_label_between(evidence: Evidence, least: float, greatest: float) -> bool:
-    """Return whether labels from -1 to 1 include zeros: then the mean of their squares is below one."""
-    moments = [
-        (one.mean, one.std)
-        for one in targets(evidence)
-        if one.is_integral and (one.least, one.greatest) == (least, greatest) == (-1.0, 1.0)
-    ]
-    return any(mean is not None and std is not None and mean**2 + std**2 < 0.99 for mean, std in moments)
-
-
-def _third_label_remedies(place: str) -> tuple[str, ...]:
-    """Return remedies for labels -1, 0 and 1: two classes with -1 for missing labels, or three classes."""
-    place = "target" if place.startswith(FROM_GRAPH) else place
-    return (
-        f"if -1 marks missing labels, leave them out of the loss: `known = {place} >= 0`, and `prediction[known]` with "
-        f"`{place}[known]` in it",
-        f"if -1, 0 and 1 are three classes, take three outputs: `F.cross_entropy(outputs, ({place} + 1).long())`",
-    )
 
 
 def _lowest_loss(evidence: Evidence) -> float | None:
@@ -253,7 +216,7 @@ def _logarithm_of_a_chance(evidence: Evidence) -> Cause | None:
                 what.sentence,
             ),
             0.96,
-            _range_remedies(place, least, greatest, are_probabilities=True),
+            range_remedies(place, least, greatest, are_probabilities=True),
         )
     return None
 

@@ -135,3 +135,11 @@ def test_a_large_factor_of_the_loss_is_said_beside_the_rate(kind: str, is_said: 
     assert any("multiplied by 1e+04" in one for one in found.evidence) is is_said
     assert (found.confidence <= LATE) is is_said
     assert found.remedies[0].startswith("lower the learning rate")
+
+
+@pytest.mark.parametrize(("count", "is_named"), [(1, True), (2, False)])
+def test_the_losses_of_several_optimizers_do_not_show_an_overshoot(count: int, is_named: bool) -> None:
+    """Those of adversaries rise and fall in a healthy run; without the loss along the update nothing is named."""
+    facts = run(optimizers=(OptimizerFacts("RMSprop", ({"lr": 0.02},)),) * count)
+    found = learning_rate(diverged(run=facts, history=(history(growing(rate=0.02)),), batch=batch(field())))
+    assert (found is not None) is is_named
