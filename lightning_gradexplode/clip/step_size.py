@@ -172,7 +172,7 @@ class StepSizeControl(Stateful):
             return factor
         if self._phase == "free":
             self._shortened = min(self._shortened + 1, 10)
-            self.reason = f"a step at the full rate would be {excess:.3g} times as large as one that is surely harmless"
+            self.reason = f"a step at the full rate would be {excess:.3g} times as large as a harmless one"
         return max(longest / step.move, 1.0 / excess)
 
     def _compare_from_here(self) -> None:
