@@ -41,6 +41,7 @@ from benchmarks.scenarios import (
     LATER,
     LATEST,
     NEWEST,
+    PLANS_AND_NOISE,
     STUDIED,
     UNTOUCHED,
     Family,
@@ -310,6 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("--studied", STUDIED, "the other half of the newest set"),
         ("--later", LATER, "families written for clipping, counted only"),
         ("--latest", LATEST, "families with noisy losses, written for clipping, counted only"),
+        ("--plans", PLANS_AND_NOISE, "plans and noise of ordinary trainings, counted only"),
         ("--falling", FALLING, "losses that fall to a lower bound, or without one"),
         ("--held-out", HELD_OUT, "the held-out families"),
     ):

@@ -19,6 +19,7 @@ from benchmarks.scenarios import (
     LATER,
     LATEST,
     NEWEST,
+    PLANS_AND_NOISE,
     STUDIED,
     UNTOUCHED,
     Family,
@@ -73,6 +74,16 @@ def test_latest_families_are_of_kinds_that_no_other_family_has() -> None:
     assert not {family.name for family in LATEST} & {family.name for family in (*others, *FALLING)}
     assert not {family.kind for family in LATEST} & {family.kind for family in (*others, *FALLING)}
     assert [sum(family.expected == one for family in LATEST) for one in ("explodes", "healthy")] == [6, 6]
+
+
+def test_plans_and_noise_have_kinds_that_no_other_family_has() -> None:
+    """No constant can have been chosen on their kinds: each has one run that explodes and one that is healthy."""
+    earlier = (*FAMILIES, *FRESH, *HELD_OUT, *NEWEST, *LATER, *LATEST, *STUDIED, *UNTOUCHED, *FALLING)
+    others = (*earlier, *EVERYDAY, *EVERYDAY_COUNTED)
+    assert not {family.name for family in PLANS_AND_NOISE} & {family.name for family in others}
+    assert not {family.kind for family in PLANS_AND_NOISE} & {family.kind for family in others}
+    built = sorted((family.kind, family.expected) for family in PLANS_AND_NOISE)
+    assert built == [(kind, one) for kind in sorted({kind for kind, _ in built}) for one in ("explodes", "healthy")]
 
 
 def test_falling_families_have_names_of_their_own_and_both_sides_of_each_kind() -> None:
