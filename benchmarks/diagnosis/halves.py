@@ -18,13 +18,25 @@ from benchmarks.diagnosis import (
     second,
     seventh,
     sixth,
+    tenth,
     third,
     tuning,
 )
 from benchmarks.diagnosis.case import Case
 
 Half = Literal[
-    "tuning", "second", "third", "fourth", "fifth", "sixth", "seventh", "left_out", "eighth", "ninth", "held_out"
+    "tuning",
+    "second",
+    "third",
+    "fourth",
+    "fifth",
+    "sixth",
+    "seventh",
+    "left_out",
+    "eighth",
+    "ninth",
+    "tenth",
+    "held_out",
 ]
 NOT_BY_CASE: tuple[Half, ...] = ("ninth", "held_out")
 
@@ -39,6 +51,7 @@ _PACKAGES = {
     "left_out": left_out,
     "eighth": eighth,
     "ninth": ninth,
+    "tenth": tenth,
     "held_out": held_out,
 }
 
