@@ -1,1 +1,1 @@
-"""Six runs after public reports in the order in which searches return them, written before reading the rules."""
+"""Six runs after public reports that say enough to repeat them, written before any rule was read."""
