@@ -204,9 +204,9 @@ class ManyCouplings(Case):
 
     def build(self) -> None:
         nets = [nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 18)) for _ in range(32)]
-        for one in nets:
-            nn.init.zeros_(one[2].weight)
-            nn.init.zeros_(one[2].bias)
+        for last in (one[2] for one in nets):
+            for weight in last.parameters():
+                nn.init.zeros_(weight)
         self.nets = nn.ModuleList(nets)
 
     def data(self) -> tuple[Tensor]:
