@@ -90,6 +90,8 @@ class GradientWatch(StepEventsResults):
         optimizers = [optimizer] if isinstance(optimizer, Optimizer) else several
         if not optimizers or not all(isinstance(one, Optimizer) for one in optimizers):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer or a list of them, got {_kind(optimizer)}")
+        if len({id(one) for one in optimizers}) < len(optimizers):
+            raise ValueError("optimizer must be a list of different optimizers, got one of them twice")
         if not (log_dir is None or isinstance(log_dir, (str, Path))):
             raise TypeError(f"log_dir must be a path, got {shown(log_dir)}")
         if not (scaler is None or hasattr(scaler, "get_scale")):

@@ -133,6 +133,14 @@ def test_what_is_no_part_of_a_loop_is_refused(argument: dict[str, Any], expected
         GradientWatch(arguments.pop("model"), arguments.pop("optimizer"), report=False, **arguments)
 
 
+def test_an_optimizer_that_is_given_twice_is_refused() -> None:
+    """Its gradients would be clipped twice, and logged as they are after the first time."""
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="optimizer must be a list of different optimizers, got one of them twice"):
+        GradientWatch(model, [optimizer, optimizer], report=False)
+
+
 @pytest.mark.parametrize("name", ["optimizer", "inner"])
 def test_a_wrapper_that_takes_no_hooks(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """The optimizer within it is measured, whatever the name of its attribute."""
