@@ -65,7 +65,8 @@ def field_of(
     if weighed is not None or operation in _LOSSES or (is_target and operation in _DIFFERENCES):
         name = f"target of {weighed or operation}"
     elif owner is not None and operation in _INPUT_OF:
-        name = f"input of {owner.rpartition('.')[0] or owner}"
+        # A model that is one layer has no name; its `weight` does not say what takes the input.
+        name = f"input of {owner.rpartition('.')[0] or ('the model' if owner == 'weight' else owner)}"
     else:
         name = f"constant in {operation}"
     if argument.value is not None:

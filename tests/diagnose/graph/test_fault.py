@@ -258,6 +258,14 @@ def test_the_data_of_a_finite_loss_are_described(net: nn.Sequential) -> None:
     assert fields["target of mse_loss"].shape == (ROWS, 1)
 
 
+@pytest.mark.parametrize("row_2", [0.0, NAN])
+def test_the_input_of_a_model_of_one_layer_is_called_that_of_the_model(row_2: float) -> None:
+    """The layer has no name, and that of its parameter does not say what takes the input."""
+    layer = nn.Linear(4, 1)
+    loss = functional.mse_loss(layer(inputs(row_2=row_2)), torch.ones(ROWS, 1))
+    assert {one.name for one in facts_of_loss(loss, layer).fields} == {"input of the model", "target of mse_loss"}
+
+
 def test_what_logarithms_are_multiplied_by_is_a_target(net: nn.Sequential) -> None:
     """As in a cross-entropy that is written by hand; a factor of anything else is none."""
     label = torch.arange(ROWS, dtype=torch.float32)[:, None]
