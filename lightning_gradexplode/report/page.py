@@ -115,9 +115,14 @@ def operand_text(operand: Operand) -> str:
     return f"{operand.dtype} {shape}{spans}" + "".join(f", {one}" for one in bad)
 
 
-def number(value: float) -> str:
-    """Return a number with four significant digits; an empty text for NaN, as the limit of a finding without one."""
-    return "" if isinstance(value, float) and np.isnan(value) else f"{value:.4g}"
+def number(value: float, nan: str = "NaN") -> str:
+    """Return a number with four significant digits.
+
+    Args:
+        value: The number.
+        nan: The text for NaN, which is the limit of a finding without one.
+    """
+    return nan if np.isnan(value) else f"{value:.4g}"
 
 
 def _charts(
