@@ -134,3 +134,12 @@ def test_gradient_elements_are_those_of_the_latest_incident(width: int, steps: l
     caption = re.search(r"by absolute value at step (\d+) and, with a finding, at\s+step (\d+)", text)
     assert ([] if caption is None else [*caption.groups()]) == steps
     assert ("Gradient elements of" in text) == bool(steps)
+
+
+def test_the_value_of_a_finding_that_is_nan_is_shown_as_such() -> None:
+    """NaN is the value of a finding, and the limit of one that has none is empty."""
+    content = examples.at_once()
+    findings = (Finding(3, "nonfinite-loss", Severity.CRITICAL, None, math.nan, math.nan, "the loss is NaN"),)
+    row = re.search(r"<td>the loss is NaN</td>(.*)</tr>", page(replace(content, findings=findings)))
+    assert row is not None
+    assert re.findall(r">([^<]*)</td>", row[1]) == ["NaN", ""]

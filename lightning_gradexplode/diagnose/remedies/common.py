@@ -150,7 +150,15 @@ def anomaly_mode(evidence: Evidence) -> list[str]:
             "have the step computed again, which names the operation, its line and the batch: `GradientWatch(model, "
             "optimizer, step=lambda model, batch: ...)` that returns the loss, and `watch.batch(batch)` for each batch",
         )
+    if evidence.run.monitor in ("GradientWatch", "FabricWatch") and not _loss_is_known(evidence):
+        advice.insert(
+            0, "call `watch.loss(loss)` before the backward pass, so that its operations are known"
+        )
     return advice
+
+
+def _loss_is_known(evidence: Evidence) -> bool:
+    return len(curve(evidence, "loss").finite) > 0 or any(one.sign == "nonfinite-loss" for one in evidence.findings)
 
 
 def standardize(code: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 from lightning_gradexplode.diagnose import diagnose, remedies
 from lightning_gradexplode.records import Evidence, OptimizerFacts, Replay, RunFacts
 from lightning_gradexplode.records.replay import NO_REPLAY
-from tests.diagnose.evidence import batch, failed, field, finding, growing, history, run
+from tests.diagnose.evidence import batch, calm, failed, field, finding, growing, history, run
 from tests.diagnose.fault_examples import FAULTS
 
 
@@ -41,6 +41,16 @@ def test_a_plain_loop_gets_advice_on_how_its_step_can_be_replayed() -> None:
     assert "watch.batch(batch)" in remedies.anomaly_mode(failed(3, run=plain))[0]
     for evidence in (other, failed(3)):
         assert remedies.anomaly_mode(evidence) == ["find the operation with `torch.autograd.set_detect_anomaly(True)`"]
+
+
+@pytest.mark.parametrize("monitor", ["GradientWatch", "FabricWatch"])
+def test_a_loop_that_does_not_pass_its_loss_is_advised_to(monitor: str) -> None:
+    """Without any loss the first advice is to pass it; in Lightning, or with a loss that is NaN, it is not."""
+    quantities = {name: values for name, values in calm(4).items() if name != "loss"}
+    unknown = failed(3, "nonfinite-gradient", run=run(monitor=monitor), history=(history(quantities),))
+    assert "watch.loss(loss)" in remedies.anomaly_mode(unknown)[0]
+    for evidence in (replace(unknown, run=run()), failed(0, run=run(monitor=monitor))):
+        assert "watch.loss(loss)" not in " ".join(remedies.anomaly_mode(evidence))
 
 
 def test_a_response_that_is_set_is_not_proposed_again() -> None:
