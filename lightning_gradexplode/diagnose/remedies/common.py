@@ -151,9 +151,7 @@ def anomaly_mode(evidence: Evidence) -> list[str]:
             "optimizer, step=lambda model, batch: ...)` that returns the loss, and `watch.batch(batch)` for each batch",
         )
     if evidence.run.monitor in ("GradientWatch", "FabricWatch") and not _loss_is_known(evidence):
-        advice.insert(
-            0, "call `watch.loss(loss)` before the backward pass, so that its operations are known"
-        )
+        advice.insert(0, "call `watch.loss(loss)` before the backward pass, so that its operations are known")
     return advice
 
 
