@@ -2,7 +2,7 @@
 
 A collective of the monitor may only be called if all processes call it. Whether they will is not known at first: a
 script may add a monitor on rank 0 only, or train another model on each process. The processes therefore register in
-the store by which ``torch.distributed`` has connected them, and the first one that knows the outcome writes it there.
+the store by which ``torch.distributed`` has connected them, and the first one that has the outcome writes it there.
 """
 
 from __future__ import annotations

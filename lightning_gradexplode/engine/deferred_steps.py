@@ -24,7 +24,7 @@ class DeferredSteps:
 
     Once the numbers of a step are read, and something was found in them that a response acts on, the step is held on
     until no graph of a forward pass exists that a response could destroy: until the next update, or the end of its
-    batch. With several processes each step is held until the next exchange, which tells whether all detectors work.
+    batch. With several processes each step is held until the next exchange, which shows whether all detectors work.
 
     Args:
         loop: The training loop.

@@ -47,7 +47,7 @@ class SharedEvidence:
         return is_first and self._count < MOST_REPLAYS
 
     def share(self, exchange: StepExchange, record: StepRecord) -> bool:
-        """Replace what is known of a step's batch, and of its replay, by what one process knows; a collective.
+        """Replace what is known of a step's batch, and of its replay, by that of one process; a collective.
 
         It is the process whose loss is not finite. If all losses are finite, a reduction has spread what is not finite
         to the gradients of all processes; then it is the first process whose own replay, in which nothing is reduced,

@@ -54,14 +54,14 @@ def learning_rate(evidence: Evidence) -> Cause | None:
     unless an overshoot was measured: something may have grown since the start, such as targets or a factor of the loss.
     """
     cause = rate_too_high(evidence)
-    borne = critical_step(evidence) - evidence.run.first_step
-    if cause is None or borne < MANY_STEPS:
+    steps_before = critical_step(evidence) - evidence.run.first_step
+    if cause is None or steps_before < MANY_STEPS:
         return cause
     reach = reaches(evidence)
     reaches_far = line_search(evidence) is not None or (reach is not None and reach[0] > OVERSHOT)
     if not (reaches_far or exceeds_usual(evidence) or _has_helped(evidence)):
         return None
-    sentence = f"There were {borne} steps before without a critical finding."
+    sentence = f"There were {steps_before} steps before without a critical finding."
     return replace(cause, evidence=(*cause.evidence, sentence), confidence=min(cause.confidence, LATE))
 
 

@@ -144,13 +144,13 @@ def _rise_of_added_group(evidence: Evidence, rates: Curve) -> RateRise | None:
 
 
 def _sudden_rise(rates: Curve, place: int) -> RateRise:
-    before, after = _borne(rates.value[:place], float(rates.value[place])), float(rates.value[place])
+    before, after = _rate_before(rates.value[:place], float(rates.value[place])), float(rates.value[place])
     # A rate that had been raised before may be near the limit of stability.
     had_risen = before >= SUDDEN * rates.value[0]
     return RateRise(int(rates.step[place]), before, after, EDGE * before if had_risen else before, True)
 
 
-def _borne(before: FloatArray, after: float) -> float:
+def _rate_before(before: FloatArray, after: float) -> float:
     """Return the highest rate before a rise; the last one if an earlier rate was as high as that after the rise."""
     highest = float(before.max())
     return highest if highest < 0.9 * after else float(before[-1])

@@ -39,7 +39,7 @@ from lightning_gradexplode.records import FieldFacts, LossTerm, Operand, Operati
 
 _LOSSES = {"mse_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits"}
 
-NO_LINE = "read from the autograd graph of the loss, which knows operations and not their lines"
+NO_LINE = "read from the autograd graph of the loss, which holds operations but not their lines"
 """The note of a `Replay` that was made from a graph."""
 
 
