@@ -111,8 +111,8 @@ def _negative_loss(evidence: Evidence, below: float | None) -> Cause | None:
         least, greatest = field.least or 0.0, field.greatest or 0.0
         if not field.is_integral or "float" not in field.dtype:
             continue
-        if least < 0 and not known:
-            takes, are_probabilities, confidence = "counts and labels are not negative", False, 0.65
+        if least < 0 <= greatest and not known:  # a signed weight, such as a reward, is also possible
+            takes, are_probabilities, confidence = "counts and labels are not negative", False, 0.55
         elif field.least == 0 and greatest > 1:
             takes, are_probabilities, confidence = "targets of a cross-entropy range from 0 to 1", True, 0.7
         else:

@@ -143,3 +143,15 @@ def test_a_target_that_the_graph_names_has_no_name_in_code() -> None:
     assert found is not None
     assert "its target ranges from 0 to 100" in found.evidence[0]
     assert "`target = target / 100`" in found.remedies[0]
+
+
+@pytest.mark.parametrize(("least", "greatest", "is_possible"), [(-3.0, -1.0, False), (-1.0, 3.0, True)])
+def test_whole_numbers_that_are_all_negative_are_no_labels_of_a_loss_that_is_not_known(
+    least: float, greatest: float, is_possible: bool
+) -> None:
+    """They weigh the terms of an objective, such as rewards; with numbers of both signs the cause stays uncertain."""
+    signed = field("advantage", shape=(16,), least=least, greatest=greatest, is_integral=True)
+    quantities = {"loss": [1.0, -3.0, -8.0, -20.0], "grad_norm": [0.5, 0.6, 0.7, 0.8]}
+    found = target_out_of_range(diverged(batch=batch(field(), signed), history=(history(quantities),)))
+    assert (found is not None) == is_possible
+    assert found is None or found.confidence < 0.6
