@@ -14,7 +14,7 @@ from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.records import BatchFacts, FieldFacts, Replay
 
 MOST_GRAPHS = 8
-"""Number of graphs of losses that are not finite that are read in a run."""
+"""Largest number of graphs read in a run: of losses that are not finite, and again of losses after explosions."""
 
 
 class LossGraphs:
@@ -31,7 +31,7 @@ class LossGraphs:
     def __init__(self, loop: TrainingLoop, is_on: bool) -> None:
         self._loop = loop
         self._is_on = is_on
-        self._count = 0
+        self._count = self._wanted = 0
         self.is_calm = False
         self._was_finite = True
         self._is_wanted = False
@@ -41,8 +41,10 @@ class LossGraphs:
         self._first_step = -1
 
     def want(self) -> None:
-        """Have the graph of the next loss read, to compare it with that of the first one."""
-        self._is_wanted, self.is_calm = True, False
+        """Have the graph of the next loss read, to compare it with that of the first one; up to `MOST_GRAPHS` times."""
+        if self._wanted < MOST_GRAPHS:
+            self._wanted += 1
+            self._is_wanted, self.is_calm = True, False
 
     def read(self, loss: Tensor, value: float) -> None:
         """Read a graph, if its loss is not finite and the loss before it was, or if it is the first one or wanted.

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_gradexplode import GradientExplosionMonitor, GradientWatch
+from lightning_gradexplode.engine import loss_graphs
 from lightning_gradexplode.records import Diagnosis
+from lightning_gradexplode.testing import PlainLoop
 from tests.runs.models import Regression
 from tests.runs.probe import QUIET
 
@@ -132,3 +134,17 @@ def test_a_constant_factor_of_the_loss_is_not_said_to_grow(model: nn.Sequential)
         return 300.0 * functional.mse_loss(net(batch), batch[:, :1])
 
     assert diagnosed(loss, model, 40).causes[0].kind != "loss-without-floor"
+
+
+def test_graphs_after_explosions_are_read_a_bounded_number_of_times(
+    model: nn.Sequential, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many explosions a run has, the graphs of the losses after them are read eight times at most."""
+    read: list[Tensor] = []
+    monkeypatch.setattr(loss_graphs, "facts_of_loss", lambda loss, module: read.append(loss))
+    graphs = loss_graphs.LossGraphs(PlainLoop(model, [], lambda batch: torch.zeros(())), is_on=True)
+    for _ in range(30):
+        loss = model(torch.ones(2, 4)).mean()
+        graphs.read(loss, loss.item())
+        graphs.want()
+    assert len(read) == 1 + loss_graphs.MOST_GRAPHS
