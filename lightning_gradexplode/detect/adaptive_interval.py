@@ -62,12 +62,15 @@ class AdaptiveInterval(Stateful):
             unusual_loss = not math.isfinite(loss) or _is_unusual(self._losses, loss, 0.0)
         return unusual_norm or unusual_loss or self._wait <= 0
 
+    def is_steady(self, norm: float) -> bool:
+        """Return whether the weights' norm has changed by at most `change` since the last measurement."""
+        return self._last is not None and abs(norm - self._last) <= self.change * self._last
+
     def measured(self, norm: float) -> None:
         """Record the weights' norm, and choose the interval to the next measurement."""
         if not math.isfinite(norm):
             return
-        calm = self._last is not None and abs(norm - self._last) <= self.change * self._last
-        self._gap = min(2 * self._gap, self.longest) if calm else 1
+        self._gap = min(2 * self._gap, self.longest) if self.is_steady(norm) else 1
         self._wait = self._gap
         self._last = norm
 

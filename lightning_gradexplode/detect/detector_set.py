@@ -80,9 +80,10 @@ class DetectorSet(Stateful):
     def examine(self, loss: float | None, grad_norm: float | None) -> bool:
         """Set `needs_weights` for a new step, and return whether the step can show no rise.
 
-        Of such a step, the loss is at most one unit above the start, loss and gradient norm are in the `CalmRange`, the
-        weights are not needed, and the last evaluated step had no warning. If nothing else is measured, `begin` may be
-        called for it later, in the order of the steps, and `proceed` may be omitted.
+        Of such a step, the loss is at most one unit above the start, loss and gradient norm are in the `CalmRange`, and
+        the last evaluated step had no warning. If nothing else is measured, `begin` may be called for it later, in the
+        order of the steps, and `proceed` may be omitted. If the weights are measured, `begin` and `proceed` are to be
+        called before the next step, and before any other decision unless `weights_are_steady`.
         """
         try:
             self.needs_weights = self._interval.due(loss, grad_norm)
@@ -90,7 +91,11 @@ class DetectorSet(Stateful):
             self._start_fresh(error)
         is_inside = self._calm_range.contains(loss, grad_norm)
         is_low = loss is not None and loss <= self._highest_calm_loss
-        return is_inside and is_low and self._is_quiet and not self.needs_weights
+        return is_inside and is_low and self._is_quiet and not self.needs_start
+
+    def weights_are_steady(self, weight_norm: float) -> bool:
+        """Return whether the norm of the weights has changed little since the last measurement."""
+        return self._interval.is_steady(weight_norm)
 
     def begin(self, record: StepRecord, is_new: bool = True) -> list[Finding]:
         """Return the findings of a step before the optimizer steps.

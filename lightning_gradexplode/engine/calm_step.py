@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from lightning_gradexplode.engine.accumulation import AccumulatedReading
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
+from lightning_gradexplode.measure.gradients import norms_of
 from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.records import Finding, Norms, StepRecord
 
@@ -31,6 +32,7 @@ class CalmStep:
         clip_val: The norm that its gradients are clipped to, None if they are not.
         clip_rate: The share of recent steps that were clipped.
         clips_directly: Whether the monitor itself clips the gradients, and not the training loop.
+        needs_weights: Whether the weights are to be measured after the update.
     """
 
     __slots__ = (
@@ -43,11 +45,13 @@ class CalmStep:
         "_micro_batches",
         "_recorder",
         "_skipped_steps",
+        "_weights",
         "begun",
         "clip_rate",
         "clip_val",
         "clips_directly",
         "norms",
+        "needs_weights",
         "number",
         "parameters",
         "reading",
@@ -73,7 +77,9 @@ class CalmStep:
         self.begun: list[Finding] | None = None
         self.clip_val: float | None = None
         self.clip_rate: float | None = None
+        self.needs_weights = state.detectors.needs_weights
         self._before: StepRecord | None = None
+        self._weights: Norms | None = None
         self._loss, self._learning_rate = loss, state.learning_rate
         self._micro_batches, self._backward_passes = reading.micro_batches, reading.backward_passes
         self._batch_idx, self._epoch, self._skipped_steps = batch_idx, epoch, skipped_steps
@@ -89,33 +95,48 @@ class CalmStep:
         self.clip_val = value
         self.clip_rate = None if value is None else self.state.clip_rate(value, self.norms.total)
 
-    def before_clipping(self) -> StepRecord:
-        """Return the record of the step for a clip policy."""
+    def before_update(self) -> StepRecord:
+        """Return the record of the step as it is known before clipping and update."""
         if self._before is None:
-            self._before = self._record()
+            self._before = self._record(None)
         return self._before
 
     def begin(self) -> list[Finding]:
         """Return the findings before the update. Called only where a response acts."""
-        self.begun = self.state.detectors.begin(self.before_clipping(), is_new=False)
+        self.begun = self.state.detectors.begin(self.before_update(), is_new=False)
         return self.begun
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the weights were measured after the update."""
+        return self._weights is not None
+
+    def measure_weights(self) -> bool:
+        """Measure the weights after the update, and return whether they have changed as little as usual."""
+        weights = norms_of(self.parameters, self.parameters.tensors)
+        self._weights = weights
+        return self.state.detectors.weights_are_steady(weights.total)
 
     def evaluate(self) -> tuple[StepRecord, list[Finding]]:
         """Make the record of the step, add it to the history of its optimizer, and return it with its findings."""
-        detectors, record = self.state.detectors, self._record()
+        detectors, record = self.state.detectors, self._record(self._weights)
+        is_measured_after = self._weights is not None
         findings = self.begun
         if findings is None:
-            findings = detectors.begin(self._before or record, is_new=False)
-        if self.state.policy is not None:  # without a policy, nothing more is known after the update
+            before = self.before_update() if is_measured_after else self._before or record
+            findings = detectors.begin(before, is_new=False)
+        if self.state.policy is not None or is_measured_after:  # else nothing more is known after the update
             findings = [*findings, *detectors.proceed(record)]
         if findings:
             record = replace(record, severity=max(int(finding.severity) for finding in findings))
         self._recorder.add(record)
         return record, findings
 
-    def _record(self) -> StepRecord:
+    def _record(self, weights: Norms | None) -> StepRecord:
         norms, clip_val = self.norms, self.clip_val
         arrays = {"grad_norm": norms.each, "nonfinite_count": norms.nonfinite}
+        if weights is not None:
+            arrays["weight_norm"] = weights.each
         for array in arrays.values():
             array.setflags(write=False)
         return StepRecord(
@@ -129,6 +150,8 @@ class CalmStep:
             clip_val=clip_val,
             clip_algorithm=None if clip_val is None else "norm",
             clip_rate=self.clip_rate,
+            weight_norm=None if weights is None else weights.total,
+            nonfinite_weights=None if weights is None else 0,
             per_parameter=MappingProxyType({name: array.view() for name, array in arrays.items()}),
             histograms=MappingProxyType({}),
             skipped_steps=self._skipped_steps,

@@ -69,6 +69,7 @@ class CalmSteps:
         self._clipper = clipper
         self._loop, self._states, self._window, self._log, self._responses = loop, states, window, log, responses
         self._held: list[CalmStep] = []
+        self._findings: list[Finding] = []
         self._has_begun = False
 
     def begin(
@@ -113,17 +114,29 @@ class CalmSteps:
         if clip_val is not None:
             step.clip_to(clip_val)
         if state.policy is not None:
-            record = step.before_clipping()
+            record = step.before_update()
             self._clipper.clip_calm(step, record)
             self._responses.log_notice(state, record)
         self._has_begun = True
         return True
 
-    def stepped(self, step: CalmStep) -> None:
-        """Record that the optimizer has made the update of a calm step."""
+    def stepped(self, step: CalmStep) -> bool:
+        """Record that the optimizer has made the update of a calm step, and measure the weights if they are due.
+
+        Returns:
+            Whether it is a calm step still: the weights were not measured, or have changed as little as usual.
+        """
+        if step.needs_weights and not step.measure_weights():
+            return False
         step.state.steps += 1
         step.update_taken = True
         self._window.stepped(step.parameters)
+        return True
+
+    @property
+    def has_findings(self) -> bool:
+        """Whether findings of steps that were evaluated are held."""
+        return bool(self._findings)
 
     def close(self) -> None:
         """End the calm step in progress, if there is one."""
@@ -133,6 +146,8 @@ class CalmSteps:
             if step.state.policy is not None:
                 self._clipper.forget()
             self._held.append(step)
+            if step.has_weights:  # by which the detectors decide when the weights are due again
+                self._evaluate_held()
             self._loop.publish_metrics({"gradexplode/grad_norm": step.norms.total, "gradexplode/severity": 0.0})
 
     def end_batch(self) -> bool:
@@ -145,15 +160,18 @@ class CalmSteps:
         """Record the steps that are held, and return their findings, oldest first."""
         if self.open is not None and self.open.update_taken:
             self.close()
+        self._evaluate_held()
+        findings, self._findings = self._findings, []
+        return findings
+
+    def _evaluate_held(self) -> None:
         held, self._held = self._held, []
-        findings: list[Finding] = []
         for step in held:
             self.last, found = step.evaluate()
-            findings += found
+            self._findings += found
             if self._acts:
                 self.ended.append(self.last)
         if held:
             held[-1].state.log_failures()
             if not self._acts:  # else at the end of each batch
                 self._responses.check_averages(held[-1].number, steps=len(held))
-        return findings

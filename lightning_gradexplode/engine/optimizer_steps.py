@@ -163,7 +163,8 @@ class OptimizerSteps(CurrentResults):
             self._run.responses.step_ended(optimizer)
         calm, step = self._run.calm_steps.open, self._open
         if calm is not None and calm.state.optimizer is optimizer and not calm.update_taken:  # else by a step within
-            self._run.calm_steps.stepped(calm)
+            if not self._run.calm_steps.stepped(calm):
+                step = self._reopen_after_update(calm)
         if step is not None and step.state.optimizer is optimizer:
             step.state.evaluations = step.evaluations
             self._after.measure(step)
@@ -197,6 +198,14 @@ class OptimizerSteps(CurrentResults):
         """Treat a calm step as any other, since its gradients have changed."""
         self._run.calm_steps.open = None
         self._begin(self._measurement.reopen(calm))
+
+    def _reopen_after_update(self, calm: CalmStep) -> Step:
+        """Treat a calm step as any other, since its update has changed the weights more than usual."""
+        self._run.calm_steps.open = None
+        step = self._open = self._measurement.reopen(calm)
+        self._measurement.read(step)
+        self._decisions.decide(step, before_update=False)
+        return step
 
     def _evaluated_again(self, step: Step) -> None:
         """Measure the gradients of a further evaluation of a closure within the same step.

@@ -51,8 +51,17 @@ def evaluated(
             weight_norm_before=weights[0] if step == 0 else None,
             per_parameter={"grad_norm": np.full(3, norm * 3**-0.5)},
         )
-        if detectors.examine(loss, norm) and holds and not is_due:
+        may_wait = detectors.examine(loss, norm) and holds and not is_due
+        if may_wait and not detectors.needs_weights:
             held.append(before)
+            continue
+        if may_wait and detectors.weights_are_steady(weight):  # all are evaluated after the update
+            after = replace(before, weight_norm=weight, nonfinite_weights=0)
+            found = [finding for one in [*held, before] for finding in detectors.begin(one, is_new=False)]
+            held, found = [], [*found, *detectors.proceed(after)]
+            signs = {finding.sign for _, finding in reports}  # no step of an incident may wait
+            assert all(finding.severity is not Severity.CRITICAL or finding.sign in signs for finding in found)
+            reports += [(step, finding) for finding in found]
             continue
         found = [finding for one in held for finding in detectors.begin(one, is_new=False)]
         held = []
@@ -98,7 +107,7 @@ def test_held_steps_are_evaluated_as_one_by_one(drawn: tuple[list[float], list[f
 
 
 def test_most_steps_of_a_calm_run_are_held() -> None:
-    """Not the first 64, nor those whose weights are measured, every eighth one in a calm run."""
+    """All but the first 64 and some that are by chance above the usual range."""
     count = 400
     detectors, held = DetectorSet(default_detectors()), 0
     for step, (loss, norm) in enumerate(zip(noise(count), noise(count, seed=1), strict=True)):
@@ -107,7 +116,7 @@ def test_most_steps_of_a_calm_run_are_held() -> None:
         measured = replace(one, weight_norm=10.0, nonfinite_weights=0) if detectors.needs_weights else one
         detectors.begin(measured, is_new=False)
         detectors.proceed(measured)
-    assert held > 0.6 * count
+    assert held > 0.7 * count
 
 
 @pytest.mark.parametrize("field", ["loss", "grad_norm"])

@@ -225,6 +225,19 @@ class Reading(pl.Callback):
         self._read()
 
 
+class Unused(Noise):
+    """Has a parameter that the loss does not depend on, and that is changed from a step on."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__(change=self._change)
+        self.unused, self.growth = nn.Parameter(torch.ones(3)), factor
+
+    def _change(self, module: Any, step: int) -> None:
+        if step >= 80:
+            with torch.no_grad():
+                self.unused.mul_(self.growth)
+
+
 def _freeze(module: Any, step: int) -> None:
     if step == 100:
         module.layers[0].requires_grad_(False)
@@ -405,6 +418,14 @@ RUNS: dict[str, tuple[Run, bool]] = {
     ),
     "skip, gradients that become NaN": (fit(Spoiling, on_explosion="skip"), True),
     "skip, gradients that are clipped later": (fit(ClippingLater, on_explosion="skip"), True),
+    "unused weights that grow": (fit(lambda: Unused(1.5)), True),
+    "unused weights that grow slowly": (fit(lambda: Unused(1.01)), True),
+    "unused weights that become NaN": (fit(lambda: Unused(torch.nan)), True),
+    "skip, unused weights that grow": (fit(lambda: Unused(1.5), on_explosion="skip", clip="auto"), True),
+    "all responses, unused weights that become NaN": (
+        fit(lambda: Unused(torch.nan), on_explosion=["skip", "reduce-lr", "rollback"], clip=1.0),
+        True,
+    ),
     "plain loop with skip and a limit": (watch(marks=False, on_explosion="skip", clip=1.0), True),
     "plain loop with skip": (watch(marks=False, on_explosion="skip"), True),
     "plain loop with a percentile": (watch(marks=False, clip=PercentileClip()), True),
