@@ -10,6 +10,7 @@ from typing import Literal
 
 from benchmarks.diagnosis import (
     eighth,
+    eleventh,
     fifth,
     fourth,
     held_out,
@@ -36,6 +37,7 @@ Half = Literal[
     "eighth",
     "ninth",
     "tenth",
+    "eleventh",
     "held_out",
 ]
 NOT_BY_CASE: tuple[Half, ...] = ("ninth", "held_out")
@@ -52,6 +54,7 @@ _PACKAGES = {
     "eighth": eighth,
     "ninth": ninth,
     "tenth": tenth,
+    "eleventh": eleventh,
     "held_out": held_out,
 }
 
