@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 from lightning_gradexplode.detect.base import Detector
-from lightning_gradexplode.records import Finding, Severity, StepRecord
+from lightning_gradexplode.records import LEFT_OUT, Finding, Severity, StepRecord
+
+LEAVES_OUT = "; the training loop leaves this step out, so that it reaches no weight"
 
 
 class NonFiniteLoss(Detector):
@@ -13,9 +15,9 @@ class NonFiniteLoss(Detector):
 
     CRITICAL at once, even if its gradients are finite, such as those of the logarithm of a negative number. WARNING if
     the update cannot change the weights, since all gradients are exactly zero (such as those of a mean over no label),
-    or are finite with a learning rate of zero. With a gradient scaler that adapts its scale, which skips the step, it
-    is a WARNING, and CRITICAL after `patience` consecutive steps. The default is 20, since a scale of 65536 reaches
-    1 after 16 halvings.
+    or are finite with a learning rate of zero, or since the training loop itself leaves the step out. With a gradient
+    scaler that adapts its scale, which skips the step, it is a WARNING, and CRITICAL after `patience` consecutive
+    steps. The default is 20, since a scale of 65536 reaches 1 after 16 halvings.
 
     Args:
         patience: Number of consecutive steps that are allowed with an adapting gradient scaler.
@@ -42,6 +44,8 @@ class NonFiniteLoss(Detector):
             is_harmless, message = True, f"{message}; all gradients are exactly zero, so that it reaches no weight"
         elif record.learning_rate == 0 and record.grad_norm is not None and math.isfinite(record.grad_norm):
             is_harmless, message = True, f"{message}; the learning rate is zero, so that it reaches no weight"
+        elif record.skipped_by == LEFT_OUT:
+            is_harmless, message = True, f"{message}{LEAVES_OUT}"
         passing = is_harmless or (record.scale_adapts and self._streak <= self.patience)
         severity = Severity.WARNING if passing else Severity.CRITICAL
         return self.finding(record, severity, record.loss, math.inf, message)
@@ -51,7 +55,8 @@ class NonFiniteGradient(Detector):
     """A gradient is NaN or infinite; the optimizer's step would make weights NaN or infinite.
 
     CRITICAL at once, except with a gradient scaler that adapts its scale to overflows: then INFO, until there are more
-    than `patience` consecutive overflows, or `stuck` consecutive ones at an unchanged scale.
+    than `patience` consecutive overflows, or `stuck` consecutive ones at an unchanged scale; and WARNING if the
+    training loop itself leaves the step out.
 
     The finding names the last parameter, in the order of the forward pass, whose gradient is not finite: the backward
     pass starts there, and propagates non-finite values to all earlier layers.
@@ -81,6 +86,8 @@ class NonFiniteGradient(Detector):
         self._streak += 1
         passing = record.scale_adapts and self._streak <= self.patience and not self._is_stuck(record.loss_scale)
         severity = Severity.INFO if passing else Severity.CRITICAL
+        if record.skipped_by == LEFT_OUT and not passing:
+            severity, message = Severity.WARNING, f"{message}{LEAVES_OUT}"
         return self.finding(record, severity, count, 0, message, record.last_nonfinite("grad_norm"))
 
     def _is_stuck(self, scale: float | None) -> bool:

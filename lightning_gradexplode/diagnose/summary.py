@@ -15,6 +15,8 @@ def what_happened(evidence: Evidence) -> str:
     sentence = _growth(evidence) if failed is None else _failure(evidence, failed)
     if evidence.update_is_harmless:
         sentence += " All gradients of that step are zero, so that no weight is harmed."
+    elif evidence.is_left_out:
+        sentence += " The training loop runs no optimizer step for it, so that no weight is harmed."
     elif not evidence.weights_are_finite:
         sentence += " The weights are not finite any more."
     return sentence

@@ -192,23 +192,30 @@ class AccumulationWindow:
         scale, _ = self._loop.loss_scale()
         self._early[id(optimizer)] = self._read(parameters, scale, is_scaled=True, as_torch_does=as_torch_does)
 
+    def has_early(self, optimizer: Optimizer) -> bool:
+        """Return whether gradients were measured early that no step has used yet."""
+        return id(optimizer) in self._early
+
     def has_overflowed(self, optimizer: Optimizer) -> bool:
         """Return whether the gradients that were measured early are not finite."""
         reading = self._early.get(id(optimizer))
         return reading is not None and not math.isfinite(reading.norms().total)
 
-    def close(self, optimizer: Optimizer, parameters: ParameterSet, as_torch_does: bool) -> AccumulatedReading:
+    def close(
+        self, optimizer: Optimizer, parameters: ParameterSet, as_torch_does: bool, are_cleared: bool = False
+    ) -> AccumulatedReading:
         """Return the reading of the step, measured now unless the gradients are those that were measured early.
 
         Args:
             optimizer: The optimizer that is about to step.
             parameters: Its parameters.
             as_torch_does: Whether to measure their gradients by the kernel that torch clips by.
+            are_cleared: Whether the gradients that were measured early have been cleared since.
         """
         reading = self._early.pop(id(optimizer), None) if self._early else None
         scale, adapts = self._loop.loss_scale()
         is_scaled = scale is not None and unscales_itself(optimizer)
-        if reading is None or not reading.holds(parameters):
+        if reading is None or not (are_cleared or reading.holds(parameters)):
             now = self._read(parameters, scale, is_scaled, as_torch_does)
             reading = now if reading is None else self._chosen(reading, now, parameters)
         is_alone = self._loop.process_group.size == 1

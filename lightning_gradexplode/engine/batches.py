@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from lightning_gradexplode.engine.accumulation import host_number
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.failure import never_fatal
+from lightning_gradexplode.engine.left_out import Expected
 from lightning_gradexplode.engine.optimizer_steps import OptimizerSteps
 from lightning_gradexplode.engine.step import Phase
 from lightning_gradexplode.engine.unseen_steps import UnseenSteps
@@ -48,6 +49,7 @@ class Batches(OptimizerSteps):
         self._unseen = UnseenSteps(loop) if loop.may_step_unseen else None
         self._in_batch = self._end_is_due = self._is_unannounced = False
         self._nonfinite_loss: float | None = None
+        self._number, self._has_loss = loop.step, False
 
     @never_fatal
     def batch_expected(self) -> None:
@@ -69,7 +71,7 @@ class Batches(OptimizerSteps):
         """
         run, number = self._run, self._loop.step
         self._measurement.batch_idx, self._announced, self._inside_step = batch_idx, None, False
-        self._in_batch = True
+        self._in_batch, self._number, self._has_loss = True, number, False
         run.optimizers.refresh()
         if self._unseen is not None:
             self._unseen.batch_started()
@@ -106,6 +108,7 @@ class Batches(OptimizerSteps):
             has_graph: Whether its backward pass is about to begin.
         """
         run, value = self._run, host_number(loss)
+        self._has_loss = True
         if has_graph and value is not None and not (run.graphs.is_calm and math.isfinite(value)):
             run.graphs.read(loss, value)
         if run.is_automatic:
@@ -116,6 +119,47 @@ class Batches(OptimizerSteps):
             run.window.look_for_clearing()
         elif has_graph:
             self._pass_begins()
+
+    # Losses and gradients without a step.
+
+    @never_fatal
+    def loss_expected(self, loss: Tensor, graph: object) -> None:
+        """Note a loss that a backward pass is expected of.
+
+        Args:
+            loss: The loss.
+            graph: An object that lives as long as the graph of the loss.
+        """
+        self._left_out.expect(loss, graph, self._measurement.batch_idx)
+
+    def loss_reached(self, graph: object) -> None:
+        """Note that a backward pass has reached the loss of a graph."""
+        self._left_out.reached(graph)
+
+    @never_fatal
+    def take_lost(self, are_over: bool = False) -> Sequence[Expected]:
+        """Remove and return the losses that are not finite and that no backward pass can reach any more.
+
+        Args:
+            are_over: Whether no backward pass will follow, whatever is still in memory.
+        """
+        return self._left_out.take_lost(are_over)
+
+    @never_fatal
+    def losses_left_out(self, lost: Sequence[Expected]) -> None:
+        """Report losses that are not finite and that no backward pass has reached."""
+        self._left_out.report_losses(lost)
+
+    @never_fatal
+    def gradients_left_out(self, are_over: bool = False) -> None:
+        """Report gradients that are not finite and that the loop has cleared without an optimizer step.
+
+        Args:
+            are_over: Whether no step will follow, whether or not they are cleared.
+        """
+        self._left_out.report_gradients(are_over)
+
+    # Backward passes.
 
     @never_fatal
     def backward_begins(self) -> None:
@@ -141,6 +185,7 @@ class Batches(OptimizerSteps):
         """Measure the gradients, if all micro-batches are accumulated and nothing changes them before the step."""
         run = self._run
         run.window.backward_passes += 1
+        self._left_out.backward = self._measurement.batch_idx, run.evidence.inputs
         if len(run.optimizers.states) > 1:
             run.window.passes.ended([state.parameters() for state in run.optimizers.states])
         if self._is_unannounced and self._measurement.module_gradients_due:  # a further micro-batch may follow
@@ -171,7 +216,6 @@ class Batches(OptimizerSteps):
         Raises:
             ExplosionError: The run explodes and a response raises it.
         """
-        self._in_batch = False
         if self._measurement.module_gradients_due:
             self._run.module_gradients.detach()
         is_calm = self._run.calm_steps.end_batch()
@@ -182,6 +226,9 @@ class Batches(OptimizerSteps):
         steps, self._stepped = self._stepped, []
         if self._unseen is not None:
             self._unseen.batch_ended(is_calm or bool(steps))
+        if not steps and not is_calm and self._in_batch:
+            self._report_left_out(outputs)
+        self._in_batch, self._left_out.backward = False, None
         if is_calm and not steps:
             self._run.evidence.inputs = None
             if self._run.acts:
@@ -206,6 +253,13 @@ class Batches(OptimizerSteps):
             self._deferred_reading.finish()
             is_deferred = False
         self._end_batch(is_deferred)
+
+    def _report_left_out(self, outputs: Any) -> None:
+        """Report a batch without a step whose loss or gradients are not finite, unless a later batch completes it."""
+        if not self._has_loss:
+            self._left_out.report_batch(self._number, self._measurement.batch_idx, outputs)
+        elif self._loop.completes_step(self._measurement.batch_idx):
+            self._left_out.report_gradients()
 
     def _end_batch(self, is_deferred: bool = False) -> None:
         """End a batch, after the running backward pass if there is one."""

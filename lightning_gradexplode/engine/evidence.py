@@ -27,6 +27,7 @@ from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.run_facts import in_order
 from lightning_gradexplode.measure.update_fault import find_update_fault
 from lightning_gradexplode.records import (
+    LEFT_OUT,
     Attempt,
     Diagnosis,
     Evidence,
@@ -77,7 +78,7 @@ class EvidenceCollector:
         self._findings: list[Finding] = []
         self._now = -1
         self.weights_are_finite = True
-        self._update_is_harmless = False
+        self._update_is_harmless = self._is_left_out = False
         self._update_fault: UpdateFault | None = None
         self._published: Diagnosis | None = None
         self.shared = SharedEvidence(self._batch, self.replays, arguments.diagnose)
@@ -152,6 +153,7 @@ class EvidenceCollector:
         critical = any(finding.severity is Severity.CRITICAL for finding in serious)
         nonfinite = any(finding.sign in NONFINITE_SIGNS for finding in serious)
         self._update_is_harmless = nonfinite and record.grad_norm == 0.0
+        self._is_left_out = record.skipped_by == LEFT_OUT
         if nonfinite and self._update_fault is None and (before_update or not record.nonfinite_count):
             self._update_fault = self._find_update_fault(inputs, before_update)
         if critical and not was_critical:
@@ -220,6 +222,7 @@ class EvidenceCollector:
             attempts=with_outcomes([one for one in attempts if one.step >= onset or one.action == "clip"], histories),
             weights_are_finite=self.weights_are_finite,
             update_is_harmless=self._update_is_harmless,
+            is_left_out=self._is_left_out,
             later_loss=_later_loss(histories, self._now),
             update_fault=self._update_fault,
             uncleared_evaluations=max((state.uncleared_evaluations for state in self._states), default=0),

@@ -75,6 +75,14 @@ class GradientMeasurement:
         step.begun, run.calm_steps.found = run.calm_steps.found, None
         return step
 
+    def collect_left_out(self, state: OptimizerState) -> Step:
+        """Return a step whose gradients the training loop has cleared without an update, with its numbers."""
+        parameters = state.parameters()
+        reading = self._run.window.close(state.optimizer, parameters, as_torch_does=False, are_cleared=True)
+        step = self._begin(Step(state, parameters, reading, self._run.loop.step, False, False), is_examined=True)
+        self.read(step)
+        return step
+
     def reopen(self, calm: CalmStep) -> Step:
         """Begin a calm step again as any other, since its gradients have changed before its update."""
         assert calm.reading is not None

@@ -8,8 +8,10 @@ later (`engine/deferred_reading.py`).
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch.optim import LBFGS, Optimizer
@@ -23,10 +25,12 @@ from lightning_gradexplode.engine.decisions import Decisions
 from lightning_gradexplode.engine.deferred_reading import DeferredReading
 from lightning_gradexplode.engine.failure import MONITOR_FAILED, MONITOR_IS_OFF, never_fatal
 from lightning_gradexplode.engine.gradient_measurement import GradientMeasurement
+from lightning_gradexplode.engine.left_out import LeftOutSteps
 from lightning_gradexplode.engine.shutdown import Shutdown
 from lightning_gradexplode.engine.step import Phase, Step
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.recording import RecordedCalls
+from lightning_gradexplode.records import LEFT_OUT
 from lightning_gradexplode.records.log import logger
 
 
@@ -61,6 +65,7 @@ class OptimizerSteps(CurrentResults):
         self._clips = clips
         self._measurement = GradientMeasurement(run)
         self._decisions = Decisions(run, self._measurement)
+        self._left_out = LeftOutSteps(run, self._measurement, after.evaluate_held)
         self._deferred_reading = DeferredReading(run, self._measurement, self._decisions, after)
         self._shutdown = Shutdown(run, self._deferred_reading, after, self, stop_listening)
         self._open: Step | None = None
@@ -121,6 +126,9 @@ class OptimizerSteps(CurrentResults):
                 self._deferred_reading.settle()
             self._open = step
             self._decisions.prepare_update(step)
+        elif step.loss is not None and not math.isfinite(step.loss) and not run.is_distributed:
+            # The user's own hook has removed all gradients.
+            self._left_out.report(replace(step.record(), skipped_by=LEFT_OUT), step.inputs)
 
     @never_fatal
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

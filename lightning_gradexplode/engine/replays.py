@@ -157,20 +157,8 @@ class IncidentReplays:
                 "not-possible", NO_REPLAY, operation_names=self._graphs.operation_names
             )
             return
-        again = ReplayStep(
-            module=loop.module,
-            run_step=loop.replay_loss,
-            batch=inputs.batch,
-            batch_idx=inputs.batch_idx,
-            random_state=inputs.random_state,
-            context=loop.replay_context,
-            loss_scale=record.loss_scale or 1.0,
-            weights=inputs.weights,
-            attributes=inputs.attributes,
-            optimizers=tuple(loop.optimizers),
-            stepped={} if loop.is_automatic else self._stepped(),
-            is_updated=not before_update and inputs.weights is None,
-            step_seconds=self._step_seconds,
+        again = self._again(
+            inputs, loss_scale=record.loss_scale or 1.0, is_updated=not before_update and inputs.weights is None
         )
         failed = _failed(record)
         expected = record.loss if record.micro_batches == 1 and loop.process_group.size == 1 else None
@@ -193,6 +181,40 @@ class IncidentReplays:
             # The line search along the update follows once the optimizer has stepped.
             self._step, self._step_of_update = again, record.step
             self._weights_before = inputs.weights or attempt("the weights", lambda: keep_weights(loop.module))
+
+    def _again(self, inputs: StepInputs, **settings: Any) -> ReplayStep:
+        """Return a step to compute again, from its inputs."""
+        loop = self._loop
+        return ReplayStep(
+            module=loop.module,
+            run_step=loop.replay_loss,
+            batch=inputs.batch,
+            batch_idx=inputs.batch_idx,
+            random_state=inputs.random_state,
+            context=loop.replay_context,
+            weights=inputs.weights,
+            attributes=inputs.attributes,
+            optimizers=tuple(loop.optimizers),
+            stepped={} if loop.is_automatic else self._stepped(),
+            step_seconds=self._step_seconds,
+            **settings,
+        )
+
+    def look(self, inputs: StepInputs) -> Replay | None:
+        """Compute a step of which no loss is known again, if a later incident can be computed again nevertheless.
+
+        Args:
+            inputs: Its inputs.
+
+        Returns:
+            The replay; None if the step has tested no value that is NaN or infinite.
+        """
+        loop = self._loop
+        if not self._is_on or not loop.can_replay or self._count >= MOST_REPLAYS - 1:
+            return None
+        self._count += 1
+        replay = _replayed(self._again(inputs, loss_scale=1.0), "tested value", None)
+        return replay if replay.status == "reproduced" else None
 
     def _run_experiments(
         self,

@@ -118,6 +118,12 @@ class IncidentReporter:
         if report is not None:
             self._loggers.report(report)
 
+    def explain(self) -> None:
+        """Log the cause of an incident without a CRITICAL finding in one line, if it is known."""
+        diagnosis = self._evidence.diagnosis()
+        if self._console is not None and diagnosis is not None and diagnosis.causes[0].kind != "unknown":
+            self._console.explain(diagnosis)
+
     def write(self, evidence: Evidence, diagnosis: Diagnosis | None) -> Report | None:
         """Write a report of the run as it is now."""
         self.is_stale = False

@@ -15,7 +15,9 @@ from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.conflicts import conflicts
 from lightning_gradexplode.engine.failure import never_fatal
 from lightning_gradexplode.engine.joint_start import allowed, begin_together
+from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step import Phase
+from lightning_gradexplode.engine.step_inputs import StepInputs
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.hosts.guarded import GuardedLoop
 from lightning_gradexplode.loggers.console import log_to_terminal
@@ -131,19 +133,34 @@ class TrainingRun(Batches):
                     self._deferred_reading.resolve(step)
                     self._deferred_reading.act(step)
             self._after.freeze([step for step in steps if step.phase is not Phase.COLLECTING])
-            self._record_interrupted_loss()
+            if not steps:
+                self._record_interrupted()
         else:
             self._deferred_reading.keep_arrived(steps)
 
-    def _record_interrupted_loss(self) -> None:
-        """Detect a non-finite loss whose backward pass has raised an error, as with anomaly detection."""
-        run, loss = self._run, self._run.window.unused_loss
+    def _record_interrupted(self) -> None:
+        """Detect a loss or gradients that are not finite, and after which an exception was raised before the step.
+
+        Such as that of anomaly detection, or of the user's own check.
+        """
+        run, lost = self._run, self._left_out.take_lost(are_over=True)
+        for state in run.optimizers.states:
+            if self._left_out.overflowed(state):
+                self._add_interrupted(state, *self._left_out.measured(state))
+                return
+        loss, inputs = run.window.unused_loss, None
+        if lost:
+            loss, inputs = float(lost[-1].value), lost[-1].inputs
         if loss is None or math.isfinite(loss) or self._loop.loss_scale()[0] is not None:
             return
-        state, place = run.optimizers.states[0], self._measurement.batch_idx
-        record = StepRecord(self._loop.step, place, loss=loss, epoch=self._loop.epoch, update_taken=False)
+        number, place = self._loop.step, self._measurement.batch_idx
+        record = StepRecord(number, place, loss=loss, epoch=self._loop.epoch, update_taken=False)
+        self._add_interrupted(run.optimizers.states[0], record, inputs or run.evidence.inputs_of_step())
+
+    def _add_interrupted(self, state: OptimizerState, record: StepRecord, inputs: StepInputs | None) -> None:
+        run = self._run
         new = run.keep_findings(record.step, state.detectors.begin(record))
-        run.evidence.add(record, run.evidence.inputs_of_step(), new, run.log.incidents.began, before_update=True)
+        run.evidence.add(record, inputs, new, run.log.incidents.began, before_update=True)
         state.recorder.add(record)
 
     # The end.

@@ -150,7 +150,7 @@ class GradientWatch(StepEventsResults):
                 self._check_scale(gradient, scale)
             return number if scale is None else number * scale.to(number.device)
 
-        self._events.expect_backward([loss], value)
+        self._events.expect_loss(loss, value)
 
     def _check_scale(self, gradient: Tensor, scale: Tensor | None) -> None:
         """Log where the first loss shows that a gradient scaler is not known, or is applied before `loss`.

@@ -68,6 +68,35 @@ class StepEvents(LoopRun):
         self._marks_batches = True
         self._guarded(self._start_batch, batch, True)
 
+    def expect_loss(self, loss: Tensor, value: Callable[[int, Tensor], Tensor | None]) -> None:
+        """Measure the gradients at the end of the backward pass of a loss, and report it if none follows and it is NaN.
+
+        Args:
+            loss: The loss.
+            value: As in `expect_backward`.
+        """
+        if self._hooks_are_off():
+            return
+        self._guarded(self._report_lost)
+
+        def reached(index: int, gradient: Tensor) -> Tensor | None:
+            if self.run is not None:
+                self.run.loss_reached(reached)
+            return value(index, gradient)
+
+        self.expect_backward([loss], reached)
+        if self.run is not None:
+            self.run.loss_expected(loss, reached)
+
+    def _report_lost(self, are_over: bool = False) -> None:
+        """Report losses that are not finite, and that the loop runs no backward pass of."""
+        run = self.run
+        lost = None if run is None else run.take_lost(are_over)
+        if run is not None and lost:
+            if not self._in_batch:
+                self._start_batch(None, False)
+            run.losses_left_out(lost)
+
     def expect_backward(self, tensors: Sequence[Tensor], loss: Callable[[int, Tensor], Tensor | None]) -> None:
         """Measure the gradients at the end of the next backward pass through any of some tensors.
 
@@ -99,6 +128,8 @@ class StepEvents(LoopRun):
     def steps_are_over(self) -> None:
         """Record the steps of this batch that a gradient scaler has left out, and end the batch."""
         self._guarded(self._record_left_out_steps)
+        self._guarded(self._report_lost, True)
+        self._guarded(self._report_unused_gradients, True)
         self._guarded(self._end_batch)
 
     # Batches.
@@ -127,7 +158,9 @@ class StepEvents(LoopRun):
         self.run.set_graph(exists=True)
         self._record_left_out_steps()
         self._warn_of_unseen_steps()
-        if self._backward.note_gradients():
+        is_cleared = self._backward.note_gradients()
+        self._report_unused_gradients()
+        if is_cleared:
             self.run.gradients_cleared()
         self.run.backward_begins()
         if not self._in_batch:
@@ -186,6 +219,11 @@ class StepEvents(LoopRun):
                 self._stepped.add(id(optimizer))
         if len(self._stepped) == len(optimizers):
             self._end_batch()
+
+    def _report_unused_gradients(self, are_over: bool = False) -> None:
+        """Report gradients that are not finite, and that the loop has cleared without a step of any optimizer."""
+        if self.run is not None and len(self._awaiting) == len(self._loop.optimizers):
+            self.run.gradients_left_out(are_over)
 
     # Steps.
 

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import replace
 from typing import Any, TextIO
 
-from lightning_gradexplode.loggers.panel import Panel, correction, incident_panel
+from lightning_gradexplode.loggers.panel import Panel, in_one_line, incident_panel
 from lightning_gradexplode.records import Attempt, Diagnosis, Finding, Report, Severity
 from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.records.repeats import Repeats
@@ -76,7 +76,7 @@ class Console:
         """
         if self._diagnosed is not None:
             if self._diagnosed:
-                log(logging.ERROR, f"gradexplode: {correction(diagnosis)}")
+                log(logging.ERROR, f"gradexplode: {in_one_line(diagnosis, ', after more steps')}")
             return
         finding = headline(findings)
         kind = finding.sign if finding else ""
@@ -85,6 +85,11 @@ class Console:
             panel = incident_panel(diagnosis, findings, attempts, responses, report)
             panel = replace(panel, title=panel.title + self._repeats.note(kind))
             log(logging.ERROR, str(panel), panel)
+
+    def explain(self, diagnosis: Diagnosis) -> None:
+        """Log the diagnosis of an incident in one line."""
+        if self._repeats.is_due("cause"):
+            log(logging.WARNING, f"gradexplode: {in_one_line(diagnosis)}")
 
     def end_incident(self) -> None:
         """Log the counted findings in one line. Called when an incident ends, or the run."""

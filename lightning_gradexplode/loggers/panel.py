@@ -97,10 +97,15 @@ def incident_panel(
     return Panel(f"gradexplode {plain_text(title(diagnosis, findings))}", kept)
 
 
-def correction(diagnosis: Diagnosis) -> str:
-    """Return a later diagnosis of an incident in one line."""
+def in_one_line(diagnosis: Diagnosis, when: str = "") -> str:
+    """Return a diagnosis in one line.
+
+    Args:
+        diagnosis: The diagnosis.
+        when: What is said of the time at which it was made.
+    """
     remedy = "".join(f" -> {one}" for one in remedies(diagnosis)[:1])
-    text = f"diagnosis of step {diagnosis.step}, after more steps: {_why(diagnosis.causes)}{remedy}"
+    text = f"diagnosis of step {diagnosis.step}{when}: {_why(diagnosis.causes)}{remedy}"
     return textwrap.shorten(without_markup(text), 3 * WIDTH, placeholder=" \u2026")
 
 

@@ -24,11 +24,12 @@ from lightning_gradexplode.records.replay import (
 )
 from lightning_gradexplode.records.report import Report, ReportContent
 from lightning_gradexplode.records.run_facts import ModuleFacts, OptimizerFacts, ParameterFacts, RunFacts
-from lightning_gradexplode.records.step_record import StepRecord
+from lightning_gradexplode.records.step_record import LEFT_OUT, StepRecord
 
 __all__ = [
     "BUCKET_EDGES",
     "CAUSE_KINDS",
+    "LEFT_OUT",
     "Activation",
     "Attempt",
     "BatchFacts",

@@ -68,6 +68,7 @@ class Evidence:
         attempts: Actions of the responses.
         weights_are_finite: Whether the weights are finite.
         update_is_harmless: Whether the step's update cannot reach the weights (gradients zero or missing).
+        is_left_out: Whether the training loop itself runs no optimizer step for the loss or gradients of the findings.
         later_loss: Median loss of the last steps if at least 20 steps followed `now`; else None.
         update_fault: The first weight that an update with finite gradients has made non-finite, None if there is none.
         uncleared_evaluations: Largest number of evaluations of an optimizer's closure within one step without clearing
@@ -88,6 +89,7 @@ class Evidence:
     attempts: tuple[Attempt, ...] = ()
     weights_are_finite: bool = True
     update_is_harmless: bool = False
+    is_left_out: bool = False
     later_loss: float | None = None
     update_fault: UpdateFault | None = None
     uncleared_evaluations: int = 0

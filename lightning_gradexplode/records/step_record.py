@@ -12,6 +12,9 @@ from lightning_gradexplode.records.histogram import Histogram
 from lightning_gradexplode.records.html import table
 from lightning_gradexplode.records.module_gradients import FloatArray, ModuleGradients
 
+LEFT_OUT = "the training loop"
+"""`StepRecord.skipped_by` of a step that the training loop itself has left out."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepRecord:
@@ -45,7 +48,8 @@ class StepRecord:
         module_gradients: Error gradients of modules, at the first step and at steps with histograms.
         severity: Worst severity of the findings of the step, 0 for none.
         skipped_steps: Number of updates skipped so far.
-        skipped_by: The response that skipped the update and the finding that it acted on, None if it was not skipped.
+        skipped_by: The response that skipped the update and the finding that it acted on, `LEFT_OUT` where the training
+            loop itself has left the step out, None if it was not skipped.
         update_taken: Whether the optimizer has stepped. False if the update was skipped, also by a gradient scaler.
         learning_rate: The largest learning rate of the optimizer's parameter groups.
         epoch: Index of the epoch.

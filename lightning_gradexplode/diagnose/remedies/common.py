@@ -33,7 +33,8 @@ def skip(evidence: Evidence) -> list[str]:
     """
     lost = first_nonfinite(evidence)
     is_of_update = lost is not None and lost.sign == "nonfinite-weight"
-    if "skip" in responses(evidence) or evidence.update_is_harmless or is_of_update:
+    reaches_weights = not (evidence.update_is_harmless or evidence.is_left_out)
+    if "skip" in responses(evidence) or not reaches_weights or is_of_update:
         return []
     monitor = code_of(evidence.run).monitor('on_explosion="skip"')
     return [f"leave out the update of such a batch and go on: {monitor}"]

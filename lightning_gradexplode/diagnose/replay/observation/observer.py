@@ -103,6 +103,7 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
         origins: Where the values of each non-finite tensor come from.
         loss_terms: The loss functions of the forward pass.
         half_precision: Whether an operation computed in half precision.
+        tested: The last tensor that is not finite, by no intention, and that the forward pass has compared or read.
         grown: The first exponential function of the forward pass whose finite result is beyond 1e8.
     """
 
@@ -112,6 +113,7 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
         self.origins = origins
         self.loss_terms: list[LossTerm] = []
         self.half_precision = False
+        self.tested: Tensor | None = None
         self.grown: Operation | None = None
         self._batch_shape = batch_shape
         self._rows = BatchRows(batch)
@@ -139,6 +141,8 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
         bad = [one for one in outputs if not finite[id(one)]]
         if node is None and self.grown is None and not bad and name.rstrip("_") in _EXPONENTIALS:
             self._record_growth(name, [overwritten.get(id(one), one) for one in read(func, args, kwargs)], outputs[0])
+        if node is None and not outputs:
+            self._record_tested(read(func, args, kwargs))
         if bad:
             inputs = [Input(overwritten.get(id(one), one), self.origins.of(one)) for one in read(func, args, kwargs)]
             self._record_nonfinite(name, node, own_node, inputs, _scalars(args, kwargs), bad)
@@ -185,6 +189,13 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
             origin = Origin(event)
         for one in bad:
             self.origins.set(one, origin)
+
+    def _record_tested(self, inputs: Iterable[Tensor]) -> None:
+        """Record a tensor that is not finite and whose values are compared or read."""
+        for one in inputs:
+            event = self.origins.of(one).event
+            if one.is_floating_point() and not (event is not None and event.is_fill) and not all_finite(one):
+                self.tested = one
 
     def _record_growth(self, name: str, inputs: list[Tensor], output: Tensor) -> None:
         """Record an exponential function whose result is large."""

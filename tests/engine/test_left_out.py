@@ -1,0 +1,230 @@
+"""A loss or gradients that are not finite, and with which the user's own code runs no optimizer step."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_gradexplode import GradientExplosionMonitor, GradientWatch
+from lightning_gradexplode.records import Finding, Severity
+from tests.hosts.loops import batches, loss_of, network, same_weights
+from tests.runs.models import Regression
+from tests.runs.probe import QUIET
+
+NAN_AT = (4, 5, 9)
+"""Batches with a NaN, in row 3."""
+
+
+class Loop:
+    """A plain loop over batches of which some hold NaN.
+
+    Args:
+        skips: What the loop does if the loss or the gradient norm is not finite.
+        marks: Whether it marks its batches.
+    """
+
+    def __init__(self, skips: str, marks: bool = False) -> None:
+        self.model = network()
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.01)
+        self.skips, self.marks = skips, marks
+        self.kept: list[Tensor] = []
+
+    def train(self, watch: GradientWatch | None, count: int = 12) -> None:
+        """Train, with or without a watch."""
+        for number, batch in enumerate(batches(count)):
+            if number in NAN_AT:
+                batch[3, 1] = math.nan
+            if watch is not None and self.marks:
+                watch.batch(batch)
+            self.step(watch, batch)
+            if self.skips == "break" and number == NAN_AT[0]:
+                break
+
+    def step(self, watch: GradientWatch | None, batch: Tensor) -> None:
+        """Take a step, or leave it out."""
+        loss = loss_of(self.model, batch)
+        if watch is not None:
+            watch.loss(loss)
+        is_nan = bool(loss.isnan())
+        if is_nan and self.skips == "raise":
+            raise ValueError("the loss is NaN")
+        if self.skips == "kept":
+            self.kept.append(loss)
+        if is_nan and self.skips in ("continue", "break", "kept"):
+            return
+        self.optimizer.zero_grad(set_to_none=self.skips != "zeroed")
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0, error_if_nonfinite=self.skips == "clip")
+        if is_nan and self.skips in ("cleared", "zeroed"):
+            self.optimizer.zero_grad(set_to_none=self.skips == "cleared")
+            return
+        if norm.isfinite():
+            self.optimizer.step()
+
+
+def found(loop: Loop, raised: type[Exception] | None = None) -> tuple[list[Finding], GradientWatch]:
+    """Train, and return the findings that are warnings or worse, with the watch."""
+    with GradientWatch(loop.model, loop.optimizer, report=False) as watch:
+        if raised is None:
+            loop.train(watch)
+    if raised is not None:
+        with (
+            pytest.raises(raised),
+            GradientWatch(loop.model, loop.optimizer, report=False) as watch,
+        ):
+            loop.train(watch)
+    assert not watch.failed
+    return [one for one in watch.findings if one.severity >= Severity.WARNING], watch
+
+
+@pytest.mark.parametrize("marks", [False, True])
+@pytest.mark.parametrize("skips", ["continue", "kept", "break", "cleared", "zeroed", "later"])
+def test_a_loss_that_a_plain_loop_leaves_out_is_one_warning(skips: str, marks: bool) -> None:
+    """However the loop leaves a NaN out, it is one warning at its step, with field and row."""
+    loop = Loop(skips, marks)
+    findings, watch = found(loop)
+    first = findings[0]
+    assert (first.step, first.sign, first.severity) == (NAN_AT[0], "nonfinite-loss", Severity.WARNING)
+    assert [one.sign for one in findings].count("nonfinite-loss") == 1
+    assert not watch.exploded
+    diagnosis = watch.diagnosis()
+    assert diagnosis is not None
+    assert diagnosis.step == NAN_AT[0]
+    assert diagnosis.causes[0].kind == "nonfinite-input"
+    assert "row 3" in (diagnosis.causes[0].where or "")
+    assert not any("on_explosion" in one for one in diagnosis.remedies)
+    alone = Loop(skips)
+    alone.train(None)
+    assert same_weights(loop.model, alone.model)
+
+
+@pytest.mark.parametrize(("skips", "error"), [("raise", ValueError), ("clip", RuntimeError)])
+@pytest.mark.parametrize("marks", [False, True])
+def test_an_exception_before_the_step_is_critical(skips: str, error: type[Exception], marks: bool) -> None:
+    """A loop that raises an exception for a NaN has a critical finding, with field and row."""
+    findings, watch = found(Loop(skips, marks), error)
+    assert (findings[0].step, findings[0].sign, findings[0].severity) == (4, "nonfinite-loss", Severity.CRITICAL)
+    diagnosis = watch.diagnosis()
+    assert diagnosis is not None
+    assert diagnosis.causes[0].kind == "nonfinite-input"
+    assert "row 3" in (diagnosis.causes[0].where or "")
+
+
+def test_the_cause_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The warning and its cause are one line each."""
+    with caplog.at_level(logging.WARNING):
+        found(Loop("continue"))
+    lines = [one.getMessage() for one in caplog.records]
+    assert len(lines) == 2
+    assert "the training loop leaves this step out" in lines[0]
+    assert "diagnosis of step 4: nonfinite-input" in lines[1]
+
+
+def test_a_loss_that_a_later_backward_pass_reaches_is_not_left_out() -> None:
+    """The loss of a batch with NaN, which is part of the sum that the backward pass begins with, is critical."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with GradientWatch(model, optimizer, report=False) as watch:
+        for step in range(4):
+            optimizer.zero_grad()
+            total = torch.zeros(())
+            for batch in batches(3):
+                batch[0, 0] = math.nan if step == 3 else 0.0
+                loss = loss_of(model, batch)
+                watch.loss(loss)
+                loss = loss / 3
+                total = total + loss
+            total.backward()  # type: ignore[no-untyped-call]
+            assert watch.findings == []
+            optimizer.step()
+    assert {one.severity for one in watch.findings} == {Severity.CRITICAL}
+
+
+def test_a_finite_loss_with_gradients_that_are_not_finite() -> None:
+    """A root at zero has a finite loss and NaN gradients; the exception of the clipping has the operation as cause."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+
+    def train(watch: GradientWatch) -> None:
+        for step, batch in enumerate(batches(8)):
+            optimizer.zero_grad()
+            out = model(batch)
+            loss = (out - out.detach() if step == 5 else out - 100).square().sum().sqrt() / 100
+            watch.loss(loss)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)
+            optimizer.step()
+
+    with pytest.raises(RuntimeError), GradientWatch(model, optimizer, report=False) as watch:
+        train(watch)
+    assert [(one.step, one.sign, one.severity) for one in watch.findings] == [
+        (5, "nonfinite-gradient", Severity.CRITICAL)
+    ]
+
+
+class Skipping(Regression):
+    """A regression whose batches 4 and 5 hold NaN in their third row, and which may return None.
+
+    Args:
+        skips: Whether it returns None, from the loss.
+    """
+
+    def __init__(self, skips: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.skips = skips
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """Return the loss, or None."""
+        loss = self.loss(batch)
+        return None if self.skips(loss) else loss
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return batches of four."""
+        inputs = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
+        targets = inputs.sum(dim=1, keepdim=True)
+        inputs[[18, 22], 0] = math.nan
+        return DataLoader(TensorDataset(inputs, targets), batch_size=4)
+
+
+def fitted(model: pl.LightningModule) -> GradientExplosionMonitor:
+    """Fit for an epoch, and return the monitor."""
+    monitor = GradientExplosionMonitor(report=False)
+    pl.Trainer(**{**QUIET, "max_epochs": 1, "max_steps": -1, "logger": False}, callbacks=[monitor]).fit(model)
+    return monitor
+
+
+@pytest.mark.filterwarnings("ignore:.*returned.*None")
+@pytest.mark.parametrize(
+    "skips",
+    [
+        lambda loss: bool(loss.isnan()),
+        lambda loss: not loss.isfinite(),
+        lambda loss: math.isnan(loss.item()),
+        lambda loss: bool(loss != loss),
+    ],
+)
+def test_a_training_step_without_a_loss_is_computed_again(skips: Callable[[Tensor], Any]) -> None:
+    """A ``training_step`` that returns None for a NaN has one warning."""
+    monitor = fitted(Skipping(skips))
+    assert [(one.step, one.sign, one.severity) for one in monitor.findings if one.severity >= Severity.WARNING] == [
+        (4, "nonfinite-loss", Severity.WARNING)
+    ]
+    diagnosis = monitor.diagnosis()
+    assert diagnosis is not None
+    assert (diagnosis.causes[0].kind, diagnosis.causes[0].where) == ("nonfinite-input", "batch[0], row 2")
+
+
+@pytest.mark.filterwarnings("ignore:.*returned.*None")
+def test_a_training_step_may_return_no_loss_for_other_reasons() -> None:
+    """Steps without a loss that have tested no NaN are no findings."""
+
+    monitor = fitted(Skipping(lambda loss: True))
+    assert [one for one in monitor.findings if one.severity >= Severity.WARNING] == []
