@@ -66,7 +66,8 @@ class GradientExplosionMonitor(RunResults, Callback):
             list of these: each acts if those before it did not help. ``"skip"``, ``"reduce-lr"``, ``"rollback"`` and
             ``"stop"`` skip an update if the explosion is found before it.
         alert_level: Lowest severity for which loggers send alerts, ``"warning"`` or ``"critical"``.
-        diagnose: Whether to find the cause of critical incidents by computing the step again on a copy of the module.
+        diagnose: Whether to find the cause of critical incidents by computing the step again on a copy of the module,
+            and whether a ``training_step`` that returns None has tested a value that is NaN or infinite.
             ``training_step`` then runs a second time; at most 3 steps per run are computed again.
         report: Whether to write findings, diagnosis and up to 512 of the last steps to ``<log dir>/gradexplode`` at a
             critical finding; ``"always"`` also writes a report of healthy runs; a path sets another folder.

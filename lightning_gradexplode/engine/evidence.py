@@ -222,12 +222,12 @@ class EvidenceCollector:
             attempts=with_outcomes([one for one in attempts if one.step >= onset or one.action == "clip"], histories),
             weights_are_finite=self.weights_are_finite,
             update_is_harmless=self._update_is_harmless,
-            is_left_out=self._is_left_out,
             later_loss=_later_loss(histories, self._now),
             update_fault=self._update_fault,
             uncleared_evaluations=max((state.uncleared_evaluations for state in self._states), default=0),
             loss_divisors=self.graphs.loss_divisors,
             later_loss_divisors=self.graphs.later_divisors(onset),
+            is_left_out=self._is_left_out,
         )
 
     def _replay(self, onset: int) -> Replay | None:

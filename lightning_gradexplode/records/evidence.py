@@ -68,13 +68,13 @@ class Evidence:
         attempts: Actions of the responses.
         weights_are_finite: Whether the weights are finite.
         update_is_harmless: Whether the step's update cannot reach the weights (gradients zero or missing).
-        is_left_out: Whether the training loop itself runs no optimizer step for the loss or gradients of the findings.
         later_loss: Median loss of the last steps if at least 20 steps followed `now`; else None.
         update_fault: The first weight that an update with finite gradients has made non-finite, None if there is none.
         uncleared_evaluations: Largest number of evaluations of an optimizer's closure within one step without clearing
             the gradients, 0 without a closure.
         loss_divisors: Numbers that the terms of the first loss are divided by, None if they are not known.
         later_loss_divisors: The same of a loss of the incident.
+        is_left_out: Whether the training loop itself runs no optimizer step for the loss or gradients of the findings.
     """
 
     step: int
@@ -89,9 +89,9 @@ class Evidence:
     attempts: tuple[Attempt, ...] = ()
     weights_are_finite: bool = True
     update_is_harmless: bool = False
-    is_left_out: bool = False
     later_loss: float | None = None
     update_fault: UpdateFault | None = None
     uncleared_evaluations: int = 0
     loss_divisors: tuple[float, ...] | None = None
     later_loss_divisors: tuple[float, ...] | None = None
+    is_left_out: bool = False
