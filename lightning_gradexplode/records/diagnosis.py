@@ -160,7 +160,9 @@ class Diagnosis:
         """Return the diagnosis as Markdown: what happened, causes with evidence, what to do, where, since when."""
         lines = [f"**What:** {_escaped(self.what)}"]
         for place, cause in enumerate(self.causes, 1):
-            lines.append(f"**Cause {place}:** {cause.kind}{_escaped(cause.location)} (confidence {cause.confidence:.0%})")
+            lines.append(
+                f"**Cause {place}:** {cause.kind}{_escaped(cause.location)} (confidence {cause.confidence:.0%})"
+            )
             lines += ["\n".join(f"- {_escaped(one)}" for one in cause.evidence)] if cause.evidence else []
         if self.remedies:
             lines.append("**What to do:**")
