@@ -23,6 +23,9 @@ _LOSSES = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_
 _LOGARITHMS = {"log", "log2", "log10", "log1p"}
 """Operations whose result is multiplied by the target in a loss without a loss function."""
 
+_OF_WEIGHTS = {"t", "transpose", "permute", "to_copy"}
+"""Operations on a weight before it is multiplied by: autocast also narrows it."""
+
 _DIFFERENCES = {"sub", "rsub"}
 """Operations with the target as an input in a loss without a loss function."""
 
@@ -88,7 +91,7 @@ def owner_of(graph: Graph, node: Any, names: Mapping[int, str]) -> str | None:
     """Return the name of the parameter that an operation multiplies by, None if it is none."""
     for argument in graph.arguments[node]:
         source = argument.source
-        if source is not None and name_of_node(source) in ("t", "transpose", "permute") and graph.arguments.get(source):
+        while source is not None and name_of_node(source) in _OF_WEIGHTS and graph.arguments.get(source):
             source = graph.arguments[source][0].source
         name = names.get(id(getattr(source, "variable", None)))
         if name is not None and not name.endswith("bias"):
