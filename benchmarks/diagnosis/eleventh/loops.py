@@ -129,3 +129,100 @@ class ResampledFeatures(Case):
         self.taken += 1
         if self.taken % 100 == 0:
             self.resample(optimizers[0], batch[0])
+
+
+class ScaledAtEachRestart(Case):
+    """A spectrum from descriptors, on four workers: the rate is multiplied by their number whenever a run goes on.
+
+    Report: github.com/mala-project/mala/issues/374 and pull/390, found with "adamwr super resolution model diverges
+    after each restart eta scale". Confirmed: only a new run may scale its rate.
+    """
+
+    kinds = ("learning-rate-jump",)
+    host = "plain"
+    good = 0.02
+    scales_again = True
+    cure = settings(scales_again=False)
+    batch_size = 32
+    lr = 2e-3
+    steps = 480
+    workers = 4
+
+    def build(self) -> None:
+        self.net = nn.Sequential(
+            nn.Linear(16, 64), nn.LeakyReLU(), nn.Linear(64, 64), nn.LeakyReLU(), nn.Linear(64, 21), nn.LeakyReLU()
+        )
+        self.taken = 0
+
+    def data(self) -> tuple[Tensor, Tensor]:
+        random = noise(11303)
+        rows = torch.randn(1280, 16, generator=random)
+        middle, wide = rows[:, :4].mean(1, keepdim=True), 0.5 + rows[:, 4:8].mean(1, keepdim=True).sigmoid()
+        return rows, (-((torch.linspace(-2, 2, 21) - middle) / wide).square()).exp()
+
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return functional.mse_loss(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=self.lr)
+
+    def prepare_to_train(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.taken == 0 or self.scales_again:
+            for group in optimizer.param_groups:
+                group["lr"] *= self.workers  # fault
+
+    def restart(self, optimizer: torch.optim.Optimizer) -> None:
+        saved = {"model": self.state_dict(), "optimizer": optimizer.state_dict()}
+        self.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        self.prepare_to_train(optimizer)
+
+    def optimize(
+        self, model: Any, batch: Any, optimizers: Sequence[Any], watch: Any, backward: Callable[[Tensor], Any]
+    ) -> None:
+        if self.taken == 0:
+            self.prepare_to_train(optimizers[0])
+        elif self.taken % 120 == 0:
+            self.restart(optimizers[0])
+        self.taken += 1
+        super().optimize(model, batch, optimizers, watch, backward)
+
+
+class HalvesInAdam(Case):
+    """A denoiser of pictures from words is tuned with its weights in float16, where the epsilon of Adam is zero.
+
+    Report: github.com/afiaka87/glide-finetune/pull/6, the first result with a cause that no earlier set follows of
+    "bf16 fp16 training loss nan but fp32 works, Adam epsilon". Confirmed: an epsilon of 1e-4.
+    """
+
+    kinds = ("half-precision", "optimizer-state")
+    host = "fabric"
+    good = 0.6
+    epsilon = 1e-8
+    cure = settings(epsilon=1e-4)
+    cured_by = "eps|float32|bfloat16"
+    not_cured_by = (settings(lr=1e-6),)
+    lr = 1e-3
+    steps = 200
+
+    def build(self) -> None:
+        self.words, self.when = nn.Embedding(8, 32), nn.Linear(1, 32)
+        self.first, self.last = nn.Conv1d(1, 32, 5, padding=2), nn.Conv1d(32, 1, 5, padding=2)
+        self.middle = nn.Sequential(nn.SiLU(), nn.Conv1d(32, 32, 5, padding=2), nn.SiLU())
+        self.half()
+
+    def data(self) -> dict[str, Tensor]:
+        random = noise(11304)
+        word = torch.randint(8, (512,), generator=random)
+        image = (torch.arange(24) * (word[:, None] + 1) / 8 + torch.rand(512, 1, generator=random)).sin()
+        added, when = torch.randn(512, 24, generator=random), torch.rand(512, 1, generator=random)
+        mixed = (1 - when).sqrt() * image + when.sqrt() * added
+        return {"mixed": mixed.half(), "noise": added.half(), "time": when.half(), "word": word}
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        about = self.when(batch["time"]) + self.words(batch["word"])
+        hidden = self.middle(self.first(batch["mixed"][:, None]) + about[..., None])
+        return functional.mse_loss(self.last(hidden)[:, 0].float(), batch["noise"].float())
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=self.lr, eps=self.epsilon, weight_decay=0.0)

@@ -114,7 +114,6 @@ class StainedTissue(Case):
     """
 
     kinds = ("initialization",)
-    host = "plain"
     good = 0.5
     deviation = 0.2
     cure = settings(deviation=0.02)
@@ -216,3 +215,85 @@ class SharpPictures(Case):
         watch.loss(loss)
         backward(loss)
         making.step()
+
+
+class BrightMasks(Case):
+    """Objects are told from their background by the cross-entropy of two classes; the masks are black and white.
+
+    Report: github.com/divamgupta/image-segmentation-keras/issues/30, the first result with a change that worked of
+    "segmentation loss becomes large negative number, masks were 0 255". Confirmed: the masks hold 0 and 255.
+    """
+
+    kinds = ("target-out-of-range", "loss-without-floor")
+    places = ("mask", "binary_cross_entropy_with_logits")
+    good = 0.35
+    white = 255.0
+    cure = settings(white=1.0)
+    cured_by = "255|divid|scale|binar|normal"
+    not_cured_by = (settings(lr=1e-4),)
+    batch_size = 16
+    lr = 2e-3
+    steps = 200
+
+    def build(self) -> None:
+        self.down = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2))
+        self.middle = nn.Sequential(
+            nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Upsample(None, 2)
+        )
+        self.last = nn.Conv2d(16, 1, 3, padding=1)
+
+    def data(self) -> dict[str, Tensor]:
+        random = noise(11405)
+        place, size = torch.randint(3, 13, (480, 2, 1), generator=random), 3
+        beside = (torch.arange(16) - place).abs() <= size
+        mask = (beside[:, 0, :, None] & beside[:, 1, None]).float()[:, None]
+        image = 0.8 * mask + 0.4 * torch.randn(480, 1, 16, 16, generator=random)
+        return {"image": image, "mask": self.white * mask}
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        scores = self.last(self.middle(self.down(batch["image"])))
+        return functional.binary_cross_entropy_with_logits(scores, batch["mask"])
+
+
+class PixelsThatNeverChange(Case):
+    """Frames are standardized by the deviation of each pixel in the first ones, where some pixels never change.
+
+    Report: github.com/pytorch/rl/issues/1694, the first result with a cause that no earlier set follows of "WorldModels
+    NaNs in KL loss vae resolved normalize observations". Confirmed: the deviation of these pixels is zero, and one
+    millionth takes its place; a usual deviation avoids it.
+    """
+
+    kinds = ("unscaled-data",)
+    places = ("frames",)
+    good = 0.6
+    is_measured = True
+    cure = settings(is_measured=False)
+    cured_by = "scale|standard|normal|clip|deviation"
+    not_cured_by = (settings(lr=1e-5),)
+    options = settings(gradient_clip_val=100.0)
+    lr = 6e-4
+    steps = 250
+
+    def build(self) -> None:
+        self.encode = nn.Sequential(nn.Flatten(), nn.Linear(100, 64), nn.ELU(), nn.Linear(64, 16))
+        self.decode = nn.Sequential(nn.Linear(8, 64), nn.ELU(), nn.Linear(64, 100))
+        self.reward = nn.Sequential(nn.Linear(8, 32), nn.ELU(), nn.Linear(32, 1))
+
+    def data(self) -> dict[str, Tensor]:
+        random = noise(11406)
+        where = torch.rand(960, 2, 1, generator=random)
+        where[:40] = 0.35 + 0.3 * where[:40]
+        bump = (-((torch.linspace(0, 1, 10) - where) / 0.12).square()).exp()
+        frames = (bump[:, 0, :, None] * bump[:, 1, None]).mul(255).floor() / 255
+        low, wide = frames[:40].mean(0), frames[:40].std(0) + 1e-6
+        if not self.is_measured:
+            low, wide = torch.tensor(0.5), torch.tensor(0.5)
+        return {"frames": (frames - low) / wide, "reward": where[:, 0, 0] - where[:, 1, 0]}
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        middle, wide = self.encode(batch["frames"]).chunk(2, 1)
+        wide = functional.softplus(wide) + 0.1
+        code = middle + wide * torch.randn_like(wide)
+        apart = (middle.square() + wide.square() - 1) / 2 - wide.log()
+        seen = functional.mse_loss(self.decode(code), batch["frames"].flatten(1))
+        return seen + functional.mse_loss(self.reward(code)[:, 0], batch["reward"]) + 0.01 * apart.sum(1).mean()
