@@ -34,6 +34,20 @@ def jump_by_first_update(evidence: Evidence) -> str | None:
     return f"The first update changed the weights by {ratio:.3g} times their norm; the loss was {first:.4g}, and {end}."
 
 
+def update_before_failure(evidence: Evidence) -> float | None:
+    """Return the norm of the last update before something was not finite, divided by that of the weights before it.
+
+    Returns:
+        None if it is not known.
+    """
+    failed = first_nonfinite(evidence)
+    if failed is None or failed.step <= evidence.run.first_step:
+        return None
+    ratio = curve(evidence, "update_ratio").at(failed.step - 1)
+    is_first = failed.step == evidence.run.first_step + 1
+    return first_update_ratio(evidence) if ratio is None and is_first else ratio
+
+
 def first_update_ratio(evidence: Evidence) -> float | None:
     """Return the norm of the run's first update divided by that of the weights before it.
 

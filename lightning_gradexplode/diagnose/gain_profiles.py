@@ -43,6 +43,7 @@ def steepest_profile(evidence: Evidence) -> Profile | None:
     """
     found = [
         backward_gain(evidence),
+        _of_first_pass(evidence),
         *(_of_replay(evidence) if has_initial_scale(evidence) else ()),
     ]
     deep = [
@@ -68,6 +69,13 @@ def _of_replay(evidence: Evidence) -> list[Profile]:
     if len(slopes) > 1:
         profiles.append(Profile(len(slopes), slopes[0] / slopes[-1], "the error gradient grows on its way back"))
     return profiles
+
+
+def _of_first_pass(evidence: Evidence) -> Profile | None:
+    """Return how what the layers take grows from the second one on, in the first forward pass of the run."""
+    names = {one.name for one in layers(evidence.run)} - {one.name for one in recurrent_parameters(evidence.run)}
+    sizes = [one.first_rms for one in evidence.applied if one.name in names and one.calls == 1 and one.first_rms][1:]
+    return Profile(len(sizes), sizes[-1] / sizes[0], "the outputs grow") if len(sizes) > 1 else None
 
 
 def backward_gain(evidence: Evidence) -> Profile | None:

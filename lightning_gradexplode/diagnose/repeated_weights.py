@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from lightning_gradexplode.diagnose.curves import curve
 from lightning_gradexplode.diagnose.layers import DEEP, gain_of, layers
-from lightning_gradexplode.records import ParameterFacts, Replay, RunFacts
+from lightning_gradexplode.records import Evidence, ParameterFacts, Replay, RunFacts
 
 CALM = 100.0
 """Gradient norm of the first step up to which a network can be trained from its initial weights."""
@@ -25,6 +26,12 @@ def own_matrices(run: RunFacts) -> list[ParameterFacts]:
 def recurrent_parameters(run: RunFacts) -> list[ParameterFacts]:
     """Return the recurrent matrices."""
     return [one for one in run.parameters if one.spectral_radius is not None or "weight_hh" in one.name]
+
+
+def explodes_at_first(evidence: Evidence) -> bool:
+    """Return whether the gradient before any update is larger than that of a network that can be trained."""
+    norm = curve(evidence, "grad_norm").at(evidence.run.first_step)
+    return norm is None or norm > CALM
 
 
 def is_gated(parameter: ParameterFacts, run: RunFacts) -> bool:

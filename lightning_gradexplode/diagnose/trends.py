@@ -37,6 +37,15 @@ SHORT = 0.5
 ORDINARY = 1.3
 """Growth of the weights' norm from one measurement to the next from which the updates in between were large."""
 
+MANY_STEPS = 20
+"""Number of steps without a critical finding, from which the learning rate is not at fault from the start."""
+
+LARGE_UPDATE = 0.1
+"""Ratio of the update to the weights from which an update is large; usual is 0.001."""
+
+CALM_RISE = 1.0
+"""Rise of the loss above its start, in units of its size or noise, up to which it has not risen."""
+
 JUMP = 30.0
 """Multiple of the largest value before from which a loss or a gradient has jumped."""
 
@@ -128,6 +137,16 @@ def _gradient_growth(norm: Curve, step: int) -> float:
     # Norms may grow before the first critical finding already: the median is that of the first half of the steps.
     level = float(np.median(calm[: max(1, len(calm) // 2)])) if len(calm) else float(values[0])
     return float(values[-5:].max()) / level
+
+
+def grows_calmly(evidence: Evidence) -> bool:
+    """Return whether many steps went by before the failure without a rise of the loss or a large update.
+
+    What has grown meanwhile, such as weights or activations, was then no overshoot of the updates.
+    """
+    course = trend(evidence)
+    is_low = loss_curve(evidence).first is not None and course.loss_rise < CALM_RISE
+    return course.steps >= MANY_STEPS and is_low and course.update_ratio < LARGE_UPDATE
 
 
 def initial_weight_norm(evidence: Evidence) -> float | None:

@@ -81,7 +81,7 @@ class EvidenceCollector:
         self._update_is_harmless = self._is_left_out = False
         self._update_fault: UpdateFault | None = None
         self._published: Diagnosis | None = None
-        self.shared = SharedEvidence(self._batch, self.replays, self.graphs, arguments.diagnose)
+        self.shared = SharedEvidence(self._batch, self.replays, arguments.diagnose)
 
     # Called at every step.
 
@@ -228,6 +228,7 @@ class EvidenceCollector:
             loss_divisors=self.graphs.loss_divisors,
             later_loss_divisors=self.graphs.later_divisors(onset),
             is_left_out=self._is_left_out,
+            applied=self.graphs.applied,
         )
 
     def _replay(self, onset: int) -> Replay | None:

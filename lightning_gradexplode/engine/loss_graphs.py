@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_gradexplode.diagnose.graph import GraphFacts, GraphFault, facts_of_loss, fault_in_graph
 from lightning_gradexplode.engine.attempt import attempt
 from lightning_gradexplode.hosts.base import TrainingLoop
-from lightning_gradexplode.records import BatchFacts, FieldFacts, Replay
+from lightning_gradexplode.records import AppliedWeight, BatchFacts, FieldFacts, Replay
 
 MOST_GRAPHS = 8
 """Largest number of graphs read in a run: of losses that are not finite, and again of losses after explosions."""
@@ -85,6 +85,11 @@ class LossGraphs:
     def loss_divisors(self) -> tuple[float, ...] | None:
         """Numbers that the terms of the first loss are divided by, None if they are not known."""
         return None if self._first is None else self._first.divisors
+
+    @property
+    def applied(self) -> tuple[AppliedWeight, ...]:
+        """The weights that the forward pass of the first loss multiplies by."""
+        return () if self._first is None else self._first.applied
 
     def later_divisors(self, first: int) -> tuple[float, ...] | None:
         """Return the same numbers of a loss of an incident, None if they are not known.

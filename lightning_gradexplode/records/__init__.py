@@ -14,6 +14,7 @@ from lightning_gradexplode.records.module_gradients import FloatArray, ModuleGra
 from lightning_gradexplode.records.norms import Norms
 from lightning_gradexplode.records.replay import (
     Activation,
+    AppliedWeight,
     Experiments,
     LossTerm,
     Operand,
@@ -31,6 +32,7 @@ __all__ = [
     "CAUSE_KINDS",
     "LEFT_OUT",
     "Activation",
+    "AppliedWeight",
     "Attempt",
     "BatchFacts",
     "Cause",

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lightning_gradexplode.records.batch_facts import BatchFacts
 from lightning_gradexplode.records.finding import Finding
-from lightning_gradexplode.records.replay import Experiments, Replay, UpdateFault
+from lightning_gradexplode.records.replay import AppliedWeight, Experiments, Replay, UpdateFault
 from lightning_gradexplode.records.run_facts import RunFacts
 
 
@@ -75,6 +75,7 @@ class Evidence:
         loss_divisors: Numbers that the terms of the first loss are divided by, None if they are not known.
         later_loss_divisors: The same of a loss of the incident.
         is_left_out: Whether the training loop itself runs no optimizer step for the loss or gradients of the findings.
+        applied: The weights that the first forward pass of the run multiplies by, in the order of their first use.
     """
 
     step: int
@@ -95,3 +96,4 @@ class Evidence:
     loss_divisors: tuple[float, ...] | None = None
     later_loss_divisors: tuple[float, ...] | None = None
     is_left_out: bool = False
+    applied: tuple[AppliedWeight, ...] = ()

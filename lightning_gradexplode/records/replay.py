@@ -130,6 +130,23 @@ class Activation:
 
 
 @dataclass(frozen=True, slots=True)
+class AppliedWeight:
+    """A weight that results of the forward pass are multiplied by.
+
+    Args:
+        name: Name of the parameter.
+        calls: Number of times that it was applied; from eight on, of those that follow one another.
+        first_rms: Root mean square of what it was multiplied with first, None if that is not known.
+        rms: The same for the last time that this was finite.
+    """
+
+    name: str
+    calls: int
+    first_rms: float | None = None
+    rms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Replay:
     """The result of computing a step again, operation by operation.
 

@@ -91,20 +91,15 @@ def ddp(out: Path, **arguments: Any) -> tuple[GradientWatch, list[float]]:
     return watch, clipped_loop(model, optimizer, watch, model.no_sync)
 
 
-def sharded_network() -> Any:
-    """Return the network with shards of its parameters on each process."""
+def fsdp2(out: Path, **arguments: Any) -> tuple[GradientWatch, list[float]]:
+    """Train with ``fully_shard``."""
     from torch.distributed.fsdp import fully_shard  # in torch 2.6 and later
 
     model: Any = network()
     for layer in model:
         if isinstance(layer, nn.Linear):
             fully_shard(layer)
-    return fully_shard(model)
-
-
-def fsdp2(out: Path, **arguments: Any) -> tuple[GradientWatch, list[float]]:
-    """Train with ``fully_shard``."""
-    model = sharded_network()
+    fully_shard(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     watch = GradientWatch(model, optimizer, log_dir=out, log_every_n_steps=1, **arguments)
     return watch, clipped_loop(model, optimizer, watch, nullcontext)
@@ -184,14 +179,15 @@ def lightning(out: Path, **arguments: Any) -> tuple[Any, list[float]]:
     return monitor, [0.0]
 
 
-def poisoned(out: Path, model: Any = None, **arguments: Any) -> tuple[GradientWatch, list[float]]:
+def poisoned(out: Path, **arguments: Any) -> tuple[GradientWatch, list[float]]:
     """Train where one process's batch has a NaN; all processes hold the same update back."""
-    model = nn.parallel.DistributedDataParallel(network()) if model is None else model
+    raw = network()
+    model = nn.parallel.DistributedDataParallel(raw)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     watch = GradientWatch(model, optimizer, log_dir=out, on_explosion="skip")
     for step, batch in enumerate(batches(STEPS)):
         if step == 3 and dist.get_rank() == dist.get_world_size() - 1:
-            batch[2, 1] = float("nan")
+            batch = batch * float("nan")
         optimizer.zero_grad()
         loss = loss_of(model, batch)
         watch.loss(loss)
@@ -199,11 +195,6 @@ def poisoned(out: Path, model: Any = None, **arguments: Any) -> tuple[GradientWa
         optimizer.step()
     assert all(bool(one.isfinite().all()) for one in model.parameters())
     return watch, []
-
-
-def poisoned_shards(out: Path, **arguments: Any) -> tuple[GradientWatch, list[float]]:
-    """Train in the same way with ``fully_shard``."""
-    return poisoned(out, sharded_network())
 
 
 def rooted(out: Path, **arguments: Any) -> tuple[GradientWatch, list[float]]:
@@ -234,9 +225,7 @@ def main(kind: str, out: Path) -> None:
     warnings.simplefilter("ignore")
     if kind not in ("fabric", "lightning"):
         dist.init_process_group("gloo")
-    watch, errors = globals()[kind](
-        out, **({} if kind in ("poisoned", "poisoned_shards", "rooted") else {"report": "always"})
-    )
+    watch, errors = globals()[kind](out, **({} if kind in ("poisoned", "rooted") else {"report": "always"}))
     if isinstance(watch, GradientWatch):
         watch.close()
     diagnosis = watch.diagnosis()

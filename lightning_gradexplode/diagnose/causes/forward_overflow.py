@@ -14,6 +14,7 @@ from lightning_gradexplode.diagnose.causes.operation_evidence import (
     located,
     rows_sentence,
 )
+from lightning_gradexplode.diagnose.causes.optimization import disruptive_update, overshoots
 from lightning_gradexplode.diagnose.faults import Fault, fault_of
 from lightning_gradexplode.diagnose.faults.operations import (
     is_exponential,
@@ -24,7 +25,7 @@ from lightning_gradexplode.diagnose.faults.operations import (
     name_of,
 )
 from lightning_gradexplode.diagnose.first_update import jump_by_first_update
-from lightning_gradexplode.diagnose.trends import trend
+from lightning_gradexplode.diagnose.trends import grows_calmly, trend
 from lightning_gradexplode.records import Cause, Evidence, Operation
 
 LARGE = 1e8
@@ -49,8 +50,12 @@ def forward_overflow(evidence: Evidence) -> Cause | None:
     if (jump := jump_by_first_update(evidence)) is not None:
         confidence = min(confidence, 0.3)
         sentences.append(jump)
-    elif follows_divergence(course):
-        confidence = min(confidence, 0.55 if is_exponential(operation) else 0.25)
+    elif (disruption := disruptive_update(evidence)) is not None:
+        confidence = min(confidence, 0.3)
+        sentences.append(disruption)
+    elif follows_divergence(course) and not grows_calmly(evidence):
+        limit = 0.3 if overshoots(evidence) else 0.55
+        confidence = min(confidence, limit if is_exponential(operation) else 0.25)
         sentences.append(divergence_sentence(course))
     if is_half(operation):
         confidence = min(confidence, 0.4)

@@ -9,13 +9,16 @@ from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.causes.indication import Indication
 from lightning_gradexplode.diagnose.causes.loss_factors import large_factor
 from lightning_gradexplode.diagnose.curves import critical_step, curve, failing_step, is_critical, loss_curve
-from lightning_gradexplode.diagnose.first_update import jump_by_first_update
+from lightning_gradexplode.diagnose.first_update import jump_by_first_update, update_before_failure
 from lightning_gradexplode.diagnose.line_search import line_search
 from lightning_gradexplode.diagnose.remedies.rate import rate_remedies
 from lightning_gradexplode.diagnose.trends import (
+    LARGE_UPDATE,
+    MANY_STEPS,
     SHORT,
     Trend,
     begins_abruptly,
+    grows_calmly,
     is_growing,
     reaches,
     starts_huge,
@@ -26,9 +29,6 @@ from lightning_gradexplode.records import Cause, Evidence, RunFacts
 USUAL_RATES = {"adam": 0.01, "rmsprop": 0.01, "lion": 0.001, "adagrad": 0.1, "sgd": 0.5}
 """Learning rates above which most networks fail with an optimizer."""
 
-LARGE_UPDATE = 0.1
-"""Ratio of the update to the weights from which an update is large; usual is 0.001."""
-
 LARGE_GROWTH = 1.2
 """Growth of the weights' norm from which large updates may be the cause."""
 
@@ -38,9 +38,9 @@ FIRST_ORDER = 2.0
 OVERSHOT = 2.0
 """Reach of every update from which they overshoot: from two on, a step goes beyond the minimum of a parabola."""
 
-MANY_STEPS, LATE = 20, 0.7
-"""Number of steps without a critical finding, and the largest confidence that the rate is the cause after them, or if a
-term of the loss is multiplied by a large number."""
+LATE = 0.7
+"""Largest confidence that the rate is the cause after many steps, or if a term of the loss is multiplied by a large
+number."""
 
 ENOUGH_ATTEMPTS = 4
 """Number of lower rates, each half of the one before, with the same failure, after which the rate is not the cause."""
@@ -68,9 +68,10 @@ def learning_rate(evidence: Evidence) -> Cause | None:
 def rate_too_high(evidence: Evidence) -> Cause | None:
     """Return the same cause whenever updates overshoot, however late."""
     course, search = trend(evidence), line_search(evidence)
-    if not course.has_diverged or rate_is_disproved(evidence):
-        return None
     overshoot, unusual, helped = _overshoot(evidence), _unusual_rate(evidence), _has_helped(evidence)
+    is_jump = search is None and overshoot is not None
+    if not (course.has_diverged or is_jump) or rate_is_disproved(evidence):
+        return None
     if overshoot is None and _is_ruled_out(evidence, course):
         return None
     others = [*_large_updates(evidence, course), *unusual, *helped]
@@ -97,11 +98,26 @@ def rate_too_high(evidence: Evidence) -> Cause | None:
     return Cause("learning-rate", None, tuple(sentences), min(confidence, 0.95), advice)
 
 
+def overshoots(evidence: Evidence) -> bool:
+    """Return whether updates that overshoot were measured."""
+    search, reach = line_search(evidence), reaches(evidence)
+    passes = search is not None and search.overshoots and search.falls_at_first
+    return passes or (reach is not None and reach[0] > OVERSHOT)
+
+
+def disruptive_update(evidence: Evidence) -> str | None:
+    """Return the size of the update before a failure, if it was as large as the weights, at an unusually high rate."""
+    ratio = update_before_failure(evidence)
+    if ratio is None or ratio < 1 or not exceeds_usual(evidence) or starts_huge(evidence):
+        return None
+    return f"The update before changed the weights by {ratio:.3g} times their norm."
+
+
 def _overshoot(evidence: Evidence) -> Indication | None:
     """Return the evidence that an update overshoots: the loss along it, or the effect of the first update."""
     search = line_search(evidence)
     if search is None or not search.overshoots or search.end - search.start <= FIRST_ORDER * search.slope:
-        jump = jump_by_first_update(evidence)
+        jump = jump_by_first_update(evidence) or disruptive_update(evidence)
         return None if jump is None else Indication(0.5, jump)
     end = f"{search.end:.4g}" if math.isfinite(search.end) else "a value that is not finite"
     sentence = f"With the whole update the loss of the same batch goes from {search.start:.4g} to {end}"
@@ -113,6 +129,8 @@ def _overshoot(evidence: Evidence) -> Indication | None:
 def _is_ruled_out(evidence: Evidence, course: Trend) -> bool:
     """Return whether no update overshoots, or there is no evidence of an overshoot."""
     if max(course.weight_growth / LARGE_GROWTH, course.update_ratio / LARGE_UPDATE) < 1.0:
+        return True
+    if grows_calmly(evidence) and not exceeds_usual(evidence):
         return True
     if line_search(evidence) is not None:
         return is_growing(evidence)  # the update lowers the loss of its own batch
@@ -126,7 +144,7 @@ def _large_updates(evidence: Evidence, course: Trend) -> list[Indication]:
     """Return the evidence of a large update, and of the growth of the weights."""
     found = []
     if course.update_ratio >= LARGE_UPDATE:
-        sentence = f"One update changed the weights by {course.update_ratio:.3g} times their norm; usual is 0.001."
+        sentence = f"One update changed the weights by {course.update_ratio:.3g} of their norm; usual is 0.001."
         found.append(Indication(0.1, sentence))
     if course.weight_growth >= LARGE_GROWTH:
         weights = curve(evidence, "weight_norm").before(failing_step(evidence)).finite

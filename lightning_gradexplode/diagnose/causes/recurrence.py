@@ -10,12 +10,21 @@ from lightning_gradexplode.diagnose.curves import loss_curve
 from lightning_gradexplode.diagnose.gain_profiles import backward_gain
 from lightning_gradexplode.diagnose.layers import DEEP, first_numbers, gain_of, is_early, layers
 from lightning_gradexplode.diagnose.remedies.recurrence import recurrence_remedies
-from lightning_gradexplode.diagnose.repeated_weights import is_gated, own_matrices, recurrent_parameters
+from lightning_gradexplode.diagnose.repeated_weights import (
+    explodes_at_first,
+    is_gated,
+    own_matrices,
+    recurrent_parameters,
+)
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Activation, Cause, Evidence, ParameterFacts, RunFacts
 
 SCALE_OF_UNKNOWN = 1e6
 """Scale assumed for data that are not known, such as energies or incomes."""
+
+
+GROWN = 30.0
+"""Growth over all calls of a layer, or uses of a weight, from which its gain has compounded."""
 
 
 def recurrence(evidence: Evidence) -> Cause | None:
@@ -24,6 +33,7 @@ def recurrence(evidence: Evidence) -> Cause | None:
         _of_matrix,
         _of_gradient,
         _of_loop,
+        _of_first_pass,
         carried_state,
         cell_by_hand,
         _by_elimination,
@@ -41,9 +51,11 @@ def _of_matrix(evidence: Evidence) -> Cause | None:
     worst = max(plain, key=lambda one: one.spectral_radius or 0.0, default=None)
     length = sequence_length(evidence)
     radius = 0.0 if worst is None else worst.spectral_radius or 0.0
-    if worst is None and (own := own_matrices(evidence.run)):
+    calls = _calls(evidence) if explodes_at_first(evidence) else {}
+    in_loop = [one for one in layers(evidence.run) if one.name in calls and one.shape[0] == one.shape[-1]]
+    if worst is None and (own := in_loop or own_matrices(evidence.run)):
         worst = max(own, key=gain_of)
-        length, radius = _steps(evidence), gain_of(worst)
+        length, radius = calls.get(worst.name) or _steps(evidence), gain_of(worst)
     if worst is None or not length or not 1.0 < radius < math.inf:
         return None
     total = math.exp(min(length * math.log(radius), 700.0))
@@ -90,7 +102,7 @@ def _of_loop(evidence: Evidence) -> Cause | None:
     weights = {one.module: one for one in layers(evidence.run)}
     looped = [one for one in replay.activations if one.calls >= DEEP and one.module in weights]
     worst = max(looped, key=loop_gain, default=None)
-    if worst is None or loop_gain(worst) < 30:
+    if worst is None or loop_gain(worst) < GROWN:
         return None
     gain = loop_gain(worst)
     parameter = weights[worst.module]
@@ -108,6 +120,30 @@ def _of_loop(evidence: Evidence) -> Cause | None:
         ),
         0.85 if gain >= 1e3 else 0.65,
         recurrence_remedies(evidence, parameter, False, worst.calls),
+    )
+
+
+def _of_first_pass(evidence: Evidence) -> Cause | None:
+    """Return the cause if the first forward pass multiplies by one weight again and again, and its results grow."""
+    if not (trend(evidence).has_diverged or is_early(evidence)):
+        return None
+    parameters = {one.name: one for one in evidence.run.parameters}
+    looped = [one for one in evidence.applied if one.calls >= DEEP and one.name in parameters]
+    gains = {one.name: (one.rms or 0.0) / (one.first_rms or math.inf) for one in looped}
+    worst = max(looped, key=lambda one: gains[one.name], default=None)
+    if worst is None or gains[worst.name] < GROWN:
+        return None
+    gain = gains[worst.name]
+    return Cause(
+        "recurrence",
+        worst.name,
+        (
+            f"The first forward pass multiplies by `{worst.name}` {worst.calls} times in turn, and what it multiplies "
+            f"grows {gain:.3g} times.",
+            *first_numbers(evidence),
+        ),
+        0.85 if gain >= 1e3 else 0.65,
+        recurrence_remedies(evidence, parameters[worst.name], False, worst.calls),
     )
 
 
@@ -152,6 +188,11 @@ def _by_elimination(evidence: Evidence) -> Cause | None:
 def _steps(evidence: Evidence) -> int | None:
     """Return the number of time steps of the first input that is a long sequence, None if none is."""
     return next((one.shape[1] for one in inputs(evidence) if len(one.shape) == 3 and one.shape[1] >= DEEP), None)
+
+
+def _calls(evidence: Evidence) -> dict[str, int]:
+    """Return how often the first forward pass multiplies in turn by each weight that it repeats."""
+    return {one.name: one.calls for one in evidence.applied if one.calls >= DEEP}
 
 
 def _is_factor(parameter: ParameterFacts, run: RunFacts) -> bool:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_gradexplode.diagnose.graph.fields import field_of, fields_in_graph, owner_of, weight_of
+from lightning_gradexplode.diagnose.graph.applied import applied_weights
+from lightning_gradexplode.diagnose.graph.fields import field_of, fields_in_graph, owner_of
 from lightning_gradexplode.diagnose.graph.nodes import (
     Argument,
     Graph,
@@ -35,7 +36,7 @@ from lightning_gradexplode.diagnose.replay.observation.finiteness import (
     operand,
 )
 from lightning_gradexplode.diagnose.replay.observation.guard import HALF
-from lightning_gradexplode.records import FieldFacts, LossTerm, Operand, Operation, Replay
+from lightning_gradexplode.records import AppliedWeight, FieldFacts, LossTerm, Operand, Operation, Replay
 
 _LOSSES = {"mse_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits"}
 
@@ -85,12 +86,14 @@ class GraphFacts:
         operation_names: Plain names of the operations, each once.
         losses: The loss functions, with their inputs.
         divisors: The numbers that results of one element are divided by in the loss, None if they are not known.
+        applied: The weights that the forward pass multiplies by.
     """
 
     fields: tuple[FieldFacts, ...] = ()
     operation_names: tuple[str, ...] = ()
     losses: tuple[LossTerm, ...] = ()
     divisors: tuple[float, ...] | None = None
+    applied: tuple[AppliedWeight, ...] = ()
 
 
 def facts_of_loss(loss: Tensor, module: nn.Module) -> GraphFacts:
@@ -104,7 +107,8 @@ def facts_of_loss(loss: Tensor, module: nn.Module) -> GraphFacts:
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     if graph is None:
         return GraphFacts()
-    return GraphFacts(fields_in_graph(graph, names), _names(graph), _losses(graph), _divisors(graph))
+    fields, applied = fields_in_graph(graph, names), applied_weights(graph, names)
+    return GraphFacts(fields, _names(graph), _losses(graph), _divisors(graph), applied)
 
 
 def _names(graph: Graph) -> tuple[str, ...]:
@@ -147,8 +151,7 @@ def _explained(
     elif argument.source is not None:
         given["source"], given["source_name"] = "parameter", names.get(id(argument.source.variable))
     else:
-        weighted = (one for one in graph.nodes if weight_of(graph, one, names) is not None)
-        last = max((one._sequence_nr() for one in weighted), default=-1)
+        last = max((node._sequence_nr() for node in graph.nodes if owner_of(graph, node, names)), default=-1)
         field = field_of(graph, found.node, argument, names, is_target=found.node._sequence_nr() > last)
         fields = (*(one for one in fields if one.name != field.name), field)
         given["source"], given["source_name"], given["source_rows"] = "batch", field.name, field.nonfinite_rows

@@ -8,10 +8,23 @@ import pytest
 
 from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.causes.forward_overflow import forward_overflow
-from lightning_gradexplode.records import Replay
-from tests.diagnose.evidence import diverged, failed, operand, operation, reproduced
+from lightning_gradexplode.records import Evidence, OptimizerFacts, Replay
+from tests.diagnose.evidence import (
+    NAN,
+    calm,
+    diverged,
+    failed,
+    finding,
+    history,
+    kinds,
+    operand,
+    operation,
+    reproduced,
+    run,
+)
 
 GROWN = operation("exp", "large", inputs=[operand(60.0, greatest=60.0)], code="scale = torch.exp(raw)")
+EXP = operation("exp", "inf", inputs=[operand(187.0, greatest=187.0)], code="y = torch.exp(x)")
 SQUARE = operation("pow", "inf", inputs=[operand(1e26, greatest=1e26)])
 
 
@@ -60,3 +73,23 @@ def test_a_loss_that_overflows_shows_what_has_grown_before_it() -> None:
     product, loss = (operation(name, "inf", inputs=[operand(1e26, greatest=1e26)]) for name in ("mul", "mse_loss"))
     assert diagnose(failed(9, replay=reproduced(product))).causes[0].kind == "forward-overflow"
     assert diagnose(failed(9, replay=reproduced(loss))).causes[0].kind == "unknown"
+
+
+def test_an_argument_that_grows_while_the_loss_does_not_rise_is_at_fault_itself() -> None:
+    """Weights that grow to many times their norm in small updates, with a low loss, are no overshoot."""
+    values = calm(60) | {"weight_norm": [8.0 * 1.05**step for step in range(60)]}
+    values["loss"][-1] = NAN
+    lost = (finding("nonfinite-loss", 59),)
+    found = diagnose(Evidence(59, 59, lost, run(), (history(values),), replay=reproduced(EXP)))
+    assert kinds(found) == ["forward-overflow"]
+    assert found.causes[0].confidence > 0.8
+
+
+@pytest.mark.parametrize(("rate", "kind"), [(3.0, "learning-rate"), (0.05, "forward-overflow")])
+def test_an_overflow_after_an_update_as_large_as_the_weights(rate: float, kind: str) -> None:
+    """At an unusually high rate it is a consequence of that update; else the update is one of the gradient."""
+    values = {"loss": [15.0, NAN], "grad_norm": [30.0, NAN], "update_ratio": [9.0, NAN], "learning_rate": [rate, rate]}
+    facts = run(optimizers=(OptimizerFacts("SGD", ({"lr": rate},)),))
+    lost = (finding("nonfinite-loss", 1),)
+    found = diagnose(Evidence(1, 1, lost, facts, (history(values),), replay=reproduced(EXP)))
+    assert found.causes[0].kind == kind

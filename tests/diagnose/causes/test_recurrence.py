@@ -8,7 +8,7 @@ import pytest
 
 from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.causes.recurrence import recurrence
-from lightning_gradexplode.records import Evidence, ModuleFacts, Severity
+from lightning_gradexplode.records import AppliedWeight, Evidence, ModuleFacts, Severity
 from tests.diagnose.evidence import NAN, batch, diverged, field, finding, history, kinds, parameter, run
 from tests.diagnose.growth_examples import RNN
 
@@ -72,3 +72,37 @@ def test_a_gain_beyond_the_norms_of_all_layers_is_that_of_a_repeated_one(gain: f
         Evidence(0, 0, (seen,), run(modules=modules, parameters=parameters), (first,), batch=batch(field()))
     )
     assert (found is not None and found.where == "own.weight") == named
+
+
+@pytest.mark.parametrize(("calls", "rms", "named"), [(40, 1e8, True), (5, 1e8, False)])
+def test_a_weight_that_the_first_pass_multiplies_by_again_and_again(calls: int, rms: float, named: bool) -> None:
+    """A loop of products is named from its growth before any update, though nothing can be computed again."""
+    own = run(parameters=(parameter("step", (16, 16), 1.6),))
+    huge = history({"loss": [3e14, NAN], "grad_norm": [1e15, NAN]})
+    applied = (AppliedWeight("step", calls, 1.0, rms),)
+    findings = (finding("weight-growth", 0), finding("nonfinite-loss", 1))
+    found = diagnose(Evidence(0, 1, findings, own, (huge,), applied=applied))
+    assert ((found.causes[0].kind, found.where) == ("recurrence", "step")) == named
+
+
+@pytest.mark.parametrize(("norm", "named"), [(4e5, True), (3.0, False)])
+def test_a_repeated_layer_whose_state_is_bounded_is_named_by_its_first_gradient(norm: float, named: bool) -> None:
+    """With tanh only the gradient grows; a layer with a large gain in a loop with a usual gradient is no cause."""
+    cell = run(parameters=(parameter("cell.weight", (16, 16), 1.6),))
+    first = history({"loss": [1.0, NAN], "grad_norm": [norm, NAN]})
+    evidence = Evidence(
+        0, 1, (finding("nonfinite-loss", 1),), cell, (first,), applied=(AppliedWeight("cell.weight", 40, 0.9, 0.9),)
+    )
+    assert (recurrence(evidence) is not None) == named
+
+
+@pytest.mark.parametrize(("last", "named"), [(1e6, True), (3.0, False)])
+def test_what_many_layers_take_may_grow(last: float, named: bool) -> None:
+    """The growth over the layers of the first pass is that of depth; the scale of the data does not count."""
+    names = [f"layers.{place}.weight" for place in range(12)]
+    sizes = [1e-4, *(last ** (place / 10) for place in range(11))]
+    applied = tuple(AppliedWeight(name, 1, size, size) for name, size in zip(names, sizes, strict=True))
+    deep = run(parameters=tuple(parameter(name, (16, 16), 3.0) for name in names))
+    huge = history({"loss": [3e14, NAN], "grad_norm": [1e15, NAN]})
+    found = diagnose(Evidence(0, 1, (finding("nonfinite-loss", 1),), deep, (huge,), applied=applied))
+    assert (found.causes[0].kind == "depth") == named
