@@ -23,6 +23,7 @@ class SwappedCorners(Case):
 
     kinds = ("target-out-of-range", "undefined-operation")
     places = ("log", "boxes", "size")
+    rows = (27, 61, 388, 590)
     good = 1.0
     are_swapped = True
     cure = settings(are_swapped=False)
@@ -72,6 +73,7 @@ class HolesInDepth(Case):
 
     kinds = ("nonfinite-target", "nonfinite-input")
     places = ("depth",)
+    rows = (5, 203, 417)
     good = 0.5
     has_holes = True
     cure = settings(has_holes=False)
