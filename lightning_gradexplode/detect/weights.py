@@ -96,5 +96,5 @@ class LargeUpdate(Detector):
         self._streak = self._streak + 1 if ratio > self.limit else 0
         if self._streak < self.patience:
             return None
-        message = f"each step changes the weights by a large part: the last one by {ratio:.3g} of their norm"
+        message = f"each step changes the weights by a large part: the last one by {ratio:.3g} times their norm"
         return self.finding(record, Severity.WARNING, ratio, self.limit, message, record.largest("update_ratio"))

@@ -119,8 +119,10 @@ def observations(evidence: Evidence) -> tuple[str, ...]:
     }
     if factors:
         span = "step" if course.steps == 1 else f"{course.steps} steps"
-        grown = " and ".join(f"the {words} has grown by a factor of {factor:.3g}" for words, factor in factors.items())
-        sentences.append(f"In the {span} before it, {grown}.")
+        changed = " and ".join(
+            f"the {words} has changed by a factor of {factor:.3g}" for words, factor in factors.items()
+        )
+        sentences.append(f"In the {span} before it, {changed}.")
     fields = evidence.batch.fields if evidence.batch is not None else ()
     if fields and not any(one.nan_count or one.inf_count or is_from_graph(one) for one in fields):
         sentences.append("The batch holds no NaN and no infinity.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from lightning_gradexplode.engine.attempt import attempt
@@ -83,10 +82,6 @@ class BatchEvidence:
     def outlier_rows(self) -> list[int]:
         """Rows of the batch with values far above those of others, ascending."""
         return sorted({row for field in (self.facts.fields if self.facts else ()) for row in field.outlier_rows})
-
-    def of_rank(self, rank: int) -> BatchFacts | None:
-        """Return the facts, with the rank of this process."""
-        return None if self.facts is None else replace(self.facts, rank=rank)
 
     def usual(self, step: int) -> BatchFacts:
         """Return the usual ranges of the batches up to a step, as facts about a batch."""

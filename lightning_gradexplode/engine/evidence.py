@@ -81,7 +81,7 @@ class EvidenceCollector:
         self._update_is_harmless = self._is_left_out = False
         self._update_fault: UpdateFault | None = None
         self._published: Diagnosis | None = None
-        self.shared = SharedEvidence(self._batch, self.replays, arguments.diagnose)
+        self.shared = SharedEvidence(self._batch, self.replays, self.graphs, arguments.diagnose)
 
     # Called at every step.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from lightning_gradexplode.distributed.exchange import StepExchange
 from lightning_gradexplode.engine.attempt import attempt
 from lightning_gradexplode.engine.batch_evidence import BatchEvidence
 from lightning_gradexplode.engine.incidents import CALM_STEPS
+from lightning_gradexplode.engine.loss_graphs import LossGraphs
 from lightning_gradexplode.engine.replays import MOST_REPLAYS, IncidentReplays
 from lightning_gradexplode.records import StepRecord
 
@@ -21,12 +23,14 @@ class SharedEvidence:
     Args:
         batch: The evidence that is in batches.
         replays: The steps that are computed again.
+        graphs: The graphs of losses, which show the data of a batch that is not known otherwise.
         is_on: Whether evidence is shared at all.
     """
 
-    def __init__(self, batch: BatchEvidence, replays: IncidentReplays, is_on: bool) -> None:
+    def __init__(self, batch: BatchEvidence, replays: IncidentReplays, graphs: LossGraphs, is_on: bool) -> None:
         self._batch = batch
         self._replays = replays
+        self._graphs = graphs
         self._is_on = is_on
         self._count = 0
         self._failed_at: int | None = None
@@ -69,9 +73,14 @@ class SharedEvidence:
             rank = int(shows.argmax())
         self._count += 1
         self._failed_at = record.step
-        own = (batch.of_rank(rank), replays.replay, replays.experiments)
-        received = exchange.broadcast(attempt("the evidence", lambda: pickle.dumps(own)) or b"", rank)
+        own = attempt("the evidence", lambda: self._pickled(record.step, rank))
+        received = exchange.broadcast(own or b"", rank)
         known = attempt("the evidence of another process", lambda: pickle.loads(received)) if received else None
         if known is not None:
             batch.facts, replays.replay, replays.experiments = known
         return known is not None
+
+    def _pickled(self, step: int, rank: int) -> bytes:
+        facts = self._graphs.with_fields(self._batch.facts, step, step)
+        known = None if facts is None else replace(facts, rank=rank)
+        return pickle.dumps((known, self._replays.replay, self._replays.experiments))

@@ -34,7 +34,8 @@ MOST_CALLS = 512
 class ModuleGradientProbe:
     """Measures the error gradients of modules in the batches for which it is attached.
 
-    It is switched off, with one warning, where modules are compiled or scripted, and after a failure of its own.
+    It is switched off, with one warning, where modules are compiled or scripted, and after a failure of its own. What
+    the transforms of ``torch.func`` compute, and gradients of several outputs at once, is not measured.
 
     Args:
         network: Its modules without children are measured, by their positional inputs and their outputs.
@@ -124,10 +125,10 @@ class ModuleGradientProbe:
                 self._hook(tensor, lambda gradient: call.measure_output(gradient, self._threshold))
 
     def _hook(self, tensor: Tensor, measure: Callable[[Tensor], None]) -> None:
-        if tensor.requires_grad and not tensor.is_leaf and is_plain(tensor):
+        if tensor.requires_grad and not tensor.is_leaf and is_plain(tensor) and not _is_transformed(tensor):
 
             def hook(gradient: Tensor) -> None:
-                if self._handles and not is_captured():
+                if self._is_measuring() and not _is_transformed(gradient):
                     if self._pass_has_ended:
                         self._drop_measured_calls()
                     with torch.no_grad():
@@ -191,6 +192,12 @@ def _reason_against(network: nn.Module) -> str | None:
         if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
             return f"{plain_name(name) or 'the module'} is compiled"
     return None
+
+
+def _is_transformed(tensor: Tensor) -> bool:
+    """Return whether a tensor belongs to a transform of ``torch.func``, and cannot be read after it."""
+    functorch = torch._C._functorch
+    return functorch.is_functorch_wrapped_tensor(tensor) or functorch.is_legacy_batchedtensor(tensor)
 
 
 def _tensors(nested: Any) -> Iterator[Tensor]:

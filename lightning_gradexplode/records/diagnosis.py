@@ -40,6 +40,9 @@ CAUSE_KINDS: tuple[str, ...] = get_args(CauseKind)
 LEAST_CONFIDENCE = 0.35
 """A cause with less confidence is faint, and never the first of a diagnosis."""
 
+_NAMED_BY_KIND = "the learning rate"
+"""A place that the kind of the cause names already."""
+
 SCHEMA_VERSION = 1
 """Version of the layout of ``diagnosis.json``."""
 
@@ -66,6 +69,15 @@ class Cause:
     def is_faint(self) -> bool:
         """Whether its confidence is below 0.35: the report lists it, the console does not."""
         return self.confidence < LEAST_CONFIDENCE
+
+    @property
+    def location(self) -> str:
+        """The place as text that follows the kind, such as ``" in batch[0]"``; empty if there is none."""
+        if not self.where:
+            return ""
+        if self.where.startswith(_NAMED_BY_KIND):
+            return self.where.removeprefix(_NAMED_BY_KIND)
+        return f" in {self.where}"
 
     def __rich__(self) -> RenderableType:
         from lightning_gradexplode.records.diagnosis_console import rendered_cause
@@ -136,7 +148,7 @@ class Diagnosis:
 
     def _repr_html_(self) -> str:
         causes = [
-            (f"why {place}", f"{cause.kind} {cause.where or ''} ({cause.confidence:.0%}): {' '.join(cause.evidence)}")
+            (f"why {place}", f"{cause.kind}{cause.location} ({cause.confidence:.0%}): {' '.join(cause.evidence)}")
             for place, cause in enumerate(self.causes, 1)
         ]
         remedies = [(f"do {place}", sentence(remedy)) for place, remedy in enumerate(self.remedies, 1)]
@@ -148,8 +160,9 @@ class Diagnosis:
         """Return the diagnosis as Markdown: what happened, causes with evidence, what to do, where, since when."""
         lines = [f"**What:** {_escaped(self.what)}"]
         for place, cause in enumerate(self.causes, 1):
-            where = f" in {_escaped(cause.where)}" if cause.where else ""
-            lines.append(f"**Cause {place}:** {cause.kind}{where} (confidence {cause.confidence:.0%})")
+            lines.append(
+                f"**Cause {place}:** {cause.kind}{_escaped(cause.location)} (confidence {cause.confidence:.0%})"
+            )
             lines += ["\n".join(f"- {_escaped(one)}" for one in cause.evidence)] if cause.evidence else []
         if self.remedies:
             lines.append("**What to do:**")

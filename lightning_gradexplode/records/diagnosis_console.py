@@ -27,7 +27,7 @@ def rendered_cause(cause: Cause) -> RenderableType:
         ("\u2591" * (_BAR - filled), "dim"),
         f" {cause.confidence:4.0%} ",
         (cause.kind, "bold"),
-        (f" in {cause.where}" if cause.where else ""),
+        cause.location,
     )
     return Group(
         title, *(Padding(Text(f"\u2022 {without_markup(one)}"), (0, 0, 0, _BAR + 6)) for one in cause.evidence)

@@ -33,9 +33,8 @@ def verdict(diagnosis: Diagnosis | None, findings: Iterable[Finding]) -> str:
 
 def cause_title(cause: Cause) -> str:
     """Return kind, place and confidence of a cause."""
-    where = f" in {cause.where}" if cause.where else ""
     confidence = f" ({cause.confidence:.0%})" if cause.confidence else ""
-    return f"{cause.kind}{where}{confidence}"
+    return f"{cause.kind}{cause.location}{confidence}"
 
 
 def began(diagnosis: Diagnosis) -> int:

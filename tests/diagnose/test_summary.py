@@ -43,5 +43,5 @@ def test_no_growth_is_stated_of_what_was_not_logged() -> None:
     quantities = {name: calm(10)[name] for name in ("loss", "grad_norm")}
     quantities["loss"][-1] = NAN
     stated = diagnose(failed(9, history=(history(quantities),))).causes[0].evidence
-    assert any("the gradient norm has grown by a factor of" in one for one in stated)
+    assert any("the gradient norm has changed by a factor of" in one for one in stated)
     assert not any("weights" in one for one in stated)

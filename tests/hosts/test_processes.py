@@ -56,13 +56,18 @@ def launch_lightning(out: Path) -> list[Any]:
     return [json.loads((out / f"{rank}.json").read_text()) for rank in range(2)]
 
 
+def skip_without_fully_shard(kind: str) -> None:
+    """Skip a test that needs it."""
+    if kind in ("fsdp2", "poisoned_shards") and not hasattr(torch.distributed.fsdp, "fully_shard"):
+        pytest.skip("before torch 2.6, FSDP2 needs a GPU")
+
+
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2", "fabric", "transformers"])
 def test_norms_are_those_of_one_process(kind: str, tmp_path: Path) -> None:
     """Before clipping, of all micro-batches and processes; only the first process writes."""
     if kind == "transformers":
         pytest.importorskip("transformers")
-    if kind == "fsdp2" and not hasattr(torch.distributed.fsdp, "fully_shard"):
-        pytest.skip("before torch 2.6, FSDP2 needs a GPU")
+    skip_without_fully_shard(kind)
     results = launch(kind, tmp_path)
     for result in results:
         assert not result["failed"]
@@ -73,11 +78,16 @@ def test_norms_are_those_of_one_process(kind: str, tmp_path: Path) -> None:
     assert not (tmp_path / "gradexplode" / "run-2").exists()
 
 
-def test_all_processes_hold_back_the_same_update(tmp_path: Path) -> None:
-    """A NaN in the batch of the last process is a finding on each of them, and no weight becomes NaN."""
-    results = launch("poisoned", tmp_path)
-    assert all(not result["failed"] for result in results)
-    assert all([3, "nonfinite-gradient"] in result["findings"] for result in results)
+@pytest.mark.parametrize(("kind", "layer"), [("poisoned", "0"), ("poisoned_shards", "addmm")])
+def test_all_processes_hold_back_the_same_update(kind: str, layer: str, tmp_path: Path) -> None:
+    """A NaN in the batch of the last process is found and named on each of them, and no weight becomes NaN."""
+    skip_without_fully_shard(kind)
+    results = launch(kind, tmp_path)
+    for result in results:
+        assert not result["failed"]
+        assert [3, "nonfinite-gradient"] in result["findings"]
+        first = result["diagnosis"]["causes"][0]
+        assert (first["kind"], first["where"]) == ("nonfinite-input", f"input of {layer}, row 2")
 
 
 def test_the_process_whose_gradients_were_not_finite_is_found(tmp_path: Path) -> None:

@@ -214,8 +214,9 @@ def test_raise_leaves_no_hook_behind(tmp_path: Path) -> None:
     assert not model._forward_hooks
 
 
-def test_a_nonfinite_batch_is_skipped_and_named(tmp_path: Path) -> None:
-    """With "skip" a batch with an infinite embedding does not reach the weights, and the diagnosis has a cause."""
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_nonfinite_batch_is_skipped_and_named(accumulate: int, tmp_path: Path) -> None:
+    """With "skip" a batch with NaN does not reach the weights; it is named if it is any micro-batch of its step."""
 
     class Classifier(nn.Module):
         """A model with inputs of numbers."""
@@ -231,7 +232,7 @@ def test_a_nonfinite_batch_is_skipped_and_named(tmp_path: Path) -> None:
     rows = [{"inputs": torch.randn(4), "labels": torch.tensor(number % 2)} for number in range(32)]
     rows[17]["inputs"][2] = float("nan")
     monitor = GradientExplosionTrainerCallback(on_explosion="skip", report=False)
-    model, _, _ = train(tmp_path, monitor, model=Classifier(), data=rows)
+    model, _, _ = train(tmp_path, monitor, model=Classifier(), data=rows, gradient_accumulation_steps=accumulate)
     assert all(bool(one.isfinite().all()) for one in model.parameters())
     diagnosis = monitor.diagnosis()
     assert diagnosis is not None

@@ -91,15 +91,20 @@ def ddp(out: Path, **arguments: Any) -> tuple[GradientWatch, list[float]]:
     return watch, clipped_loop(model, optimizer, watch, model.no_sync)
 
 
-def fsdp2(out: Path, **arguments: Any) -> tuple[GradientWatch, list[float]]:
-    """Train with ``fully_shard``."""
+def sharded_network() -> Any:
+    """Return the network with shards of its parameters on each process."""
     from torch.distributed.fsdp import fully_shard  # in torch 2.6 and later
 
     model: Any = network()
     for layer in model:
         if isinstance(layer, nn.Linear):
             fully_shard(layer)
-    fully_shard(model)
+    return fully_shard(model)
+
+
+def fsdp2(out: Path, **arguments: Any) -> tuple[GradientWatch, list[float]]:
+    """Train with ``fully_shard``."""
+    model = sharded_network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     watch = GradientWatch(model, optimizer, log_dir=out, log_every_n_steps=1, **arguments)
     return watch, clipped_loop(model, optimizer, watch, nullcontext)
@@ -179,15 +184,14 @@ def lightning(out: Path, **arguments: Any) -> tuple[Any, list[float]]:
     return monitor, [0.0]
 
 
-def poisoned(out: Path, **arguments: Any) -> tuple[GradientWatch, list[float]]:
+def poisoned(out: Path, model: Any = None, **arguments: Any) -> tuple[GradientWatch, list[float]]:
     """Train where one process's batch has a NaN; all processes hold the same update back."""
-    raw = network()
-    model = nn.parallel.DistributedDataParallel(raw)
+    model = nn.parallel.DistributedDataParallel(network()) if model is None else model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     watch = GradientWatch(model, optimizer, log_dir=out, on_explosion="skip")
     for step, batch in enumerate(batches(STEPS)):
         if step == 3 and dist.get_rank() == dist.get_world_size() - 1:
-            batch = batch * float("nan")
+            batch[2, 1] = float("nan")
         optimizer.zero_grad()
         loss = loss_of(model, batch)
         watch.loss(loss)
@@ -195,6 +199,11 @@ def poisoned(out: Path, **arguments: Any) -> tuple[GradientWatch, list[float]]:
         optimizer.step()
     assert all(bool(one.isfinite().all()) for one in model.parameters())
     return watch, []
+
+
+def poisoned_shards(out: Path, **arguments: Any) -> tuple[GradientWatch, list[float]]:
+    """Train in the same way with ``fully_shard``."""
+    return poisoned(out, sharded_network())
 
 
 def rooted(out: Path, **arguments: Any) -> tuple[GradientWatch, list[float]]:
@@ -225,7 +234,9 @@ def main(kind: str, out: Path) -> None:
     warnings.simplefilter("ignore")
     if kind not in ("fabric", "lightning"):
         dist.init_process_group("gloo")
-    watch, errors = globals()[kind](out, **({} if kind in ("poisoned", "rooted") else {"report": "always"}))
+    watch, errors = globals()[kind](
+        out, **({} if kind in ("poisoned", "poisoned_shards", "rooted") else {"report": "always"})
+    )
     if isinstance(watch, GradientWatch):
         watch.close()
     diagnosis = watch.diagnosis()

@@ -332,6 +332,31 @@ def test_compiled_modules_are_left_alone(caplog: pytest.LogCaptureFixture) -> No
     assert "compiled" in line
 
 
+@pytest.mark.parametrize("name", ["jacrev", "vmap of grad", "batched gradients"])
+def test_transforms_are_not_measured(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Ordinary calls next to them are, as without the transform, and nothing is switched off."""
+    network = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+    inputs = torch.randn(4, 3)
+
+    def with_transform(net: nn.Module) -> Tensor:
+        if name == "jacrev":
+            derivative: Tensor = torch.func.jacrev(net)(inputs)
+        elif name == "vmap of grad":
+            derivative = torch.func.vmap(torch.func.grad(lambda one: net(one).squeeze()))(inputs)
+        else:
+            needed = inputs.clone().requires_grad_()
+            directions = torch.ones(2, 4, 1)
+            (derivative,) = torch.autograd.grad(net(needed), needed, directions, is_grads_batched=True)
+        values: Tensor = net(inputs)
+        return derivative.detach().sum() + values.sum()
+
+    with caplog.at_level(logging.WARNING, "lightning_gradexplode"):
+        seen = known(look(network, with_transform))
+    expected = known(look(network, lambda net: net(inputs).sum()))
+    assert not caplog.messages
+    np.testing.assert_array_equal(seen.output_norm, expected.output_norm)
+
+
 def test_a_failure_in_a_hook_costs_the_probe_and_not_the_run(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

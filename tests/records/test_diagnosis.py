@@ -95,3 +95,18 @@ def test_rich_is_imported_only_where_a_diagnosis_is_printed() -> None:
 def test_an_alternative_of_little_confidence_is_faint() -> None:
     """It is in the list of causes, and left out where there is room for few words."""
     assert [one.is_faint for one in FOUND.causes] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("kind", "where", "expected"),
+    [
+        ("nonfinite-input", "batch[0], row 5", "nonfinite-input in batch[0], row 5"),
+        ("learning-rate-jump", "the learning rate at step 40", "learning-rate-jump at step 40"),
+        ("depth", None, "depth"),
+    ],
+)
+def test_a_place_follows_the_kind_without_repeating_it(kind: str, where: str | None, expected: str) -> None:
+    """As in the console, the page and the loggers."""
+    cause = Cause(kind, where, (), 0.7)
+    assert cause.kind + cause.location == expected
+    assert f"{expected} (" in Diagnosis(1, "", where, None, (cause,), ()).markdown()

@@ -54,8 +54,8 @@ def first_update_ruins(evidence: Evidence) -> Iterator[Cause]:
         return
     after = "it has not come back" if ruins else f"after {len(loss)} steps it is {left:.0%} of the first"
     sentence = (
-        f"The first update changed the weights by {ratio:.3g} of their norm, and the loss went from {loss[0]:.4g} to "
-        f"{loss[1:6].max():.4g}; {after}."
+        f"The first update changed the weights by {ratio:.3g} times their norm, and the loss went from "
+        f"{loss[0]:.4g} to {loss[1:6].max():.4g}; {after}."
     )
     spreads = [one.usual_std or one.std for one in targets(evidence) if is_float(one)]
     is_trained = len(spreads) == 1 and spreads[0] is not None and loss[0] < 0.25 * spreads[0] ** 2

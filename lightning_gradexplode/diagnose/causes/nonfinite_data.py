@@ -86,7 +86,7 @@ def _confidence_in_graph(field: FieldFacts, is_first: bool) -> float:
 
     Non-finite values may be computed from finite data: whole rows by a division of each row by its standard deviation
     or largest value; a column, if it was finite in other batches, by a division by that of the batch; infinite targets
-    by an inverse or a logarithm; and constants by any computation.
+    by an inverse or a logarithm; infinite values by a conversion to float16; and constants by any computation.
 
     Args:
         field: The field that is not finite.
@@ -97,7 +97,8 @@ def _confidence_in_graph(field: FieldFacts, is_first: bool) -> float:
     whole = size > 1 and 0 < field.nan_count == size * len(rows)
     difference = field.name.startswith("target of ") and field.name.endswith("sub")
     in_all = not is_first and 1 < len(rows) == field.shape[0]
-    if whole or in_all or field.name.startswith("constant in ") or (difference and field.inf_count):
+    infinite = field.inf_count > 0 and (difference or field.dtype == "float16")
+    if whole or in_all or infinite or field.name.startswith("constant in "):
         return FAINT
     return 0.5 if difference else 0.65
 

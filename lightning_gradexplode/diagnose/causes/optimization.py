@@ -144,7 +144,7 @@ def _large_updates(evidence: Evidence, course: Trend) -> list[Indication]:
     """Return the evidence of a large update, and of the growth of the weights."""
     found = []
     if course.update_ratio >= LARGE_UPDATE:
-        sentence = f"One update changed the weights by {course.update_ratio:.3g} of their norm; usual is 0.001."
+        sentence = f"One update changed the weights by {course.update_ratio:.3g} times their norm; usual is 0.001."
         found.append(Indication(0.1, sentence))
     if course.weight_growth >= LARGE_GROWTH:
         weights = curve(evidence, "weight_norm").before(failing_step(evidence)).finite

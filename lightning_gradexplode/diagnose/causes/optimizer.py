@@ -131,7 +131,7 @@ def _fresh_on_trained_weights(evidence: Evidence) -> Iterator[Cause]:
             + f" and an empty state of {one.kind}; it fails {after} step{'s' if after != 1 else ''} later."
         ]
         if ratio is not None:
-            sentences.append(f"The first update changed the weights by {ratio:.3g} of their norm.")
+            sentences.append(f"The first update changed the weights by {ratio:.3g} times their norm.")
         yield fresh_state(evidence, one, sentences, 0.85)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradexplode.diagnose.graph.applied import applied_weights
-from lightning_gradexplode.diagnose.graph.fields import field_of, fields_in_graph, owner_of
+from lightning_gradexplode.diagnose.graph.fields import field_of, fields_in_graph, owner_of, weight_of
 from lightning_gradexplode.diagnose.graph.nodes import (
     Argument,
     Graph,
@@ -151,7 +151,8 @@ def _explained(
     elif argument.source is not None:
         given["source"], given["source_name"] = "parameter", names.get(id(argument.source.variable))
     else:
-        last = max((node._sequence_nr() for node in graph.nodes if owner_of(graph, node, names)), default=-1)
+        weighted = (one for one in graph.nodes if weight_of(graph, one, names) is not None)
+        last = max((one._sequence_nr() for one in weighted), default=-1)
         field = field_of(graph, found.node, argument, names, is_target=found.node._sequence_nr() > last)
         fields = (*(one for one in fields if one.name != field.name), field)
         given["source"], given["source_name"], given["source_rows"] = "batch", field.name, field.nonfinite_rows

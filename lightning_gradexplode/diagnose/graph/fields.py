@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_gradexplode.diagnose.graph.nodes import Argument, Graph, name_of_node
 from lightning_gradexplode.measure.batch_facts import collect_batch_facts
@@ -22,6 +22,9 @@ _LOSSES = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_
 
 _LOGARITHMS = {"log", "log2", "log10", "log1p"}
 """Operations whose result is multiplied by the target in a loss without a loss function."""
+
+_OF_WEIGHTS = {"t", "transpose", "permute", "to_copy"}
+"""Operations on a weight before it is multiplied by: autocast also narrows it."""
 
 _DIFFERENCES = {"sub", "rsub"}
 """Operations with the target as an input in a loss without a loss function."""
@@ -60,11 +63,11 @@ def field_of(
         names: Names of the parameters by their identity.
         is_target: Whether no operation with a parameter follows.
     """
-    operation, owner = name_of_node(node), owner_of(graph, node, names)
-    weighed = _weighs(graph, node)
+    operation, weighed = name_of_node(node), _weighs(graph, node)
     if weighed is not None or operation in _LOSSES or (is_target and operation in _DIFFERENCES):
         name = f"target of {weighed or operation}"
-    elif owner is not None and operation in _INPUT_OF:
+    elif operation in _INPUT_OF and weight_of(graph, node, names) is not None:
+        owner = owner_of(graph, node, names) or operation
         # A model that is one layer has no name; its `weight` does not say what takes the input.
         name = f"input of {owner.rpartition('.')[0] or ('the model' if owner == 'weight' else owner)}"
     else:
@@ -85,14 +88,23 @@ def _weighs(graph: Graph, node: Any) -> str | None:
 
 
 def owner_of(graph: Graph, node: Any, names: Mapping[int, str]) -> str | None:
-    """Return the name of the parameter that an operation multiplies by, None if it is none."""
+    """Return the name of the parameter that an operation multiplies by, None if it is none or is not known."""
+    return names.get(id(weight_of(graph, node, names)))
+
+
+def weight_of(graph: Graph, node: Any, names: Mapping[int, str]) -> nn.Parameter | None:
+    """Return the parameter that an operation multiplies by, None if it is none.
+
+    It has no name if it is gathered from shards for the step.
+    """
     for argument in graph.arguments[node]:
         source = argument.source
-        if source is not None and name_of_node(source) in ("t", "transpose", "permute") and graph.arguments.get(source):
+        while source is not None and name_of_node(source) in _OF_WEIGHTS and graph.arguments.get(source):
             source = graph.arguments[source][0].source
-        name = names.get(id(getattr(source, "variable", None)))
-        if name is not None and not name.endswith("bias"):
-            return name
+        variable = getattr(source, "variable", None)
+        name = names.get(id(variable))
+        if isinstance(variable, nn.Parameter) and (variable.dim() > 1 if name is None else not name.endswith("bias")):
+            return variable
     return None
 
 

@@ -21,6 +21,11 @@ def test_data_of_a_graph_are_named_unless_they_may_be_computed() -> None:
     assert [one is not None and one.confidence for one in causes] == [0.65, 0.3, 0.3, 0.3]
     assert causes[0] is not None
     assert causes[0].where == "input of net.0, row 3"
+    overflown = replace(missing, dtype="float16", nan_count=0, inf_count=1)  # as it was converted
+    for value, confidence in ((overflown, 0.3), (replace(overflown, dtype="bfloat16"), 0.65)):
+        cause = nonfinite_input(failed(20, batch=batch(value)))
+        assert cause is not None
+        assert cause.confidence == confidence
     of_all = nonfinite_input(failed(0, batch=batch(column)))  # a column that the dataset has divided by zero
     assert of_all is not None
     assert of_all.confidence == 0.65

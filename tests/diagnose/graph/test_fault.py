@@ -146,6 +146,15 @@ def test_data_that_are_not_finite_are_named_with_their_rows(net: nn.Sequential) 
     assert (found.source, found.source_name, found.source_rows) == ("batch", "target of sub", (4,))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_leaves_the_input_its_name(net: nn.Sequential, dtype: torch.dtype) -> None:
+    """It converts input and weight before the product."""
+    with torch.autocast("cpu", dtype):
+        loss = functional.mse_loss(net(inputs(row_2=NAN)), torch.zeros(ROWS, 1))
+    found = replay(loss, net)
+    assert (found.source_name, found.source_rows) == ("input of 0", (2,))
+
+
 def test_a_parameter_that_was_not_finite_is_named(net: nn.Sequential) -> None:
     """No operation made its NaN."""
     net.get_parameter("2.weight").data[0, 3] = NAN
