@@ -99,9 +99,12 @@ def _slope_by_elimination(evidence: Evidence) -> Cause | None:
         return None
     if half or loss is None or (batch is not None and any(one.nan_count or one.inf_count for one in batch.fields)):
         return None
-    if evidence.replay is not None and evidence.replay.status != "not-possible":
+    replay = evidence.replay
+    # A weight as the source is that of the next loss, after the gradients have made the weights NaN.
+    shows_weights = replay is not None and replay.first is None and replay.source == "parameter"
+    if replay is not None and replay.status != "not-possible" and not shows_weights:
         return None
-    names = evidence.replay.operation_names if evidence.replay is not None else ()
+    names = replay.operation_names if replay is not None else ()
     known = STEEP | POLES if LEAVING_OUT & {*names} else STEEP | LOGARITHMS if VANISHING & {*names} else STEEP
     steep = [name for name in names if name in known or name.startswith("linalg")]
     if names and not steep:

@@ -32,7 +32,8 @@ def base_name(name: str) -> str:
         if name.endswith("_backward"):
             return name
     name = name.strip("_")
-    return re.sub(r"(_forward|_backward(_data)?|_loss2d|2d_forward)$", "", name).replace("nll_loss2d", "nll_loss")
+    name = re.sub(r"(_forward|_backward(_data)?|_loss2d|2d_forward)$", "", name)
+    return re.sub(r"nll_loss2_?d", "nll_loss", name)
 
 
 def name_of(operation: Operation) -> str:

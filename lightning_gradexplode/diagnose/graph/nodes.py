@@ -159,7 +159,7 @@ def name_of_node(node: Any) -> str:
 
 def nonfinite_weights(node: Any) -> list[Tensor]:
     """Return the class weights of a loss function, if they are not finite."""
-    if name_of_node(node) not in ("nll_loss", "nll_loss2d", "binary_cross_entropy_with_logits"):
+    if name_of_node(node) not in ("nll_loss", "binary_cross_entropy_with_logits"):
         return []
     kept = _kept(node)
     return [kept[name] for name in ("weight", "pos_weight") if name in kept and not all_finite(kept[name])]

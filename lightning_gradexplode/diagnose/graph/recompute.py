@@ -98,17 +98,47 @@ def _convolved(node: Any, arguments: Sequence[Tensor], shape: tuple[int, ...]) -
     )
 
 
+def _classified(node: Any, arguments: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
+    is_image = len(arguments[0].shape) > 2
+    compute = torch.ops.aten.nll_loss2d_forward if is_image else torch.ops.aten.nll_loss_forward
+    ignored = _signed(node._saved_ignore_index)
+    loss: Tensor = compute(arguments[0], node._saved_target, node._saved_weight, node._saved_reduction, ignored)[0]
+    return loss
+
+
+def _loss(name: str, *options: str) -> _Recipe:
+    """Return the recipe of a loss function of predictions and targets.
+
+    Args:
+        name: Its name in ``torch.ops.aten``.
+        *options: Its further arguments.
+    """
+
+    def recipe(node: Any, arguments: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
+        saved = (getattr(node, f"_saved_{option}") for option in options)
+        loss: Tensor = getattr(torch.ops.aten, name)(*arguments, *saved)
+        return loss
+
+    return recipe
+
+
 _RECIPES: Mapping[str, _Recipe] = {
     "add": _added,
     "addmm": _product_added,
+    "binary_cross_entropy": _loss("binary_cross_entropy", "weight", "reduction"),
+    "binary_cross_entropy_with_logits": _loss("binary_cross_entropy_with_logits", "weight", "pos_weight", "reduction"),
     "cat": lambda node, arguments, shape: torch.cat([*arguments], _signed(node._saved_dim)),
     "clamp": _clamped,
     "convolution": _convolved,
     "cumsum": _summed_up,
     "expand": lambda node, arguments, shape: arguments[0].expand(shape),
+    "huber_loss": _loss("huber_loss", "reduction", "delta"),
     "mean": _averaged,
+    "mse_loss": _loss("mse_loss", "reduction"),
+    "nll_loss": _classified,
     "pow": _raised,
     "select": _selected,
+    "smooth_l1_loss": _loss("smooth_l1_loss", "reduction", "beta"),
     "stack": lambda node, arguments, shape: torch.stack([*arguments], _signed(node._saved_dim)),
     "sub": _subtracted,
     "sum": _summed,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from lightning_gradexplode.diagnose.causes.undefined_operation import undefined_operation
@@ -73,5 +75,14 @@ def test_the_only_root_is_the_operation_without_a_slope(names: tuple[str, ...], 
     """
     gradient = finding("nonfinite-gradient", 4, where="head.bias", value=float("nan"))
     replay = Replay("not-possible", operation_names=names)
+    found = undefined_operation(failed(4, "nonfinite-gradient", findings=(gradient,), replay=replay))
+    assert (None if found is None else found.where) == place
+
+
+@pytest.mark.parametrize(("source", "place"), [("parameter", "`sqrt`"), ("batch", None), (None, None)])
+def test_weights_that_the_gradients_have_made_nan_leave_the_root_at_fault(source: Any, place: str | None) -> None:
+    """The graph of the next loss shows these weights; if it shows anything else, the root is not named."""
+    gradient = finding("nonfinite-gradient", 4, where="head.bias", value=float("nan"))
+    replay = Replay("reproduced", source=source, source_name="head.bias", operation_names=("sum", "sqrt"))
     found = undefined_operation(failed(4, "nonfinite-gradient", findings=(gradient,), replay=replay))
     assert (None if found is None else found.where) == place

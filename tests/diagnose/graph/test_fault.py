@@ -87,6 +87,16 @@ def test_the_operation_that_made_the_value_is_named(net: nn.Sequential, name: st
     assert (found.first.name, found.source) == (name, None)
 
 
+@pytest.mark.filterwarnings("ignore:std")
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_the_operation_is_named_in_a_part_of_a_loss(net: nn.Sequential, name: str) -> None:
+    """Such as one that is divided by the number of micro-batches, or added to another one."""
+    out = net(inputs())
+    found = replay((OPERATIONS[name](out) + 0.1 * functional.mse_loss(out, torch.ones_like(out))) / 4, net)
+    assert found.first is not None
+    assert (found.first.name, found.source) == (name, None)
+
+
 def test_a_division_by_zero_is_named_whatever_it_divides(net: nn.Sequential) -> None:
     """Of a sum over a mask autograd keeps the mask alone; its number of elements is the divisor, and zero in a row."""
     mask = torch.eye(3)[torch.zeros(ROWS, dtype=torch.long)] * torch.arange(ROWS)[:, None].clamp(max=1)
