@@ -10,6 +10,7 @@ from lightning_gradexplode.detect.growth import WINDOW, keeps_rising
 from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
 from lightning_gradexplode.detect.weight_baseline import MOVED
 from lightning_gradexplode.records import Finding, Severity, StepRecord
+from lightning_gradexplode.records.text import step_count
 
 _LEAST_SPREAD = 0.1
 """Least standard deviation of the logarithm of the gradient norm, since norms may be constant for some steps."""
@@ -201,7 +202,7 @@ class GradientGrowth(_AgainstHistory):
         if keeps_rising(self._recent) and math.log(norm) > self._highest:
             severity = Severity.WARNING
             rate = math.log(self._recent[-1] / self._recent[0]) / (len(self._recent) - 1)
-            message += f"; at this rate it is ten times that in about {math.log(10) / rate:.0f} steps"
+            message += f"; at this rate it is ten times that in about {step_count(math.log(10) / rate)}"
         if self._is_certain(norm, baselines):
             severity = Severity.CRITICAL
         return self.finding(record, severity, norm, usual * self.factor, message)
@@ -217,10 +218,10 @@ class GradientGrowth(_AgainstHistory):
         if weights.growth < MOVED:
             return ""
         if growth >= self.factor and baselines.weight_rate.is_geometric:
-            steps = baselines.weight_rate.steps_until(_LOST_WEIGHTS)
+            left = step_count(baselines.weight_rate.steps_until(_LOST_WEIGHTS))
             return (
                 f"the loss falls without a lower bound, and the weights grow: they are {weights.growth:.3g} times "
-                f"their start, and at this rate {_LOST_WEIGHTS:g} times in about {steps:.0f} steps"
+                f"their start, and at this rate {_LOST_WEIGHTS:g} times in about {left}"
             )
         if growth >= self.factor / 2 and baselines.loss_trend.falls_faster:
             return f"the loss falls ever faster; gradients and weights together are {growth:.3g} times their start"

@@ -10,6 +10,7 @@ from lightning_gradexplode.detect.growth import WINDOW, keeps_rising
 from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
 from lightning_gradexplode.detect.weight_baseline import MOVED
 from lightning_gradexplode.records import Finding, Severity, StepRecord
+from lightning_gradexplode.records.text import step_count
 
 _LOST = 10.0
 """Multiple of the start to which the loss is projected, as one plus its rise in the units of `LossBaseline`."""
@@ -147,9 +148,9 @@ class DivergingLoss(Detector):
     def _projected(self, record: StepRecord, message: str, rate: float, limit: float) -> Finding:
         """Return a WARNING with the number of steps until the loss is `_LOST` times its start, at a rate of growth."""
         assert record.loss is not None
-        steps = math.log(_LOST / (1 + self._rises[-1])) / rate if rate > 0 else math.inf
-        if 0 < steps < _FAR:
-            message += f"; at this rate the loss is {_LOST:g} times its start in about {steps:.0f} steps"
+        left = math.log(_LOST / (1 + self._rises[-1])) / rate if rate > 0 else math.inf
+        if 0 < left < _FAR:
+            message += f"; at this rate the loss is {_LOST:g} times its start in about {step_count(left)}"
         return self.finding(record, Severity.WARNING, record.loss, limit, message)
 
 

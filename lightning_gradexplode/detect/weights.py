@@ -9,6 +9,7 @@ import numpy as np
 from lightning_gradexplode.detect.base import Detector
 from lightning_gradexplode.detect.weight_baseline import WeightBaseline
 from lightning_gradexplode.records import Finding, Severity, StepRecord
+from lightning_gradexplode.records.text import step_count
 
 
 class WeightGrowth(Detector):
@@ -50,7 +51,9 @@ class WeightGrowth(Detector):
             severity, limit = Severity.CRITICAL, self.lost if alone else self.confirmed
         elif rate.is_geometric and not weights.in_doubt:
             severity, limit = Severity.WARNING, self.limit
-            message += f"; at this rate it is {self.lost:g} times that in about {rate.steps_until(self.lost):.0f} steps"
+            message += (
+                f"; at this rate it is {self.lost:g} times that in about {step_count(rate.steps_until(self.lost))}"
+            )
         elif growth > self.confirmed:
             severity, limit = Severity.INFO, self.confirmed
         else:

@@ -28,7 +28,7 @@ def _failure(evidence: Evidence, failed: Finding) -> str:
     before = loss.before(step).finite
     if failed.sign == "nonfinite-loss":
         word = "infinite" if failed.value in (float("inf"), float("-inf")) else "NaN"
-        last = f"; one step before it was {before.last:.4g}" if before.last is not None else ""
+        last = f"; {_when(int(before.step[-1]), step)} it was {before.last:.4g}" if before.last is not None else ""
         start = "; there is no earlier step" if not len(loss.before(step)) else ""
         text = f"At step {step}{_batch(evidence, step)} the loss is {word}{last or start}."
     else:
@@ -44,6 +44,10 @@ def _failure(evidence: Evidence, failed: Finding) -> str:
     if trend(evidence).has_diverged:
         text += f" Before that, {_growth_in_numbers(evidence)}."
     return text
+
+
+def _when(earlier: int, step: int) -> str:
+    return "one step before" if earlier == step - 1 else f"at step {earlier}"
 
 
 def _growth(evidence: Evidence) -> str:

@@ -131,7 +131,7 @@ class LoggerCollection:
         if adapter.takes_histograms:
             adapter.histograms(histograms, step)
         elif not getattr(adapter.logger, "scalars_only", False):
-            self._warn_once(f"{type(adapter.logger).__name__} does not support histograms; only scalars are logged")
+            self._warn_once(f"{type(adapter.logger).__name__} does not support histograms, so that none are logged")
 
     def _each(self, kind: str, write: Callable[[LoggerAdapter], None]) -> None:
         if self._adapters is None:

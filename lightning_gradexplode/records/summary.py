@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from lightning_gradexplode.records.diagnosis import Cause, Diagnosis
 from lightning_gradexplode.records.evidence import Attempt
 from lightning_gradexplode.records.finding import Finding, Severity
-from lightning_gradexplode.records.text import sentence
+from lightning_gradexplode.records.text import sentence, step_count
 
 
 def headline(findings: Iterable[Finding]) -> Finding | None:
@@ -54,7 +54,7 @@ def since(diagnosis: Diagnosis, findings: Iterable[Finding]) -> str:
         return f"step {first}"
     if first >= finding.step:
         return f"step {finding.step}, the first sign of the incident"
-    return f"step {first}, {_steps(finding.step - first)} before the first critical finding"
+    return f"step {first}, {step_count(finding.step - first)} before the first critical finding"
 
 
 def place(diagnosis: Diagnosis) -> str:
@@ -104,7 +104,3 @@ def _action(run: Sequence[Attempt]) -> str:
     times = f", {len(run)} times" if len(run) > 1 else ""
     outcome = {True: " (it helped)", False: " (it did not help)", None: ""}[last.helped]
     return f"{when}{times}: {last.detail or last.action}{outcome}"
-
-
-def _steps(count: int) -> str:
-    return f"{count} step{'' if count == 1 else 's'}"

@@ -38,6 +38,17 @@ def sentence(text: str) -> str:
     return ended[:1].upper() + ended[1:]
 
 
+def step_count(count: float) -> str:
+    """Return a rounded number of steps, at least one, as text.
+
+    Example:
+        >>> step_count(0.8), step_count(12.3)
+        ('1 step', '12 steps')
+    """
+    number = max(round(count), 1)
+    return f"{number} step{'' if number == 1 else 's'}"
+
+
 def describe(error: BaseException) -> str:
     """Return class and text of an exception in one line of at most 300 characters; the class if ``str`` raises."""
     try:

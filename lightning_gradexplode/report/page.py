@@ -69,7 +69,8 @@ def facts(content: ReportContent) -> list[tuple[str, str]]:
     epoch = recorded(evidence, "epoch", step)
     rates = [recorded(replace(evidence, history=(one,)), "learning_rate", step) for one in evidence.history]
     batch = evidence.batch
-    batch_idx = recorded(evidence, "batch_idx", step)
+    known = batch.batch_idx if batch is not None else None
+    batch_idx = recorded(evidence, "batch_idx", step) if known is None else known
     scaler = "" if run.scaler == "none" else f", {run.scaler} gradient scaler"
     clipping = run.clip_policy or (f"{run.clip_val:g} by {run.clip_algorithm}" if run.clip_val else "none")
     found = [

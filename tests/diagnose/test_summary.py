@@ -38,6 +38,17 @@ def test_a_batch_that_is_not_known_is_not_called_finite() -> None:
         assert any("holds no NaN" in one for one in found.causes[0].evidence) is is_said
 
 
+def test_the_loss_before_is_that_of_the_step_that_is_named() -> None:
+    """A log has not every step."""
+    quantities = {"loss": calm(10)["loss"]}
+    quantities["loss"][-1] = NAN
+    whole = history(quantities)
+    assert "; one step before it was " in diagnose(failed(9, history=(whole,))).what
+    kept = [0, 4, 9]
+    sparse = replace(whole, step=whole.step[kept], values={"loss": whole.values["loss"][kept]})
+    assert f"; at step 4 it was {whole.values['loss'][4]:.4g}." in diagnose(failed(9, history=(sparse,))).what
+
+
 def test_no_growth_is_stated_of_what_was_not_logged() -> None:
     """From a log of the loss and the gradient norm alone, nothing is reported about the weights."""
     quantities = {name: calm(10)[name] for name in ("loss", "grad_norm")}

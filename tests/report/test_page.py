@@ -15,6 +15,7 @@ from torch import nn
 from lightning_gradexplode import GradientWatch
 from lightning_gradexplode.records import Finding, ReportContent, Severity, UpdateFault
 from lightning_gradexplode.report import page, plotly_base, write_report
+from lightning_gradexplode.report.page import facts
 from tests.report import examples
 
 HOSTILE = '<script>alert("1")</script>'
@@ -134,6 +135,14 @@ def test_gradient_elements_are_those_of_the_latest_incident(width: int, steps: l
     caption = re.search(r"by absolute value at step (\d+) and, with a finding, at\s+step (\d+)", text)
     assert ([] if caption is None else [*caption.groups()]) == steps
     assert ("Gradient elements of" in text) == bool(steps)
+
+
+def test_the_batch_is_the_one_that_is_diagnosed() -> None:
+    """With accumulation it need not be the last one of its step."""
+    content = examples.at_once()
+    assert content.evidence.batch is not None
+    earlier = replace(content.evidence, batch=replace(content.evidence.batch, batch_idx=38))
+    assert ("Batch", "index 38, 32 rows") in facts(replace(content, evidence=earlier))
 
 
 def test_the_value_of_a_finding_that_is_nan_is_shown_as_such() -> None:
