@@ -197,8 +197,10 @@ class Batches(OptimizerSteps):
                 for state in run.optimizers.states:
                     self._measurement.measure_early(state)
             return
-        run.evidence.micro_batch_ended(run.window.newest_loss)
-        if not self._loop.completes_step(self._measurement.batch_idx):
+        is_complete = self._loop.completes_step(self._measurement.batch_idx)
+        if run.counts_end_of_backward or not is_complete:  # a further micro-batch may follow
+            run.evidence.micro_batch_ended(run.window.newest_loss)
+        if not is_complete:
             return
         for state in run.optimizers.states:
             if run.responses.adds_gradients and not run.counts_end_of_backward:

@@ -68,6 +68,7 @@ class EvidenceCollector:
         self._arguments = arguments
         self._states = states
         self._run: RunFacts | None = None
+        self._first_step: int | None = None
         self._batch = BatchEvidence(loop)
         self._batches = 0
         self.inputs: StepInputs | None = None
@@ -93,8 +94,8 @@ class EvidenceCollector:
             batch_idx: Its index in the epoch.
             due: Whether the usual ranges of batches are sampled, beyond those of the 1st, 2nd, 4th, 8th and so on.
         """
-        is_first = self._run is None
-        if is_first:
+        if self._run is None:
+            self._first_step = self._loop.step
             self._run = first_facts(self._loop, self._arguments, self._states, batch)
             self._batch.start(batch, batch_idx)
         self._batches += 1
@@ -103,6 +104,9 @@ class EvidenceCollector:
         found = self._now >= 0
         in_incident = found and self._loop.step - self._now <= CALM_STEPS
         # The first update, by an optimizer without a state, is the most likely one to do harm.
+        is_first = self._first_step is not None and self._first_step == self._loop.step
+        if not is_first:
+            self._first_step = None
         self.inputs = self.replays.keep(batch, batch_idx, after_warning=found, with_weights=is_first or in_incident)
 
     def micro_batch_ended(self, loss: float | None) -> None:

@@ -288,10 +288,11 @@ class Resting(Network):
         return torch.optim.Adam(self.parameters(), lr=1e-3, eps=0.0)
 
 
-def test_an_update_that_loses_the_weights_is_shown_with_the_optimizers_state(tmp_path: Path) -> None:
-    """The first step's weights are kept, so that the weight before the update is known, too."""
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_an_update_that_loses_the_weights_is_shown_with_the_optimizers_state(accumulate: int, tmp_path: Path) -> None:
+    """The first step's weights are kept for each micro-batch, so that the weight before the update is known, too."""
     module = Resting()
-    fit(module, GradientExplosionMonitor(report=tmp_path), max_steps=1)
+    fit(module, GradientExplosionMonitor(report=tmp_path), max_steps=1, accumulate_grad_batches=accumulate)
     found = json.loads((tmp_path / "diagnosis.json").read_text())
 
     assert found["replay"]["status"] == "finite"
