@@ -120,7 +120,7 @@ class Components:
             loop.loggers if loop.is_main_process else [], len(optimizers.states) > 1, arguments.alert_level
         )
         evidence = EvidenceCollector(loop, arguments, optimizers.states)
-        log = FindingLog(loggers, console)
+        log = FindingLog(loggers, console, clips)
         window = AccumulationWindow(loop)
         clipper = GradientClipper(loop, clips, agreement)
         responses = ResponseRunner(loop, arguments.responses, optimizers.states)

@@ -21,6 +21,7 @@ class FindingLog:
     Args:
         loggers: The loggers of the run.
         console: The console; None on processes that do not log.
+        clips: Whether the run has a clip policy, so that none is advised.
 
     Attributes:
         findings: All that were new to their incident, oldest first; of more than `MOST_FINDINGS` the latest.
@@ -28,11 +29,12 @@ class FindingLog:
         critical: New CRITICAL findings since the last `take_critical`.
     """
 
-    def __init__(self, loggers: LoggerCollection, console: Console | None) -> None:
+    def __init__(self, loggers: LoggerCollection, console: Console | None, clips: bool = False) -> None:
         self.findings: list[Finding] = []
         self.incidents = IncidentTracker()
         self._loggers = loggers
         self._console = console
+        self._clips = clips
         self.critical: list[Finding] = []
 
     def add(self, findings: Sequence[Finding]) -> list[Finding]:
@@ -67,7 +69,7 @@ class FindingLog:
             finding: The finding.
             severity: Worst severity of its incident before it.
         """
-        advice = advice_for(finding)
+        advice = advice_for(finding, self._clips)
         self._loggers.finding(finding, advice, begins_incident=Severity.WARNING <= finding.severity > severity)
         console.finding(finding, advice)
         if finding.severity is Severity.CRITICAL:

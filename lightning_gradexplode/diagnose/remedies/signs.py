@@ -30,6 +30,22 @@ _ADVICE = {
 }
 
 
-def advice_for(finding: Finding) -> str:
-    """Return one line of advice for a finding; a general one for the sign of a user's own detector."""
-    return _ADVICE.get(finding.sign, f"look at this step's histograms; {_CLIP}")
+_ADVICE_IF_CLIPPED = {
+    "diverging-loss": "lower the learning rate",
+    "gradient-spike": "one batch may be an outlier",
+    "gradient-growth": "lower the learning rate; then gated units (LSTM), or shorter sequences",
+}
+"""The same for runs with a clip policy, where it would be to clip."""
+
+
+def advice_for(finding: Finding, clips: bool = False) -> str:
+    """Return one line of advice for a finding; a general one for the sign of a user's own detector.
+
+    Args:
+        finding: The finding.
+        clips: Whether the run has a clip policy.
+    """
+    general = "look at this step's histograms"
+    if clips:
+        return _ADVICE_IF_CLIPPED.get(finding.sign, _ADVICE.get(finding.sign, general))
+    return _ADVICE.get(finding.sign, f"{general}; {_CLIP}")
