@@ -8,7 +8,6 @@ from lightning_gradexplode.detect import default_detectors
 from lightning_gradexplode.diagnose import advice_for
 from lightning_gradexplode.records import Finding, Severity
 
-
 SIGNS = [detector.sign for detector in default_detectors()]
 
 
