@@ -233,6 +233,7 @@ class EvidenceCollector:
             later_loss_divisors=self.graphs.later_divisors(onset),
             is_left_out=self._is_left_out,
             applied=self.graphs.applied,
+            first_losses=self.graphs.losses,
         )
 
     def _replay(self, onset: int) -> Replay | None:
@@ -240,6 +241,8 @@ class EvidenceCollector:
         replay = self.replays.replay
         lost = (one.step for one in self._findings if one.sign in NONFINITE_SIGNS)
         of_graph = self.graphs.replay_in(onset, min(lost, default=onset - 1))  # up to the first failure
+        if replay is not None and replay.status == "not-possible" and not replay.losses:
+            replay = replace(replay, losses=self.graphs.later_losses(onset))
         if replay is None or of_graph is None or replay.status in ("reproduced", "finite"):
             return replay or of_graph
         if replay.source == "buffer" and of_graph.first is None:

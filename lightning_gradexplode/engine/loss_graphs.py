@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_gradexplode.diagnose.graph import GraphFacts, GraphFault, facts_of_loss, fault_in_graph
 from lightning_gradexplode.engine.attempt import attempt
 from lightning_gradexplode.hosts.base import TrainingLoop
-from lightning_gradexplode.records import AppliedWeight, BatchFacts, FieldFacts, Replay
+from lightning_gradexplode.records import AppliedWeight, BatchFacts, FieldFacts, LossTerm, Operation, Replay
 
 MOST_GRAPHS = 8
 """Largest number of graphs read in a run: of losses that are not finite, and again of losses after explosions."""
@@ -37,6 +37,7 @@ class LossGraphs:
         self._is_wanted = False
         self._first: GraphFacts | None = None
         self._later_divisors: tuple[int, tuple[float, ...] | None] = (-1, None)
+        self._later_losses: tuple[int, tuple[LossTerm, ...]] = (-1, ())
         self._faults: dict[int, GraphFault] = {}
         self._first_step = -1
 
@@ -71,6 +72,7 @@ class LossGraphs:
         elif is_wanted:
             facts = attempt("the graph of the loss", lambda: facts_of_loss(loss, self._loop.module))
             self._later_divisors = self._loop.step, None if facts is None else facts.divisors
+            self._later_losses = self._loop.step, () if facts is None else facts.losses
 
     def _read_first(self, loss: Tensor) -> None:
         self._first_step = self._loop.step
@@ -90,6 +92,25 @@ class LossGraphs:
     def applied(self) -> tuple[AppliedWeight, ...]:
         """The weights that the forward pass of the first loss multiplies by."""
         return () if self._first is None else self._first.applied
+
+    @property
+    def losses(self) -> tuple[LossTerm, ...]:
+        """The loss functions of the first loss, with their inputs."""
+        return () if self._first is None else self._first.losses
+
+    @property
+    def overflow(self) -> Operation | None:
+        """An exponential function of the first loss whose result is infinite, None without one."""
+        return None if self._first is None else self._first.overflow
+
+    def later_losses(self, first: int) -> tuple[LossTerm, ...]:
+        """Return the loss functions of a loss of an incident; none if they are not known.
+
+        Args:
+            first: The first step of the incident.
+        """
+        step, losses = self._later_losses
+        return losses if step >= first else ()
 
     def later_divisors(self, first: int) -> tuple[float, ...] | None:
         """Return the same numbers of a loss of an incident, None if they are not known.

@@ -153,9 +153,7 @@ class IncidentReplays:
     ) -> None:
         loop = self._loop
         if not loop.can_replay:
-            self.replay = self._graphs.replay_in(record.step, record.step) or Replay(
-                "not-possible", NO_REPLAY, operation_names=self._graphs.operation_names
-            )
+            self.replay = self._graphs.replay_in(record.step, record.step) or self._of_first_graph(record)
             return
         again = self._again(
             inputs, loss_scale=record.loss_scale or 1.0, is_updated=not before_update and inputs.weights is None
@@ -181,6 +179,13 @@ class IncidentReplays:
             # The line search along the update follows once the optimizer has stepped.
             self._step, self._step_of_update = again, record.step
             self._weights_before = inputs.weights or attempt("the weights", lambda: keep_weights(loop.module))
+
+    def _of_first_graph(self, record: StepRecord) -> Replay:
+        """Return what the graph of the first loss shows of a step that cannot be computed again."""
+        names, overflow = self._graphs.operation_names, self._graphs.overflow
+        if overflow is not None and record.step == self._loop.first_step and _failed(record) is not None:
+            return Replay("reproduced", first=overflow, operation_names=names)  # its slope is infinite or NaN
+        return Replay("not-possible", NO_REPLAY, operation_names=names)
 
     def _again(self, inputs: StepInputs, **settings: Any) -> ReplayStep:
         """Return a step to compute again, from its inputs."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lightning_gradexplode.records.batch_facts import BatchFacts
 from lightning_gradexplode.records.finding import Finding
-from lightning_gradexplode.records.replay import AppliedWeight, Experiments, Replay, UpdateFault
+from lightning_gradexplode.records.replay import AppliedWeight, Experiments, LossTerm, Replay, UpdateFault
 from lightning_gradexplode.records.run_facts import RunFacts
 
 
@@ -76,6 +76,7 @@ class Evidence:
         later_loss_divisors: The same of a loss of the incident.
         is_left_out: Whether the training loop itself runs no optimizer step for the loss or gradients of the findings.
         applied: The weights that the first forward pass of the run multiplies by, in the order of their first use.
+        first_losses: The loss functions of the first forward pass, with their inputs.
     """
 
     step: int
@@ -97,3 +98,4 @@ class Evidence:
     later_loss_divisors: tuple[float, ...] | None = None
     is_left_out: bool = False
     applied: tuple[AppliedWeight, ...] = ()
+    first_losses: tuple[LossTerm, ...] = ()

@@ -9,11 +9,17 @@ from lightning_gradexplode.diagnose.causes.descent import is_ascent, share_of_de
 from lightning_gradexplode.diagnose.causes.indication import Indication
 from lightning_gradexplode.diagnose.causes.optimization import exceeds_usual
 from lightning_gradexplode.diagnose.causes.outliers import outlier_field
-from lightning_gradexplode.diagnose.causes.own_targets import copied_module, infinite_target, target_of_itself
+from lightning_gradexplode.diagnose.causes.own_targets import (
+    copied_module,
+    grown_target,
+    infinite_target,
+    target_of_itself,
+)
 from lightning_gradexplode.diagnose.curves import curve, failing_step, loss_curve
+from lightning_gradexplode.diagnose.faults.operations import base_name
 from lightning_gradexplode.diagnose.line_search import line_search
 from lightning_gradexplode.diagnose.optimizers import is_plain_descent
-from lightning_gradexplode.diagnose.trends import SHORT, initial_weight_norm, reaches, trend
+from lightning_gradexplode.diagnose.trends import SHORT, begins_abruptly, initial_weight_norm, reaches, trend
 from lightning_gradexplode.records import Cause, Evidence, FieldFacts, RunFacts
 
 GROWN = 1.5
@@ -31,10 +37,19 @@ def moving_target(evidence: Evidence) -> Cause | None:
     loss = loss_curve(evidence).before(failing_step(evidence)).finite
     if not trend(evidence).has_diverged or len(loss) < 5:
         return None
-    rules = (_copy_makes_targets, _makes_targets_for_itself, _transitions, _along_the_update, _short_steps, _lost)
+    rules = (
+        _copy_makes_targets,
+        _makes_targets_for_itself,
+        _grown,
+        _transitions,
+        _along_the_update,
+        _short_steps,
+        _lost,
+    )
     seen = [one for rule in rules if (one := rule(evidence)) is not None]
     confidence = sum(one.confidence for one in seen)
-    if outlier_field(evidence.batch) is not None:
+    are_computed = infinite_target(evidence) is not None or _grown(evidence) is not None
+    if outlier_field(evidence.batch) is not None and not are_computed:
         confidence *= 0.5  # such values explain the rise of the loss without moving targets
     if confidence < 0.4:
         return None
@@ -164,6 +179,17 @@ def _lost(evidence: Evidence) -> Indication | None:
         0.75,
         f"`{infinite.name}` is infinite in {infinite.inf_count} elements where the outputs are infinite, too, and "
         f"was between {least:g} and {greatest:g} before: it is computed from the outputs.",
+    )
+
+
+def _grown(evidence: Evidence) -> Indication | None:
+    found = grown_target(evidence) if infinite_target(evidence) is None and not begins_abruptly(evidence) else None
+    if found is None:
+        return None
+    return Indication(
+        0.6,
+        f"The targets of `{base_name(found[0].name)}` have grown {found[1]:.3g} times since the first step, and its "
+        "outputs with them: they are computed from the model.",
     )
 
 

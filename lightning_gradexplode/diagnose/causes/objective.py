@@ -23,6 +23,17 @@ FAR_BELOW = 10.0
 LONG = 10
 """Number of losses from which it is known whether they level off."""
 
+FURTHER = 2.0
+"""Multiple of its negative start that a loss has to have fallen to."""
+
+HAS_GROWN = 2.0
+"""Growth of the weights' norm with which a negative term grows."""
+
+_NEVER_NEGATIVE = frozenset(
+    {"huber_loss", "l1_loss", "mse_loss", "nll_loss", "nll_loss_forward", "smooth_l1_loss", "soft_margin_loss"}
+)
+"""Loss functions that are never below zero, whatever their targets are, if they take logarithms of probabilities."""
+
 BELOW = 5.0
 """The same multiple for a loss that falls faster and faster while its gradient grows, unlike a bounded loss."""
 
@@ -53,6 +64,9 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
     if plain is not None:
         return plain
     lowest = int(loss.value.argmin())
+    negative = _negative_term(evidence, first, least)
+    if negative is not None:
+        return negative
     falls = loss.value[: lowest + 1]
     late = loss.value[int(0.8 * (len(loss) - 1)) :]
     critic = critic_of(evidence.run)
@@ -75,6 +89,32 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
         sentences.append(f"The weights have grown to {course.weight_growth:.3g} times their norm at the start.")
     where = critic or _spread(evidence) or _learned_factor(evidence.run)
     return Cause("loss-without-floor", where, tuple(sentences), confidence, _floor_remedies(evidence))
+
+
+def _negative_term(evidence: Evidence, first: float, least: float) -> Cause | None:
+    """Return the cause if a loss that contains a function that is never negative is below zero, and falls further."""
+    replay = evidence.replay
+    names = (
+        {base_name(one.name) for one in replay.losses} | set(replay.operation_names) if replay is not None else set()
+    )
+    known = sorted(names & _NEVER_NEGATIVE)
+    weights = trend(evidence).weight_growth
+    if not known or not least < first < 0 or least > FURTHER * first or weights < HAS_GROWN:
+        return None
+    return Cause(
+        "loss-without-floor",
+        _learned_factor(evidence.run),
+        (
+            f"The loss is {first:.4g} at the start and has fallen to {least:.4g}, although `{known[0]}` is never below "
+            "zero: another term of it is negative, and nothing bounds it.",
+            f"The weights have grown to {weights:.3g} times their norm at the start.",
+        ),
+        0.8,
+        (
+            "look for a penalty with a negative factor: `loss = error + factor * penalty` with `factor >= 0`",
+            *_floor_remedies(evidence),
+        ),
+    )
 
 
 def _ascent(evidence: Evidence) -> Cause | None:

@@ -11,7 +11,13 @@ from lightning_gradexplode.records import Activation, Evidence, FieldFacts, Loss
 HALF_AS_LARGE = 0.5
 """Size of targets divided by that of the outputs from which, with a growing loss, both have grown."""
 
-_COPY = ("target", "teacher", "ema", "momentum", "old", "slow", "delayed", "offline", "key")
+TARGETS_GROWN = 100.0
+"""Growth of targets over the run from which they are no data."""
+
+OUTPUTS_ALIKE = 100.0
+"""Largest factor between outputs and targets that have grown together."""
+
+_COPY = ("target", "tgt", "teacher", "ema", "momentum", "old", "slow", "delayed", "offline", "key")
 
 
 def copied_module(run: RunFacts) -> tuple[str, str] | None:
@@ -55,6 +61,21 @@ def target_of_itself(evidence: Evidence) -> tuple[Activation, LossTerm] | None:
         # Targets of random noise keep their size; the layer may be called for a metric without a gradient.
         if target >= HALF_AS_LARGE * output and term.inputs[1].least != term.inputs[1].greatest:
             return once[0], term
+    return None
+
+
+def grown_target(evidence: Evidence) -> tuple[LossTerm, float] | None:
+    """Return a loss whose targets have grown with its outputs since the first step, and how much.
+
+    Data do not grow with the outputs of a model; targets do that are computed from it.
+    """
+    later = evidence.replay.losses if evidence.replay is not None else ()
+    for before, now in zip(evidence.first_losses, later, strict=False):
+        if base_name(before.name) != base_name(now.name) or min(len(before.inputs), len(now.inputs)) < 2:
+            continue
+        start, target, output = (size_of(one) or 0.0 for one in (before.inputs[1], now.inputs[1], now.inputs[0]))
+        if start > 0 and target > TARGETS_GROWN * start and target / OUTPUTS_ALIKE < output < target * OUTPUTS_ALIKE:
+            return now, target / start
     return None
 
 

@@ -12,7 +12,7 @@ LIMITS = {"float16": 65504.0, "half": 65504.0, "bfloat16": 3.39e38, "float32": 3
 DIVISIONS = {"div", "true_divide", "reciprocal", "remainder", "fmod", "floor_divide"}
 """Operations that divide their first input, or the number one."""
 
-_EXPONENTIALS = {"exp", "exp2", "expm1", "sinh", "cosh", "softplus", "special_expit", "logaddexp", "gelu", "silu",
+EXPONENTIALS = {"exp", "exp2", "expm1", "sinh", "cosh", "softplus", "special_expit", "logaddexp", "gelu", "silu",
                  "special_exp2", "elu", "selu"}  # fmt: skip
 _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "convolution", "conv1d", "conv2d", "conv3d",
              "mv", "dot", "einsum", "mkldnn_linear", "mkldnn_convolution", "rnn_tanh", "rnn_relu", "lstm", "gru",
@@ -70,7 +70,7 @@ def largest_input(operation: Operation) -> float:
 
 def is_exponential(operation: Operation) -> bool:
     """Return whether the operation grows exponentially with its argument."""
-    return name_of(operation) in _EXPONENTIALS
+    return name_of(operation) in EXPONENTIALS
 
 
 def is_product(operation: Operation) -> bool:

@@ -40,5 +40,6 @@ def overflow(operation: Operation, name: str, needed: float, names: Sequence[str
             f"`{name}` made {operation.result} of finite values up to {largest:.3g} (the format ends at {limit:.3g})."
         )
     # The logarithm at the end of a product of exponentials distinguishes it from an exponential of another part.
-    code = operation.code or ("torch.log(torch.exp(x))" if {"exp", "log"} <= {*names} else "")
+    is_sum_of_exponentials = not {"log", "log1p"}.isdisjoint(names) and (is_exponential(operation) or "exp" in names)
+    code = operation.code or ("torch.log(torch.exp(x))" if is_sum_of_exponentials else "")
     return Fault("overflow", sentence, remedy_for_overflow(name, code, needed))

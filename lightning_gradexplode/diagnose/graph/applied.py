@@ -21,7 +21,10 @@ REPEATED = 8
 _PLACES = {"addbmm": 1, "addmm": 1, "addmv": 1, "baddbmm": 1, "bmm": 0, "convolution": 0, "mm": 0, "mul": 0, "mv": 0}
 """Products, with the index of the first factor among the arguments; the other one follows."""
 
-_VIEWS = {"alias", "expand", "permute", "reshape", "squeeze", "t", "transpose", "unsafe_view", "unsqueeze", "view"}
+_VIEWS = {
+    "alias", "expand", "permute", "reshape", "squeeze", "t", "to_copy", "transpose", "unsafe_view", "unsqueeze", "view",
+}  # fmt: skip
+"""Operations that keep the values of a weight; in autocast it is converted."""
 
 
 def applied_weights(graph: Graph, names: Mapping[int, str]) -> tuple[AppliedWeight, ...]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_gradexplode.diagnose.faults.operations import EXPONENTIALS
 from lightning_gradexplode.diagnose.graph.applied import applied_weights
 from lightning_gradexplode.diagnose.graph.fields import field_of, fields_in_graph, owner_of, weight_of
 from lightning_gradexplode.diagnose.graph.nodes import (
@@ -31,6 +32,7 @@ from lightning_gradexplode.diagnose.replay.observation.batch_shape import BatchS
 from lightning_gradexplode.diagnose.replay.observation.finiteness import (
     all_finite,
     first_place,
+    has_nan,
     kind_of,
     nonfinite_mask,
     operand,
@@ -87,6 +89,7 @@ class GraphFacts:
         losses: The loss functions, with their inputs.
         divisors: The numbers that results of one element are divided by in the loss, None if they are not known.
         applied: The weights that the forward pass multiplies by.
+        overflow: The first exponential function with an infinite result, None without one.
     """
 
     fields: tuple[FieldFacts, ...] = ()
@@ -94,6 +97,7 @@ class GraphFacts:
     losses: tuple[LossTerm, ...] = ()
     divisors: tuple[float, ...] | None = None
     applied: tuple[AppliedWeight, ...] = ()
+    overflow: Operation | None = None
 
 
 def facts_of_loss(loss: Tensor, module: nn.Module) -> GraphFacts:
@@ -108,7 +112,18 @@ def facts_of_loss(loss: Tensor, module: nn.Module) -> GraphFacts:
     if graph is None:
         return GraphFacts()
     fields, applied = fields_in_graph(graph, names), applied_weights(graph, names)
-    return GraphFacts(fields, _names(graph), _losses(graph), _divisors(graph), applied)
+    overflow = next((one for one in graph.nodes if _overflows(graph, one)), None)
+    operation = None if overflow is None else _operation(graph, overflow, fields, names)
+    return GraphFacts(fields, _names(graph), _losses(graph), _divisors(graph), applied, operation)
+
+
+def _overflows(graph: Graph, node: Any) -> bool:
+    """Return whether a node is an exponential function with an infinite result that is known."""
+    if name_of_node(node) not in EXPONENTIALS:
+        return False
+    graph.compute(node)
+    value = graph.values.get((node, 0))
+    return value is not None and graph.is_finite(value) is False and not has_nan(value)
 
 
 def _names(graph: Graph) -> tuple[str, ...]:

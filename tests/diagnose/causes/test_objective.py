@@ -64,3 +64,17 @@ def test_a_loss_that_climbs_by_the_squared_norm_of_its_gradient_has_a_wrong_sign
         diverged(experiments=Experiments(line_search=along, memory_grad_norm=norm), history=(history(growing()),))
     )
     assert (found is not None) is is_named
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "named"), [("mse_loss", -20.0, True), ("mse_loss", 20.0, False), ("mul", -20.0, False)]
+)
+def test_a_loss_below_zero_with_a_function_that_never_is_has_a_negative_term(
+    name: str, first: float, named: bool
+) -> None:
+    """Such as a penalty with a negative factor, whose updates overshoot in the end, when the weights have grown."""
+    values = growing(12) | {"loss": [first, *(first - 10.0 * step for step in range(1, 8)), 1e3, 1e6, 1e12, 1e20]}
+    found = loss_without_floor(
+        diverged(history=(history(values),), replay=Replay("not-possible", operation_names=(name,)))
+    )
+    assert (found is not None and "another term of it is negative" in found.evidence[0]) == named

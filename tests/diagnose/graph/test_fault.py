@@ -341,3 +341,15 @@ def test_what_the_derivative_of_a_derivative_has_saved_is_no_data(net: nn.Sequen
     assert fault is not None
     assert fault.replay is None or fault.replay.source is None
     assert all(one.least is None or abs(one.least) < 10 for one in fault.fields)
+
+
+def test_an_exponential_that_is_infinite_though_the_loss_is_finite() -> None:
+    """A softmax by hand divides by infinity: the loss is finite, and its slope is not."""
+    module = nn.Linear(1, 2, bias=False)
+    module.weight.data = torch.tensor([[1.0], [100.0]])
+    scores = module(torch.ones(4, 1))
+    chances = scores.exp() / scores.exp().sum(1, keepdim=True)
+    found = facts_of_loss((chances[:, 0] + 1e-9).log().mean(), module).overflow
+    assert found is not None
+    assert (found.name, found.result) == ("exp", "inf")
+    assert facts_of_loss(scores.logsumexp(1).mean(), module).overflow is None
