@@ -6,7 +6,12 @@ from collections.abc import Iterator
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.causes.precision import weights_type
-from lightning_gradexplode.diagnose.causes.update_sizes import DISTURBS, beyond_bound, forgotten_each_epoch
+from lightning_gradexplode.diagnose.causes.update_sizes import (
+    DISTURBS,
+    beyond_bound,
+    forgotten_each_epoch,
+    later_beyond_bound,
+)
 from lightning_gradexplode.diagnose.curves import (
     critical_step,
     curve,
@@ -34,6 +39,7 @@ def optimizer_state(evidence: Evidence) -> Cause | None:
         _of_other_gradients,
         _settings,
         beyond_bound,
+        later_beyond_bound,
         forgotten_each_epoch,
         _lost_weights,
     )

@@ -8,13 +8,16 @@ from collections.abc import Iterator
 import numpy as np
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.curves import curve, history_at_fault, loss_curve
+from lightning_gradexplode.diagnose.curves import curve, failing_step, history_at_fault, loss_curve
 from lightning_gradexplode.diagnose.optimizers import is_wrapped, keeps_state, numbers_of
 from lightning_gradexplode.diagnose.trends import initial_weight_norm
 from lightning_gradexplode.records import Cause, Evidence, OptimizerFacts
 
 BEYOND = 3.0
 """So many times the largest update that its formula allows, an update of the optimizer does not fit its gradient."""
+
+ADAMS = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam")
+"""The optimizers of torch whose updates are bounded by the learning rate."""
 
 FRESH, DISTURBS = 3.0, 4.0
 """Growth of the first update of an epoch over the one before, and of the loss after it, that show an emptied state."""
@@ -54,25 +57,77 @@ def beyond_bound(evidence: Evidence) -> Iterator[Cause]:
         )
 
 
+def later_beyond_bound(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if the weights have grown by more than the formula of Adam allows, whatever the gradients are."""
+    place, start = history_at_fault(evidence), evidence.run.first_step
+    if place is None or place >= len(evidence.run.optimizers):
+        return
+    one = evidence.run.optimizers[place]
+    if one.kind not in ADAMS:  # the formula of others with such a name is not known
+        return
+    weights = curve(evidence, "weight_norm").before(failing_step(evidence)).since(start).finite
+    rates, ratio = curve(evidence, "learning_rate"), curve(evidence, "update_ratio")
+    steps, norms = weights.step.tolist(), weights.value.tolist()
+    for first, last, before, after in zip(steps, steps[1:], norms, norms[1:], strict=False):
+        rate, update = rates.since(first + 1).before(last + 1).greatest, ratio.at(last)
+        bound = None if rate is None else _largest_update_of_adam(evidence, one, rate, after)
+        if bound is None:
+            return
+        bound *= last - first
+        is_of_another = update is not None and update * before <= bound  # something else has written to the weights
+        if after - before > BEYOND * bound > 0 and not is_of_another:
+            yield Cause(
+                "optimizer-state",
+                f"optimizer {one.kind}",
+                (
+                    f"At step {last} the norm of the weights went from {before:.3g} to {after:.3g}; at this learning "
+                    f"rate the formula of {one.kind} moves them by at most {bound:.3g}, whatever the gradients are.",
+                    "Its running averages do not fit its gradients: they were emptied, loaded or written to"
+                    + (", unless something else has written to the weights." if update is None else "."),
+                ),
+                0.6 if update is None else 0.85,
+                (
+                    "leave the state of the optimizer as it is between two steps; to start anew, create an optimizer",
+                    *remedies.warm_up(evidence),
+                ),
+            )
+            return
+
+
 def _largest_update(evidence: Evidence, optimizer: OptimizerFacts, rate: float) -> float | None:
     """Return the largest norm of a first update that a fitting state allows, None if that is not known.
 
-    Adam moves no weight by more than the rate times (1 - beta1) / sqrt(1 - beta2), or the rate (Kingma and Ba, 2015,
-    section 2.1); with momentum, gradients that stay the same add up to 1 / (1 - momentum) of them.
+    With momentum, gradients that stay the same add up to 1 / (1 - momentum) of them.
     """
+    weights = initial_weight_norm(evidence) or 0.0
+    if "adam" in optimizer.kind.lower():
+        return _largest_update_of_adam(evidence, optimizer, rate, weights)
     numbers = numbers_of(optimizer.groups[0]) if optimizer.groups else {}
-    decay = numbers.get("weight_decay", 0.0) * (initial_weight_norm(evidence) or 0.0)
-    place = history_at_fault(evidence)
-    if "adam" in optimizer.kind.lower() and not is_wrapped(optimizer):
-        beta1, beta2 = numbers.get("beta1", 0.9), numbers.get("beta2", 0.999)
-        if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
-            return None
-        count = sum(math.prod(one.shape) for one in evidence.run.parameters if one.optimizer == place)
-        return rate * (math.sqrt(count) * max(1.0, (1 - beta1) / math.sqrt(1 - beta2)) + decay)
+    decay = numbers.get("weight_decay", 0.0) * weights
     norm = curve(evidence, "grad_norm").first
     if optimizer.kind != "SGD" or norm is None or not 0 <= numbers.get("momentum", 0.0) < 1:
         return None
     return rate * (norm + decay) / (1 - numbers.get("momentum", 0.0))
+
+
+def _largest_update_of_adam(
+    evidence: Evidence, optimizer: OptimizerFacts, rate: float, weight_norm: float
+) -> float | None:
+    """Return the largest norm of an update of Adam, None for other optimizers.
+
+    It moves no weight by more than the rate times (1 - beta1) / sqrt(1 - beta2), or the rate (Kingma and Ba, 2015,
+    section 2.1).
+    """
+    if "adam" not in optimizer.kind.lower() or is_wrapped(optimizer):
+        return None
+    numbers = numbers_of(optimizer.groups[0]) if optimizer.groups else {}
+    beta1, beta2 = numbers.get("beta1", 0.9), numbers.get("beta2", 0.999)
+    if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
+        return None
+    place = history_at_fault(evidence)
+    count = sum(math.prod(one.shape) for one in evidence.run.parameters if one.optimizer == place)
+    decay = numbers.get("weight_decay", 0.0) * weight_norm
+    return rate * (math.sqrt(count) * max(1.0, (1 - beta1) / math.sqrt(1 - beta2)) + decay)
 
 
 def forgotten_each_epoch(evidence: Evidence) -> Iterator[Cause]:

@@ -11,7 +11,12 @@ from lightning_gradexplode.diagnose.faults.fault import Fault
 from lightning_gradexplode.diagnose.faults.operands import inputs_in_words
 from lightning_gradexplode.diagnose.faults.operations import DIVISIONS, is_exponential, name_of
 from lightning_gradexplode.diagnose.faults.overflow import overflow
-from lightning_gradexplode.diagnose.faults.undefined import SOFTMAXES, is_of_matrix, undefined_operation
+from lightning_gradexplode.diagnose.faults.undefined import (
+    SOFTMAXES,
+    filled_infinity,
+    is_of_matrix,
+    undefined_operation,
+)
 from lightning_gradexplode.diagnose.remedies.lines import remedy_for, remedy_for_overflow
 from lightning_gradexplode.records import Operation
 
@@ -45,7 +50,8 @@ def fault_of(
             "drop samples whose target is longer than the input, or set `zero_infinity=True` in the CTC loss",
         )
     return (
-        _constant(operation, name)
+        filled_infinity(operation, name)
+        or _constant(operation, name)
         or empty_reduction(operation, name)
         or undefined_operation(operation, name)
         or overflow(operation, name, needed, names)

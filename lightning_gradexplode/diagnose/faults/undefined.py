@@ -13,6 +13,8 @@ from lightning_gradexplode.records import Operation
 
 _POLES = {"log", "log2", "log10", "log1p", "div", "true_divide", "reciprocal", "rsqrt", "logit", "special_logit",
           "atanh", "erfinv", "xlogy", "special_xlogy", "lgamma", "digamma", "tan", "log_ndtr"}  # fmt: skip
+_FILLS = {"constant_pad_nd", "copy", "fill", "full", "full_like", "index_fill", "index_put", "masked_fill", "scatter",
+          "where"}  # fmt: skip
 SOFTMAXES = {"softmax", "log_softmax", "safe_softmax", "masked_softmax", "logsumexp", "scaled_dot_product_attention"}
 _MATRIX = ("linalg", "cholesky", "inverse", "svd", "eigh", "logdet", "slogdet")
 _MATRIX_CALL = re.compile(r"\b(logdet|slogdet|cholesky|inverse|pinv|svd|eigh|linalg\.(inv|solve|det|lstsq))\(")
@@ -60,6 +62,19 @@ def undefined_operation(operation: Operation, name: str) -> Fault | None:
     if operation.result == "nan" and largest_input(operation) < limit_of(operation) ** 0.4:
         return Fault("undefined", f"`{name}` is NaN there{taken}.", remedy_for(name, code, type_of(operation)))
     return None
+
+
+def filled_infinity(operation: Operation, name: str) -> Fault | None:
+    """Return the fault of an infinity that was filled in deliberately, and reached the loss; None for others."""
+    is_given = holds_infinity(operation) or any(map(math.isinf, operation.scalars))
+    if not is_given or name not in _FILLS or operation.phase != "forward" or operation.result == "nan":
+        return None
+    return Fault(
+        "undefined",
+        f"`{name}` filled in {operation.result}, which has reached the loss. With scores of masked classes, a label of "
+        "such a class does that, and label smoothing, which gives a share to each class.",
+        "give masked elements no target, or fill in a large finite number: `x.masked_fill(mask, -1e4)`",
+    )
 
 
 def is_of_matrix(operation: Operation, name: str) -> bool:

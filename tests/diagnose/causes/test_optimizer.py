@@ -11,7 +11,7 @@ import pytest
 from lightning_gradexplode.diagnose.causes.optimizer import optimizer_state
 from lightning_gradexplode.diagnose.causes.update_sizes import forgotten_each_epoch
 from lightning_gradexplode.records import Evidence, OptimizerFacts, UpdateFault
-from tests.diagnose.evidence import calm, diverged, failed, finding, growing, history, parameter, run
+from tests.diagnose.evidence import NAN, calm, diverged, failed, finding, growing, history, parameter, run
 
 ADAM = {"lr": 0.01, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
 SGD = {"lr": 0.01, "momentum": 0.9}
@@ -21,9 +21,44 @@ def first_update(optimizer: OptimizerFacts, update: float) -> Evidence:
     """Return the evidence of a run of 10,000 weights of norm 10, whose first update has a norm; it diverges."""
     values = growing(rate=0.01)
     values["grad_norm"][0], values["update_ratio"][0] = 5.0, update / 10.0
+    values["weight_norm"] = [10.0 + 0.1 * step for step in range(12)]
     one = replace(history(values), parameters=("body.weight",), parameter_grad_norm=np.zeros((12, 1), np.float32))
     facts = run(optimizers=(optimizer,), parameters=(parameter("body.weight", (100, 100), std=0.1),))
     return diverged(history=(one,), run=facts)
+
+
+SLOW_ADAM = OptimizerFacts("Adam", ({**ADAM, "lr": 0.001},))
+
+
+def after_a_jump(kind: OptimizerFacts, rise: float, ratio: float = NAN) -> Evidence:
+    """Return the evidence of a calm run of 288 weights, whose norm rises at one step, so that it diverges."""
+    quantities = calm(40, rate=0.001)
+    quantities["weight_norm"][30:] = [one + rise for one in quantities["weight_norm"][30:]]
+    quantities["update_ratio"] = [NAN] * 30 + [ratio] + [NAN] * 9
+    found = (finding("diverging-loss", 32),)
+    return Evidence(30, 39, findings=found, history=(history(quantities),), run=run(optimizers=(kind,)))
+
+
+def test_weights_that_rise_by_more_than_adam_can_move_them_show_a_state_that_does_not_fit() -> None:
+    """Whatever the gradients are, it moves 288 weights by at most 0.001 * 0.1 / sqrt(0.001) * sqrt(288) = 0.0537."""
+    found = optimizer_state(after_a_jump(SLOW_ADAM, 1.0))
+    assert found is not None
+    assert found.kind == "optimizer-state"
+    assert "at most 0.0537" in found.evidence[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "rise", "ratio"),
+    [
+        (SLOW_ADAM, 0.1, NAN),  # no clear excess
+        (SLOW_ADAM, -1.0, NAN),  # as by pruning
+        (SLOW_ADAM, 1.0, 0.001),  # the update was small: something else has written to the weights
+        (OptimizerFacts("SGD", ({"lr": 0.001},)), 1.0, NAN),
+    ],
+)
+def test_other_rises_of_the_weights_show_no_such_state(kind: OptimizerFacts, rise: float, ratio: float) -> None:
+    """The formula of gradient descent has no bound without the gradients."""
+    assert optimizer_state(after_a_jump(kind, rise, ratio)) is None
 
 
 @pytest.mark.parametrize(

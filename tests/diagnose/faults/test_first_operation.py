@@ -38,6 +38,9 @@ FAULTS: dict[str, tuple[str, str, tuple[Any, ...], dict[str, Any]]] = {
     "a large matrix product": ("overflow", "addmm", (operand(None, greatest=1e25),), {"result": "inf"}),
     "a factor that is NaN": ("undefined", "mul", (operand(0.5),), {"scalars": (math.nan,)}),
     "an infinite factor": ("undefined", "mul", (operand(0.5),), {"scalars": (math.inf,), "result": "inf"}),
+    "a filled-in number": ("undefined", "masked_fill", (operand(0.5),), {"scalars": (-math.inf,), "result": "-inf"}),
+    "a filled-in tensor": ("undefined", "fill_", (operand(0.5), operand(inf_count=1)), {"result": "-inf"}),
+    "a conversion": ("overflow", "copy_", (operand(1e5, greatest=1e5),), {"result": "inf"}),
     "a tensor of NaN": ("undefined", "mul", (operand(0.5), operand(None, nan_count=1)), {}),
     "the largest element as a norm": (
         "overflow",

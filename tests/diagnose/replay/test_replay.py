@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,25 @@ def test_an_infinity_that_is_filled_in_is_no_fault_and_what_divides_it_is() -> N
     assert replay.hidden is None
     assert replay.first is not None
     assert (replay.first.phase, replay.first.node) == ("backward", "DivBackward0")
+
+
+@pytest.mark.parametrize("way", ["masked_fill", "assignment"])
+def test_an_infinity_that_is_filled_in_and_reaches_the_loss_is_named(way: str) -> None:
+    """Label smoothing gives a share to each class, also to one whose probability is zero."""
+
+    def step(model: Network, batch: Tensor, batch_idx: int) -> Tensor:
+        scores = model.body(batch)
+        if way == "assignment":
+            scores[:, 0] = -math.inf
+        else:
+            scores = scores.masked_fill(torch.arange(scores.shape[1]) == 0, -math.inf)
+        return functional.cross_entropy(scores, torch.ones(len(scores), dtype=torch.long), label_smoothing=0.1)
+
+    replay = replayed(step, torch.randn(6, 4), "loss")
+
+    assert replay.first is not None
+    assert replay.first.result == "-inf"
+    assert "math.inf" in (replay.first.code or "")
 
 
 def test_an_exponential_function_that_others_overflow_with_is_named_beside_them() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lightning_gradexplode.diagnose.replay.observation.batch_rows import BatchRows
 from lightning_gradexplode.diagnose.replay.observation.batch_shape import BatchShape
-from lightning_gradexplode.diagnose.replay.observation.events import Event, Input, Origin, Origins, inherited
+from lightning_gradexplode.diagnose.replay.observation.events import UNKNOWN, Event, Input, Origin, Origins, inherited
 from lightning_gradexplode.diagnose.replay.observation.finiteness import (
     all_finite,
     first_place,
@@ -172,8 +172,10 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
         bad_inputs = [one for one in inputs if not one.is_finite]
         made_nan = has_nan(bad[0])
         origin = inherited(bad_inputs, made_nan, is_backward=is_backward)
-        if origin is None:
-            is_constant = not inputs or (not made_nan and not all(map(math.isfinite, scalars)))
+        # As in ``x[mask] = -math.inf``, where the constant is a tensor.
+        writes_constant = origin is UNKNOWN and not is_backward and name.rstrip("_") in {*_FILLS, "copy"}
+        if origin is None or writes_constant:
+            is_constant = not inputs or (not made_nan and not all(map(math.isfinite, scalars))) or writes_constant
             event = Event(
                 operation=self._operation(
                     name, node, [one.values for one in inputs], scalars, bad[0], nonfinite_mask(bad[0]), kind_of(bad[0])
