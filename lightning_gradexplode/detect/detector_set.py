@@ -91,7 +91,8 @@ class DetectorSet(Stateful):
             self._start_fresh(error)
         is_inside = self._calm_range.contains(loss, grad_norm)
         is_low = loss is not None and loss <= self._highest_calm_loss
-        return is_inside and is_low and self._is_quiet and not self.needs_start
+        is_first = self.needs_weights and self.needs_start
+        return is_inside and is_low and self._is_quiet and not is_first
 
     def weights_are_steady(self, weight_norm: float) -> bool:
         """Return whether the norm of the weights has changed little since the last measurement."""

@@ -221,7 +221,7 @@ class Batches(OptimizerSteps):
         if self._measurement.module_gradients_due:
             self._run.module_gradients.detach()
         is_calm = self._run.calm_steps.end_batch()
-        if is_calm and (self._run.acts or self._run.calm_steps.has_findings):
+        if is_calm and (self._run.acts or self._run.calm_steps.findings):
             self._after.end_calm()
         if self._open is not None:
             self._close(self._open)

@@ -106,11 +106,6 @@ class CalmStep:
         self.begun = self.state.detectors.begin(self.before_update(), is_new=False)
         return self.begun
 
-    @property
-    def has_weights(self) -> bool:
-        """Whether the weights were measured after the update."""
-        return self._weights is not None
-
     def measure_weights(self) -> bool:
         """Measure the weights after the update, and return whether they have changed as little as usual."""
         weights = norms_of(self.parameters, self.parameters.tensors)

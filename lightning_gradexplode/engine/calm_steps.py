@@ -43,6 +43,7 @@ class CalmSteps:
         last: The record of the last step of the run, if it was a calm step that has been evaluated.
         found: The findings because of which the current step is not a calm one, None without any.
         ended: The records of the calm steps that were evaluated since the last batch, if a response acts.
+        findings: The findings of steps that were evaluated, until `evaluate` returns them.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class CalmSteps:
         self._clipper = clipper
         self._loop, self._states, self._window, self._log, self._responses = loop, states, window, log, responses
         self._held: list[CalmStep] = []
-        self._findings: list[Finding] = []
+        self.findings: list[Finding] = []
         self._has_begun = False
 
     def begin(
@@ -133,11 +134,6 @@ class CalmSteps:
         self._window.stepped(step.parameters)
         return True
 
-    @property
-    def has_findings(self) -> bool:
-        """Whether findings of steps that were evaluated are held."""
-        return bool(self._findings)
-
     def close(self) -> None:
         """End the calm step in progress, if there is one."""
         step, self.open = self.open, None
@@ -146,7 +142,7 @@ class CalmSteps:
             if step.state.policy is not None:
                 self._clipper.forget()
             self._held.append(step)
-            if step.has_weights:  # by which the detectors decide when the weights are due again
+            if step.needs_weights and step.update_taken:  # by which the detectors decide when the weights are due again
                 self._evaluate_held()
             self._loop.publish_metrics({"gradexplode/grad_norm": step.norms.total, "gradexplode/severity": 0.0})
 
@@ -161,14 +157,14 @@ class CalmSteps:
         if self.open is not None and self.open.update_taken:
             self.close()
         self._evaluate_held()
-        findings, self._findings = self._findings, []
+        findings, self.findings = self.findings, []
         return findings
 
     def _evaluate_held(self) -> None:
         held, self._held = self._held, []
         for step in held:
             self.last, found = step.evaluate()
-            self._findings += found
+            self.findings += found
             if self._acts:
                 self.ended.append(self.last)
         if held:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.causes.optimization import MANY_STEPS, rate_is_disproved, rate_too_high
+from lightning_gradexplode.diagnose.causes.optimization import rate_is_disproved, rate_too_high
 from lightning_gradexplode.diagnose.curves import (
     Curve,
     FloatArray,
@@ -19,7 +19,7 @@ from lightning_gradexplode.diagnose.curves import (
 )
 from lightning_gradexplode.diagnose.line_search import line_search
 from lightning_gradexplode.diagnose.optimizers import numbers_of
-from lightning_gradexplode.diagnose.trends import abrupt_step, begins_abruptly, loss_rise, trend
+from lightning_gradexplode.diagnose.trends import MANY_STEPS, abrupt_step, begins_abruptly, loss_rise, trend
 from lightning_gradexplode.records import Cause, Evidence
 
 SUDDEN, GRADUAL = 1.9, 1.25

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 _NUMBERS = frozenset({int, float, bool})
-_OTHERS = frozenset({*_NUMBERS, str, dict, list, tuple, set, OrderedDict, type(None), torch.dtype, torch.device})
+_OTHERS = frozenset({str, dict, list, tuple, set, OrderedDict, type(None), torch.dtype, torch.device})
 _GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
 
 
@@ -30,10 +30,13 @@ class AttributeState:
         self._numbers: list[tuple[nn.Module, dict[str, Any]]] = []
         self._generators: list[tuple[Any, Any]] = []
         for part in module.modules() if everything else (module,):
-            values = vars(part)
-            self._numbers.append((part, {name: one for name, one in values.items() if type(one) in _NUMBERS}))
-            if any(issubclass(kind, _GENERATORS) for kind in set(map(type, values.values())) - _OTHERS):
-                self._generators += [(one, _state(one)) for one in values.values() if isinstance(one, _GENERATORS)]
+            numbers: dict[str, Any] = {}
+            self._numbers.append((part, numbers))
+            for name, one in vars(part).items():
+                if type(one) in _NUMBERS:
+                    numbers[name] = one
+                elif type(one) not in _OTHERS and isinstance(one, _GENERATORS):
+                    self._generators.append((one, _state(one)))
 
     @property
     def is_unchanged(self) -> bool:
