@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ class ZScoreClip(Stateful, ClipPolicy):
             if usable and norm is not None:
                 self._begin(norm)
             return None
-        deviation = max(math.sqrt(self._variance), 0.01 * self._mean)
+        deviation = max(math.sqrt(self._variance), 0.01 * self._mean, sys.float_info.min)  # the mean may underflow
         edge = self._mean + self.limit * deviation
         if norm is None or not usable:
             return edge
