@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lightning_gradexplode.diagnose import diagnose
-from lightning_gradexplode.diagnose.causes.optimization import LATE, MANY_STEPS, learning_rate
+from lightning_gradexplode.diagnose.causes.optimization import LATE, learning_rate
+from lightning_gradexplode.diagnose.trends import MANY_STEPS
 from lightning_gradexplode.records import Attempt, Evidence, Experiments, OptimizerFacts, Severity
 from tests.diagnose.evidence import batch, calm, diverged, field, finding, growing, history, kinds, labels, run
 from tests.diagnose.growth_examples import NO_OVERSHOOT, OVERSHOOT
