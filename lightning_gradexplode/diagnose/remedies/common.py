@@ -29,11 +29,14 @@ def responses(evidence: Evidence) -> set[str]:
 def skip(evidence: Evidence) -> list[str]:
     """Return the advice to skip the updates of bad batches, unless that is set already or cannot help.
 
-    It cannot help if no update is affected, or if an update with a finite gradient made the weights non-finite.
+    It cannot help if no update is affected, as when a gradient scaler leaves it out, or if an update with a finite
+    gradient made the weights non-finite.
     """
     lost = first_nonfinite(evidence)
+    was_taken = lost is not None and curve(evidence, "update_taken").at(lost.step) == 1.0
+    is_of_scaler = lost is not None and evidence.run.scaler == "adaptive" and not was_taken
     is_of_update = lost is not None and lost.sign == "nonfinite-weight"
-    reaches_weights = not (evidence.update_is_harmless or evidence.is_left_out)
+    reaches_weights = not (evidence.update_is_harmless or evidence.is_left_out or is_of_scaler)
     if "skip" in responses(evidence) or not reaches_weights or is_of_update:
         return []
     monitor = code_of(evidence.run).monitor('on_explosion="skip"')

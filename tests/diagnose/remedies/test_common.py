@@ -59,6 +59,15 @@ def test_a_response_that_is_set_is_not_proposed_again() -> None:
     assert "skip" not in " ".join(diagnose(evidence).remedies)
 
 
+@pytest.mark.parametrize(("taken", "helps"), [(0.0, False), (1.0, True)])
+def test_an_update_that_a_scaler_leaves_out_needs_no_response(taken: float, helps: bool) -> None:
+    """Unless the loop steps without its scaler."""
+    quantities = {**calm(6), "update_taken": [1.0] * 5 + [taken]}
+    for scaler, expected in (("adaptive", helps), ("none", True)):
+        evidence = failed(5, run=run(scaler=scaler), history=(history(quantities),))
+        assert bool(remedies.skip(evidence)) is expected
+
+
 @pytest.mark.parametrize(("sign", "helps"), [("nonfinite-weight", False), ("nonfinite-gradient", True)])
 def test_no_update_is_skipped_whose_gradient_is_finite(sign: str, helps: bool) -> None:
     """Where the update itself has lost the weights, nothing shows it beforehand."""
