@@ -80,9 +80,8 @@ def learning_rate_jump(evidence: Evidence) -> Cause | None:
         )
     elif level is not None:
         sentences.append(f"Up to then the loss was steady, with a median of {level:.4g}; {_after(evidence, delay)}")
-    schedule = (
-        f", the highest that {' and '.join(evidence.run.schedulers)} may reach" if evidence.run.schedulers else ""
-    )
+    schedulers = " and ".join(evidence.run.schedulers)
+    schedule = f", also at the highest point of {schedulers}" if schedulers else ""
     return Cause(
         "learning-rate-jump",
         f"the learning rate at step {rise.step}",
