@@ -50,11 +50,6 @@ class RecentSteps(Stateful):
         """Expect progress from the next steps only."""
         self._since_progress = 0.0
 
-    def restart_sizes(self, size: float) -> None:
-        """Replace the sizes of the last steps by that of the coming one, after an earlier state was restored."""
-        self._sizes.clear()
-        self._sizes.append(size)
-
     @property
     def expected_progress(self) -> float:
         """The decrease of a linear loss by the steps without an improvement."""

@@ -110,7 +110,7 @@ class StepSizeControl(Stateful):
         return self._phase == "recovering"
 
     def limit_to(self, size: float) -> None:
-        """Limit steps to a size, and start again from one that is harmless at the state that was restored."""
+        """Limit steps to a size, and start again from a small one."""
         self._ceiling.limit_to(size)
         self._proven, self._begins_small = None, True
         self.reason = f"steps begin small after a rollback, and stay below a learning rate of {size:.3g}"
@@ -124,8 +124,6 @@ class StepSizeControl(Stateful):
         """
         trend, excess = self._trend, self._excess(step, loss)
         largest_rise = self._steps.largest_rise_by_one if excess <= 1.0 else math.inf
-        if self._begins_small:  # no step was taken since a state was restored
-            largest_rise = 0.0
         trend.add(loss, largest_rise, self._steps.largest_rise_by_two)
         if not trend.has_level:
             return 1.0
@@ -159,13 +157,10 @@ class StepSizeControl(Stateful):
         """Begin with the learning rate, or with a smaller one if a step at that rate may do harm."""
         is_harmless = excess <= 1.0 and not self._begins_small
         self._proven = step.rate if is_harmless else min(self._ceiling.size, step.rate / max(excess, 1.0)) * _FIRST
-        if self._begins_small:
-            if self._steps.sizes:  # steps of this size did no harm at the weights that were restored
-                self._proven = min(self._ceiling.size, step.rate / max(excess, 1.0), self._steps.sizes[-1])
-            self._begins_small, self._phase, self._allowed = False, "growing", self._proven
-            self._steps.restart_sizes(self._proven)
-            self._compare_from_here()
         self._growth.begin(self._proven)
+        if self._begins_small:
+            self._begins_small, self._phase, self._allowed = False, "growing", self._proven
+            self._compare_from_here()
 
     def _limited(self, step: PlannedStep, excess: float) -> float:
         """Return the factor that limits a step to the presently allowed size."""

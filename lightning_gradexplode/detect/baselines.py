@@ -62,11 +62,6 @@ class Baselines(Stateful):
         self._norms = RollingQuantiles(5)
         self._is_self_reinforcing = False
 
-    def restored(self) -> None:
-        """Attribute no change of the next loss to an update: an earlier state of the run was restored."""
-        self.update_effect.restored()
-        self._is_self_reinforcing = False
-
     def update_loss(self, record: StepRecord) -> None:
         """Record a step's loss and gradient norm."""
         weights = self.weights.growth

@@ -213,10 +213,6 @@ class DetectorSet(Stateful):
             return finding
         return replace(finding, where=record.parameters[int(np.nanargmax(rises))])
 
-    def restored(self) -> None:
-        """Attribute no change of the next loss to an update: an earlier state of the run was restored."""
-        self._baselines.restored()
-
     def state_dict(self) -> dict[str, Any]:
         """Return the state of all detectors in plain values; one that cannot be saved is named in `failures`."""
         detectors = []

@@ -37,11 +37,6 @@ class UpdateEffect(Stateful):
         self._length_norm = self._length_weights = 1.0
         self._rate = None
         self._norm = None
-        self._is_restored = False
-
-    def restored(self) -> None:
-        """Attribute no change of the next loss to an update: none was taken since an earlier state was restored."""
-        self._is_restored = True
 
     def begin(self, record: StepRecord, weight_norm: float) -> float:
         """Return the largest change of the loss up to a step, and record the step's gradient norm.
@@ -57,9 +52,6 @@ class UpdateEffect(Stateful):
         if norm is not None and not math.isfinite(norm):
             norm = None
         self._norm, self._rate = norm, record.learning_rate
-        is_restored, self._is_restored = self._is_restored, False
-        if is_restored:
-            return 0.0
         if norm is None or last is None or self._length is None:
             return math.inf
         length = self._length * max(1.0, last / self._length_norm) * max(1.0, weight_norm / self._length_weights)

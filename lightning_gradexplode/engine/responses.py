@@ -224,8 +224,6 @@ class _Memory:
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Restore the state that `state_dict` returned."""
         load_parts({f"optimizer_{state.index}": state for state in self._states}, saved)
-        for state in self._states:
-            state.detectors.restored()
 
     def largest_step_sizes(self) -> list[float | None]:
         """Return the largest learning rate of the last steps, of each clip policy that changes it, else None."""

@@ -36,12 +36,8 @@ class Rollback(Stateful, Response):
     good state the rate is divided by the square root of `learning_rate_factor`, up to `learning_rate_factor` times the
     rate that failed last, or that failed first if lower rates have not helped.
 
-    With ``clip="auto"`` the rate of the schedule is kept. The first step after the rollback is at most as large as the
-    last one before the restored state, and as a harmless one; steps then grow, up to `learning_rate_factor` times the
-    largest of the last steps before the rollback.
-
-    No update was taken between the restored state and the first loss after it. If that loss is far above those before
-    the state, the data or the objective have changed, and later losses are compared with it.
+    With ``clip="auto"`` the rate of the schedule is kept. Steps are small after the rollback and then grow, up to
+    `learning_rate_factor` times the largest of the last steps before it.
 
     If loss or gradients are not finite before the first update after a rollback, the cause is the data or the number
     format: up to 20 consecutive updates are skipped before the next rollback.

@@ -412,19 +412,3 @@ def test_a_detector_of_ones_own_replaces_the_default_of_its_sign() -> None:
     assert mine in detectors
     assert known_signs() >= SIGNS
     assert known_signs([other]) - known_signs() == {"counting"}
-
-
-@pytest.mark.parametrize("is_restored", [False, True])
-def test_a_loss_that_is_high_at_restored_weights_is_no_explosion(is_restored: bool) -> None:
-    """No update was taken since the state was restored, even if loss, gradients and weights had grown before it."""
-    detectors = DetectorSet(default_detectors())
-    for step in range(80):
-        growth = 1.05 ** max(0, step - 40)
-        one = record(step, loss=growth, grad_norm=growth, weight_norm=10 * growth, update_ratio=0.05)
-        detectors.begin(one)
-        detectors.proceed(one)
-    if is_restored:
-        detectors.restored()
-    after = [record(80 + step, loss=100 * one, weight_norm=70.0) for step, one in enumerate(noise(20, 0.05))]
-    signs = {finding.sign for finding in begin_all(detectors, after) if finding.severity is Severity.CRITICAL}
-    assert ("diverging-loss" in signs) is not is_restored

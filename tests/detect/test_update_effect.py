@@ -46,17 +46,6 @@ def test_nothing_is_known_before_an_update_was_measured() -> None:
     assert effect.begin(StepRecord(step=4, grad_norm=1.0), 1.0) == math.inf
 
 
-def test_no_update_has_caused_the_first_loss_after_an_earlier_state_was_restored() -> None:
-    """The change from the last loss before that state comes from the data; later ones may come from updates again."""
-    effect = UpdateEffect()
-    record = measured(0, 2.0, 0.5)
-    effect.begin(record, 1.0)
-    effect.measured(record)
-    effect.restored()
-    assert effect.begin(StepRecord(step=1, grad_norm=3.0, learning_rate=0.1), 1.0) == 0.0
-    assert effect.begin(StepRecord(step=2, grad_norm=3.0, learning_rate=0.1), 1.0) > 0.0
-
-
 def test_updates_in_between_follow_the_rate_and_larger_gradients_and_weights() -> None:
     """After a measured update of 0.5, ten times the rate and twice the gradient, 4, is an update of at most 10."""
     effect = UpdateEffect()
