@@ -170,9 +170,9 @@ class OptimizerSteps(CurrentResults):
         if self._run.acts:
             self._run.responses.step_ended(optimizer)
         calm, step = self._run.calm_steps.open, self._open
-        is_own = calm is not None and calm.state.optimizer is optimizer
-        if calm is not None and is_own and not (calm.update_taken or self._run.calm_steps.stepped(calm)):
-            step = self._reopen_after_update(calm)  # its update was not taken by a step within
+        is_its = calm is not None and calm.state.optimizer is optimizer and not calm.update_taken  # else by one within
+        if calm is not None and is_its and not self._run.calm_steps.stepped(calm):
+            step = self._reopen_after_update(calm)
         if step is not None and step.state.optimizer is optimizer:
             step.state.evaluations = step.evaluations
             self._after.measure(step)

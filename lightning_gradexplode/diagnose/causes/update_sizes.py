@@ -16,8 +16,8 @@ from lightning_gradexplode.records import Cause, Evidence, OptimizerFacts
 BEYOND = 3.0
 """So many times the largest update that its formula allows, an update of the optimizer does not fit its gradient."""
 
-ADAMS = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam")
-"""The optimizers of torch whose updates are bounded by the learning rate."""
+ADAMS = ("Adam", "AdamW", "Adamax", "NAdam")
+"""The optimizers of torch whose updates are bounded by the learning rate; the first ones of RAdam are not."""
 
 FRESH, DISTURBS = 3.0, 4.0
 """Growth of the first update of an epoch over the one before, and of the loss after it, that show an emptied state."""

@@ -12,6 +12,9 @@ LIMITS = {"float16": 65504.0, "half": 65504.0, "bfloat16": 3.39e38, "float32": 3
 DIVISIONS = {"div", "true_divide", "reciprocal", "remainder", "fmod", "floor_divide"}
 """Operations that divide their first input, or the number one."""
 
+FILLS = {"constant_pad_nd", "fill", "index_fill", "index_put", "masked_fill", "masked_scatter", "scatter", "where"}
+"""Operations that fill constants into a tensor."""
+
 EXPONENTIALS = {"exp", "exp2", "expm1", "sinh", "cosh", "softplus", "special_expit", "logaddexp", "gelu", "silu",
                  "special_exp2", "elu", "selu"}  # fmt: skip
 _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "convolution", "conv1d", "conv2d", "conv3d",

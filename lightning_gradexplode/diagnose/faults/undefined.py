@@ -7,14 +7,13 @@ import re
 
 from lightning_gradexplode.diagnose.faults.fault import Fault
 from lightning_gradexplode.diagnose.faults.operands import at_fault, holds_infinity, inputs_in_words, number_or, type_of
-from lightning_gradexplode.diagnose.faults.operations import DIVISIONS, largest_input, limit_of
+from lightning_gradexplode.diagnose.faults.operations import DIVISIONS, FILLS, largest_input, limit_of
 from lightning_gradexplode.diagnose.remedies.lines import remedy_for, remedy_for_divisor, remedy_for_number
 from lightning_gradexplode.records import Operation
 
 _POLES = {"log", "log2", "log10", "log1p", "div", "true_divide", "reciprocal", "rsqrt", "logit", "special_logit",
           "atanh", "erfinv", "xlogy", "special_xlogy", "lgamma", "digamma", "tan", "log_ndtr"}  # fmt: skip
-_FILLS = {"constant_pad_nd", "copy", "fill", "full", "full_like", "index_fill", "index_put", "masked_fill", "scatter",
-          "where"}  # fmt: skip
+_FILLING = {*FILLS, "copy", "full", "full_like"}
 SOFTMAXES = {"softmax", "log_softmax", "safe_softmax", "masked_softmax", "logsumexp", "scaled_dot_product_attention"}
 _MATRIX = ("linalg", "cholesky", "inverse", "svd", "eigh", "logdet", "slogdet")
 _MATRIX_CALL = re.compile(r"\b(logdet|slogdet|cholesky|inverse|pinv|svd|eigh|linalg\.(inv|solve|det|lstsq))\(")
@@ -67,7 +66,7 @@ def undefined_operation(operation: Operation, name: str) -> Fault | None:
 def filled_infinity(operation: Operation, name: str) -> Fault | None:
     """Return the fault of an infinity that was filled in deliberately, and reached the loss; None for others."""
     is_given = holds_infinity(operation) or any(map(math.isinf, operation.scalars))
-    if not is_given or name not in _FILLS or operation.phase != "forward" or operation.result == "nan":
+    if not is_given or name not in _FILLING or operation.phase != "forward" or operation.result == "nan":
         return None
     return Fault(
         "undefined",

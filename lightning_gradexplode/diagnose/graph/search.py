@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
+from lightning_gradexplode.diagnose.faults.operations import FILLS
 from lightning_gradexplode.diagnose.graph.nodes import Argument, Graph, name_of_node, shape_of
 from lightning_gradexplode.diagnose.replay.observation.finiteness import has_nan
 
@@ -20,9 +21,6 @@ _CARRYING = {
     "unsafe_view", "unsqueeze", "view",
 }  # fmt: skip
 """Operations whose result is finite if their arguments are, and far from the end of the number format."""
-
-_FILLS = {"constant_pad_nd", "fill", "index_fill", "index_put", "masked_fill", "masked_scatter", "scatter", "where"}
-"""Operations that fill in constants: their infinite elements are intended."""
 
 _INFINITE_OF_FINITE = {"exp", "exp2", "expm1", "cosh", "sinh", "reciprocal", "rsqrt"}
 """Operations with infinite results of finite arguments: exponentials of large ones, and poles at zero, whose result for
@@ -105,7 +103,7 @@ class Search:
         if known is False:
             # Other operations are finite for finite arguments, unless these are near the limit of the number format.
             return Found(node) if name not in _CARRYING or self._is_known(node) else "unclear"
-        if name in _FILLS:
+        if name in FILLS:
             return "filled"
         return "finite" if name in _CARRYING and self._is_small(node) else "unclear"
 
@@ -125,7 +123,7 @@ class Search:
 
     def _through(self, node: Any, origins: Sequence[Found], value: Tensor | None) -> Answer:
         """Return the origin of the result of an operation, given the origins of its non-finite arguments."""
-        made = [one for one in origins if name_of_node(one.node) not in _FILLS]
+        made = [one for one in origins if name_of_node(one.node) not in FILLS]
         if made:
             return made[0]
         # A filled-in infinity is no fault, unless an operation turns it into NaN.

@@ -54,10 +54,11 @@ def test_weights_that_rise_by_more_than_adam_can_move_them_show_a_state_that_doe
         (SLOW_ADAM, -1.0, NAN),  # as by pruning
         (SLOW_ADAM, 1.0, 0.001),  # the update was small: something else has written to the weights
         (OptimizerFacts("SGD", ({"lr": 0.001},)), 1.0, NAN),
+        (OptimizerFacts("RAdam", ({**ADAM, "lr": 0.001},)), 1.0, NAN),
     ],
 )
 def test_other_rises_of_the_weights_show_no_such_state(kind: OptimizerFacts, rise: float, ratio: float) -> None:
-    """The formula of gradient descent has no bound without the gradients."""
+    """The formulas of gradient descent, and of the first steps of RAdam, have no bound without the gradients."""
     assert optimizer_state(after_a_jump(kind, rise, ratio)) is None
 
 

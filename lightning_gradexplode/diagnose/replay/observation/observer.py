@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lightning_gradexplode.diagnose.faults.operations import FILLS
 from lightning_gradexplode.diagnose.replay.observation.batch_rows import BatchRows
 from lightning_gradexplode.diagnose.replay.observation.batch_shape import BatchShape
 from lightning_gradexplode.diagnose.replay.observation.events import UNKNOWN, Event, Input, Origin, Origins, inherited
@@ -45,22 +46,7 @@ OPERANDS = 8
 LARGE = 1 << 24
 """An argument with more elements is not cloned before an operation overwrites it."""
 
-_FILLS = {
-    "constant_pad_nd",
-    "fill",
-    "full",
-    "full_like",
-    "index_fill",
-    "index_put",
-    "masked_fill",
-    "masked_scatter",
-    "new_full",
-    "scalar_tensor",
-    "scatter",
-    "tril",
-    "triu",
-    "where",
-}
+_FILLS = {*FILLS, "full", "full_like", "new_full", "scalar_tensor", "tril", "triu"}
 """Operations that fill in values and compute none: their infinite elements are intended."""
 
 GROWN = 1e8
