@@ -247,7 +247,9 @@ class EvidenceCollector:
             return replay or of_graph
         if replay.source == "buffer" and of_graph.first is None:
             return replay  # the graph shows only a constant; the replay has found the buffer that holds it
-        return replace(of_graph, notes=(*of_graph.notes, f"the step could not be computed again: {replay.reason}"))
+        notes = (*of_graph.notes, f"the step could not be computed again: {replay.reason}")
+        # The loss functions of the replayed step are finite, and show whether they are sums.
+        return replace(of_graph, notes=notes, losses=replay.losses or of_graph.losses)
 
     def diagnosis(self, attempts: Sequence[Attempt] = ()) -> Diagnosis | None:
         """Return the diagnosis of the latest incident; without an incident, of any evident fault, None without one."""

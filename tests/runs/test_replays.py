@@ -318,6 +318,38 @@ def test_a_step_that_no_replay_reproduces_is_explained_by_the_graph_of_its_loss(
     assert any("could not be computed again" in note for note in replay["notes"])
 
 
+def test_a_later_overflow_of_a_summed_loss_leaves_the_sum_as_the_cause() -> None:
+    """The graph of the loss that is infinite at last shows the loss function, but not that it is a sum."""
+
+    class Summed(pl.LightningModule):
+        """A deep network that is trained with the sum of the errors, at the rate of a mean."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            layers: list[nn.Module] = [nn.Linear(64, 32)]
+            for _ in range(9):
+                layers += [nn.Tanh(), nn.Linear(32, 32)]
+            self.body = nn.Sequential(*layers, nn.Linear(32, 1))
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return nn.functional.mse_loss(self.body(batch[0]), batch[1], reduction="sum")
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    torch.manual_seed(0)
+    inputs = torch.randn(640, 64)
+    loader = DataLoader(TensorDataset(inputs, 1.5 * inputs[:, :8].sum(1, keepdim=True).tanh()), batch_size=64)
+    monitor = GradientExplosionMonitor(report=False)
+    settings = {**QUIET, "max_steps": 40, "max_epochs": -1, "limit_train_batches": 10, "logger": False}
+    pl.Trainer(**settings, callbacks=[monitor]).fit(Summed(), loader)
+    diagnosis = monitor.diagnosis()
+
+    assert diagnosis is not None
+    assert "nonfinite-loss" in {finding.sign for finding in monitor.findings}
+    assert diagnosis.causes[0].kind == "accumulated-gradients"
+
+
 def test_data_in_an_object_without_methods_are_found(tmp_path: Path) -> None:
     """Its tensors are those of the batch, so that NaN in them comes from the data, and from no operation."""
 
