@@ -37,6 +37,7 @@ from benchmarks.scenarios import (
     FALLING,
     FAMILIES,
     FRESH,
+    FURTHER_KINDS,
     HELD_OUT,
     LATER,
     LATEST,
@@ -312,6 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("--later", LATER, "families written for clipping, counted only"),
         ("--latest", LATEST, "families with noisy losses, written for clipping, counted only"),
         ("--plans", PLANS_AND_NOISE, "plans and noise of ordinary trainings, counted only"),
+        ("--further", FURTHER_KINDS, "ordinary trainings and slow explosions of further kinds"),
         ("--falling", FALLING, "losses that fall to a lower bound, or without one"),
         ("--held-out", HELD_OUT, "the held-out families"),
     ):

@@ -9,8 +9,8 @@ percent. The figures are given separately for kinds of training that the constan
 
 Runs are kept on disk (``benchmarks/.cache``) until the code they come from changes; ``--jobs`` trains in parallel.
 ``--sample 3`` takes every third family of each side: exploding or healthy, of kinds chosen on or left out. ``--fresh``,
-``--newest``, ``--later`` and ``--latest`` take other families, of kinds that the others do not have; with ``A`` or
-``B`` they take every second of these kinds, in the order of their names.
+``--newest``, ``--later``, ``--latest`` and ``--further`` take other families, of kinds that the others do not have;
+with ``A`` or ``B`` they take every second of these kinds, in the order of their names.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from torch.optim import Optimizer
 
 import lightning_gradexplode
 from benchmarks import clippers
-from benchmarks.scenarios import FAMILIES, FRESH, LATER, LATEST, NEWEST, Family
+from benchmarks.scenarios import FAMILIES, FRESH, FURTHER_KINDS, LATER, LATEST, NEWEST, Family
 from benchmarks.scenarios.family import Setup
 from benchmarks.scenarios.module import Adversaries
 from benchmarks.scenarios.probe import losses_before
@@ -73,7 +73,7 @@ CHOSEN_ON = frozenset(
 )
 """Kinds of families on which the constants of ``clip="auto"`` were chosen."""
 
-FURTHER = {"newest": NEWEST, "later": LATER, "latest": LATEST}
+FURTHER = {"newest": NEWEST, "later": LATER, "latest": LATEST, "further": FURTHER_KINDS}
 """Families of kinds that the others do not have, by the option that takes them."""
 
 HALVES = {"A": slice(0, None, 2), "B": slice(1, None, 2), "both": slice(None)}
@@ -175,7 +175,9 @@ Job = tuple[str, int, str, float]
 def ending(job: Job) -> Ending:
     """Return a run from the cache; it is trained if it is missing or if its code has changed."""
     name, seed, remedy, factor = job
-    family = next(family for family in (*FAMILIES, *FRESH, *NEWEST, *LATER, *LATEST) if family.name == name)
+    family = next(
+        family for family in (*FAMILIES, *FRESH, *NEWEST, *LATER, *LATEST, *FURTHER_KINDS) if family.name == name
+    )
     path = CACHE / f"{name}-{seed}-{_slug(remedy)}-{factor:g}-{_source(family, remedy)}.json"
     if path.exists():
         return Ending(**json.loads(path.read_text()))

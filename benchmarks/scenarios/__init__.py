@@ -57,10 +57,12 @@ from benchmarks.scenarios import (
     policies,
     rearranging,
     reconstructing,
+    relaxing,
     rising_losses,
     sampling,
     sensing,
     structures,
+    surveying,
     transferring,
     two_parties,
 )
@@ -201,12 +203,18 @@ With the rules of commit e0edcaa, seed 1: 8 of 8 runs caught, 0 of 8 healthy run
 warning; at the first warning 44 % of the growth has passed, the median of four slow runs.
 """
 
+FURTHER_KINDS: tuple[Family, ...] = tuple(
+    value for module in (surveying, relaxing) for value in vars(module).values() if isinstance(value, Family)
+)
+"""Ordinary trainings of sixteen further kinds and slow explosions, by an author who had not read the rules."""
+
 __all__ = [
     "EVERYDAY",
     "EVERYDAY_COUNTED",
     "FALLING",
     "FAMILIES",
     "FRESH",
+    "FURTHER_KINDS",
     "HELD_OUT",
     "LATER",
     "LATEST",

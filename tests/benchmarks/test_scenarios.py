@@ -15,6 +15,7 @@ from benchmarks.scenarios import (
     FALLING,
     FAMILIES,
     FRESH,
+    FURTHER_KINDS,
     HELD_OUT,
     LATER,
     LATEST,
@@ -84,6 +85,17 @@ def test_plans_and_noise_have_kinds_that_no_other_family_has() -> None:
     assert not {family.kind for family in PLANS_AND_NOISE} & {family.kind for family in others}
     built = sorted((family.kind, family.expected) for family in PLANS_AND_NOISE)
     assert built == [(kind, one) for kind in sorted({kind for kind, _ in built}) for one in ("explodes", "healthy")]
+
+
+def test_further_kinds_are_those_that_no_other_family_has() -> None:
+    """No constant can have been chosen on their kinds: twelve runs explode, sixteen are healthy, one of each kind."""
+    earlier = (*FAMILIES, *FRESH, *HELD_OUT, *NEWEST, *LATER, *LATEST, *STUDIED, *UNTOUCHED, *FALLING)
+    others = (*earlier, *EVERYDAY, *EVERYDAY_COUNTED, *PLANS_AND_NOISE)
+    assert not {family.name for family in FURTHER_KINDS} & {family.name for family in others}
+    assert not {family.kind for family in FURTHER_KINDS} & {family.kind for family in others}
+    built = [{family.kind for family in FURTHER_KINDS if family.expected == one} for one in ("explodes", "healthy")]
+    assert [len(kinds) for kinds in built] == [12, 16]
+    assert built[0] < built[1]
 
 
 def test_falling_families_have_names_of_their_own_and_both_sides_of_each_kind() -> None:
