@@ -127,7 +127,7 @@ def wrong_pairs_in_pictures(seed: int) -> Setup:
 
 @exploding("cameras and points")
 def points_pass_through_a_camera(seed: int) -> Setup:
-    """The same near the cameras, by descent with momentum and a rising rate: a point that comes behind a camera divides by zero."""
+    """The same near the cameras, with momentum and a rising rate: a point behind a camera has passed infinity."""
     module = ByStep(
         _Cameras(1.5), lambda n, b, s: mse_loss(n(b[0]), b[1]), sgd(0.5, 0.9), schedule=lambda step: 1.02**step
     )
