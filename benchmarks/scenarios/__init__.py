@@ -206,7 +206,11 @@ warning; at the first warning 44 % of the growth has passed, the median of four 
 FURTHER_KINDS: tuple[Family, ...] = tuple(
     value for module in (surveying, relaxing) for value in vars(module).values() if isinstance(value, Family)
 )
-"""Ordinary trainings of sixteen further kinds and slow explosions, by an author who had not read the rules."""
+"""Ordinary trainings of sixteen further kinds and slow explosions, by an author who had not read the rules.
+
+With the rules of commit 08b98aa, seed 1: 10 of 12 runs caught, 0 of 16 healthy runs with a false alarm, 0 of 16 with a
+warning; at the first warning 73 % of the growth has passed, the median of eight slow runs.
+"""
 
 __all__ = [
     "EVERYDAY",
