@@ -22,6 +22,7 @@ from benchmarks.diagnosis import (
     tenth,
     third,
     tuning,
+    twelfth,
 )
 from benchmarks.diagnosis.case import Case
 
@@ -38,6 +39,7 @@ Half = Literal[
     "ninth",
     "tenth",
     "eleventh",
+    "twelfth",
     "held_out",
 ]
 NOT_BY_CASE: tuple[Half, ...] = ("ninth", "held_out")
@@ -55,6 +57,7 @@ _PACKAGES = {
     "ninth": ninth,
     "tenth": tenth,
     "eleventh": eleventh,
+    "twelfth": twelfth,
     "held_out": held_out,
 }
 
