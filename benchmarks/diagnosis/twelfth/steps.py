@@ -1,6 +1,6 @@
 """Optimizers that users wrote, and a run that was resumed, after public reports."""
 # ruff: noqa: D102
-# mypy: disable-error-code="no-any-return,no-untyped-call"
+# mypy: disable-error-code="no-any-return,no-untyped-call,arg-type"
 
 from __future__ import annotations
 
