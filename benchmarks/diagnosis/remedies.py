@@ -132,7 +132,8 @@ def treat(case: type[Case], treatment: Treatment) -> Ending:
     module = prepare(case, dict(treatment.settings))
     factor = treatment.rate_factor
     if treatment.learning_rate is not None:
-        rates = [group.get("initial_lr", group["lr"]) for one in _optimizers(module) for group in one.param_groups]
+        optimizers = optimizers_in(module.configure_optimizers())
+        rates = [group.get("initial_lr", group["lr"]) for one in optimizers for group in one.param_groups]
         factor *= treatment.learning_rate / max(rates)
     if factor != 1.0:
         module = prepare(case, {**treatment.settings, "lr": module.lr * factor})
@@ -142,10 +143,14 @@ def treat(case: type[Case], treatment: Treatment) -> Ending:
     return train_monitored(module, callbacks, **treatment.monitor)[0]
 
 
-def _optimizers(module: Case) -> list[Optimizer]:
-    made = module.configure_optimizers()
-    made = made["optimizer"] if isinstance(made, dict) else made
-    return made if isinstance(made, list) else [made]
+def optimizers_in(made: Any) -> list[Optimizer]:
+    """Return the optimizers of what ``configure_optimizers`` returned, in any of the forms that Lightning takes."""
+    if isinstance(made, Mapping):
+        return optimizers_in(made["optimizer"])
+    if not isinstance(made, (list, tuple)):
+        return [] if made is None else [made]
+    has_schedulers = len(made) == 2 and all(isinstance(one, (list, tuple)) for one in made)
+    return [one for part in (made[:1] if has_schedulers else made) for one in optimizers_in(part)]
 
 
 class _Groups(Callback):

@@ -12,7 +12,7 @@ from torch.nn import functional
 from benchmarks.diagnosis.case import NUMBER, Case, noise, settings
 from benchmarks.diagnosis.grading import Grade, grade, is_right_place, run_case, table, totals
 from benchmarks.diagnosis.halves import Half, cases
-from benchmarks.diagnosis.remedies import treat, treatment_for
+from benchmarks.diagnosis.remedies import optimizers_in, treat, treatment_for
 from benchmarks.diagnosis.runs import prepare, train
 from benchmarks.diagnosis.verify import fault_of
 from lightning_gradexplode.records.diagnosis import CAUSE_KINDS, Cause, Diagnosis
@@ -184,6 +184,19 @@ def test_a_remedy_is_applied_by_its_words(remedy: str, name: str, value: object)
     treatment = treatment_for(StraightLine, remedy)
     assert treatment is not None
     assert getattr(treatment, name) == value
+
+
+def test_optimizers_are_found_in_every_form_that_lightning_takes() -> None:
+    """One, several, with schedulers in a second list, in dictionaries, and none."""
+    first, second = (torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1) for _ in range(2))
+    schedule = torch.optim.lr_scheduler.ExponentialLR(first, 0.9)
+    assert optimizers_in(first) == [first]
+    assert optimizers_in([first, second]) == optimizers_in((first, second)) == [first, second]
+    assert optimizers_in(([first], [schedule])) == optimizers_in(([first], [{"scheduler": schedule}])) == [first]
+    assert optimizers_in(([first, second], [])) == [first, second]
+    assert optimizers_in({"optimizer": first, "lr_scheduler": {"scheduler": schedule}}) == [first]
+    assert optimizers_in([{"optimizer": first}, {"optimizer": second}]) == [first, second]
+    assert optimizers_in(None) == []
 
 
 def test_a_remedy_of_unknown_words_is_not_applied() -> None:
