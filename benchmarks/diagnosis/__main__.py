@@ -12,7 +12,7 @@ from functools import partial
 from typing import TypeVar, get_args
 
 from benchmarks.diagnosis.case import Case
-from benchmarks.diagnosis.grading import Grade, run_case, table
+from benchmarks.diagnosis.grading import Grade, confidence_table, run_case, table
 from benchmarks.diagnosis.halves import NOT_BY_CASE, Half, cases
 from benchmarks.diagnosis.verify import fault_of, named_when_cured
 
@@ -60,7 +60,7 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Train the chosen halves and print a table for each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--half", choices=[*get_args(Half), "both"], default="both")
+    parser.add_argument("--half", nargs="+", choices=[*get_args(Half), "both"], default=["both"])
     parser.add_argument("--jobs", type=int, default=1, help="number of processes")
     parser.add_argument(
         "--cases", nargs="*", help="also print a line for each case, or for these; not of sets that are only counted"
@@ -73,10 +73,12 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--verify", action="store_true", help="only check that each case fails, and trains when cured")
     parser.add_argument("--cured", action="store_true", help="only count what is named in the cured runs")
+    parser.add_argument("--confidence", action="store_true", help="also print how many are right by confidence")
     options = parser.parse_args(arguments)
     graded = partial(run_case, log_every_n_steps=options.log_every_n_steps)
     named = partial(named_when_cured, log_every_n_steps=options.log_every_n_steps)
-    halves: list[Half] = ["tuning", "held_out"] if options.half == "both" else [options.half]
+    halves: list[Half] = ["tuning", "held_out"] if "both" in options.half else options.half
+    every: list[Grade] = []
     for half in halves:
         names = options.cases if half not in NOT_BY_CASE else None
         chosen = [case for case in cases(half) if not names or case.__name__ in names]
@@ -94,6 +96,10 @@ def main(arguments: Sequence[str]) -> None:
             print("\n".join(case_lines(grades)))
         print(f"\n{half}\n")
         print_table(table(grades))
+        every += grades
+    if options.confidence and every:
+        print("\nall of these sets\n")
+        print_table(confidence_table(every))
 
 
 if __name__ == "__main__":

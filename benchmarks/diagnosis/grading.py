@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Literal
 from benchmarks.diagnosis.case import Case, lines_at_fault
 from benchmarks.diagnosis.remedies import treat, treatment_for
 from benchmarks.diagnosis.runs import prepare, train_monitored
-from lightning_gradexplode.records.diagnosis import Diagnosis
+from lightning_gradexplode.records.diagnosis import LEAST_CONFIDENCE, Diagnosis
 
 Verdict = Literal["right", "wrong", "unknown", "none"]
 """Of the first cause; ``"none"`` where there is no diagnosis."""
@@ -30,6 +31,7 @@ class Grade:
         saved: Whether the first remedy saves the run, None where nothing is to be saved.
         applied: Whether the first remedy could be applied mechanically.
         said: Kinds and places of the first three causes, and the first remedy.
+        confidence: Of the first cause, 0 without a cause.
     """
 
     case: str
@@ -41,6 +43,7 @@ class Grade:
     saved: bool | None
     applied: bool
     said: str
+    confidence: float = 0.0
 
 
 def run_case(case: type[Case], log_every_n_steps: int = 1) -> Grade:
@@ -87,6 +90,7 @@ def grade(case: type[Case], diagnosis: Diagnosis | None, saved: bool | None, app
         saved=saved,
         applied=applied,
         said=_said(diagnosis),
+        confidence=causes[0].confidence if causes else 0.0,
     )
 
 
@@ -120,6 +124,21 @@ def totals(grades: Iterable[Grade]) -> list[str]:
     among = sum(one.among_three for one in every)
     cells = [str(len(every)), str(counts[0]), str(among), *(str(count) for count in counts[1:])]
     return cells + [f"{sum(column)} of {len(column)}" for column in (places, rows, saved)]
+
+
+CONFIDENCES = (0.9, 0.8, 0.7, 0.6, 0.5, LEAST_CONFIDENCE)
+"""Least confidence of each line of the table of confidences."""
+
+
+def confidence_table(grades: Iterable[Grade]) -> list[list[str]]:
+    """Return the heading, and for each range of confidence how many first causes are right, of how many."""
+    named = [one for one in grades if one.first in ("right", "wrong") and one.confidence > 0]
+    lines = [["confidence of the first cause", "right"]]
+    for least, above in zip(CONFIDENCES, (math.inf, *CONFIDENCES), strict=False):
+        verdicts = [one.first for one in named if least <= one.confidence < above]
+        title = f"{least:g} and more" if above == math.inf else f"from {least:g} to below {above:g}"
+        lines.append([title, f"{verdicts.count('right')} of {len(verdicts)}"])
+    return lines
 
 
 HEADINGS = ("cases", "right", "in three", "wrong", "unknown", "none", "place", "rows", "first remedy saves")

@@ -28,6 +28,7 @@ from lightning_gradexplode.engine.loss_graphs import LossGraphs
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step_inputs import StepInputs
 from lightning_gradexplode.hosts.base import TrainingLoop
+from lightning_gradexplode.measure.parameters import plain_name
 from lightning_gradexplode.records import Experiments, Replay, StepRecord
 from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.records.replay import NO_REPLAY
@@ -65,11 +66,12 @@ class IncidentReplays:
         self._step: ReplayStep | None = None
         self._weights_before: Mapping[str, Tensor] | None = None
         self._step_of_update = -1
+        self._is_lost = False  # whether the weights of the replayed step were not known
 
     @property
     def is_due(self) -> bool:
         """Whether the next critical step of the latest incident is computed again."""
-        return self._is_on and self.replay is None and self._count < MOST_REPLAYS
+        return self._is_on and (self.replay is None or self._is_lost) and self._count < MOST_REPLAYS
 
     def keep(self, batch: Any, batch_idx: int, *, after_warning: bool, with_weights: bool) -> StepInputs:
         """Return the inputs with which a step can be computed again, before it begins.
@@ -170,6 +172,7 @@ class IncidentReplays:
         if again.is_updated and failed is not None and replay.status == "not-possible":
             replay = dataclasses.replace(replay, reason=f'{replay.reason}; on_explosion="skip" would have kept them')
         replay = self.replay = _from_rank(replay, record.rank)
+        self._is_lost = again.is_updated and replay.status != "reproduced"
         if again.is_updated or replay.status in ("not-possible", "not-reproduced"):
             return
         before = None if before_update else inputs.weights
@@ -242,8 +245,17 @@ class IncidentReplays:
                 memory_grad_norm=record.grad_norm,
                 initial_grad_norm=float(first[0]) if len(first) else record.grad_norm,
                 repeated=repeated,
+                gradients=self._gradients(record),
             ),
         )
+
+    def _gradients(self, record: StepRecord) -> dict[str, Tensor]:
+        """Return the gradients that the run holds, if they are those of one loss only; else none."""
+        is_of_one_loss = record.micro_batches == 1 and (record.backward_passes or 1) == 1 and len(self._states) == 1
+        if not is_of_one_loss or self._loop.process_group.size > 1:
+            return {}
+        named = self._loop.module.named_parameters()
+        return {plain_name(name): one.grad for name, one in named if one.grad is not None and not one.grad.is_sparse}
 
     def updated(self, number: int) -> None:
         """Run the line search along an update, if one is due; called after each update with the step's number."""

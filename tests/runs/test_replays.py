@@ -374,3 +374,28 @@ def test_data_in_an_object_without_methods_are_found(tmp_path: Path) -> None:
 
     assert diagnosis is not None
     assert (diagnosis.causes[0].kind, diagnosis.causes[0].where) == ("nonfinite-input", 'batch["x"], row 2')
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.01])
+def test_a_wrong_sign_of_the_gradient_is_named_whatever_the_rate(rate: float, tmp_path: Path) -> None:
+    """Also where the weights before the first critical finding are not known, as that of a large update."""
+
+    class Reversed(Network):
+        """Regression with gradients of the wrong sign."""
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            outputs = self.body(batch[0])
+            if outputs.requires_grad:
+                outputs.register_hook(torch.neg)
+            return (outputs - batch[0][:, :3]).square().mean()
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=rate, momentum=0.9)
+
+    torch.manual_seed(0)
+    monitor = GradientExplosionMonitor(report=False)
+    fit(Reversed(), monitor, max_steps=60, max_epochs=-1)
+    diagnosis = monitor.diagnosis()
+    assert diagnosis is not None
+    assert diagnosis.causes[0].kind == "loss-without-floor"
+    assert "look for a wrong sign" in diagnosis.remedies[0]

@@ -1,35 +1,37 @@
-"""How much an update of gradient descent lowers the loss, compared with what its gradient predicts."""
+"""Whether the gradients of a run are those of its loss, by the slope of the loss along them."""
 
 from __future__ import annotations
 
 import math
 
-from lightning_gradexplode.diagnose.line_search import LineSearch
-from lightning_gradexplode.diagnose.optimizers import is_plain_descent
-from lightning_gradexplode.diagnose.remedies import common as remedies
 from lightning_gradexplode.records import Evidence
 
-
-def is_ascent(share: float) -> bool:
-    """Return whether the loss rises along the update by as much as it should fall: the gradient has a wrong sign."""
-    return math.isclose(share, -1, rel_tol=0.1)
+PRECISE, PRECISE_OF_ONE = 0.01, 0.03
+"""Relative errors of the slope along all gradients, and along that of one parameter, a small part of them."""
 
 
-def share_of_descent(evidence: Evidence, search: LineSearch) -> float | None:
-    """Return the decrease of the loss along the update to first order, divided by that of gradient descent.
+def share_of_descent(evidence: Evidence) -> float | None:
+    """Return the slope of the loss along its gradient, divided by the slope that the gradient predicts.
 
-    Gradient descent decreases it by the learning rate times the squared norm of the gradient.
+    It is one, unless something in the loss changes with the weights that the gradient does not include, or something
+    changes the gradient on its way to the weights.
+    """
+    return None if evidence.experiments is None else evidence.experiments.slope_share
+
+
+def is_ascent(evidence: Evidence) -> bool:
+    """Return whether the loss falls along its gradient by as much as it should rise: the gradient has a wrong sign."""
+    share = share_of_descent(evidence)
+    return share is not None and math.isclose(share, -1, rel_tol=PRECISE)
+
+
+def with_wrong_sign(evidence: Evidence) -> tuple[str, ...]:
+    """Return the parameters whose gradients have a wrong sign, while those of all others are right.
 
     Returns:
-        None if the update is not the gradient of the step times one learning rate, or if that is not known.
+        None of them if some gradients are wrong otherwise, as those of a loss whose targets move.
     """
-    experiments, rate = evidence.experiments, remedies.learning_rate(evidence)
-    norm = experiments.memory_grad_norm if experiments is not None else None
-    groups = [group for one in evidence.run.optimizers for group in one.groups]
-    if not is_plain_descent(evidence.run) or len({group.get("lr") for group in groups}) != 1:
-        return None
-    if evidence.run.clip_val is not None or any(group.get("weight_decay") for group in groups):
-        return None
-    if rate is None or norm is None or not 0 < norm < math.inf or not math.isfinite(search.slope):
-        return None
-    return -search.slope / (rate * norm**2)
+    shares = dict(evidence.experiments.slope_shares) if evidence.experiments is not None else {}
+    if not all(math.isclose(abs(share), 1, rel_tol=PRECISE_OF_ONE) for share in shares.values()):
+        return ()
+    return tuple(name for name, share in shares.items() if share < 0)

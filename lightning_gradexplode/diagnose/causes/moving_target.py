@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.causes.descent import is_ascent, share_of_descent
+from lightning_gradexplode.diagnose.causes.descent import is_ascent, share_of_descent, with_wrong_sign
 from lightning_gradexplode.diagnose.causes.indication import Indication
 from lightning_gradexplode.diagnose.causes.optimization import exceeds_usual
 from lightning_gradexplode.diagnose.causes.outliers import outlier_field
@@ -25,9 +25,9 @@ from lightning_gradexplode.records import Cause, Evidence, FieldFacts, RunFacts
 GROWN = 1.5
 """Growth of the weights from which targets may have grown with them; with less, other data may have raised the loss."""
 
-HALF_WAY = 0.5
-"""Decrease of the loss by a step, divided by that to first order along the gradient, below which the gradient does not
-include the change of the targets."""
+HALF_WAY, WHOLE = 0.5, 0.9
+"""Slope of the loss along its gradient, divided by the one that the gradient predicts, below which the gradient leaves
+out the change of the targets, and from which it includes all that changes in the loss of the batch."""
 
 _TRANSITION = ("reward", "done", "next", "action", "terminal", "state", "obs", "log_prob", "advantage")
 
@@ -130,8 +130,8 @@ def _along_the_update(evidence: Evidence) -> Indication | None:
             f"Each update lowers the loss of its own batch (from {search.start:.4g} to {search.end:.4g}), and yet "
             f"the loss has risen {_rise(evidence)}: the targets move.",
         )
-    share = share_of_descent(evidence, search)
-    if share is not None and is_ascent(share):
+    share = share_of_descent(evidence)
+    if is_ascent(evidence) or with_wrong_sign(evidence) or (share is not None and share >= WHOLE):
         return None
     if search.climbs:
         return Indication(
@@ -143,9 +143,8 @@ def _along_the_update(evidence: Evidence) -> Indication | None:
     if share is not None and share < HALF_WAY:
         return Indication(
             0.45,
-            f"To first order a step along the gradient of the loss lowers it by the rate times the gradient's squared "
-            f"norm; the loss of the same batch falls by {max(share, 0.0):.2g} of that: its targets move with the "
-            "weights, and the gradient does not include that.",
+            f"The slope of the loss of the same batch along its gradient is {share:.2g} times the one that the "
+            "gradient predicts: its targets move with the weights, and the gradient does not include that.",
         )
     if not search.falls_at_first:
         return Indication(

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from lightning_gradexplode.diagnose.causes.descent import is_ascent, share_of_descent
+from lightning_gradexplode.diagnose.causes.descent import is_ascent, share_of_descent, with_wrong_sign
 from lightning_gradexplode.diagnose.causes.loss_factors import raised_factor
 from lightning_gradexplode.diagnose.curves import FloatArray, curve, failing_step, is_critical, loss_curve
 from lightning_gradexplode.diagnose.faults.operations import base_name
 from lightning_gradexplode.diagnose.learning import ENOUGH
-from lightning_gradexplode.diagnose.line_search import line_search
 from lightning_gradexplode.diagnose.trends import initial_weight_norm, trend
 from lightning_gradexplode.records import Cause, Evidence, RunFacts
 
@@ -118,24 +117,38 @@ def _negative_term(evidence: Evidence, first: float, least: float) -> Cause | No
 
 
 def _ascent(evidence: Evidence) -> Cause | None:
-    """Return the cause if the loss rises along the update by as much as gradient descent should lower it."""
-    search = line_search(evidence)
-    share = None if search is None else share_of_descent(evidence, search)
-    if search is None or share is None or not is_ascent(share) or not trend(evidence).has_diverged:
+    """Return the cause if the gradients of some parameters have the wrong sign, measured by the slope of the loss."""
+    if not trend(evidence).has_diverged:
+        return None
+    wrong = with_wrong_sign(evidence)
+    if is_ascent(evidence):
+        where: str | None = None
+        sentence = (
+            "Along the negative gradient the loss rises, however short the step is, by as much as it should fall: the "
+            f"slope is {share_of_descent(evidence):.3g} times the one that the gradient predicts."
+        )
+    elif wrong:
+        where = next((one.name for one in reversed(evidence.run.parameters) if one.name in wrong), wrong[0])
+        sentence = (
+            f"Along the negative gradients of {_listed(wrong)} the loss rises, however short the step is, by as much "
+            "as it should fall; the other gradients have the right sign."
+        )
+    else:
         return None
     return Cause(
         "loss-without-floor",
-        None,
-        (
-            f"To first order the update raises the loss of its own batch by {search.slope:.3g}, and a step along "
-            "its gradient lowers it by as much: the gradient has a wrong sign.",
-        ),
+        where,
+        (sentence, "No learning rate helps against a wrong sign."),
         0.9,
         (
-            "look for a wrong sign in what changes the gradient: the backward pass of an `autograd.Function`, a hook, "
+            "look for a wrong sign in what changes the gradient: a hook, the backward pass of an `autograd.Function`, "
             "a layer that reverses gradients; `torch.autograd.gradcheck` compares such a function with its derivative",
         ),
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"`{one}`" for one in names[:3]) + (" and others" if len(names) > 3 else "")
 
 
 def _levels_off(losses: FloatArray) -> bool:

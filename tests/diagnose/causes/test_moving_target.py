@@ -132,13 +132,13 @@ def test_a_loss_that_climbs_from_the_start_of_the_update_has_moving_targets() ->
     assert kinds(diagnose(diverged(experiments=OVERSHOOT, run=plain)))[0] == "learning-rate"
 
 
-@pytest.mark.parametrize(("norm", "named"), [(74.0, True), (33.0, False)])
-def test_a_loss_that_falls_by_less_than_its_gradient_says_has_moving_targets(norm: float, named: bool) -> None:
-    """Gradient descent lowers a loss by the rate times the squared norm, to first order, where targets stay."""
+@pytest.mark.parametrize(("share", "named"), [(0.2, True), (-0.8, True), (0.97, False), (-1.0, False)])
+def test_a_loss_that_falls_by_less_than_its_gradient_says_has_moving_targets(share: float, named: bool) -> None:
+    """Its slope along the gradient is the gradient's norm where targets stay, and minus that where a sign is wrong."""
     along = ((0.0, 66.4), (0.01, 65.9), (0.1, 65.0), (0.3, 94.5), (1.0, 834.0))
     found = moving_target(
         diverged(
-            experiments=Experiments(line_search=along, memory_grad_norm=norm),
+            experiments=Experiments(line_search=along, slope_share=share),
             history=(history(growing(rate=0.05)),),
             run=run(optimizers=(OptimizerFacts("SGD", groups=({"lr": 0.05},)),)),
         )

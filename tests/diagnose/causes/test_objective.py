@@ -56,14 +56,24 @@ def test_a_loss_that_levels_off_far_below_zero_has_a_floor(power: float, is_name
     assert (found is not None) is is_named
 
 
-@pytest.mark.parametrize(("norm", "is_named"), [(4.0, True), (9.0, False)])
-def test_a_loss_that_climbs_by_the_squared_norm_of_its_gradient_has_a_wrong_sign(norm: float, is_named: bool) -> None:
-    """Gradient descent lowers it by the rate times the squared norm; moving targets raise it by any other amount."""
-    along = ((0.0, 10.0), (0.01, 10.08008), (0.1, 10.808), (0.3, 12.472), (1.0, 18.8))
-    found = loss_without_floor(
-        diverged(experiments=Experiments(line_search=along, memory_grad_norm=norm), history=(history(growing()),))
-    )
-    assert (found is not None) is is_named
+@pytest.mark.parametrize(
+    ("share", "shares", "named", "where"),
+    [
+        (-1.0, {}, True, None),
+        (-0.9, {"body.weight": -0.9, "head.weight": -0.9}, False, None),
+        (0.3, {"head.weight": 1.0, "body.weight": -1.0}, True, "body.weight"),
+        (0.3, {"head.weight": 1.0, "body.weight": 0.2}, False, None),
+        (1.0, {}, False, None),
+    ],
+)
+def test_a_loss_that_falls_along_its_gradient_by_as_much_as_it_should_rise_has_a_wrong_sign(
+    share: float, shares: dict[str, float], named: bool, where: str | None
+) -> None:
+    """Moving targets change the slope by any other amount; the last parameter before the wrong sign is named."""
+    measured = Experiments(slope_share=share, slope_shares=tuple(shares.items()))
+    found = loss_without_floor(diverged(experiments=measured, history=(history(growing()),)))
+    assert (found is not None) is named
+    assert found is None or (found.where, "gradcheck" in found.remedies[0]) == (where, True)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_gradexplode.diagnose.replay.copies.stand_ins import ReplayStopped
+from lightning_gradexplode.diagnose.replay.experiments.slopes import slope_shares
 from lightning_gradexplode.diagnose.replay.experiments.starts import try_starts
 from lightning_gradexplode.diagnose.replay.experiments.variants import Variants
 from lightning_gradexplode.diagnose.replay.step import ReplayStep, deadline_of
@@ -38,6 +39,7 @@ def run_experiments(
     memory_grad_norm: float | None = None,
     initial_grad_norm: float | None = None,
     repeated: Sequence[str] = (),
+    gradients: Mapping[str, Tensor] | None = None,
 ) -> Experiments:
     """Compute variants of a step that distinguish between causes; an experiment that fails is left out.
 
@@ -51,9 +53,12 @@ def run_experiments(
         memory_grad_norm: L2 norm of the gradients that the run held, unscaled.
         initial_grad_norm: L2 norm of the run's first gradient.
         repeated: Names of weights whose other initializations are tried, if the step is the first one of the run.
+        gradients: The gradients that the run holds for this step, by parameter name, to compare them with the slope of
+            the loss.
     """
     begin = time.perf_counter()
-    variants = Variants(step, deadline_of(step, STEPS, SECONDS))
+    deadline = deadline_of(step, STEPS, SECONDS)
+    variants = Variants(step, deadline)
     failed = replay is not None and replay.status == "reproduced"
     results: dict[str, Any] = {
         "memory_grad_norm": memory_grad_norm,
@@ -75,6 +80,10 @@ def run_experiments(
         results |= _attempt(lambda: {"starts": try_starts(variants, step.weights, repeated)})
     if shares and not failed:
         results |= _attempt(lambda: _row_share(variants))
+    if gradients and replay is not None and replay.loss is not None and memory_grad_norm is not None:
+        loss, norm = replay.loss, memory_grad_norm
+        rest = Variants(step, 0.5 * (time.perf_counter() + deadline))  # half of the time is for the line search
+        results |= _attempt(lambda: slope_shares(rest, step.weights, gradients, loss, norm))
     return Experiments(**results, seconds=time.perf_counter() - begin)
 
 

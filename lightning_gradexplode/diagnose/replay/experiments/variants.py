@@ -51,6 +51,11 @@ class Variants:
         """The module of the run."""
         return unwrapped(self._step.module)
 
+    @property
+    def loss_scale(self) -> float:
+        """What the loss of the run was multiplied by."""
+        return self._step.loss_scale
+
     def run(
         self,
         *,

@@ -82,6 +82,58 @@ class TestLineSearch:
         assert found[0][1] == pytest.approx(4.0 * found[-1][1], rel=1e-4)
 
 
+def step_with(sign: float, discount: float) -> Any:
+    """Return a step whose hidden layer gets gradients of a sign, and whose targets follow its own outputs."""
+
+    def step(model: Any, batch: Any, batch_idx: int) -> Any:
+        hidden = model[0](batch["x"]).tanh()
+        if hidden.requires_grad:
+            hidden.register_hook(lambda gradient: sign * gradient)
+        outputs = model[1](hidden)
+        return (outputs - batch["y"] - discount * outputs.detach()).square().mean()
+
+    return step
+
+
+class TestSlopes:
+    @pytest.mark.parametrize(
+        ("sign", "discount", "whole", "hidden", "last"),
+        [
+            (1.0, 0.0, 1.0, None, None),
+            (-1.0, 0.0, None, -1.0, 1.0),
+            (1.0, 0.8, 0.2, 0.2, 0.2),
+            (1.0, 1.5, -0.5, -0.5, -0.5),
+        ],
+    )
+    def test_the_slope_along_the_gradients_shows_what_they_leave_out(
+        self, batch: Any, sign: float, discount: float, whole: float | None, hidden: float | None, last: float | None
+    ) -> None:
+        """One of the true gradient; minus one behind a wrong sign; one minus the discount, with moving targets."""
+        torch.manual_seed(0)
+        module, function = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 1)), step_with(sign, discount)
+        function(module, batch, 0).backward()
+        gradients = {name: one.grad for name, one in module.named_parameters() if one.grad is not None}
+        norm = torch.stack([one.norm() for one in gradients.values()]).norm().item()
+        step = ReplayStep(module, function, batch)
+
+        found = run_experiments(step, replay_step(step), memory_grad_norm=norm, gradients=gradients)
+
+        shares = dict(found.slope_shares)
+        assert whole is None or found.slope_share == pytest.approx(whole, abs=0.01)
+        assert shares.get("0.weight") == (None if hidden is None else pytest.approx(hidden, abs=0.01))
+        assert shares.get("1.weight") == (None if last is None else pytest.approx(last, abs=0.01))
+
+    def test_gradients_that_were_clipped_since_are_not_measured(self, module: Any, batch: Any) -> None:
+        """Their norm is no longer the one that was measured, so that they may be those of another step."""
+        squared_error(module, batch, 0).backward()
+        gradients = {name: one.grad for name, one in module.named_parameters()}
+        step = ReplayStep(module, squared_error, batch)
+
+        found = run_experiments(step, replay_step(step), memory_grad_norm=1e3, gradients=gradients)
+
+        assert (found.slope_share, found.slope_shares) == (None, ())
+
+
 class TestRows:
     def test_the_step_is_finite_without_the_rows_at_fault(self, module: Any, batch: Any) -> None:
         """Rows with NaN are left out of every field; the gradient is that of the other rows."""
