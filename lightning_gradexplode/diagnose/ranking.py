@@ -8,6 +8,7 @@ from dataclasses import replace
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.calm import calm_causes
 from lightning_gradexplode.diagnose.causes import RULES
+from lightning_gradexplode.diagnose.causes.objective import negative_term
 from lightning_gradexplode.diagnose.curves import critical_step, first_nonfinite, is_critical
 from lightning_gradexplode.diagnose.learning import has_learned, has_recovered
 from lightning_gradexplode.diagnose.outside_changes import is_new_level, outside_change
@@ -93,8 +94,8 @@ def diagnose(evidence: Evidence) -> Diagnosis:
             for one in found
         ]
     causes = rank(found)
-    if not causes and not is_harmless and not is_critical(evidence) and first_nonfinite(evidence) is None:
-        causes = tuple(calm_causes(evidence))
+    if not causes and not is_critical(evidence) and first_nonfinite(evidence) is None:
+        causes = tuple(negative_term(evidence) if is_harmless else calm_causes(evidence))
     if not causes or causes[0].confidence < LEAST_CONFIDENCE:
         weak = sorted(found, key=lambda one: -one.confidence)
         causes = (_unknown(evidence), *(one for one in weak if one.confidence >= WEAK))[:MOST_CAUSES]

@@ -18,7 +18,12 @@ from lightning_gradexplode.diagnose.calm.weights import (
     weights_without_gradient,
 )
 from lightning_gradexplode.diagnose.causes.accumulation import accumulated_gradients
-from lightning_gradexplode.diagnose.causes.objective import critic_of, critic_remedies, falls_ever_faster
+from lightning_gradexplode.diagnose.causes.objective import (
+    critic_of,
+    critic_remedies,
+    falls_ever_faster,
+    negative_term,
+)
 from lightning_gradexplode.diagnose.causes.targets import target_out_of_range
 from lightning_gradexplode.diagnose.causes.unscaled_data import unscaled_data
 from lightning_gradexplode.diagnose.causes.update_sizes import forgotten_each_epoch
@@ -58,7 +63,8 @@ def diagnose_calm(evidence: Evidence) -> Diagnosis | None:
 def calm_causes(evidence: Evidence) -> list[Cause]:
     """Return what is plainly wrong in a run that has not exploded, likeliest first, at most three causes."""
     found = [cause for rule in _RULES for cause in _attempt(rule, evidence) if cause.confidence >= CERTAIN]
-    return sorted(found, key=lambda one: (-one.confidence, CAUSE_KINDS.index(one.kind)))[:3]
+    found.sort(key=lambda one: (-one.confidence, CAUSE_KINDS.index(one.kind)))
+    return list({(one.kind, one.where): one for one in reversed(found)}.values())[::-1][:3]
 
 
 def _attempt(rule: Callable[[Evidence], Iterator[Cause]], evidence: Evidence) -> list[Cause]:
@@ -136,6 +142,7 @@ _RULES = (
     updates_are_rounded_away,
     _critic_grows,
     falls_ever_faster,
+    negative_term,
     _targets_outside,
     first_update_ruins,
     forgotten_each_epoch,

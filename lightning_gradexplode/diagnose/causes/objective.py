@@ -28,6 +28,9 @@ FURTHER = 2.0
 HAS_GROWN = 2.0
 """Growth of the weights' norm with which a negative term grows."""
 
+STILL_FALLING = 0.3
+"""Share of its fall over the first half of the run by which a loss with a bounded term falls at most in the second."""
+
 _NEVER_NEGATIVE = frozenset(
     {"huber_loss", "l1_loss", "mse_loss", "nll_loss", "nll_loss_forward", "smooth_l1_loss", "soft_margin_loss"}
 )
@@ -63,7 +66,7 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
     if plain is not None:
         return plain
     lowest = int(loss.value.argmin())
-    negative = _negative_term(evidence, first, least)
+    negative = next(negative_term(evidence), None)
     if negative is not None:
         return negative
     falls = loss.value[: lowest + 1]
@@ -90,17 +93,17 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
     return Cause("loss-without-floor", where, tuple(sentences), confidence, _floor_remedies(evidence))
 
 
-def _negative_term(evidence: Evidence, first: float, least: float) -> Cause | None:
-    """Return the cause if a loss that contains a function that is never negative is below zero, and falls further."""
-    replay = evidence.replay
-    names = (
-        {base_name(one.name) for one in replay.losses} | set(replay.operation_names) if replay is not None else set()
-    )
-    known = sorted(names & _NEVER_NEGATIVE)
-    weights = trend(evidence).weight_growth
-    if not known or not least < first < 0 or least > FURTHER * first or weights < HAS_GROWN:
-        return None
-    return Cause(
+def negative_term(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if a loss that contains a function that is never negative is below zero, and falls further."""
+    replay, loss = evidence.replay, loss_curve(evidence).before(failing_step(evidence)).finite
+    names = {base_name(one.name) for one in (*evidence.first_losses, *(replay.losses if replay is not None else ()))}
+    known = sorted((names | set(replay.operation_names if replay is not None else ())) & _NEVER_NEGATIVE)
+    first, least, weights = loss.first, loss.least, trend(evidence).weight_growth
+    if not known or first is None or least is None or weights < HAS_GROWN or not least < -FURTHER * abs(first):
+        return
+    if first >= 0 and (len(loss) < LONG or _levels_off(loss.value, STILL_FALLING)):
+        return  # such as a loss with a bounded bonus
+    yield Cause(
         "loss-without-floor",
         _learned_factor(evidence.run),
         (
@@ -151,12 +154,12 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(f"`{one}`" for one in names[:3]) + (" and others" if len(names) > 3 else "")
 
 
-def _levels_off(losses: FloatArray) -> bool:
-    """Return whether a loss has fallen by less over the second half of the run than over the first."""
+def _levels_off(losses: FloatArray, share: float = 1.0) -> bool:
+    """Return whether a loss has fallen over the second half of the run by less than a share of its fall before."""
     if len(losses) < LONG:
         return False
     levels = [float(np.median(part)) for part in np.array_split(losses, 5)]
-    return levels[2] - levels[4] < levels[0] - levels[2]
+    return levels[2] - levels[4] < share * (levels[0] - levels[2])
 
 
 def _has_broken(evidence: Evidence) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lightning_gradexplode.diagnose.causes.objective import loss_without_floor
+from lightning_gradexplode.diagnose.calm import calm_causes
+from lightning_gradexplode.diagnose.causes.objective import loss_without_floor, negative_term
 from lightning_gradexplode.records import Experiments, LossTerm, OptimizerFacts, Replay, Severity
 from tests.diagnose.evidence import calm, diverged, finding, growing, history, operand, run
 
@@ -74,6 +75,20 @@ def test_a_loss_that_falls_along_its_gradient_by_as_much_as_it_should_rise_has_a
     found = loss_without_floor(diverged(experiments=measured, history=(history(growing()),)))
     assert (found is not None) is named
     assert found is None or (found.where, "gradcheck" in found.remedies[0]) == (where, True)
+
+
+@pytest.mark.parametrize(("second_half", "named"), [(0.8, True), (0.1, False)])
+def test_a_loss_that_falls_through_zero_with_a_function_that_never_is_has_a_negative_term(
+    second_half: float, named: bool
+) -> None:
+    """A bounded bonus levels off; it is also found in a run without an incident."""
+    falls = [1.0 - 0.3 * step for step in range(20)] + [-5.0 - 0.3 * second_half * step for step in range(20)]
+    values = calm(40) | {"loss": falls, "weight_norm": [8.0 + 0.5 * step for step in range(40)]}
+    evidence = diverged(
+        step=39, now=39, findings=(), history=(history(values),), first_losses=(LossTerm("mse_loss", ()),)
+    )
+    assert [one.kind for one in negative_term(evidence)] == ["loss-without-floor"] * named
+    assert [one.kind for one in calm_causes(evidence)] == ["loss-without-floor"] * named
 
 
 @pytest.mark.parametrize(
