@@ -57,6 +57,13 @@ def is_of_batch(evidence: Evidence, term: LossTerm) -> bool:
     return any(is_same(one, term.inputs[1]) for one in fields)
 
 
+def input_of(module: str) -> str:
+    """Return the name of the tensor that a module takes, where the batch itself is not known."""
+    if not module:
+        return "input of the model"
+    return f"input of {'layer ' if module.isdecimal() else ''}{module}"
+
+
 def is_from_graph(field: FieldFacts) -> bool:
     """Return whether a field is named after the operation that reads it, since the batch itself is not known."""
     return field.name.startswith(("input of ", "target of ", "constant in "))

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 
 from lightning_gradexplode.records import OptimizerFacts, RunFacts
 
+USUAL_RATES = {"adam": 0.01, "rmsprop": 0.01, "lion": 0.001, "adagrad": 0.1, "sgd": 0.5}
+"""Learning rates above which most networks fail with an optimizer."""
+
 
 def keeps_state(optimizer: OptimizerFacts) -> bool:
     """Return whether an optimizer's updates depend on earlier gradients."""
@@ -34,3 +37,12 @@ def numbers_of(group: Mapping[str, float | bool | str]) -> dict[str, float]:
         for name, value in group.items()
         if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     }
+
+
+def usual_rate(run: RunFacts) -> tuple[str, float] | None:
+    """Return an optimizer and the rate above which most networks fail with it, None if none is of a known kind."""
+    for one in run.optimizers:
+        for name, usual in USUAL_RATES.items():
+            if name in one.kind.lower():
+                return one.kind, usual
+    return None

@@ -222,6 +222,36 @@ def test_a_training_step_without_a_loss_is_computed_again(skips: Callable[[Tenso
     assert (diagnosis.causes[0].kind, diagnosis.causes[0].where) == ("nonfinite-input", "batch[0], row 2")
 
 
+class SkippingByHand(Skipping):
+    """The same in manual optimization."""
+
+    def __init__(self, skips: Callable[[Tensor], Any]) -> None:
+        super().__init__(skips)
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """Take a step, unless the loss is left out."""
+        loss, optimizer = self.loss(batch), self.optimizers()
+        if self.skips(loss):
+            return
+        assert not isinstance(optimizer, list)
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+
+
+@pytest.mark.parametrize(("skips", "found"), [(torch.isnan, [4]), (lambda loss: True, [])])
+def test_a_loss_that_manual_optimization_leaves_out_is_one_warning(
+    skips: Callable[[Tensor], Any], found: list[int]
+) -> None:
+    """With its cause; batches without a step for other reasons are no findings."""
+    monitor = fitted(SkippingByHand(skips))
+    warnings = [(one.step, one.severity) for one in monitor.findings if one.sign == "nonfinite-loss"]
+    assert warnings == [(step, Severity.WARNING) for step in found]
+    diagnosis = monitor.diagnosis()
+    assert (diagnosis and diagnosis.causes[0].kind) == ("nonfinite-input" if found else None)
+
+
 @pytest.mark.filterwarnings("ignore:.*returned.*None")
 def test_a_training_step_may_return_no_loss_for_other_reasons() -> None:
     """Steps without a loss that have tested no NaN are no findings."""

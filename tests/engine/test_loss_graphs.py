@@ -64,7 +64,7 @@ def test_a_row_of_the_input_is_named_though_later_losses_are_lost(model: nn.Sequ
         return functional.mse_loss(net(batch), torch.zeros(16, 1))
 
     found = diagnosed(loss, model)
-    assert (found.causes[0].kind, found.causes[0].where) == ("nonfinite-input", "input of 0, row 3")
+    assert (found.causes[0].kind, found.causes[0].where) == ("nonfinite-input", "input of layer 0, row 3")
 
 
 def test_parameters_that_nothing_initialized_are_named(model: nn.Sequential) -> None:

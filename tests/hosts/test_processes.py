@@ -78,7 +78,7 @@ def test_norms_are_those_of_one_process(kind: str, tmp_path: Path) -> None:
     assert not (tmp_path / "gradexplode" / "run-2").exists()
 
 
-@pytest.mark.parametrize(("kind", "layer"), [("poisoned", "0"), ("poisoned_shards", "addmm")])
+@pytest.mark.parametrize(("kind", "layer"), [("poisoned", "layer 0"), ("poisoned_shards", "addmm")])
 def test_all_processes_hold_back_the_same_update(kind: str, layer: str, tmp_path: Path) -> None:
     """A NaN in the batch of the last process is found and named on each of them, and no weight becomes NaN."""
     skip_without_fully_shard(kind)

@@ -11,6 +11,7 @@ from lightning_gradexplode.diagnose.causes.loss_factors import large_factor
 from lightning_gradexplode.diagnose.curves import critical_step, curve, failing_step, is_critical, loss_curve
 from lightning_gradexplode.diagnose.first_update import jump_by_first_update, update_before_failure
 from lightning_gradexplode.diagnose.line_search import line_search
+from lightning_gradexplode.diagnose.optimizers import usual_rate
 from lightning_gradexplode.diagnose.remedies.rate import rate_remedies
 from lightning_gradexplode.diagnose.trends import (
     LARGE_UPDATE,
@@ -24,10 +25,7 @@ from lightning_gradexplode.diagnose.trends import (
     starts_huge,
     trend,
 )
-from lightning_gradexplode.records import Cause, Evidence, RunFacts
-
-USUAL_RATES = {"adam": 0.01, "rmsprop": 0.01, "lion": 0.001, "adagrad": 0.1, "sgd": 0.5}
-"""Learning rates above which most networks fail with an optimizer."""
+from lightning_gradexplode.records import Cause, Evidence
 
 LARGE_GROWTH = 1.2
 """Growth of the weights' norm from which large updates may be the cause."""
@@ -196,12 +194,3 @@ def _unusual_rate(evidence: Evidence) -> list[Indication]:
 def exceeds_usual(evidence: Evidence) -> bool:
     """Return whether the learning rate is one with which most networks fail."""
     return bool(_unusual_rate(evidence))
-
-
-def usual_rate(run: RunFacts) -> tuple[str, float] | None:
-    """Return an optimizer and the rate above which most networks fail with it, None if none is of a known kind."""
-    for one in run.optimizers:
-        for name, usual in USUAL_RATES.items():
-            if name in one.kind.lower():
-                return one.kind, usual
-    return None

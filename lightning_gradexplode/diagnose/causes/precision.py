@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.causes.operation_evidence import fault
+from lightning_gradexplode.diagnose.causes.optimization import disruptive_update
 from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, loss_curve, signs
 from lightning_gradexplode.diagnose.faults.operations import is_half, location_of
 from lightning_gradexplode.diagnose.remedies.loop_code import code_of
@@ -115,7 +116,9 @@ def _full_precision(evidence: Evidence) -> str:
 
 
 def _measured(evidence: Evidence, case: _Case) -> None:
-    """Record what the replay and the same step in float32 have shown."""
+    """Record what the replay and the same step in float32 have shown, unless an update has replaced the weights."""
+    if disruptive_update(evidence) is not None:
+        return  # float32 only ends later
     found = fault(evidence)
     finite = evidence.experiments is not None and bool(evidence.experiments.finite_in_float32)
     if found is not None and is_half(found[0]) and found[1].kind in ("overflow", "undefined"):

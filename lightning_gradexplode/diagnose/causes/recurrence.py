@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lightning_gradexplode.diagnose.batch import inputs, scale_of, targets
+from lightning_gradexplode.diagnose.batch import input_of, inputs, scale_of, targets
 from lightning_gradexplode.diagnose.causes.loops import carried_state, cell_by_hand
 from lightning_gradexplode.diagnose.curves import loss_curve
 from lightning_gradexplode.diagnose.gain_profiles import backward_gain
@@ -216,7 +216,7 @@ def sequence_length(evidence: Evidence) -> int | None:
     """Return the number of time steps: those of the run's first batch, of the loss's graph or of an input."""
     if evidence.run.sequence_length:
         return evidence.run.sequence_length
-    cells = {f"input of {one.name}" for one in evidence.run.modules if one.role == "recurrent"}
+    cells = {input_of(one.name) for one in evidence.run.modules if one.role == "recurrent"}
     if not cells:
         return None
     fields = evidence.batch.fields if evidence.batch is not None else ()

@@ -12,9 +12,9 @@ from lightning_gradexplode.diagnose.causes.operation_evidence import (
     located,
     rows_sentence,
 )
-from lightning_gradexplode.diagnose.causes.optimization import usual_rate
 from lightning_gradexplode.diagnose.curves import curve, failing_step, first_nonfinite, loss_curve
 from lightning_gradexplode.diagnose.faults.operations import is_half, location_of
+from lightning_gradexplode.diagnose.optimizers import usual_rate
 from lightning_gradexplode.diagnose.remedies.lines import remedy_for
 from lightning_gradexplode.diagnose.trends import initial_weight_norm, trend
 from lightning_gradexplode.records import Cause, Evidence

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lightning_gradexplode.diagnose.batch import input_of
 from lightning_gradexplode.diagnose.graph.nodes import Argument, Graph, name_of_node
 from lightning_gradexplode.measure.batch_facts import collect_batch_facts
 from lightning_gradexplode.records import FieldFacts
@@ -69,7 +70,7 @@ def field_of(
     elif operation in _INPUT_OF and weight_of(graph, node, names) is not None:
         owner = owner_of(graph, node, names) or operation
         # A model that is one layer has no name; its `weight` does not say what takes the input.
-        name = f"input of {owner.rpartition('.')[0] or ('the model' if owner == 'weight' else owner)}"
+        name = input_of(owner.rpartition(".")[0] or ("" if owner == "weight" else owner))
     else:
         name = f"constant in {operation}"
     if argument.value is not None:

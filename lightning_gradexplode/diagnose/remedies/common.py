@@ -11,6 +11,9 @@ from lightning_gradexplode.diagnose.remedies.loop_code import code_of
 from lightning_gradexplode.records import Evidence, RunFacts
 from lightning_gradexplode.records.replay import NO_REPLAY
 
+SAME_SIZE, HUGE = 10.0, 1000.0
+"""Growth of the gradient norm over the first steps, and a norm, from which a run has no usual norm to clip at."""
+
 
 def responses(evidence: Evidence) -> set[str]:
     """Return the names of the monitor's responses, as ``on_explosion`` takes them."""
@@ -76,13 +79,19 @@ def clip(evidence: Evidence) -> list[str]:
 
 
 def usual_norm(evidence: Evidence) -> float | None:
-    """Return the median gradient norm of the calm steps before the incident, None if fewer than five are known."""
+    """Return the median gradient norm of the calm steps before the incident.
+
+    Returns:
+        None if fewer than five are known, or if there was no usual norm: norms that grew from the start, or were huge.
+    """
     calm = curve(evidence, "grad_norm").before(critical_step(evidence)).finite
     if len(calm) < 5:
         return None
     # The last steps before the first critical finding may be growing already.
-    median = float(np.median(calm.value[: max(5, len(calm) // 2)]))
-    return median or None
+    values = calm.value[: max(5, len(calm) // 2)]
+    median = float(np.median(values))
+    grew = float(np.median(values[-3:])) > SAME_SIZE * float(values[:3].min())
+    return None if grew or median >= HUGE else median or None
 
 
 def learning_rate(evidence: Evidence) -> float | None:

@@ -7,6 +7,7 @@ import math
 from lightning_gradexplode.diagnose.curves import curve, loss_curve
 from lightning_gradexplode.diagnose.first_update import first_update_ratio
 from lightning_gradexplode.diagnose.line_search import line_search
+from lightning_gradexplode.diagnose.optimizers import usual_rate
 from lightning_gradexplode.diagnose.remedies import common
 from lightning_gradexplode.diagnose.trends import Trend
 from lightning_gradexplode.records import Evidence
@@ -28,7 +29,18 @@ def rate_remedies(evidence: Evidence, course: Trend) -> tuple[str, ...]:
 
 
 def rate_factor(evidence: Evidence, course: Trend) -> float:
-    """Return the factor by which to lower the rate, from the line search or else the size of the first update."""
+    """Return the factor by which to lower the rate, from the line search or else the size of the first update.
+
+    Without a measured length of the step that lowers the loss, the new rate is at most the highest usual one.
+    """
+    search, rate, usual = line_search(evidence), common.learning_rate(evidence), usual_rate(evidence.run)
+    factor = _measured_factor(evidence, course)
+    if rate is None or usual is None or rate <= usual[1] or (search is not None and search.best_factor > 0):
+        return factor
+    return min(factor, usual[1] / rate)
+
+
+def _measured_factor(evidence: Evidence, course: Trend) -> float:
     stable, search = _stable_factor(evidence), line_search(evidence)
     is_plain = {one.kind for one in evidence.run.optimizers} == {"SGD"}
     polyak = _polyak_factor(evidence) if is_plain else None

@@ -8,8 +8,20 @@ import pytest
 
 from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.causes.precision import half_precision
-from lightning_gradexplode.records import Evidence, Severity
-from tests.diagnose.evidence import NAN, diverged, finding, growing, history, kinds, run
+from lightning_gradexplode.records import Evidence, OptimizerFacts, Severity
+from tests.diagnose.evidence import (
+    NAN,
+    diverged,
+    finding,
+    growing,
+    history,
+    kinds,
+    operand,
+    operation,
+    parameter,
+    reproduced,
+    run,
+)
 
 
 def scaled(taken: float, last_scale: float = 4096.0, scaler: str = "adaptive") -> Evidence:
@@ -49,3 +61,22 @@ def test_a_scaler_without_overflows_is_not_at_fault() -> None:
     """Its scale stays where it is, and all updates are taken."""
     calm = scaled(1.0)
     assert half_precision(replace(calm, findings=calm.findings[:1])) is None
+
+
+@pytest.mark.parametrize(("rate", "kind"), [(300.0, "learning-rate"), (0.05, "half-precision")])
+def test_an_overflow_of_float16_after_an_update_as_large_as_the_weights(rate: float, kind: str) -> None:
+    """At an unusually high rate it is a consequence of that update, which float32 only survives for longer."""
+    values = {
+        "loss": [7.0, NAN],
+        "grad_norm": [4.0, NAN],
+        "update_ratio": [380.0, NAN],
+        "weight_norm": [3000.0, NAN],
+        "learning_rate": [rate, rate],
+    }
+    weights = tuple(parameter(f"{name}.weight", (8, 8), dtype="float16") for name in ("body", "head"))
+    facts = run(optimizers=(OptimizerFacts("SGD", ({"lr": rate},)),), parameters=weights)
+    inputs = [operand(greatest=493.0, dtype="float16")]
+    product = operation("addmm", "inf", inputs=inputs, finite_in_float32=True)
+    lost = (finding("weight-growth", 0), finding("nonfinite-loss", 1))
+    found = diagnose(Evidence(0, 1, lost, facts, (history(values),), replay=reproduced(product)))
+    assert found.causes[0].kind == kind

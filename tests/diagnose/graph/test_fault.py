@@ -147,7 +147,7 @@ def test_a_product_that_overflows_in_half_precision_only_is_finite_in_float32(ne
 def test_data_that_are_not_finite_are_named_with_their_rows(net: nn.Sequential) -> None:
     """NaN in an input is the first layer's, NaN in a target the loss's; by hand the difference shows it."""
     found = replay(functional.mse_loss(net(inputs(row_2=NAN)), torch.zeros(ROWS, 1)), net)
-    assert (found.source, found.source_name, found.source_rows) == ("batch", "input of 0", (2,))
+    assert (found.source, found.source_name, found.source_rows) == ("batch", "input of layer 0", (2,))
     target = torch.zeros(ROWS, 1)
     target[4] = NAN
     found = replay(functional.mse_loss(net(inputs()), target), net)
@@ -162,7 +162,7 @@ def test_autocast_leaves_the_input_its_name(net: nn.Sequential, dtype: torch.dty
     with torch.autocast("cpu", dtype):
         loss = functional.mse_loss(net(inputs(row_2=NAN)), torch.zeros(ROWS, 1))
     found = replay(loss, net)
-    assert (found.source_name, found.source_rows) == ("input of 0", (2,))
+    assert (found.source_name, found.source_rows) == ("input of layer 0", (2,))
 
 
 def test_a_parameter_that_was_not_finite_is_named(net: nn.Sequential) -> None:
@@ -272,8 +272,8 @@ def test_the_data_of_a_finite_loss_are_described(net: nn.Sequential) -> None:
     facts = facts_of_loss(functional.mse_loss(net(inputs()), torch.ones(ROWS, 1)), net)
     fields = {one.name: one for one in facts.fields}
     assert facts.operation_names == ("t", "addmm", "tanh", "mse_loss")
-    assert fields.keys() == {"input of 0", "target of mse_loss"}
-    assert (fields["input of 0"].least, fields["input of 0"].greatest) == (-1.0, 1.0)
+    assert fields.keys() == {"input of layer 0", "target of mse_loss"}
+    assert (fields["input of layer 0"].least, fields["input of layer 0"].greatest) == (-1.0, 1.0)
     assert fields["target of mse_loss"].shape == (ROWS, 1)
 
 
@@ -290,7 +290,10 @@ def test_what_logarithms_are_multiplied_by_is_a_target(net: nn.Sequential) -> No
     label = torch.arange(ROWS, dtype=torch.float32)[:, None]
     chance = net(inputs()).sigmoid()
     found = facts_of_loss(-(label * chance.log() + (1 - label) * (1 - chance).log()).mean(), net)
-    assert [(one.name, one.greatest) for one in found.fields] == [("input of 0", 1.0), ("target of log", ROWS - 1.0)]
+    assert [(one.name, one.greatest) for one in found.fields] == [
+        ("input of layer 0", 1.0),
+        ("target of log", ROWS - 1.0),
+    ]
     assert len(facts_of_loss((label * chance).mean(), net).fields) == 1
 
 

@@ -31,6 +31,22 @@ def test_no_rate_is_proposed_that_never_works_with_the_optimizer(kind: str, high
     assert 0 < float(proposed[1]) <= highest
 
 
+@pytest.mark.parametrize(
+    ("norms", "value"),
+    [
+        ([2.0, 3.0, 2.0, 2.0, 3.0, 2.0, 2.0], "clip=2"),
+        ([2.0 * 3.0**step for step in range(7)], 'clip="auto"'),
+        ([2000.0, 3000.0, 2000.0, 2000.0, 3000.0, 2000.0, 2000.0], 'clip="auto"'),
+    ],
+)
+def test_a_run_that_explodes_from_its_start_has_no_usual_norm(norms: list[float], value: str) -> None:
+    """Norms that grow from the first step on, or that are huge, are none to clip at."""
+    evidence = Evidence(
+        step=7, now=7, findings=(finding("gradient-growth", 7),), history=(history({"grad_norm": norms}),)
+    )
+    assert value in remedies.clip(evidence)[0].split(", or ")[0]
+
+
 def test_a_plain_loop_gets_advice_on_how_its_step_can_be_replayed() -> None:
     """Where it has given no step, or no batch; not where it has, and not in Lightning, which does so by itself."""
     plain = run(monitor="GradientWatch")

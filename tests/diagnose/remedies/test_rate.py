@@ -16,7 +16,7 @@ from lightning_gradexplode.diagnose.first_update import first_update_ratio
 from lightning_gradexplode.diagnose.remedies.rate import rate_factor
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Evidence, Experiments, OptimizerFacts
-from tests.diagnose.evidence import diverged, growing, history, parameter, run
+from tests.diagnose.evidence import diverged, finding, growing, history, parameter, run
 from tests.diagnose.growth_examples import OVERSHOOT
 
 NAN = math.nan
@@ -135,6 +135,17 @@ def test_the_rate_fits_the_curvature_however_far_too_high_it_was(excess: float, 
         evidence = replace(evidence, experiments=None)
     proposed = excess * limit * rate_factor(evidence, trend(evidence))
     assert (0.1 if is_searched else 0.005) * limit < proposed < limit
+
+
+def test_no_rate_above_the_usual_ones_is_proposed_unless_it_was_measured() -> None:
+    """Of a rate of 300 nothing is known but that it is too high; a tenth of it is, too."""
+    values = history({"loss": [2.0, 9.0, 90.0], "learning_rate": [300.0] * 3})
+    one = run(optimizers=(OptimizerFacts("SGD", ({"lr": 300.0},)),))
+    evidence = Evidence(step=2, now=2, findings=(finding("diverging-loss", 2),), history=(values,), run=one)
+    assert 300.0 * rate_factor(evidence, trend(evidence)) <= 0.5
+    falls = Experiments(line_search=((0.0, 2.0), (0.01, 1.0), (0.1, 3.0), (0.3, 6.0), (1.0, 90.0)))
+    measured = replace(evidence, experiments=falls)
+    assert 300.0 * rate_factor(measured, trend(measured)) == pytest.approx(3.0)
 
 
 def test_a_parabola_far_out_that_does_not_fit_the_first_gradient_does_not_count() -> None:
