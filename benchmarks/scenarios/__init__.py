@@ -209,7 +209,8 @@ FURTHER_KINDS: tuple[Family, ...] = tuple(
 """Ordinary trainings of sixteen further kinds and slow explosions, by an author who had not read the rules.
 
 With the rules of commit 08b98aa, seed 1: 10 of 12 runs caught, 0 of 16 healthy runs with a false alarm, 0 of 16 with a
-warning; at the first warning 73 % of the growth has passed, the median of eight slow runs.
+warning; at the first warning 73 % of the growth has passed, the median of eight slow runs. Seed 0: ``clip="auto"``
+saves 5 of 10 runs, with the responses 6, and hurts 0 of 16 healthy families.
 """
 
 __all__ = [
