@@ -19,6 +19,9 @@ from lightning_gradexplode.records import BatchFacts, Cause, Evidence, FieldFact
 LARGE_SCALE = ((1000.0, 0.9), (100.0, 0.7), (30.0, 0.6), (10.0, 0.45))
 """Root mean squares of a field, and the confidence that a field of at least that scale is at fault."""
 
+_OF_SCALE = {"clip-saturated", "gradient-above-one", "vanishing-gradient"}
+"""Signs of a run that has not failed, in which data on a large scale show."""
+
 LARGE_WHOLE = 1e5
 """Size from which integers count as quantities such as times, unless an embedding has as many rows."""
 
@@ -67,10 +70,11 @@ def _standardize(field: FieldFacts) -> str:
 def _fails_early(evidence: Evidence) -> bool:
     """Return whether the run fails at its start, or its loss was never much below the first one.
 
-    If clipping reduces the gradients at nearly every step, they have been too large from the start.
+    If clipping reduces the gradients at nearly every step, or nothing but their size was found, they have been too
+    large from the start.
     """
     step = critical_step(evidence)
-    if step - evidence.run.first_step <= 30 or signs(evidence) == {"clip-saturated"}:
+    if step - evidence.run.first_step <= 30 or signs(evidence) <= _OF_SCALE:
         return True
     before = loss_curve(evidence).before(step).finite
     return before.first is not None and before.least is not None and before.least > 0.5 * before.first > 0

@@ -8,6 +8,7 @@ from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.causes.optimization import LATE, learning_rate
 from lightning_gradexplode.diagnose.trends import MANY_STEPS
 from lightning_gradexplode.records import Attempt, Evidence, Experiments, OptimizerFacts, Severity
+from lightning_gradexplode.records.diagnosis import LEAST_CONFIDENCE
 from tests.diagnose.evidence import batch, calm, diverged, field, finding, growing, history, kinds, labels, run
 from tests.diagnose.growth_examples import NO_OVERSHOOT, OVERSHOOT
 
@@ -62,6 +63,17 @@ def test_a_first_update_as_large_as_the_weights_made_the_loss_jump(kind: str, ra
     facts = run(optimizers=(OptimizerFacts(kind, ({"lr": 0.5},)),))
     evidence = diverged(history=(history(quantities),), run=facts, experiments=NO_OVERSHOOT)
     assert ("learning-rate" in kinds(diagnose(evidence))) is is_named
+
+
+@pytest.mark.parametrize(("group", "named"), [({}, True), ({"rho": 20.0}, False), ({"rho": 0.05, "lr": 3.0}, True)])
+def test_sharpness_aware_steps_may_fail_by_the_length_of_their_other_step(group: dict[str, float], named: bool) -> None:
+    """The growth of the weights alone does not show which of both is too large, at a usual learning rate."""
+    settings = {"lr": 0.1, **group}
+    kind = "SAM" if "lr" not in group else "SAM SGD"
+    facts = run(optimizers=(OptimizerFacts(kind, (settings,)),))
+    evidence = diverged(history=(history(growing(rate=settings["lr"])),), run=facts, batch=batch(field()))
+    cause = learning_rate(evidence)
+    assert (cause is not None and cause.confidence >= LEAST_CONFIDENCE) is named
 
 
 def test_no_rate_is_named_without_evidence() -> None:

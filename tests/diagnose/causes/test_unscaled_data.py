@@ -42,9 +42,11 @@ def test_a_column_that_never_changes_can_be_standardized() -> None:
     assert "/ (std + 1e-6)" in found.remedies[0]
 
 
-@pytest.mark.parametrize(("sign", "is_named"), [("clip-saturated", True), ("unstable-loss", False)])
+@pytest.mark.parametrize(
+    ("sign", "is_named"), [("clip-saturated", True), ("gradient-above-one", True), ("unstable-loss", False)]
+)
 def test_clipping_at_nearly_every_step_hides_data_on_a_large_scale(sign: str, is_named: bool) -> None:
-    """It is found once it has gone on for long, and the gradients have been as large from the start."""
+    """It is found once it has gone on for long, as is the size of gradients that were as large from the start."""
     far = replace(field("price"), least=0.0, greatest=9e3, mean=4e3, std=2e3, usual_least=0.0, usual_greatest=9e3)
     values = calm(60)
     values["loss"] = [1e7 * 0.95**step for step in range(60)]
