@@ -126,7 +126,7 @@ def totals(grades: Iterable[Grade]) -> list[str]:
     return cells + [f"{sum(column)} of {len(column)}" for column in (places, rows, saved)]
 
 
-CONFIDENCES = (0.9, 0.8, 0.7, 0.6, 0.5, LEAST_CONFIDENCE)
+CONFIDENCES = (0.9, 0.75, 0.6, LEAST_CONFIDENCE)
 """Least confidence of each line of the table of confidences."""
 
 

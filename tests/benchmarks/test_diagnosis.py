@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.diagnosis.case import NUMBER, Case, noise, settings
-from benchmarks.diagnosis.grading import Grade, grade, is_right_place, run_case, table, totals
+from benchmarks.diagnosis.grading import Grade, confidence_table, grade, is_right_place, run_case, table, totals
 from benchmarks.diagnosis.halves import Half, cases
 from benchmarks.diagnosis.remedies import optimizers_in, treat, treatment_for
 from benchmarks.diagnosis.runs import prepare, train
@@ -230,3 +230,12 @@ def test_a_rate_that_is_too_high_is_named_at_the_default_interval_of_logs() -> N
     """Updates of a calm run are measured at every 50th step only; the rate that is proposed saves the run."""
     graded = run_case(StraightLine, log_every_n_steps=50)
     assert (graded.first, graded.saved) == ("right", True)
+
+
+def test_first_causes_are_counted_by_their_confidence() -> None:
+    """Those of unknown causes and of runs without a diagnosis are in no line."""
+    grades = [
+        Grade("a", "depth", first, True, None, None, None, True, "", confidence)  # type: ignore[arg-type]
+        for first, confidence in (("right", 0.9), ("wrong", 0.95), ("right", 0.7), ("unknown", 0.0), ("none", 0.0))
+    ]
+    assert [line[1] for line in confidence_table(grades)[1:]] == ["1 of 2", "0 of 0", "1 of 1", "0 of 0"]

@@ -59,8 +59,8 @@ def outlier_batch(evidence: Evidence) -> Cause | None:
     if jump:
         sentences.append(jump)
         abrupt = abrupt_step(evidence, "loss") is not None
-        # If the ranges of the data are those of earlier batches, the data are an unlikely cause.
-        confidence = max(confidence, 0.35 if abrupt and _is_usual(evidence) else 0.45)
+        # If the ranges of the data are those of earlier batches, something else has grown.
+        confidence = max(confidence, FAINT if abrupt and _is_usual(evidence) else 0.45)
     if not confidence or (course.steps < 5 and field is None):
         return None
     return Cause(

@@ -56,7 +56,7 @@ def test_a_jump_of_the_loss_over_data_of_a_usual_range_is_little_reason() -> Non
     unknown, usual = outlier_batch(jump), outlier_batch(replace(jump, batch=batch(field(), labels())))
     assert unknown is not None
     assert usual is not None
-    assert (unknown.confidence, usual.confidence) == (0.45, 0.35)
+    assert (unknown.confidence, usual.confidence) == (0.45, 0.3)
 
 
 def test_what_a_layer_took_after_a_divergence_is_no_outlier() -> None:
