@@ -6,6 +6,7 @@ import math
 
 from lightning_gradexplode.diagnose.batch import is_of_batch, is_same, targets
 from lightning_gradexplode.diagnose.curves import critical_step, curve, loss_curve, signs
+from lightning_gradexplode.diagnose.trends import initial_weight_norm
 from lightning_gradexplode.records import Evidence, LossTerm, ParameterFacts, RunFacts
 
 EARLY = 30
@@ -81,7 +82,8 @@ def is_trained(evidence: Evidence) -> bool:
 def has_initial_scale(evidence: Evidence) -> bool:
     """Return whether the weights had about the norm of the start before the last update."""
     before = curve(evidence, "weight_norm").before(evidence.now).finite
-    return before.first is None or before.last is None or before.last <= 1.5 * before.first
+    start = initial_weight_norm(evidence) or before.first  # the first one that was measured is that after an update
+    return start is None or before.last is None or before.last <= 1.5 * start
 
 
 def untrained_loss(evidence: Evidence) -> float | None:

@@ -89,16 +89,28 @@ def _data_too_large(evidence: Evidence) -> Iterator[Cause]:
 
 
 def _critic_grows(evidence: Evidence) -> Iterator[Cause]:
-    """Yield the cause if the logged loss of a critic has fallen far below zero while its weights have grown."""
+    """Yield the cause if the weights of a critic have grown while its logged loss fell far below zero.
+
+    If its loss is not known, a gradient that grows with the weights shows it: that of a classifier gets smaller.
+    """
     critic = critic_of(evidence.run)
     if critic is None:
         return
-    weights = [
-        curve(evidence, "weight_norm", optimizer=place)
+    own = [
+        place
         for place, history in enumerate(evidence.history)
         if all(one.startswith(f"{critic}.") for one in history.parameters)
     ]
+    weights = [curve(evidence, "weight_norm", optimizer=place) for place in own]
     growth = max(((one.last or 0.0) / one.first for one in weights if one.first), default=1.0)
+    slopes = [curve(evidence, "grad_norm", optimizer=place).finite.value for place in own]
+    rise = max((float(np.median(one[-10:]) / one[0]) for one in slopes if len(one) >= ENOUGH and one[0] > 0), default=0)
+    if growth >= 3 and rise >= 10 and not len(loss_curve(evidence).finite):
+        sentence = (
+            f"The weights of `{critic}` have grown to {growth:.3g} times their norm at the start, and its gradient to "
+            f"{rise:.3g} times; no loss is known."
+        )
+        yield Cause("loss-without-floor", critic, (sentence,), CERTAIN, critic_remedies(critic))
     for name, loss in logged_curves(evidence).items():
         first, least = loss.first, loss.least
         if critic in name and growth >= 3 and first is not None and (least or 0.0) < -10 * max(abs(first), 0.1):

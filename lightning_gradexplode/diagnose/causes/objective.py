@@ -222,8 +222,10 @@ def _plain_outputs(evidence: Evidence) -> Cause | None:
 
 
 def critic_of(run: RunFacts) -> str | None:
-    """Return the module of an adversarial critic, None if there is none."""
+    """Return the module of an adversarial critic, None if there is none; that of a policy is not adversarial."""
     names = [one.name for one in run.modules]
+    if any(re.match(r"(actor|policy)", name, re.IGNORECASE) for name in names):
+        return None
     return next((name for name in names if re.search(r"(critic|disc)", name.split(".")[0], re.IGNORECASE)), None)
 
 

@@ -17,7 +17,15 @@ BEYOND = 3.0
 """So many times the largest update that its formula allows, an update of the optimizer does not fit its gradient."""
 
 ADAMS = ("Adam", "AdamW", "Adamax", "NAdam")
-"""The optimizers of torch whose updates are bounded by the learning rate; the first ones of RAdam are not."""
+"""The optimizers of torch whose updates are bounded by the learning rate."""
+
+_OTHER_FORMULA = (
+    "Something in its own formula differs from that, such as the root of the running squares or the correction of the "
+    "running averages."
+)
+
+UNBOUNDED = "radam"
+"""Part of the names of variants of Adam whose first updates have no bound."""
 
 FRESH, DISTURBS = 3.0, 4.0
 """Growth of the first update of an epoch over the one before, and of the loss after it, that show an emptied state."""
@@ -51,7 +59,7 @@ def beyond_bound(evidence: Evidence) -> Iterator[Cause]:
         yield Cause(
             "optimizer-state",
             f"optimizer {one.kind}",
-            (*sentences, "Something in its own formula differs from that, such as the root of the running squares."),
+            (*sentences, _OTHER_FORMULA),
             0.7,
             ("use the optimizer of torch in its place: `torch.optim.AdamW`", *remedies.clip(evidence)),
         )
@@ -63,7 +71,7 @@ def later_beyond_bound(evidence: Evidence) -> Iterator[Cause]:
     if place is None or place >= len(evidence.run.optimizers):
         return
     one = evidence.run.optimizers[place]
-    if one.kind not in ADAMS:  # the formula of others with such a name is not known
+    if UNBOUNDED in one.kind.lower():
         return
     weights = curve(evidence, "weight_norm").before(failing_step(evidence)).since(start).finite
     rates, ratio = curve(evidence, "learning_rate"), curve(evidence, "update_ratio")
@@ -76,21 +84,22 @@ def later_beyond_bound(evidence: Evidence) -> Iterator[Cause]:
         bound *= last - first
         is_of_another = update is not None and update * before <= bound  # something else has written to the weights
         if after - before > BEYOND * bound > 0 and not is_of_another:
-            yield Cause(
-                "optimizer-state",
-                f"optimizer {one.kind}",
-                (
-                    f"At step {last} the norm of the weights went from {before:.3g} to {after:.3g}; at this learning "
-                    f"rate the formula of {one.kind} moves them by at most {bound:.3g}, whatever the gradients are.",
-                    "Its running averages do not fit its gradients: they were emptied, loaded or written to"
-                    + (", unless something else has written to the weights." if update is None else "."),
-                ),
-                0.6 if update is None else 0.85,
-                (
-                    "leave the state of the optimizer as it is between two steps; to start anew, create an optimizer",
-                    *remedies.warm_up(evidence),
-                ),
+            sentence = (
+                f"At step {last} the norm of the weights went from {before:.3g} to {after:.3g}; at this learning rate "
+                f"the formula of {one.kind if one.kind in ADAMS else 'Adam'} moves them by at most {bound:.3g}, "
+                "whatever the gradients are."
             )
+            why = "Its running averages do not fit its gradients: they were emptied, loaded or written to"
+            advice = (
+                "leave the state of the optimizer as it is between two steps; to start anew, create an optimizer",
+                *remedies.warm_up(evidence),
+            )
+            if one.kind not in ADAMS:
+                why = _OTHER_FORMULA.rstrip(".")
+                advice = ("use the optimizer of torch in its place: `torch.optim.AdamW`", *remedies.clip(evidence))
+            why += ", unless something else has written to the weights." if update is None else "."
+            confidence = 0.6 if update is None else 0.85 if one.kind in ADAMS else 0.7
+            yield Cause("optimizer-state", f"optimizer {one.kind}", (sentence, why), confidence, advice)
             return
 
 

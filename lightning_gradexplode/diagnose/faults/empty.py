@@ -6,7 +6,7 @@ from lightning_gradexplode.diagnose.faults.fault import Fault
 from lightning_gradexplode.diagnose.faults.operands import holds_nonfinite
 from lightning_gradexplode.diagnose.faults.operations import DIVISIONS, largest_input
 from lightning_gradexplode.diagnose.remedies.lines import divides_by_count
-from lightning_gradexplode.records import Operation
+from lightning_gradexplode.records import Operand, Operation
 
 _REDUCTIONS = {
     "mean",
@@ -50,11 +50,18 @@ def empty_reduction(operation: Operation, name: str) -> Fault | None:
         above, below = operation.inputs[0].at_fault, operation.inputs[1].at_fault
         divisor = operation.inputs[1]
         below = divisor.least if below is None and divisor.least == divisor.greatest else below
-        whole = not divisor.dtype.removeprefix("torch.").startswith(("float", "bfloat"))
-        if below == 0 and above in (0, None) and (whole or divisor.is_constant or divides_by_count(code)):
+        if below == 0 and above in (0, None) and _is_count(divisor, code):
             return Fault(
                 "empty",
                 "A mean was computed over nothing: 0/0, a sum over no element by a count of zero.",
                 "divide by a count that is at least one: `total / count.clamp(min=1)`",
             )
     return None
+
+
+def _is_count(divisor: Operand, code: str) -> bool:
+    """Return whether a divisor is a number of elements: whole everywhere, which a sum of squares seldom is."""
+    if not divisor.dtype.removeprefix("torch.").startswith(("float", "bfloat")):
+        return True
+    ends = [one for one in (divisor.least, divisor.greatest) if one is not None]
+    return all(one.is_integer() for one in ends) and (divisor.is_constant or divides_by_count(code))

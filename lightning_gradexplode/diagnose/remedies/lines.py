@@ -8,11 +8,12 @@ import re
 from lightning_gradexplode.records import Operand
 
 _COUNTS = re.compile(r"(sum|count|mask|numel|valid|len|num_|n_|size|shape)", re.IGNORECASE)
-_NORMS = re.compile(r"(norm|std|var\b|max\(|amax|min\(|abs|length|dist|scale)", re.IGNORECASE)
+_NORMS = re.compile(r"(norm|square|pow\(|\*\*|std|var\b|max\(|amax|min\(|abs|length|dist|scale)", re.IGNORECASE)
 
 _REMEDIES = {
     "log": "keep the argument positive: `torch.log(x.clamp(min=1e-6))`, or of a probability use `F.log_softmax(logits, "
     "dim=-1)` or `F.logsigmoid(logits)` on its logits",
+    "gamma": "keep the argument away from its pole at zero: `torch.{name}(x.clamp(min=1e-6))`",
     "sqrt": "keep the argument above zero: `torch.sqrt(x.clamp(min=1e-12))`",
     "norm": "keep the norm away from zero: `(x.square().sum(dim=-1) + 1e-12).sqrt()`",
     "hypot": "keep the result away from zero: `(x.square() + y.square() + 1e-12).sqrt()`",
@@ -52,6 +53,7 @@ _REMEDIES = {
 
 _BY_WORD = (
     ("logit", "logit"),
+    ("gamma", "gamma"),
     ("log", "log"),
     ("sqrt", "sqrt"),
     ("norm", "norm"),

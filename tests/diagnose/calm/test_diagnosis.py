@@ -95,6 +95,17 @@ WRONG = {
             },
         ),
     ),
+    "a critic whose loss is not known": (
+        "loss-without-floor",
+        evidence(
+            CRITIC,
+            {
+                "loss": [float("nan")] * 120,
+                "grad_norm": [1.0 + 0.2 * step for step in range(120)],
+                "weight_norm": [1.0 + 0.1 * step for step in range(120)],
+            },
+        ),
+    ),
     "a first update that ruins the weights": (
         "learning-rate",
         evidence(network(0.1), {"loss": [0.1, *[50.0] * 119], "update_ratio": [0.8, *[0.01] * 119]}),
@@ -189,3 +200,9 @@ def test_nothing_is_named_of_a_loss_that_falls_ever_slower(loss: list[float]) ->
         "weight_norm": [12.0 + step for step in range(120)],
     }
     assert diagnose_calm(evidence(network(0.1), {"loss": loss, **grown})) is None
+
+
+def test_the_weights_of_a_critic_may_grow_while_its_gradient_does_not() -> None:
+    """The gradient of a classifier gets smaller as it separates its classes, without a bound of its weights."""
+    grown = {"loss": [float("nan")] * 120, "weight_norm": [1.0 + 0.1 * step for step in range(120)]}
+    assert diagnose_calm(evidence(CRITIC, grown)) is None

@@ -86,6 +86,14 @@ def test_a_fresh_adam_whose_first_update_is_beyond_the_formula_has_another_formu
     assert "torch.optim.AdamW" in cause.remedies[0]
 
 
+def test_an_own_adam_whose_weights_grow_beyond_the_formula_later_has_another_formula() -> None:
+    """As with a correction of its averages that tends to zero: restarting its state would not help."""
+    cause = optimizer_state(after_a_jump(OptimizerFacts("OwnAdam", ({**ADAM, "lr": 0.001},)), 1.0))
+    assert cause is not None
+    assert "formula of Adam" in cause.evidence[0]
+    assert "torch.optim.AdamW" in cause.remedies[0]
+
+
 def test_an_optimizer_of_an_unknown_formula_has_no_bound() -> None:
     """Nothing is known of what its updates may be."""
     assert optimizer_state(first_update(OptimizerFacts("Sophia", ({"lr": 0.01},)), 500.0)) is None

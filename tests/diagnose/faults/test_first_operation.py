@@ -28,6 +28,18 @@ FAULTS: dict[str, tuple[str, str, tuple[Any, ...], dict[str, Any]]] = {
     "a sum over a count": ("empty", "div", (ZERO, ZERO), {"code": "loss = e.sum() / mask.sum()"}),
     "a sum over a whole number": ("empty", "div", (ZERO, operand(0.0, 0.0, 0.0, shape=(), dtype="int64")), {}),
     "a sum over a number without a gradient": ("empty", "div", (ZERO, operand(0.0, 0.0, 0.0, is_constant=True)), {}),
+    "a product over an energy without a gradient": (
+        "undefined",
+        "div",
+        (operand(0.0), operand(0.0, least=0.0, greatest=34.2, shape=(16, 1), is_constant=True)),
+        {},
+    ),
+    "a sum over a sum of squares": (
+        "undefined",
+        "div",
+        (ZERO, ZERO),
+        {"code": "share = (found * voice).sum() / voice.square().sum()"},
+    ),
     "the mean of nothing": ("empty", "mean", (Operand((0, 4), "float32"),), {}),
     "the deviation of one": ("empty", "std", (operand(None, shape=(1,)),), {}),
     "no label left": ("empty", "nll_loss_forward", (operand(None), operand(None, dtype="int64")), {}),
