@@ -48,7 +48,7 @@ def test_results_come_back_to_the_process_that_called_fit(tmp_path: Path) -> Non
     script = tmp_path / "spawned.py"
     script.write_text(SCRIPT)
     root = Path(__file__).parents[2]
-    environment = {"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin"}
+    environment = {"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, str(script)],
         env=environment,

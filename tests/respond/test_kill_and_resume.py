@@ -154,9 +154,9 @@ def test_resumed_runs_end_bit_for_bit_as_whole_ones(name: str, tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_runs_resumed_from_every_point_end_bit_for_bit_as_whole_ones(name: str, tmp_path: Path) -> None:
-    """Every policy and response from each of the 20 points."""
-    assert ending_otherwise(name, POINTS, tmp_path) == []
+def test_runs_resumed_from_many_points_end_bit_for_bit_as_whole_ones(name: str, tmp_path: Path) -> None:
+    """Every policy and response from every fourth of the 20 points, each of which two or three cases have."""
+    assert ending_otherwise(name, POINTS[list(CASES).index(name) % 4 :: 4], tmp_path) == []
 
 
 KILLED = """
