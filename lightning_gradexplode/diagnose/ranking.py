@@ -8,6 +8,7 @@ from dataclasses import replace
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.calm import calm_causes
 from lightning_gradexplode.diagnose.causes import RULES
+from lightning_gradexplode.diagnose.causes.descent import multiplied_gradients
 from lightning_gradexplode.diagnose.causes.objective import negative_term
 from lightning_gradexplode.diagnose.curves import critical_step, first_nonfinite, is_critical
 from lightning_gradexplode.diagnose.learning import has_learned, has_recovered
@@ -84,6 +85,8 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     found = [cause for kind in RULES if (cause := _apply_rule(kind, evidence)) is not None]
     if outside_change(evidence) is not None:
         found = [one for one in found if one.kind not in (*_GROWTH, "outlier-batch")]
+    elif multiplied_gradients(evidence) is not None:
+        found = [one for one in found if one.kind not in (*_GROWTH, "accumulated-gradients")]
     elif is_new_level(evidence):
         found = [one for one in found if one.kind != "outlier-batch"]
     is_harmless = not is_critical(evidence) and (has_learned(evidence) or has_recovered(evidence))
@@ -153,6 +156,11 @@ def _unknown(evidence: Evidence) -> Cause:
         ]
     elif change is not None:
         advice = remedies.rollback(evidence)
+    elif multiplied_gradients(evidence) is not None:
+        advice = [
+            "look for what multiplies the gradients: `register_hook`, `on_after_backward`, a custom "
+            "`autograd.Function` (`torch.autograd.gradcheck` tests it), or a loss that is scaled for its backward pass"
+        ]
     elif first_nonfinite(evidence) is None:
         advice = remedies.clip(evidence) if trend(evidence).has_diverged else []
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lightning_gradexplode.diagnose.batch import is_from_graph
+from lightning_gradexplode.diagnose.causes.descent import multiplied_gradients
 from lightning_gradexplode.diagnose.curves import critical_step, curve, failing_step, first_nonfinite, loss_curve
 from lightning_gradexplode.diagnose.outside_changes import is_new_level, outside_change
 from lightning_gradexplode.diagnose.trends import initial_weight_norm, trend
@@ -108,9 +109,11 @@ def observations(evidence: Evidence) -> tuple[str, ...]:
     """Return the measurements in sentences, for a diagnosis without a cause."""
     course = trend(evidence)
     sentences = []
-    change = outside_change(evidence)
+    change, multiplied = outside_change(evidence), multiplied_gradients(evidence)
     if change is not None:
         sentences.append(change.sentence)
+    elif multiplied is not None:
+        sentences.append(multiplied.sentence)
     elif is_new_level(evidence):
         sentences.append("The loss has jumped and stays up while updates are ordinary, as if the data had changed.")
     factors = {

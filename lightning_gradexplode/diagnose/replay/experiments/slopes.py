@@ -22,6 +22,13 @@ SAME = 0.03
 EXPECTED = 0.9
 """Share of the predicted slope from which single parameters are not measured."""
 
+FLAT = 0.1
+"""Change of the loss, divided by the predicted one, below which the slope is measured over ten times the distance: the
+rounding of the loss would be a large part of the change."""
+
+MOST_LENGTHENINGS = 6
+"""Number of times that the distance is multiplied by ten; a loss that is still flat then has no slope."""
+
 MOST_PARAMETERS = 8
 """Number of parameters with the largest gradients whose slopes are measured one by one."""
 
@@ -61,9 +68,14 @@ def slope_shares(
             moved = {name: _moved(start[name], gradients[name], distance / size) for name in names}
             return variants.run(weights={**(weights or {}), **moved}, backward=False).loss
 
-        lengths = [change * abs(loss) / slope for change in CHANGES]
-        found = [(loss_at(one) - loss_at(-one)) / (2 * one * slope) for one in lengths]
-        return found[-1] if all(map(math.isfinite, found)) and max(found) - min(found) <= SAME else None
+        for stretch in (10.0**power for power in range(1 + MOST_LENGTHENINGS)):
+            lengths = [stretch * change * abs(loss) / slope for change in CHANGES]
+            changes = [(loss_at(one) - loss_at(-one)) / (2 * one * slope) * stretch for one in lengths]
+            if not all(map(math.isfinite, changes)) or max(changes) - min(changes) > SAME:
+                return None
+            if abs(changes[-1]) >= FLAT:
+                return changes[-1] / stretch
+        return 0.0
 
     whole = share([*gradients])
     shares: list[tuple[str, float]] = []

@@ -123,6 +123,24 @@ class TestSlopes:
         assert shares.get("0.weight") == (None if hidden is None else pytest.approx(hidden, abs=0.01))
         assert shares.get("1.weight") == (None if last is None else pytest.approx(last, abs=0.01))
 
+    @pytest.mark.parametrize("factor", [20.0, 1e3, 1e5])
+    def test_the_slope_along_gradients_that_are_multiplied_is_measured_over_a_longer_distance(
+        self, batch: Any, factor: float
+    ) -> None:
+        """Over the distance for a gradient of that size, the loss changes by less than its rounding."""
+        torch.manual_seed(0)
+        module, function = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 1)), step_with(factor, 0.0)
+        function(module, batch, 0).backward()
+        gradients = {name: one.grad for name, one in module.named_parameters() if one.grad is not None}
+        norm = torch.stack([one.norm() for one in gradients.values()]).norm().item()
+        step = ReplayStep(module, function, batch)
+
+        found = run_experiments(step, replay_step(step), memory_grad_norm=norm, gradients=gradients)
+
+        shares = dict(found.slope_shares)
+        assert shares["0.weight"] == pytest.approx(1 / factor, rel=0.03)
+        assert shares["1.weight"] == pytest.approx(1.0, rel=0.03)
+
     def test_gradients_that_were_clipped_since_are_not_measured(self, module: Any, batch: Any) -> None:
         """Their norm is no longer the one that was measured, so that they may be those of another step."""
         squared_error(module, batch, 0).backward()
