@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lightning_gradexplode.diagnose.batch import is_of_batch
 from lightning_gradexplode.diagnose.curves import curve
-from lightning_gradexplode.records import Evidence
+from lightning_gradexplode.records import Evidence, LossTerm
 
 PRECISE, PRECISE_OF_ONE = 0.01, 0.03
 """Relative errors of the slope along all gradients, and along that of one parameter, a small part of them."""
@@ -16,8 +15,8 @@ MULTIPLIED = 3.0
 """Least factor of gradients that something has multiplied."""
 
 FAR = 10.0
-"""Factor from which this holds also if the targets may have been computed: such targets would have to change with the
-outputs by nine tenths, all alike."""
+"""Factor from which this holds also if the targets are not known: they would have to be the outputs themselves times
+0.9 to 1.1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +37,9 @@ class MultipliedGradients:
         names = ", ".join(f"`{name}`" for name in self.parameters[:3])
         of = f" of {names}" + (" and others" if len(self.parameters) > 3 else "") if names else ""
         return (
-            f"The gradients{of} are {self.factor:.3g} times as large as the slope of the loss: something multiplies "
-            "them between the loss and the optimizer's step, such as a hook, a custom `autograd.Function`, or a factor "
-            "of the loss in the backward pass only."
+            f"The gradients{of} are {self.factor:.3g} times those of the loss, by its slope along them: something "
+            "multiplies them between the loss and the optimizer's step, such as a hook, a custom `autograd.Function`, "
+            "or a factor of the loss in the backward pass only."
         )
 
 
@@ -78,17 +77,42 @@ def multiplied_gradients(evidence: Evidence) -> MultipliedGradients | None:
     are the outputs themselves.
     """
     shares = evidence.experiments.slope_shares if evidence.experiments is not None else ()
-    others = [(name, share) for name, share in shares if not math.isclose(share, 1, rel_tol=PRECISE_OF_ONE)]
-    least, largest = min((share for _, share in others), default=0.0), max((share for _, share in others), default=0.0)
+    others = {name: share for name, share in shares if not math.isclose(share, 1, rel_tol=PRECISE_OF_ONE)}
+    sizes = [abs(share) for share in others.values()] or [0.0]
     passes = max(curve(evidence, name).last or 1.0 for name in ("micro_batches", "backward_passes"))
-    if not 0 < least <= largest <= min(1 / MULTIPLIED, (1 + PRECISE_OF_ONE) * least) or passes > 1:
+    is_one_factor = min(sizes) > 0 and max(sizes) <= (1 + PRECISE_OF_ONE) * min(sizes)
+    if not is_one_factor or len({share > 0 for share in others.values()}) > 1 or passes > 1:
         return None
-    names, factor = tuple(name for name, _ in others), 1 / math.sqrt(least * largest)
-    right = {name.rpartition(".")[0] for name, _ in shares if name not in names}
-    if len(names) == 1 and names[0].rpartition(".")[0] not in right:
+    right = {name.rpartition(".")[0] for name, _ in shares if name not in others}
+    if len(others) == 1 and not right.issuperset(name.rpartition(".")[0] for name in others):
         return None  # no other parameter of its module shows that the targets do not move
+    factor = math.copysign(1 / math.sqrt(min(sizes) * max(sizes)), min(others.values()))
     terms = evidence.replay.losses if evidence.replay is not None else ()
-    are_data = bool(terms) and all(len(term.inputs) < 2 or is_of_batch(evidence, term) for term in terms)
-    if factor < FAR and not are_data:
+    are_data = [_takes_data(evidence, term) for term in terms if len(term.inputs) > 1]
+    if not all(are_data):
+        return None  # the targets may be computed from the outputs
+    is_sure = bool(are_data) or _is_larger_than_computed_again(evidence, abs(factor))
+    if abs(factor) < (MULTIPLIED if is_sure else FAR):
         return None
-    return MultipliedGradients(factor, names if right else ())
+    return MultipliedGradients(factor, tuple(others) if right else ())
+
+
+def _takes_data(evidence: Evidence, term: LossTerm) -> bool:
+    """Return whether the targets of a loss are in the usual range of a field of the batch, which outputs leave."""
+    taken = term.inputs[1]
+    for field in evidence.batch.fields if evidence.batch is not None else ():
+        least, greatest = field.usual_least, field.usual_greatest
+        if None in (least, greatest, taken.least, taken.greatest) or math.prod(field.shape) != math.prod(taken.shape):
+            continue
+        width = (greatest or 0.0) - (least or 0.0)
+        if (least or 0.0) - width <= (taken.least or 0.0) <= (taken.greatest or 0.0) <= (greatest or 0.0) + width:
+            return True
+    return False
+
+
+def _is_larger_than_computed_again(evidence: Evidence, factor: float) -> bool:
+    """Return whether the gradient of the batch, computed again, is smaller by a factor, whatever the targets are."""
+    found = evidence.experiments
+    if found is None or not found.memory_grad_norm or not found.batch_grad_norm:
+        return False
+    return math.isclose(found.memory_grad_norm, factor * found.batch_grad_norm, rel_tol=PRECISE_OF_ONE)

@@ -10,14 +10,26 @@ from lightning_gradexplode.records import Evidence, Experiments, LossTerm, Repla
 from tests.diagnose.evidence import batch, diverged, field, growing, history, operand
 
 
-def measured(whole: float, computed_targets: bool = False, passes: int = 1, **shares: float) -> Evidence:
-    """Return the evidence of a run that diverges, with the slopes along the gradients of its parameters."""
+def measured(
+    whole: float, computed_targets: bool = False, passes: int = 1, again: float | None = None, **shares: float
+) -> Evidence:
+    """Return the evidence of a run that diverges, with the slopes along the gradients of its parameters.
+
+    Without a known loss function if `again` is given, the norm of the gradient of 5.0 when it is computed again.
+    """
     named = tuple((name.replace("_", "."), share) for name, share in shares.items())
     target = operand(least=-7.0 if computed_targets else -1.0, greatest=7.0 if computed_targets else 1.0)
+    losses = () if again is not None else (LossTerm("mse_loss", (operand(), target)),)
     return diverged(
-        experiments=Experiments(line_search=((0.01, 30.0), (1.0, 9e8)), slope_share=whole, slope_shares=named),
-        replay=Replay("finite", loss=10.0, losses=(LossTerm("mse_loss", (operand(), target)),)),
-        batch=batch(field("batch.y", shape=(16, 4), least=-1.0, greatest=1.0)),
+        experiments=Experiments(
+            line_search=((0.01, 30.0), (1.0, 9e8)),
+            memory_grad_norm=5.0,
+            batch_grad_norm=again,
+            slope_share=whole,
+            slope_shares=named,
+        ),
+        replay=Replay("finite", loss=10.0, losses=losses),
+        batch=batch(field("batch.y", shape=(16, 4), usual_least=-1.0, usual_greatest=1.0)),
         history=(history(growing() | {"backward_passes": [float(passes)] * 12}),),
     )
 
@@ -28,8 +40,10 @@ def measured(whole: float, computed_targets: bool = False, passes: int = 1, **sh
         (measured(1e-3, body_weight=1e-3, body_bias=1.01e-3, head_weight=1e-3), 1000, ()),
         (measured(1e-3, head_weight=1e-3, head_bias=1.0, body_weight=1.0), 1000, ("head.weight",)),
         (measured(0.25, body_weight=0.25, head_weight=0.25), 4, ()),
+        (measured(-0.2, body_weight=-0.2, head_weight=-0.2), -5, ()),
+        (measured(0.2, again=1.0, body_weight=0.2, head_weight=0.2), 5, ()),
     ],
-    ids=["all", "one", "by four"],
+    ids=["all", "one", "by four", "by minus five", "outside of the backward pass"],
 )
 def test_gradients_whose_slopes_are_all_too_small_by_one_factor_are_multiplied(
     evidence: Evidence, factor: float, parameters: tuple[str, ...]
@@ -41,7 +55,7 @@ def test_gradients_whose_slopes_are_all_too_small_by_one_factor_are_multiplied(
     assert found.parameters == parameters
     result = diagnose(evidence)
     assert result.causes[0].kind == "unknown"
-    assert f"{found.factor:.3g} times as large as the slope" in result.causes[0].evidence[0]
+    assert f"{found.factor:.3g} times those of the loss" in result.causes[0].evidence[0]
     assert "register_hook" in result.remedies[0]
 
 
@@ -49,14 +63,22 @@ def test_gradients_whose_slopes_are_all_too_small_by_one_factor_are_multiplied(
     "evidence",
     [
         measured(0.02, body_weight=0.02, head_weight=0.05),
-        measured(0.2, computed_targets=True, body_weight=0.2, head_weight=0.2),
+        measured(0.02, computed_targets=True, body_weight=0.02, head_weight=0.02),
         measured(0.02, head_weight=0.02, body_weight=1.0),
         measured(0.2, passes=5, body_weight=0.2, head_weight=0.2),
         measured(0.6, body_weight=0.6, head_weight=0.6),
-        measured(-0.02, body_weight=-0.02, head_weight=-0.02),
+        measured(-1.0, body_weight=-1.0, head_weight=-1.0),
         measured(1.0),
     ],
-    ids=["unlike", "own outputs as targets", "another module", "several passes", "less than three", "below 0", "right"],
+    ids=[
+        "unlike",
+        "own outputs as targets",
+        "another module",
+        "several passes",
+        "less than three",
+        "a wrong sign",
+        "right",
+    ],
 )
 def test_slopes_that_targets_or_passes_may_explain_are_left_open(evidence: Evidence) -> None:
     """Targets that move change the slopes of parameters differently, or alike if they are the outputs themselves."""
