@@ -399,3 +399,28 @@ def test_a_wrong_sign_of_the_gradient_is_named_whatever_the_rate(rate: float, tm
     assert diagnosis is not None
     assert diagnosis.causes[0].kind == "loss-without-floor"
     assert "look for a wrong sign" in diagnosis.remedies[0]
+
+
+@pytest.mark.parametrize("factor", [1000.0, -20.0])
+def test_gradients_that_a_hook_multiplies_are_unknown_with_the_factor(factor: float) -> None:
+    """The overshoot is a consequence, and no targets move."""
+
+    class Multiplied(Network):
+        """Regression whose error gradients are multiplied between the loss and the network."""
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            outputs = self.body(batch[0])
+            if outputs.requires_grad:
+                outputs.register_hook(lambda gradient: factor * gradient)
+            return (outputs - batch[0][:, :3]).square().mean()
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.3)
+
+    torch.manual_seed(0)
+    monitor = GradientExplosionMonitor(report=False)
+    fit(Multiplied(), monitor, max_steps=60, max_epochs=-1)
+    diagnosis = monitor.diagnosis()
+    assert diagnosis is not None
+    assert diagnosis.causes[0].kind == "unknown"
+    assert f"gradients are {factor:.3g} times those of the loss" in diagnosis.causes[0].evidence[0]
