@@ -28,7 +28,7 @@ class GradientAboveOne(Detector):
     sign = "gradient-above-one"
     reads = ("grad_norm",)
 
-    def __init__(self, share: float = 0.5, patience: int = 5, enormous: float = 1e8) -> None:
+    def __init__(self, share: float = 0.5, patience: int = 5, enormous: float = 1e10) -> None:
         self.share = share
         self.patience = patience
         self.enormous = enormous
