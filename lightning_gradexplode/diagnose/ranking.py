@@ -38,6 +38,9 @@ _FAULTS = ("undefined-operation", "forward-overflow", "half-precision", "outlier
 _GROWTH = ("learning-rate", "learning-rate-jump", "optimizer-state", "moving-target", "depth", "initialization",
            "recurrence", "unscaled-data", "loss-without-floor")  # fmt: skip
 
+_BY_LARGE_STEPS = (*_GROWTH, "accumulated-gradients", "forward-overflow")
+"""What steps along gradients that something multiplies also look like; the first loss was finite."""
+
 EXPLAINS: Mapping[str, Sequence[str]] = {
     # Values of the batch explain every operation on them, without any growth.
     "nonfinite-input": (*_FAULTS, *_GROWTH, "empty-reduction", "nonfinite-target"),
@@ -86,7 +89,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     if outside_change(evidence) is not None:
         found = [one for one in found if one.kind not in (*_GROWTH, "outlier-batch")]
     elif multiplied_gradients(evidence) is not None:
-        found = [one for one in found if one.kind not in (*_GROWTH, "accumulated-gradients")]
+        found = [one for one in found if one.kind not in _BY_LARGE_STEPS]
     elif is_new_level(evidence):
         found = [one for one in found if one.kind != "outlier-batch"]
     is_harmless = not is_critical(evidence) and (has_learned(evidence) or has_recovered(evidence))
@@ -100,8 +103,11 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     if not causes and not is_critical(evidence) and first_nonfinite(evidence) is None:
         causes = tuple(negative_term(evidence) if is_harmless else calm_causes(evidence))
     if not causes or causes[0].confidence < LEAST_CONFIDENCE:
-        weak = sorted(found, key=lambda one: -one.confidence)
-        causes = (_unknown(evidence), *(one for one in weak if one.confidence >= WEAK))[:MOST_CAUSES]
+        weak = sorted(
+            (replace(one, confidence=round(one.confidence, 2)) for one in found if one.confidence >= WEAK),
+            key=lambda one: -one.confidence,
+        )
+        causes = (_unknown(evidence), *weak)[:MOST_CAUSES]
     first = causes[0]
     return Diagnosis(
         step=evidence.step,
@@ -148,7 +154,7 @@ def _apply_rule(kind: str, evidence: Evidence) -> Cause | None:
 
 
 def _unknown(evidence: Evidence) -> Cause:
-    change = outside_change(evidence)
+    change, multiplied = outside_change(evidence), multiplied_gradients(evidence)
     if change is not None and change.last is not None:
         advice = [  # restored weights would grow in the same way
             "look for what changes the weights between the optimizer's steps; a decay in the loop multiplies them by a "
@@ -156,13 +162,11 @@ def _unknown(evidence: Evidence) -> Cause:
         ]
     elif change is not None:
         advice = remedies.rollback(evidence)
-    elif multiplied_gradients(evidence) is not None:
-        advice = [
-            "look for what multiplies the gradients: `register_hook`, `on_after_backward`, a custom "
-            "`autograd.Function` (`torch.autograd.gradcheck` tests it), or a loss that is scaled for its backward pass"
-        ]
+    elif multiplied is not None:
+        advice = [multiplied.remedy]
     elif first_nonfinite(evidence) is None:
-        advice = remedies.clip(evidence) if trend(evidence).has_diverged else []
+        clip = remedies.clip(evidence) if trend(evidence).has_diverged else []
+        advice = [*remedies.own_functions(evidence), *clip]
     else:
         one_batch = remedies.clip(evidence) if trend(evidence).has_diverged else remedies.skip(evidence)
         advice = [*remedies.anomaly_mode(evidence), *one_batch]

@@ -114,6 +114,11 @@ def observations(evidence: Evidence) -> tuple[str, ...]:
         sentences.append(change.sentence)
     elif multiplied is not None:
         sentences.append(multiplied.sentence)
+    elif evidence.moves_weights:
+        sentences.append(
+            "The loop itself writes to the weights between the backward pass and the optimizer's step, as "
+            "sharpness-aware minimization does: the distance by which it moves them may be too large."
+        )
     elif is_new_level(evidence):
         sentences.append("The loss has jumped and stays up while updates are ordinary, as if the data had changed.")
     factors = {

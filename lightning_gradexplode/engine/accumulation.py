@@ -75,6 +75,8 @@ class AccumulationWindow:
         backward_passes: Number of backward passes since the gradients were last cleared; the caller counts them.
         passes: The same for each optimizer, if there are several.
         evaluations: Number of evaluations of a closure within a step since the gradients were cleared.
+        first_change: Norm of the gradients that the first step takes, divided by their norm at the end of the backward
+            pass; None if that is not known without waiting for an accelerator.
     """
 
     def __init__(self, loop: TrainingLoop) -> None:
@@ -85,6 +87,8 @@ class AccumulationWindow:
         self._early: dict[int, GradientReading] = {}
         self._losses_are_read = False
         self.backward_passes = self.evaluations = 0
+        self.first_change: float | None = None
+        self._is_first = True
         self.passes = PassesByOptimizer()
         self._sees_clearing = False
         self._remembered: tuple[Tensor, weakref.ref[Tensor], int] | None = None
@@ -218,6 +222,7 @@ class AccumulationWindow:
         if reading is None or not (are_cleared or reading.holds(parameters)):
             now = self._read(parameters, scale, is_scaled, as_torch_does)
             reading = now if reading is None else self._chosen(reading, now, parameters)
+        self._is_first = False
         is_alone = self._loop.process_group.size == 1
         if is_alone and not reading.has_started:
             reading.start()
@@ -266,8 +271,10 @@ class AccumulationWindow:
             chosen = now.unless_clipped(before)  # without a wait
             if chosen is not None:
                 return chosen
-        norm = before.norms().total
-        was_clipped = now.norms().total < norm if math.isfinite(norm) else not math.isfinite(now.norms().total)
+        norm, present = before.norms().total, now.norms().total
+        if self._is_first and norm > 0:
+            self.first_change = present / norm
+        was_clipped = present < norm if math.isfinite(norm) else not math.isfinite(present)
         return before if was_clipped else now
 
     def _read(

@@ -119,9 +119,9 @@ class Components:
         loggers = LoggerCollection(
             loop.loggers if loop.is_main_process else [], len(optimizers.states) > 1, arguments.alert_level
         )
-        evidence = EvidenceCollector(loop, arguments, optimizers.states)
-        log = FindingLog(loggers, console, clips)
         window = AccumulationWindow(loop)
+        evidence = EvidenceCollector(loop, arguments, optimizers.states, window)
+        log = FindingLog(loggers, console, clips)
         clipper = GradientClipper(loop, clips, agreement)
         responses = ResponseRunner(loop, arguments.responses, optimizers.states)
         return cls(

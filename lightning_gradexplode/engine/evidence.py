@@ -14,6 +14,7 @@ from lightning_gradexplode.diagnose import diagnose, diagnose_calm
 from lightning_gradexplode.diagnose.outcomes import with_outcomes
 from lightning_gradexplode.diagnose.repeated_weights import weights_to_try
 from lightning_gradexplode.distributed.exchange import StepExchange
+from lightning_gradexplode.engine.accumulation import AccumulationWindow
 from lightning_gradexplode.engine.attempt import attempt
 from lightning_gradexplode.engine.batch_evidence import BatchEvidence
 from lightning_gradexplode.engine.first_facts import first_facts
@@ -54,6 +55,7 @@ class EvidenceCollector:
         loop: The training loop.
         arguments: The monitor's arguments.
         states: The optimizers.
+        window: The gradients of the current step.
 
     Attributes:
         inputs: The inputs with which the current step can be computed again.
@@ -63,8 +65,15 @@ class EvidenceCollector:
         shared: The evidence that several processes share.
     """
 
-    def __init__(self, loop: TrainingLoop, arguments: Arguments, states: Sequence[OptimizerState]) -> None:
+    def __init__(
+        self,
+        loop: TrainingLoop,
+        arguments: Arguments,
+        states: Sequence[OptimizerState],
+        window: AccumulationWindow,
+    ) -> None:
         self._loop = loop
+        self._window = window
         self._arguments = arguments
         self._states = states
         self._run: RunFacts | None = None
@@ -234,6 +243,10 @@ class EvidenceCollector:
             is_left_out=self._is_left_out,
             applied=self.graphs.applied,
             first_losses=self.graphs.losses,
+            own_functions=self.graphs.own_functions,
+            loss_factor=self._loop.loss_factor,
+            moves_weights=bool(self._loop.moves_weights),
+            first_change=self._window.first_change,
         )
 
     def _replay(self, onset: int) -> Replay | None:

@@ -11,7 +11,15 @@ from torch import Tensor
 from lightning_gradexplode.diagnose.graph import GraphFacts, GraphFault, facts_of_loss, fault_in_graph
 from lightning_gradexplode.engine.attempt import attempt
 from lightning_gradexplode.hosts.base import TrainingLoop
-from lightning_gradexplode.records import AppliedWeight, BatchFacts, FieldFacts, LossTerm, Operation, Replay
+from lightning_gradexplode.records import (
+    AppliedWeight,
+    BatchFacts,
+    FieldFacts,
+    LossTerm,
+    Operation,
+    OwnFunction,
+    Replay,
+)
 
 MOST_GRAPHS = 8
 """Largest number of graphs read in a run: of losses that are not finite, and again of losses after explosions."""
@@ -97,6 +105,12 @@ class LossGraphs:
     def losses(self) -> tuple[LossTerm, ...]:
         """The loss functions of the first loss, with their inputs."""
         return () if self._first is None else self._first.losses
+
+    @property
+    def own_functions(self) -> tuple[OwnFunction, ...]:
+        """The user's own functions in the first loss, whose derivatives are not torch's."""
+        known = None if self._first is None else self._first.own_functions
+        return () if known is None else known.found
 
     @property
     def overflow(self) -> Operation | None:

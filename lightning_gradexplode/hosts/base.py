@@ -24,9 +24,15 @@ class TrainingLoop(ABC):
 
     Attributes:
         trainer: The object that a user's `Response` finds as ``run.trainer``; None where there is none.
+        loss_factor: What the loop multiplies the first loss by for its backward pass, without the scale of a gradient
+            scaler; None if that is not known.
+        moves_weights: Whether the loop itself writes to the weights between the backward pass of a loss and the first
+            step; None if that is not known.
     """
 
     trainer: Any = None
+    loss_factor: float | None = None
+    moves_weights: bool | None = None
 
     # The run.
 

@@ -153,7 +153,7 @@ class GradientWatch(StepEventsResults):
         self._events.expect_loss(loss, value)
 
     def _check_scale(self, gradient: Tensor, scale: Tensor | None) -> None:
-        """Log where the first loss shows that a gradient scaler is not known, or is applied before `loss`.
+        """Record what the first loss is multiplied by; log where a gradient scaler is not known, or applied earlier.
 
         On an accelerator the numbers are read in the next backward pass, when they have long been computed.
 
@@ -169,16 +169,19 @@ class GradientWatch(StepEventsResults):
         factor, *scales = self._factors.values().tolist()
         if self._events is None:
             return
+        known = scales[0] if scales else 1.0
         if not scales and factor >= SMALLEST_SCALE and math.frexp(factor)[0] == 0.5:
             self._events.warn_once(
                 f"the loss is multiplied by {factor:g} before its backward pass, and so are the gradients that are "
                 f"recorded; where a gradient scaler does that, pass it: {type(self).__name__}(..., scaler=scaler)"
             )
-        elif scales and factor == 1.0 and scales[0] >= SMALLEST_SCALE:
+        elif factor == 1.0 and known >= SMALLEST_SCALE:
             self._events.warn_once(
                 "loss() was called with a loss that the gradient scaler has scaled, and records it so; call it with "
                 "the loss before scaler.scale()"
             )
+        else:
+            self._loop.loss_factor = factor / known
 
     @property
     def should_stop(self) -> bool:

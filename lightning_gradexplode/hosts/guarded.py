@@ -94,6 +94,8 @@ class GuardedLoop(TrainingLoop):
     counts_end_of_backward = _fixed("counts_end_of_backward")
     may_clip_by_itself = _fixed("may_clip_by_itself")
     optimizers = _passed("optimizers")
+    loss_factor = _passed("loss_factor")
+    moves_weights = _passed("moves_weights")
     step = _passed("step")
     micro_batches = _passed("micro_batches")
     completes_step = _passed("completes_step")

@@ -245,6 +245,8 @@ class StepEvents(LoopRun):
                 self._add_losses()
             elif id(optimizer) not in self._awaiting:
                 self.warn_once(ASSIGNED_GRADIENTS if self._loss_is_known else self._loop.late_measurement)
+            elif self._loop.moves_weights is None:
+                self._loop.moves_weights = self._backward.weight_has_changed
             with torch.no_grad():
                 self.run.gradients_ready(optimizer)
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lightning_gradexplode.records.batch_facts import BatchFacts
 from lightning_gradexplode.records.finding import Finding
-from lightning_gradexplode.records.replay import AppliedWeight, Experiments, LossTerm, Replay, UpdateFault
+from lightning_gradexplode.records.replay import AppliedWeight, Experiments, LossTerm, OwnFunction, Replay, UpdateFault
 from lightning_gradexplode.records.run_facts import RunFacts
 
 
@@ -77,6 +77,13 @@ class Evidence:
         is_left_out: Whether the training loop itself runs no optimizer step for the loss or gradients of the findings.
         applied: The weights that the first forward pass of the run multiplies by, in the order of their first use.
         first_losses: The loss functions of the first forward pass, with their inputs.
+        own_functions: Each ``torch.autograd.Function`` in the first loss that is not of torch itself.
+        loss_factor: What the loop multiplies the first loss by for its backward pass, without the scale of a gradient
+            scaler; None if that is not known.
+        moves_weights: Whether the loop itself writes to the weights between the backward pass of a loss and the first
+            step, as sharpness-aware minimization does.
+        first_change: Norm of the gradients that the first step takes, divided by their norm at the end of the backward
+            pass; None if they are the same, or if it is not known.
     """
 
     step: int
@@ -99,3 +106,7 @@ class Evidence:
     is_left_out: bool = False
     applied: tuple[AppliedWeight, ...] = ()
     first_losses: tuple[LossTerm, ...] = ()
+    own_functions: tuple[OwnFunction, ...] = ()
+    loss_factor: float | None = None
+    moves_weights: bool = False
+    first_change: float | None = None

@@ -101,6 +101,21 @@ class LossTerm:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnFunction:
+    """A ``torch.autograd.Function`` of the user's own in the first loss.
+
+    Args:
+        name: Name of its class.
+        factor: The number that it multiplies the gradient by, of a function whose result is its input; else None.
+        is_only_way: Whether nothing that it takes reaches the loss in another way.
+    """
+
+    name: str
+    factor: float | None = None
+    is_only_way: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Activation:
     """The output of one module in the replayed forward pass.
 

@@ -1,12 +1,14 @@
-"""Whether the gradients of a run are those of its loss, by the slope of the loss along them."""
+"""Whether the gradients of a run are those of its loss, by the slope of the loss along them or by the loop's steps."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
+from lightning_gradexplode.diagnose.causes.optimization import exceeds_usual
 from lightning_gradexplode.diagnose.curves import curve
-from lightning_gradexplode.records import Evidence, LossTerm
+from lightning_gradexplode.diagnose.remedies.common import uses_adaptive_optimizer
+from lightning_gradexplode.records import Evidence, LossTerm, OwnFunction
 
 PRECISE, PRECISE_OF_ONE = 0.01, 0.03
 """Relative errors of the slope along all gradients, and along that of one parameter, a small part of them."""
@@ -26,21 +28,14 @@ class MultipliedGradients:
     Args:
         factor: The multiple.
         parameters: Their parameters, in the order of their norms; empty for all.
+        sentence: A description with possible causes.
+        remedy: What to look for.
     """
 
     factor: float
     parameters: tuple[str, ...]
-
-    @property
-    def sentence(self) -> str:
-        """A description with possible causes."""
-        names = ", ".join(f"`{name}`" for name in self.parameters[:3])
-        of = f" of {names}" + (" and others" if len(self.parameters) > 3 else "") if names else ""
-        return (
-            f"The gradients{of} are {self.factor:.3g} times those of the loss, by its slope along them: something "
-            "multiplies them between the loss and the optimizer's step, such as a hook, a custom `autograd.Function`, "
-            "or a factor of the loss in the backward pass only."
-        )
+    sentence: str
+    remedy: str
 
 
 def share_of_descent(evidence: Evidence) -> float | None:
@@ -71,6 +66,77 @@ def with_wrong_sign(evidence: Evidence) -> tuple[str, ...]:
 
 
 def multiplied_gradients(evidence: Evidence) -> MultipliedGradients | None:
+    """Return by what factor gradients are larger than those of the loss, None if they are not, or not by one factor."""
+    return _by_a_function(evidence) or _by_the_loop(evidence) or _by_slopes(evidence)
+
+
+def reversing_function(evidence: Evidence) -> OwnFunction | None:
+    """Return a function that changes no value and multiplies the gradient by a negative number, None without one.
+
+    Such a function makes what it takes maximize a term of the loss, as adversaries do, unless all of the loss depends
+    on it: then it is a wrong sign. With a factor of about -1 adversaries are usual.
+    """
+    is_all = len(evidence.run.optimizers) == 1 and _passes(evidence) <= 1  # else another loss may be lowered
+    wrong = [
+        one
+        for one in evidence.own_functions
+        if one.factor is not None and one.factor < 0 and ((is_all and one.is_only_way) or one.factor <= -MULTIPLIED)
+    ]
+    return min(wrong, key=lambda one: one.factor or 0.0, default=None)
+
+
+def _by_a_function(evidence: Evidence) -> MultipliedGradients | None:
+    """Return the factor of a function that changes no value and multiplies the gradient on its way."""
+    known = [one for one in evidence.own_functions if one.factor is not None and one.factor >= MULTIPLIED]
+    if not known or uses_adaptive_optimizer(evidence.run):
+        return None
+    largest = max(known, key=lambda one: one.factor or 0.0)
+    factor = largest.factor or 1.0
+    return MultipliedGradients(
+        factor,
+        (),
+        f"`{largest.name}` returns what it takes, and its backward pass multiplies the gradient by {factor:.3g}: all "
+        "layers before it take steps that are longer by that.",
+        f"return the gradient as it is in the backward pass of `{largest.name}`, or lower the learning rate of the "
+        f"layers before it by a factor of {factor:.3g}",
+    )
+
+
+def _by_the_loop(evidence: Evidence) -> MultipliedGradients | None:
+    """Return by what factor the first step's gradients are larger than those of the loss that the loop has passed.
+
+    Not for an optimizer that divides by the size of the gradient, where a constant factor cancels out, and not for a
+    rate that is too high by itself.
+    """
+    factor, change = evidence.loss_factor or 1.0, evidence.first_change or 1.0
+    total, run = factor * change, evidence.run
+    if not MULTIPLIED <= abs(total) < math.inf or len(run.optimizers) != 1:
+        return None
+    if uses_adaptive_optimizer(run) or exceeds_usual(evidence):
+        return None
+    sentence = (
+        f"The gradients of the first step have a norm {abs(total):.3g} times that of the gradients of the loss: the "
+    )
+    if change >= MULTIPLIED:
+        return MultipliedGradients(
+            total,
+            (),
+            f"{sentence}loop replaces, adds to or multiplies them between the backward pass of the loss and the "
+            "optimizer's step.",
+            "look at what is done to the gradients between `loss.backward()` and `optimizer.step()`: a factor, noise "
+            "that is added, a further backward pass, such as at perturbed weights; shorten it until the first step is "
+            "as small as without it",
+        )
+    return MultipliedGradients(
+        total,
+        (),
+        f"{sentence}loop multiplies the loss by {factor:.3g} for its backward pass, and each step is in proportion to "
+        "it.",
+        f"leave the factor out, `loss.backward()`, or divide the gradients by {factor:.3g} before the optimizer's step",
+    )
+
+
+def _by_slopes(evidence: Evidence) -> MultipliedGradients | None:
     """Return by what factor gradients are larger than the slopes of the loss along them, if they differ by one factor.
 
     Targets that move with the weights change the slope as well, but of different parameters differently, unless they
@@ -79,9 +145,8 @@ def multiplied_gradients(evidence: Evidence) -> MultipliedGradients | None:
     shares = evidence.experiments.slope_shares if evidence.experiments is not None else ()
     others = {name: share for name, share in shares if not math.isclose(share, 1, rel_tol=PRECISE_OF_ONE)}
     sizes = [abs(share) for share in others.values()] or [0.0]
-    passes = max(curve(evidence, name).last or 1.0 for name in ("micro_batches", "backward_passes"))
     is_one_factor = min(sizes) > 0 and max(sizes) <= (1 + PRECISE_OF_ONE) * min(sizes)
-    if not is_one_factor or len({share > 0 for share in others.values()}) > 1 or passes > 1:
+    if not is_one_factor or len({share > 0 for share in others.values()}) > 1 or _passes(evidence) > 1:
         return None
     right = {name.rpartition(".")[0] for name, _ in shares if name not in others}
     if len(others) == 1 and not right.issuperset(name.rpartition(".")[0] for name in others):
@@ -94,7 +159,23 @@ def multiplied_gradients(evidence: Evidence) -> MultipliedGradients | None:
     is_sure = bool(are_data) or _is_larger_than_computed_again(evidence, abs(factor))
     if abs(factor) < (MULTIPLIED if is_sure else FAR):
         return None
-    return MultipliedGradients(factor, tuple(others) if right else ())
+    parameters = tuple(others) if right else ()
+    names = ", ".join(f"`{name}`" for name in parameters[:3])
+    of = f" of {names}" + (" and others" if len(parameters) > 3 else "") if names else ""
+    return MultipliedGradients(
+        factor,
+        parameters,
+        f"The gradients{of} are {factor:.3g} times those of the loss, by its slope along them: something multiplies "
+        "them between the loss and the optimizer's step, such as a hook, a custom `autograd.Function`, or a factor of "
+        "the loss in the backward pass only.",
+        "look for what multiplies the gradients: `register_hook`, `on_after_backward`, a custom `autograd.Function` "
+        "(`torch.autograd.gradcheck` tests it), or a loss that is scaled for its backward pass",
+    )
+
+
+def _passes(evidence: Evidence) -> float:
+    """Return the number of backward passes that a step is made of."""
+    return max(curve(evidence, name).last or 1.0 for name in ("micro_batches", "backward_passes"))
 
 
 def _takes_data(evidence: Evidence, term: LossTerm) -> bool:

@@ -39,8 +39,8 @@ def initialization(evidence: Evidence) -> Cause | None:
     lost = _not_finite(evidence)
     if lost is not None:
         return lost
-    if not is_early(evidence) or is_trained(evidence):
-        return None
+    if not is_early(evidence) or is_trained(evidence) or evidence.moves_weights:
+        return None  # weights that the loop has perturbed before are not those of the start
     rules = (scale_without_logarithm, large_weights, large_factors, _saturated_units, steep_modules, own_weights)
     return next((cause for rule in rules if (cause := rule(evidence)) is not None), None)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
-from lightning_gradexplode.diagnose.causes.descent import is_ascent, share_of_descent, with_wrong_sign
+from lightning_gradexplode.diagnose.causes.ascent import ascent
 from lightning_gradexplode.diagnose.causes.loss_factors import raised_factor
 from lightning_gradexplode.diagnose.curves import FloatArray, curve, failing_step, is_critical, loss_curve
 from lightning_gradexplode.diagnose.faults.operations import base_name
@@ -56,7 +56,7 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
                 0.9,
                 ("minimize it: `maximize=False` in the optimizer",),
             )
-    other = raised_factor(evidence) or _ascent(evidence)
+    other = raised_factor(evidence) or ascent(evidence)
     if other is not None:
         return other
     first, least = loss.first, loss.least
@@ -117,41 +117,6 @@ def negative_term(evidence: Evidence) -> Iterator[Cause]:
             *_floor_remedies(evidence),
         ),
     )
-
-
-def _ascent(evidence: Evidence) -> Cause | None:
-    """Return the cause if the gradients of some parameters have the wrong sign, measured by the slope of the loss."""
-    if not trend(evidence).has_diverged:
-        return None
-    wrong = with_wrong_sign(evidence)
-    if is_ascent(evidence):
-        where: str | None = None
-        sentence = (
-            "Along the negative gradient the loss rises, however short the step is, by as much as it should fall: the "
-            f"slope is {share_of_descent(evidence):.3g} times the one that the gradient predicts."
-        )
-    elif wrong:
-        where = next((one.name for one in reversed(evidence.run.parameters) if one.name in wrong), wrong[0])
-        sentence = (
-            f"Along the negative gradients of {_listed(wrong)} the loss rises, however short the step is, by as much "
-            "as it should fall; the other gradients have the right sign."
-        )
-    else:
-        return None
-    return Cause(
-        "loss-without-floor",
-        where,
-        (sentence, "No learning rate helps against a wrong sign."),
-        0.9,
-        (
-            "look for a wrong sign in what changes the gradient: a hook, the backward pass of an `autograd.Function`, "
-            "a layer that reverses gradients; `torch.autograd.gradcheck` compares such a function with its derivative",
-        ),
-    )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(f"`{one}`" for one in names[:3]) + (" and others" if len(names) > 3 else "")
 
 
 def _levels_off(losses: FloatArray, share: float = 1.0) -> bool:

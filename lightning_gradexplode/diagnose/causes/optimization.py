@@ -80,7 +80,7 @@ def rate_too_high(evidence: Evidence) -> Cause | None:
     sentences = [one.sentence for one in ([] if overshoot is None else [overshoot]) + others]
     if starts_huge(evidence):
         confidence *= 0.5  # before any update, which the rate cannot cause
-    if _perturbs(evidence) and not unusual:
+    if perturbs(evidence) and not unusual:
         confidence *= 0.6  # the length of its other step, to perturbed weights, may be too large as well
     if search is None and not helped:
         if loss_curve(evidence).first is None or (evidence.batch is None and not unusual):
@@ -162,10 +162,10 @@ def _has_helped(evidence: Evidence) -> list[Indication]:
     return [Indication(0.15, "A lower learning rate has helped.")] if helped else []
 
 
-def _perturbs(evidence: Evidence) -> bool:
-    """Return whether an optimizer computes its gradients at perturbed weights: sharpness-aware minimization."""
+def perturbs(evidence: Evidence) -> bool:
+    """Return whether gradients may be those at perturbed weights: sharpness-aware minimization."""
     kinds = [one for one in evidence.run.optimizers if "adadelta" not in one.kind.lower()]  # its rho is an average's
-    return any("rho" in group for one in kinds for group in one.groups)
+    return evidence.moves_weights or any("rho" in group for one in kinds for group in one.groups)
 
 
 def _sets_its_lengths(evidence: Evidence) -> bool:

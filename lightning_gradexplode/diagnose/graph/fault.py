@@ -26,6 +26,7 @@ from lightning_gradexplode.diagnose.graph.nodes import (
     scalars_of,
     shape_of,
 )
+from lightning_gradexplode.diagnose.graph.own_functions import OwnFunctions
 from lightning_gradexplode.diagnose.graph.recompute import recomputed
 from lightning_gradexplode.diagnose.graph.search import Found, Search
 from lightning_gradexplode.diagnose.replay.observation.batch_shape import BatchShape
@@ -90,6 +91,7 @@ class GraphFacts:
         divisors: The numbers that results of one element are divided by in the loss, None if they are not known.
         applied: The weights that the forward pass multiplies by.
         overflow: The first exponential function with an infinite result, None without one.
+        own_functions: Each ``torch.autograd.Function`` that is not of torch itself, None if the graph cannot be read.
     """
 
     fields: tuple[FieldFacts, ...] = ()
@@ -98,6 +100,7 @@ class GraphFacts:
     divisors: tuple[float, ...] | None = None
     applied: tuple[AppliedWeight, ...] = ()
     overflow: Operation | None = None
+    own_functions: OwnFunctions | None = None
 
 
 def facts_of_loss(loss: Tensor, module: nn.Module) -> GraphFacts:
@@ -114,7 +117,7 @@ def facts_of_loss(loss: Tensor, module: nn.Module) -> GraphFacts:
     fields, applied = fields_in_graph(graph, names), applied_weights(graph, names)
     overflow = next((one for one in graph.nodes if _overflows(graph, one)), None)
     operation = None if overflow is None else _operation(graph, overflow, fields, names)
-    return GraphFacts(fields, _names(graph), _losses(graph), _divisors(graph), applied, operation)
+    return GraphFacts(fields, _names(graph), _losses(graph), _divisors(graph), applied, operation, OwnFunctions(graph))
 
 
 def _overflows(graph: Graph, node: Any) -> bool:

@@ -168,6 +168,15 @@ def anomaly_mode(evidence: Evidence) -> list[str]:
     return advice
 
 
+def own_functions(evidence: Evidence) -> list[str]:
+    """Return the advice to check the derivatives of the user's own functions, if the loss contains any."""
+    return [
+        f"compare the backward pass of `{one.name}` with a numerical derivative: `torch.autograd.gradcheck("
+        f"{one.name}.apply, inputs)` with inputs in float64"
+        for one in evidence.own_functions[:1]
+    ]
+
+
 def _loss_is_known(evidence: Evidence) -> bool:
     return len(curve(evidence, "loss").finite) > 0 or any(one.sign == "nonfinite-loss" for one in evidence.findings)
 

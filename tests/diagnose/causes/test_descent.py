@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.causes.descent import multiplied_gradients
-from lightning_gradexplode.records import Evidence, Experiments, LossTerm, Replay
-from tests.diagnose.evidence import batch, diverged, field, growing, history, operand
+from lightning_gradexplode.records import Evidence, Experiments, LossTerm, OptimizerFacts, OwnFunction, Replay
+from tests.diagnose.evidence import batch, diverged, field, growing, history, operand, run
 
 
 def measured(
@@ -83,3 +85,51 @@ def test_gradients_whose_slopes_are_all_too_small_by_one_factor_are_multiplied(
 def test_slopes_that_targets_or_passes_may_explain_are_left_open(evidence: Evidence) -> None:
     """Targets that move change the slopes of parameters differently, or alike if they are the outputs themselves."""
     assert multiplied_gradients(evidence) is None
+
+
+def rate_seen(**parts: Any) -> Evidence:
+    """Return the evidence of a loop without a replay, for which the rate would be named."""
+    facts = run(optimizers=(OptimizerFacts(parts.pop("kind", "SGD"), ({"lr": 0.05},)),))
+    return diverged(history=(history(growing(rate=0.05)),), run=facts, batch=batch(field()), **parts)
+
+
+@pytest.mark.parametrize(
+    ("parts", "factor"),
+    [
+        ({"loss_factor": 100.0}, 100.0),
+        ({"first_change": 50.0}, 50.0),
+        ({"loss_factor": 100.0, "first_change": 0.5}, 50.0),
+        ({"loss_factor": 100.0, "first_change": 0.01}, None),
+        ({"loss_factor": -1.0}, None),
+        ({"loss_factor": 100.0, "kind": "Adam"}, None),
+        ({"own_functions": (OwnFunction("Times", 100.0, True),)}, 100.0),
+        ({"own_functions": (OwnFunction("Times", 0.1, True), OwnFunction("Rounded"))}, None),
+    ],
+    ids=["loss", "gradients", "both", "clipped", "maximized", "Adam", "function", "smaller"],
+)
+def test_gradients_that_the_first_step_shows_to_be_larger_are_multiplied(
+    parts: dict[str, Any], factor: float | None
+) -> None:
+    """By the loop, or by a function that changes no value, for an optimizer whose steps are in proportion to them."""
+    found = multiplied_gradients(rate_seen(**parts))
+    assert (None if found is None else found.factor) == factor
+
+
+@pytest.mark.parametrize(
+    ("function", "passes", "is_named"),
+    [
+        (OwnFunction("Reverse", -30.0, False), 1, True),
+        (OwnFunction("Reverse", -1.0, False), 1, False),
+        (OwnFunction("Reverse", -1.0, True), 1, True),
+        (OwnFunction("Reverse", -1.0, True), 2, False),
+    ],
+    ids=["large", "adversary", "all of the loss", "one of two losses"],
+)
+def test_a_function_that_reverses_the_gradient_far_or_for_all_of_the_loss_is_named(
+    function: OwnFunction, passes: int, is_named: bool
+) -> None:
+    """Adversaries reverse the gradient of one of several terms, by a factor of about one."""
+    quantities = growing(rate=0.05) | {"backward_passes": [float(passes)] * 12}
+    evidence = diverged(own_functions=(function,), history=(history(quantities),))
+    first = diagnose(evidence).causes[0]
+    assert (first.kind == "loss-without-floor" and first.where == "`Reverse`") is is_named

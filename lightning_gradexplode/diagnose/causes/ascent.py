@@ -1,0 +1,73 @@
+"""Gradients of a wrong sign, which make the steps of a run raise its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lightning_gradexplode.diagnose import remedies
+from lightning_gradexplode.diagnose.causes.descent import (
+    is_ascent,
+    reversing_function,
+    share_of_descent,
+    with_wrong_sign,
+)
+from lightning_gradexplode.diagnose.trends import trend
+from lightning_gradexplode.records import Cause, Evidence, OwnFunction
+
+
+def ascent(evidence: Evidence) -> Cause | None:
+    """Return the cause if gradients have a wrong sign: that of a function, or as the slope of the loss shows."""
+    if not trend(evidence).has_diverged:
+        return None
+    reversing = reversing_function(evidence)
+    if reversing is not None:
+        return _reversed(evidence, reversing)
+    wrong = with_wrong_sign(evidence)
+    if is_ascent(evidence):
+        where: str | None = None
+        sentence = (
+            "Along the negative gradient the loss rises, however short the step is, by as much as it should fall: the "
+            f"slope is {share_of_descent(evidence):.3g} times the one that the gradient predicts."
+        )
+    elif wrong:
+        where = next((one.name for one in reversed(evidence.run.parameters) if one.name in wrong), wrong[0])
+        sentence = (
+            f"Along the negative gradients of {_listed(wrong)} the loss rises, however short the step is, by as much "
+            "as it should fall; the other gradients have the right sign."
+        )
+    else:
+        return None
+    return Cause(
+        "loss-without-floor",
+        where,
+        (sentence, "No learning rate helps against a wrong sign."),
+        0.9,
+        (
+            "look for a wrong sign in what changes the gradient: a hook, the backward pass of an `autograd.Function`, "
+            "a layer that reverses gradients; `torch.autograd.gradcheck` compares such a function with its derivative",
+        ),
+    )
+
+
+def _reversed(evidence: Evidence, function: OwnFunction) -> Cause:
+    """Return the cause for a function that changes no value and reverses the gradient."""
+    factor = function.factor or 0.0
+    first = f"`{function.name}` returns what it takes, and its backward pass multiplies the gradient by {factor:.3g}"
+    if function.is_only_way:
+        sentence = f"{first}; all of the loss depends on it, so that the layers before it raise the loss."
+        advice = [f"return the gradient as it is in the backward pass of `{function.name}`"]
+    else:
+        sentence = (
+            f"{first}: the layers before it raise a term of the loss, {-factor:.3g} times as fast as the others lower "
+            "it."
+        )
+        advice = [
+            f"multiply the gradient in `{function.name}` by a number from -1 to 0, which begins at 0 and falls over "
+            "many steps",
+            *remedies.clip(evidence),
+        ]
+    return Cause("loss-without-floor", f"`{function.name}`", (sentence,), 0.8, tuple(advice))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"`{one}`" for one in names[:3]) + (" and others" if len(names) > 3 else "")
