@@ -37,8 +37,9 @@ def applied_weights(graph: Graph, names: Mapping[int, str]) -> tuple[AppliedWeig
     uses: dict[int, list[tuple[Any, int]]] = {}  # by weight: the products, and the place of the other factor
     for node in graph.nodes:
         place = _PLACES.get(name_of_node(node))
-        if place is not None:
-            first, second = (_leaf(node.next_functions[one][0]) for one in (place, place + 1))
+        factors = () if place is None else node.next_functions[place : place + 2]
+        if place is not None and len(factors) == 2:  # within `torch.func`, a number is none of the arguments
+            first, second = (_leaf(source) for source, _ in factors)
             if (first in names) != (second in names):
                 weight, other = (first, place + 1) if first in names else (second, place)
                 uses.setdefault(weight, []).append((node, other))

@@ -84,3 +84,13 @@ def test_weights_are_listed_in_the_order_of_their_first_use() -> None:
     module = Weights()
     state = module.cell(torch.randn(5, 4)) * module.factor @ module.matrix
     assert list(applied(state.sum(), module)) == ["cell.weight", "factor", "matrix"]
+
+
+def test_a_product_with_a_number_within_torch_func_is_no_weight() -> None:
+    """There the graph of a gradient has products with one argument, as in an inner step of meta-learning."""
+    module = Weights()
+    gradient, _ = torch.func.grad_and_value(lambda matrix: (3.0 * (matrix @ torch.randn(4))).square().sum())(
+        module.matrix
+    )
+    found = applied((torch.randn(2, 4) @ (module.matrix - 0.1 * gradient)).sum() + module.factor.sum(), module)
+    assert "factor" not in found
