@@ -15,12 +15,14 @@ from torch import Tensor
 from lightning_gradexplode.engine.accumulation import host_number
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.failure import never_fatal
-from lightning_gradexplode.engine.left_out import Expected
+from lightning_gradexplode.engine.left_out import Expected, left_out_record
 from lightning_gradexplode.engine.optimizer_steps import OptimizerSteps
-from lightning_gradexplode.engine.step import Phase
+from lightning_gradexplode.engine.step import Phase, Step
+from lightning_gradexplode.engine.step_inputs import StepInputs
 from lightning_gradexplode.engine.unseen_steps import UnseenSteps
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.recording import RecordedCalls
+from lightning_gradexplode.records import StepRecord
 
 _phase = operator.attrgetter("phase")
 _scalars_due = operator.attrgetter("scalars_due")
@@ -48,7 +50,7 @@ class Batches(OptimizerSteps):
         super().__init__(run, loop, recorded, clips, stop_listening)
         self._unseen = UnseenSteps(loop) if loop.may_step_unseen else None
         self._in_batch = self._end_is_due = self._is_unannounced = False
-        self._nonfinite_loss: float | None = None
+        self._unused: tuple[StepRecord, StepInputs | None] | None = None
         self._number, self._has_loss = loop.step, False
 
     @never_fatal
@@ -113,8 +115,10 @@ class Batches(OptimizerSteps):
             run.graphs.read(loss, value)
         if run.is_automatic:
             run.window.add_loss(loss, value)
-        elif value is not None and not math.isfinite(value) and self._loop.loss_scale()[0] is None:
-            self._nonfinite_loss = value
+        else:
+            self._report_unused_loss()
+            if value is not None and not math.isfinite(value) and self._loop.loss_scale()[0] is None:
+                self._unused = left_out_record(self._number, self._measurement.batch_idx, value), run.evidence.inputs
         if len(run.optimizers.states) == 1:
             run.window.look_for_clearing()
         elif has_graph:
@@ -237,8 +241,8 @@ class Batches(OptimizerSteps):
                 self._end_batch()
             return  # no finding has consequences
         if not self._run.is_automatic:
-            self._after.set_returned_loss(steps, outputs, self._measurement.batch_idx, self._nonfinite_loss)
-            self._nonfinite_loss = None if steps else self._nonfinite_loss  # it belongs to a later step
+            loss = self._take_unused_loss(steps)
+            self._after.set_returned_loss(steps, outputs, self._measurement.batch_idx, loss)
         self._run.evidence.inputs = None
         if any(map(_scalars_due, steps)):
             self._after.set_logged_scalars(steps)
@@ -256,8 +260,24 @@ class Batches(OptimizerSteps):
             is_deferred = False
         self._end_batch(is_deferred)
 
+    def _take_unused_loss(self, steps: Sequence[Step]) -> float | None:
+        """Return the loss of a backward pass that is not finite, unless it belongs to a later step or to none."""
+        if self._unused is None or not steps:
+            return None
+        if self._left_out.overflowed_early() and all(math.isfinite(step.grad_norm or 0.0) for step in steps):
+            return None  # its gradients wait for another optimizer
+        loss, self._unused = self._unused[0].loss, None
+        return loss
+
+    def _report_unused_loss(self) -> None:
+        """Report a loss that is not finite once the gradients of its backward pass are cleared without a step."""
+        if self._unused is not None and self._left_out.are_cleared():
+            unused, self._unused = self._unused, None
+            self._left_out.report(*unused)
+
     def _report_left_out(self, outputs: Any) -> None:
         """Report a batch without a step whose loss or gradients are not finite, unless a later batch completes it."""
+        self._report_unused_loss()
         if not self._has_loss:
             self._left_out.report_batch(self._number, self._measurement.batch_idx, outputs)
         elif self._loop.completes_step(self._measurement.batch_idx):

@@ -108,7 +108,7 @@ class LeftOutSteps:
     def report_losses(self, lost: Sequence[Expected]) -> None:
         """Report losses that were left out."""
         for one in lost:
-            self.report(_record(one.step, one.batch_idx, float(one.value)), one.inputs)
+            self.report(left_out_record(one.step, one.batch_idx, float(one.value)), one.inputs)
 
     # Batches without a loss.
 
@@ -136,7 +136,7 @@ class LeftOutSteps:
         else:
             return
         if not math.isfinite(loss):
-            self.report(_record(number, batch_idx, loss), inputs, replay)
+            self.report(left_out_record(number, batch_idx, loss), inputs, replay)
 
     # Gradients without an optimizer step.
 
@@ -148,6 +148,14 @@ class LeftOutSteps:
         if window.unused_loss is None:
             return False  # they are those of the last step
         return not _are_finite(state)
+
+    def overflowed_early(self) -> list[OptimizerState]:
+        """Return the optimizers with gradients that were measured early, are not finite, and that no step has used."""
+        return [one for one in self._run.optimizers.states if self._run.window.has_overflowed(one.optimizer)]
+
+    def are_cleared(self) -> bool:
+        """Return whether the gradients of those optimizers are cleared; without any, whether those of all are."""
+        return all(map(_are_cleared, self.overflowed_early() or self._run.optimizers.states))
 
     def report_gradients(self, are_over: bool = False) -> None:
         """Report gradients that are not finite, and that the training loop has cleared without an optimizer step.
@@ -170,7 +178,7 @@ class LeftOutSteps:
         return step.record(), inputs
 
     def report(self, record: StepRecord, inputs: StepInputs | None, replay: Replay | None = None) -> None:
-        """Report a step that was left out, and its cause if that is known.
+        """Report a step that was left out, and its cause if that is known; nothing in a run of several processes.
 
         Args:
             record: The step.
@@ -178,6 +186,8 @@ class LeftOutSteps:
             replay: The step as it was computed again, if it was.
         """
         run, state = self._run, self._run.optimizers.states[record.optimizer]
+        if not self._is_on:
+            return
         self._evaluate_held()
         signs = (NonFiniteLoss.sign, NonFiniteGradient.sign)
         found = [one for sign in signs for one in state.detectors.look_again(record, sign)]
@@ -190,8 +200,15 @@ class LeftOutSteps:
             run.reporter.explain()
 
 
-def _record(step: int, batch_idx: int, loss: float) -> StepRecord:
+def left_out_record(step: int, batch_idx: int, loss: float) -> StepRecord:
+    """Return a record of a loss that no optimizer step follows."""
     return StepRecord(step, batch_idx, loss=loss, skipped_by=LEFT_OUT, update_taken=False)
+
+
+def _are_cleared(state: OptimizerState) -> bool:
+    """Return whether the gradients of an optimizer are missing or zero now."""
+    with torch.no_grad():
+        return start_norms(state.parameters().gradients).norms().total == 0
 
 
 def _are_finite(state: OptimizerState) -> bool:

@@ -252,6 +252,53 @@ def test_a_loss_that_manual_optimization_leaves_out_is_one_warning(
     assert (diagnosis and diagnosis.causes[0].kind) == ("nonfinite-input" if found else None)
 
 
+class GuardedStep(Skipping):
+    """Manual optimization that runs the backward pass of any loss, and leaves out the step if the loss is not finite.
+
+    Args:
+        clears: Whether gradients are cleared ``"before"`` each backward pass or ``"after"`` each step.
+        critic: Whether a second optimizer steps on a loss of its own in the same batch, which is finite.
+    """
+
+    def __init__(self, clears: str, critic: bool) -> None:
+        super().__init__(lambda loss: not loss.isfinite())
+        self.automatic_optimization = False
+        self.clears = clears
+        self.critic = nn.Linear(1, 1) if critic else None
+
+    def configure_optimizers(self) -> Any:
+        """Return one optimizer, or two."""
+        first = super().configure_optimizers()
+        return first if self.critic is None else [first, torch.optim.SGD(self.critic.parameters(), lr=0.01)]
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """Take a step of each optimizer, unless its loss is not finite."""
+        optimizers = self.optimizers()
+        losses = [self.loss(batch)]
+        if self.critic is not None:
+            losses.append(self.critic(torch.ones(1)).square().sum())
+        for optimizer, loss in zip(optimizers if isinstance(optimizers, list) else [optimizers], losses, strict=True):
+            if self.clears == "before":
+                optimizer.zero_grad()
+            self.manual_backward(loss)
+            if loss.isfinite():
+                optimizer.step()
+            if self.clears == "after":
+                optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("critic", [False, True])
+@pytest.mark.parametrize("clears", ["before", "after"])
+def test_a_step_that_manual_optimization_leaves_out_after_its_backward_pass_is_a_warning(
+    clears: str, critic: bool
+) -> None:
+    """The loss is one of its own batch, and of no later step, whose gradients it does not reach."""
+    monitor = fitted(GuardedStep(clears, critic))
+    assert not monitor.exploded
+    warnings = [(one.step, one.severity) for one in monitor.findings if one.sign == "nonfinite-loss"]
+    assert warnings == [(4, Severity.WARNING)]
+
+
 @pytest.mark.filterwarnings("ignore:.*returned.*None")
 def test_a_training_step_may_return_no_loss_for_other_reasons() -> None:
     """Steps without a loss that have tested no NaN are no findings."""

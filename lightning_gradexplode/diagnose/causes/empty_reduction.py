@@ -41,7 +41,7 @@ def empty_reduction(evidence: Evidence) -> Cause | None:
             'divide by a count that is at least one: `loss = F.cross_entropy(logits, labels, reduction="sum") / '
             f"(labels != {ignored.most_common or 0:.0f}).sum().clamp(min=1)`"
         )
-    elif evidence.update_is_harmless and found is None and _loss_is_nan(evidence):
+    elif evidence.update_is_harmless and found is None and not _has_source(evidence) and _loss_is_nan(evidence):
         where, confidence = None, 0.7 if ignored is not None or single else 0.5
         sentences = ["The loss is not finite and has no gradient, as with a mean over an empty selection."]
         remedy = "leave the term out where nothing is selected: `loss = term.sum() / max(term.numel(), 1)`"
@@ -76,6 +76,14 @@ def _divides_by_one_zero(operation: Operation) -> bool:
     """Return whether an operation divided by a single number that is zero, such as the number of labels."""
     divisor = operation.inputs[-1] if operation.inputs and base_name(operation.name) in DIVISIONS else None
     return divisor is not None and math.prod(divisor.shape) == 1 and divisor.least == divisor.greatest == 0.0
+
+
+def _has_source(evidence: Evidence) -> bool:
+    """Return whether the first value that is not finite is known to be of data or a parameter.
+
+    Gradients are zero then because the training loop clears those that are not finite.
+    """
+    return evidence.replay is not None and evidence.replay.source is not None
 
 
 def _loss_is_nan(evidence: Evidence) -> bool:
