@@ -21,6 +21,7 @@ from benchmarks.diagnosis import (
     sixth,
     tenth,
     third,
+    thirteenth,
     tuning,
     twelfth,
 )
@@ -40,6 +41,7 @@ Half = Literal[
     "tenth",
     "eleventh",
     "twelfth",
+    "thirteenth",
     "held_out",
 ]
 NOT_BY_CASE: tuple[Half, ...] = ("ninth", "held_out")
@@ -58,6 +60,7 @@ _PACKAGES = {
     "tenth": tenth,
     "eleventh": eleventh,
     "twelfth": twelfth,
+    "thirteenth": thirteenth,
     "held_out": held_out,
 }
 
