@@ -12,6 +12,9 @@ from lightning_gradexplode.records import Evidence, LossTerm, ParameterFacts, Ru
 EARLY = 30
 """Number of steps from the start within which a failure comes from the initial state of the run."""
 
+LARGE_GAIN = 3.0
+"""Root mean square of a weight times the root of its inputs; 0.58 is torch's default, 1 Xavier's, 1.41 He's."""
+
 DEEP = 8
 """Number of layers, or of calls of one layer, from which even a gain per layer slightly above one adds up."""
 

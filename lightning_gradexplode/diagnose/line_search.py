@@ -64,9 +64,15 @@ def line_search(evidence: Evidence) -> LineSearch | None:
         best_factor=best[0] if lowers else 0.0,
         least=min(best[1], start),
         falls_at_first=along[0][1] < start,
-        slope=_slope(start, along) if along[0][1] - start <= FAR * abs(start) else math.nan,
+        slope=math.nan if _is_too_long(start, along) else _slope(start, along),
         parabola_minimum=_parabola_minimum(start, along),
     )
+
+
+def _is_too_long(start: float, along: list[tuple[float, float]]) -> bool:
+    """Return whether the loss changes direction, or too much, within the smallest factor."""
+    rise = along[0][1] - start
+    return rise > FAR * abs(start) or (rise > 0 and min(loss for _, loss in along) < start)
 
 
 def _slope(start: float, along: list[tuple[float, float]]) -> float:

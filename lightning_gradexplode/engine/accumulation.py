@@ -18,6 +18,9 @@ from lightning_gradexplode.measure.details import GradientDetails
 from lightning_gradexplode.measure.gradients import GradientReading
 from lightning_gradexplode.measure.parameters import ParameterSet
 
+MOST_CHANGES = 64
+"""Number of backward passes of the first step after which changes of the gradients are looked for."""
+
 
 class AccumulatedReading(NamedTuple):
     """The measured gradients of one optimizer step, with the losses of its micro-batches.
@@ -75,8 +78,9 @@ class AccumulationWindow:
         backward_passes: Number of backward passes since the gradients were last cleared; the caller counts them.
         passes: The same for each optimizer, if there are several.
         evaluations: Number of evaluations of a closure within a step since the gradients were cleared.
-        first_change: Norm of the gradients that the first step takes, divided by their norm at the end of the backward
-            pass; None if that is not known without waiting for an accelerator.
+        first_changes: What the loop itself multiplies the norm of the gradients by before the first step: after each
+            backward pass of that step after which it changes them, as far as is known without waiting for an
+            accelerator.
     """
 
     def __init__(self, loop: TrainingLoop) -> None:
@@ -87,7 +91,7 @@ class AccumulationWindow:
         self._early: dict[int, GradientReading] = {}
         self._losses_are_read = False
         self.backward_passes = self.evaluations = 0
-        self.first_change: float | None = None
+        self.first_changes: list[float] = []
         self._is_first = True
         self.passes = PassesByOptimizer()
         self._sees_clearing = False
@@ -172,6 +176,21 @@ class AccumulationWindow:
             if gradient is None or parameter.grad is not gradient or gradient._version != version:
                 self.backward_passes = self.evaluations = 0
             self._sees_clearing, self._remembered = True, None
+
+    def look_for_changes(self, optimizer: Optimizer, parameters: ParameterSet) -> None:
+        """Compare the gradients, before a further backward pass of the first step, with those at the end of the last.
+
+        Args:
+            optimizer: The only optimizer.
+            parameters: Its parameters.
+        """
+        before = self._early.get(id(optimizer)) if self._is_first and parameters.on_host else None
+        if before is not None and len(self.first_changes) < MOST_CHANGES and not before.holds(parameters):
+            self._note_change(before.norms().total, GradientReading.take(parameters).norms().total)
+
+    def _note_change(self, before: float, now: float) -> None:
+        if before > 0 and now > 0:  # they are not cleared
+            self.first_changes.append(now / before)
 
     def measure_details_early(self, optimizer: Optimizer, parameters: ParameterSet, with_histograms: bool) -> None:
         """Measure the details of gradients whose norms were measured early, and which the user may clip.
@@ -272,8 +291,8 @@ class AccumulationWindow:
             if chosen is not None:
                 return chosen
         norm, present = before.norms().total, now.norms().total
-        if self._is_first and norm > 0:
-            self.first_change = present / norm
+        if self._is_first:
+            self._note_change(norm, present)
         was_clipped = present < norm if math.isfinite(norm) else not math.isfinite(present)
         return before if was_clipped else now
 

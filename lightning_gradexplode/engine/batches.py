@@ -168,8 +168,10 @@ class Batches(OptimizerSteps):
     @never_fatal
     def backward_begins(self) -> None:
         """Detect whether the gradients were cleared; for loops whose losses are known after the backward pass."""
-        if len(self._run.optimizers.states) == 1:
-            self._run.window.look_for_clearing()
+        window, states = self._run.window, self._run.optimizers.states
+        if len(states) == 1:
+            window.look_for_clearing()
+            window.look_for_changes(states[0].optimizer, states[0].parameters())
         else:
             self._pass_begins()
 

@@ -246,7 +246,7 @@ class EvidenceCollector:
             own_functions=self.graphs.own_functions,
             loss_factor=self._loop.loss_factor,
             moves_weights=bool(self._loop.moves_weights),
-            first_change=self._window.first_change,
+            first_changes=tuple(self._window.first_changes),
         )
 
     def _replay(self, onset: int) -> Replay | None:

@@ -82,8 +82,8 @@ class Evidence:
             scaler; None if that is not known.
         moves_weights: Whether the loop itself writes to the weights between the backward pass of a loss and the first
             step, as sharpness-aware minimization does.
-        first_change: Norm of the gradients that the first step takes, divided by their norm at the end of the backward
-            pass; None if they are the same, or if it is not known.
+        first_changes: What the loop itself multiplies the norm of the gradients by before the first step, after each
+            backward pass after which it changes them; none if that is not known.
     """
 
     step: int
@@ -109,4 +109,4 @@ class Evidence:
     own_functions: tuple[OwnFunction, ...] = ()
     loss_factor: float | None = None
     moves_weights: bool = False
-    first_change: float | None = None
+    first_changes: tuple[float, ...] = ()

@@ -106,6 +106,21 @@ def test_steps_that_do_not_follow_the_loss_are_no_rate_that_is_too_high(backward
     assert words in found.causes[0].evidence[0]
 
 
+def test_gradients_that_are_amplified_after_each_of_several_passes_are_accumulated_too_often() -> None:
+    """Those of earlier passes are amplified again by each later one."""
+
+    def amplified(watch: GradientWatch, model: nn.Module, batch: Tensor) -> None:
+        for rows in batch.split(2):
+            plain(watch, model, rows)
+            for weight in model.parameters():
+                assert weight.grad is not None
+                weight.grad.mul_(2.0)
+
+    cause = diagnosed(amplified).causes[0]
+    assert cause.kind == "accumulated-gradients"
+    assert "changed them after 8 of the backward passes" in cause.evidence[0]
+
+
 def test_a_factor_of_the_loss_cancels_out_with_adam() -> None:
     """It divides by the size of the gradients, so that the rate is the cause."""
     assert diagnosed(factor_of_loss, rate=30.0, kind=torch.optim.Adam).causes[0].kind == "learning-rate"

@@ -9,6 +9,7 @@ import numpy as np
 
 from lightning_gradexplode.diagnose.batch import is_mask, place_of, targets
 from lightning_gradexplode.diagnose.calm.optimizer import (
+    first_update_replaces,
     first_update_ruins,
     updates_are_rounded_away,
 )
@@ -157,5 +158,6 @@ _RULES = (
     negative_term,
     _targets_outside,
     first_update_ruins,
+    first_update_replaces,
     forgotten_each_epoch,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -12,11 +12,15 @@ from lightning_gradexplode.diagnose.causes.precision import SMALLEST_CHANGE, wei
 from lightning_gradexplode.diagnose.curves import curve, loss_curve
 from lightning_gradexplode.diagnose.first_update import first_update_ratio
 from lightning_gradexplode.diagnose.learning import ENOUGH, learned
-from lightning_gradexplode.diagnose.optimizers import keeps_state
+from lightning_gradexplode.diagnose.optimizers import keeps_state, usual_rate
 from lightning_gradexplode.diagnose.remedies.loop_code import code_of
 from lightning_gradexplode.diagnose.remedies.rate import rate_remedies
 from lightning_gradexplode.diagnose.trends import trend
-from lightning_gradexplode.records import Cause, Evidence
+from lightning_gradexplode.records import Cause, Evidence, RunFacts
+
+FAR_ABOVE, TURNED = 10.0, 100.0
+"""Multiple of the highest usual rate, and growth of the gradient by the first update, from which the rate alone has
+ruined the weights, whatever the loss is."""
 
 RUINED = 20.0
 """Factor by which the loss has grown after the first update, from which the update has ruined the weights."""
@@ -38,6 +42,34 @@ def updates_are_rounded_away(evidence: Evidence) -> Iterator[Cause]:
         0.75,
         (f"keep float32 weights: {code_of(evidence.run).bfloat16}",),
     )
+
+
+def first_update_replaces(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if the first update of an optimizer without a known loss replaces its weights, at a huge rate."""
+    start = evidence.run.first_step
+    for place, one in enumerate(evidence.run.optimizers[: len(evidence.history)]):
+        loss, ratio, rate, norm = (
+            curve(evidence, name, optimizer=place) for name in ("loss", "update_ratio", "learning_rate", "grad_norm")
+        )
+        first, before, after = ratio.at(start), norm.at(start), norm.at(start + 1)
+        usual = usual_rate(RunFacts(optimizers=(one,)))
+        is_far = usual is not None and (rate.at(start) or 0.0) >= FAR_ABOVE * usual[1]
+        if len(loss.finite) or not is_far or not before or (first or 0.0) < 1 or (after or 0.0) < TURNED * before:
+            continue
+        sentence = (
+            f"The first update of {one.kind} changed the weights by {first:.3g} times their norm, at a learning rate "
+            f"of {rate.at(start):g}, and the gradient norm went from {before:.3g} to {after:.3g}."
+        )
+        names = evidence.history[place].parameters
+        advice = f"lower the learning rate of the optimizer of `{names[0]}` to `lr={0.1 * usual[1]:g}`" if usual else ""
+        yield Cause("learning-rate", _common(names), (sentence,), 0.75, (advice,))
+
+
+def _common(names: Sequence[str]) -> str | None:
+    """Return the module that all parameters belong to, None if there is none but the whole network."""
+    parts = [one.split(".")[:-1] for one in names]
+    shared = [pair[0] for pair in zip(*parts, strict=False) if len(set(pair)) == 1]
+    return ".".join(shared) or None
 
 
 def first_update_ruins(evidence: Evidence) -> Iterator[Cause]:

@@ -29,6 +29,7 @@ def accumulated_gradients(evidence: Evidence) -> Cause | None:
     for rule in (
         _not_cleared,
         _not_cleared_in_closure,
+        _changed_after_each_pass,
         _summed_passes,
         _larger_than_the_batch,
         _summed_loss,
@@ -66,6 +67,20 @@ def _not_cleared_in_closure(evidence: Evidence) -> Cause | None:
         f"The optimizer evaluates its closure up to {evidence.uncleared_evaluations} times in one step, and "
         "the gradients are not cleared in between: each evaluation adds to those before.",
         "clear the gradients in the closure, before its backward pass: `optimizer.zero_grad()`",
+    )
+
+
+def _changed_after_each_pass(evidence: Evidence) -> Cause | None:
+    """Return the cause if the loop makes the gradients larger again and again while they are accumulated."""
+    changes = evidence.first_changes
+    growth = math.prod(changes)
+    if len(changes) < 2 or not UNCLEARED <= growth < math.inf or not trend(evidence).has_diverged:
+        return None
+    return _cause(
+        0.7,
+        f"While the gradients of the first step were accumulated, the loop itself changed them after {len(changes)} of "
+        f"the backward passes, those of earlier passes each time again, which made them {growth:.3g} times as large.",
+        "change the gradients once, after the last backward pass, right before the step of the optimizer",
     )
 
 

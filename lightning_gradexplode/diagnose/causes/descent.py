@@ -108,9 +108,9 @@ def _by_the_loop(evidence: Evidence) -> MultipliedGradients | None:
     Not for an optimizer that divides by the size of the gradient, where a constant factor cancels out, and not for a
     rate that is too high by itself.
     """
-    factor, change = evidence.loss_factor or 1.0, evidence.first_change or 1.0
+    factor, change = evidence.loss_factor or 1.0, math.prod(evidence.first_changes)
     total, run = factor * change, evidence.run
-    if not MULTIPLIED <= abs(total) < math.inf or len(run.optimizers) != 1:
+    if not MULTIPLIED <= abs(total) < math.inf or len(run.optimizers) != 1 or len(evidence.first_changes) > 1:
         return None
     if uses_adaptive_optimizer(run) or exceeds_usual(evidence):
         return None

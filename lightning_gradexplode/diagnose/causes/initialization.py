@@ -9,6 +9,7 @@ from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.causes.large_factors import large_factors, own_weights, steep_modules
 from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, loss_curve, signs
 from lightning_gradexplode.diagnose.layers import (
+    LARGE_GAIN,
     code_of_parameter,
     first_numbers,
     gain_of,
@@ -22,9 +23,6 @@ from lightning_gradexplode.diagnose.layers import (
 )
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Activation, Cause, Evidence, ParameterFacts, RunFacts
-
-LARGE_GAIN = 3.0
-"""Root mean square of a weight times the root of its inputs; 0.58 is torch's default, 1 Xavier's, 1.41 He's."""
 
 HUGE_WITH_SCALE = 100.0
 """First loss from which a scale that starts too large has made it so."""

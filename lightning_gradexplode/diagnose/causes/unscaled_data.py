@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import (
     inputs,
@@ -14,6 +16,8 @@ from lightning_gradexplode.diagnose.batch import (
     targets,
 )
 from lightning_gradexplode.diagnose.curves import critical_step, curve, loss_curve, signs
+from lightning_gradexplode.diagnose.layers import LARGE_GAIN, gain_of, layers
+from lightning_gradexplode.diagnose.trends import starts_huge
 from lightning_gradexplode.records import BatchFacts, Cause, Evidence, FieldFacts
 
 LARGE_SCALE = ((1000.0, 0.9), (100.0, 0.7), (30.0, 0.6), (10.0, 0.45))
@@ -21,6 +25,10 @@ LARGE_SCALE = ((1000.0, 0.9), (100.0, 0.7), (30.0, 0.6), (10.0, 0.45))
 
 _OF_SCALE = {"clip-saturated", "gradient-above-one", "vanishing-gradient"}
 """Signs of a run that has not failed, in which data on a large scale show."""
+
+USUAL_SCALE, HUGE_BY_TARGETS = 10.0, 1e4
+"""Root mean square of what a layer takes up to which its outputs are on the usual scale, and loss per element from
+which it is then the targets that are not."""
 
 LARGE_WHOLE = 1e5
 """Size from which integers count as quantities such as times, unless an embedding has as many rows."""
@@ -33,7 +41,7 @@ def unscaled_data(evidence: Evidence) -> Cause | None:
         return None
     found = sorted(_large_fields(batch, evidence), key=lambda one: one[0], reverse=True)
     if not found:
-        return None
+        return _targets_by_elimination(evidence)
     first_norm = curve(evidence, "grad_norm").first
     scale, _field = found[0]
     confidence = next(value for border, value in LARGE_SCALE if scale >= border)
@@ -57,6 +65,39 @@ def unscaled_data(evidence: Evidence) -> Cause | None:
                 else []
             ),
         ),
+    )
+
+
+def _targets_by_elimination(evidence: Evidence) -> Cause | None:
+    """Return the cause if the first loss is huge, and no outputs on the usual scale can make it so.
+
+    Where the targets are not known, as those of a formula of the user's own in a plain loop, they are what is left:
+    what each weight is multiplied with is on the usual scale, the weights are, and no number multiplies the loss.
+    """
+    run, first, norm = evidence.run, loss_curve(evidence).first, curve(evidence, "grad_norm").first
+    sizes = [one.first_rms for one in evidence.applied]
+    is_usual = bool(sizes) and all(one is not None and one <= USUAL_SCALE for one in sizes)
+    weights = layers(run)
+    if not is_usual or not weights or any(gain_of(one) > LARGE_GAIN for one in weights):
+        return None
+    is_multiplied = evidence.loss_divisors is None or any(abs(one) < 0.1 for one in evidence.loss_divisors)
+    if targets(evidence) or is_multiplied or run.is_resumed or len(evidence.applied) != len(weights):
+        return None
+    elements = max((math.prod(one.shape) for one in inputs(evidence)), default=0)
+    outputs = evidence.batch.size if evidence.batch is not None and evidence.batch.size else 1
+    largest = max(elements, outputs * weights[-1].shape[0])  # the loss may be a sum over as many elements
+    if first is None or norm is None or not (starts_huge(evidence) and first > HUGE_BY_TARGETS * largest):
+        return None
+    return Cause(
+        "unscaled-data",
+        "the targets of the loss",
+        (
+            f"The first loss is {first:.4g} and the first gradient has the norm {norm:.3g}, before any update.",
+            "What each layer takes and the weights of each layer are on the usual scale, so that the outputs are as "
+            "well: it is the targets that are on a large scale.",
+        ),
+        0.9,
+        ("standardize the targets by the training set: `target = (target - mean) / (std + 1e-6)`",),
     )
 
 

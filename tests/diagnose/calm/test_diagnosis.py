@@ -114,6 +114,18 @@ WRONG = {
         "learning-rate",
         evidence(network(0.1), {"loss": [2.7, *[9.0] * 9, *[2.2] * 110], "update_ratio": [4.0, *[0.01] * 119]}),
     ),
+    "a critic whose first update replaces its weights": (
+        "learning-rate",
+        evidence(
+            replace(CRITIC, optimizers=(OptimizerFacts("Adam", ({"lr": 0.5},)),)),
+            {
+                "loss": [float("nan")] * 120,
+                "grad_norm": [0.4, *[900.0 * 0.9**step for step in range(119)]],
+                "update_ratio": [6.0, *[0.1] * 119],
+                "learning_rate": [0.5] * 120,
+            },
+        ),
+    ),
     "a loss that falls ever faster": (
         "loss-without-floor",
         evidence(

@@ -116,3 +116,14 @@ def test_a_sum_in_place_of_a_mean_is_known_by_its_size() -> None:
         term = LossTerm("mse_loss", operands, value=value)
         found = diagnose(diverged(batch=batch(field(), labels()), replay=Replay("finite", losses=(term,))))
         assert ("accumulated-gradients" in kinds(found)) is named
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_named"), [((1.5,) * 16, True), ((5.0,), False), ((0.2,) * 16, False), ((1.01,) * 16, False)]
+)
+def test_gradients_that_the_loop_makes_larger_after_each_pass_are_too_large(
+    changes: tuple[float, ...], is_named: bool
+) -> None:
+    """A change before the step only is none of the accumulation, and clipping makes them smaller."""
+    found = accumulated_gradients(diverged(first_changes=changes))
+    assert (found is not None and "after 16 of the backward passes" in found.evidence[0]) is is_named

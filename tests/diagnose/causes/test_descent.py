@@ -97,9 +97,9 @@ def rate_seen(**parts: Any) -> Evidence:
     ("parts", "factor"),
     [
         ({"loss_factor": 100.0}, 100.0),
-        ({"first_change": 50.0}, 50.0),
-        ({"loss_factor": 100.0, "first_change": 0.5}, 50.0),
-        ({"loss_factor": 100.0, "first_change": 0.01}, None),
+        ({"first_changes": (50.0,)}, 50.0),
+        ({"loss_factor": 100.0, "first_changes": (0.5,)}, 50.0),
+        ({"loss_factor": 100.0, "first_changes": (0.01,)}, None),
         ({"loss_factor": -1.0}, None),
         ({"loss_factor": 100.0, "kind": "Adam"}, None),
         ({"own_functions": (OwnFunction("Times", 100.0, True),)}, 100.0),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from lightning_gradexplode.diagnose.causes.unscaled_data import unscaled_data
-from lightning_gradexplode.records import Severity
-from tests.diagnose.evidence import batch, calm, diverged, field, finding, history, parameter, run
+from lightning_gradexplode.records import AppliedWeight, Severity
+from tests.diagnose.evidence import batch, calm, diverged, field, finding, growing, history, parameter, run
 
 NANOSECONDS = field(
     "time", dtype="int64", least=1.7e18, greatest=1.8e18, mean=1.75e18, std=1e16, usual_least=1.7e18,
@@ -54,3 +55,29 @@ def test_clipping_at_nearly_every_step_hides_data_on_a_large_scale(sign: str, is
     warned = (finding(sign, 49, Severity.WARNING),)
     evidence = diverged(step=49, now=59, findings=warned, history=(history(values),), batch=batch(far, field("label")))
     assert (unscaled_data(evidence) is not None) is is_named
+
+
+@pytest.mark.parametrize(
+    ("parts", "is_named"),
+    [
+        ({}, True),
+        ({"applied": (AppliedWeight("body.weight", 1, 5e3), AppliedWeight("head.weight", 1, 5e3))}, False),
+        ({"applied": (AppliedWeight("body.weight", 1, 1.0), AppliedWeight("head.weight", 1, None))}, False),
+        ({"run": run(parameters=(parameter("body.weight", (32, 8), 50.0), parameter("head.weight", (1, 32))))}, False),
+        ({"loss_divisors": (1e-6,)}, False),
+        ({"loss_divisors": None}, False),
+    ],
+    ids=["targets", "inputs", "unknown", "weights", "a factor of the loss", "an unknown factor"],
+)
+def test_targets_are_what_is_left_of_a_huge_first_loss(parts: dict[str, Any], is_named: bool) -> None:
+    """If they are not known, and what all layers take, the weights and the factors of the loss are on a usual scale."""
+    values = growing()
+    values["loss"] = [1e13 * one for one in values["loss"]]
+    values["grad_norm"] = [1e6 * one for one in values["grad_norm"]]
+    known: dict[str, Any] = {
+        "applied": (AppliedWeight("body.weight", 1, 1.0), AppliedWeight("head.weight", 1, 0.5)),
+        "loss_divisors": (),
+        "batch": batch(field("input of body")),
+        "history": (history(values),),
+    }
+    assert (unscaled_data(diverged(**{**known, **parts})) is not None) is is_named
