@@ -47,6 +47,7 @@ class FindingLog:
         news = self.incidents.add(findings)
         self.findings += news
         del self.findings[:-MOST_FINDINGS]
+        self.critical += [finding for finding in news if finding.severity is Severity.CRITICAL]
         if news and self._console is not None:
             if began is None or self.incidents.began != began:
                 self._console.end_incident()
@@ -72,8 +73,6 @@ class FindingLog:
         advice = advice_for(finding, self._clips)
         self._loggers.finding(finding, advice, begins_incident=Severity.WARNING <= finding.severity > severity)
         console.finding(finding, advice)
-        if finding.severity is Severity.CRITICAL:
-            self.critical.append(finding)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the findings and the current incident in plain values."""

@@ -99,12 +99,14 @@ class IncidentReporter:
     def publish(self, attempts: Sequence[Attempt]) -> None:
         """Write a report, and show an incident, if a CRITICAL finding was added since the last call.
 
+        Processes without a console and a folder only keep the diagnosis.
+
         Reports are written for the first three incidents of a sign, the 10th, the 100th and so on.
 
         Args:
             attempts: What the responses did.
         """
-        if self._console is None or not self._log.take_critical():
+        if not self._log.take_critical():
             return
         evidence, diagnosis = self._evidence.evidence(attempts), self._evidence.diagnosis(attempts)
         first = headline(evidence.findings)
@@ -112,8 +114,9 @@ class IncidentReporter:
         report = None if self.is_stale else self.write(evidence, diagnosis)
         if diagnosis is not None and diagnosis is not self._shown:
             self._shown = diagnosis
-            self._evidence.published(diagnosis)
-            self._console.incident(diagnosis, evidence.findings, evidence.attempts, self._responses, report)
+            self._evidence.published(diagnosis)  # on all processes, so that they return the same one
+            if self._console is not None:
+                self._console.incident(diagnosis, evidence.findings, evidence.attempts, self._responses, report)
             self._loggers.diagnosis(diagnosis, evidence.now)
         if report is not None:
             self._loggers.report(report)

@@ -192,3 +192,17 @@ def test_without_detectors_everything_is_measured_and_held_back() -> None:
     assert run.findings == []
     assert len(regression.logger.values("gradexplode/severity")) == 6
     assert all(bool(torch.isfinite(one).all()) for one in regression.network.parameters())
+
+
+def test_a_process_that_shows_nothing_returns_the_diagnosis_that_is_shown_elsewhere() -> None:
+    """Also after later findings of the same incident, such as those of weights that are not finite any more."""
+
+    class Other(PlainLoop):
+        is_main_process = False  # type: ignore[assignment]
+
+    shown = Regression(rate=20.0)
+    other = Regression(rate=20.0)
+    other.loop.__class__ = Other
+    found = shown.train(60).diagnosis()
+    assert found is not None
+    assert other.train(60).diagnosis() == found
