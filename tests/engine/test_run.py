@@ -198,7 +198,7 @@ def test_a_process_that_shows_nothing_returns_the_diagnosis_that_is_shown_elsewh
     """Also after later findings of the same incident, such as those of weights that are not finite any more."""
 
     class Other(PlainLoop):
-        is_main_process = False  # type: ignore[assignment]
+        is_main_process = False
 
     shown = Regression(rate=20.0)
     other = Regression(rate=20.0)

@@ -110,7 +110,7 @@ def test_gradients_that_are_amplified_after_each_of_several_passes_are_accumulat
     """Those of earlier passes are amplified again by each later one."""
 
     def amplified(watch: GradientWatch, model: nn.Module, batch: Tensor) -> None:
-        for rows in batch.split(2):
+        for rows in batch.split(2):  # type: ignore[no-untyped-call]
             plain(watch, model, rows)
             for weight in model.parameters():
                 assert weight.grad is not None
