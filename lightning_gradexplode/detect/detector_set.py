@@ -255,6 +255,8 @@ def _checked(finding: object) -> Finding:
     texts = [finding.sign, finding.message, *([] if finding.where is None else [finding.where])]
     if not all(isinstance(text, str) for text in texts) or isinstance(finding.value, str):
         raise TypeError("a finding's sign, message and where must be strings, and its value and limit numbers")
+    if (type(finding.step), type(finding.value), type(finding.limit)) == (int, float, float):
+        return finding  # as nearly always
     return replace(
         finding,
         step=operator.index(finding.step),

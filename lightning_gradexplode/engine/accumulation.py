@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_gradexplode.engine.passes import PassesByOptimizer
+from lightning_gradexplode.engine.passes import BackwardPasses
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure import reading
 from lightning_gradexplode.measure.details import GradientDetails
@@ -75,9 +74,7 @@ class AccumulationWindow:
         loop: The training loop.
 
     Attributes:
-        backward_passes: Number of backward passes since the gradients were last cleared; the caller counts them.
-        passes: The same for each optimizer, if there are several.
-        evaluations: Number of evaluations of a closure within a step since the gradients were cleared.
+        passes: Counts the backward passes since the gradients were cleared.
         first_changes: What the loop itself multiplies the norm of the gradients by before the first step: after each
             backward pass of that step after which it changes them, as far as is known without waiting for an
             accelerator.
@@ -90,13 +87,9 @@ class AccumulationWindow:
         self._losses: list[Tensor] = []  # those on accelerators
         self._early: dict[int, GradientReading] = {}
         self._losses_are_read = False
-        self.backward_passes = self.evaluations = 0
+        self.passes = BackwardPasses()
         self.first_changes: list[float] = []
         self._is_first = True
-        self.passes = PassesByOptimizer()
-        self._sees_clearing = False
-        self._remembered: tuple[Tensor, weakref.ref[Tensor], int] | None = None
-        self._passes_remembered = 0
 
     def add_loss(self, loss: Tensor, value: float | None) -> None:
         """Add the loss of a micro-batch; one on an accelerator is read later, together with the gradients.
@@ -131,51 +124,9 @@ class AccumulationWindow:
         self._host_losses, self._losses = [], []
 
     def gradients_cleared(self) -> None:
-        """Record that the training loop is about to clear the gradients, and discard losses that no step has used.
-
-        Whether the gradients are cleared is checked before the next backward pass: a module may override the clearing.
-        """
-        if self._remembered is None:
-            self.backward_passes = 0
+        """Record that the training loop is about to clear the gradients, and discard losses that no step has used."""
+        self.passes.gradients_cleared()
         self._host_losses, self._losses = [], []
-
-    def stepped(self, parameters: ParameterSet) -> None:
-        """Record a weak reference to a gradient after a step, to detect whether it is cleared."""
-        self._remember_gradient(parameters)
-        self.evaluations = 0
-        if self.passes.have_begun:
-            self.passes.stepped(parameters)
-
-    def evaluated(self, parameters: ParameterSet) -> int:
-        """Record an evaluation of a closure, and a gradient after it, to detect whether the next evaluation clears it.
-
-        Returns:
-            The number of evaluations within the step since the gradients were cleared.
-        """
-        if self.passes.have_begun:
-            return self.passes.evaluated(parameters)
-        has_run_backward = self.backward_passes != self._passes_remembered
-        self._remember_gradient(parameters)
-        if has_run_backward and self._remembered is not None:
-            self.evaluations += 1
-        return self.evaluations
-
-    def _remember_gradient(self, parameters: ParameterSet) -> None:
-        self._passes_remembered, self._remembered = self.backward_passes, None
-        for parameter in parameters.tensors:
-            gradient = parameter.grad
-            if gradient is not None:
-                self._remembered = parameter, weakref.ref(gradient), gradient._version
-                break
-
-    def look_for_clearing(self) -> None:
-        """Detect, before a backward pass, whether the gradients were cleared since the last step or evaluation."""
-        if self._remembered is not None:
-            parameter, reference, version = self._remembered
-            gradient = reference()
-            if gradient is None or parameter.grad is not gradient or gradient._version != version:
-                self.backward_passes = self.evaluations = 0
-            self._sees_clearing, self._remembered = True, None
 
     def look_for_changes(self, optimizer: Optimizer, parameters: ParameterSet) -> None:
         """Compare the gradients, before a further backward pass of the first step, with those at the end of the last.
@@ -248,7 +199,7 @@ class AccumulationWindow:
         numbers, tensors, self._losses_are_read = self._host_losses, self._losses, True
         if not self._counts_end_of_backward:
             self._host_losses, self._losses = [], []
-        passes = self.backward_passes if self._sees_clearing else self.passes.of(parameters)
+        passes = self.passes.of(parameters)
         loss = None if parameters.on_host or is_alone else self._device_loss(numbers, tensors, scale)
         return AccumulatedReading(
             reading,

@@ -47,7 +47,7 @@ class AfterUpdate:
         """Measure what the update of a step has changed."""
         run = self._run
         step.state.steps += 1
-        run.window.stepped(step.parameters)
+        run.window.passes.stepped(step.parameters)
         if step.skipped_by is not None:
             return
         if step.grad_norm is not None and not math.isfinite(step.grad_norm) and step.is_left_out_unseen:

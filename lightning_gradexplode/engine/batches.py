@@ -119,10 +119,8 @@ class Batches(OptimizerSteps):
             self._report_unused_loss()
             if value is not None and not math.isfinite(value) and self._loop.loss_scale()[0] is None:
                 self._unused = left_out_record(self._number, self._measurement.batch_idx, value), run.evidence.inputs
-        if len(run.optimizers.states) == 1:
-            run.window.look_for_clearing()
-        elif has_graph:
-            self._pass_begins()
+        if has_graph or len(run.optimizers.states) == 1:
+            run.window.passes.begins(run.optimizers.states)
 
     # Losses and gradients without a step.
 
@@ -169,15 +167,9 @@ class Batches(OptimizerSteps):
     def backward_begins(self) -> None:
         """Detect whether the gradients were cleared; for loops whose losses are known after the backward pass."""
         window, states = self._run.window, self._run.optimizers.states
+        window.passes.begins(states)
         if len(states) == 1:
-            window.look_for_clearing()
             window.look_for_changes(states[0].optimizer, states[0].parameters())
-        else:
-            self._pass_begins()
-
-    def _pass_begins(self) -> None:
-        """Detect which gradients were cleared; with several optimizers, those of one may be cleared alone."""
-        self._run.window.passes.begins([state.parameters() for state in self._run.optimizers.states])
 
     @never_fatal
     def graph_exists(self, loss: Tensor) -> None:
@@ -190,10 +182,8 @@ class Batches(OptimizerSteps):
     def backward_ended(self) -> None:
         """Measure the gradients, if all micro-batches are accumulated and nothing changes them before the step."""
         run = self._run
-        run.window.backward_passes += 1
+        run.window.passes.ended(run.optimizers.states)
         self._left_out.backward = self._measurement.batch_idx, run.evidence.inputs
-        if len(run.optimizers.states) > 1:
-            run.window.passes.ended([state.parameters() for state in run.optimizers.states])
         if self._is_unannounced and self._measurement.module_gradients_due:  # a further micro-batch may follow
             run.module_gradients.pass_ended()
         if self._unseen is not None:

@@ -131,7 +131,7 @@ class CalmSteps:
             return False
         step.state.steps += 1
         step.update_taken = True
-        self._window.stepped(step.parameters)
+        self._window.passes.stepped(step.parameters)
         return True
 
     def close(self) -> None:

@@ -191,7 +191,7 @@ class OptimizerSteps(CurrentResults):
         state = self._run.optimizers.state_of(optimizer) if in_closure else None
         if state is not None:
             state.uncleared_evaluations = max(
-                state.uncleared_evaluations, self._run.window.evaluated(state.parameters())
+                state.uncleared_evaluations, self._run.window.passes.evaluated(state.parameters())
             )
         if self._announced is not optimizer:  # a step that was begun on an optimizer that the loop does not know
             self.gradients_ready(optimizer)

@@ -1,10 +1,11 @@
-"""Numbers of backward passes since the gradients of each of several optimizers were cleared."""
+"""Numbers of backward passes since the gradients were cleared, of one optimizer or of each of several."""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -116,3 +117,84 @@ class PassesByOptimizer:
     def _note(self, parameters: ParameterSet, passes: _Passes) -> None:
         if parameters.tensors:
             self._passes[parameters.tensors[0]] = passes
+
+
+class _HasParameters(Protocol):
+    """An optimizer whose parameters are listed when they are needed."""
+
+    def parameters(self) -> ParameterSet:
+        """Return its parameters."""
+
+
+class BackwardPasses:
+    """Counts backward passes since the gradients were cleared.
+
+    With one optimizer they count as cleared if the loop clears them, or if they have changed between a step or an
+    evaluation of a closure and the next pass. With several optimizers `PassesByOptimizer` counts.
+    """
+
+    def __init__(self) -> None:
+        self._number = self._evaluations = 0
+        self._by_optimizer = PassesByOptimizer()
+        self._sees_clearing = False
+        self._remembered: tuple[Tensor, weakref.ref[Tensor], int] | None = None
+        self._number_remembered = 0
+
+    def gradients_cleared(self) -> None:
+        """Record that the training loop is about to clear the gradients.
+
+        After a step, whether they are cleared is checked before the next pass: a module may override the clearing.
+        """
+        if self._remembered is None:
+            self._number = 0
+
+    def begins(self, optimizers: Sequence[_HasParameters]) -> None:
+        """Detect, before a backward pass, whether the gradients were cleared since the last step or evaluation."""
+        if len(optimizers) > 1:
+            self._by_optimizer.begins([one.parameters() for one in optimizers])
+        elif self._remembered is not None:
+            parameter, reference, version = self._remembered
+            gradient = reference()
+            if gradient is None or parameter.grad is not gradient or gradient._version != version:
+                self._number = self._evaluations = 0
+            self._sees_clearing, self._remembered = True, None
+
+    def ended(self, optimizers: Sequence[_HasParameters]) -> None:
+        """Count a backward pass."""
+        self._number += 1
+        if len(optimizers) > 1:
+            self._by_optimizer.ended([one.parameters() for one in optimizers])
+
+    def stepped(self, parameters: ParameterSet) -> None:
+        """Record a gradient after a step."""
+        self._remember_gradient(parameters)
+        self._evaluations = 0
+        if self._by_optimizer.have_begun:
+            self._by_optimizer.stepped(parameters)
+
+    def evaluated(self, parameters: ParameterSet) -> int:
+        """Record an evaluation of a closure, and a gradient after it.
+
+        Returns:
+            The number of evaluations within the step since the gradients were cleared.
+        """
+        if self._by_optimizer.have_begun:
+            return self._by_optimizer.evaluated(parameters)
+        has_run_backward = self._number != self._number_remembered
+        self._remember_gradient(parameters)
+        if has_run_backward and self._remembered is not None:
+            self._evaluations += 1
+        return self._evaluations
+
+    def of(self, parameters: ParameterSet) -> int | None:
+        """Return the number of backward passes since the gradients of an optimizer were cleared, None if unknown."""
+        return self._number if self._sees_clearing else self._by_optimizer.of(parameters)
+
+    def _remember_gradient(self, parameters: ParameterSet) -> None:
+        """Keep a weak reference to the first gradient."""
+        self._number_remembered, self._remembered = self._number, None
+        for parameter in parameters.tensors:
+            gradient = parameter.grad
+            if gradient is not None:
+                self._remembered = parameter, weakref.ref(gradient), gradient._version
+                break

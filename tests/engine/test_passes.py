@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gradexplode.engine.passes import PassesByOptimizer
-from lightning_gradexplode.measure.parameters import parameters_of
+from lightning_gradexplode.engine.passes import BackwardPasses, PassesByOptimizer
+from lightning_gradexplode.measure.parameters import ParameterSet, parameters_of
 
 
 class Adversaries:
@@ -69,3 +69,33 @@ def test_a_pass_that_does_not_reach_an_optimizer_is_none_of_its_own() -> None:
     for _ in range(3):
         adversaries.backward(adversaries.judge(torch.ones(3, 2)).mean())
     assert [adversaries.passes.of(one) for one in adversaries.sets] == [None, 3]
+
+
+class OfANetwork:
+    """An optimizer of a small network."""
+
+    def __init__(self) -> None:
+        self.net = nn.Linear(2, 1)
+        self.set = parameters_of(torch.optim.SGD(self.net.parameters()), self.net)
+
+    def parameters(self) -> ParameterSet:
+        """Return its parameters."""
+        return self.set
+
+
+@pytest.mark.parametrize("is_announced", [True, False], ids=["announced", "unannounced"])
+def test_passes_of_one_optimizer_are_counted_until_its_gradients_are_cleared(is_announced: bool) -> None:
+    """Whether or not the loop tells that it clears them; a clearing that is announced and not done does not count."""
+    optimizer, passes, seen = OfANetwork(), BackwardPasses(), []
+    for clears in (True, True, False, False, True):
+        if is_announced:
+            passes.gradients_cleared()
+        if clears:
+            optimizer.net.zero_grad()
+        for _ in range(2):
+            passes.begins([optimizer])
+            optimizer.net(torch.ones(3, 2)).mean().backward()
+            passes.ended([optimizer])
+        seen.append(passes.of(optimizer.set))
+        passes.stepped(optimizer.set)
+    assert seen == [None, 2, 4, 6, 2]
