@@ -23,7 +23,7 @@ from lightning_gradexplode.engine.loss_graphs import LossGraphs
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.replays import IncidentReplays
 from lightning_gradexplode.engine.shared_evidence import SharedEvidence
-from lightning_gradexplode.engine.step_inputs import StepInputs
+from lightning_gradexplode.engine.step_inputs import StepInputKeeper, StepInputs
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.run_facts import in_order
 from lightning_gradexplode.measure.update_fault import find_update_fault
@@ -83,7 +83,8 @@ class EvidenceCollector:
         self.inputs: StepInputs | None = None
         self._failed: StepInputs | None = None
         self.graphs = LossGraphs(loop, arguments.diagnose)
-        self.replays = IncidentReplays(loop, states, arguments.diagnose, self.graphs)
+        self._keeper = StepInputKeeper(loop, states)
+        self.replays = IncidentReplays(loop, states, arguments.diagnose, self.graphs, self._keeper)
         self._onset: int | None = None
         self._findings: list[Finding] = []
         self._now = -1
@@ -116,7 +117,13 @@ class EvidenceCollector:
         is_first = self._first_step is not None and self._first_step == self._loop.step
         if not is_first:
             self._first_step = None
-        self.inputs = self.replays.keep(batch, batch_idx, after_warning=found, with_weights=is_first or in_incident)
+        self.inputs = self._keeper.keep(
+            batch,
+            batch_idx,
+            for_replay=self.replays.keeps_inputs,
+            after_warning=found,
+            with_weights=(is_first or in_incident) and self.replays.are_left,
+        )
 
     def micro_batch_ended(self, loss: float | None) -> None:
         """Keep the first micro-batch of a step whose loss is not finite.
@@ -227,7 +234,7 @@ class EvidenceCollector:
             now=self._now,
             findings=tuple(self._findings),
             run=self._run or RunFacts(),
-            history=tuple(_until(history, self._now) for history in histories),
+            history=tuple(history.until(self._now) if self._now >= 0 else history for history in histories),
             first=tuple(state.recorder.first() for state in self._states),
             batch=self.graphs.with_fields(self._batch.facts, onset, self._now),
             replay=self._replay(onset),
@@ -299,17 +306,6 @@ class EvidenceCollector:
 def _cause(diagnosis: Diagnosis) -> tuple[str, str | None]:
     """Return kind and place of the first cause."""
     return diagnosis.causes[0].kind, diagnosis.causes[0].where
-
-
-def _until(history: History, step: int) -> History:
-    """Return a history up to a step; the whole history for a negative step."""
-    kept = history.step <= step if step >= 0 else np.ones(len(history.step), dtype=bool)
-    return replace(
-        history,
-        step=history.step[kept],
-        values={name: values[kept] for name, values in history.values.items()},
-        parameter_grad_norm=history.parameter_grad_norm[kept],
-    )
 
 
 def _later_loss(histories: Sequence[History], step: int) -> float | None:

@@ -1,10 +1,9 @@
-"""Replays of the steps of incidents on a copy of the module: the inputs that are kept, and the results."""
+"""Replays of the steps of incidents on a copy of the module, and their results."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,10 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradexplode.diagnose.replay import (
-    AttributeState,
     Failed,
-    KeptBatch,
-    RandomState,
     ReplayStep,
     checksums,
     keep_weights,
@@ -26,7 +22,7 @@ from lightning_gradexplode.diagnose.replay import (
 from lightning_gradexplode.engine.attempt import attempt
 from lightning_gradexplode.engine.loss_graphs import LossGraphs
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
-from lightning_gradexplode.engine.step_inputs import StepInputs
+from lightning_gradexplode.engine.step_inputs import StepInputKeeper, StepInputs
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.parameters import plain_name
 from lightning_gradexplode.records import Experiments, Replay, StepRecord
@@ -45,24 +41,29 @@ class IncidentReplays:
         states: The optimizers.
         is_on: Whether steps are computed again at all.
         graphs: Facts from the graphs of losses, used if a replay is not possible.
+        keeper: Keeps the inputs of the steps.
 
     Attributes:
         replay: The replay of the latest incident, None if there was none.
         experiments: The measurements with a copy of the module in the latest incident.
     """
 
-    def __init__(self, loop: TrainingLoop, states: Sequence[OptimizerState], is_on: bool, graphs: LossGraphs) -> None:
+    def __init__(
+        self,
+        loop: TrainingLoop,
+        states: Sequence[OptimizerState],
+        is_on: bool,
+        graphs: LossGraphs,
+        keeper: StepInputKeeper,
+    ) -> None:
         self.replay: Replay | None = None
         self.experiments: Experiments | None = None
         self._loop = loop
         self._states = states
         self._is_on = is_on
         self._graphs = graphs
+        self._keeper = keeper
         self._count = 0
-        self._devices: tuple[torch.device, ...] | None = None
-        self._step_seconds = 0.0
-        self._batch_began: float | None = None
-        self._steps_before: list[int] = []
         self._step: ReplayStep | None = None
         self._weights_before: Mapping[str, Tensor] | None = None
         self._step_of_update = -1
@@ -71,47 +72,17 @@ class IncidentReplays:
     @property
     def is_due(self) -> bool:
         """Whether the next critical step of the latest incident is computed again."""
-        return self._is_on and (self.replay is None or self._is_lost) and self._count < MOST_REPLAYS
+        return self._is_on and (self.replay is None or self._is_lost) and self.are_left
 
-    def keep(self, batch: Any, batch_idx: int, *, after_warning: bool, with_weights: bool) -> StepInputs:
-        """Return the inputs with which a step can be computed again, before it begins.
+    @property
+    def keeps_inputs(self) -> bool:
+        """Whether the inputs of steps are needed."""
+        return self._is_on
 
-        Args:
-            batch: Its batch.
-            batch_idx: Index of the batch in the epoch.
-            after_warning: Whether there were findings in this run; then the states of all generators are kept.
-            with_weights: Whether the weights are kept, within a budget, so that a fault that is found after the update
-                can be replayed.
-        """
-        now = time.perf_counter()
-        if self._batch_began is not None:
-            # The shortest recent time is used, so that waiting times of the loop are excluded.
-            self._step_seconds = min(now - self._batch_began, 1.1 * self._step_seconds or 1e9)
-        self._batch_began = now
-        if not self._loop.is_automatic:
-            self._steps_before = self._steps()
-        is_last = self._loop.is_last_batch
-        if not self._is_on:
-            return StepInputs(KeptBatch(batch), batch_idx, is_last)
-        module = self._loop.module
-        if self._devices is None:
-            devices = {parameter.device for parameter in module.parameters()}
-            self._devices = tuple(device for device in devices if device.type != "cpu")
-        random_state = RandomState.capture(self._devices, everything=after_warning)
-        attributes = AttributeState(module, everything=after_warning)
-        weights = None
-        if with_weights and self._count < MOST_REPLAYS:
-            weights = attempt("the weights", lambda: keep_weights(module))
-        return StepInputs(KeptBatch(batch), batch_idx, is_last, random_state, attributes, weights)
-
-    def _steps(self) -> list[int]:
-        """Return the number of steps of each optimizer."""
-        return [state.steps for state in self._states]
-
-    def _stepped(self) -> dict[int, int]:
-        """Return how often the optimizer at each place has stepped since the batch began."""
-        pairs = zip(self._steps(), self._steps_before, strict=False)
-        return {place: now - before for place, (now, before) in enumerate(pairs)}
+    @property
+    def are_left(self) -> bool:
+        """Whether a further incident of the run may be computed again."""
+        return self._count < MOST_REPLAYS
 
     def forget(self) -> None:
         """Clear the results, as another incident begins."""
@@ -203,8 +174,8 @@ class IncidentReplays:
             weights=inputs.weights,
             attributes=inputs.attributes,
             optimizers=tuple(loop.optimizers),
-            stepped={} if loop.is_automatic else self._stepped(),
-            step_seconds=self._step_seconds,
+            stepped=self._keeper.stepped(),
+            step_seconds=self._keeper.step_seconds,
             **settings,
         )
 

@@ -33,6 +33,12 @@ class History:
     parameters: tuple[str, ...] = ()
     parameter_grad_norm: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
 
+    def until(self, step: int) -> History:
+        """Return the history up to a step."""
+        kept = self.step <= step
+        values = {name: values[kept] for name, values in self.values.items()}
+        return History(self.step[kept], values, self.parameters, self.parameter_grad_norm[kept])
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
