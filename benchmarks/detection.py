@@ -32,6 +32,7 @@ from statistics import median, stdev
 from benchmarks.other_packages import PACKAGES
 from benchmarks.other_rules import RULES, Rule
 from benchmarks.scenarios import (
+    COUNTED,
     EVERYDAY,
     EVERYDAY_COUNTED,
     FALLING,
@@ -262,8 +263,14 @@ def print_warnings(verdicts: Sequence[Verdict]) -> None:
         print(f"At the first warning {median(shares):.0%} of the growth has passed (median of {len(shares)} slow runs)")
 
 
+def by_name(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Return the verdicts on families that may be printed one by one: those that are not only counted."""
+    return [verdict for verdict in verdicts if verdict.family not in COUNTED]
+
+
 def print_families(verdicts: Sequence[Verdict]) -> None:
-    """Print what our detectors made of every family."""
+    """Print what our detectors made of every family that is not only counted."""
+    verdicts = by_name(verdicts)
     print("\nOur detectors, family by family (lost at / first alarm by sign, of each seed)")
     for family in dict.fromkeys(verdict.family for verdict in verdicts):
         of_family = [verdict for verdict in verdicts if verdict.family is family]
@@ -294,7 +301,7 @@ def print_places(verdicts: Sequence[Verdict]) -> None:
     named = sum(verdict.names_the_module is True for verdict in planted)
     nowhere = sum(verdict.names_the_module is None for verdict in planted)
     print(f"\nThe planted module is named in {named} of {len(planted)} caught runs ({nowhere} name no place)")
-    for family in dict.fromkeys(verdict.family for verdict in planted):
+    for family in dict.fromkeys(verdict.family for verdict in by_name(planted)):
         names = [verdict.named or "-" for verdict in planted if verdict.family is family]
         print(f"  {family.name:30} planted in {family.where}, named {', '.join(names)}")
 

@@ -37,7 +37,7 @@ from torch.optim import Optimizer
 
 import lightning_gradexplode
 from benchmarks import clippers
-from benchmarks.scenarios import FAMILIES, FRESH, FURTHER_KINDS, LATER, LATEST, NEWEST, Family
+from benchmarks.scenarios import FAMILIES, FRESH, FURTHER_KINDS, HALVES, LATER, LATEST, NEWEST, Family, half
 from benchmarks.scenarios.family import Setup
 from benchmarks.scenarios.module import Adversaries
 from benchmarks.scenarios.probe import losses_before
@@ -76,8 +76,6 @@ CHOSEN_ON = frozenset(
 FURTHER = {"newest": NEWEST, "later": LATER, "latest": LATEST, "further": FURTHER_KINDS}
 """Families of kinds that the others do not have, by the option that takes them."""
 
-HALVES = {"A": slice(0, None, 2), "B": slice(1, None, 2), "both": slice(None)}
-"""Kinds of a half, of the sorted ones."""
 
 KEPT = 0.9
 """Share of the improvement of the hand-tuned run that a saved run reaches."""
@@ -338,12 +336,6 @@ def main(arguments: Sequence[str]) -> None:
             _print_saved(results, some_ill, seeds, remedies)
         if some_well:
             _print_hurt(results, some_well, seeds, [remedy for remedy in remedies if remedy != "no remedy"])
-
-
-def half(families: Sequence[Family], name: str) -> list[Family]:
-    """Return the families of every second kind, in the order of the kinds' names, or of all."""
-    kinds = sorted({family.kind for family in families})[HALVES[name]]
-    return [family for family in families if family.kind in kinds]
 
 
 def _sample(families: Sequence[Family], every: int) -> list[Family]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks.detection import Verdict, main, matched, summary
-from benchmarks.scenarios import FAMILIES, Family, recording
+from benchmarks.detection import Verdict, main, matched, print_families, print_places, summary
+from benchmarks.scenarios import COUNTED, FAMILIES, Family, recording
 from benchmarks.scenarios.probe import Outcome
 from benchmarks.scenarios.recording import RecordedRun, RecordedStep
 from lightning_gradexplode import Finding, Severity, StepRecord
@@ -66,6 +67,17 @@ def test_a_rule_waits_until_its_false_alarms_are_few_enough() -> None:
     assert [one.lead for one in found] == [5, None, None, None]
     assert not any(one.alarms for one in found if one.healthy)
     assert matched(verdicts, 1) == (1, verdicts)
+
+
+def test_families_that_are_only_counted_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Their names would tell an author of rules which runs to look at."""
+    known = verdict(50, 40, where="layers.1", named="layers.1")
+    counted = replace(known, family=COUNTED[0])
+    print_families([known, counted])
+    print_places([known, counted])
+    printed = capsys.readouterr().out
+    assert "made_up" in printed
+    assert COUNTED[0].name not in printed
 
 
 def test_growth_is_slow_from_six_steps_on() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -12,9 +11,8 @@ from pytorch_lightning import Trainer
 from torch import nn
 
 from benchmarks.clippers import AutoClip, Clipping, Constant, ZClip, ZClipAlone
-from benchmarks.rescue import NOT_SAVABLE, Ending, Results, can_be_saved, change, half, rescue_rows, saved_by, train
-from benchmarks.scenarios import FAMILIES, LATER, LATEST, NEWEST
-from benchmarks.scenarios.family import Family
+from benchmarks.rescue import NOT_SAVABLE, Ending, Results, can_be_saved, change, rescue_rows, saved_by, train
+from benchmarks.scenarios import FAMILIES
 from tests.detect.steps import noise
 
 
@@ -69,17 +67,6 @@ def test_families_that_are_left_out_exist() -> None:
     built = {family.name for family in FAMILIES if family.expected == "explodes"}
     assert set(NOT_SAVABLE) <= built
     assert all(NOT_SAVABLE.values())
-
-
-@pytest.mark.parametrize("families", [NEWEST, LATER, LATEST], ids=["newest", "later", "latest"])
-def test_the_families_of_further_kinds_are_halved_by_kind(families: Sequence[Family]) -> None:
-    """Each kind is in exactly one of the halves, which have as many kinds each."""
-    first, second = half(families, "A"), half(families, "B")
-    assert {family.name for family in (*first, *second)} == {family.name for family in half(families, "both")}
-    assert len(first) + len(second) == len(families)
-    kinds = [{family.kind for family in one} for one in (first, second)]
-    assert not kinds[0] & kinds[1]
-    assert len(kinds[0]) == len(kinds[1])
 
 
 def test_the_tables_count_what_they_say() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from benchmarks.scenarios import (
     STUDIED,
     UNTOUCHED,
     Family,
+    half,
 )
 from benchmarks.scenarios import recording as scenario_recording
 from benchmarks.scenarios.recording import fit, record, recorded
@@ -194,3 +196,14 @@ def test_everyday_families_are_split_by_kinds_that_no_other_family_has() -> None
     assert not studied & counted
     assert not (studied | counted) & others
     assert len({family.name for family in (*EVERYDAY, *EVERYDAY_COUNTED)}) == len(EVERYDAY) + len(EVERYDAY_COUNTED)
+
+
+@pytest.mark.parametrize("families", [NEWEST, LATER, LATEST], ids=["newest", "later", "latest"])
+def test_the_families_of_further_kinds_are_halved_by_kind(families: Sequence[Family]) -> None:
+    """Each kind is in exactly one of the halves, which have as many kinds each."""
+    first, second = half(families, "A"), half(families, "B")
+    assert {family.name for family in (*first, *second)} == {family.name for family in half(families, "both")}
+    assert len(first) + len(second) == len(families)
+    kinds = [{family.kind for family in one} for one in (first, second)]
+    assert not kinds[0] & kinds[1]
+    assert len(kinds[0]) == len(kinds[1])
