@@ -11,6 +11,17 @@ USUAL_RATES = {"adam": 0.01, "rmsprop": 0.01, "lion": 0.001, "adagrad": 0.1, "sg
 """Learning rates above which most networks fail with an optimizer."""
 
 
+_OF_TORCH = frozenset(
+    {"ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "LBFGS", "Muon", "NAdam", "RAdam",
+     "RMSprop", "Rprop", "SGD", "SparseAdam"}
+)  # fmt: skip
+
+
+def is_of_torch(optimizer: OptimizerFacts) -> bool:
+    """Return whether an optimizer has the name of one of torch."""
+    return optimizer.kind in _OF_TORCH
+
+
 def keeps_state(optimizer: OptimizerFacts) -> bool:
     """Return whether an optimizer's updates depend on earlier gradients."""
     momenta = [group.get("momentum", 0.0) for group in optimizer.groups]

@@ -36,6 +36,8 @@ _NEVER_NEGATIVE = frozenset(
 )
 """Loss functions that are never below zero, whatever their targets are, if they take logarithms of probabilities."""
 
+_POLICY = re.compile(r"(actor|policy)", re.IGNORECASE)
+
 BELOW = 5.0
 """The same multiple for a loss that falls faster and faster while its gradient grows, unlike a bounded loss."""
 
@@ -99,6 +101,8 @@ def negative_term(evidence: Evidence) -> Iterator[Cause]:
     names = {base_name(one.name) for one in (*evidence.first_losses, *(replay.losses if replay is not None else ()))}
     known = sorted((names | set(replay.operation_names if replay is not None else ())) & _NEVER_NEGATIVE)
     first, least, weights = loss.first, loss.least, trend(evidence).weight_growth
+    if len(evidence.run.optimizers) > 1:
+        return  # the functions may be those of another loss
     if not known or first is None or least is None or weights < HAS_GROWN or not least < -FURTHER * abs(first):
         return
     if first >= 0 and (len(loss) < LONG or _levels_off(loss.value, STILL_FALLING)):
@@ -189,7 +193,7 @@ def _plain_outputs(evidence: Evidence) -> Cause | None:
 def critic_of(run: RunFacts) -> str | None:
     """Return the module of an adversarial critic, None if there is none; that of a policy is not adversarial."""
     names = [one.name for one in run.modules]
-    if any(re.match(r"(actor|policy)", name, re.IGNORECASE) for name in names):
+    if any(map(_POLICY.match, names)):
         return None
     return next((name for name in names if re.search(r"(critic|disc)", name.split(".")[0], re.IGNORECASE)), None)
 
@@ -212,6 +216,12 @@ def _floor_remedies(evidence: Evidence) -> tuple[str, ...]:
     critic = critic_of(evidence.run)
     if critic is not None:
         return critic_remedies(critic)
+    if any(_POLICY.match(one.name) for one in evidence.run.modules):
+        return (
+            "compute the log probability of an action from the sample before it is squashed, and bound it from below: "
+            "`log_prob.clamp(min=-20.0)`",
+            "bound the value that the policy maximizes: `value.clamp(-limit, limit)`",
+        )
     spread = _spread(evidence)
     if spread is not None:
         name = spread.rpartition(".")[2]

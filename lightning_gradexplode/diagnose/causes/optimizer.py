@@ -20,7 +20,7 @@ from lightning_gradexplode.diagnose.curves import (
 )
 from lightning_gradexplode.diagnose.first_update import first_update_ratio
 from lightning_gradexplode.diagnose.layers import is_trained
-from lightning_gradexplode.diagnose.optimizers import keeps_state, numbers_of
+from lightning_gradexplode.diagnose.optimizers import is_of_torch, keeps_state, numbers_of
 from lightning_gradexplode.diagnose.remedies.loop_code import code_of
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence, OptimizerFacts
@@ -89,9 +89,10 @@ def _settings(evidence: Evidence) -> Iterator[Cause]:
 
 def _lost_weights(evidence: Evidence) -> Iterator[Cause]:
     """Yield the cause if an update with finite gradients made the weights non-finite."""
-    finding, fault = first_nonfinite(evidence), evidence.update_fault
-    if finding is None or not _weights_fail_first(evidence) or weights_type(evidence.run) is not None:
+    finding, fault, run = first_nonfinite(evidence), evidence.update_fault, evidence.run
+    if finding is None or not _weights_fail_first(evidence) or weights_type(run) is not None:
         return
+    one = run.optimizers[fault.optimizer] if fault is not None and fault.optimizer < len(run.optimizers) else None
     sentences = [f"At step {finding.step} loss and gradients are finite, and the weights are not after the update."]
     if fault is not None:
         held = ", ".join(f"{name} {value:.3g}" for name, value in fault.state.items())
@@ -100,12 +101,16 @@ def _lost_weights(evidence: Evidence) -> Iterator[Cause]:
         sentences.append(
             f"A weight of `{fault.parameter}`{before} to {fault.weight}{slope}; its state: {held or 'none'}."
         )
+    advice = "start with a fresh optimizer state, and look at its epsilon: `eps=1e-8`"
+    if one is not None and fault is not None and not is_of_torch(one):
+        is_unused = " where a gradient is zero" if fault.gradient == 0 else ""
+        advice = f"look at what the formula of {one.kind} divides by{is_unused}, and bound it: `norm.clamp(min=1e-8)`"
     yield Cause(
         "optimizer-state",
         fault.parameter if fault is not None and fault.parameter else finding.where,
         tuple(sentences),
         0.5,
-        ("start with a fresh optimizer state, and look at its epsilon: `eps=1e-8`", *remedies.rollback(evidence)),
+        (advice, *remedies.rollback(evidence)),
     )
 
 

@@ -23,6 +23,9 @@ SCALE_OF_UNKNOWN = 1e6
 """Scale assumed for data that are not known, such as energies or incomes."""
 
 
+MOST_GATES = 4
+"""Most numbers that a recurrent cell returns for each number that it takes: one for each gate."""
+
 GROWN = 30.0
 """Growth over all calls of a layer, or uses of a weight, from which its gain has compounded."""
 
@@ -81,7 +84,8 @@ def _of_gradient(evidence: Evidence) -> Cause | None:
     seen = [one for one in evidence.findings if one.sign == "backward-gain" and "time step" in one.message]
     if not seen:
         return None
-    own = [one for one in (*recurrent_parameters(evidence.run), *layers(evidence.run)) if one.module == seen[0].where]
+    weights = (*recurrent_parameters(evidence.run), *layers(evidence.run))
+    own = [one for one in weights if one.module == seen[0].where and _returns_state(one)]
     worst = own[0] if own else None
     sentence = seen[0].message[:1].upper() + seen[0].message[1:]
     gated = worst is not None and is_gated(worst, evidence.run)
@@ -101,17 +105,20 @@ def _of_loop(evidence: Evidence) -> Cause | None:
         return None
     weights = {one.module: one for one in layers(evidence.run)}
     looped = [one for one in replay.activations if one.calls >= DEEP and one.module in weights]
-    worst = max(looped, key=loop_gain, default=None)
-    if worst is None or loop_gain(worst) < GROWN:
+    grown = [one for one in looped if loop_gain(one) >= GROWN]
+    # A layer that takes what comes from outside has the gain of what is applied to the state.
+    worst = max(grown, key=lambda one: (_returns_state(weights[one.module]), loop_gain(one)), default=None)
+    if worst is None:
         return None
     gain = loop_gain(worst)
     parameter = weights[worst.module]
     own = max(own_matrices(evidence.run), key=gain_of, default=None)
     if own is not None and gain_of(own) > 1 and parameter.shape[0] != parameter.shape[-1]:
         parameter = own  # other modules that are applied to the state in the same loop
+    is_known = _returns_state(parameter)
     return Cause(
         "recurrence",
-        parameter.name,
+        parameter.name if is_known else worst.module,
         (
             f"`{worst.module}` is executed {worst.calls} times in one forward pass; from the first call to the last, "
             f"or back, its output or error gradient grows {gain:.3g} times, {gain ** (1 / (worst.calls - 1)):.3g} "
@@ -119,8 +126,13 @@ def _of_loop(evidence: Evidence) -> Cause | None:
             *first_numbers(evidence),
         ),
         0.85 if gain >= 1e3 else 0.65,
-        recurrence_remedies(evidence, parameter, False, worst.calls),
+        recurrence_remedies(evidence, parameter if is_known else None, False, worst.calls),
     )
+
+
+def _returns_state(parameter: ParameterFacts) -> bool:
+    """Return whether a weight can be applied to its own result, as that of a recurrent cell."""
+    return MOST_GATES * parameter.shape[-1] >= parameter.shape[0]
 
 
 def _of_first_pass(evidence: Evidence) -> Cause | None:

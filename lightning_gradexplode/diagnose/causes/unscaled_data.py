@@ -16,7 +16,7 @@ from lightning_gradexplode.diagnose.batch import (
     targets,
 )
 from lightning_gradexplode.diagnose.curves import critical_step, curve, loss_curve, signs
-from lightning_gradexplode.diagnose.layers import LARGE_GAIN, gain_of, layers
+from lightning_gradexplode.diagnose.layers import LARGE_GAIN, first_numbers, gain_of, layers
 from lightning_gradexplode.diagnose.trends import starts_huge
 from lightning_gradexplode.records import BatchFacts, Cause, Evidence, FieldFacts
 
@@ -41,7 +41,7 @@ def unscaled_data(evidence: Evidence) -> Cause | None:
         return None
     found = sorted(_large_fields(batch, evidence), key=lambda one: one[0], reverse=True)
     if not found:
-        return _targets_by_elimination(evidence)
+        return _computed_features(evidence) or _targets_by_elimination(evidence)
     first_norm = curve(evidence, "grad_norm").first
     scale, _field = found[0]
     confidence = next(value for border, value in LARGE_SCALE if scale >= border)
@@ -64,6 +64,28 @@ def unscaled_data(evidence: Evidence) -> Cause | None:
                 if any(field in inputs(evidence) for _, field in found[:2])
                 else []
             ),
+        ),
+    )
+
+
+def _computed_features(evidence: Evidence) -> Cause | None:
+    """Return the cause if what the first layer takes is on a large scale, though the batch is not."""
+    first, norm = next(iter(evidence.applied), None), curve(evidence, "grad_norm").first
+    if first is None or norm is None or not (first.first_rms or 0.0) >= LARGE_SCALE[0][0] or norm < 10:
+        return None
+    layer = first.name.rpartition(".")[0] or first.name
+    return Cause(
+        "unscaled-data",
+        f"the input of `{layer}`",
+        (
+            f"`{first.name}` is the first weight of the forward pass, and what it multiplies has a root mean square of "
+            f"{first.first_rms:.3g}; no field of the batch is as large, so that it is computed from them.",
+            *first_numbers(evidence),
+        ),
+        0.7,
+        (
+            f"bring what `{layer}` takes to a scale near one: compute it from smaller numbers, or normalize it: "
+            "`F.layer_norm(x, x.shape[-1:])`",
         ),
     )
 

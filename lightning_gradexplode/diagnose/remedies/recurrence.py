@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning_gradexplode.diagnose.remedies import common
 from lightning_gradexplode.diagnose.remedies.loop_code import code_of
-from lightning_gradexplode.diagnose.repeated_weights import CALM
+from lightning_gradexplode.diagnose.repeated_weights import CALM, recurrent_parameters
 from lightning_gradexplode.records import Evidence, Experiments, ParameterFacts, StartTrial
 
 
@@ -25,6 +25,13 @@ def recurrence_remedies(
     shorter = f" of {max(8, length // 4)} steps" if length and length > 16 else ""
     shorten = f"train on shorter parts of the sequences{shorter} (truncated back-propagation through time)"
     advice = []
+    if parameter is None and not recurrent_parameters(evidence.run):
+        return (
+            "divide the matrix that each step applies to the state by its spectral radius: `matrix = 0.9 * matrix / "
+            "torch.linalg.eigvals(matrix).abs().max()`",
+            shorten,
+            *common.clip(evidence),
+        )
     if parameter is not None and len(parameter.shape) == 1:
         return (
             f"keep its elements below one: multiply by `torch.sigmoid({code})`",

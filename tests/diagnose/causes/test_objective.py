@@ -110,3 +110,25 @@ def test_the_critic_of_a_policy_is_not_to_be_clamped(other: str, is_named: bool)
     """A critic of samples needs a bound; one of actions is to learn returns of any size."""
     facts = run(modules=(ModuleFacts(other, "Linear", "linear"), ModuleFacts("critic", "Linear", "linear")))
     assert (critic_of(facts) == "critic") is is_named
+
+
+def test_the_functions_of_one_of_several_losses_say_nothing_of_the_others() -> None:
+    """The loss of a policy falls below zero beside the squared error of its critic; its log probability is bounded."""
+    values = calm(40)
+    values["loss"] = [0.01, *[-10.0 * 1.4**step for step in range(39)]]
+    values["weight_norm"] = [8.0 * 1.1**step for step in range(40)]
+    facts = run(
+        modules=(ModuleFacts("actor", "Linear", "linear"), ModuleFacts("critic", "Linear", "linear")),
+        optimizers=(OptimizerFacts("Adam", ({"lr": 0.01},)), OptimizerFacts("Adam", ({"lr": 0.01},))),
+    )
+    evidence = diverged(
+        step=39,
+        now=39,
+        run=facts,
+        history=(history(values), history(calm(40))),
+        first_losses=(LossTerm("mse_loss", ()),),
+    )
+    cause = loss_without_floor(evidence)
+    assert cause is not None
+    assert "mse_loss" not in cause.evidence[0]
+    assert "log_prob.clamp" in cause.remedies[0]

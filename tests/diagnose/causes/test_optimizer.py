@@ -149,3 +149,13 @@ def test_a_weight_that_an_update_has_lost_is_shown_with_the_optimizers_state() -
     assert cause is not None
     assert cause.where == "body.weight"
     assert "went from 0.125 to inf; its state: exp_avg_sq 0." in cause.evidence[1]
+
+
+@pytest.mark.parametrize(("kind", "words"), [("Adam", "`eps=1e-8`"), ("OwnFormula", "where a gradient is zero")])
+def test_what_the_formula_of_an_own_optimizer_divides_by_is_to_be_bounded(kind: str, words: str) -> None:
+    """It has no setting that is known; here it has lost a weight whose gradient is zero."""
+    fault = UpdateFault("body.weight", "float32", weight=math.nan, weight_before=0.125, gradient=0.0)
+    facts = run(optimizers=(OptimizerFacts(kind, ({"lr": 0.01},)),))
+    cause = optimizer_state(failed(3, "nonfinite-weight", update_fault=fault, run=facts))
+    assert cause is not None
+    assert words in cause.remedies[0]

@@ -8,7 +8,7 @@ import pytest
 
 from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.causes.recurrence import recurrence
-from lightning_gradexplode.records import AppliedWeight, Evidence, ModuleFacts, Severity
+from lightning_gradexplode.records import Activation, AppliedWeight, Evidence, ModuleFacts, Replay, Severity
 from tests.diagnose.evidence import NAN, batch, diverged, field, finding, history, kinds, parameter, run
 from tests.diagnose.growth_examples import RNN
 
@@ -106,3 +106,32 @@ def test_what_many_layers_take_may_grow(last: float, named: bool) -> None:
     huge = history({"loss": [3e14, NAN], "grad_norm": [1e15, NAN]})
     found = diagnose(Evidence(0, 1, (finding("nonfinite-loss", 1),), deep, (huge,), applied=applied))
     assert (found.causes[0].kind == "depth") == named
+
+
+@pytest.mark.parametrize(("rows", "where"), [(48, "inside"), (8, "inside.weight")])
+def test_a_layer_that_cannot_be_applied_to_its_own_result_is_no_recurrent_matrix(rows: int, where: str) -> None:
+    """What it is executed with in a loop is a matrix that is no parameter, which no initialization is advised for."""
+    facts = run(
+        modules=(ModuleFacts("inside", "Linear", "linear"),), parameters=(parameter("inside.weight", (rows, 2)),)
+    )
+    loop = Activation("inside", "Linear", 1e20, 1e20, calls=80, first_rms=1.0)
+    found = recurrence(diverged(run=facts, replay=Replay("finite", activations=(loop,))))
+    assert found is not None
+    assert found.where == where
+    assert ("spectral radius: `matrix" in found.remedies[0]) is (where == "inside")
+
+
+def test_of_several_layers_in_a_loop_the_one_that_takes_its_own_result_is_named() -> None:
+    """A layer of the inputs has the same growth."""
+    names = ("inside", "state")
+    facts = run(
+        modules=tuple(ModuleFacts(name, "Linear", "linear") for name in names),
+        parameters=(parameter("inside.weight", (48, 2)), parameter("state.weight", (48, 48), 1.6)),
+    )
+    loops = tuple(
+        Activation(name, "Linear", size, size, calls=80, first_rms=1.0)
+        for name, size in zip(names, (1e20, 1e19), strict=True)
+    )
+    found = recurrence(diverged(run=facts, replay=Replay("finite", activations=loops)))
+    assert found is not None
+    assert found.where == "state.weight"

@@ -61,7 +61,7 @@ def test_clipping_at_nearly_every_step_hides_data_on_a_large_scale(sign: str, is
     ("parts", "is_named"),
     [
         ({}, True),
-        ({"applied": (AppliedWeight("body.weight", 1, 5e3), AppliedWeight("head.weight", 1, 5e3))}, False),
+        ({"applied": (AppliedWeight("body.weight", 1, 500.0), AppliedWeight("head.weight", 1, 500.0))}, False),
         ({"applied": (AppliedWeight("body.weight", 1, 1.0), AppliedWeight("head.weight", 1, None))}, False),
         ({"run": run(parameters=(parameter("body.weight", (32, 8), 50.0), parameter("head.weight", (1, 32))))}, False),
         ({"loss_divisors": (1e-6,)}, False),
@@ -81,3 +81,13 @@ def test_targets_are_what_is_left_of_a_huge_first_loss(parts: dict[str, Any], is
         "history": (history(values),),
     }
     assert (unscaled_data(diverged(**{**known, **parts})) is not None) is is_named
+
+
+@pytest.mark.parametrize(("size", "is_named"), [(5e6, True), (20.0, False)])
+def test_features_that_a_model_computes_are_known_by_what_its_first_layer_takes(size: float, is_named: bool) -> None:
+    """Powers of a number up to ten are on a large scale, though no field of the batch is."""
+    values = growing()
+    values["grad_norm"] = [1e5 * one for one in values["grad_norm"]]
+    known = AppliedWeight("body.weight", 1, size), AppliedWeight("head.weight", 1, size)
+    found = unscaled_data(diverged(batch=batch(field("x"), field("y")), applied=known, history=(history(values),)))
+    assert (found is not None and found.where == "the input of `body`") is is_named
