@@ -18,7 +18,7 @@ from lightning_gradexplode.diagnose.curves import (
     loss_curve,
 )
 from lightning_gradexplode.diagnose.line_search import line_search
-from lightning_gradexplode.diagnose.optimizers import numbers_of
+from lightning_gradexplode.diagnose.optimizers import numbers_of, usual_rate
 from lightning_gradexplode.diagnose.trends import MANY_STEPS, abrupt_step, begins_abruptly, loss_rise, trend
 from lightning_gradexplode.records import Cause, Evidence
 
@@ -33,6 +33,9 @@ PEAK = 0.9
 
 LOWER = 0.8
 """Share of the first loss up to which the loss of a healthy run has decreased."""
+
+LONG = 10
+"""Number of steps without a critical finding after which the first rate is known to be harmless."""
 
 EDGE = 0.3
 """Share of the rate at the lowest loss that is surely stable, if the rate was rising until then."""
@@ -172,11 +175,20 @@ def _gradual_rise(evidence: Evidence, rates: Curve) -> RateRise | None:
         begins_abruptly(evidence) or not _has_risen_many_fold(rates, loss) or rate_too_high(evidence) is None
     ):
         return None
-    if loss_rise(loss.before(lowest + 1)) > 1.0 or lowest < loss.step[2]:
+    is_first = lowest < loss.step[2]
+    if loss_rise(loss.before(lowest + 1)) > 1.0 or (is_first and not _rises_from_the_start(evidence, rates)):
         return None
     peak = int(rates.step[rates.value >= after][0])
-    usual = remedies.highest_usual_rate(evidence.run)
-    return RateRise(peak, before, after, min(EDGE * before, max(usual, float(rates.value[0]))), False)
+    usual, first = remedies.highest_usual_rate(evidence.run), float(rates.value[0])
+    return RateRise(peak, before, after, first if is_first else min(EDGE * before, max(usual, first)), False)
+
+
+def _rises_from_the_start(evidence: Evidence, rates: Curve) -> bool:
+    """Return whether the rate has only risen, to a multiple of a usual first one, while the loss has not exploded."""
+    values, usual = rates.value, usual_rate(evidence.run)
+    has_risen = values[-1] >= MANY_FOLD * values[0] and bool((np.diff(values) >= 0).all())
+    is_usual = usual is not None and values[0] <= usual[1]
+    return has_risen and is_usual and len(values) > LONG and rate_too_high(evidence) is not None
 
 
 def _has_risen_many_fold(rates: Curve, loss: Curve) -> bool:

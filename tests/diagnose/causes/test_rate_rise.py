@@ -180,3 +180,17 @@ def test_the_rise_of_the_demo_is_named(tmp_path: Path) -> None:
     list(demo.run(tmp_path))
     (found,) = tmp_path.rglob("diagnosis.json")
     assert json.loads(found.read_text())["causes"][0]["kind"] == "learning-rate-jump"
+
+
+@pytest.mark.parametrize(("rates", "named"), [(30.0, True), (1.5, False)])
+def test_a_rate_that_has_only_risen_is_named_though_the_first_loss_was_the_lowest(rates: float, named: bool) -> None:
+    """As with a schedule that counts steps in place of epochs; the first rate, which did no harm, is to be kept."""
+    values = calm(22)
+    values["loss"] = [0.4 + 0.02 * step for step in range(20)] + [40.0, 900.0]
+    values["learning_rate"] = [0.02 * rates ** (step / 21) for step in range(22)]
+    values["weight_norm"][20:], values["update_ratio"][19:] = [30.0, 300.0], [1.0, 3.0, 9.0]
+    overshoot = Experiments(line_search=((0.0, 40.0), (0.01, 39.0), (0.1, 30.0), (0.3, 60.0), (1.0, 900.0)))
+    evidence = Evidence(20, 21, (finding("diverging-loss", 20),), run(), (history(values),), experiments=overshoot)
+    cause = learning_rate_jump(evidence)
+    assert (cause is not None) is named
+    assert cause is None or "near 0.02" in cause.remedies[0]
