@@ -273,7 +273,8 @@ class Batches(OptimizerSteps):
         if not self._has_loss:
             self._left_out.report_batch(self._number, self._measurement.batch_idx, outputs)
         elif self._loop.completes_step(self._measurement.batch_idx):
-            self._left_out.report_gradients()
+            # Lightning clears the gradients before each backward pass.
+            self._left_out.report_gradients(self._run.is_automatic and not self._run.counts_end_of_backward)
 
     def _end_batch(self, is_deferred: bool = False) -> None:
         """End a batch, after the running backward pass if there is one."""

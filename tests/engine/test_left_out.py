@@ -252,6 +252,26 @@ def test_a_loss_that_manual_optimization_leaves_out_is_one_warning(
     assert (diagnosis and diagnosis.causes[0].kind) == ("nonfinite-input" if found else None)
 
 
+class SkippingInOptimizerStep(Skipping):
+    """Automatic optimization whose ``optimizer_step`` leaves out the update for some losses."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the loss."""
+        return self.loss(batch)
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Run the closure, and update the weights unless the loss is skipped."""
+        if not self.skips(optimizer_closure()):
+            optimizer.step()
+
+
+def test_a_step_that_automatic_optimization_leaves_out_is_a_warning() -> None:
+    """Its gradients are not finite until Lightning clears them before the next backward pass."""
+    monitor = fitted(SkippingInOptimizerStep(lambda loss: not loss.isfinite()))
+    found = [(one.step, one.sign, one.severity) for one in monitor.findings if one.severity >= Severity.WARNING]
+    assert found == [(4, sign, Severity.WARNING) for sign in ("nonfinite-loss", "nonfinite-gradient")]
+
+
 class GuardedStep(Skipping):
     """Manual optimization that runs the backward pass of any loss, and leaves out the step if the loss is not finite.
 
