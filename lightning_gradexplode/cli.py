@@ -139,7 +139,7 @@ def diagnose(
         log.resolve().name,
         offline.find_metric(metrics, loss, "loss"),
         offline.find_metric(metrics, grad_norm, "grad", "norm"),
-        offline.find_metric(metrics, learning_rate, "lr") if learning_rate is None else learning_rate,
+        offline.find_metric(metrics, learning_rate, "lr") or offline.find_metric(metrics, None, "learning", "rate"),
     )
     if output is not None:
         click.echo(str(write_report(output, content).page), err=True)

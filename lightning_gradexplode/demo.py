@@ -80,7 +80,10 @@ def _train(folder: Path, name: str, clip: Any) -> tuple[dict[str, str], Path | N
     namespace.seed_everything(0, verbose=False)
     with _quiet(namespace), _progress() as advance:
 
-        def step_ended(callback: Any, trainer: Any, *_: Any) -> None:
+        def step_ended(callback: Any, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
+            module.log_dict(
+                {"train_loss": outputs["loss"], "learning_rate": trainer.optimizers[0].param_groups[0]["lr"]}
+            )
             norms.append(float(trainer.callback_metrics["gradexplode/grad_norm"]))
             advance()
 

@@ -52,7 +52,8 @@ def examine() -> list[tuple[str, str]]:
     table.append(("accelerators", ", ".join(devices) or ("mps" if mps else "none")))
     table.append(("distributed", "available" if torch.distributed.is_available() else "not available"))
     table.append(("W&B alert rules", _alert_rules()))
-    table.append(("environment", ", ".join(sorted(one for one in os.environ if one.startswith(PREFIX))) or "not set"))
+    variables = ", ".join(sorted(one for one in os.environ if one.startswith(PREFIX)))
+    table.append((f"{PREFIX} variables", variables or "not set"))
     return table
 
 

@@ -27,6 +27,9 @@ STEP_COLUMNS = ("step", "global_step", "trainer/global_step", "_step", "iteratio
 NAME_COLUMNS = ("name", "metric", "tag", "key")
 """Columns with the name of a metric, in files with one row for each value, such as ``gradexplode.csv``."""
 
+OF_THIS_PACKAGE = ("update_ratio", "weight_norm")
+"""Further scalars that are read if the run was monitored."""
+
 EVALUATIONS = frozenset({"val", "valid", "validation", "dev", "eval", "evaluation", "test"})
 """Words in the names of metrics that are not of training."""
 
@@ -106,12 +109,13 @@ def examine(
         ValueError: There is neither a loss nor a gradient norm.
     """
     named = {"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate}
+    named |= {one: f"gradexplode/{one}" for one in OF_THIS_PACKAGE if f"gradexplode/{one}" in metrics}
     series = {quantity: metrics[metric] for quantity, metric in named.items() if metric is not None}
     if not metrics:
         raise ValueError(f"{name} contains no numbers by step")
     if not series.keys() & {"loss", "grad_norm"}:
         raise ValueError(f"name the loss or the gradient norm; the metrics are: {', '.join(sorted(metrics)[:30])}")
-    steps = sorted(set().union(*(one.keys() for key, one in series.items() if key != "learning_rate")))
+    steps = sorted(set().union(*(series[key].keys() for key in ("loss", "grad_norm") if key in series)))
     findings = list(_findings(steps, series))
     columns = {key: np.array([one.get(step, math.nan) for step in steps]) for key, one in series.items()}
     worst = {finding.step: int(finding.severity) for finding in findings}
@@ -130,9 +134,10 @@ def _findings(steps: list[int], series: Mapping[str, Series]) -> Iterator[Findin
     detectors = DetectorSet(default_detectors())
     worst: dict[str, int] = {}
     for step in steps:
-        loss, norm = (series.get(name, {}).get(step) for name in ("loss", "grad_norm"))
+        values = {name: one.get(step) for name, one in series.items()}
+        norm = values.get("grad_norm")
         bad = None if norm is None else int(not math.isfinite(norm))
-        record = StepRecord(step=step, loss=loss, grad_norm=norm, nonfinite_count=bad)
+        record = StepRecord(step=step, nonfinite_count=bad, **values)
         for finding in (*detectors.begin(record), *detectors.proceed(record)):
             if finding.severity > worst.get(finding.sign, 0):
                 worst[finding.sign] = int(finding.severity)

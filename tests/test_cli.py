@@ -225,6 +225,7 @@ def test_the_demo_explodes_in_its_second_half_and_not_with_clipping(
     plain = json.loads(capsys.readouterr().out)
     assert plain["causes"][0]["kind"] in ("learning-rate", "learning-rate-jump")
     assert max(one["step"] for one in plain["findings"]) >= plain["step"] + 12
+    assert f"at step {plain['replay']['step']}" in plain["title"]
 
 
 def test_help_documents_exit_status_and_completion(capsys: pytest.CaptureFixture[str]) -> None:
@@ -261,6 +262,30 @@ def test_a_damaged_recording_is_one_line(content: bytes, tmp_path: Path, capsys:
     assert main(["show", str(tmp_path)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"gradexplode: {tmp_path / 'steps.npz'} is damaged")
+
+
+@pytest.mark.parametrize("name", ["lr-SGD", "train/learning_rate"])
+@pytest.mark.parametrize("further", ["", "gradexplode/update_ratio"])
+def test_the_learning_rate_and_scalars_of_this_package_are_found(
+    name: str, further: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the names that Lightning's and Hugging Face's loggers use."""
+    lines = [f"{step},{1 + step / 100},0.{1 + step % 9},0.5" for step in range(20)]
+    (tmp_path / "run.csv").write_text("\n".join([f"step,loss,{name},{further or 'other'}", *lines]))
+    assert main(["diagnose", str(tmp_path / "run.csv")]) == 0
+    out = capsys.readouterr().out
+    assert "learning_rate" in out
+    assert not further or further.partition("/")[2] in out
+
+
+def test_a_log_without_updates_shows_no_outlier(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whether a batch or an update has made the loss jump is not known."""
+    losses = [1.0] * 40 + [1e3 * 8.0**step for step in range(20)]
+    lines = [f"{step},{loss},{loss}" for step, loss in enumerate(losses)]
+    (tmp_path / "run.csv").write_text("\n".join(["step,loss,grad_norm", *lines]))
+    assert main(["diagnose", str(tmp_path / "run.csv"), "--json"]) == 0
+    causes = json.loads(capsys.readouterr().out)["causes"]
+    assert "ordinary" not in json.dumps(causes)
 
 
 def test_the_shortest_name_with_all_words_is_the_metric() -> None:

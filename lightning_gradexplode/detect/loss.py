@@ -126,8 +126,12 @@ class DivergingLoss(Detector):
         if rates is None:
             return None
         loss, gradients, weights = (f"{100 * math.expm1(rate):.2g} %" for rate in rates)
-        message = f"loss, gradients and weights grow together, by {loss}, {gradients} and {weights} per step"
-        return self._projected(record, message, rates[0], baselines.loss.start)
+        start = baselines.loss.start
+        message = (
+            f"the loss is {record.loss:.4g}, at first about {start:.4g}; loss, gradients and weights grow together, by "
+            f"{loss}, {gradients} and {weights} per step"
+        )
+        return self._projected(record, message, rates[0], start)
 
     def _projection(self, record: StepRecord, baselines: Baselines) -> Finding | None:
         """Return a WARNING if the loss keeps rising, with the number of steps until it is `_LOST` times its start."""

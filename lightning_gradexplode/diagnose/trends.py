@@ -221,8 +221,11 @@ def begins_abruptly(evidence: Evidence) -> bool:
 def abrupt_step(evidence: Evidence, name: str) -> int | None:
     """Return the step at which a quantity jumps to `JUMP` times its largest value before, None if there is none.
 
-    There was no unusual update just before, so that the batch is the cause of the jump.
+    There was no unusual update just before, so that the batch is the cause of the jump. Nothing is known of updates in
+    logs of other tools.
     """
+    if not any("update_ratio" in history.values for history in evidence.history):
+        return None
     values = curve(evidence, name).before(failing_step(evidence)).finite
     ratios, norms = curve(evidence, "update_ratio"), curve(evidence, "weight_norm").finite
     for place in range(10, len(values)):

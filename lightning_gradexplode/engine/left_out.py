@@ -195,7 +195,7 @@ class LeftOutSteps:
         new = run.keep_findings(record.step, found)
         run.evidence.add(record, inputs, new, run.log.incidents.began, before_update=True)
         if replay is not None and new:
-            run.evidence.replays.replay = replay
+            run.evidence.replays.replay = replace(replay, step=record.step)
         if any(one.severity >= Severity.WARNING for one in new):
             run.reporter.explain()
 

@@ -147,7 +147,8 @@ class LossGraphs:
             last: The last step of the incident.
         """
         step = self._step_in(first, last)
-        return None if step is None else self._faults[step].replay
+        replay = None if step is None else self._faults[step].replay
+        return None if replay is None else replace(replay, step=step)
 
     def _step_in(self, first: int, last: int) -> int | None:
         return min((one for one in self._faults if first <= one <= last), default=None)

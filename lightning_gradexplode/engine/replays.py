@@ -109,6 +109,8 @@ class IncidentReplays:
         self._count += 1
         before = attempt("the checksums", lambda: checksums(self._loop.module))
         self._compute(record, inputs, before_update, outlier_rows, repeated)
+        if self.replay is not None:
+            self.replay = dataclasses.replace(self.replay, step=record.step)
         if before is not None and attempt("the checksums", lambda: checksums(self._loop.module)) != before:
             self._is_on = False
             logger.error(

@@ -21,6 +21,7 @@ from lightning_gradexplode.records import (
     Attempt,
     Diagnosis,
     Evidence,
+    History,
     ModuleGradients,
     Report,
     ReportContent,
@@ -46,9 +47,6 @@ class IncidentReporter:
         loggers: The loggers of the run.
         console: The console; None on processes that do not log.
         responses: Names of the responses that act.
-
-    Attributes:
-        is_stale: Whether there were incidents after the last report was written.
     """
 
     def __init__(
@@ -72,7 +70,8 @@ class IncidentReporter:
         self._responses = responses
         self._shown: Diagnosis | None = None
         self._has_failed = False
-        self.is_stale = False
+        self._is_missing = False  # whether the last report lacks an incident
+        self._shows: tuple[int, int] | None = None  # the onset and the last step of the incident in the last report
         self._repeats = Repeats()
         self._gradients = GradientHistory()
         self._norms: dict[str, float] = {}
@@ -80,6 +79,25 @@ class IncidentReporter:
         if self._folder is not None:
             folder_ = self._folder
             self._attempt(lambda: folder_.announce(began))
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the last report lacks an incident, or later steps and actions of the incident that it shows.
+
+        Not once the recorded steps no longer reach back to the onset, which the report would lose.
+        """
+        if self._is_missing or self._shows is None:
+            return self._is_missing
+        onset, last = self._shows
+        return last < self._last_step and all(int(one.step[0]) <= onset for one in self._histories)
+
+    @property
+    def _histories(self) -> list[History]:
+        return [one for one in self._evidence.histories() if len(one.step)]
+
+    @property
+    def _last_step(self) -> int:
+        return max((int(one.step[-1]) for one in self._histories), default=-1)
 
     @property
     def folder(self) -> Path | None:
@@ -110,8 +128,8 @@ class IncidentReporter:
             return
         evidence, diagnosis = self._evidence.evidence(attempts), self._evidence.diagnosis(attempts)
         first = headline(evidence.findings)
-        self.is_stale = not self._repeats.is_due("" if first is None else first.sign)
-        report = None if self.is_stale else self.write(evidence, diagnosis)
+        self._is_missing = not self._repeats.is_due("" if first is None else first.sign)
+        report = None if self._is_missing else self.write(evidence, diagnosis)
         if diagnosis is not None and diagnosis is not self._shown:
             self._shown = diagnosis
             self._evidence.published(diagnosis)  # on all processes, so that they return the same one
@@ -129,10 +147,10 @@ class IncidentReporter:
 
     def write(self, evidence: Evidence, diagnosis: Diagnosis | None) -> Report | None:
         """Write a report of the run as it is now."""
-        self.is_stale = False
-        folder = self._folder
+        self._is_missing, folder = False, self._folder
         if folder is None:
             return None
+        self._shows = None if diagnosis is None else (evidence.step, self._last_step)
         return self._attempt(lambda: write_report(folder.claim(), self._content(evidence, diagnosis)))
 
     def write_steps(self, evidence: Evidence, diagnosis: Diagnosis | None) -> None:

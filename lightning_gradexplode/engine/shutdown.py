@@ -63,7 +63,7 @@ class Shutdown:
             self._run.responses.check_averages(self._results.last.step, now=True)
 
     def _update_report(self) -> None:
-        """Write the incidents that the last report does not have."""
+        """Write the report again if it lacks an incident, or what followed it."""
         if self._run.reporter.is_stale:
             self._results.report()
 

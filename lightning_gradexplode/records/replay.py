@@ -190,6 +190,7 @@ class Replay:
         operations: Number of operations that were checked.
         seconds: Its duration.
         notes: Differences between the copy and the module, in one sentence each.
+        step: The step, None if it is not known.
     """
 
     status: Literal["reproduced", "finite", "not-reproduced", "not-possible"]
@@ -211,6 +212,7 @@ class Replay:
     operations: int = 0
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
+    step: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,13 +19,14 @@ FEWEST_ELEMENTS = 8
 class GradientHistory:
     """Keeps histograms of each optimizer: of the latest step with at least a warning, and of the last calm one before.
 
-    Until there is a warning, those of the latest step are kept.
+    Until there is a warning, those of the latest step are kept. Of consecutive steps with a warning, a parameter keeps
+    the latest one at which its gradient has finite elements other than zero, which a chart can show.
     """
 
     def __init__(self) -> None:
         self._calm: dict[int, Step] = {}
         self._before: dict[int, Step] = {}
-        self._found: dict[int, Step] = {}
+        self._found: dict[int, dict[str, tuple[int, Sparse]]] = {}
 
     def add(self, record: StepRecord) -> None:
         """Keep the histograms of a step, if it has any."""
@@ -40,13 +41,17 @@ class GradientHistory:
         if record.severity < Severity.WARNING:
             self._calm[optimizer] = record.step, kept
             return
-        self._found[optimizer] = record.step, kept
         if optimizer in self._calm:
             self._before[optimizer] = self._calm.pop(optimizer)
+            self._found[optimizer] = {}
+        found = self._found.setdefault(optimizer, {})
+        for name, one in kept.items():
+            if name not in found or histograms[name].magnitudes()[0].any():
+                found[name] = record.step, one
 
     def _steps(self) -> Iterator[Step]:
         yield from self._before.values()
-        yield from self._found.values()
+        yield from ((step, {name: one}) for found in self._found.values() for name, (step, one) in found.items())
         yield from (step for optimizer, step in self._calm.items() if optimizer not in self._found)
 
     @property

@@ -73,9 +73,10 @@ def facts(content: ReportContent) -> list[tuple[str, str]]:
     batch_idx = recorded(evidence, "batch_idx", step) if known is None else known
     scaler = "" if run.scaler == "none" else f", {run.scaler} gradient scaler"
     clipping = run.clip_policy or (f"{run.clip_val:g} by {run.clip_algorithm}" if run.clip_val else "none")
+    later = f", after step {last_step(evidence)}" if last_step(evidence) > step else ""
     found = [
         ("Run", content.run_name),
-        ("Date", f"{content.written[:16].replace('T', ' ')} UTC"),
+        ("Date", f"{content.written[:16].replace('T', ' ')} UTC{later}"),
         ("Step", f"{step}" + (f", epoch {epoch:.0f}" if epoch is not None else "")),
         ("Batch", _batch_text(batch_idx, batch.size if batch else run.batch_size)),
         ("Learning rate", "; ".join(dict.fromkeys(f"{rate:.4g}" for rate in rates if rate is not None))),

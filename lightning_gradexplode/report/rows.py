@@ -15,6 +15,9 @@ from lightning_gradexplode.records.summary import headline
 MAX_ROWS = 120
 """Largest number of rows on a page."""
 
+_LEAST_OF_PART = 5
+"""Number of letters that a part of a name keeps in its label."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
@@ -145,9 +148,22 @@ def _name(names: Sequence[str]) -> str:
 
 
 def label(name: str, letters: int) -> str:
-    """Return the label of a row: its name without the count; if it is too long, only its end."""
+    """Return the label of a row: its name without the count; if it is too long, its longest parts are abbreviated.
+
+    Numbers of layers stay readable. If that is not enough, only the end of the name remains.
+    """
     name = name.partition(" (")[0]
-    return name if len(name) <= letters else f"\u2026{name[1 - letters :].lstrip('.')}"
+    parts = name.split(".")
+    most = max(map(len, parts))
+    while len(shown := ".".join(_abbreviated(part, most) for part in parts)) > letters and most > _LEAST_OF_PART:
+        most -= 1
+    return shown if len(shown) <= letters else f"\u2026{name[1 - letters :].lstrip('.')}"
+
+
+def _abbreviated(part: str, letters: int) -> str:
+    """Return a part of a name with at most some letters, those at its beginning and at its end."""
+    end = letters // 2
+    return part if len(part) <= letters else f"{part[: letters - 1 - end]}\u2026{part[-end:]}"
 
 
 def positive_logs(values: npt.NDArray[np.floating]) -> FloatArray:

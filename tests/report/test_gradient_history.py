@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 import torch
 
 from lightning_gradexplode.measure.histograms import measure_histogram
@@ -26,6 +29,19 @@ def test_the_latest_step_with_a_finding_and_the_last_calm_one_before_it_are_kept
     assert (calm, latest) == (2, 5)
     assert (before.counts == each[2].counts).all()
     assert (after.counts == each[5].counts).all()
+
+
+@pytest.mark.parametrize("lost", [0.0, math.nan])
+def test_a_step_with_nothing_to_draw_replaces_none_of_its_incident(lost: float) -> None:
+    """Gradients that have become zero or NaN show no distribution; in a new incident they are all that is known."""
+    drawn, empty = (measure_histogram(torch.full((8,), value)) for value in (2.0, lost))
+    history = GradientHistory()
+    for step, (histogram, severity) in enumerate([(drawn, 0), (drawn, 2), (empty, 3), (empty, 3)]):
+        history.add(record_of(step, histogram, severity))
+    assert [step for step, _ in history.of("net_0.w")] == [0, 1]
+    for step, (histogram, severity) in enumerate([(drawn, 0), (empty, 3)], start=4):
+        history.add(record_of(step, histogram, severity))
+    assert [step for step, _ in history.of("net_0.w")] == [4, 5]
 
 
 def test_each_optimizer_has_its_own() -> None:

@@ -137,6 +137,24 @@ def test_gradient_elements_are_those_of_the_latest_incident(width: int, steps: l
     assert ("Gradient elements of" in text) == bool(steps)
 
 
+@pytest.mark.parametrize(("steps", "last", "skips"), [(100, 99, 8), (700, None, 1)])
+def test_a_page_is_written_again_at_the_end_of_a_run(steps: int, last: int | None, skips: int, tmp_path: Path) -> None:
+    """With all actions of the incident, as long as the recorded steps still reach back to it."""
+    network = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    with GradientWatch(network, optimizer, log_dir=tmp_path, on_explosion="skip") as watch:
+        for step in range(steps):
+            optimizer.zero_grad()
+            loss = network(torch.full((8, 4), math.nan if step % 10 == 9 and step > 20 else 1.0)).square().mean()
+            watch.loss(loss)
+            loss.backward()
+            optimizer.step()
+    text = (tmp_path / "gradexplode" / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r"UTC, after step (\d+)", text) == ([] if last is None else [str(last)])
+    assert "Replay of step 29" in text
+    assert f"{skips} in this fit" in text
+
+
 def test_the_batch_is_the_one_that_is_diagnosed() -> None:
     """With accumulation it need not be the last one of its step."""
     content = examples.at_once()

@@ -75,11 +75,20 @@ def test_a_module_marks_its_first_parameter() -> None:
     assert rows(history, evidence, None).marked is None
 
 
-def test_labels_keep_the_end_of_a_name() -> None:
-    """What differs between neighbours is at the end of their names."""
-    assert label("a.weight", 20) == "a.weight"
-    assert label("trunk.h.12.attention.weight", 16) == "\u2026ttention.weight"
-    assert label("h.0 to 3 (12 parameters)", 20) == "h.0 to 3"
+@pytest.mark.parametrize(
+    ("name", "letters", "expected"),
+    [
+        ("a.weight", 20, "a.weight"),
+        ("h.0 to 3 (12 parameters)", 20, "h.0 to 3"),
+        ("blocks.3.projection_of_the_encoder.weight", 38, "blocks.3.projection\u2026the_encoder.weight"),
+        ("model.layers.10.self_attn.q_proj.weight", 37, "model.layers.10.sel\u2026ttn.q_proj.weight"),
+        ("trunk.h.12.attention.weight", 16, "\u2026ttention.weight"),
+    ],
+)
+def test_labels_of_neighbors_differ(name: str, letters: int, expected: str) -> None:
+    """The longest parts of a name are abbreviated, so that the number of a layer remains; then only the end is kept."""
+    assert label(name, letters) == expected
+    assert len(expected) <= letters
 
 
 def test_the_marked_row_is_labeled_without_its_neighbors() -> None:
