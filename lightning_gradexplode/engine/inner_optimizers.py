@@ -41,7 +41,8 @@ class StepsOfWrapper:
         if self._stepping is None or self._stepping is optimizer:
             self._stepping = optimizer
             return self._before(self._optimizer, args, kwargs)
-        self._within(self._optimizer)
+        if (args[1] if len(args) > 1 else kwargs.get("closure")) is None:  # else the closure computes the gradients
+            self._within(self._optimizer)
         return None
 
     def ends(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

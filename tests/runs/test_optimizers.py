@@ -105,6 +105,8 @@ def test_every_optimizer_is_measured_and_held_back(module: Any) -> None:
     assert [record is not None and record.update_taken for record in records] == [n != 3 for n in range(8)]
     assert all(bool(parameter.isfinite().all()) for parameter in module.parameters())
     assert all(record is not None and record.update_ratio for n, record in enumerate(records) if n != 3)
+    losses = [record.loss for record in records if record is not None]
+    assert [loss if loss is None else math.isnan(loss) for loss in losses] == [n == 3 for n in range(8)]
 
 
 def test_manual_optimization_without_an_optimizer() -> None:
