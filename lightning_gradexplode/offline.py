@@ -11,6 +11,7 @@ import sysconfig
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -134,7 +135,7 @@ def _findings(steps: list[int], series: Mapping[str, Series]) -> Iterator[Findin
     detectors = DetectorSet(default_detectors())
     worst: dict[str, int] = {}
     for step in steps:
-        values = {name: one.get(step) for name, one in series.items()}
+        values: dict[str, Any] = {name: one.get(step) for name, one in series.items()}
         norm = values.get("grad_norm")
         bad = None if norm is None else int(not math.isfinite(norm))
         record = StepRecord(step=step, nonfinite_count=bad, **values)

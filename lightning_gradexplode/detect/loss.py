@@ -207,7 +207,7 @@ class UnstableLoss(Detector):
             return None
         grown = baselines.weights.growth >= MOVED and baselines.gradient_growth >= _GROWN
         severity = Severity.WARNING if grown and baselines.loss_rise > 1 else Severity.INFO
-        message = f"the loss jumped by {change:.3g}, as at {sum(self._recent) - 1} of the nine steps before"
+        message = f"the loss jumped by {change:.3g}, and at {sum(self._recent) - 1} of the nine steps before"
         return self.finding(record, severity, change, limit, message)
 
 
