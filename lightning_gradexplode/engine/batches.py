@@ -113,12 +113,12 @@ class Batches(OptimizerSteps):
         self._has_loss = True
         if has_graph and value is not None and not (run.graphs.is_calm and math.isfinite(value)):
             run.graphs.read(loss, value)
+        self._report_unused_loss()
         if run.is_automatic:
+            self._unused = None  # else its gradients are those of a later step, too
             run.window.add_loss(loss, value)
-        else:
-            self._report_unused_loss()
-            if value is not None and not math.isfinite(value) and self._loop.loss_scale()[0] is None:
-                self._unused = left_out_record(self._number, self._measurement.batch_idx, value), run.evidence.inputs
+        elif value is not None and not math.isfinite(value) and self._loop.loss_scale()[0] is None:
+            self._unused = left_out_record(self._number, self._measurement.batch_idx, value), run.evidence.inputs
         if has_graph or len(run.optimizers.states) == 1:
             run.window.passes.begins(run.optimizers.states)
 
@@ -273,8 +273,10 @@ class Batches(OptimizerSteps):
         if not self._has_loss:
             self._left_out.report_batch(self._number, self._measurement.batch_idx, outputs)
         elif self._loop.completes_step(self._measurement.batch_idx):
-            # Lightning clears the gradients before each backward pass.
-            self._left_out.report_gradients(self._run.is_automatic and not self._run.counts_end_of_backward)
+            self._left_out.report_gradients()
+            run, loss = self._run, self._run.window.unused_loss
+            if run.is_automatic and not run.counts_end_of_backward and loss is not None and not math.isfinite(loss):
+                self._unused = left_out_record(self._number, self._measurement.batch_idx, loss), run.evidence.inputs
 
     def _end_batch(self, is_deferred: bool = False) -> None:
         """End a batch, after the running backward pass if there is one."""
