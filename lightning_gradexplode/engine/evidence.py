@@ -251,6 +251,7 @@ class EvidenceCollector:
             applied=self.graphs.applied,
             first_losses=self.graphs.losses,
             own_functions=self.graphs.own_functions,
+            summed=self.graphs.summed,
             loss_factor=self._loop.loss_factor,
             moves_weights=bool(self._loop.moves_weights),
             first_changes=tuple(self._window.first_changes),

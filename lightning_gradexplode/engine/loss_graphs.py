@@ -113,6 +113,11 @@ class LossGraphs:
         return () if known is None else known.found
 
     @property
+    def summed(self) -> int | None:
+        """Number of elements that the first loss is the sum of, None if it is none."""
+        return None if self._first is None else self._first.summed
+
+    @property
     def overflow(self) -> Operation | None:
         """An exponential function of the first loss whose result is infinite, None without one."""
         return None if self._first is None else self._first.overflow

@@ -90,6 +90,7 @@ class Evidence:
             step, as sharpness-aware minimization does.
         first_changes: What the loop itself multiplies the norm of the gradients by before the first step, after each
             backward pass after which it changes them; none if that is not known.
+        summed: Number of elements that the first loss is the sum of, None if it is none.
     """
 
     step: int
@@ -116,3 +117,4 @@ class Evidence:
     loss_factor: float | None = None
     moves_weights: bool = False
     first_changes: tuple[float, ...] = ()
+    summed: int | None = None

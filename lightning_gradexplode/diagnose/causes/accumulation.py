@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from lightning_gradexplode.diagnose.causes.optimization import exceeds_usual
 from lightning_gradexplode.diagnose.curves import curve, loss_curve
 from lightning_gradexplode.diagnose.layers import layers
 from lightning_gradexplode.diagnose.line_search import line_search
@@ -20,6 +21,9 @@ UNCLEARED = 3.0
 MANY_TERMS = 8
 """Number of equal terms of a loss from which they may have been summed instead of averaged."""
 
+MANY_ELEMENTS = 16
+"""Number of elements from which the steps along the gradient of their sum may be too long."""
+
 SUMMED = 4
 """Number of backward passes of one step from which they may have been summed instead of averaged."""
 
@@ -33,6 +37,7 @@ def accumulated_gradients(evidence: Evidence) -> Cause | None:
         _summed_passes,
         _larger_than_the_batch,
         _summed_loss,
+        _sum_of_elements,
         _summed_terms,
     ):
         cause = rule(evidence)
@@ -167,6 +172,21 @@ def _summed_loss(evidence: Evidence) -> Cause | None:
             None if term.line is None else f"`{term.name}` at {term.file}:{term.line}",
         )
     return None
+
+
+def _sum_of_elements(evidence: Evidence) -> Cause | None:
+    """Return the cause if the first loss is the sum of a tensor, and updates of a usual rate overshoot."""
+    count, search = evidence.summed or 0, line_search(evidence)
+    if count < MANY_ELEMENTS or uses_adaptive_optimizer(evidence.run) or not trend(evidence).has_diverged:
+        return None
+    if exceeds_usual(evidence) or (search is not None and not search.overshoots):
+        return None
+    return _cause(
+        0.6,
+        f"The first loss is the sum of {count} elements, so that loss, gradient and each step are {count} times as "
+        "large as those of their mean.",
+        "take the mean in place of the sum: `.mean()`",
+    )
 
 
 def _summed_terms(evidence: Evidence) -> Cause | None:

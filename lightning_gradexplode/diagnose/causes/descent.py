@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass
 
 from lightning_gradexplode.diagnose.causes.optimization import exceeds_usual
+from lightning_gradexplode.diagnose.causes.update_sizes import first_excess
 from lightning_gradexplode.diagnose.curves import curve
 from lightning_gradexplode.diagnose.remedies.common import uses_adaptive_optimizer
+from lightning_gradexplode.diagnose.trends import initial_weight_norm
 from lightning_gradexplode.records import Evidence, LossTerm, OwnFunction
 
 PRECISE, PRECISE_OF_ONE = 0.01, 0.03
@@ -15,6 +17,9 @@ PRECISE, PRECISE_OF_ONE = 0.01, 0.03
 
 MULTIPLIED = 3.0
 """Least factor of gradients that something has multiplied."""
+
+ABOVE_ROUNDING = 0.02
+"""Share of the weights' norm from which a change of it is not the rounding of the two norms."""
 
 FAR = 10.0
 """Factor from which this holds also if the targets are not known: they would have to be the outputs themselves times
@@ -67,7 +72,8 @@ def with_wrong_sign(evidence: Evidence) -> tuple[str, ...]:
 
 def multiplied_gradients(evidence: Evidence) -> MultipliedGradients | None:
     """Return by what factor gradients are larger than those of the loss, None if they are not, or not by one factor."""
-    return _by_a_function(evidence) or _by_the_loop(evidence) or _by_slopes(evidence)
+    rules = (_by_a_function, _by_the_loop, _before_the_step, _by_slopes)
+    return next((found for rule in rules if (found := rule(evidence)) is not None), None)
 
 
 def reversing_function(evidence: Evidence) -> OwnFunction | None:
@@ -133,6 +139,25 @@ def _by_the_loop(evidence: Evidence) -> MultipliedGradients | None:
         f"{sentence}loop multiplies the loss by {factor:.3g} for its backward pass, and each step is in proportion to "
         "it.",
         f"leave the factor out, `loss.backward()`, or divide the gradients by {factor:.3g} before the optimizer's step",
+    )
+
+
+def _before_the_step(evidence: Evidence) -> MultipliedGradients | None:
+    """Return the least factor by which the first update is longer than gradient descent makes it, without a state."""
+    found, weights = first_excess(evidence), initial_weight_norm(evidence) or 0.0
+    if found is None or found[0].kind != "SGD" or found[0].has_state or evidence.run.processes > 1:
+        return None
+    one, update, bound = found
+    if update < ABOVE_ROUNDING * weights:
+        return None
+    return MultipliedGradients(
+        update / bound,
+        (),
+        f"The first update has a norm of at least {update:.3g}; of the gradient that was measured, {one.kind} makes "
+        f"{bound:.3g} at this learning rate. Something changes the gradients between the measurement and the "
+        "optimizer's step, or writes to the weights.",
+        "look at what changes gradients or weights before the optimizer's step, such as a hook: a factor, a decay with "
+        "a wrong sign, added noise",
     )
 
 

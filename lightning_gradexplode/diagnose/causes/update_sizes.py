@@ -31,18 +31,25 @@ FRESH, DISTURBS = 3.0, 4.0
 """Growth of the first update of an epoch over the one before, and of the loss after it, that show an emptied state."""
 
 
-def beyond_bound(evidence: Evidence) -> Iterator[Cause]:
-    """Yield the cause if the first update is far larger than the optimizer's formula makes of the first gradient."""
+def first_excess(evidence: Evidence) -> tuple[OptimizerFacts, float, float] | None:
+    """Return an optimizer, the norm of its first update, and the far smaller one that its formula makes at most."""
     place, weights = history_at_fault(evidence), initial_weight_norm(evidence)
     names = ("update_ratio", "weight_norm", "learning_rate")
     ratio, after, rate = (curve(evidence, name).at(evidence.run.first_step) for name in names)
     if place is None or place >= len(evidence.run.optimizers) or weights is None or not rate:
-        return
+        return None
     one = evidence.run.optimizers[place]
     bound = _largest_update(evidence, one, rate)
     update = ratio * weights if ratio is not None else abs((after or weights) - weights)  # at least that
-    if bound is None or not update > BEYOND * bound > 0:
+    return (one, update, bound) if bound is not None and update > BEYOND * bound > 0 else None
+
+
+def beyond_bound(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if the first update is far larger than the optimizer's formula makes of the first gradient."""
+    found = first_excess(evidence)
+    if found is None:
         return
+    one, update, bound = found
     sentences = (
         f"The first update has a norm of {update:.3g}; at this learning rate the formula of {one.kind} makes at most "
         f"{bound:.3g} of the first gradient.",

@@ -5,7 +5,6 @@ If autograd saves too few values to find it, none is returned.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from lightning_gradexplode.diagnose.faults.operations import EXPONENTIALS
 from lightning_gradexplode.diagnose.graph.applied import applied_weights
+from lightning_gradexplode.diagnose.graph.factors import divisors_of, summed_elements
 from lightning_gradexplode.diagnose.graph.fields import field_of, fields_in_graph, owner_of, weight_of
 from lightning_gradexplode.diagnose.graph.nodes import (
     Argument,
@@ -76,7 +76,7 @@ def fault_in_graph(loss: Tensor, module: nn.Module) -> GraphFault | None:
     fields = fields_in_graph(graph, names)
     found = Search(graph).explain(loss.grad_fn)
     if not isinstance(found, Found):
-        return GraphFault(None, fields, _divisors(graph))
+        return GraphFault(None, fields, divisors_of(graph))
     return _explained(graph, found, fields, names, loss)
 
 
@@ -92,6 +92,7 @@ class GraphFacts:
         applied: The weights that the forward pass multiplies by.
         overflow: The first exponential function with an infinite result, None without one.
         own_functions: Each ``torch.autograd.Function`` that is not of torch itself, None if the graph cannot be read.
+        summed: Number of elements that the loss is the sum of, None if it is none.
     """
 
     fields: tuple[FieldFacts, ...] = ()
@@ -101,6 +102,7 @@ class GraphFacts:
     applied: tuple[AppliedWeight, ...] = ()
     overflow: Operation | None = None
     own_functions: OwnFunctions | None = None
+    summed: int | None = None
 
 
 def facts_of_loss(loss: Tensor, module: nn.Module) -> GraphFacts:
@@ -117,7 +119,8 @@ def facts_of_loss(loss: Tensor, module: nn.Module) -> GraphFacts:
     fields, applied = fields_in_graph(graph, names), applied_weights(graph, names)
     overflow = next((one for one in graph.nodes if _overflows(graph, one)), None)
     operation = None if overflow is None else _operation(graph, overflow, fields, names)
-    return GraphFacts(fields, _names(graph), _losses(graph), _divisors(graph), applied, operation, OwnFunctions(graph))
+    divisors, summed = divisors_of(graph), summed_elements(graph, loss.grad_fn)
+    return GraphFacts(fields, _names(graph), _losses(graph), divisors, applied, operation, OwnFunctions(graph), summed)
 
 
 def _overflows(graph: Graph, node: Any) -> bool:
@@ -137,21 +140,6 @@ def _names(graph: Graph) -> tuple[str, ...]:
 def _is_plain_power(node: Any) -> bool:
     exponent = getattr(node, "_saved_exponent", None)
     return name_of_node(node) == "pow" and isinstance(exponent, (int, float)) and exponent >= 1
-
-
-def _divisors(graph: Graph) -> tuple[float, ...] | None:
-    """Return the numbers that results of one element are divided by, None if autograd does not save one of them."""
-    divisors = []
-    for node in graph.nodes:
-        name = name_of_node(node)
-        if name not in ("div", "mul") or math.prod(shape_of(node, 0) or ()) != 1:
-            continue
-        constants = [one for one in graph.arguments[node] if one.source is None]
-        values = [None if one.value is None or one.value.numel() != 1 else float(one.value) for one in constants]
-        if None in values:
-            return None
-        divisors += [value if name == "div" else 1 / value for value in values if value]
-    return tuple(divisors)
 
 
 def _explained(
@@ -184,7 +172,7 @@ def _explained(
             **given,
         ),
         fields,
-        _divisors(graph),
+        divisors_of(graph),
     )
 
 

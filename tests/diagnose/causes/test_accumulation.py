@@ -127,3 +127,16 @@ def test_gradients_that_the_loop_makes_larger_after_each_pass_are_too_large(
     """A change before the step only is none of the accumulation, and clipping makes them smaller."""
     found = accumulated_gradients(diverged(first_changes=changes))
     assert (found is not None and "after 16 of the backward passes" in found.evidence[0]) is is_named
+
+
+@pytest.mark.parametrize(
+    ("count", "kind", "rate", "is_named"),
+    [(256, "SGD", 0.05, True), (8, "SGD", 0.05, False), (256, "Adam", 0.001, False), (256, "SGD", 30.0, False)],
+)
+def test_a_loss_that_is_a_sum_is_too_large_for_steps_in_proportion_to_it(
+    count: int, kind: str, rate: float, is_named: bool
+) -> None:
+    """Not for a few elements, an optimizer that divides by the size of the gradient, or a rate that is too high."""
+    facts = run(optimizers=(OptimizerFacts(kind, ({"lr": rate},)),))
+    found = accumulated_gradients(diverged(summed=count, run=facts, history=(history(growing(rate=rate)),)))
+    assert (found is not None and "the sum of 256 elements" in found.evidence[0]) is is_named

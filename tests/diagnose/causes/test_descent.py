@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.causes.descent import multiplied_gradients
 from lightning_gradexplode.records import Evidence, Experiments, LossTerm, OptimizerFacts, OwnFunction, Replay
-from tests.diagnose.evidence import batch, diverged, field, growing, history, operand, run
+from tests.diagnose.evidence import batch, diverged, field, growing, history, operand, parameter, run
 
 
 def measured(
@@ -133,3 +136,21 @@ def test_a_function_that_reverses_the_gradient_far_or_for_all_of_the_loss_is_nam
     evidence = diverged(own_functions=(function,), history=(history(quantities),))
     first = diagnose(evidence).causes[0]
     assert (first.kind == "loss-without-floor" and first.where == "`Reverse`") is is_named
+
+
+@pytest.mark.parametrize(
+    ("norm", "state", "is_named"), [(30.0, False, True), (22.8, False, False), (23.4, False, True), (30.0, True, False)]
+)
+def test_a_first_update_beyond_gradient_descent_shows_that_something_changes_the_gradients(
+    norm: float, state: bool, is_named: bool
+) -> None:
+    """Of a gradient of 5 at a rate of 0.05 it moves the weights by 0.25; a state of earlier gradients by more."""
+    values = growing(rate=0.05)
+    values["weight_norm"][0], values["update_ratio"][0] = norm, math.nan
+    facts = run(
+        parameters=(parameter("body.weight", (32, 8), 4.0),),
+        optimizers=(OptimizerFacts("SGD", ({"lr": 0.05},), has_state=state),),
+    )
+    named = replace(history(values), parameters=("body.weight",), parameter_grad_norm=np.ones((12, 1), np.float32))
+    found = multiplied_gradients(diverged(history=(named,), run=facts))
+    assert (found is not None and "between the measurement" in found.sentence) is is_named

@@ -75,6 +75,12 @@ def test_a_loss_that_overflows_shows_what_has_grown_before_it() -> None:
     assert diagnose(failed(9, replay=reproduced(loss))).causes[0].kind == "unknown"
 
 
+def test_a_gradient_that_overflows_is_no_overflow_of_the_forward_pass() -> None:
+    """What it is computed from has grown before, such as over the steps of a loop that computes gradients itself."""
+    backward = operation("tanh_backward", "inf", "backward", inputs=[operand(1e34, greatest=1e34)])
+    assert diagnose(failed(9, replay=reproduced(backward))).causes[0].kind == "unknown"
+
+
 def test_an_argument_that_grows_while_the_loss_does_not_rise_is_at_fault_itself() -> None:
     """Weights that grow to many times their norm in small updates, with a low loss, are no overshoot."""
     values = calm(60) | {"weight_norm": [8.0 * 1.05**step for step in range(60)]}

@@ -58,6 +58,24 @@ def test_what_a_loss_is_divided_by_is_read_from_its_graph(net: nn.Sequential, na
     assert facts_of_loss(compute(net(inputs())), net).divisors == expected
 
 
+@pytest.mark.parametrize(
+    ("compute", "expected"),
+    [
+        (lambda out: out.square().sum(), ROWS),
+        (lambda out: out.square().sum() / 1, ROWS),
+        (lambda out: out.square().sum() / 16, None),
+        (lambda out: out.square().sum(1).mean(), None),
+        (lambda out: out.square().mean(), None),
+    ],
+    ids=["sum", "of one micro-batch", "divided", "over columns", "mean"],
+)
+def test_the_elements_that_a_loss_adds_up_are_counted(
+    net: nn.Sequential, compute: Callable[[Tensor], Tensor], expected: int | None
+) -> None:
+    """Unless it is divided by something else than one, as Lightning divides by the number of micro-batches."""
+    assert facts_of_loss(compute(net(inputs())), net).summed == expected
+
+
 OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "exp": lambda out: torch.exp(1e4 * out.abs() + 1e3).mean(),
     "log": lambda out: -(out - 5).log().mean(),
