@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -42,6 +43,8 @@ _EXTRAS = {"wandb": "wandb", "wandb_workspaces": "wandb", "plotly": "report", "c
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # Windows writes files in an encoding without the blocks of curves
     try:
         status = command.main(arguments, prog_name="gradexplode", standalone_mode=False)
         return status if isinstance(status, int) else 0

@@ -197,6 +197,16 @@ def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+def test_an_encoding_without_the_blocks_of_curves_is_no_failure(tmp_path: Path) -> None:
+    """As that of files and pipes on Windows; what it cannot write is a question mark."""
+    write_report(tmp_path, examples.growing(200))
+    command = [sys.executable, "-m", "lightning_gradexplode", "show", str(tmp_path)]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, capture_output=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"median" in done.stdout
+
+
 def test_steps_are_numbered_where_a_log_has_none(tmp_path: Path) -> None:
     """The row is the step; text and empty cells are skipped."""
     (tmp_path / "run.csv").write_text("loss,note\n1.5,first\n,\nnan,last\n")

@@ -131,7 +131,10 @@ def find_report(folder: Path) -> Path:
         return folder
     found = sorted(folder.rglob("steps.npz"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise FileNotFoundError(f"{folder} has no report: there is no steps.npz in it or below it")
+        raise FileNotFoundError(
+            f"{folder} has no report: there is no steps.npz in it or below it; a run without an incident has one with "
+            'report="always"'
+        )
     return found[-1].parent
 
 
