@@ -25,76 +25,97 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def launch(kind: str, out: Path, nodes: int = 1, processes: int = 2) -> list[Any]:
-    """Run the worker with one ``torchrun`` for each machine; return what each process wrote, by rank."""
+Results = dict[str, list[Any]]
+"""What each process wrote of a loop, by rank, by the name of the loop."""
+
+
+def launch(kinds: list[str], out: Path, nodes: int = 1, processes: int = 2) -> Results:
+    """Run loops, one after the other, with one ``torchrun`` for each machine."""
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "NUM_NODES": str(nodes)}
     port = free_port()
     command = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc_per_node={processes}"]
     command += ["--master_addr=127.0.0.1", f"--master_port={port}"]
-    worker = [str(ROOT / "tests/hosts/worker.py"), kind, str(out)]
+    worker = [str(ROOT / "tests/hosts/worker.py"), str(out), *kinds]
     agents = [
         subprocess.Popen([*command, f"--node_rank={node}", *worker], env=environment, stderr=subprocess.PIPE, text=True)
         for node in range(nodes)
     ]
     errors = [agent.communicate(timeout=300)[1] for agent in agents]
     assert [agent.returncode for agent in agents] == [0] * nodes, errors[0][-4000:]
-    return [json.loads((out / f"{rank}.json").read_text()) for rank in range(nodes * processes)]
+    return {kind: written(out / kind, nodes * processes) for kind in kinds}
+
+
+def written(folder: Path, processes: int) -> list[Any]:
+    """Return what each process wrote."""
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
 
 
 def launch_lightning(out: Path) -> list[Any]:
     """Run the worker once for each of two machines, as one does without ``torchrun``."""
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     shared = {**os.environ, "PYTHONPATH": path, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    command = [sys.executable, str(ROOT / "tests/hosts/worker.py"), "lightning", str(out)]
+    command = [sys.executable, str(ROOT / "tests/hosts/worker.py"), str(out), "lightning"]
     machines = [
         subprocess.Popen(command, env={**shared, "NODE_RANK": str(node)}, stderr=subprocess.PIPE, text=True)
         for node in range(2)
     ]
     errors = [machine.communicate(timeout=300)[1] for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], errors[0][-4000:]
-    return [json.loads((out / f"{rank}.json").read_text()) for rank in range(2)]
+    return written(out / "lightning", 2)
+
+
+SHARDED = ("fsdp2", "poisoned_shards")
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path]:
+    """Loops that share their processes, since starting processes takes longest, and their folder."""
+    kinds = ["ddp", "poisoned", "rooted"]
+    if hasattr(torch.distributed.fsdp, "fully_shard"):
+        kinds += SHARDED
+    out = tmp_path_factory.mktemp("together")
+    return launch(kinds, out), out
 
 
 def skip_without_fully_shard(kind: str) -> None:
     """Skip a test that needs it."""
-    if kind in ("fsdp2", "poisoned_shards") and not hasattr(torch.distributed.fsdp, "fully_shard"):
+    if kind in SHARDED and not hasattr(torch.distributed.fsdp, "fully_shard"):
         pytest.skip("before torch 2.6, FSDP2 needs a GPU")
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2", "fabric", "transformers"])
-def test_norms_are_those_of_one_process(kind: str, tmp_path: Path) -> None:
+def test_norms_are_those_of_one_process(kind: str, together: tuple[Results, Path], tmp_path: Path) -> None:
     """Before clipping, of all micro-batches and processes; only the first process writes."""
     if kind == "transformers":
         pytest.importorskip("transformers")
     skip_without_fully_shard(kind)
-    results = launch(kind, tmp_path)
-    for result in results:
+    results, out = together if kind in together[0] else (launch([kind], tmp_path), tmp_path)
+    for result in results[kind]:
         assert not result["failed"]
         assert len(result["errors"]) == 6
         assert max(result["errors"]) < 1e-5  # the reference adds its float32 gradients in another order
-    assert results[0]["report"] == str(tmp_path / "gradexplode")
-    assert (tmp_path / "gradexplode" / "index.html").exists()
-    assert not (tmp_path / "gradexplode" / "run-2").exists()
+    report = out / kind / "gradexplode"
+    assert results[kind][0]["report"] == str(report)
+    assert (report / "index.html").exists()
+    assert not (report / "run-2").exists()
 
 
 @pytest.mark.parametrize(("kind", "layer"), [("poisoned", "layer 0"), ("poisoned_shards", "addmm")])
-def test_all_processes_hold_back_the_same_update(kind: str, layer: str, tmp_path: Path) -> None:
+def test_all_processes_hold_back_the_same_update(kind: str, layer: str, together: tuple[Results, Path]) -> None:
     """A NaN in the batch of the last process is found and named on each of them, and no weight becomes NaN."""
     skip_without_fully_shard(kind)
-    results = launch(kind, tmp_path)
-    for result in results:
+    for result in together[0][kind]:
         assert not result["failed"]
         assert [3, "nonfinite-gradient"] in result["findings"]
         first = result["diagnosis"]["causes"][0]
         assert (first["kind"], first["where"]) == ("nonfinite-input", f"input of {layer}, row 2")
 
 
-def test_the_process_whose_gradients_were_not_finite_is_found(tmp_path: Path) -> None:
+def test_the_process_whose_gradients_were_not_finite_is_found(together: tuple[Results, Path]) -> None:
     """All losses are finite, and the reduction spreads NaN to all processes: the replay of one of them shows it."""
-    results = launch("rooted", tmp_path)
-    assert all(not result["failed"] for result in results)
-    for result in results:
+    for result in together[0]["rooted"]:
+        assert not result["failed"]
         assert {sign for _, sign in result["findings"]} == {"nonfinite-gradient"}
         diagnosis = result["diagnosis"]
         assert "of rank 1)" in diagnosis["what"]
@@ -106,7 +127,8 @@ def test_the_process_whose_gradients_were_not_finite_is_found(tmp_path: Path) ->
 @pytest.mark.parametrize("kind", ["ddp", "fabric", "lightning"])
 def test_a_run_on_two_machines_is_measured_exactly(kind: str, tmp_path: Path) -> None:
     """By two agents of torchrun, or Lightning's own launcher: exact norms, and one report, from global rank zero."""
-    results = launch_lightning(tmp_path) if kind == "lightning" else launch(kind, tmp_path, nodes=2, processes=1)
+    is_own = kind == "lightning"
+    results = launch_lightning(tmp_path) if is_own else launch([kind], tmp_path, nodes=2, processes=1)[kind]
     assert [result["failed"] for result in results] == [False, False]
     assert all(max(result["errors"]) < 1e-5 for result in results)
     assert len(list(tmp_path.rglob("index.html"))) == 1

@@ -229,14 +229,10 @@ def rooted(out: Path, **arguments: Any) -> tuple[GradientWatch, list[float]]:
     return watch, []
 
 
-def main(kind: str, out: Path) -> None:
+def run(kind: str, out: Path) -> None:
     """Run a loop and write what it was."""
-    warnings.simplefilter("ignore")
-    if kind not in ("fabric", "lightning"):
-        dist.init_process_group("gloo")
-    watch, errors = globals()[kind](
-        out, **({} if kind in ("poisoned", "poisoned_shards", "rooted") else {"report": "always"})
-    )
+    arguments = {} if kind in ("poisoned", "poisoned_shards", "rooted") else {"report": "always"}
+    watch, errors = globals()[kind](out, **arguments)
     if isinstance(watch, GradientWatch):
         watch.close()
     diagnosis = watch.diagnosis()
@@ -249,12 +245,21 @@ def main(kind: str, out: Path) -> None:
     }
     (out / f"{dist.get_rank()}.json").write_text(json.dumps(content))
     dist.barrier()
+
+
+def main(kinds: list[str], out: Path) -> None:
+    """Run loops, one after the other, each with a folder of its own."""
+    warnings.simplefilter("ignore")
+    if not {"fabric", "lightning"} & set(kinds):
+        dist.init_process_group("gloo")
+    for kind in kinds:
+        (out / kind).mkdir(exist_ok=True)
+        run(kind, out / kind)
     # The threads of the group end with it only if nothing holds it, as a model does. If one of them released a tensor
     # of a collective while the interpreter ends, the process would be aborted.
-    del watch
     gc.collect()
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[2:], Path(sys.argv[1]))
