@@ -90,3 +90,26 @@ def test_large_updates_of_weights_next_to_zero_are_usual(norm: float, is_found: 
         record(step, update_ratio=2.0, weight_norm=norm, weight_norm_before=norm, weight_count=100) for step in range(9)
     ]
     assert bool(findings_of(LargeUpdate(), records)) is is_found
+
+
+def joined(step: int, norms: list[float]) -> StepRecord:
+    """Build a step of a parameter alone, or of two parameters once a larger one has joined."""
+    names = ("head", "body")[: len(norms)]
+    return record(
+        step, parameters=names, weight_norm=math.hypot(*norms), per_parameter={"weight_norm": np.array(norms)}
+    )
+
+
+def test_parameters_that_join_are_no_growth() -> None:
+    """Layers that are unfrozen may have a hundred times the norm of those that were trained before."""
+    records = [joined(0, [1.0]), joined(1, [1.1]), *(joined(step, [1.2, 100.0]) for step in range(2, 30))]
+    assert findings_of(WeightGrowth(), records) == []
+
+
+def test_growth_is_measured_on_after_parameters_have_joined() -> None:
+    """Those that were there before from the start of the run, those that have joined from when they did."""
+    grown = [joined(step, [1.2 * 50.0, 0.5]) for step in range(2, 5)]
+    assert findings_of(WeightGrowth(), [joined(0, [1.0]), joined(1, [1.2]), *grown])
+    both = [joined(step, [1.2 * 50.0, 100.0 * 50.0]) for step in range(3, 5)]
+    found = findings_of(WeightGrowth(), [joined(0, [1.0]), joined(1, [1.2, 100.0]), *both])
+    assert {finding.severity for finding in found} == {Severity.CRITICAL}

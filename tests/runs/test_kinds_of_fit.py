@@ -64,6 +64,17 @@ def test_parameters_thawed_in_mid_run() -> None:
     assert [len(record.parameters) for record in run.probe.records] == [2] * 3 + [4] * 6
 
 
+def test_large_layers_that_are_thawed_are_no_growth_of_the_weights() -> None:
+    """They join a small last layer, and the weights of the optimizer have many times their norm from then on."""
+    first = nn.Linear(6, 10)
+    with torch.no_grad():
+        first.weight.mul_(100.0)
+    module = Regression(batches=30, layers=nn.Sequential(first, nn.Tanh(), nn.Linear(10, 1)))
+    run = Watched(module, callbacks=[Unfreeze()], max_epochs=3, max_steps=-1)
+    assert len(run.probe.records[-1].parameters) == 4
+    assert "weight-growth" not in {finding.sign for finding in run.monitor.findings}
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_compiled_modules_keep_their_names(whole: bool) -> None:
     """Compiled modules and submodules are measured, under the names that they had before."""
