@@ -51,7 +51,7 @@ def written(folder: Path, processes: int) -> list[Any]:
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
 
 
-def launch_lightning(out: Path) -> list[Any]:
+def launch_lightning(out: Path) -> Results:
     """Run the worker once for each of two machines, as one does without ``torchrun``."""
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     shared = {**os.environ, "PYTHONPATH": path, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
@@ -62,7 +62,7 @@ def launch_lightning(out: Path) -> list[Any]:
     ]
     errors = [machine.communicate(timeout=300)[1] for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], errors[0][-4000:]
-    return written(out / "lightning", 2)
+    return {"lightning": written(out / "lightning", 2)}
 
 
 SHARDED = ("fsdp2", "poisoned_shards")
@@ -71,7 +71,7 @@ SHARDED = ("fsdp2", "poisoned_shards")
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path]:
     """Loops that share their processes, since starting processes takes longest, and their folder."""
-    kinds = ["ddp", "poisoned", "rooted"]
+    kinds = ["ddp", "fabric", "poisoned", "rooted"]
     if hasattr(torch.distributed.fsdp, "fully_shard"):
         kinds += SHARDED
     out = tmp_path_factory.mktemp("together")
@@ -124,11 +124,12 @@ def test_the_process_whose_gradients_were_not_finite_is_found(together: tuple[Re
         assert any("row 5" in sentence for sentence in first["evidence"])
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fabric", "lightning"])
-def test_a_run_on_two_machines_is_measured_exactly(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kinds", [["ddp", "fabric"], ["lightning"]], ids=["torchrun", "lightning"])
+def test_a_run_on_two_machines_is_measured_exactly(kinds: list[str], tmp_path: Path) -> None:
     """By two agents of torchrun, or Lightning's own launcher: exact norms, and one report, from global rank zero."""
-    is_own = kind == "lightning"
-    results = launch_lightning(tmp_path) if is_own else launch([kind], tmp_path, nodes=2, processes=1)[kind]
-    assert [result["failed"] for result in results] == [False, False]
-    assert all(max(result["errors"]) < 1e-5 for result in results)
-    assert len(list(tmp_path.rglob("index.html"))) == 1
+    is_own = kinds == ["lightning"]
+    found = launch_lightning(tmp_path) if is_own else launch(kinds, tmp_path, nodes=2, processes=1)
+    for kind, results in found.items():
+        assert [result["failed"] for result in results] == [False, False]
+        assert all(max(result["errors"]) < 1e-5 for result in results)
+        assert len(list((tmp_path / kind).rglob("index.html"))) == 1
