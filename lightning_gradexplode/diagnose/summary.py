@@ -6,6 +6,7 @@ from lightning_gradexplode.diagnose.batch import is_from_graph
 from lightning_gradexplode.diagnose.causes.descent import multiplied_gradients
 from lightning_gradexplode.diagnose.curves import critical_step, curve, failing_step, first_nonfinite, loss_curve
 from lightning_gradexplode.diagnose.outside_changes import is_new_level, outside_change
+from lightning_gradexplode.diagnose.short_steps import rises_in_short_steps
 from lightning_gradexplode.diagnose.trends import initial_weight_norm, trend
 from lightning_gradexplode.records import Evidence, Finding, Severity
 
@@ -118,6 +119,11 @@ def observations(evidence: Evidence) -> tuple[str, ...]:
         sentences.append(
             "The loop itself writes to the weights between the backward pass and the optimizer's step, as "
             "sharpness-aware minimization does: the distance by which it moves them may be too large."
+        )
+    elif rises_in_short_steps(evidence):
+        sentences.append(
+            "The loss began to rise in steps that are too short to overshoot: they go upward, as along gradients of a "
+            "wrong sign, or something else has changed the loss."
         )
     elif is_new_level(evidence):
         sentences.append("The loss has jumped and stays up while updates are ordinary, as if the data had changed.")

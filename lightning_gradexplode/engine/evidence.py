@@ -252,6 +252,7 @@ class EvidenceCollector:
             first_losses=self.graphs.losses,
             own_functions=self.graphs.own_functions,
             summed=self.graphs.summed,
+            compares_layer=self.graphs.compares_layer,
             loss_factor=self._loop.loss_factor,
             moves_weights=bool(self._loop.moves_weights),
             first_changes=tuple(self._window.first_changes),

@@ -118,6 +118,11 @@ class LossGraphs:
         return None if self._first is None else self._first.summed
 
     @property
+    def compares_layer(self) -> bool:
+        """Whether the first loss is made of the difference of a layer's result and data alone."""
+        return self._first is not None and self._first.compares_layer
+
+    @property
     def overflow(self) -> Operation | None:
         """An exponential function of the first loss whose result is infinite, None without one."""
         return None if self._first is None else self._first.overflow

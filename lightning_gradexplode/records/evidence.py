@@ -91,6 +91,7 @@ class Evidence:
         first_changes: What the loop itself multiplies the norm of the gradients by before the first step, after each
             backward pass after which it changes them; none if that is not known.
         summed: Number of elements that the first loss is the sum of, None if it is none.
+        compares_layer: Whether the first loss is made of the difference of a layer's result and data alone.
     """
 
     step: int
@@ -118,3 +119,4 @@ class Evidence:
     moves_weights: bool = False
     first_changes: tuple[float, ...] = ()
     summed: int | None = None
+    compares_layer: bool = False

@@ -37,6 +37,21 @@ def factor_of_gradients(watch: GradientWatch, model: nn.Module, batch: Tensor) -
         weight.grad.mul_(300.0)
 
 
+def upward(watch: GradientWatch, model: nn.Module, batch: Tensor) -> None:
+    """Multiply the loss by -1 for its backward pass."""
+    loss = loss_of(model, batch)
+    watch.loss(loss)
+    (-loss).backward()  # type: ignore[no-untyped-call]
+
+
+def hooked(watch: GradientWatch, model: nn.Module, batch: Tensor) -> None:
+    """Reverse all gradients by hooks."""
+    hooks = [one.register_hook(torch.neg) for one in model.parameters()]  # type: ignore[no-untyped-call]
+    plain(watch, model, batch)
+    for one in hooks:
+        one.remove()
+
+
 def noise(watch: GradientWatch, model: nn.Module, batch: Tensor) -> None:
     """Add noise to the gradients after the backward pass."""
     plain(watch, model, batch)
@@ -119,6 +134,20 @@ def test_gradients_that_are_amplified_after_each_of_several_passes_are_accumulat
     cause = diagnosed(amplified).causes[0]
     assert cause.kind == "accumulated-gradients"
     assert "changed them after 8 of the backward passes" in cause.evidence[0]
+
+
+def test_a_loss_that_the_loop_maximizes_has_no_floor() -> None:
+    """The factor of its backward pass is negative, and it rises."""
+    cause = diagnosed(upward).causes[0]
+    assert cause.kind == "loss-without-floor"
+    assert "multiplies the loss by -1" in cause.evidence[0]
+
+
+def test_a_loss_that_rises_in_short_steps_is_no_matter_of_the_rate() -> None:
+    """As with hooks that reverse all gradients, which a loop without a replay does not show."""
+    found = diagnosed(hooked).causes[0]
+    assert found.kind == "unknown"
+    assert "too short to overshoot" in found.evidence[0]
 
 
 def test_a_factor_of_the_loss_cancels_out_with_adam() -> None:

@@ -19,6 +19,17 @@ def ascent(evidence: Evidence) -> Cause | None:
     """Return the cause if gradients have a wrong sign: that of a function, or as the slope of the loss shows."""
     if not trend(evidence).has_diverged:
         return None
+    if (evidence.loss_factor or 0.0) < 0 and trend(evidence).has_risen:
+        return Cause(
+            "loss-without-floor",
+            None,
+            (
+                f"The loop multiplies the loss by {evidence.loss_factor:.3g} for its backward pass, so that each step "
+                "raises it.",
+            ),
+            0.9,
+            ("minimize the loss, `loss.backward()`; of what is to be raised, bound it: `value.clamp(max=limit)`",),
+        )
     reversing = reversing_function(evidence)
     if reversing is not None:
         return _reversed(evidence, reversing)

@@ -46,7 +46,9 @@ def forward_overflow(evidence: Evidence) -> Cause | None:
     sentences = [what.sentence, line_sentence(operation), rows_sentence(operation)]
     if is_product(operation) or largest_input(operation) > 1e15:
         # The inputs of a product have grown in earlier layers, which other rules check; a loss is only a consequence.
-        confidence = 0.3 if "loss" in name_of(operation) or operation.phase == "backward" else 0.45
+        # The square of what is so large is a loss of the user's own, or a consequence.
+        is_square = name_of(operation) in ("pow", "square") and largest_input(operation) > 1e15
+        confidence = 0.3 if "loss" in name_of(operation) or operation.phase == "backward" or is_square else 0.45
     if (jump := jump_by_first_update(evidence)) is not None:
         confidence = min(confidence, 0.3)
         sentences.append(jump)

@@ -13,6 +13,7 @@ from lightning_gradexplode.diagnose.first_update import jump_by_first_update, up
 from lightning_gradexplode.diagnose.line_search import line_search
 from lightning_gradexplode.diagnose.optimizers import usual_rate
 from lightning_gradexplode.diagnose.remedies.rate import rate_remedies
+from lightning_gradexplode.diagnose.short_steps import rises_in_short_steps
 from lightning_gradexplode.diagnose.trends import (
     LARGE_UPDATE,
     MANY_STEPS,
@@ -135,7 +136,8 @@ def _is_ruled_out(evidence: Evidence, course: Trend) -> bool:
     if line_search(evidence) is not None:
         return is_growing(evidence)  # the update lowers the loss of its own batch
     reach = reaches(evidence)
-    is_short = reach is not None and reach[1] < SHORT
+    least, most = reach or (0.0, math.inf)
+    is_short = most < SHORT or (least <= OVERSHOT and rises_in_short_steps(evidence))
     has_merely_grown = not (course.has_risen or is_critical(evidence) or _unusual_rate(evidence))
     return is_short or _sets_its_lengths(evidence) or has_merely_grown
 

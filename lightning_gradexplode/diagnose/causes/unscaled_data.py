@@ -94,13 +94,14 @@ def _targets_by_elimination(evidence: Evidence) -> Cause | None:
     """Return the cause if the first loss is huge, and no outputs on the usual scale can make it so.
 
     Where the targets are not known, as those of a formula of the user's own in a plain loop, they are what is left:
-    what each weight is multiplied with is on the usual scale, the weights are, and no number multiplies the loss.
+    the loss is the difference of them and the result of a layer, what each weight is multiplied with is on the usual
+    scale, the weights are, and no number multiplies the loss.
     """
     run, first, norm = evidence.run, loss_curve(evidence).first, curve(evidence, "grad_norm").first
     sizes = [one.first_rms for one in evidence.applied]
     is_usual = bool(sizes) and all(one is not None and one <= USUAL_SCALE for one in sizes)
     weights = layers(run)
-    if not is_usual or not weights or any(gain_of(one) > LARGE_GAIN for one in weights):
+    if not evidence.compares_layer or not is_usual or not weights or any(gain_of(one) > LARGE_GAIN for one in weights):
         return None
     is_multiplied = evidence.loss_divisors is None or any(abs(one) < 0.1 for one in evidence.loss_divisors)
     if targets(evidence) or is_multiplied or run.is_resumed or len(evidence.applied) != len(weights):

@@ -18,10 +18,10 @@ MOST_WEIGHTS = 256
 REPEATED = 8
 """Number of uses from which it is counted how many of them follow one another."""
 
-_PLACES = {"addbmm": 1, "addmm": 1, "addmv": 1, "baddbmm": 1, "bmm": 0, "convolution": 0, "mm": 0, "mul": 0, "mv": 0}
+PRODUCTS = {"addbmm": 1, "addmm": 1, "addmv": 1, "baddbmm": 1, "bmm": 0, "convolution": 0, "mm": 0, "mul": 0, "mv": 0}
 """Products, with the index of the first factor among the arguments; the other one follows."""
 
-_VIEWS = {
+VIEWS = {
     "alias", "expand", "permute", "reshape", "squeeze", "t", "to_copy", "transpose", "unsafe_view", "unsqueeze", "view",
 }  # fmt: skip
 """Operations that keep the values of a weight; in autocast it is converted."""
@@ -36,7 +36,7 @@ def applied_weights(graph: Graph, names: Mapping[int, str]) -> tuple[AppliedWeig
     """
     uses: dict[int, list[tuple[Any, int]]] = {}  # by weight: the products, and the place of the other factor
     for node in graph.nodes:
-        place = _PLACES.get(name_of_node(node))
+        place = PRODUCTS.get(name_of_node(node))
         factors = () if place is None else node.next_functions[place : place + 2]
         if place is not None and len(factors) == 2:  # within `torch.func`, a number is none of the arguments
             first, second = (_leaf(source) for source, _ in factors)
@@ -58,7 +58,7 @@ def applied_weights(graph: Graph, names: Mapping[int, str]) -> tuple[AppliedWeig
 def _leaf(node: Any) -> int:
     """Return the identity of the parameter that a node holds or is a view of, 0 for any other node."""
     while node is not None and not hasattr(node, "variable"):
-        if name_of_node(node) not in _VIEWS:
+        if name_of_node(node) not in VIEWS:
             return 0
         node = node.next_functions[0][0]
     return 0 if node is None else id(node.variable)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from lightning_gradexplode.diagnose.graph.applied import PRODUCTS, VIEWS
 from lightning_gradexplode.diagnose.graph.nodes import Graph, name_of_node, shape_of
+
+_REDUCTIONS = {"abs", "div", "mean", "pow", "sqrt", "sum"}
+"""Operations that make a loss of a difference."""
 
 
 def divisors_of(graph: Graph) -> tuple[float, ...] | None:
@@ -37,3 +41,20 @@ def summed_elements(graph: Graph, node: Any) -> int | None:
     source, output = node.next_functions[0]
     shape = None if source is None else shape_of(source, output)
     return None if shape is None else math.prod(shape)
+
+
+def compares_layer(node: Any) -> bool:
+    """Return whether a loss is made of the difference of the result of a layer and a tensor without a gradient alone.
+
+    Args:
+        node: The node of the loss.
+    """
+    while node is not None and name_of_node(node) in _REDUCTIONS:
+        node = node.next_functions[0][0]
+    if node is None or name_of_node(node) not in ("sub", "rsub"):
+        return False
+    sources = [one for one, _ in node.next_functions]
+    layer = next(filter(None, sources), None)
+    while layer is not None and name_of_node(layer) in VIEWS:
+        layer = layer.next_functions[0][0]
+    return sources.count(None) == 1 and layer is not None and name_of_node(layer) in PRODUCTS

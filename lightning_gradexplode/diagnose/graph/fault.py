@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lightning_gradexplode.diagnose.faults.operations import EXPONENTIALS
 from lightning_gradexplode.diagnose.graph.applied import applied_weights
-from lightning_gradexplode.diagnose.graph.factors import divisors_of, summed_elements
+from lightning_gradexplode.diagnose.graph.factors import compares_layer, divisors_of, summed_elements
 from lightning_gradexplode.diagnose.graph.fields import field_of, fields_in_graph, owner_of, weight_of
 from lightning_gradexplode.diagnose.graph.nodes import (
     Argument,
@@ -93,6 +93,7 @@ class GraphFacts:
         overflow: The first exponential function with an infinite result, None without one.
         own_functions: Each ``torch.autograd.Function`` that is not of torch itself, None if the graph cannot be read.
         summed: Number of elements that the loss is the sum of, None if it is none.
+        compares_layer: Whether the loss is made of the difference of a layer's result and data alone.
     """
 
     fields: tuple[FieldFacts, ...] = ()
@@ -103,6 +104,7 @@ class GraphFacts:
     overflow: Operation | None = None
     own_functions: OwnFunctions | None = None
     summed: int | None = None
+    compares_layer: bool = False
 
 
 def facts_of_loss(loss: Tensor, module: nn.Module) -> GraphFacts:
@@ -120,7 +122,17 @@ def facts_of_loss(loss: Tensor, module: nn.Module) -> GraphFacts:
     overflow = next((one for one in graph.nodes if _overflows(graph, one)), None)
     operation = None if overflow is None else _operation(graph, overflow, fields, names)
     divisors, summed = divisors_of(graph), summed_elements(graph, loss.grad_fn)
-    return GraphFacts(fields, _names(graph), _losses(graph), divisors, applied, operation, OwnFunctions(graph), summed)
+    return GraphFacts(
+        fields,
+        _names(graph),
+        _losses(graph),
+        divisors,
+        applied,
+        operation,
+        OwnFunctions(graph),
+        summed,
+        compares_layer(loss.grad_fn),
+    )
 
 
 def _overflows(graph: Graph, node: Any) -> bool:

@@ -81,6 +81,12 @@ def test_a_gradient_that_overflows_is_no_overflow_of_the_forward_pass() -> None:
     assert diagnose(failed(9, replay=reproduced(backward))).causes[0].kind == "unknown"
 
 
+def test_a_square_of_what_has_grown_is_as_little_a_cause_as_a_loss_function() -> None:
+    """A loss of the user's own overflows as `mse_loss` does."""
+    square = operation("pow", "inf", inputs=[operand(1e26, greatest=1e26)])
+    assert diagnose(failed(9, replay=reproduced(square))).causes[0].kind == "unknown"
+
+
 def test_an_argument_that_grows_while_the_loss_does_not_rise_is_at_fault_itself() -> None:
     """Weights that grow to many times their norm in small updates, with a low loss, are no overshoot."""
     values = calm(60) | {"weight_norm": [8.0 * 1.05**step for step in range(60)]}

@@ -66,8 +66,9 @@ def test_clipping_at_nearly_every_step_hides_data_on_a_large_scale(sign: str, is
         ({"run": run(parameters=(parameter("body.weight", (32, 8), 50.0), parameter("head.weight", (1, 32))))}, False),
         ({"loss_divisors": (1e-6,)}, False),
         ({"loss_divisors": None}, False),
+        ({"compares_layer": False}, False),
     ],
-    ids=["targets", "inputs", "unknown", "weights", "a factor of the loss", "an unknown factor"],
+    ids=["targets", "inputs", "unknown", "weights", "a factor of the loss", "an unknown factor", "divided outputs"],
 )
 def test_targets_are_what_is_left_of_a_huge_first_loss(parts: dict[str, Any], is_named: bool) -> None:
     """If they are not known, and what all layers take, the weights and the factors of the loss are on a usual scale."""
@@ -77,6 +78,7 @@ def test_targets_are_what_is_left_of_a_huge_first_loss(parts: dict[str, Any], is
     known: dict[str, Any] = {
         "applied": (AppliedWeight("body.weight", 1, 1.0), AppliedWeight("head.weight", 1, 0.5)),
         "loss_divisors": (),
+        "compares_layer": True,
         "batch": batch(field("input of body")),
         "history": (history(values),),
     }

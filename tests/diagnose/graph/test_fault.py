@@ -76,6 +76,24 @@ def test_the_elements_that_a_loss_adds_up_are_counted(
     assert facts_of_loss(compute(net(inputs())), net).summed == expected
 
 
+@pytest.mark.parametrize(
+    ("compute", "expected"),
+    [
+        (lambda out: (out - 1e7 * torch.ones(ROWS, 1)).square().mean(), True),
+        (lambda out: (1e7 * torch.ones(ROWS) - out.squeeze(1)).abs().mean(), True),
+        (lambda out: (out / 1e-7 - torch.ones(ROWS, 1)).square().mean(), False),
+        (lambda out: (out - 2 * out).square().mean(), False),
+        (lambda out: (out - 1e7 * torch.ones(ROWS, 1)).exp().mean(), False),
+    ],
+    ids=["squared", "absolute", "divided outputs", "two outputs", "exponential"],
+)
+def test_a_loss_of_the_difference_of_a_layer_and_data_is_recognized(
+    net: nn.Sequential, compute: Callable[[Tensor], Tensor], expected: bool
+) -> None:
+    """Nothing but the data can make it huge while the result of the layer is not."""
+    assert facts_of_loss(compute(net(inputs())), net).compares_layer is expected
+
+
 OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "exp": lambda out: torch.exp(1e4 * out.abs() + 1e3).mean(),
     "log": lambda out: -(out - 5).log().mean(),
