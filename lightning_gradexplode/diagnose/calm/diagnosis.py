@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
 
-from lightning_gradexplode.diagnose.batch import is_mask, place_of, targets
+from lightning_gradexplode.diagnose.batch import is_mask, place_of, size_of, targets
 from lightning_gradexplode.diagnose.calm.optimizer import (
     first_update_replaces,
     first_update_ruins,
@@ -34,6 +35,9 @@ from lightning_gradexplode.records import CAUSE_KINDS, Cause, Diagnosis, Evidenc
 
 CERTAIN = 0.7
 """Least confidence of a cause that is reported although no detector has found anything."""
+
+FAR_ABOVE = 1e3
+"""Loss per element, in squares of the largest target or in units, from which nothing is learned however it falls."""
 
 
 def diagnose_calm(evidence: Evidence) -> Diagnosis | None:
@@ -83,10 +87,19 @@ def _gradients_stay(evidence: Evidence) -> Iterator[Cause]:
 
 def _data_too_large(evidence: Evidence) -> Iterator[Cause]:
     norm = curve(evidence, "grad_norm").first
-    if norm is not None and norm >= 1e3 and learned(evidence) > LEARNED:
+    if norm is not None and norm >= 1e3 and (learned(evidence) > LEARNED or _is_far_above_targets(evidence)):
         cause = unscaled_data(replace(evidence, step=evidence.run.first_step))
         if cause is not None and cause.confidence >= 0.9:  # a scale of at least a thousand; many runs learn with less
             yield cause
+
+
+def _is_far_above_targets(evidence: Evidence) -> bool:
+    """Return whether the loss is, at the end, far above that of any outputs as large as the targets."""
+    loss, known = loss_curve(evidence).finite.value, targets(evidence)
+    if len(loss) < ENOUGH or not known:
+        return False
+    largest = max(math.prod(one.shape) * max(1.0, size_of(one) or math.inf) ** 2 for one in known)
+    return float(np.median(loss[-len(loss) // 5 :])) > FAR_ABOVE * largest
 
 
 def _critic_grows(evidence: Evidence) -> Iterator[Cause]:

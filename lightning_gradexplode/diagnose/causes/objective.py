@@ -10,7 +10,7 @@ import numpy as np
 
 from lightning_gradexplode.diagnose.causes.ascent import ascent
 from lightning_gradexplode.diagnose.causes.loss_factors import raised_factor
-from lightning_gradexplode.diagnose.curves import FloatArray, curve, failing_step, is_critical, loss_curve
+from lightning_gradexplode.diagnose.curves import Curve, FloatArray, curve, failing_step, is_critical, loss_curve
 from lightning_gradexplode.diagnose.faults.operations import base_name
 from lightning_gradexplode.diagnose.learning import ENOUGH
 from lightning_gradexplode.diagnose.trends import initial_weight_norm, trend
@@ -21,6 +21,9 @@ FAR_BELOW = 10.0
 
 LONG = 10
 """Number of losses from which it is known whether they level off."""
+
+MOSTLY = 0.6
+"""Share of its steps at which a loss that falls throughout gets smaller."""
 
 FURTHER = 2.0
 """Multiple of its negative start that a loss has to have fallen to."""
@@ -76,7 +79,7 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
     critic = critic_of(evidence.run)
     if least < -FAR_BELOW * max(abs(first), 0.1) and (critic is not None or not _levels_off(loss.value)):
         downward = float((falls[1:] < falls[:-1]).mean()) if len(falls) > 1 else 0.0
-        confidence = 0.85 if downward >= 0.6 and (loss.median or 0.0) < 0 else 0.6
+        confidence = 0.85 if downward >= MOSTLY and (loss.median or 0.0) < 0 else 0.6
         sentences = [f"The loss fell from {first:.4g} to {least:.4g}, far below zero, and does not level off."]
     elif first > 0 and _has_broken(evidence) and len(loss) >= LONG and late.min() <= least + 0.05 * (first - least):
         confidence = 0.6  # above that of an overflow at the end of the fall, which is a consequence
@@ -84,6 +87,12 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
             f"The loss fell from {first:.4g} through zero to {least:.4g}, still falling "
             f"{len(late) - 1 - int(late.argmin())} "
             "steps before it failed: a likelihood without an upper bound."
+        ]
+    elif _has_broken(evidence) and _falls_faster_and_faster(loss, curve(evidence, "grad_norm"), lowest):
+        confidence = 0.6
+        sentences = [
+            f"The loss fell from {first:.4g} to {least:.4g}, faster and faster, before the run failed, and its "
+            "gradient grew meanwhile; near a minimum both get smaller."
         ]
     else:
         return None
@@ -129,6 +138,17 @@ def _levels_off(losses: FloatArray, share: float = 1.0) -> bool:
         return False
     levels = [float(np.median(part)) for part in np.array_split(losses, 5)]
     return levels[2] - levels[4] < share * (levels[0] - levels[2])
+
+
+def _falls_faster_and_faster(loss: Curve, norm: Curve, lowest: int) -> bool:
+    """Return whether a loss speeds up until it is lowest, while the gradient grows, over at least `LONG` steps."""
+    falls, norms = loss.value[: lowest + 1], norm.finite.value[: lowest + 1]
+    if len(falls) < LONG or len(norms) < LONG:
+        return False
+    levels = [float(np.median(part)) for part in np.array_split(falls, 5)]
+    slopes = [float(np.median(part)) for part in np.array_split(norms, 5)]
+    downward = float((falls[1:] < falls[:-1]).mean())
+    return downward >= MOSTLY and levels[2] - levels[4] > levels[0] - levels[2] > 0 and slopes[4] > 1.5 * slopes[0]
 
 
 def _has_broken(evidence: Evidence) -> bool:

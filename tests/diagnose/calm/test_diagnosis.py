@@ -59,6 +59,12 @@ PRICES = BatchFacts(
         FieldFacts("[1]", (32, 1), "float32", least=-1e6, greatest=1e6, mean=0.0, std=4e5, usual_std=4e5),
     )
 )
+CLICKS = BatchFacts(
+    (
+        FieldFacts("time", (32,), "float32", least=1.51e9, greatest=1.52e9, mean=1.515e9, std=1e6),
+        FieldFacts("clicked", (32,), "float32", least=0.0, greatest=1.0, mean=0.5, std=0.5),
+    )
+)
 CRITIC = replace(
     network(0.1),
     modules=(ModuleFacts("critic", "Linear", "linear"),),
@@ -75,6 +81,13 @@ WRONG = {
     "prices as targets": (
         "unscaled-data",
         replace(evidence(network(0.1), {"loss": STUCK, "grad_norm": [1e5] * 120}), batch=PRICES),
+    ),
+    "times in seconds, whose loss falls without an end": (
+        "unscaled-data",
+        replace(
+            evidence(network(0.1), {"loss": [8e6 * 0.98**step for step in range(120)], "grad_norm": [6e8] * 120}),
+            batch=CLICKS,
+        ),
     ),
     "updates below the last digit": (
         "half-precision",

@@ -47,6 +47,21 @@ def test_a_loss_that_falls_through_zero_has_no_floor_only_where_it_breaks(severi
     assert (found is not None) is is_named
 
 
+@pytest.mark.parametrize("grows", [True, False])
+def test_a_loss_that_falls_faster_while_its_gradient_grows_has_no_floor_where_it_breaks(grows: bool) -> None:
+    """As a likelihood whose deviation shrinks; near a lower bound the gradient gets smaller."""
+    falls = [-0.6 - 0.003 * step**2 for step in range(22)]
+    values = calm(30) | {
+        "loss": [*falls, -1.4, 16.0, -0.9, 100.0, 1e3, 1e4, 1e5, 1e6],
+        "grad_norm": [0.4 * (1.08 if grows else 0.95) ** step for step in range(22)]
+        + [10.0**step for step in range(8)],
+    }
+    found = loss_without_floor(
+        diverged(step=27, now=29, findings=(finding("gradient-growth", 27),), history=(history(values),))
+    )
+    assert (found is not None) is grows
+
+
 @pytest.mark.parametrize(("power", "is_named"), [(0.5, False), (2.0, True)])
 def test_a_loss_that_levels_off_far_below_zero_has_a_floor(power: float, is_named: bool) -> None:
     """It falls by less over the second half of the run than over the first; without a floor it falls by more."""
