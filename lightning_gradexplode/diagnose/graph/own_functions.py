@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -41,7 +42,9 @@ class OwnFunctions:
     def _hook(self, name: str, is_only_way: bool) -> Callable[[Sequence[Any], Sequence[Any]], None]:
         def measure(inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
             gradient = next((one for one in inputs if isinstance(one, Tensor)), None)
-            factor = _factor(gradient, outputs[0])
+            factor = None
+            with suppress(Exception):  # within the backward pass of the run, which must not fail by it
+                factor = _factor(gradient, outputs[0])
             if factor is not None and abs(factor) >= abs(self._measured.get(name, OwnFunction(name, 0.0)).factor or 0):
                 self._measured[name] = OwnFunction(name, factor, is_only_way)
 

@@ -84,3 +84,18 @@ def test_the_factor_of_a_function_that_changes_no_value_is_measured(how: str, ex
     loss.backward()  # type: ignore[no-untyped-call]
     rounded = [replace(one, factor=one.factor and round(one.factor, 2)) for one in functions.found]
     assert rounded == expected
+
+
+def test_a_factor_that_cannot_be_measured_does_not_end_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The function is named without one."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("on purpose")
+
+    monkeypatch.setattr("lightning_gradexplode.diagnose.graph.own_functions._factor", fail)
+    loss = loss_with("multiplied")
+    graph = graph_of(loss)
+    assert graph is not None
+    functions = OwnFunctions(graph)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert functions.found == (OwnFunction("Times"),)
