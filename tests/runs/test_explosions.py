@@ -196,7 +196,7 @@ def test_an_alarm_once_an_episode(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_report_of_a_critical_finding(tmp_path: Path) -> None:
-    """The findings and the last steps lie in the log folder's ``gradexplode``; a healthy run leaves nothing."""
+    """The findings and all steps lie in the log folder's ``gradexplode``; a healthy run leaves nothing."""
     for module in (Regression(), NaNAt(3)):
         monitor = GradientExplosionMonitor()
         logger = pl.loggers.CSVLogger(tmp_path, name=type(module).__name__)
@@ -207,8 +207,8 @@ def test_report_of_a_critical_finding(tmp_path: Path) -> None:
     assert [line["sign"] for line in lines] == [finding.sign for finding in monitor.findings]
     assert all(line["severity"] in ("INFO", "WARNING", "CRITICAL") for line in lines)
     with np.load(folder / "steps.npz") as steps:
-        assert steps["step"].tolist() == [0, 1, 2, 3]
-        assert np.isnan(steps["grad_norm"]).tolist() == [False, False, False, True]
+        assert steps["step"].tolist() == [0, 1, 2, 3, 4]
+        assert np.isnan(steps["grad_norm"]).tolist() == [False, False, False, True, True]
 
 
 def test_report_in_a_folder_of_ones_own(tmp_path: Path) -> None:
