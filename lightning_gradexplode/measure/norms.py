@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from lightning_gradexplode.measure import reading
-from lightning_gradexplode.measure.elements import chunks, flat_elements
+from lightning_gradexplode.measure.exact_norms import exact_norms
 from lightning_gradexplode.measure.norm_plan import SINGLE_RANGE, NormPlan
-from lightning_gradexplode.measure.reading import PendingRead, from_host, read
+from lightning_gradexplode.measure.reading import PendingRead, from_host
 from lightning_gradexplode.records import FloatArray, IntArray, Norms
 
 _NONE = np.zeros(0)
@@ -138,7 +138,7 @@ class PendingNorms:
         each = np.abs(each)
         doubtful = self.places[~reliable].tolist()
         if intact:
-            each[doubtful], nonfinite[doubtful] = _exact_norms([self._tensors[place] for place in doubtful])
+            each[doubtful], nonfinite[doubtful] = exact_norms([self._tensors[place] for place in doubtful])
         else:
             nonfinite[~np.isfinite(each)] = np.nan
         return Norms(each, nonfinite)
@@ -174,35 +174,3 @@ def measure_norms(tensors: Sequence[Tensor | None], divisor: float = 1.0) -> Nor
         The norms, in the order of the tensors, with a relative error below 1e-6.
     """
     return start_norms(tensors).norms().divided_by(divisor)
-
-
-def _exact_norms(tensors: Sequence[Tensor | None]) -> tuple[FloatArray, FloatArray]:
-    """Measure tensors of elements of any size, divided by their largest, with one read from the device.
-
-    Returns:
-        The norms (NaN if any element is NaN, else inf if any is infinite) and the numbers of non-finite elements,
-        each of shape ``(tensors,)``.
-    """
-    values: list[Tensor] = []
-    with torch.no_grad():
-        for tensor in tensors:
-            assert tensor is not None
-            flat = flat_elements(tensor)
-            wide = reading.widest_type(flat.device)
-            largest = torch.stack(torch.aminmax(flat)).abs().max().to(wide)
-            if reading.is_on_host(flat) and not largest:  # as in unused parts of a model
-                values += [largest, largest, largest]
-                continue
-            unit = torch.where(torch.isfinite(largest) & (largest > 0), largest, 1.0)
-            norms = [torch.linalg.vector_norm(chunk.to(wide) / unit) for chunk in chunks(flat)]
-            counts = [_count_nonfinite(chunk, tensor.is_complex()) for chunk in chunks(flat)]
-            values += [largest, torch.linalg.vector_norm(torch.stack(norms)), torch.stack(counts).sum()]
-    largests, scaled, nonfinite = read(values).reshape(-1, 3).T
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.where(np.isfinite(largests), largests * scaled, largests), nonfinite
-
-
-def _count_nonfinite(chunk: Tensor, is_complex: bool) -> Tensor:
-    """Count the elements that are not finite; a complex number is one, whichever of its parts is not."""
-    bad = ~torch.isfinite(chunk)
-    return torch.count_nonzero(bad.view(-1, 2).any(dim=1) if is_complex else bad)
