@@ -80,7 +80,9 @@ def _outlier_remedies(evidence: Evidence, field: FieldFacts | None, where: str |
         field: The field with outliers, None without one.
         where: The rows or the field in words, None if they are not known.
     """
-    limit = f"look at {where}, and drop or limit such values" if where else "look at this batch"
+    jump = abrupt_step(evidence, "loss")
+    this = "this batch" if jump is None else f"the batch of step {jump}"
+    limit = f"look at {where}, and drop or limit such values" if where else f"look at {this}"
     averages = None if field is None or field not in inputs(evidence) else running_averages(evidence)
     if field is not None and field.usual_least is not None and field.usual_greatest is not None:
         least, greatest = (remedies.rounded(one, 2) for one in (field.usual_least, field.usual_greatest))
@@ -139,10 +141,14 @@ def _marked_field(evidence: Evidence) -> FieldFacts | None:
 
 
 def _is_usual(evidence: Evidence) -> bool:
-    """Return whether the ranges of all fields of the batch are known to be those of earlier batches."""
+    """Return whether the ranges of all fields of the batch are known to be those of earlier batches.
+
+    What the graph of a loss shows is of the step that failed in the end, after the loss has jumped.
+    """
     batch = evidence.batch
     fields = batch.fields if batch is not None else ()
-    return bool(fields) and outlier_field(batch) is None and all(one.usual_greatest is not None for one in fields)
+    is_known = bool(fields) and all(one.usual_greatest is not None and not is_from_graph(one) for one in fields)
+    return is_known and outlier_field(batch) is None
 
 
 def _is_short(batch: BatchFacts | None) -> bool:

@@ -49,14 +49,19 @@ def test_a_jump_of_the_loss_over_weights_that_have_grown_is_no_matter_of_the_bat
 
 
 def test_a_jump_of_the_loss_over_data_of_a_usual_range_is_little_reason() -> None:
-    """Where the data are not known they are the likely reason; where they are as usual, something else may be."""
+    """Where the data are not known they are the likely reason; where they are as usual, something else may be.
+
+    Data in the graph of a loss are those of the step that failed in the end, and not of the one where the loss jumped.
+    """
     quantities = calm(30)
     quantities["loss"][26] *= 60
     jump = diverged(step=26, now=29, findings=(finding("diverging-loss", 26),), history=(history(quantities),))
-    unknown, usual = outlier_batch(jump), outlier_batch(replace(jump, batch=batch(field(), labels())))
-    assert unknown is not None
-    assert usual is not None
-    assert (unknown.confidence, usual.confidence) == (0.45, 0.3)
+    of_graph = batch(field("input of 0"))
+    for known, confidence in ((None, 0.45), (of_graph, 0.45), (batch(field(), labels()), 0.3)):
+        cause = outlier_batch(replace(jump, batch=known))
+        assert cause is not None
+        assert cause.confidence == confidence
+        assert "look at the batch of step 26" in cause.remedies
 
 
 def test_what_a_layer_took_after_a_divergence_is_no_outlier() -> None:
