@@ -113,7 +113,8 @@ class Batches(OptimizerSteps):
         self._has_loss = True
         if has_graph and value is not None and not (run.graphs.is_calm and math.isfinite(value)):
             run.graphs.read(loss, value)
-        self._report_unused_loss()
+        if self._unused is not None:
+            self._report_unused_loss()
         if run.is_automatic:
             self._unused = None  # else its gradients are those of a later step, too
             run.window.add_loss(loss, value)

@@ -120,7 +120,7 @@ class EvidenceCollector:
         self.inputs = self._keeper.keep(
             batch,
             batch_idx,
-            for_replay=self.replays.keeps_inputs,
+            for_replay=self.replays.is_on,
             after_warning=found,
             with_weights=(is_first or in_incident) and self.replays.are_left,
         )

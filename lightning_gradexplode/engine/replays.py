@@ -46,6 +46,7 @@ class IncidentReplays:
     Attributes:
         replay: The replay of the latest incident, None if there was none.
         experiments: The measurements with a copy of the module in the latest incident.
+        is_on: Whether steps are computed again, so that their inputs are needed.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class IncidentReplays:
         self.experiments: Experiments | None = None
         self._loop = loop
         self._states = states
-        self._is_on = is_on
+        self.is_on = is_on
         self._graphs = graphs
         self._keeper = keeper
         self._count = 0
@@ -72,12 +73,7 @@ class IncidentReplays:
     @property
     def is_due(self) -> bool:
         """Whether the next critical step of the latest incident is computed again."""
-        return self._is_on and (self.replay is None or self._is_lost) and self.are_left
-
-    @property
-    def keeps_inputs(self) -> bool:
-        """Whether the inputs of steps are needed."""
-        return self._is_on
+        return self.is_on and (self.replay is None or self._is_lost) and self.are_left
 
     @property
     def are_left(self) -> bool:
@@ -112,7 +108,7 @@ class IncidentReplays:
         if self.replay is not None:
             self.replay = dataclasses.replace(self.replay, step=record.step)
         if before is not None and attempt("the checksums", lambda: checksums(self._loop.module)) != before:
-            self._is_on = False
+            self.is_on = False
             logger.error(
                 "gradexplode: computing a step again has changed weights, buffers or gradients of the run, so that no "
                 "further one is; pass diagnose=False, and please report this"
@@ -191,7 +187,7 @@ class IncidentReplays:
             The replay; None if the step has tested no value that is NaN or infinite.
         """
         loop = self._loop
-        if not self._is_on or not loop.can_replay or self._count >= MOST_REPLAYS - 1:
+        if not self.is_on or not loop.can_replay or self._count >= MOST_REPLAYS - 1:
             return None
         self._count += 1
         replay = _replayed(self._again(inputs, loss_scale=1.0), "tested value", None)
