@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -24,6 +24,9 @@ LONG = 10
 
 MOSTLY = 0.6
 """Share of its steps at which a loss that falls throughout gets smaller."""
+
+STEEPER = 1.5
+"""Growth of the gradient with which a loss does not approach a minimum."""
 
 FURTHER = 2.0
 """Multiple of its negative start that a loss has to have fallen to."""
@@ -78,8 +81,7 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
     late = loss.value[int(0.8 * (len(loss) - 1)) :]
     critic = critic_of(evidence.run)
     if least < -FAR_BELOW * max(abs(first), 0.1) and (critic is not None or not _levels_off(loss.value)):
-        downward = float((falls[1:] < falls[:-1]).mean()) if len(falls) > 1 else 0.0
-        confidence = 0.85 if downward >= MOSTLY and (loss.median or 0.0) < 0 else 0.6
+        confidence = 0.85 if _share_downward(falls) >= MOSTLY and (loss.median or 0.0) < 0 else 0.6
         sentences = [f"The loss fell from {first:.4g} to {least:.4g}, far below zero, and does not level off."]
     elif first > 0 and _has_broken(evidence) and len(loss) >= LONG and late.min() <= least + 0.05 * (first - least):
         confidence = 0.6  # above that of an overflow at the end of the fall, which is a consequence
@@ -136,7 +138,7 @@ def _levels_off(losses: FloatArray, share: float = 1.0) -> bool:
     """Return whether a loss has fallen over the second half of the run by less than a share of its fall before."""
     if len(losses) < LONG:
         return False
-    levels = [float(np.median(part)) for part in np.array_split(losses, 5)]
+    levels = _fifths(losses)
     return levels[2] - levels[4] < share * (levels[0] - levels[2])
 
 
@@ -145,10 +147,23 @@ def _falls_faster_and_faster(loss: Curve, norm: Curve, lowest: int) -> bool:
     falls, norms = loss.value[: lowest + 1], norm.finite.value[: lowest + 1]
     if len(falls) < LONG or len(norms) < LONG:
         return False
-    levels = [float(np.median(part)) for part in np.array_split(falls, 5)]
-    slopes = [float(np.median(part)) for part in np.array_split(norms, 5)]
-    downward = float((falls[1:] < falls[:-1]).mean())
-    return downward >= MOSTLY and levels[2] - levels[4] > levels[0] - levels[2] > 0 and slopes[4] > 1.5 * slopes[0]
+    levels, slopes = _fifths(falls), _fifths(norms)
+    return _share_downward(falls) >= MOSTLY and _speeds_up(levels) and slopes[4] > STEEPER * slopes[0]
+
+
+def _fifths(values: FloatArray) -> list[float]:
+    """Return the medians of five parts of a series."""
+    return [float(np.median(part)) for part in np.array_split(values, 5)]
+
+
+def _speeds_up(levels: Sequence[float]) -> bool:
+    """Return whether a loss falls, and by more over its second half than over its first."""
+    return levels[2] - levels[4] > levels[0] - levels[2] > 0
+
+
+def _share_downward(losses: FloatArray) -> float:
+    """Return the share of steps at which a loss gets smaller."""
+    return float((losses[1:] < losses[:-1]).mean()) if len(losses) > 1 else 0.0
 
 
 def _has_broken(evidence: Evidence) -> bool:
@@ -166,13 +181,12 @@ def falls_ever_faster(evidence: Evidence) -> Iterator[Cause]:
     loss, norm = loss_curve(evidence).finite.value, curve(evidence, "grad_norm").finite.value
     if len(loss) < ENOUGH or len(norm) < ENOUGH:
         return
-    levels = [float(np.median(part)) for part in np.array_split(loss, 5)]
-    slopes = [float(np.median(part)) for part in np.array_split(norm, 5)]
+    levels, slopes = _fifths(loss), _fifths(norm)
     start = float(np.median(loss[:5]))
     growth = curve(evidence, "weight_norm").last, initial_weight_norm(evidence)
     is_far = start > -0.1 and levels[-1] < -BELOW * max(abs(start), 0.2)
-    speeds_up = levels[2] - levels[4] > levels[0] - levels[2] > 0 and levels[4] < levels[3]
-    has_grown = slopes[-1] > 1.5 * slopes[0] and (growth[0] or 0.0) > (growth[1] or math.inf)
+    speeds_up = _speeds_up(levels) and levels[4] < levels[3]
+    has_grown = slopes[-1] > STEEPER * slopes[0] and (growth[0] or 0.0) > (growth[1] or math.inf)
     if not (is_far and speeds_up and has_grown):
         return
     yield Cause(
