@@ -12,6 +12,7 @@ from benchmarks.diagnosis import (
     eighth,
     eleventh,
     fifth,
+    fourteenth,
     fourth,
     held_out,
     left_out,
@@ -42,6 +43,7 @@ Half = Literal[
     "eleventh",
     "twelfth",
     "thirteenth",
+    "fourteenth",
     "held_out",
 ]
 NOT_BY_CASE: tuple[Half, ...] = ("ninth", "held_out")
@@ -61,6 +63,7 @@ _PACKAGES = {
     "eleventh": eleventh,
     "twelfth": twelfth,
     "thirteenth": thirteenth,
+    "fourteenth": fourteenth,
     "held_out": held_out,
 }
 
