@@ -56,11 +56,7 @@ def _plain(
     module: Case, callbacks: Sequence[Callback], monitor: Mapping[str, Any] | None, probe: Probe
 ) -> Diagnosis | None:
     optimizers, schedulers = _configured(module)
-    watch = (
-        None
-        if monitor is None
-        else GradientWatch(module, optimizers, report=False, scaler=module.scaler_in_loop(), **monitor)
-    )
+    watch = None if monitor is None else GradientWatch(module, optimizers, scaler=module.scaler_in_loop(), **monitor)
     _run(module, module, optimizers, schedulers, callbacks, probe, watch, torch.Tensor.backward)
     return _closed(watch)
 
@@ -76,7 +72,7 @@ def _fabric(
     raw, schedulers = _configured(module)
     model, *optimizers = fabric.setup(module, *raw)
     model.mark_forward_method("loss")
-    watch = None if monitor is None else FabricWatch(fabric, model, optimizers, report=False, **monitor)
+    watch = None if monitor is None else FabricWatch(fabric, model, optimizers, **monitor)
     _run(module, model, optimizers, schedulers, callbacks, probe, watch, fabric.backward, raw)
     return _closed(watch)
 
@@ -93,7 +89,7 @@ def _transformers(
     messages.set_verbosity_error()
     (optimizer,), schedulers = _configured(module)
     _observe([optimizer], probe)
-    own = None if monitor is None else GradientExplosionTrainerCallback(report=False, **monitor)
+    own = None if monitor is None else GradientExplosionTrainerCallback(**monitor)
     stand_in = SimpleNamespace(optimizers=[optimizer], global_step=0)
     for one in callbacks:
         one.on_train_start(stand_in, module)  # type: ignore[arg-type]

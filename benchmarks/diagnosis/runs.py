@@ -17,6 +17,7 @@ from pytorch_lightning import Callback, Trainer, seed_everything
 from benchmarks.diagnosis.case import Case
 from benchmarks.diagnosis.loops import train_in_loop
 from benchmarks.diagnosis.probe import Probe, has_finite_weights
+from benchmarks.scenarios.recording import RecordedStep, Recording
 from lightning_gradexplode import GradientExplosionMonitor
 from lightning_gradexplode.records.diagnosis import Diagnosis
 
@@ -81,7 +82,14 @@ def train_monitored(
         log_every_n_steps: Interval at which Lightning's Trainer logs; other loops log at the monitor's default.
         monitor: Arguments of the monitor.
     """
-    return _train(module, callbacks, monitor, {"log_every_n_steps": log_every_n_steps})
+    return _train(module, callbacks, {"report": False, **monitor}, {"log_every_n_steps": log_every_n_steps})
+
+
+def train_recorded(module: Case) -> tuple[Ending, list[RecordedStep]]:
+    """Train a case, and return all that can be measured of its optimizer steps."""
+    recording = Recording()
+    ending, _ = _train(module, (), {**recording.arguments, "diagnose": False}, {"log_every_n_steps": 1})
+    return ending, recording.steps
 
 
 def _train(
@@ -93,7 +101,7 @@ def _train(
         warnings.simplefilter("ignore")
         begin = time.perf_counter()
         if module.host == "lightning":
-            own = None if monitor is None else GradientExplosionMonitor(report=False, **monitor)
+            own = None if monitor is None else GradientExplosionMonitor(**monitor)
             _fit(module, [*callbacks, *([] if own is None else [own]), probe], options)
             diagnosis = None if own is None else own.diagnosis()
         else:

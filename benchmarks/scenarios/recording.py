@@ -8,7 +8,7 @@ import inspect
 import logging
 import pickle
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -53,7 +53,7 @@ class RecordedRun:
     measured_by: str = ""
 
 
-class _Recording(Detector):
+class _KeepingRecords(Detector):
     """A detector that finds nothing, and keeps all records it is shown."""
 
     sign = "recording"
@@ -62,12 +62,35 @@ class _Recording(Detector):
         self.reads = (field_waited_for,)  # type: ignore[misc]
         self.records = records
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Recording:
+    def __deepcopy__(self, memo: dict[int, Any]) -> _KeepingRecords:
         return self  # the monitor gives each optimizer a copy; here all write into the same records
 
     def check(self, record: StepRecord) -> Finding | None:
         self.records[record.step, record.optimizer] = replace(record, histograms={})
         return None
+
+
+class Recording:
+    """What a monitor keeps of a run in which it measures everything at every step.
+
+    Attributes:
+        arguments: Arguments of the monitor.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[tuple[int, int], StepRecord] = {}
+        self._after: dict[tuple[int, int], StepRecord] = {}
+        self.arguments: Mapping[str, Any] = {
+            "log_every_n_steps": 1,
+            "histogram_every_n_steps": 1,
+            "detectors": [_KeepingRecords("grad_norm", self._before), _KeepingRecords("update_ratio", self._after)],
+            "report": False,
+        }
+
+    @property
+    def steps(self) -> list[RecordedStep]:
+        """All optimizer steps so far, oldest first."""
+        return [RecordedStep(early, self._after.get(key)) for key, early in self._before.items()]
 
 
 def record(family: Family, seed: int) -> RecordedRun:
@@ -76,20 +99,12 @@ def record(family: Family, seed: int) -> RecordedRun:
     seed_everything(seed, verbose=False)
     setup = family.build(seed)
     probe = Probe(losses_before(setup.module, setup.batches[:8]))
-    before: dict[tuple[int, int], StepRecord] = {}
-    after: dict[tuple[int, int], StepRecord] = {}
-    monitor = GradientExplosionMonitor(
-        log_every_n_steps=1,
-        histogram_every_n_steps=1,
-        detectors=[_Recording("grad_norm", before), _Recording("update_ratio", after)],
-        report=False,
-    )
+    recording = Recording()
     with _quiet():
-        fit(setup.module, setup.batches, [monitor, probe], setup.trainer)
-    if max((step for step, _ in before), default=-1) != probe.last_step:
+        fit(setup.module, setup.batches, [GradientExplosionMonitor(**recording.arguments), probe], setup.trainer)
+    if max((step.before.step for step in recording.steps), default=-1) != probe.last_step:
         raise RuntimeError(f"the monitor did not see all of {family.name}, seed {seed}")
-    steps = [RecordedStep(early, after.get(key)) for key, early in before.items()]
-    return RecordedRun(family.name, seed, probe.outcome(), steps, measuring_code())
+    return RecordedRun(family.name, seed, probe.outcome(), recording.steps, measuring_code())
 
 
 def fit(module: Any, batches: Any, callbacks: list[Any], options: dict[str, Any]) -> Trainer:
@@ -129,13 +144,27 @@ def recorded(family: Family, seed: int, fresh: bool = False) -> RecordedRun:
         seed: Its seed.
         fresh: Train it anew in any case, as after a change of what the package measures; see `measuring_code`.
     """
-    path = CACHE / f"{family.name}-{seed}-{_source_key(family)}.pickle"
+    shared = [Path(__file__).parent / name for name in _SHARED]
+    source = [*shared, Path(inspect.getfile(family.build))]
+    return cached(f"{family.name}-{seed}", source, fresh, lambda: record(family, seed))
+
+
+def cached(name: str, source: Sequence[Path], fresh: bool, train: Callable[[], RecordedRun]) -> RecordedRun:
+    """Return a run from the cache; it is trained if it is not there, or if the source it comes from has changed.
+
+    Args:
+        name: Name of the run.
+        source: Files with the code that it comes from.
+        fresh: Train it anew in any case.
+        train: Trains and records it.
+    """
+    path = CACHE / f"{name}-{_fingerprint(source)}.pickle"
     if path.exists() and not fresh:
         with path.open("rb") as file:
             return _unpacked(pickle.load(file))
-    run = record(family, seed)
+    run = train()
     CACHE.mkdir(exist_ok=True)
-    for old in CACHE.glob(f"{family.name}-{seed}-*.pickle"):
+    for old in CACHE.glob(f"{name}-*.pickle"):
         old.unlink()
     path.write_bytes(pickle.dumps(_packed(run)))
     return run
@@ -146,12 +175,6 @@ def measuring_code() -> str:
     package = Path(inspect.getfile(measure)).parent.parent
     files = [path for folder in ("measure", "records") for path in sorted((package / folder).glob("*.py"))]
     return _fingerprint(files)
-
-
-def _source_key(family: Family) -> str:
-    """Return a name that changes with the family's own module, and with what all families share."""
-    shared = [Path(__file__).parent / name for name in _SHARED]
-    return _fingerprint([*shared, Path(inspect.getfile(family.build))])
 
 
 def _fingerprint(files: Sequence[Path]) -> str:

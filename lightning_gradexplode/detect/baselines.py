@@ -93,6 +93,16 @@ class Baselines(Stateful):
             self._is_self_reinforcing = True
         self.loss.update(loss, rise, self.weights.moved)
 
+    def slope(self, record: StepRecord) -> float:
+        """Return the change of the loss if the weights change by their own norm, in units of the loss at the start.
+
+        It is that to first order, along the gradient. NaN if the gradient or the loss is not known.
+        """
+        norm, weights = record.grad_norm, self.weights.norm or record.weight_norm_before
+        if norm is None or record.loss is None or not weights:
+            return math.nan
+        return norm * weights / self.loss.unit
+
     @property
     def _has_scale(self) -> bool:
         """Whether rises can be measured in units of the loss at the start, or the weights have moved."""

@@ -30,10 +30,15 @@ def profile(*norms: float, **more: Any) -> ModuleGradients:
     return ModuleGradients(modules=names, output_norm=outputs, input_norm=inputs, **fields)
 
 
+def steps(modules: ModuleGradients, loss: float = 1.0) -> list[StepRecord]:
+    """Build one step with these error gradients, whose gradient norm times norm of the weights is 100."""
+    return [record(0, loss=loss, grad_norm=10.0, weight_norm=10.0, module_gradients=modules)]
+
+
 def test_growth_over_depth_is_a_warning_that_names_the_steepest_module() -> None:
     """The gradient grows three hundredfold, nearly all of it at one layer."""
-    (finding,) = findings_of(BackwardGain(), [record(4, module_gradients=profile(300.0, 280.0, 270.0, 1.1, 1.0, 1.0))])
-    assert (finding.sign, finding.step, finding.severity) == ("backward-gain", 4, Severity.WARNING)
+    (finding,) = findings_of(BackwardGain(), steps(profile(300.0, 280.0, 270.0, 1.1, 1.0, 1.0)))
+    assert (finding.sign, finding.step, finding.severity) == ("backward-gain", 0, Severity.WARNING)
     assert finding.where == "layer3"
     assert finding.value == pytest.approx(300.0)
     assert "25% of the elements" in finding.message
@@ -43,7 +48,7 @@ def test_growth_from_time_step_to_time_step_is_a_warning() -> None:
     """The recurrent module is named, and the message has its matrix relative to the bound."""
     times, values, calls = np.array([math.nan, 1.5]), np.array([math.nan, 2.5]), np.array([1.0, 30.0])
     modules = profile(1.0, 1.0, growth_in_time=times, singular_value=values, calls=calls)
-    (finding,) = findings_of(BackwardGain(), [record(0, module_gradients=modules)])
+    (finding,) = findings_of(BackwardGain(), steps(modules))
     assert finding.where == "layer1"
     assert finding.value == pytest.approx(1.5)
     assert "2.5 times Pascanu's bound" in finding.message
@@ -52,9 +57,7 @@ def test_growth_from_time_step_to_time_step_is_a_warning() -> None:
 def test_a_recurrent_layer_is_judged_by_its_gain_over_the_whole_sequence() -> None:
     """One call of it contains all time steps: the gradient at its inputs is five hundred times that at its outputs."""
     times, gain = np.array([math.nan, 1.2]), np.array([math.nan, 500.0])
-    (finding,) = findings_of(
-        BackwardGain(), [record(0, module_gradients=profile(1.0, 1.0, growth_in_time=times, gain=gain))]
-    )
+    (finding,) = findings_of(BackwardGain(), steps(profile(1.0, 1.0, growth_in_time=times, gain=gain)))
     assert "grows 1.2 times at each time step" in finding.message
 
 
@@ -75,7 +78,23 @@ def test_a_recurrent_layer_is_judged_by_its_gain_over_the_whole_sequence() -> No
 )
 def test_ordinary_profiles_are_no_sign(modules: ModuleGradients) -> None:
     """Nor is a matrix above the bound by itself, which is necessary and not sufficient."""
-    assert findings_of(BackwardGain(), [record(0, module_gradients=modules)]) == []
+    assert findings_of(BackwardGain(), steps(modules)) == []
+
+
+@pytest.mark.parametrize(
+    ("loss", "found"), [(1.0, 1), (1.1, 0), (math.nan, 1)], ids=["steep loss", "flat loss", "unknown slope"]
+)
+def test_a_gain_is_harmless_while_the_gradients_are_small(loss: float, found: int) -> None:
+    """Weights that change by their own norm change the loss by 100 times its size at the start, or by less."""
+    assert len(findings_of(BackwardGain(), steps(profile(300.0, 280.0, 270.0, 1.1, 1.0, 1.0), loss))) == found
+
+
+def test_the_size_of_the_loss_is_that_of_the_start() -> None:
+    """A run that has converged has the same gain, and gradients that are small, but large against its loss."""
+    start = record(0, loss=1.0, grad_norm=1.0, weight_norm=10.0, module_gradients=profile(1.0, 1.0))
+    late = record(1, loss=1e-3, grad_norm=0.1, weight_norm=10.0, module_gradients=profile(300.0, 1.0))
+    assert findings_of(BackwardGain(), [start, late]) == []
+    assert len(findings_of(BackwardGain(), [late])) == 1
 
 
 class Locating(Detector):
@@ -104,9 +123,9 @@ def test_an_explosion_is_said_to_begin_at_the_steepest_module() -> None:
 def test_a_module_that_shares_its_inputs_is_not_said_to_amplify() -> None:
     """The gradient at the inputs of a gate is that of all experts behind the same inputs together."""
     alone = profile(100.0, 1.0, 1.0, 1.0)
-    assert findings_of(BackwardGain(total=1000.0), [record(0, module_gradients=alone)])
+    assert findings_of(BackwardGain(total=1000.0), steps(alone))
     shared = replace(alone, input_norm=np.array([math.nan, 100.0, 100.0, 1.0]))
-    assert not findings_of(BackwardGain(total=1000.0), [record(0, module_gradients=shared)])
+    assert not findings_of(BackwardGain(total=1000.0), steps(shared))
 
 
 def test_the_start_of_a_residual_branch_is_not_said_to_amplify() -> None:
@@ -122,7 +141,7 @@ def test_the_start_of_a_residual_branch_is_not_said_to_amplify() -> None:
         input_norm=np.array([math.nan, *inputs, 0.024]),
         gain=np.array([math.nan, *inputs, 0.024]) / outputs,
     )
-    assert findings_of(BackwardGain(), [record(0, module_gradients=usual)]) == []
+    assert findings_of(BackwardGain(), steps(usual)) == []
     loud = np.where(np.arange(13) == 1, 100.0, 1.0)  # the first normalization by itself, with nothing beside it
     alone = replace(usual, input_norm=usual.input_norm * loud, gain=usual.gain * loud)
-    assert findings_of(BackwardGain(total=1000.0), [record(0, module_gradients=alone)])
+    assert findings_of(BackwardGain(total=1000.0), steps(alone))
