@@ -245,7 +245,7 @@ class GradientExplosionMonitor(RunResults, Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Log what was measured of the step that was interrupted."""
         if self._run is not None:
-            self._run.aborted()
+            self._run.aborted(exception)
             self._close(trainer)
         self._release_module()
 

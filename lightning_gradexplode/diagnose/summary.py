@@ -32,7 +32,11 @@ def _failure(evidence: Evidence, failed: Finding) -> str:
         word = "infinite" if failed.value in (float("inf"), float("-inf")) else "NaN"
         last = f"; {_when(int(before.step[-1]), step)} it was {before.last:.4g}" if before.last is not None else ""
         start = "; there is no earlier step" if not len(loss.before(step)) else ""
-        text = f"At step {step}{_batch(evidence, step)} the loss is {word}{last or start}."
+        what = f"the loss is {word}"
+        if evidence.raised:
+            what = f"the step raised {evidence.raised.rstrip('.')}, after a value of it was not finite"
+            last = last.replace(" it was ", " the loss was ")
+        text = f"At step {step}{_batch(evidence, step)} {what}{last or start}."
     else:
         now = loss.at(step)
         value = f" while the loss is {now:.4g}" if now is not None else ""

@@ -63,6 +63,7 @@ class EvidenceCollector:
         replays: The steps that are computed again.
         graphs: Facts from the graphs of losses.
         shared: The evidence that several processes share.
+        raised: The exception that the latest step has raised because of its values, empty for none.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class EvidenceCollector:
         self.weights_are_finite = True
         self._update_is_harmless = self._is_left_out = False
         self._update_fault: UpdateFault | None = None
+        self.raised = ""
         self._published: Diagnosis | None = None
         self.shared = SharedEvidence(self._batch, self.replays, self.graphs, arguments.diagnose)
 
@@ -148,6 +150,7 @@ class EvidenceCollector:
         findings: Sequence[Finding],
         onset: int | None,
         before_update: bool,
+        replay: Replay | None = None,
     ) -> None:
         """Collect the evidence of a step with findings that are new to their incident.
 
@@ -157,6 +160,7 @@ class EvidenceCollector:
             findings: The new findings.
             onset: The step at which the incident began, None outside of an incident.
             before_update: Whether the optimizer has not stepped yet.
+            replay: The step as it was computed again, if it was.
         """
         serious = [finding for finding in findings if finding.severity >= Severity.WARNING]
         if not serious or onset is None:
@@ -182,7 +186,10 @@ class EvidenceCollector:
             return
         if not self._batch.is_shared and (self._batch.facts is None or (critical and not was_critical) or nonfinite):
             self._batch.collect(record.step, inputs, was_critical)
-        if critical and self.replays.is_due:
+        if replay is not None:
+            self.replays.replay = replace(replay, step=record.step)
+            self._use_order()
+        elif critical and self.replays.is_due:
             self._compute_again(record, inputs, before_update)
 
     def _find_update_fault(self, inputs: StepInputs | None, before_update: bool) -> UpdateFault | None:
@@ -253,6 +260,7 @@ class EvidenceCollector:
             own_functions=self.graphs.own_functions,
             summed=self.graphs.summed,
             compares_layer=self.graphs.compares_layer,
+            raised=self.raised,
             loss_factor=self._loop.loss_factor,
             moves_weights=bool(self._loop.moves_weights),
             first_changes=tuple(self._window.first_changes),

@@ -193,9 +193,7 @@ class LeftOutSteps:
         found = [one for sign in signs for one in state.detectors.look_again(record, sign)]
         state.log_failures()
         new = run.keep_findings(record.step, found)
-        run.evidence.add(record, inputs, new, run.log.incidents.began, before_update=True)
-        if replay is not None and new:
-            run.evidence.replays.replay = replace(replay, step=record.step)
+        run.evidence.add(record, inputs, new, run.log.incidents.began, before_update=True, replay=replay)
         if any(one.severity >= Severity.WARNING for one in new):
             run.reporter.explain()
 

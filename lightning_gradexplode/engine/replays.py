@@ -177,20 +177,21 @@ class IncidentReplays:
             **settings,
         )
 
-    def look(self, inputs: StepInputs) -> Replay | None:
+    def look(self, inputs: StepInputs, has_raised: bool = False) -> Replay | None:
         """Compute a step of which no loss is known again, if a later incident can be computed again nevertheless.
 
         Args:
             inputs: Its inputs.
+            has_raised: Whether it has raised an exception, so that no later incident follows.
 
         Returns:
             The replay; None if the step has tested no value that is NaN or infinite.
         """
-        loop = self._loop
-        if not self.is_on or not loop.can_replay or self._count >= MOST_REPLAYS - 1:
+        most = MOST_REPLAYS if has_raised else MOST_REPLAYS - 1
+        if not self.is_on or not self._loop.can_replay or self._count >= most:
             return None
         self._count += 1
-        replay = _replayed(self._again(inputs, loss_scale=1.0), "tested value", None)
+        replay = _replayed(self._again(inputs, loss_scale=1.0), "exception" if has_raised else "tested value", None)
         return replay if replay.status == "reproduced" else None
 
     def _run_experiments(

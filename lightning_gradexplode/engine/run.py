@@ -6,10 +6,14 @@ The methods that a training loop calls in each batch are in `engine/batches.py`.
 from __future__ import annotations
 
 import math
+from bdb import BdbQuit
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from lightning_gradexplode.arguments import Arguments
+from lightning_gradexplode.detect import NonFiniteLoss
+from lightning_gradexplode.diagnose.replay import is_out_of_memory
 from lightning_gradexplode.engine.batches import Batches
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.conflicts import conflicts
@@ -22,9 +26,9 @@ from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.hosts.guarded import GuardedLoop
 from lightning_gradexplode.loggers.console import log_to_terminal
 from lightning_gradexplode.measure.recording import RecordedCalls
-from lightning_gradexplode.records import StepRecord
+from lightning_gradexplode.records import Replay, StepRecord
 from lightning_gradexplode.records.log import logger
-from lightning_gradexplode.records.text import describe
+from lightning_gradexplode.records.text import describe, first_line
 from lightning_gradexplode.respond import ExplosionError
 
 
@@ -97,14 +101,17 @@ class TrainingRun(Batches):
         return found_any
 
     @never_fatal
-    def aborted(self) -> None:
+    def aborted(self, error: BaseException) -> None:
         """Log what was measured of a step that an exception has interrupted.
 
         The other processes may not have an exception, so that nothing is exchanged with them here. Of a step whose
         numbers were deferred, those are kept that were exchanged when it began and have arrived.
+
+        Args:
+            error: The exception.
         """
         try:
-            self._finish_interrupted()
+            self._finish_interrupted(error)
         except ExplosionError:
             raise
         except Exception as error:  # such as one of the device, which may be what ends the run
@@ -116,7 +123,7 @@ class TrainingRun(Batches):
         run.reporter.publish(run.responses.attempts)
         run.reporter.write_steps(run.evidence.evidence(run.responses.attempts), self.diagnosis())
 
-    def _finish_interrupted(self) -> None:
+    def _finish_interrupted(self, error: BaseException) -> None:
         is_alone = self._run.exchange.world.size == 1
         if is_alone:
             self._deferred_reading.read()
@@ -134,14 +141,15 @@ class TrainingRun(Batches):
                     self._deferred_reading.act(step)
             self._after.freeze([step for step in steps if step.phase is not Phase.COLLECTING])
             if not steps:
-                self._record_interrupted()
+                self._record_interrupted(error)
         else:
             self._deferred_reading.keep_arrived(steps)
 
-    def _record_interrupted(self) -> None:
-        """Detect a loss or gradients that are not finite, and after which an exception was raised before the step.
+    def _record_interrupted(self, error: BaseException) -> None:
+        """Detect values that are not finite, and after which an exception was raised before the step.
 
-        Such as that of anomaly detection, or of the user's own check.
+        Such as that of anomaly detection, of the user's own check of the loss, or of a distribution that checks its
+        parameters in the forward pass.
         """
         run, lost = self._run, self._left_out.take_lost(are_over=True)
         for state in run.optimizers.states:
@@ -151,16 +159,34 @@ class TrainingRun(Batches):
         loss, inputs = run.window.unused_loss, None
         if lost:
             loss, inputs = float(lost[-1].value), lost[-1].inputs
+        raised, replay = "", None
+        if loss is None and self._in_batch and not self._has_loss and _may_be_of_values(error):
+            inputs = run.evidence.inputs
+            is_known = inputs is None or run.log.incidents.is_critical
+            replay = None if is_known or inputs is None else run.evidence.replays.look(inputs, has_raised=True)
+            loss, raised = None if replay is None else math.nan, first_line(error)
         if loss is None or math.isfinite(loss) or self._loop.loss_scale()[0] is not None:
             return
         number, place = self._loop.step, self._measurement.batch_idx
         record = StepRecord(number, place, loss=loss, epoch=self._loop.epoch, update_taken=False)
-        self._add_interrupted(run.optimizers.states[0], record, inputs or run.evidence.inputs_of_step())
+        inputs = inputs or run.evidence.inputs_of_step()
+        self._add_interrupted(run.optimizers.states[0], record, inputs, raised, replay)
 
-    def _add_interrupted(self, state: OptimizerState, record: StepRecord, inputs: StepInputs | None) -> None:
-        run = self._run
-        new = run.keep_findings(record.step, state.detectors.begin(record))
-        run.evidence.add(record, inputs, new, run.log.incidents.began, before_update=True)
+    def _add_interrupted(
+        self,
+        state: OptimizerState,
+        record: StepRecord,
+        inputs: StepInputs | None,
+        raised: str = "",
+        replay: Replay | None = None,
+    ) -> None:
+        run, found = self._run, state.detectors.begin(record)
+        if raised:
+            message = f"a value of the step is not finite, and the step raised {raised}"
+            found = [replace(one, message=message) if one.sign == NonFiniteLoss.sign else one for one in found]
+        new = run.keep_findings(record.step, found)
+        run.evidence.raised = raised
+        run.evidence.add(record, inputs, new, run.log.incidents.began, before_update=True, replay=replay)
         state.recorder.add(record)
 
     # The end.
@@ -173,3 +199,8 @@ class TrainingRun(Batches):
         """Return the state that later decisions depend on, in plain values, with a version."""
         self._after.evaluate_held()
         return self._run.state_dict()
+
+
+def _may_be_of_values(error: BaseException) -> bool:
+    """Return whether values that are not finite may have caused an exception."""
+    return isinstance(error, Exception) and not isinstance(error, BdbQuit) and not is_out_of_memory(error)

@@ -202,7 +202,7 @@ class GradientWatch(StepEventsResults):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if error is not None and self._events is not None:
-            self._events.aborted()
+            self._events.aborted(error)
         self.close()
 
     # State.

@@ -42,7 +42,7 @@ class LoopRun(ABC):
     """
 
     def __init__(
-        self, arguments: Arguments, loop: TorchLoop, state: Mapping[str, Any], at_error: Callable[[], None]
+        self, arguments: Arguments, loop: TorchLoop, state: Mapping[str, Any], at_error: Callable[[BaseException], None]
     ) -> None:
         self.run: TrainingRun | None = None
         self._arguments = arguments
@@ -100,10 +100,10 @@ class LoopRun(ABC):
             self._warned.add(message)
             logger.warning("gradexplode: %s", message)
 
-    def aborted(self) -> None:
+    def aborted(self, error: BaseException) -> None:
         """Record what is known of a step that an exception has interrupted."""
         if self.run is not None:
-            self.run.aborted()
+            self.run.aborted(error)
 
     def close(self) -> None:
         """End the run, and remove all hooks; the results stay."""
@@ -131,8 +131,8 @@ class LoopRun(ABC):
             return
         try:
             call(*arguments)
-        except ExplosionError:
-            self._at_error()
+        except ExplosionError as error:
+            self._at_error(error)
             raise
         except Exception:
             self._fail()
@@ -180,6 +180,6 @@ def _monitors_of(optimizer: Optimizer) -> list[LoopRun]:
 
 def _process_ends(loop_run: weakref.ref[LoopRun]) -> None:
     """Write the recorded steps of a run that was not closed, if an exception ends the process."""
-    one = loop_run()
-    if one is not None and hasattr(sys, "last_value"):
-        one.aborted()
+    one, error = loop_run(), getattr(sys, "last_value", None)
+    if one is not None and error is not None:
+        one.aborted(error)

@@ -45,7 +45,7 @@ class StepEvents(LoopRun):
         arguments: Arguments,
         loop: TorchLoop,
         state: Mapping[str, Any],
-        at_error: Callable[[], None] = lambda: None,
+        at_error: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
         self._batch_idx = -1
         self._marks_batches = self._in_batch = False
@@ -119,11 +119,11 @@ class StepEvents(LoopRun):
 
         self._backward.expect(tensors, loss_with_graph)
 
-    def aborted(self) -> None:
+    def aborted(self, error: BaseException) -> None:
         """Record what is known of a step that an exception has interrupted, also within its backward pass."""
         if self._backward.is_running:
             self._guarded(self._add_losses)
-        super().aborted()
+        super().aborted(error)
 
     def steps_are_over(self) -> None:
         """Record the steps of this batch that a gradient scaler has left out, and end the batch."""

@@ -133,9 +133,9 @@ class GradientExplosionTrainerCallback(StepEventsResults, TrainerCallback):  # t
             state.stateful_callbacks[STATE] = to_plain(self._run.state_dict())
         return control
 
-    def _abort(self) -> None:
+    def _abort(self, error: BaseException) -> None:
         if self._events is not None:
-            self._events.aborted()
+            self._events.aborted(error)
         self._close()
 
     def _close(self) -> None:

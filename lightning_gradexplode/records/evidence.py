@@ -92,6 +92,8 @@ class Evidence:
             backward pass after which it changes them; none if that is not known.
         summed: Number of elements that the first loss is the sum of, None if it is none.
         compares_layer: Whether the first loss is made of the difference of a layer's result and data alone.
+        raised: The exception that the step has raised after a value of it was not finite, before it had a loss; empty
+            without one.
     """
 
     step: int
@@ -120,3 +122,4 @@ class Evidence:
     first_changes: tuple[float, ...] = ()
     summed: int | None = None
     compares_layer: bool = False
+    raised: str = ""

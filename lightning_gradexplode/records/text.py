@@ -58,6 +58,16 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__
 
 
+def first_line(error: BaseException) -> str:
+    """Return class and first line of an exception's text, at most 100 characters of it."""
+    try:
+        line = plain_text(str(error)).strip().partition("\n")[0]
+    except Exception:
+        line = ""
+    text = line if len(line) <= 100 else f"{line[:100].rstrip()}…"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def few(names: Sequence[str]) -> str:
     """Return the first three names, and the number of the others."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

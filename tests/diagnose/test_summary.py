@@ -49,6 +49,13 @@ def test_the_loss_before_is_that_of_the_step_that_is_named() -> None:
     assert f"; at step 4 it was {whole.values['loss'][4]:.4g}." in diagnose(failed(9, history=(sparse,))).what
 
 
+def test_an_exception_is_named_where_the_step_has_no_loss() -> None:
+    """A distribution has refused NaN parameters, so that there is no loss that could be NaN."""
+    text = what_happened(replace(failed(9), raised="ValueError: found invalid values"))
+    assert "At step 9 the step raised ValueError: found invalid values, after a value of it was not finite; " in text
+    assert "the loss is NaN" not in text
+
+
 def test_no_growth_is_stated_of_what_was_not_logged() -> None:
     """From a log of the loss and the gradient norm alone, nothing is reported about the weights."""
     quantities = {name: calm(10)[name] for name in ("loss", "grad_norm")}

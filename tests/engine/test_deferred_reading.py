@@ -78,7 +78,7 @@ def interrupted(steps: int, spoiled: int | None = None, **arguments: Any) -> tup
     run = TrainingRun(checked, loop, {})
     loop.train(run, batches, close=False)
     loop.mirror.has_ended = True
-    run.aborted()
+    run.aborted(KeyboardInterrupt())
     run.close()
     return run, regression
 

@@ -150,7 +150,7 @@ def test_calls_in_any_order_leave_the_training_as_it_is(
     run = TrainingRun(Arguments.checked(report=False, diagnose=False, log_every_n_steps=1), watched.loop, {})
     watched.play(events, run)
     if is_aborted:
-        run.aborted()
+        run.aborted(KeyboardInterrupt())
     run.flush()
     for name, values in histories(run.state_dict()).items():
         assert all(map(math.isfinite, values)), name

@@ -119,9 +119,9 @@ def test_a_response_may_raise() -> None:
     batches[2][:] = float("nan")
     twin.loop.train(TrainingRun(Arguments.checked(report=False), twin.loop, {}), batches[:2])
     run = TrainingRun(Arguments.checked(report=False, on_explosion="raise"), regression.loop, {})
-    with pytest.raises(ExplosionError):
+    with pytest.raises(ExplosionError) as raised:
         regression.loop.train(run, batches)
-    run.aborted()
+    run.aborted(raised.value)
     run.close()
     assert same(regression.network, twin.network)
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from bdb import BdbQuit
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lightning_gradexplode import GradientExplosionMonitor
+from lightning_gradexplode import GradientExplosionMonitor, GradientWatch
 from lightning_gradexplode.measure import reading
 from tests.runs.models import Batch, Regression
 from tests.runs.probe import QUIET
@@ -130,6 +131,99 @@ def test_a_finite_loss_whose_backward_pass_raises_is_no_finding(tmp_path: Path) 
     with pytest.raises(ValueError, match="own"):
         pl.Trainer(**QUIET, logger=False, callbacks=[monitor]).fit(Raises())
     assert monitor.findings == []
+
+
+def likelihood(outputs: Tensor, values: Tensor) -> Any:
+    """Return the logarithm of a normal density, which raises an exception for outputs that are NaN."""
+    return torch.distributions.Normal(outputs, 1.0).log_prob(values)  # type: ignore[no-untyped-call]
+
+
+class Raises(Regression):
+    """Raises an exception in the forward pass of a batch with NaN.
+
+    Args:
+        how: What raises it: a distribution, a decomposition, or a check of the module's own.
+    """
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.steps = how, 0
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Any:
+        """Compute a loss with something that raises."""
+        self.steps += 1
+        outputs = self.layers(batch[0])
+        if self.how == "distribution":
+            return -likelihood(outputs, batch[1]).mean()
+        if self.how == "decomposition":
+            return torch.linalg.cholesky(outputs.T @ outputs + torch.eye(1)).sum()
+        if self.how == "sampling":
+            return (torch.multinomial(outputs.softmax(0).T, 1) * outputs).mean()
+        if self.how == "shapes" and batch_idx == LAST:
+            return outputs @ outputs
+        loss = (outputs - batch[1]).square().mean()
+        if self.how == "check":
+            assert not loss.isnan(), "the loss is NaN"
+        if self.how == "debugger" and loss.isnan():
+            raise BdbQuit
+        return loss
+
+
+@pytest.mark.parametrize("how", ["distribution", "decomposition", "sampling", "check"])
+def test_values_that_raise_in_the_forward_pass_are_diagnosed(how: str, tmp_path: Path) -> None:
+    """The step has no loss: computed again, it shows the value that was tested, and where that comes from."""
+    monitor, module = GradientExplosionMonitor(report=tmp_path), Raises(how)
+    with pytest.raises((ValueError, RuntimeError, AssertionError)) as raised:
+        pl.Trainer(**QUIET, logger=False, callbacks=[monitor]).fit(poisoned(module))
+    assert [(one.step, one.sign, one.severity.name) for one in monitor.findings] == [
+        (LAST, "nonfinite-loss", "CRITICAL")
+    ]
+    diagnosis = monitor.diagnosis()
+    assert diagnosis is not None
+    assert (diagnosis.causes[0].kind, diagnosis.causes[0].where) == ("nonfinite-input", "batch[0], row 1")
+    assert type(raised.value).__name__ in diagnosis.what
+    assert not any("on_explosion" in one for one in diagnosis.remedies), "an exception cannot be skipped"
+    assert module.steps == LAST + 1, "the copy counts its own steps"
+    with np.load(tmp_path / "steps.npz") as recorded:
+        assert recorded["step"].tolist() == list(range(LAST + 1))
+
+
+@pytest.mark.parametrize("how", ["shapes", "debugger"])
+def test_other_exceptions_in_the_forward_pass_are_no_finding(how: str) -> None:
+    """A wrong shape among finite values says nothing of them; the end of a debugger computes nothing again."""
+    monitor, module = GradientExplosionMonitor(report=False), Raises(how)
+    data = module if how == "shapes" else poisoned(module)
+    with pytest.raises((RuntimeError, BdbQuit)):
+        pl.Trainer(**QUIET, logger=False, callbacks=[monitor]).fit(data)
+    assert monitor.findings == []
+    assert monitor.diagnosis() is None
+
+
+def test_values_that_raise_in_a_plain_loop_are_diagnosed() -> None:
+    """With the function that computes a step, and the batch marked before its forward pass."""
+    model, batches = torch.nn.Linear(3, 1), [torch.ones(4, 3) for _ in range(LAST + 1)]
+    batches[LAST][2, 1] = torch.nan
+
+    def step(network: Any, batch: Tensor) -> Any:
+        return -likelihood(network(batch), torch.zeros(4, 1)).mean()
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    watch = GradientWatch(model, optimizer, step=step, report=False)
+
+    def train() -> None:
+        for batch in batches:
+            watch.batch(batch)
+            optimizer.zero_grad()
+            loss = step(model, batch)
+            watch.loss(loss)
+            loss.backward()
+            optimizer.step()
+
+    with pytest.raises(ValueError, match="Expected parameter"), watch:
+        train()
+    diagnosis = watch.diagnosis()
+    assert diagnosis is not None
+    assert (diagnosis.step, diagnosis.causes[0].kind, diagnosis.where) == (LAST, "nonfinite-input", "batch, row 2")
 
 
 def test_an_error_of_the_device_leaves_the_recording(

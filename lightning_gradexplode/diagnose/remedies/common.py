@@ -32,9 +32,12 @@ def responses(evidence: Evidence) -> set[str]:
 def skip(evidence: Evidence) -> list[str]:
     """Return the advice to skip the updates of bad batches, unless that is set already or cannot help.
 
-    It cannot help if no update is affected, as when a gradient scaler leaves it out, or if an update with a finite
-    gradient made the weights non-finite.
+    If a batch makes the step raise an exception, the batch has to be left out. Skipping cannot help if no update is
+    affected, as when a gradient scaler leaves it out, or if an update with a finite gradient made the weights
+    non-finite.
     """
+    if evidence.raised:
+        return ["leave out such a batch before its forward pass, which raises an exception for it"]
     lost = first_nonfinite(evidence)
     was_taken = lost is not None and curve(evidence, "update_taken").at(lost.step) == 1.0
     is_of_scaler = lost is not None and evidence.run.scaler == "adaptive" and not was_taken

@@ -22,7 +22,7 @@ from lightning_gradexplode.diagnose.replay.experiments.experiments import line_s
 from lightning_gradexplode.diagnose.replay.kept_weights import checksums, keep_weights
 from lightning_gradexplode.diagnose.replay.random_state import RandomState
 from lightning_gradexplode.diagnose.replay.replay import Failed, replay_step
-from lightning_gradexplode.diagnose.replay.step import ReplayStep
+from lightning_gradexplode.diagnose.replay.step import ReplayStep, is_out_of_memory
 
 __all__ = [
     "AttributeState",
@@ -32,6 +32,7 @@ __all__ = [
     "RandomState",
     "ReplayStep",
     "checksums",
+    "is_out_of_memory",
     "keep_weights",
     "line_search",
     "replay_step",

@@ -29,7 +29,7 @@ STEPS, SECONDS = 15.0, 1.0
 TOLERANCE = 1e-3
 """Relative difference up to which the loss of the replay counts as that of the run."""
 
-Failed = Literal["loss", "gradient", "gradient, maybe loss", "tested value"]
+Failed = Literal["loss", "gradient", "gradient, maybe loss", "tested value", "exception"]
 
 
 def replay_step(
@@ -45,7 +45,7 @@ def replay_step(
         step: The step.
         failed: What was not finite in the run: the loss, a gradient while the loss was finite, or a gradient while the
             loss is not known, as in manual optimization; or a value that the step has tested and then returned no
-            loss; None if all was finite.
+            loss, or raised an exception; None if all was finite.
         expected_loss: The loss of the run, as `ReplayStep.run_step` returns it; None if it is not known.
         seconds_spent: Part of the time limit that an earlier attempt took.
     """
@@ -103,9 +103,10 @@ def _record(
     exact = copy.has_run_weights or [True] * len(outcome.losses)
     bad_losses = [one for one, counts in zip(outcome.losses, exact, strict=True) if counts and not all_finite(one)]
     bad_gradients = list(copy.gradients.nonfinite.values())
-    if failed == "tested value":
+    if failed in ("tested value", "exception"):
+        is_tested = outcome.has_raised and observer.has_just_tested if failed == "exception" else not outcome.losses
         failed = "loss"
-        bad_losses = [] if outcome.losses or observer.tested is None else [observer.tested]
+        bad_losses = [observer.tested] if is_tested and observer.tested is not None else []
     reached: Failed | None = "loss" if bad_losses else "gradient" if bad_gradients else None
     event, source = _beginning(observer, bad_losses[:1] or bad_gradients)
     if failed == "gradient, maybe loss":

@@ -22,6 +22,7 @@ from lightning_gradexplode.diagnose.replay.copies.stand_ins import ReplayStopped
 from lightning_gradexplode.diagnose.replay.observation.guard import Guard
 from lightning_gradexplode.diagnose.replay.observation.private_arrays import PrivateArrays
 from lightning_gradexplode.diagnose.replay.random_state import RandomState, random_state
+from lightning_gradexplode.records.text import first_line
 
 _NO_MEMORY = ("out of memory", "allocate memory")
 """Parts of torch's error messages when memory is exhausted, on accelerators and on processors."""
@@ -106,11 +107,13 @@ class Outcome:
         losses: The loss of each backward pass, else the loss that the step returned.
         returned: The loss that the step returned.
         stopped: Why the step ended early; empty if it did not.
+        has_raised: Whether the step itself ended it, by an exception.
     """
 
     losses: tuple[Tensor, ...]
     returned: Tensor | None
     stopped: str = ""
+    has_raised: bool = False
 
     @property
     def values(self) -> tuple[float, ...]:
@@ -139,7 +142,7 @@ def compute(
     """
     copy.stop_at_loss = not backward
     returned: Tensor | None = None
-    stopped = ""
+    stopped, has_raised = "", False
     batch = step.fresh_batch() if batch is None else batch
     with _untouched(step):
         try:
@@ -154,17 +157,21 @@ def compute(
         except ReplayStopped as stop:
             stopped = stop.reason
         except Exception as error:
-            stopped = failure(error)
+            stopped, has_raised = failure(error), True
     losses = tuple(copy.losses) or (() if returned is None else (returned.detach(),))
-    return Outcome(losses, None if returned is None else returned.detach(), stopped)
+    return Outcome(losses, None if returned is None else returned.detach(), stopped, has_raised)
 
 
 def failure(error: Exception) -> str:
     """Return why a step could not be computed, for an exception that it raised."""
-    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+    if is_out_of_memory(error):
         return "there is not enough memory to compute the step again"
-    text = str(error).strip().splitlines()
-    return f"computing the step again raised {type(error).__name__}: {text[0][:200] if text else ''}"
+    return f"computing the step again raised {first_line(error)}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception was raised for lack of memory."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
 def deadline_of(step: ReplayStep, steps: float, seconds: float) -> float:

@@ -84,6 +84,12 @@ def test_an_update_that_a_scaler_leaves_out_needs_no_response(taken: float, help
         assert bool(remedies.skip(evidence)) is expected
 
 
+def test_a_batch_that_makes_the_step_raise_is_left_out_by_the_loop() -> None:
+    """There is no update that a response could skip."""
+    (advice,) = remedies.skip(replace(failed(5), raised="ValueError"))
+    assert "before its forward pass" in advice
+
+
 @pytest.mark.parametrize(("sign", "helps"), [("nonfinite-weight", False), ("nonfinite-gradient", True)])
 def test_no_update_is_skipped_whose_gradient_is_finite(sign: str, helps: bool) -> None:
     """Where the update itself has lost the weights, nothing shows it beforehand."""

@@ -52,6 +52,9 @@ _FILLS = {*FILLS, "full", "full_like", "new_full", "scalar_tensor", "tril", "tri
 GROWN = 1e8
 """Absolute value of a finite result above which later operations may overflow."""
 
+JUST = 20
+"""Number of operations between a test of a value and the exception that it leads to, such as those of its message."""
+
 _EXPONENTIALS = {"cosh", "exp", "exp2", "expm1", "sinh", "special_exp2"}
 
 _LOSSES = {
@@ -68,6 +71,9 @@ _LOSSES = {
     "soft_margin_loss",
 }
 """Operations that are recorded as loss functions."""
+
+_DECOMPOSITIONS = ("linalg_", "_linalg_")
+"""How the names of operations begin for which torch raises an exception after the operation, if it has failed."""
 
 _UNINITIALIZED = {"empty", "empty_like", "empty_permuted", "empty_strided", "new_empty", "new_empty_strided", "resize"}
 """Operations whose result holds whatever was in memory."""
@@ -89,7 +95,8 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
         origins: Where the values of each non-finite tensor come from.
         loss_terms: The loss functions of the forward pass.
         half_precision: Whether an operation computed in half precision.
-        tested: The last tensor that is not finite, by no intention, and that the forward pass has compared or read.
+        tested: The last tensor that is not finite, by no intention, and that the forward pass has compared, read, or
+            passed to an operation that raised an exception.
         grown: The first exponential function of the forward pass whose finite result is beyond 1e8.
     """
 
@@ -100,6 +107,7 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
         self.loss_terms: list[LossTerm] = []
         self.half_precision = False
         self.tested: Tensor | None = None
+        self._tested_at = 0
         self.grown: Operation | None = None
         self._batch_shape = batch_shape
         self._rows = BatchRows(batch)
@@ -113,7 +121,11 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
         if is_view(func):
             return func(*args, **kwargs)
         overwritten = {id(one): _kept(one) for one in written(func, args, kwargs)}
-        result = func(*args, **kwargs)
+        try:
+            result = func(*args, **kwargs)
+        except Exception:
+            self._record_tested(read(func, args, kwargs))  # such as a decomposition, which refuses a matrix with NaN
+            raise
         name = name_of(func)
         if name in _UNINITIALIZED:
             return result
@@ -127,7 +139,7 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
         bad = [one for one in outputs if not finite[id(one)]]
         if node is None and self.grown is None and not bad and name.rstrip("_") in _EXPONENTIALS:
             self._record_growth(name, [overwritten.get(id(one), one) for one in read(func, args, kwargs)], outputs[0])
-        if node is None and not outputs:
+        if node is None and (not outputs or name.startswith(_DECOMPOSITIONS)):
             self._record_tested(read(func, args, kwargs))
         if bad:
             inputs = [Input(overwritten.get(id(one), one), self.origins.of(one)) for one in read(func, args, kwargs)]
@@ -183,7 +195,12 @@ class Observer(Guard):  # type: ignore[no-untyped-call]
         for one in inputs:
             event = self.origins.of(one).event
             if one.is_floating_point() and not (event is not None and event.is_fill) and not all_finite(one):
-                self.tested = one
+                self.tested, self._tested_at = one, self.operations
+
+    @property
+    def has_just_tested(self) -> bool:
+        """Whether `tested` was compared or read by one of the last operations."""
+        return self.tested is not None and self.operations - self._tested_at < JUST
 
     def _record_growth(self, name: str, inputs: list[Tensor], output: Tensor) -> None:
         """Record an exponential function whose result is large."""
