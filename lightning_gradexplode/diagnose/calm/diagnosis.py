@@ -26,6 +26,7 @@ from lightning_gradexplode.diagnose.causes.objective import (
     falls_ever_faster,
     negative_term,
 )
+from lightning_gradexplode.diagnose.causes.outliers import far_off_batch
 from lightning_gradexplode.diagnose.causes.targets import target_out_of_range
 from lightning_gradexplode.diagnose.causes.unscaled_data import unscaled_data
 from lightning_gradexplode.diagnose.causes.update_sizes import forgotten_each_epoch
@@ -91,6 +92,13 @@ def _data_too_large(evidence: Evidence) -> Iterator[Cause]:
         cause = unscaled_data(replace(evidence, step=evidence.run.first_step))
         if cause is not None and cause.confidence >= 0.9:  # a scale of at least a thousand; many runs learn with less
             yield cause
+
+
+def _few_batches_ruin(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if the losses of a few batches are enormous, and the others have not been learned meanwhile."""
+    cause = far_off_batch(evidence) if learned(evidence) > LEARNED else None
+    if cause is not None:
+        yield cause
 
 
 def _is_far_above_targets(evidence: Evidence) -> bool:
@@ -165,6 +173,7 @@ _RULES = (
     weights_too_large,
     weights_without_gradient,
     _data_too_large,
+    _few_batches_ruin,
     updates_are_rounded_away,
     _critic_grows,
     falls_ever_faster,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import (
     inputs,
@@ -15,6 +17,7 @@ from lightning_gradexplode.diagnose.batch import (
 )
 from lightning_gradexplode.diagnose.causes.operation_evidence import follows_divergence
 from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, is_critical, loss_curve, signs
+from lightning_gradexplode.diagnose.learning import ENOUGH
 from lightning_gradexplode.diagnose.trends import abrupt_step, trend
 from lightning_gradexplode.records import BatchFacts, Cause, Evidence, FieldFacts
 
@@ -23,6 +26,9 @@ FAR_OUTSIDE = 10.0
 
 FAR_FROM_OTHERS = 100.0
 """Multiple of the size of the other rows from which a row is far outside of them, even if earlier batches have such."""
+
+FAR_ABOVE = 1e4
+"""Multiple of the usual loss of the run from which the loss of a batch is far above it."""
 
 FAINT = 0.3
 """Confidence of a cause that is listed but not reported as the cause."""
@@ -96,6 +102,48 @@ def _outlier_remedies(evidence: Evidence, field: FieldFacts | None, where: str |
         limit += f"; the running averages of {averages} include it even if its update is clipped or skipped"
     huber = "use a loss that grows linearly for outliers: `F.huber_loss(prediction, target)`"
     return [*update, limit, huber] if averages is None else [limit, *update, huber]
+
+
+def far_off_batches(evidence: Evidence) -> tuple[int, ...]:
+    """Return the steps of batches whose loss is far above that of the batches before and after them.
+
+    A loss that an update has raised stays up at the next step. One such step may be an accident of the run, and where
+    they are many there is no usual loss: then none is returned.
+    """
+    loss = loss_curve(evidence).finite
+    size = np.abs(loss.value)
+    if len(size) < ENOUGH:
+        return ()
+    around = np.maximum(np.append(0.0, size[:-1]), np.append(size[1:], 0.0))
+    alone = (size >= FAR_ABOVE * np.median(size)) & (size >= FAR_FROM_OTHERS * around)
+    steps = tuple(int(one) for one in loss.step[alone])
+    return steps if 2 <= len(steps) <= len(size) / 4 else ()
+
+
+def far_off_batch(evidence: Evidence) -> Cause | None:
+    """Return the cause if the loss of some batches is far above that of the others each time, and the next is not."""
+    steps = far_off_batches(evidence)
+    if not steps:
+        return None
+    loss = loss_curve(evidence).finite
+    usual, greatest = float(np.median(np.abs(loss.value))), float(np.abs(loss.value).max())
+    fields = () if evidence.batch is None else evidence.batch.fields
+    far = [one for one in fields if one.std and (size_of(one) or 0.0) >= FAR_FROM_OTHERS * one.std]
+    where = max(far, key=lambda one: (size_of(one) or 0.0) / (one.std or 1.0), default=None)
+    named = ", ".join(str(one) for one in steps[:3])
+    sentences = [
+        f"At {len(steps)} of {len(loss)} steps, such as {named}, the loss is far above its usual {usual:.3g}, up to "
+        f"{greatest:.3g}, and usual again at the next: their batches hold something that the others do not.",
+    ]
+    if where is not None:
+        sentences.append(
+            f"`{place_of(where)}` reaches {size_of(where):.4g}, and has a usual deviation of {where.std:.3g}."
+        )
+    place = None if where is None else place_of(where)
+    rows = f"the rows of `{place}`" if place else "the rows"
+    limit = f"look at {rows} in the batches of steps {named}, and drop or limit such values"
+    huber = "use a loss that grows linearly for outliers: `F.huber_loss(prediction, target)`"
+    return Cause("outlier-batch", place, tuple(sentences), 0.75, (limit, huber, *remedies.clip(evidence)))
 
 
 def outlier_field(batch: BatchFacts | None) -> FieldFacts | None:

@@ -175,6 +175,10 @@ WRONG = {
             ),
         ),
     ),
+    "losses of a few batches that are enormous": (
+        "outlier-batch",
+        evidence(network(0.1), {"loss": [3e8 if step in (9, 31, 77) else 2.0 for step in range(120)]}),
+    ),
     "trained weights and a new optimizer": (
         "optimizer-state",
         replace(

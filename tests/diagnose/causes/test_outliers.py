@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
 from lightning_gradexplode.diagnose import diagnose
-from lightning_gradexplode.diagnose.causes.outliers import outlier_batch
-from lightning_gradexplode.records import ModuleFacts, Severity
+from lightning_gradexplode.diagnose.causes.outliers import far_off_batch, far_off_batches, outlier_batch
+from lightning_gradexplode.records import Evidence, ModuleFacts, Severity
 from tests.diagnose.evidence import NAN, batch, calm, diverged, failed, field, finding, growing, history, labels, run
 
 HUGE = {**growing(), "loss": [3e6 * 10**step for step in range(12)]}
@@ -103,3 +104,40 @@ def test_rows_far_outside_of_the_others_are_borne_where_the_loss_is_ordinary() -
     """Such as counts with a long tail, which a loss of their logarithms takes."""
     tail = field("[1]", greatest=5000.0, usual_greatest=5000.0, outlier_rows=(4,), row_size=2.0)
     assert outlier_batch(failed(20, batch=batch(field(), tail))) is None
+
+
+def of_losses(losses: Sequence[float]) -> Evidence:
+    """Return the evidence of a run with these losses."""
+    return Evidence(0, len(losses), history=(history({**calm(len(losses)), "loss": losses}),))
+
+
+def with_jumps(steps: Sequence[int], rest: float = 1.0) -> list[float]:
+    """Return losses around one that are enormous at some steps, with another level after the first of them."""
+    losses = [1.0 + 0.1 * (-1) ** step for step in range(120)]
+    losses[steps[0] :] = [rest] * (120 - steps[0])
+    return [3e8 if step in steps else one for step, one in enumerate(losses)]
+
+
+def test_batches_whose_loss_is_far_above_the_others_are_named_by_their_steps() -> None:
+    """Also where the others get worse meanwhile; the field that reaches far outside of its deviation is the place."""
+    known = replace(of_losses(with_jumps((9, 31, 77), rest=40.0)), batch=batch(field("x"), field("y", greatest=1e6)))
+    cause = far_off_batch(known)
+    assert cause is not None
+    assert cause.where == 'batch["y"]'
+    assert "At 3 of 120 steps, such as 9, 31, 77" in cause.evidence[0]
+    assert "drop or limit" in cause.remedies[0]
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        with_jumps((40,)),
+        [3e8 if step % 3 == 0 else 1.0 for step in range(120)],
+        [max(3e8 * 0.5 ** (step % 40), 1.0) if step >= 40 else 1.0 for step in range(120)],
+        [1e3 if step % 20 == 7 else 1.0 for step in range(120)],
+    ],
+    ids=["once", "at every third step", "followed by a slow return", "within the usual noise"],
+)
+def test_other_jumps_of_the_loss_are_no_matter_of_the_batches(losses: list[float]) -> None:
+    """What an update has raised stays up at the next steps, and what happens all the time is usual."""
+    assert far_off_batches(of_losses(losses)) == ()
