@@ -12,7 +12,10 @@ from lightning_gradexplode.diagnose.causes.operation_evidence import (
     largest_target,
     line_sentence,
     located,
+    loss_without_slope,
+    names_without_line,
     rows_sentence,
+    without_slope,
 )
 from lightning_gradexplode.diagnose.causes.optimization import disruptive_update, overshoots
 from lightning_gradexplode.diagnose.faults import Fault, fault_of
@@ -28,6 +31,12 @@ from lightning_gradexplode.diagnose.first_update import jump_by_first_update
 from lightning_gradexplode.diagnose.trends import grows_calmly, trend
 from lightning_gradexplode.records import Cause, Evidence, Operation
 
+OVERFLOWING = frozenset({"cosh", "exp", "exp2", "expm1", "sinh"})
+"""Exponential functions without a limit, whose slope overflows as their result does."""
+
+LIMITING = frozenset({"clamp", "div", "masked_fill", "maximum", "minimum", "reciprocal", "where"})
+"""Operations that can have a finite result of an infinite argument."""
+
 LARGE = 1e8
 """Inputs from which an operation other than an exponential function may overflow."""
 
@@ -37,7 +46,7 @@ def forward_overflow(evidence: Evidence) -> Cause | None:
     found = fault(evidence)
     grown = evidence.replay.grown if evidence.replay is not None else None
     if found is None or (grown is not None and not is_exponential(found[0]) and largest_input(found[0]) > LARGE):
-        return None if grown is None else _growth(evidence, grown, found)
+        return _by_elimination(evidence) if grown is None else _growth(evidence, grown, found)
     operation, what = found
     if what.kind != "overflow":
         return None
@@ -67,6 +76,35 @@ def forward_overflow(evidence: Evidence) -> Cause | None:
         tuple(one for one in sentences if one),
         confidence,
         (located(operation, what.remedy), *(remedies.skip(evidence) if course.steps > 5 else ())),
+    )
+
+
+def _by_elimination(evidence: Evidence) -> Cause | None:
+    """Return the cause if the loss is finite and its gradient is not, and only an exponential function can do that.
+
+    What comes after it keeps the loss finite. Its own slope is infinite all the same, and is multiplied by zero.
+    """
+    loss, names = loss_without_slope(evidence), names_without_line(evidence)
+    exponentials = [one for one in names if one in OVERFLOWING]
+    if loss is None or len(exponentials) != 1 or not LIMITING & {*names} or without_slope(names):
+        return None
+    if trend(evidence).has_risen:
+        return None
+    name = exponentials[0]
+    return Cause(
+        "forward-overflow",
+        f"`{name}`",
+        (
+            f"The loss is {loss:.4g} and its gradient is not finite; loss and gradients were ordinary before.",
+            f"`{name}` is the only operation of the loss with an infinite slope: where it overflows, a `clamp`, a "
+            "`torch.where` or a division after it keeps the loss finite, and its gradient is zero times infinity.",
+        ),
+        0.65,
+        (
+            f"limit the argument of `{name}` before it is computed, not its result: `torch.{name}(x.clamp(max=20.0))`; "
+            "of a sigmoid or softplus that is written out, use `torch.sigmoid(x)` or `F.softplus(x)`",
+            *remedies.anomaly_mode(evidence),
+        ),
     )
 
 

@@ -1,11 +1,31 @@
-"""The operation at fault that a replay has found, and sentences about it that several rules share."""
+"""The operation at fault that a replay has found, or that is left by elimination, and sentences about it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lightning_gradexplode.diagnose.batch import is_float, targets
+from lightning_gradexplode.diagnose.curves import first_nonfinite, loss_curve
 from lightning_gradexplode.diagnose.faults import Fault, fault_of
 from lightning_gradexplode.diagnose.trends import Trend
 from lightning_gradexplode.records import Evidence, Operation
+
+STEEP = frozenset(
+    ("acos", "acosh", "asin", "cdist", "float_power", "hypot", "linalg_vector_norm", "norm", "pow", "sqrt", "std")
+)
+"""Operations that have a finite result where their derivative is infinite."""
+
+POLES = frozenset({"div", "log", "log10", "log2", "reciprocal", "rsqrt", "xlogy"})
+"""Operations with poles, where result and derivative are infinite: the loss is finite only without these results."""
+
+LOGARITHMS = frozenset({"log", "log10", "log2", "xlogy"})
+"""Operations with a finite result whose derivative overflows for the smallest positive numbers."""
+
+VANISHING = frozenset({"exp", "exp2", "sigmoid", "softmax", "prod", "cumprod"})
+"""Operations that can compute such small numbers from ordinary ones."""
+
+LEAVING_OUT = frozenset({"where", "masked_fill", "masked_select", "index"})
+"""Operations that exclude elements."""
 
 
 def fault(evidence: Evidence) -> tuple[Operation, Fault] | None:
@@ -60,3 +80,33 @@ def rows_sentence(operation: Operation) -> str:
         return ""
     listed = ", ".join(str(row) for row in operation.rows[:6]) + (", ..." if len(operation.rows) > 6 else "")
     return f"Its result is not finite in row{'s' if len(operation.rows) > 1 else ''} {listed} of the batch."
+
+
+def loss_without_slope(evidence: Evidence) -> float | None:
+    """Return the finite loss of a step whose gradient is not finite, if only a derivative can be at fault."""
+    finding = first_nonfinite(evidence)
+    if finding is None or finding.sign != "nonfinite-gradient":
+        return None
+    half = "16" in evidence.run.precision or any("16" in one.dtype for one in evidence.run.parameters)
+    batch = evidence.batch
+    if evidence.run.has_unknown_processes:  # the loss of another process may not be finite
+        return None
+    if half or (batch is not None and any(one.nan_count or one.inf_count for one in batch.fields)):
+        return None
+    replay = evidence.replay
+    # A weight as the source is that of the next loss, after the gradients have made the weights NaN.
+    shows_weights = replay is not None and replay.first is None and replay.source == "parameter"
+    if replay is not None and replay.status != "not-possible" and not shows_weights:
+        return None
+    return loss_curve(evidence).at(finding.step)
+
+
+def names_without_line(evidence: Evidence) -> tuple[str, ...]:
+    """Return the names of the operations of a loss whose lines are not known."""
+    return evidence.replay.operation_names if evidence.replay is not None else ()
+
+
+def without_slope(names: Sequence[str]) -> list[str]:
+    """Return those of the operations of a finite loss whose derivative may be infinite."""
+    known = STEEP | POLES if LEAVING_OUT & {*names} else STEEP | LOGARITHMS if VANISHING & {*names} else STEEP
+    return [name for name in names if name in known or name.startswith("linalg")]

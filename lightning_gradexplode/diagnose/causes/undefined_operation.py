@@ -10,34 +10,20 @@ from lightning_gradexplode.diagnose.causes.operation_evidence import (
     follows_divergence,
     line_sentence,
     located,
+    loss_without_slope,
+    names_without_line,
     rows_sentence,
+    without_slope,
 )
-from lightning_gradexplode.diagnose.curves import curve, failing_step, first_nonfinite, loss_curve
+from lightning_gradexplode.diagnose.curves import curve, failing_step, first_nonfinite
 from lightning_gradexplode.diagnose.faults.operations import is_half, location_of
 from lightning_gradexplode.diagnose.optimizers import usual_rate
 from lightning_gradexplode.diagnose.remedies.lines import remedy_for
 from lightning_gradexplode.diagnose.trends import initial_weight_norm, trend
 from lightning_gradexplode.records import Cause, Evidence
 
-STEEP = frozenset(
-    ("acos", "acosh", "asin", "cdist", "float_power", "hypot", "linalg_vector_norm", "norm", "pow", "sqrt", "std")
-)
-"""Operations that have a finite result where their derivative is infinite."""
-
-POLES = frozenset({"div", "log", "log10", "log2", "reciprocal", "rsqrt", "xlogy"})
-"""Operations with poles, where result and derivative are infinite: the loss is finite only without these results."""
-
-LOGARITHMS = frozenset({"log", "log10", "log2", "xlogy"})
-"""Operations with a finite result whose derivative overflows for the smallest positive numbers."""
-
-VANISHING = frozenset({"exp", "exp2", "sigmoid", "softmax", "prod", "cumprod"})
-"""Operations that can compute such small numbers from ordinary ones."""
-
 LEAP = 3.0
 """Growth of the weights' norm by one update from which that update alone determines their scale."""
-
-LEAVING_OUT = frozenset({"where", "masked_fill", "masked_select", "index"})
-"""Operations that exclude elements."""
 
 
 def undefined_operation(evidence: Evidence) -> Cause | None:
@@ -89,24 +75,10 @@ def _is_reached_by_the_rate(evidence: Evidence) -> bool:
 
 def _slope_by_elimination(evidence: Evidence) -> Cause | None:
     """Return a cause of low confidence if only a derivative can be at fault, after a calm run with a finite loss."""
-    finding = first_nonfinite(evidence)
-    if finding is None or finding.sign != "nonfinite-gradient" or trend(evidence).has_diverged:
+    finding, loss, names = first_nonfinite(evidence), loss_without_slope(evidence), names_without_line(evidence)
+    if finding is None or loss is None or trend(evidence).has_diverged:
         return None
-    half = "16" in evidence.run.precision or any("16" in one.dtype for one in evidence.run.parameters)
-    loss = loss_curve(evidence).at(finding.step)
-    batch = evidence.batch
-    if evidence.run.has_unknown_processes:  # the loss of another process may not be finite
-        return None
-    if half or loss is None or (batch is not None and any(one.nan_count or one.inf_count for one in batch.fields)):
-        return None
-    replay = evidence.replay
-    # A weight as the source is that of the next loss, after the gradients have made the weights NaN.
-    shows_weights = replay is not None and replay.first is None and replay.source == "parameter"
-    if replay is not None and replay.status != "not-possible" and not shows_weights:
-        return None
-    names = replay.operation_names if replay is not None else ()
-    known = STEEP | POLES if LEAVING_OUT & {*names} else STEEP | LOGARITHMS if VANISHING & {*names} else STEEP
-    steep = [name for name in names if name in known or name.startswith("linalg")]
+    steep = without_slope(names)
     if names and not steep:
         return None
     likely = f"`{steep[0]}` is the only such operation of the loss." if len(steep) == 1 else ""

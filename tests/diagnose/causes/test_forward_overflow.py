@@ -105,3 +105,34 @@ def test_an_overflow_after_an_update_as_large_as_the_weights(rate: float, kind: 
     lost = (finding("nonfinite-loss", 1),)
     found = diagnose(Evidence(1, 1, lost, facts, (history(values),), replay=reproduced(EXP)))
     assert found.causes[0].kind == kind
+
+
+@pytest.mark.parametrize(
+    ("names", "place"),
+    [
+        (("mm", "exp", "clamp", "mean"), "`exp`"),
+        (("neg", "exp", "add", "reciprocal", "mul", "mse_loss"), "`exp`"),
+        (("mm", "exp", "mean"), None),
+        (("exp", "clamp", "sum", "sqrt"), None),
+        (("exp", "sum", "log", "clamp"), None),
+        (("exp", "cosh", "clamp"), None),
+        (("mm", "clamp", "mse_loss"), None),
+    ],
+)
+def test_the_only_exponential_of_a_finite_loss_without_a_slope_is_named(
+    names: tuple[str, ...], place: str | None
+) -> None:
+    """If something after it can keep the loss finite, and no other operation of the loss has an infinite slope."""
+    gradient = finding("nonfinite-gradient", 20, where="head.bias", value=NAN)
+    replay = Replay("not-possible", operation_names=names)
+    known = failed(20, "nonfinite-gradient", findings=(gradient,), replay=replay)
+    cause = forward_overflow(known)
+    assert (None if cause is None else cause.where) == place
+
+
+def test_an_exponential_is_not_named_after_gradients_have_exploded() -> None:
+    """They overflow without any operation that has no slope."""
+    quantities = {**calm(21), "grad_norm": [0.5 * 30.0**step for step in range(20)]}
+    gradient = finding("nonfinite-gradient", 20, where="head.bias", value=NAN)
+    replay = Replay("not-possible", operation_names=("exp", "clamp"))
+    assert forward_overflow(failed(20, findings=(gradient,), history=(history(quantities),), replay=replay)) is None
