@@ -10,6 +10,7 @@ from lightning_gradexplode.diagnose.calm import calm_causes
 from lightning_gradexplode.diagnose.causes import RULES
 from lightning_gradexplode.diagnose.causes.descent import multiplied_gradients
 from lightning_gradexplode.diagnose.causes.objective import negative_term
+from lightning_gradexplode.diagnose.causes.optimization import replacing_update
 from lightning_gradexplode.diagnose.curves import critical_step, first_nonfinite, is_critical
 from lightning_gradexplode.diagnose.learning import has_learned, has_recovered
 from lightning_gradexplode.diagnose.outside_changes import is_new_level, outside_change
@@ -38,6 +39,9 @@ _FAULTS = ("undefined-operation", "forward-overflow", "half-precision", "outlier
 _GROWTH = ("learning-rate", "learning-rate-jump", "optimizer-state", "moving-target", "depth", "initialization",
            "recurrence", "unscaled-data", "loss-without-floor")  # fmt: skip
 
+_SCALES = ("unscaled-data", "initialization", "depth")
+"""What makes gradients large or small."""
+
 _BY_LARGE_STEPS = (*_GROWTH, "accumulated-gradients", "forward-overflow")
 """What steps along gradients that something multiplies also look like; the first loss was finite."""
 
@@ -60,7 +64,7 @@ EXPLAINS: Mapping[str, Sequence[str]] = {
     "forward-overflow": ("outlier-batch", "depth", "initialization", "moving-target"),
     "half-precision": ("forward-overflow", "learning-rate", "optimizer-state", "depth", "initialization"),
     # Each of these makes updates overshoot, so that an overshoot is no further evidence for the rate.
-    "unscaled-data": ("learning-rate", "initialization", "depth", "outlier-batch"),
+    "unscaled-data": ("learning-rate", "initialization", "depth", "outlier-batch", "forward-overflow"),
     "initialization": ("learning-rate", "depth"),
     "depth": ("learning-rate",),
     "recurrence": ("learning-rate", "depth"),
@@ -99,7 +103,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
             replace(one, confidence=round(HARMLESS * one.confidence, 2)) if _needs_failure(one) else one
             for one in found
         ]
-    causes = rank(found)
+    causes = rank(found, _explains(evidence))
     if not causes and not is_critical(evidence) and first_nonfinite(evidence) is None:
         causes = tuple(negative_term(evidence) if is_harmless else calm_causes(evidence))
     if not causes or causes[0].confidence < LEAST_CONFIDENCE:
@@ -124,8 +128,23 @@ def _needs_failure(cause: Cause) -> bool:
     return cause.kind in _GROWTH or (cause.kind == "outlier-batch" and cause.where is None)
 
 
-def rank(causes: Sequence[Cause]) -> tuple[Cause, ...]:
-    """Return the causes to report, most likely first, without those that a more likely one explains."""
+def _explains(evidence: Evidence) -> Mapping[str, Sequence[str]]:
+    """Return what each kind explains, except for an update that replaces the weights, whatever their scale is."""
+    if replacing_update(evidence) is None:
+        return EXPLAINS
+    return {
+        kind: [one for one in kinds if one != "learning-rate" or kind not in _SCALES]
+        for kind, kinds in EXPLAINS.items()
+    }
+
+
+def rank(causes: Sequence[Cause], explains: Mapping[str, Sequence[str]] = EXPLAINS) -> tuple[Cause, ...]:
+    """Return the causes to report, most likely first, without those that a more likely one explains.
+
+    Args:
+        causes: The causes.
+        explains: The kinds that each kind explains.
+    """
     known = {cause.kind: cause for cause in causes}
     kept = []
     for cause in causes:
@@ -134,7 +153,7 @@ def rank(causes: Sequence[Cause]) -> tuple[Cause, ...]:
         explaining = [
             other.confidence
             for kind, other in known.items()
-            if cause.kind in EXPLAINS.get(kind, ()) and other.confidence >= least
+            if cause.kind in explains.get(kind, ()) and other.confidence >= least
         ]
         confidence, needed = cause.confidence * (0.5 if explaining else 1.0), LEAST_CONFIDENCE
         if explaining and max(explaining) >= CERTAIN:

@@ -16,6 +16,8 @@ MOST_ROWS = 32
 """Number of rows that are named."""
 OUTLIER = 10.0
 """A row stands out if its largest absolute value is more than this factor above those of the others."""
+FAR_OUTLIER = 1000.0
+"""The same factor above the other rows of the batch, whatever earlier batches held."""
 
 _FEW_ROWS = 3
 """So few rows are not compared with each other."""
@@ -29,7 +31,8 @@ class Rows:
 
     Args:
         nonfinite: Rows with a NaN or infinite element.
-        outliers: Rows whose largest absolute value is far above that of the others and of earlier batches.
+        outliers: Rows whose largest absolute value is far above that of the others and of earlier batches, or farther
+            above that of the others.
         size: The median over the rows of their largest absolute value, without those of zeros; None if there is none.
     """
 
@@ -53,7 +56,10 @@ def scan_rows(field: Field, usual_largest: float | None) -> Rows:
     is_comparable = len(others) > (_FEW_ROWS if usual_largest is None else 0)
     size = float(others.median()) if len(others) else None
     reference = max(size or 0.0, usual_largest or 0.0) if is_comparable else math.inf
-    return Rows(_named(bad, field), _named(peaks > OUTLIER * reference, field), size)
+    stands_out = peaks > OUTLIER * reference
+    if len(others) > _FEW_ROWS and size is not None:
+        stands_out |= peaks > FAR_OUTLIER * size  # earlier batches may have held the same sample
+    return Rows(_named(bad, field), _named(stands_out, field), size)
 
 
 def most_common(field: Field, known: Totals) -> tuple[float, float]:

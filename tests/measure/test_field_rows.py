@@ -9,6 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lightning_gradexplode.measure.batch_facts import collect_batch_facts
+from lightning_gradexplode.measure.usual_ranges import UsualRanges
 from tests.measure.batches import (
     INF,
     NAN,
@@ -57,6 +59,19 @@ def test_rows_are_those_of_a_plain_loop(rows: list[list[float]], is_transposed: 
     tensor = torch.tensor(rows)
     found = only(tensor.t().contiguous().t() if is_transposed else tensor)
     assert found.nonfinite_rows == tuple(i for i, row in enumerate(rows) if not all(map(math.isfinite, row)))[:32]
+
+
+def test_rows_far_above_the_others_are_named_again_in_each_epoch() -> None:
+    """A sample with a wrong unit is part of the usual range once it was in a batch that was sampled."""
+    usual = UsualRanges()
+    prices = torch.linspace(1.0, 9.0, 16).reshape(16, 1)
+    prices[5] = 3e7
+    usual.sample(prices, 0)
+    (found,) = collect_batch_facts(prices, usual.before(1)).fields
+    assert found.outlier_rows == (5,)
+    prices[5] = 90.0
+    assert only(prices).outlier_rows == (5,)
+    assert collect_batch_facts(prices, usual.before(1)).fields[0].outlier_rows == ()
 
 
 def test_rows_far_above_the_others_are_named() -> None:

@@ -49,7 +49,7 @@ def _nonfinite(evidence: Evidence, kind: str) -> Cause | None:
     where = f"{place}, {rows_of(rows)}" if rows else place
     sentences = [
         f"`{place}` holds {' and '.join(counts)} element{'s' if field.nan_count + field.inf_count > 1 else ''}"
-        + (f", in {rows_of(rows)} of {batch.size or field.shape[0] if field.shape else 1}." if rows else "."),
+        + (f", in {rows_of(rows)} of {batch.size if batch.size in field.shape else field.shape[0]}." if rows else "."),
         samples_of(batch, rows),
         "Earlier batches held none." if field.usual_least is not None else "",
     ]

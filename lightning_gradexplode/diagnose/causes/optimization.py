@@ -9,9 +9,14 @@ from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.causes.indication import Indication
 from lightning_gradexplode.diagnose.causes.loss_factors import large_factor
 from lightning_gradexplode.diagnose.curves import critical_step, curve, failing_step, is_critical, loss_curve
-from lightning_gradexplode.diagnose.first_update import jump_by_first_update, update_before_failure
+from lightning_gradexplode.diagnose.first_update import (
+    first_update_ratio,
+    jump_by_first_update,
+    update_before_failure,
+)
 from lightning_gradexplode.diagnose.line_search import line_search
 from lightning_gradexplode.diagnose.optimizers import usual_rate
+from lightning_gradexplode.diagnose.remedies.common import uses_adaptive_optimizer
 from lightning_gradexplode.diagnose.remedies.rate import rate_remedies
 from lightning_gradexplode.diagnose.short_steps import rises_in_short_steps
 from lightning_gradexplode.diagnose.trends import (
@@ -107,11 +112,27 @@ def overshoots(evidence: Evidence) -> bool:
 
 
 def disruptive_update(evidence: Evidence) -> str | None:
-    """Return the size of the update before a failure, if it was as large as the weights, at an unusually high rate."""
+    """Return the size of the update before a failure, or of the first one, if it was disruptive.
+
+    That is, as large as the weights, at an unusually high rate.
+    """
     ratio = update_before_failure(evidence)
-    if ratio is None or ratio < 1 or not exceeds_usual(evidence) or starts_huge(evidence):
+    if ratio is not None and ratio >= 1 and exceeds_usual(evidence) and not starts_huge(evidence):
+        return f"The update before changed the weights by {ratio:.3g} times their norm."
+    return replacing_update(evidence)
+
+
+def replacing_update(evidence: Evidence) -> str | None:
+    """Return the size of the first update of a run that fails early, if it has replaced the weights.
+
+    With an optimizer that normalizes its steps, that is due to the rate alone, whatever the gradients are.
+    """
+    if not exceeds_usual(evidence) or starts_huge(evidence) or evidence.run.is_resumed:
         return None
-    return f"The update before changed the weights by {ratio:.3g} times their norm."
+    ratio, steps = first_update_ratio(evidence), critical_step(evidence) - evidence.run.first_step
+    if ratio is None or ratio < 1 or steps >= MANY_STEPS or not uses_adaptive_optimizer(evidence.run):
+        return None
+    return f"The first update changed the weights by {ratio:.3g} times their norm."
 
 
 def _overshoot(evidence: Evidence) -> Indication | None:

@@ -167,7 +167,7 @@ def _is_large_whole(field: FieldFacts, evidence: Evidence) -> bool:
 def _usual_scale(field: FieldFacts) -> float:
     """Return the scale of a field in most rows and batches: an outlier of this batch, or in it, does not count."""
     scale = scale_of(field) or 0.0
-    if field.outlier_rows and field.row_size is not None:
+    if field.row_size is not None:
         scale = min(scale, field.row_size)
     usual = [abs(one) for one in (field.usual_least, field.usual_greatest) if one is not None]
     return min(scale, max(usual)) if usual else scale

@@ -53,6 +53,14 @@ def test_targets_made_beside_an_operation_that_overflows_are_not_named() -> None
         assert diagnose(evidence).causes[0].kind == "half-precision"
 
 
+def test_rows_are_counted_in_the_field_that_they_are_of() -> None:
+    """The first field of a batch of graphs holds the atoms of all of them."""
+    target = field("Y", shape=(16, 1), nan_count=1, nonfinite_rows=(10,))
+    cause = nonfinite_target(failed(5, batch=replace(batch(field("V", shape=(140, 8)), target), size=140)))
+    assert cause is not None
+    assert cause.evidence[0] == '`batch["Y"]` holds 1 NaN element, in row 10 of 16.'
+
+
 def test_clipping_is_no_remedy_for_nan_data() -> None:
     """No gradient of a NaN can be clipped to anything; skipping the update helps."""
     said = " ".join(diagnose(FAULTS["a row of NaN"][1]).remedies)

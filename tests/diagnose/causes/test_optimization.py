@@ -9,7 +9,21 @@ from lightning_gradexplode.diagnose.causes.optimization import LATE, learning_ra
 from lightning_gradexplode.diagnose.trends import MANY_STEPS
 from lightning_gradexplode.records import Attempt, Evidence, Experiments, OptimizerFacts, Severity
 from lightning_gradexplode.records.diagnosis import LEAST_CONFIDENCE
-from tests.diagnose.evidence import batch, calm, diverged, field, finding, growing, history, kinds, labels, run
+from tests.diagnose.evidence import (
+    NAN,
+    batch,
+    calm,
+    diverged,
+    failed,
+    field,
+    finding,
+    growing,
+    history,
+    kinds,
+    labels,
+    run,
+)
+from tests.diagnose.fault_examples import FAULTS
 from tests.diagnose.growth_examples import NO_OVERSHOOT, OVERSHOOT
 
 
@@ -63,6 +77,34 @@ def test_a_first_update_as_large_as_the_weights_made_the_loss_jump(kind: str, ra
     facts = run(optimizers=(OptimizerFacts(kind, ({"lr": 0.5},)),))
     evidence = diverged(history=(history(quantities),), run=facts, experiments=NO_OVERSHOOT)
     assert ("learning-rate" in kinds(diagnose(evidence))) is is_named
+
+
+LARGE_FIELD = field(least=-4e4, greatest=4e4, std=1.2e4, usual_least=-4e4, usual_greatest=4e4, usual_std=1.2e4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rate", "ratio", "is_first"),
+    [("Adam", 1.0, 7.0, True), ("SGD", 1.0, 7.0, False), ("Adam", 0.001, 7.0, False), ("Adam", 1.0, 0.3, False)],
+)
+def test_a_scale_does_not_explain_an_update_that_replaces_the_weights(
+    kind: str, rate: float, ratio: float, is_first: bool
+) -> None:
+    """Adam divides it out, unlike gradient descent; at a usual rate the network is one of small weights."""
+    quantities = growing(rate=rate)
+    quantities["update_ratio"] = [ratio, *[0.2] * 11]
+    facts = run(optimizers=(OptimizerFacts(kind, ({"lr": rate},)),))
+    evidence = diverged(history=(history(quantities),), run=facts, batch=batch(LARGE_FIELD), experiments=OVERSHOOT)
+    assert (diagnose(evidence).causes[0].kind == "learning-rate") is is_first
+
+
+def test_an_overflow_after_an_update_that_replaces_the_weights_is_its_result() -> None:
+    """Also if the second update came between; the exponential function of trained weights would not overflow."""
+    quantities = {**growing(3, rate=1.0), "update_ratio": [7.0, NAN, NAN]}
+    quantities["loss"][-1] = NAN
+    kept = FAULTS["exp of 187"][1]
+    facts = run(optimizers=(OptimizerFacts("Adam", ({"lr": 1.0},)),))
+    evidence = failed(2, history=(history(quantities),), run=facts, replay=kept.replay, batch=batch(field()))
+    assert diagnose(evidence).causes[0].kind == "learning-rate"
 
 
 @pytest.mark.parametrize(("group", "named"), [({}, True), ({"rho": 20.0}, False), ({"rho": 0.05, "lr": 3.0}, True)])

@@ -35,6 +35,13 @@ def test_indices_into_a_table_are_not_unscaled() -> None:
     assert unscaled_data(diverged(batch=batch(field("price"), named, field("label")))) is None
 
 
+def test_a_few_rows_do_not_make_a_field_unscaled() -> None:
+    """A sample of a billion, which earlier batches held as well, leaves the other rows on their scale."""
+    price = field("price", greatest=1e9, std=2.5e8, usual_greatest=1e9, usual_std=2.5e8, row_size=3.0)
+    assert unscaled_data(diverged(batch=batch(price, field("label")))) is None
+    assert unscaled_data(diverged(batch=batch(replace(price, row_size=4e8), field("label")))) is not None
+
+
 def test_a_column_that_never_changes_can_be_standardized() -> None:
     """Its deviation is zero, and what it is divided by is not."""
     price = replace(field("price"), least=0.0, greatest=9e3, mean=4e3, std=2e3, usual_least=0.0, usual_greatest=9e3)
