@@ -81,7 +81,10 @@ def first_update_ruins(evidence: Evidence) -> Iterator[Cause]:
     ruins = loss[1:6].max() >= RUINED * loss[0] and loss[1:].min() >= 2 * loss[0]
     # A classification loss is bounded by the outputs, so that it grows less after an update that replaces the weights.
     left = float(np.median(loss[-len(loss) // 5 :]) / loss[0])
-    replaces = ratio >= 1 and len(loss) >= ENOUGH and loss[1:6].max() >= 2 * loss[0] and left >= 0.75
+    rate, usual = curve(evidence, "learning_rate").first, usual_rate(evidence.run)
+    is_far = rate is not None and usual is not None and rate >= FAR_ABOVE * usual[1]
+    has_risen = loss[1:6].max() >= (1.0 if is_far else 2.0) * loss[0]
+    replaces = ratio >= 1 and len(loss) >= ENOUGH and has_risen and left >= 0.75
     if not (ruins or replaces):
         return
     after = "it has not come back" if ruins else f"after {len(loss)} steps it is {left:.0%} of the first"

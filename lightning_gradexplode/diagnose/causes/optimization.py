@@ -39,6 +39,9 @@ LARGE_GROWTH = 1.2
 FIRST_ORDER = 2.0
 """Multiple of the slope along an update up to which the update raises the loss to first order: no overshoot."""
 
+EARLY = 50
+"""Number of steps within which a run fails whose first update has replaced the weights."""
+
 OVERSHOT = 2.0
 """Reach of every update from which they overshoot: from two on, a step goes beyond the minimum of a parabola."""
 
@@ -89,7 +92,8 @@ def rate_too_high(evidence: Evidence) -> Cause | None:
     if perturbs(evidence) and not unusual:
         confidence *= 0.6  # the length of its other step, to perturbed weights, may be too large as well
     if search is None and not helped:
-        if loss_curve(evidence).first is None or (evidence.batch is None and not unusual):
+        is_unknown = loss_curve(evidence).first is None and replacing_update(evidence) is None
+        if is_unknown or (evidence.batch is None and not unusual):
             return None  # no overshoot was measured, and the scale of the data may be the cause
         if len(evidence.run.optimizers) > 1 and overshoot is None:
             return None  # the losses of several objectives, such as those of adversaries, also rise in healthy runs
@@ -130,7 +134,7 @@ def replacing_update(evidence: Evidence) -> str | None:
     if not exceeds_usual(evidence) or starts_huge(evidence) or evidence.run.is_resumed:
         return None
     ratio, steps = first_update_ratio(evidence), critical_step(evidence) - evidence.run.first_step
-    if ratio is None or ratio < 1 or steps >= MANY_STEPS or not uses_adaptive_optimizer(evidence.run):
+    if ratio is None or ratio < 1 or steps >= EARLY or not uses_adaptive_optimizer(evidence.run):
         return None
     return f"The first update changed the weights by {ratio:.3g} times their norm."
 

@@ -127,6 +127,13 @@ WRONG = {
         "learning-rate",
         evidence(network(0.1), {"loss": [2.7, *[9.0] * 9, *[2.2] * 110], "update_ratio": [4.0, *[0.01] * 119]}),
     ),
+    "an update larger than the weights at a huge rate": (
+        "learning-rate",
+        evidence(
+            network(0.1),
+            {"loss": [2.7, *[2.9] * 119], "update_ratio": [4.0, *[0.01] * 119], "learning_rate": [0.3] * 120},
+        ),
+    ),
     "a critic whose first update replaces its weights": (
         "learning-rate",
         evidence(

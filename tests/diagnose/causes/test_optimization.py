@@ -97,6 +97,16 @@ def test_a_scale_does_not_explain_an_update_that_replaces_the_weights(
     assert (diagnose(evidence).causes[0].kind == "learning-rate") is is_first
 
 
+@pytest.mark.parametrize(("ratio", "is_named"), [(7.0, True), (0.4, False)])
+def test_an_update_that_replaces_the_weights_needs_no_loss(ratio: float, is_named: bool) -> None:
+    """As in the training of a library, whose loop passes none."""
+    quantities = {name: values for name, values in growing(rate=1.0).items() if name != "loss"}
+    quantities["update_ratio"] = [ratio, *[0.2] * 11]
+    facts = run(optimizers=(OptimizerFacts("Adam", ({"lr": 1.0},)),))
+    evidence = diverged(findings=(finding("weight-growth", 5),), history=(history(quantities),), run=facts, batch=None)
+    assert ("learning-rate" in kinds(diagnose(evidence))) is is_named
+
+
 def test_an_overflow_after_an_update_that_replaces_the_weights_is_its_result() -> None:
     """Also if the second update came between; the exponential function of trained weights would not overflow."""
     quantities = {**growing(3, rate=1.0), "update_ratio": [7.0, NAN, NAN]}
