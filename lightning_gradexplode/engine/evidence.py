@@ -25,7 +25,7 @@ from lightning_gradexplode.engine.replays import IncidentReplays
 from lightning_gradexplode.engine.shared_evidence import SharedEvidence
 from lightning_gradexplode.engine.step_inputs import StepInputKeeper, StepInputs
 from lightning_gradexplode.hosts.base import TrainingLoop
-from lightning_gradexplode.measure.run_facts import in_order
+from lightning_gradexplode.measure.run_facts import in_order, unchanged_weights
 from lightning_gradexplode.measure.update_fault import find_update_fault
 from lightning_gradexplode.records import (
     LEFT_OUT,
@@ -297,7 +297,8 @@ class EvidenceCollector:
         batch = self.graphs.with_fields(self._batch.usual(step), step, step)
         evidence = self.evidence()
         replay = evidence.replay or self.graphs.terms()
-        return diagnose_calm(replace(evidence, step=step, now=step, batch=batch, replay=replay))
+        unchanged = unchanged_weights(self._loop.module, evidence.run)
+        return diagnose_calm(replace(evidence, step=step, now=step, batch=batch, replay=replay, unchanged=unchanged))
 
     def published(self, diagnosis: Diagnosis) -> None:
         """Keep a diagnosis that was shown, so that later output about its incident agrees with it."""

@@ -110,6 +110,23 @@ def in_order(facts: RunFacts, executed: Sequence[str]) -> RunFacts:
     )
 
 
+def unchanged_weights(module: nn.Module, facts: RunFacts) -> tuple[str, ...]:
+    """Return the names of the weights in half precision whose size is exactly that of the start of the run.
+
+    Args:
+        module: The network.
+        facts: The facts about the run before its first step.
+    """
+    start = {one.name: (one.std, one.largest) for one in facts.parameters if one.dtype in ("float16", "bfloat16")}
+    if not start:
+        return ()
+    replicas = replica_prefixes(module)
+    named = ((plain_name(name, replicas), one) for name, one in module.named_parameters() if one.requires_grad)
+    now = {name: one for name, one in named if name in start}
+    scales = zip(now, *_scales([*now.values()]), strict=True)
+    return tuple(name for name, rms, largest in scales if start[name] == (rms, largest))
+
+
 def _parameters(module: nn.Module, optimizers: Sequence[Any]) -> list[ParameterFacts]:
     """Return the facts of a network's parameters, and of those that only an optimizer holds."""
     replicas, owners = replica_prefixes(module), named_modules(module)

@@ -94,6 +94,7 @@ class Evidence:
         compares_layer: Whether the first loss is made of the difference of a layer's result and data alone.
         raised: The exception that the step has raised after a value of it was not finite, before it had a loss; empty
             without one.
+        unchanged: The weights in half precision whose size is exactly that of the start, of a run without an incident.
     """
 
     step: int
@@ -123,3 +124,4 @@ class Evidence:
     summed: int | None = None
     compares_layer: bool = False
     raised: str = ""
+    unchanged: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.utils import parametrizations
 
-from lightning_gradexplode.measure.run_facts import collect_run_facts, in_order
+from lightning_gradexplode.measure.run_facts import collect_run_facts, in_order, unchanged_weights
 from lightning_gradexplode.records import ParameterFacts, RunFacts
 from tests.measure.modules import CharRNN, ElmanCell, facts_of
 from tests.measure.sharding import Shard, distribute_tensor, needs_sharding
@@ -208,3 +208,16 @@ def test_collecting_changes_nothing() -> None:
     assert {name: set(vars(one)) for name, one in module.named_modules()} == attributes
     assert torch.equal(torch.get_rng_state(), random)
     assert pickle.loads(pickle.dumps(asdict(facts)))["modules"] == asdict(facts)["modules"]
+
+
+def test_weights_in_half_precision_that_an_update_has_not_moved_are_unchanged() -> None:
+    """An update of 0.001 is lost next to one in bfloat16, and moves smaller weights and those in float32."""
+    net = nn.ParameterDict({name: torch.full((8,), size) for name, size in (("one", 1.0), ("small", 0.01))})
+    net = net.to(torch.bfloat16)
+    net["wide"] = torch.ones(8)
+    facts = collect_run_facts(net, [])
+    assert unchanged_weights(net, facts) == ("one", "small")
+    with torch.no_grad():
+        for weight in net.values():
+            weight -= 0.001
+    assert unchanged_weights(net, facts) == ("one",)

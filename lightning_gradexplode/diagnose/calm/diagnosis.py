@@ -13,6 +13,7 @@ from lightning_gradexplode.diagnose.calm.optimizer import (
     first_update_replaces,
     first_update_ruins,
     updates_are_rounded_away,
+    weights_stand_still,
 )
 from lightning_gradexplode.diagnose.calm.weights import (
     scale_too_large,
@@ -175,6 +176,7 @@ _RULES = (
     _data_too_large,
     _few_batches_ruin,
     updates_are_rounded_away,
+    weights_stand_still,
     _critic_grows,
     falls_ever_faster,
     negative_term,

@@ -16,7 +16,7 @@ from lightning_gradexplode.diagnose.optimizers import keeps_state, usual_rate
 from lightning_gradexplode.diagnose.remedies.loop_code import code_of
 from lightning_gradexplode.diagnose.remedies.rate import rate_remedies
 from lightning_gradexplode.diagnose.trends import trend
-from lightning_gradexplode.records import Cause, Evidence, RunFacts
+from lightning_gradexplode.records import Cause, Evidence, History, RunFacts
 
 FAR_ABOVE, TURNED = 10.0, 100.0
 """Multiple of the highest usual rate, and growth of the gradient by the first update, from which the rate alone has
@@ -42,6 +42,37 @@ def updates_are_rounded_away(evidence: Evidence) -> Iterator[Cause]:
         0.75,
         (f"keep float32 weights: {code_of(evidence.run).bfloat16}",),
     )
+
+
+def weights_stand_still(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if weights in half precision with gradients are exactly what they were at the start."""
+    moved = {name for history in evidence.history for name in _with_gradient(history)}
+    still = [one for one in evidence.run.parameters if one.name in moved and one.name in evidence.unchanged]
+    steps, rate = len(loss_curve(evidence).finite), curve(evidence, "learning_rate").greatest
+    if not still or steps < ENOUGH or not rate:
+        return
+    worst = max(still, key=lambda one: one.largest)
+    more = f" and {len(still) - 1} more weights are" if len(still) > 1 else " is"
+    least = worst.largest * SMALLEST_CHANGE[worst.dtype]
+    yield Cause(
+        "half-precision",
+        worst.name,
+        (
+            f"`{worst.name}`{more} exactly the same after {steps} steps with gradients: of values up to "
+            f"{worst.largest:.3g} in {worst.dtype}, changes below {least:.2g} are lost, and the learning rate is at "
+            f"most {rate:.2g}.",
+        ),
+        0.75,
+        (f"keep float32 weights: {code_of(evidence.run).bfloat16}",),
+    )
+
+
+def _with_gradient(history: History) -> list[str]:
+    """Return the parameters that have had a gradient."""
+    norms = history.parameter_grad_norm
+    if norms.ndim != 2:
+        return []
+    return [name for name, column in zip(history.parameters, norms.T, strict=True) if np.any(column > 0)]
 
 
 def first_update_replaces(evidence: Evidence) -> Iterator[Cause]:

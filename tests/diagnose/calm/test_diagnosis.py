@@ -182,6 +182,10 @@ WRONG = {
             ),
         ),
     ),
+    "weights near one that updates in bfloat16 cannot move": (
+        "half-precision",
+        replace(evidence(network(1.0, dtype="bfloat16"), {"loss": STUCK}, zero=["net.0.weight"]), unchanged=LAYERS[:4]),
+    ),
     "losses of a few batches that are enormous": (
         "outlier-batch",
         evidence(network(0.1), {"loss": [3e8 if step in (9, 31, 77) else 2.0 for step in range(120)]}),
@@ -207,7 +211,7 @@ def test_what_is_plainly_wrong_is_named(case: str) -> None:
     assert found.remedies
 
 
-@pytest.mark.parametrize("case", [name for name in WRONG if not re.search("cleared|critic", name)])
+@pytest.mark.parametrize("case", [name for name in WRONG if not re.search("cleared|critic|cannot move", name)])
 def test_nothing_is_named_of_a_run_that_learns(case: str) -> None:
     """Large weights, units that rest and raw prices are no fault where the loss comes down."""
     known = WRONG[case][1]
@@ -242,3 +246,13 @@ def test_the_weights_of_a_critic_may_grow_while_its_gradient_does_not() -> None:
     """The gradient of a classifier gets smaller as it separates its classes, without a bound of its weights."""
     grown = {"loss": [float("nan")] * 120, "weight_norm": [1.0 + 0.1 * step for step in range(120)]}
     assert diagnose_calm(evidence(CRITIC, grown)) is None
+
+
+def test_weights_without_a_gradient_may_stay_the_same() -> None:
+    """Nothing was lost of an update that there never was; a learning rate of zero moves no weight either."""
+    half = network(1.0, dtype="bfloat16")
+    still = replace(evidence(half, {"loss": LEARNING}, zero=LAYERS[:2]), unchanged=LAYERS[:2])
+    frozen = replace(evidence(half, {"loss": LEARNING, "learning_rate": [0.0] * 120}), unchanged=LAYERS)
+    assert diagnose_calm(still) is None
+    assert diagnose_calm(frozen) is None
+    assert diagnose_calm(replace(still, unchanged=LAYERS[:3])) is not None
