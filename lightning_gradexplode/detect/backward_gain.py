@@ -20,32 +20,29 @@ class BackwardGain(Detector):
     per step is harmless. The message includes a largest singular value above Pascanu's bound; by itself it is not
     reported, since it is necessary but not sufficient (Pascanu, Mikolov, Bengio 2013, section 2.1).
 
-    A gain is harmless as long as the gradients it leads to are small, as in a run that has converged: a finding also
-    needs a `Baselines.slope` of at least `slope`.
+    A gain is harmless while the gradients that it leads to are small (`Baselines.has_small_gradient`), as in a run that
+    has converged.
 
     Args:
         total: Gain over the depth of the network.
         single: Gain of one module that is not called many times in one pass, and does not share its inputs with another
             module: the gradients of all users of an input are measured together.
         in_time: Growth per time step.
-        slope: Change of the loss, in units of its size at the start, for weights that change by their own norm. At the
-            first step it is above 100 in one of 14 healthy runs, whatever their gain.
     """
 
     sign = "backward-gain"
     reads = ("module_gradients",)
 
-    def __init__(self, total: float = 100.0, single: float = 30.0, in_time: float = 1.1, slope: float = 100.0) -> None:
+    def __init__(self, total: float = 100.0, single: float = 30.0, in_time: float = 1.1) -> None:
         self.total = total
         self.single = single
         self.in_time = in_time
-        self.slope = slope
 
     def check(self, record: StepRecord) -> Finding | None:
         """Check the gradients of modules, at a step at which they were measured."""
         modules = record.module_gradients
         assert modules is not None
-        if self.baselines(record).slope(record) < self.slope:
+        if self.baselines(record).has_small_gradient(record):
             return None
         where, rise = modules.steepest() or (None, math.nan)
         above = _share_above_one(modules)

@@ -19,6 +19,10 @@ _SCALE = 1e-3
 """A loss that starts at zero has no scale of its own if its unit is below this share of gradient norm times weight
 norm."""
 
+_STEEP = 100.0
+"""Gradient norm times weight norm, divided by the unit of the loss, below which a gradient is small. At the first step
+it is above 100 in one of 14 healthy runs."""
+
 
 class Baselines(Stateful):
     """The baselines of one optimizer, and how far the current step is from them.
@@ -93,15 +97,16 @@ class Baselines(Stateful):
             self._is_self_reinforcing = True
         self.loss.update(loss, rise, self.weights.moved)
 
-    def slope(self, record: StepRecord) -> float:
-        """Return the change of the loss if the weights change by their own norm, in units of the loss at the start.
+    def has_small_gradient(self, record: StepRecord) -> bool:
+        """Return whether a step's gradient is small against loss and weights, so that its growth is harmless.
 
-        It is that to first order, along the gradient. NaN if the gradient or the loss is not known.
+        To first order, weights that change by their own norm along a small gradient change the loss by less than
+        `_STEEP` times its unit at the start. False if gradient, loss or weights are not known.
         """
         norm, weights = record.grad_norm, self.weights.norm or record.weight_norm_before
         if norm is None or record.loss is None or not weights:
-            return math.nan
-        return norm * weights / self.loss.unit
+            return False
+        return norm * weights < _STEEP * self.loss.unit
 
     @property
     def _has_scale(self) -> bool:

@@ -50,9 +50,10 @@ class GradientSpike(_AgainstHistory):
 
     The logarithm of the norm is compared with the median and the quartiles of the last `window` steps that were not
     spikes. INFO if the norm is more than `limit` standard deviations (the value of OLMo-core's stability monitor) above
-    the median, and more than `factor` times the median. The first step of a spike is a WARNING if the norm is also
-    `factor` times the largest of these steps: after 128 values of any distribution, the next value is the
-    largest with a probability of 1/129, and far larger only if the distribution has no finite variance.
+    the median, and more than `factor` times the median. The first step of a spike is a WARNING if the gradient is not
+    small (`Baselines.has_small_gradient`) and the norm is also `factor` times the largest of these steps: after 128
+    values of any distribution, the next value is the largest with a probability of 1/129, and far larger only if the
+    distribution has no finite variance.
 
     Args:
         limit: Standard deviations.
@@ -74,6 +75,7 @@ class GradientSpike(_AgainstHistory):
         """Compare the step's gradient norm with those before."""
         norm = record.grad_norm
         assert norm is not None
+        baselines = self.baselines(record)
         if not 0 < norm < math.inf:
             return None
         logarithm = math.log(norm)
@@ -84,7 +86,7 @@ class GradientSpike(_AgainstHistory):
             self._history.add(logarithm)
             return None
         usual, largest = math.exp(self._history.median), max(math.exp(self._history.largest), self._largest)
-        alarming = self._streak == 1 and norm > self.factor * largest
+        alarming = self._streak == 1 and norm > self.factor * largest and not baselines.has_small_gradient(record)
         self._largest = max(self._largest, norm)
         message = f"the gradient norm is {norm:.3g}, {norm / usual:.3g} times the usual {usual:.3g}"
         severity = Severity.WARNING if alarming else Severity.INFO
@@ -97,8 +99,8 @@ class GradientGrowth(_AgainstHistory):
     Compared with its usual level:
 
     - INFO if the norm is above `factor` times that level, and far outside of its spread, for `patience` steps in a row.
-    - WARNING if it also keeps rising (`keeps_rising`) and is above the highest level of the whole run: gradients of a
-      converged run can rise far and still be small.
+    - WARNING if it also keeps rising (`keeps_rising`), is above the highest level of the whole run and not small
+      (`Baselines.has_small_gradient`): gradients of a converged run can rise far and still be small.
     - CRITICAL if it is `factor` times the highest level and above all norms before the growth, and the loss is
       `units` above its start or the weights are `grown` times their start. From `alone` times the highest level, and
       `factor` times the largest norm before, a loss that has not fallen is sufficient.
@@ -199,7 +201,8 @@ class GradientGrowth(_AgainstHistory):
         usual = math.exp(self._history.median)
         message = f"the gradient norm is {norm:.3g}, {norm / usual:.3g} times the usual {usual:.3g}, and stays there"
         severity = Severity.INFO
-        if keeps_rising(self._recent) and math.log(norm) > self._highest:
+        is_large = math.log(norm) > self._highest and not baselines.has_small_gradient(record)
+        if is_large and keeps_rising(self._recent):
             severity = Severity.WARNING
             rate = math.log(self._recent[-1] / self._recent[0]) / (len(self._recent) - 1)
             message += f"; at this rate it is ten times that in about {step_count(math.log(10) / rate)}"

@@ -60,9 +60,19 @@ def test_a_single_large_gradient_is_a_spike(usual: float) -> None:
     """One step far above what is usual is a warning, whatever the usual size; the steps after it are not."""
     norms = [usual * value for value in noise(60)]
     norms[50] = usual * 100
-    (finding,) = findings_of(GradientSpike(), series("grad_norm", norms))
+    (finding,) = findings_of(GradientSpike(), series("grad_norm", norms, loss=usual))
     assert (finding.sign, finding.step, finding.severity) == ("gradient-spike", 50, Severity.WARNING)
     assert finding.value == usual * 100 > finding.limit > usual
+
+
+@pytest.mark.parametrize(
+    ("loss", "severity"), [(9.9, Severity.WARNING), (10.1, Severity.INFO), (None, Severity.WARNING)]
+)
+def test_a_spike_is_harmless_while_the_gradient_is_small(loss: float | None, severity: Severity) -> None:
+    """Its norm times that of the weights is 1000, or the size of the loss at the start is not known."""
+    norms = [*noise(50), 100.0]
+    (finding,) = findings_of(GradientSpike(), series("grad_norm", norms, loss=loss))
+    assert (finding.step, finding.severity) == (50, severity)
 
 
 def test_spikes_do_not_hide_later_spikes() -> None:
@@ -286,6 +296,14 @@ def test_gradients_that_are_mostly_next_to_nothing_are_no_growth() -> None:
     assert len(warned) <= 1
     lost = [*steps, *(record(600 + step, loss=0.0, grad_norm=100.0 * 3**step) for step in range(6))]
     assert Severity.CRITICAL in {finding.severity for finding in findings_of(GradientGrowth(), lost)}
+
+
+@pytest.mark.parametrize(("start", "severity"), [(1.0, Severity.INFO), (1e-6, Severity.WARNING)])
+def test_gradients_that_rise_from_nothing_are_harmless_while_they_are_small(start: float, severity: Severity) -> None:
+    """A converged run leaves its minimum for some steps: the gradients rise a thousandfold, the loss hardly."""
+    norms = [1e-6 * value for value in noise(40)] + [1e-5 * 1.8**step for step in range(8)]
+    found = findings_of(GradientGrowth(), series("grad_norm", norms, loss=start))
+    assert max(finding.severity for finding in found) is severity
 
 
 @pytest.mark.parametrize("rising", [False, True])
