@@ -29,7 +29,7 @@ from lightning_gradexplode.respond import (
     Warn,
     WeightPenalty,
 )
-from tests.respond.loops import context, finding
+from tests.respond.loops import CapableLoop, context, finding
 
 FINDINGS = [
     Finding(3, "nonfinite-loss", Severity.CRITICAL, None, float("inf"), 0.0, "the loss is inf"),
@@ -167,6 +167,24 @@ def test_steps_are_skipped_again_after_the_cooldown() -> None:
             acted.append(response.respond([finding()], run))
         response.batch_ended(context(severity=Severity.CRITICAL if is_bad else 0))
     assert acted == [True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("response", "action"),
+    [(SkipStep(), "skip"), (ReduceLearningRate(), "reduce-lr"), (Rollback(), "rollback"), (StopTraining(), "stop")],
+)
+def test_an_action_names_the_finding_that_it_acts_on(response: Response, action: str) -> None:
+    """The action that is logged and kept for the report has the sign and the place of the first critical finding."""
+    run = context(CapableLoop())
+    response.started(run)
+    run.findings = [finding("gradient-growth"), finding("diverging-loss")]
+    response.respond(run.findings, run)
+    response.batch_ended(run)
+    (attempt,) = run.action_log.attempts
+    assert attempt.action == action
+    assert "because of" in attempt.detail
+    assert "gradient-growth in layer.weight" in attempt.detail
+    assert "diverging-loss" not in attempt.detail
 
 
 @pytest.mark.parametrize(("sign", "skipped"), [("diverging-loss", 3), ("nonfinite-loss", 8)])
