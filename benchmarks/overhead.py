@@ -134,7 +134,7 @@ def measure(model: Model, steps: int) -> Timings:
         every = {"log_every_n_steps": 1, "histogram_every_n_steps": 1}
         fit(model, steps // 4, folder, [TimedMonitor(run, HISTOGRAMS, **every)])
         timings.merge(run)
-        for binds, value in (("binds", 1e-6), ("does not bind", 1e9)):
+        for binds, value in (("binds", 1e-3), ("does not bind", 1e9)):
             for _ in range(2):
                 run, hooks = Timings(), Timings()
                 name = f"Trainer(gradient_clip_val=...), {binds}"

@@ -86,7 +86,7 @@ class ZeroGradient(Detector):
         self.share = share
         self.patience = patience
         self.futile = futile
-        self._futile_for = 0
+        self._stalled_for = 0
         self._never = None
         self._streaks: list[int] = []
         self._longest: list[int] = []
@@ -106,30 +106,30 @@ class ZeroGradient(Detector):
                 f"for {self._blocked_for} steps, since the start"
             )
             return self.finding(record, Severity.WARNING, 0.0, _NOTHING, message, self._blocked_at)
-        all_alive = bool(norms.all())
-        if all_alive or record.loss == 0:
+        none_is_zero = bool(norms.all())
+        if none_is_zero or record.loss == 0:
             if self._streaks:
                 self._count(np.ones(len(norms), dtype=bool))
-            self._never = [] if all_alive else self._never
+            self._never = [] if none_is_zero else self._never
             return None
         count = len(norms)
-        self._futile_for = 0 if baselines.loss_rise < -0.1 else self._futile_for + 1
+        self._stalled_for = 0 if baselines.loss_rise < -0.1 else self._stalled_for + 1
         never = range(count) if self._never is None else self._never
         self._never = [place for place in never if place < count and norms[place] == 0]
         self._count(norms != 0)
         both = zip(self._streaks, self._longest, strict=True)
-        dead = [place for place, (streak, longest) in enumerate(both) if streak >= max(self.patience, 3 * longest)]
-        is_futile = self._futile_for >= self.futile and len(dead) == count - 1 > 1
-        if len(dead) < count and not is_futile:
-            dead = sorted(set(dead) - set(self._never))
-        if not dead or len(dead) < self.share * count:
+        zero = [place for place, (streak, longest) in enumerate(both) if streak >= max(self.patience, 3 * longest)]
+        is_stalled = self._stalled_for >= self.futile and len(zero) == count - 1 > 1
+        if len(zero) < count and not is_stalled:
+            zero = sorted(set(zero) - set(self._never))
+        if not zero or len(zero) < self.share * count:
             return None
-        where = None if len(dead) == count else record.parameters[dead[0]]
-        which = f"all {count}" if where is None else f"{len(dead)} of {count}"
+        where = None if len(zero) == count else record.parameters[zero[0]]
+        which = f"all {count}" if where is None else f"{len(zero)} of {count}"
         message = f"the gradients of {which} parameters have been exactly zero for {self.patience} steps or more"
-        learns = where is not None and self._futile_for < self.patience
+        learns = where is not None and self._stalled_for < self.patience
         severity = Severity.INFO if learns else Severity.WARNING
-        return self.finding(record, severity, len(dead) / count, self.share, message, where)
+        return self.finding(record, severity, len(zero) / count, self.share, message, where)
 
     def _is_blocked(self, record: StepRecord, norms: FloatArray) -> bool:
         """Return whether the first module has had almost no gradient since the first step, because of a later one."""
@@ -145,12 +145,12 @@ class ZeroGradient(Detector):
         self._blocked_for += 1
         return self._blocked_for >= self.patience
 
-    def _count(self, alive: BoolArray) -> None:
+    def _count(self, is_nonzero: BoolArray) -> None:
         """Count the consecutive steps at which each parameter's gradient is zero, and record the highest count."""
-        if len(self._streaks) != len(alive):
-            self._streaks, self._longest = [0] * len(alive), [0] * len(alive)
-        for place, lives in enumerate(alive.tolist()):
-            if lives:
+        if len(self._streaks) != len(is_nonzero):
+            self._streaks, self._longest = [0] * len(is_nonzero), [0] * len(is_nonzero)
+        for place, has_gradient in enumerate(is_nonzero.tolist()):
+            if has_gradient:
                 self._longest[place] = max(self._longest[place], self._streaks[place])
                 self._streaks[place] = 0
             else:
@@ -164,10 +164,10 @@ def _blocked_at(modules: ModuleGradients, parameters: Sequence[str]) -> tuple[st
     before it, if its inputs have a gradient as well. The inputs of a module that come from the data alone have none.
     """
     outputs, inputs = modules.output_norm, modules.input_norm
-    alive = np.flatnonzero(outputs > _NOTHING * np.nanmax(outputs, initial=0.0))
-    if not len(alive) or alive[0] == 0:
+    with_gradient = np.flatnonzero(outputs > _NOTHING * np.nanmax(outputs, initial=0.0))
+    if not len(with_gradient) or with_gradient[0] == 0:
         return None, ""
-    place = int(alive[0])
+    place = int(with_gradient[0])
     has_weights = any(name.startswith(f"{modules.modules[place]}.") for name in parameters)
     if has_weights and not inputs[place] > 0:
         return None, ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -21,6 +22,9 @@ from lightning_gradexplode.records import Cause, Evidence, History, RunFacts
 FAR_ABOVE, TURNED = 10.0, 100.0
 """Multiple of the highest usual rate, and growth of the gradient by the first update, from which the rate alone has
 ruined the weights, whatever the loss is."""
+
+GROWN = 3.0
+"""Growth of the weights' norm after the first update, from which the updates after it are as large."""
 
 RUINED = 20.0
 """Factor by which the loss has grown after the first update, from which the update has ruined the weights."""
@@ -79,17 +83,26 @@ def first_update_replaces(evidence: Evidence) -> Iterator[Cause]:
     """Yield the cause if the first update of an optimizer without a known loss replaces its weights, at a huge rate."""
     start = evidence.run.first_step
     for place, one in enumerate(evidence.run.optimizers[: len(evidence.history)]):
-        loss, ratio, rate, norm = (
-            curve(evidence, name, optimizer=place) for name in ("loss", "update_ratio", "learning_rate", "grad_norm")
+        loss, ratio, rate, norm, weights = (
+            curve(evidence, name, optimizer=place)
+            for name in ("loss", "update_ratio", "learning_rate", "grad_norm", "weight_norm")
         )
-        first, before, after = ratio.at(start), norm.at(start), norm.at(start + 1)
+        first = ratio.at(start) if len(evidence.run.optimizers) > 1 else first_update_ratio(evidence)
+        before, after = norm.at(start), norm.at(start + 1)
+        has_turned = before is not None and after is not None and after >= TURNED * before > 0
+        growth = (weights.greatest or 0.0) / (weights.first or math.inf)
         usual = usual_rate(RunFacts(optimizers=(one,)))
         is_far = usual is not None and (rate.at(start) or 0.0) >= FAR_ABOVE * usual[1]
-        if len(loss.finite) or not is_far or not before or (first or 0.0) < 1 or (after or 0.0) < TURNED * before:
+        if len(loss.finite) or not is_far or (first or 0.0) < 1 or not (has_turned or growth >= GROWN):
             continue
+        result = (
+            f"the gradient norm went from {before:.3g} to {after:.3g}"
+            if has_turned
+            else f"the norm of the weights has grown {growth:.3g} times since"
+        )
         sentence = (
             f"The first update of {one.kind} changed the weights by {first:.3g} times their norm, at a learning rate "
-            f"of {rate.at(start):g}, and the gradient norm went from {before:.3g} to {after:.3g}."
+            f"of {rate.at(start):g}, and {result}."
         )
         names = evidence.history[place].parameters
         advice = f"lower the learning rate of the optimizer of `{names[0]}` to `lr={0.1 * usual[1]:g}`" if usual else ""

@@ -30,7 +30,7 @@ def target_out_of_range(evidence: Evidence) -> Cause | None:
     """Return the cause if a target is outside the domain of the loss: labels, probabilities, counts, a CTC target."""
     return (
         _misaligned(evidence)
-        or _logarithm_of_a_chance(evidence)
+        or _logarithm_of_a_probability(evidence)
         or _outside_domain(evidence)
         or _operation_on_target(evidence)
         or _divergence_from_scores(evidence)
@@ -186,7 +186,7 @@ def _zeros(field: FieldFacts) -> int | None:
     return round(count * (1 - field.mean)) if field.is_integral and field.mean is not None else None
 
 
-def _logarithm_of_a_chance(evidence: Evidence) -> Cause | None:
+def _logarithm_of_a_probability(evidence: Evidence) -> Cause | None:
     """Return the cause if a loss of logarithms of probabilities fell below zero, by labels that are no probabilities.
 
     Weighted by probabilities, such a loss is never negative. Rewards of any sign are valid weights and are excluded.

@@ -146,6 +146,19 @@ WRONG = {
             },
         ),
     ),
+    "an agent of a library, whose updates replace its weights": (
+        "learning-rate",
+        evidence(
+            network(0.1),
+            {
+                "loss": [float("nan")] * 120,
+                "grad_norm": [0.5] * 120,
+                "update_ratio": [4.0, *[0.5] * 119],
+                "weight_norm": [60.0 + 5.0 * step for step in range(120)],
+                "learning_rate": [1.0] * 120,
+            },
+        ),
+    ),
     "a loss that falls ever faster": (
         "loss-without-floor",
         evidence(
@@ -211,7 +224,7 @@ def test_what_is_plainly_wrong_is_named(case: str) -> None:
     assert found.remedies
 
 
-@pytest.mark.parametrize("case", [name for name in WRONG if not re.search("cleared|critic|cannot move", name)])
+@pytest.mark.parametrize("case", [name for name in WRONG if not re.search("cleared|critic|agent|cannot move", name)])
 def test_nothing_is_named_of_a_run_that_learns(case: str) -> None:
     """Large weights, units that rest and raw prices are no fault where the loss comes down."""
     known = WRONG[case][1]
