@@ -86,7 +86,7 @@ class ZeroGradient(Detector):
         self.share = share
         self.patience = patience
         self.futile = futile
-        self._stalled_for = 0
+        self._futile_for = 0
         self._never = None
         self._streaks: list[int] = []
         self._longest: list[int] = []
@@ -113,13 +113,13 @@ class ZeroGradient(Detector):
             self._never = [] if none_is_zero else self._never
             return None
         count = len(norms)
-        self._stalled_for = 0 if baselines.loss_rise < -0.1 else self._stalled_for + 1
+        self._futile_for = 0 if baselines.loss_rise < -0.1 else self._futile_for + 1
         never = range(count) if self._never is None else self._never
         self._never = [place for place in never if place < count and norms[place] == 0]
         self._count(norms != 0)
         both = zip(self._streaks, self._longest, strict=True)
         zero = [place for place, (streak, longest) in enumerate(both) if streak >= max(self.patience, 3 * longest)]
-        is_stalled = self._stalled_for >= self.futile and len(zero) == count - 1 > 1
+        is_stalled = self._futile_for >= self.futile and len(zero) == count - 1 > 1
         if len(zero) < count and not is_stalled:
             zero = sorted(set(zero) - set(self._never))
         if not zero or len(zero) < self.share * count:
@@ -127,7 +127,7 @@ class ZeroGradient(Detector):
         where = None if len(zero) == count else record.parameters[zero[0]]
         which = f"all {count}" if where is None else f"{len(zero)} of {count}"
         message = f"the gradients of {which} parameters have been exactly zero for {self.patience} steps or more"
-        learns = where is not None and self._stalled_for < self.patience
+        learns = where is not None and self._futile_for < self.patience
         severity = Severity.INFO if learns else Severity.WARNING
         return self.finding(record, severity, len(zero) / count, self.share, message, where)
 

@@ -22,6 +22,16 @@ def test_a_nonfinite_loss_is_critical_at_once(loss: float) -> None:
     assert finding.value == pytest.approx(loss, nan_ok=True)
 
 
+@pytest.mark.parametrize(
+    ("batch_idx", "micro_batches", "named"), [(9, 1, "batch 9"), (9, 2, "batches 8 to 9"), (1, 4, "batches 0 to 1")]
+)
+def test_a_loss_of_several_micro_batches_names_all_of_them(batch_idx: int, micro_batches: int, named: str) -> None:
+    """It is not known which of them made it NaN; an epoch may end within them."""
+    failing = record(4, loss=math.nan, batch_idx=batch_idx, micro_batches=micro_batches)
+    (finding,) = findings_of(NonFiniteLoss(), [failing])
+    assert finding.message == f"the loss is NaN at {named}"
+
+
 def test_a_gradient_scaler_gets_time_for_a_nonfinite_loss() -> None:
     """Under a scaler that adapts it is no more than a warning, until it has lasted too long; then it is critical."""
     detector = NonFiniteLoss(patience=3)
