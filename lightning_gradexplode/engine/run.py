@@ -5,30 +5,23 @@ The methods that a training loop calls in each batch are in `engine/batches.py`.
 
 from __future__ import annotations
 
-import math
-from bdb import BdbQuit
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from lightning_gradexplode.arguments import Arguments
-from lightning_gradexplode.detect import NonFiniteLoss
-from lightning_gradexplode.diagnose.replay import is_out_of_memory
 from lightning_gradexplode.engine.batches import Batches
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.conflicts import conflicts
 from lightning_gradexplode.engine.failure import never_fatal
+from lightning_gradexplode.engine.interrupted_steps import InterruptedSteps
 from lightning_gradexplode.engine.joint_start import allowed, begin_together
-from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step import Phase
-from lightning_gradexplode.engine.step_inputs import StepInputs
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.hosts.guarded import GuardedLoop
 from lightning_gradexplode.loggers.console import log_to_terminal
 from lightning_gradexplode.measure.recording import RecordedCalls
-from lightning_gradexplode.records import Replay, StepRecord
 from lightning_gradexplode.records.log import logger
-from lightning_gradexplode.records.text import describe, first_line
+from lightning_gradexplode.records.text import describe
 from lightning_gradexplode.respond import ExplosionError
 
 
@@ -58,6 +51,7 @@ class TrainingRun(Batches):
             stop_listening()
             raise
         super().__init__(run, loop, RecordedCalls(loop.is_main_process), arguments.clip is not None, stop_listening)
+        self._interrupted = InterruptedSteps(run, self._left_out)
         self._run.responses.start()
         fresh = [f"in the checkpoint's state, {line}" for line in self._run.load_state_dict(state)]
         for line in [*fresh, *lines]:
@@ -114,9 +108,9 @@ class TrainingRun(Batches):
             self._finish_interrupted(error)
         except ExplosionError:
             raise
-        except Exception as error:  # such as one of the device, which may be what ends the run
+        except Exception as other:  # such as one of the device, which may be what ends the run
             logger.warning(
-                "gradexplode: the step that an exception has interrupted could not be read: %s", describe(error)
+                "gradexplode: the step that an exception has interrupted could not be read: %s", describe(other)
             )
         run = self._run
         self._after.evaluate_held()
@@ -141,53 +135,10 @@ class TrainingRun(Batches):
                     self._deferred_reading.act(step)
             self._after.freeze([step for step in steps if step.phase is not Phase.COLLECTING])
             if not steps:
-                self._record_interrupted(error)
+                has_no_loss = self._in_batch and not self._has_loss
+                self._interrupted.record(error, self._measurement.batch_idx, has_no_loss)
         else:
             self._deferred_reading.keep_arrived(steps)
-
-    def _record_interrupted(self, error: BaseException) -> None:
-        """Detect values that are not finite, and after which an exception was raised before the step.
-
-        Such as that of anomaly detection, of the user's own check of the loss, or of a distribution that checks its
-        parameters in the forward pass.
-        """
-        run, lost = self._run, self._left_out.take_lost(are_over=True)
-        for state in run.optimizers.states:
-            if self._left_out.overflowed(state):
-                self._add_interrupted(state, *self._left_out.measured(state))
-                return
-        loss, inputs = run.window.unused_loss, None
-        if lost:
-            loss, inputs = float(lost[-1].value), lost[-1].inputs
-        raised, replay = "", None
-        if loss is None and self._in_batch and not self._has_loss and _may_be_of_values(error):
-            inputs = run.evidence.inputs
-            is_known = inputs is None or run.log.incidents.is_critical
-            replay = None if is_known or inputs is None else run.evidence.replays.look(inputs, has_raised=True)
-            loss, raised = None if replay is None else math.nan, first_line(error)
-        if loss is None or math.isfinite(loss) or self._loop.loss_scale()[0] is not None:
-            return
-        number, place = self._loop.step, self._measurement.batch_idx
-        record = StepRecord(number, place, loss=loss, epoch=self._loop.epoch, update_taken=False)
-        inputs = inputs or run.evidence.inputs_of_step()
-        self._add_interrupted(run.optimizers.states[0], record, inputs, raised, replay)
-
-    def _add_interrupted(
-        self,
-        state: OptimizerState,
-        record: StepRecord,
-        inputs: StepInputs | None,
-        raised: str = "",
-        replay: Replay | None = None,
-    ) -> None:
-        run, found = self._run, state.detectors.begin(record)
-        if raised:
-            message = f"a value of the step is not finite, and the step raised {raised}"
-            found = [replace(one, message=message) if one.sign == NonFiniteLoss.sign else one for one in found]
-        new = run.keep_findings(record.step, found)
-        run.evidence.raised = raised
-        run.evidence.add(record, inputs, new, run.log.incidents.began, before_update=True, replay=replay)
-        state.recorder.add(record)
 
     # The end.
 
@@ -199,8 +150,3 @@ class TrainingRun(Batches):
         """Return the state that later decisions depend on, in plain values, with a version."""
         self._after.evaluate_held()
         return self._run.state_dict()
-
-
-def _may_be_of_values(error: BaseException) -> bool:
-    """Return whether values that are not finite may have caused an exception."""
-    return isinstance(error, Exception) and not isinstance(error, BdbQuit) and not is_out_of_memory(error)

@@ -1,0 +1,89 @@
+"""Values that are not finite in a step that an exception has ended before its update."""
+
+from __future__ import annotations
+
+import math
+from bdb import BdbQuit
+from dataclasses import replace
+
+from lightning_gradexplode.detect import NonFiniteLoss
+from lightning_gradexplode.diagnose.replay import is_out_of_memory
+from lightning_gradexplode.engine.components import Components
+from lightning_gradexplode.engine.left_out import LeftOutSteps
+from lightning_gradexplode.engine.optimizer_state import OptimizerState
+from lightning_gradexplode.engine.step_inputs import StepInputs
+from lightning_gradexplode.records import Finding, Replay, StepRecord
+from lightning_gradexplode.records.text import first_line
+
+
+class InterruptedSteps:
+    """Records the step that an exception has ended, if a value of it is not finite.
+
+    Such exceptions are those of anomaly detection, of the user's own check of the loss, or of a distribution that
+    checks its parameters in the forward pass.
+
+    Args:
+        run: The components of the run.
+        left_out: The losses and gradients that no optimizer step has used.
+    """
+
+    def __init__(self, run: Components, left_out: LeftOutSteps) -> None:
+        self._run = run
+        self._left_out = left_out
+
+    def record(self, error: BaseException, batch_idx: int, has_no_loss: bool) -> None:
+        """Record the step, if its gradients, its loss or, without a loss, a value that it has tested is not finite.
+
+        Args:
+            error: The exception.
+            batch_idx: Index of its batch.
+            has_no_loss: Whether the exception has ended a forward pass.
+        """
+        run, lost = self._run, self._left_out.take_lost(are_over=True)
+        for state in run.optimizers.states:
+            if self._left_out.overflowed(state):
+                self._add(state, *self._left_out.measured(state))
+                return
+        loss, inputs = run.window.unused_loss, None
+        if lost:
+            loss, inputs = float(lost[-1].value), lost[-1].inputs
+        if loss is None and has_no_loss:
+            self._record_forward(error, batch_idx)
+        elif loss is not None and not math.isfinite(loss) and run.loop.loss_scale()[0] is None:
+            inputs = inputs or run.evidence.inputs_of_step()
+            self._add(run.optimizers.states[0], self._record(batch_idx, loss), inputs)
+
+    def _record_forward(self, error: BaseException, batch_idx: int) -> None:
+        """Record a step without a loss, if it tests a value that is not finite when it is computed again."""
+        run, inputs = self._run, self._run.evidence.inputs
+        if inputs is None or run.log.incidents.is_critical or not _may_be_of_values(error):
+            return
+        replay = run.evidence.replays.look(inputs, has_raised=True)
+        if replay is not None:
+            run.evidence.raised = first_line(error)
+            self._add(run.optimizers.states[0], self._record(batch_idx, math.nan), inputs, replay)
+
+    def _record(self, batch_idx: int, loss: float) -> StepRecord:
+        loop = self._run.loop
+        return StepRecord(loop.step, batch_idx, loss=loss, epoch=loop.epoch, update_taken=False)
+
+    def _add(
+        self, state: OptimizerState, record: StepRecord, inputs: StepInputs | None, replay: Replay | None = None
+    ) -> None:
+        run = self._run
+        found = [self._worded(one) for one in state.detectors.begin(record)]
+        new = run.keep_findings(record.step, found)
+        run.evidence.add(record, inputs, new, run.log.incidents.began, before_update=True, replay=replay)
+        state.recorder.add(record)
+
+    def _worded(self, finding: Finding) -> Finding:
+        """Return a finding with the exception in place of the loss, if there is no loss."""
+        raised = self._run.evidence.raised
+        if not raised or finding.sign != NonFiniteLoss.sign:
+            return finding
+        return replace(finding, message=f"a value of the step is not finite, and the step raised {raised}")
+
+
+def _may_be_of_values(error: BaseException) -> bool:
+    """Return whether values that are not finite may have caused an exception."""
+    return isinstance(error, Exception) and not isinstance(error, BdbQuit) and not is_out_of_memory(error)
