@@ -10,6 +10,9 @@ from lightning_gradexplode.detect.base import Detector
 from lightning_gradexplode.records import Finding, FloatArray, ModuleGradients, Severity, StepRecord
 from lightning_gradexplode.records.module_gradients import MANY_CALLS
 
+_FEW = 0.1
+"""Share of the elements of error gradients up to which few of them are above 1."""
+
 
 class BackwardGain(Detector):
     """The gradient grows during the backward pass, from layer to layer or from time step to time step.
@@ -21,7 +24,7 @@ class BackwardGain(Detector):
     reported, since it is necessary but not sufficient (Pascanu, Mikolov, Bengio 2013, section 2.1).
 
     A gain is harmless while the gradients that it leads to are small (`Baselines.has_small_gradient`), as in a run that
-    has converged.
+    has converged, unless many of their elements are above 1, as those of a loss that was huge at the start.
 
     Args:
         total: Gain over the depth of the network.
@@ -42,10 +45,10 @@ class BackwardGain(Detector):
         """Check the gradients of modules, at a step at which they were measured."""
         modules = record.module_gradients
         assert modules is not None
-        if self.baselines(record).has_small_gradient(record):
+        above, baselines = _share_above_one(modules), self.baselines(record)
+        if above < _FEW and baselines.has_small_gradient(record):
             return None
         where, rise = modules.steepest() or (None, math.nan)
-        above = _share_above_one(modules)
         if modules.total_gain > self.total:
             message = (
                 f"from the last of {len(modules.modules)} modules to the first the gradient grows "

@@ -82,17 +82,24 @@ def test_ordinary_profiles_are_no_sign(modules: ModuleGradients) -> None:
 
 
 @pytest.mark.parametrize(
-    ("loss", "found"), [(1.0, 1), (1.1, 0), (math.nan, 1)], ids=["steep loss", "flat loss", "unknown slope"]
+    ("loss", "share", "found"),
+    [(1.0, 0.01, 1), (1.1, 0.01, 0), (1.1, 0.2, 1), (math.nan, 0.01, 1)],
+    ids=["steep loss", "flat loss", "huge loss", "unknown slope"],
 )
-def test_a_gain_is_harmless_while_the_gradients_are_small(loss: float, found: int) -> None:
-    """Weights that change by their own norm change the loss by 100 times its size at the start, or by less."""
-    assert len(findings_of(BackwardGain(), steps(profile(300.0, 280.0, 270.0, 1.1, 1.0, 1.0), loss))) == found
+def test_a_gain_is_harmless_while_the_gradients_are_small(loss: float, share: float, found: int) -> None:
+    """Weights that change by their own norm change the loss by 100 times its size at the start, or by less.
+
+    A loss that is huge because the outputs grow over the layers is as large as its gradients, which are above 1.
+    """
+    modules = profile(300.0, 280.0, 270.0, 1.1, 1.0, 1.0, share_above_one=np.full(6, share))
+    assert len(findings_of(BackwardGain(), steps(modules, loss))) == found
 
 
 def test_the_size_of_the_loss_is_that_of_the_start() -> None:
     """A run that has converged has the same gain, and gradients that are small, but large against its loss."""
+    few = profile(300.0, 1.0, share_above_one=np.zeros(2))
     start = record(0, loss=1.0, grad_norm=1.0, weight_norm=10.0, module_gradients=profile(1.0, 1.0))
-    late = record(1, loss=1e-3, grad_norm=0.1, weight_norm=10.0, module_gradients=profile(300.0, 1.0))
+    late = record(1, loss=1e-3, grad_norm=0.1, weight_norm=10.0, module_gradients=few)
     assert findings_of(BackwardGain(), [start, late]) == []
     assert len(findings_of(BackwardGain(), [late])) == 1
 

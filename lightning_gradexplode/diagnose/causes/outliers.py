@@ -67,6 +67,8 @@ def outlier_batch(evidence: Evidence) -> Cause | None:
         abrupt = abrupt_step(evidence, "loss") is not None
         # If the ranges of the data are those of earlier batches, something else has grown.
         confidence = max(confidence, FAINT if abrupt and _is_usual(evidence) else 0.45)
+    if not confidence and not is_critical(evidence):
+        return far_off_batch(evidence)
     if not confidence or (course.steps < 5 and field is None):
         return None
     return Cause(

@@ -73,6 +73,9 @@ def _computed_features(evidence: Evidence) -> Cause | None:
     first, norm = next(iter(evidence.applied), None), curve(evidence, "grad_norm").first
     if first is None or norm is None or not (first.first_rms or 0.0) >= LARGE_SCALE[0][0] or norm < 10:
         return None
+    fields = evidence.batch.fields if evidence.batch is not None else ()
+    if any(is_float(one) and (size_of(one) or 0.0) >= (first.first_rms or 0.0) for one in fields):
+        return None  # a few elements of the batch are as large, see `_usual_scale`
     layer = first.name.rpartition(".")[0] or first.name
     return Cause(
         "unscaled-data",

@@ -128,6 +128,13 @@ def test_batches_whose_loss_is_far_above_the_others_are_named_by_their_steps() -
     assert "drop or limit" in cause.remedies[0]
 
 
+@pytest.mark.parametrize(("severity", "is_named"), [(Severity.WARNING, True), (Severity.CRITICAL, False)])
+def test_such_batches_are_named_in_an_incident_that_is_not_critical(severity: Severity, is_named: bool) -> None:
+    """Their gradients are a warning, which belongs to a step of another batch where it comes later."""
+    known = replace(of_losses(with_jumps((9, 31, 77))), findings=(finding("gradient-above-one", 100, severity),))
+    assert (outlier_batch(known) is not None) is is_named
+
+
 @pytest.mark.parametrize(
     "losses",
     [

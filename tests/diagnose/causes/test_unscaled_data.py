@@ -100,3 +100,5 @@ def test_features_that_a_model_computes_are_known_by_what_its_first_layer_takes(
     known = AppliedWeight("body.weight", 1, size), AppliedWeight("head.weight", 1, size)
     found = unscaled_data(diverged(batch=batch(field("x"), field("y")), applied=known, history=(history(values),)))
     assert (found is not None and found.where == "the input of `body`") is is_named
+    few = field("y", greatest=1e9, std=2.5e8, row_size=3.0)  # rows of the batch, not computed ones
+    assert unscaled_data(diverged(batch=batch(field("x"), few), applied=known, history=(history(values),))) is None

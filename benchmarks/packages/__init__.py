@@ -1,0 +1,1 @@
+"""Trainings of other packages, as their users run them, with and without faults: ``python -m benchmarks.packages``."""
