@@ -64,7 +64,7 @@ EXPLAINS: Mapping[str, Sequence[str]] = {
     "forward-overflow": ("outlier-batch", "depth", "initialization", "moving-target"),
     "half-precision": ("forward-overflow", "learning-rate", "optimizer-state", "depth", "initialization"),
     # Each of these makes updates overshoot, so that an overshoot is no further evidence for the rate.
-    "unscaled-data": ("learning-rate", "initialization", "depth", "outlier-batch", "forward-overflow"),
+    "unscaled-data": ("learning-rate", "initialization", "depth", "outlier-batch"),
     "initialization": ("learning-rate", "depth"),
     "depth": ("learning-rate",),
     "recurrence": ("learning-rate", "depth"),

@@ -83,15 +83,6 @@ def test_nothing_is_looked_for_in_anomaly_mode_where_all_was_finite() -> None:
     assert not found.remedies
 
 
-def test_data_on_a_large_scale_explain_that_an_exponential_function_overflows() -> None:
-    """Its argument is as large as they are."""
-    overflow, data = (
-        Cause("forward-overflow", "`exp`", ("`exp` took 3317.",), 0.92, ()),
-        Cause("unscaled-data", "batch", ("`batch` ranges to 30000.",), 0.9, ()),
-    )
-    assert [one.kind for one in rank((overflow, data))] == ["unscaled-data", "forward-overflow"]
-
-
 def test_targets_outside_of_the_range_of_a_loss_explain_that_it_falls_below_zero() -> None:
     """A pixel label of 255, which marks what is to be ignored, makes a binary cross-entropy fall without end."""
     falls, targets = (
