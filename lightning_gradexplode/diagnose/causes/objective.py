@@ -19,6 +19,9 @@ from lightning_gradexplode.records import Cause, Evidence, RunFacts
 FAR_BELOW = 10.0
 """Multiple of its initial size by which a loss has to have fallen below zero to be without a lower bound."""
 
+BELOW = 5.0
+"""The same multiple for a loss that falls faster and faster while its gradient grows, unlike a bounded loss."""
+
 LONG = 10
 """Number of losses from which it is known whether they level off."""
 
@@ -43,9 +46,6 @@ _NEVER_NEGATIVE = frozenset(
 """Loss functions that are never below zero, whatever their targets are, if they take logarithms of probabilities."""
 
 _POLICY = re.compile(r"(actor|policy)", re.IGNORECASE)
-
-BELOW = 5.0
-"""The same multiple for a loss that falls faster and faster while its gradient grows, unlike a bounded loss."""
 
 
 def loss_without_floor(evidence: Evidence) -> Cause | None:
