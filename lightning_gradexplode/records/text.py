@@ -61,7 +61,7 @@ def describe(error: BaseException) -> str:
 def first_line(error: BaseException) -> str:
     """Return class and first line of an exception's text, at most 100 characters of it."""
     try:
-        line = plain_text(str(error)).strip().partition("\n")[0]
+        line = plain_text(str(error).strip().partition("\n")[0])
     except Exception:
         line = ""
     text = line if len(line) <= 100 else f"{line[:100].rstrip()}…"
