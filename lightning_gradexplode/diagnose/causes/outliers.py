@@ -27,7 +27,7 @@ FAR_OUTSIDE = 10.0
 FAR_FROM_OTHERS = 100.0
 """Multiple of the size of the other rows from which a row is far outside of them, even if earlier batches have such."""
 
-FAR_ABOVE = 1e4
+FAR_FROM_USUAL = 1e4
 """Multiple of the usual loss of the run from which the loss of a batch is far above it."""
 
 FAINT = 0.3
@@ -117,7 +117,7 @@ def far_off_batches(evidence: Evidence) -> tuple[int, ...]:
     if len(size) < ENOUGH:
         return ()
     around = np.maximum(np.append(0.0, size[:-1]), np.append(size[1:], 0.0))
-    alone = (size >= FAR_ABOVE * np.median(size)) & (size >= FAR_FROM_OTHERS * around)
+    alone = (size >= FAR_FROM_USUAL * np.median(size)) & (size >= FAR_FROM_OTHERS * around)
     steps = tuple(int(one) for one in loss.step[alone])
     return steps if 2 <= len(steps) <= len(size) / 4 else ()
 
