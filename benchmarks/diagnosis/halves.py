@@ -11,6 +11,7 @@ from typing import Literal
 from benchmarks.diagnosis import (
     eighth,
     eleventh,
+    fifteenth,
     fifth,
     fourteenth,
     fourth,
@@ -44,6 +45,7 @@ Half = Literal[
     "twelfth",
     "thirteenth",
     "fourteenth",
+    "fifteenth",
     "held_out",
 ]
 NOT_BY_CASE: tuple[Half, ...] = ("ninth", "held_out")
@@ -64,6 +66,7 @@ _PACKAGES = {
     "twelfth": twelfth,
     "thirteenth": thirteenth,
     "fourteenth": fourteenth,
+    "fifteenth": fifteenth,
     "held_out": held_out,
 }
 
