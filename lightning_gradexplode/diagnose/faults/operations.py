@@ -21,6 +21,9 @@ _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "convolution",
              "mv", "dot", "einsum", "mkldnn_linear", "mkldnn_convolution", "rnn_tanh", "rnn_relu", "lstm", "gru",
              "mkldnn_rnn_layer", "embedding_bag", "embedding", "index_select"}  # fmt: skip
 
+SYMMETRIC_LOSSES = {"mse_loss", "smooth_l1_loss", "huber_loss"}
+"""Loss functions to which targets are also given as the first argument, ``mse_loss(target, output)``."""
+
 
 def base_name(name: str) -> str:
     """Return an operation's plain name: ``"_log_softmax"``, ``"aten.log_softmax.int"`` are both ``"log_softmax"``.

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_gradexplode.diagnose.faults.operations import EXPONENTIALS
+from lightning_gradexplode.diagnose.faults.operations import EXPONENTIALS, SYMMETRIC_LOSSES
 from lightning_gradexplode.diagnose.graph.applied import applied_weights
 from lightning_gradexplode.diagnose.graph.factors import compares_layer, divisors_of, summed_elements
 from lightning_gradexplode.diagnose.graph.fields import field_of, fields_in_graph, owner_of, weight_of
@@ -263,7 +263,10 @@ def _losses(graph: Graph) -> tuple[LossTerm, ...]:
     terms = []
     for node in graph.nodes:
         name = name_of_node(node)
-        values = [graph.value(one) for one in graph.arguments[node]]
+        arguments = graph.arguments[node]
+        if name in SYMMETRIC_LOSSES and arguments[0].source is None:
+            arguments = arguments[::-1]
+        values = [graph.value(one) for one in arguments]
         if name in _LOSSES and len(values) > 1 and values[0] is not None and values[1] is not None:
             result = graph.values.get((node, 0))
             inputs = tuple(operand(one, None, one.shape) for one in values[:2] if one is not None)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_gradexplode.diagnose.batch import input_of
+from lightning_gradexplode.diagnose.faults.operations import SYMMETRIC_LOSSES
 from lightning_gradexplode.diagnose.graph.nodes import Argument, Graph, name_of_node
 from lightning_gradexplode.measure.batch_facts import collect_batch_facts
 from lightning_gradexplode.records import FieldFacts
@@ -43,7 +44,8 @@ def fields_in_graph(graph: Graph, names: Mapping[int, str]) -> tuple[FieldFacts,
         operation = name_of_node(node)
         for place, argument in enumerate(graph.arguments[node]):
             is_data = argument.source is None and argument.value is not None and argument.value.is_floating_point()
-            is_input = operation in _INPUT_OF or (operation in _LOSSES and place == 1) or _weighs(graph, node)
+            is_target = operation in _LOSSES and (place == 1 or operation in SYMMETRIC_LOSSES)
+            is_input = is_target or operation in _INPUT_OF or _weighs(graph, node)
             if is_data and is_input and argument.value is not None and argument.value.dim():
                 field = field_of(graph, node, argument, names)
                 fields.setdefault(field.name, field)

@@ -94,6 +94,20 @@ def test_a_loss_of_the_difference_of_a_layer_and_data_is_recognized(
     assert facts_of_loss(compute(net(inputs())), net).compares_layer is expected
 
 
+@pytest.mark.parametrize("loss", [functional.mse_loss, functional.smooth_l1_loss, functional.huber_loss])
+def test_targets_may_be_the_first_argument_of_a_symmetric_loss(
+    net: nn.Sequential, loss: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    """As in ``mse_loss(target, output)``: the argument without a gradient is the target."""
+    out, targets = net(inputs()), torch.linspace(5, 6, ROWS)[:, None]
+    usual, swapped = facts_of_loss(loss(out, targets), net), facts_of_loss(loss(targets, out), net)
+    assert [one for one in swapped.fields if one.name.startswith("target of ")] == [
+        one for one in usual.fields if one.name.startswith("target of ")
+    ]
+    assert swapped.losses[0].inputs == usual.losses[0].inputs
+    assert swapped.losses[0].inputs[1].greatest == 6
+
+
 OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "exp": lambda out: torch.exp(1e4 * out.abs() + 1e3).mean(),
     "log": lambda out: -(out - 5).log().mean(),

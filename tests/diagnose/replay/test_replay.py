@@ -49,6 +49,19 @@ def test_a_logarithm_of_a_negative_number_is_named_with_its_line_and_row() -> No
     assert replay.first.code == "return torch.log(model(batch).square() + 1.0 + offset).mean()"
 
 
+@pytest.mark.parametrize("is_swapped", [False, True])
+def test_the_targets_of_a_symmetric_loss_are_those_without_a_gradient(is_swapped: bool) -> None:
+    """``mse_loss(target, output)`` is as common as the order in torch's documentation."""
+
+    def step(model: Network, batch: Tensor, batch_idx: int) -> Tensor:
+        pair = model(batch), torch.full((6, 2), 1e20)
+        return functional.mse_loss(*(pair[::-1] if is_swapped else pair))
+
+    (term,) = replayed(step, torch.randn(6, 4), "loss").losses
+
+    assert term.inputs[1].greatest == pytest.approx(1e20)
+
+
 def test_an_infinity_hidden_by_where_is_named_beside_the_slope_it_spoils() -> None:
     """The value of ``log(0)`` is masked, its slope is 0/0: both are reported."""
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_gradexplode.diagnose.faults.operations import FILLS
+from lightning_gradexplode.diagnose.faults.operations import FILLS, SYMMETRIC_LOSSES
 from lightning_gradexplode.diagnose.replay.observation.batch_rows import BatchRows
 from lightning_gradexplode.diagnose.replay.observation.batch_shape import BatchShape
 from lightning_gradexplode.diagnose.replay.observation.events import UNKNOWN, Event, Input, Origin, Origins, inherited
@@ -266,6 +266,8 @@ def _kept(tensor: Tensor) -> Tensor:
 
 
 def _loss_term(name: str, inputs: list[Tensor], outputs: list[Tensor]) -> LossTerm:
+    if name in SYMMETRIC_LOSSES and not inputs[0].requires_grad and inputs[1].requires_grad:
+        inputs.reverse()
     return LossTerm(
         name=name,
         inputs=tuple(operand(one, None, one.shape) for one in inputs[:OPERANDS]),
