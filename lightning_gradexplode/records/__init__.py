@@ -4,13 +4,14 @@ A record holds numbers and names only, never a tensor or a trainer, so that dete
 be written and tested without anything else.
 """
 
+from lightning_gradexplode.records.arrays import FloatArray, IntArray
 from lightning_gradexplode.records.batch_facts import BatchFacts, FieldFacts
 from lightning_gradexplode.records.combine import combine
 from lightning_gradexplode.records.diagnosis import CAUSE_KINDS, Cause, Diagnosis
 from lightning_gradexplode.records.evidence import Attempt, Evidence, History
 from lightning_gradexplode.records.finding import Finding, Severity
-from lightning_gradexplode.records.histogram import BUCKET_EDGES, Histogram, IntArray
-from lightning_gradexplode.records.module_gradients import FloatArray, ModuleGradients
+from lightning_gradexplode.records.histogram import BUCKET_EDGES, Histogram
+from lightning_gradexplode.records.module_gradients import ModuleGradients
 from lightning_gradexplode.records.norms import Norms
 from lightning_gradexplode.records.replay import (
     Activation,

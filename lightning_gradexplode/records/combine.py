@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_gradexplode.records.module_gradients import FloatArray
+from lightning_gradexplode.records.arrays import FloatArray
 from lightning_gradexplode.records.step_record import StepRecord
 
 

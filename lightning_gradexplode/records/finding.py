@@ -11,7 +11,7 @@ from typing import Any
 from lightning_gradexplode.records.html import table
 from lightning_gradexplode.records.text import plain_text
 
-MOST_CHARACTERS = 1000
+MAX_CHARACTERS = 1000
 """Length of the text of a finding; longer ones are cut."""
 
 
@@ -53,7 +53,7 @@ class Finding:
         where = f" in {self.where}" if self.where else ""
         limit = f" (limit {self.limit:.4g})" if math.isfinite(self.limit) and self.limit else ""
         text = plain_text(f"{self.severity.name} at step {self.step}: {self.sign}{where}: {self.message}{limit}")
-        return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 3] + "..."
+        return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 3] + "..."
 
     def _repr_html_(self) -> str:
         title = f"{self.severity.name}: {plain_text(self.sign)}"

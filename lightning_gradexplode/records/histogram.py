@@ -8,9 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lightning_gradexplode.records.module_gradients import FloatArray
-
-IntArray = npt.NDArray[np.int64]
+from lightning_gradexplode.records.arrays import FloatArray, IntArray
 
 
 def _bucket_edges() -> FloatArray:

@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass, fields
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from lightning_gradexplode.records.arrays import FloatArray
 
 MANY_CALLS = 8
 """Number of calls in one pass from which a module counts as recurrent."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lightning_gradexplode.records.module_gradients import FloatArray
+from lightning_gradexplode.records.arrays import FloatArray
 
 
 @dataclass(frozen=True, eq=False)

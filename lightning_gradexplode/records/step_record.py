@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from lightning_gradexplode.records.arrays import FloatArray
 from lightning_gradexplode.records.histogram import Histogram
 from lightning_gradexplode.records.html import table
-from lightning_gradexplode.records.module_gradients import FloatArray, ModuleGradients
+from lightning_gradexplode.records.module_gradients import ModuleGradients
 
 LEFT_OUT = "the training loop"
 """`StepRecord.skipped_by` of a step that the training loop itself has left out."""

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_gradexplode.distributed.process_group import ALONE
 from lightning_gradexplode.measure.module_gradients import ModuleGradientProbe
-from lightning_gradexplode.records.module_gradients import FloatArray, ModuleGradients
+from lightning_gradexplode.records import FloatArray, ModuleGradients
 
 
 def look(network: nn.Module, run: Callable[[nn.Module], Tensor], scale: float | None = None) -> ModuleGradients | None:
