@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 from lightning_gradexplode import checks
 from lightning_gradexplode.clip import AutoPolicy, ClipPolicy, ConstantClip
 from lightning_gradexplode.clip.base import ALGORITHMS
-from lightning_gradexplode.detect import Detector, default_detectors
+from lightning_gradexplode.detect import Detector, default_detectors, known_signs
 from lightning_gradexplode.records import Severity, StepRecord
 from lightning_gradexplode.respond import (
     RaiseError,
@@ -42,8 +42,6 @@ RESPONSES: dict[str, type[Response]] = {
 ALERT_LEVELS = {"warning": Severity.WARNING, "critical": Severity.CRITICAL}
 
 _FIELDS = frozenset(field.name for field in fields(StepRecord))
-
-NONFINITE_SIGNS = ("nonfinite-loss", "nonfinite-gradient", "nonfinite-weight")
 
 
 class MonitorArguments(TypedDict, total=False):
@@ -196,7 +194,7 @@ def _check_detector(detector: Detector) -> None:
 def _ignored(value: Any, detectors: Sequence[Detector]) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(one, str) for one in value):
         raise TypeError(f'ignore must be a sequence of signs such as ("stalled-loss",), got {value!r}')
-    known = sorted({one.sign for one in (*default_detectors(), *detectors)})
+    known = sorted(known_signs(detectors))
     for sign in value:
         if sign not in known:
             raise ValueError(f"ignore must contain signs out of {', '.join(known)}, got {sign!r}")

@@ -58,11 +58,11 @@ class JointGrowth(Stateful):
 
     def _significant(self, values: Sequence[float]) -> float:
         """Return the rate of growth, 0 if it is within the standard errors."""
-        rate, error = growth_rate(values)
+        rate, error = fitted_slope(values)
         return rate if rate > self.errors * error else 0.0
 
 
-def growth_rate(values: Sequence[float]) -> tuple[float, float]:
+def fitted_slope(values: Sequence[float]) -> tuple[float, float]:
     """Return the slope of a straight line fitted to the logarithms by least squares, and its standard error.
 
     Args:

@@ -13,15 +13,14 @@ from itertools import islice
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lightning_gradexplode.measure.parameters import plain_name
+from lightning_gradexplode.measure.parameters import plain_name, replica_prefixes
 from lightning_gradexplode.records import ModuleFacts
 
-MOST_SETTINGS = 32
+MAX_SETTINGS = 32
 """Number of settings that are recorded of a module."""
-GATES = 4
+MAX_GATES = 4
 """Largest number of gates whose matrices a recurrent weight contains, one below the other."""
 
-_REPLICATING = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _COMPOSED = {"FSDPModule", "ReplicateModule", "DDP"}
 """Classes that torch puts in front of a module's own class."""
 
@@ -74,13 +73,8 @@ def named_modules(module: nn.Module) -> dict[str, nn.Module]:
 
     Of a wrapper and what it wraps, which then have one name, the wrapped module is returned.
     """
-    replicas = replica_prefixes(module)
-    return {plain_name(f"{name}.", replicas).rstrip("."): one for name, one in module.named_modules()}
-
-
-def replica_prefixes(module: nn.Module) -> tuple[str, ...]:
-    """Return the prefixes within which a `module.` stems from data-parallel wrappers, as `plain_name` takes them."""
-    return tuple(f"{name}." for name, one in module.named_modules() if name and isinstance(one, _REPLICATING))
+    prefixes = replica_prefixes(module)
+    return {plain_name(f"{name}.", prefixes).rstrip("."): one for name, one in module.named_modules()}
 
 
 def class_of(module: nn.Module) -> type:
@@ -154,7 +148,7 @@ def _gates_in(weight: Tensor) -> int:
     if weight.dim() != 2 or not weight.numel():
         return 0
     few, many = sorted(weight.shape)
-    return many // few if few > 1 and many % few == 0 and many // few <= GATES else 0
+    return many // few if few > 1 and many % few == 0 and many // few <= MAX_GATES else 0
 
 
 def _is_unset(parameter: Tensor) -> bool:
@@ -162,7 +156,7 @@ def _is_unset(parameter: Tensor) -> bool:
 
 
 def _facts(name: str, module: nn.Module) -> ModuleFacts:
-    role, settings = role_of(module), dict(islice(_settings(module), MOST_SETTINGS))
+    role, settings = role_of(module), dict(islice(_settings(module), MAX_SETTINGS))
     if role != "other" and not is_known(module):
         settings["guessed"] = True
     return ModuleFacts(name, class_of(module).__name__, role, settings)

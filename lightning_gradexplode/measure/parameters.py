@@ -23,18 +23,23 @@ _REPLICATING = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _gradient = operator.attrgetter("grad")
 
 
-def plain_name(name: str, replicas: Sequence[str] = ()) -> str:
+def plain_name(name: str, prefixes: Sequence[str] = ()) -> str:
     """Strip from a parameter's name what torch.compile, FSDP, activation checkpointing and DDP insert.
 
     Args:
         name: The name.
-        replicas: Names of DDP modules, each followed by a dot, the outer ones first.
+        prefixes: What `replica_prefixes` returns.
     """
-    for replica in reversed(replicas):
-        name = name.replace(f"{replica}module.", replica) if name.startswith(f"{replica}module.") else name
+    for prefix in reversed(prefixes):
+        name = name.replace(f"{prefix}module.", prefix) if name.startswith(f"{prefix}module.") else name
     for wrapper in _WRAPPERS:
         name = name.replace(wrapper, "")
     return name
+
+
+def replica_prefixes(module: nn.Module) -> tuple[str, ...]:
+    """Return the names of the data-parallel wrappers in a module, each followed by a dot, the outer ones first."""
+    return tuple(f"{name}." for name, one in module.named_modules() if name and isinstance(one, _REPLICATING))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,8 +92,8 @@ def parameters_of(
         exclude: Name patterns of parameters that are not.
         world: The processes of the run.
     """
-    replicating = tuple(f"{name}." for name, one in module.named_modules() if name and isinstance(one, _REPLICATING))
-    names = {id(parameter): plain_name(name, replicating) for name, parameter in module.named_parameters()}
+    prefixes = replica_prefixes(module)
+    names = {id(parameter): plain_name(name, prefixes) for name, parameter in module.named_parameters()}
     found: dict[int, tuple[str, nn.Parameter]] = {}
     taken: set[str] = set()
     for i, group in enumerate(optimizer.param_groups):

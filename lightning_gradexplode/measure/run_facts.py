@@ -28,18 +28,17 @@ from lightning_gradexplode.measure.module_facts import (
     is_known,
     named_modules,
     recurrent_weights,
-    replica_prefixes,
 )
 from lightning_gradexplode.measure.norms import measure_norms
 from lightning_gradexplode.measure.optimizer_facts import collect_optimizer
-from lightning_gradexplode.measure.parameters import plain_name
+from lightning_gradexplode.measure.parameters import plain_name, replica_prefixes
 from lightning_gradexplode.measure.recurrent import largest_singular_value
 from lightning_gradexplode.measure.spectral_radius import spectral_radius
 from lightning_gradexplode.records import ModuleFacts, ParameterFacts, RunFacts
 
-LARGEST_MATRIX = 2048
+MAX_MATRIX_ROWS = 2048
 """Number of rows up to which singular values and eigenvalues of recurrent matrices are computed."""
-MOST_MATRICES = 32
+MAX_MATRICES = 32
 """Number of recurrent matrices of which they are computed."""
 
 _PACKAGES = ("torch", "lightning", "pytorch-lightning", "lightning-gradexplode", "numpy", "transformers")
@@ -120,8 +119,8 @@ def unchanged_weights(module: nn.Module, facts: RunFacts) -> tuple[str, ...]:
     start = {one.name: (one.std, one.largest) for one in facts.parameters if one.dtype in ("float16", "bfloat16")}
     if not start:
         return ()
-    replicas = replica_prefixes(module)
-    named = ((plain_name(name, replicas), one) for name, one in module.named_parameters() if one.requires_grad)
+    prefixes = replica_prefixes(module)
+    named = ((plain_name(name, prefixes), one) for name, one in module.named_parameters() if one.requires_grad)
     now = {name: one for name, one in named if name in start}
     scales = zip(now, *_scales([*now.values()]), strict=True)
     return tuple(name for name, rms, largest in scales if start[name] == (rms, largest))
@@ -129,8 +128,8 @@ def unchanged_weights(module: nn.Module, facts: RunFacts) -> tuple[str, ...]:
 
 def _parameters(module: nn.Module, optimizers: Sequence[Any]) -> list[ParameterFacts]:
     """Return the facts of a network's parameters, and of those that only an optimizer holds."""
-    replicas, owners = replica_prefixes(module), named_modules(module)
-    named: list[tuple[str, Tensor]] = [(plain_name(name, replicas), one) for name, one in module.named_parameters()]
+    prefixes, owners = replica_prefixes(module), named_modules(module)
+    named: list[tuple[str, Tensor]] = [(plain_name(name, prefixes), one) for name, one in module.named_parameters()]
     known = {id(one) for _, one in named}
     updated_by: dict[int, int] = {}
     for index, optimizer in enumerate(optimizers):
@@ -217,7 +216,7 @@ def _recurrent(modules: Mapping[str, nn.Module]) -> dict[int, tuple[float | None
         for weight in recurrent_weights(module).values():
             matrices = [] if is_sharded(weight) or weight.is_meta else gate_matrices(weight.detach())
             count += len(matrices)
-            if id(weight) in found or not matrices or len(matrices[0]) > LARGEST_MATRIX or count > MOST_MATRICES:
+            if id(weight) in found or not matrices or len(matrices[0]) > MAX_MATRIX_ROWS or count > MAX_MATRICES:
                 continue
             norm = max(largest_singular_value(matrix) for matrix in matrices)
             radius = max(spectral_radius(matrix) for matrix in matrices)

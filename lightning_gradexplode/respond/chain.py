@@ -10,7 +10,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from lightning_gradexplode import checks
-from lightning_gradexplode.part_guard import PartGuard
+from lightning_gradexplode.part_guard import PartGuard, is_own
 from lightning_gradexplode.records import Finding
 from lightning_gradexplode.records.text import few
 from lightning_gradexplode.respond.action_log import ActionLog
@@ -199,17 +199,13 @@ class ResponseChain:
             if isinstance(arguments[0], ResponseContext):
                 arguments[0].response = guard.name
             guard.call(getattr(self.responses[place], hook), *arguments, otherwise=None)
-            if self._run is None or hook not in _CHANGING or place in self._off or self._is_own(place):
+            if self._run is None or hook not in _CHANGING or place in self._off or is_own(self.responses[place]):
                 continue
             if self._fails_on_some(place, self._run) and hook == "gradients_ready":
                 # Gradients that one process has changed and another one has not would make their weights differ.
                 for group in arguments[0].optimizer.param_groups:
                     for parameter in group["params"]:
                         parameter.grad = None
-
-    def _is_own(self, place: int) -> bool:
-        """Return whether a response is defined in this package; such responses fail on all processes or on none."""
-        return type(self.responses[place]).__module__.startswith(f"{__package__}.")
 
 
 def _respond(response: Response, findings: Sequence[Finding], run: ResponseContext) -> bool:

@@ -64,7 +64,7 @@ class Rollback(Stateful, Response):
         ValueError: An argument is out of range.
     """
 
-    not_saved = ("_during_step", "_asked_by")
+    not_saved = ("_during_step", "_pending_cause")
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class Rollback(Stateful, Response):
         self._in_a_row = 0
         self._held_back = 0
         self._has_updates = False
-        self._asked_by = ""  # sign and place of the finding that a rollback is due for
+        self._pending_cause = ""  # sign and place of the finding that a rollback is due for
 
     def started(self, run: ResponseContext) -> None:
         """Copy the state that the fit starts with."""
@@ -105,17 +105,17 @@ class Rollback(Stateful, Response):
 
     def respond(self, findings: Sequence[Finding], run: ResponseContext) -> bool:
         """Hold back the update; at the end of the batch the last good state is restored if one is due."""
-        if not self._asked_by and self._can_wait(findings, run):
+        if not self._pending_cause and self._can_wait(findings, run):
             why = f"updates are held back because of {run.cause}: none was taken since the state {self._states.name}"
             run.log_action("rollback-waits", why, once=True)
             run.hold_back_update()
             return True
-        if not self._asked_by:
+        if not self._pending_cause:
             refusal = self._refusal(run)
             if refusal is not None:
                 run.log_action("rollback-ends", f"{refusal} ({run.cause})", once=True)
                 return False
-        self._asked_by = self._asked_by or run.cause
+        self._pending_cause = self._pending_cause or run.cause
         run.hold_back_update()
         return True
 
@@ -144,7 +144,7 @@ class Rollback(Stateful, Response):
 
     def batch_ended(self, run: ResponseContext) -> None:
         """Restore a state if a rollback is due, else copy the state if that is due."""
-        if not self._asked_by:
+        if not self._pending_cause:
             if run.record is None or run.record.update_taken is not False:
                 self._has_updates, self._held_back = True, 0
             if self._states.batch_ended(run):
@@ -155,7 +155,7 @@ class Rollback(Stateful, Response):
         if self._in_a_row:
             self._states.drop_latest()
         self._in_a_row += 1
-        why, self._asked_by, self._has_updates = self._asked_by, "", False
+        why, self._pending_cause, self._has_updates = self._pending_cause, "", False
         sizes = [] if run.memory is None else run.memory.largest_step_sizes()
         kept = self._restore(run)
         but = f"; not restored: {', '.join(kept)}" if kept else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lightning_gradexplode.detect.joint_growth import JointGrowth, growth_rate
+from lightning_gradexplode.detect.joint_growth import JointGrowth, fitted_slope
 
 
 @pytest.mark.parametrize("count", [3, 24])
@@ -13,7 +13,7 @@ def test_the_rate_of_growth_is_the_slope_of_a_fitted_line(count: int) -> None:
     """The slope and its standard error are those of numpy's least squares."""
     values = np.exp(np.random.default_rng(count).normal(0.03 * np.arange(count), 0.2))
     (slope, _), covariance = np.polyfit(np.arange(count), np.log(values), 1, cov=True)
-    assert growth_rate(values.tolist()) == pytest.approx((slope, covariance[0, 0] ** 0.5))
+    assert fitted_slope(values.tolist()) == pytest.approx((slope, covariance[0, 0] ** 0.5))
 
 
 def test_three_that_grow_together_are_found_with_their_rates() -> None:
