@@ -188,7 +188,7 @@ class StepExchange:
             raise ProcessFailedError(f"the monitor of rank {failed[0]} has failed")
 
 
-def lost_with_others(own: Norms, totals: FloatArray) -> Norms:
+def nan_unless_all_finite(own: Norms, totals: FloatArray) -> Norms:
     """Return norms that are NaN if those of any process are not finite, so that all processes decide alike.
 
     Args:

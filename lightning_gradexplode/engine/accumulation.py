@@ -12,12 +12,12 @@ from torch.optim import Optimizer
 
 from lightning_gradexplode.engine.passes import BackwardPasses
 from lightning_gradexplode.hosts.base import TrainingLoop
-from lightning_gradexplode.measure import reading
 from lightning_gradexplode.measure.details import GradientDetails
 from lightning_gradexplode.measure.gradients import GradientReading
 from lightning_gradexplode.measure.parameters import ParameterSet
+from lightning_gradexplode.measure.reading import is_on_host, widest_type
 
-MOST_CHANGES = 64
+MAX_CHANGES = 64
 """Number of backward passes of the first step after which changes of the gradients are looked for."""
 
 
@@ -26,7 +26,7 @@ class AccumulatedReading(NamedTuple):
 
     Args:
         gradients: The gradients that the optimizer will get.
-        losses: Number of micro-batches whose losses are read along with the gradients.
+        device_loss_count: Number of micro-batches whose losses are read along with the gradients.
         micro_batches: Number of micro-batches that the training loop divides each loss by.
         has_scale: Whether the scale of a gradient scaler is read along with them as well.
         scale_adapts: Whether the gradient scaler lowers the scale when gradients overflow.
@@ -37,7 +37,7 @@ class AccumulatedReading(NamedTuple):
     """
 
     gradients: GradientReading
-    losses: int
+    device_loss_count: int
     micro_batches: int
     has_scale: bool
     scale_adapts: bool
@@ -49,10 +49,12 @@ class AccumulatedReading(NamedTuple):
     @property
     def loss(self) -> float | None:
         """The mean loss of the micro-batches, unscaled; None if none is known."""
-        count = len(self.host_losses) + self.losses
+        count = len(self.host_losses) + self.device_loss_count
         if not count:
             return None
-        total = sum(self.host_losses) + (sum(self.gradients.scalars[: self.losses]) if self.losses else 0.0)
+        total = sum(self.host_losses)
+        if self.device_loss_count:
+            total += sum(self.gradients.scalars[: self.device_loss_count])
         scale = (self.scale or 1.0) if self.has_scale else 1.0
         return total / scale * self.micro_batches / count
 
@@ -84,7 +86,7 @@ class AccumulationWindow:
         self._loop = loop
         self._counts_end_of_backward = loop.counts_end_of_backward
         self._host_losses: list[float] = []
-        self._losses: list[Tensor] = []  # those on accelerators
+        self._device_losses: list[Tensor] = []
         self._early: dict[int, GradientReading] = {}
         self._losses_are_read = False
         self.passes = BackwardPasses()
@@ -107,7 +109,7 @@ class AccumulationWindow:
             self._host_losses.append(value)
         elif loss.numel() == 1:
             # If the loss is an output of a CUDA graph, the next replay of the graph overwrites its memory.
-            self._losses.append(loss.detach().clone() if loss.is_cuda else loss.detach())
+            self._device_losses.append(loss.detach().clone() if loss.is_cuda else loss.detach())
 
     @property
     def newest_loss(self) -> float | None:
@@ -121,12 +123,12 @@ class AccumulationWindow:
 
     def discard_losses(self) -> None:
         """Discard the losses so far, such as those of a further evaluation of a closure, which belong to no step."""
-        self._host_losses, self._losses = [], []
+        self._host_losses, self._device_losses = [], []
 
     def gradients_cleared(self) -> None:
         """Record that the training loop is about to clear the gradients, and discard losses that no step has used."""
         self.passes.gradients_cleared()
-        self._host_losses, self._losses = [], []
+        self._host_losses, self._device_losses = [], []
 
     def look_for_changes(self, optimizer: Optimizer, parameters: ParameterSet) -> None:
         """Compare the gradients, before a further backward pass of the first step, with those at the end of the last.
@@ -136,7 +138,7 @@ class AccumulationWindow:
             parameters: Its parameters.
         """
         before = self._early.get(id(optimizer)) if self._is_first and parameters.on_host else None
-        if before is not None and len(self.first_changes) < MOST_CHANGES and not before.holds(parameters):
+        if before is not None and len(self.first_changes) < MAX_CHANGES and not before.holds(parameters):
             self._note_change(before.norms().total, GradientReading.take(parameters).norms().total)
 
     def _note_change(self, before: float, now: float) -> None:
@@ -155,16 +157,16 @@ class AccumulationWindow:
         divisor = 1.0 if scale is None else float(scale)
         self._early[id(optimizer)].details = GradientDetails.of(parameters, divisor, with_histograms)
 
-    def measure_early(self, optimizer: Optimizer, parameters: ParameterSet, as_torch_does: bool) -> None:
+    def measure_early(self, optimizer: Optimizer, parameters: ParameterSet, with_torch_kernel: bool) -> None:
         """Start measuring gradients that are complete, and still multiplied by the loss scale if there is one.
 
         Args:
             optimizer: The optimizer that gets them.
             parameters: The parameters whose gradients are measured.
-            as_torch_does: Whether to measure by the kernel that torch clips by.
+            with_torch_kernel: Whether to measure by the kernel of ``clip_grad_norm_``, so that a clip can use the norm.
         """
         scale, _ = self._loop.loss_scale()
-        self._early[id(optimizer)] = self._read(parameters, scale, is_scaled=True, as_torch_does=as_torch_does)
+        self._early[id(optimizer)] = self._read(parameters, scale, is_scaled=True, with_torch_kernel=with_torch_kernel)
 
     def has_early(self, optimizer: Optimizer) -> bool:
         """Return whether gradients were measured early that no step has used yet."""
@@ -176,51 +178,53 @@ class AccumulationWindow:
         return reading is not None and not math.isfinite(reading.norms().total)
 
     def close(
-        self, optimizer: Optimizer, parameters: ParameterSet, as_torch_does: bool, are_cleared: bool = False
+        self, optimizer: Optimizer, parameters: ParameterSet, with_torch_kernel: bool, are_cleared: bool = False
     ) -> AccumulatedReading:
         """Return the reading of the step, measured now unless the gradients are those that were measured early.
 
         Args:
             optimizer: The optimizer that is about to step.
             parameters: Its parameters.
-            as_torch_does: Whether to measure their gradients by the kernel that torch clips by.
+            with_torch_kernel: As in `measure_early`.
             are_cleared: Whether the gradients that were measured early have been cleared since.
         """
         reading = self._early.pop(id(optimizer), None) if self._early else None
         scale, adapts = self._loop.loss_scale()
         is_scaled = scale is not None and unscales_itself(optimizer)
         if reading is None or not (are_cleared or reading.holds(parameters)):
-            now = self._read(parameters, scale, is_scaled, as_torch_does)
+            now = self._read(parameters, scale, is_scaled, with_torch_kernel)
             reading = now if reading is None else self._chosen(reading, now, parameters)
         self._is_first = False
         is_alone = self._loop.process_group.size == 1
         if is_alone and not reading.has_started:
             reading.start()
-        numbers, tensors, self._losses_are_read = self._host_losses, self._losses, True
+        host_losses, device_losses, self._losses_are_read = self._host_losses, self._device_losses, True
         if not self._counts_end_of_backward:
-            self._host_losses, self._losses = [], []
+            self._host_losses, self._device_losses = [], []
         passes = self.passes.of(parameters)
-        loss = None if parameters.on_host or is_alone else self._device_loss(numbers, tensors, scale)
+        loss = None if parameters.on_host or is_alone else self._device_loss(host_losses, device_losses, scale)
         return AccumulatedReading(
             reading,
-            len(tensors),
+            len(device_losses),
             self._loop.micro_batches,
             scale is not None,
             adapts,
             is_scaled,
             passes,
             loss,
-            numbers,
+            host_losses,
         )
 
-    def _device_loss(self, numbers: Sequence[float], losses: Sequence[Tensor], scale: Tensor | None) -> Tensor | None:
+    def _device_loss(
+        self, host_losses: Sequence[float], device_losses: Sequence[Tensor], scale: Tensor | None
+    ) -> Tensor | None:
         """Return the mean loss of the micro-batches, unscaled, on its device; None if none is known."""
-        count = len(numbers) + len(losses)
+        count = len(host_losses) + len(device_losses)
         if not count:
             return None
         with torch.no_grad():
-            each = [loss.reshape(()).to(reading.widest_type(loss.device)) for loss in losses]
-            known = torch.tensor(sum(numbers), dtype=torch.float64)
+            each = [loss.reshape(()).to(widest_type(loss.device)) for loss in device_losses]
+            known = torch.tensor(sum(host_losses), dtype=torch.float64)
             total = torch.stack(each).sum() + known.to(each[0].dtype) if each else known
             total = total if scale is None else total / scale.to(total.device)
             return total * (self._loop.micro_batches / count)
@@ -248,22 +252,22 @@ class AccumulationWindow:
         return before if was_clipped else now
 
     def _read(
-        self, parameters: ParameterSet, scale: Tensor | None, is_scaled: bool, as_torch_does: bool
+        self, parameters: ParameterSet, scale: Tensor | None, is_scaled: bool, with_torch_kernel: bool
     ) -> GradientReading:
         """Measure the gradients; losses and loss scale are read along with their norms."""
         starts = parameters.on_host  # on accelerators later, once it is known what is read
         if scale is not None and is_scaled:
-            return GradientReading.take(parameters, scale, self._losses, starts)
+            return GradientReading.take(parameters, scale, self._device_losses, starts)
         if scale is not None:
-            return GradientReading.take(parameters, scalars=[*self._losses, scale], starts=starts)
-        if as_torch_does and starts:
-            return GradientReading.take_as_torch_does(parameters, self._losses)
-        return GradientReading.take(parameters, scalars=self._losses, starts=starts)
+            return GradientReading.take(parameters, scalars=[*self._device_losses, scale], starts=starts)
+        if with_torch_kernel and starts:
+            return GradientReading.take_with_torch_kernel(parameters, self._device_losses)
+        return GradientReading.take(parameters, scalars=self._device_losses, starts=starts)
 
 
 def host_number(loss: Tensor) -> float | None:
     """Return the value of a loss of one element in host memory; None for any other loss, without waiting for it."""
-    return float(loss.item()) if reading.is_on_host(loss) and loss.numel() == 1 else None
+    return float(loss.item()) if is_on_host(loss) and loss.numel() == 1 else None
 
 
 def unscales_itself(optimizer: Optimizer) -> bool:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from lightning_gradexplode.distributed.exchange import SharedStep, lost_with_others
+from lightning_gradexplode.distributed.exchange import SharedStep, nan_unless_all_finite
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.measure.reading import PendingRead
 from lightning_gradexplode.records import Norms
 from lightning_gradexplode.records.log import logger
 
-MOST_SECONDS = 1.0
+MAX_SECONDS = 1.0
 """Maximum time to wait for numbers at the end of a run; those of a process that has ended never arrive."""
 
 
@@ -88,7 +88,7 @@ class DeviceExchange:
         """
         shards, pending = step.parameters.shards, step.gathered
         try:
-            if pending is None or not pending.arrives_within(MOST_SECONDS):
+            if pending is None or not pending.arrives_within(MAX_SECONDS):
                 return False
             shared, _ = self.receive(step)
         except Exception as error:  # the device itself may have failed
@@ -103,7 +103,7 @@ class DeviceExchange:
     def _set(self, step: Step, shared: SharedStep, norms: Norms) -> None:
         loss, reading = shared.loss, step.reading
         if step.parameters.shards.copies is None:
-            norms = lost_with_others(norms, shared.packed)
+            norms = nan_unless_all_finite(norms, shared.packed)
         step.batch_idx, step.rank, step.loss = loss.batch_idx, loss.rank, loss.value
         step.loss_scale, step.scale = reading.scale, reading.scale_in_memory
         step.set_gradient_norms(norms)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lightning_gradexplode.distributed.exchange import lost_with_others
+from lightning_gradexplode.distributed.exchange import nan_unless_all_finite
 from lightning_gradexplode.engine.calm_step import CalmStep
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.device_exchange import DeviceExchange
@@ -42,7 +42,7 @@ class GradientMeasurement:
             return
         number, parameters = run.loop.step, state.parameters()
         run.window.measure_early(
-            state.optimizer, parameters, as_torch_does=not may_be_clipped and self._reuses_norm(state)
+            state.optimizer, parameters, with_torch_kernel=not may_be_clipped and self._reuses_norm(state)
         )
         # On an accelerator the host would have to wait for the details.
         if may_be_clipped and (parameters.on_host or state.changes_gradients):
@@ -61,8 +61,8 @@ class GradientMeasurement:
         due = scalars_due, histograms_due = run.schedule.due(number)
         try:
             parameters = state.parameters()
-            as_torch_does = state.policy is not None and self._reuses_norm(state)
-            reading = run.window.close(state.optimizer, parameters, as_torch_does)
+            with_torch_kernel = state.policy is not None and self._reuses_norm(state)
+            reading = run.window.close(state.optimizer, parameters, with_torch_kernel)
         except Exception:
             run.exchange.withdraw(packs_gradients=True)  # the other processes wait for this one
             raise
@@ -78,7 +78,7 @@ class GradientMeasurement:
     def collect_left_out(self, state: OptimizerState) -> Step:
         """Return a step whose gradients the training loop has cleared without an update, with its numbers."""
         parameters = state.parameters()
-        reading = self._run.window.close(state.optimizer, parameters, as_torch_does=False, are_cleared=True)
+        reading = self._run.window.close(state.optimizer, parameters, with_torch_kernel=False, are_cleared=True)
         step = self._begin(Step(state, parameters, reading, self._run.loop.step, False, False), is_examined=True)
         self.read(step)
         return step
@@ -134,7 +134,9 @@ class GradientMeasurement:
                 packed = totals if is_whole else shards.packed_norms(local)
                 shared = exchange.exchange(own_loss, self.batch_idx, has_gradients, packed, note)
                 measures_modules = run.agreement.receive(shared.notes, run.optimizers.states)
-                local = lost_with_others(local, shared.packed) if is_whole else shards.unpacked_norms(shared.packed)
+                local = (
+                    nan_unless_all_finite(local, shared.packed) if is_whole else shards.unpacked_norms(shared.packed)
+                )
                 loss, has_gradients = shared.loss, shared.has_gradients
                 step.batch_idx, step.rank, step.loss = loss.batch_idx, loss.rank, loss.value
             step.set_gradient_norms(local)

@@ -143,7 +143,7 @@ class GradientReading(PendingNorms):
         return cls(gradients, *parameters.gradient_plan.measure(gradients), scalars, starts, scale)
 
     @classmethod
-    def take_as_torch_does(cls, parameters: ParameterSet, scalars: Sequence[Tensor] = ()) -> GradientReading:
+    def take_with_torch_kernel(cls, parameters: ParameterSet, scalars: Sequence[Tensor] = ()) -> GradientReading:
         """Measure unscaled gradients by the kernel that torch clips by, so that a clip need not measure them again.
 
         The norms are as exact as float32 sums are: off by up to 2e-4 in tensors of millions of elements.
