@@ -17,7 +17,7 @@ _NEGLIGIBLE = 0.1
 _IN_NOISE = 0.3
 """Exponent of the growth while the loss is noisy: medians of ten losses show the effect of a step five steps late."""
 
-_MOST_FRUITLESS = 4
+_MAX_FRUITLESS = 4
 """Maximum number of times that steps are shortened without an improvement, to a quarter of their size."""
 
 _MEMORY = 10.0
@@ -80,7 +80,7 @@ class Growth(Stateful):
             steps.restart_progress()
             self._fruitless += 1
             # Noise hides the progress of small steps: they are not shortened further after several times without any.
-            shrinkage *= _SHRINKAGE if self._did_harm and self._fruitless <= _MOST_FRUITLESS else 1.0
+            shrinkage *= _SHRINKAGE if self._did_harm and self._fruitless <= _MAX_FRUITLESS else 1.0
         if shrinkage < 1.0:
             shorter = max(proven * shrinkage, self._least)
             return shorter, shorter

@@ -34,7 +34,7 @@ class AdaptiveInterval(Stateful):
         self._losses = RollingQuantiles(window)
 
     @property
-    def knows_nothing(self) -> bool:
+    def has_no_measurement(self) -> bool:
         """Whether the weights were never measured, so that they must be measured before the next step."""
         return self._last is None
 

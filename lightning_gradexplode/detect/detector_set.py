@@ -70,7 +70,7 @@ class DetectorSet(Stateful):
     @property
     def needs_start(self) -> bool:
         """Whether the norms of the weights before the next step are needed: of the first step."""
-        return self._interval.knows_nothing
+        return self._interval.has_no_measurement
 
     @property
     def expects_weights(self) -> bool:

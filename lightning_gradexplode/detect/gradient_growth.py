@@ -12,7 +12,7 @@ from lightning_gradexplode.detect.weight_baseline import MOVED
 from lightning_gradexplode.records import Finding, Severity, StepRecord
 from lightning_gradexplode.records.text import step_count
 
-_LEAST_SPREAD = 0.1
+_MIN_SPREAD = 0.1
 """Least standard deviation of the logarithm of the gradient norm, since norms may be constant for some steps."""
 
 _FAR_OUT = 6.0
@@ -42,7 +42,7 @@ class _AgainstHistory(Detector):
         if self._history.count < self.start:
             return 0.0, 0.0
         rise = logarithm - self._history.median
-        return rise, rise / max(self._history.spread, _LEAST_SPREAD)
+        return rise, rise / max(self._history.spread, _MIN_SPREAD)
 
 
 class GradientSpike(_AgainstHistory):

@@ -14,12 +14,12 @@ WINDOW = 8
 _LARGEST = 1e300
 """Limit of absolute values, so that sums of several stay finite."""
 
-MOST_INVERSIONS = 2
+MAX_INVERSIONS = 2
 """Maximum number of falling pairs: of the 40,320 orders of 8 values, 35 have at most two, which is 0.09 %."""
 
 
 def keeps_rising(values: Sequence[float]) -> bool:
-    """Return whether the last `WINDOW` values rise, with at most `MOST_INVERSIONS` pairs that do not.
+    """Return whether the last `WINDOW` values rise, with at most `MAX_INVERSIONS` pairs that do not.
 
     This is the rank test of Mann (1945) and Kendall, which assumes nothing about the distribution of the values: in
     independent values without a trend it finds one at 0.09 % of the steps.
@@ -28,7 +28,7 @@ def keeps_rising(values: Sequence[float]) -> bool:
         return False
     recent = values[-WINDOW:]
     falls = sum(later <= earlier for place, earlier in enumerate(recent) for later in recent[place + 1 :])
-    return falls <= MOST_INVERSIONS
+    return falls <= MAX_INVERSIONS
 
 
 class Trend(Stateful):

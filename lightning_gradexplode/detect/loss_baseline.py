@@ -12,7 +12,7 @@ _BOOTSTRAP = 20
 _RETURN = 0.1
 """Share of its distance by which the reference follows a loss below it at each step."""
 
-_LEAST = 1e-30
+_MIN_UNIT = 1e-30
 """Lower bound of the unit, for a loss of zero."""
 
 
@@ -44,7 +44,7 @@ class LossBaseline(Stateful):
         self._last = None
         self.shift = 0.0
         self.jumped = False
-        self.unit = _LEAST
+        self.unit = _MIN_UNIT
         self._wandering = Wandering()
         self._away = 0
 
@@ -88,7 +88,7 @@ class LossBaseline(Stateful):
         """
         if not self._start.count:
             return 0.0
-        deviations: float = (loss - self.start) / max(self._wandering.spread(self._away + 1), _LEAST)
+        deviations: float = (loss - self.start) / max(self._wandering.spread(self._away + 1), _MIN_UNIT)
         return deviations
 
     def rise(self, loss: float) -> float:
@@ -110,7 +110,7 @@ class LossBaseline(Stateful):
                 self._start.add(loss)
             if self._last is not None and loss < self._last and self._is_noise(self._last, loss):
                 self._decreases.add(min(self._last - loss, 1e300))
-            self.unit = max(abs(self._start.lower_quartile), self._noise(), _LEAST)
+            self.unit = max(abs(self._start.lower_quartile), self._noise(), _MIN_UNIT)
         start = self.start
         self._wandering.add(loss, start + self.unit, start + self.outside * self.unit)
         self._away = 0 if loss <= start else self._away + 1

@@ -10,9 +10,9 @@ from lightning_gradexplode.records.state import Stateful
 LAG = 16
 """Steps between the values whose differences distinguish a walk from noise around a level."""
 
-_FEWEST = 5
-_FEWEST_LONG = 3 * LAG
-_LEAST = 1e-30
+_MIN_COUNT = 5
+_MIN_LONG_COUNT = 3 * LAG
+_MIN_DEVIATION = 1e-30
 _MEDIAN_OF_NORMAL = 0.6745
 _TENTH_OF_NORMAL = 1.645
 """Absolute values of a standard normal distribution that a half and a tenth of its values exceed."""
@@ -53,13 +53,13 @@ class Wandering(Stateful):
         if short <= 0 or steps <= 1:
             return short
         exponent = 0.5
-        if len(self._long) >= _FEWEST_LONG:
+        if len(self._long) >= _MIN_LONG_COUNT:
             exponent = min(max(math.log(_deviation(self._long) / short, LAG), 0.0), 0.5)
         return short * float(steps**exponent)
 
 
 def _deviation(differences: RollingQuantiles) -> float:
     """Return the larger standard deviation of two: by the median, and by the value that a tenth exceeds."""
-    if len(differences) < _FEWEST:
+    if len(differences) < _MIN_COUNT:
         return 0.0
-    return max(differences.median / _MEDIAN_OF_NORMAL, differences.quantile(0.9) / _TENTH_OF_NORMAL, _LEAST)
+    return max(differences.median / _MEDIAN_OF_NORMAL, differences.quantile(0.9) / _TENTH_OF_NORMAL, _MIN_DEVIATION)

@@ -10,7 +10,7 @@ from lightning_gradexplode.diagnose.curves import critical_step, curve, failing_
 from lightning_gradexplode.diagnose.trends import JUMP, abrupt_step
 from lightning_gradexplode.records import Evidence
 
-LEAST_CHANGE = 0.5
+MIN_CHANGE = 0.5
 """Share of the weights' norm by which it has to change in one step."""
 
 BEYOND = 10.0
@@ -78,7 +78,7 @@ def outside_change(evidence: Evidence) -> OutsideChange | None:
         if not first <= step < end or int(norms.step[place - 1]) != step - 1 or ratio is None or not before > 0:
             continue
         update = ratio * max(before, after)
-        if abs(after - before) > max(LEAST_CHANGE * before, BEYOND * update):
+        if abs(after - before) > max(MIN_CHANGE * before, BEYOND * update):
             return OutsideChange(step, before, after, update)
     return _growth_at_each_step(evidence)
 

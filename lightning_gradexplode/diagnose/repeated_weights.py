@@ -9,7 +9,7 @@ from lightning_gradexplode.records import Evidence, ParameterFacts, Replay, RunF
 CALM = 100.0
 """Gradient norm of the first step up to which a network can be trained from its initial weights."""
 
-MOST_TRIED = 2
+MAX_TRIED_WEIGHTS = 2
 """Number of weights whose other initializations are tried."""
 
 
@@ -55,4 +55,4 @@ def weights_to_try(run: RunFacts, replay: Replay) -> list[str]:
     square = [one for one in layers(run) if one.module in looped and one.shape[0] == one.shape[-1]]
     found = [*square, *(one for one in recurrent_parameters(run) if not is_gated(one, run)), *own_matrices(run)]
     matrices = {one.name: gain_of(one) for one in found if len(one.shape) == 2}
-    return sorted(matrices, key=lambda name: -matrices[name])[:MOST_TRIED]
+    return sorted(matrices, key=lambda name: -matrices[name])[:MAX_TRIED_WEIGHTS]

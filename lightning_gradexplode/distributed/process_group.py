@@ -12,11 +12,11 @@ from torch import Tensor
 
 from lightning_gradexplode.records import FloatArray
 
-LEAST_PLACES = 31
-"""Number of values for which each message has a place at first: what a step exchanges, but for norms of shards."""
+INITIAL_CAPACITY = 31
+"""Number of values that a message holds at first: what a step exchanges, except for the norms of shards."""
 
-MOST_PLACES = 4096
-"""The same after longer messages: twice 2048 parameters."""
+MAX_CAPACITY = 4096
+"""Largest number of values that a message holds after longer ones were sent: twice 2048 parameters."""
 
 
 class ProcessFailedError(RuntimeError):
@@ -134,7 +134,7 @@ class ConnectedProcesses(Processes):
 
     Collectives of the monitor cannot meet those of the training, and once a process closes its connections, or ends,
     the others are not left waiting for it. Each message begins with its length, since the backend aborts a process
-    that receives another number of values than it sends; values for which there is no place follow in a second one.
+    that receives another number of values than it sends; values beyond its capacity follow in a second message.
 
     Args:
         size: Number of processes.
@@ -145,24 +145,24 @@ class ConnectedProcesses(Processes):
     def __init__(self, size: int, backend: Any, first_rank: int = 0) -> None:
         super().__init__(size, torch.device("cpu"), first_rank=first_rank)
         self._open = [backend]
-        self._places = LEAST_PLACES
+        self._capacity = INITIAL_CAPACITY
         self._latest: tuple[Tensor, ...] = ()
         weakref.finalize(self, self._open.clear)  # before the interpreter ends, where the run was not closed
 
     def gather_tensor(self, values: Tensor) -> Tensor:
         """Gather with one collective; with two where more values are sent than ever before."""
-        own, length, places = values.to(self.device), len(values), self._places
-        message = torch.zeros(1 + places, dtype=torch.float64)
+        own, length, capacity = values.to(self.device), len(values), self._capacity
+        message = torch.zeros(1 + capacity, dtype=torch.float64)
         message[0] = length
-        message[1 : 1 + length] = own[:places]
+        message[1 : 1 + length] = own[:capacity]
         gathered = self._all_gather(message)
         if (gathered[:, 0] != length).any():
             self.close()
             raise ProcessFailedError("the monitors of the processes are not at the same point of the run")
         values = gathered[:, 1 : 1 + length]
-        if length > places:
-            values = torch.cat([values, self._all_gather(own[places:])], dim=1)
-            self._places = min(length, MOST_PLACES)
+        if length > capacity:
+            values = torch.cat([values, self._all_gather(own[capacity:])], dim=1)
+            self._capacity = min(length, MAX_CAPACITY)
         return values.reshape(-1)
 
     def _all_gather(self, values: Tensor) -> Tensor:

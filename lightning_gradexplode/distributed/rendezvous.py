@@ -20,7 +20,7 @@ from lightning_gradexplode.distributed.process_group import ALONE, Alone, Connec
 from lightning_gradexplode.distributed.shard_layout import ranks_of_shards
 from lightning_gradexplode.records.log import logger
 
-MOST_SECONDS = 120.0
+MAX_SECONDS = 120.0
 """Time to wait for the monitors of the other processes, whose loggers or data may take long to begin."""
 
 SECONDS_AFTER_ONE_ALONE = 10.0
@@ -40,7 +40,7 @@ _OTHER_MODELS = "the models of the processes differ"
 
 
 def join(module: nn.Module, device: torch.device, group: Any = None, reduces: bool = True) -> Alone | Processes:
-    """Return the processes with which this one measures; waits for them, at most `MOST_SECONDS`.
+    """Return the processes with which this one measures; waits for them, at most `MAX_SECONDS`.
 
     Args:
         module: The network that is trained.
@@ -103,7 +103,7 @@ def _current(store: Any, rank: int) -> tuple[Any, float]:
         number = int(store.compare_set("number", str(number), str(number + 1)).decode())
         latest = torch.distributed.PrefixStore(str(number), store)  # type: ignore[attr-defined]
     latest.set(f"rank {rank}", "")
-    return latest, MOST_SECONDS if outcome in ("", _TOGETHER) else min(SECONDS_AFTER_ONE_ALONE, MOST_SECONDS)
+    return latest, MAX_SECONDS if outcome in ("", _TOGETHER) else min(SECONDS_AFTER_ONE_ALONE, MAX_SECONDS)
 
 
 def meet(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lightning_gradexplode.distributed.process_group import ALONE, ProcessGroup
 from lightning_gradexplode.records import FloatArray, Norms
 
-LEAST = 1e-140
+MIN_RELIABLE_NORM = 1e-140
 """Squares of float64 elements may have underflown where a norm is smaller than this."""
 
 
@@ -183,7 +183,7 @@ class ShardLayout:
             None where a norm may have lost its digits; the same on every process.
         """
         assert self.copies is not None
-        if ((gathered != 0) & (gathered < LEAST)).any():
+        if ((gathered != 0) & (gathered < MIN_RELIABLE_NORM)).any():
             return None
         each = self._combined(gathered / np.sqrt(self.copies))
         return Norms(each, np.where(np.isfinite(each), 0.0, np.nan))

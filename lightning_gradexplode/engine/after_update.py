@@ -22,7 +22,7 @@ from lightning_gradexplode.records.text import describe
 
 _scalars_due = operator.attrgetter("scalars_due")
 
-MOST_LOGGED = 32
+MAX_LOGGED = 32
 """Number of scalars of the user's module that are recorded of a step."""
 
 
@@ -64,7 +64,7 @@ class AfterUpdate:
     def set_logged_scalars(self, steps: Sequence[Step]) -> None:
         """Set the scalars that the user's module logged in this batch; they are read at once."""
         try:
-            values = dict(islice(self._run.loop.logged_scalars().items(), MOST_LOGGED))
+            values = dict(islice(self._run.loop.logged_scalars().items(), MAX_LOGGED))
             tensors = [value for value in values.values() if isinstance(value, Tensor)]
             numbers = iter(read(tensors).tolist() if tensors else ())
             logged = {

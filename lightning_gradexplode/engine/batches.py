@@ -21,7 +21,7 @@ from lightning_gradexplode.engine.step import Phase, Step
 from lightning_gradexplode.engine.step_inputs import StepInputs
 from lightning_gradexplode.engine.unseen_steps import UnseenSteps
 from lightning_gradexplode.hosts.base import TrainingLoop
-from lightning_gradexplode.measure.recording import RecordedCalls
+from lightning_gradexplode.measure.graph_capture import GraphCapture
 from lightning_gradexplode.records import StepRecord
 
 _phase = operator.attrgetter("phase")
@@ -34,20 +34,20 @@ class Batches(OptimizerSteps):
     Args:
         run: The components of the run.
         loop: The training loop.
-        recorded: Detects calls that are made only to be recorded.
+        graph_capture: Detects calls that are captured by a CUDA graph or traced by ``torch.compile``.
         clips: Whether there is a clip policy.
-        stop_listening: Removes the handler that shows log records in a terminal.
+        remove_log_handler: Removes the handler that shows log records in a terminal.
     """
 
     def __init__(
         self,
         run: Components,
         loop: TrainingLoop,
-        recorded: RecordedCalls,
+        graph_capture: GraphCapture,
         clips: bool,
-        stop_listening: Callable[[], object],
+        remove_log_handler: Callable[[], object],
     ) -> None:
-        super().__init__(run, loop, recorded, clips, stop_listening)
+        super().__init__(run, loop, graph_capture, clips, remove_log_handler)
         self._unseen = UnseenSteps(loop) if loop.may_step_unseen else None
         self._in_batch = self._end_is_due = self._is_unannounced = False
         self._unused: tuple[StepRecord, StepInputs | None] | None = None

@@ -8,7 +8,7 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import torch
 
-from lightning_gradexplode.measure.recording import RecordedCalls
+from lightning_gradexplode.measure.graph_capture import GraphCapture
 from lightning_gradexplode.respond import ExplosionError
 
 MONITOR_IS_OFF = "gradexplode: the monitor is off for this run, it logs and clips nothing: %s"
@@ -26,11 +26,11 @@ class MayFail(Protocol):
 
     Attributes:
         failed: Whether a call has failed.
-        recorded: Detects calls that are made only to be recorded.
+        graph_capture: Detects calls that are captured by a CUDA graph or traced by ``torch.compile``.
     """
 
     failed: bool
-    recorded: RecordedCalls
+    graph_capture: GraphCapture
 
     def fail(self, call: str) -> None:
         """Switch off after an error in one of the calls."""
@@ -45,15 +45,15 @@ S = TypeVar("S", bound=MayFail)
 def never_fatal(call: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R | None]:
     """Make a failure of the monitor switch it off, with one log entry, and not end the training run.
 
-    Nothing is done in a call that is made only to be recorded, by a CUDA graph or ``torch.compile``.
+    Nothing is done in a call that a CUDA graph captures or ``torch.compile`` traces.
     """
 
     @functools.wraps(call)
     def guarded(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R | None:
         if torch.compiler.is_compiling():
-            self.recorded.traced()
+            self.graph_capture.note_tracing()
             return None
-        if self.recorded.are_possible and self.recorded.happen():
+        if self.graph_capture.is_possible and self.graph_capture.is_running():
             return None
         if self.failed:
             self.announce_failure(call.__name__)

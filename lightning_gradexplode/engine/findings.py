@@ -11,7 +11,7 @@ from lightning_gradexplode.loggers import LoggerCollection
 from lightning_gradexplode.loggers.console import Console
 from lightning_gradexplode.records import Finding, Severity
 
-MOST_FINDINGS = 1000
+MAX_FINDINGS = 1000
 """Number of findings that are kept; the oldest are dropped."""
 
 
@@ -24,7 +24,7 @@ class FindingLog:
         clips: Whether the run has a clip policy, so that none is advised.
 
     Attributes:
-        findings: All that were new to their incident, oldest first; of more than `MOST_FINDINGS` the latest.
+        findings: All that were new to their incident, oldest first; of more than `MAX_FINDINGS` the latest.
         incidents: The tracker of incidents.
         critical: New CRITICAL findings since the last `take_critical`.
     """
@@ -46,7 +46,7 @@ class FindingLog:
         severity, began = self.incidents.severity, self.incidents.began
         news = self.incidents.add(findings)
         self.findings += news
-        del self.findings[:-MOST_FINDINGS]
+        del self.findings[:-MAX_FINDINGS]
         self.critical += [finding for finding in news if finding.severity is Severity.CRITICAL]
         if news and self._console is not None:
             if began is None or self.incidents.began != began:

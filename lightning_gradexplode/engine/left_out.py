@@ -25,10 +25,10 @@ from lightning_gradexplode.measure.norms import start_norms
 from lightning_gradexplode.measure.reading import read
 from lightning_gradexplode.records import LEFT_OUT, Replay, Severity, StepRecord
 
-MOST_EXPECTED = 8
+MAX_EXPECTED = 8
 """Largest number of losses that wait for a backward pass; of more, the oldest counts as left out."""
 
-MOST_LOOKS = 2
+MAX_REPLAYS_WITHOUT_LOSS = 2
 """Largest number of batches without a loss whose step is computed again."""
 
 
@@ -66,7 +66,7 @@ class LeftOutSteps:
         self._run = run
         self._measurement = measurement
         self._evaluate_held = evaluate_held
-        self._looks = 0
+        self._replays_without_loss = 0
         self.backward: tuple[int, StepInputs | None] | None = None
         self._expected: list[Expected] = []
         self._is_on = run.exchange.world.size == 1
@@ -100,7 +100,7 @@ class LeftOutSteps:
         Args:
             are_over: Whether no backward pass will follow, whatever is still in memory.
         """
-        kept = [] if are_over else [one for one in self._expected if one.graph() is not None][-MOST_EXPECTED:]
+        kept = [] if are_over else [one for one in self._expected if one.graph() is not None][-MAX_EXPECTED:]
         lost = [one for one in self._expected if one not in kept]
         self._expected = kept
         return [one for one in lost if not math.isfinite(float(read([one.value])[0]))]
@@ -116,7 +116,8 @@ class LeftOutSteps:
         """Report a batch without a backward pass, if its loss is not finite.
 
         The loss is the one that ``training_step`` has returned. If it has returned nothing, the step is computed again
-        to find out whether it has tested a value for being NaN or infinite, for at most `MOST_LOOKS` batches of a run.
+        to find out whether it has tested a value for being NaN or infinite, for at most
+        `MAX_REPLAYS_WITHOUT_LOSS` batches of a run.
 
         Args:
             number: The step that the batch belongs to.
@@ -129,8 +130,8 @@ class LeftOutSteps:
         returned, replay = run.loop.returned_loss(outputs), None
         if returned is not None:
             loss = float(read([returned])[0])
-        elif inputs is not None and self._looks < MOST_LOOKS:
-            self._looks += 1
+        elif inputs is not None and self._replays_without_loss < MAX_REPLAYS_WITHOUT_LOSS:
+            self._replays_without_loss += 1
             replay = run.evidence.replays.look(inputs)
             loss = 0.0 if replay is None else math.nan
         else:

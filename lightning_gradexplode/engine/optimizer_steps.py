@@ -29,7 +29,7 @@ from lightning_gradexplode.engine.left_out import LeftOutSteps
 from lightning_gradexplode.engine.shutdown import Shutdown
 from lightning_gradexplode.engine.step import Phase, Step
 from lightning_gradexplode.hosts.base import TrainingLoop
-from lightning_gradexplode.measure.recording import RecordedCalls
+from lightning_gradexplode.measure.graph_capture import GraphCapture
 from lightning_gradexplode.records import LEFT_OUT
 from lightning_gradexplode.records.log import logger
 
@@ -40,34 +40,34 @@ class OptimizerSteps(CurrentResults):
     Args:
         run: The components of the run.
         loop: The training loop.
-        recorded: Detects calls that are made only to be recorded.
+        graph_capture: Detects calls that are captured by a CUDA graph or traced by ``torch.compile``.
         clips: Whether there is a clip policy.
-        stop_listening: Removes the handler that shows log records in a terminal.
+        remove_log_handler: Removes the handler that shows log records in a terminal.
 
     Attributes:
         failed: Whether the monitor has failed and is off.
-        recorded: As given.
+        graph_capture: As given.
     """
 
     def __init__(
         self,
         run: Components,
         loop: TrainingLoop,
-        recorded: RecordedCalls,
+        graph_capture: GraphCapture,
         clips: bool,
-        stop_listening: Callable[[], object],
+        remove_log_handler: Callable[[], object],
     ) -> None:
         after = AfterUpdate(run)
         super().__init__(run, after)
         self.failed = False
-        self.recorded = recorded
+        self.graph_capture = graph_capture
         self._loop = loop
         self._clips = clips
         self._measurement = GradientMeasurement(run)
         self._decisions = Decisions(run, self._measurement)
         self._left_out = LeftOutSteps(run, self._measurement, after.evaluate_held)
         self._deferred_reading = DeferredReading(run, self._measurement, self._decisions, after)
-        self._shutdown = Shutdown(run, self._deferred_reading, after, self, stop_listening)
+        self._shutdown = Shutdown(run, self._deferred_reading, after, self, remove_log_handler)
         self._open: Step | None = None
         self._stepped: list[Step] = []
         self._announced: Optimizer | None = None

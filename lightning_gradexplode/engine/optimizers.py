@@ -15,8 +15,8 @@ from lightning_gradexplode.engine.inner_optimizers import StepsOfWrapper, inner_
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step_hooks import Hook, StepHooks, calls_hooks
 from lightning_gradexplode.hosts.base import TrainingLoop
+from lightning_gradexplode.measure.graph_capture import untraced
 from lightning_gradexplode.measure.parameters import parameters_of
-from lightning_gradexplode.measure.recording import untraced
 from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.records.text import describe
 

@@ -29,12 +29,12 @@ from lightning_gradexplode.records import Experiments, Replay, StepRecord
 from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.records.replay import NO_REPLAY
 
-MOST_REPLAYS = 3
+MAX_REPLAYS = 3
 """Number of incidents of a run whose step is replayed."""
 
 
 class IncidentReplays:
-    """Computes the step of an incident again and runs the experiments, for at most `MOST_REPLAYS` incidents of a run.
+    """Computes the step of an incident again and runs the experiments, for at most `MAX_REPLAYS` incidents of a run.
 
     Args:
         loop: The training loop.
@@ -78,7 +78,7 @@ class IncidentReplays:
     @property
     def are_left(self) -> bool:
         """Whether a further incident of the run may be computed again."""
-        return self._count < MOST_REPLAYS
+        return self._count < MAX_REPLAYS
 
     def forget(self) -> None:
         """Clear the results, as another incident begins."""
@@ -187,7 +187,7 @@ class IncidentReplays:
         Returns:
             The replay; None if the step has tested no value that is NaN or infinite.
         """
-        most = MOST_REPLAYS if has_raised else MOST_REPLAYS - 1
+        most = MAX_REPLAYS if has_raised else MAX_REPLAYS - 1
         if not self.is_on or not self._loop.can_replay or self._count >= most:
             return None
         self._count += 1

@@ -19,7 +19,7 @@ from lightning_gradexplode.engine.step import Phase
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.hosts.guarded import GuardedLoop
 from lightning_gradexplode.loggers.console import log_to_terminal
-from lightning_gradexplode.measure.recording import RecordedCalls
+from lightning_gradexplode.measure.graph_capture import GraphCapture
 from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.records.text import describe
 from lightning_gradexplode.respond import ExplosionError
@@ -36,7 +36,7 @@ class TrainingRun(Batches):
 
     def __init__(self, arguments: Arguments, loop: TrainingLoop, state: Mapping[str, Any]) -> None:
         loop = GuardedLoop(loop)
-        stop_listening: Callable[[], object] = log_to_terminal() if loop.is_main_process else int
+        remove_log_handler: Callable[[], object] = log_to_terminal() if loop.is_main_process else lambda: None
         failure, lines = None, []
         try:
             arguments = allowed(arguments, loop)
@@ -48,9 +48,9 @@ class TrainingRun(Batches):
             begin_together(loop.process_group, arguments, failure)
         except Exception:
             loop.process_group.close()
-            stop_listening()
+            remove_log_handler()
             raise
-        super().__init__(run, loop, RecordedCalls(loop.is_main_process), arguments.clip is not None, stop_listening)
+        super().__init__(run, loop, GraphCapture(loop.is_main_process), arguments.clip is not None, remove_log_handler)
         self._interrupted = InterruptedSteps(run, self._left_out)
         self._run.responses.start()
         fresh = [f"in the checkpoint's state, {line}" for line in self._run.load_state_dict(state)]

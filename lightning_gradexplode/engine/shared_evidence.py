@@ -13,7 +13,7 @@ from lightning_gradexplode.engine.attempt import attempt
 from lightning_gradexplode.engine.batch_evidence import BatchEvidence
 from lightning_gradexplode.engine.incidents import CALM_STEPS
 from lightning_gradexplode.engine.loss_graphs import LossGraphs
-from lightning_gradexplode.engine.replays import MOST_REPLAYS, IncidentReplays
+from lightning_gradexplode.engine.replays import MAX_REPLAYS, IncidentReplays
 from lightning_gradexplode.records import StepRecord
 
 
@@ -48,7 +48,7 @@ class SharedEvidence:
         is_first = self._failed_at is None or record.step - self._failed_at > CALM_STEPS
         if not is_first:
             self._failed_at = record.step
-        return is_first and self._count < MOST_REPLAYS
+        return is_first and self._count < MAX_REPLAYS
 
     def share(self, exchange: StepExchange, record: StepRecord) -> bool:
         """Replace what is known of a step's batch, and of its replay, by that of one process; a collective.

@@ -19,7 +19,7 @@ class Shutdown:
         deferred: Reads its deferred steps.
         after: Measures, records and logs steps after the update.
         results: Its results, for the last report.
-        stop_listening: Removes the handler that shows log records in a terminal.
+        remove_log_handler: Removes the handler that shows log records in a terminal.
     """
 
     def __init__(
@@ -28,13 +28,13 @@ class Shutdown:
         deferred: DeferredReading,
         after: AfterUpdate,
         results: CurrentResults,
-        stop_listening: Callable[[], object],
+        remove_log_handler: Callable[[], object],
     ) -> None:
         self._run = run
         self._deferred_reading = deferred
         self._after = after
         self._results = results
-        self._stop_listening = stop_listening
+        self._remove_log_handler = remove_log_handler
         self._released = False
 
     def close(self) -> None:
@@ -70,7 +70,7 @@ class Shutdown:
     def _end_console(self) -> None:
         if self._run.console is not None:
             self._run.console.end_incident()
-        self._stop_listening()
+        self._remove_log_handler()
 
 
 def _call_each(*parts: Callable[[], None]) -> None:

@@ -12,7 +12,7 @@ from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.reading import read, widest_type
 from lightning_gradexplode.records.log import logger
 
-LOOKS = 8
+MAX_COMPARISONS = 8
 """Number of batches without a step, after the first such batch, in which the weights themselves are compared."""
 
 
@@ -38,7 +38,7 @@ class UnseenSteps:
         self._is_logged = False
         self._versions: list[int] | None = None
         self._norms: list[float] | None = None
-        self._looks: int | None = None
+        self._comparisons_left: int | None = None
         self._is_any_seen = self._is_any_backward_seen = False
 
     def batch_started(self) -> None:
@@ -56,8 +56,8 @@ class UnseenSteps:
     def _record(self) -> None:
         if not self._is_logged and self._versions is None:
             self._versions = [parameter._version for parameter in self._parameters()]
-            if self._looks:
-                self._looks -= 1
+            if self._comparisons_left:
+                self._comparisons_left -= 1
                 self._norms = self._measured()
 
     def batch_ended(self, stepped: bool) -> None:
@@ -74,8 +74,8 @@ class UnseenSteps:
             logger.warning(UNSEEN_BACKWARD)
         if versions is None or stepped:
             return
-        if self._looks is None:
-            self._looks = LOOKS
+        if self._comparisons_left is None:
+            self._comparisons_left = MAX_COMPARISONS
         if versions == [parameter._version for parameter in self._parameters()] and not self._differ(norms):
             return
         self._is_logged = True

@@ -18,7 +18,7 @@ from lightning_gradexplode.engine.failure import MONITOR_FAILED, MONITOR_IS_OFF
 from lightning_gradexplode.engine.joint_start import DifferentProcessesError
 from lightning_gradexplode.engine.run import TrainingRun
 from lightning_gradexplode.hosts.torch_loop import JOINS, TorchLoop
-from lightning_gradexplode.measure.recording import untraced
+from lightning_gradexplode.measure.graph_capture import untraced
 from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.respond import ExplosionError
 
@@ -150,12 +150,12 @@ class LoopRun(ABC):
         """Return whether nothing is to be done in a call: it is only recorded, or other processes may have ended."""
         assert self.run is not None
         if torch.compiler.is_compiling():
-            self.run.recorded.traced()
+            self.run.graph_capture.note_tracing()
             return True
         if self._loop.joins and not self._is_over:
             logger.warning(MONITOR_IS_OFF, JOINS)
             self._end()
-        return self._is_over or (self.run.recorded.are_possible and self.run.recorded.happen())
+        return self._is_over or (self.run.graph_capture.is_possible and self.run.graph_capture.is_running())
 
     def _fail(self) -> None:
         self._failed = True

@@ -28,7 +28,7 @@ _LEVELS = {
 }
 
 
-MOST_SIGNS = 3
+MAX_SIGNS = 3
 """Number of signs that the line about the later findings of an incident names."""
 
 
@@ -99,9 +99,9 @@ class Console:
             later = [
                 f"{sign} {f'{count} times, first ' if count > 1 else ''}at step {at}" for sign, count, at in counts
             ]
-            if len(later) > MOST_SIGNS:
-                rest = len(later) - MOST_SIGNS
-                later[MOST_SIGNS:] = [f"and {rest} more sign{'s' if rest > 1 else ''} up to step {counts[-1][2]}"]
+            if len(later) > MAX_SIGNS:
+                rest = len(later) - MAX_SIGNS
+                later[MAX_SIGNS:] = [f"and {rest} more sign{'s' if rest > 1 else ''} up to step {counts[-1][2]}"]
             if self._repeats.is_due("later"):
                 log(logging.WARNING, f"gradexplode: further findings of the incident: {', '.join(later)}")
         self._start(has_panel=False)

@@ -14,7 +14,7 @@ from lightning_gradexplode.records import Diagnosis, Finding, Report
 _REFUSED = re.compile(r"[^\w.\- ]")
 """Characters that MLflow refuses in the name of a metric, on Windows at least, and slashes."""
 
-_LONGEST = 180
+_MAX_LENGTH = 180
 """Number of characters of a parameter's name; MLflow takes 250 of the whole, and file systems 255 bytes."""
 
 
@@ -60,6 +60,6 @@ def _file_name(name: str) -> str:
 def _accepted(name: str) -> str:
     """Return the name of a parameter as MLflow takes it, and as a file that is no other parameter's folder."""
     accepted = _REFUSED.sub("_", name)
-    if accepted == name and name.strip(".") and len(name) <= _LONGEST:
+    if accepted == name and name.strip(".") and len(name) <= _MAX_LENGTH:
         return name
-    return f"{accepted[:_LONGEST]}-{zlib.crc32(name.encode('utf-8', 'surrogatepass')):08x}"
+    return f"{accepted[:_MAX_LENGTH]}-{zlib.crc32(name.encode('utf-8', 'surrogatepass')):08x}"

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from lightning_gradexplode.distributed.shard_layout import local_part
 
-MOST_FIELDS = 64
+MAX_FIELDS = 64
 """Number of fields of a batch that are looked at."""
 
 _DEPTH = 8
@@ -53,7 +53,7 @@ def fields_of(batch: Any) -> list[Field]:
             numbers, such as strings, is passed over; iterators are left alone.
     """
     leaves: dict[str, Tensor | PackedSequence | list[Tensor]] = {}
-    for name, value in islice(_leaves("", batch, _DEPTH), MOST_FIELDS):
+    for name, value in islice(_leaves("", batch, _DEPTH), MAX_FIELDS):
         leaves.setdefault(name or "batch", value)
     size = _size([_shape(value) for value in leaves.values()])
     return [_field(name, value, size) for name, value in leaves.items()]

@@ -12,7 +12,7 @@ from lightning_gradexplode.measure.batch_fields import Field
 from lightning_gradexplode.measure.field_totals import Totals, chunk_size, flat_chunks, real_view, sample, widened
 from lightning_gradexplode.measure.reading import widest_type
 
-MOST_ROWS = 32
+MAX_ROWS = 32
 """Number of rows that are named."""
 OUTLIER = 10.0
 """A row stands out if its largest absolute value is more than this factor above those of the others."""
@@ -21,7 +21,7 @@ FAR_OUTLIER = 1000.0
 
 _FEW_ROWS = 3
 """So few rows are not compared with each other."""
-_MOST_BINS = 1 << 20
+_MAX_BINS = 1 << 20
 """Range of whole numbers up to which each is counted; of a wider one a sample decides which is the most common."""
 
 
@@ -65,7 +65,7 @@ def scan_rows(field: Field, usual_largest: float | None) -> Rows:
 def most_common(field: Field, known: Totals) -> tuple[float, float]:
     """Return the most common element of a field of whole numbers, and its share of all elements."""
     least, bins = known.least, int(known.greatest - known.least) + 1
-    if bins <= _MOST_BINS:
+    if bins <= _MAX_BINS:
         counts: Tensor | int = 0
         for part in field.tensors:
             for chunk in flat_chunks(real_view(part)):
@@ -105,4 +105,4 @@ def _named(which: Tensor, field: Field) -> tuple[int, ...]:
     found = which.nonzero().view(-1)
     if field.rows is not None:
         found = torch.unique(field.rows().cpu()[found.cpu()])
-    return tuple(found[:MOST_ROWS].tolist())
+    return tuple(found[:MAX_ROWS].tolist())

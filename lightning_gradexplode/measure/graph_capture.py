@@ -1,7 +1,7 @@
-"""Python that runs only to be recorded: while a CUDA graph is captured, or ``torch.compile`` traces a program.
+"""Detection of calls that run while a CUDA graph is captured, or while ``torch.compile`` traces a program.
 
-What is recorded runs later without any Python, so that no hook sees it. While it is recorded nothing can be read from
-the device, and an exception would end the recording.
+The captured kernels run later without any Python, so that no hook is called for them. During the capture nothing can be
+read from the device, and an exception would end the capture.
 """
 
 from __future__ import annotations
@@ -23,44 +23,44 @@ def is_captured() -> bool:
 
 def untraced(call: Callable[..., Any]) -> Callable[..., Any]:
     """Make a hook of an optimizer run as Python also where ``torch.compile`` compiles the optimizer's step."""
-    in_program = torch.compiler.disable(call)  # type: ignore[no-untyped-call]
+    disabled = torch.compiler.disable(call)  # type: ignore[no-untyped-call]
 
     @functools.wraps(call)
     def hook(*args: Any) -> Any:
-        return in_program(*args) if torch.compiler.is_compiling() else call(*args)
+        return disabled(*args) if torch.compiler.is_compiling() else call(*args)
 
     return hook
 
 
-class RecordedCalls:
-    """Detects calls that are made only to be recorded, and logs once that the monitor does not see what is recorded.
+class GraphCapture:
+    """Detects calls that are captured or traced, and logs once that the monitor does not see what runs there.
 
     Args:
         logs: Whether this process logs it.
 
     Attributes:
-        are_possible: Whether `happen` has to be called.
+        is_possible: Whether `is_running` has to be called.
     """
 
     def __init__(self, logs: bool) -> None:
-        self.are_possible = torch.cuda.is_available()
+        self.is_possible = torch.cuda.is_available()
         self._logs = logs
-        self._program = ""
+        self._captured_by = ""
 
-    def traced(self) -> None:
+    def note_tracing(self) -> None:
         """Record that ``torch.compile`` traces a call; a message follows later, since a logger cannot be traced."""
-        self._program, self.are_possible = "torch.compile", True
+        self._captured_by, self.is_possible = "torch.compile", True
 
-    def happen(self) -> bool:
-        """Return whether the call that is running is captured by a CUDA graph, so that there is nothing to measure."""
+    def is_running(self) -> bool:
+        """Return whether a CUDA graph captures the present call, so that there is nothing to measure."""
         captured = is_captured()
         if captured:
-            self._program = "a CUDA graph"
-        if self._program and self._logs:
+            self._captured_by = "a CUDA graph"
+        if self._captured_by and self._logs:
             self._logs = False
             logger.warning(
                 "gradexplode: a backward pass or an optimizer's step runs inside of %s, where hooks see it in part or "
                 "not at all; what they do not see is not measured, clipped or held back",
-                self._program,
+                self._captured_by,
             )
         return captured

@@ -20,14 +20,14 @@ from torch.utils.hooks import RemovableHandle, unserializable_hook
 
 from lightning_gradexplode.distributed.process_group import ProcessGroup
 from lightning_gradexplode.measure.elements import is_plain
+from lightning_gradexplode.measure.graph_capture import is_captured
 from lightning_gradexplode.measure.module_profile import FIELDS, ModuleCall, profile_of, sums_of_calls
 from lightning_gradexplode.measure.parameters import plain_name
-from lightning_gradexplode.measure.recording import is_captured
 from lightning_gradexplode.measure.recurrent import time_dimension
 from lightning_gradexplode.records import ModuleGradients
 from lightning_gradexplode.records.log import logger
 
-MOST_CALLS = 512
+MAX_CALLS = 512
 """Calls of one module that are measured in a pass; further ones are not."""
 
 
@@ -106,7 +106,7 @@ class ModuleGradientProbe:
             return
         # A reentrant checkpoint calls without gradients first, and again in the order of the backward pass.
         calls = self._calls.setdefault(name, [])
-        if not torch.is_grad_enabled() or len(calls) >= MOST_CALLS:
+        if not torch.is_grad_enabled() or len(calls) >= MAX_CALLS:
             return
         call = self._running[name] = ModuleCall()
         calls.append(call)

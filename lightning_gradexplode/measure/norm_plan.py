@@ -25,7 +25,7 @@ from lightning_gradexplode.records import FloatArray, IntArray
 
 ROW = 512
 """Elements that are summed in float32."""
-SHORTEST_ROW = 64
+MIN_ROW = 64
 SMALL = 2048
 """Largest number of elements for which a copy costs less than a separate kernel."""
 BLOCK = 1 << 15
@@ -98,7 +98,7 @@ class _Rows:
 
     def __init__(self, size: int, is_double: bool) -> None:
         row = math.gcd(size, ROW)
-        self._row = row if row >= SHORTEST_ROW else ROW
+        self._row = row if row >= MIN_ROW else ROW
         self._whole = size // self._row * self._row
         self._rest = size - self._whole
         self.count = size // self._row + self._rest

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_gradexplode.distributed.shard_layout import is_sharded
 
-LARGEST_EXACT = 256
+MAX_EXACT_ROWS = 256
 """Largest number of rows for which singular values are exact; for larger matrices they are iterated."""
 ITERATIONS = 30
 
@@ -45,7 +45,7 @@ def largest_singular_value(matrix: Tensor) -> float:
     wide = matrix.float()
     if not bool(torch.isfinite(wide).all()):
         return math.nan
-    if max(wide.shape) <= LARGEST_EXACT:
+    if max(wide.shape) <= MAX_EXACT_ROWS:
         return float(torch.linalg.matrix_norm(wide, 2))
     # A fixed start, so that no random number of the run is drawn.
     vector = torch.cos(torch.arange(wide.shape[1], dtype=wide.dtype, device=wide.device) ** 2)

@@ -14,7 +14,7 @@ from lightning_gradexplode.measure.norms import measure_norms, start_norms
 from lightning_gradexplode.measure.weights import WeightChange
 from lightning_gradexplode.records import Norms
 
-LEAST = 64
+MIN_ELEMENTS_PER_TENSOR = 64
 """Number of elements of each tensor in the sample; all of a tensor that has fewer."""
 
 
@@ -29,7 +29,7 @@ class WeightSample:
     Args:
         parameters: The weights.
         size: Number of elements in the sample, divided among the tensors in proportion to their sizes; each tensor has
-            at least `LEAST`.
+            at least `MIN_ELEMENTS_PER_TENSOR`.
     """
 
     def __init__(self, parameters: Sequence[Tensor], size: int) -> None:
@@ -66,7 +66,7 @@ def _drawn(sizes: Sequence[int], size: int) -> list[Tensor]:
     """Draw indices into tensors of these sizes, the same ones at each call, without the run's random generators."""
     random = np.random.default_rng(0)
     total = max(sum(sizes), 1)
-    counts = [min(one, max(LEAST, round(size * one / total))) for one in sizes]
+    counts = [min(one, max(MIN_ELEMENTS_PER_TENSOR, round(size * one / total))) for one in sizes]
     drawn = [
         np.arange(one) if count == one else np.sort(random.integers(0, one, count))
         for one, count in zip(sizes, counts, strict=True)

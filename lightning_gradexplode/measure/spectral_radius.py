@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-LARGEST_EXACT = 128
+MAX_EXACT_ROWS = 128
 """Number of rows up to which eigenvalues are computed; the radius of larger matrices is estimated."""
 
 _ITERATIONS = 100
@@ -28,7 +28,7 @@ def spectral_radius(matrix: Tensor) -> float:
         wide = matrix.detach().float()
         if not bool(torch.isfinite(wide).all()):
             return math.nan
-        if len(wide) <= LARGEST_EXACT:
+        if len(wide) <= MAX_EXACT_ROWS:
             return float(torch.linalg.eigvals(wide.cpu().double()).abs().max())
         vector = torch.cos(torch.arange(len(wide), dtype=torch.float64, device="cpu") ** 2).to(wide)
         growth = torch.zeros((), dtype=torch.float32, device=wide.device)

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_gradexplode.measure.batch_fields import MOST_FIELDS, batch_size, fields_of
+from lightning_gradexplode.measure.batch_fields import MAX_FIELDS, batch_size, fields_of
 from lightning_gradexplode.measure.field_totals import TOTALS, Totals, sample, totals
 from lightning_gradexplode.measure.reading import PendingRead, is_on_host
 
@@ -139,7 +139,7 @@ def _with(usual: Mapping[str, UsualField], samples: list[_Sample]) -> tuple[dict
     for one in samples:
         for name, found in one.totals().items():
             old = fields.get(name)
-            if old is None and len(fields) >= MOST_FIELDS:
+            if old is None and len(fields) >= MAX_FIELDS:
                 continue
             is_nonfinite = found.count < found.elements
             stds = (*(old.stds if old else ()), *(() if found.std is None else (found.std,)))

@@ -12,7 +12,7 @@ Sparse = tuple[IntArray, IntArray, int]
 Step = tuple[int, Mapping[str, Sparse]]
 """The number of a step, and the histograms of its parameters."""
 
-FEWEST_ELEMENTS = 8
+MIN_ELEMENTS = 8
 """Number of elements from which a histogram shows a distribution; the bias of a single output has none."""
 
 
@@ -34,7 +34,7 @@ class GradientHistory:
         kept = {
             name: histogram.sparse()
             for name, histogram in histograms.items()
-            if histogram.finite + histogram.nonfinite >= FEWEST_ELEMENTS
+            if histogram.finite + histogram.nonfinite >= MIN_ELEMENTS
         }
         if not kept:
             return

@@ -14,7 +14,7 @@ from lightning_gradexplode.records import History, StepRecord
 
 FIRST_STEPS = 16
 """Number of first steps that are kept for the whole run."""
-MOST_LOGGED = 32
+MAX_LOGGED = 32
 """Largest number of scalars of the user's module in a history."""
 
 _SCALARS = (
@@ -36,7 +36,7 @@ _SCALARS = (
 _scalars_of = attrgetter("step", "logged", *_SCALARS)
 
 _LARGEST = float(np.finfo(np.float32).max)
-_MOST_NORMS = 1 << 17
+_MAX_NORMS = 1 << 17
 """Number of norms of parameters that are kept, of four bytes each."""
 
 
@@ -58,7 +58,7 @@ class Recorder:
 
     def _allocate(self, parameters: tuple[str, ...], scalars: Sequence[tuple[Any, ...]] = ()) -> None:
         self.parameters = parameters
-        self._size = self._steps or max(32, min(512, _MOST_NORMS // max(len(parameters), 1)))
+        self._size = self._steps or max(32, min(512, _MAX_NORMS // max(len(parameters), 1)))
         self._scalars = deque(scalars, maxlen=self._size)
         self._norms = np.full((self._size, len(parameters)), np.nan, dtype=np.float32)
         self._row = len(self._scalars) % self._size
@@ -82,7 +82,7 @@ class Recorder:
         steps, logged, *scalars = zip(*self._scalars, strict=True) if self._scalars else [()] * (2 + len(_SCALARS))
         values = {name: _float_array(column) for name, column in zip(_SCALARS, scalars, strict=True)}
         names = dict.fromkeys(name for one in reversed(logged) for name in one)
-        for name in list(names)[:MOST_LOGGED]:
+        for name in list(names)[:MAX_LOGGED]:
             values[f"logged/{name}"] = _float_array([one.get(name) for one in logged])
         return History(np.array(steps, dtype=np.int64), values, self.parameters, self._norms[self._rows()])
 

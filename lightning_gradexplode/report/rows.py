@@ -15,7 +15,7 @@ from lightning_gradexplode.records.summary import headline
 MAX_ROWS = 120
 """Largest number of rows on a page."""
 
-_LEAST_OF_PART = 5
+_MIN_LETTERS_OF_PART = 5
 """Number of letters that a part of a name keeps in its label."""
 
 
@@ -155,7 +155,7 @@ def label(name: str, letters: int) -> str:
     name = name.partition(" (")[0]
     parts = name.split(".")
     most = max(map(len, parts))
-    while len(shown := ".".join(_abbreviated(part, most) for part in parts)) > letters and most > _LEAST_OF_PART:
+    while len(shown := ".".join(_abbreviated(part, most) for part in parts)) > letters and most > _MIN_LETTERS_OF_PART:
         most -= 1
     return shown if len(shown) <= letters else f"\u2026{name[1 - letters :].lstrip('.')}"
 

@@ -55,11 +55,11 @@ def test_calm_noise_costs_little() -> None:
 def test_a_start_is_wanted_until_weights_were_seen() -> None:
     """Weights that could not be measured, or were not finite, are no start."""
     attention = AdaptiveInterval()
-    assert attention.knows_nothing
+    assert attention.has_no_measurement
     attention.measured(math.nan)
-    assert attention.knows_nothing
+    assert attention.has_no_measurement
     attention.measured(1.0)
-    assert not attention.knows_nothing
+    assert not attention.has_no_measurement
 
 
 def test_looks_go_on_through_a_checkpoint() -> None:

@@ -27,7 +27,7 @@ def begin(
 
     def one(place: int) -> str | None:
         time.sleep(0.0 if delays is None else delays[place])
-        return meet(store, size or len(models), models[place], rendezvous.MOST_SECONDS)
+        return meet(store, size or len(models), models[place], rendezvous.MAX_SECONDS)
 
     with ThreadPoolExecutor(len(models)) as threads:
         return list(threads.map(one, range(len(models))))
@@ -75,7 +75,7 @@ def test_one_without_others_begins_alone_and_late_ones_do_the_same(
 
 def test_a_missing_process_is_waited_for_once_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that comes while another one waits has no wait of its own."""
-    monkeypatch.setattr(rendezvous, "MOST_SECONDS", 0.3)
+    monkeypatch.setattr(rendezvous, "MAX_SECONDS", 0.3)
     began = time.monotonic()
     outcomes = begin(distributed.HashStore(), ["same"] * 2, [0.0, 0.2], size=3)
     assert len(set(outcomes)) == 1

@@ -377,5 +377,5 @@ def shared_optimizer() -> Found:
 
 
 if __name__ == "__main__":
-    rendezvous.MOST_SECONDS = 5.0
+    rendezvous.MAX_SECONDS = 5.0
     run_each(Path(sys.argv[1]), sys.argv[2:], globals())

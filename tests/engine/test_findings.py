@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lightning_gradexplode.engine.findings import MOST_FINDINGS, FindingLog
+from lightning_gradexplode.engine.findings import MAX_FINDINGS, FindingLog
 from lightning_gradexplode.loggers import LoggerCollection
 from lightning_gradexplode.loggers.console import Console
 from lightning_gradexplode.records import Finding, Severity
@@ -46,9 +46,9 @@ def test_other_processes_keep_findings_and_log_nothing(caplog: pytest.LogCapture
 def test_the_latest_findings_are_kept() -> None:
     """Of very many findings the oldest are dropped."""
     log = FindingLog(LoggerCollection([]), None)
-    for step in range(MOST_FINDINGS + 50):
+    for step in range(MAX_FINDINGS + 50):
         log.add([find(step, sign=f"sign {step}")])
-    assert [finding.step for finding in log.findings] == list(range(50, MOST_FINDINGS + 50))
+    assert [finding.step for finding in log.findings] == list(range(50, MAX_FINDINGS + 50))
 
 
 def test_findings_go_through_a_checkpoint() -> None:

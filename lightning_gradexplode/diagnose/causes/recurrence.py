@@ -23,7 +23,7 @@ SCALE_OF_UNKNOWN = 1e6
 """Scale assumed for data that are not known, such as energies or incomes."""
 
 
-MOST_GATES = 4
+MAX_GATES = 4
 """Most numbers that a recurrent cell returns for each number that it takes: one for each gate."""
 
 GROWN = 30.0
@@ -132,7 +132,7 @@ def _of_loop(evidence: Evidence) -> Cause | None:
 
 def _returns_state(parameter: ParameterFacts) -> bool:
     """Return whether a weight can be applied to its own result, as that of a recurrent cell."""
-    return MOST_GATES * parameter.shape[-1] >= parameter.shape[0]
+    return MAX_GATES * parameter.shape[-1] >= parameter.shape[0]
 
 
 def _of_first_pass(evidence: Evidence) -> Cause | None:

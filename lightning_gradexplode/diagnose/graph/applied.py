@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_gradexplode.diagnose.graph.nodes import MOST_BYTES, Graph, name_of_node
+from lightning_gradexplode.diagnose.graph.nodes import MAX_BYTES, Graph, name_of_node
 from lightning_gradexplode.records import AppliedWeight
 
-MOST_WEIGHTS = 256
+MAX_WEIGHTS = 256
 """Largest number of weights that are listed."""
 
 REPEATED = 8
@@ -45,11 +45,11 @@ def applied_weights(graph: Graph, names: Mapping[int, str]) -> tuple[AppliedWeig
                 uses.setdefault(weight, []).append((node, other))
     measured = 0
     applied = []
-    for weight, products in [*uses.items()][:MOST_WEIGHTS]:
+    for weight, products in [*uses.items()][:MAX_WEIGHTS]:
         calls = len(products) if len(products) < REPEATED else _longest_chain(graph, [node for node, _ in products])
         values = [graph.value(graph.arguments[node][other]) for node, other in products]
         measured += sum(one.numel() * one.element_size() for one in values if one is not None)
-        sizes = _sizes(values) if measured <= MOST_BYTES else []
+        sizes = _sizes(values) if measured <= MAX_BYTES else []
         first_size, last = (sizes[0], sizes[-1]) if sizes else (None, None)
         applied.append(AppliedWeight(names[weight], calls, first_size, last))
     return tuple(applied)

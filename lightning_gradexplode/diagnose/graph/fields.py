@@ -14,7 +14,7 @@ from lightning_gradexplode.diagnose.graph.nodes import Argument, Graph, name_of_
 from lightning_gradexplode.measure.batch_facts import collect_batch_facts
 from lightning_gradexplode.records import FieldFacts
 
-MOST_FIELDS = 8
+MAX_FIELDS = 8
 """Maximum number of tensors."""
 
 _INPUT_OF = {"addmm", "mm", "bmm", "convolution", "mkldnn_convolution", "linear", "native_layer_norm",
@@ -49,7 +49,7 @@ def fields_in_graph(graph: Graph, names: Mapping[int, str]) -> tuple[FieldFacts,
             if is_data and is_input and argument.value is not None and argument.value.dim():
                 field = field_of(graph, node, argument, names)
                 fields.setdefault(field.name, field)
-        if len(fields) >= MOST_FIELDS:
+        if len(fields) >= MAX_FIELDS:
             break
     return tuple(fields.values())
 

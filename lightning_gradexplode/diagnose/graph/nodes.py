@@ -15,10 +15,10 @@ from lightning_gradexplode.diagnose.faults.operations import base_name
 from lightning_gradexplode.diagnose.graph.recompute import recomputed
 from lightning_gradexplode.diagnose.replay.observation.finiteness import all_finite, is_in_memory
 
-MOST_NODES = 20_000
+MAX_NODES = 20_000
 """Graphs with more nodes are not read."""
 
-MOST_BYTES = 1 << 28
+MAX_BYTES = 1 << 28
 """Total size of the values that are checked."""
 
 _POSITIONS: Mapping[str, int] = {
@@ -84,10 +84,10 @@ class Graph:
         return variable.detach() if is_in_memory(variable) else None
 
     def is_finite(self, tensor: Tensor) -> bool | None:
-        """Return whether a tensor is finite, None once more than `MOST_BYTES` were checked."""
+        """Return whether a tensor is finite, None once more than `MAX_BYTES` were checked."""
         if id(tensor) not in self._finite:
             self._bytes += tensor.numel() * tensor.element_size()
-            if self._bytes > MOST_BYTES:
+            if self._bytes > MAX_BYTES:
                 return None
             self._finite[id(tensor)] = (tensor, all_finite(tensor))
         return self._finite[id(tensor)][1]
@@ -95,7 +95,7 @@ class Graph:
     def compute(self, node: Any) -> None:
         """Compute the result of an operation again, if it is not saved and its arguments are known."""
         shape = shape_of(node, 0)
-        if (node, 0) in self.values or shape is None or shape_of(node, 1) is not None or self._bytes > MOST_BYTES:
+        if (node, 0) in self.values or shape is None or shape_of(node, 1) is not None or self._bytes > MAX_BYTES:
             return
         arguments = [self.value(one) for one in self.arguments[node]]
         name = name_of_node(node)
@@ -123,7 +123,7 @@ def graph_of(loss: Tensor) -> Graph | None:
             continue
         known.add(node)
         waiting += [source for source, _ in node.next_functions]
-        if len(known) > MOST_NODES:
+        if len(known) > MAX_NODES:
             return None
     # Parameters are not operations; their sequence number is the largest.
     graph.nodes = sorted((one for one in known if not hasattr(one, "variable")), key=lambda one: one._sequence_nr())

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_gradexplode.diagnose.graph.nodes import Graph, shape_of
 from lightning_gradexplode.records import OwnFunction
 
-MOST_FUNCTIONS = 64
+MAX_FUNCTIONS = 64
 """Number of nodes whose gradients are compared."""
 
 SAME = 1e-3
@@ -27,7 +27,7 @@ class OwnFunctions:
     """
 
     def __init__(self, graph: Graph) -> None:
-        own = [node for node in graph.nodes if _own_name(node) is not None][:MOST_FUNCTIONS]
+        own = [node for node in graph.nodes if _own_name(node) is not None][:MAX_FUNCTIONS]
         self._names = tuple(dict.fromkeys(str(_own_name(node)) for node in own))
         self._measured: dict[str, OwnFunction] = {}
         for node in own:

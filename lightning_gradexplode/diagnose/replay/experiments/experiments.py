@@ -14,7 +14,7 @@ from lightning_gradexplode.diagnose.replay.experiments.slopes import slope_share
 from lightning_gradexplode.diagnose.replay.experiments.starts import try_starts
 from lightning_gradexplode.diagnose.replay.experiments.variants import Variants
 from lightning_gradexplode.diagnose.replay.step import ReplayStep, deadline_of
-from lightning_gradexplode.measure.field_rows import MOST_ROWS
+from lightning_gradexplode.measure.field_rows import MAX_ROWS
 from lightning_gradexplode.measure.parameters import plain_name
 from lightning_gradexplode.records import Experiments, Replay
 
@@ -124,7 +124,7 @@ def _in_float32(variants: Variants) -> dict[str, Any]:
 
 def _without_rows(variants: Variants, rows: Sequence[int]) -> dict[str, Any]:
     # The rest shows nothing if most rows are left out, or if not all rows at fault are listed.
-    if not rows or len(rows) >= MOST_ROWS or 2 * len(rows) > (variants.size or 0):
+    if not rows or len(rows) >= MAX_ROWS or 2 * len(rows) > (variants.size or 0):
         return {}
     result = variants.run(without=rows)
     return {

@@ -26,10 +26,10 @@ FLAT = 0.1
 """Change of the loss, divided by the predicted one, below which the slope is measured over ten times the distance: the
 rounding of the loss would be a large part of the change."""
 
-MOST_LENGTHENINGS = 6
+MAX_LENGTHENINGS = 6
 """Number of times that the distance is multiplied by ten; a loss that is still flat then has no slope."""
 
-MOST_PARAMETERS = 8
+MAX_PARAMETERS = 8
 """Number of parameters with the largest gradients whose slopes are measured one by one."""
 
 
@@ -68,7 +68,7 @@ def slope_shares(
             moved = {name: _moved(start[name], gradients[name], distance / size) for name in names}
             return variants.run(weights={**(weights or {}), **moved}, backward=False).loss
 
-        for stretch in (10.0**power for power in range(1 + MOST_LENGTHENINGS)):
+        for stretch in (10.0**power for power in range(1 + MAX_LENGTHENINGS)):
             lengths = [stretch * change * abs(loss) / slope for change in CHANGES]
             changes = [(loss_at(one) - loss_at(-one)) / (2 * one * slope) * stretch for one in lengths]
             if not all(map(math.isfinite, changes)) or max(changes) - min(changes) > SAME:
@@ -80,7 +80,7 @@ def slope_shares(
     whole = share([*gradients])
     shares: list[tuple[str, float]] = []
     try:
-        for name in sorted(norms, key=lambda one: -norms[one])[:MOST_PARAMETERS]:
+        for name in sorted(norms, key=lambda one: -norms[one])[:MAX_PARAMETERS]:
             if whole is None or whole >= EXPECTED or not norms[name]:
                 break
             one = share([name])

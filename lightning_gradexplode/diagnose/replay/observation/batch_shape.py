@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lightning_gradexplode.measure.batch_fields import Field, batch_size
-from lightning_gradexplode.measure.field_rows import MOST_ROWS
+from lightning_gradexplode.measure.field_rows import MAX_ROWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,4 +50,4 @@ class BatchShape:
             rows = mask.reshape(size, -1).any(1)
         else:
             return ()
-        return tuple(rows.nonzero().flatten()[:MOST_ROWS].tolist())
+        return tuple(rows.nonzero().flatten()[:MAX_ROWS].tolist())
