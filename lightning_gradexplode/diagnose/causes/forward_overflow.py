@@ -18,6 +18,7 @@ from lightning_gradexplode.diagnose.causes.operation_evidence import (
     without_slope,
 )
 from lightning_gradexplode.diagnose.causes.optimization import disruptive_update, overshoots
+from lightning_gradexplode.diagnose.causes.within_step import loss_at_start_of_step
 from lightning_gradexplode.diagnose.faults import Fault, fault_of
 from lightning_gradexplode.diagnose.faults.operations import (
     is_exponential,
@@ -58,6 +59,9 @@ def forward_overflow(evidence: Evidence) -> Cause | None:
         # The square of what is so large is a loss of the user's own, or a consequence.
         is_square = name_of(operation) in ("pow", "square") and largest_input(operation) > 1e15
         confidence = 0.3 if "loss" in name_of(operation) or operation.phase == "backward" or is_square else 0.45
+    if (start := loss_at_start_of_step(evidence)) is not None:
+        confidence = min(confidence, 0.25)
+        sentences.append(f"The step began with a loss of {start:.4g}; the optimizer has changed the weights since.")
     if (jump := jump_by_first_update(evidence)) is not None:
         confidence = min(confidence, 0.3)
         sentences.append(jump)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.causes.indication import Indication
 from lightning_gradexplode.diagnose.causes.loss_factors import large_factor
+from lightning_gradexplode.diagnose.causes.within_step import without_line_search
 from lightning_gradexplode.diagnose.curves import critical_step, curve, failing_step, is_critical, loss_curve
 from lightning_gradexplode.diagnose.first_update import (
     first_update_ratio,
@@ -60,7 +61,7 @@ def learning_rate(evidence: Evidence) -> Cause | None:
     weights that keep their norm, and lower rates with the same failure. After many steps, a usual rate is no cause
     unless an overshoot was measured: something may have grown since the start, such as targets or a factor of the loss.
     """
-    cause = rate_too_high(evidence)
+    cause = rate_too_high(evidence) or without_line_search(evidence)
     steps_before = critical_step(evidence) - evidence.run.first_step
     if cause is None or steps_before < MANY_STEPS:
         return cause
