@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_gradexplode.engine.passes import BackwardPasses
+from lightning_gradexplode.engine.backward_pass_counter import BackwardPassCounter
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.details import GradientDetails
 from lightning_gradexplode.measure.gradients import GradientReading
@@ -89,7 +89,7 @@ class AccumulationWindow:
         self._device_losses: list[Tensor] = []
         self._early: dict[int, GradientReading] = {}
         self._losses_are_read = False
-        self.passes = BackwardPasses()
+        self.passes = BackwardPassCounter()
         self.first_changes: list[float] = []
         self._is_first = True
 

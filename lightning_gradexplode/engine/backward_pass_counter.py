@@ -14,7 +14,7 @@ from lightning_gradexplode.measure.parameters import ParameterSet
 
 
 @dataclass(frozen=True, slots=True)
-class _Passes:
+class _PassCount:
     """The first gradient of an optimizer at one time, and the number of passes that had added to it.
 
     Args:
@@ -22,26 +22,26 @@ class _Passes:
         version: Its version counter, which counts writes.
         number: The number of passes.
         evaluations: Number of evaluations of a closure within a step since the gradients were cleared.
-        counted: The number of passes at the end of the last evaluation.
+        number_at_evaluation: The number of passes at the end of the last evaluation.
     """
 
     gradient: weakref.ref[Tensor] | None
     version: int
     number: int = 0
     evaluations: int = 0
-    counted: int = 0
+    number_at_evaluation: int = 0
 
     @classmethod
-    def of(cls, parameters: ParameterSet) -> _Passes:
+    def of(cls, parameters: ParameterSet) -> _PassCount:
         """Return the first gradient as it is now, without a number of passes."""
         gradient = next((one.grad for one in parameters.tensors if one.grad is not None), None)
         return cls(None, 0) if gradient is None else cls(weakref.ref(gradient), gradient._version)
 
-    def with_gradient_of(self, other: _Passes) -> _Passes:
+    def with_gradient_of(self, other: _PassCount) -> _PassCount:
         """Return these numbers with another gradient."""
         return replace(self, gradient=other.gradient, version=other.version)
 
-    def is_same_gradient(self, other: _Passes) -> bool:
+    def is_same_gradient(self, other: _PassCount) -> bool:
         """Return whether there is a gradient that was neither replaced nor written to in between."""
         if self.gradient is None or other.gradient is None or self.version != other.version:
             return False
@@ -49,7 +49,7 @@ class _Passes:
         return gradient is not None and gradient is other.gradient()
 
 
-class PassesByOptimizer:
+class PassCounterByOptimizer:
     """Counts backward passes for each of several optimizers, from their beginnings and ends.
 
     A change of a gradient between two passes counts as a clearing, unless there was a step in between, before which the
@@ -62,7 +62,7 @@ class PassesByOptimizer:
     def __init__(self) -> None:
         self.have_begun = False
         # By the first parameter; parameters may be replaced, and their identities used again.
-        self._passes = WeakTensorKeyDictionary()
+        self._counts = WeakTensorKeyDictionary()
 
     def begins(self, optimizers: Sequence[ParameterSet]) -> None:
         """Detect, before a backward pass, which gradients were cleared since the last one.
@@ -72,7 +72,7 @@ class PassesByOptimizer:
         """
         self.have_begun = True
         for parameters in optimizers:
-            before, now = self._before(parameters), _Passes.of(parameters)
+            before, now = self._before(parameters), _PassCount.of(parameters)
             is_kept = before is not None and before.is_same_gradient(now)
             self._note(parameters, before.with_gradient_of(now) if before is not None and is_kept else now)
 
@@ -83,7 +83,7 @@ class PassesByOptimizer:
             optimizers: The parameters of each.
         """
         for parameters in optimizers:
-            before, now = self._before(parameters), _Passes.of(parameters)
+            before, now = self._before(parameters), _PassCount.of(parameters)
             if before is not None and now.gradient is not None and not before.is_same_gradient(now):
                 self._note(parameters, replace(before.with_gradient_of(now), number=before.number + 1))
 
@@ -91,15 +91,17 @@ class PassesByOptimizer:
         """Record the gradient of an optimizer that has stepped."""
         before = self._before(parameters)
         if before is not None:
-            self._note(parameters, replace(_Passes.of(parameters), number=before.number, counted=before.number))
+            self._note(
+                parameters, replace(_PassCount.of(parameters), number=before.number, number_at_evaluation=before.number)
+            )
 
     def evaluated(self, parameters: ParameterSet) -> int:
         """Record an evaluation of a closure, and return the number of those since the gradients were cleared."""
         before = self._before(parameters)
         if before is None:
             return 0
-        if before.number != before.counted:
-            before = replace(before, evaluations=before.evaluations + 1, counted=before.number)
+        if before.number != before.number_at_evaluation:
+            before = replace(before, evaluations=before.evaluations + 1, number_at_evaluation=before.number)
             self._note(parameters, before)
         return before.evaluations
 
@@ -108,15 +110,15 @@ class PassesByOptimizer:
         before = self._before(parameters)
         return None if before is None else before.number or None
 
-    def _before(self, parameters: ParameterSet) -> _Passes | None:
-        found: _Passes | None = None
+    def _before(self, parameters: ParameterSet) -> _PassCount | None:
+        found: _PassCount | None = None
         if parameters.tensors:
-            found = self._passes.get(parameters.tensors[0])  # type: ignore[no-untyped-call]
+            found = self._counts.get(parameters.tensors[0])  # type: ignore[no-untyped-call]
         return found
 
-    def _note(self, parameters: ParameterSet, passes: _Passes) -> None:
+    def _note(self, parameters: ParameterSet, count: _PassCount) -> None:
         if parameters.tensors:
-            self._passes[parameters.tensors[0]] = passes
+            self._counts[parameters.tensors[0]] = count
 
 
 class _HasParameters(Protocol):
@@ -126,16 +128,16 @@ class _HasParameters(Protocol):
         """Return its parameters."""
 
 
-class BackwardPasses:
+class BackwardPassCounter:
     """Counts backward passes since the gradients were cleared.
 
     With one optimizer they count as cleared if the loop clears them, or if they have changed between a step or an
-    evaluation of a closure and the next pass. With several optimizers `PassesByOptimizer` counts.
+    evaluation of a closure and the next pass. With several optimizers `PassCounterByOptimizer` counts.
     """
 
     def __init__(self) -> None:
         self._number = self._evaluations = 0
-        self._by_optimizer = PassesByOptimizer()
+        self._by_optimizer = PassCounterByOptimizer()
         self._sees_clearing = False
         self._remembered: tuple[Tensor, weakref.ref[Tensor], int] | None = None
         self._number_remembered = 0

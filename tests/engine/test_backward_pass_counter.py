@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gradexplode.engine.passes import BackwardPasses, PassesByOptimizer
+from lightning_gradexplode.engine.backward_pass_counter import BackwardPassCounter, PassCounterByOptimizer
 from lightning_gradexplode.measure.parameters import ParameterSet, parameters_of
 
 
@@ -18,7 +18,7 @@ class Adversaries:
     def __init__(self) -> None:
         self.generator, self.judge = nn.Linear(2, 2), nn.Linear(2, 1)
         self.sets = [parameters_of(torch.optim.SGD(net.parameters()), net) for net in (self.generator, self.judge)]
-        self.passes = PassesByOptimizer()
+        self.passes = PassCounterByOptimizer()
 
     def backward(self, loss: Tensor) -> None:
         """Run a backward pass."""
@@ -86,7 +86,7 @@ class OfANetwork:
 @pytest.mark.parametrize("is_announced", [True, False], ids=["announced", "unannounced"])
 def test_passes_of_one_optimizer_are_counted_until_its_gradients_are_cleared(is_announced: bool) -> None:
     """Whether or not the loop tells that it clears them; a clearing that is announced and not done does not count."""
-    optimizer, passes, seen = OfANetwork(), BackwardPasses(), []
+    optimizer, passes, seen = OfANetwork(), BackwardPassCounter(), []
     for clears in (True, True, False, False, True):
         if is_announced:
             passes.gradients_cleared()
