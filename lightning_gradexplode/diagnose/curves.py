@@ -6,13 +6,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from lightning_gradexplode.records import Evidence, Finding, History, Severity
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-
+from lightning_gradexplode.records import Evidence, Finding, FloatArray, History, IntArray, Severity
 
 ONSET = 4
 """Number of steps from the first critical finding on that show how an incident began."""

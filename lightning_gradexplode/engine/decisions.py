@@ -72,9 +72,8 @@ class Decisions:
         """
         if step.phase is Phase.MEASURED:
             now = norms_of(step.parameters, step.parameters.gradients, step.scale)
-            if self._is_finite_everywhere(
-                now
-            ):  # cleaned since; else a clip by norm may have spread NaN to all gradients
+            # Finite only if the user's code has cleaned them; else a clip by norm may have spread NaN to all of them.
+            if self._is_finite_everywhere(now):
                 step.set_gradient_norms(now)
             self.decide(step)
             step.keep_weights(self._run.arguments.update_sample)

@@ -168,9 +168,9 @@ class LoggerCollection:
         except Exception as error:
             name = logger if isinstance(logger, str) else type(logger).__name__
             message = f"{name} failed, its data are lost: {type(error).__name__}"
-            self._warn_once(
-                message, describe(error).removeprefix(type(error).__name__)
-            )  # the error's text may differ each time
+            # Not part of the message: the error's text may differ each time.
+            details = describe(error).removeprefix(type(error).__name__)
+            self._warn_once(message, details)
 
     def _warn_once(self, message: str, details: str = "") -> None:
         if message not in self._warned:

@@ -10,11 +10,11 @@ import numpy as np
 
 from lightning_gradexplode.diagnose.causes.ascent import ascent
 from lightning_gradexplode.diagnose.causes.loss_factors import raised_factor
-from lightning_gradexplode.diagnose.curves import Curve, FloatArray, curve, failing_step, is_critical, loss_curve
+from lightning_gradexplode.diagnose.curves import Curve, curve, failing_step, is_critical, loss_curve
 from lightning_gradexplode.diagnose.faults.operations import base_name
 from lightning_gradexplode.diagnose.learning import ENOUGH
 from lightning_gradexplode.diagnose.trends import initial_weight_norm, trend
-from lightning_gradexplode.records import Cause, Evidence, RunFacts
+from lightning_gradexplode.records import Cause, Evidence, FloatArray, RunFacts
 
 FAR_BELOW = 10.0
 """Multiple of its initial size by which a loss has to have fallen below zero to be without a lower bound."""

@@ -82,9 +82,8 @@ def moves_rows(func: Any, args: Sequence[Any], kwargs: Any, is_aligned: Callable
         is_aligned: Returns whether the first dimension of a tensor is that of the batch.
     """
     name = name_of(func)
-    if (
-        name == "index"
-    ):  # either rows of a table are selected by indices from the batch, or rows of the batch are selected
+    # Either rows of a table are selected by indices from the batch, or rows of the batch are selected.
+    if name == "index":
         table, places = args[0], [one for one in args[1] if one is not None]
         return is_aligned(table) and args[1][0] is not None if places else False
     if name in _PRODUCTS and len(args) > _PRODUCTS[name]:

@@ -70,9 +70,8 @@ class Guard(TorchDispatchMode):
         # What shares memory with an argument, such as a view of a weight, belongs to whatever that belongs to.
         taken = {storage_key(one) for one in flat((args, kwargs.values()))}
         result = self.run(func, args, kwargs, taken)
-        if (
-            name_of(func) == "lift_fresh"
-        ):  # by torch.tensor or torch.from_numpy; the memory of a NumPy array is not torch's
+        # `torch.tensor` and `torch.from_numpy` call it; the memory of a NumPy array is not torch's.
+        if name_of(func) == "lift_fresh":
             taken = {storage_key(one) for one in args if not one.untyped_storage().resizable()}
         self._owned.update({storage_key(one) for one in flat((result,))} - taken)
         return result
