@@ -211,7 +211,6 @@ class IncidentReplays:
                 replay,
                 before=before,
                 rows=rows,
-                shares=True,
                 memory_grad_norm=record.grad_norm,
                 initial_grad_norm=float(first[0]) if len(first) else record.grad_norm,
                 repeated=repeated,

@@ -246,8 +246,6 @@ class Experiments:
         grad_norm_without_rows: L2 norm of the gradients without these rows.
         batch_grad_norm: L2 norm of the gradients of this batch alone, computed again.
         memory_grad_norm: L2 norm of the gradients in the run, unscaled.
-        row_share: Largest share of one row in the loss, if the loss of single rows can be computed.
-        heaviest_row: That row.
         initial_grad_norm: L2 norm of the run's first gradient.
         starts: The first step with other starts of weights that are applied again and again.
         slope_share: Slope of the loss along the gradients of the run, divided by the slope that these predict.
@@ -263,8 +261,6 @@ class Experiments:
     grad_norm_without_rows: float | None = None
     batch_grad_norm: float | None = None
     memory_grad_norm: float | None = None
-    row_share: float | None = None
-    heaviest_row: int | None = None
     initial_grad_norm: float | None = None
     starts: tuple[StartTrial, ...] = ()
     slope_share: float | None = None

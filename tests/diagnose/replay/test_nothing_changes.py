@@ -93,7 +93,7 @@ class ReplayEach(pl.Callback):
         )
         replay = replay_step(step, failed="loss" if module.fails else None)
         self.statuses.append(replay.status)
-        run_experiments(step, replay, before={name: one * 0.9 for name, one in module.named_parameters()}, shares=True)
+        run_experiments(step, replay, before={name: one * 0.9 for name, one in module.named_parameters()})
         module.fails = False
 
 

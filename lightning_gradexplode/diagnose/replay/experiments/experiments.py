@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,18 +23,13 @@ STEPS, SECONDS = 30.0, 3.0
 FACTORS = (0.0, 0.01, 0.1, 0.3, 1.0)
 """The line search: multiples of the step's update."""
 
-GROUPS = 4
-"""Number of groups into which rows are divided repeatedly, to find the one with the largest share."""
-
 
 def run_experiments(
     step: ReplayStep,
     replay: Replay | None = None,
     *,
     before: Mapping[str, Tensor] | None = None,
-    after: Mapping[str, Tensor] | None = None,
     rows: Sequence[int] = (),
-    shares: bool = False,
     memory_grad_norm: float | None = None,
     initial_grad_norm: float | None = None,
     repeated: Sequence[str] = (),
@@ -47,9 +41,7 @@ def run_experiments(
         step: The step.
         replay: Its replay, None without one.
         before: Weights before the step's update by parameter name, for the line search.
-        after: Weights after it; None for the module's own.
         rows: Rows of the batch to leave out, where the replay names none.
-        shares: Whether the largest share of one row in the loss is looked for.
         memory_grad_norm: L2 norm of the gradients that the run held, unscaled.
         initial_grad_norm: L2 norm of the run's first gradient.
         repeated: Names of weights whose other initializations are tried, if the step is the first one of the run.
@@ -75,11 +67,9 @@ def run_experiments(
     elif failed:
         results |= _attempt(lambda: _without_rows(variants, _found_row(variants)))
     if before is not None:
-        results |= _attempt(lambda: _line_search(variants, before, after))
+        results |= _attempt(lambda: _line_search(variants, before))
     if repeated:
         results |= _attempt(lambda: {"starts": try_starts(variants, step.weights, repeated)})
-    if shares and not failed:
-        results |= _attempt(lambda: _row_share(variants))
     if gradients and replay is not None and replay.loss is not None and memory_grad_norm is not None:
         loss, norm = replay.loss, memory_grad_norm
         rest = Variants(step, 0.5 * (time.perf_counter() + deadline))  # half of the time is for the line search
@@ -90,7 +80,6 @@ def run_experiments(
 def line_search(
     step: ReplayStep,
     before: Mapping[str, Tensor],
-    after: Mapping[str, Tensor] | None = None,
     *,
     seconds_spent: float = 0.0,
 ) -> tuple[tuple[float, float], ...]:
@@ -99,14 +88,13 @@ def line_search(
     Args:
         step: The step.
         before: Weights before the update by parameter name.
-        after: Weights after it; None for the module's own.
         seconds_spent: Part of the time limit that earlier experiments with this step took.
 
     Returns:
         Pairs of a factor and a loss; only the first ones if the time limit is reached.
     """
     variants = Variants(step, deadline_of(step, STEPS, SECONDS) - seconds_spent)
-    return tuple(_attempt(lambda: _line_search(variants, before, after)).get("line_search", ()))
+    return tuple(_attempt(lambda: _line_search(variants, before)).get("line_search", ()))
 
 
 def _attempt(experiment: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -162,12 +150,9 @@ def _found_row(variants: Variants) -> tuple[int, ...]:
     return () if variants.run(without=[other]).is_finite else tuple(candidates)
 
 
-def _line_search(
-    variants: Variants, before: Mapping[str, Tensor], after: Mapping[str, Tensor] | None
-) -> dict[str, tuple[tuple[float, float], ...]]:
-    """Return the loss of the batch at multiples of the update; only the first ones if the time limit is reached."""
-    own = dict(variants.module.named_parameters()) if after is None else after
-    ends = {plain_name(name): one for name, one in own.items()}
+def _line_search(variants: Variants, before: Mapping[str, Tensor]) -> dict[str, tuple[tuple[float, float], ...]]:
+    """Return the loss of the batch at multiples of the update, between `before` and the module's own weights."""
+    ends = {plain_name(name): one for name, one in variants.module.named_parameters()}
     found: list[tuple[float, float]] = []
     for factor in FACTORS:
         weights = {name: _between(one, ends.get(plain_name(name), one), factor) for name, one in before.items()}
@@ -183,21 +168,3 @@ def _between(start: Tensor, end: Tensor, factor: float) -> Tensor:
         return end if factor == 1.0 else start
     start, end = start.detach(), end.detach().to(start.device)
     return (start + factor * (end - start)).to(start.dtype)
-
-
-def _row_share(variants: Variants) -> dict[str, Any]:
-    """Find the row with the largest share in a loss that is a mean over rows, by leaving out ever smaller groups."""
-    total, size = variants.run(backward=False).loss, variants.size or 0
-    if size < 2 or not math.isfinite(total) or total == 0.0:
-        return {}
-
-    def share(group: Sequence[int]) -> float:
-        rest = variants.run(without=group, backward=False).loss
-        return 1.0 - rest * (size - len(group)) / (total * size)
-
-    best, candidates = 1.0, range(size)
-    while len(candidates) > 1:
-        width = math.ceil(len(candidates) / GROUPS)
-        groups = [candidates[at : at + width] for at in range(0, len(candidates), width)]
-        best, candidates = max(((share(group), group) for group in groups), key=lambda one: one[0])
-    return {"row_share": best, "heaviest_row": candidates[0]}
