@@ -15,7 +15,7 @@ from lightning_gradexplode.detect.adaptive_interval import AdaptiveInterval
 from lightning_gradexplode.detect.base import Detector
 from lightning_gradexplode.detect.baselines import Baselines
 from lightning_gradexplode.detect.calm_range import CalmRange
-from lightning_gradexplode.detect.rolling_quantiles import GradNormEMA
+from lightning_gradexplode.detect.grad_norm_ema import GradNormEMA
 from lightning_gradexplode.records import Finding, Severity, StepRecord
 from lightning_gradexplode.records.state import Stateful, copied, loaded, plain
 from lightning_gradexplode.records.text import describe

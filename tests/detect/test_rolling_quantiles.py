@@ -1,4 +1,4 @@
-"""Bounded memories against numpy."""
+"""Rolling quantiles against numpy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_gradexplode.detect.rolling_quantiles import GradNormEMA, RollingQuantiles
+from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
 from tests.detect.steps import through_checkpoint
 
 finite = st.floats(-1e100, 1e100)
@@ -60,36 +60,3 @@ def test_a_window_goes_through_a_checkpoint(before: list[float], after: list[flo
         other.add(value)
     assert other.median == window.median
     assert other.spread == window.spread
-
-
-def test_levels_tell_how_far_a_parameter_has_risen() -> None:
-    """A rise is the logarithm of a norm over its usual one; where nothing is usual or measured, it is NaN."""
-    levels = GradNormEMA()
-    assert np.isnan(levels.rises(np.array([1.0, 2.0]))).all()
-    for _ in range(200):
-        levels.update(np.array([2.0, 1e-6, 0.0]))
-    rises = levels.rises(np.array([20.0, 1e-6, 5.0]))
-    assert rises[:2] == pytest.approx([math.log(10), 0.0], abs=1e-9)
-    assert math.isnan(rises[2])
-
-
-def test_levels_forget_nothing_over_bad_steps() -> None:
-    """Zero, NaN and infinite norms leave a level as it was; the others go on."""
-    levels = GradNormEMA()
-    for _ in range(200):
-        levels.update(np.array([1.0, 1.0, 1.0, 1.0]))
-    for _ in range(200):
-        levels.update(np.array([math.nan, math.inf, 0.0, math.e]))
-    rises = levels.rises(np.array([1.0, 1.0, 1.0, math.e]))
-    assert rises == pytest.approx(np.zeros(4), abs=0.01)
-
-
-def test_levels_go_through_a_checkpoint() -> None:
-    """Levels that were saved and loaded give the same rises, also where some or all are not known."""
-    norms = np.array([1.0, 0.0, 3.0])
-    levels, other = GradNormEMA(), GradNormEMA()
-    other.load_state_dict(through_checkpoint(levels.state_dict()))
-    assert np.isnan(other.rises(norms)).all()
-    levels.update(norms)
-    other.load_state_dict(through_checkpoint(levels.state_dict()))
-    np.testing.assert_array_equal(other.rises(norms * 2), levels.rises(norms * 2))
