@@ -98,8 +98,8 @@ class AfterUpdate:
         run, records = self._run, []
         for step in steps:
             record = step.record()
-            if step.found is not None:
-                findings = run.agreement.counted(step.found[1])
+            if step.deferred_findings is not None:
+                findings = run.agreement.counted(step.deferred_findings[1])
             elif run.is_distributed:
                 findings = run.find(step, record, is_over=True)
             else:

@@ -28,7 +28,7 @@ class CalmStep:
 
     Attributes:
         update_taken: Whether the optimizer has stepped.
-        begun: The findings before the update, None if the detectors were not called.
+        early_findings: The findings before the update, None if the detectors were not called.
         clip_val: The norm that its gradients are clipped to, None if they are not.
         clip_rate: The share of recent steps that were clipped.
         clips_directly: Whether the monitor itself clips the gradients, and not the training loop.
@@ -46,10 +46,10 @@ class CalmStep:
         "_recorder",
         "_skipped_steps",
         "_weights",
-        "begun",
         "clip_rate",
         "clip_val",
         "clips_directly",
+        "early_findings",
         "needs_weights",
         "norms",
         "number",
@@ -74,7 +74,7 @@ class CalmStep:
         self.state, self.parameters, self.norms, self.number = state, parameters, norms, number
         self.reading: AccumulatedReading | None = reading
         self.update_taken, self.clips_directly = False, True
-        self.begun: list[Finding] | None = None
+        self.early_findings: list[Finding] | None = None
         self.clip_val: float | None = None
         self.clip_rate: float | None = None
         self.needs_weights = state.detectors.needs_weights
@@ -103,8 +103,8 @@ class CalmStep:
 
     def begin(self) -> list[Finding]:
         """Return the findings before the update. Called only where a response acts."""
-        self.begun = self.state.detectors.begin(self.before_update(), is_new=False)
-        return self.begun
+        self.early_findings = self.state.detectors.begin(self.before_update(), is_new=False)
+        return self.early_findings
 
     def measure_weights(self) -> bool:
         """Measure the weights after the update, and return whether they have changed as little as usual."""
@@ -116,7 +116,7 @@ class CalmStep:
         """Make the record of the step, add it to the history of its optimizer, and return it with its findings."""
         detectors, record = self.state.detectors, self._record(self._weights)
         is_measured_after = self._weights is not None
-        findings = self.begun
+        findings = self.early_findings
         if findings is None:
             before = self.before_update() if is_measured_after else self._before or record
             findings = detectors.begin(before, is_new=False)

@@ -41,7 +41,7 @@ class CalmSteps:
     Attributes:
         open: The calm step in progress, None without one.
         last: The record of the last step of the run, if it was a calm step that has been evaluated.
-        found: The findings because of which the current step is not a calm one, None without any.
+        disqualifying: The findings because of which the current step is not a calm one, None without any.
         ended: The records of the calm steps that were evaluated since the last batch, if a response acts.
         findings: The findings of steps that were evaluated, until `evaluate` returns them.
     """
@@ -58,7 +58,7 @@ class CalmSteps:
     ) -> None:
         self.open: CalmStep | None = None
         self.last: StepRecord | None = None
-        self.found: list[Finding] | None = None
+        self.disqualifying: list[Finding] | None = None
         self.ended: list[StepRecord] = []
         clip = arguments.clip
         self._are_possible = (
@@ -108,8 +108,8 @@ class CalmSteps:
         step = CalmStep(state, parameters, reading, loss, norms, number, batch_idx, epoch, skipped)
         if self._acts:
             step.clip_val = clip_val
-            self.found = step.begin() or None
-            if self.found is not None:
+            self.disqualifying = step.begin() or None
+            if self.disqualifying is not None:
                 return False
         self.open = step
         if clip_val is not None:

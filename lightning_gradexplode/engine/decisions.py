@@ -124,7 +124,7 @@ class Decisions:
         run, state = self._run, step.state
         algorithm = step.clip_algorithm if state.policy is None else state.policy.algorithm
         by_value = algorithm == "value"
-        if step.found is None:
+        if step.deferred_findings is None:
             if state.detectors.needs_start:
                 step.measure_start()
             if step.scalars_due or by_value:
@@ -135,7 +135,7 @@ class Decisions:
             step.measure_gradient_histograms()
         if step.calm is not None:
             run.clipper.take_over(step, step.calm)
-        elif algorithm is not None and step.found is None:
+        elif algorithm is not None and step.deferred_findings is None:
             self.set_clip_value(step, step.record() if findings else record)
         step.phase = Phase.DECIDED  # a response may raise
         if run.acts or findings:
@@ -146,14 +146,14 @@ class Decisions:
         run = self._run
         is_shared = run.is_distributed and run.evidence.shared.is_due(record)
         findings: Sequence[Finding]
-        if step.found is not None:
-            findings = run.agreement.counted(step.found[0])
+        if step.deferred_findings is not None:
+            findings = run.agreement.counted(step.deferred_findings[0])
         elif run.is_distributed:
             findings = run.find(step, record)
         else:
             detectors = step.state.detectors
-            of_calm, begun = run.calm_steps.evaluate(), step.begun
-            findings = [*of_calm, *(detectors.begin(record, not step.is_examined) if begun is None else begun)]
+            of_calm, early = run.calm_steps.evaluate(), step.early_findings
+            findings = [*of_calm, *(detectors.begin(record, not step.is_examined) if early is None else early)]
             if detectors.failures:
                 step.state.log_failures()
         if findings:

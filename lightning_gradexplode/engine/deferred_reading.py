@@ -91,7 +91,7 @@ class DeferredReading:
         """Keep the steps whose numbers are read, and what was found in them, without any other consequence."""
         for steps in self._run.deferred.take_detected():
             for step in steps:
-                for found in step.found or ():
+                for found in step.deferred_findings or ():
                     self._run.log.add(found)
                     step.add_findings(found)
             self._after.freeze(steps)
@@ -132,7 +132,7 @@ class DeferredReading:
         self._decisions.set_clip_value(step, record)
         if step.scalars_due and not may_be_clipped:
             step.set_unclipped()
-        step.found = before, run.find(step, step.record(), is_over=True)
+        step.deferred_findings = before, run.find(step, step.record(), is_over=True)
         return True
 
     def _resolve_arrived(self, step: Step) -> bool:
@@ -145,7 +145,7 @@ class DeferredReading:
         is_detected = not run.agreement.is_needed(step)
         before = run.find(step, step.record()) if is_detected else ()
         self._decisions.set_clip_value(step, step.record())
-        step.found = before, run.find(step, step.record(), is_over=True) if is_detected else ()
+        step.deferred_findings = before, run.find(step, step.record(), is_over=True) if is_detected else ()
         return True
 
     def _set_update_taken(self, step: Step) -> None:
@@ -160,7 +160,7 @@ class DeferredReading:
     def _finish(self, steps: Sequence[Step]) -> None:
         try:
             for step in steps:
-                if step.found is not None:
+                if step.deferred_findings is not None:
                     self.act(step)
         except ExplosionError:
             self._after.freeze(steps)

@@ -75,7 +75,7 @@ class DeferredSteps:
 
     def has_to_wait(self, steps: Sequence[Step]) -> bool:
         """Return whether the consequences of steps that are resolved have to wait."""
-        found_any = any(found for step in steps for found in step.found or ())
+        found_any = any(found for step in steps for found in step.deferred_findings or ())
         return self._by_notes or (self.waits_for_effects and found_any)
 
     def hold(self, steps: Sequence[Step]) -> None:
@@ -96,5 +96,5 @@ class DeferredSteps:
 
     def found_any(self, agreement: Agreement) -> bool:
         """Return whether something was found in steps that had no consequences yet, by detectors that still count."""
-        held = (found for steps in self.detected for step in steps for found in step.found or ())
+        held = (found for steps in self.detected for step in steps for found in step.deferred_findings or ())
         return any(agreement.counted(found) for found in held)

@@ -72,7 +72,7 @@ class GradientMeasurement:
         if is_calm:
             return None
         step = self._begin(Step(state, parameters, reading, number, *due), is_calm is not None)
-        step.begun, run.calm_steps.found = run.calm_steps.found, None
+        step.early_findings, run.calm_steps.disqualifying = run.calm_steps.disqualifying, None
         return step
 
     def collect_left_out(self, state: OptimizerState) -> Step:
@@ -88,7 +88,7 @@ class GradientMeasurement:
         assert calm.reading is not None
         due = self._run.schedule.due(calm.number)
         step = self._begin(Step(calm.state, calm.parameters, calm.reading, calm.number, *due), is_examined=True)
-        step.calm, step.begun = calm, calm.begun
+        step.calm, step.early_findings = calm, calm.early_findings
         return step
 
     def _begin(self, step: Step, is_examined: bool) -> Step:

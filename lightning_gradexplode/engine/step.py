@@ -57,7 +57,7 @@ class Step(UnfinishedRecord):
         evaluations: Number of times that gradients were computed within the step.
         gradients_intact: Whether the gradients in memory are those that were measured.
         clips_directly: Whether the monitor itself clips the gradients, and not the training loop.
-        begun: The findings before its update, if the detectors were called already; else None.
+        early_findings: The findings before its update, if the detectors were called already; else None.
         calm: The calm step that it began as, whose gradients are clipped already; None for other steps.
         gathered: The measurements that the processes have exchanged on their devices, None without an exchange.
         gathered_norms: The norms of all processes' shards on the device, if they have exchanged them.
@@ -66,7 +66,7 @@ class Step(UnfinishedRecord):
         inputs: The inputs to compute the step again, None if that is not possible.
         decided_late: Whether the optimizer had stepped before the numbers were read.
         is_examined: Whether `DetectorSet.examine` was called for it.
-        found: The findings before and after its update, if they were made before they have consequences.
+        deferred_findings: The findings before and after its update, if their consequences follow later.
     """
 
     def __init__(
@@ -95,9 +95,9 @@ class Step(UnfinishedRecord):
         self.gradients_intact = True
         self.clips_directly = True
         self.decided_late = self.is_examined = False
-        self.begun: Sequence[Finding] | None = None
+        self.early_findings: Sequence[Finding] | None = None
         self.calm: CalmStep | None = None
-        self.found: tuple[Sequence[Finding], Sequence[Finding]] | None = None
+        self.deferred_findings: tuple[Sequence[Finding], Sequence[Finding]] | None = None
         self.gathered: GradientReading | PendingRead | None = None
         self.gathered_norms: Tensor | None = None
         self.device_clip: tuple[Tensor, Tensor] | None = None
