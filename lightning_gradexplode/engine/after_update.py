@@ -141,7 +141,7 @@ class AfterUpdate:
             run.responses.batch_ended(records, is_deferred)
         incidents = run.log.incidents
         if records and (incidents.began is None or not incidents.is_critical):
-            run.responses.check_averages(records[-1].step)
+            run.responses.check_buffers(records[-1].step)
         if run.log.critical:
             run.reporter.publish(run.responses.attempts)
 

@@ -170,4 +170,4 @@ class CalmSteps:
         if held:
             held[-1].state.log_failures()
             if not self._acts:  # else at the end of each batch
-                self._responses.check_averages(held[-1].number, steps=len(held))
+                self._responses.check_buffers(held[-1].number, steps=len(held))

@@ -58,7 +58,7 @@ class InterruptedSteps:
         run, inputs = self._run, self._run.evidence.inputs
         if inputs is None or run.log.incidents.is_critical or not _may_be_of_values(error):
             return
-        replay = run.evidence.replays.look(inputs, has_raised=True)
+        replay = run.evidence.replays.replay_without_loss(inputs, has_raised=True)
         if replay is not None:
             run.evidence.raised = first_line(error)
             self._add(run.optimizers.states[0], self._record(batch_idx, math.nan), inputs, replay)

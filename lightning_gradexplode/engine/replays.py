@@ -177,8 +177,8 @@ class IncidentReplays:
             **settings,
         )
 
-    def look(self, inputs: StepInputs, has_raised: bool = False) -> Replay | None:
-        """Compute a step of which no loss is known again, if a later incident can be computed again nevertheless.
+    def replay_without_loss(self, inputs: StepInputs, has_raised: bool = False) -> Replay | None:
+        """Compute a step again whose loss is unknown, if a later incident of the run can still be computed again.
 
         Args:
             inputs: Its inputs.
@@ -187,8 +187,8 @@ class IncidentReplays:
         Returns:
             The replay; None if the step has tested no value that is NaN or infinite.
         """
-        most = MAX_REPLAYS if has_raised else MAX_REPLAYS - 1
-        if not self.is_on or not self._loop.can_replay or self._count >= most:
+        limit = MAX_REPLAYS if has_raised else MAX_REPLAYS - 1
+        if not self.is_on or not self._loop.can_replay or self._count >= limit:
             return None
         self._count += 1
         replay = _replayed(self._again(inputs, loss_scale=1.0), "exception" if has_raised else "tested value", None)

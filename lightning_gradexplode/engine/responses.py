@@ -21,9 +21,9 @@ from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.records.repeats import Repeats
 from lightning_gradexplode.records.text import few
 from lightning_gradexplode.respond import Response, ResponseChain, ResponseContext
+from lightning_gradexplode.respond.buffer_check import BufferCheck
 from lightning_gradexplode.respond.buffer_copies import BufferCopies
 from lightning_gradexplode.respond.buffers import is_finite
-from lightning_gradexplode.respond.running_averages import RunningAverages
 
 
 class ResponseRunner:
@@ -47,8 +47,8 @@ class ResponseRunner:
         self._memory = _Memory(states)
         self._buffers = BufferCopies(loop.module, lambda: loop.averaged_modules)
         self._buffers_guard = PartGuard(self._buffers, "part")
-        self._averages = RunningAverages(loop.module)
-        self._averages_guard = PartGuard(self._averages, "part")
+        self._buffer_check = BufferCheck(loop.module)
+        self._buffer_check_guard = PartGuard(self._buffer_check, "part")
         self._repeats = Repeats()
         self._held_back = False
 
@@ -56,7 +56,7 @@ class ResponseRunner:
         """Begin a fit."""
         if self._chain.has_remedy:
             self._buffers_guard.call(self._buffers.start, otherwise=None)
-            self._averages_guard.call(self._averages.look, True, True, otherwise=None)
+            self._buffer_check_guard.call(self._buffer_check.run, True, True, otherwise=None)
         self._chain.started(ResponseContext(self._loop, memory=self._memory, last_step=self._loop.step - 1))
 
     @property
@@ -133,7 +133,7 @@ class ResponseRunner:
         if run is not None and self._chain.uses_batch_end:
             self._chain.batch_ended(run)
 
-    def check_averages(self, step: int, now: bool = False, steps: int = 1) -> None:
+    def check_buffers(self, step: int, now: bool = False, steps: int = 1) -> None:
         """Log buffers that training changes and that are not finite, and restore them where a response acts.
 
         Args:
@@ -141,12 +141,12 @@ class ResponseRunner:
             now: Whether to check now, and not only if a check is due.
             steps: Number of steps since the last call.
         """
-        look, acts = self._averages.look, self._chain.has_remedy
-        names = self._averages_guard.call(look, acts, now, steps, otherwise=list[str]())
+        check, acts = self._buffer_check.run, self._chain.has_remedy
+        names = self._buffer_check_guard.call(check, acts, now, steps, otherwise=list[str]())
         if not names:
             return
-        is_restored = acts and self._averages_guard.call(self._averages.restore, otherwise=False)
-        if self._loop.is_main_process and self._repeats.is_due(f"averages {is_restored}", 3 if is_restored else 1):
+        is_restored = acts and self._buffer_check_guard.call(self._buffer_check.restore, otherwise=False)
+        if self._loop.is_main_process and self._repeats.is_due(f"buffers {is_restored}", 3 if is_restored else 1):
             logger.warning(
                 "gradexplode at step %d: buffers that training changes are not finite: %s; %s",
                 step,
@@ -177,7 +177,7 @@ class ResponseRunner:
             self._log_lost("parameters", [name for name, one in parameters if not is_lazy(one) and not is_finite(one)])
             self._log_lost("buffers", self._buffers_guard.call(self._buffers.lost, otherwise=list[str]()))
         self._buffers.clear()
-        self._averages.clear()
+        self._buffer_check.clear()
 
     def _log_lost(self, kind: str, names: Sequence[str]) -> None:
         """Log the parts of the model that are not finite at the end of a fit, after averages were copied into it."""

@@ -50,7 +50,7 @@ class Shutdown:
             _call_each(
                 self._deferred_reading.keep,
                 self._after.evaluate_held,
-                self._check_averages,
+                self._check_buffers,
                 run.responses.close,
                 run.module_gradients.detach,
                 run.clipper.close,
@@ -58,9 +58,9 @@ class Shutdown:
             )
             _call_each(self._update_report)
 
-    def _check_averages(self) -> None:
+    def _check_buffers(self) -> None:
         if not self._run.log.incidents.is_critical and self._results.last is not None:
-            self._run.responses.check_averages(self._results.last.step, now=True)
+            self._run.responses.check_buffers(self._results.last.step, now=True)
 
     def _update_report(self) -> None:
         """Write the report again if it lacks an incident, or what followed it."""

@@ -16,7 +16,7 @@ INTERVAL = 16
 """Number of steps between two checks."""
 
 
-class RunningAverages:
+class BufferCheck:
     """Finds buffers that training changes and that are not finite, although loss and gradients may be.
 
     In training a normalization layer divides by the deviation of the batch. A running average that has overflowed
@@ -42,7 +42,7 @@ class RunningAverages:
         self._new_copies: dict[Buffer, Tensor] = {}  # of the last check, not known to be finite yet
         self._norms: PendingRead | None = None  # of the last check, until they are read
 
-    def look(self, copies: bool, now: bool = False, steps: int = 1) -> list[str]:
+    def run(self, copies: bool, now: bool = False, steps: int = 1) -> list[str]:
         """Check the buffers if they are due, at the end of a step.
 
         On an accelerator their norms are read at the next check, so that the host does not wait for the device.
@@ -60,23 +60,23 @@ class RunningAverages:
             return []
         with torch.no_grad():
             if self._norms is not None and self._read_nonfinite(self._norms):
-                return self._lost_names()
+                return self._nonfinite_names()
             self._begin_check(copies)
             can_read = self._norms is not None and (now or self._norms.is_there)
-            return self._lost_names() if can_read and self._read_nonfinite(self._norms) else []
+            return self._nonfinite_names() if can_read and self._read_nonfinite(self._norms) else []
 
     def restore(self) -> bool:
         """Restore the modules with non-finite buffers from finite copies, and return whether all are finite now.
 
-        Call it after `look` has returned names.
+        Call it after `run` has returned names.
         """
         with torch.no_grad():
-            lost = [buffer for buffer in self._checked if self._is_lost(buffer)]
-            modules = {buffer.module for buffer in lost}
+            nonfinite = [buffer for buffer in self._checked if self._is_reported(buffer)]
+            modules = {buffer.module for buffer in nonfinite}
             for buffer, copy in self._finite_copies.items():
                 if buffer.module in modules:
                     buffer.write(copy)
-            return all(is_finite(buffer.tensor) for buffer in lost)
+            return all(is_finite(buffer.tensor) for buffer in nonfinite)
 
     def clear(self) -> None:
         """Drop all copies."""
@@ -110,10 +110,10 @@ class RunningAverages:
         self._new_copies, self._norms = {}, None
         return not finite.all()
 
-    def _lost_names(self) -> list[str]:
-        return [buffer.name for buffer in self._checked if self._is_lost(buffer)]
+    def _nonfinite_names(self) -> list[str]:
+        return [buffer.name for buffer in self._checked if self._is_reported(buffer)]
 
-    def _is_lost(self, buffer: Buffer) -> bool:
+    def _is_reported(self, buffer: Buffer) -> bool:
         values = buffer.local
         if is_finite(values):
             return False
