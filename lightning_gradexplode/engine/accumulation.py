@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from lightning_gradexplode.engine.backward_pass_counter import BackwardPassCounter
 from lightning_gradexplode.hosts.base import TrainingLoop
-from lightning_gradexplode.measure.details import GradientDetails
+from lightning_gradexplode.measure.gradient_details import GradientDetails
 from lightning_gradexplode.measure.gradients import GradientReading
 from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.measure.reading import is_on_host, widest_type

@@ -15,12 +15,12 @@ from lightning_gradexplode.engine.calm_step import CalmStep
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step_inputs import StepInputs
 from lightning_gradexplode.engine.unfinished_record import UnfinishedRecord
-from lightning_gradexplode.measure.details import GradientDetails, shown_histograms
+from lightning_gradexplode.measure.gradient_details import GradientDetails, shown_histograms
 from lightning_gradexplode.measure.gradients import GradientReading, norms_of
 from lightning_gradexplode.measure.maxima import measure_maxima
 from lightning_gradexplode.measure.parameters import ParameterSet
 from lightning_gradexplode.measure.reading import PendingRead
-from lightning_gradexplode.measure.sample import WeightSample
+from lightning_gradexplode.measure.weight_sample import WeightSample
 from lightning_gradexplode.measure.weights import WeightCopy
 from lightning_gradexplode.records import Finding, Histogram
 

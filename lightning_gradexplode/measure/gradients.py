@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lightning_gradexplode.distributed.shard_layout import version_of
 from lightning_gradexplode.measure import reading
-from lightning_gradexplode.measure.details import GradientDetails
 from lightning_gradexplode.measure.elements import is_plain
+from lightning_gradexplode.measure.gradient_details import GradientDetails
 from lightning_gradexplode.measure.norm_plan import SINGLE_RANGE
 from lightning_gradexplode.measure.norms import PendingNorms, start_norms
 from lightning_gradexplode.measure.parameters import ParameterSet

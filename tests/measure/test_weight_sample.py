@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lightning_gradexplode.distributed.shard_layout import ShardLayout
-from lightning_gradexplode.measure.sample import WeightSample
+from lightning_gradexplode.measure.weight_sample import WeightSample
 from lightning_gradexplode.measure.weights import WeightCopy
 
 ALL_HERE = ShardLayout()
