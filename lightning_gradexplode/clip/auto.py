@@ -8,8 +8,8 @@ from torch.optim import SGD, Optimizer
 
 from lightning_gradexplode import checks
 from lightning_gradexplode.clip.base import ClipPolicy
-from lightning_gradexplode.clip.planned_step import momentum, planned_step
-from lightning_gradexplode.clip.step_size import StepSizeControl
+from lightning_gradexplode.clip.step_size.control import StepSizeControl
+from lightning_gradexplode.clip.step_size.planned_step import momentum, planned_step
 from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
 from lightning_gradexplode.learning_rate_factor import LearningRateFactor
 from lightning_gradexplode.records import StepRecord
@@ -38,9 +38,9 @@ class AutoPolicy(Stateful, ClipPolicy):
     Steps: the learning rate is multiplied by a factor during the optimizer's step. The factor is 1.0 unless a step
     would change the weights by more than `reach` of their norm (twice as much for adaptive optimizers, whose step is
     about the learning rate for each weight), or the loss leaves its starting region; see
-    `lightning_gradexplode.clip.step_size.StepSizeControl`. Large gradients of earlier steps in the momentum buffers
-    count as part of the step. Unlike gradient clipping, this also limits steps with momentum, and the steps of Adam,
-    which do not depend on the scale of the gradients. (With plain gradient descent both are equivalent, and the
+    `lightning_gradexplode.clip.step_size.control.StepSizeControl`. Large gradients of earlier steps in the momentum
+    buffers count as part of the step. Unlike gradient clipping, this also limits steps with momentum, and the steps of
+    Adam, which do not depend on the scale of the gradients. (With plain gradient descent both are equivalent, and the
     gradients are clipped.) In manual optimization the loss is not known before the step, and the factor is always 1.0.
 
     The factor is logged as ``gradexplode/step_size_factor``.

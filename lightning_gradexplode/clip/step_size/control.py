@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from lightning_gradexplode.clip.ceiling import Ceiling
-from lightning_gradexplode.clip.growth import Growth, growth_factor
-from lightning_gradexplode.clip.loss_trend import LossTrend
-from lightning_gradexplode.clip.planned_step import PlannedStep
-from lightning_gradexplode.clip.recent_steps import RecentSteps
-from lightning_gradexplode.clip.recovery import CUT, Recovery
+from lightning_gradexplode.clip.step_size.ceiling import Ceiling
+from lightning_gradexplode.clip.step_size.growth import Growth, growth_factor
+from lightning_gradexplode.clip.step_size.loss_trend import LossTrend
+from lightning_gradexplode.clip.step_size.planned_step import PlannedStep
+from lightning_gradexplode.clip.step_size.recent_steps import RecentSteps
+from lightning_gradexplode.clip.step_size.recovery import CUT, Recovery
 from lightning_gradexplode.records.state import Stateful
 
 _DECREASE = 0.25

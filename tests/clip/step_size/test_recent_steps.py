@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from lightning_gradexplode.clip.planned_step import PlannedStep
-from lightning_gradexplode.clip.recent_steps import RecentSteps
+from lightning_gradexplode.clip.step_size.planned_step import PlannedStep
+from lightning_gradexplode.clip.step_size.recent_steps import RecentSteps
 
 
 def test_a_rise_is_explained_by_ten_times_the_decreases_since_the_lowest_loss() -> None:

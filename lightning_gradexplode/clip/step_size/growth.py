@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from lightning_gradexplode.clip.loss_trend import LossTrend
-from lightning_gradexplode.clip.recent_steps import RecentSteps
+from lightning_gradexplode.clip.step_size.loss_trend import LossTrend
+from lightning_gradexplode.clip.step_size.recent_steps import RecentSteps
 from lightning_gradexplode.records.state import Stateful
 
 _GROWTH, _SLOW_GROWTH, _SHRINKAGE = 1.3, 1.05, 0.7

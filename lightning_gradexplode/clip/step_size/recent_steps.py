@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from lightning_gradexplode.clip.planned_step import PlannedStep
+from lightning_gradexplode.clip.step_size.planned_step import PlannedStep
 from lightning_gradexplode.records.state import Stateful
 
 _EXPLAINED = 10.0

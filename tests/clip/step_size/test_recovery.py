@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from lightning_gradexplode.clip.loss_trend import LossTrend
-from lightning_gradexplode.clip.recovery import Recovery
+from lightning_gradexplode.clip.step_size.loss_trend import LossTrend
+from lightning_gradexplode.clip.step_size.recovery import Recovery
 
 
 def after_a_failure(start: float, level: float) -> tuple[Recovery, LossTrend]:

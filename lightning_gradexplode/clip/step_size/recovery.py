@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightning_gradexplode.clip.loss_trend import LossTrend
+from lightning_gradexplode.clip.step_size.loss_trend import LossTrend
 from lightning_gradexplode.records.state import Stateful
 
 CUT = 0.25

@@ -6,10 +6,10 @@ import math
 
 import pytest
 
-from lightning_gradexplode.clip.growth import Growth, growth_factor
-from lightning_gradexplode.clip.loss_trend import LossTrend
-from lightning_gradexplode.clip.planned_step import PlannedStep
-from lightning_gradexplode.clip.recent_steps import RecentSteps
+from lightning_gradexplode.clip.step_size.growth import Growth, growth_factor
+from lightning_gradexplode.clip.step_size.loss_trend import LossTrend
+from lightning_gradexplode.clip.step_size.planned_step import PlannedStep
+from lightning_gradexplode.clip.step_size.recent_steps import RecentSteps
 
 
 def next_sizes(losses: list[float], decrease: float, failed: bool = False, proven: float = 0.01) -> tuple[float, float]:
