@@ -9,7 +9,7 @@ from lightning_gradexplode.diagnose.curves import critical_step, curve, loss_cur
 from lightning_gradexplode.diagnose.trends import initial_weight_norm
 from lightning_gradexplode.records import Evidence, LossTerm, ParameterFacts, RunFacts
 
-EARLY = 30
+EARLY_STEPS = 30
 """Number of steps from the start within which a failure comes from the initial state of the run."""
 
 LARGE_GAIN = 3.0
@@ -70,7 +70,8 @@ def is_early(evidence: Evidence) -> bool:
     if evidence.run.is_resumed:
         return False
     serious = signs(evidence)
-    return critical_step(evidence) <= EARLY or (bool(serious) and serious <= _NOTHING_LEARNED | {"gradient-above-one"})
+    has_learned_nothing = bool(serious) and serious <= _NOTHING_LEARNED | {"gradient-above-one"}
+    return critical_step(evidence) <= EARLY_STEPS or has_learned_nothing
 
 
 def is_trained(evidence: Evidence) -> bool:

@@ -20,13 +20,13 @@ SEVERAL_TIMES, LEAST_GROWTH = 3.0, 0.02
 """Growth of the weights' norm in one step that was not made by the optimizer: a multiple of the largest growth by the
 update, and at least this share of the norm."""
 
-FEW_STEPS, MOST = 4, 0.8
+MIN_STEPS, MIN_SHARE_OF_STEPS = 4, 0.8
 """Number of such steps, and their share of the steps with a measured update, for a growth over many steps."""
 
 ORDINARY = 0.05
 """Ratio of update to weights up to which a single update does not undo what was learned."""
 
-ENOUGH = 6
+LASTING_STEPS = 6
 """Number of steps after a jump of the loss that show whether it is lasting."""
 
 
@@ -93,7 +93,7 @@ def _growth_at_each_step(evidence: Evidence) -> OutsideChange | None:
         if ratio is not None and norms.step[place - 1] == step - 1 and before > 0:
             known.append((step, before, after, ratio))
     grown = [one for one in known if one[2] > (1 + max(LEAST_GROWTH, SEVERAL_TIMES * one[3])) * one[1]]
-    if len(grown) < FEW_STEPS or len(grown) < MOST * len(known):
+    if len(grown) < MIN_STEPS or len(grown) < MIN_SHARE_OF_STEPS * len(known):
         return None
     update = sum(ratio * after for _, _, after, ratio in known)
     return OutsideChange(known[0][0], known[0][1], known[-1][2], update, last=known[-1][0])
@@ -108,4 +108,4 @@ def is_new_level(evidence: Evidence) -> bool:
     before, after = float(np.abs(loss.before(step).value).max()), loss.since(step).value
     largest, since = ratios.before(step).greatest, ratios.since(step).greatest
     is_ordinary = largest is None or since is None or since <= max(2 * largest, ORDINARY)
-    return len(after) >= ENOUGH and is_ordinary and float(after[:ENOUGH].min()) > JUMP / 3 * before
+    return len(after) >= LASTING_STEPS and is_ordinary and float(after[:LASTING_STEPS].min()) > JUMP / 3 * before

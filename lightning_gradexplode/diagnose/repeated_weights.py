@@ -6,7 +6,7 @@ from lightning_gradexplode.diagnose.curves import curve
 from lightning_gradexplode.diagnose.layers import DEEP, gain_of, layers
 from lightning_gradexplode.records import Evidence, ParameterFacts, Replay, RunFacts
 
-CALM = 100.0
+MAX_TRAINABLE_NORM = 100.0
 """Gradient norm of the first step up to which a network can be trained from its initial weights."""
 
 MAX_TRIED_WEIGHTS = 2
@@ -31,7 +31,7 @@ def recurrent_parameters(run: RunFacts) -> list[ParameterFacts]:
 def explodes_at_first(evidence: Evidence) -> bool:
     """Return whether the gradient before any update is larger than that of a network that can be trained."""
     norm = curve(evidence, "grad_norm").at(evidence.run.first_step)
-    return norm is None or norm > CALM
+    return norm is None or norm > MAX_TRAINABLE_NORM
 
 
 def is_gated(parameter: ParameterFacts, run: RunFacts) -> bool:
@@ -49,7 +49,7 @@ def weights_to_try(run: RunFacts, replay: Replay) -> list[str]:
         run: What is known of the run.
         replay: The replay, which has counted the calls of each module.
     """
-    if replay.grad_norm is not None and replay.grad_norm <= CALM:
+    if replay.grad_norm is not None and replay.grad_norm <= MAX_TRAINABLE_NORM:
         return []
     looped = {one.module for one in replay.activations if one.calls >= DEEP}
     square = [one for one in layers(run) if one.module in looped and one.shape[0] == one.shape[-1]]

@@ -8,11 +8,11 @@ from lightning_gradexplode.diagnose.curves import curve, failing_step, loss_curv
 from lightning_gradexplode.diagnose.optimizers import is_plain_descent
 from lightning_gradexplode.records import Evidence
 
-START, RISEN, FIRST = 3, 2.0, 2
+FIRST_LOSSES, RISEN, FIRST_STEPS = 3, 2.0, 2
 """Number of first losses, multiple of their median from which a loss has risen, and number of steps at which it has
 just done so."""
 
-SHORT = 1.0
+MIN_CHANGE = 1.0
 """Relative change of the loss, to first order, below which a step cannot have raised it that far.
 
 Beyond the minimum of a parabola, a step of gradient descent raises the loss if it is more than twice as long as to the
@@ -27,13 +27,13 @@ def rises_in_short_steps(evidence: Evidence) -> bool:
     negative is not looked at.
     """
     loss = loss_curve(evidence).before(failing_step(evidence)).finite
-    if not is_plain_descent(evidence.run) or len(loss) < 2 * START or loss.value.min() <= 0:
+    if not is_plain_descent(evidence.run) or len(loss) < 2 * FIRST_LOSSES or loss.value.min() <= 0:
         return False
-    is_low = loss.value < RISEN * float(np.median(loss.value[:START]))
+    is_low = loss.value < RISEN * float(np.median(loss.value[:FIRST_LOSSES]))
     start = int(np.flatnonzero(is_low)[-1]) + 1 if is_low.any() else 0
     rate, norm = curve(evidence, "learning_rate"), curve(evidence, "grad_norm")
-    reaches = [
+    changes = [
         (rate.at(step) or 0.0) * (norm.at(step) or np.inf) ** 2 / value
         for step, value in zip(loss.step[start:].tolist(), loss.value[start:].tolist(), strict=True)
-    ][:FIRST]
-    return len(reaches) == FIRST and max(reaches) < SHORT
+    ][:FIRST_STEPS]
+    return len(changes) == FIRST_STEPS and max(changes) < MIN_CHANGE

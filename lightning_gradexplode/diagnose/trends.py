@@ -31,10 +31,10 @@ DIVERGED_WEIGHTS = 2.0
 HUGE_LOSS, HUGE_GRADIENT = 1e6, 1e4
 """Loss and gradient norm before any update above which the learning rate is not at fault."""
 
-SHORT = 0.5
-"""Largest value of `reaches` below which no update overshoots."""
+SHORT_STEP = 0.5
+"""Largest value of `first_order_changes` below which no update overshoots."""
 
-ORDINARY = 1.3
+ORDINARY_GROWTH = 1.3
 """Growth of the weights' norm from one measurement to the next from which the updates in between were large."""
 
 MANY_STEPS = 20
@@ -161,7 +161,7 @@ def initial_weight_norm(evidence: Evidence) -> float | None:
     return math.sqrt(total) if 0 < total < math.inf else None
 
 
-def reaches(evidence: Evidence) -> tuple[float, float] | None:
+def first_order_changes(evidence: Evidence) -> tuple[float, float] | None:
     """Return the least and largest relative change of the loss that one update can have caused to first order.
 
     That is the product of the norms of gradient and update, divided by the loss. If a step goes so far beyond the
@@ -233,6 +233,6 @@ def abrupt_step(evidence: Evidence, name: str) -> int | None:
         if before > 0 and values.value[place] > JUMP * before:
             known, sizes = ratios.before(step).finite.value, norms.before(step).value[-2:]
             is_ordinary = len(known) < 2 or known[-1] <= 3 * np.median(known[:-1])
-            has_grown = len(sizes) == 2 and sizes[1] > ORDINARY * sizes[0]
+            has_grown = len(sizes) == 2 and sizes[1] > ORDINARY_GROWTH * sizes[0]
             return step if is_ordinary and not has_grown else None
     return None

@@ -248,8 +248,8 @@ class Experiments:
         memory_grad_norm: L2 norm of the gradients in the run, unscaled.
         initial_grad_norm: L2 norm of the run's first gradient.
         starts: The first step with other starts of weights that are applied again and again.
-        slope_share: Slope of the loss along the gradients of the run, divided by the slope that these predict.
-        slope_shares: Pairs of a parameter and the same along its gradient alone, if `slope_share` is too low.
+        slope_ratio: Slope of the loss along the gradients of the run, divided by the slope that these predict.
+        slope_ratios: Pairs of a parameter and the same along its gradient alone, if `slope_ratio` is too low.
         seconds: Duration of all measurements.
     """
 
@@ -263,8 +263,8 @@ class Experiments:
     memory_grad_norm: float | None = None
     initial_grad_norm: float | None = None
     starts: tuple[StartTrial, ...] = ()
-    slope_share: float | None = None
-    slope_shares: tuple[tuple[str, float], ...] = ()
+    slope_ratio: float | None = None
+    slope_ratios: tuple[tuple[str, float], ...] = ()
     seconds: float = 0.0
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.causes.descent import (
-    is_ascent,
+    gradient_is_reversed,
+    reversed_parameters,
     reversing_function,
-    share_of_descent,
-    with_wrong_sign,
+    slope_ratio,
 )
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence, OwnFunction
@@ -33,12 +33,12 @@ def ascent(evidence: Evidence) -> Cause | None:
     reversing = reversing_function(evidence)
     if reversing is not None:
         return _reversed(evidence, reversing)
-    wrong = with_wrong_sign(evidence)
-    if is_ascent(evidence):
+    wrong = reversed_parameters(evidence)
+    if gradient_is_reversed(evidence):
         where: str | None = None
         sentence = (
             "Along the negative gradient the loss rises, however short the step is, by as much as it should fall: the "
-            f"slope is {share_of_descent(evidence):.3g} times the one that the gradient predicts."
+            f"slope is {slope_ratio(evidence):.3g} times the one that the gradient predicts."
         )
     elif wrong:
         where = next((one.name for one in reversed(evidence.run.parameters) if one.name in wrong), wrong[0])

@@ -12,16 +12,16 @@ from lightning_gradexplode.diagnose.remedies.common import uses_adaptive_optimiz
 from lightning_gradexplode.diagnose.trends import initial_weight_norm
 from lightning_gradexplode.records import Evidence, LossTerm, OwnFunction
 
-PRECISE, PRECISE_OF_ONE = 0.01, 0.03
+TOLERANCE, PARAMETER_TOLERANCE = 0.01, 0.03
 """Relative errors of the slope along all gradients, and along that of one parameter, a small part of them."""
 
-MULTIPLIED = 3.0
+MIN_FACTOR = 3.0
 """Least factor of gradients that something has multiplied."""
 
-ABOVE_ROUNDING = 0.02
+MIN_CHANGE = 0.02
 """Share of the weights' norm from which a change of it is not the rounding of the two norms."""
 
-FAR = 10.0
+MIN_FACTOR_UNKNOWN_TARGETS = 10.0
 """Factor from which this holds also if the targets are not known: they would have to be the outputs themselves times
 0.9 to 1.1."""
 
@@ -43,31 +43,31 @@ class MultipliedGradients:
     remedy: str
 
 
-def share_of_descent(evidence: Evidence) -> float | None:
+def slope_ratio(evidence: Evidence) -> float | None:
     """Return the slope of the loss along its gradient, divided by the slope that the gradient predicts.
 
     It is one, unless something in the loss changes with the weights that the gradient does not include, or something
     changes the gradient on its way to the weights.
     """
-    return None if evidence.experiments is None else evidence.experiments.slope_share
+    return None if evidence.experiments is None else evidence.experiments.slope_ratio
 
 
-def is_ascent(evidence: Evidence) -> bool:
+def gradient_is_reversed(evidence: Evidence) -> bool:
     """Return whether the loss falls along its gradient by as much as it should rise: the gradient has a wrong sign."""
-    share = share_of_descent(evidence)
-    return share is not None and math.isclose(share, -1, rel_tol=PRECISE)
+    ratio = slope_ratio(evidence)
+    return ratio is not None and math.isclose(ratio, -1, rel_tol=TOLERANCE)
 
 
-def with_wrong_sign(evidence: Evidence) -> tuple[str, ...]:
+def reversed_parameters(evidence: Evidence) -> tuple[str, ...]:
     """Return the parameters whose gradients have a wrong sign, while those of all others are right.
 
     Returns:
         None of them if some gradients are wrong otherwise, as those of a loss whose targets move.
     """
-    shares = dict(evidence.experiments.slope_shares) if evidence.experiments is not None else {}
-    if not all(math.isclose(abs(share), 1, rel_tol=PRECISE_OF_ONE) for share in shares.values()):
+    ratios = dict(evidence.experiments.slope_ratios) if evidence.experiments is not None else {}
+    if not all(math.isclose(abs(ratio), 1, rel_tol=PARAMETER_TOLERANCE) for ratio in ratios.values()):
         return ()
-    return tuple(name for name, share in shares.items() if share < 0)
+    return tuple(name for name, ratio in ratios.items() if ratio < 0)
 
 
 def multiplied_gradients(evidence: Evidence) -> MultipliedGradients | None:
@@ -86,14 +86,14 @@ def reversing_function(evidence: Evidence) -> OwnFunction | None:
     wrong = [
         one
         for one in evidence.own_functions
-        if one.factor is not None and one.factor < 0 and ((is_all and one.is_only_way) or one.factor <= -MULTIPLIED)
+        if one.factor is not None and one.factor < 0 and ((is_all and one.is_only_way) or one.factor <= -MIN_FACTOR)
     ]
     return min(wrong, key=lambda one: one.factor or 0.0, default=None)
 
 
 def _by_a_function(evidence: Evidence) -> MultipliedGradients | None:
     """Return the factor of a function that changes no value and multiplies the gradient on its way."""
-    known = [one for one in evidence.own_functions if one.factor is not None and one.factor >= MULTIPLIED]
+    known = [one for one in evidence.own_functions if one.factor is not None and one.factor >= MIN_FACTOR]
     if not known or uses_adaptive_optimizer(evidence.run):
         return None
     largest = max(known, key=lambda one: one.factor or 0.0)
@@ -116,14 +116,14 @@ def _by_the_loop(evidence: Evidence) -> MultipliedGradients | None:
     """
     factor, change = evidence.loss_factor or 1.0, math.prod(evidence.first_changes)
     total, run = factor * change, evidence.run
-    if not MULTIPLIED <= abs(total) < math.inf or len(run.optimizers) != 1 or len(evidence.first_changes) > 1:
+    if not MIN_FACTOR <= abs(total) < math.inf or len(run.optimizers) != 1 or len(evidence.first_changes) > 1:
         return None
     if uses_adaptive_optimizer(run) or exceeds_usual(evidence):
         return None
     sentence = (
         f"The gradients of the first step have a norm {abs(total):.3g} times that of the gradients of the loss: the "
     )
-    if change >= MULTIPLIED:
+    if change >= MIN_FACTOR:
         return MultipliedGradients(
             total,
             (),
@@ -148,7 +148,7 @@ def _before_the_step(evidence: Evidence) -> MultipliedGradients | None:
     if found is None or found[0].kind != "SGD" or found[0].has_state or evidence.run.processes > 1:
         return None
     one, update, bound = found
-    if update < ABOVE_ROUNDING * weights:
+    if update < MIN_CHANGE * weights:
         return None
     return MultipliedGradients(
         update / bound,
@@ -167,13 +167,13 @@ def _by_slopes(evidence: Evidence) -> MultipliedGradients | None:
     Targets that move with the weights change the slope as well, but of different parameters differently, unless they
     are the outputs themselves.
     """
-    shares = evidence.experiments.slope_shares if evidence.experiments is not None else ()
-    others = {name: share for name, share in shares if not math.isclose(share, 1, rel_tol=PRECISE_OF_ONE)}
-    sizes = [abs(share) for share in others.values()] or [0.0]
-    is_one_factor = min(sizes) > 0 and max(sizes) <= (1 + PRECISE_OF_ONE) * min(sizes)
-    if not is_one_factor or len({share > 0 for share in others.values()}) > 1 or _passes(evidence) > 1:
+    ratios = evidence.experiments.slope_ratios if evidence.experiments is not None else ()
+    others = {name: ratio for name, ratio in ratios if not math.isclose(ratio, 1, rel_tol=PARAMETER_TOLERANCE)}
+    sizes = [abs(ratio) for ratio in others.values()] or [0.0]
+    is_one_factor = min(sizes) > 0 and max(sizes) <= (1 + PARAMETER_TOLERANCE) * min(sizes)
+    if not is_one_factor or len({ratio > 0 for ratio in others.values()}) > 1 or _passes(evidence) > 1:
         return None
-    right = {name.rpartition(".")[0] for name, _ in shares if name not in others}
+    right = {name.rpartition(".")[0] for name, _ in ratios if name not in others}
     if len(others) == 1 and not right.issuperset(name.rpartition(".")[0] for name in others):
         return None  # no other parameter of its module shows that the targets do not move
     factor = math.copysign(1 / math.sqrt(min(sizes) * max(sizes)), min(others.values()))
@@ -182,7 +182,7 @@ def _by_slopes(evidence: Evidence) -> MultipliedGradients | None:
     if not all(are_data):
         return None  # the targets may be computed from the outputs
     is_sure = bool(are_data) or _is_larger_than_computed_again(evidence, abs(factor))
-    if abs(factor) < (MULTIPLIED if is_sure else FAR):
+    if abs(factor) < (MIN_FACTOR if is_sure else MIN_FACTOR_UNKNOWN_TARGETS):
         return None
     parameters = tuple(others) if right else ()
     names = ", ".join(f"`{name}`" for name in parameters[:3])
@@ -221,4 +221,4 @@ def _is_larger_than_computed_again(evidence: Evidence, factor: float) -> bool:
     found = evidence.experiments
     if found is None or not found.memory_grad_norm or not found.batch_grad_norm:
         return False
-    return math.isclose(found.memory_grad_norm, factor * found.batch_grad_norm, rel_tol=PRECISE_OF_ONE)
+    return math.isclose(found.memory_grad_norm, factor * found.batch_grad_norm, rel_tol=PARAMETER_TOLERANCE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.causes.descent import is_ascent, share_of_descent, with_wrong_sign
+from lightning_gradexplode.diagnose.causes.descent import gradient_is_reversed, reversed_parameters, slope_ratio
 from lightning_gradexplode.diagnose.causes.indication import Indication
 from lightning_gradexplode.diagnose.causes.optimization import exceeds_usual
 from lightning_gradexplode.diagnose.causes.outliers import outlier_field
@@ -19,7 +19,13 @@ from lightning_gradexplode.diagnose.curves import curve, failing_step, loss_curv
 from lightning_gradexplode.diagnose.faults.operations import base_name
 from lightning_gradexplode.diagnose.line_search import line_search
 from lightning_gradexplode.diagnose.optimizers import is_plain_descent
-from lightning_gradexplode.diagnose.trends import SHORT, begins_abruptly, initial_weight_norm, reaches, trend
+from lightning_gradexplode.diagnose.trends import (
+    SHORT_STEP,
+    begins_abruptly,
+    first_order_changes,
+    initial_weight_norm,
+    trend,
+)
 from lightning_gradexplode.records import Cause, Evidence, FieldFacts, RunFacts
 
 GROWN = 1.5
@@ -130,8 +136,8 @@ def _along_the_update(evidence: Evidence) -> Indication | None:
             f"Each update lowers the loss of its own batch (from {search.start:.4g} to {search.end:.4g}), and yet "
             f"the loss has risen {_rise(evidence)}: the targets move.",
         )
-    share = share_of_descent(evidence)
-    if is_ascent(evidence) or with_wrong_sign(evidence) or (share is not None and share >= WHOLE):
+    ratio = slope_ratio(evidence)
+    if gradient_is_reversed(evidence) or reversed_parameters(evidence) or (ratio is not None and ratio >= WHOLE):
         return None
     if search.climbs:
         return Indication(
@@ -140,10 +146,10 @@ def _along_the_update(evidence: Evidence) -> Indication | None:
             f"{search.slope:.3g} for the whole update to first order), where a step along its gradient lowers it: "
             "the targets move with the weights.",
         )
-    if share is not None and share < HALF_WAY:
+    if ratio is not None and ratio < HALF_WAY:
         return Indication(
             0.45,
-            f"The slope of the loss of the same batch along its gradient is {share:.2g} times the one that the "
+            f"The slope of the loss of the same batch along its gradient is {ratio:.2g} times the one that the "
             "gradient predicts: its targets move with the weights, and the gradient does not include that.",
         )
     if not search.falls_at_first:
@@ -156,15 +162,15 @@ def _along_the_update(evidence: Evidence) -> Indication | None:
 
 def _short_steps(evidence: Evidence) -> Indication | None:
     """Return the evidence that no update was long enough to overshoot, if the loss along the update is not known."""
-    known = reaches(evidence) if line_search(evidence) is None else None
-    reach = None if known is None else known[1]
+    changes = first_order_changes(evidence) if line_search(evidence) is None else None
+    greatest = None if changes is None else changes[1]
     weights, start = curve(evidence, "weight_norm").greatest, initial_weight_norm(evidence)
-    if reach is None or reach >= SHORT or weights is None or not start or weights <= GROWN * start:
+    if greatest is None or greatest >= SHORT_STEP or weights is None or not start or weights <= GROWN * start:
         return None
     return Indication(
         0.45,
         f"The loss rose {_rise(evidence)}, and no update can have changed that of its own batch by more than "
-        f"{reach:.2g} of it: the steps do not overshoot, the targets move with the weights, which have grown to "
+        f"{greatest:.2g} of it: the steps do not overshoot, the targets move with the weights, which have grown to "
         f"{weights / start:.3g} times their norm.",
     )
 

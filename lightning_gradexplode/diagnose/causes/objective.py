@@ -22,10 +22,10 @@ FAR_BELOW = 10.0
 BELOW = 5.0
 """The same multiple for a loss that falls faster and faster while its gradient grows, unlike a bounded loss."""
 
-LONG = 10
+MIN_LOSSES = 10
 """Number of losses from which it is known whether they level off."""
 
-MOSTLY = 0.6
+MIN_SHARE_DOWNWARD = 0.6
 """Share of its steps at which a loss that falls throughout gets smaller."""
 
 STEEPER = 1.5
@@ -81,9 +81,11 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
     late = loss.value[int(0.8 * (len(loss) - 1)) :]
     critic = critic_of(evidence.run)
     if least < -FAR_BELOW * max(abs(first), 0.1) and (critic is not None or not _levels_off(loss.value)):
-        confidence = 0.85 if _share_downward(falls) >= MOSTLY and (loss.median or 0.0) < 0 else 0.6
+        confidence = 0.85 if _share_downward(falls) >= MIN_SHARE_DOWNWARD and (loss.median or 0.0) < 0 else 0.6
         sentences = [f"The loss fell from {first:.4g} to {least:.4g}, far below zero, and does not level off."]
-    elif first > 0 and _has_broken(evidence) and len(loss) >= LONG and late.min() <= least + 0.05 * (first - least):
+    elif (
+        first > 0 and _has_broken(evidence) and len(loss) >= MIN_LOSSES and late.min() <= least + 0.05 * (first - least)
+    ):
         confidence = 0.6  # above that of an overflow at the end of the fall, which is a consequence
         sentences = [
             f"The loss fell from {first:.4g} through zero to {least:.4g}, still falling "
@@ -116,7 +118,7 @@ def negative_term(evidence: Evidence) -> Iterator[Cause]:
         return  # the functions may be those of another loss
     if not known or first is None or least is None or weights < HAS_GROWN or not least < -FURTHER * abs(first):
         return
-    if first >= 0 and (len(loss) < LONG or _levels_off(loss.value, STILL_FALLING)):
+    if first >= 0 and (len(loss) < MIN_LOSSES or _levels_off(loss.value, STILL_FALLING)):
         return  # such as a loss with a bounded bonus
     yield Cause(
         "loss-without-floor",
@@ -136,19 +138,19 @@ def negative_term(evidence: Evidence) -> Iterator[Cause]:
 
 def _levels_off(losses: FloatArray, share: float = 1.0) -> bool:
     """Return whether a loss has fallen over the second half of the run by less than a share of its fall before."""
-    if len(losses) < LONG:
+    if len(losses) < MIN_LOSSES:
         return False
     levels = _fifths(losses)
     return levels[2] - levels[4] < share * (levels[0] - levels[2])
 
 
 def _falls_faster_and_faster(loss: Curve, norm: Curve, lowest: int) -> bool:
-    """Return whether a loss speeds up until it is lowest, while the gradient grows, over at least `LONG` steps."""
+    """Return whether a loss of at least `MIN_LOSSES` steps falls faster and faster, while the gradient grows."""
     falls, norms = loss.value[: lowest + 1], norm.finite.value[: lowest + 1]
-    if len(falls) < LONG or len(norms) < LONG:
+    if len(falls) < MIN_LOSSES or len(norms) < MIN_LOSSES:
         return False
     levels, slopes = _fifths(falls), _fifths(norms)
-    return _share_downward(falls) >= MOSTLY and _speeds_up(levels) and slopes[4] > STEEPER * slopes[0]
+    return _share_downward(falls) >= MIN_SHARE_DOWNWARD and _speeds_up(levels) and slopes[4] > STEEPER * slopes[0]
 
 
 def _fifths(values: FloatArray) -> list[float]:

@@ -23,12 +23,12 @@ from lightning_gradexplode.diagnose.short_steps import rises_in_short_steps
 from lightning_gradexplode.diagnose.trends import (
     LARGE_UPDATE,
     MANY_STEPS,
-    SHORT,
+    SHORT_STEP,
     Trend,
     begins_abruptly,
+    first_order_changes,
     grows_calmly,
     is_growing,
-    reaches,
     starts_huge,
     trend,
 )
@@ -40,13 +40,14 @@ LARGE_GROWTH = 1.2
 FIRST_ORDER = 2.0
 """Multiple of the slope along an update up to which the update raises the loss to first order: no overshoot."""
 
-EARLY = 50
+EARLY_STEPS = 50
 """Number of steps within which a run fails whose first update has replaced the weights."""
 
 OVERSHOT = 2.0
-"""Reach of every update from which they overshoot: from two on, a step goes beyond the minimum of a parabola."""
+"""Least of `first_order_changes` from which updates overshoot: from two on, a step goes beyond the minimum of a
+parabola."""
 
-LATE = 0.7
+MAX_LATE_CONFIDENCE = 0.7
 """Largest confidence that the rate is the cause after many steps, or if a term of the loss is multiplied by a large
 number."""
 
@@ -65,12 +66,12 @@ def learning_rate(evidence: Evidence) -> Cause | None:
     steps_before = critical_step(evidence) - evidence.run.first_step
     if cause is None or steps_before < MANY_STEPS:
         return cause
-    reach = reaches(evidence)
-    reaches_far = line_search(evidence) is not None or (reach is not None and reach[0] > OVERSHOT)
-    if not (reaches_far or exceeds_usual(evidence) or _has_helped(evidence)):
+    changes = first_order_changes(evidence)
+    is_measured = line_search(evidence) is not None or (changes is not None and changes[0] > OVERSHOT)
+    if not (is_measured or exceeds_usual(evidence) or _has_helped(evidence)):
         return None
     sentence = f"There were {steps_before} steps before without a critical finding."
-    return replace(cause, evidence=(*cause.evidence, sentence), confidence=min(cause.confidence, LATE))
+    return replace(cause, evidence=(*cause.evidence, sentence), confidence=min(cause.confidence, MAX_LATE_CONFIDENCE))
 
 
 def rate_too_high(evidence: Evidence) -> Cause | None:
@@ -104,16 +105,16 @@ def rate_too_high(evidence: Evidence) -> Cause | None:
         sentences.append(
             f"The loss, or a term of it, is multiplied by {factor:.3g}, and each step is in proportion to it."
         )
-        confidence = min(confidence, LATE)
+        confidence = min(confidence, MAX_LATE_CONFIDENCE)
         advice = (advice[0], f"or multiply the term by far less than {factor:.3g}", *advice[1:])
     return Cause("learning-rate", None, tuple(sentences), min(confidence, 0.95), advice)
 
 
 def overshoots(evidence: Evidence) -> bool:
     """Return whether updates that overshoot were measured."""
-    search, reach = line_search(evidence), reaches(evidence)
+    search, changes = line_search(evidence), first_order_changes(evidence)
     passes = search is not None and search.overshoots and search.falls_at_first
-    return passes or (reach is not None and reach[0] > OVERSHOT)
+    return passes or (changes is not None and changes[0] > OVERSHOT)
 
 
 def disruptive_update(evidence: Evidence) -> str | None:
@@ -135,7 +136,7 @@ def replacing_update(evidence: Evidence) -> str | None:
     if not exceeds_usual(evidence) or starts_huge(evidence) or evidence.run.is_resumed:
         return None
     ratio, steps = first_update_ratio(evidence), critical_step(evidence) - evidence.run.first_step
-    if ratio is None or ratio < 1 or steps >= EARLY or not uses_adaptive_optimizer(evidence.run):
+    if ratio is None or ratio < 1 or steps >= EARLY_STEPS or not uses_adaptive_optimizer(evidence.run):
         return None
     return f"The first update changed the weights by {ratio:.3g} times their norm."
 
@@ -161,9 +162,8 @@ def _is_ruled_out(evidence: Evidence, course: Trend) -> bool:
         return True
     if line_search(evidence) is not None:
         return is_growing(evidence)  # the update lowers the loss of its own batch
-    reach = reaches(evidence)
-    least, most = reach or (0.0, math.inf)
-    is_short = most < SHORT or (least <= OVERSHOT and rises_in_short_steps(evidence))
+    least, greatest = first_order_changes(evidence) or (0.0, math.inf)
+    is_short = greatest < SHORT_STEP or (least <= OVERSHOT and rises_in_short_steps(evidence))
     has_merely_grown = not (course.has_risen or is_critical(evidence) or _unusual_rate(evidence))
     return is_short or _sets_its_lengths(evidence) or has_merely_grown
 

@@ -28,7 +28,7 @@ from lightning_gradexplode.records import Cause, Evidence, OptimizerFacts
 OTHER_GRADIENTS = 30.0
 """Multiple of the gradients that correspond to the running squares from which a gradient does not fit them."""
 
-SOON = 50
+EARLY_STEPS = 50
 """Number of steps after the start within which a failure comes from the initial state."""
 
 
@@ -128,7 +128,7 @@ def _fresh_on_trained_weights(evidence: Evidence) -> Iterator[Cause]:
     """Yield the cause if the run starts with trained weights and an optimizer without a state."""
     start = evidence.run.first_step
     after = critical_step(evidence) - start
-    if not is_trained(evidence) or not 0 <= after <= SOON:
+    if not is_trained(evidence) or not 0 <= after <= EARLY_STEPS:
         return
     if not (trend(evidence).has_diverged or _weights_fail_first(evidence)):
         return
@@ -150,7 +150,7 @@ def _of_other_gradients(evidence: Evidence) -> Iterator[Cause]:
     """Yield the cause if the first gradients are far larger than those of the optimizer's initial running squares."""
     first = curve(evidence, "grad_norm").first
     after = critical_step(evidence) - evidence.run.first_step
-    if len(evidence.run.optimizers) != 1 or first is None or not 0 <= after <= SOON:
+    if len(evidence.run.optimizers) != 1 or first is None or not 0 <= after <= EARLY_STEPS:
         return
     loss = loss_curve(evidence).finite.before(evidence.run.first_step + 6).value
     rises = len(loss) > 1 and loss[0] > 0 and float(loss.max()) > DISTURBS * float(loss[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning_gradexplode.diagnose.remedies import common
 from lightning_gradexplode.diagnose.remedies.loop_code import code_of
-from lightning_gradexplode.diagnose.repeated_weights import CALM, recurrent_parameters
+from lightning_gradexplode.diagnose.repeated_weights import MAX_TRAINABLE_NORM, recurrent_parameters
 from lightning_gradexplode.records import Evidence, Experiments, ParameterFacts, StartTrial
 
 
@@ -73,7 +73,7 @@ def _starts(evidence: Evidence, parameter: ParameterFacts | None, name: str, cod
     if not tried:
         return [orthogonal]
     options = [(tried[start], text) for start, text in (("orthogonal", orthogonal), ("small", small)) if start in tried]
-    working = [f"{text} ({_result(trial)})" for trial, text in options if trial.grad_norm <= CALM]
+    working = [f"{text} ({_result(trial)})" for trial, text in options if trial.grad_norm <= MAX_TRAINABLE_NORM]
     return working[:1]
 
 

@@ -14,10 +14,10 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from lightning_gradexplode.measure.batch_fields import attributes
 
-DEPTH = 8
+MAX_DEPTH = 8
 """Depth of nesting from which containers are shared and not copied."""
 
-LONG = 256
+MAX_REBUILT_ELEMENTS = 256
 """Of a list with more elements, such as words, only the list itself is rebuilt when a batch is kept."""
 
 
@@ -40,7 +40,7 @@ class KeptBatch:
                     self._versions.append((one, one._version))
             return
         try:
-            self.batch = map_batch(batch, self._note, longest=LONG)
+            self.batch = map_batch(batch, self._note, longest=MAX_REBUILT_ELEMENTS)
         except Exception:  # containers of a user's own may refuse to be rebuilt in any way
             self.batch = batch
 
@@ -66,7 +66,7 @@ def map_batch(
     whole: Callable[[Any], Any] | None = None,
     *,
     longest: int = sys.maxsize,
-    depth: int = DEPTH,
+    depth: int = MAX_DEPTH,
 ) -> Any:
     """Build a batch with replaced tensors.
 

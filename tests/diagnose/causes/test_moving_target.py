@@ -12,7 +12,7 @@ from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.causes.moving_target import moving_target
 from lightning_gradexplode.diagnose.causes.optimization import learning_rate
 from lightning_gradexplode.diagnose.causes.own_targets import copied_module
-from lightning_gradexplode.diagnose.trends import reaches
+from lightning_gradexplode.diagnose.trends import first_order_changes
 from lightning_gradexplode.records import Activation, Evidence, Experiments, LossTerm, OptimizerFacts, Replay
 from tests.diagnose.evidence import batch, diverged, field, finding, growing, history, kinds, operand, parameter, run
 from tests.diagnose.growth_examples import OVERSHOOT
@@ -43,8 +43,8 @@ def test_layers_of_equal_shapes_are_no_copies() -> None:
     assert facts(("query", "key", "value"), count=1) is None
 
 
-def rising(reach: float, factor: float = 1.1, grown: float = 16.0) -> Evidence:
-    """Return the evidence of a loss that grows steadily, by the reach of its updates; data are known, a replay is not.
+def rising(change: float, factor: float = 1.1, grown: float = 16.0) -> Evidence:
+    """Return the evidence of a loss that grows steadily, by the first-order changes of its updates, without a replay.
 
     The weights have a norm of 10, and grow.
     """
@@ -52,7 +52,7 @@ def rising(reach: float, factor: float = 1.1, grown: float = 16.0) -> Evidence:
     quantities = {
         "loss": loss,
         "grad_norm": [one**0.5 for one in loss],
-        "update_ratio": [reach * one**0.5 / 10 for one in loss],
+        "update_ratio": [change * one**0.5 / 10 for one in loss],
         "weight_norm": [10.0] * 59 + [grown],
     }
     findings = (finding("diverging-loss", 55),)
@@ -102,13 +102,13 @@ def test_targets_that_become_infinite_with_the_outputs_are_made_from_them() -> N
 
 
 def test_updates_that_reach_past_the_loss_may_overshoot() -> None:
-    """A parabola whose step goes so far that the loss rises has a reach of four and more."""
+    """A parabola whose step goes so far that the loss rises has a first-order change of four and more."""
     assert moving_target(rising(4.0)) is None
     assert learning_rate(rising(4.0)) is not None
 
 
 @pytest.mark.parametrize("rate", [2.05, 2.5, 4.0])
-def test_the_reach_of_a_step_that_diverges_on_a_parabola_is_four_and_more(rate: float) -> None:
+def test_the_first_order_change_of_a_step_that_diverges_on_a_parabola_is_four_and_more(rate: float) -> None:
     """Gradient descent on half of w squared, at a rate above two; the formula against the run itself."""
     weight = 1.0
     quantities: dict[str, list[float]] = {name: [] for name in ("loss", "grad_norm", "update_ratio", "weight_norm")}
@@ -118,10 +118,10 @@ def test_the_reach_of_a_step_that_diverges_on_a_parabola_is_four_and_more(rate: 
         quantities["update_ratio"].append(rate)
         quantities["weight_norm"].append(abs(weight))
         weight -= rate * weight
-    reach = reaches(diverged(now=59, history=(history(quantities),)))
-    assert reach is not None
-    assert reach == pytest.approx((2 * rate, 2 * rate))
-    assert reach[0] >= 4
+    changes = first_order_changes(diverged(now=59, history=(history(quantities),)))
+    assert changes is not None
+    assert changes == pytest.approx((2 * rate, 2 * rate))
+    assert changes[0] >= 4
 
 
 def test_a_loss_that_climbs_from_the_start_of_the_update_has_moving_targets() -> None:
@@ -138,7 +138,7 @@ def test_a_loss_that_falls_by_less_than_its_gradient_says_has_moving_targets(sha
     along = ((0.0, 66.4), (0.01, 65.9), (0.1, 65.0), (0.3, 94.5), (1.0, 834.0))
     found = moving_target(
         diverged(
-            experiments=Experiments(line_search=along, slope_share=share),
+            experiments=Experiments(line_search=along, slope_ratio=share),
             history=(history(growing(rate=0.05)),),
             run=run(optimizers=(OptimizerFacts("SGD", groups=({"lr": 0.05},)),)),
         )

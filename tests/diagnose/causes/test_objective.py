@@ -86,7 +86,7 @@ def test_a_loss_that_falls_along_its_gradient_by_as_much_as_it_should_rise_has_a
     share: float, shares: dict[str, float], named: bool, where: str | None
 ) -> None:
     """Moving targets change the slope by any other amount; the last parameter before the wrong sign is named."""
-    measured = Experiments(slope_share=share, slope_shares=tuple(shares.items()))
+    measured = Experiments(slope_ratio=share, slope_ratios=tuple(shares.items()))
     found = loss_without_floor(diverged(experiments=measured, history=(history(growing()),)))
     assert (found is not None) is named
     assert found is None or (found.where, "gradcheck" in found.remedies[0]) == (where, True)

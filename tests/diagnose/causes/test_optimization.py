@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lightning_gradexplode.diagnose import diagnose
-from lightning_gradexplode.diagnose.causes.optimization import LATE, learning_rate
+from lightning_gradexplode.diagnose.causes.optimization import MAX_LATE_CONFIDENCE, learning_rate
 from lightning_gradexplode.diagnose.trends import MANY_STEPS
 from lightning_gradexplode.records import Attempt, Evidence, Experiments, OptimizerFacts, Severity
 from lightning_gradexplode.records.diagnosis import LEAST_CONFIDENCE
@@ -138,7 +138,7 @@ def test_no_rate_is_named_without_evidence() -> None:
     assert learning_rate(evidence) is None
 
 
-@pytest.mark.parametrize(("calm_steps", "confidence"), [(MANY_STEPS - 1, 0.9), (MANY_STEPS, LATE)])
+@pytest.mark.parametrize(("calm_steps", "confidence"), [(MANY_STEPS - 1, 0.9), (MANY_STEPS, MAX_LATE_CONFIDENCE)])
 def test_a_rate_with_which_all_went_well_for_long_is_less_surely_the_cause(calm_steps: int, confidence: float) -> None:
     """What overshoots by then may have grown, such as a factor of the loss."""
     before, after = calm(calm_steps, loss=2.0, rate=0.5), growing()
@@ -198,7 +198,7 @@ def test_a_large_factor_of_the_loss_is_said_beside_the_rate(kind: str, is_said: 
     found = learning_rate(diverged(experiments=OVERSHOOT, run=facts, loss_divisors=(16.0, 1e-4)))
     assert found is not None
     assert any("multiplied by 1e+04" in one for one in found.evidence) is is_said
-    assert (found.confidence <= LATE) is is_said
+    assert (found.confidence <= MAX_LATE_CONFIDENCE) is is_said
     assert found.remedies[0].startswith("lower the learning rate")
 
 

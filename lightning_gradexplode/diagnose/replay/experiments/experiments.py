@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_gradexplode.diagnose.replay.copies.stand_ins import ReplayStopped
-from lightning_gradexplode.diagnose.replay.experiments.slopes import slope_shares
+from lightning_gradexplode.diagnose.replay.experiments.slopes import slope_ratios
 from lightning_gradexplode.diagnose.replay.experiments.starts import try_starts
 from lightning_gradexplode.diagnose.replay.experiments.variants import Variants
 from lightning_gradexplode.diagnose.replay.step import ReplayStep, deadline_of
@@ -73,7 +73,7 @@ def run_experiments(
     if gradients and replay is not None and replay.loss is not None and memory_grad_norm is not None:
         loss, norm = replay.loss, memory_grad_norm
         rest = Variants(step, 0.5 * (time.perf_counter() + deadline))  # half of the time is for the line search
-        results |= _attempt(lambda: slope_shares(rest, step.weights, gradients, loss, norm))
+        results |= _attempt(lambda: slope_ratios(rest, step.weights, gradients, loss, norm))
     return Experiments(**results, seconds=time.perf_counter() - begin)
 
 

@@ -20,7 +20,7 @@ SAME = 0.03
 """Largest difference of the two slopes, relative to what the gradients predict; more is rounding or curvature."""
 
 EXPECTED = 0.9
-"""Share of the predicted slope from which single parameters are not measured."""
+"""Ratio to the predicted slope from which single parameters are not measured."""
 
 FLAT = 0.1
 """Change of the loss, divided by the predicted one, below which the slope is measured over ten times the distance: the
@@ -33,7 +33,7 @@ MAX_PARAMETERS = 8
 """Number of parameters with the largest gradients whose slopes are measured one by one."""
 
 
-def slope_shares(
+def slope_ratios(
     variants: Variants,
     weights: Mapping[str, Tensor] | None,
     gradients: Mapping[str, Tensor],
@@ -50,7 +50,7 @@ def slope_shares(
         norm: Their L2 norm, unscaled.
 
     Returns:
-        ``"slope_share"``, the slope divided by the one that the gradients predict, and ``"slope_shares"``, pairs of a
+        ``"slope_ratio"``, the slope divided by the one that the gradients predict, and ``"slope_ratios"``, pairs of a
         parameter and the same along its gradient alone. Without an entry if it cannot be measured.
     """
     norms = {name: float(torch.linalg.vector_norm(one.detach().float())) for name, one in gradients.items()}
@@ -60,7 +60,7 @@ def slope_shares(
     own = {plain_name(name): one.detach() for name, one in variants.module.named_parameters()}
     start = {name: own[name] if weights is None else weights.get(name, own[name]) for name in gradients}
 
-    def share(names: list[str]) -> float | None:
+    def ratio(names: list[str]) -> float | None:
         size = math.hypot(*(norms[name] for name in names))
         slope = size * norm / total  # of the loss along the normalized gradient of these parameters
 
@@ -77,17 +77,17 @@ def slope_shares(
                 return changes[-1] / stretch
         return 0.0
 
-    whole = share([*gradients])
-    shares: list[tuple[str, float]] = []
+    whole = ratio([*gradients])
+    ratios: list[tuple[str, float]] = []
     try:
         for name in sorted(norms, key=lambda one: -norms[one])[:MAX_PARAMETERS]:
             if whole is None or whole >= EXPECTED or not norms[name]:
                 break
-            one = share([name])
-            shares += [] if one is None else [(name, one)]
+            one = ratio([name])
+            ratios += [] if one is None else [(name, one)]
     except ReplayStopped:
         pass  # the time limit is reached
-    return {"slope_share": whole, "slope_shares": tuple(shares)}
+    return {"slope_ratio": whole, "slope_ratios": tuple(ratios)}
 
 
 def _moved(weight: Tensor, gradient: Tensor, factor: float) -> Tensor:

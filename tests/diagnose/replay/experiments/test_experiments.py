@@ -120,8 +120,8 @@ class TestSlopes:
 
         found = run_experiments(step, replay_step(step), memory_grad_norm=norm, gradients=gradients)
 
-        shares = dict(found.slope_shares)
-        assert whole is None or found.slope_share == pytest.approx(whole, abs=0.01)
+        shares = dict(found.slope_ratios)
+        assert whole is None or found.slope_ratio == pytest.approx(whole, abs=0.01)
         assert shares.get("0.weight") == (None if hidden is None else pytest.approx(hidden, abs=0.01))
         assert shares.get("1.weight") == (None if last is None else pytest.approx(last, abs=0.01))
 
@@ -139,7 +139,7 @@ class TestSlopes:
 
         found = run_experiments(step, replay_step(step), memory_grad_norm=norm, gradients=gradients)
 
-        shares = dict(found.slope_shares)
+        shares = dict(found.slope_ratios)
         assert shares["0.weight"] == pytest.approx(1 / factor, rel=0.03)
         assert shares["1.weight"] == pytest.approx(1.0, rel=0.03)
 
@@ -151,7 +151,7 @@ class TestSlopes:
 
         found = run_experiments(step, replay_step(step), memory_grad_norm=1e3, gradients=gradients)
 
-        assert (found.slope_share, found.slope_shares) == (None, ())
+        assert (found.slope_ratio, found.slope_ratios) == (None, ())
 
 
 class TestRows:
