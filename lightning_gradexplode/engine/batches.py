@@ -140,18 +140,18 @@ class Batches(OptimizerSteps):
         self._left_out.reached(graph)
 
     @never_fatal
-    def take_lost(self, are_over: bool = False) -> Sequence[Expected]:
+    def take_nonfinite_losses(self, are_over: bool = False) -> Sequence[Expected]:
         """Remove and return the losses that are not finite and that no backward pass can reach any more.
 
         Args:
             are_over: Whether no backward pass will follow, whatever is still in memory.
         """
-        return self._left_out.take_lost(are_over)
+        return self._left_out.take_nonfinite_losses(are_over)
 
     @never_fatal
-    def losses_left_out(self, lost: Sequence[Expected]) -> None:
+    def report_nonfinite_losses(self, losses: Sequence[Expected]) -> None:
         """Report losses that are not finite and that no backward pass has reached."""
-        self._left_out.report_losses(lost)
+        self._left_out.report_nonfinite_losses(losses)
 
     @never_fatal
     def gradients_left_out(self, are_over: bool = False) -> None:

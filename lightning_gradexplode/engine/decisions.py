@@ -98,7 +98,7 @@ class Decisions:
         if step.phase is not Phase.COLLECTING and step.skipped_by is None:
             gradients = step.parameters.gradients
             changed = not step.reading.gradients.holds(step.parameters)
-            if self._are_spoiled(changed and not math.isfinite(start_norms(gradients).norms().total)):
+            if self._is_any_nonfinite(changed and not math.isfinite(start_norms(gradients).norms().total)):
                 step.set_gradient_norms(norms_of(step.parameters, gradients, step.scale))
                 self._respond_again(step)
 
@@ -106,10 +106,10 @@ class Decisions:
         """Replace the gradient norms of a step, and respond if they are no longer finite."""
         step.measure_again()
         is_finite = step.grad_norm is None or math.isfinite(step.grad_norm)
-        if step.phase is not Phase.COLLECTING and step.skipped_by is None and self._are_spoiled(not is_finite):
+        if step.phase is not Phase.COLLECTING and step.skipped_by is None and self._is_any_nonfinite(not is_finite):
             self._respond_again(step)
 
-    def _are_spoiled(self, here: bool) -> bool:
+    def _is_any_nonfinite(self, here: bool) -> bool:
         """Return whether gradients are no longer finite on any process."""
         run = self._run
         return bool(run.exchange.agree(np.array([float(here)])).any()) if run.is_distributed else here

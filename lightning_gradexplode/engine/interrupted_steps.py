@@ -39,14 +39,14 @@ class InterruptedSteps:
             batch_idx: Index of its batch.
             has_no_loss: Whether the exception has ended a forward pass.
         """
-        run, lost = self._run, self._left_out.take_lost(are_over=True)
+        run, losses = self._run, self._left_out.take_nonfinite_losses(are_over=True)
         for state in run.optimizers.states:
             if self._left_out.overflowed(state):
                 self._add(state, *self._left_out.measured(state))
                 return
         loss, inputs = run.window.unused_loss, None
-        if lost:
-            loss, inputs = float(lost[-1].value), lost[-1].inputs
+        if losses:
+            loss, inputs = float(losses[-1].value), losses[-1].inputs
         if loss is None and has_no_loss:
             self._record_forward(error, batch_idx)
         elif loss is not None and not math.isfinite(loss) and run.loop.loss_scale()[0] is None:

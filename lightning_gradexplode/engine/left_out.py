@@ -94,20 +94,20 @@ class LeftOutSteps:
         """Note that a backward pass has reached the loss of a graph."""
         self._expected = [one for one in self._expected if one.graph() is not graph]
 
-    def take_lost(self, are_over: bool = False) -> list[Expected]:
+    def take_nonfinite_losses(self, are_over: bool = False) -> list[Expected]:
         """Remove and return the losses that are not finite and that no backward pass can reach any more.
 
         Args:
             are_over: Whether no backward pass will follow, whatever is still in memory.
         """
         kept = [] if are_over else [one for one in self._expected if one.graph() is not None][-MAX_EXPECTED:]
-        lost = [one for one in self._expected if one not in kept]
+        losses = [one for one in self._expected if one not in kept]
         self._expected = kept
-        return [one for one in lost if not math.isfinite(float(read([one.value])[0]))]
+        return [one for one in losses if not math.isfinite(float(read([one.value])[0]))]
 
-    def report_losses(self, lost: Sequence[Expected]) -> None:
+    def report_nonfinite_losses(self, losses: Sequence[Expected]) -> None:
         """Report losses that were left out."""
-        for one in lost:
+        for one in losses:
             self.report(left_out_record(one.step, one.batch_idx, float(one.value)), one.inputs)
 
     # Batches without a loss.

@@ -173,13 +173,14 @@ class ResponseRunner:
         """Restore the optimizers, release the states that responses hold, and log if the weights are not finite."""
         self._chain.ended()
         if self._chain.has_remedy:
-            parameters = self._loop.module.named_parameters()
-            self._log_lost("parameters", [name for name, one in parameters if not is_lazy(one) and not is_finite(one)])
-            self._log_lost("buffers", self._buffers_guard.call(self._buffers.lost, otherwise=list[str]()))
+            named = self._loop.module.named_parameters()
+            self._log_nonfinite("parameters", [name for name, one in named if not is_lazy(one) and not is_finite(one)])
+            buffers = self._buffers_guard.call(self._buffers.nonfinite_names, otherwise=list[str]())
+            self._log_nonfinite("buffers", buffers)
         self._buffers.clear()
         self._buffer_check.clear()
 
-    def _log_lost(self, kind: str, names: Sequence[str]) -> None:
+    def _log_nonfinite(self, kind: str, names: Sequence[str]) -> None:
         """Log the parts of the model that are not finite at the end of a fit, after averages were copied into it."""
         if names:
             averages = ", ".join(self._loop.averaged_modules)

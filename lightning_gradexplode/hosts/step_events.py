@@ -77,7 +77,7 @@ class StepEvents(LoopRun):
         """
         if self._hooks_are_off():
             return
-        self._guarded(self._report_lost)
+        self._guarded(self._report_nonfinite_losses)
 
         def reached(index: int, gradient: Tensor) -> Tensor | None:
             if self.run is not None:
@@ -88,14 +88,14 @@ class StepEvents(LoopRun):
         if self.run is not None:
             self.run.loss_expected(loss, reached)
 
-    def _report_lost(self, are_over: bool = False) -> None:
+    def _report_nonfinite_losses(self, are_over: bool = False) -> None:
         """Report losses that are not finite, and that the loop runs no backward pass of."""
         run = self.run
-        lost = None if run is None else run.take_lost(are_over)
-        if run is not None and lost:
+        losses = None if run is None else run.take_nonfinite_losses(are_over)
+        if run is not None and losses:
             if not self._in_batch:
                 self._start_batch(None, False)
-            run.losses_left_out(lost)
+            run.report_nonfinite_losses(losses)
 
     def expect_backward(self, tensors: Sequence[Tensor], loss: Callable[[int, Tensor], Tensor | None]) -> None:
         """Measure the gradients at the end of the next backward pass through any of some tensors.
@@ -128,7 +128,7 @@ class StepEvents(LoopRun):
     def steps_are_over(self) -> None:
         """Record the steps of this batch that a gradient scaler has left out, and end the batch."""
         self._guarded(self._record_left_out_steps)
-        self._guarded(self._report_lost, True)
+        self._guarded(self._report_nonfinite_losses, True)
         self._guarded(self._report_unused_gradients, True)
         self._guarded(self._end_batch)
 

@@ -71,7 +71,7 @@ class BufferCheck:
         Call it after `run` has returned names.
         """
         with torch.no_grad():
-            nonfinite = [buffer for buffer in self._checked if self._is_reported(buffer)]
+            nonfinite = [buffer for buffer in self._checked if self._is_wrongly_nonfinite(buffer)]
             modules = {buffer.module for buffer in nonfinite}
             for buffer, copy in self._finite_copies.items():
                 if buffer.module in modules:
@@ -111,9 +111,9 @@ class BufferCheck:
         return not finite.all()
 
     def _nonfinite_names(self) -> list[str]:
-        return [buffer.name for buffer in self._checked if self._is_reported(buffer)]
+        return [buffer.name for buffer in self._checked if self._is_wrongly_nonfinite(buffer)]
 
-    def _is_reported(self, buffer: Buffer) -> bool:
+    def _is_wrongly_nonfinite(self, buffer: Buffer) -> bool:
         values = buffer.local
         if is_finite(values):
             return False

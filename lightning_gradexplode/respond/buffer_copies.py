@@ -72,20 +72,20 @@ class BufferCopies:
         """
         with torch.no_grad():
             buffers = self._all_buffers()
-            bad = [buffer for buffer in buffers if self._is_spoiled(buffer, buffer.local)]
+            bad = [buffer for buffer in buffers if self._is_wrongly_nonfinite(buffer, buffer.local)]
             for module in dict.fromkeys(buffer.module for buffer in bad):
                 of_module = [buffer for buffer in buffers if buffer.module is module]
                 for buffer, copy in self._latest_finite(of_module).items():
                     buffer.write(copy)
             is_restored = {buffer: is_finite(buffer.tensor) for buffer in bad}
         restored = [buffer.name for buffer in bad if is_restored[buffer]]
-        lost = [buffer.name for buffer in bad if not is_restored[buffer]]
-        return restored, lost
+        not_restored = [buffer.name for buffer in bad if not is_restored[buffer]]
+        return restored, not_restored
 
-    def lost(self) -> list[str]:
+    def nonfinite_names(self) -> list[str]:
         """Return the names of the buffers of the network that are not finite but should be."""
         with torch.no_grad():
-            return [one.name for one in buffers_of(self._network) if self._is_spoiled(one, one.local)]
+            return [one.name for one in buffers_of(self._network) if self._is_wrongly_nonfinite(one, one.local)]
 
     def _all_buffers(self) -> list[Buffer]:
         averaged = [buffer for name, module in self._averages().items() for buffer in buffers_of(module, name)]
@@ -95,11 +95,11 @@ class BufferCopies:
         """Return the latest copies of the buffers of a module that are all finite where they should be."""
         for copies in (self._last, self._before_last):
             known = {buffer: copies[buffer] for buffer in buffers if buffer in copies}
-            if not any(self._is_spoiled(buffer, copy) for buffer, copy in known.items()):
+            if not any(self._is_wrongly_nonfinite(buffer, copy) for buffer, copy in known.items()):
                 return known
         return {}
 
-    def _is_spoiled(self, buffer: Buffer, values: Tensor) -> bool:
+    def _is_wrongly_nonfinite(self, buffer: Buffer, values: Tensor) -> bool:
         """Return whether values of a buffer are not finite but should be; a mask of infinities need not be."""
         if is_finite(values):
             return False

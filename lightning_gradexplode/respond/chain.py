@@ -111,13 +111,13 @@ class ResponseChain:
         run.action_log = self.log
         self._call_all("batch_ended", run)
 
-    def log_buffers(self, run: ResponseContext, restored: Sequence[str], lost: Sequence[str]) -> None:
+    def log_buffers(self, run: ResponseContext, restored: Sequence[str], nonfinite: Sequence[str]) -> None:
         """Log which buffers a forward pass made NaN or infinite, and whether they could be restored."""
         run.action_log, run.response = self.log, "on_explosion"
         if restored:
             run.log_action("buffers", f"{few(restored)} were not finite after the forward pass and are restored")
-        if lost:
-            lines = f"{few(lost)} are not finite after the forward pass, and there is no copy to restore them from"
+        if nonfinite:
+            lines = f"{few(nonfinite)} are not finite after the forward pass, and there is no copy to restore them from"
             run.log_action("buffers-lost", lines, once=True)
 
     def incident_ended(self) -> None:

@@ -14,10 +14,10 @@ from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence, RunFacts
 
 SMALLEST_FLOAT16 = 2.0**-25
-"""Numbers below are zero in float16."""
+"""Numbers below this are rounded to zero in float16."""
 
 SMALLEST_CHANGE = {"float16": 2.0**-12, "bfloat16": 2.0**-9}
-"""Relative changes below are lost when they are added to a weight of the type."""
+"""Relative changes below these are rounded away when they are added to a weight of the type."""
 
 
 @dataclass(slots=True)
@@ -71,14 +71,15 @@ def _step_without_scaler(evidence: Evidence) -> Cause | None:
     A scaler that adapts never takes an update with gradients that are not finite, and lowers its scale after it.
     """
     scale, taken = curve(evidence, "loss_scale").finite, curve(evidence, "update_taken")
-    lost = [one.step for one in evidence.findings if one.sign == "nonfinite-gradient" and taken.at(one.step) == 1.0]
-    if evidence.run.scaler != "adaptive" or not lost or scale.first is None or scale.last != scale.first:
+    nonfinite = (one.step for one in evidence.findings if one.sign == "nonfinite-gradient")
+    step = next((one for one in nonfinite if taken.at(one) == 1.0), None)
+    if evidence.run.scaler != "adaptive" or step is None or scale.first is None or scale.last != scale.first:
         return None
     return Cause(
         "half-precision",
         None,
         (
-            f"The gradients of step {lost[0]} are not finite and its update was taken, which a gradient scaler leaves "
+            f"The gradients of step {step} are not finite and its update was taken, which a gradient scaler leaves "
             f"out; its scale has stayed at {scale.first:g}. The optimizer is stepped without the scaler, and its "
             f"gradients are {scale.first:g} times too large.",
         ),

@@ -13,8 +13,8 @@ from lightning_gradexplode.diagnose.optimizers import is_wrapped, keeps_state, n
 from lightning_gradexplode.diagnose.trends import initial_weight_norm
 from lightning_gradexplode.records import Cause, Evidence, OptimizerFacts
 
-BEYOND = 3.0
-"""So many times the largest update that its formula allows, an update of the optimizer does not fit its gradient."""
+MAX_EXCESS = 3.0
+"""Multiple of the largest update that the optimizer's formula allows, up to which an update fits its gradient."""
 
 ADAMS = ("Adam", "AdamW", "Adamax", "NAdam")
 """The optimizers of torch whose updates are bounded by the learning rate."""
@@ -41,7 +41,7 @@ def first_excess(evidence: Evidence) -> tuple[OptimizerFacts, float, float] | No
     one = evidence.run.optimizers[place]
     bound = _largest_update(evidence, one, rate)
     update = ratio * weights if ratio is not None else abs((after or weights) - weights)  # at least that
-    return (one, update, bound) if bound is not None and update > BEYOND * bound > 0 else None
+    return (one, update, bound) if bound is not None and update > MAX_EXCESS * bound > 0 else None
 
 
 def beyond_bound(evidence: Evidence) -> Iterator[Cause]:
@@ -90,7 +90,7 @@ def later_beyond_bound(evidence: Evidence) -> Iterator[Cause]:
             return
         bound *= last - first
         is_of_another = update is not None and update * before <= bound  # something else has written to the weights
-        if after - before > BEYOND * bound > 0 and not is_of_another:
+        if after - before > MAX_EXCESS * bound > 0 and not is_of_another:
             sentence = (
                 f"At step {last} the norm of the weights went from {before:.3g} to {after:.3g}; at this learning rate "
                 f"the formula of {one.kind if one.kind in ADAMS else 'Adam'} moves them by at most {bound:.3g}, "

@@ -38,10 +38,10 @@ def skip(evidence: Evidence) -> list[str]:
     """
     if evidence.raised:
         return ["leave out such a batch before its forward pass, which raises an exception for it"]
-    lost = first_nonfinite(evidence)
-    was_taken = lost is not None and curve(evidence, "update_taken").at(lost.step) == 1.0
-    is_of_scaler = lost is not None and evidence.run.scaler == "adaptive" and not was_taken
-    is_of_update = lost is not None and lost.sign == "nonfinite-weight"
+    failed = first_nonfinite(evidence)
+    was_taken = failed is not None and curve(evidence, "update_taken").at(failed.step) == 1.0
+    is_of_scaler = failed is not None and evidence.run.scaler == "adaptive" and not was_taken
+    is_of_update = failed is not None and failed.sign == "nonfinite-weight"
     reaches_weights = not (evidence.update_is_harmless or evidence.is_left_out or is_of_scaler)
     if "skip" in responses(evidence) or not reaches_weights or is_of_update:
         return []
