@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_gradexplode.diagnose.graph import GraphFacts, GraphFault, facts_of_loss, fault_in_graph
 from lightning_gradexplode.engine.attempt import attempt
+from lightning_gradexplode.engine.incidents import CALM_STEPS
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.records import (
     AppliedWeight,
@@ -48,6 +49,7 @@ class LossGraphs:
         self._later_losses: tuple[int, tuple[LossTerm, ...]] = (-1, ())
         self._faults: dict[int, GraphFault] = {}
         self._first_step = -1
+        self._last_lost: int | None = None
 
     def want(self) -> None:
         """Have the graph of the next loss read, to compare it with that of the first one; up to `MOST_GRAPHS` times."""
@@ -71,7 +73,7 @@ class LossGraphs:
         is_wanted, self._is_wanted, self.is_calm = self._is_wanted, False, self._was_finite
         if self._first_step < 0:
             self._read_first(loss)
-        if not self._was_finite and was_finite and self._count < MOST_GRAPHS:
+        if not self._was_finite and was_finite and not self._is_explained() and self._count < MOST_GRAPHS:
             self._count += 1
             fault = attempt("the graph of the loss", lambda: fault_in_graph(loss, self._loop.module))
             if fault is not None:
@@ -81,6 +83,11 @@ class LossGraphs:
             facts = attempt("the graph of the loss", lambda: facts_of_loss(loss, self._loop.module))
             self._later_divisors = self._loop.step, None if facts is None else facts.divisors
             self._later_losses = self._loop.step, () if facts is None else facts.losses
+
+    def _is_explained(self) -> bool:
+        """Return whether a loss that is not finite belongs to an incident whose first such loss has been read."""
+        before, self._last_lost = self._last_lost, self._loop.step
+        return bool(self._faults) and before is not None and self._loop.step - before <= CALM_STEPS
 
     def _read_first(self, loss: Tensor) -> None:
         self._first_step = self._loop.step

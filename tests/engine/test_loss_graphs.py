@@ -67,6 +67,19 @@ def test_a_row_of_the_input_is_named_though_later_losses_are_lost(model: nn.Sequ
     assert (found.causes[0].kind, found.causes[0].where) == ("nonfinite-input", "input of layer 0, row 3")
 
 
+def test_a_row_that_comes_back_is_named_each_time(model: nn.Sequential) -> None:
+    """One graph is read for an incident, however many losses of it are lost, so that later ones are diagnosed too."""
+
+    def loss(net: nn.Module, batch: Tensor, step: int) -> Tensor:
+        target = batch.sum(1, keepdim=True)
+        if step % 100 > 50 and step % 4 == 0:
+            target[5] = 1e30  # its square overflows, its gradient does not
+        return functional.mse_loss(net(batch), target)
+
+    found = diagnosed(loss, model, steps=300, kind=torch.optim.Adam)
+    assert (found.step, found.causes[0].where) == (252, "target of mse_loss, row 5")
+
+
 def test_parameters_that_nothing_initialized_are_named(model: nn.Sequential) -> None:
     """They are NaN before the first update."""
     model.get_parameter("2.weight").data[0, 1] = float("nan")
