@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lightning_gradexplode.diagnose.causes.ascent import ascent
+from lightning_gradexplode.diagnose.causes.indication import Indication
 from lightning_gradexplode.diagnose.causes.loss_factors import raised_factor
 from lightning_gradexplode.diagnose.curves import Curve, curve, failing_step, is_critical, loss_curve
 from lightning_gradexplode.diagnose.faults.operations import base_name
 from lightning_gradexplode.diagnose.learning import ENOUGH
-from lightning_gradexplode.diagnose.trends import initial_weight_norm, trend
+from lightning_gradexplode.diagnose.trends import Trend, initial_weight_norm, trend
 from lightning_gradexplode.records import Cause, Evidence, FloatArray, RunFacts
 
 FAR_BELOW = 10.0
@@ -52,60 +53,76 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
     """Return the cause if the loss falls without a lower bound, or is maximized."""
     loss = loss_curve(evidence).before(failing_step(evidence)).finite
     course = trend(evidence)
-    groups = [group for one in evidence.run.optimizers for group in one.groups]
-    # Groups that maximize while others minimize are intended, such as weights of terms.
-    if groups and all(group.get("maximize") is True for group in groups):
-        rises = loss.first is not None and loss.last is not None and loss.last > loss.first
-        if rises or course.has_diverged:
-            return Cause(
-                "loss-without-floor",
-                None,
-                (f"The optimizer maximizes the loss: it went from {loss.first or 0:.4g} to {loss.last or 0:.4g}.",),
-                0.9,
-                ("minimize it: `maximize=False` in the optimizer",),
-            )
-    other = raised_factor(evidence) or ascent(evidence)
+    other = _maximized(evidence, loss, course) or raised_factor(evidence) or ascent(evidence)
     if other is not None:
         return other
-    first, least = loss.first, loss.least
-    if first is None or least is None or len(loss) < 3 or least >= 0:
+    if len(loss) < 3 or loss.value.min() >= 0:
         return None
-    plain = _plain_outputs(evidence)
+    plain = _plain_outputs(evidence) or next(negative_term(evidence), None)
     if plain is not None:
         return plain
-    lowest = int(loss.value.argmin())
-    negative = next(negative_term(evidence), None)
-    if negative is not None:
-        return negative
-    falls = loss.value[: lowest + 1]
-    late = loss.value[int(0.8 * (len(loss) - 1)) :]
-    critic = critic_of(evidence.run)
-    if least < -FAR_BELOW * max(abs(first), 0.1) and (critic is not None or not _levels_off(loss.value)):
-        confidence = 0.85 if _share_downward(falls) >= MIN_SHARE_DOWNWARD and (loss.median or 0.0) < 0 else 0.6
-        sentences = [f"The loss fell from {first:.4g} to {least:.4g}, far below zero, and does not level off."]
-    elif (
-        first > 0 and _has_broken(evidence) and len(loss) >= MIN_LOSSES and late.min() <= least + 0.05 * (first - least)
-    ):
-        confidence = 0.6  # above that of an overflow at the end of the fall, which is a consequence
-        sentences = [
-            f"The loss fell from {first:.4g} through zero to {least:.4g}, still falling "
-            f"{len(late) - 1 - int(late.argmin())} "
-            "steps before it failed: a likelihood without an upper bound."
-        ]
-    elif _has_broken(evidence) and _falls_faster_and_faster(loss, curve(evidence, "grad_norm"), lowest):
-        confidence = 0.6
-        sentences = [
-            f"The loss fell from {first:.4g} to {least:.4g}, faster and faster, before the run failed, and its "
-            "gradient grew meanwhile; near a minimum both get smaller."
-        ]
-    else:
+    fall = _unbounded_fall(evidence, loss)
+    if fall is None:
         return None
+    sentences = [fall.sentence]
     if course.gradient_growth > 3:
         sentences.append(f"The gradient norm has grown {course.gradient_growth:.3g} times meanwhile.")
     if course.weight_growth > 1.2:
         sentences.append(f"The weights have grown to {course.weight_growth:.3g} times their norm at the start.")
-    where = critic or _spread(evidence) or _learned_factor(evidence.run)
-    return Cause("loss-without-floor", where, tuple(sentences), confidence, _floor_remedies(evidence))
+    where = critic_of(evidence.run) or _spread(evidence) or _learned_factor(evidence.run)
+    return Cause("loss-without-floor", where, tuple(sentences), fall.confidence, _floor_remedies(evidence))
+
+
+def _maximized(evidence: Evidence, loss: Curve, course: Trend) -> Cause | None:
+    """Return the cause if the optimizers maximize the loss.
+
+    Groups that maximize while others minimize are intended, such as weights of terms.
+    """
+    groups = [group for one in evidence.run.optimizers for group in one.groups]
+    if not groups or any(group.get("maximize") is not True for group in groups):
+        return None
+    rises = loss.first is not None and loss.last is not None and loss.last > loss.first
+    if not rises and not course.has_diverged:
+        return None
+    return Cause(
+        "loss-without-floor",
+        None,
+        (f"The optimizer maximizes the loss: it went from {loss.first or 0:.4g} to {loss.last or 0:.4g}.",),
+        0.9,
+        ("minimize it: `maximize=False` in the optimizer",),
+    )
+
+
+def _unbounded_fall(evidence: Evidence, loss: Curve) -> Indication | None:
+    """Return the evidence that a loss below zero falls without a bound.
+
+    It is far below zero and does not level off, or was still falling when the run failed, or fell faster and faster.
+    """
+    first, least, lowest = float(loss.value[0]), float(loss.value.min()), int(loss.value.argmin())
+    late = loss.value[int(0.8 * (len(loss) - 1)) :]
+    has_critic = critic_of(evidence.run) is not None
+    if least < -FAR_BELOW * max(abs(first), 0.1) and (has_critic or not _levels_off(loss.value)):
+        falls_mostly = _share_downward(loss.value[: lowest + 1]) >= MIN_SHARE_DOWNWARD
+        return Indication(
+            0.85 if falls_mostly and (loss.median or 0.0) < 0 else 0.6,
+            f"The loss fell from {first:.4g} to {least:.4g}, far below zero, and does not level off.",
+        )
+    if not _has_broken(evidence):
+        return None
+    # These are more certain than an overflow at the end of the fall, which is a consequence.
+    if first > 0 and len(loss) >= MIN_LOSSES and late.min() <= least + 0.05 * (first - least):
+        return Indication(
+            0.6,
+            f"The loss fell from {first:.4g} through zero to {least:.4g}, still falling "
+            f"{len(late) - 1 - int(late.argmin())} steps before it failed: a likelihood without an upper bound.",
+        )
+    if _falls_faster_and_faster(loss, curve(evidence, "grad_norm"), lowest):
+        return Indication(
+            0.6,
+            f"The loss fell from {first:.4g} to {least:.4g}, faster and faster, before the run failed, and its "
+            "gradient grew meanwhile; near a minimum both get smaller.",
+        )
+    return None
 
 
 def negative_term(evidence: Evidence) -> Iterator[Cause]:

@@ -98,6 +98,7 @@ def _record(
     expected_loss: float | None,
     is_updated: bool,
 ) -> Replay:
+    """Return what a computation of the step has shown, compared with what is known of the step itself."""
     losses = outcome.values
     copy.measure_gradients()
     exact = copy.has_run_weights or [True] * len(outcome.losses)
@@ -114,20 +115,15 @@ def _record(
     status, reason = _status(copy, outcome, reached, failed, expected_loss)
     if status == "not-reproduced" and is_updated:
         reason = f"the optimizer has stepped since, and the weights before are not known: {reason}"
-    if (
-        status == "reproduced"
-        and source is not None
-        and source.has_nan
-        and not is_as_before(source, copy, observer.written)
-    ):
-        status, reason = "not-reproduced", f"the step itself has changed where it began: {source.name} is not finite"
+    held_nan = source if source is not None and source.has_nan else None
+    if status == "reproduced" and held_nan is not None and not is_as_before(held_nan, copy, observer.written):
+        status, reason = "not-reproduced", f"the step itself has changed where it began: {held_nan.name} is not finite"
+    cause = None if event is None or event.cause is None or event.cause.is_fill else event.cause
     return Replay(
         status=status,
         reason=reason,
         first=event.operation if event is not None else None,
-        hidden=event.cause.operation
-        if event is not None and event.cause is not None and not event.cause.is_fill
-        else None,
+        hidden=cause.operation if cause is not None else None,
         source=source.kind if source is not None else None,
         source_name=source.name if source is not None else None,
         source_rows=source.rows if source is not None else (),
