@@ -25,8 +25,8 @@ class ReportContent:
         evidence: Evidence of the latest incident; without one, facts and history of the run.
         diagnosis: Diagnosis of the latest incident, None for a run without one.
         findings: All findings of the run, oldest first.
-        gradients: Steps and histograms of the gradient elements of one parameter: the latest one with a finding, behind
-            the last one without; in a healthy run the latest.
+        gradients: Steps and histograms of the gradient elements of one parameter, oldest first: of the last calm step
+            before the latest finding, and of the latest step with a finding; in a healthy run of the latest step only.
         gradients_of: Name of that parameter: the one that the diagnosis names, else the one with the largest gradient.
         module_gradients: The latest error gradients of modules, None if none were measured.
     """
