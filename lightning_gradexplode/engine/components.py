@@ -16,6 +16,7 @@ from lightning_gradexplode.engine.calm_steps import CalmSteps
 from lightning_gradexplode.engine.clipping import GradientClipper
 from lightning_gradexplode.engine.deferred_steps import DeferredSteps
 from lightning_gradexplode.engine.device_guard import DeviceGuard
+from lightning_gradexplode.engine.diagnoses import Diagnoses
 from lightning_gradexplode.engine.evidence import EvidenceCollector
 from lightning_gradexplode.engine.findings import FindingLog
 from lightning_gradexplode.engine.loss_graphs import LossGraphs
@@ -59,6 +60,7 @@ class Components:
         loggers: The loggers.
         console: The console; None on processes that do not log.
         evidence: The evidence of incidents.
+        diagnoses: Diagnoses them.
         graphs: What was read from the graphs of losses.
         log: The findings.
         reporter: Writes reports.
@@ -86,6 +88,7 @@ class Components:
     loggers: LoggerCollection
     console: Console | None
     evidence: EvidenceCollector
+    diagnoses: Diagnoses
     graphs: LossGraphs
     log: FindingLog
     reporter: IncidentReporter
@@ -121,6 +124,7 @@ class Components:
         )
         window = AccumulationWindow(loop)
         evidence = EvidenceCollector(loop, arguments, optimizers.states, window)
+        diagnoses = Diagnoses(evidence)
         log = FindingLog(loggers, console, clips)
         clipper = GradientClipper(loop, clips, agreement)
         responses = ResponseRunner(loop, arguments.responses, optimizers.states)
@@ -147,9 +151,10 @@ class Components:
             loggers=loggers,
             console=console,
             evidence=evidence,
+            diagnoses=diagnoses,
             graphs=evidence.graphs,
             log=log,
-            reporter=IncidentReporter(loop, reports, log, evidence, loggers, console, acting),
+            reporter=IncidentReporter(loop, reports, log, evidence, diagnoses, loggers, console, acting),
             module_gradients=ModuleGradientProbe(loop.module, loop.process_group, loop.is_compiled),
         )
 
@@ -220,5 +225,5 @@ class Components:
             "findings": self.log,
             "schedule": self.schedule,
             "responses": self.responses,
-            "evidence": self.evidence,
+            "diagnosis": self.diagnoses,
         }

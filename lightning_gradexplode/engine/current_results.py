@@ -47,4 +47,4 @@ class CurrentResults:
     def diagnosis(self) -> Diagnosis | None:
         """Return the diagnosis of the latest incident, None if there was none."""
         self._after.evaluate_held()
-        return self._run.evidence.diagnosis(self._run.responses.attempts)
+        return self._run.diagnoses.current(self._run.responses.attempts)

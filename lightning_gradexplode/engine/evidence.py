@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from lightning_gradexplode.arguments import Arguments
-from lightning_gradexplode.diagnose import diagnose, diagnose_calm
 from lightning_gradexplode.diagnose.outcomes import with_outcomes
 from lightning_gradexplode.diagnose.repeated_weights import weights_to_try
 from lightning_gradexplode.distributed.exchange import StepExchange
@@ -30,7 +29,6 @@ from lightning_gradexplode.measure.update_fault import find_update_fault
 from lightning_gradexplode.records import (
     LEFT_OUT,
     Attempt,
-    Diagnosis,
     Evidence,
     Finding,
     History,
@@ -40,7 +38,6 @@ from lightning_gradexplode.records import (
     StepRecord,
     UpdateFault,
 )
-from lightning_gradexplode.records.plain import from_plain, to_plain
 
 LATER_STEPS = 20
 """Number of steps after an incident from which their loss shows whether the run has learned nevertheless."""
@@ -49,7 +46,7 @@ NONFINITE_SIGNS = frozenset({"nonfinite-loss", "nonfinite-gradient", "nonfinite-
 
 
 class EvidenceCollector:
-    """Collects the evidence of a run's incidents, and diagnoses them.
+    """Collects the evidence of a run's incidents.
 
     Args:
         loop: The training loop.
@@ -93,7 +90,6 @@ class EvidenceCollector:
         self._update_is_harmless = self._is_left_out = False
         self._update_fault: UpdateFault | None = None
         self.raised = ""
-        self._published: Diagnosis | None = None
         self.shared = SharedEvidence(self._batch, self.replays, self.graphs, arguments.diagnose)
 
     # Called at every step.
@@ -222,7 +218,12 @@ class EvidenceCollector:
         if self.shared.share(exchange, record):
             self._use_order()
 
-    # The diagnosis.
+    # What is known.
+
+    @property
+    def has_incident(self) -> bool:
+        """Whether there was a step with a finding of WARNING or above."""
+        return self._onset is not None
 
     def histories(self) -> tuple[History, ...]:
         """Return the last steps of each optimizer, those after the latest incident included."""
@@ -236,6 +237,7 @@ class EvidenceCollector:
         """
         histories = self.histories()
         onset = self._now if self._onset is None else self._onset
+        lost = (one.step for one in self._findings if one.sign in NONFINITE_SIGNS)
         return Evidence(
             step=onset,
             now=self._now,
@@ -244,7 +246,7 @@ class EvidenceCollector:
             history=tuple(history.until(self._now) if self._now >= 0 else history for history in histories),
             first=tuple(state.recorder.first() for state in self._states),
             batch=self.graphs.with_fields(self._batch.facts, onset, self._now),
-            replay=self._replay(onset),
+            replay=self.graphs.completed(self.replays.replay, onset, min(lost, default=onset - 1)),
             experiments=self.replays.experiments,
             attempts=with_outcomes([one for one in attempts if one.step >= onset or one.action == "clip"], histories),
             weights_are_finite=self.weights_are_finite,
@@ -266,57 +268,17 @@ class EvidenceCollector:
             first_changes=tuple(self._window.first_changes),
         )
 
-    def _replay(self, onset: int) -> Replay | None:
-        """Return the replay of an incident; without one, facts from the graph of one of its losses."""
-        replay = self.replays.replay
-        lost = (one.step for one in self._findings if one.sign in NONFINITE_SIGNS)
-        of_graph = self.graphs.replay_in(onset, min(lost, default=onset - 1))  # up to the first failure
-        if replay is not None and replay.status == "not-possible" and not replay.losses:
-            replay = replace(replay, losses=self.graphs.later_losses(onset))
-        if replay is None or of_graph is None or replay.status in ("reproduced", "finite"):
-            return replay or of_graph
-        if replay.source == "buffer" and of_graph.first is None:
-            return replay  # the graph shows only a constant; the replay has found the buffer that holds it
-        notes = (*of_graph.notes, f"the step could not be computed again: {replay.reason}")
-        # The loss functions of the replayed step are finite, and show whether they are sums.
-        return replace(of_graph, notes=notes, losses=replay.losses or of_graph.losses)
-
-    def diagnosis(self, attempts: Sequence[Attempt] = ()) -> Diagnosis | None:
-        """Return the diagnosis of the latest incident; without an incident, of any evident fault, None without one."""
-        if self._onset is None:
-            return self._published or attempt("the diagnosis", self._calm_diagnosis)
-        evidence = self.evidence(attempts)
-        found = attempt("the diagnosis", lambda: diagnose(evidence))
-        published = self._published
-        if found is None or published is None or published.step != found.step or _cause(published) != _cause(found):
-            return found
-        return published  # further findings of the incident do not change a diagnosis that was shown
-
-    def _calm_diagnosis(self) -> Diagnosis | None:
-        step = self._loop.step
-        batch = self.graphs.with_fields(self._batch.usual(step), step, step)
-        evidence = self.evidence()
-        replay = evidence.replay or self.graphs.terms()
-        unchanged = unchanged_weights(self._loop.module, evidence.run)
-        return diagnose_calm(replace(evidence, step=step, now=step, batch=batch, replay=replay, unchanged=unchanged))
-
-    def published(self, diagnosis: Diagnosis) -> None:
-        """Keep a diagnosis that was shown, so that later output about its incident agrees with it."""
-        self._published = diagnosis
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the last diagnosis that was shown, in plain values."""
-        return {"shown": to_plain(self._published)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state that `state_dict` returned."""
-        shown = state.get("shown")
-        self._published = None if shown is None else from_plain(Diagnosis, shown)
-
-
-def _cause(diagnosis: Diagnosis) -> tuple[str, str | None]:
-    """Return kind and place of the first cause."""
-    return diagnosis.causes[0].kind, diagnosis.causes[0].where
+    def calm_evidence(self) -> Evidence:
+        """Return all that is known of a run without an incident, with its data and the terms of its first loss."""
+        step, evidence = self._loop.step, self.evidence()
+        return replace(
+            evidence,
+            step=step,
+            now=step,
+            batch=self.graphs.with_fields(self._batch.usual(step), step, step),
+            replay=evidence.replay or self.graphs.terms(),
+            unchanged=unchanged_weights(self._loop.module, evidence.run),
+        )
 
 
 def _later_loss(histories: Sequence[History], step: int) -> float | None:

@@ -156,6 +156,25 @@ class LossGraphs:
         """Return the loss functions of the first loss in the form of a replay; None if none is known."""
         return Replay("not-possible", losses=self._first.losses) if self._first and self._first.losses else None
 
+    def completed(self, replay: Replay | None, first: int, last: int) -> Replay | None:
+        """Return the replay of an incident; where it did not succeed, with facts from the graph of one of its losses.
+
+        Args:
+            replay: The replay.
+            first: The first step of the incident.
+            last: The step of its first value that is not finite.
+        """
+        if replay is not None and replay.status == "not-possible" and not replay.losses:
+            replay = replace(replay, losses=self.later_losses(first))
+        of_graph = self.replay_in(first, last)
+        if replay is None or of_graph is None or replay.status in ("reproduced", "finite"):
+            return replay or of_graph
+        if replay.source == "buffer" and of_graph.first is None:
+            return replay  # the graph shows only a constant; the replay has found the buffer that holds it
+        notes = (*of_graph.notes, f"the step could not be computed again: {replay.reason}")
+        # The loss functions of the replayed step are finite, and show whether they are sums.
+        return replace(of_graph, notes=notes, losses=replay.losses or of_graph.losses)
+
     def replay_in(self, first: int, last: int) -> Replay | None:
         """Return the fault that made a loss of an incident non-finite, None if it is not known.
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from lightning_gradexplode.engine.diagnoses import Diagnoses
 from lightning_gradexplode.engine.evidence import EvidenceCollector
 from lightning_gradexplode.engine.findings import FindingLog
 from lightning_gradexplode.hosts.base import TrainingLoop
@@ -44,6 +45,7 @@ class IncidentReporter:
         folder: Where reports are written; None for no reports.
         log: The findings.
         evidence: The evidence of incidents.
+        diagnoses: Diagnoses them.
         loggers: The loggers of the run.
         console: The console; None on processes that do not log.
         responses: Names of the responses that act.
@@ -55,6 +57,7 @@ class IncidentReporter:
         folder: Path | None,
         log: FindingLog,
         evidence: EvidenceCollector,
+        diagnoses: Diagnoses,
         loggers: LoggerCollection,
         console: Console | None,
         responses: Sequence[str],
@@ -65,6 +68,7 @@ class IncidentReporter:
         self._folder = None if folder is None or console is None else ReportFolder(folder, self._run_id)
         self._log = log
         self._evidence = evidence
+        self._diagnoses = diagnoses
         self._loggers = loggers
         self._console = console
         self._responses = responses
@@ -126,13 +130,13 @@ class IncidentReporter:
         """
         if not self._log.take_critical():
             return
-        evidence, diagnosis = self._evidence.evidence(attempts), self._evidence.diagnosis(attempts)
+        evidence, diagnosis = self._evidence.evidence(attempts), self._diagnoses.current(attempts)
         first = headline(evidence.findings)
         self._is_missing = not self._repeats.is_due("" if first is None else first.sign)
         report = None if self._is_missing else self.write(evidence, diagnosis)
         if diagnosis is not None and diagnosis is not self._shown:
             self._shown = diagnosis
-            self._evidence.published(diagnosis)  # on all processes, so that they return the same one
+            self._diagnoses.shown(diagnosis)  # on all processes, so that they return the same one
             if self._console is not None:
                 self._console.incident(diagnosis, evidence.findings, evidence.attempts, self._responses, report)
             self._loggers.diagnosis(diagnosis, evidence.now)
@@ -141,7 +145,7 @@ class IncidentReporter:
 
     def explain(self) -> None:
         """Log the cause of an incident without a CRITICAL finding in one line, if it is known."""
-        diagnosis = self._evidence.diagnosis()
+        diagnosis = self._diagnoses.current()
         if self._console is not None and diagnosis is not None and diagnosis.causes[0].kind != "unknown":
             self._console.explain(diagnosis)
 

@@ -88,7 +88,7 @@ def upgraded(state: Mapping[str, Any]) -> Mapping[str, Any]:
         "findings": {"kind": "FindingLog", "state": _mapping(state.get("chronicle"))},
         "schedule": {"kind": "LoggingSchedule", "state": {"alert_until": state.get("alert_until", -1)}},
         "responses": {"kind": "ResponseRunner", "state": dict(steering)},
-        "evidence": {"kind": "EvidenceCollector", "state": {}},
+        "diagnosis": {"kind": "Diagnoses", "state": {}},
         "optimizers": optimizers,
     }
 
