@@ -35,7 +35,21 @@ class History:
 
     def until(self, step: int) -> History:
         """Return the history up to a step."""
-        kept = self.step <= step
+        return self._only(self.step <= step)
+
+    @property
+    def has_gradients(self) -> npt.NDArray[np.bool_]:
+        """Whether there were gradients, shape ``(steps,)``; a step that ends before its backward pass has none."""
+        everywhere = np.ones(len(self.step))
+        passes, norm = (np.isnan(self.values.get(name, everywhere)) for name in ("backward_passes", "grad_norm"))
+        found: npt.NDArray[np.bool_] = ~(passes & norm) | passes.all()
+        return found
+
+    def with_gradients(self) -> History:
+        """Return the steps with gradients."""
+        return self._only(self.has_gradients)
+
+    def _only(self, kept: npt.NDArray[np.bool_]) -> History:
         values = {name: values[kept] for name, values in self.values.items()}
         return History(self.step[kept], values, self.parameters, self.parameter_grad_norm[kept])
 

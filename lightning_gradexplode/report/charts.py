@@ -156,7 +156,7 @@ def nonfinite_steps(history: History, name: str, signs: Container[str]) -> npt.N
     """
     unknown = np.full(len(history.step), math.nan)
     values, alarmed = history.values.get(name, unknown), history.values.get("severity", unknown) > 0
-    is_measured = name == "grad_norm" or (name == "loss" and "nonfinite-loss" in signs)
+    is_measured = history.has_gradients if name == "grad_norm" else name == "loss" and "nonfinite-loss" in signs
     found: npt.NDArray[np.bool_] = np.isinf(values) | (np.isnan(values) & alarmed & is_measured)
     return found
 

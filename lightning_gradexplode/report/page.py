@@ -136,10 +136,11 @@ def _charts(
         if chart is None:
             continue
         found[f"time-{index}"] = svg_charts.time_svg(chart) if is_plain else plotly_time.time_figure(chart)
-        if history.parameter_grad_norm.size:
-            table = content_rows(history, content)
+        shown = history.with_gradients()
+        if shown.parameter_grad_norm.size:
+            table = content_rows(shown, content)
             draw = svg_charts.heatmap_svg if is_plain else plotly_heatmap.heatmap_figure
-            found[f"heatmap-{index}"] = draw(history.step.tolist(), table, chart.marks, chart.view)
+            found[f"heatmap-{index}"] = draw(shown.step.tolist(), table, chart.marks, chart.view)
     spreads = [gradient_spread(step, histogram) for step, histogram in content.gradients]
     if any(len(spread.logs) for spread in spreads):
         found["spread"] = svg_charts.spread_svg(spreads) if is_plain else plotly_bars.spread_figure(spreads)

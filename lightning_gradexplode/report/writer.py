@@ -166,9 +166,10 @@ def picture(content: ReportContent) -> bytes:
     """Return the heat map of the first optimizer that has one, as a PNG file; empty if there is none."""
     for history in content.evidence.history:
         chart = time_chart(history, content)
-        if chart is not None and history.parameter_grad_norm.size:
-            table = content_rows(history, content, PICTURE_ROWS)
-            return png(draw(history.step.tolist(), table, chart.marks))
+        shown = history.with_gradients()
+        if chart is not None and shown.parameter_grad_norm.size:
+            table = content_rows(shown, content, PICTURE_ROWS)
+            return png(draw(shown.step.tolist(), table, chart.marks))
     return b""
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lightning_gradexplode.measure.histograms import measure_histogram
-from lightning_gradexplode.records import Activation, Attempt, Histogram, Replay, ReportContent
+from lightning_gradexplode.records import Activation, Attempt, Histogram, History, Replay, ReportContent
 from lightning_gradexplode.report import svg_charts
 from lightning_gradexplode.report.charts import gradient_spread, layer_gains, time_chart
 from lightning_gradexplode.report.plotly_bars import gain_figure, spread_figure
@@ -173,6 +173,27 @@ def test_a_loss_that_was_not_measured_is_not_called_nan() -> None:
     chart = time_chart(replace(history, values=values), nonfinite)
     assert chart is not None
     assert len(chart.panels[0].nonfinite) > 0
+
+
+def test_a_step_that_ended_before_its_backward_pass_has_no_gradients_that_are_nan() -> None:
+    """Such as one that raised an exception: it has a cross for its loss, but none for its gradient and no column."""
+    content = examples.at_once()
+    (history,) = content.evidence.history
+    passes = np.ones(len(history.step))
+    assert _crosses_and_columns(content, replace(history, values={**history.values, "backward_passes": passes})) == 1
+    passes[-1] = np.nan
+    assert _crosses_and_columns(content, replace(history, values={**history.values, "backward_passes": passes})) == 0
+
+
+def _crosses_and_columns(content: ReportContent, history: History) -> int:
+    """Return how often the last step is shown as one with gradients that are NaN, if charts and heat map agree."""
+    chart = time_chart(history, content)
+    assert chart is not None
+    loss, norm = (next(one for one in chart.panels if one.title == title) for title in ("Loss", "Gradient norm"))
+    assert loss.nonfinite.tolist() == [history.step[-1]]
+    shown = history.with_gradients()
+    assert len(norm.nonfinite) == int(shown.step[-1] == history.step[-1])
+    return len(norm.nonfinite)
 
 
 def test_losses_that_the_module_logged_stand_for_one_that_is_not_known() -> None:
