@@ -157,12 +157,17 @@ def _losses_are_whole(evidence: Evidence) -> bool:
 
 
 def _summed_loss(evidence: Evidence) -> Cause | None:
-    """Return the cause if a loss is larger than the mean over its elements can be, and is therefore their sum."""
+    """Return the cause if a loss is larger than the mean over its elements can be, and is therefore their sum.
+
+    A sum that is divided by the number of rows is their mean, as usual.
+    """
     if evidence.replay is None or not trend(evidence).has_diverged:
         return None
     for term in evidence.replay.losses:
         most = _largest_mean(term)
         if most is None or term.value is None or not math.inf > term.value > 1.01 * most > 0:
+            continue
+        if term.inputs[0].shape[0] in (evidence.loss_divisors or ()):
             continue
         return _cause(
             0.6 if term.inputs[0].shape[0] >= 16 else 0.4,

@@ -18,6 +18,7 @@ from lightning_gradexplode.diagnose.causes.operation_evidence import (
     without_slope,
 )
 from lightning_gradexplode.diagnose.causes.optimization import disruptive_update, overshoots
+from lightning_gradexplode.diagnose.causes.overflow_origins import origin_of_overflow
 from lightning_gradexplode.diagnose.causes.within_step import loss_at_start_of_step
 from lightning_gradexplode.diagnose.faults import Fault, fault_of
 from lightning_gradexplode.diagnose.faults.operations import (
@@ -62,9 +63,9 @@ def forward_overflow(evidence: Evidence) -> Cause | None:
     if (start := loss_at_start_of_step(evidence)) is not None:
         confidence = min(confidence, 0.25)
         sentences.append(f"The step began with a loss of {start:.4g}; the optimizer has changed the weights since.")
-    if (jump := jump_by_first_update(evidence)) is not None:
+    if (origin := origin_of_overflow(evidence) or jump_by_first_update(evidence)) is not None:
         confidence = min(confidence, 0.3)
-        sentences.append(jump)
+        sentences.append(origin)
     elif (disruption := disruptive_update(evidence)) is not None:
         confidence = min(confidence, 0.3)
         sentences.append(disruption)

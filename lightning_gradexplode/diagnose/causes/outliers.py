@@ -30,6 +30,9 @@ FAR_FROM_OTHERS = 100.0
 FAR_FROM_USUAL = 1e4
 """Multiple of the usual loss of the run from which the loss of a batch is far above it."""
 
+FAR_OUTLIER = 1e4
+"""Multiple of the size of the other rows, or of one, from which a row alone makes an operation fail."""
+
 FAINT = 0.3
 """Confidence of a cause that is listed but not reported as the cause."""
 
@@ -187,7 +190,18 @@ def _marked_field(evidence: Evidence) -> FieldFacts | None:
     loss = loss_curve(evidence).before(evidence.step + 1).greatest
     known = [one for one in fields if one.outlier_rows and one.row_size and is_float(one)]
     far = [one for one in known if (size_of(one) or 0.0) >= FAR_FROM_OTHERS * max(one.row_size or 0.0, 1.0)]
-    return far[0] if far and loss is not None and loss > FAR_FROM_OTHERS and trend(evidence).steps else None
+    is_huge = loss is not None and loss > FAR_FROM_OTHERS and trend(evidence).steps > 0
+    return field_of_failed_rows(evidence) or (far[0] if far and is_huge else None)
+
+
+def field_of_failed_rows(evidence: Evidence) -> FieldFacts | None:
+    """Return the field with rows far outside of the others, if the step has failed in no other rows; else None."""
+    first = evidence.replay.first if evidence.replay is not None else None
+    if first is None or not first.rows or evidence.batch is None:
+        return None
+    fields = [one for one in evidence.batch.fields if is_float(one) and {*first.rows} <= {*one.outlier_rows}]
+    far = (one for one in fields if (size_of(one) or 0.0) >= FAR_OUTLIER * max(one.row_size or 0.0, 1.0))
+    return next(far, None)
 
 
 def _is_usual(evidence: Evidence) -> bool:

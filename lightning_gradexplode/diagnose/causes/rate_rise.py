@@ -14,6 +14,7 @@ from lightning_gradexplode.diagnose.curves import (
     critical_step,
     curve,
     failing_step,
+    first_nonfinite,
     history_at_fault,
     loss_curve,
 )
@@ -33,6 +34,9 @@ PEAK = 0.9
 
 LOWER = 0.8
 """Share of the first loss up to which the loss of a healthy run has decreased."""
+
+AT_ONCE = 2
+"""Number of steps after a rise of the rate within which it is the reason of a failure."""
 
 LONG = 10
 """Number of steps without a critical finding after which the first rate is known to be harmless."""
@@ -67,7 +71,9 @@ def learning_rate_jump(evidence: Evidence) -> Cause | None:
     """Return the cause if the run was healthy until the learning rate rose."""
     rise = rate_rise(evidence)
     course = trend(evidence)
-    if rise is None or not course.has_diverged or rate_is_disproved(evidence) or _is_of_batch(evidence):
+    if rise is None or rate_is_disproved(evidence) or _is_of_batch(evidence):
+        return None
+    if not (course.has_diverged or abrupt_rise(evidence) is not None):
         return None
     delay = critical_step(evidence) - rise.step
     confidence = (0.92 if delay <= 30 else 0.75) if rise.sudden else 0.7
@@ -96,6 +102,14 @@ def learning_rate_jump(evidence: Evidence) -> Cause | None:
             *remedies.rollback(evidence),
         ),
     )
+
+
+def abrupt_rise(evidence: Evidence) -> RateRise | None:
+    """Return the rise of the learning rate if it is many-fold, and the next losses are not finite; else None."""
+    rise, failed = rate_rise(evidence), first_nonfinite(evidence)
+    if rise is None or failed is None or not rise.sudden or rise.after < MANY_FOLD * rise.before:
+        return None
+    return rise if 0 < failed.step - rise.step <= AT_ONCE else None
 
 
 def _is_of_batch(evidence: Evidence) -> bool:

@@ -5,15 +5,20 @@ from __future__ import annotations
 from lightning_gradexplode.records import Operation
 
 
-def inputs_in_words(operation: Operation) -> str:
-    """Return the inputs of the operation at the element at fault, as the end of a sentence."""
+def inputs_in_words(operation: Operation, owner: str = "") -> str:
+    """Return the inputs of the operation at the element at fault, as the end of a sentence.
+
+    Args:
+        operation: The operation.
+        owner: Whose inputs they are, as `` of `name```; empty for the operation that the sentence is about.
+    """
     at_fault = [one.at_fault for one in operation.inputs if one.at_fault is not None]
     if at_fault:
-        return f" (input: {' and '.join(f'{one:.4g}' for one in at_fault[:2])})"
+        return f" (input{owner}: {' and '.join(f'{one:.4g}' for one in at_fault[:2])})"
     ranges = [
         (one.least, one.greatest) for one in operation.inputs if one.least is not None and one.greatest is not None
     ]
-    return f" (input: values from {ranges[0][0]:.4g} to {ranges[0][1]:.4g})" if ranges else ""
+    return f" (input{owner}: values from {ranges[0][0]:.4g} to {ranges[0][1]:.4g})" if ranges else ""
 
 
 def at_fault(operation: Operation) -> float | None:

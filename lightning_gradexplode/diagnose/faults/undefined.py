@@ -7,7 +7,7 @@ import re
 
 from lightning_gradexplode.diagnose.faults.fault import Fault
 from lightning_gradexplode.diagnose.faults.operands import at_fault, holds_infinity, inputs_in_words, number_or, type_of
-from lightning_gradexplode.diagnose.faults.operations import DIVISIONS, FILLS, largest_input, limit_of
+from lightning_gradexplode.diagnose.faults.operations import DIVISIONS, FILLS, base_name, largest_input, limit_of
 from lightning_gradexplode.diagnose.remedies.lines import remedy_for, remedy_for_divisor, remedy_for_number
 from lightning_gradexplode.records import Operation
 
@@ -97,6 +97,9 @@ def _slope(operation: Operation, name: str, taken: str) -> Fault | None:
     # Without the name of the node, the function is found in the line of code.
     code = "" if operation.node else operation.expression or operation.code or ""
     slope = next((word for word in ("norm", "sqrt", "acos", "asin", "log", "cdist", "std") if word in code), name)
+    part = base_name(operation.name)
+    if part != slope:
+        taken = inputs_in_words(operation, f" of `{part}` in its backward pass")
     return Fault(
         "undefined",
         f"The slope of `{slope}` is {operation.result} there: the loss is finite and its gradient is not{taken}.",

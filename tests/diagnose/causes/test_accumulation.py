@@ -118,6 +118,15 @@ def test_a_sum_in_place_of_a_mean_is_known_by_its_size() -> None:
         assert ("accumulated-gradients" in kinds(found)) is named
 
 
+def test_a_sum_that_is_divided_by_the_number_of_rows_is_a_mean() -> None:
+    """As the reconstruction of an autoencoder, which is summed over the elements of each sample."""
+    operands = (operand(None, -5.0, 5.0, shape=(256, 3)), operand(None, -2.0, 2.0, shape=(256, 3)))
+    replay = Replay("finite", losses=(LossTerm("mse_loss", operands, value=9000.0),))
+    for divisors, is_named in (((2.0,), True), ((256.0,), False), ((-2.0, 256.0), False)):
+        found = accumulated_gradients(diverged(replay=replay, loss_divisors=divisors))
+        assert (found is not None) is is_named
+
+
 @pytest.mark.parametrize(
     ("changes", "is_named"), [((1.5,) * 16, True), ((5.0,), False), ((0.2,) * 16, False), ((1.01,) * 16, False)]
 )
