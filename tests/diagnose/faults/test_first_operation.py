@@ -97,6 +97,13 @@ def test_a_slope_is_named_by_its_forward_operation() -> None:
     assert location_of(found) == "`sqrt` (backward pass) at losses.py:12 in module `head`"
 
 
+def test_inputs_of_a_part_of_the_backward_pass_are_not_called_those_of_the_function() -> None:
+    """The slope of ``acos`` is infinite at 1, where its backward pass takes the root of zero."""
+    found = operation("rsqrt", "inf", "backward", [operand(0.0)], node="AcosBackward0")
+    assert "slope of `acos`" in fault_of(found).sentence
+    assert "(input of `rsqrt` in its backward pass: 0)" in fault_of(found).sentence
+
+
 def test_infinity_that_was_filled_in_is_to_be_filled_in_later() -> None:
     """The divisor is at no fault, which the same operation has where it is zero."""
     found = fault_of(operation("div", "-inf", "backward", [operand(-math.inf), operand(0.2)], node="DivBackward0"))
