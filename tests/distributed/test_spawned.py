@@ -34,6 +34,7 @@ if __name__ == "__main__":
     print("measured:", monitor.last.step, len(monitor.last.parameters))
     calm = Explodes()
     calm.build, calm.rate = None, 1e-3
+    settings["strategy"] = "ddp_fork"  # which returns results in the same way, and need not import everything again
     trainer = pl.Trainer(**settings, logger=False, callbacks=[monitor])
     trainer.fit(calm)
     print("calm:", monitor.exploded, monitor.failed, monitor.last.step, monitor.diagnosis(), monitor.report_folder)

@@ -47,8 +47,7 @@ def train(steps: int, bad_every: int, folder: Path, response: str) -> tuple[Trai
     [
         (700, 60),
         (600, 25),
-        pytest.param(3_000, 60, marks=pytest.mark.slow),
-        pytest.param(3_000, 25, marks=pytest.mark.slow),
+        pytest.param(2_000, 25, marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.filterwarnings("ignore")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,17 +28,6 @@ print("read back:" + json.dumps({
 """
 
 
-def test_mlflow_receives_scalars_tags_and_artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store in a file has the scalars at their steps, the finding as a tag, and the report's files as artifacts."""
-    output = run(MLFLOW, tmp_path, monkeypatch)
-    back: dict[str, Any] = json.loads(output.split("read back:")[1])
-    assert back["norms"] == [[3, "2.5"], [4, "nan"]]
-    assert back["metrics"]["gradexplode/severity"] == "0.0"
-    assert "gradient-growth in layer.weight" in back["tags"]["gradexplode.critical"]
-    assert "clip it" in back["tags"]["gradexplode.critical"]
-    assert set(back["files"]) == {"gradexplode/findings.jsonl", "gradexplode/index.html"}
-
-
 FILE_STORE = """
 from pytorch_lightning.loggers import MLFlowLogger
 import numpy as np
@@ -55,10 +43,29 @@ print("read back:" + json.dumps(metrics))
 """
 
 
-def test_the_file_store_of_mlflow_holds_totals_and_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """Return what was read back from a database and from files, written in one process: mlflow takes long to start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        output = run(MLFLOW + FILE_STORE, tmp_path_factory.mktemp("mlflow"), patch)
+    return [json.loads(line.partition("read back:")[2]) for line in output.splitlines() if "read back:" in line]
+
+
+def test_mlflow_receives_scalars_tags_and_artifacts(written: list[Any]) -> None:
+    """A database has the scalars at their steps, the finding as a tag, and the report's files as artifacts."""
+    back = written[0]
+    assert back["norms"] == [[3, "2.5"], [4, "nan"]]
+    assert back["metrics"]["gradexplode/severity"] == "0.0"
+    assert "gradient-growth in layer.weight" in back["tags"]["gradexplode.critical"]
+    assert "clip it" in back["tags"]["gradexplode.critical"]
+    assert set(back["files"]) == {"gradexplode/findings.jsonl", "gradexplode/index.html"}
+
+
+def test_the_file_store_of_mlflow_holds_totals_and_parameters(written: list[Any]) -> None:
     """Where a metric is a file, its name cannot be a folder; nothing is lost, whatever parameters are called."""
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    back = json.loads(run(FILE_STORE, tmp_path, monkeypatch).split("read back:")[1])
+    back = written[1]
     assert back["gradexplode/grad_norm"] == 2.0
     assert back["gradexplode/parameter/grad_norm/layer.w"] == 1.5
     assert sorted(value for name, value in back.items() if "/parameter/" in name) == [0, 1, 1.5, *range(2, 10)]
