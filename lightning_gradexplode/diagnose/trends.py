@@ -46,6 +46,9 @@ LARGE_UPDATE = 0.1
 CALM_RISE = 1.0
 """Rise of the loss above its start, in units of its size or noise, up to which it has not risen."""
 
+UNUSUAL = 3.0
+"""Multiple of the usual size from which an update is unusual."""
+
 JUMP = 30.0
 """Multiple of the largest value before from which a loss or a gradient has jumped."""
 
@@ -221,8 +224,8 @@ def begins_abruptly(evidence: Evidence) -> bool:
 def abrupt_step(evidence: Evidence, name: str) -> int | None:
     """Return the step at which a quantity jumps to `JUMP` times its largest value before, None if there is none.
 
-    There was no unusual update just before, so that the batch is the cause of the jump. Nothing is known of updates in
-    logs of other tools.
+    There was no unusual update just before, so that the batch is the cause of the jump: if that update was not
+    measured, one in proportion to the learning rate is assumed. Nothing is known of updates in logs of other tools.
     """
     if not any("update_ratio" in history.values for history in evidence.history):
         return None
@@ -231,8 +234,17 @@ def abrupt_step(evidence: Evidence, name: str) -> int | None:
     for place in range(10, len(values)):
         step, before = int(values.step[place]), float(np.abs(values.value[:place]).max())
         if before > 0 and values.value[place] > JUMP * before:
-            known, sizes = ratios.before(step).finite.value, norms.before(step).value[-2:]
-            is_ordinary = len(known) < 2 or known[-1] <= 3 * np.median(known[:-1])
+            known, sizes = ratios.before(step).finite, norms.before(step).value[-2:]
+            rise = _rise_of_rate(evidence, int(known.step[-1]) if len(known) else step - MANY_STEPS, step - 1)
+            last, usual = (known.value[-1], np.median(known.value[:-1])) if len(known) > 1 else (1.0, 1.0)
+            is_ordinary = bool(rise * last <= UNUSUAL * usual)
             has_grown = len(sizes) == 2 and sizes[1] > ORDINARY_GROWTH * sizes[0]
             return step if is_ordinary and not has_grown else None
     return None
+
+
+def _rise_of_rate(evidence: Evidence, start: int, end: int) -> float:
+    """Return the factor by which the learning rate is higher at one step than at another, at least 1."""
+    rates = curve(evidence, "learning_rate")
+    before, after = rates.at(start), rates.at(end)
+    return max(after / before, 1.0) if before and after is not None and math.isfinite(after) else 1.0

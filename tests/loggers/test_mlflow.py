@@ -43,7 +43,6 @@ print("read back:" + json.dumps(metrics))
 """
 
 
-
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """Return what was read back from a database and from files, written in one process: mlflow takes long to start."""
