@@ -29,6 +29,10 @@ MIN_LOSSES = 10
 MIN_SHARE_DOWNWARD = 0.6
 """Share of its steps at which a loss that falls throughout gets smaller."""
 
+STEADY = 0.8
+"""Share of its steps at which a loss that falls steadily gets smaller, and of its fall over the first half of the run
+by which it falls over the second."""
+
 STEEPER = 1.5
 """Growth of the gradient with which a loss does not approach a minimum."""
 
@@ -100,8 +104,8 @@ def _unbounded_fall(evidence: Evidence, loss: Curve) -> Indication | None:
     """
     first, least, lowest = float(loss.value[0]), float(loss.value.min()), int(loss.value.argmin())
     late = loss.value[int(0.8 * (len(loss) - 1)) :]
-    has_critic = critic_of(evidence.run) is not None
-    if least < -FAR_BELOW * max(abs(first), 0.1) and (has_critic or not _levels_off(loss.value)):
+    falls_on = critic_of(evidence.run) is not None or not _levels_off(loss.value) or _falls_steadily(loss.value)
+    if least < -FAR_BELOW * max(abs(first), 0.1) and falls_on:
         falls_mostly = _share_downward(loss.value[: lowest + 1]) >= MIN_SHARE_DOWNWARD
         return Indication(
             0.85 if falls_mostly and (loss.median or 0.0) < 0 else 0.6,
@@ -159,6 +163,11 @@ def _levels_off(losses: FloatArray, share: float = 1.0) -> bool:
         return False
     levels = _fifths(losses)
     return levels[2] - levels[4] < share * (levels[0] - levels[2])
+
+
+def _falls_steadily(losses: FloatArray) -> bool:
+    """Return whether a loss gets smaller at nearly every step, and hardly more slowly in the end."""
+    return _share_downward(losses) >= STEADY and not _levels_off(losses, STEADY)
 
 
 def _falls_faster_and_faster(loss: Curve, norm: Curve, lowest: int) -> bool:
