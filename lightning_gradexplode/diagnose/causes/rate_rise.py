@@ -10,7 +10,6 @@ from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.causes.optimization import rate_is_disproved, rate_too_high
 from lightning_gradexplode.diagnose.curves import (
     Curve,
-    FloatArray,
     critical_step,
     curve,
     failing_step,
@@ -21,7 +20,7 @@ from lightning_gradexplode.diagnose.curves import (
 from lightning_gradexplode.diagnose.line_search import line_search
 from lightning_gradexplode.diagnose.optimizers import numbers_of, usual_rate
 from lightning_gradexplode.diagnose.trends import MANY_STEPS, abrupt_step, begins_abruptly, loss_rise, trend
-from lightning_gradexplode.records import Cause, Evidence
+from lightning_gradexplode.records import Cause, Evidence, FloatArray
 
 SUDDEN, GRADUAL = 1.9, 1.25
 """Rises of the rate that count: factor from one step to the next, and factor since the loss was lowest."""
