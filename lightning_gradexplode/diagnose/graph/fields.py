@@ -18,9 +18,12 @@ MAX_FIELDS = 8
 """Maximum number of tensors."""
 
 _INPUT_OF = {"addmm", "mm", "bmm", "convolution", "mkldnn_convolution", "linear", "native_layer_norm",
-             "native_batch_norm", "cudnn_batch_norm"}  # fmt: skip
+             "native_batch_norm", "cudnn_batch_norm", "mkldnn_rnn_layer", "cudnn_rnn", "miopen_rnn"}  # fmt: skip
 _LOSSES = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy", "nll_loss", "kl_div",
            "binary_cross_entropy_with_logits", "soft_margin_loss"}  # fmt: skip
+
+_OF_STEPS = {"mkldnn_rnn_layer", "cudnn_rnn", "miopen_rnn"}
+"""Operations whose input has the time steps before the samples, whatever ``batch_first`` is."""
 
 _LOGARITHMS = {"log", "log2", "log10", "log1p"}
 """Operations whose result is multiplied by the target in a loss without a loss function."""
@@ -76,7 +79,8 @@ def field_of(
     else:
         name = f"constant in {operation}"
     if argument.value is not None:
-        return _facts(name, argument.value)
+        is_of_steps = operation in _OF_STEPS and argument.value.dim() == 3
+        return _facts(name, argument.value.transpose(0, 1) if is_of_steps else argument.value)
     result = graph.values.get((node, 0))
     if result is None:
         return FieldFacts(name, (), "float32")

@@ -206,6 +206,18 @@ def test_data_that_are_not_finite_are_named_with_their_rows(net: nn.Sequential) 
     assert (found.source, found.source_name, found.source_rows) == ("batch", "target of sub", (4,))
 
 
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_rows_of_sequences_are_the_samples(batch_first: bool) -> None:
+    """A recurrent layer holds the time steps of all samples together, in either layout of its input."""
+    net, taken = nn.Sequential(nn.LSTM(3, 8, batch_first=batch_first)), torch.randn(16, 30, 3)
+    taken[5, 2, 1] = torch.nan
+    outputs, _ = net(taken if batch_first else taken.transpose(0, 1))
+    found = fault_in_graph(outputs.square().mean(), net)
+    assert found is not None
+    assert found.replay is not None
+    assert (found.replay.source, found.replay.source_name, found.replay.source_rows) == ("batch", "input of 0", (5,))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_leaves_the_input_its_name(net: nn.Sequential, dtype: torch.dtype) -> None:
     """It converts input and weight before the product."""
