@@ -237,7 +237,7 @@ class EvidenceCollector:
         """
         histories = self.histories()
         onset = self._now if self._onset is None else self._onset
-        lost = (one.step for one in self._findings if one.sign in NONFINITE_SIGNS)
+        failed = min((one.step for one in self._findings if one.sign in NONFINITE_SIGNS), default=None)
         return Evidence(
             step=onset,
             now=self._now,
@@ -245,8 +245,9 @@ class EvidenceCollector:
             run=self._run or RunFacts(),
             history=tuple(history.until(self._now) if self._now >= 0 else history for history in histories),
             first=tuple(state.recorder.first() for state in self._states),
-            batch=self.graphs.with_fields(self._batch.facts, onset, self._now),
-            replay=self.graphs.completed(self.replays.replay, onset, min(lost, default=onset - 1)),
+            # Once a value is not finite, later losses show its consequences.
+            batch=self.graphs.with_fields(self._batch.facts, onset, self._now if failed is None else failed),
+            replay=self.graphs.completed(self.replays.replay, onset, onset - 1 if failed is None else failed),
             experiments=self.replays.experiments,
             attempts=with_outcomes([one for one in attempts if one.step >= onset or one.action == "clip"], histories),
             weights_are_finite=self.weights_are_finite,

@@ -22,6 +22,9 @@ from lightning_gradexplode.diagnose.remedies.lines import remedy_for
 from lightning_gradexplode.diagnose.trends import initial_weight_norm, trend
 from lightning_gradexplode.records import Cause, Evidence
 
+MAX_NAMED = 3
+"""Maximum number of operations that are named together where any of them may be at fault."""
+
 LEAP = 3.0
 """Growth of the weights' norm by one update from which that update alone determines their scale."""
 
@@ -81,21 +84,25 @@ def _slope_by_elimination(evidence: Evidence) -> Cause | None:
     steep = without_slope(names)
     if names and not steep:
         return None
-    likely = f"`{steep[0]}` is the only such operation of the loss." if len(steep) == 1 else ""
+    named = sorted(steep, key=lambda one: one == "pow") if len(steep) <= MAX_NAMED else []  # most powers are squares
+    which = " or ".join(f"`{one}`" for one in named)
+    if len(named) == 1:
+        likely = f"{which} is the only such operation of the loss."
+    else:
+        likely = f"Of the operations of the loss it is {which}." if named else "Which one is not known."
     return Cause(
         "undefined-operation",
-        f"`{steep[0]}`" if len(steep) == 1 else finding.where,
+        which or finding.where,
         (
             f"The loss is {loss:.4g} at step {finding.step} and its gradient is not finite; nothing had grown before.",
             "An operation without a finite slope does that: a root or a norm of zero, a logarithm of a number that is "
-            "nearly zero, or a `torch.where` whose other branch is infinite."
-            f" {likely or 'Which one is not known.'}",
+            f"nearly zero, or a `torch.where` whose other branch is infinite. {likely}",
         ),
         0.5,
         (
-            *([remedy_for(steep[0])] if len(steep) == 1 else []),
+            *dict.fromkeys(remedy_for(one) for one in named),
             *remedies.anomaly_mode(evidence),
-            *([] if len(steep) == 1 else ["keep roots and norms away from zero: `torch.sqrt(x + 1e-12)`"]),
+            *([] if named else ["keep roots and norms away from zero: `torch.sqrt(x + 1e-12)`"]),
             *remedies.skip(evidence),
         ),
     )

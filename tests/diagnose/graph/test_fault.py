@@ -215,7 +215,11 @@ def test_rows_of_sequences_are_the_samples(batch_first: bool) -> None:
     found = fault_in_graph(outputs.square().mean(), net)
     assert found is not None
     assert found.replay is not None
-    assert (found.replay.source, found.replay.source_name, found.replay.source_rows) == ("batch", "input of 0", (5,))
+    assert (found.replay.source, found.replay.source_name, found.replay.source_rows) == (
+        "batch",
+        "input of layer 0",
+        (5,),
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
