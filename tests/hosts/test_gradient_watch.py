@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lightning_gradexplode import GradientWatch
 from tests.hosts.loops import batches, loss_of, network, train_step, train_until_stopped
@@ -92,6 +93,27 @@ def test_a_batch_of_nan_does_not_reach_the_weights(on_explosion: str) -> None:
     assert watch.should_stop == (on_explosion == "stop")
     assert diagnosis is not None
     assert diagnosis.causes[0].kind == "nonfinite-input"
+
+
+def test_targets_that_the_model_makes_once_its_weights_are_nan_are_no_cause() -> None:
+    """The gradient of the first loss is NaN by ``acos``; the targets of the next one come from weights that are NaN."""
+    torch.manual_seed(0)
+    model, inputs = nn.Linear(4, 2), torch.randn(16, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = GradientWatch(model, optimizer, report=False)
+    for _ in range(3):
+        optimizer.zero_grad()
+        outputs = model(inputs)
+        target = outputs.detach()
+        angle = torch.acos((outputs * target).sum(dim=1) / (target * target).sum(dim=1))
+        loss: Tensor = functional.smooth_l1_loss(outputs, target + 1) + angle.mean()
+        watch.loss(loss)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    diagnosis = watch.diagnosis()
+    watch.close()
+    assert diagnosis is not None
+    assert (diagnosis.causes[0].kind, diagnosis.where) == ("undefined-operation", "`acos`")
 
 
 def test_no_loss_outlives_its_step() -> None:
