@@ -12,6 +12,7 @@ from lightning_gradexplode.diagnose.batch import is_mask, place_of, size_of, tar
 from lightning_gradexplode.diagnose.calm.optimizer import (
     first_update_replaces,
     first_update_ruins,
+    rate_far_too_high,
     updates_are_rounded_away,
     weights_stand_still,
 )
@@ -183,5 +184,6 @@ _RULES = (
     _targets_outside,
     first_update_ruins,
     first_update_replaces,
+    rate_far_too_high,
     forgotten_each_epoch,
 )

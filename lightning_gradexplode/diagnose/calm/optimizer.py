@@ -12,11 +12,11 @@ from lightning_gradexplode.diagnose.causes.optimizer import fresh_state
 from lightning_gradexplode.diagnose.causes.precision import SMALLEST_CHANGE, weights_type
 from lightning_gradexplode.diagnose.curves import curve, loss_curve
 from lightning_gradexplode.diagnose.first_update import first_update_ratio
-from lightning_gradexplode.diagnose.learning import ENOUGH, learned
+from lightning_gradexplode.diagnose.learning import ENOUGH, LEARNED, learned
 from lightning_gradexplode.diagnose.optimizers import keeps_state, usual_rate
 from lightning_gradexplode.diagnose.remedies.loop_code import code_of
 from lightning_gradexplode.diagnose.remedies.rate import rate_remedies
-from lightning_gradexplode.diagnose.trends import trend
+from lightning_gradexplode.diagnose.trends import initial_weight_norm, trend
 from lightning_gradexplode.records import Cause, Evidence, History, RunFacts
 
 FAR_ABOVE, TURNED = 10.0, 100.0
@@ -25,6 +25,9 @@ ruined the weights, whatever the loss is."""
 
 GROWN = 3.0
 """Growth of the weights' norm after the first update, from which the updates after it are as large."""
+
+RISEN = 1.5
+"""Multiple of the first loss that the loss has at first where the updates overshoot."""
 
 RUINED = 20.0
 """Factor by which the loss has grown after the first update, from which the update has ruined the weights."""
@@ -107,6 +110,29 @@ def first_update_replaces(evidence: Evidence) -> Iterator[Cause]:
         names = evidence.history[place].parameters
         advice = f"lower the learning rate of the optimizer of `{names[0]}` to `lr={0.1 * usual[1]:g}`" if usual else ""
         yield Cause("learning-rate", _common(names), (sentence,), 0.75, (advice,))
+
+
+def rate_far_too_high(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if the loss rose at a rate far above the usual ones, the weights grew, and little is learned."""
+    loss, weights = loss_curve(evidence).finite.value, curve(evidence, "weight_norm").finite
+    rate, usual, start = curve(evidence, "learning_rate").first, usual_rate(evidence.run), initial_weight_norm(evidence)
+    if len(loss) < ENOUGH or usual is None or rate is None or not start or len(evidence.run.optimizers) > 1:
+        return
+    growth, highest = (weights.greatest or 0.0) / start, float(loss[:ENOUGH].max())
+    has_risen = loss[0] > 0 and highest >= RISEN * loss[0] and int(loss[:ENOUGH].argmax()) > 0
+    if rate < FAR_ABOVE * usual[1] or growth < GROWN or not has_risen or learned(evidence) <= LEARNED:
+        return
+    yield Cause(
+        "learning-rate",
+        None,
+        (
+            f"The learning rate of {rate:g} is more than {FAR_ABOVE:g} times the highest usual one. The loss rose from "
+            f"{loss[0]:.4g} to {highest:.4g} at first, and the weights have grown {growth:.3g} times.",
+            f"After {len(loss)} steps the loss is {learned(evidence):.0%} of what it was.",
+        ),
+        0.7,
+        rate_remedies(evidence, trend(evidence)),
+    )
 
 
 def _common(names: Sequence[str]) -> str | None:

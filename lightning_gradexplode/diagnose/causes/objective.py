@@ -212,7 +212,8 @@ def falls_ever_faster(evidence: Evidence) -> Iterator[Cause]:
     levels, slopes = _fifths(loss), _fifths(norm)
     start = float(np.median(loss[:5]))
     growth = curve(evidence, "weight_norm").last, initial_weight_norm(evidence)
-    is_far = start > -0.1 and levels[-1] < -BELOW * max(abs(start), 0.2)
+    # A density may well have a negative loss from the start.
+    is_far = levels[-1] < -(BELOW if start > -0.1 else FAR_BELOW) * max(abs(start), 0.2)
     speeds_up = _speeds_up(levels) and levels[4] < levels[3]
     has_grown = slopes[-1] > STEEPER * slopes[0] and (growth[0] or 0.0) > (growth[1] or math.inf)
     if not (is_far and speeds_up and has_grown):
@@ -221,7 +222,7 @@ def falls_ever_faster(evidence: Evidence) -> Iterator[Cause]:
         "loss-without-floor",
         critic_of(evidence.run) or _spread(evidence) or _learned_factor(evidence.run),
         (
-            f"The loss fell from {start:.4g} through zero to {levels[-1]:.4g}: by {levels[0] - levels[2]:.3g} over the "
+            f"The loss fell from {start:.4g} to {levels[-1]:.4g}: by {levels[0] - levels[2]:.3g} over the "
             f"first half of the run and by {levels[2] - levels[4]:.3g} over the second.",
             f"The norm of the gradient went from {slopes[0]:.3g} to {slopes[-1]:.3g} meanwhile; it gets smaller near "
             "the minimum of a loss.",

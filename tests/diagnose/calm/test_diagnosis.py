@@ -170,6 +170,28 @@ WRONG = {
             },
         ),
     ),
+    "a negative loss that falls ever faster": (
+        "loss-without-floor",
+        evidence(
+            network(0.1),
+            {
+                "loss": [-3.0 - 0.07 * step**2 for step in range(120)],
+                "grad_norm": [0.6 + 0.4 * step for step in range(120)],
+                "weight_norm": [12.0 + 0.1 * step for step in range(120)],
+            },
+        ),
+    ),
+    "a rate of Adam at which the loss rises first": (
+        "learning-rate",
+        evidence(
+            network(0.1),
+            {
+                "loss": [4.8, 6.8, 9.0, 11.5, *[2.0 + 4.0 * 0.95**step for step in range(116)]],
+                "weight_norm": [12.0 + step for step in range(120)],
+                "learning_rate": [0.2] * 120,
+            },
+        ),
+    ),
     "a mask that holds more than 0 and 1": (
         "target-out-of-range",
         replace(
