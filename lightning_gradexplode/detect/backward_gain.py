@@ -18,7 +18,8 @@ class BackwardGain(Detector):
     """The gradient grows during the backward pass, from layer to layer or from time step to time step.
 
     A WARNING, and never CRITICAL by itself, if the gradient at the first module's outputs is more than `total` times
-    that at the last one's, or rises by more than `single` times at one module, or by more than `in_time` times at each
+    that at the last one's, or rises by more than `single` times at one module (`total` times at a normalization layer,
+    which increases it as much as the small weights before it reduce it), or by more than `in_time` times at each
     time step of a recurrent one and more than `total` times over the whole sequence: over few steps a growth of 10 %
     per step is harmless. The message includes a largest singular value above Pascanu's bound; by itself it is not
     reported, since it is necessary but not sufficient (Pascanu, Mikolov, Bengio 2013, section 2.1).
@@ -56,9 +57,10 @@ class BackwardGain(Detector):
                 "elements are above 1.0"
             )
             return self.finding(record, Severity.WARNING, modules.total_gain, self.total, message, where)
-        if rise > self.single and _is_its_own(modules, modules.modules.index(where or "")):
+        single = self.total if where in modules.normalizations else self.single
+        if rise > single and _is_its_own(modules, modules.modules.index(where or "")):
             message = f"the gradient grows {rise:.3g} times at one module; {above:.0%} of the elements are above 1.0"
-            return self.finding(record, Severity.WARNING, rise, self.single, message, where)
+            return self.finding(record, Severity.WARNING, rise, single, message, where)
         return self._in_time(record, modules)
 
     def _in_time(self, record: StepRecord, modules: ModuleGradients) -> Finding | None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_gradexplode.measure.module_facts import role_of
 from lightning_gradexplode.measure.reading import read
 from lightning_gradexplode.measure.recurrent import singular_value
 from lightning_gradexplode.records import FloatArray, ModuleGradients
@@ -125,6 +126,7 @@ def profile_of(modules: Mapping[str, nn.Module], sums: FloatArray) -> ModuleGrad
             share_above_one=above / elements,
             growth_in_time=np.exp(growth / growths),
             singular_value=np.array([singular_value(modules[name]) for name in names]),
+            normalizations=frozenset(name for name in names if role_of(modules[name]) == "normalization"),
         )
 
 

@@ -34,6 +34,7 @@ class ModuleGradients:
         singular_value: Largest singular value of a recurrent module's recurrent matrices, divided by 1 / gamma, where
             gamma is the bound of the activation's derivative (1 for tanh and relu, 1/4 for sigmoid). Below 1 gradients
             vanish; above 1 they may explode (Pascanu, Mikolov, Bengio 2013, section 2.1).
+        normalizations: Names of those of the modules that are normalization layers.
     """
 
     modules: tuple[str, ...]
@@ -44,6 +45,7 @@ class ModuleGradients:
     share_above_one: FloatArray
     growth_in_time: FloatArray
     singular_value: FloatArray
+    normalizations: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         """Make the arrays read-only, since records are passed to users' detectors and policies."""

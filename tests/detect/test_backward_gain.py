@@ -35,6 +35,14 @@ def steps(modules: ModuleGradients, loss: float = 1.0) -> list[StepRecord]:
     return [record(0, loss=loss, grad_norm=10.0, weight_norm=10.0, module_gradients=modules)]
 
 
+@pytest.mark.parametrize(("rise", "is_found"), [(40.0, False), (90.0, False), (120.0, True)])
+def test_a_normalization_layer_may_increase_the_gradient_further(rise: float, is_found: bool) -> None:
+    """After a layer with small weights, as in a DCGAN, it divides by a small deviation."""
+    chain = profile(10.0, 1.02 * rise, 1.01 * rise, rise, 1.0, 1.0, 1.0, 1.0)
+    assert findings_of(BackwardGain(), steps(chain)) != []
+    assert (findings_of(BackwardGain(), steps(replace(chain, normalizations=frozenset({"layer4"})))) != []) is is_found
+
+
 def test_growth_over_depth_is_a_warning_that_names_the_steepest_module() -> None:
     """The gradient grows three hundredfold, nearly all of it at one layer."""
     (finding,) = findings_of(BackwardGain(), steps(profile(300.0, 280.0, 270.0, 1.1, 1.0, 1.0)))
