@@ -42,6 +42,10 @@ FURTHER = 2.0
 HAS_GROWN = 2.0
 """Growth of the weights' norm with which a negative term grows."""
 
+GROWING = 1.1
+"""Growth of the weights' norm from which they drive the fall of a loss. A generator makes its loss fall with hardly
+larger weights, as far as the bounded critic lets it."""
+
 STILL_FALLING = 0.3
 """Share of its fall over the first half of the run by which a loss with a bounded term falls at most in the second."""
 
@@ -215,7 +219,7 @@ def falls_ever_faster(evidence: Evidence) -> Iterator[Cause]:
     # A density may well have a negative loss from the start.
     is_far = levels[-1] < -(BELOW if start > -0.1 else FAR_BELOW) * max(abs(start), 0.2)
     speeds_up = _speeds_up(levels) and levels[4] < levels[3]
-    has_grown = slopes[-1] > STEEPER * slopes[0] and (growth[0] or 0.0) > (growth[1] or math.inf)
+    has_grown = slopes[-1] > STEEPER * slopes[0] and (growth[0] or 0.0) > GROWING * (growth[1] or math.inf)
     if not (is_far and speeds_up and has_grown):
         return
     yield Cause(

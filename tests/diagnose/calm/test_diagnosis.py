@@ -277,6 +277,17 @@ def test_nothing_is_named_of_a_loss_that_falls_ever_slower(loss: list[float]) ->
     assert diagnose_calm(evidence(network(0.1), {"loss": loss, **grown})) is None
 
 
+@pytest.mark.parametrize(("growth", "is_named"), [(0.004, False), (0.05, True)])
+def test_a_generator_makes_its_loss_fall_with_hardly_larger_weights(growth: float, is_named: bool) -> None:
+    """The critic is bounded; a loss without a lower bound falls as far as the weights grow."""
+    falling = {
+        "loss": [-0.01 - 0.0015 * step**2 for step in range(120)],
+        "grad_norm": [0.2 + 0.08 * step for step in range(120)],
+        "weight_norm": [11.2 + growth * step for step in range(120)],
+    }
+    assert (diagnose_calm(evidence(network(0.1), falling)) is not None) is is_named
+
+
 def test_the_weights_of_a_critic_may_grow_while_its_gradient_does_not() -> None:
     """The gradient of a classifier gets smaller as it separates its classes, without a bound of its weights."""
     grown = {"loss": [float("nan")] * 120, "weight_norm": [1.0 + 0.1 * step for step in range(120)]}
