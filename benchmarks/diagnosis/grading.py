@@ -11,7 +11,7 @@ from typing import Literal
 from benchmarks.diagnosis.case import Case, lines_at_fault
 from benchmarks.diagnosis.remedies import treat, treatment_for
 from benchmarks.diagnosis.runs import prepare, train_monitored
-from lightning_gradexplode.records.diagnosis import LEAST_CONFIDENCE, Diagnosis
+from lightning_gradexplode.records.diagnosis import MIN_CONFIDENCE, Diagnosis
 
 Verdict = Literal["right", "wrong", "unknown", "none"]
 """Of the first cause; ``"none"`` where there is no diagnosis."""
@@ -126,7 +126,7 @@ def totals(grades: Iterable[Grade]) -> list[str]:
     return cells + [f"{sum(column)} of {len(column)}" for column in (places, rows, saved)]
 
 
-CONFIDENCES = (0.9, 0.75, 0.6, LEAST_CONFIDENCE)
+CONFIDENCES = (0.9, 0.75, 0.6, MIN_CONFIDENCE)
 """Least confidence of each line of the table of confidences."""
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lightning_gradexplode.records import Evidence, Finding, FloatArray, History, IntArray, Severity
+from lightning_gradexplode.records.finding import NONFINITE_SIGNS
 
 ONSET = 4
 """Number of steps from the first critical finding on that show how an incident began."""
@@ -91,9 +92,8 @@ def first_nonfinite(evidence: Evidence) -> Finding | None:
 
     An overflow that a gradient scaler expects has severity INFO and does not count.
     """
-    order = ("nonfinite-loss", "nonfinite-gradient", "nonfinite-weight")
-    found = [one for one in evidence.findings if one.sign in order and one.severity > Severity.INFO]
-    return min(found, key=lambda one: (one.step, order.index(one.sign)), default=None)
+    found = [one for one in evidence.findings if one.sign in NONFINITE_SIGNS and one.severity > Severity.INFO]
+    return min(found, key=lambda one: (one.step, NONFINITE_SIGNS.index(one.sign)), default=None)
 
 
 def signs(evidence: Evidence) -> set[str]:

@@ -16,7 +16,7 @@ MIN_CHANGE = 0.5
 BEYOND = 10.0
 """Multiple of the update's norm above which a change of the weights' norm was not made by the optimizer."""
 
-SEVERAL_TIMES, LEAST_GROWTH = 3.0, 0.02
+SEVERAL_TIMES, MIN_GROWTH = 3.0, 0.02
 """Growth of the weights' norm in one step that was not made by the optimizer: a multiple of the largest growth by the
 update, and at least this share of the norm."""
 
@@ -92,7 +92,7 @@ def _growth_at_each_step(evidence: Evidence) -> OutsideChange | None:
         ratio = ratios.at(step)
         if ratio is not None and norms.step[place - 1] == step - 1 and before > 0:
             known.append((step, before, after, ratio))
-    grown = [one for one in known if one[2] > (1 + max(LEAST_GROWTH, SEVERAL_TIMES * one[3])) * one[1]]
+    grown = [one for one in known if one[2] > (1 + max(MIN_GROWTH, SEVERAL_TIMES * one[3])) * one[1]]
     if len(grown) < MIN_STEPS or len(grown) < MIN_SHARE_OF_STEPS * len(known):
         return None
     update = sum(ratio * after for _, _, after, ratio in known)

@@ -17,7 +17,7 @@ from lightning_gradexplode.diagnose.outside_changes import is_new_level, outside
 from lightning_gradexplode.diagnose.summary import observations, what_happened
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import CAUSE_KINDS, Cause, Diagnosis, Evidence, Severity
-from lightning_gradexplode.records.diagnosis import LEAST_CONFIDENCE
+from lightning_gradexplode.records.diagnosis import MIN_CONFIDENCE
 from lightning_gradexplode.records.log import logger
 
 CERTAIN = 0.7
@@ -32,8 +32,8 @@ WEAK = 0.2
 HARMLESS = 0.4
 """Factor of the confidence of causes of failure, in a run with warnings that has learned or recovered nevertheless."""
 
-MOST_CAUSES = 3
-MOST_REMEDIES = 5
+MAX_CAUSES = 3
+MAX_REMEDIES = 5
 
 _FAULTS = ("undefined-operation", "forward-overflow", "half-precision", "outlier-batch")
 _GROWTH = ("learning-rate", "learning-rate-jump", "optimizer-state", "moving-target", "depth", "initialization",
@@ -106,12 +106,12 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     causes = rank(found, _explains(evidence))
     if not causes and not is_critical(evidence) and first_nonfinite(evidence) is None:
         causes = tuple(negative_term(evidence) if is_harmless else calm_causes(evidence))
-    if not causes or causes[0].confidence < LEAST_CONFIDENCE:
+    if not causes or causes[0].confidence < MIN_CONFIDENCE:
         weak = sorted(
             (replace(one, confidence=round(one.confidence, 2)) for one in found if one.confidence >= WEAK),
             key=lambda one: -one.confidence,
         )
-        causes = (_unknown(evidence), *weak)[:MOST_CAUSES]
+        causes = (_unknown(evidence), *weak)[:MAX_CAUSES]
     first = causes[0]
     return Diagnosis(
         step=evidence.step,
@@ -149,19 +149,19 @@ def rank(causes: Sequence[Cause], explains: Mapping[str, Sequence[str]] = EXPLAI
     kept = []
     for cause in causes:
         # The rate is the cause once the others are excluded; other causes are explained by more likely ones only.
-        least = LEAST_CONFIDENCE if cause.kind == "learning-rate" else max(LEAST_CONFIDENCE, 0.75 * cause.confidence)
+        least = MIN_CONFIDENCE if cause.kind == "learning-rate" else max(MIN_CONFIDENCE, 0.75 * cause.confidence)
         explaining = [
             other.confidence
             for kind, other in known.items()
             if cause.kind in explains.get(kind, ()) and other.confidence >= least
         ]
-        confidence, needed = cause.confidence * (0.5 if explaining else 1.0), LEAST_CONFIDENCE
+        confidence, needed = cause.confidence * (0.5 if explaining else 1.0), MIN_CONFIDENCE
         if explaining and max(explaining) >= CERTAIN:
             confidence, needed = 0.4 * cause.confidence, WEAK if max(explaining) < SURE else 1.0
         if confidence >= needed:
             kept.append(replace(cause, confidence=round(confidence, 2)))
     kept.sort(key=lambda one: (-one.confidence, CAUSE_KINDS.index(one.kind)))
-    return tuple(kept[:MOST_CAUSES])
+    return tuple(kept[:MAX_CAUSES])
 
 
 def _apply_rule(kind: str, evidence: Evidence) -> Cause | None:
@@ -212,6 +212,6 @@ def _since(evidence: Evidence) -> int | None:
 
 def _remedies(causes: Sequence[Cause]) -> tuple[str, ...]:
     """Return the remedies of all causes: those of the first, then the first of each likely other one."""
-    others = (one for one in causes[1:] if one.remedies and one.confidence >= LEAST_CONFIDENCE)
+    others = (one for one in causes[1:] if one.remedies and one.confidence >= MIN_CONFIDENCE)
     listed = [*causes[0].remedies, *(one.remedies[0] for one in others)]
-    return tuple(dict.fromkeys(listed))[:MOST_REMEDIES]
+    return tuple(dict.fromkeys(listed))[:MAX_REMEDIES]

@@ -38,11 +38,10 @@ from lightning_gradexplode.records import (
     StepRecord,
     UpdateFault,
 )
+from lightning_gradexplode.records.finding import NONFINITE_SIGNS
 
 LATER_STEPS = 20
 """Number of steps after an incident from which their loss shows whether the run has learned nevertheless."""
-
-NONFINITE_SIGNS = frozenset({"nonfinite-loss", "nonfinite-gradient", "nonfinite-weight"})
 
 
 class EvidenceCollector:
@@ -177,7 +176,7 @@ class EvidenceCollector:
         if nonfinite and self._update_fault is None and (before_update or not record.nonfinite_count):
             self._update_fault = self._find_update_fault(inputs, before_update)
         if critical and not was_critical:
-            self.graphs.want()
+            self.graphs.request()
         if inputs is None or not is_now:
             return
         if not self._batch.is_shared and (self._batch.facts is None or (critical and not was_critical) or nonfinite):

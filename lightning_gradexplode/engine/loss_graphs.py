@@ -22,7 +22,7 @@ from lightning_gradexplode.records import (
     Replay,
 )
 
-MOST_GRAPHS = 8
+MAX_GRAPHS = 8
 """Largest number of graphs read in a run: of losses that are not finite, and again of losses after explosions."""
 
 
@@ -40,25 +40,25 @@ class LossGraphs:
     def __init__(self, loop: TrainingLoop, is_on: bool) -> None:
         self._loop = loop
         self._is_on = is_on
-        self._count = self._wanted = 0
+        self._count = self._requests = 0
         self.is_calm = False
         self._was_finite = True
-        self._is_wanted = False
+        self._is_requested = False
         self._first: GraphFacts | None = None
         self._later_divisors: tuple[int, tuple[float, ...] | None] = (-1, None)
         self._later_losses: tuple[int, tuple[LossTerm, ...]] = (-1, ())
         self._faults: dict[int, GraphFault] = {}
         self._first_step = -1
-        self._last_lost: int | None = None
+        self._last_nonfinite: int | None = None
 
-    def want(self) -> None:
-        """Have the graph of the next loss read, to compare it with that of the first one; up to `MOST_GRAPHS` times."""
-        if self._wanted < MOST_GRAPHS:
-            self._wanted += 1
-            self._is_wanted, self.is_calm = True, False
+    def request(self) -> None:
+        """Have the graph of the next loss read, to compare it with that of the first one; up to `MAX_GRAPHS` times."""
+        if self._requests < MAX_GRAPHS:
+            self._requests += 1
+            self._is_requested, self.is_calm = True, False
 
     def read(self, loss: Tensor, value: float) -> None:
-        """Read a graph, if its loss is not finite and the loss before it was, or if it is the first one or wanted.
+        """Read a graph, if its loss is not finite and the loss before it was, or if it is the first one or requested.
 
         Not on an accelerator, for which the host would wait.
 
@@ -70,23 +70,23 @@ class LossGraphs:
             self.is_calm = True
             return
         was_finite, self._was_finite = self._was_finite, math.isfinite(value)
-        is_wanted, self._is_wanted, self.is_calm = self._is_wanted, False, self._was_finite
+        is_requested, self._is_requested, self.is_calm = self._is_requested, False, self._was_finite
         if self._first_step < 0:
             self._read_first(loss)
-        if not self._was_finite and was_finite and not self._is_explained() and self._count < MOST_GRAPHS:
+        if not self._was_finite and was_finite and not self._is_explained() and self._count < MAX_GRAPHS:
             self._count += 1
             fault = attempt("the graph of the loss", lambda: fault_in_graph(loss, self._loop.module))
             if fault is not None:
                 self._faults.setdefault(self._loop.step, fault)
                 self._later_divisors = self._loop.step, fault.divisors
-        elif is_wanted:
+        elif is_requested:
             facts = attempt("the graph of the loss", lambda: facts_of_loss(loss, self._loop.module))
             self._later_divisors = self._loop.step, None if facts is None else facts.divisors
             self._later_losses = self._loop.step, () if facts is None else facts.losses
 
     def _is_explained(self) -> bool:
         """Return whether a loss that is not finite belongs to an incident whose first such loss has been read."""
-        before, self._last_lost = self._last_lost, self._loop.step
+        before, self._last_nonfinite = self._last_nonfinite, self._loop.step
         return bool(self._faults) and before is not None and self._loop.step - before <= CALM_STEPS
 
     def _read_first(self, loss: Tensor) -> None:

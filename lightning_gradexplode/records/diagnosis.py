@@ -37,7 +37,7 @@ CauseKind = Literal[
 
 CAUSE_KINDS: tuple[str, ...] = get_args(CauseKind)
 
-LEAST_CONFIDENCE = 0.35
+MIN_CONFIDENCE = 0.35
 """A cause with less confidence is faint, and never the first of a diagnosis."""
 
 _NAMED_BY_KIND = "the learning rate"
@@ -68,7 +68,7 @@ class Cause:
     @property
     def is_faint(self) -> bool:
         """Whether its confidence is below 0.35: the report lists it, the console does not."""
-        return self.confidence < LEAST_CONFIDENCE
+        return self.confidence < MIN_CONFIDENCE
 
     @property
     def location(self) -> str:

@@ -11,6 +11,9 @@ from typing import Any
 from lightning_gradexplode.records.html import table
 from lightning_gradexplode.records.text import plain_text
 
+NONFINITE_SIGNS = ("nonfinite-loss", "nonfinite-gradient", "nonfinite-weight")
+"""Signs of a value that is not finite, in the order in which a step computes them."""
+
 MAX_CHARACTERS = 1000
 """Length of the text of a finding; longer ones are cut."""
 

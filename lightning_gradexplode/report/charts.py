@@ -27,7 +27,7 @@ HEALTHY_UPDATE_RATIO = (1e-4, 1e-2)
 CONTEXT = 100
 """Smallest number of steps before the first sign that a time chart shows at first, so that a slow rise is visible."""
 
-MOST_LOSSES = 3
+MAX_LOSSES = 3
 """Largest number of logged losses that are drawn if the loss itself is unknown."""
 
 
@@ -166,7 +166,7 @@ def _losses(history: History) -> dict[str, str]:
     if not np.isnan(history.values.get("loss", np.array([math.nan]))).all():
         return {"loss": "loss"}
     logged = [name for name in history.values if name.startswith("logged/") and "loss" in name.lower()]
-    return {"loss": "loss"} | {name: name.removeprefix("logged/") for name in logged[:MOST_LOSSES]}
+    return {"loss": "loss"} | {name: name.removeprefix("logged/") for name in logged[:MAX_LOSSES]}
 
 
 def _marks(content: ReportContent, steps: IntArray) -> Iterator[Mark]:

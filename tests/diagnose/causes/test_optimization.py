@@ -8,7 +8,7 @@ from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.causes.optimization import MAX_LATE_CONFIDENCE, learning_rate
 from lightning_gradexplode.diagnose.trends import MANY_STEPS
 from lightning_gradexplode.records import Attempt, Evidence, Experiments, OptimizerFacts, Severity
-from lightning_gradexplode.records.diagnosis import LEAST_CONFIDENCE
+from lightning_gradexplode.records.diagnosis import MIN_CONFIDENCE
 from tests.diagnose.evidence import (
     NAN,
     batch,
@@ -125,7 +125,7 @@ def test_sharpness_aware_steps_may_fail_by_the_length_of_their_other_step(group:
     facts = run(optimizers=(OptimizerFacts(kind, (settings,)),))
     evidence = diverged(history=(history(growing(rate=settings["lr"])),), run=facts, batch=batch(field()))
     cause = learning_rate(evidence)
-    assert (cause is not None and cause.confidence >= LEAST_CONFIDENCE) is named
+    assert (cause is not None and cause.confidence >= MIN_CONFIDENCE) is named
 
 
 def test_no_rate_is_named_without_evidence() -> None:

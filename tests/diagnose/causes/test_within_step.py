@@ -8,7 +8,7 @@ import pytest
 
 from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.records import Diagnosis, OptimizerFacts
-from lightning_gradexplode.records.diagnosis import LEAST_CONFIDENCE
+from lightning_gradexplode.records.diagnosis import MIN_CONFIDENCE
 from tests.diagnose.evidence import batch, failed, field, operand, operation, reproduced, run
 
 
@@ -38,5 +38,5 @@ def test_it_is_not_named_if_something_else_sets_the_length_or_the_first_loss_fai
 def test_an_overflow_within_the_step_is_only_a_consequence() -> None:
     """It is listed, but not reported as the cause."""
     found = diagnosis(line_search_fn="strong_wolfe")
-    assert [one.kind for one in found.causes if one.confidence >= LEAST_CONFIDENCE] in ([], ["unknown"])
+    assert [one.kind for one in found.causes if one.confidence >= MIN_CONFIDENCE] in ([], ["unknown"])
     assert diagnosis(kind="SGD").causes[0].kind == "forward-overflow"
