@@ -126,7 +126,7 @@ def profile_of(modules: Mapping[str, nn.Module], sums: FloatArray) -> ModuleGrad
             share_above_one=above / elements,
             growth_in_time=np.exp(growth / growths),
             singular_value=np.array([singular_value(modules[name]) for name in names]),
-            normalizations=frozenset(name for name in names if role_of(modules[name]) == "normalization"),
+            normalizations=tuple(name for name in names if role_of(modules[name]) == "normalization"),
         )
 
 

@@ -45,7 +45,7 @@ class ModuleGradients:
     share_above_one: FloatArray
     growth_in_time: FloatArray
     singular_value: FloatArray
-    normalizations: frozenset[str] = frozenset()
+    normalizations: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Make the arrays read-only, since records are passed to users' detectors and policies."""
