@@ -80,7 +80,9 @@ def upgraded(state: Mapping[str, Any]) -> Mapping[str, Any]:
         state: The monitor's state from a checkpoint.
     """
     if "version" in state or not state:
-        return state
+        shown = state.get("evidence")  # of which the diagnosis was a part up to version 0.2.0 of the package
+        of_diagnosis = {**shown, "kind": "Diagnoses"} if isinstance(shown, Mapping) else None
+        return state if of_diagnosis is None else {**state, "diagnosis": of_diagnosis}
     steering = _mapping(state.get("steering"))
     optimizers = [_upgraded_optimizer(_mapping(one)) for one in state.get("optimizers", ())]
     return {

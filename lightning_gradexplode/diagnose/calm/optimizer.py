@@ -126,7 +126,7 @@ def rate_far_too_high(evidence: Evidence) -> Iterator[Cause]:
         "learning-rate",
         None,
         (
-            f"The learning rate of {rate:g} is more than {FAR_ABOVE:g} times the highest usual one. The loss rose from "
+            f"The learning rate of {rate:g} is at least {FAR_ABOVE:g} times the highest usual one. The loss rose from "
             f"{loss[0]:.4g} to {highest:.4g} at first, and the weights have grown {growth:.3g} times.",
             f"After {len(loss)} steps the loss is {learned(evidence):.0%} of what it was.",
         ),
