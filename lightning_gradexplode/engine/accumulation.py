@@ -12,10 +12,10 @@ from torch.optim import Optimizer
 
 from lightning_gradexplode.engine.backward_pass_counter import BackwardPassCounter
 from lightning_gradexplode.hosts.base import TrainingLoop
+from lightning_gradexplode.measure import reading
 from lightning_gradexplode.measure.gradient_details import GradientDetails
 from lightning_gradexplode.measure.gradients import GradientReading
 from lightning_gradexplode.measure.parameters import ParameterSet
-from lightning_gradexplode.measure.reading import is_on_host, widest_type
 
 MAX_CHANGES = 64
 """Number of backward passes of the first step after which changes of the gradients are looked for."""
@@ -223,7 +223,7 @@ class AccumulationWindow:
         if not count:
             return None
         with torch.no_grad():
-            each = [loss.reshape(()).to(widest_type(loss.device)) for loss in device_losses]
+            each = [loss.reshape(()).to(reading.widest_type(loss.device)) for loss in device_losses]
             known = torch.tensor(sum(host_losses), dtype=torch.float64)
             total = torch.stack(each).sum() + known.to(each[0].dtype) if each else known
             total = total if scale is None else total / scale.to(total.device)
@@ -267,7 +267,7 @@ class AccumulationWindow:
 
 def host_number(loss: Tensor) -> float | None:
     """Return the value of a loss of one element in host memory; None for any other loss, without waiting for it."""
-    return float(loss.item()) if is_on_host(loss) and loss.numel() == 1 else None
+    return float(loss.item()) if reading.is_on_host(loss) and loss.numel() == 1 else None
 
 
 def unscales_itself(optimizer: Optimizer) -> bool:
