@@ -119,7 +119,8 @@ def test_the_text_page_shows_diagnosis_and_findings(browser: Browser, address: s
     texts = browser.wait(
         "const texts = all('tf-text-loader').flatMap(one => [...one.shadowRoot.querySelectorAll('tf-markdown-view')])"
         ".map(one => one.shadowRoot.querySelector('#markdown').textContent).filter(text => text.trim()); "
-        "return texts.length > 3 && texts.some(text => text.includes('Since:')) ? texts : null"
+        "const shown = word => texts.some(text => text.includes(word)); "  # the texts are loaded one after another
+        "return texts.length > 3 && shown('Since:') && shown('CRITICAL: diverging') ? texts : null"
     )
     assert texts is not None, "texts are missing on the page"
     assert any("CRITICAL: diverging-loss in layer" in text for text in texts)
