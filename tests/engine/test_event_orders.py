@@ -131,7 +131,7 @@ def scripts(draw: st.DrawFn) -> list[tuple[str, float, int]]:
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(
     events=scripts(),
     kinds=st.lists(st.sampled_from(OPTIMIZERS), min_size=1, max_size=2),
@@ -191,7 +191,7 @@ def test_calls_in_any_order_with_responses_raise_nothing(
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     build=st.sampled_from([*OPTIMIZERS, *WRAPPERS, SharpnessAware]),
     factors=st.lists(st.sampled_from([1.0, 1.0, -3.0, 1e6, math.inf, math.nan]), min_size=2, max_size=24),
