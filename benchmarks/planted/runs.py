@@ -125,7 +125,7 @@ def _train_in_plain_loop(plan: Plan, losses: list[float]) -> tuple[Any, str]:
             if plan.clears and number % plan.sums == 0:
                 optimizer.zero_grad()
             loss = network(plan.prepare(batch, number))
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
             watch.loss(loss)
             loss.backward()
             if (number + 1) % plan.sums == 0:
