@@ -21,10 +21,15 @@ ENOUGH = 50
 """Number of steps after which the loss of a run that learns has begun to decrease."""
 
 
-def learned(evidence: Evidence) -> float:
-    """Return the median of the last fifth of the losses over that of the first five; 0 where that is not known."""
+def learned(evidence: Evidence, least: int = ENOUGH) -> float:
+    """Return the median of the last fifth of the losses over that of the first five; 0 where that is not known.
+
+    Args:
+        evidence: The evidence.
+        least: Number of losses below which it is not known.
+    """
     values = loss_curve(evidence).finite.value
-    if len(values) < ENOUGH or not float(np.median(values[:5])) > 0:
+    if len(values) < least or not float(np.median(values[:5])) > 0:
         return 0.0
     return float(np.median(values[-len(values) // 5 :]) / np.median(values[:5]))
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from lightning_gradexplode.diagnose.batch import is_mask, place_of, size_of, targets
+from lightning_gradexplode.diagnose.calm.early_gradients import early_gradient_remains
 from lightning_gradexplode.diagnose.calm.optimizer import (
     first_update_replaces,
     first_update_ruins,
@@ -48,7 +49,8 @@ def diagnose_calm(evidence: Evidence) -> Diagnosis | None:
 
     Only causes with evidence of their own count, from a confidence of 0.7 on: gradients that are never cleared,
     weights, data, a number format or settings of the optimizer with which nothing is learned, a critic without a bound,
-    targets with which a loss falls below zero, first updates that ruin trained weights.
+    targets with which a loss falls below zero, first updates that ruin trained weights, and
+    an early gradient that keeps the steps short.
 
     Args:
         evidence: The run's facts and histories, and the usual ranges of its batches.
@@ -185,5 +187,6 @@ _RULES = (
     first_update_ruins,
     first_update_replaces,
     rate_far_too_high,
+    early_gradient_remains,
     forgotten_each_epoch,
 )

@@ -135,7 +135,7 @@ def _standardize(field: FieldFacts) -> str:
 
 
 def _fails_early(evidence: Evidence) -> bool:
-    """Return whether the run fails at its start, or its loss was never much below the first one.
+    """Return whether the run fails at its start, or its loss was seldom much below the first one.
 
     If clipping reduces the gradients at nearly every step, or nothing but their size was found, they have been too
     large from the start.
@@ -144,7 +144,7 @@ def _fails_early(evidence: Evidence) -> bool:
     if step - evidence.run.first_step <= 30 or signs(evidence) <= _OF_SCALE:
         return True
     before = loss_curve(evidence).before(step).finite
-    return before.first is not None and before.least is not None and before.least > 0.5 * before.first > 0
+    return before.first is not None and (before.median or 0.0) > 0.5 * before.first > 0
 
 
 def _large_fields(batch: BatchFacts, evidence: Evidence) -> list[tuple[float, FieldFacts]]:

@@ -50,6 +50,18 @@ def test_a_column_that_never_changes_can_be_standardized() -> None:
     assert "/ (std + 1e-6)" in found.remedies[0]
 
 
+@pytest.mark.parametrize(("period", "is_named"), [(20, True), (1, False)])
+def test_losses_that_vary_may_be_low_now_and_then(period: int, is_named: bool) -> None:
+    """A late failure is of the scale of the data, unless the loss had come down at most steps."""
+    far = replace(field("price"), least=0.0, greatest=45.0, mean=22.0, std=13.0, usual_least=0.0, usual_greatest=45.0)
+    values = calm(60)
+    values["loss"] = [4e3, *[200.0 if step % period == 0 else 4e3 for step in range(1, 60)]]
+    values["grad_norm"] = [3e3] * 60
+    evidence = diverged(step=59, now=59, history=(history(values),), batch=batch(far, field("label")))
+    evidence = replace(evidence, findings=(finding("weight-growth", 59),))
+    assert (unscaled_data(evidence) is not None) is is_named
+
+
 @pytest.mark.parametrize(
     ("sign", "is_named"), [("clip-saturated", True), ("gradient-above-one", True), ("unstable-loss", False)]
 )
