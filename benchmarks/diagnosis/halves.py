@@ -20,6 +20,7 @@ from benchmarks.diagnosis import (
     ninth,
     second,
     seventh,
+    sixteenth,
     sixth,
     tenth,
     third,
@@ -46,6 +47,7 @@ Half = Literal[
     "thirteenth",
     "fourteenth",
     "fifteenth",
+    "sixteenth",
     "held_out",
 ]
 NOT_BY_CASE: tuple[Half, ...] = ("ninth", "held_out")
@@ -67,6 +69,7 @@ _PACKAGES = {
     "thirteenth": thirteenth,
     "fourteenth": fourteenth,
     "fifteenth": fifteenth,
+    "sixteenth": sixteenth,
     "held_out": held_out,
 }
 
