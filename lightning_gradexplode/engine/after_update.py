@@ -30,41 +30,41 @@ class AfterUpdate:
     """Measures, records and logs a step after the update.
 
     Args:
-        run: The components of the run.
+        components: The components of the run.
     """
 
-    def __init__(self, run: Components) -> None:
-        self._run = run
+    def __init__(self, components: Components) -> None:
+        self._components = components
         self._last: StepRecord | None = None
         self._ended: list[StepRecord] = []
 
     @property
     def last(self) -> StepRecord | None:
         """The record of the last finished step; calm steps are finished once they are evaluated."""
-        return self._run.calm_steps.last or self._last
+        return self._components.calm_steps.last or self._last
 
     def measure(self, step: Step) -> None:
         """Measure what the update of a step has changed."""
-        run = self._run
+        components = self._components
         step.state.steps += 1
-        run.window.passes.stepped(step.parameters)
+        components.window.passes.stepped(step.parameters)
         if step.skipped_by is not None:
             return
         if step.grad_norm is not None and not math.isfinite(step.grad_norm) and step.is_left_out_unseen:
             return
         if step.scalars_due:
-            changed = not step.gradients_intact or run.may_change_gradients
-            step.measure_clipped(changed or run.clipper.changes_gradients(step))
+            changed = not step.gradients_intact or components.may_change_gradients
+            step.measure_clipped(changed or components.clipper.changes_gradients(step))
         step.measure_weights()
         step.update_taken = True
-        run.evidence.replays.updated(step.number)
+        components.evidence.replays.updated(step.number)
         if step.phase is not Phase.COLLECTING:
             step.phase = Phase.STEPPED
 
     def set_logged_scalars(self, steps: Sequence[Step]) -> None:
         """Set the scalars that the user's module logged in this batch; they are read at once."""
         try:
-            values = dict(islice(self._run.loop.logged_scalars().items(), MAX_LOGGED))
+            values = dict(islice(self._components.loop.logged_scalars().items(), MAX_LOGGED))
             tensors = [value for value in values.values() if isinstance(value, Tensor)]
             numbers = iter(read(tensors).tolist() if tensors else ())
             logged = {
@@ -87,47 +87,49 @@ class AfterUpdate:
             batch_idx: Index of the batch.
             otherwise: The loss if it returned none.
         """
-        tensor = self._run.loop.returned_loss(outputs)
+        tensor = self._components.loop.returned_loss(outputs)
         value = otherwise if tensor is None else float(read([tensor])[0])
-        loss = self._run.exchange.exchange(value, batch_idx, False, np.zeros(0)).loss
+        loss = self._components.exchange.exchange(value, batch_idx, False, np.zeros(0)).loss
         for step in {step.state.index: step for step in steps}.values():
             step.loss, step.batch_idx, step.rank = loss.value, loss.batch_idx, loss.rank
 
     def finish(self, steps: Sequence[Step]) -> None:
         """Detect what the steps of a batch have changed, respond, freeze their records, and log them together."""
-        run, records = self._run, []
+        components, records = self._components, []
         for step in steps:
             record = step.record()
             if step.deferred_findings is not None:
-                findings = run.agreement.counted(step.deferred_findings[1])
-            elif run.is_distributed:
-                findings = run.find(step, record, is_over=True)
+                findings = components.agreement.counted(step.deferred_findings[1])
+            elif components.is_distributed:
+                findings = components.find(step, record, is_over=True)
             else:
                 detectors = step.state.detectors
                 findings = detectors.proceed(record, step.decided_late)
                 if detectors.failures:
                     step.state.log_failures()
             if findings:
-                new = run.add_findings(step, findings)
-                run.evidence.add(step.record(), step.inputs, new, run.log.incidents.began, before_update=False)
+                new = components.add_findings(step, findings)
+                components.evidence.add(
+                    step.record(), step.inputs, new, components.log.incidents.began, before_update=False
+                )
                 if step.skipped_by is None:  # else the responses have acted on this step
-                    run.responses.respond(step, findings, before_update=False)
+                    components.responses.respond(step, findings, before_update=False)
                 record = step.record()
             records.append(record)
         self._ended += self._freeze(steps, records)
 
     def evaluate_held(self) -> None:
         """Evaluate the calm steps that are held, and record their findings."""
-        run = self._run
-        findings, last = run.calm_steps.evaluate(), run.calm_steps.last
+        components = self._components
+        findings, last = components.calm_steps.evaluate(), components.calm_steps.last
         if findings and last is not None:
-            new = run.keep_findings(last.step, findings)
-            run.evidence.add(last, None, new, run.log.incidents.began, before_update=False)
+            new = components.keep_findings(last.step, findings)
+            components.evidence.add(last, None, new, components.log.incidents.began, before_update=False)
 
     def end_calm(self) -> None:
         """Evaluate the calm steps of a batch, so that the responses can be called at its end."""
         self.evaluate_held()
-        self._ended, self._run.calm_steps.ended = [*self._ended, *self._run.calm_steps.ended], []
+        self._ended, self._components.calm_steps.ended = [*self._ended, *self._components.calm_steps.ended], []
 
     def end_batch(self, is_deferred: bool = False) -> None:
         """Call the responses at the end of a batch, when no backward pass is running, and publish the report.
@@ -135,15 +137,15 @@ class AfterUpdate:
         Args:
             is_deferred: Whether the numbers of its step are not read yet.
         """
-        run = self._run
+        components = self._components
         records, self._ended = self._ended, []
-        if run.acts:
-            run.responses.batch_ended(records, is_deferred)
-        incidents = run.log.incidents
+        if components.acts:
+            components.responses.batch_ended(records, is_deferred)
+        incidents = components.log.incidents
         if records and (incidents.began is None or not incidents.is_critical):
-            run.responses.check_buffers(records[-1].step)
-        if run.log.critical:
-            run.reporter.publish(run.responses.attempts)
+            components.responses.check_buffers(records[-1].step)
+        if components.log.critical:
+            components.reporter.publish(components.responses.attempts)
 
     def freeze(self, steps: Sequence[Step]) -> None:
         """Make the records of the steps of a batch without further detection; keep and log them."""
@@ -153,7 +155,7 @@ class AfterUpdate:
         """Keep and log the records of the steps of a batch."""
         if not steps:
             return []
-        run = self._run
+        components = self._components
         records = list(map(self._kept, steps, found))
         batch = records[0] if len(records) == 1 else combine(records)
         metrics: dict[str, float] = {}
@@ -161,24 +163,28 @@ class AfterUpdate:
             metrics["gradexplode/grad_norm"] = batch.grad_norm
         if batch.update_ratio is not None:
             metrics["gradexplode/update_ratio"] = batch.update_ratio
-        run.loop.publish_metrics({**metrics, "gradexplode/severity": float(batch.severity)})
-        if any(map(_scalars_due, steps)) and run.schedule.logs_scalars(batch.step):
-            logged = [run.responses.with_scalars(one, step.state) for one, step in zip(records, steps, strict=True)]
-            run.loggers.log_batch(logged, [step.parameters.shown for step in steps], run.arguments.per_parameter)
-        if run.log.incidents.began is not None and run.log.incidents.ends(batch.step):
-            run.responses.incident_ended()
+        components.loop.publish_metrics({**metrics, "gradexplode/severity": float(batch.severity)})
+        if any(map(_scalars_due, steps)) and components.schedule.logs_scalars(batch.step):
+            logged = [
+                components.responses.with_scalars(one, step.state) for one, step in zip(records, steps, strict=True)
+            ]
+            components.loggers.log_batch(
+                logged, [step.parameters.shown for step in steps], components.arguments.per_parameter
+            )
+        if components.log.incidents.began is not None and components.log.incidents.ends(batch.step):
+            components.responses.incident_ended()
         return records
 
     def _kept(self, step: Step, record: StepRecord) -> StepRecord:
         """Keep a record, and return it as it is logged."""
-        run = self._run
+        components = self._components
         step.phase, step.inputs = Phase.FINISHED, None
         if record.histograms or record.module_gradients is not None:
-            run.reporter.observe(record)
-        if record.histograms and not (step.histograms_due and run.schedule.logs_histograms(record.step)):
+            components.reporter.observe(record)
+        if record.histograms and not (step.histograms_due and components.schedule.logs_histograms(record.step)):
             record = replace(record, histograms={})
-        self._last, run.calm_steps.last = record, None
+        self._last, components.calm_steps.last = record, None
         step.state.recorder.add(record)
         if record.nonfinite_weights is not None:
-            run.evidence.weights_are_finite = record.nonfinite_weights == 0
+            components.evidence.weights_are_finite = record.nonfinite_weights == 0
         return record

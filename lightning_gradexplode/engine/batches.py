@@ -32,7 +32,7 @@ class Batches(OptimizerSteps):
     """Monitors the batches of one training run.
 
     Args:
-        run: The components of the run.
+        components: The components of the run.
         loop: The training loop.
         graph_capture: Detects calls that are captured by a CUDA graph or traced by ``torch.compile``.
         clips: Whether there is a clip policy.
@@ -41,13 +41,13 @@ class Batches(OptimizerSteps):
 
     def __init__(
         self,
-        run: Components,
+        components: Components,
         loop: TrainingLoop,
         graph_capture: GraphCapture,
         clips: bool,
         remove_log_handler: Callable[[], object],
     ) -> None:
-        super().__init__(run, loop, graph_capture, clips, remove_log_handler)
+        super().__init__(components, loop, graph_capture, clips, remove_log_handler)
         self._unseen = UnseenSteps(loop) if loop.may_step_unseen else None
         self._in_batch = self._end_is_due = self._is_unannounced = False
         self._unused: tuple[StepRecord, StepInputs | None] | None = None
@@ -59,8 +59,8 @@ class Batches(OptimizerSteps):
 
         For loops in which a batch is known to have begun only when its forward pass is over.
         """
-        if self._modules_are_due(self._run.schedule.due(self._loop.step)[1]):
-            self._run.module_gradients.attach(self._loop.loss_scale()[0])
+        if self._modules_are_due(self._components.schedule.due(self._loop.step)[1]):
+            self._components.module_gradients.attach(self._loop.loss_scale()[0])
 
     @never_fatal
     def batch_started(self, batch: Any, batch_idx: int, forward_is_over: bool = False) -> None:
@@ -71,31 +71,31 @@ class Batches(OptimizerSteps):
             batch_idx: Its index.
             forward_is_over: Whether its forward pass was computed already, after a call of `batch_expected`.
         """
-        run, number = self._run, self._loop.step
+        components, number = self._components, self._loop.step
         self._measurement.batch_idx, self._announced, self._inside_step = batch_idx, None, False
         self._in_batch, self._number, self._has_loss = True, number, False
-        run.optimizers.refresh()
+        components.optimizers.refresh()
         if self._unseen is not None:
             self._unseen.batch_started()
-        scalars_due, histograms_due = run.schedule.due(number)
+        scalars_due, histograms_due = components.schedule.due(number)
         due = self._measurement.module_gradients_due = self._modules_are_due(histograms_due)
-        run.evidence.batch_started(batch, batch_idx, scalars_due)
+        components.evidence.batch_started(batch, batch_idx, scalars_due)
         self._is_unannounced = forward_is_over
         if forward_is_over:
             if not due:
-                run.module_gradients.detach()
-        elif due and (not run.is_automatic or self._loop.completes_step(batch_idx)):
-            run.module_gradients.attach(self._loop.loss_scale()[0])
+                components.module_gradients.detach()
+        elif due and (not components.is_automatic or self._loop.completes_step(batch_idx)):
+            components.module_gradients.attach(self._loop.loss_scale()[0])
 
     def _modules_are_due(self, histograms_due: bool) -> bool:
-        run = self._run
-        return histograms_due or (run.schedule.has_histograms and run.optimizers.are_new)
+        components = self._components
+        return histograms_due or (components.schedule.has_histograms and components.optimizers.are_new)
 
     @never_fatal
     def gradients_cleared(self) -> None:
         """Read the numbers of the step before, if they were deferred, before its gradients are cleared."""
-        self._run.window.gradients_cleared()
-        if self._run.deferred.batches:
+        self._components.window.gradients_cleared()
+        if self._components.deferred.batches:
             self._deferred_reading.read()
 
     @never_fatal
@@ -109,19 +109,19 @@ class Batches(OptimizerSteps):
             loss: The loss.
             has_graph: Whether its backward pass is about to begin.
         """
-        run, value = self._run, host_number(loss)
+        components, value = self._components, host_number(loss)
         self._has_loss = True
-        if has_graph and value is not None and not (run.graphs.is_calm and math.isfinite(value)):
-            run.graphs.read(loss, value)
+        if has_graph and value is not None and not (components.graphs.is_calm and math.isfinite(value)):
+            components.graphs.read(loss, value)
         if self._unused is not None:
             self._report_unused_loss()
-        if run.is_automatic:
+        if components.is_automatic:
             self._unused = None  # else its gradients are those of a later step, too
-            run.window.add_loss(loss, value)
+            components.window.add_loss(loss, value)
         elif value is not None and not math.isfinite(value) and self._loop.loss_scale()[0] is None:
-            self._unused = left_out_record(self._number, self._measurement.batch_idx, value), run.evidence.inputs
-        if has_graph or len(run.optimizers.states) == 1:
-            run.window.passes.begins(run.optimizers.states)
+            self._unused = left_out_record(self._number, self._measurement.batch_idx, value), components.evidence.inputs
+        if has_graph or len(components.optimizers.states) == 1:
+            components.window.passes.begins(components.optimizers.states)
 
     # Losses and gradients without a step.
 
@@ -167,7 +167,7 @@ class Batches(OptimizerSteps):
     @never_fatal
     def backward_begins(self) -> None:
         """Detect whether the gradients were cleared; for loops whose losses are known after the backward pass."""
-        window, states = self._run.window, self._run.optimizers.states
+        window, states = self._components.window, self._components.optimizers.states
         window.passes.begins(states)
         if len(states) == 1:
             window.look_for_changes(states[0].optimizer, states[0].parameters())
@@ -177,32 +177,32 @@ class Batches(OptimizerSteps):
         """Read the graph of a loss before its backward pass, if the value of the loss is on the host."""
         value = host_number(loss)
         if value is not None:
-            self._run.graphs.read(loss, value)
+            self._components.graphs.read(loss, value)
 
     @never_fatal
     def backward_ended(self) -> None:
         """Measure the gradients, if all micro-batches are accumulated and nothing changes them before the step."""
-        run = self._run
-        run.window.passes.ended(run.optimizers.states)
-        self._left_out.backward = self._measurement.batch_idx, run.evidence.inputs
+        components = self._components
+        components.window.passes.ended(components.optimizers.states)
+        self._left_out.backward = self._measurement.batch_idx, components.evidence.inputs
         if self._is_unannounced and self._measurement.module_gradients_due:  # a further micro-batch may follow
-            run.module_gradients.pass_ended()
+            components.module_gradients.pass_ended()
         if self._unseen is not None:
             self._unseen.backward_ended()
-        if not run.is_automatic:
+        if not components.is_automatic:
             if self._open is None:  # the user may clip before the step
-                for state in run.optimizers.states:
+                for state in components.optimizers.states:
                     self._measurement.measure_early(state)
             return
         is_complete = self._loop.completes_step(self._measurement.batch_idx)
-        if run.counts_end_of_backward or not is_complete:  # a further micro-batch may follow
-            run.evidence.micro_batch_ended(run.window.newest_loss)
+        if components.counts_end_of_backward or not is_complete:  # a further micro-batch may follow
+            components.evidence.micro_batch_ended(components.window.newest_loss)
         if not is_complete:
             return
-        for state in run.optimizers.states:
-            if run.responses.adds_gradients and not run.counts_end_of_backward:
-                run.responses.gradients_ready(state.optimizer, self._measurement.batch_idx)
-            if self._open is None and (run.gradients_are_final or self._loop.may_clip_by_itself):
+        for state in components.optimizers.states:
+            if components.responses.adds_gradients and not components.counts_end_of_backward:
+                components.responses.gradients_ready(state.optimizer, self._measurement.batch_idx)
+            if self._open is None and (components.gradients_are_final or self._loop.may_clip_by_itself):
                 self._measurement.measure_early(state)
 
     @never_fatal
@@ -216,9 +216,9 @@ class Batches(OptimizerSteps):
             ExplosionError: The run explodes and a response raises it.
         """
         if self._measurement.module_gradients_due:
-            self._run.module_gradients.detach()
-        is_calm = self._run.calm_steps.end_batch()
-        if is_calm and (self._run.acts or self._run.calm_steps.findings):
+            self._components.module_gradients.detach()
+        is_calm = self._components.calm_steps.end_batch()
+        if is_calm and (self._components.acts or self._components.calm_steps.findings):
             self._after.end_calm()
         if self._open is not None:
             self._close(self._open)
@@ -229,17 +229,17 @@ class Batches(OptimizerSteps):
             self._report_left_out(outputs)
         self._in_batch, self._left_out.backward = False, None
         if is_calm and not steps:
-            self._run.evidence.inputs = None
-            if self._run.acts:
+            self._components.evidence.inputs = None
+            if self._components.acts:
                 self._end_batch()
             return  # no finding has consequences
-        if not self._run.is_automatic:
+        if not self._components.is_automatic:
             loss = self._take_unused_loss(steps)
             self._after.set_returned_loss(steps, outputs, self._measurement.batch_idx, loss)
-        self._run.evidence.inputs = None
+        self._components.evidence.inputs = None
         if any(map(_scalars_due, steps)):
             self._after.set_logged_scalars(steps)
-        deferred, agreement = self._run.deferred, self._run.agreement
+        deferred, agreement = self._components.deferred, self._components.agreement
         is_deferred = Phase.COLLECTING in map(_phase, steps)
         if is_deferred:
             deferred.add(steps)
@@ -275,9 +275,17 @@ class Batches(OptimizerSteps):
             self._left_out.report_batch(self._number, self._measurement.batch_idx, outputs)
         elif self._loop.completes_step(self._measurement.batch_idx):
             self._left_out.report_gradients()
-            run, loss = self._run, self._run.window.unused_loss
-            if run.is_automatic and not run.counts_end_of_backward and loss is not None and not math.isfinite(loss):
-                self._unused = left_out_record(self._number, self._measurement.batch_idx, loss), run.evidence.inputs
+            components, loss = self._components, self._components.window.unused_loss
+            if (
+                components.is_automatic
+                and not components.counts_end_of_backward
+                and loss is not None
+                and not math.isfinite(loss)
+            ):
+                self._unused = (
+                    left_out_record(self._number, self._measurement.batch_idx, loss),
+                    components.evidence.inputs,
+                )
 
     def _end_batch(self, is_deferred: bool = False) -> None:
         """End a batch, after the running backward pass if there is one."""

@@ -13,12 +13,12 @@ class CurrentResults:
     """The results of one run, as they are now: steps that the detectors hold are evaluated before one is read.
 
     Args:
-        run: The components of the run.
+        components: The components of the run.
         after: Holds the last step.
     """
 
-    def __init__(self, run: Components, after: AfterUpdate) -> None:
-        self._run = run
+    def __init__(self, components: Components, after: AfterUpdate) -> None:
+        self._components = components
         self._after = after
 
     @property
@@ -31,20 +31,22 @@ class CurrentResults:
     def findings(self) -> list[Finding]:
         """What was found, oldest first."""
         self._after.evaluate_held()
-        return self._run.log.findings
+        return self._components.log.findings
 
     @property
     def report_folder(self) -> Path | None:
         """The folder with the report of this run, None if there is none yet."""
-        return self._run.reporter.folder
+        return self._components.reporter.folder
 
     def report(self) -> Path | None:
         """Write a report of the run as it is now, and return its folder; None where no reports are written."""
         diagnosis = self.diagnosis()
-        self._run.reporter.write(self._run.evidence.evidence(self._run.responses.attempts), diagnosis)
-        return self._run.reporter.folder
+        self._components.reporter.write(
+            self._components.evidence.evidence(self._components.responses.attempts), diagnosis
+        )
+        return self._components.reporter.folder
 
     def diagnosis(self) -> Diagnosis | None:
         """Return the diagnosis of the latest incident, None if there was none."""
         self._after.evaluate_held()
-        return self._run.diagnoses.current(self._run.responses.attempts)
+        return self._components.diagnoses.current(self._components.responses.attempts)

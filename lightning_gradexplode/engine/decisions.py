@@ -23,12 +23,12 @@ class Decisions:
     """Calls the detectors before the update of a step, clips its gradients, and holds back its update.
 
     Args:
-        run: The components of the run.
+        components: The components of the run.
         measurement: Measures the gradients.
     """
 
-    def __init__(self, run: Components, measurement: GradientMeasurement) -> None:
-        self._run = run
+    def __init__(self, components: Components, measurement: GradientMeasurement) -> None:
+        self._components = components
         self._measurement = measurement
 
     def prepare_update(self, step: Step) -> None:
@@ -37,17 +37,17 @@ class Decisions:
         If the user's own code may still replace non-finite gradients, `hold_back` decides later, by the gradients that
         the optimizer gets.
         """
-        run, state = self._run, step.state
+        components, state = self._components, step.state
         is_finite = step.grad_norm is not None and math.isfinite(step.grad_norm)
         # A gradient scaler skips the update.
-        if not is_finite and run.may_change_gradients and state.has_hooks and not step.reading.has_scale:
+        if not is_finite and components.may_change_gradients and state.has_hooks and not step.reading.has_scale:
             return
         self.decide(step)
         if state.policy is not None and step.skipped_by is None and step.calm is None:
             self.clip(step, first=step.gradients_intact)
-            run.clipper.remember(step)
+            components.clipper.remember(step)
         if step.skipped_by is None:
-            step.keep_weights(run.arguments.update_sample)
+            step.keep_weights(components.arguments.update_sample)
         elif not state.has_hooks:
             drop_gradients(state.optimizer)
 
@@ -58,8 +58,8 @@ class Decisions:
             step: The step.
             first: As in `GradientClipper.clip`.
         """
-        if not self._run.clipper.clip(step, first):
-            self._run.responses.hold_back(step, "clip: the clip policy has failed on some processes only")
+        if not self._components.clipper.clip(step, first):
+            self._components.responses.hold_back(step, "clip: the clip policy has failed on some processes only")
 
     def hold_back(self, step: Step, in_closure: bool = False) -> None:
         """Remove the gradients of an update that is held back, right before it.
@@ -76,8 +76,13 @@ class Decisions:
             if self._is_finite_everywhere(now):
                 step.set_gradient_norms(now)
             self.decide(step)
-            step.keep_weights(self._run.arguments.update_sample)
-        elif self._run.acts and self._run.may_change_gradients and step.skipped_by is None and step.evaluations == 1:
+            step.keep_weights(self._components.arguments.update_sample)
+        elif (
+            self._components.acts
+            and self._components.may_change_gradients
+            and step.skipped_by is None
+            and step.evaluations == 1
+        ):
             self.look_again(step)
         if step.skipped_by is None:
             return
@@ -88,9 +93,9 @@ class Decisions:
 
     def _is_finite_everywhere(self, norms: Norms) -> bool:
         """Return whether norms are finite on all processes; a collective where their gradients may differ."""
-        run, is_finite = self._run, math.isfinite(norms.total)
-        if run.is_distributed and run.loop.gradients_may_differ:
-            return bool(run.exchange.agree(np.array([float(is_finite)])).all())
+        components, is_finite = self._components, math.isfinite(norms.total)
+        if components.is_distributed and components.loop.gradients_may_differ:
+            return bool(components.exchange.agree(np.array([float(is_finite)])).all())
         return is_finite
 
     def look_again(self, step: Step) -> None:
@@ -111,17 +116,17 @@ class Decisions:
 
     def _is_any_nonfinite(self, here: bool) -> bool:
         """Return whether gradients are no longer finite on any process."""
-        run = self._run
-        return bool(run.exchange.agree(np.array([float(here)])).any()) if run.is_distributed else here
+        components = self._components
+        return bool(components.exchange.agree(np.array([float(here)])).any()) if components.is_distributed else here
 
     def _respond_again(self, step: Step) -> None:
         findings = step.state.detectors.look_again(step.record(), NonFiniteGradient.sign)
         self._add_findings(step, findings, before_update=True)
-        self._run.responses.respond(step, findings, before_update=True)
+        self._components.responses.respond(step, findings, before_update=True)
 
     def decide(self, step: Step, before_update: bool = True) -> None:
         """Call the detectors for a step's loss and gradients, and decide clip value and response."""
-        run, state = self._run, step.state
+        components, state = self._components, step.state
         algorithm = step.clip_algorithm if state.policy is None else state.policy.algorithm
         by_value = algorithm == "value"
         if step.deferred_findings is None:
@@ -134,25 +139,25 @@ class Decisions:
         if step.histograms_due or self._measurement.module_gradients_due:  # a report compares with the run's first step
             step.measure_gradient_histograms()
         if step.calm is not None:
-            run.clipper.take_over(step, step.calm)
+            components.clipper.take_over(step, step.calm)
         elif algorithm is not None and step.deferred_findings is None:
             self.set_clip_value(step, step.record() if findings else record)
         step.phase = Phase.DECIDED  # a response may raise
-        if run.acts or findings:
-            run.responses.respond(step, findings, before_update)
+        if components.acts or findings:
+            components.responses.respond(step, findings, before_update)
 
     def _findings(self, step: Step, record: StepRecord, before_update: bool, by_value: bool) -> Sequence[Finding]:
         """Return the findings of a step's loss and gradients, and collect the evidence of new ones."""
-        run = self._run
-        is_shared = run.is_distributed and run.evidence.shared.is_due(record)
+        components = self._components
+        is_shared = components.is_distributed and components.evidence.shared.is_due(record)
         findings: Sequence[Finding]
         if step.deferred_findings is not None:
-            findings = run.agreement.counted(step.deferred_findings[0])
-        elif run.is_distributed:
-            findings = run.find(step, record)
+            findings = components.agreement.counted(step.deferred_findings[0])
+        elif components.is_distributed:
+            findings = components.find(step, record)
         else:
             detectors = step.state.detectors
-            of_calm, early = run.calm_steps.evaluate(), step.early_findings
+            of_calm, early = components.calm_steps.evaluate(), step.early_findings
             findings = [*of_calm, *(detectors.begin(record, not step.is_examined) if early is None else early)]
             if detectors.failures:
                 step.state.log_failures()
@@ -161,27 +166,27 @@ class Decisions:
                 self._add_findings(step, findings, before_update, by_value)
             except Exception:
                 if is_shared:
-                    run.exchange.withdraw_from_agreement(1)
+                    components.exchange.withdraw_from_agreement(1)
                 raise
         if is_shared:
-            run.evidence.share(run.exchange, record)
+            components.evidence.share(components.exchange, record)
         return findings
 
     def set_clip_value(self, step: Step, record: StepRecord) -> None:
         """Determine the clip value of a step, and the share of recent steps that were clipped."""
         if step.state.policy is not None:
-            self._run.clipper.set_threshold(step, record)
-            self._run.responses.log_notice(step.state, record)
+            self._components.clipper.set_threshold(step, record)
+            self._components.responses.log_notice(step.state, record)
         if step.clip_algorithm is not None:
-            self._run.clipper.set_clip_rate(step)
+            self._components.clipper.set_clip_rate(step)
 
     def _add_findings(
         self, step: Step, findings: Sequence[Finding], before_update: bool, by_value: bool = False
     ) -> None:
-        run = self._run
-        new = run.add_findings(step, findings)
+        components = self._components
+        new = components.add_findings(step, findings)
         step.measure_gradients(by_value)  # after a finding, scalars and histograms are due
-        run.evidence.add(step.record(), step.inputs, new, run.log.incidents.began, before_update)
+        components.evidence.add(step.record(), step.inputs, new, components.log.incidents.began, before_update)
 
 
 def _is_evaluated_again(step: Step) -> bool:

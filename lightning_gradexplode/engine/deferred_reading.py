@@ -17,49 +17,49 @@ class DeferredReading:
     """Completes the phases of steps that `DeferredSteps` holds: reading, detection, responses and logging.
 
     Args:
-        run: The components of the run.
+        components: The components of the run.
         measurement: Measures the gradients of a step.
         decisions: What is decided about it before the update of a step that is not deferred.
         after: What happens to it after the update.
     """
 
     def __init__(
-        self, run: Components, measurement: GradientMeasurement, decisions: Decisions, after: AfterUpdate
+        self, components: Components, measurement: GradientMeasurement, decisions: Decisions, after: AfterUpdate
     ) -> None:
-        self._run = run
+        self._components = components
         self._measurement = measurement
         self._decisions = decisions
         self._after = after
 
     def can_wait(self, step: Step) -> bool:
         """Return whether an accelerator's numbers can be read after the update; the clip value is set in that case."""
-        run = self._run
-        if self._measurement.module_gradients_due or not run.deferred.is_possible:
+        components = self._components
+        if self._measurement.module_gradients_due or not components.deferred.is_possible:
             return False
         # The update of a step that is not calm is decided by what is found at it.
-        if run.acts and (run.log.incidents.began is not None or not run.guard.accepts(step)):
+        if components.acts and (components.log.incidents.began is not None or not components.guard.accepts(step)):
             return False
-        if step.state.policy is not None and not run.clipper.set_known_threshold(step):
+        if step.state.policy is not None and not components.clipper.set_known_threshold(step):
             return False
-        if run.deferred.accepts(step, run.clipper.changes_gradients(step)):
+        if components.deferred.accepts(step, components.clipper.changes_gradients(step)):
             return True
-        run.clipper.forget_threshold(step)
+        components.clipper.forget_threshold(step)
         return False
 
     def start_update(self, step: Step) -> None:
         """Prepare the update of a step whose numbers are read later."""
         if step.state.policy is not None:
-            self._run.clipper.clip_on_device(step)
-        if self._run.acts:
-            self._run.guard.arm(step)
-        step.keep_weights(self._run.arguments.update_sample)
+            self._components.clipper.clip_on_device(step)
+        if self._components.acts:
+            self._components.guard.arm(step)
+        step.keep_weights(self._components.arguments.update_sample)
 
     def read(self) -> None:
         """Read and detect the steps whose numbers were deferred; those of before are agreed on by that."""
-        deferred = self._run.deferred
+        deferred = self._components.deferred
         for steps in deferred.take():
             steps = [step for step in steps if step.phase is not Phase.COLLECTING or self.resolve(step)]
-            if self._run.agreement.by_notes:
+            if self._components.agreement.by_notes:
                 self.settle()
             if deferred.has_to_wait(steps):
                 deferred.hold(steps)
@@ -68,7 +68,7 @@ class DeferredReading:
 
     def settle(self) -> None:
         """Finish the steps whose numbers are read, with all consequences."""
-        for steps in self._run.deferred.take_detected():
+        for steps in self._components.deferred.take_detected():
             self._finish(steps)
 
     def finish(self, has_effects: bool = True) -> None:
@@ -77,22 +77,22 @@ class DeferredReading:
         Args:
             has_effects: Whether what was found has consequences now; else the steps are held on.
         """
-        agreement = self._run.agreement
+        agreement = self._components.agreement
         try:
             self.read()
         except Exception:
             agreement.withdraw_notes()  # the other processes wait for this one
             raise
-        agreement.exchange_notes(self._run.optimizers.states)
+        agreement.exchange_notes(self._components.optimizers.states)
         if has_effects:
             self.settle()
 
     def keep(self) -> None:
         """Keep the steps whose numbers are read, and what was found in them, without any other consequence."""
-        for steps in self._run.deferred.take_detected():
+        for steps in self._components.deferred.take_detected():
             for step in steps:
                 for found in step.deferred_findings or ():
-                    self._run.log.add(found)
+                    self._components.log.add(found)
                     step.add_findings(found)
             self._after.freeze(steps)
 
@@ -102,9 +102,9 @@ class DeferredReading:
         Args:
             stepped: The steps of the current batch.
         """
-        for steps in [*self._run.deferred.take(), stepped]:
+        for steps in [*self._components.deferred.take(), stepped]:
             known = [step for step in steps if step.phase is not Phase.COLLECTING or self._resolve_arrived(step)]
-            self._run.deferred.hold(known)
+            self._components.deferred.hold(known)
         self.keep()
 
     def resolve(self, step: Step) -> bool:
@@ -113,10 +113,10 @@ class DeferredReading:
         Returns:
             Whether any process has gradients; else it is no step.
         """
-        run = self._run
+        components = self._components
         step.decided_late = True
         step.gradients_intact = step.reading.gradients.holds(step.parameters)
-        may_be_clipped = run.clipper.changes_gradients(step)
+        may_be_clipped = components.clipper.changes_gradients(step)
         step.state.changes_gradients |= not step.gradients_intact and not may_be_clipped
         if not self._measurement.read(step):
             return False
@@ -125,27 +125,29 @@ class DeferredReading:
             step.measure_weights()  # a collective, for which no process may wait whose detectors have failed
         step.measure_gradients(clips_by_value=False)
         record = step.record()
-        before = run.find(step, record)
-        if before and run.deferred.waits_for_effects and step.parameters.shards.copies is None:  # else a collective
+        before = components.find(step, record)
+        if (
+            before and components.deferred.waits_for_effects and step.parameters.shards.copies is None
+        ):  # else a collective
             step.scalars_due = True  # once something follows from it, the gradients are others
             step.measure_gradients(clips_by_value=False)
         self._decisions.set_clip_value(step, record)
         if step.scalars_due and not may_be_clipped:
             step.set_unclipped()
-        step.deferred_findings = before, run.find(step, step.record(), is_over=True)
+        step.deferred_findings = before, components.find(step, step.record(), is_over=True)
         return True
 
     def _resolve_arrived(self, step: Step) -> bool:
         """Read the numbers of a step without a collective, and detect what they show where that needs none either."""
-        run = self._run
+        components = self._components
         step.decided_late, step.gradients_intact = True, False
         if not self._measurement.exchange.read_arrived(step):
             return False
         self._set_update_taken(step)
-        is_detected = not run.agreement.is_needed(step)
-        before = run.find(step, step.record()) if is_detected else ()
+        is_detected = not components.agreement.is_needed(step)
+        before = components.find(step, step.record()) if is_detected else ()
         self._decisions.set_clip_value(step, step.record())
-        step.deferred_findings = before, run.find(step, step.record(), is_over=True) if is_detected else ()
+        step.deferred_findings = before, components.find(step, step.record(), is_over=True) if is_detected else ()
         return True
 
     def _set_update_taken(self, step: Step) -> None:

@@ -19,11 +19,11 @@ class DeviceExchange:
     """Exchanges the measurements of a step on accelerators, with one collective and without waiting for the device.
 
     Args:
-        run: The components of the run.
+        components: The components of the run.
     """
 
-    def __init__(self, run: Components) -> None:
-        self._run = run
+    def __init__(self, components: Components) -> None:
+        self._components = components
 
     def start(self, step: Step, module_gradients_due: bool) -> None:
         """Exchange the numbers of a step on their device, and start their transfer to the host together.
@@ -32,19 +32,19 @@ class DeviceExchange:
             step: The step.
             module_gradients_due: Whether this process measures error gradients of modules.
         """
-        exchange, reading, shards = self._run.exchange, step.reading, step.parameters.shards
+        exchange, reading, shards = self._components.exchange, step.reading, step.parameters.shards
         try:
             device = exchange.world.device
             packed = torch.zeros(0, dtype=torch.float64, device=device)
             if shards.copies is not None:
                 packed = reading.gradients.norms_on_device(device)
-            elif self._run.loop.gradients_may_differ:
+            elif self._components.loop.gradients_may_differ:
                 packed = torch.linalg.vector_norm(reading.gradients.norms_on_device(device)).reshape(1)
             loss, has_gradients = reading.device_loss, reading.gradients.any
         except Exception:
             exchange.withdraw(packs_gradients=True)
             raise
-        note = self._run.agreement.note(module_gradients_due)
+        note = self._components.agreement.note(module_gradients_due)
         gathered = exchange.start(loss, step.batch_idx, has_gradients, packed, note)
         if shards.copies is not None:
             step.gathered_norms = gathered.view(exchange.world.size, -1)[:, -len(packed) :]
@@ -57,11 +57,11 @@ class DeviceExchange:
         Returns:
             The measurements, and whether error gradients of modules are measured on all processes.
         """
-        pending, run = step.gathered, self._run
+        pending, components = step.gathered, self._components
         assert pending is not None
         values = pending.values() if isinstance(pending, PendingRead) else pending.more
-        shared = run.exchange.finish(values, step.batch_idx)
-        return shared, run.agreement.receive(shared.notes, run.optimizers.states)
+        shared = components.exchange.finish(values, step.batch_idx)
+        return shared, components.agreement.receive(shared.notes, components.optimizers.states)
 
     def read(self, step: Step) -> tuple[bool, bool]:
         """Read the numbers of a step that the processes have exchanged.

@@ -73,7 +73,7 @@ class EvidenceCollector:
         self._window = window
         self._arguments = arguments
         self._states = states
-        self._run: RunFacts | None = None
+        self._facts: RunFacts | None = None
         self._first_step: int | None = None
         self._batch = BatchEvidence(loop)
         self._batches = 0
@@ -101,9 +101,9 @@ class EvidenceCollector:
             batch_idx: Its index in the epoch.
             due: Whether the usual ranges of batches are sampled, beyond those of the 1st, 2nd, 4th, 8th and so on.
         """
-        if self._run is None:
+        if self._facts is None:
             self._first_step = self._loop.step
-            self._run = first_facts(self._loop, self._arguments, self._states, batch)
+            self._facts = first_facts(self._loop, self._arguments, self._states, batch)
             self._batch.start(batch, batch_idx)
         self._batches += 1
         if due or self._batches & (self._batches - 1) == 0:  # the 1st, 2nd, 4th, 8th and so on
@@ -202,15 +202,15 @@ class EvidenceCollector:
 
     def _compute_again(self, record: StepRecord, inputs: StepInputs, before_update: bool) -> None:
         """Replay a step, and use the order of execution that it has shown."""
-        run = self._run or RunFacts()
+        facts = self._facts or RunFacts()
         rows = self._batch.outlier_rows
-        self.replays.compute(record, inputs, before_update, rows, lambda replay: weights_to_try(run, replay))
+        self.replays.compute(record, inputs, before_update, rows, lambda replay: weights_to_try(facts, replay))
         self._use_order()
 
     def _use_order(self) -> None:
-        replay = self.replays.replay
-        if replay is not None and replay.execution_order and self._run is not None and not self._run.order_is_executed:
-            self._run = in_order(self._run, replay.execution_order)
+        replay, facts = self.replays.replay, self._facts
+        if replay is not None and replay.execution_order and facts is not None and not facts.order_is_executed:
+            self._facts = in_order(facts, replay.execution_order)
 
     def share(self, exchange: StepExchange, record: StepRecord) -> None:
         """Share the evidence of a step between processes, see `SharedEvidence.share`; a collective."""
@@ -241,7 +241,7 @@ class EvidenceCollector:
             step=onset,
             now=self._now,
             findings=tuple(self._findings),
-            run=self._run or RunFacts(),
+            run=self._facts or RunFacts(),
             history=tuple(history.until(self._now) if self._now >= 0 else history for history in histories),
             first=tuple(state.recorder.first() for state in self._states),
             # Once a value is not finite, later losses show its consequences.

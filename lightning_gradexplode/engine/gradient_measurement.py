@@ -16,7 +16,7 @@ class GradientMeasurement:
     """Begins a step with the measurement of its gradients, and reads their norms and the loss.
 
     Args:
-        run: The components of the run.
+        components: The components of the run.
 
     Attributes:
         exchange: Exchanges the numbers of steps on their devices.
@@ -24,12 +24,12 @@ class GradientMeasurement:
         module_gradients_due: Whether error gradients of modules are measured in the current batch.
     """
 
-    def __init__(self, run: Components) -> None:
-        self._run = run
-        self.exchange = DeviceExchange(run)
+    def __init__(self, components: Components) -> None:
+        self._components = components
+        self.exchange = DeviceExchange(components)
         self.batch_idx = 0
         self.module_gradients_due = False
-        self._may_be_clipped = run.loop.may_clip_by_itself
+        self._may_be_clipped = components.loop.may_clip_by_itself
 
     def measure_early(self, state: OptimizerState) -> None:
         """Start to measure the gradients of an optimizer at the end of the backward pass.
@@ -37,19 +37,19 @@ class GradientMeasurement:
         On the host, where the measurement cannot overlap with other work, they are measured right before the step
         instead, if they are the same then.
         """
-        run, may_be_clipped = self._run, self._may_be_clipped
-        if state.is_on_host and not may_be_clipped and run.loop.loss_scale()[0] is None:
+        components, may_be_clipped = self._components, self._may_be_clipped
+        if state.is_on_host and not may_be_clipped and components.loop.loss_scale()[0] is None:
             return
-        number, parameters = run.loop.step, state.parameters()
-        run.window.measure_early(
+        number, parameters = components.loop.step, state.parameters()
+        components.window.measure_early(
             state.optimizer, parameters, with_torch_kernel=not may_be_clipped and self._reuses_norm(state)
         )
         # On an accelerator the host would have to wait for the details.
         if may_be_clipped and (parameters.on_host or state.changes_gradients):
-            scalars_due, histograms_due = run.schedule.due(number)
+            scalars_due, histograms_due = components.schedule.due(number)
             if scalars_due or self.module_gradients_due:
                 histograms_due = histograms_due or self.module_gradients_due
-                run.window.measure_details_early(state.optimizer, parameters, histograms_due)
+                components.window.measure_details_early(state.optimizer, parameters, histograms_due)
 
     def collect(self, state: OptimizerState) -> Step | None:
         """Begin a step: start the measurement of its gradients, unless they were measured early.
@@ -57,52 +57,56 @@ class GradientMeasurement:
         Returns:
             The step; None for a calm one, which needs nothing else before its update.
         """
-        run, number = self._run, self._run.loop.step
-        due = scalars_due, histograms_due = run.schedule.due(number)
+        components, number = self._components, self._components.loop.step
+        due = scalars_due, histograms_due = components.schedule.due(number)
         try:
             parameters = state.parameters()
             with_torch_kernel = state.policy is not None and self._reuses_norm(state)
-            reading = run.window.close(state.optimizer, parameters, with_torch_kernel)
+            reading = components.window.close(state.optimizer, parameters, with_torch_kernel)
         except Exception:
-            run.exchange.withdraw(packs_gradients=True)  # the other processes wait for this one
+            components.exchange.withdraw(packs_gradients=True)  # the other processes wait for this one
             raise
         is_calm = None
         if not (scalars_due or histograms_due or self.module_gradients_due):
-            is_calm = run.calm_steps.begin(state, parameters, reading, number, self.batch_idx)
+            is_calm = components.calm_steps.begin(state, parameters, reading, number, self.batch_idx)
         if is_calm:
             return None
         step = self._begin(Step(state, parameters, reading, number, *due), is_calm is not None)
-        step.early_findings, run.calm_steps.disqualifying = run.calm_steps.disqualifying, None
+        step.early_findings, components.calm_steps.disqualifying = components.calm_steps.disqualifying, None
         return step
 
     def collect_left_out(self, state: OptimizerState) -> Step:
         """Return a step whose gradients the training loop has cleared without an update, with its numbers."""
         parameters = state.parameters()
-        reading = self._run.window.close(state.optimizer, parameters, with_torch_kernel=False, are_cleared=True)
-        step = self._begin(Step(state, parameters, reading, self._run.loop.step, False, False), is_examined=True)
+        reading = self._components.window.close(state.optimizer, parameters, with_torch_kernel=False, are_cleared=True)
+        step = self._begin(Step(state, parameters, reading, self._components.loop.step, False, False), is_examined=True)
         self.read(step)
         return step
 
     def reopen(self, calm: CalmStep) -> Step:
         """Begin a calm step again as any other, since its gradients have changed before its update."""
         assert calm.reading is not None
-        due = self._run.schedule.due(calm.number)
+        due = self._components.schedule.due(calm.number)
         step = self._begin(Step(calm.state, calm.parameters, calm.reading, calm.number, *due), is_examined=True)
         step.calm, step.early_findings = calm, calm.early_findings
         return step
 
     def _begin(self, step: Step, is_examined: bool) -> Step:
-        run, state, parameters, reading = self._run, step.state, step.parameters, step.reading
+        components, state, parameters, reading = self._components, step.state, step.parameters, step.reading
         step.is_examined = is_examined
-        step.batch_idx, step.epoch, step.skipped_steps = self.batch_idx, run.loop.epoch, run.responses.skipped
-        step.inputs = run.evidence.inputs_of_step()
+        step.batch_idx, step.epoch, step.skipped_steps = (
+            self.batch_idx,
+            components.loop.epoch,
+            components.responses.skipped,
+        )
+        step.inputs = components.evidence.inputs_of_step()
         if self._may_be_clipped:
             step.gradients_intact = reading.gradients.holds(parameters)
             state.changes_gradients |= not step.gradients_intact
         if state.policy is None:
-            step.clip_val, algorithm = run.loop.clip_setting
+            step.clip_val, algorithm = components.loop.clip_setting
             step.clip_algorithm = None if step.clip_val is None else algorithm
-        if run.is_distributed and not parameters.on_host:
+        if components.is_distributed and not parameters.on_host:
             self.exchange.start(step, self.module_gradients_due)
         return step
 
@@ -112,7 +116,12 @@ class GradientMeasurement:
         Returns:
             Whether any process has gradients.
         """
-        run, exchange, reading, shards = self._run, self._run.exchange, step.reading, step.parameters.shards
+        components, exchange, reading, shards = (
+            self._components,
+            self._components.exchange,
+            step.reading,
+            step.parameters.shards,
+        )
         measures_modules = self.module_gradients_due
         if step.gathered is not None:
             has_gradients, measures_modules = self.exchange.read(step)
@@ -127,13 +136,13 @@ class GradientMeasurement:
                 raise
             has_gradients = reading.gradients.any
             step.loss, step.loss_scale = own_loss, scale
-            if run.is_distributed:
-                note = run.agreement.note(measures_modules)
+            if components.is_distributed:
+                note = components.agreement.note(measures_modules)
                 is_whole = shards.copies is None
-                totals = np.array([local.total] if is_whole and run.loop.gradients_may_differ else [])
+                totals = np.array([local.total] if is_whole and components.loop.gradients_may_differ else [])
                 packed = totals if is_whole else shards.packed_norms(local)
                 shared = exchange.exchange(own_loss, self.batch_idx, has_gradients, packed, note)
-                measures_modules = run.agreement.receive(shared.notes, run.optimizers.states)
+                measures_modules = components.agreement.receive(shared.notes, components.optimizers.states)
                 local = (
                     nan_unless_all_finite(local, shared.packed) if is_whole else shards.unpacked_norms(shared.packed)
                 )
@@ -142,15 +151,15 @@ class GradientMeasurement:
             step.set_gradient_norms(local)
         step.phase = Phase.MEASURED
         if has_gradients and measures_modules:
-            step.module_gradients = run.module_gradients.take()
-            if run.is_automatic:
-                run.module_gradients.detach()
+            step.module_gradients = components.module_gradients.take()
+            if components.is_automatic:
+                components.module_gradients.detach()
         return has_gradients
 
     def _reuses_norm(self, state: OptimizerState) -> bool:
         """Return whether to measure by torch's own kernel: the loop will clip by its norm, and nothing is logged."""
-        run = self._run
-        if run.arguments.clip is None or not run.clipper.expects_norm_clipping(state):
+        components = self._components
+        if components.arguments.clip is None or not components.clipper.expects_norm_clipping(state):
             return False
-        scalars_due, _ = run.schedule.due(run.loop.step)
-        return not scalars_due and not run.deferred.expects(state.parameters())
+        scalars_due, _ = components.schedule.due(components.loop.step)
+        return not scalars_due and not components.deferred.expects(state.parameters())

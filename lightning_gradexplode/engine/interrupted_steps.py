@@ -23,12 +23,12 @@ class InterruptedSteps:
     checks its parameters in the forward pass.
 
     Args:
-        run: The components of the run.
+        components: The components of the run.
         left_out: The losses and gradients that no optimizer step has used.
     """
 
-    def __init__(self, run: Components, left_out: LeftOutSteps) -> None:
-        self._run = run
+    def __init__(self, components: Components, left_out: LeftOutSteps) -> None:
+        self._components = components
         self._left_out = left_out
 
     def record(self, error: BaseException, batch_idx: int, has_no_loss: bool) -> None:
@@ -39,46 +39,46 @@ class InterruptedSteps:
             batch_idx: Index of its batch.
             has_no_loss: Whether the exception has ended a forward pass.
         """
-        run, losses = self._run, self._left_out.take_nonfinite_losses(are_over=True)
-        for state in run.optimizers.states:
+        components, losses = self._components, self._left_out.take_nonfinite_losses(are_over=True)
+        for state in components.optimizers.states:
             if self._left_out.overflowed(state):
                 self._add(state, *self._left_out.measured(state))
                 return
-        loss, inputs = run.window.unused_loss, None
+        loss, inputs = components.window.unused_loss, None
         if losses:
             loss, inputs = float(losses[-1].value), losses[-1].inputs
         if loss is None and has_no_loss:
             self._record_forward(error, batch_idx)
-        elif loss is not None and not math.isfinite(loss) and run.loop.loss_scale()[0] is None:
-            inputs = inputs or run.evidence.inputs_of_step()
-            self._add(run.optimizers.states[0], self._record(batch_idx, loss), inputs)
+        elif loss is not None and not math.isfinite(loss) and components.loop.loss_scale()[0] is None:
+            inputs = inputs or components.evidence.inputs_of_step()
+            self._add(components.optimizers.states[0], self._record(batch_idx, loss), inputs)
 
     def _record_forward(self, error: BaseException, batch_idx: int) -> None:
         """Record a step without a loss, if it tests a value that is not finite when it is computed again."""
-        run, inputs = self._run, self._run.evidence.inputs
-        if inputs is None or run.log.incidents.is_critical or not _may_be_of_values(error):
+        components, inputs = self._components, self._components.evidence.inputs
+        if inputs is None or components.log.incidents.is_critical or not _may_be_of_values(error):
             return
-        replay = run.evidence.replays.replay_without_loss(inputs, has_raised=True)
+        replay = components.evidence.replays.replay_without_loss(inputs, has_raised=True)
         if replay is not None:
-            run.evidence.raised = first_line(error)
-            self._add(run.optimizers.states[0], self._record(batch_idx, math.nan), inputs, replay)
+            components.evidence.raised = first_line(error)
+            self._add(components.optimizers.states[0], self._record(batch_idx, math.nan), inputs, replay)
 
     def _record(self, batch_idx: int, loss: float) -> StepRecord:
-        loop = self._run.loop
+        loop = self._components.loop
         return StepRecord(loop.step, batch_idx, loss=loss, epoch=loop.epoch, update_taken=False)
 
     def _add(
         self, state: OptimizerState, record: StepRecord, inputs: StepInputs | None, replay: Replay | None = None
     ) -> None:
-        run = self._run
+        components = self._components
         found = [self._worded(one) for one in state.detectors.begin(record)]
-        new = run.keep_findings(record.step, found)
-        run.evidence.add(record, inputs, new, run.log.incidents.began, before_update=True, replay=replay)
+        new = components.keep_findings(record.step, found)
+        components.evidence.add(record, inputs, new, components.log.incidents.began, before_update=True, replay=replay)
         state.recorder.add(record)
 
     def _worded(self, finding: Finding) -> Finding:
         """Return a finding with the exception in place of the loss, if there is no loss."""
-        raised = self._run.evidence.raised
+        raised = self._components.evidence.raised
         if not raised or finding.sign != NonFiniteLoss.sign:
             return finding
         return replace(finding, message=f"a value of the step is not finite, and the step raised {raised}")

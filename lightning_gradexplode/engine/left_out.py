@@ -54,7 +54,7 @@ class LeftOutSteps:
     """Reports losses and gradients that are not finite, and that no optimizer step has followed.
 
     Args:
-        run: The components of the run.
+        components: The components of the run.
         measurement: Measures the gradients.
         evaluate_held: Evaluates the calm steps that are held.
 
@@ -62,14 +62,16 @@ class LeftOutSteps:
         backward: Index and inputs of the batch of the last backward pass, None if its batch has ended.
     """
 
-    def __init__(self, run: Components, measurement: GradientMeasurement, evaluate_held: Callable[[], None]) -> None:
-        self._run = run
+    def __init__(
+        self, components: Components, measurement: GradientMeasurement, evaluate_held: Callable[[], None]
+    ) -> None:
+        self._components = components
         self._measurement = measurement
         self._evaluate_held = evaluate_held
         self._replays_without_loss = 0
         self.backward: tuple[int, StepInputs | None] | None = None
         self._expected: list[Expected] = []
-        self._is_on = run.exchange.world.size == 1
+        self._is_on = components.exchange.world.size == 1
 
     # Losses without a backward pass.
 
@@ -81,13 +83,13 @@ class LeftOutSteps:
             graph: An object that lives as long as the graph of the loss.
             batch_idx: Index of its batch.
         """
-        run = self._run
+        components = self._components
         if not self._is_on or loss.numel() != 1:
             return
         value = host_number(loss)
         if value is not None and not math.isfinite(value):
-            run.graphs.read(loss, value)  # there may be no backward pass in which it could be read
-        step, inputs = run.loop.step, run.evidence.inputs
+            components.graphs.read(loss, value)  # there may be no backward pass in which it could be read
+        step, inputs = components.loop.step, components.evidence.inputs
         self._expected.append(Expected(loss.detach(), weakref.ref(graph), step, batch_idx, inputs))
 
     def reached(self, graph: object) -> None:
@@ -124,15 +126,15 @@ class LeftOutSteps:
             batch_idx: Index of the batch.
             outputs: What ``training_step`` has returned.
         """
-        run, inputs = self._run, self._run.evidence.inputs
+        components, inputs = self._components, self._components.evidence.inputs
         if not self._is_on:
             return
-        returned, replay = run.loop.returned_loss(outputs), None
+        returned, replay = components.loop.returned_loss(outputs), None
         if returned is not None:
             loss = float(read([returned])[0])
         elif inputs is not None and self._replays_without_loss < MAX_REPLAYS_WITHOUT_LOSS:
             self._replays_without_loss += 1
-            replay = run.evidence.replays.replay_without_loss(inputs)
+            replay = components.evidence.replays.replay_without_loss(inputs)
             loss = 0.0 if replay is None else math.nan
         else:
             return
@@ -143,7 +145,7 @@ class LeftOutSteps:
 
     def overflowed(self, state: OptimizerState) -> bool:
         """Return whether gradients that no step has used are not finite."""
-        window = self._run.window
+        window = self._components.window
         if window.has_early(state.optimizer):
             return window.has_overflowed(state.optimizer)
         if window.unused_loss is None:
@@ -152,11 +154,13 @@ class LeftOutSteps:
 
     def overflowed_early(self) -> list[OptimizerState]:
         """Return the optimizers with gradients that were measured early, are not finite, and that no step has used."""
-        return [one for one in self._run.optimizers.states if self._run.window.has_overflowed(one.optimizer)]
+        return [
+            one for one in self._components.optimizers.states if self._components.window.has_overflowed(one.optimizer)
+        ]
 
     def are_cleared(self) -> bool:
         """Return whether the gradients of those optimizers are cleared; without any, whether those of all are."""
-        return all(map(_are_cleared, self.overflowed_early() or self._run.optimizers.states))
+        return all(map(_are_cleared, self.overflowed_early() or self._components.optimizers.states))
 
     def report_gradients(self, are_over: bool = False) -> None:
         """Report gradients that are not finite, and that the training loop has cleared without an optimizer step.
@@ -164,7 +168,7 @@ class LeftOutSteps:
         Args:
             are_over: Whether no step will follow, whether or not they are cleared.
         """
-        for state in self._run.optimizers.states if self._is_on else ():
+        for state in self._components.optimizers.states if self._is_on else ():
             is_any = any(one is not None for one in state.parameters().gradients)
             if (is_any and not state.is_on_host) or not self.overflowed(state):
                 continue  # the host would wait for an accelerator
@@ -186,17 +190,17 @@ class LeftOutSteps:
             inputs: Its inputs, None if they are not known.
             replay: The step as it was computed again, if it was.
         """
-        run, state = self._run, self._run.optimizers.states[record.optimizer]
+        components, state = self._components, self._components.optimizers.states[record.optimizer]
         if not self._is_on:
             return
         self._evaluate_held()
         signs = (NonFiniteLoss.sign, NonFiniteGradient.sign)
         found = [one for sign in signs for one in state.detectors.look_again(record, sign)]
         state.log_failures()
-        new = run.keep_findings(record.step, found)
-        run.evidence.add(record, inputs, new, run.log.incidents.began, before_update=True, replay=replay)
+        new = components.keep_findings(record.step, found)
+        components.evidence.add(record, inputs, new, components.log.incidents.began, before_update=True, replay=replay)
         if any(one.severity >= Severity.WARNING for one in new):
-            run.reporter.explain()
+            components.reporter.explain()
 
 
 def left_out_record(step: int, batch_idx: int, loss: float) -> StepRecord:

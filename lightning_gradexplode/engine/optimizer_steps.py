@@ -38,7 +38,7 @@ class OptimizerSteps(CurrentResults):
     """Monitors the steps of the optimizers of one training run, until the first failure of the monitor.
 
     Args:
-        run: The components of the run.
+        components: The components of the run.
         loop: The training loop.
         graph_capture: Detects calls that are captured by a CUDA graph or traced by ``torch.compile``.
         clips: Whether there is a clip policy.
@@ -51,23 +51,23 @@ class OptimizerSteps(CurrentResults):
 
     def __init__(
         self,
-        run: Components,
+        components: Components,
         loop: TrainingLoop,
         graph_capture: GraphCapture,
         clips: bool,
         remove_log_handler: Callable[[], object],
     ) -> None:
-        after = AfterUpdate(run)
-        super().__init__(run, after)
+        after = AfterUpdate(components)
+        super().__init__(components, after)
         self.failed = False
         self.graph_capture = graph_capture
         self._loop = loop
         self._clips = clips
-        self._measurement = GradientMeasurement(run)
-        self._decisions = Decisions(run, self._measurement)
-        self._left_out = LeftOutSteps(run, self._measurement, after.evaluate_held)
-        self._deferred_reading = DeferredReading(run, self._measurement, self._decisions, after)
-        self._shutdown = Shutdown(run, self._deferred_reading, after, self, remove_log_handler)
+        self._measurement = GradientMeasurement(components)
+        self._decisions = Decisions(components, self._measurement)
+        self._left_out = LeftOutSteps(components, self._measurement, after.evaluate_held)
+        self._deferred_reading = DeferredReading(components, self._measurement, self._decisions, after)
+        self._shutdown = Shutdown(components, self._deferred_reading, after, self, remove_log_handler)
         self._open: Step | None = None
         self._stepped: list[Step] = []
         self._announced: Optimizer | None = None
@@ -76,7 +76,7 @@ class OptimizerSteps(CurrentResults):
 
     def has_overflowed(self, optimizer: Optimizer) -> bool:
         """Return whether gradients that were measured at the end of the last backward pass are not finite."""
-        return self._run.window.has_overflowed(optimizer)
+        return self._components.window.has_overflowed(optimizer)
 
     @never_fatal
     def gradients_ready(self, optimizer: Optimizer) -> None:
@@ -88,11 +88,11 @@ class OptimizerSteps(CurrentResults):
         Raises:
             ExplosionError: The run explodes and a response raises it.
         """
-        run, state = self._run, self._run.optimizers.state_of(optimizer)
+        components, state = self._components, self._components.optimizers.state_of(optimizer)
         if state is None:
             return
         self._announced = state.optimizer
-        calm = run.calm_steps.open
+        calm = components.calm_steps.open
         if calm is not None and self._inside_step and calm.state is state:
             self._reopen(calm)
         step = self._open
@@ -100,11 +100,11 @@ class OptimizerSteps(CurrentResults):
             self._evaluated_again(step)
             return
         self._close_open()
-        if run.deferred.batches:
+        if components.deferred.batches:
             self._deferred_reading.read()
-        if run.responses.adds_gradients and (not run.is_automatic or run.counts_end_of_backward):
-            run.responses.gradients_ready(state.optimizer, self._measurement.batch_idx)
-        if run.deferred.detected and not run.agreement.by_notes and not self._has_graph:
+        if components.responses.adds_gradients and (not components.is_automatic or components.counts_end_of_backward):
+            components.responses.gradients_ready(state.optimizer, self._measurement.batch_idx)
+        if components.deferred.detected and not components.agreement.by_notes and not self._has_graph:
             self._deferred_reading.settle()
         collected = self._measurement.collect(state)
         if collected is not None:
@@ -112,30 +112,30 @@ class OptimizerSteps(CurrentResults):
 
     def _begin(self, step: Step) -> None:
         """Read what was measured of a step and prepare its update, or do so later if it can wait."""
-        run = self._run
-        if step.gathered is not None and run.deferred.found_any(run.agreement):
+        components = self._components
+        if step.gathered is not None and components.deferred.found_any(components.agreement):
             self._measurement.exchange.receive(step)
-            if run.deferred.found_any(run.agreement):  # on all processes then
+            if components.deferred.found_any(components.agreement):  # on all processes then
                 self._deferred_reading.settle()
         if not step.parameters.on_host and self._deferred_reading.can_wait(step):
             if step.reading.gradients.any or step.gathered is not None:  # another process may have gradients
                 self._deferred_reading.start_update(step)
                 self._open = step
         elif self._measurement.read(step):
-            if run.deferred.detected:
+            if components.deferred.detected:
                 self._deferred_reading.settle()
             self._open = step
             self._decisions.prepare_update(step)
-        elif step.loss is not None and not math.isfinite(step.loss) and not run.is_distributed:
+        elif step.loss is not None and not math.isfinite(step.loss) and not components.is_distributed:
             # The user's own hook has removed all gradients.
             self._left_out.report(replace(step.record(), skipped_by=LEFT_OUT), step.inputs)
 
     @never_fatal
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Prevent, in an optimizer's pre-step hook, an update that is held back."""
-        if self._run.acts:
-            self._run.responses.step_begins(optimizer)
-        policy = self._run.optimizers.policy_of(optimizer) if self._clips else None
+        if self._components.acts:
+            self._components.responses.step_begins(optimizer)
+        policy = self._components.optimizers.policy_of(optimizer) if self._clips else None
         if policy is not None:
             policy.step_begins(optimizer)
         closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
@@ -164,14 +164,14 @@ class OptimizerSteps(CurrentResults):
     def after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Measure the update, in an optimizer's post-step hook."""
         self._inside_step, self._announced = False, None
-        policy = self._run.optimizers.policy_of(optimizer) if self._clips else None
+        policy = self._components.optimizers.policy_of(optimizer) if self._clips else None
         if policy is not None:
             policy.step_ended(optimizer)
-        if self._run.acts:
-            self._run.responses.step_ended(optimizer)
-        calm, step = self._run.calm_steps.open, self._open
+        if self._components.acts:
+            self._components.responses.step_ended(optimizer)
+        calm, step = self._components.calm_steps.open, self._open
         is_its = calm is not None and calm.state.optimizer is optimizer and not calm.update_taken  # else by one within
-        if calm is not None and is_its and not self._run.calm_steps.stepped(calm):
+        if calm is not None and is_its and not self._components.calm_steps.stepped(calm):
             step = self._reopen_after_update(calm)
         if step is not None and step.state.optimizer is optimizer:
             step.state.evaluations = step.evaluations
@@ -188,15 +188,15 @@ class OptimizerSteps(CurrentResults):
             optimizer: The optimizer.
             in_closure: Whether its gradients were computed by its closure, which it may call again before the update.
         """
-        state = self._run.optimizers.state_of(optimizer) if in_closure else None
+        state = self._components.optimizers.state_of(optimizer) if in_closure else None
         if state is not None:
             state.uncleared_evaluations = max(
-                state.uncleared_evaluations, self._run.window.passes.evaluated(state.parameters())
+                state.uncleared_evaluations, self._components.window.passes.evaluated(state.parameters())
             )
         if self._announced is not optimizer:  # a step that was begun on an optimizer that the loop does not know
             self.gradients_ready(optimizer)
-        run, calm = self._run, self._run.calm_steps.open
-        if calm is not None and run.acts and run.may_change_gradients and not calm.holds_gradients:
+        components, calm = self._components, self._components.calm_steps.open
+        if calm is not None and components.acts and components.may_change_gradients and not calm.holds_gradients:
             self._reopen(calm)
         step = self._open
         if step is not None and step.state.optimizer is optimizer and not self.failed:
@@ -204,12 +204,12 @@ class OptimizerSteps(CurrentResults):
 
     def _reopen(self, calm: CalmStep) -> None:
         """Treat a calm step as any other, since its gradients have changed."""
-        self._run.calm_steps.open = None
+        self._components.calm_steps.open = None
         self._begin(self._measurement.reopen(calm))
 
     def _reopen_after_update(self, calm: CalmStep) -> Step:
         """Treat a calm step as any other, since its update has changed the weights more than usual."""
-        self._run.calm_steps.open = None
+        self._components.calm_steps.open = None
         step = self._open = self._measurement.reopen(calm)
         self._measurement.read(step)
         self._decisions.decide(step, before_update=False)
@@ -222,7 +222,7 @@ class OptimizerSteps(CurrentResults):
         minimization, updates by the last ones.
         """
         step.evaluations += 1
-        self._run.window.discard_losses()
+        self._components.window.discard_losses()
         if isinstance(step.state.optimizer, LBFGS):
             self._decisions.look_again(step)
         else:
@@ -231,8 +231,8 @@ class OptimizerSteps(CurrentResults):
 
     def _close_open(self) -> None:
         """End the step that is open, if there is one."""
-        if self._run.calm_steps.open is not None:
-            self._run.calm_steps.close()
+        if self._components.calm_steps.open is not None:
+            self._components.calm_steps.close()
         if self._open is not None:
             self._close(self._open)
 
@@ -241,9 +241,9 @@ class OptimizerSteps(CurrentResults):
         if step.phase is Phase.MEASURED:  # its optimizer was never called
             self._decisions.decide(step, before_update=False)
         if self._clips:
-            self._run.clipper.forget()
+            self._components.clipper.forget()
         if step.is_guarded:
-            self._run.guard.disarm(step)
+            self._components.guard.disarm(step)
         if not step.state.has_hooks:
             self._after.measure(step)  # the loop has called the optimizer by now
         self._stepped.append(step)
@@ -270,8 +270,8 @@ class OptimizerSteps(CurrentResults):
 
     def _withdraw(self, call: str) -> None:
         if call == "gradients_ready":
-            self._run.exchange.withdraw(packs_gradients=True)
-        elif call == "batch_ended" and not self._run.is_automatic:
-            self._run.exchange.withdraw(packs_gradients=False)
+            self._components.exchange.withdraw(packs_gradients=True)
+        elif call == "batch_ended" and not self._components.is_automatic:
+            self._components.exchange.withdraw(packs_gradients=False)
         elif call.startswith("finish_") or (call == "batch_ended" and self._loop.is_last_batch):
-            self._run.agreement.withdraw_notes()
+            self._components.agreement.withdraw_notes()

@@ -75,8 +75,8 @@ class ResponseRunner:
         is_scaled = automatic or unscales_itself(optimizer)
         scale = self._loop.loss_scale()[0] if is_scaled else None
         share = self._loop.filled_share(batch_idx) if automatic else 1.0
-        run = ResponseContext(self._loop, before_update=True, optimizer=optimizer)
-        self._chain.gradients_ready(run, share if scale is None else share * float(scale))
+        context = ResponseContext(self._loop, before_update=True, optimizer=optimizer)
+        self._chain.gradients_ready(context, share if scale is None else share * float(scale))
 
     def respond(self, step: Step, findings: Sequence[Finding], before_update: bool) -> None:
         """Call the responses with a step's CRITICAL findings."""
@@ -84,13 +84,13 @@ class ResponseRunner:
         is_finite = step.grad_norm is not None and math.isfinite(step.grad_norm)
         if not critical and (is_finite or not before_update):
             return
-        run = self._context(step.record(), before_update, step.state.optimizer)
+        context = self._context(step.record(), before_update, step.state.optimizer)
         if critical:
-            self._chain.respond(critical, run)
+            self._chain.respond(critical, context)
         else:
-            self._chain.guard(run)
-        if run.update_is_held_back:
-            self.hold_back(step, run.skipped_by)
+            self._chain.guard(context)
+        if context.update_is_held_back:
+            self.hold_back(step, context.skipped_by)
 
     def hold_back(self, step: Step, reason: str | None) -> None:
         """Record that the coming update of a step is skipped, with the reason."""
@@ -119,19 +119,19 @@ class ResponseRunner:
         """
         if not records and not is_deferred:
             return
-        run = None
+        context = None
         if records:
-            run = self._context(records[-1])
-            run.severity = max(record.severity for record in records)
+            context = self._context(records[-1])
+            context.severity = max(record.severity for record in records)
         if self._chain.has_remedy:
             left_out, self._held_back = self._held_back, False
-            if run is not None and (left_out or any(record.update_taken is False for record in records)):
+            if context is not None and (left_out or any(record.update_taken is False for record in records)):
                 # Not before the update: a retained graph may need the tensors unchanged.
                 nothing: tuple[list[str], list[str]] = [], []
-                self._chain.log_buffers(run, *self._buffers_guard.call(self._buffers.restore, otherwise=nothing))
+                self._chain.log_buffers(context, *self._buffers_guard.call(self._buffers.restore, otherwise=nothing))
             self._buffers_guard.call(self._buffers.update, is_deferred, otherwise=None)
-        if run is not None and self._chain.uses_batch_end:
-            self._chain.batch_ended(run)
+        if context is not None and self._chain.uses_batch_end:
+            self._chain.batch_ended(context)
 
     def check_buffers(self, step: int, now: bool = False, steps: int = 1) -> None:
         """Log buffers that training changes and that are not finite, and restore them where a response acts.

@@ -41,7 +41,7 @@ class TrainingRun(Batches):
         try:
             arguments = allowed(arguments, loop)
             try:
-                run = Components.build(arguments, loop, self.before_step, self.after_step, self.within_step)
+                components = Components.build(arguments, loop, self.before_step, self.after_step, self.within_step)
                 lines = [*conflicts(arguments, loop)] if loop.is_main_process else []
             except Exception as error:
                 failure = error
@@ -50,21 +50,23 @@ class TrainingRun(Batches):
             loop.process_group.close()
             remove_log_handler()
             raise
-        super().__init__(run, loop, GraphCapture(loop.is_main_process), arguments.clip is not None, remove_log_handler)
-        self._interrupted = InterruptedSteps(run, self._left_out)
-        self._run.responses.start()
-        fresh = [f"in the checkpoint's state, {line}" for line in self._run.load_state_dict(state)]
+        super().__init__(
+            components, loop, GraphCapture(loop.is_main_process), arguments.clip is not None, remove_log_handler
+        )
+        self._interrupted = InterruptedSteps(components, self._left_out)
+        self._components.responses.start()
+        fresh = [f"in the checkpoint's state, {line}" for line in self._components.load_state_dict(state)]
         for line in [*fresh, *lines]:
             logger.warning("gradexplode: %s", line)
         if self._clips:
-            loop.use_measured_norm(self._run.clipper.clip_by_measured_norm)
-        self._run.optimizers.listen()  # last: a run that could not be built must not be called
+            loop.use_measured_norm(self._components.clipper.clip_by_measured_norm)
+        self._components.optimizers.listen()  # last: a run that could not be built must not be called
 
     @never_fatal
     def flush(self) -> None:
         """Read the numbers that were deferred; within a batch, responses to them are called at the next update."""
         self._deferred_reading.read()
-        if not self._in_batch and not self._run.agreement.by_notes:
+        if not self._in_batch and not self._components.agreement.by_notes:
             self._deferred_reading.settle()
             self._after.end_batch()
 
@@ -83,7 +85,7 @@ class TrainingRun(Batches):
         Returns:
             Whether that may have changed weights, optimizers or schedules; None if no step was finished.
         """
-        deferred, agreement = self._run.deferred, self._run.agreement
+        deferred, agreement = self._components.deferred, self._components.agreement
         if not agreement.by_notes:
             return None
         self._deferred_reading.finish(has_effects=False)
@@ -112,17 +114,17 @@ class TrainingRun(Batches):
             logger.warning(
                 "gradexplode: the step that an exception has interrupted could not be read: %s", describe(other)
             )
-        run = self._run
+        components = self._components
         self._after.evaluate_held()
-        run.reporter.publish(run.responses.attempts)
-        run.reporter.write_steps(run.evidence.evidence(run.responses.attempts), self.diagnosis())
+        components.reporter.publish(components.responses.attempts)
+        components.reporter.write_steps(components.evidence.evidence(components.responses.attempts), self.diagnosis())
 
     def _finish_interrupted(self, error: BaseException) -> None:
-        is_alone = self._run.exchange.world.size == 1
+        is_alone = self._components.exchange.world.size == 1
         if is_alone:
             self._deferred_reading.read()
             self._deferred_reading.settle()
-        self._run.calm_steps.close()
+        self._components.calm_steps.close()
         if self._open is not None:
             if self._open.phase is Phase.MEASURED and not is_alone:
                 self._open.phase = Phase.DECIDED  # which may need the other processes
@@ -149,4 +151,4 @@ class TrainingRun(Batches):
     def state_dict(self) -> dict[str, Any]:
         """Return the state that later decisions depend on, in plain values, with a version."""
         self._after.evaluate_held()
-        return self._run.state_dict()
+        return self._components.state_dict()

@@ -15,7 +15,7 @@ class Shutdown:
     """Restores a training loop when its run ends, or the monitor fails.
 
     Args:
-        run: The components of the run.
+        components: The components of the run.
         deferred: Reads its deferred steps.
         after: Measures, records and logs steps after the update.
         results: Its results, for the last report.
@@ -24,13 +24,13 @@ class Shutdown:
 
     def __init__(
         self,
-        run: Components,
+        components: Components,
         deferred: DeferredReading,
         after: AfterUpdate,
         results: CurrentResults,
         remove_log_handler: Callable[[], object],
     ) -> None:
-        self._run = run
+        self._components = components
         self._deferred_reading = deferred
         self._after = after
         self._results = results
@@ -40,36 +40,36 @@ class Shutdown:
     def close(self) -> None:
         """Restore the training loop and its optimizers. Never raises."""
         self.release()
-        _call_each(self._run.optimizers.close, self._run.exchange.world.close)
+        _call_each(self._components.optimizers.close, self._components.exchange.world.close)
 
     def release(self) -> None:
         """Restore the training loop, except for the hooks of optimizers, which may be running now."""
         if not self._released:
             self._released = True
-            run = self._run
+            components = self._components
             _call_each(
                 self._deferred_reading.keep,
                 self._after.evaluate_held,
                 self._check_buffers,
-                run.responses.close,
-                run.module_gradients.detach,
-                run.clipper.close,
+                components.responses.close,
+                components.module_gradients.detach,
+                components.clipper.close,
                 self._end_console,
             )
             _call_each(self._update_report)
 
     def _check_buffers(self) -> None:
-        if not self._run.log.incidents.is_critical and self._results.last is not None:
-            self._run.responses.check_buffers(self._results.last.step, now=True)
+        if not self._components.log.incidents.is_critical and self._results.last is not None:
+            self._components.responses.check_buffers(self._results.last.step, now=True)
 
     def _update_report(self) -> None:
         """Write the report again if it lacks an incident, or what followed it."""
-        if self._run.reporter.is_stale:
+        if self._components.reporter.is_stale:
             self._results.report()
 
     def _end_console(self) -> None:
-        if self._run.console is not None:
-            self._run.console.end_incident()
+        if self._components.console is not None:
+            self._components.console.end_incident()
         self._remove_log_handler()
 
 
