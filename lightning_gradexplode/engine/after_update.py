@@ -76,20 +76,18 @@ class AfterUpdate:
         for step in steps:
             step.logged = MappingProxyType(logged)
 
-    def set_returned_loss(
-        self, steps: Sequence[Step], outputs: Any, batch_idx: int, otherwise: float | None = None
-    ) -> None:
+    def set_returned_loss(self, steps: Sequence[Step], outputs: Any, otherwise: float | None) -> None:
         """Set the loss of each optimizer's last step of a batch to what ``training_step`` returned.
 
         Args:
             steps: The steps of the batch.
             outputs: What it returned.
-            batch_idx: Index of the batch.
-            otherwise: The loss if it returned none.
+            otherwise: The loss if it returned none, None if that is not known.
         """
-        tensor = self._components.loop.returned_loss(outputs)
+        components = self._components
+        tensor = components.loop.returned_loss(outputs)
         value = otherwise if tensor is None else float(read([tensor])[0])
-        loss = self._components.exchange.exchange(value, batch_idx, False, np.zeros(0)).loss
+        loss = components.exchange.exchange(value, components.batch.index, False, np.zeros(0)).loss
         for step in {step.state.index: step for step in steps}.values():
             step.loss, step.batch_idx, step.rank = loss.value, loss.batch_idx, loss.rank
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from torch.optim import Optimizer
 
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.distributed.exchange import StepExchange
@@ -14,7 +12,7 @@ from lightning_gradexplode.engine.accumulation import AccumulationWindow
 from lightning_gradexplode.engine.agreement import Agreement
 from lightning_gradexplode.engine.calm_steps import CalmSteps
 from lightning_gradexplode.engine.clipping import GradientClipper
-from lightning_gradexplode.engine.deferred_steps import DeferredSteps
+from lightning_gradexplode.engine.current_batch import CurrentBatch
 from lightning_gradexplode.engine.device_guard import DeviceGuard
 from lightning_gradexplode.engine.diagnoses import Diagnoses
 from lightning_gradexplode.engine.evidence import EvidenceCollector
@@ -26,7 +24,6 @@ from lightning_gradexplode.engine.responses import ResponseRunner
 from lightning_gradexplode.engine.schedule import LoggingSchedule
 from lightning_gradexplode.engine.state import VERSION, load_parts, save_parts, upgraded
 from lightning_gradexplode.engine.step import Step
-from lightning_gradexplode.engine.step_hooks import Hook
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.loggers import LoggerCollection
 from lightning_gradexplode.loggers.console import Console
@@ -47,6 +44,7 @@ class Components:
         counts_end_of_backward: The attribute of the loop, read once at the start.
         gradients_are_final: The attribute of the loop, read once at the start.
         may_change_gradients: The attribute of the loop, read once at the start.
+        batch: The current batch.
         optimizers: The optimizers with their states.
         exchange: The exchange between processes.
         agreement: Makes all processes use the same findings and thresholds.
@@ -54,8 +52,7 @@ class Components:
         window: The losses and gradients of the current accumulation window.
         calm_steps: Steps that can show no rise.
         clipper: Applies the clip policies.
-        deferred: Steps whose numbers are read later.
-        guard: Holds back non-finite updates on their device, if the numbers are read later.
+        device_guard: Holds back non-finite updates on their device, if the numbers are read later.
         responses: The responses to CRITICAL findings.
         loggers: The loggers.
         console: The console; None on processes that do not log.
@@ -75,6 +72,7 @@ class Components:
     counts_end_of_backward: bool
     gradients_are_final: bool
     may_change_gradients: bool
+    batch: CurrentBatch
     optimizers: OptimizerList
     exchange: StepExchange
     agreement: Agreement
@@ -82,8 +80,7 @@ class Components:
     window: AccumulationWindow
     calm_steps: CalmSteps
     clipper: GradientClipper
-    deferred: DeferredSteps
-    guard: DeviceGuard
+    device_guard: DeviceGuard
     responses: ResponseRunner
     loggers: LoggerCollection
     console: Console | None
@@ -95,29 +92,19 @@ class Components:
     module_gradients: ModuleGradientProbe
 
     @classmethod
-    def build(
-        cls,
-        arguments: Arguments,
-        loop: TrainingLoop,
-        before_step: Hook,
-        after_step: Hook,
-        within_step: Callable[[Optimizer], Any],
-    ) -> Components:
+    def build(cls, arguments: Arguments, loop: TrainingLoop) -> Components:
         """Build the components of a run.
 
         Args:
             arguments: The monitor's arguments.
             loop: The training loop.
-            before_step: Called before each step of an optimizer.
-            after_step: Called after it.
-            within_step: Called before the step of an optimizer that another one wraps, within a step of this one.
         """
         clips = arguments.clip is not None
         acting = [type(one).__name__ for one in arguments.responses if not one.only_warns]
         reports = loop.report_folder(arguments.report)  # first, since loggers may broadcast their folder
         exchange = StepExchange(loop.process_group)
         agreement = Agreement(exchange, arguments)
-        optimizers = OptimizerList(loop, arguments, before_step, after_step, within_step)
+        optimizers = OptimizerList(loop, arguments)
         console = Console() if loop.is_main_process else None
         loggers = LoggerCollection(
             loop.loggers if loop.is_main_process else [], len(optimizers.states) > 1, arguments.alert_level
@@ -137,6 +124,7 @@ class Components:
             counts_end_of_backward=loop.counts_end_of_backward,
             gradients_are_final=loop.gradients_are_final,
             may_change_gradients=loop.may_change_gradients,
+            batch=CurrentBatch(number=loop.step),
             optimizers=optimizers,
             exchange=exchange,
             agreement=agreement,
@@ -144,9 +132,8 @@ class Components:
             window=window,
             calm_steps=CalmSteps(arguments, loop, optimizers.states, window, log, responses, clipper),
             clipper=clipper,
-            deferred=DeferredSteps(loop, bool(acting), agreement.by_notes),
             # In a loop of the user's own the gradients are measured right before the step.
-            guard=DeviceGuard(loop.may_change_gradients and not loop.counts_end_of_backward),
+            device_guard=DeviceGuard(loop.may_change_gradients and not loop.counts_end_of_backward),
             responses=responses,
             loggers=loggers,
             console=console,

@@ -12,7 +12,6 @@ from torch.optim import LBFGS, Optimizer
 from lightning_gradexplode.clip.apply import drop_gradients
 from lightning_gradexplode.detect import NonFiniteGradient
 from lightning_gradexplode.engine.components import Components
-from lightning_gradexplode.engine.gradient_measurement import GradientMeasurement
 from lightning_gradexplode.engine.step import Phase, Step
 from lightning_gradexplode.measure.gradients import norms_of
 from lightning_gradexplode.measure.norms import start_norms
@@ -24,12 +23,10 @@ class Decisions:
 
     Args:
         components: The components of the run.
-        measurement: Measures the gradients.
     """
 
-    def __init__(self, components: Components, measurement: GradientMeasurement) -> None:
+    def __init__(self, components: Components) -> None:
         self._components = components
-        self._measurement = measurement
 
     def prepare_update(self, step: Step) -> None:
         """Decide about a step, and prepare its update: clip the gradients, or remove them to hold it back.
@@ -136,7 +133,7 @@ class Decisions:
                 step.measure_gradients(by_value)
         record = step.record()
         findings = self._findings(step, record, before_update, by_value)
-        if step.histograms_due or self._measurement.module_gradients_due:  # a report compares with the run's first step
+        if step.histograms_due or components.batch.measures_modules:  # a report compares with the run's first step
             step.measure_gradient_histograms()
         if step.calm is not None:
             components.clipper.take_over(step, step.calm)

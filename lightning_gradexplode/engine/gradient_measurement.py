@@ -17,18 +17,12 @@ class GradientMeasurement:
 
     Args:
         components: The components of the run.
-
-    Attributes:
-        exchange: Exchanges the numbers of steps on their devices.
-        batch_idx: Index of the current batch.
-        module_gradients_due: Whether error gradients of modules are measured in the current batch.
+        exchange: Exchanges the numbers of steps between processes on their devices.
     """
 
-    def __init__(self, components: Components) -> None:
+    def __init__(self, components: Components, exchange: DeviceExchange) -> None:
         self._components = components
-        self.exchange = DeviceExchange(components)
-        self.batch_idx = 0
-        self.module_gradients_due = False
+        self._exchange = exchange
         self._may_be_clipped = components.loop.may_clip_by_itself
 
     def measure_early(self, state: OptimizerState) -> None:
@@ -47,8 +41,8 @@ class GradientMeasurement:
         # On an accelerator the host would have to wait for the details.
         if may_be_clipped and (parameters.on_host or state.changes_gradients):
             scalars_due, histograms_due = components.schedule.due(number)
-            if scalars_due or self.module_gradients_due:
-                histograms_due = histograms_due or self.module_gradients_due
+            if scalars_due or components.batch.measures_modules:
+                histograms_due = histograms_due or components.batch.measures_modules
                 components.window.measure_details_early(state.optimizer, parameters, histograms_due)
 
     def collect(self, state: OptimizerState) -> Step | None:
@@ -67,8 +61,8 @@ class GradientMeasurement:
             components.exchange.withdraw(packs_gradients=True)  # the other processes wait for this one
             raise
         is_calm = None
-        if not (scalars_due or histograms_due or self.module_gradients_due):
-            is_calm = components.calm_steps.begin(state, parameters, reading, number, self.batch_idx)
+        if not (scalars_due or histograms_due or components.batch.measures_modules):
+            is_calm = components.calm_steps.begin(state, parameters, reading, number, components.batch.index)
         if is_calm:
             return None
         step = self._begin(Step(state, parameters, reading, number, *due), is_calm is not None)
@@ -95,7 +89,7 @@ class GradientMeasurement:
         components, state, parameters, reading = self._components, step.state, step.parameters, step.reading
         step.is_examined = is_examined
         step.batch_idx, step.epoch, step.skipped_steps = (
-            self.batch_idx,
+            components.batch.index,
             components.loop.epoch,
             components.responses.skipped,
         )
@@ -107,7 +101,7 @@ class GradientMeasurement:
             step.clip_val, algorithm = components.loop.clip_setting
             step.clip_algorithm = None if step.clip_val is None else algorithm
         if components.is_distributed and not parameters.on_host:
-            self.exchange.start(step, self.module_gradients_due)
+            self._exchange.start(step, components.batch.measures_modules)
         return step
 
     def read(self, step: Step) -> bool:
@@ -116,15 +110,11 @@ class GradientMeasurement:
         Returns:
             Whether any process has gradients.
         """
-        components, exchange, reading, shards = (
-            self._components,
-            self._components.exchange,
-            step.reading,
-            step.parameters.shards,
-        )
-        measures_modules = self.module_gradients_due
+        components, reading, shards = self._components, step.reading, step.parameters.shards
+        exchange = components.exchange
+        measures_modules = components.batch.measures_modules
         if step.gathered is not None:
-            has_gradients, measures_modules = self.exchange.read(step)
+            has_gradients, measures_modules = self._exchange.read(step)
         else:
             try:
                 local, own_loss = reading.gradients.norms(step.gradients_intact), reading.loss
@@ -141,7 +131,7 @@ class GradientMeasurement:
                 is_whole = shards.copies is None
                 totals = np.array([local.total] if is_whole and components.loop.gradients_may_differ else [])
                 packed = totals if is_whole else shards.packed_norms(local)
-                shared = exchange.exchange(own_loss, self.batch_idx, has_gradients, packed, note)
+                shared = exchange.exchange(own_loss, components.batch.index, has_gradients, packed, note)
                 measures_modules = components.agreement.receive(shared.notes, components.optimizers.states)
                 local = (
                     nan_unless_all_finite(local, shared.packed) if is_whole else shards.unpacked_norms(shared.packed)
@@ -162,4 +152,5 @@ class GradientMeasurement:
         if components.arguments.clip is None or not components.clipper.expects_norm_clipping(state):
             return False
         scalars_due, _ = components.schedule.due(components.loop.step)
-        return not scalars_due and not components.deferred.expects(state.parameters())
+        # On an accelerator the step is likely to be deferred.
+        return not scalars_due and not (components.is_automatic and not state.parameters().on_host)

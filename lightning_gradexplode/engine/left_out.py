@@ -7,47 +7,25 @@ findings are warnings, since they reach no weight; in runs of one process only.
 from __future__ import annotations
 
 import math
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from lightning_gradexplode.detect import NonFiniteGradient, NonFiniteLoss
-from lightning_gradexplode.engine.accumulation import host_number
+from lightning_gradexplode.engine.after_update import AfterUpdate
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.gradient_measurement import GradientMeasurement
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
+from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.engine.step_inputs import StepInputs
 from lightning_gradexplode.measure.norms import start_norms
 from lightning_gradexplode.measure.reading import read
 from lightning_gradexplode.records import LEFT_OUT, Replay, Severity, StepRecord
 
-MAX_EXPECTED = 8
-"""Largest number of losses that wait for a backward pass; of more, the oldest counts as left out."""
-
 MAX_REPLAYS_WITHOUT_LOSS = 2
 """Largest number of batches without a loss whose step is computed again."""
-
-
-class Expected(NamedTuple):
-    """A loss that waits for its backward pass.
-
-    Args:
-        value: The loss without its graph.
-        graph: A weak reference to an object that lives as long as the graph of the loss.
-        step: The step that it belongs to.
-        batch_idx: Index of its batch.
-        inputs: The inputs of that batch.
-    """
-
-    value: Tensor
-    graph: weakref.ref[Any]
-    step: int
-    batch_idx: int
-    inputs: StepInputs | None
 
 
 class LeftOutSteps:
@@ -56,78 +34,76 @@ class LeftOutSteps:
     Args:
         components: The components of the run.
         measurement: Measures the gradients.
-        evaluate_held: Evaluates the calm steps that are held.
+        after: Evaluates the calm steps that are held.
 
     Attributes:
-        backward: Index and inputs of the batch of the last backward pass, None if its batch has ended.
+        unused_loss: Record and inputs of a loss that is not finite, and that a later step may still use; else None.
     """
 
-    def __init__(
-        self, components: Components, measurement: GradientMeasurement, evaluate_held: Callable[[], None]
-    ) -> None:
+    def __init__(self, components: Components, measurement: GradientMeasurement, after: AfterUpdate) -> None:
+        self.unused_loss: tuple[StepRecord, StepInputs | None] | None = None
         self._components = components
         self._measurement = measurement
-        self._evaluate_held = evaluate_held
+        self._after = after
         self._replays_without_loss = 0
-        self.backward: tuple[int, StepInputs | None] | None = None
-        self._expected: list[Expected] = []
-        self._is_on = components.exchange.world.size == 1
 
-    # Losses without a backward pass.
+    # A loss that a later step may still use.
 
-    def expect(self, loss: Tensor, graph: object, batch_idx: int) -> None:
-        """Note a loss that a backward pass is expected of.
-
-        Args:
-            loss: The loss.
-            graph: An object that lives as long as the graph of the loss.
-            batch_idx: Index of its batch.
-        """
+    def keep_unused_loss(self, loss: float) -> None:
+        """Keep a loss of the current batch that is not finite, and that a later step may still use."""
         components = self._components
-        if not self._is_on or loss.numel() != 1:
-            return
-        value = host_number(loss)
-        if value is not None and not math.isfinite(value):
-            components.graphs.read(loss, value)  # there may be no backward pass in which it could be read
-        step, inputs = components.loop.step, components.evidence.inputs
-        self._expected.append(Expected(loss.detach(), weakref.ref(graph), step, batch_idx, inputs))
+        record = left_out_record(components.batch.number, components.batch.index, loss)
+        self.unused_loss = record, components.evidence.inputs
 
-    def reached(self, graph: object) -> None:
-        """Note that a backward pass has reached the loss of a graph."""
-        self._expected = [one for one in self._expected if one.graph() is not graph]
+    def next_loss(self) -> None:
+        """Report that loss before a further one is used, if its gradients are cleared."""
+        self._report_unused_loss()
+        if self._components.is_automatic:
+            self.unused_loss = None  # else its gradients are those of a later step, too
 
-    def take_nonfinite_losses(self, are_over: bool = False) -> list[Expected]:
-        """Remove and return the losses that are not finite and that no backward pass can reach any more.
+    def take_unused_loss(self, steps: Sequence[Step]) -> float | None:
+        """Return that loss if it is the one of the steps of a batch, and not of a later step or of none."""
+        if self.unused_loss is None or not steps:
+            return None
+        if self._overflowed_early() and all(math.isfinite(step.grad_norm or 0.0) for step in steps):
+            return None  # its gradients wait for another optimizer
+        loss, self.unused_loss = self.unused_loss[0].loss, None
+        return loss
+
+    def _report_unused_loss(self) -> None:
+        """Report that loss once the gradients of its backward pass are cleared without a step."""
+        if self.unused_loss is not None and self._are_cleared():
+            unused, self.unused_loss = self.unused_loss, None
+            self.report(*unused)
+
+    # Batches without a step.
+
+    def report_batch(self, outputs: Any) -> None:
+        """Report the current batch if its loss or gradients are not finite, and neither it nor a later one uses them.
 
         Args:
-            are_over: Whether no backward pass will follow, whatever is still in memory.
+            outputs: What ``training_step`` has returned.
         """
-        kept = [] if are_over else [one for one in self._expected if one.graph() is not None][-MAX_EXPECTED:]
-        losses = [one for one in self._expected if one not in kept]
-        self._expected = kept
-        return [one for one in losses if not math.isfinite(float(read([one.value])[0]))]
+        components, batch = self._components, self._components.batch
+        self._report_unused_loss()
+        if not batch.has_loss:
+            self._report_without_loss(outputs)
+        elif components.loop.completes_step(batch.index):
+            self.report_gradients()
+            loss = components.window.unused_loss
+            is_kept = components.is_automatic and not components.counts_end_of_backward
+            if is_kept and loss is not None and not math.isfinite(loss):
+                self.keep_unused_loss(loss)
 
-    def report_nonfinite_losses(self, losses: Sequence[Expected]) -> None:
-        """Report losses that were left out."""
-        for one in losses:
-            self.report(left_out_record(one.step, one.batch_idx, float(one.value)), one.inputs)
-
-    # Batches without a loss.
-
-    def report_batch(self, number: int, batch_idx: int, outputs: Any) -> None:
+    def _report_without_loss(self, outputs: Any) -> None:
         """Report a batch without a backward pass, if its loss is not finite.
 
         The loss is the one that ``training_step`` has returned. If it has returned nothing, the step is computed again
         to find out whether it has tested a value for being NaN or infinite, for at most
         `MAX_REPLAYS_WITHOUT_LOSS` batches of a run.
-
-        Args:
-            number: The step that the batch belongs to.
-            batch_idx: Index of the batch.
-            outputs: What ``training_step`` has returned.
         """
         components, inputs = self._components, self._components.evidence.inputs
-        if not self._is_on:
+        if components.is_distributed:
             return
         returned, replay = components.loop.returned_loss(outputs), None
         if returned is not None:
@@ -139,7 +115,8 @@ class LeftOutSteps:
         else:
             return
         if not math.isfinite(loss):
-            self.report(left_out_record(number, batch_idx, loss), inputs, replay)
+            record = left_out_record(components.batch.number, components.batch.index, loss)
+            self.report(record, inputs, replay)
 
     # Gradients without an optimizer step.
 
@@ -152,15 +129,14 @@ class LeftOutSteps:
             return False  # they are those of the last step
         return not _are_finite(state)
 
-    def overflowed_early(self) -> list[OptimizerState]:
+    def _overflowed_early(self) -> list[OptimizerState]:
         """Return the optimizers with gradients that were measured early, are not finite, and that no step has used."""
-        return [
-            one for one in self._components.optimizers.states if self._components.window.has_overflowed(one.optimizer)
-        ]
+        components = self._components
+        return [one for one in components.optimizers.states if components.window.has_overflowed(one.optimizer)]
 
-    def are_cleared(self) -> bool:
+    def _are_cleared(self) -> bool:
         """Return whether the gradients of those optimizers are cleared; without any, whether those of all are."""
-        return all(map(_are_cleared, self.overflowed_early() or self._components.optimizers.states))
+        return all(map(_are_cleared, self._overflowed_early() or self._components.optimizers.states))
 
     def report_gradients(self, are_over: bool = False) -> None:
         """Report gradients that are not finite, and that the training loop has cleared without an optimizer step.
@@ -168,7 +144,9 @@ class LeftOutSteps:
         Args:
             are_over: Whether no step will follow, whether or not they are cleared.
         """
-        for state in self._components.optimizers.states if self._is_on else ():
+        if self._components.is_distributed:
+            return
+        for state in self._components.optimizers.states:
             is_any = any(one is not None for one in state.parameters().gradients)
             if (is_any and not state.is_on_host) or not self.overflowed(state):
                 continue  # the host would wait for an accelerator
@@ -179,7 +157,7 @@ class LeftOutSteps:
     def measured(self, state: OptimizerState) -> tuple[StepRecord, StepInputs | None]:
         """Return a record of the gradients of the last backward pass, which no step has used, and their inputs."""
         step = self._measurement.collect_left_out(state)
-        step.batch_idx, inputs = self.backward or (step.batch_idx, step.inputs)
+        step.batch_idx, inputs = self._components.batch.last_backward or (step.batch_idx, step.inputs)
         return step.record(), inputs
 
     def report(self, record: StepRecord, inputs: StepInputs | None, replay: Replay | None = None) -> None:
@@ -191,9 +169,9 @@ class LeftOutSteps:
             replay: The step as it was computed again, if it was.
         """
         components, state = self._components, self._components.optimizers.states[record.optimizer]
-        if not self._is_on:
+        if components.is_distributed:
             return
-        self._evaluate_held()
+        self._after.evaluate_held()
         signs = (NonFiniteLoss.sign, NonFiniteGradient.sign)
         found = [one for sign in signs for one in state.detectors.look_again(record, sign)]
         state.log_failures()

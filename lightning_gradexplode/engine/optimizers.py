@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.optim import Optimizer
 
@@ -24,34 +24,29 @@ _optimizer = operator.attrgetter("optimizer")
 _steps = operator.attrgetter("steps")
 
 
+class _StepCalls(NamedTuple):
+    """What is called before and after each step, and before the step of a wrapped optimizer."""
+
+    before: Hook
+    after: Hook
+    within: Callable[[Optimizer], Any]
+
+
 class OptimizerList:
     """The optimizers of a training loop, each with its state and hooks around its step.
 
     Args:
         loop: The training loop.
         arguments: The monitor's arguments.
-        before_step: Called before each step of an optimizer.
-        after_step: Called after it.
-        within_step: Called before the step of an optimizer that another one wraps, within a step of this one.
 
     Attributes:
         states: One for each optimizer, in the loop's order; the list stays the same object.
     """
 
-    def __init__(
-        self,
-        loop: TrainingLoop,
-        arguments: Arguments,
-        before_step: Hook,
-        after_step: Hook,
-        within_step: Callable[[Optimizer], Any],
-    ) -> None:
+    def __init__(self, loop: TrainingLoop, arguments: Arguments) -> None:
         self.states: list[OptimizerState] = []
         self._loop = loop
         self._arguments = arguments
-        self._before_step = before_step
-        self._after_step = after_step
-        self._within_step = within_step
         self._list_parameters = partial(
             parameters_of,
             module=loop.module,
@@ -60,14 +55,20 @@ class OptimizerList:
             world=loop.process_group,
         )
         self._hooks: dict[int, list[Any]] = {}
-        self._listens = False
+        self._calls: _StepCalls | None = None
         self.refresh()
 
-    def listen(self) -> None:
-        """Begin to call `before_step` and `after_step`."""
-        self._listens = True
+    def listen(self, before_step: Hook, after_step: Hook, within_step: Callable[[Optimizer], Any]) -> None:
+        """Begin to call back at the steps of all optimizers, also of those that the training loop adds later.
+
+        Args:
+            before_step: Called before each step of an optimizer.
+            after_step: Called after it.
+            within_step: Called before the step of an optimizer that another one wraps, within a step of this one.
+        """
+        self._calls = _StepCalls(before_step, after_step, within_step)
         for state in self.states:
-            self._add_hooks(state)
+            self._add_hooks(state, self._calls)
 
     @property
     def are_new(self) -> bool:
@@ -142,18 +143,18 @@ class OptimizerList:
         before = replaced[index] if index < len(replaced) else None
         if before is not None and _parameter_ids(before.optimizer) == _parameter_ids(optimizer):
             state.detectors, state.steps = before.detectors, before.steps
-        if self._listens:
-            self._add_hooks(state)
+        if self._calls is not None:
+            self._add_hooks(state, self._calls)
         return state
 
-    def _add_hooks(self, state: OptimizerState) -> None:
+    def _add_hooks(self, state: OptimizerState, calls: _StepCalls) -> None:
         optimizer = state.optimizer
         hooks = self._hooks[id(optimizer)] = []
-        before, after = self._before_step, self._after_step
+        before, after, within = calls
         known = [one.optimizer for one in self.states]
         inner = [one for one in inner_optimizers(optimizer) if all(one is not other for other in known)]
         if inner:
-            steps = StepsOfWrapper(optimizer, before, after, self._within_step)
+            steps = StepsOfWrapper(optimizer, before, after, within)
             before, after = steps.begins, steps.ends
         # A compiled step has a graph break at the hooks, which are not compiled.
         before, after = untraced(before), untraced(after)

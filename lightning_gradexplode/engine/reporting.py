@@ -133,7 +133,7 @@ class IncidentReporter:
         evidence, diagnosis = self._evidence.evidence(attempts), self._diagnoses.current(attempts)
         first = headline(evidence.findings)
         self._is_missing = not self._repeats.is_due("" if first is None else first.sign)
-        report = None if self._is_missing else self.write(evidence, diagnosis)
+        report = None if self._is_missing else self._write(evidence, diagnosis)
         if diagnosis is not None and diagnosis is not self._shown:
             self._shown = diagnosis
             self._diagnoses.shown(diagnosis)  # on all processes, so that they return the same one
@@ -149,17 +149,28 @@ class IncidentReporter:
         if self._console is not None and diagnosis is not None and diagnosis.causes[0].kind != "unknown":
             self._console.explain(diagnosis)
 
-    def write(self, evidence: Evidence, diagnosis: Diagnosis | None) -> Report | None:
-        """Write a report of the run as it is now."""
+    def write(self, attempts: Sequence[Attempt]) -> None:
+        """Write a report of the run as it is now.
+
+        Args:
+            attempts: What the responses did.
+        """
+        self._write(self._evidence.evidence(attempts), self._diagnoses.current(attempts))
+
+    def _write(self, evidence: Evidence, diagnosis: Diagnosis | None) -> Report | None:
         self._is_missing, folder = False, self._folder
         if folder is None:
             return None
         self._shows = None if diagnosis is None else (evidence.step, self._last_step)
         return self._attempt(lambda: write_report(folder.claim(), self._content(evidence, diagnosis)))
 
-    def write_steps(self, evidence: Evidence, diagnosis: Diagnosis | None) -> None:
-        """Write the recorded steps of a run that ends abnormally."""
-        folder = self._folder
+    def write_steps(self, attempts: Sequence[Attempt]) -> None:
+        """Write the recorded steps of a run that ends abnormally.
+
+        Args:
+            attempts: What the responses did.
+        """
+        evidence, diagnosis, folder = self._evidence.evidence(attempts), self._diagnoses.current(attempts), self._folder
         if folder is not None:
             self._attempt(lambda: write_steps(folder.claim(), self._content(evidence, diagnosis)))
 

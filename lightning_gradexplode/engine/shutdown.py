@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 from lightning_gradexplode.engine.after_update import AfterUpdate
 from lightning_gradexplode.engine.components import Components
-from lightning_gradexplode.engine.current_results import CurrentResults
-from lightning_gradexplode.engine.deferred_reading import DeferredReading
+from lightning_gradexplode.engine.deferred_steps import DeferredSteps
 from lightning_gradexplode.records.log import logger
 
 
@@ -16,24 +15,21 @@ class Shutdown:
 
     Args:
         components: The components of the run.
-        deferred: Reads its deferred steps.
-        after: Measures, records and logs steps after the update.
-        results: Its results, for the last report.
+        deferred: The steps whose numbers are read later.
+        after: Evaluates the calm steps that are held, and has the last step.
         remove_log_handler: Removes the handler that shows log records in a terminal.
     """
 
     def __init__(
         self,
         components: Components,
-        deferred: DeferredReading,
+        deferred: DeferredSteps,
         after: AfterUpdate,
-        results: CurrentResults,
         remove_log_handler: Callable[[], object],
     ) -> None:
         self._components = components
-        self._deferred_reading = deferred
+        self._deferred = deferred
         self._after = after
-        self._results = results
         self._remove_log_handler = remove_log_handler
         self._released = False
 
@@ -48,7 +44,7 @@ class Shutdown:
             self._released = True
             components = self._components
             _call_each(
-                self._deferred_reading.keep,
+                self._deferred.keep,
                 self._after.evaluate_held,
                 self._check_buffers,
                 components.responses.close,
@@ -59,13 +55,15 @@ class Shutdown:
             _call_each(self._update_report)
 
     def _check_buffers(self) -> None:
-        if not self._components.log.incidents.is_critical and self._results.last is not None:
-            self._components.responses.check_buffers(self._results.last.step, now=True)
+        components, last = self._components, self._after.last
+        if last is not None and not components.log.incidents.is_critical:
+            components.responses.check_buffers(last.step, now=True)
 
     def _update_report(self) -> None:
         """Write the report again if it lacks an incident, or what followed it."""
         if self._components.reporter.is_stale:
-            self._results.report()
+            self._after.evaluate_held()
+            self._components.reporter.write(self._components.responses.attempts)
 
     def _end_console(self) -> None:
         if self._components.console is not None:

@@ -162,7 +162,7 @@ class LoopRun(ABC):
         if self.run is None:
             logger.exception(MONITOR_FAILED)
         else:
-            self.run.fail("a hook")
+            self.run.guard.fail()
         self._end()
 
     def _end(self) -> None:
