@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_gradexplode import GradientExplosionMonitor
 from lightning_gradexplode.hosts.lightning import LightningLoop
 from lightning_gradexplode.measure import reading
-from tests.engine.test_deferred_reading import Mirror
+from tests.engine.test_deferred_steps import Mirror
 from tests.runs.probe import QUIET
 from tests.runs.test_deferred_responses import BAD, Halves, Normalized
 
