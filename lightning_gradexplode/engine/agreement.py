@@ -61,7 +61,7 @@ class Agreement:
         if not self._several:
             return False
         is_sharded = step.parameters.shards.copies is not None
-        return self._has_own_detectors or ((self._acts or is_sharded) and not step.decided_late)
+        return self._has_own_detectors or ((self._acts or is_sharded) and not step.is_deferred)
 
     def note(self, measures_modules: bool) -> int:
         """Return the note of a step to the other processes: a bit mask of the detectors that are off, and one more bit.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning_gradexplode.engine.attempt import attempt
+from lightning_gradexplode.engine.collect_or_log import collect_or_log
 from lightning_gradexplode.engine.step_inputs import StepInputs
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.batch_facts import collect_batch_facts, usual_batch_facts
@@ -39,12 +39,12 @@ class BatchEvidence:
             batch_idx: Its index in the epoch; above 0 if the run continues within an epoch.
         """
         self._resumed_epoch = self._loop.epoch if batch_idx else None
-        fields = attempt("the fields of batches", lambda: fields_of(batch))
+        fields = collect_or_log("the fields of batches", lambda: fields_of(batch))
         self._fields = tuple(FieldFacts(one.name, one.shape, one.dtype) for one in fields or ())
 
     def sample(self, batch: Any) -> None:
         """Include a batch in the usual ranges."""
-        attempt("the ranges of batches", lambda: self._usual.sample(batch, self._loop.step))
+        collect_or_log("the ranges of batches", lambda: self._usual.sample(batch, self._loop.step))
 
     def collect(self, step: int, inputs: StepInputs, was_critical: bool) -> None:
         """Collect the facts about a step's batch, if it is more likely at fault than the one of earlier findings.
@@ -57,8 +57,10 @@ class BatchEvidence:
         batch = inputs.batch.batch
         # A run that goes on within an epoch may begin with the first samples again, while its batches are counted on.
         position = None if self._loop.epoch == self._resumed_epoch else inputs.batch_idx
-        indices = attempt("the indices of samples", lambda: sample_indices(batch, self._loop.data_loader, position))
-        facts = attempt(
+        indices = collect_or_log(
+            "the indices of samples", lambda: sample_indices(batch, self._loop.data_loader, position)
+        )
+        facts = collect_or_log(
             "the facts of the batch",
             lambda: collect_batch_facts(
                 batch,

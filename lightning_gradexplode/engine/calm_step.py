@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from types import MappingProxyType
+from typing import NamedTuple
 
 from lightning_gradexplode.engine.accumulation import AccumulatedReading
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
@@ -158,3 +160,24 @@ class CalmStep:
             logged=MappingProxyType({}),
             responses=MappingProxyType({}),
         )
+
+
+class Preliminary(NamedTuple):
+    """What was done of a step that is not a calm one, before that was known.
+
+    Args:
+        is_examined: Whether `DetectorSet.examine` was called for it.
+        findings: The findings before its update, if the detectors were called already; else None.
+        calm: The calm step that it began as, whose gradients are clipped already; None for other steps.
+    """
+
+    is_examined: bool = False
+    findings: Sequence[Finding] | None = None
+    calm: CalmStep | None = None
+
+
+NOTHING_DONE = Preliminary()
+"""Nothing was done."""
+
+ONLY_EXAMINED = Preliminary(is_examined=True)
+"""Nothing else was done."""

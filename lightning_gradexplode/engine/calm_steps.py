@@ -11,7 +11,7 @@ import math
 
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.engine.accumulation import AccumulatedReading, AccumulationWindow
-from lightning_gradexplode.engine.calm_step import CalmStep
+from lightning_gradexplode.engine.calm_step import NOTHING_DONE, ONLY_EXAMINED, CalmStep, Preliminary
 from lightning_gradexplode.engine.clipping import GradientClipper
 from lightning_gradexplode.engine.findings import FindingLog
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
@@ -41,7 +41,6 @@ class CalmSteps:
     Attributes:
         open: The calm step in progress, None without one.
         last: The record of the last step of the run, if it was a calm step that has been evaluated.
-        disqualifying: The findings because of which the current step is not a calm one, None without any.
         ended: The records of the calm steps that were evaluated since the last batch, if a response acts.
         findings: The findings of steps that were evaluated, until `evaluate` returns them.
     """
@@ -58,7 +57,6 @@ class CalmSteps:
     ) -> None:
         self.open: CalmStep | None = None
         self.last: StepRecord | None = None
-        self.disqualifying: list[Finding] | None = None
         self.ended: list[StepRecord] = []
         clip = arguments.clip
         self._are_possible = (
@@ -80,7 +78,7 @@ class CalmSteps:
         reading: AccumulatedReading,
         number: int,
         batch_idx: int,
-    ) -> bool | None:
+    ) -> Preliminary | None:
         """Begin a step at which nothing but loss and gradients is to be measured, if it is a calm one.
 
         Args:
@@ -91,26 +89,26 @@ class CalmSteps:
             batch_idx: Index of its batch.
 
         Returns:
-            Whether the step is a calm one; None if `DetectorSet.examine` was not called.
+            None if the step is a calm one, which is `open` from then on; else what was done of it already.
         """
         is_possible = self._are_possible and parameters.on_host and state.evaluations == 1 and state.has_hooks
         if not is_possible or reading.has_scale or self._log.incidents.began is not None or len(self._states) > 1:
-            return None
+            return NOTHING_DONE
         loss, norms = reading.loss, reading.gradients.norms()
         if loss is None or not (math.isfinite(loss) and math.isfinite(norms.total)) or not reading.gradients.any:
-            return None
+            return NOTHING_DONE
         clip_val, algorithm = (None, None) if state.policy is not None else self._loop.clip_setting
         if clip_val is not None and algorithm != "norm":
-            return None
+            return NOTHING_DONE
         if not state.detectors.examine(loss, norms.total):
-            return False
+            return ONLY_EXAMINED
         skipped, epoch = self._responses.skipped, self._loop.epoch
         step = CalmStep(state, parameters, reading, loss, norms, number, batch_idx, epoch, skipped)
         if self._acts:
             step.clip_val = clip_val
-            self.disqualifying = step.begin() or None
-            if self.disqualifying is not None:
-                return False
+            findings = step.begin()
+            if findings:
+                return Preliminary(is_examined=True, findings=findings)
         self.open = step
         if clip_val is not None:
             step.clip_to(clip_val)
@@ -119,7 +117,7 @@ class CalmSteps:
             self._clipper.clip_calm(step, record)
             self._responses.log_notice(state, record)
         self._has_begun = True
-        return True
+        return None
 
     def stepped(self, step: CalmStep) -> bool:
         """Record that the optimizer has made the update of a calm step, and measure the weights if they are due.

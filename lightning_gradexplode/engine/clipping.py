@@ -70,9 +70,9 @@ class GradientClipper:
         policy = step.state.policy
         if policy is None:
             value, algorithm = self._loop.clip_setting
-        elif step.decided_late:
+        elif step.is_deferred:
             value = policy.threshold(record)  # the step is over; the call only updates the state of the policy
-            if step.device_clip is not None and step.clip_val is None:
+            if step.on_device.clip is not None and step.clip_val is None:
                 step.set(clip_val=value, clip_algorithm=None if value is None else "norm")
             return
         else:
@@ -139,7 +139,7 @@ class GradientClipper:
             threshold = policy.threshold_on_device(norm) if value is None else torch.full_like(norm, value)
             if threshold is None:
                 return False
-            step.device_clip = threshold, norm
+            step.on_device.clip = threshold, norm
         elif value is None or not clips:
             return False
         step.set(clip_val=value, clip_algorithm=policy.algorithm)
@@ -149,16 +149,16 @@ class GradientClipper:
     def forget_threshold(step: Step) -> None:
         """Undo `set_known_threshold`."""
         if step.state.policy is not None:
-            step.device_clip = None
+            step.on_device.clip = None
             step.set(clip_val=None, clip_algorithm=None)
 
     def clip_on_device(self, step: Step) -> None:
         """Clip by the measured norm, or have the training loop clip, without waiting for an accelerator."""
         clips = self._loop.clips(step.state.optimizer)
-        if step.device_clip is not None:
-            clip_on_device(step.parameters.gradients, *step.device_clip)
+        if step.on_device.clip is not None:
+            clip_on_device(step.parameters.gradients, *step.on_device.clip)
         if clips:
-            self._loop.set_clip(*((None, None) if step.device_clip is not None else (step.clip_val, "norm")))
+            self._loop.set_clip(*((None, None) if step.on_device.clip is not None else (step.clip_val, "norm")))
 
     @staticmethod
     def set_clip_rate(step: Step) -> None:

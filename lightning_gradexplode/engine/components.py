@@ -156,10 +156,10 @@ class Components:
         agreement, detectors = self.agreement, step.state.detectors
         if self.is_distributed and agreement.is_needed(step) and not (is_over and detectors.is_over(record)):
             findings = agreement.findings(
-                lambda: detectors.proceed(record, step.decided_late) if is_over else detectors.begin(record), detectors
+                lambda: detectors.proceed(record, step.is_deferred) if is_over else detectors.begin(record), detectors
             )
         elif is_over:
-            findings = detectors.proceed(record, step.decided_late)
+            findings = detectors.proceed(record, step.is_deferred)
         else:
             findings = detectors.begin(record)
         if detectors.failures:

@@ -40,7 +40,7 @@ class Decisions:
         if not is_finite and components.may_change_gradients and state.has_hooks and not step.reading.has_scale:
             return
         self.decide(step)
-        if state.policy is not None and step.skipped_by is None and step.calm is None:
+        if state.policy is not None and step.skipped_by is None and step.preliminary.calm is None:
             self.clip(step, first=step.gradients_intact)
             components.clipper.remember(step)
         if step.skipped_by is None:
@@ -135,8 +135,8 @@ class Decisions:
         findings = self._findings(step, record, before_update, by_value)
         if step.histograms_due or components.batch.measures_modules:  # a report compares with the run's first step
             step.measure_gradient_histograms()
-        if step.calm is not None:
-            components.clipper.take_over(step, step.calm)
+        if step.preliminary.calm is not None:
+            components.clipper.take_over(step, step.preliminary.calm)
         elif algorithm is not None and step.deferred_findings is None:
             self.set_clip_value(step, step.record() if findings else record)
         step.phase = Phase.DECIDED  # a response may raise
@@ -154,8 +154,8 @@ class Decisions:
             findings = components.find(step, record)
         else:
             detectors = step.state.detectors
-            of_calm, early = components.calm_steps.evaluate(), step.early_findings
-            findings = [*of_calm, *(detectors.begin(record, not step.is_examined) if early is None else early)]
+            of_calm, (is_examined, early, _) = components.calm_steps.evaluate(), step.preliminary
+            findings = [*of_calm, *(detectors.begin(record, not is_examined) if early is None else early)]
             if detectors.failures:
                 step.state.log_failures()
         if findings:

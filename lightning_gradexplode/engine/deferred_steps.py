@@ -93,7 +93,7 @@ class DeferredSteps:
         is_sharded = step.parameters.shards.copies is not None  # which exchanges more at a step that is logged
         return (
             not step.parameters.on_host
-            and (step.gathered is not None or not step.reading.gradients.is_there)
+            and (step.on_device.gathered is not None or not step.reading.gradients.is_there)
             and not step.state.detectors.needs_start
             and step.clip_algorithm != "value"  # whose clip rate is of the gradients before clipping
             and not (
@@ -104,6 +104,7 @@ class DeferredSteps:
 
     def start_update(self, step: Step) -> None:
         """Prepare the update of a step whose numbers are read later."""
+        step.is_deferred = True
         if step.state.policy is not None:
             self._components.clipper.clip_on_device(step)
         if self._components.acts:
@@ -149,7 +150,6 @@ class DeferredSteps:
             Whether any process has gradients; else it is no step.
         """
         components = self._components
-        step.decided_late = True
         step.gradients_intact = step.reading.gradients.holds(step.parameters)
         may_be_clipped = components.clipper.changes_gradients(step)
         step.state.changes_gradients |= not step.gradients_intact and not may_be_clipped
@@ -173,7 +173,7 @@ class DeferredSteps:
     @staticmethod
     def _set_update_taken(step: Step) -> None:
         is_finite = step.grad_norm is None or math.isfinite(step.grad_norm)
-        if not is_finite and (step.is_guarded or step.is_left_out_unseen):
+        if not is_finite and (step.on_device.is_guarded or step.is_left_out_unseen):
             step.update_taken = False
 
     # Consequences.
@@ -190,7 +190,7 @@ class DeferredSteps:
 
     def settle_by_exchange(self, step: Step) -> None:
         """Do so if the exchange of a new step shows that something that was found in them counts."""
-        if step.gathered is not None and self.found_any:
+        if step.on_device.gathered is not None and self.found_any:
             self._exchange.receive(step)
             if self.found_any:  # on all processes then
                 self.settle()
@@ -219,7 +219,7 @@ class DeferredSteps:
 
     def act(self, step: Step) -> None:
         """Log and respond to what was found before the update of a step that is resolved."""
-        self._decisions.decide(step, before_update=step.is_guarded and not step.update_taken)
+        self._decisions.decide(step, before_update=step.on_device.is_guarded and not step.update_taken)
 
     def _finish(self, steps: Sequence[Step]) -> None:
         try:
@@ -260,7 +260,7 @@ class DeferredSteps:
     def _resolve_arrived(self, step: Step) -> bool:
         """Read the numbers of a step without a collective, and detect what they show where that needs none either."""
         components = self._components
-        step.decided_late, step.gradients_intact = True, False
+        step.gradients_intact = False
         if not self._exchange.read_arrived(step):
             return False
         self._set_update_taken(step)

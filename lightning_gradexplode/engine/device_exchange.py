@@ -47,9 +47,9 @@ class DeviceExchange:
         note = self._components.agreement.note(module_gradients_due)
         gathered = exchange.start(loss, step.batch_idx, has_gradients, packed, note)
         if shards.copies is not None:
-            step.gathered_norms = gathered.view(exchange.world.size, -1)[:, -len(packed) :]
+            step.on_device.gathered_norms = gathered.view(exchange.world.size, -1)[:, -len(packed) :]
         started = reading.gradients.start([gathered])
-        step.gathered = reading.gradients if started else PendingRead([gathered])
+        step.on_device.gathered = reading.gradients if started else PendingRead([gathered])
 
     def receive(self, step: Step) -> tuple[SharedStep, bool]:
         """Read the measurements of a step that the processes have exchanged.
@@ -57,7 +57,7 @@ class DeviceExchange:
         Returns:
             The measurements, and whether error gradients of modules are measured on all processes.
         """
-        pending, components = step.gathered, self._components
+        pending, components = step.on_device.gathered, self._components
         assert pending is not None
         values = pending.values() if isinstance(pending, PendingRead) else pending.more
         shared = components.exchange.finish(values, step.batch_idx)
@@ -86,7 +86,7 @@ class DeviceExchange:
         Returns:
             Whether the numbers are known, and any process has gradients.
         """
-        shards, pending = step.parameters.shards, step.gathered
+        shards, pending = step.parameters.shards, step.on_device.gathered
         try:
             if pending is None or not pending.arrives_within(MAX_SECONDS):
                 return False

@@ -35,10 +35,11 @@ class DeviceGuard:
         if step.reading.has_scale:
             return
         reading, device = step.reading.gradients, step.parameters.tensors[0].device
-        norms = reading.norms_on_device(device) if step.gathered_norms is None else step.gathered_norms
+        gathered = step.on_device.gathered_norms
+        norms = reading.norms_on_device(device) if gathered is None else gathered
         optimizer: Any = step.state.optimizer
         optimizer.found_inf = (~torch.isfinite(norms)).any().to(device, torch.float32)
-        step.is_guarded = True
+        step.on_device.is_guarded = True
 
     @staticmethod
     def disarm(step: Step) -> None:

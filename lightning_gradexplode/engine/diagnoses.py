@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_gradexplode.diagnose import diagnose, diagnose_calm
-from lightning_gradexplode.engine.attempt import attempt
+from lightning_gradexplode.engine.collect_or_log import collect_or_log
 from lightning_gradexplode.engine.evidence import EvidenceCollector
 from lightning_gradexplode.records import Attempt, Diagnosis
 from lightning_gradexplode.records.plain import from_plain, to_plain
@@ -31,9 +31,9 @@ class Diagnoses:
         """
         collected, shown = self._evidence, self._shown
         if not collected.has_incident:
-            return shown or attempt("the diagnosis", lambda: diagnose_calm(collected.calm_evidence()))
+            return shown or collect_or_log("the diagnosis", lambda: diagnose_calm(collected.calm_evidence()))
         evidence = collected.evidence(attempts)
-        found = attempt("the diagnosis", lambda: diagnose(evidence))
+        found = collect_or_log("the diagnosis", lambda: diagnose(evidence))
         if found is None or shown is None or shown.step != found.step or _cause(shown) != _cause(found):
             return found
         return shown  # further findings of the incident do not change a diagnosis that was shown

@@ -14,8 +14,8 @@ from lightning_gradexplode.diagnose.outcomes import with_outcomes
 from lightning_gradexplode.diagnose.repeated_weights import weights_to_try
 from lightning_gradexplode.distributed.exchange import StepExchange
 from lightning_gradexplode.engine.accumulation import AccumulationWindow
-from lightning_gradexplode.engine.attempt import attempt
 from lightning_gradexplode.engine.batch_evidence import BatchEvidence
+from lightning_gradexplode.engine.collect_or_log import collect_or_log
 from lightning_gradexplode.engine.first_facts import first_facts
 from lightning_gradexplode.engine.incidents import CALM_STEPS
 from lightning_gradexplode.engine.loss_graphs import LossGraphs
@@ -190,7 +190,7 @@ class EvidenceCollector:
     def _find_update_fault(self, inputs: StepInputs | None, before_update: bool) -> UpdateFault | None:
         """Find the weight that became non-finite by this step's update, or before that update by an earlier one."""
         before = None if inputs is None or before_update else inputs.weights
-        return attempt(
+        return collect_or_log(
             "the fault of the update",
             lambda: find_update_fault(
                 self._loop.module,

@@ -8,7 +8,7 @@ from typing import Any
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.clip import AutoPolicy, ClipPolicy, ConstantClip
 from lightning_gradexplode.distributed.process_group import Alone
-from lightning_gradexplode.engine.attempt import attempt
+from lightning_gradexplode.engine.collect_or_log import collect_or_log
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.batch_facts import with_first_batch
@@ -42,7 +42,7 @@ def first_facts(loop: TrainingLoop, arguments: Arguments, states: Sequence[Optim
         **loop.settings(),
     }
     optimizers = [state.optimizer for state in states]
-    facts = attempt(
+    facts = collect_or_log(
         "the facts of the run",
         lambda: with_first_batch(collect_run_facts(loop.module, optimizers, settings), batch),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lightning_gradexplode.distributed.exchange import nan_unless_all_finite
-from lightning_gradexplode.engine.calm_step import CalmStep
+from lightning_gradexplode.engine.calm_step import NOTHING_DONE, CalmStep, Preliminary
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.device_exchange import DeviceExchange
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
@@ -60,20 +60,18 @@ class GradientMeasurement:
         except Exception:
             components.exchange.withdraw(packs_gradients=True)  # the other processes wait for this one
             raise
-        is_calm = None
+        preliminary: Preliminary | None = NOTHING_DONE
         if not (scalars_due or histograms_due or components.batch.measures_modules):
-            is_calm = components.calm_steps.begin(state, parameters, reading, number, components.batch.index)
-        if is_calm:
+            preliminary = components.calm_steps.begin(state, parameters, reading, number, components.batch.index)
+        if preliminary is None:
             return None
-        step = self._begin(Step(state, parameters, reading, number, *due), is_calm is not None)
-        step.early_findings, components.calm_steps.disqualifying = components.calm_steps.disqualifying, None
-        return step
+        return self._begin(Step(state, parameters, reading, number, *due, preliminary))
 
     def collect_left_out(self, state: OptimizerState) -> Step:
         """Return a step whose gradients the training loop has cleared without an update, with its numbers."""
         parameters = state.parameters()
         reading = self._components.window.close(state.optimizer, parameters, with_torch_kernel=False, are_cleared=True)
-        step = self._begin(Step(state, parameters, reading, self._components.loop.step, False, False), is_examined=True)
+        step = self._begin(Step(state, parameters, reading, self._components.loop.step, False, False))
         self.read(step)
         return step
 
@@ -81,18 +79,13 @@ class GradientMeasurement:
         """Begin a calm step again as any other, since its gradients have changed before its update."""
         assert calm.reading is not None
         due = self._components.schedule.due(calm.number)
-        step = self._begin(Step(calm.state, calm.parameters, calm.reading, calm.number, *due), is_examined=True)
-        step.calm, step.early_findings = calm, calm.early_findings
-        return step
+        done = Preliminary(is_examined=True, findings=calm.early_findings, calm=calm)
+        return self._begin(Step(calm.state, calm.parameters, calm.reading, calm.number, *due, done))
 
-    def _begin(self, step: Step, is_examined: bool) -> Step:
+    def _begin(self, step: Step) -> Step:
         components, state, parameters, reading = self._components, step.state, step.parameters, step.reading
-        step.is_examined = is_examined
-        step.batch_idx, step.epoch, step.skipped_steps = (
-            components.batch.index,
-            components.loop.epoch,
-            components.responses.skipped,
-        )
+        step.batch_idx, step.epoch = components.batch.index, components.loop.epoch
+        step.skipped_steps = components.responses.skipped
         step.inputs = components.evidence.inputs_of_step()
         if self._may_be_clipped:
             step.gradients_intact = reading.gradients.holds(parameters)
@@ -113,7 +106,7 @@ class GradientMeasurement:
         components, reading, shards = self._components, step.reading, step.parameters.shards
         exchange = components.exchange
         measures_modules = components.batch.measures_modules
-        if step.gathered is not None:
+        if step.on_device.gathered is not None:
             has_gradients, measures_modules = self._exchange.read(step)
         else:
             try:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from lightning_gradexplode.diagnose.graph import GraphFacts, GraphFault, facts_of_loss, fault_in_graph
-from lightning_gradexplode.engine.attempt import attempt
+from lightning_gradexplode.engine.collect_or_log import collect_or_log
 from lightning_gradexplode.engine.incidents import CALM_STEPS
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.records import (
@@ -75,12 +75,12 @@ class LossGraphs:
             self._read_first(loss)
         if not self._was_finite and was_finite and not self._is_explained() and self._count < MAX_GRAPHS:
             self._count += 1
-            fault = attempt("the graph of the loss", lambda: fault_in_graph(loss, self._loop.module))
+            fault = collect_or_log("the graph of the loss", lambda: fault_in_graph(loss, self._loop.module))
             if fault is not None:
                 self._faults.setdefault(self._loop.step, fault)
                 self._later_divisors = self._loop.step, fault.divisors
         elif is_requested:
-            facts = attempt("the graph of the loss", lambda: facts_of_loss(loss, self._loop.module))
+            facts = collect_or_log("the graph of the loss", lambda: facts_of_loss(loss, self._loop.module))
             self._later_divisors = self._loop.step, None if facts is None else facts.divisors
             self._later_losses = self._loop.step, () if facts is None else facts.losses
 
@@ -91,7 +91,7 @@ class LossGraphs:
 
     def _read_first(self, loss: Tensor) -> None:
         self._first_step = self._loop.step
-        self._first = attempt("the graph of the first loss", lambda: facts_of_loss(loss, self._loop.module))
+        self._first = collect_or_log("the graph of the first loss", lambda: facts_of_loss(loss, self._loop.module))
 
     @property
     def operation_names(self) -> tuple[str, ...]:

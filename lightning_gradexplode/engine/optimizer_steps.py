@@ -124,7 +124,7 @@ class OptimizerSteps:
         if deferred.unsettled:
             deferred.settle_by_exchange(step)
         if not step.parameters.on_host and deferred.can_wait(step):
-            if step.reading.gradients.any or step.gathered is not None:  # another process may have gradients
+            if step.reading.gradients.any or step.on_device.gathered is not None:  # another process may have gradients
                 deferred.start_update(step)
                 self.open = step
         elif self._measurement.read(step):
@@ -246,7 +246,7 @@ class OptimizerSteps:
             self._decisions.decide(step, before_update=False)
         if self._clips:
             self._components.clipper.forget()
-        if step.is_guarded:
+        if step.on_device.is_guarded:
             self._components.device_guard.disarm(step)
         if not step.state.has_hooks:
             self._after.measure(step)  # the loop has called the optimizer by now

@@ -19,7 +19,7 @@ from lightning_gradexplode.diagnose.replay import (
     replay_step,
     run_experiments,
 )
-from lightning_gradexplode.engine.attempt import attempt
+from lightning_gradexplode.engine.collect_or_log import collect_or_log
 from lightning_gradexplode.engine.loss_graphs import LossGraphs
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step_inputs import StepInputKeeper, StepInputs
@@ -103,11 +103,11 @@ class IncidentReplays:
                 step of the run.
         """
         self._count += 1
-        before = attempt("the checksums", lambda: checksums(self._loop.module))
+        before = collect_or_log("the checksums", lambda: checksums(self._loop.module))
         self._compute(record, inputs, before_update, outlier_rows, repeated)
         if self.replay is not None:
             self.replay = dataclasses.replace(self.replay, step=record.step)
-        if before is not None and attempt("the checksums", lambda: checksums(self._loop.module)) != before:
+        if before is not None and collect_or_log("the checksums", lambda: checksums(self._loop.module)) != before:
             self.is_on = False
             logger.error(
                 "gradexplode: computing a step again has changed weights, buffers or gradients of the run, so that no "
@@ -150,7 +150,7 @@ class IncidentReplays:
         if before_update and failed is None and replay.status == "finite":
             # The line search along the update follows once the optimizer has stepped.
             self._step, self._step_of_update = again, record.step
-            self._weights_before = inputs.weights or attempt("the weights", lambda: keep_weights(loop.module))
+            self._weights_before = inputs.weights or collect_or_log("the weights", lambda: keep_weights(loop.module))
 
     def _of_first_graph(self, record: StepRecord) -> Replay:
         """Return what the graph of the first loss shows of a step that cannot be computed again."""
@@ -204,7 +204,7 @@ class IncidentReplays:
     ) -> None:
         replay = self.replay
         first: Any = self._states[record.optimizer].recorder.first().values.get("grad_norm", ())
-        self.experiments = attempt(
+        self.experiments = collect_or_log(
             "the experiments",
             lambda: run_experiments(
                 again,
@@ -235,7 +235,7 @@ class IncidentReplays:
         if number != self._step_of_update or step is None:
             return
         known = self.experiments or Experiments()
-        pairs = attempt("the line search", lambda: line_search(step, before, seconds_spent=known.seconds))
+        pairs = collect_or_log("the line search", lambda: line_search(step, before, seconds_spent=known.seconds))
         self.experiments = dataclasses.replace(known, line_search=pairs or ())
 
 
@@ -261,7 +261,7 @@ def _from_rank(replay: Replay, rank: int | None) -> Replay:
 
 
 def _replayed(step: ReplayStep, failed: Failed | None, expected: float | None, spent: float = 0.0) -> Replay:
-    replay = attempt(
+    replay = collect_or_log(
         "the replay", lambda: replay_step(step, failed=failed, expected_loss=expected, seconds_spent=spent)
     )
     return replay or Replay("not-possible", "the replay failed")

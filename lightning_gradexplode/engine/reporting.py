@@ -82,7 +82,7 @@ class IncidentReporter:
         self._module_gradients: ModuleGradients | None = None
         if self._folder is not None:
             folder_ = self._folder
-            self._attempt(lambda: folder_.announce(began))
+            self._write_or_log(lambda: folder_.announce(began))
 
     @property
     def is_stale(self) -> bool:
@@ -162,7 +162,7 @@ class IncidentReporter:
         if folder is None:
             return None
         self._shows = None if diagnosis is None else (evidence.step, self._last_step)
-        return self._attempt(lambda: write_report(folder.claim(), self._content(evidence, diagnosis)))
+        return self._write_or_log(lambda: write_report(folder.claim(), self._content(evidence, diagnosis)))
 
     def write_steps(self, attempts: Sequence[Attempt]) -> None:
         """Write the recorded steps of a run that ends abnormally.
@@ -172,7 +172,7 @@ class IncidentReporter:
         """
         evidence, diagnosis, folder = self._evidence.evidence(attempts), self._diagnoses.current(attempts), self._folder
         if folder is not None:
-            self._attempt(lambda: write_steps(folder.claim(), self._content(evidence, diagnosis)))
+            self._write_or_log(lambda: write_steps(folder.claim(), self._content(evidence, diagnosis)))
 
     def _content(self, evidence: Evidence, diagnosis: Diagnosis | None) -> ReportContent:
         where = self._parameter_at_fault(evidence, diagnosis)
@@ -195,7 +195,7 @@ class IncidentReporter:
         found = next((known[place] for place in places if place is not None), None)
         return found or max(known, key=lambda name: self._norms.get(name, 0.0), default=None)
 
-    def _attempt(self, write: Callable[[], T]) -> T | None:
+    def _write_or_log(self, write: Callable[[], T]) -> T | None:
         """Write a file; a failure is logged once, and has no other effect."""
         try:
             return write()

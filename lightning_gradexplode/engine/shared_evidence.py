@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from lightning_gradexplode.distributed.exchange import StepExchange
-from lightning_gradexplode.engine.attempt import attempt
 from lightning_gradexplode.engine.batch_evidence import BatchEvidence
+from lightning_gradexplode.engine.collect_or_log import collect_or_log
 from lightning_gradexplode.engine.incidents import CALM_STEPS
 from lightning_gradexplode.engine.loss_graphs import LossGraphs
 from lightning_gradexplode.engine.replays import MAX_REPLAYS, IncidentReplays
@@ -73,9 +73,9 @@ class SharedEvidence:
             rank = int(shows.argmax())
         self._count += 1
         self._failed_at = record.step
-        own = attempt("the evidence", lambda: self._pickled(record.step, rank))
+        own = collect_or_log("the evidence", lambda: self._pickled(record.step, rank))
         received = exchange.broadcast(own or b"", rank)
-        known = attempt("the evidence of another process", lambda: pickle.loads(received)) if received else None
+        known = collect_or_log("the evidence of another process", lambda: pickle.loads(received)) if received else None
         if known is not None:
             batch.facts, replays.replay, replays.experiments = known
         return known is not None

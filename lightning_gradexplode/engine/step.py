@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradexplode.engine.accumulation import AccumulatedReading, unscales_itself
-from lightning_gradexplode.engine.calm_step import CalmStep
+from lightning_gradexplode.engine.calm_step import NOTHING_DONE, Preliminary
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step_inputs import StepInputs
 from lightning_gradexplode.engine.unfinished_record import UnfinishedRecord
@@ -40,6 +41,23 @@ class Phase(Enum):
     """Its record is final."""
 
 
+@dataclass(slots=True)
+class OnDevice:
+    """What is known of a step only on its device, as long as its numbers are not on the host.
+
+    Attributes:
+        gathered: The measurements that the processes have exchanged on their devices, None without an exchange.
+        gathered_norms: The norms of all processes' shards, if they have exchanged them.
+        clip: Clip value and norm, if they are not known on the host.
+        is_guarded: Whether the optimizer skips the update by itself if it is not finite.
+    """
+
+    gathered: GradientReading | PendingRead | None = None
+    gathered_norms: Tensor | None = None
+    clip: tuple[Tensor, Tensor] | None = None
+    is_guarded: bool = False
+
+
 class Step(UnfinishedRecord):
     """One optimizer step in progress, which measures what its record needs.
 
@@ -50,23 +68,18 @@ class Step(UnfinishedRecord):
         number: The step that other metrics are logged at.
         scalars_due: Whether its scalars are logged.
         histograms_due: Whether its histograms are logged.
+        preliminary: What was done of it before it was known that it is not a calm step.
 
     Attributes:
         phase: Its phase.
-        scale: The factor that the gradients in memory are multiplied by.
-        evaluations: Number of times that gradients were computed within the step.
-        gradients_intact: Whether the gradients in memory are those that were measured.
-        clips_directly: Whether the monitor itself clips the gradients, and not the training loop.
-        early_findings: The findings before its update, if the detectors were called already; else None.
-        calm: The calm step that it began as, whose gradients are clipped already; None for other steps.
-        gathered: The measurements that the processes have exchanged on their devices, None without an exchange.
-        gathered_norms: The norms of all processes' shards on the device, if they have exchanged them.
-        device_clip: Clip value and norm of the step on their device, if they are not known on the host.
-        is_guarded: Whether the optimizer skips the update by itself if it is not finite.
         inputs: The inputs to compute the step again, None if that is not possible.
-        decided_late: Whether the optimizer had stepped before the numbers were read.
-        is_examined: Whether `DetectorSet.examine` was called for it.
-        deferred_findings: The findings before and after its update, if their consequences follow later.
+        scale: The factor that the gradients in memory are multiplied by.
+        gradients_intact: Whether the gradients in memory are those that were measured.
+        evaluations: Number of times that gradients were computed within the step.
+        clips_directly: Whether the monitor itself clips the gradients, and not the training loop.
+        on_device: What is known only on its device.
+        is_deferred: Whether its numbers are read after its update.
+        deferred_findings: The findings before and after its update, once it is deferred and its numbers are read.
     """
 
     def __init__(
@@ -77,6 +90,7 @@ class Step(UnfinishedRecord):
         number: int,
         scalars_due: bool,
         histograms_due: bool,
+        preliminary: Preliminary = NOTHING_DONE,
     ) -> None:
         self.state = state
         self.parameters = parameters
@@ -84,27 +98,22 @@ class Step(UnfinishedRecord):
         self.number = number
         self.scalars_due = scalars_due
         self.histograms_due = histograms_due
+        self.preliminary = preliminary
         self.optimizer_index = state.index
         self.learning_rate = state.learning_rate
         self.scale_adapts = reading.scale_adapts
         self.micro_batches = reading.micro_batches
         self.backward_passes = reading.backward_passes
         self.phase = Phase.COLLECTING
-        self.scale = 1.0
-        self.evaluations = 1
-        self.gradients_intact = True
-        self.clips_directly = True
-        self.decided_late = self.is_examined = False
-        self.early_findings: Sequence[Finding] | None = None
-        self.calm: CalmStep | None = None
-        self.deferred_findings: tuple[Sequence[Finding], Sequence[Finding]] | None = None
-        self.gathered: GradientReading | PendingRead | None = None
-        self.gathered_norms: Tensor | None = None
-        self.device_clip: tuple[Tensor, Tensor] | None = None
-        self.is_guarded = False
         self.inputs: StepInputs | None = None
+        self.scale = 1.0
+        self.gradients_intact = True
+        self.evaluations = 1
+        self.clips_directly = True
+        self.on_device = OnDevice()
+        self.is_deferred = False
+        self.deferred_findings: tuple[Sequence[Finding], Sequence[Finding]] | None = None
         self._weights_before: WeightCopy | WeightSample | None = None
-        self._has_details = False
 
     # Properties known before the update.
 
@@ -117,19 +126,15 @@ class Step(UnfinishedRecord):
         is_seen = self.state.has_hooks and not unscales_itself(self.state.optimizer)
         return self.reading.has_scale and not is_seen
 
-    @property
-    def is_late(self) -> bool:
-        """Whether its numbers are read after its update."""
-        return self.decided_late or self.phase is Phase.COLLECTING
-
     def norm_on_device(self) -> Tensor | None:
         """Return the L2 norm of all gradients on their device, unscaled; None if it cannot be computed there."""
         copies = self.parameters.shards.copies
         if copies is None:
             return self.reading.gradients.total_on_device(self.parameters.tensors[0].device)
-        if self.gathered_norms is None or len(set(copies)) > 1:
+        norms = self.on_device.gathered_norms
+        if norms is None or len(set(copies)) > 1:
             return None
-        total: Tensor = torch.linalg.vector_norm(self.gathered_norms / float(copies[0]) ** 0.5)
+        total: Tensor = torch.linalg.vector_norm(norms / float(copies[0]) ** 0.5)
         return total
 
     # Measurements before the update.
@@ -144,7 +149,6 @@ class Step(UnfinishedRecord):
         if not self.gradients_intact and early is None:
             return
         if self.scalars_due and not self._has_details:
-            self._has_details = True
             if self.reading.gradients.torch_total is not None:  # measured by torch's less precise kernel
                 self.set_gradient_norms(norms_of(self.parameters, self.parameters.gradients, self.scale))
             self._set_details(early or GradientDetails.of(self.parameters, self.scale))
@@ -157,6 +161,10 @@ class Step(UnfinishedRecord):
         self.set_gradient_norms(norms_of(self.parameters, self.parameters.gradients, self.scale))
         if self._has_details:
             self._set_details(GradientDetails.of(self.parameters, self.scale))
+
+    @property
+    def _has_details(self) -> bool:
+        return "share_above_one" in self.per_parameter
 
     def _set_details(self, local: GradientDetails) -> None:
         """Set the largest absolute values, and the share of each gradient's elements with one of 1.0 and more."""
@@ -204,7 +212,7 @@ class Step(UnfinishedRecord):
         if self._weights_before is not None:
             self._measure_weight_change(self._weights_before)
             self._weights_before = None
-        elif detectors.expects_weights if self.is_late else detectors.needs_weights:
+        elif detectors.expects_weights if self.is_deferred else detectors.needs_weights:
             self.set_weights(norms_of(self.parameters, self.parameters.tensors))
 
     def _measure_weight_change(self, before: WeightCopy | WeightSample) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradexplode.diagnose.replay import AttributeState, KeptBatch, RandomState, keep_weights
-from lightning_gradexplode.engine.attempt import attempt
+from lightning_gradexplode.engine.collect_or_log import collect_or_log
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.hosts.base import TrainingLoop
 
@@ -83,7 +83,7 @@ class StepInputKeeper:
             self._devices = tuple(device for device in devices if device.type != "cpu")
         random_state = RandomState.capture(self._devices, everything=after_warning)
         attributes = AttributeState(module, everything=after_warning)
-        weights = attempt("the weights", lambda: keep_weights(module)) if with_weights else None
+        weights = collect_or_log("the weights", lambda: keep_weights(module)) if with_weights else None
         return StepInputs(KeptBatch(batch), batch_idx, is_last, random_state, attributes, weights)
 
     def stepped(self) -> dict[int, int]:

@@ -26,6 +26,7 @@ from lightning_gradexplode import (
     ZScoreClip,
 )
 from lightning_gradexplode.detect.detector_set import DetectorSet
+from lightning_gradexplode.engine.calm_step import Preliminary
 from lightning_gradexplode.engine.calm_steps import CalmSteps
 from lightning_gradexplode.report import Recorder
 from tests.runs.models import Batch, Regression
@@ -75,10 +76,10 @@ def seen(monkeypatch: pytest.MonkeyPatch, run: Run, are_held: bool) -> Seen:
     def examined(detectors: DetectorSet, loss: float | None, grad_norm: float | None) -> bool:
         return examine(detectors, loss, grad_norm) and are_held
 
-    def begun(steps: CalmSteps, *arguments: Any) -> bool | None:
-        is_calm = begin(steps, *arguments)
-        result.calm += bool(is_calm)
-        return is_calm
+    def begun(steps: CalmSteps, *arguments: Any) -> Preliminary | None:
+        preliminary = begin(steps, *arguments)
+        result.calm += preliminary is None
+        return preliminary
 
     with monkeypatch.context() as patch:
         patch.setattr(Recorder, "add", added)

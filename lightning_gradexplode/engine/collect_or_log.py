@@ -1,4 +1,4 @@
-"""Calls that may fail without consequences for the run."""
+"""Collection of facts that may fail without consequences for the run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lightning_gradexplode.records.text import describe
 T = TypeVar("T")
 
 
-def attempt(what: str, collect: Callable[[], T]) -> T | None:
+def collect_or_log(what: str, collect: Callable[[], T]) -> T | None:
     """Return the result of `collect`; if it raises, log the error with the name `what` and return None."""
     try:
         return collect()
