@@ -27,6 +27,16 @@ CONSPICUOUS = 10.0
 class DetectorSet(Stateful):
     """The detectors of one optimizer, their baselines, and the usual gradient norms of its parameters.
 
+    Of each step, in the order of the steps, these are called:
+
+    1. `screen`, as soon as loss and gradient norm are known. It sets whether the weights are to be measured after the
+       update, and tells whether the step can show no rise. If so, and nothing else is measured, what follows may be
+       called later, for several steps together.
+    2. `begin`, before the update. It updates the baselines and calls each detector whose fields are known; the others
+       wait. It calls `screen` unless that was done.
+    3. `check_sign`, if the gradients have changed since, for one sign.
+    4. `proceed`, after the update. It updates the baselines of the weights and calls the detectors that have waited.
+
     A detector that raises, or returns anything but a `Finding` or None, is switched off; the others go on.
 
     Args:
@@ -77,7 +87,7 @@ class DetectorSet(Stateful):
         """Whether the norms of the weights are needed after a step that is not read yet."""
         return self._interval.overdue
 
-    def examine(self, loss: float | None, grad_norm: float | None) -> bool:
+    def screen(self, loss: float | None, grad_norm: float | None) -> bool:
         """Set `needs_weights` for a new step, and return whether the step can show no rise.
 
         Of such a step, the loss is at most one unit above the start, loss and gradient norm are in the `CalmRange`, and
@@ -103,10 +113,10 @@ class DetectorSet(Stateful):
 
         Args:
             record: The step.
-            is_new: Whether `examine` was not called for it.
+            is_new: Whether `screen` was not called for it.
         """
         if is_new:
-            self.examine(record.loss, record.grad_norm)
+            self.screen(record.loss, record.grad_norm)
         self._waiting = self.detectors
         try:
             self._update_before(record)
@@ -175,7 +185,7 @@ class DetectorSet(Stateful):
         self._waiting = waiting
         return findings
 
-    def look_again(self, record: StepRecord, sign: str) -> list[Finding]:
+    def check_sign(self, record: StepRecord, sign: str) -> list[Finding]:
         """Return the findings of one sign in a step whose numbers have changed, even if they were checked before."""
         waiting = self._waiting
         self._waiting = [detector for detector in self.detectors if detector.sign == sign]
@@ -188,12 +198,12 @@ class DetectorSet(Stateful):
         are_none = map(operator.is_, self._values_of(record)[2:], itertools.repeat(None))
         return set(itertools.compress(self.reads, are_none))
 
-    def is_over(self, record: StepRecord) -> bool:
-        """Return whether `proceed` finds nothing in a step, since none of the detectors that wait can be called."""
+    def can_proceed(self, record: StepRecord) -> bool:
+        """Return whether `proceed` can call any detector: whether one waits whose fields are known of a step."""
         if not self._waiting:
-            return True
+            return False
         missing = self._missing(record)
-        return all(not missing.isdisjoint(detector.reads) for detector in self._waiting)
+        return any(missing.isdisjoint(detector.reads) for detector in self._waiting)
 
     def switch_off(self, detector: Detector, reason: str) -> None:
         """Switch a detector off; it is named in `failures`."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -14,6 +12,7 @@ from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.clip import GuardedPolicy
 from lightning_gradexplode.detect.detector_set import DetectorSet
 from lightning_gradexplode.distributed.exchange import StepExchange
+from lightning_gradexplode.engine.note import Note
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step import Step
 from lightning_gradexplode.part_guard import is_own
@@ -26,8 +25,8 @@ class Agreement:
 
     Detectors and policies of this package decide the same from equal numbers. If one of them may fail on a single
     process, there is a collective wherever different decisions would lead to different weights or to a deadlock. Which
-    detectors of this package are switched off is part of the exchange of the next step (the *note*), at no extra cost;
-    until then no finding may lead to a collective.
+    detectors of this package are switched off is in the `Note` of the next step's exchange, at no extra cost; until
+    then no finding may lead to a collective.
 
     Args:
         exchange: The exchange between processes.
@@ -47,7 +46,7 @@ class Agreement:
         self._acts = not all(response.only_warns for response in arguments.responses)
         self._several = several
         self.by_notes = several and not self._has_own_detectors
-        self._off = 0
+        self._off: frozenset[str] = frozenset()  # signs of the detectors that are off on any process
         self.on_policy = several and policy is not None and not is_own(policy)
         self._is_logged = False
 
@@ -64,30 +63,29 @@ class Agreement:
         return self._has_own_detectors or ((self._acts or is_sharded) and not step.is_deferred)
 
     def note(self, measures_modules: bool) -> int:
-        """Return the note of a step to the other processes: a bit mask of the detectors that are off, and one more bit.
+        """Return the `Note` of a step to the other processes, as a number.
 
         Args:
-            measures_modules: Whether error gradients of modules are measured, which is a collective.
+            measures_modules: Whether this process measures error gradients of modules.
         """
-        return 2 * self._off + measures_modules
+        return Note(measures_modules, self._off).number(self._signs)
 
     def record_failures(self, detectors: DetectorSet) -> None:
         """Record which detectors have been switched off, for the next `note`."""
         if self.by_notes:
-            active = {detector.sign for detector in detectors.detectors}
-            self._off |= sum(1 << place for place, sign in enumerate(self._signs) if sign not in active)
+            self._off |= set(self._signs).difference(detector.sign for detector in detectors.detectors)
 
     def receive(self, notes: Sequence[int], states: Sequence[OptimizerState]) -> bool:
         """Switch off the detectors that are off on another process.
 
         Args:
-            notes: The notes of all processes.
+            notes: The notes of all processes, as numbers.
             states: The optimizers, with their detectors.
 
         Returns:
             Whether error gradients of modules are measured on all processes.
         """
-        off = functools.reduce(operator.or_, notes) >> 1
+        measures_modules, off = Note.of_all(notes, self._signs)
         if off != self._off:
             self._off |= off
             for state in states:
@@ -95,7 +93,7 @@ class Agreement:
                     if self.is_off(detector.sign):
                         state.detectors.switch_off(detector, "it failed on another process")
                 state.log_failures()
-        return all(note & 1 for note in notes)
+        return measures_modules
 
     @property
     def needs_notes(self) -> bool:
@@ -116,7 +114,7 @@ class Agreement:
 
     def is_off(self, sign: str) -> bool:
         """Return whether the detector of a sign is off on any process, as far as it is known here."""
-        return bool(self._off) and sign in self._signs and bool(self._off >> self._signs.index(sign) & 1)
+        return sign in self._off
 
     def counted(self, findings: Sequence[Finding]) -> Sequence[Finding]:
         """Return the findings of those detectors that are not off on any process."""

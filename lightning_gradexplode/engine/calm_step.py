@@ -166,12 +166,12 @@ class Preliminary(NamedTuple):
     """What was done of a step that is not a calm one, before that was known.
 
     Args:
-        is_examined: Whether `DetectorSet.examine` was called for it.
+        is_screened: Whether `DetectorSet.screen` was called for it.
         findings: The findings before its update, if the detectors were called already; else None.
         calm: The calm step that it began as, whose gradients are clipped already; None for other steps.
     """
 
-    is_examined: bool = False
+    is_screened: bool = False
     findings: Sequence[Finding] | None = None
     calm: CalmStep | None = None
 
@@ -179,5 +179,5 @@ class Preliminary(NamedTuple):
 NOTHING_DONE = Preliminary()
 """Nothing was done."""
 
-ONLY_EXAMINED = Preliminary(is_examined=True)
+ONLY_SCREENED = Preliminary(is_screened=True)
 """Nothing else was done."""

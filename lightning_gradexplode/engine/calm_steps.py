@@ -11,7 +11,7 @@ import math
 
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.engine.accumulation import AccumulatedReading, AccumulationWindow
-from lightning_gradexplode.engine.calm_step import NOTHING_DONE, ONLY_EXAMINED, CalmStep, Preliminary
+from lightning_gradexplode.engine.calm_step import NOTHING_DONE, ONLY_SCREENED, CalmStep, Preliminary
 from lightning_gradexplode.engine.clipping import GradientClipper
 from lightning_gradexplode.engine.findings import FindingLog
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
@@ -100,15 +100,15 @@ class CalmSteps:
         clip_val, algorithm = (None, None) if state.policy is not None else self._loop.clip_setting
         if clip_val is not None and algorithm != "norm":
             return NOTHING_DONE
-        if not state.detectors.examine(loss, norms.total):
-            return ONLY_EXAMINED
+        if not state.detectors.screen(loss, norms.total):
+            return ONLY_SCREENED
         skipped, epoch = self._responses.skipped, self._loop.epoch
         step = CalmStep(state, parameters, reading, loss, norms, number, batch_idx, epoch, skipped)
         if self._acts:
             step.clip_val = clip_val
             findings = step.begin()
             if findings:
-                return Preliminary(is_examined=True, findings=findings)
+                return Preliminary(is_screened=True, findings=findings)
         self.open = step
         if clip_val is not None:
             step.clip_to(clip_val)

@@ -154,7 +154,7 @@ class Components:
             is_over: Whether the record is complete, with the update.
         """
         agreement, detectors = self.agreement, step.state.detectors
-        if self.is_distributed and agreement.is_needed(step) and not (is_over and detectors.is_over(record)):
+        if self.is_distributed and agreement.is_needed(step) and (not is_over or detectors.can_proceed(record)):
             findings = agreement.findings(
                 lambda: detectors.proceed(record, step.is_deferred) if is_over else detectors.begin(record), detectors
             )

@@ -80,7 +80,7 @@ class Decisions:
             and step.skipped_by is None
             and step.evaluations == 1
         ):
-            self.look_again(step)
+            self.check_changed_gradients(step)
         if step.skipped_by is None:
             return
         if in_closure and _is_evaluated_again(step):
@@ -95,7 +95,7 @@ class Decisions:
             return bool(components.exchange.agree(np.array([float(is_finite)])).all())
         return is_finite
 
-    def look_again(self, step: Step) -> None:
+    def check_changed_gradients(self, step: Step) -> None:
         """Respond to gradients that have become NaN or infinite since they were measured."""
         if step.phase is not Phase.COLLECTING and step.skipped_by is None:
             gradients = step.parameters.gradients
@@ -117,7 +117,7 @@ class Decisions:
         return bool(components.exchange.agree(np.array([float(here)])).any()) if components.is_distributed else here
 
     def _respond_again(self, step: Step) -> None:
-        findings = step.state.detectors.look_again(step.record(), NonFiniteGradient.sign)
+        findings = step.state.detectors.check_sign(step.record(), NonFiniteGradient.sign)
         self._add_findings(step, findings, before_update=True)
         self._components.responses.respond(step, findings, before_update=True)
 
@@ -154,8 +154,8 @@ class Decisions:
             findings = components.find(step, record)
         else:
             detectors = step.state.detectors
-            of_calm, (is_examined, early, _) = components.calm_steps.evaluate(), step.preliminary
-            findings = [*of_calm, *(detectors.begin(record, not is_examined) if early is None else early)]
+            of_calm, (is_screened, early, _) = components.calm_steps.evaluate(), step.preliminary
+            findings = [*of_calm, *(detectors.begin(record, not is_screened) if early is None else early)]
             if detectors.failures:
                 step.state.log_failures()
         if findings:

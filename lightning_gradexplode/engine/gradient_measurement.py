@@ -79,7 +79,7 @@ class GradientMeasurement:
         """Begin a calm step again as any other, since its gradients have changed before its update."""
         assert calm.reading is not None
         due = self._components.schedule.due(calm.number)
-        done = Preliminary(is_examined=True, findings=calm.early_findings, calm=calm)
+        done = Preliminary(is_screened=True, findings=calm.early_findings, calm=calm)
         return self._begin(Step(calm.state, calm.parameters, calm.reading, calm.number, *due, done))
 
     def _begin(self, step: Step) -> Step:

@@ -173,7 +173,7 @@ class LeftOutSteps:
             return
         self._after.evaluate_held()
         signs = (NonFiniteLoss.sign, NonFiniteGradient.sign)
-        found = [one for sign in signs for one in state.detectors.look_again(record, sign)]
+        found = [one for sign in signs for one in state.detectors.check_sign(record, sign)]
         state.log_failures()
         new = components.keep_findings(record.step, found)
         components.evidence.add(record, inputs, new, components.log.incidents.began, before_update=True, replay=replay)

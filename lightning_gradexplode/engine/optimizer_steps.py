@@ -228,7 +228,7 @@ class OptimizerSteps:
         step.evaluations += 1
         self._components.window.discard_losses()
         if isinstance(step.state.optimizer, LBFGS):
-            self._decisions.look_again(step)
+            self._decisions.check_changed_gradients(step)
         else:
             self._decisions.measure_again(step)
         self._decisions.clip(step, first=False)

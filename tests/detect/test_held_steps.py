@@ -51,7 +51,7 @@ def evaluated(
             weight_norm_before=weights[0] if step == 0 else None,
             per_parameter={"grad_norm": np.full(3, norm * 3**-0.5)},
         )
-        may_wait = detectors.examine(loss, norm) and holds and not is_due
+        may_wait = detectors.screen(loss, norm) and holds and not is_due
         if may_wait and not detectors.needs_weights:
             held.append(before)
             continue
@@ -112,7 +112,7 @@ def test_most_steps_of_a_calm_run_are_held() -> None:
     detectors, held = DetectorSet(default_detectors()), 0
     for step, (loss, norm) in enumerate(zip(noise(count), noise(count, seed=1), strict=True)):
         one = StepRecord(step=step, parameters=PARAMETERS, loss=loss, grad_norm=norm, nonfinite_count=0)
-        held += detectors.examine(loss, norm)
+        held += detectors.screen(loss, norm)
         measured = replace(one, weight_norm=10.0, nonfinite_weights=0) if detectors.needs_weights else one
         detectors.begin(measured, is_new=False)
         detectors.proceed(measured)

@@ -67,14 +67,14 @@ def _plain(value: Any) -> Any:
 
 def seen(monkeypatch: pytest.MonkeyPatch, run: Run, are_held: bool) -> Seen:
     """Return what is seen of a run, whose calm steps are held or not."""
-    result, add, examine, begin = Seen(), Recorder.add, DetectorSet.examine, CalmSteps.begin
+    result, add, screen, begin = Seen(), Recorder.add, DetectorSet.screen, CalmSteps.begin
 
     def added(recorder: Recorder, record: StepRecord) -> None:
         result.add(record)
         add(recorder, record)
 
-    def examined(detectors: DetectorSet, loss: float | None, grad_norm: float | None) -> bool:
-        return examine(detectors, loss, grad_norm) and are_held
+    def screened(detectors: DetectorSet, loss: float | None, grad_norm: float | None) -> bool:
+        return screen(detectors, loss, grad_norm) and are_held
 
     def begun(steps: CalmSteps, *arguments: Any) -> Preliminary | None:
         preliminary = begin(steps, *arguments)
@@ -83,7 +83,7 @@ def seen(monkeypatch: pytest.MonkeyPatch, run: Run, are_held: bool) -> Seen:
 
     with monkeypatch.context() as patch:
         patch.setattr(Recorder, "add", added)
-        patch.setattr(DetectorSet, "examine", examined)
+        patch.setattr(DetectorSet, "screen", screened)
         patch.setattr(CalmSteps, "begin", begun)
         torch.manual_seed(0)
         run(result)

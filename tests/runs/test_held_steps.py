@@ -53,9 +53,9 @@ def watched(steps: int, look: Callable[[GradientWatch, int], None] = lambda watc
 @pytest.fixture
 def none_are_held(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Return a function after which each step is evaluated at once."""
-    examine = DetectorSet.examine
+    screen = DetectorSet.screen
     return lambda: monkeypatch.setattr(
-        DetectorSet, "examine", lambda self, loss, grad_norm: examine(self, loss, grad_norm) and False
+        DetectorSet, "screen", lambda self, loss, grad_norm: screen(self, loss, grad_norm) and False
     )
 
 
