@@ -15,6 +15,9 @@ _TARGET = re.compile(
 _MASK = re.compile("masks?|pad(ding)?|valid|len(gth)?s?|weights?")
 _INDEX = re.compile("idx|ind(ex|ices)|ids?|keys?")
 
+COMPUTED = ("constant in ", "factor in ")
+"""Names of tensors without a gradient that are neither inputs nor targets: most are computed in the step."""
+
 
 def targets(evidence: Evidence) -> list[FieldFacts]:
     """Return the fields that are targets.
@@ -66,7 +69,7 @@ def input_of(module: str) -> str:
 
 def is_from_graph(field: FieldFacts) -> bool:
     """Return whether a field is named after the operation that reads it, since the batch itself is not known."""
-    return field.name.startswith(("input of ", "target of ", "constant in "))
+    return field.name.startswith(("input of ", "target of ", *COMPUTED))
 
 
 def _is_named_target(field: FieldFacts) -> bool:

@@ -188,7 +188,7 @@ def _unknown(evidence: Evidence) -> Cause:
         advice = [*remedies.own_functions(evidence), *clip]
     else:
         one_batch = remedies.clip(evidence) if trend(evidence).has_diverged else remedies.skip(evidence)
-        advice = [*remedies.anomaly_mode(evidence), *one_batch]
+        advice = [*remedies.anomaly_mode(evidence), *one_batch, *remedies.step_again(evidence)]
     return Cause("unknown", None, observations(evidence), 0.0, tuple(advice))
 
 

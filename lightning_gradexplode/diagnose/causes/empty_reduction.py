@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.batch import place_of, targets
+from lightning_gradexplode.diagnose.batch import COMPUTED, place_of, targets
 from lightning_gradexplode.diagnose.causes.operation_evidence import (
     fault,
     line_sentence,
@@ -25,7 +25,7 @@ def empty_reduction(evidence: Evidence) -> Cause | None:
     """Return the cause if a mean, a standard deviation or a loss was computed over no elements, or over one."""
     found = fault(evidence)
     ignored = _all_ignored(evidence)
-    single = _single_row(evidence)
+    single, number = _single_row(evidence), _computed_number(evidence)
     if found is not None and found[1].kind == "empty":
         operation, what = found
         where: str | None = location_of(operation)
@@ -45,6 +45,17 @@ def empty_reduction(evidence: Evidence) -> Cause | None:
         where, confidence = None, 0.7 if ignored is not None or single else 0.5
         sentences = ["The loss is not finite and has no gradient, as with a mean over an empty selection."]
         remedy = "leave the term out where nothing is selected: `loss = term.sum() / max(term.numel(), 1)`"
+    elif number is not None and found is None:
+        value = "infinite" if number.inf_count else "NaN"
+        where, confidence = place_of(number), 0.6
+        sentences = [
+            f"The `{place_of(number)}` is a single number without a gradient, which is {value}. It is no part of the "
+            "batch: it was computed, as a ratio to a count that is zero is, or a mean over nothing."
+        ]
+        remedy = (
+            "keep the count that the number is divided by at one or more: `ratio = total / count.clamp(min=1)`, or "
+            "leave the term out where nothing is selected"
+        )
     elif single and first_nonfinite(evidence) is not None and found is None and not trend(evidence).has_diverged:
         where, sentences, confidence = "batch", [], 0.6
         remedy = "drop the last incomplete batch: `DataLoader(..., drop_last=True)`"
@@ -68,7 +79,7 @@ def empty_reduction(evidence: Evidence) -> Cause | None:
         where,
         tuple(one for one in sentences if one),
         confidence,
-        (remedy, *more, *remedies.skip(evidence)),
+        (remedy, *more, *remedies.skip(evidence), *remedies.step_again(evidence)),
     )
 
 
@@ -84,6 +95,22 @@ def _has_source(evidence: Evidence) -> bool:
     Gradients are zero then because the training loop clears those that are not finite.
     """
     return evidence.replay is not None and evidence.replay.source is not None
+
+
+def _computed_number(evidence: Evidence) -> FieldFacts | None:
+    """Return the single number without a gradient that made a loss non-finite, None if there is none.
+
+    In a loop that learns from one sample at a time a target or an advantage is a single number, too, but what it is
+    multiplied by is another one. In float16, a large number may have overflown.
+    """
+    replay, batch = evidence.replay, evidence.batch
+    if replay is None or batch is None or replay.source != "batch" or trend(evidence).has_diverged:
+        return None
+    fields = (one for one in batch.fields if one.name == replay.source_name and one.name.startswith(COMPUTED))
+    field = next(fields, None)
+    if field is None or field.shape or field.dtype == "float16":
+        return None
+    return field if field.name.startswith("factor in ") or (batch.size or 0) > 1 else None
 
 
 def _loss_is_nan(evidence: Evidence) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import (
+    COMPUTED,
     is_from_graph,
     nonfinite_fields,
     place_of,
@@ -98,7 +99,7 @@ def _confidence_in_graph(field: FieldFacts, is_first: bool) -> float:
     difference = field.name.startswith("target of ") and field.name.endswith("sub")
     in_all = not is_first and 1 < len(rows) == field.shape[0]
     infinite = field.inf_count > 0 and (difference or field.dtype == "float16")
-    if whole or in_all or infinite or field.name.startswith("constant in "):
+    if whole or in_all or infinite or field.name.startswith(COMPUTED):
         return FAINT
     return 0.5 if difference else 0.65
 

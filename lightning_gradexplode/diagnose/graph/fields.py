@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_gradexplode.diagnose.batch import input_of
 from lightning_gradexplode.diagnose.faults.operations import SYMMETRIC_LOSSES
-from lightning_gradexplode.diagnose.graph.nodes import Argument, Graph, name_of_node
+from lightning_gradexplode.diagnose.graph.nodes import Argument, Graph, name_of_node, shape_of
 from lightning_gradexplode.measure.batch_facts import collect_batch_facts
 from lightning_gradexplode.records import FieldFacts
 
@@ -30,6 +31,9 @@ _LOGARITHMS = {"log", "log2", "log10", "log1p"}
 
 _OF_WEIGHTS = {"t", "transpose", "permute", "to_copy"}
 """Operations on a weight before it is multiplied by: autocast also narrows it."""
+
+_PRODUCTS = {"mul", "div"}
+"""Operations in which a single number scales all elements of another tensor."""
 
 _DIFFERENCES = {"sub", "rsub"}
 """Operations with the target as an input in a loss without a loss function."""
@@ -70,7 +74,10 @@ def field_of(
         is_target: Whether no operation with a parameter follows.
     """
     operation, weighed = name_of_node(node), _weighs(graph, node)
-    if weighed is not None or operation in _LOSSES or (is_target and operation in _DIFFERENCES):
+    is_number = argument.value is not None and argument.value.dim() == 0
+    if is_number and operation in _PRODUCTS and math.prod(shape_of(node, 0) or ()) > 1:
+        name = f"factor in {operation}"
+    elif weighed is not None or operation in _LOSSES or (is_target and operation in _DIFFERENCES):
         name = f"target of {weighed or operation}"
     elif operation in _INPUT_OF and weight_of(graph, node, names) is not None:
         owner = owner_of(graph, node, names) or operation

@@ -190,5 +190,6 @@ def _kept(node: Any) -> dict[str, Tensor]:
         except RuntimeError:  # changed in place, or released
             continue
         if isinstance(value, Tensor) and value.layout is torch.strided and is_in_memory(value):
-            found[name] = value.detach()
+            # The sum of a number of Python, as autograd saves it, is what memory holds; not so of a view of it.
+            found[name] = value.detach().view(value.shape)
     return found

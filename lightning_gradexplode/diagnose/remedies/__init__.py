@@ -15,6 +15,7 @@ from lightning_gradexplode.diagnose.remedies.common import (
     rounded,
     skip,
     standardize,
+    step_again,
     warm_up,
 )
 
@@ -29,5 +30,6 @@ __all__ = [
     "rounded",
     "skip",
     "standardize",
+    "step_again",
     "warm_up",
 ]

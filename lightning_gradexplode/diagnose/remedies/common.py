@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from lightning_gradexplode.diagnose.batch import COMPUTED
 from lightning_gradexplode.diagnose.curves import critical_step, curve, first_nonfinite
 from lightning_gradexplode.diagnose.remedies.loop_code import code_of
 from lightning_gradexplode.records import Evidence, RunFacts
@@ -13,6 +14,12 @@ from lightning_gradexplode.records.replay import NO_REPLAY
 
 SAME_SIZE, HUGE = 10.0, 1000.0
 """Growth of the gradient norm over the first steps, and a norm, from which a run has no usual norm to clip at."""
+
+
+STEP_AGAIN = (
+    "have the step computed again, which names the operation, its line and the batch: `GradientWatch(model, optimizer, "
+    "step=lambda model, batch: ...)` that returns the loss, and `watch.batch(batch)` for each batch"
+)
 
 
 def responses(evidence: Evidence) -> set[str]:
@@ -161,14 +168,20 @@ def anomaly_mode(evidence: Evidence) -> list[str]:
     advice = ["find the operation with `torch.autograd.set_detect_anomaly(True)`"]
     is_plain = evidence.run.monitor == "GradientWatch"
     if is_plain and (evidence.batch is None or (replay is not None and replay.reason == NO_REPLAY)):
-        advice.insert(
-            0,
-            "have the step computed again, which names the operation, its line and the batch: `GradientWatch(model, "
-            "optimizer, step=lambda model, batch: ...)` that returns the loss, and `watch.batch(batch)` for each batch",
-        )
+        advice.insert(0, STEP_AGAIN)
     if evidence.run.monitor in ("GradientWatch", "FabricWatch") and not _loss_is_known(evidence):
         advice.insert(0, "call `watch.loss(loss)` before the backward pass, so that its operations are known")
     return advice
+
+
+def step_again(evidence: Evidence) -> list[str]:
+    """Return the advice to have a plain loop's step computed again, if a tensor without a gradient was not finite.
+
+    It may have been computed in the step, by operations that neither the autograd graph nor anomaly detection shows.
+    """
+    replay = evidence.replay
+    is_computed = replay is not None and (replay.source_name or "").startswith(COMPUTED)
+    return [STEP_AGAIN] if is_computed and evidence.run.monitor == "GradientWatch" else []
 
 
 def own_functions(evidence: Evidence) -> list[str]:

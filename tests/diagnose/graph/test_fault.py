@@ -206,6 +206,16 @@ def test_data_that_are_not_finite_are_named_with_their_rows(net: nn.Sequential) 
     assert (found.source, found.source_name, found.source_rows) == ("batch", "target of sub", (4,))
 
 
+@pytest.mark.parametrize("value", [NAN, float("inf")])
+def test_numbers_that_are_not_finite_are_told_from_data(net: nn.Sequential, value: float) -> None:
+    """A number that scales all elements is a factor, also a number of Python; one beside a single one may be data."""
+    for factor in (value, torch.tensor(value)):
+        each = functional.mse_loss(net(inputs()), torch.zeros(ROWS, 1), reduction="none")
+        for loss, name in (((each * factor).mean(), "factor in mul"), (each.mean() * factor, "constant in mul")):
+            found = replay(loss, net)
+            assert (found.first, found.source, found.source_name) == (None, "batch", name)
+
+
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_rows_of_sequences_are_the_samples(batch_first: bool) -> None:
     """A recurrent layer holds the time steps of all samples together, in either layout of its input."""

@@ -59,6 +59,16 @@ def test_a_plain_loop_gets_advice_on_how_its_step_can_be_replayed() -> None:
         assert remedies.anomaly_mode(evidence) == ["find the operation with `torch.autograd.set_detect_anomaly(True)`"]
 
 
+def test_a_plain_loop_is_told_how_to_find_what_was_computed_without_a_gradient() -> None:
+    """The graph does not show how a constant of the loss was computed; an input of a layer is the batch."""
+    plain = run(monitor="GradientWatch")
+    constant = Replay("reproduced", source="batch", source_name="constant in mul")
+    of_layer = replace(constant, source_name="input of net.0")
+    assert "step=lambda" in remedies.step_again(failed(3, run=plain, replay=constant))[0]
+    for evidence in (failed(3, run=plain, replay=of_layer), failed(3, replay=constant), failed(3, run=plain)):
+        assert remedies.step_again(evidence) == []
+
+
 @pytest.mark.parametrize("monitor", ["GradientWatch", "FabricWatch"])
 def test_a_loop_that_does_not_pass_its_loss_is_advised_to(monitor: str) -> None:
     """Without any loss the first advice is to pass it; in Lightning, or with a loss that is NaN, it is not."""
