@@ -14,6 +14,7 @@ from lightning_gradexplode.diagnose.calm.optimizer import (
     first_update_replaces,
     first_update_ruins,
     rate_far_too_high,
+    rate_raised_at_once,
     updates_are_rounded_away,
     weights_stand_still,
 )
@@ -187,6 +188,7 @@ _RULES = (
     first_update_ruins,
     first_update_replaces,
     rate_far_too_high,
+    rate_raised_at_once,
     early_gradient_remains,
     forgotten_each_epoch,
 )

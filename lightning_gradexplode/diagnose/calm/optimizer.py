@@ -10,6 +10,7 @@ import numpy as np
 from lightning_gradexplode.diagnose.batch import is_float, targets
 from lightning_gradexplode.diagnose.causes.optimizer import fresh_state
 from lightning_gradexplode.diagnose.causes.precision import SMALLEST_CHANGE, weights_type
+from lightning_gradexplode.diagnose.causes.rate_rise import MANY_FOLD
 from lightning_gradexplode.diagnose.curves import curve, loss_curve
 from lightning_gradexplode.diagnose.first_update import first_update_ratio
 from lightning_gradexplode.diagnose.learning import ENOUGH, LEARNED, learned
@@ -28,6 +29,9 @@ GROWN = 3.0
 
 RISEN = 1.5
 """Multiple of the first loss that the loss has at first where the updates overshoot."""
+
+LATELY = 20
+"""Number of losses before a rise of the rate, and at the end of the run, that are compared."""
 
 RUINED = 20.0
 """Factor by which the loss has grown after the first update, from which the update has ruined the weights."""
@@ -132,6 +136,41 @@ def rate_far_too_high(evidence: Evidence) -> Iterator[Cause]:
         ),
         0.7,
         rate_remedies(evidence, trend(evidence)),
+    )
+
+
+def rate_raised_at_once(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if the rate rose many-fold from one step to the next, and the loss has been higher since.
+
+    The loss of the step of the rise has to be usual: otherwise something else has changed there. After a planned rise,
+    as of a warm restart, the loss comes down again.
+    """
+    rates, loss = curve(evidence, "learning_rate").finite, loss_curve(evidence).finite
+    sudden = (np.diff(rates.step) == 1) & (rates.value[1:] >= MANY_FOLD * rates.value[:-1]) & (rates.value[:-1] > 0)
+    if not sudden.any():
+        return
+    place = int(np.flatnonzero(sudden)[-1]) + 1
+    step, before, after = int(rates.step[place]), float(rates.value[place - 1]), float(rates.value[place])
+    earlier, since, at_once = loss.before(step).value[-LATELY:], loss.since(step + 1).value[-LATELY:], loss.at(step)
+    if min(len(earlier), len(since)) < LATELY or at_once is None or at_once > earlier.max():
+        return
+    low, high = float(np.median(earlier)), float(np.median(since))
+    if not high >= RISEN * low > 0 or np.quantile(since, 0.25) <= np.quantile(earlier, 0.75):
+        return
+    restore = (
+        "if the run was resumed there, restore the schedule after the optimizer, since the constructor of a schedule "
+        'sets the initial rate: `scheduler.load_state_dict(checkpoint["scheduler"])`'
+    )
+    is_initial = bool(rates.value[0] == after) or float(rates.value[:place].max()) >= after
+    yield Cause(
+        "learning-rate-jump",
+        f"the learning rate at step {step}",
+        (
+            f"The learning rate rose from {before:.3g} to {after:.3g} at step {step}.",
+            f"The losses before it have a median of {low:.4g}, and the last ones of {high:.4g}.",
+        ),
+        0.75,
+        (*([restore] if is_initial else []), f"keep the learning rate near {before:.3g}"),
     )
 
 

@@ -302,3 +302,34 @@ def test_weights_without_a_gradient_may_stay_the_same() -> None:
     assert diagnose_calm(still) is None
     assert diagnose_calm(frozen) is None
     assert diagnose_calm(replace(still, unchanged=LAYERS[:3])) is not None
+
+
+def resumed(after: Sequence[float], at_once: float = 0.1, before: float = 0.002, rate: float = 0.2) -> Evidence:
+    """Return the evidence of a run whose rate rises at its step 80, at a loss `at_once`, and is followed by `after`."""
+    loss = [2.0 * 0.95**step + 0.1 + 0.02 * (-1) ** step for step in range(80)]
+    losses = [*loss, at_once, *np.resize(after, 39)]
+    rates = np.array([0.2] * 40 + [before] * 40 + [rate] * 40)
+    return evidence(network(0.1), {"loss": losses, "learning_rate": rates.tolist()})
+
+
+def test_a_rate_that_rose_at_once_is_named_if_the_loss_has_been_higher_since() -> None:
+    """Back to the initial rate the schedule was not restored; to a higher one it was only raised too far."""
+    for rate, advice in ((0.2, "scheduler.load_state_dict"), (0.5, "near 0.002")):
+        diagnosis = diagnose_calm(resumed([0.6, 0.7], rate=rate))
+        assert diagnosis is not None
+        assert (diagnosis.causes[0].kind, diagnosis.where) == ("learning-rate-jump", "the learning rate at step 80")
+        assert advice in diagnosis.remedies[0]
+
+
+@pytest.mark.parametrize(
+    "healthy",
+    [
+        resumed([0.7] * 15 + [0.12, 0.09] * 12),  # comes down again, as after a warm restart
+        resumed([0.6, 0.7], at_once=0.7),  # another loss from that step on
+        resumed([0.6, 0.7], before=0.1),  # twice the rate
+        resumed([0.05, 0.4]),  # losses that differ more among themselves
+    ],
+)
+def test_a_rate_that_rose_at_once_is_not_named_otherwise(healthy: Evidence) -> None:
+    """Neither if the loss comes down again, nor if something else may have raised it."""
+    assert diagnose_calm(healthy) is None
