@@ -50,11 +50,13 @@ def has_learned(evidence: Evidence) -> bool:
 def has_recovered(evidence: Evidence) -> bool:
     """Return whether the loss, after the incident, is at the level of the steps before it, which were calm for long.
 
-    If that level is above the first losses, the run has not recovered.
+    If that level is above the first losses, or if gradients stay zero, the run has not recovered.
     """
+    if "zero-gradient" in signs(evidence):
+        return False
     before = loss_curve(evidence).before(evidence.step).finite.value
     if evidence.later_loss is None or len(before) < ENOUGH or evidence.later_loss > float(before[:5].max()):
         return False
     lately = before[-20:]
     spread = float(np.ptp(lately))
-    return float(lately.min()) - spread <= evidence.later_loss <= float(lately.max())
+    return float(lately.min()) - spread <= evidence.later_loss <= float(np.quantile(lately, 0.75))

@@ -18,6 +18,7 @@ class LineSearch:
     Args:
         start: The loss without the update.
         end: The loss with the whole update, infinite if it is not finite.
+        highest: The largest loss with any part of the update.
         best_factor: The factor with the least loss, 0 if no factor lowers it.
         least: The least loss.
         falls_at_first: Whether the smallest factor lowers the loss, so that the update is a descent direction.
@@ -29,6 +30,7 @@ class LineSearch:
 
     start: float
     end: float
+    highest: float
     best_factor: float
     least: float
     falls_at_first: bool
@@ -42,8 +44,8 @@ class LineSearch:
 
     @property
     def overshoots(self) -> bool:
-        """Whether the update raises the loss by more than a tenth, or goes far beyond the minimum along it."""
-        rises = self.end > self.start + 0.1 * abs(self.start)
+        """Whether the update, or a part of it, raises the loss by more than a tenth, or goes far beyond the minimum."""
+        rises = self.highest > self.start + 0.1 * abs(self.start)
         passes = 0 < self.best_factor <= 0.3 and self.end - self.least > 0.5 * (self.start - self.least)
         return rises or passes
 
@@ -61,6 +63,7 @@ def line_search(evidence: Evidence) -> LineSearch | None:
     return LineSearch(
         start=start,
         end=along[-1][1],
+        highest=max(loss for _, loss in along),
         best_factor=best[0] if lowers else 0.0,
         least=min(best[1], start),
         falls_at_first=along[0][1] < start,

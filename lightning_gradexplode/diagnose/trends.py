@@ -43,6 +43,9 @@ MANY_STEPS = 20
 LARGE_UPDATE = 0.1
 """Ratio of the update to the weights from which an update is large; usual is 0.001."""
 
+DISRUPTIVE_UPDATE = 0.3
+"""Ratio of the update to the weights from which an update may have made the loss jump, even if all are as large."""
+
 CALM_RISE = 1.0
 """Rise of the loss above its start, in units of its size or noise, up to which it has not risen."""
 
@@ -224,7 +227,7 @@ def begins_abruptly(evidence: Evidence) -> bool:
 def abrupt_step(evidence: Evidence, name: str) -> int | None:
     """Return the step at which a quantity jumps to `JUMP` times its largest value before, None if there is none.
 
-    There was no unusual update just before, so that the batch is the cause of the jump: if that update was not
+    There was no unusual or large update just before, so that the batch is the cause of the jump: if that update was not
     measured, one in proportion to the learning rate is assumed. Nothing is known of updates in logs of other tools.
     """
     if not any("update_ratio" in history.values for history in evidence.history):
@@ -236,8 +239,10 @@ def abrupt_step(evidence: Evidence, name: str) -> int | None:
         if before > 0 and values.value[place] > JUMP * before:
             known, sizes = ratios.before(step).finite, norms.before(step).value[-2:]
             rise = _rise_of_rate(evidence, int(known.step[-1]) if len(known) else step - MANY_STEPS, step - 1)
-            last, usual = (known.value[-1], np.median(known.value[:-1])) if len(known) > 1 else (1.0, 1.0)
-            is_ordinary = bool(rise * last <= UNUSUAL * usual)
+            is_measured = len(known) > 1
+            last, usual = (known.value[-1], np.median(known.value[:-1])) if is_measured else (1.0, 1.0)
+            is_large = is_measured and rise * last > DISRUPTIVE_UPDATE
+            is_ordinary = bool(rise * last <= UNUSUAL * usual) and not is_large
             has_grown = len(sizes) == 2 and sizes[1] > ORDINARY_GROWTH * sizes[0]
             return step if is_ordinary and not has_grown else None
     return None

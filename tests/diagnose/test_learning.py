@@ -37,6 +37,20 @@ def test_a_gain_of_the_gradient_with_which_a_run_learns_is_harmless(sign: str, h
     assert has_learned(known) is harmless
 
 
+def test_a_level_above_most_of_the_losses_before_is_no_recovery() -> None:
+    """Single losses of batches vary, while the median of the later ones is near that of an untrained network."""
+    noisy = [2.5 - 0.02 * min(step, 15) + 0.3 * (-1) ** step for step in range(100)]
+    known = replace(spiked(2.2), history=(history({**calm(100), "loss": noisy}),))
+    assert has_recovered(known)
+    assert not has_recovered(replace(known, later_loss=2.51))
+
+
+def test_gradients_that_stay_zero_are_no_recovery() -> None:
+    """The loss stays where it was because nothing is learned."""
+    known = spiked(-0.4)
+    assert not has_recovered(replace(known, findings=(finding("zero-gradient", 99, Severity.WARNING),)))
+
+
 def test_a_level_above_the_first_losses_is_none_to_come_back_to() -> None:
     """The loss of a likelihood falls, rises above its start, and is as high twenty steps later."""
     risen = [1 - 0.016 * step if step < 60 else 2.0 + 0.05 * (-1) ** step for step in range(100)]

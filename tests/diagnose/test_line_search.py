@@ -27,3 +27,16 @@ def test_a_loss_climbs_if_the_smallest_factor_is_short_enough_to_show_it(
     assert found is not None
     assert found.overshoots
     assert found.climbs is climbs
+
+
+@pytest.mark.parametrize(
+    ("along", "overshoots"),
+    [((2.4, 150.0, 16.0, 6.7), True), ((9.9, 9.0, 7.0, 2.0), False), ((9.9, 10.5, 9.0, 8.0), False)],
+    ids=["a part raises it", "down", "within a tenth"],
+)
+def test_a_part_of_an_update_that_raises_the_loss_overshoots(along: tuple[float, ...], overshoots: bool) -> None:
+    """Even if the loss is lower with the whole update, by chance."""
+    pairs = ((0.0, 10.0), *zip((0.01, 0.1, 0.3, 1.0), along, strict=True))
+    found = line_search(Evidence(1, 1, experiments=Experiments(line_search=pairs)))
+    assert found is not None
+    assert found.overshoots is overshoots

@@ -18,6 +18,15 @@ def test_a_jump_after_a_large_update_is_not_abrupt(last: float, step: int | None
     assert abrupt_step(evidence, "loss") == step
 
 
+@pytest.mark.parametrize(("ratio", "step"), [(0.05, 40), (0.4, None)])
+def test_a_jump_among_disruptive_updates_is_not_abrupt(ratio: float, step: int | None) -> None:
+    """An update that changes the weights by a third of their norm is not ordinary where all are as large."""
+    values = {**calm(41), "update_ratio": [ratio] * 41}
+    values["loss"][40] = 2.7e7
+    evidence = diverged(step=39, now=40, findings=(finding("diverging-loss", 40),), history=(history(values),))
+    assert abrupt_step(evidence, "loss") == step
+
+
 @pytest.mark.parametrize(("measured", "factor", "step"), [(39, 1000.0, 40), (20, 1000.0, None), (20, 2.0, 40)])
 def test_a_jump_right_after_a_rise_of_the_rate_is_not_abrupt(measured: int, factor: float, step: int | None) -> None:
     """Unless the update at that rate was measured, and is an ordinary one."""

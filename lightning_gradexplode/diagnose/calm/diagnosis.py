@@ -10,11 +10,10 @@ import numpy as np
 
 from lightning_gradexplode.diagnose.batch import is_mask, place_of, size_of, targets
 from lightning_gradexplode.diagnose.calm.early_gradients import early_gradient_remains
+from lightning_gradexplode.diagnose.calm.high_rate import rate_above_usual, rate_far_too_high, rate_raised_at_once
 from lightning_gradexplode.diagnose.calm.optimizer import (
     first_update_replaces,
     first_update_ruins,
-    rate_far_too_high,
-    rate_raised_at_once,
     updates_are_rounded_away,
     weights_stand_still,
 )
@@ -189,6 +188,7 @@ _RULES = (
     first_update_replaces,
     rate_far_too_high,
     rate_raised_at_once,
+    rate_above_usual,
     early_gradient_remains,
     forgotten_each_epoch,
 )

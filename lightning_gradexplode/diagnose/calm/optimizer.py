@@ -10,14 +10,13 @@ import numpy as np
 from lightning_gradexplode.diagnose.batch import is_float, targets
 from lightning_gradexplode.diagnose.causes.optimizer import fresh_state
 from lightning_gradexplode.diagnose.causes.precision import SMALLEST_CHANGE, weights_type
-from lightning_gradexplode.diagnose.causes.rate_rise import MANY_FOLD
 from lightning_gradexplode.diagnose.curves import curve, loss_curve
 from lightning_gradexplode.diagnose.first_update import first_update_ratio
-from lightning_gradexplode.diagnose.learning import ENOUGH, LEARNED, learned
+from lightning_gradexplode.diagnose.learning import ENOUGH, learned
 from lightning_gradexplode.diagnose.optimizers import keeps_state, usual_rate
 from lightning_gradexplode.diagnose.remedies.loop_code import code_of
 from lightning_gradexplode.diagnose.remedies.rate import rate_remedies
-from lightning_gradexplode.diagnose.trends import initial_weight_norm, trend
+from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence, History, RunFacts
 
 FAR_ABOVE, TURNED = 10.0, 100.0
@@ -26,12 +25,6 @@ ruined the weights, whatever the loss is."""
 
 GROWN = 3.0
 """Growth of the weights' norm after the first update, from which the updates after it are as large."""
-
-RISEN = 1.5
-"""Multiple of the first loss that the loss has at first where the updates overshoot."""
-
-LATELY = 20
-"""Number of losses before a rise of the rate, and at the end of the run, that are compared."""
 
 RUINED = 20.0
 """Factor by which the loss has grown after the first update, from which the update has ruined the weights."""
@@ -114,64 +107,6 @@ def first_update_replaces(evidence: Evidence) -> Iterator[Cause]:
         names = evidence.history[place].parameters
         advice = f"lower the learning rate of the optimizer of `{names[0]}` to `lr={0.1 * usual[1]:g}`" if usual else ""
         yield Cause("learning-rate", _common(names), (sentence,), 0.75, (advice,))
-
-
-def rate_far_too_high(evidence: Evidence) -> Iterator[Cause]:
-    """Yield the cause if the loss rose at a rate far above the usual ones, the weights grew, and little is learned."""
-    loss, weights = loss_curve(evidence).finite.value, curve(evidence, "weight_norm").finite
-    rate, usual, start = curve(evidence, "learning_rate").first, usual_rate(evidence.run), initial_weight_norm(evidence)
-    if len(loss) < ENOUGH or usual is None or rate is None or not start or len(evidence.run.optimizers) > 1:
-        return
-    growth, highest = (weights.greatest or 0.0) / start, float(loss[:ENOUGH].max())
-    has_risen = loss[0] > 0 and highest >= RISEN * loss[0] and int(loss[:ENOUGH].argmax()) > 0
-    if rate < FAR_ABOVE * usual[1] or growth < GROWN or not has_risen or learned(evidence) <= LEARNED:
-        return
-    yield Cause(
-        "learning-rate",
-        None,
-        (
-            f"The learning rate of {rate:g} is at least {FAR_ABOVE:g} times the highest usual one. The loss rose from "
-            f"{loss[0]:.4g} to {highest:.4g} at first, and the weights have grown {growth:.3g} times.",
-            f"After {len(loss)} steps the loss is {learned(evidence):.0%} of what it was.",
-        ),
-        0.7,
-        rate_remedies(evidence, trend(evidence)),
-    )
-
-
-def rate_raised_at_once(evidence: Evidence) -> Iterator[Cause]:
-    """Yield the cause if the rate rose many-fold from one step to the next, and the loss has been higher since.
-
-    The loss of the step of the rise has to be usual: otherwise something else has changed there. After a planned rise,
-    as of a warm restart, the loss comes down again.
-    """
-    rates, loss = curve(evidence, "learning_rate").finite, loss_curve(evidence).finite
-    sudden = (np.diff(rates.step) == 1) & (rates.value[1:] >= MANY_FOLD * rates.value[:-1]) & (rates.value[:-1] > 0)
-    if not sudden.any():
-        return
-    place = int(np.flatnonzero(sudden)[-1]) + 1
-    step, before, after = int(rates.step[place]), float(rates.value[place - 1]), float(rates.value[place])
-    earlier, since, at_once = loss.before(step).value[-LATELY:], loss.since(step + 1).value[-LATELY:], loss.at(step)
-    if min(len(earlier), len(since)) < LATELY or at_once is None or at_once > earlier.max():
-        return
-    low, high = float(np.median(earlier)), float(np.median(since))
-    if not high >= RISEN * low > 0 or np.quantile(since, 0.25) <= np.quantile(earlier, 0.75):
-        return
-    restore = (
-        "if the run was resumed there, restore the schedule after the optimizer, since the constructor of a schedule "
-        'sets the initial rate: `scheduler.load_state_dict(checkpoint["scheduler"])`'
-    )
-    is_initial = bool(rates.value[0] == after) or float(rates.value[:place].max()) >= after
-    yield Cause(
-        "learning-rate-jump",
-        f"the learning rate at step {step}",
-        (
-            f"The learning rate rose from {before:.3g} to {after:.3g} at step {step}.",
-            f"The losses before it have a median of {low:.4g}, and the last ones of {high:.4g}.",
-        ),
-        0.75,
-        (*([restore] if is_initial else []), f"keep the learning rate near {before:.3g}"),
-    )
 
 
 def _common(names: Sequence[str]) -> str | None:

@@ -6,8 +6,10 @@ import math
 from dataclasses import replace
 
 from lightning_gradexplode.diagnose import remedies
+from lightning_gradexplode.diagnose.causes.inactive_units import units_became_inactive
 from lightning_gradexplode.diagnose.causes.indication import Indication
 from lightning_gradexplode.diagnose.causes.loss_factors import large_factor
+from lightning_gradexplode.diagnose.causes.lost_progress import progress_lost_by_update
 from lightning_gradexplode.diagnose.causes.within_step import without_line_search
 from lightning_gradexplode.diagnose.curves import critical_step, curve, failing_step, is_critical, loss_curve
 from lightning_gradexplode.diagnose.first_update import (
@@ -62,6 +64,9 @@ def learning_rate(evidence: Evidence) -> Cause | None:
     weights that keep their norm, and lower rates with the same failure. After many steps, a usual rate is no cause
     unless an overshoot was measured: something may have grown since the start, such as targets or a factor of the loss.
     """
+    harm = progress_lost_by_update(evidence) or units_became_inactive(evidence)
+    if harm is not None:
+        return harm
     cause = rate_too_high(evidence) or without_line_search(evidence)
     steps_before = critical_step(evidence) - evidence.run.first_step
     if cause is None or steps_before < MANY_STEPS:
@@ -144,11 +149,14 @@ def replacing_update(evidence: Evidence) -> str | None:
 def _overshoot(evidence: Evidence) -> Indication | None:
     """Return the evidence that an update overshoots: the loss along it, or the effect of the first update."""
     search = line_search(evidence)
-    if search is None or not search.overshoots or search.end - search.start <= FIRST_ORDER * search.slope:
+    if search is None or not search.overshoots or search.highest - search.start <= FIRST_ORDER * search.slope:
         jump = jump_by_first_update(evidence) or disruptive_update(evidence)
         return None if jump is None else Indication(0.5, jump)
-    end = f"{search.end:.4g}" if math.isfinite(search.end) else "a value that is not finite"
-    sentence = f"With the whole update the loss of the same batch goes from {search.start:.4g} to {end}"
+    is_by_part = search.end <= search.start < search.highest
+    loss = search.highest if is_by_part else search.end
+    end = f"{loss:.4g}" if math.isfinite(loss) else "a value that is not finite"
+    part = "a part of the" if is_by_part else "the whole"
+    sentence = f"With {part} update the loss of the same batch goes from {search.start:.4g} to {end}"
     if search.falls_at_first:
         sentence += f", with {search.best_factor:g} of it to {search.least:.4g}: the step overshoots"
     return Indication(0.4 if search.climbs else 0.8 if search.falls_at_first else 0.65, f"{sentence}.")

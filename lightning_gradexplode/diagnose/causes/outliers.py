@@ -15,6 +15,7 @@ from lightning_gradexplode.diagnose.batch import (
     samples_of,
     size_of,
 )
+from lightning_gradexplode.diagnose.causes.lost_progress import has_ordinary_loss
 from lightning_gradexplode.diagnose.causes.operation_evidence import follows_divergence
 from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, is_critical, loss_curve, signs
 from lightning_gradexplode.diagnose.learning import ENOUGH
@@ -238,5 +239,7 @@ def _single_jump(evidence: Evidence) -> str:
     before, value, after = norms.before(step).median, norms.at(step), norms.since(step + 1).median
     if before is None or value is None or (after is not None and after > 4 * before):
         return ""
+    if has_ordinary_loss(evidence, step):
+        return ""  # a batch unlike the others has a high loss
     came_back = "" if after is None else f", and {after:.3g} after it"
     return f"The gradient norm is {value:.3g} at step {step}; it was {before:.3g} before{came_back}."

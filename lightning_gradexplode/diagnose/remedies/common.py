@@ -154,8 +154,9 @@ def highest_usual_rate(run: RunFacts) -> float:
 
 
 def warm_up(evidence: Evidence) -> list[str]:
-    """Return the advice to raise the rate over the first steps, unless the run has a scheduler."""
-    if evidence.run.schedulers:
+    """Return the advice to raise the rate over the first steps, unless it rises already or the run has a scheduler."""
+    rates = curve(evidence, "learning_rate")
+    if evidence.run.schedulers or (rates.first or 0.0) < 0.5 * (rates.greatest or 0.0):
         return []
     return [f"raise the learning rate over the first steps: `{code_of(evidence.run).warm_up}`"]
 

@@ -77,11 +77,21 @@ def test_what_a_layer_took_after_a_divergence_is_no_outlier() -> None:
         assert cause.confidence == confidence
 
 
+@pytest.mark.parametrize(("loss", "is_named"), [(1.4, True), (0.7, False), (NAN, True)])
+def test_a_batch_unlike_the_others_has_a_high_loss(loss: float, is_named: bool) -> None:
+    """A spike of the gradient at an ordinary loss comes from the weights; where no loss is known, from the batch."""
+    quantities = calm(30)
+    quantities["grad_norm"][29], quantities["loss"][29] = 7.5, loss
+    spike = finding("gradient-spike", 29, Severity.WARNING)
+    found = outlier_batch(diverged(step=29, now=29, findings=(spike,), history=(history(quantities),)))
+    assert (found is not None) is is_named
+
+
 @pytest.mark.parametrize(("size", "is_named"), [(8, True), (4, False)])
 def test_a_spike_of_the_gradient_of_a_short_batch_is_no_matter_of_its_data(size: int, is_named: bool) -> None:
     """The mean over a quarter of the rows spreads twice as far."""
     quantities = calm(30)
-    quantities["grad_norm"][29] *= 15
+    quantities["grad_norm"][29], quantities["loss"][29] = 7.5, 1.4
     spike = finding("gradient-spike", 29, Severity.WARNING)
     facts = replace(batch(field(), labels()), size=size, usual_size=16, is_last=True)
     found = outlier_batch(diverged(step=29, now=29, findings=(spike,), history=(history(quantities),), batch=facts))

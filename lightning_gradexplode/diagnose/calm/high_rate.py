@@ -1,0 +1,116 @@
+"""A learning rate that is too high, or rises too far, in a run without an incident."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from lightning_gradexplode.diagnose.causes.rate_rise import MANY_FOLD
+from lightning_gradexplode.diagnose.curves import curve, loss_curve
+from lightning_gradexplode.diagnose.learning import ENOUGH, LEARNED, UNLEARNED, learned
+from lightning_gradexplode.diagnose.optimizers import usual_rate
+from lightning_gradexplode.diagnose.remedies.rate import rate_remedies
+from lightning_gradexplode.diagnose.trends import initial_weight_norm, trend
+from lightning_gradexplode.records import Cause, Evidence
+
+FAR_ABOVE, ABOVE = 10.0, 2.0
+"""Multiples of the highest usual rate from which a rate is far above it, and clearly above it."""
+
+GROWN, CHANGED = 3.0, 1.5
+"""Growth of the weights' norm with which updates were as large as the weights, and with which they were large."""
+
+RISEN = 1.5
+"""Multiple of the first loss that the loss has at first where the updates overshoot."""
+
+LATELY = 20
+"""Number of losses before a rise of the rate, and at the end of the run, that are compared."""
+
+LOW, LOST = 0.5, 0.5
+"""Share of the first loss to which a run that has learned comes down, and share of the decrease that it then loses."""
+
+
+def rate_far_too_high(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if the loss rose at a rate far above the usual ones, the weights grew, and little is learned."""
+    loss, weights = loss_curve(evidence).finite.value, curve(evidence, "weight_norm").finite
+    rate, usual, start = curve(evidence, "learning_rate").first, usual_rate(evidence.run), initial_weight_norm(evidence)
+    if len(loss) < ENOUGH or usual is None or rate is None or not start or len(evidence.run.optimizers) > 1:
+        return
+    growth, highest = (weights.greatest or 0.0) / start, float(loss[:ENOUGH].max())
+    has_risen = loss[0] > 0 and highest >= RISEN * loss[0] and int(loss[:ENOUGH].argmax()) > 0
+    if rate < FAR_ABOVE * usual[1] or growth < GROWN or not has_risen or learned(evidence) <= LEARNED:
+        return
+    yield Cause(
+        "learning-rate",
+        None,
+        (
+            f"The learning rate of {rate:g} is at least {FAR_ABOVE:g} times the highest usual one. The loss rose from "
+            f"{loss[0]:.4g} to {highest:.4g} at first, and the weights have grown {growth:.3g} times.",
+            f"After {len(loss)} steps the loss is {learned(evidence):.0%} of what it was.",
+        ),
+        0.7,
+        rate_remedies(evidence, trend(evidence)),
+    )
+
+
+def rate_above_usual(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if the rate is above the usual ones, and the loss has never come down, or has come up again."""
+    loss, weights = loss_curve(evidence).finite.value, curve(evidence, "weight_norm").finite
+    rate, usual = curve(evidence, "learning_rate").greatest, usual_rate(evidence.run)
+    start = initial_weight_norm(evidence)
+    if len(loss) < 2 * ENOUGH or usual is None or rate is None or not start or len(evidence.run.optimizers) > 1:
+        return
+    growth, first = (weights.greatest or 0.0) / start, float(loss[0])
+    if rate < ABOVE * usual[1] or growth < CHANGED or not first > 0:
+        return
+    late, levels = (
+        float(np.median(loss[-len(loss) // 5 :])),
+        [*np.median(loss[: len(loss) // 10 * 10].reshape(-1, 10), 1)],
+    )
+    lowest = min(levels)
+    if lowest >= UNLEARNED * first:
+        course = f"The loss has never come down: it was {first:.4g}, and is {late:.4g} after {len(loss)} steps."
+    elif lowest <= LOW * first and late - lowest >= LOST * (first - lowest):
+        course = f"The loss had come down from {first:.4g} to {lowest:.4g}, and is at {late:.4g} again."
+    else:
+        return
+    sentence = (
+        f"The learning rate of {rate:g} is at least {ABOVE:g} times the highest usual one of {usual[0]}, and the "
+        f"weights have grown {growth:.3g} times."
+    )
+    yield Cause("learning-rate", None, (sentence, course), 0.7, rate_remedies(evidence, trend(evidence)))
+
+
+def rate_raised_at_once(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if the rate rose many-fold from one step to the next, and the loss has been higher since.
+
+    The loss of the step of the rise has to be usual: otherwise something else has changed there. After a planned rise,
+    as of a warm restart, the loss comes down again.
+    """
+    rates, loss = curve(evidence, "learning_rate").finite, loss_curve(evidence).finite
+    sudden = (np.diff(rates.step) == 1) & (rates.value[1:] >= MANY_FOLD * rates.value[:-1]) & (rates.value[:-1] > 0)
+    if not sudden.any():
+        return
+    place = int(np.flatnonzero(sudden)[-1]) + 1
+    step, before, after = int(rates.step[place]), float(rates.value[place - 1]), float(rates.value[place])
+    earlier, since, at_once = loss.before(step).value[-LATELY:], loss.since(step + 1).value[-LATELY:], loss.at(step)
+    if min(len(earlier), len(since)) < LATELY or at_once is None or at_once > earlier.max():
+        return
+    low, high = float(np.median(earlier)), float(np.median(since))
+    if not high >= RISEN * low > 0 or np.quantile(since, 0.25) <= np.quantile(earlier, 0.75):
+        return
+    restore = (
+        "if the run was resumed there, restore the schedule after the optimizer, since the constructor of a schedule "
+        'sets the initial rate: `scheduler.load_state_dict(checkpoint["scheduler"])`'
+    )
+    is_initial = bool(rates.value[0] == after) or float(rates.value[:place].max()) >= after
+    yield Cause(
+        "learning-rate-jump",
+        f"the learning rate at step {step}",
+        (
+            f"The learning rate rose from {before:.3g} to {after:.3g} at step {step}.",
+            f"The losses before it have a median of {low:.4g}, and the last ones of {high:.4g}.",
+        ),
+        0.75,
+        (*([restore] if is_initial else []), f"keep the learning rate near {before:.3g}"),
+    )

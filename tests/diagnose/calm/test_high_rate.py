@@ -1,0 +1,47 @@
+"""A learning rate above the usual ones, in a run without an incident."""
+
+from __future__ import annotations
+
+import pytest
+
+from lightning_gradexplode.diagnose import diagnose_calm
+from lightning_gradexplode.records import Evidence, OptimizerFacts
+from tests.diagnose.evidence import calm, history, parameter, run
+
+STUCK = [2.5 + 0.02 * (-1) ** step for step in range(200)]
+LOST = [2.5 * 0.95**step if step < 60 else min(0.2 + 0.03 * (step - 60), 2.0) for step in range(200)]
+LEARNING = [2.5 * 0.97**step for step in range(200)]
+
+
+def evidence(loss: list[float], rate: float = 0.03, growth: float = 2.0) -> Evidence:
+    """Return the evidence of two hundred steps of Adam without findings."""
+    facts = run(
+        optimizers=(OptimizerFacts("Adam", ({"lr": rate},)),),
+        parameters=(parameter("body.weight", (32, 8)), parameter("head.weight", (1, 32))),
+    )
+    start = sum(one.std**2 * one.shape[0] * one.shape[1] for one in facts.parameters) ** 0.5
+    values = {**calm(200, rate=rate), "loss": loss}
+    values["weight_norm"] = [start * (1 + (growth - 1) * step / 199) for step in range(200)]
+    kept = history(values)
+    return Evidence(200, 200, (), facts, (type(kept)(kept.step, kept.values, ("body.weight", "head.weight")),))
+
+
+@pytest.mark.parametrize(
+    ("loss", "course"), [(STUCK, "has never come down"), (LOST, "had come down from 2.5 to")], ids=["stuck", "lost"]
+)
+def test_a_rate_with_which_nothing_is_learned_is_named(loss: list[float], course: str) -> None:
+    """From twice the highest usual rate on, if the weights have changed by much."""
+    found = diagnose_calm(evidence(loss))
+    assert found is not None
+    assert found.causes[0].kind == "learning-rate"
+    assert course in found.causes[0].evidence[1]
+
+
+@pytest.mark.parametrize(
+    "known",
+    [evidence(LEARNING), evidence(STUCK, rate=0.01), evidence(STUCK, growth=1.1), evidence([-1.0, *STUCK[1:]])],
+    ids=["it learns", "a usual rate", "small updates", "a loss below zero"],
+)
+def test_other_rates_are_not(known: Evidence) -> None:
+    """Nothing is known against a usual rate, nor where the weights have hardly changed."""
+    assert diagnose_calm(known) is None

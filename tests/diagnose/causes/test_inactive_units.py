@@ -1,0 +1,61 @@
+"""Units that large updates have made inactive."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lightning_gradexplode.diagnose import diagnose
+from lightning_gradexplode.diagnose.causes.inactive_units import units_became_inactive
+from lightning_gradexplode.records import Evidence, History, Severity
+from tests.diagnose.evidence import calm, finding, history, run
+
+NAMES = ("body.weight", "head.weight")
+
+
+def evidence(zero: tuple[str, ...] = NAMES, died: int = 30, growth: float = 3.0, **values: list[float]) -> Evidence:
+    """Return the evidence of sixty steps in which the gradients of some parameters become zero."""
+    start = math.sqrt(sum(one.std**2 * math.prod(one.shape) for one in run().parameters))
+    grown = [start * min(1 + (growth - 1) * step / 30, growth) for step in range(60)]
+    kept = history({**calm(60, rate=0.1), "weight_norm": grown, **values})
+    norms = np.ones((60, 2), dtype=np.float32)
+    for place, name in enumerate(NAMES):
+        if name in zero:
+            norms[died:, place] = 0
+    warned = (finding("zero-gradient", 59, Severity.WARNING, "body.weight"),)
+    return Evidence(59, 59, warned, run(), (History(kept.step, kept.values, NAMES, norms),))
+
+
+def test_units_that_large_updates_have_made_inactive_are_of_the_rate() -> None:
+    """The last step with a gradient is stated, and activations that always pass a gradient are advised."""
+    (cause, *_) = diagnose(evidence()).causes
+    assert cause.kind == "learning-rate"
+    assert "`body.weight` had a gradient until step 29" in cause.evidence[0]
+    assert any("nn.LeakyReLU()" in one for one in cause.remedies)
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        evidence(growth=1.0),
+        evidence(zero=("head.weight",)),
+        evidence(died=0),
+        evidence(died=50),
+        evidence(loss=[2.0 * 0.97**step for step in range(60)]),
+    ],
+    ids=["small updates", "the last layer", "never had one", "for ten steps", "it learns"],
+)
+def test_other_zeros_are_not(known: Evidence) -> None:
+    """An unused head, frozen layers, zeros that come and go, and parts that a network does without."""
+    assert units_became_inactive(known) is None
+
+
+def test_a_high_rate_need_not_make_the_weights_longer() -> None:
+    """Steps in changing directions make units inactive as well."""
+    facts: dict[str, Any] = {"learning_rate": [1.0] * 60}
+    assert units_became_inactive(evidence(growth=1.0, **facts)) is not None
+    assert units_became_inactive(replace(evidence(growth=1.0, **facts), findings=())) is None
