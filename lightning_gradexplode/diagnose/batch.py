@@ -67,6 +67,14 @@ def input_of(module: str) -> str:
     return f"input of {'layer ' if module.isdecimal() else ''}{module}"
 
 
+def source_in_graph(evidence: Evidence) -> FieldFacts | None:
+    """Return the tensor without a gradient that the graph of a loss shows as the first that is not finite, if any."""
+    replay, batch = evidence.replay, evidence.batch
+    if replay is None or batch is None or replay.source != "batch":
+        return None
+    return next((one for one in batch.fields if one.name == replay.source_name and is_from_graph(one)), None)
+
+
 def is_from_graph(field: FieldFacts) -> bool:
     """Return whether a field is named after the operation that reads it, since the batch itself is not known."""
     return field.name.startswith(("input of ", "target of ", *COMPUTED))

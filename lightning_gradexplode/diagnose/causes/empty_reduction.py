@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.batch import COMPUTED, place_of, targets
+from lightning_gradexplode.diagnose.batch import COMPUTED, place_of, source_in_graph, targets
 from lightning_gradexplode.diagnose.causes.operation_evidence import (
     fault,
     line_sentence,
@@ -103,12 +103,10 @@ def _computed_number(evidence: Evidence) -> FieldFacts | None:
     In a loop that learns from one sample at a time a target or an advantage is a single number, too, but what it is
     multiplied by is another one. In float16, a large number may have overflown.
     """
-    replay, batch = evidence.replay, evidence.batch
-    if replay is None or batch is None or replay.source != "batch" or trend(evidence).has_diverged:
+    field, batch = source_in_graph(evidence), evidence.batch
+    if field is None or batch is None or trend(evidence).has_diverged:
         return None
-    fields = (one for one in batch.fields if one.name == replay.source_name and one.name.startswith(COMPUTED))
-    field = next(fields, None)
-    if field is None or field.shape or field.dtype == "float16":
+    if field.shape or field.dtype == "float16" or not field.name.startswith(COMPUTED):
         return None
     return field if field.name.startswith("factor in ") or (batch.size or 0) > 1 else None
 

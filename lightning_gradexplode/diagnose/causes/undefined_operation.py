@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from lightning_gradexplode.diagnose import remedies
+from lightning_gradexplode.diagnose.batch import COMPUTED, place_of, source_in_graph
 from lightning_gradexplode.diagnose.causes.module_values import nonfinite_constant, written_buffer
 from lightning_gradexplode.diagnose.causes.operation_evidence import (
     divergence_sentence,
@@ -15,7 +18,7 @@ from lightning_gradexplode.diagnose.causes.operation_evidence import (
     rows_sentence,
     without_slope,
 )
-from lightning_gradexplode.diagnose.curves import curve, failing_step, first_nonfinite
+from lightning_gradexplode.diagnose.curves import critical_step, curve, failing_step, first_nonfinite
 from lightning_gradexplode.diagnose.faults.operations import is_half, location_of
 from lightning_gradexplode.diagnose.optimizers import usual_rate
 from lightning_gradexplode.diagnose.remedies.lines import remedy_for
@@ -36,7 +39,7 @@ def undefined_operation(evidence: Evidence) -> Cause | None:
     if own is not None:
         return own
     if found is None:
-        return _slope_by_elimination(evidence)
+        return _of_whole_batch(evidence) or _slope_by_elimination(evidence)
     operation, what = found
     if what.kind != "undefined":
         return None
@@ -74,6 +77,36 @@ def _is_reached_by_the_rate(evidence: Evidence) -> bool:
         steps, norms = [evidence.run.first_step - 1, *steps], [start, *norms]
     pairs = zip(steps, steps[1:], norms, norms[1:], strict=False)
     return any(after > LEAP ** (last - first) * before > 0 for first, last, before, after in pairs)
+
+
+def _of_whole_batch(evidence: Evidence) -> Cause | None:
+    """Return the cause if a factor or a summand of the loss has no finite element, after steps with finite losses.
+
+    The data of several samples are seldom missing all at once, while a statistic of the batch makes all elements NaN.
+    Inputs and targets may be the steps of one sample.
+    """
+    field = source_in_graph(evidence)
+    if field is None or not field.name.startswith(COMPUTED) or not field.shape or field.shape[0] < 2:
+        return None
+    is_first = critical_step(evidence) == evidence.run.first_step
+    is_whole = field.nan_count + field.inf_count == math.prod(field.shape)
+    if is_first or not is_whole or field.dtype == "float16" or trend(evidence).has_diverged:
+        return None
+    return Cause(
+        "undefined-operation",
+        place_of(field),
+        (
+            f"All {math.prod(field.shape)} elements of `{place_of(field)}` are not finite, for the first time. It has "
+            "no gradient, and was computed from the batch: by its deviation, sum or largest value, which is zero here.",
+        ),
+        0.5,
+        (
+            "keep the divisor away from zero where it is computed, with a small eps: `(x - x.mean()) / (x.std() + "
+            "1e-6)`, `x / x.sum().clamp(min=1e-6)`",
+            *remedies.skip(evidence),
+            *remedies.step_again(evidence),
+        ),
+    )
 
 
 def _slope_by_elimination(evidence: Evidence) -> Cause | None:

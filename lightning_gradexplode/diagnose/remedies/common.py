@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from lightning_gradexplode.diagnose.batch import COMPUTED
+from lightning_gradexplode.diagnose.batch import source_in_graph
 from lightning_gradexplode.diagnose.curves import critical_step, curve, first_nonfinite
 from lightning_gradexplode.diagnose.remedies.loop_code import code_of
 from lightning_gradexplode.records import Evidence, RunFacts
@@ -180,9 +180,8 @@ def step_again(evidence: Evidence) -> list[str]:
 
     It may have been computed in the step, by operations that neither the autograd graph nor anomaly detection shows.
     """
-    replay = evidence.replay
-    is_computed = replay is not None and (replay.source_name or "").startswith(COMPUTED)
-    return [STEP_AGAIN] if is_computed and evidence.run.monitor == "GradientWatch" else []
+    is_plain = evidence.run.monitor == "GradientWatch"
+    return [STEP_AGAIN] if is_plain and source_in_graph(evidence) is not None else []
 
 
 def own_functions(evidence: Evidence) -> list[str]:

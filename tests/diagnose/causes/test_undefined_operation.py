@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.causes.undefined_operation import undefined_operation
 from lightning_gradexplode.records import OptimizerFacts, Replay
-from tests.diagnose.evidence import NAN, diverged, failed, finding, history, operand, operation, reproduced, run
+from tests.diagnose.evidence import (
+    NAN,
+    batch,
+    diverged,
+    failed,
+    field,
+    finding,
+    history,
+    operand,
+    operation,
+    reproduced,
+    run,
+)
 
 
 def test_a_buffer_that_was_infinite_before_the_step_is_the_place() -> None:
@@ -87,3 +101,22 @@ def test_weights_that_the_gradients_have_made_nan_leave_the_root_at_fault(source
     replay = Replay("reproduced", source=source, source_name="head.bias", operation_names=("sum", "sqrt"))
     found = undefined_operation(failed(4, "nonfinite-gradient", findings=(gradient,), replay=replay))
     assert (None if found is None else found.where) == place
+
+
+def test_a_factor_without_a_finite_element_was_computed_from_the_batch() -> None:
+    """By a deviation or a sum of zero; not if only some elements are NaN, in the first batch, or of one sample."""
+    whole = field("constant in mul", shape=(16,), nan_count=16)
+    cases = {
+        (whole, 9): True,
+        (replace(whole, nan_count=0, inf_count=16), 9): True,
+        (replace(whole, nan_count=3), 9): False,
+        (whole, 0): False,
+        (replace(whole, shape=(1, 16)), 9): False,
+        (replace(whole, name="target of mse_loss"), 9): False,
+        (replace(whole, dtype="float16"), 9): False,
+    }
+    for (taken, step), is_computed in cases.items():
+        source = Replay("reproduced", source="batch", source_name=taken.name)
+        evidence = failed(step, batch=batch(field(), taken), replay=source)
+        first = diagnose(evidence).causes[0]
+        assert ((first.kind, first.where) == ("undefined-operation", "constant in mul")) == is_computed, taken
