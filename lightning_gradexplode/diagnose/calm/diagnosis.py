@@ -58,11 +58,11 @@ def diagnose_calm(evidence: Evidence) -> Diagnosis | None:
     causes = calm_causes(evidence)
     if not causes:
         return None
-    loss, start = loss_curve(evidence).finite, evidence.run.first_step
+    loss = loss_curve(evidence).finite
     course = f"; the loss went from {loss.first:.4g} to {loss.last:.4g}" if len(loss) else ""
     return Diagnosis(
-        step=start,
-        what=f"Nothing has exploded, and yet something is wrong from step {start} on{course}.",
+        step=evidence.run.first_step,
+        what=f"Nothing has exploded, and yet something is wrong{course}.",
         where=causes[0].where,
         since=None,
         causes=tuple(causes),
