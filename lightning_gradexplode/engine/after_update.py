@@ -107,9 +107,7 @@ class AfterUpdate:
                     step.state.log_failures()
             if findings:
                 new = components.add_findings(step, findings)
-                components.evidence.add(
-                    step.record(), step.inputs, new, components.log.incidents.began, before_update=False
-                )
+                components.evidence.add(step.record(), step.inputs, new, before_update=False)
                 if step.skipped_by is None:  # else the responses have acted on this step
                     components.responses.respond(step, findings, before_update=False)
                 record = step.record()
@@ -122,12 +120,12 @@ class AfterUpdate:
         findings, last = components.calm_steps.evaluate(), components.calm_steps.last
         if findings and last is not None:
             new = components.keep_findings(last.step, findings)
-            components.evidence.add(last, None, new, components.log.incidents.began, before_update=False)
+            components.evidence.add(last, None, new, before_update=False)
 
     def end_calm(self) -> None:
         """Evaluate the calm steps of a batch, so that the responses can be called at its end."""
         self.evaluate_held()
-        self._ended, self._components.calm_steps.ended = [*self._ended, *self._components.calm_steps.ended], []
+        self._ended += self._components.calm_steps.take_ended()
 
     def end_batch(self, is_deferred: bool = False) -> None:
         """Call the responses at the end of a batch, when no backward pass is running, and publish the report.

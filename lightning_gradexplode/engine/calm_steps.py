@@ -41,7 +41,6 @@ class CalmSteps:
     Attributes:
         open: The calm step in progress, None without one.
         last: The record of the last step of the run, if it was a calm step that has been evaluated.
-        ended: The records of the calm steps that were evaluated since the last batch, if a response acts.
         findings: The findings of steps that were evaluated, until `evaluate` returns them.
     """
 
@@ -57,7 +56,6 @@ class CalmSteps:
     ) -> None:
         self.open: CalmStep | None = None
         self.last: StepRecord | None = None
-        self.ended: list[StepRecord] = []
         clip = arguments.clip
         self._are_possible = (
             arguments.has_default_detectors
@@ -68,6 +66,7 @@ class CalmSteps:
         self._clipper = clipper
         self._loop, self._states, self._window, self._log, self._responses = loop, states, window, log, responses
         self._held: list[CalmStep] = []
+        self._ended: list[StepRecord] = []
         self.findings: list[Finding] = []
         self._has_begun = False
 
@@ -144,6 +143,12 @@ class CalmSteps:
                 self._evaluate_held()
             self._loop.publish_metrics({"gradexplode/grad_norm": step.norms.total, "gradexplode/severity": 0.0})
 
+    def take_open(self) -> CalmStep:
+        """Remove and return the step in progress, which is treated as any other from then on."""
+        step, self.open = self.open, None
+        assert step is not None
+        return step
+
     def end_batch(self) -> bool:
         """End a batch, and return whether a calm step began in it."""
         self.close()
@@ -158,13 +163,18 @@ class CalmSteps:
         findings, self.findings = self.findings, []
         return findings
 
+    def take_ended(self) -> list[StepRecord]:
+        """Remove and return the records of the steps that were evaluated, if a response acts."""
+        ended, self._ended = self._ended, []
+        return ended
+
     def _evaluate_held(self) -> None:
         held, self._held = self._held, []
         for step in held:
             self.last, found = step.evaluate()
             self.findings += found
             if self._acts:
-                self.ended.append(self.last)
+                self._ended.append(self.last)
         if held:
             held[-1].state.log_failures()
             if not self._acts:  # else at the end of each batch

@@ -110,9 +110,9 @@ class Components:
             loop.loggers if loop.is_main_process else [], len(optimizers.states) > 1, arguments.alert_level
         )
         window = AccumulationWindow(loop)
-        evidence = EvidenceCollector(loop, arguments, optimizers.states, window)
-        diagnoses = Diagnoses(evidence)
         log = FindingLog(loggers, console, clips)
+        evidence = EvidenceCollector(loop, arguments, optimizers.states, window, log.incidents)
+        diagnoses = Diagnoses(evidence)
         clipper = GradientClipper(loop, clips, agreement)
         responses = ResponseRunner(loop, arguments.responses, optimizers.states)
         return cls(

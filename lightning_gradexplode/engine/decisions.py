@@ -183,7 +183,7 @@ class Decisions:
         components = self._components
         new = components.add_findings(step, findings)
         step.measure_gradients(by_value)  # after a finding, scalars and histograms are due
-        components.evidence.add(step.record(), step.inputs, new, components.log.incidents.began, before_update)
+        components.evidence.add(step.record(), step.inputs, new, before_update)
 
 
 def _is_evaluated_again(step: Step) -> bool:

@@ -17,7 +17,7 @@ from lightning_gradexplode.engine.accumulation import AccumulationWindow
 from lightning_gradexplode.engine.batch_evidence import BatchEvidence
 from lightning_gradexplode.engine.collect_or_log import collect_or_log
 from lightning_gradexplode.engine.first_facts import first_facts
-from lightning_gradexplode.engine.incidents import CALM_STEPS
+from lightning_gradexplode.engine.incidents import CALM_STEPS, IncidentTracker
 from lightning_gradexplode.engine.loss_graphs import LossGraphs
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.replays import IncidentReplays
@@ -52,6 +52,7 @@ class EvidenceCollector:
         arguments: The monitor's arguments.
         states: The optimizers.
         window: The gradients of the current step.
+        incidents: The tracker of the run's incidents.
 
     Attributes:
         inputs: The inputs with which the current step can be computed again.
@@ -68,9 +69,11 @@ class EvidenceCollector:
         arguments: Arguments,
         states: Sequence[OptimizerState],
         window: AccumulationWindow,
+        incidents: IncidentTracker,
     ) -> None:
         self._loop = loop
         self._window = window
+        self._incidents = incidents
         self._arguments = arguments
         self._states = states
         self._facts: RunFacts | None = None
@@ -143,7 +146,6 @@ class EvidenceCollector:
         record: StepRecord,
         inputs: StepInputs | None,
         findings: Sequence[Finding],
-        onset: int | None,
         before_update: bool,
         replay: Replay | None = None,
     ) -> None:
@@ -153,11 +155,10 @@ class EvidenceCollector:
             record: The step.
             inputs: Its inputs, None if they are no longer known.
             findings: The new findings.
-            onset: The step at which the incident began, None outside of an incident.
             before_update: Whether the optimizer has not stepped yet.
             replay: The step as it was computed again, if it was.
         """
-        serious = [finding for finding in findings if finding.severity >= Severity.WARNING]
+        serious, onset = [one for one in findings if one.severity >= Severity.WARNING], self._incidents.began
         if not serious or onset is None:
             return
         if onset != self._onset:

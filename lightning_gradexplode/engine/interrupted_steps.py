@@ -115,7 +115,7 @@ class InterruptedSteps:
         components = self._components
         found = [self._worded(one) for one in state.detectors.begin(record)]
         new = components.keep_findings(record.step, found)
-        components.evidence.add(record, inputs, new, components.log.incidents.began, before_update=True, replay=replay)
+        components.evidence.add(record, inputs, new, before_update=True, replay=replay)
         state.recorder.add(record)
 
     def _worded(self, finding: Finding) -> Finding:

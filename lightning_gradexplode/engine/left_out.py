@@ -176,7 +176,7 @@ class LeftOutSteps:
         found = [one for sign in signs for one in state.detectors.check_sign(record, sign)]
         state.log_failures()
         new = components.keep_findings(record.step, found)
-        components.evidence.add(record, inputs, new, components.log.incidents.began, before_update=True, replay=replay)
+        components.evidence.add(record, inputs, new, before_update=True, replay=replay)
         if any(one.severity >= Severity.WARNING for one in new):
             components.reporter.explain()
 

@@ -15,7 +15,6 @@ from typing import Any
 from torch.optim import LBFGS, Optimizer
 
 from lightning_gradexplode.engine.after_update import AfterUpdate
-from lightning_gradexplode.engine.calm_step import CalmStep
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.decisions import Decisions
 from lightning_gradexplode.engine.deferred_steps import DeferredSteps
@@ -101,7 +100,7 @@ class OptimizerSteps:
         self._announced = state.optimizer
         calm = components.calm_steps.open
         if calm is not None and self._inside_step and calm.state is state:
-            self._reopen(calm)
+            self._reopen()
         step = self.open
         if step is not None and self._inside_step and step.state is state:
             self._evaluated_again(step)
@@ -175,7 +174,7 @@ class OptimizerSteps:
         calm, step = self._components.calm_steps.open, self.open
         is_its = calm is not None and calm.state.optimizer is optimizer and not calm.update_taken  # else by one within
         if calm is not None and is_its and not self._components.calm_steps.stepped(calm):
-            step = self._reopen_after_update(calm)
+            step = self._reopen_after_update()
         if step is not None and step.state.optimizer is optimizer:
             step.state.evaluations = step.evaluations
             self._after.measure(step)
@@ -190,31 +189,39 @@ class OptimizerSteps:
             optimizer: The optimizer.
             in_closure: Whether its gradients were computed by its closure, which it may call again before the update.
         """
-        state = self._components.optimizers.state_of(optimizer) if in_closure else None
-        if state is not None:
-            state.uncleared_evaluations = max(
-                state.uncleared_evaluations, self._components.window.passes.evaluated(state.parameters())
-            )
+        if in_closure:
+            self._count_evaluation(optimizer)
         if self._announced is not optimizer:  # a step that was begun on an optimizer that the loop does not know
             self.gradients_ready(optimizer)
         components, calm = self._components, self._components.calm_steps.open
         if calm is not None and components.acts and components.may_change_gradients and not calm.holds_gradients:
-            self._reopen(calm)
+            self._reopen()
         step = self.open
         if step is not None and step.state.optimizer is optimizer:
             self._decisions.hold_back(step, in_closure)
 
     _evaluated_guarded = never_fatal(_evaluated)  # for closures, which an optimizer calls
 
-    def _reopen(self, calm: CalmStep) -> None:
-        """Treat a calm step as any other, since its gradients have changed."""
-        self._components.calm_steps.open = None
-        self._begin(self._measurement.reopen(calm))
+    def _count_evaluation(self, optimizer: Optimizer) -> None:
+        """Note how often the gradients were computed by a closure since they were cleared."""
+        step = self._components.calm_steps.open or self.open
+        if step is not None and step.state.optimizer is optimizer:
+            state, parameters = step.state, step.parameters
+        else:
+            found = self._components.optimizers.state_of(optimizer)
+            if found is None:
+                return
+            state, parameters = found, found.parameters()
+        count = self._components.window.passes.evaluated(parameters)
+        state.uncleared_evaluations = max(state.uncleared_evaluations, count)
 
-    def _reopen_after_update(self, calm: CalmStep) -> Step:
-        """Treat a calm step as any other, since its update has changed the weights more than usual."""
-        self._components.calm_steps.open = None
-        step = self.open = self._measurement.reopen(calm)
+    def _reopen(self) -> None:
+        """Treat the calm step in progress as any other, since its gradients have changed."""
+        self._begin(self._measurement.reopen(self._components.calm_steps.take_open()))
+
+    def _reopen_after_update(self) -> Step:
+        """Treat the calm step in progress as any other, since its update has changed the weights more than usual."""
+        step = self.open = self._measurement.reopen(self._components.calm_steps.take_open())
         self._measurement.read(step)
         self._decisions.decide(step, before_update=False)
         return step

@@ -9,5 +9,5 @@ from benchmarks.overhead_models import models
 def test_a_calm_step_makes_few_calls() -> None:
     """Whoever adds to every step of every run has to raise these numbers, and to say what for."""
     calls = calls_of_a_calm_step(models()["narrow MLP"]())
-    assert 60 < len(calls) <= 100  # three for backward passes, which one class counts whatever the number of optimizers
+    assert 60 < len(calls) <= 97  # three for backward passes, which one class counts whatever the number of optimizers
     assert len({file for _, file, _ in calls}) <= 29  # of one concept each
