@@ -1,7 +1,7 @@
 """Steps whose numbers are read after their update, so that no accelerator is waited for before it.
 
 Before the update of a step, its norms and its loss are still being computed on the device, and the host would wait for
-them. Such a step is *deferred*. It passes through these stations, in which several files take part:
+them. Such a step is *deferred*. The following happens with it, in several files:
 
 1. *It begins.* In a run of several processes, `engine/device_exchange.py` exchanges its numbers on the device.
 2. *Its update is prepared without its numbers*, if `DeferredSteps.can_wait` allows it: where clip values do not depend
