@@ -25,13 +25,8 @@ class DeviceExchange:
     def __init__(self, components: Components) -> None:
         self._components = components
 
-    def start(self, step: Step, module_gradients_due: bool) -> None:
-        """Exchange the numbers of a step on their device, and start their transfer to the host together.
-
-        Args:
-            step: The step.
-            module_gradients_due: Whether this process measures error gradients of modules.
-        """
+    def start(self, step: Step) -> None:
+        """Exchange the numbers of a step on their device, and start their transfer to the host together."""
         exchange, reading, shards = self._components.exchange, step.reading, step.parameters.shards
         try:
             device = exchange.world.device
@@ -44,7 +39,7 @@ class DeviceExchange:
         except Exception:
             exchange.withdraw(packs_gradients=True)
             raise
-        note = self._components.agreement.note(module_gradients_due)
+        note = self._components.agreement.note(self._components.batch.measures_modules)
         gathered = exchange.start(loss, step.batch_idx, has_gradients, packed, note)
         if shards.copies is not None:
             step.on_device.gathered_norms = gathered.view(exchange.world.size, -1)[:, -len(packed) :]

@@ -94,7 +94,7 @@ class GradientMeasurement:
             step.clip_val, algorithm = components.loop.clip_setting
             step.clip_algorithm = None if step.clip_val is None else algorithm
         if components.is_distributed and not parameters.on_host:
-            self._exchange.start(step, components.batch.measures_modules)
+            self._exchange.start(step)
         return step
 
     def read(self, step: Step) -> bool:
