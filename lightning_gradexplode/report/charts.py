@@ -27,6 +27,9 @@ HEALTHY_UPDATE_RATIO = (1e-4, 1e-2)
 CONTEXT = 100
 """Smallest number of steps before the first sign that a time chart shows at first, so that a slow rise is visible."""
 
+AFTER = 10
+"""Number of steps in the view after the last one with a finite loss or gradient norm."""
+
 MAX_LOSSES = 3
 """Largest number of logged losses that are drawn if the loss itself is unknown."""
 
@@ -115,7 +118,7 @@ def time_chart(history: History, content: ReportContent) -> TimeChart | None:
     if not len(history.step):
         return None
     found = tuple(_panels(history, {finding.sign for finding in content.findings}))
-    return TimeChart(history.step, found, tuple(_marks(content, history.step)), _view(history.step, content))
+    return TimeChart(history.step, found, tuple(_marks(content, history.step)), _view(history, content))
 
 
 _NONE = np.array([math.nan])
@@ -184,12 +187,16 @@ def _marks(content: ReportContent, steps: IntArray) -> Iterator[Mark]:
         yield Mark(attempt.step, "response", actions([attempt])[0])
 
 
-def _view(steps: IntArray, content: ReportContent) -> tuple[int, int]:
-    """Return first and last step of the part around the beginning of the incident."""
-    first, last = int(steps[0]), int(steps[-1])
+def _view(history: History, content: ReportContent) -> tuple[int, int]:
+    """Return first and last step of the part around the incident, without most of the steps after all was lost."""
+    first, last = int(history.step[0]), int(history.step[-1])
     if content.diagnosis is None:
         return first, last
     since = began(content.diagnosis)
+    values = np.array([history.values[name] for name in ("loss", "grad_norm") if name in history.values])
+    known = history.step[np.isfinite(values).any(0)] if len(values) else history.step
+    if len(known):
+        last = min(last, max(int(known[-1]), since) + AFTER)
     context = max(CONTEXT, 2 * (last - since))
     return max(first, since - context), last
 

@@ -88,6 +88,20 @@ def test_a_slow_rise_before_the_first_sign_is_in_the_view() -> None:
     assert chart.view == (95, history.step[-1])
 
 
+def test_steps_after_all_was_lost_are_not_in_the_view() -> None:
+    """A run that goes on with NaN for long is shown up to ten steps after its last finite loss or gradient norm."""
+    content = examples.at_once()
+    (history,) = content.evidence.history
+    rest = np.full(200, math.nan)
+    values = {name: np.append(series, rest) for name, series in history.values.items()}
+    steps = np.arange(history.step[0], history.step[-1] + 201)
+    longer = replace(history, step=steps, values=values, parameter_grad_norm=np.zeros((0, 0), dtype=np.float32))
+    chart = time_chart(longer, content)
+    assert chart is not None
+    assert chart.steps[-1] == 239
+    assert chart.view == (0, 49)
+
+
 def test_a_response_is_drawn_above_a_finding_of_its_step() -> None:
     """The symbols of one step do not cover each other, interactive or plain."""
     content = examples.at_once()
