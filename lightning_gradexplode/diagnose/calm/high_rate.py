@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -21,10 +22,10 @@ GROWN, CHANGED = 3.0, 1.5
 """Growth of the weights' norm with which updates were as large as the weights, and with which they were large."""
 
 RISEN = 1.5
-"""Multiple of the first loss that the loss has at first where the updates overshoot."""
+"""Multiple of the first loss that the loss has at first where updates overshoot, and of losses before a rise."""
 
 LATELY = 20
-"""Number of losses before a rise of the rate, and at the end of the run, that are compared."""
+"""Least number of losses before and after a rise of the rate, and number of those at the end of the run."""
 
 LOW, LOST = 0.5, 0.5
 """Share of the first loss to which a run that has learned comes down, and share of the decrease that it then loses."""
@@ -93,17 +94,20 @@ def rate_raised_at_once(evidence: Evidence) -> Iterator[Cause]:
         return
     place = int(np.flatnonzero(sudden)[-1]) + 1
     step, before, after = int(rates.step[place]), float(rates.value[place - 1]), float(rates.value[place])
-    earlier, since, at_once = loss.before(step).value[-LATELY:], loss.since(step + 1).value[-LATELY:], loss.at(step)
-    if min(len(earlier), len(since)) < LATELY or at_once is None or at_once > earlier.max():
+    earlier, since, at_once = loss.before(step).value[-ENOUGH:], loss.since(step + 1).value[-ENOUGH:], loss.at(step)
+    count, other = len(earlier), len(since)
+    if min(count, other) < LATELY or at_once is None or at_once > earlier.max():
         return
-    low, high = float(np.median(earlier)), float(np.median(since))
-    if not high >= RISEN * low > 0 or np.quantile(since, 0.25) <= np.quantile(earlier, 0.75):
+    low, high = float(np.median(earlier)), float(np.median(since[-LATELY:]))
+    # Of samples that do not differ, the share of pairs has this standard deviation (Mann and Whitney, 1947).
+    spread = math.sqrt((count + other + 1) / (12 * count * other))
+    if not high >= RISEN * low > 0 or np.mean(since[:, None] > earlier) < 0.5 + 3 * spread:
         return
     restore = (
         "if the run was resumed there, restore the schedule after the optimizer, since the constructor of a schedule "
         'sets the initial rate: `scheduler.load_state_dict(checkpoint["scheduler"])`'
     )
-    is_initial = bool(rates.value[0] == after) or float(rates.value[:place].max()) >= after
+    was_as_high = bool(rates.value[:place].max() >= after)
     yield Cause(
         "learning-rate-jump",
         f"the learning rate at step {step}",
@@ -112,5 +116,5 @@ def rate_raised_at_once(evidence: Evidence) -> Iterator[Cause]:
             f"The losses before it have a median of {low:.4g}, and the last ones of {high:.4g}.",
         ),
         0.75,
-        (*([restore] if is_initial else []), f"keep the learning rate near {before:.3g}"),
+        (*([restore] if was_as_high else []), f"keep the learning rate near {before:.3g}"),
     )

@@ -321,6 +321,19 @@ def test_a_rate_that_rose_at_once_is_named_if_the_loss_has_been_higher_since() -
         assert advice in diagnosis.remedies[0]
 
 
+def test_losses_that_vary_widely_are_compared_by_their_ranks() -> None:
+    """Larger losses are told from those before, although most of them are in the same range."""
+    random = np.random.default_rng(0)
+    losses = np.concatenate([np.linspace(3.0, 0.5, 40), random.exponential(0.1, 50)])
+    rates = [0.2] * 40 + [0.002] * 50 + [0.2] * 50
+    for factor, is_named in ((2.5, True), (1.0, False)):
+        whole = [*losses, *(factor * random.exponential(0.1, 50))]
+        whole[90] = 0.1  # at the step of the rise itself
+        kept = history({**calm(140), "loss": whole, "learning_rate": rates})
+        diagnosis = diagnose_calm(Evidence(140, 140, (), network(0.1), (kept,)))
+        assert (diagnosis is not None and diagnosis.causes[0].kind == "learning-rate-jump") is is_named
+
+
 @pytest.mark.parametrize(
     "healthy",
     [
