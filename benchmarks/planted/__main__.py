@@ -1,4 +1,8 @@
-"""Train every task with every fault, and print what the diagnosis names: ``python -m benchmarks.planted``."""
+"""Train every task with every fault, and print what the diagnosis names: ``python -m benchmarks.planted``.
+
+With ``--strengths``, faults at several strengths and learning rates from usual ones to far too high ones, each in one
+of the two loops, in turn.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,15 @@ import argparse
 import logging
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from itertools import cycle
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.planted.faults import FAULTS, Fault
 from benchmarks.planted.runs import Loop, Trained, train
+from benchmarks.planted.strengths import STRENGTHS
 from benchmarks.planted.tasks import TASKS, Task
 from lightning_gradexplode import Severity
 
@@ -45,22 +52,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--task", choices=[one.__name__ for one in TASKS], help="only this one")
     parser.add_argument("--loop", choices=LOOPS, help="only this one")
+    parser.add_argument("--strengths", action="store_true", help="faults at several strengths")
     chosen = parser.parse_args()
     console = Console(width=160)
     counts: dict[str, Counter[str]] = {}
     for task in TASKS:
         if chosen.task in (None, task.__name__):
             counter = counts[task.__name__] = Counter[str]()
-            for loop in LOOPS:
+            for loop, fault in _strengths(task) if chosen.strengths else _faults(task):
                 if chosen.loop not in (None, loop):
                     continue
-                for fault in (None, *(one for one in FAULTS if one.suits(task))):
-                    trained = train(task, fault, loop)
-                    result = result_of(trained, fault)
-                    counter[result] += 1
-                    if result not in ("right", "trains", "healthy"):
-                        console.print(line_of(trained, task, fault, loop), markup=False, soft_wrap=True)
+                trained = train(task, fault, loop)
+                result = result_of(trained, fault)
+                counter[result] += 1
+                if result not in ("right", "trains", "healthy"):
+                    console.print(line_of(trained, task, fault, loop), markup=False, soft_wrap=True)
     console.print(_table(counts))
+
+
+def _faults(task: type[Task]) -> Iterator[tuple[Loop, Fault | None]]:
+    for loop in LOOPS:
+        for fault in (None, *(one for one in FAULTS if one.suits(task))):
+            yield loop, fault
+
+
+def _strengths(task: type[Task]) -> Iterator[tuple[Loop, Fault | None]]:
+    return zip(cycle(LOOPS), (one for one in STRENGTHS if one.suits(task)), strict=False)
 
 
 def _table(counts: dict[str, Counter[str]]) -> Table:

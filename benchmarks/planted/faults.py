@@ -65,16 +65,18 @@ class Fault:
     suits: Callable[[type[Task]], bool] = lambda task: True
 
 
-def _has_inputs(task: type[Task]) -> bool:
+def has_inputs(task: type[Task]) -> bool:
+    """Return whether a task has inputs of real numbers."""
     return bool(task.inputs)
 
 
-def _has_real_targets(task: type[Task]) -> bool:
+def has_real_targets(task: type[Task]) -> bool:
+    """Return whether a task has targets of real numbers."""
     return is_float(task, task.targets)
 
 
 def _has_labels(task: type[Task]) -> bool:
-    return bool(task.targets) and not _has_real_targets(task)
+    return bool(task.targets) and not has_real_targets(task)
 
 
 def _rate(plan: Plan) -> None:
@@ -216,11 +218,11 @@ def _mask_of_bytes(plan: Plan) -> None:
 FAULTS: tuple[Fault, ...] = (
     Fault("a learning rate far too high", ("learning-rate",), _rate),
     Fault("a learning rate that jumps", ("learning-rate-jump",), _jump),
-    Fault("NaN in a sample", ("nonfinite-input",), _nan_sample, _has_inputs),
-    Fault("NaN in a target", ("nonfinite-target", "nonfinite-input"), _nan_target, _has_real_targets),
-    Fault("a sample times 1e8", ("outlier-batch",), _outlier, _has_inputs),
-    Fault("inputs of 3e5", ("unscaled-data",), _unscaled_inputs, _has_inputs),
-    Fault("targets of 1e6", ("unscaled-data",), _unscaled_targets, _has_real_targets),
+    Fault("NaN in a sample", ("nonfinite-input",), _nan_sample, has_inputs),
+    Fault("NaN in a target", ("nonfinite-target", "nonfinite-input"), _nan_target, has_real_targets),
+    Fault("a sample times 1e8", ("outlier-batch",), _outlier, has_inputs),
+    Fault("inputs of 3e5", ("unscaled-data",), _unscaled_inputs, has_inputs),
+    Fault("targets of 1e6", ("unscaled-data",), _unscaled_targets, has_real_targets),
     Fault("gradients that are not cleared", ("accumulated-gradients",), _not_cleared),
     Fault("a negated loss", ("loss-without-floor",), _negated),
     Fault("an entropy with the logarithm of 0", ("undefined-operation",), _penalty(_entropy)),
@@ -230,7 +232,7 @@ FAULTS: tuple[Fault, ...] = (
         "samples that are divided by a deviation of 0",
         ("undefined-operation", "nonfinite-input", "empty-reduction"),
         _constant_samples,
-        _has_inputs,
+        has_inputs,
     ),
     Fault("a mean over nothing", ("empty-reduction",), _empty_mask),
     Fault("labels that are all ignored", ("empty-reduction",), _ignored_labels, _has_labels),
