@@ -7,6 +7,7 @@ import pytest
 from benchmarks.planted.__main__ import result_of
 from benchmarks.planted.faults import FAULTS
 from benchmarks.planted.runs import Loop, train
+from benchmarks.planted.strengths import STRENGTHS
 from benchmarks.planted.tasks import Tabular
 
 
@@ -21,3 +22,10 @@ def test_a_run_counts_by_its_first_cause_if_it_fails(loop: Loop) -> None:
     assert (result_of(failed, fault), result_of(failed, other)) == ("right", "wrong")
     assert not healthy.has_failed
     assert (result_of(healthy, None), result_of(healthy, fault)) == ("healthy", "trains")
+
+
+def test_a_fault_at_its_lowest_strength_trains_and_at_its_highest_fails() -> None:
+    """Of gradient descent on a table, at a usual rate and at one a thousand times as high."""
+    low, *_, high = (one for one in STRENGTHS if one.name.startswith("SGD at a rate"))
+    assert result_of(train(Tabular, low, "plain"), low) == "trains"
+    assert result_of(train(Tabular, high, "plain"), high) == "right"

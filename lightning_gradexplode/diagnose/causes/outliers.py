@@ -31,9 +31,6 @@ FAR_FROM_OTHERS = 100.0
 FAR_FROM_USUAL = 1e4
 """Multiple of the usual loss of the run from which the loss of a batch is far above it."""
 
-FAR_OUTLIER = 1e4
-"""Multiple of the size of the other rows, or of one, from which a row alone makes an operation fail."""
-
 FAINT = 0.3
 """Confidence of a cause that is listed but not reported as the cause."""
 
@@ -201,7 +198,7 @@ def field_of_failed_rows(evidence: Evidence) -> FieldFacts | None:
     if first is None or not first.rows or evidence.batch is None:
         return None
     fields = [one for one in evidence.batch.fields if is_float(one) and {*first.rows} <= {*one.outlier_rows}]
-    far = (one for one in fields if (size_of(one) or 0.0) >= FAR_OUTLIER * max(one.row_size or 0.0, 1.0))
+    far = (one for one in fields if (size_of(one) or 0.0) >= FAR_FROM_OTHERS * max(one.row_size or 0.0, 1.0))
     return next(far, None)
 
 

@@ -15,6 +15,9 @@ from lightning_gradexplode.records import Evidence
 FIRST_UPDATE = 0.01
 """Ratio of the first update to the weights with which most networks are stable."""
 
+MARGIN = 0.5
+"""Factor below the estimated rate of gradient descent, since a rate at the edge of stability fails later."""
+
 SAME_PARABOLA = 4.0
 """Multiple of Polyak's step size up to which half the distance to the measured minimum agrees with it."""
 
@@ -35,9 +38,9 @@ def rate_factor(evidence: Evidence, course: Trend) -> float:
     """
     search, rate, usual = line_search(evidence), common.learning_rate(evidence), usual_rate(evidence.run)
     factor = _measured_factor(evidence, course)
-    if rate is None or usual is None or rate <= usual[1] or (search is not None and search.best_factor > 0):
-        return factor
-    return min(factor, usual[1] / rate)
+    if not (rate is None or usual is None or rate <= usual[1] or (search is not None and search.best_factor > 0)):
+        factor = min(factor, usual[1] / rate)
+    return MARGIN * factor if {one.kind for one in evidence.run.optimizers} == {"SGD"} else factor
 
 
 def _measured_factor(evidence: Evidence, course: Trend) -> float:

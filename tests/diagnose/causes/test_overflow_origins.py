@@ -57,9 +57,10 @@ def test_a_rate_that_was_raised_many_fold_right_before_is_the_cause(step: int, t
         ({"outlier_rows": (5,), "greatest": 1e8, "row_size": 1.0}, "outlier-batch"),
         ({"outlier_rows": (5,), "greatest": 1e8, "usual_greatest": 1e8, "row_size": 1.0}, "outlier-batch"),
         ({"outlier_rows": (7,), "greatest": 1e8, "row_size": 1.0}, "forward-overflow"),
+        ({"outlier_rows": (5,), "greatest": 5e3, "row_size": 0.5}, "outlier-batch"),
         ({"outlier_rows": (5,), "greatest": 60.0, "row_size": 1.0}, "forward-overflow"),
     ],
-    ids=["new", "seen before", "in another row", "not far"],
+    ids=["new", "seen before", "in another row", "a few thousand", "not far"],
 )
 def test_a_row_far_outside_of_the_others_is_the_cause_where_only_it_overflows(
     facts: dict[str, Any], first: str
