@@ -96,14 +96,14 @@ def findings(losses: FloatArray, norms: FloatArray) -> list[Finding]:
             nonfinite_count=0,
             per_parameter=each,
         )
-        found += detectors.begin(record)
+        found += detectors.check_before_update(record)
         if detectors.needs_weights or detectors.needs_start:
             weights = 100.0 + 1e-3 * step
             record = replace(record, weight_norm=weights, weight_norm_before=weights, weight_count=10_000)
         if step % 50 == 49:
             weights = 100.0 + 1e-3 * step
             record = replace(record, weight_norm_before=weights, update_ratio=1e-5)
-        found += detectors.proceed(record)
+        found += detectors.check_after_update(record)
     return found
 
 

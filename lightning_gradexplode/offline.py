@@ -139,7 +139,7 @@ def _findings(steps: list[int], series: Mapping[str, Series]) -> Iterator[Findin
         norm = values.get("grad_norm")
         bad = None if norm is None else int(not math.isfinite(norm))
         record = StepRecord(step=step, nonfinite_count=bad, **values)
-        for finding in (*detectors.begin(record), *detectors.proceed(record)):
+        for finding in (*detectors.check_before_update(record), *detectors.check_after_update(record)):
             if finding.severity > worst.get(finding.sign, 0):
                 worst[finding.sign] = int(finding.severity)
                 yield finding

@@ -45,7 +45,7 @@ def replay(
                 sets[record.optimizer] = DetectorSet(detectors())
             detector_set = sets[record.optimizer]
             due, _ = schedule.due(number)
-            found = detector_set.begin(record if due else _without(record, DETAILS))
+            found = detector_set.check_before_update(record if due else _without(record, DETAILS))
             if _alarming(incidents.add(found)):
                 schedule.alert(number, ())
                 due, _ = schedule.due(number)
@@ -57,7 +57,7 @@ def replay(
             due,
             found,
         ) in begun:  # once all optimizers of the batch have stepped
-            later = detector_set.proceed(_after(step, due, detector_set.needs_weights))
+            later = detector_set.check_after_update(_after(step, due, detector_set.needs_weights))
             if _alarming(incidents.add(later)):
                 schedule.alert(number, ())
             replayed.append((number, found + later))

@@ -32,10 +32,10 @@ class DetectorSet(Stateful):
     1. `screen`, as soon as loss and gradient norm are known. It sets whether the weights are to be measured after the
        update, and tells whether the step can show no rise. If so, and nothing else is measured, what follows may be
        called later, for several steps together.
-    2. `begin`, before the update. It updates the baselines and calls each detector whose fields are known; the others
-       wait. It calls `screen` unless that was done.
+    2. `check_before_update`. It updates the baselines and calls each detector whose fields are known; the others wait.
+       It calls `screen` unless that was done.
     3. `check_sign`, if the gradients have changed since, for one sign.
-    4. `proceed`, after the update. It updates the baselines of the weights and calls the detectors that have waited.
+    4. `check_after_update`. It updates the baselines of the weights and calls the detectors that have waited.
 
     A detector that raises, or returns anything but a `Finding` or None, is switched off; the others go on.
 
@@ -91,9 +91,9 @@ class DetectorSet(Stateful):
         """Set `needs_weights` for a new step, and return whether the step can show no rise.
 
         Of such a step, the loss is at most one unit above the start, loss and gradient norm are in the `CalmRange`, and
-        the last evaluated step had no warning. If nothing else is measured, `begin` may be called for it later, in the
-        order of the steps, and `proceed` may be omitted. If the weights are measured, `begin` and `proceed` are to be
-        called before the next step, and before any other decision unless `weights_are_steady`.
+        the last evaluated step had no warning. If nothing else is measured, its check before the update may be made
+        later, in the order of the steps, and that after the update may be omitted. If the weights are measured, both
+        are to be made before the next step, and before any other decision unless `weights_are_steady`.
         """
         try:
             self.needs_weights = self._interval.due(loss, grad_norm)
@@ -108,7 +108,7 @@ class DetectorSet(Stateful):
         """Return whether the norm of the weights has changed little since the last measurement."""
         return self._interval.is_steady(weight_norm)
 
-    def begin(self, record: StepRecord, is_new: bool = True) -> list[Finding]:
+    def check_before_update(self, record: StepRecord, is_new: bool = True) -> list[Finding]:
         """Return the findings of a step before the optimizer steps.
 
         Args:
@@ -130,12 +130,12 @@ class DetectorSet(Stateful):
         self._highest_calm_loss = self._baselines.loss.above(units=1.0)
         return findings
 
-    def proceed(self, record: StepRecord, came_late: bool = False) -> list[Finding]:
-        """Return the findings of a step after the optimizer has stepped, by the detectors that `begin` could not call.
+    def check_after_update(self, record: StepRecord, came_late: bool = False) -> list[Finding]:
+        """Return the findings of a step after the optimizer has stepped, by the detectors that have waited for it.
 
         Args:
             record: The step.
-            came_late: Whether `begin` was called after the optimizer had stepped.
+            came_late: Whether `check_before_update` was called after the optimizer had stepped.
         """
         try:
             self._update_after(record, came_late)
@@ -198,8 +198,8 @@ class DetectorSet(Stateful):
         are_none = map(operator.is_, self._values_of(record)[2:], itertools.repeat(None))
         return set(itertools.compress(self.reads, are_none))
 
-    def can_proceed(self, record: StepRecord) -> bool:
-        """Return whether `proceed` can call any detector: whether one waits whose fields are known of a step."""
+    def can_check_after_update(self, record: StepRecord) -> bool:
+        """Return whether a detector waits for the update of a step and has all its fields."""
         if not self._waiting:
             return False
         missing = self._missing(record)

@@ -102,7 +102,7 @@ class AfterUpdate:
                 findings = components.find(step, record, is_over=True)
             else:
                 detectors = step.state.detectors
-                findings = detectors.proceed(record, step.is_deferred)
+                findings = detectors.check_after_update(record, step.is_deferred)
                 if detectors.failures:
                     step.state.log_failures()
             if findings:

@@ -105,7 +105,7 @@ class CalmStep:
 
     def begin(self) -> list[Finding]:
         """Return the findings before the update. Called only where a response acts."""
-        self.early_findings = self.state.detectors.begin(self.before_update(), is_new=False)
+        self.early_findings = self.state.detectors.check_before_update(self.before_update(), is_new=False)
         return self.early_findings
 
     def measure_weights(self) -> bool:
@@ -121,9 +121,9 @@ class CalmStep:
         findings = self.early_findings
         if findings is None:
             before = self.before_update() if is_measured_after else self._before or record
-            findings = detectors.begin(before, is_new=False)
+            findings = detectors.check_before_update(before, is_new=False)
         if self.state.policy is not None or is_measured_after:  # else nothing more is known after the update
-            findings = [*findings, *detectors.proceed(record)]
+            findings = [*findings, *detectors.check_after_update(record)]
         if findings:
             record = replace(record, severity=max(int(finding.severity) for finding in findings))
         self._recorder.add(record)

@@ -154,14 +154,23 @@ class Components:
             is_over: Whether the record is complete, with the update.
         """
         agreement, detectors = self.agreement, step.state.detectors
-        if self.is_distributed and agreement.is_needed(step) and (not is_over or detectors.can_proceed(record)):
+        if (
+            self.is_distributed
+            and agreement.is_needed(step)
+            and (not is_over or detectors.can_check_after_update(record))
+        ):
             findings = agreement.findings(
-                lambda: detectors.proceed(record, step.is_deferred) if is_over else detectors.begin(record), detectors
+                lambda: (
+                    detectors.check_after_update(record, step.is_deferred)
+                    if is_over
+                    else detectors.check_before_update(record)
+                ),
+                detectors,
             )
         elif is_over:
-            findings = detectors.proceed(record, step.is_deferred)
+            findings = detectors.check_after_update(record, step.is_deferred)
         else:
-            findings = detectors.begin(record)
+            findings = detectors.check_before_update(record)
         if detectors.failures:
             agreement.record_failures(detectors)
             step.state.log_failures()

@@ -155,7 +155,7 @@ class Decisions:
         else:
             detectors = step.state.detectors
             of_calm, (is_screened, early, _) = components.calm_steps.evaluate(), step.preliminary
-            findings = [*of_calm, *(detectors.begin(record, not is_screened) if early is None else early)]
+            findings = [*of_calm, *(detectors.check_before_update(record, not is_screened) if early is None else early)]
             if detectors.failures:
                 step.state.log_failures()
         if findings:

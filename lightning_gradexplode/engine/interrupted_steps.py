@@ -113,7 +113,7 @@ class InterruptedSteps:
         self, state: OptimizerState, record: StepRecord, inputs: StepInputs | None, replay: Replay | None = None
     ) -> None:
         components = self._components
-        found = [self._worded(one) for one in state.detectors.begin(record)]
+        found = [self._worded(one) for one in state.detectors.check_before_update(record)]
         new = components.keep_findings(record.step, found)
         components.evidence.add(record, inputs, new, before_update=True, replay=replay)
         state.recorder.add(record)

@@ -51,7 +51,7 @@ def findings_of(detector: Detector, records: Iterable[StepRecord]) -> list[Findi
 
 def begin_all(detectors: DetectorSet, records: Iterable[StepRecord]) -> list[Finding]:
     """Return the findings of a set of detectors in steps, before the updates."""
-    return [finding for one in records for finding in detectors.begin(one)]
+    return [finding for one in records for finding in detectors.check_before_update(one)]
 
 
 def noise(size: int, scatter: float = 0.2, seed: int = 0) -> list[float]:

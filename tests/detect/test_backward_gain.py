@@ -127,12 +127,12 @@ class Locating(Detector):
 def test_an_explosion_is_said_to_begin_at_the_steepest_module() -> None:
     """The module that was steepest when last measured is named; a mild rise is no place."""
     detectors = DetectorSet([Locating()])
-    assert detectors.begin(record(0, module_gradients=profile(3.0, 1.0, 1.0)))[0].where is None
-    detectors.begin(record(1, module_gradients=profile(300.0, 280.0, 270.0, 1.1, 1.0, 1.0)))
-    assert detectors.begin(record(2))[0].where == "layer3"
+    assert detectors.check_before_update(record(0, module_gradients=profile(3.0, 1.0, 1.0)))[0].where is None
+    detectors.check_before_update(record(1, module_gradients=profile(300.0, 280.0, 270.0, 1.1, 1.0, 1.0)))
+    assert detectors.check_before_update(record(2))[0].where == "layer3"
     other = DetectorSet([Locating()])
     other.load_state_dict(detectors.state_dict())
-    assert other.begin(record(3))[0].where == "layer3"
+    assert other.check_before_update(record(3))[0].where == "layer3"
 
 
 def test_a_module_that_shares_its_inputs_is_not_said_to_amplify() -> None:

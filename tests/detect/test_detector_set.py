@@ -122,18 +122,18 @@ def test_each_detector_is_called_once_a_step_as_soon_as_its_numbers_are_known() 
     detectors = DetectorSet([Counting(), CountingUpdates()])
     for step in range(3):
         early = record(step, update_ratio=None)
-        assert [finding.sign for finding in detectors.begin(early)] == ["counting"]
-        assert detectors.proceed(early) == []
-        late = detectors.proceed(record(step))
+        assert [finding.sign for finding in detectors.check_before_update(early)] == ["counting"]
+        assert detectors.check_after_update(early) == []
+        late = detectors.check_after_update(record(step))
         assert [(finding.sign, finding.value) for finding in late] == [("counting-updates", step + 1)]
-        assert detectors.proceed(record(step)) == []
+        assert detectors.check_after_update(record(step)) == []
 
 
 def test_a_detector_is_not_called_where_its_numbers_were_not_measured() -> None:
     """A step whose update was not measured is left out, and the next one is checked."""
     detectors = DetectorSet([CountingUpdates()])
-    assert detectors.begin(record(0, update_ratio=None)) == []
-    (finding,) = detectors.begin(record(1))
+    assert detectors.check_before_update(record(0, update_ratio=None)) == []
+    (finding,) = detectors.check_before_update(record(1))
     assert (finding.step, finding.value) == (1, 1)
 
 
@@ -151,11 +151,11 @@ def test_the_parameter_that_rose_most_is_named() -> None:
     detectors = DetectorSet([Locating()])
     usual = np.array([1.0, 1e-4, 100.0])
     begin_all(detectors, [record(step, per_parameter={"grad_norm": usual}) for step in range(30)])
-    (finding,) = detectors.begin(record(30, per_parameter={"grad_norm": usual * [2.0, 50.0, 3.0]}))
+    (finding,) = detectors.check_before_update(record(30, per_parameter={"grad_norm": usual * [2.0, 50.0, 3.0]}))
     assert finding.where == PARAMETERS[1]
-    (finding,) = detectors.begin(record(31, per_parameter={"grad_norm": usual * [math.nan, 1.0, 3.0]}))
+    (finding,) = detectors.check_before_update(record(31, per_parameter={"grad_norm": usual * [math.nan, 1.0, 3.0]}))
     assert finding.where == PARAMETERS[2]
-    (finding,) = detectors.begin(record(32, per_parameter={}))
+    (finding,) = detectors.check_before_update(record(32, per_parameter={}))
     assert finding.where is None
 
 
@@ -173,7 +173,9 @@ def test_usual_norms_are_those_of_calm_steps() -> None:
     begin_all(
         detectors, [record(step, grad_norm=100.0, per_parameter={"grad_norm": exploded}) for step in range(30, 500)]
     )
-    (finding,) = detectors.begin(record(500, grad_norm=100.0, per_parameter={"grad_norm": exploded * [3.0, 1.0, 1.0]}))
+    (finding,) = detectors.check_before_update(
+        record(500, grad_norm=100.0, per_parameter={"grad_norm": exploded * [3.0, 1.0, 1.0]})
+    )
     assert finding.where == PARAMETERS[1]
 
 
@@ -193,7 +195,7 @@ def test_growth_of_one_layer_names_it() -> None:
     for step in range(80):
         norms = np.array([5.0, 0.1 * 2.0 ** max(0, step - 50), 1.0]) * noise(1, 0.05, step)[0]
         total = float(np.linalg.norm(norms))
-        findings += detectors.begin(record(step, grad_norm=total, per_parameter={"grad_norm": norms}))
+        findings += detectors.check_before_update(record(step, grad_norm=total, per_parameter={"grad_norm": norms}))
     critical = [finding for finding in findings if finding.severity is Severity.CRITICAL]
     assert critical
     assert {finding.where for finding in critical} == {PARAMETERS[1]}
@@ -256,7 +258,7 @@ def test_a_detector_that_is_not_in_a_checkpoint_starts_fresh() -> None:
     begin_all(old, [record(0), record(1)])
     new = DetectorSet([Locating(), CountingUpdates(), Counting()])
     new.load_state_dict(through_checkpoint(old.state_dict()))
-    assert {finding.sign: finding.value for finding in new.begin(record(2))} == {
+    assert {finding.sign: finding.value for finding in new.check_before_update(record(2))} == {
         "locating": 1,
         "counting-updates": 3,
         "counting": 3,
@@ -387,7 +389,11 @@ def test_no_corrupt_state_stops_the_detectors() -> None:
     for place, state in corrupted(detectors.state_dict()):
         resumed = DetectorSet(default_detectors())
         resumed.load_state_dict(state)
-        found = {finding.sign for one in records for finding in resumed.begin(one) + resumed.proceed(one)}
+        found = {
+            finding.sign
+            for one in records
+            for finding in resumed.check_before_update(one) + resumed.check_after_update(one)
+        }
         assert "gradient-growth" in found or "gradient-growth" in [sign for sign, _ in resumed.failures], place
 
 

@@ -280,7 +280,9 @@ def test_a_loss_without_a_floor_is_a_warning_before_it_is_critical() -> None:
     """Loss, gradients and weights run away together: the WARNING projects the weights, and CRITICAL comes later."""
     records = [record(n, loss=-0.1 * 1.1**n, grad_norm=0.1 * 1.08**n, weight_norm=10 * 1.02**n) for n in range(100)]
     detectors = DetectorSet([GradientGrowth()])
-    findings = [finding for one in records for finding in detectors.begin(one) + detectors.proceed(one)]
+    findings = [
+        finding for one in records for finding in detectors.check_before_update(one) + detectors.check_after_update(one)
+    ]
     severities = [finding.severity for finding in findings]
     assert severities == sorted(severities)
     assert set(severities) == {Severity.WARNING, Severity.CRITICAL}
@@ -316,7 +318,11 @@ def test_a_jump_of_the_gradients_to_a_new_level_is_critical_only_if_they_go_on_g
         record(n, loss=loss, grad_norm=norm, weight_norm_before=10.0)
         for n, (loss, norm) in enumerate(zip(losses, norms, strict=True))
     ]
-    found = [finding.severity for one in steps for finding in (*detectors.begin(one), *detectors.proceed(one))]
+    found = [
+        finding.severity
+        for one in steps
+        for finding in (*detectors.check_before_update(one), *detectors.check_after_update(one))
+    ]
     assert (Severity.CRITICAL in found) == rising
 
 

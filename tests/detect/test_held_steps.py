@@ -57,20 +57,20 @@ def evaluated(
             continue
         if may_wait and detectors.weights_are_steady(weight):  # all are evaluated after the update
             after = replace(before, weight_norm=weight, nonfinite_weights=0)
-            found = [finding for one in [*held, before] for finding in detectors.begin(one, is_new=False)]
-            held, found = [], [*found, *detectors.proceed(after)]
+            found = [finding for one in [*held, before] for finding in detectors.check_before_update(one, is_new=False)]
+            held, found = [], [*found, *detectors.check_after_update(after)]
             signs = {finding.sign for _, finding in reports}  # no step of an incident may wait
             assert all(finding.severity is not Severity.CRITICAL or finding.sign in signs for finding in found)
             reports += [(step, finding) for finding in found]
             continue
-        found = [finding for one in held for finding in detectors.begin(one, is_new=False)]
+        found = [finding for one in held for finding in detectors.check_before_update(one, is_new=False)]
         held = []
-        found += detectors.begin(before, is_new=False)
+        found += detectors.check_before_update(before, is_new=False)
         is_measured = is_due or detectors.needs_weights
         after = replace(before, weight_norm=weight, nonfinite_weights=0) if is_measured else before
-        found += detectors.proceed(after)
+        found += detectors.check_after_update(after)
         reports += [(step, finding) for finding in found]
-    reports += [(len(losses), finding) for one in held for finding in detectors.begin(one, is_new=False)]
+    reports += [(len(losses), finding) for one in held for finding in detectors.check_before_update(one, is_new=False)]
     return detectors, reports
 
 
@@ -114,8 +114,8 @@ def test_most_steps_of_a_calm_run_are_held() -> None:
         one = StepRecord(step=step, parameters=PARAMETERS, loss=loss, grad_norm=norm, nonfinite_count=0)
         held += detectors.screen(loss, norm)
         measured = replace(one, weight_norm=10.0, nonfinite_weights=0) if detectors.needs_weights else one
-        detectors.begin(measured, is_new=False)
-        detectors.proceed(measured)
+        detectors.check_before_update(measured, is_new=False)
+        detectors.check_after_update(measured)
     assert held > 0.7 * count
 
 

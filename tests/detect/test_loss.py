@@ -98,7 +98,9 @@ def test_a_loss_that_starts_at_zero_finds_its_level() -> None:
     assert findings_of(DivergingLoss(), [record(step, loss=loss) for step, loss in enumerate(losses)]) == []
     detectors = DetectorSet([DivergingLoss()])
     moved = [record(step, loss=loss, weight_norm=10.0 * 1.1**step) for step, loss in enumerate(losses)]
-    assert Severity.CRITICAL in {f.severity for one in moved for f in detectors.begin(one) + detectors.proceed(one)}
+    assert Severity.CRITICAL in {
+        f.severity for one in moved for f in detectors.check_before_update(one) + detectors.check_after_update(one)
+    }
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -151,7 +153,7 @@ def after(detector: DivergingLoss, records: list[StepRecord]) -> list[Finding]:
     """Return the findings in steps whose weights become known after their loss, as in a run."""
     detectors, findings = DetectorSet([detector]), []
     for one in records:
-        findings += detectors.begin(replace(one, weight_norm=None)) + detectors.proceed(one)
+        findings += detectors.check_before_update(replace(one, weight_norm=None)) + detectors.check_after_update(one)
     return findings
 
 
@@ -238,7 +240,9 @@ def test_gradients_that_confirm_a_high_loss_at_one_step_are_no_divergence() -> N
     assert findings_of(DivergingLoss(), steps) == []
     rising = [*steps, *(record(66 + step, loss=9.4 * 1.3**step, grad_norm=12.0 * 1.3**step) for step in range(12))]
     detectors = DetectorSet([DivergingLoss(), GradientGrowth()])
-    assert max(finding.severity for one in rising for finding in detectors.begin(one)) is Severity.CRITICAL
+    assert (
+        max(finding.severity for one in rising for finding in detectors.check_before_update(one)) is Severity.CRITICAL
+    )
 
 
 @pytest.mark.parametrize(
@@ -287,7 +291,7 @@ def test_a_loss_that_wanders_around_zero_does_not_diverge() -> None:
         detectors = DetectorSet([DivergingLoss()])
         for step, (loss, logarithm) in enumerate(zip(losses, logarithms, strict=True)):
             one = record(step, loss=loss, grad_norm=math.exp(1.5 * logarithm))
-            found += [*detectors.begin(one), *detectors.proceed(one)]
+            found += [*detectors.check_before_update(one), *detectors.check_after_update(one)]
     assert not [finding for finding in found if finding.severity is Severity.CRITICAL]
     assert len(found) < 40
 
@@ -298,7 +302,7 @@ def test_an_explosion_is_seen_in_a_loss_that_wanders() -> None:
     for step, loss in enumerate(wandering(600, 0.98, 0)):
         growth = 1.1 ** max(0, step - 500)
         one = record(step, loss=loss + 0.01 * growth, grad_norm=growth)
-        found = [*detectors.begin(one), *detectors.proceed(one)]
+        found = [*detectors.check_before_update(one), *detectors.check_after_update(one)]
         if first is None and any(finding.severity is Severity.CRITICAL for finding in found):
             first = step
     assert first is not None
@@ -372,7 +376,7 @@ def test_a_growth_that_was_seen_is_not_taken_for_other_data() -> None:
             weight_norm_before=10 * size,
             update_ratio=1e-9 if found else None,
         )
-        found += detectors.begin(one) + detectors.proceed(one)
+        found += detectors.check_before_update(one) + detectors.check_after_update(one)
     assert found[0].severity is Severity.WARNING
     critical = [finding for finding in found if finding.severity is Severity.CRITICAL]
     assert critical[0].step < 60 + math.log(10) / math.log(1.04)
@@ -400,7 +404,9 @@ def test_a_loss_raised_a_hundredfold_by_plan_does_not_diverge() -> None:
     level = [100 * value for value in noise(60, seed=2)]
     detectors = DetectorSet([DivergingLoss(), GradientGrowth()])
     findings = [
-        one for step in raised_by_plan(level, level) for one in (*detectors.begin(step), *detectors.proceed(step))
+        one
+        for step in raised_by_plan(level, level)
+        for one in (*detectors.check_before_update(step), *detectors.check_after_update(step))
     ]
     assert not [one for one in findings if one.severity is Severity.CRITICAL]
 
@@ -410,7 +416,9 @@ def test_a_loss_that_grows_further_after_it_was_raised_diverges() -> None:
     level = [*(100 * value for value in noise(30, seed=2)), *(100 * 2.0**step for step in range(12))]
     detectors = DetectorSet([DivergingLoss(), GradientGrowth()])
     findings = [
-        one for step in raised_by_plan(level, level) for one in (*detectors.begin(step), *detectors.proceed(step))
+        one
+        for step in raised_by_plan(level, level)
+        for one in (*detectors.check_before_update(step), *detectors.check_after_update(step))
     ]
     critical = [one for one in findings if one.severity is Severity.CRITICAL]
     assert critical

@@ -35,17 +35,17 @@ JOBS: dict[str, dict[str, Any]] = {
     "fsdp2 bad row": {"strategy": "fsdp2", "devices": 2, "bad row": True, "on_explosion": "skip"},
     "ddp nan stop": {"strategy": "ddp", "devices": 2, "poisoned_rank": 1, "on_explosion": "stop"},
     "ddp fails measuring": {"strategy": "ddp", "devices": 2, "failing": [1, "take"]},
-    "ddp fails judging": {"strategy": "ddp", "devices": 2, "failing": [1, "begin"]},
+    "ddp fails judging": {"strategy": "ddp", "devices": 2, "failing": [1, "check_before_update"]},
     "ddp fails judging with a response": {
         "strategy": "ddp",
         "devices": 2,
-        "failing": [1, "begin"],
+        "failing": [1, "check_before_update"],
         "poisoned_rank": 1,
         "on_explosion": "skip",
     },
-    "fsdp2 fails judging": {"strategy": "fsdp2", "devices": 2, "failing": [1, "begin"]},
-    "fsdp2 fails at the end": {"strategy": "fsdp2", "devices": 2, "failing": [1, "proceed"]},
-    "ddp fails at the end": {"strategy": "ddp", "devices": 2, "failing": [1, "proceed"]},
+    "fsdp2 fails judging": {"strategy": "fsdp2", "devices": 2, "failing": [1, "check_before_update"]},
+    "fsdp2 fails at the end": {"strategy": "fsdp2", "devices": 2, "failing": [1, "check_after_update"]},
+    "ddp fails at the end": {"strategy": "ddp", "devices": 2, "failing": [1, "check_after_update"]},
     "spawn": {"strategy": "ddp_spawn", "devices": 2},
     "fsdp2": {"strategy": "fsdp2", "devices": 2},
     "fsdp2 calm": {"strategy": "fsdp2", "devices": 2, "interval": 100},
@@ -138,8 +138,8 @@ JOBS |= {
         ("zero gradient", {"interval": 100, "zero": True}),
         ("scaled", {"interval": 100, "scaled": True, "clip": 1e-3}),
         ("fails measuring", {"interval": 100, "failing": [1, "take"]}),
-        ("fails judging", {"interval": 100, "failing": [1, "begin"]}),
-        ("fails at the end", {"interval": 100, "failing": [1, "proceed"]}),
+        ("fails judging", {"interval": 100, "failing": [1, "check_before_update"]}),
+        ("fails at the end", {"interval": 100, "failing": [1, "check_after_update"]}),
     )
     if (devices == 2 or kind == "calm") and (strategy, kind) != ("fsdp2", "scaled")
 }

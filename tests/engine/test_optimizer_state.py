@@ -30,7 +30,7 @@ def test_an_optimizers_state_goes_through_a_checkpoint() -> None:
     assert one.policy is not None
     assert other.policy is not None
     for step, norm in enumerate(noise(50)):
-        one.detectors.begin(record(step, grad_norm=norm))
+        one.detectors.check_before_update(record(step, grad_norm=norm))
         one.policy.threshold(record(step, grad_norm=norm))
         one.clip_rate(1.0, norm)
         one.steps += 1
@@ -39,7 +39,7 @@ def test_an_optimizers_state_goes_through_a_checkpoint() -> None:
     assert other.clip_rate(1.0, 2.0) == one.clip_rate(1.0, 2.0)
     late = record(50, grad_norm=500.0)
     assert other.policy.threshold(late) == one.policy.threshold(late)
-    assert other.detectors.begin(late) == one.detectors.begin(late) != []
+    assert other.detectors.check_before_update(late) == one.detectors.check_before_update(late) != []
 
 
 @pytest.mark.parametrize(
