@@ -19,6 +19,7 @@ from benchmarks.diagnosis import (
     left_out,
     ninth,
     second,
+    seventeenth,
     seventh,
     sixteenth,
     sixth,
@@ -48,6 +49,7 @@ Half = Literal[
     "fourteenth",
     "fifteenth",
     "sixteenth",
+    "seventeenth",
     "held_out",
 ]
 NOT_BY_CASE: tuple[Half, ...] = ("ninth", "held_out")
@@ -70,6 +72,7 @@ _PACKAGES = {
     "fourteenth": fourteenth,
     "fifteenth": fifteenth,
     "sixteenth": sixteenth,
+    "seventeenth": seventeenth,
     "held_out": held_out,
 }
 
