@@ -170,6 +170,8 @@ class EvidenceCollector:
         self._findings += serious
         is_now = any(finding.step == record.step for finding in serious)  # not at an earlier, held step
         self._now = record.step if is_now else max(finding.step for finding in serious)
+        for state in self._states:
+            state.recorder.incident_seen()
         critical = any(finding.severity is Severity.CRITICAL for finding in serious)
         nonfinite = any(finding.sign in NONFINITE_SIGNS for finding in serious)
         self._update_is_harmless = nonfinite and record.grad_norm == 0.0
@@ -243,7 +245,7 @@ class EvidenceCollector:
             now=self._now,
             findings=tuple(self._findings),
             run=self._facts or RunFacts(),
-            history=tuple(history.until(self._now) if self._now >= 0 else history for history in histories),
+            history=histories if self._now < 0 else tuple(one.recorder.until(self._now) for one in self._states),
             first=tuple(state.recorder.first() for state in self._states),
             # Once a value is not finite, later losses show its consequences.
             batch=self.graphs.with_fields(self._batch.facts, onset, self._now if failed is None else failed),

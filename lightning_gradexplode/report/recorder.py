@@ -54,6 +54,8 @@ class Recorder:
     def __init__(self, parameters: Sequence[str] = (), steps: int | None = None) -> None:
         self._steps = steps
         self._first: History | None = None
+        self._incident: History | None = None
+        self._added_until_kept = 0
         self._allocate(tuple(parameters))
 
     def _allocate(self, parameters: tuple[str, ...], scalars: Sequence[tuple[Any, ...]] = ()) -> None:
@@ -76,6 +78,17 @@ class Recorder:
         self._scalars.append(_scalars_of(record))
         if self._first is None and len(self._scalars) == min(FIRST_STEPS, self._size):
             self._first = self.history()
+        if self._added_until_kept:
+            self._added_until_kept -= 1
+            if not self._added_until_kept:
+                self._incident = self.history()
+
+    def incident_seen(self) -> None:
+        """Keep the present steps for `until`, as long as no later incident is seen.
+
+        They are copied once half of the memory holds later steps, so that steps of an incident are copied once.
+        """
+        self._added_until_kept, self._incident = self._size // 2, None
 
     def history(self) -> History:
         """Return the last steps."""
@@ -85,6 +98,10 @@ class Recorder:
         for name in list(names)[:MAX_LOGGED]:
             values[f"logged/{name}"] = _float_array([one.get(name) for one in logged])
         return History(np.array(steps, dtype=np.int64), values, self.parameters, self._norms[self._rows()])
+
+    def until(self, step: int) -> History:
+        """Return the steps up to one, those before the last incident even if later ones have taken their place."""
+        return (self._incident or self.history()).until(step)
 
     def first(self) -> History:
         """Return the first steps of the run, at most 16."""

@@ -47,6 +47,22 @@ def test_the_last_steps_are_kept_oldest_first(steps: int) -> None:
     assert history.parameters == NAMES
 
 
+@pytest.mark.parametrize("later", [0, 31, 32, 33, 63, 64, 500])
+def test_the_steps_before_an_incident_are_kept_however_many_follow(later: int) -> None:
+    """At least half as many as fit into the memory, until another incident is seen."""
+    recorder = filled(100, size=64)
+    recorder.incident_seen()
+    for step in range(100, 100 + later):
+        recorder.add(StepRecord(step=step, parameters=NAMES, loss=math.nan))
+    kept = recorder.until(99)
+    assert kept.step[-1] == 99
+    assert len(kept.step) >= 32
+    np.testing.assert_array_equal(kept.values["loss"], kept.step / 2)
+    assert recorder.history().step[-1] == 99 + later
+    recorder.incident_seen()
+    assert recorder.until(99 + later).step[-1] == 99 + later
+
+
 @pytest.mark.parametrize("steps", [0, 5, 16, 17, 600])
 def test_the_first_steps_of_the_run_are_kept_to_its_end(steps: int) -> None:
     """The first 16 steps are there however many follow."""

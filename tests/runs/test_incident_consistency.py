@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_gradexplode import GradientExplosionMonitor
+from lightning_gradexplode import GradientExplosionMonitor, GradientWatch
 
 
 class Classifier(LightningModule):
@@ -162,3 +162,28 @@ def test_the_loss_is_that_of_the_step_that_is_named(story: dict[str, Any]) -> No
     assert named is not None
     loss = story["losses"][int(named[1])]
     assert named[2].rstrip(".") == (f"{loss:.4g}" if loss == loss else "NaN")
+
+
+def test_a_long_rest_of_nan_does_not_change_the_diagnosis() -> None:
+    """The steps of the incident are kept when later ones have taken all of the memory for steps."""
+    torch.manual_seed(0)
+    layers = [nn.Sequential(nn.Linear(16, 16), nn.ReLU()) for _ in range(4)]
+    network = nn.Sequential(*layers, nn.Linear(16, 4))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    inputs, labels = torch.randn(32, 16), torch.randint(4, (32,))
+    watch = GradientWatch(network, optimizer, report=False)
+    seen = []
+    for step in range(800):
+        optimizer.zero_grad()
+        optimizer.param_groups[0]["lr"] = 0.1 if step < 60 else 20.0
+        loss = cross_entropy(network(inputs), labels)
+        watch.loss(loss)
+        loss.backward()
+        optimizer.step()
+        if step in (150, 799):
+            seen.append(watch.diagnosis())
+    watch.close()
+    early, late = seen
+    assert early is not None
+    assert early.causes[0].kind == "learning-rate-jump"
+    assert late == early
