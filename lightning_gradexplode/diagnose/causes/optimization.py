@@ -23,6 +23,7 @@ from lightning_gradexplode.diagnose.remedies.common import uses_adaptive_optimiz
 from lightning_gradexplode.diagnose.remedies.rate import rate_remedies
 from lightning_gradexplode.diagnose.short_steps import rises_in_short_steps
 from lightning_gradexplode.diagnose.trends import (
+    DIVERGED_WEIGHTS,
     LARGE_UPDATE,
     MANY_STEPS,
     SHORT_STEP,
@@ -30,6 +31,7 @@ from lightning_gradexplode.diagnose.trends import (
     begins_abruptly,
     first_order_changes,
     grows_calmly,
+    initial_weight_norm,
     is_growing,
     starts_huge,
     trend,
@@ -62,7 +64,8 @@ def learning_rate(evidence: Evidence) -> Cause | None:
 
     Each of these rules it out: a failure without any growth before, an update that lowers the loss of its own batch,
     weights that keep their norm, and lower rates with the same failure. After many steps, a usual rate is no cause
-    unless an overshoot was measured: something may have grown since the start, such as targets or a factor of the loss.
+    unless an overshoot was measured, or the weights have doubled within the first steps: something may have grown since
+    the start, such as targets or a factor of the loss.
     """
     harm = progress_lost_by_update(evidence) or units_became_inactive(evidence)
     if harm is not None:
@@ -73,10 +76,23 @@ def learning_rate(evidence: Evidence) -> Cause | None:
         return cause
     changes = first_order_changes(evidence)
     is_measured = line_search(evidence) is not None or (changes is not None and changes[0] > OVERSHOT)
-    if not (is_measured or exceeds_usual(evidence) or _has_helped(evidence)):
+    if not (is_measured or exceeds_usual(evidence) or _has_helped(evidence) or _grew_from_the_start(evidence)):
         return None
     sentence = f"There were {steps_before} steps before without a critical finding."
     return replace(cause, evidence=(*cause.evidence, sentence), confidence=min(cause.confidence, MAX_LATE_CONFIDENCE))
+
+
+def _grew_from_the_start(evidence: Evidence) -> bool:
+    """Return whether the weights' norm has doubled within the first steps, and most losses were not above the first.
+
+    Updates were large then, and no target or factor of the loss has grown that would have raised the loss.
+    """
+    end = evidence.run.first_step + MANY_STEPS
+    weights, start = curve(evidence, "weight_norm").before(end).greatest, initial_weight_norm(evidence)
+    loss = loss_curve(evidence).before(end)
+    if weights is None or start is None or loss.first is None or loss.median is None:
+        return False
+    return weights >= DIVERGED_WEIGHTS * start and loss.median <= loss.first
 
 
 def rate_too_high(evidence: Evidence) -> Cause | None:

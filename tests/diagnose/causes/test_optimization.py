@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.causes.optimization import MAX_LATE_CONFIDENCE, learning_rate
 from lightning_gradexplode.diagnose.trends import MANY_STEPS
-from lightning_gradexplode.records import Attempt, Evidence, Experiments, OptimizerFacts, Severity
+from lightning_gradexplode.records import Attempt, Evidence, Experiments, History, OptimizerFacts, Severity
 from lightning_gradexplode.records.diagnosis import MIN_CONFIDENCE
 from tests.diagnose.evidence import (
     NAN,
@@ -179,6 +181,36 @@ def test_after_many_steps_a_usual_rate_is_no_cause_unless_updates_reach_far(
             now=steps - 1,
             findings=(finding("diverging-loss", steps - 2),),
             history=(history(quantities),),
+            batch=batch(field(), labels()),
+        )
+    )
+    assert (found is not None) is is_named
+
+
+@pytest.mark.parametrize(
+    ("growth", "level", "is_named"),
+    [(0.1, 2.0, True), (0.01, 2.0, False), (0.1, 3.0, False)],
+    ids=["weights double", "weights grow slowly", "the loss rises with them"],
+)
+def test_weights_that_double_within_the_first_steps_are_evidence_of_large_updates(
+    growth: float, level: float, is_named: bool
+) -> None:
+    """However many steps went by before the loss exploded, at a usual rate."""
+    facts = run()
+    start = math.sqrt(sum(one.std**2 * math.prod(one.shape) for one in facts.parameters))
+    quantities = growing(40, factor=1.0, rate=0.05) | {
+        "weight_norm": [start * (1 + growth) ** step for step in range(40)]
+    }
+    quantities["loss"] = [2.0, *[level] * 35, 9.0, 90.0, 9e3, 9e6]
+    quantities["update_ratio"] = [math.nan] * 36 + [0.3, 0.5, 2.0, 30.0]
+    kept = history(quantities)
+    names = tuple(one.name for one in facts.parameters)
+    found = learning_rate(
+        diverged(
+            step=37,
+            now=39,
+            findings=(finding("diverging-loss", 37),),
+            history=(History(kept.step, kept.values, names),),
             batch=batch(field(), labels()),
         )
     )
