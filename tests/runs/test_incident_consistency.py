@@ -178,7 +178,7 @@ def test_a_long_rest_of_nan_does_not_change_the_diagnosis() -> None:
         optimizer.param_groups[0]["lr"] = 0.1 if step < 60 else 20.0
         loss = cross_entropy(network(inputs), labels)
         watch.loss(loss)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if step in (150, 799):
             seen.append(watch.diagnosis())

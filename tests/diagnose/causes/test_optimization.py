@@ -198,9 +198,9 @@ def test_weights_that_double_within_the_first_steps_are_evidence_of_large_update
     """However many steps went by before the loss exploded, at a usual rate."""
     facts = run()
     start = math.sqrt(sum(one.std**2 * math.prod(one.shape) for one in facts.parameters))
-    quantities = growing(40, factor=1.0, rate=0.05) | {
-        "weight_norm": [start * (1 + growth) ** step for step in range(40)]
-    }
+    quantities = growing(40, factor=1.0, rate=0.05)
+    quantities["weight_norm"] = [start * (1 + growth) ** step for step in range(40)]
+    quantities["grad_norm"] = [5.0] * 36 + [50.0, 500.0, 5e4, 5e7]
     quantities["loss"] = [2.0, *[level] * 35, 9.0, 90.0, 9e3, 9e6]
     quantities["update_ratio"] = [math.nan] * 36 + [0.3, 0.5, 2.0, 30.0]
     kept = history(quantities)
