@@ -101,7 +101,7 @@ def _computed_number(evidence: Evidence) -> FieldFacts | None:
     """Return the single number without a gradient that made a loss non-finite, None if there is none.
 
     In a loop that learns from one sample at a time a target or an advantage is a single number, too, but what it is
-    multiplied by is another one. In float16, a large number may have overflown.
+    multiplied by is another one. In float16, a large number may have overflowed.
     """
     field, batch = source_in_graph(evidence), evidence.batch
     if field is None or batch is None or trend(evidence).has_diverged:
