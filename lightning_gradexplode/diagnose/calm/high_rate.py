@@ -64,11 +64,8 @@ def rate_above_usual(evidence: Evidence) -> Iterator[Cause]:
     growth, first = (weights.greatest or 0.0) / start, float(loss[0])
     if rate < ABOVE * usual[1] or growth < CHANGED or not first > 0:
         return
-    late, levels = (
-        float(np.median(loss[-len(loss) // 5 :])),
-        [*np.median(loss[: len(loss) // 10 * 10].reshape(-1, 10), 1)],
-    )
-    lowest = min(levels)
+    tens = loss[: len(loss) // 10 * 10].reshape(-1, 10)
+    lowest, late = float(np.median(tens, axis=1).min()), float(np.median(loss[-len(loss) // 5 :]))
     if lowest >= UNLEARNED * first:
         course = f"The loss has never come down: it was {first:.4g}, and is {late:.4g} after {len(loss)} steps."
     elif lowest <= LOW * first and late - lowest >= LOST * (first - lowest):
