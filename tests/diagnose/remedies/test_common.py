@@ -119,3 +119,11 @@ def test_the_group_is_named_whose_rate_is_far_above_that_of_the_others(other: fl
     )
     (advice,) = remedies.lower_rate(evidence, 0.1)
     assert ("of `optimizer.param_groups[1]` from 0.5 to `lr=0.05`" in advice) == named
+
+
+@pytest.mark.parametrize(("first", "is_advised"), [(0.01, True), (0.001, False)], ids=["constant", "rising"])
+def test_a_rate_that_rises_at_first_needs_no_warm_up(first: float, is_advised: bool) -> None:
+    """A schedule of the user's own loop is not known as such, but its rates are."""
+    values = calm(30) | {"learning_rate": [min(first * (1 + step), 0.01) for step in range(30)]}
+    known = Evidence(29, 29, (finding("diverging-loss", 29),), run(), (history(values),))
+    assert bool(remedies.warm_up(known)) is is_advised
