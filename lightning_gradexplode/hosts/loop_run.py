@@ -14,9 +14,12 @@ import torch
 from torch.optim import Optimizer
 
 from lightning_gradexplode.arguments import Arguments
+from lightning_gradexplode.distributed.shard_layout import version_of
 from lightning_gradexplode.engine.failure import MONITOR_FAILED, MONITOR_IS_OFF
+from lightning_gradexplode.engine.inner_optimizers import StepsOfWrapper, inner_optimizers
 from lightning_gradexplode.engine.joint_start import DifferentProcessesError
 from lightning_gradexplode.engine.run import TrainingRun
+from lightning_gradexplode.engine.step_hooks import calls_hooks
 from lightning_gradexplode.hosts.torch_loop import JOINS, TorchLoop
 from lightning_gradexplode.measure.graph_capture import untraced
 from lightning_gradexplode.records.log import logger
@@ -26,6 +29,11 @@ ANOTHER_BEGINS = (
     "gradexplode: a new monitor of the optimizer begins, and the earlier one, which was not closed, ends; for example "
     "where the cell of a notebook is run again"
 )
+NONE_STEPPED = (
+    "no optimizer that was passed has stepped, though its weights were changed; if the loop has built another one, "
+    "construct the monitor with it"
+)
+"""What is logged at the end of a run in which nothing was measured."""
 
 
 class LoopRun(ABC):
@@ -50,6 +58,7 @@ class LoopRun(ABC):
         self._at_error = at_error
         self._failed = self._is_over = False
         self._hooks: list[Any] = []
+        self._wrappers: dict[int, StepsOfWrapper] = {}
         self._warned: set[str] = set()
         self._at_exit = partial(_process_ends, weakref.ref(self))
         optimizers = loop.optimizers
@@ -57,11 +66,13 @@ class LoopRun(ABC):
             logger.warning(ANOTHER_BEGINS)
             earlier.close()
         try:  # hooks of an optimizer are called in this order: ours before its step, the engine's, ours after it
-            before, after = untraced(self._before_step), untraced(self._after_step)
-            self._hooks = [one.register_step_pre_hook(before) for one in optimizers]
+            hooked = [*optimizers, *self._inner_optimizers()]
+            before, after = untraced(self._step_called), untraced(self._step_returned)
+            self._hooks = [one.register_step_pre_hook(before) for one in hooked]
             loop.begin()
             self.run = TrainingRun(arguments, loop, state)
-            self._hooks += [one.register_step_post_hook(after) for one in optimizers]
+            self._hooks += [one.register_step_post_hook(after) for one in hooked]
+            self._versions = self._weight_versions()
             self.run.batch_expected()
             atexit.register(self._at_exit)
         except DifferentProcessesError as error:
@@ -71,6 +82,38 @@ class LoopRun(ABC):
         except Exception:
             self._fail()
             self.remove_hooks()
+
+    def _inner_optimizers(self) -> list[Optimizer]:
+        """Return the optimizers that others wrap, which these may step in methods other than ``step``."""
+        optimizers = self._loop.optimizers
+        found: list[Optimizer] = []
+        for optimizer in optimizers:
+            inner = [one for one in inner_optimizers(optimizer) if all(one is not other for other in optimizers)]
+            inner = [*filter(calls_hooks, inner)]
+            if inner:
+                steps = StepsOfWrapper(optimizer, self._before_step, self._after_step, lambda _: None)
+                self._wrappers.update((id(one), steps) for one in (optimizer, *inner))
+            found += inner
+        return found
+
+    def _step_called(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        wrapper = self._wrappers.get(id(optimizer))
+        if wrapper is None:
+            self._before_step(optimizer, args, kwargs)
+        else:
+            wrapper.begins(optimizer, args, kwargs)
+
+    def _step_returned(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        wrapper = self._wrappers.get(id(optimizer))
+        if wrapper is None:
+            self._after_step(optimizer, args, kwargs)
+        else:
+            wrapper.ends(optimizer, args, kwargs)
+
+    def _weight_versions(self) -> list[int]:
+        """Return how often each weight was written to."""
+        groups = (group for optimizer in self._loop.optimizers for group in optimizer.param_groups)
+        return [version_of(weight) for group in groups for weight in group["params"]]
 
     @abstractmethod
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -112,6 +155,8 @@ class LoopRun(ABC):
             return
         self.steps_are_over()
         run.flush()
+        if run.last is None and not (self.failed or self._warned) and self._versions != self._weight_versions():
+            self.warn_once(NONE_STEPPED)
         if self._arguments.report == "always" and not run.failed:
             run.report()
         self.remove_hooks()

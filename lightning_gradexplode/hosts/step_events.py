@@ -56,6 +56,7 @@ class StepEvents(LoopRun):
         self._evaluating: Optimizer | None = None
         self._awaiting: set[int] = set()
         self._loss_is_known = False
+        self._is_moved = False
         self._scaler_version: int | None = None
         super().__init__(arguments, loop, state, at_error)
 
@@ -193,9 +194,14 @@ class StepEvents(LoopRun):
                 self.run.loss_computed(loss)
 
     def _warn_of_unseen_steps(self) -> None:
-        """Log that weights were changed since the last backward pass, if no known optimizer has stepped since."""
+        """Log that weights were changed since the last backward pass, if no known optimizer has stepped since.
+
+        Not where only one pass in two has no step after it: sharpness-aware minimization moves the weights for the next
+        pass, and steps after that.
+        """
         has_stepped = len(self._awaiting) < len(self._loop.optimizers) or self._evaluating is not None
-        if not has_stepped and self._backward.weight_has_changed:
+        was_moved, self._is_moved = self._is_moved, not has_stepped and self._backward.weight_has_changed
+        if was_moved and self._is_moved:
             self.warn_once(
                 "weights were changed between two backward passes, but not by an optimizer that was passed to the "
                 "monitor; the steps of another optimizer are not measured, clipped or skipped"
