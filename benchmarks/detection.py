@@ -45,6 +45,7 @@ from benchmarks.scenarios import (
     NEWEST,
     PLANS_AND_NOISE,
     STUDIED,
+    UNSEEN,
     UNTOUCHED,
     Family,
 )
@@ -321,6 +322,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("--latest", LATEST, "families with noisy losses, written for clipping, counted only"),
         ("--plans", PLANS_AND_NOISE, "plans and noise of ordinary trainings, counted only"),
         ("--further", FURTHER_KINDS, "ordinary trainings and slow explosions of further kinds"),
+        ("--unseen", UNSEEN, "further kinds, committed before any finding in them was computed"),
         ("--falling", FALLING, "losses that fall to a lower bound, or without one"),
         ("--held-out", HELD_OUT, "the held-out families"),
     ):

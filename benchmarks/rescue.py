@@ -9,8 +9,8 @@ percent. The figures are given separately for kinds of training that the constan
 
 Runs are kept on disk (``benchmarks/.cache``) until the code they come from changes; ``--jobs`` trains in parallel.
 ``--sample 3`` takes every third family of each side: exploding or healthy, of kinds chosen on or left out. ``--fresh``,
-``--newest``, ``--later``, ``--latest`` and ``--further`` take other families, of kinds that the others do not have;
-with ``A`` or ``B`` they take every second of these kinds, in the order of their names.
+``--newest``, ``--later``, ``--latest``, ``--further`` and ``--unseen`` take other families, of kinds that the others
+do not have; with ``A`` or ``B`` they take every second of these kinds, in the order of their names.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from torch.optim import Optimizer
 
 import lightning_gradexplode
 from benchmarks import clippers
-from benchmarks.scenarios import FAMILIES, FRESH, FURTHER_KINDS, HALVES, LATER, LATEST, NEWEST, Family, half
+from benchmarks.scenarios import FAMILIES, FRESH, FURTHER_KINDS, HALVES, LATER, LATEST, NEWEST, UNSEEN, Family, half
 from benchmarks.scenarios.family import Setup
 from benchmarks.scenarios.module import Adversaries
 from benchmarks.scenarios.probe import losses_before
@@ -73,7 +73,7 @@ CHOSEN_ON = frozenset(
 )
 """Kinds of families on which the constants of ``clip="auto"`` were chosen."""
 
-FURTHER = {"newest": NEWEST, "later": LATER, "latest": LATEST, "further": FURTHER_KINDS}
+FURTHER = {"newest": NEWEST, "later": LATER, "latest": LATEST, "further": FURTHER_KINDS, "unseen": UNSEEN}
 """Families of kinds that the others do not have, by the option that takes them."""
 
 
@@ -174,7 +174,9 @@ def ending(job: Job) -> Ending:
     """Return a run from the cache; it is trained if it is missing or if its code has changed."""
     name, seed, remedy, factor = job
     family = next(
-        family for family in (*FAMILIES, *FRESH, *NEWEST, *LATER, *LATEST, *FURTHER_KINDS) if family.name == name
+        family
+        for family in (*FAMILIES, *FRESH, *NEWEST, *LATER, *LATEST, *FURTHER_KINDS, *UNSEEN)
+        if family.name == name
     )
     path = CACHE / f"{name}-{seed}-{_slug(remedy)}-{factor:g}-{_source(family, remedy)}.json"
     if path.exists():

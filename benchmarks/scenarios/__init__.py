@@ -30,6 +30,7 @@ from benchmarks.scenarios import (
     exploding_slips,
     falling,
     fitting,
+    foreseeing,
     further_models,
     generating,
     healthy_jumps,
@@ -53,6 +54,7 @@ from benchmarks.scenarios import (
     objectives,
     objectives_by_plan,
     optimizing,
+    perceiving,
     periods,
     planning,
     plans_and_noise,
@@ -221,6 +223,14 @@ warning; at the first warning 73 % of the growth has passed, the median of eight
 saves 5 of 10 runs, with the responses 6, and hurts 0 of 16 healthy families.
 """
 
+UNSEEN: tuple[Family, ...] = tuple(
+    value for module in (perceiving, foreseeing) for value in vars(module).values() if isinstance(value, Family)
+)
+"""Ordinary trainings and explosions, most of them slow, of 22 further kinds, by an author who had not read the rules.
+
+They were committed before any finding in them was computed.
+"""
+
 COUNTED: tuple[Family, ...] = (
     *UNTOUCHED,
     *EVERYDAY_COUNTED,
@@ -247,6 +257,7 @@ __all__ = [
     "NEWEST",
     "PLANS_AND_NOISE",
     "STUDIED",
+    "UNSEEN",
     "UNTOUCHED",
     "Family",
     "half",

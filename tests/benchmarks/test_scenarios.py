@@ -23,6 +23,7 @@ from benchmarks.scenarios import (
     NEWEST,
     PLANS_AND_NOISE,
     STUDIED,
+    UNSEEN,
     UNTOUCHED,
     Family,
     half,
@@ -98,6 +99,17 @@ def test_further_kinds_are_those_that_no_other_family_has() -> None:
     built = [{family.kind for family in FURTHER_KINDS if family.expected == one} for one in ("explodes", "healthy")]
     assert [len(kinds) for kinds in built] == [12, 16]
     assert built[0] < built[1]
+
+
+def test_unseen_families_are_of_kinds_that_no_other_family_has() -> None:
+    """No rule can have been chosen on their kinds: 18 families explode, 22 are healthy, and names are unique."""
+    earlier = (*FAMILIES, *FRESH, *HELD_OUT, *NEWEST, *LATER, *LATEST, *STUDIED, *UNTOUCHED, *FALLING)
+    others = (*earlier, *EVERYDAY, *EVERYDAY_COUNTED, *PLANS_AND_NOISE, *FURTHER_KINDS)
+    assert not {family.name for family in UNSEEN} & {family.name for family in others}
+    assert not {family.kind for family in UNSEEN} & {family.kind for family in others}
+    built = [[family.name for family in UNSEEN if family.expected == one] for one in ("explodes", "healthy")]
+    assert [len(names) for names in built] == [18, 22]
+    assert len({name for names in built for name in names}) == 40
 
 
 def test_falling_families_have_names_of_their_own_and_both_sides_of_each_kind() -> None:
