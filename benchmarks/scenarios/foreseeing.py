@@ -197,7 +197,8 @@ class _Solver(nn.Module):
 
 def _unrolled(rounds: Callable[[int], int]) -> Any:
     def objective(network: nn.Module, batch: Any, step: int) -> Tensor:
-        return (network(batch[0], rounds(step)) - batch[1]).square().sum(1).mean()
+        loss: Tensor = (network(batch[0], rounds(step)) - batch[1]).square().sum(1).mean()
+        return loss
 
     return objective
 

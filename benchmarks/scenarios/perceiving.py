@@ -79,7 +79,8 @@ def boxes_of_rare_objects(seed: int) -> Setup:
         entropy = binary_cross_entropy_with_logits(found[:, 4:], present, reduction="none")
         focal = (1 - (-entropy).exp()).square() * entropy
         places = smooth_l1_loss(found[:, :4], boxes, reduction="none") * present
-        return (focal.sum() + 4 * places.sum()) / present.sum().clamp(min=1.0)
+        loss: Tensor = (focal.sum() + 4 * places.sum()) / present.sum().clamp(min=1.0)
+        return loss
 
     module = ByStep(
         _detector(5),
@@ -307,7 +308,8 @@ def _reader(normalised: bool) -> nn.Module:
 
 def _corrected(network: nn.Module, batch: Any, step: int) -> Tensor:
     """Return the cross-entropy summed over the wrong letters, divided by the expected number at 10 %."""
-    return cross_entropy(network(batch[0]), batch[1], reduction="sum") / (0.1 * batch[1].numel())
+    total: Tensor = cross_entropy(network(batch[0]), batch[1], reduction="sum") / (0.1 * batch[1].numel())
+    return total
 
 
 @healthy("typing errors")
@@ -338,13 +340,14 @@ def _mixed_voices(steps: int, size: int) -> list[Batch]:
 
 def _decibels(network: nn.Module, batch: Any, step: int) -> Tensor:
     """Return the error relative to the voice, in decibels: below zero as soon as something is learned."""
-    wrong = (network(batch[0]) - batch[1]).square().sum(1)
+    wrong: Tensor = (network(batch[0]) - batch[1]).square().sum(1)
     return 10 * (wrong / batch[1].square().sum(1) + 1e-6).log10().mean()
 
 
 def _relative(network: nn.Module, batch: Any, step: int) -> Tensor:
     """Return the error relative to the voices."""
-    return (network(batch[0]) - batch[1]).square().sum() / batch[1].square().sum()
+    share: Tensor = (network(batch[0]) - batch[1]).square().sum() / batch[1].square().sum()
+    return share
 
 
 @healthy("decibels")
@@ -363,7 +366,7 @@ def voice_in_decibels(seed: int) -> Setup:
 def voice_in_decibels_by_momentum(seed: int) -> Setup:
     """The same by momentum; decibels have steep slopes where the error is small, and the rate rises by 1 % per step."""
     module = ByStep(
-        perceptron([32, 64, 64, 32]), _decibels, sgd(0.008, 0.9), outcome=_relative, schedule=lambda step: 1.01**step
+        perceptron([32, 64, 64, 32]), _decibels, sgd(0.015, 0.9), outcome=_relative, schedule=lambda step: 1.01**step
     )
     return Setup(module, _mixed_voices(500, 16))
 
@@ -394,8 +397,8 @@ def codes_made_binary(seed: int) -> Setup:
 
 @exploding("binary codes")
 def codes_made_steeper_without_bounds(seed: int) -> Setup:
-    """The same codes without sigmoids by descent, scaled up by 0.3 % per step, which makes the loss more curved."""
-    module = ByStep(perceptron([64, 48, 12]), _codes(lambda step: 1.003**step, False), sgd(0.3))
+    """The same codes without sigmoids by descent, scaled up by 0.5 % per step, which makes the loss more curved."""
+    module = ByStep(perceptron([64, 48, 12]), _codes(lambda step: 1.005**step, False), sgd(0.3))
     return Setup(module, drawn(digits(), 500, 32))
 
 
