@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Literal
 
 from benchmarks.diagnosis import (
+    eighteenth,
     eighth,
     eleventh,
     fifteenth,
@@ -50,6 +51,7 @@ Half = Literal[
     "fifteenth",
     "sixteenth",
     "seventeenth",
+    "eighteenth",
     "held_out",
 ]
 NOT_BY_CASE: tuple[Half, ...] = ("ninth", "held_out")
@@ -73,6 +75,7 @@ _PACKAGES = {
     "fifteenth": fifteenth,
     "sixteenth": sixteenth,
     "seventeenth": seventeenth,
+    "eighteenth": eighteenth,
     "held_out": held_out,
 }
 
