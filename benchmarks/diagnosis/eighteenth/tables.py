@@ -239,7 +239,7 @@ class AdamWithinTheTask(Case):
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         losses = []
         for x, y in zip(batch["x"], batch["y"], strict=True):
-            weights = dict(self.net.named_parameters())
+            weights: dict[str, Tensor] = {**dict(self.net.named_parameters())}
             with torch.enable_grad():
                 support = functional.mse_loss(torch.func.functional_call(self.net, weights, (x[:10],)), y[:10])
                 weights = self.inner_step(weights, support)
