@@ -228,7 +228,9 @@ UNSEEN: tuple[Family, ...] = tuple(
 )
 """Ordinary trainings and explosions, most of them slow, of 22 further kinds, by an author who had not read the rules.
 
-They were committed before any finding in them was computed.
+They were committed before any finding in them was computed. With the rules of commit 405297c, seed 1: 18 of 18 runs
+caught, 0 of 22 healthy runs with a false alarm, 0 of 22 with a warning; at the first warning 30 % of the growth has
+passed, the median of 15 slow runs.
 """
 
 COUNTED: tuple[Family, ...] = (
