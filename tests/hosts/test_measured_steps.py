@@ -67,6 +67,24 @@ def test_the_first_gradients_of_a_line_search_are_the_steps() -> None:
             assert watch.last.step == step
 
 
+def test_a_closure_without_its_loss_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """As in a loop without one: the gradients are measured, and one line says that the loss is unknown."""
+    model = network()
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3)
+    with GradientWatch(model, optimizer, report=False) as watch:
+        for batch in batches(3):
+
+            def closure(batch: Tensor = batch) -> Tensor:
+                optimizer.zero_grad()
+                loss = loss_of(model, batch)
+                loss.backward()  # type: ignore[no-untyped-call]
+                return loss
+
+            optimizer.step(closure)  # type: ignore[no-untyped-call]
+            assert recorded(watch) > 0.0
+    assert len([one for one in caplog.messages if "the loss is unknown" in one]) == 1
+
+
 @pytest.mark.parametrize("marked", [False, True])
 def test_losses_and_norms_of_an_accumulation_belong_to_one_step(marked: bool) -> None:
     """Micro-batches, also with marked begins, make one record with their mean loss and the norm of their sum."""
