@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_gradexplode.diagnose.graph import Loss
 from lightning_gradexplode.engine.accumulation import host_number
 from lightning_gradexplode.engine.after_update import AfterUpdate
 from lightning_gradexplode.engine.components import Components
@@ -135,9 +136,9 @@ class Batches:
         if len(states) == 1:
             window.look_for_changes(states[0].optimizer, states[0].parameters())
 
-    def graph_exists(self, loss: Tensor) -> None:
+    def graph_exists(self, loss: Loss) -> None:
         """Read the graph of a loss before its backward pass, if the value of the loss is on the host."""
-        value = host_number(loss)
+        value = host_number(loss.detach())
         if value is not None:
             self._components.graphs.read(loss, value)
 

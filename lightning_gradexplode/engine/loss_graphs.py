@@ -6,9 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from torch import Tensor
-
-from lightning_gradexplode.diagnose.graph import GraphFacts, GraphFault, facts_of_loss, fault_in_graph
+from lightning_gradexplode.diagnose.graph import GraphFacts, GraphFault, Loss, facts_of_loss, fault_in_graph
 from lightning_gradexplode.engine.collect_or_log import collect_or_log
 from lightning_gradexplode.engine.incidents import CALM_STEPS
 from lightning_gradexplode.hosts.base import TrainingLoop
@@ -57,7 +55,7 @@ class LossGraphs:
             self._requests += 1
             self._is_requested, self.is_calm = True, False
 
-    def read(self, loss: Tensor, value: float) -> None:
+    def read(self, loss: Loss, value: float) -> None:
         """Read a graph, if its loss is not finite and the loss before it was, or if it is the first one or requested.
 
         Not on an accelerator, for which the host would wait.
@@ -89,7 +87,7 @@ class LossGraphs:
         before, self._last_nonfinite = self._last_nonfinite, self._loop.step
         return bool(self._faults) and before is not None and self._loop.step - before <= CALM_STEPS
 
-    def _read_first(self, loss: Tensor) -> None:
+    def _read_first(self, loss: Loss) -> None:
         self._first_step = self._loop.step
         self._first = collect_or_log("the graph of the first loss", lambda: facts_of_loss(loss, self._loop.module))
 

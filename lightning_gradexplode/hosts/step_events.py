@@ -7,7 +7,6 @@ hooks around an optimizer's step, and the beginning and the end of the backward 
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch.optim import Optimizer
 
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.clip.apply import drop_gradients
+from lightning_gradexplode.diagnose.graph import ReleasedLoss
 from lightning_gradexplode.hosts.backward_passes import BackwardPasses
 from lightning_gradexplode.hosts.loop_run import LoopRun
 from lightning_gradexplode.hosts.torch_loop import TorchLoop
@@ -109,13 +109,13 @@ class StepEvents(LoopRun):
         if self._hooks_are_off():
             return
 
-        # A hook that held its tensor would keep the graph of the step.
-        references = [weakref.ref(one) for one in tensors]
+        # A hook that held its tensor would keep the graph of the step; the loop itself may not hold it any more.
+        numbers = [one.detach() if one.numel() == 1 else None for one in tensors]
 
         def loss_with_graph(index: int, gradient: Tensor) -> Tensor | None:
-            value, tensor = loss(index, gradient), references[index]()
-            if value is not None and tensor is not None and self.run is not None:
-                self.run.graph_exists(tensor)
+            value, number = loss(index, gradient), numbers[index]
+            if value is not None and number is not None and self.run is not None:
+                self.run.graph_exists(ReleasedLoss(number, torch._C._current_autograd_node()))
             return value
 
         self._backward.expect(tensors, loss_with_graph)

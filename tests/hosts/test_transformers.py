@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import math
 import pickle
 import weakref
 from collections.abc import Mapping
@@ -277,6 +278,25 @@ def test_a_loss_of_ones_own(announced: bool, tmp_path: Path, caplog: pytest.LogC
     losses = [loss for _, _, loss in probe.recorded]
     assert losses == (pytest.approx(logged, rel=1e-4, abs=ROUNDING) if announced else [None] * 8)
     assert len([one for one in caplog.messages if "call loss()" in one]) == (0 if announced else 1)
+
+
+def test_the_cause_is_found_in_a_loss_of_ones_own(tmp_path: Path) -> None:
+    """The graph of the loss is read, though the Trainer holds the loss only divided, and no step can be replayed."""
+    monitor = GradientExplosionTrainerCallback(report=False)
+    targets = [torch.full((8,), 0.5) for _ in range(16)]
+    targets[5][1] = math.nan
+
+    class Own(transformers.Trainer):  # type: ignore[misc]
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            result = model(inputs["input_ids"]).logits.mean((1, 2))
+            loss = torch.nn.functional.mse_loss(result, targets.pop(0)[: len(result)])
+            monitor.loss(loss)
+            return loss
+
+    train(tmp_path, monitor, kind=Own)
+    diagnosis = monitor.diagnosis()
+    assert diagnosis is not None
+    assert (diagnosis.causes[0].kind, diagnosis.causes[0].where) == ("nonfinite-target", "target of mse_loss, row 1")
 
 
 @pytest.mark.parametrize("announced", [False, True])

@@ -20,6 +20,7 @@ from lightning_gradexplode.diagnose.graph.fields import field_of, fields_in_grap
 from lightning_gradexplode.diagnose.graph.nodes import (
     Argument,
     Graph,
+    Loss,
     graph_of,
     name_of_node,
     nonfinite_weights,
@@ -62,7 +63,7 @@ class GraphFault:
     divisors: tuple[float, ...] | None = None
 
 
-def fault_in_graph(loss: Tensor, module: nn.Module) -> GraphFault | None:
+def fault_in_graph(loss: Loss, module: nn.Module) -> GraphFault | None:
     """Return the fault that made a loss non-finite, None if its graph cannot be read.
 
     Args:
@@ -107,7 +108,7 @@ class GraphFacts:
     compares_layer: bool = False
 
 
-def facts_of_loss(loss: Tensor, module: nn.Module) -> GraphFacts:
+def facts_of_loss(loss: Loss, module: nn.Module) -> GraphFacts:
     """Return facts about data and operations from the graph of a loss; none if the graph cannot be read.
 
     Args:
@@ -155,7 +156,7 @@ def _is_plain_power(node: Any) -> bool:
 
 
 def _explained(
-    graph: Graph, found: Found, fields: tuple[FieldFacts, ...], names: Mapping[int, str], loss: Tensor
+    graph: Graph, found: Found, fields: tuple[FieldFacts, ...], names: Mapping[int, str], loss: Loss
 ) -> GraphFault:
     """Return the operation or tensor that was found, in the form of a replay of the step."""
     given: dict[str, Any] = {}
@@ -178,7 +179,7 @@ def _explained(
         Replay(
             "reproduced",
             notes=(NO_LINE,),
-            loss=_number(loss),
+            loss=_number(loss.detach()),
             losses=_losses(graph),
             operation_names=_names(graph),
             **given,

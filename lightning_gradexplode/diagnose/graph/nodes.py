@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -41,6 +41,34 @@ _POSITIONS: Mapping[str, int] = {
     "value": 2,
 }
 """Index of the argument of an operation that autograd saves under a name."""
+
+
+class Loss(Protocol):
+    """A loss with its autograd graph: a tensor, or a `ReleasedLoss`."""
+
+    @property
+    def grad_fn(self) -> Any:
+        """The node that computed it, None without one."""
+
+    def detach(self) -> Tensor:
+        """Return its value."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReleasedLoss:
+    """A loss whose tensor may not exist any more, as after ``loss = loss / 4``, while its graph does.
+
+    Args:
+        value: Its value.
+        grad_fn: The node that computed it.
+    """
+
+    value: Tensor
+    grad_fn: Any
+
+    def detach(self) -> Tensor:
+        """Return its value."""
+        return self.value
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,7 +139,7 @@ class Graph:
                 self.values[node, 0] = result
 
 
-def graph_of(loss: Tensor) -> Graph | None:
+def graph_of(loss: Loss) -> Graph | None:
     """Return the autograd graph of a loss, None if it is too large.
 
     Nothing is computed: a value that autograd saves by hooks, as with activation checkpointing, counts as not saved.
