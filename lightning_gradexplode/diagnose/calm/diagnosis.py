@@ -36,6 +36,7 @@ from lightning_gradexplode.diagnose.causes.update_sizes import forgotten_each_ep
 from lightning_gradexplode.diagnose.curves import curve, logged_curves, loss_curve
 from lightning_gradexplode.diagnose.learning import ENOUGH, LEARNED, learned
 from lightning_gradexplode.records import CAUSE_KINDS, Cause, Diagnosis, Evidence
+from lightning_gradexplode.records.log import logger
 
 CERTAIN = 0.7
 """Least confidence of a cause that is reported although no detector has found anything."""
@@ -71,7 +72,10 @@ def diagnose_calm(evidence: Evidence) -> Diagnosis | None:
 
 
 def calm_causes(evidence: Evidence) -> list[Cause]:
-    """Return what is plainly wrong in a run that has not exploded, likeliest first, at most three causes."""
+    """Return what is plainly wrong in a run that has not exploded, likeliest first, at most three causes.
+
+    A rule that raises is ignored.
+    """
     found = [cause for rule in _RULES for cause in _attempt(rule, evidence) if cause.confidence >= CERTAIN]
     found.sort(key=lambda one: (-one.confidence, CAUSE_KINDS.index(one.kind)))
     return list({(one.kind, one.where): one for one in reversed(found)}.values())[::-1][:3]
@@ -81,6 +85,7 @@ def _attempt(rule: Callable[[Evidence], Iterator[Cause]], evidence: Evidence) ->
     try:
         return list(rule(evidence))
     except Exception:
+        logger.debug("gradexplode: the rule `%s` failed", rule.__name__, exc_info=True)
         return []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -346,3 +347,14 @@ def test_losses_that_vary_widely_are_compared_by_their_ranks() -> None:
 def test_a_rate_that_rose_at_once_is_not_named_otherwise(healthy: Evidence) -> None:
     """Neither if the loss comes down again, nor if something else may have raised it."""
     assert diagnose_calm(healthy) is None
+
+
+def test_a_rule_that_raises_is_logged_and_the_others_still_decide(caplog: pytest.LogCaptureFixture) -> None:
+    """Without facts of the parameters the rules for weights fail; gradients that are never cleared are still named."""
+    passes = {"loss": LEARNING, "backward_passes": [float(one) for one in range(1, 121)]}
+    broken = replace(network(0.1), parameters=None)  # type: ignore[arg-type]
+    with caplog.at_level(logging.DEBUG, "lightning_gradexplode"):
+        found = diagnose_calm(replace(evidence(network(0.1), passes), run=broken))
+    assert found is not None
+    assert found.causes[0].kind == "accumulated-gradients"
+    assert "failed" in caplog.text
