@@ -72,8 +72,9 @@ class ModuleGradients:
 
         The growth at a module is its gain, but at most the growth of the median over up to four modules on each side,
         since beside a residual connection the gradient falls and rises in turn, and at most the growth over the largest
-        gradient of later modules, since at the start of a residual branch the gradient at the inputs is mostly that of
-        the connection. For a module that is called often it is the gain to the power of the number of calls.
+        gradient of later modules: at the start of a residual branch the gradient at the inputs is mostly that of the
+        connection, and within a branch that is multiplied by a small factor it is small. For a module that is called
+        often it is the gain to the power of the number of calls.
 
         Returns:
             Name and factor; None if no growth is known.
@@ -88,13 +89,16 @@ class ModuleGradients:
         """Return the natural logarithm of the growth at each module, NaN if it is unknown."""
         outputs, gains, inputs = _logarithms(self.output_norm), _logarithms(self.gain), _logarithms(self.input_norm)
         steps, many = _steps(outputs), self.calls >= MANY_CALLS
-        above_later = inputs - np.fmax.accumulate(outputs[::-1])[::-1]
-        at_module = np.fmin(np.fmin(gains, above_later), np.where(np.isnan(gains), np.nan, steps))
+        largest = np.fmax.accumulate(outputs[::-1])[::-1]  # from each module on
+        at_module = np.fmin(np.fmin(gains, inputs - largest), np.where(np.isnan(gains), np.nan, steps))
         at_module[:1] = np.nan  # there is nothing before the first
         rises = np.where(many, gains * self.calls, at_module)
         # Functions between the outputs of one module and the inputs of the next may increase the gradient as well.
         directly = np.append(outputs[:-1] - inputs[1:], np.nan)
-        between = np.fmin(directly, np.where(np.isnan(directly), np.nan, np.append(steps[1:], np.nan)))
+        above_later = np.append(outputs[:-1] - largest[1:], np.nan)
+        between = np.fmin(
+            np.fmin(directly, above_later), np.where(np.isnan(directly), np.nan, np.append(steps[1:], np.nan))
+        )
         counts = np.append(~many[1:], False) & (between > math.log(2.0))
         return np.where(counts, np.fmax(rises, between), rises)
 

@@ -160,3 +160,19 @@ def test_the_start_of_a_residual_branch_is_not_said_to_amplify() -> None:
     loud = np.where(np.arange(13) == 1, 100.0, 1.0)  # the first normalization by itself, with nothing beside it
     alone = replace(usual, input_norm=usual.input_norm * loud, gain=usual.gain * loud)
     assert findings_of(BackwardGain(total=1000.0), steps(alone))
+
+
+@pytest.mark.parametrize(("later", "is_found"), [(1e-3, True), (10.0, False)])
+def test_a_branch_that_is_multiplied_by_a_small_factor_is_not_said_to_amplify(later: float, is_found: bool) -> None:
+    """Functions within a branch increase its gradient, which is still far below that of what follows (CaiT)."""
+    outputs = np.array([*[1.0] * 4, *[1e-3] * 4, *[later] * 4])
+    inputs = np.array([math.nan, 1.1, 1.2, 1.3, 1e-3, 1.1e-3, 1.2e-3, 1.3e-3, later, later, later, later])
+    scaled = replace(profile(*outputs), input_norm=inputs, gain=inputs / outputs)
+    assert (findings_of(BackwardGain(total=1e6), steps(scaled)) != []) is is_found
+
+
+@pytest.mark.parametrize(("modules", "share", "is_found"), [(400, 0.0, False), (400, 0.2, True), (40, 0.0, True)])
+def test_slow_growth_over_many_modules_is_harmless(modules: int, share: float, is_found: bool) -> None:
+    """With batch normalization the gradient grows with depth; with few modules the same gain is a steep one."""
+    chain = profile(*np.geomspace(300.0, 1.0, modules).tolist(), share_above_one=np.full(modules, share))
+    assert (findings_of(BackwardGain(), steps(chain)) != []) is is_found
