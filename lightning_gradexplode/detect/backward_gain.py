@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from lightning_gradexplode.detect.base import Detector
 from lightning_gradexplode.records import Finding, FloatArray, ModuleGradients, Severity, StepRecord
@@ -73,7 +74,7 @@ class BackwardGain(Detector):
         counts = modules.growth_in_time > self.in_time
         if not counts.any():
             return None
-        counts &= _over_the_sequence(modules) > self.total
+        counts &= (_over_the_sequence(modules) > self.total) & _exceeds_later_modules(modules)
         if not counts.any():
             return None
         place = int(np.argmax(np.where(counts, modules.growth_in_time, 0.0)))
@@ -95,6 +96,16 @@ def _over_the_sequence(modules: ModuleGradients) -> FloatArray:
     with np.errstate(over="ignore"):
         growth: FloatArray = np.where(modules.calls >= MANY_CALLS, modules.growth_in_time**modules.calls, modules.gain)
     return growth
+
+
+def _exceeds_later_modules(modules: ModuleGradients) -> npt.NDArray[np.bool_]:
+    """Return whether the gradient at each module's outputs or inputs exceeds those at the outputs of all later modules.
+
+    A module that is called on many residual branches, such as a shared convolution, has small gradients that differ.
+    """
+    largest = np.fmax.accumulate(np.append(modules.output_norm[1:], 0.0)[::-1])[::-1]
+    exceeds: npt.NDArray[np.bool_] = np.fmax(modules.output_norm, modules.input_norm) >= largest
+    return exceeds
 
 
 def _share_above_one(modules: ModuleGradients) -> float:

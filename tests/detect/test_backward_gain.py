@@ -69,6 +69,14 @@ def test_a_recurrent_layer_is_judged_by_its_gain_over_the_whole_sequence() -> No
     assert "grows 1.2 times at each time step" in finding.message
 
 
+@pytest.mark.parametrize(("head", "is_found"), [(0.1, True), (10.0, False)])
+def test_a_module_that_many_residual_branches_share_is_not_recurrent(head: float, is_found: bool) -> None:
+    """Its gradients in eight calls differ a hundredfold, and all are far below those of the module after it (CoaT)."""
+    times, calls = np.array([math.nan, 2.0, math.nan]), np.array([1.0, 8.0, 1.0])
+    shared = profile(1.0, 1.0, head, growth_in_time=times, calls=calls)
+    assert (findings_of(BackwardGain(), steps(shared)) != []) is is_found
+
+
 @pytest.mark.parametrize(
     "modules",
     [
