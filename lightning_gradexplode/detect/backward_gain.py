@@ -23,12 +23,12 @@ class BackwardGain(Detector):
     """The gradient grows during the backward pass, from layer to layer or from time step to time step.
 
     A WARNING, and never CRITICAL by itself, if the gradient at the first module's outputs is more than `total` times
-    that at the last one's (unless it grows by at most 5 % per module, and few elements are above 1), or rises by more
-    than `single` times at one module (`total` times at a normalization layer, which increases it as much as the small
-    weights before it reduce it), or by more than `in_time` times at each time step of a recurrent one and more than
-    `total` times over the whole sequence: over few steps a growth of 10 % per step is harmless. The message includes a
-    largest singular value above Pascanu's bound; by itself it is not reported, since it is necessary but not sufficient
-    (Pascanu, Mikolov, Bengio 2013, section 2.1).
+    that at the last one's (unless it grows by at most 5 % per module), or rises by more than `single` times at one
+    module (`total` times at a normalization layer, which increases it as much as the small weights before it reduce
+    it), or by more than `in_time` times at each time step of a recurrent one and more than `total` times over the whole
+    sequence: over few steps a growth of 10 % per step is harmless. The message includes a largest singular value above
+    Pascanu's bound; by itself it is not reported, since it is necessary but not sufficient (Pascanu, Mikolov, Bengio
+    2013, section 2.1).
 
     A gain is harmless while the gradients that it leads to are small (`Baselines.has_small_gradient`), as in a run that
     has converged, unless many of their elements are above 1, as those of a loss that was huge at the start.
@@ -56,8 +56,7 @@ class BackwardGain(Detector):
         if above < _FEW and baselines.has_small_gradient(record):
             return None
         where, rise = modules.steepest() or (None, math.nan)
-        is_slow = above < _FEW and modules.growth_per_layer <= _SLOW
-        if modules.total_gain > self.total and not is_slow:
+        if modules.total_gain > self.total and not modules.growth_per_layer <= _SLOW:
             message = (
                 f"from the last of {len(modules.modules)} modules to the first the gradient grows "
                 f"{modules.total_gain:.3g} times, {modules.growth_per_layer:.3g} per module; {above:.0%} of the "
