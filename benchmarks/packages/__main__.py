@@ -1,21 +1,24 @@
 """Train with packages that are installed, and print what the monitor finds: ``python -m benchmarks.packages``.
 
-``pip install chemprop darts diffusers gluonts pytorch-forecasting scvi-tools stable-baselines3 torch_geometric
-transformers`` installs all of them.
+``pip install chemprop darts datasets diffusers gluonts gpytorch opacus pytorch-forecasting pytorch-ignite
+pytorch-optimizer schedulefree scvi-tools sentence-transformers skorch stable-baselines3 torch_geometric torchdiffeq
+transformers`` installs all of them. Names of trainings as arguments: only these, for example ``Closures``.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.packages import forecasts, loops, science
+from benchmarks.packages import engines, forecasts, loops, optimizers, science
 from benchmarks.packages.training import Training, digest
 from lightning_gradexplode import Severity
 
@@ -34,6 +37,14 @@ TRAININGS: tuple[type[Training], ...] = (
     loops.Diffusion,
     loops.Ppo,
     loops.Dqn,
+    science.VariationalProcess,
+    science.Adjoint,
+    engines.Closures,
+    engines.Accumulation,
+    engines.SentencePairs,
+    optimizers.SharpnessAware,
+    optimizers.ScheduleFree,
+    optimizers.PrivateGradients,
 )
 
 
@@ -55,10 +66,10 @@ def healthy_row(training: Training) -> tuple[str, ...]:
     return training.name, "", same, ", ".join(f"{one.severity.name} {one.sign}" for one in found), ""
 
 
-def main() -> None:
-    """Train all, and print a table."""
+def main(names: Sequence[str] = ()) -> None:
+    """Train all, or those with the given names, and print a table."""
     table = Table("Training", "Fault", "Result", "First cause, or findings without a fault", "Where")
-    for kind in TRAININGS:
+    for kind in [one for one in TRAININGS if not names or one.__name__ in names]:
         training = kind()
         try:
             version(training.package)
@@ -76,5 +87,5 @@ if __name__ == "__main__":
     logging.disable(logging.CRITICAL)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # some packages write checkpoints to the current folder
-        main()
+        main(sys.argv[1:])
         os.chdir(tempfile.gettempdir())

@@ -1,4 +1,4 @@
-"""Molecules, cells and graphs."""
+"""Molecules, cells, graphs, Gaussian processes and differential equations."""
 
 from __future__ import annotations
 
@@ -117,3 +117,106 @@ class GraphConvolutions(Training):
         if self.monitor is not None:
             self.monitor.close()
         self.module = network
+
+
+class VariationalProcess(Training):
+    """A variational Gaussian process of GPyTorch, with natural gradients and Adam."""
+
+    package = "gpytorch"
+    faults: ClassVar = {"a point with NaN": ("nonfinite-input",)}
+    rates = (0.1, 5.0)
+
+    def train(self, fault: str, rate: float) -> None:
+        """Train on a sine; the rate is that of the natural gradients."""
+        points = torch.rand(400, 2)
+        values = torch.sin(6 * points[:, 0]) + 0.1 * torch.randn(400)
+        if fault in self.faults:
+            points[200, 1] = torch.nan
+        variational = part("gpytorch", "variational")
+
+        class Process(part("gpytorch.models", "ApproximateGP")):  # type: ignore[misc]
+            def __init__(self, inducing: Any) -> None:
+                distribution = variational.NaturalVariationalDistribution(len(inducing))
+                super().__init__(variational.VariationalStrategy(self, inducing, distribution))
+                self.mean_module = part("gpytorch.means", "ConstantMean")()
+                kernels = part("gpytorch", "kernels")
+                self.covar_module = kernels.ScaleKernel(kernels.RBFKernel())
+
+            def forward(self, at: Any) -> Any:
+                normal = part("gpytorch.distributions", "MultivariateNormal")
+                return normal(self.mean_module(at), self.covar_module(at))
+
+        process, likelihood = Process(torch.rand(20, 2)), part("gpytorch.likelihoods", "GaussianLikelihood")()
+        self.module = nn.ModuleList([process, likelihood])
+        parameters = [*process.hyperparameters(), *likelihood.parameters()]
+        natural = part("gpytorch.optim", "NGD")(process.variational_parameters(), num_data=400, lr=rate)
+        optimizers = [natural, torch.optim.Adam(parameters, lr=0.01)]
+        bound = part("gpytorch.mlls", "VariationalELBO")
+
+        def step(both: Any, batch: Any) -> Any:
+            return -bound(both[1], both[0], num_data=400)(both[0](batch[0]), batch[1])
+
+        if self.is_monitored:
+            self.monitor = GradientWatch(self.module, optimizers, step=step, report=False)
+        data = torch.utils.data.TensorDataset(points, values)
+        loader: Any = torch.utils.data.DataLoader(data, batch_size=40)
+        for batch in [batch for _ in range(6) for batch in loader]:
+            for one in optimizers:
+                one.zero_grad()
+            if self.monitor is not None:
+                self.monitor.batch(batch)
+            loss = step(self.module, batch)
+            if self.monitor is not None:
+                self.monitor.loss(loss)
+            loss.backward()
+            for one in optimizers:
+                one.step()
+        if self.monitor is not None:
+            self.monitor.close()
+
+
+class Adjoint(Training):
+    """A differential equation of torchdiffeq, whose backward pass runs further ones."""
+
+    package = "torchdiffeq"
+    faults: ClassVar = {"a start with NaN": ("nonfinite-input",)}
+    rates = (1e-2, 30.0)
+
+    def train(self, fault: str, rate: float) -> None:
+        """Train on spirals."""
+        field = nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 2))
+        times, starts = torch.linspace(0, 3, 10), torch.randn(64, 2)
+        spiral = torch.tensor([[-0.1, 2.0], [-2.0, -0.1]])
+        paths = torch.stack([starts @ torch.matrix_exp(spiral * time).T for time in times])
+        if fault in self.faults:
+            starts[40, 1] = torch.nan
+
+        class Derivative(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.field = field
+
+            def forward(self, time: Any, state: Any) -> Any:
+                return self.field(state)
+
+        def step(derivative: Any, batch: Any) -> Any:
+            path = part("torchdiffeq", "odeint_adjoint")(derivative, batch[0], times, method="rk4")
+            return (path - batch[1]).abs().mean()
+
+        network = self.module = Derivative()
+        optimizer = torch.optim.RMSprop(network.parameters(), lr=rate)
+        if self.is_monitored:
+            self.monitor = GradientWatch(network, optimizer, step=step, report=False)
+        for index in range(60):
+            rows = slice(index % 4 * 16, index % 4 * 16 + 16)
+            batch = (starts[rows], paths[:, rows])
+            optimizer.zero_grad()
+            if self.monitor is not None:
+                self.monitor.batch(batch)
+            loss = step(network, batch)
+            if self.monitor is not None:
+                self.monitor.loss(loss)
+            loss.backward()
+            optimizer.step()
+        if self.monitor is not None:
+            self.monitor.close()
