@@ -179,6 +179,8 @@ class Replay:
             because of infinities from this origin.
         source_name: Name of that field, parameter, buffer or attribute.
         source_rows: Rows of that field of the batch with such values, at most 32.
+        source_reaches_layers: Whether such values of that field of the batch reach a layer with weights; None if the
+            source is no field of the batch, or no such layer ran.
         loss: The loss of the replay, None if it ended before.
         backward_losses: The loss of each backward pass of the step, in order (several in manual optimization).
         grad_norm: L2 norm of all gradients of the replay, of this batch alone; None if it ended before.
@@ -201,6 +203,7 @@ class Replay:
     source: Literal["batch", "parameter", "buffer", "attribute"] | None = None
     source_name: str | None = None
     source_rows: tuple[int, ...] = ()
+    source_reaches_layers: bool | None = None
     loss: float | None = None
     backward_losses: tuple[float, ...] = ()
     grad_norm: float | None = None

@@ -40,6 +40,9 @@ def _nonfinite(evidence: Evidence, kind: str) -> Cause | None:
     if batch is None:
         return None
     wanted = {field.name for field in targets(evidence)}
+    replay = evidence.replay
+    if replay is not None and replay.source_name is not None and replay.source_reaches_layers is False:
+        wanted.add(replay.source_name)  # only the loss reads it
     found = [one for one in nonfinite_fields(batch) if (one.name in wanted) == (kind == "nonfinite-target")]
     if not found:
         return None
@@ -55,7 +58,7 @@ def _nonfinite(evidence: Evidence, kind: str) -> Cause | None:
         "Earlier batches held none." if field.usual_least is not None else "",
     ]
     confidence = 0.97 if first_nonfinite(evidence) is not None else 0.5
-    experiments, replay = evidence.experiments, evidence.replay
+    experiments = evidence.experiments
     if experiments is not None and experiments.finite_without_rows is not None and experiments.rows_removed:
         same = set(experiments.rows_removed) >= set(rows)
         if experiments.finite_without_rows and same:

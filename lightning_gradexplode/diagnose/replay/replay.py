@@ -127,6 +127,9 @@ def _record(
         source=source.kind if source is not None else None,
         source_name=source.name if source is not None else None,
         source_rows=source.rows if source is not None else (),
+        source_reaches_layers=(
+            hooks.reaches_layers(source.name) if source is not None and source.kind == "batch" else None
+        ),
         loss=next((one for one in losses if not math.isfinite(one)), losses[0] if losses else None),
         backward_losses=losses,
         grad_norm=copy.gradients.norm,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.causes.nonfinite_data import nonfinite_input, nonfinite_target
-from lightning_gradexplode.records import ModuleFacts
+from lightning_gradexplode.records import ModuleFacts, Replay
 from tests.diagnose.evidence import batch, diverged, failed, field, operand, operation, reproduced, run
 from tests.diagnose.fault_examples import FAULTS, HALF
 
@@ -59,6 +61,17 @@ def test_rows_are_counted_in_the_field_that_they_are_of() -> None:
     cause = nonfinite_target(failed(5, batch=replace(batch(field("V", shape=(140, 8)), target), size=140)))
     assert cause is not None
     assert cause.evidence[0] == '`batch["Y"]` holds 1 NaN element, in row 10 of 16.'
+
+
+@pytest.mark.parametrize(
+    ("reaches_layers", "kind"), [(False, "nonfinite-target"), (True, "nonfinite-input"), (None, "nonfinite-input")]
+)
+def test_a_field_that_no_layer_reads_is_a_target(reaches_layers: bool | None, kind: str) -> None:
+    """Its name says nothing; the replay has shown that only the loss reads it."""
+    mesh = field("fit_mesh", nan_count=1, nonfinite_rows=(9,))
+    replay = Replay("reproduced", source="batch", source_name="fit_mesh", source_reaches_layers=reaches_layers)
+    found = diagnose(failed(5, batch=batch(mesh, field("image"), field("target")), replay=replay)).causes[0]
+    assert (found.kind, found.where) == (kind, 'batch["fit_mesh"], row 9')
 
 
 def test_clipping_is_no_remedy_for_nan_data() -> None:

@@ -160,6 +160,31 @@ def test_not_a_number_in_the_batch_is_named_with_its_field_and_rows() -> None:
     assert (replay.source, replay.source_name, replay.source_rows) == ("batch", "image", (4,))
 
 
+def _through_layers(model: Network, batch: dict[str, Tensor]) -> Tensor:
+    return model(batch["mesh"] / 2.0)
+
+
+def _only_in_the_loss(model: Network, batch: dict[str, Tensor]) -> Tensor:
+    return (model(batch["image"]) - batch["mesh"][:, :2]).abs()
+
+
+def _without_layers(model: Network, batch: dict[str, Tensor]) -> Tensor:
+    return batch["mesh"] @ model.body.weight.T
+
+
+@pytest.mark.parametrize(
+    ("compute", "expected"), [(_through_layers, True), (_only_in_the_loss, False), (_without_layers, None)]
+)
+def test_whether_a_field_reaches_the_network_is_known_if_it_has_layers(compute: Any, expected: bool | None) -> None:
+    """A field that only the loss reads is a target, whatever it is called."""
+    batch = {"image": torch.randn(6, 4), "mesh": torch.randn(6, 4)}
+    batch["mesh"][3, 0] = float("nan")
+
+    replay = replayed(lambda model, one, _: compute(model, one).sum(), batch, "loss")
+
+    assert (replay.source_name, replay.source_reaches_layers) == ("mesh", expected)
+
+
 def test_rows_are_those_of_what_was_computed_from_the_batch() -> None:
     """A weight with as many rows as the batch has is no part of it; the error gradient of a row is."""
 

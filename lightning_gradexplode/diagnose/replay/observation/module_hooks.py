@@ -26,6 +26,7 @@ _RECTIFIERS = ("ReLU", "ReLU6")
 class _Module:
     kind: str
     is_leaf: bool
+    has_weights: bool
     rms: list[Tensor] = field(default_factory=list)
     largest: Tensor | None = None
     saturated: list[Tensor] = field(default_factory=list)
@@ -45,9 +46,14 @@ class ModuleHooks:
         self._observer = observer
         self._modules: dict[str, _Module] = {}
         self._order: list[str] = []
+        self._fields_read: set[str] = set()
         for name, module in copy.named_modules():
             name = plain_name(f"{name}.").removesuffix(".")
-            self._modules[name] = _Module(type(module).__name__, not any(True for _ in module.children()))
+            self._modules[name] = _Module(
+                type(module).__name__,
+                is_leaf=not any(True for _ in module.children()),
+                has_weights=any(True for _ in module.parameters(recurse=False)),
+            )
             # A scripted module refuses these methods of its own, but runs the hooks where Python calls it.
             nn.Module.register_forward_pre_hook(module, self._before(name))
             nn.Module.register_forward_hook(module, self._after(name), always_call=True)
@@ -56,6 +62,11 @@ class ModuleHooks:
     def execution_order(self) -> tuple[str, ...]:
         """Names of the modules in the order of their first execution."""
         return tuple(self._order)
+
+    def reaches_layers(self, field: str) -> bool | None:
+        """Return whether non-finite values of a field of the batch reach a layer with weights; None if no such ran."""
+        has_layers = any(one.has_weights and one.calls for one in self._modules.values())
+        return field in self._fields_read if has_layers else None
 
     def activations(self) -> tuple[Activation, ...]:
         """Return what was recorded of the modules without children, in the order of execution."""
@@ -66,6 +77,9 @@ class ModuleHooks:
             if not self._modules[name].calls:
                 self._order.append(name)
             self._modules[name].calls += 1
+            if self._modules[name].has_weights:
+                sources = [self._observer.origins.of(one).source for one in flat((inputs,))]
+                self._fields_read.update(one.name for one in sources if one is not None and one.kind == "batch")
             self._observer.module_stack.append((name, self._modules[name].kind))
 
         return note
