@@ -23,14 +23,10 @@ from lightning_gradexplode.diagnose.calm.weights import (
     weights_without_gradient,
 )
 from lightning_gradexplode.diagnose.causes.accumulation import accumulated_gradients
-from lightning_gradexplode.diagnose.causes.objective import (
-    critic_of,
-    critic_remedies,
-    falls_ever_faster,
-    negative_term,
-)
+from lightning_gradexplode.diagnose.causes.objective import falls_on_and_on, negative_term
 from lightning_gradexplode.diagnose.causes.outliers import far_off_batch
 from lightning_gradexplode.diagnose.causes.targets import target_out_of_range
+from lightning_gradexplode.diagnose.causes.unbounded_parts import critic_of, critic_remedies
 from lightning_gradexplode.diagnose.causes.unscaled_data import unscaled_data
 from lightning_gradexplode.diagnose.causes.update_sizes import forgotten_each_epoch
 from lightning_gradexplode.diagnose.curves import curve, logged_curves, loss_curve
@@ -186,7 +182,7 @@ _RULES = (
     updates_are_rounded_away,
     weights_stand_still,
     _critic_grows,
-    falls_ever_faster,
+    falls_on_and_on,
     negative_term,
     _targets_outside,
     first_update_ruins,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -11,11 +10,12 @@ import numpy as np
 from lightning_gradexplode.diagnose.causes.ascent import ascent
 from lightning_gradexplode.diagnose.causes.indication import Indication
 from lightning_gradexplode.diagnose.causes.loss_factors import raised_factor
+from lightning_gradexplode.diagnose.causes.unbounded_parts import critic_of, floor_remedies, learned_factor, spread_of
 from lightning_gradexplode.diagnose.curves import Curve, curve, failing_step, is_critical, loss_curve
 from lightning_gradexplode.diagnose.faults.operations import base_name
 from lightning_gradexplode.diagnose.learning import ENOUGH
 from lightning_gradexplode.diagnose.trends import Trend, initial_weight_norm, trend
-from lightning_gradexplode.records import Cause, Evidence, FloatArray, RunFacts
+from lightning_gradexplode.records import Cause, Evidence, FloatArray
 
 FAR_BELOW = 10.0
 """Multiple of its initial size by which a loss has to have fallen below zero to be without a lower bound."""
@@ -54,8 +54,6 @@ _NEVER_NEGATIVE = frozenset(
 )
 """Loss functions that are never below zero, whatever their targets are, if they take logarithms of probabilities."""
 
-_POLICY = re.compile(r"(actor|policy)", re.IGNORECASE)
-
 
 def loss_without_floor(evidence: Evidence) -> Cause | None:
     """Return the cause if the loss falls without a lower bound, or is maximized."""
@@ -77,8 +75,8 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
         sentences.append(f"The gradient norm has grown {course.gradient_growth:.3g} times meanwhile.")
     if course.weight_growth > 1.2:
         sentences.append(f"The weights have grown to {course.weight_growth:.3g} times their norm at the start.")
-    where = critic_of(evidence.run) or _spread(evidence) or _learned_factor(evidence.run)
-    return Cause("loss-without-floor", where, tuple(sentences), fall.confidence, _floor_remedies(evidence))
+    where = critic_of(evidence.run) or spread_of(evidence.run) or learned_factor(evidence.run)
+    return Cause("loss-without-floor", where, tuple(sentences), fall.confidence, floor_remedies(evidence.run))
 
 
 def _maximized(evidence: Evidence, loss: Curve, course: Trend) -> Cause | None:
@@ -147,7 +145,7 @@ def negative_term(evidence: Evidence) -> Iterator[Cause]:
         return  # such as a loss with a bounded bonus
     yield Cause(
         "loss-without-floor",
-        _learned_factor(evidence.run),
+        learned_factor(evidence.run),
         (
             f"The loss is {first:.4g} at the start and has fallen to {least:.4g}, although `{known[0]}` is never below "
             "zero: another term of it is negative, and nothing bounds it.",
@@ -156,7 +154,7 @@ def negative_term(evidence: Evidence) -> Iterator[Cause]:
         0.8,
         (
             "look for a penalty with a negative factor: `loss = error + factor * penalty` with `factor >= 0`",
-            *_floor_remedies(evidence),
+            *floor_remedies(evidence.run),
         ),
     )
 
@@ -204,11 +202,12 @@ def _has_broken(evidence: Evidence) -> bool:
     return course.has_diverged if is_critical(evidence) else course.has_risen
 
 
-def falls_ever_faster(evidence: Evidence) -> Iterator[Cause]:
+def falls_on_and_on(evidence: Evidence) -> Iterator[Cause]:
     """Yield the cause if a loss falls far below zero, faster and faster, while its gradient and the weights grow.
 
     A bounded loss falls more and more slowly as it approaches its minimum, and its gradient shrinks. The negative
-    logarithm of a density that narrows falls more and more slowly, too.
+    logarithm of a density that narrows falls more and more slowly, too. With an optimizer that normalizes its steps, a
+    loss without a lower bound may fall at a steady pace as the weights grow.
     """
     loss, norm = loss_curve(evidence).finite.value, curve(evidence, "grad_norm").finite.value
     if len(loss) < ENOUGH or len(norm) < ENOUGH:
@@ -220,11 +219,11 @@ def falls_ever_faster(evidence: Evidence) -> Iterator[Cause]:
     is_far = levels[-1] < -(BELOW if start > -0.1 else FAR_BELOW) * max(abs(start), 0.2)
     speeds_up = _speeds_up(levels) and levels[4] < levels[3]
     has_grown = slopes[-1] > STEEPER * slopes[0] and (growth[0] or 0.0) > GROWING * (growth[1] or math.inf)
-    if not (is_far and speeds_up and has_grown):
+    if not (is_far and has_grown and (speeds_up or _falls_on_with_weights(evidence, levels))):
         return
     yield Cause(
         "loss-without-floor",
-        critic_of(evidence.run) or _spread(evidence) or _learned_factor(evidence.run),
+        critic_of(evidence.run) or spread_of(evidence.run) or learned_factor(evidence.run),
         (
             f"The loss fell from {start:.4g} to {levels[-1]:.4g}: by {levels[0] - levels[2]:.3g} over the "
             f"first half of the run and by {levels[2] - levels[4]:.3g} over the second.",
@@ -232,8 +231,17 @@ def falls_ever_faster(evidence: Evidence) -> Iterator[Cause]:
             "the minimum of a loss.",
         ),
         0.75,
-        _floor_remedies(evidence),
+        floor_remedies(evidence.run),
     )
+
+
+def _falls_on_with_weights(evidence: Evidence, levels: Sequence[float]) -> bool:
+    """Return whether the only loss of a run falls hardly more slowly in the end, while the weights have doubled.
+
+    What a policy maximizes, by an optimizer of its own, may fall like that until all is learned.
+    """
+    falls_on = levels[2] - levels[4] >= STEADY * (levels[0] - levels[2]) > 0
+    return falls_on and len(evidence.run.optimizers) == 1 and trend(evidence).weight_growth >= HAS_GROWN
 
 
 def _plain_outputs(evidence: Evidence) -> Cause | None:
@@ -255,56 +263,3 @@ def _plain_outputs(evidence: Evidence) -> Cause | None:
                 ),
             )
     return None
-
-
-def critic_of(run: RunFacts) -> str | None:
-    """Return the module of an adversarial critic, None if there is none; that of a policy is not adversarial."""
-    names = [one.name for one in run.modules]
-    if any(map(_POLICY.match, names)):
-        return None
-    return next((name for name in names if re.search(r"(critic|disc)", name.split(".")[0], re.IGNORECASE)), None)
-
-
-def _spread(evidence: Evidence) -> str | None:
-    """Return the parameter with the name of a scale or a spread, None if there is none or more than one."""
-    names = [one.name for one in evidence.run.parameters]
-    found = [name for name in names if re.search(r"(sigma|std|var|scale|spread|precision|temperature)", name.lower())]
-    return found[0] if len(found) == 1 else None
-
-
-def _learned_factor(run: RunFacts) -> str | None:
-    """Return the only parameter of the user's own modules, if it has few elements, such as weights of terms."""
-    roles = {one.name: one.role for one in run.modules}
-    own = [one for one in run.parameters if roles.get(one.module, "other") == "other"]
-    return own[0].name if len(own) == 1 and math.prod(own[0].shape) <= 16 else None
-
-
-def _floor_remedies(evidence: Evidence) -> tuple[str, ...]:
-    critic = critic_of(evidence.run)
-    if critic is not None:
-        return critic_remedies(critic)
-    if any(_POLICY.match(one.name) for one in evidence.run.modules):
-        return (
-            "compute the log probability of an action from the sample before it is squashed, and bound it from below: "
-            "`log_prob.clamp(min=-20.0)`",
-            "bound the value that the policy maximizes: `value.clamp(-limit, limit)`",
-        )
-    spread = _spread(evidence)
-    if spread is not None:
-        name = spread.rpartition(".")[2]
-        return (
-            f"bound the spread from below: `{name}.clamp(min=-3.0)` for a logarithm, `{name}.clamp(min=0.05)` else",
-        )
-    return (
-        "look for a wrong sign, and for a term without a lower bound: bound it with `term.clamp(min=0.0)`",
-        "of a likelihood, bound the variance from below: `log_variance.clamp(min=-6.0, max=6.0)`",
-    )
-
-
-def critic_remedies(critic: str) -> tuple[str, ...]:
-    """Return the remedies for a critic without a bound, by the name of its module."""
-    return (
-        f"bound the critic after each of its steps: `[p.data.clamp_(-0.01, 0.01) for p in {critic}.parameters()]`",
-        "or bound each of its layers: `torch.nn.utils.parametrizations.spectral_norm(layer)`, or penalize the "
-        "norm of its gradient with respect to its inputs",
-    )

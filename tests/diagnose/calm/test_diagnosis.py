@@ -289,6 +289,23 @@ def test_a_generator_makes_its_loss_fall_with_hardly_larger_weights(growth: floa
     assert (diagnose_calm(evidence(network(0.1), falling)) is not None) is is_named
 
 
+@pytest.mark.parametrize(("weights", "optimizers", "is_named"), [(2.5, 1, True), (1.5, 1, False), (2.5, 2, False)])
+def test_a_loss_without_a_lower_bound_may_fall_at_a_steady_pace(
+    weights: float, optimizers: int, is_named: bool
+) -> None:
+    """A likelihood of the wrong sign falls as the weights grow by steps of Adam, which are all of the same length.
+
+    The loss of a policy with an optimizer of its own falls like that while the policy learns.
+    """
+    falling = {
+        "loss": [-9.0 - 8.0 * step for step in range(120)],
+        "grad_norm": [4.0 * (1 + step) ** 0.5 for step in range(120)],
+        "weight_norm": np.linspace(12.0, 12.0 * weights, 120).tolist(),
+    }
+    run = replace(network(0.1), optimizers=network(0.1).optimizers * optimizers)
+    assert (diagnose_calm(evidence(run, falling)) is not None) is is_named
+
+
 def test_the_weights_of_a_critic_may_grow_while_its_gradient_does_not() -> None:
     """The gradient of a classifier gets smaller as it separates its classes, without a bound of its weights."""
     grown = {"loss": [float("nan")] * 120, "weight_norm": [1.0 + 0.1 * step for step in range(120)]}
