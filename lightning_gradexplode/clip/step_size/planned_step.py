@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch.optim import LBFGS, SGD, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
 from lightning_gradexplode.records import StepRecord
@@ -62,6 +63,8 @@ def planned_step(
     move, decrease = 0.0, None  # of other optimizers it is not known how far they move the weights
     if isinstance(optimizer, _BY_LEARNING_RATE):
         move, decrease = _by_learning_rate(groups, record)
+        share = _share_of_first_steps(optimizer) if isinstance(optimizer, Adagrad) else 1.0
+        move, decrease = share * move, share * decrease
     elif isinstance(optimizer, (SGD, RAdam)):
         move, decrease = _by_gradient(groups, record, remembered)
     if not math.isfinite(norm) or not weights > 0:
@@ -87,6 +90,17 @@ def _by_learning_rate(groups: Sequence[Mapping[str, Any]], record: StepRecord) -
     if norms is None or len(norms) != len(sizes):
         return move, max(rates) * math.sqrt(sum(sizes)) * _MEAN_OF_NORMAL * (record.grad_norm or 0.0)
     return move, float(np.sum(np.array(rates) * np.sqrt(sizes) * norms)) * _MEAN_OF_NORMAL
+
+
+def _share_of_first_steps(optimizer: Adagrad) -> float:
+    """Return by how much shorter steps of Adagrad are than its first ones: it divides by the root of a sum of squares.
+
+    For gradients of the same size that sum grows in proportion to the steps (Duchi, Hazan, Singer 2011, section 1.1).
+    """
+    states = (optimizer.state.get(one) for group in optimizer.param_groups for one in group["params"])
+    steps = next((one["step"] for one in states if one), 0)
+    is_known = not isinstance(steps, torch.Tensor) or steps.device.type == "cpu"
+    return (1.0 + float(steps)) ** -0.5 if is_known else 1.0
 
 
 def _by_gradient(groups: Sequence[Mapping[str, Any]], record: StepRecord, remembered: float) -> tuple[float, float]:
