@@ -23,6 +23,7 @@ from lightning_gradexplode.diagnose.calm.weights import (
     weights_without_gradient,
 )
 from lightning_gradexplode.diagnose.causes.accumulation import accumulated_gradients
+from lightning_gradexplode.diagnose.causes.inactive_units import units_stay_inactive
 from lightning_gradexplode.diagnose.causes.objective import falls_on_and_on, negative_term
 from lightning_gradexplode.diagnose.causes.outliers import far_off_batch
 from lightning_gradexplode.diagnose.causes.targets import target_out_of_range
@@ -191,5 +192,6 @@ _RULES = (
     rate_raised_at_once,
     rate_above_usual,
     early_gradient_remains,
+    units_stay_inactive,
     forgotten_each_epoch,
 )

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import numpy as np
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.curves import is_critical, loss_curve, signs
-from lightning_gradexplode.diagnose.learning import UNLEARNED, learned
+from lightning_gradexplode.diagnose.learning import ENOUGH, UNLEARNED, learned
 from lightning_gradexplode.diagnose.optimizers import usual_rate
 from lightning_gradexplode.diagnose.remedies.rate import rate_factor
-from lightning_gradexplode.diagnose.trends import trend
-from lightning_gradexplode.records import Cause, Evidence, History
+from lightning_gradexplode.diagnose.trends import DIVERGED_WEIGHTS, trend
+from lightning_gradexplode.records import Cause, Evidence
 
 MIN_GROWTH = 1.2
 """Growth of the weights' norm from which updates at a usual rate were large enough to make units inactive."""
+
+FALLS = 0.8
+"""Level of the loss, relative to an earlier one, below which it falls."""
 
 MIN_STEPS = 20
 """Number of steps with gradients of exactly zero, from which units are inactive for all inputs."""
@@ -31,36 +36,63 @@ def units_became_inactive(evidence: Evidence) -> Cause | None:
     is_high = rate is not None and usual is not None and rate > usual[1]
     if not (is_high or course.weight_growth >= MIN_GROWTH) or learned(evidence, MIN_STEPS) < UNLEARNED:
         return None
-    early = evidence.first[0] if evidence.first else evidence.history[0]
-    since = _last_gradients(early, evidence.history[0])
-    names = [one.name for one in evidence.applied] or [one.name for one in evidence.run.parameters]
-    if len(since) < 2 or not names or names[0] not in since:
+    since, first = _last_gradients(evidence), _first_layer(evidence)
+    if len(since) < 2 or first not in since:
         return None
-    steps, share, last = len(loss_curve(evidence).finite), learned(evidence, MIN_STEPS), since[names[0]]
+    steps, share = len(loss_curve(evidence).finite), learned(evidence, MIN_STEPS)
+    return _cause(evidence, 0.55, first, since, f"after {steps} steps the loss is {share:.0%} of what it was")
+
+
+def units_stay_inactive(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if most weights have lost their gradient after large updates, and the loss falls no more since.
+
+    Other parts of the network, such as the biases of its heads, may have learned before.
+    """
+    if len(evidence.history) != 1 or trend(evidence).weight_growth < DIVERGED_WEIGHTS:
+        return
+    since, first = _last_gradients(evidence), _first_layer(evidence)
+    if first not in since or 2 * len(since) < len(evidence.history[0].parameters):
+        return
+    losses = loss_curve(evidence).since(since[first] + 1).finite.value
+    levels = [float(np.median(part)) for part in np.array_split(losses, 5)] if len(losses) >= ENOUGH else []
+    if not levels or levels[-1] < FALLS * levels[0]:
+        return
+    yield _cause(evidence, 0.75, first, since, f"the loss of the {len(losses)} steps since then has not come down")
+
+
+def _cause(evidence: Evidence, confidence: float, first: str, since: Mapping[str, int], course: str) -> Cause:
+    """Return the cause, with the course of the loss in words."""
+    growth, rate = trend(evidence), remedies.learning_rate(evidence)
     has_relu = any(one.kind == "ReLU" for one in evidence.run.modules)
     leaky = "use activations that pass a gradient for all inputs: `nn.LeakyReLU()` in place of `nn.ReLU()`"
     return Cause(
         "learning-rate",
         None,
         (
-            f"`{names[0]}` had a gradient until step {last}; since then it is exactly zero, as for {len(since) - 1} "
-            "further parameters: units behind them are not active for any input.",
-            f"At a learning rate of {rate or 0:g} the norm of the weights has become {course.weight_growth:.3g} times "
-            f"that of the start; after {steps} steps the loss is {share:.0%} of what it was.",
+            f"`{first}` had a gradient until step {since[first]}; since then it is exactly zero, as for "
+            f"{len(since) - 1} further parameters: units behind them are not active for any input.",
+            f"At a learning rate of {rate or 0:g} the norm of the weights has become {growth.weight_growth:.3g} times "
+            f"that of the start; {course}.",
         ),
-        0.55,
+        confidence,
         (
-            *remedies.lower_rate(evidence, rate_factor(evidence, course)),
+            *remedies.lower_rate(evidence, rate_factor(evidence, growth)),
             *([leaky] if has_relu else []),
             *remedies.warm_up(evidence),
         ),
     )
 
 
-def _last_gradients(early: History, late: History) -> dict[str, int]:
+def _first_layer(evidence: Evidence) -> str:
+    """Return the first weight that the network applies."""
+    names = [one.name for one in evidence.applied] or [one.name for one in evidence.run.parameters]
+    return names[0] if names else ""
+
+
+def _last_gradients(evidence: Evidence) -> dict[str, int]:
     """Return the last step with a gradient of each parameter that had one, and none at the last `MIN_STEPS` steps."""
-    found = {}
-    for history in (early, late):
+    late, found = evidence.history[0], {}
+    for history in (*evidence.first[:1], late):
         norms = history.parameter_grad_norm
         if norms.ndim == 2 and norms.shape == (len(history.step), len(history.parameters)):
             for name, column in zip(history.parameters, norms.T, strict=True):

@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lightning_gradexplode.diagnose import diagnose
-from lightning_gradexplode.diagnose.causes.inactive_units import units_became_inactive
+from lightning_gradexplode.diagnose import diagnose, diagnose_calm
+from lightning_gradexplode.diagnose.causes.inactive_units import units_became_inactive, units_stay_inactive
 from lightning_gradexplode.records import Evidence, History, Severity
 from tests.diagnose.evidence import calm, finding, history, run
 
 NAMES = ("body.weight", "head.weight")
+START = math.sqrt(sum(one.std**2 * math.prod(one.shape) for one in run().parameters))
 
 
 def evidence(zero: tuple[str, ...] = NAMES, died: int = 30, growth: float = 3.0, **values: list[float]) -> Evidence:
     """Return the evidence of sixty steps in which the gradients of some parameters become zero."""
-    start = math.sqrt(sum(one.std**2 * math.prod(one.shape) for one in run().parameters))
-    grown = [start * min(1 + (growth - 1) * step / 30, growth) for step in range(60)]
+    grown = [START * min(1 + (growth - 1) * step / 30, growth) for step in range(60)]
     kept = history({**calm(60, rate=0.1), "weight_norm": grown, **values})
     norms = np.ones((60, 2), dtype=np.float32)
     for place, name in enumerate(NAMES):
@@ -59,3 +59,34 @@ def test_a_high_rate_need_not_make_the_weights_longer() -> None:
     facts: dict[str, Any] = {"learning_rate": [1.0] * 60}
     assert units_became_inactive(evidence(growth=1.0, **facts)) is not None
     assert units_became_inactive(replace(evidence(growth=1.0, **facts), findings=())) is None
+
+
+def plateau(zero: tuple[str, ...] = NAMES[:1], growth: float = 3.0, falls: float = 1.0) -> Evidence:
+    """Return the evidence of a run without findings: the loss falls for fifteen steps, until gradients become zero."""
+    losses = [30.0 - 1.8 * step for step in range(15)] + [4.0 * falls**step for step in range(105)]
+    kept = history(
+        {**calm(120, rate=0.02), "weight_norm": [*np.linspace(1.0, growth, 20) * START, *[growth * START] * 100]}
+    )
+    norms = np.ones((120, 2), dtype=np.float32)
+    norms[15:, [NAMES.index(name) for name in zero]] = 0
+    return Evidence(119, 119, (), run(), (History(kept.step, {**kept.values, "loss": np.array(losses)}, NAMES, norms),))
+
+
+def test_a_loss_that_stays_where_large_updates_have_left_it_is_of_the_rate() -> None:
+    """The loss has fallen by what the biases of the head have learned, so that no detector finds anything."""
+    (cause,) = units_stay_inactive(plateau())
+    assert (cause.kind, cause.confidence) == ("learning-rate", 0.75)
+    assert "the loss of the 105 steps since then has not come down" in cause.evidence[1]
+    diagnosis = diagnose_calm(plateau())
+    assert diagnosis is not None
+    assert diagnosis.causes[0].kind == "learning-rate"
+
+
+@pytest.mark.parametrize(
+    "known",
+    [plateau(zero=()), plateau(zero=NAMES[1:]), plateau(growth=1.5), plateau(falls=0.98)],
+    ids=["gradients stay", "the first layer learns", "small updates", "the loss still falls"],
+)
+def test_no_rate_is_named_of_frozen_layers_and_other_plateaus(known: Evidence) -> None:
+    """A body that is frozen after some steps, the end of a training, and parts that a network does without."""
+    assert not list(units_stay_inactive(known))
