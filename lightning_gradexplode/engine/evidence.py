@@ -265,6 +265,7 @@ class EvidenceCollector:
             own_functions=self.graphs.own_functions,
             summed=self.graphs.summed,
             compares_layer=self.graphs.compares_layer,
+            inactive=self.graphs.inactive,
             raised=self.raised,
             loss_factor=self._loop.loss_factor,
             moves_weights=bool(self._loop.moves_weights),

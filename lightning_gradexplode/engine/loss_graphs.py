@@ -128,6 +128,11 @@ class LossGraphs:
         return self._first is not None and self._first.compares_layer
 
     @property
+    def inactive(self) -> tuple[str, str] | None:
+        """A rectifier of the first loss whose result is zero for all elements, and the nearest parameter before it."""
+        return None if self._first is None else self._first.inactive
+
+    @property
     def overflow(self) -> Operation | None:
         """An exponential function of the first loss whose result is infinite, None without one."""
         return None if self._first is None else self._first.overflow

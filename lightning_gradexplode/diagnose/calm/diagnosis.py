@@ -18,6 +18,7 @@ from lightning_gradexplode.diagnose.calm.optimizer import (
     weights_stand_still,
 )
 from lightning_gradexplode.diagnose.calm.weights import (
+    rectifier_without_output,
     scale_too_large,
     weights_too_large,
     weights_without_gradient,
@@ -178,6 +179,7 @@ _RULES = (
     scale_too_large,
     weights_too_large,
     weights_without_gradient,
+    rectifier_without_output,
     _data_too_large,
     _few_batches_ruin,
     updates_are_rounded_away,

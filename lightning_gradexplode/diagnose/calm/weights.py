@@ -60,6 +60,29 @@ def weights_without_gradient(evidence: Evidence) -> Iterator[Cause]:
         )
 
 
+def rectifier_without_output(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if no parameter ever had a gradient, and a rectifier passed nothing on at the first step."""
+    still = {name for history in evidence.history for name in _without_gradient(history, 10)}
+    count = sum(len(history.parameters) for history in evidence.history)
+    if evidence.inactive is None or not count or len(still) < count:
+        return
+    operation, parameter = evidence.inactive
+    layer = parameter.rpartition(".")[0]
+    yield Cause(
+        "initialization",
+        f"`{operation}`" + (f" after {layer}" if layer else ""),
+        (
+            f"The result of `{operation}` is zero for all elements of the first batch: what it takes is below zero.",
+            f"The gradients of all {count} parameters have been exactly zero at every step.",
+        ),
+        0.85,
+        (
+            "use a function that passes a gradient for all inputs in place of it: `F.softplus(x)` or `F.leaky_relu(x)`",
+            f"or start with a bias above zero: `nn.init.constant_({layer or 'layer'}.bias, 0.1)`",
+        ),
+    )
+
+
 def _without_gradient(history: History, least: int) -> list[str]:
     """Return the parameters whose gradient was zero at each step; none if fewer than `least` steps are known."""
     norms = history.parameter_grad_norm

@@ -17,6 +17,7 @@ from lightning_gradexplode.diagnose.faults.operations import EXPONENTIALS, SYMME
 from lightning_gradexplode.diagnose.graph.applied import applied_weights
 from lightning_gradexplode.diagnose.graph.factors import compares_layer, divisors_of, summed_elements
 from lightning_gradexplode.diagnose.graph.fields import field_of, fields_in_graph, owner_of, weight_of
+from lightning_gradexplode.diagnose.graph.inactive import inactive_rectifier
 from lightning_gradexplode.diagnose.graph.nodes import (
     Argument,
     Graph,
@@ -95,6 +96,8 @@ class GraphFacts:
         own_functions: Each ``torch.autograd.Function`` that is not of torch itself, None if the graph cannot be read.
         summed: Number of elements that the loss is the sum of, None if it is none.
         compares_layer: Whether the loss is made of the difference of a layer's result and data alone.
+        inactive: A rectifier whose result is zero for all elements, and the nearest parameter before it; None without
+            one.
     """
 
     fields: tuple[FieldFacts, ...] = ()
@@ -106,6 +109,7 @@ class GraphFacts:
     own_functions: OwnFunctions | None = None
     summed: int | None = None
     compares_layer: bool = False
+    inactive: tuple[str, str] | None = None
 
 
 def facts_of_loss(loss: Loss, module: nn.Module) -> GraphFacts:
@@ -133,6 +137,7 @@ def facts_of_loss(loss: Loss, module: nn.Module) -> GraphFacts:
         OwnFunctions(graph),
         summed,
         compares_layer(loss.grad_fn),
+        inactive_rectifier(graph, names),
     )
 
 

@@ -312,6 +312,23 @@ def test_the_weights_of_a_critic_may_grow_while_its_gradient_does_not() -> None:
     assert diagnose_calm(evidence(CRITIC, grown)) is None
 
 
+@pytest.mark.parametrize(
+    ("inactive", "zero", "where"),
+    [
+        (("relu", "sigma.weight"), LAYERS, "`relu` after sigma"),
+        (("relu", ""), LAYERS, "`relu`"),
+        (("relu", "sigma.weight"), LAYERS[:5], None),
+        (None, LAYERS, None),
+    ],
+)
+def test_a_rectifier_that_passes_nothing_on_is_named_if_no_weight_has_a_gradient(
+    inactive: tuple[str, str] | None, zero: Sequence[str], where: str | None
+) -> None:
+    """Other parts of a network may learn without one that is never active."""
+    found = diagnose_calm(replace(evidence(network(0.1), {"loss": STUCK}, zero), inactive=inactive))
+    assert (None if found is None else (found.causes[0].kind, found.where)) == (where and ("initialization", where))
+
+
 def test_weights_without_a_gradient_may_stay_the_same() -> None:
     """Nothing was lost of an update that there never was; a learning rate of zero moves no weight either."""
     half = network(1.0, dtype="bfloat16")

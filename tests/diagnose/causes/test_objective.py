@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lightning_gradexplode.diagnose.calm import calm_causes
-from lightning_gradexplode.diagnose.causes.objective import critic_of, loss_without_floor, negative_term
+from lightning_gradexplode.diagnose.causes.objective import loss_without_floor, negative_term
 from lightning_gradexplode.records import Experiments, LossTerm, ModuleFacts, OptimizerFacts, Replay, Severity
 from tests.diagnose.evidence import calm, diverged, finding, growing, history, operand, run
 
@@ -118,13 +118,6 @@ def test_a_loss_below_zero_with_a_function_that_never_is_has_a_negative_term(
         diverged(history=(history(values),), replay=Replay("not-possible", operation_names=(name,)))
     )
     assert (found is not None and "another term of it is negative" in found.evidence[0]) == named
-
-
-@pytest.mark.parametrize(("other", "is_named"), [("generator", True), ("actor", False), ("policy_net.0", False)])
-def test_the_critic_of_a_policy_is_not_to_be_clamped(other: str, is_named: bool) -> None:
-    """A critic of samples needs a bound; one of actions is to learn returns of any size."""
-    facts = run(modules=(ModuleFacts(other, "Linear", "linear"), ModuleFacts("critic", "Linear", "linear")))
-    assert (critic_of(facts) == "critic") is is_named
 
 
 def test_the_functions_of_one_of_several_losses_say_nothing_of_the_others() -> None:

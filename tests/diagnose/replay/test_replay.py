@@ -161,11 +161,13 @@ def test_not_a_number_in_the_batch_is_named_with_its_field_and_rows() -> None:
 
 
 def _through_layers(model: Network, batch: dict[str, Tensor]) -> Tensor:
-    return model(batch["mesh"] / 2.0)
+    outputs: Tensor = model(batch["mesh"] / 2.0)
+    return outputs
 
 
 def _only_in_the_loss(model: Network, batch: dict[str, Tensor]) -> Tensor:
-    return (model(batch["image"]) - batch["mesh"][:, :2]).abs()
+    outputs: Tensor = model(batch["image"])
+    return (outputs - batch["mesh"][:, :2]).abs()
 
 
 def _without_layers(model: Network, batch: dict[str, Tensor]) -> Tensor:
