@@ -106,11 +106,11 @@ class Evidence:
             backward pass after which it changes them; none if that is not known.
         summed: Number of elements that the first loss is the sum of, None if it is none.
         compares_layer: Whether the first loss is made of the difference of a layer's result and data alone.
-        inactive: A rectifier whose result is zero for all elements of the first batch, and the nearest parameter before
-            it; None without one.
         raised: The exception that the step has raised after a value of it was not finite, before it had a loss; empty
             without one.
         unchanged: The weights in half precision whose size is exactly that of the start, of a run without an incident.
+        inactive: A rectifier whose result is zero for all elements of the first batch, and the nearest parameter before
+            it; None without one.
     """
 
     step: int
@@ -139,6 +139,6 @@ class Evidence:
     first_changes: tuple[float, ...] = ()
     summed: int | None = None
     compares_layer: bool = False
-    inactive: tuple[str, str] | None = None
     raised: str = ""
     unchanged: tuple[str, ...] = ()
+    inactive: tuple[str, str] | None = None

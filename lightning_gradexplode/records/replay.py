@@ -179,8 +179,6 @@ class Replay:
             because of infinities from this origin.
         source_name: Name of that field, parameter, buffer or attribute.
         source_rows: Rows of that field of the batch with such values, at most 32.
-        source_reaches_layers: Whether such values of that field of the batch reach a layer with weights; None if the
-            source is no field of the batch, or no such layer ran.
         loss: The loss of the replay, None if it ended before.
         backward_losses: The loss of each backward pass of the step, in order (several in manual optimization).
         grad_norm: L2 norm of all gradients of the replay, of this batch alone; None if it ended before.
@@ -193,6 +191,8 @@ class Replay:
         seconds: Its duration.
         notes: Differences between the copy and the module, in one sentence each.
         step: The step, None if it is not known.
+        source_reaches_layers: Whether the non-finite values of a field of the batch reach a layer with weights; None if
+            the source is no field of the batch, or no such layer ran.
     """
 
     status: Literal["reproduced", "finite", "not-reproduced", "not-possible"]
@@ -203,7 +203,6 @@ class Replay:
     source: Literal["batch", "parameter", "buffer", "attribute"] | None = None
     source_name: str | None = None
     source_rows: tuple[int, ...] = ()
-    source_reaches_layers: bool | None = None
     loss: float | None = None
     backward_losses: tuple[float, ...] = ()
     grad_norm: float | None = None
@@ -216,6 +215,7 @@ class Replay:
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     step: int | None = None
+    source_reaches_layers: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.curves import is_critical, loss_curve, signs
+from lightning_gradexplode.diagnose.curves import curve, is_critical, loss_curve, signs
 from lightning_gradexplode.diagnose.learning import ENOUGH, UNLEARNED, learned
 from lightning_gradexplode.diagnose.optimizers import usual_rate
 from lightning_gradexplode.diagnose.remedies.rate import rate_factor
-from lightning_gradexplode.diagnose.trends import DIVERGED_WEIGHTS, trend
+from lightning_gradexplode.diagnose.trends import DIVERGED_WEIGHTS, initial_weight_norm, trend
 from lightning_gradexplode.records import Cause, Evidence
 
 MIN_GROWTH = 1.2
@@ -48,16 +48,25 @@ def units_stay_inactive(evidence: Evidence) -> Iterator[Cause]:
 
     Other parts of the network, such as the biases of its heads, may have learned before.
     """
-    if len(evidence.history) != 1 or trend(evidence).weight_growth < DIVERGED_WEIGHTS:
+    if len(evidence.history) != 1:
         return
     since, first = _last_gradients(evidence), _first_layer(evidence)
     if first not in since or 2 * len(since) < len(evidence.history[0].parameters):
         return
+    if _growth_around(evidence, since[first]) < DIVERGED_WEIGHTS:
+        return  # layers that were trained, and then frozen
     losses = loss_curve(evidence).since(since[first] + 1).finite.value
     levels = [float(np.median(part)) for part in np.array_split(losses, 5)] if len(losses) >= ENOUGH else []
     if not levels or levels[-1] < FALLS * levels[0]:
         return
     yield _cause(evidence, 0.75, first, since, f"the loss of the {len(losses)} steps since then has not come down")
+
+
+def _growth_around(evidence: Evidence, step: int) -> float:
+    """Return how many times the norm of the weights has grown from `ENOUGH` steps before a step to as many after it."""
+    weights = curve(evidence, "weight_norm")
+    before = weights.before(step - ENOUGH + 1).last or initial_weight_norm(evidence)
+    return (weights.before(step + ENOUGH + 1).greatest or 0.0) / before if before else 0.0
 
 
 def _cause(evidence: Evidence, confidence: float, first: str, since: Mapping[str, int], course: str) -> Cause:

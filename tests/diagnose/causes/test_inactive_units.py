@@ -61,6 +61,15 @@ def test_a_high_rate_need_not_make_the_weights_longer() -> None:
     assert units_became_inactive(replace(evidence(growth=1.0, **facts), findings=())) is None
 
 
+def frozen() -> Evidence:
+    """Return the evidence of a training whose weights have doubled in 150 steps, after which the body is frozen."""
+    losses = [2.0 * 0.98**step for step in range(150)] + [0.1] * 100
+    kept = history({**calm(250), "weight_norm": [*np.linspace(START, 3 * START, 150), *[3 * START] * 100]})
+    norms = np.ones((250, 2), dtype=np.float32)
+    norms[150:, 0] = 0
+    return Evidence(249, 249, (), run(), (History(kept.step, {**kept.values, "loss": np.array(losses)}, NAMES, norms),))
+
+
 def plateau(zero: tuple[str, ...] = NAMES[:1], growth: float = 3.0, falls: float = 1.0) -> Evidence:
     """Return the evidence of a run without findings: the loss falls for fifteen steps, until gradients become zero."""
     losses = [30.0 - 1.8 * step for step in range(15)] + [4.0 * falls**step for step in range(105)]
@@ -84,8 +93,8 @@ def test_a_loss_that_stays_where_large_updates_have_left_it_is_of_the_rate() -> 
 
 @pytest.mark.parametrize(
     "known",
-    [plateau(zero=()), plateau(zero=NAMES[1:]), plateau(growth=1.5), plateau(falls=0.98)],
-    ids=["gradients stay", "the first layer learns", "small updates", "the loss still falls"],
+    [plateau(zero=()), plateau(zero=NAMES[1:]), plateau(growth=1.5), plateau(falls=0.98), frozen()],
+    ids=["gradients stay", "the first layer learns", "small updates", "the loss still falls", "frozen"],
 )
 def test_no_rate_is_named_of_frozen_layers_and_other_plateaus(known: Evidence) -> None:
     """A body that is frozen after some steps, the end of a training, and parts that a network does without."""
