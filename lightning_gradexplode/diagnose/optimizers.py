@@ -51,9 +51,13 @@ def numbers_of(group: Mapping[str, float | bool | str]) -> dict[str, float]:
 
 
 def usual_rate(run: RunFacts) -> tuple[str, float] | None:
-    """Return an optimizer and the rate above which most networks fail with it, None if none is of a known kind."""
-    for one in run.optimizers:
-        for name, usual in USUAL_RATES.items():
-            if name in one.kind.lower():
-                return one.kind, usual
-    return None
+    """Return an optimizer and the rate above which most networks fail with it, None if that is not known.
+
+    Of several optimizers, whose rates may differ, the one with the highest such rate; None if one is of no known kind.
+    """
+    known = [(one.kind, rate) for one in run.optimizers if (rate := _usual_rate_of(one.kind)) is not None]
+    return max(known, key=lambda one: one[1]) if known and len(known) == len(run.optimizers) else None
+
+
+def _usual_rate_of(kind: str) -> float | None:
+    return next((usual for name, usual in USUAL_RATES.items() if name in kind.lower()), None)

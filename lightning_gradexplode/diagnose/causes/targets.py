@@ -78,16 +78,22 @@ def _outside_domain(evidence: Evidence) -> Cause | None:
 
 
 def _pairs(evidence: Evidence) -> list[tuple[str, Operand | FieldFacts, str]]:
-    """Return each loss that is known by name with its target: from the replay or the graph, else from loss modules."""
+    """Return each loss that is known by name with its target.
+
+    From the replay or the graph, else from the first loss of the run, else from the names of loss modules.
+    """
     fields = targets(evidence)
     place = place_of(fields[0]) if fields else "targets"
     terms: tuple[LossTerm, ...] = evidence.replay.losses if evidence.replay is not None else ()
+    is_graph = any(map(is_from_graph, fields))
     seen: list[tuple[str, Operand | FieldFacts, str]] = [
-        (base_name(term.name), term.inputs[1], place) for term in terms if len(term.inputs) > 1
+        (base_name(term.name), term.inputs[1], place)
+        for term in terms or (() if is_graph else evidence.first_losses)
+        if len(term.inputs) > 1
     ]
     if seen or not fields:
         return seen
-    if any(map(is_from_graph, fields)):
+    if is_graph:
         return [(base_name(one.name.removeprefix(FROM_GRAPH)), one, place_of(one)) for one in fields]
     return [
         (one.kind.lower().replace("bcewithlogits", "binary_cross_entropy_"), field, place_of(field))

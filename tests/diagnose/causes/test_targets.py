@@ -136,6 +136,18 @@ def test_a_mask_is_no_target() -> None:
     assert target_out_of_range(failed(4, batch=batch(field(), mask), replay=reproduced(masked))) is None
 
 
+@pytest.mark.parametrize(("later", "is_named"), [((-1.0, 1.0), True), ((0.0, 1.0), False)])
+def test_targets_of_the_first_loss_are_known_where_the_step_was_not_computed_again(
+    later: tuple[float, float], is_named: bool
+) -> None:
+    """Labels of -1 and 1 in a loop that passes its batches, with a loss that is a function and no module."""
+    taken = operand(least=later[0], greatest=later[1])
+    first = (LossTerm("binary_cross_entropy_with_logits", (operand(), taken)),)
+    known = diverged(batch=batch(field(), field("[1]", least=later[0], greatest=later[1])), first_losses=first)
+    found = target_out_of_range(known)
+    assert (None if found is None else found.where) == ("batch[1]" if is_named else None)
+
+
 def test_a_target_that_the_graph_names_has_no_name_in_code() -> None:
     """A loop passes the loss only: its graph names the loss, whose domain is known."""
     taken = field("target of binary_cross_entropy_with_logits", least=0.0, greatest=100.0)
