@@ -55,7 +55,9 @@ def _settings(evidence: Evidence) -> Iterator[Cause]:
             numbers = numbers_of(group)
             eps, beta1, beta2 = numbers.get("eps"), numbers.get("beta1"), numbers.get("beta2")
             momentum, decay, rate = numbers.get("momentum"), numbers.get("weight_decay", 0.0), numbers.get("lr", 0.0)
-            if eps is not None and eps < 1e-12 and (weight_first or course.has_diverged):
+            # Others may use it otherwise: AdaBelief adds its default of 1e-16 to an average at each step.
+            is_small = eps is not None and eps < 1e-12 and is_of_torch(one)
+            if is_small and (weight_first or course.has_diverged):
                 yield _of_setting(
                     one,
                     f"`eps={eps:g}` is next to nothing: where gradients are zero or tiny, {one.kind} divides by zero.",

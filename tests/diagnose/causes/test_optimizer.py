@@ -159,3 +159,11 @@ def test_what_the_formula_of_an_own_optimizer_divides_by_is_to_be_bounded(kind: 
     cause = optimizer_state(failed(3, "nonfinite-weight", update_fault=fault, run=facts))
     assert cause is not None
     assert words in cause.remedies[0]
+
+
+@pytest.mark.parametrize(("kind", "is_named"), [("RMSprop", True), ("AdaBelief", False)])
+def test_an_epsilon_is_small_for_optimizers_that_divide_by_it(kind: str, is_named: bool) -> None:
+    """AdaBelief adds its default of 1e-16 to an average at each step."""
+    settings = {"lr": 1.0, "eps": 1e-16}
+    cause = optimizer_state(diverged(run=run(optimizers=(OptimizerFacts(kind, (settings,)),))))
+    assert (cause is not None and any("`eps=1e-16`" in one for one in cause.evidence)) is is_named
