@@ -24,7 +24,7 @@ from lightning_gradexplode.engine.replays import IncidentReplays
 from lightning_gradexplode.engine.shared_evidence import SharedEvidence
 from lightning_gradexplode.engine.step_inputs import StepInputKeeper, StepInputs
 from lightning_gradexplode.hosts.base import TrainingLoop
-from lightning_gradexplode.measure.run_facts import in_order, unchanged_weights
+from lightning_gradexplode.measure.run_facts import frozen_parameters, in_order, unchanged_weights
 from lightning_gradexplode.measure.update_fault import find_update_fault
 from lightning_gradexplode.records import (
     LEFT_OUT,
@@ -266,6 +266,7 @@ class EvidenceCollector:
             summed=self.graphs.summed,
             compares_layer=self.graphs.compares_layer,
             inactive=self.graphs.inactive,
+            frozen=frozen_parameters(self._loop.module),
             raised=self.raised,
             loss_factor=self._loop.loss_factor,
             moves_weights=bool(self._loop.moves_weights),

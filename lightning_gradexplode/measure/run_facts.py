@@ -126,6 +126,12 @@ def unchanged_weights(module: nn.Module, facts: RunFacts) -> tuple[str, ...]:
     return tuple(name for name, rms, largest in scales if start[name] == (rms, largest))
 
 
+def frozen_parameters(module: nn.Module) -> tuple[str, ...]:
+    """Return the names of the parameters that take no gradient at present."""
+    prefixes = replica_prefixes(module)
+    return tuple(plain_name(name, prefixes) for name, one in module.named_parameters() if not one.requires_grad)
+
+
 def _parameters(module: nn.Module, optimizers: Sequence[Any]) -> list[ParameterFacts]:
     """Return the facts of a network's parameters, and of those that only an optimizer holds."""
     prefixes, owners = replica_prefixes(module), named_modules(module)

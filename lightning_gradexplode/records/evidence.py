@@ -111,6 +111,7 @@ class Evidence:
         unchanged: The weights in half precision whose size is exactly that of the start, of a run without an incident.
         inactive: A rectifier whose result is zero for all elements of the first batch, and the nearest parameter before
             it; None without one.
+        frozen: The parameters that take no gradient at present.
     """
 
     step: int
@@ -142,3 +143,4 @@ class Evidence:
     raised: str = ""
     unchanged: tuple[str, ...] = ()
     inactive: tuple[str, str] | None = None
+    frozen: tuple[str, ...] = ()

@@ -20,6 +20,9 @@ MIN_GROWTH = 1.2
 FALLS = 0.8
 """Level of the loss, relative to an earlier one, below which it falls."""
 
+DONE = 0.1
+"""Share of its first values below which the loss of a run has come down, such as a hinge loss to exactly zero."""
+
 MIN_STEPS = 20
 """Number of steps with gradients of exactly zero, from which units are inactive for all inputs."""
 
@@ -37,7 +40,7 @@ def units_became_inactive(evidence: Evidence) -> Cause | None:
     if not (is_high or course.weight_growth >= MIN_GROWTH) or learned(evidence, MIN_STEPS) < UNLEARNED:
         return None
     since, first = _last_gradients(evidence), _first_layer(evidence)
-    if len(since) < 2 or first not in since:
+    if len(since) < 2 or first not in since or first in evidence.frozen:
         return None
     steps, share = len(loss_curve(evidence).finite), learned(evidence, MIN_STEPS)
     return _cause(evidence, 0.55, first, since, f"after {steps} steps the loss is {share:.0%} of what it was")
@@ -51,13 +54,13 @@ def units_stay_inactive(evidence: Evidence) -> Iterator[Cause]:
     if len(evidence.history) != 1:
         return
     since, first = _last_gradients(evidence), _first_layer(evidence)
-    if first not in since or 2 * len(since) < len(evidence.history[0].parameters):
+    if first not in since or first in evidence.frozen or 2 * len(since) < len(evidence.history[0].parameters):
         return
     if _growth_around(evidence, since[first]) < DIVERGED_WEIGHTS:
         return  # layers that were trained, and then frozen
     losses = loss_curve(evidence).since(since[first] + 1).finite.value
     levels = [float(np.median(part)) for part in np.array_split(losses, 5)] if len(losses) >= ENOUGH else []
-    if not levels or levels[-1] < FALLS * levels[0]:
+    if not levels or levels[-1] < FALLS * levels[0] or learned(evidence) < DONE:
         return
     yield _cause(evidence, 0.75, first, since, f"the loss of the {len(losses)} steps since then has not come down")
 

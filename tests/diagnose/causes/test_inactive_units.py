@@ -54,6 +54,12 @@ def test_other_zeros_are_not(known: Evidence) -> None:
     assert units_became_inactive(known) is None
 
 
+def test_a_frozen_layer_has_no_units_that_became_inactive() -> None:
+    """A training may freeze its body early, after large updates."""
+    assert units_became_inactive(replace(evidence(), frozen=("body.weight",))) is None
+    assert not list(units_stay_inactive(replace(plateau(), frozen=("body.weight",))))
+
+
 def test_a_high_rate_need_not_make_the_weights_longer() -> None:
     """Steps in changing directions make units inactive as well."""
     facts: dict[str, Any] = {"learning_rate": [1.0] * 60}
@@ -70,9 +76,9 @@ def frozen() -> Evidence:
     return Evidence(249, 249, (), run(), (History(kept.step, {**kept.values, "loss": np.array(losses)}, NAMES, norms),))
 
 
-def plateau(zero: tuple[str, ...] = NAMES[:1], growth: float = 3.0, falls: float = 1.0) -> Evidence:
+def plateau(zero: tuple[str, ...] = NAMES[:1], growth: float = 3.0, falls: float = 1.0, level: float = 4.0) -> Evidence:
     """Return the evidence of a run without findings: the loss falls for fifteen steps, until gradients become zero."""
-    losses = [30.0 - 1.8 * step for step in range(15)] + [4.0 * falls**step for step in range(105)]
+    losses = [30.0 - 1.8 * step for step in range(15)] + [level * falls**step for step in range(105)]
     kept = history(
         {**calm(120, rate=0.02), "weight_norm": [*np.linspace(1.0, growth, 20) * START, *[growth * START] * 100]}
     )
@@ -93,8 +99,15 @@ def test_a_loss_that_stays_where_large_updates_have_left_it_is_of_the_rate() -> 
 
 @pytest.mark.parametrize(
     "known",
-    [plateau(zero=()), plateau(zero=NAMES[1:]), plateau(growth=1.5), plateau(falls=0.98), frozen()],
-    ids=["gradients stay", "the first layer learns", "small updates", "the loss still falls", "frozen"],
+    [
+        plateau(zero=()),
+        plateau(zero=NAMES[1:]),
+        plateau(growth=1.5),
+        plateau(falls=0.98),
+        plateau(zero=NAMES, level=0.0),
+        frozen(),
+    ],
+    ids=["gradients stay", "the first layer learns", "small updates", "the loss still falls", "all learned", "frozen"],
 )
 def test_no_rate_is_named_of_frozen_layers_and_other_plateaus(known: Evidence) -> None:
     """A body that is frozen after some steps, the end of a training, and parts that a network does without."""
