@@ -25,7 +25,7 @@ from lightning_gradexplode.diagnose.calm.weights import (
 )
 from lightning_gradexplode.diagnose.causes.accumulation import accumulated_gradients
 from lightning_gradexplode.diagnose.causes.inactive_units import units_stay_inactive
-from lightning_gradexplode.diagnose.causes.objective import falls_on_and_on, negative_term
+from lightning_gradexplode.diagnose.causes.objective import keeps_falling, negative_term
 from lightning_gradexplode.diagnose.causes.outliers import far_off_batch
 from lightning_gradexplode.diagnose.causes.targets import target_out_of_range
 from lightning_gradexplode.diagnose.causes.unbounded_parts import critic_of, critic_remedies
@@ -185,7 +185,7 @@ _RULES = (
     updates_are_rounded_away,
     weights_stand_still,
     _critic_grows,
-    falls_on_and_on,
+    keeps_falling,
     negative_term,
     _targets_outside,
     first_update_ruins,

@@ -202,7 +202,7 @@ def _has_broken(evidence: Evidence) -> bool:
     return course.has_diverged if is_critical(evidence) else course.has_risen
 
 
-def falls_on_and_on(evidence: Evidence) -> Iterator[Cause]:
+def keeps_falling(evidence: Evidence) -> Iterator[Cause]:
     """Yield the cause if a loss falls far below zero, faster and faster, while its gradient and the weights grow.
 
     A bounded loss falls more and more slowly as it approaches its minimum, and its gradient shrinks. The negative
@@ -219,7 +219,7 @@ def falls_on_and_on(evidence: Evidence) -> Iterator[Cause]:
     is_far = levels[-1] < -(BELOW if start > -0.1 else FAR_BELOW) * max(abs(start), 0.2)
     speeds_up = _speeds_up(levels) and levels[4] < levels[3]
     has_grown = slopes[-1] > STEEPER * slopes[0] and (growth[0] or 0.0) > GROWING * (growth[1] or math.inf)
-    if not (is_far and has_grown and (speeds_up or _falls_on_with_weights(evidence, levels))):
+    if not (is_far and has_grown and (speeds_up or _keeps_its_pace(evidence, levels))):
         return
     yield Cause(
         "loss-without-floor",
@@ -235,7 +235,7 @@ def falls_on_and_on(evidence: Evidence) -> Iterator[Cause]:
     )
 
 
-def _falls_on_with_weights(evidence: Evidence, levels: Sequence[float]) -> bool:
+def _keeps_its_pace(evidence: Evidence, levels: Sequence[float]) -> bool:
     """Return whether the only loss of a run falls hardly more slowly in the end, while the weights have doubled.
 
     What a policy maximizes, by an optimizer of its own, may fall like that until all is learned.

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from lightning_gradexplode.diagnose.graph.nodes import Graph, name_of_node
 
-_RECTIFIERS = ("relu", "threshold")
-
 
 def inactive_rectifier(graph: Graph, names: Mapping[int, str]) -> tuple[str, str] | None:
     """Return the last rectifier whose result is zero for all elements, None without one.
@@ -24,7 +22,7 @@ def inactive_rectifier(graph: Graph, names: Mapping[int, str]) -> tuple[str, str
         The name of the operation, and that of the nearest parameter before it, empty if none is known.
     """
     for node in reversed(graph.nodes):
-        if name_of_node(node) in _RECTIFIERS:
+        if name_of_node(node) == "relu":
             result = _saved(node)
             if result is not None and result.is_cpu and result.numel() and not bool(result.any()):
                 return name_of_node(node), _parameter_before(node, names)
@@ -32,7 +30,7 @@ def inactive_rectifier(graph: Graph, names: Mapping[int, str]) -> tuple[str, str
 
 
 def _saved(node: Any) -> Tensor | None:
-    """Return the result of a rectifier, None if it was not saved, or overwritten since."""
+    """Return the result of a rectifier, None if it was overwritten since."""
     try:
         with torch.no_grad():
             result = node._saved_result
