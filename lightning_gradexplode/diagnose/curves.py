@@ -81,6 +81,11 @@ class Curve:
         return float(values.min()) if len(values) else None
 
 
+def fifths(values: FloatArray) -> list[float]:
+    """Return the medians of five parts of a series."""
+    return [float(np.median(part)) for part in np.array_split(values, 5)]
+
+
 def critical_step(evidence: Evidence) -> int:
     """Return the step of the first critical finding, or the step of the incident if there is none."""
     steps = [finding.step for finding in evidence.findings if finding.severity is Severity.CRITICAL]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.curves import curve, is_critical, loss_curve, signs
+from lightning_gradexplode.diagnose.curves import curve, fifths, is_critical, loss_curve, signs
 from lightning_gradexplode.diagnose.learning import ENOUGH, UNLEARNED, learned
 from lightning_gradexplode.diagnose.optimizers import usual_rate
 from lightning_gradexplode.diagnose.remedies.rate import rate_factor
@@ -59,7 +59,7 @@ def units_stay_inactive(evidence: Evidence) -> Iterator[Cause]:
     if _growth_around(evidence, since[first]) < DIVERGED_WEIGHTS:
         return  # layers that were trained, and then frozen
     losses = loss_curve(evidence).since(since[first] + 1).finite.value
-    levels = [float(np.median(part)) for part in np.array_split(losses, 5)] if len(losses) >= ENOUGH else []
+    levels = fifths(losses) if len(losses) >= ENOUGH else []
     if not levels or levels[-1] < FALLS * levels[0] or learned(evidence) < DONE:
         return
     yield _cause(evidence, 0.75, first, since, f"the loss of the {len(losses)} steps since then has not come down")

@@ -11,7 +11,7 @@ from lightning_gradexplode.diagnose.causes.ascent import ascent
 from lightning_gradexplode.diagnose.causes.indication import Indication
 from lightning_gradexplode.diagnose.causes.loss_factors import raised_factor
 from lightning_gradexplode.diagnose.causes.unbounded_parts import critic_of, floor_remedies, learned_factor, spread_of
-from lightning_gradexplode.diagnose.curves import Curve, curve, failing_step, is_critical, loss_curve
+from lightning_gradexplode.diagnose.curves import Curve, curve, failing_step, fifths, is_critical, loss_curve
 from lightning_gradexplode.diagnose.faults.operations import base_name
 from lightning_gradexplode.diagnose.learning import ENOUGH
 from lightning_gradexplode.diagnose.trends import Trend, initial_weight_norm, trend
@@ -163,7 +163,7 @@ def _levels_off(losses: FloatArray, share: float = 1.0) -> bool:
     """Return whether a loss has fallen over the second half of the run by less than a share of its fall before."""
     if len(losses) < MIN_LOSSES:
         return False
-    levels = _fifths(losses)
+    levels = fifths(losses)
     return levels[2] - levels[4] < share * (levels[0] - levels[2])
 
 
@@ -177,13 +177,8 @@ def _falls_faster_and_faster(loss: Curve, norm: Curve, lowest: int) -> bool:
     falls, norms = loss.value[: lowest + 1], norm.finite.value[: lowest + 1]
     if len(falls) < MIN_LOSSES or len(norms) < MIN_LOSSES:
         return False
-    levels, slopes = _fifths(falls), _fifths(norms)
+    levels, slopes = fifths(falls), fifths(norms)
     return _share_downward(falls) >= MIN_SHARE_DOWNWARD and _speeds_up(levels) and slopes[4] > STEEPER * slopes[0]
-
-
-def _fifths(values: FloatArray) -> list[float]:
-    """Return the medians of five parts of a series."""
-    return [float(np.median(part)) for part in np.array_split(values, 5)]
 
 
 def _speeds_up(levels: Sequence[float]) -> bool:
@@ -212,7 +207,7 @@ def keeps_falling(evidence: Evidence) -> Iterator[Cause]:
     loss, norm = loss_curve(evidence).finite.value, curve(evidence, "grad_norm").finite.value
     if len(loss) < ENOUGH or len(norm) < ENOUGH:
         return
-    levels, slopes = _fifths(loss), _fifths(norm)
+    levels, slopes = fifths(loss), fifths(norm)
     start = float(np.median(loss[:5]))
     growth = curve(evidence, "weight_norm").last, initial_weight_norm(evidence)
     # A density may well have a negative loss from the start.
