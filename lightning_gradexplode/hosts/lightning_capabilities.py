@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -106,11 +107,16 @@ class LightningCapabilities(TrainingLoop):
 
 
 def _takes_iterator(module: Any) -> bool:
-    names = getattr(getattr(module.training_step, "__code__", None), "co_varnames", ())
-    return "dataloader_iter" in names
+    return "dataloader_iter" in _signature(module).args
 
 
 def _step_arguments(module: Any, batch: Any, batch_idx: int) -> list[Any]:
-    code = getattr(module.training_step, "__code__", None)
-    names = code.co_varnames[: code.co_argcount] if code is not None else ("self", "batch", "batch_idx")
-    return [batch, batch_idx] if "batch_idx" in names or len(names) > 2 else [batch]
+    """Return what Lightning passes to ``training_step``, which need not take the index of the batch."""
+    signature = _signature(module)
+    takes_index = "batch_idx" in signature.args or len(signature.args) > 2 or signature.varargs is not None
+    return [batch, batch_idx] if takes_index else [batch]
+
+
+def _signature(module: Any) -> inspect.FullArgSpec:
+    """Return the arguments of ``training_step``, ``self`` among them; within a decorator those of the method itself."""
+    return inspect.getfullargspec(getattr(module.training_step, "__wrapped__", module.training_step))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from pathlib import Path
@@ -111,6 +112,46 @@ def test_the_micro_batch_that_fails_is_replayed_and_not_the_last_one(tmp_path: P
 
     assert FAULT % 4 == 2
     assert (replay["status"], replay["first"]["name"], replay["first"]["rows"]) == ("reproduced", "sqrt", [2])
+
+
+def decorated(step: Any) -> Any:
+    """Wrap a training step, as decorators that measure time or check shapes do."""
+
+    @functools.wraps(step)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return step(*args, **kwargs)
+
+    return wrapper
+
+
+class Decorated(Network):
+    """Its training step is within a decorator."""
+
+    training_step = decorated(Network.training_step)
+
+
+class Variadic(Network):
+    """Its training step takes any number of arguments, of which Lightning passes two."""
+
+    def training_step(self, *arguments: Any) -> Any:
+        batch, batch_idx = arguments
+        return super().training_step(batch, batch_idx)
+
+
+class WithoutIndex(Network):
+    """Its training step takes the batch only."""
+
+    def training_step(self, batch: Any) -> Any:
+        return super().training_step(batch, 0)
+
+
+@pytest.mark.parametrize("kind", [Decorated, Variadic, WithoutIndex])
+def test_a_training_step_gets_the_arguments_that_lightning_gives_it(kind: type[Network], tmp_path: Path) -> None:
+    """The replay passes the index of the batch wherever Lightning does, whatever the signature is."""
+    replay = replay_of(kind(), tmp_path)
+
+    assert (replay["status"], replay["reason"]) == ("reproduced", "")
+    assert replay["first"]["code"].endswith("# fault")
 
 
 class Adversarial(Network):
