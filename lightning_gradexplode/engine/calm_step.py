@@ -45,7 +45,6 @@ class CalmStep:
         "_learning_rate",
         "_loss",
         "_micro_batches",
-        "_recorder",
         "_skipped_steps",
         "_weights",
         "clip_rate",
@@ -85,7 +84,6 @@ class CalmStep:
         self._loss, self._learning_rate = loss, state.learning_rate
         self._micro_batches, self._backward_passes = reading.micro_batches, reading.backward_passes
         self._batch_idx, self._epoch, self._skipped_steps = batch_idx, epoch, skipped_steps
-        self._recorder = state.recorder  # another one once the parameters change
 
     @property
     def holds_gradients(self) -> bool:
@@ -126,7 +124,7 @@ class CalmStep:
             findings = [*findings, *detectors.check_after_update(record)]
         if findings:
             record = replace(record, severity=max(int(finding.severity) for finding in findings))
-        self._recorder.add(record)
+        self.state.recorder.add(record)
         return record, findings
 
     def _record(self, weights: Norms | None) -> StepRecord:

@@ -71,9 +71,10 @@ class OptimizerState:
     def parameters(self) -> ParameterSet:
         """Return the optimizer's parameters, listed again after a group was added or a parameter was replaced."""
         if self._parameters is None or not self._parameters.is_current(self.optimizer):
-            self._parameters = self._list_parameters(self.optimizer)
-            self.recorder = Recorder(self._parameters.names)
-            self.is_on_host = self._parameters.on_host
+            parameters = self._list_parameters(self.optimizer)
+            if self._parameters is None:  # later lists are followed by the recorder itself, which keeps its steps
+                self.recorder = Recorder(parameters.names)
+            self._parameters, self.is_on_host = parameters, parameters.on_host
         return self._parameters
 
     @property

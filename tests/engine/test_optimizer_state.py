@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -84,4 +85,19 @@ def test_parameters_are_listed_anew_when_a_group_comes() -> None:
     assert one.parameters() is first
     one.optimizer.add_param_group({"params": [module.bias]})
     assert one.parameters().names == ("weight", "bias")
-    assert one.recorder.parameters == ("weight", "bias")
+
+
+def test_recorded_steps_stay_when_a_group_comes() -> None:
+    """The steps before a change of the parameters are those of the same run, and the first ones stay the first."""
+    module = nn.Linear(2, 3)
+    one = OptimizerState(0, SGD([module.weight], lr=0.1), [], None, partial(parameters_of, module=module))
+    for step in range(40):
+        if step == 20:
+            one.optimizer.add_param_group({"params": [module.bias]})
+        names = one.parameters().names
+        one.recorder.add(record(step, parameters=names, per_parameter={"grad_norm": np.full(len(names), 1.0 + step)}))
+    history = one.recorder.history()
+    np.testing.assert_array_equal(history.step, np.arange(40))
+    assert history.parameters == ("weight", "bias")
+    np.testing.assert_array_equal(history.parameter_grad_norm[:, 0], 1.0 + np.arange(40))
+    assert one.recorder.first().step.tolist() == list(range(16))
