@@ -56,7 +56,7 @@ def planned_step(
         remembered: Norm of the optimizer's momentum buffers.
     """
     groups, norm = optimizer.param_groups, record.grad_norm
-    rate = max((float(group.get("lr", 0.0)) for group in groups), default=0.0)
+    rate = max(map(_rate, groups), default=0.0)
     if norm is None or not rate > 0 or isinstance(optimizer, LBFGS):
         return None
     memory = max(1 / (1 - momentum(group)) for group in groups)
@@ -73,9 +73,14 @@ def planned_step(
     return PlannedStep(rate, share if math.isfinite(share) else 1e300, decrease, memory)
 
 
+def _rate(group: Mapping[str, Any]) -> float:
+    """Return the learning rate of a group; 0.0 if an optimizer without one, or with None, computes its own."""
+    return float(group.get("lr") or 0.0)
+
+
 def momentum(group: Mapping[str, Any]) -> float:
     """Return the momentum of gradient descent, 0.0 for other optimizers."""
-    return min(float(group.get("momentum", 0.0)), 0.9999)
+    return min(float(group.get("momentum") or 0.0), 0.9999)
 
 
 def _by_learning_rate(groups: Sequence[Mapping[str, Any]], record: StepRecord) -> tuple[float, float]:
@@ -84,7 +89,7 @@ def _by_learning_rate(groups: Sequence[Mapping[str, Any]], record: StepRecord) -
     The decrease is the learning rate times the sum of all absolute gradients, which is estimated from their norms.
     """
     sizes = [float(one.numel()) for group in groups for one in group["params"]]
-    rates = [float(group["lr"]) for group in groups for _ in group["params"]]
+    rates = [_rate(group) for group in groups for _ in group["params"]]
     norms = record.per_parameter.get("grad_norm")
     move = math.hypot(*(rate * math.sqrt(size) for rate, size in zip(rates, sizes, strict=True))) / _ADAPTIVE
     if norms is None or len(norms) != len(sizes):
@@ -108,8 +113,7 @@ def _by_gradient(groups: Sequence[Mapping[str, Any]], record: StepRecord, rememb
     norm = record.grad_norm or 0.0
     of_buffers = remembered / norm if norm > 0 else 0.0
     rates = [
-        float(group["lr"]) * (max((1 - momentum(group)) ** -0.6, of_buffers) if momentum(group) else 1.0)
-        for group in groups
+        _rate(group) * (max((1 - momentum(group)) ** -0.6, of_buffers) if momentum(group) else 1.0) for group in groups
     ]
     sizes, norms = [len(group["params"]) for group in groups], record.per_parameter.get("grad_norm")
     if len(rates) == 1 or norms is None or sum(sizes) != len(norms):

@@ -5,10 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torch.optim import Adagrad
+from torch.optim import SGD, Adagrad
 
 from lightning_gradexplode.clip.step_size.planned_step import planned_step
 from tests.detect.steps import record
+
+
+@pytest.mark.parametrize("fields", [{"lr": None}, {"lr": None, "momentum": None}])
+def test_an_optimizer_that_computes_its_own_rate_has_no_planned_step(fields: dict[str, None]) -> None:
+    """The rate of such an optimizer, as Adafactor's, is None, which is no failure of the policy."""
+    optimizer = SGD([nn.Parameter(torch.zeros(3))], lr=0.1)
+    optimizer.param_groups[0].update(fields)
+    assert planned_step(optimizer, record(0), 1.0) is None
 
 
 @pytest.mark.parametrize("steps", [1, 30, 300])
