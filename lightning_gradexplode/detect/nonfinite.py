@@ -38,7 +38,9 @@ class NonFiniteLoss(Detector):
             return None
         self._streak += 1
         rank = "" if record.rank is None else f" of rank {record.rank}"
-        first = max(0, record.batch_idx - record.micro_batches + 1)
+        # The last window of an epoch may have fewer batches.
+        count = min(record.micro_batches, record.backward_passes or record.micro_batches)
+        first = max(0, record.batch_idx - count + 1)
         batches = f"batch {record.batch_idx}" if first == record.batch_idx else f"batches {first} to {record.batch_idx}"
         message = f"the loss is {'NaN' if math.isnan(record.loss) else 'infinite'} at {batches}{rank}"
         is_harmless = False

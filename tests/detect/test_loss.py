@@ -23,11 +23,20 @@ def test_a_nonfinite_loss_is_critical_at_once(loss: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch_idx", "micro_batches", "named"), [(9, 1, "batch 9"), (9, 2, "batches 8 to 9"), (1, 4, "batches 0 to 1")]
+    ("batch_idx", "micro_batches", "passes", "named"),
+    [
+        (9, 1, None, "batch 9"),
+        (9, 2, None, "batches 8 to 9"),
+        (1, 4, None, "batches 0 to 1"),
+        (9, 4, 2, "batches 8 to 9"),  # the last window of an epoch of ten batches
+        (9, 2, 7, "batches 8 to 9"),  # gradients that are not cleared
+    ],
 )
-def test_a_loss_of_several_micro_batches_names_all_of_them(batch_idx: int, micro_batches: int, named: str) -> None:
+def test_a_loss_of_several_micro_batches_names_all_of_them(
+    batch_idx: int, micro_batches: int, passes: int | None, named: str
+) -> None:
     """It is not known which of them made it NaN; an epoch may end within them."""
-    failing = record(4, loss=math.nan, batch_idx=batch_idx, micro_batches=micro_batches)
+    failing = record(4, loss=math.nan, batch_idx=batch_idx, micro_batches=micro_batches, backward_passes=passes)
     (finding,) = findings_of(NonFiniteLoss(), [failing])
     assert finding.message == f"the loss is NaN at {named}"
 
