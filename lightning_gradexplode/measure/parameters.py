@@ -51,7 +51,8 @@ class ParameterSet:
         tensors: The parameters, in the same order.
         shown: Whether include and exclude select each to be shown by itself.
         shards: How they are spread over processes.
-        listed: The parameters of all groups as the optimizer lists them.
+        listed: The parameters of all groups as the optimizer lists them, without those on the meta device. With one of
+            these, the set is never current: it is made again at each step, in case the parameter has got its numbers.
         on_host: Whether all are in the memory of the host.
         gradient_plan: How their gradients are measured together.
     """
@@ -86,7 +87,8 @@ def parameters_of(
     """List an optimizer's parameters under the names that the module has for them.
 
     Args:
-        optimizer: Owner of the parameters: those in its ``param_groups``, tied ones once.
+        optimizer: Owner of the parameters: those in its ``param_groups``, tied ones once, without those on the meta
+            device, which hold no numbers.
         module: Source of the names; a parameter that it does not hold is named ``group<i>.parameter<j>``.
         include: Name patterns (``fnmatch``) of parameters that are shown by themselves.
         exclude: Name patterns of parameters that are not.
@@ -98,7 +100,7 @@ def parameters_of(
     taken: set[str] = set()
     for i, group in enumerate(optimizer.param_groups):
         for j, parameter in enumerate(group["params"]):
-            if id(parameter) in found:
+            if id(parameter) in found or parameter.is_meta:
                 continue
             name = names.get(id(parameter), f"group{i}.parameter{j}")
             if name in taken:
@@ -112,7 +114,7 @@ def parameters_of(
         tensors=tensors,
         shown=tuple(matches(name, include) and not matches(name, exclude) for name in listed),
         shards=ShardLayout(world, replicas(tensors, world.size)),
-        listed=tuple(parameter for group in optimizer.param_groups for parameter in group["params"]),
+        listed=tuple(one for group in optimizer.param_groups for one in group["params"] if not one.is_meta),
         on_host=all(map(reading.is_on_host, tensors)),
         gradient_plan=NormPlan(tensors),
     )

@@ -79,7 +79,7 @@ def buffers_of(network: nn.Module, prefix: str = "") -> list[Buffer]:
 
 def is_finite(tensor: Tensor) -> bool:
     """Return whether all elements of a tensor, or of the part of it that this process holds, are finite."""
-    is_number = tensor.is_floating_point() or tensor.is_complex()
+    is_number = (tensor.is_floating_point() or tensor.is_complex()) and not tensor.is_meta
     return not is_number or bool(torch.isfinite(local_part(tensor)).all())
 
 

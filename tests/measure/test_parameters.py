@@ -48,6 +48,21 @@ def test_tied_weights_count_once() -> None:
     assert parameters_of(optimizer, module).names == ("0.weight",)
 
 
+def test_a_parameter_on_the_meta_device_counts_once_it_has_numbers() -> None:
+    """It has none to measure before; the list is made again until then."""
+    module = network()
+    module.get_submodule("0").to_empty(device="meta")
+    optimizer = SGD(module.parameters(), lr=0.1)
+    found = parameters_of(optimizer, module)
+    assert (found.names, found.on_host) == (("1.weight", "1.bias"), True)
+    assert not found.is_current(optimizer)
+    module.get_submodule("0").to_empty(device="cpu")
+    optimizer.param_groups[0]["params"] = list(module.parameters())
+    found = parameters_of(optimizer, module)
+    assert len(found.names) == 4
+    assert found.is_current(optimizer)
+
+
 def test_a_parameter_that_the_module_does_not_hold_is_named_by_its_place() -> None:
     """A parameter from elsewhere is named by its group and place, and no name is given twice."""
     stranger, other = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
