@@ -32,8 +32,7 @@ class Diagnoses:
         collected, shown = self._evidence, self._shown
         if not collected.has_incident:
             return shown or collect_or_log("the diagnosis", lambda: diagnose_calm(collected.calm_evidence()))
-        evidence = collected.evidence(attempts)
-        found = collect_or_log("the diagnosis", lambda: diagnose(evidence))
+        found = collect_or_log("the diagnosis", lambda: diagnose(collected.evidence(attempts)))
         if found is None or shown is None or shown.step != found.step or _cause(shown) != _cause(found):
             return found
         return shown  # further findings of the incident do not change a diagnosis that was shown

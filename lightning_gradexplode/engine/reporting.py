@@ -155,7 +155,7 @@ class IncidentReporter:
         Args:
             attempts: What the responses did.
         """
-        self._write(self._evidence.evidence(attempts), self._diagnoses.current(attempts))
+        self._write_or_log(lambda: self._write(self._evidence.evidence(attempts), self._diagnoses.current(attempts)))
 
     def _write(self, evidence: Evidence, diagnosis: Diagnosis | None) -> Report | None:
         self._is_missing, folder = False, self._folder

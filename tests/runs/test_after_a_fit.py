@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from lightning_gradexplode import GradientExplosionMonitor
+from lightning_gradexplode.engine.evidence import EvidenceCollector
 from lightning_gradexplode.hosts.lightning_namespaces import Callback
 from tests.runs.models import Batch, Regression
 from tests.runs.probe import QUIET
@@ -194,3 +195,20 @@ def test_a_tested_checkpoint_does_not_leak_into_the_next_fit(tmp_path: Path) -> 
     calm.test(Tested(), ckpt_path=tmp_path / "saved.ckpt", **({"weights_only": False} if takes_choice else {}))
     calm.fit(Tested())
     assert calm.callbacks[0].findings == []
+
+
+@pytest.mark.parametrize("report", [True, "always"])
+def test_a_fit_ends_as_usual_if_the_monitor_cannot_collect_its_evidence(
+    report: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure of the monitor itself leaves the results that it has, also when they are read at the end."""
+
+    def evidence(*arguments: Any) -> Any:
+        raise ValueError("broken on purpose")
+
+    monkeypatch.setattr(EvidenceCollector, "evidence", evidence)
+    monitor = GradientExplosionMonitor(report=report)
+    pl.Trainer(**QUIET, logger=False, callbacks=[monitor], default_root_dir=tmp_path).fit(Copying(2))
+    assert monitor.failed
+    assert monitor.exploded
+    assert monitor.diagnosis() is None
