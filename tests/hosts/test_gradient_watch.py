@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_gradexplode import GradientWatch
-from tests.hosts.loops import batches, loss_of, network, train_step, train_until_stopped
+from tests.hosts.loops import batches, loss_of, network, recorded, train_step, train_until_stopped
 from tests.runs.optimizers import SharesAttributes, StepOfInstance
 
 
@@ -59,6 +59,19 @@ def test_the_norm_is_the_one_before_the_loops_own_clipping(arguments: dict[str, 
     assert watch.last.step == 11
     assert watch.last.grad_norm_clipped == pytest.approx(0.1, rel=1e-4)
     assert all(torch.equal(one, other) for one, other in zip(model.parameters(), plain.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("on_explosion", ["warn", "skip"])
+def test_a_parameter_without_numbers_does_not_end_the_measurement(on_explosion: str) -> None:
+    """A parameter on the meta device, which the loss does not use, is passed over."""
+    model = network()
+    model.register_parameter("unused", nn.Parameter(torch.empty(3, device="meta")))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    watch = GradientWatch(model, optimizer, report=False, on_explosion=on_explosion, log_every_n_steps=1)
+    for batch in batches(4):
+        assert train_step(watch, model, optimizer, batch) == pytest.approx(recorded(watch), rel=1e-6)
+    watch.close()
+    assert not watch.failed
 
 
 def nan_run(on_explosion: str) -> tuple[nn.Module, GradientWatch]:
@@ -244,3 +257,32 @@ def test_a_step_that_calls_no_hooks_is_followed_within_a_wrapper_or_refused(
     else:
         (line,) = [one.getMessage() for one in caplog.records]
         assert "takes no hooks around its step" in line
+
+
+class Unequal(Tensor):
+    """A tensor that must not be compared: on an accelerator, the host would wait for the result."""
+
+    def __eq__(self, other: object) -> bool:
+        """Raise."""
+        raise AssertionError("the losses are compared")
+
+    __hash__ = Tensor.__hash__
+
+
+def test_losses_that_wait_for_a_backward_pass_are_not_compared() -> None:
+    """Several losses may be announced before the first backward pass, as those of an adversarial network."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    watch = GradientWatch(model, optimizer, report=False)
+    for seed in range(4):
+        optimizer.zero_grad()
+        losses = [loss_of(model, batch).as_subclass(Unequal) for batch in batches(3, seed)]
+        for loss in losses:
+            watch.loss(loss)
+        for loss in losses:
+            loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    watch.close()
+    assert not watch.failed
+    assert watch.last is not None
+    assert watch.last.step == 3
