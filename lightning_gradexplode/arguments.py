@@ -153,6 +153,13 @@ class Arguments:
         """Whether any response can change the run."""
         return any(not response.only_warns for response in self.responses)
 
+    @property
+    def clip_name(self) -> str | None:
+        """The clip policy as the user has given it: ``"auto"``, a number, or the name of a class; None without one."""
+        if type(self.clip) is ConstantClip:
+            return str(self.clip.value)
+        return None if self.clip is None else "auto" if type(self.clip) is AutoPolicy else type(self.clip).__name__
+
     def intervals(self, loop_interval: int) -> tuple[int, int]:
         """Return the intervals of scalars and histograms, in steps.
 

@@ -24,7 +24,7 @@ def conflicts(arguments: Arguments, loop: TrainingLoop) -> Iterator[str]:
     own_clip, _ = loop.clip_setting
     if arguments.clip is not None and own_clip is not None and loop.is_automatic and not loop.overrides_clipping:
         yield (
-            f"the training loop clips by {own_clip:g} and clip={type(arguments.clip).__name__} is set too; "
+            f"the training loop clips by {own_clip:g} and clip={arguments.clip_name} is set too; "
             "gradients are clipped by clip= only, the loop's own value is restored at the end"
         )
     types = {parameter.device.type for parameter in loop.module.parameters()} - _KNOWN

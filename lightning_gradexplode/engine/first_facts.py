@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from lightning_gradexplode.arguments import Arguments
-from lightning_gradexplode.clip import AutoPolicy, ClipPolicy, ConstantClip
 from lightning_gradexplode.distributed.process_group import Alone
 from lightning_gradexplode.engine.collect_or_log import collect_or_log
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
@@ -35,7 +34,7 @@ def first_facts(loop: TrainingLoop, arguments: Arguments, states: Sequence[Optim
         "automatic": loop.is_automatic,
         "clip_val": value,
         "clip_algorithm": algorithm,
-        "clip_policy": None if arguments.clip is None else _policy_name(arguments.clip),
+        "clip_policy": arguments.clip_name,
         "on_explosion": tuple(type(one).__name__ for one in arguments.responses if not one.only_warns),
         "first_step": loop.step,
         "is_resumed": loop.step > loop.first_step,
@@ -47,10 +46,3 @@ def first_facts(loop: TrainingLoop, arguments: Arguments, states: Sequence[Optim
         lambda: with_first_batch(collect_run_facts(loop.module, optimizers, settings), batch),
     )
     return RunFacts() if facts is None else facts
-
-
-def _policy_name(policy: ClipPolicy) -> str:
-    """Return how the user has given a clip policy: ``"auto"``, a number, or the name of a class."""
-    if type(policy) is ConstantClip:
-        return str(policy.value)
-    return "auto" if type(policy) is AutoPolicy else type(policy).__name__
