@@ -50,8 +50,9 @@ class AttributeState:
             copies: What each object was copied to, by its ``id``.
         """
         for part, numbers in self._numbers:
-            values = vars(copies.get(id(part), part)) if id(part) in copies else {}
-            values.update({name: one for name, one in numbers.items() if type(values.get(name)) in _NUMBERS})
+            if id(part) in copies:
+                values = vars(copies[id(part)])
+                values.update({name: one for name, one in numbers.items() if type(values.get(name)) in _NUMBERS})
         for generator, state in self._generators:
             if id(generator) in copies:
                 _set_state(copies[id(generator)], state)
