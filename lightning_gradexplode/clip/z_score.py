@@ -51,7 +51,7 @@ class ZScoreClip(Stateful, ClipPolicy):
             if usable and norm is not None:
                 self._begin(norm)
             return None
-        deviation = max(math.sqrt(self._variance), 0.01 * self._mean, sys.float_info.min)  # the mean may underflow
+        deviation = self._deviation()
         edge = self._mean + self.limit * deviation
         if norm is None or not usable:
             return edge
@@ -66,10 +66,13 @@ class ZScoreClip(Stateful, ClipPolicy):
             return None
         if len(self._first) < self.warmup:
             return torch.full_like(norm, math.inf)
-        deviation = max(math.sqrt(self._variance), 0.01 * self._mean)
+        deviation = self._deviation()
         score = (norm - self._mean) / deviation
         clipped = self._mean + self.limit**2 * deviation / score
         return torch.where(score > self.limit, clipped, self._mean + self.limit * deviation)
+
+    def _deviation(self) -> float:
+        return max(math.sqrt(self._variance), 0.01 * self._mean, sys.float_info.min)  # the mean may underflow
 
     def _begin(self, norm: float) -> None:
         self._first.append(norm)

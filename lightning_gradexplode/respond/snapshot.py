@@ -184,7 +184,8 @@ def _random_state() -> State:
     name, keys, *rest = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),
-        "devices": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        # asking for them would initialize CUDA, and take memory of the GPU, in a run that does not use it
+        "devices": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
         "numpy": [str(name), torch.from_numpy(np.asarray(keys, dtype=np.int64)), *map(float, rest)],
         "python": random.getstate(),
     }

@@ -44,6 +44,14 @@ def test_the_score_is_the_same(norms: list[float], limit: float) -> None:
         assert device == pytest.approx(host, rel=1e-9)
 
 
+def test_the_score_of_a_norm_after_those_that_are_almost_zero_is_the_same() -> None:
+    """A hundredth of their mean is zero, which nothing can be divided by."""
+    policy = ZScoreClip(warmup=2)
+    for norm in (5e-324, 5e-324, 5e-324, 1e-300):
+        device, host = on_both(policy, norm)
+        assert device == host
+
+
 @pytest.mark.parametrize("policy", [PercentileClip(), ZScoreClip(warmup=2)])
 @pytest.mark.parametrize("norm", [math.nan, math.inf])
 def test_a_norm_that_is_not_finite_is_not_remembered(policy: ClipPolicy, norm: float) -> None:

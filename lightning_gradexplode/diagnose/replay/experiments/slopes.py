@@ -53,7 +53,7 @@ def slope_ratios(
         ``"slope_ratio"``, the slope divided by the one that the gradients predict, and ``"slope_ratios"``, pairs of a
         parameter and the same along its gradient alone. Without an entry if it cannot be measured.
     """
-    norms = {name: float(torch.linalg.vector_norm(one.detach().float())) for name, one in gradients.items()}
+    norms = {name: float(torch.linalg.vector_norm(_wide(one.detach()))) for name, one in gradients.items()}
     total = math.hypot(*norms.values())
     if not (0 < norm < math.inf and 0 < abs(loss) < math.inf) or not _agree(total, norm, variants.loss_scale):
         return {}  # they were clipped or cleared since
@@ -88,6 +88,10 @@ def slope_ratios(
     except ReplayStopped:
         pass  # the time limit is reached
     return {"slope_ratio": whole, "slope_ratios": tuple(ratios)}
+
+
+def _wide(gradient: Tensor) -> Tensor:
+    return gradient if gradient.is_complex() else gradient.float()
 
 
 def _moved(weight: Tensor, gradient: Tensor, factor: float) -> Tensor:

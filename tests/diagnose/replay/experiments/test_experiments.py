@@ -143,6 +143,28 @@ class TestSlopes:
         assert shares["0.weight"] == pytest.approx(1 / factor, rel=0.03)
         assert shares["1.weight"] == pytest.approx(1.0, rel=0.03)
 
+    def test_gradients_of_complex_parameters_have_a_slope(self, batch: Any) -> None:
+        """Their imaginary parts count, too."""
+
+        class Turned(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.weight = nn.Parameter(torch.tensor([[0.3 + 0.5j], [0.2 - 0.7j], [1j]]))
+
+            def forward(self, x: Tensor) -> Tensor:
+                return (x.to(self.weight.dtype) @ self.weight).abs().square()
+
+        module = Turned()
+        squared_error(module, batch, 0).backward()
+        gradients = {"weight": module.weight.grad}
+        step = ReplayStep(module, squared_error, batch)
+
+        found = run_experiments(
+            step, replay_step(step), memory_grad_norm=float(module.weight.grad.norm()), gradients=gradients
+        )
+
+        assert found.slope_ratio == pytest.approx(1.0, abs=0.01)
+
     def test_gradients_that_were_clipped_since_are_not_measured(self, module: Any, batch: Any) -> None:
         """Their norm is no longer the one that was measured, so that they may be those of another step."""
         squared_error(module, batch, 0).backward()
