@@ -82,7 +82,7 @@ def show(folder: Path, as_json: bool, check: bool) -> int:
 
     FOLDER contains the report. If it has none, the latest report below it is printed.
     """
-    return _show(read_report(find_report(folder)), as_json, check)
+    return _show(_report_of(folder), as_json, check)
 
 
 @command.command()
@@ -105,7 +105,7 @@ def compare(first: Path, second: Path, as_json: bool) -> None:
 
     FIRST and SECOND contain the reports. Differences are marked by an asterisk.
     """
-    table = comparison(*(read_report(find_report(folder)) for folder in (first, second)))
+    table = comparison(*(_report_of(folder) for folder in (first, second)))
     if as_json:
         _echo_json({name: {"first": one, "second": other} for name, one, other in table})
     else:
@@ -136,7 +136,12 @@ def diagnose(
     LOG is a CSV file, a TensorBoard event file, an offline W&B run, or a folder; of the logs below a folder the latest
     is used.
     """
-    metrics = offline.read_metrics(log)
+    file = offline.latest_log(log) if log.is_dir() else log
+    metrics = offline.read_metrics(file)
+    if file != log:
+        click.echo(f"Log: {file}", err=True)
+    if (own := file.parent / "gradexplode" / "steps.npz").exists():
+        click.echo(f"The run was monitored; gradexplode show {own.parent} prints its own diagnosis", err=True)
     content = offline.examine(
         metrics,
         log.resolve().name,
@@ -160,7 +165,7 @@ def diagnose(
 def demo(folder: Path) -> None:
     """Train a small network whose gradients explode.
 
-    It is trained again with clipping. This takes seconds and downloads nothing.
+    It is trained again with clipping. This takes less than a minute and downloads nothing.
     """
     from lightning_gradexplode import demo as program
 
@@ -223,6 +228,15 @@ def wandb_workspace(project: str, entity: str, name: str) -> None:
     Its URL is printed.
     """
     click.echo(save_workspace(project, entity, name))
+
+
+def _report_of(folder: Path) -> ReportContent:
+    """Return the report in a folder, or the latest one below it, whose folder is then printed."""
+    found = find_report(folder)
+    content = read_report(found)
+    if found != folder:
+        click.echo(f"Report: {found}", err=True)
+    return content
 
 
 def _show(content: ReportContent, as_json: bool, check: bool) -> int:

@@ -50,7 +50,7 @@ def read_metrics(path: Path) -> dict[str, Series]:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     if path.is_dir():
-        return read_metrics(_latest_log(path))
+        return read_metrics(latest_log(path))
     if path.suffix == ".wandb":
         return _wandb(path)
     if "tfevents" in path.name:
@@ -60,8 +60,12 @@ def read_metrics(path: Path) -> dict[str, Series]:
     raise ValueError(f"{path.name} must be a CSV file, a TensorBoard event file or a .wandb file")
 
 
-def _latest_log(folder: Path) -> Path:
-    """Return the latest log in a folder, or else the latest one below it."""
+def latest_log(folder: Path) -> Path:
+    """Return the latest log in a folder, or else the latest one below it.
+
+    Raises:
+        ValueError: There is none.
+    """
     for pattern in ("*tfevents*", "metrics.csv", "*.wandb", "*.csv", "**/*tfevents*", "**/metrics.csv", "**/*.wandb"):
         found = [path for path in folder.glob(pattern) if path.is_file()]
         if found:

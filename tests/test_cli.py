@@ -89,6 +89,26 @@ def test_compare_marks_what_differs(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert json.loads(capsys.readouterr().out)["Verdict"] == {"first": "exploding", "second": "healthy"}
 
 
+def test_what_was_found_below_a_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The latest of several runs is read; standard error says which one it is, and that a log has a report."""
+    folder = tmp_path / "version_0" / "gradexplode"
+    write_report(folder, examples.growing())
+    metrics = tmp_path / "version_0" / "metrics.csv"
+    with metrics.open("w", newline="") as file:
+        csv.writer(file).writerows([("step", "train/loss", "total_grad_norm"), *metrics_of()])
+    assert main(["show", str(tmp_path), "--json"]) == 0
+    assert capsys.readouterr().err == f"Report: {folder}\n"
+    assert main(["compare", str(folder), str(tmp_path)]) == 0
+    assert capsys.readouterr().err == f"Report: {folder}\n"
+    assert main(["diagnose", str(tmp_path)]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"Log: {metrics}",
+        f"The run was monitored; gradexplode show {folder} prints its own diagnosis",
+    ]
+    assert main(["diagnose", str(metrics)]) == 0
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_diagnose_reads_the_logs_of_other_tools(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A CSV file and TensorBoard event files of the same numbers have the same first critical finding."""
     steps = []

@@ -19,6 +19,7 @@ from lightning_gradexplode.engine.step_hooks import calls_hooks
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.hosts.csv_log import CSVLog
 from lightning_gradexplode.hosts.logger_attributes import LoggerAttributes
+from lightning_gradexplode.report import public_name
 
 
 class TorchLoop(TrainingLoop):
@@ -178,6 +179,11 @@ class TorchLoop(TrainingLoop):
     def report_folder(self, report: Path | bool | Literal["always"]) -> Path | None:
         """Return the folder for reports."""
         return self._own(report) if isinstance(report, Path) else super().report_folder(report)
+
+    @property
+    def run_name(self) -> str:
+        """Name of the folder that was given."""
+        return super().run_name if self._folder is None else public_name(self._folder.resolve())
 
     def _own(self, folder: Path) -> Path:
         """Return a folder of this process, where others that measure for themselves may write to the same one."""

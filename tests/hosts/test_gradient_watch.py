@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -286,3 +288,18 @@ def test_losses_that_wait_for_a_backward_pass_are_not_compared() -> None:
     assert not watch.failed
     assert watch.last is not None
     assert watch.last.step == 3
+
+
+@pytest.mark.parametrize(("folder", "name"), [("runs/a", "a"), (".", "here"), (None, "run")])
+def test_the_run_is_named_after_its_folder(
+    folder: str | None, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reports of several runs can be told apart; without a folder there is no name."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with GradientWatch(model, optimizer, log_dir=folder, report="always") as watch:
+        train_step(watch, model, optimizer, batches(1)[0])
+    (file,) = tmp_path.rglob("diagnosis.json")
+    assert json.loads(file.read_text())["run"]["name"] == name
