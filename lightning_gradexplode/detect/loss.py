@@ -115,7 +115,7 @@ class DivergingLoss(Detector):
     def _critical(self, record: StepRecord, baselines: Baselines) -> Finding:
         loss, start, grown = record.loss, baselines.loss.start, baselines.weights.growth
         assert loss is not None
-        weights = f", with weights {grown:.3g} times as large" if grown >= MOVED else ""
+        weights = f"; the weights are {grown:.3g} times as large as at the start" if grown >= MOVED else ""
         before = "before the rise it was" if baselines.loss.shift else "its first values were"
         message = f"the loss is {loss:.4g}, {before} about {start:.4g}{weights}"
         return self.finding(record, Severity.CRITICAL, loss, baselines.loss.above(self.limit), message)
