@@ -83,8 +83,9 @@ def diagnose(evidence: Evidence) -> Diagnosis:
 
     A cause is reported from a confidence of 0.35 on. The confidence of a cause that another one explains (`EXPLAINS`)
     is halved; if the other one has a confidence of at least 0.7, it is an alternative of low confidence, and from 0.95
-    on it is dropped. Without any cause left, the cause is ``"unknown"``, with the measurements. A rule that raises is
-    ignored.
+    on it is dropped. In a run that has learned nevertheless, causes of failure are less likely. Without any cause left,
+    the causes of a run that has not failed are looked for (`calm_causes`) if it has not, else the cause is
+    ``"unknown"``, with the measurements. A rule that raises is ignored.
 
     Args:
         evidence: The evidence; each part may be missing.

@@ -19,7 +19,7 @@ def what_happened(evidence: Evidence) -> str:
         sentence += " All gradients of that step are zero, so that no weight is harmed."
     elif evidence.is_left_out:
         sentence += " The training loop runs no optimizer step for it, so that no weight is harmed."
-    elif not evidence.weights_are_finite:
+    elif not evidence.weights_are_finite and (failed is None or failed.sign != "nonfinite-weight"):
         sentence += " The weights are not finite any more."
     return sentence
 

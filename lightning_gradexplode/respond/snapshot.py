@@ -184,11 +184,16 @@ def _random_state() -> State:
     name, keys, *rest = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),
-        # asking for them would initialize CUDA, and take memory of the GPU, in a run that does not use it
-        "devices": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "devices": _states_of_devices(),
         "numpy": [str(name), torch.from_numpy(np.asarray(keys, dtype=np.int64)), *map(float, rest)],
         "python": random.getstate(),
     }
+
+
+def _states_of_devices() -> list[Tensor]:
+    """Return the states of all GPUs; of none in a run that uses none, where asking would take memory of each GPU."""
+    uses_gpu: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return torch.cuda.get_rng_state_all() if uses_gpu else []
 
 
 def _restore_random_state(state: State) -> None:

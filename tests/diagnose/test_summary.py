@@ -26,6 +26,13 @@ def test_no_batch_stands_beside_an_earlier_step() -> None:
     assert "batch 28" not in text
 
 
+def test_weights_that_are_not_finite_are_named_once() -> None:
+    """After an update that made them so, a sentence of its own says nothing more."""
+    for sign, is_said in ("nonfinite-gradient", True), ("nonfinite-weight", False):
+        text = what_happened(failed(8, sign))
+        assert ("The weights are not finite any more." in text) is is_said
+
+
 def test_a_harmless_incident_is_called_harmless() -> None:
     """For a NaN loss with gradients of zero the summary states that no weight is harmed."""
     assert "no weight" in diagnose(FAULTS["all labels ignored"][1]).what

@@ -264,7 +264,7 @@ def test_a_step_that_calls_no_hooks_is_followed_within_a_wrapper_or_refused(
 class Unequal(Tensor):
     """A tensor that must not be compared: on an accelerator, the host would wait for the result."""
 
-    def __eq__(self, other: object) -> bool:
+    def __eq__(self, other: object) -> bool:  # type: ignore[override]
         """Raise."""
         raise AssertionError("the losses are compared")
 

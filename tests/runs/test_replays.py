@@ -141,7 +141,7 @@ class Variadic(Network):
 class WithoutIndex(Network):
     """Its training step takes the batch only."""
 
-    def training_step(self, batch: Any) -> Any:
+    def training_step(self, batch: Any) -> Any:  # type: ignore[override]
         return super().training_step(batch, 0)
 
 

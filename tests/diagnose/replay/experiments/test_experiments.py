@@ -156,12 +156,11 @@ class TestSlopes:
 
         module = Turned()
         squared_error(module, batch, 0).backward()
-        gradients = {"weight": module.weight.grad}
-        step = ReplayStep(module, squared_error, batch)
+        gradient = module.weight.grad
+        assert gradient is not None
+        step, norm = ReplayStep(module, squared_error, batch), float(gradient.norm())
 
-        found = run_experiments(
-            step, replay_step(step), memory_grad_norm=float(module.weight.grad.norm()), gradients=gradients
-        )
+        found = run_experiments(step, replay_step(step), memory_grad_norm=norm, gradients={"weight": gradient})
 
         assert found.slope_ratio == pytest.approx(1.0, abs=0.01)
 
