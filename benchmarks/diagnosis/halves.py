@@ -18,6 +18,7 @@ from benchmarks.diagnosis import (
     fourth,
     held_out,
     left_out,
+    nineteenth,
     ninth,
     second,
     seventeenth,
@@ -52,6 +53,7 @@ Half = Literal[
     "sixteenth",
     "seventeenth",
     "eighteenth",
+    "nineteenth",
     "held_out",
 ]
 NOT_BY_CASE: tuple[Half, ...] = ("ninth", "held_out")
@@ -76,6 +78,7 @@ _PACKAGES = {
     "sixteenth": sixteenth,
     "seventeenth": seventeenth,
     "eighteenth": eighteenth,
+    "nineteenth": nineteenth,
     "held_out": held_out,
 }
 
