@@ -1,6 +1,6 @@
 """Curves, pictures as functions, gains of sounds and weights in half precision, after public reports."""
 # ruff: noqa: D102
-# mypy: disable-error-code="no-any-return,no-untyped-call,operator,index"
+# mypy: disable-error-code="no-any-return,no-untyped-call,operator,index,union-attr,arg-type"
 
 from __future__ import annotations
 
