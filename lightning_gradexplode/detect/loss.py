@@ -247,5 +247,5 @@ class StalledLoss(Detector):
         limit = start - self.least * abs(start)
         if now <= limit:
             return None
-        message = f"the median loss is {now:.4g} after {record.step + 1} steps, that of the first ones {start:.4g}"
+        message = f"the median loss is {now:.4g} at step {record.step}, that of the first ones was {start:.4g}"
         return self.finding(record, Severity.INFO, now, limit, message)

@@ -63,9 +63,10 @@ class LoggingSchedule:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the step until which everything is due."""
-        return {"alert_until": self._alert_until}
+        """Return the steps until which everything is measured and logged."""
+        return {"alert_until": self._alert_until, "log_until": self._log_until}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state that `state_dict` returned."""
         self._alert_until = int(state["alert_until"])
+        self._log_until = int(state.get("log_until", -1))  # 0.2.0 did not save it

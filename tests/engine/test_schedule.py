@@ -76,3 +76,15 @@ def test_what_is_never_logged_is_not_logged_after_many_findings_either(scalars: 
         logged.append((schedule.logs_scalars(step), schedule.logs_histograms(step)))
     assert any(one for one, _ in logged)
     assert logged[25] == (False, False)
+
+
+def test_a_resumed_run_logs_the_steps_after_a_finding() -> None:
+    """As an uninterrupted one does; a checkpoint of an earlier version has no such step."""
+    saved = LoggingSchedule(scalars=50, histograms=50)
+    saved.alert(7, ["a sign"])
+    resumed = LoggingSchedule(scalars=50, histograms=50)
+    resumed.load_state_dict(saved.state_dict())
+    assert resumed.due(9)[0]
+    assert resumed.logs_scalars(9)
+    resumed.load_state_dict({"alert_until": 17})
+    assert not resumed.logs_scalars(9)
