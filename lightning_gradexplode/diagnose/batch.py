@@ -57,7 +57,13 @@ def is_of_batch(evidence: Evidence, term: LossTerm) -> bool:
     fields = evidence.batch.fields if evidence.batch is not None else ()
     if not fields or any(map(is_from_graph, fields)) or len(term.inputs) < 2:
         return True
-    return any(is_same(one, term.inputs[1]) for one in fields)
+    return is_known_of_batch(evidence, term)
+
+
+def is_known_of_batch(evidence: Evidence, term: LossTerm) -> bool:
+    """Return whether the targets of a loss are known to be a field of the batch."""
+    fields = evidence.batch.fields if evidence.batch is not None else ()
+    return len(term.inputs) > 1 and any(is_same(one, term.inputs[1]) for one in fields if not is_from_graph(one))
 
 
 def input_of(module: str) -> str:

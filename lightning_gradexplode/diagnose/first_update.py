@@ -5,13 +5,10 @@ from __future__ import annotations
 import math
 
 from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, history_at_fault, loss_curve
-from lightning_gradexplode.diagnose.optimizers import numbers_of
+from lightning_gradexplode.diagnose.optimizers import UNIT_STEPS, numbers_of
 from lightning_gradexplode.diagnose.remedies.common import uses_adaptive_optimizer
 from lightning_gradexplode.diagnose.trends import JUMP, initial_weight_norm, starts_huge
 from lightning_gradexplode.records import Evidence
-
-_UNIT_STEPS = ("Adam", "AdamW", "Adamax", "Adagrad", "Lion")
-"""Optimizers whose first update moves each weight by the learning rate."""
 
 
 def jump_by_first_update(evidence: Evidence) -> str | None:
@@ -86,5 +83,5 @@ def _first_update_by_formula(evidence: Evidence, place: int, weights: float) -> 
     count = sum(math.prod(parameter.shape) for parameter in evidence.run.parameters if parameter.optimizer == place)
     # The first running average of RMSprop is this share of the squared gradient.
     share = 1 - numbers.get("alpha", 0.99) if one.kind == "RMSprop" else 1.0
-    is_known = one.kind in (*_UNIT_STEPS, "RMSprop") and count > 0 and share > 0
+    is_known = one.kind in (*UNIT_STEPS, "RMSprop") and count > 0 and share > 0
     return rate * math.sqrt(count / share) if is_known else None

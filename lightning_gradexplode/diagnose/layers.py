@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lightning_gradexplode.diagnose.batch import is_of_batch, is_same, targets
+from lightning_gradexplode.diagnose.batch import is_known_of_batch, is_of_batch, is_same, targets
 from lightning_gradexplode.diagnose.curves import critical_step, curve, loss_curve, signs
 from lightning_gradexplode.diagnose.trends import initial_weight_norm
 from lightning_gradexplode.records import Evidence, LossTerm, ParameterFacts, RunFacts
@@ -94,21 +94,43 @@ def untrained_loss(evidence: Evidence) -> float | None:
     """Return the loss of a network that has learned nothing: entropy of the classes, or variance of the targets.
 
     Returns:
-        None if the step has another loss, several losses or a function of one, or if it computes the targets itself.
+        None if the loss is not about the sum of such terms, or if the step computes the targets itself.
     """
-    terms: tuple[LossTerm, ...] = evidence.replay.losses if evidence.replay is not None else ()
-    if len(terms) != 1 or not terms[0].inputs:
+    replay = evidence.replay
+    replayed = replay.losses if replay is not None else ()
+    terms = replayed or evidence.first_losses
+    total = loss_curve(evidence).first if replay is None or terms == evidence.first_losses else replay.loss
+    # Only of a replayed step are all loss functions known, so that a single one is the loss even if its value is not.
+    if not terms or not (_is_made_of(total, terms) or (len(replayed) == 1 and not _has_value(total, terms))):
         return None
-    total, value = evidence.replay.loss if evidence.replay is not None else None, terms[0].value
-    if total and value and math.isfinite(total) and math.isfinite(value) and not 0.5 <= value / total <= 2:
-        return None
-    name, shape = terms[0].name, terms[0].inputs[0].shape
-    if name.startswith("nll_loss") and len(shape) > 1 and shape[1] > 1:
+    parts = [_untrained_term(evidence, one) for one in terms]
+    return None if None in parts else sum(one for one in parts if one is not None)
+
+
+def _has_value(total: float | None, terms: tuple[LossTerm, ...]) -> bool:
+    """Return whether a loss and its terms are known and finite."""
+    numbers = [total, *(one.value for one in terms)]
+    return all(one is not None and math.isfinite(one) and one for one in numbers)
+
+
+def _is_made_of(total: float | None, terms: tuple[LossTerm, ...]) -> bool:
+    """Return whether a loss is about the sum of its terms."""
+    if total is None or not _has_value(total, terms):
+        return False
+    return 0.5 <= sum(one.value or 0.0 for one in terms) / total <= 2
+
+
+def _untrained_term(evidence: Evidence, term: LossTerm) -> float | None:
+    """Return the value of a loss function for a network that has learned nothing, None if it is not known."""
+    shape = term.inputs[0].shape if term.inputs else ()
+    if term.name.startswith("nll_loss") and len(shape) > 1 and shape[1] > 1:
         # In a contrastive loss the classes are the rows of the batch; similar rows have a low loss from the start.
-        is_contrast = len(shape) == 2 and shape[0] == shape[1] and not is_of_batch(evidence, terms[0])
-        return None if is_contrast else min(math.log(shape[1]), _largest_entropy(evidence, terms[0]))
-    if name == "mse_loss":
-        spreads = [one.usual_std or one.std for one in targets(evidence) if is_of_batch(evidence, terms[0])]
+        is_square = len(shape) == 2 and shape[0] == shape[1]
+        if is_square and not is_known_of_batch(evidence, term):
+            return None
+        return min(math.log(shape[1]), _largest_entropy(evidence, term))
+    if term.name == "mse_loss":
+        spreads = [one.usual_std or one.std for one in targets(evidence) if is_of_batch(evidence, term)]
         return spreads[0] ** 2 if len(spreads) == 1 and spreads[0] else None
     return None
 

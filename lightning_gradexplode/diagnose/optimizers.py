@@ -10,6 +10,8 @@ from lightning_gradexplode.records import OptimizerFacts, RunFacts
 USUAL_RATES = {"adam": 0.01, "rmsprop": 0.01, "lion": 0.001, "adagrad": 0.1, "sgd": 0.5}
 """Learning rates above which most networks fail with an optimizer."""
 
+UNIT_STEPS = ("Adam", "AdamW", "Adamax", "Adagrad", "Lion")
+"""Optimizers whose first update moves each weight by the learning rate."""
 
 _OF_TORCH = frozenset(
     {"ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "LBFGS", "Muon", "NAdam", "RAdam",

@@ -10,7 +10,12 @@ import numpy as np
 
 from lightning_gradexplode.diagnose.batch import is_mask, place_of, size_of, targets
 from lightning_gradexplode.diagnose.calm.early_gradients import early_gradient_remains
-from lightning_gradexplode.diagnose.calm.high_rate import rate_above_usual, rate_far_too_high, rate_raised_at_once
+from lightning_gradexplode.diagnose.calm.high_rate import (
+    rate_above_usual,
+    rate_as_large_as_weights,
+    rate_far_too_high,
+    rate_raised_at_once,
+)
 from lightning_gradexplode.diagnose.calm.optimizer import (
     first_update_replaces,
     first_update_ruins,
@@ -27,6 +32,7 @@ from lightning_gradexplode.diagnose.causes.accumulation import accumulated_gradi
 from lightning_gradexplode.diagnose.causes.inactive_units import units_stay_inactive
 from lightning_gradexplode.diagnose.causes.objective import keeps_falling, negative_term
 from lightning_gradexplode.diagnose.causes.outliers import far_off_batch
+from lightning_gradexplode.diagnose.causes.plain_outputs import plain_outputs
 from lightning_gradexplode.diagnose.causes.targets import target_out_of_range
 from lightning_gradexplode.diagnose.causes.unbounded_parts import critic_of, critic_remedies
 from lightning_gradexplode.diagnose.causes.unscaled_data import unscaled_data
@@ -185,6 +191,7 @@ _RULES = (
     updates_are_rounded_away,
     weights_stand_still,
     _critic_grows,
+    plain_outputs,
     keeps_falling,
     negative_term,
     _targets_outside,
@@ -193,6 +200,7 @@ _RULES = (
     rate_far_too_high,
     rate_raised_at_once,
     rate_above_usual,
+    rate_as_large_as_weights,
     early_gradient_remains,
     units_stay_inactive,
     forgotten_each_epoch,

@@ -6,11 +6,13 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lightning_gradexplode.diagnose.causes.rate_rise import MANY_FOLD
 from lightning_gradexplode.diagnose.curves import curve, loss_curve
+from lightning_gradexplode.diagnose.layers import layers, untrained_loss
 from lightning_gradexplode.diagnose.learning import ENOUGH, LEARNED, UNLEARNED, learned
-from lightning_gradexplode.diagnose.optimizers import usual_rate
+from lightning_gradexplode.diagnose.optimizers import UNIT_STEPS, usual_rate
 from lightning_gradexplode.diagnose.remedies.rate import rate_remedies
 from lightning_gradexplode.diagnose.trends import initial_weight_norm, trend
 from lightning_gradexplode.records import Cause, Evidence
@@ -20,6 +22,9 @@ FAR_ABOVE, ABOVE = 10.0, 2.0
 
 GROWN, CHANGED = 3.0, 1.5
 """Growth of the weights' norm with which updates were as large as the weights, and with which they were large."""
+
+MOVED = 0.2
+"""Share of the weights' root mean square that one update moves them by, from which it is large."""
 
 RISEN = 1.5
 """Multiple of the first loss that the loss has at first where updates overshoot, and of losses before a rise."""
@@ -57,15 +62,13 @@ def rate_far_too_high(evidence: Evidence) -> Iterator[Cause]:
 def rate_above_usual(evidence: Evidence) -> Iterator[Cause]:
     """Yield the cause if the rate is above the usual ones, and the loss has never come down, or has come up again."""
     loss, weights = loss_curve(evidence).finite.value, curve(evidence, "weight_norm").finite
-    rate, usual = curve(evidence, "learning_rate").greatest, usual_rate(evidence.run)
-    start = initial_weight_norm(evidence)
-    if len(loss) < 2 * ENOUGH or usual is None or rate is None or not start or len(evidence.run.optimizers) > 1:
+    rate, usual, start = _rate_above(evidence, ABOVE), usual_rate(evidence.run), initial_weight_norm(evidence)
+    if len(loss) < 2 * ENOUGH or usual is None or rate is None or not start:
         return
     growth, first = (weights.greatest or 0.0) / start, float(loss[0])
-    if rate < ABOVE * usual[1] or growth < CHANGED or not first > 0:
+    if growth < CHANGED or not first > 0:
         return
-    tens = loss[: len(loss) // 10 * 10].reshape(-1, 10)
-    lowest, late = float(np.median(tens, axis=1).min()), float(np.median(loss[-len(loss) // 5 :]))
+    lowest, late = _lowest(loss), _late(loss)
     if lowest >= UNLEARNED * first:
         course = f"The loss has never come down: it was {first:.4g}, and is {late:.4g} after {len(loss)} steps."
     elif lowest <= LOW * first and late - lowest >= LOST * (first - lowest):
@@ -77,6 +80,50 @@ def rate_above_usual(evidence: Evidence) -> Iterator[Cause]:
         f"weights have grown {growth:.3g} times."
     )
     yield Cause("learning-rate", None, (sentence, course), 0.7, rate_remedies(evidence, trend(evidence)))
+
+
+def rate_as_large_as_weights(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if each update may move weights by much, and the loss stays at that of an untrained network.
+
+    The first loss may be far above that level, so that the loss has come down, and yet nothing is learned.
+    """
+    loss, guess = loss_curve(evidence).finite.value, untrained_loss(evidence)
+    rate, sizes = _rate_above(evidence, ABOVE), [one.std for one in layers(evidence.run) if one.std > 0]
+    if len(loss) < 2 * ENOUGH or guess is None or rate is None or not sizes:
+        return
+    size = float(np.median(sizes))
+    if evidence.run.optimizers[0].kind not in UNIT_STEPS or rate < MOVED * size or _lowest(loss) < UNLEARNED * guess:
+        return
+    yield Cause(
+        "learning-rate",
+        None,
+        (
+            f"An update of {evidence.run.optimizers[0].kind} moves weights by up to about its learning rate of "
+            f"{rate:g}; those of the layers have a root mean square of {size:.3g} (median).",
+            f"The loss is {_late(loss):.4g} after {len(loss)} steps, and was never clearly below {guess:.4g}, that of "
+            "a network that has learned nothing.",
+        ),
+        0.7,
+        rate_remedies(evidence, trend(evidence)),
+    )
+
+
+def _rate_above(evidence: Evidence, factor: float) -> float | None:
+    """Return the highest learning rate of the only optimizer, None if it is below a multiple of the usual ones."""
+    rate, usual = curve(evidence, "learning_rate").greatest, usual_rate(evidence.run)
+    if usual is None or rate is None or len(evidence.run.optimizers) > 1:
+        return None
+    return rate if rate >= factor * usual[1] else None
+
+
+def _lowest(loss: NDArray[np.float64]) -> float:
+    """Return the lowest median of ten losses in a row."""
+    return float(np.median(loss[: len(loss) // 10 * 10].reshape(-1, 10), axis=1).min())
+
+
+def _late(loss: NDArray[np.float64]) -> float:
+    """Return the median of the last fifth of the losses."""
+    return float(np.median(loss[-len(loss) // 5 :]))
 
 
 def rate_raised_at_once(evidence: Evidence) -> Iterator[Cause]:

@@ -19,6 +19,7 @@ from lightning_gradexplode.diagnose.layers import (
     is_trained,
     layers,
     normalized_share,
+    untrained_loss,
     usual_std,
 )
 from lightning_gradexplode.diagnose.trends import trend
@@ -26,6 +27,9 @@ from lightning_gradexplode.records import Activation, Cause, Evidence, Parameter
 
 HUGE_WITH_SCALE = 100.0
 """First loss from which a scale that starts too large has made it so."""
+
+RAISED = 2.0
+"""Multiple of an untrained network's loss from which the first loss shows outputs that are too large."""
 
 _LOGARITHM = re.compile(r"(log|logit)_?(scale|temp|temperature|alpha|std|sigma|var|variance|precision)")
 
@@ -124,7 +128,13 @@ def scale_without_logarithm(evidence: Evidence) -> Cause | None:
 
 
 def tied_embeddings(evidence: Evidence) -> list[ParameterFacts]:
-    """Return embeddings that the output layer shares: as many rows as classes, and no other layer has as many."""
+    """Return embeddings that the output layer shares: as many rows as classes, and no other layer has as many.
+
+    None if the first loss is near that of a network that has learned nothing: larger outputs would have raised it.
+    """
+    first, usual = loss_curve(evidence).first, untrained_loss(evidence)
+    if first is not None and usual is not None and first < RAISED * usual:
+        return []
     classes = {
         term.inputs[0].shape[1]
         for term in (evidence.replay.losses if evidence.replay is not None else ())

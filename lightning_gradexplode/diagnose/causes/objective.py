@@ -10,6 +10,7 @@ import numpy as np
 from lightning_gradexplode.diagnose.causes.ascent import ascent
 from lightning_gradexplode.diagnose.causes.indication import Indication
 from lightning_gradexplode.diagnose.causes.loss_factors import raised_factor
+from lightning_gradexplode.diagnose.causes.plain_outputs import plain_outputs
 from lightning_gradexplode.diagnose.causes.unbounded_parts import critic_of, floor_remedies, learned_factor, spread_of
 from lightning_gradexplode.diagnose.curves import Curve, curve, failing_step, fifths, is_critical, loss_curve
 from lightning_gradexplode.diagnose.faults.operations import base_name
@@ -64,7 +65,7 @@ def loss_without_floor(evidence: Evidence) -> Cause | None:
         return other
     if len(loss) < 3 or loss.value.min() >= 0:
         return None
-    plain = _plain_outputs(evidence) or next(negative_term(evidence), None)
+    plain = next(plain_outputs(evidence), None) or next(negative_term(evidence), None)
     if plain is not None:
         return plain
     fall = _unbounded_fall(evidence, loss)
@@ -237,24 +238,3 @@ def _keeps_its_pace(evidence: Evidence, levels: Sequence[float]) -> bool:
     """
     falls_on = levels[2] - levels[4] >= STEADY * (levels[0] - levels[2]) > 0
     return falls_on and len(evidence.run.optimizers) == 1 and trend(evidence).weight_growth >= HAS_GROWN
-
-
-def _plain_outputs(evidence: Evidence) -> Cause | None:
-    """Return the cause if a negative log-likelihood was given a network's plain outputs."""
-    for term in evidence.replay.losses if evidence.replay is not None else ():
-        greatest = term.inputs[0].greatest if term.inputs else None
-        if base_name(term.name) == "nll_loss" and greatest is not None and greatest > 1:
-            return Cause(
-                "loss-without-floor",
-                "`nll_loss`" + ("" if term.file is None else f" at {term.file}:{term.line}"),
-                (
-                    "`nll_loss` takes logarithms of probabilities, which are never above zero; it was given numbers up "
-                    f"to {greatest:.4g}, and falls as long as they grow.",
-                ),
-                0.95,
-                (
-                    "give it logarithms of probabilities, `F.nll_loss(F.log_softmax(outputs, dim=1), labels)`, which "
-                    "is `F.cross_entropy(outputs, labels)`",
-                ),
-            )
-    return None

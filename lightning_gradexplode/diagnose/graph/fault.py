@@ -25,6 +25,7 @@ from lightning_gradexplode.diagnose.graph.nodes import (
     graph_of,
     name_of_node,
     nonfinite_weights,
+    saved_tensors,
     scalars_of,
     shape_of,
 )
@@ -43,7 +44,8 @@ from lightning_gradexplode.diagnose.replay.observation.finiteness import (
 from lightning_gradexplode.diagnose.replay.observation.guard import HALF
 from lightning_gradexplode.records import AppliedWeight, FieldFacts, LossTerm, Operand, Operation, Replay
 
-_LOSSES = {"mse_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits"}
+_LOSSES = {"mse_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits",
+           "nll_loss"}  # fmt: skip
 
 NO_LINE = "read from the autograd graph of the loss, which holds operations but not their lines"
 """The note of a `Replay` that was made from a graph."""
@@ -273,7 +275,10 @@ def _losses(graph: Graph) -> tuple[LossTerm, ...]:
         if name in SYMMETRIC_LOSSES and arguments[0].source is None:
             arguments = arguments[::-1]
         values = [graph.value(one) for one in arguments]
+        if name == "nll_loss":  # its labels have no gradient, and are no argument in the graph
+            values.append(saved_tensors(node).get("target"))
         if name in _LOSSES and len(values) > 1 and values[0] is not None and values[1] is not None:
+            graph.compute(node)  # autograd does not save the result of a sum of losses
             result = graph.values.get((node, 0))
             inputs = tuple(operand(one, None, one.shape) for one in values[:2] if one is not None)
             terms.append(LossTerm(name, inputs, None if result is None else _number(result)))

@@ -157,7 +157,7 @@ def graph_of(loss: Loss) -> Graph | None:
     graph.nodes = sorted((one for one in known if not hasattr(one, "variable")), key=lambda one: one._sequence_nr())
     if loss.grad_fn is not None:
         graph.values[loss.grad_fn, 0] = loss.detach()
-    kept = {node: _kept(node) for node in graph.nodes}
+    kept = {node: saved_tensors(node) for node in graph.nodes}
     for node in graph.nodes:
         arguments = []
         for place, (source, output) in enumerate(node.next_functions):
@@ -189,7 +189,7 @@ def nonfinite_weights(node: Any) -> list[Tensor]:
     """Return the class weights of a loss function, if they are not finite."""
     if name_of_node(node) not in ("nll_loss", "binary_cross_entropy_with_logits"):
         return []
-    kept = _kept(node)
+    kept = saved_tensors(node)
     return [kept[name] for name in ("weight", "pos_weight") if name in kept and not all_finite(kept[name])]
 
 
@@ -205,7 +205,7 @@ def _position(node: Any, name: str) -> int | None:
     return _POSITIONS.get(name)
 
 
-def _kept(node: Any) -> dict[str, Tensor]:
+def saved_tensors(node: Any) -> dict[str, Tensor]:
     """Return the tensors that autograd saves for an operation without hooks, by name."""
     found = {}
     for attribute in dir(node):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lightning_gradexplode.diagnose import diagnose_calm
-from lightning_gradexplode.records import Evidence, OptimizerFacts
-from tests.diagnose.evidence import calm, history, parameter, run
+from lightning_gradexplode.records import Evidence, LossTerm, OptimizerFacts
+from tests.diagnose.evidence import calm, history, operand, parameter, run
 
 STUCK = [2.5 + 0.02 * (-1) ** step for step in range(200)]
 LOST = [2.5 * 0.95**step if step < 60 else min(0.2 + 0.03 * (step - 60), 2.0) for step in range(200)]
@@ -45,3 +47,27 @@ def test_a_rate_with_which_nothing_is_learned_is_named(loss: list[float], course
 def test_other_rates_are_not(known: Evidence) -> None:
     """Nothing is known against a usual rate, nor where the weights have hardly changed."""
     assert diagnose_calm(known) is None
+
+
+GUESS = [2.3 + 0.02 * (-1) ** step for step in range(199)]
+
+
+@pytest.mark.parametrize(
+    ("loss", "rate", "is_named"),
+    [([8.0, *GUESS], 0.03, True), ([8.0, *GUESS], 0.01, False), (LEARNING, 0.03, False)],
+    ids=["stuck", "a usual rate", "it learns"],
+)
+def test_a_rate_as_large_as_the_weights_with_the_loss_of_a_guess_is_named(
+    loss: list[float], rate: float, is_named: bool
+) -> None:
+    """A high first loss comes down to the entropy of the ten classes, 2.303, and nothing is learned beyond it."""
+    first = LossTerm("nll_loss", (operand(shape=(16, 10)), operand(shape=(16,))), value=loss[0])
+    facts = run(
+        optimizers=(OptimizerFacts("Adam", ({"lr": rate},)),),
+        parameters=(parameter("body.weight", (32, 100), 1.0), parameter("head.weight", (10, 32), 0.6)),
+    )
+    found = diagnose_calm(replace(evidence(loss, rate, growth=1.1), run=facts, first_losses=(first,)))
+    assert (found is not None) is is_named
+    if found is not None:
+        assert found.causes[0].kind == "learning-rate"
+        assert "2.303, that of a network that has learned nothing" in found.causes[0].evidence[1]

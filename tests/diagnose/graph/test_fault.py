@@ -108,6 +108,17 @@ def test_targets_may_be_the_first_argument_of_a_symmetric_loss(
     assert swapped.losses[0].inputs[1].greatest == 6
 
 
+def test_a_cross_entropy_has_its_labels_and_its_value_within_a_sum() -> None:
+    """Labels have no gradient, and autograd saves no result that is only added to another."""
+    layer, labels = nn.Linear(4, 3), torch.arange(ROWS) % 3
+    loss = functional.cross_entropy(layer(inputs()), labels)
+    (found,) = facts_of_loss(loss + layer.weight.abs().sum(), layer).losses
+    assert found.name == "nll_loss"
+    assert [one.shape for one in found.inputs] == [(ROWS, 3), (ROWS,)]
+    assert (found.inputs[1].least, found.inputs[1].greatest) == (0, 2)
+    assert found.value == pytest.approx(float(loss.detach()))
+
+
 OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "exp": lambda out: torch.exp(1e4 * out.abs() + 1e3).mean(),
     "log": lambda out: -(out - 5).log().mean(),
