@@ -135,8 +135,13 @@ def _unbounded_fall(evidence: Evidence, loss: Curve) -> Indication | None:
 def negative_term(evidence: Evidence) -> Iterator[Cause]:
     """Yield the cause if a loss that contains a function that is never negative is below zero, and falls further."""
     replay, loss = evidence.replay, loss_curve(evidence).before(failing_step(evidence)).finite
-    names = {base_name(one.name) for one in (*evidence.first_losses, *(replay.losses if replay is not None else ()))}
-    known = sorted((names | set(replay.operation_names if replay is not None else ())) & _NEVER_NEGATIVE)
+    terms = (*evidence.first_losses, *(replay.losses if replay is not None else ()))
+    # A loss of each element may be multiplied by numbers of any sign, as by the advantages of a policy.
+    single, many = (
+        {base_name(one.name) for one in terms if (one.value is None) is unknown} for unknown in (False, True)
+    )
+    operations = set(replay.operation_names if replay is not None else ())
+    known = sorted(((single | operations) - many) & _NEVER_NEGATIVE)
     first, least, weights = loss.first, loss.least, trend(evidence).weight_growth
     if len(evidence.run.optimizers) > 1:
         return  # the functions may be those of another loss

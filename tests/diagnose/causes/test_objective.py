@@ -92,15 +92,22 @@ def test_a_loss_that_falls_along_its_gradient_by_as_much_as_it_should_rise_has_a
     assert found is None or (found.where, "gradcheck" in found.remedies[0]) == (where, True)
 
 
-@pytest.mark.parametrize(("second_half", "named"), [(0.8, True), (0.1, False)])
+@pytest.mark.parametrize(
+    ("second_half", "value", "named"),
+    [(0.8, 1.0, True), (0.1, 1.0, False), (0.8, None, False)],
+    ids=["it falls on", "it levels off", "one value for each element"],
+)
 def test_a_loss_that_falls_through_zero_with_a_function_that_never_is_has_a_negative_term(
-    second_half: float, named: bool
+    second_half: float, value: float | None, named: bool
 ) -> None:
-    """A bounded bonus levels off; it is also found in a run without an incident."""
+    """A bounded bonus levels off, and the losses of elements may be multiplied by numbers of any sign.
+
+    It is also found in a run without an incident.
+    """
     falls = [1.0 - 0.3 * step for step in range(20)] + [-5.0 - 0.3 * second_half * step for step in range(20)]
     values = calm(40) | {"loss": falls, "weight_norm": [8.0 + 0.5 * step for step in range(40)]}
     evidence = diverged(
-        step=39, now=39, findings=(), history=(history(values),), first_losses=(LossTerm("mse_loss", ()),)
+        step=39, now=39, findings=(), history=(history(values),), first_losses=(LossTerm("mse_loss", (), value),)
     )
     assert [one.kind for one in negative_term(evidence)] == ["loss-without-floor"] * named
     assert [one.kind for one in calm_causes(evidence)] == ["loss-without-floor"] * named
