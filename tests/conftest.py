@@ -46,11 +46,20 @@ SLOW = (
 )
 """Folders and files of tests that train whole networks, or compute steps again."""
 
+TOGETHER = ("browser", "distributed/test_processes.py", "examples/test_examples.py", "hosts/test_processes.py")
+"""Folders and files whose tests share runs or a browser that take long to start.
+
+With ``--dist loadgroup`` one process of pytest runs all of them: several would each start their own.
+"""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests by the folder that they are in."""
     for item in items:
         place = item.path.as_posix().partition("/tests/")[2]
+        for one in TOGETHER:
+            if place.startswith(one):
+                item.add_marker(pytest.mark.xdist_group(one))
         if place.startswith("distributed/"):
             item.add_marker(pytest.mark.distributed)
         elif place.startswith("browser/"):
