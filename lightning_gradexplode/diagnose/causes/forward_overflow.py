@@ -30,6 +30,7 @@ from lightning_gradexplode.diagnose.faults.operations import (
     name_of,
 )
 from lightning_gradexplode.diagnose.first_update import jump_by_first_update
+from lightning_gradexplode.diagnose.long_steps import overlong_step
 from lightning_gradexplode.diagnose.trends import grows_calmly, trend
 from lightning_gradexplode.records import Cause, Evidence, Operation
 
@@ -70,7 +71,7 @@ def forward_overflow(evidence: Evidence) -> Cause | None:
         confidence = min(confidence, 0.3)
         sentences.append(disruption)
     elif follows_divergence(course) and not grows_calmly(evidence):
-        limit = 0.3 if overshoots(evidence) else 0.55
+        limit = 0.3 if overshoots(evidence) else 0.4 if overlong_step(evidence) is not None else 0.55
         confidence = min(confidence, limit if is_exponential(operation) else 0.25)
         sentences.append(divergence_sentence(course))
     if is_half(operation):

@@ -18,6 +18,7 @@ from lightning_gradexplode.diagnose.first_update import (
     update_before_failure,
 )
 from lightning_gradexplode.diagnose.line_search import line_search
+from lightning_gradexplode.diagnose.long_steps import overlong_step
 from lightning_gradexplode.diagnose.optimizers import usual_rate
 from lightning_gradexplode.diagnose.remedies.common import uses_adaptive_optimizer
 from lightning_gradexplode.diagnose.remedies.rate import rate_remedies
@@ -116,7 +117,7 @@ def rate_too_high(evidence: Evidence) -> Cause | None:
         confidence *= 0.6  # the length of its other step, to perturbed weights, may be too large as well
     if search is None and not helped:
         is_unknown = loss_curve(evidence).first is None and replacing_update(evidence) is None
-        if is_unknown or (evidence.batch is None and not unusual):
+        if is_unknown or (evidence.batch is None and not unusual and _overlong_step(evidence) is None):
             return None  # no overshoot was measured, and the scale of the data may be the cause
         if len(evidence.run.optimizers) > 1 and overshoot is None:
             return None  # the losses of several objectives, such as those of adversaries, also rise in healthy runs
@@ -166,7 +167,7 @@ def _overshoot(evidence: Evidence) -> Indication | None:
     """Return the evidence that an update overshoots: the loss along it, or the effect of the first update."""
     search = line_search(evidence)
     if search is None or not search.overshoots or search.highest - search.start <= FIRST_ORDER * search.slope:
-        jump = jump_by_first_update(evidence) or disruptive_update(evidence)
+        jump = jump_by_first_update(evidence) or disruptive_update(evidence) or _overlong_step(evidence)
         return None if jump is None else Indication(0.5, jump)
     is_by_part = search.end <= search.start < search.highest
     loss = search.highest if is_by_part else search.end
@@ -176,6 +177,13 @@ def _overshoot(evidence: Evidence) -> Indication | None:
     if search.falls_at_first:
         sentence += f", with {search.best_factor:g} of it to {search.least:.4g}: the step overshoots"
     return Indication(0.4 if search.climbs else 0.8 if search.falls_at_first else 0.65, f"{sentence}.")
+
+
+def _overlong_step(evidence: Evidence) -> str | None:
+    """Return the size of a step that went too far, None with a line search or without growth of the weights."""
+    if line_search(evidence) is not None or trend(evidence).weight_growth < LARGE_GROWTH:
+        return None
+    return overlong_step(evidence)
 
 
 def _is_ruled_out(evidence: Evidence, course: Trend) -> bool:
