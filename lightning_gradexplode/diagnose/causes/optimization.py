@@ -117,7 +117,7 @@ def rate_too_high(evidence: Evidence) -> Cause | None:
         confidence *= 0.6  # the length of its other step, to perturbed weights, may be too large as well
     if search is None and not helped:
         is_unknown = loss_curve(evidence).first is None and replacing_update(evidence) is None
-        if is_unknown or (evidence.batch is None and not unusual and _overlong_step(evidence) is None):
+        if is_unknown or (evidence.batch is None and not unusual):
             return None  # no overshoot was measured, and the scale of the data may be the cause
         if len(evidence.run.optimizers) > 1 and overshoot is None:
             return None  # the losses of several objectives, such as those of adversaries, also rise in healthy runs
