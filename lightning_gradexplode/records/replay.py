@@ -193,6 +193,8 @@ class Replay:
         step: The step, None if it is not known.
         source_reaches_layers: Whether the non-finite values of a field of the batch reach a layer with weights; None if
             the source is no field of the batch, or no such layer ran.
+        half_operations: Operations in float16, one of which has computed the first non-finite value, if it is not known
+            which one; else empty.
     """
 
     status: Literal["reproduced", "finite", "not-reproduced", "not-possible"]
@@ -216,6 +218,7 @@ class Replay:
     notes: tuple[str, ...] = ()
     step: int | None = None
     source_reaches_layers: bool | None = None
+    half_operations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.causes.operation_evidence import fault
 from lightning_gradexplode.diagnose.causes.optimization import disruptive_update
 from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, loss_curve, signs
-from lightning_gradexplode.diagnose.faults.operations import is_half, location_of
+from lightning_gradexplode.diagnose.faults.operations import is_half, location_of, name_of
 from lightning_gradexplode.diagnose.remedies.loop_code import code_of
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence, RunFacts
@@ -42,14 +42,16 @@ def half_precision(evidence: Evidence) -> Cause | None:
     if unscaled is not None:
         return unscaled
     kind = half_type(evidence.run)
-    found = fault(evidence)
-    if kind is None and not (found is not None and is_half(found[0])):
+    found, replay = fault(evidence), evidence.replay
+    unnamed = replay.half_operations if replay is not None else ()
+    if kind is None and not unnamed and not (found is not None and is_half(found[0])):
         return None
     experiments = evidence.experiments
     if experiments is not None and experiments.finite_in_float32 is False:
         return None
     case = _Case()
     _measured(evidence, case)
+    _of_unnamed(evidence, unnamed, case)
     if kind is not None:
         _optimizer_epsilon(evidence, case)
         _scale(evidence, kind, case)
@@ -125,8 +127,10 @@ def _measured(evidence: Evidence, case: _Case) -> None:
     if found is not None and is_half(found[0]) and found[1].kind in ("overflow", "undefined"):
         operation, what = found
         alone = operation.finite_in_float32
+        # A row that is masked in all elements is NaN in any type.
+        unmeasured = 0.6 if name_of(operation) == "softmax" and what.kind == "undefined" else 0.75
         case.add(
-            0.95 if finite or alone else 0.75,
+            0.95 if finite or alone else unmeasured,
             f"{what.sentence} Computed in float32 its result is finite." if alone else what.sentence,
             _full_precision(evidence),
             where=location_of(operation),
@@ -136,6 +140,25 @@ def _measured(evidence: Evidence, case: _Case) -> None:
         shown = "" if loss is None else f", with a loss of {loss:.4g}"
         where = None if found is None else location_of(found[0])
         case.add(0.93, f"Computed in float32 the same step is finite{shown}.", _full_precision(evidence), where=where)
+
+
+def _of_unnamed(evidence: Evidence, names: tuple[str, ...], case: _Case) -> None:
+    """Record operations in float16, one of which has made the first value that is not finite."""
+    if not names or disruptive_update(evidence) is not None:
+        return
+    which = " or ".join(f"`{one}`" for one in names)
+    mask = (
+        "where scores are masked by a large constant, use one that float16 holds: "
+        "`scores.masked_fill(hidden, torch.finfo(scores.dtype).min)`"
+    )
+    case.add(
+        0.35 if trend(evidence).has_diverged else 0.75,
+        f"The first value of the loss that is not finite was computed in float16 from finite values, by {which}, or in "
+        "a tensor without a gradient that it takes; float16 ends at 65504.",
+        *([mask] if "softmax" in names else []),
+        _full_precision(evidence),
+        where=which,
+    )
 
 
 def _optimizer_epsilon(evidence: Evidence, case: _Case) -> None:

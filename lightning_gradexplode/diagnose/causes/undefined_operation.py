@@ -28,6 +28,9 @@ from lightning_gradexplode.records import Cause, Evidence
 MAX_NAMED = 3
 """Maximum number of operations that are named together where any of them may be at fault."""
 
+FALLEN, CALM_GRADIENT = -0.5, 10.0
+"""Change of the loss since the start below which a run has learned, and growth of a calm run's gradient."""
+
 LEAP = 3.0
 """Growth of the weights' norm by one update from which that update alone determines their scale."""
 
@@ -112,7 +115,10 @@ def _of_whole_batch(evidence: Evidence) -> Cause | None:
 def _slope_by_elimination(evidence: Evidence) -> Cause | None:
     """Return a cause of low confidence if only a derivative can be at fault, after a calm run with a finite loss."""
     finding, loss, names = first_nonfinite(evidence), loss_without_slope(evidence), names_without_line(evidence)
-    if finding is None or loss is None or trend(evidence).has_diverged:
+    course = trend(evidence)
+    # Weights also grow in a run that learns; an update that goes too far raises the loss first.
+    is_calm = not course.has_diverged or (course.loss_rise < FALLEN and course.gradient_growth < CALM_GRADIENT)
+    if finding is None or loss is None or not is_calm:
         return None
     steep = without_slope(names)
     if names and not steep:

@@ -17,6 +17,7 @@ from lightning_gradexplode.diagnose.faults.operations import EXPONENTIALS, SYMME
 from lightning_gradexplode.diagnose.graph.applied import applied_weights
 from lightning_gradexplode.diagnose.graph.factors import compares_layer, divisors_of, summed_elements
 from lightning_gradexplode.diagnose.graph.fields import field_of, fields_in_graph, owner_of, weight_of
+from lightning_gradexplode.diagnose.graph.half_operations import half_operations
 from lightning_gradexplode.diagnose.graph.inactive import inactive_rectifier
 from lightning_gradexplode.diagnose.graph.nodes import (
     Argument,
@@ -80,7 +81,7 @@ def fault_in_graph(loss: Loss, module: nn.Module) -> GraphFault | None:
     fields = fields_in_graph(graph, names)
     found = Search(graph).explain(loss.grad_fn)
     if not isinstance(found, Found):
-        return GraphFault(None, fields, divisors_of(graph))
+        return GraphFault(_in_half_precision(graph, loss), fields, divisors_of(graph))
     return _explained(graph, found, fields, names, loss)
 
 
@@ -193,6 +194,22 @@ def _explained(
         ),
         fields,
         divisors_of(graph),
+    )
+
+
+def _in_half_precision(graph: Graph, loss: Loss) -> Replay | None:
+    """Return the operations in float16 that may be at fault, in the form of a replay of the step; None without them."""
+    found = half_operations(graph)
+    if not found:
+        return None
+    return Replay(
+        "reproduced",
+        notes=(NO_LINE,),
+        loss=_number(loss.detach()),
+        losses=_losses(graph),
+        half_precision=True,
+        operation_names=_names(graph),
+        half_operations=found,
     )
 
 

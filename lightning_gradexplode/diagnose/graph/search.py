@@ -13,7 +13,7 @@ from lightning_gradexplode.diagnose.faults.operations import FILLS
 from lightning_gradexplode.diagnose.graph.nodes import Argument, Graph, name_of_node, shape_of
 from lightning_gradexplode.diagnose.replay.observation.finiteness import has_nan
 
-_CARRYING = {
+CARRYING = {
     "add", "alias", "amax", "amin", "as_strided", "cat", "clone", "copy_slices", "cumsum", "diagonal", "embedding",
     "embedding_bag", "expand", "flip", "gather", "index", "index_select", "max", "mean", "min", "narrow", "neg",
     "permute", "relu", "repeat", "reshape", "roll", "rsub", "select", "select_backward", "slice", "slice_backward",
@@ -75,7 +75,7 @@ class Search:
         return self._answers[last]
 
     def _of(self, node: Any) -> Answer:
-        is_whole = shape_of(node, 1) is None or name_of_node(node) not in _CARRYING
+        is_whole = shape_of(node, 1) is None or name_of_node(node) not in CARRYING
         value = self._graph.values.get((node, 0)) if is_whole else None
         known = None if value is None else self._graph.is_finite(value)
         if known:
@@ -102,10 +102,10 @@ class Search:
             return Found(node)
         if known is False:
             # Other operations are finite for finite arguments, unless these are near the limit of the number format.
-            return Found(node) if name not in _CARRYING or self._is_known(node) else "unclear"
+            return Found(node) if name not in CARRYING or self._is_known(node) else "unclear"
         if name in FILLS:
             return "filled"
-        return "finite" if name in _CARRYING and self._is_small(node) else "unclear"
+        return "finite" if name in CARRYING and self._is_small(node) else "unclear"
 
     def _of_argument(self, node: Any, argument: Argument) -> Answer:
         value = self._graph.value(argument)

@@ -8,10 +8,11 @@ import pytest
 
 from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.causes.precision import half_precision
-from lightning_gradexplode.records import Evidence, OptimizerFacts, Severity
+from lightning_gradexplode.records import Evidence, OptimizerFacts, Replay, Severity
 from tests.diagnose.evidence import (
     NAN,
     diverged,
+    failed,
     finding,
     growing,
     history,
@@ -80,3 +81,21 @@ def test_an_overflow_of_float16_after_an_update_as_large_as_the_weights(rate: fl
     lost = (finding("weight-growth", 0), finding("nonfinite-loss", 1))
     found = diagnose(Evidence(0, 1, lost, facts, (history(values),), replay=reproduced(product)))
     assert found.causes[0].kind == kind
+
+
+@pytest.mark.parametrize(
+    ("names", "has_diverged", "confidence"),
+    [(("sub", "softmax"), False, 0.75), (("sub",), True, 0.35), ((), False, None)],
+    ids=["finite before", "diverged before", "no operation in float16"],
+)
+def test_operations_of_which_one_has_overflowed_are_named(
+    names: tuple[str, ...], has_diverged: bool, confidence: float | None
+) -> None:
+    """Of a step that cannot be computed again; after a divergence float16 is only the first to end."""
+    replay = Replay("reproduced", half_precision=True, half_operations=names)
+    evidence = diverged(replay=replay) if has_diverged else failed(4, "nonfinite-loss", replay=replay)
+    found = half_precision(evidence)
+    assert (None if found is None else found.confidence) == confidence
+    if found is not None:
+        assert found.where == " or ".join(f"`{one}`" for one in names)
+        assert ("finfo" in found.remedies[0]) is ("softmax" in names)

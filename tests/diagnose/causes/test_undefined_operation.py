@@ -13,6 +13,7 @@ from lightning_gradexplode.records import OptimizerFacts, Replay
 from tests.diagnose.evidence import (
     NAN,
     batch,
+    calm,
     diverged,
     failed,
     field,
@@ -120,3 +121,19 @@ def test_a_factor_without_a_finite_element_was_computed_from_the_batch() -> None
         evidence = failed(step, batch=batch(field(), taken), replay=source)
         first = diagnose(evidence).causes[0]
         assert ((first.kind, first.where) == ("undefined-operation", "constant in mul")) == is_computed, taken
+
+
+@pytest.mark.parametrize(
+    ("last", "is_named"), [(0.01, True), (4.0, False)], ids=["the loss has fallen", "it has risen"]
+)
+def test_growth_of_the_weights_in_a_run_that_learns_is_no_divergence(last: float, is_named: bool) -> None:
+    """An update that goes too far raises the loss before the gradient is not finite."""
+    values = calm(60) | {
+        "loss": [2.0 + (last - 2.0) * step / 59 for step in range(60)],
+        "weight_norm": [8.0 + 0.5 * step for step in range(60)],
+    }
+    gradient = finding("nonfinite-gradient", 59, where="head.bias", value=NAN)
+    replay = Replay("not-possible", operation_names=("sigmoid", "pow"))
+    known = failed(59, "nonfinite-gradient", findings=(gradient,), replay=replay, history=(history(values),))
+    found = undefined_operation(known)
+    assert (found is not None and found.where == "`pow`") is is_named
