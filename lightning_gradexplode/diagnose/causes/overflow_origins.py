@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 from lightning_gradexplode.diagnose.batch import place_of, rows_of, targets
 from lightning_gradexplode.diagnose.causes.outliers import field_of_failed_rows
 from lightning_gradexplode.diagnose.causes.rate_rise import abrupt_rise
 from lightning_gradexplode.diagnose.causes.unscaled_data import unscaled_data
 from lightning_gradexplode.diagnose.curves import first_nonfinite
-from lightning_gradexplode.diagnose.layers import gain_of, layers
+from lightning_gradexplode.diagnose.layers import LARGE_GAIN, gain_of, layers
 from lightning_gradexplode.records import Evidence
 
-EVIDENT = 0.85
+EVIDENT = 0.7
 """Confidence from which the scale of the data explains an overflow of the first step."""
 
 HUGE_GAIN = 30.0
-"""Factor by which a weight multiplies its inputs from which its scale explains an overflow of the first step."""
+"""Product of the factors by which large weights multiply their inputs from which they explain an overflow of the first
+step."""
 
 
 def origin_of_overflow(evidence: Evidence) -> str | None:
@@ -44,7 +47,9 @@ def _of_start(evidence: Evidence) -> str | None:
     data, of_targets = unscaled_data(evidence), [place_of(one) for one in targets(evidence)]
     if data is not None and data.confidence >= EVIDENT and data.where not in of_targets:
         return f"It is the first loss of the run, and the scale of {data.where} explains so large an argument."
-    weight = max(layers(evidence.run), key=gain_of, default=None)
-    if weight is not None and gain_of(weight) >= HUGE_GAIN:
-        return f"It is the first loss of the run, and `{weight.name}` multiplies its inputs by {gain_of(weight):.3g}."
-    return None
+    large = sorted((one for one in layers(evidence.run) if gain_of(one) > LARGE_GAIN), key=gain_of, reverse=True)
+    if math.prod(map(gain_of, large)) < HUGE_GAIN:
+        return None
+    others = f", and {len(large) - 1} more weights by more than {LARGE_GAIN:g}" if len(large) > 1 else ""
+    largest = f"`{large[0].name}` multiplies its inputs by {gain_of(large[0]):.3g}"
+    return f"It is the first loss of the run, and {largest}{others}."

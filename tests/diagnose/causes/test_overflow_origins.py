@@ -70,15 +70,21 @@ def test_a_row_far_outside_of_the_others_is_the_cause_where_only_it_overflows(
 
 
 @pytest.mark.parametrize(
-    ("scale", "gain", "first"),
-    [(1.0, 65.0, "initialization"), (4e5, 0.58, "unscaled-data"), (1.0, 12.0, "forward-overflow")],
-    ids=["weights", "inputs", "weights that are not so large"],
+    ("scale", "gain", "last", "first"),
+    [
+        (1.0, 65.0, 0.58, "initialization"),
+        (1.0, 12.0, 12.0, "initialization"),
+        (4e5, 0.58, 0.58, "unscaled-data"),
+        (300.0, 0.58, 0.58, "unscaled-data"),
+        (1.0, 12.0, 0.58, "forward-overflow"),
+    ],
+    ids=["a weight", "two weights", "inputs", "smaller inputs", "a weight that is not so large"],
 )
 def test_a_first_loss_overflows_because_of_the_scale_of_weights_or_inputs(
-    scale: float, gain: float, first: str
+    scale: float, gain: float, last: float, first: str
 ) -> None:
     """Before any update there is nothing else that can have made the argument large."""
     known = {"least": -scale, "greatest": scale, "std": 0.6 * scale, "usual_least": None, "usual_greatest": None}
-    facts = run(parameters=(parameter("body.weight", (32, 8), gain), parameter("head.weight", (1, 32))))
+    facts = run(parameters=(parameter("body.weight", (32, 8), gain), parameter("head.weight", (1, 32), last)))
     evidence = failed(0, replay=TAKES_LARGE, run=facts, batch=batch(field("[0]", row_size=scale, **known)))
     assert kinds(diagnose(evidence))[0] == first
