@@ -38,4 +38,5 @@ def test_the_number_of_modules_is_read_from_the_message_of_the_detector() -> Non
     found = findings_of(BackwardGain(), steps(profile(300.0, 280.0, 270.0, 1.1, 1.0, 1.0)))
     known = backward_gain(Evidence(0, 0, tuple(found), run(), ()))
     assert known is not None
-    assert (known.count, known.total) == (6, pytest.approx(300.0))
+    assert known.count == 6
+    assert known.total == pytest.approx(300.0)

@@ -19,17 +19,17 @@ from lightning_gradexplode.diagnose.layers import (
     is_trained,
     layers,
     normalized_share,
-    untrained_loss,
     usual_std,
 )
 from lightning_gradexplode.diagnose.trends import trend
-from lightning_gradexplode.records import Activation, Cause, Evidence, ParameterFacts, RunFacts
+from lightning_gradexplode.records import Activation, Cause, Evidence, LossTerm, ParameterFacts, RunFacts
 
 HUGE_WITH_SCALE = 100.0
 """First loss from which a scale that starts too large has made it so."""
 
-RAISED = 2.0
-"""Multiple of an untrained network's loss from which the first loss shows outputs that are too large."""
+FAR_FROM_GUESS = 6.0
+"""Multiple of the logarithm of the number of classes from which a logarithm of a probability shows outputs that are too
+large."""
 
 _LOGARITHM = re.compile(r"(log|logit)_?(scale|temp|temperature|alpha|std|sigma|var|variance|precision)")
 
@@ -130,22 +130,29 @@ def scale_without_logarithm(evidence: Evidence) -> Cause | None:
 def tied_embeddings(evidence: Evidence) -> list[ParameterFacts]:
     """Return embeddings that the output layer shares: as many rows as classes, and no other layer has as many.
 
-    None if the first loss is near that of a network that has learned nothing: larger outputs would have raised it.
+    None of which the first logarithms of probabilities are known, and not far from those of a guess.
     """
-    first, usual = loss_curve(evidence).first, untrained_loss(evidence)
-    if first is not None and usual is not None and first < RAISED * usual:
-        return []
-    classes = {
-        term.inputs[0].shape[1]
-        for term in (evidence.replay.losses if evidence.replay is not None else ())
-        if term.name.startswith("nll_loss") and term.inputs and len(term.inputs[0].shape) > 1
-    }
+    replayed = evidence.replay.losses if evidence.replay is not None else ()
+    ordinary = {_classes(term) for term in evidence.first_losses if not _is_far_from_guess(term)}
+    classes = {_classes(term) for term in replayed} - ordinary - {0}
     outputs = {one.shape[0] for one in layers(evidence.run)}
     return [
         one
         for one in evidence.run.parameters
         if "Embedding" in one.module_kind and len(one.shape) == 2 and one.shape[0] in classes - outputs
     ]
+
+
+def _classes(term: LossTerm) -> int:
+    """Return the number of classes of a cross-entropy, 0 for another loss."""
+    is_known = term.name.startswith("nll_loss") and term.inputs and len(term.inputs[0].shape) > 1
+    return term.inputs[0].shape[1] if is_known else 0
+
+
+def _is_far_from_guess(term: LossTerm) -> bool:
+    """Return whether a class has a far lower probability than by a guess."""
+    least, classes = term.inputs[0].least if term.inputs else None, _classes(term)
+    return least is None or classes < 2 or -least > FAR_FROM_GUESS * math.log(classes)
 
 
 def _saturated_units(evidence: Evidence) -> Cause | None:

@@ -6,9 +6,13 @@ import math
 
 import pytest
 
-from lightning_gradexplode.diagnose.causes.initialization import initialization, scale_without_logarithm
-from lightning_gradexplode.records import Evidence
-from tests.diagnose.evidence import batch, calm, failed, field, history, parameter, run
+from lightning_gradexplode.diagnose.causes.initialization import (
+    initialization,
+    scale_without_logarithm,
+    tied_embeddings,
+)
+from lightning_gradexplode.records import Evidence, LossTerm, Replay
+from tests.diagnose.evidence import batch, calm, diverged, failed, field, history, operand, parameter, run
 
 
 def scaled(name: str, value: float, loss: float) -> Evidence:
@@ -55,3 +59,16 @@ def test_weights_of_a_formula_of_the_users_own_are_what_is_left(scale: float, na
     first = history({"loss": [2e32], "grad_norm": [5e33]})
     found = initialization(Evidence(0, 0, (), run(parameters=(weights,)), (first,), batch=numbers))
     assert (found is not None and found.where == "coefficients") == named
+
+
+@pytest.mark.parametrize(("least", "is_named"), [(-250.0, True), (-11.6, False)])
+def test_an_embedding_that_is_the_output_layer_is_too_large_only_with_large_outputs(
+    least: float, is_named: bool
+) -> None:
+    """Behind a layer that lowers their scale, outputs are near those of a guess: a logarithm of 1 / 26 is -3.3."""
+    words = parameter("words.weight", (26, 32), module_kind="Embedding", std=1.0, fan_in=None)
+    term = LossTerm("nll_loss", (operand(least=least, greatest=-0.1, shape=(16, 26)), operand(shape=(16,))), 6.1)
+    replay = Replay("not-possible", losses=(term,))
+    facts = run(parameters=(words, parameter("body.weight", (32, 32))))
+    known = diverged(run=facts, replay=replay, first_losses=(term,))
+    assert (words in tied_embeddings(known)) is is_named
