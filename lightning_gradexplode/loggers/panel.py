@@ -87,7 +87,7 @@ def incident_panel(
     sections = [
         ("What", diagnosis.what, 2),
         ("Why", _why(diagnosis.causes), 2),
-        ("Do", " ".join(remedies(diagnosis)), 2),
+        ("Do", " ".join(remedies(diagnosis)), 3),
         ("Where", f"{place(diagnosis)}; since {since(diagnosis, findings)}", 1),
         ("Done", done(attempts, responses), 1),
         ("Report", str(report.page or report.folder) if report else "", 0),

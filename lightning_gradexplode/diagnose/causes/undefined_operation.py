@@ -124,6 +124,7 @@ def _slope_by_elimination(evidence: Evidence) -> Cause | None:
     if names and not steep:
         return None
     named = sorted(steep, key=lambda one: one == "pow") if len(steep) <= MAX_NAMED else []  # most powers are squares
+    before = "the loss had fallen to it" if course.has_diverged else "nothing had grown before"
     which = " or ".join(f"`{one}`" for one in named)
     if len(named) == 1:
         likely = f"{which} is the only such operation of the loss."
@@ -133,7 +134,7 @@ def _slope_by_elimination(evidence: Evidence) -> Cause | None:
         "undefined-operation",
         which or finding.where,
         (
-            f"The loss is {loss:.4g} at step {finding.step} and its gradient is not finite; nothing had grown before.",
+            f"The loss is {loss:.4g} at step {finding.step} and its gradient is not finite; {before}.",
             "An operation without a finite slope does that: a root or a norm of zero, a logarithm of a number that is "
             f"nearly zero, or a `torch.where` whose other branch is infinite. {likely}",
         ),
