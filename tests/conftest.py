@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -47,19 +48,28 @@ SLOW = (
 """Folders and files of tests that train whole networks, or compute steps again."""
 
 TOGETHER = ("browser", "distributed/test_processes.py", "examples/test_examples.py", "hosts/test_processes.py")
-"""Folders and files whose tests share runs or a browser that take long to start.
+"""Folders and files whose tests share runs or a browser that take long to start."""
 
-With ``--dist loadgroup`` one process of pytest runs all of them: several would each start their own.
-"""
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Run tests that share something in one process of pytest: several would each start their own.
+
+    The marker ``xdist_group`` of pytest-xdist 3.8 has no effect with pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+    class Together(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return next((one for one in TOGETHER if nodeid.startswith(f"tests/{one}")), nodeid)
+
+    return Together(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests by the folder that they are in."""
     for item in items:
         place = item.path.as_posix().partition("/tests/")[2]
-        for one in TOGETHER:
-            if place.startswith(one):
-                item.add_marker(pytest.mark.xdist_group(one))
         if place.startswith("distributed/"):
             item.add_marker(pytest.mark.distributed)
         elif place.startswith("browser/"):

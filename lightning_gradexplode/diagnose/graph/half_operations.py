@@ -24,7 +24,7 @@ def half_operations(graph: Graph) -> tuple[str, ...]:
         graph: The graph, with all results that can be computed.
 
     Returns:
-        None of them if one computes in another type, or if a weight is not finite.
+        None of them if one computes in another type, or if a weight or a tensor without a gradient is not finite.
     """
     first = next((node for node in graph.nodes if _is_nonfinite(graph, node)), None)
     found, waiting = set[Any](), [first]
@@ -41,11 +41,12 @@ def half_operations(graph: Graph) -> tuple[str, ...]:
             is_finite = None if value is None else graph.is_finite(value)
             if is_finite:
                 continue
-            if is_finite is False and hasattr(argument.source, "variable"):
+            is_weight = hasattr(argument.source, "variable")
+            if is_finite is False and (is_weight or argument.source is None):
                 return ()
             if argument.source is None and not is_half:
                 return ()  # a tensor of any type, such as the batch
-            if not hasattr(argument.source, "variable"):
+            if not is_weight:
                 waiting.append(argument.source)
         if not is_half and name_of_node(node) not in CARRYING:
             return ()
