@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
@@ -46,24 +45,6 @@ SLOW = (
     "test_package.py",
 )
 """Folders and files of tests that train whole networks, or compute steps again."""
-
-TOGETHER = ("browser", "distributed/test_processes.py", "examples/test_examples.py", "hosts/test_processes.py")
-"""Folders and files whose tests share runs or a browser that take long to start."""
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Run tests that share something in one process of pytest: several would each start their own.
-
-    The marker ``xdist_group`` of pytest-xdist 3.8 has no effect with pytest 9.2.
-    """
-    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
-
-    class Together(LoadScopeScheduling):  # type: ignore[misc]
-        def _split_scope(self, nodeid: str) -> str:
-            return next((one for one in TOGETHER if nodeid.startswith(f"tests/{one}")), nodeid)
-
-    return Together(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -78,7 +78,6 @@ class StepEvents(LoopRun):
         """
         if self._hooks_are_off():
             return
-        self._guarded(self._record_left_out_steps)  # or this loss would count as one of the step before
         self._guarded(self._report_nonfinite_losses)
 
         def reached(index: int, gradient: Tensor) -> Tensor | None:
