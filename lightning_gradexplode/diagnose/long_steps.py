@@ -37,7 +37,8 @@ def overlong_step(evidence: Evidence) -> str | None:
             continue
         change = length * gradient**2 / value
         has_risen = after is not None and after >= RISES * value
-        if change >= BEYOND and (has_risen or step + 1 == end):
+        is_lost = failed is not None and after is None and step + 1 == end
+        if change >= BEYOND and (has_risen or is_lost):
             rise = f"rose to {after:.4g}" if after is not None and has_risen else "was not finite"
             return (
                 f"At step {step} the loss was {value:.4g}, and the update changes it by {change:.3g} times that to "
