@@ -79,6 +79,7 @@ class StepEvents(LoopRun):
         if self._hooks_are_off():
             return
         self._guarded(self._report_nonfinite_losses)
+        self._guarded(self._record_left_out_steps_before_loss)
 
         def reached(index: int, gradient: Tensor) -> Tensor | None:
             if self.run is not None:
@@ -128,6 +129,7 @@ class StepEvents(LoopRun):
 
     def steps_are_over(self) -> None:
         """Record the steps of this batch that a gradient scaler has left out, and end the batch."""
+        self._guarded(self._no_pass_follows)
         self._guarded(self._record_left_out_steps)
         self._guarded(self._report_nonfinite_losses, True)
         self._guarded(self._report_unused_gradients, True)
@@ -136,6 +138,8 @@ class StepEvents(LoopRun):
     # Batches.
 
     def _start_batch(self, batch: Any, is_known: bool) -> None:
+        if is_known:
+            self._no_pass_follows()
         self._record_left_out_steps()
         self._end_batch()
         self._batch_idx += 1
@@ -207,6 +211,26 @@ class StepEvents(LoopRun):
                 "monitor; the steps of another optimizer are not measured, clipped or skipped"
             )
 
+    def _record_left_out_steps_before_loss(self) -> None:
+        """Record the steps that the gradient scaler has left out before a loss, which belongs to the step after them.
+
+        Their batch ends once the backward pass of the loss is over: its forward pass is, and has changed the buffers.
+        """
+        if self.run is not None and self._has_left_out:
+            self.run.set_graph(exists=True)
+            self._record_left_out_steps()
+
+    def _no_pass_follows(self) -> None:
+        """End the batch before a loss whose backward pass the loop does not run."""
+        if self.run is not None and not self._backward.is_running:
+            self.run.set_graph(exists=False)
+
+    @property
+    def _has_left_out(self) -> bool:
+        """Whether the scale was updated since the gradients were measured, and an optimizer has not stepped."""
+        version = self._loop.scaler_version
+        return bool(self._awaiting) and version is not None and version != self._scaler_version
+
     def _record_left_out_steps(self) -> None:
         """Record the steps that the gradient scaler has left out, for which no hook of the optimizer is called.
 
@@ -214,11 +238,10 @@ class StepEvents(LoopRun):
         stepped. Of several optimizers, one may only hold gradients of another one's loss; its step counts as left out
         if its gradients have overflowed.
         """
-        waiting, version = self._awaiting, self._loop.scaler_version
-        if not waiting or version is None or version == self._scaler_version or self.run is None:
+        if self.run is None or not self._has_left_out:
             return
+        waiting, self._awaiting = self._awaiting, set()
         optimizers = self._loop.optimizers
-        self._awaiting = set()
         for optimizer in optimizers:
             if id(optimizer) in waiting and (len(optimizers) == 1 or self.run.has_overflowed(optimizer)):
                 self.run.gradients_ready(optimizer)

@@ -55,6 +55,56 @@ def test_an_overflow_in_the_last_step_is_recorded() -> None:
     assert [one.step for one in watch.findings if one.sign == "nonfinite-gradient"] == [2]
 
 
+@pytest.mark.parametrize("marks_batches", [False, True])
+@pytest.mark.parametrize("bad", [1, 2])
+def test_the_loss_after_a_step_that_the_scaler_leaves_out_is_of_the_step_after_it(
+    bad: int, marks_batches: bool
+) -> None:
+    """The operation that makes it non-finite is named, also if the loop announces the loss before the backward pass."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)  # overflows in the first steps
+    with GradientWatch(model, optimizer, scaler=scaler, report=False) as watch:
+        for step, batch in enumerate(batches(6)):
+            if marks_batches:
+                watch.batch(batch)
+            optimizer.zero_grad()
+            loss = (1e3 * loss_of(model, batch)).sin()
+            if step >= bad:
+                loss = loss + (loss.relu() * 0).log()
+            watch.loss(loss)
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            scaler.step(optimizer)
+            scaler.update()
+    diagnosis = watch.diagnosis()
+    assert diagnosis is not None
+    assert (diagnosis.step, diagnosis.causes[0].kind) == (bad, "undefined-operation")
+    assert diagnosis.causes[0].where == "`log`"
+
+
+@pytest.mark.parametrize("at_end", [False, True])
+def test_a_loss_without_a_backward_pass_may_follow_a_step_that_the_scaler_leaves_out(at_end: bool) -> None:
+    """The left-out step is recorded at its own number, and later steps at theirs."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    watch = GradientWatch(model, optimizer, scaler=scaler, on_explosion="rollback", report=False)
+    for step, batch in enumerate(batches(5 if at_end else 8)):
+        optimizer.zero_grad()
+        loss = loss_of(model, batch) * (float("inf") if step == 3 else 1.0)
+        watch.loss(loss)
+        if step == 4:
+            continue
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        scaler.step(optimizer)
+        scaler.update()
+    watch.close()
+    assert not watch.failed
+    assert {one.step for one in watch.findings if one.sign == "nonfinite-loss"} == {3}
+    assert watch.last is not None
+    assert watch.last.step == (3 if at_end else 6)
+
+
 @pytest.mark.parametrize("mistake", ["no scaler", "scaled loss", None])
 def test_a_scaler_that_is_not_known_is_named(mistake: str | None, caplog: pytest.LogCaptureFixture) -> None:
     """A loss that an unknown scaler scales, or that is scaled before `loss`, is logged in one line; else nothing is."""
