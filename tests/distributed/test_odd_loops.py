@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.measure.sharding import VERSION
+from tests.ranks import run_ranks
 
 FOLDER = Path(__file__).parent
 
@@ -21,27 +18,7 @@ pytestmark = pytest.mark.distributed
 
 def launch(worker: str, out: Path, names: list[str], processes: int) -> list[dict[str, Any]]:
     """Run loops in several processes, and return what each found."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(processes),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(FOLDER.parents[1]), os.environ.get("PYTHONPATH", "")]),
-    }
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(FOLDER / worker), str(out), *names],
-            env={**os.environ, **shared, "RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(processes)
-    ]
-    errors = [one.communicate(timeout=300)[1] for one in started]
-    assert [one.returncode for one in started] == [0] * processes, errors[0][-4000:]
+    run_ranks(FOLDER / worker, [str(out), *names], processes)
     return [json.loads((out / f"{rank}.json").read_text()) for rank in range(processes)]
 
 

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +13,7 @@ import pytest
 from lightning_gradexplode import default_detectors
 from lightning_gradexplode.records import BUCKET_EDGES
 from tests.measure.sharding import VERSION
+from tests.ranks import once, run_ranks
 
 WORKER = Path(__file__).parent / "worker.py"
 STEPS = 4
@@ -46,7 +43,7 @@ JOBS: dict[str, dict[str, Any]] = {
     "fsdp2 fails judging": {"strategy": "fsdp2", "devices": 2, "failing": [1, "check_before_update"]},
     "fsdp2 fails at the end": {"strategy": "fsdp2", "devices": 2, "failing": [1, "check_after_update"]},
     "ddp fails at the end": {"strategy": "ddp", "devices": 2, "failing": [1, "check_after_update"]},
-    "spawn": {"strategy": "ddp_spawn", "devices": 2},
+    "forked": {"strategy": "ddp_fork", "devices": 2},
     "fsdp2": {"strategy": "fsdp2", "devices": 2},
     "fsdp2 calm": {"strategy": "fsdp2", "devices": 2, "interval": 100},
     "fsdp2 of four": {"strategy": "fsdp2", "devices": 4},
@@ -160,45 +157,39 @@ JOBS |= {
 class Runs:
     """Runs jobs at first use, all jobs of the same processes together, because starting processes takes longest."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.seen: dict[str, Seen] = {}
+    def __init__(self, factory: pytest.TempPathFactory) -> None:
+        self._factory = factory
+        self._seen: dict[str, Seen] = {}
 
     def __getitem__(self, name: str) -> Seen:
-        if JOBS[name]["strategy"].startswith("fsdp2") and VERSION < (2, 6):
-            pytest.skip("before torch 2.6, FSDP2 needs a GPU")
         """Return what each process recorded of a job."""
-        if name not in self.seen:
-            job = JOBS[name]
-            if job["strategy"].startswith("fsdp2") and VERSION < (2, 6):
-                pytest.skip("before torch 2.6, FSDP2 needs a GPU")
-            alike = [n for n, j in JOBS.items() if (j["strategy"], j["devices"]) == (job["strategy"], job["devices"])]
-            self._run(alike)
-        return self.seen[name]
+        if name not in self._seen:
+            ranks = range(JOBS[name]["devices"])
+            files = [self.folder(name) / f"rank{rank}.json" for rank in ranks]
+            self._seen[name] = [json.loads(file.read_text()) for file in files]
+        return self._seen[name]
 
-    def _run(self, names: Sequence[str]) -> None:
-        jobs = [{**JOBS[name], "out": str(self.folder / name)} for name in names]
-        for job in jobs:
-            Path(job["out"]).mkdir()
-        finished = subprocess.run(
-            [sys.executable, str(WORKER), json.dumps(jobs)],
-            cwd=self.folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert finished.returncode == 0, finished.stderr[-3000:]
-        for name, job in zip(names, jobs, strict=True):
-            files = [Path(job["out"]) / f"rank{rank}.json" for rank in range(job["devices"])]
-            self.seen[name] = [json.loads(file.read_text()) for file in files]
+    def folder(self, name: str) -> Path:
+        """Return the folder of a job."""
+        job = JOBS[name]
+        strategy, devices = job["strategy"].partition("-")[0], job["devices"]
+        if strategy == "fsdp2" and VERSION < (2, 6):
+            pytest.skip("before torch 2.6, FSDP2 needs a GPU")
+        alike = [n for n, j in JOBS.items() if (j["strategy"].partition("-")[0], j["devices"]) == (strategy, devices)]
+
+        def write(folder: Path) -> None:
+            jobs = [{**JOBS[one], "out": str(folder / one)} for one in alike]
+            for one in jobs:
+                Path(one["out"]).mkdir()
+            run_ranks(WORKER, [json.dumps(jobs)], 1 if strategy == "ddp_fork" else devices, cwd=folder)
+
+        return once(self._factory, f"{strategy} of {devices}", write) / name
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """All runs of this module."""
-    return Runs(tmp_path_factory.mktemp("runs"))
+    return Runs(tmp_path_factory)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +197,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     [
         "ddp",
         "ddp accumulating",
-        "spawn",
+        "forked",
         "fsdp2",
         "fsdp2 of four",
         "hybrid",
@@ -314,7 +305,7 @@ def test_sharded_states_are_saved_as_checkpoints(runs: Runs) -> None:
     for seen, plain in zip(runs["fsdp2 checkpoint"], runs["fsdp2"], strict=True):
         assert seen["states"] == plain["states"]
         assert not seen["broken"]
-    saved = [file.name for file in (runs.folder / "fsdp2 checkpoint" / "gradexplode").glob("*.ckpt")]
+    saved = [file.name for file in (runs.folder("fsdp2 checkpoint") / "gradexplode").glob("*.ckpt")]
     assert sorted(saved) == ["bad-step=2.ckpt", "good-start.ckpt"]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,37 +12,32 @@ from typing import Any
 import pytest
 import torch.distributed.fsdp
 
+from tests.ranks import ROOT, free_port, once, run_ranks
+
 pytestmark = pytest.mark.distributed
 
-ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    """Return an unused port."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+WORKER = Path(__file__).parent / "worker.py"
 
 
 Results = dict[str, list[Any]]
 """What each process wrote of a loop, by rank, by the name of the loop."""
 
 
-def launch(kinds: list[str], out: Path, nodes: int = 1, processes: int = 2) -> Results:
-    """Run loops, one after the other, with one ``torchrun`` for each machine."""
+def launch(kinds: list[str], out: Path, nodes: int) -> Results:
+    """Run loops, one after the other, with one ``torchrun`` for each machine, of one process."""
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "NUM_NODES": str(nodes)}
     port = free_port()
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc_per_node={processes}"]
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}", "--nproc_per_node=1"]
     command += ["--master_addr=127.0.0.1", f"--master_port={port}"]
-    worker = [str(ROOT / "tests/hosts/worker.py"), str(out), *kinds]
+    worker = [str(WORKER), str(out), *kinds]
     agents = [
         subprocess.Popen([*command, f"--node_rank={node}", *worker], env=environment, stderr=subprocess.PIPE, text=True)
         for node in range(nodes)
     ]
     errors = [agent.communicate(timeout=300)[1] for agent in agents]
     assert [agent.returncode for agent in agents] == [0] * nodes, errors[0][-4000:]
-    return {kind: written(out / kind, nodes * processes) for kind in kinds}
+    return {kind: written(out / kind, nodes) for kind in kinds}
 
 
 def written(folder: Path, processes: int) -> list[Any]:
@@ -55,7 +49,7 @@ def launch_lightning(out: Path) -> Results:
     """Run the worker once for each of two machines, as one does without ``torchrun``."""
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     shared = {**os.environ, "PYTHONPATH": path, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    command = [sys.executable, str(ROOT / "tests/hosts/worker.py"), str(out), "lightning"]
+    command = [sys.executable, str(WORKER), str(out), "lightning"]
     machines = [
         subprocess.Popen(command, env={**shared, "NODE_RANK": str(node)}, stderr=subprocess.PIPE, text=True)
         for node in range(2)
@@ -74,8 +68,8 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path]:
     kinds = ["ddp", "fabric", "poisoned", "rooted"]
     if hasattr(torch.distributed.fsdp, "fully_shard"):
         kinds += SHARDED
-    out = tmp_path_factory.mktemp("together")
-    return launch(kinds, out), out
+    out = once(tmp_path_factory, "loops of two", lambda folder: run_ranks(WORKER, [str(folder), *kinds], 2))
+    return {kind: written(out / kind, 2) for kind in kinds}, out
 
 
 def skip_without_fully_shard(kind: str) -> None:
@@ -90,7 +84,10 @@ def test_norms_are_those_of_one_process(kind: str, together: tuple[Results, Path
     if kind == "transformers":
         pytest.importorskip("transformers")
     skip_without_fully_shard(kind)
-    results, out = together if kind in together[0] else (launch([kind], tmp_path), tmp_path)
+    results, out = together
+    if kind not in results:
+        run_ranks(WORKER, [str(tmp_path), kind], 2)
+        results, out = {kind: written(tmp_path / kind, 2)}, tmp_path
     for result in results[kind]:
         assert not result["failed"]
         assert len(result["errors"]) == 6
@@ -128,7 +125,7 @@ def test_the_process_whose_gradients_were_not_finite_is_found(together: tuple[Re
 def test_a_run_on_two_machines_is_measured_exactly(kinds: list[str], tmp_path: Path) -> None:
     """By two agents of torchrun, or Lightning's own launcher: exact norms, and one report, from global rank zero."""
     is_own = kinds == ["lightning"]
-    found = launch_lightning(tmp_path) if is_own else launch(kinds, tmp_path, nodes=2, processes=1)
+    found = launch_lightning(tmp_path) if is_own else launch(kinds, tmp_path, nodes=2)
     for kind, results in found.items():
         assert [result["failed"] for result in results] == [False, False]
         assert all(max(result["errors"]) < 1e-5 for result in results)
