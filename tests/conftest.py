@@ -37,6 +37,7 @@ SLOW = (
     "examples",
     "runs",
     "diagnose/replay",
+    "respond/test_kill_and_resume.py",
     "respond/test_whole_runs.py",
     "clip/test_guarded.py",
     "loggers/test_trackers.py",

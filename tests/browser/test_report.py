@@ -16,7 +16,6 @@ pytest.importorskip("plotly")
 
 CONTENTS = {
     "5 parameters": lambda: examples.growing(5),
-    "75 parameters": lambda: examples.growing(75),
     "1000 parameters": lambda: examples.growing(1000),
     "one step": examples.at_once,
     "negative loss": examples.negative_loss,

@@ -147,13 +147,6 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_resumed_runs_end_bit_for_bit_as_whole_ones(name: str, tmp_path: Path) -> None:
-    """The 20 points are shared out among the cases."""
-    assert ending_otherwise(name, POINTS[list(CASES).index(name) :: len(CASES)], tmp_path) == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
 def test_runs_resumed_from_many_points_end_bit_for_bit_as_whole_ones(name: str, tmp_path: Path) -> None:
     """Every policy and response from every fourth of the 20 points, each of which two or three cases have."""
     assert ending_otherwise(name, POINTS[list(CASES).index(name) % 4 :: 4], tmp_path) == []
