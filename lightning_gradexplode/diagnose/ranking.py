@@ -12,13 +12,13 @@ from lightning_gradexplode.diagnose.causes.descent import multiplied_gradients
 from lightning_gradexplode.diagnose.causes.objective import negative_term
 from lightning_gradexplode.diagnose.causes.optimization import replacing_update
 from lightning_gradexplode.diagnose.curves import critical_step, first_nonfinite, is_critical
+from lightning_gradexplode.diagnose.guarded_rules import causes_by
 from lightning_gradexplode.diagnose.learning import has_learned, has_recovered
 from lightning_gradexplode.diagnose.outside_changes import is_new_level, outside_change
 from lightning_gradexplode.diagnose.summary import observations, what_happened
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import CAUSE_KINDS, Cause, Diagnosis, Evidence, Severity
 from lightning_gradexplode.records.diagnosis import MIN_CONFIDENCE
-from lightning_gradexplode.records.log import logger
 
 CERTAIN = 0.7
 """Confidence of a cause from which those that it explains are alternatives of low confidence."""
@@ -85,12 +85,12 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     is halved; if the other one has a confidence of at least 0.7, it is an alternative of low confidence, and from 0.95
     on it is dropped. In a run that has learned nevertheless, causes of failure are less likely. Without any cause left,
     the causes of a run that has not failed are looked for (`calm_causes`) if it has not, else the cause is
-    ``"unknown"``, with the measurements. A rule that raises is ignored.
+    ``"unknown"``, with the measurements. A rule that raises is logged and left out.
 
     Args:
         evidence: The evidence; each part may be missing.
     """
-    found = [cause for kind in RULES if (cause := _apply_rule(kind, evidence)) is not None]
+    found = [cause for kind, rule in RULES.items() for cause in causes_by(kind, rule, evidence)]
     if outside_change(evidence) is not None:
         found = [one for one in found if one.kind not in (*_GROWTH, "outlier-batch")]
     elif multiplied_gradients(evidence) is not None:
@@ -163,14 +163,6 @@ def rank(causes: Sequence[Cause], explains: Mapping[str, Sequence[str]] = EXPLAI
             kept.append(replace(cause, confidence=round(confidence, 2)))
     kept.sort(key=lambda one: (-one.confidence, CAUSE_KINDS.index(one.kind)))
     return tuple(kept[:MAX_CAUSES])
-
-
-def _apply_rule(kind: str, evidence: Evidence) -> Cause | None:
-    try:
-        return RULES[kind](evidence)
-    except Exception:
-        logger.debug("gradexplode: the rule for %s failed", kind, exc_info=True)
-        return None
 
 
 def _unknown(evidence: Evidence) -> Cause:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from typing import Any
+from unittest import TestCase
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as some
 
-from lightning_gradexplode.diagnose import diagnose
+from lightning_gradexplode.diagnose import diagnose, diagnose_calm
 from lightning_gradexplode.records import Evidence, Experiments, History
 from tests.diagnose.evidence import NAN, batch, field, finding, labels, operand, operation, parameter, reproduced, run
 from tests.diagnose.fault_examples import FAULTS
@@ -61,3 +62,11 @@ def test_any_evidence_is_diagnosed(evidence: Evidence) -> None:
         rule(evidence)
     json.dumps(diagnose(evidence).as_dict(), allow_nan=False)
     assert diagnose(evidence).markdown()
+
+
+@given(wild_evidence())
+def test_any_evidence_is_diagnosed_as_that_of_a_calm_run(evidence: Evidence) -> None:
+    """No rule for runs without an incident fails on NaN, infinities and missing parts."""
+    with TestCase().assertNoLogs("lightning_gradexplode", "WARNING"):
+        diagnosis = diagnose_calm(replace(evidence, findings=()))
+    assert diagnosis is None or json.dumps(diagnosis.as_dict(), allow_nan=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -38,9 +38,9 @@ from lightning_gradexplode.diagnose.causes.unbounded_parts import critic_of, cri
 from lightning_gradexplode.diagnose.causes.unscaled_data import unscaled_data
 from lightning_gradexplode.diagnose.causes.update_sizes import forgotten_each_epoch
 from lightning_gradexplode.diagnose.curves import curve, logged_curves, loss_curve
+from lightning_gradexplode.diagnose.guarded_rules import causes_by
 from lightning_gradexplode.diagnose.learning import ENOUGH, LEARNED, learned
 from lightning_gradexplode.records import CAUSE_KINDS, Cause, Diagnosis, Evidence
-from lightning_gradexplode.records.log import logger
 
 CERTAIN = 0.7
 """Least confidence of a cause that is reported although no detector has found anything."""
@@ -78,19 +78,12 @@ def diagnose_calm(evidence: Evidence) -> Diagnosis | None:
 def calm_causes(evidence: Evidence) -> list[Cause]:
     """Return what is plainly wrong in a run that has not exploded, likeliest first, at most three causes.
 
-    A rule that raises is ignored.
+    A rule that raises is logged and left out.
     """
-    found = [cause for rule in _RULES for cause in _attempt(rule, evidence) if cause.confidence >= CERTAIN]
+    causes = [cause for rule in _RULES for cause in causes_by(rule.__name__, rule, evidence)]
+    found = [cause for cause in causes if cause.confidence >= CERTAIN]
     found.sort(key=lambda one: (-one.confidence, CAUSE_KINDS.index(one.kind)))
     return list({(one.kind, one.where): one for one in reversed(found)}.values())[::-1][:3]
-
-
-def _attempt(rule: Callable[[Evidence], Iterator[Cause]], evidence: Evidence) -> list[Cause]:
-    try:
-        return list(rule(evidence))
-    except Exception:
-        logger.debug("gradexplode: the rule `%s` failed", rule.__name__, exc_info=True)
-        return []
 
 
 def _gradients_stay(evidence: Evidence) -> Iterator[Cause]:
