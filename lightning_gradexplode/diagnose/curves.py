@@ -86,6 +86,11 @@ def fifths(values: FloatArray) -> list[float]:
     return [float(np.median(part)) for part in np.array_split(values, 5)]
 
 
+def last_level(values: FloatArray) -> float:
+    """Return the median of the last fifth of a series."""
+    return float(np.median(values[-len(values) // 5 :]))
+
+
 def critical_step(evidence: Evidence) -> int:
     """Return the step of the first critical finding, or the step of the incident if there is none."""
     steps = [finding.step for finding in evidence.findings if finding.severity is Severity.CRITICAL]

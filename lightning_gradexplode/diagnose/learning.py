@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from lightning_gradexplode.diagnose.batch import targets
-from lightning_gradexplode.diagnose.curves import loss_curve, signs
+from lightning_gradexplode.diagnose.curves import last_level, loss_curve, signs
 from lightning_gradexplode.diagnose.layers import untrained_loss
 from lightning_gradexplode.records import Evidence
 
@@ -31,7 +31,7 @@ def learned(evidence: Evidence, least: int = ENOUGH) -> float:
     values = loss_curve(evidence).finite.value
     if len(values) < least or not float(np.median(values[:5])) > 0:
         return 0.0
-    return float(np.median(values[-len(values) // 5 :]) / np.median(values[:5]))
+    return last_level(values) / float(np.median(values[:5]))
 
 
 def has_learned(evidence: Evidence) -> bool:

@@ -37,7 +37,7 @@ from lightning_gradexplode.diagnose.causes.targets import target_out_of_range
 from lightning_gradexplode.diagnose.causes.unbounded_parts import critic_of, critic_remedies
 from lightning_gradexplode.diagnose.causes.unscaled_data import unscaled_data
 from lightning_gradexplode.diagnose.causes.update_sizes import forgotten_each_epoch
-from lightning_gradexplode.diagnose.curves import curve, logged_curves, loss_curve
+from lightning_gradexplode.diagnose.curves import curve, last_level, logged_curves, loss_curve
 from lightning_gradexplode.diagnose.guarded_rules import causes_by
 from lightning_gradexplode.diagnose.learning import ENOUGH, LEARNED, learned
 from lightning_gradexplode.records import CAUSE_KINDS, Cause, Diagnosis, Evidence
@@ -113,7 +113,7 @@ def _is_far_above_targets(evidence: Evidence) -> bool:
     if len(loss) < ENOUGH or not known:
         return False
     largest = max(math.prod(one.shape) * max(1.0, size_of(one) or math.inf) ** 2 for one in known)
-    return float(np.median(loss[-len(loss) // 5 :])) > FAR_ABOVE * largest
+    return last_level(loss) > FAR_ABOVE * largest
 
 
 def _critic_grows(evidence: Evidence) -> Iterator[Cause]:
@@ -152,7 +152,7 @@ def _critic_grows(evidence: Evidence) -> Iterator[Cause]:
 def _targets_outside(evidence: Evidence) -> Iterator[Cause]:
     """Yield the cause if the loss has gone below zero with targets outside of its domain, or a mask above one."""
     loss = loss_curve(evidence).finite.value
-    if len(loss) < ENOUGH or not loss[0] > 0 > np.median(loss[-len(loss) // 5 :]):
+    if len(loss) < ENOUGH or not loss[0] > 0 > last_level(loss):
         return
     cause = target_out_of_range(evidence)
     if cause is not None and cause.confidence >= 0.9:  # of a loss that is known by its name

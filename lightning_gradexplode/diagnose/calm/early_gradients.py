@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-import numpy as np
-
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.causes.update_sizes import ADAMS
-from lightning_gradexplode.diagnose.curves import curve
+from lightning_gradexplode.diagnose.curves import curve, last_level
 from lightning_gradexplode.diagnose.learning import UNLEARNED, learned
 from lightning_gradexplode.diagnose.optimizers import numbers_of
 from lightning_gradexplode.records import Cause, Evidence
@@ -39,7 +37,7 @@ def early_gradient_remains(evidence: Evidence) -> Iterator[Cause]:
         return
     age = int(norms.step[-1]) - norms.step
     sizes = (1 - decay) * decay**age * norms.value**2 / (1 - decay ** (int(norms.step[-1] - norms.step[0]) + 1))
-    held, usual = math.sqrt(float(sizes.sum())), float(np.median(norms.value[-len(norms) // 5 :]))
+    held, usual = math.sqrt(float(sizes.sum())), last_level(norms.value)
     largest = int(sizes.argmax())
     if not 0 < MIN_EXCESS * usual <= held or sizes[largest] < 0.5 * sizes.sum():
         return

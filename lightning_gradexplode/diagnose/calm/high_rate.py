@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_gradexplode.diagnose.causes.rate_rise import MANY_FOLD
-from lightning_gradexplode.diagnose.curves import curve, loss_curve
+from lightning_gradexplode.diagnose.curves import curve, last_level, loss_curve
 from lightning_gradexplode.diagnose.layers import layers, untrained_loss
 from lightning_gradexplode.diagnose.learning import ENOUGH, LEARNED, UNLEARNED, learned
 from lightning_gradexplode.diagnose.optimizers import UNIT_STEPS, usual_rate
@@ -68,7 +68,7 @@ def rate_above_usual(evidence: Evidence) -> Iterator[Cause]:
     growth, first = (weights.greatest or 0.0) / start, float(loss[0])
     if growth < CHANGED or not first > 0:
         return
-    lowest, late = _lowest(loss), _late(loss)
+    lowest, late = _lowest(loss), last_level(loss)
     if lowest >= UNLEARNED * first:
         course = f"The loss has never come down: it was {first:.4g}, and is {late:.4g} after {len(loss)} steps."
     elif lowest <= LOW * first and late - lowest >= LOST * (first - lowest):
@@ -100,8 +100,8 @@ def rate_as_large_as_weights(evidence: Evidence) -> Iterator[Cause]:
         (
             f"An update of {evidence.run.optimizers[0].kind} moves weights by up to about its learning rate of "
             f"{rate:g}; those of the layers have a root mean square of {size:.3g} (median).",
-            f"The loss is {_late(loss):.4g} after {len(loss)} steps, and was never clearly below {guess:.4g}, that of "
-            "a network that has learned nothing.",
+            f"The loss is {last_level(loss):.4g} after {len(loss)} steps, and was never clearly below {guess:.4g}, "
+            "that of a network that has learned nothing.",
         ),
         0.7,
         rate_remedies(evidence, trend(evidence)),
@@ -119,11 +119,6 @@ def _rate_above(evidence: Evidence, factor: float) -> float | None:
 def _lowest(loss: NDArray[np.float64]) -> float:
     """Return the lowest median of ten losses in a row."""
     return float(np.median(loss[: len(loss) // 10 * 10].reshape(-1, 10), axis=1).min())
-
-
-def _late(loss: NDArray[np.float64]) -> float:
-    """Return the median of the last fifth of the losses."""
-    return float(np.median(loss[-len(loss) // 5 :]))
 
 
 def rate_raised_at_once(evidence: Evidence) -> Iterator[Cause]:

@@ -10,7 +10,7 @@ import numpy as np
 from lightning_gradexplode.diagnose.batch import is_float, targets
 from lightning_gradexplode.diagnose.causes.optimizer import fresh_state
 from lightning_gradexplode.diagnose.causes.precision import SMALLEST_CHANGE, weights_type
-from lightning_gradexplode.diagnose.curves import curve, loss_curve
+from lightning_gradexplode.diagnose.curves import curve, last_level, loss_curve
 from lightning_gradexplode.diagnose.first_update import first_update_ratio
 from lightning_gradexplode.diagnose.learning import ENOUGH, learned
 from lightning_gradexplode.diagnose.optimizers import keeps_state, usual_rate
@@ -124,7 +124,7 @@ def first_update_ruins(evidence: Evidence) -> Iterator[Cause]:
         return
     ruins = loss[1:6].max() >= RUINED * loss[0] and loss[1:].min() >= 2 * loss[0]
     # A classification loss is bounded by the outputs, so that it grows less after an update that replaces the weights.
-    left = float(np.median(loss[-len(loss) // 5 :]) / loss[0])
+    left = last_level(loss) / float(loss[0])
     rate, usual = curve(evidence, "learning_rate").first, usual_rate(evidence.run)
     is_far = rate is not None and usual is not None and rate >= FAR_ABOVE * usual[1]
     has_risen = loss[1:6].max() >= (1.0 if is_far else 2.0) * loss[0]

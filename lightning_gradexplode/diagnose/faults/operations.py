@@ -21,6 +21,10 @@ _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "convolution",
              "mv", "dot", "einsum", "mkldnn_linear", "mkldnn_convolution", "rnn_tanh", "rnn_relu", "lstm", "gru",
              "mkldnn_rnn_layer", "embedding_bag", "embedding", "index_select"}  # fmt: skip
 
+LOSSES = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy", "nll_loss", "kl_div",
+          "binary_cross_entropy_with_logits", "soft_margin_loss"}  # fmt: skip
+"""Loss functions that have a node of their own in an autograd graph."""
+
 SYMMETRIC_LOSSES = {"mse_loss", "smooth_l1_loss", "huber_loss"}
 """Loss functions to which targets are also given as the first argument, ``mse_loss(target, output)``."""
 

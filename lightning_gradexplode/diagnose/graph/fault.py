@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_gradexplode.diagnose.faults.operations import EXPONENTIALS, SYMMETRIC_LOSSES
+from lightning_gradexplode.diagnose.faults.operations import EXPONENTIALS, LOSSES, SYMMETRIC_LOSSES
 from lightning_gradexplode.diagnose.graph.applied import applied_weights
 from lightning_gradexplode.diagnose.graph.factors import compares_layer, divisors_of, summed_elements
 from lightning_gradexplode.diagnose.graph.fields import field_of, fields_in_graph, owner_of, weight_of
@@ -44,9 +44,6 @@ from lightning_gradexplode.diagnose.replay.observation.finiteness import (
 )
 from lightning_gradexplode.diagnose.replay.observation.guard import HALF
 from lightning_gradexplode.records import AppliedWeight, FieldFacts, LossTerm, Operand, Operation, Replay
-
-_LOSSES = {"mse_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits",
-           "nll_loss"}  # fmt: skip
 
 NO_LINE = "read from the autograd graph of the loss, which holds operations but not their lines"
 """The note of a `Replay` that was made from a graph."""
@@ -294,7 +291,7 @@ def _losses(graph: Graph) -> tuple[LossTerm, ...]:
         values = [graph.value(one) for one in arguments]
         if name == "nll_loss":  # its labels have no gradient, and are no argument in the graph
             values.append(saved_tensors(node).get("target"))
-        if name in _LOSSES and len(values) > 1 and values[0] is not None and values[1] is not None:
+        if name in LOSSES and len(values) > 1 and values[0] is not None and values[1] is not None:
             graph.compute(node)  # autograd does not save the result of a sum of losses
             result = graph.values.get((node, 0))
             inputs = tuple(operand(one, None, one.shape) for one in values[:2] if one is not None)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_gradexplode.diagnose.batch import input_of
-from lightning_gradexplode.diagnose.faults.operations import SYMMETRIC_LOSSES
+from lightning_gradexplode.diagnose.faults.operations import LOSSES, SYMMETRIC_LOSSES
 from lightning_gradexplode.diagnose.graph.nodes import Argument, Graph, name_of_node, shape_of
 from lightning_gradexplode.measure.batch_facts import collect_batch_facts
 from lightning_gradexplode.records import FieldFacts
@@ -20,9 +20,6 @@ MAX_FIELDS = 8
 
 _INPUT_OF = {"addmm", "mm", "bmm", "convolution", "mkldnn_convolution", "linear", "native_layer_norm",
              "native_batch_norm", "cudnn_batch_norm", "mkldnn_rnn_layer", "cudnn_rnn", "miopen_rnn"}  # fmt: skip
-_LOSSES = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy", "nll_loss", "kl_div",
-           "binary_cross_entropy_with_logits", "soft_margin_loss"}  # fmt: skip
-
 _OF_STEPS = {"mkldnn_rnn_layer", "cudnn_rnn", "miopen_rnn"}
 """Operations whose input has the time steps before the samples, whatever ``batch_first`` is."""
 
@@ -51,7 +48,7 @@ def fields_in_graph(graph: Graph, names: Mapping[int, str]) -> tuple[FieldFacts,
         operation = name_of_node(node)
         for place, argument in enumerate(graph.arguments[node]):
             is_data = argument.source is None and argument.value is not None and argument.value.is_floating_point()
-            is_target = operation in _LOSSES and (place == 1 or operation in SYMMETRIC_LOSSES)
+            is_target = operation in LOSSES and (place == 1 or operation in SYMMETRIC_LOSSES)
             is_input = is_target or operation in _INPUT_OF or _weighs(graph, node)
             if is_data and is_input and argument.value is not None and argument.value.dim():
                 field = field_of(graph, node, argument, names)
@@ -77,7 +74,7 @@ def field_of(
     is_number = argument.value is not None and argument.value.dim() == 0
     if is_number and operation in _PRODUCTS and math.prod(shape_of(node, 0) or ()) > 1:
         name = f"factor in {operation}"
-    elif weighed is not None or operation in _LOSSES or (is_target and operation in _DIFFERENCES):
+    elif weighed is not None or operation in LOSSES or (is_target and operation in _DIFFERENCES):
         name = f"target of {weighed or operation}"
     elif operation in _INPUT_OF and weight_of(graph, node, names) is not None:
         owner = owner_of(graph, node, names) or operation
