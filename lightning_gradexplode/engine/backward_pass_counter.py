@@ -174,6 +174,19 @@ class BackwardPassCounter:
         if self._by_optimizer.have_begun:
             self._by_optimizer.stepped(parameters)
 
+    def left_out(self, parameters: ParameterSet, is_cleared: bool) -> None:
+        """Record that a step was left out, as by a gradient scaler.
+
+        Args:
+            parameters: The parameters of the optimizer.
+            is_cleared: Whether the gradients of that step have been cleared since.
+        """
+        if not self._by_optimizer.have_begun:
+            self.stepped(parameters)
+            self._sees_clearing = True
+            if is_cleared:
+                self._number, self._remembered = 0, None
+
     def evaluated(self, parameters: ParameterSet) -> int:
         """Record an evaluation of a closure, and a gradient after it.
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 
 from lightning_gradexplode.detect import NonFiniteGradient, NonFiniteLoss
 from lightning_gradexplode.engine.after_update import AfterUpdate
@@ -128,6 +129,15 @@ class LeftOutSteps:
         if window.unused_loss is None:
             return False  # they are those of the last step
         return not _are_finite(state)
+
+    def step_left_out(self, optimizer: Optimizer) -> None:
+        """Record that a gradient scaler has left out a step, and whether its gradients were cleared since.
+
+        Gradients on an accelerator are not looked at: the host would wait.
+        """
+        state = self._components.optimizers.state_of(optimizer)
+        if state is not None and state.is_on_host:
+            self._components.window.passes.left_out(state.parameters(), is_cleared=_are_finite(state))
 
     def _overflowed_early(self) -> list[OptimizerState]:
         """Return the optimizers with gradients that were measured early, are not finite, and that no step has used."""

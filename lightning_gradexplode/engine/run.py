@@ -112,6 +112,7 @@ class TrainingRun:
     loss_expected = never_fatal(ExpectedLosses.expect, of="_expected_losses")
     take_nonfinite_losses = never_fatal(ExpectedLosses.take_nonfinite, of="_expected_losses")
     report_nonfinite_losses = never_fatal(ExpectedLosses.report, of="_expected_losses")
+    step_left_out = never_fatal(LeftOutSteps.step_left_out, of="_left_out")
     gradients_left_out = never_fatal(LeftOutSteps.report_gradients, of="_left_out")
 
     def loss_reached(self, graph: object) -> None:

@@ -245,6 +245,7 @@ class StepEvents(LoopRun):
         for optimizer in optimizers:
             if id(optimizer) in waiting and (len(optimizers) == 1 or self.run.has_overflowed(optimizer)):
                 self.run.gradients_ready(optimizer)
+                self.run.step_left_out(optimizer)
                 self._stepped.add(id(optimizer))
         if len(self._stepped) == len(optimizers):
             self._end_batch()

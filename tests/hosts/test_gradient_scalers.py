@@ -105,6 +105,34 @@ def test_a_loss_without_a_backward_pass_may_follow_a_step_that_the_scaler_leaves
     assert watch.last.step == (3 if at_end else 6)
 
 
+@pytest.mark.parametrize("to_none", [True, False])
+@pytest.mark.parametrize("clears", ["before the loss", "after the loss", "after the step", "never"])
+def test_gradients_that_are_never_cleared_are_named_where_a_scaler_leaves_all_steps_out(
+    clears: str, to_none: bool
+) -> None:
+    """Infinite gradients stay infinite; if they are cleared, at whatever place of the loop, that is no cause."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20)
+    with GradientWatch(model, optimizer, scaler=scaler, report=False) as watch:
+        for step, batch in enumerate(batches(30)):
+            if clears == "before the loss":
+                optimizer.zero_grad(set_to_none=to_none)
+            overflows = step == 0 or clears != "never"
+            loss = loss_of(model, batch) * (1e35 if overflows else 1.0)
+            watch.loss(loss)
+            if clears == "after the loss":
+                optimizer.zero_grad(set_to_none=to_none)
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            scaler.step(optimizer)
+            scaler.update()
+            if clears == "after the step":
+                optimizer.zero_grad(set_to_none=to_none)
+    diagnosis = watch.diagnosis()
+    assert diagnosis is not None
+    assert ("accumulated-gradients" in {one.kind for one in diagnosis.causes}) == (clears == "never")
+
+
 @pytest.mark.parametrize("mistake", ["no scaler", "scaled loss", None])
 def test_a_scaler_that_is_not_known_is_named(mistake: str | None, caplog: pytest.LogCaptureFixture) -> None:
     """A loss that an unknown scaler scales, or that is scaled before `loss`, is logged in one line; else nothing is."""
