@@ -30,6 +30,7 @@ from benchmarks.diagnosis import (
     thirteenth,
     tuning,
     twelfth,
+    twentieth,
 )
 from benchmarks.diagnosis.case import Case
 
@@ -54,6 +55,7 @@ Half = Literal[
     "seventeenth",
     "eighteenth",
     "nineteenth",
+    "twentieth",
     "held_out",
 ]
 NOT_BY_CASE: tuple[Half, ...] = ("ninth", "held_out")
@@ -79,6 +81,7 @@ _PACKAGES = {
     "seventeenth": seventeenth,
     "eighteenth": eighteenth,
     "nineteenth": nineteenth,
+    "twentieth": twentieth,
     "held_out": held_out,
 }
 
