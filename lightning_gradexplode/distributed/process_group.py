@@ -152,7 +152,7 @@ class ConnectedProcesses(Processes):
     def gather_tensor(self, values: Tensor) -> Tensor:
         """Gather with one collective; with two where more values are sent than ever before."""
         own, length, capacity = values.to(self.device), len(values), self._capacity
-        message = torch.zeros(1 + capacity, dtype=torch.float64)
+        message = torch.zeros(1 + capacity, dtype=torch.float64, device=self.device)
         message[0] = length
         message[1 : 1 + length] = own[:capacity]
         gathered = self._all_gather(message)
@@ -168,7 +168,7 @@ class ConnectedProcesses(Processes):
     def _all_gather(self, values: Tensor) -> Tensor:
         if not self._open:
             raise ProcessFailedError("the monitor of this process has ended")
-        gathered = torch.empty(self.size * len(values), dtype=torch.float64)
+        gathered = torch.empty(self.size * len(values), dtype=torch.float64, device=self.device)
         # A thread of the backend may hold the tensors a little longer. It must not be the last one to hold them when
         # the interpreter ends, which aborts the process.
         self._latest = gathered, values

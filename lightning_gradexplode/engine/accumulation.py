@@ -224,7 +224,7 @@ class AccumulationWindow:
             return None
         with torch.no_grad():
             each = [loss.reshape(()).to(reading.widest_type(loss.device)) for loss in device_losses]
-            known = torch.tensor(sum(host_losses), dtype=torch.float64)
+            known = torch.tensor(sum(host_losses), dtype=torch.float64, device="cpu")
             total = torch.stack(each).sum() + known.to(each[0].dtype) if each else known
             total = total if scale is None else total / scale.to(total.device)
             return total * (self._loop.micro_batches / count)

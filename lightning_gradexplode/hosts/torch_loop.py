@@ -136,7 +136,8 @@ class TorchLoop(TrainingLoop):
         if scaler is None or not scaler.is_enabled():
             return None, False
         scale = getattr(scaler, "_scale", None)  # `GradScaler.get_scale` would wait for an accelerator
-        return torch.tensor(scaler.get_scale()) if scale is None else scale, scaler.get_backoff_factor() < 1.0
+        scale = torch.tensor(scaler.get_scale(), device="cpu") if scale is None else scale
+        return scale, scaler.get_backoff_factor() < 1.0
 
     @property
     def scaler_version(self) -> int | None:

@@ -188,7 +188,7 @@ def _field(name: str, value: Tensor | PackedSequence | list[Tensor], size: int |
     if isinstance(value, list):
         tensors, dtype = tuple(map(_plain, value)), _dtype(value[0])
         if len(value) != size and len(shape) > 2 and shape[1] == size:  # one tensor with all rows for each time step
-            return Field(name, shape, dtype, tensors, lambda: torch.arange(shape[1]).repeat(shape[0]))
+            return Field(name, shape, dtype, tensors, lambda: torch.arange(shape[1], device="cpu").repeat(shape[0]))
         return Field(name, shape, dtype, tuple(one.unsqueeze(0) for one in tensors))
     if isinstance(value, PackedSequence):
         return Field(name, shape, _dtype(value.data), (_plain(value.data),), lambda: _packed_rows(value))
@@ -216,13 +216,13 @@ def _nested_field(name: str, shape: tuple[int, ...], dtype: str, nested: Any) ->
 
 def _packed_rows(packed: PackedSequence) -> Tensor:
     """Return the sequence that each element of a packed batch belongs to."""
-    places = torch.cat([torch.arange(int(count)) for count in packed.batch_sizes])
+    places = torch.cat([torch.arange(int(count), device="cpu") for count in packed.batch_sizes])
     return places if packed.sorted_indices is None else packed.sorted_indices.cpu()[places]
 
 
 def _spanned_rows(offsets: Tensor) -> Tensor:
     """Return the span that each element belongs to, given where spans begin, and where the last one ends."""
-    return torch.arange(len(offsets) - 1).repeat_interleave(offsets.diff().cpu())
+    return torch.arange(len(offsets) - 1, device="cpu").repeat_interleave(offsets.diff().cpu())
 
 
 def _plain(tensor: Tensor) -> Tensor:

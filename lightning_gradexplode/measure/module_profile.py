@@ -76,7 +76,8 @@ def sums_of_calls(
     """
     measured = {name: [call for call in those if call.outputs] for name, those in calls.items()}
     tensors = [tensor for those in measured.values() for call in those for tensor in call.tensors]
-    scale, *numbers = read([torch.as_tensor(threshold), *tensors])
+    scale_of_loss = threshold if isinstance(threshold, Tensor) else torch.tensor(threshold, device="cpu")
+    scale, *numbers = read([scale_of_loss, *tensors])
     parts = np.split(np.array(numbers), np.cumsum([tensor.numel() for tensor in tensors]))
     values = {id(tensor): part for tensor, part in zip(tensors, parts, strict=False)}
 

@@ -51,7 +51,7 @@ class PendingRead:
         numbers, self._spans = _concatenated(values)
         if numbers.is_cuda:
             # A copy runs beside the host only into pinned memory.
-            pinned = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+            pinned = torch.empty(numbers.shape, dtype=numbers.dtype, device="cpu", pin_memory=True)
             pinned.copy_(numbers, non_blocking=True)
             self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record(torch.cuda.current_stream(numbers.device))

@@ -47,6 +47,8 @@ def wild_evidence(draw: some.DrawFn) -> Evidence:
         "replay": reproduced(
             operation(draw(some.sampled_from(["log", "exp", "div", "x"])), inputs=[operand(number, number)])
         ),
+        "loss_divisors": tuple(draw(some.lists(NUMBER, max_size=2))),
+        "later_loss_divisors": tuple(draw(some.lists(NUMBER, max_size=2))),
         "run": run(parameters=(parameter("w", (0, 3), std=number, spectral_radius=number),), sequence_length=0),
     }
     kept = draw(some.sets(some.sampled_from(sorted(wild))))

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from lightning_gradexplode import GradientExplosionMonitor, GradientWatch
 from lightning_gradexplode.engine import loss_graphs
@@ -54,6 +55,40 @@ def test_an_operation_is_named(model: nn.Sequential) -> None:
 
     found = diagnosed(loss, model)
     assert (found.step, found.causes[0].kind, found.causes[0].where) == (10, "undefined-operation", "`log`")
+
+
+class Logarithm(torch.autograd.Function):
+    """A function of the user's own that becomes infinite by an operation that no graph shows."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        """Return the logarithm of the absolute values."""
+        ctx.save_for_backward(values)
+        return values.abs().log()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Return its derivative."""
+        (values,) = ctx.saved_tensors
+        return torch.as_tensor(gradient / values)
+
+
+@pytest.mark.parametrize("hidden", ["checkpoint", "own function"])
+def test_what_a_hidden_operation_has_done_is_unknown(model: nn.Sequential, hidden: str) -> None:
+    """A reentrant checkpoint, or a function of the user's own, may have overflowed, or computed a logarithm of zero."""
+
+    def logarithm(values: Tensor) -> Tensor:
+        return values.abs().log()
+
+    def loss(net: nn.Module, batch: Tensor, step: int) -> Tensor:
+        values = net(batch) * (step < 10)
+        if hidden == "checkpoint":
+            result = checkpoint(logarithm, values, use_reentrant=True)
+        else:
+            result = Logarithm.apply(values)  # type: ignore[no-untyped-call]
+        return result.square().mean()
+
+    assert diagnosed(loss, model).causes[0].kind == "unknown"
 
 
 def test_a_row_of_the_input_is_named_though_later_losses_are_lost(model: nn.Sequential) -> None:

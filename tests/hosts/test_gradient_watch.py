@@ -303,3 +303,39 @@ def test_the_run_is_named_after_its_folder(
         train_step(watch, model, optimizer, batches(1)[0])
     (file,) = tmp_path.rglob("diagnosis.json")
     assert json.loads(file.read_text())["run"]["name"] == name
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_tensors_are_on_the_device_of_the_model_whatever_the_default_device_is(
+    device: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Measurements, histograms, responses and the replay of a run are those without a default device."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1))
+    optimizer, scaler = torch.optim.Adam(model.parameters(), lr=0.01), torch.amp.GradScaler("cpu", init_scale=8.0)
+    rows = [torch.randn(8, 6) for _ in range(12)]
+    rows[9][3, 1] = torch.nan
+
+    def squared(net: nn.Module, inputs: Tensor) -> Tensor:
+        return torch.as_tensor(net(inputs).square().mean())
+
+    options: dict[str, Any] = {"clip": "auto", "on_explosion": ["skip", "rollback"], "log_dir": tmp_path}
+    options |= {"log_every_n_steps": 1, "histogram_every_n_steps": 2}
+    torch.set_default_device(device)
+    try:
+        with GradientWatch(model, optimizer, scaler=scaler, step=squared, **options) as watch:
+            for row in rows:
+                watch.batch(row)
+                optimizer.zero_grad()
+                loss = model(row).square().mean()
+                watch.loss(loss)
+                scaler.scale(loss).backward()
+                scaler.step(optimizer)
+                scaler.update()
+    finally:
+        torch.set_default_device("cpu")
+    diagnosis = watch.diagnosis()
+    assert not watch.failed
+    assert diagnosis is not None
+    assert (diagnosis.causes[0].kind, diagnosis.causes[0].where) == ("nonfinite-input", "batch, row 3")
+    assert not any("could not" in one or "not measured" in one for one in caplog.messages)

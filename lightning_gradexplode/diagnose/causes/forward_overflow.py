@@ -22,6 +22,7 @@ from lightning_gradexplode.diagnose.causes.overflow_origins import origin_of_ove
 from lightning_gradexplode.diagnose.causes.within_step import loss_at_start_of_step
 from lightning_gradexplode.diagnose.faults import Fault, fault_of
 from lightning_gradexplode.diagnose.faults.operations import (
+    base_name,
     is_exponential,
     is_half,
     is_product,
@@ -42,6 +43,10 @@ LIMITING = frozenset({"clamp", "div", "masked_fill", "maximum", "minimum", "reci
 
 LARGE = 1e8
 """Inputs from which an operation other than an exponential function may overflow."""
+
+
+CHECKPOINTS = frozenset({"checkpoint_function", "checkpoint_without_storage_function"})
+"""Functions that compute a part of the model without a graph, as reentrant checkpoints do."""
 
 
 def forward_overflow(evidence: Evidence) -> Cause | None:
@@ -76,6 +81,9 @@ def forward_overflow(evidence: Evidence) -> Cause | None:
         sentences.append(divergence_sentence(course))
     if is_half(operation):
         confidence = min(confidence, 0.4)
+    if hides_operations(evidence, operation):
+        confidence = min(confidence, 0.3)
+        sentences.append(f"The graph does not show what `{name_of(operation)}` computes: any operation in it may fail.")
     return Cause(
         "forward-overflow",
         location_of(operation),
@@ -83,6 +91,12 @@ def forward_overflow(evidence: Evidence) -> Cause | None:
         confidence,
         (located(operation, what.remedy), *(remedies.skip(evidence) if course.steps > 5 else ())),
     )
+
+
+def hides_operations(evidence: Evidence, operation: Operation) -> bool:
+    """Return whether an operation of a graph is a function of several operations that the graph does not show."""
+    own = {base_name(f"{one.name}Backward") for one in evidence.own_functions}
+    return operation.line is None and name_of(operation) in CHECKPOINTS | own
 
 
 def _by_elimination(evidence: Evidence) -> Cause | None:

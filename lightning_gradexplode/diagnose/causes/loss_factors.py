@@ -19,7 +19,7 @@ def large_factor(evidence: Evidence) -> float | None:
 
     Optimizers that divide by the size of the gradient are excluded: the number cancels out.
     """
-    largest = max((abs(1 / one) for one in evidence.loss_divisors or ()), default=0.0)
+    largest = max((abs(1 / one) for one in evidence.loss_divisors or () if one), default=0.0)
     return largest if largest >= LARGE and not remedies.uses_adaptive_optimizer(evidence.run) else None
 
 
@@ -32,7 +32,9 @@ def raised_factor(evidence: Evidence) -> Cause | None:
     is_scaled = len(curve(evidence, "loss_scale").finite) > 0  # by a scaler, whose factor is divided out again
     if not first or not later or len(first) != len(later) or len(evidence.run.optimizers) != 1 or is_scaled:
         return None
-    factors = [(abs(1 / one), abs(1 / other)) for one, other in zip(first, later, strict=True)]
+    factors = [(abs(1 / one), abs(1 / other)) for one, other in zip(first, later, strict=True) if one and other]
+    if not factors:
+        return None
     before, now = max(factors, key=lambda one: one[1] / max(one[0], 1.0))
     most = max(before, 1.0)
     confidence = next((value for growth, value in RAISED if now >= growth * most), None)

@@ -118,7 +118,7 @@ def take_rows(batch: Any, keep: Sequence[int], size: int) -> Any:
     def chosen(one: Any) -> Any:
         if isinstance(one, PackedSequence):
             padded, lengths = pad_packed_sequence(one, batch_first=True)
-            index = torch.tensor(keep)
+            index = torch.tensor(keep, device="cpu")
             return pack_padded_sequence(padded[index], lengths[index], batch_first=True, enforce_sorted=False)
         # In a batch of two rows, a pair (input, target) is not a list of rows.
         are_fields = any(isinstance(each, Tensor) and size in each.shape[:1] for each in one)

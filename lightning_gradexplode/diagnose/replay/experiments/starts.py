@@ -45,7 +45,7 @@ def try_starts(
 
 def _initialized(parameter: Tensor, start: Start) -> Tensor:
     """Return a new initialization of a matrix, without drawing from the generators of the run."""
-    numbers = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    numbers = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0), device="cpu")
     if start == "small":
         made = SMALL * numbers
     else:
