@@ -6,6 +6,7 @@ import math
 
 from lightning_gradexplode.diagnose.batch import input_of, inputs, scale_of, targets
 from lightning_gradexplode.diagnose.causes.loops import carried_state, cell_by_hand
+from lightning_gradexplode.diagnose.causes.optimization import exceeds_usual
 from lightning_gradexplode.diagnose.curves import loss_curve
 from lightning_gradexplode.diagnose.gain_profiles import backward_gain
 from lightning_gradexplode.diagnose.layers import DEEP, first_numbers, gain_of, is_early, layers
@@ -28,6 +29,9 @@ MAX_GATES = 4
 
 GROWN = 30.0
 """Growth over all calls of a layer, or uses of a weight, from which its gain has compounded."""
+
+GROWN_WEIGHTS = 2.0
+"""Growth of the weights from which updates have made the recurrent matrix another one."""
 
 
 def recurrence(evidence: Evidence) -> Cause | None:
@@ -89,11 +93,13 @@ def _of_gradient(evidence: Evidence) -> Cause | None:
     worst = own[0] if own else None
     sentence = seen[0].message[:1].upper() + seen[0].message[1:]
     gated = worst is not None and is_gated(worst, evidence.run)
+    # Updates far too long enlarge the recurrent matrix themselves.
+    is_made = not is_early(evidence) and exceeds_usual(evidence) and trend(evidence).weight_growth >= GROWN_WEIGHTS
     return Cause(
         "recurrence",
         worst.name if worst is not None else seen[0].where,
         (f"{sentence.rstrip('.')}.", *first_numbers(evidence)),
-        0.75,
+        0.3 if is_made else 0.75,
         recurrence_remedies(evidence, worst, gated, sequence_length(evidence)),
     )
 

@@ -8,7 +8,15 @@ import pytest
 
 from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.causes.recurrence import recurrence
-from lightning_gradexplode.records import Activation, AppliedWeight, Evidence, ModuleFacts, Replay, Severity
+from lightning_gradexplode.records import (
+    Activation,
+    AppliedWeight,
+    Evidence,
+    ModuleFacts,
+    OptimizerFacts,
+    Replay,
+    Severity,
+)
 from tests.diagnose.evidence import NAN, batch, diverged, field, finding, history, kinds, parameter, run
 from tests.diagnose.growth_examples import RNN
 
@@ -26,6 +34,29 @@ def test_gated_cells_are_not_proposed_for_gated_cells() -> None:
     found = diagnose(diverged(run=lstm, findings=(growth, finding("diverging-loss", 3))))
     assert found.causes[0].kind == "recurrence"
     assert "LSTM" not in " ".join(found.remedies)
+
+
+@pytest.mark.parametrize(
+    ("rate", "growth", "confidence"), [(0.1, 4.0, 0.3), (0.1, 1.2, 0.75), (1e-3, 4.0, 0.75)], ids=str
+)
+def test_a_recurrent_matrix_that_updates_have_enlarged_is_a_consequence(
+    rate: float, growth: float, confidence: float
+) -> None:
+    """If the rate is far above the usual ones and the weights have grown before the gradient does in time."""
+    steps = 90
+    weights = [10.0 * growth ** (step / steps) for step in range(steps + 1)]
+    values = {"loss": [0.5] * (steps + 1), "grad_norm": [0.4] * (steps + 1), "weight_norm": weights}
+    adam = OptimizerFacts("Adam", ({"lr": rate, "beta2": 0.999},))
+    seen = replace(
+        finding("backward-gain", steps - 1, Severity.WARNING, "rnn"),
+        message="the gradient grows 1.3 times at each time step",
+    )
+    cell = parameter("rnn.weight_hh", (48, 48), module_kind="LSTMCell", spectral_radius=0.6)
+    facts = run(optimizers=(adam,), modules=(ModuleFacts("rnn", "LSTMCell", "recurrent"),), parameters=(cell,))
+    rates = {"learning_rate": [rate] * (steps + 1)}
+    found = recurrence(Evidence(steps - 1, steps - 1, (seen,), facts, (history(values | rates),)))
+    assert found is not None
+    assert found.confidence == confidence
 
 
 def test_a_loss_that_is_huge_before_any_update_is_no_matter_of_the_rate() -> None:
