@@ -86,7 +86,7 @@ def test_what_a_hidden_operation_has_done_is_unknown(model: nn.Sequential, hidde
             result = checkpoint(logarithm, values, use_reentrant=True)
         else:
             result = Logarithm.apply(values)  # type: ignore[no-untyped-call]
-        return result.square().mean()
+        return torch.as_tensor(result.square().mean())
 
     assert diagnosed(loss, model).causes[0].kind == "unknown"
 
