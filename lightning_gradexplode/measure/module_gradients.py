@@ -125,10 +125,12 @@ class ModuleGradientProbe:
                 self._hook(tensor, lambda gradient: call.measure_output(gradient, self._threshold))
 
     def _hook(self, tensor: Tensor, measure: Callable[[Tensor], None]) -> None:
-        if tensor.requires_grad and not tensor.is_leaf and is_plain(tensor) and not _is_transformed(tensor):
+        if tensor.requires_grad and not tensor.is_leaf and is_plain(tensor) and not is_transformed(tensor):
 
-            def hook(gradient: Tensor) -> None:
-                if self._is_measuring() and not _is_transformed(gradient):
+            def hook(gradient: Tensor | None) -> None:
+                if gradient is None:  # a function of the user's own has returned none
+                    return
+                if self._is_measuring() and not is_transformed(gradient):
                     if self._pass_has_ended:
                         self._drop_measured_calls()
                     with torch.no_grad():
@@ -194,7 +196,7 @@ def _reason_against(network: nn.Module) -> str | None:
     return None
 
 
-def _is_transformed(tensor: Tensor) -> bool:
+def is_transformed(tensor: Tensor) -> bool:
     """Return whether a tensor belongs to a transform of ``torch.func``, and cannot be read after it."""
     functorch = torch._C._functorch
     return functorch.is_functorch_wrapped_tensor(tensor) or functorch.is_legacy_batchedtensor(tensor)

@@ -391,3 +391,29 @@ def test_the_steepest_rise_is_at_the_layer_with_the_largest_gain() -> None:
     assert steepest is not None
     assert steepest[0] == "1.layer"
     assert steepest[1] == pytest.approx(1.5**12, rel=1e-4)
+
+
+class WithoutGradient(torch.autograd.Function):
+    """A function whose backward pass returns no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        """Double a value."""
+        return value * 2
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> None:
+        """Return none."""
+
+
+def test_a_function_that_returns_no_gradient_disables_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """A hook that is called with None instead of a gradient measures nothing, and other passes are measured."""
+    network = stack()
+    probe = ModuleGradientProbe(network, ALONE)
+    probe.attach(None)
+    WithoutGradient.apply(network(INPUTS)).sum().backward()  # type: ignore[no-untyped-call]
+    assert probe.take() is None
+    network(INPUTS).sum().backward()
+    assert probe.take() is not None
+    probe.detach()
+    assert not caplog.messages
