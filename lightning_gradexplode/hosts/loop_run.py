@@ -200,13 +200,15 @@ class LoopRun(ABC):
         if self._loop.joins and not self._is_over:
             logger.warning(MONITOR_IS_OFF, JOINS)
             self._end()
-        return self._is_over or (self.run.graph_capture.is_possible and self.run.graph_capture.is_running())
+        if self._is_over or self._loop.is_replaying:
+            return True
+        return self.run.graph_capture.is_possible and self.run.graph_capture.is_running()
 
     def _fail(self) -> None:
         self._failed = True
         if self.run is None:
             logger.exception(MONITOR_FAILED)
-        else:
+        elif not self.run.failed:  # else it is off already, which has been logged
             self.run.guard.fail()
         self._end()
 

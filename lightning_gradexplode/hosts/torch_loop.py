@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +39,7 @@ class TorchLoop(TrainingLoop):
         batches: Number of batches in which an optimizer stepped.
         batch_is_known: Whether the user has passed the current batch.
         should_stop: Whether the training is to end.
+        is_replaying: Whether a step is being computed again; the user's function may call monitor and optimizer then.
         unsupported: Why the gradients cannot be measured, None if they can.
     """
 
@@ -59,7 +61,7 @@ class TorchLoop(TrainingLoop):
     ) -> None:
         self.batches = 0
         self.batch_is_known = False
-        self.should_stop = False
+        self.should_stop = self.is_replaying = False
         self._module = _unwrapped(model)
         self._is_compiled = any(hasattr(one, "_orig_mod") for one in model.modules())
         self._optimizers, self._folder = [_raw(one) for one in optimizers], folder
@@ -213,7 +215,32 @@ class TorchLoop(TrainingLoop):
     def replay_loss(self, copy: Any, batch: Any, batch_idx: int) -> Any:
         """Call the function that was given as ``step``."""
         assert self._replay is not None
-        return self._replay(copy, batch)
+        self.is_replaying = True
+        try:
+            with _without_steps(self._optimizers):
+                return self._replay(copy, batch)
+        finally:
+            self.is_replaying = False
+
+
+@contextmanager
+def _without_steps(optimizers: Sequence[Optimizer]) -> Iterator[None]:
+    """Let steps of optimizers change nothing and call no hooks, where a user's function makes them in a replay."""
+
+    def step(closure: Callable[[], Any] | None = None) -> Any:
+        return None if closure is None else closure()
+
+    own = [vars(one).get("step") for one in optimizers]  # a scheduler assigns one, or the user
+    for optimizer in optimizers:
+        vars(optimizer)["step"] = step
+    try:
+        yield
+    finally:
+        for optimizer, before in zip(optimizers, own, strict=True):
+            if before is None:
+                del vars(optimizer)["step"]
+            else:
+                vars(optimizer)["step"] = before
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
