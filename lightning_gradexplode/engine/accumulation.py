@@ -266,8 +266,8 @@ class AccumulationWindow:
 
 
 def host_number(loss: Tensor) -> float | None:
-    """Return the value of a loss of one element in host memory; None for any other loss, without waiting for it."""
-    return float(loss.item()) if reading.is_on_host(loss) and loss.numel() == 1 else None
+    """Return the value of a real loss of one element in host memory; None for any other, without waiting for it."""
+    return float(loss.item()) if reading.is_on_host(loss) and loss.numel() == 1 and not loss.is_complex() else None
 
 
 def unscales_itself(optimizer: Optimizer) -> bool:

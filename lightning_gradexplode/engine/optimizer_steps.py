@@ -23,6 +23,15 @@ from lightning_gradexplode.engine.gradient_measurement import GradientMeasuremen
 from lightning_gradexplode.engine.left_out import LeftOutSteps
 from lightning_gradexplode.engine.step import Phase, Step
 from lightning_gradexplode.records import LEFT_OUT
+from lightning_gradexplode.records.log import logger
+
+NONE_HAD_GRADIENTS = 20
+"""Number of steps without any gradient after which that is logged, in a run in which no step had one."""
+
+NO_GRADIENTS = (
+    "gradexplode: no parameter of the optimizers had a gradient at any of the first %d steps, so that nothing is "
+    "recorded; look for a loss that does not depend on them, or gradients that are removed before the step"
+)
 
 
 class OptimizerSteps:
@@ -64,6 +73,7 @@ class OptimizerSteps:
         self._stepped: list[Step] = []  # those of the current batch that are no longer open
         self._announced: Optimizer | None = None  # the optimizer of the last call of `gradients_ready`
         self._inside_step = False  # whether an optimizer has begun a step with a closure
+        self._without_gradients = 0  # number of steps whose parameters had no gradient at all
         self._is_within = False  # whether an optimizer that another one wraps makes the step
 
     def begin_batch(self) -> None:
@@ -133,6 +143,15 @@ class OptimizerSteps:
             self._decisions.prepare_update(step)
         elif step.loss is not None and not math.isfinite(step.loss):  # the user's own hook has removed all gradients
             self._left_out.report(replace(step.record(), skipped_by=LEFT_OUT), step.inputs)
+        else:
+            self._note_step_without_gradients()
+
+    def _note_step_without_gradients(self) -> None:
+        """Log once where none of the first steps of a run has a gradient, as nothing of it is recorded."""
+        self._without_gradients += 1
+        is_due = self._without_gradients == NONE_HAD_GRADIENTS and self._after.last is None
+        if is_due and self._components.loop.is_main_process:
+            logger.warning(NO_GRADIENTS, NONE_HAD_GRADIENTS)
 
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Prevent, in an optimizer's pre-step hook, an update that is held back."""

@@ -18,6 +18,7 @@ from lightning_gradexplode.engine.failure import MONITOR_IS_OFF
 from lightning_gradexplode.hosts.results import StepEventsResults
 from lightning_gradexplode.hosts.step_events import StepEvents
 from lightning_gradexplode.hosts.torch_loop import TorchLoop
+from lightning_gradexplode.measure.module_gradients import is_transformed
 from lightning_gradexplode.measure.reading import PendingRead
 from lightning_gradexplode.records.log import logger
 
@@ -30,6 +31,11 @@ SMALLEST_SCALE = 256.0
 REDUCED_LATER = (
     "the network that was passed is not wrapped in DistributedDataParallel; if it is elsewhere, pass the wrapper; if "
     "the loop itself averages gradients after the backward pass, the norms are those of each process before that"
+)
+
+TRANSFORMED = (
+    "loss() was called within a transform of torch.func, whose loss cannot be read outside of it; the gradients are "
+    "measured as the optimizer gets them, and the loss is unknown"
 )
 
 
@@ -129,8 +135,8 @@ class GradientWatch(StepEventsResults):
         """Prepare the measurement of the gradients at the end of the backward pass of a loss.
 
         Args:
-            loss: The loss, before a gradient scaler scales it, with one element. The value of a loss with several
-                elements is not recorded.
+            loss: The loss, before a gradient scaler scales it, with one element. The value of a loss that is complex or
+                has several elements is not recorded.
         """
         if self._events is None:
             return
@@ -139,11 +145,14 @@ class GradientWatch(StepEventsResults):
                 got = "detached one" if isinstance(loss, Tensor) else type(loss).__name__
                 self._events.warn_once(f"loss() needs the tensor that backward() is called on, got a {got}")
             return
+        if is_transformed(loss):
+            self._events.warn_once(TRANSFORMED)
+            return
 
         number = loss.detach()  # a hook that referred to the loss itself would keep it, and its graph, for ever
 
         def value(index: int, gradient: Tensor) -> Tensor | None:
-            if number.numel() != 1:
+            if number.numel() != 1 or number.is_complex():
                 return None
             scale = self._loop.loss_scale()[0]
             if not self._scale_is_checked:
