@@ -20,6 +20,7 @@ from lightning_gradexplode.engine.step_hooks import calls_hooks
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.hosts.csv_log import CSVLog
 from lightning_gradexplode.hosts.logger_attributes import LoggerAttributes
+from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.report import public_name
 
 
@@ -61,7 +62,7 @@ class TorchLoop(TrainingLoop):
     ) -> None:
         self.batches = 0
         self.batch_is_known = False
-        self.should_stop = self.is_replaying = False
+        self.should_stop = self.is_replaying = self._names_schedule = False
         self._module = _unwrapped(model)
         self._is_compiled = any(hasattr(one, "_orig_mod") for one in model.modules())
         self._optimizers, self._folder = [_raw(one) for one in optimizers], folder
@@ -217,20 +218,27 @@ class TorchLoop(TrainingLoop):
         assert self._replay is not None
         self.is_replaying = True
         try:
-            with _without_steps(self._optimizers):
+            with _without_steps(self._optimizers, self._note_changed_settings):
                 return self._replay(copy, batch)
         finally:
             self.is_replaying = False
 
+    def _note_changed_settings(self) -> None:
+        if not self._names_schedule:
+            self._names_schedule = True
+            logger.warning("gradexplode: %s", STEPS_SCHEDULE)
+
 
 @contextmanager
-def _without_steps(optimizers: Sequence[Optimizer]) -> Iterator[None]:
+def _without_steps(optimizers: Sequence[Optimizer], changed: Callable[[], None]) -> Iterator[None]:
     """Let steps of optimizers change nothing and call no hooks, where a user's function makes them in a replay."""
 
     def step(closure: Callable[[], Any] | None = None) -> Any:
         return None if closure is None else closure()
 
     own = [vars(one).get("step") for one in optimizers]  # a scheduler assigns one, or the user
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    settings = [{name: one for name, one in group.items() if isinstance(one, (int, float))} for group in groups]
     for optimizer in optimizers:
         vars(optimizer)["step"] = step
     try:
@@ -241,6 +249,12 @@ def _without_steps(optimizers: Sequence[Optimizer]) -> Iterator[None]:
                 del vars(optimizer)["step"]
             else:
                 vars(optimizer)["step"] = before
+        if any(
+            group[name] != one for group, known in zip(groups, settings, strict=True) for name, one in known.items()
+        ):
+            for group, known in zip(groups, settings, strict=True):
+                group.update(known)
+            changed()
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -297,6 +311,11 @@ def _takes_hooks(optimizer: Optimizer) -> bool:
 
 
 JOINS = "within join() processes may end one after the other, and the monitors could not exchange their numbers"
+
+STEPS_SCHEDULE = (
+    "the function that is passed as step= sets the learning rate or other settings of an optimizer; they are restored "
+    "after a replay, but a scheduler has counted the steps of the replay too: call it outside of the function"
+)
 
 _WRAPPING = ("lightning.fabric.", "lightning_fabric.", "accelerate.")
 """Packages whose optimizers wrap another one, which is their attribute ``optimizer``."""

@@ -55,3 +55,26 @@ def test_the_console_has_the_cause_with_a_function_that_steps_the_optimizer(capl
     train(True)
     assert any("undefined-operation in log" in line for line in caplog.messages)
     assert not any("no backward pass" in line for line in caplog.messages)
+
+
+def test_a_learning_rate_that_a_replay_sets_is_restored(caplog: pytest.LogCaptureFixture) -> None:
+    """A function that also steps a scheduler is named once, and the optimizer has the rate of its own steps."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
+
+    def train_step(module: nn.Module, batch: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        loss = loss_of(module, batch)
+        watch.loss(loss)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        return loss
+
+    with GradientWatch(model, optimizer, report=False, step=train_step) as watch:
+        for batch in [*batches(2), torch.full((16, 4), float("nan"))]:
+            watch.batch(batch)
+            train_step(model, batch)
+    assert optimizer.param_groups[0]["lr"] == 0.1 * 0.5**3
+    assert sum("counted the steps of the replay" in line for line in caplog.messages) == 1
