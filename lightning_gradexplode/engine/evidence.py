@@ -266,6 +266,7 @@ class EvidenceCollector:
             summed=self.graphs.summed,
             compares_layer=self.graphs.compares_layer,
             inactive=self.graphs.inactive,
+            of_one_element=self.graphs.of_one_element,
             frozen=frozen_parameters(self._loop.module),
             raised=self.raised,
             loss_factor=self._loop.loss_factor,

@@ -133,6 +133,11 @@ class LossGraphs:
         return None if self._first is None else self._first.inactive
 
     @property
+    def of_one_element(self) -> tuple[str, str] | None:
+        """A softmax over one element in the first loss, and the nearest parameter before it."""
+        return None if self._first is None else self._first.of_one_element
+
+    @property
     def overflow(self) -> Operation | None:
         """An exponential function of the first loss whose result is infinite, None without one."""
         return None if self._first is None else self._first.overflow

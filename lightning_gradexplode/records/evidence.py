@@ -112,6 +112,8 @@ class Evidence:
         inactive: A rectifier whose result is zero for all elements of the first batch, and the nearest parameter before
             it; None without one.
         frozen: The parameters that take no gradient at present.
+        of_one_element: A softmax over one element in the first loss, and the nearest parameter before it; None without
+            one.
     """
 
     step: int
@@ -144,3 +146,4 @@ class Evidence:
     unchanged: tuple[str, ...] = ()
     inactive: tuple[str, str] | None = None
     frozen: tuple[str, ...] = ()
+    of_one_element: tuple[str, str] | None = None

@@ -25,6 +25,7 @@ from lightning_gradexplode.diagnose.calm.optimizer import (
 from lightning_gradexplode.diagnose.calm.weights import (
     rectifier_without_output,
     scale_too_large,
+    softmax_of_one_element,
     weights_too_large,
     weights_without_gradient,
 )
@@ -179,6 +180,7 @@ _RULES = (
     weights_too_large,
     weights_without_gradient,
     rectifier_without_output,
+    softmax_of_one_element,
     _data_too_large,
     _few_batches_ruin,
     updates_are_rounded_away,

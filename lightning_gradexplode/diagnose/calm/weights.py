@@ -62,15 +62,14 @@ def weights_without_gradient(evidence: Evidence) -> Iterator[Cause]:
 
 def rectifier_without_output(evidence: Evidence) -> Iterator[Cause]:
     """Yield the cause if no parameter ever had a gradient, and a rectifier passed nothing on at the first step."""
-    still = {name for history in evidence.history for name in _without_gradient(history, 10)}
-    count = sum(len(history.parameters) for history in evidence.history)
-    if evidence.inactive is None or not count or len(still) < count:
+    count = _parameters_without_gradient(evidence)
+    if evidence.inactive is None or not count:
         return
     operation, parameter = evidence.inactive
     layer = parameter.rpartition(".")[0]
     yield Cause(
         "initialization",
-        f"`{operation}`" + (f" after {layer}" if layer else ""),
+        _place(operation, layer),
         (
             f"The result of `{operation}` is zero for all elements of the first batch: what it takes is below zero.",
             f"The gradients of all {count} parameters have been exactly zero at every step.",
@@ -81,6 +80,43 @@ def rectifier_without_output(evidence: Evidence) -> Iterator[Cause]:
             f"or start with a bias above zero: `nn.init.constant_({layer or 'layer'}.bias, 0.1)`",
         ),
     )
+
+
+def softmax_of_one_element(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if no parameter ever had a gradient, and the loss takes a softmax over one element."""
+    count = _parameters_without_gradient(evidence)
+    if evidence.of_one_element is None or not count:
+        return
+    operation, parameter = evidence.of_one_element
+    layer, result = parameter.rpartition(".")[0], "zero" if operation == "log_softmax" else "one"
+    yield Cause(
+        "empty-reduction",
+        _place(operation, layer),
+        (
+            f"`{operation}` is taken over a dimension of one element: its result is {result} for all inputs, and its "
+            "gradient is zero.",
+            f"The gradients of all {count} parameters have been exactly zero at every step.",
+        ),
+        0.85,
+        (
+            "for a single output use `F.binary_cross_entropy_with_logits(output, target)` without a softmax, or return "
+            "one output for each class",
+            "or take the softmax over the dimension of the classes: `x.softmax(dim=1)` of a tensor of shape "
+            "`(batch, classes)`",
+        ),
+    )
+
+
+def _place(operation: str, layer: str) -> str:
+    """Return an operation as a place, with the layer before it if that has a name."""
+    return f"`{operation}`" + (f" after {'layer ' if layer.isdecimal() else ''}{layer}" if layer else "")
+
+
+def _parameters_without_gradient(evidence: Evidence) -> int:
+    """Return the number of all parameters if none of them ever had a gradient, else zero."""
+    still = {name for history in evidence.history for name in _without_gradient(history, 10)}
+    count = sum(len(history.parameters) for history in evidence.history)
+    return count if len(still) >= count else 0
 
 
 def _without_gradient(history: History, least: int) -> list[str]:

@@ -33,6 +33,7 @@ from lightning_gradexplode.diagnose.graph.nodes import (
 from lightning_gradexplode.diagnose.graph.own_functions import OwnFunctions
 from lightning_gradexplode.diagnose.graph.recompute import recomputed
 from lightning_gradexplode.diagnose.graph.search import Found, Search
+from lightning_gradexplode.diagnose.graph.single_elements import softmax_of_one
 from lightning_gradexplode.diagnose.replay.observation.batch_shape import BatchShape
 from lightning_gradexplode.diagnose.replay.observation.finiteness import (
     all_finite,
@@ -98,6 +99,7 @@ class GraphFacts:
         compares_layer: Whether the loss is made of the difference of a layer's result and data alone.
         inactive: A rectifier whose result is zero for all elements, and the nearest parameter before it; None without
             one.
+        of_one_element: A softmax over one element, and the nearest parameter before it; None without one.
     """
 
     fields: tuple[FieldFacts, ...] = ()
@@ -110,6 +112,7 @@ class GraphFacts:
     summed: int | None = None
     compares_layer: bool = False
     inactive: tuple[str, str] | None = None
+    of_one_element: tuple[str, str] | None = None
 
 
 def facts_of_loss(loss: Loss, module: nn.Module) -> GraphFacts:
@@ -138,6 +141,7 @@ def facts_of_loss(loss: Loss, module: nn.Module) -> GraphFacts:
         summed,
         compares_layer(loss.grad_fn),
         inactive_rectifier(graph, names),
+        softmax_of_one(graph, names),
     )
 
 

@@ -25,7 +25,7 @@ def inactive_rectifier(graph: Graph, names: Mapping[int, str]) -> tuple[str, str
         if name_of_node(node) == "relu":
             result = _saved(node)
             if result is not None and result.is_cpu and result.numel() and not bool(result.any()):
-                return name_of_node(node), _parameter_before(node, names)
+                return name_of_node(node), parameter_before(node, names)
     return None
 
 
@@ -39,7 +39,7 @@ def _saved(node: Any) -> Tensor | None:
     return result if isinstance(result, Tensor) else None
 
 
-def _parameter_before(node: Any, names: Mapping[int, str]) -> str:
+def parameter_before(node: Any, names: Mapping[int, str]) -> str:
     """Return the name of the parameter that is the fewest operations before a node."""
     waiting, seen = [node], {node}
     for one in waiting:  # which grows by those before

@@ -69,15 +69,15 @@ def _averaged(node: Any, arguments: Sequence[Tensor], shape: tuple[int, ...]) ->
 
 
 def _summed_up(node: Any, arguments: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
-    return arguments[0].cumsum(_signed(node._saved_dim))
+    return arguments[0].cumsum(signed(node._saved_dim))
 
 
 def _transposed(node: Any, arguments: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
-    return arguments[0].transpose(_signed(node._saved_dim0), _signed(node._saved_dim1))
+    return arguments[0].transpose(signed(node._saved_dim0), signed(node._saved_dim1))
 
 
 def _selected(node: Any, arguments: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
-    return arguments[0].select(_signed(node._saved_dim), _signed(node._saved_index))
+    return arguments[0].select(signed(node._saved_dim), signed(node._saved_index))
 
 
 def _clamped(node: Any, arguments: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
@@ -89,11 +89,11 @@ def _convolved(node: Any, arguments: Sequence[Tensor], shape: tuple[int, ...]) -
         arguments[0],
         arguments[1],
         arguments[2] if len(arguments) > 2 else None,
-        [*map(_signed, node._saved_stride)],
-        [*map(_signed, node._saved_padding)],
-        [*map(_signed, node._saved_dilation)],
+        [*map(signed, node._saved_stride)],
+        [*map(signed, node._saved_padding)],
+        [*map(signed, node._saved_dilation)],
         node._saved_transposed,
-        [*map(_signed, node._saved_output_padding)],
+        [*map(signed, node._saved_output_padding)],
         node._saved_groups,
     )
 
@@ -101,7 +101,7 @@ def _convolved(node: Any, arguments: Sequence[Tensor], shape: tuple[int, ...]) -
 def _classified(node: Any, arguments: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
     is_image = len(arguments[0].shape) > 2
     compute = torch.ops.aten.nll_loss2d_forward if is_image else torch.ops.aten.nll_loss_forward
-    ignored = _signed(node._saved_ignore_index)
+    ignored = signed(node._saved_ignore_index)
     loss: Tensor = compute(arguments[0], node._saved_target, node._saved_weight, node._saved_reduction, ignored)[0]
     return loss
 
@@ -127,7 +127,7 @@ _RECIPES: Mapping[str, _Recipe] = {
     "addmm": _product_added,
     "binary_cross_entropy": _loss("binary_cross_entropy", "weight", "reduction"),
     "binary_cross_entropy_with_logits": _loss("binary_cross_entropy_with_logits", "weight", "pos_weight", "reduction"),
-    "cat": lambda node, arguments, shape: torch.cat([*arguments], _signed(node._saved_dim)),
+    "cat": lambda node, arguments, shape: torch.cat([*arguments], signed(node._saved_dim)),
     "clamp": _clamped,
     "convolution": _convolved,
     "cumsum": _summed_up,
@@ -139,7 +139,7 @@ _RECIPES: Mapping[str, _Recipe] = {
     "pow": _raised,
     "select": _selected,
     "smooth_l1_loss": _loss("smooth_l1_loss", "reduction", "beta"),
-    "stack": lambda node, arguments, shape: torch.stack([*arguments], _signed(node._saved_dim)),
+    "stack": lambda node, arguments, shape: torch.stack([*arguments], signed(node._saved_dim)),
     "sub": _subtracted,
     "sum": _summed,
     "transpose": _transposed,
@@ -148,9 +148,9 @@ _RECIPES: Mapping[str, _Recipe] = {
 
 def _dims(node: Any) -> list[int] | None:
     dims = getattr(node, "_saved_dim", None)
-    return None if dims is None else [_signed(one) for one in dims]
+    return None if dims is None else [signed(one) for one in dims]
 
 
-def _signed(value: int) -> int:
+def signed(value: int) -> int:
     """Return a number that autograd shows as an unsigned one of 64 bits."""
     return value - (1 << 64) if value >= 1 << 63 else value

@@ -328,6 +328,23 @@ def test_a_rectifier_that_passes_nothing_on_is_named_if_no_weight_has_a_gradient
     assert (None if found is None else (found.causes[0].kind, found.where)) == (where and ("initialization", where))
 
 
+@pytest.mark.parametrize(
+    ("softmax", "zero", "where"),
+    [
+        (("softmax", "head.weight"), LAYERS, "`softmax` after head"),
+        (("log_softmax", "2.bias"), LAYERS, "`log_softmax` after layer 2"),
+        (("softmax", "attention.weight"), LAYERS[:5], None),
+        (None, LAYERS, None),
+    ],
+)
+def test_a_softmax_over_one_element_is_named_if_no_weight_has_a_gradient(
+    softmax: tuple[str, str] | None, zero: Sequence[str], where: str | None
+) -> None:
+    """The weights of an attention to a single element are one, too, and the rest of the network learns."""
+    found = diagnose_calm(replace(evidence(network(0.1), {"loss": STUCK}, zero), of_one_element=softmax))
+    assert (None if found is None else (found.causes[0].kind, found.where)) == (where and ("empty-reduction", where))
+
+
 def test_weights_without_a_gradient_may_stay_the_same() -> None:
     """Nothing was lost of an update that there never was; a learning rate of zero moves no weight either."""
     half = network(1.0, dtype="bfloat16")
