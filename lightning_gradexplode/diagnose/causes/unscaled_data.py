@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import (
@@ -58,7 +59,7 @@ def unscaled_data(evidence: Evidence) -> Cause | None:
         tuple(sentences),
         confidence,
         (
-            *(_standardize(field) for _, field in found[:2]),
+            *_standardize([field for _, field in found[:2]]),
             *(
                 ["normalize inside of the model: `nn.BatchNorm1d(features)` as its first layer"]
                 if any(field in inputs(evidence) for _, field in found[:2])
@@ -127,11 +128,14 @@ def _targets_by_elimination(evidence: Evidence) -> Cause | None:
     )
 
 
-def _standardize(field: FieldFacts) -> str:
-    place = place_of(field)
-    if is_from_graph(field):
-        return f"standardize the {place} by the training set: subtract its mean, and divide by its deviation"
-    return remedies.standardize(place)
+def _standardize(fields: Sequence[FieldFacts]) -> list[str]:
+    """Return the advice to standardize fields, which are known from the batch or from the graph of the loss."""
+    places = [place_of(field) for field in fields]
+    if not any(map(is_from_graph, fields)):
+        return [remedies.standardize(place) for place in places]
+    mean = "the mean of each" if len(fields) > 1 else "its mean"
+    named = " and the ".join(places)
+    return [f"standardize the {named} by the training set: subtract {mean}, and divide by its deviation"]
 
 
 def _fails_early(evidence: Evidence) -> bool:

@@ -104,6 +104,18 @@ def test_targets_are_what_is_left_of_a_huge_first_loss(parts: dict[str, Any], is
     assert (unscaled_data(diverged(**{**known, **parts})) is not None) is is_named
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_all_data_on_a_large_scale_are_standardized_at_once(count: int) -> None:
+    """If the batch itself is not known, one remedy names what the graph of the loss shows: one of them is not enough."""
+    large: dict[str, Any] = {"least": -4e5, "greatest": 4e5, "std": 1e5}
+    fields = field("input of body", **large), field("target of mse_loss", **large)
+    values = growing()
+    values["grad_norm"] = [1e5 * one for one in values["grad_norm"]]
+    found = unscaled_data(diverged(batch=batch(*fields[:count]), history=(history(values),)))
+    assert found is not None
+    assert all(one.name in found.remedies[0] for one in fields[:count])
+
+
 @pytest.mark.parametrize(("size", "is_named"), [(5e6, True), (20.0, False)])
 def test_features_that_a_model_computes_are_known_by_what_its_first_layer_takes(size: float, is_named: bool) -> None:
     """Powers of a number up to ten are on a large scale, though no field of the batch is."""
