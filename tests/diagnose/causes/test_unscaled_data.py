@@ -106,8 +106,8 @@ def test_targets_are_what_is_left_of_a_huge_first_loss(parts: dict[str, Any], is
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_all_data_on_a_large_scale_are_standardized_at_once(count: int) -> None:
-    """If the batch itself is not known, one remedy names what the graph of the loss shows: one of them is not enough."""
-    large: dict[str, Any] = {"least": -4e5, "greatest": 4e5, "std": 1e5}
+    """Where the graph of the loss is all that shows them, one remedy names both: one of them alone is not enough."""
+    large: dict[str, Any] = {"least": -4e5, "greatest": 4e5, "std": 1e5, "usual_std": 1e5, "usual_greatest": 4e5}
     fields = field("input of body", **large), field("target of mse_loss", **large)
     values = growing()
     values["grad_norm"] = [1e5 * one for one in values["grad_norm"]]
