@@ -23,6 +23,10 @@ _STEEP = 100.0
 """Gradient norm times weight norm, divided by the unit of the loss, below which a gradient is small. At the first step
 it is above 100 in one of 14 healthy runs."""
 
+FAR = 1e4
+"""Units of rise of the loss, and growth of gradient norm times weight norm, that are no start of a run, however early:
+the norms of such steps do not count among the first ones."""
+
 
 class Baselines(Stateful):
     """The baselines of one optimizer, and how far the current step is from them.
@@ -76,7 +80,7 @@ class Baselines(Stateful):
             self.loss_rise = self.loss_deviations = 0.0
         norm = record.grad_norm
         if norm is not None and 0 < norm < math.inf:
-            if self._norms.count < self._norms.size:
+            if self._norms.count < self._norms.size and self.loss_rise < FAR:
                 self._norms.add(norm)
             relative = min(norm / self._norms.lower_quartile, sys.float_info.max)
             self.gradient_growth = min(relative * weights, sys.float_info.max)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lightning_gradexplode.detect.base import Detector
-from lightning_gradexplode.detect.baselines import Baselines
+from lightning_gradexplode.detect.baselines import FAR, Baselines
 from lightning_gradexplode.detect.growth import WINDOW, keeps_rising
 from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
 from lightning_gradexplode.detect.weight_baseline import MOVED
@@ -41,6 +41,8 @@ class DivergingLoss(Detector):
       `patience` steps, and the loss rises by the same factor at each step or faster (`Excursion.is_geometric`). (A loss
       that starts at zero rises to its level without a growth of the gradients; the logarithm of one with a growing
       weight, or of a periodic one, rises more and more slowly.)
+    - Both the rise of the loss and that product are `baselines.FAR` for `patience` steps, as after a first update that
+      ruins the network at once, whatever becomes of the weights.
 
     A single step is sufficient if the weights have grown to `ruined` times what they were when the loss was last at its
     start, which a single bad batch does not cause.
@@ -81,7 +83,7 @@ class DivergingLoss(Detector):
         self.wander = wander
         self._out: list[float] = []
         self._rises: list[float] = []
-        self._grown_for = 0
+        self._grown_for = self._far_for = 0
 
     def check(self, record: StepRecord) -> Finding | None:
         """Compare the step's loss with the run's start."""
@@ -95,6 +97,7 @@ class DivergingLoss(Detector):
         patience = self.patience if weights.moved else self.patience + 2
         self._out = [*self._out[-1 - self.patience :], loss] if rise > self.limit else []
         self._grown_for = self._grown_for + 1 if baselines.gradient_growth >= self.confirmed else 0
+        self._far_for = self._far_for + 1 if min(rise, baselines.gradient_growth) >= FAR else 0
         if rise > 2 * self.limit and baselines.excursion.growth_of(weights.growth) >= self.ruined:
             return self._critical(record, baselines)
         lasting = len(self._out) >= patience and self._out[-1] >= self._out[-patience]
@@ -110,7 +113,8 @@ class DivergingLoss(Detector):
             weights_confirm = weights.moved
         else:
             weights_confirm = excursion.growth_of(weights.growth) >= MOVED
-        return weights_confirm or (self._grown_for >= self.patience and excursion.is_geometric)
+        is_far = self._far_for >= self.patience
+        return weights_confirm or is_far or (self._grown_for >= self.patience and excursion.is_geometric)
 
     def _critical(self, record: StepRecord, baselines: Baselines) -> Finding:
         loss, start, grown = record.loss, baselines.loss.start, baselines.weights.growth

@@ -51,6 +51,7 @@ SIGNS = {
 
 
 NEW_SINCE_0_1_0 = (
+    "_far_for",
     "zero-gradient",
     "clip-saturated",
     "_rises",

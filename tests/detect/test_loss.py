@@ -72,6 +72,30 @@ def test_a_nonfinite_loss_whose_update_reaches_no_weight_is_a_warning(
     assert [finding.severity for finding in findings] == [severity] * 30
 
 
+@pytest.mark.parametrize(
+    ("loss", "gradient", "lasts", "is_found"),
+    [(1e28, 1e28, 30, True), (1e6, 1e6, 30, True), (1e6, 1e6, 2, False), (1e6, 50.0, 30, False)],
+    ids=["by any factor", "by a million", "for two steps", "without the gradient"],
+)
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_first_update_that_ruins_the_network_is_found_without_its_weights(
+    loss: float, gradient: float, lasts: int, is_found: bool, sign: float
+) -> None:
+    """The exploded norms are no start of the run; a spike that passes, or a rise of the loss alone, is none."""
+    losses, norms = noise(40), noise(40, seed=1)
+    records = [
+        record(
+            step,
+            loss=losses[step] * (loss if 0 < step <= lasts else sign),
+            grad_norm=norms[step] * (gradient if 0 < step <= lasts else 1.0),
+            weight_norm=11.9 if step else 10.0,
+        )
+        for step in range(40)
+    ]
+    found = [one.step for one in findings_of(DivergingLoss(), records) if one.severity is Severity.CRITICAL]
+    assert (min(found) <= 8 if found else False) is is_found
+
+
 def exploding(start: float, factor: float = 2.0, calm: int = 20, scatter: float = 0.2) -> list[StepRecord]:
     """Build a run of any size whose loss and gradients grow by the same factor at each step after a calm start."""
     growth = [1.0] * calm + [factor**step for step in range(1, 21)]
