@@ -40,6 +40,9 @@ STEEPER = 1.5
 FURTHER = 2.0
 """Multiple of its negative start that a loss has to have fallen to."""
 
+FAR_GROWN = 4.0
+"""Growth of the weights along a loss that falls at a steady pace with the same gradient, from which it has no floor."""
+
 HAS_GROWN = 2.0
 """Growth of the weights' norm with which a negative term grows."""
 
@@ -218,9 +221,11 @@ def keeps_falling(evidence: Evidence) -> Iterator[Cause]:
     growth = curve(evidence, "weight_norm").last, initial_weight_norm(evidence)
     # A density may well have a negative loss from the start.
     is_far = levels[-1] < -(BELOW if start > -0.1 else FAR_BELOW) * max(abs(start), 0.2)
-    speeds_up = _speeds_up(levels) and levels[4] < levels[3]
+    speeds_up, keeps_its_pace = _speeds_up(levels) and levels[4] < levels[3], _keeps_its_pace(evidence, levels)
     has_grown = slopes[-1] > STEEPER * slopes[0] and (growth[0] or 0.0) > GROWING * (growth[1] or math.inf)
-    if not (is_far and has_grown and (speeds_up or _keeps_its_pace(evidence, levels))):
+    # The slope of a loss that is linear in the outputs is bounded, and the weights grow on along it.
+    is_linear = keeps_its_pace and slopes[-1] >= slopes[1] and trend(evidence).weight_growth >= FAR_GROWN
+    if not (is_far and ((has_grown and (speeds_up or keeps_its_pace)) or is_linear)):
         return
     yield Cause(
         "loss-without-floor",

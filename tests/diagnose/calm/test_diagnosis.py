@@ -288,6 +288,21 @@ def test_a_generator_makes_its_loss_fall_with_hardly_larger_weights(growth: floa
     assert (diagnose_calm(evidence(network(0.1), falling)) is not None) is is_named
 
 
+@pytest.mark.parametrize(
+    ("weights", "gradient", "is_named"), [(10.0, 1.0, True), (2.5, 1.0, False), (10.0, 0.5, False)]
+)
+def test_a_loss_that_is_linear_in_the_outputs_has_no_lower_bound(
+    weights: float, gradient: float, is_named: bool
+) -> None:
+    """As of a divergence that takes plain outputs for logarithms: its gradient stays, and the weights grow along it."""
+    falling = {
+        "loss": [-1.5 - 0.4 * step for step in range(120)],
+        "grad_norm": np.geomspace(2.5, 2.5 * gradient, 120).tolist(),
+        "weight_norm": np.linspace(12.0, 12.0 * weights, 120).tolist(),
+    }
+    assert (diagnose_calm(evidence(network(0.1), falling)) is not None) is is_named
+
+
 @pytest.mark.parametrize(("weights", "optimizers", "is_named"), [(2.5, 1, True), (1.5, 1, False), (2.5, 2, False)])
 def test_a_loss_without_a_lower_bound_may_fall_at_a_steady_pace(
     weights: float, optimizers: int, is_named: bool
