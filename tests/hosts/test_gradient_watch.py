@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from lightning_gradexplode import GradientWatch
 from tests.hosts.loops import batches, loss_of, network, recorded, train_step, train_until_stopped
@@ -339,3 +342,44 @@ def test_tensors_are_on_the_device_of_the_model_whatever_the_default_device_is(
     assert diagnosis is not None
     assert (diagnosis.causes[0].kind, diagnosis.causes[0].where) == ("nonfinite-input", "batch, row 3")
     assert not any("could not" in one or "not measured" in one for one in caplog.messages)
+
+
+def hooked(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Return a loss whose gradient a hook makes infinite."""
+    weight = model.get_parameter("0.weight")
+    weight.register_hook(lambda gradient: gradient * (math.inf if float(inputs.max()) > 50 else 1.0))
+    return torch.as_tensor(model(inputs).square().mean())
+
+
+def checkpointed(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Return a loss with a logarithm of zero in a part that is computed again in the backward pass."""
+
+    def part(values: Tensor) -> Tensor:
+        return torch.log(model.get_submodule("0")(values).abs() * (values.max() < 50))
+
+    hidden = checkpoint(part, inputs.clone().requires_grad_(), use_reentrant=True)
+    return torch.as_tensor(model.get_submodule("2")(model.get_submodule("1")(hidden)).square().mean())
+
+
+@pytest.mark.parametrize(("loss_of_step", "operation"), [(hooked, "mul"), (checkpointed, "log")])
+def test_code_that_runs_in_the_backward_pass_is_no_derivative(
+    loss_of_step: Callable[[nn.Module, Tensor], Tensor], operation: str
+) -> None:
+    """The operation of a hook, or of a reentrant checkpoint, is named, with its line, and not the node it runs in."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with GradientWatch(model, optimizer, report=False, step=loss_of_step) as watch:
+        for step in range(6):
+            inputs = torch.randn(8, 6) * (100.0 if step == 5 else 1.0)
+            watch.batch(inputs)
+            optimizer.zero_grad()
+            loss = loss_of_step(model, inputs)
+            watch.loss(loss)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    diagnosis = watch.diagnosis()
+    assert diagnosis is not None
+    assert diagnosis.causes[0].kind == "undefined-operation"
+    assert str(diagnosis.where).startswith(f"`{operation}`")
+    assert "test_gradient_watch.py" in str(diagnosis.where)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from lightning_gradexplode.diagnose.faults.empty import empty_reduction
 from lightning_gradexplode.diagnose.faults.fault import Fault
 from lightning_gradexplode.diagnose.faults.operands import inputs_in_words
-from lightning_gradexplode.diagnose.faults.operations import DIVISIONS, is_exponential, name_of
+from lightning_gradexplode.diagnose.faults.operations import DIVISIONS, is_exponential, is_of_other_code, name_of
 from lightning_gradexplode.diagnose.faults.overflow import overflow
 from lightning_gradexplode.diagnose.faults.undefined import (
     SOFTMAXES,
@@ -67,7 +67,8 @@ def _constant(operation: Operation, name: str) -> Fault | None:
     held += sum(one.inf_count for one in weights)
     if name in DIVISIONS and len(operation.inputs) > 1 and operation.inputs[-1].at_fault == 0:
         return None  # the division by zero is the fault
-    if operation.phase == "backward" or not (numbers or held) or is_of_matrix(operation, name):
+    is_derivative = operation.phase == "backward" and not is_of_other_code(operation)
+    if is_derivative or not (numbers or held) or is_of_matrix(operation, name):
         return None
     what = (
         f"the number {numbers[0]:g}" if numbers else "a tensor that is not finite" if weights else "a tensor with NaN"

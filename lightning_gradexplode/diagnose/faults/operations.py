@@ -46,11 +46,20 @@ def base_name(name: str) -> str:
     return re.sub(r"nll_loss2_?d", "nll_loss", name)
 
 
+_OF_OTHER_CODE = ("AccumulateGrad", "CheckpointFunctionBackward")
+"""Nodes of the backward pass in which other code runs: hooks of a gradient, and a forward pass that is repeated."""
+
+
 def name_of(operation: Operation) -> str:
     """Return the plain name of an operation; in the backward pass, that of the forward operation."""
-    if operation.phase == "backward" and operation.node is not None:
+    if operation.phase == "backward" and operation.node is not None and not is_of_other_code(operation):
         return base_name(operation.node)
     return base_name(operation.name)
+
+
+def is_of_other_code(operation: Operation) -> bool:
+    """Return whether an operation ran in the backward pass without being a derivative, as in a hook of a gradient."""
+    return operation.node is not None and operation.node.endswith(_OF_OTHER_CODE)
 
 
 def limit_of(operation: Operation) -> float:
