@@ -346,7 +346,7 @@ def test_tensors_are_on_the_device_of_the_model_whatever_the_default_device_is(
 
 def hooked(model: nn.Module, inputs: Tensor) -> Tensor:
     """Return a loss whose gradient a hook makes infinite."""
-    weight = model.get_parameter("0.weight")
+    weight: Any = model.get_parameter("0.weight")
     weight.register_hook(lambda gradient: gradient * (math.inf if float(inputs.max()) > 50 else 1.0))
     return torch.as_tensor(model(inputs).square().mean())
 
