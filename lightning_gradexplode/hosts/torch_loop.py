@@ -231,7 +231,12 @@ class TorchLoop(TrainingLoop):
 
 @contextmanager
 def _without_steps(optimizers: Sequence[Optimizer], changed: Callable[[], None]) -> Iterator[None]:
-    """Let steps of optimizers change nothing and call no hooks, where a user's function makes them in a replay."""
+    """Replace the steps of optimizers by ones that change nothing and call no hooks, for a user's function in a replay.
+
+    Args:
+        optimizers: The optimizers.
+        changed: Called if the function has changed their settings, such as the learning rate, which are restored.
+    """
 
     def step(closure: Callable[[], Any] | None = None) -> Any:
         return None if closure is None else closure()
@@ -316,6 +321,7 @@ STEPS_SCHEDULE = (
     "the function that is passed as step= sets the learning rate or other settings of an optimizer; they are restored "
     "after a replay, but a scheduler has counted the steps of the replay too: call it outside of the function"
 )
+"""What is logged once where the function that computes a step again changes settings of an optimizer."""
 
 _WRAPPING = ("lightning.fabric.", "lightning_fabric.", "accelerate.")
 """Packages whose optimizers wrap another one, which is their attribute ``optimizer``."""
