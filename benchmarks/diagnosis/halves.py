@@ -31,6 +31,7 @@ from benchmarks.diagnosis import (
     tuning,
     twelfth,
     twentieth,
+    twentyfirst,
 )
 from benchmarks.diagnosis.case import Case
 
@@ -56,6 +57,7 @@ Half = Literal[
     "eighteenth",
     "nineteenth",
     "twentieth",
+    "twentyfirst",
     "held_out",
 ]
 NOT_BY_CASE: tuple[Half, ...] = ("ninth", "held_out")
@@ -82,6 +84,7 @@ _PACKAGES = {
     "eighteenth": eighteenth,
     "nineteenth": nineteenth,
     "twentieth": twentieth,
+    "twentyfirst": twentyfirst,
     "held_out": held_out,
 }
 
