@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.measure.sharding import VERSION
-from tests.ranks import run_ranks
+from tests.processes import run_ranks
 
 FOLDER = Path(__file__).parent
 

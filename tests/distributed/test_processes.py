@@ -13,7 +13,7 @@ import pytest
 from lightning_gradexplode import default_detectors
 from lightning_gradexplode.records import BUCKET_EDGES
 from tests.measure.sharding import VERSION
-from tests.ranks import once, run_ranks
+from tests.processes import once, run_ranks
 
 WORKER = Path(__file__).parent / "worker.py"
 STEPS = 4

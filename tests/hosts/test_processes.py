@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch.distributed.fsdp
 
-from tests.ranks import ROOT, free_port, once, run_ranks
+from tests.processes import ROOT, free_port, once, run_ranks
 
 pytestmark = pytest.mark.distributed
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +26,7 @@ from lightning_gradexplode import (
     WeightPenalty,
     ZScoreClip,
 )
+from tests.processes import Script
 from tests.respond.test_whole_runs import Planned, fit
 
 END = 48
@@ -169,9 +168,10 @@ train(CASES["chain"], Path(sys.argv[1]))
 def test_a_process_that_is_killed_within_a_step_is_resumed_from_its_last_checkpoint(tmp_path: Path) -> None:
     """The process ends at once, between the backward pass and the update, and leaves no files but its checkpoints."""
     killed = tmp_path / "killed"
-    root = Path(__file__).parents[2]
-    ended = subprocess.run([sys.executable, "-c", KILLED, str(killed)], cwd=root, capture_output=True, check=False)
-    assert ended.returncode == 9, ended.stderr.decode()
+    program = tmp_path / "program.py"
+    program.write_text(KILLED)
+    ended = Script(program, [str(killed)]).wait()
+    assert ended.exit_code == 9, ended.errors
     assert {path.suffix for path in killed.iterdir() if path.is_file()} == {".ckpt"}
     last = max(killed.glob("*.ckpt"), key=lambda path: int(path.stem.removeprefix("step=")))
     assert last.name == "step=30.ckpt"

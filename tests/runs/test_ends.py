@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from bdb import BdbQuit
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from lightning_gradexplode import GradientExplosionMonitor, GradientWatch
 from lightning_gradexplode.measure import reading
+from tests.processes import Script
 from tests.runs.models import Batch, Regression
 from tests.runs.probe import QUIET
 
@@ -269,16 +269,10 @@ print("same" if signal.getsignal(signal.SIGTERM) is before else "another")
 def test_a_signal_leaves_the_recording(arguments: list[str], tmp_path: Path) -> None:
     """Lightning ends the fit at SIGTERM and SIGINT; the user's own handler is called, and is there afterwards."""
     how, *chained = arguments
-    finished = subprocess.run(
-        [sys.executable, "-c", PROGRAM, how, str(tmp_path), *chained],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr[-2000:]
-    assert finished.stdout.split() == [*(["mine"] if chained else []), "same"]
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    ended = Script(program, [how, str(tmp_path), *chained]).wait()
+    assert ended.exit_code == 0, ended.errors[-2000:]
+    assert ended.output.split() == [*(["mine"] if chained else []), "same"]
     with np.load(tmp_path / "steps.npz") as recorded:
         assert recorded["step"].tolist() == list(range(LAST + (how == "term")))  # SIGTERM lets a batch end
