@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterator
 
@@ -46,6 +47,17 @@ SLOW = (
     "test_package.py",
 )
 """Folders and files of tests that train whole networks, or compute steps again."""
+
+
+def pytest_collection() -> None:
+    """Do not collect garbage while modules are imported, whose many objects are all in use."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, without looking at what the modules hold."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -189,8 +189,7 @@ def test_a_closure_that_never_clears_gradients_is_named(in_lightning: bool) -> N
 
 
 @pytest.mark.parametrize("in_lightning", [False, True])
-@pytest.mark.parametrize("clearing", ["none", "zero"])
-@pytest.mark.parametrize("micro_batches", [1, 4])
+@pytest.mark.parametrize(("clearing", "micro_batches"), [("none", 1), ("zero", 4)])
 def test_a_closure_that_clears_gradients_is_not_named(clearing: str, micro_batches: int, in_lightning: bool) -> None:
     """Neither is one that accumulates the gradients of several micro-batches in each evaluation."""
     assert _cause_of_closures(clearing, micro_batches, in_lightning) is None
