@@ -15,9 +15,6 @@ _TARGET = re.compile(
 _MASK = re.compile("masks?|pad(ding)?|valid|len(gth)?s?|weights?")
 _INDEX = re.compile("idx|ind(ex|ices)|ids?|keys?")
 
-COMPUTED = ("constant in ", "factor in ")
-"""Names of tensors without a gradient that are neither inputs nor targets: most are computed in the step."""
-
 
 def targets(evidence: Evidence) -> list[FieldFacts]:
     """Return the fields that are targets.
@@ -29,7 +26,7 @@ def targets(evidence: Evidence) -> list[FieldFacts]:
     if batch is None:
         return []
     if any(map(is_from_graph, batch.fields)):
-        return [one for one in batch.fields if one.name.startswith("target of ")]
+        return [one for one in batch.fields if one.read_as == "target"]
     terms = evidence.replay.losses if evidence.replay is not None else ()
     taken = [one for one in batch.fields if any(is_same(one, given) for term in terms for given in term.inputs[1:2])]
     if len(taken) == len(batch.fields):
@@ -66,13 +63,6 @@ def is_known_of_batch(evidence: Evidence, term: LossTerm) -> bool:
     return len(term.inputs) > 1 and any(is_same(one, term.inputs[1]) for one in fields if not is_from_graph(one))
 
 
-def input_of(module: str) -> str:
-    """Return the name of the tensor that a module takes, where the batch itself is not known."""
-    if not module:
-        return "input of the model"
-    return f"input of {'layer ' if module.isdecimal() else ''}{module}"
-
-
 def source_in_graph(evidence: Evidence) -> FieldFacts | None:
     """Return the tensor without a gradient that the graph of a loss shows as the first that is not finite, if any."""
     replay, batch = evidence.replay, evidence.batch
@@ -82,8 +72,13 @@ def source_in_graph(evidence: Evidence) -> FieldFacts | None:
 
 
 def is_from_graph(field: FieldFacts) -> bool:
-    """Return whether a field is named after the operation that reads it, since the batch itself is not known."""
-    return field.name.startswith(("input of ", "target of ", *COMPUTED))
+    """Return whether a field is a tensor in the graph of a loss, since the batch itself is not known."""
+    return field.read_as is not None
+
+
+def is_computed(field: FieldFacts) -> bool:
+    """Return whether a field in a graph is neither an input nor a target: most of them are computed in the step."""
+    return field.read_as in ("constant", "factor")
 
 
 def _is_named_target(field: FieldFacts) -> bool:

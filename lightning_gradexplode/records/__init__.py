@@ -5,7 +5,7 @@ be written and tested without anything else.
 """
 
 from lightning_gradexplode.records.arrays import FloatArray, IntArray
-from lightning_gradexplode.records.batch_facts import BatchFacts, FieldFacts
+from lightning_gradexplode.records.batch_facts import BatchFacts, FieldFacts, ReadAs
 from lightning_gradexplode.records.combine import combine
 from lightning_gradexplode.records.diagnosis import CAUSE_KINDS, Cause, Diagnosis
 from lightning_gradexplode.records.evidence import Attempt, Evidence, History
@@ -56,6 +56,7 @@ __all__ = [
     "OptimizerFacts",
     "OwnFunction",
     "ParameterFacts",
+    "ReadAs",
     "Replay",
     "Report",
     "ReportContent",

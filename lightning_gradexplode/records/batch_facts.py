@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+ReadAs = Literal["input", "target", "constant", "factor"]
+"""What an operation reads a tensor as."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,10 @@ class FieldFacts:
         is_integral: Whether all finite elements are whole numbers.
         most_common: The most common element of a field of whole numbers, None for others.
         most_common_share: Its share of the elements.
+        read_as: What an operation reads a tensor of the graph of a loss as, if the batch itself is not known: a
+            ``"constant"`` is neither input nor target, a ``"factor"`` is a single number that scales another tensor.
+            None for a field of a batch.
+        read_by: The operation or module that reads it; empty for a field of a batch.
     """
 
     name: str
@@ -51,6 +59,8 @@ class FieldFacts:
     is_integral: bool = False
     most_common: float | None = None
     most_common_share: float = 0.0
+    read_as: ReadAs | None = None
+    read_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,7 @@ def parameter(name: str, shape: tuple[int, ...], gain: float = 0.58, **facts: An
 
 
 def field(name: str = "[0]", **facts: Any) -> FieldFacts:
-    """Return a field of standard normal numbers."""
+    """Return a field of standard normal numbers; ``"target of mse_loss"`` is one that the graph of a loss shows."""
     defaults: dict[str, Any] = {
         "shape": (16, 8),
         "dtype": "float32",
@@ -137,8 +138,20 @@ def field(name: str = "[0]", **facts: Any) -> FieldFacts:
         "usual_least": -3.5,
         "usual_greatest": 3.5,
         "usual_std": 1.0,
+        **_reader(name),
     }
     return FieldFacts(name, **{**defaults, **facts})
+
+
+def renamed(one: FieldFacts, name: str) -> FieldFacts:
+    """Return a field with another name, which says whether the graph of a loss shows it."""
+    return replace(one, name=name, **_reader(name))
+
+
+def _reader(name: str) -> dict[str, Any]:
+    """Return what reads a tensor of a graph, by the name that it has there."""
+    read_as, _, read_by = name.replace(" in ", " of ").partition(" of ")
+    return {"read_as": read_as if read_by else None, "read_by": read_by.removeprefix("layer ")}
 
 
 def labels(name: str = "[1]", **facts: Any) -> FieldFacts:
@@ -156,6 +169,7 @@ def labels(name: str = "[1]", **facts: Any) -> FieldFacts:
         "is_integral": True,
         "most_common": 0.0,
         "most_common_share": 0.5,
+        **_reader(name),
     }
     return FieldFacts(name, **{**defaults, **facts})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.batch import COMPUTED, place_of, source_in_graph, targets
+from lightning_gradexplode.diagnose.batch import is_computed, place_of, source_in_graph, targets
 from lightning_gradexplode.diagnose.causes.operation_evidence import (
     fault,
     line_sentence,
@@ -106,9 +106,9 @@ def _computed_number(evidence: Evidence) -> FieldFacts | None:
     field, batch = source_in_graph(evidence), evidence.batch
     if field is None or batch is None or trend(evidence).has_diverged:
         return None
-    if field.shape or field.dtype == "float16" or not field.name.startswith(COMPUTED):
+    if field.shape or field.dtype == "float16" or not is_computed(field):
         return None
-    return field if field.name.startswith("factor in ") or (batch.size or 0) > 1 else None
+    return field if field.read_as == "factor" or (batch.size or 0) > 1 else None
 
 
 def _loss_is_nan(evidence: Evidence) -> bool:

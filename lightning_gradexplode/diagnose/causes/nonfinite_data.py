@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import (
-    COMPUTED,
+    is_computed,
     is_from_graph,
     nonfinite_fields,
     place_of,
@@ -99,10 +99,10 @@ def _confidence_in_graph(field: FieldFacts, is_first: bool) -> float:
     size = math.prod(field.shape[1:]) if field.shape else 1
     rows = field.nonfinite_rows or range(field.nan_count // size if size else 0)
     whole = size > 1 and 0 < field.nan_count == size * len(rows)
-    difference = field.name.startswith("target of ") and field.name.endswith("sub")
+    difference = field.read_as == "target" and field.read_by.endswith("sub")
     in_all = not is_first and 1 < len(rows) == field.shape[0]
     infinite = field.inf_count > 0 and (difference or field.dtype == "float16")
-    if whole or in_all or infinite or field.name.startswith(COMPUTED):
+    if whole or in_all or infinite or is_computed(field):
         return FAINT
     return 0.5 if difference else 0.65
 

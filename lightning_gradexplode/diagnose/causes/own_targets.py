@@ -85,9 +85,9 @@ def infinite_target(evidence: Evidence) -> FieldFacts | None:
     Data do not become infinite at the same step as the outputs by chance: the targets were computed from the outputs.
     """
     for term in evidence.replay.losses if evidence.replay is not None else ():
-        name = f"target of {base_name(term.name)}"
         for field in targets(evidence):
             is_known = field.usual_greatest is not None and not field.usual_nonfinite
-            if field.name == name and is_known and field.inf_count and term.inputs and term.inputs[0].inf_count:
+            is_of_term = field.read_as == "target" and field.read_by == base_name(term.name)
+            if is_of_term and is_known and field.inf_count and term.inputs and term.inputs[0].inf_count:
                 return field
     return None

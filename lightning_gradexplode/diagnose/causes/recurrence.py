@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lightning_gradexplode.diagnose.batch import input_of, inputs, scale_of, targets
+from lightning_gradexplode.diagnose.batch import inputs, scale_of, targets
 from lightning_gradexplode.diagnose.causes.loops import carried_state, cell_by_hand
 from lightning_gradexplode.diagnose.causes.optimization import exceeds_usual
 from lightning_gradexplode.diagnose.curves import loss_curve
@@ -234,12 +234,12 @@ def sequence_length(evidence: Evidence) -> int | None:
     """Return the number of time steps: those of the run's first batch, of the loss's graph or of an input."""
     if evidence.run.sequence_length:
         return evidence.run.sequence_length
-    cells = {input_of(one.name) for one in evidence.run.modules if one.role == "recurrent"}
+    cells = {one.name for one in evidence.run.modules if one.role == "recurrent"}
     if not cells:
         return None
     fields = evidence.batch.fields if evidence.batch is not None else ()
     # The graph of a loss holds the time steps of all samples as rows of one matrix.
-    rows = next((one.shape[0] for one in fields if one.name in cells and one.shape), 0)
+    rows = next((one.shape[0] for one in fields if one.read_as == "input" and one.read_by in cells and one.shape), 0)
     samples = next((one.shape[0] for one in targets(evidence) if one.shape), 0)
     if samples and rows > samples and rows % samples == 0:
         return rows // samples

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from lightning_gradexplode.diagnose.batch import targets
-from lightning_gradexplode.records import Evidence
+from lightning_gradexplode.diagnose.batch import is_from_graph, place_of, targets
+from lightning_gradexplode.records import Evidence, FieldFacts
 
-FROM_GRAPH = "target of "
-"""Prefix of the name of a target read from the graph of the loss, if the user's name is not known."""
+
+def code_of(target: FieldFacts | None) -> str:
+    """Return a target as code writes it, ``target`` for that of a graph, whose name is not known."""
+    if target is None:
+        return "targets"
+    return "target" if is_from_graph(target) else place_of(target)
 
 
 def range_remedies(place: str, least: float, greatest: float, *, are_probabilities: bool) -> tuple[str, ...]:
     """Return remedies that bring targets of this range to probabilities, or to counts."""
-    place = "target" if place.startswith(FROM_GRAPH) else place
     if not are_probabilities:
         return (
             f"look at the values of `{place}` below 0 and repair or drop them: `{place} = {place}.clamp(min=0)`",
@@ -41,7 +44,6 @@ def has_label_between(evidence: Evidence, least: float, greatest: float) -> bool
 
 def third_label_remedies(place: str) -> tuple[str, ...]:
     """Return remedies for labels -1, 0 and 1: two classes with -1 for missing labels, or three classes."""
-    place = "target" if place.startswith(FROM_GRAPH) else place
     return (
         f"if -1 marks missing labels, leave them out of the loss: `known = {place} >= 0`, and `prediction[known]` with "
         f"`{place}[known]` in it",

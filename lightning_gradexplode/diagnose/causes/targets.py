@@ -9,7 +9,7 @@ from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import is_from_graph, is_same, place_of, rows_of, size_of, targets
 from lightning_gradexplode.diagnose.causes.operation_evidence import fault
 from lightning_gradexplode.diagnose.causes.target_ranges import (
-    FROM_GRAPH,
+    code_of,
     has_label_between,
     range_remedies,
     third_label_remedies,
@@ -56,7 +56,7 @@ def _outside_domain(evidence: Evidence) -> Cause | None:
     if evidence.batch is None and evidence.replay is None:
         return None
     below = _lowest_loss(evidence)
-    for name, target, where in _pairs(evidence):
+    for name, target, field in _pairs(evidence):
         least, greatest = target.least, target.greatest
         if least is None or greatest is None:
             continue
@@ -66,37 +66,38 @@ def _outside_domain(evidence: Evidence) -> Cause | None:
             takes, are_probabilities = "targets of 0 and above", False
         else:
             continue
-        given = "its target" if where.startswith(FROM_GRAPH) else f"`{where}`"
+        where = place_of(field) if field is not None else "targets"
+        given = "its target" if field is not None and is_from_graph(field) else f"`{where}`"
         sentences = [f"`{name}` takes {takes}; {given} ranges from {least:.4g} to {greatest:.4g}."]
         if below is not None and below < 0:
             sentences.append(f"The loss has gone down to {below:.4g}: with such targets it has no lower bound.")
-        cure = range_remedies(where, least, greatest, are_probabilities=are_probabilities)
+        cure = range_remedies(code_of(field), least, greatest, are_probabilities=are_probabilities)
         if are_probabilities and has_label_between(evidence, least, greatest):
-            cure = third_label_remedies(where)
+            cure = third_label_remedies(code_of(field))
         return Cause("target-out-of-range", where, tuple(sentences), 0.93, cure)
     return _negative_loss(evidence, below)
 
 
-def _pairs(evidence: Evidence) -> list[tuple[str, Operand | FieldFacts, str]]:
-    """Return each loss that is known by name with its target.
+def _pairs(evidence: Evidence) -> list[tuple[str, Operand | FieldFacts, FieldFacts | None]]:
+    """Return the name of each loss that is known by name, its target, and the field that the target is, if known.
 
     From the replay or the graph, else from the first loss of the run, else from the names of loss modules.
     """
     fields = targets(evidence)
-    place = place_of(fields[0]) if fields else "targets"
+    first = fields[0] if fields else None
     terms: tuple[LossTerm, ...] = evidence.replay.losses if evidence.replay is not None else ()
     is_graph = any(map(is_from_graph, fields))
-    seen: list[tuple[str, Operand | FieldFacts, str]] = [
-        (base_name(term.name), term.inputs[1], place)
+    seen: list[tuple[str, Operand | FieldFacts, FieldFacts | None]] = [
+        (base_name(term.name), term.inputs[1], first)
         for term in terms or (() if is_graph else evidence.first_losses)
         if len(term.inputs) > 1
     ]
     if seen or not fields:
         return seen
     if is_graph:
-        return [(base_name(one.name.removeprefix(FROM_GRAPH)), one, place_of(one)) for one in fields]
+        return [(base_name(one.read_by), one, one) for one in fields]
     return [
-        (one.kind.lower().replace("bcewithlogits", "binary_cross_entropy_"), field, place_of(field))
+        (one.kind.lower().replace("bcewithlogits", "binary_cross_entropy_"), field, field)
         for one in evidence.run.modules
         if one.role == "loss"
         for field in fields
@@ -132,7 +133,7 @@ def _negative_loss(evidence: Evidence, below: float | None) -> Cause | None:
                 f"The loss has gone down to {below:.4g}, where with such targets it has a lower bound.",
             ),
             confidence,
-            range_remedies(place, least, greatest or 1.0, are_probabilities=are_probabilities),
+            range_remedies(code_of(field), least, greatest or 1.0, are_probabilities=are_probabilities),
         )
     return None
 
@@ -159,7 +160,7 @@ def _operation_on_target(evidence: Evidence) -> Cause | None:
     for field in targets(evidence):
         if takes_probabilities and (field.least or 0) >= 0 and (field.greatest or 0) <= 1:
             continue
-        if name in LOGARITHMS and field.name == FROM_GRAPH + name:  # it multiplies the logarithm, and is not its input
+        if name in LOGARITHMS and field.read_by == name:  # it multiplies the logarithm, and is not its input
             continue
         for operand in operation.inputs:
             if field.least is None or size_of(field) == 0 or field.least == field.greatest or field.dtype == "bool":
@@ -212,7 +213,7 @@ def _logarithm_of_a_probability(evidence: Evidence) -> Cause | None:
         if not is_label or least is None or greatest is None or (least >= 0 and greatest <= 1):
             continue
         place = place_of(field)
-        given = "its target" if place.startswith(FROM_GRAPH) else f"`{place}`"
+        given = "its target" if is_from_graph(field) else f"`{place}`"
         return Cause(
             "target-out-of-range",
             place,
@@ -222,7 +223,7 @@ def _logarithm_of_a_probability(evidence: Evidence) -> Cause | None:
                 what.sentence,
             ),
             0.96,
-            range_remedies(place, least, greatest, are_probabilities=True),
+            range_remedies(code_of(field), least, greatest, are_probabilities=True),
         )
     return None
 

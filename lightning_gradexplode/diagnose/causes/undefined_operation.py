@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.batch import COMPUTED, place_of, source_in_graph
+from lightning_gradexplode.diagnose.batch import is_computed, place_of, source_in_graph
 from lightning_gradexplode.diagnose.causes.module_values import nonfinite_constant, written_buffer
 from lightning_gradexplode.diagnose.causes.operation_evidence import (
     divergence_sentence,
@@ -89,7 +89,7 @@ def _of_whole_batch(evidence: Evidence) -> Cause | None:
     Inputs and targets may be the steps of one sample.
     """
     field = source_in_graph(evidence)
-    if field is None or not field.name.startswith(COMPUTED) or not field.shape or field.shape[0] < 2:
+    if field is None or not is_computed(field) or not field.shape or field.shape[0] < 2:
         return None
     is_first = critical_step(evidence) == evidence.run.first_step
     is_whole = field.nan_count + field.inf_count == math.prod(field.shape)

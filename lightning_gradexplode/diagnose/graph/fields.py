@@ -9,11 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_gradexplode.diagnose.batch import input_of
 from lightning_gradexplode.diagnose.faults.operations import LOSSES, SYMMETRIC_LOSSES
 from lightning_gradexplode.diagnose.graph.nodes import Argument, Graph, name_of_node, shape_of
 from lightning_gradexplode.measure.batch_facts import collect_batch_facts
-from lightning_gradexplode.records import FieldFacts
+from lightning_gradexplode.records import FieldFacts, ReadAs
 
 MAX_FIELDS = 8
 """Maximum number of tensors."""
@@ -34,6 +33,9 @@ _PRODUCTS = {"mul", "div"}
 
 _DIFFERENCES = {"sub", "rsub"}
 """Operations with the target as an input in a loss without a loss function."""
+
+_UNKNOWN: dict[str, Any] = {"least": None, "greatest": None, "mean": None, "std": None, "is_integral": False}
+"""Facts about a tensor that is not known, but the result of the operation that reads it."""
 
 
 def fields_in_graph(graph: Graph, names: Mapping[int, str]) -> tuple[FieldFacts, ...]:
@@ -71,24 +73,34 @@ def field_of(
         is_target: Whether no operation with a parameter follows.
     """
     operation, weighed = name_of_node(node), _weighs(graph, node)
+    read_as: ReadAs
     is_number = argument.value is not None and argument.value.dim() == 0
     if is_number and operation in _PRODUCTS and math.prod(shape_of(node, 0) or ()) > 1:
-        name = f"factor in {operation}"
+        read_as, read_by = "factor", operation
     elif weighed is not None or operation in LOSSES or (is_target and operation in _DIFFERENCES):
-        name = f"target of {weighed or operation}"
+        read_as, read_by = "target", weighed or operation
     elif operation in _INPUT_OF and weight_of(graph, node, names) is not None:
         owner = owner_of(graph, node, names) or operation
         # A model that is one layer has no name; its `weight` does not say what takes the input.
-        name = input_of(owner.rpartition(".")[0] or ("" if owner == "weight" else owner))
+        read_as, read_by = "input", owner.rpartition(".")[0] or ("" if owner == "weight" else owner)
     else:
-        name = f"constant in {operation}"
+        read_as, read_by = "constant", operation
     if argument.value is not None:
         is_of_steps = operation in _OF_STEPS and argument.value.dim() == 3
-        return _facts(name, argument.value.transpose(0, 1) if is_of_steps else argument.value)
-    result = graph.values.get((node, 0))
-    if result is None:
-        return FieldFacts(name, (), "float32")
-    return replace(_facts(name, result), least=None, greatest=None, mean=None, std=None, is_integral=False)
+        facts = _facts(argument.value.transpose(0, 1) if is_of_steps else argument.value)
+    else:
+        result = graph.values.get((node, 0))
+        facts = FieldFacts("", (), "float32") if result is None else replace(_facts(result), **_UNKNOWN)
+    return replace(facts, name=_name(read_as, read_by), read_as=read_as, read_by=read_by)
+
+
+def _name(read_as: ReadAs, read_by: str) -> str:
+    """Return the name of a tensor by what reads it."""
+    if read_as in ("constant", "factor"):
+        return f"{read_as} in {read_by}"
+    if read_as == "input" and (not read_by or read_by.isdecimal()):
+        return f"input of layer {read_by}" if read_by else "input of the model"
+    return f"{read_as} of {read_by}"
 
 
 def _weighs(graph: Graph, node: Any) -> str | None:
@@ -119,6 +131,6 @@ def weight_of(graph: Graph, node: Any, names: Mapping[int, str]) -> nn.Parameter
     return None
 
 
-def _facts(name: str, value: Tensor) -> FieldFacts:
+def _facts(value: Tensor) -> FieldFacts:
     (field,) = collect_batch_facts(value).fields
-    return replace(field, name=name)
+    return field

@@ -211,7 +211,13 @@ WRONG = {
             batch=BatchFacts(
                 (
                     FieldFacts(
-                        "target of binary_cross_entropy_with_logits", (32, 1), "float32", least=7.0, greatest=93.0
+                        "target of binary_cross_entropy_with_logits",
+                        (32, 1),
+                        "float32",
+                        least=7.0,
+                        greatest=93.0,
+                        read_as="target",
+                        read_by="binary_cross_entropy_with_logits",
                     ),
                 )
             ),

@@ -9,7 +9,7 @@ import pytest
 from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.causes.nonfinite_data import nonfinite_input, nonfinite_target
 from lightning_gradexplode.records import ModuleFacts, Replay
-from tests.diagnose.evidence import batch, diverged, failed, field, operand, operation, reproduced, run
+from tests.diagnose.evidence import batch, diverged, failed, field, operand, operation, renamed, reproduced, run
 from tests.diagnose.fault_examples import FAULTS, HALF
 
 
@@ -17,7 +17,7 @@ def test_data_of_a_graph_are_named_unless_they_may_be_computed() -> None:
     """One element of a row is missing; whole rows, columns and constants may result from a division by zero."""
     missing = field("input of net.0", nan_count=1, nonfinite_rows=(3,))
     whole = replace(missing, nan_count=8)
-    constant = replace(missing, name="constant in mul")
+    constant = renamed(missing, "constant in mul")
     column = replace(missing, nan_count=16, nonfinite_rows=tuple(range(16)))
     causes = [nonfinite_input(failed(20, batch=batch(one))) for one in (missing, whole, constant, column)]
     assert [one is not None and one.confidence for one in causes] == [0.65, 0.3, 0.3, 0.3]
@@ -37,7 +37,7 @@ def test_data_of_a_graph_that_a_divergence_came_before_are_its_consequence() -> 
     """What was computed without a gradient overflows with the network; a batch that is known was not computed."""
     target = field("target of mse_loss", shape=(16,), inf_count=4, nonfinite_rows=(1, 2, 5, 7))
     computed = nonfinite_target(diverged(batch=batch(target)))
-    known = nonfinite_target(diverged(batch=batch(field(), replace(target, name="[1]"))))
+    known = nonfinite_target(diverged(batch=batch(field(), renamed(target, "[1]"))))
     assert computed is not None
     assert known is not None
     assert (computed.confidence, known.confidence) == (0.3, 0.5)

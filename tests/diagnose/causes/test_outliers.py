@@ -10,7 +10,20 @@ import pytest
 from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.causes.outliers import far_off_batch, far_off_batches, outlier_batch
 from lightning_gradexplode.records import Evidence, ModuleFacts, Severity
-from tests.diagnose.evidence import NAN, batch, calm, diverged, failed, field, finding, growing, history, labels, run
+from tests.diagnose.evidence import (
+    NAN,
+    batch,
+    calm,
+    diverged,
+    failed,
+    field,
+    finding,
+    growing,
+    history,
+    labels,
+    renamed,
+    run,
+)
 
 HUGE = {**growing(), "loss": [3e6 * 10**step for step in range(12)]}
 
@@ -70,7 +83,7 @@ def test_what_a_layer_took_after_a_divergence_is_no_outlier() -> None:
     taken = field("input of d.0", greatest=1e23, outlier_rows=(3,))
     quantities = growing()
     quantities["loss"][-1] = NAN
-    for fields, grows, confidence in ((taken, True, 0.3), (taken, False, 0.8), (replace(taken, name="[0]"), True, 0.8)):
+    for fields, grows, confidence in ((taken, True, 0.3), (taken, False, 0.8), (renamed(taken, "[0]"), True, 0.8)):
         facts = failed(11, batch=batch(fields))
         cause = outlier_batch(replace(facts, history=(history(quantities),)) if grows else facts)
         assert cause is not None

@@ -21,6 +21,7 @@ from tests.diagnose.evidence import (
     history,
     operand,
     operation,
+    renamed,
     reproduced,
     run,
 )
@@ -113,7 +114,7 @@ def test_a_factor_without_a_finite_element_was_computed_from_the_batch() -> None
         (replace(whole, nan_count=3), 9): False,
         (whole, 0): False,
         (replace(whole, shape=(1, 16)), 9): False,
-        (replace(whole, name="target of mse_loss"), 9): False,
+        (renamed(whole, "target of mse_loss"), 9): False,
         (replace(whole, dtype="float16"), 9): False,
     }
     for (taken, step), is_computed in cases.items():
