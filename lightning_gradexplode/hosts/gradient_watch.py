@@ -227,7 +227,11 @@ class GradientWatch(StepEventsResults):
         """Continue from what `state_dict` returned."""
         if self._events is not None:
             self._events.remove_hooks()
-        self._loop.batches = int(state_dict.get("batches", 0))
+        batches = state_dict.get("batches", 0)
+        if not isinstance(batches, int):
+            logger.warning("gradexplode: the saved number of batches, %s, is none; it starts at 0", shown(batches))
+            batches = 0
+        self._loop.batches = batches
         self._begin(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -274,7 +274,7 @@ class StepEvents(LoopRun):
             if self._backward.is_running:  # an optimizer for each parameter, which steps once its gradient is there
                 self._add_losses()
             elif id(optimizer) not in self._awaiting:
-                self._warn_of_unseen_pass()
+                self._warn_of_unseen_pass(optimizer)
             elif self._loop.moves_weights is None:
                 self._loop.moves_weights = self._backward.weight_has_changed
             with torch.no_grad():
@@ -283,13 +283,14 @@ class StepEvents(LoopRun):
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._guarded(self._step_ended, optimizer)
 
-    def _warn_of_unseen_pass(self) -> None:
-        """Log that an optimizer steps with gradients of no backward pass that was announced."""
-        self.warn_once(ASSIGNED_GRADIENTS if self._loss_is_known else self._loop.late_measurement)
+    def _warn_of_unseen_pass(self, optimizer: Optimizer) -> None:
+        """Log that an optimizer steps with gradients of no backward pass that was announced, if it has gradients."""
+        if any(one.grad is not None for group in optimizer.param_groups for one in group["params"]):
+            self.warn_once(ASSIGNED_GRADIENTS if self._loss_is_known else self._loop.late_measurement)
 
     def _step_ended(self, optimizer: Optimizer) -> None:
         if self._evaluating is optimizer and id(optimizer) not in self._awaiting:
-            self._warn_of_unseen_pass()
+            self._warn_of_unseen_pass(optimizer)
         self._evaluating, self._loss_is_known = None, False
         self._awaiting.discard(id(optimizer))
         self._stepped.add(id(optimizer))

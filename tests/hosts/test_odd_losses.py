@@ -71,6 +71,7 @@ def test_gradients_that_never_exist_are_named_once(caplog: pytest.LogCaptureFixt
             optimizer.step()
     assert watch.last is None
     assert sum("had a gradient" in line for line in caplog.messages) == 1
+    assert len(caplog.messages) == 1
 
 
 def test_a_scaler_that_raises_is_one_error(caplog: pytest.LogCaptureFixture) -> None:

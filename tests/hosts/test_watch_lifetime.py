@@ -193,3 +193,14 @@ for step, batch in enumerate(batches(5)):
     assert "AssertionError: theirs" in ended.stderr
     assert "gradexplode" not in ended.stderr.replace("lightning_gradexplode", "")
     assert len(np.load(tmp_path / "gradexplode" / "steps.npz")["step"]) == 4
+
+
+@pytest.mark.parametrize("batches", ["many", None, 2.5])
+def test_a_damaged_number_of_batches_starts_at_zero(batches: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The rest of the saved state is loaded, and one line names what does not fit."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    watch = GradientWatch(model, optimizer, report=False)
+    watch.load_state_dict({**watch.state_dict(), "batches": batches})
+    watch.close()
+    assert ["number of batches" in line for line in caplog.messages] == [True]
