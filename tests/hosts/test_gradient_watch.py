@@ -336,7 +336,7 @@ def test_tensors_are_on_the_device_of_the_model_whatever_the_default_device_is(
                 scaler.step(optimizer)
                 scaler.update()
     finally:
-        torch.set_default_device("cpu")
+        torch.set_default_device(None)
     diagnosis = watch.diagnosis()
     assert not watch.failed
     assert diagnosis is not None
