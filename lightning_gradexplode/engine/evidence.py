@@ -259,6 +259,7 @@ class EvidenceCollector:
             uncleared_evaluations=max((state.uncleared_evaluations for state in self._states), default=0),
             loss_divisors=self.graphs.loss_divisors,
             later_loss_divisors=self.graphs.later_divisors(onset),
+            input_growth=self.graphs.input_growth(onset),
             is_left_out=self._is_left_out,
             applied=self.graphs.applied,
             first_losses=self.graphs.losses,

@@ -44,7 +44,7 @@ class LossGraphs:
         self._is_requested = False
         self._first: GraphFacts | None = None
         self._later_divisors: tuple[int, tuple[float, ...] | None] = (-1, None)
-        self._later_losses: tuple[int, tuple[LossTerm, ...]] = (-1, ())
+        self._later: tuple[int, GraphFacts] = (-1, GraphFacts())
         self._faults: dict[int, GraphFault] = {}
         self._first_step = -1
         self._last_nonfinite: int | None = None
@@ -79,8 +79,8 @@ class LossGraphs:
                 self._later_divisors = self._loop.step, fault.divisors
         elif is_requested:
             facts = collect_or_log("the graph of the loss", lambda: facts_of_loss(loss, self._loop.module))
-            self._later_divisors = self._loop.step, None if facts is None else facts.divisors
-            self._later_losses = self._loop.step, () if facts is None else facts.losses
+            self._later = self._loop.step, facts or GraphFacts()
+            self._later_divisors = self._loop.step, self._later[1].divisors
 
     def _is_explained(self) -> bool:
         """Return whether a loss that is not finite belongs to an incident whose first such loss has been read."""
@@ -148,8 +148,23 @@ class LossGraphs:
         Args:
             first: The first step of the incident.
         """
-        step, losses = self._later_losses
-        return losses if step >= first else ()
+        step, facts = self._later
+        return facts.losses if step >= first else ()
+
+    def input_growth(self, first: int) -> float | None:
+        """Return how many times the input of the first weight is as large in a loss of an incident as in the first one.
+
+        Args:
+            first: The first step of the incident.
+
+        Returns:
+            A ratio of root mean squares, None if it is not known.
+        """
+        step, facts = self._later
+        before, now = (next(iter(one), None) for one in (self.applied, facts.applied))
+        if step < first or before is None or now is None or before.name != now.name:
+            return None
+        return now.first_rms / before.first_rms if before.first_rms and now.first_rms else None
 
     def later_divisors(self, first: int) -> tuple[float, ...] | None:
         """Return the same numbers of a loss of an incident, None if they are not known.

@@ -114,6 +114,8 @@ class Evidence:
         frozen: The parameters that take no gradient at present.
         of_one_element: A softmax over one element in the first loss, and the nearest parameter before it; None without
             one.
+        input_growth: How many times the input of the first weight is as large in a loss of the incident as in the first
+            loss, None if that is not known.
     """
 
     step: int
@@ -147,3 +149,4 @@ class Evidence:
     inactive: tuple[str, str] | None = None
     frozen: tuple[str, ...] = ()
     of_one_element: tuple[str, str] | None = None
+    input_growth: float | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -182,6 +183,21 @@ def test_a_constant_factor_of_the_loss_is_not_said_to_grow(model: nn.Sequential)
         return 300.0 * functional.mse_loss(net(batch), batch[:, :1])
 
     assert diagnosed(loss, model, 40).causes[0].kind != "loss-without-floor"
+
+
+@pytest.mark.parametrize(("level", "kind"), [(0.0, "moving-target"), (0.012, "unknown")])
+def test_data_that_grow_are_told_from_targets_that_the_network_makes(
+    model: nn.Sequential, level: float, kind: str
+) -> None:
+    """The first layer's input is compared with that of the first loss; targets and outputs grow in both runs."""
+
+    def loss(net: nn.Module, batch: Tensor, step: int) -> Tensor:
+        scale = math.exp(level * step)
+        outputs = net(batch * scale)
+        targets = batch.sum(1, keepdim=True) * scale if level else 1.5 * outputs.detach() + 1
+        return functional.mse_loss(outputs, targets)
+
+    assert diagnosed(loss, model, 420, kind=torch.optim.Adam).causes[0].kind == kind
 
 
 def test_graphs_after_explosions_are_read_a_bounded_number_of_times(

@@ -27,6 +27,19 @@ MIN_STEPS = 20
 """Number of steps with gradients of exactly zero, from which units are inactive for all inputs."""
 
 
+def last_gradients(evidence: Evidence) -> dict[str, int]:
+    """Return the last step with a gradient of each parameter that had one, and none at the last `MIN_STEPS` steps."""
+    late, found = evidence.history[0], {}
+    for history in (*evidence.first[:1], late):
+        norms = history.parameter_grad_norm
+        if norms.ndim == 2 and norms.shape == (len(history.step), len(history.parameters)):
+            for name, column in zip(history.parameters, norms.T, strict=True):
+                if np.any(column > 0):
+                    found[name] = int(history.step[np.flatnonzero(column > 0)[-1]])
+    end = int(late.step[-1]) - MIN_STEPS if len(late.step) else 0
+    return {name: step for name, step in found.items() if step <= end}
+
+
 def units_became_inactive(evidence: Evidence) -> Cause | None:
     """Return the cause if the first layer has lost its gradient during a run that has learned nothing.
 
@@ -39,7 +52,7 @@ def units_became_inactive(evidence: Evidence) -> Cause | None:
     is_high = rate is not None and usual is not None and rate > usual[1]
     if not (is_high or course.weight_growth >= MIN_GROWTH) or learned(evidence, MIN_STEPS) < UNLEARNED:
         return None
-    since, first = _last_gradients(evidence), _first_layer(evidence)
+    since, first = last_gradients(evidence), _first_layer(evidence)
     if len(since) < 2 or first not in since or first in evidence.frozen:
         return None
     steps, share = len(loss_curve(evidence).finite), learned(evidence, MIN_STEPS)
@@ -53,7 +66,7 @@ def units_stay_inactive(evidence: Evidence) -> Iterator[Cause]:
     """
     if len(evidence.history) != 1:
         return
-    since, first = _last_gradients(evidence), _first_layer(evidence)
+    since, first = last_gradients(evidence), _first_layer(evidence)
     if first not in since or first in evidence.frozen or 2 * len(since) < len(evidence.history[0].parameters):
         return
     if _growth_around(evidence, since[first]) < DIVERGED_WEIGHTS:
@@ -99,16 +112,3 @@ def _first_layer(evidence: Evidence) -> str:
     """Return the first weight that the network applies."""
     names = [one.name for one in evidence.applied] or [one.name for one in evidence.run.parameters]
     return names[0] if names else ""
-
-
-def _last_gradients(evidence: Evidence) -> dict[str, int]:
-    """Return the last step with a gradient of each parameter that had one, and none at the last `MIN_STEPS` steps."""
-    late, found = evidence.history[0], {}
-    for history in (*evidence.first[:1], late):
-        norms = history.parameter_grad_norm
-        if norms.ndim == 2 and norms.shape == (len(history.step), len(history.parameters)):
-            for name, column in zip(history.parameters, norms.T, strict=True):
-                if np.any(column > 0):
-                    found[name] = int(history.step[np.flatnonzero(column > 0)[-1]])
-    end = int(late.step[-1]) - MIN_STEPS if len(late.step) else 0
-    return {name: step for name, step in found.items() if step <= end}

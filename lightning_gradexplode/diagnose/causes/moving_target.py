@@ -31,6 +31,9 @@ from lightning_gradexplode.records import Cause, Evidence, FieldFacts, RunFacts
 GROWN = 1.5
 """Growth of the weights from which targets may have grown with them; with less, other data may have raised the loss."""
 
+DATA_GROWN = 3.0
+"""Deviation of a field, relative to the median of earlier batches, or growth of the inputs, from which data grow."""
+
 HALF_WAY, WHOLE = 0.5, 0.9
 """Slope of the loss along its gradient, divided by the one that the gradient predicts, below which the gradient leaves
 out the change of the targets, and from which it includes all that changes in the loss of the batch."""
@@ -55,7 +58,7 @@ def moving_target(evidence: Evidence) -> Cause | None:
     seen = [one for rule in rules if (one := rule(evidence)) is not None]
     confidence = sum(one.confidence for one in seen)
     are_computed = infinite_target(evidence) is not None or _grown(evidence) is not None
-    if outlier_field(evidence.batch) is not None and not are_computed:
+    if (outlier_field(evidence.batch) is not None or _has_growing_data(evidence)) and not are_computed:
         confidence *= 0.5  # such values explain the rise of the loss without moving targets
     if confidence < 0.4:
         return None
@@ -76,6 +79,14 @@ def moving_target(evidence: Evidence) -> Cause | None:
             "bound the targets, and the loss by a linear one: `F.huber_loss(prediction, target)`",
             *remedies.clip(evidence),
         ),
+    )
+
+
+def _has_growing_data(evidence: Evidence) -> bool:
+    """Return whether a field of the batch is on a larger scale than in most batches before, or inputs have grown."""
+    fields = evidence.batch.fields if evidence.batch is not None else ()
+    return (evidence.input_growth or 0.0) > DATA_GROWN or any(
+        one.std and one.usual_std and one.std > DATA_GROWN * one.usual_std for one in fields
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 
-from lightning_gradexplode.diagnose.batch import is_of_batch, size_of, targets
+from lightning_gradexplode.diagnose.batch import is_known_of_batch, is_of_batch, size_of, targets
 from lightning_gradexplode.diagnose.faults.operations import base_name
 from lightning_gradexplode.records import Activation, Evidence, FieldFacts, LossTerm, RunFacts
 
@@ -14,8 +15,14 @@ HALF_AS_LARGE = 0.5
 TARGETS_GROWN = 100.0
 """Growth of targets over the run from which they are no data."""
 
-OUTPUTS_ALIKE = 100.0
-"""Largest factor between outputs and targets that have grown together."""
+GROWN_TOGETHER = 5.0
+"""Growth of both targets and outputs from which, if the inputs have not grown, the outputs determine the targets."""
+
+INPUTS_ALIKE = 2.0
+"""Growth of the inputs up to which they have not grown."""
+
+OUTPUTS_ALIKE, CLOSE = 100.0, 3.0
+"""Largest factor between outputs and targets that have grown together, by much and by little."""
 
 _COPY = ("target", "tgt", "teacher", "ema", "momentum", "old", "slow", "delayed", "offline", "key")
 
@@ -67,15 +74,24 @@ def target_of_itself(evidence: Evidence) -> tuple[Activation, LossTerm] | None:
 def grown_target(evidence: Evidence) -> tuple[LossTerm, float] | None:
     """Return a loss whose targets have grown with its outputs since the first step, and how much.
 
-    Data do not grow with the outputs of a model; targets do that are computed from it.
+    Data do not grow with the outputs of a model, unless its inputs grow, too; targets do that are computed from it.
     """
+    are_alike = evidence.input_growth is not None and evidence.input_growth < INPUTS_ALIKE
     later = evidence.replay.losses if evidence.replay is not None else ()
     for before, now in zip(evidence.first_losses, later, strict=False):
         if base_name(before.name) != base_name(now.name) or min(len(before.inputs), len(now.inputs)) < 2:
             continue
-        start, target, output = (size_of(one) or 0.0 for one in (before.inputs[1], now.inputs[1], now.inputs[0]))
-        if start > 0 and target > TARGETS_GROWN * start and target / OUTPUTS_ALIKE < output < target * OUTPUTS_ALIKE:
-            return now, target / start
+        if is_known_of_batch(evidence, now):
+            continue
+        (first, start), (output, target) = ([size_of(one) or 0.0 for one in term.inputs[:2]] for term in (before, now))
+        if not start > 0:
+            continue
+        growth, factor = target / start, max(output, target) / min(output, target) if output and target else math.inf
+        together = min(growth, output / first if first else 0.0)
+        if (growth > TARGETS_GROWN and factor < OUTPUTS_ALIKE) or (
+            are_alike and together > GROWN_TOGETHER and factor < CLOSE
+        ):
+            return now, growth
     return None
 
 

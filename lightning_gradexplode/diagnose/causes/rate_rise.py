@@ -15,6 +15,7 @@ from lightning_gradexplode.diagnose.curves import (
     failing_step,
     first_nonfinite,
     history_at_fault,
+    is_critical,
     loss_curve,
 )
 from lightning_gradexplode.diagnose.line_search import line_search
@@ -118,9 +119,10 @@ def _is_of_batch(evidence: Evidence) -> bool:
 
 
 def _after(evidence: Evidence, delay: int) -> str:
+    which = "the first critical finding" if is_critical(evidence) else "the finding"
     if delay == 0:
-        return "the first critical finding came at the step of the rise."
-    return f"the first critical finding came {delay} step{'s' if delay != 1 else ''} after the rise."
+        return f"{which} came at the step of the rise."
+    return f"{which} came {delay} step{'s' if delay != 1 else ''} after the rise."
 
 
 def rate_rise(evidence: Evidence) -> RateRise | None:

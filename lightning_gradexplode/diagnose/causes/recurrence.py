@@ -169,8 +169,10 @@ def _by_elimination(evidence: Evidence) -> Cause | None:
     """Return the cause if the first loss is far above that of a few layers, each executed once."""
     first, batch = loss_curve(evidence).first, evidence.batch
     weights = layers(evidence.run)
+    once = {one.name for one in evidence.applied if one.calls == 1}
     repeated = [one for one in weights if one.shape[0] == one.shape[-1] and len(one.shape) == 2]
     repeated = repeated or [one for one in evidence.run.parameters if _is_factor(one, evidence.run)]
+    repeated = [one for one in repeated if one.name not in once]
     if first is None or not repeated or not is_early(evidence) or len(weights) >= 2 * DEEP:
         return None
     scales = [scale_of(one) or 0.0 for one in (batch.fields if batch is not None else ())] or [SCALE_OF_UNKNOWN]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.batch import is_computed, place_of, source_in_graph
+from lightning_gradexplode.diagnose.batch import is_computed, place_of, rows_of, source_in_graph
 from lightning_gradexplode.diagnose.causes.module_values import nonfinite_constant, written_buffer
 from lightning_gradexplode.diagnose.causes.operation_evidence import (
     divergence_sentence,
@@ -42,7 +42,7 @@ def undefined_operation(evidence: Evidence) -> Cause | None:
     if own is not None:
         return own
     if found is None:
-        return _of_whole_batch(evidence) or _slope_by_elimination(evidence)
+        return _computed_in_step(evidence) or _slope_by_elimination(evidence)
     operation, what = found
     if what.kind != "undefined":
         return None
@@ -82,27 +82,36 @@ def _is_reached_by_the_rate(evidence: Evidence) -> bool:
     return any(after > LEAP ** (last - first) * before > 0 for first, last, before, after in pairs)
 
 
-def _of_whole_batch(evidence: Evidence) -> Cause | None:
-    """Return the cause if a factor or a summand of the loss has no finite element, after steps with finite losses.
+def _computed_in_step(evidence: Evidence) -> Cause | None:
+    """Return the cause if a factor or a summand of the loss is not finite, which is no input and no target.
 
-    The data of several samples are seldom missing all at once, while a statistic of the batch makes all elements NaN.
-    Inputs and targets may be the steps of one sample.
+    Most such tensors are computed in the step. If it is none of a sample that is missing, but all elements at once,
+    after steps with finite losses, it was a statistic of the batch.
     """
     field = source_in_graph(evidence)
-    if field is None or not is_computed(field) or not field.shape or field.shape[0] < 2:
+    if field is None or not is_computed(field) or not field.shape:
         return None
+    if field.dtype == "float16" or trend(evidence).has_diverged:
+        return None
+    count = math.prod(field.shape)
     is_first = critical_step(evidence) == evidence.run.first_step
-    is_whole = field.nan_count + field.inf_count == math.prod(field.shape)
-    if is_first or not is_whole or field.dtype == "float16" or trend(evidence).has_diverged:
-        return None
+    is_whole = field.nan_count + field.inf_count == count and field.shape[0] > 1 and not is_first
+    rows = f", in {rows_of(field.nonfinite_rows)}" if field.nonfinite_rows and not is_whole else ""
+    which = f"All {count}" if is_whole else f"{field.nan_count + field.inf_count} of {count}"
+    how = (
+        "was computed from the batch: by its deviation, sum or largest value, which is zero here."
+        if is_whole
+        else "is neither the input of a layer nor the target of a loss: most such tensors are computed in the step, "
+        "such as weights of samples, where 0/0 is NaN."
+    )
     return Cause(
         "undefined-operation",
         place_of(field),
         (
-            f"All {math.prod(field.shape)} elements of `{place_of(field)}` are not finite, for the first time. It has "
-            "no gradient, and was computed from the batch: by its deviation, sum or largest value, which is zero here.",
+            f"{which} elements of `{place_of(field)}` are not finite{rows}{', for the first time' * (not is_first)}. "
+            f"It has no gradient, and {how}",
         ),
-        0.5,
+        0.5 if is_whole else 0.4,
         (
             "keep the divisor away from zero where it is computed, with a small eps: `(x - x.mean()) / (x.std() + "
             "1e-6)`, `x / x.sum().clamp(min=1e-6)`",
@@ -123,7 +132,10 @@ def _slope_by_elimination(evidence: Evidence) -> Cause | None:
     steep = without_slope(names)
     if names and not steep:
         return None
-    named = sorted(steep, key=lambda one: one == "pow") if len(steep) <= MAX_NAMED else []  # most powers are squares
+    if {"div", "exp"} <= {*names}:
+        steep.append("div")  # by an exponential that is nearly zero, whose square vanishes
+    unlikely = ("div", "pow")  # most divisors are no exponentials, and most powers are squares
+    named = sorted(steep, key=lambda one: one in unlikely) if len(steep) <= MAX_NAMED else []
     before = "the loss had fallen to it" if course.has_diverged else "nothing had grown before"
     which = " or ".join(f"`{one}`" for one in named)
     if len(named) == 1:
@@ -135,8 +147,8 @@ def _slope_by_elimination(evidence: Evidence) -> Cause | None:
         which or finding.where,
         (
             f"The loss is {loss:.4g} at step {finding.step} and its gradient is not finite; {before}.",
-            "An operation without a finite slope does that: a root or a norm of zero, a logarithm of a number that is "
-            f"nearly zero, or a `torch.where` whose other branch is infinite. {likely}",
+            "An operation without a finite slope does that: a root or a norm of zero, a logarithm of a number or a "
+            f"division by one that is nearly zero, or a `torch.where` whose other branch is infinite. {likely}",
         ),
         0.5,
         (

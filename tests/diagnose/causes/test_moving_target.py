@@ -220,3 +220,26 @@ def test_targets_that_grow_with_the_outputs_are_computed_from_the_model(target: 
     )
     found = moving_target(evidence)
     assert (found is not None and "have grown 8e+05 times" in found.evidence[0]) == named
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "named"),
+    [(1.1, 9.0, True), (12.0, 9.0, False), (None, 9.0, False), (1.1, 0.5, False)],
+    ids=["inputs as at first", "inputs have grown", "inputs are not known", "outputs have not grown"],
+)
+def test_targets_that_have_grown_little_are_computed_if_the_inputs_have_not_grown(
+    inputs: float | None, output: float, named: bool
+) -> None:
+    """Data whose level rises raise targets and outputs, too, but by way of the inputs."""
+    early, late = (
+        LossTerm("mse_loss", (operand(least=0.0, greatest=one), operand(least=0.0, greatest=other)), 1.0)
+        for one, other in ((0.4, 1.0), (output, 8.0))
+    )
+    evidence = diverged(
+        history=(history(growing(12, factor=1.8, rate=0.05)),),
+        first_losses=(early,),
+        replay=Replay("not-possible", losses=(late,)),
+        input_growth=inputs,
+    )
+    found = moving_target(evidence)
+    assert (found is not None and "have grown 8 times" in found.evidence[0]) == named

@@ -68,6 +68,24 @@ def test_a_loss_that_is_huge_before_any_update_is_no_matter_of_the_rate() -> Non
     assert "learning-rate" not in kinds(found)
 
 
+@pytest.mark.parametrize(("calls", "named"), [(1, False), (20, True)])
+def test_a_matrix_that_the_first_forward_pass_applies_once_is_not_recurrent(calls: int, named: bool) -> None:
+    """A loss that is multiplied by a large number is huge, too, in a network with a square layer."""
+    huge = history({"loss": [1e24, NAN], "grad_norm": [1e25, NAN], "update_ratio": [1e20, NAN]})
+    square = run(parameters=(parameter("hidden.weight", (8, 8)),))
+    found = recurrence(
+        Evidence(
+            0,
+            1,
+            (finding("weight-growth", 0), finding("nonfinite-loss", 1)),
+            square,
+            (huge,),
+            applied=(AppliedWeight("hidden.weight", calls, 1.0, 1.0),),
+        )
+    )
+    assert (found is not None) == named
+
+
 @pytest.mark.parametrize(("rows", "named"), [(2560, True), (32, False)])
 def test_time_steps_are_counted_by_the_rows_that_the_graph_holds(rows: int, named: bool) -> None:
     """A loop passes the loss only: 32 samples of 80 steps are 2,560 rows of the input of the recurrent layer."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lightning_gradexplode.diagnose.causes.unscaled_data import unscaled_data
-from lightning_gradexplode.records import AppliedWeight, Severity
+from lightning_gradexplode.records import AppliedWeight, Evidence, Severity
 from tests.diagnose.evidence import batch, calm, diverged, field, finding, growing, history, parameter, run
 
 NANOSECONDS = field(
@@ -25,6 +27,24 @@ def test_whole_numbers_that_are_no_indices_are_unscaled() -> None:
     found = unscaled_data(diverged(batch=batch(field("price"), NANOSECONDS, field("label"))))
     assert found is not None
     assert found.where == 'batch["time"]'
+
+
+@pytest.mark.parametrize(("died", "growth", "named"), [(8, 10.0, True), (60, 10.0, False), (8, 1.0, False)])
+def test_large_inputs_whose_first_updates_make_units_inactive_are_unscaled(
+    died: int, growth: float, named: bool
+) -> None:
+    """Pictures from 0 to 255, after which no gradient passes; not of layers that were never large, or died later."""
+    steps = 100
+    quantities = {**calm(steps), "grad_norm": [1e3] * died + [0.5] * (steps - died), "loss": [14.0, *[2.3] * 99]}
+    start = math.sqrt(sum(one.std**2 * math.prod(one.shape) for one in run().parameters))
+    quantities["weight_norm"] = [start * min(1 + (growth - 1) * step / 5, growth) for step in range(steps)]
+    norms = np.ones((steps, 2), dtype=np.float32)
+    norms[died:, 0] = 0
+    kept = replace(history(quantities), parameters=("body.weight", "head.weight"), parameter_grad_norm=norms)
+    warned = (finding("zero-gradient", steps - 1, Severity.WARNING, "body.weight"),)
+    pictures = field("image", least=0.0, greatest=255.0, mean=127.0, std=74.0, usual_least=0.0, usual_greatest=255.0)
+    found = unscaled_data(Evidence(steps - 1, steps - 1, warned, run(), (kept,), batch=batch(pictures, field("label"))))
+    assert (found is not None) == named
 
 
 def test_indices_into_a_table_are_not_unscaled() -> None:
