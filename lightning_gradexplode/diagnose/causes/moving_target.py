@@ -44,7 +44,7 @@ _TRANSITION = ("reward", "done", "next", "action", "terminal", "state", "obs", "
 def moving_target(evidence: Evidence) -> Cause | None:
     """Return the cause if targets that are computed by the model itself grow with it."""
     loss = loss_curve(evidence).before(failing_step(evidence)).finite
-    if not trend(evidence).has_diverged or len(loss) < 5:
+    if not (trend(evidence).has_diverged or _grown(evidence) is not None) or len(loss) < 5:
         return None
     rules = (
         _copy_makes_targets,
@@ -142,9 +142,10 @@ def _along_the_update(evidence: Evidence) -> Indication | None:
     if search is None:
         return None
     if not search.overshoots:
+        effect = "lowers" if search.end < search.start else "hardly changes"
         return Indication(
             0.3,
-            f"Each update lowers the loss of its own batch (from {search.start:.4g} to {search.end:.4g}), and yet "
+            f"Each update {effect} the loss of its own batch (from {search.start:.4g} to {search.end:.4g}), and yet "
             f"the loss has risen {_rise(evidence)}: the targets move.",
         )
     ratio = slope_ratio(evidence)

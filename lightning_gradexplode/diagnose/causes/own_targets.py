@@ -75,13 +75,14 @@ def grown_target(evidence: Evidence) -> tuple[LossTerm, float] | None:
     """Return a loss whose targets have grown with its outputs since the first step, and how much.
 
     Data do not grow with the outputs of a model, unless its inputs grow, too; targets do that are computed from it.
+    Those that have a gradient are outputs themselves, and are none.
     """
     are_alike = evidence.input_growth is not None and evidence.input_growth < INPUTS_ALIKE
     later = evidence.replay.losses if evidence.replay is not None else ()
     for before, now in zip(evidence.first_losses, later, strict=False):
         if base_name(before.name) != base_name(now.name) or min(len(before.inputs), len(now.inputs)) < 2:
             continue
-        if is_known_of_batch(evidence, now):
+        if is_known_of_batch(evidence, now) or not now.inputs[1].is_constant:
             continue
         (first, start), (output, target) = ([size_of(one) or 0.0 for one in term.inputs[:2]] for term in (before, now))
         if not start > 0:

@@ -292,13 +292,17 @@ def _losses(graph: Graph) -> tuple[LossTerm, ...]:
         arguments = graph.arguments[node]
         if name in SYMMETRIC_LOSSES and arguments[0].source is None:
             arguments = arguments[::-1]
-        values = [graph.value(one) for one in arguments]
+        values = [(graph.value(one), one.source is None) for one in arguments]
         if name == "nll_loss":  # its labels have no gradient, and are no argument in the graph
-            values.append(saved_tensors(node).get("target"))
-        if name in LOSSES and len(values) > 1 and values[0] is not None and values[1] is not None:
+            values.append((saved_tensors(node).get("target"), True))
+        if name in LOSSES and len(values) > 1 and values[0][0] is not None and values[1][0] is not None:
             graph.compute(node)  # autograd does not save the result of a sum of losses
             result = graph.values.get((node, 0))
-            inputs = tuple(operand(one, None, one.shape) for one in values[:2] if one is not None)
+            inputs = tuple(
+                replace(operand(one, None, one.shape), is_constant=is_constant)
+                for one, is_constant in values[:2]
+                if one is not None
+            )
             terms.append(LossTerm(name, inputs, None if result is None else _number(result)))
     return tuple(terms[:32])
 

@@ -210,7 +210,7 @@ def test_targets_that_grow_with_the_outputs_are_computed_from_the_model(target: 
     """Where nothing can be computed again, the targets of a later loss are compared with those of the first one."""
 
     def term(output: float, target: float) -> LossTerm:
-        return LossTerm("mse_loss", (operand(greatest=output), operand(greatest=target)), 1.0)
+        return LossTerm("mse_loss", (operand(greatest=output), operand(greatest=target, is_constant=True)), 1.0)
 
     values = growing(12, factor=1.8, rate=0.05)
     evidence = diverged(
@@ -224,16 +224,16 @@ def test_targets_that_grow_with_the_outputs_are_computed_from_the_model(target: 
 
 @pytest.mark.parametrize(
     ("inputs", "output", "named"),
-    [(1.1, 9.0, True), (12.0, 9.0, False), (None, 9.0, False), (1.1, 0.5, False)],
-    ids=["inputs as at first", "inputs have grown", "inputs are not known", "outputs have not grown"],
+    [(1.1, 9.0, True), (12.0, 9.0, False), (None, 9.0, False), (1.1, 0.5, False), (1.1, 9.0, None)],
+    ids=["inputs as at first", "inputs have grown", "inputs are not known", "outputs have not grown", "gradients"],
 )
 def test_targets_that_have_grown_little_are_computed_if_the_inputs_have_not_grown(
-    inputs: float | None, output: float, named: bool
+    inputs: float | None, output: float, named: bool | None
 ) -> None:
-    """Data whose level rises raise targets and outputs, too, but by way of the inputs."""
+    """Data whose level rises raise targets and outputs, too, but by way of the inputs; two outputs are no targets."""
     early, late = (
-        LossTerm("mse_loss", (operand(least=0.0, greatest=one), operand(least=0.0, greatest=other)), 1.0)
-        for one, other in ((0.4, 1.0), (output, 8.0))
+        LossTerm("mse_loss", (operand(least=0.0, greatest=one), replace(other, is_constant=named is not None)), 1.0)
+        for one, other in ((0.4, operand(least=0.0, greatest=1.0)), (output, operand(least=0.0, greatest=8.0)))
     )
     evidence = diverged(
         history=(history(growing(12, factor=1.8, rate=0.05)),),
@@ -242,4 +242,4 @@ def test_targets_that_have_grown_little_are_computed_if_the_inputs_have_not_grow
         input_growth=inputs,
     )
     found = moving_target(evidence)
-    assert (found is not None and "have grown 8 times" in found.evidence[0]) == named
+    assert (found is not None and "have grown 8 times" in found.evidence[0]) == bool(named)

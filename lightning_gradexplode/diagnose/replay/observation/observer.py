@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Set
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -270,7 +271,9 @@ def _loss_term(name: str, inputs: list[Tensor], outputs: list[Tensor]) -> LossTe
         inputs.reverse()
     return LossTerm(
         name=name,
-        inputs=tuple(operand(one, None, one.shape) for one in inputs[:OPERANDS]),
+        inputs=tuple(
+            replace(operand(one, None, one.shape), is_constant=not one.requires_grad) for one in inputs[:OPERANDS]
+        ),
         value=float(outputs[0]) if outputs and outputs[0].numel() == 1 else None,
         **_line_of(calling_line()),
     )
