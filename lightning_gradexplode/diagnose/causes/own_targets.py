@@ -87,11 +87,11 @@ def grown_target(evidence: Evidence) -> tuple[LossTerm, float] | None:
         (first, start), (output, target) = ([size_of(one) or 0.0 for one in term.inputs[:2]] for term in (before, now))
         if not start > 0:
             continue
-        growth, factor = target / start, max(output, target) / min(output, target) if output and target else math.inf
-        together = min(growth, output / first if first else 0.0)
-        if (growth > TARGETS_GROWN and factor < OUTPUTS_ALIKE) or (
-            are_alike and together > GROWN_TOGETHER and factor < CLOSE
-        ):
+        growth, output_growth = target / start, output / first if first else 0.0
+        factor = max(output, target) / min(output, target) if output and target else math.inf
+        by_much = growth > TARGETS_GROWN and factor < OUTPUTS_ALIKE
+        by_little = are_alike and min(growth, output_growth) > GROWN_TOGETHER and factor < CLOSE
+        if by_much or by_little:
             return now, growth
     return None
 

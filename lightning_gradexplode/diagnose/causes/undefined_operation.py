@@ -85,8 +85,8 @@ def _is_reached_by_the_rate(evidence: Evidence) -> bool:
 def _computed_in_step(evidence: Evidence) -> Cause | None:
     """Return the cause if a factor or a summand of the loss is not finite, which is no input and no target.
 
-    Most such tensors are computed in the step. If it is none of a sample that is missing, but all elements at once,
-    after steps with finite losses, it was a statistic of the batch.
+    Most such tensors are computed in the step. If all elements are not finite, for the first time, they were computed
+    by a statistic of the batch: the data of several samples are seldom missing all at once.
     """
     field = source_in_graph(evidence)
     if field is None or not is_computed(field) or not field.shape:

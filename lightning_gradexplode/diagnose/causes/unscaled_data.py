@@ -146,7 +146,8 @@ def _fails_early(evidence: Evidence) -> bool:
     """Return whether the run fails at its start, or its loss was seldom much below the first one.
 
     If clipping reduces the gradients at nearly every step, or nothing but their size was found, they have been too
-    large from the start. Gradients that are zero since then show in large updates that have made units inactive.
+    large from the start. So have they if they have been exactly zero since the first steps, in which the weights grew:
+    large updates have made units inactive.
     """
     step = critical_step(evidence)
     if step - evidence.run.first_step <= EARLY or signs(evidence) <= _OF_SCALE:

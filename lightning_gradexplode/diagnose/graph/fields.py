@@ -35,7 +35,7 @@ _DIFFERENCES = {"sub", "rsub"}
 """Operations with the target as an input in a loss without a loss function."""
 
 _UNKNOWN: dict[str, Any] = {"least": None, "greatest": None, "mean": None, "std": None, "is_integral": False}
-"""Facts about a tensor that is not known, but the result of the operation that reads it."""
+"""Facts about a tensor of which only the result of the operation that reads it is known."""
 
 
 def fields_in_graph(graph: Graph, names: Mapping[int, str]) -> tuple[FieldFacts, ...]:
