@@ -176,9 +176,10 @@ def _marks(content: ReportContent, steps: IntArray) -> Iterator[Mark]:
     recorded = set(steps.tolist())
     diagnosis = content.diagnosis
     critical = next((one for one in content.evidence.findings if one.severity is Severity.CRITICAL), None)
-    if diagnosis is not None and (critical is None or critical.step != began(diagnosis)):
+    is_before = diagnosis is not None and (critical is None or critical.step != began(diagnosis))
+    if diagnosis is not None and is_before and began(diagnosis) in recorded:
         yield Mark(began(diagnosis), "since", f"first sign at step {began(diagnosis)}")
-    if critical is not None:
+    if critical is not None and critical.step in recorded:
         yield Mark(critical.step, "critical", f"first critical finding at step {critical.step}")
     for finding in content.findings:
         if finding.step in recorded and finding.severity >= Severity.WARNING:

@@ -112,6 +112,20 @@ def test_curves_and_heat_map_show_the_same_steps(browser: Browser, tmp_path: Pat
     assert browser.wait(f"{ranges} return shown[0][0] < 0 && String(shown[0]) == String(shown[1])")
 
 
+def test_code_of_a_remedy_is_copied_with_a_click(browser: Browser, tmp_path: Path) -> None:
+    """The whole code and nothing else, in the middle of its sentence; names are no code that anybody copies."""
+    page = write_report(tmp_path, examples.growing()).page
+    assert page is not None
+    browser.open(page.as_uri())
+    assert browser.wait("return all('.remedies code[role=button]').length > 0")
+    browser.wait("navigator.clipboard.writeText = text => { window.copied = text; return Promise.resolve() }; return 1")
+    browser.wait("document.querySelector('.remedies code[role=button]').click(); return true")
+    first = texts(browser, ".remedies code[role=button]")[0]
+    assert browser.wait("return window.copied") == first
+    assert browser.wait("return all('.remedies code.copied').length == 1")
+    assert browser.wait("return all('.remedies li > button').length == 0")
+
+
 def test_findings_can_be_read_on_a_phone(browser: Browser, tmp_path: Path) -> None:
     """At 390 pixels nothing is wider than the screen, and each finding's message is within it."""
     page = write_report(tmp_path, examples.growing(1000)).page

@@ -79,6 +79,16 @@ def test_an_explosion_of_one_step_fills_the_chart() -> None:
     assert {mark.kind for mark in chart.marks} == {"critical", "finding"}
 
 
+def test_an_incident_before_the_recorded_steps_has_no_line() -> None:
+    """In a long run the steps of an early incident are recorded no more, and no caption names a line."""
+    content = examples.growing(5)
+    (history,) = content.evidence.history
+    late = replace(history, step=history.step + 10_000)
+    chart = time_chart(late, replace(content, evidence=replace(content.evidence, history=(late,))))
+    assert chart is not None
+    assert not [mark for mark in chart.marks if mark.is_line]
+
+
 def test_a_slow_rise_before_the_first_sign_is_in_the_view() -> None:
     """At least a hundred steps before the first sign are shown at first, and all after it."""
     content = examples.growing(5, 195)
