@@ -229,7 +229,10 @@ class GradientWatch(StepEventsResults):
             self._events.remove_hooks()
         batches = state_dict.get("batches", 0)
         if not isinstance(batches, int):
-            logger.warning("gradexplode: the saved number of batches, %s, is none; it starts at 0", shown(batches))
+            logger.warning(
+                "gradexplode: the saved number of batches is not an integer but %s; batches are counted from 0",
+                shown(batches),
+            )
             batches = 0
         self._loop.batches = batches
         self._begin(state_dict)

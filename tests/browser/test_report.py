@@ -123,6 +123,7 @@ def test_code_of_a_remedy_is_copied_with_a_click(browser: Browser, tmp_path: Pat
     first = texts(browser, ".remedies code[role=button]")[0]
     assert browser.wait("return window.copied") == first
     assert browser.wait("return all('.remedies code.copied').length == 1")
+    assert browser.wait("return !document.getElementById('copy-hint').hidden")
     assert browser.wait("return all('.remedies li > button').length == 0")
 
 

@@ -18,15 +18,12 @@ from lightning_gradexplode.diagnose.batch import (
 )
 from lightning_gradexplode.diagnose.causes.inactive_units import MIN_GROWTH, last_gradients
 from lightning_gradexplode.diagnose.curves import critical_step, curve, loss_curve, signs
-from lightning_gradexplode.diagnose.layers import LARGE_GAIN, first_numbers, gain_of, layers
+from lightning_gradexplode.diagnose.layers import EARLY_STEPS, LARGE_GAIN, first_numbers, gain_of, layers
 from lightning_gradexplode.diagnose.trends import starts_huge, trend
 from lightning_gradexplode.records import BatchFacts, Cause, Evidence, FieldFacts
 
 LARGE_SCALE = ((1000.0, 0.9), (100.0, 0.7), (30.0, 0.6), (10.0, 0.45))
 """Root mean squares of a field, and the confidence that a field of at least that scale is at fault."""
-
-EARLY = 30
-"""Number of steps in which a run fails at its start."""
 
 _OF_SCALE = {"clip-saturated", "gradient-above-one", "vanishing-gradient"}
 """Signs of a run that has not failed, in which data on a large scale show."""
@@ -150,11 +147,11 @@ def _fails_early(evidence: Evidence) -> bool:
     large updates have made units inactive.
     """
     step = critical_step(evidence)
-    if step - evidence.run.first_step <= EARLY or signs(evidence) <= _OF_SCALE:
+    if step - evidence.run.first_step <= EARLY_STEPS or signs(evidence) <= _OF_SCALE:
         return True
     if "zero-gradient" in signs(evidence) and len(evidence.history) == 1:
         lost = min(last_gradients(evidence).values(), default=step)
-        if lost - evidence.run.first_step <= EARLY and trend(evidence).weight_growth >= MIN_GROWTH:
+        if lost - evidence.run.first_step <= EARLY_STEPS and trend(evidence).weight_growth >= MIN_GROWTH:
             return True
     before = loss_curve(evidence).before(step).finite
     return before.first is not None and (before.median or 0.0) > 0.5 * before.first > 0
