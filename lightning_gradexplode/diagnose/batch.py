@@ -71,6 +71,19 @@ def source_in_graph(evidence: Evidence) -> FieldFacts | None:
     return next((one for one in batch.fields if one.name == replay.source_name and is_from_graph(one)), None)
 
 
+def unusual_infinities(evidence: Evidence) -> FieldFacts | None:
+    """Return the field of the batch whose infinities an operation of the replay made NaN of, None without one.
+
+    They are finite in earlier batches, and hide from the loss behind functions such as tanh. NaN does not: a field with
+    NaN and a finite loss is one that the module masks by intention.
+    """
+    replay, batch = evidence.replay, evidence.batch
+    if replay is None or batch is None or replay.first is None or replay.source != "batch":
+        return None
+    field = next((one for one in nonfinite_fields(batch) if one.name == replay.source_name), None)
+    return None if field is None or field.nan_count or field.usual_least is None else field
+
+
 def is_from_graph(field: FieldFacts) -> bool:
     """Return whether a field is a tensor in the graph of a loss, since the batch itself is not known."""
     return field.read_as is not None

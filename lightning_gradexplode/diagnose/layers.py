@@ -154,5 +154,5 @@ def first_numbers(evidence: Evidence) -> list[str]:
     if experiments is not None and experiments.initial_grad_norm is not None:
         norm = experiments.initial_grad_norm
     parts = [f"the first loss is {loss:.4g}"] if loss is not None else []
-    parts += [f"the first gradient has a norm of {norm:.3g}"] if norm is not None else []
+    parts += [f"the first gradient has a norm of {norm:.3g}"] if norm is not None and math.isfinite(norm) else []
     return [f"Before any update, {' and '.join(parts)}."] if parts else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import is_float, scale_of
-from lightning_gradexplode.diagnose.curves import curve, loss_curve
+from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, loss_curve
 from lightning_gradexplode.diagnose.gain_profiles import backward_gain
 from lightning_gradexplode.diagnose.layers import DEEP, code_of_parameter, first_numbers, layers
 from lightning_gradexplode.diagnose.trends import starts_huge
@@ -21,9 +21,10 @@ STEEP = 5.0
 
 
 def large_factors(evidence: Evidence) -> Cause | None:
-    """Return the cause if factors or embeddings start far above one, and the first gradient is large, too."""
+    """Return the cause if factors or embeddings start far above one, and the first loss or gradient is large, too."""
     first, norm = loss_curve(evidence).first, curve(evidence, "grad_norm").first
-    if first is None or norm is None or not (abs(first) >= 10 or norm >= 100):
+    is_lost_at_once = first is None and first_nonfinite(evidence) is not None
+    if not is_lost_at_once and (first is None or norm is None or not (abs(first) >= 10 or norm >= 100)):
         return None
     weights = {one.name for one in layers(evidence.run)}
     roles = {one.name: one.role for one in evidence.run.modules}
@@ -33,8 +34,8 @@ def large_factors(evidence: Evidence) -> Cause | None:
         return None
     worst = max(large, key=lambda one: _excess(one, roles.get(one.module, "other")))
     others = f", and {len(large) - 1} more on such a scale" if len(large) > 1 else ""
-    is_embedding = "Embedding" in worst.module_kind
-    start = f"nn.init.{'normal_' if is_embedding else 'constant_'}({code_of_parameter(worst)}, "
+    is_matrix = len(worst.shape) > 1  # equal elements of a matrix would stay equal
+    start = f"nn.init.{'normal_' if is_matrix else 'constant_'}({code_of_parameter(worst)}, "
     return Cause(
         "initialization",
         worst.name,
@@ -44,7 +45,7 @@ def large_factors(evidence: Evidence) -> Cause | None:
         ),
         0.85,
         (
-            f"start it on the usual scale: `{start}{'std=0.02' if is_embedding else '0.1'})`",
+            f"start it on the usual scale: `{start}{'std=0.02' if is_matrix else '0.1'})`",
             *remedies.clip(evidence),
         ),
     )

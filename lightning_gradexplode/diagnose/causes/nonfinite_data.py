@@ -15,9 +15,11 @@ from lightning_gradexplode.diagnose.batch import (
     running_averages,
     samples_of,
     targets,
+    unusual_infinities,
 )
 from lightning_gradexplode.diagnose.causes.operation_evidence import follows_divergence
 from lightning_gradexplode.diagnose.curves import critical_step, first_nonfinite
+from lightning_gradexplode.diagnose.faults.operations import name_of
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence, FieldFacts
 
@@ -66,6 +68,8 @@ def _nonfinite(evidence: Evidence, kind: str) -> Cause | None:
         elif same:
             sentences.append(f"Without {rows_of(rows)} the step is not finite either.")
             confidence = 0.5
+    elif replay is not None and replay.first is not None and unusual_infinities(evidence) is field:
+        sentences.append(f"They vanished in the loss, and `{name_of(replay.first)}` made NaN of them.")
     elif replay is not None and replay.first is not None and not set(replay.first.rows) & set(rows):
         sentences.append("The first operation with a non-finite result took finite values, though.")
         confidence = 0.4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.batch import is_computed, place_of, rows_of, source_in_graph
+from lightning_gradexplode.diagnose.batch import is_computed, place_of, rows_of, source_in_graph, unusual_infinities
 from lightning_gradexplode.diagnose.causes.module_values import nonfinite_constant, written_buffer
 from lightning_gradexplode.diagnose.causes.operation_evidence import (
     divergence_sentence,
@@ -52,6 +52,8 @@ def undefined_operation(evidence: Evidence) -> Cause | None:
     if follows_divergence(course):
         confidence = 0.25 if _is_reached_by_the_rate(evidence) else 0.5
         sentences.append(divergence_sentence(course))
+    if unusual_infinities(evidence) is not None:
+        confidence = min(confidence, 0.5)  # the operation is defined for what other batches hold
     if is_half(operation):
         confidence = min(confidence, 0.7)
         if evidence.experiments is not None and evidence.experiments.finite_in_float32:

@@ -20,7 +20,7 @@ from lightning_gradexplode.diagnose.causes.inactive_units import MIN_GROWTH, las
 from lightning_gradexplode.diagnose.curves import critical_step, curve, loss_curve, signs
 from lightning_gradexplode.diagnose.layers import EARLY_STEPS, LARGE_GAIN, first_numbers, gain_of, layers
 from lightning_gradexplode.diagnose.trends import starts_huge, trend
-from lightning_gradexplode.records import BatchFacts, Cause, Evidence, FieldFacts
+from lightning_gradexplode.records import AppliedWeight, BatchFacts, Cause, Evidence, FieldFacts
 
 LARGE_SCALE = ((1000.0, 0.9), (100.0, 0.7), (30.0, 0.6), (10.0, 0.45))
 """Root mean squares of a field, and the confidence that a field of at least that scale is at fault."""
@@ -71,28 +71,47 @@ def unscaled_data(evidence: Evidence) -> Cause | None:
 
 
 def _computed_features(evidence: Evidence) -> Cause | None:
-    """Return the cause if what the first layer takes is on a large scale, though the batch is not."""
-    first, norm = next(iter(evidence.applied), None), curve(evidence, "grad_norm").first
-    if first is None or norm is None or not (first.first_rms or 0.0) >= LARGE_SCALE[0][0] or norm < 10:
+    """Return the cause if what a layer takes is on a large scale, though the batch and earlier layers are not."""
+    first, norm = _first_large_input(evidence), curve(evidence, "grad_norm").first
+    if first is None or norm is None or norm < 10:
         return None
     fields = evidence.batch.fields if evidence.batch is not None else ()
     if any(is_float(one) and (size_of(one) or 0.0) >= (first.first_rms or 0.0) for one in fields):
         return None  # a few elements of the batch are as large, see `_usual_scale`
     layer = first.name.rpartition(".")[0] or first.name
+    if first is evidence.applied[0]:
+        sentence = (
+            f"`{first.name}` is the first weight of the forward pass, and what it multiplies has a root mean square of "
+            f"{first.first_rms:.3g}; no field of the batch is as large, so that it is computed from them."
+        )
+    else:
+        sentence = (
+            f"What `{first.name}` multiplies has a root mean square of {first.first_rms:.3g} at the first step. What "
+            f"the weights before it multiply has at most {USUAL_SCALE:g}, and they keep its scale, so that what is "
+            f"computed right before `{layer}` is on a large scale."
+        )
     return Cause(
         "unscaled-data",
         f"the input of `{layer}`",
-        (
-            f"`{first.name}` is the first weight of the forward pass, and what it multiplies has a root mean square of "
-            f"{first.first_rms:.3g}; no field of the batch is as large, so that it is computed from them.",
-            *first_numbers(evidence),
-        ),
+        (sentence, *first_numbers(evidence)),
         0.7,
         (
             f"bring what `{layer}` takes to a scale near one: compute it from smaller numbers, or normalize it: "
             "`F.layer_norm(x, x.shape[-1:])`",
         ),
     )
+
+
+def _first_large_input(evidence: Evidence) -> AppliedWeight | None:
+    """Return the first weight that multiplies something on a large scale, if no weight before it has made it so."""
+    weights = {one.name: one for one in layers(evidence.run)}
+    for one in evidence.applied:
+        size, weight = one.first_rms or 0.0, weights.get(one.name)
+        if size >= LARGE_SCALE[0][0]:
+            return one
+        if one.first_rms is None or weight is None or size > USUAL_SCALE or gain_of(weight) > LARGE_GAIN:
+            return None
+    return None
 
 
 def _targets_by_elimination(evidence: Evidence) -> Cause | None:

@@ -7,7 +7,14 @@ import re
 
 from lightning_gradexplode.diagnose.faults.fault import Fault
 from lightning_gradexplode.diagnose.faults.operands import at_fault, holds_infinity, inputs_in_words, number_or, type_of
-from lightning_gradexplode.diagnose.faults.operations import DIVISIONS, FILLS, base_name, largest_input, limit_of
+from lightning_gradexplode.diagnose.faults.operations import (
+    DIVISIONS,
+    FILLS,
+    LIMITS,
+    base_name,
+    largest_input,
+    limit_of,
+)
 from lightning_gradexplode.diagnose.remedies.lines import remedy_for, remedy_for_divisor, remedy_for_number
 from lightning_gradexplode.records import Operation
 
@@ -48,7 +55,8 @@ def undefined_operation(operation: Operation, name: str) -> Fault | None:
             return Fault("undefined", f"`{name}` divided by a number that is 0{taken}.", remedy_for_number())
         divisor = operation.inputs[-1] if operation.inputs else None
         below = None if divisor is None else divisor.at_fault
-        if below is None and divisor is not None and divisor.least == 0:
+        is_zero = divisor is not None and (divisor.least == 0 or _is_reciprocal_of_zero(operation, name))
+        if below is None and is_zero:
             below = 0.0
         if operation.result == "nan" or (below is not None and abs(below) < 1e-20):
             sentence = f"`{name}` divided by {number_or(below, 'zero')}{taken}."
@@ -105,6 +113,15 @@ def _slope(operation: Operation, name: str, taken: str) -> Fault | None:
         f"The slope of `{slope}` is {operation.result} there: the loss is finite and its gradient is not{taken}.",
         remedy_for(slope, dtype=type_of(operation)),
     )
+
+
+def _is_reciprocal_of_zero(operation: Operation, name: str) -> bool:
+    """Return whether the argument of an infinite reciprocal, which autograd does not save, can only be zero.
+
+    In float16 the reciprocal of an ordinary small number is infinite, too.
+    """
+    is_unknown = operation.inputs[-1].least is None
+    return name == "reciprocal" and is_unknown and limit_of(operation) > LIMITS["float16"]
 
 
 def _is_small(operation: Operation) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lightning_gradexplode.diagnose.causes.initialization import initialization
 from lightning_gradexplode.records import Evidence, Finding, ModuleFacts, ParameterFacts, Severity
-from tests.diagnose.evidence import calm, finding, history, parameter, run
+from tests.diagnose.evidence import calm, failed, finding, history, parameter, run
 
 BODY = parameter("body.weight", (32, 8))
 
@@ -47,6 +49,18 @@ def test_a_large_factor_with_a_usual_first_gradient_is_no_cause() -> None:
     """A constant of nature may be large."""
     own = ParameterFacts("gravity", (), std=981.0, largest=981.0)
     assert initialization(starts_with(own, loss=0.7, norm=0.5)) is None
+
+
+def test_a_factor_far_above_one_is_named_where_not_even_the_first_loss_is_finite() -> None:
+    """A matrix that was never initialized may hold numbers such as 1e20; constant elements would stay equal."""
+    own = ParameterFacts("mixing", (8, 1), std=1e20, largest=1e20)
+    lost = failed(0, run=run(parameters=(BODY, own)))
+    cause = initialization(lost)
+    assert cause is not None
+    assert cause.where == "mixing"
+    assert "nn.init.normal_(model.mixing, std=0.02)" in cause.remedies[0]
+    assert "nan" not in " ".join(cause.evidence)
+    assert initialization(failed(0, run=run(parameters=(BODY, replace(own, std=0.1, largest=0.3))))) is None
 
 
 @pytest.mark.parametrize(

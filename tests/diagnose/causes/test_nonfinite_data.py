@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -72,6 +73,27 @@ def test_a_field_that_no_layer_reads_is_a_target(reaches_layers: bool | None, ki
     replay = Replay("reproduced", source="batch", source_name="fit_mesh", source_reaches_layers=reaches_layers)
     found = diagnose(failed(5, batch=batch(mesh, field("image"), field("target")), replay=replay)).causes[0]
     assert (found.kind, found.where) == (kind, 'batch["fit_mesh"], row 9')
+
+
+@pytest.mark.parametrize(
+    ("facts", "kind"),
+    [
+        ({}, "nonfinite-input"),
+        ({"usual_least": None}, "undefined-operation"),
+        ({"nan_count": 16}, "undefined-operation"),
+    ],
+    ids=["new infinities", "first batch", "masked NaN"],
+)
+def test_infinities_that_earlier_batches_did_not_hold_come_before_the_operation_that_made_nan_of_them(
+    facts: dict[str, Any], kind: str
+) -> None:
+    """A tanh hides them from the loss, and a product with zero in the backward pass makes NaN of them."""
+    column = field("[0]", **{"inf_count": 16, "nonfinite_rows": tuple(range(16)), **facts})
+    product = operation("mm", "nan", inputs=[operand(-0.0, -0.0, 0.0)], phase="backward", node="AddmmBackward0")
+    replay = reproduced(product, source="batch", source_name="[0]")
+    found = diagnose(failed(28, "nonfinite-gradient", batch=batch(column, field("[1]")), replay=replay))
+    assert found.causes[0].kind == kind
+    assert sum(one.confidence >= 0.9 for one in found.causes) == 1
 
 
 def test_clipping_is_no_remedy_for_nan_data() -> None:

@@ -146,3 +146,31 @@ def test_features_that_a_model_computes_are_known_by_what_its_first_layer_takes(
     assert (found is not None and found.where == "the input of `body`") is is_named
     few = field("y", greatest=1e9, std=2.5e8, row_size=3.0)  # rows of the batch, not computed ones
     assert unscaled_data(diverged(batch=batch(field("x"), few), applied=known, history=(history(values),))) is None
+
+
+@pytest.mark.parametrize(
+    ("sizes", "gain", "is_named"),
+    [
+        ((1.0, 3000.0), 0.58, True),
+        ((1.0, 300.0), 0.58, False),
+        ((1.0, 3000.0), 30.0, False),
+        ((50.0, 3000.0), 1, False),
+    ],
+    ids=["positions added", "smaller", "by large weights", "grown from layer to layer"],
+)
+def test_what_is_computed_between_two_layers_is_known_by_what_the_second_takes(
+    sizes: tuple[float, float], gain: float, is_named: bool
+) -> None:
+    """Positions up to 5,000 that are added to the result of a layer, for example; weights and data are usual."""
+    values = growing()
+    values["grad_norm"] = [1e5 * one for one in values["grad_norm"]]
+    weights = parameter("body.weight", (32, 8), gain), parameter("head.weight", (1, 32))
+    applied = tuple(AppliedWeight(one.name, 1, size) for one, size in zip(weights, sizes, strict=True))
+    evidence = diverged(
+        batch=batch(field("x"), field("y")),
+        applied=applied,
+        history=(history(values),),
+        run=run(parameters=weights),
+    )
+    found = unscaled_data(evidence)
+    assert (found is not None and found.where == "the input of `head`") is is_named

@@ -19,6 +19,8 @@ FAULTS: dict[str, tuple[str, str, tuple[Any, ...], dict[str, Any]]] = {
     "log of a negative number": ("undefined", "log", (operand(-0.2),), {}),
     "root of a negative number": ("undefined", "sqrt", (operand(-3.0),), {}),
     "one over zero": ("undefined", "reciprocal", (operand(0.0),), {"result": "inf"}),
+    "one over what is not saved": ("undefined", "reciprocal", (Operand((4,), "float32"),), {"result": "inf"}),
+    "one over a number in float16": ("overflow", "reciprocal", (Operand((4,), "float16"),), {"result": "inf"}),
     "a vector over its norm": (
         "undefined",
         "div",
