@@ -28,6 +28,13 @@ ASSIGNED_GRADIENTS = (
 """What is logged once in loops that assign gradients, such as those of ``torch.autograd.grad``."""
 
 
+class _GraphLifetime:
+    """Lives as long as the hook of a loss that holds it, and thus as the loss's graph.
+
+    The hook itself, which would have to refer to itself, would live until Python's garbage collector runs.
+    """
+
+
 class StepEvents(LoopRun):
     """Calls the engine at the events of a training loop of plain PyTorch.
 
@@ -81,14 +88,16 @@ class StepEvents(LoopRun):
         self._guarded(self._report_nonfinite_losses)
         self._guarded(self._record_left_out_steps_before_loss)
 
+        graph = _GraphLifetime()
+
         def reached(index: int, gradient: Tensor) -> Tensor | None:
             if self.run is not None:
-                self.run.loss_reached(reached)
+                self.run.loss_reached(graph)
             return value(index, gradient)
 
         self.expect_backward([loss], reached)
         if self.run is not None:
-            self.run.loss_expected(loss, reached)
+            self.run.loss_expected(loss, graph)
 
     def _report_nonfinite_losses(self, are_over: bool = False) -> None:
         """Report losses that are not finite, and that the loop runs no backward pass of."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 from collections.abc import Callable
@@ -104,6 +105,20 @@ def test_a_loss_that_a_plain_loop_leaves_out_is_one_warning(skips: str, marks: b
     alone = Loop(skips)
     alone.train(None)
     assert same_weights(loop.model, alone.model)
+
+
+def test_a_loss_that_is_left_out_is_reported_at_the_next_one_without_the_garbage_collector() -> None:
+    """A run may switch the collector off, and it may run rarely; a warning at the end of the run comes too late."""
+    loop = Loop("continue")
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        with GradientWatch(loop.model, loop.optimizer, report=False) as watch:
+            loop.train(watch, NAN_AT[0] + 2)
+            assert [(one.step, one.sign) for one in watch.findings] == [(NAN_AT[0], "nonfinite-loss")]
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @pytest.mark.parametrize(("skips", "error"), [("raise", ValueError), ("clip", RuntimeError)])
