@@ -146,7 +146,7 @@ class Batches:
         """Measure the gradients, if all micro-batches are accumulated and nothing changes them before the step."""
         components, batch = self._components, self._batch
         components.window.passes.ended(components.optimizers.states)
-        batch.last_backward = batch.index, components.evidence.inputs
+        batch.last_backward = batch.index, components.inputs.current
         if self._is_unannounced and batch.measures_modules:  # a further micro-batch may follow
             components.module_gradients.pass_ended()
         if self._unseen is not None:
@@ -158,7 +158,7 @@ class Batches:
             return
         is_complete = self._loop.completes_step(batch.index)
         if components.counts_end_of_backward or not is_complete:  # a further micro-batch may follow
-            components.evidence.micro_batch_ended(components.window.newest_loss)
+            components.inputs.micro_batch_ended(components.window.newest_loss)
         if not is_complete:
             return
         for state in components.optimizers.states:
@@ -201,13 +201,13 @@ class Batches:
             self._left_out.report_batch(outputs)
         batch.is_open, batch.last_backward = False, None
         if is_calm and not steps:
-            components.evidence.inputs = None
+            components.inputs.current = None
             if components.acts:
                 self._end()
             return  # no finding has consequences
         if not components.is_automatic:
             self._after.set_returned_loss(steps, outputs, self._left_out.take_unused_loss(steps))
-        components.evidence.inputs = None
+        components.inputs.current = None
         if any(map(_scalars_due, steps)):
             self._after.set_logged_scalars(steps)
         deferred, agreement = self._deferred, components.agreement

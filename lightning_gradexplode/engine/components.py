@@ -24,6 +24,7 @@ from lightning_gradexplode.engine.responses import ResponseRunner
 from lightning_gradexplode.engine.schedule import LoggingSchedule
 from lightning_gradexplode.engine.state import VERSION, load_parts, save_parts, upgraded
 from lightning_gradexplode.engine.step import Step
+from lightning_gradexplode.engine.step_inputs import StepInputKeeper
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.loggers import LoggerCollection
 from lightning_gradexplode.loggers.console import Console
@@ -57,6 +58,7 @@ class Components:
         loggers: The loggers.
         console: The console; None on processes that do not log.
         evidence: The evidence of incidents.
+        inputs: The inputs of the current step, by which it can be computed again.
         diagnoses: Diagnoses them.
         graphs: What was read from the graphs of losses.
         log: The findings.
@@ -85,6 +87,7 @@ class Components:
     loggers: LoggerCollection
     console: Console | None
     evidence: EvidenceCollector
+    inputs: StepInputKeeper
     diagnoses: Diagnoses
     graphs: LossGraphs
     log: FindingLog
@@ -138,6 +141,7 @@ class Components:
             loggers=loggers,
             console=console,
             evidence=evidence,
+            inputs=evidence.inputs,
             diagnoses=diagnoses,
             graphs=evidence.graphs,
             log=log,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,6 +17,7 @@ from lightning_gradexplode.engine.batch_evidence import BatchEvidence
 from lightning_gradexplode.engine.collect_or_log import collect_or_log
 from lightning_gradexplode.engine.first_facts import first_facts
 from lightning_gradexplode.engine.incidents import CALM_STEPS, IncidentTracker
+from lightning_gradexplode.engine.latest_incident import LatestIncident, is_any_nonfinite
 from lightning_gradexplode.engine.loss_graphs import LossGraphs
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.replays import IncidentReplays
@@ -27,7 +27,6 @@ from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.run_facts import frozen_parameters, in_order, unchanged_weights
 from lightning_gradexplode.measure.update_fault import find_update_fault
 from lightning_gradexplode.records import (
-    LEFT_OUT,
     Attempt,
     Evidence,
     Finding,
@@ -38,7 +37,6 @@ from lightning_gradexplode.records import (
     StepRecord,
     UpdateFault,
 )
-from lightning_gradexplode.records.finding import NONFINITE_SIGNS
 
 LATER_STEPS = 20
 """Number of steps after an incident from which their loss shows whether the run has learned nevertheless."""
@@ -55,7 +53,7 @@ class EvidenceCollector:
         incidents: The tracker of the run's incidents.
 
     Attributes:
-        inputs: The inputs with which the current step can be computed again.
+        inputs: Keeps the inputs of the current step, with which it can be computed again.
         weights_are_finite: Whether the weights were finite when last measured.
         replays: The steps that are computed again.
         graphs: Facts from the graphs of losses.
@@ -80,17 +78,11 @@ class EvidenceCollector:
         self._first_step: int | None = None
         self._batch = BatchEvidence(loop)
         self._batches = 0
-        self.inputs: StepInputs | None = None
-        self._failed: StepInputs | None = None
+        self.inputs = StepInputKeeper(loop, states)
         self.graphs = LossGraphs(loop, arguments.diagnose)
-        self._keeper = StepInputKeeper(loop, states)
-        self.replays = IncidentReplays(loop, states, arguments.diagnose, self.graphs, self._keeper)
-        self._onset: int | None = None
-        self._findings: list[Finding] = []
-        self._now = -1
+        self.replays = IncidentReplays(loop, states, arguments.diagnose, self.graphs, self.inputs)
+        self._incident = LatestIncident()
         self.weights_are_finite = True
-        self._update_is_harmless = self._is_left_out = False
-        self._update_fault: UpdateFault | None = None
         self.raised = ""
         self.shared = SharedEvidence(self._batch, self.replays, self.graphs, arguments.diagnose)
 
@@ -111,33 +103,20 @@ class EvidenceCollector:
         self._batches += 1
         if due or self._batches & (self._batches - 1) == 0:  # the 1st, 2nd, 4th, 8th and so on
             self._batch.sample(batch)
-        found = self._now >= 0
-        in_incident = found and self._loop.step - self._now <= CALM_STEPS
+        last_found = self._incident.now
+        found = last_found >= 0
+        in_incident = found and self._loop.step - last_found <= CALM_STEPS
         # The first update, by an optimizer without a state, is the most likely one to do harm.
         is_first = self._first_step is not None and self._first_step == self._loop.step
         if not is_first:
             self._first_step = None
-        self.inputs = self._keeper.keep(
+        self.inputs.keep(
             batch,
             batch_idx,
             for_replay=self.replays.is_on,
             after_warning=found,
             with_weights=(is_first or in_incident) and self.replays.are_left,
         )
-
-    def micro_batch_ended(self, loss: float | None) -> None:
-        """Keep the first micro-batch of a step whose loss is not finite.
-
-        Args:
-            loss: Its loss; None if it is not known, or on an accelerator, for which the host would wait.
-        """
-        if self._failed is None and loss is not None and not math.isfinite(loss):
-            self._failed = self.inputs
-
-    def inputs_of_step(self) -> StepInputs | None:
-        """Return the inputs to compute the ending step again: those of a failed micro-batch, else of the last one."""
-        failed, self._failed = self._failed, None
-        return failed or self.inputs
 
     # Called at a step with findings.
 
@@ -161,27 +140,22 @@ class EvidenceCollector:
         serious, onset = [one for one in findings if one.severity >= Severity.WARNING], self._incidents.began
         if not serious or onset is None:
             return
-        if onset != self._onset:
-            self._onset, self._findings = onset, []
-            self._batch.facts = self._update_fault = None
+        if onset != self._incident.onset:
+            self._incident = LatestIncident(onset)
+            self._batch.facts = None
             self.replays.forget()
-            self._update_is_harmless = False
-        was_critical = any(one.severity is Severity.CRITICAL for one in self._findings)
-        self._findings += serious
-        is_now = any(finding.step == record.step for finding in serious)  # not at an earlier, held step
-        self._now = record.step if is_now else max(finding.step for finding in serious)
+        incident, was_critical = self._incident, self._incident.is_critical
+        incident.add(record, serious)
         for state in self._states:
             state.recorder.incident_seen()
         critical = any(finding.severity is Severity.CRITICAL for finding in serious)
-        nonfinite = any(finding.sign in NONFINITE_SIGNS for finding in serious)
-        self._update_is_harmless = nonfinite and record.grad_norm == 0.0
-        self._is_left_out = record.skipped_by == LEFT_OUT
-        if nonfinite and self._update_fault is None and (before_update or not record.nonfinite_count):
-            self._update_fault = self._find_update_fault(inputs, before_update)
+        nonfinite = is_any_nonfinite(serious)
+        if nonfinite and incident.update_fault is None and (before_update or not record.nonfinite_count):
+            incident.update_fault = self._find_update_fault(inputs, before_update)
         if critical and not was_critical:
             self.graphs.request()
-        if inputs is None or not is_now:
-            return
+        if inputs is None or incident.now != record.step:
+            return  # they are not the inputs of an earlier, held step
         if not self._batch.is_shared and (self._batch.facts is None or (critical and not was_critical) or nonfinite):
             self._batch.collect(record.step, inputs, was_critical)
         if replay is not None:
@@ -225,7 +199,7 @@ class EvidenceCollector:
     @property
     def has_incident(self) -> bool:
         """Whether there was a step with a finding of WARNING or above."""
-        return self._onset is not None
+        return self._incident.onset >= 0
 
     def histories(self) -> tuple[History, ...]:
         """Return the last steps of each optimizer, those after the latest incident included."""
@@ -237,30 +211,29 @@ class EvidenceCollector:
         Args:
             attempts: The actions of the responses.
         """
-        histories = self.histories()
-        onset = self._now if self._onset is None else self._onset
-        failed = min((one.step for one in self._findings if one.sign in NONFINITE_SIGNS), default=None)
+        histories, incident = self.histories(), self._incident
+        onset, now, failed = incident.onset, incident.now, incident.failed_at
         return Evidence(
             step=onset,
-            now=self._now,
-            findings=tuple(self._findings),
+            now=now,
+            findings=tuple(incident.findings),
             run=self._facts or RunFacts(),
-            history=histories if self._now < 0 else tuple(one.recorder.until(self._now) for one in self._states),
+            history=histories if now < 0 else tuple(one.recorder.until(now) for one in self._states),
             first=tuple(state.recorder.first() for state in self._states),
             # Once a value is not finite, later losses show its consequences.
-            batch=self.graphs.with_fields(self._batch.facts, onset, self._now if failed is None else failed),
+            batch=self.graphs.with_fields(self._batch.facts, onset, now if failed is None else failed),
             replay=self.graphs.completed(self.replays.replay, onset, onset - 1 if failed is None else failed),
             experiments=self.replays.experiments,
             attempts=with_outcomes([one for one in attempts if one.step >= onset or one.action == "clip"], histories),
             weights_are_finite=self.weights_are_finite,
-            update_is_harmless=self._update_is_harmless,
-            later_loss=_later_loss(histories, self._now),
-            update_fault=self._update_fault,
+            update_is_harmless=incident.update_is_harmless,
+            later_loss=_later_loss(histories, now),
+            update_fault=incident.update_fault,
             uncleared_evaluations=max((state.uncleared_evaluations for state in self._states), default=0),
             loss_divisors=self.graphs.loss_divisors,
             later_loss_divisors=self.graphs.later_divisors(onset),
             input_growth=self.graphs.input_growth(onset),
-            is_left_out=self._is_left_out,
+            is_left_out=incident.is_left_out,
             applied=self.graphs.applied,
             first_losses=self.graphs.losses,
             own_functions=self.graphs.own_functions,

@@ -63,7 +63,7 @@ class ExpectedLosses:
         value = host_number(loss)
         if value is not None and not math.isfinite(value):
             components.graphs.read(loss, value)  # there may be no backward pass in which it could be read
-        step, batch_idx, inputs = components.loop.step, components.batch.index, components.evidence.inputs
+        step, batch_idx, inputs = components.loop.step, components.batch.index, components.inputs.current
         self._expected.append(Expected(loss.detach(), weakref.ref(graph), step, batch_idx, inputs))
 
     def reached(self, graph: object) -> None:

@@ -86,7 +86,7 @@ class GradientMeasurement:
         components, state, parameters, reading = self._components, step.state, step.parameters, step.reading
         step.batch_idx, step.epoch = components.batch.index, components.loop.epoch
         step.skipped_steps = components.responses.skipped
-        step.inputs = components.evidence.inputs_of_step()
+        step.inputs = components.inputs.take_of_step()
         if self._may_be_clipped:
             step.gradients_intact = reading.gradients.holds(parameters)
             state.changes_gradients |= not step.gradients_intact

@@ -92,12 +92,12 @@ class InterruptedSteps:
         if loss is None and components.batch.is_open and not components.batch.has_loss:
             self._record_forward(error)
         elif loss is not None and not math.isfinite(loss) and components.loop.loss_scale()[0] is None:
-            inputs = inputs or components.evidence.inputs_of_step()
+            inputs = inputs or components.inputs.take_of_step()
             self._add(components.optimizers.states[0], self._record(loss), inputs)
 
     def _record_forward(self, error: BaseException) -> None:
         """Record a step without a loss, if it tests a value that is not finite when it is computed again."""
-        components, inputs = self._components, self._components.evidence.inputs
+        components, inputs = self._components, self._components.inputs.current
         if inputs is None or components.log.incidents.is_critical or not _may_be_of_values(error):
             return
         replay = components.evidence.replays.replay_without_loss(inputs, has_raised=True)

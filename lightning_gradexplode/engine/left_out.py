@@ -54,7 +54,7 @@ class LeftOutSteps:
         """Keep a loss of the current batch that is not finite, and that a later step may still use."""
         components = self._components
         record = left_out_record(components.batch.number, components.batch.index, loss)
-        self.unused_loss = record, components.evidence.inputs
+        self.unused_loss = record, components.inputs.current
 
     def next_loss(self) -> None:
         """Report that loss before a further one is used, if its gradients are cleared."""
@@ -103,7 +103,7 @@ class LeftOutSteps:
         to find out whether it has tested a value for being NaN or infinite, for at most
         `MAX_REPLAYS_WITHOUT_LOSS` batches of a run.
         """
-        components, inputs = self._components, self._components.evidence.inputs
+        components, inputs = self._components, self._components.inputs.current
         if components.is_distributed:
             return
         returned, replay = components.loop.returned_loss(outputs), None

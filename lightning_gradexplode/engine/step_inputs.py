@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -43,21 +44,22 @@ class StepInputKeeper:
         states: The optimizers.
 
     Attributes:
+        current: The inputs of the current step, None between two steps.
         step_seconds: The time that a step takes.
     """
 
     def __init__(self, loop: TrainingLoop, states: Sequence[OptimizerState]) -> None:
+        self.current: StepInputs | None = None
         self.step_seconds = 0.0
+        self._failed: StepInputs | None = None
         self._loop = loop
         self._states = states
         self._devices: tuple[torch.device, ...] | None = None
         self._batch_began: float | None = None
         self._steps_before: list[int] = []
 
-    def keep(
-        self, batch: Any, batch_idx: int, *, for_replay: bool, after_warning: bool, with_weights: bool
-    ) -> StepInputs:
-        """Return the inputs of the coming step.
+    def keep(self, batch: Any, batch_idx: int, *, for_replay: bool, after_warning: bool, with_weights: bool) -> None:
+        """Keep the inputs of the coming step.
 
         Args:
             batch: Its batch.
@@ -76,7 +78,8 @@ class StepInputKeeper:
             self._steps_before = self._steps()
         is_last = self._loop.is_last_batch
         if not for_replay:
-            return StepInputs(KeptBatch(batch), batch_idx, is_last)
+            self.current = StepInputs(KeptBatch(batch), batch_idx, is_last)
+            return
         module = self._loop.module
         if self._devices is None:
             devices = {parameter.device for parameter in module.parameters()}
@@ -84,7 +87,21 @@ class StepInputKeeper:
         random_state = RandomState.capture(self._devices, everything=after_warning)
         attributes = AttributeState(module, everything=after_warning)
         weights = collect_or_log("the weights", lambda: keep_weights(module)) if with_weights else None
-        return StepInputs(KeptBatch(batch), batch_idx, is_last, random_state, attributes, weights)
+        self.current = StepInputs(KeptBatch(batch), batch_idx, is_last, random_state, attributes, weights)
+
+    def micro_batch_ended(self, loss: float | None) -> None:
+        """Keep the first micro-batch of a step whose loss is not finite.
+
+        Args:
+            loss: Its loss; None if it is not known, or on an accelerator, for which the host would wait.
+        """
+        if self._failed is None and loss is not None and not math.isfinite(loss):
+            self._failed = self.current
+
+    def take_of_step(self) -> StepInputs | None:
+        """Return the inputs to compute the ending step again: those of a failed micro-batch, else of the last one."""
+        failed, self._failed = self._failed, None
+        return failed or self.current
 
     def stepped(self) -> dict[int, int]:
         """Return how often the optimizer at each place has stepped since the batch began, in manual optimization."""
