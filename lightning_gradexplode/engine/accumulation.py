@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_gradexplode.engine.backward_pass_counter import BackwardPassCounter
+from lightning_gradexplode.engine.removed_gradients import RemovedGradients
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure import reading
 from lightning_gradexplode.measure.gradient_details import GradientDetails
@@ -77,6 +78,7 @@ class AccumulationWindow:
 
     Attributes:
         passes: Counts the backward passes since the gradients were cleared.
+        removed: Logs gradients that were measured and that the optimizer does not get.
         first_changes: What the loop itself multiplies the norm of the gradients by before the first step: after each
             backward pass of that step after which it changes them, as far as is known without waiting for an
             accelerator.
@@ -90,6 +92,7 @@ class AccumulationWindow:
         self._early: dict[int, GradientReading] = {}
         self._losses_are_read = False
         self.passes = BackwardPassCounter()
+        self.removed = RemovedGradients(loop)
         self.first_changes: list[float] = []
         self._is_first = True
 
@@ -193,6 +196,8 @@ class AccumulationWindow:
         is_scaled = scale is not None and unscales_itself(optimizer)
         if reading is None or not (are_cleared or reading.holds(parameters)):
             now = self._read(parameters, scale, is_scaled, with_torch_kernel)
+            if reading is not None and not (self._counts_end_of_backward and scale is not None):
+                self.removed.look(reading, parameters)  # a step that a scaler has skipped may be over
             reading = now if reading is None else self._chosen(reading, now, parameters)
         self._is_first = False
         is_alone = self._loop.process_group.size == 1

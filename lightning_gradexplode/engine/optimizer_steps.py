@@ -70,6 +70,7 @@ class OptimizerSteps:
         self._left_out = left_out
         self._after = after
         self._clips = components.arguments.clip is not None
+        self._compares_at_measurement = components.counts_end_of_backward and components.loop.loss_scale()[0] is None
         self._stepped: list[Step] = []  # those of the current batch that are no longer open
         self._announced: Optimizer | None = None  # the optimizer of the last call of `gradients_ready`
         self._inside_step = False  # whether an optimizer has begun a step with a closure
@@ -216,8 +217,16 @@ class OptimizerSteps:
         if calm is not None and components.acts and components.may_change_gradients and not calm.holds_gradients:
             self._reopen()
         step = self.open
+        if components.may_change_gradients and (in_closure or not self._compares_at_measurement):
+            self._look_for_removed(optimizer)
         if step is not None and step.state.optimizer is optimizer:
             self._decisions.hold_back(step, in_closure)
+
+    def _look_for_removed(self, optimizer: Optimizer) -> None:
+        """Log gradients that were measured and that the user's own code has removed right before the update."""
+        step = self._components.calm_steps.open or self.open
+        if step is not None and step.state.optimizer is optimizer and step.reading is not None:
+            self._components.window.removed.look(step.reading.gradients, step.parameters)
 
     _evaluated_guarded = never_fatal(_evaluated)  # for closures, which an optimizer calls
 

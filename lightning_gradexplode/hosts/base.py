@@ -154,6 +154,11 @@ class TrainingLoop(ABC):
         """Whether the user's own code changes the weights, and not only by the loop's `optimizers`."""
         return not self.is_automatic
 
+    @property
+    def removes_gradients(self) -> bool:
+        """Whether the loop itself removes all gradients before the step, as where it has been told to stop."""
+        return False
+
     # Clipping by the loop itself.
 
     @property

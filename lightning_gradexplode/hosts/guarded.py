@@ -118,6 +118,7 @@ class GuardedLoop(TrainingLoop):
     is_last_batch = _guarded("is_last_batch")
     settings = _guarded_call("settings")
     may_change_gradients = _guarded("may_change_gradients", True)
+    removes_gradients = _guarded("removes_gradients")
     may_step_unseen = _guarded("may_step_unseen")
     overrides_clipping = _guarded("overrides_clipping", True)
     set_clip = _guarded_call("set_clip", None)

@@ -164,6 +164,11 @@ class TorchLoop(TrainingLoop):
         return True
 
     @property
+    def removes_gradients(self) -> bool:
+        """Once the training is to end."""
+        return self.should_stop
+
+    @property
     def overrides_clipping(self) -> bool:
         """Always, since the user may clip."""
         return True

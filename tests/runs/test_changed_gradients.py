@@ -244,3 +244,35 @@ def test_the_norm_before_a_clip_in_optimizer_step_is_logged(within: bool) -> Non
     assert before == pytest.approx(module.before, rel=1e-6)
     after = [value for _, value in logger.values("gradexplode/grad_norm_clipped")]
     assert after == pytest.approx(handed.norms, rel=1e-6)
+
+
+class Removes(Regression):
+    """Removes the gradients of its first parameter in a hook behind the monitor.
+
+    Args:
+        hook: The hook.
+    """
+
+    def __init__(self, hook: str) -> None:
+        super().__init__()
+        self.hook = hook
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Remove it."""
+        if self.hook == "on_before_optimizer_step":
+            next(self.parameters()).grad = None
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Remove it."""
+        if self.hook == "configure_gradient_clipping":
+            next(self.parameters()).grad = None
+
+
+@pytest.mark.parametrize("hook", ["on_before_optimizer_step", "configure_gradient_clipping"])
+def test_gradients_that_a_hook_removes_are_named_once(hook: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The optimizer does not get what was measured, which one line says."""
+    monitor = GradientExplosionMonitor(report=False)
+    pl.Trainer(**QUIET, logger=False, callbacks=[monitor]).fit(Removes(hook))
+    lines = [one for one in caplog.messages if "were removed" in one]
+    assert len(lines) == 1
+    assert "at step 0: the gradients of layers.0.weight were removed" in lines[0]
