@@ -128,8 +128,12 @@ class GradientWatch(StepEventsResults):
         Args:
             batch: The input of the model.
         """
-        if self._events is not None:
-            self._events.batch_begins(batch)
+        if self._events is None:
+            return
+        if torch.compiler.is_compiling():
+            self._events.is_traced = True
+            return
+        self._events.batch_begins(batch)
 
     def loss(self, loss: Tensor) -> None:
         """Prepare the measurement of the gradients at the end of the backward pass of a loss.
@@ -139,6 +143,9 @@ class GradientWatch(StepEventsResults):
                 has several elements is not recorded.
         """
         if self._events is None:
+            return
+        if torch.compiler.is_compiling():  # what follows cannot be traced, and would end a compilation as one graph
+            self._events.is_traced = True
             return
         if not isinstance(loss, Tensor) or not loss.requires_grad:
             if not isinstance(loss, Tensor) or torch.is_grad_enabled():

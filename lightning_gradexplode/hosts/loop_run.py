@@ -47,6 +47,7 @@ class LoopRun(ABC):
 
     Attributes:
         run: The monitored run, None if it could not begin.
+        is_traced: Whether ``torch.compile`` has traced a call by the host, which does nothing then.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class LoopRun(ABC):
         self._arguments = arguments
         self._loop = loop
         self._at_error = at_error
-        self._failed = self._is_over = False
+        self.is_traced = self._failed = self._is_over = False
         self._hooks: list[Any] = []
         self._wrappers: dict[int, StepsOfWrapper] = {}
         self._warned: set[str] = set()

@@ -7,6 +7,7 @@ hooks around an optimizer's step, and the beginning and the end of the backward 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.optim import Optimizer
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.clip.apply import drop_gradients
 from lightning_gradexplode.diagnose.graph import ReleasedLoss
+from lightning_gradexplode.distributed.shard_layout import version_of
 from lightning_gradexplode.hosts.backward_passes import BackwardPasses
 from lightning_gradexplode.hosts.loop_run import LoopRun
 from lightning_gradexplode.hosts.torch_loop import TorchLoop
@@ -26,6 +28,19 @@ ASSIGNED_GRADIENTS = (
     "them, after any clipping"
 )
 """What is logged once in loops that assign gradients, such as those of ``torch.autograd.grad``."""
+
+TRACED = (
+    "loss() or batch() is called inside of a function that torch.compile compiles, where it does nothing: without "
+    "loss(), the gradients are measured as the optimizer gets them, after any clipping, and the loss is unknown; call "
+    "them outside of that function"
+)
+"""What is logged once where the monitor is called in compiled code."""
+
+SAME_GRADIENTS = (
+    "an optimizer steps again with the gradients of its step before, without a backward pass in between; each of these "
+    "steps is recorded"
+)
+"""What is logged once in loops that call ``step()`` several times for each backward pass."""
 
 
 class _GraphLifetime:
@@ -57,6 +72,8 @@ class StepEvents(LoopRun):
         self._batch_idx = -1
         self._marks_batches = self._in_batch = False
         self._stepped: set[int] = set()
+        # The first gradient of each optimizer at its last step, and how often it had been written to.
+        self._used: dict[int, tuple[Callable[[], Tensor | None], int]] = {}
         self._backward = BackwardPasses(
             lambda: loop.optimizers, self._backward_begins, self._backward_ended, self._guarded
         )
@@ -273,6 +290,8 @@ class StepEvents(LoopRun):
         if self._loop.should_stop:
             drop_gradients(optimizer)
             return
+        if self.is_traced:
+            self.warn_once(TRACED)
         if id(optimizer) in self._stepped and not self._marks_batches:
             self._end_batch()
         if not self._in_batch:
@@ -294,14 +313,32 @@ class StepEvents(LoopRun):
 
     def _warn_of_unseen_pass(self, optimizer: Optimizer) -> None:
         """Log that an optimizer steps with gradients of no backward pass that was announced, if it has gradients."""
-        if any(one.grad is not None for group in optimizer.param_groups for one in group["params"]):
+        gradient = _first_gradient(optimizer)
+        if gradient is None:
+            return
+        used, version = self._used.get(id(optimizer), (_nothing, 0))
+        if used() is gradient and version == version_of(gradient):
+            self.warn_once(SAME_GRADIENTS)
+        elif self._loss_is_known or not self.is_traced:
             self.warn_once(ASSIGNED_GRADIENTS if self._loss_is_known else self._loop.late_measurement)
 
     def _step_ended(self, optimizer: Optimizer) -> None:
         if self._evaluating is optimizer and id(optimizer) not in self._awaiting:
             self._warn_of_unseen_pass(optimizer)
+        gradient = _first_gradient(optimizer)
+        self._used[id(optimizer)] = (_nothing, 0) if gradient is None else (weakref.ref(gradient), version_of(gradient))
         self._evaluating, self._loss_is_known = None, False
         self._awaiting.discard(id(optimizer))
         self._stepped.add(id(optimizer))
         if len(self._stepped) == len(self._loop.optimizers):
             self._end_batch()
+
+
+def _first_gradient(optimizer: Optimizer) -> Tensor | None:
+    """Return the first gradient that an optimizer gets, None if it gets none."""
+    weights = (one for group in optimizer.param_groups for one in group["params"])
+    return next((one.grad for one in weights if one.grad is not None), None)
+
+
+def _nothing() -> None:
+    """Stand for a reference to no tensor."""

@@ -59,3 +59,27 @@ def test_a_compiled_step_of_the_optimizer_is_measured() -> None:
         if watch is not None:
             watch.close()
     assert same_weights(*models)
+
+
+def test_calls_within_one_compiled_graph_do_not_end_its_compilation(caplog: pytest.LogCaptureFixture) -> None:
+    """The calls do nothing there, which is logged once, and the gradients are measured before the step."""
+    torch.compiler.reset()
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with GradientWatch(model, optimizer, report=False) as watch:
+
+        @torch.compile(backend="eager", fullgraph=True)
+        def forward(batch: torch.Tensor) -> torch.Tensor:
+            watch.batch(batch)
+            loss = loss_of(model, batch)
+            watch.loss(loss)
+            return loss
+
+        for batch in batches(2):
+            optimizer.zero_grad()
+            forward(batch).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            assert recorded(watch) == pytest.approx(exact_norm(model.parameters()), rel=1e-9)
+    said = [one for one in caplog.messages if one.startswith("gradexplode")]
+    assert len(said) == 1
+    assert "inside of a function that torch.compile compiles" in said[0]

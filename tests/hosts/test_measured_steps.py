@@ -338,3 +338,31 @@ def test_groups_that_are_added_and_sparse_gradients_are_measured() -> None:
             truth = float(torch.cat([one.double().flatten() for one in dense]).norm())
             optimizer.step()
             assert recorded(watch) == pytest.approx(truth, rel=1e-9)
+
+
+@pytest.mark.parametrize("assigns", [False, True])
+def test_a_second_step_with_the_same_gradients_is_no_step_without_a_loss(
+    assigns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The loop has called loss() before it; new gradients of ``torch.autograd.grad`` are another case."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with GradientWatch(model, optimizer, report=False) as watch:
+        for batch in batches(6):
+            optimizer.zero_grad()
+            loss = loss_of(model, batch)
+            watch.loss(loss)
+            if assigns:
+                for one, gradient in zip(
+                    model.parameters(), torch.autograd.grad(loss, list(model.parameters())), strict=True
+                ):
+                    one.grad = gradient
+            else:
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+            optimizer.step()
+    lines = " ".join(caplog.messages)
+    assert "without a call of loss()" not in lines
+    assert ("steps again with the gradients of its step before" in lines) is not assigns
+    assert watch.last is not None
+    assert watch.last.step == (5 if assigns else 11)

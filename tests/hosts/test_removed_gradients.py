@@ -45,7 +45,7 @@ def train(removes: Removes, is_watched: bool, in_closure: bool = False, scaler: 
             return loss
 
         if in_closure:
-            optimizer.step(gradients)  # type: ignore[arg-type]
+            optimizer.step(gradients)
             continue
         gradients()
         if index % 2 and removes is all_of_them and scaler:
