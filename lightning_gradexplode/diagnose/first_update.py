@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 
 from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, history_at_fault, loss_curve
-from lightning_gradexplode.diagnose.optimizers import UNIT_STEPS, numbers_of
-from lightning_gradexplode.diagnose.remedies.common import uses_adaptive_optimizer
+from lightning_gradexplode.diagnose.optimizers import UNIT_STEPS, numbers_of, uses_adaptive_optimizer
 from lightning_gradexplode.diagnose.trends import JUMP, initial_weight_norm, starts_huge
 from lightning_gradexplode.records import Evidence
 

@@ -10,6 +10,12 @@ from lightning_gradexplode.records import OptimizerFacts, RunFacts
 USUAL_RATES = {"adam": 0.01, "rmsprop": 0.01, "lion": 0.001, "adagrad": 0.1, "sgd": 0.5}
 """Learning rates above which most networks fail with an optimizer."""
 
+NORMALIZING = ("adam", "rmsprop", "adagrad", "adadelta", "lion")
+"""Parts of the names of optimizers that divide by a running average of gradient sizes."""
+
+ADADELTA_RATE = 1.0
+"""The rate with which Adadelta was published, as a method without a learning rate (Zeiler, 2012)."""
+
 UNIT_STEPS = ("Adam", "AdamW", "Adamax", "Adagrad", "Lion")
 """Optimizers whose first update moves each weight by the learning rate."""
 
@@ -38,6 +44,11 @@ def is_plain_descent(run: RunFacts) -> bool:
     )
 
 
+def uses_adaptive_optimizer(run: RunFacts) -> bool:
+    """Return whether an optimizer divides by a running average of gradient sizes, so that their scale cancels out."""
+    return any(map(_normalizes, run.optimizers))
+
+
 def is_wrapped(optimizer: OptimizerFacts) -> bool:
     """Return whether an optimizer wraps another one, so that its updates are not those of the other."""
     return "(" in optimizer.kind
@@ -59,6 +70,21 @@ def usual_rate(run: RunFacts) -> tuple[str, float] | None:
     """
     known = [(one.kind, rate) for one in run.optimizers if (rate := _usual_rate_of(one.kind)) is not None]
     return max(known, key=lambda one: one[1]) if known and len(known) == len(run.optimizers) else None
+
+
+def highest_normalized_rate(run: RunFacts) -> float:
+    """Return the highest rate to propose for the optimizers of a run that normalize their steps.
+
+    Returns:
+        The lowest of those of several; infinity without such an optimizer.
+    """
+    kinds = [one.kind.lower() for one in run.optimizers if _normalizes(one)]
+    rates = [ADADELTA_RATE if "adadelta" in one else _usual_rate_of(one) for one in kinds]
+    return min((one for one in rates if one is not None), default=math.inf)
+
+
+def _normalizes(optimizer: OptimizerFacts) -> bool:
+    return any(word in optimizer.kind.lower() for word in NORMALIZING)
 
 
 def _usual_rate_of(kind: str) -> float | None:

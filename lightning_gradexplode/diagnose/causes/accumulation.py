@@ -10,7 +10,7 @@ from lightning_gradexplode.diagnose.causes.optimization import exceeds_usual
 from lightning_gradexplode.diagnose.curves import curve, loss_curve
 from lightning_gradexplode.diagnose.layers import layers
 from lightning_gradexplode.diagnose.line_search import line_search
-from lightning_gradexplode.diagnose.remedies.common import uses_adaptive_optimizer
+from lightning_gradexplode.diagnose.optimizers import uses_adaptive_optimizer
 from lightning_gradexplode.diagnose.remedies.loop_code import code_of
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence, LossTerm

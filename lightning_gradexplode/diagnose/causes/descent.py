@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lightning_gradexplode.diagnose.causes.optimization import exceeds_usual
 from lightning_gradexplode.diagnose.causes.update_sizes import first_excess
 from lightning_gradexplode.diagnose.curves import curve
-from lightning_gradexplode.diagnose.remedies.common import uses_adaptive_optimizer
+from lightning_gradexplode.diagnose.optimizers import uses_adaptive_optimizer
 from lightning_gradexplode.diagnose.trends import initial_weight_norm
 from lightning_gradexplode.records import Evidence, LossTerm, OwnFunction
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lightning_gradexplode.diagnose.curves import curve
-from lightning_gradexplode.diagnose.remedies import common as remedies
+from lightning_gradexplode.diagnose.optimizers import uses_adaptive_optimizer
 from lightning_gradexplode.records import Cause, Evidence
 
 RAISED = ((100.0, 0.96), (10.0, 0.7))
@@ -20,7 +20,7 @@ def large_factor(evidence: Evidence) -> float | None:
     Optimizers that divide by the size of the gradient are excluded: the number cancels out.
     """
     largest = max((abs(1 / one) for one in evidence.loss_divisors or () if one), default=0.0)
-    return largest if largest >= LARGE and not remedies.uses_adaptive_optimizer(evidence.run) else None
+    return largest if largest >= LARGE and not uses_adaptive_optimizer(evidence.run) else None
 
 
 def raised_factor(evidence: Evidence) -> Cause | None:

@@ -19,8 +19,7 @@ from lightning_gradexplode.diagnose.first_update import (
 )
 from lightning_gradexplode.diagnose.line_search import line_search
 from lightning_gradexplode.diagnose.long_steps import overlong_step
-from lightning_gradexplode.diagnose.optimizers import usual_rate
-from lightning_gradexplode.diagnose.remedies.common import uses_adaptive_optimizer
+from lightning_gradexplode.diagnose.optimizers import uses_adaptive_optimizer, usual_rate
 from lightning_gradexplode.diagnose.remedies.rate import rate_remedies
 from lightning_gradexplode.diagnose.short_steps import rises_in_short_steps
 from lightning_gradexplode.diagnose.trends import (

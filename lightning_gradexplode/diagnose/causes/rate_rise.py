@@ -19,7 +19,7 @@ from lightning_gradexplode.diagnose.curves import (
     loss_curve,
 )
 from lightning_gradexplode.diagnose.line_search import line_search
-from lightning_gradexplode.diagnose.optimizers import numbers_of, usual_rate
+from lightning_gradexplode.diagnose.optimizers import highest_normalized_rate, numbers_of, usual_rate
 from lightning_gradexplode.diagnose.trends import MANY_STEPS, abrupt_step, begins_abruptly, loss_rise, trend
 from lightning_gradexplode.records import Cause, Evidence, FloatArray
 
@@ -194,7 +194,7 @@ def _gradual_rise(evidence: Evidence, rates: Curve) -> RateRise | None:
     if loss_rise(loss.before(lowest + 1)) > 1.0 or (is_first and not _rises_from_the_start(evidence, rates)):
         return None
     peak = int(rates.step[rates.value >= after][0])
-    usual, first = remedies.highest_usual_rate(evidence.run), float(rates.value[0])
+    usual, first = highest_normalized_rate(evidence.run), float(rates.value[0])
     return RateRise(peak, before, after, first if is_first else min(EDGE * before, max(usual, first)), False)
 
 

@@ -7,7 +7,6 @@ far to lower a learning rate), `recurrence` (a gain per time step) and `signs` (
 from lightning_gradexplode.diagnose.remedies.common import (
     anomaly_mode,
     clip,
-    highest_usual_rate,
     learning_rate,
     lower_rate,
     own_functions,
@@ -22,7 +21,6 @@ from lightning_gradexplode.diagnose.remedies.common import (
 __all__ = [
     "anomaly_mode",
     "clip",
-    "highest_usual_rate",
     "learning_rate",
     "lower_rate",
     "own_functions",

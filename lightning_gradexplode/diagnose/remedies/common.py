@@ -8,8 +8,9 @@ import numpy as np
 
 from lightning_gradexplode.diagnose.batch import source_in_graph
 from lightning_gradexplode.diagnose.curves import critical_step, curve, first_nonfinite
+from lightning_gradexplode.diagnose.optimizers import highest_normalized_rate
 from lightning_gradexplode.diagnose.remedies.loop_code import code_of
-from lightning_gradexplode.records import Evidence, RunFacts
+from lightning_gradexplode.records import Evidence
 from lightning_gradexplode.records.replay import NO_REPLAY
 
 SAME_SIZE, HUGE = 10.0, 1000.0
@@ -120,7 +121,7 @@ def lower_rate(evidence: Evidence, factor: float) -> list[str]:
     rate = learning_rate(evidence)
     if rate is None:
         return [f"lower the learning rate to {rounded(factor, 1):g} of what it is"]
-    highest = highest_usual_rate(evidence.run)
+    highest = highest_normalized_rate(evidence.run)
     # With an optimizer that normalizes its steps, a far lower rate learns almost nothing, whatever it was before.
     lower = min(rate * factor, highest)
     if highest < math.inf:
@@ -141,16 +142,6 @@ def _group_of(evidence: Evidence, rate: float) -> str:
         if len(others) == len(rates) - 1 and others and 10 * max(others) < min(rate, highest) and rate <= 2 * highest:
             return f"of `optimizer.param_groups[{rates.index(highest)}]` "
     return ""
-
-
-def highest_usual_rate(run: RunFacts) -> float:
-    """Return the highest usual learning rate with an optimizer that normalizes its steps."""
-    if not run.optimizers or not uses_adaptive_optimizer(run):
-        return math.inf
-    kinds = [one.kind.lower() for one in run.optimizers]
-    if any("lion" in one for one in kinds):
-        return 0.001
-    return 0.1 if all("adagrad" in one for one in kinds) else 0.01
 
 
 def warm_up(evidence: Evidence) -> list[str]:
@@ -208,15 +199,6 @@ def rounded(value: float, digits: int) -> float:
     if value == 0 or not math.isfinite(value):
         return value
     return round(value, digits - 1 - math.floor(math.log10(abs(value))))
-
-
-def uses_adaptive_optimizer(run: RunFacts) -> bool:
-    """Return whether an optimizer divides by a running average of gradient sizes, so that their scale cancels out."""
-    return any(
-        word in one.kind.lower()
-        for one in run.optimizers
-        for word in ("adam", "rmsprop", "adagrad", "adadelta", "lion")
-    )
 
 
 def _float(text: str) -> float | None:

@@ -14,10 +14,13 @@ from tests.diagnose.evidence import batch, calm, failed, field, finding, growing
 from tests.diagnose.fault_examples import FAULTS
 
 
-@pytest.mark.parametrize(("kind", "highest"), [("Adam", 0.01), ("AdamW", 0.01), ("Lion", 0.001), ("RMSprop", 0.01)])
+@pytest.mark.parametrize(
+    ("kind", "highest"),
+    [("Adam", 0.01), ("AdamW", 0.01), ("Lion", 0.001), ("RMSprop", 0.01), ("Adadelta", 1.0), ("Adagrad", 0.1)],
+)
 @pytest.mark.parametrize("rate", [1.0, 1e4, 1e9])
 def test_no_rate_is_proposed_that_never_works_with_the_optimizer(kind: str, highest: float, rate: float) -> None:
-    """However high the rate was, the proposed one is within what is usual for an optimizer of normalized steps."""
+    """However high the rate was, the proposed one is near the highest that is usual for the optimizer."""
     evidence = Evidence(
         step=5,
         now=5,
@@ -28,7 +31,7 @@ def test_no_rate_is_proposed_that_never_works_with_the_optimizer(kind: str, high
     (advice,) = remedies.lower_rate(evidence, 0.1)
     proposed = re.search(r"`lr=(.*)`", advice)
     assert proposed is not None
-    assert 0 < float(proposed[1]) <= highest
+    assert 0.1 * highest <= float(proposed[1]) <= highest  # with a far lower one almost nothing is learned
 
 
 @pytest.mark.parametrize(
