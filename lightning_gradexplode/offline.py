@@ -8,7 +8,7 @@ import math
 import re
 import subprocess
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,12 @@ NAME_COLUMNS = ("name", "metric", "tag", "key")
 
 OF_THIS_PACKAGE = ("update_ratio", "weight_norm")
 """Further scalars that are read if the run was monitored."""
+
+LOGS = ("*tfevents*", "metrics.csv", "*.wandb", "*.csv")
+"""Patterns of the names of logs in a folder."""
+
+LOGS_BELOW = ("**/*tfevents*", "**/metrics.csv", "**/*.wandb", "**/gradexplode.csv")
+"""Patterns of the names of logs below a folder, where other CSV files may be data."""
 
 EVALUATIONS = frozenset({"val", "valid", "validation", "dev", "eval", "evaluation", "test"})
 """Words in the names of metrics that are not of training."""
@@ -61,16 +67,16 @@ def read_metrics(path: Path) -> dict[str, Series]:
 
 
 def latest_log(folder: Path) -> Path:
-    """Return the latest log in a folder, or else the latest one below it.
+    """Return the latest log in a folder, or else the latest one below it; of several kinds the first in `LOGS`.
 
     Raises:
         ValueError: There is none.
     """
-    for pattern in ("*tfevents*", "metrics.csv", "*.wandb", "*.csv", "**/*tfevents*", "**/metrics.csv", "**/*.wandb"):
+    for pattern in (*LOGS, *LOGS_BELOW):
         found = [path for path in folder.glob(pattern) if path.is_file()]
         if found:
             return max(found, key=lambda path: path.stat().st_mtime)
-    raise ValueError(f"{folder} contains no TensorBoard event file, no CSV file and no .wandb file")
+    raise ValueError(f"{folder} contains no TensorBoard event file, no CSV file of metrics and no .wandb file")
 
 
 def find_metric(metrics: Mapping[str, Series], given: str | None, *words: str) -> str | None:
@@ -121,10 +127,13 @@ def examine(
     if not series.keys() & {"loss", "grad_norm"}:
         raise ValueError(f"name the loss or the gradient norm; the metrics are: {', '.join(sorted(metrics)[:30])}")
     steps = sorted(set().union(*(series[key].keys() for key in ("loss", "grad_norm") if key in series)))
-    findings = list(_findings(steps, series))
+    found = list(_findings(steps, series))
+    findings = list(_worsening(found))
     columns = {key: np.array([one.get(step, math.nan) for step in steps]) for key, one in series.items()}
-    worst = {finding.step: int(finding.severity) for finding in findings}
-    columns["severity"] = np.array([worst.get(step, 0) for step in steps], dtype=np.float64)
+    severity = dict.fromkeys(steps, 0)
+    for finding in found:
+        severity[finding.step] = max(severity[finding.step], int(finding.severity))
+    columns["severity"] = np.array([*severity.values()], dtype=np.float64)
     history = History(np.array(steps, dtype=np.int64), columns, (), np.zeros((len(steps), 0), dtype=np.float32))
     incident = tuple(one for one in findings if one.severity >= Severity.WARNING)
     first = incident[0].step if incident else 0
@@ -135,18 +144,23 @@ def examine(
 
 
 def _findings(steps: list[int], series: Mapping[str, Series]) -> Iterator[Finding]:
-    """Return the findings of the detectors, one for each sign and severity."""
+    """Return the findings of the detectors at all steps."""
     detectors = DetectorSet(default_detectors())
-    worst: dict[str, int] = {}
     for step in steps:
         values: dict[str, Any] = {name: one.get(step) for name, one in series.items()}
         norm = values.get("grad_norm")
         bad = None if norm is None else int(not math.isfinite(norm))
         record = StepRecord(step=step, nonfinite_count=bad, **values)
-        for finding in (*detectors.check_before_update(record), *detectors.check_after_update(record)):
-            if finding.severity > worst.get(finding.sign, 0):
-                worst[finding.sign] = int(finding.severity)
-                yield finding
+        yield from (*detectors.check_before_update(record), *detectors.check_after_update(record))
+
+
+def _worsening(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Return the first finding of each sign, and those that make their sign worse."""
+    worst: dict[str, int] = {}
+    for finding in findings:
+        if finding.severity > worst.get(finding.sign, 0):
+            worst[finding.sign] = int(finding.severity)
+            yield finding
 
 
 def _csv(path: Path) -> dict[str, Series]:

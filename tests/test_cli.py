@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from lightning_gradexplode import offline
 from lightning_gradexplode.__main__ import main
 from lightning_gradexplode.offline import find_metric
 from lightning_gradexplode.report import write_report, write_steps
+from lightning_gradexplode.report.terminal import report_lines
 from tests.report import examples
 
 
@@ -275,6 +277,23 @@ def test_the_latest_log_below_a_folder_is_read(tmp_path: Path) -> None:
         (folder / "metrics.csv").write_text(f"step;train_loss\n0;{loss}\n")
         os.utime(folder / "metrics.csv", (version, version))
     assert offline.read_metrics(tmp_path) == {"train_loss": {0: 2.0}}
+
+
+def test_the_log_of_a_plain_loop_below_a_folder_is_read(tmp_path: Path) -> None:
+    """Unlike other CSV files there, which may be data."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "data.csv").write_text("step,loss\n0,9.0\n")
+    (tmp_path / "a" / "gradexplode.csv").write_text("step,name,value\n0,loss,1.0\n")
+    assert offline.read_metrics(tmp_path) == {"loss": {0: 1.0}}
+
+
+def test_all_steps_after_the_first_nan_of_a_log_are_marked() -> None:
+    """Also those at which the sign is not new any more."""
+    loss = {step: 1.0 if step < 20 else math.nan for step in range(40)}
+    content = offline.examine({"loss": loss}, "run", "loss", None, None)
+    curve = next(line for line in report_lines(content) if "loss" in line.split()[:1])
+    assert [one.step for one in content.findings] == [20]
+    assert curve.count("\u00d7") == 20
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00garbage\n\x80", b"step,loss\n"])
