@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from lightning_gradexplode.detect.base import Detector
 from lightning_gradexplode.records import Finding, FloatArray, ModuleGradients, Severity, StepRecord
+from lightning_gradexplode.records.backward_gain import SIGN, message_of_depth, message_of_time
 from lightning_gradexplode.records.module_gradients import MANY_CALLS
 
 _FEW = 0.1
@@ -40,7 +41,7 @@ class BackwardGain(Detector):
         in_time: Growth per time step.
     """
 
-    sign = "backward-gain"
+    sign = SIGN
     reads = ("module_gradients",)
 
     def __init__(self, total: float = 100.0, single: float = 30.0, in_time: float = 1.1) -> None:
@@ -57,11 +58,7 @@ class BackwardGain(Detector):
             return None
         where, rise = modules.steepest() or (None, math.nan)
         if modules.total_gain > self.total and not modules.growth_per_layer <= _SLOW:
-            message = (
-                f"from the last of {len(modules.modules)} modules to the first the gradient grows "
-                f"{modules.total_gain:.3g} times, {modules.growth_per_layer:.3g} per module; {above:.0%} of the "
-                "elements are above 1.0"
-            )
+            message = message_of_depth(len(modules.modules), modules.total_gain, modules.growth_per_layer, above)
             return self.finding(record, Severity.WARNING, modules.total_gain, self.total, message, where)
         single = self.total if where in modules.normalizations else self.single
         if rise > single and _is_its_own(modules, modules.modules.index(where or "")):
@@ -78,9 +75,7 @@ class BackwardGain(Detector):
             return None
         place = int(np.argmax(np.where(counts, modules.growth_in_time, 0.0)))
         name, growth = modules.modules[place], float(modules.growth_in_time[place])
-        value = float(modules.singular_value[place])
-        bound = "" if math.isnan(value) else f"; its recurrent matrix is at {value:.3g} times Pascanu's bound"
-        message = f"the gradient grows {growth:.3g} times at each time step{bound}"
+        message = message_of_time(growth, float(modules.singular_value[place]))
         return self.finding(record, Severity.WARNING, growth, self.in_time, message, name)
 
 

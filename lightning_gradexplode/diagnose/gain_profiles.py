@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 
 from lightning_gradexplode.diagnose.layers import DEEP, has_initial_scale, layers
 from lightning_gradexplode.diagnose.repeated_weights import recurrent_parameters
 from lightning_gradexplode.records import Evidence
+from lightning_gradexplode.records.backward_gain import modules_of
 
 COMPOUNDS = 100.0
 """Gain over all layers from which it has compounded."""
@@ -81,8 +81,7 @@ def _of_first_pass(evidence: Evidence) -> Profile | None:
 def backward_gain(evidence: Evidence) -> Profile | None:
     """Return the gain that its detector has found before the first update, None if it has found none."""
     for one in evidence.findings:
-        early = one.step <= evidence.run.first_step
-        count = re.search(r"the last of (\d+) modules", one.message)
-        if one.sign == "backward-gain" and early and count and not recurrent_parameters(evidence.run):
-            return Profile(int(count[1]), one.value, "the error gradient grows on its way back", one.where)
+        count, is_early = modules_of(one), one.step <= evidence.run.first_step
+        if count is not None and is_early and not recurrent_parameters(evidence.run):
+            return Profile(count, one.value, "the error gradient grows on its way back", one.where)
     return None

@@ -19,6 +19,7 @@ from lightning_gradexplode.diagnose.repeated_weights import (
 )
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Activation, Cause, Evidence, ParameterFacts, RunFacts
+from lightning_gradexplode.records.backward_gain import is_in_time
 
 SCALE_OF_UNKNOWN = 1e6
 """Scale assumed for data that are not known, such as energies or incomes."""
@@ -85,7 +86,7 @@ def _of_matrix(evidence: Evidence) -> Cause | None:
 
 def _of_gradient(evidence: Evidence) -> Cause | None:
     """Return the cause if the measured error gradient grows from time step to time step."""
-    seen = [one for one in evidence.findings if one.sign == "backward-gain" and "time step" in one.message]
+    seen = [one for one in evidence.findings if is_in_time(one)]
     if not seen:
         return None
     weights = (*recurrent_parameters(evidence.run), *layers(evidence.run))
