@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
-from lightning_gradexplode.diagnose.graph import GraphFacts, GraphFault, Loss, facts_of_loss, fault_in_graph
+from lightning_gradexplode.diagnose.graph import (
+    GraphFacts,
+    GraphFault,
+    Loss,
+    common_rows,
+    facts_of_loss,
+    fault_in_graph,
+)
 from lightning_gradexplode.engine.collect_or_log import collect_or_log
 from lightning_gradexplode.engine.incidents import CALM_STEPS
 from lightning_gradexplode.hosts.base import TrainingLoop
@@ -229,16 +235,12 @@ class LossGraphs:
             fields = tuple(_compared(one, usual.get(one.name)) if later else one for one in self._faults[step].fields)
         if not fields or (batch is not None and batch.fields):
             return batch
-        size = _rows(fields)
+        size = common_rows(fields)
         if size is None:  # first dimensions that are not those of the batch
             fields = tuple(replace(one, nonfinite_rows=(), outlier_rows=()) for one in fields)
-        return replace(batch or BatchFacts(batch_idx=None), fields=fields, size=size, usual_size=_rows(first_fields))
-
-
-def _rows(fields: Sequence[FieldFacts]) -> int | None:
-    """Return the number of rows that all tensors have, None if they differ."""
-    sizes = {one.shape[0] for one in fields if one.shape}
-    return sizes.pop() if len(sizes) == 1 else None
+        return replace(
+            batch or BatchFacts(batch_idx=None), fields=fields, size=size, usual_size=common_rows(first_fields)
+        )
 
 
 def _compared(field: FieldFacts, first: FieldFacts | None) -> FieldFacts:

@@ -1,6 +1,8 @@
 """What made a loss non-finite, read from its autograd graph, for training loops that cannot compute a step again."""
 
-from lightning_gradexplode.diagnose.graph.fault import GraphFacts, GraphFault, facts_of_loss, fault_in_graph
+from lightning_gradexplode.diagnose.graph.facts import GraphFacts, facts_of_loss
+from lightning_gradexplode.diagnose.graph.fault import GraphFault, fault_in_graph
+from lightning_gradexplode.diagnose.graph.fields import common_rows
 from lightning_gradexplode.diagnose.graph.nodes import Loss, ReleasedLoss
 
-__all__ = ["GraphFacts", "GraphFault", "Loss", "ReleasedLoss", "facts_of_loss", "fault_in_graph"]
+__all__ = ["GraphFacts", "GraphFault", "Loss", "ReleasedLoss", "common_rows", "facts_of_loss", "fault_in_graph"]

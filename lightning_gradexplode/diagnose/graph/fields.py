@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -108,6 +108,12 @@ def _weighs(graph: Graph, node: Any) -> str | None:
     sources = [one.source for one in graph.arguments[node]] if name_of_node(node) == "mul" else []
     names = [name_of_node(one) for one in sources if one is not None]
     return names[0] if len(names) == 1 < len(sources) and names[0] in _LOGARITHMS else None
+
+
+def common_rows(fields: Sequence[FieldFacts]) -> int | None:
+    """Return the number of rows that all tensors have, None if they differ."""
+    sizes = {one.shape[0] for one in fields if one.shape}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def owner_of(graph: Graph, node: Any, names: Mapping[int, str]) -> str | None:
