@@ -32,6 +32,7 @@ from benchmarks.diagnosis import (
     twelfth,
     twentieth,
     twentyfirst,
+    twentysecond,
 )
 from benchmarks.diagnosis.case import Case
 
@@ -58,6 +59,7 @@ Half = Literal[
     "nineteenth",
     "twentieth",
     "twentyfirst",
+    "twentysecond",
     "held_out",
 ]
 NOT_BY_CASE: tuple[Half, ...] = ("ninth", "held_out")
@@ -85,6 +87,7 @@ _PACKAGES = {
     "nineteenth": nineteenth,
     "twentieth": twentieth,
     "twentyfirst": twentyfirst,
+    "twentysecond": twentysecond,
     "held_out": held_out,
 }
 
