@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +14,11 @@ from torch.optim import Optimizer
 from lightning_gradexplode.distributed.process_group import Alone, Processes, ProcessGroup
 from lightning_gradexplode.distributed.rendezvous import join
 from lightning_gradexplode.distributed.shard_layout import is_sharded
-from lightning_gradexplode.engine.inner_optimizers import inner_optimizers
-from lightning_gradexplode.engine.step_hooks import calls_hooks
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.hosts.csv_log import CSVLog
 from lightning_gradexplode.hosts.logger_attributes import LoggerAttributes
+from lightning_gradexplode.hosts.paused_steps import STEPS_SCHEDULE, without_steps
+from lightning_gradexplode.hosts.unwrapping import raw_optimizer, unsupported_wrapper, unwrapped
 from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.report import public_name
 
@@ -63,11 +62,11 @@ class TorchLoop(TrainingLoop):
         self.batches = 0
         self.batch_is_known = False
         self.should_stop = self.is_replaying = self._names_schedule = False
-        self._module = _unwrapped(model)
+        self._module = unwrapped(model)
         self._is_compiled = any(hasattr(one, "_orig_mod") for one in model.modules())
-        self._optimizers, self._folder = [_raw(one) for one in optimizers], folder
+        self._optimizers, self._folder = [raw_optimizer(one) for one in optimizers], folder
         self._loggers = None if loggers is None else list(loggers)
-        self.unsupported = _unsupported_wrapper(model, optimizers)
+        self.unsupported = unsupported_wrapper(model, optimizers)
         self._scaler, self._replay, self._monitor = scaler, replay, monitor
         self._replicas = [one for one in model.modules() if isinstance(one, nn.parallel.DistributedDataParallel)]
         groups = {one.process_group for one in self._replicas}
@@ -223,7 +222,7 @@ class TorchLoop(TrainingLoop):
         assert self._replay is not None
         self.is_replaying = True
         try:
-            with _without_steps(self._optimizers, self._note_changed_settings):
+            with without_steps(self._optimizers, self._note_changed_settings):
                 return self._replay(copy, batch)
         finally:
             self.is_replaying = False
@@ -234,108 +233,4 @@ class TorchLoop(TrainingLoop):
             logger.warning("gradexplode: %s", STEPS_SCHEDULE)
 
 
-@contextmanager
-def _without_steps(optimizers: Sequence[Optimizer], changed: Callable[[], None]) -> Iterator[None]:
-    """Replace the steps of optimizers by ones that change nothing and call no hooks, for a user's function in a replay.
-
-    Args:
-        optimizers: The optimizers.
-        changed: Called if the function has changed their settings, such as the learning rate, which are restored.
-    """
-
-    def step(closure: Callable[[], Any] | None = None) -> Any:
-        return None if closure is None else closure()
-
-    own = [vars(one).get("step") for one in optimizers]  # a scheduler assigns one, or the user
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    settings = [{name: one for name, one in group.items() if isinstance(one, (int, float))} for group in groups]
-    for optimizer in optimizers:
-        vars(optimizer)["step"] = step
-    try:
-        yield
-    finally:
-        for optimizer, before in zip(optimizers, own, strict=True):
-            if before is None:
-                del vars(optimizer)["step"]
-            else:
-                vars(optimizer)["step"] = before
-        if any(
-            group[name] != one for group, known in zip(groups, settings, strict=True) for name, one in known.items()
-        ):
-            for group, known in zip(groups, settings, strict=True):
-                group.update(known)
-            changed()
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """Return the network within the wrappers of ``torch.compile``, ``DistributedDataParallel`` and Fabric."""
-    inner = getattr(model, "_orig_mod", None)
-    is_wrapper = isinstance(model, nn.parallel.DistributedDataParallel) or type(model).__name__ == "_FabricModule"
-    if inner is None and is_wrapper:
-        inner = model.module
-    return _unwrapped(inner) if isinstance(inner, nn.Module) else model
-
-
-def _unsupported_wrapper(model: nn.Module, optimizers: Sequence[Optimizer]) -> str | None:
-    """Return why the gradients cannot be measured with the wrappers of a loop; None if they can."""
-    kinds = [*(type(one) for one in model.modules()), *(type(one) for one in optimizers)]
-    names = {base.__name__ for kind in kinds for base in kind.__mro__}
-    hookless = [type(one).__name__ for one in map(_raw, optimizers) if not _takes_hooks(one)]
-    of_hooks = f"{hookless[0]} takes no hooks around its step; pass the optimizer that it wraps" if hookless else None
-    return next((why for name, why in _UNSUPPORTED.items() if name in names), of_hooks)
-
-
-def _raw(optimizer: Any) -> Optimizer:
-    """Return the optimizer within the wrappers of Fabric and Accelerate, and within others that take no hooks."""
-    while any(base.__module__.startswith(_WRAPPING) for base in type(optimizer).__mro__):
-        optimizer = optimizer.optimizer
-    while not _takes_hooks(optimizer):
-        wrapped = _wrapped(optimizer)
-        if wrapped is None:
-            break
-        optimizer = wrapped
-    raw: Optimizer = optimizer
-    return raw
-
-
-def _wrapped(optimizer: Any) -> Optimizer | None:
-    """Return the optimizer that one wraps: its attribute ``optimizer``, or another with the same parameters."""
-    named = getattr(optimizer, "optimizer", None)
-    if isinstance(named, Optimizer):
-        return named
-    inner, own = inner_optimizers(optimizer), _parameter_ids(optimizer)
-    return next((one for one in inner if _parameter_ids(one) == own), None)
-
-
-def _parameter_ids(optimizer: Any) -> set[int]:
-    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-
-
-def _takes_hooks(optimizer: Optimizer) -> bool:
-    """Return whether hooks can be registered, and are called, unlike where a subclass skips ``super().__init__``."""
-    try:
-        optimizer.register_step_pre_hook(lambda *_: None).remove()
-        return calls_hooks(optimizer)
-    except Exception:
-        return False
-
-
 JOINS = "within join() processes may end one after the other, and the monitors could not exchange their numbers"
-
-STEPS_SCHEDULE = (
-    "the function that is passed as step= sets the learning rate or other settings of an optimizer; they are restored "
-    "after a replay, but a scheduler has counted the steps of the replay too: call it outside of the function"
-)
-"""What is logged once where the function that computes a step again changes settings of an optimizer."""
-
-_WRAPPING = ("lightning.fabric.", "lightning_fabric.", "accelerate.")
-"""Packages whose optimizers wrap another one, which is their attribute ``optimizer``."""
-
-_DEEPSPEED = "DeepSpeed partitions gradients before hooks are called; it logs its own global norm"
-
-_UNSUPPORTED = {
-    "FullyShardedDataParallel": "FullyShardedDataParallel keeps gradients in flat shards; use fully_shard (FSDP2)",
-    "DeepSpeedEngine": _DEEPSPEED,
-    "DeepSpeedOptimizerWrapper": _DEEPSPEED,
-}
-"""Wrappers of modules and optimizers whose gradients cannot be measured, and why."""
