@@ -9,6 +9,9 @@ from lightning_gradexplode.diagnose.optimizers import UNIT_STEPS, numbers_of, us
 from lightning_gradexplode.diagnose.trends import JUMP, initial_weight_norm, starts_huge
 from lightning_gradexplode.records import Evidence
 
+FAILS_WITHIN = 50
+"""Number of steps after the start within which a run fails because of first updates that are far too large."""
+
 
 def jump_by_first_update(evidence: Evidence) -> str | None:
     """Return the effect of a first update as large as the weights, if the loss jumped or was not finite after it.

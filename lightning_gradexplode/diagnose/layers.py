@@ -41,7 +41,7 @@ def gain_of(parameter: ParameterFacts) -> float:
     return parameter.std * math.sqrt(parameter.fan_in or parameter.shape[-1])
 
 
-def usual_std(parameter: ParameterFacts) -> float:
+def keeping_std(parameter: ParameterFacts) -> float:
     """Return the root mean square with which a weight keeps the scale of its inputs: ``1 / sqrt(fan_in)``."""
     return 1.0 / math.sqrt(max(parameter.fan_in or parameter.shape[-1], 1))
 

@@ -18,12 +18,10 @@ from lightning_gradexplode.engine.step import Phase, Step
 from lightning_gradexplode.measure.reading import read
 from lightning_gradexplode.records import StepRecord, combine
 from lightning_gradexplode.records.log import logger
+from lightning_gradexplode.records.step_record import MAX_LOGGED
 from lightning_gradexplode.records.text import describe
 
 _scalars_due = operator.attrgetter("scalars_due")
-
-MAX_LOGGED = 32
-"""Number of scalars of the user's module that are recorded of a step."""
 
 
 class AfterUpdate:

@@ -16,6 +16,9 @@ from lightning_gradexplode.records.module_gradients import ModuleGradients
 LEFT_OUT = "the training loop"
 """`StepRecord.skipped_by` of a step that the training loop itself has left out."""
 
+MAX_LOGGED = 32
+"""Largest number of scalars of the user's module in a record, and in a history."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepRecord:

@@ -11,11 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_gradexplode.records import History, StepRecord
+from lightning_gradexplode.records.step_record import MAX_LOGGED
 
 FIRST_STEPS = 16
 """Number of first steps that are kept for the whole run."""
-MAX_LOGGED = 32
-"""Largest number of scalars of the user's module in a history."""
 
 _SCALARS = (
     "loss",

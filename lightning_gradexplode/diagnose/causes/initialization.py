@@ -17,9 +17,9 @@ from lightning_gradexplode.diagnose.layers import (
     is_early,
     is_rectified,
     is_trained,
+    keeping_std,
     layers,
     normalized_share,
-    usual_std,
 )
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Activation, Cause, Evidence, LossTerm, ParameterFacts, RunFacts
@@ -91,7 +91,7 @@ def large_weights(evidence: Evidence) -> Cause | None:
     if first is not None and first < (1 if trend(evidence).has_diverged else 10):
         confidence *= 0.5 if trend(evidence).has_diverged else 0.8  # what diverged did so later
     sentences = [
-        f"`{worst.name}` starts with a root mean square of {worst.std:.3g}; {usual_std(worst):.3g} would keep the "
+        f"`{worst.name}` starts with a root mean square of {worst.std:.3g}; {keeping_std(worst):.3g} would keep the "
         f"scale of its inputs, which it multiplies by {gain:.3g}."
     ]
     if len(large) > 1:
@@ -189,7 +189,7 @@ def _flat_remedies(flat: Activation) -> tuple[str, ...]:
 
 def _remedies(evidence: Evidence, parameter: ParameterFacts) -> tuple[str, ...]:
     if "Embedding" in parameter.module_kind:
-        std = remedies.rounded(min(0.02, usual_std(parameter)), 1)
+        std = remedies.rounded(min(0.02, keeping_std(parameter)), 1)
         return (
             f"start it smaller: `nn.init.normal_({code_of_parameter(parameter)}, std={std:g})`",
             *remedies.clip(evidence),

@@ -13,6 +13,7 @@ from lightning_gradexplode.diagnose.causes.lost_progress import progress_lost_by
 from lightning_gradexplode.diagnose.causes.within_step import without_line_search
 from lightning_gradexplode.diagnose.curves import critical_step, curve, failing_step, is_critical, loss_curve
 from lightning_gradexplode.diagnose.first_update import (
+    FAILS_WITHIN,
     first_update_ratio,
     jump_by_first_update,
     update_before_failure,
@@ -43,9 +44,6 @@ LARGE_GROWTH = 1.2
 
 FIRST_ORDER = 2.0
 """Multiple of the slope along an update up to which the update raises the loss to first order: no overshoot."""
-
-EARLY_STEPS = 50
-"""Number of steps within which a run fails whose first update has replaced the weights."""
 
 OVERSHOT = 2.0
 """Least of `first_order_changes` from which updates overshoot: from two on, a step goes beyond the minimum of a
@@ -157,7 +155,7 @@ def replacing_update(evidence: Evidence) -> str | None:
     if not exceeds_usual(evidence) or starts_huge(evidence) or evidence.run.is_resumed:
         return None
     ratio, steps = first_update_ratio(evidence), critical_step(evidence) - evidence.run.first_step
-    if ratio is None or ratio < 1 or steps >= EARLY_STEPS or not uses_adaptive_optimizer(evidence.run):
+    if ratio is None or ratio < 1 or steps >= FAILS_WITHIN or not uses_adaptive_optimizer(evidence.run):
         return None
     return f"The first update changed the weights by {ratio:.3g} times their norm."
 

@@ -18,7 +18,7 @@ from lightning_gradexplode.diagnose.curves import (
     first_nonfinite,
     loss_curve,
 )
-from lightning_gradexplode.diagnose.first_update import first_update_ratio
+from lightning_gradexplode.diagnose.first_update import FAILS_WITHIN, first_update_ratio
 from lightning_gradexplode.diagnose.layers import is_trained
 from lightning_gradexplode.diagnose.optimizers import is_of_torch, keeps_state, numbers_of
 from lightning_gradexplode.diagnose.remedies.loop_code import code_of
@@ -27,9 +27,6 @@ from lightning_gradexplode.records import Cause, Evidence, OptimizerFacts
 
 OTHER_GRADIENTS = 30.0
 """Multiple of the gradients that correspond to the running squares from which a gradient does not fit them."""
-
-EARLY_STEPS = 50
-"""Number of steps after the start within which a failure comes from the initial state."""
 
 
 def optimizer_state(evidence: Evidence) -> Cause | None:
@@ -130,7 +127,7 @@ def _fresh_on_trained_weights(evidence: Evidence) -> Iterator[Cause]:
     """Yield the cause if the run starts with trained weights and an optimizer without a state."""
     start = evidence.run.first_step
     after = critical_step(evidence) - start
-    if not is_trained(evidence) or not 0 <= after <= EARLY_STEPS:
+    if not is_trained(evidence) or not 0 <= after <= FAILS_WITHIN:
         return
     if not (trend(evidence).has_diverged or _weights_fail_first(evidence)):
         return
@@ -152,7 +149,7 @@ def _of_other_gradients(evidence: Evidence) -> Iterator[Cause]:
     """Yield the cause if the first gradients are far larger than those of the optimizer's initial running squares."""
     first = curve(evidence, "grad_norm").first
     after = critical_step(evidence) - evidence.run.first_step
-    if len(evidence.run.optimizers) != 1 or first is None or not 0 <= after <= EARLY_STEPS:
+    if len(evidence.run.optimizers) != 1 or first is None or not 0 <= after <= FAILS_WITHIN:
         return
     loss = loss_curve(evidence).finite.before(evidence.run.first_step + 6).value
     rises = len(loss) > 1 and loss[0] > 0 and float(loss.max()) > DISTURBS * float(loss[0])
