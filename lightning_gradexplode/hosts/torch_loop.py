@@ -22,6 +22,9 @@ from lightning_gradexplode.hosts.unwrapping import raw_optimizer, unsupported_wr
 from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.report import public_name
 
+JOINS = "within join() processes may end one after the other, and the monitors could not exchange their numbers"
+"""Why the monitor is off where processes may end one after the other."""
+
 
 class TorchLoop(TrainingLoop):
     """A training loop of the user's own, which calls backward and the optimizers by itself.
@@ -231,6 +234,3 @@ class TorchLoop(TrainingLoop):
         if not self._names_schedule:
             self._names_schedule = True
             logger.warning("gradexplode: %s", STEPS_SCHEDULE)
-
-
-JOINS = "within join() processes may end one after the other, and the monitors could not exchange their numbers"
