@@ -82,7 +82,8 @@ class Baselines(Stateful):
         if norm is not None and 0 < norm < math.inf:
             if self._norms.count < self._norms.size and self.loss_rise < FAR:
                 self._norms.add(norm)
-            relative = min(norm / self._norms.lower_quartile, sys.float_info.max)
+            # Without a level where the loss has been zero, without gradients, until it rose.
+            relative = min(norm / self._norms.lower_quartile, sys.float_info.max) if self._norms.count else 1.0
             self.gradient_growth = min(relative * weights, sys.float_info.max)
             if math.isfinite(self.loss_rise):
                 self.joint_growth.update(self.loss_rise, norm, weights)

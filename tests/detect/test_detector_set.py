@@ -419,3 +419,14 @@ def test_a_detector_of_ones_own_replaces_the_default_of_its_sign() -> None:
     assert mine in detectors
     assert known_signs() >= SIGNS
     assert known_signs([other]) - known_signs() == {"counting"}
+
+
+def test_a_loss_that_was_exactly_zero_until_it_rose_leaves_the_baselines_intact() -> None:
+    """As with a rare reward: no norm of before the rise is known, and the detectors go on with what they know."""
+    detectors = DetectorSet(default_detectors())
+    for step in range(200):
+        is_rare = step % 90 == 89
+        one = record(step, loss=float(is_rare), grad_norm=2.0 * is_rare, grad_max=float(is_rare))
+        findings = [*detectors.check_before_update(one), *detectors.check_after_update(one)]
+        assert not [found for found in findings if found.severity > Severity.INFO and found.sign != "zero-gradient"]
+    assert not detectors.failures
