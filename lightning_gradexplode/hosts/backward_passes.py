@@ -53,8 +53,13 @@ class BackwardPasses:
         """
         self.is_running = False  # an earlier pass may have been interrupted
 
-        def hook_of(index: int) -> Callable[[Tensor], None]:
-            return lambda gradient: self._guard(self._reached, lambda: loss(index, gradient.detach()))
+        def hook_of(index: int) -> Callable[[Tensor | None], None]:
+            def hook(gradient: Tensor | None) -> None:
+                # None for an output that the pass does not go through, of a compiled model of which it uses another.
+                if gradient is not None:
+                    self._guard(self._reached, lambda: loss(index, gradient.detach()))
+
+            return hook
 
         for index, tensor in enumerate(tensors):
             tensor.register_hook(hook_of(index))  # type: ignore[no-untyped-call]

@@ -94,3 +94,38 @@ def test_a_scaler_that_raises_is_one_error(caplog: pytest.LogCaptureFixture) -> 
             optimizer.step()
     assert watch.failed
     assert [one.levelno for one in caplog.records] == [logging.ERROR]
+
+
+class Both(torch.autograd.Function):
+    """Returns two results of one node, which gets None for the one that a backward pass does not use.
+
+    A model that ``torch.compile`` compiles returns its loss and its logits like this.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, loss: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the loss twice."""
+        ctx.set_materialize_grads(False)
+        return loss.clone(), loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> Any:
+        """Return the gradient of the one that was used."""
+        return next(one for one in gradients if one is not None)
+
+
+def test_a_result_that_the_backward_pass_does_not_use_does_not_switch_the_monitor_off() -> None:
+    """Its hook is called with None in place of a gradient, and only the loss that was used is recorded."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with GradientWatch(model, optimizer, report=False) as watch:
+        for batch in batches(3):
+            optimizer.zero_grad()
+            loss, other = Both.apply(loss_of(model, batch))  # type: ignore[no-untyped-call]
+            watch.loss(other)
+            watch.loss(loss)
+            loss.backward()
+            optimizer.step()
+            assert not watch.failed
+            assert watch.last is not None
+            assert watch.last.loss == pytest.approx(loss.item())
