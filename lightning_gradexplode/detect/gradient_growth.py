@@ -111,6 +111,8 @@ class GradientGrowth(_AgainstHistory):
       start, or as far below it with weights `grown` times their start. (A loss without a lower bound falls as long as
       the weights grow. A bounded one, such as a negative reward, can fall as far with gradients that grow as much, but
       its weights keep about the same size.)
+    - CRITICAL if no loss is known, and gradients and weights together reach `alone` times the start with weights that
+      have grown by half.
     - WARNING if the loss is half of `runaway` below its start and the weights have grown, with gradients and weights
       together `factor` times the start and weights that grow geometrically, or with half of this growth and a loss that
       falls faster and faster.
@@ -120,7 +122,8 @@ class GradientGrowth(_AgainstHistory):
         patience: Number of consecutive steps.
         units: Rise of the loss, in the units of `LossBaseline`.
         grown: Growth of the weights, by `WeightBaseline`.
-        alone: Norm divided by the highest level, for a loss less than a tenth of a unit below its start.
+        alone: Norm divided by the highest level, for a loss less than a tenth of a unit below its start; and growth
+            since the start, for a loss that is not known, as in manual optimization.
         far: Growth since the start, of gradients and weights together (`Baselines.gradient_growth`).
         runaway: Distance of the loss from its start, in the same units.
         settled: Number of consecutive steps after which a level counts as usual.
@@ -170,11 +173,13 @@ class GradientGrowth(_AgainstHistory):
         if baselines.loss.jumped:  # by other data or another objective, whose gradients have another level
             self._highest, self._largest = max(self._highest, math.log(norm)), max(self._largest, norm)
         self._compare(norm)
-        growth = baselines.gradient_growth
-        self._far_streak = self._far_streak + 1 if growth >= self.far and self._runs_away(baselines) else 0
+        growth, is_known = baselines.gradient_growth, record.loss is not None
+        is_far = growth >= self.far and self._runs_away(baselines) if is_known else self._is_far_alone(baselines)
+        self._far_streak = self._far_streak + 1 if is_far else 0
         if self._far_streak >= self.patience:
-            message = f"gradients and weights together are {growth:.3g} times their start, and the loss runs away"
-            return self.finding(record, Severity.CRITICAL, growth, self.far, message)
+            loss = "the loss runs away" if is_known else "no loss is known"
+            message = f"gradients and weights together are {growth:.3g} times their start, and {loss}"
+            return self.finding(record, Severity.CRITICAL, growth, self.far if is_known else self.alone, message)
         if baselines.loss_rise <= -self.runaway / 2:
             message = self._falling_for_ever(baselines)
             if message:
@@ -214,6 +219,10 @@ class GradientGrowth(_AgainstHistory):
         """Return whether the loss is far above its start, or far below it by weights that have grown."""
         falls = baselines.loss_rise <= -self.runaway and baselines.weights.growth >= self.grown
         return falls or baselines.loss_rise >= self.runaway
+
+    def _is_far_alone(self, baselines: Baselines) -> bool:
+        """Return whether gradients and weights have grown by more than they do in any run that learns."""
+        return baselines.gradient_growth >= self.alone and baselines.weights.growth >= MOVED
 
     def _falling_for_ever(self, baselines: Baselines) -> str:
         """Return a message if gradients and weights grow while the loss falls without a lower bound, else nothing."""

@@ -14,8 +14,11 @@ def calls_hooks(optimizer: Any) -> bool:
     Not where it has the hooks of an optimizer that it wraps, and not where its ``step`` is none that the constructor of
     ``torch.optim.Optimizer`` has prepared for hooks.
     """
-    own = vars(optimizer)
-    return "_optimizer_step_pre_hooks" in own and hasattr(own.get("step", type(optimizer).step), "hooked")
+    own, of_class = vars(optimizer), type(optimizer).step
+    step = own.get("step", of_class)
+    if hasattr(step, "_wrapped_by_lr_sched"):  # in older versions of torch it lacks the attribute
+        step = of_class
+    return "_optimizer_step_pre_hooks" in own and hasattr(step, "hooked")
 
 
 class StepHooks:

@@ -132,6 +132,22 @@ def test_slow_growth_with_a_loss_that_runs_away_is_critical() -> None:
     assert findings_of(GradientGrowth(), calm) == []
 
 
+@pytest.mark.parametrize(
+    ("weights", "loss", "is_critical"), [(1.01, None, True), (1.0, None, False), (1.01, 1.0, False)]
+)
+def test_slow_growth_of_gradients_and_weights_is_critical_where_no_loss_is_known(
+    weights: float, loss: float | None, is_critical: bool
+) -> None:
+    """As in manual optimization; where the loss is known and stays, nothing has exploded."""
+    records = [
+        record(step, grad_norm=1.12**step * value, loss=loss, weight_norm=weights**step)
+        for step, value in enumerate(noise(120, 0.05))
+    ]
+    alarms = [one for one in findings_of(GradientGrowth(), records) if one.severity is Severity.CRITICAL]
+    assert bool(alarms) is is_critical
+    assert all("no loss is known" in one.message for one in alarms)
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1e6])
 @pytest.mark.parametrize("bounded", [True, False], ids=["reward", "score"])
 def test_a_fall_from_near_zero_is_critical_if_the_weights_grow(scale: float, bounded: bool) -> None:

@@ -44,7 +44,8 @@ _TRANSITION = ("reward", "done", "next", "action", "terminal", "state", "obs", "
 def moving_target(evidence: Evidence) -> Cause | None:
     """Return the cause if targets that are computed by the model itself grow with it."""
     loss = loss_curve(evidence).before(failing_step(evidence)).finite
-    if not (trend(evidence).has_diverged or _grown(evidence) is not None) or len(loss) < 5:
+    is_unknown = not len(loss_curve(evidence).finite)  # as in manual optimization
+    if not (trend(evidence).has_diverged or _grown(evidence) is not None) or (len(loss) < 5 and not is_unknown):
         return None
     rules = (
         _copy_makes_targets,

@@ -43,6 +43,9 @@ FURTHER = 2.0
 FAR_GROWN = 4.0
 """Growth of the weights along a loss that falls at a steady pace with the same gradient, from which it has no floor."""
 
+ALIKE = 0.9
+"""Ratio of two medians of the gradient norm from which they differ by noise only."""
+
 HAS_GROWN = 2.0
 """Growth of the weights' norm with which a negative term grows."""
 
@@ -224,7 +227,7 @@ def keeps_falling(evidence: Evidence) -> Iterator[Cause]:
     speeds_up, keeps_its_pace = _speeds_up(levels) and levels[4] < levels[3], _keeps_its_pace(evidence, levels)
     has_grown = slopes[-1] > STEEPER * slopes[0] and (growth[0] or 0.0) > GROWING * (growth[1] or math.inf)
     # The slope of a loss that is linear in the outputs is bounded, and the weights grow on along it.
-    is_linear = keeps_its_pace and slopes[-1] >= slopes[1] and trend(evidence).weight_growth >= FAR_GROWN
+    is_linear = keeps_its_pace and slopes[-1] >= ALIKE * slopes[1] and trend(evidence).weight_growth >= FAR_GROWN
     if not (is_far and ((has_grown and (speeds_up or keeps_its_pace)) or is_linear)):
         return
     yield Cause(

@@ -109,7 +109,9 @@ def _first_large_input(evidence: Evidence) -> AppliedWeight | None:
         size, weight = one.first_rms or 0.0, weights.get(one.name)
         if size >= LARGE_SCALE[0][0]:
             return one
-        if one.first_rms is None or weight is None or size > USUAL_SCALE or gain_of(weight) > LARGE_GAIN:
+        if one.first_rms is None or weight is None or one.calls > 1 or size > USUAL_SCALE:
+            return None
+        if gain_of(weight) > LARGE_GAIN:
             return None
     return None
 

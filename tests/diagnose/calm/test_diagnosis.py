@@ -295,7 +295,8 @@ def test_a_generator_makes_its_loss_fall_with_hardly_larger_weights(growth: floa
 
 
 @pytest.mark.parametrize(
-    ("weights", "gradient", "is_named"), [(10.0, 1.0, True), (2.5, 1.0, False), (10.0, 0.5, False)]
+    ("weights", "gradient", "is_named"),
+    [(10.0, 1.0, True), (10.0, 0.97, True), (2.5, 1.0, False), (10.0, 0.5, False)],
 )
 def test_a_loss_that_is_linear_in_the_outputs_has_no_lower_bound(
     weights: float, gradient: float, is_named: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -205,14 +206,19 @@ def test_a_network_that_makes_its_own_targets_is_known_by_its_calls_without_a_gr
     assert found is None or "`body` is executed 3 times" in found.evidence[0]
 
 
+@pytest.mark.parametrize("is_known", [True, False], ids=["loss known", "manual optimization"])
 @pytest.mark.parametrize(("target", "named"), [(8e5, True), (1.2, False)])
-def test_targets_that_grow_with_the_outputs_are_computed_from_the_model(target: float, named: bool) -> None:
+def test_targets_that_grow_with_the_outputs_are_computed_from_the_model(
+    target: float, named: bool, is_known: bool
+) -> None:
     """Where nothing can be computed again, the targets of a later loss are compared with those of the first one."""
 
     def term(output: float, target: float) -> LossTerm:
         return LossTerm("mse_loss", (operand(greatest=output), operand(greatest=target, is_constant=True)), 1.0)
 
     values = growing(12, factor=1.8, rate=0.05)
+    if not is_known:
+        values["loss"] = [math.nan] * 12
     evidence = diverged(
         history=(history(values),),
         first_losses=(term(0.4, 1.0),),
