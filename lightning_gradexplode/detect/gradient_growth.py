@@ -111,7 +111,7 @@ class GradientGrowth(_AgainstHistory):
       start, or as far below it with weights `grown` times their start. (A loss without a lower bound falls as long as
       the weights grow. A bounded one, such as a negative reward, can fall as far with gradients that grow as much, but
       its weights keep about the same size.)
-    - CRITICAL if no loss is known, and gradients and weights together reach `alone` times the start with weights that
+    - CRITICAL if no loss is known, and gradients and weights together reach `unconfirmed` times the start with weights that
       have grown by half.
     - WARNING if the loss is half of `runaway` below its start and the weights have grown, with gradients and weights
       together `factor` times the start and weights that grow geometrically, or with half of this growth and a loss that
@@ -122,9 +122,9 @@ class GradientGrowth(_AgainstHistory):
         patience: Number of consecutive steps.
         units: Rise of the loss, in the units of `LossBaseline`.
         grown: Growth of the weights, by `WeightBaseline`.
-        alone: Norm divided by the highest level, for a loss less than a tenth of a unit below its start; and growth
-            since the start, for a loss that is not known, as in manual optimization.
+        alone: Norm divided by the highest level, for a loss less than a tenth of a unit below its start.
         far: Growth since the start, of gradients and weights together (`Baselines.gradient_growth`).
+        unconfirmed: The same growth where no loss is known, as in manual optimization.
         runaway: Distance of the loss from its start, in the same units.
         settled: Number of consecutive steps after which a level counts as usual.
         window: Number of steps compared with.
@@ -141,6 +141,7 @@ class GradientGrowth(_AgainstHistory):
         grown: float = 3.0,
         alone: float = 1e4,
         far: float = 100.0,
+        unconfirmed: float = 1e3,
         runaway: float = 9.0,
         settled: int = 64,
         window: int = 128,
@@ -153,6 +154,7 @@ class GradientGrowth(_AgainstHistory):
         self.grown = grown
         self.alone = alone
         self.far = far
+        self.unconfirmed = unconfirmed
         self.runaway = runaway
         self.settled = settled
         self._calm_for = 0
@@ -179,7 +181,7 @@ class GradientGrowth(_AgainstHistory):
         if self._far_streak >= self.patience:
             loss = "the loss runs away" if is_known else "no loss is known"
             message = f"gradients and weights together are {growth:.3g} times their start, and {loss}"
-            return self.finding(record, Severity.CRITICAL, growth, self.far if is_known else self.alone, message)
+            return self.finding(record, Severity.CRITICAL, growth, self.far if is_known else self.unconfirmed, message)
         if baselines.loss_rise <= -self.runaway / 2:
             message = self._falling_for_ever(baselines)
             if message:
@@ -222,7 +224,7 @@ class GradientGrowth(_AgainstHistory):
 
     def _is_far_alone(self, baselines: Baselines) -> bool:
         """Return whether gradients and weights have grown by more than they do in any run that learns."""
-        return baselines.gradient_growth >= self.alone and baselines.weights.growth >= MOVED
+        return baselines.gradient_growth >= self.unconfirmed and baselines.weights.growth >= MOVED
 
     def _falling_for_ever(self, baselines: Baselines) -> str:
         """Return a message if gradients and weights grow while the loss falls without a lower bound, else nothing."""

@@ -33,6 +33,7 @@ def wrong(worker: str, names: list[str], processes: int, out: Path) -> list[str]
 
 
 REPLICAS = ["accumulated", "moved", "joined", "differing", "averaged"]
+SHARDED = ("broken_at_once", "sharded_in_halves")
 SHARDS = ["clipped_by_the_loop", "partly_frozen", "made_on_meta", "zero_in_double"]
 
 
@@ -76,6 +77,8 @@ def test_processes_that_are_unlike_end_and_change_no_weights_alone(
     names: list[str], processes: int, tmp_path: Path
 ) -> None:
     """Where a monitor, a network or the gradients of the processes differ; norms are those of each process."""
-    if processes == 4 and VERSION < (2, 6):
+    if VERSION < (2, 6):  # before, FSDP2 needs a GPU
+        names = [name for name in names if name not in SHARDED]
+    if not names:
         pytest.skip("before torch 2.6, FSDP2 needs a GPU")
     assert wrong("unlike_worker.py", names, processes, tmp_path) == []

@@ -324,19 +324,15 @@ def test_tensors_are_on_the_device_of_the_model_whatever_the_default_device_is(
 
     options: dict[str, Any] = {"clip": "auto", "on_explosion": ["skip", "rollback"], "log_dir": tmp_path}
     options |= {"log_every_n_steps": 1, "histogram_every_n_steps": 2}
-    torch.set_default_device(device)
-    try:
-        with GradientWatch(model, optimizer, scaler=scaler, step=squared, **options) as watch:
-            for row in rows:
-                watch.batch(row)
-                optimizer.zero_grad()
-                loss = model(row).square().mean()
-                watch.loss(loss)
-                scaler.scale(loss).backward()
-                scaler.step(optimizer)
-                scaler.update()
-    finally:
-        torch.set_default_device(None)
+    with torch.device(device), GradientWatch(model, optimizer, scaler=scaler, step=squared, **options) as watch:
+        for row in rows:
+            watch.batch(row)
+            optimizer.zero_grad()
+            loss = model(row).square().mean()
+            watch.loss(loss)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
     diagnosis = watch.diagnosis()
     assert not watch.failed
     assert diagnosis is not None
