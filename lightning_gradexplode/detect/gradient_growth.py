@@ -111,8 +111,8 @@ class GradientGrowth(_AgainstHistory):
       start, or as far below it with weights `grown` times their start. (A loss without a lower bound falls as long as
       the weights grow. A bounded one, such as a negative reward, can fall as far with gradients that grow as much, but
       its weights keep about the same size.)
-    - CRITICAL if no loss is known, and gradients and weights together reach `unconfirmed` times the start with weights that
-      have grown by half.
+    - CRITICAL if no loss is known, and gradients and weights together reach `unconfirmed` times the start with weights
+      that have grown by half.
     - WARNING if the loss is half of `runaway` below its start and the weights have grown, with gradients and weights
       together `factor` times the start and weights that grow geometrically, or with half of this growth and a loss that
       falls faster and faster.

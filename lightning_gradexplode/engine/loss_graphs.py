@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import torch
+from torch import nn
+
 from lightning_gradexplode.diagnose.graph import (
     GraphFacts,
     GraphFault,
     Loss,
+    SavedTensorHooks,
     common_rows,
     facts_of_loss,
     fault_in_graph,
+    values_are_readable,
 )
 from lightning_gradexplode.engine.collect_or_log import collect_or_log
 from lightning_gradexplode.engine.incidents import CALM_STEPS
@@ -25,9 +30,17 @@ from lightning_gradexplode.records import (
     OwnFunction,
     Replay,
 )
+from lightning_gradexplode.records.log import logger
 
 MAX_GRAPHS = 8
 """Largest number of graphs read in a run: of losses that are not finite, and again of losses after explosions."""
+
+
+WITHOUT_VALUES = (
+    "gradexplode: values in the graph of a loss are not read (%s), so that fewer causes are named; pass step= and "
+    "watch.batch(batch) to have a failing step computed again, or use a newer version of torch"
+)
+"""What is logged once where the first graph is read, and no step can be computed again."""
 
 
 class LossGraphs:
@@ -44,6 +57,7 @@ class LossGraphs:
     def __init__(self, loop: TrainingLoop, is_on: bool) -> None:
         self._loop = loop
         self._is_on = is_on
+        self._hooks = SavedTensorHooks()
         self._count = self._requests = 0
         self.is_calm = False
         self._was_finite = True
@@ -79,12 +93,12 @@ class LossGraphs:
             self._read_first(loss)
         if not self._was_finite and was_finite and not self._is_explained() and self._count < MAX_GRAPHS:
             self._count += 1
-            fault = collect_or_log("the graph of the loss", lambda: fault_in_graph(loss, self._loop.module))
+            fault = collect_or_log("the graph of the loss", lambda: fault_in_graph(*self._of(loss)))
             if fault is not None:
                 self._faults.setdefault(self._loop.step, fault)
                 self._later_divisors = self._loop.step, fault.divisors
         elif is_requested:
-            facts = collect_or_log("the graph of the loss", lambda: facts_of_loss(loss, self._loop.module))
+            facts = collect_or_log("the graph of the loss", lambda: facts_of_loss(*self._of(loss)))
             self._later = self._loop.step, facts or GraphFacts()
             self._later_divisors = self._loop.step, self._later[1].divisors
 
@@ -95,7 +109,26 @@ class LossGraphs:
 
     def _read_first(self, loss: Loss) -> None:
         self._first_step = self._loop.step
-        self._first = collect_or_log("the graph of the first loss", lambda: facts_of_loss(loss, self._loop.module))
+        why = self._why_without_values()
+        if why and self._loop.is_main_process and not self._loop.can_replay:
+            logger.warning(WITHOUT_VALUES, why)
+        self._first = collect_or_log("the graph of the first loss", lambda: facts_of_loss(*self._of(loss)))
+
+    def _of(self, loss: Loss) -> tuple[Loss, nn.Module, bool]:
+        """Return the arguments with which the graph of a loss is read."""
+        return loss, self._loop.module, self._hooks.may_be_set
+
+    def _why_without_values(self) -> str:
+        """Return why only the names of operations are read from graphs, empty if values are read."""
+        if not values_are_readable():
+            return f"torch {torch.__version__} does not show their shapes"
+        if self._hooks.may_be_set:
+            return f"torch {torch.__version__} does not show which of them have hooks, as with activation checkpointing"
+        return ""
+
+    def close(self) -> None:
+        """Stop looking for hooks of saved tensors."""
+        self._hooks.close()
 
     @property
     def operation_names(self) -> tuple[str, ...]:

@@ -50,6 +50,7 @@ class Shutdown:
                 components.responses.close,
                 components.module_gradients.detach,
                 components.clipper.close,
+                components.graphs.close,
                 self._end_console,
             )
             _call_each(self._update_report)

@@ -19,6 +19,7 @@ from lightning_gradexplode.records import Finding, Severity
 from tests.hosts.loops import batches, loss_of, network, same_weights
 from tests.runs.models import Regression
 from tests.runs.probe import QUIET
+from tests.torch_versions import needs_graph_values
 
 NAN_AT = (4, 5, 9)
 """Batches with a NaN, in row 3."""
@@ -86,7 +87,7 @@ def found(loop: Loop, raised: type[Exception] | None = None) -> tuple[list[Findi
     return [one for one in watch.findings if one.severity >= Severity.WARNING], watch
 
 
-@pytest.mark.parametrize("marks", [False, True])
+@pytest.mark.parametrize("marks", [pytest.param(False, marks=needs_graph_values), True])
 @pytest.mark.parametrize("skips", ["continue", "kept", "break", "cleared", "zeroed", "later"])
 def test_a_loss_that_a_plain_loop_leaves_out_is_one_warning(skips: str, marks: bool) -> None:
     """However the loop leaves a NaN out, it is one warning at its step, with field and row."""
@@ -122,7 +123,7 @@ def test_a_loss_that_is_left_out_is_reported_at_the_next_one_without_the_garbage
 
 
 @pytest.mark.parametrize(("skips", "error"), [("raise", ValueError), ("clip", RuntimeError)])
-@pytest.mark.parametrize("marks", [False, True])
+@pytest.mark.parametrize("marks", [pytest.param(False, marks=needs_graph_values), True])
 def test_an_exception_before_the_step_is_critical(skips: str, error: type[Exception], marks: bool) -> None:
     """A loop that raises an exception for a NaN has a critical finding, with field and row."""
     findings, watch = found(Loop(skips, marks), error)
@@ -133,6 +134,7 @@ def test_an_exception_before_the_step_is_critical(skips: str, error: type[Except
     assert "row 3" in (diagnosis.causes[0].where or "")
 
 
+@needs_graph_values
 def test_the_cause_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """The warning and its cause are one line each."""
     with caplog.at_level(logging.WARNING):

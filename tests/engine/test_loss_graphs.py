@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from lightning_gradexplode import GradientExplosionMonitor, GradientWatch
+from lightning_gradexplode.diagnose.graph import saved_tensor_hooks
 from lightning_gradexplode.engine import loss_graphs
 from lightning_gradexplode.records import Diagnosis
 from lightning_gradexplode.testing import PlainLoop
@@ -205,10 +206,27 @@ def test_graphs_after_explosions_are_read_a_bounded_number_of_times(
 ) -> None:
     """However many explosions a run has, the graphs of the losses after them are read eight times at most."""
     read: list[Tensor] = []
-    monkeypatch.setattr(loss_graphs, "facts_of_loss", lambda loss, module: read.append(loss))
+    monkeypatch.setattr(loss_graphs, "facts_of_loss", lambda *arguments: read.append(arguments[0]))
     graphs = loss_graphs.LossGraphs(PlainLoop(model, [], lambda batch: torch.zeros(())), is_on=True)
     for _ in range(30):
         loss = model(torch.ones(2, 4)).mean()
         graphs.read(loss, loss.item())
         graphs.request()
     assert len(read) == 1 + loss_graphs.MAX_GRAPHS
+
+
+def test_a_run_without_values_of_graphs_says_so_once(
+    model: nn.Sequential, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Older versions of torch do not show which saved tensors have hooks; with them, no value is read."""
+    monkeypatch.setattr(saved_tensor_hooks, "ARE_SHOWN", False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with GradientWatch(model, optimizer, report=False) as watch:
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = checkpoint(model, torch.randn(6, 4), use_reentrant=False).square().mean()
+            watch.loss(loss)
+            loss.backward()
+            optimizer.step()
+    assert not watch.failed
+    assert len([one for one in caplog.messages if "values in the graph of a loss are not read" in one]) == 1

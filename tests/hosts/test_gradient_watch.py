@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from lightning_gradexplode import GradientWatch
 from tests.hosts.loops import batches, loss_of, network, recorded, train_step, train_until_stopped
 from tests.runs.optimizers import SharesAttributes, StepOfInstance
+from tests.torch_versions import needs_default_device
 
 
 def train(watched: bool, accumulate: int = 1, scaled: bool = False, **arguments: Any) -> tuple[nn.Module, float, Any]:
@@ -308,7 +309,7 @@ def test_the_run_is_named_after_its_folder(
     assert json.loads(file.read_text())["run"]["name"] == name
 
 
-@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("meta", marks=needs_default_device)])
 def test_tensors_are_on_the_device_of_the_model_whatever_the_default_device_is(
     device: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -20,6 +20,7 @@ from lightning_gradexplode import ExplosionError
 from lightning_gradexplode.testing import RecordingLogger
 from tests.hosts.details import check_details
 from tests.hosts.loops import exact_norm, same_weights
+from tests.torch_versions import needs_graph_values
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -280,6 +281,7 @@ def test_a_loss_of_ones_own(announced: bool, tmp_path: Path, caplog: pytest.LogC
     assert len([one for one in caplog.messages if "call loss()" in one]) == (0 if announced else 1)
 
 
+@needs_graph_values
 def test_the_cause_is_found_in_a_loss_of_ones_own(tmp_path: Path) -> None:
     """The graph of the loss is read, though the Trainer holds the loss only divided, and no step can be replayed."""
     monitor = GradientExplosionTrainerCallback(report=False)

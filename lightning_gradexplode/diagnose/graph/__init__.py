@@ -3,6 +3,17 @@
 from lightning_gradexplode.diagnose.graph.facts import GraphFacts, facts_of_loss
 from lightning_gradexplode.diagnose.graph.fault import GraphFault, fault_in_graph
 from lightning_gradexplode.diagnose.graph.fields import common_rows
-from lightning_gradexplode.diagnose.graph.nodes import Loss, ReleasedLoss
+from lightning_gradexplode.diagnose.graph.nodes import Loss, ReleasedLoss, values_are_readable
+from lightning_gradexplode.diagnose.graph.saved_tensor_hooks import SavedTensorHooks
 
-__all__ = ["GraphFacts", "GraphFault", "Loss", "ReleasedLoss", "common_rows", "facts_of_loss", "fault_in_graph"]
+__all__ = [
+    "GraphFacts",
+    "GraphFault",
+    "Loss",
+    "ReleasedLoss",
+    "SavedTensorHooks",
+    "common_rows",
+    "facts_of_loss",
+    "fault_in_graph",
+    "values_are_readable",
+]

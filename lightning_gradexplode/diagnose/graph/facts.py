@@ -53,14 +53,15 @@ class GraphFacts:
     of_one_element: tuple[str, str] | None = None
 
 
-def facts_of_loss(loss: Loss, module: nn.Module) -> GraphFacts:
+def facts_of_loss(loss: Loss, module: nn.Module, may_have_hooks: bool = False) -> GraphFacts:
     """Return facts about data and operations from the graph of a loss; none if the graph cannot be read.
 
     Args:
         loss: The loss, on the host, before its backward pass.
         module: The network.
+        may_have_hooks: Whether saved tensors may have hooks that they do not show, so that no value is read.
     """
-    graph = graph_of(loss)
+    graph = graph_of(loss, may_have_hooks)
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     if graph is None:
         return GraphFacts()

@@ -41,14 +41,15 @@ class GraphFault:
     divisors: tuple[float, ...] | None = None
 
 
-def fault_in_graph(loss: Loss, module: nn.Module) -> GraphFault | None:
+def fault_in_graph(loss: Loss, module: nn.Module, may_have_hooks: bool = False) -> GraphFault | None:
     """Return the fault that made a loss non-finite, None if its graph cannot be read.
 
     Args:
         loss: The loss, on the host, before its backward pass.
         module: The network.
+        may_have_hooks: Whether saved tensors may have hooks that they do not show, so that no value is read.
     """
-    graph = graph_of(loss)
+    graph = graph_of(loss, may_have_hooks)
     if graph is None or not graph.nodes:
         return None
     names = {id(parameter): name for name, parameter in module.named_parameters()}

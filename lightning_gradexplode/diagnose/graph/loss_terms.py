@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_gradexplode.diagnose.faults.operations import LOSSES, SYMMETRIC_LOSSES
-from lightning_gradexplode.diagnose.graph.nodes import Graph, name_of_node, saved_tensors
+from lightning_gradexplode.diagnose.graph.nodes import Graph, name_of_node
 from lightning_gradexplode.diagnose.replay.observation.finiteness import operand
 from lightning_gradexplode.records import LossTerm
 
@@ -36,7 +36,7 @@ def loss_terms(graph: Graph) -> tuple[LossTerm, ...]:
             arguments = arguments[::-1]
         values = [(graph.value(one), one.source is None) for one in arguments]
         if name == "nll_loss":  # its labels have no gradient, and are no argument in the graph
-            values.append((saved_tensors(node).get("target"), True))
+            values.append((graph.saved_by(node).get("target"), True))
         if name in LOSSES and len(values) > 1 and values[0][0] is not None and values[1][0] is not None:
             graph.compute(node)  # autograd does not save the result of a sum of losses
             result = graph.values.get((node, 0))

@@ -15,6 +15,8 @@ from lightning_gradexplode.diagnose.faults.operations import base_name
 from lightning_gradexplode.diagnose.graph.recompute import recomputed
 from lightning_gradexplode.diagnose.replay.observation.finiteness import all_finite, is_in_memory
 
+VERSION = tuple(int(part) for part in torch.__version__.split(".")[:2])
+
 MAX_NODES = 20_000
 """Graphs with more nodes are not read."""
 
@@ -94,11 +96,13 @@ class Graph:
         nodes: Its nodes, in the order in which their operations ran.
         values: Saved results of nodes, by node and index of the result.
         arguments: The arguments of each node.
+        saved: The tensors that autograd saves for each node without hooks, by name.
     """
 
     nodes: list[Any] = field(default_factory=list)
     values: dict[tuple[Any, int], Tensor] = field(default_factory=dict)
     arguments: dict[Any, list[Argument]] = field(default_factory=dict)
+    saved: dict[Any, dict[str, Tensor]] = field(default_factory=dict)
     _finite: dict[int, tuple[Tensor, bool]] = field(default_factory=dict)  # by identity, which the tensor keeps valid
     _bytes: int = 0
 
@@ -110,6 +114,10 @@ class Graph:
         if variable is None:
             return self.values.get((argument.source, argument.output))
         return variable.detach() if is_in_memory(variable) else None
+
+    def saved_by(self, node: Any) -> dict[str, Tensor]:
+        """Return the tensors that autograd saves for a node without hooks, by name."""
+        return self.saved.get(node, {})
 
     def is_finite(self, tensor: Tensor) -> bool | None:
         """Return whether a tensor is finite, None once more than `MAX_BYTES` were checked."""
@@ -139,10 +147,14 @@ class Graph:
                 self.values[node, 0] = result
 
 
-def graph_of(loss: Loss) -> Graph | None:
+def graph_of(loss: Loss, may_have_hooks: bool = False) -> Graph | None:
     """Return the autograd graph of a loss, None if it is too large.
 
     Nothing is computed: a value that autograd saves by hooks, as with activation checkpointing, counts as not saved.
+
+    Args:
+        loss: The loss.
+        may_have_hooks: Whether saved tensors may have hooks that they do not show.
     """
     graph, waiting, known = Graph(), [loss.grad_fn], set()
     while waiting:
@@ -157,21 +169,28 @@ def graph_of(loss: Loss) -> Graph | None:
     graph.nodes = sorted((one for one in known if not hasattr(one, "variable")), key=lambda one: one._sequence_nr())
     if loss.grad_fn is not None:
         graph.values[loss.grad_fn, 0] = loss.detach()
-    kept = {node: saved_tensors(node) for node in graph.nodes}
+    if not may_have_hooks:
+        graph.saved = {node: _saved_tensors(node) for node in graph.nodes}
     for node in graph.nodes:
         arguments = []
         for place, (source, output) in enumerate(node.next_functions):
-            value = next((one for name, one in kept[node].items() if _position(node, name) == place), None)
+            value = next((one for name, one in graph.saved_by(node).items() if _position(node, name) == place), None)
             if source is not None and value is not None and tuple(value.shape) != shape_of(source, output):
                 value = None
             arguments.append(Argument(source, output, value))
             if source is not None and value is not None:
                 graph.values.setdefault((source, output), value)
         graph.arguments[node] = arguments
-        result = kept[node].get("result", kept[node].get("result0"))
+        kept = graph.saved_by(node)
+        result = kept.get("result", kept.get("result0"))
         if result is not None and tuple(result.shape) == shape_of(node, 0):
             graph.values[node, 0] = result
     return graph
+
+
+def values_are_readable() -> bool:
+    """Return whether a graph has the shapes of its results, by which values are assigned to them: from torch 2.5 on."""
+    return VERSION >= (2, 5)
 
 
 def shape_of(node: Any, output: int) -> tuple[int, ...] | None:
@@ -185,11 +204,11 @@ def name_of_node(node: Any) -> str:
     return base_name(str(node.name()))
 
 
-def nonfinite_weights(node: Any) -> list[Tensor]:
+def nonfinite_weights(graph: Graph, node: Any) -> list[Tensor]:
     """Return the class weights of a loss function, if they are not finite."""
     if name_of_node(node) not in ("nll_loss", "binary_cross_entropy_with_logits"):
         return []
-    kept = saved_tensors(node)
+    kept = graph.saved_by(node)
     return [kept[name] for name in ("weight", "pos_weight") if name in kept and not all_finite(kept[name])]
 
 
@@ -205,12 +224,12 @@ def _position(node: Any, name: str) -> int | None:
     return _POSITIONS.get(name)
 
 
-def saved_tensors(node: Any) -> dict[str, Tensor]:
+def _saved_tensors(node: Any) -> dict[str, Tensor]:
     """Return the tensors that autograd saves for an operation without hooks, by name."""
     found = {}
     for attribute in dir(node):
         raw = getattr(node, attribute, None) if attribute.startswith("_raw_saved_") else None
-        if raw is None or getattr(raw, "unpack_hook", raw) is not None:
+        if not isinstance(raw, torch._C._autograd.SavedTensor) or getattr(raw, "unpack_hook", None) is not None:
             continue
         name = attribute.removeprefix("_raw_saved_")
         try:

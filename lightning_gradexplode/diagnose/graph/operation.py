@@ -57,7 +57,7 @@ def operation_of(
         phase="forward",
         result="nan" if result is None else kind_of(result),
         module=None if owner is None else owner.rpartition(".")[0],
-        inputs=(*operands, *(operand(one, place, shape) for one in nonfinite_weights(node)))
+        inputs=(*operands, *(operand(one, place, shape) for one in nonfinite_weights(graph, node)))
         or tuple(Operand(one, dtype) for one in unknown if one is not None),
         scalars=scalars_of(node),
         rows=() if mask is None else BatchShape(common_rows(fields), frozenset()).rows(mask),
