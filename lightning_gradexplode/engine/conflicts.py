@@ -33,12 +33,26 @@ def conflicts(arguments: Arguments, loop: TrainingLoop) -> Iterator[str]:
             f"there are parameters on a device of type {', '.join(sorted(types))}, where the monitor was never tried; "
             "its numbers are read one step late there, and if a measurement fails, it is off from then on"
         )
+    yield from _shared_parameters(loop)
     names = [plain_name(name) for name, _ in loop.module.named_parameters()]
     if names:
         yield from _patterns(arguments, names)
     if not arguments.detectors:
         yield _nothing_is_detected(arguments)
     yield from _responses(arguments.responses)
+
+
+def _shared_parameters(loop: TrainingLoop) -> Iterator[str]:
+    """Yield a line if parameters are in more than one optimizer."""
+    held = [{id(one) for group in optimizer.param_groups for one in group["params"]} for optimizer in loop.optimizers]
+    counts = Counter(one for parameters in held for one in parameters)
+    shared = [plain_name(name) for name, one in loop.module.named_parameters() if counts[id(one)] > 1]
+    if shared:
+        others = f" and {len(shared) - 1} more" if len(shared) > 1 else ""
+        yield (
+            f"{shared[0]}{others} {'are' if others else 'is'} in more than one optimizer, and each step of any of them "
+            "changes it; of several networks, give each optimizer the parameters of its own"
+        )
 
 
 def _nothing_is_detected(arguments: Arguments) -> str:

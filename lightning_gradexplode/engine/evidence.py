@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from lightning_gradexplode.arguments import Arguments
+from lightning_gradexplode.diagnose.causes.own_targets import names_of_copy
 from lightning_gradexplode.diagnose.outcomes import with_outcomes
 from lightning_gradexplode.diagnose.repeated_weights import weights_to_try
 from lightning_gradexplode.distributed.exchange import StepExchange
@@ -242,6 +243,7 @@ class EvidenceCollector:
             inactive=self.graphs.inactive,
             of_one_element=self.graphs.of_one_element,
             frozen=frozen_parameters(self._loop.module),
+            unchanged=self._unchanged(names_of_copy(self._facts)),
             raised=self.raised,
             loss_factor=self._loop.loss_factor,
             moves_weights=bool(self._loop.moves_weights),
@@ -257,8 +259,12 @@ class EvidenceCollector:
             now=step,
             batch=self.graphs.with_fields(self._batch.usual(step), step, step),
             replay=evidence.replay or self.graphs.terms(),
-            unchanged=unchanged_weights(self._loop.module, evidence.run),
+            unchanged=self._unchanged({one.name for one in evidence.run.parameters if "16" in one.dtype}),
         )
+
+    def _unchanged(self, names: Collection[str]) -> tuple[str, ...]:
+        """Return which of some weights are those of the start of the run, as far as their sizes show it."""
+        return () if self._facts is None else unchanged_weights(self._loop.module, self._facts, names)
 
 
 def _later_loss(histories: Sequence[History], step: int) -> float | None:

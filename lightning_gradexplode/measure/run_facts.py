@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import platform
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -109,18 +109,19 @@ def in_order(facts: RunFacts, executed: Sequence[str]) -> RunFacts:
     )
 
 
-def unchanged_weights(module: nn.Module, facts: RunFacts) -> tuple[str, ...]:
-    """Return the names of the weights in half precision whose size is exactly that of the start of the run.
+def unchanged_weights(module: nn.Module, facts: RunFacts, names: Collection[str]) -> tuple[str, ...]:
+    """Return the names of the weights whose size is exactly that of the start of the run.
 
     Args:
         module: The network.
         facts: The facts about the run before its first step.
+        names: The names of the weights that are looked at.
     """
-    start = {one.name: (one.std, one.largest) for one in facts.parameters if one.dtype in ("float16", "bfloat16")}
+    start = {one.name: (one.std, one.largest) for one in facts.parameters if one.name in names}
     if not start:
         return ()
     prefixes = replica_prefixes(module)
-    named = ((plain_name(name, prefixes), one) for name, one in module.named_parameters() if one.requires_grad)
+    named = ((plain_name(name, prefixes), one) for name, one in module.named_parameters())
     now = {name: one for name, one in named if name in start}
     scales = zip(now, *_scales([*now.values()]), strict=True)
     return tuple(name for name, rms, largest in scales if start[name] == (rms, largest))

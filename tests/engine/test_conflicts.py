@@ -106,3 +106,15 @@ def test_a_device_that_was_never_tried_is_named() -> None:
     with mock.patch.object(module, "parameters", return_value=kinds):
         (line,) = conflicts(Arguments.checked(), loop)
     assert "of type xla" in line
+
+
+def test_parameters_in_two_optimizers_are_named() -> None:
+    """As by ``Adam(self.parameters())`` for each of two networks."""
+    net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 1))
+    first, second = (torch.optim.SGD(one.parameters(), lr=0.1) for one in (net, net[1]))
+    apart = torch.optim.SGD(net[0].parameters(), lr=0.1)
+    for optimizers, count in (([first, second], 1), ([apart, second], 0)):
+        loop = PlainLoop(net, optimizers, lambda batch: net(batch).sum())
+        found = [one for one in conflicts(Arguments.checked(), loop) if "more than one optimizer" in one]
+        assert len(found) == count
+        assert all(one.startswith("1.weight and 1 more are in") for one in found)

@@ -59,6 +59,35 @@ def units_became_inactive(evidence: Evidence) -> Cause | None:
     return _cause(evidence, 0.55, first, since, f"after {steps} steps the loss is {share:.0%} of what it was")
 
 
+def units_never_active(evidence: Evidence) -> Cause | None:
+    """Return the cause if no gradient has ever passed a function of the user's own, such as a spike.
+
+    Its derivative is then zero for all that it takes: units that start far below their threshold.
+    """
+    if "zero-gradient" not in signs(evidence) or is_critical(evidence) or not evidence.own_functions:
+        return None
+    norms = [one.parameter_grad_norm for one in (*evidence.first, *evidence.history)]
+    known = [one for one in norms if one.size]
+    if not known or any(np.any(one != 0) for one in known):
+        return None
+    name = evidence.own_functions[0].name
+    return Cause(
+        "initialization",
+        f"`{name}`",
+        (
+            f"All gradients are exactly zero from the first step on. The loss contains `{name}`, whose backward pass "
+            "is the user's own: it returns zero for all that it takes, as for units that are never active.",
+        ),
+        0.5,
+        (
+            f"start where the derivative of `{name}` is not zero: larger weights or inputs in front of it, a lower "
+            "threshold, or a derivative that is positive further away from the threshold",
+            "look at what its `backward` returns; if it is meant to be the exact derivative: "
+            f"`torch.autograd.gradcheck({name}.apply, inputs)`",
+        ),
+    )
+
+
 def units_stay_inactive(evidence: Evidence) -> Iterator[Cause]:
     """Yield the cause if most weights have lost their gradient after large updates, and the loss falls no more since.
 

@@ -6,6 +6,7 @@ import math
 import re
 
 from lightning_gradexplode.diagnose import remedies
+from lightning_gradexplode.diagnose.causes.inactive_units import units_never_active
 from lightning_gradexplode.diagnose.causes.large_factors import large_factors, own_weights, steep_modules
 from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, loss_curve, signs
 from lightning_gradexplode.diagnose.layers import (
@@ -43,7 +44,15 @@ def initialization(evidence: Evidence) -> Cause | None:
         return lost
     if not is_early(evidence) or is_trained(evidence) or evidence.moves_weights:
         return None  # weights that the loop has perturbed before are not those of the start
-    rules = (scale_without_logarithm, large_weights, large_factors, _saturated_units, steep_modules, own_weights)
+    rules = (
+        scale_without_logarithm,
+        large_weights,
+        large_factors,
+        units_never_active,
+        _saturated_units,
+        steep_modules,
+        own_weights,
+    )
     return next((cause for rule in rules if (cause := rule(evidence)) is not None), None)
 
 

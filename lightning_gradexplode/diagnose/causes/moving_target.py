@@ -10,9 +10,9 @@ from lightning_gradexplode.diagnose.causes.indication import Indication
 from lightning_gradexplode.diagnose.causes.optimization import exceeds_usual
 from lightning_gradexplode.diagnose.causes.outliers import outlier_field
 from lightning_gradexplode.diagnose.causes.own_targets import (
-    copied_module,
     grown_target,
     infinite_target,
+    moving_copy,
     target_of_itself,
 )
 from lightning_gradexplode.diagnose.curves import curve, failing_step, loss_curve
@@ -63,7 +63,7 @@ def moving_target(evidence: Evidence) -> Cause | None:
         confidence *= 0.5  # such values explain the rise of the loss without moving targets
     if confidence < 0.4:
         return None
-    copied = copied_module(evidence.run)
+    copied = moving_copy(evidence)
     return Cause(
         "moving-target",
         copied[1] if copied is not None else None,
@@ -92,7 +92,7 @@ def _has_growing_data(evidence: Evidence) -> bool:
 
 
 def _copy_makes_targets(evidence: Evidence) -> Indication | None:
-    copied = copied_module(evidence.run)
+    copied = moving_copy(evidence)
     if copied is None:
         return None
     if not _start_alike(evidence.run, *copied):
@@ -114,7 +114,7 @@ def _start_alike(run: RunFacts, name: str, other: str) -> bool:
 
 
 def _makes_targets_for_itself(evidence: Evidence) -> Indication | None:
-    itself = target_of_itself(evidence) if copied_module(evidence.run) is None else None
+    itself = target_of_itself(evidence) if moving_copy(evidence) is None else None
     if itself is None:
         return None
     return Indication(
@@ -205,7 +205,7 @@ def _grown(evidence: Evidence) -> Indication | None:
     if found is None:
         return None
     return Indication(
-        0.6,
+        0.3 if exceeds_usual(evidence) else 0.6,  # updates that are far too long make outputs and targets grow, too
         f"The targets of `{base_name(found[0].name)}` have grown {found[1]:.3g} times since the first step, and its "
         "outputs with them: they are computed from the model.",
     )

@@ -46,6 +46,20 @@ def copied_module(run: RunFacts) -> tuple[str, str] | None:
     return None
 
 
+def names_of_copy(run: RunFacts | None) -> frozenset[str]:
+    """Return the names of the parameters of a copy for targets; none if there is no copy, or nothing is known."""
+    copied = None if run is None else copied_module(run)
+    if run is None or copied is None:
+        return frozenset()
+    return frozenset(one.name for one in run.parameters if one.name.split(".")[0] == copied[1])
+
+
+def moving_copy(evidence: Evidence) -> tuple[str, str] | None:
+    """Return the names of a module and its copy for targets, unless the copy has the weights of the start."""
+    copied, names = copied_module(evidence.run), names_of_copy(evidence.run)
+    return None if names <= {*evidence.unchanged} else copied
+
+
 def target_of_itself(evidence: Evidence) -> tuple[Activation, LossTerm] | None:
     """Return a layer of which all calls but one have no error gradient, and the loss whose targets the step computes.
 

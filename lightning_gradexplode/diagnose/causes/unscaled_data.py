@@ -54,6 +54,9 @@ def unscaled_data(evidence: Evidence) -> Cause | None:
     first_loss = loss_curve(evidence).first
     if first_loss is not None:
         sentences.append(f"The first loss is {first_loss:.4g}.")
+    if all(field in inputs(evidence) for _, field in found) and _layers_take_usual_numbers(evidence):
+        confidence *= 0.5
+        sentences.append(f"No layer takes it as it is: what each multiplies has at most {USUAL_SCALE:g} at first.")
     return Cause(
         "unscaled-data",
         " and ".join(place_of(field) for _, field in found[:2]),
@@ -116,6 +119,13 @@ def _first_large_input(evidence: Evidence) -> AppliedWeight | None:
     return None
 
 
+def _layers_take_usual_numbers(evidence: Evidence) -> bool:
+    """Return whether it is known of each layer that what it takes is on the usual scale."""
+    sizes = [one.first_rms for one in evidence.applied]
+    is_usual = bool(sizes) and all(one is not None and one <= USUAL_SCALE for one in sizes)
+    return is_usual and len(sizes) == len(layers(evidence.run))
+
+
 def _targets_by_elimination(evidence: Evidence) -> Cause | None:
     """Return the cause if the first loss is huge, and no outputs on the usual scale can make it so.
 
@@ -124,13 +134,11 @@ def _targets_by_elimination(evidence: Evidence) -> Cause | None:
     scale, the weights are, and no number multiplies the loss.
     """
     run, first, norm = evidence.run, loss_curve(evidence).first, curve(evidence, "grad_norm").first
-    sizes = [one.first_rms for one in evidence.applied]
-    is_usual = bool(sizes) and all(one is not None and one <= USUAL_SCALE for one in sizes)
-    weights = layers(run)
-    if not evidence.compares_layer or not is_usual or not weights or any(gain_of(one) > LARGE_GAIN for one in weights):
+    weights, is_usual = layers(run), _layers_take_usual_numbers(evidence)
+    if not evidence.compares_layer or not is_usual or any(gain_of(one) > LARGE_GAIN for one in weights):
         return None
     is_multiplied = evidence.loss_divisors is None or any(abs(one) < 0.1 for one in evidence.loss_divisors)
-    if targets(evidence) or is_multiplied or run.is_resumed or len(evidence.applied) != len(weights):
+    if targets(evidence) or is_multiplied or run.is_resumed:
         return None
     elements = max((math.prod(one.shape) for one in inputs(evidence)), default=0)
     outputs = evidence.batch.size if evidence.batch is not None and evidence.batch.size else 1

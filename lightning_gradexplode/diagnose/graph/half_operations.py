@@ -48,10 +48,23 @@ def half_operations(graph: Graph) -> tuple[str, ...]:
                 return ()  # a tensor of any type, such as the batch
             if not is_weight:
                 waiting.append(argument.source)
-        if not is_half and name_of_node(node) not in CARRYING:
+        if not is_half and name_of_node(node) not in CARRYING and not _makes_smaller(graph, node):
             return ()
     ordered = [node for node in graph.nodes if node in found and _is_half(node)]
     return tuple(dict.fromkeys(name for node in ordered if (name := name_of_node(node)) not in CARRYING - _SUMS))
+
+
+def _makes_smaller(graph: Graph, node: Any) -> bool:
+    """Return whether an operation divides by known numbers of at least one, or multiplies by ones of at most one.
+
+    What it returns is infinite only if what it takes is.
+    """
+    name, arguments = name_of_node(node), graph.arguments[node]
+    factor = graph.value(arguments[1]) if name in ("div", "mul") and len(arguments) == 2 else None
+    if factor is None or not factor.numel():
+        return False
+    sizes = factor.detach().abs()
+    return bool(sizes.min() >= 1) if name == "div" else bool(sizes.max() <= 1)
 
 
 def _is_nonfinite(graph: Graph, node: Any) -> bool:

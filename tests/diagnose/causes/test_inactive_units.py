@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 
 from lightning_gradexplode.diagnose import diagnose, diagnose_calm
-from lightning_gradexplode.diagnose.causes.inactive_units import units_became_inactive, units_stay_inactive
-from lightning_gradexplode.records import Evidence, History, Severity
+from lightning_gradexplode.diagnose.causes.inactive_units import (
+    units_became_inactive,
+    units_never_active,
+    units_stay_inactive,
+)
+from lightning_gradexplode.records import Evidence, History, OwnFunction, Severity
 from tests.diagnose.evidence import calm, finding, history, run
 
 NAMES = ("body.weight", "head.weight")
@@ -36,6 +40,21 @@ def test_units_that_large_updates_have_made_inactive_are_of_the_rate() -> None:
     assert cause.kind == "learning-rate"
     assert "`body.weight` had a gradient until step 29" in cause.evidence[0]
     assert any("nn.LeakyReLU()" in one for one in cause.remedies)
+
+
+@pytest.mark.parametrize(
+    ("functions", "died", "named"), [(("Spike",), 0, True), ((), 0, False), (("Spike",), 3, False)]
+)
+def test_a_function_that_has_never_passed_a_gradient_has_units_that_are_never_active(
+    functions: tuple[str, ...], died: int, named: bool
+) -> None:
+    """As the spikes of neurons whose threshold is above all that reaches them; its derivative is the user's own."""
+    known = replace(evidence(died=died, growth=1.0), own_functions=tuple(map(OwnFunction, functions)))
+    found = units_never_active(known)
+    assert (found is not None) is named
+    if named:
+        cause = diagnose(known).causes[0]
+        assert (cause.kind, cause.where) == ("initialization", "`Spike`")
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,16 @@ def test_a_network_of_the_same_shapes_that_began_with_other_weights_is_a_fixed_t
     assert found is None or any("the copy `teacher`, updated more slowly" in one for one in found.remedies)
 
 
+@pytest.mark.parametrize("moved", ["", "teacher.2.weight"])
+def test_a_copy_with_the_weights_of_the_start_makes_no_targets_that_move(moved: str) -> None:
+    """A teacher whose student began as its copy stays as it is; one whose weights have changed follows."""
+    weights = [parameter("net.0.weight", (8, 4)), parameter("net.2.weight", (2, 8))]
+    teachers = [replace(one, name=one.name.replace("net", "teacher"), optimizer=None) for one in weights]
+    unchanged = tuple(one.name for one in teachers if one.name != moved)
+    found = moving_target(diverged(run=run(parameters=(*weights, *teachers)), unchanged=unchanged))
+    assert (found is not None) == bool(moved)
+
+
 @pytest.mark.parametrize(("rate", "named"), [(0.01, True), (5.0, False)])
 def test_a_copy_says_less_than_a_rate_with_which_most_networks_fail(rate: float, named: bool) -> None:
     """Nothing but its shapes is seen of the copy."""
@@ -226,6 +236,22 @@ def test_targets_that_grow_with_the_outputs_are_computed_from_the_model(
     )
     found = moving_target(evidence)
     assert (found is not None and "have grown 8e+05 times" in found.evidence[0]) == named
+
+
+@pytest.mark.parametrize(("rate", "named"), [(0.05, True), (5.0, False)])
+def test_targets_that_grow_by_updates_that_are_far_too_long_are_a_consequence(rate: float, named: bool) -> None:
+    """At a learning rate with which most networks fail, the outputs grow at once, and the targets that they make."""
+    early, late = (
+        LossTerm("mse_loss", (operand(greatest=size), operand(greatest=size, is_constant=True)), 1.0)
+        for size in (1.0, 9e5)
+    )
+    evidence = diverged(
+        history=(history(growing(12, factor=1.8, rate=rate)),),
+        run=run(optimizers=(OptimizerFacts("SGD", ({"lr": rate},)),)),
+        first_losses=(early,),
+        replay=Replay("not-possible", losses=(late,)),
+    )
+    assert (moving_target(evidence) is not None) is named
 
 
 @pytest.mark.parametrize(

@@ -174,3 +174,24 @@ def test_what_is_computed_between_two_layers_is_known_by_what_the_second_takes(
     )
     found = unscaled_data(evidence)
     assert (found is not None and found.where == "the input of `head`") is is_named
+
+
+@pytest.mark.parametrize(("taken", "confidence"), [(0.7, 0.35), (105.0, 0.7), (None, 0.7)])
+def test_a_field_that_no_layer_takes_as_it_is_is_probably_scaled_in_the_step(
+    taken: float | None, confidence: float
+) -> None:
+    """As pictures that the loss divides by 255; what each layer multiplies is on the usual scale."""
+    values = growing()
+    values["grad_norm"] = [1e3 * one for one in values["grad_norm"]]
+    large: dict[str, Any] = {"least": 0.0, "greatest": 255.0, "std": 105.0, "usual_std": 105.0, "usual_greatest": 255.0}
+    weights = parameter("body.weight", (32, 8)), parameter("head.weight", (1, 32))
+    found = unscaled_data(
+        diverged(
+            batch=batch(field("pixels", **large), field("y")),
+            applied=(AppliedWeight("body.weight", 1, taken), AppliedWeight("head.weight", 1, 0.5)),
+            history=(history(values),),
+            run=run(parameters=weights),
+        )
+    )
+    assert found is not None
+    assert found.confidence == pytest.approx(confidence)

@@ -64,3 +64,15 @@ def test_an_overflow_without_a_saved_result_is_named_in_float16_only(dtype: torc
     assert found is not None
     names = found.replay.half_operations if found.replay is not None else ()
     assert ("convolution" in names) is (dtype == torch.float16)
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(0.25, ("addmm",)), (1e36, ())])
+def test_an_overflow_may_be_made_smaller_in_float32(factor: float, expected: tuple[str, ...]) -> None:
+    """A sum over many units overflows in float16, whose mean is computed in float32; a large factor may do it, too."""
+    net = nn.Linear(512, 1, bias=False)
+    nn.init.ones_(net.weight)
+    with torch.autocast("cpu", torch.float16):
+        total = torch.addmm(net.weight[0, :1], 300.0 * torch.ones(8, 512), net.weight.T)
+    found = fault_in_graph(functional.mse_loss(total.float() * factor, torch.zeros(8, 1)), net)
+    assert found is not None
+    assert (() if found.replay is None else found.replay.half_operations) == expected
