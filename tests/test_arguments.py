@@ -133,7 +133,9 @@ def test_a_subclass_may_take_arguments_of_its_own() -> None:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # jsonargparse renames its methods from version to version
-        parser.add_class_arguments(GradientWatch, "watch", skip={"model", "optimizer", "loggers", "scaler", "step"})
+        left_out = {"model", "optimizer", "loggers", "scaler", "step"}
+        if "watch.clip" not in parser.add_class_arguments(GradientWatch, "watch", skip=left_out):
+            pytest.skip("this version of jsonargparse does not read the types of unpacked arguments")
         parsed = parser.parse_args(["--watch.clip", "auto", "--watch.on_explosion=skip"])
     assert (parsed.watch.clip, parsed.watch.on_explosion, parsed.watch.report) == ("auto", "skip", True)
 

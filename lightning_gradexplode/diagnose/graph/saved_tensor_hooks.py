@@ -11,7 +11,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 ARE_SHOWN = hasattr(torch._C._autograd.SavedTensor, "unpack_hook")
-"""Whether each saved tensor shows its hooks; not so in torch 2.11 and before."""
+"""Whether each saved tensor shows its hooks; not so in torch 2.12 and before."""
 
 
 class SavedTensorHooks:
