@@ -20,6 +20,7 @@ from lightning_gradexplode.records import Diagnosis
 from lightning_gradexplode.testing import PlainLoop
 from tests.runs.models import Regression
 from tests.runs.probe import QUIET
+from tests.torch_versions import needs_graph_values
 
 Loss = Callable[[Any, Tensor, int], Tensor]
 
@@ -49,6 +50,7 @@ def model() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
 
 
+@needs_graph_values
 def test_an_operation_is_named(model: nn.Sequential) -> None:
     """The logarithm takes a negative number at the tenth step."""
 
@@ -153,7 +155,7 @@ class Findings(Regression):
         return functional.binary_cross_entropy_with_logits(self.layers(inputs), labels)
 
 
-@pytest.mark.parametrize("least", [0.0, -1.0])
+@pytest.mark.parametrize("least", [0.0, pytest.param(-1.0, marks=needs_graph_values)])
 def test_the_first_graph_names_the_loss_of_a_run_in_which_nothing_explodes(least: float) -> None:
     """Labels of -1 let the loss fall below zero slowly; their name is not that of a field, and is not known."""
     torch.manual_seed(0)
@@ -215,6 +217,7 @@ def test_graphs_after_explosions_are_read_a_bounded_number_of_times(
     assert len(read) == 1 + loss_graphs.MAX_GRAPHS
 
 
+@needs_graph_values
 def test_a_run_without_values_of_graphs_says_so_once(
     model: nn.Sequential, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

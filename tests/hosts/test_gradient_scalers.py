@@ -12,6 +12,7 @@ from lightning_gradexplode import GradientWatch
 from lightning_gradexplode.measure import reading
 from lightning_gradexplode.records import FloatArray
 from tests.hosts.loops import batches, loss_of, network
+from tests.torch_versions import needs_graph_values
 
 
 @pytest.mark.parametrize("to_none", [True, False])
@@ -55,6 +56,7 @@ def test_an_overflow_in_the_last_step_is_recorded() -> None:
     assert [one.step for one in watch.findings if one.sign == "nonfinite-gradient"] == [2]
 
 
+@needs_graph_values
 @pytest.mark.parametrize("marks_batches", [False, True])
 @pytest.mark.parametrize("bad", [1, 2])
 def test_the_loss_after_a_step_that_the_scaler_leaves_out_is_of_the_step_after_it(

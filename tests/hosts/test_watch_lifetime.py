@@ -26,6 +26,7 @@ from tests.hosts.loops import (
     train_step,
     train_until_stopped,
 )
+from tests.torch_versions import needs_graph_values
 
 
 def test_raise_ends_the_loop_and_leaves_nothing_behind() -> None:
@@ -169,6 +170,7 @@ def test_an_earlier_watch_that_goes_on_being_called_does_nothing() -> None:
     second.close()
 
 
+@needs_graph_values  # else a line more is logged
 @pytest.mark.slow
 def test_an_exception_that_ends_the_process_leaves_the_recorded_steps(tmp_path: Path) -> None:
     """Without ``with`` and without ``close``, what was measured is written when the process ends."""

@@ -21,6 +21,7 @@ from lightning_gradexplode.measure import reading
 from tests.measure.batches import Slotted
 from tests.runs.probe import QUIET
 from tests.runs.test_memory import Held
+from tests.torch_versions import needs_graph_values
 
 FAULT = 6
 """The batch at fault."""
@@ -343,6 +344,7 @@ def test_an_update_that_loses_the_weights_is_shown_with_the_optimizers_state(acc
     assert (fault["gradient"], fault["state"]["exp_avg"], fault["state"]["exp_avg_sq"]) == (0.0, 0.0, 0.0)
 
 
+@needs_graph_values
 def test_a_step_that_no_replay_reproduces_is_explained_by_the_graph_of_its_loss(tmp_path: Path) -> None:
     """The step itself changes its batch; the operation is known without its line."""
 
