@@ -11,4 +11,6 @@ needs_graph_values = pytest.mark.skipif(
     not values_are_readable(), reason="this version of torch does not show the shapes in a graph"
 )
 
-needs_default_device = pytest.mark.skipif(VERSION < (2, 5), reason="Adam itself fails here with another default device")
+needs_default_device = pytest.mark.skipif(
+    VERSION < (2, 13), reason="Adam itself fails here with another default device"
+)
