@@ -264,7 +264,10 @@ class EvidenceCollector:
 
     def _unchanged(self, names: Collection[str]) -> tuple[str, ...]:
         """Return which of some weights are those of the start of the run, as far as their sizes show it."""
-        return () if self._facts is None else unchanged_weights(self._loop.module, self._facts, names)
+        facts = self._facts
+        if facts is None or not names:
+            return ()
+        return collect_or_log("the weights", lambda: unchanged_weights(self._loop.module, facts, names)) or ()
 
 
 def _later_loss(histories: Sequence[History], step: int) -> float | None:

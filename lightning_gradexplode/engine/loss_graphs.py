@@ -57,7 +57,7 @@ class LossGraphs:
     def __init__(self, loop: TrainingLoop, is_on: bool) -> None:
         self._loop = loop
         self._is_on = is_on
-        self._hooks = SavedTensorHooks()
+        self._hooks = SavedTensorHooks(is_on)
         self._count = self._requests = 0
         self.is_calm = False
         self._was_finite = True

@@ -22,14 +22,17 @@ class SavedTensorHooks:
     ``torch.autograd.graph.saved_tensors_hooks``, whose method ``__enter__`` is replaced until `close` is called. Newer
     versions are not changed.
 
+    Args:
+        is_on: Whether to look for hooks at all.
+
     Attributes:
         may_be_set: Whether a saved tensor may have hooks that it does not show.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_on: bool = True) -> None:
         self.may_be_set = not ARE_SHOWN and _are_active()
         self._enter: _Enter | None = None
-        if not ARE_SHOWN and not self.may_be_set:
+        if is_on and not ARE_SHOWN and not self.may_be_set:
             self._enter = _Enter(self)
             saved_tensors_hooks.__enter__ = self._enter  # type: ignore[method-assign]
 
