@@ -223,7 +223,7 @@ class GradientGrowth(_AgainstHistory):
         return falls or baselines.loss_rise >= self.runaway
 
     def _is_far_alone(self, baselines: Baselines) -> bool:
-        """Return whether gradients and weights have grown by more than they do in any run that learns."""
+        """Return whether gradients and weights have grown so far that no loss needs to confirm it."""
         return baselines.gradient_growth >= self.unconfirmed and baselines.weights.growth >= MOVED
 
     def _falling_for_ever(self, baselines: Baselines) -> str:

@@ -62,7 +62,7 @@ def units_became_inactive(evidence: Evidence) -> Cause | None:
 def units_never_active(evidence: Evidence) -> Cause | None:
     """Return the cause if no gradient has ever passed a function of the user's own, such as a spike.
 
-    Its derivative is then zero for all that it takes: units that start far below their threshold.
+    Its derivative is then probably zero for all that it takes, as of units that start far below their threshold.
     """
     if "zero-gradient" not in signs(evidence) or is_critical(evidence) or not evidence.own_functions:
         return None
@@ -76,7 +76,7 @@ def units_never_active(evidence: Evidence) -> Cause | None:
         f"`{name}`",
         (
             f"All gradients are exactly zero from the first step on. The loss contains `{name}`, whose backward pass "
-            "is the user's own: it returns zero for all that it takes, as for units that are never active.",
+            "is the user's own: it may return zero for all that it takes, as for units that are never active.",
         ),
         0.5,
         (
