@@ -213,7 +213,7 @@ class EvidenceCollector:
             attempts: The actions of the responses.
         """
         histories, incident = self.histories(), self._incident
-        onset, now, failed = incident.onset, incident.now, incident.failed_at
+        onset, now, failed, first = incident.onset, incident.now, incident.failed_at, self.graphs.first
         return Evidence(
             step=onset,
             now=now,
@@ -231,17 +231,17 @@ class EvidenceCollector:
             later_loss=_later_loss(histories, now),
             update_fault=incident.update_fault,
             uncleared_evaluations=max((state.uncleared_evaluations for state in self._states), default=0),
-            loss_divisors=self.graphs.loss_divisors,
+            loss_divisors=first.divisors,
             later_loss_divisors=self.graphs.later_divisors(onset),
             input_growth=self.graphs.input_growth(onset),
             is_left_out=incident.is_left_out,
-            applied=self.graphs.applied,
-            first_losses=self.graphs.losses,
-            own_functions=self.graphs.own_functions,
-            summed=self.graphs.summed,
-            compares_layer=self.graphs.compares_layer,
-            inactive=self.graphs.inactive,
-            of_one_element=self.graphs.of_one_element,
+            applied=first.applied,
+            first_losses=first.losses,
+            own_functions=first.own_functions.found,
+            summed=first.summed,
+            compares_layer=first.compares_layer,
+            inactive=first.inactive,
+            of_one_element=first.of_one_element,
             frozen=frozen_parameters(self._loop.module),
             unchanged=self._unchanged(names_of_copy(self._facts)),
             raised=self.raised,

@@ -21,15 +21,7 @@ from lightning_gradexplode.diagnose.graph import (
 from lightning_gradexplode.engine.collect_or_log import collect_or_log
 from lightning_gradexplode.engine.incidents import CALM_STEPS
 from lightning_gradexplode.hosts.base import TrainingLoop
-from lightning_gradexplode.records import (
-    AppliedWeight,
-    BatchFacts,
-    FieldFacts,
-    LossTerm,
-    Operation,
-    OwnFunction,
-    Replay,
-)
+from lightning_gradexplode.records import BatchFacts, FieldFacts, LossTerm, Replay
 from lightning_gradexplode.records.log import logger
 
 MAX_GRAPHS = 8
@@ -52,6 +44,7 @@ class LossGraphs:
 
     Attributes:
         is_calm: Whether a loss is of interest only if it is not finite: the loss before was, and no graph is wanted.
+        first: What the graph of the first loss shows; nothing before it is read.
     """
 
     def __init__(self, loop: TrainingLoop, is_on: bool) -> None:
@@ -62,7 +55,7 @@ class LossGraphs:
         self.is_calm = False
         self._was_finite = True
         self._is_requested = False
-        self._first: GraphFacts | None = None
+        self.first = GraphFacts()
         self._later_divisors: tuple[int, tuple[float, ...] | None] = (-1, None)
         self._later: tuple[int, GraphFacts] = (-1, GraphFacts())
         self._faults: dict[int, GraphFault] = {}
@@ -112,7 +105,8 @@ class LossGraphs:
         why = self._why_without_values()
         if why and self._loop.is_main_process and not self._loop.can_replay:
             logger.warning(WITHOUT_VALUES, why)
-        self._first = collect_or_log("the graph of the first loss", lambda: facts_of_loss(*self._of(loss)))
+        first = collect_or_log("the graph of the first loss", lambda: facts_of_loss(*self._of(loss)))
+        self.first = first or GraphFacts()
 
     def _of(self, loss: Loss) -> tuple[Loss, nn.Module, bool]:
         """Return the arguments with which the graph of a loss is read."""
@@ -129,57 +123,6 @@ class LossGraphs:
     def close(self) -> None:
         """Stop looking for hooks of saved tensors."""
         self._hooks.close()
-
-    @property
-    def operation_names(self) -> tuple[str, ...]:
-        """Names of the operations that computed the first loss."""
-        return () if self._first is None else self._first.operation_names
-
-    @property
-    def loss_divisors(self) -> tuple[float, ...] | None:
-        """Numbers that the terms of the first loss are divided by, None if they are not known."""
-        return None if self._first is None else self._first.divisors
-
-    @property
-    def applied(self) -> tuple[AppliedWeight, ...]:
-        """The weights that the forward pass of the first loss multiplies by."""
-        return () if self._first is None else self._first.applied
-
-    @property
-    def losses(self) -> tuple[LossTerm, ...]:
-        """The loss functions of the first loss, with their inputs."""
-        return () if self._first is None else self._first.losses
-
-    @property
-    def own_functions(self) -> tuple[OwnFunction, ...]:
-        """The user's own functions in the first loss, whose derivatives are not torch's."""
-        known = None if self._first is None else self._first.own_functions
-        return () if known is None else known.found
-
-    @property
-    def summed(self) -> int | None:
-        """Number of elements that the first loss is the sum of, None if it is none."""
-        return None if self._first is None else self._first.summed
-
-    @property
-    def compares_layer(self) -> bool:
-        """Whether the first loss is made of the difference of a layer's result and data alone."""
-        return self._first is not None and self._first.compares_layer
-
-    @property
-    def inactive(self) -> tuple[str, str] | None:
-        """A rectifier of the first loss whose result is zero for all elements, and the nearest parameter before it."""
-        return None if self._first is None else self._first.inactive
-
-    @property
-    def of_one_element(self) -> tuple[str, str] | None:
-        """A softmax over one element in the first loss, and the nearest parameter before it."""
-        return None if self._first is None else self._first.of_one_element
-
-    @property
-    def overflow(self) -> Operation | None:
-        """An exponential function of the first loss whose result is infinite, None without one."""
-        return None if self._first is None else self._first.overflow
 
     def later_losses(self, first: int) -> tuple[LossTerm, ...]:
         """Return the loss functions of a loss of an incident; none if they are not known.
@@ -200,13 +143,13 @@ class LossGraphs:
             A ratio of root mean squares, None if it is not known.
         """
         step, facts = self._later
-        before, now = (next(iter(one), None) for one in (self.applied, facts.applied))
+        before, now = (next(iter(one), None) for one in (self.first.applied, facts.applied))
         if step < first or before is None or now is None or before.name != now.name:
             return None
         return now.first_rms / before.first_rms if before.first_rms and now.first_rms else None
 
     def later_divisors(self, first: int) -> tuple[float, ...] | None:
-        """Return the same numbers of a loss of an incident, None if they are not known.
+        """Return the numbers that the terms of a loss of an incident are divided by, None if they are not known.
 
         Args:
             first: The first step of the incident.
@@ -216,7 +159,7 @@ class LossGraphs:
 
     def terms(self) -> Replay | None:
         """Return the loss functions of the first loss in the form of a replay; None if none is known."""
-        return Replay("not-possible", losses=self._first.losses) if self._first and self._first.losses else None
+        return Replay("not-possible", losses=self.first.losses) if self.first.losses else None
 
     def completed(self, replay: Replay | None, first: int, last: int) -> Replay | None:
         """Return the replay of an incident; where it did not succeed, with facts from the graph of one of its losses.
@@ -261,8 +204,7 @@ class LossGraphs:
                 shows the data, except for their rows.
         """
         step = self._step_in(first, last)
-        first_fields = () if self._first is None else self._first.fields
-        fields, usual = first_fields, {one.name: one for one in first_fields}
+        fields, usual = self.first.fields, {one.name: one for one in self.first.fields}
         if step is not None:
             later = step > self._first_step
             fields = tuple(_compared(one, usual.get(one.name)) if later else one for one in self._faults[step].fields)
@@ -271,9 +213,8 @@ class LossGraphs:
         size = common_rows(fields)
         if size is None:  # first dimensions that are not those of the batch
             fields = tuple(replace(one, nonfinite_rows=(), outlier_rows=()) for one in fields)
-        return replace(
-            batch or BatchFacts(batch_idx=None), fields=fields, size=size, usual_size=common_rows(first_fields)
-        )
+        usual_size = common_rows(self.first.fields)
+        return replace(batch or BatchFacts(batch_idx=None), fields=fields, size=size, usual_size=usual_size)
 
 
 def _compared(field: FieldFacts, first: FieldFacts | None) -> FieldFacts:

@@ -154,7 +154,7 @@ class IncidentReplays:
 
     def _of_first_graph(self, record: StepRecord) -> Replay:
         """Return what the graph of the first loss shows of a step that cannot be computed again."""
-        names, overflow = self._graphs.operation_names, self._graphs.overflow
+        names, overflow = self._graphs.first.operation_names, self._graphs.first.overflow
         if overflow is not None and record.step == self._loop.first_step and _failed(record) is not None:
             return Replay("reproduced", first=overflow, operation_names=names)  # its slope is infinite or NaN
         return Replay("not-possible", NO_REPLAY, operation_names=names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -32,7 +32,7 @@ class GraphFacts:
         divisors: The numbers that results of one element are divided by in the loss, None if they are not known.
         applied: The weights that the forward pass multiplies by.
         overflow: The first exponential function with an infinite result, None without one.
-        own_functions: Each ``torch.autograd.Function`` that is not of torch itself, None if the graph cannot be read.
+        own_functions: Each ``torch.autograd.Function`` that is not of torch itself.
         summed: Number of elements that the loss is the sum of, None if it is none.
         compares_layer: Whether the loss is made of the difference of a layer's result and data alone.
         inactive: A rectifier whose result is zero for all elements, and the nearest parameter before it; None without
@@ -46,7 +46,7 @@ class GraphFacts:
     divisors: tuple[float, ...] | None = None
     applied: tuple[AppliedWeight, ...] = ()
     overflow: Operation | None = None
-    own_functions: OwnFunctions | None = None
+    own_functions: OwnFunctions = field(default_factory=lambda: OwnFunctions(Graph()))
     summed: int | None = None
     compares_layer: bool = False
     inactive: tuple[str, str] | None = None
