@@ -96,13 +96,8 @@ class AfterUpdate:
             record = step.record()
             if step.deferred_findings is not None:
                 findings = components.agreement.counted(step.deferred_findings[1])
-            elif components.is_distributed:
-                findings = components.find(step, record, is_over=True)
             else:
-                detectors = step.state.detectors
-                findings = detectors.check_after_update(record, step.is_deferred)
-                if detectors.failures:
-                    step.state.log_failures()
+                findings = components.find(step, record, is_over=True)
             if findings:
                 new = components.add_findings(step, findings)
                 components.evidence.add(step.record(), step.inputs, new, before_update=False)

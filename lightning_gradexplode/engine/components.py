@@ -158,23 +158,14 @@ class Components:
             is_over: Whether the record is complete, with the update.
         """
         agreement, detectors = self.agreement, step.state.detectors
-        if (
-            self.is_distributed
-            and agreement.is_needed(step)
-            and (not is_over or detectors.can_check_after_update(record))
-        ):
-            findings = agreement.findings(
-                lambda: (
-                    detectors.check_after_update(record, step.is_deferred)
-                    if is_over
-                    else detectors.check_before_update(record)
-                ),
-                detectors,
-            )
-        elif is_over:
-            findings = detectors.check_after_update(record, step.is_deferred)
-        else:
-            findings = detectors.check_before_update(record)
+
+        def check() -> list[Finding]:
+            if is_over:
+                return detectors.check_after_update(record, step.is_deferred)
+            return detectors.check_before_update(record, is_new=not step.preliminary.is_screened)
+
+        has_to_agree = agreement.is_needed(step) and (not is_over or detectors.can_check_after_update(record))
+        findings = agreement.findings(check, detectors) if has_to_agree else check()
         if detectors.failures:
             agreement.record_failures(detectors)
             step.state.log_failures()

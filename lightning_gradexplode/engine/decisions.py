@@ -150,14 +150,10 @@ class Decisions:
         findings: Sequence[Finding]
         if step.deferred_findings is not None:
             findings = components.agreement.counted(step.deferred_findings[0])
-        elif components.is_distributed:
-            findings = components.find(step, record)
         else:
-            detectors = step.state.detectors
-            of_calm, (is_screened, early, _) = components.calm_steps.evaluate(), step.preliminary
-            findings = [*of_calm, *(detectors.check_before_update(record, not is_screened) if early is None else early)]
-            if detectors.failures:
-                step.state.log_failures()
+            held, early = components.calm_steps.evaluate(), step.preliminary.findings
+            findings = [*held, *(components.find(step, record) if early is None else early)]
+            step.state.log_failures()
         if findings:
             try:
                 self._add_findings(step, findings, before_update, by_value)
