@@ -11,11 +11,10 @@ from torch.optim import Optimizer
 
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.clip import GuardedPolicy
-from lightning_gradexplode.engine.inner_optimizers import StepsOfWrapper, inner_optimizers
+from lightning_gradexplode.engine.inner_optimizers import hooks_around
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step_hooks import Hook, StepHooks, calls_hooks
 from lightning_gradexplode.hosts.base import TrainingLoop
-from lightning_gradexplode.measure.graph_capture import untraced
 from lightning_gradexplode.measure.parameters import parameters_of
 from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.records.text import describe
@@ -150,15 +149,7 @@ class OptimizerList:
     def _add_hooks(self, state: OptimizerState, calls: _StepCalls) -> None:
         optimizer = state.optimizer
         hooks = self._hooks[id(optimizer)] = []
-        before, after, within = calls
-        known = [one.optimizer for one in self.states]
-        inner = [one for one in inner_optimizers(optimizer) if all(one is not other for other in known)]
-        if inner:
-            steps = StepsOfWrapper(optimizer, before, after, within)
-            before, after = steps.begins, steps.ends
-        # A compiled step has a graph break at the hooks, which are not compiled.
-        before, after = untraced(before), untraced(after)
-        inner = [*filter(calls_hooks, inner)]
+        inner, before, after = hooks_around(optimizer, [one.optimizer for one in self.states], *calls)
         state.wraps_others = bool(inner)
         for one in inner:
             hooks += one.register_step_pre_hook(before), one.register_step_post_hook(after)

@@ -6,7 +6,7 @@ import atexit
 import sys
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,12 +16,11 @@ from torch.optim import Optimizer
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.distributed.shard_layout import version_of
 from lightning_gradexplode.engine.failure import MONITOR_FAILED, MONITOR_IS_OFF
-from lightning_gradexplode.engine.inner_optimizers import StepsOfWrapper, inner_optimizers
+from lightning_gradexplode.engine.inner_optimizers import StepsOfWrapper, hooks_around
 from lightning_gradexplode.engine.joint_start import DifferentProcessesError
 from lightning_gradexplode.engine.run import TrainingRun
-from lightning_gradexplode.engine.step_hooks import calls_hooks
+from lightning_gradexplode.engine.step_hooks import Hook
 from lightning_gradexplode.hosts.torch_loop import JOINS, TorchLoop
-from lightning_gradexplode.measure.graph_capture import untraced
 from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.respond import ExplosionError
 
@@ -59,7 +58,6 @@ class LoopRun(ABC):
         self._at_error = at_error
         self.is_traced = self._failed = self._is_over = False
         self._hooks: list[Any] = []
-        self._wrappers: dict[int, StepsOfWrapper] = {}
         self._warned: set[str] = set()
         self._at_exit = partial(_process_ends, weakref.ref(self))
         optimizers = loop.optimizers
@@ -67,12 +65,11 @@ class LoopRun(ABC):
             logger.warning(ANOTHER_BEGINS)
             earlier.close()
         try:  # hooks of an optimizer are called in this order: ours before its step, the engine's, ours after it
-            hooked = [*optimizers, *self._inner_optimizers()]
-            before, after = untraced(self._step_called), untraced(self._step_returned)
-            self._hooks = [one.register_step_pre_hook(before) for one in hooked]
+            hooked = [*self._hooked()]
+            self._hooks = [one.register_step_pre_hook(before) for one, before, _ in hooked]
             loop.begin()
             self.run = TrainingRun(arguments, loop, state)
-            self._hooks += [one.register_step_post_hook(after) for one in hooked]
+            self._hooks += [one.register_step_post_hook(after) for one, _, after in hooked]
             self._versions = self._weight_versions()
             self.run.batch_expected()
             atexit.register(self._at_exit)
@@ -84,32 +81,12 @@ class LoopRun(ABC):
             self._fail()
             self.remove_hooks()
 
-    def _inner_optimizers(self) -> list[Optimizer]:
-        """Return the optimizers that others wrap, which these may step in methods other than ``step``."""
+    def _hooked(self) -> Iterator[tuple[Optimizer, Hook, Hook]]:
+        """Iterate over the optimizers, and those that they wrap and may step by other methods, with their hooks."""
         optimizers = self._loop.optimizers
-        found: list[Optimizer] = []
-        for optimizer in optimizers:
-            inner = [one for one in inner_optimizers(optimizer) if all(one is not other for other in optimizers)]
-            inner = [*filter(calls_hooks, inner)]
-            if inner:
-                steps = StepsOfWrapper(optimizer, self._before_step, self._after_step, lambda _: None)
-                self._wrappers.update((id(one), steps) for one in (optimizer, *inner))
-            found += inner
-        return found
-
-    def _step_called(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        wrapper = self._wrappers.get(id(optimizer))
-        if wrapper is None:
-            self._before_step(optimizer, args, kwargs)
-        else:
-            wrapper.begins(optimizer, args, kwargs)
-
-    def _step_returned(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        wrapper = self._wrappers.get(id(optimizer))
-        if wrapper is None:
-            self._after_step(optimizer, args, kwargs)
-        else:
-            wrapper.ends(optimizer, args, kwargs)
+        for one in optimizers:
+            inner, before, after = hooks_around(one, optimizers, self._before_step, self._after_step, lambda _: None)
+            yield from ((hooked, before, after) for hooked in (one, *inner))
 
     def _weight_versions(self) -> list[int]:
         """Return how often each weight was written to."""
@@ -223,6 +200,8 @@ def _monitors_of(optimizer: Optimizer) -> list[LoopRun]:
     """Return the monitors that have hooks on an optimizer."""
     hooks = getattr(optimizer, "_optimizer_step_pre_hooks", {}).values()
     owners = [getattr(getattr(hook, "__wrapped__", None), "__self__", None) for hook in hooks]
+    calls = [owner.before if isinstance(owner, StepsOfWrapper) else owner for owner in owners]
+    owners = [getattr(call, "__self__", call) for call in calls]
     return [owner for owner in owners if isinstance(owner, LoopRun)]
 
 
