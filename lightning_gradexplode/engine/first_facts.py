@@ -25,8 +25,10 @@ def first_facts(loop: TrainingLoop, arguments: Arguments, states: Sequence[Optim
         batch: The first batch.
     """
     value, algorithm = loop.clip_setting
+    scale, adapts = loop.loss_scale()
     world = loop.process_group
     settings = {
+        "scaler": "none" if scale is None else "adaptive" if adapts else "static",
         "processes": world.size,
         "has_unknown_processes": isinstance(world, Alone) and world.reason is not None,
         "batches_per_epoch": loop.batches_per_epoch,

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -28,11 +29,13 @@ class TrainingLoop(ABC):
             scaler; None if that is not known.
         moves_weights: Whether the loop itself writes to the weights between the backward pass of a loss and the first
             step; None if that is not known.
+        scaler: The gradient scaler, None without one.
     """
 
     trainer: Any = None
     loss_factor: float | None = None
     moves_weights: bool | None = None
+    scaler: Any = None
 
     # The run.
 
@@ -120,7 +123,12 @@ class TrainingLoop(ABC):
 
         The scale is a tensor of one element, which is not read from its device here.
         """
-        return None, False
+        scaler = self.scaler
+        if scaler is None or not scaler.is_enabled():
+            return None, False
+        scale = getattr(scaler, "_scale", None)  # `GradScaler.get_scale` would wait for an accelerator
+        scale = torch.tensor(scaler.get_scale(), device="cpu") if scale is None else scale
+        return scale, scaler.get_backoff_factor() < 1.0
 
     @property
     def gradients_are_final(self) -> bool:
@@ -257,11 +265,6 @@ class TrainingLoop(ABC):
     def schedulers(self) -> Sequence[Any]:
         """The learning rate schedulers at this moment."""
         return ()
-
-    @property
-    def scaler(self) -> Any:
-        """The gradient scaler, None without one."""
-        return None
 
     @property
     def averaged_modules(self) -> Mapping[str, nn.Module]:

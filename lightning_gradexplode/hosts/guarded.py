@@ -101,6 +101,7 @@ class GuardedLoop(TrainingLoop):
     completes_step = _passed("completes_step")
     filled_share = _passed("filled_share")
     loss_scale = _passed("loss_scale")
+    scaler = _passed("scaler")
     clip_setting = _passed("clip_setting")
 
     # Members whose exceptions are handled by their callers.
@@ -136,7 +137,6 @@ class GuardedLoop(TrainingLoop):
     stop = _guarded_call("stop")
     minimum_training = _guarded("minimum_training")
     schedulers = _guarded("schedulers")
-    scaler = _guarded("scaler")
     averaged_modules = _guarded("averaged_modules")
     weight_averages = _guarded("weight_averages")
     can_save_checkpoints = _guarded("can_save_checkpoints")

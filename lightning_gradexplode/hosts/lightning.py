@@ -58,6 +58,7 @@ class LightningLoop(LightningClipping, LightningLogs, LightningCapabilities):
         LightningClipping.__init__(self, trainer)
         LightningLogs.__init__(self, trainer)
         LightningCapabilities.__init__(self, trainer)
+        self.scaler = trainer.scaler
         self._module = trainer.lightning_module
         self._automatic = bool(self._module.automatic_optimization)
         self._epoch_loop = trainer.fit_loop.epoch_loop
@@ -143,15 +144,6 @@ class LightningLoop(LightningClipping, LightningLogs, LightningCapabilities):
         size = int(self.trainer.accumulate_grad_batches)
         return (batch_idx % size + 1) / size
 
-    def loss_scale(self) -> tuple[Tensor | None, bool]:
-        """Return the scale of the precision plugin's gradient scaler, and whether it adapts."""
-        scaler = self.trainer.scaler
-        if scaler is None or not scaler.is_enabled():
-            return None, False
-        scale = getattr(scaler, "_scale", None)  # `GradScaler.get_scale` would wait for an accelerator
-        scale = torch.tensor(scaler.get_scale(), device="cpu") if scale is None else scale
-        return scale, scaler.get_backoff_factor() < 1.0
-
     @property
     def gradients_are_final(self) -> bool:
         """Whether no other hook may change the gradients after ``on_after_backward``."""
@@ -194,11 +186,8 @@ class LightningLoop(LightningClipping, LightningLogs, LightningCapabilities):
 
     def settings(self) -> Mapping[str, Any]:
         """Return precision, strategy and schedulers of the run."""
-        trainer = self.trainer
-        scale, adapts = self.loss_scale()
         return {
-            "precision": str(trainer.precision),
-            "scaler": "none" if scale is None else "adaptive" if adapts else "static",
-            "strategy": type(trainer.strategy).__name__,
+            "precision": str(self.trainer.precision),
+            "strategy": type(self.trainer.strategy).__name__,
             "schedulers": tuple(type(one).__name__ for one in self.schedulers),
         }

@@ -47,11 +47,6 @@ class LightningCapabilities(TrainingLoop):
         return [config.scheduler for config in self.trainer.lr_scheduler_configs]
 
     @property
-    def scaler(self) -> Any:
-        """The precision plugin's gradient scaler."""
-        return self.trainer.scaler
-
-    @property
     def averaged_modules(self) -> Mapping[str, nn.Module]:
         """Those of callbacks such as ``WeightAveraging`` and ``StochasticWeightAveraging``."""
         averages = {type(one).__name__: getattr(one, "_average_model", None) for one in self.trainer.callbacks}

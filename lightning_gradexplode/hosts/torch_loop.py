@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from lightning_gradexplode.distributed.process_group import Alone, Processes, ProcessGroup
@@ -70,7 +70,7 @@ class TorchLoop(TrainingLoop):
         self._optimizers, self._folder = [raw_optimizer(one) for one in optimizers], folder
         self._loggers = None if loggers is None else list(loggers)
         self.unsupported = unsupported_wrapper(model, optimizers)
-        self._scaler, self._replay, self._monitor = scaler, replay, monitor
+        self.scaler, self._replay, self._monitor = scaler, replay, monitor
         self._replicas = [one for one in model.modules() if isinstance(one, nn.parallel.DistributedDataParallel)]
         groups = {one.process_group for one in self._replicas}
         self._group = groups.pop() if len(groups) == 1 else None
@@ -130,19 +130,8 @@ class TorchLoop(TrainingLoop):
         return self._processes.size == 1 or torch.distributed.get_rank() == self._processes.first_rank
 
     def settings(self) -> Mapping[str, Any]:
-        """Return the kind of gradient scaler, and the class that the user has."""
-        scale, adapts = self.loss_scale()
-        scaler = "none" if scale is None else "adaptive" if adapts else "static"
-        return {"scaler": scaler, "monitor": self._monitor}
-
-    def loss_scale(self) -> tuple[Tensor | None, bool]:
-        """Return the scale of the gradient scaler, and whether it adapts."""
-        scaler = self._scaler
-        if scaler is None or not scaler.is_enabled():
-            return None, False
-        scale = getattr(scaler, "_scale", None)  # `GradScaler.get_scale` would wait for an accelerator
-        scale = torch.tensor(scaler.get_scale(), device="cpu") if scale is None else scale
-        return scale, scaler.get_backoff_factor() < 1.0
+        """Return the class that the user has."""
+        return {"monitor": self._monitor}
 
     @property
     def scaler_version(self) -> int | None:
@@ -209,11 +198,6 @@ class TorchLoop(TrainingLoop):
     def stop(self) -> None:
         """Set `should_stop`; updates are skipped from then on."""
         self.should_stop = True
-
-    @property
-    def scaler(self) -> Any:
-        """The gradient scaler."""
-        return self._scaler
 
     @property
     def can_replay(self) -> bool:

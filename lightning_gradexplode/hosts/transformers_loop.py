@@ -98,7 +98,7 @@ class TransformersLoop(TorchLoop):
         return max(int(self._state.logging_steps or self._args.logging_steps), 1) if by_steps else 50
 
     def settings(self) -> Mapping[str, Any]:
-        """Return scaler, precision and scheduler, and the class that the user has."""
+        """Return precision and scheduler, and the class that the user has."""
         precision = "bf16-mixed" if self._args.bf16 else "16-mixed" if self._args.fp16 else "32-true"
         names = tuple(type(getattr(one, "scheduler", one)).__name__ for one in self.schedulers)
         own = {"precision": precision, "schedulers": names, "monitor": "GradientExplosionTrainerCallback"}

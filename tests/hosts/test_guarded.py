@@ -21,7 +21,7 @@ from tests.runs.probe import Watched
 OPTIONAL = [
     *("epoch", "batches_per_epoch", "is_last_batch", "settings", "may_change_gradients", "overrides_clipping"),
     *("log_every_n_steps", "publish_metrics", "logged_scalars", "report_folder", "run_name", "run_id"),
-    *("schedulers", "scaler", "weight_averages", "can_save_checkpoints", "data_loader", "can_replay", "set_clip"),
+    *("schedulers", "weight_averages", "can_save_checkpoints", "data_loader", "can_replay", "set_clip"),
     *("clips", "can_stop", "minimum_training", "block_checkpoints", "use_measured_norm"),
 ]
 ESSENTIAL = ["process_group", "is_automatic", "loss_scale", "step", "module", "optimizers", "clip_setting"]
