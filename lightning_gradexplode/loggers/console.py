@@ -39,7 +39,7 @@ class Console:
     """
 
     def __init__(self) -> None:
-        self._has_panel = False
+        self._panel_step: int | None = None  # the step that the incident's panel describes, None before it
         self._diagnosed: bool | None = None  # whether the incident's panel was logged, None before it
         self._signs: Counter[str] = Counter()
         self._first_steps: dict[str, int] = {}
@@ -48,13 +48,14 @@ class Console:
     def finding(self, finding: Finding, advice: str = "") -> None:
         """Log a finding in one line.
 
-        A critical finding is part of the panel. Findings after the panel, and further findings of the same sign, are
-        counted for `end_incident`.
+        The first critical finding begins the panel, and those of the same step after it are part of it. Later ones, and
+        further findings of the same sign, are counted for `end_incident`.
         """
-        if finding.severity is Severity.CRITICAL and not self._has_panel:
-            self._start(has_panel=True)
+        if finding.severity is Severity.CRITICAL and self._panel_step is None:
+            self._start(finding.step)
+        if finding.step == self._panel_step:
             return
-        is_counted = self._has_panel or self._signs[finding.sign] > 0
+        is_counted = self._panel_step is not None or self._signs[finding.sign] > 0
         self._signs[finding.sign] += 1
         if is_counted:
             self._first_steps.setdefault(finding.sign, finding.step)
@@ -94,7 +95,7 @@ class Console:
     def end_incident(self) -> None:
         """Log the counted findings in one line. Called when an incident ends, or the run."""
         if self._first_steps:
-            known = 0 if self._has_panel else 1  # the first one has its own line
+            known = 1 if self._panel_step is None else 0  # the first one has its own line
             counts = [(sign, self._signs[sign] - known, step) for sign, step in self._first_steps.items()]
             later = [
                 f"{sign} {f'{count} times, first ' if count > 1 else ''}at step {at}" for sign, count, at in counts
@@ -104,13 +105,13 @@ class Console:
                 later[MAX_SIGNS:] = [f"and {rest} more sign{'s' if rest > 1 else ''} up to step {counts[-1][2]}"]
             if self._repeats.is_due("later"):
                 log(logging.WARNING, f"gradexplode: further findings of the incident: {', '.join(later)}")
-        self._start(has_panel=False)
+        self._start(None)
 
-    def _start(self, has_panel: bool) -> None:
-        self._has_panel = has_panel
+    def _start(self, panel_step: int | None) -> None:
+        self._panel_step = panel_step
         self._signs.clear()
         self._first_steps.clear()
-        if not has_panel:
+        if panel_step is None:
             self._diagnosed = None
 
 

@@ -87,15 +87,28 @@ def test_an_incident_takes_at_most_a_dozen_lines(caplog: pytest.LogCaptureFixtur
     console.finding(finding(Severity.CRITICAL), "clip")
     attempts = [Attempt(step, "skip", "update held back because of nonfinite-loss") for step in range(41, 60)]
     console.incident(DIAGNOSIS, [finding()], attempts, ["SkipStep"], Report(41, Path("logs"), Path("logs/index.html")))
-    for _ in range(100):
-        console.finding(finding(), "clip")
+    for step in range(42, 142):
+        console.finding(replace(finding(), step=step), "clip")
     console.end_incident()
     lines = "\n".join(messages(caplog)).splitlines()
     assert len(lines) <= 12
     headings = [line.split(":")[0].strip() for line in lines if line.startswith("  ") and ":" in line[:10]]
     assert headings == ["What", "Why", "Do", "Where", "Done", "Report"]
     assert "steps 41 to 59, 19 times: update held back" in caplog.text
-    assert "gradient-growth 100 times, first at step 41" in lines[-1]
+    assert "gradient-growth 100 times, first at step 42" in lines[-1]
+
+
+def test_findings_of_the_step_of_the_panel_are_no_further_ones(caplog: pytest.LogCaptureFixture) -> None:
+    """What was found at the same step is part of the panel, and the line at the end names later findings only."""
+    console = Console()
+    console.finding(finding())
+    console.finding(replace(finding(Severity.WARNING), sign="large-update"))
+    console.incident(DIAGNOSIS, [finding()])
+    console.finding(replace(finding(), sign="nonfinite-loss", step=45))
+    console.end_incident()
+    panel, last = messages(caplog)
+    assert "What:" in panel
+    assert last.endswith("further findings of the incident: nonfinite-loss at step 45")
 
 
 def test_a_less_likely_cause_follows_the_evidence_of_the_first_one() -> None:
@@ -139,7 +152,7 @@ def test_a_run_of_many_incidents_logs_few_of_them(caplog: pytest.LogCaptureFixtu
         console.finding(finding(Severity.WARNING))
         console.finding(finding())
         console.incident(DIAGNOSIS, [finding()])
-        console.finding(finding())
+        console.finding(replace(finding(), step=42))
         console.end_incident()
     panels = [message for message in messages(caplog) if "What:" in message]
     assert len(panels) == 6
