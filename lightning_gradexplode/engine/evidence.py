@@ -141,14 +141,15 @@ class EvidenceCollector:
         serious, onset = [one for one in findings if one.severity >= Severity.WARNING], self._incidents.began
         if not serious or onset is None:
             return
-        if onset != self._incident.onset:
+        is_new = onset != self._incident.onset
+        if is_new:
             self._incident = LatestIncident(onset)
             self._batch.facts = None
             self.replays.forget()
         incident, was_critical = self._incident, self._incident.is_critical
         incident.add(record, serious)
         for state in self._states:
-            state.recorder.incident_seen()
+            state.recorder.incident_seen(is_new)
         critical = any(finding.severity is Severity.CRITICAL for finding in serious)
         nonfinite = is_any_nonfinite(serious)
         if nonfinite and incident.update_fault is None and (before_update or not record.nonfinite_count):
@@ -205,6 +206,10 @@ class EvidenceCollector:
     def histories(self) -> tuple[History, ...]:
         """Return the last steps of each optimizer, those after the latest incident included."""
         return tuple(state.recorder.history() for state in self._states)
+
+    def histories_from_onset(self) -> tuple[History, ...]:
+        """Return the last steps, and before them those around the beginning of the incident, if none is missing."""
+        return tuple(state.recorder.from_onset() for state in self._states)
 
     def evidence(self, attempts: Sequence[Attempt] = ()) -> Evidence:
         """Return all that is known of the latest incident; of a run without one, its facts and history.

@@ -180,7 +180,7 @@ class IncidentReporter:
             run_name=self._run_name,
             run_id=self._run_id,
             written=datetime.now(timezone.utc).isoformat(),
-            evidence=replace(evidence, history=self._evidence.histories()),
+            evidence=replace(evidence, history=self._evidence.histories_from_onset()),
             diagnosis=diagnosis,
             findings=tuple(self._log.findings),
             gradients=self._gradients.of(where),

@@ -49,6 +49,16 @@ class History:
         """Return the steps with gradients."""
         return self._only(self.has_gradients)
 
+    def after(self, earlier: History) -> History:
+        """Return these steps, and before them those of an earlier history of the same parameters."""
+        parts = earlier.until(int(self.step[0]) - 1), self
+        values = {
+            name: np.concatenate([one.values.get(name, np.full(len(one.step), np.nan)) for one in parts])
+            for name in dict.fromkeys((*earlier.values, *self.values))
+        }
+        norms = np.concatenate([one.parameter_grad_norm for one in parts])
+        return History(np.concatenate([one.step for one in parts]), values, self.parameters, norms)
+
     def _only(self, kept: npt.NDArray[np.bool_]) -> History:
         values = {name: values[kept] for name, values in self.values.items()}
         return History(self.step[kept], values, self.parameters, self.parameter_grad_norm[kept])

@@ -54,7 +54,8 @@ class Recorder:
         self._steps = steps
         self._first: History | None = None
         self._incident: History | None = None
-        self._added_until_kept = 0
+        self._onset: History | None = None
+        self._added_until_kept = self._added_until_onset = 0
         self._allocate(tuple(parameters))
 
     def _allocate(self, parameters: tuple[str, ...], scalars: Sequence[tuple[Any, ...]] = ()) -> None:
@@ -81,13 +82,22 @@ class Recorder:
             self._added_until_kept -= 1
             if not self._added_until_kept:
                 self._incident = self.history()
+        if self._added_until_onset:
+            self._added_until_onset -= 1
+            if not self._added_until_onset:
+                self._onset = self.history()
 
-    def incident_seen(self) -> None:
-        """Keep the present steps for `until`, as long as no later incident is seen.
+    def incident_seen(self, is_new: bool = True) -> None:
+        """Keep the present steps for `until` as long as no later finding of an incident is seen.
 
         They are copied once half of the memory holds later steps, so that steps of an incident are copied once.
+
+        Args:
+            is_new: Whether another incident begins, whose first steps are kept for `from_onset` in the same way.
         """
         self._added_until_kept, self._incident = self._size // 2, None
+        if is_new:
+            self._added_until_onset, self._onset = self._size // 2, None
 
     def history(self) -> History:
         """Return the last steps."""
@@ -101,6 +111,17 @@ class Recorder:
     def until(self, step: int) -> History:
         """Return the steps up to one, those before the last incident even if later ones have taken their place."""
         return (self._incident or self.history()).until(step)
+
+    def from_onset(self) -> History:
+        """Return the last steps, and before them those around the beginning of the incident, if none is missing."""
+        last, onset = self.history(), self._onset
+        if (
+            onset is None
+            or onset.parameters != last.parameters
+            or not onset.step[0] < last.step[0] <= onset.step[-1] + 1
+        ):
+            return last
+        return last.after(onset)
 
     def first(self) -> History:
         """Return the first steps of the run, at most 16."""

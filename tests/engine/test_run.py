@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from lightning_gradexplode import ExplosionError, Severity
+from lightning_gradexplode import Detector, ExplosionError, Finding, Severity, StepRecord
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.engine.run import TrainingRun
+from lightning_gradexplode.report import read_report
 from lightning_gradexplode.testing import PlainLoop, RecordingLogger
 
 
@@ -68,6 +69,27 @@ def test_every_step_is_measured_exactly() -> None:
         twin.loop.optimizers[0].step()
     assert [value for _, value in regression.logger.values("gradexplode/grad_norm")] == pytest.approx(truth, rel=1e-6)
     assert same(regression.network, twin.network)
+
+
+class LongIncident(Detector):
+    """Warns at every tenth step from step 50 on, and finds an explosion 600 steps later."""
+
+    sign, reads = "long", ("loss",)
+
+    def check(self, record: StepRecord) -> Finding | None:
+        """Return the finding of a step."""
+        if record.step < 50 or record.step % 10:
+            return None
+        severity = Severity.CRITICAL if record.step >= 650 else Severity.WARNING
+        return Finding(record.step, self.sign, severity, None, 1.0, 0.0, "it goes on")
+
+
+def test_a_report_shows_the_beginning_of_a_long_incident(tmp_path: Path) -> None:
+    """More steps than a recorder keeps may lie between the first warning of an incident and its explosion."""
+    run = Regression(folder=tmp_path).train(651, report=True, detectors=[LongIncident()])
+    assert run.report_folder is not None
+    (history,) = read_report(run.report_folder).evidence.history
+    assert history.step.tolist() == list(range(651))
 
 
 def test_an_explosion_is_found_diagnosed_and_reported(tmp_path: Path) -> None:

@@ -63,6 +63,27 @@ def test_the_steps_before_an_incident_are_kept_however_many_follow(later: int) -
     assert recorder.until(99 + later).step[-1] == 99 + later
 
 
+@pytest.mark.parametrize("second", [0, 20, 40])
+def test_the_beginning_of_an_incident_that_goes_on_is_kept(second: int) -> None:
+    """Its steps are there at a later finding, in their order, also where later ones have taken their place."""
+    recorder = Recorder(NAMES, 64)
+    for step in range(150):
+        recorder.add(
+            StepRecord(step=step, parameters=NAMES, loss=float(step), logged={"late": 1.0} if step > 90 else {})
+        )
+        if step in (60, 60 + second, 140):
+            recorder.incident_seen(is_new=step == 60)
+    history = recorder.from_onset()
+    np.testing.assert_array_equal(history.step, np.arange(history.step[0], 150))
+    np.testing.assert_array_equal(history.values["loss"], history.step)
+    np.testing.assert_array_equal(np.isnan(history.values["logged/late"]), history.step <= 90)
+    assert history.step[0] <= 60
+    assert history.parameter_grad_norm.shape == (len(history.step), 2)
+    for step in range(150, 400):
+        recorder.add(StepRecord(step=step, parameters=NAMES))
+    np.testing.assert_array_equal(recorder.from_onset().step, np.arange(336, 400))  # no step between is known
+
+
 @pytest.mark.parametrize("steps", [0, 5, 16, 17, 600])
 def test_the_first_steps_of_the_run_are_kept_to_its_end(steps: int) -> None:
     """The first 16 steps are there however many follow."""
