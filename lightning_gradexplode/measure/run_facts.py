@@ -32,12 +32,11 @@ from lightning_gradexplode.measure.module_facts import (
 from lightning_gradexplode.measure.norms import measure_norms
 from lightning_gradexplode.measure.optimizer_facts import collect_optimizer
 from lightning_gradexplode.measure.parameters import plain_name, replica_prefixes
-from lightning_gradexplode.measure.recurrent import largest_singular_value
 from lightning_gradexplode.measure.spectral_radius import spectral_radius
 from lightning_gradexplode.records import ModuleFacts, ParameterFacts, RunFacts
 
 MAX_MATRIX_ROWS = 2048
-"""Number of rows up to which singular values and eigenvalues of recurrent matrices are computed."""
+"""Number of rows up to which eigenvalues of recurrent matrices are computed."""
 MAX_MATRICES = 32
 """Number of recurrent matrices of which they are computed."""
 
@@ -145,12 +144,11 @@ def _parameters(module: nn.Module, optimizers: Sequence[Any]) -> list[ParameterF
             if id(one) not in known:
                 known.add(id(one))
                 named.append((name, one))
-    recurrent = _recurrent(owners)
+    radii = _spectral_radii(owners)
     found = []
     for (name, one), rms, largest in zip(named, *_scales([one for _, one in named]), strict=True):
         owner_name = _WITHIN_OWNER.sub("", name)
         owner = owners.get(owner_name)
-        norm, radius = recurrent.get(id(one), (None, None))
         found.append(
             ParameterFacts(
                 name=name,
@@ -161,8 +159,7 @@ def _parameters(module: nn.Module, optimizers: Sequence[Any]) -> list[ParameterF
                 std=rms,
                 largest=largest,
                 fan_in=_fan_in(name, one, owner),
-                spectral_norm=norm,
-                spectral_radius=radius,
+                spectral_radius=radii.get(id(one)),
                 optimizer=updated_by.get(id(one)),
             )
         )
@@ -215,9 +212,9 @@ def _fan_in(name: str, parameter: Tensor, owner: nn.Module | None) -> int | None
     return min(shape[-2:])  # only the forward function of the user shows which of the two it is
 
 
-def _recurrent(modules: Mapping[str, nn.Module]) -> dict[int, tuple[float | None, float | None]]:
-    """Return the spectral norm and radius of the recurrent weights, by the id of the parameter."""
-    found: dict[int, tuple[float | None, float | None]] = {}
+def _spectral_radii(modules: Mapping[str, nn.Module]) -> dict[int, float | None]:
+    """Return the spectral radius of the recurrent weights, None if it is not finite, by the id of the parameter."""
+    found: dict[int, float | None] = {}
     count = 0
     for module in modules.values():
         for weight in recurrent_weights(module).values():
@@ -225,9 +222,8 @@ def _recurrent(modules: Mapping[str, nn.Module]) -> dict[int, tuple[float | None
             count += len(matrices)
             if id(weight) in found or not matrices or len(matrices[0]) > MAX_MATRIX_ROWS or count > MAX_MATRICES:
                 continue
-            norm = max(largest_singular_value(matrix) for matrix in matrices)
             radius = max(spectral_radius(matrix) for matrix in matrices)
-            found[id(weight)] = (norm if math.isfinite(norm) else None, radius if math.isfinite(radius) else None)
+            found[id(weight)] = radius if math.isfinite(radius) else None
     return found
 
 

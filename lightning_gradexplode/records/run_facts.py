@@ -39,9 +39,8 @@ class ParameterFacts:
         largest: Largest absolute value, NaN if unknown.
         fan_in: Number of inputs that each output sums over; the smaller dimension if the orientation of a user's own
             matrix is unknown. None for other parameters, and for the parts of a parametrized weight.
-        spectral_norm: Largest singular value of a square recurrent matrix (the largest over the gates of a cell); None
-            for other parameters.
-        spectral_radius: Largest absolute eigenvalue of a square recurrent matrix, also the largest over the gates.
+        spectral_radius: Largest absolute eigenvalue of a square recurrent matrix (the largest over the gates of a
+            cell); None for other parameters.
         optimizer: Index of the optimizer that updates it, None if none does.
     """
 
@@ -53,7 +52,6 @@ class ParameterFacts:
     std: float = 0.0
     largest: float = 0.0
     fan_in: int | None = None
-    spectral_norm: float | None = None
     spectral_radius: float | None = None
     optimizer: int | None = None
 

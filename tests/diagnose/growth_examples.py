@@ -40,7 +40,7 @@ GAIN = replace(
 RNN = run(
     modules=(ModuleFacts("rnn", "RNN", "recurrent"), ModuleFacts("head", "Linear", "linear")),
     parameters=(
-        parameter("rnn.weight_hh_l0", (48, 48), module_kind="RNN", spectral_radius=1.1, spectral_norm=1.1),
+        parameter("rnn.weight_hh_l0", (48, 48), module_kind="RNN", spectral_radius=1.1),
         parameter("head.weight", (1, 48)),
     ),
     sequence_length=90,
