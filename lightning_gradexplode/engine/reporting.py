@@ -10,8 +10,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
 from lightning_gradexplode.engine.diagnoses import Diagnoses
 from lightning_gradexplode.engine.evidence import EvidenceCollector
 from lightning_gradexplode.engine.findings import FindingLog
@@ -23,7 +21,6 @@ from lightning_gradexplode.records import (
     Diagnosis,
     Evidence,
     History,
-    ModuleGradients,
     Report,
     ReportContent,
     StepRecord,
@@ -32,7 +29,7 @@ from lightning_gradexplode.records.repeats import Repeats
 from lightning_gradexplode.records.summary import headline
 from lightning_gradexplode.records.text import describe
 from lightning_gradexplode.report import GradientHistory, ReportFolder, write_report, write_steps
-from lightning_gradexplode.report.rows import find_place, places_at_fault
+from lightning_gradexplode.report.rows import places_at_fault
 
 T = TypeVar("T")
 
@@ -78,8 +75,6 @@ class IncidentReporter:
         self._shows: tuple[int, int] | None = None  # the onset and the last step of the incident in the last report
         self._repeats = Repeats()
         self._gradients = GradientHistory()
-        self._norms: dict[str, float] = {}
-        self._module_gradients: ModuleGradients | None = None
         if self._folder is not None:
             folder_ = self._folder
             self._write_or_log(lambda: folder_.announce(began))
@@ -111,12 +106,6 @@ class IncidentReporter:
     def observe(self, record: StepRecord) -> None:
         """Keep what a report shows of a finished step besides its history."""
         self._gradients.add(record)
-        norms = record.per_parameter.get("grad_norm")
-        if record.histograms.get("gradient") and norms is not None:
-            sizes = np.nan_to_num(norms, nan=np.inf, posinf=np.inf)  # NaN counts as the largest
-            self._norms = dict(zip(record.parameters, sizes.tolist(), strict=True))
-        if record.module_gradients is not None and np.isfinite(record.module_gradients.gain).any():
-            self._module_gradients = record.module_gradients
 
     def publish(self, attempts: Sequence[Attempt]) -> None:
         """Write a report, and show an incident, if a CRITICAL finding was added since the last call.
@@ -175,7 +164,7 @@ class IncidentReporter:
             self._write_or_log(lambda: write_steps(folder.claim(), self._content(evidence, diagnosis)))
 
     def _content(self, evidence: Evidence, diagnosis: Diagnosis | None) -> ReportContent:
-        where = self._parameter_at_fault(evidence, diagnosis)
+        where = self._gradients.shown_of(places_at_fault(diagnosis, evidence))
         return ReportContent(
             run_name=self._run_name,
             run_id=self._run_id,
@@ -185,15 +174,8 @@ class IncidentReporter:
             findings=tuple(self._log.findings),
             gradients=self._gradients.of(where),
             gradients_of=where or "",
-            module_gradients=self._module_gradients,
+            module_gradients=self._gradients.modules,
         )
-
-    def _parameter_at_fault(self, evidence: Evidence, diagnosis: Diagnosis | None) -> str | None:
-        """Return the parameter at fault, else the one with the largest gradient."""
-        known = self._gradients.parameters
-        places = [find_place(known, where) for where in places_at_fault(diagnosis, evidence)]
-        found = next((known[place] for place in places if place is not None), None)
-        return found or max(known, key=lambda name: self._norms.get(name, 0.0), default=None)
 
     def _write_or_log(self, write: Callable[[], T]) -> T | None:
         """Write a file; a failure is logged once, and has no other effect."""

@@ -1,10 +1,13 @@
-"""The gradient histograms that a report compares: those of a step with a finding, and of one before it."""
+"""The gradients that a report shows besides their norms: histograms of two steps, and error gradients of modules."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from lightning_gradexplode.records import Histogram, IntArray, Severity, StepRecord
+import numpy as np
+
+from lightning_gradexplode.records import Histogram, IntArray, ModuleGradients, Severity, StepRecord
+from lightning_gradexplode.report.rows import find_place
 
 Sparse = tuple[IntArray, IntArray, int]
 """A histogram as `Histogram.sparse` returns it."""
@@ -21,16 +24,30 @@ class GradientHistory:
 
     Until there is a warning, those of the latest step are kept. Of consecutive steps with a warning, a parameter keeps
     the latest one at which its gradient has finite elements other than zero, which a chart can show.
+
+    Attributes:
+        modules: The latest error gradients of modules with a gain that is finite, None without any.
     """
 
     def __init__(self) -> None:
         self._calm: dict[int, Step] = {}
         self._before: dict[int, Step] = {}
         self._found: dict[int, dict[str, tuple[int, Sparse]]] = {}
+        self._norms: dict[str, float] = {}  # of the latest step with histograms
+        self.modules: ModuleGradients | None = None
 
     def add(self, record: StepRecord) -> None:
-        """Keep the histograms of a step, if it has any."""
-        histograms, optimizer = record.histograms.get("gradient", {}), record.optimizer
+        """Keep the histograms of a step, with the norms of its gradients, and its error gradients of modules."""
+        if record.module_gradients is not None and np.isfinite(record.module_gradients.gain).any():
+            self.modules = record.module_gradients
+        histograms, norms = record.histograms.get("gradient", {}), record.per_parameter.get("grad_norm")
+        if histograms and norms is not None:
+            sizes = np.nan_to_num(norms, nan=np.inf, posinf=np.inf)  # NaN counts as the largest
+            self._norms = dict(zip(record.parameters, sizes.tolist(), strict=True))
+        self._add_histograms(histograms, record)
+
+    def _add_histograms(self, histograms: Mapping[str, Histogram], record: StepRecord) -> None:
+        optimizer = record.optimizer
         kept = {
             name: histogram.sparse()
             for name, histogram in histograms.items()
@@ -58,6 +75,21 @@ class GradientHistory:
     def parameters(self) -> list[str]:
         """Names of the parameters whose histograms are kept."""
         return list(dict.fromkeys(name for _, kept in self._steps() for name in kept))
+
+    def shown_of(self, places: Iterable[str]) -> str | None:
+        """Return the parameter whose histograms are shown.
+
+        Args:
+            places: Names of parameters or modules, the most wanted first.
+
+        Returns:
+            The first parameter that is in one of these places, else the one with the largest gradient; None if no
+            histograms are kept.
+        """
+        kept = self.parameters
+        found = (find_place(kept, place) for place in places)
+        place = next((one for one in found if one is not None), None)
+        return max(kept, key=lambda name: self._norms.get(name, 0.0), default=None) if place is None else kept[place]
 
     def of(self, parameter: str | None) -> tuple[tuple[int, Histogram], ...]:
         """Return steps and histograms of a parameter, the earlier step first."""
