@@ -21,6 +21,9 @@ class LoggerAdapter:
     takes_histograms = False
     """Whether `histograms` is called."""
 
+    package = ""
+    """The package that the class of a logger's ``experiment`` is from, which `accepts` compares; empty for any."""
+
     def __init__(self, logger: Any) -> None:
         self.logger = logger
 
@@ -38,7 +41,7 @@ class LoggerAdapter:
         Args:
             experiment: The logger's ``experiment``, or the logger itself if it has none.
         """
-        return True
+        return not cls.package or type(experiment).__module__.partition(".")[0] == cls.package
 
     def started(self) -> None:
         """Prepare the logger. Called once, before the first write."""

@@ -16,11 +16,7 @@ class CometAdapter(LoggerAdapter):
     """Writes to a logger whose experiment is a Comet experiment, online or offline."""
 
     takes_histograms = True
-
-    @classmethod
-    def accepts(cls, experiment: Any) -> bool:
-        """Return whether the experiment is one of Comet."""
-        return type(experiment).__module__.partition(".")[0] == "comet_ml"
+    package = "comet_ml"
 
     def histograms(self, histograms: Mapping[str, Histogram], step: int) -> None:
         """Add the middles of the bins to Comet's own histograms; one without a finite value is left out."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from lightning_gradexplode.loggers.base import LoggerAdapter
 from lightning_gradexplode.loggers.scalars import PREFIX
@@ -19,10 +18,7 @@ class LitLoggerAdapter(LoggerAdapter):
     ``gradexplode.critical`` and so on, files under ``gradexplode/report/``.
     """
 
-    @classmethod
-    def accepts(cls, experiment: Any) -> bool:
-        """Return whether the experiment is one of LitLogger."""
-        return type(experiment).__module__.partition(".")[0] == "litlogger"
+    package = "litlogger"
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Log the finite scalars at a step; LitLogger drops the others with a warning each."""

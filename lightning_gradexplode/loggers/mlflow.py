@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Mapping
-from typing import Any
 
 from lightning_gradexplode.loggers.base import LoggerAdapter
 from lightning_gradexplode.loggers.scalars import PER_PARAMETER, PREFIX
@@ -21,10 +20,7 @@ _MAX_LENGTH = 180
 class MLFlowAdapter(LoggerAdapter):
     """Writes to a logger whose experiment is an MLflow client."""
 
-    @classmethod
-    def accepts(cls, experiment: Any) -> bool:
-        """Return whether the experiment is a client of MLflow."""
-        return type(experiment).__module__.partition(".")[0] == "mlflow"
+    package = "mlflow"
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Log scalars, those of parameters as ``gradexplode/parameter/<quantity>/<parameter>``.

@@ -16,11 +16,7 @@ class TrackioAdapter(LoggerAdapter):
     """Writes to a run of trackio, as ``trackio.init`` returns it, or to a logger whose experiment is one."""
 
     takes_histograms = True
-
-    @classmethod
-    def accepts(cls, experiment: Any) -> bool:
-        """Return whether the experiment is a run of trackio."""
-        return type(experiment).__module__.partition(".")[0] == "trackio"
+    package = "trackio"
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Log scalars at a step."""

@@ -41,15 +41,11 @@ class WandbAdapter(LoggerAdapter):
     """
 
     takes_histograms = True
+    package = "wandb"
 
     def __init__(self, logger: Any) -> None:
         super().__init__(logger)
         self._defined: set[str] = set()
-
-    @classmethod
-    def accepts(cls, experiment: Any) -> bool:
-        """Return whether the experiment is a W&B run."""
-        return type(experiment).__module__.partition(".")[0] == "wandb"
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Log scalars, with the trainer's step as x-axis."""
