@@ -70,21 +70,17 @@ def outside_change(evidence: Evidence) -> OutsideChange | None:
 
     By the triangle inequality, an update changes the norm of the weights by at most its own norm.
     """
-    norms, ratios = curve(evidence, "weight_norm").finite, curve(evidence, "update_ratio")
+    known = _measured_updates(evidence)
     first, end = min(evidence.step, critical_step(evidence)) - 2, failing_step(evidence)
-    for place in range(1, len(norms)):
-        step, before, after = int(norms.step[place]), float(norms.value[place - 1]), float(norms.value[place])
-        ratio = ratios.at(step)
-        if not first <= step < end or int(norms.step[place - 1]) != step - 1 or ratio is None or not before > 0:
-            continue
+    for step, before, after, ratio in known:
         update = ratio * max(before, after)
-        if abs(after - before) > max(MIN_CHANGE * before, BEYOND * update):
+        if first <= step < end and abs(after - before) > max(MIN_CHANGE * before, BEYOND * update):
             return OutsideChange(step, before, after, update)
-    return _growth_at_each_step(evidence)
+    return _growth_at_each_step(known)
 
 
-def _growth_at_each_step(evidence: Evidence) -> OutsideChange | None:
-    """Return the growth of the weights if nearly each update that was measured is too small for it."""
+def _measured_updates(evidence: Evidence) -> list[tuple[int, float, float, float]]:
+    """Return steps, norms of the weights before and after each, and ratios of update to weights, where known."""
     norms, ratios = curve(evidence, "weight_norm").finite, curve(evidence, "update_ratio")
     known: list[tuple[int, float, float, float]] = []
     for place in range(1, len(norms)):
@@ -92,6 +88,11 @@ def _growth_at_each_step(evidence: Evidence) -> OutsideChange | None:
         ratio = ratios.at(step)
         if ratio is not None and norms.step[place - 1] == step - 1 and before > 0:
             known.append((step, before, after, ratio))
+    return known
+
+
+def _growth_at_each_step(known: list[tuple[int, float, float, float]]) -> OutsideChange | None:
+    """Return the growth of the weights if nearly each update that was measured is too small for it."""
     grown = [one for one in known if one[2] > (1 + max(MIN_GROWTH, SEVERAL_TIMES * one[3])) * one[1]]
     if len(grown) < MIN_STEPS or len(grown) < MIN_SHARE_OF_STEPS * len(known):
         return None

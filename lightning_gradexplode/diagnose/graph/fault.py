@@ -55,15 +55,26 @@ def fault_in_graph(loss: Loss, module: nn.Module, may_have_hooks: bool = False) 
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     fields = fields_in_graph(graph, names)
     found = Search(graph).explain(loss.grad_fn)
-    if not isinstance(found, Found):
-        return GraphFault(_in_half_precision(graph, loss), fields, divisors_of(graph))
-    return _explained(graph, found, fields, names, loss)
+    if isinstance(found, Found):
+        given, fields = _explained(graph, found, fields, names)
+    else:
+        half = half_operations(graph)
+        given = {"half_precision": True, "half_operations": half} if half else {}
+    replay = Replay(
+        "reproduced",
+        notes=(NO_LINE,),
+        loss=number_of(loss.detach()),
+        losses=loss_terms(graph),
+        operation_names=operation_names(graph),
+        **given,
+    )
+    return GraphFault(replay if given else None, fields, divisors_of(graph))
 
 
 def _explained(
-    graph: Graph, found: Found, fields: tuple[FieldFacts, ...], names: Mapping[int, str], loss: Loss
-) -> GraphFault:
-    """Return the operation or tensor that was found, in the form of a replay of the step."""
+    graph: Graph, found: Found, fields: tuple[FieldFacts, ...], names: Mapping[int, str]
+) -> tuple[dict[str, Any], tuple[FieldFacts, ...]]:
+    """Return the operation or tensor that was found as fields of a replay, and the facts with those of that tensor."""
     given: dict[str, Any] = {}
     argument = found.argument
     division = None if argument is None else _division_of(graph, argument)
@@ -80,34 +91,7 @@ def _explained(
         field = field_of(graph, found.node, argument, names, is_target=found.node._sequence_nr() > last)
         fields = (*(one for one in fields if one.name != field.name), field)
         given["source"], given["source_name"], given["source_rows"] = "batch", field.name, field.nonfinite_rows
-    return GraphFault(
-        Replay(
-            "reproduced",
-            notes=(NO_LINE,),
-            loss=number_of(loss.detach()),
-            losses=loss_terms(graph),
-            operation_names=operation_names(graph),
-            **given,
-        ),
-        fields,
-        divisors_of(graph),
-    )
-
-
-def _in_half_precision(graph: Graph, loss: Loss) -> Replay | None:
-    """Return the operations in float16 that may be at fault, in the form of a replay of the step; None without them."""
-    found = half_operations(graph)
-    if not found:
-        return None
-    return Replay(
-        "reproduced",
-        notes=(NO_LINE,),
-        loss=number_of(loss.detach()),
-        losses=loss_terms(graph),
-        half_precision=True,
-        operation_names=operation_names(graph),
-        half_operations=found,
-    )
+    return given, fields
 
 
 def _division_of(graph: Graph, argument: Argument) -> tuple[Any, Tensor] | None:

@@ -42,16 +42,6 @@ def recomputed(name: str, node: Any, arguments: Sequence[Tensor], shape: tuple[i
     return result if tuple(result.shape) == shape else None
 
 
-def _added(node: Any, arguments: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
-    first, second = arguments
-    return torch.add(first, second, alpha=node._saved_alpha)
-
-
-def _subtracted(node: Any, arguments: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
-    first, second = arguments
-    return torch.sub(first, second, alpha=node._saved_alpha)
-
-
 def _product_added(node: Any, arguments: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
     return torch.addmm(*arguments, beta=node._saved_beta, alpha=node._saved_alpha)
 
@@ -60,16 +50,18 @@ def _raised(node: Any, arguments: Sequence[Tensor], shape: tuple[int, ...]) -> T
     return torch.pow(arguments[0], arguments[1] if len(arguments) > 1 else node._saved_exponent)
 
 
-def _summed(node: Any, arguments: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
-    return arguments[0].sum() if _dims(node) is None else arguments[0].sum(_dims(node), node._saved_keepdim)
+def _reduced(reduction: Callable[..., Tensor]) -> _Recipe:
+    """Return the recipe of a reduction of all elements, or of some dimensions."""
 
+    def recipe(node: Any, arguments: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
+        dims = getattr(node, "_saved_dim", None)
+        return (
+            reduction(arguments[0])
+            if dims is None
+            else reduction(arguments[0], [*map(signed, dims)], node._saved_keepdim)
+        )
 
-def _averaged(node: Any, arguments: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
-    return arguments[0].mean() if _dims(node) is None else arguments[0].mean(_dims(node), node._saved_keepdim)
-
-
-def _summed_up(node: Any, arguments: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
-    return arguments[0].cumsum(signed(node._saved_dim))
+    return recipe
 
 
 def _transposed(node: Any, arguments: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
@@ -123,32 +115,27 @@ def _loss(name: str, *options: str) -> _Recipe:
 
 
 _RECIPES: Mapping[str, _Recipe] = {
-    "add": _added,
+    "add": lambda node, arguments, shape: torch.add(*arguments, alpha=node._saved_alpha),
     "addmm": _product_added,
     "binary_cross_entropy": _loss("binary_cross_entropy", "weight", "reduction"),
     "binary_cross_entropy_with_logits": _loss("binary_cross_entropy_with_logits", "weight", "pos_weight", "reduction"),
     "cat": lambda node, arguments, shape: torch.cat([*arguments], signed(node._saved_dim)),
     "clamp": _clamped,
     "convolution": _convolved,
-    "cumsum": _summed_up,
+    "cumsum": lambda node, arguments, shape: arguments[0].cumsum(signed(node._saved_dim)),
     "expand": lambda node, arguments, shape: arguments[0].expand(shape),
     "huber_loss": _loss("huber_loss", "reduction", "delta"),
-    "mean": _averaged,
+    "mean": _reduced(torch.mean),
     "mse_loss": _loss("mse_loss", "reduction"),
     "nll_loss": _classified,
     "pow": _raised,
     "select": _selected,
     "smooth_l1_loss": _loss("smooth_l1_loss", "reduction", "beta"),
     "stack": lambda node, arguments, shape: torch.stack([*arguments], signed(node._saved_dim)),
-    "sub": _subtracted,
-    "sum": _summed,
+    "sub": lambda node, arguments, shape: torch.sub(*arguments, alpha=node._saved_alpha),
+    "sum": _reduced(torch.sum),
     "transpose": _transposed,
 }
-
-
-def _dims(node: Any) -> list[int] | None:
-    dims = getattr(node, "_saved_dim", None)
-    return None if dims is None else [signed(one) for one in dims]
 
 
 def signed(value: int) -> int:
