@@ -13,7 +13,6 @@ from lightning_gradexplode.loggers.console import log
 from lightning_gradexplode.loggers.notifications import Notifier
 from lightning_gradexplode.loggers.registry import adapter_for
 from lightning_gradexplode.loggers.scalars import PREFIX, parameter_scalars, total_scalars
-from lightning_gradexplode.measure.parameter_names import by_module
 from lightning_gradexplode.records import Diagnosis, Finding, Histogram, Report, Severity, StepRecord, combine
 from lightning_gradexplode.records.repeats import Repeats
 from lightning_gradexplode.records.summary import advice_of
@@ -191,5 +190,25 @@ def _merged(histograms: Mapping[str, Histogram]) -> Mapping[str, Histogram]:
     if len(histograms) <= MAX_HISTOGRAMS:
         return histograms
     each = list(histograms.values())
-    groups = by_module(list(histograms), MAX_HISTOGRAMS)
+    groups = _by_module(list(histograms), MAX_HISTOGRAMS)
     return {name: Histogram.merged(each[place] for place in places) for name, places in groups.items()}
+
+
+def _by_module(names: Sequence[str], at_most: int) -> dict[str, list[int]]:
+    """Group parameters by the deepest level of their modules at which there are few enough groups.
+
+    Args:
+        names: Names of parameters, with dots between modules.
+        at_most: Largest number of groups; the outermost modules are not grouped further, however many there are.
+
+    Returns:
+        Places in ``names``, by the group's name: the parameter's own where nothing has to be grouped.
+    """
+    deepest = max((name.count(".") + 1 for name in names), default=1)
+    for depth in range(deepest, 0, -1):
+        groups: dict[str, list[int]] = {}
+        for place, name in enumerate(names):
+            groups.setdefault(".".join(name.split(".")[:depth]), []).append(place)
+        if len(groups) <= at_most:
+            break
+    return groups if names else {}
