@@ -49,6 +49,9 @@ class LoopRun(ABC):
         is_traced: Whether ``torch.compile`` has traced a call by the host, which does nothing then.
     """
 
+    _begun: TrainingRun
+    """The same run, for what is called only once it has begun."""
+
     def __init__(
         self, arguments: Arguments, loop: TorchLoop, state: Mapping[str, Any], at_error: Callable[[BaseException], None]
     ) -> None:
@@ -68,10 +71,10 @@ class LoopRun(ABC):
             hooked = [*self._hooked()]
             self._hooks = [one.register_step_pre_hook(before) for one, before, _ in hooked]
             loop.begin()
-            self.run = TrainingRun(arguments, loop, state)
+            self.run = self._begun = TrainingRun(arguments, loop, state)
             self._hooks += [one.register_step_post_hook(after) for one, _, after in hooked]
             self._versions = self._weight_versions()
-            self.run.batch_expected()
+            self._begun.batch_expected()
             atexit.register(self._at_exit)
         except DifferentProcessesError as error:
             self._failed = True
@@ -171,16 +174,15 @@ class LoopRun(ABC):
 
     def _is_left_out(self) -> bool:
         """Return whether nothing is to be done in a call: it is only recorded, or other processes may have ended."""
-        assert self.run is not None
         if torch.compiler.is_compiling():
-            self.run.graph_capture.note_tracing()
+            self._begun.graph_capture.note_tracing()
             return True
         if self._loop.joins and not self._is_over:
             logger.warning(MONITOR_IS_OFF, JOINS)
             self._end()
         if self._is_over or self._loop.is_replaying:
             return True
-        return self.run.graph_capture.is_possible and self.run.graph_capture.is_running()
+        return self._begun.graph_capture.is_possible and self._begun.graph_capture.is_running()
 
     def _fail(self) -> None:
         self._failed = True

@@ -108,22 +108,19 @@ class StepEvents(LoopRun):
         graph = _GraphLifetime()
 
         def reached(index: int, gradient: Tensor) -> Tensor | None:
-            if self.run is not None:
-                self.run.loss_reached(graph)
+            self._begun.loss_reached(graph)
             return value(index, gradient)
 
         self.expect_backward([loss], reached)
-        if self.run is not None:
-            self.run.loss_expected(loss, graph)
+        self._begun.loss_expected(loss, graph)
 
     def _report_nonfinite_losses(self, are_over: bool = False) -> None:
         """Report losses that are not finite, and that the loop runs no backward pass of."""
-        run = self.run
-        losses = None if run is None else run.take_nonfinite_losses(are_over)
-        if run is not None and losses:
+        losses = self._begun.take_nonfinite_losses(are_over)
+        if losses:
             if not self._in_batch:
                 self._start_batch(None, False)
-            run.report_nonfinite_losses(losses)
+            self._begun.report_nonfinite_losses(losses)
 
     def expect_backward(self, tensors: Sequence[Tensor], loss: Callable[[int, Tensor], Tensor | None]) -> None:
         """Measure the gradients at the end of the next backward pass through any of some tensors.
@@ -141,8 +138,8 @@ class StepEvents(LoopRun):
 
         def loss_with_graph(index: int, gradient: Tensor) -> Tensor | None:
             value, number = loss(index, gradient), numbers[index]
-            if value is not None and number is not None and self.run is not None:
-                self.run.graph_exists(ReleasedLoss(number, torch._C._current_autograd_node()))
+            if value is not None and number is not None:
+                self._begun.graph_exists(ReleasedLoss(number, torch._C._current_autograd_node()))
             return value
 
         self._backward.expect(tensors, loss_with_graph)
@@ -170,37 +167,33 @@ class StepEvents(LoopRun):
         self._end_batch()
         self._batch_idx += 1
         self._in_batch, self._loop.batch_is_known = True, is_known
-        if self.run is not None:
-            self.run.batch_started(batch, self._batch_idx, forward_is_over=not is_known)
+        self._begun.batch_started(batch, self._batch_idx, forward_is_over=not is_known)
 
     def _end_batch(self) -> None:
         """End a batch, if an optimizer has stepped in it."""
-        if self._stepped and self.run is not None:
+        if self._stepped:
             self._stepped, self._in_batch = set(), False
-            self.run.batch_ended()
+            self._begun.batch_ended()
             self._loop.batches += 1
             if not self._marks_batches:
-                self.run.batch_expected()
+                self._begun.batch_expected()
 
     # Backward passes.
 
     def _backward_begins(self) -> None:
-        assert self.run is not None
-        self.run.set_graph(exists=True)
+        self._begun.set_graph(exists=True)
         self._record_left_out_steps()
         self._warn_of_unseen_steps()
         is_cleared = self._backward.note_gradients()
         self._report_unused_gradients()
         if is_cleared:
-            self.run.gradients_cleared()
-        self.run.backward_begins()
+            self._begun.gradients_cleared()
+        self._begun.backward_begins()
         if not self._in_batch:
             self._start_batch(None, False)
 
     def _backward_ended(self) -> None:
-        run, optimizer = self.run, self._evaluating
-        if run is None:
-            return
+        run, optimizer = self._begun, self._evaluating
         with torch.no_grad():
             run.set_graph(exists=False)
             self._add_losses()
@@ -218,10 +211,8 @@ class StepEvents(LoopRun):
 
     def _add_losses(self) -> None:
         """Pass on the losses that the current backward pass has reached."""
-        losses = self._backward.take_losses()
-        if self.run is not None:
-            for loss in losses:
-                self.run.loss_computed(loss)
+        for loss in self._backward.take_losses():
+            self._begun.loss_computed(loss)
 
     def _warn_of_unseen_steps(self) -> None:
         """Log that weights were changed since the last backward pass, if no known optimizer has stepped since.
@@ -242,14 +233,14 @@ class StepEvents(LoopRun):
 
         Their batch ends once the backward pass of the loss is over: its forward pass is, and has changed the buffers.
         """
-        if self.run is not None and self._has_left_out:
-            self.run.set_graph(exists=True)
+        if self._has_left_out:
+            self._begun.set_graph(exists=True)
             self._record_left_out_steps()
 
     def _no_pass_follows(self) -> None:
         """End the batch before a loss whose backward pass the loop does not run."""
-        if self.run is not None and not self._backward.is_running:
-            self.run.set_graph(exists=False)
+        if not self._backward.is_running:
+            self._begun.set_graph(exists=False)
 
     @property
     def _has_left_out(self) -> bool:
@@ -264,22 +255,22 @@ class StepEvents(LoopRun):
         stepped. Of several optimizers, one may only hold gradients of another one's loss; its step counts as left out
         if its gradients have overflowed.
         """
-        if self.run is None or not self._has_left_out:
+        if not self._has_left_out:
             return
         waiting, self._awaiting = self._awaiting, set()
         optimizers = self._loop.optimizers
         for optimizer in optimizers:
-            if id(optimizer) in waiting and (len(optimizers) == 1 or self.run.has_overflowed(optimizer)):
-                self.run.gradients_ready(optimizer)
-                self.run.step_left_out(optimizer)
+            if id(optimizer) in waiting and (len(optimizers) == 1 or self._begun.has_overflowed(optimizer)):
+                self._begun.gradients_ready(optimizer)
+                self._begun.step_left_out(optimizer)
                 self._stepped.add(id(optimizer))
         if len(self._stepped) == len(optimizers):
             self._end_batch()
 
     def _report_unused_gradients(self, are_over: bool = False) -> None:
         """Report gradients that are not finite, and that the loop has cleared without a step of any optimizer."""
-        if self.run is not None and len(self._awaiting) == len(self._loop.optimizers):
-            self.run.gradients_left_out(are_over)
+        if len(self._awaiting) == len(self._loop.optimizers):
+            self._begun.gradients_left_out(are_over)
 
     # Steps.
 
@@ -298,7 +289,7 @@ class StepEvents(LoopRun):
             self._start_batch(None, False)
         if has_closure:
             self._evaluating = optimizer
-        elif self.run is not None:
+        else:
             if self._backward.is_running:  # an optimizer for each parameter, which steps once its gradient is there
                 self._add_losses()
             elif id(optimizer) not in self._awaiting:
@@ -306,7 +297,7 @@ class StepEvents(LoopRun):
             elif self._loop.moves_weights is None:
                 self._loop.moves_weights = self._backward.weight_has_changed
             with torch.no_grad():
-                self.run.gradients_ready(optimizer)
+                self._begun.gradients_ready(optimizer)
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._guarded(self._step_ended, optimizer)
