@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.hosts.base import TrainingLoop
-from lightning_gradexplode.measure.parameters import matches, plain_name
+from lightning_gradexplode.measure.parameters import held_by, matches, plain_name
 from lightning_gradexplode.respond import Response
 
 _KNOWN = {"cpu", "cuda", "mps", "meta"}
@@ -44,8 +44,7 @@ def conflicts(arguments: Arguments, loop: TrainingLoop) -> Iterator[str]:
 
 def _shared_parameters(loop: TrainingLoop) -> Iterator[str]:
     """Yield a line if parameters are in more than one optimizer."""
-    held = [{id(one) for group in optimizer.param_groups for one in group["params"]} for optimizer in loop.optimizers]
-    counts = Counter(one for parameters in held for one in parameters)
+    counts = Counter(one for optimizer in loop.optimizers for one in set(map(id, held_by(optimizer))))
     shared = [plain_name(name) for name, one in loop.module.named_parameters() if counts[id(one)] > 1]
     if shared:
         others = f" and {len(shared) - 1} more" if len(shared) > 1 else ""

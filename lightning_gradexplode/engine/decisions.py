@@ -15,6 +15,7 @@ from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.step import Phase, Step
 from lightning_gradexplode.measure.gradients import norms_of
 from lightning_gradexplode.measure.norms import start_norms
+from lightning_gradexplode.measure.parameters import held_by
 from lightning_gradexplode.records import Finding, Norms, StepRecord
 
 
@@ -196,7 +197,6 @@ def _is_evaluated_again(step: Step) -> bool:
 
 
 def _zero_gradients(optimizer: Optimizer) -> None:
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if parameter.grad is not None:
-                parameter.grad = torch.zeros_like(parameter.grad)
+    for parameter in held_by(optimizer):
+        if parameter.grad is not None:
+            parameter.grad = torch.zeros_like(parameter.grad)

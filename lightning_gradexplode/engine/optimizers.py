@@ -15,7 +15,7 @@ from lightning_gradexplode.engine.inner_optimizers import hooks_around
 from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step_hooks import Hook, StepHooks, calls_hooks
 from lightning_gradexplode.hosts.base import TrainingLoop
-from lightning_gradexplode.measure.parameters import parameters_of
+from lightning_gradexplode.measure.parameters import held_by, parameters_of
 from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.records.text import describe
 
@@ -140,7 +140,7 @@ class OptimizerList:
         """Build the state of an optimizer; it keeps the detectors of one with the same parameters."""
         state = OptimizerState(index, optimizer, self._arguments.detectors, self._arguments.clip, self._list_parameters)
         before = replaced[index] if index < len(replaced) else None
-        if before is not None and _parameter_ids(before.optimizer) == _parameter_ids(optimizer):
+        if before is not None and [*map(id, held_by(before.optimizer))] == [*map(id, held_by(optimizer))]:
             state.detectors, state.steps = before.detectors, before.steps
         if self._calls is not None:
             self._add_hooks(state, self._calls)
@@ -173,7 +173,3 @@ class OptimizerList:
     def _remove(self, key: int) -> None:
         for hook in self._hooks.pop(key, ()):
             hook.remove()
-
-
-def _parameter_ids(optimizer: Optimizer) -> list[int]:
-    return [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]

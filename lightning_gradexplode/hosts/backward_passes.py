@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_gradexplode.distributed.shard_layout import version_of
+from lightning_gradexplode.measure.parameters import held_by
 
 Loss = Callable[[int, Tensor], Tensor | None]
 Gradients = list[tuple[Tensor | None, int]]
@@ -113,8 +114,7 @@ class BackwardPasses:
         return [(one, 0 if one is None else version_of(one)) for one in gradients]
 
     def _weights(self) -> Iterator[Tensor]:
-        groups = (group for optimizer in self._optimizers() for group in optimizer.param_groups)
-        return (weight for group in groups for weight in group["params"])
+        return (weight for optimizer in self._optimizers() for weight in held_by(optimizer))
 
 
 def _after_backward(call: Callable[[], None]) -> None:

@@ -21,6 +21,7 @@ from lightning_gradexplode.engine.joint_start import DifferentProcessesError
 from lightning_gradexplode.engine.run import TrainingRun
 from lightning_gradexplode.engine.step_hooks import Hook
 from lightning_gradexplode.hosts.torch_loop import JOINS, TorchLoop
+from lightning_gradexplode.measure.parameters import held_by
 from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.respond import ExplosionError
 
@@ -93,8 +94,7 @@ class LoopRun(ABC):
 
     def _weight_versions(self) -> list[int]:
         """Return how often each weight was written to."""
-        groups = (group for optimizer in self._loop.optimizers for group in optimizer.param_groups)
-        return [version_of(weight) for group in groups for weight in group["params"]]
+        return [version_of(weight) for optimizer in self._loop.optimizers for weight in held_by(optimizer)]
 
     @abstractmethod
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from lightning_gradexplode.distributed.shard_layout import version_of
 from lightning_gradexplode.hosts.backward_passes import BackwardPasses
 from lightning_gradexplode.hosts.loop_run import LoopRun
 from lightning_gradexplode.hosts.torch_loop import TorchLoop
+from lightning_gradexplode.measure.parameters import held_by
 
 ASSIGNED_GRADIENTS = (
     "an optimizer steps with gradients that no backward pass of the loss has accumulated; they are measured as it gets "
@@ -327,8 +328,7 @@ class StepEvents(LoopRun):
 
 def _first_gradient(optimizer: Optimizer) -> Tensor | None:
     """Return the first gradient that an optimizer gets, None if it gets none."""
-    weights = (one for group in optimizer.param_groups for one in group["params"])
-    return next((one.grad for one in weights if one.grad is not None), None)
+    return next((one.grad for one in held_by(optimizer) if one.grad is not None), None)
 
 
 def _nothing() -> None:

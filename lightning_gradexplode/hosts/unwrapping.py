@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from lightning_gradexplode.engine.inner_optimizers import inner_optimizers
 from lightning_gradexplode.engine.step_hooks import calls_hooks
+from lightning_gradexplode.measure.parameters import held_by
 
 _WRAPPING = ("lightning.fabric.", "lightning_fabric.", "accelerate.")
 """Packages whose optimizers wrap another one, which is their attribute ``optimizer``."""
@@ -60,12 +61,8 @@ def _wrapped(optimizer: Any) -> Optimizer | None:
     named = getattr(optimizer, "optimizer", None)
     if isinstance(named, Optimizer):
         return named
-    inner, own = inner_optimizers(optimizer), _parameter_ids(optimizer)
-    return next((one for one in inner if _parameter_ids(one) == own), None)
-
-
-def _parameter_ids(optimizer: Any) -> set[int]:
-    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    own = set(map(id, held_by(optimizer)))
+    return next((one for one in inner_optimizers(optimizer) if set(map(id, held_by(one))) == own), None)
 
 
 def _takes_hooks(optimizer: Optimizer) -> bool:

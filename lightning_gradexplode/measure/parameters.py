@@ -6,6 +6,7 @@ import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -114,10 +115,15 @@ def parameters_of(
         tensors=tensors,
         shown=tuple(matches(name, include) and not matches(name, exclude) for name in listed),
         shards=ShardLayout(world, replicas(tensors, world.size)),
-        listed=tuple(one for group in optimizer.param_groups for one in group["params"] if not one.is_meta),
+        listed=tuple(one for one in held_by(optimizer) if not one.is_meta),
         on_host=all(map(reading.is_on_host, tensors)),
         gradient_plan=NormPlan(tensors),
     )
+
+
+def held_by(optimizer: Any) -> list[Any]:
+    """Return the parameters of all groups of an optimizer, in their order."""
+    return [one for group in optimizer.param_groups for one in group["params"]]
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:

@@ -22,7 +22,7 @@ from lightning_gradexplode.diagnose.replay.copies.gradient_norm import GradientN
 from lightning_gradexplode.diagnose.replay.copies.left_out import leaves_out
 from lightning_gradexplode.diagnose.replay.copies.stand_ins import OptimizerStandIn, ReadOnly, ReplayStopped, Silent
 from lightning_gradexplode.diagnose.replay.copies.structural_copy import StructuralCopy
-from lightning_gradexplode.measure.parameters import plain_name
+from lightning_gradexplode.measure.parameters import held_by, plain_name
 
 TENSOR_BYTES = 256 << 20
 """Budget for clones of buffers and other tensors."""
@@ -173,7 +173,7 @@ class ModuleCopy:
         groups = [
             {**group, "params": [memo.get(id(one), one) for one in group["params"]]} for group in optimizer.param_groups
         ]
-        originals = [one for group in optimizer.param_groups for one in group["params"]]
+        originals = held_by(optimizer)
         stand_in = OptimizerStandIn(groups, lambda: self._step(place, originals), self._toggled)
         self._copier.replace(optimizer, stand_in)
         return stand_in
