@@ -8,6 +8,9 @@ from collections.abc import Iterator, Sequence
 
 from lightning_gradexplode.records import BatchFacts, Evidence, FieldFacts, LossTerm, Operand
 
+MAX_SHOWN = 6
+"""Largest number of rows, or of samples, that a sentence names."""
+
 _TARGET = re.compile(
     "y|t|labels?|targets?|tgt|gt|truth|true|answers?|classe?s?|box(es)?|bbox(es)?|rewards?|returns?|scores?|ratings?|"
     "prices?|counts?|outputs?"
@@ -143,11 +146,11 @@ def place_of(field: FieldFacts) -> str:
     return "batch" + "".join(part if part.startswith("[") else f'["{part}"]' for part in parts)
 
 
-def rows_of(rows: Sequence[int], limit: int = 6) -> str:
+def rows_of(rows: Sequence[int]) -> str:
     """Return row numbers as words: ``row 5``, ``rows 1, 4 and 9``, ``rows 0, 1, 2 and 13 more``."""
     if len(rows) == 1:
         return f"row {rows[0]}"
-    shown = [str(row) for row in rows[:limit]]
+    shown = [str(row) for row in rows[:MAX_SHOWN]]
     rest = len(rows) - len(shown)
     if rest:
         return f"rows {', '.join(shown)} and {rest} more"
@@ -160,7 +163,7 @@ def samples_of(batch: BatchFacts, rows: Sequence[int]) -> str:
     if indices is None or not rows or max(rows) >= len(indices):
         return ""
     found = [indices[row] for row in rows]
-    shown = ", ".join(str(one) for one in found[:6])
+    shown = ", ".join(str(one) for one in found[:MAX_SHOWN])
     return f"In the dataset {'that is index' if len(found) == 1 else 'those are indices'} {shown}."
 
 

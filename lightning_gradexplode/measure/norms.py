@@ -148,7 +148,6 @@ def start_norms(
     tensors: Sequence[Tensor | None],
     scalars: Sequence[Tensor] = (),
     plan: NormPlan | None = None,
-    starts: bool = True,
 ) -> PendingNorms:
     """Measure the L2 norm of each tensor on its device, and start the transfer to the host.
 
@@ -156,21 +155,19 @@ def start_norms(
         tensors: Tensors of any kind that `flat_elements` takes; None counts as empty.
         scalars: Real tensors of one element that are read in the same transfer.
         plan: Made of tensors like these; None to plan anew.
-        starts: Whether the transfer starts now.
     """
     with torch.no_grad():
         measured = (plan or NormPlan(tensors)).measure(tensors)
-    return PendingNorms(tensors, *measured, scalars, starts)
+    return PendingNorms(tensors, *measured, scalars)
 
 
-def measure_norms(tensors: Sequence[Tensor | None], divisor: float = 1.0) -> Norms:
+def measure_norms(tensors: Sequence[Tensor | None]) -> Norms:
     """Measure the L2 norm of each tensor, with one read from the device.
 
     Args:
         tensors: Tensors of any kind that `flat_elements` takes; None counts as empty.
-        divisor: What the norms are divided by: the scale of a gradient scaler.
 
     Returns:
         The norms, in the order of the tensors, with a relative error below 1e-6.
     """
-    return start_norms(tensors).norms().divided_by(divisor)
+    return start_norms(tensors).norms()

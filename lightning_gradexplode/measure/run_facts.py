@@ -53,7 +53,6 @@ def collect_run_facts(
     module: nn.Module,
     optimizers: Sequence[Any],
     settings: Mapping[str, Any] | None = None,
-    executed: Sequence[str] = (),
 ) -> RunFacts:
     """Return what is known of a run before its first step.
 
@@ -62,7 +61,6 @@ def collect_run_facts(
             or not initialized (then their numbers are NaN), or of any type.
         optimizers: The optimizers, in the order of the training loop.
         settings: Fields of `RunFacts` that depend on the training loop, such as ``precision``.
-        executed: Names of modules in the order of their first execution, where that is known.
 
     Returns:
         The facts. Weights are read from their device in few transfers, whatever their number.
@@ -71,17 +69,13 @@ def collect_run_facts(
         TypeError: A setting is no field of `RunFacts`.
     """
     settings = dict(settings or {})
-    modules = collect_modules(module)
-    parameters = _parameters(module, optimizers)
-    order = [name for name in dict.fromkeys(executed) if name in modules]
-    facts = RunFacts(
-        modules=tuple(modules.values()),
-        parameters=tuple(parameters),
+    return RunFacts(
+        modules=tuple(collect_modules(module).values()),
+        parameters=tuple(_parameters(module, optimizers)),
         optimizers=tuple(collect_optimizer(one) for one in optimizers),
         versions={**_versions(), **settings.pop("versions", {})},
         **settings,
     )
-    return in_order(facts, order) if order else facts
 
 
 def in_order(facts: RunFacts, executed: Sequence[str]) -> RunFacts:

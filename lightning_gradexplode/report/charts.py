@@ -30,6 +30,9 @@ CONTEXT = 100
 AFTER = 10
 """Number of steps in the view after the last one with a finite loss or gradient norm."""
 
+MAX_GAINS = 60
+"""Largest number of modules whose gains are drawn."""
+
 MAX_LOSSES = 3
 """Largest number of logged losses that are drawn if the loss itself is unknown."""
 
@@ -235,11 +238,11 @@ def gradient_spread(step: int, histogram: Histogram) -> GradientSpread:
     return GradientSpread(step, (edges[:-1] + edges[1:]) / 2, counts / total, zero, histogram.nonfinite)
 
 
-def layer_gains(content: ReportContent, most: int = 60) -> list[tuple[str, float]]:
+def layer_gains(content: ReportContent) -> list[tuple[str, float]]:
     """Return the factor by which the norm of the error gradient changes in the backward pass through each module.
 
-    The modules are in execution order. If there are more than `most`, each group of adjacent modules is represented by
-    the one whose gain is furthest from 1.
+    The modules are in execution order. If there are more than `MAX_GAINS`, each group of adjacent modules is
+    represented by the one whose gain is furthest from 1.
     """
     gradients = content.module_gradients
     if gradients is not None:
@@ -248,7 +251,7 @@ def layer_gains(content: ReportContent, most: int = 60) -> list[tuple[str, float
         replay = content.evidence.replay
         norms = [(one.module, one.gradient_norm) for one in (replay.activations if replay else ()) if one.gradient_norm]
         gains = _known((name, norm / after) for (_, norm), (name, after) in itertools.pairwise(norms))
-    size = -(-len(gains) // most) or 1
+    size = -(-len(gains) // MAX_GAINS) or 1
     return [max(gains[at : at + size], key=lambda one: abs(np.log(one[1]))) for at in range(0, len(gains), size)]
 
 

@@ -15,6 +15,9 @@ from lightning_gradexplode.records.summary import headline
 MAX_ROWS = 120
 """Largest number of rows on a page."""
 
+DECADES = 8.0
+"""Largest number of decades that the colors of the heat map span."""
+
 _MIN_LETTERS_OF_PART = 5
 """Number of letters that a part of a name keeps in its label."""
 
@@ -173,9 +176,9 @@ def positive_logs(values: npt.NDArray[np.floating]) -> FloatArray:
     return logs
 
 
-def color_range(logs: FloatArray, decades: float = 8.0) -> tuple[float, float]:
-    """Return the ends of the color scale as decimal logarithms: the 2 % quantile, and at most `decades` more."""
+def color_range(logs: FloatArray) -> tuple[float, float]:
+    """Return the ends of the color scale as decimal logarithms: the 2 % quantile, and at most `DECADES` more."""
     usable = logs[np.isfinite(logs)]
     low, high = np.quantile(usable, (0.02, 1.0)).tolist() if len(usable) else (-1.0, 0.0)
     low = float(np.floor(low * 2) / 2)
-    return low, float(min(max(high, low + 1.0), low + decades))
+    return low, float(min(max(high, low + 1.0), low + DECADES))

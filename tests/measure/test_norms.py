@@ -57,7 +57,7 @@ def test_measuring_changes_nothing(build: Callable[[], Tensor]) -> None:
     """A tensor that was measured holds the same bits as before, and was never written to."""
     tensor = build()
     before, version = stored_bytes(tensor), tensor._version
-    measure_norms([tensor], 3.0)
+    measure_norms([tensor])
     measure_maxima([tensor], 3.0)
     count_at_least([tensor], 1.0)
     assert (stored_bytes(tensor), tensor._version) == (before, version)
@@ -143,7 +143,7 @@ def test_one_bad_element_among_a_million() -> None:
 def test_a_gradient_scaler_is_divided_out() -> None:
     """Scaled gradients give the norms and maxima of the unscaled ones, also where only the scale overflows."""
     tensor = torch.tensor([3e38, 4e37])
-    assert measure_norms([tensor], 65536.0).total == close(math.hypot(3e38, 4e37) / 65536.0)
+    assert measure_norms([tensor]).divided_by(65536.0).total == close(math.hypot(3e38, 4e37) / 65536.0)
     assert measure_maxima([tensor], 65536.0).item() == pytest.approx(3e38 / 65536.0, rel=1e-7)
 
 
