@@ -63,7 +63,7 @@ def usual_batch_facts(batch: BatchFacts, usual: UsualBatch) -> BatchFacts:
     fields = []
     for field in batch.fields:
         found = usual.fields.get(field.name)
-        if found is not None:
+        if found is not None and found.stds:
             width, middle = found.greatest - found.least, (found.least + found.greatest) / 2
             field = replace(
                 field,
@@ -98,13 +98,9 @@ def with_first_batch(facts: RunFacts, batch: Any) -> RunFacts:
 def _collected(field: Field, usual: UsualField | None) -> FieldFacts:
     known = FieldFacts(name=field.name, shape=field.shape, dtype=field.dtype)
     if usual is not None:
-        known = replace(
-            known,
-            usual_least=usual.least,
-            usual_greatest=usual.greatest,
-            usual_std=usual.std,
-            usual_nonfinite=usual.is_nonfinite,
-        )
+        known = replace(known, usual_nonfinite=usual.is_nonfinite)
+    if usual is not None and usual.stds:
+        known = replace(known, usual_least=usual.least, usual_greatest=usual.greatest, usual_std=usual.std)
     for add in (_with_totals, _with_rows):
         known = _attempted(add, known, field, usual)
     return known
@@ -143,5 +139,5 @@ def _with_totals(known: FieldFacts, field: Field, usual: UsualField | None) -> F
 
 
 def _with_rows(known: FieldFacts, field: Field, usual: UsualField | None) -> FieldFacts:
-    rows = scan_rows(field, usual.largest if usual is not None else None)
+    rows = scan_rows(field, usual.largest if usual is not None and usual.stds else None)
     return replace(known, nonfinite_rows=rows.nonfinite, outlier_rows=rows.outliers, row_size=rows.size)

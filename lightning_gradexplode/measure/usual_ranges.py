@@ -26,9 +26,9 @@ class UsualField:
     """What was usual of a field in earlier batches.
 
     Args:
-        least: The least finite element.
-        greatest: The greatest finite element.
-        stds: Standard deviations of the last batches.
+        least: The least finite element, infinity if there is none.
+        greatest: The greatest finite element, minus infinity if there is none.
+        stds: Standard deviations of the last batches; empty if none had a finite element.
         batches: Number of batches.
         nonfinite_batches: Number of those with NaN or infinite elements.
     """
@@ -143,12 +143,11 @@ def _with(usual: Mapping[str, UsualField], samples: list[_Sample]) -> tuple[dict
                 continue
             is_nonfinite = found.count < found.elements
             stds = (*(old.stds if old else ()), *(() if found.std is None else (found.std,)))
-            if stds:
-                fields[name] = UsualField(
-                    min(found.least, old.least if old else found.least),
-                    max(found.greatest, old.greatest if old else found.greatest),
-                    stds[-REMEMBERED:],
-                    (old.batches if old else 0) + 1,
-                    (old.nonfinite_batches if old else 0) + is_nonfinite,
-                )
+            fields[name] = UsualField(
+                min(found.least, old.least if old else found.least),
+                max(found.greatest, old.greatest if old else found.greatest),
+                stds[-REMEMBERED:],
+                (old.batches if old else 0) + 1,
+                (old.nonfinite_batches if old else 0) + is_nonfinite,
+            )
     return fields, [one.size for one in samples if one.size is not None]

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_gradexplode.measure.batch_facts import collect_batch_facts
+from lightning_gradexplode.measure.batch_facts import collect_batch_facts, usual_batch_facts
 from lightning_gradexplode.measure.usual_ranges import UsualRanges
+from lightning_gradexplode.records import BatchFacts
 
 
 def batch(step: int, scale: float = 1.0, rows: int = 8) -> dict[str, Any]:
@@ -54,12 +55,25 @@ def test_nothing_is_usual_at_the_beginning() -> None:
     assert UsualRanges().before(5).size is None
 
 
+def test_a_field_that_is_always_nan_is_usual() -> None:
+    """It has no range, and is known to hold NaN: that a step fails is not its fault."""
+    unused = torch.full((4,), math.nan)
+    before = sampled(unused, unused).before(2)
+    (field,) = collect_batch_facts(unused, before).fields
+    assert (field.usual_nonfinite, field.usual_least, field.usual_std, field.outlier_rows) == (True, None, None, ())
+    (finite,) = collect_batch_facts(torch.ones(4), before).fields
+    assert (finite.usual_nonfinite, finite.usual_least, finite.outlier_rows) == (True, None, ())
+    assert usual_batch_facts(BatchFacts((finite,)), before).fields[0].usual_std is None
+    (later,) = sampled(unused, unused, torch.arange(4.0)).before(3).fields.values()
+    assert (later.least, later.greatest, later.is_nonfinite) == (0.0, 3.0, True)
+
+
 def test_usual_infinities_are_known() -> None:
     """A mask of zeros and minus infinity has the range of its finite elements, and is known to hold others."""
     mask = torch.zeros(4, 4).masked_fill(torch.ones(4, 4).triu(1).bool(), -math.inf)
     found = sampled(mask).before(1).fields["batch"]
     assert (found.least, found.greatest, found.is_nonfinite) == (0.0, 0.0, True)
-    assert sampled(torch.full((4, 4), math.nan)).before(1).fields == {}
+    assert sampled(torch.full((4, 4), math.nan)).before(1).fields["batch"].stds == ()
 
 
 def test_a_few_bad_batches_are_not_usual() -> None:
