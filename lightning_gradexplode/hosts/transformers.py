@@ -102,15 +102,16 @@ class GradientExplosionTrainerCallback(StepEventsResults, TrainerCallback):  # t
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """Stop the training if a response has decided so, and keep our state where a checkpoint is saved next."""
-        return self._continue(state, control)
+        if self._events is None or self._loop is None:
+            return control
+        if self._loop.should_stop:
+            control.should_training_stop = True
+        if control.should_save and self._run is not None and not self.failed:
+            self._run.flush()
+            state.stateful_callbacks[STATE] = to_plain(self._run.state_dict())
+        return control
 
-    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """Stop the training if a response has decided so."""
-        return self._continue(state, control)
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """Keep our state where a checkpoint is about to be saved."""
-        return self._continue(state, control)
+    on_substep_end = on_epoch_end = on_step_end
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Add the latest values to the Trainer's log."""
@@ -122,16 +123,6 @@ class GradientExplosionTrainerCallback(StepEventsResults, TrainerCallback):  # t
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """End the run; the results stay."""
         self._close()
-
-    def _continue(self, state: Any, control: Any) -> Any:
-        if self._events is None or self._loop is None:
-            return control
-        if self._loop.should_stop:
-            control.should_training_stop = True
-        if control.should_save and self._run is not None and not self.failed:
-            self._run.flush()
-            state.stateful_callbacks[STATE] = to_plain(self._run.state_dict())
-        return control
 
     def _abort(self, error: BaseException) -> None:
         if self._events is not None:
