@@ -32,6 +32,9 @@ def flat_elements(tensor: Tensor) -> Tensor:
 
     Returns:
         A plain contiguous tensor of shape ``(n,)`` without gradient history.
+
+    Raises:
+        TypeError: It is a subclass that implements operations itself, so that its memory may not hold its elements.
     """
     tensor = tensor.detach()
     if is_plain(tensor) and tensor.is_contiguous():
@@ -42,6 +45,8 @@ def flat_elements(tensor: Tensor) -> Tensor:
         tensor = tensor.coalesce()
     if tensor.layout is not torch.strided:
         tensor = tensor.values()
+    if type(tensor) is not Tensor:
+        tensor = _without_subclass(tensor)
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
     elif not tensor.is_floating_point():
@@ -55,6 +60,14 @@ def flat_elements(tensor: Tensor) -> Tensor:
 def chunks(flat: Tensor) -> Iterator[Tensor]:
     """Split a flat tensor into pieces of at most `CHUNK` elements, none of them empty."""
     return iter(torch.split(flat, CHUNK)) if flat.numel() else iter(())
+
+
+def _without_subclass(tensor: Tensor) -> Tensor:
+    """View a tensor of a subclass as a plain one, without a call of the subclass's own code."""
+    if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        raise TypeError(f"tensors of the type {type(tensor).__name__} cannot be measured")
+    with torch._C.DisableTorchFunctionSubclass():
+        return tensor.as_subclass(Tensor)
 
 
 def _is_gapless(tensor: Tensor) -> bool:

@@ -15,6 +15,11 @@ from lightning_gradexplode.records import BUCKET_EDGES, IntArray
 
 NAN, INF = math.nan, math.inf
 
+
+class Subclass(Tensor):
+    """A tensor of a subclass, as some libraries have; the results of its operations are of that class, too."""
+
+
 WILD: dict[str, Callable[[], Tensor]] = {
     "empty": lambda: torch.zeros(0),
     "empty matrix": lambda: torch.zeros(3, 0),
@@ -22,6 +27,7 @@ WILD: dict[str, Callable[[], Tensor]] = {
     "zero": lambda: torch.zeros(7),
     "negative zero": lambda: torch.tensor([-0.0, 0.0, -0.0]),
     "ones": lambda: torch.tensor([1.0, -1.0, 0.9999999, -0.9999999]),
+    "subclass": lambda: torch.tensor([[1.0, -2.0], [NAN, 0.5]]).as_subclass(Subclass),
     "NaN": lambda: torch.tensor([1.0, NAN, 2.0]),
     "infinities": lambda: torch.tensor([1.0, INF, -INF]),
     "NaN and infinity": lambda: torch.tensor([NAN, INF, -INF, -NAN, 3.0]),

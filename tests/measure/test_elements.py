@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ def test_flat_elements_of_a_wild_tensor(build: Callable[[], Tensor]) -> None:
     tensor = build()
     flat = flat_elements(tensor)
     assert flat.dim() == 1
+    assert type(flat) is Tensor
     assert not flat.is_complex()
     assert not flat.requires_grad
     assert Counter(map(repr, flat.tolist())) == Counter(map(repr, real_parts(tensor)))
@@ -38,6 +40,22 @@ def test_a_gapless_tensor_is_not_copied(kind: str) -> None:
     """Where the elements lie in one block of memory, the flat view is of that very memory."""
     tensor = WILD[kind]()
     assert flat_elements(tensor).data_ptr() == tensor.data_ptr()
+
+
+class Wrapper(Tensor):
+    """A tensor that computes its elements itself, so that they need not be in its memory."""
+
+    @classmethod
+    def __torch_dispatch__(cls, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+        """Return the first argument."""
+        return args[0]
+
+
+def test_a_tensor_with_operations_of_its_own_is_refused() -> None:
+    """Its memory is not read, which need not hold what its operations return."""
+    wrapper = Tensor._make_subclass(Wrapper, torch.ones(3))
+    with pytest.raises(TypeError, match="Wrapper cannot be measured"):
+        flat_elements(wrapper)
 
 
 def test_chunks_cover_all_elements() -> None:
