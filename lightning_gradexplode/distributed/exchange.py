@@ -17,7 +17,10 @@ from lightning_gradexplode.distributed.process_group import ProcessFailedError, 
 from lightning_gradexplode.records import FloatArray, Norms
 
 _HEADER = 4
-"""Number of values before the packed ones: whether the process failed, its loss, its batch, its flags."""
+"""Number of values before the packed ones: the status of the process, its loss, its batch, its flags."""
+
+_FAILED, _MISSING = 1.0, 2.0
+"""Status of a process whose monitor has failed, and of one that leaves a step out; 0 for any other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,19 @@ class StepExchange:
             gathered[:, _HEADER:],
         )
 
+    def report_missing_step(self, loss: float | None, batch_idx: int) -> None:
+        """Participate in the exchange of a step that this process leaves out.
+
+        Args:
+            loss: Loss of this process, None if it is not known.
+            batch_idx: Index of its batch.
+
+        Raises:
+            ProcessFailedError: Another process has made the step, or its monitor has failed.
+        """
+        header = [_MISSING, math.nan if loss is None else loss, batch_idx, _flags(loss, False, 0)]
+        self._check(self.world.gather(np.concatenate([header, np.zeros(self._length)])))
+
     def agree(self, values: FloatArray) -> FloatArray:
         """Return what each process has decided, shape ``(processes, n)``; a collective like `exchange`.
 
@@ -179,13 +195,18 @@ class StepExchange:
     def _send_failure(self, length: int) -> None:
         if self.world.size > 1 and not self._ended:
             self._ended = True
-            self.world.leave(np.concatenate([[1.0], np.zeros(length - 1)]))
+            self.world.leave(np.concatenate([[_FAILED], np.zeros(length - 1)]))
 
     def _check(self, gathered: FloatArray) -> None:
-        failed = np.flatnonzero(gathered[:, 0])
+        if not gathered[:, 0].any():
+            return
+        failed = np.flatnonzero(gathered[:, 0] == _FAILED)
         if len(failed):
             self._ended = True
             raise ProcessFailedError(f"the monitor of rank {failed[0]} has failed")
+        if not gathered[:, 0].all():
+            self._ended = True
+            raise ProcessFailedError(_missing_step(gathered))
 
 
 def nan_unless_all_finite(own: Norms, totals: FloatArray) -> Norms:
@@ -198,6 +219,17 @@ def nan_unless_all_finite(own: Norms, totals: FloatArray) -> Norms:
     if np.isfinite(totals).all() or not math.isfinite(own.total):
         return own
     return Norms(np.full_like(own.each, np.nan), np.full_like(own.nonfinite, np.nan))
+
+
+def _missing_step(gathered: FloatArray) -> str:
+    """Return which process leaves out a step that others make."""
+    rank = int(np.flatnonzero(gathered[:, 0])[0])
+    loss, has_loss = gathered[rank, 1], gathered[rank, 3] % 2 == 0
+    reason = f", with a loss of {loss:g}" if has_loss and not math.isfinite(loss) else ""
+    return (
+        f"rank {rank} leaves out the optimizer step of its batch {int(gathered[rank, 2])}{reason}, which other "
+        "processes make, so that the weights of the processes may differ from here on"
+    )
 
 
 def _flags(loss: object, has_gradients: bool, note: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import weakref
+from datetime import timedelta
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +12,18 @@ import torch
 from torch import Tensor
 
 from lightning_gradexplode.records import FloatArray
+from lightning_gradexplode.records.log import logger
+
+SECONDS_TO_LOG = 30.0
+"""Time after which a wait for another process is logged, once in a run."""
+
+WAITING = (
+    "gradexplode: at an optimizer step this process has waited %.0f s for the monitor of another one, and waits at "
+    "most %.0f s; if that process has left the step out, as where its loss is NaN, each waits for the other"
+)
+
+TIMED_OUT = "Operation timed out"
+"""What torch raises at the end of a wait that goes on in its backend."""
 
 INITIAL_CAPACITY = 31
 """Number of values that a message holds at first: what a step exchanges, except for the norms of shards."""
@@ -140,13 +153,15 @@ class ConnectedProcesses(Processes):
         size: Number of processes.
         backend: A ``ProcessGroupGloo`` that is not used otherwise.
         first_rank: Global rank of the first one.
+        seconds: Time after which the backend ends a wait.
     """
 
-    def __init__(self, size: int, backend: Any, first_rank: int = 0) -> None:
+    def __init__(self, size: int, backend: Any, first_rank: int = 0, seconds: float = 1800.0) -> None:
         super().__init__(size, torch.device("cpu"), first_rank=first_rank)
         self._open = [backend]
         self._capacity = INITIAL_CAPACITY
         self._latest: tuple[Tensor, ...] = ()
+        self._seconds, self._has_logged = seconds, False
         weakref.finalize(self, self._open.clear)  # before the interpreter ends, where the run was not closed
 
     def gather_tensor(self, values: Tensor) -> Tensor:
@@ -173,12 +188,25 @@ class ConnectedProcesses(Processes):
         # the interpreter ends, which aborts the process.
         self._latest = gathered, values
         try:
-            self._open[0]._allgather_base(gathered, values.contiguous()).wait()
+            self._wait(self._open[0]._allgather_base(gathered, values.contiguous()))
         except RuntimeError as error:
             self.close()
             reason = re.sub(r"\[[^\]]*\.cc:\d+\] ", "", str(error)).partition("\n")[0]  # without the backend's own file
             raise ProcessFailedError(f"the monitor of another process has ended ({reason[:80]})") from error
         return gathered.view(self.size, -1)
+
+    def _wait(self, work: Any) -> None:
+        """Wait for a collective, and log once if that takes long."""
+        if not self._has_logged:
+            try:
+                work.wait(timedelta(seconds=SECONDS_TO_LOG))
+                return
+            except RuntimeError as error:
+                if TIMED_OUT not in str(error):
+                    raise
+            self._has_logged = True
+            logger.warning(WAITING, SECONDS_TO_LOG, self._seconds)
+        work.wait()
 
     def leave(self, message: FloatArray) -> None:
         """Close the connections."""

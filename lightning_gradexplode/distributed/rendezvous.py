@@ -29,8 +29,12 @@ SECONDS_AFTER_ONE_ALONE = 10.0
 SECONDS_TO_LOG = 8.0
 """Time after which that wait is logged."""
 
-EXCHANGE_SECONDS = 1800.0
-"""Time to wait in an exchange for a process that computes the same steps: the default of ``torch.distributed``."""
+EXCHANGE_SECONDS = 1500.0
+"""Time to wait in an exchange for a process that computes the same steps: less than the default of the training's own.
+
+A process that has left a step out may wait in a collective of the training for the one that waits for it, and that
+must not end first, since it ends the run.
+"""
 
 INDEPENDENT_SECONDS = 120.0
 """The same where the processes may train independently of one another, so that some may take no more steps."""
@@ -82,9 +86,10 @@ def _join(module: nn.Module, device: torch.device, group: Any, reduces: bool) ->
         if group is None and size < distributed.get_world_size():
             group = distributed.new_group(members, use_local_synchronization=True)
         return Processes(size, device, group, members[0])
-    limit = timedelta(seconds=EXCHANGE_SECONDS if reduces else INDEPENDENT_SECONDS)
-    backend = distributed.ProcessGroupGloo(distributed.PrefixStore("connections", own), rank, size, limit)
-    return ConnectedProcesses(size, backend, members[0])
+    seconds = EXCHANGE_SECONDS if reduces else INDEPENDENT_SECONDS
+    store = distributed.PrefixStore("connections", own)
+    backend = distributed.ProcessGroupGloo(store, rank, size, timedelta(seconds=seconds))
+    return ConnectedProcesses(size, backend, members[0], seconds)
 
 
 def _current(store: Any, rank: int) -> tuple[Any, float]:

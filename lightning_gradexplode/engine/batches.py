@@ -115,6 +115,8 @@ class Batches:
             has_graph: Whether its backward pass is about to begin.
         """
         components, value = self._components, host_number(loss)
+        if has_graph and components.is_distributed:
+            self._steps.missing.pass_begins()
         self._batch.has_loss = True
         if has_graph and value is not None and not (components.graphs.is_calm and math.isfinite(value)):
             components.graphs.read(loss, value)
@@ -132,6 +134,8 @@ class Batches:
     def backward_begins(self) -> None:
         """Detect whether the gradients were cleared; for loops whose losses are known after the backward pass."""
         window, states = self._components.window, self._components.optimizers.states
+        if self._components.is_distributed:
+            self._steps.missing.pass_begins()
         window.passes.begins(states)
         if len(states) == 1:
             window.look_for_changes(states[0].optimizer, states[0].parameters())
@@ -146,6 +150,8 @@ class Batches:
         """Measure the gradients, if all micro-batches are accumulated and nothing changes them before the step."""
         components, batch = self._components, self._batch
         components.window.passes.ended(components.optimizers.states)
+        if components.is_distributed:
+            self._steps.missing.pass_ended()
         batch.last_backward = batch.index, components.inputs.current
         if self._is_unannounced and batch.measures_modules:  # a further micro-batch may follow
             components.module_gradients.pass_ended()

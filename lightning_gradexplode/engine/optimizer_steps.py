@@ -21,6 +21,7 @@ from lightning_gradexplode.engine.deferred_steps import DeferredSteps
 from lightning_gradexplode.engine.failure import CallGuard, never_fatal
 from lightning_gradexplode.engine.gradient_measurement import GradientMeasurement
 from lightning_gradexplode.engine.left_out import LeftOutSteps
+from lightning_gradexplode.engine.missing_steps import MissingSteps
 from lightning_gradexplode.engine.step import Phase, Step
 from lightning_gradexplode.records import LEFT_OUT
 from lightning_gradexplode.records.log import logger
@@ -49,6 +50,7 @@ class OptimizerSteps:
     Attributes:
         open: The step in progress, from its measurement until the next step or the end of its batch; None without one,
             and for calm steps, of which `CalmSteps` has its own.
+        missing: The steps that this process leaves out and others make.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class OptimizerSteps:
     ) -> None:
         self.open: Step | None = None
         self.guard = guard
+        self.missing = MissingSteps(components)
         self._components = components
         self._measurement = measurement
         self._decisions = decisions
@@ -108,6 +111,8 @@ class OptimizerSteps:
         state = components.optimizers.state_of(optimizer)
         if state is None:
             return
+        if components.is_distributed:
+            self.missing.step_begins()
         self._announced = state.optimizer
         calm = components.calm_steps.open
         if calm is not None and self._inside_step and calm.state is state:

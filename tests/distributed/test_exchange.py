@@ -75,6 +75,26 @@ def test_notes_of_all_processes_arrive(has_loss: bool) -> None:
     assert exchange.finish(gathered.numpy(), 0).notes == (2**40 + 1, 5)
 
 
+def test_a_step_that_is_left_out_elsewhere_is_heard() -> None:
+    """The processes that make the step and the one that leaves it out end their exchanges, with its rank and loss."""
+    left_out = RecordedProcesses(sent_by(1.0))
+    with pytest.raises(ProcessFailedError, match="rank 1 leaves out the optimizer step of its batch 7, with a loss of"):
+        StepExchange(left_out).report_missing_step(math.nan, 7)
+    with pytest.raises(ProcessFailedError, match="rank 0 leaves out the optimizer step of its batch 7, with a loss of"):
+        StepExchange(RecordedProcesses(left_out.sent[0])).exchange(1.0, 7, True, np.zeros(0))
+
+
+def test_a_step_that_all_processes_leave_out_is_no_failure() -> None:
+    """Each of them reports it, and the exchange of the next step is the usual one."""
+    left_out = RecordedProcesses(sent_by(1.0))
+    with pytest.raises(ProcessFailedError):
+        StepExchange(left_out).report_missing_step(None, 7)
+    exchange = StepExchange(RecordedProcesses(left_out.sent[0]))
+    exchange.report_missing_step(None, 7)
+    exchange.world = RecordedProcesses(sent_by(3.0))
+    assert exchange.exchange(1.0, 8, True, np.zeros(0)).loss.value == 2.0
+
+
 def test_a_failure_elsewhere_is_heard() -> None:
     """A process whose monitor has failed says so in the others' next exchange, which ends theirs as well."""
     elsewhere = RecordedProcesses(np.zeros(6))

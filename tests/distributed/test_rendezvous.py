@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_gradexplode.distributed import rendezvous
+from lightning_gradexplode.distributed import process_group, rendezvous
 from lightning_gradexplode.distributed.process_group import Alone, ConnectedProcesses, ProcessFailedError
 from lightning_gradexplode.distributed.rendezvous import fingerprint, meet
 
@@ -142,3 +142,25 @@ def test_a_process_that_ends_leaves_no_other_waiting() -> None:
     with pytest.raises(ProcessFailedError, match="has ended"):
         second.gather_tensor(ones)
     first.close()
+
+
+def test_a_long_wait_for_another_process_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The wait goes on after that, and its result is what the other one sends."""
+    monkeypatch.setattr(process_group, "SECONDS_TO_LOG", 0.05)
+    store = distributed.HashStore()
+
+    def connect(rank: int) -> ConnectedProcesses:
+        return ConnectedProcesses(2, distributed.ProcessGroupGloo(store, rank, 2, timedelta(seconds=60)))
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(connect, range(2))
+        for _ in range(2):
+            waits = threads.submit(first.gather_tensor, torch.ones(1, dtype=torch.float64))
+            time.sleep(0.2)
+            assert second.gather_tensor(torch.zeros(1, dtype=torch.float64)).tolist() == [1.0, 0.0]
+            assert waits.result(timeout=60).tolist() == [1.0, 0.0]
+    assert [record.getMessage() for record in caplog.records] == [process_group.WAITING % (0.05, 1800)]
+    first.close()
+    second.close()

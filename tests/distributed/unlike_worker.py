@@ -210,6 +210,45 @@ def begun_in_another_order() -> Found:
     return {"errors": errors, "failed": any(watch.failed for watch in watches.values())}
 
 
+def left_out_where_the_loss_is_nan() -> Found:
+    """The second process leaves out a step, and its next backward pass waits for the first one, which made it."""
+    module = DistributedDataParallel(network())
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
+    losses = []
+    with Lines() as log, GradientWatch(module, optimizer, report=False) as watch:
+        for step in range(5):
+            optimizer.zero_grad()
+            values = batch(step)
+            if step == 2 and dist.get_rank() == 1:
+                values[0, 0] = torch.nan
+            loss = module(values).square().mean()
+            watch.loss(loss)
+            loss.backward()
+            if torch.isfinite(loss):
+                optimizer.step()
+            losses.append(loss)
+        is_off = watch.failed
+    is_said = any("rank 1 leaves out the optimizer step of its batch 2, with a loss of nan" in one for one in log.lines)
+    return found(None, [], not is_off, not is_said, len(losses) != 5)
+
+
+def left_out_on_all_processes() -> Found:
+    """A step that all processes leave out is none, and those after it are measured."""
+    module = DistributedDataParallel(network())
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
+    norms = []
+    with GradientWatch(module, optimizer, report=False) as watch:
+        for step in range(5):
+            optimizer.zero_grad()
+            loss = module(batch(step)).square().mean()
+            watch.loss(loss)
+            loss.backward()
+            if step != 2:
+                optimizer.step()
+                norms.append(None if watch.last is None else watch.last.grad_norm)
+    return found(watch, [], len(set(norms)) != 4)
+
+
 def broken_at_once() -> Found:
     """The first measurement of shards fails on one process; the monitor of both is off, and both train on."""
     module = sharded(network())
