@@ -212,16 +212,12 @@ class GradientSpread:
     Args:
         step: The step.
         logs: Decimal logarithms of the middles of the bins, shape ``(bins,)``.
-        shares: Share of all elements in each bin, shape ``(bins,)``.
-        zero: Share of elements that are zero.
-        nonfinite: Number of elements that are NaN or infinite.
+        shares: Share of all elements in each bin, shape ``(bins,)``; zeros and non-finite ones are in none.
     """
 
     step: int
     logs: FloatArray
     shares: FloatArray
-    zero: float
-    nonfinite: int
 
 
 def gradient_spread(step: int, histogram: Histogram) -> GradientSpread:
@@ -234,8 +230,7 @@ def gradient_spread(step: int, histogram: Histogram) -> GradientSpread:
     if len(counts):
         counts = np.pad(counts, 1)
         edges = np.concatenate([[2 * edges[0] - edges[1]], edges, [2 * edges[-1] - edges[-2]]])
-    zero = 1 - (int(counts.sum()) + histogram.nonfinite) / total if histogram.finite else 0.0
-    return GradientSpread(step, (edges[:-1] + edges[1:]) / 2, counts / total, zero, histogram.nonfinite)
+    return GradientSpread(step, (edges[:-1] + edges[1:]) / 2, counts / total)
 
 
 def layer_gains(content: ReportContent) -> list[tuple[str, float]]:

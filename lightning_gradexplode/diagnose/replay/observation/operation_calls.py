@@ -43,13 +43,9 @@ def read(func: Any, args: Sequence[Any], kwargs: Any) -> list[Tensor]:
     return [one for one in taken if id(one) not in updated]
 
 
+@lru_cache(maxsize=4096)
 def is_view(func: Any) -> bool:
     """Return whether an operation returns views of its arguments and computes nothing."""
-    return _is_view(func)
-
-
-@lru_cache(maxsize=4096)
-def _is_view(func: Any) -> bool:
     returns = func._schema.returns
     return bool(returns) and all(one.alias_info is not None and not one.alias_info.is_write for one in returns)
 
