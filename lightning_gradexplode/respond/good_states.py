@@ -61,6 +61,8 @@ class GoodStates:
             return False
         if run.severity >= Severity.WARNING:
             return False
+        for state in [*self._good, *self._unproven]:
+            state.add_loss(None if run.record is None else run.record.loss)
         for state in self._unproven:
             state.healthy_steps += 1
         self._copy_if_due(run)
@@ -109,6 +111,11 @@ class GoodStates:
     def name(self) -> str:
         """A description of the last good state."""
         return "at the start of the fit" if not self._good or self.step < 0 else f"after step {self.step}"
+
+    @property
+    def losses(self) -> list[float]:
+        """The first losses of healthy steps after the last good state was copied."""
+        return [*self._good[-1].losses] if self._good else []
 
     def find(self, run: ResponseContext) -> bool:
         """Drop the good states that no longer fit the run; return whether one is left. A collective call."""

@@ -15,9 +15,13 @@ from lightning_gradexplode.records.state import Stateful
 from lightning_gradexplode.respond.base import Response, ResponseContext
 from lightning_gradexplode.respond.good_states import GoodStates
 from lightning_gradexplode.respond.rate_limit import RateLimit
+from lightning_gradexplode.respond.restored_losses import RestoredLosses
 
 _PATIENCE = 20
 """Maximum number of consecutive updates that are held back before the first update after a state was restored."""
+
+_SIGNS_OF_THE_LOSS = ("diverging-loss", "gradient-growth")
+"""Signs of explosions that are over once the loss has decreased."""
 
 
 class Rollback(Stateful, Response):
@@ -29,6 +33,10 @@ class Rollback(Stateful, Response):
     good; the one at the start of a resumed fit only after `margin` healthy steps. The position in the data is not
     restored, so that the bad batches are not used again. A state that no longer fits the run (a model with new layers)
     is dropped.
+
+    The first losses after a state is restored are compared with those after it was copied. If they are far higher, and
+    not half of those that failed, the data or the objective has changed: all states are dropped, and no rollback
+    follows until a new one is good.
 
     If another rollback follows before a new state is good, an older state is restored, if one is kept, and the learning
     rate is multiplied by `learning_rate_factor` one time more than at the previous rollback. After `most_in_a_row`
@@ -96,7 +104,9 @@ class Rollback(Stateful, Response):
         self._in_a_row = 0
         self._held_back = 0
         self._has_updates = False
+        self._last_step = -1
         self._pending_cause = ""  # sign and place of the finding that a rollback is due for
+        self._losses = RestoredLosses()
 
     def started(self, run: ResponseContext) -> None:
         """Copy the state that the fit starts with."""
@@ -105,10 +115,13 @@ class Rollback(Stateful, Response):
 
     def respond(self, findings: Sequence[Finding], run: ResponseContext) -> bool:
         """Hold back the update; at the end of the batch the last good state is restored if one is due."""
+        self._add_loss(run, 1)
         if not self._pending_cause and self._can_wait(findings, run):
             why = f"updates are held back because of {run.cause}: none was taken since the state {self._states.name}"
             run.log_action("rollback-waits", why, once=True)
             run.hold_back_update()
+            return True
+        if not self._pending_cause and self._recovers(findings, run):
             return True
         if not self._pending_cause:
             refusal = self._refusal(run)
@@ -131,6 +144,14 @@ class Rollback(Stateful, Response):
         self._held_back += 1
         return self._held_back <= _PATIENCE
 
+    def _recovers(self, findings: Sequence[Finding], run: ResponseContext) -> bool:
+        """Return whether a clip policy that changes the learning rate has already halved the rise of the loss."""
+        if run.memory is None or all(size is None for size in run.memory.largest_step_sizes()):
+            return False
+        if any(finding.sign not in _SIGNS_OF_THE_LOSS for finding in findings):
+            return False
+        return self._losses.has_fallen(self._states.losses)
+
     def _refusal(self, run: ResponseContext) -> str | None:
         if self._budget.is_used_up:
             return f"giving up after {self._budget.used} rollbacks"
@@ -145,6 +166,7 @@ class Rollback(Stateful, Response):
     def batch_ended(self, run: ResponseContext) -> None:
         """Restore a state if a rollback is due, else copy the state if that is due."""
         if not self._pending_cause:
+            self._add_loss(run, 2)
             if run.record is None or run.record.update_taken is not False:
                 self._has_updates, self._held_back = True, 0
             if self._states.batch_ended(run):
@@ -157,6 +179,7 @@ class Rollback(Stateful, Response):
         self._in_a_row += 1
         why, self._pending_cause, self._has_updates = self._pending_cause, "", False
         sizes = [] if run.memory is None else run.memory.largest_step_sizes()
+        self._losses.restored(self._states.losses)
         kept = self._restore(run)
         but = f"; not restored: {', '.join(kept)}" if kept else ""
         run.log_action(
@@ -164,6 +187,26 @@ class Rollback(Stateful, Response):
             f"the run is restored to its state {self._states.name} because of {why}, with {self._reduce(run, sizes)} "
             f"(rollback {self._budget}){but}",
         )
+
+    def _add_loss(self, run: ResponseContext, least: int) -> None:
+        """Add the loss of a step, and drop all states if the one that was restored does not fit the run any more.
+
+        Args:
+            run: The run.
+            least: Number of losses after the state was restored from which on it is judged.
+        """
+        if run.step == self._last_step:
+            return  # the response has been called at this step
+        self._last_step = run.step
+        self._losses.add(None if run.record is None else run.record.loss)
+        misfit = self._losses.misfit(least)
+        if misfit:
+            run.log_action(
+                "states-dropped",
+                f"the restored state does not fit the data or the objective of the run any more: {misfit}; no rollback "
+                "until a new state is good",
+            )
+            self._states.clear()
 
     def _reduce(self, run: ResponseContext, sizes: Sequence[float | None]) -> str:
         """Reduce the learning rate below the one that has failed, and return a description of the new one.

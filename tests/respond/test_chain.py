@@ -158,7 +158,10 @@ def test_states_of_0_1_0_load() -> None:
         [SkipStep(), ReduceLearningRate(), Rollback(), SaveCheckpoint(), WeightPenalty(), StopTraining()]
     )
     fresh = chain.load_state_dict({"place": 1, "calm": 3, "responses": old})
-    newer = [f"Rollback.{name}" for name in ("_highest_rate", "_first_cut", "_held_back", "_has_updates")]
+    newer = [
+        f"Rollback.{name}"
+        for name in ("_highest_rate", "_first_cut", "_held_back", "_has_updates", "_last_step", "_losses")
+    ]
     newer += ["SkipStep._calm", "SkipStep._is_of_batch"]
     assert sorted(fresh) == sorted(["Rollback._states", *newer, "SaveCheckpoint._states"])  # not saved then
     assert chain.state_dict()["place"] == 1

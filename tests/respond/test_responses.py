@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -231,3 +232,64 @@ def test_a_rollback_limits_the_size_that_a_clip_policy_has_taken_and_not_the_sch
     assert sizes.limits == [0.2, None]
     assert response.scalars() == {"rollbacks": 1.0, "rollback_rate_factor": 1.0}
     assert "learning rates of at most 0.2" in run.action_log.attempts[-1].detail
+
+
+def lossy(loss: float, step: int, severity: int = 0, memory: Any = None) -> ResponseContext:
+    """Build what a response gets at a step with a loss."""
+    run = context(step=step, severity=severity, memory=memory)
+    assert run.record is not None
+    run.record = replace(run.record, loss=loss)
+    return run
+
+
+def explode(
+    response: Rollback, step: int, loss: float, sign: str = "diverging-loss", memory: Any = None
+) -> bool | None:
+    """Call a response at a step with a critical finding, and return whether it acted."""
+    run = lossy(loss, step, Severity.CRITICAL, memory)
+    acted = response.respond([finding(sign, step)], run)
+    response.batch_ended(run)
+    return acted
+
+
+def test_states_from_before_a_change_of_the_data_are_dropped_and_later_ones_are_used() -> None:
+    """The restored weights had a loss of 1, and have one of 90 on the new data: rollbacks to them are of no use."""
+    response = Rollback(every_n_steps=5, margin=5)
+    response.started(context(last_step=-1))
+    for step in range(20):
+        response.batch_ended(lossy(1.0 + 0.1 * (step % 3), step))
+    assert explode(response, 20, 80.0)
+    assert response.scalars()["rollbacks"] == 1.0
+    response.batch_ended(lossy(90.0, 21))
+    response.batch_ended(lossy(95.0, 22))
+    assert explode(response, 23, 99.0) is False
+    assert response.scalars()["rollbacks"] == 1.0
+    for step in range(24, 40):
+        response.batch_ended(lossy(20.0, step))
+    assert explode(response, 40, 900.0)
+    assert response.scalars()["rollbacks"] == 2.0
+
+
+def test_no_rollback_while_a_clip_policy_has_halved_the_rise_of_the_loss() -> None:
+    """The run recovers from a failure; it is restored once the loss rises again."""
+    response, sizes = Rollback(), Sizes()
+    response.started(context(memory=sizes, last_step=-1))
+    for step in range(10):
+        response.batch_ended(lossy(1.0, step, memory=sizes))
+    for step, loss in enumerate([100.0, 240.0, 90.0, 60.0, 50.0], 10):
+        response.batch_ended(lossy(loss, step, Severity.WARNING, sizes))
+    assert explode(response, 15, 52.0, memory=sizes)
+    assert response.scalars()["rollbacks"] == 0.0
+    assert explode(response, 16, 52.0, sign="weight-growth", memory=sizes)
+    assert response.scalars()["rollbacks"] == 1.0
+
+
+@pytest.mark.parametrize(("loss", "memory"), [(300.0, Sizes()), (52.0, None)], ids=["rises again", "no such policy"])
+def test_a_rollback_follows_if_the_loss_does_not_recover_or_nothing_makes_it(loss: float, memory: Any) -> None:
+    """Without a policy that changes the learning rate the loss falls by chance."""
+    response = Rollback()
+    response.started(context(memory=memory, last_step=-1))
+    for step, earlier in enumerate([1.0] * 10 + [240.0, 90.0, loss, loss]):
+        response.batch_ended(lossy(earlier, step, Severity.WARNING if earlier > 1.0 else 0, memory))
+    assert explode(response, 14, loss, memory=memory)
+    assert response.scalars()["rollbacks"] == 1.0
