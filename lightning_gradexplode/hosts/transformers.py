@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 
 from lightning_gradexplode.arguments import Arguments, MonitorArguments, takes_monitor_arguments
 from lightning_gradexplode.engine.failure import MONITOR_FAILED_AT_START, MONITOR_IS_OFF
+from lightning_gradexplode.hosts.accelerator_losses import AcceleratorLosses
 from lightning_gradexplode.hosts.results import StepEventsResults
 from lightning_gradexplode.hosts.step_events import StepEvents
 from lightning_gradexplode.hosts.transformers_loop import TransformersLoop, loss_in, tensors_in
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 UNKNOWN_LOSS = (
-    "the loss is computed outside of the model and is not known; in a compute_loss of your own, call loss() of the "
-    "callback with it"
+    "the loss is neither in the result of the model nor given to Accelerator.backward(), and is not known; call loss() "
+    "of the callback with it in a compute_loss of your own"
 )
 
 STATE = "gradexplode"
@@ -33,7 +34,8 @@ class GradientExplosionTrainerCallback(StepEventsResults, TrainerCallback):  # t
     """Measure, report, explain and remedy explosions in a run of ``transformers.Trainer``.
 
     Gradients are measured at the end of the backward pass of the last micro-batch, before ``max_grad_norm``, unscaled.
-    The loss is the loss that the model returns, divided as the Trainer divides it. Steps are numbered like
+    The loss is the loss that the model returns, divided as the Trainer divides it. If the model returns none, as with a
+    ``compute_loss`` of your own, it is the one whose backward pass the Trainer begins. Steps are numbered like
     ``global_step``, from 1. Scalars and histograms go to TensorBoard and W&B if ``report_to`` names them, else to
     ``gradexplode.csv`` in ``output_dir``; ``gradexplode/grad_norm``, ``gradexplode/update_ratio`` and
     ``gradexplode/severity`` are in ``state.log_history`` too. Reports are written to ``gradexplode`` in ``output_dir``.
@@ -58,16 +60,17 @@ class GradientExplosionTrainerCallback(StepEventsResults, TrainerCallback):  # t
         self._loggers = loggers
         self._loop: TransformersLoop | None = None
         self._hooks: list[Any] = []
-        self._own_loss = False
+        self._losses: AcceleratorLosses | None = None
+        self._has_own_loss = self._model_has_loss = False
 
     def loss(self, loss: Tensor) -> None:
-        """Record the loss that your own ``compute_loss`` is about to return.
+        """Record the loss that your own ``compute_loss`` is about to return, if it is not the one of the backward pass.
 
         Args:
             loss: The loss.
         """
         if self._events is not None and loss.requires_grad:
-            self._own_loss, value = True, loss.detach()
+            self._has_own_loss, value = True, loss.detach()
             self._events.expect_backward([loss], lambda _, gradient: self._counted(value * gradient))
 
     # The Trainer's events, in the order of a run.
@@ -87,6 +90,7 @@ class GradientExplosionTrainerCallback(StepEventsResults, TrainerCallback):  # t
             return
         saved = (state.stateful_callbacks or {}).get(STATE, {})
         self._loop, self._events = loop, StepEvents(self.arguments, loop, saved, self._abort)
+        self._losses = AcceleratorLosses(optimizer, self._backward_begins)
         self._hooks = [
             model.register_forward_pre_hook(_Hook(self._forward_begins), with_kwargs=True),
             model.register_forward_hook(_Hook(self._forward_ended)),
@@ -130,6 +134,8 @@ class GradientExplosionTrainerCallback(StepEventsResults, TrainerCallback):  # t
         self._close()
 
     def _close(self) -> None:
+        if self._losses is not None:
+            self._losses.close()
         hooks, self._hooks = self._hooks, []
         for hook in hooks:
             hook.remove()
@@ -142,7 +148,7 @@ class GradientExplosionTrainerCallback(StepEventsResults, TrainerCallback):  # t
 
     def _forward_begins(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if model.training and torch.is_grad_enabled() and self._events is not None:
-            self._own_loss = False
+            self._has_own_loss = self._model_has_loss = False
             if args:
                 return
             # The number of items divides a sum over all micro-batches; one batch alone is computed again as a mean.
@@ -152,15 +158,20 @@ class GradientExplosionTrainerCallback(StepEventsResults, TrainerCallback):  # t
         if not model.training or not torch.is_grad_enabled() or self._events is None:
             return
         loss, tensors = loss_in(output), tensors_in(output)
+        self._model_has_loss = loss is not None and loss.requires_grad
         # Hooks that referred to the tensors themselves would keep them, and their graph, for ever.
         values = [one.detach() if one is loss else None for one in tensors]
 
         def contribution(index: int, gradient: Tensor) -> Tensor | None:
             # The Trainer's own loss, and so its gradient here, is this one divided, and scaled by a gradient scaler.
-            value = None if self._own_loss else values[index]
+            value = None if self._has_own_loss else values[index]
             return None if value is None else self._counted(value * gradient)
 
         self._events.expect_backward(tensors, contribution)
+
+    def _backward_begins(self, loss: Tensor) -> None:
+        if not self._has_own_loss and not self._model_has_loss and self._events is not None and loss.numel() == 1:
+            self.loss(loss)
 
     def _counted(self, loss: Tensor) -> Tensor:
         if self._loop is not None:

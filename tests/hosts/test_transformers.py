@@ -25,6 +25,7 @@ from tests.torch_versions import needs_graph_values
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
+import accelerate
 import transformers
 
 from lightning_gradexplode.hosts.transformers import GradientExplosionTrainerCallback
@@ -262,7 +263,7 @@ def test_a_resumed_run_decides_as_one_that_was_never_stopped(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("announced", [False, True])
 def test_a_loss_of_ones_own(announced: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A loss that is computed from the logits: the norm is exact, and the loss known once the callback is given it."""
+    """A loss that is computed from the logits: norm and loss are those of the Trainer, also if it is announced."""
     monitor = GradientExplosionTrainerCallback(report=False)
 
     class Own(transformers.Trainer):  # type: ignore[misc]
@@ -277,8 +278,34 @@ def test_a_loss_of_ones_own(announced: bool, tmp_path: Path, caplog: pytest.LogC
     assert [norm for _, norm, _ in probe.recorded] == pytest.approx(probe.truths, rel=1e-9)
     logged = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     losses = [loss for _, _, loss in probe.recorded]
-    assert losses == (pytest.approx(logged, rel=1e-4, abs=ROUNDING) if announced else [None] * 8)
-    assert len([one for one in caplog.messages if "call loss()" in one]) == (0 if announced else 1)
+    assert losses == pytest.approx(logged, rel=1e-4, abs=ROUNDING)
+    assert not [one for one in caplog.messages if "is not known" in one]
+
+
+@pytest.mark.parametrize("how", ["label smoothing", "compute_loss_func"])
+def test_the_loss_is_known_where_the_trainer_computes_it(how: str, tmp_path: Path) -> None:
+    """With label smoothing, or by a function of the user's; in two micro-batches each."""
+
+    def by_logits(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+        total: Tensor = nn.functional.cross_entropy(outputs["logits"].flatten(0, 1), labels.flatten(), reduction="sum")
+        return total / float(num_items_in_batch)
+
+    class Function(transformers.Trainer):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, compute_loss_func=by_logits, **kwargs)
+
+    monitor = GradientExplosionTrainerCallback(report=False)
+    settings: dict[str, Any] = {"label_smoothing_factor": 0.1} if how == "label smoothing" else {"kind": Function}
+    _, probe, trainer = train(tmp_path, monitor, gradient_accumulation_steps=2, **settings)
+    logged = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert [loss for _, _, loss in probe.recorded] == pytest.approx(logged, rel=1e-4, abs=ROUNDING)
+
+
+def test_accelerate_is_as_before_after_a_run(tmp_path: Path) -> None:
+    """Its method is replaced while the Trainer trains."""
+    original = accelerate.Accelerator.backward
+    train(tmp_path, GradientExplosionTrainerCallback(report=False))
+    assert accelerate.Accelerator.backward is original
 
 
 @needs_graph_values
@@ -291,9 +318,7 @@ def test_the_cause_is_found_in_a_loss_of_ones_own(tmp_path: Path) -> None:
     class Own(transformers.Trainer):  # type: ignore[misc]
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             result = model(inputs["input_ids"]).logits.mean((1, 2))
-            loss = torch.nn.functional.mse_loss(result, targets.pop(0)[: len(result)])
-            monitor.loss(loss)
-            return loss
+            return torch.nn.functional.mse_loss(result, targets.pop(0)[: len(result)])
 
     train(tmp_path, monitor, kind=Own)
     diagnosis = monitor.diagnosis()
