@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 UNKNOWN_LOSS = (
-    "the loss is neither in the result of the model nor given to Accelerator.backward(), and is not known; call loss() "
+    "the loss is neither given to Accelerator.backward() nor in the result of the model, and is not known; call loss() "
     "of the callback with it in a compute_loss of your own"
 )
 
@@ -34,11 +34,11 @@ class GradientExplosionTrainerCallback(StepEventsResults, TrainerCallback):  # t
     """Measure, report, explain and remedy explosions in a run of ``transformers.Trainer``.
 
     Gradients are measured at the end of the backward pass of the last micro-batch, before ``max_grad_norm``, unscaled.
-    The loss is the loss that the model returns, divided as the Trainer divides it. If the model returns none, as with a
-    ``compute_loss`` of your own, it is the one whose backward pass the Trainer begins. Steps are numbered like
-    ``global_step``, from 1. Scalars and histograms go to TensorBoard and W&B if ``report_to`` names them, else to
-    ``gradexplode.csv`` in ``output_dir``; ``gradexplode/grad_norm``, ``gradexplode/update_ratio`` and
-    ``gradexplode/severity`` are in ``state.log_history`` too. Reports are written to ``gradexplode`` in ``output_dir``.
+    The loss is the one whose backward pass the Trainer begins, as its log has it, whether the model or a
+    ``compute_loss`` of your own computes it. Steps are numbered like ``global_step``, from 1. Scalars and histograms go
+    to TensorBoard and W&B if ``report_to`` names them, else to ``gradexplode.csv`` in ``output_dir``;
+    ``gradexplode/grad_norm``, ``gradexplode/update_ratio`` and ``gradexplode/severity`` are in ``state.log_history``
+    too. Reports are written to ``gradexplode`` in ``output_dir``.
 
     Args:
         loggers: See `GradientWatch`; replaces the loggers that ``report_to`` names.
@@ -61,10 +61,10 @@ class GradientExplosionTrainerCallback(StepEventsResults, TrainerCallback):  # t
         self._loop: TransformersLoop | None = None
         self._hooks: list[Any] = []
         self._losses: AcceleratorLosses | None = None
-        self._has_own_loss = self._model_has_loss = False
+        self._has_own_loss = False
 
     def loss(self, loss: Tensor) -> None:
-        """Record the loss that your own ``compute_loss`` is about to return, if it is not the one of the backward pass.
+        """Record another loss than the one whose backward pass the Trainer begins. Call it in your ``compute_loss``.
 
         Args:
             loss: The loss.
@@ -148,7 +148,7 @@ class GradientExplosionTrainerCallback(StepEventsResults, TrainerCallback):  # t
 
     def _forward_begins(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if model.training and torch.is_grad_enabled() and self._events is not None:
-            self._has_own_loss = self._model_has_loss = False
+            self._has_own_loss = False
             if args:
                 return
             # The number of items divides a sum over all micro-batches; one batch alone is computed again as a mean.
@@ -158,19 +158,24 @@ class GradientExplosionTrainerCallback(StepEventsResults, TrainerCallback):  # t
         if not model.training or not torch.is_grad_enabled() or self._events is None:
             return
         loss, tensors = loss_in(output), tensors_in(output)
-        self._model_has_loss = loss is not None and loss.requires_grad
         # Hooks that referred to the tensors themselves would keep them, and their graph, for ever.
         values = [one.detach() if one is loss else None for one in tensors]
 
         def contribution(index: int, gradient: Tensor) -> Tensor | None:
-            # The Trainer's own loss, and so its gradient here, is this one divided, and scaled by a gradient scaler.
-            value = None if self._has_own_loss else values[index]
-            return None if value is None else self._counted(value * gradient)
+            value = values[index]
+            if value is None:
+                return None
+            if self._loop is not None:
+                self._loop.trains_loss_of_model = True
+            # Without Accelerator.backward. The loss of the pass is this one divided, and scaled by a gradient scaler.
+            return None if self._has_own_loss else self._counted(value * gradient)
 
         self._events.expect_backward(tensors, contribution)
 
     def _backward_begins(self, loss: Tensor) -> None:
-        if not self._has_own_loss and not self._model_has_loss and self._events is not None and loss.numel() == 1:
+        if self._loop is not None:
+            self._loop.trains_loss_of_model = False  # until the pass reaches it
+        if not self._has_own_loss and loss.numel() == 1:
             self.loss(loss)
 
     def _counted(self, loss: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ class TransformersLoop(TorchLoop):
     Attributes:
         losses: Number of losses that were computed for the coming step.
         metrics: The latest values for the Trainer's own logs.
+        trains_loss_of_model: Whether the last backward pass went through the loss that the model returns.
     """
 
     late_measurement = (
@@ -54,6 +55,7 @@ class TransformersLoop(TorchLoop):
         super().__init__(model, [optimizer], written, folder, getattr(optimizer, "scaler", None), None)
         self._args, self._state, self._scheduler = args, state, scheduler
         self.losses = 0
+        self.trains_loss_of_model = True
         self.metrics: dict[str, float] = {}
 
     @property
@@ -115,8 +117,8 @@ class TransformersLoop(TorchLoop):
 
     @property
     def can_replay(self) -> bool:
-        """Whether the batch is known."""
-        return self.batch_is_known
+        """Whether the batch is known, and the loss is that of the model, which a copy of it can compute."""
+        return self.batch_is_known and self.trains_loss_of_model
 
     def replay_loss(self, copy: Any, batch: Any, batch_idx: int) -> Any:
         """Call the copy with the batch, without Accelerate's wrapper around the original's ``forward``."""

@@ -326,6 +326,21 @@ def test_the_cause_is_found_in_a_loss_of_ones_own(tmp_path: Path) -> None:
     assert (diagnosis.causes[0].kind, diagnosis.causes[0].where) == ("nonfinite-target", "target of mse_loss, row 1")
 
 
+def test_a_loss_that_the_model_computes_beside_the_one_that_is_trained_is_no_evidence(tmp_path: Path) -> None:
+    """The model gets the labels, and the loss is one of preferences, as in trainers of other packages."""
+
+    class Preferences(transformers.Trainer):  # type: ignore[misc]
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            scores = model(**inputs).logits.log_softmax(-1).gather(-1, inputs["labels"][..., None]).sum((1, 2))
+            return -nn.functional.logsigmoid(scores[::2] - scores[1::2]).mean()
+
+    monitor = GradientExplosionTrainerCallback(report=False)
+    train(tmp_path, monitor, kind=Preferences, learning_rate=1.0, max_grad_norm=0.0, max_steps=20)
+    diagnosis = monitor.diagnosis()
+    assert diagnosis is not None
+    assert diagnosis.causes[0].kind == "learning-rate"
+
+
 @pytest.mark.parametrize("announced", [False, True])
 def test_no_output_outlives_its_step(announced: bool, tmp_path: Path) -> None:
     """The hooks of a model's outputs and of a loss do not keep them, and with them the graphs of their steps."""

@@ -20,7 +20,7 @@ from lightning_gradexplode.diagnose.curves import (
 )
 from lightning_gradexplode.diagnose.first_update import FAILS_WITHIN, first_update_ratio
 from lightning_gradexplode.diagnose.layers import is_trained
-from lightning_gradexplode.diagnose.optimizers import is_of_torch, keeps_state, numbers_of
+from lightning_gradexplode.diagnose.optimizers import is_of_torch, keeps_state, numbers_of, usual_rate
 from lightning_gradexplode.diagnose.remedies.loop_code import code_of
 from lightning_gradexplode.diagnose.trends import trend
 from lightning_gradexplode.records import Cause, Evidence, OptimizerFacts
@@ -142,7 +142,13 @@ def _fresh_on_trained_weights(evidence: Evidence) -> Iterator[Cause]:
         ]
         if ratio is not None:
             sentences.append(f"The first update changed the weights by {ratio:.3g} times their norm.")
-        yield fresh_state(evidence, one, sentences, 0.85)
+        # With a rate with which most networks fail, the first updates are too large whatever the state is.
+        yield fresh_state(evidence, one, sentences, 0.4 if _has_unusual_rate(evidence) else 0.85)
+
+
+def _has_unusual_rate(evidence: Evidence) -> bool:
+    rate, usual = remedies.learning_rate(evidence), usual_rate(evidence.run)
+    return rate is not None and usual is not None and rate > usual[1]
 
 
 def _of_other_gradients(evidence: Evidence) -> Iterator[Cause]:

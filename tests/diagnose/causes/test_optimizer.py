@@ -167,3 +167,17 @@ def test_an_epsilon_is_small_for_optimizers_that_divide_by_it(kind: str, is_name
     settings = {"lr": 1.0, "eps": 1e-16}
     cause = optimizer_state(diverged(run=run(optimizers=(OptimizerFacts(kind, (settings,)),))))
     assert (cause is not None and any("`eps=1e-16`" in one for one in cause.evidence)) is is_named
+
+
+@pytest.mark.parametrize(("rate", "confidence"), [(0.001, 0.85), (1.0, 0.4)])
+def test_a_rate_with_which_most_networks_fail_explains_the_first_updates_of_a_resumed_run(
+    rate: float, confidence: float
+) -> None:
+    """They are too large whether the averages of Adam were restored or not."""
+    values = {name: one[:7] for name, one in growing(rate=rate).items()}
+    facts = run(first_step=1000, is_resumed=True, optimizers=(OptimizerFacts("Adam", ({**ADAM, "lr": rate},)),))
+    found = (finding("diverging-loss", 1003),)
+    cause = optimizer_state(Evidence(1000, 1006, found, facts, (history(values, first_step=1000),)))
+    assert cause is not None
+    assert "empty state of Adam" in cause.evidence[0]
+    assert cause.confidence == confidence
