@@ -104,7 +104,7 @@ GROWTH: dict[str, tuple[str, Evidence]] = {
             1006,
             (finding("diverging-loss", 1003),),
             run(first_step=1000, is_resumed=True, optimizers=(OptimizerFacts("Adam", ({"lr": 1e-3},)),)),
-            (history({name: one[:7] for name, one in growing().items()}, first_step=1000),),
+            (history({name: one[:7] for name, one in growing(rate=1e-3).items()}, first_step=1000),),
         ),
     ),
     "an epsilon of zero": (

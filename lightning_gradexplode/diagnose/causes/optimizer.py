@@ -142,13 +142,13 @@ def _fresh_on_trained_weights(evidence: Evidence) -> Iterator[Cause]:
         ]
         if ratio is not None:
             sentences.append(f"The first update changed the weights by {ratio:.3g} times their norm.")
-        # With a rate with which most networks fail, the first updates are too large whatever the state is.
-        yield fresh_state(evidence, one, sentences, 0.4 if _has_unusual_rate(evidence) else 0.85)
+        # With a rate far above the usual ones, the first updates are too large whatever the state is.
+        yield fresh_state(evidence, one, sentences, 0.4 if _has_far_too_high_rate(evidence) else 0.85)
 
 
-def _has_unusual_rate(evidence: Evidence) -> bool:
+def _has_far_too_high_rate(evidence: Evidence) -> bool:
     rate, usual = remedies.learning_rate(evidence), usual_rate(evidence.run)
-    return rate is not None and usual is not None and rate > usual[1]
+    return rate is not None and usual is not None and rate > 10 * usual[1]
 
 
 def _of_other_gradients(evidence: Evidence) -> Iterator[Cause]:

@@ -170,7 +170,7 @@ def test_an_epsilon_is_small_for_optimizers_that_divide_by_it(kind: str, is_name
 
 
 @pytest.mark.parametrize(("rate", "confidence"), [(0.001, 0.85), (1.0, 0.4)])
-def test_a_rate_with_which_most_networks_fail_explains_the_first_updates_of_a_resumed_run(
+def test_a_rate_far_above_the_usual_ones_explains_the_first_updates_of_a_resumed_run(
     rate: float, confidence: float
 ) -> None:
     """They are too large whether the averages of Adam were restored or not."""
