@@ -33,6 +33,7 @@ from benchmarks.diagnosis import (
     twentieth,
     twentyfirst,
     twentysecond,
+    twentythird,
 )
 from benchmarks.diagnosis.case import Case
 
@@ -60,6 +61,7 @@ Half = Literal[
     "twentieth",
     "twentyfirst",
     "twentysecond",
+    "twentythird",
     "held_out",
 ]
 NOT_BY_CASE: tuple[Half, ...] = ("ninth", "held_out")
@@ -88,6 +90,7 @@ _PACKAGES = {
     "twentieth": twentieth,
     "twentyfirst": twentyfirst,
     "twentysecond": twentysecond,
+    "twentythird": twentythird,
     "held_out": held_out,
 }
 
