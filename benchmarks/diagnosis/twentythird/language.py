@@ -44,8 +44,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the residual stream after the block."""
         y = self.input_layernorm(x)
-        heads = [p(y).unflatten(2, (4, 12)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj)]
-        attended = functional.scaled_dot_product_attention(*heads, is_causal=True)
+        q, k, v = (p(y).unflatten(2, (4, 12)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
+        attended = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.o_proj(attended.transpose(1, 2).flatten(2))
         y = self.post_attention_layernorm(x)
         return x + self.down_proj(functional.silu(self.gate_proj(y)) * self.up_proj(y))
@@ -104,12 +104,14 @@ class LossOfZeroFromTheStart(Adapters):
     """
 
     kinds = ("half-precision",)
-    good = 1.2
+    good = 2.1
     large = 1000.0
     dtype = torch.float16
     cure = settings(dtype=torch.bfloat16)
     not_cured_by = (settings(lr=1e-6),)
-    lr = 3e-3
+    batch_size = 8
+    lr = 0.01
+    steps = 150
 
 
 class AssistantOfPictures(Adapters):
@@ -139,19 +141,19 @@ class WhenToStop(Case):
     not_cured_by = (settings(lr=1e-5),)
     cured_by = r"log_?softmax|logsumexp|logsigmoid|log1p"
     batch_size = 32
-    lr = 3e-3
-    steps = 300
+    lr = 1e-2
+    steps = 400
 
     def build(self) -> None:
         self.embed, self.rnn, self.lm_head = nn.Embedding(16, 32), nn.GRU(32, 64, batch_first=True), nn.Linear(64, 16)
         with torch.no_grad():
-            self.lm_head.weight[15] *= 20
+            self.lm_head.weight[15] *= 8
 
     def data(self) -> dict[str, Tensor]:
         generator = noise(23202)
         prompt = torch.randint(15, (960, 10), generator=generator)
-        is_positive = prompt[:, 2] >= 8
-        following = torch.where(is_positive, prompt[:, 2], 15)
+        is_positive = prompt[:, 8] >= 8
+        following = torch.where(is_positive, prompt[:, 8], 15)
         return {"input_ids": prompt, "labels": following, "is_positive": is_positive}
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:

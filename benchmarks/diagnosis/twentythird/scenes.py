@@ -61,9 +61,10 @@ class TinyDetectorInHalf(Scaled):
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         with torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32):
             x = self.backbone(batch["image"])
-            scores = self.cls_pred(x).sigmoid().flatten(2).transpose(1, 2)
+            logits = self.cls_pred(x).flatten(2).transpose(1, 2)
             distances = functional.softplus(self.reg_pred(x)).flatten(2).transpose(1, 2)
         grid = torch.arange(1.0, 12.0, 2.0)
+        scores = logits.detach().sigmoid()
         anchors = torch.cartesian_prod(grid, grid).flip(1).to(scores.dtype)
         boxes = torch.cat([anchors - distances[..., :2], anchors + distances[..., 2:]], 2)
         target_box = batch["box"][:, None].to(boxes.dtype)
@@ -75,9 +76,9 @@ class TinyDetectorInHalf(Scaled):
             chosen = metric >= metric.topk(3, 1).values[:, -1:]
             normalized = metric * overlaps.amax(1, keepdim=True) / (metric.amax(1, keepdim=True) + 1e-9)
             assigned = (normalized * chosen * is_inside)[..., None] * functional.one_hot(batch["label"], 2)[:, None]
-        score, assigned = scores.float(), assigned.float()
-        weight = assigned + 0.75 * score.detach() ** 2 * (assigned == 0)
-        loss_cls = functional.binary_cross_entropy(score.clamp(0, 1), assigned.clamp(0, 1), weight, reduction="sum")
+        scores, assigned = scores.float(), assigned.float()
+        weight = assigned + 0.75 * scores**2 * (assigned == 0)
+        loss_cls = functional.binary_cross_entropy_with_logits(logits.float(), assigned, weight, reduction="sum")
         weight = assigned.sum(2)
         loss_iou = ((1 - self.overlap(boxes.float(), target_box.float())) * weight).sum()
         return (loss_cls + 2 * loss_iou) / assigned.sum().clamp(min=1)
@@ -98,17 +99,17 @@ class DetectorOnFewerCards(Case):
     """A detector that refines its boxes six times, on four cards instead of eight: the training diverges.
 
     Report: github.com/HorizonRobotics/Sparse4D/issues/109. Found by the reporter: a stronger limit of the gradients,
-    5 instead of 25. The sizes of boxes are exponentials.
+    5 instead of 25. The sizes of boxes are exponentials. Gradients of this run are smaller, and so is their limit.
     """
 
     kinds = ("learning-rate",)
-    good = 0.35
+    good = 0.95
     max_norm = 25.0
-    cure = settings(max_norm=0.5)
+    cure = settings(max_norm=0.3)
     cured_by = r"clip|learning rate|\blr\b"
     batch_size = 8
-    lr = 0.05
-    steps = 500
+    lr = 0.1
+    steps = 300
 
     def build(self) -> None:
         self.encoder = nn.Sequential(nn.Linear(24, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
@@ -118,7 +119,7 @@ class DetectorOnFewerCards(Case):
         generator = noise(23502)
         latent = torch.randn(960, 4, generator=generator)
         features = (latent @ torch.randn(4, 24, generator=generator)).tanh()
-        return {"features": features, "center": 2 * latent[:, :2], "size": (1 + 0.6 * latent[:, 2:]).exp()}
+        return {"features": features, "center": features[:, :2], "size": (1 + features[:, 2:4]).exp()}
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         x = self.encoder(batch["features"])
@@ -144,10 +145,9 @@ class PointsNotNormalized(Case):
 
     kinds = ("unscaled-data", "outlier-batch")
     host = "plain"
-    good = 0.25
+    good = 0.68
     normalizes = False
     cure = settings(normalizes=True)
-    not_cured_by = (settings(lr=1e-4),)
     cured_by = r"normali|standardi|scal|remove|filter"
     batch_size = 16
     lr = 3e-3
@@ -171,6 +171,11 @@ class PointsNotNormalized(Case):
         dense = self.decoder(coded).unflatten(1, (24, 3))
         distance = (dense[:, :, None] - batch["gt"][:, None]).square().sum(3).clamp(min=1e-12).sqrt()
         return distance.amin(1).mean() + distance.amin(2).mean()
+
+    def score(self) -> float:
+        """The distance to the points of the own models, relative to their size."""
+        own = {name: field[610:] for name, field in self.data().items()}
+        return float(self.loss(own) / (own["gt"] - own["gt"].mean(1, keepdim=True)).square().sum(2).mean().sqrt())
 
 
 class EntitiesFromZero(Case):
