@@ -20,7 +20,8 @@ class GoodStates:
     finding. Steps with a warning count neither as healthy nor as an explosion. The state at the start of a run is good
     at once, since there is no earlier one; the one at the start of a resumed fit is not.
 
-    At most ``keep + ceil(margin / every_n_steps)`` states are held, each as large as a checkpoint.
+    At most ``keep + ceil(margin / every_n_steps)`` states are held, each as large as a checkpoint, and one more between
+    a rollback and the steps that show whether it helps.
 
     Args:
         every_n_steps: Number of healthy steps from one state to the next.
@@ -40,6 +41,7 @@ class GoodStates:
         self.in_checkpoint = in_checkpoint
         self._good: list[TrainingState] = []  # oldest first
         self._unproven: list[TrainingState] = []  # oldest first, all later than the good ones
+        self._failed: TrainingState | None = None
         self._steps_since_copy = 0
 
     # Copying states.
@@ -85,6 +87,11 @@ class GoodStates:
         while len(self._good) > self.keep:
             self._good.pop(0).close()
         return True
+
+    def keep_failed(self, run: ResponseContext) -> None:
+        """Copy the state that is about to be replaced by a good one. A collective call."""
+        self.drop_failed()
+        self._failed = self._copy(run)
 
     def _copy(self, run: ResponseContext) -> TrainingState | None:
         """Return the state of the run; None if a process could not keep it. A collective call."""
@@ -138,7 +145,23 @@ class GoodStates:
         self._drop_unproven()
         return not_restored
 
+    def restore_failed(self, run: ResponseContext) -> list[str]:
+        """Restore the state that was replaced by the last good one, if it was kept, and drop all, since none fits.
+
+        Returns:
+            Names of the parts that could not be restored.
+        """
+        not_restored = ["the state before it"] if self._failed is None else snapshot.restore(run, self._failed.read())
+        self.clear()
+        return not_restored
+
     # Dropping states.
+
+    def drop_failed(self) -> None:
+        """Drop the state that was replaced by a good one."""
+        if self._failed is not None:
+            self._failed.close()
+            self._failed = None
 
     def drop_latest(self) -> None:
         """Drop the last good state if there is an older one."""
@@ -147,6 +170,7 @@ class GoodStates:
 
     def clear(self) -> None:
         """Drop all states."""
+        self.drop_failed()
         self._drop_unproven()
         while self._good:
             self._good.pop().close()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Sequence
-from statistics import median
 
 from lightning_gradexplode.records.state import Stateful
 
-_RECENT = 20
-"""Number of losses of which the highest is compared with the present ones."""
+_LEAST = 3
+"""Least number of losses after a state was copied that later ones are compared with."""
 
 
 def fits(at_copy: Sequence[float], restored: Sequence[float], failed: float) -> bool:
@@ -28,7 +26,7 @@ def fits(at_copy: Sequence[float], restored: Sequence[float], failed: float) -> 
         False if the lowest restored loss is at least half of the failed one, and above the highest one at the copy by
         its size and by three times their range; True if that is not so, or if there are too few losses.
     """
-    if len(at_copy) < 3 or not restored or not math.isfinite(failed):
+    if len(at_copy) < _LEAST or not restored or not math.isfinite(failed):
         return True
     least, most = min(at_copy), max(at_copy)
     limit = most + max(abs(most), 3 * (most - least))
@@ -37,25 +35,34 @@ def fits(at_copy: Sequence[float], restored: Sequence[float], failed: float) -> 
 
 
 class RestoredLosses(Stateful):
-    """The last losses of a run, and those around the last restoring of a state."""
+    """The losses before and after a state was restored."""
 
     def __init__(self) -> None:
-        self._recent: deque[float] = deque(maxlen=_RECENT)
+        self._loss = math.inf
         self._at_copy: list[float] = []  # the first losses after the state was copied; empty if nothing is compared
         self._restored: list[float] = []
-        self._failed = 0.0
+        self._failed = math.inf
 
     def add(self, loss: float | None) -> None:
         """Add the loss of a step, None if it is unknown."""
-        if loss is not None and math.isfinite(loss):
-            self._recent.append(loss)
-            if self._at_copy:
-                self._restored.append(loss)
+        self._loss = math.inf if loss is None or not math.isfinite(loss) else loss
+        if self._at_copy and math.isfinite(self._loss):
+            self._restored.append(self._loss)
 
-    def restored(self, at_copy: Sequence[float]) -> None:
-        """Compare the coming losses with the first ones after the restored state was copied."""
-        self._at_copy = [*at_copy] if self._recent else []
-        self._failed, self._restored = self._recent[-1] if self._recent else 0.0, []
+    def restored(self, at_copy: Sequence[float]) -> bool:
+        """Compare the coming losses with the first ones after the restored state was copied.
+
+        Returns:
+            Whether enough is known for that.
+        """
+        self._failed, self._restored = self._loss, []
+        self._at_copy = [*at_copy] if len(at_copy) >= _LEAST and math.isfinite(self._failed) else []
+        return bool(self._at_copy)
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether no restored state waits for its losses."""
+        return not self._at_copy
 
     def misfit(self, least: int) -> str:
         """Return why the restored state does not fit the run any more, "" if it fits or too little is known.
@@ -71,10 +78,3 @@ class RestoredLosses(Stateful):
         if fits(at_copy, self._restored, self._failed):
             return ""
         return f"its loss is {min(self._restored):.3g}, and was at most {max(at_copy):.3g} when it was copied"
-
-    def has_fallen(self, usual: Sequence[float]) -> bool:
-        """Return whether the rise of the loss above the lowest of its usual values has been halved."""
-        if len(self._recent) < 4 or not usual:
-            return False
-        start = min(usual)
-        return median([*self._recent][-3:]) - start < (max(self._recent) - start) / 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch.optim import Optimizer
@@ -20,9 +20,6 @@ from lightning_gradexplode.respond.restored_losses import RestoredLosses
 _PATIENCE = 20
 """Maximum number of consecutive updates that are held back before the first update after a state was restored."""
 
-_SIGNS_OF_THE_LOSS = ("diverging-loss", "gradient-growth")
-"""Signs of explosions that are over once the loss has decreased."""
-
 
 class Rollback(Stateful, Response):
     """Restore the last good state of the run, and continue with the following batches and a lower learning rate.
@@ -35,8 +32,8 @@ class Rollback(Stateful, Response):
     is dropped.
 
     The first losses after a state is restored are compared with those after it was copied. If they are far higher, and
-    not half of those that failed, the data or the objective has changed: all states are dropped, and no rollback
-    follows until a new one is good.
+    not half of the one that failed, the data or the objective has changed: the rollback is undone, all good states are
+    dropped, and the next rollback follows once a new state is good.
 
     If another rollback follows before a new state is good, an older state is restored, if one is kept, and the learning
     rate is multiplied by `learning_rate_factor` one time more than at the previous rollback. After `most_in_a_row`
@@ -72,7 +69,7 @@ class Rollback(Stateful, Response):
         ValueError: An argument is out of range.
     """
 
-    not_saved = ("_during_step", "_pending_cause")
+    not_saved = ("_during_step", "_pending_cause", "_misfit")
 
     def __init__(
         self,
@@ -105,6 +102,7 @@ class Rollback(Stateful, Response):
         self._held_back = 0
         self._has_updates = False
         self._last_step = -1
+        self._misfit = ""  # why a rollback is to be undone
         self._pending_cause = ""  # sign and place of the finding that a rollback is due for
         self._losses = RestoredLosses()
 
@@ -116,12 +114,13 @@ class Rollback(Stateful, Response):
     def respond(self, findings: Sequence[Finding], run: ResponseContext) -> bool:
         """Hold back the update; at the end of the batch the last good state is restored if one is due."""
         self._add_loss(run, 1)
+        if self._misfit:
+            run.hold_back_update()
+            return True
         if not self._pending_cause and self._can_wait(findings, run):
             why = f"updates are held back because of {run.cause}: none was taken since the state {self._states.name}"
             run.log_action("rollback-waits", why, once=True)
             run.hold_back_update()
-            return True
-        if not self._pending_cause and self._recovers(findings, run):
             return True
         if not self._pending_cause:
             refusal = self._refusal(run)
@@ -144,14 +143,6 @@ class Rollback(Stateful, Response):
         self._held_back += 1
         return self._held_back <= _PATIENCE
 
-    def _recovers(self, findings: Sequence[Finding], run: ResponseContext) -> bool:
-        """Return whether a clip policy that changes the learning rate has already halved the rise of the loss."""
-        if run.memory is None or all(size is None for size in run.memory.largest_step_sizes()):
-            return False
-        if any(finding.sign not in _SIGNS_OF_THE_LOSS for finding in findings):
-            return False
-        return self._losses.has_fallen(self._states.losses)
-
     def _refusal(self, run: ResponseContext) -> str | None:
         if self._budget.is_used_up:
             return f"giving up after {self._budget.used} rollbacks"
@@ -165,8 +156,13 @@ class Rollback(Stateful, Response):
 
     def batch_ended(self, run: ResponseContext) -> None:
         """Restore a state if a rollback is due, else copy the state if that is due."""
+        self._add_loss(run, 2)
+        if self._misfit:
+            self._undo(run)
+            return
+        if self._losses.is_judged:
+            self._states.drop_failed()
         if not self._pending_cause:
-            self._add_loss(run, 2)
             if run.record is None or run.record.update_taken is not False:
                 self._has_updates, self._held_back = True, 0
             if self._states.batch_ended(run):
@@ -179,9 +175,9 @@ class Rollback(Stateful, Response):
         self._in_a_row += 1
         why, self._pending_cause, self._has_updates = self._pending_cause, "", False
         sizes = [] if run.memory is None else run.memory.largest_step_sizes()
-        self._losses.restored(self._states.losses)
-        kept = self._restore(run)
-        but = f"; not restored: {', '.join(kept)}" if kept else ""
+        if self._losses.restored(self._states.losses):
+            self._states.keep_failed(run)
+        but = _except(self._restore(run, self._states.restore))
         run.log_action(
             "rollback",
             f"the run is restored to its state {self._states.name} because of {why}, with {self._reduce(run, sizes)} "
@@ -189,24 +185,26 @@ class Rollback(Stateful, Response):
         )
 
     def _add_loss(self, run: ResponseContext, least: int) -> None:
-        """Add the loss of a step, and drop all states if the one that was restored does not fit the run any more.
+        """Add the loss of a step, and compare it with those from when a restored state was copied.
 
         Args:
             run: The run.
             least: Number of losses after the state was restored from which on it is judged.
         """
-        if run.step == self._last_step:
-            return  # the response has been called at this step
-        self._last_step = run.step
-        self._losses.add(None if run.record is None else run.record.loss)
-        misfit = self._losses.misfit(least)
-        if misfit:
-            run.log_action(
-                "states-dropped",
-                f"the restored state does not fit the data or the objective of the run any more: {misfit}; no rollback "
-                "until a new state is good",
-            )
-            self._states.clear()
+        if run.step != self._last_step:  # else the response has been called at this step
+            self._last_step = run.step
+            self._losses.add(None if run.record is None else run.record.loss)
+            self._misfit = self._losses.misfit(least)
+
+    def _undo(self, run: ResponseContext) -> None:
+        """Restore the state from before the last rollback, and drop all others."""
+        why, self._misfit, self._pending_cause, self._has_updates = self._misfit, "", "", True
+        not_restored = self._restore(run, self._states.restore_failed)
+        run.log_action(
+            "rollback-undone",
+            f"the restored state does not fit the data or the objective of the run any more: {why}; the rollback is "
+            f"undone, and the next one follows once a new state is good{_except(not_restored)}",
+        )
 
     def _reduce(self, run: ResponseContext, sizes: Sequence[float | None]) -> str:
         """Reduce the learning rate below the one that has failed, and return a description of the new one.
@@ -225,10 +223,10 @@ class Rollback(Stateful, Response):
         self._rate *= self.learning_rate_factor**self._in_a_row
         return f"the learning rate times {self._rate:.3g}"
 
-    def _restore(self, run: ResponseContext) -> list[str]:
+    def _restore(self, run: ResponseContext, restore: Callable[[ResponseContext], list[str]]) -> list[str]:
         kept, error = [], None
         try:
-            kept = self._states.restore(run)
+            kept = restore(run)
         except Exception as caught:
             error = caught
         if any(failed for (failed,) in run.on_all_processes(error is not None)):
@@ -252,3 +250,8 @@ class Rollback(Stateful, Response):
     def scalars(self) -> dict[str, float]:
         """Return the number of rollbacks, and the factor of the learning rate."""
         return {"rollbacks": float(self._budget.used), "rollback_rate_factor": self._rate}
+
+
+def _except(names: Sequence[str]) -> str:
+    """Return the words for what was not restored, empty if all was."""
+    return f"; not restored: {', '.join(names)}" if names else ""
