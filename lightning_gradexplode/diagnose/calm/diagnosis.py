@@ -76,6 +76,10 @@ def diagnose_calm(evidence: Evidence) -> Diagnosis | None:
     )
 
 
+_PLAIN = 0.9
+"""Confidence from which on gradients that are not cleared are told of a run that has learned, too."""
+
+
 def calm_causes(evidence: Evidence) -> list[Cause]:
     """Return what is plainly wrong in a run that has not exploded, likeliest first, at most three causes.
 
@@ -89,7 +93,7 @@ def calm_causes(evidence: Evidence) -> list[Cause]:
 
 def _gradients_stay(evidence: Evidence) -> Iterator[Cause]:
     cause = accumulated_gradients(evidence)
-    if cause is not None:
+    if cause is not None and (cause.confidence >= _PLAIN or learned(evidence) > LEARNED):
         yield cause
 
 

@@ -114,7 +114,7 @@ def _summed_passes(evidence: Evidence) -> Cause | None:
     own = evidence.run.accumulate if evidence.run.automatic else 1
     if passes is None or passes < max(SUMMED, own + 1) or not trend(evidence).has_diverged:
         return None
-    if uses_adaptive_optimizer(evidence.run) or _is_a_guess(evidence, passes):
+    if uses_adaptive_optimizer(evidence.run) or _is_a_guess(evidence, passes) or _is_divided(evidence, passes):
         return None  # the scale of the gradients cancels out, or the losses are divided
     is_whole = _losses_are_whole(evidence) or _is_a_guess(evidence, 1.0)
     # Fewer passes may be those of several tasks, and the small increase of the gradient seldom makes a run fail.
@@ -134,6 +134,17 @@ def _is_a_guess(evidence: Evidence, divisor: float) -> bool:
     first, weights = loss_curve(evidence).first, layers(evidence.run)
     classes = weights[-1].shape[0] if weights else 0
     return first is not None and classes > 1 and math.isclose(first * divisor, math.log(classes), rel_tol=0.25)
+
+
+def _is_divided(evidence: Evidence, passes: float) -> bool:
+    """Return whether the loop divides each loss after it has passed it, or before the backward pass that is replayed."""
+    if evidence.loss_factor is not None and abs(evidence.loss_factor) < 2 / passes:
+        return True
+    replay = evidence.replay
+    if replay is None or len(replay.backward_losses) < SUMMED or _losses_are_whole(evidence):
+        return False
+    values = [term.value for term in replay.losses if term.value]
+    return bool(values) and abs(replay.backward_losses[0] / values[0]) < 2 / passes
 
 
 def _is_undivided(evidence: Evidence, passes: float) -> bool:

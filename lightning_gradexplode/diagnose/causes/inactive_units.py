@@ -111,7 +111,8 @@ def _growth_around(evidence: Evidence, step: int) -> float:
     """Return how many times the norm of the weights has grown from `ENOUGH` steps before a step to as many after it."""
     weights = curve(evidence, "weight_norm")
     before = weights.before(step - ENOUGH + 1).last or initial_weight_norm(evidence)
-    return (weights.before(step + ENOUGH + 1).greatest or 0.0) / before if before else 0.0
+    around = weights.since(step - ENOUGH + 1).before(step + ENOUGH + 1)
+    return (around.greatest or 0.0) / before if before else 0.0
 
 
 def _cause(evidence: Evidence, confidence: float, first: str, since: Mapping[str, int], course: str) -> Cause:
@@ -125,8 +126,8 @@ def _cause(evidence: Evidence, confidence: float, first: str, since: Mapping[str
         (
             f"`{first}` had a gradient until step {since[first]}; since then it is exactly zero, as for "
             f"{len(since) - 1} further parameters: units behind them are not active for any input.",
-            f"At a learning rate of {rate or 0:g} the norm of the weights has become {growth.weight_growth:.3g} times "
-            f"that of the start; {course}.",
+            f"At a learning rate of {rate or 0:g} the norm of the weights has been up to {growth.weight_growth:.3g} "
+            f"times that of the start; {course}.",
         ),
         confidence,
         (
