@@ -44,6 +44,9 @@ def has_learned(evidence: Evidence) -> bool:
         usual = math.log(classes) if is_label else spread**2
     # Large gradients are no fault in a run that has learned with them, even a little.
     share = UNLEARNED if signs(evidence) <= {"backward-gain", "gradient-above-one"} else LEARNED
+    first = loss_curve(evidence).first
+    if "zero-gradient" in signs(evidence) and (evidence.later_loss or 0.0) > UNLEARNED * (first or math.inf):
+        return False  # what is a low loss for others is that of a guess here
     return evidence.later_loss is not None and usual is not None and 0 <= evidence.later_loss < share * usual
 
 

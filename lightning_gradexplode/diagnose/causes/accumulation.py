@@ -137,7 +137,7 @@ def _is_a_guess(evidence: Evidence, divisor: float) -> bool:
 
 
 def _is_divided(evidence: Evidence, passes: float) -> bool:
-    """Return whether the loop divides each loss after it has passed it, or before the backward pass that is replayed."""
+    """Return whether the loop divides each loss before its backward pass, by what it passed or by a replay."""
     if evidence.loss_factor is not None and abs(evidence.loss_factor) < 2 / passes:
         return True
     replay = evidence.replay

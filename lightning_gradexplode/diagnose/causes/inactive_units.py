@@ -8,6 +8,7 @@ import numpy as np
 
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.curves import curve, fifths, is_critical, loss_curve, signs
+from lightning_gradexplode.diagnose.layers import code_of_parameter
 from lightning_gradexplode.diagnose.learning import ENOUGH, UNLEARNED, learned
 from lightning_gradexplode.diagnose.optimizers import usual_rate
 from lightning_gradexplode.diagnose.remedies.rate import rate_factor
@@ -84,6 +85,42 @@ def units_never_active(evidence: Evidence) -> Cause | None:
             "threshold, or a derivative that is positive further away from the threshold",
             "look at what its `backward` returns; if it is meant to be the exact derivative: "
             f"`torch.autograd.gradcheck({name}.apply, inputs)`",
+        ),
+    )
+
+
+def weights_start_at_zero(evidence: Evidence) -> Cause | None:
+    """Return the cause if several weight matrices start at zero, and none of them has ever had a gradient.
+
+    The gradient of each is then a product with another one. A single one, such as the second factor of a low-rank
+    adapter, gets a gradient at the first step.
+    """
+    if "zero-gradient" not in signs(evidence) or is_critical(evidence):
+        return None
+    moved, known = set[str](), set[str]()
+    for history in (*evidence.first, *evidence.history):
+        norms = history.parameter_grad_norm
+        if norms.ndim == 2 and norms.shape == (len(history.step), len(history.parameters)) and len(norms):
+            known.update(history.parameters)
+            moved.update(name for name, one in zip(history.parameters, norms.T, strict=True) if np.any(one != 0))
+    zero = [one for one in evidence.run.parameters if len(one.shape) > 1 and one.std == 0 and 0 not in one.shape]
+    names = [one.name for one in zero if one.name in known - moved]
+    if len(names) < 2:
+        return None
+    code = code_of_parameter(next(one for one in zero if one.name == names[0]))
+    return Cause(
+        "initialization",
+        names[0],
+        (
+            f"`{names[0]}` and `{names[1]}`"
+            + (f", and {len(names) - 2} further weights," if len(names) > 2 else "")
+            + " are zero at the start, and their gradients have been exactly zero since: the gradient of each is a "
+            "product with another of them.",
+        ),
+        0.9,
+        (
+            "start at most one of several factors at zero, the others at random numbers: "
+            f"`nn.init.normal_({code}, std=0.02)`",
         ),
     )
 

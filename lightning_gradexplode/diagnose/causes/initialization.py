@@ -6,7 +6,7 @@ import math
 import re
 
 from lightning_gradexplode.diagnose import remedies
-from lightning_gradexplode.diagnose.causes.inactive_units import units_never_active
+from lightning_gradexplode.diagnose.causes.inactive_units import units_never_active, weights_start_at_zero
 from lightning_gradexplode.diagnose.causes.large_factors import large_factors, own_weights, steep_modules
 from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, loss_curve, signs
 from lightning_gradexplode.diagnose.layers import (
@@ -48,6 +48,7 @@ def initialization(evidence: Evidence) -> Cause | None:
         scale_without_logarithm,
         large_weights,
         large_factors,
+        weights_start_at_zero,
         units_never_active,
         _saturated_units,
         steep_modules,

@@ -149,3 +149,25 @@ def test_a_loss_that_is_a_sum_is_too_large_for_steps_in_proportion_to_it(
     facts = run(optimizers=(OptimizerFacts(kind, ({"lr": rate},)),))
     found = accumulated_gradients(diverged(summed=count, run=facts, history=(history(growing(rate=rate)),)))
     assert (found is not None and "the sum of 256 elements" in found.evidence[0]) is is_named
+
+
+@pytest.mark.parametrize(
+    ("factor", "backward_losses", "named"),
+    [
+        (None, (), True),  # the first loss is that of a guess, and four of them are added up
+        (1.0, (), True),
+        (0.25, (), False),  # `watch.loss(loss)`, then `(loss / 4).backward()`
+        (None, (0.173, 0.18, 0.17, 0.175), False),  # `self.manual_backward(loss / 4)`
+    ],
+)
+def test_losses_that_the_loop_divides_before_their_backward_pass_are_not_summed(
+    factor: float | None, backward_losses: tuple[float, ...], named: bool
+) -> None:
+    """What the loop has passed, or returned, is the loss before the division."""
+    values = {**growing(), "backward_passes": [4.0] * 12, "micro_batches": [4.0] * 12}
+    values["loss"] = [math.log(2) * 3.0**step for step in range(12)]
+    terms = tuple(LossTerm("nll_loss_forward", (), 4 * one) for one in backward_losses)
+    replay = Replay("reproduced", losses=terms, backward_losses=backward_losses) if terms else None
+    facts = run(parameters=(parameter("head.weight", (2, 8)),), optimizers=(OptimizerFacts("SGD", ({"lr": 0.1},)),))
+    found = accumulated_gradients(diverged(history=(history(values),), run=facts, loss_factor=factor, replay=replay))
+    assert (found is not None and "of 4 backward passes" in found.evidence[0]) is named

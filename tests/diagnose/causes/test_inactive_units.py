@@ -14,6 +14,7 @@ from lightning_gradexplode.diagnose.causes.inactive_units import (
     units_became_inactive,
     units_never_active,
     units_stay_inactive,
+    weights_start_at_zero,
 )
 from lightning_gradexplode.records import Evidence, History, OwnFunction, Severity
 from tests.diagnose.evidence import calm, finding, history, run
@@ -55,6 +56,28 @@ def test_a_function_that_has_never_passed_a_gradient_has_units_that_are_never_ac
     if named:
         cause = diagnose(known).causes[0]
         assert (cause.kind, cause.where) == ("initialization", "`Spike`")
+
+
+@pytest.mark.parametrize(
+    ("zeros", "without_gradient", "named"),
+    [
+        (NAMES, NAMES, True),  # both factors of an adapter, or all weights of a network
+        (NAMES, ("body.weight",), False),  # one of them gets a gradient, and then the other
+        (("head.weight",), NAMES, False),
+        ((), NAMES, False),
+    ],
+)
+def test_weights_that_all_start_at_zero_and_never_get_a_gradient_are_named(
+    zeros: tuple[str, ...], without_gradient: tuple[str, ...], named: bool
+) -> None:
+    """A single factor may start at zero, as that of a low-rank adapter; two of them stay there."""
+    facts = run(parameters=tuple(replace(one, std=0.0) if one.name in zeros else one for one in run().parameters))
+    known = replace(evidence(zero=without_gradient, died=0, growth=1.0), run=facts)
+    found = weights_start_at_zero(known)
+    assert (found is not None) is named
+    if named:
+        cause = diagnose(known).causes[0]
+        assert (cause.kind, cause.where) == ("initialization", "body.weight")
 
 
 @pytest.mark.parametrize(
