@@ -23,8 +23,10 @@ from lightning_gradexplode.engine.gradient_measurement import GradientMeasuremen
 from lightning_gradexplode.engine.left_out import LeftOutSteps
 from lightning_gradexplode.engine.missing_steps import MissingSteps
 from lightning_gradexplode.engine.step import Phase, Step
+from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.records import LEFT_OUT
 from lightning_gradexplode.records.log import logger
+from lightning_gradexplode.records.text import few
 
 NONE_HAD_GRADIENTS = 20
 """Number of steps without any gradient after which that is logged, in a run in which no step had one."""
@@ -32,6 +34,12 @@ NONE_HAD_GRADIENTS = 20
 NO_GRADIENTS = (
     "gradexplode: no parameter of the optimizers had a gradient at any of the first %d steps, so that nothing is "
     "recorded; look for a loss that does not depend on them, or gradients that are removed before the step"
+)
+
+NOT_IN_OPTIMIZERS = (
+    "gradexplode: no parameter of the optimizers had a gradient at any of the first %d steps, while %s had one, which "
+    "no optimizer updates: create the optimizer after the module has its final parameters, or add them to it with "
+    "optimizer.add_param_group()"
 )
 
 
@@ -157,7 +165,11 @@ class OptimizerSteps:
         self._without_gradients += 1
         is_due = self._without_gradients == NONE_HAD_GRADIENTS and self._after.last is None
         if is_due and self._components.loop.is_main_process:
-            logger.warning(NO_GRADIENTS, NONE_HAD_GRADIENTS)
+            others = _others_with_gradients(self._components.loop)
+            if others:
+                logger.warning(NOT_IN_OPTIMIZERS, NONE_HAD_GRADIENTS, few(others))
+            else:
+                logger.warning(NO_GRADIENTS, NONE_HAD_GRADIENTS)
 
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Prevent, in an optimizer's pre-step hook, an update that is held back."""
@@ -292,3 +304,10 @@ class OptimizerSteps:
             self._after.measure(step)  # the loop has called the optimizer by now
         self._stepped.append(step)
         self.open = None
+
+
+def _others_with_gradients(loop: TrainingLoop) -> list[str]:
+    """Return the parameters of the module that have a gradient, and that are in no optimizer."""
+    taken = {id(one) for optimizer in loop.optimizers for group in optimizer.param_groups for one in group["params"]}
+    named = loop.module.named_parameters()
+    return [name for name, one in named if one.grad is not None and id(one) not in taken]

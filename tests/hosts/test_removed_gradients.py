@@ -107,3 +107,17 @@ def test_steps_that_a_scaler_skips_are_not_taken_for_removed_gradients(caplog: p
             scaler.step(optimizer)
             scaler.update()
     assert not [one for one in caplog.messages if "were removed" in one]
+
+
+def test_a_layer_that_was_replaced_after_the_optimizer_was_made_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """The gradients are those of the new layer, which no optimizer updates."""
+    model = network().requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    model[2] = nn.Linear(model[2].in_features, model[2].out_features)
+    with GradientWatch(model, optimizer, report=False) as watch:
+        for batch in batches(20):
+            loss = loss_of(model, batch)
+            watch.loss(loss)
+            loss.backward()
+            optimizer.step()
+    assert [one for one in caplog.messages if "while 2.weight, 2.bias had one, which no optimizer updates" in one]

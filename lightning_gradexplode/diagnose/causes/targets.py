@@ -154,6 +154,8 @@ def _operation_on_target(evidence: Evidence) -> Cause | None:
         return None
     operation, what = found
     name = name_of(operation)
+    # A result that the code masks is one that it expects: only its derivative is not.
+    is_masked = evidence.replay is not None and operation == evidence.replay.hidden
     if name in ("nll_loss", "cross_entropy"):
         return None  # a label outside of the classes raises an error instead
     takes_probabilities = any(word in name for word in PROBABILITY_LOSSES)
@@ -176,7 +178,7 @@ def _operation_on_target(evidence: Evidence) -> Cause | None:
                     "target-out-of-range",
                     f"{place}, {rows_of(operation.rows)}" if operation.rows else place,
                     (f"`{place}` ranges from {field.least:.4g} to {field.greatest or 0:.4g}.", what.sentence),
-                    0.96,
+                    0.5 if is_masked else 0.96,
                     (
                         f"look at {rows_of(operation.rows) if operation.rows else 'the rows'} of `{place}`, and "
                         "repair or drop targets that the loss does not take",

@@ -104,6 +104,23 @@ def test_labels_from_minus_one_to_one_are_mapped_unless_there_are_zeros(std: flo
     assert ("(batch[1] + 1) / 2" in found.remedies[0]) is not is_third
 
 
+@pytest.mark.parametrize(
+    ("is_masked", "first", "second"), [(True, "undefined-operation", 0.5), (False, "target-out-of-range", 0.96)]
+)
+def test_targets_whose_logarithm_the_code_masks_are_as_it_expects(is_masked: bool, first: str, second: float) -> None:
+    """Only the slope at zero is not: `torch.where(claim > 0, loss(claim.log()), 0)`."""
+    claims = labels(dtype="float32", least=0.0, greatest=425.6, is_integral=False)
+    logarithm = operation("log", "-inf", inputs=[operand(0.0, 0.0, 425.6, shape=(16,))], rows=(3,))
+    masked = reproduced(operation("mul", "nan", "backward"), hidden=logarithm)
+    evidence = failed(
+        4, "nonfinite-gradient", batch=batch(field(), claims), replay=masked if is_masked else reproduced(logarithm)
+    )
+    found = target_out_of_range(evidence)
+    assert found is not None
+    assert found.confidence == second
+    assert diagnose(evidence).causes[0].kind == first
+
+
 def test_a_slope_whose_operand_has_the_range_of_the_labels_by_chance_is_no_matter_of_them() -> None:
     """Labels from 0 to 2 are no reason of a root without a slope, of numbers that range from 0 to 2."""
     slope = operation("div", "inf", "backward", [operand(0.0, 0.0, 2.0, shape=(16, 3))], node="SqrtBackward0")
