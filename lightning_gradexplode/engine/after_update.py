@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from lightning_gradexplode.engine.components import Components
+from lightning_gradexplode.engine.scaled_clipping import ScaledClipping
 from lightning_gradexplode.engine.step import Phase, Step
 from lightning_gradexplode.measure.reading import read
 from lightning_gradexplode.records import StepRecord, combine
@@ -35,6 +36,7 @@ class AfterUpdate:
         self._components = components
         self._last: StepRecord | None = None
         self._ended: list[StepRecord] = []
+        self._scaled_clipping = ScaledClipping(components.loop)
 
     @property
     def last(self) -> StepRecord | None:
@@ -146,6 +148,8 @@ class AfterUpdate:
             return []
         components = self._components
         records = list(map(self._kept, steps, found))
+        for record in records:
+            self._scaled_clipping.look(record)
         batch = records[0] if len(records) == 1 else combine(records)
         metrics: dict[str, float] = {}
         if batch.grad_norm is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -113,11 +114,11 @@ def test_a_layer_that_was_replaced_after_the_optimizer_was_made_is_named(caplog:
     """The gradients are those of the new layer, which no optimizer updates."""
     model = network().requires_grad_(False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    model[2] = nn.Linear(model[2].in_features, model[2].out_features)
+    model[2] = copy.deepcopy(model[2]).requires_grad_()
     with GradientWatch(model, optimizer, report=False) as watch:
         for batch in batches(20):
             loss = loss_of(model, batch)
             watch.loss(loss)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     assert [one for one in caplog.messages if "while 2.weight, 2.bias had one, which no optimizer updates" in one]
