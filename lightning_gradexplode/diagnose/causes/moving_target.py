@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.causes.descent import gradient_is_reversed, reversed_parameters, slope_ratio
 from lightning_gradexplode.diagnose.causes.indication import Indication
@@ -38,6 +40,12 @@ HALF_WAY, WHOLE = 0.5, 0.9
 """Slope of the loss along its gradient, divided by the one that the gradient predicts, below which the gradient leaves
 out the change of the targets, and from which it includes all that changes in the loss of the batch."""
 
+LEVEL = 10
+"""Number of losses whose median is a level."""
+
+RUN_AWAY = 100.0
+"""Multiple of their first level from which the losses of a critic and of an actor have run away."""
+
 _TRANSITION = ("reward", "done", "next", "action", "terminal", "state", "obs", "log_prob", "advantage")
 
 
@@ -45,9 +53,11 @@ def moving_target(evidence: Evidence) -> Cause | None:
     """Return the cause if targets that are computed by the model itself grow with it."""
     loss = loss_curve(evidence).before(failing_step(evidence)).finite
     is_unknown = not len(loss_curve(evidence).finite)  # as in manual optimization
-    if not (trend(evidence).has_diverged or _grown(evidence) is not None) or (len(loss) < 5 and not is_unknown):
+    has_grown = _grown(evidence) is not None or _error_of_values(evidence) is not None
+    if not (trend(evidence).has_diverged or has_grown) or (len(loss) < 5 and not is_unknown):
         return None
     rules = (
+        _error_of_values,
         _copy_makes_targets,
         _makes_targets_for_itself,
         _grown,
@@ -89,6 +99,32 @@ def _has_growing_data(evidence: Evidence) -> bool:
     return (evidence.input_growth or 0.0) > DATA_GROWN or any(
         one.std and one.usual_std and one.std > DATA_GROWN * one.usual_std for one in fields
     )
+
+
+def _error_of_values(evidence: Evidence) -> Indication | None:
+    """Return the indication that a critic's error is as large as the values that an actor finds in it.
+
+    The loss of the actor is the negative mean of the critic's values, and that of the critic the mean of the squares of
+    their errors (Lillicrap et al., 2016, algorithm 1). If the values run away, both grow, and the second is about the
+    square of the first.
+    """
+    if max(len(evidence.history), len(evidence.first)) != 2:
+        return None
+    losses = [curve(evidence, "loss", optimizer=place).finite.value for place in (0, 1)]
+    if min(map(len, losses)) < 2 * LEVEL:
+        return None
+    for errors, negative in (losses, losses[::-1]):
+        error, value = float(np.median(errors[-LEVEL:])), -float(np.median(negative[-LEVEL:]))
+        early_error, early_value = (float(np.median(np.abs(one[:LEVEL]))) for one in (errors, negative))
+        has_run_away = value > RUN_AWAY * early_value and error > RUN_AWAY * early_error
+        if errors.min() >= 0 and value > 0 and has_run_away and 0.01 < error / value**2 < 100:
+            return Indication(
+                0.4 if exceeds_usual(evidence) else 0.65,
+                f"The loss of one optimizer has fallen to {-value:.3g}, and that of the other has risen to "
+                f"{error:.3g}, about its square: a critic's error is as large as the values that an actor finds in it, "
+                "and these values are part of their own targets.",
+            )
+    return None
 
 
 def _copy_makes_targets(evidence: Evidence) -> Indication | None:
@@ -180,6 +216,8 @@ def _short_steps(evidence: Evidence) -> Indication | None:
     weights, start = curve(evidence, "weight_norm").greatest, initial_weight_norm(evidence)
     if greatest is None or greatest >= SHORT_STEP or weights is None or not start or weights <= GROWN * start:
         return None
+    if not trend(evidence).has_diverged:
+        return None  # what has run away is another loss
     return Indication(
         0.45,
         f"The loss rose {_rise(evidence)}, and no update can have changed that of its own batch by more than "

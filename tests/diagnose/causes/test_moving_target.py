@@ -15,7 +15,19 @@ from lightning_gradexplode.diagnose.causes.optimization import learning_rate
 from lightning_gradexplode.diagnose.causes.own_targets import copied_module
 from lightning_gradexplode.diagnose.trends import first_order_changes
 from lightning_gradexplode.records import Activation, Evidence, Experiments, LossTerm, OptimizerFacts, Replay
-from tests.diagnose.evidence import batch, diverged, field, finding, growing, history, kinds, operand, parameter, run
+from tests.diagnose.evidence import (
+    batch,
+    calm,
+    diverged,
+    field,
+    finding,
+    growing,
+    history,
+    kinds,
+    operand,
+    parameter,
+    run,
+)
 from tests.diagnose.growth_examples import OVERSHOOT
 
 
@@ -275,3 +287,28 @@ def test_targets_that_have_grown_little_are_computed_if_the_inputs_have_not_grow
     )
     found = moving_target(evidence)
     assert (found is not None and "have grown 8 times" in found.evidence[0]) == bool(named)
+
+
+@pytest.mark.parametrize(
+    ("error", "value", "named"),
+    [
+        (1.8e15, 4e7, True),  # about its square
+        (1.8e15, -4e7, False),  # two losses that rise, as of two networks that share a rate
+        (1.8e15, 40.0, False),  # the second has not run away
+        (0.3, 4e7, False),  # nor the first
+        (4e7, 4e7, False),  # no square
+    ],
+)
+def test_a_critic_whose_error_is_the_square_of_the_values_of_an_actor_has_moving_targets(
+    error: float, value: float, named: bool
+) -> None:
+    """Whichever of two optimizers is the actor's, and however small the losses were at the incident."""
+    grown = [10.0 ** (step / 10) for step in range(60)]
+    of_critic, of_actor = ([last / grown[-1] * one for one in grown] for last in (error, -value))
+    of_critic[:12], of_actor[:12] = [0.3] * 12, [-1.0] * 12
+    rate = [0.001] * 60
+    for losses in ((of_critic, of_actor), (of_actor, of_critic)):
+        kept = tuple(history({**calm(60), "loss": one, "learning_rate": rate}) for one in losses)
+        settings = run(optimizers=(OptimizerFacts("Adam", ({"lr": 0.001},)),) * 2)
+        found = moving_target(Evidence(12, 59, (finding("gradient-growth", 13),), settings, kept))
+        assert (found is not None and "about its square" in found.evidence[0]) is named
