@@ -17,8 +17,9 @@ from lightning_gradexplode.diagnose.batch import (
 )
 from lightning_gradexplode.diagnose.causes.lost_progress import has_ordinary_loss
 from lightning_gradexplode.diagnose.causes.operation_evidence import follows_divergence
-from lightning_gradexplode.diagnose.curves import curve, first_nonfinite, is_critical, loss_curve, signs
+from lightning_gradexplode.diagnose.curves import critical_step, curve, first_nonfinite, is_critical, loss_curve, signs
 from lightning_gradexplode.diagnose.learning import ENOUGH
+from lightning_gradexplode.diagnose.optimizers import usual_rate
 from lightning_gradexplode.diagnose.trends import abrupt_step, trend
 from lightning_gradexplode.records import BatchFacts, Cause, Evidence, FieldFacts
 
@@ -70,6 +71,8 @@ def outlier_batch(evidence: Evidence) -> Cause | None:
         confidence = max(confidence, FAINT if abrupt and _is_usual(evidence) else 0.45)
     if not confidence and not is_critical(evidence):
         return far_off_batch(evidence)
+    if not confidence and not _knows_usual_ranges(evidence.batch) and (back := _falls_back(evidence)):
+        sentences, confidence = [back], 0.5
     if not confidence or (course.steps < 5 and field is None):
         return None
     return Cause(
@@ -121,6 +124,36 @@ def far_off_batches(evidence: Evidence) -> tuple[int, ...]:
     alone = (size >= FAR_FROM_USUAL * np.median(size)) & (size >= FAR_FROM_OTHERS * around)
     steps = tuple(int(one) for one in loss.step[alone])
     return steps if 2 <= len(steps) <= len(size) / 4 else ()
+
+
+def _knows_usual_ranges(batch: BatchFacts | None) -> bool:
+    """Return whether an outlier of the batch would be known, since earlier batches are."""
+    return batch is not None and any(one.usual_std is not None for one in batch.fields)
+
+
+def _falls_back(evidence: Evidence) -> str:
+    """Return a sentence if the loss of a batch was far above those before and after it, and that of a later one again.
+
+    Updates that raise the loss that far do not bring it back at the next step, unless the learning rate is one with
+    which most networks fail.
+    """
+    rate, usual = remedies.learning_rate(evidence), usual_rate(evidence.run)
+    if rate is None or usual is None or rate > usual[1]:
+        return ""
+    loss = loss_curve(evidence).since(critical_step(evidence) - ENOUGH // 2).finite
+    size = np.abs(loss.value)
+    if len(size) < 5:
+        return ""
+    around = np.maximum(size[:-2], size[2:])
+    alone = np.flatnonzero(size[1:-1] >= FAR_FROM_OTHERS * np.maximum(around, 1e-30)) + 1
+    if not len(alone) or not np.any(size[alone[0] + 2 :] >= FAR_OUTSIDE * size[alone[0] + 1]):
+        return ""
+    first = int(alone[0])
+    return (
+        f"The loss of step {int(loss.step[first])} was {loss.value[first]:.4g}, that of the next one "
+        f"{loss.value[first + 1]:.4g}, and those of later ones are far higher again: their batches hold something that "
+        "the others do not."
+    )
 
 
 def far_off_batch(evidence: Evidence) -> Cause | None:

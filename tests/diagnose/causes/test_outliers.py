@@ -154,7 +154,7 @@ def test_batches_whose_loss_is_far_above_the_others_are_named_by_their_steps() -
 @pytest.mark.parametrize(("severity", "is_named"), [(Severity.WARNING, True), (Severity.CRITICAL, False)])
 def test_such_batches_are_named_in_an_incident_that_is_not_critical(severity: Severity, is_named: bool) -> None:
     """Their gradients are a warning, which belongs to a step of another batch where it comes later."""
-    known = replace(of_losses(with_jumps((9, 31, 77))), findings=(finding("gradient-above-one", 100, severity),))
+    known = replace(of_losses(with_jumps((9, 31, 70))), findings=(finding("gradient-above-one", 100, severity),))
     assert (outlier_batch(known) is not None) is is_named
 
 
@@ -171,3 +171,24 @@ def test_such_batches_are_named_in_an_incident_that_is_not_critical(severity: Se
 def test_other_jumps_of_the_loss_are_no_matter_of_the_batches(losses: list[float]) -> None:
     """What an update has raised stays up at the next steps, and what happens all the time is usual."""
     assert far_off_batches(of_losses(losses)) == ()
+
+
+@pytest.mark.parametrize(
+    ("losses", "named"),
+    [
+        ([0.42, 0.34, 108.0, 0.29, 0.31, 102.0, 191.0, 91.0], True),  # samples in another unit
+        (
+            [0.42, 0.34, 0.29, 0.31, 102.0, 191.0, 91.0, 300.0],
+            False,
+        ),  # it stays up, as after updates that are too large
+        ([0.42, 0.34, 8.0, 0.29, 0.31, 9.0, 10.0, 9.0], False),  # no such distance
+        ([0.42, 0.34, 108.0, 0.29, 0.31, 0.3, 0.32, 0.3], False),  # once only
+    ],
+)
+def test_a_loss_that_is_far_above_others_and_back_at_the_next_step_comes_from_the_batch(
+    losses: list[float], named: bool
+) -> None:
+    """In a plain loop whose batches are not known."""
+    values = {**calm(8), "loss": losses}
+    found = outlier_batch(Evidence(7, 7, (finding("gradient-growth", 7),), run(), (history(values),)))
+    assert (found is not None and "of the next one" in found.evidence[0]) is named
