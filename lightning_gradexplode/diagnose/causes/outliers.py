@@ -71,8 +71,8 @@ def outlier_batch(evidence: Evidence) -> Cause | None:
         confidence = max(confidence, FAINT if abrupt and _is_usual(evidence) else 0.45)
     if not confidence and not is_critical(evidence):
         return far_off_batch(evidence)
-    if not confidence and not _knows_usual_ranges(evidence.batch) and (back := _falls_back(evidence)):
-        sentences, confidence = [back], 0.5
+    if not confidence and not _knows_usual_ranges(evidence.batch) and (back := _falls_back(evidence)) is not None:
+        return back
     if not confidence or (course.steps < 5 and field is None):
         return None
     return Cause(
@@ -131,28 +131,42 @@ def _knows_usual_ranges(batch: BatchFacts | None) -> bool:
     return batch is not None and any(one.usual_std is not None for one in batch.fields)
 
 
-def _falls_back(evidence: Evidence) -> str:
-    """Return a sentence if the loss of a batch was far above those before and after it, and that of a later one again.
+def _falls_back(evidence: Evidence) -> Cause | None:
+    """Return the cause if the loss of a batch was far above those before and after it, and that of a later one again.
 
     Updates that raise the loss that far do not bring it back at the next step, unless the learning rate is one with
     which most networks fail.
     """
     rate, usual = remedies.learning_rate(evidence), usual_rate(evidence.run)
     if rate is None or usual is None or rate > usual[1]:
-        return ""
+        return None
     loss = loss_curve(evidence).since(critical_step(evidence) - ENOUGH // 2).finite
     size = np.abs(loss.value)
     if len(size) < 5:
-        return ""
+        return None
     around = np.maximum(size[:-2], size[2:])
     alone = np.flatnonzero(size[1:-1] >= FAR_FROM_OTHERS * np.maximum(around, 1e-30)) + 1
     if not len(alone) or not np.any(size[alone[0] + 2 :] >= FAR_OUTSIDE * size[alone[0] + 1]):
-        return ""
+        return None
     first = int(alone[0])
-    return (
+    high = loss.step[size >= FAR_OUTSIDE * size[first + 1]]
+    named = ", ".join(str(one) for one in high[:4].tolist())
+    sentence = (
         f"The loss of step {int(loss.step[first])} was {loss.value[first]:.4g}, that of the next one "
         f"{loss.value[first + 1]:.4g}, and those of later ones are far higher again: their batches hold something that "
         "the others do not."
+    )
+    return Cause(
+        "outlier-batch",
+        None,
+        (sentence,),
+        0.5,
+        (
+            f"look at the rows in the batches of steps {named}, and scale, limit or drop what the others do not hold",
+            "use a loss that grows linearly for outliers: `F.huber_loss(prediction, target)`",
+            *remedies.clip(evidence),
+            *remedies.skip(evidence),
+        ),
     )
 
 
