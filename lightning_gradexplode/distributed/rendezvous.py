@@ -29,8 +29,8 @@ SECONDS_AFTER_ONE_ALONE = 10.0
 SECONDS_TO_LOG = 8.0
 """Time after which that wait is logged."""
 
-EXCHANGE_SECONDS = 1500.0
-"""Time to wait in an exchange for a process that computes the same steps: less than the default of the training's own.
+EXCHANGE_SECONDS = 300.0
+"""Time to wait in an exchange for a process that computes the same steps: half of torch's default for NCCL.
 
 A process that has left a step out may wait in a collective of the training for the one that waits for it, and that
 must not end first, since it ends the run.
