@@ -37,10 +37,19 @@ def targets(evidence: Evidence) -> list[FieldFacts]:
     named = [one for one in batch.fields if _is_named_target(one)]
     if taken or named:
         return taken or named
-    if len(batch.fields) > 1:
-        last = re.split(r"[.\]]", batch.fields[-1].name)[0]
-        return [one for one in batch.fields if re.split(r"[.\]]", one.name)[0] == last]
-    return []
+    parts: dict[str, list[FieldFacts]] = {}
+    for one in batch.fields:
+        parts.setdefault(re.split(r"[.\]]", one.name)[0], []).append(one)
+    groups = [*parts.values()]
+    if _are_of_several_loaders(groups):
+        return [group[-1] for group in groups]
+    return groups[-1] if len(batch.fields) > 1 else []
+
+
+def _are_of_several_loaders(groups: Sequence[Sequence[FieldFacts]]) -> bool:
+    """Return whether each group of fields is a batch of its own, of inputs and targets of the same kinds."""
+    kinds = {tuple((one.dtype, len(one.shape)) for one in group) for group in groups}
+    return len(groups) > 1 and len(kinds) == 1 and len(groups[0]) > 1 and len(set(kinds.pop())) > 1
 
 
 def is_same(field: FieldFacts, operand: Operand) -> bool:

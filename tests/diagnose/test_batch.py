@@ -72,3 +72,19 @@ def test_the_only_field_of_a_graph_is_a_target_if_a_loss_took_it_as_one(taken: b
     names = ["target of huber_loss"] if taken else ["input of net.0"]
     evidence = Evidence(0, 0, batch=batch(*(field(name) for name in names)))
     assert [one.name for one in targets(evidence)] == (names if taken else [])
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [
+        (("float32", "int64", "float32", "int64"), ['["a"][1]', '["b"][1]']),  # two loaders, as in a CombinedLoader
+        (("float32", "float32", "int64", "int64"), ['["b"][0]', '["b"][1]']),  # two inputs, and two targets
+        (("float32", "float32", "float32", "float32"), ['["b"][0]', '["b"][1]']),  # it is not known which
+    ],
+)
+def test_each_of_several_loaders_has_its_own_targets(kinds: tuple[str, ...], expected: list[str]) -> None:
+    """The inputs of the second one are no targets of the first."""
+    names = ('["a"][0]', '["a"][1]', '["b"][0]', '["b"][1]')
+    fields = [field(name, dtype=kind) for name, kind in zip(names, kinds, strict=True)]
+    evidence = Evidence(0, 0, batch=batch(*fields))
+    assert [one.name for one in targets(evidence)] == expected
