@@ -15,6 +15,7 @@ from lightning_gradexplode.diagnose.calm.high_rate import (
     rate_as_large_as_weights,
     rate_far_too_high,
     rate_raised_at_once,
+    rate_replaces_weights,
 )
 from lightning_gradexplode.diagnose.calm.optimizer import (
     first_update_replaces,
@@ -200,6 +201,7 @@ _RULES = (
     rate_raised_at_once,
     rate_above_usual,
     rate_as_large_as_weights,
+    rate_replaces_weights,
     early_gradient_remains,
     units_stay_inactive,
     forgotten_each_epoch,

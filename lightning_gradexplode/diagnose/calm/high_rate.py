@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +56,7 @@ def rate_far_too_high(evidence: Evidence) -> Iterator[Cause]:
             f"After {len(loss)} steps the loss is {learned(evidence):.0%} of what it was.",
         ),
         0.7,
-        rate_remedies(evidence, trend(evidence)),
+        _remedies(evidence),
     )
 
 
@@ -79,7 +80,7 @@ def rate_above_usual(evidence: Evidence) -> Iterator[Cause]:
         f"The learning rate of {rate:g} is at least {ABOVE:g} times the highest usual one of {usual[0]}, and the "
         f"weights have grown {growth:.3g} times."
     )
-    yield Cause("learning-rate", None, (sentence, course), 0.7, rate_remedies(evidence, trend(evidence)))
+    yield Cause("learning-rate", None, (sentence, course), 0.7, _remedies(evidence))
 
 
 def rate_as_large_as_weights(evidence: Evidence) -> Iterator[Cause]:
@@ -104,8 +105,44 @@ def rate_as_large_as_weights(evidence: Evidence) -> Iterator[Cause]:
             "that of a network that has learned nothing.",
         ),
         0.7,
-        rate_remedies(evidence, trend(evidence)),
+        _remedies(evidence),
     )
+
+
+def rate_replaces_weights(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if each update may replace the weights, at a rate far above the usual ones, and the loss stays.
+
+    That is, it has come down by less than half, and no further over the second half of the run.
+    """
+    loss, first = loss_curve(evidence).finite.value, loss_curve(evidence).first
+    rate, sizes = _rate_above(evidence, FAR_ABOVE), [one.std for one in layers(evidence.run) if one.std > 0]
+    if len(loss) < 2 * ENOUGH or first is None or not first > 0 or rate is None or len(sizes) < 2:
+        return
+    size, late, half = float(np.median(sizes)), last_level(loss), len(loss) // 2
+    if evidence.run.optimizers[0].kind not in UNIT_STEPS or rate < size or late < LOW * first:
+        return
+    if late < UNLEARNED * float(np.median(loss[half - LATELY // 2 : half + LATELY // 2])):
+        return
+    yield Cause(
+        "learning-rate",
+        None,
+        (
+            f"The learning rate of {rate:g} is at least {FAR_ABOVE:g} times the highest usual one of "
+            f"{evidence.run.optimizers[0].kind}, each of whose updates moves weights by up to about that; those of the "
+            f"layers start with a root mean square of {size:.3g} (median).",
+            f"The loss was {first:.4g} at first, and has stayed near {late:.4g} over the second half of {len(loss)} "
+            "steps.",
+        ),
+        0.7,
+        _remedies(evidence),
+    )
+
+
+def _remedies(evidence: Evidence) -> tuple[str, ...]:
+    """Return the remedies at the step with the highest rate, since that of a schedule may have decayed since."""
+    rates = curve(evidence, "learning_rate").finite
+    highest = int(rates.step[rates.value.argmax()]) if len(rates) else evidence.step
+    return rate_remedies(replace(evidence, step=highest), trend(evidence))
 
 
 def _rate_above(evidence: Evidence, factor: float) -> float | None:

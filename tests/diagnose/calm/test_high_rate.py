@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from lightning_gradexplode.diagnose import diagnose_calm
@@ -71,3 +72,39 @@ def test_a_rate_as_large_as_the_weights_with_the_loss_of_a_guess_is_named(
     if found is not None:
         assert found.causes[0].kind == "learning-rate"
         assert "2.303, that of a network that has learned nothing" in found.causes[0].evidence[1]
+
+
+HALF_WAY = [4.0 * 0.9**step if step < 5 else 2.6 + 0.03 * (-1) ** step for step in range(200)]
+
+
+@pytest.mark.parametrize(
+    ("loss", "rate", "is_named"),
+    [
+        (HALF_WAY, 0.5, True),
+        (HALF_WAY, 0.05, False),  # less than ten times a usual rate
+        (LEARNING, 0.5, False),
+        ([4.0 * 0.9997**step for step in range(200)], 0.5, True),
+        ([4.0 - 0.009 * step for step in range(200)], 0.5, False),  # it still comes down
+    ],
+    ids=["levels out", "a lower rate", "it learns", "hardly learns", "comes down"],
+)
+def test_a_rate_that_replaces_the_weights_at_each_step_is_named_where_the_loss_levels_out(
+    loss: list[float], rate: float, is_named: bool
+) -> None:
+    """The loss has come down from that of the start, as by the biases of the last layer, and no further."""
+    found = diagnose_calm(evidence(loss, rate=rate, growth=1.2))
+    assert (found is not None) is is_named
+    if found is not None:
+        assert f"The learning rate of {rate:g} is at least 10 times" in found.causes[0].evidence[0]
+
+
+def test_the_rate_that_is_lowered_is_the_highest_of_a_schedule() -> None:
+    """At the end of the run it has decayed to nearly nothing."""
+    known = evidence(HALF_WAY, rate=0.5)
+    kept = known.history[0]
+    rates = [0.5 * (1 - step / 200) for step in range(200)]
+    found = diagnose_calm(
+        replace(known, history=(replace(kept, values={**kept.values, "learning_rate": np.array(rates)}),))
+    )
+    assert found is not None
+    assert found.remedies[0].startswith("lower the learning rate from 0.5 to")
