@@ -24,7 +24,7 @@ class MissingSteps:
         self._batch_idx = 0
 
     def pass_begins(self) -> None:
-        """Tell the other processes if the gradients of the last backward pass were cleared without a step.
+        """Report to the other processes if the gradients of the last backward pass were cleared without a step.
 
         Raises:
             ProcessFailedError: Others have made a step.

@@ -24,6 +24,7 @@ from lightning_gradexplode.engine.left_out import LeftOutSteps
 from lightning_gradexplode.engine.missing_steps import MissingSteps
 from lightning_gradexplode.engine.step import Phase, Step
 from lightning_gradexplode.hosts.base import TrainingLoop
+from lightning_gradexplode.measure.parameters import held_by
 from lightning_gradexplode.records import LEFT_OUT
 from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.records.text import few
@@ -308,6 +309,6 @@ class OptimizerSteps:
 
 def _others_with_gradients(loop: TrainingLoop) -> list[str]:
     """Return the parameters of the module that have a gradient, and that are in no optimizer."""
-    taken = {id(one) for optimizer in loop.optimizers for group in optimizer.param_groups for one in group["params"]}
+    taken = {id(one) for optimizer in loop.optimizers for one in held_by(optimizer)}
     named = loop.module.named_parameters()
     return [name for name, one in named if one.grad is not None and id(one) not in taken]

@@ -151,11 +151,16 @@ class GoodStates:
         Returns:
             Names of the parts that could not be restored.
         """
-        not_restored = ["the state before it"] if self._failed is None else snapshot.restore(run, self._failed.read())
+        not_restored = [] if self._failed is None else snapshot.restore(run, self._failed.read())
         self.clear()
         return not_restored
 
     # Dropping states.
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the state that was replaced by a good one is kept."""
+        return self._failed is not None
 
     def drop_failed(self) -> None:
         """Drop the state that was replaced by a good one."""

@@ -50,7 +50,8 @@ class Rollback(Stateful, Response):
     Logged as ``gradexplode/rollbacks`` and ``gradexplode/rollback_rate_factor``.
 
     At most ``keep + ceil(margin / every_n_steps)`` states are held (3 by default), each as large as a checkpoint: under
-    FSDP2 each process holds its own shards, under DDP each holds all.
+    FSDP2 each process holds its own shards, under DDP each holds all. For one or two steps after a rollback, one more
+    is held, from before it.
 
     Args:
         every_n_steps: Number of healthy steps from one state to the next.
@@ -199,11 +200,13 @@ class Rollback(Stateful, Response):
     def _undo(self, run: ResponseContext) -> None:
         """Restore the state from before the last rollback, and drop all others."""
         why, self._misfit, self._pending_cause, self._has_updates = self._misfit, "", "", True
+        # After a resumption in between, only the good states are known.
+        result = "the rollback is undone" if self._states.has_failed else "the earlier state is not kept any more"
         not_restored = self._restore(run, self._states.restore_failed)
         run.log_action(
             "rollback-undone",
-            f"the restored state does not fit the data or the objective of the run any more: {why}; the rollback is "
-            f"undone, and the next one follows once a new state is good{_except(not_restored)}",
+            f"the restored state does not fit the data or the objective of the run any more: {why}; {result}, and the "
+            f"next one follows once a new state is good{_except(not_restored)}",
         )
 
     def _reduce(self, run: ResponseContext, sizes: Sequence[float | None]) -> str:

@@ -47,6 +47,9 @@ from lightning_gradexplode.records import CAUSE_KINDS, Cause, Diagnosis, Evidenc
 CERTAIN = 0.7
 """Least confidence of a cause that is reported although no detector has found anything."""
 
+PLAIN = 0.9
+"""Least confidence with which gradients that add up are reported in a run that has learned nevertheless."""
+
 FAR_ABOVE = 1e3
 """Loss per element, in squares of the largest target or in units, from which nothing is learned however it falls."""
 
@@ -77,10 +80,6 @@ def diagnose_calm(evidence: Evidence) -> Diagnosis | None:
     )
 
 
-_PLAIN = 0.9
-"""Confidence from which on gradients that are not cleared are told of a run that has learned, too."""
-
-
 def calm_causes(evidence: Evidence) -> list[Cause]:
     """Return what is plainly wrong in a run that has not exploded, likeliest first, at most three causes.
 
@@ -94,7 +93,7 @@ def calm_causes(evidence: Evidence) -> list[Cause]:
 
 def _gradients_stay(evidence: Evidence) -> Iterator[Cause]:
     cause = accumulated_gradients(evidence)
-    if cause is not None and (cause.confidence >= _PLAIN or learned(evidence) > LEARNED):
+    if cause is not None and (cause.confidence >= PLAIN or learned(evidence) > LEARNED):
         yield cause
 
 

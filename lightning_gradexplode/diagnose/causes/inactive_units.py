@@ -13,7 +13,7 @@ from lightning_gradexplode.diagnose.learning import ENOUGH, UNLEARNED, learned
 from lightning_gradexplode.diagnose.optimizers import usual_rate
 from lightning_gradexplode.diagnose.remedies.rate import rate_factor
 from lightning_gradexplode.diagnose.trends import DIVERGED_WEIGHTS, initial_weight_norm, trend
-from lightning_gradexplode.records import Cause, Evidence
+from lightning_gradexplode.records import Cause, Evidence, FloatArray, History
 
 MIN_GROWTH = 1.2
 """Growth of the weights' norm from which updates at a usual rate were large enough to make units inactive."""
@@ -32,13 +32,18 @@ def last_gradients(evidence: Evidence) -> dict[str, int]:
     """Return the last step with a gradient of each parameter that had one, and none at the last `MIN_STEPS` steps."""
     late, found = evidence.history[0], {}
     for history in (*evidence.first[:1], late):
-        norms = history.parameter_grad_norm
-        if norms.ndim == 2 and norms.shape == (len(history.step), len(history.parameters)):
-            for name, column in zip(history.parameters, norms.T, strict=True):
-                if np.any(column > 0):
-                    found[name] = int(history.step[np.flatnonzero(column > 0)[-1]])
+        for name, column in _norms_by_parameter(history):
+            if np.any(column > 0):
+                found[name] = int(history.step[np.flatnonzero(column > 0)[-1]])
     end = int(late.step[-1]) - MIN_STEPS if len(late.step) else 0
     return {name: step for name, step in found.items() if step <= end}
+
+
+def _norms_by_parameter(history: History) -> Iterator[tuple[str, FloatArray]]:
+    """Iterate over the parameters whose gradient norms were recorded at some steps, with these norms."""
+    norms = history.parameter_grad_norm
+    if norms.ndim == 2 and len(norms) and norms.shape == (len(history.step), len(history.parameters)):
+        yield from zip(history.parameters, norms.T, strict=True)
 
 
 def units_became_inactive(evidence: Evidence) -> Cause | None:
@@ -92,17 +97,16 @@ def units_never_active(evidence: Evidence) -> Cause | None:
 def weights_start_at_zero(evidence: Evidence) -> Cause | None:
     """Return the cause if several weight matrices start at zero, and none of them has ever had a gradient.
 
-    The gradient of each is then a product with another one. A single one, such as the second factor of a low-rank
-    adapter, gets a gradient at the first step.
+    The gradient of each is then probably a product with another one. A single one, such as the second factor of a
+    low-rank adapter, gets a gradient at the first step.
     """
     if "zero-gradient" not in signs(evidence) or is_critical(evidence):
         return None
     moved, known = set[str](), set[str]()
     for history in (*evidence.first, *evidence.history):
-        norms = history.parameter_grad_norm
-        if norms.ndim == 2 and norms.shape == (len(history.step), len(history.parameters)) and len(norms):
-            known.update(history.parameters)
-            moved.update(name for name, one in zip(history.parameters, norms.T, strict=True) if np.any(one != 0))
+        for name, column in _norms_by_parameter(history):
+            known.add(name)
+            moved.update([name] if np.any(column != 0) else [])
     zero = [one for one in evidence.run.parameters if len(one.shape) > 1 and one.std == 0 and 0 not in one.shape]
     names = [one.name for one in zero if one.name in known - moved]
     if len(names) < 2:
@@ -113,9 +117,9 @@ def weights_start_at_zero(evidence: Evidence) -> Cause | None:
         names[0],
         (
             f"`{names[0]}` and `{names[1]}`"
-            + (f", and {len(names) - 2} further weights," if len(names) > 2 else "")
-            + " are zero at the start, and their gradients have been exactly zero since: the gradient of each is a "
-            "product with another of them.",
+            + (f", and {len(names) - 2} more," if len(names) > 2 else "")
+            + " are zero at the start, and their gradients have been exactly zero since, as where the gradient of each "
+            "is a product with another of them.",
         ),
         0.9,
         (
