@@ -18,24 +18,30 @@ class WeightGrowth(Detector):
     The norm of all weights is compared with the norm before the first step (`WeightBaseline`). WARNING from `limit`
     times the start, while the logarithm of the norm grows at least as fast as on average since the start, which is not
     so for weights that approach a level. CRITICAL from `confirmed` times the start if the loss is `units` above its
-    start, and from `lost` times in any case, unless the weights started close to zero. INFO from `confirmed` times the
-    start otherwise.
+    start, and from `lost` times in any case, unless the weights started close to zero, or the loss is positive and has
+    fallen to less than `fallen` of its start: some weights have far to go, such as a bias to targets near 1000, or the
+    natural parameters of a distribution. INFO from `confirmed` times the start otherwise.
 
     Args:
         limit: Norm divided by that of the start that is a WARNING while the growth is geometric.
         confirmed: The same that is CRITICAL with a loss above its start.
         lost: The same that is CRITICAL in any case.
         units: Rise of the loss, in the units of `LossBaseline`; with a positive loss 2 means three times the start.
+        fallen: Share of its start that a positive loss has fallen below while the weights have reached what they
+            need. A loss without a lower bound falls, too, but becomes negative.
     """
 
     sign = "weight-growth"
     reads = ("weight_norm",)
 
-    def __init__(self, limit: float = 8.0, confirmed: float = 10.0, lost: float = 40.0, units: float = 2.0) -> None:
+    def __init__(
+        self, limit: float = 8.0, confirmed: float = 10.0, lost: float = 40.0, units: float = 2.0, fallen: float = 0.5
+    ) -> None:
         self.limit = limit
         self.confirmed = confirmed
         self.lost = lost
         self.units = units
+        self.fallen = fallen
 
     def check(self, record: StepRecord) -> Finding | None:
         """Compare the norm of all weights with that of the start."""
@@ -45,7 +51,8 @@ class WeightGrowth(Detector):
         weights, growth, rate = baselines.weights, baselines.weights.growth, baselines.weight_rate
         if not math.isfinite(norm) or growth <= self.limit:
             return None
-        alone = growth > self.lost and not weights.in_doubt
+        has_fallen = record.loss is not None and 0 <= record.loss < self.fallen * baselines.loss.start
+        alone = growth > self.lost and not weights.in_doubt and not has_fallen
         message = f"the weights' norm is {norm:.3g}, {growth:.3g} times that of the start"
         if alone or (growth > self.confirmed and baselines.loss_rise >= self.units):
             severity, limit = Severity.CRITICAL, self.lost if alone else self.confirmed

@@ -61,6 +61,22 @@ def test_weights_are_judged_from_before_the_first_step() -> None:
 
 
 @pytest.mark.parametrize(
+    ("last", "severity"),
+    [(0.2, Severity.INFO), (0.9, Severity.CRITICAL), (-0.1, Severity.CRITICAL)],
+    ids=["a good part of the loss is gone", "hardly any is", "it falls below zero"],
+)
+def test_weights_with_far_to_go_are_no_explosion(last: float, severity: Severity) -> None:
+    """Weights that level out a hundred times above their start are no alarm if the loss has fallen towards zero."""
+    norms = [100 - 99 * 0.8**step for step in range(40)]
+    losses = [last + (1 - last) * 0.8**step for step in range(40)]
+    records = [
+        record(step, loss=loss, weight_norm=norm, weight_norm_before=norm, weight_count=1, grad_norm=1.0)
+        for step, (norm, loss) in enumerate(zip(norms, losses, strict=True))
+    ]
+    assert findings_of(WeightGrowth(), records)[-1].severity is severity
+
+
+@pytest.mark.parametrize(
     "norms",
     [noise(100), [10.0 * 1.01**step for step in range(100)], [0.0] * 20, [1.0, math.nan, math.inf, 1.0]],
     ids=["steady", "doubling slowly", "zero", "not finite"],
