@@ -137,6 +137,9 @@ class AfterUpdate:
             components.responses.check_buffers(records[-1].step)
         if components.log.critical:
             components.reporter.publish(components.responses.attempts)
+        if components.evidence.graphs.has_found:
+            components.evidence.graphs.has_found = False
+            components.reporter.publish_cause(components.responses.attempts)
 
     def freeze(self, steps: Sequence[Step]) -> None:
         """Make the records of the steps of a batch without further detection; keep and log them."""

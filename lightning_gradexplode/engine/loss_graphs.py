@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lightning_gradexplode.diagnose.graph import (
+    NO_LINE,
     GraphFacts,
     GraphFault,
     Loss,
@@ -20,8 +21,9 @@ from lightning_gradexplode.diagnose.graph import (
 )
 from lightning_gradexplode.engine.collect_or_log import collect_or_log
 from lightning_gradexplode.engine.incidents import CALM_STEPS
+from lightning_gradexplode.engine.later_batches import LaterBatches, with_operation
 from lightning_gradexplode.hosts.base import TrainingLoop
-from lightning_gradexplode.records import BatchFacts, FieldFacts, LossTerm, Replay
+from lightning_gradexplode.records import BatchFacts, FieldFacts, LossTerm, Operation, Replay
 from lightning_gradexplode.records.log import logger
 
 MAX_GRAPHS = 8
@@ -45,6 +47,8 @@ class LossGraphs:
     Attributes:
         is_calm: Whether a loss is of interest only if it is not finite: the loss before was, and no graph is wanted.
         first: What the graph of the first loss shows; nothing before it is read.
+        has_found: Whether the operation that made the data of an incident non-finite was found in a later batch, which
+            is still to be published.
     """
 
     def __init__(self, loop: TrainingLoop, is_on: bool) -> None:
@@ -61,6 +65,8 @@ class LossGraphs:
         self._faults: dict[int, GraphFault] = {}
         self._first_step = -1
         self._last_nonfinite: int | None = None
+        self._later_batches = LaterBatches()
+        self.has_found = False
 
     def request(self) -> None:
         """Have the graph of the next loss read, to compare it with that of the first one; up to `MAX_GRAPHS` times."""
@@ -80,6 +86,15 @@ class LossGraphs:
         if not self._is_on:
             self.is_calm = True
             return
+        operation = self._later_batches.pause()
+        if operation is not None:
+            self._add_operation(operation)
+        self._read(loss, value)
+        self._later_batches.resume()
+        if self._later_batches.is_looking:
+            self.is_calm = False
+
+    def _read(self, loss: Loss, value: float) -> None:
         was_finite, self._was_finite = self._was_finite, math.isfinite(value)
         is_requested, self._is_requested, self.is_calm = self._is_requested, False, self._was_finite
         if self._first_step < 0:
@@ -90,10 +105,20 @@ class LossGraphs:
             if fault is not None:
                 self._faults.setdefault(self._loop.step, fault)
                 self._later_divisors = self._loop.step, fault.divisors
+                if not self._loop.can_replay and self._loop.process_group.size == 1:
+                    self._later_batches.look_for(self._loop.step, fault)
         elif is_requested:
             facts = collect_or_log("the graph of the loss", lambda: facts_of_loss(*self._of(loss)))
             self._later = self._loop.step, facts or GraphFacts()
             self._later_divisors = self._loop.step, self._later[1].divisors
+
+    def _add_operation(self, operation: Operation) -> None:
+        """Add the operation that has made the data of an incident non-finite to what the graph of its loss shows."""
+        step = self._later_batches.step
+        fault = self._faults[step]
+        if fault.replay is not None:
+            self._faults[step] = replace(fault, replay=with_operation(fault.replay, operation))
+            self.has_found = True
 
     def _is_explained(self) -> bool:
         """Return whether a loss that is not finite belongs to an incident whose first such loss has been read."""
@@ -121,8 +146,9 @@ class LossGraphs:
         return ""
 
     def close(self) -> None:
-        """Stop looking for hooks of saved tensors."""
+        """Stop looking for hooks of saved tensors, and for operations on data."""
         self._hooks.close()
+        self._later_batches.pause()
 
     def later_losses(self, first: int) -> tuple[LossTerm, ...]:
         """Return the loss functions of a loss of an incident; none if they are not known.
@@ -172,6 +198,8 @@ class LossGraphs:
         if replay is not None and replay.status == "not-possible" and not replay.losses:
             replay = replace(replay, losses=self.later_losses(first))
         of_graph = self.replay_in(first, last)
+        if replay is not None and of_graph is not None and NO_LINE in replay.notes and replay.step == of_graph.step:
+            return of_graph  # its operation may have been found since
         if replay is None or of_graph is None or replay.status in ("reproduced", "finite"):
             return replay or of_graph
         if replay.source == "buffer" and of_graph.first is None:

@@ -132,6 +132,25 @@ class IncidentReporter:
         if report is not None:
             self._loggers.report(report)
 
+    def publish_cause(self, attempts: Sequence[Attempt]) -> None:
+        """Publish the diagnosis of an incident that was shown already, if its cause is another one now.
+
+        Args:
+            attempts: What the responses did.
+        """
+        diagnosis = self._diagnoses.current(attempts)
+        if diagnosis is None or self._shown is None or diagnosis is self._shown:
+            return
+        self._shown = diagnosis
+        self._diagnoses.shown(diagnosis)
+        if self._console is not None:
+            self._console.explain(diagnosis)
+        evidence = self._evidence.evidence(attempts)
+        report = self._write(evidence, diagnosis)
+        self._loggers.diagnosis(diagnosis, evidence.now)
+        if report is not None:
+            self._loggers.report(report)
+
     def explain(self) -> None:
         """Log the cause of an incident without a CRITICAL finding in one line, if it is known."""
         diagnosis = self._diagnoses.current()

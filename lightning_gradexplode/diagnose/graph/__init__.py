@@ -1,12 +1,15 @@
 """What made a loss non-finite, read from its autograd graph, for training loops that cannot compute a step again."""
 
+from lightning_gradexplode.diagnose.graph.data_operations import DataOperations
 from lightning_gradexplode.diagnose.graph.facts import GraphFacts, facts_of_loss
-from lightning_gradexplode.diagnose.graph.fault import GraphFault, fault_in_graph
+from lightning_gradexplode.diagnose.graph.fault import NO_LINE, GraphFault, fault_in_graph
 from lightning_gradexplode.diagnose.graph.fields import common_rows
 from lightning_gradexplode.diagnose.graph.nodes import Loss, ReleasedLoss, values_are_readable
 from lightning_gradexplode.diagnose.graph.saved_tensor_hooks import SavedTensorHooks
 
 __all__ = [
+    "NO_LINE",
+    "DataOperations",
     "GraphFacts",
     "GraphFault",
     "Loss",
