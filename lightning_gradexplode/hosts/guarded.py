@@ -59,6 +59,15 @@ def _guarded_call(name: str, *otherwise: Any) -> Any:
     return call
 
 
+def _guards_the_others(kind: type[GuardedLoop]) -> type[GuardedLoop]:
+    """Guard the members of a training loop that a class does not list, so that a new one needs no entry there."""
+    for name, member in vars(TrainingLoop).items():
+        if not name.startswith("_") and name not in vars(kind):
+            setattr(kind, name, _guarded(name) if isinstance(member, property) else _guarded_call(name))
+    return kind
+
+
+@_guards_the_others
 class GuardedLoop(TrainingLoop):
     """Another training loop, whose optional members are switched off one by one if they raise.
 
@@ -74,7 +83,6 @@ class GuardedLoop(TrainingLoop):
 
     def __init__(self, loop: TrainingLoop) -> None:
         self.loop = loop
-        self.trainer = loop.trainer
         self.failed: set[str] = set()
 
     def fail(self, name: str, error: BaseException) -> None:
@@ -93,6 +101,7 @@ class GuardedLoop(TrainingLoop):
     gradients_are_final = _fixed("gradients_are_final")
     counts_end_of_backward = _fixed("counts_end_of_backward")
     may_clip_by_itself = _fixed("may_clip_by_itself")
+    trainer = _passed("trainer")
     optimizers = _passed("optimizers")
     loss_factor = _passed("loss_factor")
     moves_weights = _passed("moves_weights")
@@ -111,38 +120,13 @@ class GuardedLoop(TrainingLoop):
     replay_loss = _passed("replay_loss")
     replay_context = _passed("replay_context")
 
-    # Optional members.
+    # Optional members with another replacement than that of the base class; all others are added by the decorator.
 
-    gradients_may_differ = _guarded("gradients_may_differ")
-    epoch = _guarded("epoch")
-    batches_per_epoch = _guarded("batches_per_epoch")
-    is_last_batch = _guarded("is_last_batch")
-    settings = _guarded_call("settings")
     may_change_gradients = _guarded("may_change_gradients", True)
-    removes_gradients = _guarded("removes_gradients")
-    may_step_unseen = _guarded("may_step_unseen")
     overrides_clipping = _guarded("overrides_clipping", True)
     set_clip = _guarded_call("set_clip", None)
-    restore_clip = _guarded_call("restore_clip")
-    use_measured_norm = _guarded_call("use_measured_norm")
-    first_step = _guarded("first_step")
-    log_every_n_steps = _guarded("log_every_n_steps")
-    loggers = _guarded("loggers")
-    publish_metrics = _guarded_call("publish_metrics")
-    logged_scalars = _guarded_call("logged_scalars")
     returned_loss = _guarded_call("returned_loss", None)
     report_folder = _guarded_call("report_folder", None)
-    run_name = _guarded("run_name")
-    run_id = _guarded("run_id")
-    stop = _guarded_call("stop")
-    minimum_training = _guarded("minimum_training")
-    schedulers = _guarded("schedulers")
-    averaged_modules = _guarded("averaged_modules")
-    weight_averages = _guarded("weight_averages")
-    can_save_checkpoints = _guarded("can_save_checkpoints")
-    block_checkpoints = _guarded_call("block_checkpoints")
-    data_loader = _guarded("data_loader")
-    can_replay = _guarded("can_replay")
 
     _clips = _guarded_call("clips")
     _can_stop = _guarded("can_stop")
