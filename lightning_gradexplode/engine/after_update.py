@@ -74,7 +74,7 @@ class AfterUpdate:
             logger.debug("gradexplode: the logged scalars of a batch could not be read: %s", describe(error))
             return
         for step in steps:
-            step.logged = MappingProxyType(logged)
+            step.set(logged=MappingProxyType(logged))
 
     def set_returned_loss(self, steps: Sequence[Step], outputs: Any, otherwise: float | None) -> None:
         """Set the loss of each optimizer's last step of a batch to what ``training_step`` returned.
@@ -89,7 +89,7 @@ class AfterUpdate:
         value = otherwise if tensor is None else float(read([tensor])[0])
         loss = components.exchange.exchange(value, components.batch.index, False, np.zeros(0)).loss
         for step in {step.state.index: step for step in steps}.values():
-            step.loss, step.batch_idx, step.rank = loss.value, loss.batch_idx, loss.rank
+            step.set(loss=loss.value, batch_idx=loss.batch_idx, rank=loss.rank)
 
     def finish(self, steps: Sequence[Step]) -> None:
         """Detect what the steps of a batch have changed, respond, freeze their records, and log them together."""

@@ -148,15 +148,12 @@ class CalmStep:
             weight_norm=None if weights is None else weights.total,
             nonfinite_weights=None if weights is None else 0,
             per_parameter=MappingProxyType({name: array.view() for name, array in arrays.items()}),
-            histograms=MappingProxyType({}),
             skipped_steps=self._skipped_steps,
             update_taken=self.update_taken,
             learning_rate=self._learning_rate,
             epoch=self._epoch,
             micro_batches=self._micro_batches,
             backward_passes=self._backward_passes,
-            logged=MappingProxyType({}),
-            responses=MappingProxyType({}),
         )
 
 

@@ -99,6 +99,6 @@ class DeviceExchange:
         loss, reading = shared.loss, step.reading
         if step.parameters.shards.copies is None:
             norms = nan_unless_all_finite(norms, shared.packed)
-        step.batch_idx, step.rank, step.loss = loss.batch_idx, loss.rank, loss.value
-        step.loss_scale, step.scale = reading.scale, reading.scale_in_memory
+        step.set(batch_idx=loss.batch_idx, rank=loss.rank, loss=loss.value, loss_scale=reading.scale)
+        step.scale = reading.scale_in_memory
         step.set_gradient_norms(norms)

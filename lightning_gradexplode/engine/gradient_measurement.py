@@ -84,8 +84,8 @@ class GradientMeasurement:
 
     def _begin(self, step: Step) -> Step:
         components, state, parameters, reading = self._components, step.state, step.parameters, step.reading
-        step.batch_idx, step.epoch = components.batch.index, components.loop.epoch
-        step.skipped_steps = components.responses.skipped
+        skipped = components.responses.skipped
+        step.set(batch_idx=components.batch.index, epoch=components.loop.epoch, skipped_steps=skipped)
         step.inputs = components.inputs.take_of_step()
         if self._may_be_clipped:
             step.gradients_intact = reading.gradients.holds(parameters)
@@ -118,7 +118,7 @@ class GradientMeasurement:
                 exchange.withdraw(packs_gradients=True)
                 raise
             has_gradients = reading.gradients.any
-            step.loss, step.loss_scale = own_loss, scale
+            step.set(loss=own_loss, loss_scale=scale)
             if components.is_distributed:
                 note = components.agreement.note(measures_modules)
                 is_whole = shards.copies is None
@@ -130,11 +130,11 @@ class GradientMeasurement:
                     nan_unless_all_finite(local, shared.packed) if is_whole else shards.unpacked_norms(shared.packed)
                 )
                 loss, has_gradients = shared.loss, shared.has_gradients
-                step.batch_idx, step.rank, step.loss = loss.batch_idx, loss.rank, loss.value
+                step.set(batch_idx=loss.batch_idx, rank=loss.rank, loss=loss.value)
             step.set_gradient_norms(local)
         step.phase = Phase.MEASURED
         if has_gradients and measures_modules:
-            step.module_gradients = components.module_gradients.take()
+            step.set(module_gradients=components.module_gradients.take())
             if components.is_automatic:
                 components.module_gradients.detach()
         return has_gradients

@@ -99,11 +99,13 @@ class Step(UnfinishedRecord):
         self.scalars_due = scalars_due
         self.histograms_due = histograms_due
         self.preliminary = preliminary
-        self.optimizer_index = state.index
-        self.learning_rate = state.learning_rate
-        self.scale_adapts = reading.scale_adapts
-        self.micro_batches = reading.micro_batches
-        self.backward_passes = reading.backward_passes
+        self.set(
+            learning_rate=state.learning_rate,
+            scale_adapts=reading.scale_adapts,
+            micro_batches=reading.micro_batches,
+            backward_passes=reading.backward_passes,
+            update_taken=False,
+        )
         self.phase = Phase.COLLECTING
         self.inputs: StepInputs | None = None
         self.scale = 1.0
@@ -219,7 +221,7 @@ class Step(UnfinishedRecord):
         change = before.change(self.parameters.tensors, self.parameters.shards)
         self.set_weights(change.weights)
         self.set_weights_before(change.before)
-        self.update_ratio = change.update_ratio
+        self.set(update_ratio=change.update_ratio)
         self.set_per_parameter(update_ratio=change.update_ratio_each)
         if self.histograms_due:
             if change.differences:

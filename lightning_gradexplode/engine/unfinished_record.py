@@ -4,71 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.measure.parameters import ParameterSet
-from lightning_gradexplode.records import Finding, FloatArray, Histogram, ModuleGradients, Norms, StepRecord
+from lightning_gradexplode.records import Finding, FloatArray, Histogram, Norms, StepRecord
 
-_NAMES = {"step": "number", "optimizer": "optimizer_index", "parameters": "parameters.names"}
-_fields_of = attrgetter(*(_NAMES.get(field.name, field.name) for field in fields(StepRecord)))
-"""The values of a step for the fields of `StepRecord`, in their order."""
+_FIELDS = frozenset(field.name for field in fields(StepRecord)) - {"step", "optimizer", "parameters"}
 
 
 class UnfinishedRecord:
-    """The fields of a `StepRecord`, which `record` creates from those that are known so far.
+    """The fields of a `StepRecord` as attributes, set as they become known; `record` creates it from these.
+
+    Listed here are only those that are read before the step is finished, with the values that they have until then.
 
     Attributes:
         number: The step that other metrics are logged at.
-        optimizer_index: Index of the optimizer.
+        state: The optimizer.
         parameters: Its parameters.
     """
 
     number: int
-    optimizer_index: int
+    state: OptimizerState
     parameters: ParameterSet
-    learning_rate: float | None
-    scale_adapts: bool
-    micro_batches: int
-    backward_passes: int | None
 
-    # Mappings are read-only: a record is handed to users' own parts.
-    batch_idx = 0
-    rank: int | None = None
+    batch_idx: int = 0
     loss: float | None = None
     grad_norm: float | None = None
-    grad_norm_clipped: float | None = None
     grad_max: float | None = None
-    nonfinite_count: int | None = None
     clip_val: float | None = None
     clip_algorithm: str | None = None
-    clip_rate: float | None = None
-    weight_norm: float | None = None
-    weight_norm_before: float | None = None
-    weight_count: int | None = None
-    update_ratio: float | None = None
-    nonfinite_weights: int | None = None
-    loss_scale: float | None = None
+    severity: int = 0
+    skipped_by: str | None = None
+    update_taken: bool
     per_parameter: Mapping[str, FloatArray] = MappingProxyType({})
     histograms: Mapping[str, Mapping[str, Histogram]] = MappingProxyType({})
-    module_gradients: ModuleGradients | None = None
-    severity = 0
-    skipped_steps = 0
-    skipped_by: str | None = None
-    update_taken = False
-    epoch = 0
-    logged: Mapping[str, float] = MappingProxyType({})
-    responses: Mapping[str, float] = MappingProxyType({})
 
     def record(self) -> StepRecord:
         """Return what is known of the step as a frozen record, whose arrays cannot be written to."""
-        return StepRecord(*_fields_of(self))
+        known = {name: value for name, value in vars(self).items() if name in _FIELDS}
+        return StepRecord(self.number, optimizer=self.state.index, parameters=self.parameters.names, **known)
 
     def set(self, **values: Any) -> None:
         """Set fields of the record; mappings have to be read-only, since it is handed to users' own parts."""
+        assert values.keys() <= _FIELDS
         vars(self).update(values)
 
     @property
@@ -83,11 +65,9 @@ class UnfinishedRecord:
 
     def set_gradient_norms(self, norms: Norms) -> None:
         """Set the norms of the gradients, and the numbers of their elements that are not finite where counted."""
-        self.grad_norm, self.nonfinite_count = norms.total, norms.nonfinite_total
-        if self.nonfinite_count is None:
-            self.set_per_parameter(grad_norm=norms.each)
-        else:
-            self.set_per_parameter(grad_norm=norms.each, nonfinite_count=norms.nonfinite)
+        count = norms.nonfinite_total
+        self.set(grad_norm=norms.total, nonfinite_count=count)
+        self.set_per_parameter(grad_norm=norms.each, **({} if count is None else {"nonfinite_count": norms.nonfinite}))
 
     def set_maxima(self, maxima: FloatArray) -> None:
         """Set the largest absolute value of each gradient."""
@@ -100,19 +80,18 @@ class UnfinishedRecord:
 
     def set_clipped_norms(self, total: float | None, each: FloatArray) -> None:
         """Set the gradients' norms after clipping."""
-        self.grad_norm_clipped = total
+        self.set(grad_norm_clipped=total)
         self.set_per_parameter(grad_norm_clipped=each)
 
     def set_weights(self, norms: Norms) -> None:
         """Set the norms of the weights after the update."""
-        self.weight_norm = norms.total
-        self.nonfinite_weights = int((norms.nonfinite > 0).sum())
+        self.set(weight_norm=norms.total, nonfinite_weights=int((norms.nonfinite > 0).sum()))
         self.set_per_parameter(weight_norm=norms.each)
 
     def set_weights_before(self, norms: Norms) -> None:
         """Set the norms of the weights before the update."""
-        self.weight_norm_before = norms.total
-        self.weight_count = sum(tensor.numel() for tensor in self.parameters.tensors)
+        count = sum(tensor.numel() for tensor in self.parameters.tensors)
+        self.set(weight_norm_before=norms.total, weight_count=count)
         self.set_per_parameter(weight_norm_before=norms.each)
 
     def set_per_parameter(self, **arrays: FloatArray) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,9 @@ LEFT_OUT = "the training loop"
 
 MAX_LOGGED = 32
 """Largest number of scalars of the user's module in a record, and in a history."""
+
+_nothing: Callable[[], Mapping[str, Any]] = partial(MappingProxyType, {})
+"""Returns an empty mapping that is read-only: a record is handed to users' own parts."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,8 +88,8 @@ class StepRecord:
     nonfinite_weights: int | None = None
     loss_scale: float | None = None
     scale_adapts: bool = False
-    per_parameter: Mapping[str, FloatArray] = field(default_factory=dict)
-    histograms: Mapping[str, Mapping[str, Histogram]] = field(default_factory=dict)
+    per_parameter: Mapping[str, FloatArray] = field(default_factory=_nothing)
+    histograms: Mapping[str, Mapping[str, Histogram]] = field(default_factory=_nothing)
     module_gradients: ModuleGradients | None = None
     severity: int = 0
     skipped_steps: int = 0
@@ -94,8 +99,8 @@ class StepRecord:
     epoch: int = 0
     micro_batches: int = 1
     backward_passes: int | None = None
-    logged: Mapping[str, float] = field(default_factory=dict)
-    responses: Mapping[str, float] = field(default_factory=dict)
+    logged: Mapping[str, float] = field(default_factory=_nothing)
+    responses: Mapping[str, float] = field(default_factory=_nothing)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Return the arguments for pickling and copying; read-only mappings become dictionaries."""
