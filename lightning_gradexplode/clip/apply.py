@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_gradexplode.distributed.shard_layout import local_part
+from lightning_gradexplode.measure.parameters import held_by
 
 _is_sparse = operator.attrgetter("is_sparse")
 
@@ -104,6 +105,5 @@ def _by_kind(gradients: Sequence[Tensor]) -> list[list[Tensor]]:
 
 def drop_gradients(optimizer: Optimizer) -> None:
     """Remove all gradients from an optimizer, so that its step changes neither the weights nor its own state."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            parameter.grad = None
+    for parameter in held_by(optimizer):
+        parameter.grad = None

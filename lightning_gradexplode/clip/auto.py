@@ -12,6 +12,7 @@ from lightning_gradexplode.clip.step_size.control import StepSizeControl
 from lightning_gradexplode.clip.step_size.planned_step import momentum, planned_step
 from lightning_gradexplode.detect.rolling_quantiles import RollingQuantiles
 from lightning_gradexplode.learning_rate_factor import LearningRateFactor
+from lightning_gradexplode.measure.parameters import held_by
 from lightning_gradexplode.records import StepRecord
 from lightning_gradexplode.records.state import Stateful
 
@@ -96,9 +97,8 @@ class AutoPolicy(Stateful, ClipPolicy):
         """Store the optimizer, whose learning rates are read at each step."""
         self._optimizer = optimizer
         self._is_plain = isinstance(optimizer, SGD) and not any(momentum(group) for group in optimizer.param_groups)
-        groups = [group["params"] for group in optimizer.param_groups]
         # Lower bound of the weights' norm, for weights that start near zero: that of torch's default initialization.
-        self._weights_at_init = math.sqrt(sum(one.shape[0] / 3 for group in groups for one in group if one.ndim > 1))
+        self._weights_at_init = math.sqrt(sum(one.shape[0] / 3 for one in held_by(optimizer) if one.ndim > 1))
 
     def threshold(self, record: StepRecord) -> float | None:
         """Return the limit of outliers, and determine the factor of the learning rate."""

@@ -10,6 +10,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from lightning_gradexplode import checks
+from lightning_gradexplode.measure.parameters import held_by
 from lightning_gradexplode.part_guard import PartGuard, is_own
 from lightning_gradexplode.records import Finding
 from lightning_gradexplode.records.text import few
@@ -203,9 +204,8 @@ class ResponseChain:
                 continue
             if self._fails_on_some(place, self._run) and hook == "gradients_ready":
                 # Gradients that one process has changed and another one has not would make their weights differ.
-                for group in arguments[0].optimizer.param_groups:
-                    for parameter in group["params"]:
-                        parameter.grad = None
+                for parameter in held_by(arguments[0].optimizer):
+                    parameter.grad = None
 
 
 def _respond(response: Response, findings: Sequence[Finding], run: ResponseContext) -> bool:

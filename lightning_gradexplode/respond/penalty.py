@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_gradexplode import checks
 from lightning_gradexplode.distributed.shard_layout import sharded_like
-from lightning_gradexplode.measure.parameters import matches, plain_name
+from lightning_gradexplode.measure.parameters import held_by, matches, plain_name
 from lightning_gradexplode.records import Finding, Severity
 from lightning_gradexplode.records.state import Stateful
 from lightning_gradexplode.respond.base import Response, ResponseContext
@@ -78,7 +78,7 @@ class _Penalty(Stateful, Response):
         if self.when != "always" and self._since is None:
             return
         assert run.optimizer is not None
-        owned = {id(parameter) for group in run.optimizer.param_groups for parameter in group["params"]}
+        owned = set(map(id, held_by(run.optimizer)))
         with torch.no_grad():
             for name, parameter in run.module.named_parameters():
                 if id(parameter) in owned and parameter.requires_grad and matches(plain_name(name), self.parameters):

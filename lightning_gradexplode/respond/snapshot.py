@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from lightning_gradexplode.distributed.shard_layout import from_local_part, is_sharded, local_part
+from lightning_gradexplode.measure.parameters import held_by
 from lightning_gradexplode.respond.base import ResponseContext
 
 State = dict[str, Any]
@@ -125,10 +126,6 @@ def _restore_average(tensors: list[Tensor], saved: list[Tensor]) -> bool:
     return all(copied)
 
 
-def _parameters(optimizer: Optimizer) -> list[Any]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
 def _form(optimizer: Optimizer) -> list[Any]:
     """Return class and parameter shapes of an optimizer, which must be the same for a saved state to fit."""
     groups = [[list(local_part(one).shape) for one in group["params"]] for group in optimizer.param_groups]
@@ -136,13 +133,13 @@ def _form(optimizer: Optimizer) -> list[Any]:
 
 
 def _optimizer_state(optimizer: Optimizer) -> State:
-    states = [_copied(optimizer.state[p]) if p in optimizer.state else None for p in _parameters(optimizer)]
+    states = [_copied(optimizer.state[p]) if p in optimizer.state else None for p in held_by(optimizer)]
     groups = [{name: _copied(v) for name, v in group.items() if name != "params"} for group in optimizer.param_groups]
     return {"form": _form(optimizer), "states": states, "groups": groups}
 
 
 def _restore_optimizer(optimizer: Optimizer, saved: State, with_rates: bool) -> None:
-    for parameter, state in zip(_parameters(optimizer), saved["states"], strict=True):
+    for parameter, state in zip(held_by(optimizer), saved["states"], strict=True):
         if state is None:
             optimizer.state.pop(parameter, None)
             continue

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.optim import LBFGS, SGD, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
+from lightning_gradexplode.measure.parameters import held_by
 from lightning_gradexplode.records import StepRecord
 
 _BY_LEARNING_RATE = (Adagrad, Adam, Adamax, AdamW, NAdam, RMSprop)
@@ -102,7 +103,7 @@ def _share_of_first_steps(optimizer: Adagrad) -> float:
 
     For gradients of the same size that sum grows in proportion to the steps (Duchi, Hazan, Singer 2011, section 1.1).
     """
-    states = (optimizer.state.get(one) for group in optimizer.param_groups for one in group["params"])
+    states = map(optimizer.state.get, held_by(optimizer))
     steps = next((one["step"] for one in states if one), 0)
     is_known = not isinstance(steps, torch.Tensor) or steps.device.type == "cpu"
     return (1.0 + float(steps)) ** -0.5 if is_known else 1.0
