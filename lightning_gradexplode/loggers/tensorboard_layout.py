@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning_gradexplode.loggers.scalars import PREFIX
+from lightning_gradexplode.records.step_record import USUAL_UPDATE_RATIO as USUAL_RANGE
 
 CATEGORY = "Gradient explosion"
 """Title of the category of charts."""
 
-USUAL_UPDATE_RATIO = {f"{PREFIX}/update_ratio_low": 1e-4, f"{PREFIX}/update_ratio_high": 1e-2}
-"""The usual range of the update ratio, logged so that a chart can show it: a decade on each side of 0.001."""
+USUAL_UPDATE_RATIO = dict(zip((f"{PREFIX}/update_ratio_low", f"{PREFIX}/update_ratio_high"), USUAL_RANGE, strict=True))
+"""The usual range of the update ratio, logged so that a chart can show it."""
 
 LOG_GRAD_NORM = f"{PREFIX}/log10_grad_norm"
 """The decimal logarithm of the gradient norm."""

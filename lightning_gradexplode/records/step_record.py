@@ -21,6 +21,9 @@ LEFT_OUT = "the training loop"
 MAX_LOGGED = 32
 """Largest number of scalars of the user's module in a record, and in a history."""
 
+USUAL_UPDATE_RATIO = (1e-4, 1e-2)
+"""The usual range of the update ratio: a decade on each side of 0.001."""
+
 _nothing: Callable[[], Mapping[str, Any]] = partial(MappingProxyType, {})
 """Returns an empty mapping that is read-only: a record is handed to users' own parts."""
 

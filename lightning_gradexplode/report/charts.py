@@ -18,11 +18,9 @@ from lightning_gradexplode.records import (
     ReportContent,
     Severity,
 )
+from lightning_gradexplode.records.step_record import USUAL_UPDATE_RATIO
 from lightning_gradexplode.records.summary import actions, began
 from lightning_gradexplode.report.axes import Axis, axis_for
-
-HEALTHY_UPDATE_RATIO = (1e-4, 1e-2)
-"""The usual range of the update ratio: a decade on each side of 0.001."""
 
 CONTEXT = 100
 """Smallest number of steps before the first sign that a time chart shows at first, so that a slow rise is visible."""
@@ -144,7 +142,7 @@ def _panels(history: History, signs: Container[str]) -> Iterator[Panel]:
     if "clip_val" not in values or np.isnan(values["clip_val"]).all():
         norms = {"grad_norm": "gradient norm"}
     yield from panel("Gradient norm", norms)
-    yield from panel("Update ratio", {"update_ratio": "update / weights"}, HEALTHY_UPDATE_RATIO)
+    yield from panel("Update ratio", {"update_ratio": "update / weights"}, USUAL_UPDATE_RATIO)
     yield from panel("Learning rate", {"learning_rate": "learning rate"})
     yield from panel("Loss scale", {"loss_scale": "scale of the gradient scaler"})
 
