@@ -7,7 +7,6 @@ hooks around an optimizer's step, and the beginning and the end of the backward 
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,17 +17,10 @@ from torch.optim import Optimizer
 from lightning_gradexplode.arguments import Arguments
 from lightning_gradexplode.clip.apply import drop_gradients
 from lightning_gradexplode.diagnose.graph import ReleasedLoss
-from lightning_gradexplode.distributed.shard_layout import version_of
 from lightning_gradexplode.hosts.backward_passes import BackwardPasses
 from lightning_gradexplode.hosts.loop_run import LoopRun
 from lightning_gradexplode.hosts.torch_loop import TorchLoop
-from lightning_gradexplode.measure.parameters import held_by
-
-ASSIGNED_GRADIENTS = (
-    "an optimizer steps with gradients that no backward pass of the loss has accumulated; they are measured as it gets "
-    "them, after any clipping"
-)
-"""What is logged once in loops that assign gradients, such as those of ``torch.autograd.grad``."""
+from lightning_gradexplode.hosts.unannounced_steps import UnannouncedSteps
 
 TRACED = (
     "loss() or batch() is called inside of a function that torch.compile compiles, where it does nothing: without "
@@ -36,12 +28,6 @@ TRACED = (
     "them outside of that function"
 )
 """What is logged once where the monitor is called in compiled code."""
-
-SAME_GRADIENTS = (
-    "an optimizer steps again with the gradients of its step before, without a backward pass in between; each of these "
-    "steps is recorded"
-)
-"""What is logged once in loops that call ``step()`` several times for each backward pass."""
 
 
 class _GraphLifetime:
@@ -73,14 +59,12 @@ class StepEvents(LoopRun):
         self._batch_idx = -1
         self._marks_batches = self._in_batch = False
         self._stepped: set[int] = set()
-        # The first gradient of each optimizer at its last step, and how often it had been written to.
-        self._used: dict[int, tuple[Callable[[], Tensor | None], int]] = {}
+        self._unannounced = UnannouncedSteps(loop.late_measurement, self.warn_once)
         self._backward = BackwardPasses(
             lambda: loop.optimizers, self._backward_begins, self._backward_ended, self._guarded
         )
         self._evaluating: Optimizer | None = None
         self._awaiting: set[int] = set()
-        self._loss_is_known = False
         self._is_moved = False
         self._scaler_version: int | None = None
         super().__init__(arguments, loop, state, at_error)
@@ -199,7 +183,7 @@ class StepEvents(LoopRun):
             run.set_graph(exists=False)
             self._add_losses()
             if not self._backward.changed_gradients():
-                self._loss_is_known = True
+                self._unannounced.loss_is_known = True
                 return  # `torch.autograd.grad` leaves gradients as they are; they are measured before the step
             run.backward_ended()
             self._awaiting = {id(one) for one in self._loop.optimizers}
@@ -294,7 +278,7 @@ class StepEvents(LoopRun):
             if self._backward.is_running:  # an optimizer for each parameter, which steps once its gradient is there
                 self._add_losses()
             elif id(optimizer) not in self._awaiting:
-                self._warn_of_unseen_pass(optimizer)
+                self._unannounced.look(optimizer, self.is_traced)
             elif self._loop.moves_weights is None:
                 self._loop.moves_weights = self._backward.weight_has_changed
             with torch.no_grad():
@@ -303,33 +287,12 @@ class StepEvents(LoopRun):
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._guarded(self._step_ended, optimizer)
 
-    def _warn_of_unseen_pass(self, optimizer: Optimizer) -> None:
-        """Log that an optimizer steps with gradients of no backward pass that was announced, if it has gradients."""
-        gradient = _first_gradient(optimizer)
-        if gradient is None:
-            return
-        used, version = self._used.get(id(optimizer), (_nothing, 0))
-        if used() is gradient and version == version_of(gradient):
-            self.warn_once(SAME_GRADIENTS)
-        elif self._loss_is_known or not self.is_traced:
-            self.warn_once(ASSIGNED_GRADIENTS if self._loss_is_known else self._loop.late_measurement)
-
     def _step_ended(self, optimizer: Optimizer) -> None:
         if self._evaluating is optimizer and id(optimizer) not in self._awaiting:
-            self._warn_of_unseen_pass(optimizer)
-        gradient = _first_gradient(optimizer)
-        self._used[id(optimizer)] = (_nothing, 0) if gradient is None else (weakref.ref(gradient), version_of(gradient))
-        self._evaluating, self._loss_is_known = None, False
+            self._unannounced.look(optimizer, self.is_traced)
+        self._unannounced.stepped(optimizer)
+        self._evaluating = None
         self._awaiting.discard(id(optimizer))
         self._stepped.add(id(optimizer))
         if len(self._stepped) == len(self._loop.optimizers):
             self._end_batch()
-
-
-def _first_gradient(optimizer: Optimizer) -> Tensor | None:
-    """Return the first gradient that an optimizer gets, None if it gets none."""
-    return next((one.grad for one in held_by(optimizer) if one.grad is not None), None)
-
-
-def _nothing() -> None:
-    """Stand for a reference to no tensor."""
