@@ -126,7 +126,7 @@ class GradientExplosionMonitor(RunResults, Callback):
         self._run: TrainingRun | None = None
         self._ended = EndedRun()
         self._fit_state = FitState()
-        self._is_disabled = False
+        self._is_disabled = self._names_disabled = False
         self._state_key = ""
         self._spawn_results = SpawnResults()
 
@@ -157,9 +157,11 @@ class GradientExplosionMonitor(RunResults, Callback):
         """
         self._fit_state.begin_stage(stage)
         monitors = monitors_of(trainer, GradientExplosionMonitor)
-        self._is_disabled = min(monitors, key=lambda one: one.is_automatic, default=self) is not self
-        before = [one for one in monitors if type(one) is type(self)]
-        place = before.index(self) if self in before else 0
+        active = min(monitors, key=lambda one: one.is_automatic, default=self)
+        alike = [one for one in monitors if type(one) is type(self)]
+        place = alike.index(self) if self in alike else 0
+        self._is_disabled = active is not self
+        self._names_disabled = next((one for one in alike if one is not active), None) is self  # one line for all
         self._state_key = type(self).__qualname__ + (f"-{place + 1}" if place else "")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -167,12 +169,7 @@ class GradientExplosionMonitor(RunResults, Callback):
         self._spawn_results.take()  # those of an earlier fit
         self._run, self._ended = None, EndedRun()
         if self._is_disabled:
-            disabled = [
-                one
-                for one in monitors_of(trainer, GradientExplosionMonitor)
-                if one._is_disabled and type(one) is type(self)
-            ]
-            if trainer.is_global_zero and disabled[0] is self:
+            if trainer.is_global_zero and self._names_disabled:
                 self._log_disabled()
             return
         unsupported = unsupported_strategy(trainer)
@@ -233,14 +230,11 @@ class GradientExplosionMonitor(RunResults, Callback):
             self._run.batch_ended(outputs)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read deferred measurements, so that they are available in validation."""
+        """Read deferred numbers before validation, and at the end of an epoch."""
         if self._run is not None:
             self._run.finish_deferred()
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read deferred numbers at the end of an epoch."""
-        if self._run is not None:
-            self._run.finish_deferred()
+    on_train_epoch_end = on_validation_start
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Log what was measured of the step that was interrupted."""
