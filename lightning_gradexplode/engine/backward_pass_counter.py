@@ -13,6 +13,15 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from lightning_gradexplode.measure.parameters import ParameterSet
 
 
+def _first_gradient(parameters: ParameterSet) -> tuple[Tensor, weakref.ref[Tensor], int] | None:
+    """Return the first parameter with a gradient, a weak reference to that, and how often it was written to."""
+    for parameter in parameters.tensors:
+        gradient = parameter.grad
+        if gradient is not None:
+            return parameter, weakref.ref(gradient), gradient._version
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class _PassCount:
     """The first gradient of an optimizer at one time, and the number of passes that had added to it.
@@ -34,8 +43,8 @@ class _PassCount:
     @classmethod
     def of(cls, parameters: ParameterSet) -> _PassCount:
         """Return the first gradient as it is now, without a number of passes."""
-        gradient = next((one.grad for one in parameters.tensors if one.grad is not None), None)
-        return cls(None, 0) if gradient is None else cls(weakref.ref(gradient), gradient._version)
+        found = _first_gradient(parameters)
+        return cls(None, 0) if found is None else cls(*found[1:])
 
     def with_gradient_of(self, other: _PassCount) -> _PassCount:
         """Return these numbers with another gradient."""
@@ -169,7 +178,7 @@ class BackwardPassCounter:
 
     def stepped(self, parameters: ParameterSet) -> None:
         """Record a gradient after a step."""
-        self._remember_gradient(parameters)
+        self._number_remembered, self._remembered = self._number, _first_gradient(parameters)
         self._evaluations = 0
         if self._by_optimizer.have_begun:
             self._by_optimizer.stepped(parameters)
@@ -196,7 +205,7 @@ class BackwardPassCounter:
         if self._by_optimizer.have_begun:
             return self._by_optimizer.evaluated(parameters)
         has_run_backward = self._number != self._number_remembered
-        self._remember_gradient(parameters)
+        self._number_remembered, self._remembered = self._number, _first_gradient(parameters)
         if has_run_backward and self._remembered is not None:
             self._evaluations += 1
         return self._evaluations
@@ -204,12 +213,3 @@ class BackwardPassCounter:
     def of(self, parameters: ParameterSet) -> int | None:
         """Return the number of backward passes since the gradients of an optimizer were cleared, None if unknown."""
         return self._number if self._sees_clearing else self._by_optimizer.of(parameters)
-
-    def _remember_gradient(self, parameters: ParameterSet) -> None:
-        """Keep a weak reference to the first gradient."""
-        self._number_remembered, self._remembered = self._number, None
-        for parameter in parameters.tensors:
-            gradient = parameter.grad
-            if gradient is not None:
-                self._remembered = parameter, weakref.ref(gradient), gradient._version
-                break
