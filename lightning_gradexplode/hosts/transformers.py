@@ -54,11 +54,13 @@ class GradientExplosionTrainerCallback(StepEventsResults, TrainerCallback):  # t
         Trainer(model, args, train_dataset=data, callbacks=[GradientExplosionTrainerCallback()]).train()
     """
 
+    _loop: TransformersLoop
+    """The Trainer's loop, set together with `_events`."""
+
     @takes_monitor_arguments
     def __init__(self, *, loggers: Sequence[Any] | None = None, **arguments: Unpack[MonitorArguments]) -> None:
         self.arguments = Arguments.checked(**arguments)
         self._loggers = loggers
-        self._loop: TransformersLoop | None = None
         self._hooks: list[Any] = []
         self._losses: AcceleratorLosses | None = None
         self._has_own_loss = False
@@ -98,7 +100,7 @@ class GradientExplosionTrainerCallback(StepEventsResults, TrainerCallback):  # t
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """End the step, also one that the gradient scaler has left out."""
-        if self._events is not None and self._loop is not None:
+        if self._events is not None:
             self._events.steps_are_over()
             if not self._loop.losses:
                 self._events.warn_once(UNKNOWN_LOSS)
@@ -106,7 +108,7 @@ class GradientExplosionTrainerCallback(StepEventsResults, TrainerCallback):  # t
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """Stop the training if a response has decided so, and keep our state where a checkpoint is saved next."""
-        if self._events is None or self._loop is None:
+        if self._events is None:
             return control
         if self._loop.should_stop:
             control.should_training_stop = True
@@ -119,7 +121,7 @@ class GradientExplosionTrainerCallback(StepEventsResults, TrainerCallback):  # t
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Add the latest values to the Trainer's log."""
-        if self._loop is not None and logs is not None and "loss" in logs:
+        if self._events is not None and logs is not None and "loss" in logs:
             logs.update(self._loop.metrics)
             if state.log_history:
                 state.log_history[-1].update(self._loop.metrics)
@@ -141,7 +143,6 @@ class GradientExplosionTrainerCallback(StepEventsResults, TrainerCallback):  # t
             hook.remove()
         if self._events is not None:
             self._events.close()
-        if self._loop is not None:
             self._loop.close()
 
     # The model's forward pass.
@@ -165,22 +166,19 @@ class GradientExplosionTrainerCallback(StepEventsResults, TrainerCallback):  # t
             value = values[index]
             if value is None:
                 return None
-            if self._loop is not None:
-                self._loop.trains_loss_of_model = True
+            self._loop.trains_loss_of_model = True
             # Without Accelerator.backward. The loss of the pass is this one divided, and scaled by a gradient scaler.
             return None if self._has_own_loss else self._counted(value * gradient)
 
         self._events.expect_backward(tensors, contribution)
 
     def _backward_begins(self, loss: Tensor) -> None:
-        if self._loop is not None:
-            self._loop.trains_loss_of_model = False  # until the pass reaches it
+        self._loop.trains_loss_of_model = False  # until the pass reaches it
         if not self._has_own_loss and loss.numel() == 1:
             self.loss(loss)
 
     def _counted(self, loss: Tensor) -> Tensor:
-        if self._loop is not None:
-            self._loop.losses += 1
+        self._loop.losses += 1
         return loss.detach()
 
 
