@@ -32,6 +32,7 @@ from benchmarks.diagnosis import (
     twelfth,
     twentieth,
     twentyfirst,
+    twentyfourth,
     twentysecond,
     twentythird,
 )
@@ -62,6 +63,7 @@ Half = Literal[
     "twentyfirst",
     "twentysecond",
     "twentythird",
+    "twentyfourth",
     "held_out",
 ]
 NOT_BY_CASE: tuple[Half, ...] = ("ninth", "held_out")
@@ -91,6 +93,7 @@ _PACKAGES = {
     "twentyfirst": twentyfirst,
     "twentysecond": twentysecond,
     "twentythird": twentythird,
+    "twentyfourth": twentyfourth,
     "held_out": held_out,
 }
 

@@ -210,7 +210,11 @@ class HandsAndFace(Case):
         self.stage1 = nn.Sequential(nn.Conv2d(24, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 3, 1))
         self.stages = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(27, 32, 5, padding=2), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 3, 1)
+                nn.Conv2d(27, 32, 5, padding=2),
+                nn.ReLU(),
+                nn.Conv2d(32, 32, 3, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(32, 3, 1),
             )
             for _ in range(2)
         )
@@ -236,7 +240,9 @@ class HandsAndFace(Case):
     def score(self) -> float:
         """The error of the last stage, relative to that of zeros."""
         batch = self.data()
-        return float((self.maps(batch["image"])[-1] - batch["heatmaps"]).square().sum() / batch["heatmaps"].square().sum())
+        return float(
+            (self.maps(batch["image"])[-1] - batch["heatmaps"]).square().sum() / batch["heatmaps"].square().sum()
+        )
 
     def configure_optimizers(self) -> Any:
         if self.adam:

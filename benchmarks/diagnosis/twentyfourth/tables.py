@@ -38,7 +38,9 @@ class SensorsOfTheAir(Case):
     def data(self) -> dict[str, Tensor]:
         generator = noise(24301)
         hour = torch.arange(900.0)[:, None]
-        raw = (hour / torch.tensor([24.0, 12.0, 48.0, 7.0, 168.0])).sin() + 0.1 * torch.randn(900, 5, generator=generator)
+        raw = (hour / torch.tensor([24.0, 12.0, 48.0, 7.0, 168.0])).sin() + 0.1 * torch.randn(
+            900, 5, generator=generator
+        )
         reference = raw[:, 0] + 0.5 * raw[:, 1] * raw[:, 2]
         if not self.fills:
             raw[210, 2], raw[556, 4] = torch.nan, torch.nan

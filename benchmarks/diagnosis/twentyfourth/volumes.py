@@ -52,13 +52,13 @@ class OrgansAtRisk(Case):
     """
 
     kinds = ("depth", "initialization", "learning-rate")
-    good = 0.35
+    good = 0.3
     normalizes = False
     cure = settings(normalizes=True)
     cured_by = r"normali[sz]|BatchNorm"
     batch_size = 4
-    lr = 2e-3
-    steps = 250
+    lr = 5e-3
+    steps = 180
 
     def build(self) -> None:
         self.conv1 = nn.Conv2d(1, 16, 3, padding=1, bias=False)
@@ -91,10 +91,10 @@ class CoreOfTheTumor(Case):
     kinds = ("learning-rate",)
     host = "plain"
     good = 0.4
-    lr = 0.05
-    cure = settings(lr=0.005)
+    lr = 0.3
+    cure = settings(lr=0.03)
     batch_size = 8
-    steps = 300
+    steps = 200
 
     def build(self) -> None:
         self.conv1, self.conv2 = nn.Conv2d(2, 16, 3, padding=1), nn.Conv2d(16, 32, 3, stride=2, padding=1)
