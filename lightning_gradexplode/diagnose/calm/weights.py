@@ -22,9 +22,12 @@ def scale_too_large(evidence: Evidence) -> Iterator[Cause]:
 
 
 def weights_too_large(evidence: Evidence) -> Iterator[Cause]:
-    """Yield the cause if weights increase the scale of their inputs, and the loss has hardly decreased."""
+    """Yield the cause if weights increase the scale of their inputs, and the loss has hardly decreased.
+
+    Frozen weights are those of a trained model, for which their scale is right.
+    """
     cause = large_weights(evidence) if learned(evidence) > LEARNED else None
-    if cause is not None:
+    if cause is not None and cause.where not in evidence.frozen:
         yield cause
 
 

@@ -221,7 +221,9 @@ def _scale(evidence: Evidence, kind: str, case: _Case) -> None:
 def _underflow(evidence: Evidence, kind: str, case: _Case) -> None:
     """Record gradients that are zero in float16, and updates that are lost when they are added to the weights."""
     found = signs(evidence)
-    if kind == "float16" and found & {"zero-gradient", "vanishing-gradient"} and evidence.run.scaler == "none":
+    is_small = bool(found & {"zero-gradient", "vanishing-gradient"})
+    # Where the run has diverged before, gradients are zero since units have become inactive.
+    if kind == "float16" and is_small and evidence.run.scaler == "none" and not trend(evidence).has_diverged:
         case.add(
             0.75,
             "Gradients are zero or next to it in float16, where numbers below 6e-8 are zero, and the loss is not "

@@ -430,3 +430,9 @@ def test_a_rule_that_raises_is_logged_and_the_others_still_decide(caplog: pytest
     assert found.causes[0].kind == "accumulated-gradients"
     assert "has failed" in caplog.text
     assert {one.levelname for one in caplog.records} == {"WARNING"}
+
+
+def test_frozen_weights_have_the_scale_that_they_were_trained_to() -> None:
+    """Those of a model that is fine-tuned by adapters are not drawn anew."""
+    run = evidence(network(6.0), {"loss": STUCK, "grad_norm": [20.0] * 120})
+    assert diagnose_calm(replace(run, frozen=LAYERS)) is None

@@ -99,3 +99,13 @@ def test_operations_of_which_one_has_overflowed_are_named(
     if found is not None:
         assert found.where == " or ".join(f"`{one}`" for one in names)
         assert ("finfo" in found.remedies[0]) is ("softmax" in names)
+
+
+@pytest.mark.parametrize(("grows", "is_named"), [(False, True), (True, False)], ids=["calm", "diverged"])
+def test_gradients_of_zero_after_a_divergence_are_those_of_inactive_units(grows: bool, is_named: bool) -> None:
+    """In float16 without a loss scale they are too small to be represented, unless weights and loss grew before."""
+    facts = run(parameters=(parameter("body.weight", (8, 8), dtype="float16"),))
+    evidence = diverged(run=facts) if grows else failed(20, run=facts)
+    zero = finding("zero-gradient", evidence.now, Severity.WARNING)
+    found = half_precision(replace(evidence, findings=(*evidence.findings[:1], zero)))
+    assert (found is not None and found.confidence >= 0.7) is is_named
